@@ -1,0 +1,39 @@
+//! What an engine can do, probed when it connects; an application that needs more fails at build.
+
+/// What an engine can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The engine's name in logs and errors.
+    pub name: &'static str,
+    /// What is published and settled survives a crash of the server.
+    pub durable: bool,
+    /// A message can be stored now and become readable later.
+    pub delayed: bool,
+    /// Messages are handed out by due time, and [`LeaseRequest::before`](crate::engine::LeaseRequest)
+    /// is honoured.
+    pub ordered: bool,
+    /// [`Engine::begin`](crate::engine::Engine::begin) works: handlers may take `Tx`.
+    pub transactions: bool,
+    /// Bodies come back byte by byte. PGMQ stores `jsonb`: values stay exact, but key order, white
+    /// space and duplicate keys do not.
+    pub exact_bodies: bool,
+    /// The most bytes of one body the store takes, if it has a limit of its own.
+    pub max_body: Option<usize>,
+}
+
+impl Capabilities {
+    /// An engine with a name that can do nothing optional.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            durable: false,
+            delayed: false,
+            ordered: false,
+            transactions: false,
+            exact_bodies: false,
+            max_body: None,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Dead letters: messages that were given up, kept with their reason until someone redrives or
+//! discards them.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::MessageId;
+use crate::headers::Headers;
+use crate::{QueueName, Reason, Result};
+
+/// One dead letter.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// Its id among the queue's dead letters.
+    pub id: MessageId,
+    /// The id it had in its queue.
+    pub original_id: Option<MessageId>,
+    /// Why it died; `None` for a message that something other than ezq put there.
+    pub reason: Option<Reason>,
+    /// The body as it was.
+    pub body: String,
+    /// The headers, with every handler's mark and errors.
+    pub headers: Headers,
+    /// When it was first stored.
+    pub enqueued_at: DateTime<Utc>,
+    /// When it died.
+    pub died_at: DateTime<Utc>,
+}
+
+/// What an engine that keeps dead letters can do with them.
+#[async_trait]
+pub trait DeadLetters: Send + Sync {
+    /// The oldest dead letters of a queue, by id, at most `limit`, after an id if one is given.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn list(
+        &self,
+        queue: &QueueName,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>>;
+
+    /// One dead letter.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>>;
+
+    /// Moves dead letters back to their queue, one step each; handlers that were done stay done,
+    /// those that failed start anew. Returns the ids that were moved.
+    ///
+    /// # Errors
+    /// When the store cannot be written; what was moved before stays moved.
+    async fn redrive(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>>;
+}

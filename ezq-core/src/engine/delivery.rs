@@ -1,0 +1,172 @@
+//! What passes between an engine and the rest of ezq: messages out, deliveries in, receipts.
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::headers::Headers;
+use crate::{Error, QueueName};
+
+/// The id that an engine gave a stored message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum MessageId {
+    /// A number, as PGMQ gives.
+    Number(i64),
+    /// Text, as log-shaped stores give.
+    Text(std::sync::Arc<str>),
+}
+
+impl MessageId {
+    /// The number, if it is one.
+    #[must_use]
+    pub fn as_number(&self) -> Option<i64> {
+        match self {
+            Self::Number(n) => Some(*n),
+            Self::Text(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(n) => n.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+/// When a message becomes readable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Due {
+    /// At once.
+    #[default]
+    Now,
+    /// After a pause, counted on the engine's clock from when it is stored.
+    After(Duration),
+    /// At a time; one in the past means at once.
+    At(DateTime<Utc>),
+}
+
+/// A message on its way to a queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outgoing {
+    /// Where to.
+    pub queue: QueueName,
+    /// The encoded event.
+    pub body: String,
+    /// Metadata beside it.
+    pub headers: Headers,
+    /// When it becomes readable.
+    pub due: Due,
+}
+
+/// What became of one published message.
+#[derive(Debug)]
+pub enum PublishOutcome {
+    /// It is stored, durably, under this id.
+    Stored(MessageId),
+    /// A message with the same dedupe key was stored before (with this id, if it is still known).
+    Duplicate(Option<MessageId>),
+    /// It was not stored.
+    Failed(Error),
+}
+
+/// Where a message stands in its queue: messages are handed out by due time, then by id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// When it became readable.
+    pub due: DateTime<Utc>,
+    /// Its id.
+    pub message_id: MessageId,
+}
+
+/// The right to settle one delivery: opaque outside its engine, and void once another delivery of
+/// the same message was handed out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Receipt {
+    message_id: MessageId,
+    token: [i64; 3],
+}
+
+impl Receipt {
+    /// A receipt with an engine's own fencing token. PGMQ's is `read_ct`, the table's oid and the
+    /// due time in microseconds.
+    #[must_use]
+    pub fn new(message_id: MessageId, token: [i64; 3]) -> Self {
+        Self { message_id, token }
+    }
+
+    /// The message it belongs to.
+    #[must_use]
+    pub fn message_id(&self) -> &MessageId {
+        &self.message_id
+    }
+
+    /// The engine's fencing token.
+    #[must_use]
+    pub fn token(&self) -> [i64; 3] {
+        self.token
+    }
+}
+
+/// What a consumer asks of an engine.
+#[derive(Debug, Clone)]
+pub struct LeaseRequest {
+    /// From which queue.
+    pub queue: QueueName,
+    /// At most this many messages; at least 1.
+    pub max: usize,
+    /// For how long nobody else may have them; engines round up to what they can keep.
+    pub ttl: Duration,
+    /// Only messages that stand before this place (an `End` drains what precedes it).
+    pub before: Option<Position>,
+}
+
+/// What an engine handed out.
+#[derive(Debug, Default)]
+pub struct Leased {
+    /// The deliveries, sorted by [`Position`].
+    pub deliveries: Vec<Delivery>,
+    /// When nothing was handed out and the engine knows: how long until the next message falls due.
+    pub next_due: Option<Duration>,
+}
+
+/// One delivery of a message to one worker.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// What settles it.
+    pub receipt: Receipt,
+    /// The stored body.
+    pub body: String,
+    /// The stored headers.
+    pub headers: Headers,
+    /// How often the message was delivered, this time included.
+    pub deliveries: u32,
+    /// When it was stored.
+    pub enqueued_at: DateTime<Utc>,
+    /// When it had become readable.
+    pub due: DateTime<Utc>,
+    /// When it was handed out, on the engine's clock.
+    pub leased_at: DateTime<Utc>,
+}
+
+impl Delivery {
+    /// Its place in the queue.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position {
+            due: self.due,
+            message_id: self.receipt.message_id.clone(),
+        }
+    }
+
+    /// How often it was delivered without being settled, this time included: 1 unless workers died
+    /// or lost their leases.
+    #[must_use]
+    pub fn unsettled_deliveries(&self) -> u32 {
+        self.deliveries.saturating_sub(self.headers.returned())
+    }
+}

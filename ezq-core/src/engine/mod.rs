@@ -1,0 +1,185 @@
+//! The contract between ezq and a store of messages.
+//!
+//! An engine knows no handler and the dispatcher knows no engine; they meet in the consumer. Every
+//! engine passes the suite of the crate `ezq-conformance`, which states these rules as tests:
+//! a settlement is fenced by its receipt, outcomes are per message, a lease that ran out makes the
+//! message readable again, and one bad message harms no other.
+
+mod capabilities;
+mod dead_letters;
+mod delivery;
+pub mod memory;
+mod unit_of_work;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+pub use capabilities::Capabilities;
+pub use dead_letters::{DeadLetter, DeadLetters};
+pub use delivery::{
+    Delivery, Due, LeaseRequest, Leased, MessageId, Outgoing, Position, PublishOutcome, Receipt,
+};
+pub use unit_of_work::UnitOfWork;
+
+use crate::{Error, ErrorKind, QueueName, Result, Settle};
+
+/// A store of messages.
+///
+/// All methods may be called concurrently. Unless a method says otherwise, dropping its future
+/// leaves it open whether the store did the work.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// What it can do, probed when it connected.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Makes sure that a queue and its dead letters exist. Cheap when they do.
+    ///
+    /// # Errors
+    /// When the queue is missing and cannot be created.
+    async fn ensure_queue(&self, queue: &QueueName) -> Result<()>;
+
+    /// Stores messages, in their order; one outcome each, in their order. One that the store
+    /// refuses harms no other.
+    ///
+    /// # Errors
+    /// When nothing is known to be stored, such as when the server cannot be reached.
+    async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>>;
+
+    /// Hands out what is due, at once and without waiting.
+    ///
+    /// # Errors
+    /// When the store could not be asked; [`ErrorKind::QueueMissing`] when the queue is gone.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: deliveries of a dropped call stay leased until their time runs out.
+    async fn lease(&self, request: LeaseRequest) -> Result<Leased>;
+
+    /// A counter that changes when a message may have become readable. `None` if the engine cannot
+    /// tell; consumers poll either way, only less often where they are told.
+    ///
+    /// # Errors
+    /// When the engine cannot listen just now.
+    async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
+        let _ = queue;
+        Ok(None)
+    }
+
+    /// Settles deliveries; one outcome each, in their order.
+    ///
+    /// # Errors
+    /// When nothing is known to be settled. Settling again with the same receipts is safe: what had
+    /// succeeded answers [`SettleOutcome::LeaseLost`].
+    async fn settle(
+        &self,
+        queue: &QueueName,
+        settlements: Vec<(Receipt, Settle)>,
+    ) -> Result<Vec<SettleOutcome>>;
+
+    /// Renews leases for `ttl` from now; one outcome each, in their order.
+    ///
+    /// # Errors
+    /// When the store could not be asked.
+    async fn extend(
+        &self,
+        queue: &QueueName,
+        receipts: &[Receipt],
+        ttl: Duration,
+    ) -> Result<Vec<ExtendOutcome>>;
+
+    /// Begins a transaction for one handler of one delivery.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::transactions`].
+    async fn begin(&self, queue: &QueueName, receipt: &Receipt) -> Result<Box<dyn UnitOfWork>> {
+        let _ = (queue, receipt);
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the engine `{}` has no transactions",
+                self.capabilities().name
+            ),
+        ))
+    }
+
+    /// Takes back a message that was never delivered (a scheduled event); whether it was there.
+    ///
+    /// # Errors
+    /// When the store could not be asked.
+    async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool>;
+
+    /// Moves the due time of a message that was never delivered; whether it was there.
+    ///
+    /// # Errors
+    /// When the store could not be asked.
+    async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool>;
+
+    /// Removes every message of a queue, leased ones included; how many there were.
+    ///
+    /// # Errors
+    /// When the store could not be asked.
+    async fn purge(&self, queue: &QueueName) -> Result<u64>;
+
+    /// How many messages a queue holds, by state.
+    ///
+    /// # Errors
+    /// When the store could not be asked.
+    async fn stats(&self, queue: &QueueName) -> Result<QueueStats>;
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// What keeps it from answering.
+    async fn health_check(&self) -> Result<()>;
+
+    /// The engine's dead letters, if it keeps them where they can be looked at.
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        None
+    }
+
+    /// Stops background work and closes connections.
+    async fn close(&self) {}
+}
+
+/// What became of one settlement.
+#[derive(Debug)]
+pub enum SettleOutcome {
+    /// It is done, durably.
+    Done,
+    /// Nothing was changed: the message was handed out again, or is gone.
+    LeaseLost,
+    /// Nothing was changed; the receipt is still good for another try.
+    Failed {
+        /// The receipt, given back.
+        receipt: Receipt,
+        /// Why.
+        error: Error,
+    },
+}
+
+/// What became of one renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtendOutcome {
+    /// The lease runs for the whole time again.
+    Extended,
+    /// The row is locked just now, perhaps by the handler's own transaction: try again.
+    Busy,
+    /// The message was handed out again, or is gone.
+    LeaseLost,
+}
+
+/// How many messages a queue holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Readable now.
+    pub ready: u64,
+    /// Leased, or waiting for a retry: delivered before, and not readable now.
+    pub in_progress: u64,
+    /// Never delivered and not due yet.
+    pub scheduled: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// How long the oldest readable message has been due.
+    pub oldest_ready: Option<Duration>,
+}

@@ -1,0 +1,114 @@
+//! Delivery metadata beside the body: a flat JSON object whose top-level keys are merged one at a
+//! time by the store, so that two workers' marks never overwrite each other.
+//!
+//! Keys that ezq owns begin with [`PREFIX`]; all others belong to the publisher.
+
+use serde_json::{Map, Value};
+
+/// What begins every header key that ezq owns.
+pub const PREFIX: &str = "ezq-";
+/// How many deliveries of a message ended by a settlement (a retry or a release): the rest of its
+/// deliveries ended in a crash or a lost lease.
+pub const RETURNED: &str = "ezq-returned";
+/// Begins the key of one handler's mark; the handler's name follows.
+pub const HANDLER_PREFIX: &str = "ezq-h:";
+/// Why a message is a dead letter; only in the dead-letter queue.
+pub const DEAD: &str = "ezq-dead";
+/// The headers as they came, where they were not an object; only in the dead-letter queue.
+pub const ORIGINAL_HEADERS: &str = "ezq-original-headers";
+/// The most attempts a handler gets for this one event, over the handler's own policy.
+pub const MAX_ATTEMPTS: &str = "ezq-max-attempts";
+/// The ordering key. PGMQ's own FIFO reads use this name.
+pub const KEY: &str = "x-pgmq-group";
+/// The id that all events of one flow share.
+pub const CORRELATION_ID: &str = "correlation-id";
+/// The id of the event whose handler published this one.
+pub const CAUSATION_ID: &str = "causation-id";
+/// The W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+/// The W3C trace state.
+pub const TRACESTATE: &str = "tracestate";
+
+/// A message's headers.
+///
+/// Most messages have none, and an empty set costs nothing in the store.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Headers {
+    entries: Map<String, Value>,
+    original: Option<Value>,
+}
+
+impl Headers {
+    /// No headers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads what a store kept. Anything but an object counts as no headers, and is kept as
+    /// [`original`](Self::original).
+    #[must_use]
+    pub fn from_value(value: Value) -> Self {
+        match value {
+            Value::Object(entries) => Self {
+                entries,
+                original: None,
+            },
+            Value::Null => Self::default(),
+            other => Self {
+                entries: Map::new(),
+                original: Some(other),
+            },
+        }
+    }
+
+    /// The value under a key.
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.entries.get(key)
+    }
+
+    /// The text under a key, if it is text.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.entries.get(key).and_then(Value::as_str)
+    }
+
+    /// Sets a header.
+    pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) {
+        self.entries.insert(key.into(), value.into());
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The headers as a JSON object.
+    #[must_use]
+    pub fn as_object(&self) -> &Map<String, Value> {
+        &self.entries
+    }
+
+    /// What stood in place of an object, if something did.
+    #[must_use]
+    pub fn original(&self) -> Option<&Value> {
+        self.original.as_ref()
+    }
+
+    /// How many earlier deliveries ended by a settlement.
+    #[must_use]
+    pub fn returned(&self) -> u32 {
+        self.number(RETURNED).unwrap_or(0)
+    }
+
+    /// A whole number under a key, if one stands there.
+    #[must_use]
+    pub fn number(&self, key: &str) -> Option<u32> {
+        self.entries
+            .get(key)
+            .and_then(Value::as_u64)
+            .and_then(|n| u32::try_from(n).ok())
+    }
+}
