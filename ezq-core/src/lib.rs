@@ -9,6 +9,7 @@ pub mod headers;
 mod queue_name;
 mod settlement;
 
+pub use engine::memory::MemoryEngine;
 pub use engine::{
     Capabilities, Delivery, Due, Engine, ExtendOutcome, MessageId, Outgoing, PublishOutcome,
     QueueStats, Receipt, SettleOutcome,
