@@ -104,14 +104,9 @@ impl MemoryEngine {
             max_body,
             ..Capabilities::new("memory")
         };
-        let shared = Shared {
-            capabilities,
-            clock: Clock::new(),
-            store: Mutex::new(Store::new(max_body)),
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared =
+            Shared { capabilities, clock: Clock::new(), store: Mutex::new(Store::new(max_body)) };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The time on the engine's clock.
@@ -125,12 +120,7 @@ impl MemoryEngine {
     #[must_use]
     pub fn published(&self, queue: &QueueName) -> Vec<Published> {
         let to_queue = |published: &&Published| published.message.queue == *queue;
-        self.store()
-            .published()
-            .iter()
-            .filter(to_queue)
-            .cloned()
-            .collect()
+        self.store().published().iter().filter(to_queue).cloned().collect()
     }
 
     /// Everything published so far to any queue, oldest first.
@@ -155,10 +145,7 @@ impl MemoryEngine {
     // A panic while the lock is held leaves whole queues behind: every step checks first and
     // changes afterwards. So a poisoned lock is usable.
     fn store(&self) -> MutexGuard<'_, Store> {
-        self.shared
-            .store
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -54,14 +54,7 @@ impl Queue {
         enqueued_at: Micros,
     ) -> MessageId {
         self.last_id += 1;
-        let stored = Stored {
-            body,
-            headers,
-            enqueued_at,
-            due,
-            deliveries: 0,
-            open: false,
-        };
+        let stored = Stored { body, headers, enqueued_at, due, deliveries: 0, open: false };
         self.messages.insert(self.last_id, stored);
         self.order.insert((due, self.last_id));
         MessageId::Number(self.last_id)
@@ -173,10 +166,7 @@ impl Queue {
     pub(super) fn dead(&self, after: Option<&MessageId>, limit: usize) -> Vec<DeadLetter> {
         let first = after.and_then(MessageId::as_number).unwrap_or(0);
         let letters = self.dead.range(first.saturating_add(1)..);
-        letters
-            .take(limit)
-            .map(|(_, letter)| letter.clone())
-            .collect()
+        letters.take(limit).map(|(_, letter)| letter.clone()).collect()
     }
 
     pub(super) fn dead_letter(&self, id: &MessageId) -> Option<&DeadLetter> {

@@ -38,8 +38,7 @@ impl Store {
     pub(super) fn ensure_queue(&mut self, queue: &QueueName) {
         if !self.queues.contains_key(queue) {
             self.generations += 1;
-            self.queues
-                .insert(queue.clone(), Queue::new(self.generations));
+            self.queues.insert(queue.clone(), Queue::new(self.generations));
         }
     }
 
@@ -87,9 +86,7 @@ impl Store {
             | Settle::DeadLetter { outgoing, .. } => outgoing.as_slice(),
             Settle::Release => &[],
         };
-        outgoing
-            .iter()
-            .try_for_each(|message| self.admit(message))?;
+        outgoing.iter().try_for_each(|message| self.admit(message))?;
 
         let queue = self.queue(name)?;
         let outgoing = match settle {
@@ -97,20 +94,12 @@ impl Store {
                 queue.remove(id);
                 outgoing
             }
-            Settle::Retry {
-                after,
-                progress,
-                outgoing,
-            } => {
+            Settle::Retry { after, progress, outgoing } => {
                 queue.give_back(id, clock::after(now, after), &progress);
                 self.wake(name);
                 outgoing
             }
-            Settle::DeadLetter {
-                reason,
-                progress,
-                outgoing,
-            } => {
+            Settle::DeadLetter { reason, progress, outgoing } => {
                 queue.bury(id, &progress, reason, now);
                 outgoing
             }
@@ -148,19 +137,12 @@ impl Store {
         let due = clock::due(now, message.due);
         let id = queue.insert(message.body.clone(), message.headers.clone(), due, now);
         self.wake(&message.queue);
-        self.published.push(Published {
-            id: id.clone(),
-            message,
-            at: clock::to_time(now),
-        });
+        self.published.push(Published { id: id.clone(), message, at: clock::to_time(now) });
         Ok(id)
     }
 
     pub(super) fn wakeups(&mut self, queue: &QueueName) -> watch::Receiver<u64> {
-        self.wakeups
-            .entry(queue.clone())
-            .or_insert_with(|| watch::Sender::new(0))
-            .subscribe()
+        self.wakeups.entry(queue.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
     }
 
     /// Also for what falls due later: a waiting consumer sets its timer anew.

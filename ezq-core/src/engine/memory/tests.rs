@@ -14,29 +14,16 @@ async fn engine() -> (MemoryEngine, QueueName) {
 }
 
 fn message(queue: &QueueName, body: &str, due: Due) -> Outgoing {
-    Outgoing {
-        queue: queue.clone(),
-        body: body.to_owned(),
-        headers: Headers::new(),
-        due,
-    }
+    Outgoing { queue: queue.clone(), body: body.to_owned(), headers: Headers::new(), due }
 }
 
 async fn publish(engine: &MemoryEngine, queue: &QueueName, due: Due) {
     let outcomes = engine.publish(vec![message(queue, "{}", due)]).await;
-    assert!(matches!(
-        outcomes.unwrap().as_slice(),
-        [PublishOutcome::Stored(_)]
-    ));
+    assert!(matches!(outcomes.unwrap().as_slice(), [PublishOutcome::Stored(_)]));
 }
 
 async fn lease(engine: &MemoryEngine, queue: &QueueName, ttl: Duration) -> Leased {
-    let request = LeaseRequest {
-        queue: queue.clone(),
-        max: 100,
-        ttl,
-        before: None,
-    };
+    let request = LeaseRequest { queue: queue.clone(), max: 100, ttl, before: None };
     engine.lease(request).await.unwrap()
 }
 
@@ -80,10 +67,7 @@ async fn a_lease_ends_to_the_millisecond() {
 async fn a_batch_is_readable_at_once_and_in_order_while_the_clock_stands() {
     let (engine, queue) = engine().await;
     let bodies: Vec<_> = (0..50).map(|n| n.to_string()).collect();
-    let batch = bodies
-        .iter()
-        .map(|body| message(&queue, body, Due::Now))
-        .collect();
+    let batch = bodies.iter().map(|body| message(&queue, body, Due::Now)).collect();
     engine.publish(batch).await.unwrap();
     let leased = lease(&engine, &queue, MINUTE).await;
     let read: Vec<_> = leased.deliveries.iter().map(|d| d.body.clone()).collect();
@@ -94,18 +78,10 @@ async fn a_batch_is_readable_at_once_and_in_order_while_the_clock_stands() {
 async fn records_what_was_published_by_settlements_too() {
     let (engine, queue) = engine().await;
     publish(&engine, &queue, Due::Now).await;
-    let receipt = lease(&engine, &queue, MINUTE).await.deliveries[0]
-        .receipt
-        .clone();
-    let ack = Settle::Ack {
-        outgoing: vec![message(&queue, "2", Due::Now)],
-    };
+    let receipt = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
+    let ack = Settle::Ack { outgoing: vec![message(&queue, "2", Due::Now)] };
     engine.settle(&queue, vec![(receipt, ack)]).await.unwrap();
-    let bodies: Vec<_> = engine
-        .published(&queue)
-        .into_iter()
-        .map(|p| p.message.body)
-        .collect();
+    let bodies: Vec<_> = engine.published(&queue).into_iter().map(|p| p.message.body).collect();
     assert_eq!(bodies, ["{}", "2"]);
     assert_eq!(engine.all_published().len(), 2);
     engine.forget_published();
@@ -117,24 +93,17 @@ async fn records_what_was_published_by_settlements_too() {
 async fn a_receipt_of_a_dropped_queue_is_void_in_the_next_one_of_its_name() {
     let (engine, queue) = engine().await;
     publish(&engine, &queue, Due::Now).await;
-    let stale = lease(&engine, &queue, MINUTE).await.deliveries[0]
-        .receipt
-        .clone();
+    let stale = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
     assert!(engine.remove_queue(&queue));
     let gone = engine.stats(&queue).await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::QueueMissing);
 
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, Due::Now).await;
-    let fresh = lease(&engine, &queue, MINUTE).await.deliveries[0]
-        .receipt
-        .clone();
+    let fresh = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
     assert_eq!(stale.message_id(), fresh.message_id());
-    let retry = Settle::Retry {
-        after: MINUTE,
-        progress: Progress::default(),
-        outgoing: Vec::new(),
-    };
+    let retry =
+        Settle::Retry { after: MINUTE, progress: Progress::default(), outgoing: Vec::new() };
     let outcomes = engine.settle(&queue, vec![(stale, retry)]).await.unwrap();
     assert!(matches!(outcomes.as_slice(), [SettleOutcome::LeaseLost]));
 }
@@ -156,11 +125,8 @@ async fn refuses_a_body_over_its_limit_and_stores_the_rest() {
     engine.ensure_queue(&queue).await.unwrap();
     let batch = ["123", "1234", "1"].map(|body| message(&queue, body, Due::Now));
     let outcomes = engine.publish(batch.to_vec()).await.unwrap();
-    let [
-        PublishOutcome::Stored(_),
-        PublishOutcome::Failed(error),
-        PublishOutcome::Stored(_),
-    ] = outcomes.as_slice()
+    let [PublishOutcome::Stored(_), PublishOutcome::Failed(error), PublishOutcome::Stored(_)] =
+        outcomes.as_slice()
     else {
         panic!("{outcomes:?}");
     };
