@@ -23,6 +23,8 @@ cases![
 async fn a_lease_hides_the_message_from_everyone(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(HOLD).await?;
     stage.nothing_readable().await?;
+    stage.pass(SHORT).await;
+    stage.nothing_readable().await?;
     let elsewhere = stage.lease_second(10, HOLD).await?;
     check!(elsewhere.is_empty(), "a second client got a leased message");
     check!(
@@ -114,7 +116,7 @@ async fn extending_is_answered_per_message(stage: &Stage<'_>) -> CaseResult {
 
 async fn an_empty_lease_tells_when_the_next_message_falls_due(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
-    let pause = Duration::from_secs(5);
+    let pause = HOLD;
     let later = [pause * 2, pause].map(Due::After);
     let batch = later.map(|due| Outgoing {
         due,
