@@ -98,3 +98,44 @@ impl fmt::Debug for Report {
 }
 
 impl std::error::Error for Report {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(verdicts: &[(&'static str, Verdict)]) -> Report {
+        let entry = |(case, verdict): &(&'static str, Verdict)| Entry {
+            case,
+            verdict: verdict.clone(),
+        };
+        Report::new(verdicts.iter().map(entry).collect())
+    }
+
+    #[test]
+    fn names_every_case_that_failed_or_was_skipped() {
+        let report = report(&[
+            ("a", Verdict::Passed),
+            ("b", Verdict::Failed("saw 2".into())),
+            ("c", Verdict::Skipped("no such thing".into())),
+            ("d", Verdict::Failed("saw 3".into())),
+        ]);
+        let text = report.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "FAILED  b: saw 2",
+                "FAILED  d: saw 3",
+                "skipped c: no such thing",
+                "1 passed, 2 failed, 1 skipped",
+            ]
+        );
+        assert_eq!(report.clone().into_result(), Err(report));
+    }
+
+    #[test]
+    fn what_was_skipped_is_no_failure() {
+        let report = report(&[("a", Verdict::Skipped("no such thing".into()))]);
+        assert_eq!(report.into_result(), Ok(()));
+    }
+}
