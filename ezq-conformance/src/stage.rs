@@ -87,10 +87,7 @@ impl<'h> Stage<'h> {
     /// A message to the other queue, as handlers return them.
     pub(crate) fn outgoing(&self, n: i64) -> Outgoing {
         let queue = self.other.clone();
-        Outgoing {
-            queue,
-            ..self.message(n)
-        }
+        Outgoing { queue, ..self.message(n) }
     }
 
     /// Publishes messages of which none may be refused; their ids.
@@ -133,10 +130,7 @@ impl<'h> Stage<'h> {
 
     pub(crate) async fn lease_before(&self, place: Position) -> Result<Vec<Delivery>> {
         let before = Some(place);
-        let request = LeaseRequest {
-            before,
-            ..self.ask(100, HOLD)
-        };
+        let request = LeaseRequest { before, ..self.ask(100, HOLD) };
         Ok(self.request(request).await?.deliveries)
     }
 
@@ -146,21 +140,13 @@ impl<'h> Stage<'h> {
     }
 
     pub(crate) fn ask(&self, max: usize, ttl: Duration) -> LeaseRequest {
-        LeaseRequest {
-            queue: self.queue.clone(),
-            max,
-            ttl,
-            before: None,
-        }
+        LeaseRequest { queue: self.queue.clone(), max, ttl, before: None }
     }
 
     /// What the other queue hands out, by number.
     pub(crate) async fn arrived(&self) -> Result<Vec<i64>> {
         let queue = self.other.clone();
-        let request = LeaseRequest {
-            queue,
-            ..self.ask(100, HOLD)
-        };
+        let request = LeaseRequest { queue, ..self.ask(100, HOLD) };
         Ok(numbers(&self.request(request).await?.deliveries))
     }
 
@@ -241,25 +227,15 @@ impl<'h> Stage<'h> {
 }
 
 pub(crate) fn ack() -> Settle {
-    Settle::Ack {
-        outgoing: Vec::new(),
-    }
+    Settle::Ack { outgoing: Vec::new() }
 }
 
 pub(crate) fn retry(after: Duration) -> Settle {
-    Settle::Retry {
-        after,
-        progress: Progress::default(),
-        outgoing: Vec::new(),
-    }
+    Settle::Retry { after, progress: Progress::default(), outgoing: Vec::new() }
 }
 
 pub(crate) fn bury() -> Settle {
-    Settle::DeadLetter {
-        reason: reason(),
-        progress: Progress::default(),
-        outgoing: Vec::new(),
-    }
+    Settle::DeadLetter { reason: reason(), progress: Progress::default(), outgoing: Vec::new() }
 }
 
 pub(crate) fn reason() -> Reason {
@@ -286,9 +262,7 @@ pub(crate) fn only(mut deliveries: Vec<Delivery>) -> Result<Delivery> {
     let seen = numbers(&deliveries);
     match (deliveries.pop(), deliveries.is_empty()) {
         (Some(delivery), true) => Ok(delivery),
-        _ => Err(CaseError::Failed(format!(
-            "expected one delivery, got {seen:?}"
-        ))),
+        _ => Err(CaseError::Failed(format!("expected one delivery, got {seen:?}"))),
     }
 }
 

@@ -20,13 +20,8 @@ async fn the_last_handlers_transaction_removes_the_message(stage: &Stage<'_>) ->
     stage.needs("transactions", |c| c.transactions)?;
     let receipt = stage.fresh(HOLD).await?.receipt;
     let unit = stage.engine.begin(&stage.queue, &receipt).await?;
-    let outcome = unit
-        .finish(&handler(), true, vec![stage.outgoing(1)])
-        .await?;
-    check!(
-        matches!(outcome, SettleOutcome::Done),
-        "finishing answered {outcome:?}"
-    );
+    let outcome = unit.finish(&handler(), true, vec![stage.outgoing(1)]).await?;
+    check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
     check_eq!(stage.arrived().await?, [1], "outgoing events");
     stage.is_empty().await?;
     stage.lost(&receipt, ack()).await
@@ -36,13 +31,8 @@ async fn an_earlier_handlers_transaction_marks_it_done(stage: &Stage<'_>) -> Cas
     stage.needs("transactions", |c| c.transactions)?;
     let receipt = stage.fresh(HOLD).await?.receipt;
     let unit = stage.engine.begin(&stage.queue, &receipt).await?;
-    let outcome = unit
-        .finish(&handler(), false, vec![stage.outgoing(1)])
-        .await?;
-    check!(
-        matches!(outcome, SettleOutcome::Done),
-        "finishing answered {outcome:?}"
-    );
+    let outcome = unit.finish(&handler(), false, vec![stage.outgoing(1)]).await?;
+    check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
     check_eq!(stage.arrived().await?, [1], "outgoing events");
     stage.nothing_readable().await?;
     stage.done(vec![(receipt, Settle::Release)]).await?;
@@ -60,25 +50,12 @@ async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> 
         let unit = stage.engine.begin(&stage.queue, &stale).await?;
         stage.pass(SHORT).await;
         let current = only(stage.lease_second(10, HOLD).await?)?;
-        let outcome = unit
-            .finish(&handler(), last, vec![stage.outgoing(1)])
-            .await?;
-        check!(
-            matches!(outcome, SettleOutcome::LeaseLost),
-            "finishing answered {outcome:?}"
-        );
-        check_eq!(
-            stage.arrived().await?,
-            [0_i64; 0],
-            "outgoing events of a lost lease"
-        );
+        let outcome = unit.finish(&handler(), last, vec![stage.outgoing(1)]).await?;
+        check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
+        check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
         stage.done(vec![(current.receipt, Settle::Release)]).await?;
         let again = stage.take(HOLD).await?;
-        check_eq!(
-            Progress::from_headers(&again.headers),
-            Progress::default(),
-            "marks"
-        );
+        check_eq!(Progress::from_headers(&again.headers), Progress::default(), "marks");
         stage.done(vec![(again.receipt, ack())]).await?;
     }
     Ok(())

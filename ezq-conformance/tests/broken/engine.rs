@@ -153,17 +153,12 @@ impl Broken {
 
     fn has_ended(&self, receipt: &Receipt) -> bool {
         let ends = self.ends.lock().unwrap();
-        ends.get(receipt)
-            .is_some_and(|end| *end <= self.inner.now())
+        ends.get(receipt).is_some_and(|end| *end <= self.inner.now())
     }
 }
 
 fn retry_now() -> Settle {
-    Settle::Retry {
-        after: Duration::ZERO,
-        progress: Progress::default(),
-        outgoing: vec![],
-    }
+    Settle::Retry { after: Duration::ZERO, progress: Progress::default(), outgoing: vec![] }
 }
 
 fn refused() -> Error {
@@ -231,9 +226,7 @@ impl Engine for Broken {
             Fault::SharesMessages => {
                 let mut last = self.last.lock().unwrap();
                 let fresh = leased.deliveries.clone();
-                leased
-                    .deliveries
-                    .extend(std::mem::replace(&mut *last, fresh));
+                leased.deliveries.extend(std::mem::replace(&mut *last, fresh));
                 leased.deliveries.truncate(request.max);
             }
             Fault::SaysDueNow => leased.next_due = Some(Duration::ZERO),

@@ -47,21 +47,12 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     ),
     (
         Fault::PublishesToOneQueue,
-        &[
-            "one_call_may_publish_to_several_queues",
-            "a_queue_keeps_to_itself",
-        ],
+        &["one_call_may_publish_to_several_queues", "a_queue_keeps_to_itself"],
     ),
-    (
-        Fault::RefusesEmptyBatches,
-        &["nothing_may_be_published_settled_and_extended"],
-    ),
+    (Fault::RefusesEmptyBatches, &["nothing_may_be_published_settled_and_extended"]),
     (Fault::ReadsNumbersAsFloats, &["a_body_keeps_its_values"]),
     (Fault::DropsWhiteSpace, &["a_body_keeps_its_bytes"]),
-    (
-        Fault::CutsLongBodies,
-        &["a_body_of_one_mebibyte_comes_back"],
-    ),
+    (Fault::CutsLongBodies, &["a_body_of_one_mebibyte_comes_back"]),
     (Fault::DropsHeaders, &["headers_come_back"]),
     (
         Fault::FailsBatchesWhole,
@@ -88,35 +79,17 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "a_time_in_the_past_is_at_once",
         ],
     ),
-    (
-        Fault::LeasesNothing,
-        &["a_lease_hides_the_message_from_everyone"],
-    ),
+    (Fault::LeasesNothing, &["a_lease_hides_the_message_from_everyone"]),
     (
         Fault::LeasesForEver,
-        &[
-            "an_expired_lease_delivers_again",
-            "a_message_stays_in_the_store_until_it_is_settled",
-        ],
+        &["an_expired_lease_delivers_again", "a_message_stays_in_the_store_until_it_is_settled"],
     ),
     (
         Fault::SharesMessages,
-        &[
-            "concurrent_workers_never_share_a_message",
-            "a_lease_hides_the_message_from_everyone",
-        ],
+        &["concurrent_workers_never_share_a_message", "a_lease_hides_the_message_from_everyone"],
     ),
-    (
-        Fault::LeasesInAnyOrder,
-        &[
-            "a_batch_comes_out_in_its_order",
-            "messages_come_out_by_due_time",
-        ],
-    ),
-    (
-        Fault::IgnoresMax,
-        &["no_more_is_handed_out_than_was_asked_for"],
-    ),
+    (Fault::LeasesInAnyOrder, &["a_batch_comes_out_in_its_order", "messages_come_out_by_due_time"]),
+    (Fault::IgnoresMax, &["no_more_is_handed_out_than_was_asked_for"]),
     (
         Fault::IgnoresBefore,
         &[
@@ -145,15 +118,9 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     ),
     (
         Fault::CreatesQueues,
-        &[
-            "leasing_from_a_missing_queue_says_so",
-            "publishing_to_a_missing_queue_says_so",
-        ],
+        &["leasing_from_a_missing_queue_says_so", "publishing_to_a_missing_queue_says_so"],
     ),
-    (
-        Fault::SaysDueNow,
-        &["an_empty_lease_tells_when_the_next_message_falls_due"],
-    ),
+    (Fault::SaysDueNow, &["an_empty_lease_tells_when_the_next_message_falls_due"]),
     (Fault::NeverWakes, &["publishing_wakes_who_waits"]),
     (
         Fault::AcceptsStaleReceipts,
@@ -176,10 +143,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "concurrent_acks_in_opposite_order_succeed_once_each",
         ],
     ),
-    (
-        Fault::VoidsExpiredLeases,
-        &["an_expired_lease_holds_until_the_message_is_handed_out_again"],
-    ),
+    (Fault::VoidsExpiredLeases, &["an_expired_lease_holds_until_the_message_is_handed_out_again"]),
     (
         Fault::SettlesAllOrNothing,
         &[
@@ -196,10 +160,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     ),
     (
         Fault::AcksNothing,
-        &[
-            "an_acknowledged_message_is_gone",
-            "a_mixed_batch_settles_each_in_its_own_way",
-        ],
+        &["an_acknowledged_message_is_gone", "a_mixed_batch_settles_each_in_its_own_way"],
     ),
     (Fault::RetriesAtOnce, &["a_retry_waits_for_its_pause"]),
     (
@@ -210,14 +171,8 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "odd_headers_take_marks",
         ],
     ),
-    (
-        Fault::LosesOutgoing,
-        &["outgoing_events_leave_with_every_settlement"],
-    ),
-    (
-        Fault::ReleasesToTheEnd,
-        &["a_release_returns_to_its_old_place_at_once"],
-    ),
+    (Fault::LosesOutgoing, &["outgoing_events_leave_with_every_settlement"]),
+    (Fault::ReleasesToTheEnd, &["a_release_returns_to_its_old_place_at_once"]),
     (
         Fault::SaysExtended,
         &[
@@ -236,24 +191,12 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     ),
     (Fault::PurgesNothing, &["a_purge_voids_receipts"]),
     (Fault::CountsNothing, &["statistics_count_every_state"]),
-    (
-        Fault::EmptiesOnEnsure,
-        &["ensuring_a_queue_again_keeps_its_messages"],
-    ),
-    (
-        Fault::BeginsNothing,
-        &["transactions_are_refused_where_there_are_none"],
-    ),
+    (Fault::EmptiesOnEnsure, &["ensuring_a_queue_again_keeps_its_messages"]),
+    (Fault::BeginsNothing, &["transactions_are_refused_where_there_are_none"]),
     (Fault::IsNeverHealthy, &["a_store_that_answers_is_healthy"]),
     (Fault::KeepsNoNul, &["errors_with_any_text_can_be_kept"]),
-    (
-        Fault::LosesDeadLetters,
-        &["a_dead_letter_keeps_the_message_and_the_reason"],
-    ),
-    (
-        Fault::ListsFromTheStart,
-        &["dead_letters_are_listed_page_by_page"],
-    ),
+    (Fault::LosesDeadLetters, &["a_dead_letter_keeps_the_message_and_the_reason"]),
+    (Fault::ListsFromTheStart, &["dead_letters_are_listed_page_by_page"]),
     (
         Fault::RedrivesNothing,
         &[
