@@ -54,7 +54,12 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
         Ok(()) => expand(input, &private, &options),
         Err(error) => {
             let error = error.into_compile_error();
-            let fallback = expand(input, &private, &Options::defaults(input));
+            // For a generic type rustc would ask for bounds that the user cannot need.
+            let fallback = input
+                .generics
+                .params
+                .is_empty()
+                .then(|| expand(input, &private, &Options::defaults(input)));
             quote!(#error #fallback)
         }
     }
@@ -188,7 +193,7 @@ fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> Toke
         key,
     } = options;
     let ident = &input.ident;
-    let (impl_generics, type_generics, where_clause) = input.generics.split_for_impl();
+    let where_clause = &input.generics.where_clause;
     let queue = match queue {
         Some(queue) => quote!(::core::option::Option::Some(#queue)),
         None => quote!(::core::option::Option::None),
@@ -204,7 +209,7 @@ fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> Toke
     quote! {
         #[automatically_derived]
         #[allow(deprecated)]
-        impl #impl_generics #private::Event for #implementor #type_generics #where_clause {
+        impl #private::Event for #implementor #where_clause {
             const TYPE: &'static str = #name;
             const VERSION: u32 = #version;
             const ALIASES: &'static [&'static str] = &[#(#aliases),*];

@@ -125,7 +125,7 @@ fn outcome(ident: &Ident, output: &ReturnType, arguments: &[Ident]) -> TokenStre
         }
     };
     let mut callee = ident.clone();
-    callee.set_span(ident.span().located_at(first));
+    callee.set_span(Span::call_site().located_at(first));
     let wait = quote_spanned!(Span::call_site().located_at(last)=> .await);
     quote!(#callee(__ezq_event #(, #arguments)*) #wait)
 }
