@@ -55,6 +55,7 @@ pub(super) fn mark(state: HandlerState, attempts: u32, error: &str) -> HandlerMa
     let at = DateTime::from_timestamp_micros(1_700_000_000_123_456);
     HandlerMark {
         state,
+        reason: None,
         attempts,
         due: at,
         errors: at.filter(|_| !error.is_empty()).map(record).into_iter().collect(),
