@@ -59,10 +59,7 @@ pub(crate) async fn extend(
         .collect();
     let outcome = |receipt: &Receipt| {
         let key = (number(receipt), read_ct(receipt), receipt.token()[1]);
-        outcomes
-            .get(&key)
-            .copied()
-            .unwrap_or(ExtendOutcome::LeaseLost)
+        outcomes.get(&key).copied().unwrap_or(ExtendOutcome::LeaseLost)
     };
     Ok(receipts.iter().map(outcome).collect())
 }

@@ -55,12 +55,7 @@ pub(crate) struct Settling<'a> {
 
 impl<'a> Settling<'a> {
     pub(crate) fn new(means: Means<'a>, queue: &'a QueueName) -> Self {
-        Self {
-            means,
-            queue,
-            outcomes: Vec::new(),
-            woken: HashSet::new(),
-        }
+        Self { means, queue, outcomes: Vec::new(), woken: HashSet::new() }
     }
 
     pub(crate) async fn run(mut self, settlements: Vec<(Receipt, Settle)>) -> Settled {
@@ -80,9 +75,7 @@ impl<'a> Settling<'a> {
         }
         let outcomes = self.outcomes.into_iter();
         Settled {
-            outcomes: outcomes
-                .map(|o| o.unwrap_or(SettleOutcome::LeaseLost))
-                .collect(),
+            outcomes: outcomes.map(|o| o.unwrap_or(SettleOutcome::LeaseLost)).collect(),
             woken: self.woken,
         }
     }
@@ -140,19 +133,12 @@ impl<'a> Settling<'a> {
     // Creates what settlements write to beside the queue. The queue itself is its consumer's
     // affair: deliveries of a dropped queue cannot be settled.
     async fn repair(&self, items: &[Item]) -> Result<()> {
-        let Means {
-            control,
-            queues,
-            manage_schema,
-            ..
-        } = self.means;
+        let Means { control, queues, manage_schema, .. } = self.means;
         queues.forget(self.queue);
         queues.shape(self.queue, control).await?;
         queues.ensure(self.queue, control, manage_schema).await?;
-        let targets: HashSet<&QueueName> = items
-            .iter()
-            .flat_map(|item| item.outgoing.iter().map(|(queue, _)| queue))
-            .collect();
+        let targets: HashSet<&QueueName> =
+            items.iter().flat_map(|item| item.outgoing.iter().map(|(queue, _)| queue)).collect();
         for target in targets {
             queues.forget(target);
             queues.ensure(target, control, manage_schema).await?;
@@ -169,8 +155,7 @@ impl<'a> Settling<'a> {
             if matches!(item.kind, Kind::Return { .. }) {
                 self.woken.insert(self.queue.clone());
             }
-            self.woken
-                .extend(item.outgoing.into_iter().map(|(queue, _)| queue));
+            self.woken.extend(item.outgoing.into_iter().map(|(queue, _)| queue));
             self.put(item.index, SettleOutcome::Done);
         }
     }
@@ -180,9 +165,7 @@ impl<'a> Settling<'a> {
         let (kind, text) = (error.kind(), error.to_string());
         let mut first = Some(error);
         for item in items {
-            let error = first
-                .take()
-                .unwrap_or_else(|| Error::new(kind, text.clone()));
+            let error = first.take().unwrap_or_else(|| Error::new(kind, text.clone()));
             let receipt = item.receipt;
             self.put(item.index, SettleOutcome::Failed { receipt, error });
         }
@@ -209,12 +192,9 @@ async fn apply(
     let all: Vec<&Item> = items.iter().collect();
     match items {
         [first, ..] if !first.is_plain() => transact(connection, queue, all).await,
-        [
-            Item {
-                kind: Kind::Ack, ..
-            },
-            ..,
-        ] => statements::acknowledge(connection, queue, &all).await,
+        [Item { kind: Kind::Ack, .. }, ..] => {
+            statements::acknowledge(connection, queue, &all).await
+        }
         _ => statements::put_back(connection, queue, &all).await,
     }
 }
