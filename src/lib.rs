@@ -1,1 +1,13 @@
-//! placeholder
+#![doc = include_str!("../README.md")]
+
+pub use ezq_core::*;
+#[doc(inline)]
+pub use ezq_macros::{Event, EventSet, on_event};
+
+pub use sqlx;
+pub use tokio_util::sync::CancellationToken;
+
+#[doc(hidden)]
+pub use ezq_core::private as __private;
+
+pub mod prelude;

@@ -84,9 +84,7 @@ pub(crate) fn read(input: &DeriveInput, keys: &'static [Key], errors: &mut Error
         }
     };
     let fields = |fields: &syn::Fields, errors: &mut Errors| {
-        fields
-            .iter()
-            .for_each(|field| misplaced(&field.attrs, errors));
+        fields.iter().for_each(|field| misplaced(&field.attrs, errors));
     };
     match &input.data {
         Data::Struct(data) => fields(&data.fields, errors),
@@ -119,10 +117,7 @@ pub(crate) fn refuse_generics(generics: &Generics, errors: &mut Errors) {
 
 fn validate(input: &DeriveInput, entries: &Entries, errors: &mut Errors) -> Options {
     let mut options = Options::defaults(input);
-    if let Some(name) = entries
-        .find("type")
-        .and_then(|entry| errors.take(type_name(entry)))
-    {
+    if let Some(name) = entries.find("type").and_then(|entry| errors.take(type_name(entry))) {
         options.name = name;
     }
     for entry in entries.all("alias") {
@@ -134,26 +129,16 @@ fn validate(input: &DeriveInput, entries: &Entries, errors: &mut Errors) -> Opti
             let message = "this alias is the type's own name: drop it";
             errors.push(Error::new(alias.span(), message));
         } else if options.aliases.iter().any(|other| other.value() == text) {
-            errors.push(Error::new(
-                alias.span(),
-                "this alias is given twice: keep one of them",
-            ));
+            errors.push(Error::new(alias.span(), "this alias is given twice: keep one of them"));
         } else {
             options.aliases.push(alias);
         }
     }
-    if let Some(version) = entries
-        .find("version")
-        .and_then(|e| errors.take(e.positive()))
-    {
+    if let Some(version) = entries.find("version").and_then(|e| errors.take(e.positive())) {
         options.version = version;
     }
-    options.queue = entries
-        .find("queue")
-        .and_then(|entry| errors.take(queue_name(entry)));
-    options.key = entries
-        .find("key")
-        .and_then(|e| errors.take(event_key::resolve(e, input)));
+    options.queue = entries.find("queue").and_then(|entry| errors.take(queue_name(entry)));
+    options.key = entries.find("key").and_then(|e| errors.take(event_key::resolve(e, input)));
     options
 }
 
@@ -170,9 +155,7 @@ fn queue_name(entry: &Entry) -> syn::Result<LitStr> {
     let literal: LitStr = entry.parse()?;
     let name = literal.value();
     let fits = (1..=QUEUE_MAX).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
     if fits {
         return Ok(literal);
     }
@@ -185,13 +168,7 @@ fn queue_name(entry: &Entry) -> syn::Result<LitStr> {
 }
 
 fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> TokenStream {
-    let Options {
-        name,
-        version,
-        aliases,
-        queue,
-        key,
-    } = options;
+    let Options { name, version, aliases, queue, key } = options;
     let ident = &input.ident;
     let where_clause = &input.generics.where_clause;
     let queue = match queue {

@@ -48,10 +48,7 @@ pub(crate) fn resolve(entry: &Entry, input: &DeriveInput) -> Result<EventKey> {
         return Err(Error::new(entry.span, message));
     };
     let field = field(&data.fields, first).ok_or_else(|| missing(&data.fields, first, input))?;
-    Ok(EventKey {
-        optional: path.len() == 1 && is_option(&field.ty),
-        path,
-    })
+    Ok(EventKey { optional: path.len() == 1 && is_option(&field.ty), path })
 }
 
 /// Reads `"a.b"` or `a.b`. What is wrong inside a string is an error of its own, apart from the
@@ -59,23 +56,12 @@ pub(crate) fn resolve(entry: &Entry, input: &DeriveInput) -> Result<EventKey> {
 fn members(input: ParseStream<'_>) -> Result<Result<Vec<Member>>> {
     if input.peek(LitStr) {
         let literal: LitStr = input.parse()?;
-        return Ok(literal
-            .value()
-            .split('.')
-            .map(|part| member(part, literal.span()))
-            .collect());
+        return Ok(literal.value().split('.').map(|part| member(part, literal.span())).collect());
     }
     let parts = Punctuated::<Ident, Token![.]>::parse_separated_nonempty_with(input, |input| {
-        if input.peek(syn::LitInt) {
-            Err(input.error("a string"))
-        } else {
-            Ident::parse_any(input)
-        }
+        if input.peek(syn::LitInt) { Err(input.error("a string")) } else { Ident::parse_any(input) }
     })?;
-    Ok(parts
-        .iter()
-        .map(|part| member(&part.unraw().to_string(), part.span()))
-        .collect())
+    Ok(parts.iter().map(|part| member(&part.unraw().to_string(), part.span())).collect())
 }
 
 fn member(part: &str, span: Span) -> Result<Member> {
@@ -98,16 +84,12 @@ fn member(part: &str, span: Span) -> Result<Member> {
 
 fn field<'a>(fields: &'a Fields, member: &Member) -> Option<&'a syn::Field> {
     match member {
-        Member::Named(name) => fields.iter().find(|field| {
-            field
-                .ident
-                .as_ref()
-                .is_some_and(|i| i.unraw() == name.unraw())
-        }),
-        Member::Unnamed(index) => fields
+        Member::Named(name) => fields
             .iter()
-            .nth(index.index as usize)
-            .filter(|field| field.ident.is_none()),
+            .find(|field| field.ident.as_ref().is_some_and(|i| i.unraw() == name.unraw())),
+        Member::Unnamed(index) => {
+            fields.iter().nth(index.index as usize).filter(|field| field.ident.is_none())
+        }
     }
 }
 

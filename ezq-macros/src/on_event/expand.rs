@@ -27,14 +27,9 @@ pub(super) fn handler(
             quote!(::core::concat!(::core::module_path!(), #suffix))
         }
     };
-    let Signature {
-        event,
-        extractors,
-        output,
-    } = signature;
-    let arguments: Vec<Ident> = (0..extractors.len())
-        .map(|i| format_ident!("__ezq_argument_{i}"))
-        .collect();
+    let Signature { event, extractors, output } = signature;
+    let arguments: Vec<Ident> =
+        (0..extractors.len()).map(|i| format_ident!("__ezq_argument_{i}")).collect();
     let outcome = outcome(ident, output, &arguments, private);
     let settings = settings(options, private);
     let here = located(private, ident.span());
@@ -108,10 +103,7 @@ fn marker(function: &Function) -> TokenStream {
 
 /// What decides whether the function is there decides it for everything beside it.
 fn conditions(attributes: &[Attribute]) -> Vec<&Attribute> {
-    attributes
-        .iter()
-        .filter(|attribute| attribute.path().is_ident("cfg"))
-        .collect()
+    attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect()
 }
 
 /// The call, spanned so that an unfit return type is underlined where the user wrote it: rustc
@@ -158,9 +150,7 @@ fn settings(options: &Options, private: &TokenStream) -> TokenStream {
             quote!(.timeout(::core::option::Option::Some(#length)))
         }
     });
-    let max_attempts = options
-        .max_attempts
-        .map(|attempts| quote!(.max_attempts(#attempts)));
+    let max_attempts = options.max_attempts.map(|attempts| quote!(.max_attempts(#attempts)));
     let backoff = options.backoff.as_ref().map(|backoff| {
         let value = match backoff {
             Backoff::Constant(wait) => {

@@ -13,10 +13,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::once("name", "name = \"accounts.open\""),
     Key::once("order", "order = 1"),
     Key::once("timeout", "timeout = \"30s\""),
-    Key::once(
-        "retry",
-        "retry(max_attempts = 5, backoff = \"exponential\")",
-    ),
+    Key::once("retry", "retry(max_attempts = 5, backoff = \"exponential\")"),
     Key::once("crate", "crate = path::to::ezq"),
 ];
 
@@ -54,15 +51,9 @@ pub(super) struct Options {
 
 pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
     let mut options = Options {
-        name: entries
-            .find("name")
-            .and_then(|entry| errors.take(entry.text())),
-        order: entries
-            .find("order")
-            .and_then(|entry| errors.take(entry.signed())),
-        timeout: entries
-            .find("timeout")
-            .and_then(|entry| errors.take(timeout(entry))),
+        name: entries.find("name").and_then(|entry| errors.take(entry.text())),
+        order: entries.find("order").and_then(|entry| errors.take(entry.signed())),
+        timeout: entries.find("timeout").and_then(|entry| errors.take(timeout(entry))),
         ..Options::default()
     };
     if let Some(entry) = entries.find("retry") {
@@ -75,12 +66,10 @@ fn timeout(entry: &Entry) -> Result<Timeout> {
     let literal: LitStr = entry.parse()?;
     match literal.value().as_str() {
         "none" => Ok(Timeout::Unlimited),
-        text => duration::parse(text)
-            .map(Timeout::After)
-            .map_err(|message| {
-                let message = format!("{message}, or \"none\" for no limit");
-                Error::new(literal.span(), message)
-            }),
+        text => duration::parse(text).map(Timeout::After).map_err(|message| {
+            let message = format!("{message}, or \"none\" for no limit");
+            Error::new(literal.span(), message)
+        }),
     }
 }
 
@@ -90,22 +79,18 @@ fn retry(entry: &Entry, options: &mut Options, errors: &mut Errors) {
     };
     let mut retry = Entries::new(RETRY_KEYS);
     retry.read(list, errors);
-    options.max_attempts = retry
-        .find("max_attempts")
-        .and_then(|entry| errors.take(entry.positive()));
-    let initial = retry
-        .find("initial")
-        .map(|entry| errors.take(length(entry)));
+    options.max_attempts =
+        retry.find("max_attempts").and_then(|entry| errors.take(entry.positive()));
+    let initial = retry.find("initial").map(|entry| errors.take(length(entry)));
     let max = retry.find("max").map(|entry| errors.take(length(entry)));
     let curve = retry.find("backoff").map(|entry| errors.take(curve(entry)));
     if (&initial, &max, &curve) == (&None, &None, &None) {
         return;
     }
     // Something was given and is mistaken: it is reported already.
-    let (Some(initial), Some(curve)) = (
-        initial.unwrap_or(Some(DEFAULT_INITIAL)),
-        curve.unwrap_or(Some("exponential")),
-    ) else {
+    let (Some(initial), Some(curve)) =
+        (initial.unwrap_or(Some(DEFAULT_INITIAL)), curve.unwrap_or(Some("exponential")))
+    else {
         return;
     };
     if curve == "constant" {
@@ -137,17 +122,11 @@ fn length(entry: &Entry) -> Result<Duration> {
 fn curve(entry: &Entry) -> Result<&'static str> {
     let literal: LitStr = entry.parse()?;
     let text = literal.value();
-    CURVES
-        .into_iter()
-        .find(|curve| *curve == text)
-        .ok_or_else(|| {
-            let hint = match suggest::nearest(&text, CURVES) {
-                Some(near) => format!("did you mean \"{near}\"?"),
-                None => "write \"exponential\", \"constant\" or \"linear\"".to_owned(),
-            };
-            Error::new(
-                literal.span(),
-                format!("unknown backoff \"{}\": {hint}", text.escape_debug()),
-            )
-        })
+    CURVES.into_iter().find(|curve| *curve == text).ok_or_else(|| {
+        let hint = match suggest::nearest(&text, CURVES) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => "write \"exponential\", \"constant\" or \"linear\"".to_owned(),
+        };
+        Error::new(literal.span(), format!("unknown backoff \"{}\": {hint}", text.escape_debug()))
+    })
 }

@@ -28,11 +28,7 @@ impl Function {
         let visibility = input.parse()?;
         let signature = input.parse().map_err(not_a_function)?;
         let _body: TokenStream = input.parse()?;
-        Ok(Self {
-            attributes,
-            visibility,
-            signature,
-        })
+        Ok(Self { attributes, visibility, signature })
     }
 }
 
@@ -96,10 +92,7 @@ fn qualifiers(signature: &syn::Signature) -> Result<()> {
         return Err(Error::new(abi.extern_token.span, message));
     }
     if let Some(variadic) = &signature.variadic {
-        return Err(Error::new_spanned(
-            variadic,
-            "a handler has a fixed list of parameters",
-        ));
+        return Err(Error::new_spanned(variadic, "a handler has a fixed list of parameters"));
     }
     if signature.asyncness.is_none() {
         let message = format!("a handler is async: write `async fn {}`", signature.ident);
@@ -164,14 +157,7 @@ fn find_impl(tokens: TokenStream) -> Option<Span> {
 /// A type as people write it, near enough for a message.
 fn tidy(tokens: &TokenStream) -> String {
     let spaced = tokens.to_string();
-    [
-        (" :: ", "::"),
-        (" < ", "<"),
-        ("< ", "<"),
-        (" <", "<"),
-        (" >", ">"),
-        (" ,", ","),
-    ]
-    .into_iter()
-    .fold(spaced, |text, (from, to)| text.replace(from, to))
+    [(" :: ", "::"), (" < ", "<"), ("< ", "<"), (" <", "<"), (" >", ">"), (" ,", ",")]
+        .into_iter()
+        .fold(spaced, |text, (from, to)| text.replace(from, to))
 }
