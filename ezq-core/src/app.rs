@@ -70,9 +70,9 @@ impl Inner {
 }
 
 impl App {
-    /// Begins an application on an engine.
-    pub fn builder(engine: impl Engine) -> AppBuilder {
-        AppBuilder::new(Arc::new(engine))
+    /// Begins an application, with the options of the environment.
+    pub fn builder() -> AppBuilder {
+        AppBuilder::default()
     }
 
     /// Publishes an event; see [`Publisher::publish`].
@@ -196,37 +196,49 @@ impl App {
 /// Builds an [`App`].
 #[must_use]
 pub struct AppBuilder {
-    engines: Engines,
+    named: BTreeMap<String, Arc<dyn Engine>>,
+    routes: BTreeMap<QueueName, String>,
     config: Result<Config>,
     handlers: Vec<Handler>,
     discover: bool,
     states: States,
 }
 
-impl AppBuilder {
-    /// Begins with an engine, and with the options of the environment.
-    pub fn new(engine: Arc<dyn Engine>) -> Self {
-        let engines = Engines { default: engine, named: BTreeMap::new(), routes: BTreeMap::new() };
+/// The options of the environment, and the handlers found at link time.
+impl Default for AppBuilder {
+    fn default() -> Self {
         Self {
-            engines,
+            named: BTreeMap::new(),
+            routes: BTreeMap::new(),
             config: Config::from_env(),
             handlers: Vec::new(),
             discover: true,
             states: States::default(),
         }
     }
+}
 
+impl std::fmt::Debug for AppBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppBuilder")
+            .field("config", &self.config)
+            .field("handlers", &self.handlers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AppBuilder {
     /// Changes options, over what the environment says.
     ///
     /// ```
     /// # use ezq_core::{App, engine::memory::MemoryEngine};
     /// # use std::time::Duration;
-    /// let app = App::builder(MemoryEngine::new())
+    /// let app = App::builder()
     ///     .configure(|config| {
     ///         config.app = "shop".into();
     ///         config.lease = Duration::from_secs(5);
     ///     })
-    ///     .build()?;
+    ///     .build(MemoryEngine::new())?;
     /// # Ok::<(), ezq_core::Error>(())
     /// ```
     pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -249,6 +261,14 @@ impl AppBuilder {
         self
     }
 
+    /// The options so far.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] when the environment has a wrong option.
+    pub fn config(&self) -> Result<&Config> {
+        self.config.as_ref().map_err(|error| Error::new(error.kind(), error.to_string()))
+    }
+
     /// Registers a handler that `#[on_event]` made, by its function's name.
     pub fn handler<H: HandlerDefinition>(self) -> Self {
         self.register(H::definition())
@@ -262,13 +282,13 @@ impl AppBuilder {
 
     /// Adds an engine under a name.
     pub fn named_engine(mut self, name: &str, engine: impl Engine) -> Self {
-        self.engines.named.insert(name.to_owned(), Arc::new(engine));
+        self.named.insert(name.to_owned(), Arc::new(engine));
         self
     }
 
     /// Keeps a queue on a named engine.
     pub fn route(mut self, queue: &QueueName, engine: &str) -> Self {
-        self.engines.routes.insert(queue.clone(), engine.to_owned());
+        self.routes.insert(queue.clone(), engine.to_owned());
         self
     }
 
@@ -278,10 +298,11 @@ impl AppBuilder {
     /// [`ErrorKind::Configuration`], [`ErrorKind::DuplicateHandler`],
     /// [`ErrorKind::DuplicateEvent`], [`ErrorKind::MissingState`], or [`ErrorKind::Unsupported`]
     /// when a handler needs what the engine cannot do.
-    pub fn build(mut self) -> Result<App> {
+    pub fn build(mut self, engine: impl Engine) -> Result<App> {
         let config = self.config?;
         config.validate()?;
-        self.engines.validate()?;
+        let engines = Engines { default: Arc::new(engine), named: self.named, routes: self.routes };
+        engines.validate()?;
         if self.discover {
             let explicit: Vec<_> = self.handlers.iter().map(|h| h.name().clone()).collect();
             let found = inventory::iter::<Discovered>.into_iter().map(|Discovered(make)| make());
@@ -299,7 +320,7 @@ impl AppBuilder {
         let config = Arc::new(config);
         let services = Arc::new(Services {
             states: self.states,
-            engines: self.engines,
+            engines,
             source: config.app.clone(),
             default_queue: config.queue.clone(),
             format: config.wire,

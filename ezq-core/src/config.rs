@@ -55,6 +55,11 @@ pub struct Config {
     /// How long running handlers may take when the consumer stops by token, signal or handle;
     /// `None` (`none`) is no limit. `EZQ_GRACE`. Defaults to no limit.
     pub grace: Option<Duration>,
+    /// How long connecting to the store may take. `EZQ_CONNECT_TIMEOUT`. Defaults to 5 s.
+    pub connect_timeout: Duration,
+    /// Whether queues, and what the store needs for them, are created where they are absent.
+    /// `EZQ_MANAGE_SCHEMA`: `true` or `false`. Defaults to true.
+    pub manage_schema: bool,
     /// Options for single handlers, over what their attributes say.
     pub handlers: BTreeMap<HandlerName, HandlerOptions>,
 }
@@ -98,6 +103,8 @@ impl Default for Config {
             message_limit: 1024 * 1024,
             wire: WireFormat::default(),
             grace: None,
+            connect_timeout: Duration::from_secs(5),
+            manage_schema: true,
             handlers: BTreeMap::new(),
         }
     }
@@ -109,13 +116,13 @@ fn program() -> String {
     name.map_or_else(|| "ezq".to_owned(), |name| name.to_string_lossy().replace(' ', "_"))
 }
 
-/// The environment variables that the facade reads itself: where the database is.
-const OTHERS: [&str; 4] =
-    ["EZQ_DATABASE_URL", "EZQ_CONNECT_TIMEOUT", "EZQ_MANAGE_SCHEMA", "EZQ_PG_BIN"];
+/// The environment variables that say where the database is: they are read when it is connected,
+/// and kept out of here, where they could be printed.
+const OTHERS: [&str; 2] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN"];
 
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 15] = [
+const OPTIONS: [(&str, Set); 17] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
         Ok(())
@@ -154,6 +161,11 @@ const OPTIONS: [(&str, Set); 15] = [
         Ok(())
     }),
     ("EZQ_GRACE", |config, text| duration_or_none(text).map(|grace| config.grace = grace)),
+    ("EZQ_CONNECT_TIMEOUT", |config, text| duration(text).map(|t| config.connect_timeout = t)),
+    ("EZQ_MANAGE_SCHEMA", |config, text| {
+        config.manage_schema = text.parse().map_err(|_| "use `true` or `false`".to_owned())?;
+        Ok(())
+    }),
 ];
 
 impl Config {

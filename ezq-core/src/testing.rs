@@ -45,8 +45,8 @@ impl TestApp {
     /// As [`AppBuilder::build`].
     pub fn new(build: impl FnOnce(AppBuilder) -> AppBuilder) -> Result<Self> {
         let engine = MemoryEngine::new();
-        let builder = App::builder(engine.clone()).without_discovered_handlers();
-        Ok(Self { app: build(builder).build()?, engine })
+        let builder = App::builder().without_discovered_handlers();
+        Ok(Self { app: build(builder).build(engine.clone())?, engine })
     }
 
     /// The engine, to look into its queues.

@@ -1,1 +1,38 @@
-//! placeholder
+//! The PGMQ engine of ezq: events in the queues of [PGMQ](https://github.com/pgmq/pgmq), in the
+//! Postgres a team already runs.
+//!
+//! ```no_run
+//! # async fn run() -> ezq_core::Result<()> {
+//! use ezq_pgmq::{PgmqConfig, PgmqEngine};
+//!
+//! let config = PgmqConfig::url("postgres://app:secret@localhost/app")?;
+//! let engine = PgmqEngine::connect(config).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! The engine speaks to PGMQ's tables with statements of its own, so that every settlement is
+//! fenced by its receipt; locks, columns and functions stay PGMQ's, and other clients can share a
+//! queue. Supported: PGMQ from [`OLDEST_PGMQ`] on, as an extension or installed from SQL.
+
+mod claim;
+mod config;
+mod dead_letters;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+mod engine;
+mod error;
+mod extend;
+mod install;
+mod link;
+mod listen;
+mod publish;
+mod queues;
+mod settle;
+mod sql;
+mod text;
+mod upkeep;
+mod wake;
+
+pub use config::PgmqConfig;
+pub use engine::PgmqEngine;
+pub use install::{OLDEST_PGMQ, setup_sql};

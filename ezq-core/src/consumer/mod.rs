@@ -28,12 +28,12 @@ use crate::{Error, ErrorKind, QueueName, Result};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> ezq_core::Result<()> {
-/// let app = App::builder(MemoryEngine::new())
+/// let app = App::builder()
 ///     .without_discovered_handlers()
 ///     .register(Handler::on("log", |event: AnyEvent| async move {
 ///         println!("{}", event.event_type());
 ///     }))
-///     .build()?;
+///     .build(MemoryEngine::new())?;
 /// app.publish(&End::default()).await?;
 /// let report = app.consumer().run().await?;
 /// assert_eq!(report.reason, StopReason::End);

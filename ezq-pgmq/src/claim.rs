@@ -1,0 +1,179 @@
+//! Handing out: one statement that leases what is due, and one that tells when something will be.
+//!
+//! The claim reads the index on `vt` from its low end, skips what others have locked, and counts
+//! the delivery. Rows come back in any order and are sorted here. A row is judged on its own:
+//! headers that are odd are the message's affair and fail no batch.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::{LeaseRequest, Leased};
+use ezq_core::headers::Headers;
+use ezq_core::{Delivery, MessageId, Receipt};
+use serde_json::Value;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::queues::Shape;
+use crate::sql;
+
+/// A lease request in the database's units.
+pub(crate) struct Claim {
+    table: String,
+    shape: Shape,
+    max: i64,
+    ttl_us: i64,
+    grace_us: i64,
+    before: Option<(DateTime<Utc>, i64)>,
+}
+
+impl Claim {
+    pub(crate) fn new(request: &LeaseRequest, shape: Shape, grace: Option<Duration>) -> Self {
+        // Whole milliseconds, rounded up, never none.
+        let millis = request.ttl.as_nanos().div_ceil(1_000_000).max(1);
+        let ttl = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
+        let grace = grace.unwrap_or_else(|| (ttl / 2).max(Duration::from_secs(2)));
+        let before = request.before.as_ref().map(|position| {
+            // A text id stands in no queue of ours; nothing is before it at the same instant.
+            let id = position.message_id.as_number().unwrap_or(i64::MIN);
+            (position.due, id)
+        });
+        Self {
+            table: sql::table(&request.queue),
+            shape,
+            max: i64::try_from(request.max.max(1)).unwrap_or(i64::MAX),
+            ttl_us: micros(ttl),
+            grace_us: micros(grace),
+            before,
+        }
+    }
+
+    pub(crate) async fn run(&self, connection: &mut PgConnection) -> Result<Leased, sqlx::Error> {
+        let mut query = sqlx::query(AssertSqlSafe(self.statement()))
+            .bind(self.grace_us)
+            .bind(self.max)
+            .bind(self.ttl_us);
+        if let Some((due, id)) = self.before {
+            query = query.bind(due).bind(id);
+        }
+        let rows = query.fetch_all(&mut *connection).await?;
+        let deliveries: Result<Vec<Delivery>, sqlx::Error> = rows.iter().map(delivery).collect();
+        let mut deliveries = deliveries?;
+        deliveries.sort_by_key(Delivery::position);
+        let next_due = if deliveries.is_empty() { self.next_due(connection).await? } else { None };
+        Ok(Leased { deliveries, next_due })
+    }
+
+    /// How long until something can be claimed. What is locked does not count: its holder decides.
+    async fn next_due(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<Option<Duration>, sqlx::Error> {
+        let mut query =
+            sqlx::query_scalar(AssertSqlSafe(self.next_due_statement())).bind(self.grace_us);
+        if let Some((due, id)) = self.before {
+            query = query.bind(due).bind(id);
+        }
+        let wait_us: Option<i64> = query.fetch_one(connection).await?;
+        Ok(wait_us.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
+    }
+
+    pub(crate) fn statement(&self) -> String {
+        let Self { table, .. } = self;
+        let claimable = self.claimable();
+        let before = self.before_condition(4);
+        let last_read =
+            if self.shape.last_read { ", last_read_at = clock_timestamp()" } else { "" };
+        // The array bounds the update to the rows picked, whatever the planner thinks of them.
+        format!(
+            "WITH picked AS (
+               SELECT msg_id, vt FROM {table}
+               WHERE vt <= statement_timestamp() AND {claimable}{before}
+               ORDER BY vt LIMIT $2 FOR UPDATE SKIP LOCKED)
+             UPDATE {table} q
+             SET read_ct = q.read_ct + 1, vt = clock_timestamp() + $3 * interval '1 us'{last_read}
+             FROM picked
+             WHERE q.msg_id = picked.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM picked))
+             RETURNING q.msg_id, q.read_ct, q.tableoid::bigint AS rel, picked.vt AS due,
+                       q.enqueued_at, clock_timestamp() AS leased_at,
+                       q.message::text AS body, q.headers::text AS headers"
+        )
+    }
+
+    fn next_due_statement(&self) -> String {
+        let Self { table, .. } = self;
+        let claimable = self.claimable();
+        let before = self.before_condition(2);
+        let waits = self.waits_for_holder();
+        // What fell due since the claim is found by trying to lock it.
+        format!(
+            "WITH missed AS (
+               SELECT statement_timestamp() AS at FROM {table}
+               WHERE vt <= statement_timestamp() AND {claimable}{before}
+               ORDER BY vt LIMIT 1 FOR UPDATE SKIP LOCKED)
+             SELECT ceil(1000000 * extract(epoch FROM greatest(least(
+               (SELECT at FROM missed),
+               (SELECT vt FROM {table} WHERE vt > statement_timestamp(){before}
+                ORDER BY vt LIMIT 1),
+               CASE WHEN {GRACE_END} > statement_timestamp() AND EXISTS (
+                 SELECT FROM {table} WHERE vt <= statement_timestamp() AND {waits}{before})
+               THEN {GRACE_END} END
+             ), statement_timestamp()) - statement_timestamp()))::bigint"
+        )
+    }
+
+    /// After a start of the server, what was leased before it is left to its holder for a while.
+    fn claimable(&self) -> String {
+        format!("(NOT ({}) OR {GRACE_END} <= statement_timestamp())", self.waits_for_holder())
+    }
+
+    fn waits_for_holder(&self) -> &'static str {
+        if self.shape.last_read {
+            "read_ct > 0 AND coalesce(last_read_at < pg_postmaster_start_time(), true)"
+        } else {
+            "read_ct > 0"
+        }
+    }
+
+    fn before_condition(&self, first: u8) -> String {
+        match self.before {
+            Some(_) => format!(" AND (vt, msg_id) < (${first}, ${})", first + 1),
+            None => String::new(),
+        }
+    }
+}
+
+const GRACE_END: &str = "(pg_postmaster_start_time() + $1 * interval '1 us')";
+
+fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
+    let read_ct: i32 = row.try_get("read_ct")?;
+    let due: DateTime<Utc> = row.try_get("due")?;
+    let id = MessageId::Number(row.try_get("msg_id")?);
+    let token = [read_ct.into(), row.try_get("rel")?, due.timestamp_micros()];
+    Ok(Delivery {
+        receipt: Receipt::new(id, token),
+        // Another client may store no message at all.
+        body: row.try_get::<Option<String>, _>("body")?.unwrap_or_else(|| "null".to_owned()),
+        headers: headers(row.try_get("headers")?),
+        deliveries: u32::try_from(read_ct).unwrap_or(0),
+        enqueued_at: row.try_get("enqueued_at")?,
+        due,
+        leased_at: row.try_get("leased_at")?,
+    })
+}
+
+/// Headers as Postgres wrote them. A number that no Rust type holds makes them text under the key
+/// of originals, not a failure.
+pub(crate) fn headers(text: Option<String>) -> Headers {
+    let Some(text) = text else {
+        return Headers::new();
+    };
+    let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Headers::from_value(value)
+}
+
+/// Microseconds, as many as an interval can be multiplied by without leaving Postgres' calendar.
+pub(crate) fn micros(duration: Duration) -> i64 {
+    const LONGEST: i64 = 1000 * 366 * 24 * 3600 * 1_000_000;
+    i64::try_from(duration.as_nanos().div_ceil(1000)).map_or(LONGEST, |us| us.min(LONGEST))
+}

@@ -1,0 +1,206 @@
+//! What the engine is connected with.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ezq_core::{Error, ErrorKind, Result};
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+
+/// How to reach the database, and what the engine may do there.
+///
+/// ```
+/// use ezq_pgmq::PgmqConfig;
+///
+/// let config = PgmqConfig::url("postgres://app:secret@localhost/app")?.manage_schema(false);
+/// assert!(!format!("{config:?}").contains("secret"));
+/// # Ok::<(), ezq_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct PgmqConfig {
+    pub(crate) options: PgConnectOptions,
+    pub(crate) pool: Option<PgPool>,
+    pub(crate) max_connections: u32,
+    pub(crate) manage_schema: bool,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) statement_timeout: Duration,
+    pub(crate) restart_grace: Option<Duration>,
+}
+
+impl PgmqConfig {
+    /// A database by its URL, `postgres://user:password@host:port/database`; parameters such as
+    /// `sslmode` and `host` (a socket's folder) are those of libpq.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] when it is no such URL. The message does not repeat it, since
+    /// it may hold a password.
+    pub fn url(url: &str) -> Result<Self> {
+        let unreadable = || {
+            let text = "the database URL cannot be read: write it as \
+                        postgres://user:password@host:port/database, with special characters in \
+                        the password percent-encoded";
+            Error::new(ErrorKind::Configuration, text)
+        };
+        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+            return Err(unreadable());
+        }
+        // The driver's error may quote a part of the URL.
+        let options = PgConnectOptions::from_str(url).map_err(|_| unreadable())?;
+        Ok(Self::options(options))
+    }
+
+    /// The development Postgres of this process, started by the first call.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] without the feature `embedded`, which is for development and
+    /// tests, or where no Postgres is installed.
+    pub async fn embedded() -> Result<Self> {
+        #[cfg(feature = "embedded")]
+        {
+            let server = crate::embedded::EmbeddedPostgres::shared().await?;
+            tracing::info!("using a development Postgres: set DATABASE_URL for another database");
+            Ok(Self::options(server.connect_options()))
+        }
+        #[cfg(not(feature = "embedded"))]
+        Err(Error::new(
+            ErrorKind::Configuration,
+            "no database: set EZQ_DATABASE_URL or DATABASE_URL to postgres://user:password@host/database; \
+             for development, the feature `embedded` of ezq starts one",
+        ))
+    }
+
+    /// A database by the driver's own options.
+    #[must_use]
+    pub fn options(options: PgConnectOptions) -> Self {
+        Self {
+            options,
+            pool: None,
+            max_connections: 10,
+            manage_schema: true,
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+            restart_grace: None,
+        }
+    }
+
+    /// The database of a pool that the application has. Publishing and transactions use the pool;
+    /// claiming, renewing, settling and listening open up to five connections beside it, with the
+    /// pool's options. A pool of one works.
+    #[must_use]
+    pub fn pool(pool: PgPool) -> Self {
+        let options = PgConnectOptions::clone(&pool.connect_options());
+        Self { pool: Some(pool), ..Self::options(options) }
+    }
+
+    /// How many connections the engine's own pool may open for publishing and transactions, at
+    /// least 1. Means nothing with a [pool](Self::pool) of the application. Defaults to 10.
+    #[must_use]
+    pub fn max_connections(mut self, max: u32) -> Self {
+        self.max_connections = max.max(1);
+        self
+    }
+
+    /// Whether PGMQ and queues are created where they are absent. With `false` no statement that
+    /// changes the schema is ever sent, and what is absent is an error. Defaults to `true`.
+    #[must_use]
+    pub fn manage_schema(mut self, manage: bool) -> Self {
+        self.manage_schema = manage;
+        self
+    }
+
+    /// How long connecting may take, for the first connection and for each one later. Defaults to
+    /// 5 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the engine waits for the answer to one statement of its own before it takes the
+    /// connection for dead and opens another. Defaults to 30 s.
+    #[must_use]
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
+        self
+    }
+
+    /// For how long after a start of the server messages that were leased before are left to their
+    /// holders, so that these can renew. Defaults to half a lease, at least 2 s.
+    #[must_use]
+    pub fn restart_grace(mut self, grace: Duration) -> Self {
+        self.restart_grace = Some(grace);
+        self
+    }
+
+    /// The name under which `pg_stat_activity` shows the engine's connections. Defaults to what
+    /// the URL, the pool or `PGAPPNAME` says, else `ezq`.
+    #[must_use]
+    pub fn application_name(mut self, name: &str) -> Self {
+        self.options = self.options.application_name(name);
+        self
+    }
+}
+
+impl fmt::Debug for PgmqConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgmqConfig")
+            .field("place", &Place::of(&self.options).to_string())
+            .field("pool", &self.pool.is_some())
+            .field("manage_schema", &self.manage_schema)
+            .field("connect_timeout", &self.connect_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A database as messages may name it: everything but the password.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) role: String,
+    pub(crate) database: String,
+    server: String,
+}
+
+impl Place {
+    pub(crate) fn of(options: &PgConnectOptions) -> Self {
+        let role = options.get_username().to_owned();
+        let database = options.get_database().unwrap_or(&role).to_owned();
+        let server = match options.get_socket() {
+            Some(socket) => format!("{}:{}", socket.display(), options.get_port()),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        };
+        Self { role, database, server }
+    }
+
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}/{}", self.role, self.server, self.database)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_is_no_url_without_repeating_it() {
+        for url in ["", "secret", "mysql://a:secret@h/d", "postgres://a:secret@h:port/d"] {
+            let error = PgmqConfig::url(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{url}");
+            assert!(!format!("{error:?}").contains("secret"), "{url}");
+        }
+    }
+
+    #[test]
+    fn names_the_place_without_the_password() {
+        let config = PgmqConfig::url("postgres://app:secret@db.example:6543/shop").unwrap();
+        let place = Place::of(&config.options).to_string();
+        assert_eq!(place, "app@db.example:6543/shop");
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,108 @@
+//! Dead letters: they stand in a PGMQ queue of their own, `<queue>_dlq`, where any client sees them.
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::DeadLetter;
+use ezq_core::headers::{DEAD, Headers};
+use ezq_core::{MessageId, QueueName, Reason};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::{claim, sql};
+
+const COLUMNS: &str = "msg_id, enqueued_at, message::text AS body, headers::text AS headers";
+
+/// The oldest ones after an id, at most `limit`.
+pub(crate) async fn list(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    after: Option<&MessageId>,
+    limit: usize,
+) -> Result<Vec<DeadLetter>, sqlx::Error> {
+    let statement = format!(
+        "SELECT {COLUMNS} FROM {} WHERE msg_id > $1 ORDER BY msg_id LIMIT $2",
+        sql::dead_table(queue)
+    );
+    let rows = sqlx::query(AssertSqlSafe(statement))
+        .bind(after.and_then(MessageId::as_number).unwrap_or(0))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(dead_letter).collect()
+}
+
+/// One of them.
+pub(crate) async fn find(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    id: &MessageId,
+) -> Result<Option<DeadLetter>, sqlx::Error> {
+    let statement = format!("SELECT {COLUMNS} FROM {} WHERE msg_id = $1", sql::dead_table(queue));
+    let row = sqlx::query(AssertSqlSafe(statement))
+        .bind(id.as_number())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(dead_letter).transpose()
+}
+
+/// Moves them back in one step, in the order of their ids: what a handler finished stays finished,
+/// the rest starts anew.
+pub(crate) async fn redrive(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    ids: &[MessageId],
+) -> Result<Vec<MessageId>, sqlx::Error> {
+    let table = sql::table(queue);
+    let dead = sql::dead_table(queue);
+    let statement = format!(
+        "WITH locked AS (
+           SELECT msg_id FROM {dead} WHERE msg_id = ANY ($1) ORDER BY msg_id FOR UPDATE),
+         gone AS (
+           DELETE FROM {dead} d USING locked l WHERE d.msg_id = l.msg_id
+           RETURNING d.msg_id, d.message, d.headers),
+         back AS (
+           INSERT INTO {table} (vt, message, headers)
+           SELECT clock_timestamp(), g.message,
+             CASE jsonb_typeof(g.headers) WHEN 'object' THEN (
+               SELECT jsonb_object_agg(key, value) FROM jsonb_each(g.headers)
+               WHERE key NOT IN ('ezq-dead', 'ezq-returned')
+                 AND (NOT starts_with(key, 'ezq-h:') OR value ->> 'state' = 'done'))
+             ELSE g.headers END
+           FROM gone g ORDER BY g.msg_id)
+         SELECT msg_id FROM gone ORDER BY msg_id"
+    );
+    let numbers: Vec<i64> = ids.iter().filter_map(MessageId::as_number).collect();
+    let moved: Vec<i64> =
+        sqlx::query_scalar(AssertSqlSafe(statement)).bind(numbers).fetch_all(connection).await?;
+    Ok(moved.into_iter().map(MessageId::Number).collect())
+}
+
+fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
+    let headers = claim::headers(row.try_get("headers")?);
+    let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
+    let time = |field: &str| {
+        let text = headers.value(DEAD)?.get(field)?.as_str()?;
+        text.parse::<DateTime<Utc>>().ok()
+    };
+    let original = headers.value(DEAD).and_then(|dead| dead.get("id")?.as_i64());
+    let reason = headers
+        .value(DEAD)
+        .and_then(|dead| serde_json::from_value::<Reason>(dead.get("reason")?.clone()).ok());
+    Ok(DeadLetter {
+        id: MessageId::Number(row.try_get("msg_id")?),
+        original_id: original.map(MessageId::Number),
+        reason,
+        body: row.try_get::<Option<String>, _>("body")?.unwrap_or_else(|| "null".to_owned()),
+        enqueued_at: time("enqueued_at").unwrap_or(stored_at),
+        died_at: time("died_at").unwrap_or(stored_at),
+        headers: without_reason(headers),
+    })
+}
+
+// The reason has a field of its own.
+fn without_reason(headers: Headers) -> Headers {
+    let mut entries = headers.as_object().clone();
+    if entries.remove(DEAD).is_none() {
+        return headers;
+    }
+    Headers::from_value(entries.into())
+}

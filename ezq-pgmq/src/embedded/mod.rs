@@ -1,0 +1,353 @@
+//! A development Postgres, started by the process itself from installed binaries.
+//!
+//! For examples and tests only: its data lives in a temporary folder and, unless asked otherwise,
+//! is not synced to disk. It listens on a Unix socket in that folder and nowhere else. A shell that
+//! reads a pipe from this process owns the server; when the process ends, however it ends, the pipe
+//! closes, and the shell stops the server and removes the folder.
+//!
+//! Invariant: no server and no folder outlives the process by more than a few seconds.
+
+mod account;
+mod discovery;
+mod folder;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ezq_core::{Error, ErrorKind, Result};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::sync::OnceCell;
+
+use account::Account;
+use folder::Folder;
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+const PORT: u16 = 5432;
+
+/// Owns the server: reads one word a line, and cleans up when the pipe closes. `wait` works since
+/// the server is its child.
+const WATCHDOG: &str = r#"
+folder=$1; shift
+pid=
+stop() { [ -n "$pid" ] && { kill -"$1" "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; }; pid=; }
+while read -r word; do
+  case $word in
+    start) "$@" </dev/null >>"$folder/log" 2>&1 & pid=$!; echo started ;;
+    fast) stop INT; echo stopped ;;
+    immediate) stop QUIT; echo stopped ;;
+  esac
+done
+if [ -n "$pid" ]; then ( sleep 3; kill -KILL "$pid" ) >/dev/null 2>&1 & guard=$!; fi
+stop QUIT
+[ -n "$guard" ] && kill "$guard" 2>/dev/null
+cd / && rm -rf "$folder"
+"#;
+
+static SHARED: OnceCell<EmbeddedPostgres> = OnceCell::const_new();
+
+/// A running development Postgres.
+///
+/// ```no_run
+/// # async fn run() -> ezq_core::Result<()> {
+/// use ezq_pgmq::embedded::EmbeddedPostgres;
+///
+/// let postgres = EmbeddedPostgres::builder().start().await?;
+/// println!("{}", postgres.url());
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct EmbeddedPostgres {
+    // Dropped before the folder that its server writes to.
+    watchdog: Mutex<Watchdog>,
+    folder: Folder,
+}
+
+/// What a development Postgres is started with.
+#[derive(Debug, Clone, Default)]
+pub struct EmbeddedBuilder {
+    durable: bool,
+    settings: Vec<(String, String)>,
+}
+
+impl EmbeddedBuilder {
+    /// Whether commits reach the disk, as in production. Defaults to `false`: fast, and gone after
+    /// a crash of the machine. Benchmarks turn it on.
+    #[must_use]
+    pub fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
+    }
+
+    /// A server setting, such as `max_connections`, `300`. The last one given wins.
+    #[must_use]
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts the server and waits until it takes connections, about a second.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] when no Postgres binaries are found (the message names the
+    /// command that installs them) or when the server does not start.
+    pub async fn start(self) -> Result<EmbeddedPostgres> {
+        blocking(move || EmbeddedPostgres::launch(&self)).await
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let mut settings = vec![
+            ("listen_addresses".to_owned(), String::new()),
+            ("port".to_owned(), PORT.to_string()),
+            ("max_connections".to_owned(), "200".to_owned()),
+            ("timezone".to_owned(), "UTC".to_owned()),
+        ];
+        if !self.durable {
+            for name in ["fsync", "synchronous_commit", "full_page_writes"] {
+                settings.push((name.to_owned(), "off".to_owned()));
+            }
+        }
+        settings.extend(self.settings.iter().cloned());
+        settings
+            .into_iter()
+            .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")])
+            .collect()
+    }
+}
+
+impl EmbeddedPostgres {
+    /// What to start one with.
+    #[must_use]
+    pub fn builder() -> EmbeddedBuilder {
+        EmbeddedBuilder::default()
+    }
+
+    /// The one server of this process, started by the first call and stopped when the process
+    /// ends. Tests share it, each with queues or a database of its own.
+    ///
+    /// # Errors
+    /// As [`EmbeddedBuilder::start`]; the next call tries again.
+    pub async fn shared() -> Result<&'static Self> {
+        SHARED.get_or_try_init(|| Self::builder().start()).await
+    }
+
+    /// The URL of its database, for the superuser `postgres`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.database_url("postgres")
+    }
+
+    /// The URL of another database on this server.
+    #[must_use]
+    pub fn database_url(&self, database: &str) -> String {
+        format!(
+            "postgres://postgres@localhost:{PORT}/{database}?host={}&sslmode=disable",
+            self.folder.path().display()
+        )
+    }
+
+    /// The same as options, to be changed further.
+    #[must_use]
+    pub fn connect_options(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .socket(self.folder.path())
+            .port(PORT)
+            .username("postgres")
+            .database("postgres")
+            .ssl_mode(PgSslMode::Disable)
+    }
+
+    /// Stops the server; its data stays until this value is dropped or the process ends.
+    /// `immediate` stops it as a crash would: nothing is flushed, and the next start recovers.
+    ///
+    /// # Errors
+    /// When the server's keeper is gone.
+    pub async fn stop(&self, immediate: bool) -> Result<()> {
+        let word = if immediate { "immediate" } else { "fast" };
+        self.order(word, "stopped")
+    }
+
+    /// Starts a stopped server again on the same data.
+    ///
+    /// # Errors
+    /// When it does not take connections in time.
+    pub async fn start_again(&self) -> Result<()> {
+        let start = Start::of(&self.folder);
+        self.order("start", "started")?;
+        blocking(move || start.wait_until_ready()).await
+    }
+
+    // One line to the keeper and one back; it answers within the server's own stopping time.
+    fn order(&self, word: &str, answer: &str) -> Result<()> {
+        self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).order(word, answer)
+    }
+
+    fn launch(builder: &EmbeddedBuilder) -> Result<Self> {
+        for (name, _) in &builder.settings {
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'.';
+            if name.is_empty() || !name.bytes().all(allowed) {
+                let text = format!("`{}` is not a server setting", name.escape_debug());
+                return Err(Error::new(ErrorKind::Configuration, text));
+            }
+        }
+        let binaries = discovery::binaries()?;
+        let account = Account::for_server()?;
+        let folder = Folder::create(account.as_ref())?;
+        let data = folder.data();
+
+        let mut initdb = command(&binaries.join("initdb"), account.as_ref(), folder.path());
+        initdb.arg("-D").arg(&data).args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]);
+        let output = initdb
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| failure("cannot run initdb").with_source(error))?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            return Err(failure("initdb failed").with_source(text.trim().to_owned()));
+        }
+
+        let mut shell = command(Path::new("/bin/sh"), account.as_ref(), folder.path());
+        shell.args(["-c", WATCHDOG, "ezq-postgres"]);
+        shell.arg(folder.path()).arg(binaries.join("postgres"));
+        shell.arg("-D").arg(&data).arg("-k").arg(folder.path());
+        shell.args(builder.arguments());
+        let mut watchdog = Watchdog::spawn(shell)?;
+        let start = Start::of(&folder);
+        watchdog.order("start", "started")?;
+        start.wait_until_ready()?;
+        Ok(Self { watchdog: Mutex::new(watchdog), folder })
+    }
+}
+
+#[derive(Debug)]
+struct Watchdog {
+    shell: Child,
+    // `None` only while it is dropped: closing it ends the shell.
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Watchdog {
+    fn spawn(mut shell: Command) -> Result<Self> {
+        let gone = || failure("cannot run /bin/sh, which keeps the development Postgres");
+        let mut shell = shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| gone().with_source(error))?;
+        let orders = shell.stdin.take();
+        let answers = shell.stdout.take().ok_or_else(gone)?;
+        Ok(Self { shell, orders, answers: BufReader::new(answers) })
+    }
+
+    fn order(&mut self, word: &str, answer: &str) -> Result<()> {
+        let gone = || failure("the keeper of the development Postgres is gone");
+        let orders = self.orders.as_mut().ok_or_else(gone)?;
+        writeln!(orders, "{word}").map_err(|error| gone().with_source(error))?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line).map_err(|error| gone().with_source(error))?;
+        if line.trim_end() == answer {
+            return Ok(());
+        }
+        Err(gone())
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.orders = None;
+        // Waits, so that nothing is left once the value is gone; the shell ends within seconds.
+        let _ = self.shell.wait();
+    }
+}
+
+fn command(program: &Path, account: Option<&Account>, folder: &Path) -> Command {
+    use std::os::unix::process::CommandExt;
+
+    let mut command = Command::new(program);
+    command.current_dir(folder).process_group(0);
+    // Settings of the caller's own database must not reach this one.
+    for name in ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGDATABASE", "PGOPTIONS"] {
+        command.env_remove(name);
+    }
+    command.env("LC_ALL", "C").env("TZ", "UTC");
+    if let Some(account) = account {
+        command.uid(account.uid).gid(account.gid);
+    }
+    command
+}
+
+/// What stood before a start, so that traces of an earlier run are not taken for this one's.
+struct Start {
+    pid_file: PathBuf,
+    stale: Option<String>,
+    log: PathBuf,
+    logged: usize,
+}
+
+impl Start {
+    fn of(folder: &Folder) -> Self {
+        let pid_file = folder.data().join("postmaster.pid");
+        let log = folder.path().join("log");
+        Self {
+            stale: ready_mark(&pid_file),
+            pid_file,
+            logged: std::fs::read(&log).map_or(0, |bytes| bytes.len()),
+            log,
+        }
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let give_up = Instant::now() + START_LIMIT;
+        loop {
+            let ready = ready_mark(&self.pid_file);
+            if ready.is_some() && ready != self.stale {
+                return Ok(());
+            }
+            let log = std::fs::read(&self.log).unwrap_or_default();
+            let log = String::from_utf8_lossy(log.get(self.logged..).unwrap_or_default());
+            let refused = !self.pid_file.exists() && log.contains("FATAL:");
+            if refused || Instant::now() > give_up {
+                let mut last: Vec<&str> = log.lines().rev().take(5).collect();
+                last.reverse();
+                let text = "the development Postgres did not start";
+                return Err(failure(text).with_source(last.join("; ")));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+// The file's text once its last line says that the server takes connections.
+fn ready_mark(pid_file: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(pid_file).ok()?;
+    let ready = text.lines().nth(7).is_some_and(|line| line.trim() == "ready");
+    ready.then_some(text)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        failure("starting the development Postgres was broken off").with_source(error)
+    })?
+}
+
+fn failure(text: &str) -> Error {
+    Error::new(ErrorKind::Configuration, text)
+}
+
+fn is_executable(path: &PathBuf) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path)
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}

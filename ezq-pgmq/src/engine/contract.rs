@@ -1,0 +1,178 @@
+//! The engine contract, each method a checkout of the right connection and one statement or two.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased};
+use ezq_core::{
+    Capabilities, Due, Engine, Error, ExtendOutcome, MessageId, Outgoing, PublishOutcome,
+    QueueName, QueueStats, Receipt, Result, Settle, SettleOutcome,
+};
+use sqlx::Connection as _;
+use tokio::sync::watch;
+
+use super::PgmqEngine;
+use crate::claim::Claim;
+use crate::link::{Checkout, Link, limit};
+use crate::settle::{Means, Settling};
+use crate::{dead_letters, error, extend, upkeep};
+
+/// One call on a link: checkout, statement with a time limit, give back, map the error.
+macro_rules! on_link {
+    ($engine:expr, $link:expr, $queue:expr, |$connection:ident| $statement:expr) => {{
+        let mut link: Checkout<'_> = Link::checkout(&$link).await?;
+        let patience = link.timeout();
+        let $connection = link.connection();
+        let result = limit(patience, $statement).await;
+        let result = link.end(result);
+        result.map_err(|failure| $engine.failed(failure, $queue))
+    }};
+}
+
+impl PgmqEngine {
+    fn failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
+        self.inner.note(&failure, queue);
+        error::on_queue(failure, queue, self.inner.connector.place())
+    }
+}
+
+#[async_trait]
+impl Engine for PgmqEngine {
+    fn capabilities(&self) -> &Capabilities {
+        &self.inner.capabilities
+    }
+
+    async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
+        let inner = &self.inner;
+        inner.queues.ensure(queue, &inner.control, inner.manage_schema).await
+    }
+
+    async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+        self.inner.publish(messages).await
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
+        let inner = &self.inner;
+        let queue = &request.queue;
+        let shape = inner.queues.shape(queue, &inner.control).await?;
+        let claim = Claim::new(&request, shape, inner.restart_grace);
+        on_link!(self, inner.claim, queue, |connection| claim.run(connection))
+    }
+
+    async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
+        let counter = self.inner.wake.subscribe(queue);
+        self.inner.listen().await?;
+        Ok(Some(counter))
+    }
+
+    async fn settle(
+        &self,
+        queue: &QueueName,
+        settlements: Vec<(Receipt, Settle)>,
+    ) -> Result<Vec<SettleOutcome>> {
+        let inner = &self.inner;
+        let means = Means {
+            link: &inner.settle,
+            control: &inner.control,
+            queues: &inner.queues,
+            manage_schema: inner.manage_schema,
+        };
+        let mut settled = Settling::new(means, queue).run(settlements).await;
+        inner.announce_all(&settled.woken);
+        // Nothing is settled, and not for what one message holds: the call as a whole failed.
+        let whole = |outcome: &SettleOutcome| match outcome {
+            SettleOutcome::Failed { error, .. } => {
+                error.kind() != ezq_core::ErrorKind::InvalidEvent
+            }
+            SettleOutcome::Done | SettleOutcome::LeaseLost => false,
+        };
+        if !settled.outcomes.is_empty()
+            && settled.outcomes.iter().all(whole)
+            && let SettleOutcome::Failed { error, .. } = settled.outcomes.swap_remove(0)
+        {
+            return Err(error);
+        }
+        Ok(settled.outcomes)
+    }
+
+    async fn extend(
+        &self,
+        queue: &QueueName,
+        receipts: &[Receipt],
+        ttl: Duration,
+    ) -> Result<Vec<ExtendOutcome>> {
+        on_link!(self, self.inner.renew, queue, |connection| extend::extend(
+            connection, queue, receipts, ttl
+        ))
+    }
+
+    async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
+        on_link!(self, self.inner.control, queue, |connection| upkeep::cancel(
+            connection, queue, id
+        ))
+    }
+
+    async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool> {
+        let moved = on_link!(self, self.inner.control, queue, |connection| {
+            upkeep::reschedule(connection, queue, id, due)
+        })?;
+        if moved {
+            self.inner.announce(queue);
+        }
+        Ok(moved)
+    }
+
+    async fn purge(&self, queue: &QueueName) -> Result<u64> {
+        on_link!(self, self.inner.control, queue, |connection| upkeep::purge(connection, queue))
+    }
+
+    async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
+        on_link!(self, self.inner.control, queue, |connection| upkeep::stats(connection, queue))
+    }
+
+    async fn health_check(&self) -> Result<()> {
+        let mut link = self.inner.control.checkout().await?;
+        let patience = link.timeout();
+        let result = limit(patience, link.connection().ping()).await;
+        let place = self.inner.connector.place();
+        link.end(result).map_err(|failure| error::of(failure, place))
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl DeadLetters for PgmqEngine {
+    async fn list(
+        &self,
+        queue: &QueueName,
+        after: Option<&MessageId>,
+        limit_to: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        on_link!(self, self.inner.control, queue, |connection| {
+            dead_letters::list(connection, queue, after, limit_to)
+        })
+    }
+
+    async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>> {
+        on_link!(self, self.inner.control, queue, |connection| {
+            dead_letters::find(connection, queue, id)
+        })
+    }
+
+    async fn redrive(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
+        let moved = on_link!(self, self.inner.control, queue, |connection| {
+            dead_letters::redrive(connection, queue, ids)
+        })?;
+        if !moved.is_empty() {
+            self.inner.announce(queue);
+        }
+        Ok(moved)
+    }
+}

@@ -1,0 +1,300 @@
+//! The engine: connections, what is known about queues, and the tasks that wake consumers.
+
+mod contract;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ezq_core::{
+    Capabilities, Error, ErrorKind, MessageId, Outgoing, PublishOutcome, QueueName, Result,
+};
+use sqlx::Executor as _;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnection, PgPoolOptions};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::PgmqConfig;
+use crate::link::{Connector, ISOLATION, Link, Planning};
+use crate::publish::{self, ByQueue, Row};
+use crate::queues::Queues;
+use crate::wake::Wake;
+use crate::{error, install, listen};
+
+/// A connection of the pool that was idle this long is asked whether it still stands.
+const IDLE: Duration = Duration::from_secs(1);
+/// `jsonb` takes no more in one text or array.
+const MAX_BODY: usize = 268_435_455;
+
+/// The engine on PGMQ. A clone is another handle to the same engine.
+///
+/// Claiming, renewing, settling, notifying and listening have a connection each, opened when first
+/// used and opened again when it breaks; publishing uses the [pool](Self::pool).
+#[derive(Clone)]
+pub struct PgmqEngine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connector: Connector,
+    capabilities: Capabilities,
+    manage_schema: bool,
+    restart_grace: Option<Duration>,
+    pool: PgPool,
+    owns_pool: bool,
+    claim: Link,
+    settle: Link,
+    renew: Link,
+    control: Arc<Link>,
+    queues: Queues,
+    wake: Arc<Wake>,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<()>,
+    notifies: bool,
+    listening: Option<watch::Receiver<listen::State>>,
+    closed: bool,
+}
+
+impl PgmqEngine {
+    /// Connects, checks PGMQ, and installs it where it is absent and may be.
+    ///
+    /// # Errors
+    /// Within the connect timeout, each saying what to do:
+    /// [`ErrorKind::Connection`] when the server cannot be reached, [`ErrorKind::Permission`] when
+    /// it refuses the login, [`ErrorKind::DatabaseMissing`], and [`ErrorKind::PgmqMissing`] when
+    /// PGMQ is absent and cannot be installed, or is older than [`OLDEST_PGMQ`](crate::OLDEST_PGMQ).
+    pub async fn connect(config: PgmqConfig) -> Result<Self> {
+        let connector = Connector::new(&config);
+        let mut first = connector.connect().await?;
+        install::ensure(&mut first, &connector, config.manage_schema).await?;
+        let control = Link::with(connector.clone(), Planning::Free, first);
+        let owns_pool = config.pool.is_none();
+        let pool = config.pool.clone().unwrap_or_else(|| own_pool(&config, &connector));
+        let mut capabilities = Capabilities::new("pgmq");
+        capabilities.durable = true;
+        capabilities.delayed = true;
+        capabilities.ordered = true;
+        capabilities.max_body = Some(MAX_BODY);
+        let link = || Link::new(connector.clone(), Planning::ByIndex);
+        let inner = Inner {
+            capabilities,
+            manage_schema: config.manage_schema,
+            restart_grace: config.restart_grace,
+            pool,
+            owns_pool,
+            claim: link(),
+            settle: link(),
+            renew: link(),
+            control: Arc::new(control),
+            queues: Queues::default(),
+            wake: Arc::default(),
+            tasks: Mutex::default(),
+            connector,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The pool that publishing uses: the application's, or the engine's own.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.inner.pool
+    }
+
+    /// Stores messages in the caller's transaction, in their order: they become visible when it
+    /// commits, and never if it does not. Their ids are known at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] when the store cannot keep one of the messages, found before
+    /// anything is sent in all but rare cases; [`ErrorKind::QueueMissing`] and the database's
+    /// errors otherwise. After an error of the database the transaction can only be rolled back.
+    pub async fn publish_in(
+        &self,
+        connection: &mut PgConnection,
+        messages: Vec<Outgoing>,
+    ) -> Result<Vec<MessageId>> {
+        let place = self.inner.connector.place();
+        let mut ids: Vec<Option<MessageId>> = vec![None; messages.len()];
+        let mut queues = ByQueue::default();
+        for (index, message) in messages.into_iter().enumerate() {
+            let queue = message.queue.clone();
+            queues.push(queue, index, Row::new(message)?);
+        }
+        self.inner.start_notifying();
+        for (queue, rows) in queues.into_inner() {
+            let (places, rows): (Vec<usize>, Vec<Row>) = rows.into_iter().unzip();
+            let stored = publish::insert(connection, &queue, &rows).await;
+            let stored = stored.map_err(|failure| {
+                self.inner.note(&failure, &queue);
+                if error::is_data(&failure) {
+                    let why = "Postgres does not take its body or headers as JSON";
+                    return crate::text::refused(why).with_source(failure);
+                }
+                error::on_queue(failure, &queue, place)
+            })?;
+            for (index, id) in places.into_iter().zip(stored) {
+                ids[index] = Some(MessageId::Number(id));
+            }
+            let woken = self.inner.wake.announce_in(connection, &queue).await;
+            woken.map_err(|failure| error::of(failure, place))?;
+        }
+        let lost = || Error::new(ErrorKind::Engine, "the database gave fewer ids than messages");
+        ids.into_iter().collect::<Option<_>>().ok_or_else(lost)
+    }
+}
+
+impl Inner {
+    async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+        let mut outcomes: Vec<Option<PublishOutcome>> = Vec::new();
+        outcomes.resize_with(messages.len(), || None);
+        let mut queues = ByQueue::default();
+        for (index, message) in messages.into_iter().enumerate() {
+            let queue = message.queue.clone();
+            match Row::new(message) {
+                Ok(row) => queues.push(queue, index, row),
+                Err(error) => outcomes[index] = Some(PublishOutcome::Failed(error)),
+            }
+        }
+        let place = self.connector.place();
+        let patience = self.connector.statement_timeout();
+        let mut stored_any = false;
+        let mut broken = None;
+        for (queue, rows) in queues.into_inner() {
+            let (places, rows): (Vec<usize>, Vec<Row>) = rows.into_iter().unzip();
+            let results = publish::store(&self.pool, place, patience, &queue, &rows).await;
+            let mut stored_here = false;
+            for (index, result) in places.into_iter().zip(results) {
+                let outcome = match result {
+                    Ok(id) => {
+                        stored_here = true;
+                        PublishOutcome::Stored(id)
+                    }
+                    Err(error) => {
+                        if error.kind() == ErrorKind::QueueMissing {
+                            self.queues.forget(&queue);
+                        }
+                        if error.kind() != ErrorKind::InvalidEvent && broken.is_none() {
+                            broken = Some(index);
+                        }
+                        PublishOutcome::Failed(error)
+                    }
+                };
+                outcomes[index] = Some(outcome);
+            }
+            if stored_here {
+                stored_any = true;
+                self.announce(&queue);
+            }
+        }
+        // Nothing is stored, and not for what the messages hold: the call as a whole failed.
+        if let Some(index) = broken
+            && !stored_any
+            && let Some(PublishOutcome::Failed(error)) = outcomes[index].take()
+        {
+            return Err(error);
+        }
+        let lost = || Error::new(ErrorKind::Engine, "the database gave fewer ids than messages");
+        let outcomes = outcomes.into_iter();
+        Ok(outcomes.map(|o| o.unwrap_or_else(|| PublishOutcome::Failed(lost()))).collect())
+    }
+
+    fn announce(&self, queue: &QueueName) {
+        self.start_notifying();
+        self.wake.announce(queue);
+    }
+
+    fn announce_all(&self, queues: &HashSet<QueueName>) {
+        for queue in queues {
+            self.announce(queue);
+        }
+    }
+
+    /// What an error says about a queue's table is remembered by forgetting.
+    fn note(&self, failure: &sqlx::Error, queue: &QueueName) {
+        if error::is_queue_missing(failure) || error::is_reshaped(failure) {
+            self.queues.forget(queue);
+        }
+    }
+
+    fn start_notifying(&self) {
+        let mut tasks = self.tasks();
+        if !tasks.notifies && !tasks.closed {
+            tasks.notifies = true;
+            let (wake, link) = (self.wake.clone(), self.control.clone());
+            tasks.running.spawn(wake.notify_forever(link));
+        }
+    }
+
+    async fn listen(&self) -> Result<()> {
+        let state = {
+            let mut tasks = self.tasks();
+            if tasks.closed {
+                return Err(Error::new(ErrorKind::Connection, "the engine is closed"));
+            }
+            match &tasks.listening {
+                Some(state) => state.clone(),
+                None => {
+                    let (sender, state) = watch::channel(listen::State::Connecting);
+                    let (connector, wake) = (self.connector.clone(), self.wake.clone());
+                    tasks.running.spawn(listen::forever(connector, wake, sender));
+                    tasks.listening = Some(state.clone());
+                    state
+                }
+            }
+        };
+        listen::ready(state).await
+    }
+
+    async fn close(&self) {
+        let mut running = {
+            let mut tasks = self.tasks();
+            tasks.closed = true;
+            std::mem::take(&mut tasks.running)
+        };
+        running.shutdown().await;
+        self.wake.flush(&self.control).await;
+        for link in [&self.claim, &self.settle, &self.renew, &*self.control] {
+            link.close().await;
+        }
+        if self.owns_pool {
+            self.pool.close().await;
+        }
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn own_pool(config: &PgmqConfig, connector: &Connector) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(config.max_connections)
+        .acquire_timeout(config.connect_timeout)
+        // A ping before every use would double the round trips of a publish.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > IDLE {
+                    sqlx::Connection::ping(connection).await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_connect(|connection, _| {
+            Box::pin(async move { connection.execute(ISOLATION).await.map(|_| ()) })
+        })
+        .connect_lazy_with(connector.options().clone())
+}
+
+impl fmt::Debug for PgmqEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgmqEngine")
+            .field("place", &self.inner.connector.place().to_string())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,135 @@
+//! From the driver's errors to ezq's kinds, in one place.
+//!
+//! Invariant: no message and no source shows a password; places are named by role, host, port and
+//! database.
+
+use ezq_core::{Error, ErrorKind, QueueName};
+use sqlx::error::DatabaseError;
+
+use crate::config::Place;
+
+const UNDEFINED_TABLE: &str = "42P01";
+
+/// The error of a statement on a queue.
+pub(crate) fn on_queue(error: sqlx::Error, queue: &QueueName, place: &Place) -> Error {
+    if is_queue_missing(&error) {
+        return queue_missing(queue).with_source(error);
+    }
+    of(error, place)
+}
+
+/// The error of any statement, or of connecting.
+pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
+    let kind = kind(&error);
+    let text = match kind {
+        ErrorKind::Permission if is_login(&error) => format!(
+            "the server at {} refused the login of `{}`: check user and password, and pg_hba.conf",
+            place.server(),
+            place.role
+        ),
+        ErrorKind::Permission => format!(
+            "the role `{}` lacks a right in the database `{}`: grant it, or connect as another",
+            place.role, place.database
+        ),
+        ErrorKind::DatabaseMissing => format!(
+            "the database `{}` does not exist on {}: create it (`createdb {}`) or correct the URL",
+            place.database,
+            place.server(),
+            place.database
+        ),
+        ErrorKind::QueueMissing => "a table of the queue does not exist".to_owned(),
+        ErrorKind::Transient => format!("the database at {} gave up for now", place.server()),
+        ErrorKind::Connection => format!(
+            "no connection to {place}: check that the server runs and that host and port are right"
+        ),
+        _ => format!("a statement failed at {}", place.server()),
+    };
+    Error::new(kind, text).with_source(error)
+}
+
+/// The error of a server that does not answer in time.
+pub(crate) fn timed_out(place: &Place, after: std::time::Duration) -> Error {
+    let text = format!(
+        "no answer from {} within {after:?}: check that the server runs, that host and port are \
+         right and that no firewall is between",
+        place.server()
+    );
+    Error::new(ErrorKind::Connection, text)
+}
+
+pub(crate) fn queue_missing(queue: &QueueName) -> Error {
+    let text = format!(
+        "the queue `{queue}` does not exist: create it with `select pgmq.create('{queue}'); select pgmq.create('{}')`",
+        queue.dead_letters()
+    );
+    Error::new(ErrorKind::QueueMissing, text)
+}
+
+/// Whether one message's content is to blame: another try with the same content cannot help, and
+/// other messages are not concerned.
+pub(crate) fn is_data(error: &sqlx::Error) -> bool {
+    // 22: data exception; 54: a limit of the server, such as nesting or the size of a value.
+    code(error).is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
+}
+
+pub(crate) fn is_queue_missing(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some(UNDEFINED_TABLE)
+}
+
+/// A deadlock or a serialisation failure: the same statement again helps at once.
+pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("40P01" | "40001"))
+}
+
+/// A column that a table had when it was last looked at is gone, or a cached plan no longer fits.
+pub(crate) fn is_reshaped(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("42703" | "0A000"))
+}
+
+/// Whether the connection can still be used after this error.
+pub(crate) fn keeps_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            !(code.starts_with("57P") || code.starts_with("08") || code == "0A000")
+        }
+        sqlx::Error::RowNotFound
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_) => true,
+        _ => false,
+    }
+}
+
+fn kind(error: &sqlx::Error) -> ErrorKind {
+    let Some(code) = code(error) else {
+        return match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => ErrorKind::Connection,
+            sqlx::Error::Configuration(_) => ErrorKind::Configuration,
+            _ => ErrorKind::Engine,
+        };
+    };
+    match code.as_str() {
+        "28000" | "28P01" | "42501" => ErrorKind::Permission,
+        "3D000" => ErrorKind::DatabaseMissing,
+        UNDEFINED_TABLE => ErrorKind::QueueMissing,
+        // Lock and statement timeouts, a server that became a standby, a plan that no longer fits.
+        "40001" | "40P01" | "55P03" | "57014" | "25006" | "0A000" => ErrorKind::Transient,
+        code if code.starts_with("57P") || code.starts_with("53") => ErrorKind::Transient,
+        code if code.starts_with("08") => ErrorKind::Connection,
+        _ => ErrorKind::Engine,
+    }
+}
+
+fn is_login(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("28000" | "28P01"))
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(DatabaseError::code).map(Into::into)
+}

@@ -1,0 +1,182 @@
+//! Storing messages: one insert per queue and batch, with an outcome for each message.
+//!
+//! Rows of one batch get strictly increasing `vt`, so that they are claimed in their order. When a
+//! batch fails for what one message holds, it is cut in halves until that message stands alone.
+
+use chrono::{DateTime, Utc};
+use ezq_core::{Due, Error, MessageId, Outgoing, QueueName, Result};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::{PgConnection, PgPool};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::claim::micros;
+use crate::config::Place;
+use crate::link::limit;
+use crate::{error, sql, text};
+
+/// The most bytes that one statement carries, unless one message alone is larger.
+const STATEMENT_BYTES: usize = 32 * 1024 * 1024;
+
+/// A message in the database's units.
+#[derive(Clone)]
+pub(crate) struct Row {
+    body: String,
+    headers: Option<String>,
+    after_us: i64,
+    at: Option<DateTime<Utc>>,
+}
+
+impl Row {
+    /// # Errors
+    /// The message cannot be stored.
+    pub(crate) fn new(message: Outgoing) -> Result<Self> {
+        text::check(&message.body)?;
+        let headers = if message.headers.is_empty() {
+            None
+        } else {
+            let headers =
+                serde_json::Value::Object(message.headers.as_object().clone()).to_string();
+            text::check(&headers)?;
+            Some(headers)
+        };
+        let (after_us, at) = match message.due {
+            Due::Now => (0, None),
+            Due::After(pause) => (micros(pause), None),
+            Due::At(time) => (0, Some(time)),
+        };
+        Ok(Self { body: message.body, headers, after_us, at })
+    }
+
+    fn bytes(&self) -> usize {
+        self.body.len() + self.headers.as_ref().map_or(0, String::len)
+    }
+}
+
+/// Rows by the queue they go to, in their order, each with its place among the messages.
+#[derive(Default)]
+pub(crate) struct ByQueue(Vec<(QueueName, Vec<(usize, Row)>)>);
+
+impl ByQueue {
+    pub(crate) fn push(&mut self, queue: QueueName, index: usize, row: Row) {
+        match self.0.iter_mut().find(|(name, _)| *name == queue) {
+            Some((_, rows)) => rows.push((index, row)),
+            None => self.0.push((queue, vec![(index, row)])),
+        }
+    }
+
+    pub(crate) fn into_inner(self) -> Vec<(QueueName, Vec<(usize, Row)>)> {
+        self.0
+    }
+}
+
+/// Inserts rows of one queue in one statement; their ids, in their order.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    rows: &[Row],
+) -> Result<Vec<i64>, sqlx::Error> {
+    let statement = format!(
+        "INSERT INTO {} (vt, message, headers)
+         SELECT CASE WHEN m.at > base.now THEN m.at + m.twin * interval '1 us'
+                     ELSE base.now + (m.after_us + m.place - 1) * interval '1 us' END,
+                m.body::jsonb, m.headers::jsonb
+         FROM (SELECT clock_timestamp() AS now OFFSET 0) base,
+              unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bigint[])
+                WITH ORDINALITY AS m(body, headers, after_us, at, twin, place)
+         ORDER BY m.place
+         RETURNING msg_id",
+        sql::table(queue)
+    );
+    let bodies: Vec<&str> = rows.iter().map(|row| row.body.as_str()).collect();
+    let headers: Vec<Option<&str>> = rows.iter().map(|row| row.headers.as_deref()).collect();
+    let afters: Vec<i64> = rows.iter().map(|row| row.after_us).collect();
+    let times: Vec<Option<DateTime<Utc>>> = rows.iter().map(|row| row.at).collect();
+    sqlx::query_scalar(AssertSqlSafe(statement))
+        .bind(bodies)
+        .bind(headers)
+        .bind(afters)
+        .bind(times)
+        .bind(twins(rows))
+        .fetch_all(connection)
+        .await
+}
+
+// How many earlier rows want the very same time: each later one stands a microsecond after them.
+fn twins(rows: &[Row]) -> Vec<i64> {
+    let mut seen: HashMap<i64, i64> = HashMap::new();
+    let twin = |row: &Row| {
+        let Some(at) = row.at else { return 0 };
+        let count = seen.entry(at.timestamp_micros()).or_default();
+        *count += 1;
+        *count - 1
+    };
+    rows.iter().map(twin).collect()
+}
+
+/// Stores rows of one queue through the pool; an outcome each, in their order.
+pub(crate) async fn store(
+    pool: &PgPool,
+    place: &Place,
+    patience: Duration,
+    queue: &QueueName,
+    rows: &[Row],
+) -> Vec<Result<MessageId>> {
+    let mut outcomes = Vec::with_capacity(rows.len());
+    // Parts still to be stored, the next one last.
+    let mut parts: Vec<&[Row]> = vec![rows];
+    while let Some(part) = parts.pop() {
+        let bytes: usize = part.iter().map(Row::bytes).sum();
+        if part.len() > 1 && bytes > STATEMENT_BYTES {
+            halve(part, &mut parts);
+            continue;
+        }
+        let stored = limit(patience, async {
+            let mut connection = pool.acquire().await?;
+            insert(&mut connection, queue, part).await
+        });
+        match stored.await {
+            Ok(ids) => outcomes.extend(ids.into_iter().map(|id| Ok(MessageId::Number(id)))),
+            Err(failure) if error::is_data(&failure) => {
+                if part.len() > 1 {
+                    halve(part, &mut parts);
+                } else {
+                    let why = "Postgres does not take its body or headers as JSON";
+                    outcomes.push(Err(text::refused(why).with_source(failure)));
+                }
+            }
+            Err(failure) => {
+                let failure = error::on_queue(failure, queue, place);
+                let rest = part.len() + parts.iter().map(|part| part.len()).sum::<usize>();
+                let (kind, text) = (failure.kind(), failure.to_string());
+                outcomes.push(Err(failure));
+                outcomes.extend((1..rest).map(|_| Err(Error::new(kind, text.clone()))));
+                break;
+            }
+        }
+    }
+    outcomes
+}
+
+fn halve<'a>(part: &'a [Row], parts: &mut Vec<&'a [Row]>) {
+    let (first, second) = part.split_at(part.len() / 2);
+    parts.push(second);
+    parts.push(first);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_twins_apart() {
+        let at = |micros| Row {
+            body: String::new(),
+            headers: None,
+            after_us: 0,
+            at: micros.and_then(DateTime::from_timestamp_micros),
+        };
+        let rows = [at(Some(5)), at(None), at(Some(5)), at(Some(6)), at(Some(5))];
+        assert_eq!(twins(&rows), [0, 0, 1, 0, 2]);
+    }
+}

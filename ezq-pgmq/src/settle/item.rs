@@ -1,0 +1,123 @@
+//! A settlement in the database's units.
+
+use chrono::{DateTime, Utc};
+use ezq_core::headers::DEAD;
+use ezq_core::{Error, ErrorKind, Outgoing, Progress, QueueName, Reason, Receipt, Settle};
+use serde_json::{Map, Value};
+
+use crate::claim::micros;
+use crate::publish::Row;
+use crate::text;
+
+/// What a receipt fences by: id, read count and table.
+pub(crate) type Key = (i64, i32, i64);
+
+pub(crate) struct Item {
+    /// Its place in the batch.
+    pub(crate) index: usize,
+    pub(crate) receipt: Receipt,
+    pub(crate) id: i64,
+    pub(crate) read_ct: i32,
+    pub(crate) rel: i64,
+    pub(crate) kind: Kind,
+    pub(crate) outgoing: Vec<(QueueName, Row)>,
+}
+
+pub(crate) enum Kind {
+    Ack,
+    /// Back into the queue: after a pause, or at its old place.
+    Return {
+        after_us: Option<i64>,
+        due: Option<DateTime<Utc>>,
+        marks: String,
+    },
+    Dead {
+        marks: String,
+    },
+}
+
+impl Item {
+    pub(crate) fn new(
+        index: usize,
+        receipt: Receipt,
+        settle: Settle,
+    ) -> Result<Self, (Receipt, Error)> {
+        let [read_ct, rel, due_us] = receipt.token();
+        let number = receipt.message_id().as_number();
+        let (Some(id), Ok(read_ct)) = (number, i32::try_from(read_ct)) else {
+            let error = Error::new(ErrorKind::Engine, "the receipt is of another engine");
+            return Err((receipt, error));
+        };
+        let (kind, outgoing) = match settle {
+            Settle::Ack { outgoing } => (Kind::Ack, outgoing),
+            Settle::Retry { after, progress, outgoing } => {
+                let kind = Kind::Return {
+                    after_us: Some(micros(after)),
+                    due: None,
+                    marks: marks(&progress, None),
+                };
+                (kind, outgoing)
+            }
+            Settle::DeadLetter { reason, progress, outgoing } => {
+                let marks = marks(&progress, Some(&reason));
+                (Kind::Dead { marks }, outgoing)
+            }
+            Settle::Release => {
+                let kind = Kind::Return {
+                    after_us: None,
+                    due: DateTime::from_timestamp_micros(due_us),
+                    marks: "{}".to_owned(),
+                };
+                (kind, Vec::new())
+            }
+        };
+        let outgoing: Result<Vec<_>, Error> = outgoing.into_iter().map(row).collect();
+        match outgoing {
+            Ok(outgoing) => Ok(Self { index, receipt, id, read_ct, rel, kind, outgoing }),
+            Err(error) => Err((receipt, error)),
+        }
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        (self.id, self.read_ct, self.rel)
+    }
+
+    /// Settled by one statement, without a transaction of several.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.outgoing.is_empty() && !matches!(self.kind, Kind::Dead { .. })
+    }
+
+    /// 0: plain acknowledgements, 1: plain returns, 2: all that takes a transaction.
+    pub(crate) fn group(&self) -> usize {
+        match self.kind {
+            Kind::Ack if self.is_plain() => 0,
+            Kind::Return { .. } if self.is_plain() => 1,
+            _ => 2,
+        }
+    }
+
+    pub(crate) fn marks(&self) -> &str {
+        match &self.kind {
+            Kind::Ack => "{}",
+            Kind::Return { marks, .. } | Kind::Dead { marks } => marks,
+        }
+    }
+}
+
+fn row(message: Outgoing) -> Result<(QueueName, Row), Error> {
+    let queue = message.queue.clone();
+    Ok((queue, Row::new(message)?))
+}
+
+// As header entries; a dead letter's reason among them.
+fn marks(progress: &Progress, reason: Option<&Reason>) -> String {
+    let mut entries: Map<String, Value> = progress.to_headers();
+    if let Some(reason) = reason {
+        // A reason is plain data: writing it as JSON cannot fail.
+        let reason = serde_json::to_value(reason).unwrap_or_default();
+        entries.insert(DEAD.to_owned(), serde_json::json!({ "reason": reason }));
+    }
+    let mut value = Value::Object(entries);
+    text::clean(&mut value);
+    value.to_string()
+}

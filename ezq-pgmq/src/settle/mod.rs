@@ -1,0 +1,238 @@
+//! Settling: every statement is fenced by the receipts, locks rows in the order of their ids, and
+//! answers for each message.
+//!
+//! Acknowledgements and returns without events to publish are one statement for a whole batch.
+//! Dead letters, and settlements with events, are one transaction: it locks what still carries its
+//! receipt, and nothing is written for a message that does not. When what one message carries makes
+//! the database refuse, the batch is done again message by message.
+
+mod item;
+mod statements;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use ezq_core::{Error, QueueName, Receipt, Result, Settle, SettleOutcome};
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
+
+use crate::link::{Link, limit};
+use crate::publish::{self, ByQueue};
+use crate::queues::Queues;
+use crate::{error, text};
+pub(crate) use item::Item;
+use item::{Key, Kind};
+
+/// How often a deadlock or serialisation failure is answered by the same statement again.
+const CONFLICT_TRIES: u32 = 5;
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+/// What became of a batch.
+pub(crate) struct Settled {
+    pub(crate) outcomes: Vec<SettleOutcome>,
+    /// Queues that have something new to read.
+    pub(crate) woken: HashSet<QueueName>,
+}
+
+/// What settling works with.
+#[derive(Clone, Copy)]
+pub(crate) struct Means<'a> {
+    /// The connection that settles.
+    pub(crate) link: &'a Link,
+    /// The connection that looks for and creates queues.
+    pub(crate) control: &'a Link,
+    pub(crate) queues: &'a Queues,
+    pub(crate) manage_schema: bool,
+}
+
+pub(crate) struct Settling<'a> {
+    means: Means<'a>,
+    queue: &'a QueueName,
+    outcomes: Vec<Option<SettleOutcome>>,
+    woken: HashSet<QueueName>,
+}
+
+impl<'a> Settling<'a> {
+    pub(crate) fn new(means: Means<'a>, queue: &'a QueueName) -> Self {
+        Self { means, queue, outcomes: Vec::new(), woken: HashSet::new() }
+    }
+
+    pub(crate) async fn run(mut self, settlements: Vec<(Receipt, Settle)>) -> Settled {
+        self.outcomes.resize_with(settlements.len(), || None);
+        let mut seen = HashSet::new();
+        let mut groups: [Vec<Item>; 3] = Default::default();
+        for (index, (receipt, settle)) in settlements.into_iter().enumerate() {
+            match Item::new(index, receipt, settle) {
+                // A second settlement of one delivery comes too late by definition.
+                Ok(item) if !seen.insert(item.key()) => self.put(index, SettleOutcome::LeaseLost),
+                Ok(item) => groups[item.group()].push(item),
+                Err((receipt, error)) => self.put(index, SettleOutcome::Failed { receipt, error }),
+            }
+        }
+        for group in groups {
+            self.settle_group(group).await;
+        }
+        let outcomes = self.outcomes.into_iter();
+        Settled {
+            outcomes: outcomes.map(|o| o.unwrap_or(SettleOutcome::LeaseLost)).collect(),
+            woken: self.woken,
+        }
+    }
+
+    async fn settle_group(&mut self, items: Vec<Item>) {
+        if items.is_empty() {
+            return;
+        }
+        match self.attempt(&items).await {
+            Ok(done) => self.record(items, &done),
+            Err(Failure::Data(_)) if items.len() > 1 => {
+                for item in items {
+                    let result = self.attempt(std::slice::from_ref(&item)).await;
+                    match result {
+                        Ok(done) => self.record(vec![item], &done),
+                        Err(failure) => self.fail(vec![item], failure),
+                    }
+                }
+            }
+            Err(failure) => self.fail(items, failure),
+        }
+    }
+
+    /// What was settled.
+    async fn attempt(&self, items: &[Item]) -> Result<HashSet<Key>, Failure> {
+        let mut tries = 0;
+        let mut repaired = false;
+        loop {
+            let mut link = self.means.link.checkout().await.map_err(Failure::Other)?;
+            let (place, patience) = (link.place().clone(), link.timeout());
+            let result = limit(patience, apply(link.connection(), self.queue, items)).await;
+            let failure = match link.end(result) {
+                Ok(done) => return Ok(done),
+                Err(failure) => failure,
+            };
+            tries += 1;
+            if error::is_conflict(&failure) && tries < CONFLICT_TRIES {
+                let pause = Duration::from_millis(5 << tries).mul_f64(rand::random_range(0.5..1.0));
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            if error::is_data(&failure) {
+                let why = "Postgres does not take its headers or an event as JSON";
+                return Err(Failure::Data(text::refused(why).with_source(failure)));
+            }
+            if error::is_queue_missing(&failure) && !repaired {
+                repaired = true;
+                self.repair(items).await.map_err(Failure::Other)?;
+                continue;
+            }
+            return Err(Failure::Other(error::on_queue(failure, self.queue, &place)));
+        }
+    }
+
+    // Creates what settlements write to beside the queue. The queue itself is its consumer's
+    // affair: deliveries of a dropped queue cannot be settled.
+    async fn repair(&self, items: &[Item]) -> Result<()> {
+        let Means { control, queues, manage_schema, .. } = self.means;
+        queues.forget(self.queue);
+        queues.shape(self.queue, control).await?;
+        queues.ensure(self.queue, control, manage_schema).await?;
+        let targets: HashSet<&QueueName> =
+            items.iter().flat_map(|item| item.outgoing.iter().map(|(queue, _)| queue)).collect();
+        for target in targets {
+            queues.forget(target);
+            queues.ensure(target, control, manage_schema).await?;
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, items: Vec<Item>, done: &HashSet<Key>) {
+        for item in items {
+            if !done.contains(&item.key()) {
+                self.put(item.index, SettleOutcome::LeaseLost);
+                continue;
+            }
+            if matches!(item.kind, Kind::Return { .. }) {
+                self.woken.insert(self.queue.clone());
+            }
+            self.woken.extend(item.outgoing.into_iter().map(|(queue, _)| queue));
+            self.put(item.index, SettleOutcome::Done);
+        }
+    }
+
+    fn fail(&mut self, items: Vec<Item>, failure: Failure) {
+        let (Failure::Data(error) | Failure::Other(error)) = failure;
+        let (kind, text) = (error.kind(), error.to_string());
+        let mut first = Some(error);
+        for item in items {
+            let error = first.take().unwrap_or_else(|| Error::new(kind, text.clone()));
+            let receipt = item.receipt;
+            self.put(item.index, SettleOutcome::Failed { receipt, error });
+        }
+    }
+
+    fn put(&mut self, index: usize, outcome: SettleOutcome) {
+        if let Some(slot) = self.outcomes.get_mut(index) {
+            *slot = Some(outcome);
+        }
+    }
+}
+
+enum Failure {
+    /// What one of the messages holds is to blame.
+    Data(Error),
+    Other(Error),
+}
+
+async fn apply(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    items: &[Item],
+) -> Result<HashSet<Key>, sqlx::Error> {
+    let all: Vec<&Item> = items.iter().collect();
+    match items {
+        [first, ..] if !first.is_plain() => transact(connection, queue, all).await,
+        [Item { kind: Kind::Ack, .. }, ..] => {
+            statements::acknowledge(connection, queue, &all).await
+        }
+        _ => statements::put_back(connection, queue, &all).await,
+    }
+}
+
+// One transaction for all: it locks first, in order, and then writes for what it got.
+async fn transact(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    items: Vec<&Item>,
+) -> Result<HashSet<Key>, sqlx::Error> {
+    let mut tx = connection.begin_with(BEGIN).await?;
+    let held = statements::lock(&mut tx, queue, &items).await?;
+    let held_items = items.into_iter().filter(|item| held.contains(&item.key()));
+    let (mut acked, mut returned, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    let mut outgoing = ByQueue::default();
+    for item in held_items {
+        match item.kind {
+            Kind::Ack => acked.push(item),
+            Kind::Return { .. } => returned.push(item),
+            Kind::Dead { .. } => dead.push(item),
+        }
+        for (target, row) in &item.outgoing {
+            outgoing.push(target.clone(), 0, row.clone());
+        }
+    }
+    if !acked.is_empty() {
+        statements::acknowledge(&mut tx, queue, &acked).await?;
+    }
+    if !returned.is_empty() {
+        statements::put_back(&mut tx, queue, &returned).await?;
+    }
+    if !dead.is_empty() {
+        statements::bury(&mut tx, queue, &dead).await?;
+    }
+    for (target, rows) in outgoing.into_inner() {
+        let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
+        publish::insert(&mut tx, &target, &rows).await?;
+    }
+    tx.commit().await?;
+    Ok(held)
+}

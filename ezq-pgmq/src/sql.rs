@@ -1,0 +1,48 @@
+//! Table names and the expressions that several statements share.
+//!
+//! A [`QueueName`] is `[a-z0-9_]{1,40}`, so names need no quotes and cannot smuggle anything in.
+
+use ezq_core::QueueName;
+
+/// The table of a queue.
+pub(crate) fn table(queue: &QueueName) -> String {
+    format!("pgmq.q_{queue}")
+}
+
+/// The table of a queue's dead letters.
+pub(crate) fn dead_table(queue: &QueueName) -> String {
+    format!("pgmq.q_{}", queue.dead_letters())
+}
+
+/// `headers` as an object: NULL is none, and what is no object goes along under a key of its own.
+pub(crate) fn headers_object(headers: &str) -> String {
+    format!(
+        "CASE coalesce(jsonb_typeof({headers}), 'null') \
+           WHEN 'null' THEN '{{}}'::jsonb \
+           WHEN 'object' THEN {headers} \
+           ELSE jsonb_build_object('ezq-original-headers', {headers}) END"
+    )
+}
+
+/// One more than the number of settled deliveries that `headers` count.
+pub(crate) fn returned_once_more(headers: &str) -> String {
+    format!(
+        "jsonb_build_object('ezq-returned', 1 + CASE jsonb_typeof({headers} -> 'ezq-returned') \
+           WHEN 'number' THEN trunc(least(greatest(({headers} ->> 'ezq-returned')::numeric, 0), \
+           2000000000))::bigint ELSE 0 END)"
+    )
+}
+
+/// The rows that still carry the receipts' tokens, locked in the order of their ids: `$1` ids, `$2`
+/// read counts, `$3` tables. Waiting for a lock checks the row again as it is then.
+pub(crate) fn locked(table: &str, columns: &str, from: &str) -> String {
+    format!(
+        "SELECT q.msg_id, q.read_ct, q.tableoid::bigint AS rel{columns} FROM {from} \
+         JOIN {table} q ON q.msg_id = w.id AND q.read_ct = w.read_ct AND q.tableoid::bigint = w.rel \
+         ORDER BY q.msg_id FOR UPDATE OF q"
+    )
+}
+
+/// `$1`, `$2` and `$3` of [`locked`] as a table `w`.
+pub(crate) const RECEIPTS: &str =
+    "unnest($1::bigint[], $2::int[], $3::bigint[]) AS w(id, read_ct, rel)";

@@ -1,0 +1,88 @@
+//! What `jsonb` cannot keep, found before it is sent: inside a caller's transaction a refused
+//! statement would cost the whole transaction.
+
+use ezq_core::{Error, ErrorKind};
+use serde_json::Value;
+
+/// The error of a text that is JSON to the eye but not to `jsonb`.
+pub(crate) fn check(json: &str) -> Result<(), Error> {
+    if json.contains('\0') {
+        return Err(refused("it holds a NUL character"));
+    }
+    let bytes = json.as_bytes();
+    let mut at = 0;
+    while let Some(step) = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b == b'\\')) {
+        at += step;
+        match unit(bytes, at) {
+            None => at += 2,
+            Some(0) => return Err(refused("it holds `\\u0000`")),
+            Some(0xD800..=0xDBFF) => {
+                if !matches!(unit(bytes, at + 6), Some(0xDC00..=0xDFFF)) {
+                    return Err(refused("it holds half of a surrogate pair"));
+                }
+                at += 12;
+            }
+            Some(0xDC00..=0xDFFF) => return Err(refused("it holds half of a surrogate pair")),
+            Some(_) => at += 6,
+        }
+    }
+    Ok(())
+}
+
+// The UTF-16 unit of an escape `\uXXXX` that begins here.
+fn unit(bytes: &[u8], at: usize) -> Option<u16> {
+    let escape = bytes.get(at..at + 6)?;
+    let digits = escape.strip_prefix(b"\\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// The error of a message whose content the store refuses.
+pub(crate) fn refused(why: &str) -> Error {
+    let text = format!("the store cannot keep the message: {why}");
+    Error::new(ErrorKind::InvalidEvent, text)
+}
+
+/// The same value without what `jsonb` cannot keep: an error's text may hold anything.
+pub(crate) fn clean(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('\0') => *text = text.replace('\0', "\u{FFFD}"),
+        Value::Array(items) => items.iter_mut().for_each(clean),
+        Value::Object(entries) => entries.values_mut().for_each(clean),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_jsonb_refuses() {
+        for bad in [
+            r#""\u0000""#,
+            r#""a\\\u0000""#,
+            r#""\ud800""#,
+            r#""\udc00""#,
+            r#""\ud800A""#,
+            "\"\0\"",
+        ] {
+            let error = check(bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{bad}");
+        }
+    }
+
+    #[test]
+    fn lets_pass_what_jsonb_takes() {
+        for good in [r#""\\u0000""#, r#""\ud83d\ude00""#, r#""\u00e4\n\\""#, "{}", "", r#""\u12""#]
+        {
+            check(good).unwrap();
+        }
+    }
+
+    #[test]
+    fn cleans_every_text() {
+        let mut value = serde_json::json!({"a": ["x\0y", {"b": "\0"}]});
+        clean(&mut value);
+        check(&value.to_string()).unwrap();
+    }
+}

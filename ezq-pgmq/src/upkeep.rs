@@ -1,0 +1,95 @@
+//! Looking after a queue: scheduled messages, removal of everything, numbers.
+
+use std::time::Duration;
+
+use ezq_core::{Due, MessageId, QueueName, QueueStats};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::claim::micros;
+use crate::sql;
+
+/// Removes a message that was never delivered.
+pub(crate) async fn cancel(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    id: &MessageId,
+) -> Result<bool, sqlx::Error> {
+    let table = sql::table(queue);
+    let statement = format!("DELETE FROM {table} WHERE msg_id = $1 AND read_ct = 0");
+    let done =
+        sqlx::query(AssertSqlSafe(statement)).bind(id.as_number()).execute(connection).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Moves the due time of a message that was never delivered.
+pub(crate) async fn reschedule(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    id: &MessageId,
+    due: Due,
+) -> Result<bool, sqlx::Error> {
+    let table = sql::table(queue);
+    let (after_us, at) = match due {
+        Due::Now => (0, None),
+        Due::After(pause) => (micros(pause), None),
+        Due::At(at) => (0, Some(at)),
+    };
+    let statement = format!(
+        "UPDATE {table}
+         SET vt = greatest($3, clock_timestamp() + $2 * interval '1 us')
+         WHERE msg_id = $1 AND read_ct = 0"
+    );
+    let done = sqlx::query(AssertSqlSafe(statement))
+        .bind(id.as_number())
+        .bind(after_us)
+        .bind(at)
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Removes every message. Rows are locked in the order of their ids, as everywhere.
+pub(crate) async fn purge(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+) -> Result<u64, sqlx::Error> {
+    let table = sql::table(queue);
+    let statement = format!(
+        "WITH locked AS (SELECT msg_id FROM {table} ORDER BY msg_id FOR UPDATE)
+         DELETE FROM {table} q USING locked l WHERE q.msg_id = l.msg_id"
+    );
+    let done = sqlx::query(AssertSqlSafe(statement)).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+/// Counts, exactly: it reads the whole queue.
+pub(crate) async fn stats(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+) -> Result<QueueStats, sqlx::Error> {
+    let statement = format!(
+        "SELECT count(*) FILTER (WHERE vt <= statement_timestamp()) AS ready,
+                count(*) FILTER (WHERE vt > statement_timestamp() AND read_ct > 0) AS in_progress,
+                count(*) FILTER (WHERE vt > statement_timestamp() AND read_ct = 0) AS scheduled,
+                (SELECT count(*) FROM {}) AS dead,
+                floor(1000000 * extract(epoch FROM statement_timestamp() -
+                  min(vt) FILTER (WHERE vt <= statement_timestamp())))::bigint AS oldest_us
+         FROM {}",
+        sql::dead_table(queue),
+        sql::table(queue)
+    );
+    let row = sqlx::query(AssertSqlSafe(statement)).fetch_one(connection).await?;
+    let count = |column: &str| -> Result<u64, sqlx::Error> {
+        let count: i64 = row.try_get(column)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    };
+    let oldest: Option<i64> = row.try_get("oldest_us")?;
+    Ok(QueueStats {
+        ready: count("ready")?,
+        in_progress: count("in_progress")?,
+        scheduled: count("scheduled")?,
+        dead: count("dead")?,
+        oldest_ready: oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))),
+    })
+}
