@@ -79,11 +79,14 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
         letter.id
     );
 
-    let moved = engine.redrive(&queue, &[letter.id.clone()]).await.unwrap();
-    assert_eq!(moved, [letter.id.clone()]);
+    let moved = engine
+        .redrive(&queue, std::slice::from_ref(&letter.id))
+        .await
+        .unwrap();
+    assert_eq!(moved, std::slice::from_ref(&letter.id));
     assert!(
         engine
-            .redrive(&queue, &[letter.id.clone()])
+            .redrive(&queue, std::slice::from_ref(&letter.id))
             .await
             .unwrap()
             .is_empty()

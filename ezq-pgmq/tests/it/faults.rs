@@ -44,7 +44,7 @@ async fn goes_on_after_a_restart_and_after_a_crash() {
         for error in [
             engine.lease(request(&queue, TTL)).await.unwrap_err(),
             engine
-                .extend(&queue, &[delivery.receipt.clone()], TTL)
+                .extend(&queue, std::slice::from_ref(&delivery.receipt), TTL)
                 .await
                 .unwrap_err(),
             engine

@@ -79,7 +79,7 @@ async fn refuses_receipts_of_a_queue_dropped_and_created_again() {
     let new = lease_one(&engine, &queue).await;
     assert_eq!(old.receipt.message_id(), new.receipt.message_id());
     let extended = engine
-        .extend(&queue, &[old.receipt.clone()], TTL)
+        .extend(&queue, std::slice::from_ref(&old.receipt), TTL)
         .await
         .unwrap();
     assert_eq!(extended, [ExtendOutcome::LeaseLost]);
