@@ -60,9 +60,8 @@ impl Engine for PgmqEngine {
     }
 
     async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
-        let counter = self.inner.wake.subscribe(queue);
         self.inner.listen().await?;
-        Ok(Some(counter))
+        Ok(Some(self.inner.wake.subscribe(queue)))
     }
 
     async fn settle(
