@@ -82,17 +82,9 @@ impl Claim {
         let Self { table, .. } = self;
         let claimable = self.claimable();
         let before = self.before_condition(4);
-<<<<<<< HEAD
+        let fence = sql::fence("q");
         let last_read =
             if self.shape.last_read { ", last_read_at = clock_timestamp()" } else { "" };
-=======
-        let fence = sql::fence("q");
-        let last_read = if self.shape.last_read {
-            ", last_read_at = clock_timestamp()"
-        } else {
-            ""
-        };
->>>>>>> pgmq
         // The array bounds the update to the rows picked, whatever the planner thinks of them.
         format!(
             "WITH picked AS (
@@ -160,11 +152,7 @@ fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let read_ct: i32 = row.try_get("read_ct")?;
     let due: DateTime<Utc> = row.try_get("due")?;
     let id = MessageId::Number(row.try_get("msg_id")?);
-    let token = [
-        row.try_get("fence")?,
-        row.try_get("rel")?,
-        due.timestamp_micros(),
-    ];
+    let token = [row.try_get("fence")?, row.try_get("rel")?, due.timestamp_micros()];
     Ok(Delivery {
         receipt: Receipt::new(id, token),
         // Another client may store no message at all.

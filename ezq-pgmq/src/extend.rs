@@ -61,13 +61,8 @@ pub(crate) async fn extend(
         })
         .collect();
     let outcome = |receipt: &Receipt| {
-<<<<<<< HEAD
-        let key = (number(receipt), read_ct(receipt), receipt.token()[1]);
-        outcomes.get(&key).copied().unwrap_or(ExtendOutcome::LeaseLost)
-=======
         let found = outcomes.get(&key(receipt)).copied();
         found.unwrap_or(ExtendOutcome::LeaseLost)
->>>>>>> pgmq
     };
     Ok(receipts.iter().map(outcome).collect())
 }

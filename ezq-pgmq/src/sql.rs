@@ -35,10 +35,7 @@ fn returned(headers: &str) -> String {
 
 /// One more than the number of settled deliveries that `headers` count.
 pub(crate) fn returned_once_more(headers: &str) -> String {
-    format!(
-        "jsonb_build_object('ezq-returned', 1 + {})",
-        returned(headers)
-    )
+    format!("jsonb_build_object('ezq-returned', 1 + {})", returned(headers))
 }
 
 /// What a receipt fences by, beside id and table: the read count, which every delivery raises, and

@@ -72,19 +72,7 @@ impl Item {
         };
         let outgoing: Result<Vec<_>, Error> = outgoing.into_iter().map(row).collect();
         match outgoing {
-<<<<<<< HEAD
-            Ok(outgoing) => Ok(Self { index, receipt, id, read_ct, rel, kind, outgoing }),
-=======
-            Ok(outgoing) => Ok(Self {
-                index,
-                receipt,
-                id,
-                fence,
-                rel,
-                kind,
-                outgoing,
-            }),
->>>>>>> pgmq
+            Ok(outgoing) => Ok(Self { index, receipt, id, fence, rel, kind, outgoing }),
             Err(error) => Err((receipt, error)),
         }
     }
