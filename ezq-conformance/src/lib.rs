@@ -1,1 +1,57 @@
-//! placeholder
+//! One suite that every engine of ezq passes: the rules of [`Engine`](ezq_core::Engine) as cases
+//! that run against any store.
+//!
+//! Implement [`Harness`] for your engine, then [`run`] the suite and turn the [`Report`] into the
+//! test's result. Every case works in a queue of its own, so cases may share one store with
+//! anything else. A case that needs what the engine's [`Capabilities`](ezq_core::Capabilities) do
+//! not offer is reported as skipped, by name and with the reason.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use ezq_conformance::{Harness, Report};
+//! use ezq_core::{Engine, MemoryEngine};
+//!
+//! struct Memory(MemoryEngine);
+//!
+//! #[async_trait::async_trait]
+//! impl Harness for Memory {
+//!     async fn engine(&self) -> Arc<dyn Engine> {
+//!         Arc::new(self.0.clone())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Report> {
+//! let report = ezq_conformance::run(&Memory(MemoryEngine::new())).await;
+//! println!("{report}");
+//! report.into_result()
+//! # }
+//! ```
+//!
+//! Leases that must hold through a case are a minute long and those that must run out last a few
+//! hundred milliseconds, so a slow machine makes the suite slower and does not make it fail. On a
+//! real clock it waits for about ten seconds in all.
+
+#[macro_use]
+mod check;
+mod case;
+mod cases;
+mod harness;
+mod report;
+mod stage;
+
+pub use case::{Case, Verdict};
+pub use cases::cases;
+pub use harness::Harness;
+pub use report::{Entry, Report};
+
+/// Runs every case against an engine, one after another, and reports on all of them.
+pub async fn run(harness: &dyn Harness) -> Report {
+    let mut entries = Vec::new();
+    for case in cases() {
+        let verdict = case.run(harness).await;
+        entries.push(Entry { case: case.name(), verdict });
+    }
+    Report::new(entries)
+}

@@ -48,6 +48,8 @@ pub enum ErrorKind {
     Configuration,
     /// A handler asks for a `State<T>` that the application was not given.
     MissingState,
+    /// A set of events has no variant for an event it was given.
+    UnknownVariant,
     /// Two handlers have one name.
     DuplicateHandler,
     /// Two event types have one type name and version.
@@ -78,13 +80,7 @@ impl Error {
     /// done, what to do.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            inner: Box::new(Inner {
-                kind,
-                message: message.into(),
-                source: None,
-            }),
-        }
+        Self { inner: Box::new(Inner { kind, message: message.into(), source: None }) }
     }
 
     /// The same error with the error that caused it.
@@ -103,10 +99,7 @@ impl Error {
     /// Whether doing the same again later may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self.inner.kind,
-            ErrorKind::Connection | ErrorKind::Transient
-        )
+        matches!(self.inner.kind, ErrorKind::Connection | ErrorKind::Transient)
     }
 }
 
@@ -128,10 +121,7 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.inner
-            .source
-            .as_ref()
-            .map(|source| &**source as &(dyn StdError + 'static))
+        self.inner.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
     }
 }
 

@@ -3,18 +3,51 @@
 //! Applications depend on the crate `ezq`, which re-exports what they need from here; depend on
 //! this crate to write an engine of your own.
 
+mod app;
+mod codec;
+mod config;
+mod consumer;
+mod context;
+mod dispatcher;
 pub mod engine;
+mod engines;
+mod envelope;
 mod error;
+mod event;
+mod extract;
+mod handler;
 pub mod headers;
+mod outcome;
+#[doc(hidden)]
+pub mod private;
+mod publisher;
 mod queue_name;
+mod registry;
+mod retry;
 mod settlement;
+pub mod testing;
 
+pub use app::{App, AppBuilder};
+pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode};
+pub use config::{Config, UnknownTypes};
+pub use consumer::{Consumer, ConsumerHandle, Counts, Report, StopReason};
+pub use context::{Call, Context, Received};
+pub use engine::memory::MemoryEngine;
 pub use engine::{
     Capabilities, Delivery, Due, Engine, ExtendOutcome, MessageId, Outgoing, PublishOutcome,
     QueueStats, Receipt, SettleOutcome,
 };
+pub use envelope::{AttributeValue, Envelope, EnvelopeBuilder, VERSION_ATTRIBUTE};
 pub use error::{Error, ErrorKind, Result, error_chain};
+pub use event::{End, Event, EventDescriptor, Interrupt};
+pub use extract::{Extract, Provided, State};
+pub use handler::{
+    AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
+};
+pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
+pub use publisher::{Draft, Prepared, Publish, PublishAll, Published, Publisher};
 pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
+pub use retry::{Backoff, RetryPolicy};
 pub use settlement::{
     ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
     Reason, ReasonKind, Settle,

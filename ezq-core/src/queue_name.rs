@@ -35,10 +35,7 @@ impl QueueName {
         }
         Err(Error::new(
             ErrorKind::InvalidQueueName,
-            format!(
-                "`{}` is not a queue name: use 1 to 40 of a-z, 0-9 and _",
-                name.escape_debug()
-            ),
+            format!("`{}` is not a queue name: use 1 to 40 of a-z, 0-9 and _", name.escape_debug()),
         ))
     }
 
@@ -52,6 +49,13 @@ impl QueueName {
     #[must_use]
     pub fn dead_letters(&self) -> String {
         format!("{}{DEAD_LETTER_SUFFIX}", self.0)
+    }
+}
+
+/// The queue `ezq`.
+impl Default for QueueName {
+    fn default() -> Self {
+        Self("ezq".into())
     }
 }
 
@@ -111,17 +115,7 @@ mod tests {
 
     #[test]
     fn refuses_what_sql_or_pgmq_would_misread() {
-        for name in [
-            "",
-            "a;b",
-            "a\"b",
-            "a'b",
-            "a b",
-            "Orders",
-            &"a".repeat(41),
-            "ä",
-            "a-b",
-        ] {
+        for name in ["", "a;b", "a\"b", "a'b", "a b", "Orders", &"a".repeat(41), "ä", "a-b"] {
             let error = QueueName::new(name).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidQueueName, "{name:?}");
         }

@@ -71,6 +71,35 @@ pub enum Settle {
     Release,
 }
 
+impl Settle {
+    /// The events that go out with it.
+    #[must_use]
+    pub fn outgoing(&self) -> &[Outgoing] {
+        match self {
+            Self::Ack { outgoing }
+            | Self::Retry { outgoing, .. }
+            | Self::DeadLetter { outgoing, .. } => outgoing,
+            Self::Release => &[],
+        }
+    }
+
+    pub(crate) fn outgoing_mut(&mut self) -> Option<&mut Vec<Outgoing>> {
+        match self {
+            Self::Ack { outgoing }
+            | Self::Retry { outgoing, .. }
+            | Self::DeadLetter { outgoing, .. } => Some(outgoing),
+            Self::Release => None,
+        }
+    }
+
+    pub(crate) fn into_progress(self) -> Progress {
+        match self {
+            Self::Retry { progress, .. } | Self::DeadLetter { progress, .. } => progress,
+            Self::Ack { .. } | Self::Release => Progress::default(),
+        }
+    }
+}
+
 /// Where a handler stands with one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -88,6 +117,9 @@ pub enum HandlerState {
 pub struct HandlerMark {
     /// Where it stands.
     pub state: HandlerState,
+    /// Why it is given up, when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ReasonKind>,
     /// Attempts so far; a snooze is none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts: u32,
@@ -125,10 +157,7 @@ impl Progress {
     pub fn from_headers(headers: &Headers) -> Self {
         let marks = headers.as_object().iter().filter_map(|(key, value)| {
             let name = key.strip_prefix(HANDLER_PREFIX)?;
-            Some((
-                HandlerName::from(name),
-                HandlerMark::deserialize(value).ok()?,
-            ))
+            Some((HandlerName::from(name), HandlerMark::deserialize(value).ok()?))
         });
         Self(marks.collect())
     }

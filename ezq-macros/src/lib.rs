@@ -1,1 +1,110 @@
-//! placeholder
+//! The macros of [ezq](https://docs.rs/ezq): [`derive@Event`], [`derive@EventSet`] and
+//! [`macro@on_event`].
+//!
+//! Use them through `ezq`, which re-exports them beside what their expansions name. They know the
+//! names in `ezq::__private` and nothing else of ezq; whether a type fits is rustc's to say, on
+//! the user's own tokens.
+//!
+//! Every macro is cut alike: read the arguments, validate, expand; after a mistake, expand to
+//! something that raises no second error.
+
+mod attributes;
+mod duration;
+mod errors;
+mod event;
+mod event_key;
+mod event_set;
+mod on_event;
+mod suggest;
+
+use proc_macro::TokenStream;
+use syn::{DeriveInput, parse_macro_input};
+
+/// Makes a serde type an event: something that can be published and handled.
+///
+/// It works on structs and enums without generic parameters. The type must also derive
+/// `Serialize` and `Deserialize`.
+///
+/// ```ignore
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[event(type = "order.paid", version = 2, key = "customer_id", alias = "OrderPaid")]
+/// struct OrderPaid {
+///     order_id: i64,
+///     customer_id: i64,
+/// }
+/// ```
+///
+/// # The attribute `#[event(...)]`
+///
+/// | key | meaning | default |
+/// |---|---|---|
+/// | `type = "order.paid"` | The event's name on the wire. Not empty, no white space. | the Rust name |
+/// | `version = 2` | The version of its fields, at least 1. | 1 |
+/// | `queue = "orders"` | Where it is published unless the publisher says otherwise: 1 to 40 of `a-z`, `0-9`, `_`. | the publisher's queue |
+/// | `key = "customer_id"` | The field that orders it: events of one key are handled one after another. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None` is no key. | no key |
+/// | `alias = "OrderPaid"` | A further name under which it is read; may be given again. | none |
+/// | `crate = path` | Where ezq is found, if not at `::ezq`. | `::ezq` |
+#[proc_macro_derive(Event, attributes(event))]
+pub fn derive_event(input: TokenStream) -> TokenStream {
+    event::derive(&parse_macro_input!(input as DeriveInput)).into()
+}
+
+/// Makes an enum with one event in each variant something that one handler can take.
+///
+/// A handler of the enum is called for each of its events, by exact type.
+///
+/// ```ignore
+/// #[derive(EventSet)]
+/// enum Account {
+///     Opened(AccountOpened),
+///     Closed(AccountClosed),
+/// }
+///
+/// #[on_event]
+/// async fn count(event: Account) { /* ... */ }
+/// ```
+///
+/// The enum itself is not an event and needs no serde derives. Of `#[event(...)]` it takes
+/// `crate = path` only, as [`derive@Event`] explains it.
+#[proc_macro_derive(EventSet, attributes(event))]
+pub fn derive_event_set(input: TokenStream) -> TokenStream {
+    event_set::derive(&parse_macro_input!(input as DeriveInput)).into()
+}
+
+/// Makes an async function a handler, which every consumer of the program finds at start.
+///
+/// The first parameter is the event: a type with `#[derive(Event)]`, an enum with
+/// `#[derive(EventSet)]`, or a catch-all. Every further one is an extractor. The function returns
+/// nothing, events to publish, or a `Result` of these; an error is a retry.
+///
+/// ```ignore
+/// #[on_event(retry(max_attempts = 8, initial = "2s", max = "10m"), timeout = "1m")]
+/// async fn send_receipt(event: OrderPaid, State(mailer): State<Mailer>) -> Result<(), MailError> {
+///     mailer.send(event.order_id).await
+/// }
+/// ```
+///
+/// # Arguments
+///
+/// | key | meaning | default |
+/// |---|---|---|
+/// | `name = "receipts"` | The handler's durable name. Progress is kept under it, so a pinned name survives a rename or a move of the function. | `module::path::function` |
+/// | `order = 1` | Its place among the handlers of one event, lowest first. | concurrent |
+/// | `timeout = "1m"` | How long one attempt may take; `"none"` is without limit. | the consumer's |
+/// | `retry(max_attempts = 8)` | How many attempts it gets, the first one included; at least 1. | the consumer's |
+/// | `retry(backoff = "linear")` | How waits grow: `"exponential"`, `"linear"` or `"constant"`. | `"exponential"`, once one of the three is given |
+/// | `retry(initial = "2s")` | The first wait. | `"1s"` |
+/// | `retry(max = "10m")` | The longest wait; not with `"constant"`. | `"5m"`, or `initial` if that is longer |
+/// | `crate = path` | Where ezq is found, if not at `::ezq`. | `::ezq` |
+///
+/// A duration is a whole number and a unit: `ms`, `s`, `m`, `h` or `d`.
+///
+/// # Explicit registration
+///
+/// Beside the function stands a hidden type of the same name and visibility, so that
+/// `builder.handler::<send_receipt>()` registers it where discovery is turned off, and importing
+/// the function imports both. A module of the same name cannot stand beside it.
+#[proc_macro_attribute]
+pub fn on_event(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    on_event::expand(arguments.into(), item.into()).into()
+}

@@ -60,15 +60,8 @@ impl Claim {
         let deliveries: Result<Vec<Delivery>, sqlx::Error> = rows.iter().map(delivery).collect();
         let mut deliveries = deliveries?;
         deliveries.sort_by_key(Delivery::position);
-        let next_due = if deliveries.is_empty() {
-            self.next_due(connection).await?
-        } else {
-            None
-        };
-        Ok(Leased {
-            deliveries,
-            next_due,
-        })
+        let next_due = if deliveries.is_empty() { self.next_due(connection).await? } else { None };
+        Ok(Leased { deliveries, next_due })
     }
 
     /// How long until something can be claimed. What is locked does not count: its holder decides.
@@ -90,11 +83,8 @@ impl Claim {
         let claimable = self.claimable();
         let before = self.before_condition(4);
         let fence = sql::fence("q");
-        let last_read = if self.shape.last_read {
-            ", last_read_at = clock_timestamp()"
-        } else {
-            ""
-        };
+        let last_read =
+            if self.shape.last_read { ", last_read_at = clock_timestamp()" } else { "" };
         // The array bounds the update to the rows picked, whatever the planner thinks of them.
         format!(
             "WITH picked AS (
@@ -137,10 +127,7 @@ impl Claim {
 
     /// After a start of the server, what was leased before it is left to its holder for a while.
     fn claimable(&self) -> String {
-        format!(
-            "(NOT ({}) OR {GRACE_END} <= statement_timestamp())",
-            self.waits_for_holder()
-        )
+        format!("(NOT ({}) OR {GRACE_END} <= statement_timestamp())", self.waits_for_holder())
     }
 
     fn waits_for_holder(&self) -> &'static str {
@@ -165,17 +152,11 @@ fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let read_ct: i32 = row.try_get("read_ct")?;
     let due: DateTime<Utc> = row.try_get("due")?;
     let id = MessageId::Number(row.try_get("msg_id")?);
-    let token = [
-        row.try_get("fence")?,
-        row.try_get("rel")?,
-        due.timestamp_micros(),
-    ];
+    let token = [row.try_get("fence")?, row.try_get("rel")?, due.timestamp_micros()];
     Ok(Delivery {
         receipt: Receipt::new(id, token),
         // Another client may store no message at all.
-        body: row
-            .try_get::<Option<String>, _>("body")?
-            .unwrap_or_else(|| "null".to_owned()),
+        body: row.try_get::<Option<String>, _>("body")?.unwrap_or_else(|| "null".to_owned()),
         headers: headers(row.try_get("headers")?),
         deliveries: u32::try_from(read_ct).unwrap_or(0),
         enqueued_at: row.try_get("enqueued_at")?,

@@ -50,6 +50,26 @@ impl PgmqConfig {
         Ok(Self::options(options))
     }
 
+    /// The development Postgres of this process, started by the first call.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] without the feature `embedded`, which is for development and
+    /// tests, or where no Postgres is installed.
+    pub async fn embedded() -> Result<Self> {
+        #[cfg(feature = "embedded")]
+        {
+            let server = crate::embedded::EmbeddedPostgres::shared().await?;
+            tracing::info!("using a development Postgres: set DATABASE_URL for another database");
+            Ok(Self::options(server.connect_options()))
+        }
+        #[cfg(not(feature = "embedded"))]
+        Err(Error::new(
+            ErrorKind::Configuration,
+            "no database: set EZQ_DATABASE_URL or DATABASE_URL to postgres://user:password@host/database; \
+             for development, the feature `embedded` of ezq starts one",
+        ))
+    }
+
     /// A database by the driver's own options.
     #[must_use]
     pub fn options(options: PgConnectOptions) -> Self {
@@ -70,10 +90,7 @@ impl PgmqConfig {
     #[must_use]
     pub fn pool(pool: PgPool) -> Self {
         let options = PgConnectOptions::clone(&pool.connect_options());
-        Self {
-            pool: Some(pool),
-            ..Self::options(options)
-        }
+        Self { pool: Some(pool), ..Self::options(options) }
     }
 
     /// How many connections the engine's own pool may open for publishing and transactions, at
@@ -152,11 +169,7 @@ impl Place {
             Some(socket) => format!("{}:{}", socket.display(), options.get_port()),
             None => format!("{}:{}", options.get_host(), options.get_port()),
         };
-        Self {
-            role,
-            database,
-            server,
-        }
+        Self { role, database, server }
     }
 
     pub(crate) fn server(&self) -> &str {
@@ -176,12 +189,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_url_without_repeating_it() {
-        for url in [
-            "",
-            "secret",
-            "mysql://a:secret@h/d",
-            "postgres://a:secret@h:port/d",
-        ] {
+        for url in ["", "secret", "mysql://a:secret@h/d", "postgres://a:secret@h:port/d"] {
             let error = PgmqConfig::url(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Configuration, "{url}");
             assert!(!format!("{error:?}").contains("secret"), "{url}");

@@ -36,10 +36,7 @@ pub(crate) async fn find(
     queue: &QueueName,
     id: &MessageId,
 ) -> Result<Option<DeadLetter>, sqlx::Error> {
-    let statement = format!(
-        "SELECT {COLUMNS} FROM {} WHERE msg_id = $1",
-        sql::dead_table(queue)
-    );
+    let statement = format!("SELECT {COLUMNS} FROM {} WHERE msg_id = $1", sql::dead_table(queue));
     let row = sqlx::query(AssertSqlSafe(statement))
         .bind(id.as_number())
         .fetch_optional(connection)
@@ -74,10 +71,8 @@ pub(crate) async fn redrive(
          SELECT msg_id FROM gone ORDER BY msg_id"
     );
     let numbers: Vec<i64> = ids.iter().filter_map(MessageId::as_number).collect();
-    let moved: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(statement))
-        .bind(numbers)
-        .fetch_all(connection)
-        .await?;
+    let moved: Vec<i64> =
+        sqlx::query_scalar(AssertSqlSafe(statement)).bind(numbers).fetch_all(connection).await?;
     Ok(moved.into_iter().map(MessageId::Number).collect())
 }
 
@@ -88,9 +83,7 @@ fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
         let text = headers.value(DEAD)?.get(field)?.as_str()?;
         text.parse::<DateTime<Utc>>().ok()
     };
-    let original = headers
-        .value(DEAD)
-        .and_then(|dead| dead.get("id")?.as_i64());
+    let original = headers.value(DEAD).and_then(|dead| dead.get("id")?.as_i64());
     let reason = headers
         .value(DEAD)
         .and_then(|dead| serde_json::from_value::<Reason>(dead.get("reason")?.clone()).ok());
@@ -98,9 +91,7 @@ fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
         id: MessageId::Number(row.try_get("msg_id")?),
         original_id: original.map(MessageId::Number),
         reason,
-        body: row
-            .try_get::<Option<String>, _>("body")?
-            .unwrap_or_else(|| "null".to_owned()),
+        body: row.try_get::<Option<String>, _>("body")?.unwrap_or_else(|| "null".to_owned()),
         enqueued_at: time("enqueued_at").unwrap_or(stored_at),
         died_at: time("died_at").unwrap_or(stored_at),
         headers: without_reason(headers),

@@ -131,8 +131,5 @@ fn is_login(error: &sqlx::Error) -> bool {
 }
 
 fn code(error: &sqlx::Error) -> Option<String> {
-    error
-        .as_database_error()
-        .and_then(DatabaseError::code)
-        .map(Into::into)
+    error.as_database_error().and_then(DatabaseError::code).map(Into::into)
 }

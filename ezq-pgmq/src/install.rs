@@ -70,9 +70,7 @@ pub(crate) async fn ensure(
 #[must_use]
 pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
     let mut sql = String::from("create extension if not exists pgmq;\n");
-    let names = queues
-        .iter()
-        .flat_map(|queue| [queue.to_string(), queue.dead_letters()]);
+    let names = queues.iter().flat_map(|queue| [queue.to_string(), queue.dead_letters()]);
     let names: Vec<String> = names.collect();
     for name in &names {
         // Writing to a string cannot fail.
@@ -82,10 +80,8 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
         let role = format!("\"{}\"", role.replace('"', "\"\""));
         let _ = writeln!(sql, "grant usage on schema pgmq to {role};");
         for name in &names {
-            let _ = writeln!(
-                sql,
-                "grant select, insert, update, delete on pgmq.q_{name} to {role};"
-            );
+            let _ =
+                writeln!(sql, "grant select, insert, update, delete on pgmq.q_{name} to {role};");
         }
     }
     sql
@@ -106,11 +102,8 @@ async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
 }
 
 fn is_too_old(version: &str) -> bool {
-    let numbers = |text: &str| -> Vec<u32> {
-        text.split('.')
-            .map_while(|part| part.parse().ok())
-            .collect()
-    };
+    let numbers =
+        |text: &str| -> Vec<u32> { text.split('.').map_while(|part| part.parse().ok()).collect() };
     numbers(version) < numbers(OLDEST_PGMQ)
 }
 
@@ -148,10 +141,7 @@ async fn install_locked(guard: &mut PgConnection, connector: &Connector) -> Resu
     }
     if available && create_extension(&mut tx).await {
         tracing::info!(database = place.database, "installed PGMQ as an extension");
-        return tx
-            .commit()
-            .await
-            .map_err(|failure| error::of(failure, place));
+        return tx.commit().await.map_err(|failure| error::of(failure, place));
     }
     install_from_sql(connector).await?;
     tracing::info!(database = place.database, "installed PGMQ from SQL");
@@ -161,9 +151,7 @@ async fn install_locked(guard: &mut PgConnection, connector: &Connector) -> Resu
 async fn create_extension(tx: &mut PgConnection) -> bool {
     let created = async {
         let mut attempt = tx.begin().await?;
-        sqlx::raw_sql("CREATE EXTENSION pgmq")
-            .execute(&mut *attempt)
-            .await?;
+        sqlx::raw_sql("CREATE EXTENSION pgmq").execute(&mut *attempt).await?;
         attempt.commit().await
     };
     match created.await {

@@ -119,24 +119,13 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(connector: Connector, planning: Planning) -> Self {
-        Self {
-            connector,
-            planning,
-            slot: Mutex::default(),
-        }
+        Self { connector, planning, slot: Mutex::default() }
     }
 
     /// A link that begins with a connection made already.
     pub(crate) fn with(connector: Connector, planning: Planning, connection: PgConnection) -> Self {
-        let slot = Slot {
-            connection: Some(connection),
-            ..Slot::default()
-        };
-        Self {
-            connector,
-            planning,
-            slot: Mutex::new(slot),
-        }
+        let slot = Slot { connection: Some(connection), ..Slot::default() };
+        Self { connector, planning, slot: Mutex::new(slot) }
     }
 
     /// Waits until no other call uses the connection, and opens it if need be. After a failure the
@@ -147,11 +136,7 @@ impl Link {
             Some(connection) => connection,
             None => self.open(&mut slot).await?,
         };
-        Ok(Checkout {
-            connector: &self.connector,
-            slot,
-            connection,
-        })
+        Ok(Checkout { connector: &self.connector, slot, connection })
     }
 
     /// Closes the connection politely, if it is open.
@@ -202,11 +187,7 @@ impl Checkout<'_> {
 
     /// Gives the connection back if it can be used again.
     pub(crate) fn end<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        let Self {
-            mut slot,
-            connection,
-            ..
-        } = self;
+        let Self { mut slot, connection, .. } = self;
         match &result {
             Err(failure) if !error::keeps_connection(failure) => {}
             _ => slot.connection = Some(connection),

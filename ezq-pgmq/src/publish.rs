@@ -45,12 +45,7 @@ impl Row {
             Due::After(pause) => (micros(pause), None),
             Due::At(time) => (0, Some(time)),
         };
-        Ok(Self {
-            body: message.body,
-            headers,
-            after_us,
-            at,
-        })
+        Ok(Self { body: message.body, headers, after_us, at })
     }
 
     fn bytes(&self) -> usize {

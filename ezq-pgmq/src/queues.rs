@@ -100,19 +100,13 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
         .bind(queue.dead_letters())
         .fetch_one(link.connection());
     let result = limit(patience, probe).await;
-    let row = link
-        .end(result)
-        .map_err(|failure| error::of(failure, &place))?;
-    let read = |column: &str| {
-        row.try_get::<bool, _>(column)
-            .map_err(|failure| error::of(failure, &place))
-    };
+    let row = link.end(result).map_err(|failure| error::of(failure, &place))?;
+    let read =
+        |column: &str| row.try_get::<bool, _>(column).map_err(|failure| error::of(failure, &place));
     Ok(Found {
         queue: read("has_queue")?,
         dead: read("has_dead")?,
-        shape: Shape {
-            last_read: read("has_last_read")?,
-        },
+        shape: Shape { last_read: read("has_last_read")? },
     })
 }
 
@@ -120,8 +114,7 @@ async fn create(queue: &QueueName, link: &Link) -> Result<()> {
     let mut link = link.checkout().await?;
     let (place, patience) = (link.place().clone(), link.timeout());
     let result = limit(patience, create_locked(link.connection(), queue)).await;
-    link.end(result)
-        .map_err(|failure| error::of(failure, &place))
+    link.end(result).map_err(|failure| error::of(failure, &place))
 }
 
 async fn create_locked(
@@ -129,10 +122,7 @@ async fn create_locked(
     queue: &QueueName,
 ) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(LOCK_KEY)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
     for name in [queue.as_str().to_owned(), queue.dead_letters()] {
         // A queue that stands is left alone: its owner may be another role.
         sqlx::query("SELECT pgmq.create($1) WHERE to_regclass('pgmq.q_' || $1) IS NULL")

@@ -11,10 +11,7 @@ pub(crate) fn check(json: &str) -> Result<(), Error> {
     }
     let bytes = json.as_bytes();
     let mut at = 0;
-    while let Some(step) = bytes
-        .get(at..)
-        .and_then(|rest| rest.iter().position(|b| *b == b'\\'))
-    {
+    while let Some(step) = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b == b'\\')) {
         at += step;
         match unit(bytes, at) {
             None => at += 2,
@@ -76,14 +73,8 @@ mod tests {
 
     #[test]
     fn lets_pass_what_jsonb_takes() {
-        for good in [
-            r#""\\u0000""#,
-            r#""\ud83d\ude00""#,
-            r#""\u00e4\n\\""#,
-            "{}",
-            "",
-            r#""\u12""#,
-        ] {
+        for good in [r#""\\u0000""#, r#""\ud83d\ude00""#, r#""\u00e4\n\\""#, "{}", "", r#""\u12""#]
+        {
             check(good).unwrap();
         }
     }

@@ -17,10 +17,8 @@ pub(crate) async fn cancel(
 ) -> Result<bool, sqlx::Error> {
     let table = sql::table(queue);
     let statement = format!("DELETE FROM {table} WHERE msg_id = $1 AND read_ct = 0");
-    let done = sqlx::query(AssertSqlSafe(statement))
-        .bind(id.as_number())
-        .execute(connection)
-        .await?;
+    let done =
+        sqlx::query(AssertSqlSafe(statement)).bind(id.as_number()).execute(connection).await?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -61,9 +59,7 @@ pub(crate) async fn purge(
         "WITH locked AS (SELECT msg_id FROM {table} ORDER BY msg_id FOR UPDATE)
          DELETE FROM {table} q USING locked l WHERE q.msg_id = l.msg_id"
     );
-    let done = sqlx::query(AssertSqlSafe(statement))
-        .execute(connection)
-        .await?;
+    let done = sqlx::query(AssertSqlSafe(statement)).execute(connection).await?;
     Ok(done.rows_affected())
 }
 
@@ -83,9 +79,7 @@ pub(crate) async fn stats(
         sql::dead_table(queue),
         sql::table(queue)
     );
-    let row = sqlx::query(AssertSqlSafe(statement))
-        .fetch_one(connection)
-        .await?;
+    let row = sqlx::query(AssertSqlSafe(statement)).fetch_one(connection).await?;
     let count = |column: &str| -> Result<u64, sqlx::Error> {
         let count: i64 = row.try_get(column)?;
         Ok(u64::try_from(count).unwrap_or(0))

@@ -124,10 +124,7 @@ impl Wake {
 
 impl State {
     fn bump(&self, queue: &str) {
-        let counter = self
-            .counters
-            .iter()
-            .find(|(name, _)| name.as_str() == queue);
+        let counter = self.counters.iter().find(|(name, _)| name.as_str() == queue);
         if let Some((_, counter)) = counter {
             bump(counter);
         }

@@ -157,10 +157,7 @@ impl Delivery {
     /// Its place in the queue.
     #[must_use]
     pub fn position(&self) -> Position {
-        Position {
-            due: self.due,
-            message_id: self.receipt.message_id.clone(),
-        }
+        Position { due: self.due, message_id: self.receipt.message_id.clone() }
     }
 
     /// How often it was delivered without being settled, this time included: 1 unless workers died

@@ -96,10 +96,7 @@ pub trait Engine: Send + Sync + 'static {
         let _ = (queue, receipt);
         Err(Error::new(
             ErrorKind::Unsupported,
-            format!(
-                "the engine `{}` has no transactions",
-                self.capabilities().name
-            ),
+            format!("the engine `{}` has no transactions", self.capabilities().name),
         ))
     }
 

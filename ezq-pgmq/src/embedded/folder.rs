@@ -18,11 +18,7 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn create(owner: Option<&Account>) -> Result<Self> {
-        let name = format!(
-            "ezq-pg-{}-{:08x}",
-            std::process::id(),
-            rand::random::<u32>()
-        );
+        let name = format!("ezq-pg-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let mut path = std::env::temp_dir().join(&name);
         if path.as_os_str().len() > PATH_LIMIT {
             path = Path::new("/tmp").join(&name);
@@ -31,10 +27,7 @@ impl Folder {
             let text = format!("cannot make the folder {}", path.display());
             Error::new(ErrorKind::Configuration, text).with_source(error)
         };
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(failure)?;
+        std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(failure)?;
         if let Some(owner) = owner {
             std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).map_err(failure)?;
         }

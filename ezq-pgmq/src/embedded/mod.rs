@@ -183,10 +183,7 @@ impl EmbeddedPostgres {
 
     // One line to the keeper and one back; it answers within the server's own stopping time.
     fn order(&self, word: &str, answer: &str) -> Result<()> {
-        self.watchdog
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .order(word, answer)
+        self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).order(word, answer)
     }
 
     fn launch(builder: &EmbeddedBuilder) -> Result<Self> {
@@ -228,10 +225,7 @@ impl EmbeddedPostgres {
         let start = Start::of(&folder);
         watchdog.order("start", "started")?;
         start.wait_until_ready()?;
-        Ok(Self {
-            watchdog: Mutex::new(watchdog),
-            folder,
-        })
+        Ok(Self { watchdog: Mutex::new(watchdog), folder })
     }
 }
 
@@ -254,11 +248,7 @@ impl Watchdog {
             .map_err(|error| gone().with_source(error))?;
         let orders = shell.stdin.take();
         let answers = shell.stdout.take().ok_or_else(gone)?;
-        Ok(Self {
-            shell,
-            orders,
-            answers: BufReader::new(answers),
-        })
+        Ok(Self { shell, orders, answers: BufReader::new(answers) })
     }
 
     fn order(&mut self, word: &str, answer: &str) -> Result<()> {
@@ -266,9 +256,7 @@ impl Watchdog {
         let orders = self.orders.as_mut().ok_or_else(gone)?;
         writeln!(orders, "{word}").map_err(|error| gone().with_source(error))?;
         let mut line = String::new();
-        self.answers
-            .read_line(&mut line)
-            .map_err(|error| gone().with_source(error))?;
+        self.answers.read_line(&mut line).map_err(|error| gone().with_source(error))?;
         if line.trim_end() == answer {
             return Ok(());
         }
@@ -290,14 +278,7 @@ fn command(program: &Path, account: Option<&Account>, folder: &Path) -> Command 
     let mut command = Command::new(program);
     command.current_dir(folder).process_group(0);
     // Settings of the caller's own database must not reach this one.
-    for name in [
-        "PGDATA",
-        "PGPORT",
-        "PGHOST",
-        "PGUSER",
-        "PGDATABASE",
-        "PGOPTIONS",
-    ] {
+    for name in ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGDATABASE", "PGOPTIONS"] {
         command.env_remove(name);
     }
     command.env("LC_ALL", "C").env("TZ", "UTC");
@@ -351,10 +332,7 @@ impl Start {
 // The file's text once its last line says that the server takes connections.
 fn ready_mark(pid_file: &Path) -> Option<String> {
     let text = std::fs::read_to_string(pid_file).ok()?;
-    let ready = text
-        .lines()
-        .nth(7)
-        .is_some_and(|line| line.trim() == "ready");
+    let ready = text.lines().nth(7).is_some_and(|line| line.trim() == "ready");
     ready.then_some(text)
 }
 

@@ -44,10 +44,7 @@ impl Engine for PgmqEngine {
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
         let inner = &self.inner;
-        inner
-            .queues
-            .ensure(queue, &inner.control, inner.manage_schema)
-            .await
+        inner.queues.ensure(queue, &inner.control, inner.manage_schema).await
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
@@ -81,15 +78,8 @@ impl Engine for PgmqEngine {
         };
         let mut settled = Settling::new(means, queue).run(settlements).await;
         inner.announce_all(&settled.woken);
-        // Nothing is settled, and not for what one message holds: the call as a whole failed.
-        let whole = |outcome: &SettleOutcome| match outcome {
-            SettleOutcome::Failed { error, .. } => {
-                error.kind() != ezq_core::ErrorKind::InvalidEvent
-            }
-            SettleOutcome::Done | SettleOutcome::LeaseLost => false,
-        };
-        if !settled.outcomes.is_empty()
-            && settled.outcomes.iter().all(whole)
+        if settled.is_broken
+            && !settled.outcomes.is_empty()
             && let SettleOutcome::Failed { error, .. } = settled.outcomes.swap_remove(0)
         {
             return Err(error);
@@ -109,12 +99,9 @@ impl Engine for PgmqEngine {
     }
 
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
-        on_link!(
-            self,
-            self.inner.control,
-            queue,
-            |connection| upkeep::cancel(connection, queue, id)
-        )
+        on_link!(self, self.inner.control, queue, |connection| upkeep::cancel(
+            connection, queue, id
+        ))
     }
 
     async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool> {
@@ -128,15 +115,11 @@ impl Engine for PgmqEngine {
     }
 
     async fn purge(&self, queue: &QueueName) -> Result<u64> {
-        on_link!(self, self.inner.control, queue, |connection| upkeep::purge(
-            connection, queue
-        ))
+        on_link!(self, self.inner.control, queue, |connection| upkeep::purge(connection, queue))
     }
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
-        on_link!(self, self.inner.control, queue, |connection| upkeep::stats(
-            connection, queue
-        ))
+        on_link!(self, self.inner.control, queue, |connection| upkeep::stats(connection, queue))
     }
 
     async fn health_check(&self) -> Result<()> {
@@ -144,8 +127,7 @@ impl Engine for PgmqEngine {
         let patience = link.timeout();
         let result = limit(patience, link.connection().ping()).await;
         let place = self.inner.connector.place();
-        link.end(result)
-            .map_err(|failure| error::of(failure, place))
+        link.end(result).map_err(|failure| error::of(failure, place))
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {

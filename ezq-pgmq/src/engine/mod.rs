@@ -75,10 +75,7 @@ impl PgmqEngine {
         install::ensure(&mut first, &connector, config.manage_schema).await?;
         let control = Link::with(connector.clone(), Planning::Free, first);
         let owns_pool = config.pool.is_none();
-        let pool = config
-            .pool
-            .clone()
-            .unwrap_or_else(|| own_pool(&config, &connector));
+        let pool = config.pool.clone().unwrap_or_else(|| own_pool(&config, &connector));
         let mut capabilities = Capabilities::new("pgmq");
         capabilities.durable = true;
         capabilities.delayed = true;
@@ -100,9 +97,7 @@ impl PgmqEngine {
             tasks: Mutex::default(),
             connector,
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The pool that publishing uses: the application's, or the engine's own.
@@ -148,12 +143,7 @@ impl PgmqEngine {
             let woken = self.inner.wake.announce_in(connection, &queue).await;
             woken.map_err(|failure| error::of(failure, place))?;
         }
-        let lost = || {
-            Error::new(
-                ErrorKind::Engine,
-                "the database gave fewer ids than messages",
-            )
-        };
+        let lost = || Error::new(ErrorKind::Engine, "the database gave fewer ids than messages");
         ids.into_iter().collect::<Option<_>>().ok_or_else(lost)
     }
 }
@@ -208,16 +198,9 @@ impl Inner {
         {
             return Err(error);
         }
-        let lost = || {
-            Error::new(
-                ErrorKind::Engine,
-                "the database gave fewer ids than messages",
-            )
-        };
+        let lost = || Error::new(ErrorKind::Engine, "the database gave fewer ids than messages");
         let outcomes = outcomes.into_iter();
-        Ok(outcomes
-            .map(|o| o.unwrap_or_else(|| PublishOutcome::Failed(lost())))
-            .collect())
+        Ok(outcomes.map(|o| o.unwrap_or_else(|| PublishOutcome::Failed(lost()))).collect())
     }
 
     fn announce(&self, queue: &QueueName) {
@@ -258,9 +241,7 @@ impl Inner {
                 None => {
                     let (sender, state) = watch::channel(listen::State::Connecting);
                     let (connector, wake) = (self.connector.clone(), self.wake.clone());
-                    tasks
-                        .running
-                        .spawn(listen::forever(connector, wake, sender));
+                    tasks.running.spawn(listen::forever(connector, wake, sender));
                     tasks.listening = Some(state.clone());
                     state
                 }

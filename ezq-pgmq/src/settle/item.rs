@@ -49,11 +49,7 @@ impl Item {
         };
         let (kind, outgoing) = match settle {
             Settle::Ack { outgoing } => (Kind::Ack, outgoing),
-            Settle::Retry {
-                after,
-                progress,
-                outgoing,
-            } => {
+            Settle::Retry { after, progress, outgoing } => {
                 let kind = Kind::Return {
                     after_us: Some(micros(after)),
                     due: None,
@@ -61,11 +57,7 @@ impl Item {
                 };
                 (kind, outgoing)
             }
-            Settle::DeadLetter {
-                reason,
-                progress,
-                outgoing,
-            } => {
+            Settle::DeadLetter { reason, progress, outgoing } => {
                 let marks = marks(&progress, Some(&reason));
                 (Kind::Dead { marks }, outgoing)
             }
@@ -80,15 +72,7 @@ impl Item {
         };
         let outgoing: Result<Vec<_>, Error> = outgoing.into_iter().map(row).collect();
         match outgoing {
-            Ok(outgoing) => Ok(Self {
-                index,
-                receipt,
-                id,
-                fence,
-                rel,
-                kind,
-                outgoing,
-            }),
+            Ok(outgoing) => Ok(Self { index, receipt, id, fence, rel, kind, outgoing }),
             Err(error) => Err((receipt, error)),
         }
     }

@@ -9,12 +9,7 @@ use ezq_core::{Due, Engine, ErrorKind, MessageId, Outgoing};
 use crate::support::*;
 
 fn request(queue: &ezq_core::QueueName, max: usize) -> LeaseRequest {
-    LeaseRequest {
-        queue: queue.clone(),
-        max,
-        ttl: TTL,
-        before: None,
-    }
+    LeaseRequest { queue: queue.clone(), max, ttl: TTL, before: None }
 }
 
 #[tokio::test]
@@ -59,10 +54,7 @@ async fn hands_out_only_what_stands_before_a_position() {
         let release = (delivery.receipt.clone(), ezq_core::Settle::Release);
         engine.settle(&queue, vec![release]).await.unwrap();
     }
-    let before = LeaseRequest {
-        before: Some(all[2].position()),
-        ..request(&queue, 10)
-    };
+    let before = LeaseRequest { before: Some(all[2].position()), ..request(&queue, 10) };
     let leased = engine.lease(before.clone()).await.unwrap();
     let bodies: Vec<_> = leased.deliveries.iter().map(|d| d.body.as_str()).collect();
     assert_eq!(bodies, ["1", "2"]);
@@ -73,41 +65,21 @@ async fn hands_out_only_what_stands_before_a_position() {
 #[tokio::test]
 async fn tells_when_the_next_message_falls_due() {
     let (engine, queue) = engine_and_queue().await;
-    assert_eq!(
-        engine.lease(request(&queue, 1)).await.unwrap().next_due,
-        None
-    );
-    let later = Outgoing {
-        due: Due::After(Duration::from_millis(300)),
-        ..message(&queue, "1")
-    };
+    assert_eq!(engine.lease(request(&queue, 1)).await.unwrap().next_due, None);
+    let later = Outgoing { due: Due::After(Duration::from_millis(300)), ..message(&queue, "1") };
     engine.publish(vec![later]).await.unwrap();
     let leased = engine.lease(request(&queue, 1)).await.unwrap();
     let next_due = leased.next_due.unwrap();
-    assert!(
-        leased.deliveries.is_empty() && next_due <= Duration::from_millis(300),
-        "{next_due:?}"
-    );
+    assert!(leased.deliveries.is_empty() && next_due <= Duration::from_millis(300), "{next_due:?}");
     tokio::time::sleep(next_due).await;
-    assert_eq!(
-        engine
-            .lease(request(&queue, 1))
-            .await
-            .unwrap()
-            .deliveries
-            .len(),
-        1
-    );
+    assert_eq!(engine.lease(request(&queue, 1)).await.unwrap().deliveries.len(), 1);
 }
 
 #[tokio::test]
 async fn is_due_to_the_microsecond() {
     let (engine, queue) = engine_and_queue().await;
     let at = chrono::DateTime::from_timestamp_micros(4_102_444_800_123_457).unwrap();
-    let later = |at| Outgoing {
-        due: Due::At(at),
-        ..message(&queue, "1")
-    };
+    let later = |at| Outgoing { due: Due::At(at), ..message(&queue, "1") };
     engine.publish(vec![later(at), later(at)]).await.unwrap();
     let sql = format!("SELECT array_agg(vt ORDER BY msg_id) FROM pgmq.q_{queue}");
     let times: Vec<chrono::DateTime<Utc>> = scalar(&mut connection().await, &sql).await;
@@ -127,22 +99,12 @@ async fn odd_rows_of_other_clients_harm_no_other() {
     let deliveries = lease(&engine, &queue).await;
     assert_eq!(deliveries.len(), 6);
     assert_eq!(deliveries[0].body, "null");
-    assert_eq!(
-        deliveries[1].headers.original(),
-        Some(&serde_json::json!([1]))
-    );
+    assert_eq!(deliveries[1].headers.original(), Some(&serde_json::json!([1])));
     assert_eq!(deliveries[2].body, deep);
     assert!(deliveries.iter().all(|d| d.headers.is_empty()));
-    let all = deliveries
-        .into_iter()
-        .map(|d| (d.receipt, retry(Duration::ZERO)));
+    let all = deliveries.into_iter().map(|d| (d.receipt, retry(Duration::ZERO)));
     let outcomes = engine.settle(&queue, all.collect()).await.unwrap();
-    assert!(
-        outcomes
-            .iter()
-            .all(|o| matches!(o, ezq_core::SettleOutcome::Done)),
-        "{outcomes:?}"
-    );
+    assert!(outcomes.iter().all(|o| matches!(o, ezq_core::SettleOutcome::Done)), "{outcomes:?}");
 }
 
 #[tokio::test]
@@ -153,17 +115,9 @@ async fn ids_go_beyond_32_bits() {
     let ids = publish(&engine, &queue, &["1"]).await;
     assert_eq!(ids, [MessageId::Number((1 << 40) + 1)]);
     let delivery = lease_one(&engine, &queue).await;
-    let outcomes = engine
-        .settle(&queue, vec![(delivery.receipt, dead())])
-        .await
-        .unwrap();
+    let outcomes = engine.settle(&queue, vec![(delivery.receipt, dead())]).await.unwrap();
     assert!(matches!(outcomes[..], [ezq_core::SettleOutcome::Done]));
-    let dead = engine
-        .dead_letters()
-        .unwrap()
-        .list(&queue, None, 10)
-        .await
-        .unwrap();
+    let dead = engine.dead_letters().unwrap().list(&queue, None, 10).await.unwrap();
     assert_eq!(dead[0].original_id, Some(MessageId::Number((1 << 40) + 1)));
 }
 
@@ -222,9 +176,5 @@ async fn the_claim_reads_the_index_past_100_000_delayed_messages() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(
-        last > before && last - before < 200,
-        "{} rows or scans",
-        last - before
-    );
+    assert!(last > before && last - before < 200, "{} rows or scans", last - before);
 }

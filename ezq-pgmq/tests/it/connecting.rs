@@ -13,11 +13,7 @@ use crate::support::*;
 async fn refused(config: PgmqConfig) -> Error {
     let began = Instant::now();
     let error = PgmqEngine::connect(config).await.unwrap_err();
-    assert!(
-        began.elapsed() < Duration::from_secs(6),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     let everything = format!("{error:?} {}", error_chain(&error));
     assert!(!everything.contains("hunter2"), "{everything}");
     error
@@ -30,11 +26,7 @@ async fn a_wrong_password() {
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
     run(&mut own, "CREATE ROLE app LOGIN PASSWORD 'right'").await;
     let hba: String = scalar(&mut own, "SHOW hba_file").await;
-    run(
-        &mut own,
-        &format!("COPY (SELECT 'local all all scram-sha-256') TO '{hba}'"),
-    )
-    .await;
+    run(&mut own, &format!("COPY (SELECT 'local all all scram-sha-256') TO '{hba}'")).await;
     run(&mut own, "SELECT pg_reload_conf()").await;
     drop(own);
     let url = |password: &str| {
@@ -70,10 +62,7 @@ async fn a_port_where_nothing_listens() {
     let url = format!("postgres://app:hunter2@127.0.0.1:{port}/app");
     let error = refused(PgmqConfig::url(&url).unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::Connection);
-    assert!(
-        error.to_string().contains("check that the server runs"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("check that the server runs"), "{error}");
 }
 
 #[tokio::test]
@@ -84,10 +73,7 @@ async fn a_host_that_never_answers() {
     let config = PgmqConfig::url(&url).unwrap();
     let error = refused(config.connect_timeout(Duration::from_millis(300))).await;
     assert_eq!(error.kind(), ErrorKind::Connection);
-    assert!(
-        error.to_string().contains(&format!("127.0.0.1:{port}")),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
 }
 
 #[tokio::test]
@@ -100,10 +86,7 @@ async fn a_database_that_does_not_exist() {
 
 #[tokio::test]
 async fn a_role_that_does_not_exist() {
-    let url = server()
-        .await
-        .url()
-        .replace("postgres@", "nobody_here:hunter2@");
+    let url = server().await.url().replace("postgres@", "nobody_here:hunter2@");
     let error = refused(PgmqConfig::url(&url).unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::Permission);
 }
@@ -112,50 +95,29 @@ async fn a_role_that_does_not_exist() {
 async fn no_right_to_install() {
     let url = fresh_database().await;
     let role = unique("role");
-    run(
-        &mut connection().await,
-        &format!("CREATE ROLE {role} LOGIN"),
-    )
-    .await;
+    run(&mut connection().await, &format!("CREATE ROLE {role} LOGIN")).await;
     let url = url.replace("postgres@", &format!("{role}:hunter2@"));
     let error = refused(PgmqConfig::url(&url).unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::PgmqMissing);
-    assert!(
-        error.to_string().contains("CREATE EXTENSION pgmq"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("CREATE EXTENSION pgmq"), "{error}");
 }
 
 #[tokio::test]
 async fn a_pool_of_one_works_while_a_transaction_holds_it() {
     let url = server().await.url();
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .connect(&url)
-        .await
-        .unwrap();
-    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone()))
-        .await
-        .unwrap();
+    let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
+    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone())).await.unwrap();
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1", "2"]).await;
     let mut tx = pool.begin().await.unwrap();
-    engine
-        .publish_in(&mut tx, vec![message(&queue, "3")])
-        .await
-        .unwrap();
+    engine.publish_in(&mut tx, vec![message(&queue, "3")]).await.unwrap();
     let deliveries = lease(&engine, &queue).await;
     let receipts: Vec<_> = deliveries.iter().map(|d| d.receipt.clone()).collect();
     engine.extend(&queue, &receipts, TTL).await.unwrap();
-    let event = ezq_core::Settle::Ack {
-        outgoing: vec![message(&queue, "4")],
-    };
+    let event = ezq_core::Settle::Ack { outgoing: vec![message(&queue, "4")] };
     engine
-        .settle(
-            &queue,
-            vec![(receipts[0].clone(), event), (receipts[1].clone(), dead())],
-        )
+        .settle(&queue, vec![(receipts[0].clone(), event), (receipts[1].clone(), dead())])
         .await
         .unwrap();
     engine.health_check().await.unwrap();
@@ -170,14 +132,7 @@ async fn a_pool_of_one_works_while_a_transaction_holds_it() {
 #[tokio::test]
 async fn own_connections_judge_rows_as_they_are_now() {
     let url = fresh_database().await;
-    let name = url
-        .split_once("5432/")
-        .unwrap()
-        .1
-        .split('?')
-        .next()
-        .unwrap()
-        .to_owned();
+    let name = url.split_once("5432/").unwrap().1.split('?').next().unwrap().to_owned();
     let sql =
         format!("ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'");
     run(&mut connection().await, &sql).await;
@@ -186,12 +141,8 @@ async fn own_connections_judge_rows_as_they_are_now() {
     first.ensure_queue(&queue).await.unwrap();
     let bodies: Vec<&str> = std::iter::repeat_n("1", 200).collect();
     publish(&first, &queue, &bodies).await;
-    let request = || ezq_core::engine::LeaseRequest {
-        queue: queue.clone(),
-        max: 5,
-        ttl: TTL,
-        before: None,
-    };
+    let request =
+        || ezq_core::engine::LeaseRequest { queue: queue.clone(), max: 5, ttl: TTL, before: None };
     let mut got = 0;
     for _ in 0..20 {
         let (a, b) = tokio::join!(first.lease(request()), second.lease(request()));

@@ -22,11 +22,7 @@ async fn wait_until_gone(folder: PathBuf, pid: i32) {
     let began = Instant::now();
     let process = PathBuf::from(format!("/proc/{pid}"));
     while folder.exists() || process.exists() {
-        assert!(
-            began.elapsed() < Duration::from_secs(5),
-            "{}",
-            folder.display()
-        );
+        assert!(began.elapsed() < Duration::from_secs(5), "{}", folder.display());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -41,15 +37,9 @@ async fn nothing_is_left_after_sigkill() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let line = lines
-        .map(Result::unwrap)
-        .find(|line| line.contains("holding "))
-        .unwrap();
+    let line = lines.map(Result::unwrap).find(|line| line.contains("holding ")).unwrap();
     let mut words = line.split("holding ").nth(1).unwrap().split(' ');
-    let (url, pid) = (
-        words.next().unwrap(),
-        words.next().unwrap().parse().unwrap(),
-    );
+    let (url, pid) = (words.next().unwrap(), words.next().unwrap().parse().unwrap());
     assert!(folder_of(url).exists());
     process.kill().unwrap();
     process.wait().unwrap();
@@ -81,22 +71,11 @@ async fn nothing_is_left_after_a_drop_and_the_folder_is_private() {
         .await
         .unwrap();
     let folder = folder_of(&server.url());
-    assert_eq!(
-        std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
-    let mut own = PgConnection::connect_with(&server.connect_options())
-        .await
-        .unwrap();
-    assert_eq!(
-        scalar::<String>(&mut own, "SHOW max_connections").await,
-        "17"
-    );
+    assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    let mut own = PgConnection::connect_with(&server.connect_options()).await.unwrap();
+    assert_eq!(scalar::<String>(&mut own, "SHOW max_connections").await, "17");
     assert_eq!(scalar::<String>(&mut own, "SHOW fsync").await, "on");
-    assert_eq!(
-        scalar::<String>(&mut own, "SHOW listen_addresses").await,
-        ""
-    );
+    assert_eq!(scalar::<String>(&mut own, "SHOW listen_addresses").await, "");
     let file = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int";
     let pid: i32 = scalar(&mut own, file).await;
     tokio::task::spawn_blocking(|| drop(server)).await.unwrap();
@@ -120,17 +99,8 @@ async fn keeps_its_data_over_a_restart_and_a_crash() {
 #[tokio::test]
 async fn a_setting_that_is_none_is_refused() {
     let builder = EmbeddedPostgres::builder().setting("fsync=off -c x", "1");
-    assert_eq!(
-        builder.start().await.unwrap_err().kind(),
-        ErrorKind::Configuration
-    );
-    let error = EmbeddedPostgres::builder()
-        .setting("no_such_setting", "1")
-        .start()
-        .await;
+    assert_eq!(builder.start().await.unwrap_err().kind(), ErrorKind::Configuration);
+    let error = EmbeddedPostgres::builder().setting("no_such_setting", "1").start().await;
     let error = error.unwrap_err();
-    assert!(
-        ezq_core::error_chain(&error).contains("no_such_setting"),
-        "{error:?}"
-    );
+    assert!(ezq_core::error_chain(&error).contains("no_such_setting"), "{error:?}");
 }

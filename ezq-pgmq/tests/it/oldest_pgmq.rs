@@ -4,7 +4,7 @@
 //! scripts of every release, and those from 1.4.0 on define every function anew, so they rebuild it
 //! from the tables and types of 1.4.0.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -45,35 +45,46 @@ const TO_1_5_1: [&str; 7] = [
     "1.5.0--1.5.1",
 ];
 
+/// The folder with the scripts, in the sources that cargo built the crate `pgmq` from.
 fn scripts() -> PathBuf {
+    from_registry().unwrap_or_else(from_metadata)
+}
+
+fn from_registry() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
+    let registries = std::fs::read_dir(home.join("registry/src")).ok()?.flatten();
+    let crates = registries.filter_map(|registry| std::fs::read_dir(registry.path()).ok());
+    crates
+        .flat_map(|crates| crates.flatten())
+        .filter(|found| found.file_name().to_string_lossy().starts_with("pgmq-"))
+        .map(|found| found.path().join("src/install/embedded/sql"))
+        .find(|folder| TO_1_5_1.iter().all(|step| script(folder, step).exists()))
+}
+
+// Where sources are vendored. This may have to download what no build needed.
+fn from_metadata() -> PathBuf {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--format-version=1",
-            "--offline",
-            "--manifest-path",
-        ])
+        .args(["metadata", "--format-version=1", "--manifest-path"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
-    let pgmq = packages
-        .iter()
-        .find(|package| package["name"] == "pgmq")
-        .unwrap();
+    let pgmq = packages.iter().find(|package| package["name"] == "pgmq").unwrap();
     let manifest = PathBuf::from(pgmq["manifest_path"].as_str().unwrap());
     manifest.with_file_name("src").join("install/embedded/sql")
 }
 
+fn script(folder: &Path, step: &str) -> PathBuf {
+    folder.join(format!("pgmq--{step}.sql"))
+}
+
 async fn apply(connection: &mut PgConnection, steps: &[&str]) {
+    let folder = scripts();
     for step in steps {
-        let file = scripts().join(format!("pgmq--{step}.sql"));
+        let file = script(&folder, step);
         run(connection, &std::fs::read_to_string(file).unwrap()).await;
     }
 }
@@ -97,23 +108,14 @@ async fn lives_a_whole_life(url: &str) {
     let deliveries = lease(&engine, &queue).await;
     let receipts: Vec<_> = deliveries.iter().map(|d| d.receipt.clone()).collect();
     let extended = engine.extend(&queue, &receipts, TTL).await.unwrap();
-    assert!(
-        extended
-            .iter()
-            .all(|outcome| *outcome == ExtendOutcome::Extended)
-    );
+    assert!(extended.iter().all(|outcome| *outcome == ExtendOutcome::Extended));
     let settles = [ack(), retry(Duration::ZERO), dead(), Settle::Release];
-    let outcomes = engine
-        .settle(&queue, receipts.into_iter().zip(settles).collect())
-        .await;
+    let outcomes = engine.settle(&queue, receipts.into_iter().zip(settles).collect()).await;
     for outcome in outcomes.unwrap() {
         assert!(matches!(outcome, SettleOutcome::Done), "{outcome:?}");
     }
     let letters = engine.list(&queue, None, 10).await.unwrap();
-    engine
-        .redrive(&queue, &[letters[0].id.clone()])
-        .await
-        .unwrap();
+    engine.redrive(&queue, &[letters[0].id.clone()]).await.unwrap();
     let stats = engine.stats(&queue).await.unwrap();
     assert_eq!((stats.ready, stats.dead), (3, 0));
     // Before 1.10 nothing tells when a message was leased: the grace of a fresh server counts.
@@ -145,12 +147,7 @@ async fn a_queue_whose_last_read_at_came_later_and_stands_last() {
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1", "2"]).await;
-    assert_eq!(
-        lease_for(&engine, &queue, Duration::from_millis(1))
-            .await
-            .len(),
-        2
-    );
+    assert_eq!(lease_for(&engine, &queue, Duration::from_millis(1)).await.len(), 2);
     // What the upgrade to 1.10 does to a queue, under an engine that has looked at it before.
     let sql = format!("ALTER TABLE pgmq.q_{queue} ADD COLUMN last_read_at timestamptz");
     run(&mut own, &sql).await;
@@ -159,17 +156,10 @@ async fn a_queue_whose_last_read_at_came_later_and_stands_last() {
     assert!(deliveries.iter().any(|delivery| delivery.body == "3"));
     let fresh = engine_at(&url).await;
     publish(&fresh, &queue, &["4"]).await;
-    let delivery = lease(&fresh, &queue)
-        .await
-        .into_iter()
-        .find(|d| d.body == "4")
-        .unwrap();
+    let delivery = lease(&fresh, &queue).await.into_iter().find(|d| d.body == "4").unwrap();
     let sql = format!("SELECT last_read_at IS NOT NULL FROM pgmq.q_{queue} WHERE message = '4'");
     assert!(scalar::<bool>(&mut own, &sql).await);
-    let outcomes = fresh
-        .settle(&queue, vec![(delivery.receipt, dead())])
-        .await
-        .unwrap();
+    let outcomes = fresh.settle(&queue, vec![(delivery.receipt, dead())]).await.unwrap();
     assert!(matches!(outcomes[..], [SettleOutcome::Done]));
 }
 

@@ -27,9 +27,7 @@ pub(crate) async fn engine() -> PgmqEngine {
 }
 
 pub(crate) async fn engine_at(url: &str) -> PgmqEngine {
-    PgmqEngine::connect(PgmqConfig::url(url).unwrap())
-        .await
-        .unwrap()
+    PgmqEngine::connect(PgmqConfig::url(url).unwrap()).await.unwrap()
 }
 
 /// An engine and a queue that no other test uses.
@@ -58,29 +56,18 @@ pub(crate) async fn fresh_database() -> String {
 }
 
 pub(crate) async fn run(connection: &mut PgConnection, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql))
-        .execute(connection)
-        .await
-        .unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
 }
 
 pub(crate) async fn scalar<T>(connection: &mut PgConnection, sql: &str) -> T
 where
     T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
-    sqlx::query_scalar(AssertSqlSafe(sql))
-        .fetch_one(connection)
-        .await
-        .unwrap()
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap()
 }
 
 pub(crate) fn message(queue: &QueueName, body: &str) -> Outgoing {
-    Outgoing {
-        queue: queue.clone(),
-        body: body.to_owned(),
-        headers: Headers::new(),
-        due: Due::Now,
-    }
+    Outgoing { queue: queue.clone(), body: body.to_owned(), headers: Headers::new(), due: Due::Now }
 }
 
 /// Publishes bodies and expects all to be stored.
@@ -103,12 +90,7 @@ pub(crate) async fn lease_for(
     queue: &QueueName,
     ttl: Duration,
 ) -> Vec<Delivery> {
-    let request = LeaseRequest {
-        queue: queue.clone(),
-        max: 100,
-        ttl,
-        before: None,
-    };
+    let request = LeaseRequest { queue: queue.clone(), max: 100, ttl, before: None };
     engine.lease(request).await.unwrap().deliveries
 }
 
@@ -129,17 +111,11 @@ pub(crate) async fn expire(queue: &QueueName) {
 }
 
 pub(crate) fn ack() -> Settle {
-    Settle::Ack {
-        outgoing: Vec::new(),
-    }
+    Settle::Ack { outgoing: Vec::new() }
 }
 
 pub(crate) fn retry(after: Duration) -> Settle {
-    Settle::Retry {
-        after,
-        progress: Progress::default(),
-        outgoing: Vec::new(),
-    }
+    Settle::Retry { after, progress: Progress::default(), outgoing: Vec::new() }
 }
 
 pub(crate) fn dead() -> Settle {

@@ -28,19 +28,13 @@ async fn a_commit_wakes_and_a_rollback_does_not() {
     let mut wakeups = other.wakeups(&queue).await.unwrap().unwrap();
     let mut own = connection().await;
     let mut tx = own.begin().await.unwrap();
-    engine
-        .publish_in(&mut tx, vec![message(&queue, "1")])
-        .await
-        .unwrap();
+    engine.publish_in(&mut tx, vec![message(&queue, "1")]).await.unwrap();
     tx.rollback().await.unwrap();
     // A second one comes after the window of the first.
     tokio::time::sleep(Duration::from_millis(60)).await;
     assert!(!wakeups.has_changed().unwrap());
     let mut tx = own.begin().await.unwrap();
-    engine
-        .publish_in(&mut tx, vec![message(&queue, "2")])
-        .await
-        .unwrap();
+    engine.publish_in(&mut tx, vec![message(&queue, "2")]).await.unwrap();
     tx.commit().await.unwrap();
     timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
 }
@@ -48,9 +42,7 @@ async fn a_commit_wakes_and_a_rollback_does_not() {
 #[tokio::test]
 async fn many_publishes_send_few_notifications() {
     let (engine, queue) = engine_and_queue().await;
-    let mut listener = sqlx::postgres::PgListener::connect(&server().await.url())
-        .await
-        .unwrap();
+    let mut listener = sqlx::postgres::PgListener::connect(&server().await.url()).await.unwrap();
     listener.listen("ezq_wake").await.unwrap();
     let began = tokio::time::Instant::now();
     for _ in 0..100 {
@@ -60,11 +52,7 @@ async fn many_publishes_send_few_notifications() {
     let windows = began.elapsed().as_millis() / 50 + 2;
     let mut heard: u128 = 0;
     // Its own notification comes after all of the engine's.
-    run(
-        &mut connection().await,
-        &format!("NOTIFY ezq_wake, 'last {queue}'"),
-    )
-    .await;
+    run(&mut connection().await, &format!("NOTIFY ezq_wake, 'last {queue}'")).await;
     loop {
         let notification = timeout(PATIENCE, listener.recv()).await.unwrap().unwrap();
         if notification.payload() == format!("last {queue}") {
@@ -72,19 +60,14 @@ async fn many_publishes_send_few_notifications() {
         }
         heard += u128::from(notification.payload() == queue.as_str());
     }
-    assert!(
-        (1..=windows).contains(&heard),
-        "{heard} in {windows} windows"
-    );
+    assert!((1..=windows).contains(&heard), "{heard} in {windows} windows");
 }
 
 #[tokio::test]
 async fn a_listener_that_was_cut_off_wakes_everyone_when_it_is_back() {
     let name = unique("listener");
     let config = PgmqConfig::url(&server().await.url()).unwrap();
-    let engine = PgmqEngine::connect(config.application_name(name.as_str()))
-        .await
-        .unwrap();
+    let engine = PgmqEngine::connect(config.application_name(name.as_str())).await.unwrap();
     let mut wakeups = engine.wakeups(&name).await.unwrap().unwrap();
     let sql = format!(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

@@ -1,0 +1,83 @@
+//! One named rule of the contract, and how it is run.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use ezq_core::{Error, error_chain};
+
+use crate::Harness;
+use crate::stage::Stage;
+
+/// A case still under way after this time hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) type CaseResult = Result<(), CaseError>;
+pub(crate) type CaseFuture<'a> = Pin<Box<dyn Future<Output = CaseResult> + Send + 'a>>;
+pub(crate) type CaseFn = for<'a, 'h> fn(&'a Stage<'h>) -> CaseFuture<'a>;
+
+/// Why a case did not pass.
+#[derive(Debug)]
+pub(crate) enum CaseError {
+    Failed(String),
+    Skipped(String),
+}
+
+impl From<Error> for CaseError {
+    fn from(error: Error) -> Self {
+        Self::Failed(format!("{:?}: {}", error.kind(), error_chain(&error)))
+    }
+}
+
+/// What became of a case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The engine keeps the rule.
+    Passed,
+    /// It does not; what was seen.
+    Failed(String),
+    /// The rule cannot be examined here; why.
+    Skipped(String),
+}
+
+/// One rule of the contract, named for what it states.
+#[derive(Clone, Copy)]
+pub struct Case {
+    name: &'static str,
+    run: CaseFn,
+}
+
+impl Case {
+    pub(crate) const fn new(name: &'static str, run: CaseFn) -> Self {
+        Self { name, run }
+    }
+
+    /// Its name, which states the rule.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Runs it against an engine, in queues of its own.
+    pub async fn run(&self, harness: &dyn Harness) -> Verdict {
+        let result = tokio::time::timeout(PATIENCE, async {
+            let stage = Stage::open(harness).await?;
+            (self.run)(&stage).await?;
+            stage.close().await;
+            Ok(())
+        });
+        match result.await {
+            Ok(Ok(())) => Verdict::Passed,
+            Ok(Err(CaseError::Failed(what))) => Verdict::Failed(what),
+            Ok(Err(CaseError::Skipped(why))) => Verdict::Skipped(why),
+            Err(_) => Verdict::Failed(format!("still under way after {PATIENCE:?}")),
+        }
+    }
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Case").field(&self.name).finish()
+    }
+}

@@ -1,0 +1,148 @@
+//! Many workers on one queue: nothing is handed out twice, and no order of work deadlocks.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ezq_core::engine::LeaseRequest;
+use ezq_core::{Engine, MessageId, QueueName, Receipt, Result, Settle, SettleOutcome};
+use tokio::task::JoinSet;
+
+use crate::case::{CaseError, CaseResult};
+use crate::stage::{HOLD, Stage, ack};
+
+cases![
+    concurrent_workers_never_share_a_message,
+    concurrent_acks_in_opposite_order_succeed_once_each,
+    concurrent_settlements_and_renewals_in_any_order_succeed,
+];
+
+async fn joined<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>, CaseError> {
+    let mut results = Vec::new();
+    while let Some(result) = tasks.join_next().await {
+        let task = result.map_err(|error| CaseError::Failed(format!("a task: {error}")))?;
+        results.push(task?);
+    }
+    Ok(results)
+}
+
+async fn concurrent_workers_never_share_a_message(stage: &Stage<'_>) -> CaseResult {
+    const MESSAGES: usize = 300;
+    let bodies: Vec<_> = (0..).take(MESSAGES).collect();
+    stage.publish_numbers(&bodies).await?;
+    let mut workers = JoinSet::new();
+    for worker in 0..8 {
+        let clients = [&stage.engine, &stage.second];
+        let engine = Arc::clone(clients[worker % 2]);
+        workers.spawn(drain(engine, stage.ask(7, HOLD), MESSAGES));
+    }
+    let ids = joined(workers).await?.concat();
+    let different: HashSet<_> = ids.iter().collect();
+    check_eq!(ids.len(), different.len(), "messages handed out, and different ones");
+    check_eq!(ids.len(), MESSAGES, "messages handed out");
+    stage.is_empty().await
+}
+
+/// Leases and acknowledges until nothing is left, but no more than there can be.
+async fn drain(
+    engine: Arc<dyn Engine>,
+    request: LeaseRequest,
+    most: usize,
+) -> Result<Vec<MessageId>> {
+    let mut ids = Vec::new();
+    let mut empty = 0;
+    // A row that another worker is claiming may be passed over once.
+    while empty < 3 && ids.len() <= most {
+        let deliveries = engine.lease(request.clone()).await?.deliveries;
+        empty = if deliveries.is_empty() { empty + 1 } else { 0 };
+        let receipts = deliveries.into_iter().map(|d| d.receipt);
+        let batch: Vec<_> = receipts.map(|receipt| (receipt, ack())).collect();
+        ids.extend(batch.iter().map(|(receipt, _)| receipt.message_id().clone()));
+        if !batch.is_empty() {
+            engine.settle(&request.queue, batch).await?;
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(ids)
+}
+
+const BATCH: usize = 60;
+const ROUNDS: usize = 4;
+
+/// A fresh batch of leased messages.
+async fn leased(stage: &Stage<'_>) -> Result<Vec<Receipt>, CaseError> {
+    let bodies: Vec<_> = (0..).take(BATCH).collect();
+    stage.publish_numbers(&bodies).await?;
+    let leased = stage.lease(BATCH, HOLD).await?;
+    check_eq!(leased.len(), BATCH, "messages leased");
+    Ok(leased.into_iter().map(|d| d.receipt).collect())
+}
+
+async fn settle_all(
+    engine: Arc<dyn Engine>,
+    queue: QueueName,
+    receipts: Vec<Receipt>,
+    settle: Settle,
+) -> Result<Vec<SettleOutcome>> {
+    let batch = receipts.into_iter().map(|receipt| (receipt, settle.clone()));
+    engine.settle(&queue, batch.collect()).await
+}
+
+async fn concurrent_acks_in_opposite_order_succeed_once_each(stage: &Stage<'_>) -> CaseResult {
+    for round in 0..ROUNDS {
+        let receipts = leased(stage).await?;
+        let mut tasks = JoinSet::new();
+        for client in [&stage.engine, &stage.second] {
+            let mut receipts = receipts.clone();
+            if Arc::ptr_eq(client, &stage.second) {
+                receipts.reverse();
+            }
+            let client = Arc::clone(client);
+            tasks.spawn(settle_all(client, stage.queue.clone(), receipts, ack()));
+        }
+        let outcomes: Vec<_> = joined(tasks).await?.into_iter().flatten().collect();
+        let done = outcomes.iter().filter(|o| matches!(o, SettleOutcome::Done)).count();
+        let lost = outcomes.iter().filter(|o| matches!(o, SettleOutcome::LeaseLost)).count();
+        check_eq!((done, lost), (BATCH, BATCH), "done and lost in round {round}");
+    }
+    stage.is_empty().await
+}
+
+async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<'_>) -> CaseResult {
+    for round in 0..ROUNDS {
+        let receipts = leased(stage).await?;
+        let (even, odd): (Vec<_>, Vec<_>) =
+            receipts.iter().cloned().enumerate().partition(|(n, _)| n % 2 == 0);
+        let receipts_of = |half: Vec<(usize, Receipt)>| half.into_iter().map(|(_, r)| r).collect();
+        let mut odd: Vec<_> = receipts_of(odd);
+        odd.reverse();
+        let halves = [(receipts_of(even), ack()), (odd, Settle::Release)];
+
+        let mut tasks = JoinSet::new();
+        for (half, settle) in halves {
+            let client = Arc::clone(&stage.engine);
+            tasks.spawn(settle_all(client, stage.queue.clone(), half, settle));
+        }
+        let mut renewals = JoinSet::new();
+        for reversed in [false, true] {
+            let (client, queue) = (Arc::clone(&stage.second), stage.queue.clone());
+            let mut receipts = receipts.clone();
+            if reversed {
+                receipts.reverse();
+            }
+            renewals.spawn(async move { client.extend(&queue, &receipts, HOLD).await });
+        }
+        let renewed: Vec<_> = joined(renewals).await?;
+        check!(renewed.iter().all(|o| o.len() == BATCH), "a renewal left a message out");
+        for outcome in joined(tasks).await?.into_iter().flatten() {
+            let done = matches!(outcome, SettleOutcome::Done);
+            check!(done, "round {round}: a receipt that holds answered {outcome:?}");
+        }
+        // A renewal that came after a release would have taken the message back.
+        stage.pass(Duration::from_millis(1)).await;
+        let back = stage.lease(BATCH, HOLD).await?;
+        check_eq!(back.len(), BATCH / 2, "messages released in round {round}");
+        stage.engine.purge(&stage.queue).await?;
+    }
+    Ok(())
+}

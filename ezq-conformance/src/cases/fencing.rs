@@ -1,0 +1,161 @@
+//! A worker that lost its lease can change nothing, and learns it.
+
+use std::time::Duration;
+
+use ezq_core::{Delivery, ExtendOutcome, HandlerState, Progress, Receipt, Settle, SettleOutcome};
+
+use super::settling::{mark, progress};
+use crate::case::{CaseError, CaseResult};
+use crate::stage::{HOLD, SHORT, Stage, ack, numbers, only, reason, retry};
+
+cases![
+    a_stale_ack_changes_nothing,
+    a_stale_retry_changes_nothing,
+    a_stale_dead_letter_changes_nothing,
+    a_stale_release_changes_nothing,
+    a_stale_extension_changes_nothing,
+    a_batch_with_a_stale_receipt_settles_the_rest,
+    an_expired_lease_holds_until_the_message_is_handed_out_again,
+    a_second_ack_is_lost,
+    a_receipt_is_void_after_its_retry,
+    a_receipt_is_void_after_its_release,
+    a_purge_voids_receipts,
+];
+
+/// A receipt whose lease ran out, and the delivery that another worker has now.
+async fn taken_over(stage: &Stage<'_>) -> Result<(Receipt, Delivery), CaseError> {
+    let first = stage.fresh(SHORT).await?;
+    stage.pass(SHORT).await;
+    let second = only(stage.lease_second(10, HOLD).await?)?;
+    Ok((first.receipt, second))
+}
+
+/// The second worker's lease stands as if nobody had tried anything.
+async fn unchanged(stage: &Stage<'_>, current: Delivery) -> CaseResult {
+    check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
+    stage.nothing_readable().await?;
+    let dead = stage.stats().await?.dead;
+    check_eq!(dead, 0, "dead letters");
+    stage.done(vec![(current.receipt, Settle::Release)]).await?;
+    let again = stage.take(HOLD).await?;
+    check_eq!(again.deliveries, 3, "deliveries");
+    check_eq!(again.headers.returned(), 1, "returned");
+    check_eq!(Progress::from_headers(&again.headers), Progress::default(), "marks");
+    stage.done(vec![(again.receipt, ack())]).await?;
+    stage.is_empty().await
+}
+
+fn stray() -> Progress {
+    progress([("shop::stray", mark(HandlerState::Done, 1, ""))])
+}
+
+async fn a_stale_ack_changes_nothing(stage: &Stage<'_>) -> CaseResult {
+    let (stale, current) = taken_over(stage).await?;
+    let outgoing = vec![stage.outgoing(1)];
+    stage.lost(&stale, Settle::Ack { outgoing }).await?;
+    unchanged(stage, current).await
+}
+
+async fn a_stale_retry_changes_nothing(stage: &Stage<'_>) -> CaseResult {
+    let (stale, current) = taken_over(stage).await?;
+    let outgoing = vec![stage.outgoing(1)];
+    let retry = Settle::Retry { after: Duration::ZERO, progress: stray(), outgoing };
+    stage.lost(&stale, retry).await?;
+    unchanged(stage, current).await
+}
+
+async fn a_stale_dead_letter_changes_nothing(stage: &Stage<'_>) -> CaseResult {
+    let (stale, current) = taken_over(stage).await?;
+    let outgoing = vec![stage.outgoing(1)];
+    let bury = Settle::DeadLetter { reason: reason(), progress: stray(), outgoing };
+    stage.lost(&stale, bury).await?;
+    unchanged(stage, current).await
+}
+
+async fn a_stale_release_changes_nothing(stage: &Stage<'_>) -> CaseResult {
+    let (stale, current) = taken_over(stage).await?;
+    stage.lost(&stale, Settle::Release).await?;
+    unchanged(stage, current).await
+}
+
+async fn a_stale_extension_changes_nothing(stage: &Stage<'_>) -> CaseResult {
+    let (stale, current) = taken_over(stage).await?;
+    let stale = [stale];
+    let outcomes = stage.engine.extend(&stage.queue, &stale, Duration::from_millis(1)).await?;
+    check_eq!(outcomes, [ExtendOutcome::LeaseLost], "outcomes");
+    stage.pass(Duration::from_millis(1)).await;
+    unchanged(stage, current).await
+}
+
+async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> CaseResult {
+    let (stale, current) = taken_over(stage).await?;
+    stage.publish_numbers(&[2, 3]).await?;
+    let mut receipts: Vec<_> = stage.lease(2, HOLD).await?.into_iter().map(|d| d.receipt).collect();
+    check_eq!(receipts.len(), 2, "messages leased");
+    receipts.insert(1, stale);
+    let batch = receipts.into_iter().map(|receipt| (receipt, ack())).collect();
+    let outcomes = stage.settle(batch).await?;
+    use SettleOutcome::{Done, LeaseLost};
+    check!(matches!(outcomes.as_slice(), [Done, LeaseLost, Done]), "outcomes are {outcomes:?}");
+    let stats = stage.stats().await?;
+    check_eq!((stats.ready, stats.in_progress), (0, 1), "messages ready and leased");
+    stage.done(vec![(current.receipt, ack())]).await
+}
+
+async fn an_expired_lease_holds_until_the_message_is_handed_out_again(
+    stage: &Stage<'_>,
+) -> CaseResult {
+    let delivery = stage.fresh(SHORT).await?;
+    stage.pass(SHORT).await;
+    stage.done(vec![(delivery.receipt, ack())]).await?;
+    stage.is_empty().await
+}
+
+async fn a_second_ack_is_lost(stage: &Stage<'_>) -> CaseResult {
+    let delivery = stage.fresh(HOLD).await?;
+    stage.done(vec![(delivery.receipt.clone(), ack())]).await?;
+    let outgoing = vec![stage.outgoing(1)];
+    stage.lost(&delivery.receipt, Settle::Ack { outgoing }).await?;
+    check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
+    Ok(())
+}
+
+async fn a_receipt_is_void_after_its_retry(stage: &Stage<'_>) -> CaseResult {
+    let delivery = stage.fresh(HOLD).await?;
+    stage.done(vec![(delivery.receipt.clone(), retry(Duration::ZERO))]).await?;
+    stage.lost(&delivery.receipt, retry(HOLD)).await?;
+    stage.lost(&delivery.receipt, ack()).await?;
+    let again = stage.take(HOLD).await?;
+    check_eq!(again.headers.returned(), 1, "returned");
+    Ok(())
+}
+
+async fn a_receipt_is_void_after_its_release(stage: &Stage<'_>) -> CaseResult {
+    let delivery = stage.fresh(HOLD).await?;
+    stage.done(vec![(delivery.receipt.clone(), Settle::Release)]).await?;
+    stage.lost(&delivery.receipt, Settle::Release).await?;
+    stage.lost(&delivery.receipt, ack()).await?;
+    let outcomes = stage.extend(std::slice::from_ref(&delivery.receipt)).await?;
+    check_eq!(outcomes, [ExtendOutcome::LeaseLost], "outcomes");
+    let again = stage.take(HOLD).await?;
+    check_eq!(again.headers.returned(), 1, "returned");
+    Ok(())
+}
+
+async fn a_purge_voids_receipts(stage: &Stage<'_>) -> CaseResult {
+    stage.publish_numbers(&[1, 2, 3]).await?;
+    let leased = stage.lease(2, HOLD).await?;
+    check_eq!(leased.len(), 2, "messages leased");
+    let purged = stage.engine.purge(&stage.queue).await?;
+    check_eq!(purged, 3, "messages purged, leased ones included");
+    stage.is_empty().await?;
+    let receipts: Vec<_> = leased.into_iter().map(|d| d.receipt).collect();
+    for settle in [ack(), retry(Duration::ZERO), Settle::Release] {
+        stage.lost(&receipts[0], settle).await?;
+    }
+    let outcomes = stage.extend(&receipts).await?;
+    check_eq!(outcomes, [ExtendOutcome::LeaseLost; 2], "outcomes");
+    stage.publish_numbers(&[4]).await?;
+    check_eq!(numbers(&stage.lease(10, HOLD).await?), [4], "the queue after its purge");
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! All cases, one file per part of the contract.
+
+/// Lists a file's cases under their own names.
+macro_rules! cases {
+    ($($name:ident),+ $(,)?) => {
+        pub(super) const CASES: &[$crate::case::Case] = &[
+            $($crate::case::Case::new(stringify!($name), |stage| Box::pin($name(stage)))),+
+        ];
+    };
+}
+
+mod concurrency;
+mod dead_letters;
+mod fencing;
+mod leasing;
+mod poison;
+mod publishing;
+mod queues;
+mod schedule;
+mod settling;
+mod transactions;
+
+use crate::Case;
+
+/// Every case of the suite, in the order [`run`](crate::run) takes them. For a test harness that
+/// shows each on its own.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    let files = [
+        publishing::CASES,
+        leasing::CASES,
+        settling::CASES,
+        fencing::CASES,
+        concurrency::CASES,
+        dead_letters::CASES,
+        poison::CASES,
+        schedule::CASES,
+        queues::CASES,
+        transactions::CASES,
+    ];
+    files.concat()
+}

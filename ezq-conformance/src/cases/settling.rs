@@ -1,0 +1,233 @@
+//! What each settlement does to its message, and what leaves with it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::DateTime;
+use ezq_core::{
+    ErrorKind, ErrorRecord, HandlerMark, HandlerName, HandlerState, Outgoing, Progress, Settle,
+    SettleOutcome,
+};
+use tokio::time::Instant;
+
+use crate::case::{CaseError, CaseResult};
+use crate::stage::{HOLD, SHORT, Stage, ack, bury, number_in, numbers, reason, retry};
+
+cases![
+    an_acknowledged_message_is_gone,
+    a_retry_waits_for_its_pause,
+    a_retry_keeps_the_marks_of_every_handler,
+    a_settled_delivery_does_not_count_as_a_crash,
+    a_release_returns_to_its_old_place_at_once,
+    a_mixed_batch_settles_each_in_its_own_way,
+    outgoing_events_leave_with_every_settlement,
+    outgoing_events_for_a_missing_queue_fail_their_settlement_alone,
+    errors_with_any_text_can_be_kept,
+];
+
+async fn an_acknowledged_message_is_gone(stage: &Stage<'_>) -> CaseResult {
+    let delivery = stage.fresh(SHORT).await?;
+    stage.done(vec![(delivery.receipt, ack())]).await?;
+    stage.pass(SHORT).await;
+    stage.nothing_readable().await?;
+    stage.is_empty().await
+}
+
+async fn a_retry_waits_for_its_pause(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("delayed", |c| c.delayed)?;
+    let pause = Duration::from_millis(700);
+    let delivery = stage.fresh(HOLD).await?;
+    let started = Instant::now();
+    stage.done(vec![(delivery.receipt, retry(pause))]).await?;
+    let early = stage.lease(10, HOLD).await?;
+    // On a machine so slow that the pause is over by now, this says nothing.
+    check!(early.is_empty() || started.elapsed() >= pause, "it came early");
+    if early.is_empty() {
+        stage.pass(pause).await;
+        let again = stage.take(HOLD).await?;
+        check_eq!(again.deliveries, 2, "deliveries");
+    }
+    Ok(())
+}
+
+pub(super) fn mark(state: HandlerState, attempts: u32, error: &str) -> HandlerMark {
+    let record = |at| ErrorRecord { at, attempt: attempts, error: error.to_owned() };
+    let at = DateTime::from_timestamp_micros(1_700_000_000_123_456);
+    HandlerMark {
+        state,
+        reason: None,
+        attempts,
+        due: at,
+        errors: at.filter(|_| !error.is_empty()).map(record).into_iter().collect(),
+    }
+}
+
+pub(super) fn progress<const N: usize>(marks: [(&str, HandlerMark); N]) -> Progress {
+    let named = marks.map(|(name, mark)| (HandlerName::from(name), mark));
+    Progress(BTreeMap::from(named))
+}
+
+fn retry_with(progress: Progress) -> Settle {
+    Settle::Retry { after: Duration::ZERO, progress, outgoing: Vec::new() }
+}
+
+async fn a_retry_keeps_the_marks_of_every_handler(stage: &Stage<'_>) -> CaseResult {
+    let mut message = stage.message(1);
+    message.headers.insert("correlation-id", "c-1");
+    stage.publish(vec![message]).await?;
+    let a = mark(HandlerState::Done, 1, "");
+    let failed = mark(HandlerState::Retry, 1, "first: \"quoted\" 'text' ä");
+    let failed_again = mark(HandlerState::Retry, 2, "second");
+    // Each worker knows only the handlers it ran.
+    for step in [("shop::a", &a), ("shop::b", &failed), ("shop::b", &failed_again)] {
+        let (name, mark) = step;
+        let delivery = stage.take(HOLD).await?;
+        let progress = progress([(name, mark.clone())]);
+        stage.done(vec![(delivery.receipt, retry_with(progress))]).await?;
+    }
+    let delivery = stage.take(HOLD).await?;
+    let wanted = progress([("shop::a", a), ("shop::b", failed_again)]);
+    check_eq!(Progress::from_headers(&delivery.headers), wanted, "marks");
+    check_eq!(delivery.headers.text("correlation-id"), Some("c-1"), "the publisher's header");
+    Ok(())
+}
+
+async fn a_settled_delivery_does_not_count_as_a_crash(stage: &Stage<'_>) -> CaseResult {
+    let steps = [(Some(retry(Duration::ZERO)), 1), (Some(Settle::Release), 1), (None, 1)];
+    let mut delivery = stage.fresh(SHORT).await?;
+    for (settle, unsettled) in steps {
+        check_eq!(delivery.unsettled_deliveries(), unsettled, "unsettled deliveries");
+        match settle {
+            Some(settle) => stage.done(vec![(delivery.receipt, settle)]).await?,
+            None => stage.pass(SHORT).await,
+        }
+        delivery = stage.take(SHORT).await?;
+    }
+    check_eq!(delivery.headers.returned(), 2, "returned");
+    check_eq!(delivery.deliveries, 4, "deliveries");
+    check_eq!(delivery.unsettled_deliveries(), 2, "unsettled deliveries after a crash");
+    Ok(())
+}
+
+async fn a_release_returns_to_its_old_place_at_once(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("ordered", |c| c.ordered)?;
+    stage.publish_numbers(&[1, 2, 3]).await?;
+    let first = stage.lease(1, HOLD).await?.remove(0);
+    let place = first.position();
+    // Where nothing moves on, any place is the old one.
+    stage.pass(Duration::from_millis(1)).await;
+    stage.done(vec![(first.receipt, Settle::Release)]).await?;
+    let leased = stage.lease(3, HOLD).await?;
+    check_eq!(numbers(&leased), [1, 2, 3], "messages");
+    let again = &leased[0];
+    check_eq!(again.position(), place, "its place");
+    check_eq!(again.deliveries, 2, "deliveries");
+    check_eq!(again.headers.returned(), 1, "returned");
+    Ok(())
+}
+
+async fn a_mixed_batch_settles_each_in_its_own_way(stage: &Stage<'_>) -> CaseResult {
+    let dead_letters = stage.dead_letters()?;
+    stage.publish_numbers(&[1, 2, 3, 4]).await?;
+    let mut batch = Vec::new();
+    for delivery in stage.lease(4, HOLD).await? {
+        let settle = match number_in(&delivery.body) {
+            1 => retry(HOLD),
+            2 => ack(),
+            3 => Settle::Release,
+            _ => bury(),
+        };
+        batch.push((delivery.receipt, settle));
+    }
+    stage.done(batch).await?;
+    check_eq!(numbers(&stage.lease(4, HOLD).await?), [3], "readable messages");
+    let dead = dead_letters.list(&stage.queue, None, 10).await?;
+    let dead: Vec<_> = dead.iter().map(|letter| number_in(&letter.body)).collect();
+    check_eq!(dead, [4], "dead letters");
+    let stats = stage.stats().await?;
+    check_eq!(stats.in_progress, 2, "messages that were retried or are leased");
+    Ok(())
+}
+
+async fn outgoing_events_leave_with_every_settlement(stage: &Stage<'_>) -> CaseResult {
+    stage.publish_numbers(&[1, 2]).await?;
+    let outgoing = |n| vec![stage.outgoing(n), stage.outgoing(n + 1)];
+    let mut batch = Vec::new();
+    for delivery in stage.lease(2, HOLD).await? {
+        let settle = if number_in(&delivery.body) == 1 {
+            Settle::Ack { outgoing: outgoing(10) }
+        } else {
+            let after = Duration::ZERO;
+            Settle::Retry { after, progress: Progress::default(), outgoing: outgoing(20) }
+        };
+        batch.push((delivery.receipt, settle));
+    }
+    stage.done(batch).await?;
+    let mut wanted = vec![10, 11, 20, 21];
+    if stage.engine.dead_letters().is_some() {
+        let delivery = stage.take(HOLD).await?;
+        let outgoing = outgoing(30);
+        let bury = Settle::DeadLetter { reason: reason(), progress: Progress::default(), outgoing };
+        stage.done(vec![(delivery.receipt, bury)]).await?;
+        wanted.extend([30, 31]);
+    }
+    let mut arrived = stage.arrived().await?;
+    arrived.sort_unstable();
+    check_eq!(arrived, wanted, "outgoing events");
+    Ok(())
+}
+
+async fn outgoing_events_for_a_missing_queue_fail_their_settlement_alone(
+    stage: &Stage<'_>,
+) -> CaseResult {
+    stage.publish_numbers(&[1, 2, 3]).await?;
+    let mut batch = Vec::new();
+    for delivery in stage.lease(3, HOLD).await? {
+        let n = number_in(&delivery.body);
+        let queue = if n == 2 { &stage.missing } else { &stage.other };
+        let outgoing = vec![Outgoing { queue: queue.clone(), ..stage.message(n * 10) }];
+        batch.push((n, (delivery.receipt, Settle::Ack { outgoing })));
+    }
+    let (numbers, batch): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+    let mut failed = None;
+    for (n, outcome) in numbers.into_iter().zip(stage.settle(batch).await?) {
+        match (n, outcome) {
+            (2, SettleOutcome::Failed { receipt, error }) => failed = Some((receipt, error)),
+            (1 | 3, SettleOutcome::Done) => {}
+            (n, outcome) => check!(false, "message {n} answered {outcome:?}"),
+        }
+    }
+    let Some((receipt, error)) = failed else {
+        return Err(CaseError::Failed("no settlement failed".into()));
+    };
+    check_eq!(error.kind(), ErrorKind::QueueMissing, "the failure");
+    let mut arrived = stage.arrived().await?;
+    arrived.sort_unstable();
+    check_eq!(arrived, [10, 30], "outgoing events");
+    // The receipt that came back is as good as it was.
+    stage.done(vec![(receipt, ack())]).await?;
+    stage.is_empty().await
+}
+
+async fn errors_with_any_text_can_be_kept(stage: &Stage<'_>) -> CaseResult {
+    // jsonb cannot hold NUL, and an error's text is not the message's fault.
+    let text = "before\0after \u{1b}[31m \u{fffd} 😀 \\u0000";
+    let failed = mark(HandlerState::Retry, 1, text);
+    let delivery = stage.fresh(HOLD).await?;
+    let settle = retry_with(progress([("shop::a", failed)]));
+    stage.done(vec![(delivery.receipt, settle)]).await?;
+    let delivery = stage.take(HOLD).await?;
+    let marks = Progress::from_headers(&delivery.headers);
+    let kept = marks.0.values().flat_map(|mark| &mark.errors);
+    let kept: Vec<_> = kept.map(|record| record.error.as_str()).collect();
+    let whole = |text: &&str| text.contains("before") && text.contains("after");
+    check!(kept.iter().any(whole), "the error's text is lost: {kept:?}");
+    if stage.engine.dead_letters().is_some() {
+        let mut reason = reason();
+        reason.error = text.to_owned();
+        let (progress, outgoing) = (Progress::default(), Vec::new());
+        let bury = Settle::DeadLetter { reason, progress, outgoing };
+        stage.done(vec![(delivery.receipt, bury)]).await?;
+    }
+    Ok(())
+}

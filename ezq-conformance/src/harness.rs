@@ -1,0 +1,43 @@
+//! What the suite needs to know about a store beyond its engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ezq_core::{Engine, QueueName};
+
+/// Gives the suite an engine to examine, and a few things that the engine contract does not offer.
+///
+/// Only [`engine`](Self::engine) is required. What the defaults cannot do is skipped or examined
+/// less closely, so implement all that the store allows.
+#[async_trait]
+pub trait Harness: Send + Sync {
+    /// A client of the store; the suite asks once per case.
+    async fn engine(&self) -> Arc<dyn Engine>;
+
+    /// Another client of the same store, as a second process would be. Defaults to
+    /// [`engine`](Self::engine).
+    async fn second(&self) -> Arc<dyn Engine> {
+        self.engine().await
+    }
+
+    /// Stores a body and headers (JSON text; none as the store has it) the way a client that knows
+    /// nothing of ezq would, readable at once; whether the store can hold them. Defaults to
+    /// `false`: the cases on poison messages are skipped.
+    async fn insert_raw(&self, queue: &QueueName, body: &str, headers: Option<&str>) -> bool {
+        let _ = (queue, body, headers);
+        false
+    }
+
+    /// Lets time pass on the engine's clock. Defaults to tokio's sleep, which is right for a real
+    /// clock and for tokio's paused one.
+    async fn advance(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    /// Drops a queue of a case that passed; those of a case that failed are kept to be looked at.
+    /// Defaults to nothing.
+    async fn discard(&self, queue: &QueueName) {
+        let _ = queue;
+    }
+}

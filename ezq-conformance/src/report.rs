@@ -1,0 +1,131 @@
+//! What a run of the suite found.
+
+use std::fmt;
+
+use crate::Verdict;
+
+/// One case and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The case's name.
+    pub case: &'static str,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// What became of every case, in the order they ran.
+///
+/// Both `Display` and `Debug` print one line per case that did not pass and a sum, so that a test
+/// may return [`into_result`](Self::into_result).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Report {
+    entries: Vec<Entry>,
+}
+
+impl Report {
+    pub(crate) fn new(entries: Vec<Entry>) -> Self {
+        Self { entries }
+    }
+
+    /// Every case, in the order they ran.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The cases that failed, each with what was seen.
+    pub fn failed(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.entries.iter().filter_map(|entry| match &entry.verdict {
+            Verdict::Failed(what) => Some((entry.case, what.as_str())),
+            _ => None,
+        })
+    }
+
+    /// The cases that could not be run, each with the reason.
+    pub fn skipped(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.entries.iter().filter_map(|entry| match &entry.verdict {
+            Verdict::Skipped(why) => Some((entry.case, why.as_str())),
+            _ => None,
+        })
+    }
+
+    /// How many cases passed.
+    #[must_use]
+    pub fn passed(&self) -> usize {
+        let passed = |entry: &&Entry| entry.verdict == Verdict::Passed;
+        self.entries.iter().filter(passed).count()
+    }
+
+    /// The report itself as the error if a case failed. Skipped cases are no failure.
+    ///
+    /// # Errors
+    /// When a case failed.
+    pub fn into_result(self) -> Result<(), Self> {
+        if self.failed().next().is_none() { Ok(()) } else { Err(self) }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (case, what) in self.failed() {
+            writeln!(f, "FAILED  {case}: {what}")?;
+        }
+        for (case, why) in self.skipped() {
+            writeln!(f, "skipped {case}: {why}")?;
+        }
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed(),
+            self.failed().count(),
+            self.skipped().count()
+        )
+    }
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n{self}")
+    }
+}
+
+impl std::error::Error for Report {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(verdicts: &[(&'static str, Verdict)]) -> Report {
+        let entry =
+            |(case, verdict): &(&'static str, Verdict)| Entry { case, verdict: verdict.clone() };
+        Report::new(verdicts.iter().map(entry).collect())
+    }
+
+    #[test]
+    fn names_every_case_that_failed_or_was_skipped() {
+        let report = report(&[
+            ("a", Verdict::Passed),
+            ("b", Verdict::Failed("saw 2".into())),
+            ("c", Verdict::Skipped("no such thing".into())),
+            ("d", Verdict::Failed("saw 3".into())),
+        ]);
+        let text = report.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "FAILED  b: saw 2",
+                "FAILED  d: saw 3",
+                "skipped c: no such thing",
+                "1 passed, 2 failed, 1 skipped",
+            ]
+        );
+        assert_eq!(report.clone().into_result(), Err(report));
+    }
+
+    #[test]
+    fn what_was_skipped_is_no_failure() {
+        let report = report(&[("a", Verdict::Skipped("no such thing".into()))]);
+        assert_eq!(report.into_result(), Ok(()));
+    }
+}

@@ -1,0 +1,284 @@
+//! What every case stands on: two clients of one store, fresh queues, and the steps that cases
+//! share. Steps check what holds everywhere, such as one outcome per message.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use ezq_core::engine::{DeadLetters, LeaseRequest, Leased, Position};
+use ezq_core::headers::Headers;
+use ezq_core::{
+    Capabilities, Delivery, Due, Engine, ExtendOutcome, MessageId, Outgoing, Progress,
+    PublishOutcome, QueueName, QueueStats, Reason, ReasonKind, Receipt, Settle, SettleOutcome,
+};
+
+use crate::Harness;
+use crate::case::{CaseError, CaseResult};
+
+type Result<T> = std::result::Result<T, CaseError>;
+
+/// A lease that must hold through the case.
+pub(crate) const HOLD: Duration = Duration::from_secs(60);
+/// A lease that must run out.
+pub(crate) const SHORT: Duration = Duration::from_millis(300);
+/// What two machines' clocks may differ in rate over a case, and what engines may round.
+const MARGIN: Duration = Duration::from_millis(20);
+
+pub(crate) struct Stage<'h> {
+    pub(crate) harness: &'h dyn Harness,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) second: Arc<dyn Engine>,
+    pub(crate) queue: QueueName,
+    /// A second queue, for events that leave with a settlement.
+    pub(crate) other: QueueName,
+    /// A queue that is never created.
+    pub(crate) missing: QueueName,
+}
+
+impl<'h> Stage<'h> {
+    pub(crate) async fn open(harness: &'h dyn Harness) -> Result<Self> {
+        let name = unique_name();
+        let stage = Self {
+            harness,
+            engine: harness.engine().await,
+            second: harness.second().await,
+            queue: QueueName::new(&name)?,
+            other: QueueName::new(&format!("{name}_b"))?,
+            missing: QueueName::new(&format!("{name}_c"))?,
+        };
+        stage.engine.ensure_queue(&stage.queue).await?;
+        stage.engine.ensure_queue(&stage.other).await?;
+        Ok(stage)
+    }
+
+    pub(crate) async fn close(&self) {
+        self.harness.discard(&self.queue).await;
+        self.harness.discard(&self.other).await;
+    }
+
+    /// Skips the case unless the engine has a capability.
+    pub(crate) fn needs(&self, what: &str, has: fn(&Capabilities) -> bool) -> CaseResult {
+        if has(self.engine.capabilities()) {
+            return Ok(());
+        }
+        let why = format!("the engine does not offer `{what}`");
+        Err(CaseError::Skipped(why))
+    }
+
+    /// The engine's dead letters; skips the case if it keeps none.
+    pub(crate) fn dead_letters(&self) -> Result<&dyn DeadLetters> {
+        let skipped = || CaseError::Skipped("the engine keeps no dead letters".to_owned());
+        self.engine.dead_letters().ok_or_else(skipped)
+    }
+
+    pub(crate) fn message(&self, n: i64) -> Outgoing {
+        self.text(format!(r#"{{"n":{n}}}"#))
+    }
+
+    pub(crate) fn text(&self, body: impl Into<String>) -> Outgoing {
+        Outgoing {
+            queue: self.queue.clone(),
+            body: body.into(),
+            headers: Headers::new(),
+            due: Due::Now,
+        }
+    }
+
+    /// A message to the other queue, as handlers return them.
+    pub(crate) fn outgoing(&self, n: i64) -> Outgoing {
+        let queue = self.other.clone();
+        Outgoing { queue, ..self.message(n) }
+    }
+
+    /// Publishes messages of which none may be refused; their ids.
+    pub(crate) async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<MessageId>> {
+        let outcomes = self.outcomes(messages).await?;
+        let stored = outcomes.into_iter().map(|outcome| match outcome {
+            PublishOutcome::Stored(id) => Ok(id),
+            other => Err(CaseError::Failed(format!("publishing answered {other:?}"))),
+        });
+        stored.collect()
+    }
+
+    /// Publishes messages; one outcome each.
+    pub(crate) async fn outcomes(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+        let count = messages.len();
+        let outcomes = self.engine.publish(messages).await?;
+        check_eq!(outcomes.len(), count, "outcomes of one publish");
+        Ok(outcomes)
+    }
+
+    /// Publishes messages with the bodies `{"n":..}` in one batch.
+    pub(crate) async fn publish_numbers(&self, numbers: &[i64]) -> Result<Vec<MessageId>> {
+        let batch = numbers.iter().map(|n| self.message(*n)).collect();
+        self.publish(batch).await
+    }
+
+    pub(crate) async fn request(&self, request: LeaseRequest) -> Result<Leased> {
+        let max = request.max;
+        let leased = self.engine.lease(request).await?;
+        let count = leased.deliveries.len();
+        check!(count <= max, "asked for {max} messages, got {count}");
+        let places = leased.deliveries.iter().map(Delivery::position);
+        check!(places.is_sorted(), "one call's deliveries are out of order");
+        Ok(leased)
+    }
+
+    pub(crate) async fn lease(&self, max: usize, ttl: Duration) -> Result<Vec<Delivery>> {
+        Ok(self.request(self.ask(max, ttl)).await?.deliveries)
+    }
+
+    pub(crate) async fn lease_before(&self, place: Position) -> Result<Vec<Delivery>> {
+        let before = Some(place);
+        let request = LeaseRequest { before, ..self.ask(100, HOLD) };
+        Ok(self.request(request).await?.deliveries)
+    }
+
+    /// What the second client gets.
+    pub(crate) async fn lease_second(&self, max: usize, ttl: Duration) -> Result<Vec<Delivery>> {
+        Ok(self.second.lease(self.ask(max, ttl)).await?.deliveries)
+    }
+
+    pub(crate) fn ask(&self, max: usize, ttl: Duration) -> LeaseRequest {
+        LeaseRequest { queue: self.queue.clone(), max, ttl, before: None }
+    }
+
+    /// What the other queue hands out, by number.
+    pub(crate) async fn arrived(&self) -> Result<Vec<i64>> {
+        let queue = self.other.clone();
+        let request = LeaseRequest { queue, ..self.ask(100, HOLD) };
+        Ok(numbers(&self.request(request).await?.deliveries))
+    }
+
+    /// The one message that is readable.
+    pub(crate) async fn take(&self, ttl: Duration) -> Result<Delivery> {
+        only(self.lease(100, ttl).await?)
+    }
+
+    /// Publishes one message and leases it.
+    pub(crate) async fn fresh(&self, ttl: Duration) -> Result<Delivery> {
+        self.publish_numbers(&[1]).await?;
+        self.take(ttl).await
+    }
+
+    pub(crate) async fn nothing_readable(&self) -> CaseResult {
+        let leased = self.lease(100, SHORT).await?;
+        check_eq!(numbers(&leased), [0_i64; 0], "readable messages");
+        Ok(())
+    }
+
+    /// Lets a time pass, and a little more.
+    pub(crate) async fn pass(&self, time: Duration) {
+        self.harness.advance(time + MARGIN).await;
+    }
+
+    pub(crate) async fn settle(
+        &self,
+        settlements: Vec<(Receipt, Settle)>,
+    ) -> Result<Vec<SettleOutcome>> {
+        let count = settlements.len();
+        let outcomes = self.engine.settle(&self.queue, settlements).await?;
+        check_eq!(outcomes.len(), count, "outcomes of one settle");
+        Ok(outcomes)
+    }
+
+    /// Settles with receipts that must hold.
+    pub(crate) async fn done(&self, settlements: Vec<(Receipt, Settle)>) -> CaseResult {
+        for outcome in self.settle(settlements).await? {
+            let done = matches!(outcome, SettleOutcome::Done);
+            check!(done, "a receipt that holds answered {outcome:?}");
+        }
+        Ok(())
+    }
+
+    /// Settles with a receipt that must not hold any more.
+    pub(crate) async fn lost(&self, receipt: &Receipt, settle: Settle) -> CaseResult {
+        for outcome in self.settle(vec![(receipt.clone(), settle)]).await? {
+            let lost = matches!(outcome, SettleOutcome::LeaseLost);
+            check!(lost, "a receipt that is void answered {outcome:?}");
+        }
+        Ok(())
+    }
+
+    /// Extends, again and again while the row is busy.
+    pub(crate) async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<ExtendOutcome>> {
+        for _ in 0..50 {
+            let outcomes = self.engine.extend(&self.queue, receipts, HOLD).await?;
+            check_eq!(outcomes.len(), receipts.len(), "outcomes of one extend");
+            if !outcomes.contains(&ExtendOutcome::Busy) {
+                return Ok(outcomes);
+            }
+            self.harness.advance(MARGIN).await;
+        }
+        let what = "rows that nobody works on stay busy".to_owned();
+        Err(CaseError::Failed(what))
+    }
+
+    pub(crate) async fn stats(&self) -> Result<QueueStats> {
+        Ok(self.engine.stats(&self.queue).await?)
+    }
+
+    pub(crate) async fn is_empty(&self) -> CaseResult {
+        let stats = self.stats().await?;
+        let held = stats.ready + stats.in_progress + stats.scheduled;
+        check!(held == 0, "the queue should be empty and is not: {stats:?}");
+        Ok(())
+    }
+}
+
+pub(crate) fn ack() -> Settle {
+    Settle::Ack { outgoing: Vec::new() }
+}
+
+pub(crate) fn retry(after: Duration) -> Settle {
+    Settle::Retry { after, progress: Progress::default(), outgoing: Vec::new() }
+}
+
+pub(crate) fn bury() -> Settle {
+    Settle::DeadLetter { reason: reason(), progress: Progress::default(), outgoing: Vec::new() }
+}
+
+pub(crate) fn reason() -> Reason {
+    Reason {
+        kind: ReasonKind::Fatal,
+        handler: Some("shop::mail".into()),
+        error: "no such address: \"ä\"".to_owned(),
+        attempts: 3,
+    }
+}
+
+/// The number in each body, or -1 where there is none.
+pub(crate) fn numbers(deliveries: &[Delivery]) -> Vec<i64> {
+    let number = |delivery: &Delivery| number_in(&delivery.body);
+    deliveries.iter().map(number).collect()
+}
+
+pub(crate) fn number_in(body: &str) -> i64 {
+    let value: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    value["n"].as_i64().unwrap_or(-1)
+}
+
+pub(crate) fn only(mut deliveries: Vec<Delivery>) -> Result<Delivery> {
+    let seen = numbers(&deliveries);
+    match (deliveries.pop(), deliveries.is_empty()) {
+        (Some(delivery), true) => Ok(delivery),
+        _ => Err(CaseError::Failed(format!("expected one delivery, got {seen:?}"))),
+    }
+}
+
+/// An id that no message of the case has.
+pub(crate) fn unknown_id(id: &MessageId) -> MessageId {
+    match id {
+        MessageId::Number(n) => MessageId::Number(n + 1_000_000),
+        other => MessageId::Text(format!("{other}-unknown").into()),
+    }
+}
+
+/// Other runs may use the same store at the same time.
+fn unique_name() -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let micros = since.unwrap_or_default().as_micros();
+    format!("conf_{micros:x}_{:x}_{count:x}", std::process::id())
+}

@@ -1,0 +1,370 @@
+//! A memory engine with one fault.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased};
+use ezq_core::headers::Headers;
+use ezq_core::{
+    Capabilities, Delivery, Due, Engine, Error, ErrorKind, ExtendOutcome, MemoryEngine, MessageId,
+    Outgoing, Progress, PublishOutcome, QueueName, QueueStats, Receipt, Result, Settle,
+    SettleOutcome,
+};
+use tokio::sync::watch;
+
+/// What is wrong with the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    ReversesBatches,
+    PublishesToOneQueue,
+    RefusesEmptyBatches,
+    ReadsNumbersAsFloats,
+    DropsWhiteSpace,
+    CutsLongBodies,
+    DropsHeaders,
+    FailsBatchesWhole,
+    StoresTooMuch,
+    DelaysAreEarly,
+    DelaysInWholeSeconds,
+    LeasesNothing,
+    LeasesForEver,
+    SharesMessages,
+    LeasesInAnyOrder,
+    IgnoresMax,
+    IgnoresBefore,
+    LosesCounts,
+    SkipsPoison,
+    CreatesQueues,
+    SaysDueNow,
+    NeverWakes,
+    AcceptsStaleReceipts,
+    AcceptsUsedReceipts,
+    VoidsExpiredLeases,
+    SettlesAllOrNothing,
+    DeadlocksOnDisorder,
+    AcksNothing,
+    RetriesAtOnce,
+    ForgetsProgress,
+    LosesOutgoing,
+    ReleasesToTheEnd,
+    SaysExtended,
+    CancelsAnything,
+    PurgesNothing,
+    CountsNothing,
+    EmptiesOnEnsure,
+    BeginsNothing,
+    IsNeverHealthy,
+    KeepsNoNul,
+    LosesDeadLetters,
+    ListsFromTheStart,
+    RedrivesNothing,
+}
+
+pub(crate) struct Broken {
+    inner: MemoryEngine,
+    fault: Fault,
+    capabilities: Capabilities,
+    newest: Mutex<HashMap<(QueueName, MessageId), Receipt>>,
+    ends: Mutex<HashMap<Receipt, chrono::DateTime<chrono::Utc>>>,
+    last: Mutex<Vec<Delivery>>,
+}
+
+pub(crate) const LIMIT: usize = 1 << 21;
+
+impl Broken {
+    pub(crate) fn new(fault: Fault) -> Self {
+        let inner = if fault == Fault::StoresTooMuch {
+            MemoryEngine::new()
+        } else {
+            MemoryEngine::with_body_limit(LIMIT)
+        };
+        let mut capabilities = inner.capabilities().clone();
+        capabilities.max_body = Some(LIMIT);
+        Self {
+            inner,
+            fault,
+            capabilities,
+            newest: Mutex::default(),
+            ends: Mutex::default(),
+            last: Mutex::default(),
+        }
+    }
+
+    fn is(&self, fault: Fault) -> bool {
+        self.fault == fault
+    }
+
+    fn spoil(&self, message: &mut Outgoing) {
+        match self.fault {
+            Fault::ReadsNumbersAsFloats => {
+                if let Ok(value) = serde_json::from_str::<serde_json::Value>(&message.body) {
+                    message.body = value.to_string();
+                }
+            }
+            Fault::DropsWhiteSpace => message.body.retain(|c| !c.is_whitespace()),
+            Fault::CutsLongBodies => message.body.truncate(1 << 16),
+            Fault::DropsHeaders => message.headers = Headers::new(),
+            Fault::DelaysAreEarly => message.due = Due::Now,
+            Fault::DelaysInWholeSeconds => {
+                let now = self.inner.now();
+                let pause = match message.due {
+                    Due::Now => return,
+                    Due::After(pause) => pause,
+                    Due::At(time) => (time - now).to_std().unwrap_or_default(),
+                };
+                let secs = pause.as_secs().saturating_add(1);
+                message.due = Due::After(Duration::from_secs(secs));
+            }
+            _ => {}
+        }
+    }
+
+    fn twist(&self, queue: &QueueName, settlement: (Receipt, Settle)) -> (Receipt, Settle) {
+        let (mut receipt, mut settle) = settlement;
+        if self.is(Fault::AcceptsStaleReceipts) {
+            let place = (queue.clone(), receipt.message_id().clone());
+            if let Some(newest) = self.newest.lock().unwrap().get(&place) {
+                receipt = newest.clone();
+            }
+        }
+        match (&mut settle, self.fault) {
+            (Settle::Ack { .. }, Fault::AcksNothing) => settle = Settle::Release,
+            (Settle::DeadLetter { .. }, Fault::LosesDeadLetters) => {
+                settle = Settle::Ack { outgoing: vec![] };
+            }
+            (Settle::Release, Fault::ReleasesToTheEnd) => settle = retry_now(),
+            (Settle::Retry { after, .. }, Fault::RetriesAtOnce) => *after = Duration::ZERO,
+            (
+                Settle::Retry { progress, .. } | Settle::DeadLetter { progress, .. },
+                Fault::ForgetsProgress,
+            ) => *progress = Progress::default(),
+            (
+                Settle::Ack { outgoing }
+                | Settle::Retry { outgoing, .. }
+                | Settle::DeadLetter { outgoing, .. },
+                Fault::LosesOutgoing,
+            ) => outgoing.clear(),
+            _ => {}
+        }
+        (receipt, settle)
+    }
+
+    fn has_ended(&self, receipt: &Receipt) -> bool {
+        let ends = self.ends.lock().unwrap();
+        ends.get(receipt).is_some_and(|end| *end <= self.inner.now())
+    }
+}
+
+fn retry_now() -> Settle {
+    Settle::Retry { after: Duration::ZERO, progress: Progress::default(), outgoing: vec![] }
+}
+
+fn refused() -> Error {
+    Error::new(ErrorKind::Engine, "broken on purpose")
+}
+
+#[async_trait]
+impl Engine for Broken {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
+        if self.is(Fault::EmptiesOnEnsure) {
+            let _ = self.inner.remove_queue(queue);
+        }
+        self.inner.ensure_queue(queue).await
+    }
+
+    async fn publish(&self, mut messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+        if messages.is_empty() && self.is(Fault::RefusesEmptyBatches) {
+            return Err(refused());
+        }
+        if self.is(Fault::ReversesBatches) {
+            messages.reverse();
+        }
+        let first = messages.first().map(|message| message.queue.clone());
+        for message in &mut messages {
+            self.spoil(message);
+            if self.is(Fault::CreatesQueues) {
+                self.inner.ensure_queue(&message.queue).await?;
+            }
+            if let (Some(first), Fault::PublishesToOneQueue) = (&first, self.fault) {
+                message.queue = first.clone();
+            }
+            if self.is(Fault::FailsBatchesWhole) {
+                let json = serde_json::from_str::<serde_json::Value>(&message.body).is_ok();
+                let sane = message.due != Due::After(Duration::MAX);
+                let known = self.inner.stats(&message.queue).await.is_ok();
+                if !(json && sane && known) {
+                    return Err(refused());
+                }
+            }
+        }
+        self.inner.publish(messages).await
+    }
+
+    async fn lease(&self, mut request: LeaseRequest) -> Result<Leased> {
+        match self.fault {
+            Fault::LeasesNothing => request.ttl = Duration::ZERO,
+            Fault::LeasesForEver => request.ttl = Duration::from_secs(3600),
+            Fault::IgnoresMax => request.max *= 2,
+            Fault::IgnoresBefore => request.before = None,
+            Fault::CreatesQueues => self.inner.ensure_queue(&request.queue).await?,
+            _ => {}
+        }
+        let end = self.inner.now() + request.ttl;
+        let mut leased = self.inner.lease(request.clone()).await?;
+        for Delivery { receipt, .. } in &leased.deliveries {
+            let place = (request.queue.clone(), receipt.message_id().clone());
+            self.newest.lock().unwrap().insert(place, receipt.clone());
+            self.ends.lock().unwrap().insert(receipt.clone(), end);
+        }
+        match self.fault {
+            Fault::SharesMessages => {
+                let mut last = self.last.lock().unwrap();
+                let fresh = leased.deliveries.clone();
+                leased.deliveries.extend(std::mem::replace(&mut *last, fresh));
+                leased.deliveries.truncate(request.max);
+            }
+            Fault::SaysDueNow => leased.next_due = Some(Duration::ZERO),
+            Fault::LeasesInAnyOrder => leased.deliveries.reverse(),
+            Fault::LosesCounts => leased.deliveries.iter_mut().for_each(|d| {
+                d.deliveries = 1;
+                d.headers = Headers::new();
+            }),
+            Fault::SkipsPoison => leased.deliveries.retain(|delivery| {
+                delivery.body.starts_with("{\"") && delivery.headers.original().is_none()
+            }),
+            _ => {}
+        }
+        Ok(leased)
+    }
+
+    async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
+        if self.is(Fault::NeverWakes) {
+            return Ok(Some(watch::channel(0).1));
+        }
+        self.inner.wakeups(queue).await
+    }
+
+    async fn settle(
+        &self,
+        queue: &QueueName,
+        settlements: Vec<(Receipt, Settle)>,
+    ) -> Result<Vec<SettleOutcome>> {
+        let in_order = settlements.is_sorted_by_key(|(receipt, _)| receipt.message_id().clone());
+        if self.is(Fault::DeadlocksOnDisorder) && !in_order {
+            return Err(refused());
+        }
+        let mut outcomes = Vec::new();
+        for (receipt, settle) in settlements {
+            let (receipt, settle) = self.twist(queue, (receipt, settle));
+            if self.is(Fault::VoidsExpiredLeases) && self.has_ended(&receipt) {
+                outcomes.push(SettleOutcome::LeaseLost);
+                continue;
+            }
+            if self.is(Fault::KeepsNoNul) && format!("{settle:?}").contains("\\0") {
+                let error = refused();
+                outcomes.push(SettleOutcome::Failed { receipt, error });
+                continue;
+            }
+            let settled = self.inner.settle(queue, vec![(receipt, settle)]).await?;
+            outcomes.extend(settled);
+        }
+        let whole = outcomes.iter().all(|o| matches!(o, SettleOutcome::Done));
+        if self.is(Fault::SettlesAllOrNothing) && !whole {
+            return Err(refused());
+        }
+        if self.is(Fault::AcceptsUsedReceipts) {
+            outcomes.fill_with(|| SettleOutcome::Done);
+        }
+        Ok(outcomes)
+    }
+
+    async fn extend(
+        &self,
+        queue: &QueueName,
+        receipts: &[Receipt],
+        ttl: Duration,
+    ) -> Result<Vec<ExtendOutcome>> {
+        if self.is(Fault::SaysExtended) {
+            return Ok(vec![ExtendOutcome::Extended; receipts.len()]);
+        }
+        let twist = |receipt: &Receipt| self.twist(queue, (receipt.clone(), retry_now())).0;
+        let receipts: Vec<_> = receipts.iter().map(twist).collect();
+        self.inner.extend(queue, &receipts, ttl).await
+    }
+
+    async fn begin(
+        &self,
+        queue: &QueueName,
+        receipt: &Receipt,
+    ) -> Result<Box<dyn ezq_core::engine::UnitOfWork>> {
+        if self.is(Fault::BeginsNothing) {
+            return Err(refused());
+        }
+        self.inner.begin(queue, receipt).await
+    }
+
+    async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
+        Ok(self.inner.cancel(queue, id).await? || self.is(Fault::CancelsAnything))
+    }
+
+    async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool> {
+        Ok(self.inner.reschedule(queue, id, due).await? || self.is(Fault::CancelsAnything))
+    }
+
+    async fn purge(&self, queue: &QueueName) -> Result<u64> {
+        if self.is(Fault::PurgesNothing) {
+            let stats = self.inner.stats(queue).await?;
+            return Ok(stats.ready + stats.in_progress + stats.scheduled);
+        }
+        self.inner.purge(queue).await
+    }
+
+    async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
+        let stats = self.inner.stats(queue).await?;
+        if self.is(Fault::CountsNothing) {
+            return Ok(QueueStats::default());
+        }
+        Ok(stats)
+    }
+
+    async fn health_check(&self) -> Result<()> {
+        if self.is(Fault::IsNeverHealthy) {
+            return Err(refused());
+        }
+        self.inner.health_check().await
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Broken {
+    async fn list(
+        &self,
+        queue: &QueueName,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let after = after.filter(|_| !self.is(Fault::ListsFromTheStart));
+        self.inner.list(queue, after, limit).await
+    }
+
+    async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>> {
+        self.inner.find(queue, id).await
+    }
+
+    async fn redrive(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
+        if self.is(Fault::RedrivesNothing) {
+            return Ok(ids.to_vec());
+        }
+        self.inner.redrive(queue, ids).await
+    }
+}

@@ -1,0 +1,242 @@
+//! The suite can fail: for every case there is a broken engine that it catches.
+
+// The lint exempts test functions, and not what stands beside them.
+#![allow(clippy::unwrap_used)]
+
+mod engine;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use engine::{Broken, Fault};
+use ezq_conformance::{Harness, Verdict, cases};
+use ezq_core::headers::Headers;
+use ezq_core::{Due, Engine, Outgoing, QueueName};
+
+struct BrokenHarness(Arc<Broken>);
+
+#[async_trait::async_trait]
+impl Harness for BrokenHarness {
+    async fn engine(&self) -> Arc<dyn Engine> {
+        Arc::clone(&self.0) as Arc<dyn Engine>
+    }
+
+    async fn insert_raw(&self, queue: &QueueName, body: &str, headers: Option<&str>) -> bool {
+        let Ok(headers) = serde_json::from_str(headers.unwrap_or("null")) else {
+            return false;
+        };
+        let message = Outgoing {
+            queue: queue.clone(),
+            body: body.to_owned(),
+            headers: Headers::from_value(headers),
+            due: Due::Now,
+        };
+        self.0.publish(vec![message]).await.is_ok()
+    }
+}
+
+/// Each fault, with cases that must catch it.
+const CAUGHT: &[(Fault, &[&str])] = &[
+    (
+        Fault::ReversesBatches,
+        &[
+            "a_batch_comes_out_in_its_order",
+            "batches_come_out_one_after_another",
+            "before_hands_out_only_what_stands_before_a_place",
+        ],
+    ),
+    (
+        Fault::PublishesToOneQueue,
+        &["one_call_may_publish_to_several_queues", "a_queue_keeps_to_itself"],
+    ),
+    (Fault::RefusesEmptyBatches, &["nothing_may_be_published_settled_and_extended"]),
+    (Fault::ReadsNumbersAsFloats, &["a_body_keeps_its_values"]),
+    (Fault::DropsWhiteSpace, &["a_body_keeps_its_bytes"]),
+    (Fault::CutsLongBodies, &["a_body_of_one_mebibyte_comes_back"]),
+    (Fault::DropsHeaders, &["headers_come_back"]),
+    (
+        Fault::FailsBatchesWhole,
+        &[
+            "a_refused_body_harms_no_other",
+            "an_absurd_delay_harms_no_other",
+            "publishing_to_a_missing_queue_harms_no_other",
+        ],
+    ),
+    (Fault::StoresTooMuch, &["a_body_over_the_limit_is_refused"]),
+    (
+        Fault::DelaysAreEarly,
+        &[
+            "a_delay_is_neither_early_nor_late",
+            "a_time_is_neither_early_nor_late",
+            "messages_come_out_by_due_time",
+        ],
+    ),
+    (
+        Fault::DelaysInWholeSeconds,
+        &[
+            "a_delay_is_neither_early_nor_late",
+            "a_time_is_neither_early_nor_late",
+            "a_time_in_the_past_is_at_once",
+        ],
+    ),
+    (Fault::LeasesNothing, &["a_lease_hides_the_message_from_everyone"]),
+    (
+        Fault::LeasesForEver,
+        &["an_expired_lease_delivers_again", "a_message_stays_in_the_store_until_it_is_settled"],
+    ),
+    (
+        Fault::SharesMessages,
+        &["concurrent_workers_never_share_a_message", "a_lease_hides_the_message_from_everyone"],
+    ),
+    (Fault::LeasesInAnyOrder, &["a_batch_comes_out_in_its_order", "messages_come_out_by_due_time"]),
+    (Fault::IgnoresMax, &["no_more_is_handed_out_than_was_asked_for"]),
+    (
+        Fault::IgnoresBefore,
+        &[
+            "before_hands_out_only_what_stands_before_a_place",
+            "before_stays_exact_while_its_own_message_is_leased",
+        ],
+    ),
+    (
+        Fault::LosesCounts,
+        &[
+            "an_expired_lease_delivers_again",
+            "a_settled_delivery_does_not_count_as_a_crash",
+            "odd_headers_survive_expiry",
+        ],
+    ),
+    (
+        Fault::SkipsPoison,
+        &[
+            "odd_bodies_are_delivered_beside_good_ones",
+            "odd_headers_are_delivered_beside_good_ones",
+            "odd_headers_take_marks",
+            "odd_headers_can_be_released",
+            "odd_headers_survive_expiry",
+            "headers_that_are_no_object_go_along_to_the_dead_letters",
+        ],
+    ),
+    (
+        Fault::CreatesQueues,
+        &["leasing_from_a_missing_queue_says_so", "publishing_to_a_missing_queue_says_so"],
+    ),
+    (Fault::SaysDueNow, &["an_empty_lease_tells_when_the_next_message_falls_due"]),
+    (Fault::NeverWakes, &["publishing_wakes_who_waits"]),
+    (
+        Fault::AcceptsStaleReceipts,
+        &[
+            "a_stale_ack_changes_nothing",
+            "a_stale_retry_changes_nothing",
+            "a_stale_dead_letter_changes_nothing",
+            "a_stale_release_changes_nothing",
+            "a_stale_extension_changes_nothing",
+            "a_batch_with_a_stale_receipt_settles_the_rest",
+        ],
+    ),
+    (
+        Fault::AcceptsUsedReceipts,
+        &[
+            "a_second_ack_is_lost",
+            "a_receipt_is_void_after_its_retry",
+            "a_receipt_is_void_after_its_release",
+            "a_purge_voids_receipts",
+            "concurrent_acks_in_opposite_order_succeed_once_each",
+        ],
+    ),
+    (Fault::VoidsExpiredLeases, &["an_expired_lease_holds_until_the_message_is_handed_out_again"]),
+    (
+        Fault::SettlesAllOrNothing,
+        &[
+            "a_batch_with_a_stale_receipt_settles_the_rest",
+            "outgoing_events_for_a_missing_queue_fail_their_settlement_alone",
+        ],
+    ),
+    (
+        Fault::DeadlocksOnDisorder,
+        &[
+            "concurrent_acks_in_opposite_order_succeed_once_each",
+            "concurrent_settlements_and_renewals_in_any_order_succeed",
+        ],
+    ),
+    (
+        Fault::AcksNothing,
+        &["an_acknowledged_message_is_gone", "a_mixed_batch_settles_each_in_its_own_way"],
+    ),
+    (Fault::RetriesAtOnce, &["a_retry_waits_for_its_pause"]),
+    (
+        Fault::ForgetsProgress,
+        &[
+            "a_retry_keeps_the_marks_of_every_handler",
+            "a_dead_letter_keeps_the_message_and_the_reason",
+            "odd_headers_take_marks",
+        ],
+    ),
+    (Fault::LosesOutgoing, &["outgoing_events_leave_with_every_settlement"]),
+    (Fault::ReleasesToTheEnd, &["a_release_returns_to_its_old_place_at_once"]),
+    (
+        Fault::SaysExtended,
+        &[
+            "an_extended_lease_outlasts_its_first_time",
+            "extending_is_answered_per_message",
+            "a_stale_extension_changes_nothing",
+        ],
+    ),
+    (
+        Fault::CancelsAnything,
+        &[
+            "a_scheduled_message_can_be_taken_back",
+            "a_scheduled_message_can_be_moved",
+            "a_delivered_message_can_be_neither_taken_back_nor_moved",
+        ],
+    ),
+    (Fault::PurgesNothing, &["a_purge_voids_receipts"]),
+    (Fault::CountsNothing, &["statistics_count_every_state"]),
+    (Fault::EmptiesOnEnsure, &["ensuring_a_queue_again_keeps_its_messages"]),
+    (Fault::BeginsNothing, &["transactions_are_refused_where_there_are_none"]),
+    (Fault::IsNeverHealthy, &["a_store_that_answers_is_healthy"]),
+    (Fault::KeepsNoNul, &["errors_with_any_text_can_be_kept"]),
+    (Fault::LosesDeadLetters, &["a_dead_letter_keeps_the_message_and_the_reason"]),
+    (Fault::ListsFromTheStart, &["dead_letters_are_listed_page_by_page"]),
+    (
+        Fault::RedrivesNothing,
+        &[
+            "a_redrive_runs_again_only_what_had_failed",
+            "a_redrive_moves_each_message_once",
+            "a_redriven_message_can_die_again",
+        ],
+    ),
+];
+
+/// What the memory engine cannot show, broken or not.
+const WITHOUT_TRANSACTIONS: [&str; 4] = [
+    "the_last_handlers_transaction_removes_the_message",
+    "an_earlier_handlers_transaction_marks_it_done",
+    "a_transaction_that_lost_its_lease_leaves_nothing",
+    "an_abandoned_transaction_leaves_the_message_as_it_was",
+];
+
+#[tokio::test(start_paused = true)]
+async fn every_fault_is_caught_by_the_cases_that_name_its_rule() {
+    let mut missed = Vec::new();
+    for (fault, names) in CAUGHT {
+        let harness = BrokenHarness(Arc::new(Broken::new(*fault)));
+        for case in cases() {
+            if !names.contains(&case.name()) {
+                continue;
+            }
+            let verdict = case.run(&harness).await;
+            if !matches!(verdict, Verdict::Failed(_)) {
+                missed.push((fault, case.name(), verdict));
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[test]
+fn every_case_can_fail() {
+    let all: BTreeSet<_> = cases().iter().map(|case| case.name()).collect();
+    let caught = CAUGHT.iter().flat_map(|(_, names)| *names);
+    let caught: BTreeSet<_> = caught.chain(&WITHOUT_TRANSACTIONS).copied().collect();
+    assert_eq!(all, caught);
+}

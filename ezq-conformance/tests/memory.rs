@@ -1,0 +1,63 @@
+//! The memory engine passes the suite, on a paused clock and on a real one.
+
+use std::sync::Arc;
+
+use ezq_conformance::{Harness, Report};
+use ezq_core::headers::Headers;
+use ezq_core::{Due, Engine, MemoryEngine, Outgoing, PublishOutcome, QueueName};
+
+struct Memory(MemoryEngine);
+
+#[async_trait::async_trait]
+impl Harness for Memory {
+    async fn engine(&self) -> Arc<dyn Engine> {
+        Arc::new(self.0.clone())
+    }
+
+    async fn insert_raw(&self, queue: &QueueName, body: &str, headers: Option<&str>) -> bool {
+        let Ok(headers) = serde_json::from_str(headers.unwrap_or("null")) else {
+            return false;
+        };
+        let message = Outgoing {
+            queue: queue.clone(),
+            body: body.to_owned(),
+            headers: Headers::from_value(headers),
+            due: Due::Now,
+        };
+        let outcomes = self.0.publish(vec![message]).await;
+        matches!(outcomes.as_deref(), Ok([PublishOutcome::Stored(_)]))
+    }
+
+    async fn discard(&self, queue: &QueueName) {
+        assert!(self.0.remove_queue(queue));
+    }
+}
+
+async fn passes(engine: MemoryEngine, skipped: &[&str]) -> Result<(), Report> {
+    let report = ezq_conformance::run(&Memory(engine)).await;
+    println!("{report}");
+    let seen: Vec<_> = report.skipped().map(|(case, _)| case).collect();
+    report.clone().into_result()?;
+    assert_eq!(seen, skipped);
+    Ok(())
+}
+
+const WITHOUT_TRANSACTIONS: [&str; 4] = [
+    "the_last_handlers_transaction_removes_the_message",
+    "an_earlier_handlers_transaction_marks_it_done",
+    "a_transaction_that_lost_its_lease_leaves_nothing",
+    "an_abandoned_transaction_leaves_the_message_as_it_was",
+];
+
+#[tokio::test(start_paused = true)]
+async fn passes_on_a_paused_clock() -> Result<(), Report> {
+    let mut skipped = vec!["a_body_over_the_limit_is_refused"];
+    skipped.extend(WITHOUT_TRANSACTIONS);
+    passes(MemoryEngine::new(), &skipped).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn passes_on_a_real_clock_and_many_threads() -> Result<(), Report> {
+    let limit = 1 << 20;
+    passes(MemoryEngine::with_body_limit(limit), &WITHOUT_TRANSACTIONS).await
+}

@@ -1,0 +1,335 @@
+//! An application: an engine, handlers, state and configuration, checked once when it is built.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::consumer::Consumer;
+use crate::dispatcher::Dispatcher;
+use crate::engine::{Capabilities, DeadLetters, Engine};
+use crate::engines::Engines;
+use crate::extract::{Provided, States};
+use crate::private::{Discovered, HandlerDefinition, inventory};
+use crate::publisher::{Publish, PublishAll, Published, Publisher, Services};
+use crate::registry::Registry;
+use crate::{
+    Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
+    Settle,
+};
+
+/// An application: publishes events and makes consumers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct App {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) services: Arc<Services>,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) config: Arc<Config>,
+}
+
+impl Inner {
+    /// Checks that every handler's extractors can be provided.
+    pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<()> {
+        let provided = Provided { states: &self.services.states, capabilities };
+        for handler in self.dispatcher.registry.handlers() {
+            for check in &handler.checks {
+                check(&provided).map_err(|error| {
+                    let message = format!("the handler `{}` cannot run: {error}", handler.name);
+                    Error::new(error.kind(), message).with_source(error)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes those of a settlement's events whose queue another engine keeps: they cannot go
+    /// out in one step with it, so they go before it.
+    pub(crate) async fn publish_elsewhere(
+        &self,
+        queue: &QueueName,
+        settle: &mut Settle,
+    ) -> Result<()> {
+        let engines = &self.services.engines;
+        let Some(outgoing) = settle.outgoing_mut() else { return Ok(()) };
+        if outgoing.iter().all(|event| engines.same(queue, &event.queue)) {
+            return Ok(());
+        }
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            outgoing.drain(..).partition(|event| engines.same(queue, &event.queue));
+        *outgoing = here;
+        for outcome in engines.publish(elsewhere).await? {
+            if let crate::PublishOutcome::Failed(error) = outcome {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl App {
+    /// Begins an application, with the options of the environment.
+    pub fn builder() -> AppBuilder {
+        AppBuilder::default()
+    }
+
+    /// Publishes an event; see [`Publisher::publish`].
+    pub fn publish<E: Event>(&self, event: &E) -> Publish {
+        self.publisher().publish(event)
+    }
+
+    /// Publishes events in one round trip; see [`Publisher::publish_all`].
+    pub fn publish_all<'e, E: Event>(&self, events: impl IntoIterator<Item = &'e E>) -> PublishAll {
+        self.publisher().publish_all(events)
+    }
+
+    /// Publishes an event known only at run time; see [`Publisher::publish_envelope`].
+    pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
+        self.publisher().publish_envelope(envelope)
+    }
+
+    /// A publisher to hand around.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        Publisher::new(Arc::clone(&self.inner.services))
+    }
+
+    /// A consumer of the application's queue, or of another.
+    pub fn consumer(&self) -> Consumer {
+        Consumer::new(Arc::clone(&self.inner))
+    }
+
+    /// Stops every consumer of a queue that runs now, each after what was due before.
+    ///
+    /// # Errors
+    /// As publishing an event.
+    pub async fn stop_all(
+        &self,
+        queue: &QueueName,
+        timeout: Option<Duration>,
+    ) -> Result<Published> {
+        self.publish(&End { timeout, all: true }).queue(queue).await
+    }
+
+    /// Takes back a scheduled event; whether it was still there and never delivered.
+    ///
+    /// # Errors
+    /// When the engine could not be asked.
+    pub async fn cancel(&self, published: &Published) -> Result<bool> {
+        self.engine(&published.queue).cancel(&published.queue, &published.id).await
+    }
+
+    /// Moves a scheduled event; whether it was still there and never delivered.
+    ///
+    /// # Errors
+    /// When the engine could not be asked.
+    pub async fn reschedule(&self, published: &Published, due: Due) -> Result<bool> {
+        self.engine(&published.queue).reschedule(&published.queue, &published.id, due).await
+    }
+
+    /// How many messages a queue holds.
+    ///
+    /// # Errors
+    /// When the engine could not be asked.
+    pub async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
+        self.engine(queue).stats(queue).await
+    }
+
+    /// Removes every message of a queue; how many there were.
+    ///
+    /// # Errors
+    /// When the engine could not be asked.
+    pub async fn purge(&self, queue: &QueueName) -> Result<u64> {
+        self.engine(queue).purge(queue).await
+    }
+
+    /// The dead letters of an engine.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when the queue's engine keeps none that can be looked at.
+    pub fn dead_letters(&self, queue: &QueueName) -> Result<&dyn DeadLetters> {
+        let engine = self.engine(queue);
+        engine.dead_letters().ok_or_else(|| {
+            let name = engine.capabilities().name;
+            Error::new(ErrorKind::Unsupported, format!("the engine `{name}` lists no dead letters"))
+        })
+    }
+
+    /// Whether every engine answers.
+    ///
+    /// # Errors
+    /// What keeps the first that does not.
+    pub async fn health_check(&self) -> Result<()> {
+        for engine in self.inner.services.engines.all() {
+            engine.health_check().await?;
+        }
+        Ok(())
+    }
+
+    /// The engine that keeps a queue.
+    #[must_use]
+    pub fn engine(&self, queue: &QueueName) -> &Arc<dyn Engine> {
+        self.inner.services.engines.of(queue)
+    }
+
+    /// The application's options.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The handlers it knows, in the order in which they run.
+    pub fn handlers(&self) -> impl Iterator<Item = &Handler> {
+        self.inner.dispatcher.registry.handlers().iter().map(|handler| &**handler)
+    }
+
+    /// Closes the engines: their background work ends. Stop the consumers first.
+    pub async fn close(&self) {
+        for engine in self.inner.services.engines.all() {
+            engine.close().await;
+        }
+    }
+}
+
+/// Builds an [`App`].
+#[must_use]
+pub struct AppBuilder {
+    named: BTreeMap<String, Arc<dyn Engine>>,
+    routes: BTreeMap<QueueName, String>,
+    config: Result<Config>,
+    handlers: Vec<Handler>,
+    discover: bool,
+    states: States,
+}
+
+/// The options of the environment, and the handlers found at link time.
+impl Default for AppBuilder {
+    fn default() -> Self {
+        Self {
+            named: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            config: Config::from_env(),
+            handlers: Vec::new(),
+            discover: true,
+            states: States::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for AppBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppBuilder")
+            .field("config", &self.config)
+            .field("handlers", &self.handlers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AppBuilder {
+    /// Changes options, over what the environment says.
+    ///
+    /// ```
+    /// # use ezq_core::{App, engine::memory::MemoryEngine};
+    /// # use std::time::Duration;
+    /// let app = App::builder()
+    ///     .configure(|config| {
+    ///         config.app = "shop".into();
+    ///         config.lease = Duration::from_secs(5);
+    ///     })
+    ///     .build(MemoryEngine::new())?;
+    /// # Ok::<(), ezq_core::Error>(())
+    /// ```
+    pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        if let Ok(config) = &mut self.config {
+            change(config);
+        }
+        self
+    }
+
+    /// Gives state to handlers that ask for `State<T>`; one per type.
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.states.insert(state);
+        self
+    }
+
+    /// Leaves out the handlers found at link time: for tests, and for programs with several
+    /// applications.
+    pub fn without_discovered_handlers(mut self) -> Self {
+        self.discover = false;
+        self
+    }
+
+    /// The options so far.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] when the environment has a wrong option.
+    pub fn config(&self) -> Result<&Config> {
+        self.config.as_ref().map_err(|error| Error::new(error.kind(), error.to_string()))
+    }
+
+    /// Registers a handler that `#[on_event]` made, by its function's name.
+    pub fn handler<H: HandlerDefinition>(self) -> Self {
+        self.register(H::definition())
+    }
+
+    /// Registers a handler.
+    pub fn register(mut self, handler: Handler) -> Self {
+        self.handlers.push(handler);
+        self
+    }
+
+    /// Adds an engine under a name.
+    pub fn named_engine(mut self, name: &str, engine: impl Engine) -> Self {
+        self.named.insert(name.to_owned(), Arc::new(engine));
+        self
+    }
+
+    /// Keeps a queue on a named engine.
+    pub fn route(mut self, queue: &QueueName, engine: &str) -> Self {
+        self.routes.insert(queue.clone(), engine.to_owned());
+        self
+    }
+
+    /// The application, checked: options, handlers, state, events and engines.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`], [`ErrorKind::DuplicateHandler`],
+    /// [`ErrorKind::DuplicateEvent`], [`ErrorKind::MissingState`], or [`ErrorKind::Unsupported`]
+    /// when a handler needs what the engine cannot do.
+    pub fn build(mut self, engine: impl Engine) -> Result<App> {
+        let config = self.config?;
+        config.validate()?;
+        let engines = Engines { default: Arc::new(engine), named: self.named, routes: self.routes };
+        engines.validate()?;
+        if self.discover {
+            let explicit: Vec<_> = self.handlers.iter().map(|h| h.name().clone()).collect();
+            let found = inventory::iter::<Discovered>.into_iter().map(|Discovered(make)| make());
+            self.handlers.extend(found.filter(|handler| !explicit.contains(handler.name())));
+        }
+        let registry = Registry::new(self.handlers)?;
+        for name in config.handlers.keys() {
+            if !registry.handlers().iter().any(|handler| handler.name() == name) {
+                return Err(Error::new(
+                    ErrorKind::Configuration,
+                    format!("options are set for a handler `{name}` that does not exist"),
+                ));
+            }
+        }
+        let config = Arc::new(config);
+        let services = Arc::new(Services {
+            states: self.states,
+            engines,
+            source: config.app.clone(),
+            default_queue: config.queue.clone(),
+            format: config.wire,
+            message_limit: config.message_limit,
+        });
+        let dispatcher =
+            Dispatcher { registry, services: Arc::clone(&services), config: Arc::clone(&config) };
+        let inner = Inner { services, dispatcher, config };
+        inner.check(inner.services.engines.default.capabilities())?;
+        Ok(App { inner: Arc::new(inner) })
+    }
+}

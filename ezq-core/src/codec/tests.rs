@@ -1,0 +1,126 @@
+use super::*;
+use serde_json::{Value, json};
+
+fn read(body: &str) -> Result<Envelope> {
+    let queue = QueueName::new("orders").unwrap();
+    let enqueued_at = "2026-01-02T03:04:05Z".parse().unwrap();
+    decode(body, Origin { queue: &queue, message_id: &MessageId::Number(7), enqueued_at })
+}
+
+fn why(body: &str) -> String {
+    let error = read(body).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Decode);
+    error.to_string()
+}
+
+#[test]
+fn keeps_every_attribute_on_a_round_trip() {
+    let body = r#"{"specversion":"1.0","id":"1","source":"/shop","type":"order.created","time":"2026-01-02T03:04:05.678901234+02:00","subject":"o7","datacontenttype":"application/json","dataschema":"https://example.com/o","number":7,"flag":true,"word":"x","data":{"a":1.10}}"#;
+    let envelope = read(body).unwrap();
+    assert_eq!(encode(&envelope, WireFormat::CloudEvents).unwrap(), {
+        // Extensions are written in the order of their names.
+        body.replace(r#""number":7,"flag":true,"#, r#""flag":true,"number":7,"#)
+    });
+}
+
+#[test]
+fn keeps_big_integers_and_decimals_as_they_are() {
+    let data = r#"{"n":123456789012345678901234567890,"d":0.10000000000000000000001}"#;
+    let body = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t","data":{data}}}"#);
+    assert_eq!(read(&body).unwrap().data(), Some(data));
+}
+
+#[test]
+fn refuses_what_cloudevents_refuses() {
+    let valid = json!({"specversion": "1.0", "id": "1", "source": "s", "type": "t"});
+    for (name, value) in [
+        ("specversion", json!("0.3")),
+        ("id", json!("")),
+        ("id", json!(7)),
+        ("source", json!("")),
+        ("source", json!("a b")),
+        ("type", json!("")),
+        ("time", json!("yesterday")),
+        ("subject", json!("")),
+        ("dataschema", json!("no uri")),
+        ("bad_name", json!("x")),
+        ("Name", json!("x")),
+        ("fraction", json!(1.5)),
+        ("big", json!(2_147_483_648_i64)),
+        ("object", json!({})),
+    ] {
+        let mut body = valid.clone();
+        body[name] = value;
+        assert_eq!(read(&body.to_string()).unwrap_err().kind(), ErrorKind::Decode, "{body}");
+    }
+    for name in ["id", "source", "type"] {
+        let mut body = valid.clone();
+        body.as_object_mut().unwrap().remove(name);
+        assert_eq!(why(&body.to_string()), format!("the attribute `{name}` is missing"));
+    }
+    let mut both = valid.clone();
+    both["data"] = json!(1);
+    both["data_base64"] = json!("AA==");
+    assert_eq!(why(&both.to_string()), "the body has both `data` and `data_base64`");
+}
+
+#[test]
+fn reads_null_attributes_as_absent() {
+    let body = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","subject":null,"x":null}"#;
+    let envelope = read(body).unwrap();
+    assert_eq!((envelope.subject(), envelope.extensions().len()), (None, 0));
+}
+
+#[test]
+fn reads_the_flat_form_of_python() {
+    let envelope = read(r#"{"_type":"UserCreated","user_id":1,"id":"mine","type":2}"#).unwrap();
+    assert_eq!(envelope.event_type(), "UserCreated");
+    assert_eq!(envelope.id(), "orders:7");
+    assert_eq!(envelope.data(), Some(r#"{"user_id":1,"id":"mine","type":2}"#));
+    assert_eq!(envelope.time().unwrap().to_rfc3339(), "2026-01-02T03:04:05+00:00");
+}
+
+#[test]
+fn specversion_wins_over_type() {
+    let body = r#"{"_type":"A","specversion":"1.0","id":"1","source":"s","type":"b"}"#;
+    assert_eq!(read(body).unwrap().event_type(), "b");
+}
+
+#[test]
+fn refuses_bodies_that_are_no_event() {
+    for body in ["null", "1", "\"x\"", "[1]", "{}", "{\"a\":1}", "", "{"] {
+        read(body).unwrap_err();
+    }
+    assert_eq!(why(r#"{"_type":""}"#), "`_type` is empty");
+    assert_eq!(why(r#"{"_type":null}"#), "`_type` is empty");
+    assert_eq!(why(r#"{"_type":3}"#), "`_type` is not text");
+}
+
+#[test]
+fn writes_the_flat_form() {
+    let write = |data: Value| {
+        let envelope = Envelope::builder("UserCreated", "s").data(&data).unwrap().build().unwrap();
+        encode(&envelope, WireFormat::Flat)
+    };
+    assert_eq!(write(json!({"user_id": 1})).unwrap(), r#"{"_type":"UserCreated","user_id":1}"#);
+    assert_eq!(write(json!({})).unwrap(), r#"{"_type":"UserCreated"}"#);
+    assert_eq!(write(Value::Null).unwrap(), r#"{"_type":"UserCreated"}"#);
+    assert_eq!(write(json!([1])).unwrap_err().kind(), ErrorKind::InvalidEvent);
+    assert_eq!(write(json!({"_type": 1})).unwrap_err().kind(), ErrorKind::InvalidEvent);
+    let end = Envelope::builder(End::TYPE, "s").data(&End::default()).unwrap().build().unwrap();
+    assert_eq!(encode(&end, WireFormat::Flat).unwrap(), r#"{"_type":"EZQEndEvent"}"#);
+}
+
+#[test]
+fn refuses_nesting_that_could_not_be_read_back() {
+    let nested = |levels: usize| {
+        let text = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let envelope = Envelope::builder("t", "s").json(&text).unwrap().build().unwrap();
+        encode(&envelope, WireFormat::CloudEvents)
+    };
+    let body = nested(MAX_NESTING).unwrap();
+    serde_json::from_str::<Value>(read(&body).unwrap().data().unwrap()).unwrap();
+    assert_eq!(nested(MAX_NESTING + 1).unwrap_err().kind(), ErrorKind::InvalidEvent);
+    let text = r#"{"a":"[[[\"[["}"#;
+    assert_eq!(nesting(text), 1);
+}

@@ -1,0 +1,282 @@
+//! Configuration: code over environment over defaults, one source for publisher and consumer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::codec::WireFormat;
+use crate::handler::HandlerOptions;
+use crate::{Error, ErrorKind, HandlerName, QueueName, Result, RetryPolicy};
+
+/// Every option of an application. What is not set in code comes from the environment, then from
+/// the defaults given here.
+///
+/// Times in the environment are a whole number and a unit: `500ms`, `30s`, `5m`, `1h`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The application's name: the `source` of what it publishes. `EZQ_APP`. Defaults to the
+    /// program's name.
+    pub app: String,
+    /// The queue of events and consumers that name none. `EZQ_QUEUE`. Defaults to `ezq`.
+    pub queue: QueueName,
+    /// How many events a consumer handles at once; at least 1. It holds at most twice as many.
+    /// `EZQ_CONCURRENCY`. Defaults to 4 for each core.
+    pub concurrency: usize,
+    /// For how long a message is leased; renewed while its handlers run. After a crash its work is
+    /// taken over when the lease ends. At least 1 s. `EZQ_LEASE`. Defaults to 10 s.
+    pub lease: Duration,
+    /// How long one run of a handler may take; `None` (`none` in the environment) is no limit.
+    /// `EZQ_HANDLER_TIMEOUT`. Defaults to 30 s.
+    pub handler_timeout: Option<Duration>,
+    /// Attempts and pauses of handlers that state none. `EZQ_MAX_ATTEMPTS` sets the attempts.
+    /// Defaults to 5, exponential with full jitter from 1 s to 5 min.
+    pub retry: RetryPolicy,
+    /// What becomes of events that no handler here takes, or of a newer version.
+    /// `EZQ_UNKNOWN_TYPES`: `retry`, `skip` or `dead_letter`. Defaults to retry, 5 attempts.
+    pub unknown_types: UnknownTypes,
+    /// How often a message may be delivered without being settled, before it is taken to kill its
+    /// workers and moved to the dead letters; at least 1. `EZQ_MAX_DELIVERIES`. Defaults to 20.
+    pub max_deliveries: u32,
+    /// The shortest pause between two looks at an empty queue. `EZQ_POLL_MIN`. Defaults to 1 s
+    /// where the engine wakes the consumer, else to 100 ms.
+    pub poll_min: Option<Duration>,
+    /// The longest pause between two looks at an empty queue. `EZQ_POLL_MAX`. Defaults to 5 s
+    /// where the engine wakes the consumer, else to 1 s.
+    pub poll_max: Option<Duration>,
+    /// How many settlements go out together at most; at least 1. `EZQ_SETTLE_BATCH`. Defaults to 100.
+    pub settle_batch: usize,
+    /// How long a settlement waits for others at most. `EZQ_SETTLE_MAX_AGE`. Defaults to 5 ms.
+    pub settle_max_age: Duration,
+    /// The most bytes of one message's body. `EZQ_MESSAGE_LIMIT`. Defaults to 1 MiB.
+    pub message_limit: usize,
+    /// The form in which events are written. `EZQ_WIRE`: `cloudevents` or `flat`. Defaults to
+    /// CloudEvents.
+    pub wire: WireFormat,
+    /// How long running handlers may take when the consumer stops by token, signal or handle;
+    /// `None` (`none`) is no limit. `EZQ_GRACE`. Defaults to no limit.
+    pub grace: Option<Duration>,
+    /// How long connecting to the store may take. `EZQ_CONNECT_TIMEOUT`. Defaults to 5 s.
+    pub connect_timeout: Duration,
+    /// Whether queues, and what the store needs for them, are created where they are absent.
+    /// `EZQ_MANAGE_SCHEMA`: `true` or `false`. Defaults to true.
+    pub manage_schema: bool,
+    /// Options for single handlers, over what their attributes say.
+    pub handlers: BTreeMap<HandlerName, HandlerOptions>,
+}
+
+/// What becomes of an event whose type or version is not known here.
+///
+/// In a rolling deployment another process may know it, so the default is to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnknownTypes {
+    /// Try again under a policy of its own, then move it to the dead letters.
+    Retry(RetryPolicy),
+    /// Acknowledge it and log that.
+    Skip,
+    /// Move it to the dead letters at once.
+    DeadLetter,
+}
+
+impl Default for UnknownTypes {
+    fn default() -> Self {
+        Self::Retry(RetryPolicy::default())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            app: program(),
+            queue: QueueName::default(),
+            concurrency: 4 * cores,
+            lease: Duration::from_secs(10),
+            handler_timeout: Some(Duration::from_secs(30)),
+            retry: RetryPolicy::default(),
+            unknown_types: UnknownTypes::default(),
+            max_deliveries: 20,
+            poll_min: None,
+            poll_max: None,
+            settle_batch: 100,
+            settle_max_age: Duration::from_millis(5),
+            message_limit: 1024 * 1024,
+            wire: WireFormat::default(),
+            grace: None,
+            connect_timeout: Duration::from_secs(5),
+            manage_schema: true,
+            handlers: BTreeMap::new(),
+        }
+    }
+}
+
+fn program() -> String {
+    let path = std::env::current_exe().ok();
+    let name = path.as_deref().and_then(std::path::Path::file_stem);
+    name.map_or_else(|| "ezq".to_owned(), |name| name.to_string_lossy().replace(' ', "_"))
+}
+
+/// The environment variables that say where the database is: they are read when it is connected,
+/// and kept out of here, where they could be printed.
+const OTHERS: [&str; 2] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN"];
+
+type Set = fn(&mut Config, &str) -> Result<(), String>;
+
+const OPTIONS: [(&str, Set); 17] = [
+    ("EZQ_APP", |config, text| {
+        config.app = text.to_owned();
+        Ok(())
+    }),
+    ("EZQ_QUEUE", |config, text| {
+        config.queue = QueueName::new(text).map_err(|error| error.to_string())?;
+        Ok(())
+    }),
+    ("EZQ_CONCURRENCY", |config, text| whole(text, &mut config.concurrency)),
+    ("EZQ_LEASE", |config, text| duration(text).map(|lease| config.lease = lease)),
+    ("EZQ_HANDLER_TIMEOUT", |config, text| {
+        duration_or_none(text).map(|timeout| config.handler_timeout = timeout)
+    }),
+    ("EZQ_MAX_ATTEMPTS", |config, text| whole(text, &mut config.retry.max_attempts)),
+    ("EZQ_UNKNOWN_TYPES", |config, text| {
+        config.unknown_types = match text {
+            "retry" => UnknownTypes::default(),
+            "skip" => UnknownTypes::Skip,
+            "dead_letter" => UnknownTypes::DeadLetter,
+            _ => return Err("use `retry`, `skip` or `dead_letter`".into()),
+        };
+        Ok(())
+    }),
+    ("EZQ_MAX_DELIVERIES", |config, text| whole(text, &mut config.max_deliveries)),
+    ("EZQ_POLL_MIN", |config, text| duration(text).map(|poll| config.poll_min = Some(poll))),
+    ("EZQ_POLL_MAX", |config, text| duration(text).map(|poll| config.poll_max = Some(poll))),
+    ("EZQ_SETTLE_BATCH", |config, text| whole(text, &mut config.settle_batch)),
+    ("EZQ_SETTLE_MAX_AGE", |config, text| duration(text).map(|age| config.settle_max_age = age)),
+    ("EZQ_MESSAGE_LIMIT", |config, text| whole(text, &mut config.message_limit)),
+    ("EZQ_WIRE", |config, text| {
+        config.wire = match text {
+            "cloudevents" => WireFormat::CloudEvents,
+            "flat" => WireFormat::Flat,
+            _ => return Err("use `cloudevents` or `flat`".into()),
+        };
+        Ok(())
+    }),
+    ("EZQ_GRACE", |config, text| duration_or_none(text).map(|grace| config.grace = grace)),
+    ("EZQ_CONNECT_TIMEOUT", |config, text| duration(text).map(|t| config.connect_timeout = t)),
+    ("EZQ_MANAGE_SCHEMA", |config, text| {
+        config.manage_schema = text.parse().map_err(|_| "use `true` or `false`".to_owned())?;
+        Ok(())
+    }),
+];
+
+impl Config {
+    /// The defaults, with what the environment says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] for a value that cannot be read, and for a variable that begins
+    /// with `EZQ_` and is no option.
+    pub fn from_env() -> Result<Self> {
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        Self::from_vars(std::env::vars_os().map(|(name, value)| (text(name), text(value))))
+    }
+
+    /// The defaults, with what these variables say.
+    ///
+    /// ```
+    /// use ezq_core::Config;
+    /// use std::time::Duration;
+    ///
+    /// let config = Config::from_vars([("EZQ_LEASE".into(), "2s".into())])?;
+    /// assert_eq!(config.lease, Duration::from_secs(2));
+    /// assert!(Config::from_vars([("EZQ_LEASES".into(), "2s".into())]).is_err());
+    /// # Ok::<(), ezq_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`from_env`](Self::from_env).
+    pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        let mut config = Self::default();
+        for (name, value) in vars {
+            if !name.starts_with("EZQ_") || OTHERS.contains(&name.as_str()) {
+                continue;
+            }
+            let Some((_, set)) = OPTIONS.iter().find(|(option, _)| *option == name) else {
+                let known: Vec<&str> =
+                    OPTIONS.iter().map(|(option, _)| *option).chain(OTHERS).collect();
+                return Err(wrong(format!(
+                    "`{name}` is no option of ezq; the options are {}",
+                    known.join(", ")
+                )));
+            };
+            set(&mut config, &value).map_err(|why| wrong(format!("{name}={value}: {why}")))?;
+        }
+        Ok(config)
+    }
+
+    /// Checks what only all options together can tell.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] for an option out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let at_least_one = |name: &str, n: usize| match n {
+            0 => Err(wrong(format!("`{name}` must be at least 1"))),
+            _ => Ok(()),
+        };
+        at_least_one("concurrency", self.concurrency)?;
+        at_least_one("settle_batch", self.settle_batch)?;
+        at_least_one("message_limit", self.message_limit)?;
+        at_least_one("max_deliveries", self.max_deliveries as usize)?;
+        at_least_one("max_attempts", self.retry.max_attempts as usize)?;
+        if self.lease < Duration::from_secs(1) {
+            return Err(wrong(
+                "`lease` must be at least 1s, so that it can be renewed in time".into(),
+            ));
+        }
+        if self.app.is_empty() || self.app.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(wrong(format!(
+                "the application's name `{}` must be a word without spaces",
+                self.app.escape_debug()
+            )));
+        }
+        if let (Some(min), Some(max)) = (self.poll_min, self.poll_max)
+            && min > max
+        {
+            return Err(wrong("`poll_min` is longer than `poll_max`".into()));
+        }
+        if self.handlers.values().any(|options| options.max_attempts == Some(0)) {
+            return Err(wrong("`max_attempts` of a handler must be at least 1".into()));
+        }
+        Ok(())
+    }
+}
+
+fn wrong(why: String) -> Error {
+    Error::new(ErrorKind::Configuration, why)
+}
+
+fn whole<N: std::str::FromStr>(text: &str, target: &mut N) -> Result<(), String> {
+    *target = text.parse().map_err(|_| "use a whole number".to_owned())?;
+    Ok(())
+}
+
+fn duration_or_none(text: &str) -> Result<Option<Duration>, String> {
+    if text == "none" { Ok(None) } else { duration(text).map(Some) }
+}
+
+/// Reads a whole number and a unit.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    match millis {
+        Some(millis) if scale > 0 => Ok(Duration::from_millis(millis)),
+        _ => Err("use a whole number and a unit, as in `500ms`, `30s`, `5m` or `1h`".to_owned()),
+    }
+}

@@ -1,0 +1,130 @@
+//! The leases a consumer holds, and the task that renews them all in one statement.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+
+use crate::context::Received;
+use crate::engine::{Engine, ExtendOutcome, MessageId, Receipt};
+use crate::{QueueName, error_chain};
+
+/// How many leases one statement renews at most.
+const CHUNK: usize = 1000;
+
+/// What a consumer has leased and not yet settled.
+#[derive(Debug, Default)]
+pub(super) struct Leases(Mutex<HashMap<MessageId, Held>>);
+
+#[derive(Debug)]
+struct Held {
+    receipt: Receipt,
+    received: Arc<Received>,
+}
+
+impl Leases {
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<MessageId, Held>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a delivery into the table. An earlier delivery of the same message has lost its lease:
+    /// it is cancelled.
+    pub(super) fn hold(&self, receipt: &Receipt, received: &Arc<Received>) {
+        let held = Held { receipt: receipt.clone(), received: Arc::clone(received) };
+        if let Some(stale) = self.table().insert(receipt.message_id().clone(), held) {
+            stale.received.lease.cancel().cancel();
+        }
+    }
+
+    /// Whether this delivery is still held.
+    pub(super) fn holds(&self, receipt: &Receipt) -> bool {
+        self.table().get(receipt.message_id()).is_some_and(|held| held.receipt == *receipt)
+    }
+
+    /// Lets a delivery go, once it is settled.
+    pub(super) fn release(&self, receipt: &Receipt) {
+        let mut table = self.table();
+        if table.get(receipt.message_id()).is_some_and(|held| held.receipt == *receipt) {
+            table.remove(receipt.message_id());
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.table().len()
+    }
+
+    /// Cancels every handler that runs, but for the delivery of a control event.
+    pub(super) fn cancel_all(&self, but: Option<&Receipt>) {
+        for held in self.table().values().filter(|held| Some(&held.receipt) != but) {
+            held.received.lease.cancel().cancel();
+        }
+    }
+
+    fn receipts(&self) -> Vec<Receipt> {
+        self.table().values().map(|held| held.receipt.clone()).collect()
+    }
+
+    fn renewed(&self, receipt: &Receipt, sent: Instant, ttl: Duration) {
+        if let Some(held) = self.table().get(receipt.message_id())
+            && held.receipt == *receipt
+        {
+            held.received.lease.renewed(sent, ttl);
+        }
+    }
+
+    /// Notes that a lease is lost; its handlers are cancelled. False if it was settled meanwhile.
+    fn lost(&self, receipt: &Receipt) -> bool {
+        let mut table = self.table();
+        let ours = |held: &Held| held.receipt == *receipt;
+        if !table.get(receipt.message_id()).is_some_and(ours) {
+            return false;
+        }
+        let held = table.remove(receipt.message_id());
+        drop(table);
+        if let Some(held) = held {
+            held.received.lease.cancel().cancel();
+        }
+        true
+    }
+}
+
+/// Renews every held lease, a third of its time after the last renewal, until dropped.
+pub(super) async fn renew(
+    leases: Arc<Leases>,
+    engine: Arc<dyn Engine>,
+    queue: QueueName,
+    ttl: Duration,
+    settling: impl Fn(&Receipt) -> bool + Send,
+) {
+    let mut pause = ttl / 3;
+    loop {
+        sleep(pause).await;
+        pause = ttl / 3;
+        for chunk in leases.receipts().chunks(CHUNK) {
+            let sent = Instant::now();
+            match engine.extend(&queue, chunk, ttl).await {
+                Ok(outcomes) => {
+                    for (receipt, outcome) in chunk.iter().zip(outcomes) {
+                        match outcome {
+                            ExtendOutcome::Extended => leases.renewed(receipt, sent, ttl),
+                            ExtendOutcome::Busy => pause = pause.min(ttl / 10),
+                            ExtendOutcome::LeaseLost if settling(receipt) => {}
+                            ExtendOutcome::LeaseLost => {
+                                if leases.lost(receipt) {
+                                    let message = receipt.message_id();
+                                    warn!(%queue, %message, "lease lost: its handlers are cancelled");
+                                }
+                            }
+                        }
+                    }
+                }
+                Err(error) => {
+                    debug!(%queue, error = %error_chain(&error), "leases could not be renewed");
+                    pause = pause.min(Duration::from_millis(500)).min(ttl / 10);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Settlements, gathered into batches: flushed when a batch is full or its oldest entry is of age,
+//! never only when it grows quiet.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{Instrument, debug_span, error, info, warn};
+
+use super::lease::Leases;
+use super::report::{Counters, Tally};
+use crate::dispatcher::dead_letter;
+use crate::engine::{Engine, Receipt, SettleOutcome};
+use crate::engines::ensure;
+use crate::settlement::{Reason, ReasonKind, Settle};
+use crate::{Error, ErrorKind, QueueName, error_chain};
+
+/// One delivery to be settled.
+#[derive(Debug)]
+pub(super) struct Settling {
+    pub(super) receipt: Receipt,
+    pub(super) settle: Settle,
+    pub(super) tally: Tally,
+    pub(super) since: Instant,
+}
+
+/// What the settling task works with.
+pub(super) struct Settler {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) queue: QueueName,
+    pub(super) leases: Arc<Leases>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) in_flight: Arc<InFlight>,
+    pub(super) batch: usize,
+    pub(super) max_age: Duration,
+    /// How long to go on trying once the consumer has stopped: the leases end then anyway.
+    pub(super) patience: Duration,
+}
+
+/// The receipts whose settlement is on its way: a renewal that finds them gone has nothing to say.
+#[derive(Debug, Default)]
+pub(super) struct InFlight(Mutex<HashSet<Receipt>>);
+
+impl InFlight {
+    fn set(&self) -> std::sync::MutexGuard<'_, HashSet<Receipt>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn contains(&self, receipt: &Receipt) -> bool {
+        self.set().contains(receipt)
+    }
+}
+
+impl Settler {
+    /// Settles what comes until all senders are gone.
+    pub(super) async fn run(self, mut incoming: mpsc::Receiver<Settling>) {
+        while let Some(first) = incoming.recv().await {
+            let flush_at = first.since + self.max_age;
+            let mut batch = vec![first];
+            while batch.len() < self.batch {
+                match timeout_at(flush_at, incoming.recv()).await {
+                    Ok(Some(next)) => batch.push(next),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            self.flush(batch, &incoming).await;
+        }
+    }
+
+    async fn flush(&self, mut batch: Vec<Settling>, incoming: &mpsc::Receiver<Settling>) {
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        self.in_flight.set().extend(batch.iter().map(|one| one.receipt.clone()));
+        loop {
+            let count = batch.len();
+            let span = debug_span!("ezq.settle", queue = %self.queue, count);
+            let pairs = batch.iter().map(|one| (one.receipt.clone(), one.settle.clone())).collect();
+            let result = self.engine.settle(&self.queue, pairs).instrument(span).await;
+            batch = match result {
+                Ok(outcomes) => {
+                    let (again, failure) = self.sort_out(batch, outcomes);
+                    if let Some(error) = failure {
+                        self.mend(&again, &error).await;
+                    }
+                    again
+                }
+                Err(error) => {
+                    self.mend(&batch, &error).await;
+                    batch
+                }
+            };
+            if batch.is_empty() {
+                if pause > Duration::from_millis(50) {
+                    info!(queue = %self.queue, "settling works again");
+                }
+                return;
+            }
+            if incoming.is_closed() && incoming.is_empty() && begun.elapsed() > self.patience {
+                warn!(queue = %self.queue, count, "gave up settling: these events will come again");
+                for one in batch {
+                    self.done(&one.receipt, Tally::Lost);
+                }
+                return;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// Books what is settled; what is left is to be tried again.
+    fn sort_out(
+        &self,
+        batch: Vec<Settling>,
+        outcomes: Vec<SettleOutcome>,
+    ) -> (Vec<Settling>, Option<Error>) {
+        let mut again = Vec::new();
+        let mut failure = None;
+        for (mut one, outcome) in batch.into_iter().zip(outcomes) {
+            match outcome {
+                SettleOutcome::Done => self.done(&one.receipt, one.tally),
+                SettleOutcome::LeaseLost => {
+                    let message = one.receipt.message_id();
+                    warn!(queue = %self.queue, %message, "lease lost: the event was taken over");
+                    self.done(&one.receipt, Tally::Lost);
+                }
+                SettleOutcome::Failed { receipt, error } => {
+                    one.receipt = receipt;
+                    if error.is_transient() || error.kind() == ErrorKind::QueueMissing {
+                        again.push(one);
+                        failure = Some(error);
+                        continue;
+                    }
+                    let receipt = one.receipt.clone();
+                    match refused(one, &error) {
+                        Some(refused) => again.push(refused),
+                        None => self.done(&receipt, Tally::Lost),
+                    }
+                }
+            }
+        }
+        (again, failure)
+    }
+
+    fn done(&self, receipt: &Receipt, tally: Tally) {
+        self.leases.release(receipt);
+        self.in_flight.set().remove(receipt);
+        self.counters.add(tally);
+    }
+
+    /// Does what can be done about a batch that failed as a whole.
+    async fn mend(&self, batch: &[Settling], error: &Error) {
+        warn!(queue = %self.queue, error = %error_chain(error), "settling failed, will try again");
+        if error.kind() == ErrorKind::QueueMissing {
+            let outgoing = batch.iter().flat_map(|one| one.settle.outgoing());
+            let created = async {
+                self.engine.ensure_queue(&self.queue).await?;
+                ensure(&*self.engine, outgoing).await
+            };
+            if let Err(error) = created.await {
+                warn!(queue = %self.queue, error = %error_chain(&error), "cannot create the queue");
+            }
+        }
+    }
+}
+
+/// What to do with a settlement that the store refuses for good: the message, with its marks, goes
+/// to the dead letters; if even that is refused, the lease is left to run out.
+fn refused(one: Settling, error: &Error) -> Option<Settling> {
+    let why = error_chain(error);
+    let Settling { receipt, settle, since, .. } = one;
+    match settle {
+        Settle::DeadLetter { outgoing, .. } if outgoing.is_empty() => {
+            error!(message = %receipt.message_id(), error = %why, "the event cannot be settled");
+            None
+        }
+        Settle::Release => {
+            error!(message = %receipt.message_id(), error = %why, "the event cannot be released");
+            None
+        }
+        Settle::Ack { .. } | Settle::Retry { .. } | Settle::DeadLetter { .. } => {
+            let progress = settle.into_progress();
+            let error = format!("the store refused the settlement: {why}");
+            let reason = Reason { kind: ReasonKind::Fatal, handler: None, error, attempts: 1 };
+            let settle = dead_letter(reason, progress, Vec::new());
+            Some(Settling { receipt, settle, tally: Tally::DeadLettered, since })
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What surrounds one run of one handler.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::MessageId;
+use crate::envelope::Envelope;
+use crate::headers::Headers;
+use crate::publisher::{Publisher, Services};
+use crate::{Error, ErrorKind, Event, HandlerError, HandlerName, QueueName, Result};
+
+/// A worker's own view of its lease, on its own monotonic clock.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    start: Instant,
+    /// Milliseconds from `start`.
+    expires: AtomicU64,
+    cancel: CancellationToken,
+}
+
+impl Lease {
+    /// A lease that runs for `ttl` from `start`, the time before the claim was sent.
+    pub(crate) fn new(start: Instant, ttl: Duration) -> Self {
+        Self { start, expires: AtomicU64::new(millis(ttl)), cancel: CancellationToken::new() }
+    }
+
+    /// Notes that it was renewed for `ttl` from `now`, the time before the renewal was sent.
+    pub(crate) fn renewed(&self, now: Instant, ttl: Duration) {
+        self.expires.store(millis(now.duration_since(self.start) + ttl), Ordering::Relaxed);
+    }
+
+    pub(crate) fn expires(&self) -> Instant {
+        self.start + Duration::from_millis(self.expires.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn cancel(&self) -> &CancellationToken {
+        &self.cancel
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+/// A delivery whose body was read.
+#[derive(Debug)]
+pub struct Received {
+    pub(crate) envelope: Envelope,
+    pub(crate) queue: QueueName,
+    pub(crate) message_id: MessageId,
+    pub(crate) headers: Headers,
+    pub(crate) deliveries: u32,
+    pub(crate) enqueued_at: DateTime<Utc>,
+    pub(crate) lease: Lease,
+}
+
+impl Received {
+    /// Whether it is an event of this type.
+    #[must_use]
+    pub fn is<E: Event>(&self) -> bool {
+        let name = self.envelope.event_type();
+        name == E::TYPE || E::ALIASES.contains(&name)
+    }
+
+    /// Reads it as an event of this type.
+    ///
+    /// # Errors
+    /// A fatal error when the data has another shape; one of its own when it is of a newer version.
+    pub fn decode<E: Event>(&self) -> Result<E, HandlerError> {
+        let version = self.envelope.version().map_err(HandlerError::undecodable)?;
+        if version > E::VERSION {
+            return Err(HandlerError::newer_version(format!(
+                "`{}` of version {version} is newer than version {} known here",
+                E::TYPE,
+                E::VERSION
+            )));
+        }
+        self.envelope.decode().map_err(HandlerError::undecodable)
+    }
+
+    /// What to answer for an event that no variant takes.
+    #[must_use]
+    pub fn unexpected(&self) -> HandlerError {
+        let name = self.envelope.event_type();
+        HandlerError::undecodable(Error::new(
+            ErrorKind::UnknownVariant,
+            format!("no variant takes `{name}`"),
+        ))
+    }
+}
+
+/// What a handler may know about its delivery: ids, attempt, deadline, cancellation.
+///
+/// ```
+/// use ezq_core::Context;
+///
+/// async fn handle(context: &Context) {
+///     println!("attempt {} of {}", context.attempt(), context.event_id());
+/// }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Context {
+    pub(crate) received: Arc<Received>,
+    pub(crate) handler: HandlerName,
+    pub(crate) attempt: u32,
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Context {
+    /// The event's id; the same on every delivery, fit to be an idempotency key.
+    #[must_use]
+    pub fn event_id(&self) -> &str {
+        self.received.envelope.id()
+    }
+
+    /// The event's type name.
+    #[must_use]
+    pub fn event_type(&self) -> &str {
+        self.received.envelope.event_type()
+    }
+
+    /// The event with all its attributes.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope {
+        &self.received.envelope
+    }
+
+    /// The queue it came from.
+    #[must_use]
+    pub fn queue(&self) -> &QueueName {
+        &self.received.queue
+    }
+
+    /// The message's id in that queue.
+    #[must_use]
+    pub fn message_id(&self) -> &MessageId {
+        &self.received.message_id
+    }
+
+    /// The message's headers, as they were when it was delivered.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.received.headers
+    }
+
+    /// The name of the handler that runs.
+    #[must_use]
+    pub fn handler(&self) -> &HandlerName {
+        &self.handler
+    }
+
+    /// Which attempt of this handler it is, from 1. An attempt that a crash cut short is not
+    /// counted and runs again under the same number.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// How often the message was delivered, this time included.
+    #[must_use]
+    pub fn deliveries(&self) -> u32 {
+        self.received.deliveries
+    }
+
+    /// When the message was stored, on the engine's clock.
+    #[must_use]
+    pub fn enqueued_at(&self) -> DateTime<Utc> {
+        self.received.enqueued_at
+    }
+
+    /// When the handler's timeout ends it; `None` if it has none.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether, by this worker's own clock, the lease has run out without being renewed, as when
+    /// the database does not answer. Another worker may take the event over: hold back what must
+    /// not happen twice.
+    #[must_use]
+    pub fn is_lease_expired(&self) -> bool {
+        Instant::now() >= self.received.lease.expires()
+    }
+
+    /// Fires when the handler is to stop: its lease is lost, or the consumer was interrupted. The
+    /// handler's future is dropped at its next `.await`; hand the token to what it spawned.
+    #[must_use]
+    pub fn cancellation(&self) -> &CancellationToken {
+        self.received.lease.cancel()
+    }
+}
+
+/// One run of one handler: what extractors draw from.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub(crate) context: Context,
+    pub(crate) services: Arc<Services>,
+}
+
+impl Call {
+    /// What surrounds the run.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// A publisher whose events name this one as their cause.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        Publisher::caused_by(&self.services, &self.context.received)
+    }
+
+    /// The application's state of a type, if it was given one.
+    #[must_use]
+    pub fn state<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        self.services.states.find()
+    }
+}

@@ -1,0 +1,380 @@
+//! Runs the handlers of one delivery and draws one settlement from what they said.
+//!
+//! It knows no engine. A handler that fails, panics or takes too long stops no other, and only the
+//! handlers that did not finish run again.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+use crate::config::UnknownTypes;
+use crate::context::{Context, Received};
+use crate::engine::Outgoing;
+use crate::handler::{Handler, HandlerOptions};
+use crate::headers::MAX_ATTEMPTS;
+use crate::outcome::Action;
+use crate::publisher::{Publisher, Services};
+use crate::registry::Registry;
+use crate::{
+    Call, Config, ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerError, HandlerMark,
+    HandlerName, HandlerState, Progress, Reason, ReasonKind, RetryPolicy, Settle,
+};
+
+/// Under this name a message keeps how often it met no handler.
+const UNKNOWN: &str = "ezq::unknown";
+
+/// The handlers of an application, with what they run under.
+#[derive(Debug)]
+pub(crate) struct Dispatcher {
+    pub(crate) registry: Registry,
+    pub(crate) services: Arc<Services>,
+    pub(crate) config: Arc<Config>,
+}
+
+/// A delivery ready to be dispatched.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) received: Arc<Received>,
+    pub(crate) clock: EngineClock,
+}
+
+/// The engine's clock as a worker can tell it: what the delivery said, and what passed since then
+/// on the worker's own monotonic clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EngineClock {
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) read: Instant,
+}
+
+impl EngineClock {
+    fn now(self) -> DateTime<Utc> {
+        after(self.at, self.read.elapsed())
+    }
+}
+
+fn after(time: DateTime<Utc>, pause: Duration) -> DateTime<Utc> {
+    let pause = TimeDelta::from_std(pause).unwrap_or(TimeDelta::MAX);
+    time.checked_add_signed(pause).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// What one run of one handler came to.
+enum Ran {
+    Done(Vec<Outgoing>),
+    Failed(HandlerError),
+    Cancelled,
+}
+
+impl Dispatcher {
+    /// Runs what is due of a delivery's handlers. `None` when the delivery was cancelled before
+    /// anything changed: it is to be released.
+    pub(crate) async fn dispatch(&self, work: &Work) -> Settle {
+        let received = &work.received;
+        let mut known = Progress::from_headers(&received.headers);
+        let handlers = self.registry.find(received.envelope.event_type());
+        if handlers.is_empty() {
+            return self.unknown(work, &known);
+        }
+        let now = work.clock.now();
+        let is_due = |handler: &&Arc<Handler>| match known.0.get(&handler.name) {
+            None => true,
+            Some(mark) if mark.state == HandlerState::Retry => {
+                // What the store rounds must not put a handler off to another delivery.
+                mark.due.is_none_or(|due| due <= now + TimeDelta::milliseconds(20))
+            }
+            Some(_) => false,
+        };
+        let due: Vec<&Arc<Handler>> = handlers.iter().filter(is_due).collect();
+        let mut ran = Vec::with_capacity(due.len());
+        if let [handler] = due[..] {
+            ran.push((handler, self.run(handler, work, &known).await));
+        } else {
+            for group in due.chunk_by(|a, b| a.order == b.order) {
+                let runs = group.iter().map(|handler| self.run(handler, work, &known));
+                ran.extend(group.iter().copied().zip(join_all(runs).await));
+            }
+        }
+        let mut marks = Progress::default();
+        let mut outgoing = Vec::new();
+        let now = work.clock.now();
+        for (handler, ran) in ran {
+            let policy = self.policy(handler, received);
+            let mark = match ran {
+                Ran::Cancelled => continue,
+                Ran::Done(events) => {
+                    outgoing.extend(events);
+                    done(known.0.get(&handler.name))
+                }
+                Ran::Failed(error) => {
+                    let earlier = known.0.get(&handler.name);
+                    self.failed(&error, earlier, policy, now)
+                }
+            };
+            marks.0.insert(handler.name.clone(), mark);
+        }
+        known.0.extend(marks.0.clone());
+        conclude(handlers, &known, marks, outgoing, now)
+    }
+
+    /// Runs the handlers of a control event; their errors are only logged.
+    pub(crate) async fn control(&self, work: &Work) -> Vec<Outgoing> {
+        let none = Progress::default();
+        let handlers = self.registry.find(work.received.envelope.event_type());
+        let runs = handlers.iter().map(|handler| self.run(handler, work, &none));
+        let mut outgoing = Vec::new();
+        for (handler, ran) in handlers.iter().zip(join_all(runs).await) {
+            match ran {
+                Ran::Done(events) => outgoing.extend(events),
+                Ran::Failed(error) => warn!(handler = %handler.name, %error, "handler failed"),
+                Ran::Cancelled => {}
+            }
+        }
+        outgoing
+    }
+
+    async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
+        let received = &work.received;
+        let attempt = known.0.get(&handler.name).map_or(0, |mark| mark.attempts) + 1;
+        let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
+        let context = Context {
+            received: Arc::clone(received),
+            handler: handler.name.clone(),
+            attempt,
+            deadline: timeout.map(|timeout| Instant::now() + timeout),
+        };
+        let span = info_span!(
+            "ezq.handle",
+            event_id = received.envelope.id(),
+            event_type = received.envelope.event_type(),
+            queue = %received.queue,
+            handler = %handler.name,
+            attempt,
+        );
+        let call = Call { context, services: Arc::clone(&self.services) };
+        let guarded = AssertUnwindSafe(async { (handler.invoke)(call).await }).catch_unwind();
+        let limited = async {
+            match timeout {
+                Some(timeout) => tokio::time::timeout(timeout, guarded).await.map_err(|_| timeout),
+                None => Ok(guarded.await),
+            }
+        };
+        let cancelled = received.lease.cancel().cancelled();
+        let ran = async {
+            tokio::select! {
+                biased;
+                ran = limited => Some(ran),
+                () = cancelled => None,
+            }
+        };
+        match ran.instrument(span).await {
+            None => Ran::Cancelled,
+            Some(Err(timeout)) => {
+                Ran::Failed(HandlerError::retry(format!("timed out after {timeout:?}")))
+            }
+            Some(Ok(Err(panic))) => {
+                Ran::Failed(HandlerError::retry(format!("panicked: {}", panic_text(&*panic))))
+            }
+            Some(Ok(Ok(Err(error)))) => Ran::Failed(error),
+            Some(Ok(Ok(Ok(drafts)))) => {
+                let publisher = Publisher::caused_by(&self.services, received);
+                let outgoing = drafts.into_iter().map(|draft| publisher.finish(draft)).collect();
+                match outgoing {
+                    Ok(outgoing) => Ran::Done(outgoing),
+                    Err(error) => Ran::Failed(HandlerError::fatal(error)),
+                }
+            }
+        }
+    }
+
+    fn options(&self, handler: &Handler) -> HandlerOptions {
+        match self.config.handlers.get(&handler.name) {
+            Some(over) => over.or(handler.options),
+            None => handler.options,
+        }
+    }
+
+    fn policy(&self, handler: &Handler, received: &Received) -> RetryPolicy {
+        let mut policy = self.options(handler).retry(self.config.retry);
+        if let Some(attempts) = received.headers.number(MAX_ATTEMPTS) {
+            policy.max_attempts = attempts.max(1);
+        }
+        policy
+    }
+
+    /// The mark of a handler that did not finish.
+    fn failed(
+        &self,
+        error: &HandlerError,
+        earlier: Option<&HandlerMark>,
+        policy: RetryPolicy,
+        now: DateTime<Utc>,
+    ) -> HandlerMark {
+        let earlier = earlier.cloned().unwrap_or_else(|| mark(HandlerState::Retry));
+        let attempts = earlier.attempts + 1;
+        let (policy, exhausted) = match (error.action, self.config.unknown_types) {
+            (Action::Snooze(pause), _) => {
+                debug!(?pause, "handler snoozed");
+                return HandlerMark {
+                    state: HandlerState::Retry,
+                    due: Some(after(now, pause)),
+                    ..earlier
+                };
+            }
+            (Action::Discard, _) | (Action::NewerVersion, UnknownTypes::Skip) => {
+                info!(reason = %error, "event discarded");
+                return done(Some(&earlier));
+            }
+            (Action::NewerVersion, UnknownTypes::Retry(policy)) => {
+                (policy, ReasonKind::NewerVersion)
+            }
+            _ => (policy, ReasonKind::MaxAttempts),
+        };
+        let mut errors = earlier.errors;
+        errors.push(ErrorRecord { at: now, attempt: attempts, error: bounded(&error.to_string()) });
+        errors.drain(..errors.len().saturating_sub(ERRORS_KEPT));
+        let reason = match error.action {
+            Action::Fatal => Some(ReasonKind::Fatal),
+            Action::Undecodable => Some(ReasonKind::Undecodable),
+            Action::NewerVersion if self.config.unknown_types == UnknownTypes::DeadLetter => {
+                Some(ReasonKind::NewerVersion)
+            }
+            _ => (attempts >= policy.max_attempts).then_some(exhausted),
+        };
+        if reason.is_some() {
+            return HandlerMark { state: HandlerState::Dead, reason, attempts, due: None, errors };
+        }
+        let pause = match error.action {
+            Action::RetryAfter(pause) => pause,
+            _ => policy.backoff.delay(attempts, rand::random()),
+        };
+        HandlerMark {
+            state: HandlerState::Retry,
+            reason: None,
+            attempts,
+            due: Some(after(now, pause)),
+            errors,
+        }
+    }
+
+    /// What becomes of an event that no handler here takes.
+    fn unknown(&self, work: &Work, known: &Progress) -> Settle {
+        let name = HandlerName::from(UNKNOWN);
+        let event_type = work.received.envelope.event_type();
+        let why = format!("no handler here takes `{event_type}`");
+        let attempts = known.0.get(&name).map_or(0, |mark| mark.attempts) + 1;
+        let policy = match self.config.unknown_types {
+            UnknownTypes::Skip => {
+                info!(event_type, "event skipped: no handler takes it");
+                return Settle::Ack { outgoing: Vec::new() };
+            }
+            UnknownTypes::Retry(policy) if attempts < policy.max_attempts => policy,
+            _ => {
+                let reason =
+                    Reason { kind: ReasonKind::UnknownType, handler: None, error: why, attempts };
+                return dead_letter(reason, Progress::default(), Vec::new());
+            }
+        };
+        let pause = policy.backoff.delay(attempts, rand::random());
+        warn!(event_type, attempts, retry_in = ?pause, "no handler takes this event");
+        let mark = HandlerMark { attempts, ..mark(HandlerState::Retry) };
+        let progress = Progress([(name, mark)].into());
+        Settle::Retry { after: pause, progress, outgoing: Vec::new() }
+    }
+}
+
+/// Draws one settlement from where all handlers of a delivery stand.
+fn conclude(
+    handlers: &[Arc<Handler>],
+    known: &Progress,
+    marks: Progress,
+    outgoing: Vec<Outgoing>,
+    now: DateTime<Utc>,
+) -> Settle {
+    let mut next: Option<DateTime<Utc>> = None;
+    let mut dead = None;
+    for handler in handlers {
+        match known.0.get(&handler.name) {
+            // It was cancelled: it is due at once.
+            None => next = Some(now),
+            Some(mark) => match mark.state {
+                HandlerState::Done => {}
+                HandlerState::Dead => dead = dead.or(Some((&handler.name, mark))),
+                HandlerState::Retry => {
+                    let due = mark.due.unwrap_or(now);
+                    next = Some(next.map_or(due, |next| next.min(due)));
+                }
+            },
+        }
+    }
+    for (name, mark) in &marks.0 {
+        if let (HandlerState::Retry, Some(last)) = (mark.state, mark.errors.last()) {
+            let retry_in = mark.due.map(|due| (due - now).to_std().unwrap_or_default());
+            warn!(handler = %name, attempt = mark.attempts, error = %last.error, ?retry_in, "handler failed");
+        }
+        if let (HandlerState::Dead, Some(last), true) =
+            (mark.state, mark.errors.last(), next.is_some() || dead.is_some_and(|(d, _)| d != name))
+        {
+            error!(handler = %name, attempt = mark.attempts, error = %last.error, "handler gave up");
+        }
+    }
+    if let Some(next) = next {
+        let after = (next - now).to_std().unwrap_or_default();
+        if marks.0.is_empty() && after.is_zero() {
+            return Settle::Release;
+        }
+        return Settle::Retry { after, progress: marks, outgoing };
+    }
+    match dead {
+        None => Settle::Ack { outgoing },
+        Some((name, mark)) => {
+            let reason = Reason {
+                kind: mark.reason.unwrap_or(ReasonKind::Fatal),
+                handler: Some(name.clone()),
+                error: mark.errors.last().map(|last| last.error.clone()).unwrap_or_default(),
+                attempts: mark.attempts,
+            };
+            dead_letter(reason, marks, outgoing)
+        }
+    }
+}
+
+/// The settlement of a message that is given up; logged here, once.
+pub(crate) fn dead_letter(reason: Reason, progress: Progress, outgoing: Vec<Outgoing>) -> Settle {
+    let handler = reason.handler.as_ref().map(HandlerName::as_str);
+    error!(
+        reason = %reason.kind,
+        handler,
+        attempts = reason.attempts,
+        error = %reason.error,
+        "event moves to the dead letters"
+    );
+    Settle::DeadLetter { reason, progress, outgoing }
+}
+
+fn mark(state: HandlerState) -> HandlerMark {
+    HandlerMark { state, reason: None, attempts: 0, due: None, errors: Vec::new() }
+}
+
+fn done(earlier: Option<&HandlerMark>) -> HandlerMark {
+    let attempts = earlier.map_or(0, |mark| mark.attempts) + 1;
+    HandlerMark { attempts, ..mark(HandlerState::Done) }
+}
+
+/// An error's text as a message keeps it: cut, and without the NUL that `jsonb` cannot hold.
+pub(crate) fn bounded(text: &str) -> String {
+    let mut end = text.len().min(ERROR_TEXT_LIMIT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].replace('\0', "\u{fffd}")
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

@@ -1,0 +1,35 @@
+//! The dead letters of the memory engine.
+
+use async_trait::async_trait;
+
+use super::MemoryEngine;
+use crate::engine::{DeadLetter, DeadLetters, MessageId};
+use crate::{QueueName, Result};
+
+#[async_trait]
+impl DeadLetters for MemoryEngine {
+    async fn list(
+        &self,
+        queue: &QueueName,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        Ok(self.store().queue(queue)?.dead(after, limit))
+    }
+
+    async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>> {
+        Ok(self.store().queue(queue)?.dead_letter(id).cloned())
+    }
+
+    async fn redrive(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        let letters = store.queue(queue)?;
+        let redriven = |id: &&MessageId| letters.redrive(id, now);
+        let moved: Vec<_> = ids.iter().filter(redriven).cloned().collect();
+        if !moved.is_empty() {
+            store.wake(queue);
+        }
+        Ok(moved)
+    }
+}

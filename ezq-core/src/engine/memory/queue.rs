@@ -1,0 +1,269 @@
+//! One queue of the memory engine, as plain data: no lock, no clock, no other queue.
+//!
+//! As in a PGMQ table, one time per message says both where it stands and from when it can be
+//! read: a lease moves it to its own end, a release moves it back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use super::clock::{self, Micros};
+use crate::engine::{DeadLetter, Delivery, Due, Leased, MessageId, Position, QueueStats, Receipt};
+use crate::headers::{DEAD, HANDLER_PREFIX, Headers, ORIGINAL_HEADERS, RETURNED};
+use crate::settlement::{HandlerMark, HandlerState};
+use crate::{Progress, Reason};
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    generation: i64,
+    last_id: i64,
+    messages: HashMap<i64, Stored>,
+    // (due, id) of every message.
+    order: BTreeSet<(Micros, i64)>,
+    dead: BTreeMap<i64, DeadLetter>,
+    last_dead_id: i64,
+}
+
+#[derive(Debug)]
+struct Stored {
+    body: String,
+    headers: Headers,
+    enqueued_at: Micros,
+    due: Micros,
+    deliveries: u32,
+    // Its newest delivery was not settled.
+    open: bool,
+}
+
+impl Queue {
+    pub(super) fn new(generation: i64) -> Self {
+        Self {
+            generation,
+            last_id: 0,
+            messages: HashMap::new(),
+            order: BTreeSet::new(),
+            dead: BTreeMap::new(),
+            last_dead_id: 0,
+        }
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        body: String,
+        headers: Headers,
+        due: Micros,
+        enqueued_at: Micros,
+    ) -> MessageId {
+        self.last_id += 1;
+        let stored = Stored { body, headers, enqueued_at, due, deliveries: 0, open: false };
+        self.messages.insert(self.last_id, stored);
+        self.order.insert((due, self.last_id));
+        MessageId::Number(self.last_id)
+    }
+
+    pub(super) fn lease(
+        &mut self,
+        max: usize,
+        ttl: Duration,
+        before: Option<&Position>,
+        now: Micros,
+    ) -> Leased {
+        let limit = before.map_or((Micros::MAX, i64::MAX), |position| {
+            let id = position.message_id.as_number().unwrap_or(i64::MIN);
+            (clock::to_micros(position.due), id)
+        });
+        let ready = limit.min((now.saturating_add(1), i64::MIN));
+        let places: Vec<_> = self.order.range(..ready).take(max).copied().collect();
+        let next_due = if places.is_empty() {
+            let next = self.order.range(ready..limit).next();
+            next.map(|(due, _)| clock::between(now, *due))
+        } else {
+            None
+        };
+        // A lease of no length would be no lease.
+        let until = clock::after(now, ttl.max(Duration::from_micros(1)));
+        Leased {
+            deliveries: places
+                .into_iter()
+                .filter_map(|(due, id)| self.deliver(id, due, until, now))
+                .collect(),
+            next_due,
+        }
+    }
+
+    fn deliver(&mut self, id: i64, due: Micros, until: Micros, now: Micros) -> Option<Delivery> {
+        self.place(id, until);
+        let stored = self.messages.get_mut(&id)?;
+        stored.deliveries = stored.deliveries.saturating_add(1);
+        stored.open = true;
+        let token = [i64::from(stored.deliveries), self.generation, due];
+        Some(Delivery {
+            receipt: Receipt::new(MessageId::Number(id), token),
+            body: stored.body.clone(),
+            headers: stored.headers.clone(),
+            deliveries: stored.deliveries,
+            enqueued_at: clock::to_time(stored.enqueued_at),
+            due: clock::to_time(due),
+            leased_at: clock::to_time(now),
+        })
+    }
+
+    /// The message that a receipt may still settle. A lease that ran out does not void it, only
+    /// another delivery or a settlement does.
+    pub(super) fn held(&self, receipt: &Receipt) -> Option<i64> {
+        let id = receipt.message_id().as_number()?;
+        let [deliveries, generation, _] = receipt.token();
+        let stored = self.messages.get(&id)?;
+        let holds = stored.open
+            && generation == self.generation
+            && deliveries == i64::from(stored.deliveries);
+        holds.then_some(id)
+    }
+
+    pub(super) fn extend(&mut self, receipt: &Receipt, ttl: Duration, now: Micros) -> bool {
+        let Some(id) = self.held(receipt) else {
+            return false;
+        };
+        self.place(id, clock::after(now, ttl));
+        true
+    }
+
+    pub(super) fn remove(&mut self, id: i64) -> bool {
+        self.take(id).is_some()
+    }
+
+    /// Ends a delivery by a retry or a release: readable from `due`, with the marks merged in.
+    pub(super) fn give_back(&mut self, id: i64, due: Micros, progress: &Progress) {
+        self.place(id, due);
+        if let Some(stored) = self.messages.get_mut(&id) {
+            stored.open = false;
+            merge(&mut stored.headers, progress);
+            let returned = stored.headers.returned().saturating_add(1);
+            stored.headers.insert(RETURNED, returned);
+        }
+    }
+
+    pub(super) fn bury(&mut self, id: i64, progress: &Progress, reason: Reason, now: Micros) {
+        let Some(mut stored) = self.take(id) else {
+            return;
+        };
+        merge(&mut stored.headers, progress);
+        // A reason is plain data: writing it as JSON cannot fail.
+        let written = serde_json::to_value(&reason).unwrap_or_default();
+        stored.headers.insert(DEAD, written);
+        self.last_dead_id += 1;
+        let letter = DeadLetter {
+            id: MessageId::Number(self.last_dead_id),
+            original_id: Some(MessageId::Number(id)),
+            reason: Some(reason),
+            body: stored.body,
+            headers: stored.headers,
+            enqueued_at: clock::to_time(stored.enqueued_at),
+            died_at: clock::to_time(now),
+        };
+        self.dead.insert(self.last_dead_id, letter);
+    }
+
+    pub(super) fn dead(&self, after: Option<&MessageId>, limit: usize) -> Vec<DeadLetter> {
+        let first = after.and_then(MessageId::as_number).unwrap_or(0);
+        let letters = self.dead.range(first.saturating_add(1)..);
+        letters.take(limit).map(|(_, letter)| letter.clone()).collect()
+    }
+
+    pub(super) fn dead_letter(&self, id: &MessageId) -> Option<&DeadLetter> {
+        self.dead.get(&id.as_number()?)
+    }
+
+    pub(super) fn redrive(&mut self, id: &MessageId, now: Micros) -> bool {
+        let Some(letter) = id.as_number().and_then(|id| self.dead.remove(&id)) else {
+            return false;
+        };
+        let enqueued_at = clock::to_micros(letter.enqueued_at);
+        self.insert(letter.body, revive(&letter.headers), now, enqueued_at);
+        true
+    }
+
+    pub(super) fn cancel(&mut self, id: &MessageId) -> bool {
+        self.undelivered(id).is_some_and(|id| self.remove(id))
+    }
+
+    pub(super) fn reschedule(&mut self, id: &MessageId, due: Due, now: Micros) -> bool {
+        let Some(id) = self.undelivered(id) else {
+            return false;
+        };
+        self.place(id, clock::due(now, due));
+        true
+    }
+
+    pub(super) fn purge(&mut self) -> u64 {
+        let held = count(self.messages.len());
+        self.messages.clear();
+        self.order.clear();
+        held
+    }
+
+    pub(super) fn stats(&self, now: Micros) -> QueueStats {
+        let ready = self.order.range(..(now.saturating_add(1), i64::MIN));
+        let delivered = |(due, id): &&(Micros, i64)| {
+            *due > now && self.messages.get(id).is_some_and(|m| m.deliveries > 0)
+        };
+        let oldest = self.order.first().filter(|(due, _)| *due <= now);
+        let ready = count(ready.count());
+        let in_progress = count(self.order.iter().filter(delivered).count());
+        QueueStats {
+            ready,
+            in_progress,
+            scheduled: count(self.order.len()) - ready - in_progress,
+            dead: count(self.dead.len()),
+            oldest_ready: oldest.map(|(due, _)| clock::between(*due, now)),
+        }
+    }
+
+    fn undelivered(&self, id: &MessageId) -> Option<i64> {
+        let id = id.as_number()?;
+        let stored = self.messages.get(&id)?;
+        (stored.deliveries == 0).then_some(id)
+    }
+
+    fn place(&mut self, id: i64, due: Micros) {
+        if let Some(stored) = self.messages.get_mut(&id) {
+            self.order.remove(&(stored.due, id));
+            self.order.insert((due, id));
+            stored.due = due;
+        }
+    }
+
+    fn take(&mut self, id: i64) -> Option<Stored> {
+        let stored = self.messages.remove(&id)?;
+        self.order.remove(&(stored.due, id));
+        Some(stored)
+    }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// Sets each mark under its own key. Headers that were no object become one that keeps them.
+fn merge(headers: &mut Headers, progress: &Progress) {
+    if let Some(original) = headers.original().cloned() {
+        let mut entries = headers.as_object().clone();
+        entries.insert(ORIGINAL_HEADERS.to_owned(), original);
+        *headers = Headers::from_value(entries.into());
+    }
+    for (key, mark) in progress.to_headers() {
+        headers.insert(key, mark);
+    }
+}
+
+/// The headers of a dead letter that starts anew: only what is done stays done.
+fn revive(headers: &Headers) -> Headers {
+    let mut entries = headers.as_object().clone();
+    entries.retain(|key, value| {
+        if key.starts_with(HANDLER_PREFIX) {
+            let mark = serde_json::from_value::<HandlerMark>(value.clone());
+            return mark.is_ok_and(|mark| mark.state == HandlerState::Done);
+        }
+        key != DEAD && key != RETURNED
+    });
+    Headers::from_value(entries.into())
+}

@@ -1,0 +1,169 @@
+//! All queues of a memory engine, the record of what was published, and who waits for messages.
+//!
+//! The only place that touches several queues at once, so a settlement and the events that leave
+//! with it are one step here.
+
+use std::collections::HashMap;
+
+use tokio::sync::watch;
+
+use super::Published;
+use super::clock::{self, Micros};
+use super::queue::Queue;
+use crate::engine::{MessageId, Outgoing, Receipt, SettleOutcome};
+use crate::{Error, ErrorKind, QueueName, Result, Settle};
+
+#[derive(Debug)]
+pub(super) struct Store {
+    max_body: Option<usize>,
+    queues: HashMap<QueueName, Queue>,
+    // Never reused: a queue that is dropped and created again starts its ids anew.
+    generations: i64,
+    // Kept apart from the queues: who waits for a queue outlives it.
+    wakeups: HashMap<QueueName, watch::Sender<u64>>,
+    published: Vec<Published>,
+}
+
+impl Store {
+    pub(super) fn new(max_body: Option<usize>) -> Self {
+        Self {
+            max_body,
+            queues: HashMap::new(),
+            generations: 0,
+            wakeups: HashMap::new(),
+            published: Vec::new(),
+        }
+    }
+
+    pub(super) fn ensure_queue(&mut self, queue: &QueueName) {
+        if !self.queues.contains_key(queue) {
+            self.generations += 1;
+            self.queues.insert(queue.clone(), Queue::new(self.generations));
+        }
+    }
+
+    pub(super) fn remove_queue(&mut self, queue: &QueueName) -> bool {
+        self.queues.remove(queue).is_some()
+    }
+
+    pub(super) fn queue(&mut self, name: &QueueName) -> Result<&mut Queue> {
+        self.queues.get_mut(name).ok_or_else(|| missing(name))
+    }
+
+    pub(super) fn publish(&mut self, message: Outgoing, now: Micros) -> Result<MessageId> {
+        self.admit(&message)?;
+        self.insert(message, now)
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        name: &QueueName,
+        receipt: Receipt,
+        settle: Settle,
+        now: Micros,
+    ) -> SettleOutcome {
+        match self.try_settle(name, &receipt, settle, now) {
+            Ok(true) => SettleOutcome::Done,
+            Ok(false) => SettleOutcome::LeaseLost,
+            Err(error) => SettleOutcome::Failed { receipt, error },
+        }
+    }
+
+    /// Whether the receipt still held. Everything that can fail is checked before anything changes.
+    fn try_settle(
+        &mut self,
+        name: &QueueName,
+        receipt: &Receipt,
+        settle: Settle,
+        now: Micros,
+    ) -> Result<bool> {
+        let Some(id) = self.queue(name)?.held(receipt) else {
+            return Ok(false);
+        };
+        let outgoing = match &settle {
+            Settle::Ack { outgoing }
+            | Settle::Retry { outgoing, .. }
+            | Settle::DeadLetter { outgoing, .. } => outgoing.as_slice(),
+            Settle::Release => &[],
+        };
+        outgoing.iter().try_for_each(|message| self.admit(message))?;
+
+        let queue = self.queue(name)?;
+        let outgoing = match settle {
+            Settle::Ack { outgoing } => {
+                queue.remove(id);
+                outgoing
+            }
+            Settle::Retry { after, progress, outgoing } => {
+                queue.give_back(id, clock::after(now, after), &progress);
+                self.wake(name);
+                outgoing
+            }
+            Settle::DeadLetter { reason, progress, outgoing } => {
+                queue.bury(id, &progress, reason, now);
+                outgoing
+            }
+            Settle::Release => {
+                let [_, _, due] = receipt.token();
+                queue.give_back(id, due, &Default::default());
+                self.wake(name);
+                Vec::new()
+            }
+        };
+        for message in outgoing {
+            self.insert(message, now)?;
+        }
+        Ok(true)
+    }
+
+    fn admit(&self, message: &Outgoing) -> Result<()> {
+        if !self.queues.contains_key(&message.queue) {
+            return Err(missing(&message.queue));
+        }
+        match self.max_body {
+            Some(limit) if message.body.len() > limit => Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "the message has {} bytes, over the engine's limit of {limit}",
+                    message.body.len()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn insert(&mut self, message: Outgoing, now: Micros) -> Result<MessageId> {
+        let queue = self.queue(&message.queue)?;
+        let due = clock::due(now, message.due);
+        let id = queue.insert(message.body.clone(), message.headers.clone(), due, now);
+        self.wake(&message.queue);
+        self.published.push(Published { id: id.clone(), message, at: clock::to_time(now) });
+        Ok(id)
+    }
+
+    pub(super) fn wakeups(&mut self, queue: &QueueName) -> watch::Receiver<u64> {
+        self.wakeups.entry(queue.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+
+    /// Also for what falls due later: a waiting consumer sets its timer anew.
+    pub(super) fn wake(&mut self, queue: &QueueName) {
+        if let Some(sender) = self.wakeups.get(queue) {
+            sender.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    pub(super) fn published(&self) -> &[Published] {
+        &self.published
+    }
+
+    pub(super) fn forget_published(&mut self) {
+        self.published.clear();
+    }
+}
+
+fn missing(queue: &QueueName) -> Error {
+    Error::new(
+        ErrorKind::QueueMissing,
+        format!("the queue `{queue}` does not exist; create it with `ensure_queue`"),
+    )
+}

@@ -1,0 +1,135 @@
+//! What the shared suite cannot see: the clock, the record of what was published, dropped queues.
+
+use std::time::Duration;
+
+use super::*;
+use crate::headers::Headers;
+use crate::{ErrorKind, Progress};
+
+async fn engine() -> (MemoryEngine, QueueName) {
+    let engine = MemoryEngine::new();
+    let queue = QueueName::new("orders").unwrap();
+    engine.ensure_queue(&queue).await.unwrap();
+    (engine, queue)
+}
+
+fn message(queue: &QueueName, body: &str, due: Due) -> Outgoing {
+    Outgoing { queue: queue.clone(), body: body.to_owned(), headers: Headers::new(), due }
+}
+
+async fn publish(engine: &MemoryEngine, queue: &QueueName, due: Due) {
+    let outcomes = engine.publish(vec![message(queue, "{}", due)]).await;
+    assert!(matches!(outcomes.unwrap().as_slice(), [PublishOutcome::Stored(_)]));
+}
+
+async fn lease(engine: &MemoryEngine, queue: &QueueName, ttl: Duration) -> Leased {
+    let request = LeaseRequest { queue: queue.clone(), max: 100, ttl, before: None };
+    engine.lease(request).await.unwrap()
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_clock_moves_the_engine_and_nothing_else_does() {
+    let (engine, _) = engine().await;
+    let start = engine.now();
+    assert_eq!(engine.now(), start);
+    tokio::time::advance(MINUTE).await;
+    assert_eq!((engine.now() - start).to_std().unwrap(), MINUTE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_ends_to_the_millisecond() {
+    let (engine, queue) = engine().await;
+    publish(&engine, &queue, Due::After(MINUTE)).await;
+    tokio::time::advance(MINUTE - MILLISECOND).await;
+    let early = lease(&engine, &queue, MINUTE).await;
+    assert!(early.deliveries.is_empty());
+    assert_eq!(early.next_due, Some(MILLISECOND));
+    tokio::time::advance(MILLISECOND).await;
+    assert_eq!(lease(&engine, &queue, MINUTE).await.deliveries.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_ends_to_the_millisecond() {
+    let (engine, queue) = engine().await;
+    publish(&engine, &queue, Due::Now).await;
+    assert_eq!(lease(&engine, &queue, MINUTE).await.deliveries.len(), 1);
+    tokio::time::advance(MINUTE - MILLISECOND).await;
+    assert!(lease(&engine, &queue, MINUTE).await.deliveries.is_empty());
+    tokio::time::advance(MILLISECOND).await;
+    let again = lease(&engine, &queue, MINUTE).await;
+    assert_eq!(again.deliveries[0].deliveries, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_readable_at_once_and_in_order_while_the_clock_stands() {
+    let (engine, queue) = engine().await;
+    let bodies: Vec<_> = (0..50).map(|n| n.to_string()).collect();
+    let batch = bodies.iter().map(|body| message(&queue, body, Due::Now)).collect();
+    engine.publish(batch).await.unwrap();
+    let leased = lease(&engine, &queue, MINUTE).await;
+    let read: Vec<_> = leased.deliveries.iter().map(|d| d.body.clone()).collect();
+    assert_eq!(read, bodies);
+}
+
+#[tokio::test]
+async fn records_what_was_published_by_settlements_too() {
+    let (engine, queue) = engine().await;
+    publish(&engine, &queue, Due::Now).await;
+    let receipt = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
+    let ack = Settle::Ack { outgoing: vec![message(&queue, "2", Due::Now)] };
+    engine.settle(&queue, vec![(receipt, ack)]).await.unwrap();
+    let bodies: Vec<_> = engine.published(&queue).into_iter().map(|p| p.message.body).collect();
+    assert_eq!(bodies, ["{}", "2"]);
+    assert_eq!(engine.all_published().len(), 2);
+    engine.forget_published();
+    assert!(engine.published(&queue).is_empty());
+    assert_eq!(engine.stats(&queue).await.unwrap().ready, 1);
+}
+
+#[tokio::test]
+async fn a_receipt_of_a_dropped_queue_is_void_in_the_next_one_of_its_name() {
+    let (engine, queue) = engine().await;
+    publish(&engine, &queue, Due::Now).await;
+    let stale = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
+    assert!(engine.remove_queue(&queue));
+    let gone = engine.stats(&queue).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::QueueMissing);
+
+    engine.ensure_queue(&queue).await.unwrap();
+    publish(&engine, &queue, Due::Now).await;
+    let fresh = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
+    assert_eq!(stale.message_id(), fresh.message_id());
+    let retry =
+        Settle::Retry { after: MINUTE, progress: Progress::default(), outgoing: Vec::new() };
+    let outcomes = engine.settle(&queue, vec![(stale, retry)]).await.unwrap();
+    assert!(matches!(outcomes.as_slice(), [SettleOutcome::LeaseLost]));
+}
+
+#[tokio::test]
+async fn waiting_for_a_queue_survives_its_being_dropped() {
+    let (engine, queue) = engine().await;
+    let wakeups = engine.wakeups(&queue).await.unwrap().unwrap();
+    assert!(engine.remove_queue(&queue));
+    engine.ensure_queue(&queue).await.unwrap();
+    publish(&engine, &queue, Due::Now).await;
+    assert!(wakeups.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn refuses_a_body_over_its_limit_and_stores_the_rest() {
+    let engine = MemoryEngine::with_body_limit(3);
+    let queue = QueueName::new("orders").unwrap();
+    engine.ensure_queue(&queue).await.unwrap();
+    let batch = ["123", "1234", "1"].map(|body| message(&queue, body, Due::Now));
+    let outcomes = engine.publish(batch.to_vec()).await.unwrap();
+    let [PublishOutcome::Stored(_), PublishOutcome::Failed(error), PublishOutcome::Stored(_)] =
+        outcomes.as_slice()
+    else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    assert_eq!(engine.capabilities().max_body, Some(3));
+}

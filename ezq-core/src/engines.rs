@@ -1,0 +1,123 @@
+//! Which engine keeps which queue.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::engine::{Engine, Outgoing, PublishOutcome};
+use crate::{Error, ErrorKind, QueueName, Result};
+
+/// The default engine and the named ones, with the queues that are routed to them.
+#[derive(Clone)]
+pub(crate) struct Engines {
+    pub(crate) default: Arc<dyn Engine>,
+    pub(crate) named: BTreeMap<String, Arc<dyn Engine>>,
+    pub(crate) routes: BTreeMap<QueueName, String>,
+}
+
+impl Engines {
+    /// Checks that every route names an engine.
+    pub(crate) fn validate(&self) -> Result<()> {
+        for (queue, name) in &self.routes {
+            if !self.named.contains_key(name) {
+                return Err(Error::new(
+                    ErrorKind::Configuration,
+                    format!(
+                        "the queue `{queue}` is routed to an engine `{name}` that was not added"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine that keeps a queue.
+    pub(crate) fn of(&self, queue: &QueueName) -> &Arc<dyn Engine> {
+        self.routes.get(queue).and_then(|name| self.named.get(name)).unwrap_or(&self.default)
+    }
+
+    /// Whether two queues are kept by one engine, so that one step can change both.
+    pub(crate) fn same(&self, one: &QueueName, other: &QueueName) -> bool {
+        self.routes.is_empty() || self.routes.get(one) == self.routes.get(other)
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<dyn Engine>> {
+        std::iter::once(&self.default).chain(self.named.values())
+    }
+
+    /// Publishes to whichever engines keep the queues; a missing queue is created and tried again.
+    pub(crate) async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+        if self.routes.is_empty() {
+            return publish_to(&*self.default, messages).await;
+        }
+        let mut outcomes = Vec::with_capacity(messages.len());
+        let mut rest = messages.into_iter().peekable();
+        while let Some(first) = rest.next() {
+            let queue = first.queue.clone();
+            let mut run = vec![first];
+            while let Some(next) = rest.next_if(|next| self.same(&queue, &next.queue)) {
+                run.push(next);
+            }
+            let count = run.len();
+            match publish_to(&**self.of(&queue), run).await {
+                Ok(done) => outcomes.extend(done),
+                Err(error) if outcomes.is_empty() && rest.peek().is_none() => return Err(error),
+                Err(error) => {
+                    let (kind, text) = (error.kind(), error.to_string());
+                    outcomes.push(PublishOutcome::Failed(error));
+                    let again = || PublishOutcome::Failed(Error::new(kind, text.clone()));
+                    outcomes.extend(std::iter::repeat_with(again).take(count - 1));
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+async fn publish_to(engine: &dyn Engine, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+    let missing = |error: &Error| error.kind() == ErrorKind::QueueMissing;
+    let copy = messages.clone();
+    let mut outcomes = match engine.publish(messages).await {
+        Err(error) if missing(&error) => {
+            ensure(engine, copy.iter()).await?;
+            return engine.publish(copy).await;
+        }
+        other => other?,
+    };
+    let again: Vec<usize> = outcomes
+        .iter()
+        .enumerate()
+        .filter(|(_, outcome)| matches!(outcome, PublishOutcome::Failed(error) if missing(error)))
+        .map(|(index, _)| index)
+        .collect();
+    if !again.is_empty() {
+        ensure(engine, again.iter().map(|index| &copy[*index])).await?;
+        let retried =
+            engine.publish(again.iter().map(|index| copy[*index].clone()).collect()).await?;
+        for (index, outcome) in again.into_iter().zip(retried) {
+            outcomes[index] = outcome;
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Creates the queues that messages go to.
+pub(crate) async fn ensure(
+    engine: &dyn Engine,
+    messages: impl Iterator<Item = &Outgoing>,
+) -> Result<()> {
+    let queues: BTreeSet<&QueueName> = messages.map(|message| &message.queue).collect();
+    for queue in queues {
+        engine.ensure_queue(queue).await?;
+    }
+    Ok(())
+}
+
+impl std::fmt::Debug for Engines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engines")
+            .field("default", &self.default.capabilities().name)
+            .field("named", &self.named.keys())
+            .field("routes", &self.routes)
+            .finish()
+    }
+}

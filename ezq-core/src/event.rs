@@ -1,0 +1,143 @@
+//! What an event is: any serde type with a stable name. Control events stop a consumer.
+
+use std::any::TypeId;
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A typed event; implemented by `#[derive(Event)]`.
+///
+/// The type name is what goes over the wire, so that renaming the Rust type needs no migration
+/// once it is set with `#[event(type = "...")]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event",
+    note = "add `#[derive(Event, Serialize, Deserialize)]` to `{Self}`"
+)]
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The name on the wire.
+    const TYPE: &'static str;
+    /// The version of the payload's shape, from 1.
+    const VERSION: u32 = 1;
+    /// Other names under which it is read.
+    const ALIASES: &'static [&'static str] = &[];
+    /// The queue it goes to when the publisher names none.
+    const QUEUE: Option<&'static str> = None;
+
+    /// The ordering key: events of one key are handled one after another.
+    fn key(&self) -> Option<String> {
+        None
+    }
+}
+
+/// An event type as the registry knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventDescriptor {
+    /// The name on the wire.
+    pub type_name: &'static str,
+    /// The version of the payload's shape.
+    pub version: u32,
+    /// Other names under which it is read.
+    pub aliases: &'static [&'static str],
+    /// The Rust type's name, for messages.
+    pub rust_type: &'static str,
+    pub(crate) type_id: TypeId,
+}
+
+impl EventDescriptor {
+    /// The descriptor of an event type.
+    #[must_use]
+    pub fn of<E: Event>() -> Self {
+        Self {
+            type_name: E::TYPE,
+            version: E::VERSION,
+            aliases: E::ALIASES,
+            rust_type: std::any::type_name::<E>(),
+            type_id: TypeId::of::<E>(),
+        }
+    }
+
+    /// Whether a type name on the wire means this event.
+    #[must_use]
+    pub fn matches(&self, type_name: &str) -> bool {
+        self.type_name == type_name || self.aliases.contains(&type_name)
+    }
+}
+
+/// Stops the consumer that receives it, after everything that was due before it is handled.
+///
+/// One `End` stops one consumer; see `App::stop_all` for all consumers of a queue.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct End {
+    /// How long running handlers may take; then they are cancelled and their messages returned.
+    /// On the wire in seconds. Defaults to no limit.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "secs",
+        deserialize_with = "from_secs"
+    )]
+    pub timeout: Option<Duration>,
+    /// Whether it is meant for every consumer that was running when it was published.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+}
+
+impl End {
+    /// An end that gives running handlers a time.
+    #[must_use]
+    pub fn within(timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), all: false }
+    }
+}
+
+impl Event for End {
+    const TYPE: &'static str = "ezq.end";
+    const ALIASES: &'static [&'static str] = &["EZQEndEvent"];
+}
+
+/// Stops the consumer that receives it now: running handlers are cancelled and their messages
+/// returned. It is settled itself, so it stops no other consumer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interrupt {}
+
+impl Event for Interrupt {
+    const TYPE: &'static str = "ezq.interrupt";
+    const ALIASES: &'static [&'static str] = &["EZQInterruptEvent"];
+}
+
+#[allow(clippy::ref_option)]
+fn secs<S: Serializer>(timeout: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    timeout.map(|timeout| timeout.as_secs_f64()).serialize(to)
+}
+
+fn from_secs<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let Some(secs) = Option::<f64>::deserialize(from)? else { return Ok(None) };
+    Duration::try_from_secs_f64(secs)
+        .map(Some)
+        .map_err(|error| D::Error::custom(format_args!("timeout in seconds: {error}")))
+}
+
+/// What a control event asks of a consumer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Control {
+    End(End),
+    Interrupt,
+}
+
+impl fmt::Display for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::End(_) => "End",
+            Self::Interrupt => "Interrupt",
+        })
+    }
+}
+
+/// Whether a type name means a control event.
+pub(crate) fn is_control(type_name: &str) -> bool {
+    let named = |name: &str, aliases: &[&str]| name == type_name || aliases.contains(&type_name);
+    named(End::TYPE, End::ALIASES) || named(Interrupt::TYPE, Interrupt::ALIASES)
+}

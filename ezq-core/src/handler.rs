@@ -1,0 +1,274 @@
+//! Handlers: a name, the events it takes, and what to call.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::context::Received;
+use crate::extract::{Extract, Provided};
+use crate::outcome::HandlerOutput;
+use crate::publisher::Draft;
+use crate::{
+    Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Result, RetryPolicy,
+};
+
+/// The future of one run of a handler.
+pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Vec<Draft>, HandlerError>> + Send>>;
+
+/// Which events a handler takes.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Subscription {
+    /// Events of these types.
+    Types(Vec<EventDescriptor>),
+    /// Every event but control events.
+    All,
+}
+
+impl Subscription {
+    /// Events of these types.
+    #[must_use]
+    pub fn of(types: Vec<EventDescriptor>) -> Self {
+        Self::Types(types)
+    }
+}
+
+/// What a handler's first parameter may be.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "a handler's first parameter is its event",
+    note = "add `#[derive(Event, Serialize, Deserialize)]` to `{Self}`; or take `AnyEvent`, or an enum with \
+            `#[derive(EventSet)]`"
+)]
+pub trait FromEvent: Sized + Send + 'static {
+    /// Which events it takes.
+    fn subscription() -> Subscription;
+
+    /// Reads a delivery.
+    ///
+    /// # Errors
+    /// When the delivery is not such an event.
+    fn from_event(received: &Received) -> Result<Self, HandlerError>;
+}
+
+impl<E: Event> FromEvent for E {
+    fn subscription() -> Subscription {
+        Subscription::Types(vec![EventDescriptor::of::<E>()])
+    }
+
+    fn from_event(received: &Received) -> Result<Self, HandlerError> {
+        received.decode()
+    }
+}
+
+/// Any event at all but the control events: for logs, audits and relays.
+#[derive(Debug, Clone)]
+pub struct AnyEvent {
+    envelope: Envelope,
+}
+
+impl AnyEvent {
+    /// The event with all its attributes.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// Its type name.
+    #[must_use]
+    pub fn event_type(&self) -> &str {
+        self.envelope.event_type()
+    }
+
+    /// Its payload as JSON text, if it is JSON.
+    #[must_use]
+    pub fn data(&self) -> Option<&str> {
+        self.envelope.data()
+    }
+
+    /// Reads it as an event type.
+    ///
+    /// # Errors
+    /// When the payload has another shape.
+    pub fn decode<E: Event>(&self) -> Result<E> {
+        self.envelope.decode()
+    }
+}
+
+impl FromEvent for AnyEvent {
+    fn subscription() -> Subscription {
+        Subscription::All
+    }
+
+    fn from_event(received: &Received) -> Result<Self, HandlerError> {
+        Ok(Self { envelope: received.envelope.clone() })
+    }
+}
+
+/// A handler as the registry keeps it. `#[on_event]` makes one; so does [`Handler::on`].
+#[derive(Clone)]
+pub struct Handler {
+    pub(crate) name: HandlerName,
+    pub(crate) subscription: Subscription,
+    pub(crate) invoke: Arc<dyn Fn(Call) -> HandlerFuture + Send + Sync>,
+    pub(crate) checks: Vec<fn(&Provided<'_>) -> Result<()>>,
+    pub(crate) order: i32,
+    pub(crate) options: HandlerOptions,
+}
+
+/// What may be set for one handler; what is not set falls back to the application's defaults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HandlerOptions {
+    /// How long one run may take: `Some(None)` is no limit.
+    pub timeout: Option<Option<Duration>>,
+    /// Attempts in all.
+    pub max_attempts: Option<u32>,
+    /// The pause between attempts.
+    pub backoff: Option<Backoff>,
+}
+
+impl HandlerOptions {
+    /// These options, with what they leave open taken from others.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            timeout: self.timeout.or(other.timeout),
+            max_attempts: self.max_attempts.or(other.max_attempts),
+            backoff: self.backoff.or(other.backoff),
+        }
+    }
+
+    pub(crate) fn retry(&self, defaults: RetryPolicy) -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: self.max_attempts.unwrap_or(defaults.max_attempts).max(1),
+            backoff: self.backoff.unwrap_or(defaults.backoff),
+        }
+    }
+}
+
+impl Handler {
+    /// A handler from its parts; what the macros use.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        subscription: Subscription,
+        invoke: impl Fn(Call) -> HandlerFuture + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: HandlerName::from(name),
+            subscription,
+            invoke: Arc::new(invoke),
+            checks: Vec::new(),
+            order: 0,
+            options: HandlerOptions::default(),
+        }
+    }
+
+    /// A handler from a function or closure, for code that registers without the macro.
+    ///
+    /// The name is a durable key: messages keep their progress under it.
+    ///
+    /// ```
+    /// use ezq_core::{AnyEvent, Context, Handler};
+    ///
+    /// let audit = Handler::on("audit", |event: AnyEvent, context: Context| async move {
+    ///     println!("{} on {}", event.event_type(), context.queue());
+    /// });
+    /// assert_eq!(audit.name().as_str(), "audit");
+    /// ```
+    #[must_use]
+    pub fn on<Args>(name: &str, function: impl IntoHandler<Args>) -> Self {
+        function.into_handler(name)
+    }
+
+    /// The durable name.
+    #[must_use]
+    pub fn name(&self) -> &HandlerName {
+        &self.name
+    }
+
+    /// Which events it takes.
+    #[must_use]
+    pub fn subscription(&self) -> &Subscription {
+        &self.subscription
+    }
+
+    /// Demands at start that the application provides an extractor.
+    #[must_use]
+    pub fn requires<X: Extract>(mut self) -> Self {
+        self.checks.push(X::check);
+        self
+    }
+
+    /// Runs it after the handlers of a lower order and before those of a higher; handlers of one
+    /// order run concurrently. Defaults to 0.
+    #[must_use]
+    pub fn order(mut self, order: i32) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// How long one run may take; `None` is no limit. Defaults to the application's.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// Attempts in all, the first included. Defaults to the application's.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.options.max_attempts = Some(attempts);
+        self
+    }
+
+    /// The pause between attempts. Defaults to the application's.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.options.backoff = Some(backoff);
+        self
+    }
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler")
+            .field("name", &self.name)
+            .field("subscription", &self.subscription)
+            .field("order", &self.order)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A function that can be a handler: an event, then extractors.
+pub trait IntoHandler<Args> {
+    /// The handler, under a name.
+    fn into_handler(self, name: &str) -> Handler;
+}
+
+macro_rules! into_handler {
+    ($(($($extract:ident),*))+) => {$(
+        impl<Func, Fut, Ev, $($extract,)*> IntoHandler<(Ev, $($extract,)*)> for Func
+        where
+            Func: Fn(Ev, $($extract),*) -> Fut + Clone + Send + Sync + 'static,
+            Fut: Future<Output: HandlerOutput> + Send,
+            Ev: FromEvent,
+            $($extract: Extract,)*
+        {
+            fn into_handler(self, name: &str) -> Handler {
+                let invoke = move |call: Call| -> HandlerFuture {
+                    let function = self.clone();
+                    Box::pin(async move {
+                        let event = Ev::from_event(&call.context.received)?;
+                        function(event, $($extract::extract(&call).await?),*).await.into_drafts()
+                    })
+                };
+                Handler::new(name, Ev::subscription(), invoke)$(.requires::<$extract>())*
+            }
+        }
+    )+};
+}
+into_handler! { () (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, F) }

@@ -1,0 +1,59 @@
+//! What the macros expand to; not part of the public interface.
+
+use std::pin::Pin;
+
+pub use inventory;
+
+pub use crate::context::{Call, Received};
+pub use crate::event::{Event, EventDescriptor};
+pub use crate::extract::Extract;
+pub use crate::handler::{FromEvent, Handler, HandlerFuture, Subscription};
+pub use crate::outcome::{HandlerError, HandlerOutput};
+pub use crate::publisher::Draft;
+pub use crate::retry::Backoff;
+
+/// A handler that `#[on_event]` made from a function.
+pub trait HandlerDefinition {
+    /// The handler.
+    fn definition() -> Handler;
+}
+
+/// A handler that was found at link time.
+pub struct Discovered(pub fn() -> Handler);
+
+inventory::collect!(Discovered);
+
+/// Reads the event.
+///
+/// # Errors
+/// When the delivery is not such an event.
+pub fn from_event<E: FromEvent>(call: &Call) -> Result<E, HandlerError> {
+    E::from_event(&call.context.received)
+}
+
+/// Which events a handler takes.
+#[must_use]
+pub fn subscription<E: FromEvent>() -> Subscription {
+    E::subscription()
+}
+
+/// Draws an extractor.
+///
+/// Boxed, because rustc checks an opaque future's bounds at every mention of it: a type that is no
+/// extractor would be three errors.
+///
+/// # Errors
+/// What the run fails with.
+pub fn extract<X: Extract>(
+    call: &Call,
+) -> Pin<Box<dyn Future<Output = Result<X, HandlerError>> + Send + '_>> {
+    Box::pin(X::extract(call))
+}
+
+/// What a handler returned.
+///
+/// # Errors
+/// The handler's own error.
+pub fn outcome<O: HandlerOutput>(output: O) -> Result<Vec<Draft>, HandlerError> {
+    output.into_drafts()
+}

@@ -1,0 +1,130 @@
+//! The test kit: an application on the memory engine, with what tests ask of it.
+//!
+//! Its time is tokio's: under `#[tokio::test(start_paused = true)]`, `tokio::time::advance` makes
+//! leases run out and retries fall due.
+#![allow(clippy::panic)]
+
+use std::ops::Deref;
+
+use crate::codec::{Origin, decode};
+use crate::engine::memory::{MemoryEngine, Published};
+use crate::{App, AppBuilder, Event, QueueName, Report, Result};
+
+/// An application on an engine in memory, without the handlers found at link time.
+///
+/// ```
+/// use ezq_core::testing::TestApp;
+/// use ezq_core::{Event, Handler};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Ordered { id: u32 }
+/// # impl Event for Ordered { const TYPE: &'static str = "ordered"; }
+/// # #[derive(Serialize, Deserialize)] struct Charged { id: u32 }
+/// # impl Event for Charged { const TYPE: &'static str = "charged"; }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> ezq_core::Result<()> {
+/// async fn charge(event: Ordered) -> Charged {
+///     Charged { id: event.id }
+/// }
+/// let app = TestApp::new(|builder| builder.register(Handler::on("charge", charge)))?;
+/// app.publish(&Ordered { id: 7 }).await?;
+/// app.drain().await?;
+/// assert_eq!(app.assert_published::<Charged>().id, 7);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct TestApp {
+    app: App,
+    engine: MemoryEngine,
+}
+
+impl TestApp {
+    /// Builds the application.
+    ///
+    /// # Errors
+    /// As [`AppBuilder::build`].
+    pub fn new(build: impl FnOnce(AppBuilder) -> AppBuilder) -> Result<Self> {
+        let engine = MemoryEngine::new();
+        let builder = App::builder().without_discovered_handlers();
+        Ok(Self { app: build(builder).build(engine.clone())?, engine })
+    }
+
+    /// The engine, to look into its queues.
+    #[must_use]
+    pub fn engine(&self) -> &MemoryEngine {
+        &self.engine
+    }
+
+    /// Handles what is due on the application's queue, and what that brings forth, until nothing is
+    /// due any more. Retries and scheduled events that fall due later are not waited for.
+    ///
+    /// # Errors
+    /// As [`Consumer::run`](crate::Consumer::run).
+    pub async fn drain(&self) -> Result<Report> {
+        self.app.consumer().until_idle().run().await
+    }
+
+    /// As [`drain`](Self::drain), on another queue.
+    ///
+    /// # Errors
+    /// As [`Consumer::run`](crate::Consumer::run).
+    pub async fn drain_queue(&self, queue: &QueueName) -> Result<Report> {
+        self.app.consumer().queue(queue).until_idle().run().await
+    }
+
+    /// Every event of a type that was published so far, on any queue, in order.
+    #[must_use]
+    pub fn published<E: Event>(&self) -> Vec<E> {
+        self.engine.all_published().iter().filter_map(read).collect()
+    }
+
+    /// The last event of a type that was published.
+    ///
+    /// # Panics
+    /// When there is none; it says what was published instead.
+    #[track_caller]
+    #[must_use]
+    pub fn assert_published<E: Event>(&self) -> E {
+        self.published().pop().unwrap_or_else(|| {
+            let types: Vec<String> = self.engine.all_published().iter().map(type_name).collect();
+            panic!("no `{}` was published, only {types:?}", E::TYPE)
+        })
+    }
+
+    /// Asserts that no event of a type was published.
+    ///
+    /// # Panics
+    /// When one was.
+    #[track_caller]
+    pub fn assert_not_published<E: Event>(&self) {
+        let count = self.published::<E>().len();
+        assert!(count == 0, "{count} of `{}` were published", E::TYPE);
+    }
+}
+
+impl Deref for TestApp {
+    type Target = App;
+
+    fn deref(&self) -> &App {
+        &self.app
+    }
+}
+
+fn envelope(published: &Published) -> Option<crate::Envelope> {
+    let origin = Origin {
+        queue: &published.message.queue,
+        message_id: &published.id,
+        enqueued_at: published.at,
+    };
+    decode(&published.message.body, origin).ok()
+}
+
+fn type_name(published: &Published) -> String {
+    envelope(published).map_or_else(|| "no event".into(), |found| found.event_type().to_owned())
+}
+
+fn read<E: Event>(published: &Published) -> Option<E> {
+    let envelope = envelope(published)?;
+    let name = envelope.event_type();
+    (name == E::TYPE || E::ALIASES.contains(&name)).then(|| envelope.decode().ok())?
+}

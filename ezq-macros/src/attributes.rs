@@ -1,0 +1,234 @@
+//! Splits an attribute's arguments into keys and values.
+//!
+//! It knows how `key = value` is written and which keys exist, not what they mean. Each item is
+//! read for itself, so a mistake in one does not hide another's.
+
+use crate::{errors::Errors, suggest};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use syn::{Error, LitInt, LitStr, Result, Token, ext::IdentExt as _, parse::Parse, parse::Parser};
+
+/// A key that an attribute accepts.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// How the key is written, for the messages that teach it.
+    pub(crate) form: &'static str,
+    pub(crate) repeatable: bool,
+}
+
+impl Key {
+    pub(crate) const fn once(name: &'static str, form: &'static str) -> Self {
+        Self { name, form, repeatable: false }
+    }
+
+    pub(crate) const fn repeatable(name: &'static str, form: &'static str) -> Self {
+        Self { name, form, repeatable: true }
+    }
+}
+
+/// One argument of an attribute whose key is known.
+pub(crate) struct Entry {
+    pub(crate) key: &'static Key,
+    /// The key as the user wrote it.
+    pub(crate) span: Span,
+    value: Value,
+}
+
+enum Value {
+    Assigned(TokenStream),
+    Listed(TokenStream),
+}
+
+/// The arguments of one macro call, gathered from one attribute or several.
+pub(crate) struct Entries {
+    keys: &'static [Key],
+    found: Vec<Entry>,
+}
+
+impl Entries {
+    pub(crate) fn new(keys: &'static [Key]) -> Self {
+        Self { keys, found: Vec::new() }
+    }
+
+    /// Reads `a = 1, b(...), c = "x"`.
+    pub(crate) fn read(&mut self, arguments: TokenStream, errors: &mut Errors) {
+        let mut item = Vec::new();
+        for token in arguments {
+            match &token {
+                TokenTree::Punct(punct) if punct.as_char() == ',' => {
+                    if item.is_empty() {
+                        errors.push(Error::new(punct.span(), "expected a key before this comma"));
+                    }
+                    self.read_item(std::mem::take(&mut item), errors);
+                }
+                _ => item.push(token),
+            }
+        }
+        self.read_item(item, errors);
+    }
+
+    fn read_item(&mut self, item: Vec<TokenTree>, errors: &mut Errors) {
+        let mut tokens = item.into_iter();
+        let ident = match tokens.next() {
+            None => return,
+            Some(TokenTree::Ident(ident)) => ident,
+            Some(other) => {
+                errors.push(Error::new(other.span(), format!("expected a key: {}", self.listed())));
+                return;
+            }
+        };
+        let Some(key) = errors.take(self.known(&ident)) else {
+            return;
+        };
+        let Some(value) = errors.take(value(key, &ident, tokens)) else {
+            return;
+        };
+        if !key.repeatable && self.find(key.name).is_some() {
+            let message = format!("`{}` is given twice: keep one of them", key.name);
+            errors.push(Error::new(ident.span(), message));
+            return;
+        }
+        self.found.push(Entry { key, span: ident.span(), value });
+    }
+
+    fn known(&self, ident: &Ident) -> Result<&'static Key> {
+        let name = ident.unraw().to_string();
+        self.keys.iter().find(|key| key.name == name).ok_or_else(|| {
+            let hint = match suggest::nearest(&name, self.keys.iter().map(|key| key.name)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => self.listed(),
+            };
+            Error::new(ident.span(), format!("unknown key `{name}`: {hint}"))
+        })
+    }
+
+    fn listed(&self) -> String {
+        let names: Vec<_> = self.keys.iter().map(|key| format!("`{}`", key.name)).collect();
+        match names.as_slice() {
+            [only] => format!("the only key is {only}"),
+            _ => format!("the keys are {}", names.join(", ")),
+        }
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<&Entry> {
+        self.all(name).next()
+    }
+
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &Entry> {
+        self.found.iter().filter(move |entry| entry.key.name == name)
+    }
+}
+
+fn value(
+    key: &'static Key,
+    ident: &Ident,
+    mut tokens: impl Iterator<Item = TokenTree>,
+) -> Result<Value> {
+    let teach = |span| Error::new(span, format!("write `{}`", key.form));
+    let value = match tokens.next() {
+        Some(TokenTree::Punct(punct)) if punct.as_char() == '=' => {
+            Value::Assigned(tokens.by_ref().collect())
+        }
+        Some(TokenTree::Group(group)) => Value::Listed(group.stream()),
+        Some(other) => return Err(teach(other.span())),
+        None => return Err(teach(ident.span())),
+    };
+    match (&value, tokens.next()) {
+        (Value::Assigned(tokens), _) if tokens.is_empty() => Err(teach(ident.span())),
+        (_, Some(extra)) => Err(Error::new(extra.span(), "expected a comma")),
+        (_, None) => Ok(value),
+    }
+}
+
+impl Entry {
+    /// The mistake of a value that is not what the key takes.
+    fn teach(&self, span: Span) -> Error {
+        Error::new(span, format!("`{}` is written `{}`", self.key.name, self.key.form))
+    }
+
+    /// What stands right of the `=`.
+    pub(crate) fn parse_with<P: Parser>(&self, parser: P) -> Result<P::Output> {
+        match &self.value {
+            Value::Listed(_) => Err(self.teach(self.span)),
+            Value::Assigned(tokens) => {
+                let first = tokens.clone().into_iter().next().map_or(self.span, |t| t.span());
+                parser.parse2(tokens.clone()).map_err(|_| self.teach(first))
+            }
+        }
+    }
+
+    pub(crate) fn parse<T: Parse>(&self) -> Result<T> {
+        self.parse_with(T::parse)
+    }
+
+    /// What stands between the parentheses.
+    pub(crate) fn list(&self) -> Result<TokenStream> {
+        match &self.value {
+            Value::Listed(tokens) => Ok(tokens.clone()),
+            Value::Assigned(_) => Err(self.teach(self.span)),
+        }
+    }
+
+    /// A string that says something: not blank, no control characters.
+    pub(crate) fn text(&self) -> Result<LitStr> {
+        let literal: LitStr = self.parse()?;
+        let text = literal.value();
+        if text.trim().is_empty() {
+            return Err(Error::new(
+                literal.span(),
+                format!("`{}` must not be empty: write `{}`", self.key.name, self.key.form),
+            ));
+        }
+        if text.contains(char::is_control) {
+            return Err(Error::new(
+                literal.span(),
+                format!("`{}` must not contain control characters", self.key.name),
+            ));
+        }
+        Ok(literal)
+    }
+
+    /// A whole number of at least 1.
+    pub(crate) fn positive(&self) -> Result<u32> {
+        let literal: LitInt = self.parse()?;
+        match literal.base10_parse::<u32>() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => Err(Error::new(
+                literal.span(),
+                format!(
+                    "`{}` must be at least 1 and at most {}: write `{}`",
+                    self.key.name,
+                    u32::MAX,
+                    self.key.form
+                ),
+            )),
+        }
+    }
+
+    /// A whole number, which may be negative.
+    pub(crate) fn signed(&self) -> Result<i32> {
+        let (minus, literal) = self.parse_with(|input: syn::parse::ParseStream<'_>| {
+            Ok((input.parse::<Option<Token![-]>>()?, input.parse::<LitInt>()?))
+        })?;
+        let sign = if minus.is_some() { "-" } else { "" };
+        format!("{sign}{}", literal.base10_digits())
+            .parse()
+            .ok()
+            .filter(|_| literal.suffix().is_empty() || literal.suffix() == "i32")
+            .ok_or_else(|| {
+                let message = format!("`{}` must fit an i32", self.key.name);
+                Error::new(literal.span(), message)
+            })
+    }
+}
+
+/// The path to `::ezq::__private`, or to the same module of the crate that `crate = path` names.
+pub(crate) fn private(entries: &Entries, errors: &mut Errors) -> TokenStream {
+    entries
+        .find("crate")
+        .and_then(|entry| errors.take(entry.parse_with(syn::Path::parse_mod_style)))
+        .map_or_else(|| quote::quote!(::ezq::__private), |path| quote::quote!(#path::__private))
+}
+
+#[cfg(test)]
+#[path = "attributes_tests.rs"]
+mod tests;

@@ -1,0 +1,201 @@
+//! `#[derive(Event)]`: the name, version, queue and key of one event type.
+
+use crate::{
+    attributes::{self, Entries, Entry, Key},
+    errors::Errors,
+    event_key::{self, EventKey},
+};
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::{Attribute, Data, DeriveInput, Error, Generics, LitStr, Meta, ext::IdentExt as _};
+
+const KEYS: &[Key] = &[
+    Key::once("type", "type = \"user.created\""),
+    Key::once("version", "version = 2"),
+    Key::once("queue", "queue = \"orders\""),
+    Key::once("key", "key = \"customer_id\""),
+    Key::repeatable("alias", "alias = \"UserCreated\""),
+    Key::once("crate", "crate = path::to::ezq"),
+];
+
+/// The longest queue name that leaves room for what PGMQ and ezq derive from it.
+const QUEUE_MAX: usize = 40;
+
+/// What `#[event(...)]` says, checked.
+struct Options {
+    name: LitStr,
+    version: u32,
+    aliases: Vec<LitStr>,
+    queue: Option<LitStr>,
+    key: Option<EventKey>,
+}
+
+impl Options {
+    fn defaults(input: &DeriveInput) -> Self {
+        Self {
+            name: LitStr::new(&input.ident.unraw().to_string(), input.ident.span()),
+            version: 1,
+            aliases: Vec::new(),
+            queue: None,
+            key: None,
+        }
+    }
+}
+
+/// Expands the derive. After a mistake the type still is an event, so that the mistake is the only
+/// error and no handler of the type complains as well.
+pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
+    let mut errors = Errors::default();
+    let entries = read(input, KEYS, &mut errors);
+    let private = attributes::private(&entries, &mut errors);
+    check_shape(input, &mut errors);
+    let options = validate(input, &entries, &mut errors);
+    match errors.finish() {
+        Ok(()) => expand(input, &private, &options),
+        Err(error) => {
+            let error = error.into_compile_error();
+            // For a generic type rustc would ask for bounds that the user cannot need.
+            let fallback = input
+                .generics
+                .params
+                .is_empty()
+                .then(|| expand(input, &private, &Options::defaults(input)));
+            quote!(#error #fallback)
+        }
+    }
+}
+
+/// Gathers `#[event(...)]` from the item, and refuses it on fields and variants.
+pub(crate) fn read(input: &DeriveInput, keys: &'static [Key], errors: &mut Errors) -> Entries {
+    let mut entries = Entries::new(keys);
+    for attribute in input.attrs.iter().filter(|a| a.path().is_ident("event")) {
+        match &attribute.meta {
+            Meta::List(list) => entries.read(list.tokens.clone(), errors),
+            Meta::Path(_) | Meta::NameValue(_) => {
+                let message = format!("write `#[event({})]`", keys[0].form);
+                errors.push(Error::new_spanned(&attribute.meta, message));
+            }
+        }
+    }
+    let misplaced = |attributes: &[Attribute], errors: &mut Errors| {
+        for attribute in attributes.iter().filter(|a| a.path().is_ident("event")) {
+            let message = "`#[event(...)]` belongs above the whole type, not inside it";
+            errors.push(Error::new_spanned(attribute.path(), message));
+        }
+    };
+    let fields = |fields: &syn::Fields, errors: &mut Errors| {
+        fields.iter().for_each(|field| misplaced(&field.attrs, errors));
+    };
+    match &input.data {
+        Data::Struct(data) => fields(&data.fields, errors),
+        Data::Union(_) => {}
+        Data::Enum(data) => {
+            for variant in &data.variants {
+                misplaced(&variant.attrs, errors);
+                fields(&variant.fields, errors);
+            }
+        }
+    }
+    entries
+}
+
+fn check_shape(input: &DeriveInput, errors: &mut Errors) {
+    if let Data::Union(data) = &input.data {
+        let message = "a union cannot be an event: use a struct or an enum";
+        errors.push(Error::new(data.union_token.span, message));
+    }
+    refuse_generics(&input.generics, errors);
+}
+
+pub(crate) fn refuse_generics(generics: &Generics, errors: &mut Errors) {
+    if !generics.params.is_empty() {
+        let message = "an event type takes no generic parameters: one name on the wire stands for \
+                       one type, so write a type of its own for each";
+        errors.push(Error::new_spanned(&generics.params, message));
+    }
+}
+
+fn validate(input: &DeriveInput, entries: &Entries, errors: &mut Errors) -> Options {
+    let mut options = Options::defaults(input);
+    if let Some(name) = entries.find("type").and_then(|entry| errors.take(type_name(entry))) {
+        options.name = name;
+    }
+    for entry in entries.all("alias") {
+        let Some(alias) = errors.take(type_name(entry)) else {
+            continue;
+        };
+        let text = alias.value();
+        if text == options.name.value() {
+            let message = "this alias is the type's own name: drop it";
+            errors.push(Error::new(alias.span(), message));
+        } else if options.aliases.iter().any(|other| other.value() == text) {
+            errors.push(Error::new(alias.span(), "this alias is given twice: keep one of them"));
+        } else {
+            options.aliases.push(alias);
+        }
+    }
+    if let Some(version) = entries.find("version").and_then(|e| errors.take(e.positive())) {
+        options.version = version;
+    }
+    options.queue = entries.find("queue").and_then(|entry| errors.take(queue_name(entry)));
+    options.key = entries.find("key").and_then(|e| errors.take(event_key::resolve(e, input)));
+    options
+}
+
+fn type_name(entry: &Entry) -> syn::Result<LitStr> {
+    let literal = entry.text()?;
+    if literal.value().contains(char::is_whitespace) {
+        let message = format!("`{}` must not contain white space", entry.key.name);
+        return Err(Error::new(literal.span(), message));
+    }
+    Ok(literal)
+}
+
+fn queue_name(entry: &Entry) -> syn::Result<LitStr> {
+    let literal: LitStr = entry.parse()?;
+    let name = literal.value();
+    let fits = (1..=QUEUE_MAX).contains(&name.len())
+        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    if fits {
+        return Ok(literal);
+    }
+    let message = format!(
+        "\"{}\" is not a queue name: write 1 to {QUEUE_MAX} lower-case letters, digits or \
+         underscores, such as \"orders\"",
+        name.escape_debug()
+    );
+    Err(Error::new(literal.span(), message))
+}
+
+fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> TokenStream {
+    let Options { name, version, aliases, queue, key } = options;
+    let ident = &input.ident;
+    let where_clause = &input.generics.where_clause;
+    let queue = match queue {
+        Some(queue) => quote!(::core::option::Option::Some(#queue)),
+        None => quote!(::core::option::Option::None),
+    };
+    let key = key.as_ref().map(|key| {
+        let value = key.expand();
+        quote! {
+            fn key(&self) -> ::core::option::Option<::std::string::String> { #value }
+        }
+    });
+    // Where the trait's own bounds fail, rustc points at this mention of the type.
+    let implementor = quote_spanned!(Span::call_site().located_at(ident.span())=> #ident);
+    quote! {
+        #[automatically_derived]
+        #[allow(deprecated)]
+        impl #private::Event for #implementor #where_clause {
+            const TYPE: &'static str = #name;
+            const VERSION: u32 = #version;
+            const ALIASES: &'static [&'static str] = &[#(#aliases),*];
+            const QUEUE: ::core::option::Option<&'static str> = #queue;
+            #key
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "event_tests.rs"]
+mod tests;

@@ -1,0 +1,177 @@
+//! Writes the code beside a handler.
+
+use super::{
+    options::{Backoff, Options, Timeout},
+    signature::{Function, Signature},
+};
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use std::time::Duration;
+use syn::{Attribute, ReturnType, ext::IdentExt as _};
+
+/// All mentions of the user's types stand in one body, because rustc reports an unfit type once
+/// for each body that mentions it.
+pub(super) fn handler(
+    function: &Function,
+    signature: &Signature<'_>,
+    options: &Options,
+    private: &TokenStream,
+) -> TokenStream {
+    let ident = &function.signature.ident;
+    let conditions = conditions(&function.attributes);
+    let marker = marker(function);
+    let name = match &options.name {
+        Some(name) => name.to_token_stream(),
+        None => {
+            let suffix = format!("::{}", ident.unraw());
+            quote!(::core::concat!(::core::module_path!(), #suffix))
+        }
+    };
+    let Signature { event, extractors, output } = signature;
+    let arguments: Vec<Ident> =
+        (0..extractors.len()).map(|i| format_ident!("__ezq_argument_{i}")).collect();
+    let outcome = outcome(ident, output, &arguments, private);
+    let settings = settings(options, private);
+    let here = located(private, ident.span());
+    let future = quote_spanned! {Span::call_site().located_at(ident.span())=>
+        ::std::boxed::Box::pin(async move {
+            let __ezq_event = #here::from_event::<#event>(&__ezq_call)?;
+            #(let #arguments = #here::extract::<#extractors>(&__ezq_call).await?;)*
+            #outcome
+        })
+    };
+    quote! {
+        #marker
+
+        #(#conditions)*
+        #[allow(deprecated)]
+        const _: () = {
+            #[automatically_derived]
+            impl #private::HandlerDefinition for #ident {
+                fn definition() -> #private::Handler {
+                    #private::Handler::new(
+                        #name,
+                        #private::subscription::<#event>(),
+                        |__ezq_call: #private::Call| -> #private::HandlerFuture { #future },
+                    )
+                    #(.requires::<#extractors>())*
+                    #settings
+                }
+            }
+
+            #private::inventory::submit! {
+                #private::Discovered(<#ident as #private::HandlerDefinition>::definition)
+            }
+        };
+    }
+}
+
+/// What a mistaken handler leaves behind: its name, so that registering it is no second error.
+pub(super) fn fallback(function: &Function, private: &TokenStream) -> TokenStream {
+    let ident = &function.signature.ident;
+    let conditions = conditions(&function.attributes);
+    let marker = marker(function);
+    quote! {
+        #marker
+
+        #(#conditions)*
+        #[automatically_derived]
+        impl #private::HandlerDefinition for #ident {
+            fn definition() -> #private::Handler { ::core::unreachable!() }
+        }
+    }
+}
+
+/// A handler must be async whether it waits for something or not.
+pub(super) fn allowed_on_function() -> TokenStream {
+    quote!(#[allow(clippy::unused_async)])
+}
+
+/// The handler as a type. Its braces keep it out of the namespace where the function lives.
+fn marker(function: &Function) -> TokenStream {
+    let ident = &function.signature.ident;
+    let visibility = &function.visibility;
+    let conditions = conditions(&function.attributes);
+    quote! {
+        #(#conditions)*
+        #[doc(hidden)]
+        #[allow(dead_code, missing_copy_implementations, missing_debug_implementations)]
+        #[allow(non_camel_case_types, unnameable_types, unreachable_pub)]
+        #visibility struct #ident {}
+    }
+}
+
+/// What decides whether the function is there decides it for everything beside it.
+fn conditions(attributes: &[Attribute]) -> Vec<&Attribute> {
+    attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect()
+}
+
+/// The call, spanned so that an unfit return type is underlined where the user wrote it: rustc
+/// takes an expression to reach from its first token to its last.
+fn outcome(
+    ident: &Ident,
+    output: &ReturnType,
+    arguments: &[Ident],
+    private: &TokenStream,
+) -> TokenStream {
+    let (first, last) = match output {
+        ReturnType::Default => (ident.span(), ident.span()),
+        ReturnType::Type(_, ty) => {
+            let mut spans = ty.to_token_stream().into_iter().map(|token| token.span());
+            let first = spans.next().unwrap_or(ident.span());
+            (first, spans.last().unwrap_or(first))
+        }
+    };
+    let mut callee = ident.clone();
+    callee.set_span(Span::call_site().located_at(first));
+    let wait = quote_spanned!(Span::call_site().located_at(last)=> .await);
+    let private = located(private, first);
+    let convert = quote_spanned!(Span::call_site().located_at(first)=> #private::outcome);
+    quote!(#convert(#callee(__ezq_event #(, #arguments)*) #wait))
+}
+
+/// The same path, at another place in the source.
+fn located(path: &TokenStream, place: Span) -> TokenStream {
+    path.clone()
+        .into_iter()
+        .map(|mut token| {
+            token.set_span(token.span().located_at(place));
+            token
+        })
+        .collect()
+}
+
+fn settings(options: &Options, private: &TokenStream) -> TokenStream {
+    let order = options.order.map(|order| quote!(.order(#order)));
+    let timeout = options.timeout.as_ref().map(|timeout| match timeout {
+        Timeout::Unlimited => quote!(.timeout(::core::option::Option::None)),
+        Timeout::After(length) => {
+            let length = duration(*length);
+            quote!(.timeout(::core::option::Option::Some(#length)))
+        }
+    });
+    let max_attempts = options.max_attempts.map(|attempts| quote!(.max_attempts(#attempts)));
+    let backoff = options.backoff.as_ref().map(|backoff| {
+        let value = match backoff {
+            Backoff::Constant(wait) => {
+                let wait = duration(*wait);
+                quote!(constant(#wait))
+            }
+            Backoff::Exponential { initial, max } => {
+                let (initial, max) = (duration(*initial), duration(*max));
+                quote!(exponential(#initial, #max))
+            }
+            Backoff::Linear { initial, max } => {
+                let (initial, max) = (duration(*initial), duration(*max));
+                quote!(linear(#initial, #max))
+            }
+        };
+        quote!(.backoff(#private::Backoff::#value))
+    });
+    quote!(#order #timeout #max_attempts #backoff)
+}
+
+fn duration(length: Duration) -> TokenStream {
+    let (seconds, nanos) = (length.as_secs(), length.subsec_nanos());
+    quote!(::core::time::Duration::new(#seconds, #nanos))
+}

@@ -1,0 +1,132 @@
+//! What stands between the parentheses of `#[on_event(...)]`, checked.
+
+use crate::{
+    attributes::{Entries, Entry, Key},
+    duration,
+    errors::Errors,
+    suggest,
+};
+use std::time::Duration;
+use syn::{Error, LitStr, Result};
+
+pub(super) const KEYS: &[Key] = &[
+    Key::once("name", "name = \"accounts.open\""),
+    Key::once("order", "order = 1"),
+    Key::once("timeout", "timeout = \"30s\""),
+    Key::once("retry", "retry(max_attempts = 5, backoff = \"exponential\")"),
+    Key::once("crate", "crate = path::to::ezq"),
+];
+
+const RETRY_KEYS: &[Key] = &[
+    Key::once("max_attempts", "max_attempts = 5"),
+    Key::once("backoff", "backoff = \"exponential\""),
+    Key::once("initial", "initial = \"1s\""),
+    Key::once("max", "max = \"5m\""),
+];
+
+const CURVES: [&str; 3] = ["exponential", "constant", "linear"];
+
+const DEFAULT_INITIAL: Duration = Duration::from_secs(1);
+const DEFAULT_MAX: Duration = Duration::from_secs(300);
+
+pub(super) enum Timeout {
+    Unlimited,
+    After(Duration),
+}
+
+pub(super) enum Backoff {
+    Exponential { initial: Duration, max: Duration },
+    Constant(Duration),
+    Linear { initial: Duration, max: Duration },
+}
+
+#[derive(Default)]
+pub(super) struct Options {
+    pub(super) name: Option<LitStr>,
+    pub(super) order: Option<i32>,
+    pub(super) timeout: Option<Timeout>,
+    pub(super) max_attempts: Option<u32>,
+    pub(super) backoff: Option<Backoff>,
+}
+
+pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
+    let mut options = Options {
+        name: entries.find("name").and_then(|entry| errors.take(entry.text())),
+        order: entries.find("order").and_then(|entry| errors.take(entry.signed())),
+        timeout: entries.find("timeout").and_then(|entry| errors.take(timeout(entry))),
+        ..Options::default()
+    };
+    if let Some(entry) = entries.find("retry") {
+        retry(entry, &mut options, errors);
+    }
+    options
+}
+
+fn timeout(entry: &Entry) -> Result<Timeout> {
+    let literal: LitStr = entry.parse()?;
+    match literal.value().as_str() {
+        "none" => Ok(Timeout::Unlimited),
+        text => duration::parse(text).map(Timeout::After).map_err(|message| {
+            let message = format!("{message}, or \"none\" for no limit");
+            Error::new(literal.span(), message)
+        }),
+    }
+}
+
+fn retry(entry: &Entry, options: &mut Options, errors: &mut Errors) {
+    let Some(list) = errors.take(entry.list()) else {
+        return;
+    };
+    let mut retry = Entries::new(RETRY_KEYS);
+    retry.read(list, errors);
+    options.max_attempts =
+        retry.find("max_attempts").and_then(|entry| errors.take(entry.positive()));
+    let initial = retry.find("initial").map(|entry| errors.take(length(entry)));
+    let max = retry.find("max").map(|entry| errors.take(length(entry)));
+    let curve = retry.find("backoff").map(|entry| errors.take(curve(entry)));
+    if (&initial, &max, &curve) == (&None, &None, &None) {
+        return;
+    }
+    // Something was given and is mistaken: it is reported already.
+    let (Some(initial), Some(curve)) =
+        (initial.unwrap_or(Some(DEFAULT_INITIAL)), curve.unwrap_or(Some("exponential")))
+    else {
+        return;
+    };
+    if curve == "constant" {
+        if let Some(entry) = retry.find("max") {
+            let message = "a constant backoff has no `max`: it always waits `initial`";
+            errors.push(Error::new(entry.span, message));
+        }
+        options.backoff = Some(Backoff::Constant(initial));
+        return;
+    }
+    let Some(max) = max.unwrap_or(Some(DEFAULT_MAX.max(initial))) else {
+        return;
+    };
+    if let Some(entry) = retry.find("max").filter(|_| max < initial) {
+        let message = "`max` is shorter than `initial`: no wait can be both";
+        errors.push(Error::new(entry.span, message));
+    }
+    options.backoff = Some(match curve {
+        "linear" => Backoff::Linear { initial, max },
+        _ => Backoff::Exponential { initial, max },
+    });
+}
+
+fn length(entry: &Entry) -> Result<Duration> {
+    let literal: LitStr = entry.parse()?;
+    duration::parse(&literal.value()).map_err(|message| Error::new(literal.span(), message))
+}
+
+fn curve(entry: &Entry) -> Result<&'static str> {
+    let literal: LitStr = entry.parse()?;
+    let text = literal.value();
+    CURVES.into_iter().find(|curve| *curve == text).ok_or_else(|| {
+        let hint = match suggest::nearest(&text, CURVES) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => "write \"exponential\", \"constant\" or \"linear\"".to_owned(),
+        };
+        Error::new(literal.span(), format!("unknown backoff \"{}\": {hint}", text.escape_debug()))
+    })
+}

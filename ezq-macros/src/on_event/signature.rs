@@ -1,0 +1,163 @@
+//! What a handler's signature may look like, and what to write where it looks otherwise.
+
+use crate::errors::Errors;
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::ToTokens as _;
+use syn::{
+    Attribute, Error, FnArg, PatType, ReceiverKind, Result, ReturnType, Safety, Type, Visibility,
+    parse::ParseStream,
+};
+
+/// A function whose body nobody here needs to understand.
+pub(super) struct Function {
+    pub(super) attributes: Vec<Attribute>,
+    pub(super) visibility: Visibility,
+    pub(super) signature: syn::Signature,
+}
+
+impl Function {
+    pub(super) fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let attributes = input.call(Attribute::parse_outer)?;
+        let start = input.span();
+        let not_a_function = |_| {
+            Error::new(
+                start,
+                "`#[on_event]` goes on a function: write `async fn on_my_event(event: MyEvent)`",
+            )
+        };
+        let visibility = input.parse()?;
+        let signature = input.parse().map_err(not_a_function)?;
+        let _body: TokenStream = input.parse()?;
+        Ok(Self { attributes, visibility, signature })
+    }
+}
+
+/// The types a handler mentions: what it takes, by position, and what it gives back.
+pub(super) struct Signature<'a> {
+    pub(super) event: &'a Type,
+    pub(super) extractors: Vec<&'a Type>,
+    pub(super) output: &'a ReturnType,
+}
+
+/// One mistake is reported for each part of the signature, the first one that counts.
+pub(super) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Option<Signature<'a>> {
+    let signature = &function.signature;
+    if let Some(receiver) = signature.receiver() {
+        let span = match receiver.kind {
+            ReceiverKind::Reference(and, ..) => and.span,
+            _ => receiver.self_token.span,
+        };
+        let message = "a handler is a free function, without `self`: move it out of the `impl`, \
+                       and take shared state as `State<T>`";
+        errors.push(Error::new(span, message));
+        return None;
+    }
+    errors.take(qualifiers(signature));
+    errors.take(generics(signature));
+    let typed: Vec<&PatType> = signature.inputs.iter().filter_map(as_typed).collect();
+    for parameter in &typed {
+        errors.take(owned(parameter));
+    }
+    let Some((event, extractors)) = typed.split_first() else {
+        let message = format!(
+            "a handler takes its event as the first parameter: write `async fn {}(event: MyEvent)`",
+            signature.ident
+        );
+        errors.push(Error::new(signature.ident.span(), message));
+        return None;
+    };
+    Some(Signature {
+        event: &event.ty,
+        extractors: extractors.iter().map(|parameter| &*parameter.ty).collect(),
+        output: &signature.output,
+    })
+}
+
+fn as_typed(argument: &FnArg) -> Option<&PatType> {
+    match argument {
+        FnArg::Typed(typed) => Some(typed),
+        FnArg::Receiver(_) => None,
+    }
+}
+
+fn qualifiers(signature: &syn::Signature) -> Result<()> {
+    if let Safety::Unsafe(token) = signature.safety {
+        return Err(Error::new(
+            token.span,
+            "a handler is called by the consumer, which cannot vouch for `unsafe`: drop it",
+        ));
+    }
+    if let Some(abi) = &signature.abi {
+        let message = "a handler is a plain Rust function: drop the `extern`";
+        return Err(Error::new(abi.extern_token.span, message));
+    }
+    if let Some(variadic) = &signature.variadic {
+        return Err(Error::new_spanned(variadic, "a handler has a fixed list of parameters"));
+    }
+    if signature.asyncness.is_none() {
+        let message = format!("a handler is async: write `async fn {}`", signature.ident);
+        return Err(Error::new(signature.fn_token.span, message));
+    }
+    Ok(())
+}
+
+fn generics(signature: &syn::Signature) -> Result<()> {
+    if signature.generics.params.is_empty() {
+        return Ok(());
+    }
+    let message = "a handler takes no generic parameters: it is registered once, so write the \
+                   types it handles, or an enum with `#[derive(EventSet)]`";
+    Err(Error::new_spanned(&signature.generics.params, message))
+}
+
+fn owned(parameter: &PatType) -> Result<()> {
+    if let Some(attribute) = parameter.attrs.iter().find(|a| is_conditional(a)) {
+        let message = "a handler's parameters are fixed: put the `#[cfg]` on the whole function";
+        return Err(Error::new_spanned(attribute, message));
+    }
+    if let Type::Reference(reference) = ungrouped(&parameter.ty) {
+        let taken = reference.elem.to_token_stream();
+        let message = match &*parameter.pat {
+            syn::Pat::Ident(name) => {
+                format!("take it by value: write `{}: {}`", name.ident, tidy(&taken))
+            }
+            _ => format!("take it by value: write `{}`", tidy(&taken)),
+        };
+        return Err(Error::new(reference.and_token.span, message));
+    }
+    match find_impl(parameter.ty.to_token_stream()) {
+        Some(span) => Err(Error::new(
+            span,
+            "`impl Trait` makes a handler generic, and it is registered once: write the type",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn is_conditional(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr")
+}
+
+/// Types that come through `macro_rules` arrive in invisible groups.
+fn ungrouped(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => ungrouped(&group.elem),
+        ty => ty,
+    }
+}
+
+fn find_impl(tokens: TokenStream) -> Option<Span> {
+    tokens.into_iter().find_map(|token| match token {
+        TokenTree::Ident(ident) if ident == "impl" => Some(ident.span()),
+        TokenTree::Group(group) => find_impl(group.stream()),
+        _ => None,
+    })
+}
+
+/// A type as people write it, near enough for a message.
+fn tidy(tokens: &TokenStream) -> String {
+    let spaced = tokens.to_string();
+    [(" :: ", "::"), (" < ", "<"), ("< ", "<"), (" <", "<"), (" >", ">"), (" ,", ",")]
+        .into_iter()
+        .fold(spaced, |text, (from, to)| text.replace(from, to))
+}

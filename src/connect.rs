@@ -1,0 +1,239 @@
+//! An application on PGMQ: which database, and what needs its connections.
+
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+
+use ezq_core::private::HandlerDefinition;
+use ezq_core::{
+    App, AppBuilder, Config, Engine, Error, ErrorKind, Event, Handler, Prepared, Publish,
+    Published, QueueName, Result,
+};
+use ezq_pgmq::{PgmqConfig, PgmqEngine};
+use sqlx::{PgConnection, PgPool};
+
+/// An application whose events are kept by PGMQ; everything of [`App`], and what Postgres adds.
+///
+/// ```no_run
+/// use ezq::prelude::*;
+///
+/// # #[derive(ezq::Event, serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
+/// # async fn example() -> ezq::Result<()> {
+/// let ezq = Ezq::connect().await?;
+/// ezq.publish(&Paid { order: 7 }).await?;
+/// let report = ezq.consumer().stop_on_signals().run().await?;
+/// println!("{report}");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Ezq {
+    app: App,
+    engine: PgmqEngine,
+}
+
+impl Ezq {
+    /// Connects with the options of the environment: to `EZQ_DATABASE_URL`, else `DATABASE_URL`,
+    /// else, with the feature `embedded`, to a development Postgres that this process starts.
+    ///
+    /// # Errors
+    /// As [`EzqBuilder::connect`].
+    pub async fn connect() -> Result<Self> {
+        Self::builder().connect().await
+    }
+
+    /// Begins an application with options of its own.
+    pub fn builder() -> EzqBuilder {
+        EzqBuilder::default()
+    }
+
+    /// The pool that publishing uses: the application's own, if it gave one.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        self.engine.pool()
+    }
+
+    /// The PGMQ engine.
+    #[must_use]
+    pub fn pgmq(&self) -> &PgmqEngine {
+        &self.engine
+    }
+
+    /// Publishes an event inside the caller's transaction: nobody sees it unless that commits, and
+    /// a roll-back leaves nothing.
+    ///
+    /// For a queue, a delay or a key, hand it a prepared event:
+    /// [`publish_prepared_in`](Self::publish_prepared_in).
+    ///
+    /// ```no_run
+    /// # use ezq::prelude::*;
+    /// # #[derive(ezq::Event, serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
+    /// # async fn example(ezq: Ezq) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut tx = ezq.pool().begin().await?;
+    /// ezq::sqlx::query("update orders set paid = true where id = 7").execute(&mut *tx).await?;
+    /// ezq.publish_in(&mut tx, &Paid { order: 7 }).await?;
+    /// tx.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`](ezq_core::Publisher::publish). After an error of the database the
+    /// transaction can only be rolled back.
+    pub async fn publish_in<E: Event>(
+        &self,
+        connection: &mut PgConnection,
+        event: &E,
+    ) -> Result<Published> {
+        let publish = self.app.publish(event);
+        self.publish_prepared_in(connection, publish).await
+    }
+
+    /// As [`publish_in`](Self::publish_in), for an event with options:
+    /// `ezq.publish_prepared_in(&mut tx, ezq.publish(&event).queue("mail"))`.
+    ///
+    /// # Errors
+    /// As [`publish_in`](Self::publish_in).
+    pub async fn publish_prepared_in(
+        &self,
+        connection: &mut PgConnection,
+        publish: Publish,
+    ) -> Result<Published> {
+        let prepared: Prepared = publish.prepare()?;
+        let queue = &prepared.outgoing.queue;
+        if self.app.engine(queue).capabilities().name != self.engine.capabilities().name {
+            let message = format!("the queue `{queue}` is not kept by this database");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        self.engine.ensure_queue(queue).await?;
+        let mut ids = self.engine.publish_in(connection, vec![prepared.outgoing.clone()]).await?;
+        let lost = || Error::new(ErrorKind::Engine, "the database gave no id");
+        Ok(prepared.stored(ids.pop().ok_or_else(lost)?))
+    }
+}
+
+impl Deref for Ezq {
+    type Target = App;
+
+    fn deref(&self) -> &App {
+        &self.app
+    }
+}
+
+/// Builds an [`Ezq`].
+#[derive(Debug, Default)]
+#[must_use]
+pub struct EzqBuilder {
+    app: AppBuilder,
+    database: Database,
+}
+
+#[derive(Default)]
+enum Database {
+    #[default]
+    Environment,
+    Url(String),
+    Pool(PgPool),
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Environment => "Environment",
+            Self::Url(_) => "Url(..)",
+            Self::Pool(_) => "Pool(..)",
+        })
+    }
+}
+
+impl EzqBuilder {
+    /// The database, in place of the environment's.
+    pub fn database_url(mut self, url: impl Into<String>) -> Self {
+        self.database = Database::Url(url.into());
+        self
+    }
+
+    /// The application's own pool, for publishing and transactions. Claiming, renewing, settling
+    /// and listening open connections of their own to the same database: a pool of one works.
+    pub fn pool(mut self, pool: PgPool) -> Self {
+        self.database = Database::Pool(pool);
+        self
+    }
+
+    /// Whether PGMQ and queues are created where they are absent. With `false` no statement that
+    /// changes the schema is ever sent. Defaults to true.
+    pub fn manage_schema(self, manage: bool) -> Self {
+        self.configure(|config| config.manage_schema = manage)
+    }
+
+    /// How long connecting may take. Defaults to 5 s.
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        self.configure(|config| config.connect_timeout = timeout)
+    }
+
+    /// Changes options, over what the environment says; see [`Config`].
+    pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        self.app = self.app.configure(change);
+        self
+    }
+
+    /// Gives state to handlers that ask for `State<T>`; one per type.
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.app = self.app.state(state);
+        self
+    }
+
+    /// Leaves out the handlers found at link time.
+    pub fn without_discovered_handlers(mut self) -> Self {
+        self.app = self.app.without_discovered_handlers();
+        self
+    }
+
+    /// Registers a handler that `#[on_event]` made, by its function's name: `.handler::<greet>()`.
+    pub fn handler<H: HandlerDefinition>(mut self) -> Self {
+        self.app = self.app.handler::<H>();
+        self
+    }
+
+    /// Registers a handler.
+    pub fn register(mut self, handler: Handler) -> Self {
+        self.app = self.app.register(handler);
+        self
+    }
+
+    /// Adds another engine under a name.
+    pub fn named_engine(mut self, name: &str, engine: impl Engine) -> Self {
+        self.app = self.app.named_engine(name, engine);
+        self
+    }
+
+    /// Keeps a queue on a named engine.
+    pub fn route(mut self, queue: &QueueName, engine: &str) -> Self {
+        self.app = self.app.route(queue, engine);
+        self
+    }
+
+    /// Connects and checks everything: options, handlers, state, events, database and PGMQ.
+    ///
+    /// # Errors
+    /// As [`AppBuilder::build`] and [`PgmqEngine::connect`]; [`ErrorKind::Configuration`] when
+    /// there is no database.
+    pub async fn connect(self) -> Result<Ezq> {
+        let config = self.app.config()?;
+        let (timeout, manage) = (config.connect_timeout, config.manage_schema);
+        let database = match self.database {
+            Database::Pool(pool) => PgmqConfig::pool(pool),
+            Database::Url(url) => PgmqConfig::url(&url)?,
+            Database::Environment => match url_of_environment() {
+                Some(url) => PgmqConfig::url(&url)?,
+                None => PgmqConfig::embedded().await?,
+            },
+        };
+        let config = database.connect_timeout(timeout).manage_schema(manage);
+        let engine = PgmqEngine::connect(config).await?;
+        Ok(Ezq { app: self.app.build(engine.clone())?, engine })
+    }
+}
+
+fn url_of_environment() -> Option<String> {
+    let filled = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
+    filled("EZQ_DATABASE_URL").or_else(|| filled("DATABASE_URL"))
+}

@@ -1,0 +1,7 @@
+//! What most programs name: `use ezq::prelude::*;`.
+
+pub use crate::Ezq;
+pub use ezq_core::{
+    AnyEvent, Context, End, Event, HandlerError, HandlerResultExt, Interrupt, Publisher, State,
+};
+pub use ezq_macros::{Event, EventSet, on_event};

@@ -1,0 +1,5 @@
+//! The integration tests, in one binary, on a real Postgres with a real PGMQ.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod macros;
+mod macros_ui;

@@ -1,0 +1,12 @@
+// error: "Orders;" is not a queue name: write 1 to 40 lower-case letters, digits or underscores
+// at: "Orders;"
+use ezq::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(queue = "Orders;")]
+struct Created {
+    id: i64,
+}
+
+fn main() {}

@@ -1,0 +1,60 @@
+//! The expansions name everything in full: what a crate calls its own things does not matter.
+#![forbid(unsafe_code)]
+#![deny(warnings)]
+#![allow(dead_code, unused_macros)]
+
+mod alloc {}
+mod core {}
+mod std {}
+
+struct Box;
+struct Err;
+struct None;
+struct Ok;
+struct Option;
+struct Result;
+struct Some;
+struct String;
+struct Vec;
+
+trait From {}
+trait Future {}
+trait Into {}
+trait Iterator {}
+trait Send {}
+trait Sync {}
+trait ToString {}
+
+macro_rules! concat {
+    () => {};
+}
+macro_rules! module_path {
+    () => {};
+}
+macro_rules! vec {
+    () => {};
+}
+
+#[derive(ezq::Event, serde::Serialize, serde::Deserialize)]
+#[event(key = id)]
+struct Created {
+    id: u8,
+}
+
+#[derive(ezq::EventSet)]
+enum Account {
+    Ok(Created),
+}
+
+#[ezq::on_event(timeout = "3s", retry(initial = "3s"))]
+async fn created(Created { id }: Created, _: ezq::Context) -> Created {
+    Created { id }
+}
+
+#[ezq::on_event(timeout = "none")]
+async fn account(event: Account) -> ::std::result::Result<(), ::std::io::Error> {
+    let Account::Ok(_) = event;
+    ::std::result::Result::Ok(())
+}
+
+fn main() {}
