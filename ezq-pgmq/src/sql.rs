@@ -24,12 +24,11 @@ pub(crate) fn headers_object(headers: &str) -> String {
     )
 }
 
-/// How many settled deliveries `headers` count. Anything but a sensible number counts as none.
+/// How many settled deliveries `headers` count. Anything but a whole number counts as none.
 fn returned(headers: &str) -> String {
     format!(
-        "CASE jsonb_typeof({headers} -> 'ezq-returned') WHEN 'number' \
-           THEN trunc(least(greatest(({headers} ->> 'ezq-returned')::numeric, 0), \
-           2000000000))::bigint ELSE 0 END"
+        "CASE WHEN ({headers} -> 'ezq-returned')::text ~ '^[0-9]{{1,9}}$' \
+           THEN ({headers} ->> 'ezq-returned')::bigint ELSE 0 END"
     )
 }
 
