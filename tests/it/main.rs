@@ -1,4 +1,6 @@
 //! The integration tests, in one binary, on a real Postgres with a real PGMQ.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod kit;
 mod macros_ui;
+mod stopping;
