@@ -176,6 +176,11 @@ impl Publisher {
             (None, Some(name)) => QueueName::new(name)?,
             (None, None) => services.default_queue.clone(),
         };
+        let capabilities = services.engines.of(&queue).capabilities();
+        if options.due != Due::Now && !capabilities.delayed {
+            let message = format!("the engine `{}` cannot delay an event", capabilities.name);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         let mut envelope = match draft.content {
             Content::Envelope(envelope) => *envelope,
             Content::Event { event_type, version, data } => {

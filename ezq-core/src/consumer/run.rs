@@ -224,6 +224,9 @@ impl Run {
                     if let Err(error) = ended && error.is_panic() {
                         error!(queue = %self.settings.queue, %error, "a delivery's task failed");
                     }
+                    if self.settings.until_idle && self.tasks.is_empty() {
+                        self.pace.soon(Duration::from_millis(2));
+                    }
                 }
                 fetched = poll(&mut self.fetch) => {
                     self.fetch = None;
@@ -323,7 +326,10 @@ impl Run {
                         self.phase = Phase::Finishing;
                         return;
                     }
-                    return self.pace.soon(Duration::from_millis(2));
+                    if self.tasks.is_empty() {
+                        // Only settlements are on their way; they may bring forth more.
+                        return self.pace.soon(Duration::from_millis(2));
+                    }
                 }
                 _ => {}
             }
