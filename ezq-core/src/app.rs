@@ -101,7 +101,8 @@ impl App {
         Consumer::new(Arc::clone(&self.inner))
     }
 
-    /// Stops every consumer of a queue that runs now, each after what was due before.
+    /// Stops every consumer of a queue that runs now, each after what was due before. One that is
+    /// too busy to look at its queue learns of it when it does, within ten minutes.
     ///
     /// # Errors
     /// As publishing an event.

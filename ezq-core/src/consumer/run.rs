@@ -30,6 +30,11 @@ use crate::event::{Control, End, Interrupt, is_control};
 use crate::settlement::{Progress, Reason, ReasonKind, Settle};
 use crate::{Error, ErrorKind, QueueName, Result, error_chain};
 
+/// How long an `End` for all consumers stays for those that were too busy to meet it, and how long
+/// one that began later leaves it to them before it looks again.
+const KEPT_FOR_ALL: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(1);
+
 /// What one run is told.
 pub(super) struct Settings {
     pub(super) engine: Arc<dyn Engine>,
@@ -83,7 +88,7 @@ struct Run {
     phase: Phase,
     reason: StopReason,
     deadline: Option<Instant>,
-    /// The control event that stops this run, kept leased until the end.
+    /// The control event that stops this run, kept leased until the end unless it is for all.
     control: Option<(Item, Control)>,
     /// Nothing is left before the `End`.
     drained: bool,
@@ -426,16 +431,19 @@ impl Run {
 
     /// Meets a control event; the earliest one counts.
     async fn meet(&mut self, item: Item, control: Control) {
-        if let Control::End(End { all: true, .. }) = control
-            && self.began_after(&item.work)
-        {
-            debug!(queue = %self.settings.queue, "an End for earlier consumers is removed");
-            return self
-                .send(item.receipt, Settle::Ack { outgoing: Vec::new() }, Tally::Control)
-                .await;
+        let for_all = is_for_all(&control);
+        if for_all && self.began_after(&item.work) {
+            let settle = left_to_others(&item.work);
+            return self.send(item.receipt, settle, Tally::Control).await;
         }
         info!(queue = %self.settings.queue, "{control} received");
-        if let Some((later, _)) = self.control.take() {
+        if for_all {
+            // The others are to meet it while this one drains.
+            self.send(item.receipt.clone(), Settle::Release, Tally::Control).await;
+        }
+        if let Some((later, control)) = self.control.take()
+            && !is_for_all(&control)
+        {
             self.send(later.receipt, Settle::Release, Tally::Control).await;
         }
         let (after, before) = std::mem::take(&mut self.buffer)
@@ -502,12 +510,14 @@ impl Run {
     async fn settle_control(&mut self) {
         let Some((item, control)) = self.control.take() else { return };
         let outgoing = self.app.dispatcher.control(&item.work).await;
-        let settle = match control {
-            // The next consumer is to meet it too.
-            Control::End(End { all: true, .. }) => Settle::Release,
-            _ => Settle::Ack { outgoing },
-        };
-        self.send(item.receipt, settle, Tally::Control).await;
+        if is_for_all(&control) {
+            // It was given back when it was met.
+            if let Err(error) = self.app.services.engines.publish(outgoing).await {
+                warn!(error = %error_chain(&error), "events of a handler of End are not published");
+            }
+            return;
+        }
+        self.send(item.receipt, Settle::Ack { outgoing }, Tally::Control).await;
     }
 
     async fn send(&mut self, receipt: Receipt, settle: Settle, tally: Tally) {
@@ -562,6 +572,19 @@ fn control(received: &Received) -> Result<Option<Control>> {
         return received.envelope.decode().map(|end| Some(Control::End(end)));
     }
     received.envelope.decode::<Interrupt>().map(|_| Some(Control::Interrupt))
+}
+
+fn is_for_all(control: &Control) -> bool {
+    matches!(control, Control::End(End { all: true, .. }))
+}
+
+/// What a consumer that began after an `End` for all does with it.
+fn left_to_others(work: &Work) -> Settle {
+    if work.clock.at - work.received.enqueued_at > KEPT_FOR_ALL {
+        return Settle::Ack { outgoing: Vec::new() };
+    }
+    let progress = Progress::default();
+    Settle::Retry { after: LEFT_TO_OTHERS, progress, outgoing: Vec::new() }
 }
 
 async fn poll(fetch: &mut Option<Fetch>) -> Fetched {
