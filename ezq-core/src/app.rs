@@ -10,7 +10,8 @@ use crate::engine::{Capabilities, DeadLetters, Engine};
 use crate::engines::Engines;
 use crate::extract::{Provided, States};
 use crate::private::{Discovered, HandlerDefinition, inventory};
-use crate::publisher::{Publish, PublishAll, Published, Publisher, Services};
+use crate::publish::{Publish, PublishAll};
+use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
