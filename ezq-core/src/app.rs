@@ -256,6 +256,14 @@ impl AppBuilder {
         self
     }
 
+    /// As [`state`](Self::state), unless there is one of its type already.
+    pub fn default_state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
+        if !self.states.holds::<T>() {
+            self.states.insert(state);
+        }
+        self
+    }
+
     /// Leaves out the handlers found at link time: for tests, and for programs with several
     /// applications.
     pub fn without_discovered_handlers(mut self) -> Self {
