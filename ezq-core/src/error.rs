@@ -103,13 +103,19 @@ impl Error {
     }
 }
 
+/// For people, since `main` shows it: the chain of errors, then the kind. `{:#?}` shows the parts.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.inner.kind)
-            .field("message", &self.inner.message)
-            .field("source", &self.inner.source)
-            .finish()
+        let Inner { kind, message, source } = &*self.inner;
+        if f.alternate() {
+            let mut parts = f.debug_struct("Error");
+            return parts
+                .field("kind", kind)
+                .field("message", message)
+                .field("source", source)
+                .finish();
+        }
+        write!(f, "{} ({kind:?})", error_chain(self))
     }
 }
 
