@@ -5,4 +5,5 @@ mod handlers;
 mod kit;
 mod macros;
 mod macros_ui;
+mod publishing;
 mod stopping;
