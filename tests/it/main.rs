@@ -1,5 +1,11 @@
 //! The integration tests, in one binary, on a real Postgres with a real PGMQ.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod child;
+mod database;
+mod faults;
+mod leftovers;
 mod macros;
 mod macros_ui;
+mod processes;
+mod stress;
