@@ -5,7 +5,6 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt;
@@ -13,6 +12,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
+use crate::clock::{EngineClock, after};
 use crate::config::UnknownTypes;
 use crate::context::{Context, Received};
 use crate::engine::Outgoing;
@@ -22,8 +22,8 @@ use crate::outcome::Action;
 use crate::publisher::{Publisher, Services};
 use crate::registry::Registry;
 use crate::{
-    Call, Config, ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerError, HandlerMark,
-    HandlerName, HandlerState, Progress, Reason, ReasonKind, RetryPolicy, Settle,
+    Call, Config, ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName,
+    HandlerState, Progress, Reason, ReasonKind, RetryPolicy, Settle, error_chain,
 };
 
 /// Under this name a message keeps how often it met no handler.
@@ -44,29 +44,11 @@ pub(crate) struct Work {
     pub(crate) clock: EngineClock,
 }
 
-/// The engine's clock as a worker can tell it: what the delivery said, and what passed since then
-/// on the worker's own monotonic clock.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct EngineClock {
-    pub(crate) at: DateTime<Utc>,
-    pub(crate) read: Instant,
-}
-
-impl EngineClock {
-    fn now(self) -> DateTime<Utc> {
-        after(self.at, self.read.elapsed())
-    }
-}
-
-fn after(time: DateTime<Utc>, pause: Duration) -> DateTime<Utc> {
-    let pause = TimeDelta::from_std(pause).unwrap_or(TimeDelta::MAX);
-    time.checked_add_signed(pause).unwrap_or(DateTime::<Utc>::MAX_UTC)
-}
-
 /// What one run of one handler came to.
 enum Ran {
     Done(Vec<Outgoing>),
-    Failed(HandlerError),
+    /// What its error asks for, and says.
+    Failed(Action, String),
     Cancelled,
 }
 
@@ -110,9 +92,9 @@ impl Dispatcher {
                     outgoing.extend(events);
                     done(known.0.get(&handler.name))
                 }
-                Ran::Failed(error) => {
+                Ran::Failed(action, error) => {
                     let earlier = known.0.get(&handler.name);
-                    self.failed(&error, earlier, policy, now)
+                    self.failed(action, error, earlier, policy, now)
                 }
             };
             marks.0.insert(handler.name.clone(), mark);
@@ -130,7 +112,7 @@ impl Dispatcher {
         for (handler, ran) in handlers.iter().zip(join_all(runs).await) {
             match ran {
                 Ran::Done(events) => outgoing.extend(events),
-                Ran::Failed(error) => warn!(handler = %handler.name, %error, "handler failed"),
+                Ran::Failed(_, error) => warn!(handler = %handler.name, error, "handler failed"),
                 Ran::Cancelled => {}
             }
         }
@@ -139,13 +121,16 @@ impl Dispatcher {
 
     async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
         let received = &work.received;
-        let attempt = known.0.get(&handler.name).map_or(0, |mark| mark.attempts) + 1;
+        if received.lease.cancel().is_cancelled() {
+            return Ran::Cancelled;
+        }
+        let attempt = next_attempt(known.0.get(&handler.name));
         let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
         let context = Context {
             received: Arc::clone(received),
             handler: handler.name.clone(),
             attempt,
-            deadline: timeout.map(|timeout| Instant::now() + timeout),
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
         };
         let span = info_span!(
             "ezq.handle",
@@ -156,36 +141,37 @@ impl Dispatcher {
             attempt,
         );
         let call = Call { context, services: Arc::clone(&self.services) };
-        let guarded = AssertUnwindSafe(async { (handler.invoke)(call).await }).catch_unwind();
+        let invoked = async {
+            let said = (handler.invoke)(call).await;
+            said.map_err(|error| (error.action, bounded(&error.to_string())))
+        };
         let limited = async {
-            match timeout {
-                Some(timeout) => tokio::time::timeout(timeout, guarded).await.map_err(|_| timeout),
-                None => Ok(guarded.await),
-            }
+            let Some(timeout) = timeout else { return invoked.await };
+            let timed_out = |_| Err((Action::Retry, format!("timed out after {timeout:?}")));
+            tokio::time::timeout(timeout, invoked).await.unwrap_or_else(timed_out)
         };
         let cancelled = received.lease.cancel().cancelled();
-        let ran = async {
+        // All of it is the user's code: calling, dropping what is cut off, an error's text.
+        let guarded = AssertUnwindSafe(async {
             tokio::select! {
                 biased;
-                ran = limited => Some(ran),
+                said = limited => Some(said),
                 () = cancelled => None,
             }
-        };
-        match ran.instrument(span).await {
-            None => Ran::Cancelled,
-            Some(Err(timeout)) => {
-                Ran::Failed(HandlerError::retry(format!("timed out after {timeout:?}")))
+        });
+        match guarded.catch_unwind().instrument(span).await {
+            Ok(None) => Ran::Cancelled,
+            Err(panic) => {
+                let text = format!("panicked: {}", panic_text(&*panic));
+                Ran::Failed(Action::Retry, bounded(&text))
             }
-            Some(Ok(Err(panic))) => {
-                Ran::Failed(HandlerError::retry(format!("panicked: {}", panic_text(&*panic))))
-            }
-            Some(Ok(Ok(Err(error)))) => Ran::Failed(error),
-            Some(Ok(Ok(Ok(drafts)))) => {
+            Ok(Some(Err((action, error)))) => Ran::Failed(action, error),
+            Ok(Some(Ok(drafts))) => {
                 let publisher = Publisher::caused_by(&self.services, received);
                 let outgoing = drafts.into_iter().map(|draft| publisher.finish(draft)).collect();
                 match outgoing {
                     Ok(outgoing) => Ran::Done(outgoing),
-                    Err(error) => Ran::Failed(HandlerError::fatal(error)),
+                    Err(error) => Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
                 }
             }
         }
@@ -209,14 +195,15 @@ impl Dispatcher {
     /// The mark of a handler that did not finish.
     fn failed(
         &self,
-        error: &HandlerError,
+        action: Action,
+        error: String,
         earlier: Option<&HandlerMark>,
         policy: RetryPolicy,
         now: DateTime<Utc>,
     ) -> HandlerMark {
         let earlier = earlier.cloned().unwrap_or_else(|| mark(HandlerState::Retry));
-        let attempts = earlier.attempts + 1;
-        let (policy, exhausted) = match (error.action, self.config.unknown_types) {
+        let attempts = next_attempt(Some(&earlier));
+        let (policy, exhausted) = match (action, self.config.unknown_types) {
             (Action::Snooze(pause), _) => {
                 debug!(?pause, "handler snoozed");
                 return HandlerMark {
@@ -226,7 +213,7 @@ impl Dispatcher {
                 };
             }
             (Action::Discard, _) | (Action::NewerVersion, UnknownTypes::Skip) => {
-                info!(reason = %error, "event discarded");
+                info!(reason = error, "event discarded");
                 return done(Some(&earlier));
             }
             (Action::NewerVersion, UnknownTypes::Retry(policy)) => {
@@ -235,9 +222,9 @@ impl Dispatcher {
             _ => (policy, ReasonKind::MaxAttempts),
         };
         let mut errors = earlier.errors;
-        errors.push(ErrorRecord { at: now, attempt: attempts, error: bounded(&error.to_string()) });
+        errors.push(ErrorRecord { at: now, attempt: attempts, error });
         errors.drain(..errors.len().saturating_sub(ERRORS_KEPT));
-        let reason = match error.action {
+        let reason = match action {
             Action::Fatal => Some(ReasonKind::Fatal),
             Action::Undecodable => Some(ReasonKind::Undecodable),
             Action::NewerVersion if self.config.unknown_types == UnknownTypes::DeadLetter => {
@@ -248,7 +235,7 @@ impl Dispatcher {
         if reason.is_some() {
             return HandlerMark { state: HandlerState::Dead, reason, attempts, due: None, errors };
         }
-        let pause = match error.action {
+        let pause = match action {
             Action::RetryAfter(pause) => pause,
             _ => policy.backoff.delay(attempts, rand::random()),
         };
@@ -265,8 +252,8 @@ impl Dispatcher {
     fn unknown(&self, work: &Work, known: &Progress) -> Settle {
         let name = HandlerName::from(UNKNOWN);
         let event_type = work.received.envelope.event_type();
-        let why = format!("no handler here takes `{event_type}`");
-        let attempts = known.0.get(&name).map_or(0, |mark| mark.attempts) + 1;
+        let why = bounded(&format!("no handler here takes `{event_type}`"));
+        let attempts = next_attempt(known.0.get(&name));
         let policy = match self.config.unknown_types {
             UnknownTypes::Skip => {
                 info!(event_type, "event skipped: no handler takes it");
@@ -360,9 +347,13 @@ fn mark(state: HandlerState) -> HandlerMark {
     HandlerMark { state, reason: None, attempts: 0, due: None, errors: Vec::new() }
 }
 
+/// Which attempt comes after what a handler's mark says; anyone may have written it.
+fn next_attempt(mark: Option<&HandlerMark>) -> u32 {
+    mark.map_or(0, |mark| mark.attempts).saturating_add(1)
+}
+
 fn done(earlier: Option<&HandlerMark>) -> HandlerMark {
-    let attempts = earlier.map_or(0, |mark| mark.attempts) + 1;
-    HandlerMark { attempts, ..mark(HandlerState::Done) }
+    HandlerMark { attempts: next_attempt(earlier), ..mark(HandlerState::Done) }
 }
 
 /// An error's text as a message keeps it: cut, and without the NUL that `jsonb` cannot hold.

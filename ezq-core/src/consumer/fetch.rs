@@ -46,8 +46,8 @@ impl Run {
     /// How much more may be held.
     fn room(&self) -> usize {
         let unhandled = self.buffer.len() + self.tasks.len();
-        let most = 2 * self.settings.concurrency;
-        let unsettled = most + 4 * self.app.config.settle_batch;
+        let most = self.settings.concurrency.saturating_mul(2);
+        let unsettled = most.saturating_add(self.app.config.settle_batch.saturating_mul(4));
         most.saturating_sub(unhandled).min(unsettled.saturating_sub(self.leases.count()))
     }
 
@@ -101,7 +101,7 @@ impl Run {
         debug!(queue = %self.settings.queue, count = leased.deliveries.len(), fetched.full, "leased");
         self.pace.now();
         for delivery in leased.deliveries {
-            self.accept(delivery, fetched.sent).await;
+            self.accept(delivery, fetched.sent);
         }
     }
 

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use crate::context::Received;
+use crate::context::Lease;
 use crate::engine::{Engine, ExtendOutcome, MessageId, Receipt};
-use crate::{QueueName, error_chain};
+use crate::{Error, ErrorKind, QueueName, error_chain};
 
 /// How many leases one statement renews at most.
 const CHUNK: usize = 1000;
@@ -21,7 +21,7 @@ pub(super) struct Leases(Mutex<HashMap<MessageId, Held>>);
 #[derive(Debug)]
 struct Held {
     receipt: Receipt,
-    received: Arc<Received>,
+    lease: Arc<Lease>,
 }
 
 impl Leases {
@@ -31,10 +31,10 @@ impl Leases {
 
     /// Takes a delivery into the table. An earlier delivery of the same message has lost its lease:
     /// it is cancelled.
-    pub(super) fn hold(&self, receipt: &Receipt, received: &Arc<Received>) {
-        let held = Held { receipt: receipt.clone(), received: Arc::clone(received) };
+    pub(super) fn hold(&self, receipt: &Receipt, lease: &Arc<Lease>) {
+        let held = Held { receipt: receipt.clone(), lease: Arc::clone(lease) };
         if let Some(stale) = self.table().insert(receipt.message_id().clone(), held) {
-            stale.received.lease.cancel().cancel();
+            stale.lease.cancel().cancel();
         }
     }
 
@@ -58,7 +58,7 @@ impl Leases {
     /// Cancels every handler that runs, but for the delivery of a control event.
     pub(super) fn cancel_all(&self, but: Option<&Receipt>) {
         for held in self.table().values().filter(|held| Some(&held.receipt) != but) {
-            held.received.lease.cancel().cancel();
+            held.lease.cancel().cancel();
         }
     }
 
@@ -70,7 +70,7 @@ impl Leases {
         if let Some(held) = self.table().get(receipt.message_id())
             && held.receipt == *receipt
         {
-            held.received.lease.renewed(sent, ttl);
+            held.lease.renewed(sent, ttl);
         }
     }
 
@@ -84,7 +84,7 @@ impl Leases {
         let held = table.remove(receipt.message_id());
         drop(table);
         if let Some(held) = held {
-            held.received.lease.cancel().cancel();
+            held.lease.cancel().cancel();
         }
         true
     }
@@ -104,7 +104,10 @@ pub(super) async fn renew(
         pause = ttl / 3;
         for chunk in leases.receipts().chunks(CHUNK) {
             let sent = Instant::now();
-            match engine.extend(&queue, chunk, ttl).await {
+            // No answer in this time leaves as much to ask again, before the lease is over.
+            let asked = timeout(ttl / 3, engine.extend(&queue, chunk, ttl)).await;
+            let no_answer = |_| Err(Error::new(ErrorKind::Transient, "no answer in time"));
+            match asked.unwrap_or_else(no_answer) {
                 Ok(outcomes) => {
                     for (receipt, outcome) in chunk.iter().zip(outcomes) {
                         match outcome {

@@ -11,6 +11,7 @@ use tracing::{Instrument, debug_span, error, info, warn};
 
 use super::lease::Leases;
 use super::report::{Counters, Tally};
+use crate::clock::later;
 use crate::dispatcher::dead_letter;
 use crate::engine::{Engine, Receipt, SettleOutcome};
 use crate::engines::ensure;
@@ -55,9 +56,9 @@ impl InFlight {
 
 impl Settler {
     /// Settles what comes until all senders are gone.
-    pub(super) async fn run(self, mut incoming: mpsc::Receiver<Settling>) {
+    pub(super) async fn run(self, mut incoming: mpsc::UnboundedReceiver<Settling>) {
         while let Some(first) = incoming.recv().await {
-            let flush_at = first.since + self.max_age;
+            let flush_at = later(first.since, self.max_age);
             let mut batch = vec![first];
             while batch.len() < self.batch {
                 match timeout_at(flush_at, incoming.recv()).await {
@@ -69,7 +70,7 @@ impl Settler {
         }
     }
 
-    async fn flush(&self, mut batch: Vec<Settling>, incoming: &mpsc::Receiver<Settling>) {
+    async fn flush(&self, mut batch: Vec<Settling>, incoming: &mpsc::UnboundedReceiver<Settling>) {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(50);
         self.in_flight.set().extend(batch.iter().map(|one| one.receipt.clone()));

@@ -20,10 +20,12 @@ use crate::settlement::{Progress, Settle};
 pub(super) async fn handle(
     app: Arc<Inner>,
     leases: Arc<Leases>,
-    settler: mpsc::Sender<Settling>,
+    settler: mpsc::UnboundedSender<Settling>,
     counters: Arc<Counters>,
     item: Item,
 ) {
+    let receipt = item.receipt.clone();
+    let mut hold = Hold { leases: Arc::clone(&leases), receipt, handed_on: false };
     let mut settle = app.dispatcher.dispatch(&item.work).await;
     if !leases.holds(&item.receipt) {
         return counters.add(Tally::Lost);
@@ -44,18 +46,34 @@ pub(super) async fn handle(
         Settle::Retry { .. } => Tally::Retried,
         Settle::Release => Tally::Returned,
     };
-    send(&settler, item.receipt, settle, tally).await;
+    hold.handed_on = true;
+    send(&settler, item.receipt, settle, tally);
+}
+
+/// A delivery whose task may panic: then it is let go, and comes again when its lease ends.
+struct Hold {
+    leases: Arc<Leases>,
+    receipt: Receipt,
+    handed_on: bool,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.handed_on {
+            self.leases.release(&self.receipt);
+        }
+    }
 }
 
 /// Hands a settlement on.
-pub(super) async fn send(
-    settler: &mpsc::Sender<Settling>,
+pub(super) fn send(
+    settler: &mpsc::UnboundedSender<Settling>,
     receipt: Receipt,
     settle: Settle,
     tally: Tally,
 ) {
     let settling = Settling { receipt, settle, tally, since: Instant::now() };
-    if settler.send(settling).await.is_err() {
+    if settler.send(settling).is_err() {
         error!("the settling task is gone: the event will come again");
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Faults {
     pub refuse: AtomicBool,
     /// Answers every renewal with a lost lease.
     pub lose: AtomicBool,
+    /// Fetches so far.
+    pub fetches: AtomicUsize,
     /// Batches settled: when, and how many.
     pub batches: Mutex<Vec<(Instant, usize)>>,
     pub held: AtomicUsize,
@@ -55,6 +57,7 @@ impl Engine for Faulty {
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
+        self.faults.fetches.fetch_add(1, Ordering::SeqCst);
         next(&self.faults.lease)?;
         let leased = self.memory.lease(request).await?;
         let count = leased.deliveries.len();

@@ -4,3 +4,4 @@
 mod consumer;
 mod engines;
 mod faulty;
+mod limits;
