@@ -4,8 +4,12 @@
 mod child;
 mod database;
 mod faults;
+mod handlers;
+mod kit;
 mod leftovers;
 mod macros;
 mod macros_ui;
 mod processes;
+mod publishing;
+mod stopping;
 mod stress;

@@ -9,7 +9,7 @@ use ezq_core::{
 use crate::support::*;
 
 fn mark(state: HandlerState) -> HandlerMark {
-    HandlerMark { state, reason: None, attempts: 1, due: None, errors: Vec::new() }
+    HandlerMark { state, attempts: 1, due: None, reason: None, errors: Vec::new() }
 }
 
 #[tokio::test]

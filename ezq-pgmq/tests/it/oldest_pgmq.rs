@@ -4,7 +4,7 @@
 //! scripts of every release, and those from 1.4.0 on define every function anew, so they rebuild it
 //! from the tables and types of 1.4.0.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -45,9 +45,27 @@ const TO_1_5_1: [&str; 7] = [
     "1.5.0--1.5.1",
 ];
 
+/// The folder with the scripts, in the sources that cargo built the crate `pgmq` from.
 fn scripts() -> PathBuf {
+    from_registry().unwrap_or_else(from_metadata)
+}
+
+fn from_registry() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
+    let registries = std::fs::read_dir(home.join("registry/src")).ok()?.flatten();
+    let crates = registries.filter_map(|registry| std::fs::read_dir(registry.path()).ok());
+    crates
+        .flat_map(|crates| crates.flatten())
+        .filter(|found| found.file_name().to_string_lossy().starts_with("pgmq-"))
+        .map(|found| found.path().join("src/install/embedded/sql"))
+        .find(|folder| TO_1_5_1.iter().all(|step| script(folder, step).exists()))
+}
+
+// Where sources are vendored. This may have to download what no build needed.
+fn from_metadata() -> PathBuf {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--offline", "--manifest-path"])
+        .args(["metadata", "--format-version=1", "--manifest-path"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .output()
         .unwrap();
@@ -59,9 +77,14 @@ fn scripts() -> PathBuf {
     manifest.with_file_name("src").join("install/embedded/sql")
 }
 
+fn script(folder: &Path, step: &str) -> PathBuf {
+    folder.join(format!("pgmq--{step}.sql"))
+}
+
 async fn apply(connection: &mut PgConnection, steps: &[&str]) {
+    let folder = scripts();
     for step in steps {
-        let file = scripts().join(format!("pgmq--{step}.sql"));
+        let file = script(&folder, step);
         run(connection, &std::fs::read_to_string(file).unwrap()).await;
     }
 }

@@ -89,9 +89,9 @@ async fn a_retry_merges_marks_and_keeps_other_headers() {
         let delivery = lease_one(&engine, &queue).await;
         let mark = HandlerMark {
             state: HandlerState::Done,
-            reason: None,
             attempts: 1,
             due: None,
+            reason: None,
             errors: Vec::new(),
         };
         let progress = Progress([(HandlerName::from(name), mark)].into());
@@ -138,12 +138,19 @@ async fn one_settlement_that_cannot_be_written_harms_no_other() {
 }
 
 #[tokio::test]
-async fn events_go_to_a_queue_that_is_created_for_them() {
+async fn an_event_for_a_missing_queue_fails_its_settlement_alone() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"]).await;
     let target = unique("target");
     let receipt = lease_one(&engine, &queue).await.receipt;
     let settle = Settle::Ack { outgoing: vec![message(&target, "2")] };
+    let mut outcomes = engine.settle(&queue, vec![(receipt, settle.clone())]).await.unwrap();
+    let Some(SettleOutcome::Failed { receipt, error }) = outcomes.pop() else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(error.kind(), ErrorKind::QueueMissing);
+    assert!(error.to_string().contains(target.as_str()), "{error}");
+    engine.ensure_queue(&target).await.unwrap();
     let outcomes = engine.settle(&queue, vec![(receipt, settle)]).await.unwrap();
     assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
     assert_eq!(lease_one(&engine, &target).await.body, "2");
