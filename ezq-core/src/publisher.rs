@@ -94,6 +94,8 @@ pub struct Prepared {
     pub outgoing: Outgoing,
     /// The event's id.
     pub event_id: String,
+    /// The event's type name.
+    pub event_type: String,
 }
 
 impl Prepared {
@@ -213,7 +215,7 @@ impl Publisher {
         }
         let headers = self.headers(options, draft.key);
         let outgoing = Outgoing { queue, body, headers, due: options.due };
-        Ok(Prepared { outgoing, event_id: envelope.id })
+        Ok(Prepared { outgoing, event_id: envelope.id, event_type: envelope.event_type })
     }
 
     fn headers(&self, options: &PublishOptions, key: Option<String>) -> Headers {
@@ -350,9 +352,10 @@ impl Publish {
         let span = debug_span!(
             "ezq.publish",
             queue = %prepared.outgoing.queue,
-            event_id = %prepared.event_id
+            event_id = %prepared.event_id,
+            event_type = %prepared.event_type,
         );
-        let Prepared { outgoing, event_id } = prepared;
+        let Prepared { outgoing, event_id, .. } = prepared;
         let queue = outgoing.queue.clone();
         let outcome = services.engines.publish(vec![outgoing]).instrument(span).await?.pop();
         stored(queue, event_id, outcome)
@@ -396,7 +399,7 @@ impl PublishAll {
         let mut messages = Vec::with_capacity(prepared.len());
         let mut places = Vec::with_capacity(prepared.len());
         for prepared in prepared {
-            places.push(prepared.map(|Prepared { outgoing, event_id }| {
+            places.push(prepared.map(|Prepared { outgoing, event_id, .. }| {
                 let queue = outgoing.queue.clone();
                 messages.push(outgoing);
                 (queue, event_id)

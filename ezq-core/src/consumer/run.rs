@@ -24,7 +24,7 @@ use super::signals::Signals;
 use crate::app::Inner;
 use crate::codec::{Origin, decode};
 use crate::context::{Lease, Received};
-use crate::dispatcher::{EngineClock, Work, bounded, dead_letter};
+use crate::dispatcher::{EngineClock, Work, bounded, log_dead_letter};
 use crate::engine::{Delivery, Engine, LeaseRequest, Leased, Position, Receipt};
 use crate::event::{Control, End, Interrupt, is_control};
 use crate::settlement::{Progress, Reason, ReasonKind, Settle};
@@ -425,7 +425,9 @@ impl Run {
     }
 
     async fn bury(&mut self, receipt: Receipt, reason: Reason) {
-        let settle = dead_letter(reason, Progress::default(), Vec::new());
+        log_dead_letter(&self.settings.queue, receipt.message_id(), None, &reason);
+        let (progress, outgoing) = (Progress::default(), Vec::new());
+        let settle = Settle::DeadLetter { reason, progress, outgoing };
         self.send(receipt, settle, Tally::DeadLettered).await;
     }
 
