@@ -8,3 +8,4 @@ mod macros;
 mod macros_ui;
 mod publishing;
 mod stopping;
+mod tracing;
