@@ -175,7 +175,8 @@ impl EzqBuilder {
         self
     }
 
-    /// Gives state to handlers that ask for `State<T>`; one per type.
+    /// Gives state to handlers that ask for `State<T>`; one per type. `State<PgPool>` is the
+    /// [pool](Ezq::pool) unless it is given here.
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
         self.app = self.app.state(state);
         self
@@ -229,7 +230,8 @@ impl EzqBuilder {
         };
         let config = database.connect_timeout(timeout).manage_schema(manage);
         let engine = PgmqEngine::connect(config).await?;
-        Ok(Ezq { app: self.app.build(engine.clone())?, engine })
+        let app = self.app.default_state(engine.pool().clone());
+        Ok(Ezq { app: app.build(engine.clone())?, engine })
     }
 }
 

@@ -41,3 +41,11 @@ pub trait Harness: Send + Sync {
         let _ = queue;
     }
 }
+
+/// An engine as it is: nothing but what the contract offers is examined.
+#[async_trait]
+impl<E: Engine> Harness for Arc<E> {
+    async fn engine(&self) -> Arc<dyn Engine> {
+        Arc::clone(self) as Arc<dyn Engine>
+    }
+}

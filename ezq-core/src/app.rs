@@ -10,7 +10,8 @@ use crate::engine::{Capabilities, DeadLetters, Engine};
 use crate::engines::Engines;
 use crate::extract::{Provided, States};
 use crate::private::{Discovered, HandlerDefinition, inventory};
-use crate::publisher::{Publish, PublishAll, Published, Publisher, Services};
+use crate::publish::{Publish, PublishAll};
+use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
@@ -252,6 +253,14 @@ impl AppBuilder {
     /// Gives state to handlers that ask for `State<T>`; one per type.
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
         self.states.insert(state);
+        self
+    }
+
+    /// As [`state`](Self::state), unless there is one of its type already.
+    pub fn default_state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
+        if !self.states.holds::<T>() {
+            self.states.insert(state);
+        }
         self
     }
 

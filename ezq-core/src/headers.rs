@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::Progress;
+
 /// What begins every header key that ezq owns.
 pub const PREFIX: &str = "ezq-";
 /// How many deliveries of a message ended by a settlement (a retry or a release): the rest of its
@@ -71,6 +73,22 @@ impl Headers {
     /// Sets a header.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         self.entries.insert(key.into(), value.into());
+    }
+
+    /// Sets each handler's mark under a key of its own. What stood in place of an object is kept
+    /// under [`ORIGINAL_HEADERS`].
+    pub fn merge(&mut self, progress: &Progress) {
+        if let Some(original) = self.original.take() {
+            self.insert(ORIGINAL_HEADERS, original);
+        }
+        self.entries.extend(progress.to_headers());
+    }
+
+    /// Notes that a delivery ended by a retry or a release: merges the marks and counts it among
+    /// those [`returned`](Self::returned).
+    pub fn give_back(&mut self, progress: &Progress) {
+        self.merge(progress);
+        self.insert(RETURNED, self.returned().saturating_add(1));
     }
 
     /// Whether there are none.

@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use crate::claim::micros;
-use crate::sql::{self, RECEIPTS};
+use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
 /// One outcome for each receipt, in their order.
 pub(crate) async fn extend(
@@ -21,18 +21,18 @@ pub(crate) async fn extend(
     // A row locked by another may be on its way out, or be its handler's own: busy, not lost.
     let statement = format!(
         "WITH wanted AS (SELECT w.id, w.fence, w.rel FROM {RECEIPTS}),
-         locked AS ({} SKIP LOCKED),
+         locked AS ({}),
          renewed AS (
            UPDATE {table} q SET vt = clock_timestamp() + $4 * interval '1 us'
-           FROM locked l WHERE q.msg_id = l.msg_id
+           FROM locked l WHERE {ONLY_LOCKED}
            RETURNING l.msg_id, l.fence, l.rel)
          SELECT w.id, w.fence, w.rel,
                 EXISTS (SELECT FROM renewed r
                         WHERE (r.msg_id, r.fence, r.rel) = (w.id, w.fence, w.rel)) AS is_renewed,
-                EXISTS (SELECT FROM {table} q WHERE q.msg_id = w.id AND {} = w.fence
-                        AND q.tableoid::bigint = w.rel) AS stands
+                coalesce((SELECT true FROM {table} q WHERE q.msg_id = w.id AND {} = w.fence
+                          AND q.tableoid::bigint = w.rel), false) AS stands
          FROM wanted w",
-        sql::locked(&table, "", "wanted w"),
+        sql::locked(&table, "", "wanted w", " SKIP LOCKED"),
         sql::fence("q")
     );
     let key = |receipt: &Receipt| {

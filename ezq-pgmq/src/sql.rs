@@ -47,14 +47,24 @@ pub(crate) fn fence(row: &str) -> String {
 
 /// The rows that still carry the receipts' tokens, locked in the order of their ids: `$1` ids, `$2`
 /// fences, `$3` tables. Waiting for a lock checks the row again as it is then.
-pub(crate) fn locked(table: &str, columns: &str, from: &str) -> String {
+///
+/// Each row is looked up by its key, whatever the planner thinks of the table: a subquery that locks
+/// is not merged into a join, and a nested loop keeps the order of the ids.
+pub(crate) fn locked(table: &str, columns: &str, from: &str, wait: &str) -> String {
     let fence = fence("q");
     format!(
-        "SELECT q.msg_id, w.fence, w.rel{columns} FROM {from} \
-         JOIN {table} q ON q.msg_id = w.id AND {fence} = w.fence AND q.tableoid::bigint = w.rel \
-         ORDER BY q.msg_id FOR UPDATE OF q"
+        "SELECT w.id AS msg_id, w.fence, w.rel{columns} \
+         FROM (SELECT w.* FROM {from} ORDER BY w.id) w CROSS JOIN LATERAL ( \
+           SELECT 1 FROM {table} q \
+           WHERE q.msg_id = w.id AND {fence} = w.fence AND q.tableoid::bigint = w.rel \
+           FOR UPDATE{wait}) q"
     )
 }
+
+/// Bounds a statement to the rows of the table expression `locked`, whatever the planner thinks of
+/// their number.
+pub(crate) const ONLY_LOCKED: &str =
+    "q.msg_id = l.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM locked))";
 
 /// `$1`, `$2` and `$3` of [`locked`] as a table `w`.
 pub(crate) const RECEIPTS: &str =

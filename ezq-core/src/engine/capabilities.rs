@@ -25,7 +25,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// An engine with a name that can do nothing optional.
     #[must_use]
-    pub fn new(name: &'static str) -> Self {
+    pub const fn new(name: &'static str) -> Self {
         Self {
             name,
             durable: false,

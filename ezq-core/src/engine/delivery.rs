@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::headers::Headers;
-use crate::{Error, QueueName};
+use crate::{Error, Progress, QueueName, Result};
 
 /// The id that an engine gave a stored message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,6 +72,12 @@ pub enum PublishOutcome {
     Duplicate(Option<MessageId>),
     /// It was not stored.
     Failed(Error),
+}
+
+impl From<Result<MessageId>> for PublishOutcome {
+    fn from(result: Result<MessageId>) -> Self {
+        result.map_or_else(Self::Failed, Self::Stored)
+    }
 }
 
 /// Where a message stands in its queue: messages are handed out by due time, then by id.
@@ -154,6 +160,24 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// A message that is stored now and due at once, as it stands before its first delivery, with a
+    /// receipt whose token is all zeros. For engines that keep their messages in this form.
+    #[must_use]
+    pub fn stored(id: MessageId, message: Outgoing, now: DateTime<Utc>) -> Self {
+        let Outgoing { body, headers, .. } = message;
+        let receipt = Receipt::new(id, [0; 3]);
+        Self { receipt, body, headers, deliveries: 0, enqueued_at: now, due: now, leased_at: now }
+    }
+
+    /// What [`stored`](Self::stored) kept, as it waits for its next delivery after a retry or a
+    /// release: due at a time, with the handlers' marks, the receipt void.
+    #[must_use]
+    pub fn returned_at(mut self, due: DateTime<Utc>, progress: &Progress) -> Self {
+        self.headers.give_back(progress);
+        let receipt = Receipt::new(self.receipt.message_id, [0; 3]);
+        Self { receipt, due, ..self }
+    }
+
     /// Its place in the queue.
     #[must_use]
     pub fn position(&self) -> Position {

@@ -163,11 +163,7 @@ impl Engine for MemoryEngine {
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         let mut store = self.store();
         let now = self.shared.clock.now();
-        let publish = |message| match store.publish(message, now) {
-            Ok(id) => PublishOutcome::Stored(id),
-            Err(error) => PublishOutcome::Failed(error),
-        };
-        Ok(messages.into_iter().map(publish).collect())
+        Ok(messages.into_iter().map(|message| store.publish(message, now).into()).collect())
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Leased> {

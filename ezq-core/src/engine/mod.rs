@@ -101,16 +101,24 @@ pub trait Engine: Send + Sync + 'static {
     }
 
     /// Takes back a message that was never delivered (a scheduled event); whether it was there.
+    /// Defaults to no: an engine that is not [`Capabilities::delayed`] keeps none.
     ///
     /// # Errors
     /// When the store could not be asked.
-    async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool>;
+    async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
+        let _ = (queue, id);
+        Ok(false)
+    }
 
-    /// Moves the due time of a message that was never delivered; whether it was there.
+    /// Moves the due time of a message that was never delivered; whether it was there. Defaults to
+    /// no, as [`cancel`](Self::cancel).
     ///
     /// # Errors
     /// When the store could not be asked.
-    async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool>;
+    async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool> {
+        let _ = (queue, id, due);
+        Ok(false)
+    }
 
     /// Removes every message of a queue, leased ones included; how many there were.
     ///
@@ -124,11 +132,13 @@ pub trait Engine: Send + Sync + 'static {
     /// When the store could not be asked.
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats>;
 
-    /// Whether the store answers.
+    /// Whether the store answers. Defaults to yes, which is right for one in this process.
     ///
     /// # Errors
     /// What keeps it from answering.
-    async fn health_check(&self) -> Result<()>;
+    async fn health_check(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// The engine's dead letters, if it keeps them where they can be looked at.
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {

@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use super::item::{Item, Key, Kind};
-use crate::sql::{self, RECEIPTS};
+use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
 type Done = Result<HashSet<Key>, sqlx::Error>;
 
@@ -35,7 +35,7 @@ pub(super) async fn lock(
     queue: &QueueName,
     items: &[&Item],
 ) -> Done {
-    let statement = sql::locked(&sql::table(queue), "", RECEIPTS);
+    let statement = sql::locked(&sql::table(queue), "", RECEIPTS, "");
     let tokens = Tokens::of(items);
     let keys = sqlx::query_as::<_, Key>(AssertSqlSafe(statement))
         .bind(tokens.ids)
@@ -53,11 +53,11 @@ pub(super) async fn acknowledge(
     items: &[&Item],
 ) -> Done {
     let table = sql::table(queue);
-    let locked = sql::locked(&table, "", RECEIPTS);
+    let locked = sql::locked(&table, "", RECEIPTS, "");
     let statement = format!(
         "WITH locked AS ({locked})
          DELETE FROM {table} q USING locked l
-         WHERE q.msg_id = l.msg_id
+         WHERE {ONLY_LOCKED}
          RETURNING l.msg_id, l.fence, l.rel"
     );
     let tokens = Tokens::of(items);
@@ -83,6 +83,7 @@ pub(super) async fn put_back(
         ", w.after_us, w.due, w.marks",
         "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], \
          $6::text[]) AS w(id, fence, rel, after_us, due, marks)",
+        "",
     );
     let object = sql::headers_object("q.headers");
     let returned = sql::returned_once_more("q.headers");
@@ -92,7 +93,7 @@ pub(super) async fn put_back(
          SET vt = coalesce(l.due, clock_timestamp() + l.after_us * interval '1 us'),
              headers = ({object}) || l.marks::jsonb || {returned}
          FROM locked l
-         WHERE q.msg_id = l.msg_id
+         WHERE {ONLY_LOCKED}
          RETURNING l.msg_id, l.fence, l.rel"
     );
     let column = |item: &&Item| match item.kind {
@@ -127,13 +128,14 @@ pub(super) async fn bury(
         &table,
         ", w.marks",
         "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[]) AS w(id, fence, rel, marks)",
+        "",
     );
     let object = sql::headers_object("g.headers");
     let statement = format!(
         "WITH locked AS ({locked}),
          gone AS (
            DELETE FROM {table} q USING locked l
-           WHERE q.msg_id = l.msg_id
+           WHERE {ONLY_LOCKED}
            RETURNING q.msg_id, l.fence, l.rel, q.read_ct, q.enqueued_at, q.message, q.headers,
                      l.marks::jsonb AS marks),
          buried AS (

@@ -140,11 +140,19 @@ async fn a_queue_that_is_not_there_is_an_error() {
 }
 
 #[tokio::test]
-async fn the_claim_reads_the_index_past_100_000_delayed_messages() {
+async fn no_statement_reads_100_000_delayed_messages() {
     let (engine, queue) = engine_and_queue().await;
     // Prepared and planned while the queue is empty, as in production.
     for _ in 0..8 {
         assert!(lease(&engine, &queue).await.is_empty());
+        publish(&engine, &queue, &["1", "2", "3"]).await;
+        let receipts: Vec<_> =
+            lease(&engine, &queue).await.into_iter().map(|d| d.receipt).collect();
+        engine.extend(&queue, &receipts, TTL).await.unwrap();
+        let settles = [ack(), retry(Duration::ZERO), dead()];
+        engine.settle(&queue, receipts.into_iter().zip(settles).collect()).await.unwrap();
+        let again = lease_one(&engine, &queue).await.receipt;
+        engine.settle(&queue, vec![(again, ack())]).await.unwrap();
     }
     let sql = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message)
@@ -165,6 +173,20 @@ async fn the_claim_reads_the_index_past_100_000_delayed_messages() {
     let before: i64 = scalar(&mut own, &scans).await;
     let deliveries = lease(&engine, &queue).await;
     assert_eq!(deliveries.len(), 10);
+    let receipts: Vec<_> = deliveries.into_iter().map(|d| d.receipt).collect();
+    engine.extend(&queue, &receipts, TTL).await.unwrap();
+    let settles = (0..10).map(|n| {
+        if n < 4 {
+            ack()
+        } else if n < 8 {
+            retry(TTL)
+        } else {
+            dead()
+        }
+    });
+    let outcomes =
+        engine.settle(&queue, receipts.into_iter().zip(settles).collect()).await.unwrap();
+    assert!(outcomes.iter().all(|o| matches!(o, ezq_core::SettleOutcome::Done)));
     // The backend reports its numbers at the latest when it goes.
     engine.close().await;
     let mut last = before;
@@ -176,5 +198,5 @@ async fn the_claim_reads_the_index_past_100_000_delayed_messages() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(last > before && last - before < 200, "{} rows or scans", last - before);
+    assert!(last > before && last - before < 5_000, "{} rows or scans", last - before);
 }

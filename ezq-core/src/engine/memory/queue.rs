@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::clock::{self, Micros};
 use crate::engine::{DeadLetter, Delivery, Due, Leased, MessageId, Position, QueueStats, Receipt};
-use crate::headers::{DEAD, HANDLER_PREFIX, Headers, ORIGINAL_HEADERS, RETURNED};
+use crate::headers::{DEAD, HANDLER_PREFIX, Headers, RETURNED};
 use crate::settlement::{HandlerMark, HandlerState};
 use crate::{Progress, Reason};
 
@@ -136,9 +136,7 @@ impl Queue {
         self.place(id, due);
         if let Some(stored) = self.messages.get_mut(&id) {
             stored.open = false;
-            merge(&mut stored.headers, progress);
-            let returned = stored.headers.returned().saturating_add(1);
-            stored.headers.insert(RETURNED, returned);
+            stored.headers.give_back(progress);
         }
     }
 
@@ -146,7 +144,7 @@ impl Queue {
         let Some(mut stored) = self.take(id) else {
             return;
         };
-        merge(&mut stored.headers, progress);
+        stored.headers.merge(progress);
         // A reason is plain data: writing it as JSON cannot fail.
         let written = serde_json::to_value(&reason).unwrap_or_default();
         stored.headers.insert(DEAD, written);
@@ -241,18 +239,6 @@ impl Queue {
 
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
-}
-
-/// Sets each mark under its own key. Headers that were no object become one that keeps them.
-fn merge(headers: &mut Headers, progress: &Progress) {
-    if let Some(original) = headers.original().cloned() {
-        let mut entries = headers.as_object().clone();
-        entries.insert(ORIGINAL_HEADERS.to_owned(), original);
-        *headers = Headers::from_value(entries.into());
-    }
-    for (key, mark) in progress.to_headers() {
-        headers.insert(key, mark);
-    }
 }
 
 /// The headers of a dead letter that starts anew: only what is done stays done.
