@@ -17,6 +17,7 @@ use crate::{Error, Result, error_chain};
 impl Run {
     /// Takes in one delivery, in the order of the queue.
     pub(super) async fn accept(&mut self, delivery: Delivery, sent: Instant) {
+        self.learn_beginning(delivery.leased_at, sent);
         let position = delivery.position();
         let stops_here = self.control.as_ref().is_some_and(|(item, _)| position > item.position);
         if stops_here || matches!(self.phase, Phase::Finishing | Phase::Cancelling) {
