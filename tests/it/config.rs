@@ -221,6 +221,7 @@ async fn a_pool_of_one_connection_publishes_and_consumes() {
 #[tokio::test]
 async fn nothing_is_created_where_the_schema_is_not_managed() {
     let queue = queue();
+    let managed = app(&queue).connect().await.unwrap();
     let ezq = app(&queue).manage_schema(false).connect().await.unwrap();
     let error = ezq.publish(&Numbered { n: 1 }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
@@ -233,7 +234,7 @@ async fn nothing_is_created_where_the_schema_is_not_managed() {
         .unwrap();
     assert!(!exists);
 
-    app(&queue).connect().await.unwrap().publish(&Numbered { n: 1 }).await.unwrap();
+    managed.publish(&Numbered { n: 1 }).await.unwrap();
     let builder = app(&queue).manage_schema(false).register(Work::quick().0);
     assert_eq!(drain(&builder.connect().await.unwrap()).await.counts.handled, 1);
 }
