@@ -213,6 +213,20 @@ async fn control_events_of_python_ezq_stop_a_consumer() {
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
 }
 
+#[tokio::test]
+async fn control_events_without_data_stop_a_consumer() {
+    let queue = queue();
+    let ezq = connect(&queue, Work::quick().0).await;
+    for (event_type, reason) in
+        [(End::TYPE, StopReason::End), (Interrupt::TYPE, StopReason::Interrupt)]
+    {
+        let envelope = ezq::Envelope::builder(event_type, "it").build().unwrap();
+        ezq.publish_envelope(envelope).await.unwrap();
+        assert_eq!(soon(ezq.consumer().until_idle().run()).await.unwrap().reason, reason);
+        assert_eq!(held(&ezq, &queue).await, [0; 4]);
+    }
+}
+
 struct Timeout(f64);
 
 impl Serialize for Timeout {
