@@ -10,7 +10,8 @@ use crate::engine::{Capabilities, DeadLetters, Engine};
 use crate::engines::Engines;
 use crate::extract::{Provided, States};
 use crate::private::{Discovered, HandlerDefinition, inventory};
-use crate::publisher::{Publish, PublishAll, Published, Publisher, Services};
+use crate::publish::{Publish, PublishAll};
+use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
@@ -101,7 +102,8 @@ impl App {
         Consumer::new(Arc::clone(&self.inner))
     }
 
-    /// Stops every consumer of a queue that runs now, each after what was due before.
+    /// Stops every consumer of a queue that runs now, each after what was due before. One that is
+    /// too busy to look at its queue learns of it when it does, within ten minutes.
     ///
     /// # Errors
     /// As publishing an event.

@@ -103,13 +103,19 @@ impl Error {
     }
 }
 
+/// For people, since `main` shows it: the chain of errors, then the kind. `{:#?}` shows the parts.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.inner.kind)
-            .field("message", &self.inner.message)
-            .field("source", &self.inner.source)
-            .finish()
+        let Inner { kind, message, source } = &*self.inner;
+        if f.alternate() {
+            let mut parts = f.debug_struct("Error");
+            return parts
+                .field("kind", kind)
+                .field("message", message)
+                .field("source", source)
+                .finish();
+        }
+        write!(f, "{} ({kind:?})", error_chain(self))
     }
 }
 
@@ -138,8 +144,12 @@ pub fn error_chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
+        // Some errors repeat their source in their own text.
+        let cause = source.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
         next = source.source();
     }
     text

@@ -26,7 +26,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The queue it goes to when the publisher names none.
     const QUEUE: Option<&'static str> = None;
 
-    /// The ordering key: events of one key are handled one after another.
+    /// The ordering key, stored in the event's headers. Nothing orders by it yet.
     fn key(&self) -> Option<String> {
         None
     }

@@ -20,6 +20,7 @@ pub mod headers;
 mod outcome;
 #[doc(hidden)]
 pub mod private;
+mod publish;
 mod publisher;
 mod queue_name;
 mod registry;
@@ -45,7 +46,8 @@ pub use handler::{
     AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
 };
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
-pub use publisher::{Draft, Prepared, Publish, PublishAll, Published, Publisher};
+pub use publish::{Publish, PublishAll};
+pub use publisher::{Draft, Prepared, Published, Publisher};
 pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
 pub use retry::{Backoff, RetryPolicy};
 pub use settlement::{

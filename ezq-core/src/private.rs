@@ -1,5 +1,7 @@
 //! What the macros expand to; not part of the public interface.
 
+use std::pin::Pin;
+
 pub use inventory;
 
 pub use crate::context::{Call, Received};
@@ -37,10 +39,15 @@ pub fn subscription<E: FromEvent>() -> Subscription {
 
 /// Draws an extractor.
 ///
+/// Boxed, because rustc checks an opaque future's bounds at every mention of it: a type that is no
+/// extractor would be three errors.
+///
 /// # Errors
 /// What the run fails with.
-pub async fn extract<X: Extract>(call: &Call) -> Result<X, HandlerError> {
-    X::extract(call).await
+pub fn extract<X: Extract>(
+    call: &Call,
+) -> Pin<Box<dyn Future<Output = Result<X, HandlerError>> + Send + '_>> {
+    Box::pin(X::extract(call))
 }
 
 /// What a handler returned.

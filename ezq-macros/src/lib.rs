@@ -25,15 +25,6 @@ use syn::{DeriveInput, parse_macro_input};
 /// It works on structs and enums without generic parameters. The type must also derive
 /// `Serialize` and `Deserialize`.
 ///
-/// ```ignore
-/// #[derive(Event, Serialize, Deserialize)]
-/// #[event(type = "order.paid", version = 2, key = "customer_id", alias = "OrderPaid")]
-/// struct OrderPaid {
-///     order_id: i64,
-///     customer_id: i64,
-/// }
-/// ```
-///
 /// # The attribute `#[event(...)]`
 ///
 /// | key | meaning | default |
@@ -41,7 +32,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `type = "order.paid"` | The event's name on the wire. Not empty, no white space. | the Rust name |
 /// | `version = 2` | The version of its fields, at least 1. | 1 |
 /// | `queue = "orders"` | Where it is published unless the publisher says otherwise: 1 to 40 of `a-z`, `0-9`, `_`. | the publisher's queue |
-/// | `key = "customer_id"` | The field that orders it: events of one key are handled one after another. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None` is no key. | no key |
+/// | `key = "customer_id"` | The field that is its ordering key, stored beside it; nothing orders by it yet. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None` is no key. | no key |
 /// | `alias = "OrderPaid"` | A further name under which it is read; may be given again. | none |
 /// | `crate = path` | Where ezq is found, if not at `::ezq`. | `::ezq` |
 #[proc_macro_derive(Event, attributes(event))]
@@ -52,17 +43,6 @@ pub fn derive_event(input: TokenStream) -> TokenStream {
 /// Makes an enum with one event in each variant something that one handler can take.
 ///
 /// A handler of the enum is called for each of its events, by exact type.
-///
-/// ```ignore
-/// #[derive(EventSet)]
-/// enum Account {
-///     Opened(AccountOpened),
-///     Closed(AccountClosed),
-/// }
-///
-/// #[on_event]
-/// async fn count(event: Account) { /* ... */ }
-/// ```
 ///
 /// The enum itself is not an event and needs no serde derives. Of `#[event(...)]` it takes
 /// `crate = path` only, as [`derive@Event`] explains it.
@@ -76,13 +56,6 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// The first parameter is the event: a type with `#[derive(Event)]`, an enum with
 /// `#[derive(EventSet)]`, or a catch-all. Every further one is an extractor. The function returns
 /// nothing, events to publish, or a `Result` of these; an error is a retry.
-///
-/// ```ignore
-/// #[on_event(retry(max_attempts = 8, initial = "2s", max = "10m"), timeout = "1m")]
-/// async fn send_receipt(event: OrderPaid, State(mailer): State<Mailer>) -> Result<(), MailError> {
-///     mailer.send(event.order_id).await
-/// }
-/// ```
 ///
 /// # Arguments
 ///

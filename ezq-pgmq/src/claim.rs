@@ -82,6 +82,7 @@ impl Claim {
         let Self { table, .. } = self;
         let claimable = self.claimable();
         let before = self.before_condition(4);
+        let fence = sql::fence("q");
         let last_read =
             if self.shape.last_read { ", last_read_at = clock_timestamp()" } else { "" };
         // The array bounds the update to the rows picked, whatever the planner thinks of them.
@@ -94,7 +95,7 @@ impl Claim {
              SET read_ct = q.read_ct + 1, vt = clock_timestamp() + $3 * interval '1 us'{last_read}
              FROM picked
              WHERE q.msg_id = picked.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM picked))
-             RETURNING q.msg_id, q.read_ct, q.tableoid::bigint AS rel, picked.vt AS due,
+             RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, picked.vt AS due,
                        q.enqueued_at, clock_timestamp() AS leased_at,
                        q.message::text AS body, q.headers::text AS headers"
         )
@@ -111,14 +112,16 @@ impl Claim {
                SELECT statement_timestamp() AS at FROM {table}
                WHERE vt <= statement_timestamp() AND {claimable}{before}
                ORDER BY vt LIMIT 1 FOR UPDATE SKIP LOCKED)
-             SELECT ceil(1000000 * extract(epoch FROM greatest(least(
+             SELECT CASE WHEN next.at IS NOT NULL THEN ceil(1000000 * extract(epoch FROM
+               greatest(next.at, statement_timestamp()) - statement_timestamp()))::bigint END
+             FROM (SELECT least(
                (SELECT at FROM missed),
                (SELECT vt FROM {table} WHERE vt > statement_timestamp(){before}
                 ORDER BY vt LIMIT 1),
                CASE WHEN {GRACE_END} > statement_timestamp() AND EXISTS (
                  SELECT FROM {table} WHERE vt <= statement_timestamp() AND {waits}{before})
                THEN {GRACE_END} END
-             ), statement_timestamp()) - statement_timestamp()))::bigint"
+             ) AS at) next"
         )
     }
 
@@ -149,7 +152,7 @@ fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let read_ct: i32 = row.try_get("read_ct")?;
     let due: DateTime<Utc> = row.try_get("due")?;
     let id = MessageId::Number(row.try_get("msg_id")?);
-    let token = [read_ct.into(), row.try_get("rel")?, due.timestamp_micros()];
+    let token = [row.try_get("fence")?, row.try_get("rel")?, due.timestamp_micros()];
     Ok(Delivery {
         receipt: Receipt::new(id, token),
         // Another client may store no message at all.

@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use crate::claim::micros;
-use crate::sql::{self, RECEIPTS};
+use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
 /// One outcome for each receipt, in their order.
 pub(crate) async fn extend(
@@ -20,46 +20,49 @@ pub(crate) async fn extend(
     let table = sql::table(queue);
     // A row locked by another may be on its way out, or be its handler's own: busy, not lost.
     let statement = format!(
-        "WITH wanted AS (SELECT w.id, w.read_ct, w.rel FROM {RECEIPTS}),
-         locked AS ({} SKIP LOCKED),
+        "WITH wanted AS (SELECT w.id, w.fence, w.rel FROM {RECEIPTS}),
+         locked AS ({}),
          renewed AS (
            UPDATE {table} q SET vt = clock_timestamp() + $4 * interval '1 us'
-           FROM locked l WHERE q.msg_id = l.msg_id AND q.read_ct = l.read_ct
-           RETURNING q.msg_id, q.read_ct)
-         SELECT w.id, w.read_ct, w.rel,
-                EXISTS (SELECT FROM renewed r WHERE r.msg_id = w.id AND r.read_ct = w.read_ct)
-                  AS is_renewed,
-                EXISTS (SELECT FROM {table} q WHERE q.msg_id = w.id AND q.read_ct = w.read_ct
-                        AND q.tableoid::bigint = w.rel) AS stands
+           FROM locked l WHERE {ONLY_LOCKED}
+           RETURNING l.msg_id, l.fence, l.rel)
+         SELECT w.id, w.fence, w.rel,
+                EXISTS (SELECT FROM renewed r
+                        WHERE (r.msg_id, r.fence, r.rel) = (w.id, w.fence, w.rel)) AS is_renewed,
+                coalesce((SELECT true FROM {table} q WHERE q.msg_id = w.id AND {} = w.fence
+                          AND q.tableoid::bigint = w.rel), false) AS stands
          FROM wanted w",
-        sql::locked(&table, "", "wanted w")
+        sql::locked(&table, "", "wanted w", " SKIP LOCKED"),
+        sql::fence("q")
     );
-    let number = |receipt: &Receipt| receipt.message_id().as_number().unwrap_or(-1);
-    let read_ct = |receipt: &Receipt| i32::try_from(receipt.token()[0]).unwrap_or(-1);
-    let ids: Vec<i64> = receipts.iter().map(number).collect();
-    let read_cts: Vec<i32> = receipts.iter().map(read_ct).collect();
-    let rels: Vec<i64> = receipts.iter().map(|receipt| receipt.token()[1]).collect();
-    let rows = sqlx::query_as::<_, (i64, i32, i64, bool, bool)>(AssertSqlSafe(statement))
+    let key = |receipt: &Receipt| {
+        let [fence, rel, _] = receipt.token();
+        (receipt.message_id().as_number().unwrap_or(-1), fence, rel)
+    };
+    let ids: Vec<i64> = receipts.iter().map(|receipt| key(receipt).0).collect();
+    let fences: Vec<i64> = receipts.iter().map(|receipt| key(receipt).1).collect();
+    let rels: Vec<i64> = receipts.iter().map(|receipt| key(receipt).2).collect();
+    let rows = sqlx::query_as::<_, (i64, i64, i64, bool, bool)>(AssertSqlSafe(statement))
         .bind(ids)
-        .bind(read_cts)
+        .bind(fences)
         .bind(rels)
         .bind(micros(ttl).max(1000))
         .fetch_all(connection)
         .await?;
-    let outcomes: HashMap<(i64, i32, i64), ExtendOutcome> = rows
+    let outcomes: HashMap<(i64, i64, i64), ExtendOutcome> = rows
         .into_iter()
-        .map(|(id, read_ct, rel, renewed, stands)| {
+        .map(|(id, fence, rel, renewed, stands)| {
             let outcome = match (renewed, stands) {
-                (true, true) => ExtendOutcome::Extended,
+                (true, _) => ExtendOutcome::Extended,
                 (false, true) => ExtendOutcome::Busy,
-                _ => ExtendOutcome::LeaseLost,
+                (false, false) => ExtendOutcome::LeaseLost,
             };
-            ((id, read_ct, rel), outcome)
+            ((id, fence, rel), outcome)
         })
         .collect();
     let outcome = |receipt: &Receipt| {
-        let key = (number(receipt), read_ct(receipt), receipt.token()[1]);
-        outcomes.get(&key).copied().unwrap_or(ExtendOutcome::LeaseLost)
+        let found = outcomes.get(&key(receipt)).copied();
+        found.unwrap_or(ExtendOutcome::LeaseLost)
     };
     Ok(receipts.iter().map(outcome).collect())
 }

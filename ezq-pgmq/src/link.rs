@@ -31,8 +31,7 @@ const LIVENESS: [&str; 4] = [
 /// These connections reach queue tables by key or in `vt` order only, and a plan made while a table
 /// was small is kept while it grows.
 const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; \
-                        SET enable_sort = off; SET enable_hashjoin = off; \
-                        SET enable_mergejoin = off";
+                        SET enable_hashjoin = off; SET enable_mergejoin = off";
 
 /// Opens connections.
 #[derive(Clone)]

@@ -35,8 +35,8 @@ pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch:
         let failure = match connect(&connector).await {
             Ok(listener) => {
                 pause = FIRST_PAUSE;
-                state.send_replace(State::Listening);
                 wake.everyone();
+                state.send_replace(State::Listening);
                 drain(listener, &wake, connector.connect_timeout()).await
             }
             Err(failure) => failure,

@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn tells_twins_apart() {
-        let at = |micros| Row {
+        let at = |micros: Option<i64>| Row {
             body: String::new(),
             headers: None,
             after_us: 0,

@@ -24,25 +24,48 @@ pub(crate) fn headers_object(headers: &str) -> String {
     )
 }
 
+/// How many settled deliveries `headers` count. Anything but a whole number counts as none.
+fn returned(headers: &str) -> String {
+    format!(
+        "CASE WHEN ({headers} -> 'ezq-returned')::text ~ '^[0-9]{{1,9}}$' \
+           THEN ({headers} ->> 'ezq-returned')::bigint ELSE 0 END"
+    )
+}
+
 /// One more than the number of settled deliveries that `headers` count.
 pub(crate) fn returned_once_more(headers: &str) -> String {
-    format!(
-        "jsonb_build_object('ezq-returned', 1 + CASE jsonb_typeof({headers} -> 'ezq-returned') \
-           WHEN 'number' THEN trunc(least(greatest(({headers} ->> 'ezq-returned')::numeric, 0), \
-           2000000000))::bigint ELSE 0 END)"
-    )
+    format!("jsonb_build_object('ezq-returned', 1 + {})", returned(headers))
+}
+
+/// What a receipt fences by, beside id and table: the read count, which every delivery raises, and
+/// above it the number of returns, which every retry and release raises. So a receipt is void once
+/// the message was handed out again, and also once it was itself used.
+pub(crate) fn fence(row: &str) -> String {
+    let returned = returned(&format!("{row}.headers"));
+    format!("({row}.read_ct + ({returned} << 32))")
 }
 
 /// The rows that still carry the receipts' tokens, locked in the order of their ids: `$1` ids, `$2`
-/// read counts, `$3` tables. Waiting for a lock checks the row again as it is then.
-pub(crate) fn locked(table: &str, columns: &str, from: &str) -> String {
+/// fences, `$3` tables. Waiting for a lock checks the row again as it is then.
+///
+/// Each row is looked up by its key, whatever the planner thinks of the table: a subquery that locks
+/// is not merged into a join, and a nested loop keeps the order of the ids.
+pub(crate) fn locked(table: &str, columns: &str, from: &str, wait: &str) -> String {
+    let fence = fence("q");
     format!(
-        "SELECT q.msg_id, q.read_ct, q.tableoid::bigint AS rel{columns} FROM {from} \
-         JOIN {table} q ON q.msg_id = w.id AND q.read_ct = w.read_ct AND q.tableoid::bigint = w.rel \
-         ORDER BY q.msg_id FOR UPDATE OF q"
+        "SELECT w.id AS msg_id, w.fence, w.rel{columns} \
+         FROM (SELECT w.* FROM {from} ORDER BY w.id) w CROSS JOIN LATERAL ( \
+           SELECT 1 FROM {table} q \
+           WHERE q.msg_id = w.id AND {fence} = w.fence AND q.tableoid::bigint = w.rel \
+           FOR UPDATE{wait}) q"
     )
 }
 
+/// Bounds a statement to the rows of the table expression `locked`, whatever the planner thinks of
+/// their number.
+pub(crate) const ONLY_LOCKED: &str =
+    "q.msg_id = l.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM locked))";
+
 /// `$1`, `$2` and `$3` of [`locked`] as a table `w`.
 pub(crate) const RECEIPTS: &str =
-    "unnest($1::bigint[], $2::int[], $3::bigint[]) AS w(id, read_ct, rel)";
+    "unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS w(id, fence, rel)";

@@ -98,7 +98,16 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
 
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What cargo says about this package, build scripts would take for a change of theirs, and
+    // everything above them would be built again, here and in the next run outside.
+    for (variable, _) in std::env::vars_os() {
+        let name = variable.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&variable);
+        }
+    }
+    let output = command
         .args(["check", "--offline", "--keep-going", "--bins", "--message-format=json", "--quiet"])
         .arg("--target-dir")
         .arg(target)

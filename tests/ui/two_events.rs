@@ -1,5 +1,5 @@
 // error: `Deleted` is not an extractor
-// note: a handler takes one event
+// note: for several events
 // note: #[derive(EventSet)]
 // at: Deleted
 use ezq::prelude::*;

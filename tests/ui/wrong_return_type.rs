@@ -1,5 +1,5 @@
 // error: a handler cannot return `u32`
-// note: or a `Result` of these
+// note: or a `Result` of
 // at: u32
 use ezq::prelude::*;
 use serde::{Deserialize, Serialize};

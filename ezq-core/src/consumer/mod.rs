@@ -2,12 +2,16 @@
 //!
 //! It is the only place that knows both an engine and the dispatcher.
 
+mod fetch;
+mod intake;
 mod lease;
 mod pace;
 mod report;
 mod run;
 mod settle;
+mod shutdown;
 mod signals;
+mod task;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,30 +5,29 @@
 //! but for what stood before an `End`.
 
 use std::collections::VecDeque;
-use std::future::{Future, pending};
-use std::pin::Pin;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tracing::{Instrument, debug, debug_span, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::Stops;
+use super::fetch::{Fetch, poll};
 use super::lease::{Leases, renew};
 use super::pace::Pace;
 use super::report::{Counters, Report, StopReason, Tally};
 use super::settle::{InFlight, Settler, Settling};
 use super::signals::Signals;
+use super::task::{handle, send};
 use crate::app::Inner;
-use crate::codec::{Origin, decode};
-use crate::context::{Lease, Received};
-use crate::dispatcher::{EngineClock, Work, bounded, dead_letter};
-use crate::engine::{Delivery, Engine, LeaseRequest, Leased, Position, Receipt};
-use crate::event::{Control, End, Interrupt, is_control};
-use crate::settlement::{Progress, Reason, ReasonKind, Settle};
-use crate::{Error, ErrorKind, QueueName, Result, error_chain};
+use crate::dispatcher::Work;
+use crate::engine::{Engine, Position, Receipt};
+use crate::event::Control;
+use crate::settlement::Settle;
+use crate::{QueueName, Result, error_chain};
 
 /// What one run is told.
 pub(super) struct Settings {
@@ -42,15 +41,15 @@ pub(super) struct Settings {
 }
 
 /// A delivery that waits for its turn.
-struct Item {
-    receipt: Receipt,
-    position: Position,
-    work: Work,
+pub(super) struct Item {
+    pub(super) receipt: Receipt,
+    pub(super) position: Position,
+    pub(super) work: Work,
 }
 
 /// How far a stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Running,
     /// What precedes an `End` is handled; then the consumer stops.
     Draining,
@@ -60,35 +59,26 @@ enum Phase {
     Cancelling,
 }
 
-type Fetch = Pin<Box<dyn Future<Output = Fetched> + Send>>;
-
-struct Fetched {
-    result: Result<Leased>,
-    sent: Instant,
-    full: bool,
-    /// Everything fetched before was settled when this was sent.
-    settled: bool,
-}
-
-struct Run {
-    app: Arc<Inner>,
-    settings: Settings,
-    counters: Arc<Counters>,
-    leases: Arc<Leases>,
-    settler: mpsc::Sender<Settling>,
-    tasks: JoinSet<()>,
-    buffer: VecDeque<Item>,
-    fetch: Option<Fetch>,
-    pace: Pace,
-    phase: Phase,
-    reason: StopReason,
-    deadline: Option<Instant>,
-    /// The control event that stops this run, kept leased until the end.
-    control: Option<(Item, Control)>,
+/// One consumer at work.
+pub(super) struct Run {
+    pub(super) app: Arc<Inner>,
+    pub(super) settings: Settings,
+    pub(super) counters: Arc<Counters>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) settler: mpsc::Sender<Settling>,
+    pub(super) tasks: JoinSet<()>,
+    pub(super) buffer: VecDeque<Item>,
+    pub(super) fetch: Option<Fetch>,
+    pub(super) pace: Pace,
+    pub(super) phase: Phase,
+    pub(super) reason: StopReason,
+    pub(super) deadline: Option<Instant>,
+    /// The control event that stops this run, kept leased until the end unless it is for all.
+    pub(super) control: Option<(Item, Control)>,
     /// Nothing is left before the `End`.
-    drained: bool,
-    started: Instant,
-    failing: bool,
+    pub(super) drained: bool,
+    pub(super) started: Instant,
+    pub(super) failing: bool,
 }
 
 /// Runs a consumer until it is stopped.
@@ -219,6 +209,9 @@ impl Run {
                     if let Err(error) = ended && error.is_panic() {
                         error!(queue = %self.settings.queue, %error, "a delivery's task failed");
                     }
+                    if self.settings.until_idle && self.tasks.is_empty() {
+                        self.pace.soon(Duration::from_millis(2));
+                    }
                 }
                 fetched = poll(&mut self.fetch) => {
                     self.fetch = None;
@@ -263,305 +256,8 @@ impl Run {
         }
     }
 
-    fn wants_more(&self) -> bool {
-        let phase = match self.phase {
-            Phase::Running => true,
-            Phase::Draining => !self.drained,
-            Phase::Finishing | Phase::Cancelling => false,
-        };
-        phase && self.buffer.len() <= self.settings.concurrency / 2 && self.room() > 0
-    }
-
-    /// How much more may be held.
-    fn room(&self) -> usize {
-        let unhandled = self.buffer.len() + self.tasks.len();
-        let most = 2 * self.settings.concurrency;
-        let unsettled = most + 4 * self.app.config.settle_batch;
-        most.saturating_sub(unhandled).min(unsettled.saturating_sub(self.leases.count()))
-    }
-
-    fn start_fetch(&mut self) {
-        if self.fetch.is_some() || !self.wants_more() || Instant::now() < self.pace.next() {
-            return;
-        }
-        let request = LeaseRequest {
-            queue: self.settings.queue.clone(),
-            max: self.room(),
-            ttl: self.settings.lease,
-            before: self.control.as_ref().map(|(item, _)| item.position.clone()),
-        };
-        let engine = Arc::clone(&self.settings.engine);
-        let settled = self.leases.count() == 0;
-        self.fetch = Some(Box::pin(async move {
-            let max = request.max;
-            let span = debug_span!("ezq.lease", queue = %request.queue, max);
-            let sent = Instant::now();
-            let result = engine.lease(request).instrument(span).await;
-            let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);
-            Fetched { result, sent, full, settled }
-        }));
-    }
-
-    async fn fetched(&mut self, fetched: Fetched) {
-        let leased = match fetched.result {
-            Ok(leased) => leased,
-            Err(error) => return self.fetch_failed(&error).await,
-        };
-        if std::mem::take(&mut self.failing) {
-            info!(queue = %self.settings.queue, "fetching works again");
-        }
-        if leased.deliveries.is_empty() {
-            match self.phase {
-                Phase::Draining => self.drained = true,
-                Phase::Running if self.settings.until_idle => {
-                    if fetched.settled && self.tasks.is_empty() && self.buffer.is_empty() {
-                        self.phase = Phase::Finishing;
-                        return;
-                    }
-                    return self.pace.soon(Duration::from_millis(2));
-                }
-                _ => {}
-            }
-            return self.pace.idle(leased.next_due, rand::random());
-        }
-        debug!(queue = %self.settings.queue, count = leased.deliveries.len(), fetched.full, "leased");
-        self.pace.now();
-        for delivery in leased.deliveries {
-            self.accept(delivery, fetched.sent).await;
-        }
-    }
-
-    async fn fetch_failed(&mut self, error: &Error) {
-        let queue = &self.settings.queue;
-        let text = error_chain(error);
-        if !std::mem::replace(&mut self.failing, true) {
-            if error.is_transient() {
-                warn!(%queue, error = %text, "fetching failed, will try again");
-            } else {
-                error!(%queue, error = %text, "fetching failed, will try again");
-            }
-        }
-        if error.kind() == ErrorKind::QueueMissing {
-            match self.settings.engine.ensure_queue(queue).await {
-                Ok(()) => warn!(%queue, "the queue was gone and is created again"),
-                Err(error) => {
-                    error!(%queue, error = %error_chain(&error), "the queue cannot be created");
-                }
-            }
-        }
-        self.pace.failed(rand::random());
-    }
-
-    /// Takes in one delivery, in the order of the queue.
-    async fn accept(&mut self, delivery: Delivery, sent: Instant) {
-        let position = delivery.position();
-        let stops_here = self.control.as_ref().is_some_and(|(item, _)| position > item.position);
-        if stops_here || matches!(self.phase, Phase::Finishing | Phase::Cancelling) {
-            return self.send(delivery.receipt, Settle::Release, Tally::Returned).await;
-        }
-        let deliveries = delivery.unsettled_deliveries();
-        if deliveries > self.app.config.max_deliveries {
-            let reason = Reason {
-                kind: ReasonKind::MaxDeliveries,
-                handler: None,
-                error: "delivered too often without being settled: it may kill its workers".into(),
-                attempts: deliveries,
-            };
-            return self.bury(delivery.receipt, reason).await;
-        }
-        let receipt = delivery.receipt.clone();
-        let work = match self.read(delivery, sent) {
-            Ok(work) => work,
-            Err(error) => return self.bury_undecodable(receipt, &error).await,
-        };
-        self.leases.hold(&receipt, &work.received);
-        let control = control(&work.received);
-        let item = Item { receipt, position, work };
-        match control {
-            Ok(None) => self.buffer.push_back(item),
-            Ok(Some(control)) => self.meet(item, control).await,
-            Err(error) => {
-                self.leases.release(&item.receipt);
-                self.bury_undecodable(item.receipt, &error).await;
-            }
-        }
-    }
-
-    fn read(&self, delivery: Delivery, sent: Instant) -> Result<Work> {
-        let message_id = delivery.receipt.message_id().clone();
-        let origin = Origin {
-            queue: &self.settings.queue,
-            message_id: &message_id,
-            enqueued_at: delivery.enqueued_at,
-        };
-        let envelope = decode(&delivery.body, origin)?;
-        let received = Arc::new(Received {
-            envelope,
-            queue: self.settings.queue.clone(),
-            message_id,
-            headers: delivery.headers,
-            deliveries: delivery.deliveries,
-            enqueued_at: delivery.enqueued_at,
-            lease: Lease::new(sent, self.settings.lease),
-        });
-        Ok(Work { received, clock: EngineClock { at: delivery.leased_at, read: Instant::now() } })
-    }
-
-    async fn bury_undecodable(&mut self, receipt: Receipt, error: &Error) {
-        let error = bounded(&error_chain(error));
-        let kind = ReasonKind::Undecodable;
-        self.bury(receipt, Reason { kind, handler: None, error, attempts: 1 }).await;
-    }
-
-    async fn bury(&mut self, receipt: Receipt, reason: Reason) {
-        let settle = dead_letter(reason, Progress::default(), Vec::new());
-        self.send(receipt, settle, Tally::DeadLettered).await;
-    }
-
-    /// Meets a control event; the earliest one counts.
-    async fn meet(&mut self, item: Item, control: Control) {
-        if let Control::End(End { all: true, .. }) = control
-            && self.began_after(&item.work)
-        {
-            debug!(queue = %self.settings.queue, "an End for earlier consumers is removed");
-            return self
-                .send(item.receipt, Settle::Ack { outgoing: Vec::new() }, Tally::Control)
-                .await;
-        }
-        info!(queue = %self.settings.queue, "{control} received");
-        if let Some((later, _)) = self.control.take() {
-            self.send(later.receipt, Settle::Release, Tally::Control).await;
-        }
-        let (after, before) = std::mem::take(&mut self.buffer)
-            .into_iter()
-            .partition::<Vec<_>, _>(|other| other.position > item.position);
-        self.buffer = before.into();
-        for other in after {
-            self.send(other.receipt, Settle::Release, Tally::Returned).await;
-        }
-        match control {
-            Control::End(End { timeout, .. }) => {
-                self.reason = StopReason::End;
-                self.phase = Phase::Draining;
-                self.drained = !self.settings.engine.capabilities().ordered;
-                self.deadline = timeout.map(|timeout| Instant::now() + timeout);
-                self.control = Some((item, control));
-            }
-            Control::Interrupt => {
-                self.reason = StopReason::Interrupt;
-                self.control = Some((item, control));
-                self.cancel().await;
-            }
-        }
-    }
-
-    /// Whether this consumer began only after a message was stored, by the engine's own clock.
-    fn began_after(&self, work: &Work) -> bool {
-        let since = work.clock.read.duration_since(self.started);
-        let began = chrono::TimeDelta::from_std(since).map(|since| work.clock.at - since);
-        began.is_ok_and(|began| began > work.received.enqueued_at)
-    }
-
-    /// Lets what runs finish; the rest goes back at once.
-    async fn finish(&mut self, reason: StopReason) {
-        self.reason = reason;
-        self.phase = Phase::Finishing;
-        self.deadline = self.settings.grace.map(|grace| Instant::now() + grace);
-        self.return_buffer().await;
-    }
-
-    /// Cancels what runs; the rest goes back.
-    async fn cancel(&mut self) {
-        self.phase = Phase::Cancelling;
-        self.leases.cancel_all(self.control.as_ref().map(|(item, _)| &item.receipt));
-        self.return_buffer().await;
-    }
-
-    async fn return_buffer(&mut self) {
-        for item in std::mem::take(&mut self.buffer) {
-            self.send(item.receipt, Settle::Release, Tally::Returned).await;
-        }
-    }
-
-    fn is_finished(&self) -> bool {
-        let idle = self.tasks.is_empty() && self.buffer.is_empty() && self.fetch.is_none();
-        idle && match self.phase {
-            Phase::Running => false,
-            Phase::Draining => self.drained,
-            Phase::Finishing | Phase::Cancelling => true,
-        }
-    }
-
-    /// Runs the handlers of the control event, then settles it.
-    async fn settle_control(&mut self) {
-        let Some((item, control)) = self.control.take() else { return };
-        let outgoing = self.app.dispatcher.control(&item.work).await;
-        let settle = match control {
-            // The next consumer is to meet it too.
-            Control::End(End { all: true, .. }) => Settle::Release,
-            _ => Settle::Ack { outgoing },
-        };
-        self.send(item.receipt, settle, Tally::Control).await;
-    }
-
-    async fn send(&mut self, receipt: Receipt, settle: Settle, tally: Tally) {
+    pub(super) async fn send(&mut self, receipt: Receipt, settle: Settle, tally: Tally) {
         send(&self.settler, receipt, settle, tally).await;
-    }
-}
-
-async fn send(settler: &mpsc::Sender<Settling>, receipt: Receipt, settle: Settle, tally: Tally) {
-    let settling = Settling { receipt, settle, tally, since: Instant::now() };
-    if settler.send(settling).await.is_err() {
-        error!("the settling task is gone: the event will come again");
-    }
-}
-
-/// Handles one delivery, in a task of its own.
-async fn handle(
-    app: Arc<Inner>,
-    leases: Arc<Leases>,
-    settler: mpsc::Sender<Settling>,
-    counters: Arc<Counters>,
-    item: Item,
-) {
-    let mut settle = app.dispatcher.dispatch(&item.work).await;
-    if !leases.holds(&item.receipt) {
-        return counters.add(Tally::Lost);
-    }
-    let cancelled = item.work.received.lease.cancel().is_cancelled();
-    if let Err(error) = app.publish_elsewhere(&item.work.received.queue, &mut settle).await {
-        warn!(error = %error_chain(&error), "events could not be published: the event comes again");
-        settle = Settle::Retry {
-            after: Duration::from_secs(1),
-            progress: Progress::default(),
-            outgoing: Vec::new(),
-        };
-    }
-    let tally = match settle {
-        Settle::Ack { .. } => Tally::Handled,
-        Settle::DeadLetter { .. } => Tally::DeadLettered,
-        Settle::Retry { .. } | Settle::Release if cancelled => Tally::Cancelled,
-        Settle::Retry { .. } => Tally::Retried,
-        Settle::Release => Tally::Returned,
-    };
-    send(&settler, item.receipt, settle, tally).await;
-}
-
-/// The control event that a delivery is, if it is one.
-fn control(received: &Received) -> Result<Option<Control>> {
-    if !is_control(received.envelope.event_type()) {
-        return Ok(None);
-    }
-    if received.is::<End>() {
-        return received.envelope.decode().map(|end| Some(Control::End(end)));
-    }
-    received.envelope.decode::<Interrupt>().map(|_| Some(Control::Interrupt))
-}
-
-async fn poll(fetch: &mut Option<Fetch>) -> Fetched {
-    match fetch {
-        Some(fetch) => fetch.await,
-        None => pending().await,
     }
 }
 

@@ -98,8 +98,8 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// A receipt with an engine's own fencing token. PGMQ's is `read_ct`, the table's oid and the
-    /// due time in microseconds.
+    /// A receipt with an engine's own fencing token. PGMQ's is `read_ct` with the number of
+    /// returns above its 32 bits, the table's oid, and the due time in microseconds.
     #[must_use]
     pub fn new(message_id: MessageId, token: [i64; 3]) -> Self {
         Self { message_id, token }

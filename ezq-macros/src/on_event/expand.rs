@@ -30,13 +30,14 @@ pub(super) fn handler(
     let Signature { event, extractors, output } = signature;
     let arguments: Vec<Ident> =
         (0..extractors.len()).map(|i| format_ident!("__ezq_argument_{i}")).collect();
-    let outcome = outcome(ident, output, &arguments);
+    let outcome = outcome(ident, output, &arguments, private);
     let settings = settings(options, private);
+    let here = located(private, ident.span());
     let future = quote_spanned! {Span::call_site().located_at(ident.span())=>
         ::std::boxed::Box::pin(async move {
-            let __ezq_event = #private::from_event::<#event>(&__ezq_call)?;
-            #(let #arguments = #private::extract::<#extractors>(&__ezq_call).await?;)*
-            #private::outcome(#outcome)
+            let __ezq_event = #here::from_event::<#event>(&__ezq_call)?;
+            #(let #arguments = #here::extract::<#extractors>(&__ezq_call).await?;)*
+            #outcome
         })
     };
     quote! {
@@ -107,7 +108,12 @@ fn conditions(attributes: &[Attribute]) -> Vec<&Attribute> {
 
 /// The call, spanned so that an unfit return type is underlined where the user wrote it: rustc
 /// takes an expression to reach from its first token to its last.
-fn outcome(ident: &Ident, output: &ReturnType, arguments: &[Ident]) -> TokenStream {
+fn outcome(
+    ident: &Ident,
+    output: &ReturnType,
+    arguments: &[Ident],
+    private: &TokenStream,
+) -> TokenStream {
     let (first, last) = match output {
         ReturnType::Default => (ident.span(), ident.span()),
         ReturnType::Type(_, ty) => {
@@ -119,7 +125,20 @@ fn outcome(ident: &Ident, output: &ReturnType, arguments: &[Ident]) -> TokenStre
     let mut callee = ident.clone();
     callee.set_span(Span::call_site().located_at(first));
     let wait = quote_spanned!(Span::call_site().located_at(last)=> .await);
-    quote!(#callee(__ezq_event #(, #arguments)*) #wait)
+    let private = located(private, first);
+    let convert = quote_spanned!(Span::call_site().located_at(first)=> #private::outcome);
+    quote!(#convert(#callee(__ezq_event #(, #arguments)*) #wait))
+}
+
+/// The same path, at another place in the source.
+fn located(path: &TokenStream, place: Span) -> TokenStream {
+    path.clone()
+        .into_iter()
+        .map(|mut token| {
+            token.set_span(token.span().located_at(place));
+            token
+        })
+        .collect()
 }
 
 fn settings(options: &Options, private: &TokenStream) -> TokenStream {

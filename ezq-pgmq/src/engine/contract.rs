@@ -60,9 +60,8 @@ impl Engine for PgmqEngine {
     }
 
     async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
-        let counter = self.inner.wake.subscribe(queue);
         self.inner.listen().await?;
-        Ok(Some(counter))
+        Ok(Some(self.inner.wake.subscribe(queue)))
     }
 
     async fn settle(
@@ -79,15 +78,8 @@ impl Engine for PgmqEngine {
         };
         let mut settled = Settling::new(means, queue).run(settlements).await;
         inner.announce_all(&settled.woken);
-        // Nothing is settled, and not for what one message holds: the call as a whole failed.
-        let whole = |outcome: &SettleOutcome| match outcome {
-            SettleOutcome::Failed { error, .. } => {
-                error.kind() != ezq_core::ErrorKind::InvalidEvent
-            }
-            SettleOutcome::Done | SettleOutcome::LeaseLost => false,
-        };
-        if !settled.outcomes.is_empty()
-            && settled.outcomes.iter().all(whole)
+        if settled.is_broken
+            && !settled.outcomes.is_empty()
             && let SettleOutcome::Failed { error, .. } = settled.outcomes.swap_remove(0)
         {
             return Err(error);

@@ -9,15 +9,15 @@ use crate::claim::micros;
 use crate::publish::Row;
 use crate::text;
 
-/// What a receipt fences by: id, read count and table.
-pub(crate) type Key = (i64, i32, i64);
+/// What a receipt fences by: id, counters and table.
+pub(crate) type Key = (i64, i64, i64);
 
 pub(crate) struct Item {
     /// Its place in the batch.
     pub(crate) index: usize,
     pub(crate) receipt: Receipt,
     pub(crate) id: i64,
-    pub(crate) read_ct: i32,
+    pub(crate) fence: i64,
     pub(crate) rel: i64,
     pub(crate) kind: Kind,
     pub(crate) outgoing: Vec<(QueueName, Row)>,
@@ -42,9 +42,8 @@ impl Item {
         receipt: Receipt,
         settle: Settle,
     ) -> Result<Self, (Receipt, Error)> {
-        let [read_ct, rel, due_us] = receipt.token();
-        let number = receipt.message_id().as_number();
-        let (Some(id), Ok(read_ct)) = (number, i32::try_from(read_ct)) else {
+        let [fence, rel, due_us] = receipt.token();
+        let Some(id) = receipt.message_id().as_number() else {
             let error = Error::new(ErrorKind::Engine, "the receipt is of another engine");
             return Err((receipt, error));
         };
@@ -73,13 +72,13 @@ impl Item {
         };
         let outgoing: Result<Vec<_>, Error> = outgoing.into_iter().map(row).collect();
         match outgoing {
-            Ok(outgoing) => Ok(Self { index, receipt, id, read_ct, rel, kind, outgoing }),
+            Ok(outgoing) => Ok(Self { index, receipt, id, fence, rel, kind, outgoing }),
             Err(error) => Err((receipt, error)),
         }
     }
 
     pub(crate) fn key(&self) -> Key {
-        (self.id, self.read_ct, self.rel)
+        (self.id, self.fence, self.rel)
     }
 
     /// Settled by one statement, without a transaction of several.

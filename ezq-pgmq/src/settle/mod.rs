@@ -33,6 +33,8 @@ pub(crate) struct Settled {
     pub(crate) outcomes: Vec<SettleOutcome>,
     /// Queues that have something new to read.
     pub(crate) woken: HashSet<QueueName>,
+    /// Nothing was settled, and not for what a message carries.
+    pub(crate) is_broken: bool,
 }
 
 /// What settling works with.
@@ -51,11 +53,12 @@ pub(crate) struct Settling<'a> {
     queue: &'a QueueName,
     outcomes: Vec<Option<SettleOutcome>>,
     woken: HashSet<QueueName>,
+    broken: usize,
 }
 
 impl<'a> Settling<'a> {
     pub(crate) fn new(means: Means<'a>, queue: &'a QueueName) -> Self {
-        Self { means, queue, outcomes: Vec::new(), woken: HashSet::new() }
+        Self { means, queue, outcomes: Vec::new(), woken: HashSet::new(), broken: 0 }
     }
 
     pub(crate) async fn run(mut self, settlements: Vec<(Receipt, Settle)>) -> Settled {
@@ -73,10 +76,12 @@ impl<'a> Settling<'a> {
         for group in groups {
             self.settle_group(group).await;
         }
+        let count = self.outcomes.len();
         let outcomes = self.outcomes.into_iter();
         Settled {
             outcomes: outcomes.map(|o| o.unwrap_or(SettleOutcome::LeaseLost)).collect(),
             woken: self.woken,
+            is_broken: self.broken == count,
         }
     }
 
@@ -121,29 +126,41 @@ impl<'a> Settling<'a> {
                 let why = "Postgres does not take its headers or an event as JSON";
                 return Err(Failure::Data(text::refused(why).with_source(failure)));
             }
-            if error::is_queue_missing(&failure) && !repaired {
-                repaired = true;
-                self.repair(items).await.map_err(Failure::Other)?;
-                continue;
+            if error::is_queue_missing(&failure) {
+                if !repaired {
+                    repaired = true;
+                    self.repair().await.map_err(Failure::Other)?;
+                    continue;
+                }
+                if let Some(error) = self.missing_target(items).await {
+                    return Err(Failure::Data(error));
+                }
             }
             return Err(Failure::Other(error::on_queue(failure, self.queue, &place)));
         }
     }
 
-    // Creates what settlements write to beside the queue. The queue itself is its consumer's
-    // affair: deliveries of a dropped queue cannot be settled.
-    async fn repair(&self, items: &[Item]) -> Result<()> {
+    // Creates the dead letters where they are gone. The queue itself is its consumer's affair, for
+    // deliveries of a dropped queue cannot be settled; queues of events are their publishers'.
+    async fn repair(&self) -> Result<()> {
         let Means { control, queues, manage_schema, .. } = self.means;
         queues.forget(self.queue);
         queues.shape(self.queue, control).await?;
-        queues.ensure(self.queue, control, manage_schema).await?;
-        let targets: HashSet<&QueueName> =
-            items.iter().flat_map(|item| item.outgoing.iter().map(|(queue, _)| queue)).collect();
+        queues.ensure(self.queue, control, manage_schema).await
+    }
+
+    // Which of the events' queues is not there.
+    async fn missing_target(&self, items: &[Item]) -> Option<Error> {
+        let Means { control, queues, .. } = self.means;
+        let targets = items.iter().flat_map(|item| item.outgoing.iter().map(|(queue, _)| queue));
+        let targets: HashSet<&QueueName> = targets.collect();
         for target in targets {
             queues.forget(target);
-            queues.ensure(target, control, manage_schema).await?;
+            if let Err(error) = queues.shape(target, control).await {
+                return Some(error);
+            }
         }
-        Ok(())
+        None
     }
 
     fn record(&mut self, items: Vec<Item>, done: &HashSet<Key>) {
@@ -161,7 +178,13 @@ impl<'a> Settling<'a> {
     }
 
     fn fail(&mut self, items: Vec<Item>, failure: Failure) {
-        let (Failure::Data(error) | Failure::Other(error)) = failure;
+        let error = match failure {
+            Failure::Data(error) => error,
+            Failure::Other(error) => {
+                self.broken += items.len();
+                error
+            }
+        };
         let (kind, text) = (error.kind(), error.to_string());
         let mut first = Some(error);
         for item in items {
@@ -179,7 +202,7 @@ impl<'a> Settling<'a> {
 }
 
 enum Failure {
-    /// What one of the messages holds is to blame.
+    /// What one of the messages carries is to blame.
     Data(Error),
     Other(Error),
 }

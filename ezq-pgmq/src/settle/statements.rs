@@ -8,14 +8,14 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use super::item::{Item, Key, Kind};
-use crate::sql::{self, RECEIPTS};
+use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
 type Done = Result<HashSet<Key>, sqlx::Error>;
 
 /// What the receipts of several messages say, column by column.
 struct Tokens {
     ids: Vec<i64>,
-    read_cts: Vec<i32>,
+    fences: Vec<i64>,
     rels: Vec<i64>,
 }
 
@@ -23,7 +23,7 @@ impl Tokens {
     fn of(items: &[&Item]) -> Self {
         Self {
             ids: items.iter().map(|item| item.id).collect(),
-            read_cts: items.iter().map(|item| item.read_ct).collect(),
+            fences: items.iter().map(|item| item.fence).collect(),
             rels: items.iter().map(|item| item.rel).collect(),
         }
     }
@@ -35,11 +35,11 @@ pub(super) async fn lock(
     queue: &QueueName,
     items: &[&Item],
 ) -> Done {
-    let statement = sql::locked(&sql::table(queue), "", RECEIPTS);
+    let statement = sql::locked(&sql::table(queue), "", RECEIPTS, "");
     let tokens = Tokens::of(items);
     let keys = sqlx::query_as::<_, Key>(AssertSqlSafe(statement))
         .bind(tokens.ids)
-        .bind(tokens.read_cts)
+        .bind(tokens.fences)
         .bind(tokens.rels)
         .fetch_all(connection)
         .await?;
@@ -53,24 +53,25 @@ pub(super) async fn acknowledge(
     items: &[&Item],
 ) -> Done {
     let table = sql::table(queue);
-    let locked = sql::locked(&table, "", RECEIPTS);
+    let locked = sql::locked(&table, "", RECEIPTS, "");
     let statement = format!(
         "WITH locked AS ({locked})
          DELETE FROM {table} q USING locked l
-         WHERE q.msg_id = l.msg_id AND q.read_ct = l.read_ct
-         RETURNING q.msg_id, q.read_ct, q.tableoid::bigint"
+         WHERE {ONLY_LOCKED}
+         RETURNING l.msg_id, l.fence, l.rel"
     );
     let tokens = Tokens::of(items);
     let keys = sqlx::query_as::<_, Key>(AssertSqlSafe(statement))
         .bind(tokens.ids)
-        .bind(tokens.read_cts)
+        .bind(tokens.fences)
         .bind(tokens.rels)
         .fetch_all(connection)
         .await?;
     Ok(keys.into_iter().collect())
 }
 
-/// Makes messages readable again, with their marks merged in. `read_ct` stays: it is the fence.
+/// Makes messages readable again, with their marks merged in. `read_ct` stays, and the count of
+/// returns voids the receipt.
 pub(super) async fn put_back(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -80,8 +81,9 @@ pub(super) async fn put_back(
     let locked = sql::locked(
         &table,
         ", w.after_us, w.due, w.marks",
-        "unnest($1::bigint[], $2::int[], $3::bigint[], $4::bigint[], $5::timestamptz[], \
-         $6::text[]) AS w(id, read_ct, rel, after_us, due, marks)",
+        "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], \
+         $6::text[]) AS w(id, fence, rel, after_us, due, marks)",
+        "",
     );
     let object = sql::headers_object("q.headers");
     let returned = sql::returned_once_more("q.headers");
@@ -91,8 +93,8 @@ pub(super) async fn put_back(
          SET vt = coalesce(l.due, clock_timestamp() + l.after_us * interval '1 us'),
              headers = ({object}) || l.marks::jsonb || {returned}
          FROM locked l
-         WHERE q.msg_id = l.msg_id AND q.read_ct = l.read_ct
-         RETURNING q.msg_id, q.read_ct, q.tableoid::bigint"
+         WHERE {ONLY_LOCKED}
+         RETURNING l.msg_id, l.fence, l.rel"
     );
     let column = |item: &&Item| match item.kind {
         Kind::Return { after_us, due, .. } => (after_us, due),
@@ -104,7 +106,7 @@ pub(super) async fn put_back(
     let tokens = Tokens::of(items);
     let keys = sqlx::query_as::<_, Key>(AssertSqlSafe(statement))
         .bind(tokens.ids)
-        .bind(tokens.read_cts)
+        .bind(tokens.fences)
         .bind(tokens.rels)
         .bind(afters)
         .bind(dues)
@@ -125,15 +127,16 @@ pub(super) async fn bury(
     let locked = sql::locked(
         &table,
         ", w.marks",
-        "unnest($1::bigint[], $2::int[], $3::bigint[], $4::text[]) AS w(id, read_ct, rel, marks)",
+        "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[]) AS w(id, fence, rel, marks)",
+        "",
     );
     let object = sql::headers_object("g.headers");
     let statement = format!(
         "WITH locked AS ({locked}),
          gone AS (
            DELETE FROM {table} q USING locked l
-           WHERE q.msg_id = l.msg_id AND q.read_ct = l.read_ct
-           RETURNING q.msg_id, q.read_ct, l.rel, q.enqueued_at, q.message, q.headers,
+           WHERE {ONLY_LOCKED}
+           RETURNING q.msg_id, l.fence, l.rel, q.read_ct, q.enqueued_at, q.message, q.headers,
                      l.marks::jsonb AS marks),
          buried AS (
            INSERT INTO {dead} (vt, message, headers)
@@ -143,13 +146,13 @@ pub(super) async fn bury(
                       'id', g.msg_id, 'deliveries', g.read_ct,
                       'enqueued_at', g.enqueued_at, 'died_at', clock_timestamp()))
            FROM gone g ORDER BY g.msg_id)
-         SELECT msg_id, read_ct, rel FROM gone"
+         SELECT msg_id, fence, rel FROM gone"
     );
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
     let tokens = Tokens::of(items);
     let keys = sqlx::query_as::<_, Key>(AssertSqlSafe(statement))
         .bind(tokens.ids)
-        .bind(tokens.read_cts)
+        .bind(tokens.fences)
         .bind(tokens.rels)
         .bind(marks)
         .fetch_all(connection)

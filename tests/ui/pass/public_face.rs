@@ -120,6 +120,7 @@ pub mod handlers {
     #[on_event]
     async fn takes_anything(_event: AnyEvent, _: Context) {}
 
+    /// Is deprecated, and no use of it is reported.
     #[on_event]
     #[deprecated]
     pub async fn still_deprecated(_event: Weather) {}

@@ -1,0 +1,128 @@
+//! Fetching: one request at a time, sized by what there is room for.
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{Instrument, debug, debug_span, error, info, warn};
+
+use super::run::{Phase, Run};
+use crate::engine::{LeaseRequest, Leased};
+use crate::{Error, ErrorKind, Result, error_chain};
+
+/// A fetch under way.
+pub(super) type Fetch = Pin<Box<dyn Future<Output = Fetched> + Send>>;
+
+/// What a fetch came to.
+pub(super) struct Fetched {
+    result: Result<Leased>,
+    sent: Instant,
+    full: bool,
+    /// Everything fetched before was settled when this was sent.
+    settled: bool,
+}
+
+/// Waits for a fetch, if one is under way.
+pub(super) async fn poll(fetch: &mut Option<Fetch>) -> Fetched {
+    match fetch {
+        Some(fetch) => fetch.await,
+        None => pending().await,
+    }
+}
+
+impl Run {
+    /// Whether there is a reason to fetch.
+    pub(super) fn wants_more(&self) -> bool {
+        let phase = match self.phase {
+            Phase::Running => true,
+            Phase::Draining => !self.drained,
+            Phase::Finishing | Phase::Cancelling => false,
+        };
+        phase && self.buffer.len() <= self.settings.concurrency / 2 && self.room() > 0
+    }
+
+    /// How much more may be held.
+    fn room(&self) -> usize {
+        let unhandled = self.buffer.len() + self.tasks.len();
+        let most = 2 * self.settings.concurrency;
+        let unsettled = most + 4 * self.app.config.settle_batch;
+        most.saturating_sub(unhandled).min(unsettled.saturating_sub(self.leases.count()))
+    }
+
+    pub(super) fn start_fetch(&mut self) {
+        if self.fetch.is_some() || !self.wants_more() || Instant::now() < self.pace.next() {
+            return;
+        }
+        let request = LeaseRequest {
+            queue: self.settings.queue.clone(),
+            max: self.room(),
+            ttl: self.settings.lease,
+            before: self.control.as_ref().map(|(item, _)| item.position.clone()),
+        };
+        let engine = Arc::clone(&self.settings.engine);
+        let settled = self.leases.count() == 0;
+        self.fetch = Some(Box::pin(async move {
+            let max = request.max;
+            let span = debug_span!("ezq.lease", queue = %request.queue, max);
+            let sent = Instant::now();
+            let result = engine.lease(request).instrument(span).await;
+            let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);
+            Fetched { result, sent, full, settled }
+        }));
+    }
+
+    pub(super) async fn fetched(&mut self, fetched: Fetched) {
+        let leased = match fetched.result {
+            Ok(leased) => leased,
+            Err(error) => return self.fetch_failed(&error).await,
+        };
+        if std::mem::take(&mut self.failing) {
+            info!(queue = %self.settings.queue, "fetching works again");
+        }
+        if leased.deliveries.is_empty() {
+            match self.phase {
+                Phase::Draining => self.drained = true,
+                Phase::Running if self.settings.until_idle => {
+                    if fetched.settled && self.tasks.is_empty() && self.buffer.is_empty() {
+                        self.phase = Phase::Finishing;
+                        return;
+                    }
+                    if self.tasks.is_empty() {
+                        // Only settlements are on their way; they may bring forth more.
+                        return self.pace.soon(Duration::from_millis(2));
+                    }
+                }
+                _ => {}
+            }
+            return self.pace.idle(leased.next_due, rand::random());
+        }
+        debug!(queue = %self.settings.queue, count = leased.deliveries.len(), fetched.full, "leased");
+        self.pace.now();
+        for delivery in leased.deliveries {
+            self.accept(delivery, fetched.sent).await;
+        }
+    }
+
+    async fn fetch_failed(&mut self, error: &Error) {
+        let queue = &self.settings.queue;
+        let text = error_chain(error);
+        if !std::mem::replace(&mut self.failing, true) {
+            if error.is_transient() {
+                warn!(%queue, error = %text, "fetching failed, will try again");
+            } else {
+                error!(%queue, error = %text, "fetching failed, will try again");
+            }
+        }
+        if error.kind() == ErrorKind::QueueMissing {
+            match self.settings.engine.ensure_queue(queue).await {
+                Ok(()) => warn!(%queue, "the queue was gone and is created again"),
+                Err(error) => {
+                    error!(%queue, error = %error_chain(&error), "the queue cannot be created");
+                }
+            }
+        }
+        self.pace.failed(rand::random());
+    }
+}

@@ -1,0 +1,94 @@
+//! Taking deliveries in: read once, in the order of the queue; what cannot be read is buried.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::report::Tally;
+use super::run::{Item, Phase, Run};
+use crate::codec::{Origin, decode};
+use crate::context::{Lease, Received};
+use crate::dispatcher::{EngineClock, Work, bounded, dead_letter};
+use crate::engine::{Delivery, Receipt};
+use crate::event::{Control, End, Interrupt, is_control};
+use crate::settlement::{Progress, Reason, ReasonKind, Settle};
+use crate::{Error, Result, error_chain};
+
+impl Run {
+    /// Takes in one delivery, in the order of the queue.
+    pub(super) async fn accept(&mut self, delivery: Delivery, sent: Instant) {
+        let position = delivery.position();
+        let stops_here = self.control.as_ref().is_some_and(|(item, _)| position > item.position);
+        if stops_here || matches!(self.phase, Phase::Finishing | Phase::Cancelling) {
+            return self.send(delivery.receipt, Settle::Release, Tally::Returned).await;
+        }
+        let deliveries = delivery.unsettled_deliveries();
+        if deliveries > self.app.config.max_deliveries {
+            let reason = Reason {
+                kind: ReasonKind::MaxDeliveries,
+                handler: None,
+                error: "delivered too often without being settled: it may kill its workers".into(),
+                attempts: deliveries,
+            };
+            return self.bury(delivery.receipt, reason).await;
+        }
+        let receipt = delivery.receipt.clone();
+        let work = match self.read(delivery, sent) {
+            Ok(work) => work,
+            Err(error) => return self.bury_undecodable(receipt, &error).await,
+        };
+        self.leases.hold(&receipt, &work.received);
+        let control = control(&work.received);
+        let item = Item { receipt, position, work };
+        match control {
+            Ok(None) => self.buffer.push_back(item),
+            Ok(Some(control)) => self.meet(item, control).await,
+            Err(error) => {
+                self.leases.release(&item.receipt);
+                self.bury_undecodable(item.receipt, &error).await;
+            }
+        }
+    }
+
+    fn read(&self, delivery: Delivery, sent: Instant) -> Result<Work> {
+        let message_id = delivery.receipt.message_id().clone();
+        let origin = Origin {
+            queue: &self.settings.queue,
+            message_id: &message_id,
+            enqueued_at: delivery.enqueued_at,
+        };
+        let envelope = decode(&delivery.body, origin)?;
+        let received = Arc::new(Received {
+            envelope,
+            queue: self.settings.queue.clone(),
+            message_id,
+            headers: delivery.headers,
+            deliveries: delivery.deliveries,
+            enqueued_at: delivery.enqueued_at,
+            lease: Lease::new(sent, self.settings.lease),
+        });
+        Ok(Work { received, clock: EngineClock { at: delivery.leased_at, read: Instant::now() } })
+    }
+
+    async fn bury_undecodable(&mut self, receipt: Receipt, error: &Error) {
+        let error = bounded(&error_chain(error));
+        let kind = ReasonKind::Undecodable;
+        self.bury(receipt, Reason { kind, handler: None, error, attempts: 1 }).await;
+    }
+
+    async fn bury(&mut self, receipt: Receipt, reason: Reason) {
+        let settle = dead_letter(reason, Progress::default(), Vec::new());
+        self.send(receipt, settle, Tally::DeadLettered).await;
+    }
+}
+
+/// The control event that a delivery is, if it is one.
+fn control(received: &Received) -> Result<Option<Control>> {
+    if !is_control(received.envelope.event_type()) {
+        return Ok(None);
+    }
+    if received.is::<End>() {
+        return received.envelope.decode().map(|end| Some(Control::End(end)));
+    }
+    received.envelope.decode::<Interrupt>().map(|_| Some(Control::Interrupt))
+}

@@ -1,0 +1,125 @@
+//! Stopping: by a control event, which keeps its place in the queue, or from outside.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::report::{StopReason, Tally};
+use super::run::{Item, Phase, Run};
+use crate::dispatcher::Work;
+use crate::error_chain;
+use crate::event::{Control, End};
+use crate::settlement::{Progress, Settle};
+
+/// How long an `End` for all consumers stays for those that were too busy to meet it, and how long
+/// one that began later leaves it to them before it looks again.
+const KEPT_FOR_ALL: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(1);
+
+impl Run {
+    /// Meets a control event; the earliest one counts.
+    pub(super) async fn meet(&mut self, item: Item, control: Control) {
+        let for_all = is_for_all(&control);
+        if for_all && self.began_after(&item.work) {
+            let settle = left_to_others(&item.work);
+            return self.send(item.receipt, settle, Tally::Control).await;
+        }
+        info!(queue = %self.settings.queue, "{control} received");
+        if for_all {
+            // The others are to meet it while this one drains.
+            self.send(item.receipt.clone(), Settle::Release, Tally::Control).await;
+        }
+        if let Some((later, control)) = self.control.take()
+            && !is_for_all(&control)
+        {
+            self.send(later.receipt, Settle::Release, Tally::Control).await;
+        }
+        let (after, before) = std::mem::take(&mut self.buffer)
+            .into_iter()
+            .partition::<Vec<_>, _>(|other| other.position > item.position);
+        self.buffer = before.into();
+        for other in after {
+            self.send(other.receipt, Settle::Release, Tally::Returned).await;
+        }
+        match control {
+            Control::End(End { timeout, .. }) => {
+                self.reason = StopReason::End;
+                self.phase = Phase::Draining;
+                self.drained = !self.settings.engine.capabilities().ordered;
+                self.deadline = timeout.map(|timeout| Instant::now() + timeout);
+                self.control = Some((item, control));
+            }
+            Control::Interrupt => {
+                self.reason = StopReason::Interrupt;
+                self.control = Some((item, control));
+                self.cancel().await;
+            }
+        }
+    }
+
+    /// Whether this consumer began only after a message was stored, by the engine's own clock.
+    fn began_after(&self, work: &Work) -> bool {
+        let since = work.clock.read.duration_since(self.started);
+        let began = chrono::TimeDelta::from_std(since).map(|since| work.clock.at - since);
+        began.is_ok_and(|began| began > work.received.enqueued_at)
+    }
+
+    /// Lets what runs finish; the rest goes back at once.
+    pub(super) async fn finish(&mut self, reason: StopReason) {
+        self.reason = reason;
+        self.phase = Phase::Finishing;
+        self.deadline = self.settings.grace.map(|grace| Instant::now() + grace);
+        self.return_buffer().await;
+    }
+
+    /// Cancels what runs; the rest goes back.
+    pub(super) async fn cancel(&mut self) {
+        self.phase = Phase::Cancelling;
+        self.leases.cancel_all(self.control.as_ref().map(|(item, _)| &item.receipt));
+        self.return_buffer().await;
+    }
+
+    pub(super) async fn return_buffer(&mut self) {
+        for item in std::mem::take(&mut self.buffer) {
+            self.send(item.receipt, Settle::Release, Tally::Returned).await;
+        }
+    }
+
+    /// Whether nothing is left to wait for.
+    pub(super) fn is_finished(&self) -> bool {
+        let idle = self.tasks.is_empty() && self.buffer.is_empty() && self.fetch.is_none();
+        idle && match self.phase {
+            Phase::Running => false,
+            Phase::Draining => self.drained,
+            Phase::Finishing | Phase::Cancelling => true,
+        }
+    }
+
+    /// Runs the handlers of the control event, then settles it.
+    pub(super) async fn settle_control(&mut self) {
+        let Some((item, control)) = self.control.take() else { return };
+        let outgoing = self.app.dispatcher.control(&item.work).await;
+        if is_for_all(&control) {
+            // It was given back when it was met.
+            if let Err(error) = self.app.services.engines.publish(outgoing).await {
+                warn!(error = %error_chain(&error), "events of a handler of End are not published");
+            }
+            return;
+        }
+        self.send(item.receipt, Settle::Ack { outgoing }, Tally::Control).await;
+    }
+}
+
+fn is_for_all(control: &Control) -> bool {
+    matches!(control, Control::End(End { all: true, .. }))
+}
+
+/// What a consumer that began after an `End` for all does with it.
+fn left_to_others(work: &Work) -> Settle {
+    if work.clock.at - work.received.enqueued_at > KEPT_FOR_ALL {
+        return Settle::Ack { outgoing: Vec::new() };
+    }
+    let progress = Progress::default();
+    Settle::Retry { after: LEFT_TO_OTHERS, progress, outgoing: Vec::new() }
+}

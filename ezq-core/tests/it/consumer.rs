@@ -1,0 +1,232 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ezq_core::*;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+use crate::faulty::Faulty;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Step {
+    n: u32,
+}
+
+impl Event for Step {
+    const TYPE: &'static str = "step";
+}
+
+fn app(engine: &Faulty, handler: Handler) -> App {
+    App::builder().without_discovered_handlers().register(handler).build(engine.clone()).unwrap()
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+async fn publish(app: &App, count: u32) {
+    let steps: Vec<Step> = (0..count).map(|n| Step { n }).collect();
+    for stored in app.publish_all(&steps).await.unwrap() {
+        stored.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn renews_its_lease_for_as_long_as_a_handler_runs() {
+    let engine = Faulty::default();
+    let (ran, mut runs) = mpsc::unbounded_channel();
+    let handler = Handler::on("slow", move |_: Step, context: Context| {
+        let ran = ran.clone();
+        async move {
+            tokio::time::sleep(secs(3600)).await;
+            assert!(!context.is_lease_expired());
+            ran.send(context.deliveries()).unwrap();
+        }
+    })
+    .timeout(None);
+    let app = app(&engine, handler);
+    publish(&app, 1).await;
+    let report = app.consumer().lease(secs(2)).until_idle().run().await.unwrap();
+    assert_eq!((report.counts.handled, report.counts.lost), (1, 0));
+    assert_eq!(runs.try_recv().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancels_a_handler_whose_lease_is_lost_and_settles_nothing() {
+    let engine = Faulty::default();
+    let (cancelled, mut seen) = mpsc::unbounded_channel();
+    let handler = Handler::on("slow", move |_: Step, context: Context| {
+        let cancelled = cancelled.clone();
+        async move {
+            let token = context.cancellation().clone();
+            tokio::spawn(async move {
+                token.cancelled().await;
+                cancelled.send(()).unwrap();
+            });
+            std::future::pending::<()>().await;
+        }
+    });
+    let app = app(&engine, handler);
+    publish(&app, 1).await;
+    engine.faults.lose.store(true, Ordering::SeqCst);
+    let consumer = app.consumer().spawn();
+    seen.recv().await.unwrap();
+    consumer.stop();
+    let report = consumer.wait().await.unwrap();
+    assert_eq!(report.counts.lost, 1);
+    assert_eq!(report.counts.handled + report.counts.cancelled + report.counts.retried, 0);
+    assert!(engine.faults.batches.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn settles_again_after_a_passing_failure_and_handles_once() {
+    let engine = Faulty::default();
+    let (ran, mut runs) = mpsc::unbounded_channel();
+    let handler = Handler::on("count", move |step: Step| {
+        ran.send(step.n).unwrap();
+        async {}
+    });
+    let app = app(&engine, handler);
+    publish(&app, 3).await;
+    let faults = [ErrorKind::Connection, ErrorKind::Transient, ErrorKind::Connection];
+    engine.faults.settle.lock().unwrap().extend(faults);
+    engine.faults.lease.lock().unwrap().extend(faults);
+    let report = app.consumer().until_idle().run().await.unwrap();
+    assert_eq!(report.counts.handled, 3);
+    let mut handled: Vec<u32> = std::iter::from_fn(|| runs.try_recv().ok()).collect();
+    handled.sort_unstable();
+    assert_eq!(handled, [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn holds_at_most_twice_its_concurrency_whatever_the_backlog() {
+    let engine = Faulty::default();
+    let gate = Arc::new(Semaphore::new(0));
+    let (ran, mut runs) = mpsc::unbounded_channel();
+    let handler = {
+        let gate = Arc::clone(&gate);
+        Handler::on("gated", move |_: Step| {
+            let (gate, ran) = (Arc::clone(&gate), ran.clone());
+            async move {
+                ran.send(()).unwrap();
+                gate.acquire().await.unwrap().forget();
+            }
+        })
+        .timeout(None)
+    };
+    let app = app(&engine, handler);
+    publish(&app, 1000).await;
+    let consumer = app.consumer().concurrency(4).until_idle().spawn();
+    for _ in 0..4 {
+        runs.recv().await.unwrap();
+    }
+    tokio::time::sleep(secs(60)).await;
+    assert!(runs.try_recv().is_err(), "a fifth handler started");
+    assert_eq!(engine.faults.most_held.load(Ordering::SeqCst), 8);
+    gate.add_permits(1000);
+    assert_eq!(consumer.wait().await.unwrap().counts.handled, 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn flushes_a_settlement_by_its_age_although_others_keep_coming() {
+    let engine = Faulty::default();
+    let app = app(&engine, Handler::on("quick", |_: Step| async {}));
+    let consumer = app.consumer().spawn();
+    let begun = Instant::now();
+    // One event each millisecond: there is never a quiet period of 5 ms.
+    for n in 0..100 {
+        app.publish(&Step { n }).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let batches = engine.faults.batches.lock().unwrap().clone();
+    assert!(batches[0].0 - begun <= Duration::from_millis(8), "{:?}", batches[0].0 - begun);
+    let gaps = batches.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    assert!(gaps.max().unwrap() <= Duration::from_millis(8));
+    consumer.stop();
+    assert_eq!(consumer.wait().await.unwrap().counts.handled, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fills_a_batch_of_settlements_without_waiting_for_its_age() {
+    let engine = Faulty::default();
+    let handler = Handler::on("quick", |_: Step| async {});
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .configure(|config| {
+            config.settle_batch = 10;
+            config.settle_max_age = secs(3600);
+        })
+        .build(engine.clone())
+        .unwrap();
+    publish(&app, 40).await;
+    let begun = Instant::now();
+    let consumer = app.consumer().concurrency(20).spawn();
+    while consumer.counts().handled < 40 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(begun.elapsed() < secs(10));
+    let sizes: Vec<usize> =
+        engine.faults.batches.lock().unwrap().iter().map(|(_, size)| *size).collect();
+    assert_eq!(sizes, [10, 10, 10, 10]);
+    consumer.stop();
+    consumer.wait().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn creates_a_dropped_queue_again_and_goes_on() {
+    let engine = Faulty::default();
+    let app = app(&engine, Handler::on("quick", |_: Step| async {}));
+    let consumer = app.consumer().spawn();
+    publish(&app, 1).await;
+    while consumer.counts().handled < 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(engine.memory.remove_queue(&QueueName::default()));
+    publish(&app, 1).await;
+    while consumer.counts().handled < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    consumer.stop();
+    consumer.wait().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_that_the_store_refuses_ends_in_the_dead_letters() {
+    let engine = Faulty::default();
+    let app = app(&engine, Handler::on("quick", |_: Step| async {}));
+    publish(&app, 2).await;
+    engine.faults.refuse.store(true, Ordering::SeqCst);
+    let report = app.consumer().until_idle().run().await.unwrap();
+    assert_eq!((report.counts.handled, report.counts.dead_lettered), (0, 2));
+    let queue = QueueName::default();
+    let letters = app.dead_letters(&queue).unwrap().list(&queue, None, 10).await.unwrap();
+    let reason = letters[0].reason.as_ref().unwrap();
+    assert!(reason.error.contains("refused by the test"), "{}", reason.error);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_kills_its_workers_ends_in_the_dead_letters() {
+    let engine = Faulty::default();
+    let handler = Handler::on("stuck", |_: Step| std::future::pending::<()>()).timeout(None);
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .configure(|config| config.max_deliveries = 3)
+        .build(engine.clone())
+        .unwrap();
+    publish(&app, 1).await;
+    for _ in 0..3 {
+        // A consumer whose future is dropped leaves its lease behind, as a killed process does.
+        let run = app.consumer().lease(secs(1)).run();
+        assert!(tokio::time::timeout(Duration::from_millis(500), run).await.is_err());
+        tokio::time::sleep(secs(1)).await;
+    }
+    let report = app.consumer().until_idle().run().await.unwrap();
+    assert_eq!(report.counts.dead_lettered, 1);
+    let queue = QueueName::default();
+    let letters = app.dead_letters(&queue).unwrap().list(&queue, None, 10).await.unwrap();
+    assert_eq!(letters[0].reason.as_ref().unwrap().kind, ReasonKind::MaxDeliveries);
+}

@@ -1,0 +1,74 @@
+use ezq_core::testing::TestApp;
+use ezq_core::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Paid {
+    order: u32,
+}
+
+impl Event for Paid {
+    const TYPE: &'static str = "paid";
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Audited {
+    order: u32,
+}
+
+impl Event for Audited {
+    const TYPE: &'static str = "audited";
+    const QUEUE: Option<&'static str> = Some("audit");
+}
+
+#[tokio::test]
+async fn a_queue_is_kept_by_the_engine_it_is_routed_to() {
+    let other = MemoryEngine::new();
+    let audit = QueueName::new("audit").unwrap();
+    let app = TestApp::new(|builder| {
+        builder
+            .register(Handler::on(
+                "pay",
+                |event: Paid| async move { Audited { order: event.order } },
+            ))
+            .named_engine("archive", other.clone())
+            .route(&audit, "archive")
+    })
+    .unwrap();
+    app.publish(&Paid { order: 7 }).await.unwrap();
+    app.drain().await.unwrap();
+    // What a handler returned goes to its own queue's engine, and to no other.
+    assert_eq!(other.published(&audit).len(), 1);
+    app.assert_not_published::<Audited>();
+    app.health_check().await.unwrap();
+}
+
+#[test]
+fn a_route_to_an_unknown_engine_is_refused_at_build() {
+    let audit = QueueName::new("audit").unwrap();
+    let error = TestApp::new(|builder| builder.route(&audit, "archive")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+}
+
+struct NeedsTransactions;
+
+impl Extract for NeedsTransactions {
+    fn check(provided: &Provided<'_>) -> Result<()> {
+        if provided.capabilities.transactions {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unsupported, "the engine has no transactions"))
+    }
+
+    async fn extract(_: &Call) -> Result<Self, HandlerError> {
+        Ok(Self)
+    }
+}
+
+#[test]
+fn an_application_that_asks_an_engine_for_what_it_cannot_do_fails_at_build() {
+    let handler = Handler::on("pay", |_: Paid, _: NeedsTransactions| async {});
+    let error = TestApp::new(|builder| builder.register(handler)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("`pay`"), "{error}");
+}

@@ -1,0 +1,131 @@
+//! A memory engine with faults to be switched on.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ezq_core::engine::{LeaseRequest, Leased, memory::MemoryEngine};
+use ezq_core::*;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+#[derive(Clone, Default)]
+pub(crate) struct Faulty {
+    pub memory: MemoryEngine,
+    pub faults: Arc<Faults>,
+}
+
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// What the next settlements fail with, as a whole.
+    pub settle: Mutex<VecDeque<ErrorKind>>,
+    /// What the next fetches fail with.
+    pub lease: Mutex<VecDeque<ErrorKind>>,
+    /// Refuses every settlement but a dead letter, each for itself and for good.
+    pub refuse: AtomicBool,
+    /// Answers every renewal with a lost lease.
+    pub lose: AtomicBool,
+    /// Batches settled: when, and how many.
+    pub batches: Mutex<Vec<(Instant, usize)>>,
+    pub held: AtomicUsize,
+    pub most_held: AtomicUsize,
+}
+
+fn next(faults: &Mutex<VecDeque<ErrorKind>>) -> Result<()> {
+    match faults.lock().unwrap().pop_front() {
+        Some(kind) => Err(Error::new(kind, "a fault of the test")),
+        None => Ok(()),
+    }
+}
+
+#[async_trait]
+impl Engine for Faulty {
+    fn capabilities(&self) -> &Capabilities {
+        self.memory.capabilities()
+    }
+
+    async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
+        self.memory.ensure_queue(queue).await
+    }
+
+    async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+        self.memory.publish(messages).await
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
+        next(&self.faults.lease)?;
+        let leased = self.memory.lease(request).await?;
+        let count = leased.deliveries.len();
+        let held = self.faults.held.fetch_add(count, Ordering::SeqCst) + count;
+        self.faults.most_held.fetch_max(held, Ordering::SeqCst);
+        Ok(leased)
+    }
+
+    async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
+        self.memory.wakeups(queue).await
+    }
+
+    async fn settle(
+        &self,
+        queue: &QueueName,
+        settlements: Vec<(Receipt, Settle)>,
+    ) -> Result<Vec<SettleOutcome>> {
+        next(&self.faults.settle)?;
+        self.faults.batches.lock().unwrap().push((Instant::now(), settlements.len()));
+        self.faults.held.fetch_sub(settlements.len(), Ordering::SeqCst);
+        if !self.faults.refuse.load(Ordering::SeqCst) {
+            return self.memory.settle(queue, settlements).await;
+        }
+        let mut outcomes = Vec::new();
+        for (receipt, settle) in settlements {
+            outcomes.push(match settle {
+                Settle::DeadLetter { .. } => {
+                    self.memory.settle(queue, vec![(receipt, settle)]).await?.pop().unwrap()
+                }
+                _ => SettleOutcome::Failed {
+                    receipt,
+                    error: Error::new(ErrorKind::InvalidEvent, "refused by the test"),
+                },
+            });
+        }
+        Ok(outcomes)
+    }
+
+    async fn extend(
+        &self,
+        queue: &QueueName,
+        receipts: &[Receipt],
+        ttl: Duration,
+    ) -> Result<Vec<ExtendOutcome>> {
+        if self.faults.lose.load(Ordering::SeqCst) {
+            return Ok(vec![ExtendOutcome::LeaseLost; receipts.len()]);
+        }
+        self.memory.extend(queue, receipts, ttl).await
+    }
+
+    async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
+        self.memory.cancel(queue, id).await
+    }
+
+    async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool> {
+        self.memory.reschedule(queue, id, due).await
+    }
+
+    async fn purge(&self, queue: &QueueName) -> Result<u64> {
+        self.memory.purge(queue).await
+    }
+
+    async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
+        self.memory.stats(queue).await
+    }
+
+    async fn health_check(&self) -> Result<()> {
+        self.memory.health_check().await
+    }
+
+    fn dead_letters(&self) -> Option<&dyn ezq_core::engine::DeadLetters> {
+        self.memory.dead_letters()
+    }
+}

@@ -1,0 +1,6 @@
+//! The consumer against an engine that fails on command, in paused time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod consumer;
+mod engines;
+mod faulty;

@@ -1,0 +1,152 @@
+//! What goes wrong when connecting is told in time, with what to do and without the password.
+
+use std::time::{Duration, Instant};
+
+use ezq_core::{Engine, Error, ErrorKind, error_chain};
+use ezq_pgmq::embedded::EmbeddedPostgres;
+use ezq_pgmq::{PgmqConfig, PgmqEngine};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection as _, PgConnection};
+
+use crate::support::*;
+
+async fn refused(config: PgmqConfig) -> Error {
+    let began = Instant::now();
+    let error = PgmqEngine::connect(config).await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    let everything = format!("{error:?} {}", error_chain(&error));
+    assert!(!everything.contains("hunter2"), "{everything}");
+    error
+}
+
+#[tokio::test]
+async fn a_wrong_password() {
+    // A server of its own: this one asks for passwords.
+    let server = EmbeddedPostgres::builder().start().await.unwrap();
+    let mut own = PgConnection::connect(&server.url()).await.unwrap();
+    run(&mut own, "CREATE ROLE app LOGIN PASSWORD 'right'").await;
+    let hba: String = scalar(&mut own, "SHOW hba_file").await;
+    run(&mut own, &format!("COPY (SELECT 'local all all scram-sha-256') TO '{hba}'")).await;
+    run(&mut own, "SELECT pg_reload_conf()").await;
+    drop(own);
+    let url = |password: &str| {
+        let with = format!("app:{password}@");
+        PgmqConfig::url(&server.url().replace("postgres@", &with)).unwrap()
+    };
+    // The reload takes a moment; until then anyone may enter.
+    let mut error = None;
+    for _ in 0..100 {
+        match PgmqEngine::connect(url("hunter2").manage_schema(false)).await {
+            Err(refused) if refused.kind() == ErrorKind::Permission => {
+                error = Some(refused);
+                break;
+            }
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    let error = error.unwrap();
+    let text = format!("{error:?} {}", error_chain(&error));
+    assert!(
+        text.contains("`app`") && text.contains("password") && !text.contains("hunter2"),
+        "{text}"
+    );
+    let error = refused(url("right").manage_schema(false)).await;
+    assert_eq!(error.kind(), ErrorKind::PgmqMissing);
+}
+
+#[tokio::test]
+async fn a_port_where_nothing_listens() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let url = format!("postgres://app:hunter2@127.0.0.1:{port}/app");
+    let error = refused(PgmqConfig::url(&url).unwrap()).await;
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(error.to_string().contains("check that the server runs"), "{error}");
+}
+
+#[tokio::test]
+async fn a_host_that_never_answers() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = format!("postgres://app:hunter2@127.0.0.1:{port}/app");
+    let config = PgmqConfig::url(&url).unwrap();
+    let error = refused(config.connect_timeout(Duration::from_millis(300))).await;
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_exist() {
+    let url = server().await.database_url("nowhere");
+    let error = refused(PgmqConfig::url(&url).unwrap()).await;
+    assert_eq!(error.kind(), ErrorKind::DatabaseMissing);
+    assert!(error.to_string().contains("createdb nowhere"), "{error}");
+}
+
+#[tokio::test]
+async fn a_role_that_does_not_exist() {
+    let url = server().await.url().replace("postgres@", "nobody_here:hunter2@");
+    let error = refused(PgmqConfig::url(&url).unwrap()).await;
+    assert_eq!(error.kind(), ErrorKind::Permission);
+}
+
+#[tokio::test]
+async fn no_right_to_install() {
+    let url = fresh_database().await;
+    let role = unique("role");
+    run(&mut connection().await, &format!("CREATE ROLE {role} LOGIN")).await;
+    let url = url.replace("postgres@", &format!("{role}:hunter2@"));
+    let error = refused(PgmqConfig::url(&url).unwrap()).await;
+    assert_eq!(error.kind(), ErrorKind::PgmqMissing);
+    assert!(error.to_string().contains("CREATE EXTENSION pgmq"), "{error}");
+}
+
+#[tokio::test]
+async fn a_pool_of_one_works_while_a_transaction_holds_it() {
+    let url = server().await.url();
+    let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
+    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone())).await.unwrap();
+    let queue = unique("q");
+    engine.ensure_queue(&queue).await.unwrap();
+    publish(&engine, &queue, &["1", "2"]).await;
+    let mut tx = pool.begin().await.unwrap();
+    engine.publish_in(&mut tx, vec![message(&queue, "3")]).await.unwrap();
+    let deliveries = lease(&engine, &queue).await;
+    let receipts: Vec<_> = deliveries.iter().map(|d| d.receipt.clone()).collect();
+    engine.extend(&queue, &receipts, TTL).await.unwrap();
+    let event = ezq_core::Settle::Ack { outgoing: vec![message(&queue, "4")] };
+    engine
+        .settle(&queue, vec![(receipts[0].clone(), event), (receipts[1].clone(), dead())])
+        .await
+        .unwrap();
+    engine.health_check().await.unwrap();
+    assert!(engine.wakeups(&queue).await.unwrap().is_some());
+    tx.commit().await.unwrap();
+    assert_eq!(engine.stats(&queue).await.unwrap().ready, 2);
+    engine.close().await;
+    // The pool is the application's.
+    assert!(!pool.is_closed());
+}
+
+#[tokio::test]
+async fn own_connections_judge_rows_as_they_are_now() {
+    let url = fresh_database().await;
+    let name = url.split_once("5432/").unwrap().1.split('?').next().unwrap().to_owned();
+    let sql =
+        format!("ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'");
+    run(&mut connection().await, &sql).await;
+    let (first, second) = (engine_at(&url).await, engine_at(&url).await);
+    let queue = unique("q");
+    first.ensure_queue(&queue).await.unwrap();
+    let bodies: Vec<&str> = std::iter::repeat_n("1", 200).collect();
+    publish(&first, &queue, &bodies).await;
+    let request =
+        || ezq_core::engine::LeaseRequest { queue: queue.clone(), max: 5, ttl: TTL, before: None };
+    let mut got = 0;
+    for _ in 0..20 {
+        let (a, b) = tokio::join!(first.lease(request()), second.lease(request()));
+        got += a.unwrap().deliveries.len() + b.unwrap().deliveries.len();
+    }
+    assert_eq!(got, 200);
+}

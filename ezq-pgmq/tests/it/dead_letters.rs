@@ -1,0 +1,86 @@
+//! Dead letters keep what was known, and go back cleaned.
+
+use ezq_core::engine::DeadLetters as _;
+use ezq_core::{
+    Engine, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind, Settle,
+    SettleOutcome,
+};
+
+use crate::support::*;
+
+fn mark(state: HandlerState) -> HandlerMark {
+    HandlerMark { state, attempts: 1, due: None, reason: None, errors: Vec::new() }
+}
+
+#[tokio::test]
+async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
+    let (engine, queue) = engine_and_queue().await;
+    let mut out = message(&queue, r#"{"a": 1}"#);
+    out.headers.insert("mine", "x");
+    engine.publish(vec![out]).await.unwrap();
+    let delivery = lease_one(&engine, &queue).await;
+    let reason = Reason {
+        kind: ReasonKind::MaxAttempts,
+        handler: Some(HandlerName::from("b")),
+        error: "it failed".to_owned(),
+        attempts: 5,
+    };
+    let marks = [("a", HandlerState::Done), ("b", HandlerState::Dead)];
+    let marks = marks.map(|(name, state)| (HandlerName::from(name), mark(state)));
+    let settle = Settle::DeadLetter {
+        reason: reason.clone(),
+        progress: Progress(marks.into()),
+        outgoing: vec![message(&queue, "\"event\"")],
+    };
+    let outcomes = engine.settle(&queue, vec![(delivery.receipt.clone(), settle)]).await.unwrap();
+    assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
+    let event = lease_one(&engine, &queue).await;
+    assert_eq!(event.body, "\"event\"");
+    engine.settle(&queue, vec![(event.receipt, ack())]).await.unwrap();
+
+    let letters = engine.list(&queue, None, 10).await.unwrap();
+    let [letter] = &letters[..] else {
+        panic!("{letters:?}");
+    };
+    assert_eq!(letter.reason, Some(reason));
+    assert_eq!(letter.original_id.as_ref(), Some(delivery.receipt.message_id()));
+    assert_eq!((letter.body.as_str(), letter.enqueued_at), (r#"{"a": 1}"#, delivery.enqueued_at));
+    assert!(letter.died_at >= delivery.leased_at);
+    assert_eq!(Progress::from_headers(&letter.headers).0.len(), 2);
+    assert!(engine.list(&queue, Some(&letter.id), 10).await.unwrap().is_empty());
+    assert_eq!(engine.find(&queue, &letter.id).await.unwrap().unwrap().id, letter.id);
+
+    let moved = engine.redrive(&queue, std::slice::from_ref(&letter.id)).await.unwrap();
+    assert_eq!(moved, std::slice::from_ref(&letter.id));
+    assert!(engine.redrive(&queue, std::slice::from_ref(&letter.id)).await.unwrap().is_empty());
+    assert!(engine.find(&queue, &letter.id).await.unwrap().is_none());
+    let again = lease_one(&engine, &queue).await;
+    assert_eq!((again.body.as_str(), again.deliveries), (r#"{"a": 1}"#, 1));
+    let keys: Vec<_> = again.headers.as_object().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["ezq-h:a", "mine"]);
+}
+
+#[tokio::test]
+async fn keeps_headers_that_are_no_object() {
+    let (engine, queue) = engine_and_queue().await;
+    let sql =
+        format!("INSERT INTO pgmq.q_{queue} (vt, message, headers) VALUES (now(), '1', '[7]')");
+    run(&mut connection().await, &sql).await;
+    let delivery = lease_one(&engine, &queue).await;
+    engine.settle(&queue, vec![(delivery.receipt, dead())]).await.unwrap();
+    let letter = engine.list(&queue, None, 1).await.unwrap().remove(0);
+    let original = letter.headers.value("ezq-original-headers");
+    assert_eq!(original, Some(&serde_json::json!([7])));
+    assert_eq!(letter.reason.unwrap().error, "no\u{FFFD} good");
+}
+
+#[tokio::test]
+async fn a_missing_dead_letter_queue_is_created() {
+    let (engine, queue) = engine_and_queue().await;
+    publish(&engine, &queue, &["1"]).await;
+    let delivery = lease_one(&engine, &queue).await;
+    run(&mut connection().await, &format!("SELECT pgmq.drop_queue('{queue}_dlq')")).await;
+    let outcomes = engine.settle(&queue, vec![(delivery.receipt, dead())]).await.unwrap();
+    assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
+    assert_eq!(engine.stats(&queue).await.unwrap().dead, 1);
+}

@@ -1,0 +1,37 @@
+//! The PGMQ engine against a real Postgres, the development one that each run starts.
+//!
+//! Nothing here depends on a configured database, and nothing is skipped without one.
+
+// Helpers of tests are not inside `#[test]` functions, where clippy allows these by itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[cfg(not(feature = "embedded"))]
+#[test]
+fn needs_the_development_database() {
+    panic!("run `cargo test --workspace`, or add `--features ezq-pgmq/embedded`");
+}
+
+#[cfg(feature = "embedded")]
+mod claiming;
+#[cfg(feature = "embedded")]
+mod conformance;
+#[cfg(feature = "embedded")]
+mod connecting;
+#[cfg(feature = "embedded")]
+mod dead_letters;
+#[cfg(feature = "embedded")]
+mod embedded;
+#[cfg(feature = "embedded")]
+mod faults;
+#[cfg(feature = "embedded")]
+mod installing;
+#[cfg(feature = "embedded")]
+mod oldest_pgmq;
+#[cfg(feature = "embedded")]
+mod publishing;
+#[cfg(feature = "embedded")]
+mod settling;
+#[cfg(feature = "embedded")]
+mod support;
+#[cfg(feature = "embedded")]
+mod waking;

@@ -1,0 +1,132 @@
+//! What the tests share: one server, and a queue or a database for each test.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use ezq_core::engine::LeaseRequest;
+use ezq_core::headers::Headers;
+use ezq_core::{
+    Delivery, Due, Engine, MessageId, Outgoing, Progress, PublishOutcome, QueueName, Reason,
+    ReasonKind, Settle,
+};
+use ezq_pgmq::embedded::EmbeddedPostgres;
+use ezq_pgmq::{PgmqConfig, PgmqEngine};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
+
+pub(crate) const TTL: Duration = Duration::from_secs(30);
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+pub(crate) async fn server() -> &'static EmbeddedPostgres {
+    EmbeddedPostgres::shared().await.unwrap()
+}
+
+pub(crate) async fn engine() -> PgmqEngine {
+    engine_at(&server().await.url()).await
+}
+
+pub(crate) async fn engine_at(url: &str) -> PgmqEngine {
+    PgmqEngine::connect(PgmqConfig::url(url).unwrap()).await.unwrap()
+}
+
+/// An engine and a queue that no other test uses.
+pub(crate) async fn engine_and_queue() -> (PgmqEngine, QueueName) {
+    let engine = engine().await;
+    let queue = unique("q");
+    engine.ensure_queue(&queue).await.unwrap();
+    (engine, queue)
+}
+
+pub(crate) fn unique(prefix: &str) -> QueueName {
+    let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+    QueueName::new(&format!("{prefix}_{n}")).unwrap()
+}
+
+/// A connection of the test's own, as superuser.
+pub(crate) async fn connection() -> PgConnection {
+    PgConnection::connect(&server().await.url()).await.unwrap()
+}
+
+/// The URL of a database without PGMQ.
+pub(crate) async fn fresh_database() -> String {
+    let name = unique("db");
+    run(&mut connection().await, &format!("CREATE DATABASE {name}")).await;
+    server().await.database_url(name.as_str())
+}
+
+pub(crate) async fn run(connection: &mut PgConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
+}
+
+pub(crate) async fn scalar<T>(connection: &mut PgConnection, sql: &str) -> T
+where
+    T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap()
+}
+
+pub(crate) fn message(queue: &QueueName, body: &str) -> Outgoing {
+    Outgoing { queue: queue.clone(), body: body.to_owned(), headers: Headers::new(), due: Due::Now }
+}
+
+/// Publishes bodies and expects all to be stored.
+pub(crate) async fn publish(
+    engine: &PgmqEngine,
+    queue: &QueueName,
+    bodies: &[&str],
+) -> Vec<MessageId> {
+    let messages = bodies.iter().map(|body| message(queue, body)).collect();
+    let outcomes = engine.publish(messages).await.unwrap();
+    let stored = |outcome| match outcome {
+        PublishOutcome::Stored(id) => id,
+        other => panic!("not stored: {other:?}"),
+    };
+    outcomes.into_iter().map(stored).collect()
+}
+
+pub(crate) async fn lease_for(
+    engine: &PgmqEngine,
+    queue: &QueueName,
+    ttl: Duration,
+) -> Vec<Delivery> {
+    let request = LeaseRequest { queue: queue.clone(), max: 100, ttl, before: None };
+    engine.lease(request).await.unwrap().deliveries
+}
+
+pub(crate) async fn lease(engine: &PgmqEngine, queue: &QueueName) -> Vec<Delivery> {
+    lease_for(engine, queue, TTL).await
+}
+
+pub(crate) async fn lease_one(engine: &PgmqEngine, queue: &QueueName) -> Delivery {
+    let mut deliveries = lease(engine, queue).await;
+    assert_eq!(deliveries.len(), 1, "{deliveries:?}");
+    deliveries.remove(0)
+}
+
+/// Lets every lease of a queue run out, without waiting.
+pub(crate) async fn expire(queue: &QueueName) {
+    let sql = format!("UPDATE pgmq.q_{queue} SET vt = clock_timestamp() - interval '1 ms'");
+    run(&mut connection().await, &sql).await;
+}
+
+pub(crate) fn ack() -> Settle {
+    Settle::Ack { outgoing: Vec::new() }
+}
+
+pub(crate) fn retry(after: Duration) -> Settle {
+    Settle::Retry { after, progress: Progress::default(), outgoing: Vec::new() }
+}
+
+pub(crate) fn dead() -> Settle {
+    Settle::DeadLetter {
+        reason: Reason {
+            kind: ReasonKind::Fatal,
+            handler: None,
+            error: "no\0 good".to_owned(),
+            attempts: 1,
+        },
+        progress: Progress::default(),
+        outgoing: Vec::new(),
+    }
+}

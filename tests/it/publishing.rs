@@ -1,0 +1,799 @@
+//! What goes out, and how exactly it comes in again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ezq::prelude::*;
+use ezq::sqlx;
+use ezq::sqlx::types::chrono::{DateTime, Utc};
+use ezq::{
+    AttributeValue, Due, Envelope, ErrorKind, Handler, MAX_NESTING, MessageId, Published,
+    QueueName, ReasonKind, WireFormat,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::kit::{
+    Log, Numbered, Work, app, dead, drain, held, numbered, only_dead, queue, send_batch, soon,
+    until,
+};
+
+/// An event whose data is whatever JSON it is given.
+#[derive(Event, Serialize, Deserialize, Debug, Clone)]
+#[event(type = "test.raw")]
+struct Raw(Box<RawValue>);
+
+fn raw(json: impl Into<String>) -> Raw {
+    Raw(RawValue::from_string(json.into()).unwrap())
+}
+
+async fn connect(queue: &QueueName) -> (Ezq, Work) {
+    let (handler, work) = Work::quick();
+    (app(queue).register(handler).connect().await.unwrap(), work)
+}
+
+fn number(published: &Published) -> i64 {
+    published.id.as_number().unwrap()
+}
+
+/// In microseconds; an idle consumer that only polled would be a second late.
+const PROMPT: i64 = 500_000;
+
+/// Handles one event that is due later; how many microseconds late, by the database's clock.
+async fn lateness(publish: impl AsyncFn(&Ezq) -> Published) -> i64 {
+    let queue = queue();
+    let log = Log::new();
+    let seen = log.clone();
+    let handler = Handler::on("clock", move |_: Numbered, State(pool): State<sqlx::PgPool>| {
+        let seen = seen.clone();
+        async move {
+            let now: DateTime<Utc> =
+                sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&pool).await?;
+            seen.push(now);
+            Ok::<(), HandlerError>(())
+        }
+    });
+    let pool = app(&queue).connect().await.unwrap().pool().clone();
+    let ezq = app(&queue).state(pool).register(handler).connect().await.unwrap();
+    let consumer = ezq.consumer().spawn();
+    let published = publish(&ezq).await;
+    let due: DateTime<Utc> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT vt FROM pgmq.q_{queue} WHERE msg_id = {}",
+        number(&published)
+    )))
+    .fetch_one(ezq.pool())
+    .await
+    .unwrap();
+    until(async || consumer.counts().handled == 1).await;
+    consumer.stop();
+    soon(consumer.wait()).await.unwrap();
+    (log.take()[0] - due).num_microseconds().unwrap()
+}
+
+#[tokio::test]
+async fn a_delay_is_kept_to_the_millisecond() {
+    let late = lateness(async |ezq| {
+        let event = Numbered { n: 1 };
+        ezq.publish(&event).after(Duration::from_millis(700)).await.unwrap()
+    })
+    .await;
+    assert!((0..PROMPT).contains(&late), "{late} us late");
+}
+
+#[tokio::test]
+async fn a_time_is_kept_to_the_millisecond() {
+    let queue = queue();
+    let (ezq, _) = connect(&queue).await;
+    let at = DateTime::from_timestamp_millis(4_102_444_800_123).unwrap();
+    let published = ezq.publish(&Numbered { n: 1 }).at(at).await.unwrap();
+    let due: DateTime<Utc> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT vt FROM pgmq.q_{queue} WHERE msg_id = {}",
+        number(&published)
+    )))
+    .fetch_one(ezq.pool())
+    .await
+    .unwrap();
+    assert_eq!(due, at);
+
+    let late = lateness(async |ezq| {
+        let now: DateTime<Utc> =
+            sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(ezq.pool()).await.unwrap();
+        let at = now + Duration::from_millis(700);
+        ezq.publish(&Numbered { n: 1 }).at(at).await.unwrap()
+    })
+    .await;
+    assert!((0..PROMPT).contains(&late), "{late} us late");
+}
+
+#[tokio::test]
+async fn a_time_in_the_past_means_at_once_and_not_before_others() {
+    let queue = queue();
+    let (ezq, work) = connect(&queue).await;
+    ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    ezq.publish(&Numbered { n: 2 }).at(DateTime::UNIX_EPOCH).await.unwrap();
+    let report = soon(ezq.consumer().concurrency(1).until_idle().run()).await.unwrap();
+    assert_eq!(report.counts.handled, 2);
+    assert_eq!(work.handled.take(), [1, 2]);
+}
+
+#[tokio::test]
+async fn what_is_due_later_is_not_handled_before() {
+    let queue = queue();
+    let (ezq, work) = connect(&queue).await;
+    let hour = Duration::from_secs(3600);
+    ezq.publish(&Numbered { n: 1 }).after(hour).await.unwrap();
+    ezq.publish(&Numbered { n: 2 }).at(Utc::now() + hour).await.unwrap();
+    ezq.publish_all(&numbered(3..=4)).after(hour).await.unwrap();
+    ezq.publish(&Numbered { n: 5 }).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.handled, 1);
+    assert_eq!(work.handled.take(), [5]);
+    assert_eq!(held(&ezq, &queue).await, [0, 0, 4, 0]);
+}
+
+#[tokio::test]
+async fn publish_all_keeps_order_and_tells_every_id() {
+    let queue = queue();
+    let (ezq, work) = connect(&queue).await;
+    let stored = ezq.publish_all(&numbered(1..=500)).await.unwrap();
+    let stored: Vec<Published> = stored.into_iter().map(Result::unwrap).collect();
+    let ids: Vec<i64> = stored.iter().map(number).collect();
+    assert_eq!(ids.len(), 500);
+    assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{ids:?}");
+    let rows: Vec<(i64, String, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "SELECT msg_id, message ->> 'id', message -> 'data' ->> 'n' FROM pgmq.q_{queue}
+         ORDER BY vt, msg_id"
+    )))
+    .fetch_all(ezq.pool())
+    .await
+    .unwrap();
+    let expected: Vec<_> = stored
+        .iter()
+        .zip(1..)
+        .map(|(one, n): (_, i64)| (number(one), one.event_id.clone(), n.to_string()))
+        .collect();
+    assert_eq!(rows, expected);
+    soon(ezq.consumer().concurrency(1).until_idle().run()).await.unwrap();
+    assert_eq!(work.handled.take(), (1..=500).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn one_bad_event_harms_no_other_of_its_batch() {
+    let queue = queue();
+    let seen = Log::new();
+    let log = seen.clone();
+    let handler = Handler::on("raw", move |event: Raw| {
+        log.push(event.0.get().to_owned());
+        async {}
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    let huge = format!("\"{}\"", "x".repeat(1024 * 1024));
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let events = [
+        "1",
+        r#""\u0000""#,
+        "2",
+        r#""\ud800""#,
+        "3",
+        &huge,
+        "4",
+        &deep,
+        "5",
+        "1e200000",
+        "6",
+        r#"{"\udc00": 1}"#,
+        "7",
+    ];
+    let events: Vec<Raw> = events.into_iter().map(raw).collect();
+    let outcomes = ezq.publish_all(&events).await.unwrap();
+    let kinds: Vec<_> =
+        outcomes.iter().map(|outcome| outcome.as_ref().err().map(ezq::Error::kind)).collect();
+    let refused = Some(ErrorKind::InvalidEvent);
+    let expected = [
+        None,
+        refused,
+        None,
+        refused,
+        None,
+        Some(ErrorKind::TooLarge),
+        None,
+        refused,
+        None,
+        refused,
+        None,
+        refused,
+        None,
+    ];
+    assert_eq!(kinds, expected);
+    assert_eq!(drain(&ezq).await.counts.handled, 7);
+    assert_eq!(seen.sorted(), ["1", "2", "3", "4", "5", "6", "7"]);
+    for (event, expected) in events.iter().zip(expected).filter(|(_, kind)| kind.is_some()) {
+        assert_eq!(ezq.publish(event).await.map_err(|e| e.kind()).err(), expected, "{event:?}");
+    }
+    assert_eq!(held(&ezq, &queue).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn a_scheduled_event_is_cancelled_or_moved_by_what_publish_returned() {
+    let queue = queue();
+    let (ezq, work) = connect(&queue).await;
+    let hour = Duration::from_secs(3600);
+    let cancelled = ezq.publish(&Numbered { n: 1 }).after(hour).await.unwrap();
+    let moved = ezq.publish(&Numbered { n: 2 }).after(hour).await.unwrap();
+    let put_off = ezq.publish(&Numbered { n: 3 }).await.unwrap();
+    assert!(ezq.cancel(&cancelled).await.unwrap());
+    assert!(!ezq.cancel(&cancelled).await.unwrap(), "it is gone");
+    assert!(ezq.reschedule(&moved, Due::Now).await.unwrap());
+    assert!(ezq.reschedule(&put_off, Due::After(hour)).await.unwrap());
+    assert!(!ezq.reschedule(&cancelled, Due::Now).await.unwrap());
+    assert_eq!(held(&ezq, &queue).await, [1, 0, 1, 0]);
+    assert_eq!(drain(&ezq).await.counts.handled, 1);
+    assert_eq!(work.handled.take(), [2]);
+    assert!(!ezq.cancel(&moved).await.unwrap(), "it is handled");
+}
+
+#[tokio::test]
+async fn an_event_that_is_moved_nearer_is_handled_then() {
+    let queue = queue();
+    let (ezq, work) = connect(&queue).await;
+    let hour = Duration::from_secs(3600);
+    let published = ezq.publish(&Numbered { n: 1 }).after(hour).await.unwrap();
+    let consumer = ezq.consumer().spawn();
+    ezq.publish(&Numbered { n: 2 }).await.unwrap();
+    until(async || consumer.counts().handled == 1).await;
+    assert!(ezq.reschedule(&published, Due::After(Duration::from_millis(50))).await.unwrap());
+    let moved = Instant::now();
+    until(async || consumer.counts().handled == 2).await;
+    assert!(moved.elapsed() < Duration::from_secs(4), "{:?}", moved.elapsed());
+    assert_eq!(work.handled.take(), [2, 1]);
+}
+
+#[tokio::test]
+async fn an_event_in_a_transaction_is_seen_when_that_commits() {
+    let queue = queue();
+    let (ezq, work) = connect(&queue).await;
+    let mut tx = ezq.pool().begin().await.unwrap();
+    let published = ezq.publish_in(&mut tx, &Numbered { n: 1 }).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.handled, 0);
+    tx.commit().await.unwrap();
+    assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
+    assert_eq!(published.queue, queue);
+    assert_eq!(drain(&ezq).await.counts.handled, 1);
+    assert_eq!(work.handled.take(), [1]);
+}
+
+#[tokio::test]
+async fn an_event_in_a_transaction_that_rolls_back_never_was() {
+    let queue = queue();
+    let (ezq, _) = connect(&queue).await;
+    let mut tx = ezq.pool().begin().await.unwrap();
+    let event = Numbered { n: 1 };
+    ezq.publish_in(&mut tx, &event).await.unwrap();
+    ezq.publish_prepared_in(&mut tx, ezq.publish(&event).after(PAUSE)).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert_eq!(held(&ezq, &queue).await, [0; 4]);
+}
+
+const PAUSE: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn a_refused_event_leaves_the_callers_transaction_usable() {
+    let queue = queue();
+    let (ezq, _) = connect(&queue).await;
+    let mut tx = ezq.pool().begin().await.unwrap();
+    ezq.publish_in(&mut tx, &Numbered { n: 1 }).await.unwrap();
+    for bad in [r#""\u0000""#, r#""\ud800""#] {
+        let error = ezq.publish_in(&mut tx, &raw(bad)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn options_reach_the_envelope_and_the_headers() {
+    let queue = queue();
+    let log = Log::new();
+    let seen = log.clone();
+    let handler = Handler::on("seen", move |_: AnyEvent, context: Context| {
+        seen.push(context);
+        async {}
+    });
+    let builder = app(&queue).configure(|config| config.app = "shop".into());
+    let ezq = builder.register(handler).connect().await.unwrap();
+    let published = ezq
+        .publish(&Numbered { n: 1 })
+        .subject("order-7")
+        .key("customer-1")
+        .correlation_id("flow-1")
+        .max_attempts(3)
+        .header("tenant", "acme")
+        .header("weight", 2)
+        .await
+        .unwrap();
+    drain(&ezq).await;
+    let context = log.take().remove(0);
+    assert_eq!(context.event_id(), published.event_id);
+    assert_eq!(context.envelope().source(), "shop");
+    assert_eq!(context.envelope().subject(), Some("order-7"));
+    assert!(context.envelope().time().unwrap() <= Utc::now());
+    let headers = context.headers();
+    assert_eq!(headers.text("x-pgmq-group"), Some("customer-1"));
+    assert_eq!(headers.text("correlation-id"), Some("flow-1"));
+    assert_eq!(headers.number("ezq-max-attempts"), Some(3));
+    assert_eq!(headers.text("tenant"), Some("acme"));
+    assert_eq!(headers.number("weight"), Some(2));
+
+    let error = ezq.publish(&Numbered { n: 1 }).header("ezq-h:x", 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    let error = ezq.publish(&Numbered { n: 1 }).subject("").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    assert_eq!(held(&ezq, &queue).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn an_events_own_key_is_its_ordering_key() {
+    #[derive(Event, Serialize, Deserialize)]
+    #[event(type = "test.keyed", key = customer)]
+    struct Keyed {
+        customer: i64,
+    }
+    let queue = queue();
+    let (ezq, _) = connect(&queue).await;
+    let event = Keyed { customer: 5 };
+    ezq.publish(&event).await.unwrap();
+    ezq.publish(&event).key("other").await.unwrap();
+    let keys: Vec<Option<String>> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT headers ->> 'x-pgmq-group' FROM pgmq.q_{queue} ORDER BY msg_id"
+    )))
+    .fetch_all(ezq.pool())
+    .await
+    .unwrap();
+    assert_eq!(keys, [Some("5".to_owned()), Some("other".to_owned())]);
+}
+
+#[tokio::test]
+async fn an_event_known_only_at_run_time_keeps_all_its_attributes() {
+    let queue = queue();
+    let log = Log::new();
+    let seen = log.clone();
+    let handler = Handler::on("seen", move |event: AnyEvent| {
+        seen.push(event.envelope().clone());
+        async {}
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    let time = DateTime::parse_from_rfc3339("2001-02-03T04:05:06.789+01:00").unwrap();
+    let envelope = Envelope::builder("com.example.made", "/made/here")
+        .id("my-id")
+        .time(time)
+        .subject("it")
+        .datacontenttype("application/json")
+        .dataschema("https://example.com/schema")
+        .extension("flag", AttributeValue::Boolean(true))
+        .extension("count", AttributeValue::Integer(-7))
+        .extension("text", AttributeValue::Text("7".into()))
+        .json(r#"{"z": 1, "price": 19.90}"#)
+        .unwrap()
+        .build()
+        .unwrap();
+    let published = ezq.publish_envelope(envelope).await.unwrap();
+    assert_eq!(published.event_id, "my-id");
+    let binary = Envelope::builder("com.example.binary", "/made/here").data_base64("AAEC");
+    ezq.publish_envelope(binary.build().unwrap()).await.unwrap();
+    drain(&ezq).await;
+    let seen = log.take();
+    let envelope = seen.iter().find(|envelope| envelope.id() == "my-id").unwrap();
+    assert_eq!(envelope.event_type(), "com.example.made");
+    assert_eq!(envelope.source(), "/made/here");
+    assert_eq!(envelope.time(), Some(time));
+    assert_eq!(envelope.subject(), Some("it"));
+    assert_eq!(envelope.datacontenttype(), Some("application/json"));
+    assert_eq!(envelope.dataschema(), Some("https://example.com/schema"));
+    let extensions: BTreeMap<_, _> = envelope.extensions().clone();
+    let expected = [
+        ("flag".to_owned(), AttributeValue::Boolean(true)),
+        ("count".to_owned(), AttributeValue::Integer(-7)),
+        ("text".to_owned(), AttributeValue::Text("7".into())),
+    ];
+    assert_eq!(extensions, BTreeMap::from(expected));
+    assert!(envelope.data().unwrap().contains("19.90"), "{:?}", envelope.data());
+    assert_eq!(seen.iter().find_map(Envelope::data_base64), Some("AAEC"));
+}
+
+#[tokio::test]
+async fn an_event_goes_to_its_own_queue_unless_told_otherwise() {
+    #[derive(Event, Serialize, Deserialize)]
+    #[event(type = "test.mail", queue = "it_publishing_own_queue")]
+    struct Mail {}
+
+    let (queue, other) = (queue(), queue());
+    let (ezq, _) = connect(&queue).await;
+    let own = ezq.publish(&Mail {}).await.unwrap();
+    assert_eq!(own.queue.as_str(), "it_publishing_own_queue");
+    assert!(ezq.cancel(&own).await.unwrap(), "it is there");
+    let told = ezq.publish(&Mail {}).queue(&other).await.unwrap();
+    assert_eq!(told.queue, other);
+    assert_eq!(held(&ezq, &other).await, [1, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn the_flat_form_is_written_where_it_is_chosen_and_read_everywhere() {
+    let queue = queue();
+    let (handler, work) = Work::quick();
+    let builder = app(&queue).configure(|config| config.wire = WireFormat::Flat);
+    let ezq = builder.register(handler).connect().await.unwrap();
+    ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    ezq.publish(&End::within(Duration::from_millis(1500))).await.unwrap();
+    let bodies: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT message::text FROM pgmq.q_{queue} ORDER BY msg_id"
+    )))
+    .fetch_all(ezq.pool())
+    .await
+    .unwrap();
+    assert_eq!(bodies[0], r#"{"n": 1, "_type": "test.numbered"}"#);
+    assert_eq!(bodies[1], r#"{"_type": "EZQEndEvent", "timeout": 1.5}"#);
+    soon(ezq.consumer().run()).await.unwrap();
+    assert_eq!(work.handled.take(), [1]);
+}
+
+#[derive(Event, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[event(type = "test.rich")]
+struct Rich {
+    shape: Shape,
+    line: Vec<Shape>,
+    nested: BTreeMap<String, Inner>,
+    maybe: Option<i64>,
+    absent: Option<String>,
+    #[serde(default)]
+    defaulted: u8,
+    big: u64,
+    small: i64,
+    ratio: f64,
+    text: String,
+}
+
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Shape {
+    Dot,
+    Circle(f64),
+    Line { from: (i32, i32), to: (i32, i32) },
+}
+
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+struct Inner {
+    tags: Vec<String>,
+    deeper: Option<Box<Inner>>,
+}
+
+fn rich() -> Rich {
+    let deeper = Inner { tags: vec![], deeper: None };
+    let inner =
+        Inner { tags: vec!["a".into(), "\"b\\\u{1f600}".into()], deeper: Some(deeper.into()) };
+    Rich {
+        shape: Shape::Line { from: (0, -1), to: (i32::MAX, i32::MIN) },
+        line: vec![Shape::Dot, Shape::Circle(0.1)],
+        nested: BTreeMap::from([
+            ("key with spaces".into(), inner),
+            ("".into(), Inner { tags: vec![], deeper: None }),
+        ]),
+        maybe: Some(9_007_199_254_740_993),
+        absent: None,
+        defaulted: 3,
+        big: u64::MAX,
+        small: i64::MIN,
+        ratio: 1.0e-300,
+        text: "tab\t newline\n quote\" back\\slash / ä 漢 \u{7f} \u{2028}".into(),
+    }
+}
+
+#[tokio::test]
+async fn rich_payloads_come_back_as_they_went() {
+    let queue = queue();
+    let log = Log::new();
+    let seen = log.clone();
+    let handler = Handler::on("rich", move |event: Rich| {
+        seen.push(event);
+        async {}
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.publish(&rich()).await.unwrap();
+    // Unknown fields beside it, known ones left out.
+    let mut body = serde_json::to_value(rich()).unwrap();
+    body["_type"] = "test.rich".into();
+    body["unknown"] = serde_json::json!({"of": ["no", "concern"]});
+    for left_out in ["absent", "maybe", "defaulted"] {
+        body.as_object_mut().unwrap().remove(left_out);
+    }
+    send_batch(&ezq, &queue, &[body.to_string()]).await;
+    assert_eq!(drain(&ezq).await.counts.handled, 2);
+    let seen = log.take();
+    assert!(seen.contains(&rich()), "{seen:?}");
+    assert!(seen.contains(&Rich { maybe: None, defaulted: 0, ..rich() }), "{seen:?}");
+}
+
+#[tokio::test]
+async fn numbers_of_any_length_come_back_digit_for_digit() {
+    let queue = queue();
+    let log = Log::new();
+    let seen = log.clone();
+    let handler = Handler::on("raw", move |event: Raw| {
+        seen.push(event.0.get().to_owned());
+        async {}
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    let numbers = [
+        "9007199254740993",
+        "18446744073709551616",
+        "-123456789012345678901234567890123456789012345678901234567890",
+        "0.1000000000000000055511151231257827021181583404541015625",
+        "19.90",
+        "123456789.123456789123456789123456789",
+    ];
+    for number in numbers {
+        ezq.publish(&raw(number)).await.unwrap();
+    }
+    assert_eq!(drain(&ezq).await.counts.handled, 6);
+    let mut expected = numbers.map(str::to_owned);
+    expected.sort();
+    assert_eq!(log.sorted(), expected);
+}
+
+#[tokio::test]
+async fn a_message_id_beyond_31_bits_is_like_any_other() {
+    let queue = queue();
+    let (handler, log) = {
+        let log = Log::new();
+        let seen = log.clone();
+        let handler = Handler::on("ids", move |event: Numbered, context: Context| {
+            seen.push((context.message_id().clone(), context.attempt()));
+            async move {
+                match (event.n, context.attempt()) {
+                    (2, 1) => Err(HandlerError::retry("once")),
+                    (3, _) => Err(HandlerError::fatal("never")),
+                    _ => Ok(()),
+                }
+            }
+        });
+        (handler, log)
+    };
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+    let first: i64 = 5_000_000_000;
+    sqlx::query("SELECT setval(pg_get_serial_sequence('pgmq.q_' || $1, 'msg_id'), $2)")
+        .bind(queue.as_str())
+        .bind(first)
+        .execute(ezq.pool())
+        .await
+        .unwrap();
+    let stored = ezq.publish_all(&numbered(1..=3)).await.unwrap();
+    let ids: Vec<i64> = stored.into_iter().map(|one| number(&one.unwrap())).collect();
+    assert_eq!(ids, [first + 1, first + 2, first + 3]);
+    let counts = drain(&ezq).await.counts;
+    assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (2, 1, 1));
+    let mut expected = [(1, 1), (2, 1), (2, 2), (3, 1)]
+        .map(|(n, attempt)| (MessageId::Number(first + n), attempt));
+    expected.sort();
+    assert_eq!(log.sorted(), expected);
+    assert_eq!(only_dead(&ezq, &queue).await.original_id, Some(MessageId::Number(first + 3)));
+}
+
+#[tokio::test]
+async fn a_body_of_exactly_the_limit_is_handled_and_one_byte_more_refused() {
+    let queue = queue();
+    let log = Log::new();
+    let seen = log.clone();
+    let handler = Handler::on("raw", move |event: Raw| {
+        seen.push(event.0.get().len());
+        async {}
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    let text = |length: usize| raw(format!("\"{}\"", "x".repeat(length)));
+    let size =
+        |event: &Raw| ezq.publish(event).prepare().map(|prepared| prepared.outgoing.body.len());
+    let around = size(&text(0)).unwrap();
+    // The time's fraction has as many digits as it needs: take a body of the usual length.
+    let mut length = 1024 * 1024 - around;
+    let largest = loop {
+        let prepared = ezq.publish(&text(length)).prepare();
+        match prepared {
+            Ok(prepared) if prepared.outgoing.body.len() == 1024 * 1024 => break prepared,
+            Ok(prepared) => length += 1024 * 1024 - prepared.outgoing.body.len(),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::TooLarge);
+                length -= 1;
+            }
+        }
+    };
+    let engine = ezq.engine(&queue);
+    engine.ensure_queue(&queue).await.unwrap();
+    engine.publish(vec![largest.outgoing]).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.handled, 1);
+    assert_eq!(log.take(), [length + 2]);
+
+    let error = ezq.publish(&text(1024 * 1024)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    assert!(error.to_string().contains("1048576"), "{error}");
+    let stricter = app(&queue).configure(|config| config.message_limit = around + 10);
+    let stricter = stricter.connect().await.unwrap();
+    assert_eq!(stricter.publish(&text(100)).await.unwrap_err().kind(), ErrorKind::TooLarge);
+}
+
+fn nested(levels: usize) -> String {
+    let (open, close) = (r#"{"a":["#.repeat(levels / 2), "]}".repeat(levels / 2));
+    let (first, last) = if levels % 2 == 1 { ("[", "]") } else { ("", "") };
+    format!("{first}{open}{close}{last}")
+}
+
+#[derive(Event, Serialize, Deserialize, Debug)]
+#[event(type = "test.tree")]
+struct Tree(serde_json::Value);
+
+#[tokio::test]
+async fn a_hundred_levels_of_nesting_are_handled_and_too_many_refused() {
+    let queue = queue();
+    let log = Log::new();
+    let seen = log.clone();
+    let handler = Handler::on("tree", move |event: Tree| {
+        seen.push(event.0.to_string().len());
+        async {}
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    let envelope = |levels: usize| {
+        let data = Envelope::builder("test.tree", "it").json(&nested(levels)).unwrap();
+        ezq.publish_envelope(data.build().unwrap())
+    };
+    for levels in [100, MAX_NESTING] {
+        envelope(levels).await.unwrap();
+    }
+    assert_eq!(envelope(MAX_NESTING + 1).await.unwrap_err().kind(), ErrorKind::InvalidEvent);
+    assert_eq!(envelope(5000).await.unwrap_err().kind(), ErrorKind::InvalidEvent);
+    assert_eq!(drain(&ezq).await.counts.handled, 2);
+    assert_eq!(log.sorted(), [nested(100).len(), nested(MAX_NESTING).len()]);
+}
+
+/// What another client sends, with what must become of it.
+#[tokio::test]
+async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_handled() {
+    let flat = |data: &str| format!(r#"{{"_type": "test.numbered"{data}}}"#);
+    let cloud = |members: &str| format!(r#"{{"specversion": "1.0"{members}}}"#);
+    let full = r#", "id": "1", "source": "s", "type": "test.numbered""#;
+    let undecodable = [
+        r#"{"n": 1}"#.to_owned(),
+        r#"{"_type": ""}"#.to_owned(),
+        r#"{"_type": null, "n": 1}"#.to_owned(),
+        r#"{"_type": 7, "n": 1}"#.to_owned(),
+        "[]".to_owned(),
+        "7".to_owned(),
+        "null".to_owned(),
+        r#""text""#.to_owned(),
+        "{}".to_owned(),
+        flat(""),
+        flat(r#", "n": "one""#),
+        flat(r#", "n": 1.5"#),
+        flat(r#", "n": null"#),
+        flat(r#", "n": 9223372036854775808"#),
+        flat(&format!(r#", "n": {}"#, nested(128))),
+        cloud(""),
+        cloud(full),
+        cloud(&format!(r#"{full}, "data": []"#)),
+        cloud(&format!(r#"{full}, "data": {{"n": 1}}, "data_base64": """#)),
+        cloud(&format!(r#"{full}, "data_base64": "AAEC""#)),
+        cloud(&format!(r#"{full}, "data": {{"n": 1}}, "time": "yesterday""#)),
+        cloud(&format!(r#"{full}, "data": {{"n": 1}}, "Bad_Name": 1"#)),
+        cloud(&format!(r#"{full}, "data": {{"n": 1}}, "eventversion": 0"#)),
+        cloud(r#", "id": "", "source": "s", "type": "test.numbered", "data": {"n": 1}"#),
+        cloud(r#", "id": "1", "type": "test.numbered", "data": {"n": 1}"#),
+        cloud(r#", "id": "1", "source": "s", "data": {"n": 1}"#),
+        r#"{"specversion": "0.3", "id": "1", "source": "s", "type": "t"}"#.to_owned(),
+    ];
+    let queue = queue();
+    let (handler, work) = Work::quick();
+    let builder = app(&queue).register(handler).configure(|config| {
+        config.unknown_types = ezq::UnknownTypes::DeadLetter;
+    });
+    let ezq = builder.connect().await.unwrap();
+    let mut bodies = Vec::new();
+    for (n, bad) in undecodable.iter().enumerate() {
+        bodies.push(flat(&format!(r#", "n": {n}"#)));
+        bodies.push(bad.clone());
+    }
+    bodies.push(r#"{"_type": "Unheard"}"#.to_owned());
+    let ids = send_batch(&ezq, &queue, &bodies).await;
+    let counts = drain(&ezq).await.counts;
+    let bad = undecodable.len();
+    assert_eq!(
+        (counts.handled, counts.retried, counts.dead_lettered),
+        (bad as u64, 0, bad as u64 + 1)
+    );
+    let all: Vec<i64> = (0..).take(bad).collect();
+    assert_eq!(work.handled.sorted(), all);
+
+    let letters: BTreeMap<_, _> = dead(&ezq, &queue)
+        .await
+        .into_iter()
+        .map(|letter| (letter.original_id.clone().unwrap(), letter))
+        .collect();
+    for (id, body) in ids.iter().zip(&bodies).skip(1).step_by(2) {
+        let letter = &letters[&MessageId::Number(*id)];
+        let reason = letter.reason.as_ref().unwrap();
+        assert_eq!(reason.kind, ReasonKind::Undecodable, "{body}: {reason:?}");
+        assert!(!reason.error.is_empty(), "{body}");
+        let kept: serde_json::Value = serde_json::from_str(&letter.body).unwrap_or_default();
+        let sent: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        assert_eq!(kept, sent, "kept as it was");
+    }
+    let unheard = &letters[&MessageId::Number(*ids.last().unwrap())];
+    assert_eq!(unheard.reason.as_ref().unwrap().kind, ReasonKind::UnknownType);
+}
+
+#[tokio::test]
+async fn a_message_that_is_sql_null_is_a_dead_letter() {
+    let queue = queue();
+    let (ezq, work) = connect(&queue).await;
+    ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    sqlx::query("SELECT pgmq.send($1, NULL::jsonb)")
+        .bind(queue.as_str())
+        .execute(ezq.pool())
+        .await
+        .unwrap();
+    let counts = drain(&ezq).await.counts;
+    assert_eq!((counts.handled, counts.dead_lettered), (1, 1));
+    assert_eq!(work.handled.take(), [1]);
+    let reason = only_dead(&ezq, &queue).await.reason.unwrap();
+    assert_eq!(reason.kind, ReasonKind::Undecodable);
+}
+
+#[tokio::test]
+async fn headers_that_are_no_object_are_kept_along() {
+    let queue = queue();
+    let fails = Handler::on("fails", |event: Numbered, context: Context| async move {
+        match (event.n, context.attempt()) {
+            (1, _) | (2, 2) => Ok(()),
+            (2, _) => Err(HandlerError::retry("once")),
+            _ => Err(HandlerError::fatal("never")),
+        }
+    });
+    let ezq = app(&queue).register(fails).connect().await.unwrap();
+    ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+    let headers = [r#"["a", 1]"#, "7", "\"text\"", "null"];
+    for (n, headers) in (1..=3).flat_map(|n| headers.map(|headers| (n, headers))) {
+        sqlx::query("SELECT pgmq.send($1, $2::text::jsonb, $3::text::jsonb)")
+            .bind(queue.as_str())
+            .bind(format!(r#"{{"_type": "test.numbered", "n": {n}}}"#))
+            .bind(headers)
+            .execute(ezq.pool())
+            .await
+            .unwrap();
+    }
+    let counts = drain(&ezq).await.counts;
+    assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (8, 4, 4));
+    let kept: Vec<_> = dead(&ezq, &queue)
+        .await
+        .iter()
+        .map(|letter| letter.headers.value("ezq-original-headers").map(ToString::to_string))
+        .collect();
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(kept[..3], [text(r#"["a",1]"#), text("7"), text("\"text\"")]);
+}
+
+#[tokio::test]
+async fn a_queue_name_that_sql_would_misread_is_refused_everywhere() {
+    let queue = queue();
+    let (ezq, _) = connect(&queue).await;
+    let long = "a".repeat(41);
+    let names = ["a;b", "a\"b", "a'b", "a b", "Orders", &long, "", "a-b", "ä", "a\0b", "a.b"];
+    for name in names {
+        let event = Numbered { n: 1 };
+        let error = ezq.publish(&event).queue(name).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidQueueName, "{name:?}");
+        let error = ezq.publish_all([&event]).queue(name).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidQueueName, "{name:?}");
+        let error = soon(ezq.consumer().queue(name).run()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidQueueName, "{name:?}");
+    }
+    let longest = format!("{}_{}", queue, "x".repeat(40))[..40].to_owned();
+    let (ezq, work) = connect(&QueueName::new(&longest).unwrap()).await;
+    ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.handled, 1);
+    assert_eq!(work.handled.take(), [1]);
+}
