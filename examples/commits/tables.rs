@@ -58,7 +58,8 @@ pub(crate) async fn print(pool: &PgPool) -> Result<()> {
     let most = hours.iter().map(|(count, _)| *count).max().unwrap_or(0).max(1);
     println!("\n   hour  commits");
     for (count, hour) in hours {
-        println!("  {hour:>2}:00  {count:>7}  {}", bar(count, most));
+        let line = format!("  {hour:>2}:00  {count:>7}  {}", bar(count, most));
+        println!("{}", line.trim_end());
     }
     Ok(())
 }
