@@ -3,9 +3,9 @@
 
 mod architecture;
 mod child;
+mod config;
 mod database;
 mod faults;
-mod config;
 mod handlers;
 mod kit;
 mod leftovers;
