@@ -15,15 +15,15 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use crate::clock::{EngineClock, after};
 use crate::config::UnknownTypes;
 use crate::context::{Context, Received};
-use crate::engine::Outgoing;
+use crate::engine::{MessageId, Outgoing};
 use crate::handler::{Handler, HandlerOptions};
 use crate::headers::MAX_ATTEMPTS;
 use crate::outcome::Action;
 use crate::publisher::{Publisher, Services};
 use crate::registry::Registry;
 use crate::{
-    Call, Config, ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName,
-    HandlerState, Progress, Reason, ReasonKind, RetryPolicy, Settle, error_chain,
+    Call, Config, ERROR_TEXT_LIMIT, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName,
+    HandlerState, Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle, error_chain,
 };
 
 /// Under this name a message keeps how often it met no handler.
@@ -42,6 +42,19 @@ pub(crate) struct Dispatcher {
 pub(crate) struct Work {
     pub(crate) received: Arc<Received>,
     pub(crate) clock: EngineClock,
+}
+
+/// A line of the log about a delivery, with what names it.
+macro_rules! say {
+    ($level:ident, $received:expr, $($rest:tt)+) => {
+        $level!(
+            queue = %$received.queue,
+            message_id = %$received.message_id,
+            event_id = $received.envelope.id(),
+            event_type = $received.envelope.event_type(),
+            $($rest)+
+        )
+    };
 }
 
 /// What one run of one handler came to.
@@ -85,7 +98,6 @@ impl Dispatcher {
         let mut outgoing = Vec::new();
         let now = work.clock.now();
         for (handler, ran) in ran {
-            let policy = self.policy(handler, received);
             let mark = match ran {
                 Ran::Cancelled => continue,
                 Ran::Done(events) => {
@@ -94,25 +106,28 @@ impl Dispatcher {
                 }
                 Ran::Failed(action, error) => {
                     let earlier = known.0.get(&handler.name);
-                    self.failed(action, error, earlier, policy, now)
+                    self.failed(handler, received, (action, error), earlier, now)
                 }
             };
             marks.0.insert(handler.name.clone(), mark);
         }
         known.0.extend(marks.0.clone());
-        conclude(handlers, &known, marks, outgoing, now)
+        conclude(received, handlers, &known, marks, outgoing, now)
     }
 
     /// Runs the handlers of a control event; their errors are only logged.
     pub(crate) async fn control(&self, work: &Work) -> Vec<Outgoing> {
         let none = Progress::default();
-        let handlers = self.registry.find(work.received.envelope.event_type());
+        let received = &work.received;
+        let handlers = self.registry.find(received.envelope.event_type());
         let runs = handlers.iter().map(|handler| self.run(handler, work, &none));
         let mut outgoing = Vec::new();
         for (handler, ran) in handlers.iter().zip(join_all(runs).await) {
             match ran {
                 Ran::Done(events) => outgoing.extend(events),
-                Ran::Failed(_, error) => warn!(handler = %handler.name, error, "handler failed"),
+                Ran::Failed(_, error) => {
+                    say!(warn, received, handler = %handler.name, error, "handler failed");
+                }
                 Ran::Cancelled => {}
             }
         }
@@ -195,17 +210,19 @@ impl Dispatcher {
     /// The mark of a handler that did not finish.
     fn failed(
         &self,
-        action: Action,
-        error: String,
+        handler: &Handler,
+        received: &Received,
+        (action, error): (Action, String),
         earlier: Option<&HandlerMark>,
-        policy: RetryPolicy,
         now: DateTime<Utc>,
     ) -> HandlerMark {
+        let name = &handler.name;
+        let policy = self.policy(handler, received);
         let earlier = earlier.cloned().unwrap_or_else(|| mark(HandlerState::Retry));
         let attempts = next_attempt(Some(&earlier));
         let (policy, exhausted) = match (action, self.config.unknown_types) {
             (Action::Snooze(pause), _) => {
-                debug!(?pause, "handler snoozed");
+                say!(debug, received, handler = %name, ?pause, "handler snoozed");
                 return HandlerMark {
                     state: HandlerState::Retry,
                     due: Some(after(now, pause)),
@@ -213,7 +230,7 @@ impl Dispatcher {
                 };
             }
             (Action::Discard, _) | (Action::NewerVersion, UnknownTypes::Skip) => {
-                info!(reason = error, "event discarded");
+                say!(info, received, handler = %name, reason = error, "event discarded");
                 return done(Some(&earlier));
             }
             (Action::NewerVersion, UnknownTypes::Retry(policy)) => {
@@ -251,23 +268,24 @@ impl Dispatcher {
     /// What becomes of an event that no handler here takes.
     fn unknown(&self, work: &Work, known: &Progress) -> Settle {
         let name = HandlerName::from(UNKNOWN);
-        let event_type = work.received.envelope.event_type();
+        let received = &work.received;
+        let event_type = received.envelope.event_type();
         let why = bounded(&format!("no handler here takes `{event_type}`"));
         let attempts = next_attempt(known.0.get(&name));
         let policy = match self.config.unknown_types {
             UnknownTypes::Skip => {
-                info!(event_type, "event skipped: no handler takes it");
+                say!(info, received, "event skipped: no handler takes it");
                 return Settle::Ack { outgoing: Vec::new() };
             }
             UnknownTypes::Retry(policy) if attempts < policy.max_attempts => policy,
             _ => {
                 let reason =
                     Reason { kind: ReasonKind::UnknownType, handler: None, error: why, attempts };
-                return dead_letter(reason, Progress::default(), Vec::new());
+                return buried(received, reason, Progress::default(), Vec::new());
             }
         };
         let pause = policy.backoff.delay(attempts, rand::random());
-        warn!(event_type, attempts, retry_in = ?pause, "no handler takes this event");
+        say!(warn, received, attempts, retry_in = ?pause, "no handler takes this event");
         let mark = HandlerMark { attempts, ..mark(HandlerState::Retry) };
         let progress = Progress([(name, mark)].into());
         Settle::Retry { after: pause, progress, outgoing: Vec::new() }
@@ -276,6 +294,7 @@ impl Dispatcher {
 
 /// Draws one settlement from where all handlers of a delivery stand.
 fn conclude(
+    received: &Received,
     handlers: &[Arc<Handler>],
     known: &Progress,
     marks: Progress,
@@ -301,12 +320,14 @@ fn conclude(
     for (name, mark) in &marks.0 {
         if let (HandlerState::Retry, Some(last)) = (mark.state, mark.errors.last()) {
             let retry_in = mark.due.map(|due| (due - now).to_std().unwrap_or_default());
-            warn!(handler = %name, attempt = mark.attempts, error = %last.error, ?retry_in, "handler failed");
+            let (attempt, error) = (mark.attempts, &last.error);
+            say!(warn, received, handler = %name, attempt, %error, ?retry_in, "handler failed");
         }
         if let (HandlerState::Dead, Some(last), true) =
             (mark.state, mark.errors.last(), next.is_some() || dead.is_some_and(|(d, _)| d != name))
         {
-            error!(handler = %name, attempt = mark.attempts, error = %last.error, "handler gave up");
+            let (attempt, error) = (mark.attempts, &last.error);
+            say!(error, received, handler = %name, attempt, %error, "handler gave up");
         }
     }
     if let Some(next) = next {
@@ -325,22 +346,40 @@ fn conclude(
                 error: mark.errors.last().map(|last| last.error.clone()).unwrap_or_default(),
                 attempts: mark.attempts,
             };
-            dead_letter(reason, marks, outgoing)
+            buried(received, reason, marks, outgoing)
         }
     }
 }
 
-/// The settlement of a message that is given up; logged here, once.
-pub(crate) fn dead_letter(reason: Reason, progress: Progress, outgoing: Vec<Outgoing>) -> Settle {
-    let handler = reason.handler.as_ref().map(HandlerName::as_str);
+fn buried(
+    received: &Received,
+    reason: Reason,
+    progress: Progress,
+    outgoing: Vec<Outgoing>,
+) -> Settle {
+    let Received { queue, message_id, envelope, .. } = received;
+    log_dead_letter(queue, message_id, Some(envelope), &reason);
+    Settle::DeadLetter { reason, progress, outgoing }
+}
+
+/// Says, once for each, that a message is given up.
+pub(crate) fn log_dead_letter(
+    queue: &QueueName,
+    message_id: &MessageId,
+    envelope: Option<&Envelope>,
+    reason: &Reason,
+) {
     error!(
+        %queue,
+        %message_id,
+        event_id = envelope.map(Envelope::id),
+        event_type = envelope.map(Envelope::event_type),
         reason = %reason.kind,
-        handler,
+        handler = reason.handler.as_ref().map(HandlerName::as_str),
         attempts = reason.attempts,
         error = %reason.error,
         "event moves to the dead letters"
     );
-    Settle::DeadLetter { reason, progress, outgoing }
 }
 
 fn mark(state: HandlerState) -> HandlerMark {

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod child;
+mod config;
 mod database;
 mod faults;
 mod handlers;
@@ -14,3 +15,4 @@ mod processes;
 mod publishing;
 mod stopping;
 mod stress;
+mod tracing;

@@ -9,7 +9,7 @@ use super::run::{Item, Phase, Run};
 use crate::clock::EngineClock;
 use crate::codec::{Origin, decode};
 use crate::context::{Lease, Received};
-use crate::dispatcher::{Work, bounded, dead_letter};
+use crate::dispatcher::{Work, bounded, log_dead_letter};
 use crate::engine::{Delivery, Receipt};
 use crate::event::{Control, End, Interrupt, is_control};
 use crate::settlement::{Progress, Reason, ReasonKind, Settle};
@@ -18,6 +18,7 @@ use crate::{Error, Result, error_chain};
 impl Run {
     /// Takes in one delivery, in the order of the queue.
     pub(super) fn accept(&mut self, delivery: Delivery, sent: Instant) {
+        self.learn_beginning(delivery.leased_at, sent);
         let position = delivery.position();
         let lease = Arc::new(Lease::new(sent, self.settings.lease));
         self.leases.hold(&delivery.receipt, &lease);
@@ -76,7 +77,9 @@ impl Run {
     }
 
     fn bury(&self, receipt: Receipt, reason: Reason) {
-        let settle = dead_letter(reason, Progress::default(), Vec::new());
+        log_dead_letter(&self.settings.queue, receipt.message_id(), None, &reason);
+        let (progress, outgoing) = (Progress::default(), Vec::new());
+        let settle = Settle::DeadLetter { reason, progress, outgoing };
         self.send(receipt, settle, Tally::DeadLettered);
     }
 }
