@@ -10,7 +10,7 @@ use tracing::{error, warn};
 use super::lease::Leases;
 use super::report::{Counters, Tally};
 use super::run::Item;
-use super::settle::Settling;
+use super::settle::{Settling, give_up};
 use crate::app::Inner;
 use crate::engine::Receipt;
 use crate::error_chain;
@@ -31,12 +31,15 @@ pub(super) async fn handle(
         return counters.add(Tally::Lost);
     }
     let cancelled = item.work.received.lease.cancel().is_cancelled();
-    if let Err(error) = app.publish_elsewhere(&item.work.received.queue, &mut settle).await {
-        warn!(error = %error_chain(&error), "events could not be published: the event comes again");
-        settle = Settle::Retry {
-            after: Duration::from_secs(1),
-            progress: Progress::default(),
-            outgoing: Vec::new(),
+    let queue = &item.work.received.queue;
+    if let Err(error) = app.publish_elsewhere(queue, &mut settle).await {
+        let (message_id, why) = (item.receipt.message_id(), error_chain(&error));
+        settle = if error.is_transient() {
+            warn!(%queue, %message_id, error = why, "its events could not be published: it comes again");
+            let (after, progress) = (Duration::from_secs(1), Progress::default());
+            Settle::Retry { after, progress, outgoing: Vec::new() }
+        } else {
+            give_up(queue, message_id, settle, &format!("its events cannot be published: {why}"))
         };
     }
     let tally = match settle {

@@ -29,6 +29,10 @@ pub(crate) struct Faults {
     pub lose: AtomicBool,
     /// How many milliseconds one call to settle takes.
     pub slow: AtomicU64,
+    /// So many renewals are never answered.
+    pub silent: AtomicUsize,
+    /// A queue that cannot be created.
+    pub forbidden: Mutex<Option<QueueName>>,
     /// Fetches so far.
     pub fetches: AtomicUsize,
     /// Batches settled: when, and how many.
@@ -51,6 +55,9 @@ impl Engine for Faulty {
     }
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
+        if self.faults.forbidden.lock().unwrap().as_ref() == Some(queue) {
+            return Err(Error::new(ErrorKind::Permission, "forbidden by the test"));
+        }
         self.memory.ensure_queue(queue).await
     }
 
@@ -108,6 +115,10 @@ impl Engine for Faulty {
         receipts: &[Receipt],
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>> {
+        let silent = &self.faults.silent;
+        if silent.try_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+            std::future::pending::<()>().await;
+        }
         if self.faults.lose.load(Ordering::SeqCst) {
             return Ok(vec![ExtendOutcome::LeaseLost; receipts.len()]);
         }

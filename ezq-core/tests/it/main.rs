@@ -5,3 +5,4 @@ mod consumer;
 mod engines;
 mod faulty;
 mod limits;
+mod outages;
