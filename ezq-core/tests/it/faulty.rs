@@ -115,8 +115,9 @@ impl Engine for Faulty {
         receipts: &[Receipt],
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>> {
-        let silent = &self.faults.silent;
-        if silent.try_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+        let silent = self.faults.silent.load(Ordering::SeqCst);
+        if silent > 0 {
+            self.faults.silent.store(silent - 1, Ordering::SeqCst);
             std::future::pending::<()>().await;
         }
         if self.faults.lose.load(Ordering::SeqCst) {
