@@ -1,6 +1,7 @@
 //! The integration tests, in one binary, on a real Postgres with a real PGMQ.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod architecture;
 mod child;
 mod database;
 mod faults;
