@@ -124,8 +124,8 @@ pub(super) async fn renew(
                             ExtendOutcome::LeaseLost if settling(receipt) => {}
                             ExtendOutcome::LeaseLost => {
                                 if leases.lost(receipt) {
-                                    let message = receipt.message_id();
-                                    warn!(%queue, %message, "lease lost: its handlers are cancelled");
+                                    let message_id = receipt.message_id();
+                                    warn!(%queue, %message_id, "lease lost: its handlers are cancelled");
                                 }
                             }
                         }

@@ -9,6 +9,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -78,6 +79,9 @@ pub(super) struct Run {
     /// Nothing is left before the `End`.
     pub(super) drained: bool,
     pub(super) started: Instant,
+    /// The same on the engine's clock, or a little later: an answer of the engine was read at an
+    /// unknown time after it was asked for.
+    pub(super) began: Option<DateTime<Utc>>,
     pub(super) failing: bool,
 }
 
@@ -146,6 +150,7 @@ pub(super) async fn run(
         control: None,
         drained: false,
         started,
+        began: None,
         failing: false,
     };
     run.drive(&stops, signals.as_mut(), wakeups).await;

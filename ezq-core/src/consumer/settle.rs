@@ -11,7 +11,7 @@ use tracing::{Instrument, debug_span, error, info, warn};
 
 use super::lease::Leases;
 use super::report::{Counters, Tally};
-use crate::dispatcher::dead_letter;
+use crate::dispatcher::log_dead_letter;
 use crate::engine::{Engine, Receipt, SettleOutcome};
 use crate::engines::ensure;
 use crate::settlement::{Reason, ReasonKind, Settle};
@@ -56,6 +56,7 @@ impl InFlight {
 impl Settler {
     /// Settles what comes until all senders are gone.
     pub(super) async fn run(self, mut incoming: mpsc::Receiver<Settling>) {
+        let mut give_up = None;
         while let Some(first) = incoming.recv().await {
             let flush_at = first.since + self.max_age;
             let mut batch = vec![first];
@@ -65,13 +66,22 @@ impl Settler {
                     Ok(None) | Err(_) => break,
                 }
             }
-            self.flush(batch, &incoming).await;
+            self.flush(batch, &incoming, &mut give_up).await;
         }
     }
 
-    async fn flush(&self, mut batch: Vec<Settling>, incoming: &mpsc::Receiver<Settling>) {
-        let begun = Instant::now();
+    /// Settles a batch; tries again until it works or, once the consumer has stopped, until it is
+    /// time to give up, for this batch and those behind it.
+    async fn flush(
+        &self,
+        mut batch: Vec<Settling>,
+        incoming: &mpsc::Receiver<Settling>,
+        give_up: &mut Option<Instant>,
+    ) {
         let mut pause = Duration::from_millis(50);
+        if give_up.is_some_and(|give_up| Instant::now() >= give_up) {
+            return self.abandon(&batch);
+        }
         self.in_flight.set().extend(batch.iter().map(|one| one.receipt.clone()));
         loop {
             let count = batch.len();
@@ -95,14 +105,13 @@ impl Settler {
                 if pause > Duration::from_millis(50) {
                     info!(queue = %self.queue, "settling works again");
                 }
+                *give_up = None;
                 return;
             }
-            if incoming.is_closed() && incoming.is_empty() && begun.elapsed() > self.patience {
+            let now = Instant::now();
+            if incoming.is_closed() && now >= *give_up.get_or_insert(now + self.patience) {
                 warn!(queue = %self.queue, count, "gave up settling: these events will come again");
-                for one in batch {
-                    self.done(&one.receipt, Tally::Lost);
-                }
-                return;
+                return self.abandon(&batch);
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -121,8 +130,8 @@ impl Settler {
             match outcome {
                 SettleOutcome::Done => self.done(&one.receipt, one.tally),
                 SettleOutcome::LeaseLost => {
-                    let message = one.receipt.message_id();
-                    warn!(queue = %self.queue, %message, "lease lost: the event was taken over");
+                    let message_id = one.receipt.message_id();
+                    warn!(queue = %self.queue, %message_id, "lease lost: the event was taken over");
                     self.done(&one.receipt, Tally::Lost);
                 }
                 SettleOutcome::Failed { receipt, error } => {
@@ -133,7 +142,7 @@ impl Settler {
                         continue;
                     }
                     let receipt = one.receipt.clone();
-                    match refused(one, &error) {
+                    match refused(&self.queue, one, &error) {
                         Some(refused) => again.push(refused),
                         None => self.done(&receipt, Tally::Lost),
                     }
@@ -141,6 +150,13 @@ impl Settler {
             }
         }
         (again, failure)
+    }
+
+    /// Leaves a batch to whoever leases it next.
+    fn abandon(&self, batch: &[Settling]) {
+        for one in batch {
+            self.done(&one.receipt, Tally::Lost);
+        }
     }
 
     fn done(&self, receipt: &Receipt, tally: Tally) {
@@ -167,23 +183,24 @@ impl Settler {
 
 /// What to do with a settlement that the store refuses for good: the message, with its marks, goes
 /// to the dead letters; if even that is refused, the lease is left to run out.
-fn refused(one: Settling, error: &Error) -> Option<Settling> {
+fn refused(queue: &QueueName, one: Settling, error: &Error) -> Option<Settling> {
     let why = error_chain(error);
     let Settling { receipt, settle, since, .. } = one;
     match settle {
         Settle::DeadLetter { outgoing, .. } if outgoing.is_empty() => {
-            error!(message = %receipt.message_id(), error = %why, "the event cannot be settled");
+            error!(%queue, message_id = %receipt.message_id(), error = %why, "the event cannot be settled");
             None
         }
         Settle::Release => {
-            error!(message = %receipt.message_id(), error = %why, "the event cannot be released");
+            error!(%queue, message_id = %receipt.message_id(), error = %why, "the event cannot be released");
             None
         }
         Settle::Ack { .. } | Settle::Retry { .. } | Settle::DeadLetter { .. } => {
             let progress = settle.into_progress();
             let error = format!("the store refused the settlement: {why}");
             let reason = Reason { kind: ReasonKind::Fatal, handler: None, error, attempts: 1 };
-            let settle = dead_letter(reason, progress, Vec::new());
+            log_dead_letter(queue, receipt.message_id(), None, &reason);
+            let settle = Settle::DeadLetter { reason, progress, outgoing: Vec::new() };
             Some(Settling { receipt, settle, tally: Tally::DeadLettered, since })
         }
     }
