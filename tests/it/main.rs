@@ -1,11 +1,18 @@
 //! The integration tests, in one binary, on a real Postgres with a real PGMQ.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod architecture;
+mod child;
 mod config;
+mod database;
+mod faults;
 mod handlers;
 mod kit;
+mod leftovers;
 mod macros;
 mod macros_ui;
+mod processes;
 mod publishing;
 mod stopping;
+mod stress;
 mod tracing;
