@@ -91,7 +91,9 @@ pub(crate) fn keeps_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(database) => {
             let code = database.code().unwrap_or_default();
-            !(code.starts_with("57P") || code.starts_with("08") || code == "0A000")
+            // A session that began read-only stays so when the server takes writes again.
+            let is_stale = matches!(&*code, "0A000" | "25006");
+            !(code.starts_with("57P") || code.starts_with("08") || is_stale)
         }
         sqlx::Error::RowNotFound
         | sqlx::Error::ColumnNotFound(_)

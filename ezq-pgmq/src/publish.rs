@@ -133,7 +133,11 @@ pub(crate) async fn store(
         }
         let stored = limit(patience, async {
             let mut connection = pool.acquire().await?;
-            insert(&mut connection, queue, part).await
+            let stored = insert(&mut connection, queue, part).await;
+            if stored.as_ref().is_err_and(|failure| !error::keeps_connection(failure)) {
+                connection.close_on_drop();
+            }
+            stored
         });
         match stored.await {
             Ok(ids) => outcomes.extend(ids.into_iter().map(|id| Ok(MessageId::Number(id)))),

@@ -4,6 +4,7 @@
 //! told a word on its standard input. When that closes, because the test is over in whatever way,
 //! it ends.
 
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
@@ -227,22 +228,33 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// A child that works on a database.
     pub(crate) fn start(url: &str, role: &Role) -> Self {
-        Self::start_with(url, role, Stdio::inherit())
+        let mut command = Self::command(role);
+        command.env("DATABASE_URL", url).env_remove("EZQ_DATABASE_URL");
+        Self::spawn(command)
     }
 
-    pub(crate) fn start_with(url: &str, role: &Role, stderr: Stdio) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+    /// A child whose temporary files are in a folder of their own, and whose end may be loud.
+    pub(crate) fn start_in(temporary: &Path, role: &Role) -> Self {
+        let mut command = Self::command(role);
+        command.env("TMPDIR", temporary).stderr(Stdio::null());
+        Self::spawn(command)
+    }
+
+    fn command(role: &Role) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["child::child_main", "--exact", "--nocapture"])
             .env(ROLE, serde_json::to_string(role).unwrap())
-            .env("DATABASE_URL", url)
-            .env_remove("EZQ_DATABASE_URL")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(stderr)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+            .kill_on_drop(true);
+        command
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let orders = child.stdin.take().unwrap();
         Self { child, lines, orders }

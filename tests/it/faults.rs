@@ -282,3 +282,31 @@ async fn goes_on_after_a_read_only_time() {
     let report = handle.wait().await.unwrap();
     assert_eq!(report.counts.handled, 2, "{report}");
 }
+
+#[tokio::test]
+async fn stops_though_the_server_stays_away() {
+    let server = EmbeddedPostgres::builder().start().await.unwrap();
+    let queue = unique("faults");
+    let (go, gate) = watch::channel(false);
+    let handler = Handler::on("gated", move |_: Job| {
+        let mut gate = gate.clone();
+        async move { drop(gate.wait_for(|go| *go).await) }
+    });
+    let builder = Ezq::builder().database_url(server.url()).without_discovered_handlers();
+    // Each settlement is a batch of its own, and they wait behind one another.
+    let builder = builder.register(handler).configure(|config| config.settle_batch = 1);
+    let ezq = builder.connect().await.unwrap();
+    let jobs: Vec<Job> = (1..=4).map(|n| Job { n }).collect();
+    ezq.publish_all(&jobs).queue(&queue).await.unwrap();
+    let lease = Duration::from_secs(1);
+    let handle = ezq.consumer().queue(&queue).concurrency(4).lease(lease).spawn();
+    let mut own = connection(&server.url()).await;
+    until(&mut own, &format!("SELECT sum(read_ct) = 4 FROM pgmq.q_{queue}")).await;
+    server.stop(false).await.unwrap();
+    go.send_replace(true);
+    handle.stop();
+    let stopping = Instant::now();
+    let report = tokio::time::timeout(CEILING, handle.wait()).await.expect("it stops").unwrap();
+    println!("stopped {:?} after it was told: {report}", stopping.elapsed());
+    assert_eq!((report.counts.handled, report.counts.lost), (0, 4), "{report}");
+}

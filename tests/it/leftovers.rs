@@ -1,12 +1,13 @@
 //! The development Postgres of a process is gone within seconds, however the process ends.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use ezq::pgmq::embedded::EmbeddedPostgres;
 
 use crate::child::{Process, Role, say};
+use crate::database;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -28,7 +29,7 @@ pub(crate) async fn serve(ending: String) {
 #[tokio::test]
 async fn nothing_is_left_however_the_process_ends() {
     for ending in ["return", "exit", "panic", "abort", "TERM", "INT", "HUP", "KILL"] {
-        let mut child = Process::start_with("", &Role::Server, Stdio::null());
+        let mut child = Process::start_in(&std::env::temp_dir(), &Role::Server);
         child.tell(ending).await;
         let folder = PathBuf::from(child.hear("folder").await);
         let mut processes = Vec::new();
@@ -46,6 +47,39 @@ async fn nothing_is_left_however_the_process_ends() {
         assert!(processes_of(&folder).is_empty(), "{ending}: {:?}", processes_of(&folder));
         println!("{ending}: gone after {:?}", began.elapsed());
     }
+}
+
+#[tokio::test]
+async fn nothing_is_left_when_the_process_is_killed_while_its_server_starts() {
+    // From the first file to the first connection.
+    for pause in [0, 5, 50, 200, 400] {
+        let folder = database::unique("leftovers").to_string();
+        let temporary = std::env::temp_dir().join(format!("{folder}-{}", std::process::id()));
+        std::fs::create_dir(&temporary).unwrap();
+        // Also for the account that the server runs under.
+        std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o777)).unwrap();
+        let mut child = Process::start_in(&temporary, &Role::Server);
+        child.tell("wait").await;
+        let began = Instant::now();
+        while is_empty(&temporary) {
+            assert!(began.elapsed() < database::CEILING, "no server starts");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Not a wait for anything: each case is another moment.
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        child.kill().await;
+        let began = Instant::now();
+        while !is_empty(&temporary) || !processes_of(&temporary).is_empty() {
+            assert!(began.elapsed() < LIMIT, "left: {:?}", processes_of(&temporary));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        println!("killed {pause} ms after the first file: gone after {:?}", began.elapsed());
+        std::fs::remove_dir(&temporary).unwrap();
+    }
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).unwrap().next().is_none()
 }
 
 /// The shell and the server that name the folder, and the server's own processes.

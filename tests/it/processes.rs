@@ -17,11 +17,16 @@ struct Scene {
 
 impl Scene {
     async fn with_jobs(numbers: std::ops::RangeInclusive<i64>) -> Self {
+        let scene = Self::new().await;
+        scene.publish(numbers).await;
+        scene
+    }
+
+    async fn new() -> Self {
         let url = server().await.url();
         let mut scene =
             Self { queue: unique("processes"), connection: connection(&url).await, url };
         create_ledger(&mut scene.connection, &scene.queue).await;
-        scene.publish(numbers).await;
         scene
     }
 
@@ -203,7 +208,7 @@ async fn a_stale_worker_learns_it_and_its_handler_is_cancelled() {
 #[tokio::test]
 async fn two_workers_share_the_work_and_handle_nothing_twice() {
     const JOBS: i64 = 400;
-    let mut scene = Scene::with_jobs(1..=0).await;
+    let mut scene = Scene::new().await;
     let waits = Waits::For(Duration::from_millis(10));
     let worker = |name: &str| Worker { concurrency: 4, waits, ..scene.worker(name) };
     let (mut a, mut b) = (scene.start(worker("a")), scene.start(worker("b")));

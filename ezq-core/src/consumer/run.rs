@@ -201,6 +201,7 @@ impl Run {
         mut signals: Option<&mut Signals>,
         mut wakeups: Wakeups,
     ) {
+        let leases = Arc::clone(&self.leases);
         loop {
             self.start_tasks();
             if self.is_finished() {
@@ -223,6 +224,7 @@ impl Run {
                     self.fetched(fetched).await;
                 }
                 () = sleep_until(self.pace.next()), if waits => {}
+                () = leases.freed(), if self.is_full() => {}
                 woken = changed(&mut wakeups), if waits => {
                     if woken { self.pace.now() } else { wakeups = None }
                 }

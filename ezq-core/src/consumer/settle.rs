@@ -56,6 +56,7 @@ impl InFlight {
 impl Settler {
     /// Settles what comes until all senders are gone.
     pub(super) async fn run(self, mut incoming: mpsc::Receiver<Settling>) {
+        let mut give_up = None;
         while let Some(first) = incoming.recv().await {
             let flush_at = first.since + self.max_age;
             let mut batch = vec![first];
@@ -65,13 +66,22 @@ impl Settler {
                     Ok(None) | Err(_) => break,
                 }
             }
-            self.flush(batch, &incoming).await;
+            self.flush(batch, &incoming, &mut give_up).await;
         }
     }
 
-    async fn flush(&self, mut batch: Vec<Settling>, incoming: &mpsc::Receiver<Settling>) {
-        let begun = Instant::now();
+    /// Settles a batch; tries again until it works or, once the consumer has stopped, until it is
+    /// time to give up, for this batch and those behind it.
+    async fn flush(
+        &self,
+        mut batch: Vec<Settling>,
+        incoming: &mpsc::Receiver<Settling>,
+        give_up: &mut Option<Instant>,
+    ) {
         let mut pause = Duration::from_millis(50);
+        if give_up.is_some_and(|give_up| Instant::now() >= give_up) {
+            return self.abandon(&batch);
+        }
         self.in_flight.set().extend(batch.iter().map(|one| one.receipt.clone()));
         loop {
             let count = batch.len();
@@ -95,14 +105,13 @@ impl Settler {
                 if pause > Duration::from_millis(50) {
                     info!(queue = %self.queue, "settling works again");
                 }
+                *give_up = None;
                 return;
             }
-            if incoming.is_closed() && incoming.is_empty() && begun.elapsed() > self.patience {
+            let now = Instant::now();
+            if incoming.is_closed() && now >= *give_up.get_or_insert(now + self.patience) {
                 warn!(queue = %self.queue, count, "gave up settling: these events will come again");
-                for one in batch {
-                    self.done(&one.receipt, Tally::Lost);
-                }
-                return;
+                return self.abandon(&batch);
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -141,6 +150,13 @@ impl Settler {
             }
         }
         (again, failure)
+    }
+
+    /// Leaves a batch to whoever leases it next.
+    fn abandon(&self, batch: &[Settling]) {
+        for one in batch {
+            self.done(&one.receipt, Tally::Lost);
+        }
     }
 
     fn done(&self, receipt: &Receipt, tally: Tally) {

@@ -27,14 +27,19 @@ use folder::Folder;
 const START_LIMIT: Duration = Duration::from_secs(30);
 const PORT: u16 = 5432;
 
-/// Owns the server: reads one word a line, and cleans up when the pipe closes. `wait` works since
-/// the server is its child.
+/// Owns the server and its data from the first file on: reads one word a line, and cleans up when
+/// the pipe closes. `wait` works since the server is its child. An answer that nobody reads any more
+/// must not end it.
 const WATCHDOG: &str = r#"
-folder=$1; shift
+folder=$1; initdb=$2; shift 2
 pid=
+trap : PIPE
 stop() { [ -n "$pid" ] && { kill -"$1" "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; }; pid=; }
 while read -r word; do
   case $word in
+    init)
+      "$initdb" -D "$folder/data" --username=postgres --auth=trust --encoding=UTF8 --locale=C \
+        --no-sync </dev/null >"$folder/log" 2>&1 && echo initialised || echo refused ;;
     start) "$@" </dev/null >>"$folder/log" 2>&1 & pid=$!; echo started ;;
     fast) stop INT; echo stopped ;;
     immediate) stop QUIT; echo stopped ;;
@@ -199,29 +204,19 @@ impl EmbeddedPostgres {
         let folder = Folder::create(account.as_ref())?;
         let data = folder.data();
 
-        let mut initdb = command(&binaries.join("initdb"), account.as_ref(), folder.path());
-        initdb.arg("-D").arg(&data).args([
-            "--username=postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-sync",
-        ]);
-        let output = initdb
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| failure("cannot run initdb").with_source(error))?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr);
-            return Err(failure("initdb failed").with_source(text.trim().to_owned()));
-        }
-
         let mut shell = command(Path::new("/bin/sh"), account.as_ref(), folder.path());
         shell.args(["-c", WATCHDOG, "ezq-postgres"]);
-        shell.arg(folder.path()).arg(binaries.join("postgres"));
+        shell.arg(folder.path()).arg(binaries.join("initdb")).arg(binaries.join("postgres"));
         shell.arg("-D").arg(&data).arg("-k").arg(folder.path());
         shell.args(builder.arguments());
         let mut watchdog = Watchdog::spawn(shell)?;
+        if let Err(error) = watchdog.order("init", "initialised") {
+            let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+            return Err(match log.trim() {
+                "" => error,
+                log => failure("initdb failed").with_source(log.to_owned()),
+            });
+        }
         let start = Start::of(&folder);
         watchdog.order("start", "started")?;
         start.wait_until_ready()?;
