@@ -5,6 +5,7 @@ mod architecture;
 mod child;
 mod config;
 mod database;
+mod examples;
 mod faults;
 mod handlers;
 mod kit;
