@@ -1,1 +1,66 @@
-fn main() {}
+//! The benchmarks of ezq: `cargo run --release -p ezq-bench -- [case ...] [--json]`.
+//!
+//! Each case runs ezq and a plain loop over the same work in turn, in one process and on one
+//! database, and reports the median of their ratios: machines and their moods cancel out. Every run
+//! checks that exactly the right number of events was handled. `--help` lists the options.
+
+mod arguments;
+mod cases;
+mod database;
+mod outcome;
+mod pairs;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use crate::arguments::{Arguments, Wish};
+use crate::database::Database;
+
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let wish = match Arguments::read(std::env::args().skip(1)) {
+        Ok(wish) => wish,
+        Err(wrong) => {
+            eprintln!("error: {wrong}\n\n{}", arguments::HELP);
+            return ExitCode::from(2);
+        }
+    };
+    match fulfil(wish).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", ezq::error_chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn fulfil(wish: Wish) -> Result<()> {
+    let arguments = match wish {
+        Wish::Help => {
+            println!("{}", arguments::HELP);
+            return Ok(());
+        }
+        Wish::List => {
+            for case in cases::ALL {
+                println!("{:<12} {}", case.name, case.about);
+            }
+            return Ok(());
+        }
+        Wish::Run(arguments) => arguments,
+    };
+    if cfg!(debug_assertions) {
+        eprintln!("warning: this is no release build, its figures mean nothing");
+    }
+    let database = Database::open(arguments.database_url.as_deref()).await?;
+    if !arguments.json {
+        println!("{}", outcome::TITLE);
+    }
+    for case in &arguments.cases {
+        let outcome = (case.run)(&arguments, &database).await?;
+        let line = if arguments.json { outcome.json(case) } else { outcome.row(case) };
+        println!("{line}");
+    }
+    Ok(())
+}

@@ -15,15 +15,15 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::config::UnknownTypes;
 use crate::context::{Context, Received};
-use crate::engine::Outgoing;
+use crate::engine::{MessageId, Outgoing};
 use crate::handler::{Handler, HandlerOptions};
 use crate::headers::MAX_ATTEMPTS;
 use crate::outcome::Action;
 use crate::publisher::{Publisher, Services};
 use crate::registry::Registry;
 use crate::{
-    Call, Config, ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerError, HandlerMark,
-    HandlerName, HandlerState, Progress, Reason, ReasonKind, RetryPolicy, Settle,
+    Call, Config, ERROR_TEXT_LIMIT, ERRORS_KEPT, Envelope, ErrorRecord, HandlerError, HandlerMark,
+    HandlerName, HandlerState, Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle,
 };
 
 /// Under this name a message keeps how often it met no handler.
@@ -61,6 +61,19 @@ impl EngineClock {
 fn after(time: DateTime<Utc>, pause: Duration) -> DateTime<Utc> {
     let pause = TimeDelta::from_std(pause).unwrap_or(TimeDelta::MAX);
     time.checked_add_signed(pause).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// A line of the log about a delivery, with what names it.
+macro_rules! say {
+    ($level:ident, $received:expr, $($rest:tt)+) => {
+        $level!(
+            queue = %$received.queue,
+            message_id = %$received.message_id,
+            event_id = $received.envelope.id(),
+            event_type = $received.envelope.event_type(),
+            $($rest)+
+        )
+    };
 }
 
 /// What one run of one handler came to.
@@ -103,7 +116,6 @@ impl Dispatcher {
         let mut outgoing = Vec::new();
         let now = work.clock.now();
         for (handler, ran) in ran {
-            let policy = self.policy(handler, received);
             let mark = match ran {
                 Ran::Cancelled => continue,
                 Ran::Done(events) => {
@@ -111,26 +123,28 @@ impl Dispatcher {
                     done(known.0.get(&handler.name))
                 }
                 Ran::Failed(error) => {
-                    let earlier = known.0.get(&handler.name);
-                    self.failed(&error, earlier, policy, now)
+                    self.failed(handler, received, &error, known.0.get(&handler.name), now)
                 }
             };
             marks.0.insert(handler.name.clone(), mark);
         }
         known.0.extend(marks.0.clone());
-        conclude(handlers, &known, marks, outgoing, now)
+        conclude(received, handlers, &known, marks, outgoing, now)
     }
 
     /// Runs the handlers of a control event; their errors are only logged.
     pub(crate) async fn control(&self, work: &Work) -> Vec<Outgoing> {
         let none = Progress::default();
-        let handlers = self.registry.find(work.received.envelope.event_type());
+        let received = &work.received;
+        let handlers = self.registry.find(received.envelope.event_type());
         let runs = handlers.iter().map(|handler| self.run(handler, work, &none));
         let mut outgoing = Vec::new();
         for (handler, ran) in handlers.iter().zip(join_all(runs).await) {
             match ran {
                 Ran::Done(events) => outgoing.extend(events),
-                Ran::Failed(error) => warn!(handler = %handler.name, %error, "handler failed"),
+                Ran::Failed(error) => {
+                    say!(warn, received, handler = %handler.name, %error, "handler failed");
+                }
                 Ran::Cancelled => {}
             }
         }
@@ -209,16 +223,19 @@ impl Dispatcher {
     /// The mark of a handler that did not finish.
     fn failed(
         &self,
+        handler: &Handler,
+        received: &Received,
         error: &HandlerError,
         earlier: Option<&HandlerMark>,
-        policy: RetryPolicy,
         now: DateTime<Utc>,
     ) -> HandlerMark {
+        let name = &handler.name;
+        let policy = self.policy(handler, received);
         let earlier = earlier.cloned().unwrap_or_else(|| mark(HandlerState::Retry));
         let attempts = earlier.attempts + 1;
         let (policy, exhausted) = match (error.action, self.config.unknown_types) {
             (Action::Snooze(pause), _) => {
-                debug!(?pause, "handler snoozed");
+                say!(debug, received, handler = %name, ?pause, "handler snoozed");
                 return HandlerMark {
                     state: HandlerState::Retry,
                     due: Some(after(now, pause)),
@@ -226,7 +243,7 @@ impl Dispatcher {
                 };
             }
             (Action::Discard, _) | (Action::NewerVersion, UnknownTypes::Skip) => {
-                info!(reason = %error, "event discarded");
+                say!(info, received, handler = %name, reason = %error, "event discarded");
                 return done(Some(&earlier));
             }
             (Action::NewerVersion, UnknownTypes::Retry(policy)) => {
@@ -264,23 +281,23 @@ impl Dispatcher {
     /// What becomes of an event that no handler here takes.
     fn unknown(&self, work: &Work, known: &Progress) -> Settle {
         let name = HandlerName::from(UNKNOWN);
-        let event_type = work.received.envelope.event_type();
-        let why = format!("no handler here takes `{event_type}`");
+        let received = &work.received;
+        let why = format!("no handler here takes `{}`", received.envelope.event_type());
         let attempts = known.0.get(&name).map_or(0, |mark| mark.attempts) + 1;
         let policy = match self.config.unknown_types {
             UnknownTypes::Skip => {
-                info!(event_type, "event skipped: no handler takes it");
+                say!(info, received, "event skipped: no handler takes it");
                 return Settle::Ack { outgoing: Vec::new() };
             }
             UnknownTypes::Retry(policy) if attempts < policy.max_attempts => policy,
             _ => {
                 let reason =
                     Reason { kind: ReasonKind::UnknownType, handler: None, error: why, attempts };
-                return dead_letter(reason, Progress::default(), Vec::new());
+                return buried(received, reason, Progress::default(), Vec::new());
             }
         };
         let pause = policy.backoff.delay(attempts, rand::random());
-        warn!(event_type, attempts, retry_in = ?pause, "no handler takes this event");
+        say!(warn, received, attempts, retry_in = ?pause, "no handler takes this event");
         let mark = HandlerMark { attempts, ..mark(HandlerState::Retry) };
         let progress = Progress([(name, mark)].into());
         Settle::Retry { after: pause, progress, outgoing: Vec::new() }
@@ -289,6 +306,7 @@ impl Dispatcher {
 
 /// Draws one settlement from where all handlers of a delivery stand.
 fn conclude(
+    received: &Received,
     handlers: &[Arc<Handler>],
     known: &Progress,
     marks: Progress,
@@ -314,12 +332,14 @@ fn conclude(
     for (name, mark) in &marks.0 {
         if let (HandlerState::Retry, Some(last)) = (mark.state, mark.errors.last()) {
             let retry_in = mark.due.map(|due| (due - now).to_std().unwrap_or_default());
-            warn!(handler = %name, attempt = mark.attempts, error = %last.error, ?retry_in, "handler failed");
+            let (attempt, error) = (mark.attempts, &last.error);
+            say!(warn, received, handler = %name, attempt, %error, ?retry_in, "handler failed");
         }
         if let (HandlerState::Dead, Some(last), true) =
             (mark.state, mark.errors.last(), next.is_some() || dead.is_some_and(|(d, _)| d != name))
         {
-            error!(handler = %name, attempt = mark.attempts, error = %last.error, "handler gave up");
+            let (attempt, error) = (mark.attempts, &last.error);
+            say!(error, received, handler = %name, attempt, %error, "handler gave up");
         }
     }
     if let Some(next) = next {
@@ -338,22 +358,40 @@ fn conclude(
                 error: mark.errors.last().map(|last| last.error.clone()).unwrap_or_default(),
                 attempts: mark.attempts,
             };
-            dead_letter(reason, marks, outgoing)
+            buried(received, reason, marks, outgoing)
         }
     }
 }
 
-/// The settlement of a message that is given up; logged here, once.
-pub(crate) fn dead_letter(reason: Reason, progress: Progress, outgoing: Vec<Outgoing>) -> Settle {
-    let handler = reason.handler.as_ref().map(HandlerName::as_str);
+fn buried(
+    received: &Received,
+    reason: Reason,
+    progress: Progress,
+    outgoing: Vec<Outgoing>,
+) -> Settle {
+    let Received { queue, message_id, envelope, .. } = received;
+    log_dead_letter(queue, message_id, Some(envelope), &reason);
+    Settle::DeadLetter { reason, progress, outgoing }
+}
+
+/// Says, once for each, that a message is given up.
+pub(crate) fn log_dead_letter(
+    queue: &QueueName,
+    message_id: &MessageId,
+    envelope: Option<&Envelope>,
+    reason: &Reason,
+) {
     error!(
+        %queue,
+        %message_id,
+        event_id = envelope.map(Envelope::id),
+        event_type = envelope.map(Envelope::event_type),
         reason = %reason.kind,
-        handler,
+        handler = reason.handler.as_ref().map(HandlerName::as_str),
         attempts = reason.attempts,
         error = %reason.error,
         "event moves to the dead letters"
     );
-    Settle::DeadLetter { reason, progress, outgoing }
 }
 
 fn mark(state: HandlerState) -> HandlerMark {

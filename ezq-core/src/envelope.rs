@@ -174,7 +174,11 @@ impl Envelope {
     pub(crate) fn decode_as<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let text = match &self.data {
             Data::Json(raw) => raw.get(),
-            Data::None => "null",
+            // A unit struct reads `null`, one whose fields may all be absent `{}`.
+            Data::None => match serde_json::from_str("null") {
+                Ok(unit) => return Ok(unit),
+                Err(_) => "{}",
+            },
             Data::Base64(_) => {
                 return Err(Error::new(ErrorKind::Decode, format!("`{name}` has binary data")));
             }

@@ -28,6 +28,8 @@ mod retry;
 mod settlement;
 pub mod testing;
 
+pub use chrono;
+
 pub use app::{App, AppBuilder};
 pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode};
 pub use config::{Config, UnknownTypes};

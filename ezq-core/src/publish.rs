@@ -133,9 +133,10 @@ impl Publish {
         let span = debug_span!(
             "ezq.publish",
             queue = %prepared.outgoing.queue,
-            event_id = %prepared.event_id
+            event_id = %prepared.event_id,
+            event_type = %prepared.event_type,
         );
-        let Prepared { outgoing, event_id } = prepared;
+        let Prepared { outgoing, event_id, .. } = prepared;
         let queue = outgoing.queue.clone();
         let outcome = services.engines.publish(vec![outgoing]).instrument(span).await?.pop();
         stored(queue, event_id, outcome)
@@ -179,7 +180,7 @@ impl PublishAll {
         let mut messages = Vec::with_capacity(prepared.len());
         let mut places = Vec::with_capacity(prepared.len());
         for prepared in prepared {
-            places.push(prepared.map(|Prepared { outgoing, event_id }| {
+            places.push(prepared.map(|Prepared { outgoing, event_id, .. }| {
                 let queue = outgoing.queue.clone();
                 messages.push(outgoing);
                 (queue, event_id)

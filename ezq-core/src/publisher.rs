@@ -78,6 +78,8 @@ pub struct Prepared {
     pub outgoing: Outgoing,
     /// The event's id.
     pub event_id: String,
+    /// The event's type name.
+    pub event_type: String,
 }
 
 impl Prepared {
@@ -197,7 +199,7 @@ impl Publisher {
         }
         let headers = self.headers(options, draft.key);
         let outgoing = Outgoing { queue, body, headers, due: options.due };
-        Ok(Prepared { outgoing, event_id: envelope.id })
+        Ok(Prepared { outgoing, event_id: envelope.id, event_type: envelope.event_type })
     }
 
     fn headers(&self, options: &PublishOptions, key: Option<String>) -> Headers {

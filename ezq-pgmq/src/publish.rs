@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::claim::micros;
+use crate::claim::{in_calendar, micros};
 use crate::config::Place;
 use crate::link::limit;
 use crate::{error, sql, text};
@@ -43,7 +43,7 @@ impl Row {
         let (after_us, at) = match message.due {
             Due::Now => (0, None),
             Due::After(pause) => (micros(pause), None),
-            Due::At(time) => (0, Some(time)),
+            Due::At(time) => (0, Some(in_calendar(time))),
         };
         Ok(Self { body: message.body, headers, after_us, at })
     }

@@ -6,7 +6,7 @@ use ezq_core::{Due, MessageId, QueueName, QueueStats};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::claim::micros;
+use crate::claim::{in_calendar, micros};
 use crate::sql;
 
 /// Removes a message that was never delivered.
@@ -33,7 +33,7 @@ pub(crate) async fn reschedule(
     let (after_us, at) = match due {
         Due::Now => (0, None),
         Due::After(pause) => (micros(pause), None),
-        Due::At(at) => (0, Some(at)),
+        Due::At(at) => (0, Some(in_calendar(at))),
     };
     let statement = format!(
         "UPDATE {table}

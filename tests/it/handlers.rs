@@ -247,6 +247,21 @@ async fn retry_after_overrides_the_policy_and_counts() {
     }
 }
 
+#[tokio::test]
+async fn a_pause_beyond_every_calendar_is_kept_as_far_as_it_goes() {
+    let queue = queue();
+    let handler = Handler::on("long", |event: Numbered| async move {
+        match event.n {
+            1 => Err::<(), _>(HandlerError::snooze(Duration::MAX)),
+            _ => Err(HandlerError::retry_after(Duration::MAX, "never")),
+        }
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.publish_all(&numbered(1..=2)).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.retried, 2);
+    assert_eq!(held(&ezq, &queue).await, [0, 2, 0, 0]);
+}
+
 const PAUSE: Duration = Duration::from_millis(200);
 
 #[tokio::test]

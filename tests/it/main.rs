@@ -3,7 +3,9 @@
 
 mod architecture;
 mod child;
+mod config;
 mod database;
+mod examples;
 mod faults;
 mod handlers;
 mod kit;
@@ -14,3 +16,4 @@ mod processes;
 mod publishing;
 mod stopping;
 mod stress;
+mod tracing;

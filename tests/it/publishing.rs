@@ -117,6 +117,24 @@ async fn a_time_in_the_past_means_at_once_and_not_before_others() {
 }
 
 #[tokio::test]
+async fn times_and_delays_beyond_every_calendar_are_kept_as_far_as_it_goes() {
+    let queue = queue();
+    let (ezq, work) = connect(&queue).await;
+    let event = |n| Numbered { n };
+    ezq.publish(&event(1)).at(DateTime::<Utc>::MIN_UTC).await.unwrap();
+    ezq.publish(&event(2)).at(DateTime::<Utc>::MAX_UTC).await.unwrap();
+    ezq.publish(&event(3)).after(Duration::MAX).await.unwrap();
+    let moved = ezq.publish(&event(4)).await.unwrap();
+    assert!(ezq.reschedule(&moved, Due::After(Duration::MAX)).await.unwrap());
+    assert!(ezq.reschedule(&moved, Due::At(DateTime::<Utc>::MAX_UTC)).await.unwrap());
+    assert_eq!(held(&ezq, &queue).await, [1, 0, 3, 0]);
+    assert!(ezq.reschedule(&moved, Due::At(DateTime::<Utc>::MIN_UTC)).await.unwrap());
+    assert_eq!(drain(&ezq).await.counts.handled, 2);
+    assert_eq!(work.handled.sorted(), [1, 4]);
+    assert_eq!(held(&ezq, &queue).await, [0, 0, 2, 0]);
+}
+
+#[tokio::test]
 async fn what_is_due_later_is_not_handled_before() {
     let queue = queue();
     let (ezq, work) = connect(&queue).await;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ezq::prelude::*;
+use ezq::sqlx;
 use ezq::{CancellationToken, Counts, Handler, HandlerError, Outgoing, QueueName, StopReason};
 use serde::Serialize;
 
@@ -145,6 +146,53 @@ async fn what_stood_after_an_end_with_the_same_due_time_is_left_to_others() {
 }
 
 #[tokio::test]
+async fn an_end_that_is_claimed_first_waits_for_what_precedes_it() {
+    let queue = queue();
+    let (handler, work) = Work::quick();
+    let ezq = connect(&queue, handler).await;
+    ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+    // One due time, and stored in another order than that of their ids.
+    let end = [(50, r#"{"_type": "EZQEndEvent"}"#.to_owned())];
+    let others = (1..=10).chain(51..=55).map(|n| (n, flat("test.numbered", &Numbered { n })));
+    let (ids, bodies): (Vec<i64>, Vec<String>) = end.into_iter().chain(others).unzip();
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO pgmq.q_{queue} (msg_id, vt, message) OVERRIDING SYSTEM VALUE
+         SELECT id, now(), body::jsonb FROM unnest($1::bigint[], $2::text[]) AS m(id, body)"
+    )))
+    .bind(ids)
+    .bind(bodies)
+    .execute(ezq.pool())
+    .await
+    .unwrap();
+    let report = soon(ezq.consumer().concurrency(1).run()).await.unwrap();
+    assert_eq!(report.reason, StopReason::End);
+    assert_eq!(work.handled.sorted(), (1..=10).collect::<Vec<_>>());
+    assert_eq!(held(&ezq, &queue).await, [5, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn what_was_fetched_before_an_end_that_precedes_it_goes_back() {
+    let queue = queue();
+    let (handler, mut work) = Work::waiting_for([1, 2]);
+    let ezq = connect(&queue, handler).await;
+    // The End takes its place in the queue now and is seen later.
+    let mut tx = ezq.pool().begin().await.unwrap();
+    ezq.publish_in(&mut tx, &End::default()).await.unwrap();
+    ezq.publish_all(&numbered(1..=3)).await.unwrap();
+    let consumer = ezq.consumer().concurrency(2).spawn();
+    assert_eq!([work.started().await, work.started().await], [1, 2]);
+    until(async || held(&ezq, &queue).await == [0, 3, 0, 0]).await;
+    tx.commit().await.unwrap();
+    until(async || consumer.counts().returned == 1).await;
+    work.open();
+    let report = soon(consumer.wait()).await.unwrap();
+    assert_eq!(report.reason, StopReason::End);
+    all_settled(report.counts, [2, 0, 0, 0, 1]);
+    assert_eq!(work.handled.sorted(), [1, 2]);
+    assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
+}
+
+#[tokio::test]
 async fn end_does_not_wait_for_what_falls_due_later() {
     let queue = queue();
     let log = Log::new();
@@ -211,6 +259,20 @@ async fn control_events_of_python_ezq_stop_a_consumer() {
     all_settled(report.counts, [0, 0, 0, 1, 0]);
     assert_eq!(work.started().await, 1);
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn control_events_without_data_stop_a_consumer() {
+    let queue = queue();
+    let ezq = connect(&queue, Work::quick().0).await;
+    for (event_type, reason) in
+        [(End::TYPE, StopReason::End), (Interrupt::TYPE, StopReason::Interrupt)]
+    {
+        let envelope = ezq::Envelope::builder(event_type, "it").build().unwrap();
+        ezq.publish_envelope(envelope).await.unwrap();
+        assert_eq!(soon(ezq.consumer().until_idle().run()).await.unwrap().reason, reason);
+        assert_eq!(held(&ezq, &queue).await, [0; 4]);
+    }
 }
 
 struct Timeout(f64);

@@ -40,15 +40,27 @@ impl Run {
             Phase::Draining => !self.drained,
             Phase::Finishing | Phase::Cancelling => false,
         };
-        phase && self.buffer.len() <= self.settings.concurrency / 2 && self.room() > 0
+        let short = self.buffer.len() <= self.settings.concurrency / 2;
+        phase && short && !self.is_full() && self.room() > 0
     }
 
-    /// How much more may be held.
+    /// Whether so much waits to be settled that more would only be held: until room for a fetch
+    /// worth its round trip is freed.
+    pub(super) fn is_full(&self) -> bool {
+        self.allowance() < self.settings.concurrency
+    }
+
+    /// How much more may be held, what is handled and not settled included.
+    fn allowance(&self) -> usize {
+        let most = 2 * self.settings.concurrency + 4 * self.app.config.settle_batch;
+        most.saturating_sub(self.leases.count())
+    }
+
+    /// How much more may be asked for.
     fn room(&self) -> usize {
         let unhandled = self.buffer.len() + self.tasks.len();
         let most = 2 * self.settings.concurrency;
-        let unsettled = most + 4 * self.app.config.settle_batch;
-        most.saturating_sub(unhandled).min(unsettled.saturating_sub(self.leases.count()))
+        most.saturating_sub(unhandled).min(self.allowance())
     }
 
     pub(super) fn start_fetch(&mut self) {

@@ -8,7 +8,7 @@ use super::report::Tally;
 use super::run::{Item, Phase, Run};
 use crate::codec::{Origin, decode};
 use crate::context::{Lease, Received};
-use crate::dispatcher::{EngineClock, Work, bounded, dead_letter};
+use crate::dispatcher::{EngineClock, Work, bounded, log_dead_letter};
 use crate::engine::{Delivery, Receipt};
 use crate::event::{Control, End, Interrupt, is_control};
 use crate::settlement::{Progress, Reason, ReasonKind, Settle};
@@ -17,6 +17,7 @@ use crate::{Error, Result, error_chain};
 impl Run {
     /// Takes in one delivery, in the order of the queue.
     pub(super) async fn accept(&mut self, delivery: Delivery, sent: Instant) {
+        self.learn_beginning(delivery.leased_at, sent);
         let position = delivery.position();
         let stops_here = self.control.as_ref().is_some_and(|(item, _)| position > item.position);
         if stops_here || matches!(self.phase, Phase::Finishing | Phase::Cancelling) {
@@ -77,7 +78,9 @@ impl Run {
     }
 
     async fn bury(&mut self, receipt: Receipt, reason: Reason) {
-        let settle = dead_letter(reason, Progress::default(), Vec::new());
+        log_dead_letter(&self.settings.queue, receipt.message_id(), None, &reason);
+        let (progress, outgoing) = (Progress::default(), Vec::new());
+        let settle = Settle::DeadLetter { reason, progress, outgoing };
         self.send(receipt, settle, Tally::DeadLettered).await;
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
@@ -16,7 +17,10 @@ const CHUNK: usize = 1000;
 
 /// What a consumer has leased and not yet settled.
 #[derive(Debug, Default)]
-pub(super) struct Leases(Mutex<HashMap<MessageId, Held>>);
+pub(super) struct Leases {
+    table: Mutex<HashMap<MessageId, Held>>,
+    freed: Notify,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -26,7 +30,7 @@ struct Held {
 
 impl Leases {
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<MessageId, Held>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a delivery into the table. An earlier delivery of the same message has lost its lease:
@@ -48,7 +52,13 @@ impl Leases {
         let mut table = self.table();
         if table.get(receipt.message_id()).is_some_and(|held| held.receipt == *receipt) {
             table.remove(receipt.message_id());
+            self.freed.notify_one();
         }
+    }
+
+    /// Waits until a delivery was let go since the last call.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
     }
 
     pub(super) fn count(&self) -> usize {
@@ -83,6 +93,7 @@ impl Leases {
         }
         let held = table.remove(receipt.message_id());
         drop(table);
+        self.freed.notify_one();
         if let Some(held) = held {
             held.received.lease.cancel().cancel();
         }
@@ -113,8 +124,8 @@ pub(super) async fn renew(
                             ExtendOutcome::LeaseLost if settling(receipt) => {}
                             ExtendOutcome::LeaseLost => {
                                 if leases.lost(receipt) {
-                                    let message = receipt.message_id();
-                                    warn!(%queue, %message, "lease lost: its handlers are cancelled");
+                                    let message_id = receipt.message_id();
+                                    warn!(%queue, %message_id, "lease lost: its handlers are cancelled");
                                 }
                             }
                         }

@@ -9,6 +9,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -78,6 +79,9 @@ pub(super) struct Run {
     /// Nothing is left before the `End`.
     pub(super) drained: bool,
     pub(super) started: Instant,
+    /// The same on the engine's clock, or a little later: an answer of the engine was read at an
+    /// unknown time after it was asked for.
+    pub(super) began: Option<DateTime<Utc>>,
     pub(super) failing: bool,
 }
 
@@ -146,6 +150,7 @@ pub(super) async fn run(
         control: None,
         drained: false,
         started,
+        began: None,
         failing: false,
     };
     run.drive(&stops, signals.as_mut(), wakeups).await;
@@ -196,6 +201,7 @@ impl Run {
         mut signals: Option<&mut Signals>,
         mut wakeups: Wakeups,
     ) {
+        let leases = Arc::clone(&self.leases);
         loop {
             self.start_tasks();
             if self.is_finished() {
@@ -218,6 +224,7 @@ impl Run {
                     self.fetched(fetched).await;
                 }
                 () = sleep_until(self.pace.next()), if waits => {}
+                () = leases.freed(), if self.is_full() => {}
                 woken = changed(&mut wakeups), if waits => {
                     if woken { self.pace.now() } else { wakeups = None }
                 }

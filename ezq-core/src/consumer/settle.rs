@@ -11,7 +11,7 @@ use tracing::{Instrument, debug_span, error, info, warn};
 
 use super::lease::Leases;
 use super::report::{Counters, Tally};
-use crate::dispatcher::dead_letter;
+use crate::dispatcher::log_dead_letter;
 use crate::engine::{Engine, Receipt, SettleOutcome};
 use crate::engines::ensure;
 use crate::settlement::{Reason, ReasonKind, Settle};
@@ -130,8 +130,8 @@ impl Settler {
             match outcome {
                 SettleOutcome::Done => self.done(&one.receipt, one.tally),
                 SettleOutcome::LeaseLost => {
-                    let message = one.receipt.message_id();
-                    warn!(queue = %self.queue, %message, "lease lost: the event was taken over");
+                    let message_id = one.receipt.message_id();
+                    warn!(queue = %self.queue, %message_id, "lease lost: the event was taken over");
                     self.done(&one.receipt, Tally::Lost);
                 }
                 SettleOutcome::Failed { receipt, error } => {
@@ -142,7 +142,7 @@ impl Settler {
                         continue;
                     }
                     let receipt = one.receipt.clone();
-                    match refused(one, &error) {
+                    match refused(&self.queue, one, &error) {
                         Some(refused) => again.push(refused),
                         None => self.done(&receipt, Tally::Lost),
                     }
@@ -183,23 +183,24 @@ impl Settler {
 
 /// What to do with a settlement that the store refuses for good: the message, with its marks, goes
 /// to the dead letters; if even that is refused, the lease is left to run out.
-fn refused(one: Settling, error: &Error) -> Option<Settling> {
+fn refused(queue: &QueueName, one: Settling, error: &Error) -> Option<Settling> {
     let why = error_chain(error);
     let Settling { receipt, settle, since, .. } = one;
     match settle {
         Settle::DeadLetter { outgoing, .. } if outgoing.is_empty() => {
-            error!(message = %receipt.message_id(), error = %why, "the event cannot be settled");
+            error!(%queue, message_id = %receipt.message_id(), error = %why, "the event cannot be settled");
             None
         }
         Settle::Release => {
-            error!(message = %receipt.message_id(), error = %why, "the event cannot be released");
+            error!(%queue, message_id = %receipt.message_id(), error = %why, "the event cannot be released");
             None
         }
         Settle::Ack { .. } | Settle::Retry { .. } | Settle::DeadLetter { .. } => {
             let progress = settle.into_progress();
             let error = format!("the store refused the settlement: {why}");
             let reason = Reason { kind: ReasonKind::Fatal, handler: None, error, attempts: 1 };
-            let settle = dead_letter(reason, progress, Vec::new());
+            log_dead_letter(queue, receipt.message_id(), None, &reason);
+            let settle = Settle::DeadLetter { reason, progress, outgoing: Vec::new() };
             Some(Settling { receipt, settle, tally: Tally::DeadLettered, since })
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -14,7 +15,7 @@ use crate::settlement::{Progress, Settle};
 
 /// How long an `End` for all consumers stays for those that were too busy to meet it, and how long
 /// one that began later leaves it to them before it looks again.
-const KEPT_FOR_ALL: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
+const KEPT_FOR_ALL: TimeDelta = TimeDelta::minutes(10);
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(1);
 
 impl Run {
@@ -58,11 +59,16 @@ impl Run {
         }
     }
 
-    /// Whether this consumer began only after a message was stored, by the engine's own clock.
+    /// Learns from an answer when this consumer began; the quickest answer tells best.
+    pub(super) fn learn_beginning(&mut self, leased_at: DateTime<Utc>, sent: Instant) {
+        let Ok(since) = TimeDelta::from_std(sent.duration_since(self.started)) else { return };
+        let began = leased_at - since;
+        self.began = Some(self.began.map_or(began, |earlier| earlier.min(began)));
+    }
+
+    /// Whether this consumer began only after a message was stored.
     fn began_after(&self, work: &Work) -> bool {
-        let since = work.clock.read.duration_since(self.started);
-        let began = chrono::TimeDelta::from_std(since).map(|since| work.clock.at - since);
-        began.is_ok_and(|began| began > work.received.enqueued_at)
+        self.began.is_some_and(|began| began > work.received.enqueued_at)
     }
 
     /// Lets what runs finish; the rest goes back at once.

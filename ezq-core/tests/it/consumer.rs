@@ -130,6 +130,18 @@ async fn holds_at_most_twice_its_concurrency_whatever_the_backlog() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn goes_on_once_the_settlements_it_waited_for_are_done() {
+    let engine = Faulty::default();
+    engine.faults.slow.store(200, Ordering::SeqCst);
+    let app = app(&engine, Handler::on("quick", |_: Step| async {}));
+    publish(&app, 5000).await;
+    let run = app.consumer().concurrency(16).until_idle().run();
+    let report = tokio::time::timeout(secs(60), run).await.expect("it goes on").unwrap();
+    assert_eq!(report.counts.handled, 5000);
+    assert!(engine.faults.most_held.load(Ordering::SeqCst) <= 2 * 16 + 4 * 100 + 100);
+}
+
+#[tokio::test(start_paused = true)]
 async fn flushes_a_settlement_by_its_age_although_others_keep_coming() {
     let engine = Faulty::default();
     let app = app(&engine, Handler::on("quick", |_: Step| async {}));

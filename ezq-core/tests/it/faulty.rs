@@ -1,7 +1,7 @@
 //! A memory engine with faults to be switched on.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(crate) struct Faults {
     pub refuse: AtomicBool,
     /// Answers every renewal with a lost lease.
     pub lose: AtomicBool,
+    /// How many milliseconds one call to settle takes.
+    pub slow: AtomicU64,
     /// Batches settled: when, and how many.
     pub batches: Mutex<Vec<(Instant, usize)>>,
     pub held: AtomicUsize,
@@ -73,6 +75,10 @@ impl Engine for Faulty {
         settlements: Vec<(Receipt, Settle)>,
     ) -> Result<Vec<SettleOutcome>> {
         next(&self.faults.settle)?;
+        let slow = self.faults.slow.load(Ordering::SeqCst);
+        if slow > 0 {
+            tokio::time::sleep(Duration::from_millis(slow)).await;
+        }
         self.faults.batches.lock().unwrap().push((Instant::now(), settlements.len()));
         self.faults.held.fetch_sub(settlements.len(), Ordering::SeqCst);
         if !self.faults.refuse.load(Ordering::SeqCst) {

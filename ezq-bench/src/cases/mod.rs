@@ -1,0 +1,33 @@
+//! The cases, one file each.
+
+mod consume;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::Result;
+use crate::arguments::Arguments;
+use crate::database::Database;
+use crate::outcome::Outcome;
+
+/// Every case, in the order in which they run.
+pub(crate) const ALL: &[Case] = &[consume::CASE];
+
+/// One thing that is measured.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) run: for<'a> fn(&'a Arguments, &'a Database) -> CaseFuture<'a>,
+}
+
+pub(crate) type CaseFuture<'a> = Pin<Box<dyn Future<Output = Result<Outcome>> + 'a>>;
+
+/// Ends a run whose count is wrong: its time means nothing.
+pub(crate) fn check(what: &str, seen: u64, wanted: usize) -> Result<()> {
+    if seen == wanted as u64 {
+        return Ok(());
+    }
+    Err(format!("{what} is {seen} and should be {wanted}").into())
+}

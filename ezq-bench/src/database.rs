@@ -1,0 +1,58 @@
+//! The database that is measured, and what a result must say of it.
+
+use ezq::pgmq::embedded::EmbeddedPostgres;
+use ezq::sqlx::{Connection, PgConnection, query_as, query_scalar};
+use serde_json::{Map, Value, json};
+
+use crate::Result;
+
+/// A database with ezq's tables, durable unless the user's own is not.
+#[derive(Debug)]
+pub(crate) struct Database {
+    url: String,
+    /// Kept for as long as it is used.
+    _server: Option<EmbeddedPostgres>,
+}
+
+impl Database {
+    pub(crate) async fn open(url: Option<&str>) -> Result<Self> {
+        if let Some(url) = url {
+            return Ok(Self { url: url.to_owned(), _server: None });
+        }
+        let server = EmbeddedPostgres::builder().durable(true).start().await?;
+        Ok(Self { url: server.url(), _server: Some(server) })
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) async fn connect(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.url).await?)
+    }
+
+    /// What the figures depend on: versions, durability, cores.
+    pub(crate) async fn settings(&self) -> Result<Map<String, Value>> {
+        let mut connection = self.connect().await?;
+        let (version, fsync, commit): (String, String, String) = query_as(
+            "select current_setting('server_version'), current_setting('fsync'),
+                    current_setting('synchronous_commit')",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        let pgmq: Option<String> =
+            query_scalar("select extversion from pg_extension where extname = 'pgmq'")
+                .fetch_optional(&mut connection)
+                .await?;
+        connection.close().await?;
+        let settings = json!({
+            "ezq": env!("CARGO_PKG_VERSION"),
+            "postgres": version,
+            "pgmq": pgmq.unwrap_or_else(|| "from SQL".to_owned()),
+            "fsync": fsync,
+            "synchronous_commit": commit,
+            "cores": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        });
+        Ok(settings.as_object().cloned().unwrap_or_default())
+    }
+}

@@ -1,0 +1,255 @@
+//! Every example, run as a program: what it prints, and what it exits with.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An example's program, which `cargo test` builds beside the tests.
+fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
+    let found = program.is_file();
+    assert!(found, "{} is missing: run `cargo build --examples`", program.display());
+    let mut command = Command::new(program);
+    // Options of the caller's would change what is printed.
+    command.env_remove("EZQ_QUEUE").stdin(Stdio::null());
+    command
+}
+
+/// Runs a program to its end, which must come in time.
+fn run(command: &mut Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    finish(child)
+}
+
+fn finish(child: Child) -> Output {
+    let id = child.id();
+    let (done, waiting) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    match waiting.recv_timeout(PATIENCE) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status();
+            panic!("still running after {PATIENCE:?}");
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a program that must succeed printed.
+fn printed(output: Output) -> String {
+    let (out, complaints) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{}\n{out}\n{complaints}", output.status);
+    out
+}
+
+/// That the text has these pieces, one after another.
+#[track_caller]
+fn assert_in_order(text: &str, pieces: &[&str]) {
+    let mut rest = text;
+    for piece in pieces {
+        let Some(place) = rest.find(piece) else {
+            panic!("`{piece}` is missing, or in another place, in:\n{text}");
+        };
+        rest = &rest[place + piece.len()..];
+    }
+}
+
+#[test]
+fn quickstart_greets_and_reports() {
+    let queue = format!("quickstart_{}", std::process::id());
+    let out = printed(run(example("quickstart").env("EZQ_QUEUE", queue)));
+    assert!(out.contains("hello ada\n"), "{out}");
+    assert!(out.contains("user 1, attempt 1\n"), "{out}");
+    assert_in_order(&out, &["stopped by End after", ": 1 handled, 0 retried, 0 dead-lettered"]);
+}
+
+#[test]
+fn custom_engine_passes_the_suite_and_handles_an_event() {
+    let out = printed(run(&mut example("custom_engine")));
+    assert_in_order(
+        &out,
+        &[
+            "skipped a_batch_comes_out_in_its_order: the engine does not offer `ordered`",
+            " passed, 0 failed, ",
+            "somebody visited /welcome",
+            "stopped by End after",
+            ": 1 handled",
+        ],
+    );
+}
+
+#[test]
+fn custom_engine_is_short() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/custom_engine.rs");
+    let lines = std::fs::read_to_string(file).unwrap().lines().count();
+    assert!(lines < 150, "{lines} lines");
+}
+
+#[test]
+fn graceful_shutdown_shows_every_way_to_stop() {
+    let started = Instant::now();
+    let out = printed(run(&mut example("graceful_shutdown")));
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert_in_order(
+        &out,
+        &[
+            "job 1 is done",
+            "stopped by a cancellation token after",
+            "1 handled, 0 retried, 0 dead-lettered, 0 cancelled, 1 returned",
+            "waiting in the queue: 1",
+            "stopped by End after",
+            "2 handled, 0 retried, 0 dead-lettered, 0 cancelled",
+            "waiting in the queue: 1",
+            "job 5 is cancelled",
+            "stopped by End after",
+            "1 cancelled",
+            "waiting in the queue: 1",
+            "job 5 is cancelled",
+            "stopped by Interrupt after",
+            "0 handled, 0 retried, 0 dead-lettered, 1 cancelled",
+            "job 5 is done",
+            "stopped by a signal after",
+            "1 handled",
+            "waiting in the queue: 0",
+        ],
+    );
+}
+
+#[test]
+fn graceful_shutdown_waits_for_ctrl_c() {
+    let mut command = example("graceful_shutdown");
+    // A queue of its own name would do; a database of its own leaves the other test alone.
+    command.env_remove("DATABASE_URL").env_remove("EZQ_DATABASE_URL");
+    let mut child =
+        command.arg("--wait").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("job 1 begins")), "no job began");
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let rest: Vec<String> = lines.collect();
+    let output = finish(child);
+    assert!(output.status.success(), "{}\n{}", output.status, text(&output.stderr));
+    assert_in_order(&rest.join("\n"), &["job 1 is done", "stopped by a signal after"]);
+}
+
+/// A folder that is removed with the value.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("ezq-test-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn git(repo: &Path, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut git = Command::new("git");
+    git.arg("-C").arg(repo).args(arguments);
+    // Inside a hook these would point git elsewhere.
+    git.env_remove("GIT_DIR").env_remove("GIT_WORK_TREE").env_remove("GIT_INDEX_FILE");
+    git.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut git = git.spawn().expect("git is installed");
+    git.stdin.take().unwrap().write_all(input).unwrap();
+    let output = git.wait_with_output().unwrap();
+    assert!(output.status.success(), "git {arguments:?}");
+    output.stdout
+}
+
+/// Five commits by three authors, each with something that a careless reader would stumble over.
+fn odd_repository(repo: &Path) {
+    git(repo, &["init", "--quiet", "--initial-branch=main"], b"");
+    let mut history: Vec<u8> = Vec::new();
+    let mut commit = |mark: u8, author: &[u8], time: u64, message: &str, rest: &[u8]| {
+        history.extend(format!("commit refs/heads/main\nmark :{mark}\nauthor ").bytes());
+        history.extend(author);
+        history.extend(format!(" <a@b> {time} +0530\ncommitter c <c@d> {time} +0000\n").bytes());
+        history.extend(format!("data {}\n{message}\n", message.len()).bytes());
+        history.extend(rest);
+    };
+    let weird: &[u8] = b"M 100644 inline \"\\nline\\tbreak\"\ndata 1\nx\n\
+        M 100644 inline \":100644 colon\"\ndata 1\nx\n\
+        M 100644 inline \"quo\\\"te \xc3\xa9\"\ndata 1\nx\n\
+        M 100644 inline \"no utf-8 \xff\"\ndata 1\nx\n";
+    commit(1, b"Ada", 1_700_000_000, "one\n\nwith a body", weird);
+    commit(2, b"Ada", 1_700_000_000, "", b"from :1\n");
+    commit(3, b"Grace \xff", 1_700_000_000, "three", b"from :1\nM 100644 inline side\ndata 1\nx\n");
+    commit(
+        4,
+        b"Ada",
+        1_700_000_000,
+        "merge",
+        b"from :2\nmerge :3\nM 100644 inline side\ndata 1\nx\n",
+    );
+    commit(5, b"", 1_700_003_600, ":100644 looks like a file", b"from :4\n");
+    git(repo, &["fast-import", "--quiet", "--force"], &history);
+}
+
+#[test]
+fn commits_counts_every_commit_of_an_odd_repository() {
+    let folder = Folder::new("odd");
+    odd_repository(&folder.0);
+    let out = printed(run(example("commits").arg("--repo").arg(&folder.0)));
+    assert_in_order(
+        &out,
+        &[
+            "reading 5 commits from ",
+            "commits  author\n        3  Ada\n        1  \n        1  Grace \u{fffd}\n",
+            "commits  file\n",
+            "   hour  commits\n",
+            "\n   3:00        4  ████",
+            "\n   4:00        1  ████",
+            "5 events were handled, as many as git counts commits",
+        ],
+    );
+    for file in [
+        "1  \u{fffd}line\u{fffd}break\n",
+        "1  :100644 colon\n",
+        "1  quo\"te é\n",
+        "1  no utf-8 \u{fffd}\n",
+        "1  side\n",
+    ] {
+        assert!(out.contains(file), "{file:?} is missing in:\n{out}");
+    }
+}
+
+#[test]
+fn commits_says_what_is_wrong_with_a_repository() {
+    let folder = Folder::new("none");
+    let output = run(example("commits").arg("--repo").arg(&folder.0));
+    assert_eq!(output.status.code(), Some(1));
+    assert_in_order(&text(&output.stderr), &["cannot read the history of", "not a git repository"]);
+
+    git(&folder.0, &["init", "--quiet"], b"");
+    let output = run(example("commits").arg("--repo").arg(&folder.0));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("has no commits"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn commits_says_that_git_is_missing() {
+    let output = run(example("commits").env("PATH", "/nonexistent"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("`git` is not installed"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn commits_refuses_unknown_arguments_and_explains_itself() {
+    let output = run(example("commits").arg("--depth"));
+    assert_eq!(output.status.code(), Some(2));
+    assert_in_order(&text(&output.stderr), &["unknown argument `--depth`", "Usage: commits"]);
+    assert!(printed(run(example("commits").arg("--help"))).contains("--repo PATH"));
+}

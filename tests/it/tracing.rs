@@ -1,0 +1,233 @@
+//! What an operator sees: spans that name what they are about, and each failure once.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use ezq::prelude::*;
+use ezq::{Handler, UnknownTypes};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
+use tracing::subscriber::{DefaultGuard, set_default};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+
+use crate::kit::{Numbered, app, drain, numbered, queue, send_batch};
+
+type Fields = BTreeMap<&'static str, String>;
+
+/// A span as it began, or an event with what the spans around it add.
+#[derive(Debug, Clone)]
+struct Record {
+    name: &'static str,
+    level: Level,
+    fields: Fields,
+}
+
+impl Record {
+    fn field(&self, name: &str) -> &str {
+        self.fields.get(name).unwrap_or_else(|| panic!("no `{name}` in {self:?}"))
+    }
+}
+
+/// Keeps what ezq's crates and this test record.
+#[derive(Clone, Default)]
+struct Capture {
+    spans: Arc<Mutex<Vec<Record>>>,
+    events: Arc<Mutex<Vec<Record>>>,
+}
+
+impl Capture {
+    /// Captures on this thread, on which all of a test runs.
+    fn begin() -> (Self, DefaultGuard) {
+        let capture = Self::default();
+        let guard = set_default(Registry::default().with(capture.clone()));
+        (capture, guard)
+    }
+
+    fn spans(&self, name: &str) -> Vec<Record> {
+        self.spans.lock().unwrap().iter().filter(|span| span.name == name).cloned().collect()
+    }
+
+    fn at(&self, level: Level) -> Vec<Record> {
+        self.events.lock().unwrap().iter().filter(|event| event.level == level).cloned().collect()
+    }
+}
+
+struct Read<'a>(&'a mut Fields);
+
+impl Visit for Read<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+}
+
+fn is_ours(target: &str) -> bool {
+    target.starts_with("ezq") || target.starts_with(module_path!())
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: LayerContext<'_, S>) {
+        let mut fields = Fields::new();
+        attributes.record(&mut Read(&mut fields));
+        let metadata = attributes.metadata();
+        context.span(id).unwrap().extensions_mut().insert(fields.clone());
+        if is_ours(metadata.target()) {
+            let record = Record { name: metadata.name(), level: *metadata.level(), fields };
+            self.spans.lock().unwrap().push(record);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: LayerContext<'_, S>) {
+        let metadata = event.metadata();
+        if !is_ours(metadata.target()) {
+            return;
+        }
+        let mut fields = Fields::new();
+        for span in context.event_scope(event).into_iter().flatten() {
+            fields.extend(span.extensions().get::<Fields>().cloned().unwrap_or_default());
+        }
+        event.record(&mut Read(&mut fields));
+        let record = Record { name: metadata.name(), level: *metadata.level(), fields };
+        self.events.lock().unwrap().push(record);
+    }
+}
+
+#[tokio::test]
+async fn publishing_leasing_and_handling_have_a_span_each() {
+    let (capture, _guard) = Capture::begin();
+    let queue = queue();
+    let handler = Handler::on("speaks", |_: Numbered| async {
+        tracing::info!("the handler speaks");
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    let published = ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.handled, 1);
+
+    let spans = capture.spans("ezq.publish");
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    assert_eq!(spans[0].field("queue"), queue.as_str());
+    assert_eq!(spans[0].field("event_id"), published.event_id);
+    assert_eq!(spans[0].field("event_type"), "test.numbered");
+
+    let spans = capture.spans("ezq.lease");
+    assert!(spans.len() > 1, "{spans:?}");
+    assert!(spans.iter().all(|span| span.field("queue") == queue.as_str()));
+
+    let said = |event: &Record| event.fields["message"] == "the handler speaks";
+    let said = capture.at(Level::INFO).into_iter().find(said).unwrap();
+    let spans = capture.spans("ezq.handle");
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    for record in [&spans[0], &said] {
+        assert_eq!(record.field("event_id"), published.event_id);
+        assert_eq!(record.field("event_type"), "test.numbered");
+        assert_eq!(record.field("queue"), queue.as_str());
+        assert_eq!(record.field("handler"), "speaks");
+        assert_eq!(record.field("attempt"), "1");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_published_in_one_span() {
+    let (capture, _guard) = Capture::begin();
+    let ezq = app(&queue()).connect().await.unwrap();
+    ezq.publish_all(&numbered(1..=3)).await.unwrap();
+    let spans = capture.spans("ezq.publish");
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    assert_eq!(spans[0].field("count"), "3");
+}
+
+#[tokio::test]
+async fn what_goes_well_warns_of_nothing() {
+    let (capture, _guard) = Capture::begin();
+    let ezq = app(&queue()).register(Handler::on("fine", |_: Numbered| async {}));
+    let ezq = ezq.connect().await.unwrap();
+    ezq.publish_all(&numbered(1..=3)).await.unwrap();
+    ezq.publish(&End::default()).await.unwrap();
+    ezq.consumer().run().await.unwrap();
+    ezq.close().await;
+    assert!(capture.at(Level::WARN).is_empty(), "{:?}", capture.at(Level::WARN));
+    assert!(capture.at(Level::ERROR).is_empty(), "{:?}", capture.at(Level::ERROR));
+}
+
+#[tokio::test]
+async fn a_failure_is_logged_once_as_a_warning_and_the_last_once_as_an_error() {
+    let (capture, _guard) = Capture::begin();
+    let queue = queue();
+    let handler = Handler::on("fails", |_: Numbered, context: Context| async move {
+        Err::<(), _>(format!("failure {}", context.attempt()))
+    });
+    let fine = Handler::on("fine", |_: Numbered| async {});
+    let ezq = app(&queue).register(handler.max_attempts(3)).register(fine);
+    let ezq = ezq.connect().await.unwrap();
+    let published = ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.dead_lettered, 1);
+
+    let warnings = capture.at(Level::WARN);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let errors = capture.at(Level::ERROR);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    for (record, attempt) in warnings.iter().zip(["1", "2"]) {
+        assert_eq!(record.field("attempt"), attempt);
+        assert_eq!(record.field("error"), format!("failure {attempt}"));
+    }
+    assert_eq!(errors[0].field("reason"), "max_attempts");
+    assert_eq!(errors[0].field("attempts"), "3");
+    assert_eq!(errors[0].field("error"), "failure 3");
+    for record in warnings.iter().chain(&errors) {
+        assert_eq!(record.field("handler"), "fails");
+        assert_eq!(record.field("event_id"), published.event_id);
+        assert_eq!(record.field("event_type"), "test.numbered");
+        assert_eq!(record.field("queue"), queue.as_str());
+        assert_eq!(record.field("message_id"), published.id.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_is_logged_once_as_an_error() {
+    let (capture, _guard) = Capture::begin();
+    let queue = queue();
+    let ezq = app(&queue).connect().await.unwrap();
+    let ids = send_batch(&ezq, &queue, &["[]".into()]).await;
+    assert_eq!(drain(&ezq).await.counts.dead_lettered, 1);
+    assert!(capture.at(Level::WARN).is_empty(), "{:?}", capture.at(Level::WARN));
+    let errors = capture.at(Level::ERROR);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_eq!(errors[0].field("reason"), "undecodable");
+    assert_eq!(errors[0].field("queue"), queue.as_str());
+    assert_eq!(errors[0].field("message_id"), ids[0].to_string());
+}
+
+#[tokio::test]
+async fn an_unknown_type_is_logged_once_for_each_time_it_came() {
+    let (capture, _guard) = Capture::begin();
+    let queue = queue();
+    let ezq = app(&queue).configure(|config| {
+        config.unknown_types =
+            UnknownTypes::Retry(ezq::RetryPolicy { max_attempts: 2, ..config.retry });
+    });
+    let ezq = ezq.connect().await.unwrap();
+    let published = ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.dead_lettered, 1);
+    let (warnings, errors) = (capture.at(Level::WARN), capture.at(Level::ERROR));
+    assert_eq!((warnings.len(), errors.len()), (1, 1), "{warnings:?} {errors:?}");
+    for record in [&warnings[0], &errors[0]] {
+        assert_eq!(record.field("event_id"), published.event_id);
+        assert_eq!(record.field("event_type"), "test.numbered");
+        assert_eq!(record.field("queue"), queue.as_str());
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_is_returned_is_not_logged_too() {
+    let (capture, _guard) = Capture::begin();
+    let ezq = app(&queue()).configure(|config| config.message_limit = 10).connect().await.unwrap();
+    ezq.publish(&Numbered { n: 1 }).await.unwrap_err();
+    assert!(capture.at(Level::WARN).is_empty(), "{:?}", capture.at(Level::WARN));
+    assert!(capture.at(Level::ERROR).is_empty(), "{:?}", capture.at(Level::ERROR));
+}
