@@ -37,11 +37,13 @@ pub struct Config {
     /// How often a message may be delivered without being settled, before it is taken to kill its
     /// workers and moved to the dead letters; at least 1. `EZQ_MAX_DELIVERIES`. Defaults to 20.
     pub max_deliveries: u32,
-    /// The shortest pause between two looks at an empty queue. `EZQ_POLL_MIN`. Defaults to 1 s
-    /// where the engine wakes the consumer, else to 100 ms.
+    /// The shortest pause between two looks at an empty queue; more than nothing. `EZQ_POLL_MIN`.
+    /// Defaults to 1 s where the engine wakes the consumer, else to 100 ms; to `poll_max` where that
+    /// is shorter.
     pub poll_min: Option<Duration>,
-    /// The longest pause between two looks at an empty queue. `EZQ_POLL_MAX`. Defaults to 5 s
-    /// where the engine wakes the consumer, else to 1 s.
+    /// The longest pause between two looks at an empty queue; more than nothing. `EZQ_POLL_MAX`.
+    /// Defaults to 5 s where the engine wakes the consumer, else to 1 s; to `poll_min` where that is
+    /// longer.
     pub poll_max: Option<Duration>,
     /// How many settlements go out together at most; at least 1. `EZQ_SETTLE_BATCH`. Defaults to 100.
     pub settle_batch: usize,
@@ -236,6 +238,9 @@ impl Config {
                 "the application's name `{}` must be a word without spaces",
                 self.app.escape_debug()
             )));
+        }
+        if [self.poll_min, self.poll_max].contains(&Some(Duration::ZERO)) {
+            return Err(wrong("`poll_min` and `poll_max` must be longer than nothing".into()));
         }
         if let (Some(min), Some(max)) = (self.poll_min, self.poll_max)
             && min > max

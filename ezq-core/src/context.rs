@@ -31,11 +31,13 @@ impl Lease {
 
     /// Notes that it was renewed for `ttl` from `now`, the time before the renewal was sent.
     pub(crate) fn renewed(&self, now: Instant, ttl: Duration) {
-        self.expires.store(millis(now.duration_since(self.start) + ttl), Ordering::Relaxed);
+        self.expires
+            .store(millis(now.duration_since(self.start).saturating_add(ttl)), Ordering::Relaxed);
     }
 
-    pub(crate) fn expires(&self) -> Instant {
-        self.start + Duration::from_millis(self.expires.load(Ordering::Relaxed))
+    /// Whether it has run out by this worker's own clock.
+    pub(crate) fn is_expired(&self) -> bool {
+        Instant::now() >= self.start + Duration::from_millis(self.expires.load(Ordering::Relaxed))
     }
 
     pub(crate) fn cancel(&self) -> &CancellationToken {
@@ -56,7 +58,7 @@ pub struct Received {
     pub(crate) headers: Headers,
     pub(crate) deliveries: u32,
     pub(crate) enqueued_at: DateTime<Utc>,
-    pub(crate) lease: Lease,
+    pub(crate) lease: Arc<Lease>,
 }
 
 impl Received {
@@ -184,7 +186,7 @@ impl Context {
     /// not happen twice.
     #[must_use]
     pub fn is_lease_expired(&self) -> bool {
-        Instant::now() >= self.received.lease.expires()
+        self.received.lease.is_expired()
     }
 
     /// Fires when the handler is to stop: its lease is lost, or the consumer was interrupted. The

@@ -5,7 +5,6 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt;
@@ -13,6 +12,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
+use crate::clock::{EngineClock, after};
 use crate::config::UnknownTypes;
 use crate::context::{Context, Received};
 use crate::engine::{MessageId, Outgoing};
@@ -22,8 +22,8 @@ use crate::outcome::Action;
 use crate::publisher::{Publisher, Services};
 use crate::registry::Registry;
 use crate::{
-    Call, Config, ERROR_TEXT_LIMIT, ERRORS_KEPT, Envelope, ErrorRecord, HandlerError, HandlerMark,
-    HandlerName, HandlerState, Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle,
+    Call, Config, ERROR_TEXT_LIMIT, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName,
+    HandlerState, Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle, error_chain,
 };
 
 /// Under this name a message keeps how often it met no handler.
@@ -44,25 +44,6 @@ pub(crate) struct Work {
     pub(crate) clock: EngineClock,
 }
 
-/// The engine's clock as a worker can tell it: what the delivery said, and what passed since then
-/// on the worker's own monotonic clock.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct EngineClock {
-    pub(crate) at: DateTime<Utc>,
-    pub(crate) read: Instant,
-}
-
-impl EngineClock {
-    fn now(self) -> DateTime<Utc> {
-        after(self.at, self.read.elapsed())
-    }
-}
-
-fn after(time: DateTime<Utc>, pause: Duration) -> DateTime<Utc> {
-    let pause = TimeDelta::from_std(pause).unwrap_or(TimeDelta::MAX);
-    time.checked_add_signed(pause).unwrap_or(DateTime::<Utc>::MAX_UTC)
-}
-
 /// A line of the log about a delivery, with what names it.
 macro_rules! say {
     ($level:ident, $received:expr, $($rest:tt)+) => {
@@ -79,7 +60,8 @@ macro_rules! say {
 /// What one run of one handler came to.
 enum Ran {
     Done(Vec<Outgoing>),
-    Failed(HandlerError),
+    /// What its error asks for, and says.
+    Failed(Action, String),
     Cancelled,
 }
 
@@ -122,8 +104,9 @@ impl Dispatcher {
                     outgoing.extend(events);
                     done(known.0.get(&handler.name))
                 }
-                Ran::Failed(error) => {
-                    self.failed(handler, received, &error, known.0.get(&handler.name), now)
+                Ran::Failed(action, error) => {
+                    let earlier = known.0.get(&handler.name);
+                    self.failed(handler, received, (action, error), earlier, now)
                 }
             };
             marks.0.insert(handler.name.clone(), mark);
@@ -142,8 +125,8 @@ impl Dispatcher {
         for (handler, ran) in handlers.iter().zip(join_all(runs).await) {
             match ran {
                 Ran::Done(events) => outgoing.extend(events),
-                Ran::Failed(error) => {
-                    say!(warn, received, handler = %handler.name, %error, "handler failed");
+                Ran::Failed(_, error) => {
+                    say!(warn, received, handler = %handler.name, error, "handler failed");
                 }
                 Ran::Cancelled => {}
             }
@@ -153,13 +136,16 @@ impl Dispatcher {
 
     async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
         let received = &work.received;
-        let attempt = known.0.get(&handler.name).map_or(0, |mark| mark.attempts) + 1;
+        if received.lease.cancel().is_cancelled() {
+            return Ran::Cancelled;
+        }
+        let attempt = next_attempt(known.0.get(&handler.name));
         let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
         let context = Context {
             received: Arc::clone(received),
             handler: handler.name.clone(),
             attempt,
-            deadline: timeout.map(|timeout| Instant::now() + timeout),
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
         };
         let span = info_span!(
             "ezq.handle",
@@ -170,36 +156,37 @@ impl Dispatcher {
             attempt,
         );
         let call = Call { context, services: Arc::clone(&self.services) };
-        let guarded = AssertUnwindSafe(async { (handler.invoke)(call).await }).catch_unwind();
+        let invoked = async {
+            let said = (handler.invoke)(call).await;
+            said.map_err(|error| (error.action, bounded(&error.to_string())))
+        };
         let limited = async {
-            match timeout {
-                Some(timeout) => tokio::time::timeout(timeout, guarded).await.map_err(|_| timeout),
-                None => Ok(guarded.await),
-            }
+            let Some(timeout) = timeout else { return invoked.await };
+            let timed_out = |_| Err((Action::Retry, format!("timed out after {timeout:?}")));
+            tokio::time::timeout(timeout, invoked).await.unwrap_or_else(timed_out)
         };
         let cancelled = received.lease.cancel().cancelled();
-        let ran = async {
+        // All of it is the user's code: calling, dropping what is cut off, an error's text.
+        let guarded = AssertUnwindSafe(async {
             tokio::select! {
                 biased;
-                ran = limited => Some(ran),
+                said = limited => Some(said),
                 () = cancelled => None,
             }
-        };
-        match ran.instrument(span).await {
-            None => Ran::Cancelled,
-            Some(Err(timeout)) => {
-                Ran::Failed(HandlerError::retry(format!("timed out after {timeout:?}")))
+        });
+        match guarded.catch_unwind().instrument(span).await {
+            Ok(None) => Ran::Cancelled,
+            Err(panic) => {
+                let text = format!("panicked: {}", panic_text(&*panic));
+                Ran::Failed(Action::Retry, bounded(&text))
             }
-            Some(Ok(Err(panic))) => {
-                Ran::Failed(HandlerError::retry(format!("panicked: {}", panic_text(&*panic))))
-            }
-            Some(Ok(Ok(Err(error)))) => Ran::Failed(error),
-            Some(Ok(Ok(Ok(drafts)))) => {
+            Ok(Some(Err((action, error)))) => Ran::Failed(action, error),
+            Ok(Some(Ok(drafts))) => {
                 let publisher = Publisher::caused_by(&self.services, received);
                 let outgoing = drafts.into_iter().map(|draft| publisher.finish(draft)).collect();
                 match outgoing {
                     Ok(outgoing) => Ran::Done(outgoing),
-                    Err(error) => Ran::Failed(HandlerError::fatal(error)),
+                    Err(error) => Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
                 }
             }
         }
@@ -225,15 +212,15 @@ impl Dispatcher {
         &self,
         handler: &Handler,
         received: &Received,
-        error: &HandlerError,
+        (action, error): (Action, String),
         earlier: Option<&HandlerMark>,
         now: DateTime<Utc>,
     ) -> HandlerMark {
         let name = &handler.name;
         let policy = self.policy(handler, received);
         let earlier = earlier.cloned().unwrap_or_else(|| mark(HandlerState::Retry));
-        let attempts = earlier.attempts + 1;
-        let (policy, exhausted) = match (error.action, self.config.unknown_types) {
+        let attempts = next_attempt(Some(&earlier));
+        let (policy, exhausted) = match (action, self.config.unknown_types) {
             (Action::Snooze(pause), _) => {
                 say!(debug, received, handler = %name, ?pause, "handler snoozed");
                 return HandlerMark {
@@ -243,7 +230,7 @@ impl Dispatcher {
                 };
             }
             (Action::Discard, _) | (Action::NewerVersion, UnknownTypes::Skip) => {
-                say!(info, received, handler = %name, reason = %error, "event discarded");
+                say!(info, received, handler = %name, reason = error, "event discarded");
                 return done(Some(&earlier));
             }
             (Action::NewerVersion, UnknownTypes::Retry(policy)) => {
@@ -252,9 +239,9 @@ impl Dispatcher {
             _ => (policy, ReasonKind::MaxAttempts),
         };
         let mut errors = earlier.errors;
-        errors.push(ErrorRecord { at: now, attempt: attempts, error: bounded(&error.to_string()) });
+        errors.push(ErrorRecord { at: now, attempt: attempts, error });
         errors.drain(..errors.len().saturating_sub(ERRORS_KEPT));
-        let reason = match error.action {
+        let reason = match action {
             Action::Fatal => Some(ReasonKind::Fatal),
             Action::Undecodable => Some(ReasonKind::Undecodable),
             Action::NewerVersion if self.config.unknown_types == UnknownTypes::DeadLetter => {
@@ -265,7 +252,7 @@ impl Dispatcher {
         if reason.is_some() {
             return HandlerMark { state: HandlerState::Dead, reason, attempts, due: None, errors };
         }
-        let pause = match error.action {
+        let pause = match action {
             Action::RetryAfter(pause) => pause,
             _ => policy.backoff.delay(attempts, rand::random()),
         };
@@ -282,8 +269,9 @@ impl Dispatcher {
     fn unknown(&self, work: &Work, known: &Progress) -> Settle {
         let name = HandlerName::from(UNKNOWN);
         let received = &work.received;
-        let why = format!("no handler here takes `{}`", received.envelope.event_type());
-        let attempts = known.0.get(&name).map_or(0, |mark| mark.attempts) + 1;
+        let event_type = received.envelope.event_type();
+        let why = bounded(&format!("no handler here takes `{event_type}`"));
+        let attempts = next_attempt(known.0.get(&name));
         let policy = match self.config.unknown_types {
             UnknownTypes::Skip => {
                 say!(info, received, "event skipped: no handler takes it");
@@ -398,9 +386,13 @@ fn mark(state: HandlerState) -> HandlerMark {
     HandlerMark { state, reason: None, attempts: 0, due: None, errors: Vec::new() }
 }
 
+/// Which attempt comes after what a handler's mark says; anyone may have written it.
+fn next_attempt(mark: Option<&HandlerMark>) -> u32 {
+    mark.map_or(0, |mark| mark.attempts).saturating_add(1)
+}
+
 fn done(earlier: Option<&HandlerMark>) -> HandlerMark {
-    let attempts = earlier.map_or(0, |mark| mark.attempts) + 1;
-    HandlerMark { attempts, ..mark(HandlerState::Done) }
+    HandlerMark { attempts: next_attempt(earlier), ..mark(HandlerState::Done) }
 }
 
 /// An error's text as a message keeps it: cut, and without the NUL that `jsonb` cannot hold.

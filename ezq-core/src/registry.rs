@@ -19,7 +19,7 @@ impl Registry {
     /// Sorts handlers by the types they take, in their stated order.
     pub(crate) fn new(mut handlers: Vec<Handler>) -> Result<Self> {
         handlers.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
-        unique_names(&handlers)?;
+        valid_names(&handlers)?;
         unique_events(&handlers)?;
         let mut registry = Self::default();
         for handler in handlers.into_iter().map(Arc::new) {
@@ -69,9 +69,20 @@ fn names(event: EventDescriptor) -> impl Iterator<Item = &'static str> {
     std::iter::once(event.type_name).chain(event.aliases.iter().copied())
 }
 
-fn unique_names(handlers: &[Handler]) -> Result<()> {
+fn valid_names(handlers: &[Handler]) -> Result<()> {
     let mut seen = BTreeMap::<&HandlerName, ()>::new();
     for handler in handlers {
+        let name = handler.name.as_str();
+        if name.is_empty() || name.contains(char::is_control) {
+            return Err(Error::new(
+                ErrorKind::Configuration,
+                format!(
+                    "a handler has the name `{}`: messages keep their progress under it, so give it \
+                     one without control characters",
+                    name.escape_debug()
+                ),
+            ));
+        }
         if seen.insert(&handler.name, ()).is_some() {
             return Err(Error::new(
                 ErrorKind::DuplicateHandler,

@@ -83,7 +83,9 @@ impl Backoff {
         match *self {
             Self::Exponential { initial, max } => {
                 let factor = 1_u32.checked_shl(attempt - 1).unwrap_or(u32::MAX);
-                initial.saturating_mul(factor).min(max).mul_f64(random.clamp(0.0, 1.0))
+                let bound = initial.saturating_mul(factor).min(max);
+                let secs = bound.as_secs_f64() * random.clamp(0.0, 1.0);
+                Duration::try_from_secs_f64(secs).unwrap_or(bound)
             }
             Self::Constant(pause) => pause,
             Self::Linear { step, max } => step.saturating_mul(attempt).min(max),

@@ -83,6 +83,7 @@ impl Claim {
         let claimable = self.claimable();
         let before = self.before_condition(4);
         let fence = sql::fence("q");
+        let (due, enqueued_at) = (sql::bounded("picked.vt"), sql::bounded("q.enqueued_at"));
         let last_read =
             if self.shape.last_read { ", last_read_at = clock_timestamp()" } else { "" };
         // The array bounds the update to the rows picked, whatever the planner thinks of them.
@@ -95,8 +96,8 @@ impl Claim {
              SET read_ct = q.read_ct + 1, vt = clock_timestamp() + $3 * interval '1 us'{last_read}
              FROM picked
              WHERE q.msg_id = picked.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM picked))
-             RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, picked.vt AS due,
-                       q.enqueued_at, clock_timestamp() AS leased_at,
+             RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, {due} AS due,
+                       {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
                        q.message::text AS body, q.headers::text AS headers"
         )
     }
@@ -113,7 +114,8 @@ impl Claim {
                WHERE vt <= statement_timestamp() AND {claimable}{before}
                ORDER BY vt LIMIT 1 FOR UPDATE SKIP LOCKED)
              SELECT CASE WHEN next.at IS NOT NULL THEN ceil(1000000 * extract(epoch FROM
-               greatest(next.at, statement_timestamp()) - statement_timestamp()))::bigint END
+               least(greatest(next.at, statement_timestamp()), statement_timestamp() + interval '1 year')
+               - statement_timestamp()))::bigint END
              FROM (SELECT least(
                (SELECT at FROM missed),
                (SELECT vt FROM {table} WHERE vt > statement_timestamp(){before}

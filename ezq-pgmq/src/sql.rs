@@ -24,6 +24,11 @@ pub(crate) fn headers_object(headers: &str) -> String {
     )
 }
 
+/// A time as Rust can hold it: Postgres' calendar is longer, and knows infinity.
+pub(crate) fn bounded(time: &str) -> String {
+    format!("least(greatest({time}, '0001-01-01 00:00Z'), '9999-12-31 00:00Z'::timestamptz)")
+}
+
 /// How many settled deliveries `headers` count. Anything but a whole number counts as none.
 fn returned(headers: &str) -> String {
     format!(

@@ -74,9 +74,10 @@ pub(crate) async fn stats(
                 count(*) FILTER (WHERE vt > statement_timestamp() AND read_ct = 0) AS scheduled,
                 (SELECT count(*) FROM {}) AS dead,
                 floor(1000000 * extract(epoch FROM statement_timestamp() -
-                  min(vt) FILTER (WHERE vt <= statement_timestamp())))::bigint AS oldest_us
+                  min({}) FILTER (WHERE vt <= statement_timestamp())))::bigint AS oldest_us
          FROM {}",
         sql::dead_table(queue),
+        sql::bounded("vt"),
         sql::table(queue)
     );
     let row = sqlx::query(AssertSqlSafe(statement)).fetch_one(connection).await?;

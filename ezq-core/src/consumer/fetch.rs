@@ -52,14 +52,15 @@ impl Run {
 
     /// How much more may be held, what is handled and not settled included.
     fn allowance(&self) -> usize {
-        let most = 2 * self.settings.concurrency + 4 * self.app.config.settle_batch;
+        let unsettled = self.app.config.settle_batch.saturating_mul(4);
+        let most = self.settings.concurrency.saturating_mul(2).saturating_add(unsettled);
         most.saturating_sub(self.leases.count())
     }
 
     /// How much more may be asked for.
     fn room(&self) -> usize {
         let unhandled = self.buffer.len() + self.tasks.len();
-        let most = 2 * self.settings.concurrency;
+        let most = self.settings.concurrency.saturating_mul(2);
         most.saturating_sub(unhandled).min(self.allowance())
     }
 
@@ -113,7 +114,7 @@ impl Run {
         debug!(queue = %self.settings.queue, count = leased.deliveries.len(), fetched.full, "leased");
         self.pace.now();
         for delivery in leased.deliveries {
-            self.accept(delivery, fetched.sent).await;
+            self.accept(delivery, fetched.sent);
         }
     }
 

@@ -6,9 +6,10 @@ use tokio::time::Instant;
 
 use super::report::Tally;
 use super::run::{Item, Phase, Run};
+use crate::clock::EngineClock;
 use crate::codec::{Origin, decode};
 use crate::context::{Lease, Received};
-use crate::dispatcher::{EngineClock, Work, bounded, log_dead_letter};
+use crate::dispatcher::{Work, bounded, log_dead_letter};
 use crate::engine::{Delivery, Receipt};
 use crate::event::{Control, End, Interrupt, is_control};
 use crate::settlement::{Progress, Reason, ReasonKind, Settle};
@@ -16,12 +17,14 @@ use crate::{Error, Result, error_chain};
 
 impl Run {
     /// Takes in one delivery, in the order of the queue.
-    pub(super) async fn accept(&mut self, delivery: Delivery, sent: Instant) {
+    pub(super) fn accept(&mut self, delivery: Delivery, sent: Instant) {
         self.learn_beginning(delivery.leased_at, sent);
         let position = delivery.position();
+        let lease = Arc::new(Lease::new(sent, self.settings.lease));
+        self.leases.hold(&delivery.receipt, &lease);
         let stops_here = self.control.as_ref().is_some_and(|(item, _)| position > item.position);
         if stops_here || matches!(self.phase, Phase::Finishing | Phase::Cancelling) {
-            return self.send(delivery.receipt, Settle::Release, Tally::Returned).await;
+            return self.send(delivery.receipt, Settle::Release, Tally::Returned);
         }
         let deliveries = delivery.unsettled_deliveries();
         if deliveries > self.app.config.max_deliveries {
@@ -31,27 +34,23 @@ impl Run {
                 error: "delivered too often without being settled: it may kill its workers".into(),
                 attempts: deliveries,
             };
-            return self.bury(delivery.receipt, reason).await;
+            return self.bury(delivery.receipt, reason);
         }
         let receipt = delivery.receipt.clone();
-        let work = match self.read(delivery, sent) {
+        let work = match self.read(delivery, lease) {
             Ok(work) => work,
-            Err(error) => return self.bury_undecodable(receipt, &error).await,
+            Err(error) => return self.bury_undecodable(receipt, &error),
         };
-        self.leases.hold(&receipt, &work.received);
         let control = control(&work.received);
         let item = Item { receipt, position, work };
         match control {
             Ok(None) => self.buffer.push_back(item),
-            Ok(Some(control)) => self.meet(item, control).await,
-            Err(error) => {
-                self.leases.release(&item.receipt);
-                self.bury_undecodable(item.receipt, &error).await;
-            }
+            Ok(Some(control)) => self.meet(item, control),
+            Err(error) => self.bury_undecodable(item.receipt, &error),
         }
     }
 
-    fn read(&self, delivery: Delivery, sent: Instant) -> Result<Work> {
+    fn read(&self, delivery: Delivery, lease: Arc<Lease>) -> Result<Work> {
         let message_id = delivery.receipt.message_id().clone();
         let origin = Origin {
             queue: &self.settings.queue,
@@ -66,22 +65,22 @@ impl Run {
             headers: delivery.headers,
             deliveries: delivery.deliveries,
             enqueued_at: delivery.enqueued_at,
-            lease: Lease::new(sent, self.settings.lease),
+            lease,
         });
         Ok(Work { received, clock: EngineClock { at: delivery.leased_at, read: Instant::now() } })
     }
 
-    async fn bury_undecodable(&mut self, receipt: Receipt, error: &Error) {
+    fn bury_undecodable(&self, receipt: Receipt, error: &Error) {
         let error = bounded(&error_chain(error));
         let kind = ReasonKind::Undecodable;
-        self.bury(receipt, Reason { kind, handler: None, error, attempts: 1 }).await;
+        self.bury(receipt, Reason { kind, handler: None, error, attempts: 1 });
     }
 
-    async fn bury(&mut self, receipt: Receipt, reason: Reason) {
+    fn bury(&self, receipt: Receipt, reason: Reason) {
         log_dead_letter(&self.settings.queue, receipt.message_id(), None, &reason);
         let (progress, outgoing) = (Progress::default(), Vec::new());
         let settle = Settle::DeadLetter { reason, progress, outgoing };
-        self.send(receipt, settle, Tally::DeadLettered).await;
+        self.send(receipt, settle, Tally::DeadLettered);
     }
 }
 

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use crate::context::Received;
+use crate::context::Lease;
 use crate::engine::{Engine, ExtendOutcome, MessageId, Receipt};
-use crate::{QueueName, error_chain};
+use crate::{Error, ErrorKind, QueueName, error_chain};
 
 /// How many leases one statement renews at most.
 const CHUNK: usize = 1000;
@@ -25,7 +25,7 @@ pub(super) struct Leases {
 #[derive(Debug)]
 struct Held {
     receipt: Receipt,
-    received: Arc<Received>,
+    lease: Arc<Lease>,
 }
 
 impl Leases {
@@ -35,10 +35,10 @@ impl Leases {
 
     /// Takes a delivery into the table. An earlier delivery of the same message has lost its lease:
     /// it is cancelled.
-    pub(super) fn hold(&self, receipt: &Receipt, received: &Arc<Received>) {
-        let held = Held { receipt: receipt.clone(), received: Arc::clone(received) };
+    pub(super) fn hold(&self, receipt: &Receipt, lease: &Arc<Lease>) {
+        let held = Held { receipt: receipt.clone(), lease: Arc::clone(lease) };
         if let Some(stale) = self.table().insert(receipt.message_id().clone(), held) {
-            stale.received.lease.cancel().cancel();
+            stale.lease.cancel().cancel();
         }
     }
 
@@ -68,7 +68,7 @@ impl Leases {
     /// Cancels every handler that runs, but for the delivery of a control event.
     pub(super) fn cancel_all(&self, but: Option<&Receipt>) {
         for held in self.table().values().filter(|held| Some(&held.receipt) != but) {
-            held.received.lease.cancel().cancel();
+            held.lease.cancel().cancel();
         }
     }
 
@@ -80,7 +80,7 @@ impl Leases {
         if let Some(held) = self.table().get(receipt.message_id())
             && held.receipt == *receipt
         {
-            held.received.lease.renewed(sent, ttl);
+            held.lease.renewed(sent, ttl);
         }
     }
 
@@ -95,7 +95,7 @@ impl Leases {
         drop(table);
         self.freed.notify_one();
         if let Some(held) = held {
-            held.received.lease.cancel().cancel();
+            held.lease.cancel().cancel();
         }
         true
     }
@@ -115,7 +115,10 @@ pub(super) async fn renew(
         pause = ttl / 3;
         for chunk in leases.receipts().chunks(CHUNK) {
             let sent = Instant::now();
-            match engine.extend(&queue, chunk, ttl).await {
+            // No answer in this time leaves as much to ask again, before the lease is over.
+            let asked = timeout(ttl / 3, engine.extend(&queue, chunk, ttl)).await;
+            let no_answer = |_| Err(Error::new(ErrorKind::Transient, "no answer in time"));
+            match asked.unwrap_or_else(no_answer) {
                 Ok(outcomes) => {
                     for (receipt, outcome) in chunk.iter().zip(outcomes) {
                         match outcome {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::clock::later;
+
 /// The adaptive, jittered pace of an idle consumer.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -35,7 +37,7 @@ impl Pace {
         let pause = self.min.saturating_mul(1 << self.misses.min(16)).min(self.max);
         self.misses = self.misses.saturating_add(1);
         let pause = pause.mul_f64(0.8 + 0.2 * random);
-        self.next = Instant::now() + next_due.map_or(pause, |due| due.min(pause));
+        self.next = later(Instant::now(), next_due.map_or(pause, |due| due.min(pause)));
     }
 
     /// The queue could not be asked: try again soon, at most a second later.

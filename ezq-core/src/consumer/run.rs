@@ -66,7 +66,7 @@ pub(super) struct Run {
     pub(super) settings: Settings,
     pub(super) counters: Arc<Counters>,
     pub(super) leases: Arc<Leases>,
-    pub(super) settler: mpsc::Sender<Settling>,
+    pub(super) settler: mpsc::UnboundedSender<Settling>,
     pub(super) tasks: JoinSet<()>,
     pub(super) buffer: VecDeque<Item>,
     pub(super) fetch: Option<Fetch>,
@@ -101,7 +101,7 @@ pub(super) async fn run(
     };
     let leases = Arc::new(Leases::default());
     let in_flight = Arc::new(InFlight::default());
-    let (sender, receiver) = mpsc::channel(4 * app.config.settle_batch);
+    let (sender, receiver) = mpsc::unbounded_channel();
     let settler = Settler {
         engine: Arc::clone(&settings.engine),
         queue: settings.queue.clone(),
@@ -123,10 +123,9 @@ pub(super) async fn run(
     ));
     let config = &app.config;
     let (min, max) = if wakeups.is_some() { (1000, 5000) } else { (100, 1000) };
-    let pace = Pace::new(
-        config.poll_min.unwrap_or(Duration::from_millis(min)),
-        config.poll_max.unwrap_or(Duration::from_millis(max)),
-    );
+    let max = config.poll_max.unwrap_or(Duration::from_millis(max));
+    let min = config.poll_min.unwrap_or(Duration::from_millis(min).min(max));
+    let pace = Pace::new(min, max);
     info!(
         queue = %settings.queue,
         engine = settings.engine.capabilities().name,
@@ -209,11 +208,12 @@ impl Run {
             }
             self.start_fetch();
             let waits = self.fetch.is_none() && self.wants_more();
-            let running = self.phase == Phase::Running;
+            let running = matches!(self.phase, Phase::Running | Phase::Draining);
             tokio::select! {
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if let Err(error) = ended && error.is_panic() {
                         error!(queue = %self.settings.queue, %error, "a delivery's task failed");
+                        self.counters.add(Tally::Lost);
                     }
                     if self.settings.until_idle && self.tasks.is_empty() {
                         self.pace.soon(Duration::from_millis(2));
@@ -228,18 +228,18 @@ impl Run {
                 woken = changed(&mut wakeups), if waits => {
                     if woken { self.pace.now() } else { wakeups = None }
                 }
-                () = stops.token.cancelled(), if running => self.finish(StopReason::Token).await,
-                () = stops.handle.cancelled(), if running => self.finish(StopReason::Handle).await,
+                () = stops.token.cancelled(), if running => self.finish(StopReason::Token),
+                () = stops.handle.cancelled(), if running => self.finish(StopReason::Handle),
                 () = stops.interrupt.cancelled(), if self.phase != Phase::Cancelling => {
-                    if running { self.reason = StopReason::Handle }
-                    self.cancel().await;
+                    if self.phase == Phase::Running { self.reason = StopReason::Handle }
+                    self.cancel();
                 }
                 () = next_signal(&mut signals), if self.phase != Phase::Cancelling => {
-                    if running { self.finish(StopReason::Signal).await } else { self.cancel().await }
+                    if running { self.finish(StopReason::Signal) } else { self.cancel() }
                 }
                 () = at(self.deadline), if self.phase != Phase::Cancelling => {
                     warn!(queue = %self.settings.queue, "time is up: running handlers are cancelled");
-                    self.cancel().await;
+                    self.cancel();
                 }
             }
         }
@@ -253,6 +253,11 @@ impl Run {
                 self.counters.add(Tally::Lost);
                 continue;
             }
+            if item.work.received.lease.is_expired() {
+                // Another worker may have it by now; if not, it comes again with a whole lease.
+                self.send(item.receipt, Settle::Release, Tally::Returned);
+                continue;
+            }
             self.tasks.spawn(handle(
                 Arc::clone(&self.app),
                 Arc::clone(&self.leases),
@@ -263,8 +268,8 @@ impl Run {
         }
     }
 
-    pub(super) async fn send(&mut self, receipt: Receipt, settle: Settle, tally: Tally) {
-        send(&self.settler, receipt, settle, tally).await;
+    pub(super) fn send(&self, receipt: Receipt, settle: Settle, tally: Tally) {
+        send(&self.settler, receipt, settle, tally);
     }
 }
 

@@ -11,8 +11,9 @@ use tracing::{Instrument, debug_span, error, info, warn};
 
 use super::lease::Leases;
 use super::report::{Counters, Tally};
-use crate::dispatcher::log_dead_letter;
-use crate::engine::{Engine, Receipt, SettleOutcome};
+use crate::clock::later;
+use crate::dispatcher::{bounded, log_dead_letter};
+use crate::engine::{Engine, MessageId, Receipt, SettleOutcome};
 use crate::engines::ensure;
 use crate::settlement::{Reason, ReasonKind, Settle};
 use crate::{Error, ErrorKind, QueueName, error_chain};
@@ -55,10 +56,10 @@ impl InFlight {
 
 impl Settler {
     /// Settles what comes until all senders are gone.
-    pub(super) async fn run(self, mut incoming: mpsc::Receiver<Settling>) {
+    pub(super) async fn run(self, mut incoming: mpsc::UnboundedReceiver<Settling>) {
         let mut give_up = None;
         while let Some(first) = incoming.recv().await {
-            let flush_at = first.since + self.max_age;
+            let flush_at = later(first.since, self.max_age);
             let mut batch = vec![first];
             while batch.len() < self.batch {
                 match timeout_at(flush_at, incoming.recv()).await {
@@ -75,7 +76,7 @@ impl Settler {
     async fn flush(
         &self,
         mut batch: Vec<Settling>,
-        incoming: &mpsc::Receiver<Settling>,
+        incoming: &mpsc::UnboundedReceiver<Settling>,
         give_up: &mut Option<Instant>,
     ) {
         let mut pause = Duration::from_millis(50);
@@ -91,15 +92,12 @@ impl Settler {
             batch = match result {
                 Ok(outcomes) => {
                     let (again, failure) = self.sort_out(batch, outcomes);
-                    if let Some(error) = failure {
-                        self.mend(&again, &error).await;
+                    match failure {
+                        Some(error) => self.mend(again, &error).await,
+                        None => again,
                     }
-                    again
                 }
-                Err(error) => {
-                    self.mend(&batch, &error).await;
-                    batch
-                }
+                Err(error) => self.mend(batch, &error).await,
             };
             if batch.is_empty() {
                 if pause > Duration::from_millis(50) {
@@ -109,7 +107,7 @@ impl Settler {
                 return;
             }
             let now = Instant::now();
-            if incoming.is_closed() && now >= *give_up.get_or_insert(now + self.patience) {
+            if incoming.is_closed() && now >= *give_up.get_or_insert(later(now, self.patience)) {
                 warn!(queue = %self.queue, count, "gave up settling: these events will come again");
                 return self.abandon(&batch);
             }
@@ -141,11 +139,7 @@ impl Settler {
                         failure = Some(error);
                         continue;
                     }
-                    let receipt = one.receipt.clone();
-                    match refused(&self.queue, one, &error) {
-                        Some(refused) => again.push(refused),
-                        None => self.done(&receipt, Tally::Lost),
-                    }
+                    again.extend(self.refuse(one, &error));
                 }
             }
         }
@@ -165,43 +159,53 @@ impl Settler {
         self.counters.add(tally);
     }
 
-    /// Does what can be done about a batch that failed as a whole.
-    async fn mend(&self, batch: &[Settling], error: &Error) {
+    /// Does what can be done about a failure: creates the queues that are missing. What publishes to
+    /// one that cannot be created is refused, and holds up no other.
+    async fn mend(&self, batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
         warn!(queue = %self.queue, error = %error_chain(error), "settling failed, will try again");
-        if error.kind() == ErrorKind::QueueMissing {
-            let outgoing = batch.iter().flat_map(|one| one.settle.outgoing());
-            let created = async {
-                self.engine.ensure_queue(&self.queue).await?;
-                ensure(&*self.engine, outgoing).await
-            };
-            if let Err(error) = created.await {
-                warn!(queue = %self.queue, error = %error_chain(&error), "cannot create the queue");
+        if error.kind() != ErrorKind::QueueMissing {
+            return batch;
+        }
+        if let Err(error) = self.engine.ensure_queue(&self.queue).await {
+            warn!(queue = %self.queue, error = %error_chain(&error), "cannot create the queue");
+            return batch;
+        }
+        let mut mended = Vec::with_capacity(batch.len());
+        for one in batch {
+            match ensure(&*self.engine, one.settle.outgoing().iter()).await {
+                Err(error) if !error.is_transient() => mended.extend(self.refuse(one, &error)),
+                _ => mended.push(one),
             }
         }
+        mended
+    }
+
+    /// What to do with a settlement that the store refuses for good: the message, with its marks,
+    /// goes to the dead letters; if even that is refused, the lease is left to run out.
+    fn refuse(&self, one: Settling, error: &Error) -> Option<Settling> {
+        let (queue, message_id, error) =
+            (&self.queue, one.receipt.message_id(), error_chain(error));
+        let again = match one.settle {
+            Settle::Release => false,
+            Settle::DeadLetter { ref outgoing, .. } => !outgoing.is_empty(),
+            Settle::Ack { .. } | Settle::Retry { .. } => true,
+        };
+        if !again {
+            error!(%queue, %message_id, error, "the event cannot be settled");
+            self.done(&one.receipt, Tally::Lost);
+            return None;
+        }
+        let why = format!("the store refused the settlement: {error}");
+        let settle = give_up(queue, message_id, one.settle, &why);
+        Some(Settling { settle, tally: Tally::DeadLettered, ..one })
     }
 }
 
-/// What to do with a settlement that the store refuses for good: the message, with its marks, goes
-/// to the dead letters; if even that is refused, the lease is left to run out.
-fn refused(queue: &QueueName, one: Settling, error: &Error) -> Option<Settling> {
-    let why = error_chain(error);
-    let Settling { receipt, settle, since, .. } = one;
-    match settle {
-        Settle::DeadLetter { outgoing, .. } if outgoing.is_empty() => {
-            error!(%queue, message_id = %receipt.message_id(), error = %why, "the event cannot be settled");
-            None
-        }
-        Settle::Release => {
-            error!(%queue, message_id = %receipt.message_id(), error = %why, "the event cannot be released");
-            None
-        }
-        Settle::Ack { .. } | Settle::Retry { .. } | Settle::DeadLetter { .. } => {
-            let progress = settle.into_progress();
-            let error = format!("the store refused the settlement: {why}");
-            let reason = Reason { kind: ReasonKind::Fatal, handler: None, error, attempts: 1 };
-            log_dead_letter(queue, receipt.message_id(), None, &reason);
-            let settle = Settle::DeadLetter { reason, progress, outgoing: Vec::new() };
-            Some(Settling { receipt, settle, tally: Tally::DeadLettered, since })
-        }
-    }
+/// Turns a settlement that cannot be made as it is into one that moves its message, with its marks,
+/// to the dead letters.
+pub(super) fn give_up(queue: &QueueName, id: &MessageId, settle: Settle, why: &str) -> Settle {
+    let kind = ReasonKind::Fatal;
+    let reason = Reason { kind, handler: None, error: bounded(why), attempts: 1 };
+    log_dead_letter(queue, id, None, &reason);
+    Settle::DeadLetter { reason, progress: settle.into_progress(), outgoing: Vec::new() }
 }

@@ -20,41 +20,41 @@ const LEFT_TO_OTHERS: Duration = Duration::from_secs(1);
 
 impl Run {
     /// Meets a control event; the earliest one counts.
-    pub(super) async fn meet(&mut self, item: Item, control: Control) {
+    pub(super) fn meet(&mut self, item: Item, control: Control) {
         let for_all = is_for_all(&control);
         if for_all && self.began_after(&item.work) {
             let settle = left_to_others(&item.work);
-            return self.send(item.receipt, settle, Tally::Control).await;
+            return self.send(item.receipt, settle, Tally::Control);
         }
         info!(queue = %self.settings.queue, "{control} received");
         if for_all {
             // The others are to meet it while this one drains.
-            self.send(item.receipt.clone(), Settle::Release, Tally::Control).await;
+            self.send(item.receipt.clone(), Settle::Release, Tally::Control);
         }
         if let Some((later, control)) = self.control.take()
             && !is_for_all(&control)
         {
-            self.send(later.receipt, Settle::Release, Tally::Control).await;
+            self.send(later.receipt, Settle::Release, Tally::Control);
         }
         let (after, before) = std::mem::take(&mut self.buffer)
             .into_iter()
             .partition::<Vec<_>, _>(|other| other.position > item.position);
         self.buffer = before.into();
         for other in after {
-            self.send(other.receipt, Settle::Release, Tally::Returned).await;
+            self.send(other.receipt, Settle::Release, Tally::Returned);
         }
         match control {
             Control::End(End { timeout, .. }) => {
                 self.reason = StopReason::End;
                 self.phase = Phase::Draining;
                 self.drained = !self.settings.engine.capabilities().ordered;
-                self.deadline = timeout.map(|timeout| Instant::now() + timeout);
+                self.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
                 self.control = Some((item, control));
             }
             Control::Interrupt => {
                 self.reason = StopReason::Interrupt;
                 self.control = Some((item, control));
-                self.cancel().await;
+                self.cancel();
             }
         }
     }
@@ -72,23 +72,35 @@ impl Run {
     }
 
     /// Lets what runs finish; the rest goes back at once.
-    pub(super) async fn finish(&mut self, reason: StopReason) {
+    pub(super) fn finish(&mut self, reason: StopReason) {
+        let grace = self.settings.grace.and_then(|grace| Instant::now().checked_add(grace));
+        self.deadline = self.deadline.into_iter().chain(grace).min();
+        if self.phase == Phase::Draining && self.drained && self.buffer.is_empty() {
+            // The `End` has done its work; only the time for what still runs may be shorter.
+            self.phase = Phase::Finishing;
+            return;
+        }
         self.reason = reason;
         self.phase = Phase::Finishing;
-        self.deadline = self.settings.grace.map(|grace| Instant::now() + grace);
-        self.return_buffer().await;
+        if let Some((item, control)) = self.control.take()
+            && !is_for_all(&control)
+        {
+            // What stands before the `End` is left to another consumer, and so is the `End`.
+            self.send(item.receipt, Settle::Release, Tally::Control);
+        }
+        self.return_buffer();
     }
 
     /// Cancels what runs; the rest goes back.
-    pub(super) async fn cancel(&mut self) {
+    pub(super) fn cancel(&mut self) {
         self.phase = Phase::Cancelling;
         self.leases.cancel_all(self.control.as_ref().map(|(item, _)| &item.receipt));
-        self.return_buffer().await;
+        self.return_buffer();
     }
 
-    pub(super) async fn return_buffer(&mut self) {
+    pub(super) fn return_buffer(&mut self) {
         for item in std::mem::take(&mut self.buffer) {
-            self.send(item.receipt, Settle::Release, Tally::Returned).await;
+            self.send(item.receipt, Settle::Release, Tally::Returned);
         }
     }
 
@@ -113,7 +125,7 @@ impl Run {
             }
             return;
         }
-        self.send(item.receipt, Settle::Ack { outgoing }, Tally::Control).await;
+        self.send(item.receipt, Settle::Ack { outgoing }, Tally::Control);
     }
 }
 

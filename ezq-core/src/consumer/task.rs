@@ -10,7 +10,7 @@ use tracing::{error, warn};
 use super::lease::Leases;
 use super::report::{Counters, Tally};
 use super::run::Item;
-use super::settle::Settling;
+use super::settle::{Settling, give_up};
 use crate::app::Inner;
 use crate::engine::Receipt;
 use crate::error_chain;
@@ -20,21 +20,26 @@ use crate::settlement::{Progress, Settle};
 pub(super) async fn handle(
     app: Arc<Inner>,
     leases: Arc<Leases>,
-    settler: mpsc::Sender<Settling>,
+    settler: mpsc::UnboundedSender<Settling>,
     counters: Arc<Counters>,
     item: Item,
 ) {
+    let receipt = item.receipt.clone();
+    let mut hold = Hold { leases: Arc::clone(&leases), receipt, handed_on: false };
     let mut settle = app.dispatcher.dispatch(&item.work).await;
     if !leases.holds(&item.receipt) {
         return counters.add(Tally::Lost);
     }
     let cancelled = item.work.received.lease.cancel().is_cancelled();
-    if let Err(error) = app.publish_elsewhere(&item.work.received.queue, &mut settle).await {
-        warn!(error = %error_chain(&error), "events could not be published: the event comes again");
-        settle = Settle::Retry {
-            after: Duration::from_secs(1),
-            progress: Progress::default(),
-            outgoing: Vec::new(),
+    let queue = &item.work.received.queue;
+    if let Err(error) = app.publish_elsewhere(queue, &mut settle).await {
+        let (message_id, why) = (item.receipt.message_id(), error_chain(&error));
+        settle = if error.is_transient() {
+            warn!(%queue, %message_id, error = why, "its events could not be published: it comes again");
+            let (after, progress) = (Duration::from_secs(1), Progress::default());
+            Settle::Retry { after, progress, outgoing: Vec::new() }
+        } else {
+            give_up(queue, message_id, settle, &format!("its events cannot be published: {why}"))
         };
     }
     let tally = match settle {
@@ -44,18 +49,34 @@ pub(super) async fn handle(
         Settle::Retry { .. } => Tally::Retried,
         Settle::Release => Tally::Returned,
     };
-    send(&settler, item.receipt, settle, tally).await;
+    hold.handed_on = true;
+    send(&settler, item.receipt, settle, tally);
+}
+
+/// A delivery whose task may panic: then it is let go, and comes again when its lease ends.
+struct Hold {
+    leases: Arc<Leases>,
+    receipt: Receipt,
+    handed_on: bool,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.handed_on {
+            self.leases.release(&self.receipt);
+        }
+    }
 }
 
 /// Hands a settlement on.
-pub(super) async fn send(
-    settler: &mpsc::Sender<Settling>,
+pub(super) fn send(
+    settler: &mpsc::UnboundedSender<Settling>,
     receipt: Receipt,
     settle: Settle,
     tally: Tally,
 ) {
     let settling = Settling { receipt, settle, tally, since: Instant::now() };
-    if settler.send(settling).await.is_err() {
+    if settler.send(settling).is_err() {
         error!("the settling task is gone: the event will come again");
     }
 }

@@ -29,6 +29,12 @@ pub(crate) struct Faults {
     pub lose: AtomicBool,
     /// How many milliseconds one call to settle takes.
     pub slow: AtomicU64,
+    /// So many renewals are never answered.
+    pub silent: AtomicUsize,
+    /// A queue that cannot be created.
+    pub forbidden: Mutex<Option<QueueName>>,
+    /// Fetches so far.
+    pub fetches: AtomicUsize,
     /// Batches settled: when, and how many.
     pub batches: Mutex<Vec<(Instant, usize)>>,
     pub held: AtomicUsize,
@@ -49,6 +55,9 @@ impl Engine for Faulty {
     }
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
+        if self.faults.forbidden.lock().unwrap().as_ref() == Some(queue) {
+            return Err(Error::new(ErrorKind::Permission, "forbidden by the test"));
+        }
         self.memory.ensure_queue(queue).await
     }
 
@@ -57,6 +66,7 @@ impl Engine for Faulty {
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
+        self.faults.fetches.fetch_add(1, Ordering::SeqCst);
         next(&self.faults.lease)?;
         let leased = self.memory.lease(request).await?;
         let count = leased.deliveries.len();
@@ -105,6 +115,11 @@ impl Engine for Faulty {
         receipts: &[Receipt],
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>> {
+        let silent = self.faults.silent.load(Ordering::SeqCst);
+        if silent > 0 {
+            self.faults.silent.store(silent - 1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+        }
         if self.faults.lose.load(Ordering::SeqCst) {
             return Ok(vec![ExtendOutcome::LeaseLost; receipts.len()]);
         }

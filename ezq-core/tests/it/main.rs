@@ -4,3 +4,5 @@
 mod consumer;
 mod engines;
 mod faulty;
+mod limits;
+mod outages;

@@ -3,8 +3,8 @@
 //!
 //! Acknowledgements and returns without events to publish are one statement for a whole batch.
 //! Dead letters, and settlements with events, are one transaction: it locks what still carries its
-//! receipt, and nothing is written for a message that does not. When what one message carries makes
-//! the database refuse, the batch is done again message by message.
+//! receipt, and nothing is written for a message that does not. When what one message carries or
+//! publishes makes the database refuse, the batch is done again message by message.
 
 mod item;
 mod statements;
@@ -12,7 +12,7 @@ mod statements;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use ezq_core::{Error, QueueName, Receipt, Result, Settle, SettleOutcome};
+use ezq_core::{Error, ErrorKind, QueueName, Receipt, Result, Settle, SettleOutcome};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
@@ -136,7 +136,13 @@ impl<'a> Settling<'a> {
                     return Err(Failure::Data(error));
                 }
             }
-            return Err(Failure::Other(error::on_queue(failure, self.queue, &place)));
+            let error = error::on_queue(failure, self.queue, &place);
+            let publishes = items.iter().any(|item| !item.outgoing.is_empty());
+            if publishes && !error.is_transient() && error.kind() != ErrorKind::QueueMissing {
+                // A right on the queue of an event, or a rule of it, that one message lacks.
+                return Err(Failure::Data(error));
+            }
+            return Err(Failure::Other(error));
         }
     }
 
@@ -202,7 +208,7 @@ impl<'a> Settling<'a> {
 }
 
 enum Failure {
-    /// What one of the messages carries is to blame.
+    /// What one of the messages carries or publishes is to blame.
     Data(Error),
     Other(Error),
 }

@@ -34,4 +34,6 @@ mod settling;
 #[cfg(feature = "embedded")]
 mod support;
 #[cfg(feature = "embedded")]
+mod unusual;
+#[cfg(feature = "embedded")]
 mod waking;

@@ -1,0 +1,262 @@
+//! Options and events at the ends of their ranges, and user code that panics where one might forget
+//! that it is user code: none of it may stop a consumer or leave an event stuck.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use ezq_core::headers::Headers;
+use ezq_core::*;
+use serde::{Deserialize, Serialize};
+
+use crate::faulty::Faulty;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Step {
+    n: u32,
+}
+
+impl Event for Step {
+    const TYPE: &'static str = "step";
+}
+
+fn app(handler: Handler, configure: impl FnOnce(&mut Config)) -> (App, Faulty) {
+    let engine = Faulty::default();
+    let builder = App::builder().without_discovered_handlers().register(handler);
+    (builder.configure(configure).build(engine.clone()).unwrap(), engine)
+}
+
+fn quick() -> Handler {
+    Handler::on("quick", |_: Step| async {})
+}
+
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(600), what).await.expect("it is stuck")
+}
+
+async fn the_dead_letter(app: &App) -> Reason {
+    let queue = QueueName::default();
+    let letters = app.dead_letters(&queue).unwrap().list(&queue, None, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    letters[0].reason.clone().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn takes_every_option_at_its_largest() {
+    let handler = quick().timeout(Some(Duration::MAX));
+    let (app, _) = app(handler, |config| {
+        config.concurrency = usize::MAX;
+        config.settle_batch = usize::MAX;
+        config.settle_max_age = Duration::MAX;
+        config.lease = Duration::MAX;
+        config.handler_timeout = Some(Duration::MAX);
+        config.poll_min = Some(Duration::MAX);
+        config.poll_max = Some(Duration::MAX);
+        config.grace = Some(Duration::MAX);
+        config.retry.backoff = Backoff::constant(Duration::MAX);
+        config.max_deliveries = u32::MAX;
+    });
+    app.publish(&Step { n: 0 }).await.unwrap();
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    consumer.stop();
+    assert_eq!(within(consumer.wait()).await.unwrap().counts.handled, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn takes_every_option_at_its_smallest() {
+    let (app, _) = app(quick(), |config| {
+        config.concurrency = 1;
+        config.settle_batch = 1;
+        config.settle_max_age = Duration::ZERO;
+        config.lease = Duration::from_secs(1);
+        config.handler_timeout = Some(Duration::ZERO);
+        config.poll_min = Some(Duration::from_millis(1));
+        config.poll_max = Some(Duration::from_millis(1));
+        config.grace = Some(Duration::ZERO);
+        config.retry.max_attempts = 1;
+        config.max_deliveries = 1;
+    });
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    let report = within(app.consumer().until_idle().run()).await.unwrap();
+    assert_eq!(report.counts.handled, 3);
+}
+
+#[test]
+fn refuses_to_look_without_a_pause() {
+    for set in [(|config| config.poll_min = Some(Duration::ZERO)) as fn(&mut Config), |config| {
+        config.poll_max = Some(Duration::ZERO)
+    }] {
+        let mut config = Config::default();
+        set(&mut config);
+        assert_eq!(config.validate().unwrap_err().kind(), ErrorKind::Configuration);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_longest_pause_alone_takes_effect() {
+    let (app, engine) = app(quick(), |config| config.poll_max = Some(Duration::from_millis(100)));
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let fetches = engine.faults.fetches.load(Ordering::SeqCst);
+    assert!((95..=140).contains(&fetches), "{fetches}");
+    consumer.stop();
+    consumer.wait().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_with_the_longest_timeout_stops_its_consumer() {
+    let (app, engine) = app(quick(), |_| {});
+    let queue = QueueName::default();
+    engine.ensure_queue(&queue).await.unwrap();
+    let body = r#"{"_type": "EZQEndEvent", "timeout": 1e19}"#.to_owned();
+    let end = Outgoing { queue, body, headers: Headers::new(), due: Due::Now };
+    engine.publish(vec![end]).await.unwrap();
+    let report = within(app.consumer().run()).await.unwrap();
+    assert_eq!(report.reason, StopReason::End);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_pauses_are_remembered_with_their_attempt() {
+    let handler = Handler::on("later", |step: Step| async move {
+        Err::<(), _>(match step.n {
+            0 => HandlerError::snooze(Duration::MAX),
+            _ => HandlerError::retry_after(Duration::MAX, "no"),
+        })
+    });
+    let (app, engine) = app(handler, |_| {});
+    for n in [0, 1] {
+        let step = app.publish(&Step { n });
+        step.after(Duration::from_secs(1)).await.unwrap();
+    }
+    app.publish(&Step { n: 2 }).after(Duration::MAX).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let report = within(app.consumer().until_idle().run()).await.unwrap();
+    assert_eq!(report.counts.retried, 2);
+    let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
+    assert_eq!((stats.in_progress, stats.scheduled), (2, 1));
+}
+
+#[test]
+fn a_mark_of_the_longest_pause_is_read_back() {
+    let due = Some(chrono::DateTime::<chrono::Utc>::MAX_UTC);
+    let state = HandlerState::Retry;
+    let mark = HandlerMark { state, reason: None, attempts: u32::MAX, due, errors: Vec::new() };
+    let progress = Progress([(HandlerName::from("a: \"b\"'"), mark)].into());
+    let mut headers = Headers::new();
+    headers.merge(&progress);
+    assert_eq!(Progress::from_headers(&headers), progress);
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_that_another_client_made_up_do_not_overflow() {
+    let handler = Handler::on("fails", |_: Step| async { Err::<(), _>("no") });
+    let (app, _) = app(handler, |_| {});
+    let prepared = app.publish(&Step { n: 0 }).prepare().unwrap();
+    let mut message = prepared.outgoing;
+    let mark = serde_json::json!({"state": "retry", "attempts": u32::MAX});
+    message.headers.insert("ezq-h:fails", mark);
+    app.engine(&message.queue).ensure_queue(&message.queue).await.unwrap();
+    app.engine(&message.queue.clone()).publish(vec![message]).await.unwrap();
+    within(app.consumer().until_idle().run()).await.unwrap();
+    assert_eq!(the_dead_letter(&app).await.kind, ReasonKind::MaxAttempts);
+}
+
+#[derive(Debug)]
+struct Unspeakable;
+
+impl fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("no words")
+    }
+}
+
+impl std::error::Error for Unspeakable {}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_panics_when_it_is_written_is_a_failed_attempt() {
+    let handler = Handler::on("fails", |_: Step| async { Err::<(), _>(Unspeakable) });
+    let (app, _) = app(handler.max_attempts(2), |_| {});
+    app.publish(&Step { n: 0 }).await.unwrap();
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(consumer.counts().dead_lettered, 1);
+    consumer.stop();
+    within(consumer.wait()).await.unwrap();
+    let reason = the_dead_letter(&app).await;
+    assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
+    assert!(reason.error.contains("panicked: no words"), "{}", reason.error);
+}
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_panics_when_it_is_cut_off_is_a_failed_attempt() {
+    let handler = Handler::on("bomb", |_: Step| async {
+        let _bomb = Bomb;
+        std::future::pending::<()>().await;
+    });
+    let handler = handler.timeout(Some(Duration::from_secs(1))).max_attempts(1);
+    let (app, _) = app(handler, |_| {});
+    app.publish(&Step { n: 0 }).await.unwrap();
+    within(app.consumer().until_idle().run()).await.unwrap();
+    assert_eq!(the_dead_letter(&app).await.kind, ReasonKind::MaxAttempts);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_new_starts_in_a_delivery_that_was_cancelled() {
+    let later = Arc::new(AtomicU32::new(0));
+    let first = Handler::on("first", |_: Step| std::future::pending::<()>()).timeout(None);
+    let second = {
+        let later = Arc::clone(&later);
+        Handler::on("second", move |_: Step| {
+            later.fetch_add(1, Ordering::SeqCst);
+            async {}
+        })
+    };
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(first)
+        .register(second.order(1))
+        .build(MemoryEngine::new())
+        .unwrap();
+    app.publish(&Step { n: 0 }).await.unwrap();
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    consumer.interrupt();
+    assert_eq!(within(consumer.wait()).await.unwrap().counts.cancelled, 1);
+    assert_eq!(later.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_of_an_unknown_type_is_bounded_like_every_error() {
+    let (app, _) = app(quick(), |config| config.unknown_types = UnknownTypes::DeadLetter);
+    let envelope = Envelope::builder("x".repeat(100_000), "test").build().unwrap();
+    app.publish_envelope(envelope).await.unwrap();
+    within(app.consumer().until_idle().run()).await.unwrap();
+    assert!(the_dead_letter(&app).await.error.len() <= ERROR_TEXT_LIMIT);
+}
+
+#[test]
+fn a_name_that_no_store_can_keep_is_refused_at_build() {
+    for name in ["", "a\0b", "a\nb"] {
+        let handler = Handler::on(name, |_: Step| async {});
+        let app = App::builder().without_discovered_handlers().register(handler);
+        let error = app.build(MemoryEngine::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{name:?}");
+    }
+}
+
+#[test]
+fn the_longest_backoff_is_no_overflow() {
+    let longest = Backoff::exponential(Duration::MAX, Duration::MAX);
+    assert_eq!(longest.delay(1, 1.0), Duration::MAX);
+    assert_eq!(longest.delay(1, f64::NAN), Duration::MAX);
+}

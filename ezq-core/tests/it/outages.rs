@@ -1,0 +1,210 @@
+//! A store that hangs, refuses or stays away: nothing is handled twice without need, and no event
+//! holds up another.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ezq_core::*;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::faulty::Faulty;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Step {
+    n: u32,
+}
+
+impl Event for Step {
+    const TYPE: &'static str = "step";
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Mail {}
+
+impl Event for Mail {
+    const TYPE: &'static str = "mail";
+    const QUEUE: Option<&'static str> = Some("mail");
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn app(engine: impl Engine, handler: Handler) -> App {
+    App::builder().without_discovered_handlers().register(handler).build(engine).unwrap()
+}
+
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(secs(600), what).await.expect("it is stuck")
+}
+
+/// A handler that takes a while, and says which events it was given.
+fn slow(pause: Duration) -> (Handler, mpsc::UnboundedReceiver<u32>) {
+    let (ran, runs) = mpsc::unbounded_channel();
+    let handler = Handler::on("slow", move |step: Step| {
+        ran.send(step.n).unwrap();
+        tokio::time::sleep(pause)
+    });
+    (handler.timeout(None), runs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_without_an_answer_is_asked_again_before_the_lease_is_over() {
+    let engine = Faulty::default();
+    engine.faults.silent.store(1, Ordering::SeqCst);
+    let (handler, mut runs) = slow(secs(60));
+    let app = app(engine.clone(), handler);
+    app.publish(&Step { n: 0 }).await.unwrap();
+    let consumers: Vec<_> = (0..2).map(|_| app.consumer().lease(secs(2)).spawn()).collect();
+    tokio::time::sleep(secs(61)).await;
+    assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 1);
+    for consumer in consumers {
+        consumer.stop();
+        assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_outstayed_its_lease_before_it_began_is_left_to_its_next_holder() {
+    let engine = Faulty::default();
+    let (handler, mut runs) = slow(secs(30));
+    let app = app(engine.clone(), handler);
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    let cut_off = app.consumer().concurrency(1).lease(secs(2)).spawn();
+    assert_eq!(runs.recv().await, Some(0));
+    engine.faults.silent.store(usize::MAX, Ordering::SeqCst);
+    tokio::time::sleep(secs(5)).await;
+    let (handler, mut elsewhere) = slow(secs(1));
+    let other = self::app(engine.memory.clone(), handler);
+    other.consumer().until_idle().run().await.unwrap();
+    assert_eq!(std::iter::from_fn(|| elsewhere.try_recv().ok()).collect::<Vec<_>>(), [0, 1]);
+    tokio::time::sleep(secs(60)).await;
+    assert!(runs.try_recv().is_err(), "handled here as well");
+    cut_off.stop();
+    within(cut_off.wait()).await.unwrap();
+}
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_task_dies_comes_again_and_ends_in_the_dead_letters() {
+    let handler = Handler::on("bomb", |step: Step| async move {
+        if step.n == 0 {
+            std::panic::panic_any(Bomb)
+        }
+    });
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .configure(|config| config.max_deliveries = 2)
+        .build(MemoryEngine::new())
+        .unwrap();
+    app.publish(&Step { n: 0 }).await.unwrap();
+    let consumer = app.consumer().lease(secs(1)).spawn();
+    tokio::time::sleep(secs(30)).await;
+    assert_eq!((consumer.counts().lost, consumer.counts().dead_lettered), (2, 1));
+    consumer.stop();
+    within(consumer.wait()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_can_be_stopped_while_nothing_can_be_settled() {
+    let engine = Faulty::default();
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(Handler::on("quick", |_: Step| async {}))
+        .configure(|config| config.settle_batch = 1)
+        .build(engine.clone())
+        .unwrap();
+    let steps: Vec<Step> = (0..100).map(|n| Step { n }).collect();
+    app.publish_all(&steps).await.unwrap();
+    let failures = std::iter::repeat_n(ErrorKind::Connection, 100_000);
+    engine.faults.settle.lock().unwrap().extend(failures);
+    let consumer = app.consumer().concurrency(8).lease(secs(5)).spawn();
+    tokio::time::sleep(secs(60)).await;
+    consumer.stop();
+    let stopping = tokio::time::timeout(secs(10), consumer.wait());
+    assert_eq!(stopping.await.expect("it hangs").unwrap().counts.handled, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_for_a_queue_that_cannot_be_made_holds_up_no_other() {
+    let engine = Faulty::default();
+    *engine.faults.forbidden.lock().unwrap() = Some(QueueName::new("mail").unwrap());
+    let handler =
+        Handler::on("sends", |step: Step| async move { (step.n == 0).then_some(Mail {}) });
+    let app = app(engine.clone(), handler);
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    let report = within(app.consumer().until_idle().run()).await.unwrap();
+    assert_eq!((report.counts.handled, report.counts.dead_lettered), (2, 1));
+    let queue = QueueName::default();
+    let letters = app.dead_letters(&queue).unwrap().list(&queue, None, 10).await.unwrap();
+    let error = &letters[0].reason.as_ref().unwrap().error;
+    assert!(error.contains("forbidden by the test"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_another_engine_refuses_for_good_is_a_dead_letter() {
+    let (ran, mut runs) = mpsc::unbounded_channel();
+    let handler = Handler::on("sends", move |_: Step| {
+        ran.send(()).unwrap();
+        async { Mail {} }
+    });
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .named_engine("small", MemoryEngine::with_body_limit(1))
+        .route(&QueueName::new("mail").unwrap(), "small")
+        .build(MemoryEngine::new())
+        .unwrap();
+    app.publish(&Step { n: 0 }).await.unwrap();
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(secs(60)).await;
+    consumer.stop();
+    let report = within(consumer.wait()).await.unwrap();
+    assert_eq!((report.counts.retried, report.counts.dead_lettered), (0, 1));
+    assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_heard_while_an_end_drains_its_queue() {
+    let engine = Faulty::default();
+    let (handler, mut runs) = slow(secs(100));
+    let app = app(engine.clone(), handler);
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    app.publish(&End::default()).await.unwrap();
+    let consumer = app.consumer().concurrency(2).grace(secs(5)).spawn();
+    tokio::time::sleep(secs(10)).await;
+    consumer.stop();
+    let stopping = tokio::time::timeout(secs(10), consumer.wait());
+    let report = stopping.await.expect("its grace is over").unwrap();
+    assert_eq!((report.reason, report.counts.cancelled), (StopReason::Handle, 2));
+    assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 2);
+    // The End goes on to the next consumer, with what stood before it.
+    let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
+    assert_eq!(stats.ready, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_waits_only_for_handlers_has_done_its_work_when_a_token_fires() {
+    let engine = Faulty::default();
+    let (handler, _runs) = slow(secs(100));
+    let app = app(engine.clone(), handler);
+    app.publish(&Step { n: 0 }).await.unwrap();
+    app.publish(&End::default()).await.unwrap();
+    let consumer = app.consumer().concurrency(2).grace(secs(5)).spawn();
+    tokio::time::sleep(secs(10)).await;
+    consumer.stop();
+    let stopping = tokio::time::timeout(secs(10), consumer.wait());
+    let report = stopping.await.expect("its grace is over").unwrap();
+    assert_eq!((report.reason, report.counts.cancelled), (StopReason::End, 1));
+    let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
+    assert_eq!(stats.ready, 1);
+}
