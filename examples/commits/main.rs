@@ -120,7 +120,7 @@ async fn run(repo: &Path) -> Result<()> {
 
     let started = Instant::now();
     let bar = ProgressBar::new(expected).with_style(ProgressStyle::with_template(
-        "{elapsed_precise} [{wide_bar}] {pos}/{len} handled, {per_sec} {msg}",
+        "{elapsed_precise} [{wide_bar}] {pos} of {len} handled {msg}",
     )?);
     let consumer = ezq.consumer().queue(&queue).concurrency(16).spawn();
     let history = git::History::open(repo, &head)?;
