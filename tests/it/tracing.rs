@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use ezq::prelude::*;
 use ezq::{Handler, UnknownTypes};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::subscriber::{DefaultGuard, set_default};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
@@ -41,6 +41,10 @@ struct Capture {
 impl Capture {
     /// Captures on this thread, on which all of a test runs.
     fn begin() -> (Self, DefaultGuard) {
+        // While there is one dispatcher alone, a place in the code that a thread without one meets
+        // first counts as unwanted by all.
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Registry::default()));
+        LazyLock::force(&SECOND);
         let capture = Self::default();
         let guard = set_default(Registry::default().with(capture.clone()));
         (capture, guard)
