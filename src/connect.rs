@@ -99,8 +99,10 @@ impl Ezq {
     ) -> Result<Published> {
         let prepared: Prepared = publish.prepare()?;
         let queue = &prepared.outgoing.queue;
-        if self.app.engine(queue).capabilities().name != self.engine.capabilities().name {
-            let message = format!("the queue `{queue}` is not kept by this database");
+        if self.app.is_routed(queue) {
+            let message = format!(
+                "the queue `{queue}` is routed to another engine: no transaction can store its events"
+            );
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         self.engine.ensure_queue(queue).await?;

@@ -176,6 +176,12 @@ impl App {
         self.inner.services.engines.of(queue)
     }
 
+    /// Whether a named engine keeps a queue, in place of the application's own.
+    #[must_use]
+    pub fn is_routed(&self, queue: &QueueName) -> bool {
+        self.inner.services.engines.routes.contains_key(queue)
+    }
+
     /// The application's options.
     #[must_use]
     pub fn config(&self) -> &Config {

@@ -3,27 +3,25 @@
 //! It knows no engine. A handler that fails, panics or takes too long stops no other, and only the
 //! handlers that did not finish run again.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::time::Instant;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{debug, error, info, warn};
 
+use crate::attempt::{self, Ran, bounded};
 use crate::clock::{EngineClock, after};
 use crate::config::UnknownTypes;
-use crate::context::{Context, Received};
+use crate::context::Received;
 use crate::engine::{MessageId, Outgoing};
 use crate::handler::{Handler, HandlerOptions};
 use crate::headers::MAX_ATTEMPTS;
 use crate::outcome::Action;
-use crate::publisher::{Publisher, Services};
+use crate::publisher::Services;
 use crate::registry::Registry;
 use crate::{
-    Call, Config, ERROR_TEXT_LIMIT, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName,
-    HandlerState, Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle, error_chain,
+    Config, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
+    QueueName, Reason, ReasonKind, RetryPolicy, Settle,
 };
 
 /// Under this name a message keeps how often it met no handler.
@@ -55,14 +53,6 @@ macro_rules! say {
             $($rest)+
         )
     };
-}
-
-/// What one run of one handler came to.
-enum Ran {
-    Done(Vec<Outgoing>),
-    /// What its error asks for, and says.
-    Failed(Action, String),
-    Cancelled,
 }
 
 impl Dispatcher {
@@ -135,61 +125,9 @@ impl Dispatcher {
     }
 
     async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
-        let received = &work.received;
-        if received.lease.cancel().is_cancelled() {
-            return Ran::Cancelled;
-        }
         let attempt = next_attempt(known.0.get(&handler.name));
         let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
-        let context = Context {
-            received: Arc::clone(received),
-            handler: handler.name.clone(),
-            attempt,
-            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
-        };
-        let span = info_span!(
-            "ezq.handle",
-            event_id = received.envelope.id(),
-            event_type = received.envelope.event_type(),
-            queue = %received.queue,
-            handler = %handler.name,
-            attempt,
-        );
-        let call = Call { context, services: Arc::clone(&self.services) };
-        let invoked = async {
-            let said = (handler.invoke)(call).await;
-            said.map_err(|error| (error.action, bounded(&error.to_string())))
-        };
-        let limited = async {
-            let Some(timeout) = timeout else { return invoked.await };
-            let timed_out = |_| Err((Action::Retry, format!("timed out after {timeout:?}")));
-            tokio::time::timeout(timeout, invoked).await.unwrap_or_else(timed_out)
-        };
-        let cancelled = received.lease.cancel().cancelled();
-        // All of it is the user's code: calling, dropping what is cut off, an error's text.
-        let guarded = AssertUnwindSafe(async {
-            tokio::select! {
-                biased;
-                said = limited => Some(said),
-                () = cancelled => None,
-            }
-        });
-        match guarded.catch_unwind().instrument(span).await {
-            Ok(None) => Ran::Cancelled,
-            Err(panic) => {
-                let text = format!("panicked: {}", panic_text(&*panic));
-                Ran::Failed(Action::Retry, bounded(&text))
-            }
-            Ok(Some(Err((action, error)))) => Ran::Failed(action, error),
-            Ok(Some(Ok(drafts))) => {
-                let publisher = Publisher::caused_by(&self.services, received);
-                let outgoing = drafts.into_iter().map(|draft| publisher.finish(draft)).collect();
-                match outgoing {
-                    Ok(outgoing) => Ran::Done(outgoing),
-                    Err(error) => Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
-                }
-            }
-        }
+        attempt::run(handler, &work.received, &self.services, attempt, timeout).await
     }
 
     fn options(&self, handler: &Handler) -> HandlerOptions {
@@ -393,18 +331,4 @@ fn next_attempt(mark: Option<&HandlerMark>) -> u32 {
 
 fn done(earlier: Option<&HandlerMark>) -> HandlerMark {
     HandlerMark { attempts: next_attempt(earlier), ..mark(HandlerState::Done) }
-}
-
-/// An error's text as a message keeps it: cut, and without the NUL that `jsonb` cannot hold.
-pub(crate) fn bounded(text: &str) -> String {
-    let mut end = text.len().min(ERROR_TEXT_LIMIT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].replace('\0', "\u{fffd}")
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

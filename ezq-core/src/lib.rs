@@ -4,6 +4,7 @@
 //! this crate to write an engine of your own.
 
 mod app;
+mod attempt;
 mod clock;
 mod codec;
 mod config;

@@ -14,6 +14,7 @@ mod macros;
 mod macros_ui;
 mod processes;
 mod publishing;
+mod several_engines;
 mod stopping;
 mod stress;
 mod tracing;

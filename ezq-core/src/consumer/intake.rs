@@ -6,10 +6,11 @@ use tokio::time::Instant;
 
 use super::report::Tally;
 use super::run::{Item, Phase, Run};
+use crate::attempt::bounded;
 use crate::clock::EngineClock;
 use crate::codec::{Origin, decode};
 use crate::context::{Lease, Received};
-use crate::dispatcher::{Work, bounded, log_dead_letter};
+use crate::dispatcher::{Work, log_dead_letter};
 use crate::engine::{Delivery, Receipt};
 use crate::event::{Control, End, Interrupt, is_control};
 use crate::settlement::{Progress, Reason, ReasonKind, Settle};

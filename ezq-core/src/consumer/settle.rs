@@ -11,8 +11,9 @@ use tracing::{Instrument, debug_span, error, info, warn};
 
 use super::lease::Leases;
 use super::report::{Counters, Tally};
+use crate::attempt::bounded;
 use crate::clock::later;
-use crate::dispatcher::{bounded, log_dead_letter};
+use crate::dispatcher::log_dead_letter;
 use crate::engine::{Engine, MessageId, Receipt, SettleOutcome};
 use crate::engines::ensure;
 use crate::settlement::{Reason, ReasonKind, Settle};
