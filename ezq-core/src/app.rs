@@ -6,68 +6,22 @@ use std::time::Duration;
 
 use crate::consumer::Consumer;
 use crate::dispatcher::Dispatcher;
-use crate::engine::{Capabilities, DeadLetters, Engine};
+use crate::engine::{DeadLetters, Engine};
 use crate::engines::Engines;
-use crate::extract::{Provided, States};
+use crate::extract::States;
+use crate::inner::Inner;
 use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
-    Settle,
 };
 
 /// An application: publishes events and makes consumers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct App {
     inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) services: Arc<Services>,
-    pub(crate) dispatcher: Dispatcher,
-    pub(crate) config: Arc<Config>,
-}
-
-impl Inner {
-    /// Checks that every handler's extractors can be provided.
-    pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<()> {
-        let provided = Provided { states: &self.services.states, capabilities };
-        for handler in self.dispatcher.registry.handlers() {
-            for check in &handler.checks {
-                check(&provided).map_err(|error| {
-                    let message = format!("the handler `{}` cannot run: {error}", handler.name);
-                    Error::new(error.kind(), message).with_source(error)
-                })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Publishes those of a settlement's events whose queue another engine keeps: they cannot go
-    /// out in one step with it, so they go before it.
-    pub(crate) async fn publish_elsewhere(
-        &self,
-        queue: &QueueName,
-        settle: &mut Settle,
-    ) -> Result<()> {
-        let engines = &self.services.engines;
-        let Some(outgoing) = settle.outgoing_mut() else { return Ok(()) };
-        if outgoing.iter().all(|event| engines.same(queue, &event.queue)) {
-            return Ok(());
-        }
-        let (here, elsewhere): (Vec<_>, Vec<_>) =
-            outgoing.drain(..).partition(|event| engines.same(queue, &event.queue));
-        *outgoing = here;
-        for outcome in engines.publish(elsewhere).await? {
-            if let crate::PublishOutcome::Failed(error) = outcome {
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
 }
 
 impl App {

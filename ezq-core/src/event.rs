@@ -100,6 +100,9 @@ impl Event for End {
 
 /// Stops the consumer that receives it now: running handlers are cancelled and their messages
 /// returned. It is settled itself, so it stops no other consumer.
+///
+/// It takes its turn in the queue, as every event: a consumer that holds as much as it may meets it
+/// only when a handler ends. To stop a consumer of this process at once, use its handle or a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interrupt {}
 

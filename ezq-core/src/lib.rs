@@ -19,6 +19,7 @@ mod event;
 mod extract;
 mod handler;
 pub mod headers;
+mod inner;
 mod outcome;
 #[doc(hidden)]
 pub mod private;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use report::Counters;
 pub use report::{Counts, Report, StopReason};
 
-use crate::app::Inner;
+use crate::inner::Inner;
 use crate::{Error, ErrorKind, QueueName, Result};
 
 /// A consumer of one queue, about to run.

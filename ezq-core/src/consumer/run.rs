@@ -23,10 +23,10 @@ use super::report::{Counters, Report, StopReason, Tally};
 use super::settle::{InFlight, Settler, Settling};
 use super::signals::Signals;
 use super::task::{handle, send};
-use crate::app::Inner;
 use crate::dispatcher::Work;
 use crate::engine::{Engine, Position, Receipt};
 use crate::event::Control;
+use crate::inner::Inner;
 use crate::settlement::Settle;
 use crate::{QueueName, Result, error_chain};
 

@@ -11,9 +11,9 @@ use super::lease::Leases;
 use super::report::{Counters, Tally};
 use super::run::Item;
 use super::settle::{Settling, give_up};
-use crate::app::Inner;
 use crate::engine::Receipt;
 use crate::error_chain;
+use crate::inner::Inner;
 use crate::settlement::{Progress, Settle};
 
 /// Handles one delivery, in a task of its own.
