@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, debug_span, error, info, warn};
 
-use super::run::{Phase, Run};
+use super::pace::Pace;
+use super::run::{Phase, Run, Wakeups};
 use crate::engine::{LeaseRequest, Leased};
 use crate::{Error, ErrorKind, Result, error_chain};
 
@@ -22,6 +23,10 @@ pub(super) struct Fetched {
     full: bool,
     /// Everything fetched before was settled when this was sent.
     settled: bool,
+    /// What came of creating the queue again, where it was gone.
+    created: Option<Result<()>>,
+    /// What came of asking for wake-ups once more, where that had failed.
+    wakeups: Option<Wakeups>,
 }
 
 /// Waits for a fetch, if one is under way.
@@ -75,21 +80,36 @@ impl Run {
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
         };
         let engine = Arc::clone(&self.settings.engine);
-        let settled = self.leases.count() == 0;
+        let (settled, deaf) = (self.leases.count() == 0, self.deaf);
         self.fetch = Some(Box::pin(async move {
-            let max = request.max;
-            let span = debug_span!("ezq.lease", queue = %request.queue, max);
+            let (queue, max) = (request.queue.clone(), request.max);
+            let span = debug_span!("ezq.lease", %queue, max);
             let sent = Instant::now();
             let result = engine.lease(request).instrument(span).await;
             let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);
-            Fetched { result, sent, full, settled }
+            let mut fetched = Fetched { result, sent, full, settled, created: None, wakeups: None };
+            match &fetched.result {
+                Err(error) if error.kind() == ErrorKind::QueueMissing => {
+                    fetched.created = Some(engine.ensure_queue(&queue).await);
+                }
+                Ok(leased) if deaf && leased.deliveries.is_empty() => {
+                    fetched.wakeups = engine.wakeups(&queue).await.ok();
+                }
+                _ => {}
+            }
+            fetched
         }));
     }
 
-    pub(super) async fn fetched(&mut self, fetched: Fetched) {
+    pub(super) fn fetched(&mut self, fetched: Fetched) {
+        if let Some(wakeups) = fetched.wakeups {
+            self.deaf = false;
+            self.pace = Pace::of(&self.app.config, wakeups.is_some());
+            self.wakeups = wakeups;
+        }
         let leased = match fetched.result {
             Ok(leased) => leased,
-            Err(error) => return self.fetch_failed(&error).await,
+            Err(error) => return self.fetch_failed(&error, fetched.created),
         };
         if std::mem::take(&mut self.failing) {
             info!(queue = %self.settings.queue, "fetching works again");
@@ -118,7 +138,7 @@ impl Run {
         }
     }
 
-    async fn fetch_failed(&mut self, error: &Error) {
+    fn fetch_failed(&mut self, error: &Error, created: Option<Result<()>>) {
         let queue = &self.settings.queue;
         let text = error_chain(error);
         if !std::mem::replace(&mut self.failing, true) {
@@ -128,13 +148,12 @@ impl Run {
                 error!(%queue, error = %text, "fetching failed, will try again");
             }
         }
-        if error.kind() == ErrorKind::QueueMissing {
-            match self.settings.engine.ensure_queue(queue).await {
-                Ok(()) => warn!(%queue, "the queue was gone and is created again"),
-                Err(error) => {
-                    error!(%queue, error = %error_chain(&error), "the queue cannot be created");
-                }
+        match created {
+            Some(Ok(())) => warn!(%queue, "the queue was gone and is created again"),
+            Some(Err(error)) => {
+                error!(%queue, error = %error_chain(&error), "the queue cannot be created");
             }
+            None => {}
         }
         self.pace.failed(rand::random());
     }

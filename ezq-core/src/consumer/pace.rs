@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::Config;
 use crate::clock::later;
 
 /// The adaptive, jittered pace of an idle consumer.
@@ -19,6 +20,14 @@ impl Pace {
     /// A pace between two pauses; the first look is at once.
     pub(super) fn new(min: Duration, max: Duration) -> Self {
         Self { min, max: max.max(min), misses: 0, next: Instant::now() }
+    }
+
+    /// The pace of an application: slower where the engine wakes the consumer.
+    pub(super) fn of(config: &Config, wakes: bool) -> Self {
+        let (min, max) = if wakes { (1000, 5000) } else { (100, 1000) };
+        let max = config.poll_max.unwrap_or(Duration::from_millis(max));
+        let min = config.poll_min.unwrap_or(Duration::from_millis(min).min(max));
+        Self::new(min, max)
     }
 
     /// When to look next.

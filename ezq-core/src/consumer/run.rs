@@ -28,7 +28,7 @@ use crate::engine::{Engine, Position, Receipt};
 use crate::event::Control;
 use crate::inner::Inner;
 use crate::settlement::Settle;
-use crate::{QueueName, Result, error_chain};
+use crate::{Error, ErrorKind, QueueName, Result, error_chain};
 
 /// What one run is told.
 pub(super) struct Settings {
@@ -83,6 +83,9 @@ pub(super) struct Run {
     /// unknown time after it was asked for.
     pub(super) began: Option<DateTime<Utc>>,
     pub(super) failing: bool,
+    pub(super) wakeups: Wakeups,
+    /// Asking for wake-ups failed: it is tried again.
+    pub(super) deaf: bool,
 }
 
 /// Runs a consumer until it is stopped.
@@ -94,7 +97,7 @@ pub(super) async fn run(
 ) -> Result<Report> {
     let mut signals = settings.signals.then(Signals::listen).transpose()?;
     let started = Instant::now();
-    let Some(wakeups) = prepare(&settings, &stops).await? else {
+    let Some((wakeups, deaf)) = prepare(&settings, &stops).await? else {
         let reason =
             if stops.token.is_cancelled() { StopReason::Token } else { StopReason::Handle };
         return Ok(Report { reason, counts: counters.counts(), elapsed: started.elapsed() });
@@ -113,7 +116,7 @@ pub(super) async fn run(
         patience: settings.lease,
     };
     let mut background = JoinSet::new();
-    let settling = tokio::spawn(settler.run(receiver));
+    let mut settling = tokio::spawn(settler.run(receiver));
     background.spawn(renew(
         Arc::clone(&leases),
         Arc::clone(&settings.engine),
@@ -121,11 +124,7 @@ pub(super) async fn run(
         settings.lease,
         move |receipt| in_flight.contains(receipt),
     ));
-    let config = &app.config;
-    let (min, max) = if wakeups.is_some() { (1000, 5000) } else { (100, 1000) };
-    let max = config.poll_max.unwrap_or(Duration::from_millis(max));
-    let min = config.poll_min.unwrap_or(Duration::from_millis(min).min(max));
-    let pace = Pace::new(min, max);
+    let pace = Pace::of(&app.config, wakeups.is_some());
     info!(
         queue = %settings.queue,
         engine = settings.engine.capabilities().name,
@@ -151,8 +150,15 @@ pub(super) async fn run(
         started,
         began: None,
         failing: false,
+        wakeups,
+        deaf,
     };
-    run.drive(&stops, signals.as_mut(), wakeups).await;
+    tokio::select! {
+        () = run.drive(&stops, signals.as_mut()) => {}
+        // Neither ends before the consumer, unless the engine panicked.
+        _ = &mut settling => return Err(broken("settling")),
+        _ = background.join_next() => return Err(broken("renewing")),
+    }
     run.settle_control().await;
     let (queue, reason) = (run.settings.queue.clone(), run.reason);
     drop(run);
@@ -165,11 +171,18 @@ pub(super) async fn run(
     Ok(report)
 }
 
-type Wakeups = Option<watch::Receiver<u64>>;
+/// The engine's wake-ups, if it has any.
+pub(super) type Wakeups = Option<watch::Receiver<u64>>;
+
+fn broken(what: &str) -> Error {
+    let text = format!("the engine panicked while {what}: the leased events will come again");
+    Error::new(ErrorKind::Engine, text)
+}
 
 /// Makes sure of the queue and of its wake-ups; waits for a database that is only just not there.
-/// `None` when the consumer was stopped meanwhile.
-async fn prepare(settings: &Settings, stops: &Stops) -> Result<Option<Wakeups>> {
+/// Whether asking for wake-ups failed stands beside them. `None` when the consumer was stopped
+/// meanwhile.
+async fn prepare(settings: &Settings, stops: &Stops) -> Result<Option<(Wakeups, bool)>> {
     let mut pause = Duration::from_millis(100);
     loop {
         match settings.engine.ensure_queue(&settings.queue).await {
@@ -186,20 +199,17 @@ async fn prepare(settings: &Settings, stops: &Stops) -> Result<Option<Wakeups>> 
             () = stops.interrupt.cancelled() => return Ok(None),
         }
     }
-    let wakeups = settings.engine.wakeups(&settings.queue).await.unwrap_or_else(|error| {
-        warn!(queue = %settings.queue, error = %error_chain(&error), "no wake-ups, polling only");
-        None
-    });
-    Ok(Some(wakeups))
+    Ok(Some(match settings.engine.wakeups(&settings.queue).await {
+        Ok(wakeups) => (wakeups, false),
+        Err(error) => {
+            warn!(queue = %settings.queue, error = %error_chain(&error), "no wake-ups yet, polling");
+            (None, true)
+        }
+    }))
 }
 
 impl Run {
-    async fn drive(
-        &mut self,
-        stops: &Stops,
-        mut signals: Option<&mut Signals>,
-        mut wakeups: Wakeups,
-    ) {
+    async fn drive(&mut self, stops: &Stops, mut signals: Option<&mut Signals>) {
         let leases = Arc::clone(&self.leases);
         loop {
             self.start_tasks();
@@ -221,12 +231,12 @@ impl Run {
                 }
                 fetched = poll(&mut self.fetch) => {
                     self.fetch = None;
-                    self.fetched(fetched).await;
+                    self.fetched(fetched);
                 }
                 () = sleep_until(self.pace.next()), if waits => {}
                 () = leases.freed(), if self.is_full() => {}
-                woken = changed(&mut wakeups), if waits => {
-                    if woken { self.pace.now() } else { wakeups = None }
+                woken = changed(&mut self.wakeups), if waits => {
+                    if woken { self.pace.now() } else { self.wakeups = None }
                 }
                 () = stops.token.cancelled(), if running => self.finish(StopReason::Token),
                 () = stops.handle.cancelled(), if running => self.finish(StopReason::Handle),

@@ -33,6 +33,10 @@ pub(crate) struct Faults {
     pub silent: AtomicUsize,
     /// A queue that cannot be created.
     pub forbidden: Mutex<Option<QueueName>>,
+    /// Panics when it is to settle.
+    pub panics: AtomicBool,
+    /// So many times asking for wake-ups fails.
+    pub deaf: AtomicUsize,
     /// Fetches so far.
     pub fetches: AtomicUsize,
     /// Batches settled: when, and how many.
@@ -76,6 +80,10 @@ impl Engine for Faulty {
     }
 
     async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
+        let deaf = |left: usize| left.checked_sub(1);
+        if self.faults.deaf.fetch_update(Ordering::SeqCst, Ordering::SeqCst, deaf).is_ok() {
+            return Err(Error::new(ErrorKind::Connection, "a fault of the test"));
+        }
         self.memory.wakeups(queue).await
     }
 
@@ -85,6 +93,7 @@ impl Engine for Faulty {
         settlements: Vec<(Receipt, Settle)>,
     ) -> Result<Vec<SettleOutcome>> {
         next(&self.faults.settle)?;
+        assert!(!self.faults.panics.load(Ordering::SeqCst), "a panic of the test");
         let slow = self.faults.slow.load(Ordering::SeqCst);
         if slow > 0 {
             tokio::time::sleep(Duration::from_millis(slow)).await;

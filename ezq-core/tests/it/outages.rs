@@ -208,3 +208,33 @@ async fn an_end_that_waits_only_for_handlers_has_done_its_work_when_a_token_fire
     let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
     assert_eq!(stats.ready, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_panics_ends_the_consumer_with_an_error() {
+    let engine = Faulty::default();
+    engine.faults.panics.store(true, Ordering::SeqCst);
+    let app = app(engine.clone(), Handler::on("quick", |_: Step| async {}));
+    app.publish(&Step { n: 0 }).await.unwrap();
+    let error = within(app.consumer().run()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Engine);
+    assert!(error.to_string().contains("settling"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_could_not_listen_at_its_start_listens_later() {
+    let engine = Faulty::default();
+    engine.faults.deaf.store(3, Ordering::SeqCst);
+    let app = app(engine.clone(), Handler::on("quick", |_: Step| async {}));
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(secs(60)).await;
+    assert_eq!(engine.faults.deaf.load(Ordering::SeqCst), 0);
+    // Woken now: it does not wait for its next look at the queue.
+    let published = tokio::time::Instant::now();
+    app.publish(&Step { n: 0 }).await.unwrap();
+    while consumer.counts().handled < 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(published.elapsed() < Duration::from_millis(100), "{:?}", published.elapsed());
+    consumer.stop();
+    within(consumer.wait()).await.unwrap();
+}
