@@ -125,8 +125,10 @@ impl Settler {
     ) -> (Vec<Settling>, Option<Error>) {
         let mut again = Vec::new();
         let mut failure = None;
-        for (mut one, outcome) in batch.into_iter().zip(outcomes) {
-            match outcome {
+        let mut outcomes = outcomes.into_iter();
+        for mut one in batch {
+            // An engine that leaves an outcome out leaves it open; the lease tells in the end.
+            match outcomes.next().unwrap_or(SettleOutcome::LeaseLost) {
                 SettleOutcome::Done => self.done(&one.receipt, one.tally),
                 SettleOutcome::LeaseLost => {
                     let message_id = one.receipt.message_id();

@@ -4,29 +4,28 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use ezq_core::QueueName;
-use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::query::QueryAs;
+use sqlx::{AssertSqlSafe, Postgres};
 
 use super::item::{Item, Key, Kind};
 use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
 type Done = Result<HashSet<Key>, sqlx::Error>;
 
-/// What the receipts of several messages say, column by column.
-struct Tokens {
-    ids: Vec<i64>,
-    fences: Vec<i64>,
-    rels: Vec<i64>,
+type Query<'q> = QueryAs<'q, Postgres, Key, PgArguments>;
+
+/// A statement with the tokens of receipts bound, column by column: `$1` to `$3` of
+/// [`sql::locked`].
+fn with_tokens<'q>(statement: String, items: &[&Item]) -> Query<'q> {
+    let ids: Vec<i64> = items.iter().map(|item| item.id).collect();
+    let fences: Vec<i64> = items.iter().map(|item| item.fence).collect();
+    let rels: Vec<i64> = items.iter().map(|item| item.rel).collect();
+    sqlx::query_as(AssertSqlSafe(statement)).bind(ids).bind(fences).bind(rels)
 }
 
-impl Tokens {
-    fn of(items: &[&Item]) -> Self {
-        Self {
-            ids: items.iter().map(|item| item.id).collect(),
-            fences: items.iter().map(|item| item.fence).collect(),
-            rels: items.iter().map(|item| item.rel).collect(),
-        }
-    }
+async fn keys(query: Query<'_>, connection: &mut PgConnection) -> Done {
+    Ok(query.fetch_all(connection).await?.into_iter().collect())
 }
 
 /// Locks what still carries its receipt.
@@ -36,14 +35,7 @@ pub(super) async fn lock(
     items: &[&Item],
 ) -> Done {
     let statement = sql::locked(&sql::table(queue), "", RECEIPTS, "");
-    let tokens = Tokens::of(items);
-    let keys = sqlx::query_as::<_, Key>(AssertSqlSafe(statement))
-        .bind(tokens.ids)
-        .bind(tokens.fences)
-        .bind(tokens.rels)
-        .fetch_all(connection)
-        .await?;
-    Ok(keys.into_iter().collect())
+    keys(with_tokens(statement, items), connection).await
 }
 
 /// Removes acknowledged messages.
@@ -60,14 +52,7 @@ pub(super) async fn acknowledge(
          WHERE {ONLY_LOCKED}
          RETURNING l.msg_id, l.fence, l.rel"
     );
-    let tokens = Tokens::of(items);
-    let keys = sqlx::query_as::<_, Key>(AssertSqlSafe(statement))
-        .bind(tokens.ids)
-        .bind(tokens.fences)
-        .bind(tokens.rels)
-        .fetch_all(connection)
-        .await?;
-    Ok(keys.into_iter().collect())
+    keys(with_tokens(statement, items), connection).await
 }
 
 /// Makes messages readable again, with their marks merged in. `read_ct` stays, and the count of
@@ -103,17 +88,8 @@ pub(super) async fn put_back(
     let (afters, dues): (Vec<Option<i64>>, Vec<Option<DateTime<Utc>>>) =
         items.iter().map(column).unzip();
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
-    let tokens = Tokens::of(items);
-    let keys = sqlx::query_as::<_, Key>(AssertSqlSafe(statement))
-        .bind(tokens.ids)
-        .bind(tokens.fences)
-        .bind(tokens.rels)
-        .bind(afters)
-        .bind(dues)
-        .bind(marks)
-        .fetch_all(connection)
-        .await?;
-    Ok(keys.into_iter().collect())
+    let query = with_tokens(statement, items).bind(afters).bind(dues).bind(marks);
+    keys(query, connection).await
 }
 
 /// Moves messages to the dead letters, with their marks and the reason.
@@ -149,13 +125,6 @@ pub(super) async fn bury(
          SELECT msg_id, fence, rel FROM gone"
     );
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
-    let tokens = Tokens::of(items);
-    let keys = sqlx::query_as::<_, Key>(AssertSqlSafe(statement))
-        .bind(tokens.ids)
-        .bind(tokens.fences)
-        .bind(tokens.rels)
-        .bind(marks)
-        .fetch_all(connection)
-        .await?;
-    Ok(keys.into_iter().collect())
+    let query = with_tokens(statement, items).bind(marks);
+    keys(query, connection).await
 }
