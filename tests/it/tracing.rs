@@ -137,6 +137,20 @@ async fn publishing_leasing_and_handling_have_a_span_each() {
 }
 
 #[tokio::test]
+async fn a_consumer_lists_its_handlers_when_it_starts() {
+    let (capture, _guard) = Capture::begin();
+    let queue = queue();
+    let mail = Handler::on("mail", |_: Numbered| async {});
+    let audit = Handler::on("audit", |_: AnyEvent| async {});
+    let ezq = app(&queue).register(mail).register(audit).connect().await.unwrap();
+    drain(&ezq).await;
+    let started = |event: &Record| event.fields["message"] == "consumer started";
+    let started = capture.at(Level::INFO).into_iter().find(started).unwrap();
+    assert_eq!(started.field("queue"), queue.as_str());
+    assert_eq!(started.field("handlers"), r#"["audit", "mail"]"#);
+}
+
+#[tokio::test]
 async fn a_batch_is_published_in_one_span() {
     let (capture, _guard) = Capture::begin();
     let ezq = app(&queue()).connect().await.unwrap();
