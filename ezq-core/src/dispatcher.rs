@@ -4,6 +4,7 @@
 //! handlers that did not finish run again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
@@ -20,8 +21,8 @@ use crate::outcome::Action;
 use crate::publisher::Services;
 use crate::registry::Registry;
 use crate::{
-    Config, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
-    QueueName, Reason, ReasonKind, RetryPolicy, Settle,
+    Backoff, Config, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName, HandlerState,
+    Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle,
 };
 
 /// Under this name a message keeps how often it met no handler.
@@ -176,6 +177,10 @@ impl Dispatcher {
             }
             _ => (policy, ReasonKind::MaxAttempts),
         };
+        let retry_in = match action {
+            Action::RetryAfter(pause) => pause,
+            _ => pause(policy.backoff, attempts, &error),
+        };
         let mut errors = earlier.errors;
         errors.push(ErrorRecord { at: now, attempt: attempts, error });
         errors.drain(..errors.len().saturating_sub(ERRORS_KEPT));
@@ -190,15 +195,11 @@ impl Dispatcher {
         if reason.is_some() {
             return HandlerMark { state: HandlerState::Dead, reason, attempts, due: None, errors };
         }
-        let pause = match action {
-            Action::RetryAfter(pause) => pause,
-            _ => policy.backoff.delay(attempts, rand::random()),
-        };
         HandlerMark {
             state: HandlerState::Retry,
             reason: None,
             attempts,
-            due: Some(after(now, pause)),
+            due: Some(after(now, retry_in)),
             errors,
         }
     }
@@ -222,12 +223,20 @@ impl Dispatcher {
                 return buried(received, reason, Progress::default(), Vec::new());
             }
         };
-        let pause = policy.backoff.delay(attempts, rand::random());
+        let pause = pause(policy.backoff, attempts, &why);
         say!(warn, received, attempts, retry_in = ?pause, "no handler takes this event");
         let mark = HandlerMark { attempts, ..mark(HandlerState::Retry) };
         let progress = Progress([(name, mark)].into());
         Settle::Retry { after: pause, progress, outgoing: Vec::new() }
     }
+}
+
+/// How long to wait after a failed attempt. A function of the user's that panics is taken for the
+/// default: an event must not be lost to it.
+fn pause(backoff: Backoff, attempt: u32, error: &str) -> Duration {
+    let random = rand::random();
+    std::panic::catch_unwind(|| backoff.delay(attempt, error, random))
+        .unwrap_or_else(|_| Backoff::default().delay(attempt, error, random))
 }
 
 /// Draws one settlement from where all handlers of a delivery stand.

@@ -65,9 +65,9 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// | `order = 1` | Its place among the handlers of one event, lowest first. | concurrent |
 /// | `timeout = "1m"` | How long one attempt may take; `"none"` is without limit. | the consumer's |
 /// | `retry(max_attempts = 8)` | How many attempts it gets, the first one included; at least 1. | the consumer's |
-/// | `retry(backoff = "linear")` | How waits grow: `"exponential"`, `"linear"` or `"constant"`. | `"exponential"`, once one of the three is given |
+/// | `retry(backoff = "linear")` | How waits grow: `"exponential"`, `"linear"`, `"constant"`, `"doubling_minutes"` (2, 4, 8 ... minutes), or, without quotes, a function of your own, `fn(attempt: u32, error: &str, random: f64) -> Duration`. | `"exponential"`, once one of the three is given |
 /// | `retry(initial = "2s")` | The first wait. | `"1s"` |
-/// | `retry(max = "10m")` | The longest wait; not with `"constant"`. | `"5m"`, or `initial` if that is longer |
+/// | `retry(max = "10m")` | The longest wait; not with `"constant"`, `"doubling_minutes"` or a function. | `"5m"`, or `initial` if that is longer |
 /// | `crate = path` | Where ezq is found, if not at `::ezq`. | `::ezq` |
 ///
 /// A duration is a whole number and a unit: `ms`, `s`, `m`, `h` or `d`.

@@ -111,3 +111,58 @@ async fn the_retry_settings_reach_the_consumer() {
     let report = app.drain().await.expect("drained");
     assert_eq!((report.reason, report.counts.dead_lettered), (StopReason::Idle, 1), "{report}");
 }
+
+fn by_the_error(attempt: u32, error: &str, _random: f64) -> std::time::Duration {
+    assert!(!error.contains("careless"), "a pause that panics");
+    let secs = if error.contains("slow down") { 600 } else { 1 };
+    std::time::Duration::from_secs(secs * u64::from(attempt))
+}
+
+#[on_event(retry(max_attempts = 3, backoff = by_the_error))]
+async fn throttled(event: Moved) -> Result<(), String> {
+    Err(format!("slow down {:?}", event.account))
+}
+
+#[on_event(retry(backoff = "doubling_minutes"))]
+async fn outbox(_: Moved) -> Result<(), &'static str> {
+    Err("no")
+}
+
+/// After how many seconds an event comes again, up to a number of times.
+async fn pauses(app: &TestApp, times: usize) -> Vec<u64> {
+    let begun = tokio::time::Instant::now();
+    let mut retried = 0;
+    let mut seen = vec![];
+    while seen.len() < times {
+        let report = app.drain().await.unwrap();
+        retried += report.counts.retried;
+        if report.counts.retried + report.counts.dead_lettered > 0 {
+            seen.push(begun.elapsed().as_secs());
+        }
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    }
+    assert!(retried > 0);
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_ones_own_is_decided_by_attempt_and_error() {
+    let app = TestApp::new(|builder| builder.handler::<throttled>()).unwrap();
+    app.publish(&moved("a")).await.unwrap();
+    assert_eq!(pauses(&app, 3).await, [0, 600, 1800]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_ones_own_that_panics_loses_nothing() {
+    let app = TestApp::new(|builder| builder.handler::<throttled>()).unwrap();
+    app.publish(&moved("careless")).await.unwrap();
+    let report = app.drain().await.unwrap();
+    assert_eq!(report.counts.retried, 1, "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn minutes_double() {
+    let app = TestApp::new(|builder| builder.handler::<outbox>()).unwrap();
+    app.publish(&moved("a")).await.unwrap();
+    assert_eq!(pauses(&app, 4).await, [0, 120, 360, 840]);
+}

@@ -257,6 +257,6 @@ fn a_name_that_no_store_can_keep_is_refused_at_build() {
 #[test]
 fn the_longest_backoff_is_no_overflow() {
     let longest = Backoff::exponential(Duration::MAX, Duration::MAX);
-    assert_eq!(longest.delay(1, 1.0), Duration::MAX);
-    assert_eq!(longest.delay(1, f64::NAN), Duration::MAX);
+    assert_eq!(longest.delay(1, "", 1.0), Duration::MAX);
+    assert_eq!(longest.delay(1, "", f64::NAN), Duration::MAX);
 }

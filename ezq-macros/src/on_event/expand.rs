@@ -165,6 +165,8 @@ fn settings(options: &Options, private: &TokenStream) -> TokenStream {
                 let (initial, max) = (duration(*initial), duration(*max));
                 quote!(linear(#initial, #max))
             }
+            Backoff::DoublingMinutes => quote!(doubling_minutes()),
+            Backoff::Custom(path) => quote!(custom(#path)),
         };
         quote!(.backoff(#private::Backoff::#value))
     });

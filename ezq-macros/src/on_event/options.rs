@@ -7,7 +7,7 @@ use crate::{
     suggest,
 };
 use std::time::Duration;
-use syn::{Error, LitStr, Result};
+use syn::{Error, LitStr, Path, Result};
 
 pub(super) const KEYS: &[Key] = &[
     Key::once("name", "name = \"accounts.open\""),
@@ -24,7 +24,7 @@ const RETRY_KEYS: &[Key] = &[
     Key::once("max", "max = \"5m\""),
 ];
 
-const CURVES: [&str; 3] = ["exponential", "constant", "linear"];
+const CURVES: [&str; 4] = ["exponential", "constant", "linear", "doubling_minutes"];
 
 const DEFAULT_INITIAL: Duration = Duration::from_secs(1);
 const DEFAULT_MAX: Duration = Duration::from_secs(300);
@@ -38,6 +38,14 @@ pub(super) enum Backoff {
     Exponential { initial: Duration, max: Duration },
     Constant(Duration),
     Linear { initial: Duration, max: Duration },
+    DoublingMinutes,
+    Custom(Path),
+}
+
+/// What `backoff = ...` names.
+enum Curve {
+    Named(&'static str),
+    Custom(Path),
 }
 
 #[derive(Default)]
@@ -84,21 +92,42 @@ fn retry(entry: &Entry, options: &mut Options, errors: &mut Errors) {
     let initial = retry.find("initial").map(|entry| errors.take(length(entry)));
     let max = retry.find("max").map(|entry| errors.take(length(entry)));
     let curve = retry.find("backoff").map(|entry| errors.take(curve(entry)));
-    if (&initial, &max, &curve) == (&None, &None, &None) {
+    if initial.is_none() && max.is_none() && curve.is_none() {
         return;
     }
     // Something was given and is mistaken: it is reported already.
-    let (Some(initial), Some(curve)) =
-        (initial.unwrap_or(Some(DEFAULT_INITIAL)), curve.unwrap_or(Some("exponential")))
-    else {
+    let (Some(initial), Some(curve)) = (
+        initial.unwrap_or(Some(DEFAULT_INITIAL)),
+        curve.unwrap_or(Some(Curve::Named("exponential"))),
+    ) else {
         return;
     };
-    if curve == "constant" {
-        if let Some(entry) = retry.find("max") {
-            let message = "a constant backoff has no `max`: it always waits `initial`";
+    let mut has_no = |key: &str, message: &str| {
+        if let Some(entry) = retry.find(key) {
             errors.push(Error::new(entry.span, message));
         }
-        options.backoff = Some(Backoff::Constant(initial));
+    };
+    let whole = match &curve {
+        Curve::Named("constant") => {
+            has_no("max", "a constant backoff has no `max`: it always waits `initial`");
+            Some(Backoff::Constant(initial))
+        }
+        Curve::Named("doubling_minutes") => {
+            let message = "a backoff of doubling minutes has neither `initial` nor `max`";
+            has_no("initial", message);
+            has_no("max", message);
+            Some(Backoff::DoublingMinutes)
+        }
+        Curve::Named(_) => None,
+        Curve::Custom(path) => {
+            let message = "a backoff of your own has neither `initial` nor `max`: it decides alone";
+            has_no("initial", message);
+            has_no("max", message);
+            Some(Backoff::Custom(path.clone()))
+        }
+    };
+    if whole.is_some() {
+        options.backoff = whole;
         return;
     }
     let Some(max) = max.unwrap_or(Some(DEFAULT_MAX.max(initial))) else {
@@ -109,7 +138,7 @@ fn retry(entry: &Entry, options: &mut Options, errors: &mut Errors) {
         errors.push(Error::new(entry.span, message));
     }
     options.backoff = Some(match curve {
-        "linear" => Backoff::Linear { initial, max },
+        Curve::Named("linear") => Backoff::Linear { initial, max },
         _ => Backoff::Exponential { initial, max },
     });
 }
@@ -119,13 +148,18 @@ fn length(entry: &Entry) -> Result<Duration> {
     duration::parse(&literal.value()).map_err(|message| Error::new(literal.span(), message))
 }
 
-fn curve(entry: &Entry) -> Result<&'static str> {
+fn curve(entry: &Entry) -> Result<Curve> {
+    if let Ok(path) = entry.parse::<Path>() {
+        return Ok(Curve::Custom(path));
+    }
     let literal: LitStr = entry.parse()?;
     let text = literal.value();
-    CURVES.into_iter().find(|curve| *curve == text).ok_or_else(|| {
+    CURVES.into_iter().find(|curve| *curve == text).map(Curve::Named).ok_or_else(|| {
         let hint = match suggest::nearest(&text, CURVES) {
             Some(near) => format!("did you mean \"{near}\"?"),
-            None => "write \"exponential\", \"constant\" or \"linear\"".to_owned(),
+            None => "write \"exponential\", \"constant\", \"linear\" or \"doubling_minutes\", or \
+                     name a function of your own without quotes"
+                .to_owned(),
         };
         Error::new(literal.span(), format!("unknown backoff \"{}\": {hint}", text.escape_debug()))
     })

@@ -112,6 +112,10 @@ fn fills_in_the_rest_of_a_backoff() {
     assert!(text.contains("exponential(::core::time::Duration::new(10u64,0u32),::core::time::Duration::new(300u64,0u32))"), "{text}");
     let text = backoff(quote!(retry(backoff = "constant")));
     assert!(text.contains("constant(::core::time::Duration::new(1u64,0u32))"), "{text}");
+    let text = backoff(quote!(retry(backoff = "doubling_minutes")));
+    assert!(text.contains("Backoff::doubling_minutes()"), "{text}");
+    let text = backoff(quote!(retry(backoff = pauses::patient)));
+    assert!(text.contains("Backoff::custom(pauses::patient)"), "{text}");
     let text = backoff(quote!(retry(backoff = "linear", initial = "1h")));
     assert!(text.contains("linear(::core::time::Duration::new(3600u64,0u32),::core::time::Duration::new(3600u64,0u32))"), "{text}");
 }
@@ -229,6 +233,9 @@ fn refuses_other_settings() {
     assert!(refused(quote!(retry(backoff = "exponental"))).contains("\"exponential\""));
     assert!(refused(quote!(retry(backoff = "cubic"))).contains("\"linear\""));
     assert!(refused(quote!(retry(backoff = "constant", max = "3s"))).contains("no `max`"));
+    assert!(refused(quote!(retry(backoff = "doubling_minutes", max = "3s"))).contains("neither"));
+    assert!(refused(quote!(retry(backoff = patient, initial = "3s"))).contains("decides alone"));
+    assert!(refused(quote!(retry(backoff = 3))).contains("is written `backoff"));
     assert!(refused(quote!(retry(initial = "1h", max = "1m"))).contains("shorter"));
     assert!(refused(quote!(retry(initial = "soon"))).contains("\"30s\""));
 }
