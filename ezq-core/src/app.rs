@@ -287,6 +287,12 @@ impl AppBuilder {
                 ));
             }
         }
+        let none = |handler: &&Handler| handler.options.concurrency == Some(0);
+        let mut limited = registry.handlers().iter().map(|handler| &**handler);
+        if let Some(handler) = limited.find(none) {
+            let why = format!("`concurrency` of the handler `{}` must be at least 1", handler.name);
+            return Err(Error::new(ErrorKind::Configuration, why));
+        }
         let config = Arc::new(config);
         let services = Arc::new(Services {
             states: self.states,
@@ -296,8 +302,7 @@ impl AppBuilder {
             format: config.wire,
             message_limit: config.message_limit,
         });
-        let dispatcher =
-            Dispatcher { registry, services: Arc::clone(&services), config: Arc::clone(&config) };
+        let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
         let inner = Inner { services, dispatcher, config };
         inner.check(inner.services.engines.default.capabilities())?;
         Ok(App { inner: Arc::new(inner) })

@@ -250,6 +250,9 @@ impl Config {
         if self.handlers.values().any(|options| options.max_attempts == Some(0)) {
             return Err(wrong("`max_attempts` of a handler must be at least 1".into()));
         }
+        if self.handlers.values().any(|options| options.concurrency == Some(0)) {
+            return Err(wrong("`concurrency` of a handler must be at least 1".into()));
+        }
         Ok(())
     }
 }

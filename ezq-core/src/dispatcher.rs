@@ -3,11 +3,13 @@
 //! It knows no engine. A handler that fails, panics or takes too long stops no other, and only the
 //! handlers that did not finish run again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 use tracing::{debug, error, info, warn};
 
 use crate::attempt::{self, Ran, bounded};
@@ -34,6 +36,7 @@ pub(crate) struct Dispatcher {
     pub(crate) registry: Registry,
     pub(crate) services: Arc<Services>,
     pub(crate) config: Arc<Config>,
+    limits: HashMap<HandlerName, Semaphore>,
 }
 
 /// A delivery ready to be dispatched.
@@ -57,6 +60,16 @@ macro_rules! say {
 }
 
 impl Dispatcher {
+    pub(crate) fn new(registry: Registry, services: Arc<Services>, config: Arc<Config>) -> Self {
+        let mut dispatcher = Self { registry, services, config, limits: HashMap::new() };
+        let limit = |handler: &Arc<Handler>| {
+            let limit = dispatcher.options(handler).concurrency?;
+            Some((handler.name.clone(), Semaphore::new(limit.min(Semaphore::MAX_PERMITS))))
+        };
+        dispatcher.limits = dispatcher.registry.handlers().iter().filter_map(limit).collect();
+        dispatcher
+    }
+
     /// Runs what is due of a delivery's handlers. `None` when the delivery was cancelled before
     /// anything changed: it is to be released.
     pub(crate) async fn dispatch(&self, work: &Work) -> Settle {
@@ -128,6 +141,14 @@ impl Dispatcher {
     async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
         let attempt = next_attempt(known.0.get(&handler.name));
         let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
+        let _turn = match self.limits.get(&handler.name) {
+            None => None,
+            Some(limit) => tokio::select! {
+                biased;
+                turn = limit.acquire() => Some(turn),
+                () = work.received.lease.cancel().cancelled() => return Ran::Cancelled,
+            },
+        };
         attempt::run(handler, &work.received, &self.services, attempt, timeout).await
     }
 

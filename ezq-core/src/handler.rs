@@ -127,6 +127,8 @@ pub struct HandlerOptions {
     pub max_attempts: Option<u32>,
     /// The pause between attempts.
     pub backoff: Option<Backoff>,
+    /// How many runs of it there may be at once in this application; at least 1.
+    pub concurrency: Option<usize>,
 }
 
 impl HandlerOptions {
@@ -137,6 +139,7 @@ impl HandlerOptions {
             timeout: self.timeout.or(other.timeout),
             max_attempts: self.max_attempts.or(other.max_attempts),
             backoff: self.backoff.or(other.backoff),
+            concurrency: self.concurrency.or(other.concurrency),
         }
     }
 
@@ -221,6 +224,15 @@ impl Handler {
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.options.max_attempts = Some(attempts);
+        self
+    }
+
+    /// How many runs of it there may be at once in this application, whatever its consumers'
+    /// concurrency. An event that waits for its turn keeps its lease, and its place among those
+    /// that its consumer handles at once; its timeout begins when it runs. Defaults to no limit.
+    #[must_use]
+    pub fn concurrency(mut self, limit: usize) -> Self {
+        self.options.concurrency = Some(limit);
         self
     }
 

@@ -63,6 +63,7 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// |---|---|---|
 /// | `name = "receipts"` | The handler's durable name. Progress is kept under it, so a pinned name survives a rename or a move of the function. | `module::path::function` |
 /// | `order = 1` | Its place among the handlers of one event, lowest first. | concurrent |
+/// | `concurrency = 4` | How many runs of it there may be at once in the application; at least 1. | no limit |
 /// | `timeout = "1m"` | How long one attempt may take; `"none"` is without limit. | the consumer's |
 /// | `retry(max_attempts = 8)` | How many attempts it gets, the first one included; at least 1. | the consumer's |
 /// | `retry(backoff = "linear")` | How waits grow: `"exponential"`, `"linear"`, `"constant"`, `"doubling_minutes"` (2, 4, 8 ... minutes), or, without quotes, a function of your own, `fn(attempt: u32, error: &str, random: f64) -> Duration`. | `"exponential"`, once one of the three is given |

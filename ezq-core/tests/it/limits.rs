@@ -260,3 +260,57 @@ fn the_longest_backoff_is_no_overflow() {
     assert_eq!(longest.delay(1, "", 1.0), Duration::MAX);
     assert_eq!(longest.delay(1, "", f64::NAN), Duration::MAX);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_runs_no_more_often_at_once_than_it_says_across_consumers() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let running = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        Handler::on("careful", move |_: Step| {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            async move {
+                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+            }
+        })
+        .concurrency(2)
+    };
+    let app = App::builder().without_discovered_handlers().register(handler);
+    let app = app.build(MemoryEngine::new()).unwrap();
+    let steps: Vec<Step> = (0..12).map(|n| Step { n }).collect();
+    for stored in app.publish_all(&steps).await.unwrap() {
+        stored.unwrap();
+    }
+    // Each waits longer for its turn than it may run.
+    let consumers = [0, 1].map(|_| app.consumer().concurrency(4).until_idle().spawn());
+    let mut handled = 0;
+    for consumer in consumers {
+        handled += consumer.wait().await.unwrap().counts.handled;
+    }
+    assert_eq!((handled, most.load(Ordering::SeqCst)), (12, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_its_turn_goes_back_when_it_is_interrupted() {
+    let handler = Handler::on("stuck", |_: Step| std::future::pending::<()>()).concurrency(1);
+    let app = App::builder().without_discovered_handlers().register(handler);
+    let app = app.build(MemoryEngine::new()).unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    consumer.interrupt();
+    assert_eq!(consumer.wait().await.unwrap().counts.cancelled, 2);
+    assert_eq!(app.stats(&QueueName::default()).await.unwrap().ready, 2);
+}
+
+#[test]
+fn a_limit_of_nothing_is_refused() {
+    let handler = Handler::on("none", |_: Step| async {}).concurrency(0);
+    let app = App::builder().without_discovered_handlers().register(handler);
+    assert_eq!(app.build(MemoryEngine::new()).unwrap_err().kind(), ErrorKind::Configuration);
+}

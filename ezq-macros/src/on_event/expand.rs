@@ -150,6 +150,10 @@ fn settings(options: &Options, private: &TokenStream) -> TokenStream {
             quote!(.timeout(::core::option::Option::Some(#length)))
         }
     });
+    let concurrency = options.concurrency.map(|limit| {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        quote!(.concurrency(#limit))
+    });
     let max_attempts = options.max_attempts.map(|attempts| quote!(.max_attempts(#attempts)));
     let backoff = options.backoff.as_ref().map(|backoff| {
         let value = match backoff {
@@ -170,7 +174,7 @@ fn settings(options: &Options, private: &TokenStream) -> TokenStream {
         };
         quote!(.backoff(#private::Backoff::#value))
     });
-    quote!(#order #timeout #max_attempts #backoff)
+    quote!(#order #timeout #concurrency #max_attempts #backoff)
 }
 
 fn duration(length: Duration) -> TokenStream {

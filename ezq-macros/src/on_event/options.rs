@@ -14,6 +14,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::once("order", "order = 1"),
     Key::once("timeout", "timeout = \"30s\""),
     Key::once("retry", "retry(max_attempts = 5, backoff = \"exponential\")"),
+    Key::once("concurrency", "concurrency = 4"),
     Key::once("crate", "crate = path::to::ezq"),
 ];
 
@@ -53,6 +54,7 @@ pub(super) struct Options {
     pub(super) name: Option<LitStr>,
     pub(super) order: Option<i32>,
     pub(super) timeout: Option<Timeout>,
+    pub(super) concurrency: Option<u32>,
     pub(super) max_attempts: Option<u32>,
     pub(super) backoff: Option<Backoff>,
 }
@@ -61,6 +63,7 @@ pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
     let mut options = Options {
         name: entries.find("name").and_then(|entry| errors.take(entry.text())),
         order: entries.find("order").and_then(|entry| errors.take(entry.signed())),
+        concurrency: entries.find("concurrency").and_then(|entry| errors.take(entry.positive())),
         timeout: entries.find("timeout").and_then(|entry| errors.take(timeout(entry))),
         ..Options::default()
     };

@@ -112,6 +112,8 @@ fn fills_in_the_rest_of_a_backoff() {
     assert!(text.contains("exponential(::core::time::Duration::new(10u64,0u32),::core::time::Duration::new(300u64,0u32))"), "{text}");
     let text = backoff(quote!(retry(backoff = "constant")));
     assert!(text.contains("constant(::core::time::Duration::new(1u64,0u32))"), "{text}");
+    let text = backoff(quote!(concurrency = 4));
+    assert!(text.contains(".concurrency(4usize)"), "{text}");
     let text = backoff(quote!(retry(backoff = "doubling_minutes")));
     assert!(text.contains("Backoff::doubling_minutes()"), "{text}");
     let text = backoff(quote!(retry(backoff = pauses::patient)));
@@ -221,7 +223,7 @@ fn refuses_other_settings() {
     };
     assert_eq!(refused(quote!(timout = "3s")), "unknown key `timout`: did you mean `timeout`?");
     assert!(refused(quote!(queue = "mail")).contains("unknown key `queue`"));
-    assert!(refused(quote!(concurrency = 3)).contains("unknown key `concurrency`"));
+    assert!(refused(quote!(concurrency = 0)).contains("at least 1"));
     assert!(refused(quote!(order = 1, order = 2)).contains("given twice"));
     assert!(refused(quote!(name = "")).contains("must not be empty"));
     assert!(refused(quote!(timeout = "soon")).contains("\"30s\""));
