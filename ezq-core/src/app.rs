@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::consumer::Consumer;
+use crate::dead_letters::DeadLetterQueue;
 use crate::dispatcher::Dispatcher;
-use crate::engine::{DeadLetters, Engine};
+use crate::engine::Engine;
 use crate::engines::Engines;
 use crate::extract::States;
 use crate::inner::Inner;
@@ -101,16 +102,17 @@ impl App {
         self.engine(queue).purge(queue).await
     }
 
-    /// The dead letters of an engine.
+    /// The dead letters of a queue.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when the queue's engine keeps none that can be looked at.
-    pub fn dead_letters(&self, queue: &QueueName) -> Result<&dyn DeadLetters> {
+    pub fn dead_letters(&self, queue: &QueueName) -> Result<DeadLetterQueue<'_>> {
         let engine = self.engine(queue);
-        engine.dead_letters().ok_or_else(|| {
+        let store = engine.dead_letters().ok_or_else(|| {
             let name = engine.capabilities().name;
             Error::new(ErrorKind::Unsupported, format!("the engine `{name}` lists no dead letters"))
-        })
+        })?;
+        Ok(DeadLetterQueue::new(store, queue))
     }
 
     /// Whether every engine answers.

@@ -10,6 +10,7 @@ mod codec;
 mod config;
 mod consumer;
 mod context;
+mod dead_letters;
 mod dispatcher;
 pub mod engine;
 mod engines;
@@ -38,6 +39,7 @@ pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode};
 pub use config::{Config, UnknownTypes};
 pub use consumer::{Consumer, ConsumerHandle, Counts, Report, StopReason};
 pub use context::{Call, Context, Received};
+pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
 pub use engine::memory::MemoryEngine;
 pub use engine::{
     Capabilities, Delivery, Due, Engine, ExtendOutcome, MessageId, Outgoing, PublishOutcome,

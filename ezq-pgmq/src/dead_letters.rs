@@ -70,10 +70,36 @@ pub(crate) async fn redrive(
            FROM gone g ORDER BY g.msg_id)
          SELECT msg_id FROM gone ORDER BY msg_id"
     );
+    removed(statement, ids, connection).await
+}
+
+/// Removes them for good.
+pub(crate) async fn discard(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    ids: &[MessageId],
+) -> Result<Vec<MessageId>, sqlx::Error> {
+    let dead = sql::dead_table(queue);
+    let statement = format!(
+        "WITH locked AS (
+           SELECT msg_id FROM {dead} WHERE msg_id = ANY ($1) ORDER BY msg_id FOR UPDATE),
+         gone AS (
+           DELETE FROM {dead} d USING locked l WHERE d.msg_id = l.msg_id RETURNING d.msg_id)
+         SELECT msg_id FROM gone ORDER BY msg_id"
+    );
+    removed(statement, ids, connection).await
+}
+
+/// Runs a statement on ids (`$1`) that answers with those it removed.
+async fn removed(
+    statement: String,
+    ids: &[MessageId],
+    connection: &mut PgConnection,
+) -> Result<Vec<MessageId>, sqlx::Error> {
     let numbers: Vec<i64> = ids.iter().filter_map(MessageId::as_number).collect();
-    let moved: Vec<i64> =
+    let removed: Vec<i64> =
         sqlx::query_scalar(AssertSqlSafe(statement)).bind(numbers).fetch_all(connection).await?;
-    Ok(moved.into_iter().map(MessageId::Number).collect())
+    Ok(removed.into_iter().map(MessageId::Number).collect())
 }
 
 fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use ezq::prelude::*;
 use ezq::{
-    Backoff, Counts, ErrorKind, Handler, HandlerName, HandlerOptions, HandlerState, Progress,
-    Published, QueueName, ReasonKind, RetryPolicy, UnknownTypes,
+    Backoff, Counts, DeadLetterFilter, ErrorKind, Handler, HandlerName, HandlerOptions,
+    HandlerState, Progress, Published, QueueName, ReasonKind, RetryPolicy, UnknownTypes,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Barrier;
@@ -745,16 +745,62 @@ async fn a_redrive_runs_again_only_what_had_failed() {
     let letters = ezq.dead_letters(&queue).unwrap();
     let letter = only_dead(&ezq, &queue).await;
     assert_eq!(letter.original_id, Some(published.id));
-    let found = letters.find(&queue, &letter.id).await.unwrap().unwrap();
+    let found = letters.get(&letter.id).await.unwrap().unwrap();
     assert_eq!(found.body, letter.body);
-    assert_eq!(
-        letters.redrive(&queue, std::slice::from_ref(&letter.id)).await.unwrap(),
-        [letter.id]
-    );
+    assert_eq!(letters.redrive(&letter.id).await.unwrap(), [letter.id]);
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
     assert_eq!(drain(&ezq).await.counts.handled, 1);
     assert_eq!((good_log.take(), log.take()), (vec![], vec![1]), "attempts start anew");
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_chosen_by_filter_redriven_at_a_rate_and_discarded() {
+    let queue = queue();
+    let fails = Handler::on("fails", |event: Numbered| async move {
+        if event.n < 8 { Err("no") } else { Ok(()) }
+    });
+    let fatal = Handler::on("fatal", |event: Numbered| async move {
+        if event.n < 3 { Err(HandlerError::fatal("never")) } else { Ok(()) }
+    });
+    let ezq = app(&queue).register(fails.max_attempts(1).order(1)).register(fatal);
+    let ezq = ezq.connect().await.unwrap();
+    for stored in ezq.publish_all(&numbered(0..=9)).await.unwrap() {
+        stored.unwrap();
+    }
+    drain(&ezq).await;
+    assert_eq!(held(&ezq, &queue).await, [0, 0, 0, 8]);
+
+    let letters = ezq.dead_letters(&queue).unwrap();
+    let all = DeadLetterFilter::all();
+    let died = letters.list(&all, 100).await.unwrap();
+    let count = async |filter: DeadLetterFilter| letters.list(&filter, 100).await.unwrap().len();
+    assert_eq!(count(all.clone().handler("fatal")).await, 3);
+    assert_eq!(count(all.clone().handler("fails")).await, 5);
+    assert_eq!(count(all.clone().reason(ReasonKind::MaxAttempts)).await, 5);
+    assert_eq!(count(all.clone().reason(ReasonKind::Fatal).handler("fails")).await, 0);
+    assert_eq!(count(all.clone().event_type("test.numbered")).await, 8);
+    assert_eq!(count(all.clone().event_type("test.other")).await, 0);
+    assert_eq!(count(all.clone().died_before(died[0].died_at)).await, 0);
+    assert_eq!(count(all.clone().died_after(died[0].died_at)).await, 8);
+    assert_eq!(letters.list(&all, 2).await.unwrap().len(), 2);
+
+    let fatal = all.clone().handler("fatal");
+    assert_eq!(letters.redrive(fatal.clone()).dry_run().await.unwrap().len(), 3);
+    assert_eq!(letters.discard(all.clone()).dry_run().await.unwrap().len(), 8);
+    assert_eq!(held(&ezq, &queue).await, [0, 0, 0, 8], "a dry run does nothing");
+
+    let begun = tokio::time::Instant::now();
+    assert_eq!(letters.redrive(fatal).rate(2).await.unwrap().len(), 3);
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert_eq!(held(&ezq, &queue).await, [3, 0, 0, 5]);
+
+    let one = letters.list(&all, 1).await.unwrap().remove(0).id;
+    assert_eq!(letters.discard(&one).await.unwrap(), std::slice::from_ref(&one));
+    assert_eq!(letters.discard(&one).await.unwrap(), []);
+    assert!(letters.get(&one).await.unwrap().is_none());
+    assert_eq!(letters.discard(all).await.unwrap().len(), 4);
+    assert_eq!(held(&ezq, &queue).await, [3, 0, 0, 0]);
 }
 
 static DISCOVERED: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());

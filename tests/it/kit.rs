@@ -78,7 +78,7 @@ pub(crate) async fn send_batch(ezq: &Ezq, queue: &QueueName, bodies: &[String]) 
 
 /// Every dead letter of a queue, oldest first.
 pub(crate) async fn dead(ezq: &Ezq, queue: &QueueName) -> Vec<DeadLetter> {
-    ezq.dead_letters(queue).unwrap().list(queue, None, 1000).await.unwrap()
+    ezq.dead_letters(queue).unwrap().list(&ezq::DeadLetterFilter::all(), 1000).await.unwrap()
 }
 
 /// The only dead letter of a queue.

@@ -131,7 +131,12 @@ fn seed_of_now() -> u64 {
 
 /// The events among the dead letters, each there once and for its attempts alone.
 async fn dead(ezq: &Ezq, queue: &QueueName, seed: u64) -> BTreeSet<i64> {
-    let letters = ezq.dead_letters(queue).unwrap().list(queue, None, usize::MAX / 2).await.unwrap();
+    let letters = ezq
+        .dead_letters(queue)
+        .unwrap()
+        .list(&ezq::DeadLetterFilter::all(), usize::MAX)
+        .await
+        .unwrap();
     let mut dead = BTreeSet::new();
     for letter in letters {
         let body: serde_json::Value = serde_json::from_str(&letter.body).unwrap();

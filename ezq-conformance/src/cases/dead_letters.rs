@@ -14,6 +14,7 @@ cases![
     a_redrive_runs_again_only_what_had_failed,
     a_redrive_moves_each_message_once,
     a_redriven_message_can_die_again,
+    a_discarded_dead_letter_is_gone_for_good,
 ];
 
 /// Publishes a message that one handler did and another gave up on.
@@ -132,4 +133,16 @@ async fn a_redriven_message_can_die_again(stage: &Stage<'_>) -> CaseResult {
     let reasons: Vec<_> = listed.into_iter().map(|letter| letter.reason).collect();
     check_eq!(reasons, [wanted], "reasons");
     Ok(())
+}
+
+async fn a_discarded_dead_letter_is_gone_for_good(stage: &Stage<'_>) -> CaseResult {
+    let letters = stage.dead_letters()?;
+    let first = died(stage, 1).await?.id;
+    let second = died(stage, 2).await?.id;
+    let asked = [unknown_id(&second), second.clone()];
+    let gone = letters.discard(&stage.queue, &asked).await?;
+    check_eq!(gone, asked[1..], "ids discarded");
+    check!(letters.find(&stage.queue, &second).await?.is_none(), "it is still a dead letter");
+    check!(letters.find(&stage.queue, &first).await?.is_some(), "another dead letter is gone");
+    stage.is_empty().await
 }

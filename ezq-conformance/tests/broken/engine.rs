@@ -60,6 +60,7 @@ pub(crate) enum Fault {
     LosesDeadLetters,
     ListsFromTheStart,
     RedrivesNothing,
+    DiscardsNothing,
 }
 
 pub(crate) struct Broken {
@@ -366,5 +367,12 @@ impl DeadLetters for Broken {
             return Ok(ids.to_vec());
         }
         self.inner.redrive(queue, ids).await
+    }
+
+    async fn discard(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
+        if self.is(Fault::DiscardsNothing) {
+            return Ok(ids.to_vec());
+        }
+        self.inner.discard(queue, ids).await
     }
 }

@@ -205,6 +205,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "a_redriven_message_can_die_again",
         ],
     ),
+    (Fault::DiscardsNothing, &["a_discarded_dead_letter_is_gone_for_good"]),
 ];
 
 /// What the memory engine cannot show, broken or not.

@@ -53,4 +53,10 @@ pub trait DeadLetters: Send + Sync {
     /// # Errors
     /// When the store cannot be written; what was moved before stays moved.
     async fn redrive(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>>;
+
+    /// Removes dead letters for good. Returns the ids that were removed.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    async fn discard(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>>;
 }

@@ -214,7 +214,8 @@ async fn a_settlement_that_the_store_refuses_ends_in_the_dead_letters() {
     let report = app.consumer().until_idle().run().await.unwrap();
     assert_eq!((report.counts.handled, report.counts.dead_lettered), (0, 2));
     let queue = QueueName::default();
-    let letters = app.dead_letters(&queue).unwrap().list(&queue, None, 10).await.unwrap();
+    let letters =
+        app.dead_letters(&queue).unwrap().list(&DeadLetterFilter::all(), 10).await.unwrap();
     let reason = letters[0].reason.as_ref().unwrap();
     assert!(reason.error.contains("refused by the test"), "{}", reason.error);
 }
@@ -239,6 +240,7 @@ async fn a_message_that_kills_its_workers_ends_in_the_dead_letters() {
     let report = app.consumer().until_idle().run().await.unwrap();
     assert_eq!(report.counts.dead_lettered, 1);
     let queue = QueueName::default();
-    let letters = app.dead_letters(&queue).unwrap().list(&queue, None, 10).await.unwrap();
+    let letters =
+        app.dead_letters(&queue).unwrap().list(&DeadLetterFilter::all(), 10).await.unwrap();
     assert_eq!(letters[0].reason.as_ref().unwrap().kind, ReasonKind::MaxDeliveries);
 }

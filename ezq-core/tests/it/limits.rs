@@ -37,7 +37,8 @@ async fn within<T>(what: impl Future<Output = T>) -> T {
 
 async fn the_dead_letter(app: &App) -> Reason {
     let queue = QueueName::default();
-    let letters = app.dead_letters(&queue).unwrap().list(&queue, None, 10).await.unwrap();
+    let letters =
+        app.dead_letters(&queue).unwrap().list(&DeadLetterFilter::all(), 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     letters[0].reason.clone().unwrap()
 }

@@ -145,7 +145,8 @@ async fn an_event_for_a_queue_that_cannot_be_made_holds_up_no_other() {
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!((report.counts.handled, report.counts.dead_lettered), (2, 1));
     let queue = QueueName::default();
-    let letters = app.dead_letters(&queue).unwrap().list(&queue, None, 10).await.unwrap();
+    let letters =
+        app.dead_letters(&queue).unwrap().list(&DeadLetterFilter::all(), 10).await.unwrap();
     let error = &letters[0].reason.as_ref().unwrap().error;
     assert!(error.contains("forbidden by the test"), "{error}");
 }

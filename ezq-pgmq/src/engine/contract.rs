@@ -167,4 +167,10 @@ impl DeadLetters for PgmqEngine {
         }
         Ok(moved)
     }
+
+    async fn discard(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
+        on_link!(self, self.inner.control, queue, |connection| {
+            dead_letters::discard(connection, queue, ids)
+        })
+    }
 }

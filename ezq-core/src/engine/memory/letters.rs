@@ -32,4 +32,11 @@ impl DeadLetters for MemoryEngine {
         }
         Ok(moved)
     }
+
+    async fn discard(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
+        let mut store = self.store();
+        let letters = store.queue(queue)?;
+        let discarded = |id: &&MessageId| letters.discard(id);
+        Ok(ids.iter().filter(discarded).cloned().collect())
+    }
 }

@@ -180,6 +180,10 @@ impl Queue {
         true
     }
 
+    pub(super) fn discard(&mut self, id: &MessageId) -> bool {
+        id.as_number().is_some_and(|id| self.dead.remove(&id).is_some())
+    }
+
     pub(super) fn cancel(&mut self, id: &MessageId) -> bool {
         self.undelivered(id).is_some_and(|id| self.remove(id))
     }
