@@ -74,15 +74,10 @@ impl Received {
     /// # Errors
     /// A fatal error when the data has another shape; one of its own when it is of a newer version.
     pub fn decode<E: Event>(&self) -> Result<E, HandlerError> {
-        let version = self.envelope.version().map_err(HandlerError::undecodable)?;
-        if version > E::VERSION {
-            return Err(HandlerError::newer_version(format!(
-                "`{}` of version {version} is newer than version {} known here",
-                E::TYPE,
-                E::VERSION
-            )));
-        }
-        self.envelope.decode().map_err(HandlerError::undecodable)
+        self.envelope.decode().map_err(|error| match error.kind() {
+            ErrorKind::NewerVersion => HandlerError::newer_version(error),
+            _ => HandlerError::undecodable(error),
+        })
     }
 
     /// What to answer for an event that no variant takes.

@@ -4,6 +4,7 @@
 //! JSON text it was, so no number is ever rounded.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, FixedOffset, Utc};
@@ -163,15 +164,28 @@ impl Envelope {
         })
     }
 
-    /// Reads the data as an event type, whatever the envelope's type name says.
+    /// Reads the data as an event type, whatever the envelope's type name says: at its own version,
+    /// or at an older one, from which it is [brought up](Event::upcast).
     ///
     /// # Errors
-    /// [`ErrorKind::Decode`] when the data is not JSON of that shape.
+    /// [`ErrorKind::Decode`] when the data is not JSON of that shape; [`ErrorKind::NewerVersion`]
+    /// when it is of a newer version than the type.
     pub fn decode<E: Event>(&self) -> Result<E> {
-        self.decode_as(E::TYPE)
+        let version = self.version()?;
+        match version.cmp(&E::VERSION) {
+            Ordering::Equal => self.decode_data(E::TYPE),
+            Ordering::Less => E::upcast(self, version),
+            Ordering::Greater => {
+                let (name, known) = (E::TYPE, E::VERSION);
+                let text = format!(
+                    "`{name}` of version {version} is newer than version {known} known here"
+                );
+                Err(Error::new(ErrorKind::NewerVersion, text))
+            }
+        }
     }
 
-    pub(crate) fn decode_as<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+    pub(crate) fn decode_data<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let text = match &self.data {
             Data::Json(raw) => raw.get(),
             // A unit struct reads `null`, one whose fields may all be absent `{}`.

@@ -4,6 +4,7 @@ use std::any::TypeId;
 use std::fmt;
 use std::time::Duration;
 
+use crate::Envelope;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -25,6 +26,17 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     const ALIASES: &'static [&'static str] = &[];
     /// The queue it goes to when the publisher names none.
     const QUEUE: Option<&'static str> = None;
+
+    /// Reads an event of an older version, which the envelope tells. Defaults to reading its data
+    /// as the current version, with serde's defaults for what is missing;
+    /// `#[event(from = Older)]` reads the older type and converts it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) when the data has another shape.
+    fn upcast(envelope: &Envelope, version: u32) -> crate::Result<Self> {
+        let _ = version;
+        envelope.decode_data(Self::TYPE)
+    }
 
     /// The ordering key, stored in the event's headers. Nothing orders by it yet.
     fn key(&self) -> Option<String> {

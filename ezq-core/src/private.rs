@@ -4,7 +4,9 @@ use std::pin::Pin;
 
 pub use inventory;
 
+pub use crate::Result;
 pub use crate::context::{Call, Received};
+pub use crate::envelope::Envelope;
 pub use crate::event::{Event, EventDescriptor};
 pub use crate::extract::Extract;
 pub use crate::handler::{FromEvent, Handler, HandlerFuture, Subscription};

@@ -7,13 +7,14 @@ use crate::{
 };
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::{Attribute, Data, DeriveInput, Error, Generics, LitStr, Meta, ext::IdentExt as _};
+use syn::{Attribute, Data, DeriveInput, Error, Generics, LitStr, Meta, Path, ext::IdentExt as _};
 
 const KEYS: &[Key] = &[
     Key::once("type", "type = \"user.created\""),
     Key::once("version", "version = 2"),
     Key::once("queue", "queue = \"orders\""),
     Key::once("key", "key = \"customer_id\""),
+    Key::once("from", "from = UserCreatedV1"),
     Key::repeatable("alias", "alias = \"UserCreated\""),
     Key::once("crate", "crate = path::to::ezq"),
 ];
@@ -28,6 +29,7 @@ struct Options {
     aliases: Vec<LitStr>,
     queue: Option<LitStr>,
     key: Option<EventKey>,
+    from: Option<Path>,
 }
 
 impl Options {
@@ -38,6 +40,7 @@ impl Options {
             aliases: Vec::new(),
             queue: None,
             key: None,
+            from: None,
         }
     }
 }
@@ -138,6 +141,14 @@ fn validate(input: &DeriveInput, entries: &Entries, errors: &mut Errors) -> Opti
         options.version = version;
     }
     options.queue = entries.find("queue").and_then(|entry| errors.take(queue_name(entry)));
+    if let Some(entry) = entries.find("from") {
+        options.from = errors.take(entry.parse::<Path>());
+        if options.version == 1 && entries.find("version").is_none() {
+            let message = "an event that comes `from` an older one has a `version` of at least 2: write \
+                           `version = 2` beside it";
+            errors.push(Error::new(entry.span, message));
+        }
+    }
     options.key = entries.find("key").and_then(|e| errors.take(event_key::resolve(e, input)));
     options
 }
@@ -168,7 +179,7 @@ fn queue_name(entry: &Entry) -> syn::Result<LitStr> {
 }
 
 fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> TokenStream {
-    let Options { name, version, aliases, queue, key } = options;
+    let Options { name, version, aliases, queue, key, from } = options;
     let ident = &input.ident;
     let where_clause = &input.generics.where_clause;
     let queue = match queue {
@@ -179,6 +190,20 @@ fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> Toke
         let value = key.expand();
         quote! {
             fn key(&self) -> ::core::option::Option<::std::string::String> { #value }
+        }
+    });
+    let upcast = from.as_ref().map(|older| {
+        quote! {
+            fn upcast(envelope: &#private::Envelope, _: u32) -> #private::Result<Self> {
+                const {
+                    assert!(
+                        <#older as #private::Event>::VERSION < #version,
+                        "`from` names an event whose `version` is not lower",
+                    );
+                }
+                let older: #older = #private::Envelope::decode(envelope)?;
+                ::core::result::Result::Ok(::core::convert::From::from(older))
+            }
         }
     });
     // Where the trait's own bounds fail, rustc points at this mention of the type.
@@ -192,6 +217,7 @@ fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> Toke
             const ALIASES: &'static [&'static str] = &[#(#aliases),*];
             const QUEUE: ::core::option::Option<&'static str> = #queue;
             #key
+            #upcast
         }
     }
 }

@@ -34,6 +34,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `queue = "orders"` | Where it is published unless the publisher says otherwise: 1 to 40 of `a-z`, `0-9`, `_`. | the publisher's queue |
 /// | `key = "customer_id"` | The field that is its ordering key, stored beside it; nothing orders by it yet. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None` is no key. | no key |
 /// | `alias = "OrderPaid"` | A further name under which it is read; may be given again. | none |
+/// | `from = OrderPaidV1` | The event's shape at an older version: an event type of that version, from which this one is made with `From`. It may come from an older one itself. | older versions are read as this one, with serde's defaults for what is missing |
 /// | `crate = path` | Where ezq is found, if not at `::ezq`. | `::ezq` |
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
