@@ -162,7 +162,8 @@ impl Publisher {
             (None, Some(name)) => QueueName::new(name)?,
             (None, None) => services.default_queue.clone(),
         };
-        let capabilities = services.engines.of(&queue).capabilities();
+        let engine = Arc::clone(services.engines.of(&queue));
+        let capabilities = engine.capabilities();
         if options.due != Due::Now && !capabilities.delayed {
             let message = format!("the engine `{}` cannot delay an event", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -199,6 +200,7 @@ impl Publisher {
         }
         let headers = self.headers(options, draft.key);
         let outgoing = Outgoing { queue, body, headers, due: options.due };
+        engine.check(&outgoing)?;
         Ok(Prepared { outgoing, event_id: envelope.id, event_type: envelope.event_type })
     }
 

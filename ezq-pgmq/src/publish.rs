@@ -31,15 +31,7 @@ impl Row {
     /// # Errors
     /// The message cannot be stored.
     pub(crate) fn new(message: Outgoing) -> Result<Self> {
-        text::check(&message.body)?;
-        let headers = if message.headers.is_empty() {
-            None
-        } else {
-            let headers =
-                serde_json::Value::Object(message.headers.as_object().clone()).to_string();
-            text::check(&headers)?;
-            Some(headers)
-        };
+        let headers = storable(&message)?;
         let (after_us, at) = match message.due {
             Due::Now => (0, None),
             Due::After(pause) => (micros(pause), None),
@@ -51,6 +43,17 @@ impl Row {
     fn bytes(&self) -> usize {
         self.body.len() + self.headers.as_ref().map_or(0, String::len)
     }
+}
+
+/// The headers as the table keeps them, if neither they nor the body hold what `jsonb` cannot keep.
+pub(crate) fn storable(message: &Outgoing) -> Result<Option<String>> {
+    text::check(&message.body)?;
+    if message.headers.is_empty() {
+        return Ok(None);
+    }
+    let headers = serde_json::Value::Object(message.headers.as_object().clone()).to_string();
+    text::check(&headers)?;
+    Ok(Some(headers))
 }
 
 /// Rows by the queue they go to, in their order, each with its place among the messages.

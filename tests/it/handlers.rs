@@ -638,8 +638,15 @@ async fn a_returned_event_that_cannot_be_stored_costs_its_handler_the_event() {
     assert_eq!((counts.handled, counts.dead_lettered), (4, 2), "{counts}");
     assert_eq!(good_log.take(), [1, 1, 1, 1]);
     for letter in dead(&ezq, &queue).await {
-        assert_eq!(letter.reason.unwrap().kind, ReasonKind::Fatal);
+        let reason = letter.reason.unwrap();
+        assert_eq!(reason.kind, ReasonKind::Fatal);
+        assert_eq!(reason.handler.unwrap().as_str(), "returns");
     }
+    // A redrive runs that handler again, and not the one that had done its part.
+    let letters = ezq.dead_letters(&queue).unwrap();
+    assert_eq!(letters.redrive(DeadLetterFilter::all()).await.unwrap().len(), 2);
+    assert_eq!(drain(&ezq).await.counts.dead_lettered, 2);
+    assert_eq!(good_log.take(), Vec::<u32>::new());
 }
 
 fn patiently(max_attempts: u32) -> UnknownTypes {

@@ -40,6 +40,16 @@ pub trait Engine: Send + Sync + 'static {
     /// When the queue is missing and cannot be created.
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()>;
 
+    /// Whether the store can keep a message, as far as that can be told without asking it: so that
+    /// an event a handler returned fails that handler, before anything is settled. Defaults to yes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] or [`ErrorKind::TooLarge`] when it cannot.
+    fn check(&self, message: &Outgoing) -> Result<()> {
+        let _ = message;
+        Ok(())
+    }
+
     /// Stores messages, in their order; one outcome each, in their order. One that the store
     /// refuses harms no other.
     ///

@@ -15,7 +15,7 @@ use super::PgmqEngine;
 use crate::claim::Claim;
 use crate::link::{Checkout, Link, limit};
 use crate::settle::{Means, Settling};
-use crate::{dead_letters, error, extend, upkeep};
+use crate::{dead_letters, error, extend, publish, upkeep};
 
 /// One call on a link: checkout, statement with a time limit, give back, map the error.
 macro_rules! on_link {
@@ -45,6 +45,10 @@ impl Engine for PgmqEngine {
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
         let inner = &self.inner;
         inner.queues.ensure(queue, &inner.control, inner.manage_schema).await
+    }
+
+    fn check(&self, message: &Outgoing) -> Result<()> {
+        publish::storable(message).map(|_| ())
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
