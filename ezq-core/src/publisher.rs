@@ -150,9 +150,12 @@ impl Publisher {
         }
     }
 
-    /// Makes a message of a draft that a handler returned.
+    /// Makes a message of a draft that a handler returned. What is published is refused by the
+    /// engine itself; this goes out with a settlement, which a refusal would spoil.
     pub(crate) fn finish(&self, draft: Draft) -> Result<Outgoing> {
-        self.prepare(draft, &PublishOptions::default()).map(|prepared| prepared.outgoing)
+        let outgoing = self.prepare(draft, &PublishOptions::default())?.outgoing;
+        self.services.engines.of(&outgoing.queue).check(&outgoing)?;
+        Ok(outgoing)
     }
 
     pub(crate) fn prepare(&self, draft: Draft, options: &PublishOptions) -> Result<Prepared> {
@@ -162,8 +165,7 @@ impl Publisher {
             (None, Some(name)) => QueueName::new(name)?,
             (None, None) => services.default_queue.clone(),
         };
-        let engine = Arc::clone(services.engines.of(&queue));
-        let capabilities = engine.capabilities();
+        let capabilities = services.engines.of(&queue).capabilities();
         if options.due != Due::Now && !capabilities.delayed {
             let message = format!("the engine `{}` cannot delay an event", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -200,7 +202,6 @@ impl Publisher {
         }
         let headers = self.headers(options, draft.key);
         let outgoing = Outgoing { queue, body, headers, due: options.due };
-        engine.check(&outgoing)?;
         Ok(Prepared { outgoing, event_id: envelope.id, event_type: envelope.event_type })
     }
 
