@@ -238,7 +238,7 @@ impl AppBuilder {
     /// # Errors
     /// [`ErrorKind::Configuration`] when the environment has a wrong option.
     pub fn config(&self) -> Result<&Config> {
-        self.config.as_ref().map_err(|error| Error::new(error.kind(), error.to_string()))
+        self.config.as_ref().map_err(Error::without_source)
     }
 
     /// Registers a handler that `#[on_event]` made, by its function's name.
@@ -288,12 +288,6 @@ impl AppBuilder {
                     format!("options are set for a handler `{name}` that does not exist"),
                 ));
             }
-        }
-        let none = |handler: &&Handler| handler.options.concurrency == Some(0);
-        let mut limited = registry.handlers().iter().map(|handler| &**handler);
-        if let Some(handler) = limited.find(none) {
-            let why = format!("`concurrency` of the handler `{}` must be at least 1", handler.name);
-            return Err(Error::new(ErrorKind::Configuration, why));
         }
         let config = Arc::new(config);
         let services = Arc::new(Services {

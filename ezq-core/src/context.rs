@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::MessageId;
 use crate::envelope::Envelope;
+use crate::event::means;
 use crate::headers::Headers;
 use crate::publisher::{Publisher, Services};
 use crate::{Error, ErrorKind, Event, HandlerError, HandlerName, QueueName, Result};
@@ -65,8 +66,7 @@ impl Received {
     /// Whether it is an event of this type.
     #[must_use]
     pub fn is<E: Event>(&self) -> bool {
-        let name = self.envelope.event_type();
-        name == E::TYPE || E::ALIASES.contains(&name)
+        means::<E>(self.envelope.event_type())
     }
 
     /// Reads it as an event of this type.

@@ -70,8 +70,8 @@ impl Dispatcher {
         dispatcher
     }
 
-    /// Runs what is due of a delivery's handlers. `None` when the delivery was cancelled before
-    /// anything changed: it is to be released.
+    /// Runs what is due of a delivery's handlers; what is to become of it. A delivery that was
+    /// cancelled before anything changed is to be released.
     pub(crate) async fn dispatch(&self, work: &Work) -> Settle {
         let received = &work.received;
         let mut known = Progress::from_headers(&received.headers);

@@ -62,10 +62,10 @@ impl Engines {
                 Ok(done) => outcomes.extend(done),
                 Err(error) if outcomes.is_empty() && rest.peek().is_none() => return Err(error),
                 Err(error) => {
-                    let (kind, text) = (error.kind(), error.to_string());
+                    let again = (1..count).map(|_| error.without_source());
+                    let again: Vec<_> = again.map(PublishOutcome::Failed).collect();
                     outcomes.push(PublishOutcome::Failed(error));
-                    let again = || PublishOutcome::Failed(Error::new(kind, text.clone()));
-                    outcomes.extend(std::iter::repeat_with(again).take(count - 1));
+                    outcomes.extend(again);
                 }
             }
         }

@@ -92,6 +92,12 @@ impl Error {
         self
     }
 
+    /// The same kind and message once more, for another part of what failed; the source stays here.
+    #[must_use]
+    pub fn without_source(&self) -> Self {
+        Self::new(self.inner.kind, self.inner.message.clone())
+    }
+
     /// What sort of error it is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

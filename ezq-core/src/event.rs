@@ -153,6 +153,10 @@ impl fmt::Display for Control {
 
 /// Whether a type name means a control event.
 pub(crate) fn is_control(type_name: &str) -> bool {
-    let named = |name: &str, aliases: &[&str]| name == type_name || aliases.contains(&type_name);
-    named(End::TYPE, End::ALIASES) || named(Interrupt::TYPE, Interrupt::ALIASES)
+    means::<End>(type_name) || means::<Interrupt>(type_name)
+}
+
+/// Whether a type name on the wire means this event.
+pub(crate) fn means<E: Event>(type_name: &str) -> bool {
+    EventDescriptor::of::<E>().matches(type_name)
 }

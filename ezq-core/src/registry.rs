@@ -19,7 +19,7 @@ impl Registry {
     /// Sorts handlers by the types they take, in their stated order.
     pub(crate) fn new(mut handlers: Vec<Handler>) -> Result<Self> {
         handlers.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
-        valid_names(&handlers)?;
+        valid_handlers(&handlers)?;
         unique_events(&handlers)?;
         let mut registry = Self::default();
         for handler in handlers.into_iter().map(Arc::new) {
@@ -69,7 +69,7 @@ fn names(event: EventDescriptor) -> impl Iterator<Item = &'static str> {
     std::iter::once(event.type_name).chain(event.aliases.iter().copied())
 }
 
-fn valid_names(handlers: &[Handler]) -> Result<()> {
+fn valid_handlers(handlers: &[Handler]) -> Result<()> {
     let mut seen = BTreeMap::<&HandlerName, ()>::new();
     for handler in handlers {
         let name = handler.name.as_str();
@@ -82,6 +82,10 @@ fn valid_names(handlers: &[Handler]) -> Result<()> {
                     name.escape_debug()
                 ),
             ));
+        }
+        if handler.options.concurrency == Some(0) {
+            let why = format!("`concurrency` of the handler `{name}` must be at least 1");
+            return Err(Error::new(ErrorKind::Configuration, why));
         }
         if seen.insert(&handler.name, ()).is_some() {
             return Err(Error::new(

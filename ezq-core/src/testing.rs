@@ -8,6 +8,7 @@ use std::ops::Deref;
 
 use crate::codec::{Origin, decode};
 use crate::engine::memory::{MemoryEngine, Published};
+use crate::event::means;
 use crate::{App, AppBuilder, Event, QueueName, Report, Result};
 
 /// An application on an engine in memory, without the handlers found at link time.
@@ -125,6 +126,5 @@ fn type_name(published: &Published) -> String {
 
 fn read<E: Event>(published: &Published) -> Option<E> {
     let envelope = envelope(published)?;
-    let name = envelope.event_type();
-    (name == E::TYPE || E::ALIASES.contains(&name)).then(|| envelope.decode().ok())?
+    means::<E>(envelope.event_type()).then(|| envelope.decode().ok())?
 }

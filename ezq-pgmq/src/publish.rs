@@ -155,9 +155,9 @@ pub(crate) async fn store(
             Err(failure) => {
                 let failure = error::on_queue(failure, queue, place);
                 let rest = part.len() + parts.iter().map(|part| part.len()).sum::<usize>();
-                let (kind, text) = (failure.kind(), failure.to_string());
+                let again: Vec<Error> = (1..rest).map(|_| failure.without_source()).collect();
                 outcomes.push(Err(failure));
-                outcomes.extend((1..rest).map(|_| Err(Error::new(kind, text.clone()))));
+                outcomes.extend(again.into_iter().map(Err));
                 break;
             }
         }

@@ -191,10 +191,10 @@ impl<'a> Settling<'a> {
                 error
             }
         };
-        let (kind, text) = (error.kind(), error.to_string());
+        let again = error.without_source();
         let mut first = Some(error);
         for item in items {
-            let error = first.take().unwrap_or_else(|| Error::new(kind, text.clone()));
+            let error = first.take().unwrap_or_else(|| again.without_source());
             let receipt = item.receipt;
             self.put(item.index, SettleOutcome::Failed { receipt, error });
         }
