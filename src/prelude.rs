@@ -5,3 +5,4 @@ pub use ezq_core::{
     AnyEvent, Context, End, Event, HandlerError, HandlerResultExt, Interrupt, Publisher, State,
 };
 pub use ezq_macros::{Event, EventSet, on_event};
+pub use ezq_pgmq::Tx;

@@ -8,21 +8,29 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, info_span, warn};
 
 use crate::context::{Context, Received};
-use crate::engine::Outgoing;
+use crate::engine::{Outgoing, UnitOfWork};
 use crate::handler::Handler;
 use crate::outcome::Action;
-use crate::publisher::{Publisher, Services};
-use crate::{Call, ERROR_TEXT_LIMIT, error_chain};
+use crate::publisher::{Draft, Publisher, Services};
+use crate::transaction::Transaction;
+use crate::{Call, ERROR_TEXT_LIMIT, Error, ErrorKind, Result, error_chain};
 
 /// What one run of one handler came to.
 pub(crate) enum Ran {
-    Done(Vec<Outgoing>),
+    /// It succeeded. Its transaction, if it has one, is still to be finished, with its events.
+    Done(Vec<Outgoing>, Option<Box<dyn UnitOfWork>>),
+    /// It succeeded, and its transaction has marked it done and published its events.
+    Marked,
+    /// It succeeded, and its transaction has settled the whole delivery.
+    Settled,
     /// What its error asks for, and says.
     Failed(Action, String),
     Cancelled,
+    /// The store kept it from running, or may have kept it from committing: no attempt.
+    PutOff,
 }
 
 /// Runs a handler once.
@@ -33,8 +41,20 @@ pub(crate) async fn run(
     attempt: u32,
     timeout: Option<Duration>,
 ) -> Ran {
-    if received.lease.cancel().is_cancelled() {
+    let cancelled = received.lease.cancel();
+    if cancelled.is_cancelled() {
         return Ran::Cancelled;
+    }
+    let mut transaction = None;
+    if handler.transactions > 0 {
+        let begun = tokio::select! {
+            begun = Transaction::begin(services, received, timeout) => begun,
+            () = cancelled.cancelled() => return Ran::Cancelled,
+        };
+        match begun {
+            Ok(begun) => transaction = Some(Arc::new(begun)),
+            Err(error) => return hindered(handler, received, &error, Action::Retry),
+        }
     }
     let context = Context {
         received: Arc::clone(received),
@@ -42,15 +62,35 @@ pub(crate) async fn run(
         attempt,
         deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
     };
+    let call = Call { context, services: Arc::clone(services), transaction: transaction.clone() };
+    let ran = match invoke(handler, call, timeout).await {
+        Ok(None) => Ran::Cancelled,
+        Ok(Some(drafts)) => {
+            finished(handler, received, services, transaction.as_ref(), drafts).await
+        }
+        Err((action, error)) => Ran::Failed(action, error),
+    };
+    if let (false, Some(transaction)) = (matches!(ran, Ran::Done(..)), transaction) {
+        transaction.abandon().await;
+    }
+    ran
+}
+
+/// Calls the handler: what it returned, `None` if it was cut off, or what its error asks for.
+async fn invoke(
+    handler: &Handler,
+    call: Call,
+    timeout: Option<Duration>,
+) -> Result<Option<Vec<Draft>>, (Action, String)> {
+    let received = Arc::clone(&call.context.received);
     let span = info_span!(
         "ezq.handle",
         event_id = received.envelope.id(),
         event_type = received.envelope.event_type(),
         queue = %received.queue,
         handler = %handler.name,
-        attempt,
+        attempt = call.context.attempt,
     );
-    let call = Call { context, services: Arc::clone(services) };
     let invoked = async {
         let said = (handler.invoke)(call).await;
         said.map_err(|error| (error.action, bounded(&error.to_string())))
@@ -60,31 +100,68 @@ pub(crate) async fn run(
         let timed_out = |_| Err((Action::Retry, format!("timed out after {timeout:?}")));
         tokio::time::timeout(timeout, invoked).await.unwrap_or_else(timed_out)
     };
-    let cancelled = received.lease.cancel().cancelled();
     // All of it is the user's code: calling, dropping what is cut off, an error's text.
     let guarded = AssertUnwindSafe(async {
         tokio::select! {
             biased;
-            said = limited => Some(said),
-            () = cancelled => None,
+            said = limited => said.map(Some),
+            () = received.lease.cancel().cancelled() => Ok(None),
         }
     });
-    match guarded.catch_unwind().instrument(span).await {
-        Ok(None) => Ran::Cancelled,
-        Err(panic) => {
-            let text = format!("panicked: {}", panic_text(&*panic));
-            Ran::Failed(Action::Retry, bounded(&text))
-        }
-        Ok(Some(Err((action, error)))) => Ran::Failed(action, error),
-        Ok(Some(Ok(drafts))) => {
-            let publisher = Publisher::caused_by(services, received);
-            let outgoing = drafts.into_iter().map(|draft| publisher.finish(draft)).collect();
-            match outgoing {
-                Ok(outgoing) => Ran::Done(outgoing),
-                Err(error) => Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
-            }
-        }
+    guarded.catch_unwind().instrument(span).await.unwrap_or_else(|panic| {
+        let text = format!("panicked: {}", panic_text(&*panic));
+        Err((Action::Retry, bounded(&text)))
+    })
+}
+
+/// Makes messages of what a handler published and returned; its transaction takes no more.
+async fn finished(
+    handler: &Handler,
+    received: &Arc<Received>,
+    services: &Arc<Services>,
+    transaction: Option<&Arc<Transaction>>,
+    drafts: Vec<Draft>,
+) -> Ran {
+    let publisher = Publisher::caused_by(services, received, None);
+    let returned: Result<Vec<Outgoing>> =
+        drafts.into_iter().map(|draft| publisher.finish(draft)).collect();
+    let returned = match returned {
+        Ok(returned) => returned,
+        Err(error) => return Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
+    };
+    let Some(transaction) = transaction else { return Ran::Done(returned, None) };
+    if let Err(error) = transaction.accept(services, received, &returned).await {
+        return hindered(handler, received, &error, Action::Fatal);
     }
+    match transaction.close() {
+        Some((unit, mut events)) => {
+            events.extend(returned);
+            Ran::Done(events, Some(unit))
+        }
+        None => Ran::PutOff,
+    }
+}
+
+/// What an error of the store means for a handler: nothing, if it passes.
+pub(crate) fn hindered(
+    handler: &Handler,
+    received: &Received,
+    error: &Error,
+    otherwise: Action,
+) -> Ran {
+    let text = bounded(&error_chain(error));
+    if !error.is_transient() && error.kind() != ErrorKind::QueueMissing {
+        return Ran::Failed(otherwise, text);
+    }
+    warn!(
+        queue = %received.queue,
+        message_id = %received.receipt.message_id(),
+        event_id = received.envelope.id(),
+        handler = %handler.name,
+        error = text,
+        "its transaction could not be made: it runs again"
+    );
+    Ran::PutOff
 }
 
 /// An error's text as a message keeps it: cut, and without the NUL that `jsonb` cannot hold.

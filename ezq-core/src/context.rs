@@ -1,18 +1,19 @@
 //! What surrounds one run of one handler.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::MessageId;
+use crate::engine::{MessageId, Receipt, UnitOfWork};
 use crate::envelope::Envelope;
 use crate::event::means;
 use crate::headers::Headers;
 use crate::publisher::{Publisher, Services};
+use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Event, HandlerError, HandlerName, QueueName, Result};
 
 /// A worker's own view of its lease, on its own monotonic clock.
@@ -22,12 +23,19 @@ pub(crate) struct Lease {
     /// Milliseconds from `start`.
     expires: AtomicU64,
     cancel: CancellationToken,
+    /// A handler's transaction is about to settle the delivery: a renewal has nothing to say.
+    settling: AtomicBool,
 }
 
 impl Lease {
     /// A lease that runs for `ttl` from `start`, the time before the claim was sent.
     pub(crate) fn new(start: Instant, ttl: Duration) -> Self {
-        Self { start, expires: AtomicU64::new(millis(ttl)), cancel: CancellationToken::new() }
+        Self {
+            start,
+            expires: AtomicU64::new(millis(ttl)),
+            cancel: CancellationToken::new(),
+            settling: AtomicBool::new(false),
+        }
     }
 
     /// Notes that it was renewed for `ttl` from `now`, the time before the renewal was sent.
@@ -39,6 +47,15 @@ impl Lease {
     /// Whether it has run out by this worker's own clock.
     pub(crate) fn is_expired(&self) -> bool {
         Instant::now() >= self.start + Duration::from_millis(self.expires.load(Ordering::Relaxed))
+    }
+
+    /// Says whether a handler's transaction settles the delivery just now.
+    pub(crate) fn set_settling(&self, settling: bool) {
+        self.settling.store(settling, Ordering::Release);
+    }
+
+    pub(crate) fn is_settling(&self) -> bool {
+        self.settling.load(Ordering::Acquire)
     }
 
     pub(crate) fn cancel(&self) -> &CancellationToken {
@@ -55,7 +72,7 @@ fn millis(duration: Duration) -> u64 {
 pub struct Received {
     pub(crate) envelope: Envelope,
     pub(crate) queue: QueueName,
-    pub(crate) message_id: MessageId,
+    pub(crate) receipt: Receipt,
     pub(crate) headers: Headers,
     pub(crate) deliveries: u32,
     pub(crate) enqueued_at: DateTime<Utc>,
@@ -136,7 +153,7 @@ impl Context {
     /// The message's id in that queue.
     #[must_use]
     pub fn message_id(&self) -> &MessageId {
-        &self.received.message_id
+        self.received.receipt.message_id()
     }
 
     /// The message's headers, as they were when it was delivered.
@@ -197,6 +214,7 @@ impl Context {
 pub struct Call {
     pub(crate) context: Context,
     pub(crate) services: Arc<Services>,
+    pub(crate) transaction: Option<Arc<Transaction>>,
 }
 
 impl Call {
@@ -209,7 +227,13 @@ impl Call {
     /// A publisher whose events name this one as their cause.
     #[must_use]
     pub fn publisher(&self) -> Publisher {
-        Publisher::caused_by(&self.services, &self.context.received)
+        Publisher::caused_by(&self.services, &self.context.received, self.transaction.as_ref())
+    }
+
+    /// Shows the handler's transaction to its engine's extractor: `None` unless one of the
+    /// handler's extractors says that it [needs](crate::Extract::TRANSACTION) it.
+    pub fn unit_of_work<R>(&self, show: impl FnOnce(&mut dyn UnitOfWork) -> R) -> Option<R> {
+        self.transaction.as_ref().and_then(|transaction| transaction.with(show))
     }
 
     /// The application's state of a type, if it was given one.

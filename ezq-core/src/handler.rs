@@ -114,6 +114,8 @@ pub struct Handler {
     pub(crate) subscription: Subscription,
     pub(crate) invoke: Arc<dyn Fn(Call) -> HandlerFuture + Send + Sync>,
     pub(crate) checks: Vec<fn(&Provided<'_>) -> Result<()>>,
+    /// How many of its extractors take its transaction.
+    pub(crate) transactions: usize,
     pub(crate) order: i32,
     pub(crate) options: HandlerOptions,
 }
@@ -164,6 +166,7 @@ impl Handler {
             subscription,
             invoke: Arc::new(invoke),
             checks: Vec::new(),
+            transactions: 0,
             order: 0,
             options: HandlerOptions::default(),
         }
@@ -202,6 +205,7 @@ impl Handler {
     #[must_use]
     pub fn requires<X: Extract>(mut self) -> Self {
         self.checks.push(X::check);
+        self.transactions += usize::from(X::TRANSACTION);
         self
     }
 

@@ -18,6 +18,7 @@ mod envelope;
 mod error;
 mod event;
 mod extract;
+mod finishing;
 mod handler;
 pub mod headers;
 mod inner;
@@ -31,6 +32,7 @@ mod registry;
 mod retry;
 mod settlement;
 pub mod testing;
+mod transaction;
 
 pub use chrono;
 

@@ -83,6 +83,19 @@ fn valid_handlers(handlers: &[Handler]) -> Result<()> {
                 ),
             ));
         }
+        if handler.transactions > 1 {
+            let why = format!("the handler `{name}` takes its transaction twice: one is enough");
+            return Err(Error::new(ErrorKind::Configuration, why));
+        }
+        if handler.transactions > 0
+            && types(handler).iter().any(|event| is_control(event.type_name))
+        {
+            let why = format!(
+                "the handler `{name}` takes a control event, which is settled whatever it does: it \
+                 cannot take a transaction"
+            );
+            return Err(Error::new(ErrorKind::Configuration, why));
+        }
         if handler.options.concurrency == Some(0) {
             let why = format!("`concurrency` of the handler `{name}` must be at least 1");
             return Err(Error::new(ErrorKind::Configuration, why));

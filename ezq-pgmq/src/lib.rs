@@ -30,9 +30,11 @@ mod queues;
 mod settle;
 mod sql;
 mod text;
+mod tx;
 mod upkeep;
 mod wake;
 
 pub use config::PgmqConfig;
 pub use engine::PgmqEngine;
 pub use install::{OLDEST_PGMQ, setup_sql};
+pub use tx::Tx;

@@ -18,3 +18,4 @@ mod several_engines;
 mod stopping;
 mod stress;
 mod tracing;
+mod tx;

@@ -1,6 +1,6 @@
 //! A handler's transaction commits its mark and its events together, and only under the fence.
 
-use ezq_core::{HandlerName, HandlerState, Progress, Settle, SettleOutcome};
+use ezq_core::{HandlerMark, HandlerName, HandlerState, Progress, Settle, SettleOutcome};
 
 use crate::case::CaseResult;
 use crate::stage::{HOLD, SHORT, Stage, ack, only};
@@ -16,11 +16,22 @@ fn handler() -> HandlerName {
     HandlerName::from("shop::tx")
 }
 
+fn mark() -> Progress {
+    let mark = HandlerMark {
+        state: HandlerState::Done,
+        reason: None,
+        attempts: 2,
+        due: None,
+        errors: Vec::new(),
+    };
+    Progress([(handler(), mark)].into())
+}
+
 async fn the_last_handlers_transaction_removes_the_message(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     let receipt = stage.fresh(HOLD).await?.receipt;
-    let unit = stage.engine.begin(&stage.queue, &receipt).await?;
-    let outcome = unit.finish(&handler(), true, vec![stage.outgoing(1)]).await?;
+    let unit = stage.engine.begin(&stage.queue, &receipt, None).await?;
+    let outcome = unit.finish(mark(), true, vec![stage.outgoing(1)]).await?;
     check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
     check_eq!(stage.arrived().await?, [1], "outgoing events");
     stage.is_empty().await?;
@@ -30,16 +41,15 @@ async fn the_last_handlers_transaction_removes_the_message(stage: &Stage<'_>) ->
 async fn an_earlier_handlers_transaction_marks_it_done(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     let receipt = stage.fresh(HOLD).await?.receipt;
-    let unit = stage.engine.begin(&stage.queue, &receipt).await?;
-    let outcome = unit.finish(&handler(), false, vec![stage.outgoing(1)]).await?;
+    let unit = stage.engine.begin(&stage.queue, &receipt, None).await?;
+    let outcome = unit.finish(mark(), false, vec![stage.outgoing(1)]).await?;
     check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
     check_eq!(stage.arrived().await?, [1], "outgoing events");
     stage.nothing_readable().await?;
     stage.done(vec![(receipt, Settle::Release)]).await?;
     let delivery = stage.take(HOLD).await?;
     let marks = Progress::from_headers(&delivery.headers);
-    let state = marks.0.get(&handler()).map(|mark| mark.state);
-    check_eq!(state, Some(HandlerState::Done), "the handler's mark");
+    check_eq!(marks, mark(), "the handler's mark");
     Ok(())
 }
 
@@ -47,10 +57,10 @@ async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> 
     stage.needs("transactions", |c| c.transactions)?;
     for last in [true, false] {
         let stale = stage.fresh(SHORT).await?.receipt;
-        let unit = stage.engine.begin(&stage.queue, &stale).await?;
+        let unit = stage.engine.begin(&stage.queue, &stale, None).await?;
         stage.pass(SHORT).await;
         let current = only(stage.lease_second(10, HOLD).await?)?;
-        let outcome = unit.finish(&handler(), last, vec![stage.outgoing(1)]).await?;
+        let outcome = unit.finish(mark(), last, vec![stage.outgoing(1)]).await?;
         check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
         check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
         stage.done(vec![(current.receipt, Settle::Release)]).await?;
@@ -64,7 +74,7 @@ async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> 
 async fn an_abandoned_transaction_leaves_the_message_as_it_was(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     let receipt = stage.fresh(HOLD).await?.receipt;
-    let unit = stage.engine.begin(&stage.queue, &receipt).await?;
+    let unit = stage.engine.begin(&stage.queue, &receipt, None).await?;
     unit.abandon().await;
     stage.nothing_readable().await?;
     stage.done(vec![(receipt, ack())]).await?;

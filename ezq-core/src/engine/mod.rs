@@ -98,12 +98,18 @@ pub trait Engine: Send + Sync + 'static {
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>>;
 
-    /// Begins a transaction for one handler of one delivery.
+    /// Begins a transaction for one handler of one delivery, which runs for at most `limit`, if
+    /// that is known: one that stays idle for much longer has lost its worker.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::transactions`].
-    async fn begin(&self, queue: &QueueName, receipt: &Receipt) -> Result<Box<dyn UnitOfWork>> {
-        let _ = (queue, receipt);
+    async fn begin(
+        &self,
+        queue: &QueueName,
+        receipt: &Receipt,
+        limit: Option<Duration>,
+    ) -> Result<Box<dyn UnitOfWork>> {
+        let _ = (queue, receipt, limit);
         Err(Error::new(
             ErrorKind::Unsupported,
             format!("the engine `{}` has no transactions", self.capabilities().name),

@@ -5,20 +5,24 @@ use std::any::Any;
 use async_trait::async_trait;
 
 use super::{Outgoing, SettleOutcome};
-use crate::{HandlerName, Result};
+use crate::{Progress, Result};
 
 /// One handler's transaction on one delivery; what the extractor `Tx` wraps.
+///
+/// It ends in [`finish`](Self::finish) or [`abandon`](Self::abandon); one that is dropped rolls
+/// back as well.
 #[async_trait]
 pub trait UnitOfWork: Send {
-    /// Writes the outgoing events, then marks the handler done (or, when it is the delivery's last,
-    /// removes the message) under the fence, then commits.
+    /// Writes the outgoing events, then merges the handler's mark into the message (or, when it is
+    /// the delivery's last, acknowledges it) under the fence of the receipt, then commits.
     ///
     /// # Errors
-    /// When the transaction could not be committed; nothing of it stands then, or, if the
-    /// connection was lost during the commit itself, the message's own state tells.
+    /// When it could not be committed. A [transient](crate::Error::is_transient) error leaves it
+    /// open whether it was: the message's own state tells. After any other nothing of it stands, and
+    /// the handler counts as failed.
     async fn finish(
         self: Box<Self>,
-        handler: &HandlerName,
+        mark: Progress,
         last: bool,
         outgoing: Vec<Outgoing>,
     ) -> Result<SettleOutcome>;

@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased};
+use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased, UnitOfWork};
 use ezq_core::{
     Capabilities, Due, Engine, Error, ExtendOutcome, MessageId, Outgoing, PublishOutcome,
     QueueName, QueueStats, Receipt, Result, Settle, SettleOutcome,
 };
-use sqlx::Connection as _;
+use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::sync::watch;
 
 use super::PgmqEngine;
 use crate::claim::Claim;
+use crate::config::Place;
 use crate::link::{Checkout, Link, limit};
 use crate::settle::{Means, Settling};
+use crate::tx::PgUnit;
 use crate::{dead_letters, error, extend, publish, upkeep};
 
 /// One call on a link: checkout, statement with a time limit, give back, map the error.
@@ -29,8 +31,30 @@ macro_rules! on_link {
     }};
 }
 
+/// What a handler's transaction needs of its engine.
 impl PgmqEngine {
-    fn failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
+    pub(crate) fn place(&self) -> &Place {
+        self.inner.connector.place()
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.inner.connector.statement_timeout()
+    }
+
+    pub(crate) fn announce(&self, queue: &QueueName) {
+        self.inner.announce(queue);
+    }
+
+    /// Runs a statement with one value on the control connection.
+    pub(crate) async fn control(&self, statement: &str, value: &str) -> Result<()> {
+        let mut link = self.inner.control.checkout().await?;
+        let (patience, statement) = (link.timeout(), AssertSqlSafe(statement.to_owned()));
+        let query = sqlx::query(statement).bind(value).execute(link.connection());
+        let result = limit(patience, query).await;
+        link.end(result).map(|_| ()).map_err(|failure| error::of(failure, self.place()))
+    }
+
+    pub(crate) fn failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
         self.inner.note(&failure, queue);
         error::on_queue(failure, queue, self.inner.connector.place())
     }
@@ -100,6 +124,15 @@ impl Engine for PgmqEngine {
         on_link!(self, self.inner.renew, queue, |connection| extend::extend(
             connection, queue, receipts, ttl
         ))
+    }
+
+    async fn begin(
+        &self,
+        queue: &QueueName,
+        receipt: &Receipt,
+        limit: Option<Duration>,
+    ) -> Result<Box<dyn UnitOfWork>> {
+        Ok(Box::new(PgUnit::begin(self, queue, receipt, limit).await?))
     }
 
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {

@@ -80,6 +80,7 @@ impl PgmqEngine {
         capabilities.durable = true;
         capabilities.delayed = true;
         capabilities.ordered = true;
+        capabilities.transactions = true;
         capabilities.max_body = Some(MAX_BODY);
         let link = || Link::new(connector.clone(), Planning::ByIndex);
         let inner = Inner {
