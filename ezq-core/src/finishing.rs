@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use crate::attempt::{Ran, hindered};
 use crate::context::Received;
 use crate::dispatcher::done;
-use crate::engine::{Outgoing, SettleOutcome, UnitOfWork};
+use crate::engine::{Finished, Outgoing, SettleOutcome, UnitOfWork};
 use crate::engines::Engines;
 use crate::handler::Handler;
 use crate::outcome::Action;
@@ -86,8 +86,9 @@ impl<'a> Finishing<'a> {
         outgoing: Vec<Outgoing>,
     ) -> Ran {
         let mark = done(self.known.0.get(&handler.name));
-        let mark = Progress([(handler.name.clone(), mark)].into());
-        match unit.finish(mark, last, outgoing).await {
+        let mark = (!last).then(|| Progress([(handler.name.clone(), mark)].into()));
+        let finished = Finished { receipt: self.received.receipt.clone(), mark };
+        match unit.finish(vec![finished], outgoing).await {
             Ok(SettleOutcome::Done) if last => Ran::Settled,
             Ok(SettleOutcome::Done) => Ran::Marked,
             Ok(SettleOutcome::LeaseLost) => {

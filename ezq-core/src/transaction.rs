@@ -28,7 +28,7 @@ impl Transaction {
         limit: Option<std::time::Duration>,
     ) -> Result<Self> {
         let engine = Arc::clone(services.engines.of(&received.queue));
-        let unit = engine.begin(&received.queue, &received.receipt, limit).await?;
+        let unit = engine.begin(&received.queue, limit).await?;
         let open = Open { unit, published: Vec::new() };
         Ok(Self { engine, state: Mutex::new(Some(open)) })
     }

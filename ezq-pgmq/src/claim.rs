@@ -64,6 +64,19 @@ impl Claim {
         Ok(Leased { deliveries, next_due })
     }
 
+    /// Takes messages out of the queue, in the caller's transaction. No delivery is counted.
+    pub(crate) async fn take(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<Delivery>, sqlx::Error> {
+        let statement = AssertSqlSafe(self.take_statement());
+        let query = sqlx::query(statement).bind(self.grace_us).bind(self.max);
+        let rows = query.fetch_all(connection).await?;
+        let mut deliveries: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
+        deliveries.sort_by_key(Delivery::position);
+        Ok(deliveries)
+    }
+
     /// How long until something can be claimed. What is locked does not count: its holder decides.
     async fn next_due(
         &self,
@@ -96,6 +109,23 @@ impl Claim {
              SET read_ct = q.read_ct + 1, vt = clock_timestamp() + $3 * interval '1 us'{last_read}
              FROM picked
              WHERE q.msg_id = picked.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM picked))
+             RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, {due} AS due,
+                       {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
+                       q.message::text AS body, q.headers::text AS headers"
+        )
+    }
+
+    fn take_statement(&self) -> String {
+        let Self { table, .. } = self;
+        let claimable = self.claimable();
+        let fence = sql::fence("q");
+        let (due, enqueued_at) = (sql::bounded("q.vt"), sql::bounded("q.enqueued_at"));
+        format!(
+            "DELETE FROM {table} q
+             WHERE q.msg_id = ANY (ARRAY(
+               SELECT msg_id FROM {table}
+               WHERE vt <= statement_timestamp() AND {claimable}
+               ORDER BY vt LIMIT $2 FOR UPDATE SKIP LOCKED))
              RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, {due} AS due,
                        {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
                        q.message::text AS body, q.headers::text AS headers"

@@ -12,22 +12,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::UnitOfWork;
+use ezq_core::engine::{Finished, UnitOfWork};
 use ezq_core::{
-    Call, Error, ErrorKind, Extract, HandlerError, Outgoing, Progress, Provided, QueueName,
-    Receipt, Result, SettleOutcome,
+    Call, Delivery, Error, ErrorKind, Extract, HandlerError, Outgoing, Provided, QueueName, Result,
+    SettleOutcome,
 };
+use serde_json::Value;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgTransactionManager};
+use sqlx::postgres::{PgArguments, PgConnection, PgTransactionManager};
+use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use crate::engine::PgmqEngine;
+use crate::error;
 use crate::link::limit;
 use crate::publish::{self, ByQueue};
-use crate::{error, sql};
+use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
 /// How long a roll-back may take before the statement it waits for is stopped.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -133,7 +136,6 @@ pub(crate) struct PgUnit {
 struct Session {
     engine: PgmqEngine,
     queue: QueueName,
-    receipt: Receipt,
     name: String,
 }
 
@@ -143,7 +145,6 @@ impl PgUnit {
     pub(crate) async fn begin(
         engine: &PgmqEngine,
         queue: &QueueName,
-        receipt: &Receipt,
         handler_limit: Option<Duration>,
     ) -> Result<Self> {
         let name = format!("ezq-tx-{:016x}", rand::random::<u64>());
@@ -161,18 +162,24 @@ impl PgUnit {
             Ok(open)
         });
         let open = begun.await.map_err(|failure| error::of(failure, engine.place()))?;
-        let (engine, queue, receipt) = (engine.clone(), queue.clone(), receipt.clone());
-        let session = Session { engine, queue, receipt, name };
+        let session = Session { engine: engine.clone(), queue: queue.clone(), name };
         Ok(Self { session, open: Arc::new(Mutex::new(open)) })
     }
 }
 
 #[async_trait]
 impl UnitOfWork for PgUnit {
+    async fn claim(&mut self, max: usize) -> Result<Vec<Delivery>> {
+        let claim = self.session.engine.claim_of(&self.session.queue, max).await?;
+        let Some(open) = Arc::get_mut(&mut self.open) else { return Err(not_given_back()) };
+        let patience = self.session.engine.patience();
+        let claimed = limit(patience, claim.take(&mut open.get_mut().connection)).await;
+        claimed.map_err(|failure| self.session.failed(failure))
+    }
+
     async fn finish(
         self: Box<Self>,
-        mark: Progress,
-        last: bool,
+        finished: Vec<Finished>,
         outgoing: Vec<Outgoing>,
     ) -> Result<SettleOutcome> {
         let Self { session, open } = *self;
@@ -190,7 +197,7 @@ impl UnitOfWork for PgUnit {
                 let rows: Vec<_> = rows.iter().map(|(_, row)| row.clone()).collect();
                 publish::insert(connection, queue, &rows).await?;
             }
-            let held = session.fence(connection, &mark, last).await?;
+            let held = session.fence(connection, &finished).await?;
             if held {
                 PgTransactionManager::commit(connection).await?;
             }
@@ -237,39 +244,59 @@ impl Session {
             }
         }
         self.signal("pg_terminate_backend").await;
-        let text = "the handler did not give its `Tx` back: keep it inside the handler, and end its \
-                    savepoints, before the handler returns";
-        Err(Error::new(ErrorKind::Engine, text))
+        Err(not_given_back())
     }
 
-    /// Acknowledges the message, or merges a mark into it, if the receipt still holds.
+    /// Merges marks into messages and acknowledges others, if every receipt still holds. What was
+    /// claimed inside the transaction needs neither.
     async fn fence(
         &self,
         connection: &mut PgConnection,
-        mark: &Progress,
-        last: bool,
+        finished: &[Finished],
     ) -> Result<bool, sqlx::Error> {
-        let (table, fence) = (sql::table(&self.queue), sql::fence("q"));
-        let held = format!(
-            "q.msg_id = $1 AND {fence} = $2 AND q.tableoid::bigint = $3 \
-             AND current_setting('ezq.unit', true) = $4"
-        );
-        let statement = if last {
-            format!("DELETE FROM {table} q WHERE {held}")
-        } else {
+        let (marked, acknowledged): (Vec<_>, Vec<_>) =
+            finished.iter().partition(|one| one.mark.is_some());
+        let table = sql::table(&self.queue);
+        let mut held = 0;
+        if !marked.is_empty() {
+            let from = "unnest($1::bigint[], $2::bigint[], $3::bigint[], $5::jsonb[]) \
+                        AS w(id, fence, rel, marks)";
+            let locked = sql::locked(&table, ", w.marks", &in_unit(from), "");
             let object = sql::headers_object("q.headers");
-            format!("UPDATE {table} q SET headers = ({object}) || $5::jsonb WHERE {held}")
-        };
-        let [fence, rel, _] = self.receipt.token();
-        let mut query = sqlx::query(AssertSqlSafe(statement))
-            .bind(self.receipt.message_id().as_number())
-            .bind(fence)
-            .bind(rel)
-            .bind(&self.name);
-        if !last {
-            query = query.bind(serde_json::Value::Object(mark.to_headers()));
+            let statement = format!(
+                "WITH locked AS ({locked})
+                 UPDATE {table} q SET headers = ({object}) || l.marks
+                 FROM locked l WHERE {ONLY_LOCKED}"
+            );
+            let marks = marked.iter().filter_map(|one| one.mark.as_ref());
+            let marks: Vec<Value> = marks.map(|mark| Value::Object(mark.to_headers())).collect();
+            let query = self.with_receipts(statement, &marked).bind(marks);
+            held += query.execute(&mut *connection).await?.rows_affected();
         }
-        Ok(query.execute(connection).await?.rows_affected() > 0)
+        if !acknowledged.is_empty() {
+            let locked = sql::locked(&table, "", &in_unit(RECEIPTS), "");
+            let statement = format!(
+                "WITH locked AS ({locked})
+                 DELETE FROM {table} q USING locked l WHERE {ONLY_LOCKED}"
+            );
+            let query = self.with_receipts(statement, &acknowledged);
+            held += query.execute(&mut *connection).await?.rows_affected();
+        }
+        Ok(held == finished.len() as u64)
+    }
+
+    /// A statement with receipts and the name of the unit bound: `$1` to `$4`.
+    fn with_receipts<'q>(
+        &self,
+        statement: String,
+        finished: &[&Finished],
+    ) -> Query<'q, Postgres, PgArguments> {
+        let column = |i: usize| finished.iter().map(|one| one.receipt.token()[i]).collect();
+        let (fences, rels): (Vec<i64>, Vec<i64>) = (column(0), column(1));
+        let ids = finished.iter().map(|one| one.receipt.message_id().as_number());
+        let ids: Vec<Option<i64>> = ids.collect();
+        let query = sqlx::query(AssertSqlSafe(statement));
+        query.bind(ids).bind(fences).bind(rels).bind(self.name.clone())
     }
 
     /// Whether the connection still is in the transaction that was begun.
@@ -316,6 +343,17 @@ impl Session {
         }
         self.engine.failed(failure, &self.queue)
     }
+}
+
+/// A table expression that is empty unless the transaction is the one that was begun.
+fn in_unit(from: &str) -> String {
+    format!("{from} WHERE current_setting('ezq.unit', true) = $4")
+}
+
+fn not_given_back() -> Error {
+    let text = "the handler did not give its `Tx` back: keep it inside the handler, and end its \
+                savepoints, before the handler returns";
+    Error::new(ErrorKind::Engine, text)
 }
 
 fn ended() -> Error {

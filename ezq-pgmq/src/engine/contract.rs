@@ -41,6 +41,15 @@ impl PgmqEngine {
         self.inner.connector.statement_timeout()
     }
 
+    /// What a claim inside a transaction needs to know of a queue.
+    pub(crate) async fn claim_of(&self, queue: &QueueName, max: usize) -> Result<Claim> {
+        let inner = &self.inner;
+        let shape = inner.queues.shape(queue, &inner.control).await?;
+        let ttl = Duration::from_secs(1);
+        let request = LeaseRequest { queue: queue.clone(), max, ttl, before: None };
+        Ok(Claim::new(&request, shape, inner.restart_grace))
+    }
+
     pub(crate) fn announce(&self, queue: &QueueName) {
         self.inner.announce(queue);
     }
@@ -129,10 +138,9 @@ impl Engine for PgmqEngine {
     async fn begin(
         &self,
         queue: &QueueName,
-        receipt: &Receipt,
         limit: Option<Duration>,
     ) -> Result<Box<dyn UnitOfWork>> {
-        Ok(Box::new(PgUnit::begin(self, queue, receipt, limit).await?))
+        Ok(Box::new(PgUnit::begin(self, queue, limit).await?))
     }
 
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
