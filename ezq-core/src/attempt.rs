@@ -2,6 +2,7 @@
 //!
 //! Invariant: no panic of the user's code gets past it, wherever that code is called.
 
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,11 @@ use tracing::{Instrument, info_span, warn};
 
 use crate::context::{Context, Received};
 use crate::engine::{Outgoing, UnitOfWork};
-use crate::handler::Handler;
+use crate::handler::{Handler, Invoke};
 use crate::outcome::Action;
 use crate::publisher::{Draft, Publisher, Services};
 use crate::transaction::Transaction;
-use crate::{Call, ERROR_TEXT_LIMIT, Error, ErrorKind, Result, error_chain};
+use crate::{Call, ERROR_TEXT_LIMIT, Error, ErrorKind, HandlerError, Result, error_chain};
 
 /// What one run of one handler came to.
 pub(crate) enum Ran {
@@ -45,10 +46,11 @@ pub(crate) async fn run(
     if cancelled.is_cancelled() {
         return Ran::Cancelled;
     }
+    let Invoke::One(function) = &handler.invoke else { return Ran::Cancelled };
     let mut transaction = None;
     if handler.transactions > 0 {
         let begun = tokio::select! {
-            begun = Transaction::begin(services, received, timeout) => begun,
+            begun = Transaction::begin(services, &received.queue, timeout) => begun,
             () = cancelled.cancelled() => return Ran::Cancelled,
         };
         match begun {
@@ -62,11 +64,22 @@ pub(crate) async fn run(
         attempt,
         deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
     };
-    let call = Call { context, services: Arc::clone(services), transaction: transaction.clone() };
-    let ran = match invoke(handler, call, timeout).await {
+    let span = info_span!(
+        "ezq.handle",
+        event_id = received.envelope.id(),
+        event_type = received.envelope.event_type(),
+        queue = %received.queue,
+        handler = %handler.name,
+        attempt,
+    );
+    let (services, is_single) = (Arc::clone(services), true);
+    let call = Call { context, services: Arc::clone(&services), transaction, is_single };
+    let transaction = call.transaction.clone();
+    let invoked = async { function(call).await };
+    let ran = match guarded(invoked, timeout, cancelled.cancelled()).instrument(span).await {
         Ok(None) => Ran::Cancelled,
         Ok(Some(drafts)) => {
-            finished(handler, received, services, transaction.as_ref(), drafts).await
+            finished(handler, received, &services, transaction.as_ref(), drafts).await
         }
         Err((action, error)) => Ran::Failed(action, error),
     };
@@ -76,39 +89,27 @@ pub(crate) async fn run(
     ran
 }
 
-/// Calls the handler: what it returned, `None` if it was cut off, or what its error asks for.
-async fn invoke(
-    handler: &Handler,
-    call: Call,
+/// Waits for the user's code: what it gave, `None` if it was cut off, or what its error asks for.
+pub(crate) async fn guarded<T>(
+    invoked: impl Future<Output = Result<T, HandlerError>>,
     timeout: Option<Duration>,
-) -> Result<Option<Vec<Draft>>, (Action, String)> {
-    let received = Arc::clone(&call.context.received);
-    let span = info_span!(
-        "ezq.handle",
-        event_id = received.envelope.id(),
-        event_type = received.envelope.event_type(),
-        queue = %received.queue,
-        handler = %handler.name,
-        attempt = call.context.attempt,
-    );
-    let invoked = async {
-        let said = (handler.invoke)(call).await;
-        said.map_err(|error| (error.action, bounded(&error.to_string())))
-    };
+    cancelled: impl Future<Output = ()>,
+) -> Result<Option<T>, (Action, String)> {
+    let said = async { invoked.await.map_err(|error| (error.action, bounded(&error.to_string()))) };
     let limited = async {
-        let Some(timeout) = timeout else { return invoked.await };
+        let Some(timeout) = timeout else { return said.await };
         let timed_out = |_| Err((Action::Retry, format!("timed out after {timeout:?}")));
-        tokio::time::timeout(timeout, invoked).await.unwrap_or_else(timed_out)
+        tokio::time::timeout(timeout, said).await.unwrap_or_else(timed_out)
     };
     // All of it is the user's code: calling, dropping what is cut off, an error's text.
     let guarded = AssertUnwindSafe(async {
         tokio::select! {
             biased;
             said = limited => said.map(Some),
-            () = received.lease.cancel().cancelled() => Ok(None),
+            () = cancelled => Ok(None),
         }
     });
-    guarded.catch_unwind().instrument(span).await.unwrap_or_else(|panic| {
+    guarded.catch_unwind().await.unwrap_or_else(|panic| {
         let text = format!("panicked: {}", panic_text(&*panic));
         Err((Action::Retry, bounded(&text)))
     })
@@ -122,7 +123,7 @@ async fn finished(
     transaction: Option<&Arc<Transaction>>,
     drafts: Vec<Draft>,
 ) -> Ran {
-    let publisher = Publisher::caused_by(services, received, None);
+    let publisher = Publisher::caused_by(services, received);
     let returned: Result<Vec<Outgoing>> =
         drafts.into_iter().map(|draft| publisher.finish(draft)).collect();
     let returned = match returned {
@@ -130,7 +131,7 @@ async fn finished(
         Err(error) => return Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
     };
     let Some(transaction) = transaction else { return Ran::Done(returned, None) };
-    if let Err(error) = transaction.accept(services, received, &returned).await {
+    if let Err(error) = transaction.accept(services, &returned).await {
         return hindered(handler, received, &error, Action::Fatal);
     }
     match transaction.close() {

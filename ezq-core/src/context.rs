@@ -86,6 +86,11 @@ impl Received {
         means::<E>(self.envelope.event_type())
     }
 
+    /// How often it was delivered without being settled, this time included.
+    pub(crate) fn unsettled_deliveries(&self) -> u32 {
+        self.deliveries.saturating_sub(self.headers.returned())
+    }
+
     /// Reads it as an event of this type.
     ///
     /// # Errors
@@ -215,6 +220,8 @@ pub struct Call {
     pub(crate) context: Context,
     pub(crate) services: Arc<Services>,
     pub(crate) transaction: Option<Arc<Transaction>>,
+    /// It handles one event, which is the cause of what it publishes.
+    pub(crate) is_single: bool,
 }
 
 impl Call {
@@ -224,10 +231,15 @@ impl Call {
         &self.context
     }
 
-    /// A publisher whose events name this one as their cause.
+    /// A publisher whose events name this one as their cause; for a batch, none.
     #[must_use]
     pub fn publisher(&self) -> Publisher {
-        Publisher::caused_by(&self.services, &self.context.received, self.transaction.as_ref())
+        let publisher = if self.is_single {
+            Publisher::caused_by(&self.services, &self.context.received)
+        } else {
+            Publisher::new(Arc::clone(&self.services))
+        };
+        publisher.within(self.transaction.as_ref())
     }
 
     /// Shows the handler's transaction to its engine's extractor: `None` unless one of the

@@ -13,16 +13,19 @@ use tokio::sync::Semaphore;
 use tracing::{debug, error, info, warn};
 
 use crate::attempt::{self, Ran, bounded};
+use crate::batch_attempt::Member;
+use crate::batcher::{Batcher, Means};
 use crate::clock::{EngineClock, after};
 use crate::config::UnknownTypes;
 use crate::context::Received;
 use crate::engine::{MessageId, Outgoing};
 use crate::finishing::Finishing;
-use crate::handler::{Handler, HandlerOptions};
+use crate::handler::{Handler, HandlerOptions, Invoke};
 use crate::headers::MAX_ATTEMPTS;
 use crate::outcome::Action;
 use crate::publisher::Services;
 use crate::registry::Registry;
+use crate::slots::Slots;
 use crate::{
     Backoff, Config, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName, HandlerState,
     Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle,
@@ -40,6 +43,7 @@ pub(crate) struct Dispatcher {
     pub(crate) services: Arc<Services>,
     pub(crate) config: Arc<Config>,
     limits: HashMap<HandlerName, Semaphore>,
+    batchers: HashMap<HandlerName, Batcher>,
 }
 
 /// A delivery ready to be dispatched.
@@ -47,6 +51,7 @@ pub(crate) struct Dispatcher {
 pub(crate) struct Work {
     pub(crate) received: Arc<Received>,
     pub(crate) clock: EngineClock,
+    pub(crate) slots: Arc<Slots>,
 }
 
 /// A line of the log about a delivery, with what names it.
@@ -64,13 +69,25 @@ macro_rules! say {
 
 impl Dispatcher {
     pub(crate) fn new(registry: Registry, services: Arc<Services>, config: Arc<Config>) -> Self {
-        let mut dispatcher = Self { registry, services, config, limits: HashMap::new() };
+        let (limits, batchers) = (HashMap::new(), HashMap::new());
+        let mut dispatcher = Self { registry, services, config, limits, batchers };
         let limit = |handler: &Arc<Handler>| {
             let limit = dispatcher.options(handler).concurrency?;
             Some((handler.name.clone(), Semaphore::new(limit.min(Semaphore::MAX_PERMITS))))
         };
         dispatcher.limits = dispatcher.registry.handlers().iter().filter_map(limit).collect();
+        let batcher = |handler: &Arc<Handler>| {
+            let limits = dispatcher.options(handler).batch();
+            let is_batch = matches!(handler.invoke, Invoke::Batch(_));
+            is_batch.then(|| (handler.name.clone(), Batcher::new(limits)))
+        };
+        dispatcher.batchers = dispatcher.registry.handlers().iter().filter_map(batcher).collect();
         dispatcher
+    }
+
+    /// How many deliveries may wait for batches, beside those that are handled.
+    pub(crate) fn batch_room(&self) -> usize {
+        self.batchers.values().map(|batcher| batcher.limits().size).sum()
     }
 
     /// Runs what is due of a delivery's handlers; what is to become of it, or `None` when the last
@@ -167,6 +184,23 @@ impl Dispatcher {
     async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
         let attempt = next_attempt(known.0.get(&handler.name));
         let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
+        if let (Invoke::Batch(invoke), Some(batcher)) =
+            (&handler.invoke, self.batchers.get(&handler.name))
+        {
+            let received = &work.received;
+            let turns = self.limits.get(&handler.name);
+            let means = Means { handler, invoke, services: &self.services, timeout, turns };
+            let takers = self.registry.find(received.envelope.event_type());
+            let member = Member {
+                received: Arc::clone(received),
+                attempt,
+                done: done(known.0.get(&handler.name)),
+                is_sole: takers.len() == 1,
+            };
+            // One that failed, or that may have killed its worker, must not do it to others.
+            let alone = attempt > 1 || received.unsettled_deliveries() > 1;
+            return batcher.run(means, member, alone, &work.slots).await;
+        }
         let _turn = match self.limits.get(&handler.name) {
             None => None,
             Some(limit) => tokio::select! {

@@ -50,6 +50,11 @@ impl<'a> Finishing<'a> {
 
     /// Finishes a handler's transaction, if it succeeded and has one.
     pub(crate) async fn finish(&self, handler: &Handler, ran: Ran) -> Ran {
+        if matches!(ran, Ran::Marked) {
+            // In a transaction of its batch.
+            let mut turn = self.turn.lock().await;
+            turn.open = turn.open.saturating_sub(1);
+        }
         let Ran::Done(outgoing, unit) = ran else { return ran };
         let mut turn = self.turn.lock().await;
         let Some(unit) = unit else {

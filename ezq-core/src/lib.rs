@@ -5,6 +5,9 @@
 
 mod app;
 mod attempt;
+mod batch;
+mod batch_attempt;
+mod batcher;
 mod clock;
 mod codec;
 mod config;
@@ -31,12 +34,16 @@ mod queue_name;
 mod registry;
 mod retry;
 mod settlement;
+mod slots;
 pub mod testing;
 mod transaction;
 
 pub use chrono;
 
 pub use app::{App, AppBuilder};
+pub use batch::{
+    Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, IntoBatchHandler, Unread,
+};
 pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode};
 pub use config::{Config, UnknownTypes};
 pub use consumer::{Consumer, ConsumerHandle, Counts, Report, StopReason};

@@ -98,21 +98,21 @@ impl Publisher {
         Self { services, cause: None, transaction: None }
     }
 
-    pub(crate) fn caused_by(
-        services: &Arc<Services>,
-        received: &Arc<Received>,
-        transaction: Option<&Arc<Transaction>>,
-    ) -> Self {
-        let (services, cause) = (Arc::clone(services), Some(Arc::clone(received)));
-        Self { services, cause, transaction: transaction.cloned() }
+    pub(crate) fn caused_by(services: &Arc<Services>, received: &Arc<Received>) -> Self {
+        Self { cause: Some(Arc::clone(received)), ..Self::new(Arc::clone(services)) }
+    }
+
+    /// Keeps what it publishes until a handler's transaction commits.
+    pub(crate) fn within(self, transaction: Option<&Arc<Transaction>>) -> Self {
+        Self { transaction: transaction.cloned(), ..self }
     }
 
     /// Stores messages, one result each; in a handler that has a transaction, once that commits.
     pub(crate) async fn store(&self, messages: Vec<Prepared>) -> Result<Vec<Result<Published>>> {
-        if let (Some(transaction), Some(cause)) = (&self.transaction, &self.cause) {
+        if let Some(transaction) = &self.transaction {
             let mut kept = Vec::with_capacity(messages.len());
             for message in messages {
-                kept.push(transaction.publish(&self.services, cause, message).await);
+                kept.push(transaction.publish(&self.services, message).await);
             }
             return Ok(kept);
         }

@@ -2,16 +2,17 @@
 //! after it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::context::Received;
 use crate::engine::{Engine, MessageId, Outgoing, UnitOfWork};
 use crate::engines::ensure;
 use crate::publisher::{Prepared, Published, Services};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, QueueName, Result};
 
 /// A handler's transaction, with what the handler published so far.
 pub(crate) struct Transaction {
     engine: Arc<dyn Engine>,
+    queue: QueueName,
     state: Mutex<Option<Open>>,
 }
 
@@ -24,13 +25,13 @@ impl Transaction {
     /// Begins the transaction of a handler that may run for so long.
     pub(crate) async fn begin(
         services: &Services,
-        received: &Received,
-        limit: Option<std::time::Duration>,
+        queue: &QueueName,
+        limit: Option<Duration>,
     ) -> Result<Self> {
-        let engine = Arc::clone(services.engines.of(&received.queue));
-        let unit = engine.begin(&received.queue, limit).await?;
-        let open = Open { unit, published: Vec::new() };
-        Ok(Self { engine, state: Mutex::new(Some(open)) })
+        let engine = Arc::clone(services.engines.of(queue));
+        let unit = engine.begin(queue, limit).await?;
+        let state = Mutex::new(Some(Open { unit, published: Vec::new() }));
+        Ok(Self { engine, queue: queue.clone(), state })
     }
 
     /// Shows the unit to its engine's extractor; `None` once the transaction has ended.
@@ -42,10 +43,9 @@ impl Transaction {
     pub(crate) async fn publish(
         &self,
         services: &Services,
-        received: &Received,
         prepared: Prepared,
     ) -> Result<Published> {
-        self.accept(services, received, std::slice::from_ref(&prepared.outgoing)).await?;
+        self.accept(services, std::slice::from_ref(&prepared.outgoing)).await?;
         let mut state = self.state();
         let Some(open) = state.as_mut() else {
             let text = "the handler's transaction has ended: publish before the handler returns";
@@ -57,14 +57,9 @@ impl Transaction {
     }
 
     /// Makes sure that the transaction can store events, as far as that can be told beforehand.
-    pub(crate) async fn accept(
-        &self,
-        services: &Services,
-        received: &Received,
-        events: &[Outgoing],
-    ) -> Result<()> {
+    pub(crate) async fn accept(&self, services: &Services, events: &[Outgoing]) -> Result<()> {
         for event in events {
-            if !services.engines.same(&received.queue, &event.queue) {
+            if !services.engines.same(&self.queue, &event.queue) {
                 let text = format!(
                     "the queue `{}` is kept by another engine: no transaction can store its events",
                     event.queue

@@ -68,7 +68,8 @@ impl Run {
             enqueued_at: delivery.enqueued_at,
             lease,
         });
-        Ok(Work { received, clock: EngineClock { at: delivery.leased_at, read: Instant::now() } })
+        let clock = EngineClock { at: delivery.leased_at, read: Instant::now() };
+        Ok(Work { received, clock, slots: Arc::clone(&self.slots) })
     }
 
     fn bury_undecodable(&self, receipt: Receipt, error: &Error) {
