@@ -11,6 +11,7 @@ use crate::attempt::{Ran, bounded, guarded, hindered};
 use crate::batch::BatchCall;
 use crate::batcher::Means;
 use crate::context::Received;
+use crate::dispatcher::done;
 use crate::engine::{Finished, Outgoing, SettleOutcome};
 use crate::outcome::Action;
 use crate::publisher::{Draft, Publisher};
@@ -55,11 +56,31 @@ pub(crate) async fn run(means: Means<'_>, members: &[Member]) -> Result<Vec<Ran>
         Err(error) => return hindrance(means, members, &error, Action::Retry),
     };
     let result = match call(means, members, Some(&transaction)).await {
-        Ok((shared, each)) => finish(means, members, &transaction, shared, each).await,
+        Ok((shared, each)) => finish(means, members, &transaction, shared, each, false).await,
         Err(ran) => Err(ran),
     };
     transaction.abandon().await;
     result
+}
+
+/// Runs the handler on a batch that its transaction has claimed: whether all of it is done and
+/// committed.
+pub(crate) async fn run_claimed(
+    means: Means<'_>,
+    members: &[Member],
+    transaction: &Arc<Transaction>,
+) -> bool {
+    let Ok((shared, each)) = call(means, members, Some(transaction)).await else { return false };
+    if each.iter().any(Result::is_err) {
+        return false;
+    }
+    let ran = finish(means, members, transaction, shared, each, true).await;
+    ran.is_ok_and(|ran| ran.iter().all(|ran| matches!(ran, Ran::Settled)))
+}
+
+/// The mark of a handler that is done at the first attempt.
+pub(crate) fn first_time() -> HandlerMark {
+    done(None)
 }
 
 /// Calls the handler: the events of the batch as a whole, and what became of each event.
@@ -133,13 +154,15 @@ fn without_transaction(shared: Vec<Outgoing>, each: Vec<Said>) -> Vec<Ran> {
     each.into_iter().map(ran).collect()
 }
 
-/// Commits what was done, with the marks or acknowledgements of the events that are done.
+/// Commits what was done, with the marks or acknowledgements of the events that are done; what the
+/// transaction itself has claimed needs neither.
 async fn finish(
     means: Means<'_>,
     members: &[Member],
     transaction: &Transaction,
     shared: Vec<Outgoing>,
     each: Vec<Said>,
+    is_claimed: bool,
 ) -> Result<Vec<Ran>, Ran> {
     let returned = each.iter().flatten().flatten().cloned();
     let returned: Vec<Outgoing> = shared.into_iter().chain(returned).collect();
@@ -160,7 +183,7 @@ async fn finish(
         let mark = (!member.is_sole).then(|| Progress([mark].into()));
         Finished { receipt: member.received.receipt.clone(), mark }
     };
-    let finished = done.iter().map(finished).collect();
+    let finished = done.iter().filter(|_| !is_claimed).map(finished).collect();
     let settling = |settling: bool| {
         for member in done.iter().filter(|member| member.is_sole) {
             member.received.lease.set_settling(settling);

@@ -66,7 +66,7 @@ impl Batcher {
     ) -> Ran {
         let cancelled = member.received.lease.cancel().clone();
         if alone || self.limits.size <= 1 {
-            let ran = async { run_each(means, vec![member]).await.pop() };
+            let ran = async { run_each(means, vec![member], slots).await.pop() };
             return ran.await.unwrap_or(Ran::Cancelled);
         }
         let parked = slots.park();
@@ -82,7 +82,7 @@ impl Batcher {
             drop(lead);
             drop(parked);
             let waiting = std::mem::take(&mut *gathering.waiting());
-            run_together(means, waiting).await;
+            run_together(means, waiting, slots).await;
         }
         // Who led the batch is gone with its consumer.
         let gone = || {
@@ -141,22 +141,25 @@ impl std::fmt::Debug for Batcher {
 }
 
 /// Runs a batch and answers its members.
-async fn run_together(means: Means<'_>, waiting: Vec<Waiting>) {
+async fn run_together(means: Means<'_>, waiting: Vec<Waiting>, slots: &Slots) {
     let (members, answers): (Vec<_>, Vec<_>) =
         waiting.into_iter().map(|waiting| (waiting.member, waiting.answer)).unzip();
-    for (answer, ran) in answers.into_iter().zip(run_each(means, members).await) {
+    for (answer, ran) in answers.into_iter().zip(run_each(means, members, slots).await) {
         // A member whose consumer is gone waits for nothing.
         let _ = answer.send(ran);
     }
 }
 
 /// Runs the handler on a batch, and if that fails on each event alone; one answer each.
-async fn run_each(means: Means<'_>, members: Vec<Member>) -> Vec<Ran> {
+async fn run_each(means: Means<'_>, members: Vec<Member>, slots: &Slots) -> Vec<Ran> {
     let _turn = match means.turns {
         Some(turns) => turns.acquire().await.ok(),
         None => None,
     };
-    let failure = match run(means, &members).await {
+    let result = run(means, &members).await;
+    let settled = |each: &Vec<Ran>| each.iter().all(|ran| matches!(ran, Ran::Settled));
+    slots.prove(result.as_ref().is_ok_and(settled));
+    let failure = match result {
         Ok(each) => return each,
         Err(failure) if members.len() == 1 => return vec![failure],
         Err(failure) => failure,

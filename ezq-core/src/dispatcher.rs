@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, error, info, warn};
 
 use crate::attempt::{self, Ran, bounded};
+use crate::batch::InvokeBatch;
 use crate::batch_attempt::Member;
 use crate::batcher::{Batcher, Means};
 use crate::clock::{EngineClock, after};
@@ -90,13 +91,32 @@ impl Dispatcher {
         self.batchers.values().map(|batcher| batcher.limits().size).sum()
     }
 
+    /// The handler of a queue and the size of its batches, if it is the only one, and takes batches
+    /// and a transaction.
+    pub(crate) fn sole_batch(&self, queue: &QueueName) -> Option<(Means<'_>, usize)> {
+        let is_ordinary = |handler: &&Arc<Handler>| !handler.takes_control();
+        let mut handlers = self.registry.of(queue).iter().filter(is_ordinary);
+        let (handler, None) = (handlers.next()?, handlers.next()) else { return None };
+        let (Invoke::Batch(invoke), 1) = (&handler.invoke, handler.transactions) else {
+            return None;
+        };
+        let size = self.batchers.get(&handler.name)?.limits().size;
+        Some((self.means(handler, invoke), size))
+    }
+
+    fn means<'a>(&'a self, handler: &'a Handler, invoke: &'a InvokeBatch) -> Means<'a> {
+        let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
+        let turns = self.limits.get(&handler.name);
+        Means { handler, invoke, services: &self.services, timeout, turns }
+    }
+
     /// Runs what is due of a delivery's handlers; what is to become of it, or `None` when the last
     /// handler's transaction has settled it. A delivery that was cancelled before anything changed
     /// is to be released.
     pub(crate) async fn dispatch(&self, work: &Work) -> Option<Settle> {
         let received = &work.received;
         let mut known = Progress::from_headers(&received.headers);
-        let handlers = self.registry.find(received.envelope.event_type());
+        let handlers = self.registry.find(&received.queue, received.envelope.event_type());
         if handlers.is_empty() {
             return Some(self.unknown(work, &known));
         }
@@ -166,7 +186,7 @@ impl Dispatcher {
     pub(crate) async fn control(&self, work: &Work) -> Vec<Outgoing> {
         let none = Progress::default();
         let received = &work.received;
-        let handlers = self.registry.find(received.envelope.event_type());
+        let handlers = self.registry.find(&received.queue, received.envelope.event_type());
         let runs = handlers.iter().map(|handler| self.run(handler, work, &none));
         let mut outgoing = Vec::new();
         for (handler, ran) in handlers.iter().zip(join_all(runs).await) {
@@ -188,9 +208,7 @@ impl Dispatcher {
             (&handler.invoke, self.batchers.get(&handler.name))
         {
             let received = &work.received;
-            let turns = self.limits.get(&handler.name);
-            let means = Means { handler, invoke, services: &self.services, timeout, turns };
-            let takers = self.registry.find(received.envelope.event_type());
+            let takers = self.registry.find(&received.queue, received.envelope.event_type());
             let member = Member {
                 received: Arc::clone(received),
                 attempt,
@@ -199,7 +217,7 @@ impl Dispatcher {
             };
             // One that failed, or that may have killed its worker, must not do it to others.
             let alone = attempt > 1 || received.unsettled_deliveries() > 1;
-            return batcher.run(means, member, alone, &work.slots).await;
+            return batcher.run(self.means(handler, invoke), member, alone, &work.slots).await;
         }
         let _turn = match self.limits.get(&handler.name) {
             None => None,

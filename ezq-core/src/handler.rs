@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::batch::{BatchCall, BatchFuture, BatchLimits, IntoBatchHandler, InvokeBatch};
 use crate::context::Received;
+use crate::event::is_control;
 use crate::extract::{Extract, Provided};
 use crate::outcome::HandlerOutput;
 use crate::publisher::Draft;
@@ -118,6 +119,8 @@ pub struct Handler {
     /// How many of its extractors take its transaction.
     pub(crate) transactions: usize,
     pub(crate) order: i32,
+    /// A queue of its own; its name is checked when the application is built.
+    pub(crate) queue: Option<String>,
     pub(crate) options: HandlerOptions,
 }
 
@@ -204,6 +207,7 @@ impl Handler {
             checks: Vec::new(),
             transactions: 0,
             order: 0,
+            queue: None,
             options: HandlerOptions::default(),
         }
     }
@@ -240,6 +244,14 @@ impl Handler {
         function.into_batch_handler(name)
     }
 
+    /// Whether it takes `End` or `Interrupt`, alone or among others.
+    pub(crate) fn takes_control(&self) -> bool {
+        match &self.subscription {
+            Subscription::Types(types) => types.iter().any(|event| is_control(event.type_name)),
+            Subscription::All => false,
+        }
+    }
+
     /// The durable name.
     #[must_use]
     pub fn name(&self) -> &HandlerName {
@@ -265,6 +277,14 @@ impl Handler {
     #[must_use]
     pub fn order(mut self, order: i32) -> Self {
         self.order = order;
+        self
+    }
+
+    /// Gives it a queue of its own: it takes events from there and from nowhere else, and only
+    /// handlers of that queue do. Its name is checked when the application is built.
+    #[must_use]
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
         self
     }
 

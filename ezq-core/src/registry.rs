@@ -5,11 +5,21 @@ use std::sync::Arc;
 
 use crate::event::is_control;
 use crate::handler::{Handler, Invoke, Subscription};
-use crate::{Error, ErrorKind, EventDescriptor, HandlerName, Result};
+use crate::{Error, ErrorKind, EventDescriptor, HandlerName, QueueName, Result};
 
 /// The handlers of an application.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
+    handlers: Vec<Arc<Handler>>,
+    /// Those that have a queue of their own.
+    own: HashMap<QueueName, Table>,
+    /// Those that take their events from any other.
+    shared: Table,
+}
+
+/// The handlers of one queue.
+#[derive(Debug, Default)]
+struct Table {
     handlers: Vec<Arc<Handler>>,
     by_type: HashMap<&'static str, Vec<Arc<Handler>>>,
     catch_all: Vec<Arc<Handler>>,
@@ -23,38 +33,59 @@ impl Registry {
         unique_events(&handlers)?;
         let mut registry = Self::default();
         for handler in handlers.into_iter().map(Arc::new) {
-            if matches!(handler.subscription, Subscription::All) {
-                registry.catch_all.push(Arc::clone(&handler));
-            }
+            let table = match &handler.queue {
+                Some(queue) => registry.own.entry(QueueName::new(queue)?).or_default(),
+                None => &mut registry.shared,
+            };
+            table.handlers.push(Arc::clone(&handler));
             registry.handlers.push(handler);
         }
-        let names: Vec<&'static str> = registry.descriptors().flat_map(names).collect();
-        for name in names {
-            let takes = |handler: &&Arc<Handler>| match &handler.subscription {
-                Subscription::Types(types) => types.iter().any(|event| event.matches(name)),
-                Subscription::All => !is_control(name),
-            };
-            let takers = registry.handlers.iter().filter(takes).cloned().collect();
-            registry.by_type.insert(name, takers);
+        for table in registry.own.values_mut() {
+            table.sort();
         }
+        registry.shared.sort();
         Ok(registry)
     }
 
-    /// The handlers of a type, sorted by order, then name. Catch-alls do not see control events.
-    pub(crate) fn find(&self, type_name: &str) -> &[Arc<Handler>] {
-        match self.by_type.get(type_name) {
+    /// The handlers of a type in a queue, sorted by order, then name. Catch-alls do not see control
+    /// events.
+    pub(crate) fn find(&self, queue: &QueueName, type_name: &str) -> &[Arc<Handler>] {
+        let table = self.table(queue);
+        match table.by_type.get(type_name) {
             Some(handlers) => handlers,
             None if is_control(type_name) => &[],
-            None => &self.catch_all,
+            None => &table.catch_all,
         }
+    }
+
+    /// Every handler of a queue.
+    pub(crate) fn of(&self, queue: &QueueName) -> &[Arc<Handler>] {
+        &self.table(queue).handlers
     }
 
     pub(crate) fn handlers(&self) -> &[Arc<Handler>] {
         &self.handlers
     }
 
-    fn descriptors(&self) -> impl Iterator<Item = EventDescriptor> {
-        self.handlers.iter().flat_map(|handler| types(handler)).copied()
+    fn table(&self, queue: &QueueName) -> &Table {
+        self.own.get(queue).unwrap_or(&self.shared)
+    }
+}
+
+impl Table {
+    fn sort(&mut self) {
+        let is_catch_all =
+            |handler: &&Arc<Handler>| matches!(handler.subscription, Subscription::All);
+        self.catch_all = self.handlers.iter().filter(is_catch_all).cloned().collect();
+        let events = self.handlers.iter().flat_map(|handler| types(handler)).copied();
+        for name in events.flat_map(names).collect::<Vec<&'static str>>() {
+            let takes = |handler: &&Arc<Handler>| match &handler.subscription {
+                Subscription::Types(types) => types.iter().any(|event| event.matches(name)),
+                Subscription::All => !is_control(name),
+            };
+            let takers = self.handlers.iter().filter(takes).cloned().collect();
+            self.by_type.insert(name, takers);
+        }
     }
 }
 
@@ -88,7 +119,7 @@ fn valid_handlers(handlers: &[Handler]) -> Result<()> {
             return Err(Error::new(ErrorKind::Configuration, why));
         }
         let is_batch = matches!(handler.invoke, Invoke::Batch(_));
-        let controls = types(handler).iter().any(|event| is_control(event.type_name));
+        let controls = handler.takes_control();
         if controls && (is_batch || handler.transactions > 0) {
             let why = format!(
                 "the handler `{name}` takes a control event, which is settled whatever it does: it \

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::engine::{Engine, MessageId, Outgoing, UnitOfWork};
+use crate::engine::{Delivery, Engine, MessageId, Outgoing, UnitOfWork};
 use crate::engines::ensure;
 use crate::publisher::{Prepared, Published, Services};
 use crate::{Error, ErrorKind, QueueName, Result};
@@ -32,6 +32,15 @@ impl Transaction {
         let unit = engine.begin(queue, limit).await?;
         let state = Mutex::new(Some(Open { unit, published: Vec::new() }));
         Ok(Self { engine, queue: queue.clone(), state })
+    }
+
+    /// Takes messages out of the queue inside the transaction.
+    pub(crate) async fn claim(&self, max: usize) -> Result<Vec<Delivery>> {
+        // Nobody else has it yet.
+        let Some(mut open) = self.state().take() else { return Ok(Vec::new()) };
+        let claimed = open.unit.claim(max).await;
+        *self.state() = Some(open);
+        claimed
     }
 
     /// Shows the unit to its engine's extractor; `None` once the transaction has ended.

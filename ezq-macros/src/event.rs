@@ -162,7 +162,7 @@ fn type_name(entry: &Entry) -> syn::Result<LitStr> {
     Ok(literal)
 }
 
-fn queue_name(entry: &Entry) -> syn::Result<LitStr> {
+pub(crate) fn queue_name(entry: &Entry) -> syn::Result<LitStr> {
     let literal: LitStr = entry.parse()?;
     let name = literal.value();
     let fits = (1..=QUEUE_MAX).contains(&name.len())

@@ -7,6 +7,8 @@ use ezq::sqlx;
 use ezq::{Handler, QueueName, ReasonKind};
 use serde::{Deserialize, Serialize};
 
+use crate::child::{Process, Role, say};
+use crate::database::server;
 use crate::kit::{
     Log, Numbered, app, dead, drain, held, numbered, only_dead, queue, send_batch, soon, until,
 };
@@ -238,18 +240,181 @@ async fn a_batch_that_is_interrupted_goes_back() {
     assert!(dead(&ezq, &queue).await.is_empty());
 }
 
+#[derive(Event, Serialize, Deserialize, Debug)]
+#[event(type = "test.counted")]
+struct Counted {
+    n: i64,
+}
+
+/// Found at link time by other tests as well, so it asks for no state.
+static COUNTED: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new());
+
 #[on_event(batch(size = 4, wait = "300ms"))]
-async fn sum(batch: Batch<Numbered>, State(log): State<Log<usize>>) -> Result<Summed, HandlerError> {
-    log.push(batch.len());
+async fn sum(batch: Batch<Counted>) -> Result<Summed, HandlerError> {
+    COUNTED.lock().unwrap().push(batch.len());
     Ok(Summed { sum: batch.events().map(|event| event.n).sum() })
 }
 
 #[tokio::test]
 async fn the_attribute_makes_a_handler_of_batches() {
-    let (queue, log) = (queue(), Log::<usize>::new());
-    let builder = app(&queue).handler::<sum>().state(log.clone());
-    let ezq = builder.connect().await.unwrap();
-    ezq.publish_all(&numbered(1..=8)).await.unwrap();
+    let queue = queue();
+    let ezq = app(&queue).handler::<sum>().connect().await.unwrap();
+    let events: Vec<Counted> = (1..=8).map(|n| Counted { n }).collect();
+    ezq.publish_all(&events).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 8);
-    assert_eq!(log.take(), [4, 4]);
+    assert_eq!(*COUNTED.lock().unwrap(), [4, 4]);
+}
+
+/// Whether the transaction has taken its events out of the queue itself, without a lease.
+async fn took(
+    tx: &mut Tx,
+    queue: &QueueName,
+    batch: &Batch<Numbered>,
+) -> Result<bool, sqlx::Error> {
+    let ids: Vec<_> = batch.iter().map(|item| item.context.message_id().as_number()).collect();
+    let text = format!("select count(*) = 0 from pgmq.q_{queue} where msg_id = any($1)");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(text)).bind(ids).fetch_one(&mut **tx).await
+}
+
+/// A handler that says how it got each batch and fails once at a number.
+fn direct(queue: &QueueName, log: &Log<bool>, fails_at: i64) -> Handler {
+    let (queue, log) = (queue.clone(), log.clone());
+    let text = format!("insert into public.batches_{queue} select unnest($1::bigint[])");
+    let failed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    Handler::on_batch("direct", move |batch: Batch<Numbered>, mut tx: Tx| {
+        let (queue, log, text) = (queue.clone(), log.clone(), text.clone());
+        let failed = failed.clone();
+        async move {
+            let took = took(&mut tx, &queue, &batch).await?;
+            let numbers = numbers(&batch);
+            let insert = sqlx::query(sqlx::AssertSqlSafe(text)).bind(&numbers);
+            insert.execute(&mut *tx).await?;
+            let fails = numbers.contains(&fails_at);
+            if fails && !failed.swap(true, std::sync::atomic::Ordering::SeqCst) {
+                assert!(took, "the batch that is to fail was leased");
+                return Err(HandlerError::retry("once"));
+            }
+            log.push(took);
+            Ok(Summed { sum: numbers.iter().sum() })
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_backlog_is_claimed_inside_the_transaction_once_a_leased_batch_succeeded() {
+    let (queue, log) = (queue(), Log::new());
+    let handler = direct(&queue, &log, 250).batch_size(20);
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ledger(&ezq, &queue).await;
+    ezq.publish_all(&numbered(1..=500)).await.unwrap();
+    let counts = drain(&ezq).await.counts;
+    assert_eq!((counts.handled, counts.lost), (500, 0));
+    assert_eq!(effects(&ezq, &queue).await, (1..=500).collect::<Vec<_>>());
+    assert_eq!(held(&ezq, &queue).await, [0; 4]);
+    let took = log.take();
+    assert!(!took[0], "the first batch is leased");
+    assert!(took.iter().filter(|took| **took).count() > 10, "{took:?}");
+    let failed = took.iter().skip_while(|took| !**took).skip_while(|took| **took);
+    assert!(failed.clone().any(|took| !took) && failed.clone().any(|took| *took), "{took:?}");
+}
+
+#[tokio::test]
+async fn an_end_stops_a_consumer_in_the_middle_of_a_backlog() {
+    let (queue, log) = (queue(), Log::new());
+    let handler = direct(&queue, &log, 0).batch_size(20);
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ledger(&ezq, &queue).await;
+    ezq.publish_all(&numbered(1..=250)).await.unwrap();
+    ezq.publish(&End::default()).await.unwrap();
+    ezq.publish_all(&numbered(251..=400)).await.unwrap();
+    let report = soon(ezq.consumer().run()).await.unwrap();
+    assert_eq!(report.reason, ezq::StopReason::End);
+    assert_eq!(effects(&ezq, &queue).await, (1..=250).collect::<Vec<_>>());
+    assert_eq!(held(&ezq, &queue).await, [150, 0, 0, 0]);
+    assert!(log.take().contains(&true));
+}
+
+#[tokio::test]
+async fn a_handler_with_a_queue_of_its_own_shares_it_with_nobody() {
+    let (shared, own, log) = (queue(), queue(), Log::new());
+    let own_log = Log::new();
+    let handler = direct(&own, &own_log, 0).batch_size(10).queue(own.as_str());
+    let seen = log.clone();
+    let other = Handler::on("other", move |event: Numbered| {
+        seen.push(event.n);
+        async {}
+    });
+    let ezq = app(&shared).register(handler).register(other).connect().await.unwrap();
+    ledger(&ezq, &own).await;
+    ezq.publish_all(&numbered(1..=2)).await.unwrap();
+    ezq.publish_all(&numbered(101..=200)).queue(&own).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.handled, 2);
+    let report = soon(ezq.consumer().queue(&own).until_idle().run()).await.unwrap();
+    assert_eq!(report.counts.handled, 100);
+    assert_eq!(log.sorted(), [1, 2]);
+    assert_eq!(effects(&ezq, &own).await, (101..=200).collect::<Vec<_>>());
+    assert!(own_log.take().contains(&true), "alone in its queue, it claims by itself");
+    let wrong = Handler::on("wrong", |_: Numbered| async {}).queue("No Such Queue");
+    let error = app(&shared).register(wrong).connect().await.unwrap_err();
+    assert_eq!(error.kind(), ezq::ErrorKind::InvalidQueueName, "{error}");
+}
+
+/// A process whose handler is killed by a number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Importer {
+    queue: String,
+    killed_by: i64,
+}
+
+/// What such a process runs: until nothing is due.
+pub(crate) async fn import(importer: Importer) {
+    let Importer { queue, killed_by } = importer;
+    let queue = QueueName::new(&queue).unwrap();
+    let text = format!("insert into public.batches_{queue} select unnest($1::bigint[])");
+    let handler = Handler::on_batch("import", move |batch: Batch<Numbered>, mut tx: Tx| {
+        let text = text.clone();
+        async move {
+            let numbers = numbers(&batch);
+            let insert = sqlx::query(sqlx::AssertSqlSafe(text)).bind(&numbers);
+            insert.execute(&mut *tx).await?;
+            if numbers.contains(&killed_by) {
+                std::process::abort();
+            }
+            Ok::<_, sqlx::Error>(())
+        }
+    });
+    let builder = app(&queue).register(handler.batch_size(20));
+    let ezq = builder.configure(|config| config.max_deliveries = 16).connect().await.unwrap();
+    let consumer = ezq.consumer().concurrency(2).lease(Duration::from_secs(1));
+    let report = consumer.until_idle().run().await.unwrap();
+    say(&format!("report {report}"));
+}
+
+#[tokio::test]
+async fn an_event_that_kills_its_process_ends_in_the_dead_letters_and_harms_no_other() {
+    let url = server().await.url();
+    let queue = queue();
+    let ezq = Ezq::builder()
+        .database_url(&url)
+        .without_discovered_handlers()
+        .configure(|config| config.queue = queue.clone())
+        .connect()
+        .await
+        .unwrap();
+    ledger(&ezq, &queue).await;
+    ezq.publish_all(&numbered(1..=300)).await.unwrap();
+    let importer = Importer { queue: queue.to_string(), killed_by: 117 };
+    let mut deaths = 0;
+    while held(&ezq, &queue).await != [0, 0, 0, 1] {
+        let mut child = Process::start(&url, &Role::Importer(importer.clone()));
+        deaths += u32::from(!child.end().await.success());
+        assert!(deaths < 60, "it dies again and again");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert!(deaths >= 16, "{deaths}");
+    let letter = only_dead(&ezq, &queue).await;
+    assert_eq!(letter.reason.unwrap().kind, ReasonKind::MaxDeliveries);
+    assert!(letter.body.contains("117"), "{}", letter.body);
+    let expected: Vec<i64> = (1..=300).filter(|n| *n != 117).collect();
+    assert_eq!(effects(&ezq, &queue).await, expected);
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, debug_span, error, info, warn};
 
+use super::direct::Direct;
 use super::pace::Pace;
+use super::report::Tally;
 use super::run::{Phase, Run, Wakeups};
 use crate::engine::{LeaseRequest, Leased};
 use crate::{Error, ErrorKind, Result, error_chain};
@@ -17,7 +19,14 @@ use crate::{Error, ErrorKind, Result, error_chain};
 pub(super) type Fetch = Pin<Box<dyn Future<Output = Fetched> + Send>>;
 
 /// What a fetch came to.
-pub(super) struct Fetched {
+pub(super) enum Fetched {
+    Leased(Box<Answer>),
+    /// A batch was claimed and handled in one transaction, or is to be leased.
+    Direct(Option<(usize, bool)>),
+}
+
+/// What came of asking for deliveries.
+pub(super) struct Answer {
     result: Result<Leased>,
     sent: Instant,
     full: bool,
@@ -73,8 +82,26 @@ impl Run {
         twice.saturating_add(self.app.dispatcher.batch_room())
     }
 
+    /// Whether the next batch is to be claimed and handled in one transaction.
+    fn goes_direct(&self) -> bool {
+        self.backlog
+            && self.phase == Phase::Running
+            && self.slots.is_proven()
+            && self.app.dispatcher.sole_batch(&self.settings.queue).is_some()
+    }
+
     pub(super) fn start_fetch(&mut self) {
         if self.fetch.is_some() || !self.wants_more() || Instant::now() < self.pace.next() {
+            return;
+        }
+        if self.goes_direct() {
+            let direct = Direct {
+                app: Arc::clone(&self.app),
+                queue: self.settings.queue.clone(),
+                slots: Arc::clone(&self.slots),
+                lease: Arc::clone(&self.direct),
+            };
+            self.fetch = Some(Box::pin(async move { Fetched::Direct(direct.run().await) }));
             return;
         }
         let request = LeaseRequest {
@@ -91,7 +118,7 @@ impl Run {
             let sent = Instant::now();
             let result = engine.lease(request).instrument(span).await;
             let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);
-            let mut fetched = Fetched { result, sent, full, settled, created: None, wakeups: None };
+            let mut fetched = Answer { result, sent, full, settled, created: None, wakeups: None };
             match &fetched.result {
                 Err(error) if error.kind() == ErrorKind::QueueMissing => {
                     fetched.created = Some(engine.ensure_queue(&queue).await);
@@ -101,11 +128,25 @@ impl Run {
                 }
                 _ => {}
             }
-            fetched
+            Fetched::Leased(Box::new(fetched))
         }));
     }
 
     pub(super) fn fetched(&mut self, fetched: Fetched) {
+        match fetched {
+            Fetched::Leased(answer) => self.leased(*answer),
+            Fetched::Direct(handled) => {
+                let (count, backlog) = handled.unwrap_or_default();
+                for _ in 0..count {
+                    self.counters.add(Tally::Handled);
+                }
+                self.backlog = backlog;
+                self.pace.now();
+            }
+        }
+    }
+
+    fn leased(&mut self, fetched: Answer) {
         if let Some(wakeups) = fetched.wakeups {
             self.deaf = false;
             self.pace = Pace::of(&self.app.config, wakeups.is_some());
@@ -115,6 +156,7 @@ impl Run {
             Ok(leased) => leased,
             Err(error) => return self.fetch_failed(&error, fetched.created),
         };
+        self.backlog = fetched.full;
         if std::mem::take(&mut self.failing) {
             info!(queue = %self.settings.queue, "fetching works again");
         }

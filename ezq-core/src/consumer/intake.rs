@@ -14,7 +14,8 @@ use crate::dispatcher::{Work, log_dead_letter};
 use crate::engine::{Delivery, Receipt};
 use crate::event::{Control, End, Interrupt, is_control};
 use crate::settlement::{Progress, Reason, ReasonKind, Settle};
-use crate::{Error, Result, error_chain};
+use crate::slots::Slots;
+use crate::{Error, QueueName, Result, error_chain};
 
 impl Run {
     /// Takes in one delivery, in the order of the queue.
@@ -38,38 +39,17 @@ impl Run {
             return self.bury(delivery.receipt, reason);
         }
         let receipt = delivery.receipt.clone();
-        let work = match self.read(delivery, lease) {
+        let work = match read(&self.settings.queue, delivery, lease, &self.slots) {
             Ok(work) => work,
             Err(error) => return self.bury_undecodable(receipt, &error),
         };
         let control = control(&work.received);
-        let item = Item { receipt, position, work };
+        let item = Item { receipt, position, work, suspect: None };
         match control {
             Ok(None) => self.buffer.push_back(item),
             Ok(Some(control)) => self.meet(item, control),
             Err(error) => self.bury_undecodable(item.receipt, &error),
         }
-    }
-
-    fn read(&self, delivery: Delivery, lease: Arc<Lease>) -> Result<Work> {
-        let receipt = delivery.receipt;
-        let origin = Origin {
-            queue: &self.settings.queue,
-            message_id: receipt.message_id(),
-            enqueued_at: delivery.enqueued_at,
-        };
-        let envelope = decode(&delivery.body, origin)?;
-        let received = Arc::new(Received {
-            envelope,
-            queue: self.settings.queue.clone(),
-            receipt,
-            headers: delivery.headers,
-            deliveries: delivery.deliveries,
-            enqueued_at: delivery.enqueued_at,
-            lease,
-        });
-        let clock = EngineClock { at: delivery.leased_at, read: Instant::now() };
-        Ok(Work { received, clock, slots: Arc::clone(&self.slots) })
     }
 
     fn bury_undecodable(&self, receipt: Receipt, error: &Error) {
@@ -84,6 +64,30 @@ impl Run {
         let settle = Settle::DeadLetter { reason, progress, outgoing };
         self.send(receipt, settle, Tally::DeadLettered);
     }
+}
+
+/// Reads a delivery.
+pub(super) fn read(
+    queue: &QueueName,
+    delivery: Delivery,
+    lease: Arc<Lease>,
+    slots: &Arc<Slots>,
+) -> Result<Work> {
+    let receipt = delivery.receipt;
+    let message_id = receipt.message_id();
+    let origin = Origin { queue, message_id, enqueued_at: delivery.enqueued_at };
+    let envelope = decode(&delivery.body, origin)?;
+    let received = Arc::new(Received {
+        envelope,
+        queue: queue.clone(),
+        receipt,
+        headers: delivery.headers,
+        deliveries: delivery.deliveries,
+        enqueued_at: delivery.enqueued_at,
+        lease,
+    });
+    let clock = EngineClock { at: delivery.leased_at, read: Instant::now() };
+    Ok(Work { received, clock, slots: Arc::clone(slots) })
 }
 
 /// The control event that a delivery is, if it is one.

@@ -2,6 +2,7 @@
 //!
 //! It is the only place that knows both an engine and the dispatcher.
 
+mod direct;
 mod fetch;
 mod intake;
 mod lease;

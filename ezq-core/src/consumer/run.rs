@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use super::Stops;
+use super::direct::endless;
 use super::fetch::{Fetch, poll};
 use super::lease::{Leases, renew};
 use super::pace::Pace;
@@ -23,12 +24,13 @@ use super::report::{Counters, Report, StopReason, Tally};
 use super::settle::{InFlight, Settler, Settling};
 use super::signals::Signals;
 use super::task::{handle, send};
+use crate::context::Lease;
 use crate::dispatcher::Work;
 use crate::engine::{Engine, Position, Receipt};
 use crate::event::Control;
 use crate::inner::Inner;
 use crate::settlement::Settle;
-use crate::slots::Slots;
+use crate::slots::{Slots, Suspect};
 use crate::{Error, ErrorKind, QueueName, Result, error_chain};
 
 /// What one run is told.
@@ -47,6 +49,8 @@ pub(super) struct Item {
     pub(super) receipt: Receipt,
     pub(super) position: Position,
     pub(super) work: Work,
+    /// Set while it runs, if it may kill its worker.
+    pub(super) suspect: Option<Suspect>,
 }
 
 /// How far a stop has come.
@@ -72,6 +76,10 @@ pub(super) struct Run {
     pub(super) slots: Arc<Slots>,
     pub(super) buffer: VecDeque<Item>,
     pub(super) fetch: Option<Fetch>,
+    /// What cancels a batch that is claimed and handled in one transaction.
+    pub(super) direct: Arc<Lease>,
+    /// The newest fetch found as much as it asked for.
+    pub(super) backlog: bool,
     pub(super) pace: Pace,
     pub(super) phase: Phase,
     pub(super) reason: StopReason,
@@ -131,7 +139,7 @@ pub(super) async fn run(
         queue = %settings.queue,
         engine = settings.engine.capabilities().name,
         concurrency = settings.concurrency,
-        handlers = ?app.dispatcher.registry.handlers().iter().map(|h| h.name.as_str()).collect::<Vec<_>>(),
+        handlers = ?app.dispatcher.registry.of(&settings.queue).iter().map(|h| h.name.as_str()).collect::<Vec<_>>(),
         "consumer started"
     );
     let mut run = Run {
@@ -144,6 +152,8 @@ pub(super) async fn run(
         slots: Arc::default(),
         buffer: VecDeque::new(),
         fetch: None,
+        direct: endless(),
+        backlog: false,
         pace,
         phase: Phase::Running,
         reason: StopReason::Idle,
@@ -268,10 +278,31 @@ impl Run {
         handled < concurrency && self.tasks.len() < most
     }
 
+    /// What is to begin next. Of those that may kill their worker one runs at a time, picked at
+    /// random, so that the ones before it are done and it does not take them all along, again and
+    /// again.
+    fn next_item(&mut self) -> Option<Item> {
+        let threshold = (self.app.config.max_deliveries / 5).max(2);
+        let is_suspect = |item: &Item| item.work.received.unsettled_deliveries() >= threshold;
+        if !self.buffer.front().is_some_and(is_suspect) {
+            return self.buffer.pop_front();
+        }
+        if self.slots.has_suspect() {
+            let other = self.buffer.iter().position(|item| !is_suspect(item))?;
+            return self.buffer.remove(other);
+        }
+        let suspects = self.buffer.iter().enumerate().filter(|(_, item)| is_suspect(item));
+        let suspects: Vec<usize> = suspects.map(|(index, _)| index).collect();
+        let picked = suspects.get(rand::random_range(0..suspects.len()))?;
+        let mut item = self.buffer.remove(*picked)?;
+        item.suspect = Some(self.slots.suspect());
+        Some(item)
+    }
+
     /// Starts what waits, as far as the concurrency allows.
     fn start_tasks(&mut self) {
         while self.may_start() {
-            let Some(item) = self.buffer.pop_front() else { return };
+            let Some(item) = self.next_item() else { return };
             if !self.leases.holds(&item.receipt) {
                 self.counters.add(Tally::Lost);
                 continue;

@@ -94,6 +94,7 @@ impl Run {
     /// Cancels what runs; the rest goes back.
     pub(super) fn cancel(&mut self) {
         self.phase = Phase::Cancelling;
+        self.direct.cancel().cancel();
         self.leases.cancel_all(self.control.as_ref().map(|(item, _)| &item.receipt));
         self.return_buffer();
     }

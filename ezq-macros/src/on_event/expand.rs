@@ -208,7 +208,8 @@ fn settings(options: &Options, private: &TokenStream) -> TokenStream {
         let wait = duration(wait);
         quote!(.batch_wait(#wait))
     });
-    quote!(#order #timeout #concurrency #max_attempts #backoff #batch_size #batch_wait)
+    let queue = options.queue.as_ref().map(|queue| quote!(.queue(#queue)));
+    quote!(#order #queue #timeout #concurrency #max_attempts #backoff #batch_size #batch_wait)
 }
 
 fn duration(length: Duration) -> TokenStream {

@@ -4,6 +4,7 @@ use crate::{
     attributes::{Entries, Entry, Key},
     duration,
     errors::Errors,
+    event::queue_name,
     suggest,
 };
 use proc_macro2::Span;
@@ -13,6 +14,7 @@ use syn::{Error, LitStr, Path, Result};
 pub(super) const KEYS: &[Key] = &[
     Key::once("name", "name = \"accounts.open\""),
     Key::once("order", "order = 1"),
+    Key::once("queue", "queue = \"mail\""),
     Key::once("timeout", "timeout = \"30s\""),
     Key::once("retry", "retry(max_attempts = 5, backoff = \"exponential\")"),
     Key::once("concurrency", "concurrency = 4"),
@@ -57,6 +59,7 @@ enum Curve {
 pub(super) struct Options {
     pub(super) name: Option<LitStr>,
     pub(super) order: Option<i32>,
+    pub(super) queue: Option<LitStr>,
     pub(super) timeout: Option<Timeout>,
     pub(super) concurrency: Option<u32>,
     pub(super) max_attempts: Option<u32>,
@@ -71,6 +74,7 @@ pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
     let mut options = Options {
         name: entries.find("name").and_then(|entry| errors.take(entry.text())),
         order: entries.find("order").and_then(|entry| errors.take(entry.signed())),
+        queue: entries.find("queue").and_then(|entry| errors.take(queue_name(entry))),
         concurrency: entries.find("concurrency").and_then(|entry| errors.take(entry.positive())),
         timeout: entries.find("timeout").and_then(|entry| errors.take(timeout(entry))),
         ..Options::default()

@@ -1,0 +1,106 @@
+//! The fastest path: one transaction claims a batch, handles it and commits, without a lease.
+//!
+//! It is for a queue whose only handler takes batches and a transaction, while there is a backlog.
+//! Such a claim counts no delivery, so it is taken only after a leased batch has succeeded, and
+//! whatever is out of the ordinary is left to the leased path: the transaction is rolled back, and
+//! nothing has happened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::intake;
+use crate::batch_attempt::{self, Member};
+use crate::batcher::Means;
+use crate::context::Lease;
+use crate::engine::Delivery;
+use crate::event::is_control;
+use crate::inner::Inner;
+use crate::slots::Slots;
+use crate::transaction::Transaction;
+use crate::{Progress, QueueName, error_chain, headers};
+
+/// A run on the fastest path.
+pub(super) struct Direct {
+    pub(super) app: Arc<Inner>,
+    pub(super) queue: QueueName,
+    pub(super) slots: Arc<Slots>,
+    /// Nothing but its token is used: locks hold what the transaction claimed.
+    pub(super) lease: Arc<Lease>,
+}
+
+/// A lease that only a cancellation ends.
+pub(super) fn endless() -> Arc<Lease> {
+    Arc::new(Lease::new(Instant::now(), Duration::MAX))
+}
+
+impl Direct {
+    /// Claims and handles a batch; how many events were handled, and whether there may be more.
+    /// `None` when the leased path is to see what there is.
+    pub(super) async fn run(&self) -> Option<(usize, bool)> {
+        let (means, size) = self.app.dispatcher.sole_batch(&self.queue)?;
+        let _turn = match means.turns {
+            Some(turns) => turns.acquire().await.ok(),
+            None => None,
+        };
+        let services = &self.app.services;
+        let begun = Transaction::begin(services, &self.queue, means.timeout).await;
+        let transaction = match begun {
+            Ok(transaction) => Arc::new(transaction),
+            Err(error) => {
+                debug!(queue = %self.queue, error = error_chain(&error), "no claim in a transaction");
+                return None;
+            }
+        };
+        let handled = self.handle(means, size, &transaction).await;
+        transaction.abandon().await;
+        handled
+    }
+
+    async fn handle(
+        &self,
+        means: Means<'_>,
+        size: usize,
+        transaction: &Arc<Transaction>,
+    ) -> Option<(usize, bool)> {
+        let claimed = match transaction.claim(size).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                debug!(queue = %self.queue, error = error_chain(&error), "no claim in a transaction");
+                return None;
+            }
+        };
+        let count = claimed.len();
+        let members: Option<Vec<Member>> =
+            claimed.into_iter().map(|delivery| self.ordinary(means, delivery)).collect();
+        let members = members.filter(|members| !members.is_empty())?;
+        let done = batch_attempt::run_claimed(means, &members, transaction).await;
+        self.slots.prove(done);
+        if !done {
+            let handler = &means.handler.name;
+            warn!(queue = %self.queue, %handler, count, "a batch failed: its events are leased");
+            return None;
+        }
+        Some((count, count == size))
+    }
+
+    /// A delivery that the handler is to have, if nothing about it is out of the ordinary.
+    fn ordinary(&self, means: Means<'_>, mut delivery: Delivery) -> Option<Member> {
+        let fresh = delivery.deliveries == 0
+            && delivery.headers.value(headers::KEY).is_none()
+            && Progress::from_headers(&delivery.headers).0.is_empty();
+        delivery.deliveries = 1;
+        let lease = Arc::clone(&self.lease);
+        let work =
+            intake::read(&self.queue, delivery, lease, &self.slots).ok().filter(|_| fresh)?;
+        let event_type = work.received.envelope.event_type();
+        let takers = self.app.dispatcher.registry.find(&self.queue, event_type);
+        if is_control(event_type) || !takers.iter().any(|taker| taker.name == means.handler.name) {
+            return None;
+        }
+        let (received, done) = (work.received, batch_attempt::first_time());
+        Some(Member { received, attempt: 1, done, is_sole: true })
+    }
+}
