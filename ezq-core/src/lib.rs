@@ -20,6 +20,7 @@ mod event;
 mod extract;
 mod handler;
 pub mod headers;
+mod history;
 mod inner;
 mod outcome;
 #[doc(hidden)]
@@ -28,6 +29,7 @@ mod publish;
 mod publisher;
 mod queue_name;
 mod registry;
+mod retention;
 mod retry;
 mod settlement;
 pub mod testing;
@@ -35,7 +37,7 @@ pub mod testing;
 pub use chrono;
 
 pub use app::{App, AppBuilder};
-pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode};
+pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
 pub use config::{Config, UnknownTypes};
 pub use consumer::{Consumer, ConsumerHandle, Counts, Report, StopReason};
 pub use context::{Call, Context, Received};
@@ -52,10 +54,12 @@ pub use extract::{Extract, Provided, State};
 pub use handler::{
     AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
 };
+pub use history::{CopyState, EventCopy, History, HistoryRequest};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
 pub use publish::{Publish, PublishAll};
 pub use publisher::{Draft, Prepared, Published, Publisher};
 pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
+pub use retention::Retention;
 pub use retry::{Backoff, RetryPolicy};
 pub use settlement::{
     ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
