@@ -78,7 +78,8 @@ impl Sweeper {
     }
 }
 
-/// Removes the oldest that are past their time, unless another is at it.
+/// Removes the oldest that are past their time, unless another is at it: one alone deletes from an
+/// archive, so the rows need no order of their own.
 async fn expire(
     connection: &mut PgConnection,
     queue: &QueueName,

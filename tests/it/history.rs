@@ -56,6 +56,8 @@ async fn an_event_is_told_from_its_publication_to_the_archive() {
     let letters = ezq.dead_letters(&queue).unwrap();
     letters.redrive(&letter).await.unwrap();
     succeeds.store(true, Ordering::Relaxed);
+    let told = ezq.history(id).await.unwrap().to_string();
+    assert!(told.contains("not delivered yet since it was redriven, ready since"), "{told}");
     drain(&ezq).await;
     let archived = ezq.history(id).await.unwrap();
     let copy = &archived.copies[0];

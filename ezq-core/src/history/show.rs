@@ -34,8 +34,11 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
     let EventCopy { queue, message_id, event_type, published_at, deliveries, .. } = copy;
     let event_type = event_type.as_deref().unwrap_or("of no type");
     write!(f, "\n{queue} {message_id}, {event_type}: published {}", Time(*published_at))?;
-    let since = if copy.died_before.is_some() { " since it was redriven" } else { "" };
-    write!(f, ", delivered {}{since}, ", Times(*deliveries))?;
+    match deliveries {
+        0 => f.write_str(", not delivered yet")?,
+        n => write!(f, ", delivered {}", Times(*n))?,
+    }
+    f.write_str(if copy.died_before.is_some() { " since it was redriven, " } else { ", " })?;
     let done = match &copy.state {
         CopyState::Waiting { due } if *due <= now => write!(f, "ready since {}", Time(*due)),
         CopyState::Waiting { due } => write!(f, "waiting until {}", Time(*due)),
@@ -84,7 +87,11 @@ fn handler(
         HandlerState::Retry => "to be tried again",
         HandlerState::Dead => "given up",
     };
-    write!(f, "\n  {name}: {state}, failed {}", Times(failures(mark)))?;
+    write!(f, "\n  {name}: {state}")?;
+    match failures(mark) {
+        0 => {}
+        n => write!(f, ", failed {}", Times(n))?,
+    }
     for record in &mark.errors {
         write!(f, "\n    attempt {}, {}: {}", record.attempt, Time(record.at), record.error)?;
     }
@@ -112,7 +119,6 @@ struct Times(u32);
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            0 => f.write_str("never"),
             1 => f.write_str("once"),
             n => write!(f, "{n} times"),
         }
