@@ -2,6 +2,8 @@
 
 pub use crate::Ezq;
 pub use ezq_core::{
-    AnyEvent, Context, End, Event, HandlerError, HandlerResultExt, Interrupt, Publisher, State,
+    AnyEvent, Batch, Context, End, Event, HandlerError, HandlerResultExt, Interrupt, Publisher,
+    State,
 };
 pub use ezq_macros::{Event, EventSet, on_event};
+pub use ezq_pgmq::Tx;

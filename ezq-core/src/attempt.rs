@@ -2,27 +2,36 @@
 //!
 //! Invariant: no panic of the user's code gets past it, wherever that code is called.
 
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, info_span, warn};
 
 use crate::context::{Context, Received};
-use crate::engine::Outgoing;
-use crate::handler::Handler;
+use crate::engine::{Outgoing, UnitOfWork};
+use crate::handler::{Handler, Invoke};
 use crate::outcome::Action;
-use crate::publisher::{Publisher, Services};
-use crate::{Call, ERROR_TEXT_LIMIT, error_chain};
+use crate::publisher::{Draft, Publisher, Services};
+use crate::transaction::Transaction;
+use crate::{Call, ERROR_TEXT_LIMIT, Error, ErrorKind, HandlerError, Result, error_chain};
 
 /// What one run of one handler came to.
 pub(crate) enum Ran {
-    Done(Vec<Outgoing>),
+    /// It succeeded. Its transaction, if it has one, is still to be finished, with its events.
+    Done(Vec<Outgoing>, Option<Box<dyn UnitOfWork>>),
+    /// It succeeded, and its transaction has marked it done and published its events.
+    Marked,
+    /// It succeeded, and its transaction has settled the whole delivery.
+    Settled,
     /// What its error asks for, and says.
     Failed(Action, String),
     Cancelled,
+    /// The store kept it from running, or may have kept it from committing: no attempt.
+    PutOff,
 }
 
 /// Runs a handler once.
@@ -33,8 +42,21 @@ pub(crate) async fn run(
     attempt: u32,
     timeout: Option<Duration>,
 ) -> Ran {
-    if received.lease.cancel().is_cancelled() {
+    let cancelled = received.lease.cancel();
+    if cancelled.is_cancelled() {
         return Ran::Cancelled;
+    }
+    let Invoke::One(function) = &handler.invoke else { return Ran::Cancelled };
+    let mut transaction = None;
+    if handler.transactions > 0 {
+        let begun = tokio::select! {
+            begun = Transaction::begin(services, &received.queue, timeout) => begun,
+            () = cancelled.cancelled() => return Ran::Cancelled,
+        };
+        match begun {
+            Ok(begun) => transaction = Some(Arc::new(begun)),
+            Err(error) => return hindered(handler, received, &error, Action::Retry),
+        }
     }
     let context = Context {
         received: Arc::clone(received),
@@ -50,41 +72,97 @@ pub(crate) async fn run(
         handler = %handler.name,
         attempt,
     );
-    let call = Call { context, services: Arc::clone(services) };
-    let invoked = async {
-        let said = (handler.invoke)(call).await;
-        said.map_err(|error| (error.action, bounded(&error.to_string())))
+    let (services, is_single) = (Arc::clone(services), true);
+    let call = Call { context, services: Arc::clone(&services), transaction, is_single };
+    let transaction = call.transaction.clone();
+    let invoked = async { function(call).await };
+    let ran = match guarded(invoked, timeout, cancelled.cancelled()).instrument(span).await {
+        Ok(None) => Ran::Cancelled,
+        Ok(Some(drafts)) => {
+            finished(handler, received, &services, transaction.as_ref(), drafts).await
+        }
+        Err((action, error)) => Ran::Failed(action, error),
     };
+    if let (false, Some(transaction)) = (matches!(ran, Ran::Done(..)), transaction) {
+        transaction.abandon().await;
+    }
+    ran
+}
+
+/// Waits for the user's code: what it gave, `None` if it was cut off, or what its error asks for.
+pub(crate) async fn guarded<T>(
+    invoked: impl Future<Output = Result<T, HandlerError>>,
+    timeout: Option<Duration>,
+    cancelled: impl Future<Output = ()>,
+) -> Result<Option<T>, (Action, String)> {
+    let said = async { invoked.await.map_err(|error| (error.action, bounded(&error.to_string()))) };
     let limited = async {
-        let Some(timeout) = timeout else { return invoked.await };
+        let Some(timeout) = timeout else { return said.await };
         let timed_out = |_| Err((Action::Retry, format!("timed out after {timeout:?}")));
-        tokio::time::timeout(timeout, invoked).await.unwrap_or_else(timed_out)
+        tokio::time::timeout(timeout, said).await.unwrap_or_else(timed_out)
     };
-    let cancelled = received.lease.cancel().cancelled();
     // All of it is the user's code: calling, dropping what is cut off, an error's text.
     let guarded = AssertUnwindSafe(async {
         tokio::select! {
             biased;
-            said = limited => Some(said),
-            () = cancelled => None,
+            said = limited => said.map(Some),
+            () = cancelled => Ok(None),
         }
     });
-    match guarded.catch_unwind().instrument(span).await {
-        Ok(None) => Ran::Cancelled,
-        Err(panic) => {
-            let text = format!("panicked: {}", panic_text(&*panic));
-            Ran::Failed(Action::Retry, bounded(&text))
-        }
-        Ok(Some(Err((action, error)))) => Ran::Failed(action, error),
-        Ok(Some(Ok(drafts))) => {
-            let publisher = Publisher::caused_by(services, received);
-            let outgoing = drafts.into_iter().map(|draft| publisher.finish(draft)).collect();
-            match outgoing {
-                Ok(outgoing) => Ran::Done(outgoing),
-                Err(error) => Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
-            }
-        }
+    guarded.catch_unwind().await.unwrap_or_else(|panic| {
+        let text = format!("panicked: {}", panic_text(&*panic));
+        Err((Action::Retry, bounded(&text)))
+    })
+}
+
+/// Makes messages of what a handler published and returned; its transaction takes no more.
+async fn finished(
+    handler: &Handler,
+    received: &Arc<Received>,
+    services: &Arc<Services>,
+    transaction: Option<&Arc<Transaction>>,
+    drafts: Vec<Draft>,
+) -> Ran {
+    let publisher = Publisher::caused_by(services, received);
+    let returned: Result<Vec<Outgoing>> =
+        drafts.into_iter().map(|draft| publisher.finish(draft)).collect();
+    let returned = match returned {
+        Ok(returned) => returned,
+        Err(error) => return Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
+    };
+    let Some(transaction) = transaction else { return Ran::Done(returned, None) };
+    if let Err(error) = transaction.accept(services, &returned).await {
+        return hindered(handler, received, &error, Action::Fatal);
     }
+    match transaction.close() {
+        Some((unit, mut events)) => {
+            events.extend(returned);
+            Ran::Done(events, Some(unit))
+        }
+        None => Ran::PutOff,
+    }
+}
+
+/// What an error of the store means for a handler: nothing, if it passes.
+pub(crate) fn hindered(
+    handler: &Handler,
+    received: &Received,
+    error: &Error,
+    otherwise: Action,
+) -> Ran {
+    let text = bounded(&error_chain(error));
+    if !error.is_transient() && error.kind() != ErrorKind::QueueMissing {
+        return Ran::Failed(otherwise, text);
+    }
+    warn!(
+        queue = %received.queue,
+        message_id = %received.receipt.message_id(),
+        event_id = received.envelope.id(),
+        handler = %handler.name,
+        error = text,
+        "its transaction could not be made: it runs again"
+    );
+    Ran::PutOff
 }
 
 /// An error's text as a message keeps it: cut, and without the NUL that `jsonb` cannot hold.

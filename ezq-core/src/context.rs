@@ -1,18 +1,19 @@
 //! What surrounds one run of one handler.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::MessageId;
+use crate::engine::{MessageId, Receipt, UnitOfWork};
 use crate::envelope::Envelope;
 use crate::event::means;
 use crate::headers::Headers;
 use crate::publisher::{Publisher, Services};
+use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Event, HandlerError, HandlerName, QueueName, Result};
 
 /// A worker's own view of its lease, on its own monotonic clock.
@@ -22,12 +23,19 @@ pub(crate) struct Lease {
     /// Milliseconds from `start`.
     expires: AtomicU64,
     cancel: CancellationToken,
+    /// A handler's transaction is about to settle the delivery: a renewal has nothing to say.
+    settling: AtomicBool,
 }
 
 impl Lease {
     /// A lease that runs for `ttl` from `start`, the time before the claim was sent.
     pub(crate) fn new(start: Instant, ttl: Duration) -> Self {
-        Self { start, expires: AtomicU64::new(millis(ttl)), cancel: CancellationToken::new() }
+        Self {
+            start,
+            expires: AtomicU64::new(millis(ttl)),
+            cancel: CancellationToken::new(),
+            settling: AtomicBool::new(false),
+        }
     }
 
     /// Notes that it was renewed for `ttl` from `now`, the time before the renewal was sent.
@@ -39,6 +47,15 @@ impl Lease {
     /// Whether it has run out by this worker's own clock.
     pub(crate) fn is_expired(&self) -> bool {
         Instant::now() >= self.start + Duration::from_millis(self.expires.load(Ordering::Relaxed))
+    }
+
+    /// Says whether a handler's transaction settles the delivery just now.
+    pub(crate) fn set_settling(&self, settling: bool) {
+        self.settling.store(settling, Ordering::Release);
+    }
+
+    pub(crate) fn is_settling(&self) -> bool {
+        self.settling.load(Ordering::Acquire)
     }
 
     pub(crate) fn cancel(&self) -> &CancellationToken {
@@ -55,7 +72,7 @@ fn millis(duration: Duration) -> u64 {
 pub struct Received {
     pub(crate) envelope: Envelope,
     pub(crate) queue: QueueName,
-    pub(crate) message_id: MessageId,
+    pub(crate) receipt: Receipt,
     pub(crate) headers: Headers,
     pub(crate) deliveries: u32,
     pub(crate) enqueued_at: DateTime<Utc>,
@@ -67,6 +84,11 @@ impl Received {
     #[must_use]
     pub fn is<E: Event>(&self) -> bool {
         means::<E>(self.envelope.event_type())
+    }
+
+    /// How often it was delivered without being settled, this time included.
+    pub(crate) fn unsettled_deliveries(&self) -> u32 {
+        self.deliveries.saturating_sub(self.headers.returned())
     }
 
     /// Reads it as an event of this type.
@@ -136,7 +158,7 @@ impl Context {
     /// The message's id in that queue.
     #[must_use]
     pub fn message_id(&self) -> &MessageId {
-        &self.received.message_id
+        self.received.receipt.message_id()
     }
 
     /// The message's headers, as they were when it was delivered.
@@ -197,6 +219,9 @@ impl Context {
 pub struct Call {
     pub(crate) context: Context,
     pub(crate) services: Arc<Services>,
+    pub(crate) transaction: Option<Arc<Transaction>>,
+    /// It handles one event, which is the cause of what it publishes.
+    pub(crate) is_single: bool,
 }
 
 impl Call {
@@ -206,10 +231,21 @@ impl Call {
         &self.context
     }
 
-    /// A publisher whose events name this one as their cause.
+    /// A publisher whose events name this one as their cause; for a batch, none.
     #[must_use]
     pub fn publisher(&self) -> Publisher {
-        Publisher::caused_by(&self.services, &self.context.received)
+        let publisher = if self.is_single {
+            Publisher::caused_by(&self.services, &self.context.received)
+        } else {
+            Publisher::new(Arc::clone(&self.services))
+        };
+        publisher.within(self.transaction.as_ref())
+    }
+
+    /// Shows the handler's transaction to its engine's extractor: `None` unless one of the
+    /// handler's extractors says that it [needs](crate::Extract::TRANSACTION) it.
+    pub fn unit_of_work<R>(&self, show: impl FnOnce(&mut dyn UnitOfWork) -> R) -> Option<R> {
+        self.transaction.as_ref().and_then(|transaction| transaction.with(show))
     }
 
     /// The application's state of a type, if it was given one.

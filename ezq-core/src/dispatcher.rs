@@ -13,15 +13,19 @@ use tokio::sync::Semaphore;
 use tracing::{debug, error, info, warn};
 
 use crate::attempt::{self, Ran, bounded};
+use crate::batch_attempt::Member;
+use crate::batcher::{Batcher, Means};
 use crate::clock::{EngineClock, after};
 use crate::config::UnknownTypes;
 use crate::context::Received;
 use crate::engine::{MessageId, Outgoing};
-use crate::handler::{Handler, HandlerOptions};
+use crate::finishing::Finishing;
+use crate::handler::{Handler, HandlerOptions, Invoke};
 use crate::headers::MAX_ATTEMPTS;
 use crate::outcome::Action;
 use crate::publisher::Services;
 use crate::registry::Registry;
+use crate::slots::Slots;
 use crate::{
     Backoff, Config, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName, HandlerState,
     Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle,
@@ -29,6 +33,8 @@ use crate::{
 
 /// Under this name a message keeps how often it met no handler.
 const UNKNOWN: &str = "ezq::unknown";
+/// How long a handler waits that the store kept from running or from committing.
+const PUT_OFF: Duration = Duration::from_secs(1);
 
 /// The handlers of an application, with what they run under.
 #[derive(Debug)]
@@ -37,6 +43,7 @@ pub(crate) struct Dispatcher {
     pub(crate) services: Arc<Services>,
     pub(crate) config: Arc<Config>,
     limits: HashMap<HandlerName, Semaphore>,
+    batchers: HashMap<HandlerName, Batcher>,
 }
 
 /// A delivery ready to be dispatched.
@@ -44,6 +51,7 @@ pub(crate) struct Dispatcher {
 pub(crate) struct Work {
     pub(crate) received: Arc<Received>,
     pub(crate) clock: EngineClock,
+    pub(crate) slots: Arc<Slots>,
 }
 
 /// A line of the log about a delivery, with what names it.
@@ -51,7 +59,7 @@ macro_rules! say {
     ($level:ident, $received:expr, $($rest:tt)+) => {
         $level!(
             queue = %$received.queue,
-            message_id = %$received.message_id,
+            message_id = %$received.receipt.message_id(),
             event_id = $received.envelope.id(),
             event_type = $received.envelope.event_type(),
             $($rest)+
@@ -61,23 +69,36 @@ macro_rules! say {
 
 impl Dispatcher {
     pub(crate) fn new(registry: Registry, services: Arc<Services>, config: Arc<Config>) -> Self {
-        let mut dispatcher = Self { registry, services, config, limits: HashMap::new() };
+        let (limits, batchers) = (HashMap::new(), HashMap::new());
+        let mut dispatcher = Self { registry, services, config, limits, batchers };
         let limit = |handler: &Arc<Handler>| {
             let limit = dispatcher.options(handler).concurrency?;
             Some((handler.name.clone(), Semaphore::new(limit.min(Semaphore::MAX_PERMITS))))
         };
         dispatcher.limits = dispatcher.registry.handlers().iter().filter_map(limit).collect();
+        let batcher = |handler: &Arc<Handler>| {
+            let limits = dispatcher.options(handler).batch();
+            let is_batch = matches!(handler.invoke, Invoke::Batch(_));
+            is_batch.then(|| (handler.name.clone(), Batcher::new(limits)))
+        };
+        dispatcher.batchers = dispatcher.registry.handlers().iter().filter_map(batcher).collect();
         dispatcher
     }
 
-    /// Runs what is due of a delivery's handlers; what is to become of it. A delivery that was
-    /// cancelled before anything changed is to be released.
-    pub(crate) async fn dispatch(&self, work: &Work) -> Settle {
+    /// How many deliveries may wait for batches, beside those that are handled.
+    pub(crate) fn batch_room(&self) -> usize {
+        self.batchers.values().map(|batcher| batcher.limits().size).sum()
+    }
+
+    /// Runs what is due of a delivery's handlers; what is to become of it, or `None` when the last
+    /// handler's transaction has settled it. A delivery that was cancelled before anything changed
+    /// is to be released.
+    pub(crate) async fn dispatch(&self, work: &Work) -> Option<Settle> {
         let received = &work.received;
         let mut known = Progress::from_headers(&received.headers);
         let handlers = self.registry.find(received.envelope.event_type());
         if handlers.is_empty() {
-            return self.unknown(work, &known);
+            return Some(self.unknown(work, &known));
         }
         let now = work.clock.now();
         let is_due = |handler: &&Arc<Handler>| match known.0.get(&handler.name) {
@@ -89,22 +110,43 @@ impl Dispatcher {
             Some(_) => false,
         };
         let due: Vec<&Arc<Handler>> = handlers.iter().filter(is_due).collect();
+        let finishing = Finishing::of(handlers, received, &self.services.engines, &known);
+        let run = async |handler: &Arc<Handler>| {
+            let ran = self.run(handler, work, &known).await;
+            match &finishing {
+                Some(finishing) => finishing.finish(handler, ran).await,
+                None => ran,
+            }
+        };
         let mut ran = Vec::with_capacity(due.len());
         if let [handler] = due[..] {
-            ran.push((handler, self.run(handler, work, &known).await));
+            ran.push((handler, run(handler).await));
         } else {
             for group in due.chunk_by(|a, b| a.order == b.order) {
-                let runs = group.iter().map(|handler| self.run(handler, work, &known));
+                let runs = group.iter().map(|handler| run(handler));
                 ran.extend(group.iter().copied().zip(join_all(runs).await));
             }
         }
+        drop(finishing);
         let mut marks = Progress::default();
+        let mut marked = Progress::default();
         let mut outgoing = Vec::new();
         let now = work.clock.now();
+        let mut not_before = now;
         for (handler, ran) in ran {
             let mark = match ran {
                 Ran::Cancelled => continue,
-                Ran::Done(events) => {
+                Ran::Settled => return None,
+                Ran::PutOff => {
+                    not_before = after(now, PUT_OFF);
+                    continue;
+                }
+                Ran::Marked => {
+                    let mark = done(known.0.get(&handler.name));
+                    marked.0.insert(handler.name.clone(), mark);
+                    continue;
+                }
+                Ran::Done(events, _) => {
                     outgoing.extend(events);
                     done(known.0.get(&handler.name))
                 }
@@ -116,7 +158,8 @@ impl Dispatcher {
             marks.0.insert(handler.name.clone(), mark);
         }
         known.0.extend(marks.0.clone());
-        conclude(received, handlers, &known, marks, outgoing, now)
+        known.0.extend(marked.0);
+        Some(conclude(received, handlers, &known, marks, outgoing, (now, not_before)))
     }
 
     /// Runs the handlers of a control event; their errors are only logged.
@@ -128,11 +171,11 @@ impl Dispatcher {
         let mut outgoing = Vec::new();
         for (handler, ran) in handlers.iter().zip(join_all(runs).await) {
             match ran {
-                Ran::Done(events) => outgoing.extend(events),
+                Ran::Done(events, _) => outgoing.extend(events),
                 Ran::Failed(_, error) => {
                     say!(warn, received, handler = %handler.name, error, "handler failed");
                 }
-                Ran::Cancelled => {}
+                Ran::Cancelled | Ran::Marked | Ran::Settled | Ran::PutOff => {}
             }
         }
         outgoing
@@ -141,6 +184,23 @@ impl Dispatcher {
     async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
         let attempt = next_attempt(known.0.get(&handler.name));
         let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
+        if let (Invoke::Batch(invoke), Some(batcher)) =
+            (&handler.invoke, self.batchers.get(&handler.name))
+        {
+            let received = &work.received;
+            let turns = self.limits.get(&handler.name);
+            let means = Means { handler, invoke, services: &self.services, timeout, turns };
+            let takers = self.registry.find(received.envelope.event_type());
+            let member = Member {
+                received: Arc::clone(received),
+                attempt,
+                done: done(known.0.get(&handler.name)),
+                is_sole: takers.len() == 1,
+            };
+            // One that failed, or that may have killed its worker, must not do it to others.
+            let alone = attempt > 1 || received.unsettled_deliveries() > 1;
+            return batcher.run(means, member, alone, &work.slots).await;
+        }
         let _turn = match self.limits.get(&handler.name) {
             None => None,
             Some(limit) => tokio::select! {
@@ -260,14 +320,15 @@ fn pause(backoff: Backoff, attempt: u32, error: &str) -> Duration {
         .unwrap_or_else(|_| Backoff::default().delay(attempt, error, random))
 }
 
-/// Draws one settlement from where all handlers of a delivery stand.
+/// Draws one settlement from where all handlers of a delivery stand, now; what is to run again does
+/// so not before a time.
 fn conclude(
     received: &Received,
     handlers: &[Arc<Handler>],
     known: &Progress,
     marks: Progress,
     outgoing: Vec<Outgoing>,
-    now: DateTime<Utc>,
+    (now, not_before): (DateTime<Utc>, DateTime<Utc>),
 ) -> Settle {
     let mut next: Option<DateTime<Utc>> = None;
     let mut dead = None;
@@ -299,7 +360,7 @@ fn conclude(
         }
     }
     if let Some(next) = next {
-        let after = (next - now).to_std().unwrap_or_default();
+        let after = (next.max(not_before) - now).to_std().unwrap_or_default();
         if marks.0.is_empty() && after.is_zero() {
             return Settle::Release;
         }
@@ -325,8 +386,8 @@ fn buried(
     progress: Progress,
     outgoing: Vec<Outgoing>,
 ) -> Settle {
-    let Received { queue, message_id, envelope, .. } = received;
-    log_dead_letter(queue, message_id, Some(envelope), &reason);
+    let Received { queue, receipt, envelope, .. } = received;
+    log_dead_letter(queue, receipt.message_id(), Some(envelope), &reason);
     Settle::DeadLetter { reason, progress, outgoing }
 }
 
@@ -359,6 +420,6 @@ fn next_attempt(mark: Option<&HandlerMark>) -> u32 {
     mark.map_or(0, |mark| mark.attempts).saturating_add(1)
 }
 
-fn done(earlier: Option<&HandlerMark>) -> HandlerMark {
+pub(crate) fn done(earlier: Option<&HandlerMark>) -> HandlerMark {
     HandlerMark { attempts: next_attempt(earlier), ..mark(HandlerState::Done) }
 }

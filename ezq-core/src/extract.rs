@@ -11,10 +11,14 @@ use crate::{Call, Context, Error, ErrorKind, HandlerError, Publisher, Result};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an extractor",
     label = "not something a handler can ask for",
-    note = "after the event a handler takes `Context`, `State<T>`, `Publisher` or a type of its own that \
+    note = "after the event a handler takes `Context`, `State<T>`, `Publisher`, `Tx` or a type of its own that \
             implements `Extract`; for several events take an enum with `#[derive(EventSet)]`"
 )]
 pub trait Extract: Sized + Send + 'static {
+    /// Whether it takes the handler's transaction, which is begun before the handler runs and
+    /// commits with its acknowledgement. One parameter of a handler may.
+    const TRANSACTION: bool = false;
+
     /// Whether the application can provide it; asked once, at start.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::batch::{BatchCall, BatchFuture, BatchLimits, IntoBatchHandler, InvokeBatch};
 use crate::context::Received;
 use crate::extract::{Extract, Provided};
 use crate::outcome::HandlerOutput;
@@ -112,10 +113,19 @@ impl FromEvent for AnyEvent {
 pub struct Handler {
     pub(crate) name: HandlerName,
     pub(crate) subscription: Subscription,
-    pub(crate) invoke: Arc<dyn Fn(Call) -> HandlerFuture + Send + Sync>,
+    pub(crate) invoke: Invoke,
     pub(crate) checks: Vec<fn(&Provided<'_>) -> Result<()>>,
+    /// How many of its extractors take its transaction.
+    pub(crate) transactions: usize,
     pub(crate) order: i32,
     pub(crate) options: HandlerOptions,
+}
+
+/// What to call.
+#[derive(Clone)]
+pub(crate) enum Invoke {
+    One(Arc<dyn Fn(Call) -> HandlerFuture + Send + Sync>),
+    Batch(InvokeBatch),
 }
 
 /// What may be set for one handler; what is not set falls back to the application's defaults.
@@ -129,6 +139,10 @@ pub struct HandlerOptions {
     pub backoff: Option<Backoff>,
     /// How many runs of it there may be at once in this application; at least 1.
     pub concurrency: Option<usize>,
+    /// How many events there are in a batch at most, for a handler of batches; at least 1.
+    pub batch_size: Option<usize>,
+    /// How long a batch waits for more events.
+    pub batch_wait: Option<Duration>,
 }
 
 impl HandlerOptions {
@@ -140,6 +154,16 @@ impl HandlerOptions {
             max_attempts: self.max_attempts.or(other.max_attempts),
             backoff: self.backoff.or(other.backoff),
             concurrency: self.concurrency.or(other.concurrency),
+            batch_size: self.batch_size.or(other.batch_size),
+            batch_wait: self.batch_wait.or(other.batch_wait),
+        }
+    }
+
+    pub(crate) fn batch(&self) -> BatchLimits {
+        let defaults = BatchLimits::default();
+        BatchLimits {
+            size: self.batch_size.unwrap_or(defaults.size),
+            wait: self.batch_wait.unwrap_or(defaults.wait),
         }
     }
 
@@ -159,11 +183,26 @@ impl Handler {
         subscription: Subscription,
         invoke: impl Fn(Call) -> HandlerFuture + Send + Sync + 'static,
     ) -> Self {
+        Self::with(name, subscription, Invoke::One(Arc::new(invoke)))
+    }
+
+    /// As [`new`](Self::new), for a handler of batches.
+    #[must_use]
+    pub fn batch(
+        name: &str,
+        subscription: Subscription,
+        invoke: impl Fn(BatchCall) -> BatchFuture + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(name, subscription, Invoke::Batch(Arc::new(invoke)))
+    }
+
+    fn with(name: &str, subscription: Subscription, invoke: Invoke) -> Self {
         Self {
             name: HandlerName::from(name),
             subscription,
-            invoke: Arc::new(invoke),
+            invoke,
             checks: Vec::new(),
+            transactions: 0,
             order: 0,
             options: HandlerOptions::default(),
         }
@@ -186,6 +225,21 @@ impl Handler {
         function.into_handler(name)
     }
 
+    /// A handler of batches from a function or closure whose first parameter is a
+    /// [`Batch`](crate::Batch).
+    ///
+    /// ```
+    /// # use ezq_core::{AnyEvent, Batch, Handler};
+    /// let count = Handler::on_batch("count", |batch: Batch<AnyEvent>| async move {
+    ///     println!("{} events", batch.len());
+    /// });
+    /// assert_eq!(count.batch_size(1000).name().as_str(), "count");
+    /// ```
+    #[must_use]
+    pub fn on_batch<Args>(name: &str, function: impl IntoBatchHandler<Args>) -> Self {
+        function.into_batch_handler(name)
+    }
+
     /// The durable name.
     #[must_use]
     pub fn name(&self) -> &HandlerName {
@@ -202,6 +256,7 @@ impl Handler {
     #[must_use]
     pub fn requires<X: Extract>(mut self) -> Self {
         self.checks.push(X::check);
+        self.transactions += usize::from(X::TRANSACTION);
         self
     }
 
@@ -233,6 +288,20 @@ impl Handler {
     #[must_use]
     pub fn concurrency(mut self, limit: usize) -> Self {
         self.options.concurrency = Some(limit);
+        self
+    }
+
+    /// How many events there are in a batch at most. Defaults to 100.
+    #[must_use]
+    pub fn batch_size(mut self, size: usize) -> Self {
+        self.options.batch_size = Some(size);
+        self
+    }
+
+    /// How long a batch that is not full waits for more events. Defaults to 20 ms.
+    #[must_use]
+    pub fn batch_wait(mut self, wait: Duration) -> Self {
+        self.options.batch_wait = Some(wait);
         self
     }
 

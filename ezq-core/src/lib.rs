@@ -5,6 +5,9 @@
 
 mod app;
 mod attempt;
+mod batch;
+mod batch_attempt;
+mod batcher;
 mod clock;
 mod codec;
 mod config;
@@ -18,6 +21,7 @@ mod envelope;
 mod error;
 mod event;
 mod extract;
+mod finishing;
 mod handler;
 pub mod headers;
 mod history;
@@ -32,11 +36,16 @@ mod registry;
 mod retention;
 mod retry;
 mod settlement;
+mod slots;
 pub mod testing;
+mod transaction;
 
 pub use chrono;
 
 pub use app::{App, AppBuilder};
+pub use batch::{
+    Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, IntoBatchHandler, Unread,
+};
 pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
 pub use config::{Config, UnknownTypes};
 pub use consumer::{Consumer, ConsumerHandle, Counts, Report, StopReason};

@@ -4,7 +4,10 @@ use std::pin::Pin;
 
 pub use inventory;
 
+use crate::batch::{Batch, BatchOutput, BatchResults, Unread};
+
 pub use crate::Result;
+pub use crate::batch::{BatchCall, BatchFuture};
 pub use crate::context::{Call, Received};
 pub use crate::envelope::Envelope;
 pub use crate::event::{Event, EventDescriptor};
@@ -50,6 +53,39 @@ pub fn extract<X: Extract>(
     call: &Call,
 ) -> Pin<Box<dyn Future<Output = Result<X, HandlerError>> + Send + '_>> {
     Box::pin(X::extract(call))
+}
+
+/// The event type of a [`Batch`].
+pub trait BatchOf {
+    /// What a batch holds.
+    type Event: FromEvent;
+}
+
+impl<E: FromEvent> BatchOf for Batch<E> {
+    type Event = E;
+}
+
+/// Reads the events of a batch.
+#[must_use]
+pub fn read_batch<B: BatchOf>(call: &BatchCall) -> (Batch<B::Event>, Unread) {
+    call.read()
+}
+
+/// Which events a handler of batches takes.
+#[must_use]
+pub fn batch_subscription<B: BatchOf>() -> Subscription {
+    B::Event::subscription()
+}
+
+/// What a handler of batches returned.
+///
+/// # Errors
+/// The handler's own error.
+pub fn batch_outcome<O: BatchOutput>(
+    unread: Unread,
+    output: O,
+) -> Result<BatchResults, HandlerError> {
+    unread.results(output)
 }
 
 /// What a handler returned.

@@ -2,13 +2,12 @@
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tracing::{Instrument, debug_span};
 
-use crate::engine::{Due, PublishOutcome};
+use crate::engine::Due;
 use crate::headers::{self, Headers};
 use crate::publisher::{Draft, Prepared, Published, Publisher};
 use crate::{Error, ErrorKind, QueueName, Result};
@@ -128,7 +127,7 @@ impl Publish {
     }
 
     async fn store(self) -> Result<Published> {
-        let services = Arc::clone(&self.publisher.services);
+        let publisher = self.publisher.clone();
         let prepared = self.prepare()?;
         let span = debug_span!(
             "ezq.publish",
@@ -136,10 +135,9 @@ impl Publish {
             event_id = %prepared.event_id,
             event_type = %prepared.event_type,
         );
-        let Prepared { outgoing, event_id, .. } = prepared;
-        let queue = outgoing.queue.clone();
-        let outcome = services.engines.publish(vec![outgoing]).instrument(span).await?.pop();
-        stored(queue, event_id, outcome)
+        let stored = publisher.store(vec![prepared]).instrument(span).await?.pop();
+        let lost = || Error::new(ErrorKind::Engine, "the engine gave no outcome");
+        stored.unwrap_or_else(|| Err(lost()))
     }
 }
 
@@ -175,26 +173,20 @@ impl PublishAll {
     }
 
     async fn store(self) -> Result<Vec<Result<Published>>> {
-        let services = Arc::clone(&self.publisher.services);
-        let prepared = self.prepare()?;
-        let mut messages = Vec::with_capacity(prepared.len());
-        let mut places = Vec::with_capacity(prepared.len());
-        for prepared in prepared {
-            places.push(prepared.map(|Prepared { outgoing, event_id, .. }| {
-                let queue = outgoing.queue.clone();
-                messages.push(outgoing);
-                (queue, event_id)
-            }));
+        let publisher = self.publisher.clone();
+        let mut ready = Vec::new();
+        let mut places = Vec::new();
+        for prepared in self.prepare()? {
+            places.push(prepared.map(|prepared| ready.push(prepared)));
         }
-        let mut outcomes = Vec::new();
-        if !messages.is_empty() {
-            let span = debug_span!("ezq.publish", count = messages.len());
-            outcomes = services.engines.publish(messages).instrument(span).await?;
+        let mut stored = Vec::new().into_iter();
+        if !ready.is_empty() {
+            let span = debug_span!("ezq.publish", count = ready.len());
+            stored = publisher.store(ready).instrument(span).await?.into_iter();
         }
-        let mut outcomes = outcomes.into_iter();
-        let result = |place: Result<(QueueName, String)>| {
-            place.and_then(|(queue, event_id)| stored(queue, event_id, outcomes.next()))
-        };
+        let lost = || Error::new(ErrorKind::Engine, "the engine gave too few outcomes");
+        let result =
+            |place: Result<()>| place.and_then(|()| stored.next().unwrap_or_else(|| Err(lost())));
         Ok(places.into_iter().map(result).collect())
     }
 }
@@ -205,21 +197,5 @@ impl IntoFuture for PublishAll {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.store())
-    }
-}
-
-fn stored(
-    queue: QueueName,
-    event_id: String,
-    outcome: Option<PublishOutcome>,
-) -> Result<Published> {
-    match outcome {
-        Some(PublishOutcome::Stored(id) | PublishOutcome::Duplicate(Some(id))) => {
-            Ok(Published { queue, id, event_id })
-        }
-        Some(PublishOutcome::Failed(error)) => Err(error),
-        Some(PublishOutcome::Duplicate(None)) | None => {
-            Err(Error::new(ErrorKind::Engine, "the engine did not say where the event is stored"))
-        }
     }
 }

@@ -6,12 +6,13 @@ use serde_json::value::RawValue;
 
 use crate::codec::{WireFormat, encode};
 use crate::context::Received;
-use crate::engine::{Due, MessageId, Outgoing};
+use crate::engine::{Due, MessageId, Outgoing, PublishOutcome};
 use crate::engines::Engines;
 use crate::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::extract::States;
 use crate::headers::{self, Headers};
 use crate::publish::{Publish, PublishAll, PublishOptions};
+use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Event, QueueName, Result};
 
 /// What all parts of an application share.
@@ -51,11 +52,13 @@ impl Draft {
 }
 
 /// Publishes events. Also an extractor: inside a handler, what it publishes names the handled
-/// event as its cause and shares its correlation id and trace.
+/// event as its cause and shares its correlation id and trace; and where the handler takes a
+/// transaction, it goes out with that and has no id before ([`MessageId::Pending`]).
 #[derive(Debug, Clone)]
 pub struct Publisher {
     pub(crate) services: Arc<Services>,
     cause: Option<Arc<Received>>,
+    transaction: Option<Arc<Transaction>>,
 }
 
 /// Where a published event is stored.
@@ -92,11 +95,46 @@ impl Prepared {
 
 impl Publisher {
     pub(crate) fn new(services: Arc<Services>) -> Self {
-        Self { services, cause: None }
+        Self { services, cause: None, transaction: None }
     }
 
     pub(crate) fn caused_by(services: &Arc<Services>, received: &Arc<Received>) -> Self {
-        Self { services: Arc::clone(services), cause: Some(Arc::clone(received)) }
+        Self { cause: Some(Arc::clone(received)), ..Self::new(Arc::clone(services)) }
+    }
+
+    /// Keeps what it publishes until a handler's transaction commits.
+    pub(crate) fn within(self, transaction: Option<&Arc<Transaction>>) -> Self {
+        Self { transaction: transaction.cloned(), ..self }
+    }
+
+    /// Stores messages, one result each; in a handler that has a transaction, once that commits.
+    pub(crate) async fn store(&self, messages: Vec<Prepared>) -> Result<Vec<Result<Published>>> {
+        if let Some(transaction) = &self.transaction {
+            let mut kept = Vec::with_capacity(messages.len());
+            for message in messages {
+                kept.push(transaction.publish(&self.services, message).await);
+            }
+            return Ok(kept);
+        }
+        let (outgoing, ids): (Vec<Outgoing>, Vec<_>) = messages
+            .into_iter()
+            .map(|Prepared { outgoing, event_id, .. }| {
+                let queue = outgoing.queue.clone();
+                (outgoing, (queue, event_id))
+            })
+            .unzip();
+        let mut outcomes = self.services.engines.publish(outgoing).await?.into_iter();
+        let stored = |(queue, event_id)| match outcomes.next() {
+            Some(PublishOutcome::Stored(id) | PublishOutcome::Duplicate(Some(id))) => {
+                Ok(Published { queue, id, event_id })
+            }
+            Some(PublishOutcome::Failed(error)) => Err(error),
+            Some(PublishOutcome::Duplicate(None)) | None => {
+                let text = "the engine did not say where the event is stored";
+                Err(Error::new(ErrorKind::Engine, text))
+            }
+        };
+        Ok(ids.into_iter().map(stored).collect())
     }
 
     /// Publishes an event: to its type's queue, or the application's.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::event::is_control;
-use crate::handler::{Handler, Subscription};
+use crate::handler::{Handler, Invoke, Subscription};
 use crate::{Error, ErrorKind, EventDescriptor, HandlerName, Result};
 
 /// The handlers of an application.
@@ -82,6 +82,23 @@ fn valid_handlers(handlers: &[Handler]) -> Result<()> {
                     name.escape_debug()
                 ),
             ));
+        }
+        if handler.transactions > 1 {
+            let why = format!("the handler `{name}` takes its transaction twice: one is enough");
+            return Err(Error::new(ErrorKind::Configuration, why));
+        }
+        let is_batch = matches!(handler.invoke, Invoke::Batch(_));
+        let controls = types(handler).iter().any(|event| is_control(event.type_name));
+        if controls && (is_batch || handler.transactions > 0) {
+            let why = format!(
+                "the handler `{name}` takes a control event, which is settled whatever it does: it \
+                 can take neither a transaction nor batches"
+            );
+            return Err(Error::new(ErrorKind::Configuration, why));
+        }
+        if handler.options.batch_size == Some(0) {
+            let why = format!("`batch_size` of the handler `{name}` must be at least 1");
+            return Err(Error::new(ErrorKind::Configuration, why));
         }
         if handler.options.concurrency == Some(0) {
             let why = format!("`concurrency` of the handler `{name}` must be at least 1");

@@ -9,12 +9,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{LeaseRequest, Leased};
 use ezq_core::headers::Headers;
-use ezq_core::{Delivery, MessageId, Receipt};
+use ezq_core::{Delivery, MessageId, QueueName, Receipt};
 use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::queues::Shape;
+use crate::removal::Removal;
 use crate::sql;
 
 /// A lease request in the database's units.
@@ -64,6 +65,21 @@ impl Claim {
         Ok(Leased { deliveries, next_due })
     }
 
+    /// Takes messages out of the queue, in the caller's transaction. No delivery is counted.
+    pub(crate) async fn take(
+        &self,
+        connection: &mut PgConnection,
+        queue: &QueueName,
+        removal: Removal,
+    ) -> Result<Vec<Delivery>, sqlx::Error> {
+        let statement = AssertSqlSafe(self.take_statement(queue, removal));
+        let query = sqlx::query(statement).bind(self.grace_us).bind(self.max);
+        let rows = query.fetch_all(connection).await?;
+        let mut deliveries: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
+        deliveries.sort_by_key(Delivery::position);
+        Ok(deliveries)
+    }
+
     /// How long until something can be claimed. What is locked does not count: its holder decides.
     async fn next_due(
         &self,
@@ -100,6 +116,25 @@ impl Claim {
                        {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
                        q.message::text AS body, q.headers::text AS headers"
         )
+    }
+
+    fn take_statement(&self, queue: &QueueName, removal: Removal) -> String {
+        let Self { table, .. } = self;
+        let claimable = self.claimable();
+        let fence = sql::fence("q");
+        let (due, enqueued_at) = (sql::bounded("q.vt"), sql::bounded("q.enqueued_at"));
+        let condition = format!(
+            "q.msg_id = ANY (ARRAY(
+               SELECT msg_id FROM {table}
+               WHERE vt <= statement_timestamp() AND {claimable}
+               ORDER BY vt LIMIT $2 FOR UPDATE SKIP LOCKED))"
+        );
+        let answer = format!(
+            "q.msg_id, q.read_ct, {fence} AS fence, {{rel}} AS rel, {due} AS due,
+             {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
+             q.message::text AS body, q.headers::text AS headers"
+        );
+        removal.take(queue, &condition, &answer)
     }
 
     fn next_due_statement(&self) -> String {

@@ -81,6 +81,11 @@ pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("40P01" | "40001"))
 }
 
+/// A statement failed earlier in the same transaction.
+pub(crate) fn is_aborted(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("25P02")
+}
+
 /// A column that a table had when it was last looked at is gone, or a cached plan no longer fits.
 pub(crate) fn is_reshaped(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("42703" | "0A000"))

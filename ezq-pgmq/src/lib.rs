@@ -28,14 +28,17 @@ mod link;
 mod listen;
 mod publish;
 mod queues;
+mod removal;
 mod retention;
 mod settle;
 mod sql;
 mod sweep;
 mod text;
+mod tx;
 mod upkeep;
 mod wake;
 
 pub use config::PgmqConfig;
 pub use engine::PgmqEngine;
 pub use install::{OLDEST_PGMQ, setup_sql};
+pub use tx::Tx;

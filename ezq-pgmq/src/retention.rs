@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::install::LOCK_KEY;
 use crate::link::{Link, limit};
+use crate::removal::Removal;
 use crate::{error, queues, sql};
 
 /// An archive up to this size is given its index by a statement that locks it for writing.
@@ -24,17 +25,6 @@ const PROBE: &str = "
            (SELECT count(*) = 2 FROM pg_catalog.pg_attribute
             WHERE attrelid IN (to_regclass('pgmq.q_' || $1), to_regclass('pgmq.a_' || $1))
               AND attname = 'last_read_at' AND NOT attisdropped) AS has_last_read";
-
-/// How an acknowledged message leaves its queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Removal {
-    Delete,
-    /// Into PGMQ's archive table.
-    Archive {
-        /// Both tables have the column `last_read_at`.
-        last_read: bool,
-    },
-}
 
 #[derive(Default)]
 pub(crate) struct Retentions {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod architecture;
+mod batches;
 mod child;
 mod config;
 mod database;
@@ -19,3 +20,4 @@ mod several_engines;
 mod stopping;
 mod stress;
 mod tracing;
+mod tx;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use ezq_core::{CopyState, End, ErrorKind, Event as _, HandlerState, Retention, Settle};
+use ezq_core::engine::Finished;
+use ezq_core::{
+    CopyState, End, ErrorKind, Event as _, HandlerState, Retention, Settle, SettleOutcome,
+};
 
 use super::settling::{mark, progress};
 use crate::case::CaseResult;
@@ -16,6 +19,8 @@ cases![
     an_archived_message_is_not_handed_out_again,
     a_control_event_is_not_archived,
     an_archive_is_refused_where_there_is_none,
+    a_transaction_archives_what_it_acknowledges,
+    what_a_transaction_claimed_is_archived_with_it,
 ];
 
 fn archive(stage: &Stage<'_>) -> CaseResult {
@@ -119,4 +124,50 @@ async fn an_archive_is_refused_where_there_is_none(stage: &Stage<'_>) -> CaseRes
     let wanted = (!has_archive).then_some(ErrorKind::Unsupported);
     check_eq!(kind, wanted, "the answer to setting an archive, which is offered: {has_archive}");
     Ok(stage.engine.set_retention(&stage.queue, Retention::Delete)?)
+}
+
+async fn a_transaction_archives_what_it_acknowledges(stage: &Stage<'_>) -> CaseResult {
+    archive(stage)?;
+    stage.needs("transactions", |c| c.transactions)?;
+    stage.publish(vec![stage.event("e-1"), stage.event("e-2")]).await?;
+    let receipts = stage.lease(2, HOLD).await?.into_iter().map(|delivery| delivery.receipt);
+    let marks = progress([("shop::a", mark(HandlerState::Done, 1, ""))]);
+    let marks = [None, Some(marks)].into_iter();
+    let finished = receipts.zip(marks).map(|(receipt, mark)| Finished { receipt, mark });
+    let finished: Vec<_> = finished.collect();
+    let unit = stage.engine.begin(&stage.queue, None).await?;
+    let outcome = unit.finish(finished.clone(), vec![stage.outgoing(1)]).await?;
+    check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+    let copy = stage.copy("e-1").await?;
+    check!(matches!(copy.state, CopyState::Archived { .. }), "it should be archived: {copy:?}");
+    let copy = stage.copy("e-2").await?;
+    check!(matches!(copy.state, CopyState::Leased { .. }), "it is not done: {copy:?}");
+    // The whole is rolled back, with what it would have archived.
+    let all = finished.into_iter().map(|one| Finished { mark: None, ..one }).collect();
+    let unit = stage.engine.begin(&stage.queue, None).await?;
+    let outcome = unit.finish(all, Vec::new()).await?;
+    check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
+    let copy = stage.copy("e-2").await?;
+    check!(matches!(copy.state, CopyState::Leased { .. }), "it is not done: {copy:?}");
+    Ok(())
+}
+
+async fn what_a_transaction_claimed_is_archived_with_it(stage: &Stage<'_>) -> CaseResult {
+    archive(stage)?;
+    stage.needs("transactions", |c| c.transactions)?;
+    stage.publish(vec![stage.event("e-1")]).await?;
+    for commits in [false, true] {
+        let mut unit = stage.engine.begin(&stage.queue, None).await?;
+        check_eq!(unit.claim(2).await?.len(), 1, "what the transaction claimed");
+        if commits {
+            let outcome = unit.finish(Vec::new(), Vec::new()).await?;
+            check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+        } else {
+            unit.abandon().await;
+        }
+        let copy = stage.copy("e-1").await?;
+        let is_archived = matches!(copy.state, CopyState::Archived { .. });
+        check_eq!(is_archived, commits, "whether it is archived");
+    }
+    stage.is_empty().await
 }

@@ -1,26 +1,48 @@
 //! A handler's transaction commits its mark and its events together, and only under the fence.
 
-use ezq_core::{HandlerName, HandlerState, Progress, Settle, SettleOutcome};
+use ezq_core::engine::Finished;
+use ezq_core::{HandlerMark, HandlerName, HandlerState, Progress, Receipt, Settle, SettleOutcome};
 
 use crate::case::CaseResult;
-use crate::stage::{HOLD, SHORT, Stage, ack, only};
+use crate::stage::{HOLD, SHORT, Stage, ack, numbers, only};
 
 cases![
     the_last_handlers_transaction_removes_the_message,
     an_earlier_handlers_transaction_marks_it_done,
     a_transaction_that_lost_its_lease_leaves_nothing,
     an_abandoned_transaction_leaves_the_message_as_it_was,
+    a_transaction_finishes_a_batch_or_nothing_of_it,
+    a_claim_inside_a_transaction_commits_with_it,
 ];
 
 fn handler() -> HandlerName {
     HandlerName::from("shop::tx")
 }
 
+fn mark() -> Progress {
+    let mark = HandlerMark {
+        state: HandlerState::Done,
+        reason: None,
+        attempts: 2,
+        due: None,
+        errors: Vec::new(),
+    };
+    Progress([(handler(), mark)].into())
+}
+
+fn last(receipt: &Receipt) -> Finished {
+    Finished { receipt: receipt.clone(), mark: None }
+}
+
+fn marked(receipt: &Receipt) -> Finished {
+    Finished { receipt: receipt.clone(), mark: Some(mark()) }
+}
+
 async fn the_last_handlers_transaction_removes_the_message(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     let receipt = stage.fresh(HOLD).await?.receipt;
-    let unit = stage.engine.begin(&stage.queue, &receipt).await?;
-    let outcome = unit.finish(&handler(), true, vec![stage.outgoing(1)]).await?;
+    let unit = stage.engine.begin(&stage.queue, None).await?;
+    let outcome = unit.finish(vec![last(&receipt)], vec![stage.outgoing(1)]).await?;
     check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
     check_eq!(stage.arrived().await?, [1], "outgoing events");
     stage.is_empty().await?;
@@ -30,27 +52,27 @@ async fn the_last_handlers_transaction_removes_the_message(stage: &Stage<'_>) ->
 async fn an_earlier_handlers_transaction_marks_it_done(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     let receipt = stage.fresh(HOLD).await?.receipt;
-    let unit = stage.engine.begin(&stage.queue, &receipt).await?;
-    let outcome = unit.finish(&handler(), false, vec![stage.outgoing(1)]).await?;
+    let unit = stage.engine.begin(&stage.queue, None).await?;
+    let outcome = unit.finish(vec![marked(&receipt)], vec![stage.outgoing(1)]).await?;
     check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
     check_eq!(stage.arrived().await?, [1], "outgoing events");
     stage.nothing_readable().await?;
     stage.done(vec![(receipt, Settle::Release)]).await?;
     let delivery = stage.take(HOLD).await?;
     let marks = Progress::from_headers(&delivery.headers);
-    let state = marks.0.get(&handler()).map(|mark| mark.state);
-    check_eq!(state, Some(HandlerState::Done), "the handler's mark");
+    check_eq!(marks, mark(), "the handler's mark");
     Ok(())
 }
 
 async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
-    for last in [true, false] {
+    for is_last in [true, false] {
         let stale = stage.fresh(SHORT).await?.receipt;
-        let unit = stage.engine.begin(&stage.queue, &stale).await?;
+        let unit = stage.engine.begin(&stage.queue, None).await?;
         stage.pass(SHORT).await;
         let current = only(stage.lease_second(10, HOLD).await?)?;
-        let outcome = unit.finish(&handler(), last, vec![stage.outgoing(1)]).await?;
+        let finished = if is_last { last(&stale) } else { marked(&stale) };
+        let outcome = unit.finish(vec![finished], vec![stage.outgoing(1)]).await?;
         check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
         check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
         stage.done(vec![(current.receipt, Settle::Release)]).await?;
@@ -64,9 +86,59 @@ async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> 
 async fn an_abandoned_transaction_leaves_the_message_as_it_was(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     let receipt = stage.fresh(HOLD).await?.receipt;
-    let unit = stage.engine.begin(&stage.queue, &receipt).await?;
+    let unit = stage.engine.begin(&stage.queue, None).await?;
     unit.abandon().await;
     stage.nothing_readable().await?;
     stage.done(vec![(receipt, ack())]).await?;
     stage.is_empty().await
+}
+
+async fn a_transaction_finishes_a_batch_or_nothing_of_it(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("transactions", |c| c.transactions)?;
+    stage.publish_numbers(&[1, 2, 3]).await?;
+    let batch = stage.lease(10, HOLD).await?;
+    let receipts: Vec<_> = batch.into_iter().map(|delivery| delivery.receipt).collect();
+    let finished = |receipts: &[Receipt]| vec![last(&receipts[0]), marked(&receipts[1])];
+    stage.done(vec![(receipts[2].clone(), Settle::Release)]).await?;
+    let unit = stage.engine.begin(&stage.queue, None).await?;
+    let mut with_lost = finished(&receipts);
+    with_lost.push(last(&receipts[2]));
+    let outcome = unit.finish(with_lost, vec![stage.outgoing(1)]).await?;
+    check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
+    check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
+    let unit = stage.engine.begin(&stage.queue, None).await?;
+    let outcome = unit.finish(finished(&receipts), vec![stage.outgoing(2)]).await?;
+    check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+    check_eq!(stage.arrived().await?, [2], "outgoing events");
+    stage.lost(&receipts[0], ack()).await?;
+    stage.done(vec![(receipts[1].clone(), Settle::Release)]).await?;
+    let left = stage.lease(10, HOLD).await?;
+    check_eq!(numbers(&left), [2, 3], "what is left of the batch");
+    check_eq!(Progress::from_headers(&left[0].headers), mark(), "the handler's mark");
+    Ok(())
+}
+
+async fn a_claim_inside_a_transaction_commits_with_it(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("transactions", |c| c.transactions)?;
+    stage.publish_numbers(&[1, 2, 3]).await?;
+    for commits in [false, true] {
+        let mut unit = stage.engine.begin(&stage.queue, None).await?;
+        let claimed = unit.claim(2).await?;
+        check_eq!(numbers(&claimed), [1, 2], "what the transaction claimed");
+        check_eq!(claimed[0].deliveries, 0, "deliveries, which the claim does not count");
+        let others = stage.second.lease(stage.ask(10, SHORT)).await?.deliveries;
+        check_eq!(numbers(&others), [3], "what others get meanwhile");
+        for other in others {
+            stage.done(vec![(other.receipt, Settle::Release)]).await?;
+        }
+        if commits {
+            let outcome = unit.finish(Vec::new(), vec![stage.outgoing(1)]).await?;
+            check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+        } else {
+            unit.abandon().await;
+        }
+    }
+    check_eq!(stage.arrived().await?, [1], "outgoing events");
+    check_eq!(numbers(&stage.lease(10, HOLD).await?), [3], "what is left");
+    Ok(())
 }

@@ -348,12 +348,12 @@ impl Engine for Broken {
     async fn begin(
         &self,
         queue: &QueueName,
-        receipt: &Receipt,
+        limit: Option<Duration>,
     ) -> Result<Box<dyn ezq_core::engine::UnitOfWork>> {
         if self.is(Fault::BeginsNothing) {
             return Err(refused());
         }
-        self.inner.begin(queue, receipt).await
+        self.inner.begin(queue, limit).await
     }
 
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {

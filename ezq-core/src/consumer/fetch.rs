@@ -58,15 +58,19 @@ impl Run {
     /// How much more may be held, what is handled and not settled included.
     fn allowance(&self) -> usize {
         let unsettled = self.app.config.settle_batch.saturating_mul(4);
-        let most = self.settings.concurrency.saturating_mul(2).saturating_add(unsettled);
-        most.saturating_sub(self.leases.count())
+        self.most().saturating_add(unsettled).saturating_sub(self.leases.count())
     }
 
     /// How much more may be asked for.
     fn room(&self) -> usize {
         let unhandled = self.buffer.len() + self.tasks.len();
-        let most = self.settings.concurrency.saturating_mul(2);
-        most.saturating_sub(unhandled).min(self.allowance())
+        self.most().saturating_sub(unhandled).min(self.allowance())
+    }
+
+    /// How much may be held unhandled.
+    fn most(&self) -> usize {
+        let twice = self.settings.concurrency.saturating_mul(2);
+        twice.saturating_add(self.app.dispatcher.batch_room())
     }
 
     pub(super) fn start_fetch(&mut self) {

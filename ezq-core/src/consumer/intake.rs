@@ -52,23 +52,24 @@ impl Run {
     }
 
     fn read(&self, delivery: Delivery, lease: Arc<Lease>) -> Result<Work> {
-        let message_id = delivery.receipt.message_id().clone();
+        let receipt = delivery.receipt;
         let origin = Origin {
             queue: &self.settings.queue,
-            message_id: &message_id,
+            message_id: receipt.message_id(),
             enqueued_at: delivery.enqueued_at,
         };
         let envelope = decode(&delivery.body, origin)?;
         let received = Arc::new(Received {
             envelope,
             queue: self.settings.queue.clone(),
-            message_id,
+            receipt,
             headers: delivery.headers,
             deliveries: delivery.deliveries,
             enqueued_at: delivery.enqueued_at,
             lease,
         });
-        Ok(Work { received, clock: EngineClock { at: delivery.leased_at, read: Instant::now() } })
+        let clock = EngineClock { at: delivery.leased_at, read: Instant::now() };
+        Ok(Work { received, clock, slots: Arc::clone(&self.slots) })
     }
 
     fn bury_undecodable(&self, receipt: Receipt, error: &Error) {

@@ -73,7 +73,9 @@ impl Leases {
     }
 
     fn receipts(&self) -> Vec<Receipt> {
-        self.table().values().map(|held| held.receipt.clone()).collect()
+        let table = self.table();
+        let held = table.values().filter(|held| !held.lease.is_settling());
+        held.map(|held| held.receipt.clone()).collect()
     }
 
     fn renewed(&self, receipt: &Receipt, sent: Instant, ttl: Duration) {
@@ -84,10 +86,11 @@ impl Leases {
         }
     }
 
-    /// Notes that a lease is lost; its handlers are cancelled. False if it was settled meanwhile.
+    /// Notes that a lease is lost; its handlers are cancelled. False if it was settled meanwhile, or
+    /// is just being settled by a handler's transaction.
     fn lost(&self, receipt: &Receipt) -> bool {
         let mut table = self.table();
-        let ours = |held: &Held| held.receipt == *receipt;
+        let ours = |held: &Held| held.receipt == *receipt && !held.lease.is_settling();
         if !table.get(receipt.message_id()).is_some_and(ours) {
             return false;
         }

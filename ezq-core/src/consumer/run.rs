@@ -28,6 +28,7 @@ use crate::engine::{Engine, Position, Receipt};
 use crate::event::Control;
 use crate::inner::Inner;
 use crate::settlement::Settle;
+use crate::slots::Slots;
 use crate::{Error, ErrorKind, QueueName, Result, error_chain};
 
 /// What one run is told.
@@ -68,6 +69,7 @@ pub(super) struct Run {
     pub(super) leases: Arc<Leases>,
     pub(super) settler: mpsc::UnboundedSender<Settling>,
     pub(super) tasks: JoinSet<()>,
+    pub(super) slots: Arc<Slots>,
     pub(super) buffer: VecDeque<Item>,
     pub(super) fetch: Option<Fetch>,
     pub(super) pace: Pace,
@@ -139,6 +141,7 @@ pub(super) async fn run(
         leases,
         settler: sender,
         tasks: JoinSet::new(),
+        slots: Arc::default(),
         buffer: VecDeque::new(),
         fetch: None,
         pace,
@@ -210,7 +213,7 @@ async fn prepare(settings: &Settings, stops: &Stops) -> Result<Option<(Wakeups, 
 
 impl Run {
     async fn drive(&mut self, stops: &Stops, mut signals: Option<&mut Signals>) {
-        let leases = Arc::clone(&self.leases);
+        let (leases, slots) = (Arc::clone(&self.leases), Arc::clone(&self.slots));
         loop {
             self.start_tasks();
             if self.is_finished() {
@@ -235,6 +238,7 @@ impl Run {
                 }
                 () = sleep_until(self.pace.next()), if waits => {}
                 () = leases.freed(), if self.is_full() => {}
+                () = slots.changed(), if !self.buffer.is_empty() => {}
                 woken = changed(&mut self.wakeups), if waits => {
                     if woken { self.pace.now() } else { self.wakeups = None }
                 }
@@ -255,9 +259,18 @@ impl Run {
         }
     }
 
+    /// Whether the concurrency allows another delivery to begin. Those that wait for a batch do not
+    /// count, but are bounded as well.
+    fn may_start(&self) -> bool {
+        let concurrency = self.settings.concurrency;
+        let handled = self.tasks.len().saturating_sub(self.slots.parked());
+        let most = concurrency.saturating_add(self.app.dispatcher.batch_room());
+        handled < concurrency && self.tasks.len() < most
+    }
+
     /// Starts what waits, as far as the concurrency allows.
     fn start_tasks(&mut self) {
-        while self.tasks.len() < self.settings.concurrency {
+        while self.may_start() {
             let Some(item) = self.buffer.pop_front() else { return };
             if !self.leases.holds(&item.receipt) {
                 self.counters.add(Tally::Lost);

@@ -26,7 +26,10 @@ pub(super) async fn handle(
 ) {
     let receipt = item.receipt.clone();
     let mut hold = Hold { leases: Arc::clone(&leases), receipt, handed_on: false };
-    let mut settle = app.dispatcher.dispatch(&item.work).await;
+    let Some(mut settle) = app.dispatcher.dispatch(&item.work).await else {
+        // A handler's transaction has settled it.
+        return counters.add(Tally::Handled);
+    };
     if !leases.holds(&item.receipt) {
         return counters.add(Tally::Lost);
     }

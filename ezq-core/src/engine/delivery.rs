@@ -16,6 +16,9 @@ pub enum MessageId {
     Number(i64),
     /// Text, as log-shaped stores give.
     Text(std::sync::Arc<str>),
+    /// None yet: the message was published inside a handler's transaction, and is stored when that
+    /// commits.
+    Pending,
 }
 
 impl MessageId {
@@ -24,7 +27,7 @@ impl MessageId {
     pub fn as_number(&self) -> Option<i64> {
         match self {
             Self::Number(n) => Some(*n),
-            Self::Text(_) => None,
+            Self::Text(_) | Self::Pending => None,
         }
     }
 }
@@ -34,6 +37,7 @@ impl fmt::Display for MessageId {
         match self {
             Self::Number(n) => n.fmt(f),
             Self::Text(text) => text.fmt(f),
+            Self::Pending => f.write_str("pending"),
         }
     }
 }

@@ -21,7 +21,7 @@ pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use delivery::{
     Delivery, Due, LeaseRequest, Leased, MessageId, Outgoing, Position, PublishOutcome, Receipt,
 };
-pub use unit_of_work::UnitOfWork;
+pub use unit_of_work::{Finished, UnitOfWork};
 
 use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
 
@@ -116,12 +116,17 @@ pub trait Engine: Send + Sync + 'static {
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>>;
 
-    /// Begins a transaction for one handler of one delivery.
+    /// Begins a transaction for a run of a handler on deliveries of a queue. It takes at most
+    /// `limit`, if that is known: a transaction that is idle for much longer has lost its worker.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::transactions`].
-    async fn begin(&self, queue: &QueueName, receipt: &Receipt) -> Result<Box<dyn UnitOfWork>> {
-        let _ = (queue, receipt);
+    async fn begin(
+        &self,
+        queue: &QueueName,
+        limit: Option<Duration>,
+    ) -> Result<Box<dyn UnitOfWork>> {
+        let _ = (queue, limit);
         Err(Error::new(
             ErrorKind::Unsupported,
             format!("the engine `{}` has no transactions", self.capabilities().name),

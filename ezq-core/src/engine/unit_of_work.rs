@@ -4,22 +4,46 @@ use std::any::Any;
 
 use async_trait::async_trait;
 
-use super::{Outgoing, SettleOutcome};
-use crate::{HandlerName, Result};
+use super::{Delivery, Outgoing, Receipt, SettleOutcome};
+use crate::{Error, ErrorKind, Progress, Result};
 
-/// One handler's transaction on one delivery; what the extractor `Tx` wraps.
+/// One delivery that a handler's transaction finishes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    /// The delivery.
+    pub receipt: Receipt,
+    /// The mark of the handler, to be merged into the message. `None` if no other handler is left:
+    /// the message is acknowledged.
+    pub mark: Option<Progress>,
+}
+
+/// One handler's transaction on one delivery, or on a batch of them; what the extractor `Tx` wraps.
+///
+/// It ends in [`finish`](Self::finish) or [`abandon`](Self::abandon); one that is dropped rolls
+/// back as well.
 #[async_trait]
 pub trait UnitOfWork: Send {
-    /// Writes the outgoing events, then marks the handler done (or, when it is the delivery's last,
-    /// removes the message) under the fence, then commits.
+    /// Takes up to `max` messages that are due out of the queue, inside the transaction: they are
+    /// acknowledged when it commits, and as they were if it does not. No delivery is counted.
     ///
     /// # Errors
-    /// When the transaction could not be committed; nothing of it stands then, or, if the
-    /// connection was lost during the commit itself, the message's own state tells.
+    /// [`ErrorKind::Unsupported`] if the engine, or this queue, has no such claim.
+    async fn claim(&mut self, max: usize) -> Result<Vec<Delivery>> {
+        let _ = max;
+        Err(Error::new(ErrorKind::Unsupported, "no claim inside a transaction"))
+    }
+
+    /// Writes the outgoing events, then merges marks into messages and acknowledges others, each
+    /// under the fence of its receipt, then commits. A single receipt that does not hold any more
+    /// rolls everything back and answers [`SettleOutcome::LeaseLost`].
+    ///
+    /// # Errors
+    /// When it could not be committed. A [transient](crate::Error::is_transient) error leaves it
+    /// open whether it was: the messages' own state tells. After any other nothing of it stands, and
+    /// the handler counts as failed.
     async fn finish(
         self: Box<Self>,
-        handler: &HandlerName,
-        last: bool,
+        finished: Vec<Finished>,
         outgoing: Vec<Outgoing>,
     ) -> Result<SettleOutcome>;
 

@@ -35,6 +35,8 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
     let event_type = event_type.as_deref().unwrap_or("of no type");
     write!(f, "\n{queue} {message_id}, {event_type}: published {}", Time(*published_at))?;
     match deliveries {
+        // A claim inside a transaction counts no delivery.
+        0 if matches!(copy.state, CopyState::Archived { .. }) => {}
         0 => f.write_str(", not delivered yet")?,
         n => write!(f, ", delivered {}", Times(*n))?,
     }

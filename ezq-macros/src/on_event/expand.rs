@@ -27,18 +27,38 @@ pub(super) fn handler(
             quote!(::core::concat!(::core::module_path!(), #suffix))
         }
     };
-    let Signature { event, extractors, output } = signature;
+    let Signature { event, is_batch, extractors, output } = signature;
     let arguments: Vec<Ident> =
         (0..extractors.len()).map(|i| format_ident!("__ezq_argument_{i}")).collect();
-    let outcome = outcome(ident, output, &arguments, private);
+    let outcome = outcome(ident, output, &arguments, *is_batch, private);
     let settings = settings(options, private);
     let here = located(private, ident.span());
-    let future = quote_spanned! {Span::call_site().located_at(ident.span())=>
-        ::std::boxed::Box::pin(async move {
+    let place = Span::call_site().located_at(ident.span());
+    let (read, call) = if *is_batch {
+        let read = quote_spanned! {place=>
+            let (__ezq_event, __ezq_unread) = #here::read_batch::<#event>(&__ezq_call);
+            if __ezq_event.is_empty() {
+                return __ezq_unread.results(());
+            }
+        };
+        (read, quote_spanned!(place=> __ezq_call.call()))
+    } else {
+        let read = quote_spanned! {place=>
             let __ezq_event = #here::from_event::<#event>(&__ezq_call)?;
-            #(let #arguments = #here::extract::<#extractors>(&__ezq_call).await?;)*
+        };
+        (read, quote_spanned!(place=> &__ezq_call))
+    };
+    let future = quote_spanned! {place=>
+        ::std::boxed::Box::pin(async move {
+            #read
+            #(let #arguments = #here::extract::<#extractors>(#call).await?;)*
             #outcome
         })
+    };
+    let (new, subscription, taken, given) = if *is_batch {
+        (quote!(batch), quote!(batch_subscription), quote!(BatchCall), quote!(BatchFuture))
+    } else {
+        (quote!(new), quote!(subscription), quote!(Call), quote!(HandlerFuture))
     };
     quote! {
         #marker
@@ -49,10 +69,10 @@ pub(super) fn handler(
             #[automatically_derived]
             impl #private::HandlerDefinition for #ident {
                 fn definition() -> #private::Handler {
-                    #private::Handler::new(
+                    #private::Handler::#new(
                         #name,
-                        #private::subscription::<#event>(),
-                        |__ezq_call: #private::Call| -> #private::HandlerFuture { #future },
+                        #private::#subscription::<#event>(),
+                        |__ezq_call: #private::#taken| -> #private::#given { #future },
                     )
                     #(.requires::<#extractors>())*
                     #settings
@@ -112,6 +132,7 @@ fn outcome(
     ident: &Ident,
     output: &ReturnType,
     arguments: &[Ident],
+    is_batch: bool,
     private: &TokenStream,
 ) -> TokenStream {
     let (first, last) = match output {
@@ -126,7 +147,12 @@ fn outcome(
     callee.set_span(Span::call_site().located_at(first));
     let wait = quote_spanned!(Span::call_site().located_at(last)=> .await);
     let private = located(private, first);
-    let convert = quote_spanned!(Span::call_site().located_at(first)=> #private::outcome);
+    let place = Span::call_site().located_at(first);
+    if is_batch {
+        let convert = quote_spanned!(place=> #private::batch_outcome);
+        return quote!(#convert(__ezq_unread, #callee(__ezq_event #(, #arguments)*) #wait));
+    }
+    let convert = quote_spanned!(place=> #private::outcome);
     quote!(#convert(#callee(__ezq_event #(, #arguments)*) #wait))
 }
 
@@ -174,7 +200,15 @@ fn settings(options: &Options, private: &TokenStream) -> TokenStream {
         };
         quote!(.backoff(#private::Backoff::#value))
     });
-    quote!(#order #timeout #concurrency #max_attempts #backoff)
+    let batch_size = options.batch_size.map(|size| {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        quote!(.batch_size(#size))
+    });
+    let batch_wait = options.batch_wait.map(|wait| {
+        let wait = duration(wait);
+        quote!(.batch_wait(#wait))
+    });
+    quote!(#order #timeout #concurrency #max_attempts #backoff #batch_size #batch_wait)
 }
 
 fn duration(length: Duration) -> TokenStream {

@@ -32,7 +32,13 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
             return reported(errors, &item);
         }
     };
-    match signature::validate(&function, &mut errors) {
+    let signature = signature::validate(&function, &mut errors);
+    if let (Some(span), Some(false)) = (options.batch, signature.as_ref().map(|s| s.is_batch)) {
+        let message = "`batch(..)` is for handlers of batches: take `Batch<MyEvent>` as the first \
+                       parameter";
+        errors.push(syn::Error::new(span, message));
+    }
+    match signature {
         Some(signature) if errors.is_empty() => {
             let handler = expand::handler(&function, &signature, &options, &private);
             let allowed = expand::allowed_on_function();

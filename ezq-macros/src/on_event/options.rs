@@ -6,6 +6,7 @@ use crate::{
     errors::Errors,
     suggest,
 };
+use proc_macro2::Span;
 use std::time::Duration;
 use syn::{Error, LitStr, Path, Result};
 
@@ -15,6 +16,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::once("timeout", "timeout = \"30s\""),
     Key::once("retry", "retry(max_attempts = 5, backoff = \"exponential\")"),
     Key::once("concurrency", "concurrency = 4"),
+    Key::once("batch", "batch(size = 100, wait = \"20ms\")"),
     Key::once("crate", "crate = path::to::ezq"),
 ];
 
@@ -24,6 +26,8 @@ const RETRY_KEYS: &[Key] = &[
     Key::once("initial", "initial = \"1s\""),
     Key::once("max", "max = \"5m\""),
 ];
+
+const BATCH_KEYS: &[Key] = &[Key::once("size", "size = 100"), Key::once("wait", "wait = \"20ms\"")];
 
 const CURVES: [&str; 4] = ["exponential", "constant", "linear", "doubling_minutes"];
 
@@ -57,6 +61,10 @@ pub(super) struct Options {
     pub(super) concurrency: Option<u32>,
     pub(super) max_attempts: Option<u32>,
     pub(super) backoff: Option<Backoff>,
+    /// Where `batch(..)` stands, if it does.
+    pub(super) batch: Option<Span>,
+    pub(super) batch_size: Option<u32>,
+    pub(super) batch_wait: Option<Duration>,
 }
 
 pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
@@ -70,7 +78,21 @@ pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
     if let Some(entry) = entries.find("retry") {
         retry(entry, &mut options, errors);
     }
+    if let Some(entry) = entries.find("batch") {
+        batch(entry, &mut options, errors);
+    }
     options
+}
+
+fn batch(entry: &Entry, options: &mut Options, errors: &mut Errors) {
+    options.batch = Some(entry.span);
+    let Some(list) = errors.take(entry.list()) else {
+        return;
+    };
+    let mut batch = Entries::new(BATCH_KEYS);
+    batch.read(list, errors);
+    options.batch_size = batch.find("size").and_then(|entry| errors.take(entry.positive()));
+    options.batch_wait = batch.find("wait").and_then(|entry| errors.take(length(entry)));
 }
 
 fn timeout(entry: &Entry) -> Result<Timeout> {

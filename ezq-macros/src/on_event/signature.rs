@@ -35,6 +35,8 @@ impl Function {
 /// The types a handler mentions: what it takes, by position, and what it gives back.
 pub(super) struct Signature<'a> {
     pub(super) event: &'a Type,
+    /// Its first parameter is written as `Batch<..>`.
+    pub(super) is_batch: bool,
     pub(super) extractors: Vec<&'a Type>,
     pub(super) output: &'a ReturnType,
 }
@@ -68,9 +70,18 @@ pub(super) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Optio
     };
     Some(Signature {
         event: &event.ty,
+        is_batch: is_batch(&event.ty),
         extractors: extractors.iter().map(|parameter| &*parameter.ty).collect(),
         output: &signature.output,
     })
+}
+
+fn is_batch(ty: &Type) -> bool {
+    let Type::Path(path) = ungrouped(ty) else { return false };
+    path.path
+        .segments
+        .last()
+        .is_some_and(|last| last.ident == "Batch" && !last.arguments.is_empty())
 }
 
 fn as_typed(argument: &FnArg) -> Option<&PatType> {

@@ -3,18 +3,21 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased};
+use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased, UnitOfWork};
 use ezq_core::{
     Capabilities, Due, Engine, Error, ExtendOutcome, History, MessageId, Outgoing, PublishOutcome,
     QueueName, QueueStats, Receipt, Result, Retention, Settle, SettleOutcome,
 };
-use sqlx::Connection as _;
+use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::sync::watch;
 
 use super::PgmqEngine;
 use crate::claim::Claim;
+use crate::config::Place;
 use crate::link::{Checkout, Link, limit};
+use crate::removal::Removal;
 use crate::settle::{Means, Settling};
+use crate::tx::PgUnit;
 use crate::{dead_letters, error, extend, history, publish, upkeep};
 
 /// One call on a link: checkout, statement with a time limit, give back, map the error.
@@ -29,8 +32,45 @@ macro_rules! on_link {
     }};
 }
 
+/// What a handler's transaction needs of its engine.
 impl PgmqEngine {
-    fn failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
+    pub(crate) fn place(&self) -> &Place {
+        self.inner.connector.place()
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.inner.connector.statement_timeout()
+    }
+
+    /// What a claim inside a transaction needs to know of a queue.
+    pub(crate) async fn claim_of(&self, queue: &QueueName, max: usize) -> Result<Claim> {
+        let inner = &self.inner;
+        let shape = inner.queues.shape(queue, &inner.control).await?;
+        let ttl = Duration::from_secs(1);
+        let request = LeaseRequest { queue: queue.clone(), max, ttl, before: None };
+        Ok(Claim::new(&request, shape, inner.restart_grace))
+    }
+
+    /// How acknowledged messages leave a queue.
+    pub(crate) async fn removal_of(&self, queue: &QueueName) -> Result<Removal> {
+        let inner = &self.inner;
+        inner.retentions.removal(queue, &inner.control, inner.manage_schema).await
+    }
+
+    pub(crate) fn announce(&self, queue: &QueueName) {
+        self.inner.announce(queue);
+    }
+
+    /// Runs a statement with one value on the control connection.
+    pub(crate) async fn control(&self, statement: &str, value: &str) -> Result<()> {
+        let mut link = self.inner.control.checkout().await?;
+        let (patience, statement) = (link.timeout(), AssertSqlSafe(statement.to_owned()));
+        let query = sqlx::query(statement).bind(value).execute(link.connection());
+        let result = limit(patience, query).await;
+        link.end(result).map(|_| ()).map_err(|failure| error::of(failure, self.place()))
+    }
+
+    pub(crate) fn failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
         self.inner.note(&failure, queue);
         error::on_queue(failure, queue, self.inner.connector.place())
     }
@@ -110,6 +150,14 @@ impl Engine for PgmqEngine {
         on_link!(self, self.inner.renew, queue, |connection| extend::extend(
             connection, queue, receipts, ttl
         ))
+    }
+
+    async fn begin(
+        &self,
+        queue: &QueueName,
+        limit: Option<Duration>,
+    ) -> Result<Box<dyn UnitOfWork>> {
+        Ok(Box::new(PgUnit::begin(self, queue, limit).await?))
     }
 
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {

@@ -86,6 +86,7 @@ impl PgmqEngine {
         capabilities.delayed = true;
         capabilities.ordered = true;
         capabilities.archive = true;
+        capabilities.transactions = true;
         capabilities.max_body = Some(MAX_BODY);
         let retentions = Arc::<Retentions>::default();
         for (queue, retention) in &config.retention {
@@ -253,6 +254,7 @@ impl Inner {
     fn note(&self, failure: &sqlx::Error, queue: &QueueName) {
         if error::is_queue_missing(failure) || error::is_reshaped(failure) {
             self.queues.forget(queue);
+            self.retentions.forget(queue);
         }
     }
 

@@ -7,7 +7,7 @@
 //! publishes makes the database refuse, the batch is done again message by message.
 
 mod item;
-pub(crate) mod statements;
+mod statements;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -19,7 +19,8 @@ use sqlx::postgres::PgConnection;
 use crate::link::{Link, limit};
 use crate::publish::{self, ByQueue};
 use crate::queues::Queues;
-use crate::retention::{Removal, Retentions};
+use crate::removal::Removal;
+use crate::retention::Retentions;
 use crate::{error, text};
 pub(crate) use item::Item;
 use item::{Key, Kind};

@@ -9,7 +9,7 @@ use sqlx::query::QueryAs;
 use sqlx::{AssertSqlSafe, Postgres};
 
 use super::item::{Item, Key, Kind};
-use crate::retention::Removal;
+use crate::removal::Removal;
 use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
 type Done = Result<HashSet<Key>, sqlx::Error>;
@@ -42,47 +42,14 @@ pub(super) async fn lock(
     keys(with_tokens(statement, items.iter().map(|item| item.key())), connection).await
 }
 
-/// Removes acknowledged messages: deletes them, or moves them to the archive as they are, but for
-/// control events, which are ezq's own.
-pub(crate) async fn acknowledge(
+/// Removes acknowledged messages.
+pub(super) async fn acknowledge(
     connection: &mut PgConnection,
     queue: &QueueName,
     removal: Removal,
     receipts: &[Key],
 ) -> Done {
-    let table = sql::table(queue);
-    let locked = sql::locked(&table, "", RECEIPTS, "");
-    let statement = match removal {
-        Removal::Delete => format!(
-            "WITH locked AS ({locked})
-             DELETE FROM {table} q USING locked l
-             WHERE {ONLY_LOCKED}
-             RETURNING l.msg_id, l.fence, l.rel"
-        ),
-        Removal::Archive { last_read } => {
-            let archive = sql::archive_table(queue);
-            let mut columns = vec!["msg_id", "read_ct", "enqueued_at", "vt", "message", "headers"];
-            columns.extend(last_read.then_some("last_read_at"));
-            let values = columns.iter().map(|column| format!("q.{column}")).collect::<Vec<_>>();
-            let (columns, values) = (columns.join(", "), values.join(", "));
-            let is_control = sql::is_control("q.message");
-            // What has an id that the archive holds already came after ids began anew: that must
-            // not keep it from being acknowledged.
-            format!(
-                "WITH locked AS ({locked}),
-                 gone AS (
-                   DELETE FROM {table} q USING locked l
-                   WHERE {ONLY_LOCKED}
-                   RETURNING {values}, l.fence, l.rel),
-                 kept AS (
-                   INSERT INTO {archive} ({columns}, archived_at)
-                   SELECT {values}, clock_timestamp() FROM gone q
-                   WHERE NOT {is_control} ORDER BY q.msg_id
-                   ON CONFLICT DO NOTHING)
-                 SELECT msg_id, fence, rel FROM gone"
-            )
-        }
-    };
+    let statement = removal.acknowledge(queue, RECEIPTS);
     keys(with_tokens(statement, receipts.iter().copied()), connection).await
 }
 

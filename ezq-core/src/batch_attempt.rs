@@ -1,0 +1,207 @@
+//! One run of a batch handler: on one transaction, if it has one, and with one answer for each event.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::future::{join_all, select_all};
+use tokio::time::Instant;
+use tracing::{Instrument, info_span};
+
+use crate::attempt::{Ran, bounded, guarded, hindered};
+use crate::batch::BatchCall;
+use crate::batcher::Means;
+use crate::context::Received;
+use crate::engine::{Finished, Outgoing, SettleOutcome};
+use crate::outcome::Action;
+use crate::publisher::{Draft, Publisher};
+use crate::transaction::Transaction;
+use crate::{Call, Context, Error, HandlerMark, Progress, Result, error_chain};
+
+/// A delivery in a batch.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) received: Arc<Received>,
+    pub(crate) attempt: u32,
+    /// The handler's mark, should it succeed.
+    pub(crate) done: HandlerMark,
+    /// No other handler takes the event: a transaction that finishes it acknowledges it.
+    pub(crate) is_sole: bool,
+}
+
+impl Member {
+    fn is_cancelled(&self) -> bool {
+        self.received.lease.cancel().is_cancelled()
+    }
+}
+
+/// What became of one event, as far as the handler is concerned.
+type Said = Result<Vec<Outgoing>, (Action, String)>;
+
+/// Runs the handler once; one answer each, or what the batch as a whole came to: then nothing of it
+/// stands that the handler's transaction covers.
+pub(crate) async fn run(means: Means<'_>, members: &[Member]) -> Result<Vec<Ran>, Ran> {
+    let Some(first) = members.first() else { return Ok(Vec::new()) };
+    if members.iter().any(Member::is_cancelled) {
+        return Err(Ran::Cancelled);
+    }
+    let Means { handler, services, timeout, .. } = means;
+    if handler.transactions == 0 {
+        let (shared, each) = call(means, members, None).await?;
+        return Ok(without_transaction(shared, each));
+    }
+    let begun = Transaction::begin(services, &first.received.queue, timeout).await;
+    let transaction = match begun {
+        Ok(begun) => Arc::new(begun),
+        Err(error) => return hindrance(means, members, &error, Action::Retry),
+    };
+    let result = match call(means, members, Some(&transaction)).await {
+        Ok((shared, each)) => finish(means, members, &transaction, shared, each).await,
+        Err(ran) => Err(ran),
+    };
+    transaction.abandon().await;
+    result
+}
+
+/// Calls the handler: the events of the batch as a whole, and what became of each event.
+async fn call(
+    means: Means<'_>,
+    members: &[Member],
+    transaction: Option<&Arc<Transaction>>,
+) -> Result<(Vec<Outgoing>, Vec<Said>), Ran> {
+    let Means { handler, services, timeout, .. } = means;
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let context = |member: &Member| Context {
+        received: Arc::clone(&member.received),
+        handler: handler.name.clone(),
+        attempt: member.attempt,
+        deadline,
+    };
+    let contexts: Vec<Context> = members.iter().map(context).collect();
+    let (services, transaction) = (Arc::clone(services), transaction.cloned());
+    let context = contexts[0].clone();
+    let span = info_span!("ezq.handle_batch", queue = %context.queue(), handler = %handler.name, count = contexts.len());
+    let is_single = contexts.len() == 1;
+    let cancelled = cancelled(members, transaction.is_some());
+    let call = Call { context, services: Arc::clone(&services), transaction, is_single };
+    let invoked = async {
+        let results = (means.invoke)(BatchCall { call, contexts }).await?;
+        // An error's text is the user's code.
+        let said = |result: Result<Vec<Draft>, crate::HandlerError>| {
+            result.map_err(|error| (error.action, bounded(&error.to_string())))
+        };
+        Ok((results.shared, results.each.into_iter().map(said).collect::<Vec<_>>()))
+    };
+    let (shared, each) = match guarded(invoked, timeout, cancelled).instrument(span).await {
+        Ok(Some(said)) => said,
+        Ok(None) => return Err(Ran::Cancelled),
+        Err((action, error)) => return Err(Ran::Failed(action, error)),
+    };
+    let refused = |error: Error| (Action::Fatal, bounded(&error_chain(&error)));
+    let publisher = Publisher::new(Arc::clone(&services));
+    let shared: Result<Vec<_>> = shared.into_iter().map(|draft| publisher.finish(draft)).collect();
+    let shared = shared.map_err(refused).map_err(|(action, error)| Ran::Failed(action, error))?;
+    let finish = |(member, drafts): (&Member, Result<Vec<Draft>, _>)| {
+        let publisher = Publisher::caused_by(&services, &member.received);
+        let outgoing: Result<Vec<_>> =
+            drafts?.into_iter().map(|draft| publisher.finish(draft)).collect();
+        outgoing.map_err(refused)
+    };
+    Ok((shared, members.iter().zip(each).map(finish).collect()))
+}
+
+/// Fires when the batch is of no use any more: for one that commits as a whole, when one lease is
+/// lost; otherwise when all are.
+fn cancelled(members: &[Member], any: bool) -> impl Future<Output = ()> + use<> {
+    let tokens = members.iter().map(|member| member.received.lease.cancel().clone());
+    let tokens: Vec<_> = tokens.map(|token| Box::pin(token.cancelled_owned())).collect();
+    async move {
+        if any {
+            select_all(tokens).await;
+        } else {
+            join_all(tokens).await;
+        }
+    }
+}
+
+/// Events of the batch as a whole go out with the first event that is settled.
+fn without_transaction(shared: Vec<Outgoing>, each: Vec<Said>) -> Vec<Ran> {
+    let mut shared = Some(shared);
+    let ran = |said: Said| match said {
+        Ok(outgoing) => Ran::Done([shared.take().unwrap_or_default(), outgoing].concat(), None),
+        Err((action, error)) => Ran::Failed(action, error),
+    };
+    each.into_iter().map(ran).collect()
+}
+
+/// Commits what was done, with the marks or acknowledgements of the events that are done.
+async fn finish(
+    means: Means<'_>,
+    members: &[Member],
+    transaction: &Transaction,
+    shared: Vec<Outgoing>,
+    each: Vec<Said>,
+) -> Result<Vec<Ran>, Ran> {
+    let returned = each.iter().flatten().flatten().cloned();
+    let returned: Vec<Outgoing> = shared.into_iter().chain(returned).collect();
+    if let Err(error) = transaction.accept(means.services, &returned).await {
+        return hindrance(means, members, &error, Action::Fatal);
+    }
+    let done = members.iter().zip(&each).filter(|(_, said)| said.is_ok());
+    let done: Vec<&Member> = done.map(|(member, _)| member).collect();
+    let Some((unit, mut outgoing)) = transaction.close().filter(|_| !done.is_empty()) else {
+        let failed = |said: Said| {
+            said.map_or_else(|(action, error)| Ran::Failed(action, error), |_| Ran::PutOff)
+        };
+        return Ok(each.into_iter().map(failed).collect());
+    };
+    outgoing.extend(returned);
+    let finished = |member: &&Member| {
+        let mark = (means.handler.name.clone(), member.done.clone());
+        let mark = (!member.is_sole).then(|| Progress([mark].into()));
+        Finished { receipt: member.received.receipt.clone(), mark }
+    };
+    let finished = done.iter().map(finished).collect();
+    let settling = |settling: bool| {
+        for member in done.iter().filter(|member| member.is_sole) {
+            member.received.lease.set_settling(settling);
+        }
+    };
+    settling(true);
+    let outcome = unit.finish(finished, outgoing).await;
+    if !matches!(outcome, Ok(SettleOutcome::Done)) {
+        settling(false);
+    }
+    match outcome {
+        Ok(SettleOutcome::Done) => {
+            let ran = |(member, said): (&Member, Said)| match said {
+                Ok(_) if member.is_sole => Ran::Settled,
+                Ok(_) => Ran::Marked,
+                Err((action, error)) => Ran::Failed(action, error),
+            };
+            Ok(members.iter().zip(each).map(ran).collect())
+        }
+        Ok(SettleOutcome::LeaseLost) => {
+            if let [member] = members {
+                member.received.lease.cancel().cancel();
+            }
+            Err(Ran::Cancelled)
+        }
+        Ok(SettleOutcome::Failed { error, .. }) | Err(error) => {
+            hindrance(means, members, &error, Action::Retry)
+        }
+    }
+}
+
+/// What an error of the store means for a batch: nothing, if it passes.
+fn hindrance(
+    means: Means<'_>,
+    members: &[Member],
+    error: &Error,
+    otherwise: Action,
+) -> Result<Vec<Ran>, Ran> {
+    let Some(first) = members.first() else { return Ok(Vec::new()) };
+    match hindered(means.handler, &first.received, error, otherwise) {
+        Ran::PutOff => Ok(members.iter().map(|_| Ran::PutOff).collect()),
+        failed => Err(failed),
+    }
+}

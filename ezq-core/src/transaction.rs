@@ -1,0 +1,94 @@
+//! The transaction of one run of a handler: begun before it, lent to it, and finished or abandoned
+//! after it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::engine::{Engine, MessageId, Outgoing, UnitOfWork};
+use crate::engines::ensure;
+use crate::publisher::{Prepared, Published, Services};
+use crate::{Error, ErrorKind, QueueName, Result};
+
+/// A handler's transaction, with what the handler published so far.
+pub(crate) struct Transaction {
+    engine: Arc<dyn Engine>,
+    queue: QueueName,
+    state: Mutex<Option<Open>>,
+}
+
+struct Open {
+    unit: Box<dyn UnitOfWork>,
+    published: Vec<Outgoing>,
+}
+
+impl Transaction {
+    /// Begins the transaction of a handler that may run for so long.
+    pub(crate) async fn begin(
+        services: &Services,
+        queue: &QueueName,
+        limit: Option<Duration>,
+    ) -> Result<Self> {
+        let engine = Arc::clone(services.engines.of(queue));
+        let unit = engine.begin(queue, limit).await?;
+        let state = Mutex::new(Some(Open { unit, published: Vec::new() }));
+        Ok(Self { engine, queue: queue.clone(), state })
+    }
+
+    /// Shows the unit to its engine's extractor; `None` once the transaction has ended.
+    pub(crate) fn with<R>(&self, show: impl FnOnce(&mut dyn UnitOfWork) -> R) -> Option<R> {
+        self.state().as_mut().map(|open| show(&mut *open.unit))
+    }
+
+    /// Keeps an event until the transaction commits.
+    pub(crate) async fn publish(
+        &self,
+        services: &Services,
+        prepared: Prepared,
+    ) -> Result<Published> {
+        self.accept(services, std::slice::from_ref(&prepared.outgoing)).await?;
+        let mut state = self.state();
+        let Some(open) = state.as_mut() else {
+            let text = "the handler's transaction has ended: publish before the handler returns";
+            return Err(Error::new(ErrorKind::InvalidEvent, text));
+        };
+        open.published.push(prepared.outgoing.clone());
+        drop(state);
+        Ok(prepared.stored(MessageId::Pending))
+    }
+
+    /// Makes sure that the transaction can store events, as far as that can be told beforehand.
+    pub(crate) async fn accept(&self, services: &Services, events: &[Outgoing]) -> Result<()> {
+        for event in events {
+            if !services.engines.same(&self.queue, &event.queue) {
+                let text = format!(
+                    "the queue `{}` is kept by another engine: no transaction can store its events",
+                    event.queue
+                );
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            self.engine.check(event)?;
+        }
+        ensure(&*self.engine, events.iter()).await
+    }
+
+    /// Ends it for the handler: the unit, and what was published in it.
+    pub(crate) fn close(&self) -> Option<(Box<dyn UnitOfWork>, Vec<Outgoing>)> {
+        self.state().take().map(|open| (open.unit, open.published))
+    }
+
+    pub(crate) async fn abandon(&self) {
+        if let Some((unit, _)) = self.close() {
+            unit.abandon().await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<Open>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transaction").field("open", &self.state().is_some()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,363 @@
+//! `Tx`: the transaction in which a handler's writes, its events and its acknowledgement commit
+//! together.
+//!
+//! The transaction names itself, in two settings that last as long as it does: by its
+//! `application_name` the server's process is found when a statement is to be stopped, and by
+//! `ezq.unit` the fence knows that it still is the same transaction.
+
+use std::any::Any;
+use std::ops::{Deref, DerefMut};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ezq_core::engine::{Finished, UnitOfWork};
+use ezq_core::{
+    Call, Delivery, Error, ErrorKind, Extract, HandlerError, Outgoing, Provided, QueueName, Result,
+    SettleOutcome,
+};
+use serde_json::Value;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgConnection, PgTransactionManager};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr};
+use sqlx_core::transaction::TransactionManager;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
+
+use crate::engine::PgmqEngine;
+use crate::error;
+use crate::link::limit;
+use crate::publish::{self, ByQueue};
+use crate::removal::Removal;
+use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
+
+/// How long a roll-back may take before the statement it waits for is stopped.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How long it may take then.
+const STOPPING: Duration = Duration::from_secs(2);
+
+/// The transaction of a handler, as an extractor: what the handler writes through it commits
+/// together with the events it publishes and with the acknowledgement, or not at all.
+///
+/// It is a [`PgConnection`] on the application's pool, inside a transaction that ezq begins before
+/// the handler and commits after it, under the fence of the delivery's receipt: a worker that lost
+/// its lease commits nothing. So what it writes is written once for each event, however often the
+/// event is delivered. What the handler does elsewhere is not covered.
+///
+/// The handler hands it back by dropping it: keep it inside the handler, and leave `BEGIN`,
+/// `COMMIT` and `ROLLBACK` to ezq. Savepoints (`(&mut *tx).begin()`) are yours.
+///
+/// ```no_run
+/// use ezq_pgmq::Tx;
+///
+/// # struct Paid { order: i64 }
+/// async fn book(event: Paid, mut tx: Tx) -> Result<(), sqlx::Error> {
+///     sqlx::query("update orders set paid = true where id = $1")
+///         .bind(event.order)
+///         .execute(&mut *tx)
+///         .await?;
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Tx {
+    open: OwnedMutexGuard<Open>,
+}
+
+impl Deref for Tx {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.open.connection
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.open.connection
+    }
+}
+
+impl Extract for Tx {
+    const TRANSACTION: bool = true;
+
+    fn check(provided: &Provided<'_>) -> Result<()> {
+        let capabilities = provided.capabilities;
+        if capabilities.transactions {
+            return Ok(());
+        }
+        let name = capabilities.name;
+        let text = format!("the engine `{name}` has no transactions: `Tx` needs events on PGMQ");
+        Err(Error::new(ErrorKind::Unsupported, text))
+    }
+
+    async fn extract(call: &Call) -> Result<Self, HandlerError> {
+        let lend = |unit: &mut dyn UnitOfWork| {
+            let unit = unit.as_any().downcast_mut::<PgUnit>()?;
+            Arc::clone(&unit.open).try_lock_owned().ok()
+        };
+        let open = call.unit_of_work(lend).flatten().ok_or_else(|| {
+            let text = "there is no transaction of PGMQ to take: a handler takes `Tx` once";
+            HandlerError::fatal(Error::new(ErrorKind::Unsupported, text))
+        })?;
+        Ok(Self { open })
+    }
+}
+
+/// A connection inside a transaction.
+#[derive(Debug)]
+struct Open {
+    connection: PoolConnection<Postgres>,
+}
+
+impl Open {
+    fn depth(&self) -> usize {
+        PgTransactionManager::get_transaction_depth(&self.connection)
+    }
+}
+
+/// What nobody ended is ended by closing the connection: its state is unknown.
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.depth() > 0 {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// One handler's transaction on one delivery.
+pub(crate) struct PgUnit {
+    session: Session,
+    open: Arc<Mutex<Open>>,
+}
+
+/// What is known of a transaction beside its connection.
+struct Session {
+    engine: PgmqEngine,
+    queue: QueueName,
+    name: String,
+}
+
+impl PgUnit {
+    /// Begins a transaction, which the server ends when it stays idle for longer than its handler
+    /// may run.
+    pub(crate) async fn begin(
+        engine: &PgmqEngine,
+        queue: &QueueName,
+        handler_limit: Option<Duration>,
+    ) -> Result<Self> {
+        let name = format!("ezq-tx-{:016x}", rand::random::<u64>());
+        let idle_ms = handler_limit.map_or(0, |time| (2 * time).as_millis().clamp(10_000, 1 << 30));
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL application_name = '{name}'; \
+             SET LOCAL ezq.unit = '{name}'; \
+             SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
+        );
+        let begun = limit(engine.patience(), async {
+            let mut open = Open { connection: engine.pool().acquire().await? };
+            // The name and the number are ours.
+            let begin = AssertSqlSafe(begin).into_sql_str();
+            PgTransactionManager::begin(&mut open.connection, Some(begin)).await?;
+            Ok(open)
+        });
+        let open = begun.await.map_err(|failure| error::of(failure, engine.place()))?;
+        let session = Session { engine: engine.clone(), queue: queue.clone(), name };
+        Ok(Self { session, open: Arc::new(Mutex::new(open)) })
+    }
+}
+
+#[async_trait]
+impl UnitOfWork for PgUnit {
+    async fn claim(&mut self, max: usize) -> Result<Vec<Delivery>> {
+        let Session { engine, queue, .. } = &self.session;
+        let claim = engine.claim_of(queue, max).await?;
+        let removal = engine.removal_of(queue).await?;
+        let Some(open) = Arc::get_mut(&mut self.open) else { return Err(not_given_back()) };
+        let connection = &mut open.get_mut().connection;
+        let claimed = limit(engine.patience(), claim.take(connection, queue, removal)).await;
+        claimed.map_err(|failure| self.session.failed(failure))
+    }
+
+    async fn finish(
+        self: Box<Self>,
+        finished: Vec<Finished>,
+        outgoing: Vec<Outgoing>,
+    ) -> Result<SettleOutcome> {
+        let Self { session, open } = *self;
+        let mut open = session.take_back(open).await?;
+        let mut events = ByQueue::default();
+        for event in outgoing {
+            let queue = event.queue.clone();
+            events.push(queue, 0, publish::Row::new(event)?);
+        }
+        let events = events.into_inner();
+        let removal = session.engine.removal_of(&session.queue).await?;
+        let patience = session.engine.patience();
+        let connection = &mut *open.connection;
+        let written = limit(patience, async {
+            for (queue, rows) in &events {
+                let rows: Vec<_> = rows.iter().map(|(_, row)| row.clone()).collect();
+                publish::insert(connection, queue, &rows).await?;
+            }
+            let held = session.fence(connection, &finished, removal).await?;
+            if held {
+                PgTransactionManager::commit(connection).await?;
+            }
+            Ok(held)
+        });
+        match written.await {
+            Ok(true) => {
+                for (queue, _) in &events {
+                    session.engine.announce(queue);
+                }
+                Ok(SettleOutcome::Done)
+            }
+            Ok(false) => {
+                let stands = session.is_current(&mut open.connection).await;
+                session.roll_back(open).await;
+                if stands? { Ok(SettleOutcome::LeaseLost) } else { Err(ended()) }
+            }
+            Err(failure) => {
+                session.roll_back(open).await;
+                Err(session.failed(failure))
+            }
+        }
+    }
+
+    async fn abandon(self: Box<Self>) {
+        let Self { session, open } = *self;
+        if let Ok(open) = session.take_back(open).await {
+            session.roll_back(open).await;
+        }
+    }
+
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl Session {
+    /// The connection that the handler gave back. If it did not, its session is ended.
+    async fn take_back(&self, open: Arc<Mutex<Open>>) -> Result<Open> {
+        if let Ok(open) = Arc::try_unwrap(open) {
+            let open = open.into_inner();
+            if open.depth() == 1 {
+                return Ok(open);
+            }
+        }
+        self.signal("pg_terminate_backend").await;
+        Err(not_given_back())
+    }
+
+    /// Merges marks into messages and acknowledges others, if every receipt still holds. What was
+    /// claimed inside the transaction needs neither.
+    async fn fence(
+        &self,
+        connection: &mut PgConnection,
+        finished: &[Finished],
+        removal: Removal,
+    ) -> Result<bool, sqlx::Error> {
+        let (marked, acknowledged): (Vec<_>, Vec<_>) =
+            finished.iter().partition(|one| one.mark.is_some());
+        let table = sql::table(&self.queue);
+        let mut held = 0;
+        if !marked.is_empty() {
+            let from = "unnest($1::bigint[], $2::bigint[], $3::bigint[], $5::jsonb[]) \
+                        AS w(id, fence, rel, marks)";
+            let locked = sql::locked(&table, ", w.marks", &in_unit(from), "");
+            let object = sql::headers_object("q.headers");
+            let statement = format!(
+                "WITH locked AS ({locked})
+                 UPDATE {table} q SET headers = ({object}) || l.marks
+                 FROM locked l WHERE {ONLY_LOCKED}"
+            );
+            let marks = marked.iter().filter_map(|one| one.mark.as_ref());
+            let marks: Vec<Value> = marks.map(|mark| Value::Object(mark.to_headers())).collect();
+            let query = self.with_receipts(statement, &marked).bind(marks);
+            held += query.execute(&mut *connection).await?.rows_affected();
+        }
+        if !acknowledged.is_empty() {
+            let statement = removal.acknowledge(&self.queue, &in_unit(RECEIPTS));
+            let query = self.with_receipts(statement, &acknowledged);
+            held += query.execute(&mut *connection).await?.rows_affected();
+        }
+        Ok(held == finished.len() as u64)
+    }
+
+    /// A statement with receipts and the name of the unit bound: `$1` to `$4`.
+    fn with_receipts<'q>(
+        &self,
+        statement: String,
+        finished: &[&Finished],
+    ) -> Query<'q, Postgres, PgArguments> {
+        let column = |i: usize| finished.iter().map(|one| one.receipt.token()[i]).collect();
+        let (fences, rels): (Vec<i64>, Vec<i64>) = (column(0), column(1));
+        let ids = finished.iter().map(|one| one.receipt.message_id().as_number());
+        let ids: Vec<Option<i64>> = ids.collect();
+        let query = sqlx::query(AssertSqlSafe(statement));
+        query.bind(ids).bind(fences).bind(rels).bind(self.name.clone())
+    }
+
+    /// Whether the connection still is in the transaction that was begun.
+    async fn is_current(&self, connection: &mut PgConnection) -> Result<bool> {
+        let asked = sqlx::query_scalar("SELECT current_setting('ezq.unit', true) = $1")
+            .bind(&self.name)
+            .fetch_one(connection);
+        let answer: Option<bool> =
+            limit(self.engine.patience(), asked).await.map_err(|failure| self.failed(failure))?;
+        Ok(answer.unwrap_or(false))
+    }
+
+    async fn roll_back(&self, mut open: Open) {
+        {
+            let mut rollback = pin!(PgTransactionManager::rollback(&mut open.connection));
+            if timeout(PATIENCE, &mut rollback).await.is_ok_and(|done| done.is_ok()) {
+                return;
+            }
+            // A statement still runs: dropping its future did not stop it.
+            self.signal("pg_cancel_backend").await;
+            if timeout(STOPPING, &mut rollback).await.is_ok_and(|done| done.is_ok()) {
+                return;
+            }
+        }
+        open.connection.close_on_drop();
+        drop(open);
+        self.signal("pg_terminate_backend").await;
+    }
+
+    /// Sends a signal to the server's process that holds the transaction, if one still does.
+    async fn signal(&self, function: &str) {
+        let statement =
+            format!("SELECT {function}(pid) FROM pg_stat_activity WHERE application_name = $1");
+        if let Err(error) = self.engine.control(&statement, &self.name).await {
+            tracing::warn!(queue = %self.queue, %error, "a transaction's session cannot be stopped");
+        }
+    }
+
+    fn failed(&self, failure: sqlx::Error) -> Error {
+        if error::is_aborted(&failure) {
+            let text = "a statement of the handler failed in its `Tx`, and the handler returned no \
+                        error: return it, or run the statement in a savepoint";
+            return Error::new(ErrorKind::Engine, text).with_source(failure);
+        }
+        self.engine.failed(failure, &self.queue)
+    }
+}
+
+/// A table expression that is empty unless the transaction is the one that was begun.
+fn in_unit(from: &str) -> String {
+    format!("{from} WHERE current_setting('ezq.unit', true) = $4")
+}
+
+fn not_given_back() -> Error {
+    let text = "the handler did not give its `Tx` back: keep it inside the handler, and end its \
+                savepoints, before the handler returns";
+    Error::new(ErrorKind::Engine, text)
+}
+
+fn ended() -> Error {
+    let text = "the handler ended its transaction itself: leave BEGIN, COMMIT and ROLLBACK to ezq";
+    Error::new(ErrorKind::Engine, text)
+}

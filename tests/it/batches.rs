@@ -1,0 +1,258 @@
+//! Batches: one run of a handler on several events, with and without a transaction.
+
+use std::time::Duration;
+
+use ezq::prelude::*;
+use ezq::sqlx;
+use ezq::{Handler, QueueName, ReasonKind};
+use serde::{Deserialize, Serialize};
+
+use crate::kit::{
+    Log, Numbered, app, dead, drain, held, numbered, only_dead, queue, send_batch, soon, until,
+};
+
+#[derive(Event, Serialize, Deserialize, Debug)]
+#[event(type = "test.summed", queue = "it_batches_summed")]
+struct Summed {
+    sum: i64,
+}
+
+fn numbers(batch: &Batch<Numbered>) -> Vec<i64> {
+    batch.events().map(|event| event.n).collect()
+}
+
+/// A handler that writes down each batch it gets.
+fn collects(size: usize) -> (Handler, Log<Vec<i64>>) {
+    let log = Log::new();
+    let batches = log.clone();
+    let handler = Handler::on_batch("collects", move |batch: Batch<Numbered>| {
+        batches.push(numbers(&batch));
+        async {}
+    });
+    (handler.batch_size(size).batch_wait(Duration::from_millis(300)), log)
+}
+
+/// A table with one row for each effect.
+async fn ledger(ezq: &Ezq, queue: &QueueName) -> String {
+    let name = format!("public.batches_{queue}");
+    let text = format!("create table {name} (n bigint)");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(ezq.pool()).await.unwrap();
+    name
+}
+
+async fn effects(ezq: &Ezq, queue: &QueueName) -> Vec<i64> {
+    let text = format!("select n from public.batches_{queue} order by n");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(ezq.pool()).await.unwrap()
+}
+
+/// A handler that writes every number of its batch, and then fails for the numbers named.
+fn writes(queue: &QueueName, log: &Log<Vec<i64>>, bad: &'static [i64]) -> Handler {
+    let (text, log) =
+        (format!("insert into public.batches_{queue} select unnest($1::bigint[])"), log.clone());
+    let handler = Handler::on_batch("writes", move |batch: Batch<Numbered>, mut tx: Tx| {
+        let (text, log) = (text.clone(), log.clone());
+        async move {
+            let numbers = numbers(&batch);
+            log.push(numbers.clone());
+            let insert = sqlx::query(sqlx::AssertSqlSafe(text)).bind(&numbers);
+            insert.execute(&mut *tx).await?;
+            if let Some(bad) = numbers.iter().find(|n| bad.contains(n)) {
+                return Err(HandlerError::retry(format!("{bad} is bad")));
+            }
+            Ok(())
+        }
+    });
+    handler.batch_size(10).batch_wait(Duration::from_millis(100))
+}
+
+#[tokio::test]
+async fn a_batch_is_as_full_as_it_can_be_and_in_order() {
+    let queue = queue();
+    let (handler, log) = collects(10);
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.publish_all(&numbered(1..=25)).await.unwrap();
+    // Waiting for a batch takes no place among what is handled at once.
+    let report = soon(ezq.consumer().concurrency(1).until_idle().run()).await.unwrap();
+    assert_eq!(report.counts.handled, 25);
+    let expected: Vec<Vec<i64>> =
+        vec![(1..=10).collect(), (11..=20).collect(), (21..=25).collect()];
+    assert_eq!(log.take(), expected);
+    assert_eq!(held(&ezq, &queue).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn each_event_of_a_batch_may_have_an_outcome_of_its_own() {
+    let queue = queue();
+    let log = Log::new();
+    let batches = log.clone();
+    let handler = Handler::on_batch("picky", move |batch: Batch<Numbered>| {
+        batches.push(numbers(&batch));
+        async move {
+            let outcome = |item: ezq::BatchItem<Numbered>| match item.event.n {
+                2 if item.context.attempt() == 1 => Err(HandlerError::retry("once more")),
+                3 => Err(HandlerError::fatal("never")),
+                n => Ok(Summed { sum: n }),
+            };
+            batch.into_iter().map(outcome).collect::<Vec<_>>()
+        }
+    });
+    let handler = handler.batch_wait(Duration::from_millis(300));
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.publish_all(&numbered(1..=4)).await.unwrap();
+    let counts = drain(&ezq).await.counts;
+    assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (3, 1, 1));
+    assert_eq!(log.take(), [vec![1, 2, 3, 4], vec![2]], "what failed comes alone");
+    let letter = only_dead(&ezq, &queue).await;
+    assert_eq!(letter.reason.unwrap().kind, ReasonKind::Fatal);
+}
+
+#[tokio::test]
+async fn a_failed_batch_falls_back_to_single_events() {
+    let queue = queue();
+    let log = Log::new();
+    let batches = log.clone();
+    let handler = Handler::on_batch("fails", move |batch: Batch<Numbered>| {
+        let numbers = numbers(&batch);
+        batches.push(numbers.clone());
+        async move { if numbers.contains(&2) { Err("2 is bad") } else { Ok(()) } }
+    });
+    let handler = handler.batch_wait(Duration::from_millis(300)).max_attempts(2);
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.publish_all(&numbered(1..=3)).await.unwrap();
+    let counts = drain(&ezq).await.counts;
+    assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (2, 1, 1));
+    assert_eq!(log.take(), [vec![1, 2, 3], vec![1], vec![2], vec![3], vec![2]]);
+    let reason = only_dead(&ezq, &queue).await.reason.unwrap();
+    assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_fails_alone() {
+    let queue = queue();
+    let (handler, log) = collects(10);
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    let body = |n: &str| format!(r#"{{"_type":"test.numbered","n":{n}}}"#);
+    send_batch(&ezq, &queue, &[body("1"), body("\"two\""), body("3")]).await;
+    let counts = drain(&ezq).await.counts;
+    assert_eq!((counts.handled, counts.dead_lettered), (2, 1));
+    assert_eq!(log.take(), [vec![1, 3]]);
+    assert_eq!(only_dead(&ezq, &queue).await.reason.unwrap().kind, ReasonKind::Undecodable);
+}
+
+#[tokio::test]
+async fn a_number_of_results_that_does_not_fit_is_a_failure() {
+    let queue = queue();
+    let handler = Handler::on_batch("short", |_: Batch<Numbered>| async {
+        Vec::<Result<(), HandlerError>>::new()
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    drain(&ezq).await;
+    let error = only_dead(&ezq, &queue).await.reason.unwrap().error;
+    assert_eq!(
+        error,
+        "a batch of 1 events got 0 results: return one for each event, in their order"
+    );
+}
+
+#[tokio::test]
+async fn a_batch_commits_its_effects_once_and_a_bad_event_holds_up_no_other() {
+    let queue = queue();
+    let log = Log::new();
+    let handler = writes(&queue, &log, &[17]).max_attempts(2);
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ledger(&ezq, &queue).await;
+    ezq.publish_all(&numbered(1..=40)).await.unwrap();
+    let counts = drain(&ezq).await.counts;
+    assert_eq!((counts.handled, counts.dead_lettered), (39, 1));
+    let expected: Vec<i64> = (1..=40).filter(|n| *n != 17).collect();
+    assert_eq!(effects(&ezq, &queue).await, expected);
+    assert_eq!(held(&ezq, &queue).await, [0, 0, 0, 1]);
+    assert!(log.take().iter().any(|batch| batch.len() == 10), "no batch was full");
+}
+
+#[tokio::test]
+async fn a_batch_in_a_transaction_beside_other_handlers_marks_its_events() {
+    let queue = queue();
+    let log = Log::new();
+    let other = Handler::on("other", |_: Numbered, context: Context| async move {
+        if context.attempt() < 2 { Err("not yet") } else { Ok(()) }
+    });
+    let builder = app(&queue).register(writes(&queue, &log, &[])).register(other);
+    let ezq = builder.connect().await.unwrap();
+    ledger(&ezq, &queue).await;
+    ezq.publish_all(&numbered(1..=8)).await.unwrap();
+    let counts = drain(&ezq).await.counts;
+    assert_eq!((counts.handled, counts.retried), (8, 8));
+    assert_eq!(effects(&ezq, &queue).await, (1..=8).collect::<Vec<_>>());
+    assert_eq!(held(&ezq, &queue).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn a_lease_lost_in_the_middle_of_a_batch_costs_the_others_nothing() {
+    let queue = queue();
+    let text = format!("insert into public.batches_{queue} select unnest($1::bigint[])");
+    let steal = format!("update pgmq.q_{queue} set read_ct = read_ct + 1 where msg_id = 2");
+    let handler = Handler::on_batch(
+        "robbed",
+        move |batch: Batch<Numbered>, State(pool): State<sqlx::PgPool>, mut tx: Tx| {
+            let (text, steal) = (text.clone(), steal.clone());
+            async move {
+                let numbers = numbers(&batch);
+                if numbers.len() > 1 {
+                    sqlx::raw_sql(sqlx::AssertSqlSafe(steal)).execute(&pool).await?;
+                }
+                let insert = sqlx::query(sqlx::AssertSqlSafe(text)).bind(&numbers);
+                insert.execute(&mut *tx).await.map(|_| ())
+            }
+        },
+    );
+    let handler = handler.batch_size(3).batch_wait(Duration::from_secs(1));
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ledger(&ezq, &queue).await;
+    ezq.publish_all(&numbered(1..=3)).await.unwrap();
+    let consumer = ezq.consumer().spawn();
+    until(async || consumer.counts().handled == 2 && consumer.counts().lost == 1).await;
+    consumer.stop();
+    soon(consumer.wait()).await.unwrap();
+    assert_eq!(effects(&ezq, &queue).await, [1, 3]);
+    assert_eq!(held(&ezq, &queue).await, [0, 1, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_interrupted_goes_back() {
+    let queue = queue();
+    let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
+    let handler = Handler::on_batch("hangs", move |batch: Batch<Numbered>| {
+        started.send(batch.len()).unwrap();
+        std::future::pending::<()>()
+    });
+    let handler = handler.batch_size(3).batch_wait(Duration::from_secs(1));
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.publish_all(&numbered(1..=3)).await.unwrap();
+    let consumer = ezq.consumer().spawn();
+    assert_eq!(soon(starts.recv()).await, Some(3));
+    consumer.interrupt();
+    assert_eq!(soon(consumer.wait()).await.unwrap().counts.cancelled, 3);
+    assert_eq!(held(&ezq, &queue).await, [3, 0, 0, 0]);
+    assert!(dead(&ezq, &queue).await.is_empty());
+}
+
+#[on_event(batch(size = 4, wait = "300ms"))]
+async fn sum(
+    batch: Batch<Numbered>,
+    State(log): State<Log<usize>>,
+) -> Result<Summed, HandlerError> {
+    log.push(batch.len());
+    Ok(Summed { sum: batch.events().map(|event| event.n).sum() })
+}
+
+#[tokio::test]
+async fn the_attribute_makes_a_handler_of_batches() {
+    let (queue, log) = (queue(), Log::<usize>::new());
+    let builder = app(&queue).handler::<sum>().state(log.clone());
+    let ezq = builder.connect().await.unwrap();
+    ezq.publish_all(&numbered(1..=8)).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.handled, 8);
+    assert_eq!(log.take(), [4, 4]);
+}
