@@ -7,7 +7,7 @@ use std::time::Duration;
 use ezq_core::private::HandlerDefinition;
 use ezq_core::{
     App, AppBuilder, Config, Engine, Error, ErrorKind, Event, Handler, Prepared, Publish,
-    Published, QueueName, Result,
+    Published, QueueName, Result, Retention,
 };
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
@@ -211,6 +211,17 @@ impl EzqBuilder {
     /// Keeps a queue on a named engine.
     pub fn route(mut self, queue: &QueueName, engine: &str) -> Self {
         self.app = self.app.route(queue, engine);
+        self
+    }
+
+    /// What becomes of a queue's events once they are handled: deleted, or moved to PGMQ's archive
+    /// `pgmq.a_<queue>`, for ever or for a time. Defaults to [`Retention::Delete`].
+    pub fn retention(
+        mut self,
+        queue: impl TryInto<QueueName, Error = Error>,
+        retention: Retention,
+    ) -> Self {
+        self.app = self.app.retention(queue, retention);
         self
     }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 use ezq_core::engine::{DeadLetters, LeaseRequest, Leased, Position};
 use ezq_core::headers::Headers;
 use ezq_core::{
-    Capabilities, Delivery, Due, Engine, ExtendOutcome, MessageId, Outgoing, Progress,
-    PublishOutcome, QueueName, QueueStats, Reason, ReasonKind, Receipt, Settle, SettleOutcome,
+    Capabilities, Delivery, Due, Engine, ErrorKind, EventCopy, ExtendOutcome, MessageId, Outgoing,
+    Progress, PublishOutcome, QueueName, QueueStats, Reason, ReasonKind, Receipt, Settle,
+    SettleOutcome,
 };
 
 use crate::Harness;
@@ -69,6 +70,44 @@ impl<'h> Stage<'h> {
     pub(crate) fn dead_letters(&self) -> Result<&dyn DeadLetters> {
         let skipped = || CaseError::Skipped("the engine keeps no dead letters".to_owned());
         self.engine.dead_letters().ok_or_else(skipped)
+    }
+
+    /// What is kept of an event; skips the case if the engine cannot tell.
+    pub(crate) async fn history(&self, event_id: &str) -> Result<Vec<EventCopy>> {
+        match self.engine.history(event_id, Some(&self.queue)).await {
+            Ok(history) => Ok(history.copies),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                let why = "the engine tells no event's history".to_owned();
+                Err(CaseError::Skipped(why))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The only copy of an event.
+    pub(crate) async fn copy(&self, event_id: &str) -> Result<EventCopy> {
+        let mut copies = self.history(event_id).await?;
+        match (copies.pop(), copies.is_empty()) {
+            (Some(copy), true) => Ok(copy),
+            (found, _) => {
+                let what = format!("expected one copy of `{event_id}`, got {found:?}, {copies:?}");
+                Err(CaseError::Failed(what))
+            }
+        }
+    }
+
+    /// An event with an id, as ezq writes it.
+    pub(crate) fn event(&self, event_id: &str) -> Outgoing {
+        let body = format!(
+            r#"{{"specversion":"1.0","id":"{event_id}","source":"/suite","type":"shop.paid"}}"#
+        );
+        self.text(body)
+    }
+
+    /// Publishes an event and leases it.
+    pub(crate) async fn fresh_event(&self, event_id: &str) -> Result<Delivery> {
+        self.publish(vec![self.event(event_id)]).await?;
+        self.take(HOLD).await
     }
 
     pub(crate) fn message(&self, n: i64) -> Outgoing {

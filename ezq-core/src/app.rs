@@ -10,6 +10,7 @@ use crate::dispatcher::Dispatcher;
 use crate::engine::Engine;
 use crate::engines::Engines;
 use crate::extract::States;
+use crate::history::HistoryRequest;
 use crate::inner::Inner;
 use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
@@ -17,6 +18,7 @@ use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
+    Retention,
 };
 
 /// An application: publishes events and makes consumers. Cheap to clone.
@@ -113,6 +115,37 @@ impl App {
             Error::new(ErrorKind::Unsupported, format!("the engine `{name}` lists no dead letters"))
         })?;
         Ok(DeadLetterQueue::new(store, queue))
+    }
+
+    /// Asks, when awaited, what is kept of an event: every copy of it in the queues, archives and
+    /// dead letters, with its handlers' attempts and newest errors. Its id is
+    /// [`Published::event_id`], and [`Context::event_id`](crate::Context::event_id) in a handler.
+    ///
+    /// Queues and dead letters are read through, archives by an index where there is one; no lock
+    /// is taken. Of what a queue deletes when it is handled nothing is kept; see
+    /// [`Retention`].
+    ///
+    /// ```
+    /// # use ezq_core::testing::TestApp;
+    /// # use ezq_core::{CopyState, Event, Handler, Retention};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
+    /// # impl Event for Paid { const TYPE: &'static str = "paid"; }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// # async fn receipt(_: Paid) {}
+    /// let app = TestApp::new(|app| {
+    ///     app.register(Handler::on("receipt", receipt)).retention("ezq", Retention::ARCHIVE)
+    /// })?;
+    /// let paid = app.publish(&Paid { order: 7 }).await?;
+    /// app.drain().await?;
+    /// let history = app.history(&paid.event_id).await?;
+    /// println!("{history}");
+    /// assert!(matches!(history.copies[0].state, CopyState::Archived { .. }));
+    /// # Ok(()) }
+    /// ```
+    pub fn history(&self, event_id: impl Into<String>) -> HistoryRequest<'_> {
+        HistoryRequest::new(&self.inner.services.engines, event_id.into())
     }
 
     /// Whether every engine answers.
@@ -264,12 +297,35 @@ impl AppBuilder {
         self
     }
 
+    /// What becomes of a queue's events once they are handled. Defaults to [`Retention::Delete`].
+    ///
+    /// ```
+    /// # use ezq_core::{App, MemoryEngine, Retention};
+    /// # use std::time::Duration;
+    /// let month = Duration::from_secs(30 * 24 * 3600);
+    /// let app = App::builder()
+    ///     .retention("orders", Retention::archive_for(month))
+    ///     .build(MemoryEngine::new())?;
+    /// # Ok::<(), ezq_core::Error>(())
+    /// ```
+    pub fn retention(
+        mut self,
+        queue: impl TryInto<QueueName, Error = Error>,
+        retention: Retention,
+    ) -> Self {
+        self.config = self.config.and_then(|mut config| {
+            config.retention.insert(queue.try_into()?, retention);
+            Ok(config)
+        });
+        self
+    }
+
     /// The application, checked: options, handlers, state, events and engines.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`], [`ErrorKind::DuplicateHandler`],
     /// [`ErrorKind::DuplicateEvent`], [`ErrorKind::MissingState`], or [`ErrorKind::Unsupported`]
-    /// when a handler needs what the engine cannot do.
+    /// when a handler or a [retention](Self::retention) needs what the engine cannot do.
     pub fn build(mut self, engine: impl Engine) -> Result<App> {
         let config = self.config?;
         config.validate()?;
@@ -301,6 +357,9 @@ impl AppBuilder {
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
         let inner = Inner { services, dispatcher, config };
         inner.check(inner.services.engines.default.capabilities())?;
+        for (queue, retention) in &inner.config.retention {
+            inner.services.engines.of(queue).set_retention(queue, *retention)?;
+        }
         Ok(App { inner: Arc::new(inner) })
     }
 }

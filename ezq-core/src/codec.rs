@@ -42,6 +42,18 @@ pub struct Origin<'a> {
     pub enqueued_at: DateTime<Utc>,
 }
 
+/// Where an event in the flat form was stored, which is all that its id says.
+#[must_use]
+pub fn flat_origin(event_id: &str) -> Option<(QueueName, MessageId)> {
+    let (queue, number) = event_id.rsplit_once(':')?;
+    Some((QueueName::new(queue).ok()?, MessageId::Number(number.parse().ok()?)))
+}
+
+/// The id of an event in the flat form.
+pub(crate) fn flat_id(queue: &QueueName, message_id: &MessageId) -> String {
+    format!("{queue}:{message_id}")
+}
+
 /// Writes an event as a message body.
 ///
 /// # Errors
@@ -169,7 +181,7 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
     let data = RawValue::from_string(data)
         .map_err(|error| undecodable("the flat body cannot be read".into()).with_source(error))?;
     Envelope {
-        id: format!("{}:{}", origin.queue, origin.message_id),
+        id: flat_id(origin.queue, origin.message_id),
         source: format!("/queues/{}", origin.queue),
         event_type,
         time: Some(origin.enqueued_at.fixed_offset()),

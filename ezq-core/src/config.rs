@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::codec::WireFormat;
 use crate::handler::HandlerOptions;
-use crate::{Error, ErrorKind, HandlerName, QueueName, Result, RetryPolicy};
+use crate::{Error, ErrorKind, HandlerName, QueueName, Result, Retention, RetryPolicy};
 
 /// Every option of an application. What is not set in code comes from the environment, then from
 /// the defaults given here.
@@ -62,6 +62,9 @@ pub struct Config {
     /// Whether queues, and what the store needs for them, are created where they are absent.
     /// `EZQ_MANAGE_SCHEMA`: `true` or `false`. Defaults to true.
     pub manage_schema: bool,
+    /// What becomes of a queue's events once they are handled. In code only. Defaults to
+    /// [`Retention::Delete`].
+    pub retention: BTreeMap<QueueName, Retention>,
     /// Options for single handlers, over what their attributes say.
     pub handlers: BTreeMap<HandlerName, HandlerOptions>,
 }
@@ -107,6 +110,7 @@ impl Default for Config {
             grace: None,
             connect_timeout: Duration::from_secs(5),
             manage_schema: true,
+            retention: BTreeMap::new(),
             handlers: BTreeMap::new(),
         }
     }
@@ -246,6 +250,9 @@ impl Config {
             && min > max
         {
             return Err(wrong("`poll_min` is longer than `poll_max`".into()));
+        }
+        if self.retention.values().any(|retention| retention.keep() == Some(Duration::ZERO)) {
+            return Err(wrong("an archive must keep events for longer than nothing".into()));
         }
         if self.handlers.values().any(|options| options.max_attempts == Some(0)) {
             return Err(wrong("`max_attempts` of a handler must be at least 1".into()));

@@ -16,6 +16,8 @@ pub const RETURNED: &str = "ezq-returned";
 pub const HANDLER_PREFIX: &str = "ezq-h:";
 /// Why a message is a dead letter; only in the dead-letter queue.
 pub const DEAD: &str = "ezq-dead";
+/// What a message had died of before it was redriven; the time and id of its first death's message.
+pub const REDRIVEN: &str = "ezq-redriven";
 /// The headers as they came, where they were not an object; only in the dead-letter queue.
 pub const ORIGINAL_HEADERS: &str = "ezq-original-headers";
 /// The most attempts a handler gets for this one event, over the handler's own policy.

@@ -24,6 +24,7 @@ mod extract;
 mod finishing;
 mod handler;
 pub mod headers;
+mod history;
 mod inner;
 mod outcome;
 #[doc(hidden)]
@@ -32,6 +33,7 @@ mod publish;
 mod publisher;
 mod queue_name;
 mod registry;
+mod retention;
 mod retry;
 mod settlement;
 mod slots;
@@ -44,7 +46,7 @@ pub use app::{App, AppBuilder};
 pub use batch::{
     Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, IntoBatchHandler, Unread,
 };
-pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode};
+pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
 pub use config::{Config, UnknownTypes};
 pub use consumer::{Consumer, ConsumerHandle, Counts, Report, StopReason};
 pub use context::{Call, Context, Received};
@@ -61,10 +63,12 @@ pub use extract::{Extract, Provided, State};
 pub use handler::{
     AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
 };
+pub use history::{CopyState, EventCopy, History, HistoryRequest};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
 pub use publish::{Publish, PublishAll};
 pub use publisher::{Draft, Prepared, Published, Publisher};
 pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
+pub use retention::Retention;
 pub use retry::{Backoff, RetryPolicy};
 pub use settlement::{
     ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,

@@ -9,12 +9,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{LeaseRequest, Leased};
 use ezq_core::headers::Headers;
-use ezq_core::{Delivery, MessageId, Receipt};
+use ezq_core::{Delivery, MessageId, QueueName, Receipt};
 use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::queues::Shape;
+use crate::removal::Removal;
 use crate::sql;
 
 /// A lease request in the database's units.
@@ -68,8 +69,10 @@ impl Claim {
     pub(crate) async fn take(
         &self,
         connection: &mut PgConnection,
+        queue: &QueueName,
+        removal: Removal,
     ) -> Result<Vec<Delivery>, sqlx::Error> {
-        let statement = AssertSqlSafe(self.take_statement());
+        let statement = AssertSqlSafe(self.take_statement(queue, removal));
         let query = sqlx::query(statement).bind(self.grace_us).bind(self.max);
         let rows = query.fetch_all(connection).await?;
         let mut deliveries: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
@@ -115,21 +118,23 @@ impl Claim {
         )
     }
 
-    fn take_statement(&self) -> String {
+    fn take_statement(&self, queue: &QueueName, removal: Removal) -> String {
         let Self { table, .. } = self;
         let claimable = self.claimable();
         let fence = sql::fence("q");
         let (due, enqueued_at) = (sql::bounded("q.vt"), sql::bounded("q.enqueued_at"));
-        format!(
-            "DELETE FROM {table} q
-             WHERE q.msg_id = ANY (ARRAY(
+        let condition = format!(
+            "q.msg_id = ANY (ARRAY(
                SELECT msg_id FROM {table}
                WHERE vt <= statement_timestamp() AND {claimable}
-               ORDER BY vt LIMIT $2 FOR UPDATE SKIP LOCKED))
-             RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, {due} AS due,
-                       {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
-                       q.message::text AS body, q.headers::text AS headers"
-        )
+               ORDER BY vt LIMIT $2 FOR UPDATE SKIP LOCKED))"
+        );
+        let answer = format!(
+            "q.msg_id, q.read_ct, {fence} AS fence, {{rel}} AS rel, {due} AS due,
+             {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
+             q.message::text AS body, q.headers::text AS headers"
+        );
+        removal.take(queue, &condition, &answer)
     }
 
     fn next_due_statement(&self) -> String {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use ezq_core::{Error, ErrorKind, Result};
+use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
@@ -26,6 +26,8 @@ pub struct PgmqConfig {
     pub(crate) connect_timeout: Duration,
     pub(crate) statement_timeout: Duration,
     pub(crate) restart_grace: Option<Duration>,
+    pub(crate) retention: Vec<(QueueName, Retention)>,
+    pub(crate) sweep_interval: Duration,
 }
 
 impl PgmqConfig {
@@ -81,6 +83,8 @@ impl PgmqConfig {
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
             restart_grace: None,
+            retention: Vec::new(),
+            sweep_interval: Duration::from_secs(60),
         }
     }
 
@@ -130,6 +134,24 @@ impl PgmqConfig {
     #[must_use]
     pub fn restart_grace(mut self, grace: Duration) -> Self {
         self.restart_grace = Some(grace);
+        self
+    }
+
+    /// What becomes of a queue's messages when they are acknowledged: deleted, or moved to PGMQ's
+    /// archive `pgmq.a_<queue>`. An application says it over this
+    /// ([`AppBuilder::retention`](ezq_core::AppBuilder::retention)). Defaults to
+    /// [`Retention::Delete`].
+    #[must_use]
+    pub fn retention(mut self, queue: &QueueName, retention: Retention) -> Self {
+        self.retention.push((queue.clone(), retention));
+        self
+    }
+
+    /// How often archives are rid of what is older than they keep, with jitter; see
+    /// [`PgmqEngine::sweep`](crate::PgmqEngine::sweep). At least 1 ms. Defaults to 1 min.
+    #[must_use]
+    pub fn sweep_interval(mut self, interval: Duration) -> Self {
+        self.sweep_interval = interval.max(Duration::from_millis(1));
         self
     }
 

@@ -1,9 +1,9 @@
 //! Dead letters: they stand in a PGMQ queue of their own, `<queue>_dlq`, where any client sees them.
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::DeadLetter;
+use ezq_core::engine::{DeadLetter, Death};
 use ezq_core::headers::{DEAD, Headers};
-use ezq_core::{MessageId, QueueName, Reason};
+use ezq_core::{MessageId, QueueName};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
@@ -45,7 +45,7 @@ pub(crate) async fn find(
 }
 
 /// Moves them back in one step, in the order of their ids: what a handler finished stays finished,
-/// the rest starts anew.
+/// the rest starts anew. What they had died of goes along, with the id and time they had first.
 pub(crate) async fn redrive(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -53,6 +53,11 @@ pub(crate) async fn redrive(
 ) -> Result<Vec<MessageId>, sqlx::Error> {
     let table = sql::table(queue);
     let dead = sql::dead_table(queue);
+    let had_died = "CASE jsonb_typeof(g.headers -> 'ezq-dead') WHEN 'object' THEN
+        jsonb_build_object('ezq-redriven', g.headers -> 'ezq-dead' || jsonb_strip_nulls(
+          jsonb_build_object('id', g.headers #> '{ezq-redriven,id}',
+                             'enqueued_at', g.headers #> '{ezq-redriven,enqueued_at}')))
+        ELSE '{}' END";
     let statement = format!(
         "WITH locked AS (
            SELECT msg_id FROM {dead} WHERE msg_id = ANY ($1) ORDER BY msg_id FOR UPDATE),
@@ -62,11 +67,11 @@ pub(crate) async fn redrive(
          back AS (
            INSERT INTO {table} (vt, message, headers)
            SELECT clock_timestamp(), g.message,
-             CASE jsonb_typeof(g.headers) WHEN 'object' THEN (
-               SELECT jsonb_object_agg(key, value) FROM jsonb_each(g.headers)
-               WHERE key NOT IN ('ezq-dead', 'ezq-returned')
-                 AND (NOT starts_with(key, 'ezq-h:') OR value ->> 'state' = 'done'))
-             ELSE g.headers END
+             CASE jsonb_typeof(g.headers) WHEN 'object' THEN nullif((
+               SELECT coalesce(jsonb_object_agg(key, value), '{{}}') FROM jsonb_each(g.headers)
+               WHERE key NOT IN ('ezq-dead', 'ezq-returned', 'ezq-redriven')
+                 AND (NOT starts_with(key, 'ezq-h:') OR value ->> 'state' = 'done')
+             ) || {had_died}, '{{}}') ELSE g.headers END
            FROM gone g ORDER BY g.msg_id)
          SELECT msg_id FROM gone ORDER BY msg_id"
     );
@@ -105,21 +110,14 @@ async fn removed(
 fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
     let headers = claim::headers(row.try_get("headers")?);
     let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
-    let time = |field: &str| {
-        let text = headers.value(DEAD)?.get(field)?.as_str()?;
-        text.parse::<DateTime<Utc>>().ok()
-    };
-    let original = headers.value(DEAD).and_then(|dead| dead.get("id")?.as_i64());
-    let reason = headers
-        .value(DEAD)
-        .and_then(|dead| serde_json::from_value::<Reason>(dead.get("reason")?.clone()).ok());
+    let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
     Ok(DeadLetter {
         id: MessageId::Number(row.try_get("msg_id")?),
-        original_id: original.map(MessageId::Number),
-        reason,
+        original_id: death.message_id,
+        reason: death.reason,
         body: row.try_get::<Option<String>, _>("body")?.unwrap_or_else(|| "null".to_owned()),
-        enqueued_at: time("enqueued_at").unwrap_or(stored_at),
-        died_at: time("died_at").unwrap_or(stored_at),
+        enqueued_at: death.enqueued_at.unwrap_or(stored_at),
+        died_at: death.died_at.unwrap_or(stored_at),
         headers: without_reason(headers),
     })
 }

@@ -14,6 +14,7 @@ use sqlx::{Connection, Row};
 use crate::config::Place;
 use crate::error;
 use crate::link::Connector;
+use crate::sql;
 
 /// The oldest PGMQ that ezq works with.
 pub const OLDEST_PGMQ: &str = "1.5.1";
@@ -58,7 +59,7 @@ pub(crate) async fn ensure(
 
 /// The statements with which an administrator prepares a database for applications that run with
 /// `manage_schema(false)` or as a role without rights on the schema: PGMQ, queues with their dead
-/// letters, and the grants that `role` needs.
+/// letters and archives, and the grants that `role` needs.
 ///
 /// ```
 /// use ezq_core::QueueName;
@@ -69,22 +70,29 @@ pub(crate) async fn ensure(
 /// ```
 #[must_use]
 pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
-    let mut sql = String::from("create extension if not exists pgmq;\n");
+    let mut text = String::from("create extension if not exists pgmq;\n");
     let names = queues.iter().flat_map(|queue| [queue.to_string(), queue.dead_letters()]);
     let names: Vec<String> = names.collect();
     for name in &names {
         // Writing to a string cannot fail.
-        let _ = writeln!(sql, "select pgmq.create('{name}');");
+        let _ = writeln!(text, "select pgmq.create('{name}');");
+    }
+    for queue in queues {
+        let _ = writeln!(text, "{};", sql::create_archive_index(queue));
     }
     if let Some(role) = role {
         let role = format!("\"{}\"", role.replace('"', "\"\""));
-        let _ = writeln!(sql, "grant usage on schema pgmq to {role};");
+        let _ = writeln!(text, "grant usage on schema pgmq to {role};");
         for name in &names {
             let _ =
-                writeln!(sql, "grant select, insert, update, delete on pgmq.q_{name} to {role};");
+                writeln!(text, "grant select, insert, update, delete on pgmq.q_{name} to {role};");
+        }
+        for queue in queues {
+            let archive = sql::archive_table(queue);
+            let _ = writeln!(text, "grant select, insert, delete on {archive} to {role};");
         }
     }
-    sql
+    text
 }
 
 async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {

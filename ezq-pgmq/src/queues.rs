@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ezq_core::{QueueName, Result};
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection, Row};
+use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::error;
 use crate::install::LOCK_KEY;
@@ -110,7 +110,8 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
     })
 }
 
-async fn create(queue: &QueueName, link: &Link) -> Result<()> {
+/// Creates what is absent of a queue, its archive and its dead letters.
+pub(crate) async fn create(queue: &QueueName, link: &Link) -> Result<()> {
     let mut link = link.checkout().await?;
     let (place, patience) = (link.place().clone(), link.timeout());
     let result = limit(patience, create_locked(link.connection(), queue)).await;
@@ -125,10 +126,9 @@ async fn create_locked(
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
     for name in [queue.as_str().to_owned(), queue.dead_letters()] {
         // A queue that stands is left alone: its owner may be another role.
-        sqlx::query("SELECT pgmq.create($1) WHERE to_regclass('pgmq.q_' || $1) IS NULL")
-            .bind(name)
-            .execute(&mut *tx)
-            .await?;
+        let absent = "to_regclass('pgmq.q_' || $1) IS NULL OR to_regclass('pgmq.a_' || $1) IS NULL";
+        let statement = format!("SELECT pgmq.create($1) WHERE {absent}");
+        sqlx::query(AssertSqlSafe(statement)).bind(name).execute(&mut *tx).await?;
     }
     tx.commit().await
 }

@@ -2,11 +2,31 @@
 //!
 //! A [`QueueName`] is `[a-z0-9_]{1,40}`, so names need no quotes and cannot smuggle anything in.
 
-use ezq_core::QueueName;
+use ezq_core::{End, Event, Interrupt, QueueName};
 
 /// The table of a queue.
 pub(crate) fn table(queue: &QueueName) -> String {
     format!("pgmq.q_{queue}")
+}
+
+/// The table of a queue's archive.
+pub(crate) fn archive_table(queue: &QueueName) -> String {
+    format!("pgmq.a_{queue}")
+}
+
+/// The index by which an event's history is found in a large archive.
+pub(crate) fn archive_index(queue: &QueueName) -> String {
+    format!("a_{queue}_event_id_idx")
+}
+
+/// Creates [`archive_index`]. A hash index takes ids of any length; a tree would refuse an event
+/// for having a long one.
+pub(crate) fn create_archive_index(queue: &QueueName) -> String {
+    format!(
+        "CREATE INDEX IF NOT EXISTS {} ON {} USING hash ((message ->> 'id'))",
+        archive_index(queue),
+        archive_table(queue)
+    )
 }
 
 /// The table of a queue's dead letters.
@@ -27,6 +47,20 @@ pub(crate) fn headers_object(headers: &str) -> String {
 /// A time as Rust can hold it: Postgres' calendar is longer, and knows infinity.
 pub(crate) fn bounded(time: &str) -> String {
     format!("least(greatest({time}, '0001-01-01 00:00Z'), '9999-12-31 00:00Z'::timestamptz)")
+}
+
+/// Whether a message is an event that is ezq's own, such as `End`.
+pub(crate) fn is_control(message: &str) -> String {
+    let names = [End::TYPE, Interrupt::TYPE].into_iter();
+    let names = names.chain(End::ALIASES.iter().copied()).chain(Interrupt::ALIASES.iter().copied());
+    let names: Vec<String> = names.map(|name| format!("'{name}'")).collect();
+    let event_type = event_type(message);
+    format!("(coalesce({event_type}, '') IN ({}))", names.join(", "))
+}
+
+/// The name of a message's type, in either form.
+pub(crate) fn event_type(message: &str) -> String {
+    format!("({message} ->> CASE WHEN {message} ? 'specversion' THEN 'type' ELSE '_type' END)")
 }
 
 /// How many settled deliveries `headers` count. Anything but a whole number counts as none.

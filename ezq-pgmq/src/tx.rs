@@ -30,6 +30,7 @@ use crate::engine::PgmqEngine;
 use crate::error;
 use crate::link::limit;
 use crate::publish::{self, ByQueue};
+use crate::removal::Removal;
 use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
 /// How long a roll-back may take before the statement it waits for is stopped.
@@ -170,10 +171,12 @@ impl PgUnit {
 #[async_trait]
 impl UnitOfWork for PgUnit {
     async fn claim(&mut self, max: usize) -> Result<Vec<Delivery>> {
-        let claim = self.session.engine.claim_of(&self.session.queue, max).await?;
+        let Session { engine, queue, .. } = &self.session;
+        let claim = engine.claim_of(queue, max).await?;
+        let removal = engine.removal_of(queue).await?;
         let Some(open) = Arc::get_mut(&mut self.open) else { return Err(not_given_back()) };
-        let patience = self.session.engine.patience();
-        let claimed = limit(patience, claim.take(&mut open.get_mut().connection)).await;
+        let connection = &mut open.get_mut().connection;
+        let claimed = limit(engine.patience(), claim.take(connection, queue, removal)).await;
         claimed.map_err(|failure| self.session.failed(failure))
     }
 
@@ -190,6 +193,7 @@ impl UnitOfWork for PgUnit {
             events.push(queue, 0, publish::Row::new(event)?);
         }
         let events = events.into_inner();
+        let removal = session.engine.removal_of(&session.queue).await?;
         let patience = session.engine.patience();
         let connection = &mut *open.connection;
         let written = limit(patience, async {
@@ -197,7 +201,7 @@ impl UnitOfWork for PgUnit {
                 let rows: Vec<_> = rows.iter().map(|(_, row)| row.clone()).collect();
                 publish::insert(connection, queue, &rows).await?;
             }
-            let held = session.fence(connection, &finished).await?;
+            let held = session.fence(connection, &finished, removal).await?;
             if held {
                 PgTransactionManager::commit(connection).await?;
             }
@@ -253,6 +257,7 @@ impl Session {
         &self,
         connection: &mut PgConnection,
         finished: &[Finished],
+        removal: Removal,
     ) -> Result<bool, sqlx::Error> {
         let (marked, acknowledged): (Vec<_>, Vec<_>) =
             finished.iter().partition(|one| one.mark.is_some());
@@ -274,11 +279,7 @@ impl Session {
             held += query.execute(&mut *connection).await?.rows_affected();
         }
         if !acknowledged.is_empty() {
-            let locked = sql::locked(&table, "", &in_unit(RECEIPTS), "");
-            let statement = format!(
-                "WITH locked AS ({locked})
-                 DELETE FROM {table} q USING locked l WHERE {ONLY_LOCKED}"
-            );
+            let statement = removal.acknowledge(&self.queue, &in_unit(RECEIPTS));
             let query = self.with_receipts(statement, &acknowledged);
             held += query.execute(&mut *connection).await?.rows_affected();
         }

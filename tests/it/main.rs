@@ -9,6 +9,7 @@ mod database;
 mod examples;
 mod faults;
 mod handlers;
+mod history;
 mod kit;
 mod leftovers;
 mod macros;

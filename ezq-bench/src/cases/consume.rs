@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use ezq::prelude::*;
 use ezq::sqlx::{Executor as _, PgConnection, query, query_as, query_scalar};
-use ezq::{Engine as _, Handler, QueueName};
+use ezq::{Engine as _, Handler, QueueName, Retention};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 
 use super::{Case, check};
@@ -28,7 +28,7 @@ pub(super) const CASE: Case = Case {
     run: |arguments, database| Box::pin(run(arguments, database)),
 };
 
-const EVENTS: usize = 50_000;
+pub(super) const EVENTS: usize = 50_000;
 const CONCURRENCY: usize = 64;
 const READ: i32 = 100;
 /// Brings a message to about 200 bytes.
@@ -44,6 +44,25 @@ struct Payload {
 
 async fn run(arguments: &Arguments, database: &Database) -> Result<Outcome> {
     let events = arguments.events.unwrap_or(EVENTS);
+    let (ezq, handled) = open(database).await?;
+    let bytes = fill(&ezq, events).await?;
+    let plain = Mutex::new(database.connect().await?);
+
+    let pairs = Pairs::measure(
+        CASE.name,
+        arguments.pairs,
+        |n| consume(&ezq, &handled, events, n, Retention::Delete),
+        |n| read_and_delete(&ezq, &plain, events, n),
+    );
+    let pairs = pairs.await?;
+
+    let mut settings = close(ezq, database, events, bytes).await?;
+    settings.insert("reference_read".into(), json!(READ));
+    Ok(Outcome { pairs, settings })
+}
+
+/// An application with a handler that does nothing, and what that counts.
+pub(super) async fn open(database: &Database) -> Result<(Ezq, Arc<AtomicU64>)> {
     let handled = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&handled);
     let ezq = Ezq::builder()
@@ -55,29 +74,27 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Outcome> {
         }))
         .connect()
         .await?;
-    let bytes = fill(&ezq, events).await?;
-    let plain = Mutex::new(database.connect().await?);
+    Ok((ezq, handled))
+}
 
-    let pairs = Pairs::measure(
-        CASE.name,
-        arguments.pairs,
-        |n| consume(&ezq, &handled, events, n),
-        |n| read_and_delete(&ezq, &plain, events, n),
-    );
-    let pairs = pairs.await?;
-
+/// Leaves nothing behind; the settings under which it ran.
+pub(super) async fn close(
+    ezq: Ezq,
+    database: &Database,
+    events: usize,
+    bytes: i64,
+) -> Result<Map<String, Value>> {
     query("select pgmq.drop_queue($1)").bind(TEMPLATE).execute(ezq.pool()).await?;
     ezq.close().await;
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
     settings.insert("body_bytes".into(), json!(bytes));
     settings.insert("concurrency".into(), json!(CONCURRENCY));
-    settings.insert("reference_read".into(), json!(READ));
-    Ok(Outcome { pairs, settings })
+    Ok(settings)
 }
 
 /// Publishes the events once, to be copied for every run; the mean size of a body.
-async fn fill(ezq: &Ezq, events: usize) -> Result<i64> {
+pub(super) async fn fill(ezq: &Ezq, events: usize) -> Result<i64> {
     query("select pgmq.create($1)").bind(TEMPLATE).execute(ezq.pool()).await?;
     query("select pgmq.purge_queue($1)").bind(TEMPLATE).execute(ezq.pool()).await?;
     let payloads: Vec<Payload> = (0..events).map(|n| Payload { n, text: TEXT.into() }).collect();
@@ -105,9 +122,18 @@ async fn copy(ezq: &Ezq, queue: &str) -> Result<()> {
     Ok(())
 }
 
-async fn consume(ezq: &Ezq, handled: &AtomicU64, events: usize, n: usize) -> Result<Run> {
-    let name = format!("bench_consume_ezq_{n}");
+/// Works off a copy of the events, and checks what became of them.
+pub(super) async fn consume(
+    ezq: &Ezq,
+    handled: &AtomicU64,
+    events: usize,
+    n: usize,
+    retention: Retention,
+) -> Result<Run> {
+    let end = if retention.is_archive() { "archive" } else { "delete" };
+    let name = format!("bench_consume_{end}_{n}");
     let queue = QueueName::new(&name)?;
+    ezq.pgmq().set_retention(&queue, retention)?;
     ezq.pgmq().ensure_queue(&queue).await?;
     ezq.purge(&queue).await?;
     copy(ezq, &name).await?;
@@ -120,6 +146,10 @@ async fn consume(ezq: &Ezq, handled: &AtomicU64, events: usize, n: usize) -> Res
 
     check("the number of events that ezq reports", report.counts.handled, events)?;
     check("the number of events that the handler saw", handled.load(Ordering::Relaxed), events)?;
+    let count = format!("select count(*) from pgmq.a_{queue}");
+    let kept: i64 = query_scalar(ezq::sqlx::AssertSqlSafe(count)).fetch_one(ezq.pool()).await?;
+    let wanted = if retention.is_archive() { events } else { 0 };
+    check("the number of events in the archive", kept.unsigned_abs(), wanted)?;
     drop_queue(ezq, &name).await?;
     drop_queue(ezq, &queue.dead_letters()).await?;
     Ok(Run { events, took })

@@ -1,5 +1,6 @@
 //! The cases, one file each.
 
+mod archive;
 mod consume;
 
 use std::future::Future;
@@ -11,7 +12,7 @@ use crate::database::Database;
 use crate::outcome::Outcome;
 
 /// Every case, in the order in which they run.
-pub(crate) const ALL: &[Case] = &[consume::CASE];
+pub(crate) const ALL: &[Case] = &[consume::CASE, archive::CASE];
 
 /// One thing that is measured.
 #[derive(Debug)]

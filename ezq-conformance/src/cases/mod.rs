@@ -9,9 +9,11 @@ macro_rules! cases {
     };
 }
 
+mod archive;
 mod concurrency;
 mod dead_letters;
 mod fencing;
+mod history;
 mod leasing;
 mod poison;
 mod publishing;
@@ -33,6 +35,8 @@ pub fn cases() -> Vec<Case> {
         fencing::CASES,
         concurrency::CASES,
         dead_letters::CASES,
+        archive::CASES,
+        history::CASES,
         poison::CASES,
         schedule::CASES,
         queues::CASES,

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased};
 use ezq_core::headers::Headers;
 use ezq_core::{
-    Capabilities, Delivery, Due, Engine, Error, ErrorKind, ExtendOutcome, MemoryEngine, MessageId,
-    Outgoing, Progress, PublishOutcome, QueueName, QueueStats, Receipt, Result, Settle,
-    SettleOutcome,
+    Capabilities, CopyState, Delivery, Due, Engine, Error, ErrorKind, EventCopy, ExtendOutcome,
+    History, MemoryEngine, MessageId, Outgoing, Progress, PublishOutcome, QueueName, QueueStats,
+    Receipt, Result, Retention, Settle, SettleOutcome,
 };
 use tokio::sync::watch;
 
@@ -61,6 +61,15 @@ pub(crate) enum Fault {
     ListsFromTheStart,
     RedrivesNothing,
     DiscardsNothing,
+    ArchivesNothing,
+    ArchivesEverything,
+    ArchivesControlEvents,
+    ClaimsNoArchive,
+    TellsNothing,
+    TellsOfOthers,
+    TellsOneCopy,
+    TellsWrongStates,
+    ForgetsDeaths,
 }
 
 pub(crate) struct Broken {
@@ -83,6 +92,7 @@ impl Broken {
         };
         let mut capabilities = inner.capabilities().clone();
         capabilities.max_body = Some(LIMIT);
+        capabilities.archive = fault != Fault::ClaimsNoArchive;
         Self {
             inner,
             fault,
@@ -106,6 +116,9 @@ impl Broken {
             }
             Fault::DropsWhiteSpace => message.body.retain(|c| !c.is_whitespace()),
             Fault::CutsLongBodies => message.body.truncate(1 << 16),
+            Fault::ArchivesControlEvents => {
+                message.body = message.body.replace("ezq.end", "shop.end");
+            }
             Fault::DropsHeaders => message.headers = Headers::new(),
             Fault::DelaysAreEarly => message.due = Due::Now,
             Fault::DelaysInWholeSeconds => {
@@ -177,6 +190,39 @@ impl Engine for Broken {
             let _ = self.inner.remove_queue(queue);
         }
         self.inner.ensure_queue(queue).await
+    }
+
+    fn set_retention(&self, queue: &QueueName, retention: Retention) -> Result<()> {
+        let retention = match self.fault {
+            Fault::ArchivesNothing => Retention::Delete,
+            Fault::ArchivesEverything => Retention::ARCHIVE,
+            _ => retention,
+        };
+        self.inner.set_retention(queue, retention)
+    }
+
+    async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
+        let mut history = self.inner.history(event_id, queue).await?;
+        let (asked_at, copies) = (history.asked_at, &mut history.copies);
+        match self.fault {
+            Fault::TellsNothing => copies.clear(),
+            Fault::TellsOneCopy => copies.truncate(1),
+            Fault::TellsOfOthers => {
+                let queue = queue.cloned().unwrap_or_default();
+                let state = CopyState::Waiting { due: asked_at };
+                let id = MessageId::Number(1);
+                copies.push(EventCopy::new(&queue, id, asked_at, &Headers::new(), state));
+            }
+            Fault::TellsWrongStates => copies.iter_mut().for_each(|copy| {
+                copy.state = match copy.state {
+                    CopyState::Waiting { due } => CopyState::Leased { until: due },
+                    _ => CopyState::Waiting { due: asked_at },
+                };
+            }),
+            Fault::ForgetsDeaths => copies.iter_mut().for_each(|copy| copy.died_before = None),
+            _ => {}
+        }
+        Ok(history)
     }
 
     async fn publish(&self, mut messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {

@@ -126,6 +126,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
         Fault::AcceptsStaleReceipts,
         &[
             "a_stale_ack_changes_nothing",
+            "a_stale_ack_archives_nothing",
             "a_stale_retry_changes_nothing",
             "a_stale_dead_letter_changes_nothing",
             "a_stale_release_changes_nothing",
@@ -160,7 +161,11 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     ),
     (
         Fault::AcksNothing,
-        &["an_acknowledged_message_is_gone", "a_mixed_batch_settles_each_in_its_own_way"],
+        &[
+            "an_acknowledged_message_is_gone",
+            "an_archived_message_is_not_handed_out_again",
+            "a_mixed_batch_settles_each_in_its_own_way",
+        ],
     ),
     (Fault::RetriesAtOnce, &["a_retry_waits_for_its_pause"]),
     (
@@ -171,7 +176,13 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "odd_headers_take_marks",
         ],
     ),
-    (Fault::LosesOutgoing, &["outgoing_events_leave_with_every_settlement"]),
+    (
+        Fault::LosesOutgoing,
+        &[
+            "outgoing_events_leave_with_every_settlement",
+            "archived_messages_leave_with_their_events",
+        ],
+    ),
     (Fault::ReleasesToTheEnd, &["a_release_returns_to_its_old_place_at_once"]),
     (
         Fault::SaysExtended,
@@ -206,14 +217,48 @@ const CAUGHT: &[(Fault, &[&str])] = &[
         ],
     ),
     (Fault::DiscardsNothing, &["a_discarded_dead_letter_is_gone_for_good"]),
+    (
+        Fault::ArchivesNothing,
+        &[
+            "an_acknowledged_message_is_archived_with_its_headers",
+            "archived_messages_leave_with_their_events",
+        ],
+    ),
+    (Fault::ArchivesEverything, &["an_acknowledged_message_is_gone_without_an_archive"]),
+    (Fault::ArchivesControlEvents, &["a_control_event_is_not_archived"]),
+    (Fault::ClaimsNoArchive, &["an_archive_is_refused_where_there_is_none"]),
+    (
+        Fault::TellsNothing,
+        &[
+            "history_tells_an_event_that_waits",
+            "history_finds_an_event_in_the_flat_form",
+            "history_finds_every_copy",
+        ],
+    ),
+    (Fault::TellsOfOthers, &["nothing_is_told_of_an_unknown_event"]),
+    (Fault::TellsOneCopy, &["history_finds_every_copy"]),
+    (
+        Fault::TellsWrongStates,
+        &[
+            "history_tells_an_event_that_waits",
+            "history_tells_an_event_that_is_leased",
+            "history_tells_an_event_that_is_tried_again",
+            "history_tells_a_dead_event",
+        ],
+    ),
+    (Fault::ForgetsDeaths, &["history_tells_what_a_redriven_event_had_died_of"]),
 ];
 
 /// What the memory engine cannot show, broken or not.
-const WITHOUT_TRANSACTIONS: [&str; 4] = [
+const WITHOUT_TRANSACTIONS: [&str; 8] = [
+    "a_transaction_archives_what_it_acknowledges",
+    "what_a_transaction_claimed_is_archived_with_it",
     "the_last_handlers_transaction_removes_the_message",
     "an_earlier_handlers_transaction_marks_it_done",
     "a_transaction_that_lost_its_lease_leaves_nothing",
     "an_abandoned_transaction_leaves_the_message_as_it_was",
+    "a_transaction_finishes_a_batch_or_nothing_of_it",
+    "a_claim_inside_a_transaction_commits_with_it",
 ];
 
 #[tokio::test(start_paused = true)]

@@ -15,6 +15,9 @@ pub struct Capabilities {
     pub ordered: bool,
     /// [`Engine::begin`](crate::engine::Engine::begin) works: handlers may take `Tx`.
     pub transactions: bool,
+    /// [`Engine::set_retention`](crate::engine::Engine::set_retention) can have acknowledged
+    /// messages archived.
+    pub archive: bool,
     /// Bodies come back byte by byte. PGMQ stores `jsonb`: values stay exact, but key order, white
     /// space and duplicate keys do not.
     pub exact_bodies: bool,
@@ -32,6 +35,7 @@ impl Capabilities {
             delayed: false,
             ordered: false,
             transactions: false,
+            archive: false,
             exact_bodies: false,
             max_body: None,
         }

@@ -3,6 +3,8 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde::Deserialize as _;
+use serde_json::Value;
 
 use super::MessageId;
 use crate::headers::Headers;
@@ -27,6 +29,38 @@ pub struct DeadLetter {
     pub died_at: DateTime<Utc>,
 }
 
+/// What a message's headers tell of its death; what is odd or missing is none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Death {
+    /// Of what.
+    pub reason: Option<Reason>,
+    /// The id it had in its queue.
+    pub message_id: Option<MessageId>,
+    /// How often it was delivered until then.
+    pub deliveries: Option<u32>,
+    /// When it was first stored.
+    pub enqueued_at: Option<DateTime<Utc>>,
+    /// When it died.
+    pub died_at: Option<DateTime<Utc>>,
+}
+
+impl Death {
+    /// Reads the value of a header: [`DEAD`](crate::headers::DEAD) of a dead letter,
+    /// [`REDRIVEN`](crate::headers::REDRIVEN) of what was redriven.
+    #[must_use]
+    pub fn read(value: &Value) -> Self {
+        let time = |field: &str| value.get(field)?.as_str()?.parse().ok();
+        let number = value.get("id").and_then(Value::as_i64);
+        Self {
+            reason: value.get("reason").and_then(|reason| Reason::deserialize(reason).ok()),
+            message_id: number.map(MessageId::Number),
+            deliveries: value.get("deliveries").and_then(|n| u32::deserialize(n).ok()),
+            enqueued_at: time("enqueued_at"),
+            died_at: time("died_at"),
+        }
+    }
+}
+
 /// What an engine that keeps dead letters can do with them.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
@@ -48,7 +82,8 @@ pub trait DeadLetters: Send + Sync {
     async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>>;
 
     /// Moves dead letters back to their queue, one step each; handlers that were done stay done,
-    /// those that failed start anew. Returns the ids that were moved.
+    /// those that failed start anew. What they had died of goes
+    /// along ([`REDRIVEN`](crate::headers::REDRIVEN)). Returns the ids that were moved.
     ///
     /// # Errors
     /// When the store cannot be written; what was moved before stays moved.

@@ -5,6 +5,7 @@
 //! as against a database. Its clock is tokio's, so a paused clock moves leases, delays and retries.
 //! One lock guards all queues and is never held across an `.await`: each call is one atomic step.
 
+mod archive;
 mod clock;
 mod letters;
 mod queue;
@@ -25,7 +26,7 @@ use super::{
     Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest, Leased, MessageId,
     Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
 };
-use crate::{QueueName, Result, Settle};
+use crate::{History, QueueName, Result, Retention, Settle};
 
 /// An engine that keeps its queues in this process.
 ///
@@ -100,6 +101,7 @@ impl MemoryEngine {
         let capabilities = Capabilities {
             delayed: true,
             ordered: true,
+            archive: true,
             exact_bodies: true,
             max_body,
             ..Capabilities::new("memory")
@@ -157,6 +159,11 @@ impl Engine for MemoryEngine {
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
         self.store().ensure_queue(queue);
+        Ok(())
+    }
+
+    fn set_retention(&self, queue: &QueueName, retention: Retention) -> Result<()> {
+        self.store().set_retention(queue, retention);
         Ok(())
     }
 
@@ -234,6 +241,10 @@ impl Engine for MemoryEngine {
 
     async fn health_check(&self) -> Result<()> {
         Ok(())
+    }
+
+    async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
+        Ok(self.store().history(event_id, queue, self.shared.clock.now()))
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {

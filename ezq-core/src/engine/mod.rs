@@ -17,13 +17,13 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use capabilities::Capabilities;
-pub use dead_letters::{DeadLetter, DeadLetters};
+pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use delivery::{
     Delivery, Due, LeaseRequest, Leased, MessageId, Outgoing, Position, PublishOutcome, Receipt,
 };
 pub use unit_of_work::{Finished, UnitOfWork};
 
-use crate::{Error, ErrorKind, QueueName, Result, Settle};
+use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
 
 /// A store of messages.
 ///
@@ -39,6 +39,24 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// When the queue is missing and cannot be created.
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()>;
+
+    /// Says what becomes of a queue's messages from now on when they are acknowledged. Forgotten when
+    /// the engine is closed; what is archived stays.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for an archive, unless the engine has [`Capabilities::archive`].
+    fn set_retention(&self, queue: &QueueName, retention: Retention) -> Result<()> {
+        match retention {
+            Retention::Delete => Ok(()),
+            Retention::Archive { .. } => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the engine `{}` keeps no archive, which the queue `{queue}` is to have",
+                    self.capabilities().name
+                ),
+            )),
+        }
+    }
 
     /// Whether the store can keep a message, as far as that can be told without asking it: so that
     /// an event a handler returned fails that handler, before anything is settled. Defaults to yes.
@@ -158,6 +176,20 @@ pub trait Engine: Send + Sync + 'static {
     /// The engine's dead letters, if it keeps them where they can be looked at.
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         None
+    }
+
+    /// Every stored copy of an event, by its id: in a queue, its archive and its dead letters, or in
+    /// those of all queues. Takes no lock and changes nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] unless the engine can tell; otherwise when the store cannot be
+    /// read.
+    async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
+        let _ = (event_id, queue);
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("the engine `{}` tells no event's history", self.capabilities().name),
+        ))
     }
 
     /// Stops background work and closes connections.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased, UnitOfWork};
 use ezq_core::{
-    Capabilities, Due, Engine, Error, ExtendOutcome, MessageId, Outgoing, PublishOutcome,
-    QueueName, QueueStats, Receipt, Result, Settle, SettleOutcome,
+    Capabilities, Due, Engine, Error, ExtendOutcome, History, MessageId, Outgoing, PublishOutcome,
+    QueueName, QueueStats, Receipt, Result, Retention, Settle, SettleOutcome,
 };
 use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::sync::watch;
@@ -15,9 +15,10 @@ use super::PgmqEngine;
 use crate::claim::Claim;
 use crate::config::Place;
 use crate::link::{Checkout, Link, limit};
+use crate::removal::Removal;
 use crate::settle::{Means, Settling};
 use crate::tx::PgUnit;
-use crate::{dead_letters, error, extend, publish, upkeep};
+use crate::{dead_letters, error, extend, history, publish, upkeep};
 
 /// One call on a link: checkout, statement with a time limit, give back, map the error.
 macro_rules! on_link {
@@ -50,6 +51,12 @@ impl PgmqEngine {
         Ok(Claim::new(&request, shape, inner.restart_grace))
     }
 
+    /// How acknowledged messages leave a queue.
+    pub(crate) async fn removal_of(&self, queue: &QueueName) -> Result<Removal> {
+        let inner = &self.inner;
+        inner.retentions.removal(queue, &inner.control, inner.manage_schema).await
+    }
+
     pub(crate) fn announce(&self, queue: &QueueName) {
         self.inner.announce(queue);
     }
@@ -77,7 +84,16 @@ impl Engine for PgmqEngine {
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
         let inner = &self.inner;
-        inner.queues.ensure(queue, &inner.control, inner.manage_schema).await
+        let (control, manage) = (&inner.control, inner.manage_schema);
+        inner.queues.ensure(queue, control, manage).await?;
+        inner.retentions.ensure(queue, control, manage).await?;
+        inner.start_sweeping();
+        Ok(())
+    }
+
+    fn set_retention(&self, queue: &QueueName, retention: Retention) -> Result<()> {
+        self.inner.retentions.set(queue, retention);
+        Ok(())
     }
 
     fn check(&self, message: &Outgoing) -> Result<()> {
@@ -111,6 +127,7 @@ impl Engine for PgmqEngine {
             link: &inner.settle,
             control: &inner.control,
             queues: &inner.queues,
+            retentions: &inner.retentions,
             manage_schema: inner.manage_schema,
         };
         let mut settled = Settling::new(means, queue).run(settlements).await;
@@ -173,6 +190,17 @@ impl Engine for PgmqEngine {
         let result = limit(patience, link.connection().ping()).await;
         let place = self.inner.connector.place();
         link.end(result).map_err(|failure| error::of(failure, place))
+    }
+
+    // On a connection of its own: it may read much, and nothing else is to wait for that.
+    async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
+        let connector = &self.inner.connector;
+        let mut connection = connector.connect().await?;
+        let statements = history::read(&mut connection, event_id, queue);
+        let result = limit(connector.statement_timeout(), statements).await;
+        // Closed politely where that is possible, dropped where it is not.
+        let _ = limit(Duration::from_secs(1), connection.close()).await;
+        result.map_err(|failure| error::of(failure, connector.place()))
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {

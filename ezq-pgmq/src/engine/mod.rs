@@ -20,6 +20,8 @@ use crate::config::PgmqConfig;
 use crate::link::{Connector, ISOLATION, Link, Planning};
 use crate::publish::{self, ByQueue, Row};
 use crate::queues::Queues;
+use crate::retention::Retentions;
+use crate::sweep::Sweeper;
 use crate::wake::Wake;
 use crate::{error, install, listen};
 
@@ -49,6 +51,8 @@ struct Inner {
     renew: Link,
     control: Arc<Link>,
     queues: Queues,
+    retentions: Arc<Retentions>,
+    sweeper: Sweeper,
     wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
 }
@@ -57,6 +61,7 @@ struct Inner {
 struct Tasks {
     running: JoinSet<()>,
     notifies: bool,
+    sweeps: bool,
     listening: Option<watch::Receiver<listen::State>>,
     closed: bool,
 }
@@ -80,8 +85,19 @@ impl PgmqEngine {
         capabilities.durable = true;
         capabilities.delayed = true;
         capabilities.ordered = true;
+        capabilities.archive = true;
         capabilities.transactions = true;
         capabilities.max_body = Some(MAX_BODY);
+        let retentions = Arc::<Retentions>::default();
+        for (queue, retention) in &config.retention {
+            retentions.set(queue, *retention);
+        }
+        let control = Arc::new(control);
+        let sweeper = Sweeper {
+            link: Arc::clone(&control),
+            retentions: Arc::clone(&retentions),
+            interval: config.sweep_interval,
+        };
         let link = || Link::new(connector.clone(), Planning::ByIndex);
         let inner = Inner {
             capabilities,
@@ -92,13 +108,32 @@ impl PgmqEngine {
             claim: link(),
             settle: link(),
             renew: link(),
-            control: Arc::new(control),
+            control,
             queues: Queues::default(),
+            retentions,
+            sweeper,
             wake: Arc::default(),
             tasks: Mutex::default(),
             connector,
         };
+        inner.start_sweeping();
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Removes from the archives what is older than they keep, now; how many messages. The engine
+    /// does so by itself [every minute](PgmqConfig::sweep_interval), for the queues whose
+    /// [retention](PgmqConfig::retention) has a limit.
+    ///
+    /// A thousand rows a transaction at most. Where another process sweeps a queue just now, it is
+    /// left to that.
+    ///
+    /// # Errors
+    /// What kept the first archive that failed from being swept; the others were.
+    ///
+    /// # Cancel safety
+    /// What was removed stays removed.
+    pub async fn sweep(&self) -> Result<u64> {
+        self.inner.sweeper.run().await
     }
 
     /// The pool that publishing uses: the application's, or the engine's own.
@@ -219,6 +254,7 @@ impl Inner {
     fn note(&self, failure: &sqlx::Error, queue: &QueueName) {
         if error::is_queue_missing(failure) || error::is_reshaped(failure) {
             self.queues.forget(queue);
+            self.retentions.forget(queue);
         }
     }
 
@@ -228,6 +264,15 @@ impl Inner {
             tasks.notifies = true;
             let (wake, link) = (self.wake.clone(), self.control.clone());
             tasks.running.spawn(wake.notify_forever(link));
+        }
+    }
+
+    /// Once there is something that ages.
+    fn start_sweeping(&self) {
+        let mut tasks = self.tasks();
+        if !tasks.sweeps && !tasks.closed && self.sweeper.has_work() {
+            tasks.sweeps = true;
+            tasks.running.spawn(self.sweeper.clone().run_forever());
         }
     }
 

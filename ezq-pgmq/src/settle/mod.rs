@@ -19,6 +19,8 @@ use sqlx::postgres::PgConnection;
 use crate::link::{Link, limit};
 use crate::publish::{self, ByQueue};
 use crate::queues::Queues;
+use crate::removal::Removal;
+use crate::retention::Retentions;
 use crate::{error, text};
 pub(crate) use item::Item;
 use item::{Key, Kind};
@@ -26,7 +28,7 @@ use item::{Key, Kind};
 /// How often a deadlock or serialisation failure is answered by the same statement again.
 const CONFLICT_TRIES: u32 = 5;
 
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// What became of a batch.
 pub(crate) struct Settled {
@@ -45,6 +47,7 @@ pub(crate) struct Means<'a> {
     /// The connection that looks for and creates queues.
     pub(crate) control: &'a Link,
     pub(crate) queues: &'a Queues,
+    pub(crate) retentions: &'a Retentions,
     pub(crate) manage_schema: bool,
 }
 
@@ -109,9 +112,11 @@ impl<'a> Settling<'a> {
         let mut tries = 0;
         let mut repaired = false;
         loop {
+            let removal = self.removal().await.map_err(Failure::Other)?;
             let mut link = self.means.link.checkout().await.map_err(Failure::Other)?;
             let (place, patience) = (link.place().clone(), link.timeout());
-            let result = limit(patience, apply(link.connection(), self.queue, items)).await;
+            let result =
+                limit(patience, apply(link.connection(), self.queue, removal, items)).await;
             let failure = match link.end(result) {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
@@ -125,6 +130,12 @@ impl<'a> Settling<'a> {
             if error::is_data(&failure) {
                 let why = "Postgres does not take its headers or an event as JSON";
                 return Err(Failure::Data(text::refused(why).with_source(failure)));
+            }
+            if error::is_reshaped(&failure) && !repaired {
+                // Columns that both tables had when they were looked at.
+                repaired = true;
+                self.means.retentions.forget(self.queue);
+                continue;
             }
             if error::is_queue_missing(&failure) {
                 if !repaired {
@@ -146,11 +157,17 @@ impl<'a> Settling<'a> {
         }
     }
 
-    // Creates the dead letters where they are gone. The queue itself is its consumer's affair, for
+    async fn removal(&self) -> Result<Removal> {
+        let Means { control, retentions, manage_schema, .. } = self.means;
+        retentions.removal(self.queue, control, manage_schema).await
+    }
+
+    // Creates dead letters and archive where they are gone. The queue itself is its consumer's affair, for
     // deliveries of a dropped queue cannot be settled; queues of events are their publishers'.
     async fn repair(&self) -> Result<()> {
-        let Means { control, queues, manage_schema, .. } = self.means;
+        let Means { control, queues, retentions, manage_schema, .. } = self.means;
         queues.forget(self.queue);
+        retentions.forget(self.queue);
         queues.shape(self.queue, control).await?;
         queues.ensure(self.queue, control, manage_schema).await
     }
@@ -216,13 +233,15 @@ enum Failure {
 async fn apply(
     connection: &mut PgConnection,
     queue: &QueueName,
+    removal: Removal,
     items: &[Item],
 ) -> Result<HashSet<Key>, sqlx::Error> {
     let all: Vec<&Item> = items.iter().collect();
     match items {
-        [first, ..] if !first.is_plain() => transact(connection, queue, all).await,
+        [first, ..] if !first.is_plain() => transact(connection, queue, removal, all).await,
         [Item { kind: Kind::Ack, .. }, ..] => {
-            statements::acknowledge(connection, queue, &all).await
+            let keys: Vec<Key> = items.iter().map(Item::key).collect();
+            statements::acknowledge(connection, queue, removal, &keys).await
         }
         _ => statements::put_back(connection, queue, &all).await,
     }
@@ -232,6 +251,7 @@ async fn apply(
 async fn transact(
     connection: &mut PgConnection,
     queue: &QueueName,
+    removal: Removal,
     items: Vec<&Item>,
 ) -> Result<HashSet<Key>, sqlx::Error> {
     let mut tx = connection.begin_with(BEGIN).await?;
@@ -241,7 +261,7 @@ async fn transact(
     let mut outgoing = ByQueue::default();
     for item in held_items {
         match item.kind {
-            Kind::Ack => acked.push(item),
+            Kind::Ack => acked.push(item.key()),
             Kind::Return { .. } => returned.push(item),
             Kind::Dead { .. } => dead.push(item),
         }
@@ -250,7 +270,7 @@ async fn transact(
         }
     }
     if !acked.is_empty() {
-        statements::acknowledge(&mut tx, queue, &acked).await?;
+        statements::acknowledge(&mut tx, queue, removal, &acked).await?;
     }
     if !returned.is_empty() {
         statements::put_back(&mut tx, queue, &returned).await?;

@@ -9,6 +9,7 @@ use sqlx::query::QueryAs;
 use sqlx::{AssertSqlSafe, Postgres};
 
 use super::item::{Item, Key, Kind};
+use crate::removal::Removal;
 use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
 type Done = Result<HashSet<Key>, sqlx::Error>;
@@ -17,10 +18,13 @@ type Query<'q> = QueryAs<'q, Postgres, Key, PgArguments>;
 
 /// A statement with the tokens of receipts bound, column by column: `$1` to `$3` of
 /// [`sql::locked`].
-fn with_tokens<'q>(statement: String, items: &[&Item]) -> Query<'q> {
-    let ids: Vec<i64> = items.iter().map(|item| item.id).collect();
-    let fences: Vec<i64> = items.iter().map(|item| item.fence).collect();
-    let rels: Vec<i64> = items.iter().map(|item| item.rel).collect();
+fn with_tokens<'q>(statement: String, keys: impl Iterator<Item = Key>) -> Query<'q> {
+    let (mut ids, mut fences, mut rels) = (Vec::new(), Vec::new(), Vec::new());
+    for (id, fence, rel) in keys {
+        ids.push(id);
+        fences.push(fence);
+        rels.push(rel);
+    }
     sqlx::query_as(AssertSqlSafe(statement)).bind(ids).bind(fences).bind(rels)
 }
 
@@ -35,24 +39,18 @@ pub(super) async fn lock(
     items: &[&Item],
 ) -> Done {
     let statement = sql::locked(&sql::table(queue), "", RECEIPTS, "");
-    keys(with_tokens(statement, items), connection).await
+    keys(with_tokens(statement, items.iter().map(|item| item.key())), connection).await
 }
 
 /// Removes acknowledged messages.
 pub(super) async fn acknowledge(
     connection: &mut PgConnection,
     queue: &QueueName,
-    items: &[&Item],
+    removal: Removal,
+    receipts: &[Key],
 ) -> Done {
-    let table = sql::table(queue);
-    let locked = sql::locked(&table, "", RECEIPTS, "");
-    let statement = format!(
-        "WITH locked AS ({locked})
-         DELETE FROM {table} q USING locked l
-         WHERE {ONLY_LOCKED}
-         RETURNING l.msg_id, l.fence, l.rel"
-    );
-    keys(with_tokens(statement, items), connection).await
+    let statement = removal.acknowledge(queue, RECEIPTS);
+    keys(with_tokens(statement, receipts.iter().copied()), connection).await
 }
 
 /// Makes messages readable again, with their marks merged in. `read_ct` stays, and the count of
@@ -88,7 +86,10 @@ pub(super) async fn put_back(
     let (afters, dues): (Vec<Option<i64>>, Vec<Option<DateTime<Utc>>>) =
         items.iter().map(column).unzip();
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
-    let query = with_tokens(statement, items).bind(afters).bind(dues).bind(marks);
+    let query = with_tokens(statement, items.iter().map(|item| item.key()))
+        .bind(afters)
+        .bind(dues)
+        .bind(marks);
     keys(query, connection).await
 }
 
@@ -125,6 +126,6 @@ pub(super) async fn bury(
          SELECT msg_id, fence, rel FROM gone"
     );
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
-    let query = with_tokens(statement, items).bind(marks);
+    let query = with_tokens(statement, items.iter().map(|item| item.key())).bind(marks);
     keys(query, connection).await
 }

@@ -1,6 +1,7 @@
 //! Dead letters keep what was known, and go back cleaned.
 
-use ezq_core::engine::DeadLetters as _;
+use ezq_core::engine::{DeadLetters as _, Death};
+use ezq_core::headers::REDRIVEN;
 use ezq_core::{
     Engine, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind, Settle,
     SettleOutcome,
@@ -57,7 +58,14 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
     let again = lease_one(&engine, &queue).await;
     assert_eq!((again.body.as_str(), again.deliveries), (r#"{"a": 1}"#, 1));
     let keys: Vec<_> = again.headers.as_object().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["ezq-h:a", "mine"]);
+    assert_eq!(keys, ["ezq-h:a", "ezq-redriven", "mine"]);
+    let death = Death::read(again.headers.value(REDRIVEN).unwrap());
+    assert_eq!(death.reason, letter.reason);
+    assert_eq!(
+        (death.died_at, death.enqueued_at),
+        (Some(letter.died_at), Some(letter.enqueued_at))
+    );
+    assert_eq!(death.message_id.as_ref(), Some(delivery.receipt.message_id()));
 }
 
 #[tokio::test]

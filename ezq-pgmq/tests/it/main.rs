@@ -12,6 +12,8 @@ fn needs_the_development_database() {
 }
 
 #[cfg(feature = "embedded")]
+mod archiving;
+#[cfg(feature = "embedded")]
 mod claiming;
 #[cfg(feature = "embedded")]
 mod conformance;
@@ -24,6 +26,8 @@ mod embedded;
 #[cfg(feature = "embedded")]
 mod faults;
 #[cfg(feature = "embedded")]
+mod history;
+#[cfg(feature = "embedded")]
 mod installing;
 #[cfg(feature = "embedded")]
 mod oldest_pgmq;
@@ -33,6 +37,8 @@ mod publishing;
 mod settling;
 #[cfg(feature = "embedded")]
 mod support;
+#[cfg(feature = "embedded")]
+mod sweeping;
 #[cfg(feature = "embedded")]
 mod unusual;
 #[cfg(feature = "embedded")]

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ezq_core::engine::DeadLetters as _;
-use ezq_core::{Engine, ExtendOutcome, Settle, SettleOutcome};
+use ezq_core::{CopyState, Engine, ExtendOutcome, QueueName, Retention, Settle, SettleOutcome};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::support::*;
@@ -129,6 +129,32 @@ async fn lives_a_whole_life(url: &str) {
     }
     bodies.sort();
     assert_eq!(bodies, ["2", "3", "4"]);
+}
+
+/// Archives an event, sweeps it, and tells its history.
+async fn archives(url: &str, own: &mut PgConnection, queue: &QueueName) {
+    let hour = Duration::from_secs(3600);
+    let engine = archiving_at(url, queue, Retention::archive_for(hour)).await;
+    let body = r#"{"specversion":"1.0","id":"e","source":"/s","type":"t"}"#;
+    publish(&engine, queue, &[body]).await;
+    assert_eq!(acknowledge_all(&engine, queue).await, 1);
+    let history = engine.history("e", Some(queue)).await.unwrap();
+    assert!(matches!(history.copies[0].state, CopyState::Archived { .. }), "{history}");
+    run(own, &format!("UPDATE pgmq.a_{queue} SET archived_at = now() - interval '2 h'")).await;
+    assert_eq!(engine.sweep().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn archives_on_the_oldest_and_while_it_is_upgraded() {
+    let (url, mut own) = oldest().await;
+    let queue = unique("old");
+    archives(&url, &mut own, &queue).await;
+    // What the upgrade to 1.10 does, one table after the other.
+    for table in ["q", "a"] {
+        let sql = format!("ALTER TABLE pgmq.{table}_{queue} ADD COLUMN last_read_at timestamptz");
+        run(&mut own, &sql).await;
+        archives(&url, &mut own, &queue).await;
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use ezq_core::engine::LeaseRequest;
 use ezq_core::headers::Headers;
 use ezq_core::{
     Delivery, Due, Engine, MessageId, Outgoing, Progress, PublishOutcome, QueueName, Reason,
-    ReasonKind, Settle,
+    ReasonKind, Retention, Settle, SettleOutcome,
 };
 use ezq_pgmq::embedded::EmbeddedPostgres;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
@@ -24,6 +24,35 @@ pub(crate) async fn server() -> &'static EmbeddedPostgres {
 
 pub(crate) async fn engine() -> PgmqEngine {
     engine_at(&server().await.url()).await
+}
+
+/// An engine that begins with these settings, and a queue that has them.
+pub(crate) async fn archiving(retention: Retention) -> (PgmqEngine, QueueName) {
+    let queue = unique("q");
+    (archiving_at(&server().await.url(), &queue, retention).await, queue)
+}
+
+pub(crate) async fn archiving_at(url: &str, queue: &QueueName, retention: Retention) -> PgmqEngine {
+    let config = PgmqConfig::url(url).unwrap().retention(queue, retention);
+    // Only by hand, unless a test says otherwise.
+    let config = config.sweep_interval(Duration::from_secs(3600));
+    let engine = PgmqEngine::connect(config).await.unwrap();
+    engine.ensure_queue(queue).await.unwrap();
+    engine
+}
+
+/// Leases all that is readable and acknowledges it.
+pub(crate) async fn acknowledge_all(engine: &PgmqEngine, queue: &QueueName) -> usize {
+    let deliveries = lease(engine, queue).await;
+    let count = deliveries.len();
+    let settlements = deliveries.into_iter().map(|delivery| (delivery.receipt, ack())).collect();
+    let outcomes = engine.settle(queue, settlements).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, SettleOutcome::Done)), "{outcomes:?}");
+    count
+}
+
+pub(crate) async fn archived(queue: &QueueName) -> i64 {
+    scalar(&mut connection().await, &format!("SELECT count(*) FROM pgmq.a_{queue}")).await
 }
 
 pub(crate) async fn engine_at(url: &str) -> PgmqEngine {

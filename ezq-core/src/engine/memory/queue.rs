@@ -3,12 +3,15 @@
 //! As in a PGMQ table, one time per message says both where it stands and from when it can be
 //! read: a lease moves it to its own end, a release moves it back.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
+use super::archive::Archived;
 use super::clock::{self, Micros};
 use crate::engine::{DeadLetter, Delivery, Due, Leased, MessageId, Position, QueueStats, Receipt};
-use crate::headers::{DEAD, HANDLER_PREFIX, Headers, RETURNED};
+use crate::headers::{DEAD, HANDLER_PREFIX, Headers, REDRIVEN, RETURNED};
 use crate::settlement::{HandlerMark, HandlerState};
 use crate::{Progress, Reason};
 
@@ -16,20 +19,22 @@ use crate::{Progress, Reason};
 pub(super) struct Queue {
     generation: i64,
     last_id: i64,
-    messages: HashMap<i64, Stored>,
+    pub(super) messages: HashMap<i64, Stored>,
     // (due, id) of every message.
     order: BTreeSet<(Micros, i64)>,
-    dead: BTreeMap<i64, DeadLetter>,
+    pub(super) dead: BTreeMap<i64, DeadLetter>,
     last_dead_id: i64,
+    // Oldest first.
+    pub(super) archived: VecDeque<Archived>,
 }
 
 #[derive(Debug)]
-struct Stored {
-    body: String,
-    headers: Headers,
-    enqueued_at: Micros,
-    due: Micros,
-    deliveries: u32,
+pub(super) struct Stored {
+    pub(super) body: String,
+    pub(super) headers: Headers,
+    pub(super) enqueued_at: Micros,
+    pub(super) due: Micros,
+    pub(super) deliveries: u32,
     // Its newest delivery was not settled.
     open: bool,
 }
@@ -43,6 +48,7 @@ impl Queue {
             order: BTreeSet::new(),
             dead: BTreeMap::new(),
             last_dead_id: 0,
+            archived: VecDeque::new(),
         }
     }
 
@@ -145,9 +151,15 @@ impl Queue {
             return;
         };
         stored.headers.merge(progress);
-        // A reason is plain data: writing it as JSON cannot fail.
-        let written = serde_json::to_value(&reason).unwrap_or_default();
-        stored.headers.insert(DEAD, written);
+        let death = json!({
+            // A reason is plain data: writing it as JSON cannot fail.
+            "reason": serde_json::to_value(&reason).unwrap_or_default(),
+            "id": id,
+            "deliveries": stored.deliveries,
+            "enqueued_at": clock::to_time(stored.enqueued_at),
+            "died_at": clock::to_time(now),
+        });
+        stored.headers.insert(DEAD, death);
         self.last_dead_id += 1;
         let letter = DeadLetter {
             id: MessageId::Number(self.last_dead_id),
@@ -234,7 +246,7 @@ impl Queue {
         }
     }
 
-    fn take(&mut self, id: i64) -> Option<Stored> {
+    pub(super) fn take(&mut self, id: i64) -> Option<Stored> {
         let stored = self.messages.remove(&id)?;
         self.order.remove(&(stored.due, id));
         Some(stored)
@@ -245,7 +257,8 @@ fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-/// The headers of a dead letter that starts anew: only what is done stays done.
+/// The headers of a dead letter that starts anew: only what is done stays done, and what it had died
+/// of is kept as that.
 fn revive(headers: &Headers) -> Headers {
     let mut entries = headers.as_object().clone();
     entries.retain(|key, value| {
@@ -253,7 +266,16 @@ fn revive(headers: &Headers) -> Headers {
             let mark = serde_json::from_value::<HandlerMark>(value.clone());
             return mark.is_ok_and(|mark| mark.state == HandlerState::Done);
         }
-        key != DEAD && key != RETURNED
+        ![DEAD, RETURNED, REDRIVEN].contains(&key.as_str())
     });
+    if let Some(mut death) = headers.value(DEAD).and_then(Value::as_object).cloned() {
+        let earlier = headers.value(REDRIVEN).and_then(Value::as_object);
+        for (key, value) in earlier.into_iter().flatten() {
+            if ["id", "enqueued_at"].contains(&key.as_str()) {
+                death.insert(key.clone(), value.clone());
+            }
+        }
+        entries.insert(REDRIVEN.to_owned(), death.into());
+    }
     Headers::from_value(entries.into())
 }

@@ -11,7 +11,7 @@ use super::Published;
 use super::clock::{self, Micros};
 use super::queue::Queue;
 use crate::engine::{MessageId, Outgoing, Receipt, SettleOutcome};
-use crate::{Error, ErrorKind, QueueName, Result, Settle};
+use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -19,7 +19,8 @@ pub(super) struct Store {
     queues: HashMap<QueueName, Queue>,
     // Never reused: a queue that is dropped and created again starts its ids anew.
     generations: i64,
-    // Kept apart from the queues: who waits for a queue outlives it.
+    // Kept apart from the queues: what is said of a queue, and who waits for it, outlives it.
+    retention: HashMap<QueueName, Retention>,
     wakeups: HashMap<QueueName, watch::Sender<u64>>,
     published: Vec<Published>,
 }
@@ -30,6 +31,7 @@ impl Store {
             max_body,
             queues: HashMap::new(),
             generations: 0,
+            retention: HashMap::new(),
             wakeups: HashMap::new(),
             published: Vec::new(),
         }
@@ -44,6 +46,31 @@ impl Store {
 
     pub(super) fn remove_queue(&mut self, queue: &QueueName) -> bool {
         self.queues.remove(queue).is_some()
+    }
+
+    pub(super) fn set_retention(&mut self, queue: &QueueName, retention: Retention) {
+        self.retention.insert(queue.clone(), retention);
+    }
+
+    fn retention(&self, queue: &QueueName) -> Retention {
+        self.retention.get(queue).copied().unwrap_or_default()
+    }
+
+    /// What is kept of an event, in one queue or in all.
+    pub(super) fn history(
+        &mut self,
+        event_id: &str,
+        queue: Option<&QueueName>,
+        now: Micros,
+    ) -> History {
+        let mut copies = Vec::new();
+        for (name, held) in &mut self.queues {
+            if queue.is_none_or(|queue| queue == name) {
+                held.forget_archived(self.retention.get(name).and_then(|kept| kept.keep()), now);
+                copies.extend(held.copies(name, event_id, now));
+            }
+        }
+        History::new(event_id, clock::to_time(now), copies)
     }
 
     pub(super) fn queue(&mut self, name: &QueueName) -> Result<&mut Queue> {
@@ -88,10 +115,11 @@ impl Store {
         };
         outgoing.iter().try_for_each(|message| self.admit(message))?;
 
+        let retention = self.retention(name);
         let queue = self.queue(name)?;
         let outgoing = match settle {
             Settle::Ack { outgoing } => {
-                queue.remove(id);
+                queue.acknowledge(id, name, retention, now);
                 outgoing
             }
             Settle::Retry { after, progress, outgoing } => {

@@ -74,6 +74,25 @@ async fn a_batch_is_readable_at_once_and_in_order_while_the_clock_stands() {
     assert_eq!(read, bodies);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_archive_keeps_as_long_as_is_said_and_no_longer() {
+    let (engine, queue) = engine().await;
+    let id = |n: i64| format!("orders:{n}");
+    engine.set_retention(&queue, Retention::archive_for(MINUTE)).unwrap();
+    for n in 1..3 {
+        let body = format!("{{\"_type\": \"Paid\", \"n\": {n}}}");
+        engine.publish(vec![message(&queue, &body, Due::Now)]).await.unwrap();
+        let receipt = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
+        let ack = Settle::Ack { outgoing: Vec::new() };
+        engine.settle(&queue, vec![(receipt, ack)]).await.unwrap();
+        tokio::time::advance(MINUTE / 2).await;
+    }
+    assert_eq!(engine.history(&id(1), None).await.unwrap().copies.len(), 1);
+    tokio::time::advance(MILLISECOND).await;
+    assert!(engine.history(&id(1), None).await.unwrap().is_empty());
+    assert_eq!(engine.history(&id(2), None).await.unwrap().copies.len(), 1);
+}
+
 #[tokio::test]
 async fn records_what_was_published_by_settlements_too() {
     let (engine, queue) = engine().await;

@@ -1,0 +1,78 @@
+//! Asking the engines for an event's history.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+
+use super::History;
+use crate::engines::Engines;
+use crate::{Error, ErrorKind, QueueName, Result};
+
+/// A history about to be asked for; await it.
+///
+/// # Errors
+/// When a store cannot be read; [`ErrorKind::Unsupported`] when no engine asked can tell.
+///
+/// # Cancel safety
+/// Nothing is changed by asking.
+#[must_use = "nothing is asked until this is awaited"]
+#[derive(Debug)]
+pub struct HistoryRequest<'a> {
+    engines: &'a Engines,
+    event_id: String,
+    queue: Result<Option<QueueName>>,
+}
+
+impl<'a> HistoryRequest<'a> {
+    pub(crate) fn new(engines: &'a Engines, event_id: String) -> Self {
+        Self { engines, event_id, queue: Ok(None) }
+    }
+
+    /// Only in this queue, its archive and its dead letters. Defaults to all queues.
+    pub fn queue(mut self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
+        self.queue = queue.try_into().map(Some);
+        self
+    }
+
+    async fn ask(self) -> Result<History> {
+        let Self { engines, event_id, queue } = self;
+        if let Some(queue) = queue? {
+            return engines.of(&queue).history(&event_id, Some(&queue)).await;
+        }
+        let mut whole: Option<History> = None;
+        let mut unread = Vec::new();
+        let mut refusal = None;
+        for engine in engines.all() {
+            match (engine.history(&event_id, None).await, &mut whole) {
+                (Ok(found), None) => whole = Some(found),
+                (Ok(found), Some(whole)) => {
+                    whole.copies.extend(found.copies);
+                    whole.unread.extend(found.unread);
+                }
+                (Err(error), _) if error.kind() == ErrorKind::Unsupported => {
+                    unread.push(format!("the engine `{}`", engine.capabilities().name));
+                    refusal = Some(error);
+                }
+                (Err(error), _) => return Err(error),
+            }
+        }
+        let mut whole = match (whole, refusal) {
+            (Some(whole), _) => whole,
+            (None, Some(refusal)) => return Err(refusal),
+            (None, None) => {
+                return Err(Error::new(ErrorKind::Unsupported, "there is no engine to ask"));
+            }
+        };
+        whole.unread.extend(unread);
+        whole.sort();
+        Ok(whole)
+    }
+}
+
+impl<'a> IntoFuture for HistoryRequest<'a> {
+    type Output = Result<History>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.ask())
+    }
+}

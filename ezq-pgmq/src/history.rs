@@ -1,0 +1,181 @@
+//! What the tables still hold of one event: one statement for each queue, so that an event on its
+//! way between a queue, its archive and its dead letters is seen once.
+//!
+//! It reads committed rows and locks none. Queues and dead letters are read through; an archive is
+//! searched by its index where it has one.
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::Death;
+use ezq_core::headers::DEAD;
+use ezq_core::{
+    CopyState, DEAD_LETTER_SUFFIX, EventCopy, History, MessageId, QueueName, flat_origin,
+};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::{claim, error, sql};
+
+/// The tables of a queue, as far as they are there; whether all of these may be read.
+const TABLES: &str = "
+    SELECT queue.name,
+           bool_or(t.place = 'q') AS has_queue, bool_or(t.place = 'a') AS has_archive,
+           bool_or(t.place = 'd') AS has_dead,
+           bool_and(has_table_privilege(c.oid, 'SELECT')) AS is_readable,
+           statement_timestamp() AS now
+    FROM unnest($1::text[]) AS queue(name)
+    CROSS JOIN LATERAL (VALUES ('q', 'q_' || queue.name), ('a', 'a_' || queue.name),
+                               ('d', 'q_' || queue.name || $2)) AS t(place, name)
+    JOIN pg_catalog.pg_class c ON c.relnamespace = 'pgmq'::regnamespace AND c.relname = t.name
+    GROUP BY queue.name ORDER BY queue.name";
+
+/// Every copy of an event in one queue, or in all.
+pub(crate) async fn read(
+    connection: &mut PgConnection,
+    event_id: &str,
+    queue: Option<&QueueName>,
+) -> Result<History, sqlx::Error> {
+    let names = match queue {
+        Some(queue) => vec![queue.to_string()],
+        None => queues(connection).await?,
+    };
+    let rows = sqlx::query(TABLES).bind(names).bind(DEAD_LETTER_SUFFIX);
+    let rows = rows.fetch_all(&mut *connection).await?;
+    let mut asked_at = Utc::now();
+    let (mut copies, mut unread) = (Vec::new(), Vec::new());
+    for row in rows {
+        asked_at = row.try_get("now")?;
+        let name: String = row.try_get("name")?;
+        let Ok(queue) = QueueName::new(&name) else { continue };
+        if !row.try_get::<bool, _>("is_readable")? {
+            unread.push(format!("the queue `{name}`"));
+            continue;
+        }
+        match Search::new(&queue, &row, event_id)?.run(connection, event_id).await {
+            Ok(found) => copies.extend(found),
+            // Dropped since it was listed.
+            Err(failure) if error::is_queue_missing(&failure) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    let mut history = History::new(event_id, asked_at, copies);
+    history.unread = unread;
+    Ok(history)
+}
+
+/// The queues there are, dead letters not being a queue of their own. The catalogue tells them to
+/// any role; `pgmq.meta` is for those who were granted it.
+async fn queues(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    let names: Vec<String> = sqlx::query_scalar(
+        "WITH queue AS (
+           SELECT substr(relname, 3) AS name FROM pg_catalog.pg_class
+           WHERE relnamespace = 'pgmq'::regnamespace AND relkind IN ('r', 'p')
+             AND NOT relispartition AND relname LIKE 'q\\_%')
+         SELECT name FROM queue d
+         WHERE NOT EXISTS (SELECT FROM queue q WHERE q.name || $1 = d.name)",
+    )
+    .bind(DEAD_LETTER_SUFFIX)
+    .fetch_all(connection)
+    .await?;
+    Ok(names.into_iter().filter(|name| QueueName::new(name).is_ok()).collect())
+}
+
+/// Where and how one queue is searched.
+struct Search<'a> {
+    queue: &'a QueueName,
+    /// Each table with what tells it apart in the answer, and what tells when rows came into it.
+    tables: Vec<(&'static str, String, &'static str)>,
+    /// The id of an event in the flat form, which is nowhere in its body.
+    number: Option<i64>,
+}
+
+impl<'a> Search<'a> {
+    fn new(queue: &'a QueueName, row: &PgRow, event_id: &str) -> Result<Self, sqlx::Error> {
+        let mut tables = Vec::new();
+        if row.try_get("has_queue")? {
+            tables.push(("q", sql::table(queue), "q.vt"));
+        }
+        if row.try_get("has_archive")? {
+            tables.push(("a", sql::archive_table(queue), "q.archived_at"));
+        }
+        if row.try_get("has_dead")? {
+            tables.push(("d", sql::dead_table(queue), "q.enqueued_at"));
+        }
+        let origin = flat_origin(event_id).filter(|(name, _)| name == queue);
+        let number = origin.and_then(|(_, id)| id.as_number());
+        Ok(Self { queue, tables, number })
+    }
+
+    fn statement(&self) -> String {
+        let by_id = "message ->> 'id' = $1 AND message ? 'specversion'";
+        let find = |(place, table, time): &(&str, String, &str)| {
+            let mut conditions = vec![by_id.to_owned()];
+            if self.number.is_some() {
+                let flat = "NOT coalesce(message ? 'specversion', false)";
+                let was = |death: &str| {
+                    format!("{flat} AND (headers #> '{{{death},id}}') = to_jsonb($2)")
+                };
+                conditions.push(was("ezq-redriven"));
+                conditions.push(match *place {
+                    "d" => was("ezq-dead"),
+                    _ => format!("{flat} AND msg_id = $2"),
+                });
+            }
+            let (time, enqueued_at) = (sql::bounded(time), sql::bounded("q.enqueued_at"));
+            let event_type = sql::event_type("q.message");
+            let one = |condition: &String| {
+                format!(
+                    "SELECT '{place}' AS place, q.msg_id, q.read_ct, {enqueued_at} AS enqueued_at,
+                            {time} AS at, {event_type} AS event_type, q.headers::text AS headers,
+                            statement_timestamp() AS now
+                     FROM {table} q WHERE {condition}"
+                )
+            };
+            conditions.iter().map(one).collect::<Vec<_>>().join(" UNION ")
+        };
+        self.tables.iter().map(find).collect::<Vec<_>>().join(" UNION ALL ")
+    }
+
+    async fn run(
+        &self,
+        connection: &mut PgConnection,
+        event_id: &str,
+    ) -> Result<Vec<EventCopy>, sqlx::Error> {
+        if self.tables.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut query = sqlx::query(AssertSqlSafe(self.statement())).bind(event_id.to_owned());
+        if let Some(number) = self.number {
+            query = query.bind(number);
+        }
+        query.fetch_all(connection).await?.iter().map(|row| self.copy(row)).collect()
+    }
+
+    fn copy(&self, row: &PgRow) -> Result<EventCopy, sqlx::Error> {
+        let headers = claim::headers(row.try_get("headers")?);
+        let id = MessageId::Number(row.try_get("msg_id")?);
+        let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
+        let at: DateTime<Utc> = row.try_get("at")?;
+        let read_ct: i32 = row.try_get("read_ct")?;
+        let deliveries = u32::try_from(read_ct).unwrap_or(0);
+        let copy = |id, stored_at, state, deliveries| {
+            let copy = EventCopy::new(self.queue, id, stored_at, &headers, state);
+            EventCopy { deliveries, ..copy }
+        };
+        let copy = match row.try_get("place")? {
+            "q" => {
+                let state = CopyState::of(at, deliveries, &headers, row.try_get("now")?);
+                copy(id, stored_at, state, deliveries)
+            }
+            "a" => copy(id, stored_at, CopyState::Archived { at }, deliveries),
+            _ => {
+                let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
+                let original = death.message_id.unwrap_or_else(|| id.clone());
+                let (at, reason) = (death.died_at.unwrap_or(at), death.reason);
+                let state = CopyState::Dead { letter: id, at, reason };
+                let stored_at = death.enqueued_at.unwrap_or(stored_at);
+                copy(original, stored_at, state, death.deliveries.unwrap_or(0))
+            }
+        };
+        Ok(EventCopy { event_type: row.try_get("event_type")?, ..copy })
+    }
+}

@@ -1,0 +1,168 @@
+//! What becomes of acknowledged messages, and what the archives' tables look like.
+//!
+//! An archive is looked at once, when its queue is first ensured or first settled, and remembered
+//! until a statement finds it changed. Queues that delete cost no look.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Row};
+
+use crate::install::LOCK_KEY;
+use crate::link::{Link, limit};
+use crate::removal::Removal;
+use crate::{error, queues, sql};
+
+/// An archive up to this size is given its index by a statement that locks it for writing.
+const SMALL: i64 = 32 * 1024 * 1024;
+
+/// A column that PGMQ before 1.10 has in neither table, and a queue upgraded since in either order.
+const PROBE: &str = "
+    SELECT to_regclass('pgmq.a_' || $1) IS NOT NULL AS has_archive,
+           (SELECT count(*) = 2 FROM pg_catalog.pg_attribute
+            WHERE attrelid IN (to_regclass('pgmq.q_' || $1), to_regclass('pgmq.a_' || $1))
+              AND attname = 'last_read_at' AND NOT attisdropped) AS has_last_read";
+
+#[derive(Default)]
+pub(crate) struct Retentions {
+    known: Mutex<HashMap<QueueName, Known>>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    retention: Retention,
+    removal: Option<Removal>,
+    /// The index was created, or tried.
+    is_indexed: bool,
+}
+
+impl Retentions {
+    pub(crate) fn set(&self, queue: &QueueName, retention: Retention) {
+        let known = Known { retention, removal: None, is_indexed: false };
+        self.lock().insert(queue.clone(), known);
+    }
+
+    /// The queues whose archives have a limit of age.
+    pub(crate) fn aged(&self) -> Vec<(QueueName, Duration)> {
+        let known = self.lock();
+        let aged = known
+            .iter()
+            .filter_map(|(queue, known)| known.retention.keep().map(|keep| (queue.clone(), keep)));
+        aged.collect()
+    }
+
+    /// How messages of a queue leave it. An archive that is absent is created where `manage` allows
+    /// it.
+    pub(crate) async fn removal(
+        &self,
+        queue: &QueueName,
+        link: &Link,
+        manage: bool,
+    ) -> Result<Removal> {
+        let Some(known) = self.archive(queue) else { return Ok(Removal::Delete) };
+        if let Some(removal) = known.removal {
+            return Ok(removal);
+        }
+        let mut found = find(queue, link).await?;
+        if found.is_none() && manage {
+            queues::create(queue, link).await?;
+            found = find(queue, link).await?;
+        }
+        let removal = found.ok_or_else(|| missing(queue))?;
+        self.change(queue, |known| known.removal = Some(removal));
+        Ok(removal)
+    }
+
+    /// Makes the archive of a queue ready, if it is to have one: the table, and where `manage`
+    /// allows it the index for histories.
+    pub(crate) async fn ensure(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<()> {
+        let Some(known) = self.archive(queue) else { return Ok(()) };
+        self.removal(queue, link, manage).await?;
+        if manage && !known.is_indexed {
+            self.change(queue, |known| known.is_indexed = true);
+            // Without it histories are slower, and nothing else.
+            if let Err(error) = index(queue, link).await {
+                tracing::warn!(%queue, ?error, "the archive has no index for histories");
+            }
+        }
+        Ok(())
+    }
+
+    /// What was seen of an archive no longer holds.
+    pub(crate) fn forget(&self, queue: &QueueName) {
+        self.change(queue, |known| known.removal = None);
+    }
+
+    fn archive(&self, queue: &QueueName) -> Option<Known> {
+        self.lock().get(queue).copied().filter(|known| known.retention.is_archive())
+    }
+
+    fn change(&self, queue: &QueueName, change: impl FnOnce(&mut Known)) {
+        if let Some(known) = self.lock().get_mut(queue) {
+            change(known);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn find(queue: &QueueName, link: &Link) -> Result<Option<Removal>> {
+    let mut link = link.checkout().await?;
+    let (place, patience) = (link.place().clone(), link.timeout());
+    let found = async {
+        let query = sqlx::query(PROBE).bind(queue.as_str().to_owned());
+        let row = query.fetch_one(link.connection()).await?;
+        let removal = Removal::Archive { last_read: row.try_get("has_last_read")? };
+        Ok(row.try_get::<bool, _>("has_archive")?.then_some(removal))
+    };
+    let result = limit(patience, found).await;
+    link.end(result).map_err(|failure| error::of(failure, &place))
+}
+
+async fn index(queue: &QueueName, link: &Link) -> Result<()> {
+    let mut link = link.checkout().await?;
+    let (place, patience) = (link.place().clone(), link.timeout());
+    let result = limit(patience, index_small(link.connection(), queue)).await;
+    link.end(result).map_err(|failure| error::of(failure, &place))
+}
+
+// Building it keeps acknowledgements waiting, which an archive that is small makes short.
+async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result<(), sqlx::Error> {
+    let found: Option<(bool, bool)> = sqlx::query_as(
+        "SELECT to_regclass('pgmq.' || $2) IS NOT NULL, pg_table_size(oid) <= $3
+         FROM pg_catalog.pg_class WHERE oid = to_regclass('pgmq.a_' || $1) AND relkind = 'r'",
+    )
+    .bind(queue.as_str().to_owned())
+    .bind(sql::archive_index(queue))
+    .bind(SMALL)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let statement = sql::create_archive_index(queue);
+    match found {
+        Some((false, true)) => {}
+        Some((false, false)) => {
+            let by_hand = statement.replace("INDEX IF NOT EXISTS", "INDEX CONCURRENTLY");
+            tracing::warn!(%queue, %by_hand, "the archive is too large to be given its index now");
+            return Ok(());
+        }
+        // It stands, or the archive is partitioned, which is its owner's affair.
+        _ => return Ok(()),
+    }
+    let mut tx = connection.begin().await?;
+    sqlx::query("SET LOCAL lock_timeout = '1s'").execute(&mut *tx).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
+    sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await?;
+    tx.commit().await
+}
+
+fn missing(queue: &QueueName) -> Error {
+    let text = format!(
+        "the archive of the queue `{queue}` does not exist: create it with `select pgmq.create('{queue}')`"
+    );
+    Error::new(ErrorKind::QueueMissing, text)
+}

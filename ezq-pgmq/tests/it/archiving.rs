@@ -1,0 +1,141 @@
+//! Acknowledged messages move to PGMQ's own archive, whole, and whatever stands there.
+
+use ezq_core::{Engine, ErrorKind, Retention, SettleOutcome};
+use ezq_pgmq::{PgmqConfig, PgmqEngine};
+
+use crate::support::*;
+
+#[tokio::test]
+async fn a_batch_moves_whole_with_every_column() {
+    let (engine, queue) = archiving(Retention::ARCHIVE).await;
+    let mut own = connection().await;
+    let mut with_headers = message(&queue, r#"{"n": 1}"#);
+    with_headers.headers.insert("mine", "x");
+    engine.publish(vec![with_headers, message(&queue, "[2]")]).await.unwrap();
+    // What another client wrote moves as it is.
+    let odd = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message, headers)
+         VALUES (clock_timestamp(), NULL, '[7]'), (clock_timestamp(), '\"x\"', NULL)"
+    );
+    run(&mut own, &odd).await;
+    let deliveries = lease(&engine, &queue).await;
+    let columns = "msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers";
+    let rows = |table: &str| {
+        format!(
+            "SELECT jsonb_agg(to_jsonb(r) ORDER BY msg_id)::text FROM (SELECT {columns} FROM pgmq.{table}) r"
+        )
+    };
+    let before: String = scalar(&mut own, &rows(&format!("q_{queue}"))).await;
+    let settlements = deliveries.into_iter().map(|delivery| (delivery.receipt, ack()));
+    let outcomes = engine.settle(&queue, settlements.collect()).await.unwrap();
+    assert_eq!(outcomes.len(), 4);
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, SettleOutcome::Done)), "{outcomes:?}");
+    let after: String = scalar(&mut own, &rows(&format!("a_{queue}"))).await;
+    assert_eq!(before, after);
+    let fresh = format!("SELECT bool_and(archived_at > enqueued_at) FROM pgmq.a_{queue}");
+    assert!(scalar::<bool>(&mut own, &fresh).await);
+    assert_eq!(engine.stats(&queue).await.unwrap(), ezq_core::QueueStats::default());
+}
+
+#[tokio::test]
+async fn an_id_that_the_archive_holds_already_is_no_obstacle() {
+    let (engine, queue) = archiving(Retention::ARCHIVE).await;
+    publish(&engine, &queue, &["1"]).await;
+    acknowledge_all(&engine, &queue).await;
+    let again = format!("ALTER TABLE pgmq.q_{queue} ALTER COLUMN msg_id RESTART");
+    run(&mut connection().await, &again).await;
+    publish(&engine, &queue, &["2", "3"]).await;
+    assert_eq!(acknowledge_all(&engine, &queue).await, 2);
+    assert_eq!(archived(&queue).await, 2);
+}
+
+#[tokio::test]
+async fn an_id_of_any_length_can_be_archived() {
+    let (engine, queue) = archiving(Retention::ARCHIVE).await;
+    // Incompressible, so that no index of whole values could hold it.
+    let id: String =
+        (0..20_000_u64).map(|n| format!("{:x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect();
+    let body = format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t"}}"#);
+    publish(&engine, &queue, &[&body]).await;
+    assert_eq!(acknowledge_all(&engine, &queue).await, 1);
+    assert_eq!(engine.history(&id, None).await.unwrap().copies.len(), 1);
+}
+
+#[tokio::test]
+async fn a_missing_archive_is_created_again() {
+    let (engine, queue) = archiving(Retention::ARCHIVE).await;
+    publish(&engine, &queue, &["1"]).await;
+    acknowledge_all(&engine, &queue).await;
+    run(&mut connection().await, &format!("DROP TABLE pgmq.a_{queue}")).await;
+    publish(&engine, &queue, &["2"]).await;
+    assert_eq!(acknowledge_all(&engine, &queue).await, 1);
+    assert_eq!(archived(&queue).await, 1);
+}
+
+#[tokio::test]
+async fn a_column_that_goes_under_a_running_engine_is_noticed() {
+    let (engine, queue) = archiving(Retention::ARCHIVE).await;
+    publish(&engine, &queue, &["1"]).await;
+    acknowledge_all(&engine, &queue).await;
+    let sql = format!("ALTER TABLE pgmq.a_{queue} DROP COLUMN last_read_at");
+    run(&mut connection().await, &sql).await;
+    publish(&engine, &queue, &["2"]).await;
+    assert_eq!(acknowledge_all(&engine, &queue).await, 1);
+    assert_eq!(archived(&queue).await, 2);
+}
+
+#[tokio::test]
+async fn histories_have_an_index_where_the_schema_is_managed_and_the_archive_small() {
+    let has_index = |queue: &ezq_core::QueueName| {
+        format!("SELECT to_regclass('pgmq.a_{queue}_event_id_idx') IS NOT NULL")
+    };
+    let mut own = connection().await;
+    let (_, queue) = archiving(Retention::ARCHIVE).await;
+    assert!(scalar::<bool>(&mut own, &has_index(&queue)).await);
+    let (_, deleting) = engine_and_queue().await;
+    assert!(!scalar::<bool>(&mut own, &has_index(&deleting)).await);
+    let config = PgmqConfig::url(&server().await.url()).unwrap().manage_schema(false);
+    let careful = PgmqEngine::connect(config).await.unwrap();
+    careful.set_retention(&deleting, Retention::ARCHIVE).unwrap();
+    careful.ensure_queue(&deleting).await.unwrap();
+    assert!(!scalar::<bool>(&mut own, &has_index(&deleting)).await);
+}
+
+#[tokio::test]
+async fn a_role_with_the_grants_that_setup_prints_archives_and_sweeps() {
+    let url = fresh_database().await;
+    let queue = unique("q");
+    let admin = engine_at(&url).await;
+    let mut own = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    run(&mut own, "CREATE ROLE archivist LOGIN").await;
+    let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), Some("archivist"));
+    // The development server has PGMQ from SQL.
+    let (_, sql) = sql.split_once('\n').unwrap();
+    run(&mut own, sql).await;
+    drop(admin);
+    let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
+    let month = Retention::archive_for(std::time::Duration::from_secs(30 * 24 * 3600));
+    let config = PgmqConfig::options(options.username("archivist")).manage_schema(false);
+    let engine = PgmqEngine::connect(config.retention(&queue, month)).await.unwrap();
+    engine.ensure_queue(&queue).await.unwrap();
+    let body = r#"{"specversion":"1.0","id":"e","source":"/s","type":"t"}"#;
+    publish(&engine, &queue, &[body]).await;
+    assert_eq!(acknowledge_all(&engine, &queue).await, 1);
+    run(&mut own, &format!("UPDATE pgmq.a_{queue} SET archived_at = now() - interval '31 days'"))
+        .await;
+    assert_eq!(engine.history("e", None).await.unwrap().copies.len(), 1);
+    assert_eq!(engine.sweep().await.unwrap(), 1);
+    assert!(engine.history("e", None).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_absent_archive_that_may_not_be_created_is_told() {
+    let (_, queue) = engine_and_queue().await;
+    run(&mut connection().await, &format!("DROP TABLE pgmq.a_{queue}")).await;
+    let config = PgmqConfig::url(&server().await.url()).unwrap().manage_schema(false);
+    let config = config.retention(&queue, Retention::ARCHIVE);
+    let engine = PgmqEngine::connect(config).await.unwrap();
+    let error = engine.ensure_queue(&queue).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::QueueMissing);
+    assert!(error.to_string().contains("archive"), "{error}");
+}
