@@ -7,7 +7,7 @@ use std::time::Duration;
 use ezq_core::private::HandlerDefinition;
 use ezq_core::{
     App, AppBuilder, Config, Engine, Error, ErrorKind, Event, Handler, Prepared, Publish,
-    Published, QueueName, Result,
+    PublishOutcome, Published, QueueName, Result,
 };
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
@@ -108,7 +108,7 @@ impl Ezq {
         self.engine.ensure_queue(queue).await?;
         let mut ids = self.engine.publish_in(connection, vec![prepared.outgoing.clone()]).await?;
         let lost = || Error::new(ErrorKind::Engine, "the database gave no id");
-        Ok(prepared.stored(ids.pop().ok_or_else(lost)?))
+        prepared.published(PublishOutcome::Stored(ids.pop().ok_or_else(lost)?))
     }
 }
 

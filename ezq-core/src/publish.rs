@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tracing::{Instrument, debug_span};
 
-use crate::engine::{Due, PublishOutcome};
+use crate::engine::Due;
 use crate::headers::{self, Headers};
 use crate::publisher::{Draft, Prepared, Published, Publisher};
 use crate::{Error, ErrorKind, QueueName, Result};
@@ -23,6 +23,8 @@ pub(crate) struct PublishOptions {
     pub(crate) correlation_id: Option<String>,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) headers: Option<Headers>,
+    pub(crate) dedupe_key: Option<String>,
+    pub(crate) dedupe_window: Option<Duration>,
 }
 
 macro_rules! publish_options {
@@ -119,6 +121,44 @@ pub struct Publish {
 impl Publish {
     publish_options!();
 
+    /// Stored only if the queue stored no event under this key within the
+    /// [window](crate::Config::dedupe_window): then this one is a [duplicate](Published), nothing is
+    /// stored, and the first event's ids are told. So a publish may be repeated after an error that
+    /// leaves open whether it worked.
+    ///
+    /// The key is 1 to 255 bytes without NUL and counts in its queue alone. It stays taken until the
+    /// window ends, whatever became of the event since: handled, cancelled or purged. A publish
+    /// waits for a transaction that holds its key, and takes the key if that one rolls back.
+    ///
+    /// ```
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
+    /// # impl ezq_core::Event for Paid { const TYPE: &'static str = "paid"; }
+    /// use ezq_core::testing::TestApp;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// let app = TestApp::new(|app| app)?;
+    /// let first = app.publish(&Paid { order: 7 }).dedupe_key("paid-7").await?;
+    /// let again = app.publish(&Paid { order: 7 }).dedupe_key("paid-7").await?;
+    /// assert!(again.is_duplicate && again.event_id == first.event_id);
+    /// # Ok(()) }
+    /// ```
+    pub fn dedupe_key(self, key: impl Into<String>) -> Self {
+        self.with(|options| {
+            options.dedupe_key = Some(key.into());
+            Ok(())
+        })
+    }
+
+    /// For how long the [dedupe key](Self::dedupe_key) is taken, counted on the engine's clock, in
+    /// place of [`Config::dedupe_window`](crate::Config::dedupe_window); more than nothing.
+    pub fn dedupe_window(self, window: Duration) -> Self {
+        self.with(|options| {
+            options.dedupe_window = Some(window);
+            Ok(())
+        })
+    }
+
     /// The message, for those who store it in a transaction of their own.
     ///
     /// # Errors
@@ -139,7 +179,7 @@ impl Publish {
         let Prepared { outgoing, event_id, .. } = prepared;
         let queue = outgoing.queue.clone();
         let outcome = services.engines.publish(vec![outgoing]).instrument(span).await?.pop();
-        stored(queue, event_id, outcome)
+        Published::of(queue, event_id, outcome)
     }
 }
 
@@ -193,7 +233,7 @@ impl PublishAll {
         }
         let mut outcomes = outcomes.into_iter();
         let result = |place: Result<(QueueName, String)>| {
-            place.and_then(|(queue, event_id)| stored(queue, event_id, outcomes.next()))
+            place.and_then(|(queue, event_id)| Published::of(queue, event_id, outcomes.next()))
         };
         Ok(places.into_iter().map(result).collect())
     }
@@ -205,21 +245,5 @@ impl IntoFuture for PublishAll {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.store())
-    }
-}
-
-fn stored(
-    queue: QueueName,
-    event_id: String,
-    outcome: Option<PublishOutcome>,
-) -> Result<Published> {
-    match outcome {
-        Some(PublishOutcome::Stored(id) | PublishOutcome::Duplicate(Some(id))) => {
-            Ok(Published { queue, id, event_id })
-        }
-        Some(PublishOutcome::Failed(error)) => Err(error),
-        Some(PublishOutcome::Duplicate(None)) | None => {
-            Err(Error::new(ErrorKind::Engine, "the engine did not say where the event is stored"))
-        }
     }
 }

@@ -11,6 +11,7 @@ macro_rules! cases {
 
 mod concurrency;
 mod dead_letters;
+mod dedupe;
 mod fencing;
 mod leasing;
 mod poison;
@@ -33,6 +34,7 @@ pub fn cases() -> Vec<Case> {
         fencing::CASES,
         concurrency::CASES,
         dead_letters::CASES,
+        dedupe::CASES,
         poison::CASES,
         schedule::CASES,
         queues::CASES,

@@ -6,6 +6,7 @@
 //! One lock guards all queues and is never held across an `.await`: each call is one atomic step.
 
 mod clock;
+mod keys;
 mod letters;
 mod queue;
 mod store;
@@ -47,6 +48,7 @@ use crate::{QueueName, Result, Settle};
 ///     body: "{}".into(),
 ///     headers: Headers::new(),
 ///     due: Due::Now,
+///     dedupe: None,
 /// };
 /// engine.publish(vec![message]).await?;
 /// assert_eq!(engine.published(&queue).len(), 1);
@@ -99,6 +101,7 @@ impl MemoryEngine {
     fn with_limit(max_body: Option<usize>) -> Self {
         let capabilities = Capabilities {
             delayed: true,
+            dedupe: true,
             ordered: true,
             exact_bodies: true,
             max_body,
@@ -163,7 +166,7 @@ impl Engine for MemoryEngine {
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         let mut store = self.store();
         let now = self.shared.clock.now();
-        Ok(messages.into_iter().map(|message| store.publish(message, now).into()).collect())
+        Ok(messages.into_iter().map(|message| store.publish(message, now)).collect())
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Leased> {

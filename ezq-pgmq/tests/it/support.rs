@@ -67,7 +67,8 @@ where
 }
 
 pub(crate) fn message(queue: &QueueName, body: &str) -> Outgoing {
-    Outgoing { queue: queue.clone(), body: body.to_owned(), headers: Headers::new(), due: Due::Now }
+    let (queue, body, headers) = (queue.clone(), body.to_owned(), Headers::new());
+    Outgoing { queue, body, headers, due: Due::Now, dedupe: None }
 }
 
 /// Publishes bodies and expects all to be stored.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::clock::{self, Micros};
+use super::keys::Keys;
 use crate::engine::{DeadLetter, Delivery, Due, Leased, MessageId, Position, QueueStats, Receipt};
 use crate::headers::{DEAD, HANDLER_PREFIX, Headers, RETURNED};
 use crate::settlement::{HandlerMark, HandlerState};
@@ -14,6 +15,7 @@ use crate::{Progress, Reason};
 
 #[derive(Debug)]
 pub(super) struct Queue {
+    pub(super) keys: Keys,
     generation: i64,
     last_id: i64,
     messages: HashMap<i64, Stored>,
@@ -37,6 +39,7 @@ struct Stored {
 impl Queue {
     pub(super) fn new(generation: i64) -> Self {
         Self {
+            keys: Keys::default(),
             generation,
             last_id: 0,
             messages: HashMap::new(),
