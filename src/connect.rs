@@ -7,7 +7,7 @@ use std::time::Duration;
 use ezq_core::private::HandlerDefinition;
 use ezq_core::{
     App, AppBuilder, Config, Engine, Error, ErrorKind, Event, Handler, Prepared, Publish,
-    PublishOutcome, Published, QueueName, Result,
+    Published, QueueName, Result,
 };
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
@@ -106,9 +106,10 @@ impl Ezq {
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         self.engine.ensure_queue(queue).await?;
-        let mut ids = self.engine.publish_in(connection, vec![prepared.outgoing.clone()]).await?;
+        let messages = vec![prepared.outgoing.clone()];
+        let mut outcomes = self.engine.publish_in(connection, messages).await?;
         let lost = || Error::new(ErrorKind::Engine, "the database gave no id");
-        prepared.published(PublishOutcome::Stored(ids.pop().ok_or_else(lost)?))
+        prepared.published(outcomes.pop().ok_or_else(lost)?)
     }
 }
 

@@ -14,6 +14,7 @@ use sqlx::{Connection, Row};
 use crate::config::Place;
 use crate::error;
 use crate::link::Connector;
+use crate::schema::{self, Part};
 
 /// The oldest PGMQ that ezq works with.
 pub const OLDEST_PGMQ: &str = "1.5.1";
@@ -21,8 +22,8 @@ pub const OLDEST_PGMQ: &str = "1.5.1";
 /// The key of ezq's advisory lock on schema changes: `ezq` and a number, as bytes.
 pub(crate) const LOCK_KEY: i64 = 0x65_7a_71_01;
 
-const LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
+pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
+pub(crate) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
 const AVAILABLE: &str =
     "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'pgmq')";
 // `to_regclass` and the catalogue need no rights beyond USAGE on the schema.
@@ -58,7 +59,7 @@ pub(crate) async fn ensure(
 
 /// The statements with which an administrator prepares a database for applications that run with
 /// `manage_schema(false)` or as a role without rights on the schema: PGMQ, queues with their dead
-/// letters, and the grants that `role` needs.
+/// letters, the tables of ezq's own schema, and the grants that `role` needs.
 ///
 /// ```
 /// use ezq_core::QueueName;
@@ -76,15 +77,25 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(sql, "select pgmq.create('{name}');");
     }
+    sql.push_str(&schema::sql(Part::Engine, role));
     if let Some(role) = role {
-        let role = format!("\"{}\"", role.replace('"', "\"\""));
+        let role = quoted(role);
         let _ = writeln!(sql, "grant usage on schema pgmq to {role};");
         for name in &names {
             let _ =
                 writeln!(sql, "grant select, insert, update, delete on pgmq.q_{name} to {role};");
         }
+        for queue in queues {
+            // For the ids of messages with dedupe keys.
+            let _ = writeln!(sql, "grant usage on sequence pgmq.q_{queue}_msg_id_seq to {role};");
+        }
     }
     sql
+}
+
+/// A name as an identifier.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {

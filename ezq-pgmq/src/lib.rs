@@ -17,6 +17,7 @@
 mod claim;
 mod config;
 mod dead_letters;
+mod dedupe;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod engine;
@@ -27,6 +28,7 @@ mod link;
 mod listen;
 mod publish;
 mod queues;
+mod schema;
 mod settle;
 mod sql;
 mod text;

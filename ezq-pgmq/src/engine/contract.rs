@@ -74,6 +74,7 @@ impl Engine for PgmqEngine {
         settlements: Vec<(Receipt, Settle)>,
     ) -> Result<Vec<SettleOutcome>> {
         let inner = &self.inner;
+        inner.ready_for(settlements.iter().flat_map(|(_, settle)| settle.outgoing())).await?;
         let means = Means {
             link: &inner.settle,
             control: &inner.control,

@@ -17,14 +17,11 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use crate::link::{Link, limit};
-use crate::publish::{self, ByQueue};
+use crate::publish::{self, ByQueue, CONFLICT_TRIES};
 use crate::queues::Queues;
 use crate::{error, text};
 pub(crate) use item::Item;
 use item::{Key, Kind};
-
-/// How often a deadlock or serialisation failure is answered by the same statement again.
-const CONFLICT_TRIES: u32 = 5;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
