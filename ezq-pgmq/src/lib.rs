@@ -23,6 +23,7 @@ pub mod embedded;
 mod engine;
 mod error;
 mod extend;
+mod inbox;
 mod install;
 mod link;
 mod listen;
@@ -37,4 +38,5 @@ mod wake;
 
 pub use config::PgmqConfig;
 pub use engine::PgmqEngine;
+pub use inbox::Inbox;
 pub use install::{OLDEST_PGMQ, setup_sql};

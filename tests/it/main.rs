@@ -8,6 +8,7 @@ mod database;
 mod examples;
 mod faults;
 mod handlers;
+mod inbox;
 mod kit;
 mod leftovers;
 mod macros;
