@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased};
 use ezq_core::{
-    Capabilities, Due, Engine, Error, ExtendOutcome, MessageId, Outgoing, PublishOutcome,
-    QueueName, QueueStats, Receipt, Result, Settle, SettleOutcome,
+    Capabilities, Due, Engine, Error, ErrorKind, ExtendOutcome, MessageId, Outgoing,
+    PublishOutcome, QueueName, QueueStats, Receipt, Result, Settle, SettleOutcome,
 };
 use sqlx::Connection as _;
 use tokio::sync::watch;
@@ -74,15 +74,24 @@ impl Engine for PgmqEngine {
         settlements: Vec<(Receipt, Settle)>,
     ) -> Result<Vec<SettleOutcome>> {
         let inner = &self.inner;
-        inner.ready_for(settlements.iter().flat_map(|(_, settle)| settle.outgoing())).await?;
+        let outgoing = settlements.iter().flat_map(|(_, settle)| settle.outgoing());
+        let no_keys = inner.ready_for(outgoing).await.err();
         let means = Means {
             link: &inner.settle,
             control: &inner.control,
             queues: &inner.queues,
             manage_schema: inner.manage_schema,
+            no_keys: no_keys.as_ref(),
         };
         let mut settled = Settling::new(means, queue).run(settlements).await;
         inner.announce_all(&settled.woken);
+        let missing = |outcome: &SettleOutcome| {
+            matches!(outcome, SettleOutcome::Failed { error, .. }
+                     if error.kind() == ErrorKind::QueueMissing)
+        };
+        if settled.outcomes.iter().any(missing) {
+            inner.schema.forget();
+        }
         if settled.is_broken
             && !settled.outcomes.is_empty()
             && let SettleOutcome::Failed { error, .. } = settled.outcomes.swap_remove(0)

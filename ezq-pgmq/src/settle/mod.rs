@@ -43,6 +43,8 @@ pub(crate) struct Means<'a> {
     pub(crate) control: &'a Link,
     pub(crate) queues: &'a Queues,
     pub(crate) manage_schema: bool,
+    /// Why events with dedupe keys cannot be published, if they cannot.
+    pub(crate) no_keys: Option<&'a Error>,
 }
 
 pub(crate) struct Settling<'a> {
@@ -66,7 +68,13 @@ impl<'a> Settling<'a> {
             match Item::new(index, receipt, settle) {
                 // A second settlement of one delivery comes too late by definition.
                 Ok(item) if !seen.insert(item.key()) => self.put(index, SettleOutcome::LeaseLost),
-                Ok(item) => groups[item.group()].push(item),
+                Ok(item) => match self.means.no_keys.filter(|_| item.has_keys()) {
+                    Some(why) => {
+                        let (receipt, error) = (item.receipt, why.without_source());
+                        self.put(index, SettleOutcome::Failed { receipt, error });
+                    }
+                    None => groups[item.group()].push(item),
+                },
                 Err((receipt, error)) => self.put(index, SettleOutcome::Failed { receipt, error }),
             }
         }

@@ -1,6 +1,6 @@
 //! ezq's own tables come when they are needed, once, and not where they are not to.
 
-use ezq_core::{Engine, ErrorKind, PublishOutcome, QueueName};
+use ezq_core::{Engine, ErrorKind, PublishOutcome, QueueName, Settle, SettleOutcome};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection};
@@ -85,6 +85,16 @@ async fn where_it_is_not_to_be_made_the_error_says_what_to_run() {
     engine.publish_in(&mut tx, vec![message(&queue, "5")]).await.unwrap();
     tx.commit().await.unwrap();
 
+    // An event with a key fails its settlement alone.
+    let deliveries = lease(&engine, &queue).await;
+    let with_key = Settle::Ack { outgoing: vec![keyed(&queue, "6", "a")] };
+    let settles = deliveries.into_iter().map(|d| d.receipt).zip([with_key, ack()]);
+    let outcomes = engine.settle(&queue, settles.collect()).await.unwrap();
+    let [SettleOutcome::Failed { error: refused, .. }, SettleOutcome::Done] = &outcomes[..] else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(refused.kind(), ErrorKind::SchemaMissing);
+
     let text = error.to_string();
     run(&mut own, text.split_once('\n').unwrap().1).await;
     stored(engine.publish(vec![keyed(&queue, "6", "a")]).await.unwrap().remove(0));
@@ -130,6 +140,30 @@ async fn a_newer_schema_is_left_as_it_is() {
     stored(engine.publish(vec![keyed(&queue, "3", "b")]).await.unwrap().remove(0));
     assert_eq!(scalar::<Vec<i32>>(&mut own, VERSIONS).await, [1, 1000]);
     assert!(scalar::<bool>(&mut own, "SELECT to_regclass('ezq.future') IS NOT NULL").await);
+}
+
+#[tokio::test]
+async fn a_schema_that_was_dropped_is_made_again() {
+    let (url, queue, mut own) = database().await;
+    let engine = engine_at(&url).await;
+    let target = unique("target");
+    engine.ensure_queue(&target).await.unwrap();
+    let publish_keyed = async || engine.publish(vec![keyed(&target, "1", "a")]).await;
+    stored(publish_keyed().await.unwrap().remove(0));
+    run(&mut own, "DROP SCHEMA ezq CASCADE").await;
+    // As after a dropped queue: told once, so that the caller makes sure of the queue.
+    assert_eq!(publish_keyed().await.unwrap_err().kind(), ErrorKind::QueueMissing);
+    stored(publish_keyed().await.unwrap().remove(0));
+
+    run(&mut own, "DROP SCHEMA ezq CASCADE").await;
+    publish(&engine, &queue, &["1"]).await;
+    let receipt = lease_one(&engine, &queue).await.receipt;
+    let settle = async || {
+        let with_key = Settle::Ack { outgoing: vec![keyed(&target, "2", "a")] };
+        engine.settle(&queue, vec![(receipt.clone(), with_key)]).await
+    };
+    assert_eq!(settle().await.unwrap_err().kind(), ErrorKind::QueueMissing);
+    assert!(matches!(settle().await.unwrap()[..], [SettleOutcome::Done]));
 }
 
 #[tokio::test]
