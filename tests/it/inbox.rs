@@ -25,7 +25,7 @@ async fn elsewhere() -> (String, PgPool) {
 
 async fn with_inbox() -> (String, PgPool) {
     let (url, pool) = elsewhere().await;
-    Inbox::create(&mut *pool.acquire().await.unwrap()).await.unwrap();
+    Inbox::create(&mut pool.acquire().await.unwrap()).await.unwrap();
     (url, pool)
 }
 
@@ -203,7 +203,7 @@ async fn old_rows_are_forgotten_and_young_ones_are_not() {
 #[tokio::test]
 async fn without_its_table_the_inbox_says_what_to_call() {
     let (_, pool) = elsewhere().await;
-    let error = Inbox::forget(&mut *pool.acquire().await.unwrap(), Duration::ZERO).await;
+    let error = Inbox::forget(&mut pool.acquire().await.unwrap(), Duration::ZERO).await;
     let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
     assert!(error.to_string().contains("Inbox::create"), "{error}");
