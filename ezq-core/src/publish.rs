@@ -122,7 +122,7 @@ impl Publish {
     publish_options!();
 
     /// Stored only if the queue stored no event under this key within the
-    /// [window](crate::Config::dedupe_window): then this one is a [duplicate](Published), nothing is
+    /// [window](crate::Config::dedupe_window): then this one is a [duplicate](Published::is_duplicate), nothing is
     /// stored, and the first event's ids are told. So a publish may be repeated after an error that
     /// leaves open whether it worked.
     ///

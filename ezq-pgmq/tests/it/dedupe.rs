@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use ezq_core::engine::{Dedupe, Original};
 use ezq_core::{Engine, ErrorKind, MessageId, Outgoing, PublishOutcome, QueueName, Settle};
-use ezq_pgmq::PgmqEngine;
-use sqlx::Connection as _;
+use ezq_pgmq::{PgmqConfig, PgmqEngine};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection as _, Executor as _};
 use tokio::task::JoinSet;
 
 use crate::support::*;
@@ -82,6 +83,42 @@ async fn eight_publishers_of_one_key_store_one_message() {
         let wanted = (delivery.receipt.message_id().clone(), delivery.body);
         for other in others {
             assert_eq!(duplicate(other), wanted);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn publishers_whose_pool_isolates_more_are_tried_again() {
+    let url = fresh_database().await;
+    let queue = QueueName::new("orders").unwrap();
+    engine_at(&url).await.ensure_queue(&queue).await.unwrap();
+    let isolate = "SET default_transaction_isolation = 'repeatable read'";
+    let pool = PgPoolOptions::new().max_connections(8).after_connect(move |connection, _| {
+        Box::pin(async move { connection.execute(isolate).await.map(drop) })
+    });
+    let pool = pool.connect(&url).await.unwrap();
+    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone())).await.unwrap();
+    stored(publish_one(&engine, keyed(&queue, "1", "0")).await);
+    for round in 1..=10 {
+        // Holds the key until the others wait for it: the answer they get is then a conflict.
+        let mut own = sqlx::PgConnection::connect(&url).await.unwrap();
+        let mut tx = own.begin().await.unwrap();
+        let message = || keyed(&queue, "1", &round.to_string());
+        engine.publish_in(&mut tx, vec![message()]).await.unwrap();
+        let mut publishers = JoinSet::new();
+        for _ in 0..4 {
+            let (engine, message) = (engine.clone(), message());
+            publishers.spawn(async move { publish_one(&engine, message).await });
+        }
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let mut observer = sqlx::PgConnection::connect(&url).await.unwrap();
+        while scalar::<i64>(&mut observer, waiting).await < 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tx.commit().await.unwrap();
+        for outcome in publishers.join_all().await {
+            duplicate(outcome);
         }
     }
 }
