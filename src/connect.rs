@@ -61,7 +61,7 @@ impl Ezq {
     /// Publishes an event inside the caller's transaction: nobody sees it unless that commits, and
     /// a roll-back leaves nothing.
     ///
-    /// For a queue, a delay or a key, hand it a prepared event:
+    /// For a queue, a delay, a key or a dedupe key, hand it a prepared event:
     /// [`publish_prepared_in`](Self::publish_prepared_in).
     ///
     /// ```no_run
@@ -106,9 +106,10 @@ impl Ezq {
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         self.engine.ensure_queue(queue).await?;
-        let mut ids = self.engine.publish_in(connection, vec![prepared.outgoing.clone()]).await?;
+        let messages = vec![prepared.outgoing.clone()];
+        let mut outcomes = self.engine.publish_in(connection, messages).await?;
         let lost = || Error::new(ErrorKind::Engine, "the database gave no id");
-        Ok(prepared.stored(ids.pop().ok_or_else(lost)?))
+        prepared.published(outcomes.pop().ok_or_else(lost)?)
     }
 }
 
@@ -160,8 +161,8 @@ impl EzqBuilder {
         self
     }
 
-    /// Whether PGMQ and queues are created where they are absent. With `false` no statement that
-    /// changes the schema is ever sent. Defaults to true.
+    /// Whether PGMQ, queues and ezq's own tables are created where they are absent. With `false` no
+    /// statement that changes the schema is ever sent. Defaults to true.
     pub fn manage_schema(self, manage: bool) -> Self {
         self.configure(|config| config.manage_schema = manage)
     }

@@ -85,6 +85,7 @@ pub use ezq_macros::EventSet;
 #[doc(inline)]
 pub use ezq_macros::on_event;
 pub use ezq_pgmq as pgmq;
+pub use ezq_pgmq::Inbox;
 pub use ezq_pgmq::Tx;
 pub use sqlx;
 pub use tokio_util::sync::CancellationToken;

@@ -120,6 +120,7 @@ impl<'h> Stage<'h> {
             body: body.into(),
             headers: Headers::new(),
             due: Due::Now,
+            dedupe: None,
         }
     }
 

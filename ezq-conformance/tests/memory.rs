@@ -23,6 +23,7 @@ impl Harness for Memory {
             body: body.to_owned(),
             headers: Headers::from_value(headers),
             due: Due::Now,
+            dedupe: None,
         };
         let outcomes = self.0.publish(vec![message]).await;
         matches!(outcomes.as_deref(), Ok([PublishOutcome::Stored(_)]))

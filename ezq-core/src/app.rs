@@ -353,6 +353,7 @@ impl AppBuilder {
             default_queue: config.queue.clone(),
             format: config.wire,
             message_limit: config.message_limit,
+            dedupe_window: config.dedupe_window,
         });
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
         let inner = Inner { services, dispatcher, config };

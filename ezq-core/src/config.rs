@@ -57,6 +57,9 @@ pub struct Config {
     /// How long running handlers may take when the consumer stops by token, signal or handle;
     /// `None` (`none`) is no limit. `EZQ_GRACE`. Defaults to no limit.
     pub grace: Option<Duration>,
+    /// For how long a dedupe key is taken, unless its publish says otherwise; more than nothing.
+    /// `EZQ_DEDUPE_WINDOW`. Defaults to 1 h.
+    pub dedupe_window: Duration,
     /// How long connecting to the store may take. `EZQ_CONNECT_TIMEOUT`. Defaults to 5 s.
     pub connect_timeout: Duration,
     /// Whether queues, and what the store needs for them, are created where they are absent.
@@ -108,6 +111,7 @@ impl Default for Config {
             message_limit: 1024 * 1024,
             wire: WireFormat::default(),
             grace: None,
+            dedupe_window: Duration::from_secs(3600),
             connect_timeout: Duration::from_secs(5),
             manage_schema: true,
             retention: BTreeMap::new(),
@@ -128,7 +132,7 @@ const OTHERS: [&str; 2] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN"];
 
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 17] = [
+const OPTIONS: [(&str, Set); 18] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
         Ok(())
@@ -167,6 +171,7 @@ const OPTIONS: [(&str, Set); 17] = [
         Ok(())
     }),
     ("EZQ_GRACE", |config, text| duration_or_none(text).map(|grace| config.grace = grace)),
+    ("EZQ_DEDUPE_WINDOW", |config, text| duration(text).map(|w| config.dedupe_window = w)),
     ("EZQ_CONNECT_TIMEOUT", |config, text| duration(text).map(|t| config.connect_timeout = t)),
     ("EZQ_MANAGE_SCHEMA", |config, text| {
         config.manage_schema = text.parse().map_err(|_| "use `true` or `false`".to_owned())?;
@@ -253,6 +258,9 @@ impl Config {
         }
         if self.retention.values().any(|retention| retention.keep() == Some(Duration::ZERO)) {
             return Err(wrong("an archive must keep events for longer than nothing".into()));
+        }
+        if self.dedupe_window.is_zero() {
+            return Err(wrong("`dedupe_window` must be longer than nothing".into()));
         }
         if self.handlers.values().any(|options| options.max_attempts == Some(0)) {
             return Err(wrong("`max_attempts` of a handler must be at least 1".into()));

@@ -66,6 +66,9 @@ pub enum ErrorKind {
     DatabaseMissing,
     /// PGMQ is not installed and could not be installed, or is older than ezq supports.
     PgmqMissing,
+    /// A table of ezq's own is absent or out of reach, and is not to be, or cannot be, created; the
+    /// message holds the SQL that creates it.
+    SchemaMissing,
     /// The queue does not exist.
     QueueMissing,
     /// The store gave up for a passing reason (a deadlock, a serialisation failure, a timeout).

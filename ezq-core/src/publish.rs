@@ -22,6 +22,8 @@ pub(crate) struct PublishOptions {
     pub(crate) correlation_id: Option<String>,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) headers: Option<Headers>,
+    pub(crate) dedupe_key: Option<String>,
+    pub(crate) dedupe_window: Option<Duration>,
 }
 
 macro_rules! publish_options {
@@ -117,6 +119,44 @@ pub struct Publish {
 
 impl Publish {
     publish_options!();
+
+    /// Stored only if the queue stored no event under this key within the
+    /// [window](crate::Config::dedupe_window): then this one is a [duplicate](Published::is_duplicate), nothing is
+    /// stored, and the first event's ids are told. So a publish may be repeated after an error that
+    /// leaves open whether it worked.
+    ///
+    /// The key is 1 to 255 bytes without NUL and counts in its queue alone. It stays taken until the
+    /// window ends, whatever became of the event since: handled, cancelled or purged. A publish
+    /// waits for a transaction that holds its key, and takes the key if that one rolls back.
+    ///
+    /// ```
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
+    /// # impl ezq_core::Event for Paid { const TYPE: &'static str = "paid"; }
+    /// use ezq_core::testing::TestApp;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// let app = TestApp::new(|app| app)?;
+    /// let first = app.publish(&Paid { order: 7 }).dedupe_key("paid-7").await?;
+    /// let again = app.publish(&Paid { order: 7 }).dedupe_key("paid-7").await?;
+    /// assert!(again.is_duplicate && again.event_id == first.event_id);
+    /// # Ok(()) }
+    /// ```
+    pub fn dedupe_key(self, key: impl Into<String>) -> Self {
+        self.with(|options| {
+            options.dedupe_key = Some(key.into());
+            Ok(())
+        })
+    }
+
+    /// For how long the [dedupe key](Self::dedupe_key) is taken, counted on the engine's clock, in
+    /// place of [`Config::dedupe_window`](crate::Config::dedupe_window); more than nothing.
+    pub fn dedupe_window(self, window: Duration) -> Self {
+        self.with(|options| {
+            options.dedupe_window = Some(window);
+            Ok(())
+        })
+    }
 
     /// The message, for those who store it in a transaction of their own.
     ///

@@ -1,12 +1,13 @@
 //! Publishing: an event becomes an envelope, the envelope a body, the body a stored message.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 
 use crate::codec::{WireFormat, encode};
 use crate::context::Received;
-use crate::engine::{Due, MessageId, Outgoing, PublishOutcome};
+use crate::engine::{Dedupe, Due, MessageId, Original, Outgoing, PublishOutcome};
 use crate::engines::Engines;
 use crate::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::extract::States;
@@ -24,6 +25,7 @@ pub(crate) struct Services {
     pub(crate) default_queue: QueueName,
     pub(crate) format: WireFormat,
     pub(crate) message_limit: usize,
+    pub(crate) dedupe_window: Duration,
 }
 
 /// An event on its way to be published: its payload is written, its envelope is not.
@@ -71,6 +73,32 @@ pub struct Published {
     pub id: MessageId,
     /// The event's id.
     pub event_id: String,
+    /// Whether an event with the same [dedupe key](Publish::dedupe_key) was published before. Then
+    /// nothing was stored, and the ids are that event's.
+    pub is_duplicate: bool,
+}
+
+impl Published {
+    /// What an engine's outcome says of a message.
+    pub(crate) fn of(
+        queue: QueueName,
+        event_id: String,
+        outcome: Option<PublishOutcome>,
+    ) -> Result<Self> {
+        match outcome {
+            Some(PublishOutcome::Stored(id)) => {
+                Ok(Self { queue, id, event_id, is_duplicate: false })
+            }
+            Some(PublishOutcome::Duplicate(Some(Original { message_id: id, event_id }))) => {
+                Ok(Self { queue, id, event_id, is_duplicate: true })
+            }
+            Some(PublishOutcome::Failed(error)) => Err(error),
+            Some(PublishOutcome::Duplicate(None)) | None => Err(Error::new(
+                ErrorKind::Engine,
+                "the engine did not say where the event is stored",
+            )),
+        }
+    }
 }
 
 /// A message ready to be stored, for those who store it in a transaction of their own.
@@ -86,10 +114,12 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// What to answer once it is stored under an id.
-    #[must_use]
-    pub fn stored(self, id: MessageId) -> Published {
-        Published { queue: self.outgoing.queue, id, event_id: self.event_id }
+    /// What to answer once an engine said what became of it.
+    ///
+    /// # Errors
+    /// What kept it from being stored.
+    pub fn published(self, outcome: PublishOutcome) -> Result<Published> {
+        Published::of(self.outgoing.queue, self.event_id, Some(outcome))
     }
 }
 
@@ -124,16 +154,7 @@ impl Publisher {
             })
             .unzip();
         let mut outcomes = self.services.engines.publish(outgoing).await?.into_iter();
-        let stored = |(queue, event_id)| match outcomes.next() {
-            Some(PublishOutcome::Stored(id) | PublishOutcome::Duplicate(Some(id))) => {
-                Ok(Published { queue, id, event_id })
-            }
-            Some(PublishOutcome::Failed(error)) => Err(error),
-            Some(PublishOutcome::Duplicate(None)) | None => {
-                let text = "the engine did not say where the event is stored";
-                Err(Error::new(ErrorKind::Engine, text))
-            }
-        };
+        let stored = |(queue, event_id)| Published::of(queue, event_id, outcomes.next());
         Ok(ids.into_iter().map(stored).collect())
     }
 
@@ -208,6 +229,10 @@ impl Publisher {
             let message = format!("the engine `{}` cannot delay an event", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+        if options.dedupe_key.is_some() && !capabilities.dedupe {
+            let message = format!("the engine `{}` knows no dedupe keys", capabilities.name);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         let mut envelope = match draft.content {
             Content::Envelope(envelope) => *envelope,
             Content::Event { event_type, version, data } => {
@@ -238,8 +263,18 @@ impl Publisher {
                 ),
             ));
         }
+        let dedupe = match (&options.dedupe_key, options.dedupe_window) {
+            (Some(key), window) => {
+                Some(Dedupe::new(key, window.unwrap_or(services.dedupe_window), &envelope.id)?)
+            }
+            (None, Some(_)) => {
+                let message = "a dedupe window means nothing without a dedupe key";
+                return Err(Error::new(ErrorKind::InvalidEvent, message));
+            }
+            (None, None) => None,
+        };
         let headers = self.headers(options, draft.key);
-        let outgoing = Outgoing { queue, body, headers, due: options.due };
+        let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
         Ok(Prepared { outgoing, event_id: envelope.id, event_type: envelope.event_type })
     }
 

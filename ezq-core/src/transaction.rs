@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::engine::{Delivery, Engine, MessageId, Outgoing, UnitOfWork};
+use crate::engine::{Delivery, Engine, MessageId, Outgoing, PublishOutcome, UnitOfWork};
 use crate::engines::ensure;
 use crate::publisher::{Prepared, Published, Services};
 use crate::{Error, ErrorKind, QueueName, Result};
@@ -62,7 +62,7 @@ impl Transaction {
         };
         open.published.push(prepared.outgoing.clone());
         drop(state);
-        Ok(prepared.stored(MessageId::Pending))
+        prepared.published(PublishOutcome::Stored(MessageId::Pending))
     }
 
     /// Makes sure that the transaction can store events, as far as that can be told beforehand.

@@ -105,8 +105,9 @@ impl PgmqConfig {
         self
     }
 
-    /// Whether PGMQ and queues are created where they are absent. With `false` no statement that
-    /// changes the schema is ever sent, and what is absent is an error. Defaults to `true`.
+    /// Whether PGMQ, queues and ezq's own tables are created where they are absent. With `false` no
+    /// statement that changes the schema is ever sent, and what is absent is an error. Defaults to
+    /// `true`.
     #[must_use]
     pub fn manage_schema(mut self, manage: bool) -> Self {
         self.manage_schema = manage;

@@ -108,7 +108,7 @@ pub(crate) fn keeps_connection(error: &sqlx::Error) -> bool {
     }
 }
 
-fn kind(error: &sqlx::Error) -> ErrorKind {
+pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
     let Some(code) = code(error) else {
         return match error {
             sqlx::Error::Io(_)

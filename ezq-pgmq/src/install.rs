@@ -14,6 +14,7 @@ use sqlx::{Connection, Row};
 use crate::config::Place;
 use crate::error;
 use crate::link::Connector;
+use crate::schema::{self, Part};
 use crate::sql;
 
 /// The oldest PGMQ that ezq works with.
@@ -22,8 +23,8 @@ pub const OLDEST_PGMQ: &str = "1.5.1";
 /// The key of ezq's advisory lock on schema changes: `ezq` and a number, as bytes.
 pub(crate) const LOCK_KEY: i64 = 0x65_7a_71_01;
 
-const LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
+pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
+pub(crate) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
 const AVAILABLE: &str =
     "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'pgmq')";
 // `to_regclass` and the catalogue need no rights beyond USAGE on the schema.
@@ -59,7 +60,7 @@ pub(crate) async fn ensure(
 
 /// The statements with which an administrator prepares a database for applications that run with
 /// `manage_schema(false)` or as a role without rights on the schema: PGMQ, queues with their dead
-/// letters and archives, and the grants that `role` needs.
+/// letters and archives, the tables of ezq's own schema, and the grants that `role` needs.
 ///
 /// ```
 /// use ezq_core::QueueName;
@@ -80,8 +81,9 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
     for queue in queues {
         let _ = writeln!(text, "{};", sql::create_archive_index(queue));
     }
+    text.push_str(&schema::sql(Part::Engine, role));
     if let Some(role) = role {
-        let role = format!("\"{}\"", role.replace('"', "\"\""));
+        let role = quoted(role);
         let _ = writeln!(text, "grant usage on schema pgmq to {role};");
         for name in &names {
             let _ =
@@ -91,8 +93,17 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
             let archive = sql::archive_table(queue);
             let _ = writeln!(text, "grant select, insert, delete on {archive} to {role};");
         }
+        for queue in queues {
+            // For the ids of messages with dedupe keys.
+            let _ = writeln!(text, "grant usage on sequence pgmq.q_{queue}_msg_id_seq to {role};");
+        }
     }
     text
+}
+
+/// A name as an identifier.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {

@@ -17,12 +17,14 @@
 mod claim;
 mod config;
 mod dead_letters;
+mod dedupe;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod engine;
 mod error;
 mod extend;
 mod history;
+mod inbox;
 mod install;
 mod link;
 mod listen;
@@ -30,6 +32,7 @@ mod publish;
 mod queues;
 mod removal;
 mod retention;
+mod schema;
 mod settle;
 mod sql;
 mod sweep;
@@ -40,5 +43,6 @@ mod wake;
 
 pub use config::PgmqConfig;
 pub use engine::PgmqEngine;
+pub use inbox::Inbox;
 pub use install::{OLDEST_PGMQ, setup_sql};
 pub use tx::Tx;

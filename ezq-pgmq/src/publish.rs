@@ -4,19 +4,24 @@
 //! batch fails for what one message holds, it is cut in halves until that message stands alone.
 
 use chrono::{DateTime, Utc};
-use ezq_core::{Due, Error, MessageId, Outgoing, QueueName, Result};
-use sqlx::AssertSqlSafe;
-use sqlx::postgres::{PgConnection, PgPool};
+use ezq_core::engine::Dedupe;
+use ezq_core::{Due, Error, MessageId, Outgoing, PublishOutcome, QueueName, Result};
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres, Row as _};
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::claim::{in_calendar, micros};
 use crate::config::Place;
 use crate::link::limit;
-use crate::{error, sql, text};
+use crate::{dedupe, error, sql, text};
 
 /// The most bytes that one statement carries, unless one message alone is larger.
 const STATEMENT_BYTES: usize = 32 * 1024 * 1024;
+
+/// How often a deadlock or serialisation failure is answered by the same statement again.
+pub(crate) const CONFLICT_TRIES: u32 = 5;
 
 /// A message in the database's units.
 #[derive(Clone)]
@@ -25,6 +30,7 @@ pub(crate) struct Row {
     headers: Option<String>,
     after_us: i64,
     at: Option<DateTime<Utc>>,
+    pub(crate) dedupe: Option<Dedupe>,
 }
 
 impl Row {
@@ -37,7 +43,7 @@ impl Row {
             Due::After(pause) => (micros(pause), None),
             Due::At(time) => (0, Some(in_calendar(time))),
         };
-        Ok(Self { body: message.body, headers, after_us, at })
+        Ok(Self { body: message.body, headers, after_us, at, dedupe: message.dedupe })
     }
 
     fn bytes(&self) -> usize {
@@ -68,21 +74,31 @@ impl ByQueue {
         }
     }
 
-    pub(crate) fn into_inner(self) -> Vec<(QueueName, Vec<(usize, Row)>)> {
+    /// In the order of the queues' names: a transaction that takes keys in several queues takes them
+    /// in the order in which every other does.
+    pub(crate) fn into_inner(mut self) -> Vec<(QueueName, Vec<(usize, Row)>)> {
+        self.0.sort_by(|(one, _), (other, _)| one.cmp(other));
         self.0
     }
 }
 
-/// Inserts rows of one queue in one statement; their ids, in their order.
+/// When a row is due: no earlier than now, and after those of its batch that stand before it.
+pub(crate) const DUE: &str = "CASE WHEN m.at > base.now THEN m.at + m.twin * interval '1 us'
+                     ELSE base.now + (m.after_us + m.place - 1) * interval '1 us' END";
+
+/// Inserts rows of one queue in one statement; an outcome each, in their order, none of them
+/// [`PublishOutcome::Failed`].
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     queue: &QueueName,
     rows: &[Row],
-) -> Result<Vec<i64>, sqlx::Error> {
+) -> Result<Vec<PublishOutcome>, sqlx::Error> {
+    if rows.iter().any(|row| row.dedupe.is_some()) {
+        return dedupe::insert(connection, queue, rows).await;
+    }
     let statement = format!(
         "INSERT INTO {} (vt, message, headers)
-         SELECT CASE WHEN m.at > base.now THEN m.at + m.twin * interval '1 us'
-                     ELSE base.now + (m.after_us + m.place - 1) * interval '1 us' END,
+         SELECT {DUE},
                 m.body::jsonb, m.headers::jsonb
          FROM (SELECT clock_timestamp() AS now OFFSET 0) base,
               unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bigint[])
@@ -91,18 +107,22 @@ pub(crate) async fn insert(
          RETURNING msg_id",
         sql::table(queue)
     );
+    let stored = with_columns(statement, rows).fetch_all(connection).await?;
+    let outcome = |row: &PgRow| Ok(PublishOutcome::Stored(MessageId::Number(row.try_get(0)?)));
+    stored.iter().map(outcome).collect()
+}
+
+/// A statement with rows bound, column by column: `$1` to `$5`.
+pub(crate) fn with_columns<'q>(
+    statement: String,
+    rows: &[Row],
+) -> Query<'q, Postgres, PgArguments> {
     let bodies: Vec<&str> = rows.iter().map(|row| row.body.as_str()).collect();
     let headers: Vec<Option<&str>> = rows.iter().map(|row| row.headers.as_deref()).collect();
     let afters: Vec<i64> = rows.iter().map(|row| row.after_us).collect();
     let times: Vec<Option<DateTime<Utc>>> = rows.iter().map(|row| row.at).collect();
-    sqlx::query_scalar(AssertSqlSafe(statement))
-        .bind(bodies)
-        .bind(headers)
-        .bind(afters)
-        .bind(times)
-        .bind(twins(rows))
-        .fetch_all(connection)
-        .await
+    let query = sqlx::query(AssertSqlSafe(statement)).bind(bodies).bind(headers);
+    query.bind(afters).bind(times).bind(twins(rows))
 }
 
 // How many earlier rows want the very same time: each later one stands a microsecond after them.
@@ -124,10 +144,11 @@ pub(crate) async fn store(
     patience: Duration,
     queue: &QueueName,
     rows: &[Row],
-) -> Vec<Result<MessageId>> {
+) -> Vec<PublishOutcome> {
     let mut outcomes = Vec::with_capacity(rows.len());
     // Parts still to be stored, the next one last.
     let mut parts: Vec<&[Row]> = vec![rows];
+    let mut conflicts = 0;
     while let Some(part) = parts.pop() {
         let bytes: usize = part.iter().map(Row::bytes).sum();
         if part.len() > 1 && bytes > STATEMENT_BYTES {
@@ -143,21 +164,28 @@ pub(crate) async fn store(
             stored
         });
         match stored.await {
-            Ok(ids) => outcomes.extend(ids.into_iter().map(|id| Ok(MessageId::Number(id)))),
+            Ok(stored) => outcomes.extend(stored),
+            // Of rows with keys alone: another transaction was taking one of them.
+            Err(failure) if error::is_conflict(&failure) && conflicts < CONFLICT_TRIES => {
+                conflicts += 1;
+                tokio::time::sleep(Duration::from_millis(5 << conflicts)).await;
+                parts.push(part);
+            }
             Err(failure) if error::is_data(&failure) => {
                 if part.len() > 1 {
                     halve(part, &mut parts);
                 } else {
                     let why = "Postgres does not take its body or headers as JSON";
-                    outcomes.push(Err(text::refused(why).with_source(failure)));
+                    let refused = text::refused(why).with_source(failure);
+                    outcomes.push(PublishOutcome::Failed(refused));
                 }
             }
             Err(failure) => {
                 let failure = error::on_queue(failure, queue, place);
                 let rest = part.len() + parts.iter().map(|part| part.len()).sum::<usize>();
                 let again: Vec<Error> = (1..rest).map(|_| failure.without_source()).collect();
-                outcomes.push(Err(failure));
-                outcomes.extend(again.into_iter().map(Err));
+                outcomes.push(PublishOutcome::Failed(failure));
+                outcomes.extend(again.into_iter().map(PublishOutcome::Failed));
                 break;
             }
         }
@@ -182,6 +210,7 @@ mod tests {
             headers: None,
             after_us: 0,
             at: micros.and_then(DateTime::from_timestamp_micros),
+            dedupe: None,
         };
         let rows = [at(Some(5)), at(None), at(Some(5)), at(Some(6)), at(Some(5))];
         assert_eq!(twins(&rows), [0, 0, 1, 0, 2]);

@@ -187,6 +187,7 @@ impl UnitOfWork for PgUnit {
     ) -> Result<SettleOutcome> {
         let Self { session, open } = *self;
         let mut open = session.take_back(open).await?;
+        session.engine.ready_for(&outgoing).await?;
         let mut events = ByQueue::default();
         for event in outgoing {
             let queue = event.queue.clone();

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::database::{self, CEILING};
-use crate::{batches, leftovers, stress};
+use crate::{batches, inbox, leftovers, stress};
 
 /// What a child is; no name that begins with `EZQ_`, since those are options of ezq.
 const ROLE: &str = "CHILD_ROLE";
@@ -38,6 +38,7 @@ pub(crate) enum Role {
     Stress(stress::Plan),
     Importer(batches::Importer),
     Server,
+    Booker(inbox::Booker),
 }
 
 /// A consumer that stops on signals.
@@ -97,6 +98,7 @@ fn child_main() {
             Role::Worker(worker) => work(worker, words).await,
             Role::Stress(plan) => stress::work(plan).await,
             Role::Importer(importer) => batches::import(importer).await,
+            Role::Booker(booker) => inbox::book(booker).await,
             Role::Server => leftovers::serve(words.wait().await).await,
         }
     });

@@ -38,6 +38,7 @@ fn every_option_of_the_environment_takes_effect() {
     expected.message_limit = 4096;
     expected.wire = WireFormat::Flat;
     expected.grace = Some(secs(3600));
+    expected.dedupe_window = secs(7200);
     expected.connect_timeout = secs(1);
     expected.manage_schema = false;
     let given = from(&[
@@ -56,6 +57,7 @@ fn every_option_of_the_environment_takes_effect() {
         ("EZQ_MESSAGE_LIMIT", "4096"),
         ("EZQ_WIRE", "flat"),
         ("EZQ_GRACE", "1h"),
+        ("EZQ_DEDUPE_WINDOW", "2h"),
         ("EZQ_CONNECT_TIMEOUT", "1s"),
         ("EZQ_MANAGE_SCHEMA", "false"),
         ("EZQ_DATABASE_URL", "postgres://app:hunter2@db/app"),
@@ -103,12 +105,13 @@ fn a_wrong_value_is_refused_with_its_name_and_what_to_write() {
 
 #[tokio::test]
 async fn an_option_out_of_range_fails_when_the_application_is_built() {
-    let changes: [fn(&mut Config); 10] = [
+    let changes: [fn(&mut Config); 11] = [
         |config| config.concurrency = 0,
         |config| config.lease = Duration::from_millis(999),
         |config| config.settle_batch = 0,
         |config| config.message_limit = 0,
         |config| config.max_deliveries = 0,
+        |config| config.dedupe_window = Duration::ZERO,
         |config| config.retry.max_attempts = 0,
         |config| config.app = String::new(),
         |config| config.app = "two words".into(),

@@ -10,6 +10,7 @@ mod examples;
 mod faults;
 mod handlers;
 mod history;
+mod inbox;
 mod kit;
 mod leftovers;
 mod macros;

@@ -12,6 +12,7 @@ macro_rules! cases {
 mod archive;
 mod concurrency;
 mod dead_letters;
+mod dedupe;
 mod fencing;
 mod history;
 mod leasing;
@@ -37,6 +38,7 @@ pub fn cases() -> Vec<Case> {
         dead_letters::CASES,
         archive::CASES,
         history::CASES,
+        dedupe::CASES,
         poison::CASES,
         schedule::CASES,
         queues::CASES,

@@ -1,11 +1,12 @@
 //! A memory engine with one fault.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased};
+use ezq_core::engine::{DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original};
 use ezq_core::headers::Headers;
 use ezq_core::{
     Capabilities, CopyState, Delivery, Due, Engine, Error, ErrorKind, EventCopy, ExtendOutcome,
@@ -70,6 +71,12 @@ pub(crate) enum Fault {
     TellsOneCopy,
     TellsWrongStates,
     ForgetsDeaths,
+    IgnoresKeys,
+    NamesTheDuplicateItself,
+    KeepsKeysForEver,
+    FreesKeysOnSettling,
+    SharesKeysBetweenQueues,
+    TakesKeysOfRefused,
 }
 
 pub(crate) struct Broken {
@@ -79,6 +86,9 @@ pub(crate) struct Broken {
     newest: Mutex<HashMap<(QueueName, MessageId), Receipt>>,
     ends: Mutex<HashMap<Receipt, chrono::DateTime<chrono::Utc>>>,
     last: Mutex<Vec<Delivery>>,
+    // Keys that the fault takes or frees.
+    keys: Mutex<HashSet<String>>,
+    settled: AtomicBool,
 }
 
 pub(crate) const LIMIT: usize = 1 << 21;
@@ -100,6 +110,8 @@ impl Broken {
             newest: Mutex::default(),
             ends: Mutex::default(),
             last: Mutex::default(),
+            keys: Mutex::default(),
+            settled: AtomicBool::new(false),
         }
     }
 
@@ -120,6 +132,16 @@ impl Broken {
                 message.body = message.body.replace("ezq.end", "shop.end");
             }
             Fault::DropsHeaders => message.headers = Headers::new(),
+            Fault::IgnoresKeys => message.dedupe = None,
+            Fault::FreesKeysOnSettling if self.settled.load(Ordering::Relaxed) => {
+                message.dedupe = None;
+            }
+            Fault::KeepsKeysForEver => {
+                if let Some(dedupe) = &message.dedupe {
+                    let year = Duration::from_secs(365 * 24 * 3600);
+                    message.dedupe = Dedupe::new(dedupe.key(), year, dedupe.event_id()).ok();
+                }
+            }
             Fault::DelaysAreEarly => message.due = Due::Now,
             Fault::DelaysInWholeSeconds => {
                 let now = self.inner.now();
@@ -250,7 +272,25 @@ impl Engine for Broken {
                 }
             }
         }
-        self.inner.publish(messages).await
+        let keyed: Vec<_> = messages.iter().map(|m| m.dedupe.clone()).collect();
+        let mut outcomes = self.inner.publish(messages).await?;
+        for (outcome, dedupe) in outcomes.iter_mut().zip(keyed) {
+            let Some(dedupe) = dedupe else { continue };
+            let mut keys = self.keys.lock().unwrap();
+            match (&outcome, self.fault) {
+                (PublishOutcome::Duplicate(_), Fault::NamesTheDuplicateItself) => {
+                    let event_id = dedupe.event_id().to_owned();
+                    let message_id = MessageId::Number(0);
+                    *outcome = PublishOutcome::Duplicate(Some(Original { message_id, event_id }));
+                }
+                (PublishOutcome::Failed(_), Fault::TakesKeysOfRefused)
+                | (PublishOutcome::Stored(_), Fault::SharesKeysBetweenQueues)
+                    if keys.insert(dedupe.key().to_owned()) => {}
+                _ if keys.contains(dedupe.key()) => *outcome = PublishOutcome::Duplicate(None),
+                _ => {}
+            }
+        }
+        Ok(outcomes)
     }
 
     async fn lease(&self, mut request: LeaseRequest) -> Result<Leased> {
@@ -307,7 +347,11 @@ impl Engine for Broken {
             return Err(refused());
         }
         let mut outcomes = Vec::new();
-        for (receipt, settle) in settlements {
+        self.settled.store(true, Ordering::Relaxed);
+        for (receipt, mut settle) in settlements {
+            if let (Settle::Ack { outgoing }, Fault::IgnoresKeys) = (&mut settle, self.fault) {
+                outgoing.iter_mut().for_each(|message| message.dedupe = None);
+            }
             let (receipt, settle) = self.twist(queue, (receipt, settle));
             if self.is(Fault::VoidsExpiredLeases) && self.has_ended(&receipt) {
                 outcomes.push(SettleOutcome::LeaseLost);

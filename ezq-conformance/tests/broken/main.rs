@@ -30,6 +30,7 @@ impl Harness for BrokenHarness {
             body: body.to_owned(),
             headers: Headers::from_value(headers),
             due: Due::Now,
+            dedupe: None,
         };
         self.0.publish(vec![message]).await.is_ok()
     }
@@ -216,6 +217,27 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "a_redriven_message_can_die_again",
         ],
     ),
+    (
+        Fault::IgnoresKeys,
+        &[
+            "a_second_message_with_a_key_is_a_duplicate_of_the_first",
+            "of_equal_keys_in_one_batch_the_first_is_stored",
+            "a_key_is_free_again_when_its_window_ends",
+            "concurrent_publishers_of_one_key_store_one_message",
+            "a_settlement_leaves_out_a_duplicate",
+        ],
+    ),
+    (
+        Fault::NamesTheDuplicateItself,
+        &[
+            "a_second_message_with_a_key_is_a_duplicate_of_the_first",
+            "of_equal_keys_in_one_batch_the_first_is_stored",
+        ],
+    ),
+    (Fault::KeepsKeysForEver, &["a_key_is_free_again_when_its_window_ends"]),
+    (Fault::FreesKeysOnSettling, &["a_key_outlives_its_message"]),
+    (Fault::SharesKeysBetweenQueues, &["a_key_counts_in_its_own_queue"]),
+    (Fault::TakesKeysOfRefused, &["a_refused_message_leaves_its_key_free"]),
     (Fault::DiscardsNothing, &["a_discarded_dead_letter_is_gone_for_good"]),
     (
         Fault::ArchivesNothing,

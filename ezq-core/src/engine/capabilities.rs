@@ -10,6 +10,8 @@ pub struct Capabilities {
     pub durable: bool,
     /// A message can be stored now and become readable later.
     pub delayed: bool,
+    /// A queue stores one message for each [`Dedupe`](crate::engine::Dedupe) key and window.
+    pub dedupe: bool,
     /// Messages are handed out by due time, and [`LeaseRequest::before`](crate::engine::LeaseRequest)
     /// is honoured.
     pub ordered: bool,
@@ -33,6 +35,7 @@ impl Capabilities {
             name,
             durable: false,
             delayed: false,
+            dedupe: false,
             ordered: false,
             transactions: false,
             archive: false,

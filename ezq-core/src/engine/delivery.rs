@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::dedupe::{Dedupe, Original};
 use crate::headers::Headers;
 use crate::{Error, Progress, QueueName, Result};
 
@@ -65,6 +66,10 @@ pub struct Outgoing {
     pub headers: Headers,
     /// When it becomes readable.
     pub due: Due,
+    /// Stored only if no message took the same key before; for engines with
+    /// [`Capabilities::dedupe`](crate::Capabilities). A settlement leaves a duplicate out, and is
+    /// done all the same.
+    pub dedupe: Option<Dedupe>,
 }
 
 /// What became of one published message.
@@ -72,8 +77,8 @@ pub struct Outgoing {
 pub enum PublishOutcome {
     /// It is stored, durably, under this id.
     Stored(MessageId),
-    /// A message with the same dedupe key was stored before (with this id, if it is still known).
-    Duplicate(Option<MessageId>),
+    /// It was not stored: another message took its dedupe key before (this one, if it is known).
+    Duplicate(Option<Original>),
     /// It was not stored.
     Failed(Error),
 }

@@ -7,6 +7,7 @@
 
 mod archive;
 mod clock;
+mod keys;
 mod letters;
 mod queue;
 mod store;
@@ -48,6 +49,7 @@ use crate::{History, QueueName, Result, Retention, Settle};
 ///     body: "{}".into(),
 ///     headers: Headers::new(),
 ///     due: Due::Now,
+///     dedupe: None,
 /// };
 /// engine.publish(vec![message]).await?;
 /// assert_eq!(engine.published(&queue).len(), 1);
@@ -100,6 +102,7 @@ impl MemoryEngine {
     fn with_limit(max_body: Option<usize>) -> Self {
         let capabilities = Capabilities {
             delayed: true,
+            dedupe: true,
             ordered: true,
             archive: true,
             exact_bodies: true,
@@ -170,7 +173,7 @@ impl Engine for MemoryEngine {
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         let mut store = self.store();
         let now = self.shared.clock.now();
-        Ok(messages.into_iter().map(|message| store.publish(message, now).into()).collect())
+        Ok(messages.into_iter().map(|message| store.publish(message, now)).collect())
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Leased> {

@@ -7,6 +7,7 @@
 
 mod capabilities;
 mod dead_letters;
+mod dedupe;
 mod delivery;
 pub mod memory;
 mod unit_of_work;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 pub use capabilities::Capabilities;
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
+pub use dedupe::{DEDUPE_KEY_LIMIT, Dedupe, Original};
 pub use delivery::{
     Delivery, Due, LeaseRequest, Leased, MessageId, Outgoing, Position, PublishOutcome, Receipt,
 };

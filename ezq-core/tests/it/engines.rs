@@ -2,6 +2,8 @@ use ezq_core::testing::TestApp;
 use ezq_core::*;
 use serde::{Deserialize, Serialize};
 
+use crate::faulty::Faulty;
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Paid {
     order: u32,
@@ -71,4 +73,20 @@ fn an_application_that_asks_an_engine_for_what_it_cannot_do_fails_at_build() {
     let error = TestApp::new(|builder| builder.register(handler)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("`pay`"), "{error}");
+}
+
+#[tokio::test]
+async fn an_event_that_its_engine_cannot_delay_or_deduplicate_is_refused_and_not_stored() {
+    let capabilities = Some(Capabilities::new("plain"));
+    let engine = Faulty { capabilities, ..Faulty::default() };
+    let app = App::builder().without_discovered_handlers().build(engine.clone()).unwrap();
+    let event = Paid { order: 7 };
+    let minute = std::time::Duration::from_secs(60);
+    for publish in [app.publish(&event).dedupe_key("7"), app.publish(&event).after(minute)] {
+        let error = publish.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("`plain`"), "{error}");
+    }
+    assert!(engine.memory.all_published().is_empty());
+    app.publish(&event).await.unwrap();
 }

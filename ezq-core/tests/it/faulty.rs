@@ -15,6 +15,8 @@ use tokio::time::Instant;
 pub(crate) struct Faulty {
     pub memory: MemoryEngine,
     pub faults: Arc<Faults>,
+    /// Less than the memory engine can do.
+    pub capabilities: Option<Capabilities>,
 }
 
 #[derive(Default)]
@@ -55,7 +57,7 @@ fn next(faults: &Mutex<VecDeque<ErrorKind>>) -> Result<()> {
 #[async_trait]
 impl Engine for Faulty {
     fn capabilities(&self) -> &Capabilities {
-        self.memory.capabilities()
+        self.capabilities.as_ref().unwrap_or(self.memory.capabilities())
     }
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {

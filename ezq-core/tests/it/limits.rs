@@ -112,7 +112,7 @@ async fn an_end_with_the_longest_timeout_stops_its_consumer() {
     let queue = QueueName::default();
     engine.ensure_queue(&queue).await.unwrap();
     let body = r#"{"_type": "EZQEndEvent", "timeout": 1e19}"#.to_owned();
-    let end = Outgoing { queue, body, headers: Headers::new(), due: Due::Now };
+    let end = Outgoing { queue, body, headers: Headers::new(), due: Due::Now, dedupe: None };
     engine.publish(vec![end]).await.unwrap();
     let report = within(app.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);

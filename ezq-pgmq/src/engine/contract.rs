@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased, UnitOfWork};
 use ezq_core::{
-    Capabilities, Due, Engine, Error, ExtendOutcome, History, MessageId, Outgoing, PublishOutcome,
-    QueueName, QueueStats, Receipt, Result, Retention, Settle, SettleOutcome,
+    Capabilities, Due, Engine, Error, ErrorKind, ExtendOutcome, History, MessageId, Outgoing,
+    PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle, SettleOutcome,
 };
 use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::sync::watch;
@@ -55,6 +55,11 @@ impl PgmqEngine {
     pub(crate) async fn removal_of(&self, queue: &QueueName) -> Result<Removal> {
         let inner = &self.inner;
         inner.retentions.removal(queue, &inner.control, inner.manage_schema).await
+    }
+
+    /// Makes sure that events with dedupe keys can be stored.
+    pub(crate) async fn ready_for(&self, outgoing: &[Outgoing]) -> Result<()> {
+        self.inner.ready_for(outgoing.iter()).await
     }
 
     pub(crate) fn announce(&self, queue: &QueueName) {
@@ -123,15 +128,25 @@ impl Engine for PgmqEngine {
         settlements: Vec<(Receipt, Settle)>,
     ) -> Result<Vec<SettleOutcome>> {
         let inner = &self.inner;
+        let outgoing = settlements.iter().flat_map(|(_, settle)| settle.outgoing());
+        let no_keys = inner.ready_for(outgoing).await.err();
         let means = Means {
             link: &inner.settle,
             control: &inner.control,
             queues: &inner.queues,
             retentions: &inner.retentions,
             manage_schema: inner.manage_schema,
+            no_keys: no_keys.as_ref(),
         };
         let mut settled = Settling::new(means, queue).run(settlements).await;
         inner.announce_all(&settled.woken);
+        let missing = |outcome: &SettleOutcome| {
+            matches!(outcome, SettleOutcome::Failed { error, .. }
+                     if error.kind() == ErrorKind::QueueMissing)
+        };
+        if settled.outcomes.iter().any(missing) {
+            inner.schema.forget();
+        }
         if settled.is_broken
             && !settled.outcomes.is_empty()
             && let SettleOutcome::Failed { error, .. } = settled.outcomes.swap_remove(0)

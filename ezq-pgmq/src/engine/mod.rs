@@ -1,26 +1,27 @@
 //! The engine: connections, what is known about queues, and the tasks that wake consumers.
 
 mod contract;
+mod keys;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ezq_core::{
-    Capabilities, Error, ErrorKind, MessageId, Outgoing, PublishOutcome, QueueName, Result,
-};
+use ezq_core::{Capabilities, Error, ErrorKind, Outgoing, PublishOutcome, QueueName, Result};
 use sqlx::Executor as _;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::config::PgmqConfig;
 use crate::link::{Connector, ISOLATION, Link, Planning};
 use crate::publish::{self, ByQueue, Row};
 use crate::queues::Queues;
 use crate::retention::Retentions;
+use crate::schema::Schema;
 use crate::sweep::Sweeper;
 use crate::wake::Wake;
 use crate::{error, install, listen};
@@ -53,6 +54,7 @@ struct Inner {
     queues: Queues,
     retentions: Arc<Retentions>,
     sweeper: Sweeper,
+    schema: Schema,
     wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
 }
@@ -64,6 +66,7 @@ struct Tasks {
     sweeps: bool,
     listening: Option<watch::Receiver<listen::State>>,
     closed: bool,
+    swept: Option<Instant>,
 }
 
 impl PgmqEngine {
@@ -84,6 +87,7 @@ impl PgmqEngine {
         let mut capabilities = Capabilities::new("pgmq");
         capabilities.durable = true;
         capabilities.delayed = true;
+        capabilities.dedupe = true;
         capabilities.ordered = true;
         capabilities.archive = true;
         capabilities.transactions = true;
@@ -112,6 +116,7 @@ impl PgmqEngine {
             queues: Queues::default(),
             retentions,
             sweeper,
+            schema: Schema::default(),
             wake: Arc::default(),
             tasks: Mutex::default(),
             connector,
@@ -143,19 +148,26 @@ impl PgmqEngine {
     }
 
     /// Stores messages in the caller's transaction, in their order: they become visible when it
-    /// commits, and never if it does not. Their ids are known at once.
+    /// commits, and never if it does not. One outcome each, known at once: none is
+    /// [`PublishOutcome::Failed`].
+    ///
+    /// A roll-back frees the dedupe keys too; until the transaction ends, others who publish with
+    /// one of them wait. Transactions that publish several times with keys, in different orders,
+    /// may end in a deadlock, of which Postgres fails one.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidEvent`] when the store cannot keep one of the messages, found before
-    /// anything is sent in all but rare cases; [`ErrorKind::QueueMissing`] and the database's
+    /// anything is sent in all but rare cases, [`ErrorKind::SchemaMissing`] where dedupe keys have
+    /// no table, found before anything is sent; [`ErrorKind::QueueMissing`] and the database's
     /// errors otherwise. After an error of the database the transaction can only be rolled back.
     pub async fn publish_in(
         &self,
         connection: &mut PgConnection,
         messages: Vec<Outgoing>,
-    ) -> Result<Vec<MessageId>> {
+    ) -> Result<Vec<PublishOutcome>> {
         let place = self.inner.connector.place();
-        let mut ids: Vec<Option<MessageId>> = vec![None; messages.len()];
+        let mut outcomes = unanswered(&messages);
+        self.inner.ready_for(messages.iter()).await?;
         let mut queues = ByQueue::default();
         for (index, message) in messages.into_iter().enumerate() {
             let queue = message.queue.clone();
@@ -173,53 +185,69 @@ impl PgmqEngine {
                 }
                 error::on_queue(failure, &queue, place)
             })?;
-            for (index, id) in places.into_iter().zip(stored) {
-                ids[index] = Some(MessageId::Number(id));
+            let is_new = stored.iter().any(|outcome| matches!(outcome, PublishOutcome::Stored(_)));
+            for (index, outcome) in places.into_iter().zip(stored) {
+                outcomes[index] = Some(outcome);
+            }
+            if !is_new {
+                continue;
             }
             let woken = self.inner.wake.announce_in(connection, &queue).await;
             woken.map_err(|failure| error::of(failure, place))?;
         }
-        let lost = || Error::new(ErrorKind::Engine, "the database gave fewer ids than messages");
-        ids.into_iter().collect::<Option<_>>().ok_or_else(lost)
+        outcomes.into_iter().collect::<Option<_>>().ok_or_else(lost)
     }
+}
+
+fn unanswered(messages: &[Outgoing]) -> Vec<Option<PublishOutcome>> {
+    messages.iter().map(|_| None).collect()
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::Engine, "the database gave fewer ids than messages")
 }
 
 impl Inner {
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
-        let mut outcomes: Vec<Option<PublishOutcome>> = Vec::new();
-        outcomes.resize_with(messages.len(), || None);
+        let mut outcomes = unanswered(&messages);
+        let mut broken = None;
+        let mut no_keys = self.ready_for(messages.iter()).await.err();
         let mut queues = ByQueue::default();
         for (index, message) in messages.into_iter().enumerate() {
             let queue = message.queue.clone();
-            match Row::new(message) {
-                Ok(row) => queues.push(queue, index, row),
-                Err(error) => outcomes[index] = Some(PublishOutcome::Failed(error)),
+            match (Row::new(message), &mut no_keys) {
+                (Ok(row), Some(error)) if row.dedupe.is_some() => {
+                    let again = error.without_source();
+                    let error = std::mem::replace(error, again);
+                    outcomes[index] = Some(PublishOutcome::Failed(error));
+                    broken = broken.or(Some(index));
+                }
+                (Ok(row), _) => queues.push(queue, index, row),
+                (Err(error), _) => outcomes[index] = Some(PublishOutcome::Failed(error)),
             }
         }
         let place = self.connector.place();
         let patience = self.connector.statement_timeout();
+        // Or known to be stored already.
         let mut stored_any = false;
-        let mut broken = None;
         for (queue, rows) in queues.into_inner() {
             let (places, rows): (Vec<usize>, Vec<Row>) = rows.into_iter().unzip();
             let results = publish::store(&self.pool, place, patience, &queue, &rows).await;
             let mut stored_here = false;
-            for (index, result) in places.into_iter().zip(results) {
-                let outcome = match result {
-                    Ok(id) => {
-                        stored_here = true;
-                        PublishOutcome::Stored(id)
-                    }
-                    Err(error) => {
+            for (index, outcome) in places.into_iter().zip(results) {
+                match &outcome {
+                    PublishOutcome::Stored(_) => stored_here = true,
+                    PublishOutcome::Duplicate(_) => stored_any = true,
+                    PublishOutcome::Failed(error) => {
                         if error.kind() == ErrorKind::QueueMissing {
                             self.queues.forget(&queue);
+                            self.schema.forget();
                         }
-                        if error.kind() != ErrorKind::InvalidEvent && broken.is_none() {
-                            broken = Some(index);
+                        if error.kind() != ErrorKind::InvalidEvent {
+                            broken = broken.or(Some(index));
                         }
-                        PublishOutcome::Failed(error)
                     }
-                };
+                }
                 outcomes[index] = Some(outcome);
             }
             if stored_here {
@@ -234,7 +262,6 @@ impl Inner {
         {
             return Err(error);
         }
-        let lost = || Error::new(ErrorKind::Engine, "the database gave fewer ids than messages");
         let outcomes = outcomes.into_iter();
         Ok(outcomes.map(|o| o.unwrap_or_else(|| PublishOutcome::Failed(lost()))).collect())
     }
@@ -255,6 +282,7 @@ impl Inner {
         if error::is_queue_missing(failure) || error::is_reshaped(failure) {
             self.queues.forget(queue);
             self.retentions.forget(queue);
+            self.schema.forget();
         }
     }
 

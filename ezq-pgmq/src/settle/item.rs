@@ -86,6 +86,11 @@ impl Item {
         self.outgoing.is_empty() && !matches!(self.kind, Kind::Dead { .. })
     }
 
+    /// Whether an event that it publishes has a dedupe key.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.outgoing.iter().any(|(_, row)| row.dedupe.is_some())
+    }
+
     /// 0: plain acknowledgements, 1: plain returns, 2: all that takes a transaction.
     pub(crate) fn group(&self) -> usize {
         match self.kind {

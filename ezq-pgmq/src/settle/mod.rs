@@ -17,16 +17,13 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use crate::link::{Link, limit};
-use crate::publish::{self, ByQueue};
+use crate::publish::{self, ByQueue, CONFLICT_TRIES};
 use crate::queues::Queues;
 use crate::removal::Removal;
 use crate::retention::Retentions;
 use crate::{error, text};
 pub(crate) use item::Item;
 use item::{Key, Kind};
-
-/// How often a deadlock or serialisation failure is answered by the same statement again.
-const CONFLICT_TRIES: u32 = 5;
 
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
@@ -49,6 +46,8 @@ pub(crate) struct Means<'a> {
     pub(crate) queues: &'a Queues,
     pub(crate) retentions: &'a Retentions,
     pub(crate) manage_schema: bool,
+    /// Why events with dedupe keys cannot be published, if they cannot.
+    pub(crate) no_keys: Option<&'a Error>,
 }
 
 pub(crate) struct Settling<'a> {
@@ -72,7 +71,13 @@ impl<'a> Settling<'a> {
             match Item::new(index, receipt, settle) {
                 // A second settlement of one delivery comes too late by definition.
                 Ok(item) if !seen.insert(item.key()) => self.put(index, SettleOutcome::LeaseLost),
-                Ok(item) => groups[item.group()].push(item),
+                Ok(item) => match self.means.no_keys.filter(|_| item.has_keys()) {
+                    Some(why) => {
+                        let (receipt, error) = (item.receipt, why.without_source());
+                        self.put(index, SettleOutcome::Failed { receipt, error });
+                    }
+                    None => groups[item.group()].push(item),
+                },
                 Err((receipt, error)) => self.put(index, SettleOutcome::Failed { receipt, error }),
             }
         }

@@ -22,6 +22,8 @@ mod connecting;
 #[cfg(feature = "embedded")]
 mod dead_letters;
 #[cfg(feature = "embedded")]
+mod dedupe;
+#[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(feature = "embedded")]
 mod faults;
@@ -33,6 +35,8 @@ mod installing;
 mod oldest_pgmq;
 #[cfg(feature = "embedded")]
 mod publishing;
+#[cfg(feature = "embedded")]
+mod schema;
 #[cfg(feature = "embedded")]
 mod settling;
 #[cfg(feature = "embedded")]

@@ -9,7 +9,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use ezq_core::engine::DeadLetters as _;
-use ezq_core::{CopyState, Engine, ExtendOutcome, QueueName, Retention, Settle, SettleOutcome};
+use ezq_core::{
+    CopyState, Engine, ExtendOutcome, PublishOutcome, QueueName, Retention, Settle, SettleOutcome,
+};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::support::*;
@@ -129,6 +131,10 @@ async fn lives_a_whole_life(url: &str) {
     }
     bodies.sort();
     assert_eq!(bodies, ["2", "3", "4"]);
+    stored(engine.publish(vec![keyed(&queue, "5", "a")]).await.unwrap().remove(0));
+    let again = engine.publish(vec![keyed(&queue, "6", "a")]).await.unwrap();
+    assert!(matches!(again[..], [PublishOutcome::Duplicate(Some(_))]), "{again:?}");
+    assert_eq!(lease_one(&engine, &queue).await.body, "5");
 }
 
 /// Archives an event, sweeps it, and tells its history.

@@ -101,7 +101,8 @@ async fn publishes_in_the_callers_transaction() {
     let mut own = connection().await;
     let mut tx = own.begin().await.unwrap();
     let messages = vec![message(&queue, "1"), message(&other, "2"), message(&queue, "3")];
-    let ids = engine.publish_in(&mut tx, messages.clone()).await.unwrap();
+    let outcomes = engine.publish_in(&mut tx, messages.clone()).await.unwrap();
+    let ids: Vec<_> = outcomes.into_iter().map(stored).collect();
     assert_eq!(ids, [1, 1, 2].map(MessageId::Number));
     assert!(lease(&engine, &queue).await.is_empty());
     tx.commit().await.unwrap();

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
+use ezq_core::engine::{Dedupe, LeaseRequest};
 use ezq_core::headers::Headers;
 use ezq_core::{
     Delivery, Due, Engine, MessageId, Outgoing, Progress, PublishOutcome, QueueName, Reason,
@@ -96,7 +96,14 @@ where
 }
 
 pub(crate) fn message(queue: &QueueName, body: &str) -> Outgoing {
-    Outgoing { queue: queue.clone(), body: body.to_owned(), headers: Headers::new(), due: Due::Now }
+    let (queue, body, headers) = (queue.clone(), body.to_owned(), Headers::new());
+    Outgoing { queue, body, headers, due: Due::Now, dedupe: None }
+}
+
+/// A message with a dedupe key, for an hour; its event's id is its body.
+pub(crate) fn keyed(queue: &QueueName, body: &str, key: &str) -> Outgoing {
+    let dedupe = Dedupe::new(key, Duration::from_secs(3600), body).unwrap();
+    Outgoing { dedupe: Some(dedupe), ..message(queue, body) }
 }
 
 /// Publishes bodies and expects all to be stored.
@@ -107,11 +114,15 @@ pub(crate) async fn publish(
 ) -> Vec<MessageId> {
     let messages = bodies.iter().map(|body| message(queue, body)).collect();
     let outcomes = engine.publish(messages).await.unwrap();
-    let stored = |outcome| match outcome {
+    outcomes.into_iter().map(stored).collect()
+}
+
+/// The id of a message that is expected to be stored.
+pub(crate) fn stored(outcome: PublishOutcome) -> MessageId {
+    match outcome {
         PublishOutcome::Stored(id) => id,
         other => panic!("not stored: {other:?}"),
-    };
-    outcomes.into_iter().map(stored).collect()
+    }
 }
 
 pub(crate) async fn lease_for(

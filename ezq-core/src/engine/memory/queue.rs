@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::archive::Archived;
 use super::clock::{self, Micros};
+use super::keys::Keys;
 use crate::engine::{DeadLetter, Delivery, Due, Leased, MessageId, Position, QueueStats, Receipt};
 use crate::headers::{DEAD, HANDLER_PREFIX, Headers, REDRIVEN, RETURNED};
 use crate::settlement::{HandlerMark, HandlerState};
@@ -17,6 +18,7 @@ use crate::{Progress, Reason};
 
 #[derive(Debug)]
 pub(super) struct Queue {
+    pub(super) keys: Keys,
     generation: i64,
     last_id: i64,
     pub(super) messages: HashMap<i64, Stored>,
@@ -42,6 +44,7 @@ pub(super) struct Stored {
 impl Queue {
     pub(super) fn new(generation: i64) -> Self {
         Self {
+            keys: Keys::default(),
             generation,
             last_id: 0,
             messages: HashMap::new(),

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::Published;
 use super::clock::{self, Micros};
 use super::queue::Queue;
-use crate::engine::{MessageId, Outgoing, Receipt, SettleOutcome};
+use crate::engine::{Outgoing, PublishOutcome, Receipt, SettleOutcome};
 use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
 
 #[derive(Debug)]
@@ -77,9 +77,10 @@ impl Store {
         self.queues.get_mut(name).ok_or_else(|| missing(name))
     }
 
-    pub(super) fn publish(&mut self, message: Outgoing, now: Micros) -> Result<MessageId> {
-        self.admit(&message)?;
-        self.insert(message, now)
+    pub(super) fn publish(&mut self, message: Outgoing, now: Micros) -> PublishOutcome {
+        let admitted = self.admit(&message);
+        let stored = admitted.and_then(|()| self.insert(message, now));
+        stored.unwrap_or_else(PublishOutcome::Failed)
     }
 
     pub(super) fn settle(
@@ -160,13 +161,21 @@ impl Store {
         }
     }
 
-    fn insert(&mut self, message: Outgoing, now: Micros) -> Result<MessageId> {
+    fn insert(&mut self, message: Outgoing, now: Micros) -> Result<PublishOutcome> {
         let queue = self.queue(&message.queue)?;
+        if let Some(dedupe) = &message.dedupe
+            && let Some(original) = queue.keys.taken(dedupe.key(), now)
+        {
+            return Ok(PublishOutcome::Duplicate(Some(original)));
+        }
         let due = clock::due(now, message.due);
         let id = queue.insert(message.body.clone(), message.headers.clone(), due, now);
+        if let Some(dedupe) = &message.dedupe {
+            queue.keys.take(dedupe, id.clone(), now);
+        }
         self.wake(&message.queue);
         self.published.push(Published { id: id.clone(), message, at: clock::to_time(now) });
-        Ok(id)
+        Ok(PublishOutcome::Stored(id))
     }
 
     pub(super) fn wakeups(&mut self, queue: &QueueName) -> watch::Receiver<u64> {

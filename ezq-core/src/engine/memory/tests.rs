@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::engine::Dedupe;
 use crate::headers::Headers;
 use crate::{ErrorKind, Progress};
 
@@ -14,7 +15,8 @@ async fn engine() -> (MemoryEngine, QueueName) {
 }
 
 fn message(queue: &QueueName, body: &str, due: Due) -> Outgoing {
-    Outgoing { queue: queue.clone(), body: body.to_owned(), headers: Headers::new(), due }
+    let (queue, body, headers) = (queue.clone(), body.to_owned(), Headers::new());
+    Outgoing { queue, body, headers, due, dedupe: None }
 }
 
 async fn publish(engine: &MemoryEngine, queue: &QueueName, due: Due) {
@@ -151,4 +153,25 @@ async fn refuses_a_body_over_its_limit_and_stores_the_rest() {
     };
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert_eq!(engine.capabilities().max_body, Some(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_queue_takes_its_keys_along_and_an_ended_one_is_forgotten() {
+    let (engine, queue) = engine().await;
+    let keyed = |key: &str| {
+        let dedupe = Dedupe::new(key, MINUTE, "1").unwrap();
+        vec![Outgoing { dedupe: Some(dedupe), ..message(&queue, "{}", Due::Now) }]
+    };
+    let stored = async |key: &str| {
+        let outcomes = engine.publish(keyed(key)).await.unwrap();
+        matches!(outcomes.as_slice(), [PublishOutcome::Stored(_)])
+    };
+    assert!(stored("a").await && !stored("a").await);
+    assert!(engine.remove_queue(&queue));
+    engine.ensure_queue(&queue).await.unwrap();
+    assert!(stored("a").await);
+    tokio::time::advance(MINUTE).await;
+    assert!(stored("b").await);
+    let store = format!("{:?}", engine.store().queue(&queue).unwrap().keys);
+    assert!(store.contains("\"b\"") && !store.contains("\"a\""), "{store}");
 }

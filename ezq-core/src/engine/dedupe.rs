@@ -1,0 +1,107 @@
+//! Idempotent publishing: of the messages that share a key, a queue stores the first.
+
+use std::time::Duration;
+
+use super::MessageId;
+use crate::{Error, ErrorKind, Result};
+
+/// The most bytes of a [`Dedupe`] key.
+pub const DEDUPE_KEY_LIMIT: usize = 255;
+
+/// A key under which a queue stores one message in a window of time.
+///
+/// The key counts in its queue alone. It is taken in the step that stores the message and stays
+/// taken until the window ends, whatever becomes of the message; a message that is refused, or
+/// whose transaction rolls back, takes nothing. Of equal keys in one batch the first is stored.
+///
+/// ```
+/// use ezq_core::engine::Dedupe;
+/// use std::time::Duration;
+///
+/// let dedupe = Dedupe::new("order-7", Duration::from_secs(3600), "event-1")?;
+/// assert_eq!(dedupe.key(), "order-7");
+/// assert!(Dedupe::new("", Duration::from_secs(3600), "event-1").is_err());
+/// # Ok::<(), ezq_core::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dedupe {
+    key: String,
+    window: Duration,
+    event_id: String,
+}
+
+impl Dedupe {
+    /// A key, for how long it is taken, and the id of the event that takes it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] for a key that is empty, longer than [`DEDUPE_KEY_LIMIT`] or
+    /// holds a NUL character, and for a window of no length.
+    pub fn new(
+        key: impl Into<String>,
+        window: Duration,
+        event_id: impl Into<String>,
+    ) -> Result<Self> {
+        let key = key.into();
+        let wrong = |why: &str| Err(Error::new(ErrorKind::InvalidEvent, why));
+        if key.is_empty() {
+            return wrong("the dedupe key is empty");
+        }
+        if key.len() > DEDUPE_KEY_LIMIT {
+            let (length, limit) = (key.len(), DEDUPE_KEY_LIMIT);
+            return wrong(&format!(
+                "the dedupe key takes {length} bytes, more than {limit}: use a hash of it"
+            ));
+        }
+        if key.contains('\0') {
+            return wrong("the dedupe key holds a NUL character");
+        }
+        if window.is_zero() {
+            return wrong("the dedupe window must be longer than nothing");
+        }
+        Ok(Self { key, window, event_id: event_id.into() })
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// For how long it is taken, on the engine's clock.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// The id of the event that takes it: a later duplicate is told of it.
+    #[must_use]
+    pub fn event_id(&self) -> &str {
+        &self.event_id
+    }
+}
+
+/// The message that took a key first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Original {
+    /// The id of the message, which may be handled and gone by now.
+    pub message_id: MessageId,
+    /// The id of its event.
+    pub event_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_no_engine_should_have_to_keep() {
+        let hour = Duration::from_secs(3600);
+        let long = "ä".repeat(128);
+        let wrong = [("", hour), (&*long, hour), ("a\0b", hour), ("a", Duration::ZERO)];
+        for (key, window) in wrong {
+            let error = Dedupe::new(key, window, "1").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{key:?}");
+        }
+        Dedupe::new("x".repeat(DEDUPE_KEY_LIMIT), hour, "1").unwrap();
+    }
+}

@@ -1,0 +1,127 @@
+//! Idempotent publishing: messages with dedupe keys, and the removal of keys that ended.
+//!
+//! Keys and messages are written in one statement. A key that another transaction is just taking is
+//! waited for, so of many publishers one stores; the keys of a statement are taken in their order,
+//! so that two batches never wait for each other.
+
+use std::sync::Arc;
+
+use ezq_core::engine::{Dedupe, Original};
+use ezq_core::{MessageId, PublishOutcome, QueueName, error_chain};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::claim::micros;
+use crate::link::{Link, limit};
+use crate::publish::{self, DUE, Row};
+use crate::{error, sql};
+
+/// How many keys one statement removes.
+pub(crate) const SWEEP: u64 = 1000;
+
+/// A key that ended by when the new message was published, or that a dropped table left behind: its
+/// ids mean nothing any more.
+const FREE: &str = "d.free_at <= excluded.taken_at OR d.queue_table <> excluded.queue_table";
+
+/// Inserts rows of one queue, of which some have keys, in one statement; an outcome each, in their
+/// order.
+///
+/// Ids are drawn beforehand, so that the row of a key can name its message; those of duplicates are
+/// not used. A key that is taken is written back as it is: only so does Postgres tell what stands
+/// there now, even where another transaction has put it there since the statement began.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    rows: &[Row],
+) -> Result<Vec<PublishOutcome>, sqlx::Error> {
+    let table = sql::table(queue);
+    let columns = ["queue_table", "message_id", "event_id", "taken_at", "free_at"];
+    let keep_or_take = columns.map(|column| {
+        format!("{column} = CASE WHEN {FREE} THEN excluded.{column} ELSE d.{column} END")
+    });
+    let keep_or_take = keep_or_take.join(", ");
+    let statement = format!(
+        "WITH base AS MATERIALIZED (
+           SELECT clock_timestamp() AS now, '{table}'::regclass::oid AS queue_table,
+                  pg_get_serial_sequence('{table}', 'msg_id')::regclass AS ids),
+         message AS MATERIALIZED (
+           SELECT m.*, nextval(base.ids) AS id
+           FROM base, unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bigint[],
+                             $6::text[], $7::bigint[], $8::text[])
+                WITH ORDINALITY AS m(body, headers, after_us, at, twin, key, window_us, event_id,
+                                     place)),
+         taken AS (
+           INSERT INTO ezq.dedupe AS d
+             (queue, key, queue_table, message_id, event_id, taken_at, free_at)
+           SELECT $9, m.key, base.queue_table, m.id, m.event_id, base.now,
+                  base.now + m.window_us * interval '1 us'
+           FROM base,
+                (SELECT DISTINCT ON (m.key COLLATE \"C\") m.* FROM message m WHERE m.key IS NOT NULL
+                 ORDER BY m.key COLLATE \"C\", m.place) m
+           ORDER BY m.key COLLATE \"C\"
+           ON CONFLICT (queue, key) DO UPDATE SET {keep_or_take}
+           RETURNING d.key, d.message_id, d.event_id),
+         stored AS (
+           INSERT INTO {table} (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
+           SELECT m.id, {DUE}, m.body::jsonb, m.headers::jsonb
+           FROM base, message m LEFT JOIN taken ON taken.key = m.key
+           WHERE m.key IS NULL OR taken.message_id = m.id
+           ORDER BY m.place)
+         SELECT m.id, taken.message_id AS original, taken.event_id
+         FROM message m LEFT JOIN taken ON taken.key = m.key
+         ORDER BY m.place"
+    );
+    let each = || rows.iter().map(|row| row.dedupe.as_ref());
+    let keys: Vec<Option<&str>> = each().map(|key| key.map(Dedupe::key)).collect();
+    let windows: Vec<Option<i64>> = each().map(|key| key.map(|key| micros(key.window()))).collect();
+    let events: Vec<Option<&str>> = each().map(|key| key.map(Dedupe::event_id)).collect();
+    let query = publish::with_columns(statement, rows).bind(keys).bind(windows).bind(events);
+    let rows = query.bind(queue.as_str()).fetch_all(connection).await?;
+    rows.iter().map(outcome).collect()
+}
+
+fn outcome(row: &PgRow) -> Result<PublishOutcome, sqlx::Error> {
+    let id: i64 = row.try_get("id")?;
+    match row.try_get("original")? {
+        Some(original) if original != id => {
+            let message_id = MessageId::Number(original);
+            let original = Original { message_id, event_id: row.try_get("event_id")? };
+            Ok(PublishOutcome::Duplicate(Some(original)))
+        }
+        _ => Ok(PublishOutcome::Stored(MessageId::Number(id))),
+    }
+}
+
+/// Removes keys whose window has ended, at most [`SWEEP`] of them; how many. Call it again until it
+/// removes fewer. Keys that are just being taken are left out.
+pub(crate) async fn sweep(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let statement = format!(
+        "DELETE FROM ezq.dedupe
+         WHERE ctid = ANY (ARRAY(
+           SELECT ctid FROM ezq.dedupe WHERE free_at <= statement_timestamp()
+           ORDER BY free_at LIMIT {SWEEP} FOR UPDATE SKIP LOCKED))"
+    );
+    let done = sqlx::query(AssertSqlSafe(statement)).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+/// Removes every key whose window has ended, a statement at a time, between which others have the
+/// connection.
+pub(crate) async fn sweep_all(link: Arc<Link>) {
+    loop {
+        let removed = async {
+            let mut link = link.checkout().await?;
+            let (place, patience) = (link.place().clone(), link.timeout());
+            let result = limit(patience, sweep(link.connection())).await;
+            link.end(result).map_err(|failure| error::of(failure, &place))
+        };
+        match removed.await {
+            Ok(removed) if removed < SWEEP => return,
+            Ok(_) => {}
+            Err(failure) => {
+                let error = error_chain(&failure);
+                return tracing::warn!(error, "cannot remove dedupe keys that ended");
+            }
+        }
+    }
+}

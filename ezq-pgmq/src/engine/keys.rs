@@ -1,0 +1,39 @@
+//! What messages with dedupe keys need beside their statement: a table, and now and then a sweep.
+
+use std::time::Duration;
+
+use ezq_core::{Outgoing, Result};
+use tokio::time::Instant;
+
+use super::Inner;
+use crate::dedupe;
+
+/// Keys that ended lie about for this long at most, while there are publishers with keys.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+impl Inner {
+    /// Makes sure that the keys of messages have a table, if any has one.
+    pub(super) async fn ready_for<'m>(
+        &self,
+        mut messages: impl Iterator<Item = &'m Outgoing>,
+    ) -> Result<()> {
+        if messages.any(|message| message.dedupe.is_some()) {
+            self.schema.ensure(&self.control, &self.connector, self.manage_schema).await?;
+            self.sweep_soon();
+        }
+        Ok(())
+    }
+
+    fn sweep_soon(&self) {
+        let now = Instant::now();
+        let mut tasks = self.tasks();
+        let recent = tasks.swept.is_some_and(|last| now - last < SWEEP_EVERY);
+        if recent || tasks.closed {
+            return;
+        }
+        tasks.swept = Some(now);
+        // A set keeps what ended until it is asked.
+        while tasks.running.try_join_next().is_some() {}
+        tasks.running.spawn(dedupe::sweep_all(self.control.clone()));
+    }
+}

@@ -1,0 +1,156 @@
+//! The inbox: which events a handler has done, kept where its effects are.
+//!
+//! An event may be delivered again after its handler has taken effect: the worker dies before it
+//! acknowledges, or its lease is lost. A handler whose effects lie in another database than the
+//! queue notes the event there, in the transaction of the effects.
+
+use std::time::Duration;
+
+use ezq_core::{Context, Error, ErrorKind, Result};
+use sqlx::postgres::{PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, Transaction};
+
+use crate::claim::micros;
+use crate::error;
+use crate::schema::{self, Part};
+
+/// How many rows one statement of [`Inbox::forget`] removes.
+const BATCH: u64 = 1000;
+
+/// Notes in a handler's own database which events it has done there.
+///
+/// What is promised: of one handler and one event, the effects that commit together with
+/// [`first`](Self::first) in one database happen once, however often the event is delivered and by
+/// whomever, for as long as the row is kept. Nothing is promised of effects elsewhere (a mail, a
+/// call to another service), of what the handler returns, or across two databases. The handler is
+/// known by its name: pin it with `#[on_event(name = "...")]`.
+///
+/// The event is known by source and id. Events in the flat form take both from their message, so a
+/// queue that is dropped and created again may give them anew.
+///
+/// ```no_run
+/// use ezq_core::{Context, HandlerError};
+/// use ezq_pgmq::Inbox;
+/// use sqlx::PgPool;
+/// # struct OrderPaid { order: i64, amount: i64 }
+///
+/// async fn book(event: OrderPaid, context: Context, ledger: PgPool) -> Result<(), HandlerError> {
+///     let mut tx = ledger.begin().await?;
+///     if !Inbox::first(&mut tx, &context).await? {
+///         return Ok(()); // booked before; only the acknowledgement was missing
+///     }
+///     sqlx::query("insert into bookings (order_id, amount) values ($1, $2)")
+///         .bind(event.order)
+///         .bind(event.amount)
+///         .execute(&mut *tx)
+///         .await?;
+///     tx.commit().await?;
+///     Ok(())
+/// }
+/// ```
+///
+/// Its table is `ezq.inbox`. Create it once with [`create`](Self::create), as at the start of the
+/// program, or run what [`setup_sql`](Self::setup_sql) prints; remove old rows with
+/// [`forget`](Self::forget).
+#[derive(Debug)]
+pub enum Inbox {}
+
+impl Inbox {
+    /// Creates the table in this database, where it is absent. Where it stands nothing is changed,
+    /// and a role without rights on the schema can call it; many may call it at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Permission`] when the role may not create it, and the database's errors.
+    ///
+    /// # Cancel safety
+    /// Dropped, it leaves the table whole or absent.
+    pub async fn create(connection: &mut PgConnection) -> Result<()> {
+        schema::migrate(connection, Part::Inbox).await.map_err(failed)
+    }
+
+    /// The statements that create the table, with the grants that `role` needs, for an
+    /// administrator; they can be run again.
+    ///
+    /// ```
+    /// assert!(ezq_pgmq::Inbox::setup_sql(Some("app")).contains("ezq.inbox to \"app\";"));
+    /// ```
+    #[must_use]
+    pub fn setup_sql(role: Option<&str>) -> String {
+        schema::sql(Part::Inbox, role)
+    }
+
+    /// Notes that this handler does this event, in the transaction that holds its effects; whether
+    /// it is the first to. After `false` the handler is to return without effect.
+    ///
+    /// While another transaction does the same, it waits: if that one commits the answer is
+    /// `false`, if it rolls back `true`. Call it before the effects, so that the wait comes first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SchemaMissing`] without the table; [`ErrorKind::Transient`] where the
+    /// transaction is of an isolation level above READ COMMITTED and another was first; else the
+    /// database's errors. The transaction can only be rolled back then.
+    ///
+    /// # Cancel safety
+    /// As any statement of the driver: drop the transaction as well.
+    pub async fn first(tx: &mut Transaction<'_, Postgres>, context: &Context) -> Result<bool> {
+        let note = "INSERT INTO ezq.inbox (handler, source, event_id) VALUES ($1, $2, $3)
+                    ON CONFLICT DO NOTHING";
+        let done = sqlx::query(note)
+            .bind(context.handler().as_str())
+            .bind(context.envelope().source())
+            .bind(context.event_id())
+            .execute(&mut **tx)
+            .await
+            .map_err(failed)?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Removes rows of events that were done so long ago, a thousand at a time; how many. An event
+    /// that is delivered again after its row was removed takes effect again: keep rows for longer
+    /// than an event can be retried, redriven or replayed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SchemaMissing`] without the table, and the database's errors. What was removed
+    /// until then stays removed.
+    ///
+    /// # Cancel safety
+    /// Dropped, it leaves the rest for the next call.
+    pub async fn forget(connection: &mut PgConnection, older_than: Duration) -> Result<u64> {
+        let statement = format!(
+            "DELETE FROM ezq.inbox
+             WHERE ctid = ANY (ARRAY(
+               SELECT ctid FROM ezq.inbox
+               WHERE handled_at < clock_timestamp() - $1 * interval '1 us'
+               ORDER BY handled_at LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
+        );
+        let mut removed = 0;
+        loop {
+            let batch = sqlx::query(AssertSqlSafe(statement.clone()))
+                .bind(micros(older_than))
+                .execute(&mut *connection)
+                .await
+                .map_err(failed)?
+                .rows_affected();
+            removed += batch;
+            if batch < BATCH {
+                return Ok(removed);
+            }
+        }
+    }
+}
+
+// Whose connection it is, and to where, is not known here.
+fn failed(failure: sqlx::Error) -> Error {
+    let (kind, text) = match error::kind(&failure) {
+        ErrorKind::QueueMissing => (
+            ErrorKind::SchemaMissing,
+            "there is no `ezq.inbox` in this database: create it with `Inbox::create`",
+        ),
+        ErrorKind::Permission => (
+            ErrorKind::Permission,
+            "the role lacks a right on `ezq.inbox`: `Inbox::setup_sql` prints what to run",
+        ),
+        kind => (kind, "a statement on the inbox failed"),
+    };
+    Error::new(kind, text).with_source(failure)
+}

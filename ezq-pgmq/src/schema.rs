@@ -1,0 +1,252 @@
+//! ezq's own tables, in the schema `ezq` beside `pgmq`, and how a database comes to have them.
+//!
+//! They are created when they are first needed: an application that uses none of what they are for
+//! needs no schema. The catalogue is asked first, so where all is current no statement changes
+//! anything, and a role without rights on the schema works. What is missing is created under ezq's
+//! lock, on a connection that is closed afterwards. Nothing is ever taken back: a database that a
+//! newer ezq migrated is left as it is, and serves this one.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use ezq_core::{Error, ErrorKind, Result};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::config::Place;
+use crate::error;
+use crate::install::{LOCK, LOCK_KEY, LOCK_TIMEOUT, quoted};
+use crate::link::{Connector, Link, limit};
+
+/// What a table is for, and so in which databases it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// In the database that keeps the queues.
+    Engine,
+    /// In a database where handlers take effect.
+    Inbox,
+}
+
+/// One step. Its number and name are for ever; it adds, can be run twice, and leaves the schema fit
+/// for an older ezq.
+struct Migration {
+    version: i32,
+    name: &'static str,
+    part: Part,
+    /// The table that it makes or changes, on which an application's role needs rights.
+    table: &'static str,
+    sql: &'static str,
+}
+
+/// In the order in which they are applied.
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "dedupe keys",
+        part: Part::Engine,
+        table: "ezq.dedupe",
+        sql: "\
+create table if not exists ezq.dedupe (
+  queue text not null,
+  key text collate \"C\" not null,
+  queue_table oid not null,
+  message_id bigint not null,
+  event_id text not null,
+  taken_at timestamptz not null,
+  free_at timestamptz not null,
+  primary key (queue, key)
+);
+create index if not exists dedupe_free_at on ezq.dedupe (free_at);
+",
+    },
+    Migration {
+        version: 2,
+        name: "inbox",
+        part: Part::Inbox,
+        table: "ezq.inbox",
+        sql: "\
+create table if not exists ezq.inbox (
+  handler text not null,
+  source text not null,
+  event_id text not null,
+  handled_at timestamptz not null default clock_timestamp(),
+  primary key (handler, source, event_id)
+);
+create index if not exists inbox_handled_at on ezq.inbox (handled_at);
+",
+    },
+];
+
+const SCHEMA: &str = "create schema if not exists ezq;\n";
+
+const RECORD: &str = "\
+create table if not exists ezq.migrations (
+  version integer primary key,
+  name text not null,
+  applied_at timestamptz not null default clock_timestamp()
+);
+";
+
+const PROBE: &str = "SELECT to_regnamespace('ezq') IS NOT NULL, \
+                     EXISTS (SELECT FROM pg_catalog.pg_class c \
+                             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                             WHERE n.nspname = 'ezq' AND c.relname = 'migrations')";
+
+/// What a database has.
+struct Found {
+    schema: bool,
+    record: bool,
+    applied: BTreeSet<i32>,
+}
+
+impl Found {
+    fn missing(&self, part: Part) -> Vec<&'static Migration> {
+        let missing = |m: &&Migration| m.part == part && !self.applied.contains(&m.version);
+        MIGRATIONS.iter().filter(missing).collect()
+    }
+}
+
+/// The engine's part, looked up once and remembered until a statement finds it gone.
+#[derive(Debug, Default)]
+pub(crate) struct Schema {
+    stands: AtomicBool,
+}
+
+impl Schema {
+    /// Makes sure that the engine's tables stand, and creates them where `manage` allows it.
+    pub(crate) async fn ensure(
+        &self,
+        control: &Link,
+        connector: &Connector,
+        manage: bool,
+    ) -> Result<()> {
+        if self.stands.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let place = connector.place();
+        let found = {
+            let mut link = control.checkout().await?;
+            let patience = link.timeout();
+            let result = limit(patience, probe(link.connection())).await;
+            link.end(result).map_err(|failure| out_of_reach(failure, place))?
+        };
+        if !found.missing(Part::Engine).is_empty() {
+            if !manage {
+                return Err(absent(Part::Engine, place));
+            }
+            create(connector).await?;
+        }
+        self.stands.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What was known no longer holds.
+    pub(crate) fn forget(&self) {
+        self.stands.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Applies what is missing, in a transaction of its own.
+pub(crate) async fn migrate(connection: &mut PgConnection, part: Part) -> Result<(), sqlx::Error> {
+    if probe(connection).await?.missing(part).is_empty() {
+        return Ok(());
+    }
+    let mut tx = connection.begin().await?;
+    sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
+    sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
+    // Another may have been faster.
+    let found = probe(&mut tx).await?;
+    // A role may own the schema without the right to create one.
+    if !found.schema {
+        sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
+    }
+    if !found.record {
+        sqlx::raw_sql(RECORD).execute(&mut *tx).await?;
+    }
+    for Migration { version, name, sql, .. } in found.missing(part) {
+        sqlx::raw_sql(AssertSqlSafe(*sql)).execute(&mut *tx).await?;
+        sqlx::raw_sql(AssertSqlSafe(record(*version, name))).execute(&mut *tx).await?;
+        tracing::info!(version, name, "migrated the schema `ezq`");
+    }
+    tx.commit().await
+}
+
+/// The statements that a part consists of, for an administrator; each can be run again.
+pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
+    let mut sql = format!("{SCHEMA}{RECORD}");
+    let steps = || MIGRATIONS.iter().filter(|step| step.part == part);
+    for Migration { version, name, sql: step, .. } in steps() {
+        sql.push_str(step);
+        sql.push_str(&record(*version, name));
+    }
+    if let Some(role) = role {
+        let role = quoted(role);
+        // Writing to a string cannot fail.
+        let _ = writeln!(sql, "grant usage on schema ezq to {role};");
+        let _ = writeln!(sql, "grant select on ezq.migrations to {role};");
+        let tables: BTreeSet<&str> = steps().map(|step| step.table).collect();
+        for table in tables {
+            let _ = writeln!(sql, "grant select, insert, update, delete on {table} to {role};");
+        }
+    }
+    sql
+}
+
+/// The error of a part that is not there and is not to be, or cannot be, created.
+pub(crate) fn absent(part: Part, place: &Place) -> Error {
+    let text = format!(
+        "the role `{}` finds no tables of ezq in the database `{}`, and is not to, or may not, create \
+         them: run this there as an administrator\n{}",
+        place.role,
+        place.database,
+        sql(part, Some(&place.role))
+    );
+    Error::new(ErrorKind::SchemaMissing, text)
+}
+
+fn record(version: i32, name: &str) -> String {
+    format!(
+        "insert into ezq.migrations (version, name) values ({version}, '{name}') \
+         on conflict do nothing;\n"
+    )
+}
+
+async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
+    let (schema, record): (bool, bool) = sqlx::query_as(PROBE).fetch_one(&mut *connection).await?;
+    let mut applied = BTreeSet::new();
+    if record {
+        let versions = sqlx::query_scalar::<_, i32>("SELECT version FROM ezq.migrations");
+        applied.extend(versions.fetch_all(connection).await?);
+    }
+    Ok(Found { schema, record, applied })
+}
+
+async fn create(connector: &Connector) -> Result<()> {
+    let place = connector.place();
+    let mut own = connector.connect().await?;
+    let migrated = migrate(&mut own, Part::Engine).await;
+    // Ends the transaction, and with it the lock.
+    let _ = own.close().await;
+    migrated.map_err(|failure| out_of_reach(failure, place))
+}
+
+fn out_of_reach(failure: sqlx::Error, place: &Place) -> Error {
+    match error::of(failure, place) {
+        refused if refused.kind() == ErrorKind::Permission => {
+            absent(Part::Engine, place).with_source(refused)
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_rise_and_names_need_no_quotes() {
+        assert!(MIGRATIONS.is_sorted_by(|a, b| a.version < b.version));
+        assert!(MIGRATIONS.iter().all(|step| !step.name.contains('\'')));
+    }
+}
