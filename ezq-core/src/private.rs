@@ -55,26 +55,35 @@ pub fn extract<X: Extract>(
     Box::pin(X::extract(call))
 }
 
-/// The event type of a [`Batch`].
-pub trait BatchOf {
-    /// What a batch holds.
-    type Event: FromEvent;
+/// A [`Batch`] of events, as the macros name it: by its whole type.
+pub trait BatchOf: Sized {
+    /// Which events it holds.
+    fn subscription() -> Subscription;
+
+    /// Reads its events.
+    fn read(call: &BatchCall) -> (Self, Unread);
 }
 
 impl<E: FromEvent> BatchOf for Batch<E> {
-    type Event = E;
+    fn subscription() -> Subscription {
+        E::subscription()
+    }
+
+    fn read(call: &BatchCall) -> (Self, Unread) {
+        call.read()
+    }
 }
 
 /// Reads the events of a batch.
 #[must_use]
-pub fn read_batch<B: BatchOf>(call: &BatchCall) -> (Batch<B::Event>, Unread) {
-    call.read()
+pub fn read_batch<B: BatchOf>(call: &BatchCall) -> (B, Unread) {
+    B::read(call)
 }
 
 /// Which events a handler of batches takes.
 #[must_use]
 pub fn batch_subscription<B: BatchOf>() -> Subscription {
-    B::Event::subscription()
+    B::subscription()
 }
 
 /// What a handler of batches returned.

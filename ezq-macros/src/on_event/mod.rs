@@ -33,7 +33,9 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
         }
     };
     let signature = signature::validate(&function, &mut errors);
-    if let (Some(span), Some(false)) = (options.batch, signature.as_ref().map(|s| s.is_batch)) {
+    if errors.is_empty()
+        && let (Some(span), Some(false)) = (options.batch, signature.as_ref().map(|s| s.is_batch))
+    {
         let message = "`batch(..)` is for handlers of batches: take `Batch<MyEvent>` as the first \
                        parameter";
         errors.push(syn::Error::new(span, message));
