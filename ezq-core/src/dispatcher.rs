@@ -438,6 +438,8 @@ fn next_attempt(mark: Option<&HandlerMark>) -> u32 {
     mark.map_or(0, |mark| mark.attempts).saturating_add(1)
 }
 
+/// The mark of a handler that succeeded; what failed before stays told.
 pub(crate) fn done(earlier: Option<&HandlerMark>) -> HandlerMark {
-    HandlerMark { attempts: next_attempt(earlier), ..mark(HandlerState::Done) }
+    let errors = earlier.map(|mark| mark.errors.clone()).unwrap_or_default();
+    HandlerMark { attempts: next_attempt(earlier), errors, ..mark(HandlerState::Done) }
 }

@@ -244,3 +244,38 @@ async fn a_message_that_kills_its_workers_ends_in_the_dead_letters() {
         app.dead_letters(&queue).unwrap().list(&DeadLetterFilter::all(), 10).await.unwrap();
     assert_eq!(letters[0].reason.as_ref().unwrap().kind, ReasonKind::MaxDeliveries);
 }
+
+/// Consumers that end as killed processes do, until each of `count` messages was delivered so often.
+async fn crash(engine: &Faulty, count: u32, deliveries: u32) {
+    let handler = Handler::on("stuck", |_: Step| std::future::pending::<()>()).timeout(None);
+    let app = app(engine, handler);
+    publish(&app, count).await;
+    for _ in 0..deliveries {
+        let run = app.consumer().concurrency(8).lease(secs(1)).run();
+        assert!(tokio::time::timeout(Duration::from_millis(500), run).await.is_err());
+        tokio::time::sleep(secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_delivered_often_and_never_settled_runs_one_at_a_time() {
+    for (crashes, at_once) in [(1, 6), (3, 1)] {
+        let engine = Faulty::default();
+        crash(&engine, 6, crashes).await;
+        let running = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let most = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let seen = Arc::clone(&most);
+        let handler = Handler::on("counts", move |_: Step| {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(secs(1)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+            }
+        });
+        let consumer = app(&engine, handler).consumer().concurrency(8);
+        let report = consumer.until_idle().run().await.unwrap();
+        assert_eq!(report.counts.handled, 6);
+        assert_eq!(seen.load(Ordering::SeqCst), at_once, "after {crashes} crashes");
+    }
+}
