@@ -45,7 +45,9 @@ pub struct Config {
     /// Defaults to 5 s where the engine wakes the consumer, else to 1 s; to `poll_min` where that is
     /// longer.
     pub poll_max: Option<Duration>,
-    /// How many settlements go out together at most; at least 1. `EZQ_SETTLE_BATCH`. Defaults to 100.
+    /// So many settlements go out without waiting for more; at least 1. Those that gathered while
+    /// earlier ones were on their way go along, up to four times as many. `EZQ_SETTLE_BATCH`.
+    /// Defaults to 100.
     pub settle_batch: usize,
     /// How long a settlement waits for others at most. `EZQ_SETTLE_MAX_AGE`. Defaults to 5 ms.
     pub settle_max_age: Duration,

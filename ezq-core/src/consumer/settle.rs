@@ -68,6 +68,11 @@ impl Settler {
                     Ok(None) | Err(_) => break,
                 }
             }
+            // What came while the last batch was settled goes along.
+            while batch.len() < self.batch.saturating_mul(4) {
+                let Ok(next) = incoming.try_recv() else { break };
+                batch.push(next);
+            }
             self.flush(batch, &incoming, &mut give_up).await;
         }
     }
