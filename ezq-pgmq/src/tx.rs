@@ -332,9 +332,13 @@ impl Session {
     async fn signal(&self, function: &str) {
         let statement =
             format!("SELECT {function}(pid) FROM pg_stat_activity WHERE application_name = $1");
-        if let Err(error) = self.engine.control(&statement, &self.name).await {
-            tracing::warn!(queue = %self.queue, %error, "a transaction's session cannot be stopped");
-        }
+        let asked = timeout(STOPPING, self.engine.control(&statement, &self.name)).await;
+        let error = match asked {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => ezq_core::error_chain(&error),
+            Err(_) => "the database does not answer".to_owned(),
+        };
+        tracing::warn!(queue = %self.queue, error, "a transaction's session cannot be stopped");
     }
 
     fn failed(&self, failure: sqlx::Error) -> Error {

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::database::{self, CEILING};
-use crate::{batches, inbox, leftovers, stress};
+use crate::{batches, inbox, leftovers, stress, trials};
 
 /// What a child is; no name that begins with `EZQ_`, since those are options of ezq.
 const ROLE: &str = "CHILD_ROLE";
@@ -37,6 +37,7 @@ pub(crate) enum Role {
     Worker(Worker),
     Stress(stress::Plan),
     Importer(batches::Importer),
+    Trial(trials::Plan),
     Server,
     Booker(inbox::Booker),
 }
@@ -97,6 +98,7 @@ fn child_main() {
         match role {
             Role::Worker(worker) => work(worker, words).await,
             Role::Stress(plan) => stress::work(plan).await,
+            Role::Trial(plan) => trials::work(plan).await,
             Role::Importer(importer) => batches::import(importer).await,
             Role::Booker(booker) => inbox::book(booker).await,
             Role::Server => leftovers::serve(words.wait().await).await,
@@ -236,6 +238,27 @@ impl Process {
     pub(crate) fn start(url: &str, role: &Role) -> Self {
         let mut command = Self::command(role);
         command.env("DATABASE_URL", url).env_remove("EZQ_DATABASE_URL");
+        Self::spawn(command)
+    }
+
+    /// A child whose clock is off by so much, but for the monotonic one.
+    pub(crate) async fn start_at(offset: &str, url: &str, role: &Role) -> Self {
+        // The program itself would stand between the child and its signals.
+        let mut asks = Command::new("faketime");
+        let asked = asks
+            .args(["-m", "-f", offset, "printenv", "LD_PRELOAD"])
+            .output()
+            .await
+            .expect("`faketime` is installed: apt-get install faketime");
+        let library = String::from_utf8(asked.stdout).unwrap();
+        let mut command = Self::command(role);
+        command
+            .env("LD_PRELOAD", library.trim())
+            .env("FAKETIME", offset)
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .env("DONT_FAKE_MONOTONIC", "1")
+            .env("DATABASE_URL", url)
+            .env_remove("EZQ_DATABASE_URL");
         Self::spawn(command)
     }
 

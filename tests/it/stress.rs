@@ -31,7 +31,7 @@ pub(crate) struct Plan {
 }
 
 /// Whether an attempt at an event fails: one in five, the same for every run of that attempt.
-fn fails(n: i64, attempt: u32, seed: u64) -> bool {
+pub(crate) fn fails(n: i64, attempt: u32, seed: u64) -> bool {
     // The finaliser of splitmix64 (S. Vigna), which spreads neighbours.
     let mix = |z: u64| {
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -124,7 +124,7 @@ async fn every_event_ends_handled_or_dead_whatever_is_killed() {
     run(&mut own, &format!("DROP TABLE {ledger}")).await;
 }
 
-fn seed_of_now() -> u64 {
+pub(crate) fn seed_of_now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     now.as_secs() ^ u64::from(now.subsec_micros())
 }

@@ -1,0 +1,529 @@
+//! Trials by fault: workers in processes of their own, on a real server, while something goes wrong.
+//!
+//! Each event is handled by a `Tx` handler, which writes a row and returns a second event, and by
+//! one that writes on a connection of its own; the second event by another `Tx` handler. In the end
+//! the ledger must hold exactly one row of each `Tx` handler for each event, at least one of the
+//! other, and the queue nothing.
+
+use std::time::{Duration, Instant};
+
+use ezq::pgmq::embedded::EmbeddedPostgres;
+use ezq::prelude::*;
+use ezq::sqlx::postgres::PgPoolOptions;
+use ezq::sqlx::{self, AssertSqlSafe};
+use ezq::{Backoff, Handler, QueueName};
+use serde::{Deserialize, Serialize};
+
+use crate::child::{Job, Process, Role, say};
+use crate::database::{app, connection, run, scalar, server, unique};
+use crate::proxy::{Mode, Proxy};
+use crate::stress::{fails, seed_of_now};
+
+/// Long past what any trial needs on any machine.
+const CEILING: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(type = "followed")]
+struct Followed {
+    n: i64,
+}
+
+/// What a worker of a trial is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    queue: String,
+    worker: usize,
+    seed: u64,
+    lease: Duration,
+    concurrency: usize,
+    /// Connections of the application's pool.
+    pool: u32,
+    /// How long a handler takes.
+    takes: Duration,
+}
+
+/// What a child does.
+pub(crate) async fn work(plan: Plan) {
+    let url = std::env::var("DATABASE_URL").unwrap();
+    let own = PgPoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_lazy(&url)
+        .unwrap();
+    let pool = PgPoolOptions::new()
+        .max_connections(plan.pool)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_lazy(&url)
+        .unwrap();
+    let row = |who: &str| format!("insert into trial_{} values ($1, '{who}', $2)", plan.queue);
+    let worker = i32::try_from(plan.worker).unwrap();
+    let (takes, seed) = (plan.takes, plan.seed);
+    let fail = move |n: i64, context: &Context| {
+        if fails(n, context.attempt(), seed) { Err(HandlerError::retry("by lot")) } else { Ok(()) }
+    };
+    let insert = row("tx");
+    let tx = Handler::on("tx", move |job: Job, mut tx: Tx, context: Context| {
+        let insert = insert.clone();
+        async move {
+            let insert = sqlx::query(AssertSqlSafe(insert)).bind(job.n).bind(worker);
+            insert.execute(&mut *tx).await?;
+            tokio::time::sleep(takes).await;
+            fail(job.n, &context)?;
+            Ok::<_, HandlerError>(Followed { n: job.n })
+        }
+    });
+    let insert = row("plain");
+    let plain = Handler::on("plain", move |job: Job, context: Context| {
+        let (insert, own) = (insert.clone(), own.clone());
+        async move {
+            let insert = sqlx::query(AssertSqlSafe(insert)).bind(job.n).bind(worker);
+            insert.execute(&own).await?;
+            tokio::time::sleep(takes).await;
+            fail(job.n + 1, &context)
+        }
+    });
+    let insert = row("followed");
+    let followed = Handler::on("followed", move |event: Followed, mut tx: Tx, context: Context| {
+        let insert = insert.clone();
+        async move {
+            let insert = sqlx::query(AssertSqlSafe(insert)).bind(event.n).bind(worker);
+            insert.execute(&mut *tx).await?;
+            tokio::time::sleep(takes).await;
+            fail(event.n + 2, &context)
+        }
+    });
+    let queue = QueueName::new(&plan.queue).unwrap();
+    let mut builder = Ezq::builder().without_discovered_handlers().pool(pool).configure(|config| {
+        config.queue = queue;
+        // What a fault of the database does to a handler is no reason to give up.
+        config.retry.max_attempts = 1000;
+        config.retry.backoff = Backoff::constant(Duration::from_millis(50));
+        config.max_deliveries = 1000;
+    });
+    for handler in [tx, plain, followed] {
+        builder = builder.register(handler);
+    }
+    // A worker may be started while the database is away.
+    let ezq = builder.connect_timeout(Duration::from_secs(60)).connect().await.unwrap();
+    let consumer = ezq.consumer().concurrency(plan.concurrency).lease(plan.lease);
+    say("ready");
+    say(&format!("clock {}", ezq::chrono::Utc::now().timestamp()));
+    say(&format!("report {}", consumer.stop_on_signals().run().await.unwrap()));
+}
+
+/// A queue with its ledger, its events and its workers.
+struct Trial {
+    url: String,
+    queue: QueueName,
+    events: i64,
+    seed: u64,
+    plan: Plan,
+    workers: Vec<Process>,
+    started: usize,
+}
+
+impl Trial {
+    async fn new(url: &str, events: i64) -> Self {
+        let seed = std::env::var("TRIAL_SEED").ok().map(|seed| seed.parse().unwrap());
+        let seed = seed.unwrap_or_else(seed_of_now);
+        println!("TRIAL_SEED={seed}");
+        let queue = unique("trial");
+        let plan = Plan {
+            queue: queue.to_string(),
+            worker: 0,
+            seed,
+            lease: Duration::from_secs(1),
+            concurrency: 5,
+            pool: 5,
+            takes: Duration::from_millis(10),
+        };
+        let (url, workers) = (url.to_owned(), Vec::new());
+        let trial = Self { url, queue, events: 0, seed, plan, workers, started: 0 };
+        let mut own = connection(&trial.url).await;
+        let table = format!(
+            "create table trial_{} (n bigint, who text, worker int, \
+             at timestamptz default clock_timestamp())",
+            trial.queue
+        );
+        run(&mut own, &table).await;
+        let mut trial = trial;
+        trial.publish(events).await;
+        trial
+    }
+
+    /// Publishes so many events more.
+    async fn publish(&mut self, count: i64) {
+        let ezq = app(&self.url, []).await;
+        let jobs: Vec<Job> = (self.events..self.events + count).map(|n| Job { n }).collect();
+        ezq.engine(&self.queue).ensure_queue(&self.queue).await.unwrap();
+        for published in ezq.publish_all(&jobs).queue(&self.queue).await.unwrap() {
+            published.unwrap();
+        }
+        self.events += count;
+        ezq.close().await;
+    }
+
+    fn role(&mut self) -> Role {
+        self.started += 1;
+        Role::Trial(Plan { worker: self.started, ..self.plan.clone() })
+    }
+
+    async fn start(&mut self, url: &str) -> usize {
+        let role = self.role();
+        let mut worker = Process::start(url, &role);
+        worker.hear("ready").await;
+        self.workers.push(worker);
+        self.workers.len() - 1
+    }
+
+    async fn start_several(&mut self, count: usize) {
+        for _ in 0..count {
+            let url = self.url.clone();
+            self.start(&url).await;
+        }
+    }
+
+    /// Kills a worker and starts another in its place.
+    async fn replace(&mut self, place: usize) {
+        self.workers[place].kill().await;
+        let role = self.role();
+        self.workers[place] = Process::start(&self.url, &role);
+    }
+
+    /// A number below a limit, the same in every run of one seed.
+    fn lot(&self, of: u64, limit: u64) -> u64 {
+        let mut z = self.seed.wrapping_add(of.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (z ^ (z >> 31)) % limit
+    }
+
+    async fn left(&self) -> i64 {
+        let count = format!("select count(*) from pgmq.q_{}", self.queue);
+        scalar(&mut connection(&self.url).await, &count).await
+    }
+
+    /// Waits until the queue is empty, and checks the ledger.
+    async fn settle(mut self) {
+        let began = Instant::now();
+        while self.left().await > 0 {
+            assert!(
+                began.elapsed() < CEILING,
+                "seed {}: {} are stuck",
+                self.seed,
+                self.left().await
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for worker in &mut self.workers {
+            worker.stop().await;
+        }
+        let tally = self.tally().await;
+        println!("{tally}");
+        tally.check(self.seed);
+    }
+
+    async fn tally(&self) -> Tally {
+        let mut own = connection(&self.url).await;
+        let mut ask = async |what: &str| -> i64 {
+            let sql = format!("select {what}").replace("LEDGER", &format!("trial_{}", self.queue));
+            scalar(&mut own, &sql).await
+        };
+        let rows = |who: &str| format!("(select count(*) from LEDGER where who = '{who}')");
+        let events =
+            |who: &str| format!("(select count(distinct n) from LEDGER where who = '{who}')");
+        Tally {
+            events: self.events,
+            tx: (ask(&rows("tx")).await, ask(&events("tx")).await),
+            followed: (ask(&rows("followed")).await, ask(&events("followed")).await),
+            plain: (ask(&rows("plain")).await, ask(&events("plain")).await),
+            dead: ask(&format!("(select count(*) from pgmq.q_{})", self.queue.dead_letters()))
+                .await,
+            workers: self.started,
+        }
+    }
+}
+
+/// What the ledger says: effects, and events that had one.
+struct Tally {
+    events: i64,
+    tx: (i64, i64),
+    followed: (i64, i64),
+    plain: (i64, i64),
+    dead: i64,
+    workers: usize,
+}
+
+impl Tally {
+    fn check(&self, seed: u64) {
+        let events = self.events;
+        assert_eq!(self.tx, (events, events), "seed {seed}: {self}");
+        assert_eq!(self.followed, (events, events), "seed {seed}: {self}");
+        assert_eq!(self.plain.1, events, "seed {seed}: {self}");
+        assert_eq!(self.dead, 0, "seed {seed}: {self}");
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { events, tx, followed, plain, dead, workers } = self;
+        write!(
+            f,
+            "{events} events, {workers} workers; `Tx`: {} effects on {} events, of what it returned {} \
+             on {}; without `Tx`: {} on {}; {dead} dead",
+            tx.0, tx.1, followed.0, followed.1, plain.0, plain.1
+        )
+    }
+}
+
+async fn pause(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+#[tokio::test]
+async fn workers_are_killed_at_random_moments() {
+    let mut trial = Trial::new(&server().await.url(), 1500).await;
+    trial.start_several(3).await;
+    for kill in 0..8 {
+        pause(50 + trial.lot(kill, 400)).await;
+        trial.replace(usize::try_from(kill % 3).unwrap()).await;
+    }
+    assert!(trial.left().await > 0, "the work was over before the last kill");
+    trial.settle().await;
+}
+
+#[tokio::test]
+async fn the_server_crashes_and_restarts() {
+    let postgres = EmbeddedPostgres::builder().start().await.unwrap();
+    let mut trial = Trial::new(&postgres.url(), 1500).await;
+    trial.start_several(2).await;
+    for crash in 0..3 {
+        pause(200 + trial.lot(crash, 500)).await;
+        postgres.stop(crash % 3 != 2).await.unwrap();
+        pause(trial.lot(crash + 10, 1500)).await;
+        postgres.start_again().await.unwrap();
+    }
+    assert!(trial.left().await > 0, "the work was over before the last crash");
+    trial.settle().await;
+}
+
+#[tokio::test]
+async fn connections_are_cut_stalled_and_half_open() {
+    let url = server().await.url();
+    let (proxy, proxied) = Proxy::before(&url);
+    let mut trial = Trial::new(&url, 1500).await;
+    trial.start(&proxied).await;
+    trial.start_several(1).await;
+    for fault in 0..6_u64 {
+        pause(100 + trial.lot(fault, 200)).await;
+        match fault % 3 {
+            0 => proxy.cut(),
+            1 => {
+                // For longer than the lease: the other worker takes over.
+                proxy.set(Mode::Stall);
+                pause(1500 + trial.lot(fault, 1000)).await;
+                proxy.set(Mode::Pass);
+            }
+            _ => {
+                proxy.set(Mode::Swallow);
+                pause(1500).await;
+                proxy.cut();
+                proxy.set(Mode::Pass);
+            }
+        }
+    }
+    trial.settle().await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_connections_are_half_open_for_good_harms_no_other() {
+    let url = server().await.url();
+    let (proxy, proxied) = Proxy::before(&url);
+    let mut trial = Trial::new(&url, 300).await;
+    trial.start(&proxied).await;
+    pause(100).await;
+    proxy.set(Mode::Swallow);
+    trial.start_several(1).await;
+    let began = Instant::now();
+    while trial.left().await > 0 {
+        assert!(began.elapsed() < CEILING, "{} are stuck", trial.left().await);
+        pause(50).await;
+    }
+    trial.workers[0].kill().await;
+    trial.workers.remove(0);
+    trial.settle().await;
+}
+
+#[tokio::test]
+async fn workers_clocks_are_wrong() {
+    let mut trial = Trial::new(&server().await.url(), 600).await;
+    for offset in ["+3h", "-2d"] {
+        let role = trial.role();
+        let mut worker = Process::start_at(offset, &trial.url, &role).await;
+        worker.hear("ready").await;
+        trial.workers.push(worker);
+    }
+    let clock = trial.workers[0].hear("clock").await.parse::<i64>().unwrap();
+    let ours = ezq::chrono::Utc::now().timestamp();
+    assert!((clock - ours - 3 * 3600).abs() < 60, "the worker's clock says {clock}, ours {ours}");
+    pause(300).await;
+    trial.replace(0).await;
+    trial.settle().await;
+}
+
+#[tokio::test]
+async fn the_database_is_read_only_for_a_while() {
+    let mut trial = {
+        let mut own = connection(&server().await.url()).await;
+        let database = unique("read_only");
+        run(&mut own, &format!("create database {database}")).await;
+        Trial::new(&server().await.database_url(database.as_str()), 1000).await
+    };
+    trial.start_several(2).await;
+    for _ in 0..2 {
+        pause(300).await;
+        for (state, length) in [("on", 1200), ("off", 0)] {
+            let mut own = connection(&server().await.url()).await;
+            let database: String =
+                scalar(&mut connection(&trial.url).await, "select current_database()::text").await;
+            let alter = format!(
+                "alter database {database} set default_transaction_read_only = {state};
+                 select pg_terminate_backend(pid) from pg_stat_activity
+                 where datname = '{database}' and pid <> pg_backend_pid()"
+            );
+            run(&mut own, &alter).await;
+            pause(length).await;
+        }
+    }
+    trial.settle().await;
+}
+
+#[tokio::test]
+async fn a_pool_of_one_connection_is_enough() {
+    let mut trial = Trial::new(&server().await.url(), 300).await;
+    trial.plan.pool = 1;
+    trial.start_several(2).await;
+    pause(200).await;
+    trial.replace(0).await;
+    trial.settle().await;
+}
+
+/// How a soak chooses what goes wrong next.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Kill,
+    Crash,
+    Cut,
+    Stall,
+    Swallow,
+}
+
+/// Not part of the suite: `SOAK_MINUTES=20 cargo test -p ezq --test it trials::soak -- --ignored
+/// --nocapture` goes on for so long, with one fault after the other, and prints the ledger.
+#[tokio::test]
+#[ignore = "runs for SOAK_MINUTES"]
+async fn soak() {
+    let minutes: u64 = std::env::var("SOAK_MINUTES").map_or(1, |text| text.parse().unwrap());
+    let end = Instant::now() + Duration::from_secs(60 * minutes);
+    let postgres = EmbeddedPostgres::builder().durable(true).start().await.unwrap();
+    let (proxy, proxied) = Proxy::before(&postgres.url());
+    let mut trial = Trial::new(&postgres.url(), 500).await;
+    trial.start_several(2).await;
+    trial.start(&proxied).await;
+    let mut faults = std::collections::BTreeMap::<String, u32>::new();
+    let mut round = 0;
+    while Instant::now() < end {
+        round += 1;
+        if trial.left().await < 2000 {
+            trial.publish(500).await;
+        }
+        pause(trial.lot(round, 2000)).await;
+        let kinds =
+            [Fault::Kill, Fault::Kill, Fault::Crash, Fault::Cut, Fault::Stall, Fault::Swallow];
+        let fault = kinds[usize::try_from(trial.lot(round << 8, 6)).unwrap()];
+        let length = trial.lot(round << 16, 4000);
+        match fault {
+            Fault::Kill => {
+                let place = usize::try_from(length % 3).unwrap();
+                trial.workers[place].kill().await;
+                let role = trial.role();
+                let url = if place == 2 { proxied.clone() } else { trial.url.clone() };
+                trial.workers[place] = Process::start(&url, &role);
+                trial.workers[place].hear("ready").await;
+            }
+            Fault::Crash => {
+                postgres.stop(length % 2 == 0).await.unwrap();
+                pause(length).await;
+                postgres.start_again().await.unwrap();
+            }
+            Fault::Cut => proxy.cut(),
+            Fault::Stall => {
+                proxy.set(Mode::Stall);
+                pause(length).await;
+                proxy.set(Mode::Pass);
+            }
+            Fault::Swallow => {
+                proxy.set(Mode::Swallow);
+                pause(length).await;
+                proxy.cut();
+                proxy.set(Mode::Pass);
+            }
+        }
+        *faults.entry(format!("{fault:?}")).or_default() += 1;
+    }
+    println!("{minutes} minutes, faults: {faults:?}");
+    let began = Instant::now();
+    trial.settle().await;
+    println!("worked off within {:.1?} of the last fault", began.elapsed());
+}
+
+#[tokio::test]
+async fn ten_running_events_of_a_killed_worker_are_taken_over_when_their_lease_ends() {
+    for lease in [2, 10] {
+        let mut trial = Trial::new(&server().await.url(), 10).await;
+        trial.plan = Plan {
+            lease: Duration::from_secs(lease),
+            concurrency: 10,
+            pool: 10,
+            takes: Duration::from_secs(3600),
+            ..trial.plan
+        };
+        trial.start_several(1).await;
+        let running = format!("select count(*) = 10 from pgmq.q_{} where read_ct = 1", trial.queue);
+        crate::database::until(&mut connection(&trial.url).await, &running).await;
+        trial.plan.takes = Duration::ZERO;
+        let began = Instant::now();
+        trial.replace(0).await;
+        while trial.left().await > 0 {
+            assert!(began.elapsed() < CEILING, "{} are stuck", trial.left().await);
+            pause(20).await;
+        }
+        println!("lease {lease} s: all taken over and done after {:.1?}", began.elapsed());
+        trial.settle().await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_that_takes_longer_than_the_lease_makes_nobody_take_over_what_is_held() {
+    let postgres = EmbeddedPostgres::builder().start().await.unwrap();
+    let mut trial = Trial::new(&postgres.url(), 4).await;
+    trial.plan.takes = Duration::from_secs(7);
+    trial.plan.lease = Duration::from_secs(2);
+    trial.start_several(1).await;
+    let held = format!("select count(*) = 4 from pgmq.q_{} where read_ct = 1", trial.queue);
+    crate::database::until(&mut connection(&trial.url).await, &held).await;
+    trial.start_several(1).await;
+    postgres.stop(true).await.unwrap();
+    pause(4000).await;
+    postgres.start_again().await.unwrap();
+    // Handled once: neither given to another, nor begun again by its own worker.
+    let taken = format!(
+        "select count(*) = 0 from pgmq.q_{} where message ->> 'type' = 'job' and read_ct > 1",
+        trial.queue
+    );
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(2) {
+        assert!(scalar::<bool>(&mut connection(&trial.url).await, &taken).await);
+        pause(50).await;
+    }
+    trial.settle().await;
+}
