@@ -145,9 +145,6 @@ impl Queue {
             return;
         };
         stored.headers.merge(progress);
-        // A reason is plain data: writing it as JSON cannot fail.
-        let written = serde_json::to_value(&reason).unwrap_or_default();
-        stored.headers.insert(DEAD, written);
         self.last_dead_id += 1;
         let letter = DeadLetter {
             id: MessageId::Number(self.last_dead_id),
