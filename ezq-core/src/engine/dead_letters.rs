@@ -48,7 +48,8 @@ pub trait DeadLetters: Send + Sync {
     async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>>;
 
     /// Moves dead letters back to their queue, one step each; handlers that were done stay done,
-    /// those that failed start anew. Returns the ids that were moved.
+    /// those that failed start anew. A message keeps the time at which it was first stored. Returns
+    /// the ids that were moved.
     ///
     /// # Errors
     /// When the store cannot be written; what was moved before stays moved.
