@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod engine;
+mod model;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

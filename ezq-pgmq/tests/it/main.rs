@@ -26,6 +26,8 @@ mod faults;
 #[cfg(feature = "embedded")]
 mod installing;
 #[cfg(feature = "embedded")]
+mod model;
+#[cfg(feature = "embedded")]
 mod oldest_pgmq;
 #[cfg(feature = "embedded")]
 mod publishing;
