@@ -32,18 +32,22 @@
 //! Leases that must hold through a case are a minute long and those that must run out last a few
 //! hundred milliseconds, so a slow machine makes the suite slower and does not make it fail. On a
 //! real clock it waits for about ten seconds in all.
+//!
+//! [`run_model`] plays long random sequences of operations against the engine and a small reference.
 
 #[macro_use]
 mod check;
 mod case;
 mod cases;
 mod harness;
+mod model;
 mod report;
 mod stage;
 
 pub use case::{Case, Verdict};
 pub use cases::cases;
 pub use harness::Harness;
+pub use model::{ModelConfig, ModelFailure, ModelReport, run_model};
 pub use report::{Entry, Report};
 
 /// Runs every case against an engine, one after another, and reports on all of them.

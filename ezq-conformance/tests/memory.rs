@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ezq_conformance::{Harness, Report};
+use ezq_conformance::{Harness, ModelConfig, ModelFailure, Report, run_model};
 use ezq_core::headers::Headers;
 use ezq_core::{Due, Engine, MemoryEngine, Outgoing, PublishOutcome, QueueName};
 
@@ -65,4 +65,45 @@ async fn passes_on_a_paused_clock() -> Result<(), Report> {
 async fn passes_on_a_real_clock_and_many_threads() -> Result<(), Report> {
     let limit = 1 << 20;
     passes(MemoryEngine::with_body_limit(limit), &WITHOUT_TRANSACTIONS).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn keeps_to_the_model() -> Result<(), Box<dyn std::error::Error>> {
+    let config = ModelConfig::from_env()?;
+    println!("{config}");
+    let report = run_model(&Memory(MemoryEngine::new()), config).await?;
+    println!("{report}");
+    assert!(report.steps >= config.steps);
+    Ok(())
+}
+
+/// A model that never gets anywhere would find nothing.
+#[tokio::test(start_paused = true)]
+async fn the_model_gets_everywhere() -> Result<(), ModelFailure> {
+    let config = ModelConfig { seed: 1, steps: 10_000 };
+    let report = run_model(&Memory(MemoryEngine::new()), config).await?;
+    let happens = [
+        "cancelled",
+        "could not cancel",
+        "could not move",
+        "could not settle",
+        "delivered after a return",
+        "delivered after an expiry",
+        "delivered first",
+        "discarded",
+        "extended",
+        "extended with a void receipt",
+        "found nothing to lease",
+        "moved",
+        "published",
+        "published with a settlement",
+        "purged",
+        "redriven",
+        "settled",
+        "settled with a void receipt",
+    ];
+    let often = report.counts.iter().filter(|(_, count)| **count >= 10);
+    let often: Vec<_> = often.map(|(what, _)| *what).collect();
+    assert_eq!(often, happens, "{report}");
+    Ok(())
 }

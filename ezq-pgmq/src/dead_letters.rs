@@ -11,6 +11,13 @@ use crate::{claim, sql};
 
 const COLUMNS: &str = "msg_id, enqueued_at, message::text AS body, headers::text AS headers";
 
+/// When the dead letter `g` was first stored. Anyone may write headers: what is no time is none, and
+/// fails no redrive. The second form is a time without a fraction.
+const FIRST_STORED: &str = r#"(coalesce(
+    jsonb_path_query_first_tz(g.headers, '$."ezq-dead"."enqueued_at".datetime("YYYY-MM-DD\"T\"HH24:MI:SS.USTZH:TZM")', silent => true),
+    jsonb_path_query_first_tz(g.headers, '$."ezq-dead"."enqueued_at".datetime("YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM")', silent => true)
+  ) #>> '{}')::timestamptz"#;
+
 /// The oldest ones after an id, at most `limit`.
 pub(crate) async fn list(
     connection: &mut PgConnection,
@@ -63,10 +70,10 @@ pub(crate) async fn redrive(
            SELECT msg_id FROM {dead} WHERE msg_id = ANY ($1) ORDER BY msg_id FOR UPDATE),
          gone AS (
            DELETE FROM {dead} d USING locked l WHERE d.msg_id = l.msg_id
-           RETURNING d.msg_id, d.message, d.headers),
+           RETURNING d.msg_id, d.enqueued_at, d.message, d.headers),
          back AS (
-           INSERT INTO {table} (vt, message, headers)
-           SELECT clock_timestamp(), g.message,
+           INSERT INTO {table} (vt, enqueued_at, message, headers)
+           SELECT clock_timestamp(), coalesce({FIRST_STORED}, g.enqueued_at), g.message,
              CASE jsonb_typeof(g.headers) WHEN 'object' THEN nullif((
                SELECT coalesce(jsonb_object_agg(key, value), '{{}}') FROM jsonb_each(g.headers)
                WHERE key NOT IN ('ezq-dead', 'ezq-returned', 'ezq-redriven')

@@ -48,6 +48,7 @@ async fn a_dead_letter_keeps_the_message_and_the_reason(stage: &Stage<'_>) -> Ca
     check_eq!(number_in(&letter.body), 7, "the body");
     check_eq!(letter.reason, Some(reason()), "the reason");
     check_eq!(letter.headers.text("correlation-id"), Some("c-1"), "the publisher's header");
+    check_eq!(letter.headers.value(DEAD), None, "the reason among the headers");
     let marks = progress([
         ("shop::a", mark(HandlerState::Done, 1, "")),
         ("shop::b", mark(HandlerState::Dead, 3, "no")),
@@ -93,6 +94,7 @@ async fn a_redrive_runs_again_only_what_had_failed(stage: &Stage<'_>) -> CaseRes
     check_eq!(Progress::from_headers(&delivery.headers), done, "marks");
     check_eq!(delivery.headers.text("correlation-id"), Some("c-1"), "the publisher's header");
     check_eq!(delivery.headers.value(DEAD), None, "the old reason");
+    check_eq!(delivery.enqueued_at, letter.enqueued_at, "when it was first stored");
     check_eq!(delivery.unsettled_deliveries(), 1, "unsettled deliveries");
     stage.pass(SHORT).await;
     let delivery = stage.take(HOLD).await?;

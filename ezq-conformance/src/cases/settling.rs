@@ -22,6 +22,7 @@ cases![
     a_mixed_batch_settles_each_in_its_own_way,
     outgoing_events_leave_with_every_settlement,
     outgoing_events_for_a_missing_queue_fail_their_settlement_alone,
+    of_two_settlements_of_one_delivery_the_first_possible_counts,
     errors_with_any_text_can_be_kept,
 ];
 
@@ -206,6 +207,23 @@ async fn outgoing_events_for_a_missing_queue_fail_their_settlement_alone(
     check_eq!(arrived, [10, 30], "outgoing events");
     // The receipt that came back is as good as it was.
     stage.done(vec![(receipt, ack())]).await?;
+    stage.is_empty().await
+}
+
+async fn of_two_settlements_of_one_delivery_the_first_possible_counts(
+    stage: &Stage<'_>,
+) -> CaseResult {
+    let receipt = stage.fresh(HOLD).await?.receipt;
+    let queue = stage.missing.clone();
+    let impossible = Settle::Ack { outgoing: vec![Outgoing { queue, ..stage.message(2) }] };
+    let possible = Settle::Ack { outgoing: vec![stage.outgoing(3)] };
+    let late = Settle::Ack { outgoing: vec![stage.outgoing(4)] };
+    let batch = [impossible, possible, late].map(|settle| (receipt.clone(), settle));
+    let outcomes = stage.settle(batch.to_vec()).await?;
+    use SettleOutcome::{Done, Failed, LeaseLost};
+    let right = matches!(outcomes.as_slice(), [Failed { .. }, Done, LeaseLost]);
+    check!(right, "outcomes are {outcomes:?}");
+    check_eq!(stage.arrived().await?, [3], "outgoing events");
     stage.is_empty().await
 }
 

@@ -82,8 +82,9 @@ pub trait DeadLetters: Send + Sync {
     async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>>;
 
     /// Moves dead letters back to their queue, one step each; handlers that were done stay done,
-    /// those that failed start anew. What they had died of goes
-    /// along ([`REDRIVEN`](crate::headers::REDRIVEN)). Returns the ids that were moved.
+    /// those that failed start anew. A message keeps the time at which it was first stored, and what
+    /// it had died of goes along ([`REDRIVEN`](crate::headers::REDRIVEN)). Returns the ids that were
+    /// moved.
     ///
     /// # Errors
     /// When the store cannot be written; what was moved before stays moved.

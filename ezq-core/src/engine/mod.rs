@@ -96,7 +96,8 @@ pub trait Engine: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Settles deliveries; one outcome each, in their order.
+    /// Settles deliveries; one outcome each, in their order. Of several settlements of one delivery
+    /// in a call, the first that does not fail counts, and those after it come too late.
     ///
     /// # Errors
     /// When nothing is known to be settled. Settling again with the same receipts is safe: what had

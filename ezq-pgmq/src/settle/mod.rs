@@ -67,10 +67,10 @@ impl<'a> Settling<'a> {
         self.outcomes.resize_with(settlements.len(), || None);
         let mut seen = HashSet::new();
         let mut groups: [Vec<Item>; 3] = Default::default();
+        let mut repeated = Vec::new();
         for (index, (receipt, settle)) in settlements.into_iter().enumerate() {
             match Item::new(index, receipt, settle) {
-                // A second settlement of one delivery comes too late by definition.
-                Ok(item) if !seen.insert(item.key()) => self.put(index, SettleOutcome::LeaseLost),
+                Ok(item) if !seen.insert(item.key()) => repeated.push(item),
                 Ok(item) => match self.means.no_keys.filter(|_| item.has_keys()) {
                     Some(why) => {
                         let (receipt, error) = (item.receipt, why.without_source());
@@ -83,6 +83,10 @@ impl<'a> Settling<'a> {
         }
         for group in groups {
             self.settle_group(group).await;
+        }
+        // A second settlement of one delivery comes too late, unless the first one failed.
+        for item in repeated {
+            self.settle_group(vec![item]).await;
         }
         let count = self.outcomes.len();
         let outcomes = self.outcomes.into_iter();

@@ -92,3 +92,30 @@ async fn a_missing_dead_letter_queue_is_created() {
     assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
     assert_eq!(engine.stats(&queue).await.unwrap().dead, 1);
 }
+
+/// Any client may write such headers.
+#[tokio::test]
+async fn a_redrive_keeps_a_time_and_ignores_what_is_none() {
+    let (engine, queue) = engine_and_queue().await;
+    let wanted = [
+        (r#""2024-02-03T04:05:06.5+00:00""#, Some("2024-02-03T04:05:06.5Z")),
+        (r#""2024-02-03T04:05:06+05:30""#, Some("2024-02-02T22:35:06Z")),
+        (r#""2024-13-03T04:05:06+00:00""#, None),
+        (r#""long ago""#, None),
+        ("7", None),
+    ];
+    for (at, first_stored) in wanted {
+        let dead = format!(
+            r#"INSERT INTO pgmq.q_{} (vt, message, headers)
+               VALUES (clock_timestamp(), '{{}}', '{{"ezq-dead": {{"enqueued_at": {at}}}}}')"#,
+            queue.dead_letters()
+        );
+        run(&mut connection().await, &dead).await;
+        let letter = engine.list(&queue, None, 10).await.unwrap().remove(0);
+        engine.redrive(&queue, std::slice::from_ref(&letter.id)).await.unwrap();
+        let again = lease_one(&engine, &queue).await;
+        let first_stored = first_stored.map(|text| text.parse().unwrap());
+        assert_eq!(again.enqueued_at, first_stored.unwrap_or(letter.enqueued_at), "{at}");
+        engine.settle(&queue, vec![(again.receipt, ack())]).await.unwrap();
+    }
+}

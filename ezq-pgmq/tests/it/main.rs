@@ -32,6 +32,8 @@ mod history;
 #[cfg(feature = "embedded")]
 mod installing;
 #[cfg(feature = "embedded")]
+mod model;
+#[cfg(feature = "embedded")]
 mod oldest_pgmq;
 #[cfg(feature = "embedded")]
 mod publishing;

@@ -18,7 +18,7 @@ impl DeadLetters for MemoryEngine {
     }
 
     async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>> {
-        Ok(self.store().queue(queue)?.dead_letter(id).cloned())
+        Ok(self.store().queue(queue)?.dead_letter(id))
     }
 
     async fn redrive(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {

@@ -179,11 +179,11 @@ impl Queue {
     pub(super) fn dead(&self, after: Option<&MessageId>, limit: usize) -> Vec<DeadLetter> {
         let first = after.and_then(MessageId::as_number).unwrap_or(0);
         let letters = self.dead.range(first.saturating_add(1)..);
-        letters.take(limit).map(|(_, letter)| letter.clone()).collect()
+        letters.take(limit).map(|(_, letter)| shown(letter)).collect()
     }
 
-    pub(super) fn dead_letter(&self, id: &MessageId) -> Option<&DeadLetter> {
-        self.dead.get(&id.as_number()?)
+    pub(super) fn dead_letter(&self, id: &MessageId) -> Option<DeadLetter> {
+        self.dead.get(&id.as_number()?).map(shown)
     }
 
     pub(super) fn redrive(&mut self, id: &MessageId, now: Micros) -> bool {
@@ -258,6 +258,13 @@ impl Queue {
 
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// A dead letter as others see it: what its headers say of its death stands in its fields.
+fn shown(letter: &DeadLetter) -> DeadLetter {
+    let mut entries = letter.headers.as_object().clone();
+    entries.remove(DEAD);
+    DeadLetter { headers: Headers::from_value(entries.into()), ..letter.clone() }
 }
 
 /// The headers of a dead letter that starts anew: only what is done stays done, and what it had died

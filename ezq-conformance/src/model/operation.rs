@@ -1,0 +1,215 @@
+//! What can be done to a store, and how often each is tried.
+//!
+//! Operations are drawn without a look at the store, so that any of them can be left out when a
+//! failing sequence is shrunk: a pick counts from the newest of what there is to pick from.
+
+use ezq_core::HandlerState;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::strategy::Union;
+
+/// How many workers there are; every second one is another client of the store.
+pub(super) const WORKERS: usize = 3;
+/// How many queues are in use.
+pub(super) const QUEUES: usize = 2;
+/// In place of a queue: one that does not exist.
+pub(super) const MISSING: usize = QUEUES;
+
+/// Counts back from the newest, round and round.
+pub(super) type Pick = usize;
+
+#[derive(Debug, Clone)]
+pub(super) enum Operation {
+    Publish(Vec<(usize, When)>),
+    Lease {
+        queue: usize,
+        worker: usize,
+        max: usize,
+        hours: i64,
+        before: Option<Pick>,
+    },
+    Settle {
+        queue: usize,
+        by: Whose,
+        batch: Vec<Settlement>,
+    },
+    Extend {
+        queue: usize,
+        by: Whose,
+        picks: Vec<Pick>,
+        hours: i64,
+    },
+    /// A worker forgets what it holds; a zombie may still come back with it.
+    Crash {
+        worker: usize,
+    },
+    Advance {
+        hours: i64,
+    },
+    Cancel {
+        queue: usize,
+        pick: Pick,
+    },
+    Reschedule {
+        queue: usize,
+        pick: Pick,
+        when: When,
+    },
+    Redrive {
+        queue: usize,
+        picks: Vec<Pick>,
+    },
+    Discard {
+        queue: usize,
+        picks: Vec<Pick>,
+    },
+    Purge {
+        queue: usize,
+    },
+    /// Compares the statistics and the dead letters.
+    Look {
+        queue: usize,
+    },
+}
+
+/// When a message falls due.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum When {
+    Now,
+    After {
+        hours: i64,
+    },
+    /// At a time half an hour after the end of so many hours from now, or before now.
+    At {
+        hours: i64,
+    },
+}
+
+/// Whose receipts are used.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whose {
+    Worker(usize),
+    /// Those that a crash left behind, and those that were used before.
+    Zombie,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Settlement {
+    pub(super) pick: Pick,
+    pub(super) how: How,
+    pub(super) marks: Vec<(usize, HandlerState)>,
+    pub(super) outgoing: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum How {
+    Ack,
+    Retry { hours: i64 },
+    Bury,
+    Release,
+}
+
+/// Any operation.
+pub(super) fn operation() -> BoxedStrategy<Operation> {
+    use Operation::*;
+    Union::new_weighted(vec![
+        (10, vec((queue(), when()), 1..5).prop_map(Publish).boxed()),
+        (
+            20,
+            (queue(), worker(), 1..5_usize, hours(), prop::option::weighted(0.15, pick()))
+                .prop_map(|(queue, worker, max, hours, before)| Lease {
+                    queue,
+                    worker,
+                    max,
+                    hours,
+                    before,
+                })
+                .boxed(),
+        ),
+        (
+            20,
+            (queue(), whose(), vec(settlement(), 1..5))
+                .prop_map(|(queue, by, batch)| Settle { queue, by, batch })
+                .boxed(),
+        ),
+        (
+            5,
+            (queue(), whose(), vec(pick(), 1..4), hours())
+                .prop_map(|(queue, by, picks, hours)| Extend { queue, by, picks, hours })
+                .boxed(),
+        ),
+        (3, worker().prop_map(|worker| Crash { worker }).boxed()),
+        (6, hours().prop_map(|hours| Advance { hours }).boxed()),
+        (3, (queue(), pick()).prop_map(|(queue, pick)| Cancel { queue, pick }).boxed()),
+        (
+            3,
+            (queue(), pick(), when())
+                .prop_map(|(queue, pick, when)| Reschedule { queue, pick, when })
+                .boxed(),
+        ),
+        (
+            4,
+            (queue(), vec(pick(), 1..4))
+                .prop_map(|(queue, picks)| Redrive { queue, picks })
+                .boxed(),
+        ),
+        (
+            1,
+            (queue(), vec(pick(), 1..3))
+                .prop_map(|(queue, picks)| Discard { queue, picks })
+                .boxed(),
+        ),
+        (1, queue().prop_map(|queue| Purge { queue }).boxed()),
+        (8, queue().prop_map(|queue| Look { queue }).boxed()),
+    ])
+    .boxed()
+}
+
+fn settlement() -> impl Strategy<Value = Settlement> {
+    let how = prop_oneof![
+        3 => Just(How::Ack),
+        3 => hours().prop_map(|hours| How::Retry { hours: hours - 1 }),
+        2 => Just(How::Release),
+        2 => Just(How::Bury),
+    ];
+    let target = prop_oneof![8 => queue(), 1 => Just(MISSING)];
+    let state =
+        prop_oneof![Just(HandlerState::Done), Just(HandlerState::Retry), Just(HandlerState::Dead)];
+    let outgoing = prop_oneof![3 => Just(Vec::new()), 1 => vec(target, 1..3)];
+    (pick(), how, vec((0..3_usize, state), 0..3), outgoing).prop_map(
+        |(pick, how, marks, outgoing)| match how {
+            How::Release => Settlement { pick, how, marks: Vec::new(), outgoing: Vec::new() },
+            How::Ack => Settlement { pick, how, marks: Vec::new(), outgoing },
+            How::Retry { .. } | How::Bury => Settlement { pick, how, marks, outgoing },
+        },
+    )
+}
+
+fn when() -> impl Strategy<Value = When> {
+    prop_oneof![
+        6 => Just(When::Now),
+        2 => (0..4_i64).prop_map(|hours| When::After { hours }),
+        2 => (-2..4_i64).prop_map(|hours| When::At { hours }),
+    ]
+}
+
+fn whose() -> impl Strategy<Value = Whose> {
+    prop_oneof![5 => worker().prop_map(Whose::Worker), 1 => Just(Whose::Zombie)]
+}
+
+// One queue has most of the traffic, so that messages meet in it.
+fn queue() -> impl Strategy<Value = usize> {
+    prop_oneof![5 => Just(0_usize), 1 => Just(1_usize)]
+}
+
+fn worker() -> impl Strategy<Value = usize> {
+    0..WORKERS
+}
+
+fn hours() -> impl Strategy<Value = i64> {
+    1..4_i64
+}
+
+fn pick() -> impl Strategy<Value = Pick> {
+    0..12_usize
+}

@@ -1,0 +1,341 @@
+//! One sequence of operations, on the engine and on the reference at once.
+
+mod letters;
+mod receipts;
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use ezq_core::engine::{Death, LeaseRequest, Position};
+use ezq_core::headers::{Headers, REDRIVEN};
+use ezq_core::{
+    Delivery, Due, Engine, MessageId, Outgoing, Progress, PublishOutcome, QueueName, Reason,
+    Receipt,
+};
+use tokio::time::Instant;
+
+use super::ModelReport;
+use super::operation::{Operation, Pick, QUEUES, WORKERS, When, Whose};
+use super::reference::{Before, Reference, Time, correlation};
+use crate::Harness;
+use crate::case::{CaseError, CaseResult};
+use crate::stage::{HOLD, Stage, number_in};
+
+type Result<T> = std::result::Result<T, CaseError>;
+
+/// The unit in which the model counts time: so long that no sequence takes as long on a real clock.
+const HALF_HOUR: Duration = Duration::from_secs(30 * 60);
+/// No queue holds more.
+const ALL: usize = 10_000;
+
+pub(super) struct Play<'h> {
+    stage: Stage<'h>,
+    reference: Reference,
+    /// The engine's time at the half hour 0.
+    start: DateTime<Utc>,
+    numbers: i64,
+    /// Every receipt, by its number.
+    receipts: Vec<(usize, Receipt)>,
+    /// What each worker holds, by the receipt's number, and what nobody does any more.
+    hands: [Vec<usize>; WORKERS],
+    abandoned: Vec<usize>,
+    places: Vec<(usize, Position, Before)>,
+    ids: [Vec<MessageId>; QUEUES],
+    letter_ids: [Vec<MessageId>; QUEUES],
+    report: &'h mut ModelReport,
+}
+
+impl<'h> Play<'h> {
+    /// Plays a sequence in queues of its own and compares all that is left at its end.
+    ///
+    /// # Errors
+    /// With the index of the operation that did something else than the reference.
+    pub(super) async fn run(
+        harness: &'h dyn Harness,
+        operations: &[Operation],
+        report: &'h mut ModelReport,
+    ) -> std::result::Result<(), (usize, CaseError)> {
+        let mut play = Self::open(harness, report).await.map_err(|error| (0, error))?;
+        for (index, operation) in operations.iter().enumerate() {
+            play.step(operation).await.map_err(|error| (index, error))?;
+        }
+        play.finish().await.map_err(|error| (operations.len(), error))
+    }
+
+    async fn open(harness: &'h dyn Harness, report: &'h mut ModelReport) -> Result<Self> {
+        let stage = Stage::open(harness).await?;
+        stage.needs("delayed", |c| c.delayed)?;
+        stage.needs("ordered", |c| c.ordered)?;
+        stage.dead_letters()?;
+        let probe = stage.fresh(HOLD).await?;
+        stage.done(vec![(probe.receipt, crate::stage::ack())]).await?;
+        Ok(Self {
+            stage,
+            reference: Reference::new(),
+            start: probe.leased_at,
+            numbers: 0,
+            receipts: Vec::new(),
+            hands: Default::default(),
+            abandoned: Vec::new(),
+            places: Vec::new(),
+            ids: Default::default(),
+            letter_ids: Default::default(),
+            report,
+        })
+    }
+
+    async fn step(&mut self, operation: &Operation) -> CaseResult {
+        let started = Instant::now();
+        self.reference.begin_step();
+        let effective = match operation {
+            Operation::Publish(messages) => self.publish(messages).await,
+            Operation::Lease { queue, worker, max, hours, before } => {
+                self.lease(*queue, *worker, *max, *hours, *before).await
+            }
+            Operation::Settle { queue, by, batch } => self.settle(*queue, *by, batch).await,
+            Operation::Extend { queue, by, picks, hours } => {
+                self.extend(*queue, *by, picks, *hours).await
+            }
+            Operation::Crash { worker } => {
+                self.abandoned.append(&mut self.hands[*worker]);
+                Ok(true)
+            }
+            Operation::Advance { hours } => self.advance(*hours).await,
+            Operation::Cancel { queue, pick } => self.cancel(*queue, *pick).await,
+            Operation::Reschedule { queue, pick, when } => {
+                self.reschedule(*queue, *pick, *when).await
+            }
+            Operation::Redrive { queue, picks } => self.redrive(*queue, picks).await,
+            Operation::Discard { queue, picks } => self.discard(*queue, picks).await,
+            Operation::Purge { queue } => self.purge(*queue).await,
+            Operation::Look { queue } => self.look(*queue).await,
+        }?;
+        self.report.steps += usize::from(effective);
+        // On a paused clock two steps would fall on one instant, and their order be lost.
+        if Instant::now() == started {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Lets all fall due and takes it: nothing is lost, and nothing came back.
+    async fn finish(mut self) -> CaseResult {
+        for queue in 0..QUEUES {
+            self.step(&Operation::Look { queue }).await?;
+        }
+        self.step(&Operation::Advance { hours: 24 }).await?;
+        for queue in 0..QUEUES {
+            let (worker, max, hours, before) = (0, ALL, 1, None);
+            self.step(&Operation::Lease { queue, worker, max, hours, before }).await?;
+            self.step(&Operation::Look { queue }).await?;
+        }
+        self.stage.close().await;
+        Ok(())
+    }
+
+    async fn publish(&mut self, messages: &[(usize, When)]) -> Result<bool> {
+        let mut batch = Vec::new();
+        for (queue, when) in messages {
+            batch.push(self.outgoing(*queue, *when));
+        }
+        let outcomes = self.stage.outcomes(batch).await?;
+        let first = self.numbers - i64::try_from(messages.len()).unwrap_or(0);
+        let rows = messages.iter().zip(outcomes).zip(first..);
+        for (place, (((queue, when), outcome), number)) in rows.enumerate() {
+            let PublishOutcome::Stored(id) = outcome else {
+                return Err(CaseError::Failed(format!("publishing answered {outcome:?}")));
+            };
+            let due = self.reference.due(*when, Some((0, place)));
+            self.ids[*queue].push(id.clone());
+            self.reference.publish(*queue, number, Some(id), due, Progress::default());
+            self.count("published");
+        }
+        Ok(true)
+    }
+
+    fn outgoing(&mut self, queue: usize, when: When) -> Outgoing {
+        let number = self.numbers;
+        self.numbers += 1;
+        let mut message = self.stage.message(number);
+        message.headers.insert("correlation-id", correlation(number));
+        Outgoing { queue: self.queue(queue), due: self.due(when), ..message }
+    }
+
+    fn queue(&self, queue: usize) -> QueueName {
+        match queue {
+            0 => self.stage.queue.clone(),
+            1 => self.stage.other.clone(),
+            _ => self.stage.missing.clone(),
+        }
+    }
+
+    fn due(&self, when: When) -> Due {
+        match when {
+            When::Now => Due::Now,
+            When::After { hours } => Due::After(span(2 * hours)),
+            When::At { hours } => {
+                // No two steps name the same time.
+                let step = i64::try_from(self.reference.step()).unwrap_or(0);
+                let half_hour = self.reference.now().half_hour + 2 * hours + 1;
+                Due::At(self.time(half_hour) + TimeDelta::milliseconds(step))
+            }
+        }
+    }
+
+    /// When a half hour begins on the engine's clock.
+    fn time(&self, half_hour: i64) -> DateTime<Utc> {
+        self.start + TimeDelta::minutes(30 * half_hour)
+    }
+
+    /// Whether a time lies about where it should: what a sequence takes in real time is less than
+    /// a quarter of an hour.
+    fn is_about(&self, seen: DateTime<Utc>, wanted: Time) -> bool {
+        (seen - self.time(wanted.half_hour)).abs() < TimeDelta::minutes(15)
+    }
+
+    async fn lease(
+        &mut self,
+        queue: usize,
+        worker: usize,
+        max: usize,
+        hours: i64,
+        before: Option<Pick>,
+    ) -> Result<bool> {
+        let here = self.places.iter().filter(|(of, ..)| *of == queue);
+        let here: Vec<(Position, Before)> = here.map(|(_, at, of)| (at.clone(), *of)).collect();
+        let place = before.and_then(|pick| picked(&here, pick)).cloned();
+        let (position, before) = place.unzip();
+        let ttl = span(2 * hours);
+        let request = LeaseRequest { queue: self.queue(queue), max, ttl, before: position };
+        let leased = self.client(Whose::Worker(worker)).lease(request).await?;
+
+        let numbers: Vec<i64> = leased.deliveries.iter().map(|d| number_in(&d.body)).collect();
+        self.reference.lease(queue, &numbers, max, before)?;
+        if leased.deliveries.is_empty() {
+            let next = self.reference.next_due(queue, before);
+            self.check_wait(leased.next_due, next)?;
+            self.count("found nothing to lease");
+        }
+        for (delivery, number) in leased.deliveries.into_iter().zip(numbers) {
+            self.take(queue, worker, hours, number, delivery)?;
+        }
+        Ok(true)
+    }
+
+    fn client(&self, by: Whose) -> &dyn Engine {
+        match by {
+            Whose::Worker(worker) if worker % 2 == 1 => &*self.stage.second,
+            Whose::Worker(_) | Whose::Zombie => &*self.stage.engine,
+        }
+    }
+
+    fn check_wait(&self, seen: Option<Duration>, next: Option<Time>) -> CaseResult {
+        let now = self.reference.now().half_hour;
+        let wanted = next.map(|time| span(time.half_hour - now));
+        let right = match (seen, wanted) {
+            (Some(seen), Some(wanted)) => seen.abs_diff(wanted) < HALF_HOUR / 2,
+            // An engine need not know.
+            (seen, _) => seen.is_none(),
+        };
+        check!(right, "the next message falls due after {wanted:?}, the engine says {seen:?}");
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        queue: usize,
+        worker: usize,
+        hours: i64,
+        number: i64,
+        delivery: Delivery,
+    ) -> CaseResult {
+        let receipt = self.receipts.len();
+        let Some(wanted) = self.reference.deliver(number, receipt, hours) else {
+            return Err(CaseError::Failed(format!("nobody published message {number}")));
+        };
+        let id = delivery.receipt.message_id().clone();
+        check_eq!(id, wanted.id.clone().unwrap_or(id.clone()), "the id of message {number}");
+        check_eq!(delivery.deliveries, wanted.deliveries, "deliveries of message {number}");
+        let (had_died, headers) = apart(&delivery.headers);
+        check_eq!(had_died, wanted.had_died, "what message {number} had died of");
+        check_eq!(headers, wanted.headers(), "headers of message {number}");
+        let now = self.reference.now();
+        let times = [
+            ("due", delivery.due, wanted.stood),
+            ("stored", delivery.enqueued_at, wanted.stored),
+            ("leased", delivery.leased_at, now),
+        ];
+        for (what, seen, wanted) in times {
+            let about = self.time(wanted.half_hour);
+            let right = self.is_about(seen, wanted);
+            check!(right, "message {number} was {what} at {about}, the engine says {seen}");
+        }
+        if wanted.id.is_none() {
+            self.reference.learn_id(number, &id);
+            self.ids[queue].push(id);
+        }
+        self.count(match (wanted.deliveries, wanted.returned) {
+            (1, _) => "delivered first",
+            (n, returned) if n == returned + 1 => "delivered after a return",
+            _ => "delivered after an expiry",
+        });
+        let before = Before { due: wanted.stood, number };
+        self.places.push((queue, delivery.position(), before));
+        self.hands[worker].push(receipt);
+        self.receipts.push((queue, delivery.receipt));
+        Ok(())
+    }
+
+    async fn advance(&mut self, hours: i64) -> Result<bool> {
+        self.stage.harness.advance(span(2 * hours)).await;
+        self.reference.advance(hours);
+        Ok(true)
+    }
+
+    async fn cancel(&mut self, queue: usize, pick: Pick) -> Result<bool> {
+        let Some(id) = picked(&self.ids[queue], pick).cloned() else { return Ok(false) };
+        let seen = self.stage.engine.cancel(&self.queue(queue), &id).await?;
+        let wanted = self.reference.cancel(queue, &id);
+        check_eq!(seen, wanted, "whether message {id} could be taken back");
+        self.count(if wanted { "cancelled" } else { "could not cancel" });
+        Ok(true)
+    }
+
+    async fn reschedule(&mut self, queue: usize, pick: Pick, when: When) -> Result<bool> {
+        let Some(id) = picked(&self.ids[queue], pick).cloned() else { return Ok(false) };
+        let due = self.due(when);
+        let seen = self.stage.engine.reschedule(&self.queue(queue), &id, due).await?;
+        let wanted = self.reference.reschedule(queue, &id, when);
+        check_eq!(seen, wanted, "whether message {id} could be moved");
+        self.count(if wanted { "moved" } else { "could not move" });
+        Ok(true)
+    }
+
+    async fn purge(&mut self, queue: usize) -> Result<bool> {
+        let seen = self.stage.engine.purge(&self.queue(queue)).await?;
+        check_eq!(seen, self.reference.purge(queue), "messages purged");
+        self.count("purged");
+        Ok(true)
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.report.counts.entry(what).or_default() += 1;
+    }
+}
+
+/// Counts back from the last, round and round.
+fn picked<T>(from: &[T], pick: Pick) -> Option<&T> {
+    let back = pick.checked_rem(from.len())?;
+    from.iter().rev().nth(back)
+}
+
+fn span(half_hours: i64) -> Duration {
+    HALF_HOUR * u32::try_from(half_hours).unwrap_or(0)
+}
+
+/// What a message had died of before it was redriven, and its other headers.
+fn apart(headers: &Headers) -> (Option<Reason>, Headers) {
+    let mut entries = headers.as_object().clone();
+    let death = entries.remove(REDRIVEN).map(|death| Death::read(&death));
+    (death.and_then(|death| death.reason), Headers::from_value(entries.into()))
+}

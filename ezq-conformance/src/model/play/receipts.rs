@@ -1,0 +1,158 @@
+//! Receipts: settling and renewing, with those that hold and those that do not.
+
+use std::collections::BTreeMap;
+
+use ezq_core::{
+    ErrorKind, ExtendOutcome, HandlerMark, HandlerName, Progress, Reason, ReasonKind, Receipt,
+    Settle, SettleOutcome,
+};
+
+use super::super::operation::{How, MISSING, Pick, Settlement, When, Whose};
+use super::super::reference::Ending;
+use super::{Play, Result, picked, span};
+
+impl Play<'_> {
+    /// The receipts that are picked, by number. A worker settles on one queue what it has of it; a
+    /// zombie is confused, and brings receipts of any queue.
+    fn pick_receipts(&self, queue: usize, by: Whose, picks: &[Pick]) -> Vec<usize> {
+        let held: Vec<usize> = match by {
+            Whose::Zombie => self.abandoned.clone(),
+            Whose::Worker(worker) => {
+                let hand = self.hands[worker].iter().copied();
+                hand.filter(|receipt| self.receipts[*receipt].0 == queue).collect()
+            }
+        };
+        picks.iter().filter_map(|pick| picked(&held, *pick).copied()).collect()
+    }
+
+    pub(super) async fn settle(
+        &mut self,
+        queue: usize,
+        by: Whose,
+        batch: &[Settlement],
+    ) -> Result<bool> {
+        let picks: Vec<Pick> = batch.iter().map(|settlement| settlement.pick).collect();
+        let picked = self.pick_receipts(queue, by, &picks);
+        let (mut settlements, mut wanted) = (Vec::new(), Vec::new());
+        for (settlement, receipt) in batch.iter().zip(&picked) {
+            let numbers = self.numbers;
+            let settle = self.settlement(settlement);
+            settlements.push((self.receipts[*receipt].1.clone(), settle));
+            wanted.push(self.expect(queue, *receipt, settlement, numbers));
+        }
+        let outcomes = self.client(by).settle(&self.queue(queue), settlements).await?;
+        check_eq!(outcomes.len(), wanted.len(), "outcomes of one settle");
+        for ((outcome, wanted), receipt) in outcomes.into_iter().zip(wanted).zip(&picked) {
+            let seen = self.ending(&outcome, *receipt);
+            check!(seen == Some(wanted), "expected {wanted:?}, the engine answers {outcome:?}");
+            if wanted != Ending::Failed {
+                self.abandon(by, *receipt);
+            }
+            self.count(match wanted {
+                Ending::Done => "settled",
+                Ending::LeaseLost => "settled with a void receipt",
+                Ending::Failed => "could not settle",
+            });
+        }
+        Ok(!picked.is_empty())
+    }
+
+    fn settlement(&mut self, settlement: &Settlement) -> Settle {
+        let progress = self.progress(settlement);
+        let targets = settlement.outgoing.iter();
+        let outgoing = targets.map(|queue| self.outgoing(*queue, When::Now)).collect();
+        match settlement.how {
+            How::Ack => Settle::Ack { outgoing },
+            How::Retry { hours } => Settle::Retry { after: span(2 * hours), progress, outgoing },
+            How::Bury => Settle::DeadLetter { reason: self.reason(), progress, outgoing },
+            How::Release => Settle::Release,
+        }
+    }
+
+    /// What becomes of it; the events that leave with it bear the numbers from `first` on.
+    fn expect(
+        &mut self,
+        queue: usize,
+        receipt: usize,
+        settlement: &Settlement,
+        first: i64,
+    ) -> Ending {
+        let (progress, reason) = (self.progress(settlement), self.reason());
+        let impossible = settlement.outgoing.contains(&MISSING);
+        if impossible && self.reference.holds(queue, receipt) {
+            return Ending::Failed;
+        }
+        let ending = self.reference.settle(queue, receipt, settlement.how, &progress, reason);
+        if ending == Ending::Done {
+            for (index, (target, number)) in settlement.outgoing.iter().zip(first..).enumerate() {
+                let due = self.reference.due(When::Now, Some((receipt, index)));
+                self.reference.publish(*target, number, None, due, Progress::default());
+                self.count("published with a settlement");
+            }
+        }
+        ending
+    }
+
+    fn ending(&self, outcome: &SettleOutcome, receipt: usize) -> Option<Ending> {
+        match outcome {
+            SettleOutcome::Done => Some(Ending::Done),
+            SettleOutcome::LeaseLost => Some(Ending::LeaseLost),
+            SettleOutcome::Failed { receipt: back, error } => {
+                let right =
+                    *back == self.receipts[receipt].1 && error.kind() == ErrorKind::QueueMissing;
+                right.then_some(Ending::Failed)
+            }
+        }
+    }
+
+    fn abandon(&mut self, by: Whose, receipt: usize) {
+        if let Whose::Worker(worker) = by
+            && let Some(index) = self.hands[worker].iter().position(|held| *held == receipt)
+        {
+            self.hands[worker].remove(index);
+            self.abandoned.push(receipt);
+        }
+    }
+
+    fn progress(&self, settlement: &Settlement) -> Progress {
+        let attempts = u32::try_from(self.reference.step()).unwrap_or(0);
+        let mark = |state| HandlerMark { state, reason: None, attempts, due: None, errors: vec![] };
+        let marks = settlement.marks.iter();
+        let marks = marks
+            .map(|(n, state)| (HandlerName::from(format!("model::h{n}").as_str()), mark(*state)));
+        Progress(marks.collect::<BTreeMap<_, _>>())
+    }
+
+    fn reason(&self) -> Reason {
+        let error = format!("given up in step {}", self.reference.step());
+        Reason { kind: ReasonKind::Fatal, handler: None, error, attempts: 1 }
+    }
+
+    pub(super) async fn extend(
+        &mut self,
+        queue: usize,
+        by: Whose,
+        picks: &[Pick],
+        hours: i64,
+    ) -> Result<bool> {
+        let picked = self.pick_receipts(queue, by, picks);
+        let receipts = picked.iter().map(|receipt| self.receipts[*receipt].1.clone());
+        let receipts: Vec<Receipt> = receipts.collect();
+        let ttl = span(2 * hours);
+        let outcomes = self.client(by).extend(&self.queue(queue), &receipts, ttl).await?;
+        check_eq!(outcomes.len(), picked.len(), "outcomes of one extend");
+        for (seen, receipt) in outcomes.into_iter().zip(&picked) {
+            let wanted = if self.reference.extend(queue, *receipt, hours) {
+                ExtendOutcome::Extended
+            } else {
+                ExtendOutcome::LeaseLost
+            };
+            check_eq!(seen, wanted, "what an extension answers");
+            self.count(match wanted {
+                ExtendOutcome::Extended => "extended",
+                _ => "extended with a void receipt",
+            });
+        }
+        Ok(!picked.is_empty())
+    }
+}

@@ -1,0 +1,378 @@
+//! The store as the contract describes it: a list of messages and a list of dead letters.
+//!
+//! It knows nothing of any engine: no indexes, no tokens, no database's time. What it leaves open is
+//! what the contract leaves open: the order of messages that one call put back or leased.
+
+use std::fmt;
+
+use ezq_core::headers::Headers;
+use ezq_core::{HandlerState, MessageId, Progress, QueueStats, Reason};
+
+use super::operation::{How, When};
+use crate::case::{CaseError, CaseResult};
+
+/// A time by which messages stand in order: the half hour on the moved clock and the step within it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Time {
+    pub(super) half_hour: i64,
+    step: usize,
+    place: Place,
+}
+
+/// What one step stores together has an order: its batch within the step, and its index there. The
+/// rest that falls due with one step may stand in any order.
+pub(super) type Place = Option<(usize, usize)>;
+
+impl Time {
+    /// What is due then stands before what is due at the other time, in every engine.
+    pub(super) fn precedes(&self, other: &Self) -> bool {
+        match (self.place, other.place) {
+            (Some((batch, index)), Some((of, than))) if self.moment() == other.moment() => {
+                batch == of && index < than
+            }
+            _ => self.moment() < other.moment(),
+        }
+    }
+
+    /// The time without the order of one step's messages.
+    pub(super) fn moment(&self) -> (i64, usize) {
+        (self.half_hour, self.step)
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (hours, half) = (self.half_hour / 2, if self.half_hour % 2 == 0 { "" } else { ":30" });
+        write!(f, "{hours}{half} h in step {}", self.step)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) queue: usize,
+    /// The number in its body, which no other message has.
+    pub(super) number: i64,
+    /// Unknown until it is seen, for an event that left with a settlement.
+    pub(super) id: Option<MessageId>,
+    pub(super) stored: Time,
+    pub(super) due: Time,
+    /// Where it stood when it was last handed out: a release returns it there.
+    pub(super) stood: Time,
+    pub(super) deliveries: u32,
+    pub(super) returned: u32,
+    pub(super) marks: Progress,
+    /// What it had died of before it was redriven.
+    pub(super) had_died: Option<Reason>,
+    /// The one receipt that settles it.
+    holder: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Letter {
+    pub(super) message: Message,
+    pub(super) id: Option<MessageId>,
+    pub(super) reason: Reason,
+    pub(super) died: Time,
+}
+
+/// What becomes of a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Done,
+    LeaseLost,
+    Failed,
+}
+
+/// A place in a queue: only what stands before it is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    pub(super) due: Time,
+    pub(super) number: i64,
+}
+
+#[derive(Debug)]
+pub(super) struct Reference {
+    now: Time,
+    messages: Vec<Message>,
+    letters: Vec<Letter>,
+}
+
+impl Reference {
+    pub(super) fn new() -> Self {
+        let now = Time { half_hour: 0, step: 0, place: None };
+        Self { now, messages: Vec::new(), letters: Vec::new() }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.now
+    }
+
+    pub(super) fn step(&self) -> usize {
+        self.now.step
+    }
+
+    pub(super) fn begin_step(&mut self) {
+        self.now.step += 1;
+    }
+
+    pub(super) fn advance(&mut self, hours: i64) {
+        self.now.half_hour += 2 * hours;
+    }
+
+    /// When something falls due that is stored at a place of this step's batch.
+    pub(super) fn due(&self, when: When, place: Place) -> Time {
+        let half_hours = match when {
+            When::Now => 0,
+            When::After { hours } => 2 * hours,
+            When::At { hours } => (2 * hours + 1).max(0),
+        };
+        Time { half_hour: self.now.half_hour + half_hours, place, ..self.now }
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        queue: usize,
+        number: i64,
+        id: Option<MessageId>,
+        due: Time,
+        marks: Progress,
+    ) {
+        let (stored, stood) = (self.now, due);
+        let (deliveries, returned, holder) = (0, 0, None);
+        let message = Message {
+            queue,
+            number,
+            id,
+            stored,
+            due,
+            stood,
+            deliveries,
+            returned,
+            marks,
+            had_died: None,
+            holder,
+        };
+        self.messages.push(message);
+    }
+
+    fn is_due(&self, message: &Message) -> bool {
+        message.due.moment() <= self.now.moment()
+    }
+
+    /// Whether a message may be handed out now, and whether it must be.
+    fn is_readable(&self, message: &Message, queue: usize, before: Option<Before>) -> (bool, bool) {
+        let ready = message.queue == queue && self.is_due(message);
+        let Some(before) = before else { return (ready, ready) };
+        let may = !before.due.precedes(&message.due) && message.number != before.number;
+        (ready && may, ready && message.due.precedes(&before.due))
+    }
+
+    /// Hands out the messages with these numbers, in this order, if that is right.
+    pub(super) fn lease(
+        &mut self,
+        queue: usize,
+        numbers: &[i64],
+        max: usize,
+        before: Option<Before>,
+    ) -> CaseResult {
+        let (mut may, mut must) = (Vec::new(), Vec::new());
+        for message in &self.messages {
+            let (readable, certainly) = self.is_readable(message, queue, before);
+            if readable {
+                may.push((message.due, message.number));
+            }
+            if certainly {
+                must.push((message.due, message.number));
+            }
+        }
+        let due = |number: &i64| may.iter().find(|(_, n)| n == number).map(|(due, _)| *due);
+        let dues: Option<Vec<Time>> = numbers.iter().map(due).collect();
+        let seen = || format!("may be readable: {may:?}; of {max} handed out: {numbers:?}");
+        let Some(dues) = dues else { return Err(CaseError::Failed(seen())) };
+        let distinct = (1..numbers.len()).all(|i| !numbers[..i].contains(&numbers[i]));
+        check!(distinct, "one twice, {}", seen());
+        let in_order = (1..dues.len()).all(|i| !dues[..i].iter().any(|d| dues[i].precedes(d)));
+        check!(in_order, "out of order, {}", seen());
+        let left = || must.iter().filter(|(_, number)| !numbers.contains(number));
+        let is_passed_over = |due: &Time| dues.iter().any(|d| due.precedes(d));
+        let full = numbers.len() == max;
+        let complete =
+            if full { !left().any(|(due, _)| is_passed_over(due)) } else { left().count() == 0 };
+        check!(complete, "passed over, {}", seen());
+        Ok(())
+    }
+
+    /// Notes that a message was handed out with a receipt; the message as it was handed out.
+    pub(super) fn deliver(&mut self, number: i64, receipt: usize, hours: i64) -> Option<Message> {
+        let until = self.due(When::After { hours }, None);
+        let message = self.messages.iter_mut().find(|message| message.number == number)?;
+        message.stood = message.due;
+        message.due = until;
+        message.deliveries += 1;
+        message.holder = Some(receipt);
+        Some(message.clone())
+    }
+
+    pub(super) fn learn_id(&mut self, number: i64, id: &MessageId) {
+        let message = self.messages.iter_mut().find(|message| message.number == number);
+        if let Some(message) = message {
+            message.id = Some(id.clone());
+        }
+    }
+
+    fn held(&self, queue: usize, receipt: usize) -> Option<usize> {
+        let holds = |message: &Message| message.queue == queue && message.holder == Some(receipt);
+        self.messages.iter().position(holds)
+    }
+
+    /// Whether a receipt settles a message of this queue.
+    pub(super) fn holds(&self, queue: usize, receipt: usize) -> bool {
+        self.held(queue, receipt).is_some()
+    }
+
+    /// Settles one delivery; what leaves with it is published by the caller.
+    pub(super) fn settle(
+        &mut self,
+        queue: usize,
+        receipt: usize,
+        how: How,
+        progress: &Progress,
+        reason: Reason,
+    ) -> Ending {
+        let Some(index) = self.held(queue, receipt) else { return Ending::LeaseLost };
+        let died = self.now;
+        let later = |hours| self.due(When::After { hours }, None);
+        let due = match how {
+            How::Retry { hours } => later(hours),
+            How::Ack | How::Bury | How::Release => self.messages[index].stood,
+        };
+        let mut message = self.messages.remove(index);
+        message.marks.0.extend(progress.0.clone());
+        message.holder = None;
+        match how {
+            How::Ack => {}
+            How::Bury => self.letters.push(Letter { message, id: None, reason, died }),
+            How::Retry { .. } | How::Release => {
+                message.due = due;
+                message.returned += 1;
+                self.messages.push(message);
+            }
+        }
+        Ending::Done
+    }
+
+    pub(super) fn extend(&mut self, queue: usize, receipt: usize, hours: i64) -> bool {
+        let until = self.due(When::After { hours }, None);
+        let Some(index) = self.held(queue, receipt) else { return false };
+        self.messages[index].due = until;
+        true
+    }
+
+    fn undelivered(&self, queue: usize, id: &MessageId) -> Option<usize> {
+        let is_it = |message: &Message| {
+            message.queue == queue && message.id.as_ref() == Some(id) && message.deliveries == 0
+        };
+        self.messages.iter().position(is_it)
+    }
+
+    pub(super) fn cancel(&mut self, queue: usize, id: &MessageId) -> bool {
+        let found = self.undelivered(queue, id);
+        found.map(|index| self.messages.remove(index)).is_some()
+    }
+
+    pub(super) fn reschedule(&mut self, queue: usize, id: &MessageId, when: When) -> bool {
+        let due = self.due(when, None);
+        let found = self.undelivered(queue, id);
+        found.map(|index| self.messages[index].due = due).is_some()
+    }
+
+    pub(super) fn purge(&mut self, queue: usize) -> u64 {
+        let held = self.messages.len();
+        self.messages.retain(|message| message.queue != queue);
+        count(held - self.messages.len())
+    }
+
+    /// The dead letters of a queue, oldest first.
+    pub(super) fn letters(&self, queue: usize) -> impl Iterator<Item = &Letter> {
+        self.letters.iter().filter(move |letter| letter.message.queue == queue)
+    }
+
+    pub(super) fn learn_letter_id(&mut self, number: i64, id: &MessageId) {
+        let letter = self.letters.iter_mut().find(|letter| letter.message.number == number);
+        if let Some(letter) = letter {
+            letter.id = Some(id.clone());
+        }
+    }
+
+    /// Removes a dead letter; whether it was there.
+    pub(super) fn discard(&mut self, queue: usize, id: &MessageId) -> Option<Letter> {
+        let is_it =
+            |letter: &Letter| letter.message.queue == queue && letter.id.as_ref() == Some(id);
+        let index = self.letters.iter().position(is_it)?;
+        Some(self.letters.remove(index))
+    }
+
+    /// Moves a dead letter back; whether it was there.
+    pub(super) fn redrive(&mut self, queue: usize, id: &MessageId) -> bool {
+        let due = self.due(When::Now, None);
+        let Some(letter) = self.discard(queue, id) else { return false };
+        let Message { number, mut marks, stored, .. } = letter.message;
+        marks.0.retain(|_, mark| mark.state == HandlerState::Done);
+        self.publish(queue, number, None, due, marks);
+        // It keeps the time at which it was first stored.
+        if let Some(message) = self.messages.last_mut() {
+            message.stored = stored;
+            message.had_died = Some(letter.reason);
+        }
+        true
+    }
+
+    /// All counts; `oldest_ready` is told apart, as a time.
+    pub(super) fn stats(&self, queue: usize) -> (QueueStats, Option<Time>) {
+        let held = || self.messages.iter().filter(|message| message.queue == queue);
+        let ready = |message: &&Message| self.is_due(message);
+        let delivered = |message: &&Message| message.deliveries > 0;
+        let stats = QueueStats {
+            ready: count(held().filter(ready).count()),
+            in_progress: count(held().filter(|m| !ready(m) && delivered(m)).count()),
+            scheduled: count(held().filter(|m| !ready(m) && !delivered(m)).count()),
+            dead: count(self.letters(queue).count()),
+            oldest_ready: None,
+        };
+        let dues = held().filter(ready).map(|message| message.due);
+        (stats, dues.min_by_key(Time::moment))
+    }
+
+    /// When the next message falls due, of those that stand before a place.
+    pub(super) fn next_due(&self, queue: usize, before: Option<Before>) -> Option<Time> {
+        let waits = |message: &&Message| {
+            let stands = before.is_none_or(|before| message.due.precedes(&before.due));
+            message.queue == queue && !self.is_due(message) && stands
+        };
+        self.messages.iter().filter(waits).map(|message| message.due).min_by_key(Time::moment)
+    }
+}
+
+impl Message {
+    /// What its headers must be, but for what it had died of.
+    pub(super) fn headers(&self) -> Headers {
+        let mut headers = Headers::new();
+        headers.insert("correlation-id", correlation(self.number));
+        for (key, mark) in self.marks.to_headers() {
+            headers.insert(key, mark);
+        }
+        if self.returned > 0 {
+            headers.insert("ezq-returned", self.returned);
+        }
+        headers
+    }
+}
+
+/// The header that a publisher sends along.
+pub(super) fn correlation(number: i64) -> String {
+    format!("c-{number}")
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}

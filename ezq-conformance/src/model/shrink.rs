@@ -1,0 +1,120 @@
+//! Drawing sequences, and making one that fails as short and plain as it can be.
+
+use proptest::strategy::{BoxedStrategy, Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use super::ModelReport;
+use super::operation::{Operation, operation};
+use super::play::Play;
+use crate::Harness;
+use crate::case::CaseError;
+
+/// How many operations one sequence has at most.
+const LONGEST: usize = 200;
+/// How often a shorter sequence is tried before the shortest so far is good enough.
+const TRIES: usize = 500;
+
+type Tree = <BoxedStrategy<Operation> as Strategy>::Tree;
+
+/// A sequence that can be made shorter.
+pub(super) struct Sequence(Vec<Tree>);
+
+/// The shortest failing sequence that was found, and how it failed.
+pub(super) struct Failing {
+    pub(super) operations: Vec<Operation>,
+    pub(super) error: CaseError,
+}
+
+impl Sequence {
+    /// The sequence that belongs to a seed; never longer than so many operations.
+    pub(super) fn draw(seed: u64, at_most: usize) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+        let operation = operation();
+        let trees = (0..LONGEST.min(at_most)).map_while(|_| operation.new_tree(&mut runner).ok());
+        Self(trees.collect())
+    }
+
+    fn operations(&self) -> Vec<Operation> {
+        self.0.iter().map(ValueTree::current).collect()
+    }
+
+    /// Plays it; if it fails, the shortest sequence that does.
+    pub(super) async fn run(
+        mut self,
+        harness: &dyn Harness,
+        report: &mut ModelReport,
+    ) -> Result<(), Failing> {
+        let Err((at, error)) = Play::run(harness, &self.operations(), report).await else {
+            return Ok(());
+        };
+        self.0.truncate(at + 1);
+        let mut shrinking = Shrinking { harness, sequence: self, error, tries: TRIES };
+        if !matches!(shrinking.error, CaseError::Skipped(_)) {
+            shrinking.drop_runs().await;
+            shrinking.simplify_each().await;
+            shrinking.drop_runs().await;
+        }
+        Err(Failing { operations: shrinking.sequence.operations(), error: shrinking.error })
+    }
+}
+
+struct Shrinking<'h> {
+    harness: &'h dyn Harness,
+    sequence: Sequence,
+    error: CaseError,
+    tries: usize,
+}
+
+impl Shrinking<'_> {
+    /// Whether a sequence fails too; where, if so.
+    async fn fails(&mut self, operations: &[Operation]) -> Option<usize> {
+        self.tries = self.tries.checked_sub(1)?;
+        let played = Play::run(self.harness, operations, &mut ModelReport::default()).await;
+        let (at, error) = played.err()?;
+        self.error = error;
+        Some(at)
+    }
+
+    /// Leaves out runs of operations, long ones first, for as long as that gets somewhere.
+    async fn drop_runs(&mut self) {
+        let mut run = self.sequence.0.len().div_ceil(2);
+        while run > 0 {
+            let before = self.sequence.0.len();
+            let mut end = before;
+            while end > 0 {
+                let start = end.saturating_sub(run);
+                let mut without = self.sequence.operations();
+                without.drain(start..end.min(without.len()));
+                if let Some(at) = self.fails(&without).await {
+                    self.sequence.0.drain(start..end.min(self.sequence.0.len()));
+                    self.sequence.0.truncate(at + 1);
+                }
+                end = start.min(self.sequence.0.len());
+            }
+            let shorter = self.sequence.0.len() < before;
+            if !(shorter && run == 1) {
+                run /= 2;
+            }
+        }
+    }
+
+    async fn simplify_each(&mut self) {
+        for index in 0..self.sequence.0.len() {
+            let mut simpler = self.sequence.0[index].simplify();
+            while simpler {
+                let operations = self.sequence.operations();
+                simpler = if self.fails(&operations).await.is_some() {
+                    self.sequence.0[index].simplify()
+                } else {
+                    self.sequence.0[index].complicate()
+                };
+                if self.tries == 0 {
+                    break;
+                }
+            }
+        }
+    }
+}
