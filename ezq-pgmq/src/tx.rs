@@ -312,20 +312,24 @@ impl Session {
     }
 
     async fn roll_back(&self, mut open: Open) {
-        {
+        let ended = {
             let mut rollback = pin!(PgTransactionManager::rollback(&mut open.connection));
-            if timeout(PATIENCE, &mut rollback).await.is_ok_and(|done| done.is_ok()) {
-                return;
+            let mut ended = timeout(PATIENCE, &mut rollback).await;
+            if ended.is_err() {
+                // A statement still runs: dropping its future did not stop it.
+                self.signal("pg_cancel_backend").await;
+                ended = timeout(STOPPING, &mut rollback).await;
             }
-            // A statement still runs: dropping its future did not stop it.
-            self.signal("pg_cancel_backend").await;
-            if timeout(STOPPING, &mut rollback).await.is_ok_and(|done| done.is_ok()) {
-                return;
-            }
+            ended.map(|ended| ended.is_ok())
+        };
+        if ended == Ok(true) {
+            return;
         }
         open.connection.close_on_drop();
         drop(open);
-        self.signal("pg_terminate_backend").await;
+        if ended.is_err() {
+            self.signal("pg_terminate_backend").await;
+        }
     }
 
     /// Sends a signal to the server's process that holds the transaction, if one still does.

@@ -44,6 +44,11 @@ pub(crate) struct Plan {
 
 /// What a child does.
 pub(crate) async fn work(plan: Plan) {
+    // A panic in the library is a failure of the trial, although a consumer lives on.
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("{panic}\n{}", std::backtrace::Backtrace::force_capture());
+        std::process::exit(6);
+    }));
     let url = std::env::var("DATABASE_URL").unwrap();
     let own = PgPoolOptions::new()
         .max_connections(2)
