@@ -357,7 +357,7 @@ impl AppBuilder {
         });
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
         let inner = Inner { services, dispatcher, config };
-        inner.check(inner.services.engines.default.capabilities())?;
+        inner.check()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;
         }

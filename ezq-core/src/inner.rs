@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::dispatcher::Dispatcher;
-use crate::engine::{Capabilities, PublishOutcome};
+use crate::engine::PublishOutcome;
 use crate::extract::Provided;
 use crate::publisher::Services;
-use crate::{Config, Error, QueueName, Result, Settle};
+use crate::{Config, Error, Handler, QueueName, Result, Settle};
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -16,18 +16,31 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    /// Checks that every handler's extractors can be provided.
-    pub(crate) fn check(&self, capabilities: &Capabilities) -> Result<()> {
-        let provided = Provided { states: &self.services.states, capabilities };
+    /// Checks that the extractors of every handler can be provided: of one that has a queue of its
+    /// own by that queue's engine, of the others by that of the application's queue.
+    pub(crate) fn check(&self) -> Result<()> {
         for handler in self.dispatcher.registry.handlers() {
-            for check in &handler.checks {
-                check(&provided).map_err(|error| {
-                    let message = format!("the handler `{}` cannot run: {error}", handler.name);
-                    Error::new(error.kind(), message).with_source(error)
-                })?;
-            }
+            let own = handler.queue.as_deref().map(QueueName::new).transpose()?;
+            self.check_handler(handler, own.as_ref().unwrap_or(&self.config.queue))?;
         }
         Ok(())
+    }
+
+    /// Checks the handlers of a queue, as its consumer needs them.
+    pub(crate) fn check_queue(&self, queue: &QueueName) -> Result<()> {
+        let mut handlers = self.dispatcher.registry.of(queue).iter();
+        handlers.try_for_each(|handler| self.check_handler(handler, queue))
+    }
+
+    fn check_handler(&self, handler: &Handler, queue: &QueueName) -> Result<()> {
+        let Services { states, engines, .. } = &*self.services;
+        let provided = Provided { states, capabilities: engines.of(queue).capabilities() };
+        handler.checks.iter().try_for_each(|check| {
+            check(&provided).map_err(|error| {
+                let message = format!("the handler `{}` cannot run: {error}", handler.name);
+                Error::new(error.kind(), message).with_source(error)
+            })
+        })
     }
 
     /// Publishes those of a settlement's events whose queue another engine keeps: they cannot go

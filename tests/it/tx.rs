@@ -489,3 +489,30 @@ fn what_cannot_have_a_transaction_is_refused_at_start() {
     let error = build(ends, MemoryEngine::new());
     assert!(error.contains("takes a control event"), "{error}");
 }
+
+#[tokio::test]
+async fn a_queue_on_an_engine_without_transactions_needs_none_for_handlers_of_others() {
+    let (own, elsewhere) = (queue(), queue());
+    let log = Log::new();
+    let seen = log.clone();
+    let plain = Handler::on("plain", move |event: Numbered| {
+        seen.push(event.n);
+        async {}
+    });
+    let builder = app(&own)
+        .register(books(&own, "books").queue(own.as_str()))
+        .register(plain.queue(elsewhere.as_str()))
+        .named_engine("memory", MemoryEngine::new())
+        .route(&elsewhere, "memory");
+    let ezq = builder.connect().await.unwrap();
+    ezq.publish(&Numbered { n: 1 }).queue(&elsewhere).await.unwrap();
+    let consumer = ezq.consumer().queue(&elsewhere).until_idle();
+    assert_eq!(soon(consumer.run()).await.unwrap().counts.handled, 1);
+    assert_eq!(log.take(), [1]);
+    let wrong = app(&own)
+        .register(books(&elsewhere, "books").queue(elsewhere.as_str()))
+        .named_engine("memory", MemoryEngine::new())
+        .route(&elsewhere, "memory");
+    let error = wrong.connect().await.unwrap_err().to_string();
+    assert!(error.contains("the engine `memory` has no transactions"), "{error}");
+}

@@ -149,7 +149,7 @@ impl Consumer {
             return wrong("`lease` must be at least 1s, so that it can be renewed in time");
         }
         let engine = Arc::clone(self.app.services.engines.of(&queue));
-        self.app.check(engine.capabilities())?;
+        self.app.check_queue(&queue)?;
         let settings = run::Settings {
             engine,
             queue,
