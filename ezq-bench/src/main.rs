@@ -20,6 +20,9 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if let Some(result) = cases::recovery::work().await {
+        return ended(result);
+    }
     let wish = match Arguments::read(std::env::args().skip(1)) {
         Ok(wish) => wish,
         Err(wrong) => {
@@ -27,7 +30,11 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match fulfil(wish).await {
+    ended(fulfil(wish).await)
+}
+
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", ezq::error_chain(&*error));

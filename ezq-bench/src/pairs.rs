@@ -60,21 +60,27 @@ impl Pairs {
         median(&sorted(&self.reference))
     }
 
-    /// The ratios of the pairs, smallest first.
-    pub(crate) fn ratios(&self) -> Ratios {
+    /// How the ratios of the pairs lie.
+    pub(crate) fn ratios(&self) -> Spread {
         let ratios = self.ezq.iter().zip(&self.reference).map(|(ezq, reference)| ezq / reference);
-        let ratios = sorted(&ratios.collect::<Vec<_>>());
-        let end = |ratio: Option<&f64>| ratio.copied().unwrap_or(f64::NAN);
-        Ratios { min: end(ratios.first()), median: median(&ratios), max: end(ratios.last()) }
+        Spread::of(&ratios.collect::<Vec<_>>())
     }
 }
 
-/// How the ratios of the pairs lie.
+/// How several values lie.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Ratios {
+pub(crate) struct Spread {
     pub(crate) min: f64,
     pub(crate) median: f64,
     pub(crate) max: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: &[f64]) -> Self {
+        let values = sorted(values);
+        let end = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
+        Self { min: end(values.first()), median: median(&values), max: end(values.last()) }
+    }
 }
 
 /// One run.
@@ -112,7 +118,7 @@ mod tests {
     #[test]
     fn the_median_of_the_ratios_counts_and_not_the_ratio_of_the_medians() {
         let pairs = Pairs { ezq: vec![10.0, 30.0, 20.0], reference: vec![20.0, 10.0, 10.0] };
-        assert_eq!(pairs.ratios(), Ratios { min: 0.5, median: 2.0, max: 3.0 });
+        assert_eq!(pairs.ratios(), Spread { min: 0.5, median: 2.0, max: 3.0 });
         assert_eq!((pairs.ezq(), pairs.reference()), (20.0, 10.0));
     }
 

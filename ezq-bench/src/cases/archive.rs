@@ -8,7 +8,7 @@ use super::{Case, consume};
 use crate::Result;
 use crate::arguments::Arguments;
 use crate::database::Database;
-use crate::outcome::Outcome;
+use crate::outcome::{Figures, Outcome};
 use crate::pairs::Pairs;
 
 pub(super) const CASE: Case = Case {
@@ -31,5 +31,5 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Outcome> {
     );
     let pairs = pairs.await?;
     let settings = consume::close(ezq, database, events, bytes).await?;
-    Ok(Outcome { pairs, settings })
+    Ok(Outcome { figures: Figures::Pairs(pairs), settings })
 }

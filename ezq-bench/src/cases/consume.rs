@@ -18,7 +18,7 @@ use super::{Case, check};
 use crate::Result;
 use crate::arguments::Arguments;
 use crate::database::Database;
-use crate::outcome::Outcome;
+use crate::outcome::{Figures, Outcome};
 use crate::pairs::{Pairs, Run};
 
 pub(super) const CASE: Case = Case {
@@ -58,7 +58,7 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Outcome> {
 
     let mut settings = close(ezq, database, events, bytes).await?;
     settings.insert("reference_read".into(), json!(READ));
-    Ok(Outcome { pairs, settings })
+    Ok(Outcome { figures: Figures::Pairs(pairs), settings })
 }
 
 /// An application with a handler that does nothing, and what that counts.

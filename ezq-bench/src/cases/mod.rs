@@ -2,6 +2,7 @@
 
 mod archive;
 mod consume;
+pub(crate) mod recovery;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use crate::database::Database;
 use crate::outcome::Outcome;
 
 /// Every case, in the order in which they run.
-pub(crate) const ALL: &[Case] = &[consume::CASE, archive::CASE];
+pub(crate) const ALL: &[Case] = &[consume::CASE, archive::CASE, recovery::DEFAULT, recovery::SHORT];
 
 /// One thing that is measured.
 #[derive(Debug)]

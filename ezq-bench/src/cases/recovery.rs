@@ -1,0 +1,134 @@
+//! `recovery`: how long it takes from `kill -9` of a worker until the 10 events that it was handling
+//! are done, by a consumer that stood idle beside it.
+//!
+//! The worker is a process of its own: this program, told by the environment.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ezq::prelude::*;
+use ezq::sqlx::{AssertSqlSafe, query, query_scalar};
+use ezq::{Engine as _, Handler, QueueName};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Case, check};
+use crate::Result;
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome};
+
+pub(super) const DEFAULT: Case = Case {
+    name: "recovery",
+    about: "kill -9 of a worker to its 10 running events done by another, lease 10 s",
+    unit: "s",
+    run: |_, database| Box::pin(run(database, Duration::from_secs(10))),
+};
+
+pub(super) const SHORT: Case = Case {
+    name: "recovery_2s",
+    about: "the same with a lease of 2 s",
+    unit: "s",
+    run: |_, database| Box::pin(run(database, Duration::from_secs(2))),
+};
+
+const RUNNING: usize = 10;
+const REPETITIONS: usize = 10;
+/// What makes a process the worker: the queue, a space, the lease in seconds.
+const WORKER: &str = "BENCH_WORKER";
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(type = "bench.held")]
+struct Held {
+    n: usize,
+}
+
+async fn run(database: &Database, lease: Duration) -> Result<Outcome> {
+    let mut seconds = Vec::new();
+    for n in 0..REPETITIONS {
+        seconds.push(once(database, lease, n).await?);
+    }
+    let mut settings = database.settings().await?;
+    settings.insert("lease_s".into(), json!(lease.as_secs()));
+    settings.insert("running".into(), json!(RUNNING));
+    Ok(Outcome { figures: Figures::Alone(seconds), settings })
+}
+
+async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {
+    let name = format!("bench_recovery_{}_{n}", lease.as_secs());
+    let queue = QueueName::new(&name)?;
+    let other = application(database.url(), Duration::ZERO).await?;
+    other.pgmq().ensure_queue(&queue).await?;
+    let events: Vec<Held> = (0..RUNNING).map(|n| Held { n }).collect();
+    for stored in other.publish_all(&events).queue(&queue).await? {
+        stored?;
+    }
+    let mut worker = Worker::start(database.url(), &queue, lease)?;
+    let held = format!("select count(*) = {RUNNING} from pgmq.q_{queue} where read_ct = 1");
+    let held = || query_scalar::<_, bool>(AssertSqlSafe(held.clone())).fetch_one(other.pool());
+    while !held().await? {
+        worker.still_runs()?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let consumer = other.consumer().queue(&queue).concurrency(RUNNING).lease(lease).spawn();
+    // It looks once and finds nothing; and the worker's last renewal is a while ago, or not.
+    tokio::time::sleep(Duration::from_millis(500 + 137 * n as u64)).await;
+    worker.0.kill()?;
+    let killed = Instant::now();
+    while consumer.counts().handled < RUNNING as u64 {
+        if killed.elapsed() > Duration::from_secs(120) {
+            return Err("nobody took the events over".into());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let took = killed.elapsed();
+    consumer.stop();
+    check("the number of events taken over", consumer.wait().await?.counts.handled, RUNNING)?;
+    query("select pgmq.drop_queue($1)").bind(&name).execute(other.pool()).await?;
+    other.close().await;
+    Ok(took.as_secs_f64())
+}
+
+async fn application(url: &str, takes: Duration) -> Result<Ezq> {
+    let held = Handler::on("held", move |_: Held| tokio::time::sleep(takes)).timeout(None);
+    let builder = Ezq::builder().database_url(url).without_discovered_handlers();
+    Ok(builder.register(held).connect().await?)
+}
+
+/// A worker's process; killed when dropped.
+struct Worker(Child);
+
+impl Worker {
+    fn start(url: &str, queue: &QueueName, lease: Duration) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.env(WORKER, format!("{queue} {}", lease.as_secs())).env("DATABASE_URL", url);
+        Ok(Self(command.stdin(Stdio::null()).spawn()?))
+    }
+
+    fn still_runs(&mut self) -> Result<()> {
+        match self.0.try_wait()? {
+            Some(status) => Err(format!("the worker ended by itself: {status}").into()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may be dead already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs as a worker, if this process is one.
+pub(crate) async fn work() -> Option<Result<()>> {
+    let told = std::env::var(WORKER).ok()?;
+    let (queue, lease) = told.split_once(' ')?;
+    let work = async {
+        let ezq = application(&std::env::var("DATABASE_URL")?, Duration::MAX / 4).await?;
+        let lease = Duration::from_secs(lease.parse()?);
+        ezq.consumer().queue(queue).concurrency(RUNNING).lease(lease).run().await?;
+        Ok(())
+    };
+    Some(work.await)
+}
