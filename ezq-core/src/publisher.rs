@@ -170,6 +170,11 @@ impl Publisher {
             let message = format!("the engine `{}` cannot delay an event", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+        let headers = self.headers(options, draft.key);
+        if headers.key().is_some() && !capabilities.keys {
+            let message = format!("the engine `{}` does not order by key", capabilities.name);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         let mut envelope = match draft.content {
             Content::Envelope(envelope) => *envelope,
             Content::Event { event_type, version, data } => {
@@ -200,7 +205,6 @@ impl Publisher {
                 ),
             ));
         }
-        let headers = self.headers(options, draft.key);
         let outgoing = Outgoing { queue, body, headers, due: options.due };
         Ok(Prepared { outgoing, event_id: envelope.id, event_type: envelope.event_type })
     }

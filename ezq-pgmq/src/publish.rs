@@ -25,6 +25,7 @@ pub(crate) struct Row {
     headers: Option<String>,
     after_us: i64,
     at: Option<DateTime<Utc>>,
+    keyed: bool,
 }
 
 impl Row {
@@ -37,7 +38,13 @@ impl Row {
             Due::After(pause) => (micros(pause), None),
             Due::At(time) => (0, Some(in_calendar(time))),
         };
-        Ok(Self { body: message.body, headers, after_us, at })
+        let keyed = message.headers.key().is_some();
+        Ok(Self { body: message.body, headers, after_us, at, keyed })
+    }
+
+    /// It has an ordering key.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.keyed
     }
 
     fn bytes(&self) -> usize {
@@ -182,6 +189,7 @@ mod tests {
             headers: None,
             after_us: 0,
             at: micros.and_then(DateTime::from_timestamp_micros),
+            keyed: false,
         };
         let rows = [at(Some(5)), at(None), at(Some(5)), at(Some(6)), at(Some(5))];
         assert_eq!(twins(&rows), [0, 0, 1, 0, 2]);

@@ -12,6 +12,7 @@ macro_rules! cases {
 mod concurrency;
 mod dead_letters;
 mod fencing;
+mod keys;
 mod leasing;
 mod poison;
 mod publishing;
@@ -32,6 +33,7 @@ pub fn cases() -> Vec<Case> {
         settling::CASES,
         fencing::CASES,
         concurrency::CASES,
+        keys::CASES,
         dead_letters::CASES,
         poison::CASES,
         schedule::CASES,

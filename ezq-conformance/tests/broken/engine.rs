@@ -1,17 +1,18 @@
 //! A memory engine with one fault.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased};
-use ezq_core::headers::Headers;
+use ezq_core::headers::{Headers, KEY};
 use ezq_core::{
-    Capabilities, Delivery, Due, Engine, Error, ErrorKind, ExtendOutcome, MemoryEngine, MessageId,
-    Outgoing, Progress, PublishOutcome, QueueName, QueueStats, Receipt, Result, Settle,
+    BlockedKey, Capabilities, Delivery, Due, Engine, Error, ErrorKind, ExtendOutcome, MemoryEngine,
+    MessageId, Outgoing, Progress, PublishOutcome, QueueName, QueueStats, Receipt, Result, Settle,
     SettleOutcome,
 };
+use serde_json::Value;
 use tokio::sync::watch;
 
 /// What is wrong with the engine.
@@ -61,6 +62,11 @@ pub(crate) enum Fault {
     ListsFromTheStart,
     RedrivesNothing,
     DiscardsNothing,
+    IgnoresKeys,
+    HasOneKey,
+    AnyOfAKeyLetsGo,
+    KeepsDeadLetters,
+    BlocksNothing,
 }
 
 pub(crate) struct Broken {
@@ -107,6 +113,10 @@ impl Broken {
             Fault::DropsWhiteSpace => message.body.retain(|c| !c.is_whitespace()),
             Fault::CutsLongBodies => message.body.truncate(1 << 16),
             Fault::DropsHeaders => message.headers = Headers::new(),
+            Fault::IgnoresKeys => message.headers.insert(KEY, Value::Null),
+            Fault::HasOneKey if message.headers.key().is_some() => {
+                message.headers.insert(KEY, "all");
+            }
             Fault::DelaysAreEarly => message.due = Due::Now,
             Fault::DelaysInWholeSeconds => {
                 let now = self.inner.now();
@@ -135,6 +145,7 @@ impl Broken {
             (Settle::DeadLetter { .. }, Fault::LosesDeadLetters) => {
                 settle = Settle::Ack { outgoing: vec![] };
             }
+            (Settle::DeadLetter { .. }, Fault::KeepsDeadLetters) => settle = Settle::Release,
             (Settle::Release, Fault::ReleasesToTheEnd) => settle = retry_now(),
             (Settle::Retry { after, .. }, Fault::RetriesAtOnce) => *after = Duration::ZERO,
             (
@@ -218,6 +229,15 @@ impl Engine for Broken {
         }
         let end = self.inner.now() + request.ttl;
         let mut leased = self.inner.lease(request.clone()).await?;
+        if self.is(Fault::AnyOfAKeyLetsGo) {
+            // What was handed out behind the first of its key is there for everyone.
+            let mut keys = HashSet::new();
+            let behind = |d: &&Delivery| d.key().is_some_and(|key| !keys.insert(key.into_owned()));
+            let behind: Vec<_> = leased.deliveries.iter().filter(behind).cloned().collect();
+            for Delivery { receipt, .. } in behind {
+                self.inner.settle(&request.queue, vec![(receipt, Settle::Release)]).await?;
+            }
+        }
         for Delivery { receipt, .. } in &leased.deliveries {
             let place = (request.queue.clone(), receipt.message_id().clone());
             self.newest.lock().unwrap().insert(place, receipt.clone());
@@ -332,6 +352,13 @@ impl Engine for Broken {
             return Ok(QueueStats::default());
         }
         Ok(stats)
+    }
+
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        if self.is(Fault::BlocksNothing) {
+            return Ok(Vec::new());
+        }
+        self.inner.blocked_keys(queue, limit).await
     }
 
     async fn health_check(&self) -> Result<()> {

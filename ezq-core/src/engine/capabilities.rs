@@ -13,6 +13,9 @@ pub struct Capabilities {
     /// Messages are handed out by due time, and [`LeaseRequest::before`](crate::engine::LeaseRequest)
     /// is honoured.
     pub ordered: bool,
+    /// Messages of one ordering key ([`KEY`](crate::headers::KEY)) are handed out one after another;
+    /// see [`Engine::lease`](crate::engine::Engine::lease).
+    pub keys: bool,
     /// [`Engine::begin`](crate::engine::Engine::begin) works: handlers may take `Tx`.
     pub transactions: bool,
     /// Bodies come back byte by byte. PGMQ stores `jsonb`: values stay exact, but key order, white
@@ -31,6 +34,7 @@ impl Capabilities {
             durable: false,
             delayed: false,
             ordered: false,
+            keys: false,
             transactions: false,
             exact_bodies: false,
             max_body: None,

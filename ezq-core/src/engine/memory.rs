@@ -6,6 +6,7 @@
 //! One lock guards all queues and is never held across an `.await`: each call is one atomic step.
 
 mod clock;
+mod keys;
 mod letters;
 mod queue;
 mod store;
@@ -22,8 +23,8 @@ use tokio::sync::watch;
 use self::clock::Clock;
 use self::store::Store;
 use super::{
-    Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest, Leased, MessageId,
-    Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
+    BlockedKey, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest, Leased,
+    MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
 };
 use crate::{QueueName, Result, Settle};
 
@@ -100,6 +101,7 @@ impl MemoryEngine {
         let capabilities = Capabilities {
             delayed: true,
             ordered: true,
+            keys: true,
             exact_bodies: true,
             max_body,
             ..Capabilities::new("memory")
@@ -230,6 +232,12 @@ impl Engine for MemoryEngine {
         let mut store = self.store();
         let now = self.shared.clock.now();
         Ok(store.queue(queue)?.stats(now))
+    }
+
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        Ok(store.queue(queue)?.blocked(limit, now))
     }
 
     async fn health_check(&self) -> Result<()> {

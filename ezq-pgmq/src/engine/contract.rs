@@ -5,14 +5,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased};
 use ezq_core::{
-    Capabilities, Due, Engine, Error, ExtendOutcome, MessageId, Outgoing, PublishOutcome,
-    QueueName, QueueStats, Receipt, Result, Settle, SettleOutcome,
+    BlockedKey, Capabilities, Due, Engine, Error, ExtendOutcome, MessageId, Outgoing,
+    PublishOutcome, QueueName, QueueStats, Receipt, Result, Settle, SettleOutcome,
 };
 use sqlx::Connection as _;
 use tokio::sync::watch;
 
 use super::PgmqEngine;
-use crate::claim::Claim;
+use crate::keys::blocked;
 use crate::link::{Checkout, Link, limit};
 use crate::settle::{Means, Settling};
 use crate::{dead_letters, error, extend, publish, upkeep};
@@ -30,11 +30,13 @@ macro_rules! on_link {
 }
 
 impl PgmqEngine {
-    fn failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
+    pub(super) fn failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
         self.inner.note(&failure, queue);
         error::on_queue(failure, queue, self.inner.connector.place())
     }
 }
+
+pub(super) use on_link;
 
 #[async_trait]
 impl Engine for PgmqEngine {
@@ -56,11 +58,7 @@ impl Engine for PgmqEngine {
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
-        let inner = &self.inner;
-        let queue = &request.queue;
-        let shape = inner.queues.shape(queue, &inner.control).await?;
-        let claim = Claim::new(&request, shape, inner.restart_grace);
-        on_link!(self, inner.claim, queue, |connection| claim.run(connection))
+        self.lease_free(&request).await
     }
 
     async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
@@ -124,6 +122,12 @@ impl Engine for PgmqEngine {
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
         on_link!(self, self.inner.control, queue, |connection| upkeep::stats(connection, queue))
+    }
+
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        on_link!(self, self.inner.control, queue, |connection| {
+            blocked::list(connection, queue, limit)
+        })
     }
 
     async fn health_check(&self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The engine: connections, what is known about queues, and the tasks that wake consumers.
 
 mod contract;
+mod lease;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,11 +18,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::PgmqConfig;
+use crate::keys::claim::Paths;
 use crate::link::{Connector, ISOLATION, Link, Planning};
 use crate::publish::{self, ByQueue, Row};
 use crate::queues::Queues;
 use crate::wake::Wake;
-use crate::{error, install, listen};
+use crate::{error, install, keys, listen};
 
 /// A connection of the pool that was idle this long is asked whether it still stands.
 const IDLE: Duration = Duration::from_secs(1);
@@ -49,6 +51,7 @@ struct Inner {
     renew: Link,
     control: Arc<Link>,
     queues: Queues,
+    paths: Paths,
     wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
 }
@@ -80,6 +83,7 @@ impl PgmqEngine {
         capabilities.durable = true;
         capabilities.delayed = true;
         capabilities.ordered = true;
+        capabilities.keys = true;
         capabilities.max_body = Some(MAX_BODY);
         let link = || Link::new(connector.clone(), Planning::ByIndex);
         let inner = Inner {
@@ -93,6 +97,7 @@ impl PgmqEngine {
             renew: link(),
             control: Arc::new(control),
             queues: Queues::default(),
+            paths: Paths::default(),
             wake: Arc::default(),
             tasks: Mutex::default(),
             connector,
@@ -148,6 +153,25 @@ impl PgmqEngine {
     }
 }
 
+impl PgmqEngine {
+    /// Takes the lock of an ordering key until the caller's transaction ends. Whoever publishes an
+    /// event of the key behind it waits, if it takes the lock, too: so the order of the key is that
+    /// in which the transactions commit. Without it two that run at once may be seen in either order,
+    /// and a later event may be handled before the earlier one was committed.
+    ///
+    /// # Errors
+    /// The database's errors; after one the transaction can only be rolled back.
+    pub async fn lock_key(
+        &self,
+        connection: &mut PgConnection,
+        queue: &QueueName,
+        key: &str,
+    ) -> Result<()> {
+        let locked = keys::lock(connection, queue, key).await;
+        locked.map_err(|failure| error::of(failure, self.inner.connector.place()))
+    }
+}
+
 impl Inner {
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         let mut outcomes: Vec<Option<PublishOutcome>> = Vec::new();
@@ -166,6 +190,9 @@ impl Inner {
         let mut broken = None;
         for (queue, rows) in queues.into_inner() {
             let (places, rows): (Vec<usize>, Vec<Row>) = rows.into_iter().unzip();
+            if rows.iter().any(Row::is_keyed) {
+                self.queues.index_keys(&queue, &self.control, self.manage_schema).await;
+            }
             let results = publish::store(&self.pool, place, patience, &queue, &rows).await;
             let mut stored_here = false;
             for (index, result) in places.into_iter().zip(results) {
