@@ -4,6 +4,7 @@
 
 mod fetch;
 mod intake;
+mod lanes;
 mod lease;
 mod pace;
 mod report;

@@ -1,8 +1,8 @@
 //! The coordinator of one consumer: one fetch at a time, a bounded buffer, a task per delivery.
 //!
 //! Invariants: what is fetched is held in the lease table until it is settled, given back or lost;
-//! at most twice the concurrency is held unhandled; after a stop was decided nothing new starts,
-//! but for what stood before an `End`.
+//! at most twice the concurrency is held unhandled, and as much again that waits for another of its
+//! ordering key; after a stop was decided nothing new starts, but for what stood before an `End`.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use super::Stops;
 use super::fetch::{Fetch, poll};
+use super::lanes::{Lanes, Stepped, Turn};
 use super::lease::{Leases, renew};
 use super::pace::Pace;
 use super::report::{Counters, Report, StopReason, Tally};
@@ -46,6 +47,8 @@ pub(super) struct Item {
     pub(super) receipt: Receipt,
     pub(super) position: Position,
     pub(super) work: Work,
+    /// Of a delivery with an ordering key, while it is the one of its key that is at work.
+    pub(super) turn: Option<Turn>,
 }
 
 /// How far a stop has come.
@@ -69,6 +72,7 @@ pub(super) struct Run {
     pub(super) settler: mpsc::UnboundedSender<Settling>,
     pub(super) tasks: JoinSet<()>,
     pub(super) buffer: VecDeque<Item>,
+    pub(super) lanes: Lanes,
     pub(super) fetch: Option<Fetch>,
     pub(super) pace: Pace,
     pub(super) phase: Phase,
@@ -140,6 +144,7 @@ pub(super) async fn run(
         settler: sender,
         tasks: JoinSet::new(),
         buffer: VecDeque::new(),
+        lanes: Lanes::new(),
         fetch: None,
         pace,
         phase: Phase::Running,
@@ -235,6 +240,12 @@ impl Run {
                 }
                 () = sleep_until(self.pace.next()), if waits => {}
                 () = leases.freed(), if self.is_full() => {}
+                // More of a key can be claimed once all that is held of it is settled.
+                () = leases.key_freed(), if waits => self.pace.now(),
+                Some(step) = self.lanes.step() => {
+                    let stepped = self.lanes.follow(step);
+                    self.go_on(stepped);
+                }
                 woken = changed(&mut self.wakeups), if waits => {
                     if woken { self.pace.now() } else { self.wakeups = None }
                 }
@@ -278,8 +289,22 @@ impl Run {
         }
     }
 
+    /// Goes on in a lane, or gives back what is left of it.
+    fn go_on(&mut self, stepped: Stepped) {
+        match stepped {
+            Stepped::Nothing => {}
+            Stepped::Starts(item) => self.buffer.push_front(item),
+            Stepped::Ended { current, rest } => {
+                self.leases.cancel(&current);
+                for item in rest {
+                    self.send(item.receipt, Settle::Release, Tally::Returned);
+                }
+            }
+        }
+    }
+
     pub(super) fn send(&self, receipt: Receipt, settle: Settle, tally: Tally) {
-        send(&self.settler, receipt, settle, tally);
+        send(&self.settler, (receipt, None), settle, tally);
     }
 }
 

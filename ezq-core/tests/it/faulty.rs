@@ -15,6 +15,8 @@ use tokio::time::Instant;
 pub(crate) struct Faulty {
     pub memory: MemoryEngine,
     pub faults: Arc<Faults>,
+    /// Cannot order by key.
+    pub keyless: bool,
 }
 
 #[derive(Default)]
@@ -55,7 +57,8 @@ fn next(faults: &Mutex<VecDeque<ErrorKind>>) -> Result<()> {
 #[async_trait]
 impl Engine for Faulty {
     fn capabilities(&self) -> &Capabilities {
-        self.memory.capabilities()
+        static KEYLESS: Capabilities = Capabilities::new("keyless");
+        if self.keyless { &KEYLESS } else { self.memory.capabilities() }
     }
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
@@ -149,6 +152,10 @@ impl Engine for Faulty {
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
         self.memory.stats(queue).await
+    }
+
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        self.memory.blocked_keys(queue, limit).await
     }
 
     async fn health_check(&self) -> Result<()> {
