@@ -64,14 +64,16 @@ impl Claim {
             let (batch, looked) = self.look(connection, Source::Due, plain, path).await?;
             asked_at = Some(looked.asked_at);
             let keyed = batch.keyed();
-            path.by_key = !looked.is_all && keyed < self.max / 2;
+            path.by_key = !looked.is_all && keyed.saturating_mul(2) < self.max;
             if !batch.claimed.is_empty() {
                 return Ok(batch);
             }
-            if !path.by_key && plain > 0 {
+            if looked.is_all && plain > 0 {
                 return self.nothing(connection, looked.asked_at).await;
             }
-            plain = self.max;
+            if looked.is_all {
+                plain = self.max;
+            }
         }
         let begun = path.at;
         let mut around = begun == i64::MIN;

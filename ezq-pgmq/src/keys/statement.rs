@@ -4,8 +4,10 @@
 use super::{hash, is_keyed, is_plain, leased};
 use crate::claim::Claim;
 
-/// How many rows or keys one statement looks at to find what it can claim.
+/// How many keys one statement looks at to find what it can claim.
 const PROBES: i64 = 1000;
+/// How many of the messages that are due first one statement looks at for keys, beside `$2`.
+const WINDOW: &str = "least(1000, greatest(200, 4 * $2))";
 /// How many of the next times one statement looks at to find one at which something can be claimed.
 const LATER: i64 = 100;
 /// The first parameter of the position.
@@ -64,16 +66,16 @@ impl Claim {
         let walk = format!(
             "due AS MATERIALIZED (
                SELECT {} AS key, d.vt FROM {table} d
-               WHERE d.vt <= statement_timestamp(){before} ORDER BY d.vt LIMIT {PROBES}),
+               WHERE d.vt <= statement_timestamp(){before} ORDER BY d.vt LIMIT {WINDOW}),
              walk AS (
                SELECT k.place, k.key, h.msg_id, h.ok
                FROM (SELECT key, row_number() OVER (ORDER BY min(vt)) AS place
-                     FROM due WHERE key IS NOT NULL GROUP BY key) k
+                     FROM due WHERE key IS NOT NULL GROUP BY key ORDER BY min(vt) OFFSET 0) k
                CROSS JOIN LATERAL ({head}) h
-               WHERE h.ok ORDER BY k.place LIMIT (SELECT n FROM room))",
+               WHERE h.ok LIMIT (SELECT n FROM room))",
             hash("d")
         );
-        let looked = format!("SELECT 0::bigint AS reached, count(*) < {PROBES} AS is_all FROM due");
+        let looked = format!("SELECT 0::bigint AS reached, count(*) < {WINDOW} AS is_all FROM due");
         (walk, looked)
     }
 

@@ -25,6 +25,7 @@ mod embedded;
 mod faults;
 #[cfg(feature = "embedded")]
 mod installing;
+mod keys;
 #[cfg(feature = "embedded")]
 mod oldest_pgmq;
 #[cfg(feature = "embedded")]
