@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::database::{self, CEILING};
-use crate::{leftovers, stress};
+use crate::{leftovers, ordering, stress};
 
 /// What a child is; no name that begins with `EZQ_`, since those are options of ezq.
 const ROLE: &str = "CHILD_ROLE";
@@ -36,6 +36,7 @@ pub(crate) struct Job {
 pub(crate) enum Role {
     Worker(Worker),
     Stress(stress::Plan),
+    Ordering(ordering::Plan),
     Server,
 }
 
@@ -95,6 +96,7 @@ fn child_main() {
         match role {
             Role::Worker(worker) => work(worker, words).await,
             Role::Stress(plan) => stress::work(plan).await,
+            Role::Ordering(plan) => ordering::work(plan).await,
             Role::Server => leftovers::serve(words.wait().await).await,
         }
     });

@@ -12,6 +12,7 @@ mod kit;
 mod leftovers;
 mod macros;
 mod macros_ui;
+mod ordering;
 mod processes;
 mod publishing;
 mod several_engines;

@@ -116,7 +116,7 @@ impl Claim {
             .bind(self.max)
             .bind(self.ttl_us)
             .bind(plain)
-            .bind((self.max / 4).max(1));
+            .bind((self.max / 2).max(1));
         let mut query = self.bind_before(query);
         if source == Source::Keys {
             query = query.bind(path.at);

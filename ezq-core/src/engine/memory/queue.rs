@@ -100,10 +100,10 @@ impl Queue {
         }
     }
 
-    /// What can be handed out, in its order: of each key its first message, and up to a quarter of
+    /// What can be handed out, in its order: of each key its first message, and up to half of
     /// what is asked for of those that follow it.
     fn claimable(&self, ready: (Micros, i64), max: usize, now: Micros) -> Vec<(Micros, i64)> {
-        let longest = (max / 4).max(1);
+        let longest = (max / 2).max(1);
         // The last message of a key that is handed out, and how many are.
         let mut runs: HashMap<Cow<'_, str>, (i64, usize)> = HashMap::new();
         let mut places = Vec::new();
