@@ -15,6 +15,7 @@ mod kit;
 mod leftovers;
 mod macros;
 mod macros_ui;
+mod ordering;
 mod processes;
 mod proxy;
 mod publishing;
