@@ -193,7 +193,22 @@ async fn an_earlier_message_that_is_committed_late_waits_for_what_is_leased() {
     run(&mut late, "COMMIT").await;
     assert!(take(&engine, &queue, 10).await.is_empty());
     settle(&engine, &queue, second, &ack()).await;
-    assert_eq!(bodies(&take(&engine, &queue, 1).await), ["1"]);
+    let first = take(&engine, &queue, 1).await;
+    assert_eq!((bodies(&first), first[0].deliveries), (vec!["1"], 1));
+}
+
+#[tokio::test]
+async fn a_run_ends_before_a_message_that_another_has() {
+    let (engine, queue) = engine_and_queue().await;
+    let all: Vec<(&str, &str)> = ["1", "2", "3", "4", "5"].into_iter().map(|n| ("a", n)).collect();
+    publish_keyed(&engine, &queue, &all).await;
+    let mut other = connection().await;
+    let lock = format!("BEGIN; SELECT FROM pgmq.q_{queue} WHERE message = '3' FOR UPDATE");
+    run(&mut other, &lock).await;
+    let run = take(&engine, &queue, 20).await;
+    assert_eq!(bodies(&run), ["1", "2"]);
+    settle(&engine, &queue, run, &ack()).await;
+    assert!(take(&engine, &queue, 20).await.is_empty());
 }
 
 #[tokio::test]
