@@ -183,18 +183,27 @@ async fn tells_when_the_next_message_that_can_be_claimed_falls_due() {
 
 #[tokio::test]
 async fn an_earlier_message_that_is_committed_late_waits_for_what_is_leased() {
-    let (engine, queue) = engine_and_queue().await;
-    let mut late = connection().await;
-    run(&mut late, "BEGIN").await;
-    engine.publish_in(&mut late, vec![keyed(&queue, "a", "1")]).await.unwrap();
-    publish_keyed(&engine, &queue, &[("a", "2"), ("a", "3")]).await;
-    let second = take(&engine, &queue, 1).await;
-    assert_eq!(bodies(&second), ["2"]);
-    run(&mut late, "COMMIT").await;
-    assert!(take(&engine, &queue, 10).await.is_empty());
-    settle(&engine, &queue, second, &ack()).await;
-    let first = take(&engine, &queue, 1).await;
-    assert_eq!((bodies(&first), first[0].deliveries), (vec!["1"], 1));
+    // A transaction that is open keeps the queue from being indexed, unless it was before.
+    for indexed in [false, true] {
+        let (engine, queue) = engine_and_queue().await;
+        if indexed {
+            publish_keyed(&engine, &queue, &[("z", "0")]).await;
+            let other = take(&engine, &queue, 1).await;
+            settle(&engine, &queue, other, &ack()).await;
+        }
+        let mut late = connection().await;
+        run(&mut late, "BEGIN").await;
+        engine.publish_in(&mut late, vec![keyed(&queue, "a", "1")]).await.unwrap();
+        publish_keyed(&engine, &queue, &[("a", "2"), ("a", "3")]).await;
+        assert_eq!(indexes(&queue).await > 0, indexed);
+        let second = take(&engine, &queue, 1).await;
+        assert_eq!(bodies(&second), ["2"]);
+        run(&mut late, "COMMIT").await;
+        assert!(take(&engine, &queue, 10).await.is_empty());
+        settle(&engine, &queue, second, &ack()).await;
+        let first = take(&engine, &queue, 1).await;
+        assert_eq!((bodies(&first), first[0].deliveries), (vec!["1"], 1));
+    }
 }
 
 #[tokio::test]
