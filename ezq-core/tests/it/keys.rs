@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ezq_core::*;
@@ -40,8 +40,12 @@ struct Entries {
 struct Running(Log, u32);
 
 impl Log {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn begin(&self, step: &Step) -> Running {
-        let mut entries = self.0.lock().unwrap();
+        let mut entries = self.entries();
         assert!(entries.running.insert(step.key), "two of key {} at once", step.key);
         entries.most = entries.most.max(entries.running.len());
         entries.begun.push((step.key, step.n));
@@ -49,18 +53,18 @@ impl Log {
     }
 
     fn done(&self, step: &Step) {
-        self.0.lock().unwrap().done.push((step.key, step.n));
+        self.entries().done.push((step.key, step.n));
     }
 
     fn of(&self, key: u32) -> Vec<u32> {
-        let entries = self.0.lock().unwrap();
+        let entries = self.entries();
         entries.done.iter().filter(|(of, _)| *of == key).map(|(_, n)| *n).collect()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.0.lock().unwrap().running.remove(&self.1);
+        self.0.entries().running.remove(&self.1);
     }
 }
 
@@ -112,7 +116,7 @@ async fn events_of_one_key_run_one_after_another_and_keys_beside_each_other() {
     for key in 0..5 {
         assert_eq!(log.of(key), (0..40).collect::<Vec<_>>());
     }
-    assert_eq!(log.0.lock().unwrap().most, 5);
+    assert_eq!(log.entries().most, 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,7 +201,7 @@ async fn what_follows_an_event_whose_lease_was_lost_is_cancelled() {
     let consumer = app.consumer().concurrency(16).spawn();
     // The first is done, its acknowledgement is on its way, and the second has begun.
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    assert_eq!(log.0.lock().unwrap().begun, [(1, 0), (1, 1)]);
+    assert_eq!(log.entries().begun, [(1, 0), (1, 1)]);
     engine.purge(&QueueName::default()).await.unwrap();
     tokio::time::sleep(secs(5)).await;
     consumer.stop();
@@ -216,7 +220,7 @@ async fn a_hot_key_does_not_keep_others_from_being_fetched() {
     let consumer = app.consumer().concurrency(8).spawn();
     tokio::time::sleep(secs(20)).await;
     let hot = log.of(0).len();
-    let others = log.0.lock().unwrap().done.len() - hot;
+    let others = log.entries().done.len() - hot;
     // Seven of eight are left to the others, which stand behind the hot key.
     assert!(others == 100 && hot >= 8, "{others} of the others, {hot} of the hot key");
     consumer.interrupt();
@@ -270,12 +274,12 @@ async fn two_consumers_never_share_a_key() {
     let enough = Arc::new(Semaphore::new(0));
     for _ in 0..600 {
         tokio::time::sleep(secs(2)).await;
-        if log.0.lock().unwrap().done.len() == all.len() {
+        if log.entries().done.len() == all.len() {
             enough.add_permits(1);
             break;
         }
     }
-    assert_eq!(enough.available_permits(), 1, "{:?}", log.0.lock().unwrap().done.len());
+    assert_eq!(enough.available_permits(), 1, "{:?}", log.entries().done.len());
     for consumer in consumers {
         consumer.stop();
         assert_eq!(consumer.wait().await.unwrap().counts.lost, 0);
