@@ -1,7 +1,7 @@
 //! Claiming from a queue with ordering keys, statement by statement, until one finds something or
 //! every key was looked at.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -63,8 +63,8 @@ impl Claim {
         if !path.by_key {
             let (batch, looked) = self.look(connection, Source::Due, plain, path).await?;
             asked_at = Some(looked.asked_at);
-            let keyed = batch.keyed();
-            path.by_key = !looked.is_all && keyed.saturating_mul(2) < self.max;
+            // Few keys stand before all others, which are not to wait until these are worked off.
+            path.by_key = !looked.is_all && batch.keys().saturating_mul(2) < self.max;
             if !batch.claimed.is_empty() {
                 return Ok(batch);
             }
@@ -134,8 +134,7 @@ impl Claim {
             }
         }
         batch.sort();
-        let keyed = batch.keyed();
-        path.shared = keyed > 0 || plain == self.max && batch.count() == plain;
+        path.shared = batch.keys() > 0 || plain == self.max && batch.count() == plain;
         Ok((batch, looked.ok_or(sqlx::Error::RowNotFound)?))
     }
 }
@@ -156,8 +155,9 @@ impl Batch {
         i64::try_from(self.claimed.len()).unwrap_or(i64::MAX)
     }
 
-    fn keyed(&self) -> i64 {
-        let keyed = self.claimed.iter().filter(|claimed| claimed.key.is_some()).count();
-        i64::try_from(keyed).unwrap_or(i64::MAX)
+    /// How many different keys there are.
+    fn keys(&self) -> i64 {
+        let keys: HashSet<i64> = self.claimed.iter().filter_map(|claimed| claimed.key).collect();
+        i64::try_from(keys.len()).unwrap_or(i64::MAX)
     }
 }

@@ -132,6 +132,27 @@ async fn messages_with_and_without_keys_share_the_room() {
 }
 
 #[tokio::test]
+async fn a_hot_key_that_is_worked_off_quickly_keeps_no_other_waiting() {
+    let (engine, queue) = engine_and_queue().await;
+    publish_keyed(&engine, &queue, &[("first", "0")]).await;
+    let sql = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message, headers)
+         SELECT now(), '1', '{{\"x-pgmq-group\": \"hot\"}}' FROM generate_series(1, 5000);
+         INSERT INTO pgmq.q_{queue} (vt, message, headers)
+         SELECT now(), '1', jsonb_build_object('x-pgmq-group', 'k' || n)
+         FROM generate_series(1, 200) n"
+    );
+    run(&mut connection().await, &sql).await;
+    let mut keys = BTreeSet::new();
+    for _ in 0..12 {
+        let deliveries = take(&engine, &queue, 40).await;
+        keys.extend(deliveries.iter().map(|d| d.key().unwrap().into_owned()));
+        settle(&engine, &queue, deliveries, &ack()).await;
+    }
+    assert_eq!(keys.len(), 202);
+}
+
+#[tokio::test]
 async fn every_message_comes_out_once_whatever_else_stands_before_it() {
     let (engine, queue) = engine_and_queue().await;
     let sql = format!(
