@@ -28,6 +28,7 @@ mod inbox;
 mod install;
 mod link;
 mod listen;
+mod pooled;
 mod publish;
 mod queues;
 mod removal;

@@ -15,6 +15,7 @@ mod kit;
 mod leftovers;
 mod macros;
 mod macros_ui;
+mod partitions;
 mod processes;
 mod proxy;
 mod publishing;
