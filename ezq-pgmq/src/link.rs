@@ -155,7 +155,8 @@ impl Link {
         slot.next_attempt = Some(Instant::now() + pause);
         let mut connection = self.connector.connect().await?;
         if self.planning == Planning::ByIndex {
-            let result = sqlx::raw_sql(BY_INDEX).execute(&mut connection).await;
+            let set = sqlx::raw_sql(BY_INDEX).execute(&mut connection);
+            let result = limit(self.connector.connect_timeout, set).await;
             result.map_err(|failure| error::of(failure, self.connector.place()))?;
         }
         slot.pause = Duration::ZERO;

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use ezq::engine::LeaseRequest;
 use ezq::pgmq::{PgmqConfig, PgmqEngine};
 use ezq::prelude::*;
 use ezq::sqlx::{self, AssertSqlSafe};
@@ -94,6 +95,23 @@ async fn a_transaction_that_could_not_begin_occupies_no_connection_of_the_pool()
     assert!(error.is_transient(), "{error:?}");
     let took = until_it_works(|| engine.begin(&queue, None)).await;
     println!("begun again after {took:.1?}");
+}
+
+#[tokio::test]
+async fn a_worker_whose_connection_dies_while_it_is_set_up_is_not_deaf_for_good() {
+    let (proxy, engine, queue) = engine_of_one().await;
+    let request = || LeaseRequest {
+        queue: queue.clone(),
+        max: 1,
+        ttl: Duration::from_secs(10),
+        before: None,
+    };
+    proxy.strand_at("enable_seqscan");
+    let first = tokio::time::timeout(STUCK, engine.lease(request())).await;
+    let error = first.expect("it never gives up").unwrap_err();
+    assert!(error.is_transient() && proxy.has_stranded(), "{error:?}");
+    let took = until_it_works(|| engine.lease(request())).await;
+    println!("claimed again after {took:.1?}");
 }
 
 /// The worst moment of all: the transaction commits, and nobody is told.
