@@ -11,10 +11,11 @@ use ezq::pgmq::{PgmqConfig, PgmqEngine};
 use ezq::prelude::*;
 use ezq::sqlx::{self, AssertSqlSafe};
 use ezq::{Due, Engine as _, Handler, Outgoing, QueueName, SettleOutcome};
+use tokio::sync::mpsc;
 
 use crate::child::Job;
 use crate::database::{app, connection, run, scalar, server, unique, until};
-use crate::kit::Log;
+use crate::kit::{Log, soon};
 use crate::proxy::Proxy;
 
 /// What a test waits for longer than this is stuck.
@@ -95,6 +96,31 @@ async fn a_transaction_that_could_not_begin_occupies_no_connection_of_the_pool()
     assert!(error.is_transient(), "{error:?}");
     let took = until_it_works(|| engine.begin(&queue, None)).await;
     println!("begun again after {took:.1?}");
+}
+
+#[tokio::test]
+async fn an_idle_worker_hears_of_events_again_soon_after_its_connections_died() {
+    let url = server().await.url();
+    let (proxy, proxied) = Proxy::before(&url);
+    let queue = unique("partition");
+    let (ran, mut runs) = mpsc::unbounded_channel();
+    let handler = Handler::on("tell", move |job: Job| {
+        ran.send(job.n).unwrap();
+        std::future::ready(())
+    });
+    let ezq = app(&proxied, [handler]).await;
+    let consumer = ezq.consumer().queue(&queue).lease(Duration::from_secs(2)).spawn();
+    let publisher = app(&url, []).await;
+    publisher.publish(&Job { n: 1 }).queue(&queue).await.unwrap();
+    assert_eq!(soon(runs.recv()).await, Some(1));
+    proxy.strand();
+    let died = Instant::now();
+    publisher.publish(&Job { n: 2 }).queue(&queue).await.unwrap();
+    let heard = tokio::time::timeout(STUCK, runs.recv()).await;
+    assert_eq!(heard.expect("it stays deaf"), Some(2));
+    println!("heard of the next event {:.1?} after its connections died", died.elapsed());
+    consumer.stop();
+    assert_eq!(consumer.wait().await.unwrap().counts.handled, 2);
 }
 
 #[tokio::test]
