@@ -111,6 +111,36 @@ impl Ezq {
         let lost = || Error::new(ErrorKind::Engine, "the database gave no id");
         prepared.published(outcomes.pop().ok_or_else(lost)?)
     }
+
+    /// Takes the lock of an ordering key until the caller's transaction ends.
+    ///
+    /// Events of one key are handled in the order of their ids, which they get when they are
+    /// published, not when their transactions commit. Two transactions that publish events of one key
+    /// at once may commit in the other order, and the later event may be handled first. Where that
+    /// matters, both take the lock before they publish: the second waits until the first has ended.
+    ///
+    /// ```no_run
+    /// # use ezq::prelude::*;
+    /// # #[derive(ezq::Event, serde::Serialize, serde::Deserialize)]
+    /// # #[event(key = "account")] struct Moved { account: i64 }
+    /// # async fn example(ezq: Ezq, queue: ezq::QueueName) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut tx = ezq.pool().begin().await?;
+    /// ezq.lock_key(&mut tx, &queue, "7").await?;
+    /// ezq.publish_in(&mut tx, &Moved { account: 7 }).await?;
+    /// tx.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The database's errors; after one the transaction can only be rolled back.
+    pub async fn lock_key(
+        &self,
+        connection: &mut PgConnection,
+        queue: &QueueName,
+        key: &str,
+    ) -> Result<()> {
+        self.engine.lock_key(connection, queue, key).await
+    }
 }
 
 impl Deref for Ezq {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::consumer::Consumer;
 use crate::dead_letters::DeadLetterQueue;
 use crate::dispatcher::Dispatcher;
-use crate::engine::Engine;
+use crate::engine::{BlockedKey, Engine};
 use crate::engines::Engines;
 use crate::extract::States;
 use crate::history::HistoryRequest;
@@ -102,6 +102,17 @@ impl App {
     /// When the engine could not be asked.
     pub async fn purge(&self, queue: &QueueName) -> Result<u64> {
         self.engine(queue).purge(queue).await
+    }
+
+    /// Ordering keys that wait although events stand behind their first one: it is being handled,
+    /// waits for a retry, or is not due yet. At most `limit`, in no order. It looks at the first
+    /// message of key after key until it found so many, and counts what waits behind each.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when the queue's engine does not order by key; else when it could
+    /// not be asked.
+    pub async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        self.engine(queue).blocked_keys(queue, limit).await
     }
 
     /// The dead letters of a queue.

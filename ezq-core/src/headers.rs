@@ -3,6 +3,8 @@
 //!
 //! Keys that ezq owns begin with [`PREFIX`]; all others belong to the publisher.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use crate::Progress;
@@ -22,7 +24,8 @@ pub const REDRIVEN: &str = "ezq-redriven";
 pub const ORIGINAL_HEADERS: &str = "ezq-original-headers";
 /// The most attempts a handler gets for this one event, over the handler's own policy.
 pub const MAX_ATTEMPTS: &str = "ezq-max-attempts";
-/// The ordering key. PGMQ's own FIFO reads use this name.
+/// The ordering key: messages that share one are handled one after another, in the order of their
+/// ids. PGMQ's own FIFO reads use this name.
 pub const KEY: &str = "x-pgmq-group";
 /// The id that all events of one flow share.
 pub const CORRELATION_ID: &str = "correlation-id";
@@ -70,6 +73,16 @@ impl Headers {
     #[must_use]
     pub fn text(&self, key: &str) -> Option<&str> {
         self.entries.get(key).and_then(Value::as_str)
+    }
+
+    /// The ordering key, if there is one. Text as it is; anything else but `null` as it is written.
+    #[must_use]
+    pub fn key(&self) -> Option<Cow<'_, str>> {
+        match self.entries.get(KEY)? {
+            Value::Null => None,
+            Value::String(key) => Some(Cow::Borrowed(key)),
+            other => Some(Cow::Owned(other.to_string())),
+        }
     }
 
     /// Sets a header.

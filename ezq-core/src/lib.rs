@@ -53,8 +53,8 @@ pub use context::{Call, Context, Received};
 pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
 pub use engine::memory::MemoryEngine;
 pub use engine::{
-    Capabilities, Dedupe, Delivery, Due, Engine, ExtendOutcome, MessageId, Outgoing,
-    PublishOutcome, QueueStats, Receipt, SettleOutcome,
+    BlockedKey, Blocker, Capabilities, Dedupe, Delivery, Due, Engine, ExtendOutcome, MessageId,
+    Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
 };
 pub use envelope::{AttributeValue, Envelope, EnvelopeBuilder, VERSION_ATTRIBUTE};
 pub use error::{Error, ErrorKind, Result, error_chain};

@@ -233,6 +233,11 @@ impl Publisher {
             let message = format!("the engine `{}` knows no dedupe keys", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+        let headers = self.headers(options, draft.key);
+        if headers.key().is_some() && !capabilities.keys {
+            let message = format!("the engine `{}` does not order by key", capabilities.name);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         let mut envelope = match draft.content {
             Content::Envelope(envelope) => *envelope,
             Content::Event { event_type, version, data } => {
@@ -273,7 +278,6 @@ impl Publisher {
             }
             (None, None) => None,
         };
-        let headers = self.headers(options, draft.key);
         let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
         Ok(Prepared { outgoing, event_id: envelope.id, event_type: envelope.event_type })
     }

@@ -7,28 +7,32 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{LeaseRequest, Leased};
+use ezq_core::engine::LeaseRequest;
 use ezq_core::headers::Headers;
 use ezq_core::{Delivery, MessageId, QueueName, Receipt};
 use serde_json::Value;
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Postgres, Row};
 
 use crate::queues::Shape;
 use crate::removal::Removal;
-use crate::sql;
+use crate::{keys, sql};
 
 /// A lease request in the database's units.
 pub(crate) struct Claim {
-    table: String,
-    shape: Shape,
-    max: i64,
-    ttl_us: i64,
-    grace_us: i64,
+    pub(crate) table: String,
+    pub(crate) shape: Shape,
+    pub(crate) max: i64,
+    pub(crate) ttl_us: i64,
+    pub(crate) grace_us: i64,
     before: Option<(DateTime<Utc>, i64)>,
 }
 
 impl Claim {
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.before.is_some()
+    }
+
     pub(crate) fn new(request: &LeaseRequest, shape: Shape, grace: Option<Duration>) -> Self {
         // Whole milliseconds, rounded up, never none.
         let millis = request.ttl.as_nanos().div_ceil(1_000_000).max(1);
@@ -49,20 +53,30 @@ impl Claim {
         }
     }
 
-    pub(crate) async fn run(&self, connection: &mut PgConnection) -> Result<Leased, sqlx::Error> {
-        let mut query = sqlx::query(AssertSqlSafe(self.statement()))
+    /// Claims from a queue whose keys have no index.
+    pub(crate) async fn run(&self, connection: &mut PgConnection) -> Result<Batch, sqlx::Error> {
+        let query = sqlx::query(AssertSqlSafe(self.statement()))
             .bind(self.grace_us)
             .bind(self.max)
             .bind(self.ttl_us);
-        if let Some((due, id)) = self.before {
-            query = query.bind(due).bind(id);
+        let rows = self.bind_before(query).fetch_all(&mut *connection).await?;
+        let mut batch = Batch::default();
+        for row in &rows {
+            batch.push(row)?;
         }
-        let rows = query.fetch_all(&mut *connection).await?;
-        let deliveries: Result<Vec<Delivery>, sqlx::Error> = rows.iter().map(delivery).collect();
-        let mut deliveries = deliveries?;
-        deliveries.sort_by_key(Delivery::position);
-        let next_due = if deliveries.is_empty() { self.next_due(connection).await? } else { None };
-        Ok(Leased { deliveries, next_due })
+        batch.sort();
+        if batch.claimed.is_empty() {
+            batch.next_due = self.next_due(connection, self.next_due_statement(), None).await?;
+        }
+        Ok(batch)
+    }
+
+    /// Binds the position, if there is one.
+    pub(crate) fn bind_before<'q>(&self, query: Query<'q>) -> Query<'q> {
+        match self.before {
+            Some((due, id)) => query.bind(due).bind(id),
+            None => query,
+        }
     }
 
     /// Takes messages out of the queue, in the caller's transaction. No delivery is counted.
@@ -81,54 +95,61 @@ impl Claim {
     }
 
     /// How long until something can be claimed. What is locked does not count: its holder decides.
-    async fn next_due(
+    pub(crate) async fn next_due(
         &self,
         connection: &mut PgConnection,
+        statement: String,
+        asked_at: Option<DateTime<Utc>>,
     ) -> Result<Option<Duration>, sqlx::Error> {
-        let mut query =
-            sqlx::query_scalar(AssertSqlSafe(self.next_due_statement())).bind(self.grace_us);
-        if let Some((due, id)) = self.before {
-            query = query.bind(due).bind(id);
+        let mut query = sqlx::query(AssertSqlSafe(statement)).bind(self.grace_us);
+        if let Some(asked_at) = asked_at {
+            query = query.bind(asked_at);
         }
-        let wait_us: Option<i64> = query.fetch_one(connection).await?;
+        let row = self.bind_before(query).fetch_one(connection).await?;
+        let wait_us: Option<i64> = row.try_get(0)?;
         Ok(wait_us.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
     }
 
     pub(crate) fn statement(&self) -> String {
+        let picked = self.pick(&keys::is_free(&self.table), "$2", 4);
+        format!("WITH picked AS ({picked}) {}", self.update())
+    }
+
+    /// Locks what is due and meets a condition, the oldest first.
+    pub(crate) fn pick(&self, condition: &str, limit: &str, first: u8) -> String {
+        let (rested, before) = (self.rested("c"), self.before_condition("c", first));
+        format!(
+            "SELECT c.msg_id, c.vt FROM {} c
+             WHERE c.vt <= statement_timestamp() AND {condition} AND {rested}{before}
+             ORDER BY c.vt LIMIT {limit} FOR UPDATE SKIP LOCKED",
+            self.table
+        )
+    }
+
+    /// Leases the rows `picked`, and returns all of them that a delivery is made of.
+    pub(crate) fn update(&self) -> String {
         let Self { table, .. } = self;
-        let claimable = self.claimable();
-        let before = self.before_condition(4);
-        let fence = sql::fence("q");
+        let (fence, key) = (sql::fence("q"), keys::hash("q"));
         let (due, enqueued_at) = (sql::bounded("picked.vt"), sql::bounded("q.enqueued_at"));
         let last_read =
             if self.shape.last_read { ", last_read_at = clock_timestamp()" } else { "" };
         // The array bounds the update to the rows picked, whatever the planner thinks of them.
         format!(
-            "WITH picked AS (
-               SELECT msg_id, vt FROM {table}
-               WHERE vt <= statement_timestamp() AND {claimable}{before}
-               ORDER BY vt LIMIT $2 FOR UPDATE SKIP LOCKED)
-             UPDATE {table} q
+            "UPDATE {table} q
              SET read_ct = q.read_ct + 1, vt = clock_timestamp() + $3 * interval '1 us'{last_read}
              FROM picked
              WHERE q.msg_id = picked.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM picked))
              RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, {due} AS due,
                        {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
-                       q.message::text AS body, q.headers::text AS headers"
+                       q.message::text AS body, q.headers::text AS headers, {key} AS key"
         )
     }
 
     fn take_statement(&self, queue: &QueueName, removal: Removal) -> String {
-        let Self { table, .. } = self;
-        let claimable = self.claimable();
         let fence = sql::fence("q");
         let (due, enqueued_at) = (sql::bounded("q.vt"), sql::bounded("q.enqueued_at"));
-        let condition = format!(
-            "q.msg_id = ANY (ARRAY(
-               SELECT msg_id FROM {table}
-               WHERE vt <= statement_timestamp() AND {claimable}
-               ORDER BY vt LIMIT $2 FOR UPDATE SKIP LOCKED))"
-        );
+        let picked = self.pick("true", "$2", 3);
+        let condition = format!("q.msg_id = ANY (ARRAY(SELECT p.msg_id FROM ({picked}) p))");
         let answer = format!(
             "q.msg_id, q.read_ct, {fence} AS fence, {{rel}} AS rel, {due} AS due,
              {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
@@ -138,50 +159,90 @@ impl Claim {
     }
 
     fn next_due_statement(&self) -> String {
-        let Self { table, .. } = self;
-        let claimable = self.claimable();
-        let before = self.before_condition(2);
-        let waits = self.waits_for_holder();
+        let free = keys::is_free(&self.table);
+        let later = format!(
+            "SELECT c.vt FROM {} c WHERE c.vt > statement_timestamp(){}
+             ORDER BY c.vt LIMIT 1",
+            self.table,
+            self.before_condition("c", 2)
+        );
+        self.waiting_time(&free, &later, 2)
+    }
+
+    /// How long until the earliest of three times: now, if something that meets a condition fell due
+    /// since the claim; a later time; and when the grace ends, if something waits for that.
+    pub(crate) fn waiting_time(&self, condition: &str, later: &str, first: u8) -> String {
+        let (rested, waits) = (self.rested("c"), self.waits_for_holder("c"));
+        let before = self.before_condition("c", first);
+        let table = &self.table;
         // What fell due since the claim is found by trying to lock it.
         format!(
             "WITH missed AS (
-               SELECT statement_timestamp() AS at FROM {table}
-               WHERE vt <= statement_timestamp() AND {claimable}{before}
-               ORDER BY vt LIMIT 1 FOR UPDATE SKIP LOCKED)
+               SELECT statement_timestamp() AS at FROM {table} c
+               WHERE c.vt <= statement_timestamp() AND {condition} AND {rested}{before}
+               ORDER BY c.vt LIMIT 1 FOR UPDATE SKIP LOCKED)
              SELECT CASE WHEN next.at IS NOT NULL THEN ceil(1000000 * extract(epoch FROM
                least(greatest(next.at, statement_timestamp()), statement_timestamp() + interval '1 year')
                - statement_timestamp()))::bigint END
              FROM (SELECT least(
                (SELECT at FROM missed),
-               (SELECT vt FROM {table} WHERE vt > statement_timestamp(){before}
-                ORDER BY vt LIMIT 1),
+               ({later}),
                CASE WHEN {GRACE_END} > statement_timestamp() AND EXISTS (
-                 SELECT FROM {table} WHERE vt <= statement_timestamp() AND {waits}{before})
+                 SELECT FROM {table} c WHERE c.vt <= statement_timestamp() AND {waits}{before})
                THEN {GRACE_END} END
              ) AS at) next"
         )
     }
 
     /// After a start of the server, what was leased before it is left to its holder for a while.
-    fn claimable(&self) -> String {
-        format!("(NOT ({}) OR {GRACE_END} <= statement_timestamp())", self.waits_for_holder())
+    pub(crate) fn rested(&self, row: &str) -> String {
+        let waits = self.waits_for_holder(row);
+        format!("(NOT ({waits}) OR {GRACE_END} <= statement_timestamp())")
     }
 
-    fn waits_for_holder(&self) -> &'static str {
+    fn waits_for_holder(&self, row: &str) -> String {
+        let read = format!("{row}.read_ct > 0");
         if self.shape.last_read {
-            "read_ct > 0 AND coalesce(last_read_at < pg_postmaster_start_time(), true)"
+            format!("{read} AND coalesce({row}.last_read_at < pg_postmaster_start_time(), true)")
         } else {
-            "read_ct > 0"
+            read
         }
     }
 
-    fn before_condition(&self, first: u8) -> String {
+    pub(crate) fn before_condition(&self, row: &str, first: u8) -> String {
         match self.before {
-            Some(_) => format!(" AND (vt, msg_id) < (${first}, ${})", first + 1),
+            Some(_) => format!(" AND ({row}.vt, {row}.msg_id) < (${first}, ${})", first + 1),
             None => String::new(),
         }
     }
 }
+
+/// What a claim handed out.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) claimed: Vec<Claimed>,
+    pub(crate) next_due: Option<Duration>,
+}
+
+/// A delivery, and the hash of its ordering key.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) delivery: Delivery,
+    pub(crate) key: Option<i64>,
+}
+
+impl Batch {
+    pub(crate) fn push(&mut self, row: &PgRow) -> Result<(), sqlx::Error> {
+        self.claimed.push(Claimed { delivery: delivery(row)?, key: row.try_get("key")? });
+        Ok(())
+    }
+
+    pub(crate) fn sort(&mut self) {
+        self.claimed.sort_by_key(|claimed| claimed.delivery.position());
+    }
+}
+
+pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
 const GRACE_END: &str = "(pg_postmaster_start_time() + $1 * interval '1 us')";
 

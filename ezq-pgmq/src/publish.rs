@@ -32,6 +32,7 @@ pub(crate) struct Row {
     after_us: i64,
     at: Option<DateTime<Utc>>,
     pub(crate) dedupe: Option<Dedupe>,
+    keyed: bool,
 }
 
 impl Row {
@@ -44,7 +45,13 @@ impl Row {
             Due::After(pause) => (micros(pause), None),
             Due::At(time) => (0, Some(in_calendar(time))),
         };
-        Ok(Self { body: message.body, headers, after_us, at, dedupe: message.dedupe })
+        let keyed = message.headers.key().is_some();
+        Ok(Self { body: message.body, headers, after_us, at, dedupe: message.dedupe, keyed })
+    }
+
+    /// It has an ordering key.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.keyed
     }
 
     fn bytes(&self) -> usize {
@@ -209,6 +216,7 @@ mod tests {
             after_us: 0,
             at: micros.and_then(DateTime::from_timestamp_micros),
             dedupe: None,
+            keyed: false,
         };
         let rows = [at(Some(5)), at(None), at(Some(5)), at(Some(6)), at(Some(5))];
         assert_eq!(twins(&rows), [0, 0, 1, 0, 2]);

@@ -6,14 +6,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use ezq_core::{QueueName, Result};
+use ezq_core::{Error, QueueName, Result, error_chain};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
-use crate::error;
 use crate::install::LOCK_KEY;
 use crate::link::{Link, limit};
+use crate::{error, keys};
 
 const PROBE: &str = "
     SELECT to_regclass('pgmq.q_' || $1) IS NOT NULL AS has_queue,
@@ -21,17 +22,25 @@ const PROBE: &str = "
            EXISTS (SELECT FROM pg_catalog.pg_attribute
                    WHERE attrelid = to_regclass('pgmq.q_' || $1)
                      AND attname = 'last_read_at' AND NOT attisdropped) AS has_last_read";
+/// When to ask again for the indexes over a queue's keys: after a refusal that passes, and after one
+/// that someone has to see to.
+const SOON: Duration = Duration::from_secs(15);
+const LATER: Duration = Duration::from_secs(3600);
 
 /// What a queue's table has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
     /// The column `last_read_at`, of PGMQ 1.10 and newer.
     pub(crate) last_read: bool,
+    /// The indexes over its ordering keys.
+    pub(crate) keyed: bool,
 }
 
 #[derive(Default)]
 pub(crate) struct Queues {
     known: Mutex<HashMap<QueueName, Shape>>,
+    /// Queues whose indexes could not be created, and when to try again.
+    put_off: Mutex<HashMap<QueueName, Instant>>,
 }
 
 struct Found {
@@ -50,9 +59,7 @@ impl Queues {
         if !found.queue {
             return Err(error::queue_missing(queue));
         }
-        if found.dead {
-            self.remember(queue, found.shape);
-        }
+        self.remember_if_whole(queue, &found);
         Ok(found.shape)
     }
 
@@ -72,6 +79,47 @@ impl Queues {
         }
         self.remember(queue, found.shape);
         Ok(())
+    }
+
+    /// Creates the indexes over a queue's ordering keys where they are absent and `manage` allows it.
+    /// Without them keys are kept as well, only slowly: what fails is told, and no error.
+    pub(crate) async fn index_keys(&self, queue: &QueueName, link: &Link, manage: bool) {
+        let indexed = self.known(queue).is_some_and(|shape| shape.keyed);
+        if indexed || self.is_put_off(queue) {
+            return;
+        }
+        let Ok(found) = find(queue, link).await else { return };
+        if !found.queue || found.shape.keyed {
+            return self.remember_if_whole(queue, &found);
+        }
+        let refused = if manage { index(queue, link).await.err() } else { None };
+        if manage && refused.is_none() {
+            tracing::info!(%queue, "indexed the queue's ordering keys");
+            return self.forget(queue);
+        }
+        let soon = refused.as_ref().is_some_and(Error::is_transient);
+        self.put_off(queue, if soon { SOON } else { LATER });
+        let sql = keys::index::ordering_sql(std::slice::from_ref(queue));
+        let error = refused.as_ref().map(|error| error_chain(error));
+        tracing::warn!(
+            %queue, error, sql, "ordering keys are slow until these indexes are created"
+        );
+    }
+
+    fn is_put_off(&self, queue: &QueueName) -> bool {
+        let put_off = self.put_off.lock().unwrap_or_else(PoisonError::into_inner);
+        put_off.get(queue).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn put_off(&self, queue: &QueueName, pause: Duration) {
+        let mut put_off = self.put_off.lock().unwrap_or_else(PoisonError::into_inner);
+        put_off.insert(queue.clone(), Instant::now() + pause);
+    }
+
+    fn remember_if_whole(&self, queue: &QueueName, found: &Found) {
+        if found.queue && found.dead {
+            self.remember(queue, found.shape);
+        }
     }
 
     /// What was known about a queue no longer holds.
@@ -95,7 +143,7 @@ impl Queues {
 async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
     let mut link = link.checkout().await?;
     let (place, patience) = (link.place().clone(), link.timeout());
-    let probe = sqlx::query(PROBE)
+    let probe = sqlx::query(AssertSqlSafe(format!("{PROBE}, {} AS has_keys", keys::index::PROBE)))
         .bind(queue.as_str().to_owned())
         .bind(queue.dead_letters())
         .fetch_one(link.connection());
@@ -106,8 +154,15 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
     Ok(Found {
         queue: read("has_queue")?,
         dead: read("has_dead")?,
-        shape: Shape { last_read: read("has_last_read")? },
+        shape: Shape { last_read: read("has_last_read")?, keyed: read("has_keys")? },
     })
+}
+
+async fn index(queue: &QueueName, link: &Link) -> Result<()> {
+    let mut link = link.checkout().await?;
+    let (place, patience) = (link.place().clone(), link.timeout());
+    let result = limit(patience, keys::index::create(link.connection(), queue)).await;
+    link.end(result).map_err(|failure| error::of(failure, &place))
 }
 
 /// Creates what is absent of a queue, its archive and its dead letters.

@@ -64,7 +64,7 @@ pub(crate) fn event_type(message: &str) -> String {
 }
 
 /// How many settled deliveries `headers` count. Anything but a whole number counts as none.
-fn returned(headers: &str) -> String {
+pub(crate) fn returned(headers: &str) -> String {
     format!(
         "CASE WHEN ({headers} -> 'ezq-returned')::text ~ '^[0-9]{{1,9}}$' \
            THEN ({headers} ->> 'ezq-returned')::bigint ELSE 0 END"

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::database::{self, CEILING};
-use crate::{batches, inbox, leftovers, stress, trials};
+use crate::{batches, inbox, leftovers, ordering, stress, trials};
 
 /// What a child is; no name that begins with `EZQ_`, since those are options of ezq.
 const ROLE: &str = "CHILD_ROLE";
@@ -38,6 +38,7 @@ pub(crate) enum Role {
     Stress(stress::Plan),
     Importer(batches::Importer),
     Trial(trials::Plan),
+    Ordering(ordering::Plan),
     Server,
     Booker(inbox::Booker),
 }
@@ -101,6 +102,7 @@ fn child_main() {
             Role::Trial(plan) => trials::work(plan).await,
             Role::Importer(importer) => batches::import(importer).await,
             Role::Booker(booker) => inbox::book(booker).await,
+            Role::Ordering(plan) => ordering::work(plan).await,
             Role::Server => leftovers::serve(words.wait().await).await,
         }
     });

@@ -15,6 +15,7 @@ mod kit;
 mod leftovers;
 mod macros;
 mod macros_ui;
+mod ordering;
 mod partitions;
 mod processes;
 mod proxy;

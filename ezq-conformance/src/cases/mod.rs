@@ -15,6 +15,7 @@ mod dead_letters;
 mod dedupe;
 mod fencing;
 mod history;
+mod keys;
 mod leasing;
 mod poison;
 mod publishing;
@@ -35,6 +36,7 @@ pub fn cases() -> Vec<Case> {
         settling::CASES,
         fencing::CASES,
         concurrency::CASES,
+        keys::CASES,
         dead_letters::CASES,
         archive::CASES,
         history::CASES,

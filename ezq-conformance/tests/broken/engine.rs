@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original};
-use ezq_core::headers::Headers;
+use ezq_core::headers::{Headers, KEY};
 use ezq_core::{
-    Capabilities, CopyState, Delivery, Due, Engine, Error, ErrorKind, EventCopy, ExtendOutcome,
-    History, MemoryEngine, MessageId, Outgoing, Progress, PublishOutcome, QueueName, QueueStats,
-    Receipt, Result, Retention, Settle, SettleOutcome,
+    BlockedKey, Capabilities, CopyState, Delivery, Due, Engine, Error, ErrorKind, EventCopy,
+    ExtendOutcome, History, MemoryEngine, MessageId, Outgoing, Progress, PublishOutcome, QueueName,
+    QueueStats, Receipt, Result, Retention, Settle, SettleOutcome,
 };
+use serde_json::Value;
 use tokio::sync::watch;
 
 /// What is wrong with the engine.
@@ -71,12 +72,17 @@ pub(crate) enum Fault {
     TellsOneCopy,
     TellsWrongStates,
     ForgetsDeaths,
-    IgnoresKeys,
+    IgnoresDedupeKeys,
     NamesTheDuplicateItself,
     KeepsKeysForEver,
     FreesKeysOnSettling,
     SharesKeysBetweenQueues,
     TakesKeysOfRefused,
+    IgnoresKeys,
+    HasOneKey,
+    AnyOfAKeyLetsGo,
+    KeepsDeadLetters,
+    BlocksNothing,
 }
 
 pub(crate) struct Broken {
@@ -132,7 +138,7 @@ impl Broken {
                 message.body = message.body.replace("ezq.end", "shop.end");
             }
             Fault::DropsHeaders => message.headers = Headers::new(),
-            Fault::IgnoresKeys => message.dedupe = None,
+            Fault::IgnoresDedupeKeys => message.dedupe = None,
             Fault::FreesKeysOnSettling if self.settled.load(Ordering::Relaxed) => {
                 message.dedupe = None;
             }
@@ -141,6 +147,10 @@ impl Broken {
                     let year = Duration::from_secs(365 * 24 * 3600);
                     message.dedupe = Dedupe::new(dedupe.key(), year, dedupe.event_id()).ok();
                 }
+            }
+            Fault::IgnoresKeys => message.headers.insert(KEY, Value::Null),
+            Fault::HasOneKey if message.headers.key().is_some() => {
+                message.headers.insert(KEY, "all");
             }
             Fault::DelaysAreEarly => message.due = Due::Now,
             Fault::DelaysInWholeSeconds => {
@@ -170,6 +180,7 @@ impl Broken {
             (Settle::DeadLetter { .. }, Fault::LosesDeadLetters) => {
                 settle = Settle::Ack { outgoing: vec![] };
             }
+            (Settle::DeadLetter { .. }, Fault::KeepsDeadLetters) => settle = Settle::Release,
             (Settle::Release, Fault::ReleasesToTheEnd) => settle = retry_now(),
             (Settle::Retry { after, .. }, Fault::RetriesAtOnce) => *after = Duration::ZERO,
             (
@@ -304,6 +315,15 @@ impl Engine for Broken {
         }
         let end = self.inner.now() + request.ttl;
         let mut leased = self.inner.lease(request.clone()).await?;
+        if self.is(Fault::AnyOfAKeyLetsGo) {
+            // What was handed out behind the first of its key is there for everyone.
+            let mut keys = HashSet::new();
+            let behind = |d: &&Delivery| d.key().is_some_and(|key| !keys.insert(key.into_owned()));
+            let behind: Vec<_> = leased.deliveries.iter().filter(behind).cloned().collect();
+            for Delivery { receipt, .. } in behind {
+                self.inner.settle(&request.queue, vec![(receipt, Settle::Release)]).await?;
+            }
+        }
         for Delivery { receipt, .. } in &leased.deliveries {
             let place = (request.queue.clone(), receipt.message_id().clone());
             self.newest.lock().unwrap().insert(place, receipt.clone());
@@ -422,6 +442,13 @@ impl Engine for Broken {
             return Ok(QueueStats::default());
         }
         Ok(stats)
+    }
+
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        if self.is(Fault::BlocksNothing) {
+            return Ok(Vec::new());
+        }
+        self.inner.blocked_keys(queue, limit).await
     }
 
     async fn health_check(&self) -> Result<()> {

@@ -220,7 +220,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
         ],
     ),
     (
-        Fault::IgnoresKeys,
+        Fault::IgnoresDedupeKeys,
         &[
             "a_second_message_with_a_key_is_a_duplicate_of_the_first",
             "of_equal_keys_in_one_batch_the_first_is_stored",
@@ -240,6 +240,31 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     (Fault::FreesKeysOnSettling, &["a_key_outlives_its_message"]),
     (Fault::SharesKeysBetweenQueues, &["a_key_counts_in_its_own_queue"]),
     (Fault::TakesKeysOfRefused, &["a_refused_message_leaves_its_key_free"]),
+    (
+        Fault::IgnoresKeys,
+        &[
+            "messages_of_a_key_come_out_one_after_another_by_id",
+            "a_key_that_is_leased_is_given_to_nobody_else",
+            "a_delayed_message_holds_up_its_key_and_no_other",
+            "a_retried_message_holds_up_its_key_and_no_other",
+            "a_release_and_an_expired_lease_begin_a_key_again_at_its_first",
+            "what_one_call_hands_out_of_a_key_follows_each_other",
+            "blocked_keys_are_listed",
+            "concurrent_workers_never_hold_one_key_at_once",
+        ],
+    ),
+    (
+        Fault::HasOneKey,
+        &[
+            "a_key_that_is_leased_is_given_to_nobody_else",
+            "a_delayed_message_holds_up_its_key_and_no_other",
+            "a_retried_message_holds_up_its_key_and_no_other",
+        ],
+    ),
+    (Fault::AnyOfAKeyLetsGo, &["a_key_waits_for_every_message_of_it_that_is_leased"]),
+    (Fault::AcksNothing, &["what_one_call_hands_out_of_a_key_follows_each_other"]),
+    (Fault::KeepsDeadLetters, &["a_dead_letter_lets_go_of_its_key"]),
+    (Fault::BlocksNothing, &["blocked_keys_are_listed"]),
     (Fault::DiscardsNothing, &["a_discarded_dead_letter_is_gone_for_good"]),
     (
         Fault::ArchivesNothing,

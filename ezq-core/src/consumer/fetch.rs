@@ -32,6 +32,9 @@ pub(super) struct Answer {
     full: bool,
     /// Everything fetched before was settled when this was sent.
     settled: bool,
+    /// No delivery with an ordering key was held when this was sent: none held up what may have
+    /// followed it.
+    keyless: bool,
     /// What came of creating the queue again, where it was gone.
     created: Option<Result<()>>,
     /// What came of asking for wake-ups once more, where that had failed.
@@ -64,10 +67,12 @@ impl Run {
         self.allowance() < self.settings.concurrency
     }
 
-    /// How much more may be held, what is handled and not settled included.
+    /// How much more may be held, what is handled and not settled included; what waits for another
+    /// of its key has a bound of its own.
     fn allowance(&self) -> usize {
         let unsettled = self.app.config.settle_batch.saturating_mul(4);
-        self.most().saturating_add(unsettled).saturating_sub(self.leases.count())
+        let held = self.leases.count().saturating_sub(self.lanes.waiting());
+        self.most().saturating_add(unsettled).saturating_sub(held)
     }
 
     /// How much more may be asked for.
@@ -111,14 +116,16 @@ impl Run {
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
         };
         let engine = Arc::clone(&self.settings.engine);
-        let (settled, deaf) = (self.leases.count() == 0, self.deaf);
+        let (settled, keyless) = (self.leases.count() == 0, self.leases.keyed() == 0);
+        let deaf = self.deaf;
         self.fetch = Some(Box::pin(async move {
             let (queue, max) = (request.queue.clone(), request.max);
             let span = debug_span!("ezq.lease", %queue, max);
             let sent = Instant::now();
             let result = engine.lease(request).instrument(span).await;
             let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);
-            let mut fetched = Answer { result, sent, full, settled, created: None, wakeups: None };
+            let (created, wakeups) = (None, None);
+            let mut fetched = Answer { result, sent, full, settled, keyless, created, wakeups };
             match &fetched.result {
                 Err(error) if error.kind() == ErrorKind::QueueMissing => {
                     fetched.created = Some(engine.ensure_queue(&queue).await);
@@ -162,7 +169,7 @@ impl Run {
         }
         if leased.deliveries.is_empty() {
             match self.phase {
-                Phase::Draining => self.drained = true,
+                Phase::Draining if fetched.keyless => self.drained = true,
                 Phase::Running if self.settings.until_idle => {
                     if fetched.settled && self.tasks.is_empty() && self.buffer.is_empty() {
                         self.phase = Phase::Finishing;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::lanes::Entered;
 use super::report::Tally;
 use super::run::{Item, Phase, Run};
 use crate::attempt::bounded;
@@ -23,7 +24,7 @@ impl Run {
         self.learn_beginning(delivery.leased_at, sent);
         let position = delivery.position();
         let lease = Arc::new(Lease::new(sent, self.settings.lease));
-        self.leases.hold(&delivery.receipt, &lease);
+        self.leases.hold(&delivery.receipt, &lease, delivery.key().is_some());
         let stops_here = self.control.as_ref().is_some_and(|(item, _)| position > item.position);
         if stops_here || matches!(self.phase, Phase::Finishing | Phase::Cancelling) {
             return self.send(delivery.receipt, Settle::Release, Tally::Returned);
@@ -44,11 +45,25 @@ impl Run {
             Err(error) => return self.bury_undecodable(receipt, &error),
         };
         let control = control(&work.received);
-        let item = Item { receipt, position, work, suspect: None };
+        let item = Item { receipt, position, work, suspect: None, turn: None };
         match control {
-            Ok(None) => self.buffer.push_back(item),
+            Ok(None) => self.line_up(item),
             Ok(Some(control)) => self.meet(item, control),
             Err(error) => self.bury_undecodable(item.receipt, &error),
+        }
+    }
+
+    /// Puts a delivery where it waits for its turn.
+    fn line_up(&mut self, item: Item) {
+        let received = Arc::clone(&item.work.received);
+        let Some(key) = received.headers.key() else {
+            return self.buffer.push_back(item);
+        };
+        let most = self.settings.concurrency.saturating_mul(2);
+        match self.lanes.enter(&key, item, most) {
+            Entered::Starts(item) => self.buffer.push_back(item),
+            Entered::Waits => {}
+            Entered::Refused(item) => self.send(item.receipt, Settle::Release, Tally::Returned),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The leases a consumer holds, and the task that renews them all in one statement.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,13 +20,17 @@ const CHUNK: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     table: Mutex<HashMap<MessageId, Held>>,
+    keyed: AtomicUsize,
     freed: Notify,
+    key_freed: Notify,
 }
 
 #[derive(Debug)]
 struct Held {
     receipt: Receipt,
     lease: Arc<Lease>,
+    /// It has an ordering key.
+    keyed: bool,
 }
 
 impl Leases {
@@ -35,9 +40,12 @@ impl Leases {
 
     /// Takes a delivery into the table. An earlier delivery of the same message has lost its lease:
     /// it is cancelled.
-    pub(super) fn hold(&self, receipt: &Receipt, lease: &Arc<Lease>) {
-        let held = Held { receipt: receipt.clone(), lease: Arc::clone(lease) };
-        if let Some(stale) = self.table().insert(receipt.message_id().clone(), held) {
+    pub(super) fn hold(&self, receipt: &Receipt, lease: &Arc<Lease>, keyed: bool) {
+        let held = Held { receipt: receipt.clone(), lease: Arc::clone(lease), keyed };
+        self.keyed.fetch_add(usize::from(keyed), Ordering::SeqCst);
+        let stale = self.table().insert(receipt.message_id().clone(), held);
+        if let Some(stale) = stale {
+            self.keyed.fetch_sub(usize::from(stale.keyed), Ordering::SeqCst);
             stale.lease.cancel().cancel();
         }
     }
@@ -49,11 +57,20 @@ impl Leases {
 
     /// Lets a delivery go, once it is settled.
     pub(super) fn release(&self, receipt: &Receipt) {
+        self.remove(receipt);
+    }
+
+    fn remove(&self, receipt: &Receipt) -> Option<Held> {
         let mut table = self.table();
-        if table.get(receipt.message_id()).is_some_and(|held| held.receipt == *receipt) {
-            table.remove(receipt.message_id());
-            self.freed.notify_one();
+        table.get(receipt.message_id()).filter(|held| held.receipt == *receipt)?;
+        let held = table.remove(receipt.message_id());
+        drop(table);
+        self.freed.notify_one();
+        if held.as_ref().is_some_and(|held| held.keyed) {
+            self.keyed.fetch_sub(1, Ordering::SeqCst);
+            self.key_freed.notify_one();
         }
+        held
     }
 
     /// Waits until a delivery was let go since the last call.
@@ -61,8 +78,26 @@ impl Leases {
         self.freed.notified().await;
     }
 
+    /// Waits until a delivery with an ordering key was let go since the last call.
+    pub(super) async fn key_freed(&self) {
+        self.key_freed.notified().await;
+    }
+
     pub(super) fn count(&self) -> usize {
         self.table().len()
+    }
+
+    /// How many deliveries with an ordering key are held.
+    pub(super) fn keyed(&self) -> usize {
+        self.keyed.load(Ordering::SeqCst)
+    }
+
+    /// Cancels the handlers of one delivery, if they still run.
+    pub(super) fn cancel(&self, receipt: &Receipt) {
+        let table = self.table();
+        if let Some(held) = table.get(receipt.message_id()).filter(|h| h.receipt == *receipt) {
+            held.lease.cancel().cancel();
+        }
     }
 
     /// Cancels every handler that runs, but for the delivery of a control event.
@@ -89,17 +124,12 @@ impl Leases {
     /// Notes that a lease is lost; its handlers are cancelled. False if it was settled meanwhile, or
     /// is just being settled by a handler's transaction.
     fn lost(&self, receipt: &Receipt) -> bool {
-        let mut table = self.table();
         let ours = |held: &Held| held.receipt == *receipt && !held.lease.is_settling();
-        if !table.get(receipt.message_id()).is_some_and(ours) {
+        if !self.table().get(receipt.message_id()).is_some_and(ours) {
             return false;
         }
-        let held = table.remove(receipt.message_id());
-        drop(table);
-        self.freed.notify_one();
-        if let Some(held) = held {
-            held.lease.cancel().cancel();
-        }
+        let Some(held) = self.remove(receipt) else { return false };
+        held.lease.cancel().cancel();
         true
     }
 }

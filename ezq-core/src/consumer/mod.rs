@@ -5,6 +5,7 @@
 mod direct;
 mod fetch;
 mod intake;
+mod lanes;
 mod lease;
 mod pace;
 mod report;

@@ -1,8 +1,8 @@
 //! The coordinator of one consumer: one fetch at a time, a bounded buffer, a task per delivery.
 //!
 //! Invariants: what is fetched is held in the lease table until it is settled, given back or lost;
-//! at most twice the concurrency is held unhandled; after a stop was decided nothing new starts,
-//! but for what stood before an `End`.
+//! at most twice the concurrency is held unhandled, and as much again that waits for another of its
+//! ordering key; after a stop was decided nothing new starts, but for what stood before an `End`.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use super::Stops;
 use super::direct::endless;
 use super::fetch::{Fetch, poll};
+use super::lanes::{Lanes, Stepped, Turn};
 use super::lease::{Leases, renew};
 use super::pace::Pace;
 use super::report::{Counters, Report, StopReason, Tally};
@@ -51,6 +52,8 @@ pub(super) struct Item {
     pub(super) work: Work,
     /// Set while it runs, if it may kill its worker.
     pub(super) suspect: Option<Suspect>,
+    /// Of a delivery with an ordering key, while it is the one of its key that is at work.
+    pub(super) turn: Option<Turn>,
 }
 
 /// How far a stop has come.
@@ -75,6 +78,7 @@ pub(super) struct Run {
     pub(super) tasks: JoinSet<()>,
     pub(super) slots: Arc<Slots>,
     pub(super) buffer: VecDeque<Item>,
+    pub(super) lanes: Lanes,
     pub(super) fetch: Option<Fetch>,
     /// What cancels a batch that is claimed and handled in one transaction.
     pub(super) direct: Arc<Lease>,
@@ -151,6 +155,7 @@ pub(super) async fn run(
         tasks: JoinSet::new(),
         slots: Arc::default(),
         buffer: VecDeque::new(),
+        lanes: Lanes::new(),
         fetch: None,
         direct: endless(),
         backlog: false,
@@ -249,6 +254,12 @@ impl Run {
                 () = sleep_until(self.pace.next()), if waits => {}
                 () = leases.freed(), if self.is_full() => {}
                 () = slots.changed(), if !self.buffer.is_empty() => {}
+                // More of a key can be claimed once all that is held of it is settled.
+                () = leases.key_freed(), if waits => self.pace.now(),
+                Some(step) = self.lanes.step() => {
+                    let stepped = self.lanes.follow(step);
+                    self.go_on(stepped);
+                }
                 woken = changed(&mut self.wakeups), if waits => {
                     if woken { self.pace.now() } else { self.wakeups = None }
                 }
@@ -322,8 +333,22 @@ impl Run {
         }
     }
 
+    /// Goes on in a lane, or gives back what is left of it.
+    fn go_on(&mut self, stepped: Stepped) {
+        match stepped {
+            Stepped::Nothing => {}
+            Stepped::Starts(item) => self.buffer.push_front(item),
+            Stepped::Ended { current, rest } => {
+                self.leases.cancel(&current);
+                for item in rest {
+                    self.send(item.receipt, Settle::Release, Tally::Returned);
+                }
+            }
+        }
+    }
+
     pub(super) fn send(&self, receipt: Receipt, settle: Settle, tally: Tally) {
-        send(&self.settler, receipt, settle, tally);
+        send(&self.settler, (receipt, None), settle, tally);
     }
 }
 

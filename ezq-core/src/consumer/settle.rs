@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Instrument, debug_span, error, info, warn};
 
+use super::lanes::Turn;
 use super::lease::Leases;
 use super::report::{Counters, Tally};
 use crate::attempt::bounded;
@@ -26,6 +27,8 @@ pub(super) struct Settling {
     pub(super) settle: Settle,
     pub(super) tally: Tally,
     pub(super) since: Instant,
+    /// Of a delivery with an ordering key that is done with.
+    pub(super) turn: Option<Turn>,
 }
 
 /// What the settling task works with.
@@ -87,7 +90,7 @@ impl Settler {
     ) {
         let mut pause = Duration::from_millis(50);
         if give_up.is_some_and(|give_up| Instant::now() >= give_up) {
-            return self.abandon(&batch);
+            return self.abandon(batch);
         }
         self.in_flight.set().extend(batch.iter().map(|one| one.receipt.clone()));
         loop {
@@ -115,7 +118,7 @@ impl Settler {
             let now = Instant::now();
             if incoming.is_closed() && now >= *give_up.get_or_insert(later(now, self.patience)) {
                 warn!(queue = %self.queue, count, "gave up settling: these events will come again");
-                return self.abandon(&batch);
+                return self.abandon(batch);
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -134,11 +137,14 @@ impl Settler {
         for mut one in batch {
             // An engine that leaves an outcome out leaves it open; the lease tells in the end.
             match outcomes.next().unwrap_or(SettleOutcome::LeaseLost) {
-                SettleOutcome::Done => self.done(&one.receipt, one.tally),
+                SettleOutcome::Done => {
+                    let tally = one.tally;
+                    self.done(one, tally);
+                }
                 SettleOutcome::LeaseLost => {
                     let message_id = one.receipt.message_id();
                     warn!(queue = %self.queue, %message_id, "lease lost: the event was taken over");
-                    self.done(&one.receipt, Tally::Lost);
+                    self.done(one, Tally::Lost);
                 }
                 SettleOutcome::Failed { receipt, error } => {
                     one.receipt = receipt;
@@ -155,16 +161,22 @@ impl Settler {
     }
 
     /// Leaves a batch to whoever leases it next.
-    fn abandon(&self, batch: &[Settling]) {
+    fn abandon(&self, batch: Vec<Settling>) {
         for one in batch {
-            self.done(&one.receipt, Tally::Lost);
+            self.done(one, Tally::Lost);
         }
     }
 
-    fn done(&self, receipt: &Receipt, tally: Tally) {
-        self.leases.release(receipt);
-        self.in_flight.set().remove(receipt);
+    fn done(&self, one: Settling, tally: Tally) {
+        self.leases.release(&one.receipt);
+        self.in_flight.set().remove(&one.receipt);
         self.counters.add(tally);
+        match one.turn {
+            // What follows it must not be handled before it.
+            Some(turn) if tally == Tally::Lost => turn.revoke(),
+            Some(mut turn) => turn.pass(),
+            None => {}
+        }
     }
 
     /// Does what can be done about a failure: creates the queues that are missing. What publishes to
@@ -200,7 +212,7 @@ impl Settler {
         };
         if !again {
             error!(%queue, %message_id, error, "the event cannot be settled");
-            self.done(&one.receipt, Tally::Lost);
+            self.done(one, Tally::Lost);
             return None;
         }
         let why = format!("the store refused the settlement: {error}");

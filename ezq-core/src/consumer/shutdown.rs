@@ -40,7 +40,8 @@ impl Run {
             .into_iter()
             .partition::<Vec<_>, _>(|other| other.position > item.position);
         self.buffer = before.into();
-        for other in after {
+        let waiting = self.lanes.cut(&item.position);
+        for other in after.into_iter().chain(waiting) {
             self.send(other.receipt, Settle::Release, Tally::Returned);
         }
         match control {
@@ -75,7 +76,8 @@ impl Run {
     pub(super) fn finish(&mut self, reason: StopReason) {
         let grace = self.settings.grace.and_then(|grace| Instant::now().checked_add(grace));
         self.deadline = self.deadline.into_iter().chain(grace).min();
-        if self.phase == Phase::Draining && self.drained && self.buffer.is_empty() {
+        let begun = self.buffer.is_empty() && self.lanes.waiting() == 0;
+        if self.phase == Phase::Draining && self.drained && begun {
             // The `End` has done its work; only the time for what still runs may be shorter.
             self.phase = Phase::Finishing;
             return;
@@ -100,19 +102,23 @@ impl Run {
     }
 
     pub(super) fn return_buffer(&mut self) {
-        for item in std::mem::take(&mut self.buffer) {
+        let waiting = self.lanes.clear();
+        for item in std::mem::take(&mut self.buffer).into_iter().chain(waiting) {
             self.send(item.receipt, Settle::Release, Tally::Returned);
         }
     }
 
     /// Whether nothing is left to wait for.
     pub(super) fn is_finished(&self) -> bool {
-        let idle = self.tasks.is_empty() && self.buffer.is_empty() && self.fetch.is_none();
-        idle && match self.phase {
-            Phase::Running => false,
-            Phase::Draining => self.drained,
-            Phase::Finishing | Phase::Cancelling => true,
-        }
+        let begun = self.buffer.is_empty() && self.lanes.waiting() == 0;
+        begun
+            && self.tasks.is_empty()
+            && self.fetch.is_none()
+            && match self.phase {
+                Phase::Running => false,
+                Phase::Draining => self.drained,
+                Phase::Finishing | Phase::Cancelling => true,
+            }
     }
 
     /// Runs the handlers of the control event, then settles it.

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use super::lanes::Turn;
 use super::lease::Leases;
 use super::report::{Counters, Tally};
 use super::run::Item;
@@ -22,12 +23,15 @@ pub(super) async fn handle(
     leases: Arc<Leases>,
     settler: mpsc::UnboundedSender<Settling>,
     counters: Arc<Counters>,
-    item: Item,
+    mut item: Item,
 ) {
     let receipt = item.receipt.clone();
     let mut hold = Hold { leases: Arc::clone(&leases), receipt, handed_on: false };
     let Some(mut settle) = app.dispatcher.dispatch(&item.work).await else {
         // A handler's transaction has settled it.
+        if let Some(turn) = &mut item.turn {
+            turn.pass();
+        }
         return counters.add(Tally::Handled);
     };
     if !leases.holds(&item.receipt) {
@@ -53,7 +57,23 @@ pub(super) async fn handle(
         Settle::Release => Tally::Returned,
     };
     hold.handed_on = true;
-    send(&settler, item.receipt, settle, tally);
+    let turn = hand_on(item.turn.take(), &settle);
+    send(&settler, (item.receipt, turn), settle, tally);
+}
+
+/// What becomes of a delivery's turn. The next of its key starts at once where nothing but a lost
+/// lease can keep the message; where more can, once it is settled; and not where it comes again.
+fn hand_on(mut turn: Option<Turn>, settle: &Settle) -> Option<Turn> {
+    match settle {
+        Settle::Ack { outgoing } if outgoing.is_empty() => {
+            if let Some(turn) = &mut turn {
+                turn.pass();
+            }
+            turn
+        }
+        Settle::Ack { .. } | Settle::DeadLetter { .. } => turn,
+        Settle::Retry { .. } | Settle::Release => None,
+    }
 }
 
 /// A delivery whose task may panic: then it is let go, and comes again when its lease ends.
@@ -71,14 +91,14 @@ impl Drop for Hold {
     }
 }
 
-/// Hands a settlement on.
+/// Hands a settlement on, with the turn of a delivery that is done with.
 pub(super) fn send(
     settler: &mpsc::UnboundedSender<Settling>,
-    receipt: Receipt,
+    (receipt, turn): (Receipt, Option<Turn>),
     settle: Settle,
     tally: Tally,
 ) {
-    let settling = Settling { receipt, settle, tally, since: Instant::now() };
+    let settling = Settling { receipt, settle, tally, since: Instant::now(), turn };
     if settler.send(settling).is_err() {
         error!("the settling task is gone: the event will come again");
     }

@@ -15,6 +15,9 @@ pub struct Capabilities {
     /// Messages are handed out by due time, and [`LeaseRequest::before`](crate::engine::LeaseRequest)
     /// is honoured.
     pub ordered: bool,
+    /// Messages of one ordering key ([`KEY`](crate::headers::KEY)) are handed out one after another;
+    /// see [`Engine::lease`](crate::engine::Engine::lease).
+    pub keys: bool,
     /// [`Engine::begin`](crate::engine::Engine::begin) works: handlers may take `Tx`.
     pub transactions: bool,
     /// [`Engine::set_retention`](crate::engine::Engine::set_retention) can have acknowledged
@@ -37,6 +40,7 @@ impl Capabilities {
             delayed: false,
             dedupe: false,
             ordered: false,
+            keys: false,
             transactions: false,
             archive: false,
             exact_bodies: false,

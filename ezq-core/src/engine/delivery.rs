@@ -1,5 +1,6 @@
 //! What passes between an engine and the rest of ezq: messages out, deliveries in, receipts.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -191,6 +192,12 @@ impl Delivery {
     #[must_use]
     pub fn position(&self) -> Position {
         Position { due: self.due, message_id: self.receipt.message_id.clone() }
+    }
+
+    /// Its ordering key, if it has one.
+    #[must_use]
+    pub fn key(&self) -> Option<Cow<'_, str>> {
+        self.headers.key()
     }
 
     /// How often it was delivered without being settled, this time included: 1 unless workers died

@@ -7,6 +7,7 @@
 
 mod archive;
 mod clock;
+mod dedupe_keys;
 mod keys;
 mod letters;
 mod queue;
@@ -24,8 +25,8 @@ use tokio::sync::watch;
 use self::clock::Clock;
 use self::store::Store;
 use super::{
-    Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest, Leased, MessageId,
-    Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
+    BlockedKey, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest, Leased,
+    MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
 };
 use crate::{History, QueueName, Result, Retention, Settle};
 
@@ -105,6 +106,7 @@ impl MemoryEngine {
             dedupe: true,
             ordered: true,
             archive: true,
+            keys: true,
             exact_bodies: true,
             max_body,
             ..Capabilities::new("memory")
@@ -240,6 +242,12 @@ impl Engine for MemoryEngine {
         let mut store = self.store();
         let now = self.shared.clock.now();
         Ok(store.queue(queue)?.stats(now))
+    }
+
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        Ok(store.queue(queue)?.blocked(limit, now))
     }
 
     async fn health_check(&self) -> Result<()> {

@@ -9,6 +9,7 @@ mod capabilities;
 mod dead_letters;
 mod dedupe;
 mod delivery;
+mod keys;
 pub mod memory;
 mod unit_of_work;
 
@@ -23,6 +24,7 @@ pub use dedupe::{DEDUPE_KEY_LIMIT, Dedupe, Original};
 pub use delivery::{
     Delivery, Due, LeaseRequest, Leased, MessageId, Outgoing, Position, PublishOutcome, Receipt,
 };
+pub use keys::{BlockedKey, Blocker};
 pub use unit_of_work::{Finished, UnitOfWork};
 
 use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
@@ -78,6 +80,11 @@ pub trait Engine: Send + Sync + 'static {
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>>;
 
     /// Hands out what is due, at once and without waiting.
+    ///
+    /// With [`Capabilities::keys`], no two calls hold messages of one ordering key at once: a message
+    /// with a key is handed out only when no earlier one of its key, by id, is in the queue and none
+    /// of its key is leased. One call may hand out several of a key that follow each other; then
+    /// their places rise with their ids, and whoever got them handles them in that order.
     ///
     /// # Errors
     /// When the store could not be asked; [`ErrorKind::QueueMissing`] when the queue is gone.
@@ -167,6 +174,19 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// When the store could not be asked.
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats>;
+
+    /// Ordering keys whose first message cannot be handed out just now while others wait behind it,
+    /// at most `limit`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::keys`]; else when the store
+    /// could not be asked.
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        let _ = (queue, limit);
+        let name = self.capabilities().name;
+        let text = format!("the engine `{name}` does not order by key");
+        Err(Error::new(ErrorKind::Unsupported, text))
+    }
 
     /// Whether the store answers. Defaults to yes, which is right for one in this process.
     ///

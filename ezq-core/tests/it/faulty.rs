@@ -153,6 +153,10 @@ impl Engine for Faulty {
         self.memory.stats(queue).await
     }
 
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        self.memory.blocked_keys(queue, limit).await
+    }
+
     async fn health_check(&self) -> Result<()> {
         self.memory.health_check().await
     }

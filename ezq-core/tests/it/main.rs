@@ -4,5 +4,6 @@
 mod consumer;
 mod engines;
 mod faulty;
+mod keys;
 mod limits;
 mod outages;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased, UnitOfWork};
 use ezq_core::{
-    Capabilities, Due, Engine, Error, ErrorKind, ExtendOutcome, History, MessageId, Outgoing,
-    PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle, SettleOutcome,
+    BlockedKey, Capabilities, Due, Engine, Error, ErrorKind, ExtendOutcome, History, MessageId,
+    Outgoing, PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle,
+    SettleOutcome,
 };
 use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use super::PgmqEngine;
 use crate::claim::Claim;
 use crate::config::Place;
+use crate::keys::blocked;
 use crate::link::{Checkout, Link, Planning, limit};
 use crate::removal::Removal;
 use crate::settle::{Means, Settling};
@@ -46,6 +48,10 @@ impl PgmqEngine {
     pub(crate) async fn claim_of(&self, queue: &QueueName, max: usize) -> Result<Claim> {
         let inner = &self.inner;
         let shape = inner.queues.shape(queue, &inner.control).await?;
+        if shape.keyed {
+            let text = "messages with ordering keys are claimed by lease";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         let ttl = Duration::from_secs(1);
         let request = LeaseRequest { queue: queue.clone(), max, ttl, before: None };
         Ok(Claim::new(&request, shape, inner.restart_grace))
@@ -81,6 +87,8 @@ impl PgmqEngine {
     }
 }
 
+pub(super) use on_link;
+
 #[async_trait]
 impl Engine for PgmqEngine {
     fn capabilities(&self) -> &Capabilities {
@@ -110,11 +118,7 @@ impl Engine for PgmqEngine {
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
-        let inner = &self.inner;
-        let queue = &request.queue;
-        let shape = inner.queues.shape(queue, &inner.control).await?;
-        let claim = Claim::new(&request, shape, inner.restart_grace);
-        on_link!(self, inner.claim, queue, |connection| claim.run(connection))
+        self.lease_free(&request).await
     }
 
     async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
@@ -197,6 +201,12 @@ impl Engine for PgmqEngine {
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
         on_link!(self, self.inner.control, queue, |connection| upkeep::stats(connection, queue))
+    }
+
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        on_link!(self, self.inner.control, queue, |connection| {
+            blocked::list(connection, queue, limit)
+        })
     }
 
     async fn health_check(&self) -> Result<()> {

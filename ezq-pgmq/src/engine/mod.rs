@@ -1,7 +1,8 @@
 //! The engine: connections, what is known about queues, and the tasks that wake consumers.
 
 mod contract;
-mod keys;
+mod deduping;
+mod lease;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::PgmqConfig;
+use crate::keys::claim::Paths;
 use crate::link::{Connector, ISOLATION, Link, Planning, keep_alive};
 use crate::publish::{self, ByQueue, Row};
 use crate::queues::Queues;
@@ -24,7 +26,7 @@ use crate::retention::Retentions;
 use crate::schema::Schema;
 use crate::sweep::Sweeper;
 use crate::wake::Wake;
-use crate::{error, install, listen};
+use crate::{error, install, keys, listen};
 
 /// A connection of the pool that was idle this long is asked whether it still stands.
 const IDLE: Duration = Duration::from_secs(1);
@@ -55,6 +57,7 @@ struct Inner {
     retentions: Arc<Retentions>,
     sweeper: Sweeper,
     schema: Schema,
+    paths: Paths,
     wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
 }
@@ -91,6 +94,7 @@ impl PgmqEngine {
         capabilities.ordered = true;
         capabilities.archive = true;
         capabilities.transactions = true;
+        capabilities.keys = true;
         capabilities.max_body = Some(MAX_BODY);
         let retentions = Arc::<Retentions>::default();
         for (queue, retention) in &config.retention {
@@ -117,6 +121,7 @@ impl PgmqEngine {
             retentions,
             sweeper,
             schema: Schema::default(),
+            paths: Paths::default(),
             wake: Arc::default(),
             tasks: Mutex::default(),
             connector,
@@ -207,6 +212,25 @@ fn lost() -> Error {
     Error::new(ErrorKind::Engine, "the database gave fewer ids than messages")
 }
 
+impl PgmqEngine {
+    /// Takes the lock of an ordering key until the caller's transaction ends. Whoever publishes an
+    /// event of the key behind it waits, if it takes the lock, too: so the order of the key is that
+    /// in which the transactions commit. Without it two that run at once may be seen in either order,
+    /// and a later event may be handled before the earlier one was committed.
+    ///
+    /// # Errors
+    /// The database's errors; after one the transaction can only be rolled back.
+    pub async fn lock_key(
+        &self,
+        connection: &mut PgConnection,
+        queue: &QueueName,
+        key: &str,
+    ) -> Result<()> {
+        let locked = keys::lock(connection, queue, key).await;
+        locked.map_err(|failure| error::of(failure, self.inner.connector.place()))
+    }
+}
+
 impl Inner {
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         let mut outcomes = unanswered(&messages);
@@ -232,6 +256,9 @@ impl Inner {
         let mut stored_any = false;
         for (queue, rows) in queues.into_inner() {
             let (places, rows): (Vec<usize>, Vec<Row>) = rows.into_iter().unzip();
+            if rows.iter().any(Row::is_keyed) {
+                self.queues.index_keys(&queue, &self.control, self.manage_schema).await;
+            }
             let results = publish::store(&self.pool, place, patience, &queue, &rows).await;
             let mut stored_here = false;
             for (index, outcome) in places.into_iter().zip(results) {

@@ -31,6 +31,7 @@ mod faults;
 mod history;
 #[cfg(feature = "embedded")]
 mod installing;
+mod keys;
 #[cfg(feature = "embedded")]
 mod model;
 #[cfg(feature = "embedded")]

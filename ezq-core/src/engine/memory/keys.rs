@@ -1,32 +1,66 @@
-//! The dedupe keys of one queue, each until its window ends.
+//! The ordering keys of one queue: which message of a key is its first, and whether one is leased.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::clock::{self, Micros};
-use crate::engine::{Dedupe, MessageId, Original};
-
+/// The ids of a queue's messages, by key.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    taken: HashMap<String, Original>,
-    // (end, key) of every key taken.
-    ends: BTreeSet<(Micros, String)>,
+    groups: BTreeMap<String, Group>,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    ids: BTreeSet<i64>,
+    // Handed out and not settled; their leases may have run out.
+    open: BTreeSet<i64>,
 }
 
 impl Keys {
-    /// The message that holds a key. What ended by now is forgotten.
-    pub(super) fn taken(&mut self, key: &str, now: Micros) -> Option<Original> {
-        while self.ends.first().is_some_and(|(end, _)| *end <= now) {
-            if let Some((_, ended)) = self.ends.pop_first() {
-                self.taken.remove(&ended);
-            }
-        }
-        self.taken.get(key).cloned()
+    pub(super) fn insert(&mut self, key: &str, id: i64) {
+        self.groups.entry(key.to_owned()).or_default().ids.insert(id);
     }
 
-    /// Takes a key that nobody holds.
-    pub(super) fn take(&mut self, dedupe: &Dedupe, message_id: MessageId, now: Micros) {
-        let (key, event_id) = (dedupe.key().to_owned(), dedupe.event_id().to_owned());
-        self.ends.insert((clock::after(now, dedupe.window()), key.clone()));
-        self.taken.insert(key, Original { message_id, event_id });
+    pub(super) fn remove(&mut self, key: &str, id: i64) {
+        let Some(group) = self.groups.get_mut(key) else { return };
+        group.ids.remove(&id);
+        group.open.remove(&id);
+        if group.ids.is_empty() {
+            self.groups.remove(key);
+        }
+    }
+
+    pub(super) fn set_open(&mut self, key: &str, id: i64, open: bool) {
+        let Some(group) = self.groups.get_mut(key) else { return };
+        if open {
+            group.open.insert(id);
+        } else {
+            group.open.remove(&id);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.groups.clear();
+    }
+
+    /// The first message of a key.
+    pub(super) fn first(&self, key: &str) -> Option<i64> {
+        self.groups.get(key)?.ids.first().copied()
+    }
+
+    /// The message that follows another of its key.
+    pub(super) fn next(&self, key: &str, id: i64) -> Option<i64> {
+        self.groups.get(key)?.ids.range(id.saturating_add(1)..).next().copied()
+    }
+
+    /// The messages of a key that were handed out and not settled.
+    pub(super) fn open(&self, key: &str) -> impl Iterator<Item = i64> + '_ {
+        self.groups.get(key).into_iter().flat_map(|group| group.open.iter().copied())
+    }
+
+    /// Every key with its first message, and how many stand behind that.
+    pub(super) fn firsts(&self) -> impl Iterator<Item = (&str, i64, usize)> {
+        self.groups.iter().filter_map(|(key, group)| {
+            Some((key.as_str(), *group.ids.first()?, group.ids.len() - 1))
+        })
     }
 }

@@ -3,6 +3,7 @@
 //! As in a PGMQ table, one time per message says both where it stands and from when it can be
 //! read: a lease moves it to its own end, a release moves it back.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -10,20 +11,25 @@ use serde_json::{Value, json};
 
 use super::archive::Archived;
 use super::clock::{self, Micros};
+use super::dedupe_keys::DedupeKeys;
 use super::keys::Keys;
-use crate::engine::{DeadLetter, Delivery, Due, Leased, MessageId, Position, QueueStats, Receipt};
+use crate::engine::{
+    BlockedKey, Blocker, DeadLetter, Delivery, Due, Leased, MessageId, Position, QueueStats,
+    Receipt,
+};
 use crate::headers::{DEAD, HANDLER_PREFIX, Headers, REDRIVEN, RETURNED};
 use crate::settlement::{HandlerMark, HandlerState};
 use crate::{Progress, Reason};
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    pub(super) keys: Keys,
+    pub(super) dedupe: DedupeKeys,
     generation: i64,
     last_id: i64,
     pub(super) messages: HashMap<i64, Stored>,
     // (due, id) of every message.
     order: BTreeSet<(Micros, i64)>,
+    keys: Keys,
     pub(super) dead: BTreeMap<i64, DeadLetter>,
     last_dead_id: i64,
     // Oldest first.
@@ -44,11 +50,12 @@ pub(super) struct Stored {
 impl Queue {
     pub(super) fn new(generation: i64) -> Self {
         Self {
-            keys: Keys::default(),
+            dedupe: DedupeKeys::default(),
             generation,
             last_id: 0,
             messages: HashMap::new(),
             order: BTreeSet::new(),
+            keys: Keys::default(),
             dead: BTreeMap::new(),
             last_dead_id: 0,
             archived: VecDeque::new(),
@@ -63,6 +70,9 @@ impl Queue {
         enqueued_at: Micros,
     ) -> MessageId {
         self.last_id += 1;
+        if let Some(key) = headers.key() {
+            self.keys.insert(&key, self.last_id);
+        }
         let stored = Stored { body, headers, enqueued_at, due, deliveries: 0, open: false };
         self.messages.insert(self.last_id, stored);
         self.order.insert((due, self.last_id));
@@ -81,9 +91,9 @@ impl Queue {
             (clock::to_micros(position.due), id)
         });
         let ready = limit.min((now.saturating_add(1), i64::MIN));
-        let places: Vec<_> = self.order.range(..ready).take(max).copied().collect();
+        let places = self.claimable(ready, max, now);
         let next_due = if places.is_empty() {
-            let next = self.order.range(ready..limit).next();
+            let next = self.order.range(ready..limit).find(|(_, id)| self.unblocks(*id));
             next.map(|(due, _)| clock::between(now, *due))
         } else {
             None
@@ -99,11 +109,82 @@ impl Queue {
         }
     }
 
+    /// What can be handed out, in its order: of each key its first message, and up to half of
+    /// what is asked for of those that follow it.
+    fn claimable(&self, ready: (Micros, i64), max: usize, now: Micros) -> Vec<(Micros, i64)> {
+        let longest = (max / 2).max(1);
+        // The last message of a key that is handed out, and how many are.
+        let mut runs: HashMap<Cow<'_, str>, (i64, usize)> = HashMap::new();
+        let mut places = Vec::new();
+        for (due, id) in self.order.range(..ready) {
+            if places.len() >= max {
+                break;
+            }
+            if let Some(key) = self.key(*id) {
+                let run = runs.get(&key).copied();
+                let follows = match run {
+                    Some((last, length)) => {
+                        length < longest && self.keys.next(&key, last) == Some(*id)
+                    }
+                    None => self.keys.first(&key) == Some(*id) && self.leased(&key, now).is_none(),
+                };
+                if !follows {
+                    continue;
+                }
+                runs.insert(key, (*id, run.map_or(1, |(_, length)| length + 1)));
+            }
+            places.push((*due, *id));
+        }
+        places
+    }
+
+    fn key(&self, id: i64) -> Option<Cow<'_, str>> {
+        self.messages.get(&id)?.headers.key()
+    }
+
+    /// When the last lease on a message of a key ends, if there is one.
+    fn leased(&self, key: &str, now: Micros) -> Option<Micros> {
+        let dues = self.keys.open(key).filter_map(|id| Some(self.messages.get(&id)?.due));
+        dues.filter(|due| *due > now).max()
+    }
+
+    /// Whether something can be handed out once this message falls due.
+    fn unblocks(&self, id: i64) -> bool {
+        self.key(id).is_none_or(|key| {
+            self.keys.first(&key) == Some(id) || self.keys.open(&key).any(|open| open == id)
+        })
+    }
+
+    pub(super) fn blocked(&self, limit: usize, now: Micros) -> Vec<BlockedKey> {
+        let blocked = self.keys.firsts().filter(|(_, _, waiting)| *waiting > 0);
+        let blocked = blocked.filter_map(|(key, head, waiting)| {
+            let stored = self.messages.get(&head)?;
+            let (blocker, until) = match self.leased(key, now) {
+                Some(end) => (Blocker::Leased, end),
+                None if stored.due <= now => return None,
+                None if stored.deliveries > 0 => (Blocker::Retry, stored.due),
+                None => (Blocker::Delayed, stored.due),
+            };
+            let (head, until) = (MessageId::Number(head), clock::to_time(until));
+            Some(BlockedKey::new(key, head, blocker, until, count(waiting)))
+        });
+        blocked.take(limit).collect()
+    }
+
+    /// Notes whether a message is handed out and not settled.
+    fn set_open(&mut self, id: i64, open: bool) {
+        let Some(stored) = self.messages.get_mut(&id) else { return };
+        stored.open = open;
+        if let Some(key) = stored.headers.key() {
+            self.keys.set_open(&key, id, open);
+        }
+    }
+
     fn deliver(&mut self, id: i64, due: Micros, until: Micros, now: Micros) -> Option<Delivery> {
         self.place(id, until);
+        self.set_open(id, true);
         let stored = self.messages.get_mut(&id)?;
         stored.deliveries = stored.deliveries.saturating_add(1);
-        stored.open = true;
         let token = [i64::from(stored.deliveries), self.generation, due];
         Some(Delivery {
             receipt: Receipt::new(MessageId::Number(id), token),
@@ -143,8 +224,8 @@ impl Queue {
     /// Ends a delivery by a retry or a release: readable from `due`, with the marks merged in.
     pub(super) fn give_back(&mut self, id: i64, due: Micros, progress: &Progress) {
         self.place(id, due);
+        self.set_open(id, false);
         if let Some(stored) = self.messages.get_mut(&id) {
-            stored.open = false;
             stored.headers.give_back(progress);
         }
     }
@@ -214,6 +295,7 @@ impl Queue {
     pub(super) fn purge(&mut self) -> u64 {
         let held = count(self.messages.len());
         self.messages.clear();
+        self.keys.clear();
         self.order.clear();
         held
     }
@@ -252,6 +334,9 @@ impl Queue {
     pub(super) fn take(&mut self, id: i64) -> Option<Stored> {
         let stored = self.messages.remove(&id)?;
         self.order.remove(&(stored.due, id));
+        if let Some(key) = stored.headers.key() {
+            self.keys.remove(&key, id);
+        }
         Some(stored)
     }
 }

@@ -164,14 +164,14 @@ impl Store {
     fn insert(&mut self, message: Outgoing, now: Micros) -> Result<PublishOutcome> {
         let queue = self.queue(&message.queue)?;
         if let Some(dedupe) = &message.dedupe
-            && let Some(original) = queue.keys.taken(dedupe.key(), now)
+            && let Some(original) = queue.dedupe.taken(dedupe.key(), now)
         {
             return Ok(PublishOutcome::Duplicate(Some(original)));
         }
         let due = clock::due(now, message.due);
         let id = queue.insert(message.body.clone(), message.headers.clone(), due, now);
         if let Some(dedupe) = &message.dedupe {
-            queue.keys.take(dedupe, id.clone(), now);
+            queue.dedupe.take(dedupe, id.clone(), now);
         }
         self.wake(&message.queue);
         self.published.push(Published { id: id.clone(), message, at: clock::to_time(now) });

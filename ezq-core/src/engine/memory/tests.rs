@@ -172,6 +172,6 @@ async fn a_dropped_queue_takes_its_keys_along_and_an_ended_one_is_forgotten() {
     assert!(stored("a").await);
     tokio::time::advance(MINUTE).await;
     assert!(stored("b").await);
-    let store = format!("{:?}", engine.store().queue(&queue).unwrap().keys);
+    let store = format!("{:?}", engine.store().queue(&queue).unwrap().dedupe);
     assert!(store.contains("\"b\"") && !store.contains("\"a\""), "{store}");
 }

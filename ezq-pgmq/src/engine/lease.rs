@@ -1,0 +1,87 @@
+//! Leasing: a claim, and where it met ordering keys a look at who else holds them.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use ezq_core::engine::{LeaseRequest, Leased};
+use ezq_core::{Engine, QueueName, Receipt, Result, Settle};
+
+use super::PgmqEngine;
+use super::contract::on_link;
+use crate::claim::{Batch, Claim, Claimed};
+use crate::keys;
+use crate::link::{Checkout, Link, limit};
+
+/// How often a claim is made again that met a worker with the same key.
+const TRIES: u32 = 5;
+
+impl PgmqEngine {
+    /// Claims messages of whose keys nobody else has any.
+    pub(super) async fn lease_free(&self, request: &LeaseRequest) -> Result<Leased> {
+        let queue = &request.queue;
+        for tries in 1.. {
+            let Batch { mut claimed, mut next_due } = self.claim(request).await?;
+            let contested = self.contested(queue, &claimed).await?;
+            if !contested.is_empty() {
+                let is_contested =
+                    |one: &mut Claimed| one.key.is_some_and(|key| contested.contains(&key));
+                let back: Vec<(Receipt, Settle)> = claimed
+                    .extract_if(.., is_contested)
+                    .map(|one| (one.delivery.receipt, Settle::Release))
+                    .collect();
+                tracing::debug!(%queue, count = back.len(), "another worker has their keys");
+                self.settle(queue, back).await?;
+                // Both give way when they meet: not both at the same time again.
+                let pause = Duration::from_millis(10).mul_f64(rand::random_range(0.1..1.0));
+                if claimed.is_empty() && tries < TRIES {
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+                next_due = Some(pause);
+            }
+            let deliveries: Vec<_> = claimed.into_iter().map(|one| one.delivery).collect();
+            let next_due = next_due.filter(|_| deliveries.is_empty());
+            return Ok(Leased { deliveries, next_due });
+        }
+        Ok(Leased::default())
+    }
+
+    async fn claim(&self, request: &LeaseRequest) -> Result<Batch> {
+        let inner = &self.inner;
+        let queue = &request.queue;
+        let shape = inner.queues.shape(queue, &inner.control).await?;
+        let claim = Claim::new(request, shape, inner.restart_grace);
+        if shape.keyed {
+            let mut path = inner.paths.of(queue);
+            let batch = on_link!(self, inner.claim, queue, |connection| {
+                claim.run_keyed(connection, &mut path)
+            });
+            inner.paths.keep(queue, path);
+            return batch;
+        }
+        let batch = on_link!(self, inner.claim, queue, |connection| claim.run(connection))?;
+        if batch.claimed.iter().any(|one| one.key.is_some()) {
+            // Someone else's, or published in a transaction.
+            inner.queues.forget(queue);
+            inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
+        }
+        Ok(batch)
+    }
+
+    /// The keys among these of which someone else has a message, too.
+    async fn contested(&self, queue: &QueueName, claimed: &[Claimed]) -> Result<HashSet<i64>> {
+        let keyed = claimed.iter().filter_map(|one| {
+            let id = one.delivery.receipt.message_id().as_number()?;
+            Some((one.key?, id))
+        });
+        let (keys, ids): (HashSet<i64>, Vec<i64>) = keyed.unzip();
+        if keys.is_empty() {
+            return Ok(keys);
+        }
+        let keys: Vec<i64> = keys.into_iter().collect();
+        let contested = on_link!(self, self.inner.claim, queue, |connection| {
+            keys::contested(connection, queue, &keys, &ids)
+        })?;
+        Ok(contested.into_iter().collect())
+    }
+}

@@ -1,0 +1,163 @@
+//! Claiming from a queue with ordering keys, statement by statement, until one finds something or
+//! every key was looked at.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use ezq_core::QueueName;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Row};
+
+use super::statement::Source;
+use crate::claim::{Batch, Claim};
+
+/// How this engine last went through a queue's keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Path {
+    /// From key to key, until a whole round finds nothing.
+    by_key: bool,
+    /// The key it came to.
+    at: i64,
+    /// There may be more of both, with a key and without: each is to have its share.
+    shared: bool,
+    /// With room for one only, whose turn it is.
+    odd: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Paths(Mutex<HashMap<QueueName, Path>>);
+
+impl Paths {
+    pub(crate) fn of(&self, queue: &QueueName) -> Path {
+        // A fleet does not begin at one key.
+        let begin = || Path { by_key: false, at: rand::random(), shared: false, odd: false };
+        self.paths().get(queue).copied().unwrap_or_else(begin)
+    }
+
+    pub(crate) fn keep(&self, queue: &QueueName, path: Path) {
+        self.paths().insert(queue.clone(), path);
+    }
+
+    fn paths(&self) -> std::sync::MutexGuard<'_, HashMap<QueueName, Path>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How far a statement looked.
+struct Looked {
+    reached: i64,
+    is_all: bool,
+    asked_at: DateTime<Utc>,
+}
+
+impl Claim {
+    /// Claims from a queue whose keys have an index.
+    pub(crate) async fn run_keyed(
+        &self,
+        connection: &mut PgConnection,
+        path: &mut Path,
+    ) -> Result<Batch, sqlx::Error> {
+        let mut plain = path.share(self.max);
+        let mut asked_at = None;
+        if !path.by_key {
+            let (batch, looked) = self.look(connection, Source::Due, plain, path).await?;
+            asked_at = Some(looked.asked_at);
+            let keyed = batch.keyed();
+            path.by_key = !looked.is_all && keyed.saturating_mul(2) < self.max;
+            if !batch.claimed.is_empty() {
+                return Ok(batch);
+            }
+            if looked.is_all && plain > 0 {
+                return self.nothing(connection, looked.asked_at).await;
+            }
+            if looked.is_all {
+                plain = self.max;
+            }
+        }
+        let begun = path.at;
+        let mut around = begun == i64::MIN;
+        loop {
+            let (batch, looked) = self.look(connection, Source::Keys, plain, path).await?;
+            let asked_at = *asked_at.get_or_insert(looked.asked_at);
+            let done = around && (looked.is_all || looked.reached >= begun);
+            around |= looked.is_all;
+            path.at = if looked.is_all { i64::MIN } else { looked.reached };
+            if !batch.claimed.is_empty() {
+                return Ok(batch);
+            }
+            if done && plain > 0 {
+                path.by_key = false;
+                return self.nothing(connection, asked_at).await;
+            }
+            plain = self.max;
+        }
+    }
+
+    /// Nothing can be claimed: tells when something can.
+    async fn nothing(
+        &self,
+        connection: &mut PgConnection,
+        asked_at: DateTime<Utc>,
+    ) -> Result<Batch, sqlx::Error> {
+        let next_due = self.next_due(connection, self.keyed_next_due(), Some(asked_at)).await?;
+        Ok(Batch { next_due, ..Batch::default() })
+    }
+
+    async fn look(
+        &self,
+        connection: &mut PgConnection,
+        source: Source,
+        plain: i64,
+        path: &mut Path,
+    ) -> Result<(Batch, Looked), sqlx::Error> {
+        let query = sqlx::query(AssertSqlSafe(self.keyed_statement(source)))
+            .bind(self.grace_us)
+            .bind(self.max)
+            .bind(self.ttl_us)
+            .bind(plain)
+            .bind((self.max / 2).max(1));
+        let mut query = self.bind_before(query);
+        if source == Source::Keys {
+            query = query.bind(path.at);
+        }
+        let rows = query.fetch_all(connection).await?;
+        let mut batch = Batch::default();
+        let mut looked = None;
+        for row in &rows {
+            if looked.is_none() {
+                let (reached, is_all) = (row.try_get("reached")?, row.try_get("is_all")?);
+                looked = Some(Looked { reached, is_all, asked_at: row.try_get("asked_at")? });
+            }
+            if row.try_get::<Option<i64>, _>("msg_id")?.is_some() {
+                batch.push(row)?;
+            }
+        }
+        batch.sort();
+        let keyed = batch.keyed();
+        path.shared = keyed > 0 || plain == self.max && batch.count() == plain;
+        Ok((batch, looked.ok_or(sqlx::Error::RowNotFound)?))
+    }
+}
+
+impl Path {
+    /// How many messages without a key are to be claimed at most: half, where there are others.
+    fn share(&mut self, max: i64) -> i64 {
+        if !self.shared {
+            return max;
+        }
+        self.odd = !self.odd;
+        max / 2 + i64::from(self.odd) * (max % 2)
+    }
+}
+
+impl Batch {
+    fn count(&self) -> i64 {
+        i64::try_from(self.claimed.len()).unwrap_or(i64::MAX)
+    }
+
+    fn keyed(&self) -> i64 {
+        let keyed = self.claimed.iter().filter(|claimed| claimed.key.is_some()).count();
+        i64::try_from(keyed).unwrap_or(i64::MAX)
+    }
+}

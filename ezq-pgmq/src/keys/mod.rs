@@ -1,0 +1,94 @@
+//! Ordering keys: the indexes that serve them, the claim that keeps their order, who holds a key.
+//!
+//! The key of a message is the text under `x-pgmq-group` in its headers. Statements compare its
+//! hash, which has one size whatever the key has; two keys of one hash would only wait for each
+//! other. The invariant: of one key only the first message by id is claimed, or a run of those that
+//! follow it, and none while another worker has any.
+
+pub(crate) mod blocked;
+pub(crate) mod claim;
+pub(crate) mod index;
+mod statement;
+
+use ezq_core::QueueName;
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
+
+use crate::sql;
+
+/// The hash of a row's key; NULL where there is none.
+pub(crate) fn hash(row: &str) -> String {
+    format!("hashtextextended({row}.headers ->> 'x-pgmq-group', 0)")
+}
+
+/// A row has a key.
+pub(crate) fn is_keyed(row: &str) -> String {
+    format!("{row}.headers ->> 'x-pgmq-group' IS NOT NULL")
+}
+
+/// A row has no key.
+pub(crate) fn is_plain(row: &str) -> String {
+    format!("{row}.headers ->> 'x-pgmq-group' IS NULL")
+}
+
+/// Some message `l` of a key is leased.
+pub(crate) fn leased(table: &str, key: &str) -> String {
+    format!(
+        "EXISTS (SELECT FROM {table} l WHERE {} AND {} = {key} AND l.read_ct > 0 \
+         AND l.vt > statement_timestamp() AND {} < l.read_ct)",
+        is_keyed("l"),
+        hash("l"),
+        sql::returned("l.headers")
+    )
+}
+
+/// For a claim that knows nothing of keys: a row `c` without a key, or the first of a key of which
+/// no other is leased.
+pub(crate) fn is_free(table: &str) -> String {
+    format!(
+        "({} OR (NOT EXISTS (SELECT FROM {table} e WHERE {} AND {} = {} AND e.msg_id < c.msg_id) \
+         AND NOT {}))",
+        is_plain("c"),
+        is_keyed("e"),
+        hash("e"),
+        hash("c"),
+        leased(table, &hash("c"))
+    )
+}
+
+/// Of the keys of claimed messages, those of which someone else has a message, too: two claims that
+/// ran at once, one of which could not see an earlier message yet, or a renewal that came between.
+pub(crate) async fn contested(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    keys: &[i64],
+    ids: &[i64],
+) -> Result<Vec<i64>, sqlx::Error> {
+    let table = sql::table(queue);
+    let statement = format!(
+        "SELECT k.key FROM unnest($1::bigint[]) k(key) WHERE EXISTS (
+           SELECT FROM {table} l WHERE {} AND {} = k.key AND l.read_ct > 0
+             AND l.vt > statement_timestamp() AND l.msg_id <> ALL ($2::bigint[])
+             AND {} < l.read_ct)",
+        is_keyed("l"),
+        hash("l"),
+        sql::returned("l.headers")
+    );
+    let query = sqlx::query_scalar(AssertSqlSafe(statement)).bind(keys).bind(ids);
+    query.fetch_all(connection).await
+}
+
+/// Takes the lock of a key until the transaction ends.
+pub(crate) async fn lock(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    key: &str,
+) -> Result<(), sqlx::Error> {
+    // A lock number of ezq's own: the queue's name cannot hold the separator.
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('ezq/' || $1 || '/' || $2, 0))")
+        .bind(queue.as_str())
+        .bind(key)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
