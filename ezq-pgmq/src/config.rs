@@ -24,7 +24,7 @@ pub struct PgmqConfig {
     pub(crate) max_connections: u32,
     pub(crate) manage_schema: bool,
     pub(crate) connect_timeout: Duration,
-    pub(crate) statement_timeout: Duration,
+    pub(crate) statement_timeout: Option<Duration>,
     pub(crate) restart_grace: Option<Duration>,
     pub(crate) retention: Vec<(QueueName, Retention)>,
     pub(crate) sweep_interval: Duration,
@@ -81,7 +81,7 @@ impl PgmqConfig {
             max_connections: 10,
             manage_schema: true,
             connect_timeout: Duration::from_secs(5),
-            statement_timeout: Duration::from_secs(30),
+            statement_timeout: None,
             restart_grace: None,
             retention: Vec::new(),
             sweep_interval: Duration::from_secs(60),
@@ -123,10 +123,12 @@ impl PgmqConfig {
     }
 
     /// How long the engine waits for the answer to one statement of its own before it takes the
-    /// connection for dead and opens another. Defaults to 30 s.
+    /// connection for dead and opens another. So long a worker hears of no new event when its
+    /// connections die in silence. Defaults to 10 s for claiming, renewing and settling, which reach
+    /// few rows by index, and to 30 s for all else.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
-        self.statement_timeout = timeout;
+        self.statement_timeout = Some(timeout);
         self
     }
 

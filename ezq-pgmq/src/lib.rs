@@ -29,6 +29,7 @@ mod install;
 mod keys;
 mod link;
 mod listen;
+mod pooled;
 mod publish;
 mod queues;
 mod removal;

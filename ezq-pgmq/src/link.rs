@@ -16,6 +16,10 @@ use tokio::time::{Instant, timeout};
 use crate::config::{PgmqConfig, Place};
 use crate::error;
 
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A worker whose connection died in silence hears of no event for as long as it waits for this.
+const PATIENCE_BY_INDEX: Duration = Duration::from_secs(10);
+
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -40,7 +44,7 @@ pub(crate) struct Connector {
     options: PgConnectOptions,
     place: Place,
     connect_timeout: Duration,
-    statement_timeout: Duration,
+    statement_timeout: Option<Duration>,
 }
 
 impl Connector {
@@ -65,8 +69,12 @@ impl Connector {
         &self.options
     }
 
-    pub(crate) fn statement_timeout(&self) -> Duration {
-        self.statement_timeout
+    /// How long a statement may take that is planned so.
+    pub(crate) fn patience(&self, planning: Planning) -> Duration {
+        self.statement_timeout.unwrap_or(match planning {
+            Planning::ByIndex => PATIENCE_BY_INDEX,
+            Planning::Free => PATIENCE,
+        })
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
@@ -77,14 +85,7 @@ impl Connector {
         let open = async {
             let mut connection = self.options.connect().await?;
             sqlx::raw_sql(ISOLATION).execute(&mut connection).await?;
-            for setting in LIVENESS {
-                let result = sqlx::raw_sql(setting).execute(&mut connection).await;
-                if let Err(refused) = result
-                    && !error::keeps_connection(&refused)
-                {
-                    return Err(refused);
-                }
-            }
+            keep_alive(&mut connection).await?;
             Ok(connection)
         };
         match timeout(self.connect_timeout, open).await {
@@ -92,6 +93,19 @@ impl Connector {
             Err(_) => Err(error::timed_out(&self.place, self.connect_timeout)),
         }
     }
+}
+
+/// Lets the server notice when the peer of a connection has vanished, as far as it takes the
+/// settings: what its transaction holds is free then.
+pub(crate) async fn keep_alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    for setting in LIVENESS {
+        if let Err(refused) = sqlx::raw_sql(setting).execute(&mut *connection).await
+            && !error::keeps_connection(&refused)
+        {
+            return Err(refused);
+        }
+    }
+    Ok(())
 }
 
 /// How a link's statements are planned.
@@ -136,7 +150,8 @@ impl Link {
             Some(connection) => connection,
             None => self.open(&mut slot).await?,
         };
-        Ok(Checkout { connector: &self.connector, slot, connection })
+        let patience = self.connector.patience(self.planning);
+        Ok(Checkout { connector: &self.connector, patience, slot, connection })
     }
 
     /// Closes the connection politely, if it is open.
@@ -156,7 +171,8 @@ impl Link {
         slot.next_attempt = Some(Instant::now() + pause);
         let mut connection = self.connector.connect().await?;
         if self.planning == Planning::ByIndex {
-            let result = sqlx::raw_sql(BY_INDEX).execute(&mut connection).await;
+            let set = sqlx::raw_sql(BY_INDEX).execute(&mut connection);
+            let result = limit(self.connector.connect_timeout, set).await;
             result.map_err(|failure| error::of(failure, self.connector.place()))?;
         }
         slot.pause = Duration::ZERO;
@@ -168,6 +184,7 @@ impl Link {
 /// The connection, for one call alone.
 pub(crate) struct Checkout<'a> {
     connector: &'a Connector,
+    patience: Duration,
     slot: MutexGuard<'a, Slot>,
     connection: PgConnection,
 }
@@ -182,7 +199,7 @@ impl Checkout<'_> {
     }
 
     pub(crate) fn timeout(&self) -> Duration {
-        self.connector.statement_timeout
+        self.patience
     }
 
     /// Gives the connection back if it can be used again.

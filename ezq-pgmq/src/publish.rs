@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::claim::{in_calendar, micros};
 use crate::config::Place;
 use crate::link::limit;
+use crate::pooled::Pooled;
 use crate::{dedupe, error, sql, text};
 
 /// The most bytes that one statement carries, unless one message alone is larger.
@@ -163,12 +164,9 @@ pub(crate) async fn store(
             continue;
         }
         let stored = limit(patience, async {
-            let mut connection = pool.acquire().await?;
+            let mut connection = Pooled::acquire(pool).await?;
             let stored = insert(&mut connection, queue, part).await;
-            if stored.as_ref().is_err_and(|failure| !error::keeps_connection(failure)) {
-                connection.close_on_drop();
-            }
-            stored
+            connection.end(stored)
         });
         match stored.await {
             Ok(stored) => outcomes.extend(stored),

@@ -18,7 +18,6 @@ use ezq_core::{
     SettleOutcome,
 };
 use serde_json::Value;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgTransactionManager};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr};
@@ -29,6 +28,7 @@ use tokio::time::timeout;
 use crate::engine::PgmqEngine;
 use crate::error;
 use crate::link::limit;
+use crate::pooled::Pooled;
 use crate::publish::{self, ByQueue};
 use crate::removal::Removal;
 use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
@@ -109,21 +109,12 @@ impl Extract for Tx {
 /// A connection inside a transaction.
 #[derive(Debug)]
 struct Open {
-    connection: PoolConnection<Postgres>,
+    connection: Pooled,
 }
 
 impl Open {
     fn depth(&self) -> usize {
         PgTransactionManager::get_transaction_depth(&self.connection)
-    }
-}
-
-/// What nobody ended is ended by closing the connection: its state is unknown.
-impl Drop for Open {
-    fn drop(&mut self) {
-        if self.depth() > 0 {
-            self.connection.close_on_drop();
-        }
     }
 }
 
@@ -156,7 +147,7 @@ impl PgUnit {
              SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
         );
         let begun = limit(engine.patience(), async {
-            let mut open = Open { connection: engine.pool().acquire().await? };
+            let mut open = Open { connection: Pooled::acquire(engine.pool()).await? };
             // The name and the number are ours.
             let begin = AssertSqlSafe(begin).into_sql_str();
             PgTransactionManager::begin(&mut open.connection, Some(begin)).await?;
@@ -210,6 +201,7 @@ impl UnitOfWork for PgUnit {
         });
         match written.await {
             Ok(true) => {
+                open.connection.give_back();
                 for (queue, _) in &events {
                     session.engine.announce(queue);
                 }
@@ -323,9 +315,8 @@ impl Session {
             ended.map(|ended| ended.is_ok())
         };
         if ended == Ok(true) {
-            return;
+            return open.connection.give_back();
         }
-        open.connection.close_on_drop();
         drop(open);
         if ended.is_err() {
             self.signal("pg_terminate_backend").await;

@@ -16,6 +16,7 @@ mod leftovers;
 mod macros;
 mod macros_ui;
 mod ordering;
+mod partitions;
 mod processes;
 mod proxy;
 mod publishing;

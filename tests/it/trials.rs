@@ -315,27 +315,36 @@ async fn the_server_crashes_and_restarts() {
 async fn connections_are_cut_stalled_and_half_open() {
     let url = server().await.url();
     let (proxy, proxied) = Proxy::before(&url);
-    let mut trial = Trial::new(&url, 1500).await;
+    let mut trial = Trial::new(&url, 500).await;
     trial.start(&proxied).await;
     trial.start_several(1).await;
-    for fault in 0..6_u64 {
+    for fault in 0..10_u64 {
+        // There is always work for the fault to meet.
+        trial.publish(200).await;
         pause(100 + trial.lot(fault, 200)).await;
-        match fault % 3 {
-            0 => proxy.cut(),
-            1 => {
-                // For longer than the lease: the other worker takes over.
-                proxy.set(Mode::Stall);
-                pause(1500 + trial.lot(fault, 1000)).await;
-                proxy.set(Mode::Pass);
-            }
-            _ => {
-                proxy.set(Mode::Swallow);
-                pause(1500).await;
+        let while_it_is = match fault % 5 {
+            0 => {
                 proxy.cut();
-                proxy.set(Mode::Pass);
+                continue;
             }
+            1 => {
+                proxy.strand();
+                continue;
+            }
+            2 => Mode::Stall,
+            3 => Mode::Swallow,
+            _ => Mode::Mute,
+        };
+        // For longer than the lease: the other worker takes over.
+        proxy.set(while_it_is);
+        pause(1200 + trial.lot(fault, 500)).await;
+        if while_it_is != Mode::Stall {
+            // What was lost in between cannot be made up for.
+            proxy.cut();
         }
+        proxy.set(Mode::Pass);
     }
+    assert!(trial.left().await > 0, "the work was over before the last fault");
     trial.settle().await;
 }
 
@@ -420,6 +429,8 @@ enum Fault {
     Cut,
     Stall,
     Swallow,
+    Mute,
+    Strand,
 }
 
 /// Not part of the suite: `SOAK_MINUTES=20 cargo test -p ezq --test it trials::soak -- --ignored
@@ -442,9 +453,17 @@ async fn soak() {
             trial.publish(500).await;
         }
         pause(trial.lot(round, 2000)).await;
-        let kinds =
-            [Fault::Kill, Fault::Kill, Fault::Crash, Fault::Cut, Fault::Stall, Fault::Swallow];
-        let fault = kinds[usize::try_from(trial.lot(round << 8, 6)).unwrap()];
+        let kinds = [
+            Fault::Kill,
+            Fault::Kill,
+            Fault::Crash,
+            Fault::Cut,
+            Fault::Stall,
+            Fault::Swallow,
+            Fault::Mute,
+            Fault::Strand,
+        ];
+        let fault = kinds[usize::try_from(trial.lot(round << 8, 8)).unwrap()];
         let length = trial.lot(round << 16, 4000);
         match fault {
             Fault::Kill => {
@@ -466,8 +485,9 @@ async fn soak() {
                 pause(length).await;
                 proxy.set(Mode::Pass);
             }
-            Fault::Swallow => {
-                proxy.set(Mode::Swallow);
+            Fault::Strand => proxy.strand(),
+            Fault::Swallow | Fault::Mute => {
+                proxy.set(if matches!(fault, Fault::Mute) { Mode::Mute } else { Mode::Swallow });
                 pause(length).await;
                 proxy.cut();
                 proxy.set(Mode::Pass);

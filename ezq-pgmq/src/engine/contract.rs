@@ -16,7 +16,7 @@ use super::PgmqEngine;
 use crate::claim::Claim;
 use crate::config::Place;
 use crate::keys::blocked;
-use crate::link::{Checkout, Link, limit};
+use crate::link::{Checkout, Link, Planning, limit};
 use crate::removal::Removal;
 use crate::settle::{Means, Settling};
 use crate::tx::PgUnit;
@@ -41,7 +41,7 @@ impl PgmqEngine {
     }
 
     pub(crate) fn patience(&self) -> Duration {
-        self.inner.connector.statement_timeout()
+        self.inner.connector.patience(Planning::Free)
     }
 
     /// What a claim inside a transaction needs to know of a queue.
@@ -222,7 +222,7 @@ impl Engine for PgmqEngine {
         let connector = &self.inner.connector;
         let mut connection = connector.connect().await?;
         let statements = history::read(&mut connection, event_id, queue);
-        let result = limit(connector.statement_timeout(), statements).await;
+        let result = limit(connector.patience(Planning::Free), statements).await;
         // Closed politely where that is possible, dropped where it is not.
         let _ = limit(Duration::from_secs(1), connection.close()).await;
         result.map_err(|failure| error::of(failure, connector.place()))

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::config::PgmqConfig;
 use crate::keys::claim::Paths;
-use crate::link::{Connector, ISOLATION, Link, Planning};
+use crate::link::{Connector, ISOLATION, Link, Planning, keep_alive};
 use crate::publish::{self, ByQueue, Row};
 use crate::queues::Queues;
 use crate::retention::Retentions;
@@ -251,7 +251,7 @@ impl Inner {
             }
         }
         let place = self.connector.place();
-        let patience = self.connector.statement_timeout();
+        let patience = self.connector.patience(Planning::Free);
         // Or known to be stored already.
         let mut stored_any = false;
         for (queue, rows) in queues.into_inner() {
@@ -387,7 +387,10 @@ fn own_pool(config: &PgmqConfig, connector: &Connector) -> PgPool {
             })
         })
         .after_connect(|connection, _| {
-            Box::pin(async move { connection.execute(ISOLATION).await.map(|_| ()) })
+            Box::pin(async move {
+                connection.execute(ISOLATION).await?;
+                keep_alive(connection).await
+            })
         })
         .connect_lazy_with(connector.options().clone())
 }

@@ -150,3 +150,11 @@ async fn own_connections_judge_rows_as_they_are_now() {
     }
     assert_eq!(got, 200);
 }
+
+#[tokio::test]
+async fn the_server_looks_whether_the_peers_of_the_engines_own_pool_still_stand() {
+    let engine = engine().await;
+    let asked = sqlx::query_scalar("SELECT current_setting('client_connection_check_interval')");
+    let interval: String = asked.fetch_one(engine.pool()).await.unwrap();
+    assert_eq!(interval, "10s");
+}
