@@ -1,7 +1,5 @@
 //! Fetching: one request at a time, sized by what there is room for.
 
-use std::future::{Future, pending};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +12,6 @@ use super::report::Tally;
 use super::run::{Phase, Run, Wakeups};
 use crate::engine::{LeaseRequest, Leased};
 use crate::{Error, ErrorKind, Result, error_chain};
-
-/// A fetch under way.
-pub(super) type Fetch = Pin<Box<dyn Future<Output = Fetched> + Send>>;
 
 /// What a fetch came to.
 pub(super) enum Fetched {
@@ -41,11 +36,18 @@ pub(super) struct Answer {
     wakeups: Option<Wakeups>,
 }
 
-/// Waits for a fetch, if one is under way.
-pub(super) async fn poll(fetch: &mut Option<Fetch>) -> Fetched {
-    match fetch {
-        Some(fetch) => fetch.await,
-        None => pending().await,
+impl Fetched {
+    /// The engine panicked.
+    pub(super) fn panicked() -> Self {
+        let result = Err(Error::new(ErrorKind::Engine, "the engine panicked while claiming"));
+        Self::Leased(Box::new(Answer::new(result, Instant::now())))
+    }
+}
+
+impl Answer {
+    fn new(result: Result<Leased>, sent: Instant) -> Self {
+        let (full, settled, keyless, created, wakeups) = (false, false, false, None, None);
+        Self { result, sent, full, settled, keyless, created, wakeups }
     }
 }
 
@@ -57,7 +59,7 @@ impl Run {
             Phase::Draining => !self.drained,
             Phase::Finishing | Phase::Cancelling => false,
         };
-        let short = self.buffer.len() <= self.settings.concurrency / 2;
+        let short = self.buffer.len() <= self.window.low();
         phase && short && !self.is_full() && self.room() > 0
     }
 
@@ -81,10 +83,14 @@ impl Run {
         self.most().saturating_sub(unhandled).min(self.allowance())
     }
 
+    /// How much to ask for at once.
+    fn share(&self) -> usize {
+        self.window.share().saturating_add(self.app.dispatcher.batch_room())
+    }
+
     /// How much may be held unhandled.
     fn most(&self) -> usize {
-        let twice = self.settings.concurrency.saturating_mul(2);
-        twice.saturating_add(self.app.dispatcher.batch_room())
+        self.window.size().saturating_add(self.app.dispatcher.batch_room())
     }
 
     /// Whether the next batch is to be claimed and handled in one transaction.
@@ -96,7 +102,7 @@ impl Run {
     }
 
     pub(super) fn start_fetch(&mut self) {
-        if self.fetch.is_some() || !self.wants_more() || Instant::now() < self.pace.next() {
+        if !self.fetch.is_empty() || !self.wants_more() || Instant::now() < self.pace.next() {
             return;
         }
         if self.goes_direct() {
@@ -106,26 +112,25 @@ impl Run {
                 slots: Arc::clone(&self.slots),
                 lease: Arc::clone(&self.direct),
             };
-            self.fetch = Some(Box::pin(async move { Fetched::Direct(direct.run().await) }));
+            self.fetch.spawn(async move { Fetched::Direct(direct.run().await) }.in_current_span());
             return;
         }
         let request = LeaseRequest {
             queue: self.settings.queue.clone(),
-            max: self.room(),
+            max: self.room().min(self.share()),
             ttl: self.settings.lease,
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
         };
         let engine = Arc::clone(&self.settings.engine);
         let (settled, keyless) = (self.leases.count() == 0, self.leases.keyed() == 0);
         let deaf = self.deaf;
-        self.fetch = Some(Box::pin(async move {
+        let fetch = async move {
             let (queue, max) = (request.queue.clone(), request.max);
             let span = debug_span!("ezq.lease", %queue, max);
             let sent = Instant::now();
             let result = engine.lease(request).instrument(span).await;
             let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);
-            let (created, wakeups) = (None, None);
-            let mut fetched = Answer { result, sent, full, settled, keyless, created, wakeups };
+            let mut fetched = Answer { full, settled, keyless, ..Answer::new(result, sent) };
             match &fetched.result {
                 Err(error) if error.kind() == ErrorKind::QueueMissing => {
                     fetched.created = Some(engine.ensure_queue(&queue).await);
@@ -136,7 +141,8 @@ impl Run {
                 _ => {}
             }
             Fetched::Leased(Box::new(fetched))
-        }));
+        };
+        self.fetch.spawn(fetch.in_current_span());
     }
 
     pub(super) fn fetched(&mut self, fetched: Fetched) {
@@ -186,6 +192,9 @@ impl Run {
         }
         debug!(queue = %self.settings.queue, count = leased.deliveries.len(), fetched.full, "leased");
         self.pace.now();
+        let starved = self.buffer.is_empty() && self.tasks.len() <= self.settings.concurrency / 2;
+        let bytes = leased.deliveries.iter().map(|delivery| delivery.body.len()).sum();
+        self.window.filled(fetched.full, starved, bytes);
         for delivery in leased.deliveries {
             self.accept(delivery, fetched.sent);
         }

@@ -4,9 +4,11 @@
 
 mod direct;
 mod fetch;
+mod inline;
 mod intake;
 mod lanes;
 mod lease;
+mod outbox;
 mod pace;
 mod report;
 mod run;
@@ -14,6 +16,7 @@ mod settle;
 mod shutdown;
 mod signals;
 mod task;
+mod window;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,8 @@
-//! The coordinator of one consumer: one fetch at a time, a bounded buffer, a task per delivery.
+//! The coordinator of one consumer: one fetch at a time, a bounded buffer, and deliveries that are
+//! done at once or go on in a task each.
 //!
 //! Invariants: what is fetched is held in the lease table until it is settled, given back or lost;
-//! at most twice the concurrency is held unhandled, and as much again that waits for another of its
+//! at most the window is held unhandled, and twice the concurrency that waits for another of its
 //! ordering key; after a stop was decided nothing new starts, but for what stood before an `End`.
 
 use std::collections::VecDeque;
@@ -10,21 +11,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use super::Stops;
 use super::direct::endless;
-use super::fetch::{Fetch, poll};
+use super::fetch::Fetched;
+use super::inline::{Begun, Inline};
 use super::lanes::{Lanes, Stepped, Turn};
 use super::lease::{Leases, renew};
+use super::outbox::{Outbox, outbox};
 use super::pace::Pace;
 use super::report::{Counters, Report, StopReason, Tally};
-use super::settle::{InFlight, Settler, Settling};
+use super::settle::{InFlight, Settler};
 use super::signals::Signals;
 use super::task::{handle, send};
+use super::window::Window;
 use crate::context::Lease;
 use crate::dispatcher::Work;
 use crate::engine::{Engine, Position, Receipt};
@@ -33,6 +37,9 @@ use crate::inner::Inner;
 use crate::settlement::Settle;
 use crate::slots::{Slots, Suspect};
 use crate::{Error, ErrorKind, QueueName, Result, error_chain};
+
+/// How many deliveries are started before the coordinator looks at what else there is.
+const AT_ONCE: usize = 64;
 
 /// What one run is told.
 pub(super) struct Settings {
@@ -74,12 +81,15 @@ pub(super) struct Run {
     pub(super) settings: Settings,
     pub(super) counters: Arc<Counters>,
     pub(super) leases: Arc<Leases>,
-    pub(super) settler: mpsc::UnboundedSender<Settling>,
+    pub(super) settler: Arc<Outbox>,
     pub(super) tasks: JoinSet<()>,
+    pub(super) inline: Inline,
     pub(super) slots: Arc<Slots>,
     pub(super) buffer: VecDeque<Item>,
     pub(super) lanes: Lanes,
-    pub(super) fetch: Option<Fetch>,
+    /// The fetch under way, if there is one.
+    pub(super) fetch: JoinSet<Fetched>,
+    pub(super) window: Window,
     /// What cancels a batch that is claimed and handled in one transaction.
     pub(super) direct: Arc<Lease>,
     /// The newest fetch found as much as it asked for.
@@ -118,19 +128,17 @@ pub(super) async fn run(
     };
     let leases = Arc::new(Leases::default());
     let in_flight = Arc::new(InFlight::default());
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let settler = Settler {
+    let (settler, batches) = outbox(app.config.settle_batch, app.config.settle_max_age);
+    let settling = Settler {
         engine: Arc::clone(&settings.engine),
         queue: settings.queue.clone(),
         leases: Arc::clone(&leases),
         counters: Arc::clone(&counters),
         in_flight: Arc::clone(&in_flight),
-        batch: app.config.settle_batch,
-        max_age: app.config.settle_max_age,
         patience: settings.lease,
     };
     let mut background = JoinSet::new();
-    let mut settling = tokio::spawn(settler.run(receiver));
+    let mut settling = tokio::spawn(settling.run(batches));
     background.spawn(renew(
         Arc::clone(&leases),
         Arc::clone(&settings.engine),
@@ -146,17 +154,20 @@ pub(super) async fn run(
         handlers = ?app.dispatcher.registry.of(&settings.queue).iter().map(|h| h.name.as_str()).collect::<Vec<_>>(),
         "consumer started"
     );
+    let window = Window::new(settings.concurrency);
     let mut run = Run {
         app,
         settings,
         counters: Arc::clone(&counters),
         leases,
-        settler: sender,
+        settler,
         tasks: JoinSet::new(),
+        inline: Inline::default(),
         slots: Arc::default(),
         buffer: VecDeque::new(),
         lanes: Lanes::new(),
-        fetch: None,
+        fetch: JoinSet::new(),
+        window,
         direct: endless(),
         backlog: false,
         pace,
@@ -230,27 +241,30 @@ impl Run {
     async fn drive(&mut self, stops: &Stops, mut signals: Option<&mut Signals>) {
         let (leases, slots) = (Arc::clone(&self.leases), Arc::clone(&self.slots));
         loop {
-            self.start_tasks();
+            // While what came is handled, the next is fetched.
+            self.start_fetch();
+            let is_more = self.start_tasks();
             if self.is_finished() {
                 return;
             }
             self.start_fetch();
-            let waits = self.fetch.is_none() && self.wants_more();
+            let waits = self.fetch.is_empty() && self.wants_more();
+            let crowded = self.buffer.len() > self.window.least() && self.phase == Phase::Running;
             let running = matches!(self.phase, Phase::Running | Phase::Draining);
             tokio::select! {
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if let Err(error) = ended && error.is_panic() {
-                        error!(queue = %self.settings.queue, %error, "a delivery's task failed");
-                        self.counters.add(Tally::Lost);
+                        self.panicked();
                     }
                     if self.settings.until_idle && self.tasks.is_empty() {
                         self.pace.soon(Duration::from_millis(2));
                     }
                 }
-                fetched = poll(&mut self.fetch) => {
-                    self.fetch = None;
-                    self.fetched(fetched);
+                Some(fetched) = self.fetch.join_next(), if !self.fetch.is_empty() => {
+                    self.fetched(fetched.unwrap_or_else(|_| Fetched::panicked()));
                 }
+                () = yield_now(), if is_more => {}
+                () = sleep_until(self.window.due()), if crowded => self.give_back(),
                 () = sleep_until(self.pace.next()), if waits => {}
                 () = leases.freed(), if self.is_full() => {}
                 () = slots.changed(), if !self.buffer.is_empty() => {}
@@ -310,10 +324,13 @@ impl Run {
         Some(item)
     }
 
-    /// Starts what waits, as far as the concurrency allows.
-    fn start_tasks(&mut self) {
-        while self.may_start() {
-            let Some(item) = self.next_item() else { return };
+    /// Starts what waits, as far as the concurrency allows; whether to go on soon.
+    fn start_tasks(&mut self) -> bool {
+        for _ in 0..AT_ONCE {
+            if !self.may_start() {
+                return false;
+            }
+            let Some(item) = self.next_item() else { return false };
             if !self.leases.holds(&item.receipt) {
                 self.counters.add(Tally::Lost);
                 continue;
@@ -323,13 +340,34 @@ impl Run {
                 self.send(item.receipt, Settle::Release, Tally::Returned);
                 continue;
             }
-            self.tasks.spawn(handle(
+            let running = Box::pin(handle(
                 Arc::clone(&self.app),
                 Arc::clone(&self.leases),
-                self.settler.clone(),
+                Arc::clone(&self.settler),
                 Arc::clone(&self.counters),
                 item,
             ));
+            match self.inline.begin(running) {
+                Begun::Done => {}
+                Begun::Panicked => self.panicked(),
+                Begun::Waits(running) => {
+                    self.tasks.spawn(running);
+                }
+            }
+        }
+        !self.buffer.is_empty()
+    }
+
+    fn panicked(&self) {
+        error!(queue = %self.settings.queue, "handling a delivery panicked: it comes again");
+        self.counters.add(Tally::Lost);
+    }
+
+    /// Gives back what was fetched ahead and waits for too long.
+    fn give_back(&mut self) {
+        self.window.shrink();
+        for item in self.buffer.split_off(self.window.least().min(self.buffer.len())) {
+            self.send(item.receipt, Settle::Release, Tally::Returned);
         }
     }
 

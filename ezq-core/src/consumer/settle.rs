@@ -1,16 +1,15 @@
-//! Settlements, gathered into batches: flushed when a batch is full or its oldest entry is of age,
-//! never only when it grows quiet.
+//! Settling, batch by batch: fenced by the engine, tried again until it works.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug_span, error, info, warn};
 
 use super::lanes::Turn;
 use super::lease::Leases;
+use super::outbox::Batches;
 use super::report::{Counters, Tally};
 use crate::attempt::bounded;
 use crate::clock::later;
@@ -38,8 +37,6 @@ pub(super) struct Settler {
     pub(super) leases: Arc<Leases>,
     pub(super) counters: Arc<Counters>,
     pub(super) in_flight: Arc<InFlight>,
-    pub(super) batch: usize,
-    pub(super) max_age: Duration,
     /// How long to go on trying once the consumer has stopped: the leases end then anyway.
     pub(super) patience: Duration,
 }
@@ -60,23 +57,10 @@ impl InFlight {
 
 impl Settler {
     /// Settles what comes until all senders are gone.
-    pub(super) async fn run(self, mut incoming: mpsc::UnboundedReceiver<Settling>) {
+    pub(super) async fn run(self, mut batches: Batches) {
         let mut give_up = None;
-        while let Some(first) = incoming.recv().await {
-            let flush_at = later(first.since, self.max_age);
-            let mut batch = vec![first];
-            while batch.len() < self.batch {
-                match timeout_at(flush_at, incoming.recv()).await {
-                    Ok(Some(next)) => batch.push(next),
-                    Ok(None) | Err(_) => break,
-                }
-            }
-            // What came while the last batch was settled goes along.
-            while batch.len() < self.batch.saturating_mul(4) {
-                let Ok(next) = incoming.try_recv() else { break };
-                batch.push(next);
-            }
-            self.flush(batch, &incoming, &mut give_up).await;
+        while let Some(batch) = batches.next().await {
+            self.flush(batch, &batches, &mut give_up).await;
         }
     }
 
@@ -85,7 +69,7 @@ impl Settler {
     async fn flush(
         &self,
         mut batch: Vec<Settling>,
-        incoming: &mpsc::UnboundedReceiver<Settling>,
+        batches: &Batches,
         give_up: &mut Option<Instant>,
     ) {
         let mut pause = Duration::from_millis(50);
@@ -116,7 +100,7 @@ impl Settler {
                 return;
             }
             let now = Instant::now();
-            if incoming.is_closed() && now >= *give_up.get_or_insert(later(now, self.patience)) {
+            if batches.is_closed() && now >= *give_up.get_or_insert(later(now, self.patience)) {
                 warn!(queue = %self.queue, count, "gave up settling: these events will come again");
                 return self.abandon(batch);
             }

@@ -113,7 +113,7 @@ impl Run {
         let begun = self.buffer.is_empty() && self.lanes.waiting() == 0;
         begun
             && self.tasks.is_empty()
-            && self.fetch.is_none()
+            && self.fetch.is_empty()
             && match self.phase {
                 Phase::Running => false,
                 Phase::Draining => self.drained,

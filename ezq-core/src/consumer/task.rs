@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::lanes::Turn;
 use super::lease::Leases;
+use super::outbox::Outbox;
 use super::report::{Counters, Tally};
 use super::run::Item;
 use super::settle::{Settling, give_up};
@@ -17,11 +17,11 @@ use crate::error_chain;
 use crate::inner::Inner;
 use crate::settlement::{Progress, Settle};
 
-/// Handles one delivery, in a task of its own.
+/// Handles one delivery.
 pub(super) async fn handle(
     app: Arc<Inner>,
     leases: Arc<Leases>,
-    settler: mpsc::UnboundedSender<Settling>,
+    settler: Arc<Outbox>,
     counters: Arc<Counters>,
     mut item: Item,
 ) {
@@ -90,13 +90,13 @@ impl Drop for Hold {
 
 /// Hands a settlement on, with the turn of a delivery that is done with.
 pub(super) fn send(
-    settler: &mpsc::UnboundedSender<Settling>,
+    settler: &Outbox,
     (receipt, turn): (Receipt, Option<Turn>),
     settle: Settle,
     tally: Tally,
 ) {
     let settling = Settling { receipt, settle, tally, since: Instant::now(), turn };
-    if settler.send(settling).is_err() {
+    if !settler.send(settling) {
         error!("the settling task is gone: the event will come again");
     }
 }
