@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::consumer::Consumer;
 use crate::dead_letters::DeadLetterQueue;
 use crate::dispatcher::Dispatcher;
-use crate::engine::{BlockedKey, Engine};
+use crate::broadcast::Broadcast;
+use crate::engine::{BlockedKey, Engine, EventRole};
 use crate::engines::Engines;
 use crate::extract::States;
 use crate::history::HistoryRequest;
@@ -16,6 +17,7 @@ use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
+use crate::subscriptions::Subscriptions;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
     Retention,
@@ -46,6 +48,35 @@ impl App {
     /// Publishes an event known only at run time; see [`Publisher::publish_envelope`].
     pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
         self.publisher().publish_envelope(envelope)
+    }
+
+    /// Broadcasts an event to every subscribed queue; see [`Publisher::broadcast`].
+    pub fn broadcast<E: Event>(&self, event: &E) -> Broadcast {
+        self.publisher().broadcast(event)
+    }
+
+    /// Broadcasts an event known only at run time; see [`Publisher::broadcast`].
+    pub fn broadcast_envelope(&self, envelope: Envelope) -> Broadcast {
+        self.publisher().broadcast_envelope(envelope)
+    }
+
+    /// Which queues get copies of what is broadcast, of all applications.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when the engine does not broadcast.
+    pub fn subscriptions(&self) -> Result<Subscriptions<'_>> {
+        Subscriptions::new(&self.inner)
+    }
+
+    /// Records in the store which types this application [owns](AppBuilder::owns) and
+    /// [publishes](AppBuilder::publishes), for [`Subscriptions::parties`]; nothing if it said so of
+    /// none. Connecting to PGMQ does so by itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when the engine does not broadcast, and when the store could not
+    /// be written.
+    pub async fn announce(&self) -> Result<()> {
+        self.inner.announce().await
     }
 
     /// A publisher to hand around.
@@ -208,6 +239,7 @@ pub struct AppBuilder {
     routes: BTreeMap<QueueName, String>,
     config: Result<Config>,
     handlers: Vec<Handler>,
+    parties: Vec<(EventRole, &'static str)>,
     discover: bool,
     states: States,
 }
@@ -220,6 +252,7 @@ impl Default for AppBuilder {
             routes: BTreeMap::new(),
             config: Config::from_env(),
             handlers: Vec::new(),
+            parties: Vec::new(),
             discover: true,
             states: States::default(),
         }
@@ -296,6 +329,26 @@ impl AppBuilder {
         self
     }
 
+    /// Names the application: the `source` of what it publishes, and whose its subscriptions are.
+    /// The same as [`Config::app`].
+    pub fn app(self, name: impl Into<String>) -> Self {
+        self.configure(|config| config.app = name.into())
+    }
+
+    /// Says that a type of event is this application's own, and that it publishes it; told by
+    /// [`Subscriptions::parties`]. Nothing is enforced.
+    pub fn owns<E: Event>(mut self) -> Self {
+        self.parties.push((EventRole::Owner, E::TYPE));
+        self
+    }
+
+    /// Says that this application publishes events of a type that is another's; told by
+    /// [`Subscriptions::parties`].
+    pub fn publishes<E: Event>(mut self) -> Self {
+        self.parties.push((EventRole::Publisher, E::TYPE));
+        self
+    }
+
     /// Adds an engine under a name.
     pub fn named_engine(mut self, name: &str, engine: impl Engine) -> Self {
         self.named.insert(name.to_owned(), Arc::new(engine));
@@ -367,7 +420,7 @@ impl AppBuilder {
             dedupe_window: config.dedupe_window,
         });
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
-        let inner = Inner { services, dispatcher, config };
+        let inner = Inner { services, dispatcher, config, parties: self.parties };
         inner.check()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;

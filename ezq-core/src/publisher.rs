@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::codec::{WireFormat, encode};
 use crate::context::Received;
-use crate::engine::{Dedupe, Due, MessageId, Original, Outgoing, PublishOutcome};
+use crate::engine::{Capabilities, Dedupe, Due, MessageId, Original, Outgoing, PublishOutcome};
 use crate::engines::Engines;
 use crate::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::extract::States;
@@ -53,6 +53,22 @@ impl Draft {
     }
 }
 
+/// An event known only at run time.
+impl From<Envelope> for Draft {
+    fn from(envelope: Envelope) -> Self {
+        Self { content: Content::Envelope(Box::new(envelope)), queue: None, key: None }
+    }
+}
+
+/// An event as it is stored, wherever that is.
+pub(crate) struct Written {
+    pub(crate) body: String,
+    pub(crate) headers: Headers,
+    pub(crate) dedupe: Option<Dedupe>,
+    pub(crate) event_id: String,
+    pub(crate) event_type: String,
+}
+
 /// Publishes events. Also an extractor: inside a handler, what it publishes names the handled
 /// event as its cause and shares its correlation id and trace; and where the handler takes a
 /// transaction, it goes out with that and has no id before ([`MessageId::Pending`]).
@@ -60,7 +76,7 @@ impl Draft {
 pub struct Publisher {
     pub(crate) services: Arc<Services>,
     cause: Option<Arc<Received>>,
-    transaction: Option<Arc<Transaction>>,
+    pub(crate) transaction: Option<Arc<Transaction>>,
 }
 
 /// Where a published event is stored.
@@ -188,8 +204,7 @@ impl Publisher {
     /// # Errors
     /// As [`publish`](Self::publish).
     pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
-        let content = Content::Envelope(Box::new(envelope));
-        self.drafted(Ok(Draft { content, queue: None, key: None }))
+        self.drafted(Ok(Draft::from(envelope)))
     }
 
     fn drafted(&self, draft: Result<Draft>) -> Publish {
@@ -225,6 +240,20 @@ impl Publisher {
             (None, None) => services.default_queue.clone(),
         };
         let capabilities = services.engines.of(&queue).capabilities();
+        let Written { body, headers, dedupe, event_id, event_type } =
+            self.write(draft, options, capabilities)?;
+        let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
+        Ok(Prepared { outgoing, event_id, event_type })
+    }
+
+    /// Writes an event for an engine that can do so much.
+    pub(crate) fn write(
+        &self,
+        draft: Draft,
+        options: &PublishOptions,
+        capabilities: &Capabilities,
+    ) -> Result<Written> {
+        let services = &*self.services;
         if options.due != Due::Now && !capabilities.delayed {
             let message = format!("the engine `{}` cannot delay an event", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -278,8 +307,8 @@ impl Publisher {
             }
             (None, None) => None,
         };
-        let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
-        Ok(Prepared { outgoing, event_id: envelope.id, event_type: envelope.event_type })
+        let Envelope { id: event_id, event_type, .. } = envelope;
+        Ok(Written { body, headers, dedupe, event_id, event_type })
     }
 
     fn headers(&self, options: &PublishOptions, key: Option<String>) -> Headers {
