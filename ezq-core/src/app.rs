@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::broadcast::Broadcast;
 use crate::consumer::Consumer;
 use crate::dead_letters::DeadLetterQueue;
 use crate::dispatcher::Dispatcher;
-use crate::broadcast::Broadcast;
 use crate::engine::{BlockedKey, Engine, EventRole};
 use crate::engines::Engines;
 use crate::extract::States;

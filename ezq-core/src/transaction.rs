@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::engine::{BroadcastMessage, Delivery, Engine, MessageId, Outgoing, PublishOutcome, UnitOfWork};
+use crate::engine::{
+    BroadcastMessage, Delivery, Engine, MessageId, Outgoing, PublishOutcome, UnitOfWork,
+};
 use crate::engines::ensure;
 use crate::publisher::{Prepared, Published, Services};
 use crate::{Error, ErrorKind, QueueName, Result};

@@ -26,8 +26,8 @@ use tokio::sync::watch;
 use self::clock::Clock;
 use self::store::Store;
 use super::{
-    BlockedKey, Broadcasts, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest, Leased,
-    MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
+    BlockedKey, Broadcasts, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest,
+    Leased, MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
 };
 use crate::{History, QueueName, Result, Retention, Settle};
 
