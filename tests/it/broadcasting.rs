@@ -83,7 +83,7 @@ fn parts(builder: EzqBuilder, app: &str) -> (EzqBuilder, Vec<&'static str>) {
                 say(&format!("confirmed {}", event.order));
                 // A type of the shop's, which this application does not have.
                 let paid = Envelope::builder("order.paid", "mail")
-                    .json(format!(r#"{{"order":{}}}"#, event.order))?
+                    .json(&format!(r#"{{"order":{}}}"#, event.order))?
                     .build()?;
                 let sent = publisher.broadcast_envelope(paid).await?;
                 assert_eq!(sent.copies.len(), 1, "{sent:?}");
