@@ -112,9 +112,8 @@ impl Broadcast {
     /// # Errors
     /// When the event or an option is invalid.
     pub fn prepare(self) -> Result<PreparedBroadcast> {
-        let engine = &*self.publisher.services.engines.default;
         let options = self.options?;
-        let written = self.publisher.write(self.draft?, &options, engine.capabilities())?;
+        let written = self.publisher.write(self.draft?, &options, None)?;
         if is_control(&written.event_type) {
             let text = "a control event stops a consumer: publish it to that one's queue";
             return Err(Error::new(ErrorKind::InvalidEvent, text));
@@ -165,6 +164,8 @@ impl Publisher {
     /// transaction it goes out with that.
     ///
     /// Subscriptions are kept by the application's own engine, and so are the queues that get copies.
+    /// All copies are written alike: by the event's own codec, else in the application's wire form,
+    /// whatever a queue's codec is.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }

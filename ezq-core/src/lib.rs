@@ -11,6 +11,7 @@ mod batcher;
 mod broadcast;
 mod clock;
 mod codec;
+mod codecs;
 mod config;
 mod consumer;
 mod context;
@@ -34,6 +35,7 @@ pub mod private;
 mod publish;
 mod publisher;
 mod queue_name;
+mod raw_json;
 mod registry;
 mod retention;
 mod retry;
@@ -42,6 +44,7 @@ mod slots;
 mod subscriptions;
 pub mod testing;
 mod transaction;
+mod unknown;
 
 pub use chrono;
 
@@ -51,6 +54,7 @@ pub use batch::{
 };
 pub use broadcast::{Broadcast, Broadcasted, PreparedBroadcast};
 pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
+pub use codecs::{Codec, CodecError};
 pub use config::{Config, UnknownTypes};
 pub use consumer::{Consumer, ConsumerHandle, Counts, Report, StopReason};
 pub use context::{Call, Context, Received};
@@ -67,12 +71,14 @@ pub use extract::{Extract, Provided, State};
 pub use handler::{
     AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
 };
+pub use headers::Headers;
 pub use history::{CopyState, EventCopy, History, HistoryRequest};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
 pub use pattern::{PATTERN_LIMIT, Pattern};
 pub use publish::{Publish, PublishAll};
 pub use publisher::{Draft, Prepared, Published, Publisher};
 pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
+pub use raw_json::RawJson;
 pub use retention::Retention;
 pub use retry::{Backoff, RetryPolicy};
 pub use settlement::{

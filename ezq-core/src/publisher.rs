@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::codec::{WireFormat, encode};
+use crate::codecs::Codecs;
 use crate::context::Received;
-use crate::engine::{Capabilities, Dedupe, Due, MessageId, Original, Outgoing, PublishOutcome};
+use crate::engine::{Dedupe, Due, MessageId, Original, Outgoing, PublishOutcome};
 use crate::engines::Engines;
 use crate::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::extract::States;
@@ -23,7 +23,7 @@ pub(crate) struct Services {
     pub(crate) engines: Engines,
     pub(crate) source: String,
     pub(crate) default_queue: QueueName,
-    pub(crate) format: WireFormat,
+    pub(crate) codecs: Codecs,
     pub(crate) message_limit: usize,
     pub(crate) dedupe_window: Duration,
 }
@@ -34,6 +34,7 @@ pub struct Draft {
     content: Content,
     queue: Option<&'static str>,
     key: Option<String>,
+    codec: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
@@ -49,14 +50,15 @@ impl Draft {
                 .with_source(error)
         })?;
         let content = Content::Event { event_type: E::TYPE, version: E::VERSION, data };
-        Ok(Self { content, queue: E::QUEUE, key: event.key() })
+        Ok(Self { content, queue: E::QUEUE, key: event.key(), codec: E::CODEC })
     }
 }
 
 /// An event known only at run time.
 impl From<Envelope> for Draft {
     fn from(envelope: Envelope) -> Self {
-        Self { content: Content::Envelope(Box::new(envelope)), queue: None, key: None }
+        let content = Content::Envelope(Box::new(envelope));
+        Self { content, queue: None, key: None, codec: None }
     }
 }
 
@@ -239,21 +241,22 @@ impl Publisher {
             (None, Some(name)) => QueueName::new(name)?,
             (None, None) => services.default_queue.clone(),
         };
-        let capabilities = services.engines.of(&queue).capabilities();
         let Written { body, headers, dedupe, event_id, event_type } =
-            self.write(draft, options, capabilities)?;
+            self.write(draft, options, Some(&queue))?;
         let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
         Ok(Prepared { outgoing, event_id, event_type })
     }
 
-    /// Writes an event for an engine that can do so much.
+    /// Writes an event for a queue, or for all that are subscribed.
     pub(crate) fn write(
         &self,
         draft: Draft,
         options: &PublishOptions,
-        capabilities: &Capabilities,
+        queue: Option<&QueueName>,
     ) -> Result<Written> {
         let services = &*self.services;
+        let engine = queue.map_or(&services.engines.default, |queue| services.engines.of(queue));
+        let capabilities = engine.capabilities();
         if options.due != Due::Now && !capabilities.delayed {
             let message = format!("the engine `{}` cannot delay an event", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -262,7 +265,7 @@ impl Publisher {
             let message = format!("the engine `{}` knows no dedupe keys", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        let headers = self.headers(options, draft.key);
+        let mut headers = self.headers(options, draft.key);
         if headers.key().is_some() && !capabilities.keys {
             let message = format!("the engine `{}` does not order by key", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -284,7 +287,7 @@ impl Publisher {
             envelope.subject = Some(subject.clone());
         }
         let envelope = envelope.validated(ErrorKind::InvalidEvent)?;
-        let body = encode(&envelope, services.format)?;
+        let body = services.codecs.write(&envelope, draft.codec, queue, &mut headers)?;
         if body.len() > services.message_limit {
             return Err(Error::new(
                 ErrorKind::TooLarge,

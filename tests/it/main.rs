@@ -5,6 +5,7 @@ mod architecture;
 mod batches;
 mod broadcasting;
 mod child;
+mod codecs;
 mod config;
 mod database;
 mod examples;
