@@ -170,14 +170,14 @@ impl Publisher {
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
     /// # impl ezq_core::Event for Paid { const TYPE: &'static str = "order.paid"; }
-    /// use ezq_core::QueueName;
+    /// use ezq_core::{Engine, QueueName};
     /// use ezq_core::testing::TestApp;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> ezq_core::Result<()> {
     /// let app = TestApp::new(|app| app)?;
     /// let mail = QueueName::new("mail")?;
-    /// app.engine(&mail).ensure_queue(&mail).await?;
+    /// app.engine().ensure_queue(&mail).await?;
     /// app.subscriptions()?.add(&mail, "order.*").await?;
     /// let sent = app.broadcast(&Paid { order: 7 }).await?;
     /// assert_eq!(sent.copies[0].queue, mail);
