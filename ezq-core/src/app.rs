@@ -18,6 +18,7 @@ use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
+use crate::routing::Routing;
 use crate::subscriptions::Subscriptions;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
@@ -240,6 +241,7 @@ pub struct AppBuilder {
     routes: BTreeMap<QueueName, String>,
     pub(crate) config: Result<Config>,
     pub(crate) codecs: Codecs,
+    pub(crate) routing: Routing,
     handlers: Vec<Handler>,
     parties: Vec<(EventRole, &'static str)>,
     discover: bool,
@@ -254,6 +256,7 @@ impl Default for AppBuilder {
             routes: BTreeMap::new(),
             config: Config::from_env(),
             codecs: Codecs::default(),
+            routing: Routing::default(),
             handlers: Vec::new(),
             parties: Vec::new(),
             discover: true,
@@ -421,6 +424,7 @@ impl AppBuilder {
             engines,
             source: config.app.clone(),
             default_queue: config.queue.clone(),
+            routing: Routing { patterns: config.event_routes.clone(), ..self.routing },
             codecs,
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,

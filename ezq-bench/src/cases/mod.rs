@@ -1,6 +1,7 @@
 //! The cases, one file each.
 
 mod archive;
+mod broadcast;
 mod consume;
 pub(crate) mod recovery;
 
@@ -13,7 +14,15 @@ use crate::database::Database;
 use crate::outcome::Outcome;
 
 /// Every case, in the order in which they run.
-pub(crate) const ALL: &[Case] = &[consume::CASE, archive::CASE, recovery::DEFAULT, recovery::SHORT];
+pub(crate) const ALL: &[Case] = &[
+    consume::CASE,
+    archive::CASE,
+    broadcast::ONE,
+    broadcast::THREE,
+    broadcast::TEN,
+    recovery::DEFAULT,
+    recovery::SHORT,
+];
 
 /// One thing that is measured.
 #[derive(Debug)]
