@@ -165,9 +165,7 @@ async fn a_consumer_subscribes_to_the_patterns_of_its_handlers() {
 fn a_pattern_that_makes_no_sense_fails_when_the_application_is_built() {
     let typed = Handler::on("typed", |_: Created| async {}).pattern("order.*");
     let bad = Handler::on("bad", |_: AnyEvent| async {}).pattern("order*");
-    for (handler, kind) in
-        [(typed, ErrorKind::Configuration), (bad, ErrorKind::InvalidPattern)]
-    {
+    for (handler, kind) in [(typed, ErrorKind::Configuration), (bad, ErrorKind::InvalidPattern)] {
         let app = App::builder().without_discovered_handlers().register(handler);
         assert_eq!(app.build(MemoryEngine::new()).unwrap_err().kind(), kind);
     }

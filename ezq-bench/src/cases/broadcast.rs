@@ -131,7 +131,8 @@ async fn insert(
         )
     };
     let copies: Vec<String> = queues.iter().map(copy).collect();
-    let ids: Vec<String> = queues.iter().map(|queue| format!("select msg_id from {queue}")).collect();
+    let ids: Vec<String> =
+        queues.iter().map(|queue| format!("select msg_id from {queue}")).collect();
     let sql = format!("with {} {}", copies.join(", "), ids.join(" union all "));
     let mut connection = plain.lock().await;
     let began = Instant::now();
