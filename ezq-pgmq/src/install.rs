@@ -80,6 +80,7 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
     }
     for queue in queues {
         let _ = writeln!(text, "{};", sql::create_archive_index(queue));
+        let _ = writeln!(text, "{};", sql::create_archive_codec_index(queue));
     }
     text.push_str(&schema::sql(Part::Engine, role));
     if let Some(role) = role {
