@@ -424,7 +424,7 @@ impl AppBuilder {
             engines,
             source: config.app.clone(),
             default_queue: config.queue.clone(),
-            routing: Routing { patterns: config.event_routes.clone(), ..self.routing },
+            routing: self.routing.with(config.event_routes.clone()),
             codecs,
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,

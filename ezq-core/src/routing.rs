@@ -16,10 +16,15 @@ type RouteFn = Arc<dyn Fn(&str) -> Option<QueueName> + Send + Sync>;
 #[derive(Clone, Default)]
 pub(crate) struct Routing {
     function: Option<RouteFn>,
-    pub(crate) patterns: Vec<(Pattern, QueueName)>,
+    patterns: Vec<(Pattern, QueueName)>,
 }
 
 impl Routing {
+    /// With the configured patterns.
+    pub(crate) fn with(self, patterns: Vec<(Pattern, QueueName)>) -> Self {
+        Self { patterns, ..self }
+    }
+
     /// The queue of a type, if one is said for it. Control events stop the consumers of a queue, and
     /// are routed by nothing.
     pub(crate) fn queue(&self, event_type: &str) -> Result<Option<QueueName>> {
