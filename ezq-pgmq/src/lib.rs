@@ -24,6 +24,7 @@ pub mod embedded;
 mod engine;
 mod error;
 mod extend;
+mod grouping;
 mod history;
 mod inbox;
 mod install;

@@ -51,7 +51,7 @@ impl Row {
         self.keyed
     }
 
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.body.len() + self.headers.as_ref().map_or(0, String::len)
     }
 }

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::PgmqConfig;
+use crate::grouping::{Groups, Means};
 use crate::keys::claim::Paths;
 use crate::link::{Connector, ISOLATION, Link, Planning, keep_alive};
 use crate::publish::{self, ByQueue, Row};
@@ -54,6 +55,7 @@ struct Inner {
     settle: Link,
     renew: Link,
     control: Arc<Link>,
+    groups: Groups,
     queues: Queues,
     retentions: Arc<Retentions>,
     sweeper: Sweeper,
@@ -109,6 +111,11 @@ impl PgmqEngine {
             interval: config.sweep_interval,
         };
         let link = || Link::new(connector.clone(), Planning::ByIndex);
+        let groups = Groups::new(Means {
+            pool: pool.clone(),
+            place: connector.place().clone(),
+            patience: connector.patience(Planning::Free),
+        });
         let inner = Inner {
             capabilities,
             manage_schema: config.manage_schema,
@@ -119,6 +126,7 @@ impl PgmqEngine {
             settle: link(),
             renew: link(),
             control,
+            groups,
             queues: Queues::default(),
             retentions,
             sweeper,
@@ -253,8 +261,6 @@ impl Inner {
                 (Err(error), _) => outcomes[index] = Some(PublishOutcome::Failed(error)),
             }
         }
-        let place = self.connector.place();
-        let patience = self.connector.patience(Planning::Free);
         // Or known to be stored already.
         let mut stored_any = false;
         for (queue, rows) in queues.into_inner() {
@@ -262,7 +268,7 @@ impl Inner {
             if rows.iter().any(Row::is_keyed) {
                 self.queues.index_keys(&queue, &self.control, self.manage_schema).await;
             }
-            let results = publish::store(&self.pool, place, patience, &queue, &rows).await;
+            let results = self.groups.store(&queue, rows).await;
             let mut stored_here = false;
             for (index, outcome) in places.into_iter().zip(results) {
                 match &outcome {

@@ -30,9 +30,12 @@ mod embedded;
 #[cfg(feature = "embedded")]
 mod faults;
 #[cfg(feature = "embedded")]
+mod grouping;
+#[cfg(feature = "embedded")]
 mod history;
 #[cfg(feature = "embedded")]
 mod installing;
+#[cfg(feature = "embedded")]
 mod keys;
 #[cfg(feature = "embedded")]
 mod model;
