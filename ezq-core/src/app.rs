@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::broadcast::Broadcast;
 use crate::codecs::Codecs;
 use crate::consumer::Consumer;
 use crate::dead_letters::DeadLetterQueue;
 use crate::dispatcher::Dispatcher;
-use crate::engine::{BlockedKey, Engine};
+use crate::engine::{BlockedKey, Engine, EventRole};
 use crate::engines::Engines;
 use crate::extract::States;
 use crate::history::HistoryRequest;
@@ -17,6 +18,8 @@ use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
+use crate::routing::Routing;
+use crate::subscriptions::Subscriptions;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
     Retention,
@@ -47,6 +50,35 @@ impl App {
     /// Publishes an event known only at run time; see [`Publisher::publish_envelope`].
     pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
         self.publisher().publish_envelope(envelope)
+    }
+
+    /// Broadcasts an event to every subscribed queue; see [`Publisher::broadcast`].
+    pub fn broadcast<E: Event>(&self, event: &E) -> Broadcast {
+        self.publisher().broadcast(event)
+    }
+
+    /// Broadcasts an event known only at run time; see [`Publisher::broadcast`].
+    pub fn broadcast_envelope(&self, envelope: Envelope) -> Broadcast {
+        self.publisher().broadcast_envelope(envelope)
+    }
+
+    /// Which queues get copies of what is broadcast, of all applications.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when the engine does not broadcast.
+    pub fn subscriptions(&self) -> Result<Subscriptions<'_>> {
+        Subscriptions::new(&self.inner)
+    }
+
+    /// Records in the store which types this application [owns](AppBuilder::owns) and
+    /// [publishes](AppBuilder::publishes), for [`Subscriptions::parties`]; nothing if it said so of
+    /// none. Connecting to PGMQ does so by itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when the engine does not broadcast, and when the store could not
+    /// be written.
+    pub async fn announce(&self) -> Result<()> {
+        self.inner.announce().await
     }
 
     /// A publisher to hand around.
@@ -209,7 +241,9 @@ pub struct AppBuilder {
     routes: BTreeMap<QueueName, String>,
     pub(crate) config: Result<Config>,
     pub(crate) codecs: Codecs,
+    pub(crate) routing: Routing,
     handlers: Vec<Handler>,
+    parties: Vec<(EventRole, &'static str)>,
     discover: bool,
     states: States,
 }
@@ -222,7 +256,9 @@ impl Default for AppBuilder {
             routes: BTreeMap::new(),
             config: Config::from_env(),
             codecs: Codecs::default(),
+            routing: Routing::default(),
             handlers: Vec::new(),
+            parties: Vec::new(),
             discover: true,
             states: States::default(),
         }
@@ -299,6 +335,26 @@ impl AppBuilder {
         self
     }
 
+    /// Names the application: the `source` of what it publishes, and whose its subscriptions are.
+    /// The same as [`Config::app`].
+    pub fn app(self, name: impl Into<String>) -> Self {
+        self.configure(|config| config.app = name.into())
+    }
+
+    /// Says that a type of event is this application's own, and that it publishes it; told by
+    /// [`Subscriptions::parties`]. Nothing is enforced.
+    pub fn owns<E: Event>(mut self) -> Self {
+        self.parties.push((EventRole::Owner, E::TYPE));
+        self
+    }
+
+    /// Says that this application publishes events of a type that is another's; told by
+    /// [`Subscriptions::parties`].
+    pub fn publishes<E: Event>(mut self) -> Self {
+        self.parties.push((EventRole::Publisher, E::TYPE));
+        self
+    }
+
     /// Adds an engine under a name.
     pub fn named_engine(mut self, name: &str, engine: impl Engine) -> Self {
         self.named.insert(name.to_owned(), Arc::new(engine));
@@ -368,12 +424,13 @@ impl AppBuilder {
             engines,
             source: config.app.clone(),
             default_queue: config.queue.clone(),
+            routing: self.routing.with(config.event_routes.clone()),
             codecs,
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,
         });
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
-        let inner = Inner { services, dispatcher, config };
+        let inner = Inner { services, dispatcher, config, parties: self.parties };
         inner.check()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;

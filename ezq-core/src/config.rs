@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::codec::WireFormat;
 use crate::handler::HandlerOptions;
-use crate::{Error, ErrorKind, HandlerName, QueueName, Result, Retention, RetryPolicy};
+use crate::routing;
+use crate::{Error, ErrorKind, HandlerName, Pattern, QueueName, Result, Retention, RetryPolicy};
 
 /// Every option of an application. What is not set in code comes from the environment, then from
 /// the defaults given here.
@@ -19,6 +20,10 @@ pub struct Config {
     pub app: String,
     /// The queue of events and consumers that name none. `EZQ_QUEUE`. Defaults to `ezq`.
     pub queue: QueueName,
+    /// Where events go whose publisher names no queue, by their type: the first pattern that matches
+    /// counts. [`route_events`](crate::AppBuilder::route_events) wins over it, and it wins over the
+    /// types' own queues. `EZQ_ROUTES`, as in `order.*=orders,user.#=users`. Defaults to none.
+    pub event_routes: Vec<(Pattern, QueueName)>,
     /// How many events a consumer handles at once; at least 1. It holds at most twice as many.
     /// `EZQ_CONCURRENCY`. Defaults to 4 for each core.
     pub concurrency: usize,
@@ -62,6 +67,9 @@ pub struct Config {
     /// For how long a dedupe key is taken, unless its publish says otherwise; more than nothing.
     /// `EZQ_DEDUPE_WINDOW`. Defaults to 1 h.
     pub dedupe_window: Duration,
+    /// Whether every consumer [subscribes](crate::Consumer::subscribe) its queue to what its handlers
+    /// take. `EZQ_SUBSCRIBE`: `true` or `false`. Defaults to false.
+    pub subscribe: bool,
     /// How long connecting to the store may take. `EZQ_CONNECT_TIMEOUT`. Defaults to 5 s.
     pub connect_timeout: Duration,
     /// Whether queues, and what the store needs for them, are created where they are absent.
@@ -100,6 +108,7 @@ impl Default for Config {
         Self {
             app: program(),
             queue: QueueName::default(),
+            event_routes: Vec::new(),
             concurrency: 4 * cores,
             lease: Duration::from_secs(10),
             handler_timeout: Some(Duration::from_secs(30)),
@@ -114,6 +123,7 @@ impl Default for Config {
             wire: WireFormat::default(),
             grace: None,
             dedupe_window: Duration::from_secs(3600),
+            subscribe: false,
             connect_timeout: Duration::from_secs(5),
             manage_schema: true,
             retention: BTreeMap::new(),
@@ -132,15 +142,22 @@ fn program() -> String {
 /// and kept out of here, where they could be printed.
 const OTHERS: [&str; 2] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN"];
 
+/// The most bytes of an application's name.
+const APP_LIMIT: usize = 255;
+
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 18] = [
+const OPTIONS: [(&str, Set); 20] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
         Ok(())
     }),
     ("EZQ_QUEUE", |config, text| {
         config.queue = QueueName::new(text).map_err(|error| error.to_string())?;
+        Ok(())
+    }),
+    ("EZQ_ROUTES", |config, text| {
+        config.event_routes = routing::read(text)?;
         Ok(())
     }),
     ("EZQ_CONCURRENCY", |config, text| whole(text, &mut config.concurrency)),
@@ -175,10 +192,8 @@ const OPTIONS: [(&str, Set); 18] = [
     ("EZQ_GRACE", |config, text| duration_or_none(text).map(|grace| config.grace = grace)),
     ("EZQ_DEDUPE_WINDOW", |config, text| duration(text).map(|w| config.dedupe_window = w)),
     ("EZQ_CONNECT_TIMEOUT", |config, text| duration(text).map(|t| config.connect_timeout = t)),
-    ("EZQ_MANAGE_SCHEMA", |config, text| {
-        config.manage_schema = text.parse().map_err(|_| "use `true` or `false`".to_owned())?;
-        Ok(())
-    }),
+    ("EZQ_SUBSCRIBE", |config, text| yes_or_no(text, &mut config.subscribe)),
+    ("EZQ_MANAGE_SCHEMA", |config, text| yes_or_no(text, &mut config.manage_schema)),
 ];
 
 impl Config {
@@ -250,6 +265,9 @@ impl Config {
                 self.app.escape_debug()
             )));
         }
+        if self.app.len() > APP_LIMIT {
+            return Err(wrong(format!("the application's name has more than {APP_LIMIT} bytes")));
+        }
         if [self.poll_min, self.poll_max].contains(&Some(Duration::ZERO)) {
             return Err(wrong("`poll_min` and `poll_max` must be longer than nothing".into()));
         }
@@ -280,6 +298,11 @@ fn wrong(why: String) -> Error {
 
 fn whole<N: std::str::FromStr>(text: &str, target: &mut N) -> Result<(), String> {
     *target = text.parse().map_err(|_| "use a whole number".to_owned())?;
+    Ok(())
+}
+
+fn yes_or_no(text: &str, target: &mut bool) -> Result<(), String> {
+    *target = text.parse().map_err(|_| "use `true` or `false`".to_owned())?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use crate::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::extract::States;
 use crate::headers::{self, Headers};
 use crate::publish::{Publish, PublishAll, PublishOptions};
+use crate::routing::Routing;
 use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Event, QueueName, Result};
 
@@ -23,6 +24,7 @@ pub(crate) struct Services {
     pub(crate) engines: Engines,
     pub(crate) source: String,
     pub(crate) default_queue: QueueName,
+    pub(crate) routing: Routing,
     pub(crate) codecs: Codecs,
     pub(crate) message_limit: usize,
     pub(crate) dedupe_window: Duration,
@@ -54,6 +56,32 @@ impl Draft {
     }
 }
 
+impl Draft {
+    fn event_type(&self) -> &str {
+        match &self.content {
+            Content::Event { event_type, .. } => event_type,
+            Content::Envelope(envelope) => envelope.event_type(),
+        }
+    }
+}
+
+/// An event known only at run time.
+impl From<Envelope> for Draft {
+    fn from(envelope: Envelope) -> Self {
+        let content = Content::Envelope(Box::new(envelope));
+        Self { content, queue: None, key: None, codec: None }
+    }
+}
+
+/// An event as it is stored, wherever that is.
+pub(crate) struct Written {
+    pub(crate) body: String,
+    pub(crate) headers: Headers,
+    pub(crate) dedupe: Option<Dedupe>,
+    pub(crate) event_id: String,
+    pub(crate) event_type: String,
+}
+
 /// Publishes events. Also an extractor: inside a handler, what it publishes names the handled
 /// event as its cause and shares its correlation id and trace; and where the handler takes a
 /// transaction, it goes out with that and has no id before ([`MessageId::Pending`]).
@@ -61,7 +89,7 @@ impl Draft {
 pub struct Publisher {
     pub(crate) services: Arc<Services>,
     cause: Option<Arc<Received>>,
-    transaction: Option<Arc<Transaction>>,
+    pub(crate) transaction: Option<Arc<Transaction>>,
 }
 
 /// Where a published event is stored.
@@ -159,7 +187,8 @@ impl Publisher {
         Ok(ids.into_iter().map(stored).collect())
     }
 
-    /// Publishes an event: to its type's queue, or the application's.
+    /// Publishes an event: to where its type is [routed](crate::AppBuilder::route_events), else to its
+    /// type's own queue, else to the application's.
     ///
     /// Await it at once, or say more first:
     ///
@@ -189,8 +218,7 @@ impl Publisher {
     /// # Errors
     /// As [`publish`](Self::publish).
     pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
-        let content = Content::Envelope(Box::new(envelope));
-        self.drafted(Ok(Draft { content, queue: None, key: None, codec: None }))
+        self.drafted(Ok(Draft::from(envelope)))
     }
 
     fn drafted(&self, draft: Result<Draft>) -> Publish {
@@ -220,12 +248,31 @@ impl Publisher {
 
     pub(crate) fn prepare(&self, draft: Draft, options: &PublishOptions) -> Result<Prepared> {
         let services = &*self.services;
-        let queue = match (&options.queue, draft.queue) {
-            (Some(queue), _) => queue.clone(),
+        let routed = match &options.queue {
+            Some(queue) => Some(queue.clone()),
+            None => services.routing.queue(draft.event_type())?,
+        };
+        let queue = match (routed, draft.queue) {
+            (Some(queue), _) => queue,
             (None, Some(name)) => QueueName::new(name)?,
             (None, None) => services.default_queue.clone(),
         };
-        let capabilities = services.engines.of(&queue).capabilities();
+        let Written { body, headers, dedupe, event_id, event_type } =
+            self.write(draft, options, Some(&queue))?;
+        let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
+        Ok(Prepared { outgoing, event_id, event_type })
+    }
+
+    /// Writes an event for a queue, or for all that are subscribed.
+    pub(crate) fn write(
+        &self,
+        draft: Draft,
+        options: &PublishOptions,
+        queue: Option<&QueueName>,
+    ) -> Result<Written> {
+        let services = &*self.services;
+        let engine = queue.map_or(&services.engines.default, |queue| services.engines.of(queue));
+        let capabilities = engine.capabilities();
         if options.due != Due::Now && !capabilities.delayed {
             let message = format!("the engine `{}` cannot delay an event", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -256,7 +303,7 @@ impl Publisher {
             envelope.subject = Some(subject.clone());
         }
         let envelope = envelope.validated(ErrorKind::InvalidEvent)?;
-        let body = services.codecs.write(&envelope, draft.codec, &queue, &mut headers)?;
+        let body = services.codecs.write(&envelope, draft.codec, queue, &mut headers)?;
         if body.len() > services.message_limit {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -279,8 +326,8 @@ impl Publisher {
             }
             (None, None) => None,
         };
-        let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
-        Ok(Prepared { outgoing, event_id: envelope.id, event_type: envelope.event_type })
+        let Envelope { id: event_id, event_type, .. } = envelope;
+        Ok(Written { body, headers, dedupe, event_id, event_type })
     }
 
     fn headers(&self, options: &PublishOptions, key: Option<String>) -> Headers {

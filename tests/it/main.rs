@@ -3,6 +3,7 @@
 
 mod architecture;
 mod batches;
+mod broadcasting;
 mod child;
 mod codecs;
 mod config;
@@ -21,6 +22,7 @@ mod partitions;
 mod processes;
 mod proxy;
 mod publishing;
+mod routing;
 mod several_engines;
 mod stopping;
 mod stress;

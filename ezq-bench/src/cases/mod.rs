@@ -1,6 +1,7 @@
 //! The cases, one file each.
 
 mod bloat;
+mod broadcast;
 mod consume;
 mod consume_archive;
 mod consume_batch_tx;
@@ -31,6 +32,9 @@ use crate::outcome::{Outcome, Target};
 pub(crate) const ALL: &[Case] = &[
     publish_batch::CASE,
     publish_concurrent::CASE,
+    broadcast::ONE,
+    broadcast::THREE,
+    broadcast::TEN,
     consume::CASE,
     consume_archive::CASE,
     consume_batch_tx::CASE,
