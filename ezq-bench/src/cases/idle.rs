@@ -23,13 +23,13 @@ pub(super) const CASE: Case = Case {
     about: "statements of an idle consumer that is woken, counted by pg_stat_statements",
     unit: "statements/s",
     target: Some(Target::AtMost(1.0)),
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |arguments, _| Box::pin(run(arguments)),
 };
 
 const WINDOW: Duration = Duration::from_secs(6);
 const QUEUE: &str = "bench_idle";
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
     let server = EmbeddedPostgres::builder()
         .durable(true)
         .setting("shared_preload_libraries", "pg_stat_statements")
@@ -73,7 +73,7 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     check("the number of events handled", consumer.wait().await?.counts.handled, 2)?;
     application.ezq.close().await;
     other.ezq.close().await;
-    let mut settings = database.settings().await?;
+    let mut settings = Database::open(Some(&server.url())).await?.settings().await?;
     settings.insert("window_s".into(), json!(WINDOW.as_secs()));
     settings.insert("counted_by".into(), json!("pg_stat_statements"));
     Ok(vec![Outcome::of(&CASE, Figures::Alone(rates), settings)])

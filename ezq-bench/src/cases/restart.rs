@@ -24,7 +24,7 @@ pub(super) const CASE: Case = Case {
     about: "a server's stop, as by a crash, to the first event published and handled after its start",
     unit: "s",
     target: None,
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |arguments, _| Box::pin(run(arguments)),
 };
 
 const BEFORE: usize = 1000;
@@ -32,7 +32,7 @@ const QUEUE: &str = "bench_restart";
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(5);
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
     let server = EmbeddedPostgres::builder().durable(true).start().await?;
     let seen = Arc::new(Mutex::new(HashSet::new()));
     let handled = Arc::clone(&seen);
@@ -75,7 +75,7 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     consumer.stop();
     consumer.wait().await?;
     ezq.close().await;
-    let mut settings = database.settings().await?;
+    let mut settings = Database::open(Some(&server.url())).await?.settings().await?;
     settings.insert("events".into(), json!(BEFORE));
     Ok(vec![Outcome::of(&CASE, Figures::Alone(seconds), settings)])
 }

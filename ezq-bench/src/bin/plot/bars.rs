@@ -9,7 +9,7 @@ const RIGHT: f64 = 60.0;
 const TOP: f64 = 56.0;
 const ROW: f64 = 28.0;
 /// Ratios lie on a logarithmic scale: half as fast is as far from 1 as twice as fast.
-const TICKS: [f64; 9] = [0.1, 0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 5.0, 10.0];
+const TICKS: [f64; 10] = [0.1, 0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0];
 
 /// The bars of all rates that have a reference, if there are any.
 pub(crate) fn ratios(figures: &[Figure]) -> Option<String> {

@@ -6,7 +6,7 @@ use crate::svg::{Anchor, BLUE, INK, PALE, Svg};
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 30.0;
+const RIGHT: f64 = 44.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 52.0;
 
