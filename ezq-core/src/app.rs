@@ -14,11 +14,12 @@ use crate::history::HistoryRequest;
 use crate::inner::Inner;
 use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
-use crate::publisher::{Published, Publisher, Services};
+use crate::publisher::{Draft, Published, Publisher, Services};
 use crate::registry::Registry;
+use crate::schedule::{Plan, Plans, Template};
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
-    Retention,
+    Retention, Schedule, Schedules,
 };
 
 /// An application: publishes events and makes consumers. Cheap to clone.
@@ -159,6 +160,14 @@ impl App {
         HistoryRequest::new(&self.inner.services.engines, event_id.into())
     }
 
+    /// The schedules that the application's engine keeps: what they do next, and changing it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when it keeps none.
+    pub fn schedules(&self) -> Result<Schedules<'_>> {
+        Schedules::of(&self.inner)
+    }
+
     /// Whether every engine answers.
     ///
     /// # Errors
@@ -210,6 +219,7 @@ pub struct AppBuilder {
     handlers: Vec<Handler>,
     discover: bool,
     states: States,
+    schedules: Vec<Plan>,
 }
 
 /// The options of the environment, and the handlers found at link time.
@@ -222,6 +232,7 @@ impl Default for AppBuilder {
             handlers: Vec::new(),
             discover: true,
             states: States::default(),
+            schedules: Vec::new(),
         }
     }
 }
@@ -331,12 +342,27 @@ impl AppBuilder {
         self
     }
 
+    /// Publishes an event at the times of a schedule, while a consumer of the application runs in any
+    /// process: one firing for each tick, however many run. The event is the same each time but for
+    /// its id and `time`, which is when the tick was due.
+    ///
+    /// The name is a durable key in the engine's database: two applications that share it give their
+    /// schedules different names. Of two versions of an application the one whose process began
+    /// last decides about times, policy, event type and queue; once no process of it was seen for two
+    /// minutes, the others' definition takes its place.
+    pub fn schedule<E: Event>(mut self, name: &str, schedule: Schedule, event: &E) -> Self {
+        let template = Draft::of(event).map(Template::Event);
+        self.schedules.push(Plan { name: name.to_owned(), schedule, template });
+        self
+    }
+
     /// The application, checked: options, handlers, state, events and engines.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`], [`ErrorKind::DuplicateHandler`],
     /// [`ErrorKind::DuplicateEvent`], [`ErrorKind::MissingState`], or [`ErrorKind::Unsupported`]
-    /// when a handler or a [retention](Self::retention) needs what the engine cannot do.
+    /// when a handler, a [schedule](Self::schedule) or a [retention](Self::retention) needs what the
+    /// engine cannot do; and what keeps a schedule's event from being published.
     pub fn build(mut self, engine: impl Engine) -> Result<App> {
         let config = self.config?;
         config.validate()?;
@@ -366,8 +392,11 @@ impl AppBuilder {
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,
         });
+        let of_handlers = registry.handlers().iter().filter_map(|handler| handler.plan());
+        self.schedules.extend(of_handlers);
+        let schedules = Plans::new(self.schedules, &Publisher::new(Arc::clone(&services)))?;
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
-        let inner = Inner { services, dispatcher, config };
+        let inner = Inner { services, dispatcher, config, schedules };
         inner.check()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;

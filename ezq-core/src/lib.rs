@@ -35,6 +35,7 @@ mod queue_name;
 mod registry;
 mod retention;
 mod retry;
+mod schedule;
 mod settlement;
 mod slots;
 pub mod testing;
@@ -70,6 +71,7 @@ pub use publisher::{Draft, Prepared, Published, Publisher};
 pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
 pub use retention::Retention;
 pub use retry::{Backoff, RetryPolicy};
+pub use schedule::{Missed, Schedule, ScheduleStatus, Schedules, Tick};
 pub use settlement::{
     ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
     Reason, ReasonKind, Settle,

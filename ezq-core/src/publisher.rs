@@ -13,6 +13,7 @@ use crate::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::extract::States;
 use crate::headers::{self, Headers};
 use crate::publish::{Publish, PublishAll, PublishOptions};
+use crate::schedule::Tick;
 use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Event, QueueName, Result};
 
@@ -50,6 +51,15 @@ impl Draft {
         })?;
         let content = Content::Event { event_type: E::TYPE, version: E::VERSION, data };
         Ok(Self { content, queue: E::QUEUE, key: event.key() })
+    }
+
+    /// A schedule's tick, under the type name of the function that takes it.
+    pub(crate) fn tick(event_type: &'static str, tick: &Tick) -> Result<Self> {
+        let data = serde_json::value::to_raw_value(tick).map_err(|error| {
+            let message = format!("`{event_type}` cannot be written as JSON");
+            Error::new(ErrorKind::Encode, message).with_source(error)
+        })?;
+        Ok(Self { content: Content::Event { event_type, version: 1, data }, queue: None, key: None })
     }
 }
 
@@ -253,6 +263,9 @@ impl Publisher {
         };
         if let Some(subject) = &options.subject {
             envelope.subject = Some(subject.clone());
+        }
+        if let Some(time) = options.time {
+            envelope.time = Some(time.fixed_offset());
         }
         let envelope = envelope.validated(ErrorKind::InvalidEvent)?;
         let body = encode(&envelope, services.format)?;

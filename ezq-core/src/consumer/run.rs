@@ -111,7 +111,7 @@ pub(super) async fn run(
 ) -> Result<Report> {
     let mut signals = settings.signals.then(Signals::listen).transpose()?;
     let started = Instant::now();
-    let Some((wakeups, deaf)) = prepare(&settings, &stops).await? else {
+    let Some((wakeups, deaf)) = prepare(&app, &settings, &stops).await? else {
         let reason =
             if stops.token.is_cancelled() { StopReason::Token } else { StopReason::Handle };
         return Ok(Report { reason, counts: counters.counts(), elapsed: started.elapsed() });
@@ -138,6 +138,9 @@ pub(super) async fn run(
         settings.lease,
         move |receipt| in_flight.contains(receipt),
     ));
+    if !settings.until_idle && !app.schedules.planned.is_empty() {
+        background.spawn(Arc::clone(&app).keep_schedules());
+    }
     let pace = Pace::of(&app.config, wakeups.is_some());
     info!(
         queue = %settings.queue,
@@ -175,7 +178,7 @@ pub(super) async fn run(
         () = run.drive(&stops, signals.as_mut()) => {}
         // Neither ends before the consumer, unless the engine panicked.
         _ = &mut settling => return Err(broken("settling")),
-        _ = background.join_next() => return Err(broken("renewing")),
+        _ = background.join_next() => return Err(broken("renewing leases or keeping the time")),
     }
     run.settle_control().await;
     let (queue, reason) = (run.settings.queue.clone(), run.reason);
@@ -197,13 +200,21 @@ fn broken(what: &str) -> Error {
     Error::new(ErrorKind::Engine, text)
 }
 
-/// Makes sure of the queue and of its wake-ups; waits for a database that is only just not there.
+/// Makes sure of the queue, of its wake-ups and of a place for schedules; waits for a database that is only just not there.
 /// Whether asking for wake-ups failed stands beside them. `None` when the consumer was stopped
 /// meanwhile.
-async fn prepare(settings: &Settings, stops: &Stops) -> Result<Option<(Wakeups, bool)>> {
+async fn prepare(
+    app: &Inner,
+    settings: &Settings,
+    stops: &Stops,
+) -> Result<Option<(Wakeups, bool)>> {
     let mut pause = Duration::from_millis(100);
     loop {
-        match settings.engine.ensure_queue(&settings.queue).await {
+        let ready = async {
+            settings.engine.ensure_queue(&settings.queue).await?;
+            if settings.until_idle { Ok(()) } else { app.ready_to_schedule().await }
+        };
+        match ready.await {
             Ok(()) => break,
             Err(error) if error.is_transient() => {
                 warn!(queue = %settings.queue, error = %error_chain(&error), "cannot start yet");
