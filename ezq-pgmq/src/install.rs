@@ -81,7 +81,9 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
     for queue in queues {
         let _ = writeln!(text, "{};", sql::create_archive_index(queue));
     }
-    text.push_str(&schema::sql(Part::Engine, role));
+    for part in [Part::Engine, Part::Schedules] {
+        text.push_str(&schema::sql(part, role));
+    }
     if let Some(role) = role {
         let role = quoted(role);
         let _ = writeln!(text, "grant usage on schema pgmq to {role};");

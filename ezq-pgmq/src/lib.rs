@@ -34,6 +34,7 @@ mod publish;
 mod queues;
 mod removal;
 mod retention;
+mod schedules;
 mod schema;
 mod settle;
 mod sql;

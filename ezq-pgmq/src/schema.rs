@@ -24,6 +24,8 @@ use crate::link::{Connector, Link, limit};
 pub(crate) enum Part {
     /// In the database that keeps the queues.
     Engine,
+    /// There, too: when which schedule ticks.
+    Schedules,
     /// In a database where handlers take effect.
     Inbox,
 }
@@ -34,7 +36,7 @@ struct Migration {
     version: i32,
     name: &'static str,
     part: Part,
-    /// The table that it makes or changes, on which an application's role needs rights.
+    /// The tables that it makes or changes, on which an application's role needs rights.
     table: &'static str,
     sql: &'static str,
 }
@@ -76,6 +78,25 @@ create table if not exists ezq.inbox (
 create index if not exists inbox_handled_at on ezq.inbox (handled_at);
 ",
     },
+    Migration {
+        version: 4,
+        name: "schedules",
+        part: Part::Schedules,
+        table: "ezq.schedules",
+        sql: "\
+create table if not exists ezq.schedules (
+  name text collate \"C\" primary key,
+  application text not null,
+  definition text collate \"C\" not null,
+  next_at timestamptz not null,
+  last_tick timestamptz,
+  fired_at timestamptz,
+  paused_at timestamptz,
+  resumed_at timestamptz,
+  seen_at timestamptz not null
+);
+",
+    },
 ];
 
 const SCHEMA: &str = "create schema if not exists ezq;\n";
@@ -107,14 +128,19 @@ impl Found {
     }
 }
 
-/// The engine's part, looked up once and remembered until a statement finds it gone.
-#[derive(Debug, Default)]
+/// One part, looked up once and remembered until a statement finds it gone.
+#[derive(Debug)]
 pub(crate) struct Schema {
+    part: Part,
     stands: AtomicBool,
 }
 
 impl Schema {
-    /// Makes sure that the engine's tables stand, and creates them where `manage` allows it.
+    pub(crate) fn new(part: Part) -> Self {
+        Self { part, stands: AtomicBool::new(false) }
+    }
+
+    /// Makes sure that the part's tables stand, and creates them where `manage` allows it.
     pub(crate) async fn ensure(
         &self,
         control: &Link,
@@ -129,13 +155,13 @@ impl Schema {
             let mut link = control.checkout().await?;
             let patience = link.timeout();
             let result = limit(patience, probe(link.connection())).await;
-            link.end(result).map_err(|failure| out_of_reach(failure, place))?
+            link.end(result).map_err(|failure| out_of_reach(failure, self.part, place))?
         };
-        if !found.missing(Part::Engine).is_empty() {
+        if !found.missing(self.part).is_empty() {
             if !manage {
-                return Err(absent(Part::Engine, place));
+                return Err(absent(self.part, place));
             }
-            create(connector).await?;
+            create(connector, self.part).await?;
         }
         self.stands.store(true, Ordering::Relaxed);
         Ok(())
@@ -222,19 +248,20 @@ async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
     Ok(Found { schema, record, applied })
 }
 
-async fn create(connector: &Connector) -> Result<()> {
+async fn create(connector: &Connector, part: Part) -> Result<()> {
     let place = connector.place();
     let mut own = connector.connect().await?;
-    let migrated = migrate(&mut own, Part::Engine).await;
+    let migrated = migrate(&mut own, part).await;
     // Ends the transaction, and with it the lock.
     let _ = own.close().await;
-    migrated.map_err(|failure| out_of_reach(failure, place))
+    migrated.map_err(|failure| out_of_reach(failure, part, place))
 }
 
-fn out_of_reach(failure: sqlx::Error, place: &Place) -> Error {
+/// The error of a statement on a part's tables, with what to run where the role lacks a right.
+pub(crate) fn out_of_reach(failure: sqlx::Error, part: Part, place: &Place) -> Error {
     match error::of(failure, place) {
         refused if refused.kind() == ErrorKind::Permission => {
-            absent(Part::Engine, place).with_source(refused)
+            absent(part, place).with_source(refused)
         }
         other => other,
     }

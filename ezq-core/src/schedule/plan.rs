@@ -124,6 +124,7 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
     let sample = planned.message(publisher, Utc::now(), Some(Utc::now()))?;
     let Outgoing { queue, .. } = &sample.outgoing;
     store(&publisher.services, queue)?;
+    publisher.services.engines.default.check(&sample.outgoing)?;
     let missed = match planned.missed {
         Missed::FireOnce => "fire once",
         Missed::Skip => "skip",

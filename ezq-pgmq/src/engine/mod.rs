@@ -3,6 +3,7 @@
 mod contract;
 mod deduping;
 mod lease;
+mod schedules;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -23,7 +24,7 @@ use crate::link::{Connector, ISOLATION, Link, Planning, keep_alive};
 use crate::publish::{self, ByQueue, Row};
 use crate::queues::Queues;
 use crate::retention::Retentions;
-use crate::schema::Schema;
+use crate::schema::{Part, Schema};
 use crate::sweep::Sweeper;
 use crate::wake::Wake;
 use crate::{error, install, keys, listen};
@@ -57,6 +58,7 @@ struct Inner {
     retentions: Arc<Retentions>,
     sweeper: Sweeper,
     schema: Schema,
+    timetable: Schema,
     paths: Paths,
     wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
@@ -95,6 +97,7 @@ impl PgmqEngine {
         capabilities.archive = true;
         capabilities.transactions = true;
         capabilities.keys = true;
+        capabilities.schedules = true;
         capabilities.max_body = Some(MAX_BODY);
         let retentions = Arc::<Retentions>::default();
         for (queue, retention) in &config.retention {
@@ -120,7 +123,8 @@ impl PgmqEngine {
             queues: Queues::default(),
             retentions,
             sweeper,
-            schema: Schema::default(),
+            schema: Schema::new(Part::Engine),
+            timetable: Schema::new(Part::Schedules),
             paths: Paths::default(),
             wake: Arc::default(),
             tasks: Mutex::default(),
