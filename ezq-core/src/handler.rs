@@ -14,8 +14,8 @@ use crate::outcome::HandlerOutput;
 use crate::publisher::Draft;
 use crate::schedule::{Plan, Template};
 use crate::{
-    Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Result, RetryPolicy,
-    Schedule,
+    Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Result,
+    RetryPolicy, Schedule,
 };
 
 /// The future of one run of a handler.

@@ -59,7 +59,11 @@ impl Draft {
             let message = format!("`{event_type}` cannot be written as JSON");
             Error::new(ErrorKind::Encode, message).with_source(error)
         })?;
-        Ok(Self { content: Content::Event { event_type, version: 1, data }, queue: None, key: None })
+        Ok(Self {
+            content: Content::Event { event_type, version: 1, data },
+            queue: None,
+            key: None,
+        })
     }
 }
 

@@ -4,8 +4,8 @@
 //! one does. Times are the server's.
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{Advance, KeptSchedules, Registration, ScheduleRow};
 use ezq_core::Outgoing;
+use ezq_core::engine::{Advance, KeptSchedules, Registration, ScheduleRow};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
@@ -16,9 +16,8 @@ const SEEN: &str = "interval '20 s'";
 
 /// The table itself is gone, and not a queue's.
 pub(crate) fn is_gone(failure: &sqlx::Error) -> bool {
-    let names_it = |failure: &dyn sqlx::error::DatabaseError| {
-        failure.message().contains("ezq.schedules")
-    };
+    let names_it =
+        |failure: &dyn sqlx::error::DatabaseError| failure.message().contains("ezq.schedules");
     error::is_queue_missing(failure) && failure.as_database_error().is_some_and(names_it)
 }
 

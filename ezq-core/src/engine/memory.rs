@@ -27,8 +27,7 @@ use self::clock::Clock;
 use self::store::Store;
 use super::{
     BlockedKey, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest, Leased,
-    MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore,
-    SettleOutcome,
+    MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore, SettleOutcome,
 };
 use crate::{History, QueueName, Result, Retention, Settle};
 

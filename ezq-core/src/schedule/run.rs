@@ -13,7 +13,9 @@ use tracing::{debug, info, warn};
 
 use super::Missed;
 use super::plan::Planned;
-use crate::engine::{Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore};
+use crate::engine::{
+    Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
+};
 use crate::inner::Inner;
 use crate::publisher::Publisher;
 use crate::{Error, ErrorKind, Result, error_chain};
@@ -85,7 +87,10 @@ impl Inner {
                 // It harms no other.
                 Err(error) => {
                     let error = error_chain(&error);
-                    warn!(schedule = planned.name, error, "a schedule could not fire; trying again");
+                    warn!(
+                        schedule = planned.name,
+                        error, "a schedule could not fire; trying again"
+                    );
                     (wait, failed) = (wait.min(RETRY), true);
                 }
             }

@@ -25,18 +25,21 @@ impl When {
                 let when = Self::Cron { cron, tz };
                 // Such as the 30th of February.
                 when.next(Utc::now(), Utc::now()).map_err(|_| {
-                    wrong(format!("the cron expression `{expression}` names no time that ever comes"))
+                    wrong(format!(
+                        "the cron expression `{expression}` names no time that ever comes"
+                    ))
                 })?;
                 Ok(when)
             }
-            (Rhythm::Every(_), Some(_)) => {
-                Err(wrong("an interval has no time zone: leave out `tz`, or give a cron expression"))
-            }
+            (Rhythm::Every(_), Some(_)) => Err(wrong(
+                "an interval has no time zone: leave out `tz`, or give a cron expression",
+            )),
             (Rhythm::Every(interval), None) => {
                 let length = duration(interval).map_err(|how| {
                     wrong(format!("`{}` is not an interval: {how}", interval.escape_debug()))
                 })?;
-                let length = TimeDelta::from_std(length).ok().filter(|l| *l <= TimeDelta::days(36_500));
+                let length =
+                    TimeDelta::from_std(length).ok().filter(|l| *l <= TimeDelta::days(36_500));
                 match length {
                     Some(length) if length >= TimeDelta::seconds(1) => Ok(Self::Every(length)),
                     _ => Err(wrong(format!(
@@ -48,7 +51,11 @@ impl When {
     }
 
     /// The first time after another. Intervals are counted from a time that was one of theirs.
-    pub(super) fn next(&self, after: DateTime<Utc>, anchor: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    pub(super) fn next(
+        &self,
+        after: DateTime<Utc>,
+        anchor: DateTime<Utc>,
+    ) -> Result<DateTime<Utc>> {
         match self {
             Self::Cron { cron, tz } => {
                 let found = cron.find_next_occurrence(&after.with_timezone(tz), false);

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{
-    DeadLetter, DeadLetters, LeaseRequest, Leased, ScheduleStore, UnitOfWork,
-};
+use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased, ScheduleStore, UnitOfWork};
 use ezq_core::{
     BlockedKey, Capabilities, Due, Engine, Error, ErrorKind, ExtendOutcome, History, MessageId,
     Outgoing, PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle,

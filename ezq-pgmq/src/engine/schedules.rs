@@ -26,7 +26,8 @@ impl PgmqEngine {
     fn schedules_failed(&self, failure: sqlx::Error) -> Error {
         if schedules::is_gone(&failure) {
             self.inner.timetable.forget();
-            let text = "the table `ezq.schedules` is gone: the next try makes it again, where it may";
+            let text =
+                "the table `ezq.schedules` is gone: the next try makes it again, where it may";
             return Error::new(ErrorKind::SchemaMissing, text).with_source(failure);
         }
         out_of_reach(failure, Part::Schedules, self.place())
@@ -49,9 +50,8 @@ impl ScheduleStore for PgmqEngine {
         let Firing { name, tick, message } = firing;
         let Some(message) = message else {
             let Some(tick) = tick else { return Ok(Fired::NotDue) };
-            let moved = on_schedules!(self, |connection| {
-                schedules::leave_out(connection, name, tick)
-            });
+            let moved =
+                on_schedules!(self, |connection| schedules::leave_out(connection, name, tick));
             let moved = moved.map_err(|failure| self.schedules_failed(failure))?;
             return Ok(if moved { Fired::Done(None) } else { Fired::NotDue });
         };

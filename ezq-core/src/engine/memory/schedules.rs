@@ -15,7 +15,9 @@ impl ScheduleStore for MemoryEngine {
         let mut store = self.store();
         let now = self.now();
         for (name, definition) in mine {
-            if let Some(row) = store.schedules.get_mut(*name).filter(|r| r.definition == *definition) {
+            if let Some(row) =
+                store.schedules.get_mut(*name).filter(|r| r.definition == *definition)
+            {
                 row.seen_at = now;
             }
         }
