@@ -22,6 +22,7 @@ mod publishing;
 mod queues;
 mod schedule;
 mod settling;
+mod ticks;
 mod transactions;
 
 use crate::Case;
@@ -43,6 +44,7 @@ pub fn cases() -> Vec<Case> {
         dedupe::CASES,
         poison::CASES,
         schedule::CASES,
+        ticks::CASES,
         queues::CASES,
         transactions::CASES,
     ];

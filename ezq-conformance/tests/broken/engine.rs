@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original};
+use ezq_core::engine::{
+    DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original, ScheduleStore,
+};
 use ezq_core::headers::{Headers, KEY};
 use ezq_core::{
     BlockedKey, Capabilities, CopyState, Delivery, Due, Engine, Error, ErrorKind, EventCopy,
@@ -83,10 +85,16 @@ pub(crate) enum Fault {
     AnyOfAKeyLetsGo,
     KeepsDeadLetters,
     BlocksNothing,
+    FiresWhatever,
+    FiresNothing,
+    MovesOnBeforeFiring,
+    ChangesWhatever,
+    PausesNothing,
+    RemovesNoSchedule,
 }
 
 pub(crate) struct Broken {
-    inner: MemoryEngine,
+    pub(crate) inner: MemoryEngine,
     fault: Fault,
     capabilities: Capabilities,
     newest: Mutex<HashMap<(QueueName, MessageId), Receipt>>,
@@ -121,7 +129,7 @@ impl Broken {
         }
     }
 
-    fn is(&self, fault: Fault) -> bool {
+    pub(crate) fn is(&self, fault: Fault) -> bool {
         self.fault == fault
     }
 
@@ -459,6 +467,10 @@ impl Engine for Broken {
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
+    fn schedules(&self) -> Option<&dyn ScheduleStore> {
         Some(self)
     }
 }
