@@ -20,6 +20,7 @@ mod partitions;
 mod processes;
 mod proxy;
 mod publishing;
+mod schedules;
 mod several_engines;
 mod stopping;
 mod stress;
