@@ -228,7 +228,7 @@ async fn schedules_are_changed_from_another_process() {
     let published = schedules.run_now("Erinnerung \"A\"").await.unwrap();
     assert_eq!(published.queue.as_str(), "reminders");
     assert_eq!(schedules.run_now("chain").await.unwrap_err().kind(), ErrorKind::ScheduleMissing);
-    let [_, mine] = &schedules.list().await.unwrap()[..] else { panic!() };
+    let [mine, _] = &schedules.list().await.unwrap()[..] else { panic!() };
     assert!(mine.is_known && mine.next_at.is_some() && mine.fired_at.is_some());
     assert!(schedules.remove("chain").await.unwrap());
     assert_eq!(schedules.list().await.unwrap().len(), 1);

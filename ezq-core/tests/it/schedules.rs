@@ -1,9 +1,10 @@
 //! Schedules on the memory engine in paused time: two applications on one store are two processes.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ezq_core::engine::ScheduleRow;
+use ezq_core::engine::{ScheduleRow, ScheduleStore};
 use ezq_core::*;
 use serde::{Deserialize, Serialize};
 
@@ -296,6 +297,47 @@ async fn a_dropped_queue_of_a_schedule_is_created_again() {
     pass(MINUTE).await;
     assert_eq!(engine.published(&queue).len(), 2);
     stop(consumer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_schedule_costs_a_few_statements_a_minute() {
+    let engine = Faulty::default();
+    let app = builder().schedule("sweep", Schedule::every("365d"), &sweep());
+    let app = app.build(engine.clone()).unwrap();
+    let consumer = app.consumer().spawn();
+    pass(60 * MINUTE).await;
+    let looks = engine.faults.looks.load(Ordering::SeqCst);
+    assert!((100..160).contains(&looks), "{looks} in an hour");
+    stop(consumer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_for_a_while_is_ridden_out() {
+    let engine = Faulty::default();
+    let app = builder().schedule("sweep", Schedule::every("1m"), &sweep());
+    let app = app.build(engine.clone()).unwrap();
+    let fail = |kinds: &[ErrorKind]| engine.faults.schedules.lock().unwrap().extend(kinds);
+    // At the start, at the registration, and while it runs: whatever call it hits.
+    fail(&[ErrorKind::Connection, ErrorKind::Transient]);
+    let consumer = app.consumer().spawn();
+    pass(Duration::from_secs(1)).await;
+    fail(&[ErrorKind::Connection; 3]);
+    pass(5 * MINUTE).await;
+    let before = ticks(&engine.memory);
+    assert!(before.len() >= 4, "{before:?}");
+    // The table is gone, and is made again: so are the rows.
+    let store: &dyn ScheduleStore = &engine.memory;
+    assert!(store.remove("sweep").await.unwrap());
+    fail(&[ErrorKind::SchemaMissing]);
+    pass(3 * MINUTE).await;
+    let after = ticks(&engine.memory);
+    assert!(after.len() > before.len());
+    let all: std::collections::BTreeSet<_> = after.iter().collect();
+    assert_eq!(all.len(), after.len(), "a tick fired twice");
+    stop(consumer).await;
+    fail(&[ErrorKind::SchemaMissing]);
+    let refused = app.consumer().run().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::SchemaMissing);
 }
 
 #[test]
