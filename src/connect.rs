@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ezq_core::private::HandlerDefinition;
 use ezq_core::{
-    App, AppBuilder, Config, Engine, Error, ErrorKind, Event, Handler, Prepared, Publish,
+    App, AppBuilder, Codec, Config, Engine, Error, ErrorKind, Event, Handler, Prepared, Publish,
     Published, QueueName, Result, Retention, Schedule,
 };
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
@@ -230,6 +230,28 @@ impl EzqBuilder {
     /// Registers a handler.
     pub fn register(mut self, handler: Handler) -> Self {
         self.app = self.app.register(handler);
+        self
+    }
+
+    /// Adds a codec, to be chosen by its name; see [`AppBuilder::codec`].
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.app = self.app.codec(codec);
+        self
+    }
+
+    /// Writes the events of a queue with a codec; see [`AppBuilder::queue_codec`].
+    pub fn queue_codec(
+        mut self,
+        queue: impl TryInto<QueueName, Error = Error>,
+        codec: impl Into<String>,
+    ) -> Self {
+        self.app = self.app.queue_codec(queue, codec);
+        self
+    }
+
+    /// Writes the events of a type with a codec; see [`AppBuilder::event_codec`].
+    pub fn event_codec(mut self, event_type: impl Into<String>, codec: impl Into<String>) -> Self {
+        self.app = self.app.event_codec(event_type, codec);
         self
     }
 

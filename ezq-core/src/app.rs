@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::codecs::Codecs;
 use crate::consumer::Consumer;
 use crate::dead_letters::DeadLetterQueue;
 use crate::dispatcher::Dispatcher;
@@ -25,7 +26,7 @@ use crate::{
 /// An application: publishes events and makes consumers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct App {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl App {
@@ -215,7 +216,8 @@ impl App {
 pub struct AppBuilder {
     named: BTreeMap<String, Arc<dyn Engine>>,
     routes: BTreeMap<QueueName, String>,
-    config: Result<Config>,
+    pub(crate) config: Result<Config>,
+    pub(crate) codecs: Codecs,
     handlers: Vec<Handler>,
     discover: bool,
     states: States,
@@ -229,6 +231,7 @@ impl Default for AppBuilder {
             named: BTreeMap::new(),
             routes: BTreeMap::new(),
             config: Config::from_env(),
+            codecs: Codecs::default(),
             handlers: Vec::new(),
             discover: true,
             states: States::default(),
@@ -382,13 +385,16 @@ impl AppBuilder {
                 ));
             }
         }
+        let mut codecs = self.codecs;
+        codecs.wire = config.wire;
+        codecs.validate(registry.handlers().iter().map(|handler| handler.subscription()))?;
         let config = Arc::new(config);
         let services = Arc::new(Services {
             states: self.states,
             engines,
             source: config.app.clone(),
             default_queue: config.queue.clone(),
-            format: config.wire,
+            codecs,
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,
         });

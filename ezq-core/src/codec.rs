@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use crate::engine::MessageId;
 use crate::envelope::{AttributeValue, Data, Envelope, RESERVED};
 use crate::event::{End, Event, Interrupt};
+use crate::headers::Headers;
 use crate::{Error, ErrorKind, QueueName, Result};
 
 /// How deep `serde_json` reads; what is nested deeper could be published but never handled.
@@ -31,7 +32,7 @@ pub enum WireFormat {
     Flat,
 }
 
-/// Where a body came from: what the flat form does not carry itself.
+/// Where a body came from: what it may not carry itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
     /// The queue it was read from.
@@ -40,6 +41,8 @@ pub struct Origin<'a> {
     pub message_id: &'a MessageId,
     /// When it was stored.
     pub enqueued_at: DateTime<Utc>,
+    /// The headers beside it.
+    pub headers: &'a Headers,
 }
 
 /// Where an event in the flat form was stored, which is all that its id says.
@@ -92,6 +95,14 @@ pub fn decode(body: &str, origin: Origin<'_>) -> Result<Envelope> {
     } else {
         Err(undecodable("the body has neither `specversion` nor `_type`".into()))
     }
+}
+
+/// The type that a body claims to be which says itself what it is, in either form.
+pub(crate) fn plain_type(body: &str) -> Option<String> {
+    let members: Members<'_> = serde_json::from_str(body).ok()?;
+    let name = if members.find("specversion").is_some() { "type" } else { "_type" };
+    let said = members.find(name).is_some() || name == "type";
+    said.then(|| members.text(name).ok().flatten().unwrap_or_default())
 }
 
 fn undecodable(why: Cow<'static, str>) -> Error {
@@ -219,7 +230,7 @@ fn flat(envelope: &Envelope) -> Result<String, String> {
 }
 
 /// How deep JSON text is nested; 0 for a scalar.
-fn nesting(json: &str) -> usize {
+pub(crate) fn nesting(json: &str) -> usize {
     let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
     for byte in json.bytes() {
         match byte {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
-use crate::codec::{Origin, decode};
+use crate::codec::plain_type;
 use crate::engine::{DeadLetter, DeadLetters, MessageId};
-use crate::{HandlerName, QueueName, ReasonKind, Result};
+use crate::{HandlerName, QueueName, ReasonKind, Result, headers};
 
 /// How many dead letters one statement reads or moves at most.
 const PAGE: usize = 100;
@@ -72,11 +72,15 @@ impl DeadLetterFilter {
         self
     }
 
-    fn fits(&self, letter: &DeadLetter, queue: &QueueName) -> bool {
+    fn fits(&self, letter: &DeadLetter) -> bool {
         let reason = letter.reason.as_ref();
         let is_type = |name: &String| {
-            let origin = Origin { queue, message_id: &letter.id, enqueued_at: letter.enqueued_at };
-            decode(&letter.body, origin).is_ok_and(|envelope| envelope.event_type() == name)
+            let said = letter.headers.text(headers::CE_TYPE);
+            let plain = || plain_type(&letter.body).is_some_and(|found| found == *name);
+            match letter.headers.text(headers::CODEC) {
+                Some(_) => said == Some(name),
+                None => plain() || said == Some(name),
+            }
         };
         self.handler
             .as_ref()
@@ -188,7 +192,7 @@ impl<'a> DeadLetterQueue<'a> {
             let page = self.store.list(&self.queue, after.as_ref(), PAGE).await?;
             let Some(last) = page.last().map(|letter| letter.id.clone()) else { return Ok(()) };
             for letter in page {
-                if filter.fits(&letter, &self.queue) && !visit(letter) {
+                if filter.fits(&letter) && !visit(letter) {
                     return Ok(());
                 }
             }

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 use tracing::{debug, error, info, warn};
 
-use crate::attempt::{self, Ran, bounded};
+use crate::attempt::{self, Ran};
 use crate::batch::InvokeBatch;
 use crate::batch_attempt::Member;
 use crate::batcher::{Batcher, Means};
@@ -32,8 +32,6 @@ use crate::{
     Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle,
 };
 
-/// Under this name a message keeps how often it met no handler.
-const UNKNOWN: &str = "ezq::unknown";
 /// How long a handler waits that the store kept from running or from committing.
 const PUT_OFF: Duration = Duration::from_secs(1);
 
@@ -118,7 +116,7 @@ impl Dispatcher {
         let mut known = Progress::from_headers(&received.headers);
         let handlers = self.registry.find(&received.queue, received.envelope.event_type());
         if handlers.is_empty() {
-            return Some(self.unknown(work, &known));
+            return Some(self.unknown(work));
         }
         let now = work.clock.now();
         let is_due = |handler: &&Arc<Handler>| match known.0.get(&handler.name) {
@@ -302,37 +300,11 @@ impl Dispatcher {
             errors,
         }
     }
-
-    /// What becomes of an event that no handler here takes.
-    fn unknown(&self, work: &Work, known: &Progress) -> Settle {
-        let name = HandlerName::from(UNKNOWN);
-        let received = &work.received;
-        let event_type = received.envelope.event_type();
-        let why = bounded(&format!("no handler here takes `{event_type}`"));
-        let attempts = next_attempt(known.0.get(&name));
-        let policy = match self.config.unknown_types {
-            UnknownTypes::Skip => {
-                say!(info, received, "event skipped: no handler takes it");
-                return Settle::Ack { outgoing: Vec::new() };
-            }
-            UnknownTypes::Retry(policy) if attempts < policy.max_attempts => policy,
-            _ => {
-                let reason =
-                    Reason { kind: ReasonKind::UnknownType, handler: None, error: why, attempts };
-                return buried(received, reason, Progress::default(), Vec::new());
-            }
-        };
-        let pause = pause(policy.backoff, attempts, &why);
-        say!(warn, received, attempts, retry_in = ?pause, "no handler takes this event");
-        let mark = HandlerMark { attempts, ..mark(HandlerState::Retry) };
-        let progress = Progress([(name, mark)].into());
-        Settle::Retry { after: pause, progress, outgoing: Vec::new() }
-    }
 }
 
 /// How long to wait after a failed attempt. A function of the user's that panics is taken for the
 /// default: an event must not be lost to it.
-fn pause(backoff: Backoff, attempt: u32, error: &str) -> Duration {
+pub(crate) fn pause(backoff: Backoff, attempt: u32, error: &str) -> Duration {
     let random = rand::random();
     std::panic::catch_unwind(|| backoff.delay(attempt, error, random))
         .unwrap_or_else(|_| Backoff::default().delay(attempt, error, random))
@@ -398,7 +370,7 @@ fn conclude(
     }
 }
 
-fn buried(
+pub(crate) fn buried(
     received: &Received,
     reason: Reason,
     progress: Progress,
@@ -429,12 +401,12 @@ pub(crate) fn log_dead_letter(
     );
 }
 
-fn mark(state: HandlerState) -> HandlerMark {
+pub(crate) fn mark(state: HandlerState) -> HandlerMark {
     HandlerMark { state, reason: None, attempts: 0, due: None, errors: Vec::new() }
 }
 
 /// Which attempt comes after what a handler's mark says; anyone may have written it.
-fn next_attempt(mark: Option<&HandlerMark>) -> u32 {
+pub(crate) fn next_attempt(mark: Option<&HandlerMark>) -> u32 {
     mark.map_or(0, |mark| mark.attempts).saturating_add(1)
 }
 

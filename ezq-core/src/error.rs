@@ -42,6 +42,8 @@ pub enum ErrorKind {
     Encode,
     /// A message's body could not be read as the event it claims to be.
     Decode,
+    /// A message was written with a codec that the application does not have.
+    UnknownCodec,
     /// An event is of a newer version than is known here.
     NewerVersion,
     /// A message is larger than the limit of its queue.

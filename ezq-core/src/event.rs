@@ -26,6 +26,8 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     const ALIASES: &'static [&'static str] = &[];
     /// The queue it goes to when the publisher names none.
     const QUEUE: Option<&'static str> = None;
+    /// The [codec](crate::Codec) that writes it, by its name; else its queue's does.
+    const CODEC: Option<&'static str> = None;
 
     /// Reads an event of an older version, which the envelope tells. Defaults to reading its data
     /// as the current version, with serde's defaults for what is missing;
@@ -53,6 +55,8 @@ pub struct EventDescriptor {
     pub version: u32,
     /// Other names under which it is read.
     pub aliases: &'static [&'static str],
+    /// The codec that writes it, if it has one of its own.
+    pub codec: Option<&'static str>,
     /// The Rust type's name, for messages.
     pub rust_type: &'static str,
     pub(crate) type_id: TypeId,
@@ -66,6 +70,7 @@ impl EventDescriptor {
             type_name: E::TYPE,
             version: E::VERSION,
             aliases: E::ALIASES,
+            codec: E::CODEC,
             rust_type: std::any::type_name::<E>(),
             type_id: TypeId::of::<E>(),
         }
@@ -77,6 +82,7 @@ impl EventDescriptor {
             type_name,
             version: 1,
             aliases: &[],
+            codec: None,
             rust_type: std::any::type_name::<Tick>(),
             type_id: TypeId::of::<Tick>(),
         }

@@ -31,6 +31,15 @@ pub const KEY: &str = "x-pgmq-group";
 pub const CORRELATION_ID: &str = "correlation-id";
 /// The id of the event whose handler published this one.
 pub const CAUSATION_ID: &str = "causation-id";
+/// The codec that wrote the body, where that does not say itself what it is.
+pub const CODEC: &str = "ezq-codec";
+/// Begins the headers that hold an event's attributes, as in CloudEvents' HTTP binding, where the
+/// body does not.
+pub const CE_PREFIX: &str = "ce-";
+/// The event's id, where the body does not say itself what it is.
+pub const CE_ID: &str = "ce-id";
+/// The event's type, where the body does not say itself what it is.
+pub const CE_TYPE: &str = "ce-type";
 /// The W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
 /// The W3C trace state.

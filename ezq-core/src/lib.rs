@@ -10,6 +10,7 @@ mod batch_attempt;
 mod batcher;
 mod clock;
 mod codec;
+mod codecs;
 mod config;
 mod consumer;
 mod context;
@@ -32,6 +33,7 @@ pub mod private;
 mod publish;
 mod publisher;
 mod queue_name;
+mod raw_json;
 mod registry;
 mod retention;
 mod retry;
@@ -40,6 +42,7 @@ mod settlement;
 mod slots;
 pub mod testing;
 mod transaction;
+mod unknown;
 
 pub use chrono;
 
@@ -48,6 +51,7 @@ pub use batch::{
     Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, IntoBatchHandler, Unread,
 };
 pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
+pub use codecs::{Codec, CodecError};
 pub use config::{Config, UnknownTypes};
 pub use consumer::{Consumer, ConsumerHandle, Counts, Report, StopReason};
 pub use context::{Call, Context, Received};
@@ -64,11 +68,13 @@ pub use extract::{Extract, Provided, State};
 pub use handler::{
     AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
 };
+pub use headers::Headers;
 pub use history::{CopyState, EventCopy, History, HistoryRequest};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
 pub use publish::{Publish, PublishAll};
 pub use publisher::{Draft, Prepared, Published, Publisher};
 pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
+pub use raw_json::RawJson;
 pub use retention::Retention;
 pub use retry::{Backoff, RetryPolicy};
 pub use schedule::{Missed, Schedule, ScheduleStatus, Schedules, Tick};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::codec::{WireFormat, encode};
+use crate::codecs::Codecs;
 use crate::context::Received;
 use crate::engine::{Dedupe, Due, MessageId, Original, Outgoing, PublishOutcome};
 use crate::engines::Engines;
@@ -24,7 +24,7 @@ pub(crate) struct Services {
     pub(crate) engines: Engines,
     pub(crate) source: String,
     pub(crate) default_queue: QueueName,
-    pub(crate) format: WireFormat,
+    pub(crate) codecs: Codecs,
     pub(crate) message_limit: usize,
     pub(crate) dedupe_window: Duration,
 }
@@ -35,6 +35,7 @@ pub struct Draft {
     content: Content,
     queue: Option<&'static str>,
     key: Option<String>,
+    codec: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
@@ -50,7 +51,7 @@ impl Draft {
                 .with_source(error)
         })?;
         let content = Content::Event { event_type: E::TYPE, version: E::VERSION, data };
-        Ok(Self { content, queue: E::QUEUE, key: event.key() })
+        Ok(Self { content, queue: E::QUEUE, key: event.key(), codec: E::CODEC })
     }
 
     /// A schedule's tick, under the type name of the function that takes it.
@@ -59,11 +60,8 @@ impl Draft {
             let message = format!("`{event_type}` cannot be written as JSON");
             Error::new(ErrorKind::Encode, message).with_source(error)
         })?;
-        Ok(Self {
-            content: Content::Event { event_type, version: 1, data },
-            queue: None,
-            key: None,
-        })
+        let content = Content::Event { event_type, version: 1, data };
+        Ok(Self { content, queue: None, key: None, codec: None })
     }
 }
 
@@ -203,7 +201,7 @@ impl Publisher {
     /// As [`publish`](Self::publish).
     pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
         let content = Content::Envelope(Box::new(envelope));
-        self.drafted(Ok(Draft { content, queue: None, key: None }))
+        self.drafted(Ok(Draft { content, queue: None, key: None, codec: None }))
     }
 
     fn drafted(&self, draft: Result<Draft>) -> Publish {
@@ -247,7 +245,7 @@ impl Publisher {
             let message = format!("the engine `{}` knows no dedupe keys", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        let headers = self.headers(options, draft.key);
+        let mut headers = self.headers(options, draft.key);
         if headers.key().is_some() && !capabilities.keys {
             let message = format!("the engine `{}` does not order by key", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -272,7 +270,7 @@ impl Publisher {
             envelope.time = Some(time.fixed_offset());
         }
         let envelope = envelope.validated(ErrorKind::InvalidEvent)?;
-        let body = encode(&envelope, services.format)?;
+        let body = services.codecs.write(&envelope, draft.codec, &queue, &mut headers)?;
         if body.len() > services.message_limit {
             return Err(Error::new(
                 ErrorKind::TooLarge,

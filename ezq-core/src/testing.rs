@@ -6,7 +6,8 @@
 
 use std::ops::Deref;
 
-use crate::codec::{Origin, decode};
+use crate::codec::Origin;
+use crate::codecs::Codecs;
 use crate::engine::memory::{MemoryEngine, Published};
 use crate::event::means;
 use crate::{App, AppBuilder, Event, QueueName, Report, Result};
@@ -76,7 +77,8 @@ impl TestApp {
     /// Every event of a type that was published so far, on any queue, in order.
     #[must_use]
     pub fn published<E: Event>(&self) -> Vec<E> {
-        self.engine.all_published().iter().filter_map(read).collect()
+        let codecs = self.codecs();
+        self.engine.all_published().iter().filter_map(|one| read(codecs, one)).collect()
     }
 
     /// The last event of a type that was published.
@@ -87,7 +89,9 @@ impl TestApp {
     #[must_use]
     pub fn assert_published<E: Event>(&self) -> E {
         self.published().pop().unwrap_or_else(|| {
-            let types: Vec<String> = self.engine.all_published().iter().map(type_name).collect();
+            let codecs = self.codecs();
+            let all = self.engine.all_published();
+            let types: Vec<String> = all.iter().map(|one| type_name(codecs, one)).collect();
             panic!("no `{}` was published, only {types:?}", E::TYPE)
         })
     }
@@ -101,6 +105,10 @@ impl TestApp {
         let count = self.published::<E>().len();
         assert!(count == 0, "{count} of `{}` were published", E::TYPE);
     }
+
+    fn codecs(&self) -> &Codecs {
+        &self.app.inner.services.codecs
+    }
 }
 
 impl Deref for TestApp {
@@ -111,20 +119,22 @@ impl Deref for TestApp {
     }
 }
 
-fn envelope(published: &Published) -> Option<crate::Envelope> {
+fn envelope(codecs: &Codecs, published: &Published) -> Option<crate::Envelope> {
     let origin = Origin {
         queue: &published.message.queue,
         message_id: &published.id,
         enqueued_at: published.at,
+        headers: &published.message.headers,
     };
-    decode(&published.message.body, origin).ok()
+    codecs.read(&published.message.body, origin).ok()
 }
 
-fn type_name(published: &Published) -> String {
-    envelope(published).map_or_else(|| "no event".into(), |found| found.event_type().to_owned())
+fn type_name(codecs: &Codecs, published: &Published) -> String {
+    envelope(codecs, published)
+        .map_or_else(|| "no event".into(), |found| found.event_type().to_owned())
 }
 
-fn read<E: Event>(published: &Published) -> Option<E> {
-    let envelope = envelope(published)?;
+fn read<E: Event>(codecs: &Codecs, published: &Published) -> Option<E> {
+    let envelope = envelope(codecs, published)?;
     means::<E>(envelope.event_type()).then(|| envelope.decode().ok())?
 }

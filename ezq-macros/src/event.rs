@@ -14,6 +14,7 @@ const KEYS: &[Key] = &[
     Key::once("version", "version = 2"),
     Key::once("queue", "queue = \"orders\""),
     Key::once("key", "key = \"customer_id\""),
+    Key::once("codec", "codec = \"raw\""),
     Key::once("from", "from = UserCreatedV1"),
     Key::repeatable("alias", "alias = \"UserCreated\""),
     Key::once("crate", "crate = path::to::ezq"),
@@ -29,6 +30,7 @@ struct Options {
     aliases: Vec<LitStr>,
     queue: Option<LitStr>,
     key: Option<EventKey>,
+    codec: Option<LitStr>,
     from: Option<Path>,
 }
 
@@ -40,6 +42,7 @@ impl Options {
             aliases: Vec::new(),
             queue: None,
             key: None,
+            codec: None,
             from: None,
         }
     }
@@ -149,6 +152,7 @@ fn validate(input: &DeriveInput, entries: &Entries, errors: &mut Errors) -> Opti
             errors.push(Error::new(entry.span, message));
         }
     }
+    options.codec = entries.find("codec").and_then(|entry| errors.take(type_name(entry)));
     options.key = entries.find("key").and_then(|e| errors.take(event_key::resolve(e, input)));
     options
 }
@@ -179,13 +183,14 @@ pub(crate) fn queue_name(entry: &Entry) -> syn::Result<LitStr> {
 }
 
 fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> TokenStream {
-    let Options { name, version, aliases, queue, key, from } = options;
+    let Options { name, version, aliases, queue, key, codec, from } = options;
     let ident = &input.ident;
     let where_clause = &input.generics.where_clause;
-    let queue = match queue {
-        Some(queue) => quote!(::core::option::Option::Some(#queue)),
+    let optional = |value: &Option<LitStr>| match value {
+        Some(value) => quote!(::core::option::Option::Some(#value)),
         None => quote!(::core::option::Option::None),
     };
+    let (queue, codec) = (optional(queue), optional(codec));
     let key = key.as_ref().map(|key| {
         let value = key.expand();
         quote! {
@@ -216,6 +221,7 @@ fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> Toke
             const VERSION: u32 = #version;
             const ALIASES: &'static [&'static str] = &[#(#aliases),*];
             const QUEUE: ::core::option::Option<&'static str> = #queue;
+            const CODEC: ::core::option::Option<&'static str> = #codec;
             #key
             #upcast
         }

@@ -40,7 +40,7 @@ fn an_event_is_named_after_its_type() {
 fn an_event_takes_what_the_attributes_say() {
     let text = expanded(&parse_quote! {
         #[event(type = "user.created", version = 2, crate = events)]
-        #[event(queue = "orders", key = user_id, alias = "UserCreated", alias = "NewUser")]
+        #[event(queue = "orders", codec = "raw", key = user_id, alias = "UserCreated", alias = "NewUser")]
         struct UserCreated { user_id: i64 }
     });
     assert!(text.contains("implevents::__private::Event"), "{text}");
@@ -48,6 +48,7 @@ fn an_event_takes_what_the_attributes_say() {
     assert!(text.contains("VERSION:u32=2u32;"), "{text}");
     assert!(text.contains(r#"&["UserCreated","NewUser"]"#), "{text}");
     assert!(text.contains(r#"Some("orders")"#), "{text}");
+    assert!(text.contains(r#"Some("raw")"#), "{text}");
     assert!(text.contains("to_string(&self.user_id)"), "{text}");
 }
 

@@ -108,7 +108,8 @@ impl<'a> Search<'a> {
     fn statement(&self) -> String {
         let by_id = "message ->> 'id' = $1 AND message ? 'specversion'";
         let find = |(place, table, time): &(&str, String, &str)| {
-            let mut conditions = vec![by_id.to_owned()];
+            let beside = format!("headers ->> 'ce-id' = $1 AND {}", sql::ID_BESIDE);
+            let mut conditions = vec![by_id.to_owned(), beside];
             if self.number.is_some() {
                 let flat = "NOT coalesce(message ? 'specversion', false)";
                 let was = |death: &str| {
@@ -121,7 +122,7 @@ impl<'a> Search<'a> {
                 });
             }
             let (time, enqueued_at) = (sql::bounded(time), sql::bounded("q.enqueued_at"));
-            let event_type = sql::event_type("q.message");
+            let event_type = sql::event_type("q.message", "q.headers");
             let one = |condition: &String| {
                 format!(
                     "SELECT '{place}' AS place, q.msg_id, q.read_ct, {enqueued_at} AS enqueued_at,

@@ -80,6 +80,7 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
     }
     for queue in queues {
         let _ = writeln!(text, "{};", sql::create_archive_index(queue));
+        let _ = writeln!(text, "{};", sql::create_archive_codec_index(queue));
     }
     for part in [Part::Engine, Part::Schedules] {
         text.push_str(&schema::sql(part, role));

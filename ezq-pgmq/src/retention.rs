@@ -134,19 +134,21 @@ async fn index(queue: &QueueName, link: &Link) -> Result<()> {
 // Building it keeps acknowledgements waiting, which an archive that is small makes short.
 async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result<(), sqlx::Error> {
     let found: Option<(bool, bool)> = sqlx::query_as(
-        "SELECT to_regclass('pgmq.' || $2) IS NOT NULL, pg_table_size(oid) <= $3
+        "SELECT to_regclass('pgmq.' || $2) IS NOT NULL AND to_regclass('pgmq.' || $4) IS NOT NULL,
+                pg_table_size(oid) <= $3
          FROM pg_catalog.pg_class WHERE oid = to_regclass('pgmq.a_' || $1) AND relkind = 'r'",
     )
     .bind(queue.as_str().to_owned())
     .bind(sql::archive_index(queue))
     .bind(SMALL)
+    .bind(sql::archive_codec_index(queue))
     .fetch_optional(&mut *connection)
     .await?;
-    let statement = sql::create_archive_index(queue);
+    let statements = [sql::create_archive_index(queue), sql::create_archive_codec_index(queue)];
     match found {
         Some((false, true)) => {}
         Some((false, false)) => {
-            let by_hand = statement.replace("INDEX IF NOT EXISTS", "INDEX CONCURRENTLY");
+            let by_hand = statements.join("; ").replace("INDEX IF", "INDEX CONCURRENTLY IF");
             tracing::warn!(%queue, %by_hand, "the archive is too large to be given its index now");
             return Ok(());
         }
@@ -156,7 +158,9 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
     let mut tx = connection.begin().await?;
     sqlx::query("SET LOCAL lock_timeout = '1s'").execute(&mut *tx).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
-    sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await?;
+    for statement in statements {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await?;
+    }
     tx.commit().await
 }
 

@@ -19,6 +19,21 @@ pub(crate) fn archive_index(queue: &QueueName) -> String {
     format!("a_{queue}_event_id_idx")
 }
 
+/// The same for events whose id is in the headers; most archives have none.
+pub(crate) fn archive_codec_index(queue: &QueueName) -> String {
+    format!("a_{queue}_ce_id_idx")
+}
+
+/// Creates [`archive_codec_index`].
+pub(crate) fn create_archive_codec_index(queue: &QueueName) -> String {
+    format!(
+        "CREATE INDEX IF NOT EXISTS {} ON {} USING hash ((headers ->> 'ce-id')) \
+         WHERE headers ? 'ce-id'",
+        archive_codec_index(queue),
+        archive_table(queue)
+    )
+}
+
 /// Creates [`archive_index`]. A hash index takes ids of any length; a tree would refuse an event
 /// for having a long one.
 pub(crate) fn create_archive_index(queue: &QueueName) -> String {
@@ -54,14 +69,25 @@ pub(crate) fn is_control(message: &str) -> String {
     let names = [End::TYPE, Interrupt::TYPE].into_iter();
     let names = names.chain(End::ALIASES.iter().copied()).chain(Interrupt::ALIASES.iter().copied());
     let names: Vec<String> = names.map(|name| format!("'{name}'")).collect();
-    let event_type = event_type(message);
+    let event_type = plain_type(message);
     format!("(coalesce({event_type}, '') IN ({}))", names.join(", "))
 }
 
 /// The name of a message's type, in either form.
-pub(crate) fn event_type(message: &str) -> String {
+fn plain_type(message: &str) -> String {
     format!("({message} ->> CASE WHEN {message} ? 'specversion' THEN 'type' ELSE '_type' END)")
 }
+
+/// The name of a message's type, which stands in its headers where a codec wrote the body.
+pub(crate) fn event_type(message: &str, headers: &str) -> String {
+    let (plain, beside) = (plain_type(message), format!("{headers} ->> 'ce-type'"));
+    format!("CASE WHEN {headers} ? 'ezq-codec' THEN {beside} ELSE coalesce({plain}, {beside}) END")
+}
+
+/// Whether a message's headers tell its id, and its body does not. The index over an archive's ids
+/// holds what has the first of these.
+pub(crate) const ID_BESIDE: &str = "headers ? 'ce-id' \
+    AND (headers ? 'ezq-codec' OR NOT message ?| array['specversion', '_type'])";
 
 /// How many settled deliveries `headers` count. Anything but a whole number counts as none.
 pub(crate) fn returned(headers: &str) -> String {

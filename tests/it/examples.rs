@@ -87,6 +87,21 @@ fn custom_engine_passes_the_suite_and_handles_an_event() {
 }
 
 #[test]
+fn encrypting_hides_what_it_stores_and_handles_nothing_forged() {
+    let out = printed(run(&mut example("encrypting")));
+    assert_in_order(
+        &out,
+        &[
+            "in the table: ",
+            "patient 7 has a cold",
+            "1 handled, 0 retried, 2 dead-lettered",
+            "not handled: the codec `sealed` cannot read the body: the seal is broken",
+            "not handled: the codec `sealed` cannot read the body: invalid type",
+        ],
+    );
+}
+
+#[test]
 fn custom_engine_is_short() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/custom_engine.rs");
     let lines = std::fs::read_to_string(file).unwrap().lines().count();

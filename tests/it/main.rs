@@ -4,6 +4,7 @@
 mod architecture;
 mod batches;
 mod child;
+mod codecs;
 mod config;
 mod database;
 mod examples;

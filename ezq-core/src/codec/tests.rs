@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 fn read(body: &str) -> Result<Envelope> {
     let queue = QueueName::new("orders").unwrap();
     let enqueued_at = "2026-01-02T03:04:05Z".parse().unwrap();
-    decode(body, Origin { queue: &queue, message_id: &MessageId::Number(7), enqueued_at })
+    let (message_id, headers) = (&MessageId::Number(7), &crate::Headers::new());
+    decode(body, Origin { queue: &queue, message_id, enqueued_at, headers })
 }
 
 fn why(body: &str) -> String {

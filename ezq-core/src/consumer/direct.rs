@@ -92,9 +92,10 @@ impl Direct {
             && delivery.headers.value(headers::KEY).is_none()
             && Progress::from_headers(&delivery.headers).0.is_empty();
         delivery.deliveries = 1;
-        let lease = Arc::clone(&self.lease);
-        let work =
-            intake::read(&self.queue, delivery, lease, &self.slots).ok().filter(|_| fresh)?;
+        let (lease, codecs) = (Arc::clone(&self.lease), &self.app.services.codecs);
+        let work = intake::read(codecs, &self.queue, delivery, lease, &self.slots)
+            .ok()
+            .filter(|_| fresh)?;
         let event_type = work.received.envelope.event_type();
         let takers = self.app.dispatcher.registry.find(&self.queue, event_type);
         if is_control(event_type) || !takers.iter().any(|taker| taker.name == means.handler.name) {

@@ -9,7 +9,8 @@ use super::report::Tally;
 use super::run::{Item, Phase, Run};
 use crate::attempt::bounded;
 use crate::clock::EngineClock;
-use crate::codec::{Origin, decode};
+use crate::codec::Origin;
+use crate::codecs::Codecs;
 use crate::context::{Lease, Received};
 use crate::dispatcher::{Work, log_dead_letter};
 use crate::engine::{Delivery, Receipt};
@@ -40,7 +41,14 @@ impl Run {
             return self.bury(delivery.receipt, reason);
         }
         let receipt = delivery.receipt.clone();
-        let work = match read(&self.settings.queue, delivery, lease, &self.slots) {
+        let (queue, codecs) = (&self.settings.queue, &self.app.services.codecs);
+        if let Some(error) = codecs.unknown(&delivery.headers) {
+            let (id, headers) = (receipt.message_id(), &delivery.headers);
+            let settle = self.app.dispatcher.unread(queue, id, headers, &error);
+            let tally = Tally::of(&settle);
+            return self.send(receipt, settle, tally);
+        }
+        let work = match read(codecs, queue, delivery, lease, &self.slots) {
             Ok(work) => work,
             Err(error) => return self.bury_undecodable(receipt, &error),
         };
@@ -83,6 +91,7 @@ impl Run {
 
 /// Reads a delivery.
 pub(super) fn read(
+    codecs: &Codecs,
     queue: &QueueName,
     delivery: Delivery,
     lease: Arc<Lease>,
@@ -90,8 +99,9 @@ pub(super) fn read(
 ) -> Result<Work> {
     let receipt = delivery.receipt;
     let message_id = receipt.message_id();
-    let origin = Origin { queue, message_id, enqueued_at: delivery.enqueued_at };
-    let envelope = decode(&delivery.body, origin)?;
+    let Delivery { enqueued_at, ref headers, .. } = delivery;
+    let origin = Origin { queue, message_id, enqueued_at, headers };
+    let envelope = codecs.read(&delivery.body, origin)?;
     let received = Arc::new(Received {
         envelope,
         queue: queue.clone(),

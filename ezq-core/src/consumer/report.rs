@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::Settle;
+
 /// Why a consumer stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -64,6 +66,18 @@ pub(crate) enum Tally {
     Lost,
     /// A control event, which counts as nothing.
     Control,
+}
+
+impl Tally {
+    /// What a settlement is counted as.
+    pub(crate) fn of(settle: &Settle) -> Self {
+        match settle {
+            Settle::Ack { .. } => Self::Handled,
+            Settle::DeadLetter { .. } => Self::DeadLettered,
+            Settle::Retry { .. } => Self::Retried,
+            Settle::Release => Self::Returned,
+        }
+    }
 }
 
 /// [`Counts`] that grow while a consumer runs.

@@ -49,12 +49,9 @@ pub(super) async fn handle(
             give_up(queue, message_id, settle, &format!("its events cannot be published: {why}"))
         };
     }
-    let tally = match settle {
-        Settle::Ack { .. } => Tally::Handled,
-        Settle::DeadLetter { .. } => Tally::DeadLettered,
-        Settle::Retry { .. } | Settle::Release if cancelled => Tally::Cancelled,
-        Settle::Retry { .. } => Tally::Retried,
-        Settle::Release => Tally::Returned,
+    let tally = match Tally::of(&settle) {
+        Tally::Retried | Tally::Returned if cancelled => Tally::Cancelled,
+        tally => tally,
     };
     hold.handed_on = true;
     let turn = hand_on(item.turn.take(), &settle);

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::engine::{Death, MessageId};
-use crate::headers::{Headers, REDRIVEN};
+use crate::headers::{CE_ID, CE_TYPE, CODEC, Headers, REDRIVEN};
 use crate::{HandlerState, Progress, QueueName, Reason};
 
 pub use request::HistoryRequest;
@@ -156,13 +156,21 @@ impl EventCopy {
 }
 
 /// Whether a body is the event with an id, and the name of its type. An event in the flat form is
-/// known by where it was stored first.
-pub(crate) fn identify(body: &str, event_id: &str, flat_id: &str) -> Option<Option<String>> {
+/// known by where it was stored first, one that another codec wrote by its headers.
+pub(crate) fn identify(
+    body: &str,
+    headers: &Headers,
+    event_id: &str,
+    flat_id: &str,
+) -> Option<Option<String>> {
     let body: Value = serde_json::from_str(body).unwrap_or_default();
     let text = |name: &str| body.get(name).and_then(Value::as_str);
-    let (id, event_type) = match body.get("specversion") {
-        Some(_) => (text("id")?, text("type")),
-        None => (flat_id, text("_type")),
+    let beside = || (headers.text(CE_ID).unwrap_or(flat_id), headers.text(CE_TYPE));
+    let (id, event_type) = match (body.get("specversion"), body.get("_type")) {
+        _ if headers.text(CODEC).is_some() => beside(),
+        (Some(_), _) => (text("id")?, text("type")),
+        (None, Some(_)) => (flat_id, text("_type")),
+        (None, None) => beside(),
     };
     (id == event_id).then(|| event_type.map(str::to_owned))
 }

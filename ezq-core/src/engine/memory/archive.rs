@@ -86,11 +86,12 @@ fn find(
 ) -> Option<Option<String>> {
     let first = headers.value(REDRIVEN).and_then(|death| Death::read(death).message_id);
     let ids = first.iter().chain([id]);
-    ids.map(|id| flat_id(queue, id)).find_map(|flat_id| identify(body, event_id, &flat_id))
+    ids.map(|id| flat_id(queue, id)).find_map(|flat_id| identify(body, headers, event_id, &flat_id))
 }
 
 fn is_control_event(queue: &QueueName, id: i64, stored: &Stored) -> bool {
     let message_id = &MessageId::Number(id);
-    let origin = Origin { queue, message_id, enqueued_at: clock::to_time(stored.enqueued_at) };
+    let (enqueued_at, headers) = (clock::to_time(stored.enqueued_at), &stored.headers);
+    let origin = Origin { queue, message_id, enqueued_at, headers };
     decode(&stored.body, origin).is_ok_and(|envelope| is_control(envelope.event_type()))
 }

@@ -1,0 +1,99 @@
+//! A codec of one's own: what lies in the queue is sealed, and what was tampered with is not handled.
+//!
+//! ```text
+//! cargo run --example encrypting
+//! ```
+//!
+//! The type and the id of an event stay readable beside the body, for those who operate the queue.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use chacha20poly1305::aead::{Aead, AeadCore, KeyInit, OsRng};
+use chacha20poly1305::{ChaCha20Poly1305, Key};
+use ezq::prelude::*;
+use ezq::{Codec, CodecError, DeadLetterFilter, Envelope, Headers, Origin, QueueName, WireFormat};
+use serde::{Deserialize, Serialize};
+
+const NONCE: usize = 12;
+
+/// ChaCha20-Poly1305 over CloudEvents: the body is a nonce and the sealed event, in base64.
+struct Sealed(ChaCha20Poly1305);
+
+impl Codec for Sealed {
+    fn name(&self) -> &str {
+        "sealed"
+    }
+
+    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
+        let plain = WireFormat::CloudEvents.encode(event, headers)?;
+        let mut body = ChaCha20Poly1305::generate_nonce(&mut OsRng).to_vec();
+        let sealed = self.0.encrypt(body[..].into(), plain.as_bytes()).map_err(|_| "too long")?;
+        body.extend(sealed);
+        Ok(serde_json::to_string(&BASE64.encode(body))?)
+    }
+
+    fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
+        let body = BASE64.decode(serde_json::from_str::<String>(body)?)?;
+        let (nonce, sealed) = body.split_at_checked(NONCE).ok_or("too short")?;
+        let plain = self.0.decrypt(nonce.into(), sealed).map_err(|_| "the seal is broken")?;
+        WireFormat::CloudEvents.decode(std::str::from_utf8(&plain)?, origin)
+    }
+
+    // Whoever can write to the queue still cannot slip an event in.
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(type = "patient.diagnosed")]
+struct Diagnosed {
+    patient: i64,
+    diagnosis: String,
+}
+
+#[on_event]
+async fn file(event: Diagnosed) {
+    println!("patient {} has {}", event.patient, event.diagnosis);
+}
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    // A real one comes from where secrets are kept.
+    let key: Key = ChaCha20Poly1305::generate_key(&mut OsRng);
+    let queue = QueueName::new("ezq_example_encrypting")?;
+    let ezq = Ezq::builder()
+        .configure(|config| config.queue = queue.clone())
+        .codec(Sealed(ChaCha20Poly1305::new(&key)))
+        .queue_codec(&queue, "sealed")
+        .connect()
+        .await?;
+
+    let diagnosed = Diagnosed { patient: 7, diagnosis: "a cold".into() };
+    let published = ezq.publish(&diagnosed).await?;
+    let table = format!("pgmq.q_{queue}");
+    let read = format!("SELECT message #>> '{{}}' FROM {table} WHERE msg_id = $1");
+    let stored: String = ezq::sqlx::query_scalar(ezq::sqlx::AssertSqlSafe(read))
+        .bind(published.id.as_number())
+        .fetch_one(ezq.pool())
+        .await?;
+    println!("in the table: {}... ({} characters)", &stored[..16], stored.len());
+    assert!(!stored.contains("cold"));
+
+    // The same body with one character changed, and one that was never sealed.
+    let first = if stored.starts_with('A') { "B" } else { "A" };
+    let forged = [format!("\"{first}{}\"", &stored[1..]), {
+        r#"{"specversion":"1.0","id":"1","source":"x","type":"patient.diagnosed","data":{}}"#.into()
+    }];
+    for body in forged {
+        let send = ezq::sqlx::query("SELECT pgmq.send($1, $2::text::jsonb)");
+        send.bind(queue.as_str()).bind(body).execute(ezq.pool()).await?;
+    }
+
+    ezq.publish(&End::default()).await?;
+    println!("{}", ezq.consumer().run().await?);
+    for letter in ezq.dead_letters(&queue)?.list(&DeadLetterFilter::all(), 10).await? {
+        println!("not handled: {}", letter.reason.map(|reason| reason.error).unwrap_or_default());
+        ezq.dead_letters(&queue)?.discard(&letter.id).await?;
+    }
+    Ok(())
+}
