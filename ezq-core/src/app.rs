@@ -4,23 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::broadcast::Broadcast;
 use crate::codecs::Codecs;
 use crate::consumer::Consumer;
 use crate::dead_letters::DeadLetterQueue;
 use crate::dispatcher::Dispatcher;
-use crate::engine::{BlockedKey, Engine};
+use crate::engine::{BlockedKey, Engine, EventRole};
 use crate::engines::Engines;
 use crate::extract::States;
 use crate::history::HistoryRequest;
 use crate::inner::Inner;
 use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
-use crate::publisher::{Draft, Published, Publisher, Services};
+use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
-use crate::schedule::{Plan, Plans, Template};
+use crate::schedule::{Plan, Plans};
+use crate::subscriptions::Subscriptions;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
-    Retention, Schedule, Schedules,
+    Retention,
 };
 
 /// An application: publishes events and makes consumers. Cheap to clone.
@@ -48,6 +50,35 @@ impl App {
     /// Publishes an event known only at run time; see [`Publisher::publish_envelope`].
     pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
         self.publisher().publish_envelope(envelope)
+    }
+
+    /// Broadcasts an event to every subscribed queue; see [`Publisher::broadcast`].
+    pub fn broadcast<E: Event>(&self, event: &E) -> Broadcast {
+        self.publisher().broadcast(event)
+    }
+
+    /// Broadcasts an event known only at run time; see [`Publisher::broadcast`].
+    pub fn broadcast_envelope(&self, envelope: Envelope) -> Broadcast {
+        self.publisher().broadcast_envelope(envelope)
+    }
+
+    /// Which queues get copies of what is broadcast, of all applications.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when the engine does not broadcast.
+    pub fn subscriptions(&self) -> Result<Subscriptions<'_>> {
+        Subscriptions::new(&self.inner)
+    }
+
+    /// Records in the store which types this application [owns](AppBuilder::owns) and
+    /// [publishes](AppBuilder::publishes), for [`Subscriptions::parties`]; nothing if it said so of
+    /// none. Connecting to PGMQ does so by itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when the engine does not broadcast, and when the store could not
+    /// be written.
+    pub async fn announce(&self) -> Result<()> {
+        self.inner.announce().await
     }
 
     /// A publisher to hand around.
@@ -161,14 +192,6 @@ impl App {
         HistoryRequest::new(&self.inner.services.engines, event_id.into())
     }
 
-    /// The schedules that the application's engine keeps: what they do next, and changing it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] when it keeps none.
-    pub fn schedules(&self) -> Result<Schedules<'_>> {
-        Schedules::of(&self.inner)
-    }
-
     /// Whether every engine answers.
     ///
     /// # Errors
@@ -219,9 +242,10 @@ pub struct AppBuilder {
     pub(crate) config: Result<Config>,
     pub(crate) codecs: Codecs,
     handlers: Vec<Handler>,
+    parties: Vec<(EventRole, &'static str)>,
     discover: bool,
     states: States,
-    schedules: Vec<Plan>,
+    pub(crate) schedules: Vec<Plan>,
 }
 
 /// The options of the environment, and the handlers found at link time.
@@ -233,6 +257,7 @@ impl Default for AppBuilder {
             config: Config::from_env(),
             codecs: Codecs::default(),
             handlers: Vec::new(),
+            parties: Vec::new(),
             discover: true,
             states: States::default(),
             schedules: Vec::new(),
@@ -310,6 +335,26 @@ impl AppBuilder {
         self
     }
 
+    /// Names the application: the `source` of what it publishes, and whose its subscriptions are.
+    /// The same as [`Config::app`].
+    pub fn app(self, name: impl Into<String>) -> Self {
+        self.configure(|config| config.app = name.into())
+    }
+
+    /// Says that a type of event is this application's own, and that it publishes it; told by
+    /// [`Subscriptions::parties`]. Nothing is enforced.
+    pub fn owns<E: Event>(mut self) -> Self {
+        self.parties.push((EventRole::Owner, E::TYPE));
+        self
+    }
+
+    /// Says that this application publishes events of a type that is another's; told by
+    /// [`Subscriptions::parties`].
+    pub fn publishes<E: Event>(mut self) -> Self {
+        self.parties.push((EventRole::Publisher, E::TYPE));
+        self
+    }
+
     /// Adds an engine under a name.
     pub fn named_engine(mut self, name: &str, engine: impl Engine) -> Self {
         self.named.insert(name.to_owned(), Arc::new(engine));
@@ -342,20 +387,6 @@ impl AppBuilder {
             config.retention.insert(queue.try_into()?, retention);
             Ok(config)
         });
-        self
-    }
-
-    /// Publishes an event at the times of a schedule, while a consumer of the application runs in any
-    /// process: one firing for each tick, however many run. The event is the same each time but for
-    /// its id and `time`, which is when the tick was due.
-    ///
-    /// The name is a durable key in the engine's database: two applications that share it give their
-    /// schedules different names. Of two versions of an application the one whose process began
-    /// last decides about times, policy, event type and queue; once no process of it was seen for two
-    /// minutes, the others' definition takes its place.
-    pub fn schedule<E: Event>(mut self, name: &str, schedule: Schedule, event: &E) -> Self {
-        let template = Draft::of(event).map(Template::Event);
-        self.schedules.push(Plan { name: name.to_owned(), schedule, template });
         self
     }
 
@@ -402,7 +433,7 @@ impl AppBuilder {
         self.schedules.extend(of_handlers);
         let schedules = Plans::new(self.schedules, &Publisher::new(Arc::clone(&services)))?;
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
-        let inner = Inner { services, dispatcher, config, schedules };
+        let inner = Inner { services, dispatcher, config, schedules, parties: self.parties };
         inner.check()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;

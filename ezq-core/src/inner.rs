@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::dispatcher::Dispatcher;
-use crate::engine::PublishOutcome;
+use crate::engine::{EventRole, PublishOutcome};
 use crate::extract::Provided;
 use crate::publisher::Services;
 use crate::schedule::Plans;
@@ -15,6 +15,8 @@ pub(crate) struct Inner {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) config: Arc<Config>,
     pub(crate) schedules: Plans,
+    /// What the application said of types of events.
+    pub(crate) parties: Vec<(EventRole, &'static str)>,
 }
 
 impl Inner {

@@ -8,6 +8,7 @@ mod attempt;
 mod batch;
 mod batch_attempt;
 mod batcher;
+mod broadcast;
 mod clock;
 mod codec;
 mod codecs;
@@ -28,6 +29,7 @@ pub mod headers;
 mod history;
 mod inner;
 mod outcome;
+mod pattern;
 #[doc(hidden)]
 pub mod private;
 mod publish;
@@ -40,6 +42,7 @@ mod retry;
 mod schedule;
 mod settlement;
 mod slots;
+mod subscriptions;
 pub mod testing;
 mod transaction;
 mod unknown;
@@ -50,6 +53,7 @@ pub use app::{App, AppBuilder};
 pub use batch::{
     Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, IntoBatchHandler, Unread,
 };
+pub use broadcast::{Broadcast, Broadcasted, PreparedBroadcast};
 pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
 pub use codecs::{Codec, CodecError};
 pub use config::{Config, UnknownTypes};
@@ -59,7 +63,7 @@ pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, Dead
 pub use engine::memory::MemoryEngine;
 pub use engine::{
     BlockedKey, Blocker, Capabilities, Dedupe, Delivery, Due, Engine, ExtendOutcome, MessageId,
-    Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
+    Outgoing, PublishOutcome, QueueStats, QueueSubscription, Receipt, SettleOutcome,
 };
 pub use envelope::{AttributeValue, Envelope, EnvelopeBuilder, VERSION_ATTRIBUTE};
 pub use error::{Error, ErrorKind, Result, error_chain};
@@ -71,6 +75,7 @@ pub use handler::{
 pub use headers::Headers;
 pub use history::{CopyState, EventCopy, History, HistoryRequest};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
+pub use pattern::{PATTERN_LIMIT, Pattern};
 pub use publish::{Publish, PublishAll};
 pub use publisher::{Draft, Prepared, Published, Publisher};
 pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
@@ -82,3 +87,4 @@ pub use settlement::{
     ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
     Reason, ReasonKind, Settle,
 };
+pub use subscriptions::{EventParties, Recipient, Subscriptions};

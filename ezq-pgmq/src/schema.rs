@@ -24,6 +24,8 @@ use crate::link::{Connector, Link, limit};
 pub(crate) enum Part {
     /// In the database that keeps the queues.
     Engine,
+    /// There, too: subscriptions, and the functions that broadcast.
+    Broadcast,
     /// There, too: when which schedule ticks.
     Schedules,
     /// In a database where handlers take effect.
@@ -77,6 +79,13 @@ create table if not exists ezq.inbox (
 );
 create index if not exists inbox_handled_at on ezq.inbox (handled_at);
 ",
+    },
+    Migration {
+        version: 3,
+        name: "subscriptions",
+        part: Part::Broadcast,
+        table: "ezq.subscriptions, ezq.event_parties",
+        sql: include_str!("subscriptions.sql"),
     },
     Migration {
         version: 4,

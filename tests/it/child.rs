@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::database::{self, CEILING};
-use crate::{batches, inbox, leftovers, ordering, schedules, stress, trials};
+use crate::{batches, broadcasting, inbox, leftovers, ordering, schedules, stress, trials};
 
 /// What a child is; no name that begins with `EZQ_`, since those are options of ezq.
 const ROLE: &str = "CHILD_ROLE";
@@ -42,6 +42,7 @@ pub(crate) enum Role {
     Server,
     Booker(inbox::Booker),
     Timekeeper(schedules::Timekeeper),
+    Member(broadcasting::Member),
 }
 
 /// A consumer that stops on signals.
@@ -104,6 +105,7 @@ fn child_main() {
             Role::Importer(importer) => batches::import(importer).await,
             Role::Timekeeper(told) => schedules::keep_time(told).await,
             Role::Booker(booker) => inbox::book(booker).await,
+            Role::Member(member) => broadcasting::take_part(member, words).await,
             Role::Ordering(plan) => ordering::work(plan).await,
             Role::Server => leftovers::serve(words.wait().await).await,
         }

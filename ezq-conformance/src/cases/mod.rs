@@ -10,6 +10,7 @@ macro_rules! cases {
 }
 
 mod archive;
+mod broadcast;
 mod concurrency;
 mod dead_letters;
 mod dedupe;
@@ -42,6 +43,7 @@ pub fn cases() -> Vec<Case> {
         archive::CASES,
         history::CASES,
         dedupe::CASES,
+        broadcast::CASES,
         poison::CASES,
         schedule::CASES,
         ticks::CASES,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{
-    DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original, ScheduleStore,
+    Broadcasts, DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original, ScheduleStore,
 };
 use ezq_core::headers::{Headers, KEY};
 use ezq_core::{
@@ -91,11 +91,17 @@ pub(crate) enum Fault {
     ChangesWhatever,
     PausesNothing,
     RemovesNoSchedule,
+    AddsAgain,
+    KeepsSubscriptions,
+    MeansPrefixes,
+    CopiesInPart,
+    NeedsEveryQueue,
+    ForgetsParties,
 }
 
 pub(crate) struct Broken {
     pub(crate) inner: MemoryEngine,
-    fault: Fault,
+    pub(crate) fault: Fault,
     capabilities: Capabilities,
     newest: Mutex<HashMap<(QueueName, MessageId), Receipt>>,
     ends: Mutex<HashMap<Receipt, chrono::DateTime<chrono::Utc>>>,
@@ -216,7 +222,7 @@ fn retry_now() -> Settle {
     Settle::Retry { after: Duration::ZERO, progress: Progress::default(), outgoing: vec![] }
 }
 
-fn refused() -> Error {
+pub(crate) fn refused() -> Error {
     Error::new(ErrorKind::Engine, "broken on purpose")
 }
 
@@ -471,6 +477,10 @@ impl Engine for Broken {
     }
 
     fn schedules(&self) -> Option<&dyn ScheduleStore> {
+        Some(self)
+    }
+
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         Some(self)
     }
 }

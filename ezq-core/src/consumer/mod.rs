@@ -56,6 +56,7 @@ pub struct Consumer {
     token: CancellationToken,
     signals: bool,
     until_idle: bool,
+    subscribe: bool,
 }
 
 impl Consumer {
@@ -69,6 +70,7 @@ impl Consumer {
             token: CancellationToken::new(),
             signals: false,
             until_idle: false,
+            subscribe: config.subscribe,
             app,
         }
     }
@@ -117,6 +119,17 @@ impl Consumer {
         self
     }
 
+    /// Subscribes its queue, when it starts, to the types that the queue's handlers take, so that it
+    /// gets a copy of what any application [broadcasts](crate::App::broadcast) of them. A handler
+    /// that takes every event subscribes it to all. Subscriptions are only added, for this
+    /// [application](crate::AppBuilder::app), in whatever order processes start; to remove some, see
+    /// [`Subscriptions`](crate::Subscriptions). Defaults to
+    /// [`Config::subscribe`](crate::Config::subscribe).
+    pub fn subscribe(mut self) -> Self {
+        self.subscribe = true;
+        self
+    }
+
     /// Runs until it is stopped.
     ///
     /// # Errors
@@ -151,6 +164,13 @@ impl Consumer {
         }
         let engine = Arc::clone(self.app.services.engines.of(&queue));
         self.app.check_queue(&queue)?;
+        let subscribe = if self.subscribe {
+            self.app.services.engines.check_broadcast(&queue)?;
+            self.app.services.engines.broadcasts()?;
+            Some(self.app.patterns(&queue)?.into_iter().collect())
+        } else {
+            None
+        };
         let settings = run::Settings {
             engine,
             queue,
@@ -159,6 +179,7 @@ impl Consumer {
             grace: self.grace,
             signals: self.signals,
             until_idle: self.until_idle,
+            subscribe,
         };
         run::run(self.app, settings, stops, counters).await
     }

@@ -32,7 +32,7 @@ use crate::event::Control;
 use crate::inner::Inner;
 use crate::settlement::Settle;
 use crate::slots::{Slots, Suspect};
-use crate::{Error, ErrorKind, QueueName, Result, error_chain};
+use crate::{Error, ErrorKind, Pattern, QueueName, Result, error_chain};
 
 /// What one run is told.
 pub(super) struct Settings {
@@ -43,6 +43,8 @@ pub(super) struct Settings {
     pub(super) grace: Option<Duration>,
     pub(super) signals: bool,
     pub(super) until_idle: bool,
+    /// What to subscribe the queue to, if it is to be.
+    pub(super) subscribe: Option<Vec<Pattern>>,
 }
 
 /// A delivery that waits for its turn.
@@ -200,7 +202,23 @@ fn broken(what: &str) -> Error {
     Error::new(ErrorKind::Engine, text)
 }
 
-/// Makes sure of the queue, of its wake-ups and of a place for schedules; waits for a database that is only just not there.
+/// Makes sure of the queue, of a place for schedules and of subscriptions.
+async fn set_up(app: &Inner, settings: &Settings) -> Result<()> {
+    settings.engine.ensure_queue(&settings.queue).await?;
+    if !settings.until_idle {
+        app.ready_to_schedule().await?;
+    }
+    let Some(patterns) = &settings.subscribe else { return Ok(()) };
+    let store = app.services.engines.broadcasts()?;
+    let added = store.subscribe(&app.config.app, &settings.queue, patterns).await?;
+    if added > 0 {
+        let patterns: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
+        info!(queue = %settings.queue, app = app.config.app, added, ?patterns, "subscribed");
+    }
+    Ok(())
+}
+
+/// Makes sure of the queue, its subscriptions and its wake-ups; waits for a database that is only just not there.
 /// Whether asking for wake-ups failed stands beside them. `None` when the consumer was stopped
 /// meanwhile.
 async fn prepare(
@@ -210,11 +228,7 @@ async fn prepare(
 ) -> Result<Option<(Wakeups, bool)>> {
     let mut pause = Duration::from_millis(100);
     loop {
-        let ready = async {
-            settings.engine.ensure_queue(&settings.queue).await?;
-            if settings.until_idle { Ok(()) } else { app.ready_to_schedule().await }
-        };
-        match ready.await {
+        match set_up(app, settings).await {
             Ok(()) => break,
             Err(error) if error.is_transient() => {
                 warn!(queue = %settings.queue, error = %error_chain(&error), "cannot start yet");

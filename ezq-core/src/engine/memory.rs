@@ -13,6 +13,7 @@ mod letters;
 mod queue;
 mod schedules;
 mod store;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 
@@ -26,8 +27,8 @@ use tokio::sync::watch;
 use self::clock::Clock;
 use self::store::Store;
 use super::{
-    BlockedKey, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest, Leased,
-    MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore, SettleOutcome,
+    BlockedKey, Broadcasts, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest,
+    Leased, MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore, SettleOutcome,
 };
 use crate::{History, QueueName, Result, Retention, Settle};
 
@@ -265,6 +266,10 @@ impl Engine for MemoryEngine {
     }
 
     fn schedules(&self) -> Option<&dyn ScheduleStore> {
+        Some(self)
+    }
+
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         Some(self)
     }
 }

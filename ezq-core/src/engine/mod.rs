@@ -5,6 +5,7 @@
 //! a settlement is fenced by its receipt, outcomes are per message, a lease that ran out makes the
 //! message readable again, and one bad message harms no other.
 
+mod broadcasts;
 mod capabilities;
 mod dead_letters;
 mod dedupe;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+pub use broadcasts::{BroadcastMessage, Broadcasts, EventParty, EventRole, QueueSubscription};
 pub use capabilities::Capabilities;
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use dedupe::{DEDUPE_KEY_LIMIT, Dedupe, Original};
@@ -207,6 +209,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The engine's schedules, if it keeps any. Defaults to none.
     fn schedules(&self) -> Option<&dyn ScheduleStore> {
+        None
+    }
+
+    /// The engine's subscriptions, if it broadcasts.
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         None
     }
 

@@ -5,6 +5,7 @@
 //! number of processes one fires each tick, and no lock is held between ticks. Times are the
 //! engine's, not the workers'.
 
+mod app;
 mod control;
 mod plan;
 mod run;

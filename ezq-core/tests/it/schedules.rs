@@ -340,6 +340,41 @@ async fn a_store_that_fails_for_a_while_is_ridden_out() {
     assert_eq!(refused.kind(), ErrorKind::SchemaMissing);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_scheduled_function_gets_its_own_ticks_and_its_consumer_subscribes_to_none() {
+    use ezq_core::private::{HandlerFuture, scheduled, tick};
+    let engine = MemoryEngine::new();
+    let (sender, mut ticks) = tokio::sync::mpsc::unbounded_channel();
+    let function = |name: &'static str, event_type| {
+        let sender = sender.clone();
+        scheduled(name, event_type, Schedule::every("1m"), move |call: Call| -> HandlerFuture {
+            let tick = tick(&call);
+            let sent = tick.map(|tick| sender.send((name, tick)).unwrap());
+            Box::pin(async { sent.map(|()| Vec::new()) })
+        })
+    };
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(function("shop::a", "ezq.tick.shop::a"))
+        .register(function("shop::b", "ezq.tick.shop::b").queue("own"))
+        .build(engine.clone())
+        .unwrap();
+    let (first, second) = (app.consumer().subscribe(), app.consumer().queue("own").subscribe());
+    let (first, second) = (first.spawn(), second.spawn());
+    pass(2 * MINUTE).await;
+    let mut found = Vec::new();
+    while let Ok((name, tick)) = ticks.try_recv() {
+        assert_eq!(tick.schedule, name);
+        found.push((name, tick.previous.map(|previous| (tick.due - previous).num_seconds())));
+    }
+    found.sort();
+    let each = |name| [(name, None), (name, Some(60))];
+    assert_eq!(found, [each("shop::a"), each("shop::b")].concat());
+    assert!(app.subscriptions().unwrap().list().await.unwrap().is_empty());
+    stop(first).await;
+    stop(second).await;
+}
+
 #[test]
 fn what_cannot_be_kept_is_refused_when_the_application_is_built() {
     let refused = |change: fn(AppBuilder) -> AppBuilder| {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased, ScheduleStore, UnitOfWork};
+use ezq_core::engine::{
+    Broadcasts, DeadLetter, DeadLetters, LeaseRequest, Leased, ScheduleStore, UnitOfWork,
+};
 use ezq_core::{
     BlockedKey, Capabilities, Due, Engine, Error, ErrorKind, ExtendOutcome, History, MessageId,
     Outgoing, PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle,
@@ -110,7 +112,7 @@ impl Engine for PgmqEngine {
     }
 
     fn check(&self, message: &Outgoing) -> Result<()> {
-        publish::storable(message).map(|_| ())
+        publish::storable(&message.body, &message.headers).map(|_| ())
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
@@ -233,6 +235,10 @@ impl Engine for PgmqEngine {
     }
 
     fn schedules(&self) -> Option<&dyn ScheduleStore> {
+        Some(self)
+    }
+
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         Some(self)
     }
 

@@ -1,5 +1,6 @@
 //! The engine: connections, what is known about queues, and the tasks that wake consumers.
 
+mod broadcasting;
 mod contract;
 mod deduping;
 mod lease;
@@ -59,6 +60,7 @@ struct Inner {
     sweeper: Sweeper,
     schema: Schema,
     timetable: Schema,
+    subscriptions: Schema,
     paths: Paths,
     wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
@@ -125,6 +127,7 @@ impl PgmqEngine {
             sweeper,
             schema: Schema::new(Part::Engine),
             timetable: Schema::new(Part::Schedules),
+            subscriptions: Schema::new(Part::Broadcast),
             paths: Paths::default(),
             wake: Arc::default(),
             tasks: Mutex::default(),

@@ -56,7 +56,7 @@ impl ScheduleStore for PgmqEngine {
             return Ok(if moved { Fired::Done(None) } else { Fired::NotDue });
         };
         let (inner, queue) = (&self.inner, &message.queue);
-        let headers = publish::storable(&message)?;
+        let headers = publish::storable(&message.body, &message.headers)?;
         if message.headers.key().is_some() {
             inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
         }

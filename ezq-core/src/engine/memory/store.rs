@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::Published;
 use super::clock::{self, Micros};
 use super::queue::Queue;
+use super::subscriptions::Subscriptions;
 use crate::engine::{Outgoing, PublishOutcome, Receipt, ScheduleRow, SettleOutcome};
 use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
 
@@ -24,6 +25,7 @@ pub(super) struct Store {
     wakeups: HashMap<QueueName, watch::Sender<u64>>,
     published: Vec<Published>,
     pub(super) schedules: BTreeMap<String, ScheduleRow>,
+    pub(super) subscriptions: Subscriptions,
 }
 
 impl Store {
@@ -36,6 +38,7 @@ impl Store {
             wakeups: HashMap::new(),
             published: Vec::new(),
             schedules: BTreeMap::new(),
+            subscriptions: Subscriptions::default(),
         }
     }
 
@@ -147,7 +150,7 @@ impl Store {
         Ok(true)
     }
 
-    fn admit(&self, message: &Outgoing) -> Result<()> {
+    pub(super) fn admit(&self, message: &Outgoing) -> Result<()> {
         if !self.queues.contains_key(&message.queue) {
             return Err(missing(&message.queue));
         }
