@@ -18,6 +18,7 @@ use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
+use crate::routing::Routing;
 use crate::schedule::{Plan, Plans};
 use crate::subscriptions::Subscriptions;
 use crate::{
@@ -241,6 +242,7 @@ pub struct AppBuilder {
     routes: BTreeMap<QueueName, String>,
     pub(crate) config: Result<Config>,
     pub(crate) codecs: Codecs,
+    pub(crate) routing: Routing,
     handlers: Vec<Handler>,
     parties: Vec<(EventRole, &'static str)>,
     discover: bool,
@@ -256,6 +258,7 @@ impl Default for AppBuilder {
             routes: BTreeMap::new(),
             config: Config::from_env(),
             codecs: Codecs::default(),
+            routing: Routing::default(),
             handlers: Vec::new(),
             parties: Vec::new(),
             discover: true,
@@ -425,6 +428,7 @@ impl AppBuilder {
             engines,
             source: config.app.clone(),
             default_queue: config.queue.clone(),
+            routing: self.routing.with(config.event_routes.clone()),
             codecs,
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,

@@ -14,7 +14,7 @@ use crate::outcome::HandlerOutput;
 use crate::publisher::Draft;
 use crate::schedule::{Plan, Template};
 use crate::{
-    Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Result,
+    Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Pattern, Result,
     RetryPolicy, Schedule,
 };
 
@@ -29,6 +29,8 @@ pub enum Subscription {
     Types(Vec<EventDescriptor>),
     /// Every event but control events.
     All,
+    /// Every event but control events whose type matches one of these.
+    Patterns(Vec<Pattern>),
 }
 
 impl Subscription {
@@ -123,6 +125,8 @@ pub struct Handler {
     pub(crate) order: i32,
     /// A queue of its own; its name is checked when the application is built.
     pub(crate) queue: Option<String>,
+    /// What of all events it takes; checked when the application is built.
+    pub(crate) patterns: Vec<String>,
     pub(crate) options: HandlerOptions,
     /// What publishes the ticks that it takes, and the type name they have.
     pub(crate) schedule: Option<(&'static str, Schedule)>,
@@ -212,6 +216,7 @@ impl Handler {
             transactions: 0,
             order: 0,
             queue: None,
+            patterns: Vec::new(),
             options: HandlerOptions::default(),
             schedule: None,
         }
@@ -276,7 +281,7 @@ impl Handler {
     pub(crate) fn takes_control(&self) -> bool {
         match &self.subscription {
             Subscription::Types(types) => types.iter().any(|event| is_control(event.type_name)),
-            Subscription::All => false,
+            Subscription::All | Subscription::Patterns(_) => false,
         }
     }
 
@@ -313,6 +318,14 @@ impl Handler {
     #[must_use]
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
+        self
+    }
+
+    /// Lets a handler of [`AnyEvent`] take only those types that match this
+    /// [`Pattern`], or another one given so. Checked when the application is built.
+    #[must_use]
+    pub fn pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.patterns.push(pattern.into());
         self
     }
 

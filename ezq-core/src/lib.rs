@@ -39,6 +39,7 @@ mod raw_json;
 mod registry;
 mod retention;
 mod retry;
+mod routing;
 mod schedule;
 mod settlement;
 mod slots;

@@ -13,6 +13,7 @@ use crate::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::extract::States;
 use crate::headers::{self, Headers};
 use crate::publish::{Publish, PublishAll, PublishOptions};
+use crate::routing::Routing;
 use crate::schedule::Tick;
 use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Event, QueueName, Result};
@@ -24,6 +25,7 @@ pub(crate) struct Services {
     pub(crate) engines: Engines,
     pub(crate) source: String,
     pub(crate) default_queue: QueueName,
+    pub(crate) routing: Routing,
     pub(crate) codecs: Codecs,
     pub(crate) message_limit: usize,
     pub(crate) dedupe_window: Duration,
@@ -62,6 +64,15 @@ impl Draft {
         })?;
         let content = Content::Event { event_type, version: 1, data };
         Ok(Self { content, queue: None, key: None, codec: None })
+    }
+}
+
+impl Draft {
+    fn event_type(&self) -> &str {
+        match &self.content {
+            Content::Event { event_type, .. } => event_type,
+            Content::Envelope(envelope) => envelope.event_type(),
+        }
     }
 }
 
@@ -187,7 +198,8 @@ impl Publisher {
         Ok(ids.into_iter().map(stored).collect())
     }
 
-    /// Publishes an event: to its type's queue, or the application's.
+    /// Publishes an event: to where its type is [routed](crate::AppBuilder::route_events), else to its
+    /// type's own queue, else to the application's.
     ///
     /// Await it at once, or say more first:
     ///
@@ -247,8 +259,12 @@ impl Publisher {
 
     pub(crate) fn prepare(&self, draft: Draft, options: &PublishOptions) -> Result<Prepared> {
         let services = &*self.services;
-        let queue = match (&options.queue, draft.queue) {
-            (Some(queue), _) => queue.clone(),
+        let routed = match &options.queue {
+            Some(queue) => Some(queue.clone()),
+            None => services.routing.queue(draft.event_type())?,
+        };
+        let queue = match (routed, draft.queue) {
+            (Some(queue), _) => queue,
             (None, Some(name)) => QueueName::new(name)?,
             (None, None) => services.default_queue.clone(),
         };

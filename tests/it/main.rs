@@ -22,6 +22,7 @@ mod partitions;
 mod processes;
 mod proxy;
 mod publishing;
+mod routing;
 mod schedules;
 mod several_engines;
 mod stopping;
