@@ -19,6 +19,7 @@ use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
 use crate::routing::Routing;
+use crate::schedule::{Plan, Plans};
 use crate::subscriptions::Subscriptions;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
@@ -246,6 +247,7 @@ pub struct AppBuilder {
     parties: Vec<(EventRole, &'static str)>,
     discover: bool,
     states: States,
+    pub(crate) schedules: Vec<Plan>,
 }
 
 /// The options of the environment, and the handlers found at link time.
@@ -261,6 +263,7 @@ impl Default for AppBuilder {
             parties: Vec::new(),
             discover: true,
             states: States::default(),
+            schedules: Vec::new(),
         }
     }
 }
@@ -395,7 +398,8 @@ impl AppBuilder {
     /// # Errors
     /// [`ErrorKind::Configuration`], [`ErrorKind::DuplicateHandler`],
     /// [`ErrorKind::DuplicateEvent`], [`ErrorKind::MissingState`], or [`ErrorKind::Unsupported`]
-    /// when a handler or a [retention](Self::retention) needs what the engine cannot do.
+    /// when a handler, a [schedule](Self::schedule) or a [retention](Self::retention) needs what the
+    /// engine cannot do; and what keeps a schedule's event from being published.
     pub fn build(mut self, engine: impl Engine) -> Result<App> {
         let config = self.config?;
         config.validate()?;
@@ -429,8 +433,11 @@ impl AppBuilder {
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,
         });
+        let of_handlers = registry.handlers().iter().filter_map(|handler| handler.plan());
+        self.schedules.extend(of_handlers);
+        let schedules = Plans::new(self.schedules, &Publisher::new(Arc::clone(&services)))?;
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
-        let inner = Inner { services, dispatcher, config, parties: self.parties };
+        let inner = Inner { services, dispatcher, config, schedules, parties: self.parties };
         inner.check()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;

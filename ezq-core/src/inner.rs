@@ -6,6 +6,7 @@ use crate::dispatcher::Dispatcher;
 use crate::engine::{EventRole, PublishOutcome};
 use crate::extract::Provided;
 use crate::publisher::Services;
+use crate::schedule::Plans;
 use crate::{Config, Error, Handler, QueueName, Result, Settle};
 
 #[derive(Debug)]
@@ -13,6 +14,7 @@ pub(crate) struct Inner {
     pub(crate) services: Arc<Services>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) config: Arc<Config>,
+    pub(crate) schedules: Plans,
     /// What the application said of types of events.
     pub(crate) parties: Vec<(EventRole, &'static str)>,
 }

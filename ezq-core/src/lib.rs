@@ -40,6 +40,7 @@ mod registry;
 mod retention;
 mod retry;
 mod routing;
+mod schedule;
 mod settlement;
 mod slots;
 mod subscriptions;
@@ -82,6 +83,7 @@ pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
 pub use raw_json::RawJson;
 pub use retention::Retention;
 pub use retry::{Backoff, RetryPolicy};
+pub use schedule::{Missed, Schedule, ScheduleStatus, Schedules, Tick};
 pub use settlement::{
     ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
     Reason, ReasonKind, Settle,

@@ -18,6 +18,8 @@ pub(crate) struct PublishOptions {
     pub(crate) queue: Option<QueueName>,
     pub(crate) due: Due,
     pub(crate) subject: Option<String>,
+    /// When it happened, in place of now.
+    pub(crate) time: Option<DateTime<Utc>>,
     pub(crate) key: Option<String>,
     pub(crate) correlation_id: Option<String>,
     pub(crate) max_attempts: Option<u32>,

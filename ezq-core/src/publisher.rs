@@ -14,6 +14,7 @@ use crate::extract::States;
 use crate::headers::{self, Headers};
 use crate::publish::{Publish, PublishAll, PublishOptions};
 use crate::routing::Routing;
+use crate::schedule::Tick;
 use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Event, QueueName, Result};
 
@@ -53,6 +54,16 @@ impl Draft {
         })?;
         let content = Content::Event { event_type: E::TYPE, version: E::VERSION, data };
         Ok(Self { content, queue: E::QUEUE, key: event.key(), codec: E::CODEC })
+    }
+
+    /// A schedule's tick, under the type name of the function that takes it.
+    pub(crate) fn tick(event_type: &'static str, tick: &Tick) -> Result<Self> {
+        let data = serde_json::value::to_raw_value(tick).map_err(|error| {
+            let message = format!("`{event_type}` cannot be written as JSON");
+            Error::new(ErrorKind::Encode, message).with_source(error)
+        })?;
+        let content = Content::Event { event_type, version: 1, data };
+        Ok(Self { content, queue: None, key: None, codec: None })
     }
 }
 
@@ -301,6 +312,9 @@ impl Publisher {
         };
         if let Some(subject) = &options.subject {
             envelope.subject = Some(subject.clone());
+        }
+        if let Some(time) = options.time {
+            envelope.time = Some(time.fixed_offset());
         }
         let envelope = envelope.validated(ErrorKind::InvalidEvent)?;
         let body = services.codecs.write(&envelope, draft.codec, queue, &mut headers)?;

@@ -36,6 +36,7 @@ mod publish;
 mod queues;
 mod removal;
 mod retention;
+mod schedules;
 mod schema;
 mod settle;
 mod sql;

@@ -7,3 +7,4 @@ mod faulty;
 mod keys;
 mod limits;
 mod outages;
+mod schedules;
