@@ -288,12 +288,33 @@ impl Session {
             let query = self.with_receipts(statement, &marked).bind(marks);
             held += query.execute(&mut *connection).await?.rows_affected();
         }
-        if !acknowledged.is_empty() {
+        if let ([one], Removal::Delete) = (&acknowledged[..], removal) {
+            held += self.delete(&mut *connection, one).await?;
+        } else if !acknowledged.is_empty() {
             let statement = removal.acknowledge(&self.queue, &in_unit(RECEIPTS));
             let query = self.with_receipts(statement, &acknowledged);
             held += query.execute(&mut *connection).await?.rows_affected();
         }
         Ok(held == finished.len() as u64)
+    }
+
+    /// Deletes one message, by a statement that is planned once.
+    async fn delete(
+        &self,
+        connection: &mut PgConnection,
+        one: &Finished,
+    ) -> Result<u64, sqlx::Error> {
+        let statement = format!(
+            "DELETE FROM {} q WHERE q.msg_id = $1 AND {} = $2 AND q.tableoid::bigint = $3
+             AND current_setting('ezq.unit', true) = $4",
+            sql::table(&self.queue),
+            sql::fence("q")
+        );
+        let [fence, rel, _] = one.receipt.token();
+        let query =
+            sqlx::query(AssertSqlSafe(statement)).bind(one.receipt.message_id().as_number());
+        let query = query.bind(fence).bind(rel).bind(&self.name);
+        Ok(query.execute(connection).await?.rows_affected())
     }
 
     /// A statement with receipts and the name of the unit bound: `$1` to `$4`.

@@ -18,8 +18,8 @@ use crate::link::{Link, limit};
 
 /// The channel; the payload is the queue's name.
 pub(crate) const CHANNEL: &str = "ezq_wake";
-/// The shortest time between two notifications.
-pub(crate) const WINDOW: Duration = Duration::from_millis(50);
+/// The shortest time between two notifications: an event that comes alone waits for none.
+pub(crate) const WINDOW: Duration = Duration::from_millis(5);
 
 #[derive(Default)]
 pub(crate) struct Wake {

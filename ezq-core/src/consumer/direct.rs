@@ -77,8 +77,9 @@ impl Direct {
             claimed.into_iter().map(|delivery| self.ordinary(means, delivery)).collect();
         let members = members.filter(|members| !members.is_empty())?;
         let done = batch_attempt::run_claimed(means, &members, transaction).await;
-        self.slots.prove(done);
         if !done {
+            // Until a leased one succeeds: another that runs beside this one proves nothing.
+            self.slots.prove(false);
             let handler = &means.handler.name;
             warn!(queue = %self.queue, %handler, count, "a batch failed: its events are leased");
             return None;

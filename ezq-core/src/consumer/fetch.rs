@@ -13,6 +13,10 @@ use super::run::{Phase, Run, Wakeups};
 use crate::engine::{LeaseRequest, Leased};
 use crate::{Error, ErrorKind, Result, error_chain};
 
+/// How many batches are claimed and handled in transactions at once: one works while the other
+/// commits. No leased fetch runs beside them.
+const DIRECT: usize = 2;
+
 /// What a fetch came to.
 pub(super) enum Fetched {
     Leased(Box<Answer>),
@@ -102,10 +106,13 @@ impl Run {
     }
 
     pub(super) fn start_fetch(&mut self) {
-        if !self.fetch.is_empty() || !self.wants_more() || Instant::now() < self.pace.next() {
+        if !self.wants_more() || Instant::now() < self.pace.next() {
             return;
         }
         if self.goes_direct() {
+            if self.fetch.len() >= DIRECT {
+                return;
+            }
             let direct = Direct {
                 app: Arc::clone(&self.app),
                 queue: self.settings.queue.clone(),
@@ -113,6 +120,9 @@ impl Run {
                 lease: Arc::clone(&self.direct),
             };
             self.fetch.spawn(async move { Fetched::Direct(direct.run().await) }.in_current_span());
+            return self.start_fetch();
+        }
+        if !self.fetch.is_empty() {
             return;
         }
         let request = LeaseRequest {
