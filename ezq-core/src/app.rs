@@ -1,7 +1,7 @@
 //! An application: an engine, handlers, state and configuration, checked once when it is built.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::codecs::Codecs;
@@ -373,7 +373,7 @@ impl AppBuilder {
             dedupe_window: config.dedupe_window,
         });
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
-        let inner = Inner { services, dispatcher, config };
+        let inner = Inner { services, dispatcher, config, consumers: Mutex::default() };
         inner.check()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;

@@ -1,7 +1,8 @@
 //! What an application, its publishers and its consumers share once it is built and checked.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
+use crate::consumer::Observed;
 use crate::dispatcher::Dispatcher;
 use crate::engine::PublishOutcome;
 use crate::extract::Provided;
@@ -13,6 +14,7 @@ pub(crate) struct Inner {
     pub(crate) services: Arc<Services>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) config: Arc<Config>,
+    pub(crate) consumers: Mutex<Vec<Weak<Observed>>>,
 }
 
 impl Inner {

@@ -25,6 +25,7 @@ mod extract;
 mod finishing;
 mod handler;
 pub mod headers;
+mod health;
 mod history;
 mod inner;
 mod outcome;
@@ -52,7 +53,7 @@ pub use batch::{
 pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
 pub use codecs::{Codec, CodecError};
 pub use config::{Config, UnknownTypes};
-pub use consumer::{Consumer, ConsumerHandle, Counts, Report, StopReason};
+pub use consumer::{Consumer, ConsumerHandle, ConsumerState, Counts, Report, StopReason};
 pub use context::{Call, Context, Received};
 pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
 pub use engine::memory::MemoryEngine;
@@ -68,6 +69,7 @@ pub use handler::{
     AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
 };
 pub use headers::Headers;
+pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::{CopyState, EventCopy, History, HistoryRequest};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
 pub use publish::{Publish, PublishAll};

@@ -10,6 +10,7 @@ mod database;
 mod examples;
 mod faults;
 mod handlers;
+mod health;
 mod history;
 mod inbox;
 mod kit;

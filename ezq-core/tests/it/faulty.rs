@@ -35,6 +35,8 @@ pub(crate) struct Faults {
     pub silent: AtomicUsize,
     /// A queue that cannot be created.
     pub forbidden: Mutex<Option<QueueName>>,
+    /// Health probes are never answered.
+    pub mute: AtomicBool,
     /// Panics when it is to settle.
     pub panics: AtomicBool,
     /// So many times asking for wake-ups fails.
@@ -51,6 +53,14 @@ fn next(faults: &Mutex<VecDeque<ErrorKind>>) -> Result<()> {
     match faults.lock().unwrap().pop_front() {
         Some(kind) => Err(Error::new(kind, "a fault of the test")),
         None => Ok(()),
+    }
+}
+
+impl Faulty {
+    async fn speak(&self) {
+        if self.faults.mute.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -150,6 +160,7 @@ impl Engine for Faulty {
     }
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
+        self.speak().await;
         self.memory.stats(queue).await
     }
 
@@ -158,6 +169,7 @@ impl Engine for Faulty {
     }
 
     async fn health_check(&self) -> Result<()> {
+        self.speak().await;
         self.memory.health_check().await
     }
 
