@@ -11,7 +11,8 @@ Without a case it runs all of them.
   --json              One JSON line per case, in place of a table
   --database-url URL  The database. Defaults to a development Postgres of its own, started with
                       durable settings
-  --pairs N           How often ezq and its reference run in turn. Defaults to 7
+  --pairs N           How often ezq and its reference run in turn, or a case without a reference is
+                      repeated. Defaults to 7, unless the case has a number of its own
   --events N          Events of one run. Defaults to the case's own number
   --help              Print this";
 
@@ -29,14 +30,24 @@ pub(crate) struct Arguments {
     pub(crate) cases: Vec<&'static Case>,
     pub(crate) json: bool,
     pub(crate) database_url: Option<String>,
-    pub(crate) pairs: usize,
+    pairs: Option<usize>,
     pub(crate) events: Option<usize>,
 }
 
 impl Arguments {
+    /// How many pairs are measured.
+    pub(crate) fn pairs(&self) -> usize {
+        self.repetitions(7)
+    }
+
+    /// How often something is measured that is worth so many repetitions unless told otherwise.
+    pub(crate) fn repetitions(&self, default: usize) -> usize {
+        self.pairs.unwrap_or(default)
+    }
+
     pub(crate) fn read(words: impl IntoIterator<Item = String>) -> Result<Wish, String> {
         let mut arguments =
-            Self { cases: Vec::new(), json: false, database_url: None, pairs: 7, events: None };
+            Self { cases: Vec::new(), json: false, database_url: None, pairs: None, events: None };
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("`{word}` needs a value"));
@@ -45,7 +56,7 @@ impl Arguments {
                 "--list" => return Ok(Wish::List),
                 "--json" => arguments.json = true,
                 "--database-url" => arguments.database_url = Some(value()?),
-                "--pairs" => arguments.pairs = number(&word, &value()?)?,
+                "--pairs" => arguments.pairs = Some(number(&word, &value()?)?),
                 "--events" => arguments.events = Some(number(&word, &value()?)?),
                 name => match cases::ALL.iter().find(|case| case.name == name) {
                     Some(case) => arguments.cases.push(case),
@@ -83,7 +94,7 @@ mod tests {
         };
         assert_eq!(arguments.cases.len(), 1);
         assert!(arguments.json);
-        assert_eq!((arguments.pairs, arguments.events), (9, Some(1000)));
+        assert_eq!((arguments.pairs(), arguments.events), (9, Some(1000)));
     }
 
     #[test]

@@ -4,11 +4,16 @@
 //! database, and reports the median of their ratios: machines and their moods cancel out. Every run
 //! checks that exactly the right number of events was handled. `--help` lists the options.
 
+mod application;
 mod arguments;
+mod bodies;
 mod cases;
 mod database;
 mod outcome;
 mod pairs;
+mod progress;
+mod queues;
+mod rows;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -51,7 +56,7 @@ async fn fulfil(wish: Wish) -> Result<()> {
         }
         Wish::List => {
             for case in cases::ALL {
-                println!("{:<12} {}", case.name, case.about);
+                println!("{:<18} {}", case.name, case.about);
             }
             return Ok(());
         }
@@ -65,9 +70,9 @@ async fn fulfil(wish: Wish) -> Result<()> {
         println!("{}", outcome::TITLE);
     }
     for case in &arguments.cases {
-        let outcome = (case.run)(&arguments, &database).await?;
-        let line = if arguments.json { outcome.json(case) } else { outcome.row(case) };
-        println!("{line}");
+        for outcome in (case.run)(&arguments, &database).await? {
+            println!("{}", if arguments.json { outcome.json() } else { outcome.row() });
+        }
     }
     Ok(())
 }

@@ -6,13 +6,18 @@ use crate::cases::Case;
 use crate::pairs::{Pairs, Spread};
 
 pub(crate) const TITLE: &str =
-    "case                  ezq    reference  ratio     min     max  unit            repetitions";
+    "case                    ezq    reference  ratio     min     max  unit            repetitions";
 
-/// What a case came to, and under which settings.
+/// What a case, or a part of one, came to, and under which settings.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    pub(crate) figures: Figures,
-    pub(crate) settings: Map<String, Value>,
+    name: String,
+    unit: &'static str,
+    target: Option<Target>,
+    figures: Figures,
+    settings: Map<String, Value>,
+    /// Where it lies, of a case that measures how something grows.
+    point: Map<String, Value>,
 }
 
 /// What was measured.
@@ -24,61 +29,122 @@ pub(crate) enum Figures {
     Alone(Vec<f64>),
 }
 
+/// What the ratio, or without a reference the figure itself, is to reach.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Target {
+    fn is_reached(self, value: f64) -> bool {
+        match self {
+            // To be as fast is to be so within what the machine's moods leave open.
+            Self::AtLeast(least) => value >= if least == 1.0 { 0.95 } else { least },
+            Self::AtMost(most) => value <= most,
+        }
+    }
+}
+
 impl Outcome {
-    pub(crate) fn json(&self, case: &Case) -> String {
-        let mut line = match &self.figures {
-            Figures::Pairs(pairs) => {
-                let ratios = pairs.ratios();
-                json!({
-                    "ezq": pairs.ezq().round(),
-                    "reference": pairs.reference().round(),
-                    "ratio": cut(ratios.median),
-                    "repetitions": pairs.len(),
-                    "min": cut(ratios.min),
-                    "median": cut(ratios.median),
-                    "max": cut(ratios.max),
-                })
-            }
-            Figures::Alone(values) => {
-                let spread = Spread::of(values);
-                json!({
-                    "ezq": cut(spread.median),
-                    "reference": null,
-                    "ratio": null,
-                    "repetitions": values.len(),
-                    "min": cut(spread.min),
-                    "median": cut(spread.median),
-                    "max": cut(spread.max),
-                })
-            }
-        };
-        line["case"] = json!(case.name);
-        line["unit"] = json!(case.unit);
-        line["settings"] = json!(self.settings);
-        line.to_string()
+    pub(crate) fn of(case: &Case, figures: Figures, settings: Map<String, Value>) -> Self {
+        Self {
+            name: case.name.to_owned(),
+            unit: case.unit,
+            target: case.target,
+            figures,
+            settings,
+            point: Map::new(),
+        }
     }
 
-    pub(crate) fn row(&self, case: &Case) -> String {
+    pub(crate) fn json(&self) -> String {
         let (ezq, reference, ratio, spread, count) = match &self.figures {
             Figures::Pairs(pairs) => {
                 let ratios = pairs.ratios();
-                let (ezq, reference) =
-                    (format!("{:.0}", pairs.ezq()), format!("{:.0}", pairs.reference()));
+                let (ezq, reference) = (pairs.ezq(), figure(pairs.reference()));
+                (ezq, reference, json!(cut(ratios.median)), ratios, pairs.len())
+            }
+            Figures::Alone(values) => {
+                let spread = Spread::of(values);
+                (spread.median, Value::Null, Value::Null, spread, values.len())
+            }
+        };
+        let mut line = json!({
+            "case": self.name,
+            "unit": self.unit,
+            "ezq": figure(ezq),
+            "reference": reference,
+            "ratio": ratio,
+            "repetitions": count,
+            "min": cut(spread.min),
+            "median": cut(spread.median),
+            "max": cut(spread.max),
+            "settings": self.settings,
+        });
+        if let Some(target) = self.target {
+            let (name, value) = match target {
+                Target::AtLeast(value) => ("at_least", value),
+                Target::AtMost(value) => ("at_most", value),
+            };
+            line[name] = json!(value);
+            line["reached"] = json!(target.is_reached(spread.median));
+        }
+        if !self.point.is_empty() {
+            line["point"] = json!(self.point);
+        }
+        line.to_string()
+    }
+
+    pub(crate) fn row(&self) -> String {
+        let (ezq, reference, ratio, spread, count) = match &self.figures {
+            Figures::Pairs(pairs) => {
+                let ratios = pairs.ratios();
+                let (ezq, reference) = (pairs.ezq(), shown(pairs.reference()));
                 (ezq, reference, format!("{:.2}", ratios.median), ratios, pairs.len())
             }
             Figures::Alone(values) => {
                 let spread = Spread::of(values);
-                let none = || "-".to_owned();
-                (format!("{:.2}", spread.median), none(), none(), spread, values.len())
+                (spread.median, "-".to_owned(), "-".to_owned(), spread, values.len())
             }
         };
-        format!(
-            "{:<12} {ezq:>12} {reference:>12} {ratio:>6} {:>7.2} {:>7.2}  {:<15} {count}",
-            case.name, spread.min, spread.max, case.unit,
-        )
+        let point: Vec<String> =
+            self.point.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let row = format!(
+            "{:<18} {:>12} {reference:>12} {ratio:>6} {:>7.2} {:>7.2}  {:<15} {count} {}",
+            self.name,
+            shown(ezq),
+            spread.min,
+            spread.max,
+            self.unit,
+            point.join(", "),
+        );
+        row.trim_end().to_owned()
     }
 }
 
-fn cut(ratio: f64) -> f64 {
-    (ratio * 1000.0).round() / 1000.0
+/// As many digits as mean something.
+fn figure(value: f64) -> Value {
+    json!(if value.abs() >= 1000.0 { value.round() } else { cut(value) })
+}
+
+fn shown(value: f64) -> String {
+    if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+}
+
+fn cut(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_of_one_is_reached_within_what_is_measurable() {
+        assert!(Target::AtLeast(1.0).is_reached(0.95));
+        assert!(!Target::AtLeast(1.0).is_reached(0.94));
+        assert!(!Target::AtLeast(1.1).is_reached(1.09));
+        assert!(Target::AtMost(2.0).is_reached(2.0));
+    }
 }

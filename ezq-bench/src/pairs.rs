@@ -1,14 +1,14 @@
-//! Runs of ezq and of its reference in turn: A B A B, so that whatever slows the machine for a
-//! while slows both.
+//! Runs of ezq and of its reference in turn: A B, B A, A B, so that whatever slows the machine for a
+//! while slows both, and whoever comes second has no advantage.
 
 use std::future::Future;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use crate::Result;
+use crate::progress::bar;
 
-/// What the runs came to, in events a second, in the order they were made.
+/// What the runs came to, in the order they were made: events a second, unless a case says
+/// otherwise.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
     ezq: Vec<f64>,
@@ -28,24 +28,31 @@ impl Pairs {
         E: Future<Output = Result<Run>>,
         R: Future<Output = Result<Run>>,
     {
-        let bar = ProgressBar::new(2 * (pairs as u64 + 1)).with_prefix(case.to_owned());
-        let style = "{prefix} {elapsed_precise} [{wide_bar}] run {pos} of {len} {msg}";
-        bar.set_style(ProgressStyle::with_template(style)?);
-        bar.enable_steady_tick(Duration::from_millis(250));
+        let bar = bar(case, 2 * (pairs + 1))?;
         let mut measured = Self::default();
         for n in 0..=pairs {
-            let first = ezq(n).await?.rate();
-            bar.inc(1);
-            let second = reference(n).await?.rate();
-            bar.inc(1);
-            bar.set_message(format!("ratio {:.2}", first / second));
+            let mut rates = (0.0, 0.0);
+            for is_second in [false, true] {
+                if is_second == (n % 2 == 1) {
+                    rates.0 = ezq(n).await?.rate();
+                } else {
+                    rates.1 = reference(n).await?.rate();
+                }
+                bar.inc(1);
+            }
+            bar.set_message(format!("ratio {:.2}", rates.0 / rates.1));
             if n > 0 {
-                measured.ezq.push(first);
-                measured.reference.push(second);
+                measured.push(rates.0, rates.1);
             }
         }
         bar.finish_and_clear();
         Ok(measured)
+    }
+
+    /// Adds a pair.
+    pub(crate) fn push(&mut self, ezq: f64, reference: f64) {
+        self.ezq.push(ezq);
+        self.reference.push(reference);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -53,11 +60,11 @@ impl Pairs {
     }
 
     pub(crate) fn ezq(&self) -> f64 {
-        median(&sorted(&self.ezq))
+        Spread::of(&self.ezq).median
     }
 
     pub(crate) fn reference(&self) -> f64 {
-        median(&sorted(&self.reference))
+        Spread::of(&self.reference).median
     }
 
     /// How the ratios of the pairs lie.
@@ -77,7 +84,8 @@ pub(crate) struct Spread {
 
 impl Spread {
     pub(crate) fn of(values: &[f64]) -> Self {
-        let values = sorted(values);
+        let mut values = values.to_vec();
+        values.sort_by(f64::total_cmp);
         let end = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
         Self { min: end(values.first()), median: median(&values), max: end(values.last()) }
     }
@@ -91,15 +99,10 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn rate(self) -> f64 {
+    /// Events a second.
+    pub(crate) fn rate(self) -> f64 {
         self.events as f64 / self.took.as_secs_f64()
     }
-}
-
-fn sorted(values: &[f64]) -> Vec<f64> {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values
 }
 
 fn median(sorted: &[f64]) -> f64 {
@@ -113,6 +116,8 @@ fn median(sorted: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     #[test]
@@ -125,5 +130,17 @@ mod tests {
     #[test]
     fn the_median_of_an_even_number_lies_between_the_middle_two() {
         assert!((median(&[1.0, 2.0, 4.0, 9.0]) - 3.0).abs() < f64::EPSILON);
+    }
+
+    #[tokio::test]
+    async fn both_come_first_in_turn_and_the_first_pair_only_warms_up() {
+        let order = RefCell::new(String::new());
+        let run = |name: char, events: usize| {
+            order.borrow_mut().push(name);
+            std::future::ready(Ok(Run { events, took: Duration::from_secs(1) }))
+        };
+        let pairs = Pairs::measure("", 3, |n| run('a', 10 * n), |_| run('b', 10)).await.unwrap();
+        assert_eq!(*order.borrow(), "abbaabba");
+        assert_eq!(pairs.ratios(), Spread { min: 1.0, median: 2.0, max: 3.0 });
     }
 }

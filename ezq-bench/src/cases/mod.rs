@@ -1,8 +1,13 @@
 //! The cases, one file each.
 
-mod archive;
 mod consume;
+mod consume_archive;
+mod consume_batch_tx;
+mod consume_tx;
+mod publish_batch;
+mod publish_concurrent;
 pub(crate) mod recovery;
+mod wide;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,10 +15,20 @@ use std::pin::Pin;
 use crate::Result;
 use crate::arguments::Arguments;
 use crate::database::Database;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Target};
 
 /// Every case, in the order in which they run.
-pub(crate) const ALL: &[Case] = &[consume::CASE, archive::CASE, recovery::DEFAULT, recovery::SHORT];
+pub(crate) const ALL: &[Case] = &[
+    publish_batch::CASE,
+    publish_concurrent::CASE,
+    consume::CASE,
+    consume_archive::CASE,
+    consume_batch_tx::CASE,
+    consume_tx::CASE,
+    wide::CASE,
+    recovery::DEFAULT,
+    recovery::SHORT,
+];
 
 /// One thing that is measured.
 #[derive(Debug)]
@@ -21,10 +36,11 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
     pub(crate) unit: &'static str,
+    pub(crate) target: Option<Target>,
     pub(crate) run: for<'a> fn(&'a Arguments, &'a Database) -> CaseFuture<'a>,
 }
 
-pub(crate) type CaseFuture<'a> = Pin<Box<dyn Future<Output = Result<Outcome>> + 'a>>;
+pub(crate) type CaseFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<Outcome>>> + 'a>>;
 
 /// Ends a run whose count is wrong: its time means nothing.
 pub(crate) fn check(what: &str, seen: u64, wanted: usize) -> Result<()> {

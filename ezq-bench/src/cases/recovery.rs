@@ -14,21 +14,25 @@ use serde_json::json;
 
 use super::{Case, check};
 use crate::Result;
+use crate::arguments::Arguments;
 use crate::database::Database;
-use crate::outcome::{Figures, Outcome};
+use crate::outcome::{Figures, Outcome, Target};
+use crate::progress::bar;
 
 pub(super) const DEFAULT: Case = Case {
     name: "recovery",
     about: "kill -9 of a worker to its 10 running events done by another, lease 10 s",
     unit: "s",
-    run: |_, database| Box::pin(run(database, Duration::from_secs(10))),
+    target: Some(Target::AtMost(12.0)),
+    run: |arguments, database| Box::pin(run(&DEFAULT, arguments, database, 10)),
 };
 
 pub(super) const SHORT: Case = Case {
     name: "recovery_2s",
     about: "the same with a lease of 2 s",
     unit: "s",
-    run: |_, database| Box::pin(run(database, Duration::from_secs(2))),
+    target: Some(Target::AtMost(4.0)),
+    run: |arguments, database| Box::pin(run(&SHORT, arguments, database, 2)),
 };
 
 const RUNNING: usize = 10;
@@ -42,15 +46,24 @@ struct Held {
     n: usize,
 }
 
-async fn run(database: &Database, lease: Duration) -> Result<Outcome> {
+async fn run(
+    case: &Case,
+    arguments: &Arguments,
+    database: &Database,
+    lease_secs: u64,
+) -> Result<Vec<Outcome>> {
+    let repetitions = arguments.repetitions(REPETITIONS);
+    let bar = bar(case.name, repetitions)?;
     let mut seconds = Vec::new();
-    for n in 0..REPETITIONS {
-        seconds.push(once(database, lease, n).await?);
+    for n in 0..repetitions {
+        seconds.push(once(database, Duration::from_secs(lease_secs), n).await?);
+        bar.inc(1);
     }
+    bar.finish_and_clear();
     let mut settings = database.settings().await?;
-    settings.insert("lease_s".into(), json!(lease.as_secs()));
+    settings.insert("lease_s".into(), json!(lease_secs));
     settings.insert("running".into(), json!(RUNNING));
-    Ok(Outcome { figures: Figures::Alone(seconds), settings })
+    Ok(vec![Outcome::of(case, Figures::Alone(seconds), settings)])
 }
 
 async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {

@@ -1,0 +1,105 @@
+//! An application that counts what it handles, and works a queue off under the eyes of the bench.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use ezq::prelude::*;
+use ezq::{Engine as _, Handler, QueueName, Retention};
+use serde_json::{Map, Value, json};
+
+use crate::Result;
+use crate::cases::check;
+use crate::database::Database;
+use crate::pairs::Run;
+use crate::queues::{Payload, Template, count, drop_queue};
+
+/// How many events are handled at once, where a case does not say otherwise.
+pub(crate) const CONCURRENCY: usize = 64;
+
+/// An application, and what its handler counts.
+#[derive(Debug)]
+pub(crate) struct Application {
+    pub(crate) ezq: Ezq,
+    pub(crate) handled: Arc<AtomicU64>,
+}
+
+/// How a queue is worked off.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) queue: String,
+    pub(crate) concurrency: usize,
+    pub(crate) retention: Retention,
+}
+
+impl Job {
+    pub(crate) fn new(case: &str, side: &str, n: usize) -> Self {
+        let queue = format!("bench_{case}_{side}_{n}");
+        Self { queue, concurrency: CONCURRENCY, retention: Retention::Delete }
+    }
+}
+
+impl Application {
+    /// One with a single handler, which is to count.
+    pub(crate) async fn open(
+        url: &str,
+        handler: impl FnOnce(Arc<AtomicU64>) -> Handler,
+    ) -> Result<Self> {
+        let handled = Arc::new(AtomicU64::new(0));
+        let handler = handler(Arc::clone(&handled));
+        let builder = Ezq::builder().database_url(url).without_discovered_handlers();
+        Ok(Self { ezq: builder.register(handler).connect().await?, handled })
+    }
+
+    /// One whose handler does nothing else.
+    pub(crate) async fn counting(url: &str) -> Result<Self> {
+        let handler = |counter: Arc<AtomicU64>| {
+            Handler::on("noop", move |_: Payload| {
+                counter.fetch_add(1, Ordering::Relaxed);
+                std::future::ready(())
+            })
+        };
+        Self::open(url, handler).await
+    }
+
+    /// Works off a copy of a template, and checks what became of it.
+    pub(crate) async fn work_off(&self, template: &Template, job: Job) -> Result<Run> {
+        let Self { ezq, handled } = self;
+        let queue = QueueName::new(&job.queue)?;
+        ezq.pgmq().set_retention(&queue, job.retention)?;
+        ezq.pgmq().ensure_queue(&queue).await?;
+        template.copy(ezq, &job.queue).await?;
+        handled.store(0, Ordering::Relaxed);
+
+        let consumer = ezq.consumer().queue(&queue).concurrency(job.concurrency).until_idle();
+        let started = Instant::now();
+        let report = consumer.run().await?;
+        let took = started.elapsed();
+
+        let events = template.due;
+        check("the number of events that ezq reports", report.counts.handled, events)?;
+        let seen = handled.load(Ordering::Relaxed);
+        check("the number of events that the handler saw", seen, events)?;
+        let kept = count(ezq, &format!("pgmq.a_{queue}")).await?;
+        let wanted = if job.retention.is_archive() { events } else { 0 };
+        check("the number of events in the archive", kept, wanted)?;
+        drop_queue(ezq, &job.queue, template.later).await?;
+        drop_queue(ezq, &queue.dead_letters(), 0).await?;
+        Ok(Run { events, took })
+    }
+
+    /// Leaves nothing behind; the settings under which it ran.
+    pub(crate) async fn close(
+        self,
+        database: &Database,
+        template: Template,
+    ) -> Result<Map<String, Value>> {
+        let mut settings = database.settings().await?;
+        settings.insert("events".into(), json!(template.due));
+        settings.insert("body_bytes".into(), json!(template.body_bytes(&self.ezq).await?));
+        settings.insert("concurrency".into(), json!(CONCURRENCY));
+        template.drop(&self.ezq).await?;
+        self.ezq.close().await;
+        Ok(settings)
+    }
+}

@@ -1,0 +1,17 @@
+//! `consume_archive`: as `consume`, but what is handled is kept; the reference archives with
+//! `pgmq.archive`.
+
+use ezq::Retention;
+
+use super::{Case, consume};
+use crate::outcome::Target;
+
+pub(super) const CASE: Case = Case {
+    name: "consume_archive",
+    about: "the same with an archive; against read(100) and archive",
+    unit: "events/s",
+    target: Some(Target::AtLeast(1.0)),
+    run: |arguments, database| {
+        Box::pin(consume::run(&CASE, arguments, database, Retention::ARCHIVE))
+    },
+};

@@ -1,0 +1,116 @@
+//! `consume_batch_tx`: batches of 100 whose handler inserts a row for each event through its `Tx`.
+//!
+//! The reference claims and deletes 100 messages in one statement and inserts the same rows, in one
+//! transaction, on one connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use ezq::Handler;
+use ezq::prelude::*;
+use ezq::sqlx::{AssertSqlSafe, Connection as _, PgConnection, query, query_as};
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::Case;
+use crate::Result;
+use crate::application::{Application, Job};
+use crate::arguments::Arguments;
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome, Target};
+use crate::pairs::{Pairs, Run};
+use crate::queues::{Payload, Template, create, drop_queue};
+use crate::rows::{Rows, number};
+
+pub(super) const CASE: Case = Case {
+    name: "consume_batch_tx",
+    about: "batches of 100 that insert 100 rows through `Tx`; against claim-and-delete and insert",
+    unit: "events/s",
+    target: Some(Target::AtLeast(0.85)),
+    run: |arguments, database| Box::pin(run(arguments, database)),
+};
+
+const EVENTS: usize = 100_000;
+const BATCH: usize = 100;
+const ROWS: Rows = Rows("bench_batch_rows");
+const INSERT: &str = "insert into bench_batch_rows (n) select unnest($1::bigint[])";
+
+fn handler(counter: Arc<AtomicU64>) -> Handler {
+    let handler = move |batch: Batch<Payload>, mut tx: Tx| {
+        let counter = Arc::clone(&counter);
+        async move {
+            let numbers: Vec<i64> = batch.events().map(Payload::number).collect();
+            query(INSERT).bind(numbers).execute(&mut *tx).await?;
+            counter.fetch_add(batch.len() as u64, Ordering::Relaxed);
+            Ok::<(), HandlerError>(())
+        }
+    };
+    Handler::on_batch("insert", handler).batch_size(BATCH)
+}
+
+async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+    let application = Application::open(database.url(), handler).await?;
+    let events = arguments.events.unwrap_or(EVENTS);
+    let template = Template::plain(&application.ezq, CASE.name, events).await?;
+    let plain = Mutex::new(database.connect().await?);
+    let (app, template_of_run, connection) = (&application, &template, &plain);
+    let pairs = Pairs::measure(
+        CASE.name,
+        arguments.pairs(),
+        |n| async move {
+            ROWS.create(&app.ezq).await?;
+            let run = app.work_off(template_of_run, Job::new(CASE.name, "ezq", n)).await?;
+            ROWS.check_and_drop(&app.ezq, run.events).await?;
+            Ok(run)
+        },
+        |n| async move {
+            ROWS.create(&app.ezq).await?;
+            let run = claim_delete_insert(&app.ezq, connection, template_of_run, n).await?;
+            ROWS.check_and_drop(&app.ezq, run.events).await?;
+            Ok(run)
+        },
+    );
+    let pairs = pairs.await?;
+    let mut settings = application.close(database, template).await?;
+    settings.insert("batch".into(), json!(BATCH));
+    settings.insert("reference_connections".into(), json!(1));
+    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+}
+
+async fn claim_delete_insert(
+    ezq: &Ezq,
+    connection: &Mutex<PgConnection>,
+    template: &Template,
+    n: usize,
+) -> Result<Run> {
+    let queue = format!("bench_batch_plain_{n}");
+    create(ezq, &queue).await?;
+    template.copy(ezq, &queue).await?;
+    let claim = format!(
+        "delete from pgmq.q_{queue} q
+         using (select msg_id from pgmq.q_{queue} where vt <= now()
+                order by vt limit {BATCH} for update skip locked) due
+         where q.msg_id = due.msg_id
+         returning q.msg_id, q.message::text"
+    );
+    let mut connection = connection.lock().await;
+
+    let started = Instant::now();
+    loop {
+        let mut tx = connection.begin().await?;
+        let messages: Vec<(i64, String)> =
+            query_as(AssertSqlSafe(claim.clone())).fetch_all(&mut *tx).await?;
+        if messages.is_empty() {
+            tx.rollback().await?;
+            break;
+        }
+        let numbers: Vec<i64> =
+            messages.iter().map(|(_, body)| number(body)).collect::<Result<_>>()?;
+        query(INSERT).bind(numbers).execute(&mut *tx).await?;
+        tx.commit().await?;
+    }
+    let took = started.elapsed();
+    drop_queue(ezq, &queue, 0).await?;
+    Ok(Run { events: template.due, took })
+}

@@ -1,0 +1,114 @@
+//! `publish_concurrent`: 64 tasks, each of which publishes one event at a time and awaits its durable
+//! commit.
+//!
+//! The reference calls `pgmq.send` from as many tasks, on a pool of 8; ezq's pool is as large.
+
+use std::future::Future;
+use std::time::Instant;
+
+use ezq::prelude::*;
+use ezq::sqlx::postgres::PgPoolOptions;
+use ezq::sqlx::{PgPool, query_scalar};
+use ezq::{Engine as _, QueueName};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::Case;
+use crate::Result;
+use crate::arguments::Arguments;
+use crate::bodies::Bodies;
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome, Target};
+use crate::pairs::{Pairs, Run};
+use crate::queues::{Payload, checkpoint, create, drop_queue};
+
+pub(super) const CASE: Case = Case {
+    name: "publish_concurrent",
+    about: "64 tasks, one event at a time; against pgmq.send in 64 tasks on a pool of 8",
+    unit: "events/s",
+    target: Some(Target::AtLeast(3.0)),
+    run: |arguments, database| Box::pin(run(arguments, database)),
+};
+
+const EVENTS: usize = 12_800;
+const TASKS: usize = 64;
+const POOL: u32 = 8;
+
+async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+    let pool = || PgPoolOptions::new().max_connections(POOL).min_connections(POOL);
+    let plain = pool().connect(database.url()).await?;
+    let ezq = Ezq::builder().pool(pool().connect(database.url()).await?);
+    let ezq = ezq.without_discovered_handlers().connect().await?;
+    let each = arguments.events.unwrap_or(EVENTS).div_ceil(TASKS);
+    let pairs = Pairs::measure(
+        CASE.name,
+        arguments.pairs(),
+        |n| publish(&ezq, each, n),
+        |n| send(&ezq, &plain, each, n),
+    );
+    let pairs = pairs.await?;
+    ezq.close().await;
+    let mut settings = database.settings().await?;
+    settings.insert("events".into(), json!(each * TASKS));
+    settings.insert("tasks".into(), json!(TASKS));
+    settings.insert("connections".into(), json!(POOL));
+    settings.insert("reference_connections".into(), json!(POOL));
+    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+}
+
+async fn publish(ezq: &Ezq, each: usize, n: usize) -> Result<Run> {
+    let name = format!("bench_concurrent_ezq_{n}");
+    let queue = QueueName::new(&name)?;
+    ezq.pgmq().ensure_queue(&queue).await?;
+    ezq.purge(&queue).await?;
+    checkpoint(ezq).await;
+    let run = in_tasks(each, |numbers| {
+        let (ezq, queue) = (ezq.clone(), queue.clone());
+        async move {
+            for n in numbers {
+                ezq.publish(&Payload::new(n)).queue(&queue).await?;
+            }
+            Ok(())
+        }
+    });
+    let run = run.await?;
+    drop_queue(ezq, &name, run.events).await?;
+    drop_queue(ezq, &queue.dead_letters(), 0).await?;
+    Ok(run)
+}
+
+async fn send(ezq: &Ezq, pool: &PgPool, each: usize, n: usize) -> Result<Run> {
+    let queue = format!("bench_concurrent_plain_{n}");
+    create(ezq, &queue).await?;
+    checkpoint(ezq).await;
+    let run = in_tasks(each, |numbers| {
+        let (pool, queue, mut bodies) = (pool.clone(), queue.clone(), Bodies::default());
+        async move {
+            for n in numbers {
+                let _id: i64 = query_scalar("select pgmq.send($1, $2::text::jsonb)")
+                    .bind(&queue)
+                    .bind(bodies.next(&Payload::new(n))?)
+                    .fetch_one(&pool)
+                    .await?;
+            }
+            Ok(())
+        }
+    });
+    let run = run.await?;
+    drop_queue(ezq, &queue, run.events).await?;
+    Ok(run)
+}
+
+/// Has tasks do so many events each, and tells how long that took.
+async fn in_tasks<F>(each: usize, task: impl Fn(std::ops::Range<usize>) -> F) -> Result<Run>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let started = Instant::now();
+    let mut tasks: JoinSet<Result<()>> =
+        (0..TASKS).map(|first| task(first * each..(first + 1) * each)).collect();
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(Run { events: TASKS * each, took: started.elapsed() })
+}

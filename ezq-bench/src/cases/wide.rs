@@ -1,0 +1,43 @@
+//! `wide`: whether many events at once cost more than a few: a backlog and a no-op handler at a
+//! concurrency of 256, against ezq itself at 16.
+
+use serde_json::json;
+
+use super::Case;
+use crate::Result;
+use crate::application::{Application, Job};
+use crate::arguments::Arguments;
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome, Target};
+use crate::pairs::Pairs;
+use crate::queues::Template;
+
+pub(super) const CASE: Case = Case {
+    name: "wide",
+    about: "a backlog, no-op handler, concurrency 256; against itself with 16",
+    unit: "events/s",
+    target: Some(Target::AtLeast(0.9)),
+    run: |arguments, database| Box::pin(run(arguments, database)),
+};
+
+const EVENTS: usize = 100_000;
+const WIDE: usize = 256;
+const NARROW: usize = 16;
+
+async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+    let application = Application::counting(database.url()).await?;
+    let events = arguments.events.unwrap_or(EVENTS);
+    let template = Template::plain(&application.ezq, CASE.name, events).await?;
+    let at = |side, n, concurrency| Job { concurrency, ..Job::new(CASE.name, side, n) };
+    let pairs = Pairs::measure(
+        CASE.name,
+        arguments.pairs(),
+        |n| application.work_off(&template, at("wide", n, WIDE)),
+        |n| application.work_off(&template, at("narrow", n, NARROW)),
+    );
+    let pairs = pairs.await?;
+    let mut settings = application.close(database, template).await?;
+    settings.insert("concurrency".into(), json!(WIDE));
+    settings.insert("reference_concurrency".into(), json!(NARROW));
+    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+}

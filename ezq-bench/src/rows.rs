@@ -1,0 +1,48 @@
+//! The table that handlers with a transaction write to, one row for each event.
+
+use ezq::prelude::*;
+use ezq::sqlx::{AssertSqlSafe, query, query_as};
+use serde::Deserialize;
+
+use crate::Result;
+use crate::cases::check;
+use crate::queues::Payload;
+
+/// Such a table, by its name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows(pub(crate) &'static str);
+
+impl Rows {
+    /// Creates it, or empties it.
+    pub(crate) async fn create(self, ezq: &Ezq) -> Result<()> {
+        for sql in [
+            format!("create table if not exists {} (n bigint not null)", self.0),
+            format!("truncate {}", self.0),
+        ] {
+            query(AssertSqlSafe(sql)).execute(ezq.pool()).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops it, if it holds one row for each event.
+    pub(crate) async fn check_and_drop(self, ezq: &Ezq, events: usize) -> Result<()> {
+        let sql = format!("select count(*), count(distinct n) from {}", self.0);
+        let (rows, distinct): (i64, i64) =
+            query_as(AssertSqlSafe(sql)).fetch_one(ezq.pool()).await?;
+        check("the number of rows", rows.unsigned_abs(), events)?;
+        check("the number of events with a row", distinct.unsigned_abs(), events)?;
+        query(AssertSqlSafe(format!("drop table {}", self.0))).execute(ezq.pool()).await?;
+        Ok(())
+    }
+}
+
+/// What a loop without ezq reads of a body.
+#[derive(Debug, Deserialize)]
+struct Body {
+    data: Payload,
+}
+
+/// The row of a body.
+pub(crate) fn number(body: &str) -> Result<i64> {
+    Ok(serde_json::from_str::<Body>(body)?.data.number())
+}
