@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use ezq::pgmq::embedded::EmbeddedPostgres;
-use ezq::prelude::*;
 use ezq::{Backoff, ConsumerState, Handler};
 
 use crate::database::{app, connection, run, server, unique};
