@@ -13,6 +13,7 @@ use crate::engines::Engines;
 use crate::extract::States;
 use crate::history::HistoryRequest;
 use crate::inner::Inner;
+use crate::notices::{Hook, Notices};
 use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
@@ -194,8 +195,10 @@ impl App {
         self.inner.dispatcher.registry.handlers().iter().map(|handler| &**handler)
     }
 
-    /// Closes the engines: their background work ends. Stop the consumers first.
+    /// Closes the engines: their background work ends. Stop the consumers first. Waits a second at
+    /// most for hooks to be told of what was done.
     pub async fn close(&self) {
+        self.inner.services.notices.flush().await;
         for engine in self.inner.services.engines.all() {
             engine.close().await;
         }
@@ -209,6 +212,7 @@ pub struct AppBuilder {
     routes: BTreeMap<QueueName, String>,
     pub(crate) config: Result<Config>,
     pub(crate) codecs: Codecs,
+    pub(crate) hooks: Vec<Hook>,
     handlers: Vec<Handler>,
     discover: bool,
     states: States,
@@ -222,6 +226,7 @@ impl Default for AppBuilder {
             routes: BTreeMap::new(),
             config: Config::from_env(),
             codecs: Codecs::default(),
+            hooks: Vec::new(),
             handlers: Vec::new(),
             discover: true,
             states: States::default(),
@@ -369,6 +374,7 @@ impl AppBuilder {
             source: config.app.clone(),
             default_queue: config.queue.clone(),
             codecs,
+            notices: Notices::with(self.hooks)?,
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,
         });

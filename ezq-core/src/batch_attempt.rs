@@ -190,12 +190,15 @@ async fn finish(
         }
     };
     settling(true);
+    let notices = &means.services.notices;
+    let told = if notices.are_heard() { outgoing.clone() } else { Vec::new() };
     let outcome = unit.finish(finished, outgoing).await;
     if !matches!(outcome, Ok(SettleOutcome::Done)) {
         settling(false);
     }
     match outcome {
         Ok(SettleOutcome::Done) => {
+            notices.went_out(&told);
             let ran = |(member, said): (&Member, Said)| match said {
                 Ok(_) if member.is_sole => Ran::Settled,
                 Ok(_) => Ran::Marked,

@@ -128,7 +128,7 @@ impl Dispatcher {
             Some(_) => false,
         };
         let due: Vec<&Arc<Handler>> = handlers.iter().filter(is_due).collect();
-        let finishing = Finishing::of(handlers, received, &self.services.engines, &known);
+        let finishing = Finishing::of(handlers, received, &self.services, &known);
         let run = async |handler: &Arc<Handler>| {
             let ran = self.run(handler, work, &known).await;
             match &finishing {

@@ -60,11 +60,14 @@ impl Inner {
         let (here, elsewhere): (Vec<_>, Vec<_>) =
             outgoing.drain(..).partition(|event| engines.same(queue, &event.queue));
         *outgoing = here;
+        let notices = &self.services.notices;
+        let told = if notices.are_heard() { elsewhere.clone() } else { Vec::new() };
         for outcome in engines.publish(elsewhere).await? {
             if let PublishOutcome::Failed(error) = outcome {
                 return Err(error);
             }
         }
+        notices.went_out(&told);
         Ok(())
     }
 }

@@ -28,6 +28,7 @@ pub mod headers;
 mod health;
 mod history;
 mod inner;
+mod notices;
 mod outcome;
 #[doc(hidden)]
 pub mod private;
@@ -71,6 +72,7 @@ pub use handler::{
 pub use headers::Headers;
 pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::{CopyState, EventCopy, History, HistoryRequest};
+pub use notices::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
 pub use publish::{Publish, PublishAll};
 pub use publisher::{Draft, Prepared, Published, Publisher};

@@ -12,6 +12,7 @@ mod faults;
 mod handlers;
 mod health;
 mod history;
+mod hooks;
 mod inbox;
 mod kit;
 mod leftovers;

@@ -125,6 +125,7 @@ pub(super) async fn run(
     let (sender, receiver) = mpsc::unbounded_channel();
     let settler = Settler {
         engine: Arc::clone(&settings.engine),
+        services: Arc::clone(&app.services),
         queue: settings.queue.clone(),
         leases: Arc::clone(&leases),
         counters: Arc::clone(&counters),
@@ -354,7 +355,7 @@ impl Run {
     }
 
     pub(super) fn send(&self, receipt: Receipt, settle: Settle, tally: Tally) {
-        send(&self.settler, (receipt, None), settle, tally);
+        send(&self.settler, (receipt, None), (None, settle), tally);
     }
 }
 

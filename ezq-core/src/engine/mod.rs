@@ -103,6 +103,12 @@ pub trait Engine: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Says that something was stored in a queue by a transaction that this engine did not see
+    /// commit: whoever waits there is woken. A hint, and nothing by default.
+    fn wake(&self, queue: &QueueName) {
+        let _ = queue;
+    }
+
     /// Settles deliveries; one outcome each, in their order. Of several settlements of one delivery
     /// in a call, the first that does not fail counts, and those after it come too late.
     ///

@@ -203,6 +203,10 @@ impl Engine for PgmqEngine {
         on_link!(self, self.inner.control, queue, |connection| upkeep::stats(connection, queue))
     }
 
+    fn wake(&self, queue: &QueueName) {
+        self.inner.announce(queue);
+    }
+
     async fn lag(&self, queue: &QueueName) -> Result<Option<Duration>> {
         on_link!(self, self.inner.control, queue, |connection| upkeep::lag(connection, queue))
     }
