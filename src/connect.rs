@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ezq_core::private::HandlerDefinition;
 use ezq_core::{
-    App, AppBuilder, Codec, Config, Engine, Error, ErrorKind, Event, Handler, Notice, Prepared,
-    Publish, Published, QueueName, Result, Retention,
+    App, AppBuilder, Broadcast, Broadcasted, Codec, Config, Engine, Error, ErrorKind, Event,
+    Handler, Notice, Prepared, Publish, Published, QueueName, Result, Retention,
 };
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
@@ -113,6 +113,49 @@ impl Ezq {
         let mut outcomes = self.engine.publish_in(connection, messages).await?;
         let lost = || Error::new(ErrorKind::Engine, "the database gave no id");
         prepared.published(outcomes.pop().ok_or_else(lost)?)
+    }
+
+    /// Broadcasts an event inside the caller's transaction: every subscribed queue gets its copy when
+    /// that commits, and none if it rolls back.
+    ///
+    /// For a delay, a key or a dedupe key, hand it a prepared event:
+    /// [`broadcast_prepared_in`](Self::broadcast_prepared_in).
+    ///
+    /// ```no_run
+    /// # use ezq::prelude::*;
+    /// # #[derive(ezq::Event, serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
+    /// # async fn example(ezq: Ezq) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut tx = ezq.pool().begin().await?;
+    /// ezq::sqlx::query("update orders set paid = true where id = 7").execute(&mut *tx).await?;
+    /// ezq.broadcast_in(&mut tx, &Paid { order: 7 }).await?;
+    /// tx.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Publisher::broadcast`](ezq_core::Publisher::broadcast). After an error of the database the
+    /// transaction can only be rolled back.
+    pub async fn broadcast_in<E: Event>(
+        &self,
+        connection: &mut PgConnection,
+        event: &E,
+    ) -> Result<Broadcasted> {
+        self.broadcast_prepared_in(connection, self.app.broadcast(event)).await
+    }
+
+    /// As [`broadcast_in`](Self::broadcast_in), for an event with options:
+    /// `ezq.broadcast_prepared_in(&mut tx, ezq.broadcast(&event).key("7"))`.
+    ///
+    /// # Errors
+    /// As [`broadcast_in`](Self::broadcast_in).
+    pub async fn broadcast_prepared_in(
+        &self,
+        connection: &mut PgConnection,
+        broadcast: Broadcast,
+    ) -> Result<Broadcasted> {
+        let prepared = broadcast.prepare()?;
+        let copies = self.engine.broadcast_in(connection, prepared.message.clone()).await?;
+        prepared.broadcasted(copies)
     }
 
     /// Takes the lock of an ordering key until the caller's transaction ends.
@@ -236,6 +279,26 @@ impl EzqBuilder {
         self
     }
 
+    /// Names the application: the `source` of what it publishes, and whose its subscriptions are.
+    /// `EZQ_APP`. Defaults to the program's name.
+    pub fn app(mut self, name: impl Into<String>) -> Self {
+        self.app = self.app.app(name);
+        self
+    }
+
+    /// Says that a type of event is this application's own; see [`AppBuilder::owns`].
+    pub fn owns<E: Event>(mut self) -> Self {
+        self.app = self.app.owns::<E>();
+        self
+    }
+
+    /// Says that this application publishes another's type of event; see
+    /// [`AppBuilder::publishes`].
+    pub fn publishes<E: Event>(mut self) -> Self {
+        self.app = self.app.publishes::<E>();
+        self
+    }
+
     /// Adds a codec, to be chosen by its name; see [`AppBuilder::codec`].
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.app = self.app.codec(codec);
@@ -306,7 +369,9 @@ impl EzqBuilder {
         let config = database.connect_timeout(timeout).manage_schema(manage);
         let engine = PgmqEngine::connect(config).await?;
         let app = self.app.default_state(engine.pool().clone());
-        Ok(Ezq { app: app.build(engine.clone())?, engine })
+        let app = app.build(engine.clone())?;
+        app.announce().await?;
+        Ok(Ezq { app, engine })
     }
 }
 

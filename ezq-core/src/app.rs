@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::broadcast::Broadcast;
 use crate::codecs::Codecs;
 use crate::consumer::Consumer;
 use crate::dead_letters::DeadLetterQueue;
 use crate::dispatcher::Dispatcher;
-use crate::engine::{BlockedKey, Engine};
+use crate::engine::{BlockedKey, Engine, EventRole};
 use crate::engines::Engines;
 use crate::extract::States;
 use crate::history::HistoryRequest;
@@ -18,6 +19,7 @@ use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
+use crate::subscriptions::Subscriptions;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
     Retention,
@@ -48,6 +50,35 @@ impl App {
     /// Publishes an event known only at run time; see [`Publisher::publish_envelope`].
     pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
         self.publisher().publish_envelope(envelope)
+    }
+
+    /// Broadcasts an event to every subscribed queue; see [`Publisher::broadcast`].
+    pub fn broadcast<E: Event>(&self, event: &E) -> Broadcast {
+        self.publisher().broadcast(event)
+    }
+
+    /// Broadcasts an event known only at run time; see [`Publisher::broadcast`].
+    pub fn broadcast_envelope(&self, envelope: Envelope) -> Broadcast {
+        self.publisher().broadcast_envelope(envelope)
+    }
+
+    /// Which queues get copies of what is broadcast, of all applications.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when the engine does not broadcast.
+    pub fn subscriptions(&self) -> Result<Subscriptions<'_>> {
+        Subscriptions::new(&self.inner)
+    }
+
+    /// Records in the store which types this application [owns](AppBuilder::owns) and
+    /// [publishes](AppBuilder::publishes), for [`Subscriptions::parties`]; nothing if it said so of
+    /// none. Connecting to PGMQ does so by itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when the engine does not broadcast, and when the store could not
+    /// be written.
+    pub async fn announce(&self) -> Result<()> {
+        self.inner.announce().await
     }
 
     /// A publisher to hand around.
@@ -214,6 +245,7 @@ pub struct AppBuilder {
     pub(crate) codecs: Codecs,
     pub(crate) hooks: Vec<Hook>,
     handlers: Vec<Handler>,
+    parties: Vec<(EventRole, &'static str)>,
     discover: bool,
     states: States,
 }
@@ -228,6 +260,7 @@ impl Default for AppBuilder {
             codecs: Codecs::default(),
             hooks: Vec::new(),
             handlers: Vec::new(),
+            parties: Vec::new(),
             discover: true,
             states: States::default(),
         }
@@ -301,6 +334,26 @@ impl AppBuilder {
     /// Registers a handler.
     pub fn register(mut self, handler: Handler) -> Self {
         self.handlers.push(handler);
+        self
+    }
+
+    /// Names the application: the `source` of what it publishes, and whose its subscriptions are.
+    /// The same as [`Config::app`].
+    pub fn app(self, name: impl Into<String>) -> Self {
+        self.configure(|config| config.app = name.into())
+    }
+
+    /// Says that a type of event is this application's own, and that it publishes it; told by
+    /// [`Subscriptions::parties`]. Nothing is enforced.
+    pub fn owns<E: Event>(mut self) -> Self {
+        self.parties.push((EventRole::Owner, E::TYPE));
+        self
+    }
+
+    /// Says that this application publishes events of a type that is another's; told by
+    /// [`Subscriptions::parties`].
+    pub fn publishes<E: Event>(mut self) -> Self {
+        self.parties.push((EventRole::Publisher, E::TYPE));
         self
     }
 
@@ -379,7 +432,8 @@ impl AppBuilder {
             dedupe_window: config.dedupe_window,
         });
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
-        let inner = Inner { services, dispatcher, config, consumers: Mutex::default() };
+        let parties = self.parties;
+        let inner = Inner { services, dispatcher, config, parties, consumers: Mutex::default() };
         inner.check()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;

@@ -191,20 +191,20 @@ impl Codecs {
         }
     }
 
-    /// Writes an event for a queue: by the codec that the application set for its type, else its
+    /// Writes an event for a queue, or for any: by the codec that the application set for its type, else its
     /// own, else the queue's, else in the application's wire form.
     pub(crate) fn write(
         &self,
         envelope: &Envelope,
         own: Option<&str>,
-        queue: &QueueName,
+        queue: Option<&QueueName>,
         headers: &mut Headers,
     ) -> Result<String> {
         let event_type = envelope.event_type();
         let of_event = self.events.get(event_type).map(String::as_str).or(own);
         let chosen = match of_event.filter(|_| !is_control(event_type)) {
             Some(name) => self.named(name, event_type)?,
-            None => self.of_queue(queue)?,
+            None => queue.map_or(Ok(Chosen::Plain(self.wire)), |queue| self.of_queue(queue))?,
         };
         match chosen {
             Chosen::Plain(format) => encode(envelope, format),

@@ -62,6 +62,9 @@ pub struct Config {
     /// For how long a dedupe key is taken, unless its publish says otherwise; more than nothing.
     /// `EZQ_DEDUPE_WINDOW`. Defaults to 1 h.
     pub dedupe_window: Duration,
+    /// Whether every consumer [subscribes](crate::Consumer::subscribe) its queue to what its handlers
+    /// take. `EZQ_SUBSCRIBE`: `true` or `false`. Defaults to false.
+    pub subscribe: bool,
     /// How long connecting to the store may take. `EZQ_CONNECT_TIMEOUT`. Defaults to 5 s.
     pub connect_timeout: Duration,
     /// Whether queues, and what the store needs for them, are created where they are absent.
@@ -114,6 +117,7 @@ impl Default for Config {
             wire: WireFormat::default(),
             grace: None,
             dedupe_window: Duration::from_secs(3600),
+            subscribe: false,
             connect_timeout: Duration::from_secs(5),
             manage_schema: true,
             retention: BTreeMap::new(),
@@ -132,9 +136,12 @@ fn program() -> String {
 /// and kept out of here, where they could be printed.
 const OTHERS: [&str; 2] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN"];
 
+/// The most bytes of an application's name.
+const APP_LIMIT: usize = 255;
+
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 18] = [
+const OPTIONS: [(&str, Set); 19] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
         Ok(())
@@ -175,10 +182,8 @@ const OPTIONS: [(&str, Set); 18] = [
     ("EZQ_GRACE", |config, text| duration_or_none(text).map(|grace| config.grace = grace)),
     ("EZQ_DEDUPE_WINDOW", |config, text| duration(text).map(|w| config.dedupe_window = w)),
     ("EZQ_CONNECT_TIMEOUT", |config, text| duration(text).map(|t| config.connect_timeout = t)),
-    ("EZQ_MANAGE_SCHEMA", |config, text| {
-        config.manage_schema = text.parse().map_err(|_| "use `true` or `false`".to_owned())?;
-        Ok(())
-    }),
+    ("EZQ_SUBSCRIBE", |config, text| yes_or_no(text, &mut config.subscribe)),
+    ("EZQ_MANAGE_SCHEMA", |config, text| yes_or_no(text, &mut config.manage_schema)),
 ];
 
 impl Config {
@@ -250,6 +255,9 @@ impl Config {
                 self.app.escape_debug()
             )));
         }
+        if self.app.len() > APP_LIMIT {
+            return Err(wrong(format!("the application's name has more than {APP_LIMIT} bytes")));
+        }
         if [self.poll_min, self.poll_max].contains(&Some(Duration::ZERO)) {
             return Err(wrong("`poll_min` and `poll_max` must be longer than nothing".into()));
         }
@@ -280,6 +288,11 @@ fn wrong(why: String) -> Error {
 
 fn whole<N: std::str::FromStr>(text: &str, target: &mut N) -> Result<(), String> {
     *target = text.parse().map_err(|_| "use a whole number".to_owned())?;
+    Ok(())
+}
+
+fn yes_or_no(text: &str, target: &mut bool) -> Result<(), String> {
+    *target = text.parse().map_err(|_| "use `true` or `false`".to_owned())?;
     Ok(())
 }
 

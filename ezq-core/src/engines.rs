@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::engine::{Engine, Outgoing, PublishOutcome};
+use crate::engine::{Broadcasts, Engine, Outgoing, PublishOutcome};
 use crate::{Error, ErrorKind, QueueName, Result};
 
 /// The default engine and the named ones, with the queues that are routed to them.
@@ -38,6 +38,26 @@ impl Engines {
     /// Whether two queues are kept by one engine, so that one step can change both.
     pub(crate) fn same(&self, one: &QueueName, other: &QueueName) -> bool {
         self.routes.is_empty() || self.routes.get(one) == self.routes.get(other)
+    }
+
+    /// Where subscriptions are kept: by the application's own engine.
+    pub(crate) fn broadcasts(&self) -> Result<&dyn Broadcasts> {
+        self.default.broadcasts().ok_or_else(|| {
+            let name = self.default.capabilities().name;
+            Error::new(ErrorKind::Unsupported, format!("the engine `{name}` does not broadcast"))
+        })
+    }
+
+    /// Checks that a queue is kept where subscriptions are.
+    pub(crate) fn check_broadcast(&self, queue: &QueueName) -> Result<()> {
+        if !self.routes.contains_key(queue) {
+            return Ok(());
+        }
+        let text = format!(
+            "the queue `{queue}` is kept by a named engine: only queues of the application's own \
+             engine get copies of what is broadcast"
+        );
+        Err(Error::new(ErrorKind::Unsupported, text))
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<dyn Engine>> {

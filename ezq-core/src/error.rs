@@ -35,6 +35,8 @@ struct Inner {
 pub enum ErrorKind {
     /// A queue name is not `[a-z0-9_]{1,40}`.
     InvalidQueueName,
+    /// A pattern of event types is not one.
+    InvalidPattern,
     /// An event cannot be published as it is: an empty or malformed attribute, or text that the
     /// engine's store cannot keep.
     InvalidEvent,

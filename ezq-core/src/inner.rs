@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use crate::consumer::Observed;
 use crate::dispatcher::Dispatcher;
-use crate::engine::PublishOutcome;
+use crate::engine::{EventRole, PublishOutcome};
 use crate::extract::Provided;
 use crate::publisher::Services;
 use crate::{Config, Error, Handler, QueueName, Result, Settle};
@@ -15,6 +15,8 @@ pub(crate) struct Inner {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) config: Arc<Config>,
     pub(crate) consumers: Mutex<Vec<Weak<Observed>>>,
+    /// What the application said of types of events.
+    pub(crate) parties: Vec<(EventRole, &'static str)>,
 }
 
 impl Inner {

@@ -8,6 +8,7 @@ mod attempt;
 mod batch;
 mod batch_attempt;
 mod batcher;
+mod broadcast;
 mod clock;
 mod codec;
 mod codecs;
@@ -30,6 +31,7 @@ mod history;
 mod inner;
 mod notices;
 mod outcome;
+mod pattern;
 #[doc(hidden)]
 pub mod private;
 mod publish;
@@ -41,6 +43,7 @@ mod retention;
 mod retry;
 mod settlement;
 mod slots;
+mod subscriptions;
 pub mod testing;
 mod transaction;
 mod unknown;
@@ -51,6 +54,7 @@ pub use app::{App, AppBuilder};
 pub use batch::{
     Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, IntoBatchHandler, Unread,
 };
+pub use broadcast::{Broadcast, Broadcasted, PreparedBroadcast};
 pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
 pub use codecs::{Codec, CodecError};
 pub use config::{Config, UnknownTypes};
@@ -60,7 +64,7 @@ pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, Dead
 pub use engine::memory::MemoryEngine;
 pub use engine::{
     BlockedKey, Blocker, Capabilities, Dedupe, Delivery, Due, Engine, ExtendOutcome, MessageId,
-    Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
+    Outgoing, PublishOutcome, QueueStats, QueueSubscription, Receipt, SettleOutcome,
 };
 pub use envelope::{AttributeValue, Envelope, EnvelopeBuilder, VERSION_ATTRIBUTE};
 pub use error::{Error, ErrorKind, Result, error_chain};
@@ -74,6 +78,7 @@ pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::{CopyState, EventCopy, History, HistoryRequest};
 pub use notices::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
+pub use pattern::{PATTERN_LIMIT, Pattern};
 pub use publish::{Publish, PublishAll};
 pub use publisher::{Draft, Prepared, Published, Publisher};
 pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
@@ -84,3 +89,4 @@ pub use settlement::{
     ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
     Reason, ReasonKind, Settle,
 };
+pub use subscriptions::{EventParties, Recipient, Subscriptions};

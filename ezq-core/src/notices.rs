@@ -54,7 +54,8 @@ pub enum NoticeKind {
     /// is told where this process learns that.
     Publishing,
     /// It is stored, durably: after the commit. Of an event in a caller's own transaction only
-    /// [`App::confirm`] tells.
+    /// [`App::confirm`] tells. Of a broadcast each copy is told, unless it went out with a handler's
+    /// transaction.
     Published {
         /// Where; [`MessageId::Pending`] for one that went out with a handler's acknowledgement.
         message_id: MessageId,

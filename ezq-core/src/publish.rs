@@ -36,14 +36,6 @@ macro_rules! publish_options {
             self
         }
 
-        /// To a queue, in place of the type's or the application's.
-        pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
-            self.with(|options| {
-                options.queue = Some(queue.try_into()?);
-                Ok(())
-            })
-        }
-
         /// Readable after a pause, counted on the engine's clock, to the millisecond or finer.
         pub fn after(self, pause: Duration) -> Self {
             self.with(|options| {
@@ -110,6 +102,8 @@ macro_rules! publish_options {
     };
 }
 
+pub(crate) use publish_options;
+
 /// One event about to be published; await it.
 #[derive(Debug)]
 #[must_use = "an event is published only when this is awaited"]
@@ -121,6 +115,14 @@ pub struct Publish {
 
 impl Publish {
     publish_options!();
+
+    /// To a queue, in place of what routes, the type or the application say.
+    pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
+        self.with(|options| {
+            options.queue = Some(queue.try_into()?);
+            Ok(())
+        })
+    }
 
     /// Stored only if the queue stored no event under this key within the
     /// [window](crate::Config::dedupe_window): then this one is a [duplicate](Published::is_duplicate), nothing is
@@ -203,6 +205,14 @@ pub struct PublishAll {
 
 impl PublishAll {
     publish_options!();
+
+    /// To a queue, in place of what routes, the type or the application say.
+    pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
+        self.with(|options| {
+            options.queue = Some(queue.try_into()?);
+            Ok(())
+        })
+    }
 
     /// The messages, for those who store them in a transaction of their own.
     ///

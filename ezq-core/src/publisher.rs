@@ -56,6 +56,23 @@ impl Draft {
     }
 }
 
+/// An event known only at run time.
+impl From<Envelope> for Draft {
+    fn from(envelope: Envelope) -> Self {
+        let content = Content::Envelope(Box::new(envelope));
+        Self { content, queue: None, key: None, codec: None }
+    }
+}
+
+/// An event as it is stored, wherever that is.
+pub(crate) struct Written {
+    pub(crate) body: String,
+    pub(crate) headers: Headers,
+    pub(crate) dedupe: Option<Dedupe>,
+    pub(crate) event_id: String,
+    pub(crate) event_type: String,
+}
+
 /// Publishes events. Also an extractor: inside a handler, what it publishes names the handled
 /// event as its cause and shares its correlation id and trace; and where the handler takes a
 /// transaction, it goes out with that and has no id before ([`MessageId::Pending`]).
@@ -63,7 +80,7 @@ impl Draft {
 pub struct Publisher {
     pub(crate) services: Arc<Services>,
     cause: Option<Arc<Received>>,
-    transaction: Option<Arc<Transaction>>,
+    pub(crate) transaction: Option<Arc<Transaction>>,
 }
 
 /// Where a published event is stored.
@@ -206,8 +223,7 @@ impl Publisher {
     /// # Errors
     /// As [`publish`](Self::publish).
     pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
-        let content = Content::Envelope(Box::new(envelope));
-        self.drafted(Ok(Draft { content, queue: None, key: None, codec: None }))
+        self.drafted(Ok(Draft::from(envelope)))
     }
 
     fn drafted(&self, draft: Result<Draft>) -> Publish {
@@ -246,7 +262,24 @@ impl Publisher {
             (None, Some(name)) => QueueName::new(name)?,
             (None, None) => services.default_queue.clone(),
         };
-        let capabilities = services.engines.of(&queue).capabilities();
+        let Written { body, headers, dedupe, event_id, event_type } =
+            self.write(draft, options, Some(&queue))?;
+        let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
+        let prepared = Prepared { outgoing, event_id, event_type };
+        services.notices.publishing(&prepared);
+        Ok(prepared)
+    }
+
+    /// Writes an event for a queue, or for all that are subscribed.
+    pub(crate) fn write(
+        &self,
+        draft: Draft,
+        options: &PublishOptions,
+        queue: Option<&QueueName>,
+    ) -> Result<Written> {
+        let services = &*self.services;
+        let engine = queue.map_or(&services.engines.default, |queue| services.engines.of(queue));
+        let capabilities = engine.capabilities();
         if options.due != Due::Now && !capabilities.delayed {
             let message = format!("the engine `{}` cannot delay an event", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -277,7 +310,7 @@ impl Publisher {
             envelope.subject = Some(subject.clone());
         }
         let envelope = envelope.validated(ErrorKind::InvalidEvent)?;
-        let body = services.codecs.write(&envelope, draft.codec, &queue, &mut headers)?;
+        let body = services.codecs.write(&envelope, draft.codec, queue, &mut headers)?;
         if body.len() > services.message_limit {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -300,11 +333,8 @@ impl Publisher {
             }
             (None, None) => None,
         };
-        let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
         let Envelope { id: event_id, event_type, .. } = envelope;
-        let prepared = Prepared { outgoing, event_id, event_type };
-        services.notices.publishing(&prepared);
-        Ok(prepared)
+        Ok(Written { body, headers, dedupe, event_id, event_type })
     }
 
     fn headers(&self, options: &PublishOptions, key: Option<String>) -> Headers {

@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::engine::{Delivery, Engine, MessageId, Outgoing, PublishOutcome, UnitOfWork};
+use crate::engine::{
+    BroadcastMessage, Delivery, Engine, MessageId, Outgoing, PublishOutcome, UnitOfWork,
+};
 use crate::engines::ensure;
 use crate::publisher::{Prepared, Published, Services};
 use crate::{Error, ErrorKind, QueueName, Result};
@@ -56,13 +58,21 @@ impl Transaction {
     ) -> Result<Published> {
         self.accept(services, std::slice::from_ref(&prepared.outgoing)).await?;
         let mut state = self.state();
-        let Some(open) = state.as_mut() else {
-            let text = "the handler's transaction has ended: publish before the handler returns";
-            return Err(Error::new(ErrorKind::InvalidEvent, text));
-        };
+        let Some(open) = state.as_mut() else { return Err(ended()) };
         open.published.push(prepared.outgoing.clone());
         drop(state);
         prepared.published(PublishOutcome::Stored(MessageId::Pending))
+    }
+
+    /// Keeps an event for every subscribed queue until the transaction commits.
+    pub(crate) async fn broadcast(
+        &self,
+        services: &Services,
+        message: BroadcastMessage,
+    ) -> Result<()> {
+        services.engines.check_broadcast(&self.queue)?;
+        services.engines.broadcasts()?.ready().await?;
+        self.with(|unit| unit.broadcast(message)).unwrap_or_else(|| Err(ended()))
     }
 
     /// Makes sure that the transaction can store events, as far as that can be told beforehand.
@@ -94,6 +104,11 @@ impl Transaction {
     fn state(&self) -> MutexGuard<'_, Option<Open>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn ended() -> Error {
+    let text = "the handler's transaction has ended: publish before the handler returns";
+    Error::new(ErrorKind::InvalidEvent, text)
 }
 
 impl std::fmt::Debug for Transaction {

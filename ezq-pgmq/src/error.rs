@@ -72,6 +72,11 @@ pub(crate) fn is_data(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
 }
 
+/// A table, a function or the schema is gone.
+pub(crate) fn is_absent(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some(UNDEFINED_TABLE | "42883" | "3F000"))
+}
+
 pub(crate) fn is_queue_missing(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some(UNDEFINED_TABLE)
 }

@@ -82,7 +82,9 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
         let _ = writeln!(text, "{};", sql::create_archive_index(queue));
         let _ = writeln!(text, "{};", sql::create_archive_codec_index(queue));
     }
-    text.push_str(&schema::sql(Part::Engine, role));
+    for part in [Part::Engine, Part::Broadcast] {
+        text.push_str(&schema::sql(part, role));
+    }
     if let Some(role) = role {
         let role = quoted(role);
         let _ = writeln!(text, "grant usage on schema pgmq to {role};");

@@ -14,6 +14,7 @@
 //! fenced by its receipt; locks, columns and functions stay PGMQ's, and other clients can share a
 //! queue. Supported: PGMQ from [`OLDEST_PGMQ`] on, as an extension or installed from SQL.
 
+mod broadcast;
 mod claim;
 mod config;
 mod dead_letters;

@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::Dedupe;
+use ezq_core::headers::Headers;
 use ezq_core::{Due, Error, MessageId, Outgoing, PublishOutcome, QueueName, Result};
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
 use sqlx::query::Query;
@@ -39,12 +40,8 @@ impl Row {
     /// # Errors
     /// The message cannot be stored.
     pub(crate) fn new(message: Outgoing) -> Result<Self> {
-        let headers = storable(&message)?;
-        let (after_us, at) = match message.due {
-            Due::Now => (0, None),
-            Due::After(pause) => (micros(pause), None),
-            Due::At(time) => (0, Some(in_calendar(time))),
-        };
+        let headers = storable(&message.body, &message.headers)?;
+        let (after_us, at) = due(message.due);
         let keyed = message.headers.key().is_some();
         Ok(Self { body: message.body, headers, after_us, at, dedupe: message.dedupe, keyed })
     }
@@ -59,13 +56,22 @@ impl Row {
     }
 }
 
+/// How long after now, or from when.
+pub(crate) fn due(due: Due) -> (i64, Option<DateTime<Utc>>) {
+    match due {
+        Due::Now => (0, None),
+        Due::After(pause) => (micros(pause), None),
+        Due::At(time) => (0, Some(in_calendar(time))),
+    }
+}
+
 /// The headers as the table keeps them, if neither they nor the body hold what `jsonb` cannot keep.
-pub(crate) fn storable(message: &Outgoing) -> Result<Option<String>> {
-    text::check(&message.body)?;
-    if message.headers.is_empty() {
+pub(crate) fn storable(body: &str, headers: &Headers) -> Result<Option<String>> {
+    text::check(body)?;
+    if headers.is_empty() {
         return Ok(None);
     }
-    let headers = serde_json::Value::Object(message.headers.as_object().clone()).to_string();
+    let headers = serde_json::Value::Object(headers.as_object().clone()).to_string();
     text::check(&headers)?;
     Ok(Some(headers))
 }

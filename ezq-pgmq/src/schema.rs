@@ -24,6 +24,8 @@ use crate::link::{Connector, Link, limit};
 pub(crate) enum Part {
     /// In the database that keeps the queues.
     Engine,
+    /// There, too: subscriptions, and the functions that broadcast.
+    Broadcast,
     /// In a database where handlers take effect.
     Inbox,
 }
@@ -34,7 +36,7 @@ struct Migration {
     version: i32,
     name: &'static str,
     part: Part,
-    /// The table that it makes or changes, on which an application's role needs rights.
+    /// The tables that it makes or changes, on which an application's role needs rights.
     table: &'static str,
     sql: &'static str,
 }
@@ -76,6 +78,13 @@ create table if not exists ezq.inbox (
 create index if not exists inbox_handled_at on ezq.inbox (handled_at);
 ",
     },
+    Migration {
+        version: 3,
+        name: "subscriptions",
+        part: Part::Broadcast,
+        table: "ezq.subscriptions, ezq.event_parties",
+        sql: include_str!("subscriptions.sql"),
+    },
 ];
 
 const SCHEMA: &str = "create schema if not exists ezq;\n";
@@ -107,14 +116,19 @@ impl Found {
     }
 }
 
-/// The engine's part, looked up once and remembered until a statement finds it gone.
-#[derive(Debug, Default)]
+/// One part, looked up once and remembered until a statement finds it gone.
+#[derive(Debug)]
 pub(crate) struct Schema {
+    part: Part,
     stands: AtomicBool,
 }
 
 impl Schema {
-    /// Makes sure that the engine's tables stand, and creates them where `manage` allows it.
+    pub(crate) fn new(part: Part) -> Self {
+        Self { part, stands: AtomicBool::new(false) }
+    }
+
+    /// Makes sure that the part's tables stand, and creates them where `manage` allows it.
     pub(crate) async fn ensure(
         &self,
         control: &Link,
@@ -129,13 +143,13 @@ impl Schema {
             let mut link = control.checkout().await?;
             let patience = link.timeout();
             let result = limit(patience, probe(link.connection())).await;
-            link.end(result).map_err(|failure| out_of_reach(failure, place))?
+            link.end(result).map_err(|failure| out_of_reach(failure, self.part, place))?
         };
-        if !found.missing(Part::Engine).is_empty() {
+        if !found.missing(self.part).is_empty() {
             if !manage {
-                return Err(absent(Part::Engine, place));
+                return Err(absent(self.part, place));
             }
-            create(connector).await?;
+            create(connector, self.part).await?;
         }
         self.stands.store(true, Ordering::Relaxed);
         Ok(())
@@ -222,19 +236,19 @@ async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
     Ok(Found { schema, record, applied })
 }
 
-async fn create(connector: &Connector) -> Result<()> {
+async fn create(connector: &Connector, part: Part) -> Result<()> {
     let place = connector.place();
     let mut own = connector.connect().await?;
-    let migrated = migrate(&mut own, Part::Engine).await;
+    let migrated = migrate(&mut own, part).await;
     // Ends the transaction, and with it the lock.
     let _ = own.close().await;
-    migrated.map_err(|failure| out_of_reach(failure, place))
+    migrated.map_err(|failure| out_of_reach(failure, part, place))
 }
 
-fn out_of_reach(failure: sqlx::Error, place: &Place) -> Error {
+fn out_of_reach(failure: sqlx::Error, part: Part, place: &Place) -> Error {
     match error::of(failure, place) {
         refused if refused.kind() == ErrorKind::Permission => {
-            absent(Part::Engine, place).with_source(refused)
+            absent(part, place).with_source(refused)
         }
         other => other,
     }

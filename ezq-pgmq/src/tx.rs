@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{Finished, UnitOfWork};
+use ezq_core::engine::{BroadcastMessage, Finished, UnitOfWork};
 use ezq_core::{
     Call, Delivery, Error, ErrorKind, Extract, HandlerError, Outgoing, Provided, QueueName, Result,
     SettleOutcome,
@@ -25,6 +25,7 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
+use crate::broadcast;
 use crate::engine::PgmqEngine;
 use crate::error;
 use crate::link::limit;
@@ -121,6 +122,8 @@ impl Open {
 /// One handler's transaction on one delivery.
 pub(crate) struct PgUnit {
     session: Session,
+    /// What goes to every subscribed queue.
+    broadcasts: Vec<broadcast::Row>,
     open: Arc<Mutex<Open>>,
 }
 
@@ -155,7 +158,7 @@ impl PgUnit {
         });
         let open = begun.await.map_err(|failure| error::of(failure, engine.place()))?;
         let session = Session { engine: engine.clone(), queue: queue.clone(), name };
-        Ok(Self { session, open: Arc::new(Mutex::new(open)) })
+        Ok(Self { session, broadcasts: Vec::new(), open: Arc::new(Mutex::new(open)) })
     }
 }
 
@@ -171,14 +174,20 @@ impl UnitOfWork for PgUnit {
         claimed.map_err(|failure| self.session.failed(failure))
     }
 
+    fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
+        self.broadcasts.push(broadcast::Row::new(message)?);
+        Ok(())
+    }
+
     async fn finish(
         self: Box<Self>,
         finished: Vec<Finished>,
         outgoing: Vec<Outgoing>,
     ) -> Result<SettleOutcome> {
-        let Self { session, open } = *self;
+        let Self { session, broadcasts, open } = *self;
         let mut open = session.take_back(open).await?;
         session.engine.ready_for(&outgoing).await?;
+        session.engine.ready_for_broadcasts(&broadcasts).await?;
         let mut events = ByQueue::default();
         for event in outgoing {
             let queue = event.queue.clone();
@@ -193,34 +202,42 @@ impl UnitOfWork for PgUnit {
                 let rows: Vec<_> = rows.iter().map(|(_, row)| row.clone()).collect();
                 publish::insert(connection, queue, &rows).await?;
             }
+            let mut copies = Vec::new();
+            for row in &broadcasts {
+                copies.extend(broadcast::insert(connection, row).await?);
+            }
             let held = session.fence(connection, &finished, removal).await?;
             if held {
                 PgTransactionManager::commit(connection).await?;
             }
-            Ok(held)
+            Ok((held, copies))
         });
         match written.await {
-            Ok(true) => {
+            Ok((true, copies)) => {
                 open.connection.give_back();
                 for (queue, _) in &events {
                     session.engine.announce(queue);
                 }
+                session.engine.broadcast_done(&copies);
                 Ok(SettleOutcome::Done)
             }
-            Ok(false) => {
+            Ok((false, _)) => {
                 let stands = session.is_current(&mut open.connection).await;
                 session.roll_back(open).await;
                 if stands? { Ok(SettleOutcome::LeaseLost) } else { Err(ended()) }
             }
             Err(failure) => {
                 session.roll_back(open).await;
+                if !broadcasts.is_empty() && error::is_absent(&failure) {
+                    return Err(session.engine.broadcast_failed(failure));
+                }
                 Err(session.failed(failure))
             }
         }
     }
 
     async fn abandon(self: Box<Self>) {
-        let Self { session, open } = *self;
+        let Self { session, open, .. } = *self;
         if let Ok(open) = session.take_back(open).await {
             session.roll_back(open).await;
         }

@@ -40,6 +40,7 @@ fn every_option_of_the_environment_takes_effect() {
     expected.grace = Some(secs(3600));
     expected.dedupe_window = secs(7200);
     expected.connect_timeout = secs(1);
+    expected.subscribe = true;
     expected.manage_schema = false;
     let given = from(&[
         ("EZQ_APP", "shop"),
@@ -59,6 +60,7 @@ fn every_option_of_the_environment_takes_effect() {
         ("EZQ_GRACE", "1h"),
         ("EZQ_DEDUPE_WINDOW", "2h"),
         ("EZQ_CONNECT_TIMEOUT", "1s"),
+        ("EZQ_SUBSCRIBE", "true"),
         ("EZQ_MANAGE_SCHEMA", "false"),
         ("EZQ_DATABASE_URL", "postgres://app:hunter2@db/app"),
         ("DATABASE_URL", "postgres://app:hunter2@db/app"),
@@ -95,6 +97,7 @@ fn a_wrong_value_is_refused_with_its_name_and_what_to_write() {
         ("EZQ_UNKNOWN_TYPES", "ignore"),
         ("EZQ_WIRE", "xml"),
         ("EZQ_MANAGE_SCHEMA", "maybe"),
+        ("EZQ_SUBSCRIBE", "yes"),
     ];
     for (name, value) in wrong {
         let error = from(&[(name, value)]).unwrap_err();

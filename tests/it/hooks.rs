@@ -276,3 +276,34 @@ async fn a_subscriber_that_is_slow_is_told_how_many_it_missed_and_holds_up_nobod
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 1);
 }
+
+#[tokio::test]
+async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits_it() {
+    let (queue, other) = (queue(), queue());
+    let ezq = app(&queue).connect().await.unwrap();
+    let event_type = format!("test.{queue}");
+    for queue in [&queue, &other] {
+        ezq.engine(queue).ensure_queue(queue).await.unwrap();
+        ezq.subscriptions().unwrap().add(queue, event_type.as_str()).await.unwrap();
+    }
+    let event = || ezq::Envelope::builder(&event_type, "it").build().unwrap();
+    let mut notices = ezq.notices();
+    ezq.broadcast_envelope(event()).await.unwrap();
+    let mut queues = [&queue, &other].map(Clone::clone);
+    queues.sort();
+    let published = |notices: &mut NoticeStream| {
+        let all = std::iter::from_fn(|| notices.try_recv());
+        let mut queues: Vec<_> = all.map(|n| (kind(&n), n.queue.clone())).collect();
+        queues.sort();
+        queues
+    };
+    let wanted = queues.map(|queue| ("published", queue));
+    assert_eq!(published(&mut notices).as_slice(), wanted.as_slice());
+    let mut tx = ezq.pool().begin().await.unwrap();
+    let broadcast = ezq.broadcast_envelope(event());
+    let done = ezq.broadcast_prepared_in(&mut tx, broadcast).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(notices.try_recv().is_none());
+    done.copies.iter().for_each(|copy| ezq.confirm(copy));
+    assert_eq!(published(&mut notices).as_slice(), wanted.as_slice());
+}

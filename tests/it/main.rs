@@ -3,6 +3,7 @@
 
 mod architecture;
 mod batches;
+mod broadcasting;
 mod child;
 mod codecs;
 mod config;

@@ -10,6 +10,7 @@ macro_rules! cases {
 }
 
 mod archive;
+mod broadcast;
 mod concurrency;
 mod dead_letters;
 mod dedupe;
@@ -41,6 +42,7 @@ pub fn cases() -> Vec<Case> {
         archive::CASES,
         history::CASES,
         dedupe::CASES,
+        broadcast::CASES,
         poison::CASES,
         schedule::CASES,
         queues::CASES,

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original};
+use ezq_core::engine::{
+    Broadcasts, DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original,
+};
 use ezq_core::headers::{Headers, KEY};
 use ezq_core::{
     BlockedKey, Capabilities, CopyState, Delivery, Due, Engine, Error, ErrorKind, EventCopy,
@@ -83,11 +85,17 @@ pub(crate) enum Fault {
     AnyOfAKeyLetsGo,
     KeepsDeadLetters,
     BlocksNothing,
+    AddsAgain,
+    KeepsSubscriptions,
+    MeansPrefixes,
+    CopiesInPart,
+    NeedsEveryQueue,
+    ForgetsParties,
 }
 
 pub(crate) struct Broken {
-    inner: MemoryEngine,
-    fault: Fault,
+    pub(crate) inner: MemoryEngine,
+    pub(crate) fault: Fault,
     capabilities: Capabilities,
     newest: Mutex<HashMap<(QueueName, MessageId), Receipt>>,
     ends: Mutex<HashMap<Receipt, chrono::DateTime<chrono::Utc>>>,
@@ -121,7 +129,7 @@ impl Broken {
         }
     }
 
-    fn is(&self, fault: Fault) -> bool {
+    pub(crate) fn is(&self, fault: Fault) -> bool {
         self.fault == fault
     }
 
@@ -208,7 +216,7 @@ fn retry_now() -> Settle {
     Settle::Retry { after: Duration::ZERO, progress: Progress::default(), outgoing: vec![] }
 }
 
-fn refused() -> Error {
+pub(crate) fn refused() -> Error {
     Error::new(ErrorKind::Engine, "broken on purpose")
 }
 
@@ -459,6 +467,10 @@ impl Engine for Broken {
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         Some(self)
     }
 }

@@ -3,6 +3,7 @@
 // The lint exempts test functions, and not what stands beside them.
 #![allow(clippy::unwrap_used)]
 
+mod broadcasts;
 mod engine;
 mod model;
 
@@ -298,13 +299,26 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "history_tells_a_dead_event",
         ],
     ),
+    (
+        Fault::MeansPrefixes,
+        &["each_subscribed_queue_gets_one_copy", "patterns_mean_whole_segments"],
+    ),
+    (Fault::AddsAgain, &["a_subscription_stands_once", "concurrent_subscribers_add_each_once"]),
+    (Fault::KeepsSubscriptions, &["a_removed_subscription_gets_no_more_copies"]),
+    (Fault::NeedsEveryQueue, &["a_subscribed_queue_that_is_missing_harms_no_other"]),
+    (Fault::DelaysAreEarly, &["a_copy_is_delayed_as_a_published_message"]),
+    (Fault::DropsHeaders, &["a_copy_has_headers_and_key"]),
+    (Fault::IgnoresDedupeKeys, &["of_one_dedupe_key_each_queue_stores_one_copy"]),
+    (Fault::CopiesInPart, &["a_refused_broadcast_stores_no_copy"]),
+    (Fault::ForgetsParties, &["what_applications_say_of_types_is_told"]),
     (Fault::ForgetsDeaths, &["history_tells_what_a_redriven_event_had_died_of"]),
 ];
 
 /// What the memory engine cannot show, broken or not.
-const WITHOUT_TRANSACTIONS: [&str; 8] = [
+const WITHOUT_TRANSACTIONS: [&str; 9] = [
     "a_transaction_archives_what_it_acknowledges",
     "what_a_transaction_claimed_is_archived_with_it",
+    "a_transaction_broadcasts_when_it_commits",
     "the_last_handlers_transaction_removes_the_message",
     "an_earlier_handlers_transaction_marks_it_done",
     "a_transaction_that_lost_its_lease_leaves_nothing",

@@ -70,6 +70,7 @@ pub struct Consumer {
     signals: bool,
     until_idle: bool,
     restart: Option<Backoff>,
+    subscribe: bool,
 }
 
 impl Consumer {
@@ -84,6 +85,7 @@ impl Consumer {
             signals: false,
             until_idle: false,
             restart: None,
+            subscribe: config.subscribe,
             app,
         }
     }
@@ -147,6 +149,17 @@ impl Consumer {
     /// ```
     pub fn restart(mut self, pauses: Backoff) -> Self {
         self.restart = Some(pauses);
+        self
+    }
+
+    /// Subscribes its queue, when it starts, to the types that the queue's handlers take, so that it
+    /// gets a copy of what any application [broadcasts](crate::App::broadcast) of them. A handler
+    /// that takes every event subscribes it to all. Subscriptions are only added, for this
+    /// [application](crate::AppBuilder::app), in whatever order processes start; to remove some, see
+    /// [`Subscriptions`](crate::Subscriptions). Defaults to
+    /// [`Config::subscribe`](crate::Config::subscribe).
+    pub fn subscribe(mut self) -> Self {
+        self.subscribe = true;
         self
     }
 
@@ -229,6 +242,13 @@ impl Consumer {
         }
         let engine = Arc::clone(self.app.services.engines.of(&queue));
         self.app.check_queue(&queue)?;
+        let subscribe = if self.subscribe {
+            self.app.services.engines.check_broadcast(&queue)?;
+            self.app.services.engines.broadcasts()?;
+            Some(self.app.patterns(&queue)?.into_iter().collect())
+        } else {
+            None
+        };
         Ok(run::Settings {
             engine,
             queue,
@@ -237,6 +257,7 @@ impl Consumer {
             grace: self.grace,
             signals: self.signals,
             until_idle: self.until_idle,
+            subscribe,
         })
     }
 }

@@ -33,7 +33,7 @@ use crate::event::Control;
 use crate::inner::Inner;
 use crate::settlement::Settle;
 use crate::slots::{Slots, Suspect};
-use crate::{Error, ErrorKind, QueueName, Result, error_chain};
+use crate::{Error, ErrorKind, Pattern, QueueName, Result, error_chain};
 
 /// What one run is told.
 #[derive(Clone)]
@@ -45,6 +45,8 @@ pub(super) struct Settings {
     pub(super) grace: Option<Duration>,
     pub(super) signals: bool,
     pub(super) until_idle: bool,
+    /// What to subscribe the queue to, if it is to be.
+    pub(super) subscribe: Option<Vec<Pattern>>,
 }
 
 /// A delivery that waits for its turn.
@@ -115,7 +117,7 @@ pub(super) async fn run(
     let counters = Arc::clone(&observed.counters);
     let mut signals = settings.signals.then(Signals::listen).transpose()?;
     let started = Instant::now();
-    let Some((wakeups, deaf)) = prepare(&settings, stops).await? else {
+    let Some((wakeups, deaf)) = prepare(&app, &settings, stops).await? else {
         let reason =
             if stops.token.is_cancelled() { StopReason::Token } else { StopReason::Handle };
         return Ok(Report { reason, counts: counters.counts(), elapsed: started.elapsed() });
@@ -203,13 +205,30 @@ fn broken(what: &str) -> Error {
     Error::new(ErrorKind::Engine, text)
 }
 
-/// Makes sure of the queue and of its wake-ups; waits for a database that is only just not there.
+/// Makes sure of the queue and of its subscriptions.
+async fn set_up(app: &Inner, settings: &Settings) -> Result<()> {
+    settings.engine.ensure_queue(&settings.queue).await?;
+    let Some(patterns) = &settings.subscribe else { return Ok(()) };
+    let store = app.services.engines.broadcasts()?;
+    let added = store.subscribe(&app.config.app, &settings.queue, patterns).await?;
+    if added > 0 {
+        let patterns: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
+        info!(queue = %settings.queue, app = app.config.app, added, ?patterns, "subscribed");
+    }
+    Ok(())
+}
+
+/// Makes sure of the queue, its subscriptions and its wake-ups; waits for a database that is only just not there.
 /// Whether asking for wake-ups failed stands beside them. `None` when the consumer was stopped
 /// meanwhile.
-async fn prepare(settings: &Settings, stops: &Stops) -> Result<Option<(Wakeups, bool)>> {
+async fn prepare(
+    app: &Inner,
+    settings: &Settings,
+    stops: &Stops,
+) -> Result<Option<(Wakeups, bool)>> {
     let mut pause = Duration::from_millis(100);
     loop {
-        match settings.engine.ensure_queue(&settings.queue).await {
+        match set_up(app, settings).await {
             Ok(()) => break,
             Err(error) if error.is_transient() => {
                 warn!(queue = %settings.queue, error = %error_chain(&error), "cannot start yet");

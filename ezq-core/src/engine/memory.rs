@@ -12,6 +12,7 @@ mod keys;
 mod letters;
 mod queue;
 mod store;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 
@@ -25,8 +26,8 @@ use tokio::sync::watch;
 use self::clock::Clock;
 use self::store::Store;
 use super::{
-    BlockedKey, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest, Leased,
-    MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
+    BlockedKey, Broadcasts, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest,
+    Leased, MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
 };
 use crate::{History, QueueName, Result, Retention, Settle};
 
@@ -259,6 +260,10 @@ impl Engine for MemoryEngine {
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         Some(self)
     }
 }

@@ -5,6 +5,7 @@
 //! a settlement is fenced by its receipt, outcomes are per message, a lease that ran out makes the
 //! message readable again, and one bad message harms no other.
 
+mod broadcasts;
 mod capabilities;
 mod dead_letters;
 mod dedupe;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+pub use broadcasts::{BroadcastMessage, Broadcasts, EventParty, EventRole, QueueSubscription};
 pub use capabilities::Capabilities;
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use dedupe::{DEDUPE_KEY_LIMIT, Dedupe, Original};
@@ -213,6 +215,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The engine's dead letters, if it keeps them where they can be looked at.
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        None
+    }
+
+    /// The engine's subscriptions, if it broadcasts.
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         None
     }
 

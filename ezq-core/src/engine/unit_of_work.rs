@@ -4,7 +4,7 @@ use std::any::Any;
 
 use async_trait::async_trait;
 
-use super::{Delivery, Outgoing, Receipt, SettleOutcome};
+use super::{BroadcastMessage, Delivery, Outgoing, Receipt, SettleOutcome};
 use crate::{Error, ErrorKind, Progress, Result};
 
 /// One delivery that a handler's transaction finishes.
@@ -31,6 +31,17 @@ pub trait UnitOfWork: Send {
     async fn claim(&mut self, max: usize) -> Result<Vec<Delivery>> {
         let _ = max;
         Err(Error::new(ErrorKind::Unsupported, "no claim inside a transaction"))
+    }
+
+    /// Keeps an event that goes to every subscribed queue when the transaction commits, beside the
+    /// outgoing events.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if the engine does not broadcast; [`ErrorKind::InvalidEvent`] for
+    /// an event that the store cannot keep.
+    fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
+        let text = format!("no transaction of this engine can broadcast `{}`", message.event_type);
+        Err(Error::new(ErrorKind::Unsupported, text))
     }
 
     /// Writes the outgoing events, then merges marks into messages and acknowledges others, each

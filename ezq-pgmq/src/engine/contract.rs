@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{DeadLetter, DeadLetters, LeaseRequest, Leased, UnitOfWork};
+use ezq_core::engine::{Broadcasts, DeadLetter, DeadLetters, LeaseRequest, Leased, UnitOfWork};
 use ezq_core::{
     BlockedKey, Capabilities, Due, Engine, Error, ErrorKind, ExtendOutcome, History, MessageId,
     Outgoing, PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle,
@@ -110,7 +110,7 @@ impl Engine for PgmqEngine {
     }
 
     fn check(&self, message: &Outgoing) -> Result<()> {
-        publish::storable(message).map(|_| ())
+        publish::storable(&message.body, &message.headers).map(|_| ())
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
@@ -237,6 +237,10 @@ impl Engine for PgmqEngine {
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         Some(self)
     }
 

@@ -18,9 +18,14 @@ impl Inner {
         mut messages: impl Iterator<Item = &'m Outgoing>,
     ) -> Result<()> {
         if messages.any(|message| message.dedupe.is_some()) {
-            self.schema.ensure(&self.control, &self.connector, self.manage_schema).await?;
-            self.sweep_soon();
+            self.ready_for_keys().await?;
         }
+        Ok(())
+    }
+
+    pub(super) async fn ready_for_keys(&self) -> Result<()> {
+        self.schema.ensure(&self.control, &self.connector, self.manage_schema).await?;
+        self.sweep_soon();
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The engine: connections, what is known about queues, and the tasks that wake consumers.
 
+mod broadcasting;
 mod contract;
 mod deduping;
 mod lease;
@@ -23,7 +24,7 @@ use crate::link::{Connector, ISOLATION, Link, Planning, keep_alive};
 use crate::publish::{self, ByQueue, Row};
 use crate::queues::Queues;
 use crate::retention::Retentions;
-use crate::schema::Schema;
+use crate::schema::{Part, Schema};
 use crate::sweep::Sweeper;
 use crate::wake::Wake;
 use crate::{error, install, keys, listen};
@@ -57,6 +58,7 @@ struct Inner {
     retentions: Arc<Retentions>,
     sweeper: Sweeper,
     schema: Schema,
+    subscriptions: Schema,
     paths: Paths,
     wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
@@ -120,7 +122,8 @@ impl PgmqEngine {
             queues: Queues::default(),
             retentions,
             sweeper,
-            schema: Schema::default(),
+            schema: Schema::new(Part::Engine),
+            subscriptions: Schema::new(Part::Broadcast),
             paths: Paths::default(),
             wake: Arc::default(),
             tasks: Mutex::default(),

@@ -167,6 +167,7 @@ async fn archives_on_the_oldest_and_while_it_is_upgraded() {
 async fn a_whole_life_on_the_oldest() {
     let (url, mut own) = oldest().await;
     lives_a_whole_life(&url).await;
+    crate::broadcasting::broadcasts(&url).await;
     let sql = "SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
                WHERE relname LIKE 'q_old%' AND relkind = 'r' AND attname = 'last_read_at'";
     assert_eq!(scalar::<i64>(&mut own, sql).await, 0);
@@ -197,5 +198,7 @@ async fn a_queue_whose_last_read_at_came_later_and_stands_last() {
 
 #[tokio::test]
 async fn a_whole_life_on_the_newest() {
-    lives_a_whole_life(&fresh_database().await).await;
+    let url = fresh_database().await;
+    lives_a_whole_life(&url).await;
+    crate::broadcasting::broadcasts(&url).await;
 }

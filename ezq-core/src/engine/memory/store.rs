@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::Published;
 use super::clock::{self, Micros};
 use super::queue::Queue;
+use super::subscriptions::Subscriptions;
 use crate::engine::{Outgoing, PublishOutcome, Receipt, SettleOutcome};
 use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
 
@@ -23,6 +24,7 @@ pub(super) struct Store {
     retention: HashMap<QueueName, Retention>,
     wakeups: HashMap<QueueName, watch::Sender<u64>>,
     published: Vec<Published>,
+    pub(super) subscriptions: Subscriptions,
 }
 
 impl Store {
@@ -34,6 +36,7 @@ impl Store {
             retention: HashMap::new(),
             wakeups: HashMap::new(),
             published: Vec::new(),
+            subscriptions: Subscriptions::default(),
         }
     }
 
@@ -145,7 +148,7 @@ impl Store {
         Ok(true)
     }
 
-    fn admit(&self, message: &Outgoing) -> Result<()> {
+    pub(super) fn admit(&self, message: &Outgoing) -> Result<()> {
         if !self.queues.contains_key(&message.queue) {
             return Err(missing(&message.queue));
         }

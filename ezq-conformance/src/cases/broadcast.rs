@@ -1,0 +1,332 @@
+//! Each queue that is subscribed to an event's type gets one copy of it: all in one step.
+//!
+//! Subscriptions belong to the whole store, so types carry the name of the case's own queue.
+
+use std::time::Duration;
+
+use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe, EventParty, EventRole, Finished};
+use ezq_core::headers::{Headers, KEY};
+use ezq_core::{
+    Due, ErrorKind, Pattern, PublishOutcome, QueueName, Receipt, SettleOutcome, error_chain,
+};
+
+use crate::case::{CaseError, CaseResult};
+use crate::stage::{HOLD, Stage, number_in, numbers};
+
+cases![
+    each_subscribed_queue_gets_one_copy,
+    patterns_mean_whole_segments,
+    a_subscription_stands_once,
+    a_removed_subscription_gets_no_more_copies,
+    a_subscribed_queue_that_is_missing_harms_no_other,
+    a_copy_is_delayed_as_a_published_message,
+    a_copy_has_headers_and_key,
+    of_one_dedupe_key_each_queue_stores_one_copy,
+    a_refused_broadcast_stores_no_copy,
+    concurrent_subscribers_add_each_once,
+    what_applications_say_of_types_is_told,
+    a_transaction_broadcasts_when_it_commits,
+];
+
+fn store<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Broadcasts, CaseError> {
+    let skipped = || CaseError::Skipped("the engine does not broadcast".to_owned());
+    stage.engine.broadcasts().ok_or_else(skipped)
+}
+
+fn second<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Broadcasts, CaseError> {
+    let failed = || CaseError::Failed("the second client does not broadcast".to_owned());
+    stage.second.broadcasts().ok_or_else(failed)
+}
+
+/// The case's own type of event.
+fn named(stage: &Stage<'_>, rest: &str) -> String {
+    format!("{}.{rest}", stage.queue)
+}
+
+fn event(stage: &Stage<'_>, rest: &str, n: i64) -> BroadcastMessage {
+    BroadcastMessage {
+        event_type: named(stage, rest),
+        body: stage.message(n).body,
+        headers: Headers::new(),
+        due: Due::Now,
+        dedupe: None,
+    }
+}
+
+async fn subscribe(
+    stage: &Stage<'_>,
+    app: &str,
+    queue: &QueueName,
+    patterns: &[&str],
+) -> Result<u64, CaseError> {
+    let patterns = patterns.iter().map(|pattern| Pattern::new(&named(stage, pattern)));
+    let patterns = patterns.collect::<Result<Vec<_>, _>>()?;
+    Ok(store(stage)?.subscribe(app, queue, &patterns).await?)
+}
+
+/// Broadcasts; the queues that stored a copy.
+async fn stored(stage: &Stage<'_>, message: BroadcastMessage) -> Result<Vec<QueueName>, CaseError> {
+    let mut queues = Vec::new();
+    for (queue, outcome) in store(stage)?.broadcast(message).await? {
+        match outcome {
+            PublishOutcome::Stored(_) => queues.push(queue),
+            other => {
+                return Err(CaseError::Failed(format!("the copy for `{queue}` is {other:?}")));
+            }
+        }
+    }
+    Ok(queues)
+}
+
+async fn each_subscribed_queue_gets_one_copy(stage: &Stage<'_>) -> CaseResult {
+    check_eq!(stored(stage, event(stage, "paid", 1)).await?.len(), 0, "copies for nobody");
+    let (queue, other) = (&stage.queue, &stage.other);
+    subscribe(stage, "shop", queue, &["paid", "*", "#"]).await?;
+    subscribe(stage, "mail", queue, &["paid"]).await?;
+    subscribe(stage, "mail", other, &["paid", "sent"]).await?;
+    check_eq!(
+        stored(stage, event(stage, "paid", 2)).await?,
+        [queue.clone(), other.clone()],
+        "queues"
+    );
+    check_eq!(
+        stored(stage, event(stage, "sent", 3)).await?,
+        [queue.clone(), other.clone()],
+        "queues"
+    );
+    check_eq!(stored(stage, event(stage, "lost", 4)).await?, std::slice::from_ref(queue), "queues");
+    let mut read = numbers(&stage.lease(10, HOLD).await?);
+    read.sort_unstable();
+    check_eq!(read, [2, 3, 4], "copies in the first queue");
+    let mut arrived = stage.arrived().await?;
+    arrived.sort_unstable();
+    check_eq!(arrived, [2, 3], "copies in the second queue");
+    Ok(())
+}
+
+async fn patterns_mean_whole_segments(stage: &Stage<'_>) -> CaseResult {
+    let patterns = [
+        "a", "a.b", "*", "a.*", "*.b", "*.*", "#", "a.#", "#.b", "a.#.b", "#.a.#", "*.#", "#.*.b",
+        "a+", "(a)", "[a]", "a|b", "^a$", "a\\b", "ä", "A", "a b", "",
+    ];
+    let types = [
+        "a", "b", "ab", "a.b", "a.c", "a.b.b", "a.c.b", "c.b", "x.a.y", "aa", "a.", ".b", "a+",
+        "(a)", "[a]", "a|b", "^a$", "a\\b", "ä", "A", "a b", "*", "",
+    ];
+    for pattern in patterns {
+        subscribe(stage, "shop", &stage.queue, &[pattern]).await?;
+        let whole = Pattern::new(&named(stage, pattern))?;
+        for name in types {
+            let queues = stored(stage, event(stage, name, 1)).await?;
+            let expected = whole.matches(&named(stage, name));
+            check_eq!(!queues.is_empty(), expected, "whether `{pattern}` means `{name}`");
+        }
+        let removed = store(stage)?.unsubscribe("shop", &[(stage.queue.clone(), whole)]).await?;
+        check_eq!(removed, 1, "subscriptions removed");
+    }
+    Ok(())
+}
+
+async fn a_subscription_stands_once(stage: &Stage<'_>) -> CaseResult {
+    let queue = &stage.queue;
+    check_eq!(subscribe(stage, "shop", queue, &["a", "b.#"]).await?, 2, "new subscriptions");
+    check_eq!(subscribe(stage, "shop", queue, &["b.#", "a", "c"]).await?, 1, "new subscriptions");
+    check_eq!(subscribe(stage, "mail", queue, &["a"]).await?, 1, "new subscriptions");
+    check_eq!(subscribe(stage, "mail", &stage.missing, &["a"]).await?, 1, "new subscriptions");
+    let listed = second(stage)?.subscriptions().await?;
+    let ours = listed.iter().filter(|one| [queue, &stage.missing].contains(&&one.queue));
+    let ours: Vec<_> =
+        ours.map(|one| (one.app.as_str(), one.pattern.as_str(), one.queue_exists)).collect();
+    let name = |rest: &str| named(stage, rest);
+    let (a, b, c) = (name("a"), name("b.#"), name("c"));
+    let expected = [
+        ("mail", &*a, true),
+        ("shop", &*a, true),
+        ("shop", &*b, true),
+        ("shop", &*c, true),
+        ("mail", &*a, false),
+    ];
+    check_eq!(ours, expected, "subscriptions");
+    Ok(())
+}
+
+async fn a_removed_subscription_gets_no_more_copies(stage: &Stage<'_>) -> CaseResult {
+    let (queue, other) = (stage.queue.clone(), stage.other.clone());
+    subscribe(stage, "shop", &queue, &["a"]).await?;
+    subscribe(stage, "mail", &queue, &["a"]).await?;
+    subscribe(stage, "mail", &other, &["a"]).await?;
+    let a = Pattern::new(&named(stage, "a"))?;
+    let both = [(queue.clone(), a.clone()), (other, a.clone())];
+    check_eq!(second(stage)?.unsubscribe("mail", &both).await?, 2, "subscriptions removed");
+    check_eq!(second(stage)?.unsubscribe("mail", &both).await?, 0, "subscriptions removed again");
+    check_eq!(stored(stage, event(stage, "a", 1)).await?, std::slice::from_ref(&queue), "queues");
+    check_eq!(second(stage)?.unsubscribe("shop", &both).await?, 1, "subscriptions removed");
+    check_eq!(stored(stage, event(stage, "a", 2)).await?.len(), 0, "queues");
+    Ok(())
+}
+
+async fn a_subscribed_queue_that_is_missing_harms_no_other(stage: &Stage<'_>) -> CaseResult {
+    for queue in [&stage.queue, &stage.missing, &stage.other] {
+        subscribe(stage, "shop", queue, &["a"]).await?;
+    }
+    let copies = store(stage)?.broadcast(event(stage, "a", 1)).await?;
+    for (queue, outcome) in &copies {
+        let told = match outcome {
+            PublishOutcome::Failed(error) => {
+                *queue == stage.missing && error.kind() == ErrorKind::QueueMissing
+            }
+            PublishOutcome::Stored(_) => *queue != stage.missing,
+            PublishOutcome::Duplicate(_) => false,
+        };
+        check!(told, "the copy for `{queue}` is {outcome:?}");
+    }
+    check_eq!(copies.len(), 3, "copies");
+    check_eq!(stage.arrived().await?, [1], "copies in the second queue");
+    Ok(())
+}
+
+async fn a_copy_is_delayed_as_a_published_message(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("delayed", |c| c.delayed)?;
+    subscribe(stage, "shop", &stage.queue, &["#"]).await?;
+    let pause = Duration::from_millis(500);
+    let after = BroadcastMessage { due: Due::After(pause), ..event(stage, "a", 1) };
+    let far = BroadcastMessage { due: Due::After(HOLD), ..event(stage, "a", 2) };
+    stored(stage, after).await?;
+    stored(stage, far).await?;
+    check_eq!(stage.stats().await?.scheduled, 2, "scheduled copies");
+    stage.nothing_readable().await?;
+    stage.pass(pause).await;
+    check_eq!(number_in(&stage.take(HOLD).await?.body), 1, "the copy that fell due");
+    Ok(())
+}
+
+async fn a_copy_has_headers_and_key(stage: &Stage<'_>) -> CaseResult {
+    subscribe(stage, "shop", &stage.queue, &["#"]).await?;
+    let mut headers = Headers::new();
+    headers.insert("priority", 7);
+    if stage.engine.capabilities().keys {
+        headers.insert(KEY, "order-7");
+    }
+    for n in [1, 2] {
+        let headers = headers.clone();
+        stored(stage, BroadcastMessage { headers, ..event(stage, "a", n) }).await?;
+    }
+    let first = stage.lease(1, HOLD).await?;
+    check_eq!(first.len(), 1, "copies");
+    check_eq!(first[0].headers, headers, "headers");
+    if stage.engine.capabilities().keys {
+        check_eq!(number_in(&first[0].body), 1, "the first of the key");
+        check_eq!(stage.lease_second(10, HOLD).await?.len(), 0, "copies while their key is held");
+    }
+    Ok(())
+}
+
+async fn of_one_dedupe_key_each_queue_stores_one_copy(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("dedupe", |c| c.dedupe)?;
+    subscribe(stage, "shop", &stage.queue, &["a"]).await?;
+    let keyed = |n: i64| -> Result<_, CaseError> {
+        let dedupe = Some(Dedupe::new("order-7", HOLD, format!("event-{n}"))?);
+        Ok(BroadcastMessage { dedupe, ..event(stage, "a", n) })
+    };
+    check_eq!(stored(stage, keyed(1)?).await?.len(), 1, "copies");
+    // It was not subscribed then, so it has none yet.
+    subscribe(stage, "mail", &stage.other, &["a"]).await?;
+    for (_, outcome) in store(stage)?.broadcast(keyed(2)?).await?.iter().take(1) {
+        let PublishOutcome::Duplicate(original) = outcome else {
+            return Err(CaseError::Failed(format!("the second copy is {outcome:?}")));
+        };
+        let first = original.as_ref().is_none_or(|original| original.event_id == "event-1");
+        check!(first, "the first copy is not {original:?}");
+    }
+    // A published message takes the same key.
+    let message = keyed(3)?.copy(&stage.queue);
+    let outcomes = stage.outcomes(vec![message]).await?;
+    check!(matches!(outcomes[..], [PublishOutcome::Duplicate(_)]), "publishing gave {outcomes:?}");
+    check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "copies in the first queue");
+    check_eq!(stage.arrived().await?, [2], "copies in the second queue");
+    Ok(())
+}
+
+async fn a_refused_broadcast_stores_no_copy(stage: &Stage<'_>) -> CaseResult {
+    const FEASIBLE: usize = 16 << 20;
+    subscribe(stage, "shop", &stage.queue, &["a"]).await?;
+    subscribe(stage, "shop", &stage.other, &["a"]).await?;
+    let limit = stage.engine.capabilities().max_body.filter(|limit| *limit <= FEASIBLE);
+    let large = limit.map(|limit| format!("\"{}\"", "x".repeat(limit)));
+    let bad = [Some(r#"{"cut":"#.to_owned()), Some(r#""\u0000""#.to_owned()), large];
+    for body in bad.into_iter().flatten() {
+        let message = BroadcastMessage { body, ..event(stage, "a", 1) };
+        if let Ok(copies) = store(stage)?.broadcast(message).await {
+            // The store takes any text.
+            let whole = copies.iter().all(|(_, o)| matches!(o, PublishOutcome::Stored(_)));
+            check!(whole, "a broadcast is stored in part: {copies:?}");
+            stage.engine.purge(&stage.queue).await?;
+            stage.engine.purge(&stage.other).await?;
+        }
+        stage.is_empty().await?;
+        check_eq!(stage.arrived().await?.len(), 0, "copies of what was refused");
+    }
+    stored(stage, event(stage, "a", 2)).await?;
+    check_eq!(stage.arrived().await?, [2], "copies");
+    Ok(())
+}
+
+async fn concurrent_subscribers_add_each_once(stage: &Stage<'_>) -> CaseResult {
+    let names: Vec<String> = (0..20).map(|n| named(stage, &format!("t{n}"))).collect();
+    let patterns = names.iter().map(|name| Pattern::new(name)).collect::<Result<Vec<_>, _>>()?;
+    let turned: Vec<_> = patterns.iter().rev().cloned().collect();
+    let (one, other, queue) = (store(stage)?, second(stage)?, &stage.queue);
+    let added = tokio::join!(
+        one.subscribe("shop", queue, &patterns),
+        other.subscribe("shop", queue, &turned),
+        one.subscribe("mail", queue, &turned),
+        other.subscribe("mail", queue, &patterns),
+    );
+    check_eq!(added.0? + added.1? + added.2? + added.3?, 40, "new subscriptions");
+    let listed = one.subscriptions().await?;
+    check_eq!(listed.iter().filter(|one| one.queue == *queue).count(), 40, "subscriptions");
+    Ok(())
+}
+
+async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult {
+    let party = |app: &str, role| {
+        let (event_type, app) = (named(stage, "a"), app.to_owned());
+        EventParty { event_type, role, app }
+    };
+    let shop = party("shop", EventRole::Owner);
+    let mail = party("mail", EventRole::Publisher);
+    store(stage)?.record(&[mail.clone(), shop.clone()]).await?;
+    second(stage)?.record(std::slice::from_ref(&shop)).await?;
+    check_eq!(second(stage)?.parties(&named(stage, "a")).await?, [shop, mail], "parties");
+    check_eq!(store(stage)?.parties(&named(stage, "b")).await?.len(), 0, "parties of another");
+    Ok(())
+}
+
+async fn a_transaction_broadcasts_when_it_commits(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("transactions", |c| c.transactions)?;
+    store(stage)?.ready().await?;
+    subscribe(stage, "shop", &stage.other, &["a"]).await?;
+    let last = |receipt: &Receipt| vec![Finished { receipt: receipt.clone(), mark: None }];
+    for (n, commits) in [(1, true), (2, false)] {
+        let receipt = stage.fresh(HOLD).await?.receipt;
+        let mut unit = stage.engine.begin(&stage.queue, None).await?;
+        unit.broadcast(event(stage, "a", n))?;
+        check_eq!(stage.arrived().await?.len(), 0, "copies before the commit");
+        if commits {
+            let outcome = unit.finish(last(&receipt), Vec::new()).await?;
+            check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+            check_eq!(stage.arrived().await?, [n], "copies");
+        } else {
+            unit.abandon().await;
+            check_eq!(stage.arrived().await?.len(), 0, "copies of what was abandoned");
+        }
+    }
+    let mut unit = stage.engine.begin(&stage.queue, None).await?;
+    let bad = BroadcastMessage { body: r#""\u0000""#.to_owned(), ..event(stage, "a", 3) };
+    if let Err(error) = unit.broadcast(bad) {
+        let why = error_chain(&error);
+        check_eq!(error.kind(), ErrorKind::InvalidEvent, "the refusal: {why}");
+    }
+    unit.abandon().await;
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! Storing a copy of an event in every subscribed queue: one call of a function of the schema `ezq`,
+//! so that who is subscribed is asked, and every copy stored, in one statement.
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::{BroadcastMessage, Dedupe, Original};
+use ezq_core::{MessageId, PublishOutcome, QueueName, Result};
+use sqlx::Row as _;
+use sqlx::postgres::{PgConnection, PgRow};
+
+use crate::claim::micros;
+use crate::{error, publish};
+
+const STATEMENT: &str = "SELECT queue, message_id, first_event_id
+    FROM ezq.broadcast($1, ($2::text)::jsonb, ($3::text)::jsonb, $4, $5, $6, $7, $8)";
+
+/// What became of each copy, by queue.
+pub(crate) type Copies = Vec<(QueueName, PublishOutcome)>;
+
+/// A broadcast in the database's units.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    event_type: String,
+    body: String,
+    headers: Option<String>,
+    after_us: i64,
+    at: Option<DateTime<Utc>>,
+    dedupe: Option<Dedupe>,
+    keyed: bool,
+}
+
+impl Row {
+    /// # Errors
+    /// The event cannot be stored.
+    pub(crate) fn new(message: BroadcastMessage) -> Result<Self> {
+        let headers = publish::storable(&message.body, &message.headers)?;
+        let (after_us, at) = publish::due(message.due);
+        let keyed = message.headers.key().is_some();
+        let BroadcastMessage { event_type, body, dedupe, .. } = message;
+        Ok(Self { event_type, body, headers, after_us, at, dedupe, keyed })
+    }
+
+    /// It has an ordering key.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.keyed
+    }
+
+    /// It has a dedupe key.
+    pub(crate) fn is_deduped(&self) -> bool {
+        self.dedupe.is_some()
+    }
+}
+
+/// Stores the copies. Only a queue that does not exist is [`PublishOutcome::Failed`].
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    row: &Row,
+) -> Result<Copies, sqlx::Error> {
+    let dedupe = row.dedupe.as_ref();
+    let copies = sqlx::query(STATEMENT)
+        .bind(&row.event_type)
+        .bind(&row.body)
+        .bind(&row.headers)
+        .bind(row.after_us)
+        .bind(row.at)
+        .bind(dedupe.map(Dedupe::key))
+        .bind(dedupe.map(|dedupe| micros(dedupe.window())))
+        .bind(dedupe.map(Dedupe::event_id))
+        .fetch_all(connection)
+        .await?;
+    copies.iter().map(copy).collect()
+}
+
+fn copy(row: &PgRow) -> Result<(QueueName, PublishOutcome), sqlx::Error> {
+    let queue = queue(row)?;
+    let outcome =
+        match (row.try_get::<Option<i64>, _>("message_id")?, row.try_get("first_event_id")?) {
+            (None, _) => PublishOutcome::Failed(error::queue_missing(&queue)),
+            (Some(id), None) => PublishOutcome::Stored(MessageId::Number(id)),
+            (Some(id), Some(event_id)) => {
+                let message_id = MessageId::Number(id);
+                PublishOutcome::Duplicate(Some(Original { message_id, event_id }))
+            }
+        };
+    Ok((queue, outcome))
+}
+
+/// The queue that a row names; a constraint of the table keeps it a name.
+pub(crate) fn queue(row: &PgRow) -> Result<QueueName, sqlx::Error> {
+    let name: &str = row.try_get("queue")?;
+    QueueName::new(name).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}

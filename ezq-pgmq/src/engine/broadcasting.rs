@@ -1,0 +1,272 @@
+//! Subscriptions and broadcasts, on the tables and functions of the schema `ezq`.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ezq_core::engine::{BroadcastMessage, Broadcasts, EventParty, EventRole, QueueSubscription};
+use ezq_core::{Error, ErrorKind, Pattern, PublishOutcome, QueueName, Result};
+use sqlx::Row as _;
+use sqlx::postgres::{PgConnection, PgRow};
+
+use super::{Inner, PgmqEngine};
+use crate::broadcast::{self, Copies, Row};
+use crate::link::{Planning, limit};
+use crate::pooled::Pooled;
+use crate::publish::CONFLICT_TRIES;
+use crate::{error, text};
+
+const SUBSCRIBE: &str = "
+    INSERT INTO ezq.subscriptions (app, queue, pattern)
+    SELECT $1, $2, p FROM unnest($3::text[]) p ORDER BY p COLLATE \"C\"
+    ON CONFLICT DO NOTHING";
+// In the order in which every other takes them.
+const UNSUBSCRIBE: &str = "
+    WITH goes AS MATERIALIZED (
+      SELECT s.pattern, s.queue, s.app
+      FROM ezq.subscriptions s JOIN unnest($2::text[], $3::text[]) w(queue, pattern)
+        ON s.queue = w.queue COLLATE \"C\" AND s.pattern = w.pattern COLLATE \"C\"
+      WHERE s.app = $1 ORDER BY s.pattern, s.queue FOR UPDATE OF s)
+    DELETE FROM ezq.subscriptions s USING goes g
+    WHERE (s.pattern, s.queue, s.app) = (g.pattern, g.queue, g.app)";
+const LIST: &str = "
+    SELECT app, queue, pattern, since, to_regclass('pgmq.q_' || queue) IS NOT NULL AS queue_exists
+    FROM ezq.subscriptions ORDER BY queue, pattern, app";
+const RECORD: &str = "
+    INSERT INTO ezq.event_parties (event_type, role, app)
+    SELECT t, r, a FROM unnest($1::text[], $2::text[], $3::text[]) p(t, r, a) ORDER BY 1, 2, 3
+    ON CONFLICT DO NOTHING";
+const PARTIES: &str = "
+    SELECT role, app FROM ezq.event_parties WHERE event_type = $1 ORDER BY role, app";
+
+/// One statement on the control connection, again if the schema was dropped since it was looked for.
+macro_rules! on_control {
+    ($engine:expr, |$connection:ident| $statement:expr) => {{
+        let inner = &$engine.inner;
+        let mut again = true;
+        loop {
+            inner.ready_to_broadcast().await?;
+            let mut link = inner.control.checkout().await?;
+            let patience = link.timeout();
+            let $connection = link.connection();
+            let result = limit(patience, $statement).await;
+            match link.end(result) {
+                Err(failure) if error::is_absent(&failure) && again => {
+                    again = false;
+                    inner.subscriptions.forget();
+                }
+                other => {
+                    break other.map_err(|failure| error::of(failure, inner.connector.place()));
+                }
+            }
+        }
+    }};
+}
+
+impl Inner {
+    async fn ready_to_broadcast(&self) -> Result<()> {
+        self.subscriptions.ensure(&self.control, &self.connector, self.manage_schema).await
+    }
+
+    /// Makes sure of what broadcasts need: a table for dedupe keys too, if one has a key.
+    pub(super) async fn ready_for_broadcasts(&self, rows: &[Row]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.ready_to_broadcast().await?;
+        if rows.iter().any(Row::is_deduped) {
+            self.ready_for_keys().await?;
+        }
+        Ok(())
+    }
+
+    /// What an error says of ezq's own tables is remembered by forgetting.
+    fn broadcast_failed(&self, failure: sqlx::Error) -> Error {
+        if error::is_data(&failure) {
+            let why = "Postgres does not take its body or headers as JSON";
+            return text::refused(why).with_source(failure);
+        }
+        let place = self.connector.place();
+        if error::is_absent(&failure) {
+            self.subscriptions.forget();
+            self.schema.forget();
+            let text =
+                "a subscribed queue, or the schema `ezq`, was dropped just now: broadcast again";
+            return Error::new(ErrorKind::Transient, text).with_source(failure);
+        }
+        error::of(failure, place)
+    }
+
+    async fn store_copies(&self, row: &Row) -> Result<Copies> {
+        let mut tries = 0;
+        loop {
+            self.ready_for_broadcasts(std::slice::from_ref(row)).await?;
+            let stored = limit(self.connector.patience(Planning::Free), async {
+                let mut connection = Pooled::acquire(&self.pool).await?;
+                let stored = broadcast::insert(&mut connection, row).await;
+                connection.end(stored)
+            });
+            let failure = match stored.await {
+                Ok(copies) => return Ok(copies),
+                Err(failure) => failure,
+            };
+            tries += 1;
+            let passes = error::is_conflict(&failure) || error::is_absent(&failure);
+            let error = self.broadcast_failed(failure);
+            if !passes || tries == CONFLICT_TRIES {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(5 << tries)).await;
+        }
+    }
+
+    /// Wakes whoever waits for a copy.
+    pub(super) fn announce_copies(&self, copies: &Copies) {
+        for queue in stored(copies) {
+            self.announce(queue);
+        }
+    }
+}
+
+fn stored(copies: &Copies) -> impl Iterator<Item = &QueueName> {
+    let is_new = |copy: &&(QueueName, PublishOutcome)| matches!(copy.1, PublishOutcome::Stored(_));
+    copies.iter().filter(is_new).map(|(queue, _)| queue)
+}
+
+impl PgmqEngine {
+    /// Stores a copy of an event in every subscribed queue, in the caller's transaction: all of them
+    /// become visible when it commits, and none if it does not. What became of each, by queue; who is
+    /// subscribed is asked by the statement itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] when the store cannot keep the event, and
+    /// [`ErrorKind::SchemaMissing`] without the tables of ezq's own, both found before anything is
+    /// sent; the database's errors otherwise, such as [`ErrorKind::Permission`] where the role may not
+    /// write into one of the queues. After an error of the database the transaction can only be
+    /// rolled back.
+    pub async fn broadcast_in(
+        &self,
+        connection: &mut PgConnection,
+        message: BroadcastMessage,
+    ) -> Result<Vec<(QueueName, PublishOutcome)>> {
+        let inner = &self.inner;
+        let row = Row::new(message)?;
+        inner.ready_for_broadcasts(std::slice::from_ref(&row)).await?;
+        inner.start_notifying();
+        let copies = broadcast::insert(connection, &row).await;
+        let copies = copies.map_err(|failure| inner.broadcast_failed(failure))?;
+        for queue in stored(&copies) {
+            let woken = inner.wake.announce_in(connection, queue).await;
+            woken.map_err(|failure| error::of(failure, inner.connector.place()))?;
+        }
+        Ok(copies)
+    }
+
+    /// Makes sure that a handler's broadcasts can be stored.
+    pub(crate) async fn ready_for_broadcasts(&self, rows: &[Row]) -> Result<()> {
+        self.inner.ready_for_broadcasts(rows).await
+    }
+
+    /// What a handler's transaction has broadcast is there.
+    pub(crate) fn broadcast_done(&self, copies: &Copies) {
+        self.inner.announce_copies(copies);
+        for (queue, outcome) in copies {
+            if let PublishOutcome::Failed(error) = outcome {
+                let error = ezq_core::error_chain(error);
+                tracing::warn!(%queue, error, "a subscribed queue gets no copy");
+            }
+        }
+    }
+
+    pub(crate) fn broadcast_failed(&self, failure: sqlx::Error) -> Error {
+        self.inner.broadcast_failed(failure)
+    }
+}
+
+#[async_trait]
+impl Broadcasts for PgmqEngine {
+    async fn ready(&self) -> Result<()> {
+        self.inner.ready_to_broadcast().await
+    }
+
+    async fn subscribe(&self, app: &str, queue: &QueueName, patterns: &[Pattern]) -> Result<u64> {
+        let patterns: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
+        let done = on_control!(self, |connection| {
+            let statement = sqlx::query(SUBSCRIBE).bind(app).bind(queue.as_str()).bind(&patterns);
+            statement.execute(connection)
+        })?;
+        Ok(done.rows_affected())
+    }
+
+    async fn unsubscribe(&self, app: &str, which: &[(QueueName, Pattern)]) -> Result<u64> {
+        let queues: Vec<&str> = which.iter().map(|(queue, _)| queue.as_str()).collect();
+        let patterns: Vec<&str> = which.iter().map(|(_, pattern)| pattern.as_str()).collect();
+        let done = on_control!(self, |connection| {
+            let statement = sqlx::query(UNSUBSCRIBE).bind(app).bind(&queues).bind(&patterns);
+            statement.execute(connection)
+        })?;
+        Ok(done.rows_affected())
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<QueueSubscription>> {
+        let rows = on_control!(self, |connection| sqlx::query(LIST).fetch_all(connection))?;
+        let read = rows.iter().map(subscription).collect::<Result<_, sqlx::Error>>();
+        read.map_err(|failure| error::of(failure, self.place()))
+    }
+
+    async fn broadcast(
+        &self,
+        message: BroadcastMessage,
+    ) -> Result<Vec<(QueueName, PublishOutcome)>> {
+        let inner = &self.inner;
+        let row = Row::new(message)?;
+        let copies = inner.store_copies(&row).await?;
+        inner.announce_copies(&copies);
+        if row.is_keyed() {
+            for queue in stored(&copies) {
+                inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
+            }
+        }
+        Ok(copies)
+    }
+
+    async fn record(&self, parties: &[EventParty]) -> Result<()> {
+        let types: Vec<&str> = parties.iter().map(|party| party.event_type.as_str()).collect();
+        let roles: Vec<&str> = parties.iter().map(|party| role(party.role)).collect();
+        let apps: Vec<&str> = parties.iter().map(|party| party.app.as_str()).collect();
+        on_control!(self, |connection| {
+            sqlx::query(RECORD).bind(&types).bind(&roles).bind(&apps).execute(connection)
+        })?;
+        Ok(())
+    }
+
+    async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
+        let rows = on_control!(self, |connection| {
+            sqlx::query(PARTIES).bind(event_type).fetch_all(connection)
+        })?;
+        let party = |row: &PgRow| {
+            let role = match row.try_get("role")? {
+                "owner" => EventRole::Owner,
+                _ => EventRole::Publisher,
+            };
+            Ok(EventParty { event_type: event_type.to_owned(), role, app: row.try_get("app")? })
+        };
+        let read = rows.iter().map(party).collect::<Result<_, sqlx::Error>>();
+        read.map_err(|failure| error::of(failure, self.place()))
+    }
+}
+
+fn role(role: EventRole) -> &'static str {
+    match role {
+        EventRole::Owner => "owner",
+        _ => "publisher",
+    }
+}
+
+fn subscription(row: &PgRow) -> Result<QueueSubscription, sqlx::Error> {
+    let pattern: &str = row.try_get("pattern")?;
+    let pattern = Pattern::new(pattern).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let (app, queue) = (row.try_get("app")?, broadcast::queue(row)?);
+    let mut told = QueueSubscription::new(app, &queue, &pattern, row.try_get("since")?);
+    told.queue_exists = row.try_get("queue_exists")?;
+    Ok(told)
+}

@@ -1,0 +1,225 @@
+//! Broadcasts and subscriptions in the database: rights, an absent or dropped schema, odd names.
+
+use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe};
+use ezq_core::headers::Headers;
+use ezq_core::{Due, Engine, ErrorKind, Pattern, PublishOutcome, QueueName};
+use ezq_pgmq::{PgmqConfig, PgmqEngine};
+use sqlx::{Connection as _, PgConnection};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+use crate::support::*;
+
+fn event(n: i32) -> BroadcastMessage {
+    BroadcastMessage {
+        event_type: "order.created".to_owned(),
+        body: n.to_string(),
+        headers: Headers::new(),
+        due: Due::Now,
+        dedupe: None,
+    }
+}
+
+fn keyed_event(n: i32, key: &str) -> BroadcastMessage {
+    let dedupe = Dedupe::new(key, Duration::from_secs(3600), n.to_string()).unwrap();
+    BroadcastMessage { dedupe: Some(dedupe), ..event(n) }
+}
+
+async fn subscribe(engine: &PgmqEngine, queue: &QueueName, pattern: &str) {
+    engine.ensure_queue(queue).await.unwrap();
+    engine.subscribe("shop", queue, &[Pattern::new(pattern).unwrap()]).await.unwrap();
+}
+
+async fn database() -> (String, PgConnection) {
+    let url = fresh_database().await;
+    let own = PgConnection::connect(&url).await.unwrap();
+    (url, own)
+}
+
+/// Subscriptions and broadcasts in a database, from nothing.
+pub(crate) async fn broadcasts(url: &str) {
+    let engine = engine_at(url).await;
+    let (one, two) = (unique("q"), unique("q"));
+    subscribe(&engine, &one, "order.*").await;
+    subscribe(&engine, &one, "order.created").await;
+    subscribe(&engine, &two, "#").await;
+    for (_, outcome) in engine.broadcast(event(1)).await.unwrap() {
+        stored(outcome);
+    }
+    for _ in 0..2 {
+        let copies = engine.broadcast(keyed_event(2, "a")).await.unwrap();
+        assert_eq!(copies.len(), 2);
+    }
+    for queue in [&one, &two] {
+        let mut bodies: Vec<_> = lease(&engine, queue).await.into_iter().map(|d| d.body).collect();
+        bodies.sort();
+        assert_eq!(bodies, ["1", "2"]);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_made_where_it_is_not_to_be_and_the_error_says_what_to_run() {
+    let (url, mut own) = database().await;
+    let queue = unique("q");
+    engine_at(&url).await.ensure_queue(&queue).await.unwrap();
+    let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
+    let engine = PgmqEngine::connect(config).await.unwrap();
+    let error = engine.broadcast(event(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+    let error = engine.subscriptions().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+    let mut tx = own.begin().await.unwrap();
+    let error = engine.broadcast_in(&mut tx, event(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+    // Nothing was sent: the transaction is as it was.
+    engine.publish_in(&mut tx, vec![message(&queue, "5")]).await.unwrap();
+    tx.commit().await.unwrap();
+    run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
+    subscribe(&engine, &queue, "#").await;
+    assert_eq!(engine.broadcast(event(2)).await.unwrap().len(), 1);
+    // Keys are kept in a table of another part.
+    let error = engine.broadcast(keyed_event(3, "a")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_write_into_one_of_the_queues_stores_no_copy() {
+    let (url, mut own) = database().await;
+    let admin = engine_at(&url).await;
+    let (one, two) = (unique("q"), unique("q"));
+    subscribe(&admin, &one, "#").await;
+    subscribe(&admin, &two, "#").await;
+    let role = unique("role");
+    let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&one), Some(role.as_str()));
+    run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
+    run(&mut own, &sql.replace("create extension if not exists pgmq;", "")).await;
+    let engine = engine_at(&url.replace("postgres@", &format!("{role}@"))).await;
+    let error = engine.broadcast(event(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+    assert_eq!(admin.stats(&one).await.unwrap().ready, 0);
+    // What setup prints is enough for the queues that it names.
+    engine.unsubscribe("shop", &[(two, Pattern::new("#").unwrap())]).await.unwrap();
+    assert_eq!(engine.broadcast(keyed_event(1, "a")).await.unwrap().len(), 1);
+    assert_eq!(lease_one(&engine, &one).await.body, "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_who_need_it_at_once_make_one() {
+    let (url, mut own) = database().await;
+    let queue = unique("q");
+    engine_at(&url).await.ensure_queue(&queue).await.unwrap();
+    let mut subscribers = JoinSet::new();
+    for _ in 0..10 {
+        let (engine, queue) = (engine_at(&url).await, queue.clone());
+        subscribers.spawn(async move {
+            engine.subscribe("shop", &queue, &[Pattern::new("#").unwrap()]).await.unwrap()
+        });
+    }
+    assert_eq!(subscribers.join_all().await.into_iter().sum::<u64>(), 1);
+    let versions = "SELECT array_agg(version) FROM ezq.migrations";
+    assert_eq!(scalar::<Vec<i32>>(&mut own, versions).await, [3]);
+}
+
+#[tokio::test]
+async fn a_schema_that_was_dropped_is_made_again() {
+    let (url, mut own) = database().await;
+    let engine = engine_at(&url).await;
+    let queue = unique("q");
+    subscribe(&engine, &queue, "#").await;
+    run(&mut own, "DROP SCHEMA ezq CASCADE").await;
+    // Nobody is subscribed any more.
+    assert!(engine.broadcast(event(1)).await.unwrap().is_empty());
+    run(&mut own, "DROP SCHEMA ezq CASCADE").await;
+    assert!(engine.subscriptions().await.unwrap().is_empty());
+    run(&mut own, "DROP SCHEMA ezq CASCADE").await;
+    let mut tx = own.begin().await.unwrap();
+    let error = engine.broadcast_in(&mut tx, event(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
+    tx.rollback().await.unwrap();
+    subscribe(&engine, &queue, "#").await;
+    let copies = engine.broadcast_in(&mut own, event(2)).await.unwrap();
+    assert!(matches!(copies[..], [(_, PublishOutcome::Stored(_))]));
+}
+
+#[tokio::test]
+async fn a_queue_that_was_created_with_capital_letters_gets_its_copy() {
+    let (url, mut own) = database().await;
+    let engine = engine_at(&url).await;
+    engine.ready().await.unwrap();
+    run(&mut own, "SELECT pgmq.create('MyOrders')").await;
+    subscribe(&engine, &QueueName::new("myorders").unwrap(), "order.*").await;
+    assert_eq!(engine.broadcast(event(7)).await.unwrap().len(), 1);
+    let read = "SELECT count(*) FROM pgmq.read('MyOrders', 30, 10) WHERE message = '7'";
+    assert_eq!(scalar::<i64>(&mut own, read).await, 1);
+}
+
+#[tokio::test]
+async fn another_client_subscribes_and_broadcasts_by_sql() {
+    let (url, mut own) = database().await;
+    let engine = engine_at(&url).await;
+    let queue = unique("q");
+    engine.ensure_queue(&queue).await.unwrap();
+    engine.ready().await.unwrap();
+    let insert = |queue: &str, pattern: &str| {
+        format!(
+            "INSERT INTO ezq.subscriptions (app, queue, pattern) VALUES ('py', '{queue}', '{pattern}')"
+        )
+    };
+    run(&mut own, &insert(queue.as_str(), "order.#")).await;
+    for (queue, pattern) in [("MyOrders", "a"), ("q", "a*"), ("q", ""), ("q\"; x", "a")] {
+        let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(insert(queue, pattern)));
+        refused.execute(&mut own).await.unwrap_err();
+    }
+    let sql =
+        "SELECT count(message_id) FROM ezq.broadcast('order.paid', '{\"_type\": \"OrderPaid\"}')";
+    assert_eq!(scalar::<i64>(&mut own, sql).await, 1);
+    assert!(lease_one(&engine, &queue).await.body.contains("OrderPaid"));
+}
+
+#[tokio::test]
+async fn a_subscriber_that_waits_is_woken() {
+    let (url, _) = database().await;
+    let (publisher, subscriber) = (engine_at(&url).await, engine_at(&url).await);
+    let queue = unique("q");
+    subscribe(&subscriber, &queue, "#").await;
+    let mut woken = subscriber.wakeups(&queue).await.unwrap().unwrap();
+    woken.mark_unchanged();
+    publisher.broadcast(event(1)).await.unwrap();
+    tokio::time::timeout(TTL, woken.changed()).await.unwrap().unwrap();
+    woken.mark_unchanged();
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    publisher.broadcast_in(&mut own, event(2)).await.unwrap();
+    tokio::time::timeout(TTL, woken.changed()).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn broadcasts_and_publishes_of_the_same_keys_never_deadlock() {
+    let (url, _) = database().await;
+    let engine = engine_at(&url).await;
+    let queues = [unique("q"), unique("q"), unique("q")];
+    for queue in &queues {
+        subscribe(&engine, queue, "#").await;
+    }
+    let mut publishers = JoinSet::new();
+    for turn in 0..4 {
+        let (engine, queues) = (engine.clone(), queues.clone());
+        publishers.spawn(async move {
+            for n in 0..25 {
+                let key = format!("k{n}");
+                let mut connection = engine.pool().acquire().await.unwrap();
+                let mut tx = connection.begin().await.unwrap();
+                if turn % 2 == 0 {
+                    engine.broadcast_in(&mut tx, keyed_event(n, &key)).await.unwrap();
+                } else {
+                    let all = queues.iter().rev().map(|queue| keyed(queue, "1", &key)).collect();
+                    engine.publish_in(&mut tx, all).await.unwrap();
+                }
+                tx.commit().await.unwrap();
+            }
+        });
+    }
+    publishers.join_all().await;
+    for queue in &queues {
+        assert_eq!(engine.stats(queue).await.unwrap().ready, 25);
+    }
+}
