@@ -218,7 +218,7 @@ async fn a_message_that_cannot_be_read_is_told_without_a_name() {
 async fn batches_are_told_event_by_event_also_where_a_transaction_claims_them() {
     let queue = queue();
     let handler = Handler::on_batch("batch", |batch: Batch<Numbered>, _: Tx| async move {
-        Hooked { n: batch.events().count() as i64 }
+        Hooked { n: batch.events().map(|event| event.n).sum() }
     });
     let builder = app(&queue).event_codec("test.hooked", "raw").register(handler.batch_size(20));
     let ezq = builder.connect().await.unwrap();
