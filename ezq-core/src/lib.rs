@@ -28,6 +28,7 @@ mod handler;
 pub mod headers;
 mod health;
 mod history;
+mod inline;
 mod inner;
 mod notices;
 mod outcome;
@@ -76,6 +77,7 @@ pub use handler::{
 pub use headers::Headers;
 pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::{CopyState, EventCopy, History, HistoryRequest};
+pub use inline::{InlineOutcome, InlineReport};
 pub use notices::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
 pub use pattern::{PATTERN_LIMIT, Pattern};

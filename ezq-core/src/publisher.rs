@@ -257,17 +257,22 @@ impl Publisher {
 
     pub(crate) fn prepare(&self, draft: Draft, options: &PublishOptions) -> Result<Prepared> {
         let services = &*self.services;
-        let queue = match (&options.queue, draft.queue) {
-            (Some(queue), _) => queue.clone(),
-            (None, Some(name)) => QueueName::new(name)?,
-            (None, None) => services.default_queue.clone(),
-        };
+        let queue = self.destination(&draft, options)?;
         let Written { body, headers, dedupe, event_id, event_type } =
             self.write(draft, options, Some(&queue))?;
         let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
         let prepared = Prepared { outgoing, event_id, event_type };
         services.notices.publishing(&prepared);
         Ok(prepared)
+    }
+
+    /// The queue that an event goes to.
+    pub(crate) fn destination(&self, draft: &Draft, options: &PublishOptions) -> Result<QueueName> {
+        match (&options.queue, draft.queue) {
+            (Some(queue), _) => Ok(queue.clone()),
+            (None, Some(name)) => QueueName::new(name),
+            (None, None) => Ok(self.services.default_queue.clone()),
+        }
     }
 
     /// Writes an event for a queue, or for all that are subscribed.

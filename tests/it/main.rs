@@ -15,6 +15,7 @@ mod health;
 mod history;
 mod hooks;
 mod inbox;
+mod inline;
 mod kit;
 mod leftovers;
 mod macros;
