@@ -167,11 +167,14 @@ async fn a_confirmed_commit_wakes_consumers_that_look_seldom() {
     let consumer = ezq.consumer().spawn();
     until(async || consumer.state() == ezq::ConsumerState::Running).await;
     for n in 1..=5 {
-        // The notification that goes along with a transaction is sent before this one commits, if
-        // another was sent a moment ago.
+        // One notification goes along with a transaction, and this one is never seen. The next is
+        // sent a moment later, and so before its own transaction commits.
+        let mut tx = ezq.pool().begin().await.unwrap();
+        ezq.publish_in(&mut tx, &Numbered { n }).await.unwrap();
+        tx.rollback().await.unwrap();
         let mut tx = ezq.pool().begin().await.unwrap();
         let published = ezq.publish_in(&mut tx, &Numbered { n }).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         tx.commit().await.unwrap();
         ezq.confirm(&published);
         until(async || consumer.counts().handled == n.cast_unsigned()).await;
