@@ -279,6 +279,15 @@ impl EzqBuilder {
         self
     }
 
+    /// Routes events by a function of their type's name; see [`AppBuilder::route_events`].
+    pub fn route_events(
+        mut self,
+        route: impl Fn(&str) -> Option<QueueName> + Send + Sync + 'static,
+    ) -> Self {
+        self.app = self.app.route_events(route);
+        self
+    }
+
     /// Names the application: the `source` of what it publishes, and whose its subscriptions are.
     /// `EZQ_APP`. Defaults to the program's name.
     pub fn app(mut self, name: impl Into<String>) -> Self {

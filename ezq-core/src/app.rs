@@ -19,6 +19,7 @@ use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
+use crate::routing::Routing;
 use crate::subscriptions::Subscriptions;
 use crate::{
     Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
@@ -244,6 +245,7 @@ pub struct AppBuilder {
     pub(crate) config: Result<Config>,
     pub(crate) codecs: Codecs,
     pub(crate) hooks: Vec<Hook>,
+    pub(crate) routing: Routing,
     handlers: Vec<Handler>,
     parties: Vec<(EventRole, &'static str)>,
     discover: bool,
@@ -259,6 +261,7 @@ impl Default for AppBuilder {
             config: Config::from_env(),
             codecs: Codecs::default(),
             hooks: Vec::new(),
+            routing: Routing::default(),
             handlers: Vec::new(),
             parties: Vec::new(),
             discover: true,
@@ -426,6 +429,7 @@ impl AppBuilder {
             engines,
             source: config.app.clone(),
             default_queue: config.queue.clone(),
+            routing: self.routing.with(config.event_routes.clone()),
             codecs,
             notices: Notices::with(self.hooks)?,
             message_limit: config.message_limit,

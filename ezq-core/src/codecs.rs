@@ -152,7 +152,7 @@ impl Codecs {
         }
         let of_handlers = subscriptions.flat_map(|subscription| match subscription {
             Subscription::Types(types) => types.as_slice(),
-            Subscription::All => &[],
+            Subscription::All | Subscription::Patterns(_) => &[],
         });
         let chosen = |event: &'a EventDescriptor| Some((event.type_name, event.codec?));
         for (event, codec) in of_handlers.filter_map(chosen) {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::codec::WireFormat;
 use crate::handler::HandlerOptions;
-use crate::{Error, ErrorKind, HandlerName, QueueName, Result, Retention, RetryPolicy};
+use crate::routing;
+use crate::{Error, ErrorKind, HandlerName, Pattern, QueueName, Result, Retention, RetryPolicy};
 
 /// Every option of an application. What is not set in code comes from the environment, then from
 /// the defaults given here.
@@ -19,6 +20,10 @@ pub struct Config {
     pub app: String,
     /// The queue of events and consumers that name none. `EZQ_QUEUE`. Defaults to `ezq`.
     pub queue: QueueName,
+    /// Where events go whose publisher names no queue, by their type: the first pattern that matches
+    /// counts. [`route_events`](crate::AppBuilder::route_events) wins over it, and it wins over the
+    /// types' own queues. `EZQ_ROUTES`, as in `order.*=orders,user.#=users`. Defaults to none.
+    pub event_routes: Vec<(Pattern, QueueName)>,
     /// How many events a consumer handles at once; at least 1. It holds at most twice as many.
     /// `EZQ_CONCURRENCY`. Defaults to 4 for each core.
     pub concurrency: usize,
@@ -103,6 +108,7 @@ impl Default for Config {
         Self {
             app: program(),
             queue: QueueName::default(),
+            event_routes: Vec::new(),
             concurrency: 4 * cores,
             lease: Duration::from_secs(10),
             handler_timeout: Some(Duration::from_secs(30)),
@@ -141,13 +147,17 @@ const APP_LIMIT: usize = 255;
 
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 19] = [
+const OPTIONS: [(&str, Set); 20] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
         Ok(())
     }),
     ("EZQ_QUEUE", |config, text| {
         config.queue = QueueName::new(text).map_err(|error| error.to_string())?;
+        Ok(())
+    }),
+    ("EZQ_ROUTES", |config, text| {
+        config.event_routes = routing::read(text)?;
         Ok(())
     }),
     ("EZQ_CONCURRENCY", |config, text| whole(text, &mut config.concurrency)),

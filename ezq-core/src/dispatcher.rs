@@ -115,6 +115,7 @@ impl Dispatcher {
         let received = &work.received;
         let mut known = Progress::from_headers(&received.headers);
         let handlers = self.registry.find(&received.queue, received.envelope.event_type());
+        let handlers = &*handlers;
         if handlers.is_empty() {
             return Some(self.unknown(work));
         }

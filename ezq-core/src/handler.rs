@@ -13,7 +13,8 @@ use crate::extract::{Extract, Provided};
 use crate::outcome::HandlerOutput;
 use crate::publisher::Draft;
 use crate::{
-    Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Result, RetryPolicy,
+    Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Pattern, Result,
+    RetryPolicy,
 };
 
 /// The future of one run of a handler.
@@ -27,6 +28,8 @@ pub enum Subscription {
     Types(Vec<EventDescriptor>),
     /// Every event but control events.
     All,
+    /// Every event but control events whose type matches one of these.
+    Patterns(Vec<Pattern>),
 }
 
 impl Subscription {
@@ -121,6 +124,8 @@ pub struct Handler {
     pub(crate) order: i32,
     /// A queue of its own; its name is checked when the application is built.
     pub(crate) queue: Option<String>,
+    /// What of all events it takes; checked when the application is built.
+    pub(crate) patterns: Vec<String>,
     pub(crate) options: HandlerOptions,
 }
 
@@ -208,6 +213,7 @@ impl Handler {
             transactions: 0,
             order: 0,
             queue: None,
+            patterns: Vec::new(),
             options: HandlerOptions::default(),
         }
     }
@@ -248,7 +254,7 @@ impl Handler {
     pub(crate) fn takes_control(&self) -> bool {
         match &self.subscription {
             Subscription::Types(types) => types.iter().any(|event| is_control(event.type_name)),
-            Subscription::All => false,
+            Subscription::All | Subscription::Patterns(_) => false,
         }
     }
 
@@ -285,6 +291,14 @@ impl Handler {
     #[must_use]
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
+        self
+    }
+
+    /// Lets a handler of [`AnyEvent`] take only those types that match this
+    /// [`Pattern`], or another one given so. Checked when the application is built.
+    #[must_use]
+    pub fn pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.patterns.push(pattern.into());
         self
     }
 

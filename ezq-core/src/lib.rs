@@ -42,6 +42,7 @@ mod raw_json;
 mod registry;
 mod retention;
 mod retry;
+mod routing;
 mod settlement;
 mod slots;
 mod subscriptions;

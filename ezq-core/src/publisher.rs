@@ -14,6 +14,7 @@ use crate::extract::States;
 use crate::headers::{self, Headers};
 use crate::notices::Notices;
 use crate::publish::{Publish, PublishAll, PublishOptions};
+use crate::routing::Routing;
 use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Event, QueueName, Result};
 
@@ -24,6 +25,7 @@ pub(crate) struct Services {
     pub(crate) engines: Engines,
     pub(crate) source: String,
     pub(crate) default_queue: QueueName,
+    pub(crate) routing: Routing,
     pub(crate) codecs: Codecs,
     pub(crate) notices: Notices,
     pub(crate) message_limit: usize,
@@ -53,6 +55,15 @@ impl Draft {
         })?;
         let content = Content::Event { event_type: E::TYPE, version: E::VERSION, data };
         Ok(Self { content, queue: E::QUEUE, key: event.key(), codec: E::CODEC })
+    }
+}
+
+impl Draft {
+    fn event_type(&self) -> &str {
+        match &self.content {
+            Content::Event { event_type, .. } => event_type,
+            Content::Envelope(envelope) => envelope.event_type(),
+        }
     }
 }
 
@@ -193,7 +204,8 @@ impl Publisher {
         Ok(ids.into_iter().map(stored).collect())
     }
 
-    /// Publishes an event: to its type's queue, or the application's.
+    /// Publishes an event: to where its type is [routed](crate::AppBuilder::route_events), else to its
+    /// type's own queue, else to the application's.
     ///
     /// Await it at once, or say more first:
     ///
@@ -268,10 +280,15 @@ impl Publisher {
 
     /// The queue that an event goes to.
     pub(crate) fn destination(&self, draft: &Draft, options: &PublishOptions) -> Result<QueueName> {
-        match (&options.queue, draft.queue) {
-            (Some(queue), _) => Ok(queue.clone()),
+        let services = &*self.services;
+        let routed = match &options.queue {
+            Some(queue) => Some(queue.clone()),
+            None => services.routing.queue(draft.event_type())?,
+        };
+        match (routed, draft.queue) {
+            (Some(queue), _) => Ok(queue),
             (None, Some(name)) => QueueName::new(name),
-            (None, None) => Ok(self.services.default_queue.clone()),
+            (None, None) => Ok(services.default_queue.clone()),
         }
     }
 

@@ -1,11 +1,12 @@
 //! Which handlers take which event type; checked once, at start.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::event::is_control;
 use crate::handler::{Handler, Invoke, Subscription};
-use crate::{Error, ErrorKind, EventDescriptor, HandlerName, QueueName, Result};
+use crate::{Error, ErrorKind, EventDescriptor, HandlerName, Pattern, QueueName, Result};
 
 /// The handlers of an application.
 #[derive(Debug, Default)]
@@ -22,12 +23,14 @@ pub(crate) struct Registry {
 struct Table {
     handlers: Vec<Arc<Handler>>,
     by_type: HashMap<&'static str, Vec<Arc<Handler>>>,
-    catch_all: Vec<Arc<Handler>>,
+    /// Those that take whatever matches, or everything.
+    wide: Vec<Arc<Handler>>,
 }
 
 impl Registry {
     /// Sorts handlers by the types they take, in their stated order.
     pub(crate) fn new(mut handlers: Vec<Handler>) -> Result<Self> {
+        handlers.iter_mut().try_for_each(narrow)?;
         handlers.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
         valid_handlers(&handlers)?;
         unique_events(&handlers)?;
@@ -49,13 +52,16 @@ impl Registry {
 
     /// The handlers of a type in a queue, sorted by order, then name. Catch-alls do not see control
     /// events.
-    pub(crate) fn find(&self, queue: &QueueName, type_name: &str) -> &[Arc<Handler>] {
+    pub(crate) fn find(&self, queue: &QueueName, type_name: &str) -> Cow<'_, [Arc<Handler>]> {
         let table = self.table(queue);
-        match table.by_type.get(type_name) {
-            Some(handlers) => handlers,
-            None if is_control(type_name) => &[],
-            None => &table.catch_all,
+        if let Some(handlers) = table.by_type.get(type_name) {
+            return Cow::Borrowed(handlers);
         }
+        let takes = |handler: &&Arc<Handler>| takes(handler, type_name);
+        if table.wide.iter().all(|handler| takes(&handler)) {
+            return Cow::Borrowed(&table.wide);
+        }
+        Cow::Owned(table.wide.iter().filter(takes).cloned().collect())
     }
 
     /// Every handler of a queue.
@@ -74,16 +80,13 @@ impl Registry {
 
 impl Table {
     fn sort(&mut self) {
-        let is_catch_all =
-            |handler: &&Arc<Handler>| matches!(handler.subscription, Subscription::All);
-        self.catch_all = self.handlers.iter().filter(is_catch_all).cloned().collect();
+        let is_wide =
+            |handler: &&Arc<Handler>| !matches!(handler.subscription, Subscription::Types(_));
+        self.wide = self.handlers.iter().filter(is_wide).cloned().collect();
         let events = self.handlers.iter().flat_map(|handler| types(handler)).copied();
         for name in events.flat_map(names).collect::<Vec<&'static str>>() {
-            let takes = |handler: &&Arc<Handler>| match &handler.subscription {
-                Subscription::Types(types) => types.iter().any(|event| event.matches(name)),
-                Subscription::All => !is_control(name),
-            };
-            let takers = self.handlers.iter().filter(takes).cloned().collect();
+            let takers = self.handlers.iter().filter(|handler| takes(handler, name));
+            let takers = takers.cloned().collect();
             self.by_type.insert(name, takers);
         }
     }
@@ -92,8 +95,37 @@ impl Table {
 fn types(handler: &Handler) -> &[EventDescriptor] {
     match &handler.subscription {
         Subscription::Types(types) => types,
-        Subscription::All => &[],
+        Subscription::All | Subscription::Patterns(_) => &[],
     }
+}
+
+/// Whether a handler takes events of a type. Only those that name control events see them.
+fn takes(handler: &Handler, name: &str) -> bool {
+    match &handler.subscription {
+        Subscription::Types(types) => types.iter().any(|event| event.matches(name)),
+        Subscription::All => !is_control(name),
+        Subscription::Patterns(patterns) => {
+            !is_control(name) && patterns.iter().any(|pattern| pattern.matches(name))
+        }
+    }
+}
+
+/// Reads the patterns of a handler.
+fn narrow(handler: &mut Handler) -> Result<()> {
+    if handler.patterns.is_empty() {
+        return Ok(());
+    }
+    if matches!(handler.subscription, Subscription::Types(_)) {
+        let text = format!(
+            "the handler `{}` has a pattern and takes events of its own types: only one of \
+             `AnyEvent` takes what a pattern means",
+            handler.name
+        );
+        return Err(Error::new(ErrorKind::Configuration, text));
+    }
+    let patterns = handler.patterns.iter().map(|pattern| Pattern::new(pattern));
+    handler.subscription = Subscription::Patterns(patterns.collect::<Result<_>>()?);
+    Ok(())
 }
 
 fn names(event: EventDescriptor) -> impl Iterator<Item = &'static str> {

@@ -173,7 +173,7 @@ impl std::fmt::Debug for Subscriptions<'_> {
 
 impl Inner {
     /// What the handlers of a queue ask for: the types they take, under every name. A catch-all
-    /// takes all; control events are published to the queue itself.
+    /// takes what its patterns mean, or all; control events are published to the queue itself.
     pub(crate) fn patterns(&self, queue: &QueueName) -> Result<BTreeSet<Pattern>> {
         let mut patterns = BTreeSet::new();
         for handler in self.dispatcher.registry.of(queue) {
@@ -199,6 +199,7 @@ impl Inner {
 fn patterns_of(handler: &Handler) -> Result<Vec<Pattern>> {
     match &handler.subscription {
         Subscription::All => Ok(vec![Pattern::new("#")?]),
+        Subscription::Patterns(patterns) => Ok(patterns.clone()),
         Subscription::Types(types) => {
             let names = types.iter().flat_map(|event| {
                 std::iter::once(event.type_name).chain(event.aliases.iter().copied())

@@ -65,6 +65,7 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// | `name = "receipts"` | The handler's durable name. Progress is kept under it, so a pinned name survives a rename or a move of the function. | `module::path::function` |
 /// | `order = 1` | Its place among the handlers of one event, lowest first. | concurrent |
 /// | `queue = "mail"` | A queue of its own: it takes events from there and from nowhere else, and only handlers of that queue do. A consumer of the queue runs it. | any queue that no handler has for itself |
+/// | `pattern = "order.*"` | For a handler of `AnyEvent`: it takes only types that match; may be given again. `*` is one segment between dots, `#` any number of them. | every type |
 /// | `batch(size = 100, wait = "20ms")` | For a handler of `Batch<E>`: how many events there are in a batch at most, and how long one that is not full waits for more. | 100 and `"20ms"` |
 /// | `concurrency = 4` | How many runs of it there may be at once in the application; at least 1. | no limit |
 /// | `timeout = "1m"` | How long one attempt may take; `"none"` is without limit. | the consumer's |

@@ -25,6 +25,9 @@ fn every_option_of_the_environment_takes_effect() {
     let mut expected = Config::default();
     expected.app = "shop".into();
     expected.queue = ezq::QueueName::new("orders").unwrap();
+    let orders = (ezq::Pattern::new("order.*").unwrap(), ezq::QueueName::new("o").unwrap());
+    let rest = (ezq::Pattern::new("#").unwrap(), ezq::QueueName::new("rest").unwrap());
+    expected.event_routes = vec![orders, rest];
     expected.concurrency = 3;
     expected.lease = secs(2);
     expected.handler_timeout = None;
@@ -45,6 +48,7 @@ fn every_option_of_the_environment_takes_effect() {
     let given = from(&[
         ("EZQ_APP", "shop"),
         ("EZQ_QUEUE", "orders"),
+        ("EZQ_ROUTES", "order.*=o, #=rest,"),
         ("EZQ_CONCURRENCY", "3"),
         ("EZQ_LEASE", "2s"),
         ("EZQ_HANDLER_TIMEOUT", "none"),
@@ -86,6 +90,9 @@ fn an_unknown_option_is_refused_and_the_known_ones_are_named() {
 fn a_wrong_value_is_refused_with_its_name_and_what_to_write() {
     let wrong = [
         ("EZQ_QUEUE", "Orders!"),
+        ("EZQ_ROUTES", "order.*"),
+        ("EZQ_ROUTES", "order*=o"),
+        ("EZQ_ROUTES", "order.*=O"),
         ("EZQ_CONCURRENCY", "many"),
         ("EZQ_CONCURRENCY", "-1"),
         ("EZQ_LEASE", "10"),

@@ -25,6 +25,7 @@ mod partitions;
 mod processes;
 mod proxy;
 mod publishing;
+mod routing;
 mod several_engines;
 mod stopping;
 mod stress;

@@ -1,5 +1,6 @@
 //! The cases, one file each.
 
+mod broadcast;
 mod consume;
 mod consume_archive;
 mod consume_batch_tx;
@@ -21,6 +22,9 @@ use crate::outcome::{Outcome, Target};
 pub(crate) const ALL: &[Case] = &[
     publish_batch::CASE,
     publish_concurrent::CASE,
+    broadcast::ONE,
+    broadcast::THREE,
+    broadcast::TEN,
     consume::CASE,
     consume_archive::CASE,
     consume_batch_tx::CASE,

@@ -209,7 +209,8 @@ fn settings(options: &Options, private: &TokenStream) -> TokenStream {
         quote!(.batch_wait(#wait))
     });
     let queue = options.queue.as_ref().map(|queue| quote!(.queue(#queue)));
-    quote!(#order #queue #timeout #concurrency #max_attempts #backoff #batch_size #batch_wait)
+    let patterns = options.patterns.iter().map(|pattern| quote!(.pattern(#pattern)));
+    quote!(#order #queue #(#patterns)* #timeout #concurrency #max_attempts #backoff #batch_size #batch_wait)
 }
 
 fn duration(length: Duration) -> TokenStream {

@@ -15,6 +15,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::once("name", "name = \"accounts.open\""),
     Key::once("order", "order = 1"),
     Key::once("queue", "queue = \"mail\""),
+    Key::repeatable("pattern", "pattern = \"order.*\""),
     Key::once("timeout", "timeout = \"30s\""),
     Key::once("retry", "retry(max_attempts = 5, backoff = \"exponential\")"),
     Key::once("concurrency", "concurrency = 4"),
@@ -60,6 +61,7 @@ pub(super) struct Options {
     pub(super) name: Option<LitStr>,
     pub(super) order: Option<i32>,
     pub(super) queue: Option<LitStr>,
+    pub(super) patterns: Vec<LitStr>,
     pub(super) timeout: Option<Timeout>,
     pub(super) concurrency: Option<u32>,
     pub(super) max_attempts: Option<u32>,
@@ -75,6 +77,7 @@ pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
         name: entries.find("name").and_then(|entry| errors.take(entry.text())),
         order: entries.find("order").and_then(|entry| errors.take(entry.signed())),
         queue: entries.find("queue").and_then(|entry| errors.take(queue_name(entry))),
+        patterns: entries.all("pattern").filter_map(|entry| errors.take(pattern(entry))).collect(),
         concurrency: entries.find("concurrency").and_then(|entry| errors.take(entry.positive())),
         timeout: entries.find("timeout").and_then(|entry| errors.take(timeout(entry))),
         ..Options::default()
@@ -86,6 +89,20 @@ pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
         batch(entry, &mut options, errors);
     }
     options
+}
+
+/// What `Pattern::new` of the library takes.
+fn pattern(entry: &Entry) -> Result<LitStr> {
+    let literal: LitStr = entry.parse()?;
+    let text = literal.value();
+    let is_mixed = |segment: &str| segment.len() > 1 && segment.contains(['*', '#']);
+    let is_whole = (1..=255).contains(&text.len()) && !text.chars().any(char::is_control);
+    if is_whole && !text.split('.').any(is_mixed) {
+        return Ok(literal);
+    }
+    let message = "not a pattern of event types: write segments between dots, where `*` is any one of \
+                   them and `#` any number, as in \"order.*\"";
+    Err(Error::new(literal.span(), message))
 }
 
 fn batch(entry: &Entry, options: &mut Options, errors: &mut Errors) {

@@ -1,0 +1,131 @@
+//! `broadcast_1`, `broadcast_3`, `broadcast_10`: what it costs to store a copy in each of so many
+//! subscribed queues.
+//!
+//! The reference stores bodies of the same shape in the same queues by one prepared statement that
+//! names them all, and asks nobody who is subscribed. Both commit once an event, one after another.
+
+use std::time::Instant;
+
+use ezq::QueueName;
+use ezq::prelude::*;
+use ezq::sqlx::{AssertSqlSafe, PgConnection, query};
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::{Case, CaseFuture, check};
+use crate::Result;
+use crate::arguments::Arguments;
+use crate::bodies::Bodies;
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome};
+use crate::pairs::{Pairs, Run};
+use crate::queues::{Payload, create, drop_queue};
+
+pub(super) const ONE: Case = case(
+    "broadcast_1",
+    "one event at a time to 1 queue; against one insert",
+    |arguments, database| Box::pin(run(&ONE, 1, arguments, database)),
+);
+pub(super) const THREE: Case = case(
+    "broadcast_3",
+    "one event at a time to 3 queues; against one statement of 3 inserts",
+    |arguments, database| Box::pin(run(&THREE, 3, arguments, database)),
+);
+pub(super) const TEN: Case = case(
+    "broadcast_10",
+    "one event at a time to 10 queues; against one statement of 10 inserts",
+    |arguments, database| Box::pin(run(&TEN, 10, arguments, database)),
+);
+
+const EVENTS: usize = 1000;
+const APP: &str = "ezq_bench";
+
+const fn case(
+    name: &'static str,
+    about: &'static str,
+    run: for<'a> fn(&'a Arguments, &'a Database) -> CaseFuture<'a>,
+) -> Case {
+    Case { name, about, unit: "events/s", target: None, run }
+}
+
+async fn run(
+    case: &Case,
+    queues: usize,
+    arguments: &Arguments,
+    database: &Database,
+) -> Result<Vec<Outcome>> {
+    let events = arguments.events.unwrap_or(EVENTS);
+    let ezq = Ezq::builder().database_url(database.url()).without_discovered_handlers();
+    let ezq = ezq.app(APP).connect().await?;
+    let names = (0..queues).map(|n| QueueName::new(&format!("bench_broadcast_{n}")));
+    let names = names.collect::<ezq::Result<Vec<_>>>()?;
+    let subscriptions = ezq.subscriptions()?;
+    subscriptions.remove_app(APP).await?;
+    for queue in &names {
+        create(&ezq, queue.as_str()).await?;
+        subscriptions.add(queue, Payload::TYPE).await?;
+    }
+    let plain = Mutex::new(database.connect().await?);
+    let pairs = Pairs::measure(
+        case.name,
+        arguments.pairs(),
+        |_| broadcast(&ezq, &names, events),
+        |_| insert(&ezq, &plain, &names, events),
+    );
+    let pairs = pairs.await?;
+    for queue in &names {
+        drop_queue(&ezq, queue.as_str(), events).await?;
+    }
+    subscriptions.remove_app(APP).await?;
+    ezq.close().await;
+    let mut settings = database.settings().await?;
+    settings.insert("events".into(), json!(events));
+    settings.insert("queues".into(), json!(queues));
+    settings.insert("body_bytes".into(), json!(Bodies::default().next(&Payload::new(0))?.len()));
+    Ok(vec![Outcome::of(case, Figures::Pairs(pairs), settings)])
+}
+
+async fn broadcast(ezq: &Ezq, queues: &[QueueName], events: usize) -> Result<Run> {
+    empty(ezq, queues).await?;
+    let began = Instant::now();
+    for n in 0..events {
+        let sent = ezq.broadcast(&Payload::new(n)).await?;
+        check("copies", sent.copies.len() as u64, queues.len())?;
+    }
+    Ok(Run { events, took: began.elapsed() })
+}
+
+async fn insert(
+    ezq: &Ezq,
+    plain: &Mutex<PgConnection>,
+    queues: &[QueueName],
+    events: usize,
+) -> Result<Run> {
+    empty(ezq, queues).await?;
+    let copy = |queue: &QueueName| {
+        format!(
+            "{queue} as (insert into pgmq.q_{queue} (vt, message)
+             values (clock_timestamp(), ($1::text)::jsonb) returning msg_id)"
+        )
+    };
+    let copies: Vec<String> = queues.iter().map(copy).collect();
+    let ids: Vec<String> =
+        queues.iter().map(|queue| format!("select msg_id from {queue}")).collect();
+    let sql = format!("with {} {}", copies.join(", "), ids.join(" union all "));
+    let mut connection = plain.lock().await;
+    let began = Instant::now();
+    let mut bodies = Bodies::default();
+    for n in 0..events {
+        let body = bodies.next(&Payload::new(n))?;
+        let ids = query(AssertSqlSafe(sql.clone())).bind(body).fetch_all(&mut *connection).await?;
+        check("copies", ids.len() as u64, queues.len())?;
+    }
+    Ok(Run { events, took: began.elapsed() })
+}
+
+async fn empty(ezq: &Ezq, queues: &[QueueName]) -> Result<()> {
+    for queue in queues {
+        create(ezq, queue.as_str()).await?;
+    }
+    Ok(())
+}
