@@ -285,6 +285,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
         &[
             "history_tells_an_event_that_waits",
             "history_finds_an_event_in_the_flat_form",
+            "history_finds_an_event_by_its_headers_where_a_codec_wrote_it",
             "history_finds_every_copy",
         ],
     ),
