@@ -7,7 +7,7 @@ use std::time::Duration;
 use ezq_core::private::HandlerDefinition;
 use ezq_core::{
     App, AppBuilder, Broadcast, Broadcasted, Codec, Config, Engine, Error, ErrorKind, Event,
-    Handler, Notice, Prepared, Publish, Published, QueueName, Result, Retention,
+    Handler, Notice, Prepared, Publish, Published, QueueName, Result, Retention, Schedule,
 };
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
@@ -356,6 +356,13 @@ impl EzqBuilder {
         retention: Retention,
     ) -> Self {
         self.app = self.app.retention(queue, retention);
+        self
+    }
+
+    /// Publishes an event at the times of a schedule, once for each tick however many processes of
+    /// the application run; see [`AppBuilder::schedule`].
+    pub fn schedule<E: Event>(mut self, name: &str, schedule: Schedule, event: &E) -> Self {
+        self.app = self.app.schedule(name, schedule, event);
         self
     }
 

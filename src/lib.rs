@@ -84,6 +84,34 @@ pub use ezq_macros::EventSet;
 /// ```
 #[doc(inline)]
 pub use ezq_macros::on_event;
+/// Makes an async function run at the times of a schedule, once for each tick in whatever number of
+/// processes.
+///
+/// ```
+/// use ezq::prelude::*;
+/// use ezq::testing::TestApp;
+///
+/// #[on_schedule("0 9 * * MON", tz = "Europe/Paris", missed = "skip", name = "weekly")]
+/// async fn weekly_report(tick: Tick, State(recipients): State<Vec<String>>) {
+///     println!("to {recipients:?}: what happened from {:?} to {}", tick.previous, tick.due);
+/// }
+///
+/// #[on_schedule(every = "30s", name = "sweep")]
+/// async fn sweep() -> Result<(), std::io::Error> {
+///     Ok(())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> ezq::Result<()> {
+/// let app = TestApp::new(|app| {
+///     app.handler::<weekly_report>().handler::<sweep>().state(vec!["ada".to_owned()])
+/// })?;
+/// app.schedules()?.run_now("weekly").await?;
+/// assert_eq!(app.drain().await?.counts.handled, 1);
+/// # Ok(()) }
+/// ```
+#[doc(inline)]
+pub use ezq_macros::on_schedule;
 pub use ezq_pgmq as pgmq;
 pub use ezq_pgmq::Inbox;
 pub use ezq_pgmq::Tx;

@@ -3,7 +3,7 @@
 pub use crate::Ezq;
 pub use ezq_core::{
     AnyEvent, Batch, Context, End, Event, HandlerError, HandlerResultExt, Interrupt, Publisher,
-    State,
+    Schedule, State, Tick,
 };
-pub use ezq_macros::{Event, EventSet, on_event};
+pub use ezq_macros::{Event, EventSet, on_event, on_schedule};
 pub use ezq_pgmq::Tx;

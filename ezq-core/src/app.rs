@@ -7,12 +7,10 @@ use std::time::Duration;
 use crate::broadcast::Broadcast;
 use crate::codecs::Codecs;
 use crate::consumer::Consumer;
-use crate::dead_letters::DeadLetterQueue;
 use crate::dispatcher::Dispatcher;
-use crate::engine::{BlockedKey, Engine, EventRole};
+use crate::engine::{Engine, EventRole};
 use crate::engines::Engines;
 use crate::extract::States;
-use crate::history::HistoryRequest;
 use crate::inner::Inner;
 use crate::notices::{Hook, Notices};
 use crate::private::{Discovered, HandlerDefinition, inventory};
@@ -20,10 +18,10 @@ use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
 use crate::routing::Routing;
+use crate::schedule::{Plan, Plans};
 use crate::subscriptions::Subscriptions;
 use crate::{
-    Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
-    Retention,
+    Config, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, Result, Retention,
 };
 
 /// An application: publishes events and makes consumers. Cheap to clone.
@@ -106,93 +104,6 @@ impl App {
         self.publish(&End { timeout, all: true }).queue(queue).await
     }
 
-    /// Takes back a scheduled event; whether it was still there and never delivered.
-    ///
-    /// # Errors
-    /// When the engine could not be asked.
-    pub async fn cancel(&self, published: &Published) -> Result<bool> {
-        self.engine(&published.queue).cancel(&published.queue, &published.id).await
-    }
-
-    /// Moves a scheduled event; whether it was still there and never delivered.
-    ///
-    /// # Errors
-    /// When the engine could not be asked.
-    pub async fn reschedule(&self, published: &Published, due: Due) -> Result<bool> {
-        self.engine(&published.queue).reschedule(&published.queue, &published.id, due).await
-    }
-
-    /// How many messages a queue holds.
-    ///
-    /// # Errors
-    /// When the engine could not be asked.
-    pub async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
-        self.engine(queue).stats(queue).await
-    }
-
-    /// Removes every message of a queue; how many there were.
-    ///
-    /// # Errors
-    /// When the engine could not be asked.
-    pub async fn purge(&self, queue: &QueueName) -> Result<u64> {
-        self.engine(queue).purge(queue).await
-    }
-
-    /// Ordering keys that wait although events stand behind their first one: it is being handled,
-    /// waits for a retry, or is not due yet. At most `limit`, in no order. It looks at the first
-    /// message of key after key until it found so many, and counts what waits behind each.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] when the queue's engine does not order by key; else when it could
-    /// not be asked.
-    pub async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
-        self.engine(queue).blocked_keys(queue, limit).await
-    }
-
-    /// The dead letters of a queue.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] when the queue's engine keeps none that can be looked at.
-    pub fn dead_letters(&self, queue: &QueueName) -> Result<DeadLetterQueue<'_>> {
-        let engine = self.engine(queue);
-        let store = engine.dead_letters().ok_or_else(|| {
-            let name = engine.capabilities().name;
-            Error::new(ErrorKind::Unsupported, format!("the engine `{name}` lists no dead letters"))
-        })?;
-        Ok(DeadLetterQueue::new(store, queue))
-    }
-
-    /// Asks, when awaited, what is kept of an event: every copy of it in the queues, archives and
-    /// dead letters, with its handlers' attempts and newest errors. Its id is
-    /// [`Published::event_id`], and [`Context::event_id`](crate::Context::event_id) in a handler.
-    ///
-    /// Queues and dead letters are read through, archives by an index where there is one; no lock
-    /// is taken. Of what a queue deletes when it is handled nothing is kept; see
-    /// [`Retention`].
-    ///
-    /// ```
-    /// # use ezq_core::testing::TestApp;
-    /// # use ezq_core::{CopyState, Event, Handler, Retention};
-    /// # use serde::{Deserialize, Serialize};
-    /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
-    /// # impl Event for Paid { const TYPE: &'static str = "paid"; }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> ezq_core::Result<()> {
-    /// # async fn receipt(_: Paid) {}
-    /// let app = TestApp::new(|app| {
-    ///     app.register(Handler::on("receipt", receipt)).retention("ezq", Retention::ARCHIVE)
-    /// })?;
-    /// let paid = app.publish(&Paid { order: 7 }).await?;
-    /// app.drain().await?;
-    /// let history = app.history(&paid.event_id).await?;
-    /// println!("{history}");
-    /// assert!(matches!(history.copies[0].state, CopyState::Archived { .. }));
-    /// # Ok(()) }
-    /// ```
-    pub fn history(&self, event_id: impl Into<String>) -> HistoryRequest<'_> {
-        HistoryRequest::new(&self.inner.services.engines, event_id.into())
-    }
-
     /// Whether every engine answers.
     ///
     /// # Errors
@@ -250,6 +161,7 @@ pub struct AppBuilder {
     parties: Vec<(EventRole, &'static str)>,
     discover: bool,
     states: States,
+    pub(crate) schedules: Vec<Plan>,
 }
 
 /// The options of the environment, and the handlers found at link time.
@@ -266,6 +178,7 @@ impl Default for AppBuilder {
             parties: Vec::new(),
             discover: true,
             states: States::default(),
+            schedules: Vec::new(),
         }
     }
 }
@@ -400,7 +313,8 @@ impl AppBuilder {
     /// # Errors
     /// [`ErrorKind::Configuration`], [`ErrorKind::DuplicateHandler`],
     /// [`ErrorKind::DuplicateEvent`], [`ErrorKind::MissingState`], or [`ErrorKind::Unsupported`]
-    /// when a handler or a [retention](Self::retention) needs what the engine cannot do.
+    /// when a handler, a [schedule](Self::schedule) or a [retention](Self::retention) needs what the
+    /// engine cannot do; and what keeps a schedule's event from being published.
     pub fn build(mut self, engine: impl Engine) -> Result<App> {
         let config = self.config?;
         config.validate()?;
@@ -435,9 +349,12 @@ impl AppBuilder {
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,
         });
+        let of_handlers = registry.handlers().iter().filter_map(|handler| handler.plan());
+        self.schedules.extend(of_handlers);
+        let schedules = Plans::new(self.schedules, &Publisher::new(Arc::clone(&services)))?;
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
-        let parties = self.parties;
-        let inner = Inner { services, dispatcher, config, parties, consumers: Mutex::default() };
+        let (parties, consumers) = (self.parties, Mutex::default());
+        let inner = Inner { services, dispatcher, config, schedules, parties, consumers };
         inner.check()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;

@@ -14,7 +14,7 @@ use crate::event::means;
 use crate::headers::Headers;
 use crate::publisher::{Publisher, Services};
 use crate::transaction::Transaction;
-use crate::{Error, ErrorKind, Event, HandlerError, HandlerName, QueueName, Result};
+use crate::{Error, ErrorKind, Event, HandlerError, HandlerName, QueueName, Result, Tick};
 
 /// A worker's own view of its lease, on its own monotonic clock.
 #[derive(Debug)]
@@ -100,6 +100,12 @@ impl Received {
             ErrorKind::NewerVersion => HandlerError::newer_version(error),
             _ => HandlerError::undecodable(error),
         })
+    }
+
+    /// Reads a schedule's tick.
+    pub(crate) fn tick(&self) -> Result<Tick, HandlerError> {
+        let name = self.envelope.event_type();
+        self.envelope.decode_data(name).map_err(HandlerError::undecodable)
     }
 
     /// What to answer for an event that no variant takes.

@@ -77,6 +77,8 @@ pub enum ErrorKind {
     SchemaMissing,
     /// The queue does not exist.
     QueueMissing,
+    /// There is no schedule of this name, or this application does not have it in its code.
+    ScheduleMissing,
     /// The store gave up for a passing reason (a deadlock, a serialisation failure, a timeout).
     /// Retrying may help.
     Transient,

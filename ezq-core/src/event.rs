@@ -4,7 +4,7 @@ use std::any::TypeId;
 use std::fmt;
 use std::time::Duration;
 
-use crate::Envelope;
+use crate::{Envelope, Tick};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -73,6 +73,18 @@ impl EventDescriptor {
             codec: E::CODEC,
             rust_type: std::any::type_name::<E>(),
             type_id: TypeId::of::<E>(),
+        }
+    }
+
+    /// The descriptor of one schedule's ticks.
+    pub(crate) fn tick(type_name: &'static str) -> Self {
+        Self {
+            type_name,
+            version: 1,
+            aliases: &[],
+            codec: None,
+            rust_type: std::any::type_name::<Tick>(),
+            type_id: TypeId::of::<Tick>(),
         }
     }
 

@@ -12,7 +12,8 @@ use crate::{Call, Context, Error, ErrorKind, HandlerError, Publisher, Result};
     message = "`{Self}` is not an extractor",
     label = "not something a handler can ask for",
     note = "after the event a handler takes `Context`, `State<T>`, `Publisher`, `Tx` or a type of its own that \
-            implements `Extract`; for several events take an enum with `#[derive(EventSet)]`"
+            implements `Extract`; for several events take an enum with `#[derive(EventSet)]`; a function with a \
+            schedule takes its `Tick` first"
 )]
 pub trait Extract: Sized + Send + 'static {
     /// Whether it takes the handler's transaction, which is begun before the handler runs and

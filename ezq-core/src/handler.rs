@@ -12,9 +12,10 @@ use crate::event::is_control;
 use crate::extract::{Extract, Provided};
 use crate::outcome::HandlerOutput;
 use crate::publisher::Draft;
+use crate::schedule::{Plan, Template};
 use crate::{
     Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Pattern, Result,
-    RetryPolicy,
+    RetryPolicy, Schedule,
 };
 
 /// The future of one run of a handler.
@@ -127,6 +128,8 @@ pub struct Handler {
     /// What of all events it takes; checked when the application is built.
     pub(crate) patterns: Vec<String>,
     pub(crate) options: HandlerOptions,
+    /// What publishes the ticks that it takes, and the type name they have.
+    pub(crate) schedule: Option<(&'static str, Schedule)>,
 }
 
 /// What to call.
@@ -215,6 +218,7 @@ impl Handler {
             queue: None,
             patterns: Vec::new(),
             options: HandlerOptions::default(),
+            schedule: None,
         }
     }
 
@@ -248,6 +252,29 @@ impl Handler {
     #[must_use]
     pub fn on_batch<Args>(name: &str, function: impl IntoBatchHandler<Args>) -> Self {
         function.into_batch_handler(name)
+    }
+
+    /// A handler of the ticks of its own schedule, which have a type name of their own.
+    pub(crate) fn scheduled(
+        name: &str,
+        event_type: &'static str,
+        schedule: Schedule,
+        invoke: impl Fn(Call) -> HandlerFuture + Send + Sync + 'static,
+    ) -> Self {
+        let types = vec![EventDescriptor::tick(event_type)];
+        let handler = Self::new(name, Subscription::Types(types), invoke);
+        Self { schedule: Some((event_type, schedule)), ..handler }
+    }
+
+    /// Its schedule, if it has one, whose ticks go where it takes them from.
+    pub(crate) fn plan(&self) -> Option<Plan> {
+        let (event_type, schedule) = self.schedule.clone()?;
+        let schedule = match &self.queue {
+            Some(queue) => schedule.queue(queue),
+            None => schedule,
+        };
+        let template = Ok(Template::Tick(event_type));
+        Some(Plan { name: self.name.as_str().to_owned(), schedule, template })
     }
 
     /// Whether it takes `End` or `Interrupt`, alone or among others.

@@ -7,6 +7,7 @@ use crate::dispatcher::Dispatcher;
 use crate::engine::{EventRole, PublishOutcome};
 use crate::extract::Provided;
 use crate::publisher::Services;
+use crate::schedule::Plans;
 use crate::{Config, Error, Handler, QueueName, Result, Settle};
 
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub(crate) struct Inner {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) config: Arc<Config>,
     pub(crate) consumers: Mutex<Vec<Weak<Observed>>>,
+    pub(crate) schedules: Plans,
     /// What the application said of types of events.
     pub(crate) parties: Vec<(EventRole, &'static str)>,
 }

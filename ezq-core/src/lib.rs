@@ -31,6 +31,7 @@ mod history;
 mod inline;
 mod inner;
 mod notices;
+mod operating;
 mod outcome;
 mod pattern;
 #[doc(hidden)]
@@ -43,6 +44,7 @@ mod registry;
 mod retention;
 mod retry;
 mod routing;
+mod schedule;
 mod settlement;
 mod slots;
 mod subscriptions;
@@ -88,6 +90,7 @@ pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
 pub use raw_json::RawJson;
 pub use retention::Retention;
 pub use retry::{Backoff, RetryPolicy};
+pub use schedule::{Missed, Schedule, ScheduleStatus, Schedules, Tick};
 pub use settlement::{
     ERROR_TEXT_LIMIT, ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
     Reason, ReasonKind, Settle,

@@ -186,12 +186,18 @@ impl Notices {
         if events.is_empty() || !self.are_heard() {
             return;
         }
-        for Outgoing { queue, body, headers, .. } in events {
-            let (event_id, event_type) = names(body, headers);
-            let (message_id, is_duplicate) = (MessageId::Pending, false);
-            let kind = NoticeKind::Published { message_id, is_duplicate };
-            self.tell(queue, event_id.as_deref(), event_type.as_deref(), kind);
+        events.iter().for_each(|event| self.stored(event, &MessageId::Pending));
+    }
+
+    /// A message was stored, under an id.
+    pub(crate) fn stored(&self, message: &Outgoing, id: &MessageId) {
+        if !self.are_heard() {
+            return;
         }
+        let Outgoing { queue, body, headers, .. } = message;
+        let (event_id, event_type) = names(body, headers);
+        let kind = NoticeKind::Published { message_id: id.clone(), is_duplicate: false };
+        self.tell(queue, event_id.as_deref(), event_type.as_deref(), kind);
     }
 
     /// A delivery is done and acknowledged.

@@ -16,6 +16,7 @@ pub use crate::handler::{FromEvent, Handler, HandlerFuture, Subscription};
 pub use crate::outcome::{HandlerError, HandlerOutput};
 pub use crate::publisher::Draft;
 pub use crate::retry::Backoff;
+pub use crate::schedule::{Missed, Schedule, Tick};
 
 /// A handler that `#[on_event]` made from a function.
 pub trait HandlerDefinition {
@@ -34,6 +35,25 @@ inventory::collect!(Discovered);
 /// When the delivery is not such an event.
 pub fn from_event<E: FromEvent>(call: &Call) -> Result<E, HandlerError> {
     E::from_event(&call.context.received)
+}
+
+/// Reads the tick of a schedule.
+///
+/// # Errors
+/// When the delivery is no tick.
+pub fn tick(call: &Call) -> Result<Tick, HandlerError> {
+    call.context.received.tick()
+}
+
+/// A handler of the ticks of its own schedule.
+#[must_use]
+pub fn scheduled(
+    name: &str,
+    event_type: &'static str,
+    schedule: Schedule,
+    invoke: impl Fn(Call) -> HandlerFuture + Send + Sync + 'static,
+) -> Handler {
+    Handler::scheduled(name, event_type, schedule, invoke)
 }
 
 /// Which events a handler takes.

@@ -18,6 +18,8 @@ pub(crate) struct PublishOptions {
     pub(crate) queue: Option<QueueName>,
     pub(crate) due: Due,
     pub(crate) subject: Option<String>,
+    /// When it happened, in place of now.
+    pub(crate) time: Option<DateTime<Utc>>,
     pub(crate) key: Option<String>,
     pub(crate) correlation_id: Option<String>,
     pub(crate) max_attempts: Option<u32>,
@@ -167,7 +169,9 @@ impl Publish {
     /// # Errors
     /// When the event or an option is invalid.
     pub fn prepare(self) -> Result<Prepared> {
-        self.publisher.prepare(self.draft?, &self.options?)
+        let prepared = self.publisher.prepare(self.draft?, &self.options?)?;
+        self.publisher.services.notices.publishing(&prepared);
+        Ok(prepared)
     }
 
     async fn store(self) -> Result<Published> {
@@ -220,7 +224,11 @@ impl PublishAll {
     /// When an option is invalid; the inner ones when an event is.
     pub fn prepare(self) -> Result<Vec<Result<Prepared>>> {
         let options = self.options?;
-        let prepare = |draft: Result<Draft>| self.publisher.prepare(draft?, &options);
+        let prepare = |draft: Result<Draft>| {
+            let prepared = self.publisher.prepare(draft?, &options)?;
+            self.publisher.services.notices.publishing(&prepared);
+            Ok(prepared)
+        };
         Ok(self.drafts.into_iter().map(prepare).collect())
     }
 

@@ -15,6 +15,7 @@ use crate::headers::{self, Headers};
 use crate::notices::Notices;
 use crate::publish::{Publish, PublishAll, PublishOptions};
 use crate::routing::Routing;
+use crate::schedule::Tick;
 use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Event, QueueName, Result};
 
@@ -55,6 +56,16 @@ impl Draft {
         })?;
         let content = Content::Event { event_type: E::TYPE, version: E::VERSION, data };
         Ok(Self { content, queue: E::QUEUE, key: event.key(), codec: E::CODEC })
+    }
+
+    /// A schedule's tick, under the type name of the function that takes it.
+    pub(crate) fn tick(event_type: &'static str, tick: &Tick) -> Result<Self> {
+        let data = serde_json::value::to_raw_value(tick).map_err(|error| {
+            let message = format!("`{event_type}` cannot be written as JSON");
+            Error::new(ErrorKind::Encode, message).with_source(error)
+        })?;
+        let content = Content::Event { event_type, version: 1, data };
+        Ok(Self { content, queue: None, key: None, codec: None })
     }
 }
 
@@ -258,8 +269,9 @@ impl Publisher {
     /// Makes a message of a draft that a handler returned. What is published is refused by the
     /// engine itself; this goes out with a settlement, which a refusal would spoil.
     pub(crate) fn finish(&self, draft: Draft) -> Result<Outgoing> {
-        let Prepared { outgoing, event_id, event_type } =
-            self.prepare(draft, &PublishOptions::default())?;
+        let prepared = self.prepare(draft, &PublishOptions::default())?;
+        self.services.notices.publishing(&prepared);
+        let Prepared { outgoing, event_id, event_type } = prepared;
         let (queue, services) = (&outgoing.queue, &self.services);
         services.engines.of(queue).check(&outgoing).inspect_err(|error| {
             services.notices.published(queue, (&event_id, &event_type), Err(error));
@@ -268,14 +280,11 @@ impl Publisher {
     }
 
     pub(crate) fn prepare(&self, draft: Draft, options: &PublishOptions) -> Result<Prepared> {
-        let services = &*self.services;
         let queue = self.destination(&draft, options)?;
         let Written { body, headers, dedupe, event_id, event_type } =
             self.write(draft, options, Some(&queue))?;
         let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
-        let prepared = Prepared { outgoing, event_id, event_type };
-        services.notices.publishing(&prepared);
-        Ok(prepared)
+        Ok(Prepared { outgoing, event_id, event_type })
     }
 
     /// The queue that an event goes to.
@@ -330,6 +339,9 @@ impl Publisher {
         };
         if let Some(subject) = &options.subject {
             envelope.subject = Some(subject.clone());
+        }
+        if let Some(time) = options.time {
+            envelope.time = Some(time.fixed_offset());
         }
         let envelope = envelope.validated(ErrorKind::InvalidEvent)?;
         let body = services.codecs.write(&envelope, draft.codec, queue, &mut headers)?;

@@ -198,6 +198,8 @@ impl Inner {
 
 fn patterns_of(handler: &Handler) -> Result<Vec<Pattern>> {
     match &handler.subscription {
+        // Its ticks are its own.
+        _ if handler.schedule.is_some() => Ok(Vec::new()),
         Subscription::All => Ok(vec![Pattern::new("#")?]),
         Subscription::Patterns(patterns) => Ok(patterns.clone()),
         Subscription::Types(types) => {

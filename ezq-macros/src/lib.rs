@@ -1,5 +1,5 @@
-//! The macros of [ezq](https://docs.rs/ezq): [`derive@Event`], [`derive@EventSet`] and
-//! [`macro@on_event`].
+//! The macros of [ezq](https://docs.rs/ezq): [`derive@Event`], [`derive@EventSet`],
+//! [`macro@on_event`] and [`macro@on_schedule`].
 //!
 //! Use them through `ezq`, which re-exports them beside what their expansions name. They know the
 //! names in `ezq::__private` and nothing else of ezq; whether a type fits is rustc's to say, on
@@ -15,6 +15,7 @@ mod event;
 mod event_key;
 mod event_set;
 mod on_event;
+mod schedule;
 mod suggest;
 
 use proc_macro::TokenStream;
@@ -85,4 +86,29 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn on_event(arguments: TokenStream, item: TokenStream) -> TokenStream {
     on_event::expand(arguments.into(), item.into()).into()
+}
+
+/// Makes an async function run at the times of a schedule: once for each tick, however many
+/// processes have it.
+///
+/// A tick is an event in a queue, and the function is its handler: it is retried, renewed and
+/// dead-lettered as any other, and returns what a handler returns. Its parameters are extractors; the
+/// first may be the `Tick`, which says when it was due.
+///
+/// # Arguments
+///
+/// | key | meaning | default |
+/// |---|---|---|
+/// | `"0 9 * * MON"` | First and without a key: a cron expression. It is checked while compiling. | |
+/// | `every = "30s"` | In its place: an interval of at least `1s`. | |
+/// | `tz = "Europe/Paris"` | The time zone of a cron expression; checked when the application is built. | UTC |
+/// | `missed = "skip"` | What becomes of ticks that no process was there for: `"skip"` leaves them out, `"fire_once"` makes up for them with one firing. | `"fire_once"` |
+/// | `name = "reports"` | The durable name of schedule and handler. | `module::path::function` |
+/// | `queue = "reports"` | A queue of its own. | the application's |
+/// | `timeout`, `retry`, `concurrency`, `crate` | As in [`macro@on_event`]. | |
+///
+/// A duration is a whole number and a unit: `ms`, `s`, `m`, `h` or `d`.
+#[proc_macro_attribute]
+pub fn on_schedule(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    on_event::expand_scheduled(arguments.into(), item.into()).into()
 }

@@ -35,6 +35,7 @@ mod publish;
 mod queues;
 mod removal;
 mod retention;
+mod schedules;
 mod schema;
 mod settle;
 mod sql;

@@ -26,6 +26,8 @@ pub(crate) enum Part {
     Engine,
     /// There, too: subscriptions, and the functions that broadcast.
     Broadcast,
+    /// There, too: when which schedule ticks.
+    Schedules,
     /// In a database where handlers take effect.
     Inbox,
 }
@@ -84,6 +86,25 @@ create index if not exists inbox_handled_at on ezq.inbox (handled_at);
         part: Part::Broadcast,
         table: "ezq.subscriptions, ezq.event_parties",
         sql: include_str!("subscriptions.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "schedules",
+        part: Part::Schedules,
+        table: "ezq.schedules",
+        sql: "\
+create table if not exists ezq.schedules (
+  name text collate \"C\" primary key,
+  application text not null,
+  definition text collate \"C\" not null,
+  next_at timestamptz not null,
+  last_tick timestamptz,
+  fired_at timestamptz,
+  paused_at timestamptz,
+  resumed_at timestamptz,
+  seen_at timestamptz not null
+);
+",
     },
 ];
 
@@ -245,7 +266,8 @@ async fn create(connector: &Connector, part: Part) -> Result<()> {
     migrated.map_err(|failure| out_of_reach(failure, part, place))
 }
 
-fn out_of_reach(failure: sqlx::Error, part: Part, place: &Place) -> Error {
+/// The error of a statement on a part's tables, with what to run where the role lacks a right.
+pub(crate) fn out_of_reach(failure: sqlx::Error, part: Part, place: &Place) -> Error {
     match error::of(failure, place) {
         refused if refused.kind() == ErrorKind::Permission => {
             absent(part, place).with_source(refused)

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::database::{self, CEILING};
-use crate::{batches, broadcasting, inbox, leftovers, ordering, stress, trials};
+use crate::{batches, broadcasting, inbox, leftovers, ordering, schedules, stress, trials};
 
 /// What a child is; no name that begins with `EZQ_`, since those are options of ezq.
 const ROLE: &str = "CHILD_ROLE";
@@ -41,6 +41,7 @@ pub(crate) enum Role {
     Ordering(ordering::Plan),
     Server,
     Booker(inbox::Booker),
+    Timekeeper(schedules::Timekeeper),
     Member(broadcasting::Member),
 }
 
@@ -102,6 +103,7 @@ fn child_main() {
             Role::Stress(plan) => stress::work(plan).await,
             Role::Trial(plan) => trials::work(plan).await,
             Role::Importer(importer) => batches::import(importer).await,
+            Role::Timekeeper(told) => schedules::keep_time(told).await,
             Role::Booker(booker) => inbox::book(booker).await,
             Role::Member(member) => broadcasting::take_part(member, words).await,
             Role::Ordering(plan) => ordering::work(plan).await,

@@ -161,6 +161,41 @@ fn graceful_shutdown_waits_for_ctrl_c() {
     assert_in_order(&rest.join("\n"), &["job 1 is done", "stopped by a signal after"]);
 }
 
+#[test]
+fn schedule_ticks_lists_pauses_and_runs_by_hand() {
+    let out = printed(run(&mut example("schedule")));
+    assert_in_order(
+        &out,
+        &[
+            "each tick comes to one of them",
+            "the tick of ",
+            ": swept",
+            "the tick of ",
+            ": swept",
+            "the tick of ",
+            ": swept",
+            "what comes next",
+            "example.invoices ",
+            "UTC: cron 0 6 1 * * (Europe/Paris), missed: fire once, `invoices.due` to schedule_example",
+            "example.report ",
+            "(Europe/Paris), missed: skip",
+            "example.sweep ",
+            "every 1s",
+            "paused, and run by hand",
+            "the invoices of north are due",
+            "stopped by its handle after",
+            "stopped by its handle after",
+        ],
+    );
+    // At least a second from tick to tick, and no tick twice.
+    let ticks: Vec<&str> = out
+        .lines()
+        .filter(|line| line.contains("the tick of"))
+        .filter_map(|l| l.get(..24))
+        .collect();
+    assert!(ticks.windows(2).all(|pair| pair[0] != pair[1]), "{out}");
+}
+
 /// A folder that is removed with the value.
 struct Folder(PathBuf);
 

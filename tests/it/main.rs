@@ -26,6 +26,7 @@ mod processes;
 mod proxy;
 mod publishing;
 mod routing;
+mod schedules;
 mod several_engines;
 mod stopping;
 mod stress;

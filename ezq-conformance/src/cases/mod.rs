@@ -23,6 +23,7 @@ mod publishing;
 mod queues;
 mod schedule;
 mod settling;
+mod ticks;
 mod transactions;
 
 use crate::Case;
@@ -45,6 +46,7 @@ pub fn cases() -> Vec<Case> {
         broadcast::CASES,
         poison::CASES,
         schedule::CASES,
+        ticks::CASES,
         queues::CASES,
         transactions::CASES,
     ];

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{
-    Broadcasts, DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original,
+    Broadcasts, DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original, ScheduleStore,
 };
 use ezq_core::headers::{Headers, KEY};
 use ezq_core::{
@@ -85,6 +85,12 @@ pub(crate) enum Fault {
     AnyOfAKeyLetsGo,
     KeepsDeadLetters,
     BlocksNothing,
+    FiresWhatever,
+    FiresNothing,
+    MovesOnBeforeFiring,
+    ChangesWhatever,
+    PausesNothing,
+    RemovesNoSchedule,
     AddsAgain,
     KeepsSubscriptions,
     MeansPrefixes,
@@ -467,6 +473,10 @@ impl Engine for Broken {
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
+    fn schedules(&self) -> Option<&dyn ScheduleStore> {
         Some(self)
     }
 

@@ -6,6 +6,7 @@
 mod broadcasts;
 mod engine;
 mod model;
+mod schedules;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -268,6 +269,22 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     (Fault::AnyOfAKeyLetsGo, &["a_key_waits_for_every_message_of_it_that_is_leased"]),
     (Fault::AcksNothing, &["what_one_call_hands_out_of_a_key_follows_each_other"]),
     (Fault::KeepsDeadLetters, &["a_dead_letter_lets_go_of_its_key"]),
+    (
+        Fault::FiresWhatever,
+        &[
+            "a_tick_fires_once_when_its_time_has_come",
+            "concurrent_processes_fire_a_tick_once",
+            "a_tick_that_is_left_out_moves_the_schedule_on",
+            "a_paused_schedule_does_not_tick",
+            "a_schedule_is_changed_only_by_who_knows_its_definition",
+            "a_process_that_has_the_definition_is_seen",
+        ],
+    ),
+    (Fault::FiresNothing, &["a_schedule_fires_by_hand_and_stays_as_it_is"]),
+    (Fault::MovesOnBeforeFiring, &["a_tick_whose_queue_is_missing_stays"]),
+    (Fault::ChangesWhatever, &["a_schedule_is_changed_only_by_who_knows_its_definition"]),
+    (Fault::PausesNothing, &["a_paused_schedule_does_not_tick"]),
+    (Fault::RemovesNoSchedule, &["a_removed_schedule_does_not_fire"]),
     (Fault::BlocksNothing, &["blocked_keys_are_listed"]),
     (Fault::DiscardsNothing, &["a_discarded_dead_letter_is_gone_for_good"]),
     (

@@ -145,6 +145,9 @@ pub(super) async fn run(
         settings.lease,
         move |receipt| in_flight.contains(receipt),
     ));
+    if !settings.until_idle && !app.schedules.planned.is_empty() {
+        background.spawn(Arc::clone(&app).keep_schedules());
+    }
     let pace = Pace::of(&app.config, wakeups.is_some());
     info!(
         queue = %settings.queue,
@@ -183,7 +186,7 @@ pub(super) async fn run(
         () = run.drive(stops, signals.as_mut()) => {}
         // Neither ends before the consumer, unless the engine panicked.
         _ = &mut settling => return Err(broken("settling")),
-        _ = background.join_next() => return Err(broken("renewing")),
+        _ = background.join_next() => return Err(broken("renewing leases or keeping the time")),
     }
     run.settle_control().await;
     let (queue, reason) = (run.settings.queue.clone(), run.reason);
@@ -205,9 +208,12 @@ fn broken(what: &str) -> Error {
     Error::new(ErrorKind::Engine, text)
 }
 
-/// Makes sure of the queue and of its subscriptions.
+/// Makes sure of the queue, of a place for schedules and of subscriptions.
 async fn set_up(app: &Inner, settings: &Settings) -> Result<()> {
     settings.engine.ensure_queue(&settings.queue).await?;
+    if !settings.until_idle {
+        app.ready_to_schedule().await?;
+    }
     let Some(patterns) = &settings.subscribe else { return Ok(()) };
     let store = app.services.engines.broadcasts()?;
     let added = store.subscribe(&app.config.app, &settings.queue, patterns).await?;

@@ -23,6 +23,9 @@ pub struct Capabilities {
     /// [`Engine::set_retention`](crate::engine::Engine::set_retention) can have acknowledged
     /// messages archived.
     pub archive: bool,
+    /// [`Engine::schedules`](crate::engine::Engine::schedules) keeps schedules: an application may
+    /// have some.
+    pub schedules: bool,
     /// Bodies come back byte by byte. PGMQ stores `jsonb`: values stay exact, but key order, white
     /// space and duplicate keys do not.
     pub exact_bodies: bool,
@@ -43,6 +46,7 @@ impl Capabilities {
             keys: false,
             transactions: false,
             archive: false,
+            schedules: false,
             exact_bodies: false,
             max_body: None,
         }

@@ -11,6 +11,7 @@ mod dedupe_keys;
 mod keys;
 mod letters;
 mod queue;
+mod schedules;
 mod store;
 mod subscriptions;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use self::clock::Clock;
 use self::store::Store;
 use super::{
     BlockedKey, Broadcasts, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest,
-    Leased, MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, SettleOutcome,
+    Leased, MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore, SettleOutcome,
 };
 use crate::{History, QueueName, Result, Retention, Settle};
 
@@ -108,6 +109,7 @@ impl MemoryEngine {
             ordered: true,
             archive: true,
             keys: true,
+            schedules: true,
             exact_bodies: true,
             max_body,
             ..Capabilities::new("memory")
@@ -260,6 +262,10 @@ impl Engine for MemoryEngine {
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
+    fn schedules(&self) -> Option<&dyn ScheduleStore> {
         Some(self)
     }
 

@@ -12,6 +12,7 @@ mod dedupe;
 mod delivery;
 mod keys;
 pub mod memory;
+mod schedules;
 mod unit_of_work;
 
 use std::time::Duration;
@@ -27,6 +28,9 @@ pub use delivery::{
     Delivery, Due, LeaseRequest, Leased, MessageId, Outgoing, Position, PublishOutcome, Receipt,
 };
 pub use keys::{BlockedKey, Blocker};
+pub use schedules::{
+    Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
+};
 pub use unit_of_work::{Finished, UnitOfWork};
 
 use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
@@ -215,6 +219,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The engine's dead letters, if it keeps them where they can be looked at.
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        None
+    }
+
+    /// The engine's schedules, if it keeps any. Defaults to none.
+    fn schedules(&self) -> Option<&dyn ScheduleStore> {
         None
     }
 

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{LeaseRequest, Leased, memory::MemoryEngine};
+use ezq_core::engine::{
+    Fired, Firing, KeptSchedules, LeaseRequest, Leased, Registration, ScheduleStore,
+    memory::MemoryEngine,
+};
 use ezq_core::*;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -41,6 +44,10 @@ pub(crate) struct Faults {
     pub panics: AtomicBool,
     /// So many times asking for wake-ups fails.
     pub deaf: AtomicUsize,
+    /// What the next calls about schedules fail with.
+    pub schedules: Mutex<VecDeque<ErrorKind>>,
+    /// Calls about schedules so far.
+    pub looks: AtomicUsize,
     /// Fetches so far.
     pub fetches: AtomicUsize,
     /// Batches settled: when, and how many.
@@ -175,5 +182,38 @@ impl Engine for Faulty {
 
     fn dead_letters(&self) -> Option<&dyn ezq_core::engine::DeadLetters> {
         self.memory.dead_letters()
+    }
+
+    fn schedules(&self) -> Option<&dyn ScheduleStore> {
+        self.capabilities().schedules.then_some(self)
+    }
+}
+
+#[async_trait]
+impl ScheduleStore for Faulty {
+    async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
+        self.faults.looks.fetch_add(1, Ordering::SeqCst);
+        next(&self.faults.schedules)?;
+        self.memory.look(mine).await
+    }
+
+    async fn register(&self, new: Registration<'_>, instead_of: Option<&str>) -> Result<bool> {
+        self.faults.looks.fetch_add(1, Ordering::SeqCst);
+        next(&self.faults.schedules)?;
+        self.memory.register(new, instead_of).await
+    }
+
+    async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
+        self.faults.looks.fetch_add(1, Ordering::SeqCst);
+        next(&self.faults.schedules)?;
+        self.memory.fire(firing).await
+    }
+
+    async fn pause(&self, name: &str, pause: bool) -> Result<bool> {
+        ScheduleStore::pause(&self.memory, name, pause).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<bool> {
+        ScheduleStore::remove(&self.memory, name).await
     }
 }

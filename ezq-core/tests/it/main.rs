@@ -8,3 +8,4 @@ mod faulty;
 mod keys;
 mod limits;
 mod outages;
+mod schedules;

@@ -2,7 +2,7 @@
 
 use super::{
     options::{Backoff, Options, Timeout},
-    signature::{Function, Signature},
+    signature::{First, Function, Signature},
 };
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -15,6 +15,7 @@ pub(super) fn handler(
     function: &Function,
     signature: &Signature<'_>,
     options: &Options,
+    schedule: Option<&TokenStream>,
     private: &TokenStream,
 ) -> TokenStream {
     let ident = &function.signature.ident;
@@ -27,26 +28,32 @@ pub(super) fn handler(
             quote!(::core::concat!(::core::module_path!(), #suffix))
         }
     };
-    let Signature { event, is_batch, extractors, output } = signature;
+    let Signature { first, extractors, output } = signature;
     let arguments: Vec<Ident> =
         (0..extractors.len()).map(|i| format_ident!("__ezq_argument_{i}")).collect();
-    let outcome = outcome(ident, output, &arguments, *is_batch, private);
+    let outcome = outcome(ident, output, &arguments, *first, private);
     let settings = settings(options, private);
     let here = located(private, ident.span());
     let place = Span::call_site().located_at(ident.span());
-    let (read, call) = if *is_batch {
-        let read = quote_spanned! {place=>
-            let (__ezq_event, __ezq_unread) = #here::read_batch::<#event>(&__ezq_call);
-            if __ezq_event.is_empty() {
-                return __ezq_unread.results(());
-            }
-        };
-        (read, quote_spanned!(place=> __ezq_call.call()))
-    } else {
-        let read = quote_spanned! {place=>
-            let __ezq_event = #here::from_event::<#event>(&__ezq_call)?;
-        };
-        (read, quote_spanned!(place=> &__ezq_call))
+    let one = quote_spanned!(place=> &__ezq_call);
+    let (read, call) = match first {
+        First::Batch(event) => {
+            let read = quote_spanned! {place=>
+                let (__ezq_event, __ezq_unread) = #here::read_batch::<#event>(&__ezq_call);
+                if __ezq_event.is_empty() {
+                    return __ezq_unread.results(());
+                }
+            };
+            (read, quote_spanned!(place=> __ezq_call.call()))
+        }
+        First::Event(event) => {
+            let read = quote_spanned! {place=>
+                let __ezq_event = #here::from_event::<#event>(&__ezq_call)?;
+            };
+            (read, one)
+        }
+        First::Tick => (quote_spanned!(place=> let __ezq_event = #here::tick(&__ezq_call)?;), one),
+        First::None => (TokenStream::new(), one),
     };
     let future = quote_spanned! {place=>
         ::std::boxed::Box::pin(async move {
@@ -55,10 +62,19 @@ pub(super) fn handler(
             #outcome
         })
     };
-    let (new, subscription, taken, given) = if *is_batch {
-        (quote!(batch), quote!(batch_subscription), quote!(BatchCall), quote!(BatchFuture))
-    } else {
-        (quote!(new), quote!(subscription), quote!(Call), quote!(HandlerFuture))
+    let (taken, given) = match first {
+        First::Batch(_) => (quote!(BatchCall), quote!(BatchFuture)),
+        _ => (quote!(Call), quote!(HandlerFuture)),
+    };
+    let (new, takes) = match first {
+        First::Batch(event) => {
+            (quote!(Handler::batch), quote!(#private::batch_subscription::<#event>()))
+        }
+        First::Event(event) => (quote!(Handler::new), quote!(#private::subscription::<#event>())),
+        // Ticks of a type of their own, so that no other function takes them.
+        First::Tick | First::None => {
+            (quote!(scheduled), quote!(::core::concat!("ezq.tick.", #name), #schedule))
+        }
     };
     quote! {
         #marker
@@ -69,9 +85,9 @@ pub(super) fn handler(
             #[automatically_derived]
             impl #private::HandlerDefinition for #ident {
                 fn definition() -> #private::Handler {
-                    #private::Handler::#new(
+                    #private::#new(
                         #name,
-                        #private::#subscription::<#event>(),
+                        #takes,
                         |__ezq_call: #private::#taken| -> #private::#given { #future },
                     )
                     #(.requires::<#extractors>())*
@@ -132,7 +148,7 @@ fn outcome(
     ident: &Ident,
     output: &ReturnType,
     arguments: &[Ident],
-    is_batch: bool,
+    takes: First<'_>,
     private: &TokenStream,
 ) -> TokenStream {
     let (first, last) = match output {
@@ -148,12 +164,14 @@ fn outcome(
     let wait = quote_spanned!(Span::call_site().located_at(last)=> .await);
     let private = located(private, first);
     let place = Span::call_site().located_at(first);
-    if is_batch {
+    let event = (!matches!(takes, First::None)).then(|| quote!(__ezq_event,));
+    let call = quote!(#callee(#event #(#arguments),*) #wait);
+    if let First::Batch(_) = takes {
         let convert = quote_spanned!(place=> #private::batch_outcome);
-        return quote!(#convert(__ezq_unread, #callee(__ezq_event #(, #arguments)*) #wait));
+        return quote!(#convert(__ezq_unread, #call));
     }
     let convert = quote_spanned!(place=> #private::outcome);
-    quote!(#convert(#callee(__ezq_event #(, #arguments)*) #wait))
+    quote!(#convert(#call))
 }
 
 /// The same path, at another place in the source.

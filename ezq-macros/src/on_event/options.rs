@@ -23,6 +23,18 @@ pub(super) const KEYS: &[Key] = &[
     Key::once("crate", "crate = path::to::ezq"),
 ];
 
+pub(super) const SCHEDULE_KEYS: &[Key] = &[
+    Key::once("every", "every = \"30s\""),
+    Key::once("tz", "tz = \"Europe/Paris\""),
+    Key::once("missed", "missed = \"skip\""),
+    Key::once("name", "name = \"reports.weekly\""),
+    Key::once("queue", "queue = \"reports\""),
+    Key::once("timeout", "timeout = \"30s\""),
+    Key::once("retry", "retry(max_attempts = 5, backoff = \"exponential\")"),
+    Key::once("concurrency", "concurrency = 4"),
+    Key::once("crate", "crate = path::to::ezq"),
+];
+
 const RETRY_KEYS: &[Key] = &[
     Key::once("max_attempts", "max_attempts = 5"),
     Key::once("backoff", "backoff = \"exponential\""),

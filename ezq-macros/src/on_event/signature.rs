@@ -4,8 +4,8 @@ use crate::errors::Errors;
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens as _;
 use syn::{
-    Attribute, Error, FnArg, PatType, ReceiverKind, Result, ReturnType, Safety, Type, Visibility,
-    parse::ParseStream,
+    Attribute, Error, FnArg, PatType, PathArguments, ReceiverKind, Result, ReturnType, Safety,
+    Type, Visibility, parse::ParseStream,
 };
 
 /// A function whose body nobody here needs to understand.
@@ -16,15 +16,10 @@ pub(super) struct Function {
 }
 
 impl Function {
-    pub(super) fn parse(input: ParseStream<'_>) -> Result<Self> {
+    pub(super) fn parse(input: ParseStream<'_>, teach: &str) -> Result<Self> {
         let attributes = input.call(Attribute::parse_outer)?;
         let start = input.span();
-        let not_a_function = |_| {
-            Error::new(
-                start,
-                "`#[on_event]` goes on a function: write `async fn on_my_event(event: MyEvent)`",
-            )
-        };
+        let not_a_function = |_| Error::new(start, teach);
         let visibility = input.parse()?;
         let signature = input.parse().map_err(not_a_function)?;
         let _body: TokenStream = input.parse()?;
@@ -32,18 +27,60 @@ impl Function {
     }
 }
 
+/// What a handler's first parameter is.
+#[derive(Clone, Copy)]
+pub(super) enum First<'a> {
+    Event(&'a Type),
+    /// Written as `Batch<..>`.
+    Batch(&'a Type),
+    /// Of a function with a schedule, written as `Tick`.
+    Tick,
+    /// Of a function with a schedule: an extractor, or there is none.
+    None,
+}
+
 /// The types a handler mentions: what it takes, by position, and what it gives back.
 pub(super) struct Signature<'a> {
-    pub(super) event: &'a Type,
-    /// Its first parameter is written as `Batch<..>`.
-    pub(super) is_batch: bool,
+    pub(super) first: First<'a>,
     pub(super) extractors: Vec<&'a Type>,
     pub(super) output: &'a ReturnType,
 }
 
-/// One mistake is reported for each part of the signature, the first one that counts.
 pub(super) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Option<Signature<'a>> {
     let signature = &function.signature;
+    let parameters = parameters(signature, errors)?;
+    let Some((event, extractors)) = parameters.split_first() else {
+        let message = format!(
+            "a handler takes its event as the first parameter: write `async fn {}(event: MyEvent)`",
+            signature.ident
+        );
+        errors.push(Error::new(signature.ident.span(), message));
+        return None;
+    };
+    let is_batch = is_named(event, "Batch", |arguments| !arguments.is_empty());
+    let first = if is_batch { First::Batch(event) } else { First::Event(event) };
+    Some(Signature { first, extractors: extractors.to_vec(), output: &signature.output })
+}
+
+/// The same of a function with a schedule, which need not take its tick.
+pub(super) fn validate_scheduled<'a>(
+    function: &'a Function,
+    errors: &mut Errors,
+) -> Option<Signature<'a>> {
+    let signature = &function.signature;
+    let mut extractors = parameters(signature, errors)?;
+    let takes_tick =
+        extractors.first().is_some_and(|ty| is_named(ty, "Tick", PathArguments::is_empty));
+    let first = if takes_tick { First::Tick } else { First::None };
+    if takes_tick {
+        extractors.remove(0);
+    }
+    Some(Signature { first, extractors, output: &signature.output })
+}
+
+/// The types of the parameters. One mistake is reported for each part of the signature, the first
+/// one that counts.
+fn parameters<'a>(signature: &'a syn::Signature, errors: &mut Errors) -> Option<Vec<&'a Type>> {
     if let Some(receiver) = signature.receiver() {
         let span = match receiver.kind {
             ReceiverKind::Reference(and, ..) => and.span,
@@ -60,28 +97,12 @@ pub(super) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Optio
     for parameter in &typed {
         errors.take(owned(parameter));
     }
-    let Some((event, extractors)) = typed.split_first() else {
-        let message = format!(
-            "a handler takes its event as the first parameter: write `async fn {}(event: MyEvent)`",
-            signature.ident
-        );
-        errors.push(Error::new(signature.ident.span(), message));
-        return None;
-    };
-    Some(Signature {
-        event: &event.ty,
-        is_batch: is_batch(&event.ty),
-        extractors: extractors.iter().map(|parameter| &*parameter.ty).collect(),
-        output: &signature.output,
-    })
+    Some(typed.iter().map(|parameter| &*parameter.ty).collect())
 }
 
-fn is_batch(ty: &Type) -> bool {
+fn is_named(ty: &Type, name: &str, has: impl Fn(&PathArguments) -> bool) -> bool {
     let Type::Path(path) = ungrouped(ty) else { return false };
-    path.path
-        .segments
-        .last()
-        .is_some_and(|last| last.ident == "Batch" && !last.arguments.is_empty())
+    path.path.segments.last().is_some_and(|last| last.ident == name && has(&last.arguments))
 }
 
 fn as_typed(argument: &FnArg) -> Option<&PatType> {

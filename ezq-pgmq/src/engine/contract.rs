@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{Broadcasts, DeadLetter, DeadLetters, LeaseRequest, Leased, UnitOfWork};
+use ezq_core::engine::{
+    Broadcasts, DeadLetter, DeadLetters, LeaseRequest, Leased, ScheduleStore, UnitOfWork,
+};
 use ezq_core::{
     BlockedKey, Capabilities, Due, Engine, Error, ErrorKind, ExtendOutcome, History, MessageId,
     Outgoing, PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle,
@@ -237,6 +239,10 @@ impl Engine for PgmqEngine {
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
+    fn schedules(&self) -> Option<&dyn ScheduleStore> {
         Some(self)
     }
 

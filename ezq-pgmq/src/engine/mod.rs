@@ -4,6 +4,7 @@ mod broadcasting;
 mod contract;
 mod deduping;
 mod lease;
+mod schedules;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -58,6 +59,7 @@ struct Inner {
     retentions: Arc<Retentions>,
     sweeper: Sweeper,
     schema: Schema,
+    timetable: Schema,
     subscriptions: Schema,
     paths: Paths,
     wake: Arc<Wake>,
@@ -97,6 +99,7 @@ impl PgmqEngine {
         capabilities.archive = true;
         capabilities.transactions = true;
         capabilities.keys = true;
+        capabilities.schedules = true;
         capabilities.max_body = Some(MAX_BODY);
         let retentions = Arc::<Retentions>::default();
         for (queue, retention) in &config.retention {
@@ -123,6 +126,7 @@ impl PgmqEngine {
             retentions,
             sweeper,
             schema: Schema::new(Part::Engine),
+            timetable: Schema::new(Part::Schedules),
             subscriptions: Schema::new(Part::Broadcast),
             paths: Paths::default(),
             wake: Arc::default(),

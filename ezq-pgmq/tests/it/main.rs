@@ -41,6 +41,8 @@ mod oldest_pgmq;
 #[cfg(feature = "embedded")]
 mod publishing;
 #[cfg(feature = "embedded")]
+mod schedules;
+#[cfg(feature = "embedded")]
 mod schema;
 #[cfg(feature = "embedded")]
 mod settling;

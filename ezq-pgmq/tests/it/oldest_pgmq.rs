@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ezq_core::engine::DeadLetters as _;
+use ezq_core::engine::{Advance, Fired, Firing, Registration, ScheduleStore};
 use ezq_core::{
     CopyState, Engine, ExtendOutcome, PublishOutcome, QueueName, Retention, Settle, SettleOutcome,
 };
@@ -135,6 +136,13 @@ async fn lives_a_whole_life(url: &str) {
     let again = engine.publish(vec![keyed(&queue, "6", "a")]).await.unwrap();
     assert!(matches!(again[..], [PublishOutcome::Duplicate(Some(_))]), "{again:?}");
     assert_eq!(lease_one(&engine, &queue).await.body, "5");
+    let next_at = chrono::DateTime::UNIX_EPOCH;
+    let new = Registration { name: "a", application: "a", definition: "d", next_at };
+    assert!(engine.register(new, None).await.unwrap());
+    let tick = Advance { definition: "d", from: next_at, due: next_at, to: chrono::Utc::now() };
+    let firing = Firing { name: "a", tick: Some(tick), message: Some(message(&queue, "7")) };
+    assert!(matches!(engine.fire(firing).await.unwrap(), Fired::Done(Some(_))));
+    assert_eq!(lease_one(&engine, &queue).await.body, "7");
 }
 
 /// Archives an event, sweeps it, and tells its history.

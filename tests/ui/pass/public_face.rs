@@ -129,6 +129,33 @@ pub mod handlers {
     #[cfg(any())]
     async fn not_compiled(_event: NoSuchEvent) {}
 
+    /// At nine on Mondays.
+    #[on_schedule(
+        "0 9 * * MON",
+        tz = "Europe/Paris",
+        missed = "fire_once",
+        name = "reports.weekly",
+        queue = "reports",
+        timeout = "5m",
+        retry(max_attempts = 2),
+        concurrency = 1,
+    )]
+    pub(crate) async fn weekly(
+        mut tick: Tick,
+        State(plans): State<u32>,
+        mut tx: Tx,
+    ) -> Result<Counted, std::io::Error> {
+        tick.previous = None;
+        let _ = (&mut *tx, plans);
+        Ok(Counted(1))
+    }
+
+    #[on_schedule("*/10 * * * * *")]
+    async fn takes_no_tick(_context: Context) {}
+
+    #[on_schedule(every = "1h")]
+    async fn r#loop() {}
+
     #[on_event]
     async fn r#move(_event: Moved) {}
 

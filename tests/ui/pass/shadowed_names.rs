@@ -57,4 +57,12 @@ async fn account(event: Account) -> ::std::result::Result<(), ::std::io::Error> 
     ::std::result::Result::Ok(())
 }
 
+#[ezq::on_schedule("@daily", tz = "Europe/Paris", missed = "skip")]
+async fn daily(_tick: ezq::Tick, _: ezq::Context) -> Created {
+    Created { id: 0 }
+}
+
+#[ezq::on_schedule(every = "30s")]
+async fn often() {}
+
 fn main() {}

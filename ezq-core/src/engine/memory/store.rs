@@ -3,7 +3,7 @@
 //! The only place that touches several queues at once, so a settlement and the events that leave
 //! with it are one step here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tokio::sync::watch;
 
@@ -11,7 +11,7 @@ use super::Published;
 use super::clock::{self, Micros};
 use super::queue::Queue;
 use super::subscriptions::Subscriptions;
-use crate::engine::{Outgoing, PublishOutcome, Receipt, SettleOutcome};
+use crate::engine::{Outgoing, PublishOutcome, Receipt, ScheduleRow, SettleOutcome};
 use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
 
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub(super) struct Store {
     retention: HashMap<QueueName, Retention>,
     wakeups: HashMap<QueueName, watch::Sender<u64>>,
     published: Vec<Published>,
+    pub(super) schedules: BTreeMap<String, ScheduleRow>,
     pub(super) subscriptions: Subscriptions,
 }
 
@@ -36,6 +37,7 @@ impl Store {
             retention: HashMap::new(),
             wakeups: HashMap::new(),
             published: Vec::new(),
+            schedules: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
         }
     }

@@ -1,0 +1,56 @@
+//! The broken engine's schedules.
+
+use async_trait::async_trait;
+use ezq_core::Result;
+use ezq_core::engine::{Fired, Firing, KeptSchedules, Registration, ScheduleStore};
+
+use crate::engine::{Broken, Fault};
+
+#[async_trait]
+impl ScheduleStore for Broken {
+    async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
+        self.inner.look(mine).await
+    }
+
+    async fn register(&self, new: Registration<'_>, instead_of: Option<&str>) -> Result<bool> {
+        if self.is(Fault::ChangesWhatever) {
+            let rows = self.inner.look(&[]).await?.rows;
+            let old = rows.iter().find(|row| row.name == new.name);
+            return self.inner.register(new, old.map(|row| &*row.definition)).await;
+        }
+        self.inner.register(new, instead_of).await
+    }
+
+    async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
+        let Firing { name, tick, message } = firing.clone();
+        let by_hand = Firing { tick: None, ..firing.clone() };
+        match tick {
+            _ if self.is(Fault::FiresWhatever) => self.inner.fire(by_hand).await,
+            _ if self.is(Fault::FiresNothing) => {
+                self.inner.fire(Firing { message: None, ..firing }).await
+            }
+            Some(_) if self.is(Fault::MovesOnBeforeFiring) => {
+                let moved = self.inner.fire(Firing { name, tick, message: None }).await?;
+                match moved {
+                    Fired::Done(_) if message.is_some() => self.inner.fire(by_hand).await,
+                    other => Ok(other),
+                }
+            }
+            _ => self.inner.fire(firing).await,
+        }
+    }
+
+    async fn pause(&self, name: &str, pause: bool) -> Result<bool> {
+        if self.is(Fault::PausesNothing) {
+            return Ok(true);
+        }
+        self.inner.pause(name, pause).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<bool> {
+        if self.is(Fault::RemovesNoSchedule) {
+            return Ok(true);
+        }
+        self.inner.remove(name).await
+    }
+}

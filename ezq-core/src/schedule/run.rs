@@ -1,0 +1,211 @@
+//! Keeping the time: a task of a consumer's, one in each application.
+//!
+//! It looks at the schedules, fires what is due, and sleeps until the next tick, but no longer than
+//! it may take to notice what others changed. Who fires first is the store's to say.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use super::Missed;
+use super::plan::Planned;
+use crate::engine::{
+    Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
+};
+use crate::inner::Inner;
+use crate::publisher::Publisher;
+use crate::{Error, ErrorKind, Result, error_chain};
+
+/// The longest time between two looks: so late at most a change made elsewhere is noticed.
+const LOOK: Duration = Duration::from_secs(30);
+/// A tick that is found later than this was missed.
+const ON_TIME: TimeDelta = TimeDelta::minutes(1);
+/// A definition that nobody was seen with for so long gives way to another.
+const GONE: TimeDelta = TimeDelta::minutes(2);
+/// How soon after a failure it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Inner {
+    /// Makes sure that there is a place for the schedules, if there are any.
+    pub(crate) async fn ready_to_schedule(&self) -> Result<()> {
+        if self.schedules.planned.is_empty() {
+            return Ok(());
+        }
+        self.schedule_store()?.look(&[]).await.map(drop)
+    }
+
+    /// Fires what falls due until it is dropped.
+    pub(crate) async fn keep_schedules(self: Arc<Self>) {
+        let Ok(_turn) = self.schedules.turn.acquire().await else { return };
+        let mut pause = RETRY;
+        loop {
+            let wait = match self.fire_due().await {
+                Ok(wait) => {
+                    pause = RETRY;
+                    wait
+                }
+                Err(error) => {
+                    // Made anew: so are its rows.
+                    if error.kind() == ErrorKind::SchemaMissing {
+                        self.schedules.registered.store(false, Ordering::Relaxed);
+                    }
+                    warn!(error = %error_chain(&error), "cannot look at the schedules; trying again");
+                    pause = (pause * 2).min(LOOK);
+                    pause
+                }
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.schedules.nudge.notified() => {}
+            }
+        }
+    }
+
+    pub(super) fn schedule_store(&self) -> Result<&dyn ScheduleStore> {
+        let engine = &self.services.engines.default;
+        engine.schedules().ok_or_else(|| {
+            let name = engine.capabilities().name;
+            Error::new(ErrorKind::Unsupported, format!("the engine `{name}` keeps no schedules"))
+        })
+    }
+
+    /// One look; how long until the next is due.
+    async fn fire_due(&self) -> Result<Duration> {
+        let KeptSchedules { now, rows } = self.look().await?;
+        let begins = !self.schedules.registered.load(Ordering::Relaxed);
+        // Jitter keeps a fleet out of step.
+        let mut wait = LOOK.mul_f64(rand::random_range(0.8..1.0));
+        let mut failed = false;
+        for planned in &self.schedules.planned {
+            let row = rows.iter().find(|row| row.name == planned.name);
+            match self.tend(planned, row, now, begins).await {
+                Ok(pause) => wait = wait.min(pause),
+                // It harms no other.
+                Err(error) => {
+                    let error = error_chain(&error);
+                    warn!(
+                        schedule = planned.name,
+                        error, "a schedule could not fire; trying again"
+                    );
+                    (wait, failed) = (wait.min(RETRY), true);
+                }
+            }
+        }
+        if !failed {
+            self.schedules.registered.store(true, Ordering::Relaxed);
+        }
+        Ok(wait)
+    }
+
+    pub(super) async fn look(&self) -> Result<KeptSchedules> {
+        let planned = &self.schedules.planned;
+        let mine: Vec<_> = planned.iter().map(|p| (&*p.name, &*p.definition)).collect();
+        self.schedule_store()?.look(&mine).await
+    }
+
+    /// Does for a schedule what there is to do; how long that is good for.
+    async fn tend(
+        &self,
+        planned: &Planned,
+        row: Option<&ScheduleRow>,
+        now: DateTime<Utc>,
+        begins: bool,
+    ) -> Result<Duration> {
+        let name = &*planned.name;
+        let Some(row) = row else {
+            // Removed while this process runs: it comes back when a process begins.
+            if !begins {
+                return Ok(LOOK);
+            }
+            self.register(planned, None, now).await?;
+            return Ok(Duration::ZERO);
+        };
+        if row.definition != planned.definition {
+            if !begins && now - row.seen_at <= GONE {
+                debug!(schedule = name, theirs = row.definition, "another definition is in force");
+                return Ok(LOOK);
+            }
+            if self.register(planned, Some(row), now).await? {
+                let (old, new, theirs) = (&row.definition, &planned.definition, &row.application);
+                info!(schedule = name, old, new, application = theirs, "a schedule was changed");
+            }
+            return Ok(Duration::ZERO);
+        }
+        if row.paused_at.is_some() {
+            return Ok(LOOK);
+        }
+        if let Ok(pause) = (row.next_at - now).to_std()
+            && !pause.is_zero()
+        {
+            return Ok(pause);
+        }
+        self.fire(planned, row, now).await?;
+        Ok(Duration::ZERO)
+    }
+
+    /// Puts a schedule in place of what is there. Its ticks begin where the old one was last seen to.
+    pub(super) async fn register(
+        &self,
+        planned: &Planned,
+        old: Option<&ScheduleRow>,
+        now: DateTime<Utc>,
+    ) -> Result<bool> {
+        let last = old.and_then(|row| row.last_tick);
+        let after = old.map_or(now, |row| row.seen_at.max(last.unwrap_or(row.seen_at)).min(now));
+        let registration = Registration {
+            name: &planned.name,
+            application: &self.services.source,
+            definition: &planned.definition,
+            next_at: planned.when.next(after, last.unwrap_or(after))?,
+        };
+        let instead_of = old.map(|row| &*row.definition);
+        self.schedule_store()?.register(registration, instead_of).await
+    }
+
+    async fn fire(&self, planned: &Planned, row: &ScheduleRow, now: DateTime<Utc>) -> Result<()> {
+        let from = row.next_at;
+        let due = planned.when.newest(from, now)?;
+        let missed = planned.missed == Missed::Skip && now - due > ON_TIME;
+        let is_left_out = missed || row.resumed_at.is_some_and(|resumed| due <= resumed);
+        let to = planned.when.next(now, from)?;
+        let tick = Advance { definition: &planned.definition, from, due, to };
+        let message = match is_left_out {
+            true => None,
+            false => {
+                let publisher = Publisher::new(Arc::clone(&self.services));
+                Some(planned.message(&publisher, due, row.last_tick)?.outgoing)
+            }
+        };
+        let firing = Firing { name: &planned.name, tick: Some(tick), message };
+        if let Fired::Done(id) = self.store_firing(firing).await? {
+            let (schedule, id) = (&planned.name, id.map(|id| id.to_string()));
+            match id {
+                Some(id) => debug!(schedule, %due, id, next = %to, "fired"),
+                None => info!(schedule, %due, next = %to, "left out a tick"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fires, and makes sure of the queue where it is missing.
+    pub(super) async fn store_firing(&self, firing: Firing<'_>) -> Result<Fired> {
+        let store = self.schedule_store()?;
+        let fired = match store.fire(firing.clone()).await {
+            Err(error) if error.kind() == ErrorKind::QueueMissing => {
+                if let Some(message) = &firing.message {
+                    self.services.engines.default.ensure_queue(&message.queue).await?;
+                }
+                store.fire(firing.clone()).await
+            }
+            other => other,
+        };
+        if let (Ok(Fired::Done(Some(id))), Some(message)) = (&fired, &firing.message) {
+            self.services.notices.stored(message, id);
+        }
+        fired
+    }
+}

@@ -1,0 +1,89 @@
+//! The schedules of the engine's database, on the connection for what is not urgent.
+
+use async_trait::async_trait;
+use ezq_core::engine::{Fired, Firing, KeptSchedules, Registration, ScheduleStore};
+use ezq_core::{Error, ErrorKind, MessageId, Result};
+
+use super::PgmqEngine;
+use crate::link::{Checkout, Link, limit};
+use crate::schema::{Part, out_of_reach};
+use crate::{error, publish, schedules, text};
+
+/// One statement on the table, which is made first where it is absent.
+macro_rules! on_schedules {
+    ($engine:expr, |$connection:ident| $statement:expr) => {{
+        let inner = &$engine.inner;
+        inner.timetable.ensure(&inner.control, &inner.connector, inner.manage_schema).await?;
+        let mut link: Checkout<'_> = Link::checkout(&inner.control).await?;
+        let patience = link.timeout();
+        let $connection = link.connection();
+        let result = limit(patience, $statement).await;
+        link.end(result)
+    }};
+}
+
+impl PgmqEngine {
+    fn schedules_failed(&self, failure: sqlx::Error) -> Error {
+        if schedules::is_gone(&failure) {
+            self.inner.timetable.forget();
+            let text =
+                "the table `ezq.schedules` is gone: the next try makes it again, where it may";
+            return Error::new(ErrorKind::SchemaMissing, text).with_source(failure);
+        }
+        out_of_reach(failure, Part::Schedules, self.place())
+    }
+}
+
+#[async_trait]
+impl ScheduleStore for PgmqEngine {
+    async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
+        on_schedules!(self, |connection| schedules::look(connection, mine))
+            .map_err(|failure| self.schedules_failed(failure))
+    }
+
+    async fn register(&self, new: Registration<'_>, instead_of: Option<&str>) -> Result<bool> {
+        on_schedules!(self, |connection| schedules::register(connection, new, instead_of))
+            .map_err(|failure| self.schedules_failed(failure))
+    }
+
+    async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
+        let Firing { name, tick, message } = firing;
+        let Some(message) = message else {
+            let Some(tick) = tick else { return Ok(Fired::NotDue) };
+            let moved =
+                on_schedules!(self, |connection| schedules::leave_out(connection, name, tick));
+            let moved = moved.map_err(|failure| self.schedules_failed(failure))?;
+            return Ok(if moved { Fired::Done(None) } else { Fired::NotDue });
+        };
+        let (inner, queue) = (&self.inner, &message.queue);
+        let headers = publish::storable(&message.body, &message.headers)?;
+        if message.headers.key().is_some() {
+            inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
+        }
+        let stored = on_schedules!(self, |connection| {
+            schedules::fire(connection, name, tick, &message, headers.as_deref())
+        });
+        let stored = stored.map_err(|failure| match &failure {
+            gone if schedules::is_gone(gone) => self.schedules_failed(failure),
+            missing if error::is_queue_missing(missing) => self.failed(failure, queue),
+            data if error::is_data(data) => {
+                text::refused("Postgres does not take its body or headers as JSON")
+                    .with_source(failure)
+            }
+            _ => error::of(failure, self.place()),
+        })?;
+        let Some(id) = stored else { return Ok(Fired::NotDue) };
+        inner.announce(queue);
+        Ok(Fired::Done(Some(MessageId::Number(id))))
+    }
+
+    async fn pause(&self, name: &str, pause: bool) -> Result<bool> {
+        on_schedules!(self, |connection| schedules::pause(connection, name, pause))
+            .map_err(|failure| self.schedules_failed(failure))
+    }
+
+    async fn remove(&self, name: &str) -> Result<bool> {
+        on_schedules!(self, |connection| schedules::remove(connection, name))
+            .map_err(|failure| self.schedules_failed(failure))
+    }
+}
