@@ -6,7 +6,7 @@ use std::time::Duration;
 use ezq::prelude::*;
 use ezq::{
     ErrorKind, EzqBuilder, Handler, MessageId, NOTICES_KEPT, Notice, NoticeKind, NoticeStream,
-    QueueName, ReasonKind,
+    QueueName, ReasonKind, Schedule,
 };
 use serde::{Deserialize, Serialize};
 
@@ -309,4 +309,20 @@ async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits
     assert!(notices.try_recv().is_none());
     done.copies.iter().for_each(|copy| ezq.confirm(copy));
     assert_eq!(published(&mut notices).as_slice(), wanted.as_slice());
+}
+
+#[tokio::test]
+async fn an_event_of_a_schedule_is_told_by_whoever_stored_it() {
+    let queue = queue();
+    let hourly = Schedule::every("1h").queue(queue.as_str());
+    let name = format!("hooked {queue}");
+    let builder = app(&queue).schedule(&name, hourly, &Hooked { n: 1 });
+    let ezq = builder.connect().await.unwrap();
+    let mut notices = ezq.notices();
+    let published = ezq.schedules().unwrap().run_now(&name).await.unwrap();
+    let notice = notices.try_recv().unwrap();
+    let NoticeKind::Published { message_id, .. } = &notice.kind else { panic!("{notice:?}") };
+    assert_eq!((message_id, &notice.queue), (&published.id, &queue));
+    assert_eq!(notice.event_id.as_ref(), Some(&published.event_id));
+    assert!(notices.try_recv().is_none());
 }
