@@ -69,7 +69,7 @@ impl App {
     ///
     /// Queues and dead letters are read through, archives by an index where there is one; no lock
     /// is taken. Of what a queue deletes when it is handled nothing is kept; see
-    /// [`Retention`].
+    /// [`Retention`](crate::Retention).
     ///
     /// ```
     /// # use ezq_core::testing::TestApp;
