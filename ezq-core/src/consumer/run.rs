@@ -22,6 +22,7 @@ use super::fetch::Fetched;
 use super::inline::{Begun, Inline};
 use super::lanes::{Lanes, Stepped, Turn};
 use super::lease::{Leases, renew};
+use super::observed::Observed;
 use super::outbox::{Outbox, outbox};
 use super::pace::Pace;
 use super::report::{Counters, Report, StopReason, Tally};
@@ -42,6 +43,7 @@ use crate::{Error, ErrorKind, Pattern, QueueName, Result, error_chain};
 const AT_ONCE: usize = 64;
 
 /// What one run is told.
+#[derive(Clone)]
 pub(super) struct Settings {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) queue: QueueName,
@@ -82,6 +84,7 @@ pub(super) struct Run {
     pub(super) app: Arc<Inner>,
     pub(super) settings: Settings,
     pub(super) counters: Arc<Counters>,
+    pub(super) observed: Arc<Observed>,
     pub(super) leases: Arc<Leases>,
     pub(super) settler: Arc<Outbox>,
     pub(super) tasks: JoinSet<()>,
@@ -118,12 +121,13 @@ pub(super) struct Run {
 pub(super) async fn run(
     app: Arc<Inner>,
     settings: Settings,
-    stops: Stops,
-    counters: Arc<Counters>,
+    stops: &Stops,
+    observed: Arc<Observed>,
 ) -> Result<Report> {
+    let counters = Arc::clone(&observed.counters);
     let mut signals = settings.signals.then(Signals::listen).transpose()?;
     let started = Instant::now();
-    let Some((wakeups, deaf)) = prepare(&app, &settings, &stops).await? else {
+    let Some((wakeups, deaf)) = prepare(&app, &settings, stops).await? else {
         let reason =
             if stops.token.is_cancelled() { StopReason::Token } else { StopReason::Handle };
         return Ok(Report { reason, counts: counters.counts(), elapsed: started.elapsed() });
@@ -133,6 +137,7 @@ pub(super) async fn run(
     let (settler, batches) = outbox(app.config.settle_batch, app.config.settle_max_age);
     let settling = Settler {
         engine: Arc::clone(&settings.engine),
+        services: Arc::clone(&app.services),
         queue: settings.queue.clone(),
         leases: Arc::clone(&leases),
         counters: Arc::clone(&counters),
@@ -164,6 +169,7 @@ pub(super) async fn run(
         app,
         settings,
         counters: Arc::clone(&counters),
+        observed,
         leases,
         settler,
         tasks: JoinSet::new(),
@@ -188,7 +194,7 @@ pub(super) async fn run(
         deaf,
     };
     tokio::select! {
-        () = run.drive(&stops, signals.as_mut()) => {}
+        () = run.drive(stops, signals.as_mut()) => {}
         // Neither ends before the consumer, unless the engine panicked.
         _ = &mut settling => return Err(broken("settling")),
         _ = background.join_next() => return Err(broken("renewing leases or keeping the time")),
@@ -269,6 +275,7 @@ impl Run {
             // While what came is handled, the next is fetched.
             self.start_fetch();
             let is_more = self.start_tasks();
+            self.observed.is_in(self.phase);
             if self.is_finished() {
                 return;
             }
@@ -411,7 +418,7 @@ impl Run {
     }
 
     pub(super) fn send(&self, receipt: Receipt, settle: Settle, tally: Tally) {
-        send(&self.settler, (receipt, None), settle, tally);
+        send(&self.settler, (receipt, None), (None, settle), tally);
     }
 }
 

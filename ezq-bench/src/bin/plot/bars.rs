@@ -1,7 +1,7 @@
 //! The ratios of ezq to its references as bars, with their spread and what they are to reach.
 
 use crate::figures::{Figure, shown};
-use crate::svg::{Anchor, BAD, GOOD, INK, PALE, Svg};
+use crate::svg::{Anchor, BAD, BLUE, GOOD, INK, PALE, Svg};
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 160.0;
@@ -38,7 +38,11 @@ pub(crate) fn ratios(figures: &[Figure]) -> Option<String> {
     for (index, (row, ratio)) in rows.iter().enumerate() {
         let y = TOP + ROW * index as f64;
         let middle = y + ROW / 2.0 - 3.0;
-        let colour = if row.reached == Some(false) { BAD } else { GOOD };
+        let colour = match row.reached {
+            Some(true) => GOOD,
+            Some(false) => BAD,
+            None => BLUE,
+        };
         svg.text(LEFT - 12.0, middle + 4.0, Anchor::End, &row.case);
         svg.bar((place(1.0), place(*ratio)), y + 3.0, ROW - 12.0, colour);
         svg.line((place(row.min), middle), (place(row.max), middle), INK, 1.5);
