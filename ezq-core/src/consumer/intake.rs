@@ -67,7 +67,7 @@ impl Run {
         let Some(key) = received.headers.key() else {
             return self.buffer.push_back(item);
         };
-        let most = self.settings.concurrency.saturating_mul(2);
+        let most = self.window.size();
         match self.lanes.enter(&key, item, most) {
             Entered::Starts(item) => self.buffer.push_back(item),
             Entered::Waits => {}

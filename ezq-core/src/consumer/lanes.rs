@@ -92,6 +92,11 @@ impl Lanes {
         self.steps.recv().await
     }
 
+    /// The next step, if it has been taken already.
+    pub(super) fn step_taken(&mut self) -> Option<Step> {
+        self.steps.try_recv().ok()
+    }
+
     pub(super) fn follow(&mut self, step: Step) -> Stepped {
         let Step { key, number, goes_on } = step;
         let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.number == number) else {

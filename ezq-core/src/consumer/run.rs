@@ -2,8 +2,8 @@
 //! done at once or go on in a task each.
 //!
 //! Invariants: what is fetched is held in the lease table until it is settled, given back or lost;
-//! at most the window is held unhandled, and twice the concurrency that waits for another of its
-//! ordering key; after a stop was decided nothing new starts, but for what stood before an `End`.
+//! at most the window is held unhandled, and as much again that waits for another of its ordering
+//! key; after a stop was decided nothing new starts, but for what stood before an `End`.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -359,6 +359,11 @@ impl Run {
     /// Starts what waits, as far as the concurrency allows; whether to go on soon.
     fn start_tasks(&mut self) -> bool {
         for _ in 0..AT_ONCE {
+            // What was started here may have made room for the next of its key.
+            while let Some(step) = self.lanes.step_taken() {
+                let stepped = self.lanes.follow(step);
+                self.go_on(stepped);
+            }
             if !self.may_start() {
                 return false;
             }
