@@ -74,7 +74,7 @@ pub use handler::{
     AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
 };
 pub use headers::Headers;
-pub use history::{CopyState, EventCopy, History, HistoryRequest};
+pub use history::{CopyState, EventCopy, EventStatus, History, HistoryRequest};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
 pub use pattern::{PATTERN_LIMIT, Pattern};
 pub use publish::{Publish, PublishAll};
