@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use ezq::prelude::*;
-use ezq::{CancellationToken, sqlx};
+use ezq::{CancellationToken, Recipient, sqlx};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -129,7 +129,7 @@ async fn shipping() -> Result<()> {
 async fn shop(waits: bool) -> Result<()> {
     let url = match std::env::var("EZQ_DATABASE_URL").or_else(|_| std::env::var("DATABASE_URL")) {
         Ok(url) => url,
-        Err(_) => ezq::pgmq::EmbeddedPostgres::shared().await?.url(),
+        Err(_) => ezq::pgmq::embedded::EmbeddedPostgres::shared().await?.url(),
     };
     let ezq = Ezq::builder().database_url(&url).app("shop").without_discovered_handlers();
     let ezq = ezq.handler::<charge>().handler::<notify>().connect().await?;
@@ -146,8 +146,8 @@ async fn shop(waits: bool) -> Result<()> {
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    while !ezq.subscriptions()?.test("order.paid").await?.iter().any(|one| *one.queue == *SHIPPING)
-    {
+    let is_there = |all: Vec<Recipient>| all.iter().any(|one| one.queue.as_str() == SHIPPING);
+    while !is_there(ezq.subscriptions()?.test("order.paid").await?) {
         if let Some(status) = other.try_wait()? {
             return Err(format!("shipping ended: {status}").into());
         }

@@ -60,7 +60,7 @@ async fn main() -> Result<()> {
     }
     let url = match std::env::var("EZQ_DATABASE_URL").or_else(|_| std::env::var("DATABASE_URL")) {
         Ok(url) => url,
-        Err(_) => ezq::pgmq::EmbeddedPostgres::shared().await?.url(),
+        Err(_) => ezq::pgmq::embedded::EmbeddedPostgres::shared().await?.url(),
     };
     let ezq = Ezq::builder().database_url(&url).connect().await?;
     for queue in [ORDERS, RECEIPTS] {
