@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use ezq::prelude::*;
-use ezq::{CancellationToken, Recipient, sqlx};
+use ezq::{CancellationToken, ConsumerState, Recipient, sqlx};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,10 +66,9 @@ async fn place(Shared(ezq): Shared<Ezq>, Json(new): Json<NewOrder>) -> (StatusCo
 }
 
 async fn ready(Shared(ezq): Shared<Ezq>) -> (StatusCode, String) {
-    match ezq.health_check().await {
-        Ok(()) => (StatusCode::OK, "ready".to_owned()),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    }
+    let health = ezq.health().await;
+    let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, health.to_string())
 }
 
 // The row, the broadcast and the acknowledgement commit together: however often this is tried, an
@@ -163,6 +162,8 @@ async fn shop(waits: bool) -> Result<()> {
     let server = tokio::spawn(async move { server.await });
 
     let at = address.to_string();
+    let is_up = |state: &ConsumerState| *state == ConsumerState::Running || state.is_ended();
+    consumer.states().wait_for(is_up).await?;
     println!("GET /ready: {}", request(&at, "GET", "/ready", "").await?);
     for (customer, cents) in [("ada", 1250), ("grace", 0), ("linus", 900)] {
         let order = format!(r#"{{"customer":"{customer}","cents":{cents}}}"#);
