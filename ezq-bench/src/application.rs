@@ -64,6 +64,16 @@ impl Application {
 
     /// Works off a copy of a template, and checks what became of it.
     pub(crate) async fn work_off(&self, template: &Template, job: Job) -> Result<Run> {
+        self.work_off_by(template, job, 1).await
+    }
+
+    /// The same, where each event is handled by so many handlers.
+    pub(crate) async fn work_off_by(
+        &self,
+        template: &Template,
+        job: Job,
+        handlers: usize,
+    ) -> Result<Run> {
         let Self { ezq, handled } = self;
         let queue = QueueName::new(&job.queue)?;
         ezq.pgmq().set_retention(&queue, job.retention)?;
@@ -79,7 +89,7 @@ impl Application {
         let events = template.due;
         check("the number of events that ezq reports", report.counts.handled, events)?;
         let seen = handled.load(Ordering::Relaxed);
-        check("the number of events that the handler saw", seen, events)?;
+        check("the number of events that the handlers saw", seen, events * handlers)?;
         let kept = count(ezq, &format!("pgmq.a_{queue}")).await?;
         let wanted = if job.retention.is_archive() { events } else { 0 };
         check("the number of events in the archive", kept, wanted)?;

@@ -5,7 +5,7 @@ use crate::cases::{self, Case};
 pub(crate) const HELP: &str = "\
 Usage: ezq-bench [case ...] [options]
 
-Without a case it runs all of them.
+Without a case it runs all of them but those whose name begins with `grow`.
 
   --list              Print the cases and what they measure
   --json              One JSON line per case, in place of a table
@@ -58,7 +58,8 @@ impl Arguments {
                 "--database-url" => arguments.database_url = Some(value()?),
                 "--pairs" => arguments.pairs = Some(number(&word, &value()?)?),
                 "--events" => arguments.events = Some(number(&word, &value()?)?),
-                name => match cases::ALL.iter().find(|case| case.name == name) {
+                name => match cases::ALL.iter().chain(cases::GROWTH).find(|case| case.name == name)
+                {
                     Some(case) => arguments.cases.push(case),
                     None if name.starts_with('-') => return Err(format!("no option `{name}`")),
                     None => return Err(format!("no case `{name}`: see `--list`")),

@@ -51,8 +51,17 @@ impl Database {
             "pgmq": pgmq.unwrap_or_else(|| "from SQL".to_owned()),
             "fsync": fsync,
             "synchronous_commit": commit,
+            "cpu": cpu(),
             "cores": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         });
         Ok(settings.as_object().cloned().unwrap_or_default())
     }
+}
+
+/// The processor's name, where the system tells it.
+fn cpu() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find(|line| line.starts_with("model name"));
+    let name = name.and_then(|line| line.split_once(": "));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }

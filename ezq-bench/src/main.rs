@@ -8,6 +8,7 @@ mod application;
 mod arguments;
 mod bodies;
 mod cases;
+mod children;
 mod database;
 mod outcome;
 mod pairs;
@@ -25,7 +26,7 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    if let Some(result) = cases::recovery::work().await {
+    if let Some(result) = children::work().await {
         return ended(result);
     }
     let wish = match Arguments::read(std::env::args().skip(1)) {
@@ -55,7 +56,7 @@ async fn fulfil(wish: Wish) -> Result<()> {
             return Ok(());
         }
         Wish::List => {
-            for case in cases::ALL {
+            for case in cases::ALL.iter().chain(cases::GROWTH) {
                 println!("{:<18} {}", case.name, case.about);
             }
             return Ok(());

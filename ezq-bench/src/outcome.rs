@@ -58,6 +58,19 @@ impl Outcome {
         }
     }
 
+    /// As a part of its case, under a name and a target of its own.
+    pub(crate) fn part(mut self, name: &str, target: Option<Target>) -> Self {
+        name.clone_into(&mut self.name);
+        self.target = target;
+        self
+    }
+
+    /// As a point of what grows.
+    pub(crate) fn at(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.point.insert(name.to_owned(), value.into());
+        self
+    }
+
     pub(crate) fn json(&self) -> String {
         let (ezq, reference, ratio, spread, count) = match &self.figures {
             Figures::Pairs(pairs) => {

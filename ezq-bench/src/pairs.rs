@@ -114,6 +114,14 @@ fn median(sorted: &[f64]) -> f64 {
     }
 }
 
+/// The value below which so many of a hundred lie.
+pub(crate) fn percentile(values: &[f64], hundredth: usize) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let place = (values.len() * hundredth).div_ceil(100).saturating_sub(1);
+    values.get(place).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -130,6 +138,13 @@ mod tests {
     #[test]
     fn the_median_of_an_even_number_lies_between_the_middle_two() {
         assert!((median(&[1.0, 2.0, 4.0, 9.0]) - 3.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_percentile_is_a_value_that_was_seen() {
+        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!([50, 99, 100].map(|p| percentile(&values, p)), [100.0, 198.0, 200.0]);
+        assert!(percentile(&[], 50).is_nan());
     }
 
     #[tokio::test]

@@ -1,13 +1,23 @@
 //! The cases, one file each.
 
+mod bloat;
 mod broadcast;
 mod consume;
 mod consume_archive;
 mod consume_batch_tx;
+mod consume_delayed;
 mod consume_tx;
+pub(crate) mod dispatch;
+mod growth;
+mod idle;
+mod latency;
+pub(crate) mod memory;
+mod ordered;
+pub(crate) mod processes;
 mod publish_batch;
 mod publish_concurrent;
 pub(crate) mod recovery;
+mod restart;
 mod wide;
 
 use std::future::Future;
@@ -18,7 +28,7 @@ use crate::arguments::Arguments;
 use crate::database::Database;
 use crate::outcome::{Outcome, Target};
 
-/// Every case, in the order in which they run.
+/// Every case of the table, in the order in which they run.
 pub(crate) const ALL: &[Case] = &[
     publish_batch::CASE,
     publish_concurrent::CASE,
@@ -29,13 +39,26 @@ pub(crate) const ALL: &[Case] = &[
     consume_archive::CASE,
     consume_batch_tx::CASE,
     consume_tx::CASE,
+    consume_delayed::CASE,
     wide::CASE,
+    processes::CASE,
+    ordered::MANY,
+    ordered::HOT,
+    latency::CASE,
+    idle::CASE,
+    memory::CASE,
     recovery::DEFAULT,
     recovery::SHORT,
+    restart::CASE,
+    dispatch::CASE,
+    bloat::CASE,
 ];
 
+/// What runs only when it is named: how cost grows.
+pub(crate) const GROWTH: &[Case] = &[growth::QUEUED, growth::HANDLERS, growth::QUEUES];
+
 /// One thing that is measured.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,

@@ -1,9 +1,8 @@
 //! `recovery`: how long it takes from `kill -9` of a worker until the 10 events that it was handling
 //! are done, by a consumer that stood idle beside it.
 //!
-//! The worker is a process of its own: this program, told by the environment.
+//! The worker is a process of its own.
 
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ezq::prelude::*;
@@ -15,6 +14,7 @@ use serde_json::json;
 use super::{Case, check};
 use crate::Result;
 use crate::arguments::Arguments;
+use crate::children::Child;
 use crate::database::Database;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::progress::bar;
@@ -37,8 +37,6 @@ pub(super) const SHORT: Case = Case {
 
 const RUNNING: usize = 10;
 const REPETITIONS: usize = 10;
-/// What makes a process the worker: the queue, a space, the lease in seconds.
-const WORKER: &str = "BENCH_WORKER";
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(type = "bench.held")]
@@ -75,7 +73,8 @@ async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {
     for stored in other.publish_all(&events).queue(&queue).await? {
         stored?;
     }
-    let mut worker = Worker::start(database.url(), &queue, lease)?;
+    let role = format!("recovery {queue} {}", lease.as_secs());
+    let mut worker = Child::start(&role, database.url())?;
     let held = format!("select count(*) = {RUNNING} from pgmq.q_{queue} where read_ct = 1");
     let held = || query_scalar::<_, bool>(AssertSqlSafe(held.clone())).fetch_one(other.pool());
     while !held().await? {
@@ -85,7 +84,7 @@ async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {
     let consumer = other.consumer().queue(&queue).concurrency(RUNNING).lease(lease).spawn();
     // It looks once and finds nothing; and the worker's last renewal is a while ago, or not.
     tokio::time::sleep(Duration::from_millis(500 + 137 * n as u64)).await;
-    worker.0.kill()?;
+    worker.kill()?;
     let killed = Instant::now();
     while consumer.counts().handled < RUNNING as u64 {
         if killed.elapsed() > Duration::from_secs(120) {
@@ -107,41 +106,10 @@ async fn application(url: &str, takes: Duration) -> Result<Ezq> {
     Ok(builder.register(held).connect().await?)
 }
 
-/// A worker's process; killed when dropped.
-struct Worker(Child);
-
-impl Worker {
-    fn start(url: &str, queue: &QueueName, lease: Duration) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.env(WORKER, format!("{queue} {}", lease.as_secs())).env("DATABASE_URL", url);
-        Ok(Self(command.stdin(Stdio::null()).spawn()?))
-    }
-
-    fn still_runs(&mut self) -> Result<()> {
-        match self.0.try_wait()? {
-            Some(status) => Err(format!("the worker ended by itself: {status}").into()),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // It may be dead already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Runs as a worker, if this process is one.
-pub(crate) async fn work() -> Option<Result<()>> {
-    let told = std::env::var(WORKER).ok()?;
-    let (queue, lease) = told.split_once(' ')?;
-    let work = async {
-        let ezq = application(&std::env::var("DATABASE_URL")?, Duration::MAX / 4).await?;
-        let lease = Duration::from_secs(lease.parse()?);
-        ezq.consumer().queue(queue).concurrency(RUNNING).lease(lease).run().await?;
-        Ok(())
-    };
-    Some(work.await)
+/// The worker: it holds what it claims, until it is killed.
+pub(crate) async fn work(url: &str, queue: &str, lease: &str) -> Result<()> {
+    let ezq = application(url, Duration::MAX / 4).await?;
+    let lease = Duration::from_secs(lease.parse()?);
+    ezq.consumer().queue(queue).concurrency(RUNNING).lease(lease).run().await?;
+    Ok(())
 }

@@ -1,0 +1,90 @@
+//! `bloat`: what a transaction that somebody leaves open costs. An hour's worth of events goes
+//! through one queue, published while it is consumed, and the open transaction's snapshot keeps
+//! every row version from being removed; against ezq's own throughput without it.
+
+use std::time::{Duration, Instant};
+
+use ezq::prelude::*;
+use ezq::sqlx::{Connection as _, query};
+use ezq::{Engine as _, QueueName};
+use serde_json::json;
+
+use super::{Case, check};
+use crate::Result;
+use crate::application::{Application, CONCURRENCY};
+use crate::arguments::Arguments;
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome};
+use crate::pairs::{Pairs, Run};
+use crate::queues::{Payload, checkpoint, drop_queue};
+
+pub(super) const CASE: Case = Case {
+    name: "bloat",
+    about: "1,000,000 events through a queue while a snapshot is held; against itself without",
+    unit: "events/s",
+    target: None,
+    run: |arguments, database| Box::pin(run(arguments, database)),
+};
+
+const EVENTS: usize = 1_000_000;
+const REPETITIONS: usize = 1;
+const BATCH: usize = 100;
+/// The publisher waits while so many are not handled.
+const AHEAD: usize = 5000;
+
+async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+    let application = Application::counting(database.url()).await?;
+    let ezq = &application.ezq;
+    let events = arguments.events.unwrap_or(EVENTS);
+    // The first pair only warms up: it needs no hour's worth.
+    let of_pair = |n: usize| if n == 0 { events.div_ceil(20) } else { events };
+    let pairs = Pairs::measure(
+        CASE.name,
+        arguments.repetitions(REPETITIONS),
+        |n| async move {
+            let mut other = database.connect().await?;
+            let mut open = other.begin_with("begin isolation level repeatable read").await?;
+            query("select count(*) from pgmq.meta").execute(&mut *open).await?;
+            let run = pass_through(ezq, &format!("bench_bloat_{n}"), of_pair(n)).await?;
+            open.rollback().await?;
+            Ok(run)
+        },
+        |n| async move { pass_through(ezq, &format!("bench_bloat_plain_{n}"), of_pair(n)).await },
+    );
+    let pairs = pairs.await?;
+    ezq.close().await;
+    let mut settings = database.settings().await?;
+    settings.insert("events".into(), json!(events));
+    settings.insert("batch".into(), json!(BATCH));
+    settings.insert("concurrency".into(), json!(CONCURRENCY));
+    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+}
+
+async fn pass_through(ezq: &Ezq, name: &str, events: usize) -> Result<Run> {
+    let queue = QueueName::new(name)?;
+    ezq.pgmq().ensure_queue(&queue).await?;
+    ezq.purge(&queue).await?;
+    checkpoint(ezq).await;
+    let consumer = ezq.consumer().queue(&queue).concurrency(CONCURRENCY).spawn();
+
+    let started = Instant::now();
+    for first in (0..events).step_by(BATCH) {
+        while consumer.counts().handled + (AHEAD as u64) < first as u64 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let batch: Vec<Payload> = (first..events.min(first + BATCH)).map(Payload::new).collect();
+        for stored in ezq.publish_all(&batch).queue(&queue).await? {
+            stored?;
+        }
+    }
+    while consumer.counts().handled < events as u64 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let took = started.elapsed();
+
+    consumer.stop();
+    check("the number of events handled", consumer.wait().await?.counts.handled, events)?;
+    drop_queue(ezq, name, 0).await?;
+    drop_queue(ezq, &queue.dead_letters(), 0).await?;
+    Ok(Run { events, took })
+}

@@ -1,0 +1,197 @@
+//! `dispatch`: what ezq itself does for an event, from the body that an engine hands out to the
+//! settlement that it gets: read the envelope, find the handler, run it, say what became of it. The
+//! engine hands out the same body again and again and keeps nothing.
+//!
+//! The reference reads the same JSON and calls a function. Where `valgrind` is installed,
+//! instructions are counted, as the difference between a short and a long run, which leaves out what
+//! a start costs; otherwise time is measured.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use ezq::chrono::Utc;
+use ezq::engine::{LeaseRequest, Leased};
+use ezq::headers::Headers;
+use ezq::{
+    App, Capabilities, Delivery, Due, Engine, ExtendOutcome, Handler, MessageId, Outgoing,
+    PublishOutcome, QueueName, QueueStats, Receipt, Settle, SettleOutcome,
+};
+use serde_json::json;
+
+use super::{Case, check};
+use crate::Result;
+use crate::application::CONCURRENCY;
+use crate::arguments::Arguments;
+use crate::bodies::Bodies;
+use crate::children::Child;
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome};
+use crate::pairs::Pairs;
+use crate::progress::bar;
+use crate::queues::Payload;
+use crate::rows::number;
+
+pub(super) const CASE: Case = Case {
+    name: "dispatch",
+    about: "body to handler to settlement, no engine; against reading the JSON and a call",
+    unit: "instructions",
+    target: None,
+    run: |arguments, database| Box::pin(run(arguments, database)),
+};
+
+const EVENTS: usize = 20_000;
+/// Events of the shorter run, which is taken off the longer.
+const SHORT: usize = 1000;
+const REPETITIONS: usize = 3;
+
+async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+    let events = arguments.events.unwrap_or(EVENTS);
+    let counts = Child::under("valgrind", &["--version".to_owned()], "").is_ok();
+    let repetitions = arguments.repetitions(REPETITIONS);
+    let bar = bar(CASE.name, repetitions)?;
+    let mut pairs = Pairs::default();
+    for _ in 0..repetitions {
+        let (ezq, plain) = if counts {
+            (instructions("ezq", events).await?, instructions("plain", events).await?)
+        } else {
+            (nanoseconds("ezq", events).await?, nanoseconds("plain", events).await?)
+        };
+        pairs.push(ezq, plain);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let mut settings = database.settings().await?;
+    settings.insert("events".into(), json!(events));
+    settings.insert("concurrency".into(), json!(CONCURRENCY));
+    settings.insert("counted_by".into(), json!(if counts { "callgrind" } else { "time" }));
+    let case = Case { unit: if counts { CASE.unit } else { "ns" }, ..CASE };
+    Ok(vec![Outcome::of(&case, Figures::Pairs(pairs), settings)])
+}
+
+/// Instructions an event, of a process of its own.
+async fn instructions(side: &str, events: usize) -> Result<f64> {
+    let (short, long) = (counted(side, SHORT).await?, counted(side, SHORT + events).await?);
+    Ok((long as f64 - short as f64) / events as f64)
+}
+
+async fn counted(side: &str, events: usize) -> Result<u64> {
+    let file = std::env::temp_dir().join(format!("ezq-bench-{}.callgrind", std::process::id()));
+    let out = format!("--callgrind-out-file={}", file.display());
+    let role = format!("dispatch {side} {events}");
+    let child = Child::under("valgrind", &["--tool=callgrind".to_owned(), out], &role)?;
+    child.end().await?;
+    let profile = tokio::fs::read_to_string(&file).await?;
+    tokio::fs::remove_file(&file).await?;
+    let total = profile.lines().find_map(|line| line.strip_prefix("totals: "));
+    Ok(total.ok_or("callgrind told no total")?.trim().parse()?)
+}
+
+async fn nanoseconds(side: &str, events: usize) -> Result<f64> {
+    let started = Instant::now();
+    match side {
+        "ezq" => dispatch(events).await?,
+        _ => call(events)?,
+    }
+    Ok(started.elapsed().as_nanos() as f64 / events as f64)
+}
+
+/// The process that is counted.
+pub(crate) async fn work(side: &str, events: &str) -> Result<()> {
+    nanoseconds(side, events.parse()?).await?;
+    Ok(())
+}
+
+fn call(events: usize) -> Result<()> {
+    let body = Bodies::default().next(&Payload::new(7))?;
+    let mut sum = 0;
+    for _ in 0..events {
+        sum += std::hint::black_box(number(std::hint::black_box(&body))?);
+    }
+    check("the sum", sum.unsigned_abs(), 7 * events)
+}
+
+async fn dispatch(events: usize) -> Result<()> {
+    let handled = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&handled);
+    let handler = Handler::on("noop", move |event: Payload| {
+        counter.fetch_add(std::hint::black_box(event.n) as u64, Ordering::Relaxed);
+        std::future::ready(())
+    });
+    let feed = Feed {
+        body: Bodies::default().next(&Payload::new(7))?,
+        left: AtomicUsize::new(events),
+        settled: Arc::default(),
+    };
+    let settled = Arc::clone(&feed.settled);
+    let app = App::builder().without_discovered_handlers().register(handler).build(feed)?;
+    let report = app.consumer().concurrency(CONCURRENCY).until_idle().run().await?;
+    check("the number of events reported", report.counts.handled, events)?;
+    check("the number of settlements", settled.load(Ordering::Relaxed), events)?;
+    check("the sum", handled.load(Ordering::Relaxed), 7 * events)
+}
+
+/// An engine that hands out one body as often as it is told, and keeps nothing.
+struct Feed {
+    body: String,
+    left: AtomicUsize,
+    settled: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl Engine for Feed {
+    fn capabilities(&self) -> &Capabilities {
+        const { &Capabilities::new("feed") }
+    }
+
+    async fn ensure_queue(&self, _: &QueueName) -> ezq::Result<()> {
+        Ok(())
+    }
+
+    async fn publish(&self, _: Vec<Outgoing>) -> ezq::Result<Vec<PublishOutcome>> {
+        Ok(Vec::new())
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> ezq::Result<Leased> {
+        let left = self.left.load(Ordering::Relaxed);
+        let count = left.min(request.max);
+        self.left.store(left - count, Ordering::Relaxed);
+        let now = Utc::now();
+        let delivery = |n: usize| {
+            let id = MessageId::Number(i64::try_from(n).unwrap_or(i64::MAX));
+            let (queue, body) = (request.queue.clone(), self.body.clone());
+            let headers = Headers::new();
+            let message = Outgoing { queue, body, headers, due: Due::Now, dedupe: None };
+            Delivery { deliveries: 1, ..Delivery::stored(id, message, now) }
+        };
+        let deliveries = (left - count..left).map(delivery).collect();
+        Ok(Leased { deliveries, next_due: None })
+    }
+
+    async fn settle(
+        &self,
+        _: &QueueName,
+        settlements: Vec<(Receipt, Settle)>,
+    ) -> ezq::Result<Vec<SettleOutcome>> {
+        self.settled.fetch_add(settlements.len() as u64, Ordering::Relaxed);
+        Ok(settlements.iter().map(|_| SettleOutcome::Done).collect())
+    }
+
+    async fn extend(
+        &self,
+        _: &QueueName,
+        receipts: &[Receipt],
+        _: Duration,
+    ) -> ezq::Result<Vec<ExtendOutcome>> {
+        Ok(receipts.iter().map(|_| ExtendOutcome::Extended).collect())
+    }
+
+    async fn purge(&self, _: &QueueName) -> ezq::Result<u64> {
+        Ok(0)
+    }
+
+    async fn stats(&self, _: &QueueName) -> ezq::Result<QueueStats> {
+        Ok(QueueStats::default())
+    }
+}

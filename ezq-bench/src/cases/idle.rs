@@ -1,0 +1,86 @@
+//! `idle`: how many statements a consumer sends that has nothing to do, and is woken when there is.
+//!
+//! `pg_stat_statements` counts them, on a server of its own, where nothing else runs; the statement
+//! that asks is left out.
+
+use std::time::{Duration, Instant};
+
+use ezq::pgmq::embedded::EmbeddedPostgres;
+use ezq::sqlx::{Connection as _, PgConnection, query, query_scalar};
+use serde_json::json;
+
+use super::{Case, check};
+use crate::Result;
+use crate::application::Application;
+use crate::arguments::Arguments;
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome, Target};
+use crate::progress::bar;
+use crate::queues::Payload;
+
+pub(super) const CASE: Case = Case {
+    name: "idle",
+    about: "statements of an idle consumer that is woken, counted by pg_stat_statements",
+    unit: "statements/s",
+    target: Some(Target::AtMost(1.0)),
+    run: |arguments, _| Box::pin(run(arguments)),
+};
+
+const WINDOW: Duration = Duration::from_secs(6);
+const QUEUE: &str = "bench_idle";
+
+async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
+    let server = EmbeddedPostgres::builder()
+        .durable(true)
+        .setting("shared_preload_libraries", "pg_stat_statements")
+        .start()
+        .await?;
+    let mut observer = PgConnection::connect(&server.url()).await?;
+    query("create extension pg_stat_statements").execute(&mut observer).await?;
+    let application = Application::counting(&server.url()).await?;
+    let other = Application::counting(&server.url()).await?;
+    let consumer = application.ezq.consumer().queue(QUEUE).spawn();
+    let mut published = 0;
+    let mut wake = async || -> Result<()> {
+        other.ezq.publish(&Payload::new(0)).queue(QUEUE).await?;
+        published += 1;
+        let started = Instant::now();
+        while consumer.counts().handled < published {
+            if started.elapsed() > Duration::from_secs(60) {
+                return Err("the consumer does not wake up".into());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    };
+    wake().await?;
+    // What it learns after an event, and the first, shorter pauses between its looks.
+    tokio::time::sleep(WINDOW).await;
+
+    let repetitions = arguments.pairs();
+    let bar = bar(CASE.name, repetitions)?;
+    let mut rates = Vec::new();
+    for _ in 0..repetitions {
+        let (before, started) = (statements(&mut observer).await?, Instant::now());
+        tokio::time::sleep(WINDOW).await;
+        let (after, seconds) = (statements(&mut observer).await?, started.elapsed().as_secs_f64());
+        rates.push((after - before) as f64 / seconds);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    wake().await?;
+    consumer.stop();
+    check("the number of events handled", consumer.wait().await?.counts.handled, 2)?;
+    application.ezq.close().await;
+    other.ezq.close().await;
+    let mut settings = Database::open(Some(&server.url())).await?.settings().await?;
+    settings.insert("window_s".into(), json!(WINDOW.as_secs()));
+    settings.insert("counted_by".into(), json!("pg_stat_statements"));
+    Ok(vec![Outcome::of(&CASE, Figures::Alone(rates), settings)])
+}
+
+async fn statements(observer: &mut PgConnection) -> Result<i64> {
+    let sql = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements
+               where query not like '%pg_stat_statements%'";
+    Ok(query_scalar(sql).fetch_one(observer).await?)
+}

@@ -1,0 +1,156 @@
+//! `latency`: from the call that publishes an event to the start of its handler, on an idle consumer
+//! that does not poll. Publisher and consumer are two applications, so each event takes the way
+//! through Postgres.
+//!
+//! The reference is what no queue on Postgres can do without: `pg_notify` on one connection, its
+//! arrival at a listener on another, and one `pgmq.read`. Both go on at once, 20 times a second each,
+//! in turn.
+
+use std::time::{Duration, Instant};
+
+use ezq::prelude::*;
+use ezq::sqlx::postgres::PgListener;
+use ezq::sqlx::{Connection as _, PgConnection, query, query_scalar};
+use ezq::{Handler, QueueName};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval_at, timeout};
+
+use super::{Case, check};
+use crate::Result;
+use crate::arguments::Arguments;
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome, Target};
+use crate::pairs::{Pairs, percentile};
+use crate::progress::bar;
+use crate::queues::{Payload, create, drop_queue};
+
+pub(super) const CASE: Case = Case {
+    name: "latency",
+    about: "publish to handler start, 20 a second, idle consumer; against NOTIFY to LISTEN and a read",
+    unit: "ms",
+    target: None,
+    run: |arguments, database| Box::pin(run(arguments, database)),
+};
+
+/// Of one repetition.
+const EVENTS: usize = 200;
+const PERIOD: Duration = Duration::from_millis(50);
+const NEVER: Duration = Duration::from_secs(3600);
+const QUEUE: &str = "bench_latency";
+const PLAIN: &str = "bench_latency_plain";
+
+/// When each event's handler started.
+type Started = mpsc::UnboundedReceiver<(usize, Instant)>;
+
+async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+    let url = database.url();
+    let publisher = Ezq::builder().database_url(url).without_discovered_handlers();
+    let publisher = publisher.connect().await?;
+    let (start, mut started) = mpsc::unbounded_channel();
+    let handler = Handler::on("noop", move |event: Payload| {
+        // Nobody hears of it any more once the case has failed.
+        let _ = start.send((event.n, Instant::now()));
+        std::future::ready(())
+    });
+    let never = |config: &mut ezq::Config| {
+        config.poll_min = Some(NEVER);
+        config.poll_max = Some(NEVER);
+    };
+    let builder = Ezq::builder().database_url(url).without_discovered_handlers();
+    let ezq = builder.configure(never).register(handler).connect().await?;
+    let consumer = ezq.consumer().queue(QUEUE).spawn();
+    let mut reference = Reference::open(&publisher, database).await?;
+
+    let events = arguments.events.unwrap_or(EVENTS);
+    let repetitions = arguments.pairs();
+    let bar = bar(CASE.name, repetitions + 1)?;
+    let (mut middle, mut tail) = (Pairs::default(), Pairs::default());
+    for n in 0..=repetitions {
+        let own = publish(&publisher, &mut started, events);
+        let (own, plain) = tokio::join!(own, reference.measure(events));
+        let (own, plain) = (own?, plain?);
+        if n > 0 {
+            middle.push(percentile(&own, 50), percentile(&plain, 50));
+            tail.push(percentile(&own, 99), percentile(&plain, 99));
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+
+    consumer.stop();
+    let handled = consumer.wait().await?.counts.handled;
+    check("the number of events handled", handled, events * (repetitions + 1))?;
+    ezq.close().await;
+    drop_queue(&publisher, QUEUE, 0).await?;
+    drop_queue(&publisher, &QueueName::new(QUEUE)?.dead_letters(), 0).await?;
+    drop_queue(&publisher, PLAIN, 1).await?;
+    publisher.close().await;
+    let mut settings = database.settings().await?;
+    settings.insert("events".into(), json!(events));
+    settings.insert("events_per_s".into(), json!(1000 / PERIOD.as_millis()));
+    let part = |name, pairs, most| {
+        Outcome::of(&CASE, Figures::Pairs(pairs), settings.clone())
+            .part(name, Some(Target::AtMost(most)))
+    };
+    Ok(vec![part("latency_p50", middle, 2.0), part("latency_p99", tail, 3.0)])
+}
+
+/// Publishes one event a period, whatever became of the one before; the milliseconds of each.
+async fn publish(ezq: &Ezq, started: &mut Started, events: usize) -> Result<Vec<f64>> {
+    let mut ticks = interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
+    let mut sent = Vec::with_capacity(events);
+    for n in 0..events {
+        ticks.tick().await;
+        sent.push(Instant::now());
+        ezq.publish(&Payload::new(n)).queue(QUEUE).await?;
+    }
+    let mut times = Vec::with_capacity(events);
+    while times.len() < events {
+        let next = timeout(Duration::from_secs(60), started.recv()).await;
+        let (n, at) = next.ok().flatten().ok_or("events are left that nobody was woken for")?;
+        times.push(at.saturating_duration_since(sent[n]).as_secs_f64() * 1000.0);
+    }
+    Ok(times)
+}
+
+/// What it is measured against.
+struct Reference {
+    listener: PgListener,
+    notifier: PgConnection,
+    reader: PgConnection,
+}
+
+impl Reference {
+    async fn open(ezq: &Ezq, database: &Database) -> Result<Self> {
+        create(ezq, PLAIN).await?;
+        query("select pgmq.send($1, '{}'::jsonb)").bind(PLAIN).execute(ezq.pool()).await?;
+        let mut listener = PgListener::connect(database.url()).await?;
+        listener.listen(PLAIN).await?;
+        let (notifier, reader) = (database.connect().await?, database.connect().await?);
+        Ok(Self { listener, notifier, reader })
+    }
+
+    /// The milliseconds of so many rounds, half a period after the events.
+    async fn measure(&mut self, rounds: usize) -> Result<Vec<f64>> {
+        let first = tokio::time::Instant::now() + PERIOD + PERIOD / 2;
+        let mut ticks = interval_at(first, PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut times = Vec::with_capacity(rounds);
+        for _ in 0..rounds {
+            ticks.tick().await;
+            let sent = Instant::now();
+            query("select pg_notify($1, '')").bind(PLAIN).execute(&mut self.notifier).await?;
+            self.listener.recv().await?;
+            // For no time, so that the message is there again for the next round.
+            let found: Vec<i64> = query_scalar("select msg_id from pgmq.read($1, 0, 1)")
+                .bind(PLAIN)
+                .fetch_all(&mut self.reader)
+                .await?;
+            times.push(sent.elapsed().as_secs_f64() * 1000.0);
+            check("the number of messages read", found.len() as u64, 1)?;
+        }
+        self.reader.ping().await?;
+        Ok(times)
+    }
+}

@@ -1,0 +1,101 @@
+//! `ordered_many` and `ordered_hot`: what ordering keys cost. The same number of events, in 1,000
+//! keys, or half of them in one hot key and the others in 1,000; against ezq's own `consume` of
+//! events without keys. Every run checks that each key was handled in its order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use ezq::Handler;
+use serde_json::json;
+
+use super::{Case, check};
+use crate::Result;
+use crate::application::{Application, Job};
+use crate::arguments::Arguments;
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome, Target};
+use crate::pairs::Pairs;
+use crate::queues::{Payload, Template};
+
+pub(super) const MANY: Case = Case {
+    name: "ordered_many",
+    about: "events in 1,000 ordering keys; against itself without keys",
+    unit: "events/s",
+    target: Some(Target::AtLeast(0.5)),
+    run: |arguments, database| Box::pin(run(&MANY, arguments, database, |n| n % KEYS)),
+};
+
+pub(super) const HOT: Case = Case {
+    name: "ordered_hot",
+    about: "half of the events in one key, the others in 1,000; against itself without keys",
+    unit: "events/s",
+    target: Some(Target::AtLeast(0.5)),
+    run: |arguments, database| Box::pin(run(&HOT, arguments, database, hot)),
+};
+
+const EVENTS: usize = 100_000;
+const KEYS: usize = 1000;
+
+fn hot(n: usize) -> usize {
+    if n.is_multiple_of(2) { KEYS } else { n / 2 % KEYS }
+}
+
+/// The newest event of each key, and how many came before an earlier one of theirs.
+#[derive(Debug)]
+struct Order {
+    newest: Vec<AtomicUsize>,
+    wrong: AtomicU64,
+}
+
+impl Order {
+    fn saw(&self, key: usize, n: usize) {
+        if self.newest[key].fetch_max(n + 1, Ordering::Relaxed) > n {
+            self.wrong.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn reset(&self) {
+        self.newest.iter().for_each(|newest| newest.store(0, Ordering::Relaxed));
+    }
+}
+
+async fn run(
+    case: &Case,
+    arguments: &Arguments,
+    database: &Database,
+    key: fn(usize) -> usize,
+) -> Result<Vec<Outcome>> {
+    let newest = (0..=KEYS).map(|_| AtomicUsize::new(0)).collect();
+    let order = Arc::new(Order { newest, wrong: AtomicU64::new(0) });
+    let seen = Arc::clone(&order);
+    let handler = move |counter: Arc<AtomicU64>| {
+        Handler::on("noop", move |event: Payload| {
+            seen.saw(key(event.n), event.n);
+            counter.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(())
+        })
+    };
+    let ordered = Application::open(database.url(), handler).await?;
+    let plain = Application::counting(database.url()).await?;
+    let events = arguments.events.unwrap_or(EVENTS);
+    let mut keyed = Template::create(&ordered.ezq, "keyed").await?;
+    keyed.add(&ordered.ezq, (0..events).map(|n| Payload::with_key(n, key(n))), false).await?;
+    let template = Template::plain(&plain.ezq, case.name, events).await?;
+
+    let pairs = Pairs::measure(
+        case.name,
+        arguments.pairs(),
+        |n| {
+            order.reset();
+            ordered.work_off(&keyed, Job::new(case.name, "ezq", n))
+        },
+        |n| plain.work_off(&template, Job::new(case.name, "plain", n)),
+    );
+    let pairs = pairs.await?;
+    check("the number of events out of order", order.wrong.load(Ordering::Relaxed), 0)?;
+    keyed.drop(&ordered.ezq).await?;
+    ordered.ezq.close().await;
+    let mut settings = plain.close(database, template).await?;
+    settings.insert("keys".into(), json!(KEYS));
+    Ok(vec![Outcome::of(case, Figures::Pairs(pairs), settings)])
+}

@@ -1,0 +1,94 @@
+//! `processes`: three processes that work off one queue together, against one alone.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use ezq::prelude::*;
+use ezq::{Engine as _, QueueName};
+use serde_json::json;
+
+use super::{Case, check};
+use crate::Result;
+use crate::application::{Application, CONCURRENCY};
+use crate::arguments::Arguments;
+use crate::children::{Child, told_to_go};
+use crate::database::Database;
+use crate::outcome::{Figures, Outcome, Target};
+use crate::pairs::{Pairs, Run};
+use crate::queues::{Template, drop_queue};
+
+pub(super) const CASE: Case = Case {
+    name: "processes",
+    about: "three consuming processes on one queue; against one",
+    unit: "events/s",
+    target: Some(Target::AtLeast(1.0)),
+    run: |arguments, database| Box::pin(run(arguments, database)),
+};
+
+const EVENTS: usize = 150_000;
+const SEVERAL: usize = 3;
+
+async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+    let application = Application::counting(database.url()).await?;
+    let ezq = &application.ezq;
+    let events = arguments.events.unwrap_or(EVENTS);
+    let template = Template::plain(ezq, CASE.name, events).await?;
+    let pairs = Pairs::measure(
+        CASE.name,
+        arguments.pairs(),
+        |n| work_off(ezq, database, &template, SEVERAL, n),
+        |n| work_off(ezq, database, &template, 1, n),
+    );
+    let pairs = pairs.await?;
+    let mut settings = application.close(database, template).await?;
+    settings.insert("processes".into(), json!(SEVERAL));
+    settings.insert("reference_processes".into(), json!(1));
+    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+}
+
+async fn work_off(
+    ezq: &Ezq,
+    database: &Database,
+    template: &Template,
+    processes: usize,
+    n: usize,
+) -> Result<Run> {
+    let name = format!("bench_processes_{processes}_{n}");
+    let queue = QueueName::new(&name)?;
+    ezq.pgmq().ensure_queue(&queue).await?;
+    template.copy(ezq, &name).await?;
+    let start = |_| Child::start(&format!("processes {queue}"), database.url());
+    let mut children: Vec<Child> = (0..processes).map(start).collect::<Result<_>>()?;
+    for child in &mut children {
+        child.answer().await?;
+    }
+
+    let started = Instant::now();
+    for child in &mut children {
+        child.go().await?;
+    }
+    let mut handled = 0;
+    for child in &mut children {
+        handled += child.answer().await?.parse::<u64>()?;
+    }
+    let took = started.elapsed();
+
+    for child in children {
+        child.end().await?;
+    }
+    check("the number of events that the processes handled", handled, template.due)?;
+    drop_queue(ezq, &name, 0).await?;
+    drop_queue(ezq, &queue.dead_letters(), 0).await?;
+    Ok(Run { events: template.due, took })
+}
+
+/// One of the processes: it says when it is ready, and what it handled.
+pub(crate) async fn work(url: &str, queue: &str) -> Result<()> {
+    let Application { ezq, handled } = Application::counting(url).await?;
+    println!("ready");
+    told_to_go().await?;
+    ezq.consumer().queue(queue).concurrency(CONCURRENCY).until_idle().run().await?;
+    println!("{}", handled.load(Ordering::Relaxed));
+    ezq.close().await;
+    Ok(())
+}

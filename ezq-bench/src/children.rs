@@ -1,0 +1,100 @@
+//! Processes of their own: this program once more, told by the environment what it is to be.
+
+use std::ffi::OsStr;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{self, ChildStdout, Command};
+
+use crate::Result;
+use crate::cases::{dispatch, memory, processes, recovery};
+
+/// What makes a process a child: the case, and what that case tells it.
+const ROLE: &str = "BENCH_ROLE";
+
+/// A child; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    process: process::Child,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Child {
+    /// Starts one, which finds the database at a URL.
+    pub(crate) fn start(role: &str, url: &str) -> Result<Self> {
+        Self::spawn(Command::new(std::env::current_exe()?).env("DATABASE_URL", url), role)
+    }
+
+    /// Starts one under another program, such as a profiler, whose messages are thrown away.
+    pub(crate) fn under(
+        program: impl AsRef<OsStr>,
+        arguments: &[String],
+        role: &str,
+    ) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(std::env::current_exe()?).stderr(Stdio::null());
+        Self::spawn(&mut command, role)
+    }
+
+    fn spawn(command: &mut Command, role: &str) -> Result<Self> {
+        command.env(ROLE, role).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn()?;
+        let answers = process.stdout.take().ok_or("the child has no output")?;
+        Ok(Self { process, answers: BufReader::new(answers).lines() })
+    }
+
+    /// The next line that it prints.
+    pub(crate) async fn answer(&mut self) -> Result<String> {
+        match self.answers.next_line().await? {
+            Some(line) => Ok(line),
+            None => {
+                Err(format!("the child ended by itself: {}", self.process.wait().await?).into())
+            }
+        }
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn go(&mut self) -> Result<()> {
+        let input = self.process.stdin.as_mut().ok_or("the child has no input")?;
+        Ok(input.write_all(b"go\n").await?)
+    }
+
+    /// Waits until it has ended, and well.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        let status = self.process.wait().await?;
+        if status.success() { Ok(()) } else { Err(format!("the child failed: {status}").into()) }
+    }
+
+    /// Kills it, as by `kill -9`.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        Ok(self.process.start_kill()?)
+    }
+
+    pub(crate) fn still_runs(&mut self) -> Result<()> {
+        match self.process.try_wait()? {
+            Some(status) => Err(format!("the child ended by itself: {status}").into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Waits until the parent lets this child go on.
+pub(crate) async fn told_to_go() -> Result<()> {
+    let mut line = String::new();
+    BufReader::new(tokio::io::stdin()).read_line(&mut line).await?;
+    if line.is_empty() { Err("the parent is gone".into()) } else { Ok(()) }
+}
+
+/// Does what a child is for, if this process is one.
+pub(crate) async fn work() -> Option<Result<()>> {
+    let role = std::env::var(ROLE).ok()?;
+    let url = std::env::var("DATABASE_URL").unwrap_or_default();
+    let words: Vec<&str> = role.split(' ').collect();
+    Some(match words[..] {
+        ["recovery", queue, lease] => recovery::work(&url, queue, lease).await,
+        ["processes", queue] => processes::work(&url, queue).await,
+        ["memory", queue, events] => memory::work(&url, queue, events).await,
+        ["dispatch", side, events] => dispatch::work(side, events).await,
+        _ => Err(format!("`{role}` is nothing that a child does").into()),
+    })
+}
