@@ -113,8 +113,8 @@ pub use ezq_macros::on_event;
 #[doc(inline)]
 pub use ezq_macros::on_schedule;
 pub use ezq_pgmq as pgmq;
-pub use ezq_pgmq::Inbox;
 pub use ezq_pgmq::Tx;
+pub use ezq_pgmq::{Capture, CapturedTable, Captures, Inbox};
 pub use sqlx;
 pub use tokio_util::sync::CancellationToken;
 

@@ -102,6 +102,22 @@ fn encrypting_hides_what_it_stores_and_handles_nothing_forged() {
 }
 
 #[test]
+fn capture_tells_a_handler_what_another_program_wrote() {
+    let out = printed(run(&mut example("capture")));
+    assert_in_order(
+        &out,
+        &[
+            r#"captured: Some(["id", "name", "plan"]) of example_capture.users"#,
+            "what the handler sees",
+            "ada is new, on the plan free",
+            "ada changed plan: free to team",
+            "ada is gone",
+            ": 3 handled, 0 retried, 0 dead-lettered",
+        ],
+    );
+}
+
+#[test]
 fn custom_engine_is_short() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/custom_engine.rs");
     let lines = std::fs::read_to_string(file).unwrap().lines().count();
