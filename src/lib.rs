@@ -113,10 +113,26 @@ pub use ezq_macros::on_event;
 #[doc(inline)]
 pub use ezq_macros::on_schedule;
 pub use ezq_pgmq as pgmq;
-pub use ezq_pgmq::Inbox;
 pub use ezq_pgmq::Tx;
+pub use ezq_pgmq::{Capture, CapturedTable, Captures, Inbox};
 pub use sqlx;
 pub use tokio_util::sync::CancellationToken;
 
 #[doc(hidden)]
 pub use ezq_core::private as __private;
+
+/// The pages under `docs/`, whose examples are tests.
+#[cfg(doctest)]
+mod pages {
+    macro_rules! page {
+        ($name:ident, $path:literal) => {
+            #[doc = include_str!(concat!("../docs/", $path))]
+            mod $name {}
+        };
+    }
+    page!(python_ezq, "migrating/python-ezq.md");
+    page!(django_broadcaster, "migrating/django-broadcaster.md");
+    page!(django_eventbus, "migrating/django-eventbus.md");
+    page!(celery_events, "migrating/celery-events.md");
+    page!(production, "production.md");
+}

@@ -9,6 +9,7 @@ mod batch;
 mod batch_attempt;
 mod batcher;
 mod broadcast;
+mod change;
 mod clock;
 mod codec;
 mod codecs;
@@ -59,6 +60,7 @@ pub use batch::{
     Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, IntoBatchHandler, Unread,
 };
 pub use broadcast::{Broadcast, Broadcasted, PreparedBroadcast};
+pub use change::{Change, Operation};
 pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
 pub use codecs::{Codec, CodecError};
 pub use config::{Config, UnknownTypes};
@@ -79,7 +81,7 @@ pub use handler::{
 };
 pub use headers::Headers;
 pub use health::{ConsumerHealth, EngineHealth, Health};
-pub use history::{CopyState, EventCopy, History, HistoryRequest};
+pub use history::{CopyState, EventCopy, EventStatus, History, HistoryRequest};
 pub use inline::{InlineOutcome, InlineReport};
 pub use notices::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};

@@ -81,6 +81,11 @@ pub(crate) fn is_queue_missing(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some(UNDEFINED_TABLE)
 }
 
+/// What was given as a table's name is none: wrong syntax, or a database or schema that is not there.
+pub(crate) fn is_name(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("42601" | "42602" | "0A000" | "22023" | "3F000"))
+}
+
 /// A deadlock or a serialisation failure: the same statement again helps at once.
 pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("40P01" | "40001"))

@@ -15,6 +15,7 @@
 //! queue. Supported: PGMQ from [`OLDEST_PGMQ`] on, as an extension or installed from SQL.
 
 mod broadcast;
+mod capture;
 mod claim;
 mod config;
 mod dead_letters;
@@ -46,6 +47,7 @@ mod tx;
 mod upkeep;
 mod wake;
 
+pub use capture::{Capture, CapturedTable, Captures};
 pub use config::PgmqConfig;
 pub use engine::PgmqEngine;
 pub use inbox::Inbox;

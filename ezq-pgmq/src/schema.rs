@@ -192,10 +192,7 @@ pub(crate) async fn migrate(connection: &mut PgConnection, part: Part) -> Result
     sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
     // Another may have been faster.
     let found = probe(&mut tx).await?;
-    // A role may own the schema without the right to create one.
-    if !found.schema {
-        sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
-    }
+    create_schema(&mut tx).await?;
     if !found.record {
         sqlx::raw_sql(RECORD).execute(&mut *tx).await?;
     }
@@ -205,6 +202,14 @@ pub(crate) async fn migrate(connection: &mut PgConnection, part: Part) -> Result
         tracing::info!(version, name, "migrated the schema `ezq`");
     }
     tx.commit().await
+}
+
+/// Makes the schema where it is absent: a role may own it without the right to create one.
+pub(crate) async fn create_schema(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    if !probe(&mut *connection).await?.schema {
+        sqlx::raw_sql(SCHEMA).execute(connection).await?;
+    }
+    Ok(())
 }
 
 /// The statements that a part consists of, for an administrator; each can be run again.

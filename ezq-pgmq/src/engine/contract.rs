@@ -18,7 +18,7 @@ use super::PgmqEngine;
 use crate::claim::Claim;
 use crate::config::Place;
 use crate::keys::blocked;
-use crate::link::{Checkout, Link, Planning, limit};
+use crate::link::{Checkout, Connector, Link, Planning, limit};
 use crate::removal::Removal;
 use crate::settle::{Means, Settling};
 use crate::tx::PgUnit;
@@ -38,6 +38,22 @@ macro_rules! on_link {
 
 /// What a handler's transaction needs of its engine.
 impl PgmqEngine {
+    /// What opens connections for one call.
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.inner.connector
+    }
+
+    /// Whether schemas, tables and functions may be made.
+    pub(crate) fn manages_schema(&self) -> bool {
+        self.inner.manage_schema
+    }
+
+    /// Gives a queue the indexes for ordering keys, where that is possible.
+    pub(crate) async fn index_keys(&self, queue: &QueueName) {
+        let inner = &self.inner;
+        inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
+    }
+
     pub(crate) fn place(&self) -> &Place {
         self.inner.connector.place()
     }

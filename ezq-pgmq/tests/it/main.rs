@@ -16,6 +16,8 @@ mod archiving;
 #[cfg(feature = "embedded")]
 mod broadcasting;
 #[cfg(feature = "embedded")]
+mod capture;
+#[cfg(feature = "embedded")]
 mod claiming;
 #[cfg(feature = "embedded")]
 mod conformance;

@@ -176,6 +176,7 @@ async fn a_whole_life_on_the_oldest() {
     let (url, mut own) = oldest().await;
     lives_a_whole_life(&url).await;
     crate::broadcasting::broadcasts(&url).await;
+    crate::capture::captures(&url).await;
     let sql = "SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
                WHERE relname LIKE 'q_old%' AND relkind = 'r' AND attname = 'last_read_at'";
     assert_eq!(scalar::<i64>(&mut own, sql).await, 0);
@@ -209,4 +210,5 @@ async fn a_whole_life_on_the_newest() {
     let url = fresh_database().await;
     lives_a_whole_life(&url).await;
     crate::broadcasting::broadcasts(&url).await;
+    crate::capture::captures(&url).await;
 }

@@ -1,0 +1,146 @@
+//! What is captured: looked at, and removed.
+
+use ezq_core::{Error, QueueName, Result};
+use serde_json::Value;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+use super::{absent, sql};
+use crate::PgmqEngine;
+use crate::error;
+use crate::install::{LOCK, LOCK_KEY};
+
+/// A table whose changes are captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CapturedTable {
+    /// The table's schema.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// What the types of its events begin with.
+    pub name: String,
+    /// The `source` of its events.
+    pub source: String,
+    /// The queue that gets them; `None` where they are broadcast.
+    pub queue: Option<QueueName>,
+    /// The columns that they have; `None` for all that the table has at the time.
+    pub columns: Option<Vec<String>>,
+    /// The column whose value is their ordering key.
+    pub key: Option<String>,
+    /// Whether the triggers fire: someone may have disabled them.
+    pub is_enabled: bool,
+}
+
+/// The tables of a database whose changes are captured.
+#[derive(Debug, Clone, Copy)]
+pub struct Captures<'a> {
+    engine: &'a PgmqEngine,
+}
+
+impl<'a> Captures<'a> {
+    pub(super) fn new(engine: &'a PgmqEngine) -> Self {
+        Self { engine }
+    }
+
+    /// All of them, whoever captures them, by schema and name.
+    ///
+    /// # Errors
+    /// When the database could not be asked.
+    pub async fn list(&self) -> Result<Vec<CapturedTable>> {
+        let mut connection = self.engine.connector().connect().await?;
+        let found = of(&mut connection, None).await;
+        let _ = connection.close().await;
+        let found = found.map_err(|failure| failed(failure, self.engine))?;
+        Ok(found.into_iter().map(|found| found.captured).collect())
+    }
+
+    /// Removes the triggers from a table, and their function; whether there were any. Events that
+    /// were stored stay. A name without a table is an error.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) when there is no such table,
+    /// [`ErrorKind::Permission`](ezq_core::ErrorKind::Permission) unless the role is the one that
+    /// captured it, or a member of that, and
+    /// [`ErrorKind::Transient`](ezq_core::ErrorKind::Transient) when the table was in use for longer
+    /// than three seconds.
+    ///
+    /// # Cancel safety
+    /// All is removed or nothing.
+    pub async fn remove(&self, table: &str) -> Result<bool> {
+        let mut connection = self.engine.connector().connect().await?;
+        let removed = remove(&mut connection, table).await;
+        let _ = connection.close().await;
+        match removed {
+            Ok(Some(removed)) => Ok(removed),
+            Ok(None) => Err(absent(table)),
+            Err(failure) if error::is_name(&failure) => Err(absent(table).with_source(failure)),
+            Err(failure) => Err(failed(failure, self.engine)),
+        }
+    }
+}
+
+async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<bool>, sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
+    sqlx::query("SET LOCAL lock_timeout = '3s'").execute(&mut *tx).await?;
+    let oid: Option<i64> = sqlx::query_scalar("SELECT to_regclass($1)::oid::bigint")
+        .bind(table)
+        .fetch_one(&mut *tx)
+        .await?;
+    let Some(oid) = oid else { return Ok(None) };
+    let found = of(&mut tx, Some(oid)).await?;
+    for found in &found {
+        sqlx::raw_sql(AssertSqlSafe(sql::drop(&found.function))).execute(&mut *tx).await?;
+    }
+    tx.commit().await?;
+    Ok(Some(!found.is_empty()))
+}
+
+/// A capture with what it is made of.
+pub(super) struct Found {
+    pub(super) captured: CapturedTable,
+    pub(super) function: String,
+    pub(super) source: String,
+    pub(super) triggers: Vec<String>,
+}
+
+pub(super) async fn of(
+    connection: &mut PgConnection,
+    table: Option<i64>,
+) -> Result<Vec<Found>, sqlx::Error> {
+    let rows = sqlx::query(sql::CAPTURES).bind(table).fetch_all(connection).await?;
+    rows.iter().map(found).collect()
+}
+
+fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
+    // Anyone who owns the function may change its comment: what cannot be read is told as empty.
+    let config: Option<String> = row.try_get("config")?;
+    let config: Value =
+        config.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let text = |field: &str| config.get(field).and_then(Value::as_str).map(str::to_owned);
+    let columns = config.get("columns").and_then(Value::as_array);
+    let names = |names: &Vec<Value>| {
+        names.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let captured = CapturedTable {
+        schema: row.try_get("schema")?,
+        table: row.try_get("name")?,
+        name: text("name").unwrap_or_default(),
+        source: text("source").unwrap_or_default(),
+        queue: text("queue").and_then(|name| QueueName::new(&name).ok()),
+        columns: columns.map(names),
+        key: text("key"),
+        is_enabled: row.try_get("is_enabled")?,
+    };
+    Ok(Found {
+        captured,
+        function: row.try_get("function")?,
+        source: row.try_get("source")?,
+        triggers: row.try_get("triggers")?,
+    })
+}
+
+pub(super) fn failed(failure: sqlx::Error, engine: &PgmqEngine) -> Error {
+    error::of(failure, engine.connector().place())
+}

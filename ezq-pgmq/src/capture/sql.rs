@@ -1,0 +1,99 @@
+//! The statements of a capture: one function for each table, and its four triggers.
+//!
+//! All that a capture is stands in the catalogue: the function's comment says it, the triggers lead
+//! from the table to the function. So it goes along with a dump, and is gone with its table.
+
+use std::fmt::Write as _;
+
+use crate::install::quoted;
+
+const BODY: &str = include_str!("function.sql");
+
+/// A table as the catalogue has it.
+pub(super) const TABLE: &str = "
+    SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
+           c.relkind::text AS kind, c.relispartition AS is_partition,
+           c.relpersistence = 't' AS is_temporary,
+           EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE c.oid IN (inhrelid, inhparent)) AS inherits,
+           has_table_privilege(c.oid, 'TRIGGER') AND has_table_privilege(c.oid, 'SELECT') AS is_ours,
+           ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute
+                 WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+                 ORDER BY attnum) AS columns
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = to_regclass($1)";
+
+/// Every capture, or that of one table.
+pub(super) const CAPTURES: &str = "
+    SELECT n.nspname::text AS schema, c.relname::text AS name, p.proname::text AS function,
+           p.prosrc AS source, obj_description(p.oid, 'pg_proc') AS config,
+           array_agg(t.tgname::text) AS triggers, bool_and(t.tgenabled IN ('O', 'A')) AS is_enabled
+    FROM pg_catalog.pg_trigger t
+    JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+    JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE p.pronamespace = to_regnamespace('ezq') AND p.proname LIKE 'capture\\_%'
+      AND t.tgname LIKE 'ezq\\_capture\\_%'
+      AND ($1::bigint IS NULL OR t.tgrelid::bigint = $1)
+    GROUP BY n.nspname, c.relname, p.oid ORDER BY 1, 2, 3";
+
+/// Functions whose tables were dropped.
+pub(super) const ORPHANS: &str = "
+    SELECT p.proname::text FROM pg_catalog.pg_proc p
+    WHERE p.pronamespace = to_regnamespace('ezq') AND p.proname LIKE 'capture\\_%'
+      AND p.prorettype = 'trigger'::regtype AND pg_has_role(p.proowner, 'USAGE')
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid)";
+
+/// Each trigger: its name, when it fires, and which versions of the rows it is shown.
+const TRIGGERS: [(&str, &str, &str); 4] = [
+    ("ezq_capture_insert", "insert", "referencing new table as ezq_new"),
+    ("ezq_capture_update", "update", "referencing old table as ezq_old new table as ezq_new"),
+    ("ezq_capture_delete", "delete", "referencing old table as ezq_old"),
+    ("ezq_capture_truncate", "truncate", ""),
+];
+
+/// The source of the function.
+pub(super) fn body(config: &str) -> String {
+    BODY.replace("{config}", &literal(config))
+}
+
+/// Makes or replaces the function. It runs with the rights of who made it, and only where that one
+/// let it: another's table cannot call it.
+pub(super) fn function(name: &str, config: &str) -> String {
+    let (name, body, config) = (quoted(name), literal(&body(config)), literal(config));
+    format!(
+        "create or replace function ezq.{name}() returns trigger
+         language plpgsql security definer
+         set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO'
+         set intervalstyle = 'postgres' set extra_float_digits = '1' set bytea_output = 'hex'
+         as {body};
+         comment on function ezq.{name}() is {config};
+         revoke all on function ezq.{name}() from public;"
+    )
+}
+
+/// Makes those triggers that are missing.
+pub(super) fn triggers(schema: &str, table: &str, function: &str, have: &[String]) -> String {
+    let (schema, table, function) = (quoted(schema), quoted(table), quoted(function));
+    let mut statements = String::new();
+    for (name, when, shown) in TRIGGERS {
+        if !have.iter().any(|have| have == name) {
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                statements,
+                "create trigger {name} after {when} on {schema}.{table} {shown} \
+                 for each statement execute function ezq.{function}();"
+            );
+        }
+    }
+    statements
+}
+
+/// Removes the function, and with it its triggers.
+pub(super) fn drop(function: &str) -> String {
+    format!("drop function if exists ezq.{}() cascade", quoted(function))
+}
+
+/// Text that means the same whatever the session says of backslashes.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
