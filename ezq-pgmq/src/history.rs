@@ -116,6 +116,7 @@ impl<'a> Search<'a> {
                     format!("{flat} AND (headers #> '{{{death},id}}') = to_jsonb($2)")
                 };
                 conditions.push(was("ezq-redriven"));
+                conditions.push(was("ezq-replay"));
                 conditions.push(match *place {
                     "d" => was("ezq-dead"),
                     _ => format!("{flat} AND msg_id = $2"),

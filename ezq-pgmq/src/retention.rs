@@ -164,7 +164,7 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
     tx.commit().await
 }
 
-fn missing(queue: &QueueName) -> Error {
+pub(crate) fn missing(queue: &QueueName) -> Error {
     let text = format!(
         "the archive of the queue `{queue}` does not exist: create it with `select pgmq.create('{queue}')`"
     );

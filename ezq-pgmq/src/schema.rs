@@ -28,6 +28,8 @@ pub(crate) enum Part {
     Broadcast,
     /// There, too: when which schedule ticks.
     Schedules,
+    /// There, too: how far which replay has come.
+    Replays,
     /// In a database where handlers take effect.
     Inbox,
 }
@@ -103,6 +105,25 @@ create table if not exists ezq.schedules (
   paused_at timestamptz,
   resumed_at timestamptz,
   seen_at timestamptz not null
+);
+",
+    },
+    Migration {
+        version: 5,
+        name: "replays",
+        part: Part::Replays,
+        table: "ezq.replays",
+        sql: "\
+create table if not exists ezq.replays (
+  name text collate \"C\" primary key,
+  queue text not null,
+  target text not null,
+  definition jsonb not null,
+  position bigint not null default 0,
+  last_id bigint not null,
+  handed_over bigint not null default 0,
+  began_at timestamptz not null default clock_timestamp(),
+  moved_at timestamptz not null default clock_timestamp()
 );
 ",
     },

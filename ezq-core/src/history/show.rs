@@ -33,7 +33,11 @@ impl fmt::Display for History {
 fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let EventCopy { queue, message_id, event_type, published_at, deliveries, .. } = copy;
     let event_type = event_type.as_deref().unwrap_or("of no type");
-    write!(f, "\n{queue} {message_id}, {event_type}: published {}", Time(*published_at))?;
+    write!(f, "\n{queue} {message_id}, {event_type}: ")?;
+    match &copy.replay {
+        Some(replay) => write!(f, "handed over by the replay `{replay}` {}", Time(*published_at))?,
+        None => write!(f, "published {}", Time(*published_at))?,
+    }
     match deliveries {
         // A claim inside a transaction counts no delivery.
         0 if matches!(copy.state, CopyState::Archived { .. }) => {}

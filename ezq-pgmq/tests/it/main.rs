@@ -43,6 +43,8 @@ mod oldest_pgmq;
 #[cfg(feature = "embedded")]
 mod publishing;
 #[cfg(feature = "embedded")]
+mod replay;
+#[cfg(feature = "embedded")]
 mod schedules;
 #[cfg(feature = "embedded")]
 mod schema;
