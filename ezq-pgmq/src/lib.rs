@@ -43,6 +43,7 @@ mod settle;
 mod sql;
 mod sweep;
 mod text;
+mod trail;
 mod tx;
 mod upkeep;
 mod wake;

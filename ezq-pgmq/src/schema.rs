@@ -30,6 +30,8 @@ pub(crate) enum Part {
     Schedules,
     /// There, too: how far which replay has come.
     Replays,
+    /// There, too: what became of events that were deleted.
+    Trail,
     /// In a database where handlers take effect.
     Inbox,
 }
@@ -125,6 +127,26 @@ create table if not exists ezq.replays (
   began_at timestamptz not null default clock_timestamp(),
   moved_at timestamptz not null default clock_timestamp()
 );
+",
+    },
+    Migration {
+        version: 6,
+        name: "trail",
+        part: Part::Trail,
+        table: "ezq.trail",
+        sql: "\
+create table if not exists ezq.trail (
+  queue text collate \"C\" not null,
+  message_id bigint not null,
+  event_id text not null,
+  event_type text,
+  published_at timestamptz not null,
+  deliveries integer not null,
+  headers jsonb,
+  ended_at timestamptz not null
+);
+create index if not exists trail_event_id on ezq.trail using hash (event_id);
+create index if not exists trail_ended_at on ezq.trail (queue, ended_at);
 ",
     },
 ];

@@ -78,6 +78,11 @@ pub enum CopyState {
         /// When it was acknowledged.
         at: DateTime<Utc>,
     },
+    /// Handled and deleted: the trail tells of it.
+    Handled {
+        /// When it was acknowledged.
+        at: DateTime<Utc>,
+    },
     /// A dead letter.
     Dead {
         /// Its id among the dead letters.

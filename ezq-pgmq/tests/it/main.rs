@@ -55,6 +55,8 @@ mod support;
 #[cfg(feature = "embedded")]
 mod sweeping;
 #[cfg(feature = "embedded")]
+mod trail;
+#[cfg(feature = "embedded")]
 mod unusual;
 #[cfg(feature = "embedded")]
 mod waking;
