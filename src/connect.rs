@@ -7,7 +7,7 @@ use std::time::Duration;
 use ezq_core::private::HandlerDefinition;
 use ezq_core::{
     App, AppBuilder, Broadcast, Broadcasted, Codec, Config, Engine, Error, ErrorKind, Event,
-    Handler, Prepared, Publish, Published, QueueName, Result, Retention, Schedule,
+    Handler, Notice, Prepared, Publish, Published, QueueName, Result, Retention, Schedule,
 };
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
@@ -60,6 +60,9 @@ impl Ezq {
 
     /// Publishes an event inside the caller's transaction: nobody sees it unless that commits, and
     /// a roll-back leaves nothing.
+    ///
+    /// Nobody but the caller sees the commit: hand what this returns to
+    /// [`confirm`](App::confirm) after it, and hooks are told of it and consumers woken at once.
     ///
     /// For a queue, a delay, a key or a dedupe key, hand it a prepared event:
     /// [`publish_prepared_in`](Self::publish_prepared_in).
@@ -324,6 +327,12 @@ impl EzqBuilder {
     /// Writes the events of a type with a codec; see [`AppBuilder::event_codec`].
     pub fn event_codec(mut self, event_type: impl Into<String>, codec: impl Into<String>) -> Self {
         self.app = self.app.event_codec(event_type, codec);
+        self
+    }
+
+    /// Calls a function with every notice of this application; see [`AppBuilder::hook`].
+    pub fn hook(mut self, hook: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
+        self.app = self.app.hook(hook);
         self
     }
 

@@ -1,19 +1,18 @@
 //! An application: an engine, handlers, state and configuration, checked once when it is built.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::broadcast::Broadcast;
 use crate::codecs::Codecs;
 use crate::consumer::Consumer;
-use crate::dead_letters::DeadLetterQueue;
 use crate::dispatcher::Dispatcher;
-use crate::engine::{BlockedKey, Engine, EventRole};
+use crate::engine::{Engine, EventRole};
 use crate::engines::Engines;
 use crate::extract::States;
-use crate::history::HistoryRequest;
 use crate::inner::Inner;
+use crate::notices::{Hook, Notices};
 use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::{Publish, PublishAll};
 use crate::publisher::{Published, Publisher, Services};
@@ -22,8 +21,7 @@ use crate::routing::Routing;
 use crate::schedule::{Plan, Plans};
 use crate::subscriptions::Subscriptions;
 use crate::{
-    Config, Due, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, QueueStats, Result,
-    Retention,
+    Config, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, Result, Retention,
 };
 
 /// An application: publishes events and makes consumers. Cheap to clone.
@@ -106,93 +104,6 @@ impl App {
         self.publish(&End { timeout, all: true }).queue(queue).await
     }
 
-    /// Takes back a scheduled event; whether it was still there and never delivered.
-    ///
-    /// # Errors
-    /// When the engine could not be asked.
-    pub async fn cancel(&self, published: &Published) -> Result<bool> {
-        self.engine(&published.queue).cancel(&published.queue, &published.id).await
-    }
-
-    /// Moves a scheduled event; whether it was still there and never delivered.
-    ///
-    /// # Errors
-    /// When the engine could not be asked.
-    pub async fn reschedule(&self, published: &Published, due: Due) -> Result<bool> {
-        self.engine(&published.queue).reschedule(&published.queue, &published.id, due).await
-    }
-
-    /// How many messages a queue holds.
-    ///
-    /// # Errors
-    /// When the engine could not be asked.
-    pub async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
-        self.engine(queue).stats(queue).await
-    }
-
-    /// Removes every message of a queue; how many there were.
-    ///
-    /// # Errors
-    /// When the engine could not be asked.
-    pub async fn purge(&self, queue: &QueueName) -> Result<u64> {
-        self.engine(queue).purge(queue).await
-    }
-
-    /// Ordering keys that wait although events stand behind their first one: it is being handled,
-    /// waits for a retry, or is not due yet. At most `limit`, in no order. It looks at the first
-    /// message of key after key until it found so many, and counts what waits behind each.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] when the queue's engine does not order by key; else when it could
-    /// not be asked.
-    pub async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
-        self.engine(queue).blocked_keys(queue, limit).await
-    }
-
-    /// The dead letters of a queue.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] when the queue's engine keeps none that can be looked at.
-    pub fn dead_letters(&self, queue: &QueueName) -> Result<DeadLetterQueue<'_>> {
-        let engine = self.engine(queue);
-        let store = engine.dead_letters().ok_or_else(|| {
-            let name = engine.capabilities().name;
-            Error::new(ErrorKind::Unsupported, format!("the engine `{name}` lists no dead letters"))
-        })?;
-        Ok(DeadLetterQueue::new(store, queue))
-    }
-
-    /// Asks, when awaited, what is kept of an event: every copy of it in the queues, archives and
-    /// dead letters, with its handlers' attempts and newest errors. Its id is
-    /// [`Published::event_id`], and [`Context::event_id`](crate::Context::event_id) in a handler.
-    ///
-    /// Queues and dead letters are read through, archives by an index where there is one; no lock
-    /// is taken. Of what a queue deletes when it is handled nothing is kept; see
-    /// [`Retention`].
-    ///
-    /// ```
-    /// # use ezq_core::testing::TestApp;
-    /// # use ezq_core::{CopyState, Event, Handler, Retention};
-    /// # use serde::{Deserialize, Serialize};
-    /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
-    /// # impl Event for Paid { const TYPE: &'static str = "paid"; }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> ezq_core::Result<()> {
-    /// # async fn receipt(_: Paid) {}
-    /// let app = TestApp::new(|app| {
-    ///     app.register(Handler::on("receipt", receipt)).retention("ezq", Retention::ARCHIVE)
-    /// })?;
-    /// let paid = app.publish(&Paid { order: 7 }).await?;
-    /// app.drain().await?;
-    /// let history = app.history(&paid.event_id).await?;
-    /// println!("{history}");
-    /// assert!(matches!(history.copies[0].state, CopyState::Archived { .. }));
-    /// # Ok(()) }
-    /// ```
-    pub fn history(&self, event_id: impl Into<String>) -> HistoryRequest<'_> {
-        HistoryRequest::new(&self.inner.services.engines, event_id.into())
-    }
-
     /// Whether every engine answers.
     ///
     /// # Errors
@@ -227,8 +138,10 @@ impl App {
         self.inner.dispatcher.registry.handlers().iter().map(|handler| &**handler)
     }
 
-    /// Closes the engines: their background work ends. Stop the consumers first.
+    /// Closes the engines: their background work ends. Stop the consumers first. Waits a second at
+    /// most for hooks to be told of what was done.
     pub async fn close(&self) {
+        self.inner.services.notices.flush().await;
         for engine in self.inner.services.engines.all() {
             engine.close().await;
         }
@@ -242,6 +155,7 @@ pub struct AppBuilder {
     routes: BTreeMap<QueueName, String>,
     pub(crate) config: Result<Config>,
     pub(crate) codecs: Codecs,
+    pub(crate) hooks: Vec<Hook>,
     pub(crate) routing: Routing,
     handlers: Vec<Handler>,
     parties: Vec<(EventRole, &'static str)>,
@@ -258,6 +172,7 @@ impl Default for AppBuilder {
             routes: BTreeMap::new(),
             config: Config::from_env(),
             codecs: Codecs::default(),
+            hooks: Vec::new(),
             routing: Routing::default(),
             handlers: Vec::new(),
             parties: Vec::new(),
@@ -430,6 +345,7 @@ impl AppBuilder {
             default_queue: config.queue.clone(),
             routing: self.routing.with(config.event_routes.clone()),
             codecs,
+            notices: Notices::with(self.hooks)?,
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,
         });
@@ -437,7 +353,8 @@ impl AppBuilder {
         self.schedules.extend(of_handlers);
         let schedules = Plans::new(self.schedules, &Publisher::new(Arc::clone(&services)))?;
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
-        let inner = Inner { services, dispatcher, config, schedules, parties: self.parties };
+        let (parties, consumers) = (self.parties, Mutex::default());
+        let inner = Inner { services, dispatcher, config, schedules, parties, consumers };
         inner.check()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;

@@ -39,8 +39,13 @@ impl Member {
 type Said = Result<Vec<Outgoing>, (Action, String)>;
 
 /// Runs the handler once; one answer each, or what the batch as a whole came to: then nothing of it
-/// stands that the handler's transaction covers.
-pub(crate) async fn run(means: Means<'_>, members: &[Member]) -> Result<Vec<Ran>, Ran> {
+/// stands that the handler's transaction covers. What is not stored needs no mark or acknowledgement
+/// in that.
+pub(crate) async fn run(
+    means: Means<'_>,
+    members: &[Member],
+    is_inline: bool,
+) -> Result<Vec<Ran>, Ran> {
     let Some(first) = members.first() else { return Ok(Vec::new()) };
     if members.iter().any(Member::is_cancelled) {
         return Err(Ran::Cancelled);
@@ -56,7 +61,7 @@ pub(crate) async fn run(means: Means<'_>, members: &[Member]) -> Result<Vec<Ran>
         Err(error) => return hindrance(means, members, &error, Action::Retry),
     };
     let result = match call(means, members, Some(&transaction)).await {
-        Ok((shared, each)) => finish(means, members, &transaction, shared, each, false).await,
+        Ok((shared, each)) => finish(means, members, &transaction, shared, each, is_inline).await,
         Err(ran) => Err(ran),
     };
     transaction.abandon().await;
@@ -190,12 +195,15 @@ async fn finish(
         }
     };
     settling(true);
+    let notices = &means.services.notices;
+    let told = if notices.are_heard() { outgoing.clone() } else { Vec::new() };
     let outcome = unit.finish(finished, outgoing).await;
     if !matches!(outcome, Ok(SettleOutcome::Done)) {
         settling(false);
     }
     match outcome {
         Ok(SettleOutcome::Done) => {
+            notices.went_out(&told);
             let ran = |(member, said): (&Member, Said)| match said {
                 Ok(_) if member.is_sole => Ran::Settled,
                 Ok(_) => Ran::Marked,

@@ -156,7 +156,7 @@ async fn run_each(means: Means<'_>, members: Vec<Member>, slots: &Slots) -> Vec<
         Some(turns) => turns.acquire().await.ok(),
         None => None,
     };
-    let result = run(means, &members).await;
+    let result = run(means, &members, false).await;
     let settled = |each: &Vec<Ran>| each.iter().all(|ran| matches!(ran, Ran::Settled));
     slots.prove(result.as_ref().is_ok_and(settled));
     let failure = match result {
@@ -170,7 +170,7 @@ async fn run_each(means: Means<'_>, members: Vec<Member>, slots: &Slots) -> Vec<
     }
     let mut each = Vec::with_capacity(members.len());
     for member in &members {
-        each.push(match run(means, std::slice::from_ref(member)).await {
+        each.push(match run(means, std::slice::from_ref(member), false).await {
             Ok(mut ran) => ran.pop().unwrap_or(Ran::Cancelled),
             Err(failure) => failure,
         });

@@ -76,7 +76,8 @@ impl PreparedBroadcast {
                     done.missing.push(queue);
                 }
                 outcome => {
-                    let copy = Published::of(queue, event_id.clone(), Some(outcome))?;
+                    let names = (event_id.clone(), message.event_type.clone());
+                    let copy = Published::of(queue, names, Some(outcome))?;
                     done.copies.push(copy);
                 }
             }
@@ -143,7 +144,12 @@ impl Broadcast {
             }
             let store = services.engines.broadcasts()?;
             let copies = store.broadcast(prepared.message.clone()).await?;
-            prepared.broadcasted(copies)
+            let done = prepared.broadcasted(copies)?;
+            for copy in &done.copies {
+                let names = (done.event_id.as_str(), copy.event_type.as_str());
+                services.notices.published(&copy.queue, names, Ok(copy));
+            }
+            Ok(done)
         };
         sent.instrument(span).await
     }

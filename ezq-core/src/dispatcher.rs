@@ -102,7 +102,7 @@ impl Dispatcher {
         Some((self.means(handler, invoke), size))
     }
 
-    fn means<'a>(&'a self, handler: &'a Handler, invoke: &'a InvokeBatch) -> Means<'a> {
+    pub(crate) fn means<'a>(&'a self, handler: &'a Handler, invoke: &'a InvokeBatch) -> Means<'a> {
         let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
         let turns = self.limits.get(&handler.name);
         Means { handler, invoke, services: &self.services, timeout, turns }
@@ -129,7 +129,7 @@ impl Dispatcher {
             Some(_) => false,
         };
         let due: Vec<&Arc<Handler>> = handlers.iter().filter(is_due).collect();
-        let finishing = Finishing::of(handlers, received, &self.services.engines, &known);
+        let finishing = Finishing::of(handlers, received, &self.services, &known);
         let run = async |handler: &Arc<Handler>| {
             let ran = self.run(handler, work, &known).await;
             match &finishing {
@@ -200,7 +200,7 @@ impl Dispatcher {
         outgoing
     }
 
-    async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
+    pub(crate) async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
         let attempt = next_attempt(known.0.get(&handler.name));
         let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
         if let (Invoke::Batch(invoke), Some(batcher)) =

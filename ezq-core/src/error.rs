@@ -56,6 +56,8 @@ pub enum ErrorKind {
     MissingState,
     /// A set of events has no variant for an event it was given.
     UnknownVariant,
+    /// A handler failed that was run [inline](crate::App::dispatch_inline).
+    HandlerFailed,
     /// Two handlers have one name.
     DuplicateHandler,
     /// Two event types have one type name and version.

@@ -9,15 +9,15 @@ use crate::attempt::{Ran, hindered};
 use crate::context::Received;
 use crate::dispatcher::done;
 use crate::engine::{Finished, Outgoing, SettleOutcome, UnitOfWork};
-use crate::engines::Engines;
 use crate::handler::Handler;
 use crate::outcome::Action;
+use crate::publisher::Services;
 use crate::{HandlerState, Progress};
 
 /// How far the handlers of one delivery are.
 pub(crate) struct Finishing<'a> {
     received: &'a Received,
-    engines: &'a Engines,
+    services: &'a Services,
     known: &'a Progress,
     turn: Mutex<Turn>,
 }
@@ -34,7 +34,7 @@ impl<'a> Finishing<'a> {
     pub(crate) fn of(
         handlers: &[Arc<Handler>],
         received: &'a Received,
-        engines: &'a Engines,
+        services: &'a Services,
         known: &'a Progress,
     ) -> Option<Self> {
         if handlers.iter().all(|handler| handler.transactions == 0) {
@@ -45,7 +45,7 @@ impl<'a> Finishing<'a> {
         };
         let open = handlers.len() - handlers.iter().filter(is_done).count();
         let turn = Mutex::new(Turn { open, outgoing: Vec::new() });
-        Some(Self { received, engines, known, turn })
+        Some(Self { received, services, known, turn })
     }
 
     /// Finishes a handler's transaction, if it succeeded and has one.
@@ -67,7 +67,8 @@ impl<'a> Finishing<'a> {
             unit.abandon().await;
             return Ran::Cancelled;
         }
-        let here = |event: &Outgoing| self.engines.same(&self.received.queue, &event.queue);
+        let here =
+            |event: &Outgoing| self.services.engines.same(&self.received.queue, &event.queue);
         let last = turn.open == 1 && turn.outgoing.iter().all(here);
         if last {
             let earlier = std::mem::take(&mut turn.outgoing);
@@ -93,9 +94,13 @@ impl<'a> Finishing<'a> {
         let mark = done(self.known.0.get(&handler.name));
         let mark = (!last).then(|| Progress([(handler.name.clone(), mark)].into()));
         let finished = Finished { receipt: self.received.receipt.clone(), mark };
+        let notices = &self.services.notices;
+        let told = if notices.are_heard() { outgoing.clone() } else { Vec::new() };
         match unit.finish(vec![finished], outgoing).await {
-            Ok(SettleOutcome::Done) if last => Ran::Settled,
-            Ok(SettleOutcome::Done) => Ran::Marked,
+            Ok(SettleOutcome::Done) => {
+                notices.went_out(&told);
+                if last { Ran::Settled } else { Ran::Marked }
+            }
             Ok(SettleOutcome::LeaseLost) => {
                 self.received.lease.cancel().cancel();
                 Ran::Cancelled

@@ -1,7 +1,8 @@
 //! What an application, its publishers and its consumers share once it is built and checked.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
+use crate::consumer::Observed;
 use crate::dispatcher::Dispatcher;
 use crate::engine::{EventRole, PublishOutcome};
 use crate::extract::Provided;
@@ -14,6 +15,7 @@ pub(crate) struct Inner {
     pub(crate) services: Arc<Services>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) config: Arc<Config>,
+    pub(crate) consumers: Mutex<Vec<Weak<Observed>>>,
     pub(crate) schedules: Plans,
     /// What the application said of types of events.
     pub(crate) parties: Vec<(EventRole, &'static str)>,
@@ -62,11 +64,14 @@ impl Inner {
         let (here, elsewhere): (Vec<_>, Vec<_>) =
             outgoing.drain(..).partition(|event| engines.same(queue, &event.queue));
         *outgoing = here;
+        let notices = &self.services.notices;
+        let told = if notices.are_heard() { elsewhere.clone() } else { Vec::new() };
         for outcome in engines.publish(elsewhere).await? {
             if let PublishOutcome::Failed(error) = outcome {
                 return Err(error);
             }
         }
+        notices.went_out(&told);
         Ok(())
     }
 }

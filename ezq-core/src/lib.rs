@@ -27,8 +27,12 @@ mod extract;
 mod finishing;
 mod handler;
 pub mod headers;
+mod health;
 mod history;
+mod inline;
 mod inner;
+mod notices;
+mod operating;
 mod outcome;
 mod pattern;
 #[doc(hidden)]
@@ -60,7 +64,7 @@ pub use change::{Change, Operation};
 pub use codec::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
 pub use codecs::{Codec, CodecError};
 pub use config::{Config, UnknownTypes};
-pub use consumer::{Consumer, ConsumerHandle, Counts, Report, StopReason};
+pub use consumer::{Consumer, ConsumerHandle, ConsumerState, Counts, Report, StopReason};
 pub use context::{Call, Context, Received};
 pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
 pub use engine::memory::MemoryEngine;
@@ -76,7 +80,10 @@ pub use handler::{
     AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
 };
 pub use headers::Headers;
+pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::{CopyState, EventCopy, History, HistoryRequest};
+pub use inline::{InlineOutcome, InlineReport};
+pub use notices::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
 pub use pattern::{PATTERN_LIMIT, Pattern};
 pub use publish::{Publish, PublishAll};

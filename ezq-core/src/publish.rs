@@ -169,7 +169,9 @@ impl Publish {
     /// # Errors
     /// When the event or an option is invalid.
     pub fn prepare(self) -> Result<Prepared> {
-        self.publisher.prepare(self.draft?, &self.options?)
+        let prepared = self.publisher.prepare(self.draft?, &self.options?)?;
+        self.publisher.services.notices.publishing(&prepared);
+        Ok(prepared)
     }
 
     async fn store(self) -> Result<Published> {
@@ -222,7 +224,11 @@ impl PublishAll {
     /// When an option is invalid; the inner ones when an event is.
     pub fn prepare(self) -> Result<Vec<Result<Prepared>>> {
         let options = self.options?;
-        let prepare = |draft: Result<Draft>| self.publisher.prepare(draft?, &options);
+        let prepare = |draft: Result<Draft>| {
+            let prepared = self.publisher.prepare(draft?, &options)?;
+            self.publisher.services.notices.publishing(&prepared);
+            Ok(prepared)
+        };
         Ok(self.drafts.into_iter().map(prepare).collect())
     }
 

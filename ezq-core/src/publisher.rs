@@ -12,6 +12,7 @@ use crate::engines::Engines;
 use crate::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::extract::States;
 use crate::headers::{self, Headers};
+use crate::notices::Notices;
 use crate::publish::{Publish, PublishAll, PublishOptions};
 use crate::routing::Routing;
 use crate::schedule::Tick;
@@ -27,6 +28,7 @@ pub(crate) struct Services {
     pub(crate) default_queue: QueueName,
     pub(crate) routing: Routing,
     pub(crate) codecs: Codecs,
+    pub(crate) notices: Notices,
     pub(crate) message_limit: usize,
     pub(crate) dedupe_window: Duration,
 }
@@ -113,6 +115,8 @@ pub struct Published {
     pub id: MessageId,
     /// The event's id.
     pub event_id: String,
+    /// The event's type name.
+    pub event_type: String,
     /// Whether an event with the same [dedupe key](Publish::dedupe_key) was published before. Then
     /// nothing was stored, and the ids are that event's.
     pub is_duplicate: bool,
@@ -122,15 +126,15 @@ impl Published {
     /// What an engine's outcome says of a message.
     pub(crate) fn of(
         queue: QueueName,
-        event_id: String,
+        (event_id, event_type): (String, String),
         outcome: Option<PublishOutcome>,
     ) -> Result<Self> {
         match outcome {
             Some(PublishOutcome::Stored(id)) => {
-                Ok(Self { queue, id, event_id, is_duplicate: false })
+                Ok(Self { queue, id, event_id, event_type, is_duplicate: false })
             }
             Some(PublishOutcome::Duplicate(Some(Original { message_id: id, event_id }))) => {
-                Ok(Self { queue, id, event_id, is_duplicate: true })
+                Ok(Self { queue, id, event_id, event_type, is_duplicate: true })
             }
             Some(PublishOutcome::Failed(error)) => Err(error),
             Some(PublishOutcome::Duplicate(None)) | None => Err(Error::new(
@@ -159,7 +163,7 @@ impl Prepared {
     /// # Errors
     /// What kept it from being stored.
     pub fn published(self, outcome: PublishOutcome) -> Result<Published> {
-        Published::of(self.outgoing.queue, self.event_id, Some(outcome))
+        Published::of(self.outgoing.queue, (self.event_id, self.event_type), Some(outcome))
     }
 }
 
@@ -188,13 +192,26 @@ impl Publisher {
         }
         let (outgoing, ids): (Vec<Outgoing>, Vec<_>) = messages
             .into_iter()
-            .map(|Prepared { outgoing, event_id, .. }| {
+            .map(|Prepared { outgoing, event_id, event_type }| {
                 let queue = outgoing.queue.clone();
-                (outgoing, (queue, event_id))
+                (outgoing, (queue, (event_id, event_type)))
             })
             .unzip();
-        let mut outcomes = self.services.engines.publish(outgoing).await?.into_iter();
-        let stored = |(queue, event_id)| Published::of(queue, event_id, outcomes.next());
+        let notices = &self.services.notices;
+        let outcomes = self.services.engines.publish(outgoing).await.inspect_err(|error| {
+            for (queue, (event_id, event_type)) in &ids {
+                notices.published(queue, (event_id, event_type), Err(error));
+            }
+        });
+        let mut outcomes = outcomes?.into_iter();
+        let stored = |(queue, names): (QueueName, (String, String))| {
+            let names_here = notices.are_heard().then(|| (queue.clone(), names.clone()));
+            let result = Published::of(queue, names, outcomes.next());
+            if let Some((queue, (event_id, event_type))) = names_here {
+                notices.published(&queue, (&event_id, &event_type), result.as_ref());
+            }
+            result
+        };
         Ok(ids.into_iter().map(stored).collect())
     }
 
@@ -252,26 +269,36 @@ impl Publisher {
     /// Makes a message of a draft that a handler returned. What is published is refused by the
     /// engine itself; this goes out with a settlement, which a refusal would spoil.
     pub(crate) fn finish(&self, draft: Draft) -> Result<Outgoing> {
-        let outgoing = self.prepare(draft, &PublishOptions::default())?.outgoing;
-        self.services.engines.of(&outgoing.queue).check(&outgoing)?;
+        let prepared = self.prepare(draft, &PublishOptions::default())?;
+        self.services.notices.publishing(&prepared);
+        let Prepared { outgoing, event_id, event_type } = prepared;
+        let (queue, services) = (&outgoing.queue, &self.services);
+        services.engines.of(queue).check(&outgoing).inspect_err(|error| {
+            services.notices.published(queue, (&event_id, &event_type), Err(error));
+        })?;
         Ok(outgoing)
     }
 
     pub(crate) fn prepare(&self, draft: Draft, options: &PublishOptions) -> Result<Prepared> {
+        let queue = self.destination(&draft, options)?;
+        let Written { body, headers, dedupe, event_id, event_type } =
+            self.write(draft, options, Some(&queue))?;
+        let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
+        Ok(Prepared { outgoing, event_id, event_type })
+    }
+
+    /// The queue that an event goes to.
+    pub(crate) fn destination(&self, draft: &Draft, options: &PublishOptions) -> Result<QueueName> {
         let services = &*self.services;
         let routed = match &options.queue {
             Some(queue) => Some(queue.clone()),
             None => services.routing.queue(draft.event_type())?,
         };
-        let queue = match (routed, draft.queue) {
-            (Some(queue), _) => queue,
-            (None, Some(name)) => QueueName::new(name)?,
-            (None, None) => services.default_queue.clone(),
-        };
-        let Written { body, headers, dedupe, event_id, event_type } =
-            self.write(draft, options, Some(&queue))?;
-        let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
-        Ok(Prepared { outgoing, event_id, event_type })
+        match (routed, draft.queue) {
+            (Some(queue), _) => Ok(queue),
+            (None, Some(name)) => QueueName::new(name),
+            (None, None) => Ok(services.default_queue.clone()),
+        }
     }
 
     /// Writes an event for a queue, or for all that are subscribed.

@@ -117,7 +117,8 @@ impl<'a> Search<'a> {
     }
 
     fn statement(&self) -> String {
-        let by_id = "message ->> 'id' = $1 AND message ? 'specversion'";
+        let by_id = "message ->> 'id' = $1 AND message ? 'specversion' \
+                     AND NOT coalesce(headers ? 'ezq-codec', false)";
         let find = |(place, table, time): &(&str, String, &str)| {
             let beside = format!("headers ->> 'ce-id' = $1 AND {}", sql::ID_BESIDE);
             let mut conditions = vec![by_id.to_owned(), beside];

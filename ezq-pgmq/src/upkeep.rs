@@ -63,6 +63,22 @@ pub(crate) async fn purge(
     Ok(done.rows_affected())
 }
 
+/// How long the oldest message that is due has been so: the first entry of the index over `vt`.
+pub(crate) async fn lag(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+) -> Result<Option<Duration>, sqlx::Error> {
+    let statement = format!(
+        "SELECT floor(1000000 * extract(epoch FROM statement_timestamp() - {}))::bigint
+         FROM {} WHERE vt <= statement_timestamp() ORDER BY vt LIMIT 1",
+        sql::bounded("vt"),
+        sql::table(queue)
+    );
+    let query = sqlx::query_scalar(AssertSqlSafe(statement));
+    let oldest: Option<i64> = query.fetch_optional(connection).await?;
+    Ok(oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
+}
+
 /// Counts, exactly: it reads the whole queue.
 pub(crate) async fn stats(
     connection: &mut PgConnection,

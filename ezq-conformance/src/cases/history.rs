@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ezq_core::headers::{CE_ID, CE_TYPE, CODEC};
 use ezq_core::{CopyState, Due, EventCopy, HandlerState, Outgoing, Progress, Reason, Settle};
 
 use super::settling::{mark, progress};
@@ -16,6 +17,7 @@ cases![
     history_tells_a_dead_event,
     history_tells_what_a_redriven_event_had_died_of,
     history_finds_an_event_in_the_flat_form,
+    history_finds_an_event_by_its_headers_where_a_codec_wrote_it,
     history_finds_every_copy,
 ];
 
@@ -162,6 +164,25 @@ async fn history_finds_an_event_in_the_flat_form(stage: &Stage<'_>) -> CaseResul
     letters.redrive(&stage.queue, &[letter]).await?;
     let copy = stage.copy(&id).await?;
     check!(matches!(copy.state, CopyState::Waiting { .. }), "it was redriven: {copy:?}");
+    Ok(())
+}
+
+async fn history_finds_an_event_by_its_headers_where_a_codec_wrote_it(
+    stage: &Stage<'_>,
+) -> CaseResult {
+    let mut sealed = stage.text(r#"{"specversion": "x", "id": "inner", "sealed": [1]}"#);
+    for (name, value) in [(CODEC, "sealed"), (CE_ID, "e-1"), (CE_TYPE, "shop.paid")] {
+        sealed.headers.insert(name, value);
+    }
+    // What says itself what it is keeps its own id, whatever stands beside it.
+    let mut plain = stage.event("e-2");
+    plain.headers.insert(CE_ID, "e-1");
+    stage.publish(vec![sealed, plain]).await?;
+    for id in ["e-1", "e-2"] {
+        check_eq!(stage.copy(id).await?.event_type.as_deref(), Some("shop.paid"), "its type");
+    }
+    let copies = stage.history("inner").await?;
+    check!(copies.is_empty(), "an id inside a body that a codec wrote was found: {copies:?}");
     Ok(())
 }
 

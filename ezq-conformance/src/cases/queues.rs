@@ -9,6 +9,7 @@ cases![
     ensuring_a_queue_again_keeps_its_messages,
     a_queue_keeps_to_itself,
     statistics_count_every_state,
+    the_lag_is_how_long_the_oldest_has_been_due,
     leasing_from_a_missing_queue_says_so,
     publishing_to_a_missing_queue_says_so,
     publishing_to_a_missing_queue_harms_no_other,
@@ -63,6 +64,24 @@ async fn statistics_count_every_state(stage: &Stage<'_>) -> CaseResult {
     let stats = stage.stats().await?;
     check_eq!(stats.ready, 0, "ready");
     check_eq!(stats.oldest_ready, None, "the age where none is ready");
+    Ok(())
+}
+
+async fn the_lag_is_how_long_the_oldest_has_been_due(stage: &Stage<'_>) -> CaseResult {
+    check_eq!(stage.engine.lag(&stage.queue).await?, None, "the lag of an empty queue");
+    if stage.engine.capabilities().delayed {
+        stage.publish(vec![Outgoing { due: Due::After(HOLD), ..stage.message(1) }]).await?;
+        check_eq!(stage.engine.lag(&stage.queue).await?, None, "the lag before anything is due");
+    }
+    stage.publish_numbers(&[2]).await?;
+    let lag = stage.engine.lag(&stage.queue).await?;
+    check!(lag.is_some_and(|lag| lag < HOLD), "the lag of what was just published is {lag:?}");
+    stage.lease(10, HOLD).await?;
+    check_eq!(stage.engine.lag(&stage.queue).await?, None, "the lag where all is leased");
+    match stage.engine.lag(&stage.missing).await {
+        Ok(lag) => check!(false, "the lag of a missing queue is {lag:?}"),
+        Err(error) => check_eq!(error.kind(), ErrorKind::QueueMissing, "the error"),
+    }
     Ok(())
 }
 

@@ -206,7 +206,10 @@ const CAUGHT: &[(Fault, &[&str])] = &[
         ],
     ),
     (Fault::PurgesNothing, &["a_purge_voids_receipts"]),
-    (Fault::CountsNothing, &["statistics_count_every_state"]),
+    (
+        Fault::CountsNothing,
+        &["statistics_count_every_state", "the_lag_is_how_long_the_oldest_has_been_due"],
+    ),
     (Fault::EmptiesOnEnsure, &["ensuring_a_queue_again_keeps_its_messages"]),
     (Fault::BeginsNothing, &["transactions_are_refused_where_there_are_none"]),
     (Fault::IsNeverHealthy, &["a_store_that_answers_is_healthy"]),
@@ -300,6 +303,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
         &[
             "history_tells_an_event_that_waits",
             "history_finds_an_event_in_the_flat_form",
+            "history_finds_an_event_by_its_headers_where_a_codec_wrote_it",
             "history_finds_every_copy",
         ],
     ),

@@ -83,6 +83,7 @@ impl Direct {
             warn!(queue = %self.queue, %handler, count, "a batch failed: its events are leased");
             return None;
         }
+        members.iter().for_each(|member| self.app.services.notices.handled(&member.received));
         Some((count, count == size))
     }
 

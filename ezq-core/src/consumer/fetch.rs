@@ -144,6 +144,9 @@ impl Run {
             Fetched::Leased(answer) => self.leased(*answer),
             Fetched::Direct(handled) => {
                 let (count, backlog) = handled.unwrap_or_default();
+                if count > 0 {
+                    self.observed.claimed(Ok(()));
+                }
                 for _ in 0..count {
                     self.counters.add(Tally::Handled);
                 }
@@ -163,6 +166,7 @@ impl Run {
             Ok(leased) => leased,
             Err(error) => return self.fetch_failed(&error, fetched.created),
         };
+        self.observed.claimed(Ok(()));
         self.backlog = fetched.full;
         if std::mem::take(&mut self.failing) {
             info!(queue = %self.settings.queue, "fetching works again");
@@ -192,6 +196,7 @@ impl Run {
     }
 
     fn fetch_failed(&mut self, error: &Error, created: Option<Result<()>>) {
+        self.observed.claimed(Err(error));
         let queue = &self.settings.queue;
         let text = error_chain(error);
         if !std::mem::replace(&mut self.failing, true) {

@@ -4,9 +4,11 @@
 
 mod direct;
 mod fetch;
+mod handle;
 mod intake;
 mod lanes;
 mod lease;
+mod observed;
 mod pace;
 mod report;
 mod run;
@@ -15,17 +17,28 @@ mod shutdown;
 mod signals;
 mod task;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
-pub(crate) use report::Counters;
+pub use handle::ConsumerHandle;
+pub use observed::ConsumerState;
+pub(crate) use observed::Observed;
+use observed::Watched;
 pub use report::{Counts, Report, StopReason};
 
+use crate::attempt::panic_text;
+use crate::dispatcher::pause;
 use crate::inner::Inner;
-use crate::{Error, ErrorKind, QueueName, Result};
+use crate::{Backoff, Error, ErrorKind, QueueName, Result, error_chain};
+
+/// What ran for so long before it failed is started again after the first pause.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// A consumer of one queue, about to run.
 ///
@@ -56,6 +69,7 @@ pub struct Consumer {
     token: CancellationToken,
     signals: bool,
     until_idle: bool,
+    restart: Option<Backoff>,
     subscribe: bool,
 }
 
@@ -70,6 +84,7 @@ impl Consumer {
             token: CancellationToken::new(),
             signals: false,
             until_idle: false,
+            restart: None,
             subscribe: config.subscribe,
             app,
         }
@@ -119,6 +134,24 @@ impl Consumer {
         self
     }
 
+    /// Starts it again when it fails, after a pause. It rides out what is passing, such as a lost
+    /// connection, in any case; this is for the rest: a right that was taken away, an engine that
+    /// panicked. What is wrong with the application itself ends it as before. The pauses begin anew
+    /// once it ran for a minute. Defaults to no.
+    ///
+    /// ```
+    /// # use ezq_core::{App, Backoff, MemoryEngine};
+    /// # use std::time::Duration;
+    /// # async fn example(app: App) {
+    /// let pauses = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60));
+    /// let handle = app.consumer().restart(pauses).spawn();
+    /// # }
+    /// ```
+    pub fn restart(mut self, pauses: Backoff) -> Self {
+        self.restart = Some(pauses);
+        self
+    }
+
     /// Subscribes its queue, when it starts, to the types that the queue's handlers take, so that it
     /// gets a copy of what any application [broadcasts](crate::App::broadcast) of them. A handler
     /// that takes every event subscribes it to all. Subscriptions are only added, for this
@@ -140,21 +173,66 @@ impl Consumer {
     /// Dropping the future stops its handlers where they are; their messages come again when their
     /// leases end. Prefer a token.
     pub async fn run(self) -> Result<Report> {
-        let stops = Stops { token: self.token.clone(), ..Stops::default() };
-        self.run_with(stops, Arc::default()).await
+        let (stops, observed) = self.begin();
+        self.run_with(stops, observed).await
     }
 
     /// Runs in the background, with a handle that stops, observes and awaits it.
     #[must_use = "the handle tells when it ended, and why"]
     pub fn spawn(self) -> ConsumerHandle {
-        let stops = Stops { token: self.token.clone(), ..Stops::default() };
-        let counters = Arc::new(Counters::default());
-        let task = tokio::spawn(self.run_with(stops.clone(), Arc::clone(&counters)));
-        ConsumerHandle { stops, counters, task }
+        let (stops, observed) = self.begin();
+        let app = Arc::clone(&self.app);
+        let task = tokio::spawn(self.run_with(stops.clone(), Arc::clone(&observed)));
+        ConsumerHandle { app, stops, observed, task }
     }
 
-    async fn run_with(self, stops: Stops, counters: Arc<Counters>) -> Result<Report> {
-        let queue = self.queue?;
+    fn begin(&self) -> (Stops, Arc<Observed>) {
+        let observed = Arc::new(Observed::new(self.queue.as_ref().ok()));
+        self.app.note(&observed);
+        (Stops { token: self.token.clone(), ..Stops::default() }, observed)
+    }
+
+    async fn run_with(self, stops: Stops, observed: Arc<Observed>) -> Result<Report> {
+        let watched = Watched(observed);
+        let result = self.run_again_and_again(&stops, &watched.0).await;
+        watched.0.ended(&result);
+        result
+    }
+
+    async fn run_again_and_again(self, stops: &Stops, observed: &Arc<Observed>) -> Result<Report> {
+        let (settings, restart, app) = (self.settings()?, self.restart, self.app);
+        let (began, mut failures) = (Instant::now(), 0);
+        loop {
+            let started = Instant::now();
+            let run = run::run(Arc::clone(&app), settings.clone(), stops, Arc::clone(observed));
+            let ended = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|panic| {
+                let text = format!("the consumer panicked: {}", panic_text(&*panic));
+                Err(Error::new(ErrorKind::Engine, text))
+            });
+            let (failure, pauses) = match (ended, restart) {
+                (Err(failure), Some(pauses)) if !is_final(&failure) => (failure, pauses),
+                (ended, _) => {
+                    return ended.map(|report| Report { elapsed: began.elapsed(), ..report });
+                }
+            };
+            failures = if started.elapsed() >= STEADY { 1 } else { failures + 1 };
+            let why = error_chain(&failure);
+            let pause = pause(pauses, failures, &why);
+            error!(queue = %settings.queue, error = why, ?pause, "consumer failed and starts again");
+            observed.restarts_after(&failure);
+            let reason = tokio::select! {
+                () = sleep(pause) => continue,
+                () = stops.token.cancelled() => StopReason::Token,
+                () = stops.handle.cancelled() => StopReason::Handle,
+                () = stops.interrupt.cancelled() => StopReason::Handle,
+            };
+            let counts = observed.counters.counts();
+            return Ok(Report { reason, counts, elapsed: began.elapsed() });
+        }
+    }
+
+    fn settings(&self) -> Result<run::Settings> {
+        let queue = self.queue.as_ref().map_err(Error::without_source)?.clone();
         let wrong = |why: &str| Err(Error::new(ErrorKind::Configuration, why));
         if self.concurrency == 0 {
             return wrong("`concurrency` must be at least 1");
@@ -171,7 +249,7 @@ impl Consumer {
         } else {
             None
         };
-        let settings = run::Settings {
+        Ok(run::Settings {
             engine,
             queue,
             concurrency: self.concurrency,
@@ -180,9 +258,14 @@ impl Consumer {
             signals: self.signals,
             until_idle: self.until_idle,
             subscribe,
-        };
-        run::run(self.app, settings, stops, counters).await
+        })
     }
+}
+
+/// Whether starting again cannot help: the application itself is wrong.
+fn is_final(error: &Error) -> bool {
+    use ErrorKind::{Configuration, InvalidQueueName, MissingState, Unsupported};
+    matches!(error.kind(), Configuration | InvalidQueueName | MissingState | Unsupported)
 }
 
 /// What can stop a consumer from outside.
@@ -191,48 +274,4 @@ struct Stops {
     token: CancellationToken,
     handle: CancellationToken,
     interrupt: CancellationToken,
-}
-
-/// A consumer that runs in the background.
-///
-/// Dropping the handle does not stop it.
-#[derive(Debug)]
-pub struct ConsumerHandle {
-    stops: Stops,
-    counters: Arc<Counters>,
-    task: JoinHandle<Result<Report>>,
-}
-
-impl ConsumerHandle {
-    /// Lets it finish what runs, within its grace, and end.
-    pub fn stop(&self) {
-        self.stops.handle.cancel();
-    }
-
-    /// Cancels what runs and ends it.
-    pub fn interrupt(&self) {
-        self.stops.interrupt.cancel();
-    }
-
-    /// What it did so far.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        self.counters.counts()
-    }
-
-    /// Whether it still runs.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        !self.task.is_finished()
-    }
-
-    /// Waits until it ends.
-    ///
-    /// # Errors
-    /// As [`Consumer::run`].
-    pub async fn wait(self) -> Result<Report> {
-        self.task.await.unwrap_or_else(|error| {
-            Err(Error::new(ErrorKind::Engine, "the consumer's task was ended").with_source(error))
-        })
-    }
 }

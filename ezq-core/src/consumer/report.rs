@@ -38,7 +38,7 @@ impl fmt::Display for StopReason {
 }
 
 /// How many events came to what.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Counts {
     /// Done and acknowledged.

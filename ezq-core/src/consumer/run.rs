@@ -20,6 +20,7 @@ use super::direct::endless;
 use super::fetch::{Fetch, poll};
 use super::lanes::{Lanes, Stepped, Turn};
 use super::lease::{Leases, renew};
+use super::observed::Observed;
 use super::pace::Pace;
 use super::report::{Counters, Report, StopReason, Tally};
 use super::settle::{InFlight, Settler, Settling};
@@ -35,6 +36,7 @@ use crate::slots::{Slots, Suspect};
 use crate::{Error, ErrorKind, Pattern, QueueName, Result, error_chain};
 
 /// What one run is told.
+#[derive(Clone)]
 pub(super) struct Settings {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) queue: QueueName,
@@ -75,6 +77,7 @@ pub(super) struct Run {
     pub(super) app: Arc<Inner>,
     pub(super) settings: Settings,
     pub(super) counters: Arc<Counters>,
+    pub(super) observed: Arc<Observed>,
     pub(super) leases: Arc<Leases>,
     pub(super) settler: mpsc::UnboundedSender<Settling>,
     pub(super) tasks: JoinSet<()>,
@@ -108,12 +111,13 @@ pub(super) struct Run {
 pub(super) async fn run(
     app: Arc<Inner>,
     settings: Settings,
-    stops: Stops,
-    counters: Arc<Counters>,
+    stops: &Stops,
+    observed: Arc<Observed>,
 ) -> Result<Report> {
+    let counters = Arc::clone(&observed.counters);
     let mut signals = settings.signals.then(Signals::listen).transpose()?;
     let started = Instant::now();
-    let Some((wakeups, deaf)) = prepare(&app, &settings, &stops).await? else {
+    let Some((wakeups, deaf)) = prepare(&app, &settings, stops).await? else {
         let reason =
             if stops.token.is_cancelled() { StopReason::Token } else { StopReason::Handle };
         return Ok(Report { reason, counts: counters.counts(), elapsed: started.elapsed() });
@@ -123,6 +127,7 @@ pub(super) async fn run(
     let (sender, receiver) = mpsc::unbounded_channel();
     let settler = Settler {
         engine: Arc::clone(&settings.engine),
+        services: Arc::clone(&app.services),
         queue: settings.queue.clone(),
         leases: Arc::clone(&leases),
         counters: Arc::clone(&counters),
@@ -155,6 +160,7 @@ pub(super) async fn run(
         app,
         settings,
         counters: Arc::clone(&counters),
+        observed,
         leases,
         settler: sender,
         tasks: JoinSet::new(),
@@ -177,7 +183,7 @@ pub(super) async fn run(
         deaf,
     };
     tokio::select! {
-        () = run.drive(&stops, signals.as_mut()) => {}
+        () = run.drive(stops, signals.as_mut()) => {}
         // Neither ends before the consumer, unless the engine panicked.
         _ = &mut settling => return Err(broken("settling")),
         _ = background.join_next() => return Err(broken("renewing leases or keeping the time")),
@@ -256,6 +262,7 @@ impl Run {
         let (leases, slots) = (Arc::clone(&self.leases), Arc::clone(&self.slots));
         loop {
             self.start_tasks();
+            self.observed.is_in(self.phase);
             if self.is_finished() {
                 return;
             }
@@ -373,7 +380,7 @@ impl Run {
     }
 
     pub(super) fn send(&self, receipt: Receipt, settle: Settle, tally: Tally) {
-        send(&self.settler, (receipt, None), settle, tally);
+        send(&self.settler, (receipt, None), (None, settle), tally);
     }
 }
 

@@ -14,9 +14,11 @@ use super::lease::Leases;
 use super::report::{Counters, Tally};
 use crate::attempt::bounded;
 use crate::clock::later;
+use crate::context::Received;
 use crate::dispatcher::log_dead_letter;
 use crate::engine::{Engine, MessageId, Receipt, SettleOutcome};
 use crate::engines::ensure;
+use crate::publisher::Services;
 use crate::settlement::{Reason, ReasonKind, Settle};
 use crate::{Error, ErrorKind, QueueName, error_chain};
 
@@ -24,6 +26,8 @@ use crate::{Error, ErrorKind, QueueName, error_chain};
 #[derive(Debug)]
 pub(super) struct Settling {
     pub(super) receipt: Receipt,
+    /// The delivery, if it was read.
+    pub(super) received: Option<Arc<Received>>,
     pub(super) settle: Settle,
     pub(super) tally: Tally,
     pub(super) since: Instant,
@@ -34,6 +38,7 @@ pub(super) struct Settling {
 /// What the settling task works with.
 pub(super) struct Settler {
     pub(super) engine: Arc<dyn Engine>,
+    pub(super) services: Arc<Services>,
     pub(super) queue: QueueName,
     pub(super) leases: Arc<Leases>,
     pub(super) counters: Arc<Counters>,
@@ -139,6 +144,13 @@ impl Settler {
             match outcomes.next().unwrap_or(SettleOutcome::LeaseLost) {
                 SettleOutcome::Done => {
                     let tally = one.tally;
+                    let notices = &self.services.notices;
+                    if tally == Tally::Control {
+                        notices.went_out(one.settle.outgoing());
+                    } else {
+                        let (id, received) = (one.receipt.message_id(), one.received.as_deref());
+                        notices.settled(&self.queue, id, received, &one.settle);
+                    }
                     self.done(one, tally);
                 }
                 SettleOutcome::LeaseLost => {

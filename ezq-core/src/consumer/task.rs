@@ -12,6 +12,7 @@ use super::lease::Leases;
 use super::report::{Counters, Tally};
 use super::run::Item;
 use super::settle::{Settling, give_up};
+use crate::context::Received;
 use crate::engine::Receipt;
 use crate::error_chain;
 use crate::inner::Inner;
@@ -32,6 +33,7 @@ pub(super) async fn handle(
         if let Some(turn) = &mut item.turn {
             turn.pass();
         }
+        app.services.notices.handled(&item.work.received);
         return counters.add(Tally::Handled);
     };
     if !leases.holds(&item.receipt) {
@@ -55,7 +57,8 @@ pub(super) async fn handle(
     };
     hold.handed_on = true;
     let turn = hand_on(item.turn.take(), &settle);
-    send(&settler, (item.receipt, turn), settle, tally);
+    let received = Some(Arc::clone(&item.work.received));
+    send(&settler, (item.receipt, turn), (received, settle), tally);
 }
 
 /// What becomes of a delivery's turn. The next of its key starts at once where nothing but a lost
@@ -92,10 +95,10 @@ impl Drop for Hold {
 pub(super) fn send(
     settler: &mpsc::UnboundedSender<Settling>,
     (receipt, turn): (Receipt, Option<Turn>),
-    settle: Settle,
+    (received, settle): (Option<Arc<Received>>, Settle),
     tally: Tally,
 ) {
-    let settling = Settling { receipt, settle, tally, since: Instant::now(), turn };
+    let settling = Settling { receipt, received, settle, tally, since: Instant::now(), turn };
     if settler.send(settling).is_err() {
         error!("the settling task is gone: the event will come again");
     }

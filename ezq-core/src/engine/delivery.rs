@@ -19,7 +19,7 @@ pub enum MessageId {
     /// Text, as log-shaped stores give.
     Text(std::sync::Arc<str>),
     /// None yet: the message was published inside a handler's transaction, and is stored when that
-    /// commits.
+    /// commits. Or none at all, for an event that is dispatched inline.
     Pending,
 }
 

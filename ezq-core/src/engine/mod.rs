@@ -109,6 +109,12 @@ pub trait Engine: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Says that something was stored in a queue by a transaction that this engine did not see
+    /// commit: whoever waits there is woken. A hint, and nothing by default.
+    fn wake(&self, queue: &QueueName) {
+        let _ = queue;
+    }
+
     /// Settles deliveries; one outcome each, in their order. Of several settlements of one delivery
     /// in a call, the first that does not fail counts, and those after it come too late.
     ///
@@ -181,6 +187,15 @@ pub trait Engine: Send + Sync + 'static {
     /// When the store could not be asked.
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats>;
 
+    /// How long the oldest message that is readable has been due, `None` if none is. Asked by
+    /// health probes: where [`stats`](Self::stats), the default, counts, tell it in a cheaper way.
+    ///
+    /// # Errors
+    /// When the store could not be asked.
+    async fn lag(&self, queue: &QueueName) -> Result<Option<Duration>> {
+        Ok(self.stats(queue).await?.oldest_ready)
+    }
+
     /// Ordering keys whose first message cannot be handed out just now while others wait behind it,
     /// at most `limit`.
     ///
@@ -218,7 +233,9 @@ pub trait Engine: Send + Sync + 'static {
     }
 
     /// Every stored copy of an event, by its id: in a queue, its archive and its dead letters, or in
-    /// those of all queues. Takes no lock and changes nothing.
+    /// those of all queues. Takes no lock and changes nothing. Where a codec wrote the body
+    /// ([`CODEC`](crate::headers::CODEC)), id and type are told by the headers
+    /// [`CE_ID`](crate::headers::CE_ID) and [`CE_TYPE`](crate::headers::CE_TYPE).
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] unless the engine can tell; otherwise when the store cannot be

@@ -172,14 +172,21 @@ pub(crate) fn identify(
     event_id: &str,
     flat_id: &str,
 ) -> Option<Option<String>> {
+    let (id, event_type) = names(body, headers);
+    (id.as_deref().unwrap_or(flat_id) == event_id).then_some(event_type)
+}
+
+/// The id and the type of a message's event, as far as it says them: one in the flat form has no id
+/// but its place.
+pub(crate) fn names(body: &str, headers: &Headers) -> (Option<String>, Option<String>) {
     let body: Value = serde_json::from_str(body).unwrap_or_default();
-    let text = |name: &str| body.get(name).and_then(Value::as_str);
-    let beside = || (headers.text(CE_ID).unwrap_or(flat_id), headers.text(CE_TYPE));
-    let (id, event_type) = match (body.get("specversion"), body.get("_type")) {
-        _ if headers.text(CODEC).is_some() => beside(),
-        (Some(_), _) => (text("id")?, text("type")),
-        (None, Some(_)) => (flat_id, text("_type")),
-        (None, None) => beside(),
-    };
-    (id == event_id).then(|| event_type.map(str::to_owned))
+    let text = |name: &str| Some(body.get(name).and_then(Value::as_str)?.to_owned());
+    let beside = |name: &str| headers.text(name).map(str::to_owned);
+    match (body.get("specversion"), body.get("_type")) {
+        _ if headers.text(CODEC).is_some() => (beside(CE_ID), beside(CE_TYPE)),
+        // What has no id has none by its place either.
+        (Some(_), _) => (Some(text("id").unwrap_or_default()), text("type")),
+        (None, Some(_)) => (None, text("_type")),
+        (None, None) => (beside(CE_ID), beside(CE_TYPE)),
+    }
 }

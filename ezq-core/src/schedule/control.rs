@@ -128,10 +128,13 @@ impl<'a> Schedules<'a> {
         let publisher = Publisher::new(Arc::clone(&self.inner.services));
         let previous = row.and_then(|row| row.last_tick);
         let prepared = planned.message(&publisher, kept.now, previous)?;
-        let (queue, event_id) = (prepared.outgoing.queue.clone(), prepared.event_id);
+        let queue = prepared.outgoing.queue.clone();
+        let (event_id, event_type) = (prepared.event_id, prepared.event_type);
         let firing = Firing { name, tick: None, message: Some(prepared.outgoing) };
         match self.inner.store_firing(firing).await? {
-            Fired::Done(Some(id)) => Ok(Published { queue, id, event_id, is_duplicate: false }),
+            Fired::Done(Some(id)) => {
+                Ok(Published { queue, id, event_id, event_type, is_duplicate: false })
+            }
             Fired::Done(None) | Fired::NotDue => Err(missing(name)),
         }
     }

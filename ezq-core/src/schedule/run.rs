@@ -194,14 +194,18 @@ impl Inner {
     /// Fires, and makes sure of the queue where it is missing.
     pub(super) async fn store_firing(&self, firing: Firing<'_>) -> Result<Fired> {
         let store = self.schedule_store()?;
-        match store.fire(firing.clone()).await {
+        let fired = match store.fire(firing.clone()).await {
             Err(error) if error.kind() == ErrorKind::QueueMissing => {
                 if let Some(message) = &firing.message {
                     self.services.engines.default.ensure_queue(&message.queue).await?;
                 }
-                store.fire(firing).await
+                store.fire(firing.clone()).await
             }
             other => other,
+        };
+        if let (Ok(Fired::Done(Some(id))), Some(message)) = (&fired, &firing.message) {
+            self.services.notices.stored(message, id);
         }
+        fired
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Faults {
     pub silent: AtomicUsize,
     /// A queue that cannot be created.
     pub forbidden: Mutex<Option<QueueName>>,
+    /// Health probes are never answered.
+    pub mute: AtomicBool,
     /// Panics when it is to settle.
     pub panics: AtomicBool,
     /// So many times asking for wake-ups fails.
@@ -58,6 +60,14 @@ fn next(faults: &Mutex<VecDeque<ErrorKind>>) -> Result<()> {
     match faults.lock().unwrap().pop_front() {
         Some(kind) => Err(Error::new(kind, "a fault of the test")),
         None => Ok(()),
+    }
+}
+
+impl Faulty {
+    async fn speak(&self) {
+        if self.faults.mute.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -157,6 +167,7 @@ impl Engine for Faulty {
     }
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
+        self.speak().await;
         self.memory.stats(queue).await
     }
 
@@ -165,6 +176,7 @@ impl Engine for Faulty {
     }
 
     async fn health_check(&self) -> Result<()> {
+        self.speak().await;
         self.memory.health_check().await
     }
 

@@ -232,6 +232,14 @@ impl Engine for PgmqEngine {
         on_link!(self, self.inner.control, queue, |connection| upkeep::stats(connection, queue))
     }
 
+    fn wake(&self, queue: &QueueName) {
+        self.inner.announce(queue);
+    }
+
+    async fn lag(&self, queue: &QueueName) -> Result<Option<Duration>> {
+        on_link!(self, self.inner.control, queue, |connection| upkeep::lag(connection, queue))
+    }
+
     async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
         on_link!(self, self.inner.control, queue, |connection| {
             blocked::list(connection, queue, limit)

@@ -1,0 +1,95 @@
+//! The handle of a consumer in the background.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Stops;
+use super::observed::{ConsumerState, Observed};
+use super::report::{Counts, Report};
+use crate::health::ConsumerHealth;
+use crate::inner::Inner;
+use crate::{Error, ErrorKind, Result};
+
+/// A consumer that runs in the background.
+///
+/// ```
+/// # use ezq_core::{AnyEvent, App, ConsumerState, Handler, MemoryEngine, StopReason};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> ezq_core::Result<()> {
+/// # let log = Handler::on("log", |_: AnyEvent| async {});
+/// # let app = App::builder().without_discovered_handlers().register(log).build(MemoryEngine::new())?;
+/// let handle = app.consumer().spawn();
+/// handle.states().wait_for(|state| *state == ConsumerState::Running).await;
+/// assert!(handle.health().await.is_ready());
+///
+/// handle.stop(); // what runs may finish
+/// let report = handle.wait().await?;
+/// assert_eq!(report.reason, StopReason::Handle);
+/// # Ok(()) }
+/// ```
+///
+/// Dropping the handle does not stop it.
+#[derive(Debug)]
+pub struct ConsumerHandle {
+    pub(super) app: Arc<Inner>,
+    pub(super) stops: Stops,
+    pub(super) observed: Arc<Observed>,
+    pub(super) task: JoinHandle<Result<Report>>,
+}
+
+impl ConsumerHandle {
+    /// Lets it finish what runs, within its grace, and end.
+    pub fn stop(&self) {
+        self.stops.handle.cancel();
+    }
+
+    /// Cancels what runs and ends it.
+    pub fn interrupt(&self) {
+        self.stops.interrupt.cancel();
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.observed.counters.counts()
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+
+    /// How far it is; once it ended, why.
+    #[must_use]
+    pub fn state(&self) -> ConsumerState {
+        self.observed.state()
+    }
+
+    /// Its states to watch, from the present one on.
+    #[must_use]
+    pub fn states(&self) -> watch::Receiver<ConsumerState> {
+        self.observed.states()
+    }
+
+    /// How it is, and how far behind its queue is: the engine is asked, for at most
+    /// [`connect_timeout`](crate::Config::connect_timeout).
+    ///
+    /// # Cancel safety
+    /// It changes nothing.
+    pub async fn health(&self) -> ConsumerHealth {
+        ConsumerHealth::of(&self.app, &self.observed).await
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Errors
+    /// As [`Consumer::run`](super::Consumer::run).
+    pub async fn wait(self) -> Result<Report> {
+        self.task.await.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Engine, "the consumer's task was ended").with_source(error))
+        })
+    }
+}

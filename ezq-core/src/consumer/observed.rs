@@ -1,0 +1,153 @@
+//! What others may see of a consumer while it runs: how far it is, when it last claimed, what fails.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::report::{Counters, Report};
+use super::run::Phase;
+use crate::{Error, QueueName, Result, error_chain};
+
+/// How far a consumer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConsumerState {
+    /// It makes sure of its queue.
+    Starting,
+    /// It claims and handles.
+    Running,
+    /// It was told to stop, and lets end what is to end.
+    Stopping,
+    /// It failed with this error, and is started again after a pause.
+    Restarting(Arc<str>),
+    /// It ended as it was told to.
+    Stopped(Report),
+    /// It ended with this error.
+    Failed(Arc<str>),
+}
+
+impl ConsumerState {
+    /// Whether it has ended for good.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        matches!(self, Self::Stopped(_) | Self::Failed(_))
+    }
+}
+
+impl fmt::Display for ConsumerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Running => f.write_str("running"),
+            Self::Stopping => f.write_str("stopping"),
+            Self::Restarting(error) => write!(f, "restarting after a failure: {error}"),
+            Self::Stopped(report) => report.fmt(f),
+            Self::Failed(error) => write!(f, "failed: {error}"),
+        }
+    }
+}
+
+/// What a consumer shows of itself.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    pub(crate) queue: Option<QueueName>,
+    pub(crate) counters: Arc<Counters>,
+    state: watch::Sender<ConsumerState>,
+    began: Instant,
+    /// Milliseconds from `began` to the newest claim that was answered, and one; 0 before it.
+    claimed: AtomicU64,
+    /// Why claiming fails, while it does.
+    failing: Mutex<Option<String>>,
+    restarts: AtomicU32,
+}
+
+impl Observed {
+    pub(super) fn new(queue: Option<&QueueName>) -> Self {
+        Self {
+            queue: queue.cloned(),
+            counters: Arc::default(),
+            state: watch::Sender::new(ConsumerState::Starting),
+            began: Instant::now(),
+            claimed: AtomicU64::new(0),
+            failing: Mutex::default(),
+            restarts: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn state(&self) -> ConsumerState {
+        self.state.borrow().clone()
+    }
+
+    pub(super) fn states(&self) -> watch::Receiver<ConsumerState> {
+        self.state.subscribe()
+    }
+
+    /// How long ago a claim was answered, if one was.
+    pub(crate) fn last_claim(&self) -> Option<Duration> {
+        let claimed = self.claimed.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.began.elapsed().saturating_sub(Duration::from_millis(claimed)))
+    }
+
+    pub(crate) fn failing(&self) -> Option<String> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn restarts(&self) -> u32 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Notes how a claim was answered.
+    pub(super) fn claimed(&self, answer: Result<(), &Error>) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        *failing = answer.err().map(|error| error_chain(error));
+        if answer.is_ok() {
+            let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+            self.claimed.store(millis.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_in(&self, phase: Phase) {
+        self.turn(match phase {
+            Phase::Running => ConsumerState::Running,
+            Phase::Draining | Phase::Finishing | Phase::Cancelling => ConsumerState::Stopping,
+        });
+    }
+
+    pub(super) fn restarts_after(&self, error: &Error) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+        self.turn(ConsumerState::Restarting(error_chain(error).into()));
+    }
+
+    pub(super) fn ended(&self, result: &Result<Report>) {
+        self.turn(match result {
+            Ok(report) => ConsumerState::Stopped(*report),
+            Err(error) => ConsumerState::Failed(error_chain(error).into()),
+        });
+    }
+
+    fn turn(&self, state: ConsumerState) {
+        self.state.send_if_modified(|current| {
+            let changed = *current != state;
+            if changed {
+                *current = state;
+            }
+            changed
+        });
+    }
+}
+
+/// Says so when a consumer's future is dropped before it ended.
+pub(super) struct Watched(pub(super) Arc<Observed>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.0.state().is_ended() {
+            let text = "its future was dropped: what it held comes again when its leases end";
+            self.0.turn(ConsumerState::Failed(text.into()));
+        }
+    }
+}

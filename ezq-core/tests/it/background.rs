@@ -1,0 +1,214 @@
+//! Consumers in the background: how they are observed, started again, and how health is told.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ezq_core::*;
+use serde::{Deserialize, Serialize};
+
+use crate::faulty::Faulty;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Step {
+    n: u32,
+}
+
+impl Event for Step {
+    const TYPE: &'static str = "step";
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn app(engine: impl Engine) -> App {
+    let handler = Handler::on("quick", |_: Step| async {});
+    App::builder().without_discovered_handlers().register(handler).build(engine).unwrap()
+}
+
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(secs(600), what).await.expect("it is stuck")
+}
+
+/// Waits for a state.
+async fn turns(handle: &ConsumerHandle, wanted: impl Fn(&ConsumerState) -> bool) -> ConsumerState {
+    within(handle.states().wait_for(|state| wanted(state))).await.unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_tells_how_far_its_consumer_is_and_why_it_stopped() {
+    let app = app(Faulty::default());
+    let handle = app.consumer().spawn();
+    assert_eq!(handle.state(), ConsumerState::Starting);
+    turns(&handle, |state| *state == ConsumerState::Running).await;
+    app.publish(&End::default()).await.unwrap();
+    let ConsumerState::Stopped(report) = turns(&handle, ConsumerState::is_ended).await else {
+        panic!("{}", handle.state());
+    };
+    assert_eq!(report.reason, StopReason::End);
+    assert_eq!(within(handle.wait()).await.unwrap(), report);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_seen_while_handlers_still_run() {
+    let slow = Handler::on("slow", |_: Step| tokio::time::sleep(secs(20)));
+    let builder = App::builder().without_discovered_handlers().register(slow);
+    let app = builder.build(Faulty::default()).unwrap();
+    app.publish(&Step { n: 1 }).await.unwrap();
+    let handle = app.consumer().spawn();
+    tokio::time::sleep(secs(1)).await;
+    handle.stop();
+    turns(&handle, |state| *state == ConsumerState::Stopping).await;
+    assert!(!handle.health().await.is_ready());
+    assert!(handle.is_running());
+    assert_eq!(within(handle.wait()).await.unwrap().counts.handled, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_consumer_starts_again_and_handles_what_it_had() {
+    let engine = Faulty::default();
+    engine.faults.panics.store(true, Ordering::SeqCst);
+    let app = app(engine.clone());
+    app.publish(&Step { n: 1 }).await.unwrap();
+    let handle = app.consumer().restart(Backoff::constant(secs(30))).spawn();
+    let state = turns(&handle, |state| matches!(state, ConsumerState::Restarting(_))).await;
+    assert!(state.to_string().contains("settling"), "{state}");
+    assert!(app.health().await.is_live() && !app.health().await.is_ready());
+    turns(&handle, |state| *state == ConsumerState::Running).await;
+    turns(&handle, |state| matches!(state, ConsumerState::Restarting(_))).await;
+    engine.faults.panics.store(false, Ordering::SeqCst);
+    while handle.counts().handled == 0 {
+        tokio::time::sleep(secs(1)).await;
+    }
+    let health = handle.health().await;
+    assert!(health.is_ready() && health.restarts == 2, "{health}");
+    handle.stop();
+    let report = within(handle.wait()).await.unwrap();
+    assert_eq!((report.reason, report.counts.handled), (StopReason::Handle, 1));
+    assert!(report.elapsed >= secs(60), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pauses_before_a_restart_grow_and_begin_anew_after_a_minute() {
+    // Its pauses are the attempts themselves, in seconds.
+    let pauses = Backoff::linear(secs(1), secs(1000));
+    let engine = Faulty::default();
+    engine.faults.panics.store(true, Ordering::SeqCst);
+    let app = app(engine.clone());
+    let handle = app.consumer().lease(secs(1)).restart(pauses).spawn();
+    let mut pauses = Vec::new();
+    for round in 0..4 {
+        turns(&handle, |state| *state == ConsumerState::Running).await;
+        if round == 3 {
+            tokio::time::sleep(secs(61)).await;
+        }
+        app.publish(&Step { n: 1 }).await.unwrap();
+        turns(&handle, |state| matches!(state, ConsumerState::Restarting(_))).await;
+        let failed = tokio::time::Instant::now();
+        app.purge(&QueueName::default()).await.unwrap();
+        turns(&handle, |state| *state == ConsumerState::Running).await;
+        pauses.push(failed.elapsed().as_secs());
+    }
+    assert_eq!(pauses, [1, 2, 3, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_the_pause_before_a_restart() {
+    for interrupt in [false, true] {
+        let engine = Faulty::default();
+        *engine.faults.forbidden.lock().unwrap() = Some(QueueName::default());
+        let app = app(engine);
+        let handle = app.consumer().restart(Backoff::constant(secs(10_000))).spawn();
+        turns(&handle, |state| matches!(state, ConsumerState::Restarting(_))).await;
+        if interrupt {
+            handle.interrupt()
+        } else {
+            handle.stop()
+        }
+        assert_eq!(within(handle.wait()).await.unwrap().reason, StopReason::Handle);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_the_application_and_what_is_not_to_be_restarted_ends_with_its_error() {
+    let engine = Faulty::default();
+    *engine.faults.forbidden.lock().unwrap() = Some(QueueName::default());
+    let app = app(engine);
+    let again = || app.consumer().restart(Backoff::constant(Duration::ZERO));
+    for (consumer, kind) in [
+        (app.consumer(), ErrorKind::Permission),
+        (again().queue("Orders!"), ErrorKind::InvalidQueueName),
+        (again().concurrency(0), ErrorKind::Configuration),
+        (again().lease(Duration::ZERO), ErrorKind::Configuration),
+    ] {
+        let handle = consumer.spawn();
+        let state = turns(&handle, ConsumerState::is_ended).await;
+        assert!(matches!(state, ConsumerState::Failed(_)), "{state}");
+        assert!(!app.health().await.is_live());
+        assert_eq!(within(handle.wait()).await.unwrap_err().kind(), kind);
+    }
+    // Those that nobody has any more are not told of.
+    assert!(app.health().await.consumers.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_tells_what_fails_while_it_fails() {
+    let engine = Faulty::default();
+    let app = app(engine.clone());
+    assert!(app.health().await.is_ready(), "an application without consumers");
+    let handle = app.consumer().spawn();
+    turns(&handle, |state| *state == ConsumerState::Running).await;
+    tokio::time::sleep(secs(10)).await;
+    let health = app.health().await;
+    assert!(health.is_ready(), "{health}");
+    assert!(health.consumers[0].last_claim.unwrap() < secs(6), "{health:?}");
+    assert_eq!(health.consumers[0].lag, Some(Duration::ZERO));
+
+    engine.faults.lease.lock().unwrap().extend([ErrorKind::Connection; 100]);
+    app.publish(&Step { n: 1 }).await.unwrap();
+    tokio::time::sleep(secs(10)).await;
+    let health = app.health().await;
+    assert!(health.is_live() && !health.is_ready(), "{health}");
+    assert!(health.to_string().contains("a fault of the test"), "{health}");
+    assert!(health.consumers[0].lag.unwrap() >= secs(9), "{health}");
+
+    engine.faults.lease.lock().unwrap().clear();
+    while handle.counts().handled == 0 {
+        tokio::time::sleep(secs(1)).await;
+    }
+    assert!(app.health().await.is_ready());
+
+    let written = serde_json::to_value(app.health().await).unwrap();
+    assert_eq!(written["engines"][0]["name"], "memory");
+    assert_eq!(written["engines"][0]["error"], serde_json::Value::Null);
+    assert_eq!(written["consumers"][0]["queue"], "ezq");
+    assert_eq!(written["consumers"][0]["state"], "running");
+    assert_eq!(written["consumers"][0]["lag"], 0.0);
+    assert_eq!(written["consumers"][0]["counts"]["handled"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_does_not_answer_keeps_no_probe_waiting() {
+    let engine = Faulty::default();
+    let app = app(engine.clone());
+    let handle = app.consumer().spawn();
+    turns(&handle, |state| *state == ConsumerState::Running).await;
+    engine.faults.mute.store(true, Ordering::SeqCst);
+    let asked = tokio::time::Instant::now();
+    let health = app.health().await;
+    // The connect timeout, once for everything.
+    assert_eq!(asked.elapsed().as_secs(), 5);
+    assert!(health.is_live() && !health.is_ready(), "{health}");
+    assert_eq!(health.engines[0].error.as_deref(), Some("no answer within 5s"));
+    assert!(health.engines[0].answered_in.is_none() && health.consumers[0].lag.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_dropped_is_not_told_of() {
+    let app = app(Faulty::default());
+    let mut run = Box::pin(app.consumer().run());
+    assert!(tokio::time::timeout(secs(1), &mut run).await.is_err());
+    assert_eq!(app.health().await.consumers[0].state, ConsumerState::Running);
+    drop(run);
+    assert!(app.health().await.consumers.is_empty());
+}
