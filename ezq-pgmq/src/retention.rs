@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
 use sqlx::postgres::PgConnection;

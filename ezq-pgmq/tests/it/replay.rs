@@ -58,7 +58,7 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
     for round in 0..12_u64 {
         let mut runs = JoinSet::new();
         for _ in 0..2 {
-            let replay = engine.replay(&name, queue.clone()).to_queue(target.clone());
+            let replay = engine.replay(&name, &queue).to_queue(&target);
             let limit = Duration::from_millis(40 * (round + 1));
             runs.spawn(
                 async move { tokio::time::timeout(limit, replay.into_future()).await.is_ok() },
@@ -70,12 +70,12 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
     assert!(before > 0, "nothing was handed over before it was cut off");
     let mut runs = JoinSet::new();
     for _ in 0..3 {
-        let replay = engine.replay(&name, queue.clone()).to_queue(target.clone());
+        let replay = engine.replay(&name, &queue).to_queue(&target);
         runs.spawn(async move { replay.await.unwrap() });
     }
     let done = runs.join_all().await;
     assert!(done.iter().all(|done| done.is_finished && done.handed_over == 50_000), "{done:?}");
-    let again = engine.replay(&name, queue.clone()).to_queue(target.clone()).await.unwrap();
+    let again = engine.replay(&name, &queue).to_queue(&target).await.unwrap();
     assert_eq!(again.handed_over, 50_000);
     let sql = format!(
         "SELECT count(*), count(DISTINCT message ->> 'id'),
@@ -93,7 +93,7 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
 #[tokio::test]
 async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
     let (engine, queue, _own) = archive(1).await;
-    engine.replay(queue.to_string(), queue.clone()).await.unwrap();
+    engine.replay(queue.to_string(), &queue).await.unwrap();
     let copy = lease_one(&engine, &queue).await;
     let origin = Origin {
         queue: &queue,
@@ -116,7 +116,7 @@ async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
     // Its archived copy is not replayed in turn: the original is.
     let done = engine.settle(&queue, vec![(copy.receipt, ack())]).await.unwrap();
     assert_eq!((done.len(), archived(&queue).await), (1, 2));
-    let again = engine.replay(format!("{queue} 2"), queue.clone()).await.unwrap();
+    let again = engine.replay(format!("{queue} 2"), &queue).await.unwrap();
     assert_eq!(again.handed_over, 1);
 }
 
@@ -126,9 +126,8 @@ async fn an_event_in_the_flat_form_keeps_its_id_too() {
     let target = unique("target");
     let id = publish(&engine, &queue, &[r#"{"_type": "Paid", "order": 7}"#]).await.remove(0);
     acknowledge_all(&engine, &queue).await;
-    let replay =
-        || engine.replay(format!("{queue}{}", 1), queue.clone()).data(json!({ "order": 7 }));
-    replay().to_queue(target.clone()).await.unwrap();
+    let replay = || engine.replay(format!("{queue}{}", 1), &queue).data(json!({ "order": 7 }));
+    replay().to_queue(&target).await.unwrap();
     let copy = lease_one(&engine, &target).await;
     let origin = Origin {
         queue: &target,
@@ -142,7 +141,7 @@ async fn an_event_in_the_flat_form_keeps_its_id_too() {
 #[tokio::test]
 async fn time_type_and_data_choose_and_a_dry_run_counts() {
     let (engine, queue, mut own) = archive(100).await;
-    let start = |name: &str| engine.replay(format!("{queue} {name}"), queue.clone());
+    let start = |name: &str| engine.replay(format!("{queue} {name}"), &queue);
     assert_eq!(start("dry").dry_run().await.unwrap(), 100);
     assert_eq!(start("t").event_type("order.paid").dry_run().await.unwrap(), 50);
     assert_eq!(start("t").event_type("order.*").dry_run().await.unwrap(), 50);
@@ -191,10 +190,10 @@ async fn time_type_and_data_choose_and_a_dry_run_counts() {
 async fn what_is_archived_after_it_began_is_not_part_of_it() {
     let (engine, queue, mut own) = archive(3).await;
     let name = queue.to_string();
-    assert_eq!(engine.replay(&name, queue.clone()).await.unwrap().handed_over, 3);
+    assert_eq!(engine.replay(&name, &queue).await.unwrap().handed_over, 3);
     fill(&mut own, &queue, 5).await;
-    assert_eq!(engine.replay(&name, queue.clone()).await.unwrap().handed_over, 3);
-    let later = engine.replay(format!("{name} later"), queue.clone());
+    assert_eq!(engine.replay(&name, &queue).await.unwrap().handed_over, 3);
+    let later = engine.replay(format!("{name} later"), &queue);
     assert_eq!(later.dry_run().await.unwrap(), 8);
 }
 
@@ -203,26 +202,26 @@ async fn what_cannot_be_replayed_is_a_typed_error() {
     let (engine, queue) = engine_and_queue().await;
     let mut own = connection().await;
     run(&mut own, &format!("DROP TABLE pgmq.a_{queue}")).await;
-    let error = engine.replay("none", queue.clone()).await.unwrap_err();
+    let error = engine.replay("none", &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
     assert!(error.to_string().contains("archive"), "{error}");
-    let error = engine.replay("none", queue.clone()).dry_run().await.unwrap_err();
+    let error = engine.replay("none", &queue).dry_run().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
     let error = engine.replay("none", "No Queue").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidQueueName);
-    let error = engine.replay("none", queue.clone()).event_type("a*").await.unwrap_err();
+    let error = engine.replay("none", &queue).event_type("a*").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidPattern);
     let url = fresh_database().await;
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
     let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
     let engine = PgmqEngine::connect(config).await.unwrap();
     // Looking changes nothing, and needs nothing.
-    assert_eq!(engine.replay("one", queue.clone()).dry_run().await.unwrap(), 0);
-    let error = engine.replay("one", queue.clone()).await.unwrap_err();
+    assert_eq!(engine.replay("one", &queue).dry_run().await.unwrap(), 0);
+    let error = engine.replay("one", &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
     let mut own = PgConnection::connect(&url).await.unwrap();
     run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
-    assert!(engine.replay("one", queue.clone()).await.unwrap().is_finished);
+    assert!(engine.replay("one", &queue).await.unwrap().is_finished);
 }
 
 /// An archived event handed over once more, from nothing.
@@ -231,6 +230,6 @@ pub(crate) async fn replays(url: &str) {
     let engine = archiving_at(url, &queue, Retention::ARCHIVE).await;
     publish(&engine, &queue, &["1", "2"]).await;
     acknowledge_all(&engine, &queue).await;
-    let done = engine.replay(queue.to_string(), queue.clone()).await.unwrap();
+    let done = engine.replay(queue.to_string(), &queue).await.unwrap();
     assert_eq!((done.handed_over, lease(&engine, &queue).await.len()), (2, 2));
 }

@@ -36,7 +36,8 @@ pub(crate) async fn trails(url: &str) {
 async fn an_event_that_was_handled_and_deleted_is_still_known() {
     let (engine, queue) = archiving(Retention::TRAIL).await;
     let mut own = connection().await;
-    let ids = publish(&engine, &queue, &[&event("e-1"), r#"{"_type": "Paid", "order": 7}"#]).await;
+    let ids =
+        publish(&engine, &queue, &[&event("trail-1"), r#"{"_type": "Paid", "order": 7}"#]).await;
     let mut first = lease(&engine, &queue).await;
     // Given back once, so that it is delivered twice.
     let settled =
@@ -46,7 +47,7 @@ async fn an_event_that_was_handled_and_deleted_is_still_known() {
     assert!(matches!(flat.unwrap()[..], [SettleOutcome::Done]));
     assert_eq!(acknowledge_all(&engine, &queue).await, 1);
     assert_eq!(archived(&queue).await, 0);
-    let history = engine.history("e-1", None).await.unwrap();
+    let history = engine.history("trail-1", None).await.unwrap();
     let [copy] = &history.copies[..] else { panic!("{history}") };
     assert!(matches!(copy.state, CopyState::Handled { at } if at >= copy.published_at), "{copy:?}");
     assert_eq!((copy.event_type.as_deref(), copy.deliveries), (Some("paid"), 2));
