@@ -121,3 +121,19 @@ pub use tokio_util::sync::CancellationToken;
 
 #[doc(hidden)]
 pub use ezq_core::private as __private;
+
+/// The pages under `docs/`, whose examples are tests.
+#[cfg(doctest)]
+mod pages {
+    macro_rules! page {
+        ($name:ident, $path:literal) => {
+            #[doc = include_str!(concat!("../docs/", $path))]
+            mod $name {}
+        };
+    }
+    page!(python_ezq, "migrating/python-ezq.md");
+    page!(django_broadcaster, "migrating/django-broadcaster.md");
+    page!(django_eventbus, "migrating/django-eventbus.md");
+    page!(celery_events, "migrating/celery-events.md");
+    page!(production, "production.md");
+}

@@ -81,7 +81,7 @@ pub use handler::{
 };
 pub use headers::Headers;
 pub use health::{ConsumerHealth, EngineHealth, Health};
-pub use history::{CopyState, EventCopy, History, HistoryRequest};
+pub use history::{CopyState, EventCopy, EventStatus, History, HistoryRequest};
 pub use inline::{InlineOutcome, InlineReport};
 pub use notices::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};

@@ -87,8 +87,11 @@ fn every_test_that_a_document_names_exists() {
         })
         .collect();
     let mut named = 0;
-    for document in ["README.md", "docs/features.md", "docs/guarantees.md"] {
-        let text = fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
+    let mut documents = vec![PathBuf::from(ROOT).join("README.md")];
+    files(&Path::new(ROOT).join("docs"), ".md", &mut documents);
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        let document = document.display();
         for code in text.split('`').skip(1).step_by(2) {
             let Some((_, name)) = code.rsplit_once("::") else { continue };
             let is_test = name.matches('_').count() >= 2

@@ -212,6 +212,64 @@ fn schedule_ticks_lists_pauses_and_runs_by_hand() {
     assert!(ticks.windows(2).all(|pair| pair[0] != pair[1]), "{out}");
 }
 
+#[test]
+fn orders_service_commits_orders_with_their_events_and_another_application_hears_of_them() {
+    let out = printed(run(&mut example("orders_service")));
+    assert_in_order(
+        &out,
+        &[
+            "shipping is subscribed to order.paid",
+            "GET /ready: 200 ready",
+            r#""customer":"ada","cents":1250}: 201 order "#,
+            r#""customer":"grace","cents":0}: 422 "#,
+            r#""customer":"linus","cents":900}: 201 order "#,
+            "shop: stopped by its handle after",
+            "2 handled, 0 retried, 0 dead-lettered",
+            "shipping: exit status: 0",
+            "unpaid orders: 0",
+        ],
+    );
+    // In no particular order, once each; and nothing of the order that was rolled back.
+    for line in ["shop: charged 1250 cents for order ", "shop: told linus about order "] {
+        assert_eq!(out.matches(line).count(), 1, "{out}");
+    }
+    assert_eq!(out.matches("shipping: order ").count(), 2, "{out}");
+    assert_eq!(out.matches(", from shop\n").count(), 2, "{out}");
+    assert!(!out.contains("told grace"), "{out}");
+}
+
+#[test]
+fn python_interop_reads_and_writes_both_forms_or_says_that_it_is_skipped() {
+    let out = printed(run(&mut example("python_interop")));
+    let has = |program: &str| Command::new(program).arg("--version").output().is_ok();
+    if !(has("python3") && has("psql")) {
+        return assert_in_order(&out, &["SKIPPED: `", "is not installed"]);
+    }
+    assert_in_order(
+        &out,
+        &[
+            "python: sent order 1 in the flat form, order 2 as a CloudEvent",
+            ": 2 handled, 0 retried, 0 dead-lettered",
+        ],
+    );
+    for line in [
+        "rust: order 1 of Ada \"the\" O'Neil, from ",
+        "rust: order 2 of Grace, from python-shop\n",
+        "python: read ReceiptPrinted of order 1 (flat)\n",
+        "python: read ReceiptPrinted of order 2 (flat)\n",
+        "python: read order.charged of order 1 (CloudEvent)\n",
+        "python: read order.charged of order 2 (CloudEvent)\n",
+    ] {
+        assert_eq!(out.matches(line).count(), 1, "{line:?} in:\n{out}");
+    }
+}
+
+#[test]
+fn python_interop_says_that_it_is_skipped_where_there_is_no_python() {
+    let out = printed(run(example("python_interop").env("PATH", "/nonexistent")));
+    assert_in_order(&out, &["SKIPPED: `python3` is not installed"]);
+}
+
 /// A folder that is removed with the value.
 struct Folder(PathBuf);
 

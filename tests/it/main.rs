@@ -21,6 +21,8 @@ mod leftovers;
 mod macros;
 mod macros_ui;
 mod ordering;
+mod outbox;
+mod pages;
 mod partitions;
 mod processes;
 mod proxy;

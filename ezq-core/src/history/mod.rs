@@ -6,6 +6,7 @@
 
 mod request;
 mod show;
+mod status;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -15,6 +16,7 @@ use crate::headers::{CE_ID, CE_TYPE, CODEC, Headers, REDRIVEN, REPLAY};
 use crate::{HandlerState, Progress, QueueName, Reason};
 
 pub use request::HistoryRequest;
+pub use status::EventStatus;
 
 /// Every stored copy of an event, oldest first; [`App::history`](crate::App::history) asks for it.
 /// Displayed, it is a report for people.

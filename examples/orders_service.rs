@@ -1,0 +1,221 @@
+//! A web service whose orders and events commit together, and a second application that hears of
+//! them: `cargo run --example orders_service`.
+//!
+//! `POST /orders` writes a row and publishes `order.placed` in one transaction. The shop's handlers
+//! charge the order, which broadcasts `order.paid` with the same commit, and tell the customer. The
+//! program runs itself a second time as the application `shipping`, with a queue of its own, which
+//! subscribes to `order.paid`.
+//!
+//! With `-- --wait` the shop goes on until Ctrl-C, for requests of your own. It needs no database:
+//! without `DATABASE_URL` it starts one.
+
+use std::process::Stdio;
+
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use ezq::prelude::*;
+use ezq::{CancellationToken, ConsumerState, Recipient, sqlx};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const SHOP: &str = "orders_example_shop";
+const SHIPPING: &str = "orders_example_shipping";
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(type = "order.placed", queue = "orders_example_shop")]
+struct OrderPlaced {
+    order: i64,
+    customer: String,
+    cents: i64,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(type = "order.paid")]
+struct OrderPaid {
+    order: i64,
+}
+
+#[derive(Deserialize)]
+struct NewOrder {
+    customer: String,
+    cents: i64,
+}
+
+// The row and the event are there together, or neither is.
+async fn place(Shared(ezq): Shared<Ezq>, Json(new): Json<NewOrder>) -> (StatusCode, String) {
+    let placed = async {
+        let mut tx = ezq.pool().begin().await?;
+        let insert = "insert into orders_example (customer, cents) values ($1, $2) returning id";
+        let insert = sqlx::query_scalar(insert).bind(&new.customer).bind(new.cents);
+        let order = insert.fetch_one(&mut *tx).await?;
+        let event = OrderPlaced { order, customer: new.customer, cents: new.cents };
+        ezq.publish_in(&mut tx, &event).await?;
+        tx.commit().await?;
+        Result::Ok(order)
+    };
+    match placed.await {
+        Ok(order) => (StatusCode::CREATED, format!("order {order}")),
+        Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+    }
+}
+
+async fn ready(Shared(ezq): Shared<Ezq>) -> (StatusCode, String) {
+    let health = ezq.health().await;
+    let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, health.to_string())
+}
+
+// The row, the broadcast and the acknowledgement commit together: however often this is tried, an
+// order is charged once.
+#[on_event(retry(max_attempts = 5))]
+async fn charge(
+    event: OrderPlaced,
+    mut tx: Tx,
+    publisher: Publisher,
+) -> std::result::Result<(), HandlerError> {
+    sqlx::query("update orders_example set paid = true where id = $1")
+        .bind(event.order)
+        .execute(&mut *tx)
+        .await?;
+    publisher.broadcast(&OrderPaid { order: event.order }).await?;
+    println!("shop: charged {} cents for order {}", event.cents, event.order);
+    Ok(())
+}
+
+// A mail cannot be part of a transaction: it may go out twice, with the same event id.
+#[on_event]
+async fn notify(event: OrderPlaced, context: Context) {
+    println!("shop: told {} about order {}", event.customer, event.order);
+    let _the_mail_s_idempotency_key = context.event_id();
+}
+
+#[on_event]
+async fn ship(event: OrderPaid, context: Context) {
+    println!("order {}, from {}", event.order, context.envelope().source());
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    match std::env::args().nth(1).as_deref() {
+        Some("--shipping") => shipping().await,
+        Some("--wait") => shop(true).await,
+        None => shop(false).await,
+        Some(other) => Err(format!("unknown argument `{other}`: there is --wait").into()),
+    }
+}
+
+/// The second application, in a process of its own. It ends when its input closes, so that it does
+/// not outlive the shop.
+async fn shipping() -> Result<()> {
+    let ezq = Ezq::builder().app("shipping").without_discovered_handlers().handler::<ship>();
+    let ezq = ezq.connect().await?;
+    let token = CancellationToken::new();
+    let closed = token.clone();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        closed.cancel();
+    });
+    ezq.consumer().queue(SHIPPING).subscribe().stop_on(token).run().await?;
+    Ok(())
+}
+
+async fn shop(waits: bool) -> Result<()> {
+    let url = match std::env::var("EZQ_DATABASE_URL").or_else(|_| std::env::var("DATABASE_URL")) {
+        Ok(url) => url,
+        Err(_) => ezq::pgmq::embedded::EmbeddedPostgres::shared().await?.url(),
+    };
+    let ezq = Ezq::builder().database_url(&url).app("shop").without_discovered_handlers();
+    let ezq = ezq.handler::<charge>().handler::<notify>().connect().await?;
+    let table = "create table if not exists orders_example (id bigint generated always as identity
+                 primary key, customer text not null, cents bigint not null check (cents > 0),
+                 paid boolean not null default false)";
+    sqlx::raw_sql(table).execute(ezq.pool()).await?;
+
+    let mut other = Command::new(std::env::current_exe()?)
+        .arg("--shipping")
+        .env("DATABASE_URL", &url)
+        .env_remove("EZQ_DATABASE_URL")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let is_there = |all: Vec<Recipient>| all.iter().any(|one| one.queue.as_str() == SHIPPING);
+    while !is_there(ezq.subscriptions()?.test("order.paid").await?) {
+        if let Some(status) = other.try_wait()? {
+            return Err(format!("shipping ended: {status}").into());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    println!("shipping is subscribed to order.paid");
+
+    let consumer = ezq.consumer().queue(SHOP).spawn();
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let routes = Router::new().route("/orders", post(place)).route("/ready", get(ready));
+    let server = axum::serve(listener, routes.with_state(ezq.clone()));
+    let server = tokio::spawn(async move { server.await });
+
+    let at = address.to_string();
+    let is_up = |state: &ConsumerState| *state == ConsumerState::Running || state.is_ended();
+    consumer.states().wait_for(is_up).await?;
+    println!("GET /ready: {}", request(&at, "GET", "/ready", "").await?);
+    for (customer, cents) in [("ada", 1250), ("grace", 0), ("linus", 900)] {
+        let order = format!(r#"{{"customer":"{customer}","cents":{cents}}}"#);
+        println!("POST /orders {order}: {}", request(&at, "POST", "/orders", &order).await?);
+    }
+    hear(&mut other, 2).await?;
+    if waits {
+        println!("http://{address}/orders takes orders until Ctrl-C");
+        tokio::signal::ctrl_c().await?;
+    }
+
+    // Whatever runs may finish; waiting for the second application closes its input.
+    server.abort();
+    consumer.stop();
+    println!("shop: {}", consumer.wait().await?);
+    println!("shipping: {}", other.wait().await?);
+    let unpaid: i64 = sqlx::query_scalar("select count(*) from orders_example where not paid")
+        .fetch_one(ezq.pool())
+        .await?;
+    println!("unpaid orders: {unpaid}");
+    Ok(())
+}
+
+/// Prints so many lines that the second application says.
+async fn hear(other: &mut Child, count: usize) -> Result<()> {
+    let output = other.stdout.take().ok_or("shipping has no output")?;
+    let mut lines = BufReader::new(output).lines();
+    for _ in 0..count {
+        let line = lines.next_line().await?.ok_or("shipping ended too early")?;
+        println!("shipping: {line}");
+    }
+    // What it says later goes here as well, and keeps its output open.
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            println!("shipping: {line}");
+        }
+    });
+    Ok(())
+}
+
+/// One request, without a crate for it: the status and the body.
+async fn request(address: &str, method: &str, path: &str, body: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    Ok(format!("{status} {body}"))
+}

@@ -1,0 +1,98 @@
+//! The status of an event in one word, as the tables of an outbox tell it, and its last error.
+
+use std::fmt;
+
+use super::{CopyState, EventCopy, History};
+use crate::settlement::ErrorRecord;
+
+/// Where an event stands, in one word. Ordered by how much is amiss or left to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum EventStatus {
+    /// Handled, and kept in an archive.
+    Handled,
+    /// Published and not handed out yet, since it is due later or nobody took it so far.
+    Pending,
+    /// With a worker.
+    Processing,
+    /// It failed, and is tried again.
+    Retrying,
+    /// A dead letter: nothing tries it again unless it is redriven.
+    Failed,
+}
+
+impl fmt::Display for EventStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Handled => "handled",
+            Self::Pending => "pending",
+            Self::Processing => "processing",
+            Self::Retrying => "retrying",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+impl History {
+    /// The event's status; of several copies that of the one with most amiss or left to do, so it is
+    /// handled when every copy is. `None` where nothing is kept of it: it was never published, or it
+    /// was handled and its queue keeps no archive.
+    ///
+    /// ```
+    /// # use ezq_core::{App, Event, EventStatus, MemoryEngine};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
+    /// # impl Event for Paid { const TYPE: &'static str = "order.paid"; }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// # let app = App::builder().without_discovered_handlers().build(MemoryEngine::new())?;
+    /// let paid = app.publish(&Paid { order: 7 }).await?;
+    /// let history = app.history(paid.event_id).await?;
+    /// assert_eq!(history.status(), Some(EventStatus::Pending));
+    /// assert_eq!(history.last_error(), None);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn status(&self) -> Option<EventStatus> {
+        self.copies.iter().map(EventCopy::status).max()
+    }
+
+    /// The newest error of the copy that the status is taken from; if it has none, of any copy.
+    #[must_use]
+    pub fn last_error(&self) -> Option<&str> {
+        let worst = self.copies.iter().max_by_key(|copy| copy.status());
+        let any = || self.copies.iter().find_map(EventCopy::last_error);
+        worst.and_then(EventCopy::last_error).or_else(any)
+    }
+}
+
+impl EventCopy {
+    /// Where this copy stands.
+    #[must_use]
+    pub fn status(&self) -> EventStatus {
+        match self.state {
+            CopyState::Waiting { .. } => EventStatus::Pending,
+            CopyState::Leased { .. } => EventStatus::Processing,
+            CopyState::Retrying { .. } => EventStatus::Retrying,
+            CopyState::Archived { .. } | CopyState::Handled { .. } => EventStatus::Handled,
+            CopyState::Dead { .. } => EventStatus::Failed,
+        }
+    }
+
+    /// What it died of; of one that lives its handlers' newest error, or what it had died of before
+    /// it was redriven.
+    #[must_use]
+    pub fn last_error(&self) -> Option<&str> {
+        if let CopyState::Dead { reason: Some(reason), .. } = &self.state {
+            return Some(&reason.error);
+        }
+        let errors = self.handlers.0.values().flat_map(|mark| &mark.errors);
+        let newest = errors.max_by_key(|record| record.at).map(text);
+        let before = || Some(self.died_before.as_ref()?.reason.as_ref()?.error.as_str());
+        newest.or_else(before)
+    }
+}
+
+fn text(record: &ErrorRecord) -> &str {
+    &record.error
+}
