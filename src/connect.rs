@@ -9,7 +9,7 @@ use ezq_core::{
     App, AppBuilder, Broadcast, Broadcasted, Codec, Config, Engine, Error, ErrorKind, Event,
     Handler, Notice, Prepared, Publish, Published, QueueName, Result, Retention, Schedule,
 };
-use ezq_pgmq::{Capture, Captures, PgmqConfig, PgmqEngine};
+use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
 
 /// An application whose events are kept by PGMQ; everything of [`App`], and what Postgres adds.
@@ -156,51 +156,6 @@ impl Ezq {
         let prepared = broadcast.prepare()?;
         let copies = self.engine.broadcast_in(connection, prepared.message.clone()).await?;
         prepared.broadcasted(copies)
-    }
-
-    /// Captures the changes of a table, when awaited: triggers store an event in the application's
-    /// queue for each row that is inserted, updated or deleted, in the transaction of whoever does
-    /// it, in whatever language. Call it at each start: what stands already is left as it is. See
-    /// [`Capture`] for what may be said, and what is not captured.
-    ///
-    /// The table's name is read as SQL reads it. The events are of the types `users.created`,
-    /// `users.updated`, `users.deleted` and `users.truncated`; their payload is a
-    /// [`Change`](ezq_core::Change).
-    ///
-    /// ```no_run
-    /// use ezq::prelude::*;
-    /// use ezq::Change;
-    /// use serde::{Deserialize, Serialize};
-    ///
-    /// #[derive(Serialize, Deserialize)]
-    /// struct User { id: i64, name: String }
-    ///
-    /// #[derive(Event, Serialize, Deserialize)]
-    /// #[event(type = "users.updated", alias = "users.created", alias = "users.deleted")]
-    /// struct UserChanged(Change<User>);
-    ///
-    /// #[on_event]
-    /// async fn index(UserChanged(change): UserChanged) {
-    ///     match (change.old, change.new) {
-    ///         (_, Some(user)) => println!("{} is {} now: {:?}", user.id, user.name, change.changed),
-    ///         (Some(user), None) => println!("{} is gone", user.id),
-    ///         (None, None) => {}
-    ///     }
-    /// }
-    ///
-    /// # async fn example(ezq: Ezq) -> ezq::Result<()> {
-    /// ezq.capture("public.users").without(["password"]).key("id").await?;
-    /// # Ok(()) }
-    /// ```
-    pub fn capture(&self, table: impl Into<String>) -> Capture {
-        let config = self.app.config();
-        self.engine.capture(table, &config.queue).source(&config.app)
-    }
-
-    /// The tables whose changes are captured: listed, and removed.
-    #[must_use]
-    pub fn captures(&self) -> Captures<'_> {
-        self.engine.captures()
     }
 
     /// Takes the lock of an ordering key until the caller's transaction ends.

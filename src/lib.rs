@@ -2,6 +2,7 @@
 
 mod connect;
 pub mod prelude;
+mod tables;
 
 pub use connect::{Ezq, EzqBuilder};
 pub use ezq_core::*;
@@ -114,7 +115,7 @@ pub use ezq_macros::on_event;
 pub use ezq_macros::on_schedule;
 pub use ezq_pgmq as pgmq;
 pub use ezq_pgmq::Tx;
-pub use ezq_pgmq::{Capture, CapturedTable, Captures, Inbox};
+pub use ezq_pgmq::{Capture, CapturedTable, Captures, Inbox, Replay, ReplayProgress, Replays};
 pub use sqlx;
 pub use tokio_util::sync::CancellationToken;
 

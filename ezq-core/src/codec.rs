@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::engine::MessageId;
 use crate::envelope::{AttributeValue, Data, Envelope, RESERVED};
 use crate::event::{End, Event, Interrupt};
-use crate::headers::Headers;
+use crate::headers::{Headers, REPLAY};
 use crate::{Error, ErrorKind, QueueName, Result};
 
 /// How deep `serde_json` reads; what is nested deeper could be published but never handled.
@@ -191,9 +191,11 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
     data.push('}');
     let data = RawValue::from_string(data)
         .map_err(|error| undecodable("the flat body cannot be read".into()).with_source(error))?;
+    let (queue, message_id) = replayed(origin.headers)
+        .unwrap_or_else(|| (origin.queue.clone(), origin.message_id.clone()));
     Envelope {
-        id: flat_id(origin.queue, origin.message_id),
-        source: format!("/queues/{}", origin.queue),
+        id: flat_id(&queue, &message_id),
+        source: format!("/queues/{queue}"),
         event_type,
         time: Some(origin.enqueued_at.fixed_offset()),
         subject: None,
@@ -203,6 +205,13 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
         data: Data::Json(data),
     }
     .validated(ErrorKind::Decode)
+}
+
+// Where the event was stored that this is a replayed copy of.
+fn replayed(headers: &Headers) -> Option<(QueueName, MessageId)> {
+    let original = headers.value(REPLAY)?;
+    let queue = QueueName::new(original.get("queue")?.as_str()?).ok()?;
+    Some((queue, MessageId::Number(original.get("id")?.as_i64()?)))
 }
 
 fn quoted(text: &str) -> Result<String> {

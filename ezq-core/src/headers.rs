@@ -20,6 +20,9 @@ pub const HANDLER_PREFIX: &str = "ezq-h:";
 pub const DEAD: &str = "ezq-dead";
 /// What a message had died of before it was redriven; the time and id of its first death's message.
 pub const REDRIVEN: &str = "ezq-redriven";
+/// Which replay handed a copy of an archived event over, and when; the queue and the id that the
+/// event had.
+pub const REPLAY: &str = "ezq-replay";
 /// The headers as they came, where they were not an object; only in the dead-letter queue.
 pub const ORIGINAL_HEADERS: &str = "ezq-original-headers";
 /// The most attempts a handler gets for this one event, over the handler's own policy.

@@ -28,6 +28,13 @@ pub enum Retention {
         /// For how long they are kept there, more than nothing; `None` is for ever.
         keep: Option<Duration>,
     },
+    /// They are deleted, and a line in the trail tells what became of them, in the step that
+    /// acknowledges them: id, type, times, deliveries, and what their handlers had to be tried again
+    /// for. Nothing of what they said is kept.
+    Trail {
+        /// For how long the line is kept, more than nothing; `None` is for ever.
+        keep: Option<Duration>,
+    },
 }
 
 impl Retention {
@@ -40,17 +47,26 @@ impl Retention {
         Self::Archive { keep: Some(keep) }
     }
 
+    /// Delete, and keep a line in the trail for ever.
+    pub const TRAIL: Self = Self::Trail { keep: None };
+
+    /// Delete, and keep a line in the trail for a time.
+    #[must_use]
+    pub const fn trail_for(keep: Duration) -> Self {
+        Self::Trail { keep: Some(keep) }
+    }
+
     /// Whether acknowledged events are archived.
     #[must_use]
     pub const fn is_archive(self) -> bool {
         matches!(self, Self::Archive { .. })
     }
 
-    /// For how long the archive keeps an event, if it has a limit.
+    /// For how long the archive, or the trail, keeps an event, if it has a limit.
     #[must_use]
     pub const fn keep(self) -> Option<Duration> {
         match self {
-            Self::Archive { keep } => keep,
+            Self::Archive { keep } | Self::Trail { keep } => keep,
             Self::Delete => None,
         }
     }

@@ -13,7 +13,7 @@ use ezq_core::{
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::{claim, error, sql};
+use crate::{claim, error, sql, trail};
 
 /// The tables of a queue, as far as they are there; whether all of these may be read.
 const TABLES: &str = "
@@ -56,6 +56,17 @@ pub(crate) async fn read(
             Err(failure) if error::is_queue_missing(&failure) => {}
             Err(failure) => return Err(failure),
         }
+    }
+    match trail::read(connection, event_id, queue).await? {
+        Some(told) => {
+            // What was handled since it was read is told as it is now.
+            let same = |copy: &EventCopy, now: &EventCopy| {
+                (&copy.queue, &copy.message_id) == (&now.queue, &now.message_id)
+            };
+            copies.retain(|copy: &EventCopy| !told.iter().any(|now| same(copy, now)));
+            copies.extend(told);
+        }
+        None => unread.push("the trail".to_owned()),
     }
     let mut history = History::new(event_id, asked_at, copies);
     history.unread = unread;
@@ -117,6 +128,7 @@ impl<'a> Search<'a> {
                     format!("{flat} AND (headers #> '{{{death},id}}') = to_jsonb($2)")
                 };
                 conditions.push(was("ezq-redriven"));
+                conditions.push(was("ezq-replay"));
                 conditions.push(match *place {
                     "d" => was("ezq-dead"),
                     _ => format!("{flat} AND msg_id = $2"),

@@ -82,7 +82,7 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
         let _ = writeln!(text, "{};", sql::create_archive_index(queue));
         let _ = writeln!(text, "{};", sql::create_archive_codec_index(queue));
     }
-    for part in [Part::Engine, Part::Broadcast, Part::Schedules] {
+    for part in [Part::Engine, Part::Broadcast, Part::Schedules, Part::Replays, Part::Trail] {
         text.push_str(&schema::sql(part, role));
     }
     if let Some(role) = role {

@@ -138,6 +138,11 @@ impl Link {
         Self { connector, planning, slot: Mutex::default() }
     }
 
+    /// What opens its connection.
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
     /// A link that begins with a connection made already.
     pub(crate) fn with(connector: Connector, planning: Planning, connection: PgConnection) -> Self {
         let slot = Slot { connection: Some(connection), ..Slot::default() };

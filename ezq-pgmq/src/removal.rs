@@ -3,6 +3,7 @@
 use ezq_core::QueueName;
 
 use crate::sql::{self, ONLY_LOCKED};
+use crate::trail;
 
 /// How an acknowledged message leaves its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub(crate) enum Removal {
         /// Both tables have the column `last_read_at`.
         last_read: bool,
     },
+    /// Deleted, and told of in `ezq.trail`; but for control events.
+    Trail,
 }
 
 impl Removal {
@@ -22,12 +25,11 @@ impl Removal {
         let table = sql::table(queue);
         let locked = sql::locked(&table, "", receipts, "");
         let delete = format!("DELETE FROM {table} q USING locked l WHERE {ONLY_LOCKED}");
-        let Self::Archive { last_read } = self else {
+        let Some((columns, kept)) = self.keep(queue) else {
             return format!(
                 "WITH locked AS ({locked}) {delete} RETURNING l.msg_id, l.fence, l.rel"
             );
         };
-        let (columns, kept) = (columns(last_read, "q."), kept(queue, last_read));
         format!(
             "WITH locked AS ({locked}),
              gone AS ({delete} RETURNING {columns}, l.fence, l.rel),
@@ -41,16 +43,25 @@ impl Removal {
     pub(crate) fn take(self, queue: &QueueName, condition: &str, answer: &str) -> String {
         let table = sql::table(queue);
         let delete = format!("DELETE FROM {table} q WHERE {condition}");
-        let Self::Archive { last_read } = self else {
+        let Some((columns, kept)) = self.keep(queue) else {
             return format!("{delete} RETURNING {}", answer.replace("{rel}", "q.tableoid::bigint"));
         };
-        let (columns, kept) = (columns(last_read, "q."), kept(queue, last_read));
         let answer = answer.replace("{rel}", "q.rel");
         format!(
             "WITH gone AS ({delete} RETURNING {columns}, q.tableoid::bigint AS rel),
              kept AS ({kept})
              SELECT {answer} FROM gone q"
         )
+    }
+
+    /// What is kept of what is removed, if anything is: the columns `q` that `gone` has, and the
+    /// statement that keeps them.
+    fn keep(self, queue: &QueueName) -> Option<(String, String)> {
+        match self {
+            Self::Delete => None,
+            Self::Archive { last_read } => Some((columns(last_read, "q."), kept(queue, last_read))),
+            Self::Trail => Some((columns(false, "q."), trail::record(queue))),
+        }
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
 use sqlx::postgres::PgConnection;
@@ -14,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 use crate::install::LOCK_KEY;
 use crate::link::{Link, limit};
 use crate::removal::Removal;
+use crate::schema::{Part, Schema};
 use crate::{error, queues, sql};
 
 /// An archive up to this size is given its index by a statement that locks it for writing.
@@ -26,9 +26,15 @@ const PROBE: &str = "
             WHERE attrelid IN (to_regclass('pgmq.q_' || $1), to_regclass('pgmq.a_' || $1))
               AND attname = 'last_read_at' AND NOT attisdropped) AS has_last_read";
 
-#[derive(Default)]
 pub(crate) struct Retentions {
     known: Mutex<HashMap<QueueName, Known>>,
+    trail: Schema,
+}
+
+impl Default for Retentions {
+    fn default() -> Self {
+        Self { known: Mutex::default(), trail: Schema::new(Part::Trail) }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -45,13 +51,11 @@ impl Retentions {
         self.lock().insert(queue.clone(), known);
     }
 
-    /// The queues whose archives have a limit of age.
-    pub(crate) fn aged(&self) -> Vec<(QueueName, Duration)> {
+    /// The queues whose archives, or trails, have a limit of age.
+    pub(crate) fn aged(&self) -> Vec<(QueueName, Retention)> {
         let known = self.lock();
-        let aged = known
-            .iter()
-            .filter_map(|(queue, known)| known.retention.keep().map(|keep| (queue.clone(), keep)));
-        aged.collect()
+        let aged = known.iter().filter(|(_, known)| known.retention.keep().is_some());
+        aged.map(|(queue, known)| (queue.clone(), known.retention)).collect()
     }
 
     /// How messages of a queue leave it. An archive that is absent is created where `manage` allows
@@ -62,9 +66,14 @@ impl Retentions {
         link: &Link,
         manage: bool,
     ) -> Result<Removal> {
-        let Some(known) = self.archive(queue) else { return Ok(Removal::Delete) };
+        let Some(known) = self.kept(queue) else { return Ok(Removal::Delete) };
         if let Some(removal) = known.removal {
             return Ok(removal);
+        }
+        if !known.retention.is_archive() {
+            self.trail.ensure(link, link.connector(), manage).await?;
+            self.change(queue, |known| known.removal = Some(Removal::Trail));
+            return Ok(Removal::Trail);
         }
         let mut found = find(queue, link).await?;
         if found.is_none() && manage {
@@ -79,9 +88,9 @@ impl Retentions {
     /// Makes the archive of a queue ready, if it is to have one: the table, and where `manage`
     /// allows it the index for histories.
     pub(crate) async fn ensure(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<()> {
-        let Some(known) = self.archive(queue) else { return Ok(()) };
+        let Some(known) = self.kept(queue) else { return Ok(()) };
         self.removal(queue, link, manage).await?;
-        if manage && !known.is_indexed {
+        if manage && !known.is_indexed && known.retention.is_archive() {
             self.change(queue, |known| known.is_indexed = true);
             // Without it histories are slower, and nothing else.
             if let Err(error) = index(queue, link).await {
@@ -93,11 +102,12 @@ impl Retentions {
 
     /// What was seen of an archive no longer holds.
     pub(crate) fn forget(&self, queue: &QueueName) {
+        self.trail.forget();
         self.change(queue, |known| known.removal = None);
     }
 
-    fn archive(&self, queue: &QueueName) -> Option<Known> {
-        self.lock().get(queue).copied().filter(|known| known.retention.is_archive())
+    fn kept(&self, queue: &QueueName) -> Option<Known> {
+        self.lock().get(queue).copied().filter(|known| known.retention != Retention::Delete)
     }
 
     fn change(&self, queue: &QueueName, change: impl FnOnce(&mut Known)) {
@@ -164,7 +174,7 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
     tx.commit().await
 }
 
-fn missing(queue: &QueueName) -> Error {
+pub(crate) fn missing(queue: &QueueName) -> Error {
     let text = format!(
         "the archive of the queue `{queue}` does not exist: create it with `select pgmq.create('{queue}')`"
     );

@@ -28,6 +28,10 @@ pub(crate) enum Part {
     Broadcast,
     /// There, too: when which schedule ticks.
     Schedules,
+    /// There, too: how far which replay has come.
+    Replays,
+    /// There, too: what became of events that were deleted.
+    Trail,
     /// In a database where handlers take effect.
     Inbox,
 }
@@ -104,6 +108,45 @@ create table if not exists ezq.schedules (
   resumed_at timestamptz,
   seen_at timestamptz not null
 );
+",
+    },
+    Migration {
+        version: 5,
+        name: "replays",
+        part: Part::Replays,
+        table: "ezq.replays",
+        sql: "\
+create table if not exists ezq.replays (
+  name text collate \"C\" primary key,
+  queue text not null,
+  target text not null,
+  definition jsonb not null,
+  position bigint not null default 0,
+  last_id bigint not null,
+  handed_over bigint not null default 0,
+  began_at timestamptz not null default clock_timestamp(),
+  moved_at timestamptz not null default clock_timestamp()
+);
+",
+    },
+    Migration {
+        version: 6,
+        name: "trail",
+        part: Part::Trail,
+        table: "ezq.trail",
+        sql: "\
+create table if not exists ezq.trail (
+  queue text collate \"C\" not null,
+  message_id bigint not null,
+  event_id text not null,
+  event_type text,
+  published_at timestamptz not null,
+  deliveries integer not null,
+  headers jsonb,
+  ended_at timestamptz not null
+);
+create index if not exists trail_event_id on ezq.trail using hash (event_id);
+create index if not exists trail_ended_at on ezq.trail (queue, ended_at);
 ",
     },
 ];

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ezq_core::{QueueName, Result};
+use ezq_core::{QueueName, Result, Retention};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
@@ -15,7 +15,7 @@ use crate::claim::micros;
 use crate::link::{Link, limit};
 use crate::retention::Retentions;
 use crate::settle::BEGIN;
-use crate::{error, sql};
+use crate::{error, sql, trail};
 
 /// The most rows that one transaction removes.
 const BATCH: u64 = 1000;
@@ -52,21 +52,26 @@ impl Sweeper {
     /// Sweeps everything once; how much was removed. What fails keeps nothing else from being swept.
     pub(crate) async fn run(&self) -> Result<u64> {
         let mut swept = Swept::default();
-        for (queue, keep) in self.retentions.aged() {
-            swept.add(self.archive(&queue, keep).await);
+        for (queue, retention) in self.retentions.aged() {
+            swept.add(self.queue(&queue, retention).await);
         }
         swept.into_result()
     }
 
-    async fn archive(&self, queue: &QueueName, keep: Duration) -> Result<u64> {
+    async fn queue(&self, queue: &QueueName, retention: Retention) -> Result<u64> {
+        let Some(keep) = retention.keep() else { return Ok(0) };
         let mut removed = 0;
         loop {
             let mut link = self.link.checkout().await?;
             let (place, patience) = (link.place().clone(), link.timeout());
-            let result = limit(patience, expire(link.connection(), queue, keep)).await;
+            let connection = link.connection();
+            let result = match retention.is_archive() {
+                true => limit(patience, expire(connection, queue, keep)).await,
+                false => limit(patience, trail::expire(connection, queue, keep, BATCH)).await,
+            };
             let count = match link.end(result) {
                 Ok(count) => count,
-                // No archive yet, or none any more.
+                // No archive or trail yet, or none any more.
                 Err(failure) if error::is_queue_missing(&failure) => 0,
                 Err(failure) => return Err(error::of(failure, &place)),
             };

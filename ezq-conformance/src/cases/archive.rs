@@ -14,6 +14,7 @@ use crate::stage::{HOLD, SHORT, Stage, ack};
 cases![
     an_acknowledged_message_is_archived_with_its_headers,
     an_acknowledged_message_is_gone_without_an_archive,
+    a_trail_tells_of_a_message_that_is_gone,
     archived_messages_leave_with_their_events,
     a_stale_ack_archives_nothing,
     an_archived_message_is_not_handed_out_again,
@@ -58,6 +59,23 @@ async fn an_acknowledged_message_is_gone_without_an_archive(stage: &Stage<'_>) -
     stage.is_empty().await?;
     let copies = stage.history("e-1").await?;
     check!(copies.is_empty(), "it should be gone: {copies:?}");
+    Ok(())
+}
+
+async fn a_trail_tells_of_a_message_that_is_gone(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("archive", |capabilities| capabilities.archive)?;
+    stage.engine.set_retention(&stage.queue, Retention::TRAIL)?;
+    let first = stage.fresh_event("e-1").await?;
+    stage.done(vec![(first.receipt.clone(), ack())]).await?;
+    stage.is_empty().await?;
+    let copy = stage.copy("e-1").await?;
+    let is_told = matches!(copy.state, CopyState::Handled { at } if at >= copy.published_at);
+    check!(is_told, "it should be handled: {copy:?}");
+    check_eq!(&copy.message_id, first.receipt.message_id(), "its id");
+    check_eq!(copy.published_at, first.enqueued_at, "when it was stored");
+    check_eq!(copy.deliveries, 1, "deliveries");
+    stage.lost(&first.receipt, ack()).await?;
+    stage.copy("e-1").await?;
     Ok(())
 }
 

@@ -291,6 +291,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
         Fault::ArchivesNothing,
         &[
             "an_acknowledged_message_is_archived_with_its_headers",
+            "a_trail_tells_of_a_message_that_is_gone",
             "archived_messages_leave_with_their_events",
         ],
     ),

@@ -21,7 +21,7 @@ pub struct Capabilities {
     /// [`Engine::begin`](crate::engine::Engine::begin) works: handlers may take `Tx`.
     pub transactions: bool,
     /// [`Engine::set_retention`](crate::engine::Engine::set_retention) can have acknowledged
-    /// messages archived.
+    /// messages archived, or told of in a trail.
     pub archive: bool,
     /// [`Engine::schedules`](crate::engine::Engine::schedules) keeps schedules: an application may
     /// have some.

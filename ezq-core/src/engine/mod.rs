@@ -54,14 +54,14 @@ pub trait Engine: Send + Sync + 'static {
     /// the engine is closed; what is archived stays.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for an archive, unless the engine has [`Capabilities::archive`].
+    /// [`ErrorKind::Unsupported`] for an archive or a trail, unless the engine has [`Capabilities::archive`].
     fn set_retention(&self, queue: &QueueName, retention: Retention) -> Result<()> {
         match retention {
             Retention::Delete => Ok(()),
-            Retention::Archive { .. } => Err(Error::new(
+            Retention::Archive { .. } | Retention::Trail { .. } => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "the engine `{}` keeps no archive, which the queue `{queue}` is to have",
+                    "the engine `{}` keeps no archive and no trail, which the queue `{queue}` is to have",
                     self.capabilities().name
                 ),
             )),

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::engine::{Death, MessageId};
-use crate::headers::{CE_ID, CE_TYPE, CODEC, Headers, REDRIVEN};
+use crate::headers::{CE_ID, CE_TYPE, CODEC, Headers, REDRIVEN, REPLAY};
 use crate::{HandlerState, Progress, QueueName, Reason};
 
 pub use request::HistoryRequest;
@@ -50,6 +50,8 @@ pub struct EventCopy {
     /// The handlers' attempts and newest errors, as of the last retry or of its death. A handler
     /// that succeeded in the delivery that ended it may not be among them.
     pub handlers: Progress,
+    /// The replay that handed it over, where one did.
+    pub replay: Option<String>,
     /// What it had died of before it was last redriven.
     pub died_before: Option<Death>,
 }
@@ -75,6 +77,11 @@ pub enum CopyState {
     },
     /// Handled, and kept.
     Archived {
+        /// When it was acknowledged.
+        at: DateTime<Utc>,
+    },
+    /// Handled and deleted: the trail tells of it.
+    Handled {
         /// When it was acknowledged.
         at: DateTime<Utc>,
     },
@@ -143,6 +150,7 @@ impl EventCopy {
         state: CopyState,
     ) -> Self {
         let died_before = headers.value(REDRIVEN).map(Death::read);
+        let replay = headers.value(REPLAY).and_then(|replay| replay.get("name")?.as_str());
         let first = died_before.as_ref().and_then(|death| death.enqueued_at);
         Self {
             queue: queue.clone(),
@@ -152,6 +160,7 @@ impl EventCopy {
             deliveries: 0,
             state,
             handlers: Progress::from_headers(headers),
+            replay: replay.map(str::to_owned),
             died_before,
         }
     }

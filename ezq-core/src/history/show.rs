@@ -9,8 +9,8 @@ use crate::engine::Death;
 use crate::{HandlerMark, HandlerName, HandlerState, Reason};
 
 const NOTHING: &str = "nothing is kept of it. An event is deleted once it is handled, unless its \
-                       queue keeps an archive: say so with \
-                       `.retention(\"<queue>\", Retention::ARCHIVE)` where the application is built";
+                       queue keeps an archive or a trail: say so with \
+                       `.retention(\"<queue>\", Retention::ARCHIVE)`, or `TRAIL`, where the application is built";
 
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,10 +33,16 @@ impl fmt::Display for History {
 fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let EventCopy { queue, message_id, event_type, published_at, deliveries, .. } = copy;
     let event_type = event_type.as_deref().unwrap_or("of no type");
-    write!(f, "\n{queue} {message_id}, {event_type}: published {}", Time(*published_at))?;
+    write!(f, "\n{queue} {message_id}, {event_type}: ")?;
+    match &copy.replay {
+        Some(replay) => write!(f, "handed over by the replay `{replay}` {}", Time(*published_at))?,
+        None => write!(f, "published {}", Time(*published_at))?,
+    }
+    let is_acknowledged =
+        matches!(copy.state, CopyState::Archived { .. } | CopyState::Handled { .. });
     match deliveries {
         // A claim inside a transaction counts no delivery.
-        0 if matches!(copy.state, CopyState::Archived { .. }) => {}
+        0 if is_acknowledged => {}
         0 => f.write_str(", not delivered yet")?,
         n => write!(f, ", delivered {}", Times(*n))?,
     }
@@ -50,6 +56,7 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
         }
         CopyState::Retrying { due } => write!(f, "to be tried again at {}", Time(*due)),
         CopyState::Archived { at } => write!(f, "handled and archived {}", Time(*at)),
+        CopyState::Handled { at } => write!(f, "handled and deleted {}", Time(*at)),
         CopyState::Dead { letter, at, reason } => {
             write!(f, "died {}, dead letter {letter}", Time(*at))?;
             died_of(reason.as_ref(), f)
@@ -57,7 +64,7 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
     };
     done?;
     for (name, mark) in &copy.handlers.0 {
-        handler(name, mark, matches!(copy.state, CopyState::Archived { .. }), f)?;
+        handler(name, mark, is_acknowledged, f)?;
     }
     let Some(Death { reason, died_at, .. }) = &copy.died_before else { return Ok(()) };
     f.write_str("\n  redriven; had died")?;

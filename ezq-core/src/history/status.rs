@@ -74,7 +74,7 @@ impl EventCopy {
             CopyState::Waiting { .. } => EventStatus::Pending,
             CopyState::Leased { .. } => EventStatus::Processing,
             CopyState::Retrying { .. } => EventStatus::Retrying,
-            CopyState::Archived { .. } => EventStatus::Handled,
+            CopyState::Archived { .. } | CopyState::Handled { .. } => EventStatus::Handled,
             CopyState::Dead { .. } => EventStatus::Failed,
         }
     }

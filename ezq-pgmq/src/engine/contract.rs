@@ -54,6 +54,17 @@ impl PgmqEngine {
         inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
     }
 
+    /// Makes sure of the table of replays.
+    pub(crate) async fn ready_to_replay(&self) -> Result<()> {
+        let inner = &self.inner;
+        inner.replays.ensure(&inner.control, &inner.connector, inner.manage_schema).await
+    }
+
+    /// The table of replays is gone.
+    pub(crate) fn forget_replays(&self) {
+        self.inner.replays.forget();
+    }
+
     pub(crate) fn place(&self) -> &Place {
         self.inner.connector.place()
     }

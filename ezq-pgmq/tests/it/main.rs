@@ -46,6 +46,8 @@ mod oldest_pgmq;
 #[cfg(feature = "embedded")]
 mod publishing;
 #[cfg(feature = "embedded")]
+mod replay;
+#[cfg(feature = "embedded")]
 mod schedules;
 #[cfg(feature = "embedded")]
 mod schema;
@@ -55,6 +57,8 @@ mod settling;
 mod support;
 #[cfg(feature = "embedded")]
 mod sweeping;
+#[cfg(feature = "embedded")]
+mod trail;
 #[cfg(feature = "embedded")]
 mod unusual;
 #[cfg(feature = "embedded")]

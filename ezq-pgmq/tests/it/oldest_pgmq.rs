@@ -177,6 +177,8 @@ async fn a_whole_life_on_the_oldest() {
     lives_a_whole_life(&url).await;
     crate::broadcasting::broadcasts(&url).await;
     crate::capture::captures(&url).await;
+    crate::replay::replays(&url).await;
+    crate::trail::trails(&url).await;
     let sql = "SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
                WHERE relname LIKE 'q_old%' AND relkind = 'r' AND attname = 'last_read_at'";
     assert_eq!(scalar::<i64>(&mut own, sql).await, 0);
@@ -211,4 +213,6 @@ async fn a_whole_life_on_the_newest() {
     lives_a_whole_life(&url).await;
     crate::broadcasting::broadcasts(&url).await;
     crate::capture::captures(&url).await;
+    crate::replay::replays(&url).await;
+    crate::trail::trails(&url).await;
 }

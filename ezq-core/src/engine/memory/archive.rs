@@ -17,6 +17,7 @@ pub(super) struct Archived {
     id: i64,
     stored: Stored,
     at: Micros,
+    retention: Retention,
 }
 
 impl Queue {
@@ -29,9 +30,9 @@ impl Queue {
         now: Micros,
     ) {
         let Some(stored) = self.take(id) else { return };
-        if retention.is_archive() && !is_control_event(name, id, &stored) {
+        if retention != Retention::Delete && !is_control_event(name, id, &stored) {
             self.forget_archived(retention.keep(), now);
-            self.archived.push_back(Archived { id, stored, at: now });
+            self.archived.push_back(Archived { id, stored, at: now, retention });
         }
     }
 
@@ -57,8 +58,12 @@ impl Queue {
             let state = CopyState::of(due, stored.deliveries, &stored.headers, now);
             find(MessageId::Number(*id), stored, state)
         });
-        let archived = self.archived.iter().filter_map(|Archived { id, stored, at }| {
-            let state = CopyState::Archived { at: clock::to_time(*at) };
+        let archived = self.archived.iter().filter_map(|Archived { id, stored, at, retention }| {
+            let at = clock::to_time(*at);
+            let state = match retention.is_archive() {
+                true => CopyState::Archived { at },
+                false => CopyState::Handled { at },
+            };
             find(MessageId::Number(*id), stored, state)
         });
         let dead = self.dead.values().filter_map(|letter| dead_copy(name, letter, event_id));

@@ -1,0 +1,434 @@
+//! Replaying archived events: copies of them, handed over once each under the replay's name.
+//!
+//! A replay has a row that tells how far it has come in the order of the archive's ids. Copies and
+//! row are written in one statement, so it goes on after an interruption where it was.
+
+mod sql;
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use ezq_core::{Engine as _, Error, ErrorKind, Pattern, QueueName, Result};
+use serde_json::{Value, json};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Connection as _, Postgres, Row as _};
+
+use crate::claim::in_calendar;
+use crate::link::limit;
+use crate::schema::{Part, out_of_reach};
+use crate::{PgmqEngine, error, retention};
+
+/// How many archived messages one statement looks at.
+const PAGE: u32 = 500;
+
+/// What a replay has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplayProgress {
+    /// Its name.
+    pub name: String,
+    /// The queue whose archive it reads.
+    pub queue: QueueName,
+    /// The queue that gets the copies.
+    pub target: QueueName,
+    /// How many events were handed over, by all runs under this name.
+    pub handed_over: u64,
+    /// Whether it is through.
+    pub is_finished: bool,
+    /// When it began, by the database's clock.
+    pub began_at: DateTime<Utc>,
+    /// When it last went on.
+    pub moved_at: DateTime<Utc>,
+}
+
+type OnProgress = Box<dyn FnMut(&ReplayProgress) + Send>;
+
+/// A replay about to be run; await it.
+///
+/// The events that it means are handed over as copies, in the order in which they were stored. A copy
+/// has the event's id, body, ordering key and other headers, and one that says it is a replay
+/// ([`REPLAY`](ezq_core::headers::REPLAY)); it has no handler's mark, so every handler runs. The
+/// archive stays as it is.
+///
+/// What was archived when the replay of this name began is meant; what comes into the archive later
+/// is not, its own copies included. Each is handed over once, however often the replay is
+/// interrupted or run again, and by however many processes at once: of those that have one name each
+/// does a part. An archive that is swept meanwhile loses what is not reached yet. As every event, a
+/// copy may be handled more than once: it is handed over once.
+///
+/// # Errors
+/// [`ErrorKind::Configuration`] when a replay of this name was begun with other options,
+/// [`ErrorKind::QueueMissing`] when the queue has no archive, [`ErrorKind::SchemaMissing`] where
+/// ezq's tables are absent and cannot be made; the database's errors otherwise. What was done before
+/// stays done: run it again under its name.
+///
+/// # Cancel safety
+/// What was handed over before the future is dropped stays so, and is not handed over again.
+#[must_use = "nothing is replayed until this is awaited"]
+pub struct Replay {
+    engine: PgmqEngine,
+    name: String,
+    options: Result<Options>,
+    rate: Option<u32>,
+    on_progress: Option<OnProgress>,
+}
+
+#[derive(Debug, Clone)]
+struct Options {
+    queue: QueueName,
+    target: QueueName,
+    after: Option<DateTime<Utc>>,
+    before: Option<DateTime<Utc>>,
+    types: Vec<Pattern>,
+    data: Option<Value>,
+}
+
+impl Replay {
+    fn with(mut self, set: impl FnOnce(&mut Options) -> Result<()>) -> Self {
+        self.options = self.options.and_then(|mut options| {
+            set(&mut options)?;
+            Ok(options)
+        });
+        self
+    }
+
+    /// Another queue for the copies than the one they were in.
+    pub fn to_queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
+        self.with(|options| {
+            options.target = queue.try_into()?;
+            Ok(())
+        })
+    }
+
+    /// Only events that were published at this time or later, on the database's clock.
+    pub fn published_after(self, time: DateTime<Utc>) -> Self {
+        self.with(|options| {
+            options.after = Some(in_calendar(time));
+            Ok(())
+        })
+    }
+
+    /// Only events that were published before this time, on the database's clock.
+    pub fn published_before(self, time: DateTime<Utc>) -> Self {
+        self.with(|options| {
+            options.before = Some(in_calendar(time));
+            Ok(())
+        })
+    }
+
+    /// Only events of a type, or of those that a pattern means; said again, of this one as well.
+    pub fn event_type(self, pattern: impl TryInto<Pattern, Error = Error>) -> Self {
+        self.with(|options| {
+            options.types.push(pattern.try_into()?);
+            Ok(())
+        })
+    }
+
+    /// Only events whose data contain this, as `jsonb`'s `@>` has it: `json!({"region": "north"})`.
+    /// What a codec of one's own wrote is no JSON, and contains nothing.
+    pub fn data(self, contained: Value) -> Self {
+        self.with(|options| {
+            options.data = Some(contained);
+            Ok(())
+        })
+    }
+
+    /// At most so many a second, at least 1. Defaults to no limit.
+    pub fn rate(mut self, per_second: u32) -> Self {
+        self.rate = Some(per_second.max(1));
+        self
+    }
+
+    /// Is told after each step how far it has come.
+    pub fn on_progress(mut self, told: impl FnMut(&ReplayProgress) + Send + 'static) -> Self {
+        self.on_progress = Some(Box::new(told));
+        self
+    }
+
+    /// Does nothing, and tells how many events a run would hand over now: of a replay that was begun,
+    /// those that are left.
+    ///
+    /// # Errors
+    /// As the replay.
+    pub async fn dry_run(self) -> Result<u64> {
+        let options = self.options?;
+        let connector = self.engine.connector();
+        let mut connection = connector.connect().await?;
+        let counted = async {
+            let stands = "SELECT to_regclass('ezq.replays') IS NOT NULL, clock_timestamp()";
+            let (stands, now): (bool, DateTime<Utc>) =
+                sqlx::query_as(stands).fetch_one(&mut connection).await?;
+            let begun = match stands {
+                true => locked(&mut connection, &self.name).await?,
+                false => None,
+            };
+            let at = begun.unwrap_or(Begun {
+                position: 0,
+                last_id: i64::MAX,
+                at: now,
+                definition: Value::Null,
+            });
+            let count = options.bind(sql::count(&options.queue), &at);
+            let count: i64 = count.fetch_one(&mut connection).await?.try_get(0)?;
+            Ok((at.definition, count))
+        };
+        let counted = counted.await;
+        let _ = connection.close().await;
+        let (definition, count) =
+            counted.map_err(|failure| match error::is_queue_missing(&failure) {
+                true => retention::missing(&options.queue).with_source(failure),
+                false => error::of(failure, connector.place()),
+            })?;
+        if !definition.is_null() {
+            options.check(&self.name, &definition)?;
+        }
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    async fn run(mut self) -> Result<ReplayProgress> {
+        let options = self.options?;
+        let engine = self.engine;
+        engine.ready_to_replay().await?;
+        engine.ensure_queue(&options.target).await?;
+        let mut connection = engine.connector().connect().await?;
+        let run = async {
+            loop {
+                let (is_finished, count) =
+                    step(&mut connection, &engine, &self.name, &options, self.rate).await?;
+                if count > 0 {
+                    engine.announce(&options.target);
+                }
+                let told = list(&mut connection, Some(&self.name)).await;
+                let told = told.map_err(|failure| failed(failure, &engine))?.pop();
+                let told = told.ok_or_else(|| gone(&self.name))?;
+                if let Some(tell) = &mut self.on_progress {
+                    tell(&told);
+                }
+                if is_finished {
+                    return Ok(told);
+                }
+                if let Some(rate) = self.rate {
+                    let count = u32::try_from(count).unwrap_or(u32::MAX);
+                    tokio::time::sleep(Duration::from_secs(1).saturating_mul(count) / rate).await;
+                }
+            }
+        };
+        let done = run.await;
+        let _ = connection.close().await;
+        done
+    }
+}
+
+impl IntoFuture for Replay {
+    type Output = Result<ReplayProgress>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl fmt::Debug for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, options, rate, .. } = self;
+        f.debug_struct("Replay")
+            .field("name", name)
+            .field("options", options)
+            .field("rate", rate)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// What makes it this replay and no other.
+    fn definition(&self) -> Value {
+        json!({
+            "queue": self.queue.as_str(), "target": self.target.as_str(), "data": self.data,
+            "after": self.after, "before": self.before,
+            "types": self.types.iter().map(Pattern::as_str).collect::<Vec<_>>(),
+        })
+    }
+
+    fn check(&self, name: &str, begun: &Value) -> Result<()> {
+        let mine = self.definition();
+        if *begun == mine {
+            return Ok(());
+        }
+        let message = format!(
+            "the replay `{name}` was begun with other options ({begun}, not {mine}): say the same, or take \
+             another name"
+        );
+        Err(Error::new(ErrorKind::Configuration, message))
+    }
+
+    /// A statement with `$1` to `$7`.
+    fn bind<'q>(&self, statement: String, begun: &Begun) -> Query<'q, Postgres, PgArguments> {
+        let types: Vec<String> = self.types.iter().map(sql::regex).collect();
+        sqlx::query(AssertSqlSafe(statement))
+            .bind(begun.position)
+            .bind(begun.last_id)
+            .bind(begun.at)
+            .bind(self.after)
+            .bind(self.before)
+            .bind((!types.is_empty()).then_some(types))
+            .bind(self.data.as_ref().map(Value::to_string))
+    }
+}
+
+/// A replay as its row has it.
+struct Begun {
+    definition: Value,
+    position: i64,
+    last_id: i64,
+    at: DateTime<Utc>,
+}
+
+async fn locked(connection: &mut PgConnection, name: &str) -> Result<Option<Begun>, sqlx::Error> {
+    let row = sqlx::query(sql::LOCKED).bind(name).fetch_optional(connection).await?;
+    let begun = |row: PgRow| {
+        let definition: &str = row.try_get("definition")?;
+        Ok(Begun {
+            definition: serde_json::from_str(definition).unwrap_or_default(),
+            position: row.try_get("position")?,
+            last_id: row.try_get("last_id")?,
+            at: row.try_get("began_at")?,
+        })
+    };
+    row.map(begun).transpose()
+}
+
+/// One page: whether it was the last, and how many events were handed over.
+async fn step(
+    connection: &mut PgConnection,
+    engine: &PgmqEngine,
+    name: &str,
+    options: &Options,
+    rate: Option<u32>,
+) -> Result<(bool, u64)> {
+    let on_queue = |failure| match error::is_queue_missing(&failure) {
+        true => retention::missing(&options.queue).with_source(failure),
+        false => failed(failure, engine),
+    };
+    let patience = engine.patience();
+    let mut tx = connection.begin().await.map_err(on_queue)?;
+    let found = locked(&mut tx, name).await.map_err(on_queue)?;
+    let begun = match found {
+        Some(begun) => begun,
+        None => {
+            let begin = sqlx::query(AssertSqlSafe(sql::begin(&options.queue)))
+                .bind(name)
+                .bind(options.queue.as_str())
+                .bind(options.target.as_str())
+                .bind(options.definition().to_string());
+            begin.execute(&mut *tx).await.map_err(on_queue)?;
+            locked(&mut tx, name).await.map_err(on_queue)?.ok_or_else(|| gone(name))?
+        }
+    };
+    options.check(name, &begun.definition)?;
+    let page = rate.unwrap_or(PAGE).min(PAGE);
+    let statement = options.bind(sql::step(&options.queue, &options.target), &begun);
+    let statement = statement.bind(i64::from(page)).bind(name.to_owned());
+    let row = limit(patience, statement.fetch_one(&mut *tx)).await.map_err(on_queue)?;
+    let told = || Ok((row.try_get("is_finished")?, row.try_get::<i64, _>("count")?));
+    let (is_finished, count) = told().map_err(on_queue)?;
+    tx.commit().await.map_err(on_queue)?;
+    Ok((is_finished, u64::try_from(count).unwrap_or(0)))
+}
+
+async fn list(
+    connection: &mut PgConnection,
+    name: Option<&str>,
+) -> Result<Vec<ReplayProgress>, sqlx::Error> {
+    let rows = sqlx::query(sql::LIST).bind(name).fetch_all(connection).await?;
+    let queue = |name: &str| QueueName::new(name).map_err(|e| sqlx::Error::Decode(Box::new(e)));
+    let read = |row: &PgRow| {
+        Ok(ReplayProgress {
+            name: row.try_get("name")?,
+            queue: queue(row.try_get("queue")?)?,
+            target: queue(row.try_get("target")?)?,
+            handed_over: u64::try_from(row.try_get::<i64, _>("handed_over")?).unwrap_or(0),
+            is_finished: row.try_get("is_finished")?,
+            began_at: row.try_get("began_at")?,
+            moved_at: row.try_get("moved_at")?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// The replays that a database knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Replays<'a> {
+    engine: &'a PgmqEngine,
+}
+
+impl Replays<'_> {
+    /// All of them, oldest first, finished ones included.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SchemaMissing`] where ezq's tables are absent and cannot be made; when the
+    /// database could not be asked.
+    pub async fn list(&self) -> Result<Vec<ReplayProgress>> {
+        self.engine.ready_to_replay().await?;
+        let mut connection = self.engine.connector().connect().await?;
+        let found = list(&mut connection, None).await;
+        let _ = connection.close().await;
+        found.map_err(|failure| failed(failure, self.engine))
+    }
+
+    /// Forgets a replay, so that its name can be used anew; whether there was one. What it handed
+    /// over stays.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn remove(&self, name: &str) -> Result<bool> {
+        self.engine.ready_to_replay().await?;
+        let mut connection = self.engine.connector().connect().await?;
+        let removed = sqlx::query("DELETE FROM ezq.replays WHERE name = $1").bind(name);
+        let removed = removed.execute(&mut connection).await;
+        let _ = connection.close().await;
+        let removed = removed.map_err(|failure| failed(failure, self.engine))?;
+        Ok(removed.rows_affected() > 0)
+    }
+}
+
+impl PgmqEngine {
+    /// Hands archived events of a queue over once more, when awaited: to the same queue or another,
+    /// all of them or some. The name is what an interrupted replay goes on by.
+    pub fn replay(
+        &self,
+        name: impl Into<String>,
+        queue: impl TryInto<QueueName, Error = Error>,
+    ) -> Replay {
+        let options = queue.try_into().map(|queue| Options {
+            target: queue.clone(),
+            queue,
+            after: None,
+            before: None,
+            types: Vec::new(),
+            data: None,
+        });
+        let (engine, name) = (self.clone(), name.into());
+        Replay { engine, name, options, rate: None, on_progress: None }
+    }
+
+    /// The replays that were begun.
+    #[must_use]
+    pub fn replays(&self) -> Replays<'_> {
+        Replays { engine: self }
+    }
+}
+
+fn failed(failure: sqlx::Error, engine: &PgmqEngine) -> Error {
+    if error::is_absent(&failure) {
+        engine.forget_replays();
+    }
+    out_of_reach(failure, Part::Replays, engine.connector().place())
+}
+
+fn gone(name: &str) -> Error {
+    Error::new(ErrorKind::Transient, format!("the replay `{name}` was removed just now"))
+}

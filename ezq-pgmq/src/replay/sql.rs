@@ -1,0 +1,97 @@
+//! The statements of a replay.
+
+use ezq_core::{Pattern, QueueName};
+
+use crate::sql;
+
+/// A replay and where it stands; it waits for whoever is at it.
+pub(super) const LOCKED: &str = "SELECT definition::text, position, last_id, began_at FROM ezq.replays WHERE name = $1 FOR UPDATE";
+
+pub(super) const LIST: &str = "
+    SELECT name, queue, target, position >= last_id AS is_finished, handed_over, began_at, moved_at
+    FROM ezq.replays WHERE $1::text IS NULL OR name = $1 ORDER BY began_at, name";
+
+/// What a replay is about stands from its beginning: everything up to the newest id of then.
+pub(super) fn begin(queue: &QueueName) -> String {
+    format!(
+        "INSERT INTO ezq.replays (name, queue, target, definition, last_id)
+         SELECT $1, $2, $3, ($4::text)::jsonb, coalesce(max(msg_id), 0) FROM {}
+         ON CONFLICT DO NOTHING",
+        sql::archive_table(queue)
+    )
+}
+
+/// Whether an archived message is meant: `$1` how far the replay has come, `$2` its last id, `$3`
+/// when it began, `$4` and `$5` times of publication, `$6` regular expressions for types, `$7` what
+/// the data contain. A replayed copy of what this very archive holds is not.
+fn meant(queue: &QueueName) -> String {
+    let event_type = sql::event_type("q.message", "q.headers");
+    format!(
+        "q.msg_id > $1 AND q.msg_id <= $2 AND q.archived_at <= $3
+         AND ($4::timestamptz IS NULL OR q.enqueued_at >= $4)
+         AND ($5::timestamptz IS NULL OR q.enqueued_at < $5)
+         AND ($6::text[] IS NULL OR '.' || ({event_type}) ~ ANY ($6))
+         AND ($7::text IS NULL OR
+              CASE WHEN q.message ? 'specversion' THEN q.message -> 'data' ELSE q.message END
+                @> ($7::text)::jsonb)
+         AND coalesce(q.headers #>> '{{ezq-replay,queue}}', '') <> '{queue}'"
+    )
+}
+
+/// How many messages are meant.
+pub(super) fn count(queue: &QueueName) -> String {
+    format!("SELECT count(*) FROM {} q WHERE {}", sql::archive_table(queue), meant(queue))
+}
+
+/// Hands over what is meant of the next `$8` messages under the name `$9`, and notes how far the
+/// replay has come, in one statement: both are done or neither. How many were looked at and handed
+/// over.
+pub(super) fn step(queue: &QueueName, target: &QueueName) -> String {
+    let headers = sql::headers_object("q.headers");
+    format!(
+        "WITH page AS MATERIALIZED (
+           SELECT q.msg_id, q.enqueued_at, q.archived_at, q.message, q.headers FROM {archive} q
+           WHERE q.msg_id > $1 AND q.msg_id <= $2
+           ORDER BY q.msg_id LIMIT $8),
+         base AS MATERIALIZED (SELECT clock_timestamp() AS now),
+         stored AS (
+           INSERT INTO {target} (vt, message, headers)
+           SELECT base.now + (row_number() OVER (ORDER BY q.msg_id) - 1) * interval '1 us', q.message,
+             (SELECT coalesce(jsonb_object_agg(key, value), '{{}}') FROM jsonb_each({headers})
+              WHERE key NOT IN ('ezq-dead', 'ezq-returned', 'ezq-redriven', 'ezq-replay')
+                AND NOT starts_with(key, 'ezq-h:'))
+             || jsonb_build_object('ezq-replay', jsonb_build_object(
+                  'name', $9::text, 'at', base.now, 'queue', '{queue}', 'id', q.msg_id)
+                || CASE jsonb_typeof(q.headers -> 'ezq-replay') WHEN 'object' THEN jsonb_strip_nulls(
+                     jsonb_build_object('queue', q.headers #> '{{ezq-replay,queue}}',
+                                        'id', q.headers #> '{{ezq-replay,id}}')) ELSE '{{}}' END)
+           FROM base, page q WHERE {meant} ORDER BY q.msg_id
+           RETURNING 1),
+         seen AS (SELECT count(*) AS count, max(msg_id) AS last FROM page),
+         moved AS (
+           UPDATE ezq.replays SET moved_at = clock_timestamp(),
+             position = CASE WHEN seen.count < $8 THEN $2 ELSE seen.last END,
+             handed_over = handed_over + (SELECT count(*) FROM stored)
+           FROM seen WHERE name = $9)
+         SELECT seen.count < $8 AS is_finished, (SELECT count(*) FROM stored) AS count FROM seen",
+        archive = sql::archive_table(queue),
+        target = sql::table(target),
+        meant = meant(queue)
+    )
+}
+
+/// A regular expression for `.` and the name of a type, as `ezq.pattern_regex` makes one.
+pub(super) fn regex(pattern: &Pattern) -> String {
+    let segment = |segment: &str| match segment {
+        "*" => "[.][^.]*".to_owned(),
+        "#" => "([.][^.]*)*".to_owned(),
+        name => {
+            let escape = |c: char| match c {
+                c if c.is_alphanumeric() || c == '_' => c.to_string(),
+                c => format!("\\{c}"),
+            };
+            format!("[.]{}", name.chars().map(escape).collect::<String>())
+        }
+    };
+    format!("^{}$", pattern.as_str().split('.').map(segment).collect::<String>())
+}
