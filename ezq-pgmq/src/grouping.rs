@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ezq_core::{PublishOutcome, QueueName};
-use sqlx::PgPool;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::config::Place;
+use crate::pooled::Lender;
 use crate::publish::{self, Row};
 
 /// How many statements run for one queue at once: one is prepared while the other commits.
@@ -30,7 +30,7 @@ const BYTES: usize = 1024 * 1024;
 /// What statements need.
 #[derive(Clone)]
 pub(crate) struct Means {
-    pub(crate) pool: PgPool,
+    pub(crate) lender: Arc<Lender>,
     pub(crate) place: Place,
     pub(crate) patience: Duration,
 }
@@ -81,8 +81,8 @@ impl Groups {
     }
 
     async fn run(&self, queue: &QueueName, rows: &[Row]) -> Vec<PublishOutcome> {
-        let Means { pool, place, patience } = &self.means;
-        publish::store(pool, place, *patience, queue, rows).await
+        let Means { lender, place, patience } = &self.means;
+        publish::store(lender, place, *patience, queue, rows).await
     }
 
     fn enter(&self, queue: &QueueName, rows: Vec<Row>) -> Entered {

@@ -5,35 +5,109 @@
 //! a quarter of an hour over the network. So it goes back within a limit. What is not
 //! [given back](Pooled::give_back), because a call failed or its future was dropped, is closed: what
 //! it was doing is unknown.
+//!
+//! Where the pool is ezq's own, a connection goes straight to who waits for one, and spares both the
+//! question: a fifth of the round trips of a short transaction. Every so often it goes back all the
+//! same, so that whoever waits at the pool itself gets its turn.
 
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::{PgPool, Postgres};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::error;
 
 /// How long the pool may ask a connection that comes back.
 const RETURNING: Duration = Duration::from_secs(5);
+/// How often a connection is handed on before it goes back.
+const HANDS: u8 = 32;
+
+/// The application's pool, and who waits for a connection of it.
+#[derive(Debug)]
+pub(crate) struct Lender {
+    pool: PgPool,
+    /// The hooks of a pool that is not ezq's are to see each connection come and go.
+    hands_on: bool,
+    waiting: Mutex<VecDeque<oneshot::Sender<Pooled>>>,
+}
+
+impl Lender {
+    pub(crate) fn new(pool: PgPool, hands_on: bool) -> Self {
+        Self { pool, hands_on, waiting: Mutex::default() }
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// A connection, as soon as the pool has one or another's use of one ends.
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Pooled, sqlx::Error> {
+        // Waiting at the pool may be opening a connection, which is not to be dropped halfway.
+        if !self.hands_on || !self.is_exhausted() {
+            return self.pool.acquire().await.map(|connection| self.lend(connection));
+        }
+        let (sender, mut receiver) = oneshot::channel();
+        self.waiting().push_back(sender);
+        tokio::select! {
+            biased;
+            acquired = self.pool.acquire() => {
+                receiver.close();
+                if let Ok(handed) = receiver.try_recv() {
+                    handed.give_back();
+                }
+                acquired.map(|connection| self.lend(connection))
+            }
+            Ok(handed) = &mut receiver => Ok(handed),
+        }
+    }
+
+    fn lend(self: &Arc<Self>, connection: PoolConnection<Postgres>) -> Pooled {
+        Pooled { connection, lender: Arc::clone(self), hands: 0, given_back: false }
+    }
+
+    /// Whether every connection that there may be is in use.
+    fn is_exhausted(&self) -> bool {
+        self.pool.size() >= self.pool.options().get_max_connections() && self.pool.num_idle() == 0
+    }
+
+    /// Hands a connection to the first who still waits, if there is one.
+    fn hand_on(&self, mut pooled: Pooled) -> Option<Pooled> {
+        if pooled.hands >= HANDS || !self.is_exhausted() || self.pool.is_closed() {
+            return Some(pooled);
+        }
+        pooled.hands += 1;
+        loop {
+            let Some(waiting) = self.waiting().pop_front() else { return Some(pooled) };
+            pooled = waiting.send(pooled).err()?;
+        }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<oneshot::Sender<Pooled>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Pooled {
     connection: PoolConnection<Postgres>,
+    lender: Arc<Lender>,
+    hands: u8,
     given_back: bool,
 }
 
 impl Pooled {
-    pub(crate) async fn acquire(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        Ok(Self { connection: pool.acquire().await?, given_back: false })
-    }
-
-    /// Gives the connection back, in the background.
-    pub(crate) fn give_back(mut self) {
-        self.given_back = true;
-        let returned = self.connection.return_to_pool();
+    /// Gives the connection to who waits for one, or back, in the background.
+    pub(crate) fn give_back(self) {
+        let lender = Arc::clone(&self.lender);
+        let Some(mut pooled) = lender.hand_on(self) else { return };
+        pooled.given_back = true;
+        let returned = pooled.connection.return_to_pool();
         // Dropped before it is through, it closes the connection and frees its place.
         tokio::spawn(async move { timeout(RETURNING, returned).await });
     }

@@ -7,16 +7,17 @@ use chrono::{DateTime, Utc};
 use ezq_core::engine::Dedupe;
 use ezq_core::headers::Headers;
 use ezq_core::{Due, Error, MessageId, Outgoing, PublishOutcome, QueueName, Result};
-use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row as _};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::claim::{in_calendar, micros};
 use crate::config::Place;
 use crate::link::limit;
-use crate::pooled::Pooled;
+use crate::pooled::Lender;
 use crate::{dedupe, error, sql, text};
 
 /// The most bytes that one statement carries, unless one message alone is larger.
@@ -153,7 +154,7 @@ fn twins(rows: &[Row]) -> Vec<i64> {
 
 /// Stores rows of one queue through the pool; an outcome each, in their order.
 pub(crate) async fn store(
-    pool: &PgPool,
+    lender: &Arc<Lender>,
     place: &Place,
     patience: Duration,
     queue: &QueueName,
@@ -170,7 +171,7 @@ pub(crate) async fn store(
             continue;
         }
         let stored = limit(patience, async {
-            let mut connection = Pooled::acquire(pool).await?;
+            let mut connection = lender.acquire().await?;
             let stored = insert(&mut connection, queue, part).await;
             connection.end(stored)
         });

@@ -150,7 +150,7 @@ impl PgUnit {
              SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
         );
         let begun = limit(engine.patience(), async {
-            let mut open = Open { connection: Pooled::acquire(engine.pool()).await? };
+            let mut open = Open { connection: engine.lender().acquire().await? };
             // The name and the number are ours.
             let begin = AssertSqlSafe(begin).into_sql_str();
             PgTransactionManager::begin(&mut open.connection, Some(begin)).await?;

@@ -11,7 +11,6 @@ use sqlx::postgres::{PgConnection, PgRow};
 use super::{Inner, PgmqEngine};
 use crate::broadcast::{self, Copies, Row};
 use crate::link::{Planning, limit};
-use crate::pooled::Pooled;
 use crate::publish::CONFLICT_TRIES;
 use crate::{error, text};
 
@@ -101,7 +100,7 @@ impl Inner {
         loop {
             self.ready_for_broadcasts(std::slice::from_ref(row)).await?;
             let stored = limit(self.connector.patience(Planning::Free), async {
-                let mut connection = Pooled::acquire(&self.pool).await?;
+                let mut connection = self.lender.acquire().await?;
                 let stored = broadcast::insert(&mut connection, row).await;
                 connection.end(stored)
             });

@@ -24,6 +24,7 @@ use crate::grouping::{Groups, Means};
 use crate::keys::claim::Paths;
 use crate::link::{Connector, ISOLATION, Link, Planning, keep_alive};
 use crate::publish::{self, ByQueue, Row};
+use crate::pooled::Lender;
 use crate::queues::Queues;
 use crate::retention::Retentions;
 use crate::schema::{Part, Schema};
@@ -50,7 +51,7 @@ struct Inner {
     capabilities: Capabilities,
     manage_schema: bool,
     restart_grace: Option<Duration>,
-    pool: PgPool,
+    lender: Arc<Lender>,
     owns_pool: bool,
     claim: Link,
     settle: Link,
@@ -94,6 +95,7 @@ impl PgmqEngine {
         let control = Link::with(connector.clone(), Planning::Free, first);
         let owns_pool = config.pool.is_none();
         let pool = config.pool.clone().unwrap_or_else(|| own_pool(&config, &connector));
+        let lender = Arc::new(Lender::new(pool, owns_pool));
         let mut capabilities = Capabilities::new("pgmq");
         capabilities.durable = true;
         capabilities.delayed = true;
@@ -116,7 +118,7 @@ impl PgmqEngine {
         };
         let link = || Link::new(connector.clone(), Planning::ByIndex);
         let groups = Groups::new(Means {
-            pool: pool.clone(),
+            lender: Arc::clone(&lender),
             place: connector.place().clone(),
             patience: connector.patience(Planning::Free),
         });
@@ -124,7 +126,7 @@ impl PgmqEngine {
             capabilities,
             manage_schema: config.manage_schema,
             restart_grace: config.restart_grace,
-            pool,
+            lender,
             owns_pool,
             claim: link(),
             settle: link(),
@@ -166,7 +168,11 @@ impl PgmqEngine {
     /// The pool that publishing uses: the application's, or the engine's own.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
-        &self.inner.pool
+        self.inner.lender.pool()
+    }
+
+    pub(crate) fn lender(&self) -> &Arc<Lender> {
+        &self.inner.lender
     }
 
     /// Stores messages in the caller's transaction, in their order: they become visible when it
@@ -378,7 +384,7 @@ impl Inner {
             link.close().await;
         }
         if self.owns_pool {
-            self.pool.close().await;
+            self.lender.pool().close().await;
         }
     }
 
