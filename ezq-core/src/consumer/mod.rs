@@ -25,9 +25,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{Instrument, error};
 
 pub use handle::ConsumerHandle;
 pub use observed::ConsumerState;
@@ -177,7 +178,13 @@ impl Consumer {
     /// leases end. Prefer a token.
     pub async fn run(self) -> Result<Report> {
         let (stops, observed) = self.begin();
-        self.run_with(stops, observed).await
+        // A task of its own: the thread that waits in `main` would have to be woken for each event.
+        let mut running = JoinSet::new();
+        running.spawn(self.run_with(stops, observed).in_current_span());
+        match running.join_next().await {
+            Some(Ok(ended)) => ended,
+            _ => Err(Error::new(ErrorKind::Engine, "the runtime shut down while a consumer ran")),
+        }
     }
 
     /// Runs in the background, with a handle that stops, observes and awaits it.
