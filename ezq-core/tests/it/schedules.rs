@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::faulty::Faulty;
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Sweep {
+pub(crate) struct Sweep {
     what: String,
 }
 
@@ -19,13 +19,13 @@ impl Event for Sweep {
     const TYPE: &'static str = "sweep";
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
-fn sweep() -> Sweep {
+pub(crate) fn sweep() -> Sweep {
     Sweep { what: "all".to_owned() }
 }
 
-fn builder() -> AppBuilder {
+pub(crate) fn builder() -> AppBuilder {
     let handler = Handler::on("sweep", |_: Sweep| async {});
     App::builder().without_discovered_handlers().register(handler)
 }
@@ -35,7 +35,7 @@ fn app(engine: &MemoryEngine, schedule: Schedule) -> App {
 }
 
 /// When the ticks of what was published were due.
-fn ticks(engine: &MemoryEngine) -> Vec<DateTime<Utc>> {
+pub(crate) fn ticks(engine: &MemoryEngine) -> Vec<DateTime<Utc>> {
     let published = engine.published(&QueueName::default());
     let time = |published: &engine::memory::Published| {
         let body: serde_json::Value = serde_json::from_str(&published.message.body).unwrap();
@@ -49,17 +49,17 @@ fn steps(times: &[DateTime<Utc>]) -> Vec<i64> {
     times.windows(2).map(|pair| (pair[1] - pair[0]).num_seconds()).collect()
 }
 
-async fn row(engine: &MemoryEngine) -> ScheduleRow {
+pub(crate) async fn row(engine: &MemoryEngine) -> ScheduleRow {
     engine.schedules().unwrap().look(&[]).await.unwrap().rows.remove(0)
 }
 
-async fn stop(consumer: ConsumerHandle) {
+pub(crate) async fn stop(consumer: ConsumerHandle) {
     consumer.stop();
     consumer.wait().await.unwrap();
 }
 
 /// Lets time pass, and the tasks do what they do about it.
-async fn pass(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     tokio::time::sleep(time + Duration::from_millis(100)).await;
 }
 
@@ -226,108 +226,6 @@ async fn the_version_that_began_last_decides_and_others_stand_by_until_it_is_gon
     let since = ticks(&engine).len() - before;
     assert!((1..=3).contains(&since), "{since}");
     stop(olds).await;
-}
-
-/// An application that has a name of its own, and a queue for its schedule.
-fn named(engine: &MemoryEngine, name: &str, queue: &str, every: &str) -> App {
-    let builder = builder().configure(|config| config.app = name.into());
-    let schedule = Schedule::every(every).queue(queue);
-    builder.schedule("sweep", schedule, &sweep()).build(engine.clone()).unwrap()
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_name_that_another_application_has_for_something_else_is_refused_while_that_one_runs() {
-    let engine = MemoryEngine::new();
-    let shop = named(&engine, "shop", "shop", "1m");
-    let shops = shop.consumer().spawn();
-    pass(MINUTE).await;
-    let mail = named(&engine, "mail", "mail", "10s");
-    let refused = mail.consumer().run().await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Configuration);
-    let text = refused.to_string();
-    assert!(text.contains("`shop` has a schedule `sweep`") && text.contains("to mail"), "{text}");
-    let schedules = mail.schedules().unwrap();
-    for refused in [
-        schedules.run_now("sweep").await.unwrap_err(),
-        schedules.pause("sweep").await.unwrap_err(),
-        schedules.resume("sweep").await.unwrap_err(),
-    ] {
-        assert_eq!(refused.kind(), ErrorKind::Configuration);
-    }
-    // Neither another version nor another program of it, nor who only watches, is refused.
-    for other in [named(&engine, "shop", "other", "1m"), named(&engine, "api", "shop", "1m")] {
-        other.schedules().unwrap().pause("sweep").await.unwrap();
-        other.schedules().unwrap().resume("sweep").await.unwrap();
-    }
-    assert_eq!(row(&engine).await.application, "shop");
-    let all = engine.all_published().len();
-    pass(MINUTE).await;
-    assert_eq!(engine.all_published().len(), all + 1, "the shop's ticks go on");
-    // Where that one is gone, it is this one's.
-    stop(shops).await;
-    pass(3 * MINUTE).await;
-    let consumer = mail.consumer().spawn();
-    pass(Duration::from_secs(21)).await;
-    assert_eq!(row(&engine).await.application, "mail");
-    assert!(engine.published(&QueueName::new("mail").unwrap()).len() >= 2);
-    let refused = shop.consumer().run().await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Configuration);
-    stop(consumer).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn two_applications_that_start_at_once_with_one_name_do_not_fight_for_it() {
-    let engine = MemoryEngine::new();
-    let apps = [named(&engine, "shop", "shop", "30s"), named(&engine, "mail", "mail", "30s")];
-    // Both looked before either had registered.
-    let consumers = apps.each_ref().map(|app| app.consumer().spawn());
-    pass(10 * MINUTE).await;
-    let counts = ["shop", "mail"].map(|q| engine.published(&QueueName::new(q).unwrap()).len());
-    assert!(counts == [20, 0] || counts == [0, 20], "{counts:?}");
-    for consumer in consumers {
-        stop(consumer).await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_schedule_that_cannot_fire_leaves_the_versions_of_others_alone() {
-    let engine = Faulty::default();
-    *engine.faults.forbidden.lock().unwrap() = Some(QueueName::new("forbidden").unwrap());
-    let with = |schedule| {
-        let stuck = Schedule::every("1s").queue("forbidden");
-        let builder = builder().schedule("stuck", stuck, &sweep());
-        builder.schedule("sweep", schedule, &sweep()).build(engine.clone()).unwrap()
-    };
-    let (old, new) = (with(Schedule::every("1m")), with(Schedule::every("20s")));
-    let olds = old.consumer().spawn();
-    pass(MINUTE).await;
-    let news = new.consumer().spawn();
-    for _ in 0..30 {
-        pass(Duration::from_secs(1)).await;
-        let rows = engine.memory.schedules().unwrap().look(&[]).await.unwrap().rows;
-        let sweep = rows.iter().find(|row| row.name == "sweep").unwrap();
-        assert!(sweep.definition.starts_with("every 20s"), "{sweep:?}");
-    }
-    stop(olds).await;
-    stop(news).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_table_that_was_made_again_by_another_call_gets_its_rows_back() {
-    let engine = Faulty::default();
-    let app = builder().schedule("sweep", Schedule::every("1m"), &sweep());
-    let app = app.build(engine.clone()).unwrap();
-    let consumer = app.consumer().spawn();
-    pass(MINUTE).await;
-    let store: &dyn ScheduleStore = &engine.memory;
-    // Whoever finds that it is gone: who lists, or who fires.
-    assert!(store.remove("sweep").await.unwrap());
-    engine.faults.schedules.lock().unwrap().push_back(ErrorKind::SchemaMissing);
-    app.schedules().unwrap().list().await.unwrap_err();
-    pass(3 * MINUTE).await;
-    let before = ticks(&engine.memory).len();
-    assert!(before >= 3, "{before}");
-    stop(consumer).await;
 }
 
 #[tokio::test(start_paused = true)]
