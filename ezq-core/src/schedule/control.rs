@@ -72,7 +72,7 @@ impl<'a> Schedules<'a> {
         let status = |row: ScheduleRow| ScheduleStatus {
             next_at: row.paused_at.is_none().then_some(row.next_at),
             is_paused: row.paused_at.is_some(),
-            is_known: self.inner.schedules.find(&row.name).is_some(),
+            is_known: self.is_known(&row),
             name: row.name,
             application: row.application,
             definition: row.definition,
@@ -169,6 +169,11 @@ impl<'a> Schedules<'a> {
             }
         }
         Ok(pruned)
+    }
+
+    fn is_known(&self, row: &ScheduleRow) -> bool {
+        let planned = self.inner.schedules.find(&row.name);
+        planned.is_some_and(|planned| !planned.differs_from(row, &self.inner.services.source))
     }
 
     fn known(&self, name: &str) -> Result<&'a Planned> {

@@ -33,6 +33,8 @@ async fn a_name_that_another_application_has_for_something_else_is_refused_while
     let text = refused.to_string();
     assert!(text.contains("`shop` has a schedule `sweep`") && text.contains("to mail"), "{text}");
     let schedules = mail.schedules().unwrap();
+    let [theirs] = &schedules.list().await.unwrap()[..] else { panic!() };
+    assert!(!theirs.is_known && theirs.application == "shop");
     for refused in [
         schedules.run_now("sweep").await.unwrap_err(),
         schedules.pause("sweep").await.unwrap_err(),
