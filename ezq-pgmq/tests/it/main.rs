@@ -44,6 +44,8 @@ mod model;
 #[cfg(feature = "embedded")]
 mod oldest_pgmq;
 #[cfg(feature = "embedded")]
+mod poolers;
+#[cfg(feature = "embedded")]
 mod publishing;
 #[cfg(feature = "embedded")]
 mod replay;
