@@ -37,7 +37,12 @@ use crate::{error, schema};
 /// # What is not captured
 /// An update that changes none of the captured columns; what replication applies, and what a session
 /// does with `session_replication_role = replica` or disabled triggers. Partitioned tables and
-/// partitions, tables that inherit, views, foreign and temporary tables are refused.
+/// partitions, tables that inherit, views, foreign and temporary tables are refused; a captured table
+/// that is made a partition later is no longer covered, and refused when it is captured again.
+///
+/// A row is told as `to_jsonb` has it. What that cannot hold fails the writer's statement: of a `json`
+/// column `\u0000` and numbers past the range of `numeric`, and rows beyond 255 MB. Such columns are
+/// to be [left out](Self::without).
 ///
 /// # Order
 /// Events are stored in the order of the statements. They are handled in no particular order, unless
@@ -103,7 +108,9 @@ impl Capture {
     }
 
     /// Orders the events of one row, or of what else shares the value of this column: it becomes
-    /// their ordering key, by which they are handled one after another.
+    /// their ordering key, by which they are handled one after another. Of an update the value after
+    /// it counts. If the column is renamed or dropped, events have no key until the table is captured
+    /// again.
     pub fn key(mut self, column: impl Into<String>) -> Self {
         self.key = Some(column.into());
         self
