@@ -511,6 +511,27 @@ async fn an_exclusive_codec_takes_nothing_else_and_another_reads_what_says_what_
 }
 
 #[tokio::test]
+async fn what_is_broadcast_is_written_by_its_type_s_codec_and_not_by_a_queue_s() {
+    let queue = queue();
+    let strict = Hidden { exclusive: true, ..Hidden::default() };
+    let build = || app(&queue).codec(strict.clone()).queue_codec(&queue, "hidden");
+    let ezq = build().connect().await.unwrap();
+    ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+    // Of the test's own, since the database is shared.
+    let event_type = format!("test.{queue}");
+    ezq.subscriptions().unwrap().add(&queue, event_type.as_str()).await.unwrap();
+    let event = || Envelope::builder(&event_type, "it").data(&Doubled { n: 7 }).unwrap();
+    ezq.broadcast_envelope(event().build().unwrap()).await.unwrap();
+    assert!(body(&ezq, &queue).await.starts_with(r#"{"id": "#));
+    drain(&ezq).await;
+    assert_eq!(dead(&ezq, &queue).await.len(), 1);
+    let typed = build().event_codec(&event_type, "hidden").connect().await.unwrap();
+    typed.broadcast_envelope(event().build().unwrap()).await.unwrap();
+    assert!(body(&ezq, &queue).await.starts_with("[125, "));
+    ezq.subscriptions().unwrap().remove(&queue, event_type.as_str()).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_archive_is_searched_by_its_index_for_what_a_codec_wrote() {
     let queue = queue();
     let build = with(&queue, "hidden").retention(&queue, Retention::ARCHIVE);
