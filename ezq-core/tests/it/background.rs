@@ -155,6 +155,25 @@ async fn an_engine_that_fails_is_not_ready_although_nothing_consumes() {
     assert!(health.consumers.is_empty() && !health.is_ready() && health.is_live(), "{health}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_cannot_settle_is_not_ready() {
+    let engine = Faulty::default();
+    let app = app(engine.clone());
+    engine.faults.settle.lock().unwrap().extend([ErrorKind::Connection; 100]);
+    let handle = app.consumer().spawn();
+    app.publish(&Step { n: 1 }).await.unwrap();
+    // It still claims.
+    tokio::time::sleep(secs(10)).await;
+    let health = app.health().await;
+    assert!(health.is_live() && !health.is_ready(), "{health}");
+    assert!(health.to_string().contains("failing: settling fails"), "{health}");
+    engine.faults.settle.lock().unwrap().clear();
+    while handle.counts().handled == 0 {
+        tokio::time::sleep(secs(1)).await;
+    }
+    assert!(app.health().await.is_ready());
+}
+
 #[test]
 fn a_consumer_whose_runtime_is_gone_is_told_of_as_failed() {
     let build = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
