@@ -104,7 +104,7 @@ pub fn on_event(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `every = "30s"` | In its place: an interval of at least `1s`. | |
 /// | `tz = "Europe/Paris"` | The time zone of a cron expression; checked when the application is built. | UTC |
 /// | `missed = "skip"` | What becomes of ticks that no process was there for: `"skip"` leaves them out, `"fire_once"` makes up for them with one firing. | `"fire_once"` |
-/// | `name = "reports"` | The durable name of schedule and handler. | `module::path::function` |
+/// | `name = "reports"` | The durable name of schedule and handler, one for the whole database: a second application that has it for another queue does not start. | `module::path::function` |
 /// | `queue = "reports"` | A queue of its own. | the application's |
 /// | `timeout`, `retry`, `concurrency`, `crate` | As in [`macro@on_event`]. | |
 ///
