@@ -14,7 +14,9 @@ impl Ezq {
     ///
     /// The table's name is read as SQL reads it. The events are of the types `users.created`,
     /// `users.updated`, `users.deleted` and `users.truncated`; their payload is a
-    /// [`Change`](ezq_core::Change).
+    /// [`Change`](ezq_core::Change). A type that no handler takes is
+    /// [unknown](ezq_core::Config::unknown_types) here as everywhere: where tables are truncated, let
+    /// a handler take that as well.
     ///
     /// ```no_run
     /// use ezq::prelude::*;

@@ -145,9 +145,14 @@ impl Broadcast {
             let store = services.engines.broadcasts()?;
             let copies = store.broadcast(prepared.message.clone()).await?;
             let done = prepared.broadcasted(copies)?;
+            let names = (done.event_id.as_str(), event_type.as_str());
             for copy in &done.copies {
-                let names = (done.event_id.as_str(), copy.event_type.as_str());
                 services.notices.published(&copy.queue, names, Ok(copy));
+            }
+            for queue in &done.missing {
+                let text = format!("the subscribed queue `{queue}` does not exist");
+                let error = Error::new(ErrorKind::QueueMissing, text);
+                services.notices.published(queue, names, Err(&error));
             }
             Ok(done)
         };
@@ -170,8 +175,11 @@ impl Publisher {
     /// transaction it goes out with that.
     ///
     /// Subscriptions are kept by the application's own engine, and so are the queues that get copies.
-    /// All copies are written alike: by the event's own codec, else in the application's wire form,
-    /// whatever a queue's codec is.
+    /// All copies are written alike: by the codec of the event's type, else in the application's wire
+    /// form, whatever a queue's codec is. So a queue whose codec is
+    /// [exclusive](crate::Codec::is_exclusive) takes a copy only of types that are given that codec,
+    /// by [`event_codec`](crate::AppBuilder::event_codec) where they are broadcast or in their own
+    /// attribute.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }

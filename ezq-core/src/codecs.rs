@@ -314,6 +314,10 @@ impl AppBuilder {
     /// Writes the events of a queue with a codec, unless they have one of their own, and reads
     /// with it what does not say how it was written. Defaults to [`Config::wire`](crate::Config).
     ///
+    /// What is [broadcast](crate::Publisher::broadcast) is written once for all queues, and so never
+    /// by this: give a type that is to lie encrypted everywhere its codec by
+    /// [`event_codec`](Self::event_codec).
+    ///
     /// ```
     /// # use ezq_core::{App, MemoryEngine};
     /// let app = App::builder().queue_codec("sensors", "raw").build(MemoryEngine::new())?;

@@ -40,7 +40,8 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
         envelope.decode_data(Self::TYPE)
     }
 
-    /// The ordering key, stored in the event's headers. Nothing orders by it yet.
+    /// The ordering key, stored in the event's headers: events of one key in one queue are handled
+    /// one after another, in the order in which they were stored; others beside them.
     fn key(&self) -> Option<String> {
         None
     }

@@ -55,7 +55,7 @@ pub struct ConsumerHealth {
     /// `None` if the engine did not say.
     #[serde(serialize_with = "seconds")]
     pub lag: Option<Duration>,
-    /// Why claiming fails, or the engine did not answer just now.
+    /// Why claiming or settling fails, or the engine did not answer just now.
     pub error: Option<String>,
     /// How often it was [started again](crate::Consumer::restart).
     pub restarts: u32,
@@ -64,7 +64,7 @@ pub struct ConsumerHealth {
 }
 
 impl Health {
-    /// Whether it is of use now: every engine answers, every consumer claims. For a readiness probe.
+    /// Whether it is of use now: every engine answers, every consumer claims and settles. For a readiness probe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let answers = |engine: &EngineHealth| engine.error.is_none();
@@ -80,7 +80,7 @@ impl Health {
 }
 
 impl ConsumerHealth {
-    /// Whether it runs and nothing keeps it from claiming.
+    /// Whether it runs and nothing keeps it from claiming and settling.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state == ConsumerState::Running && self.error.is_none()

@@ -54,8 +54,9 @@ pub enum NoticeKind {
     /// is told where this process learns that.
     Publishing,
     /// It is stored, durably: after the commit. Of an event in a caller's own transaction only
-    /// [`App::confirm`] tells. Of a broadcast each copy is told, unless it went out with a handler's
-    /// transaction.
+    /// [`App::confirm`] tells. Of a broadcast each copy is told, a queue that is missing as
+    /// [`PublishFailed`](Self::PublishFailed); but nothing of one that went out with a handler's
+    /// transaction, or that failed as a whole, since no queue is known then.
     Published {
         /// Where; [`MessageId::Pending`] for one that went out with a handler's acknowledgement.
         message_id: MessageId,

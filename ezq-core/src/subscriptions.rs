@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::engine::{Broadcasts, EventParty, EventRole, QueueSubscription};
 use crate::event::is_control;
 use crate::inner::Inner;
-use crate::{Error, Handler, Pattern, QueueName, Result, Subscription};
+use crate::{Error, ErrorKind, Handler, Pattern, QueueName, Result, Subscription};
 
 /// The subscriptions of all applications that share a store;
 /// [`App::subscriptions`](crate::App::subscriptions).
@@ -196,6 +196,19 @@ impl Inner {
     }
 }
 
+/// The pattern that means one type and no other.
+fn literal(event_type: &str) -> Result<Pattern> {
+    if event_type.contains(['*', '#']) {
+        let text = format!(
+            "the event type `{}` cannot be subscribed to: `*` and `#` stand for other names in a \
+             pattern. Rename the type, or take it by a handler of `AnyEvent` with a `pattern`",
+            event_type.escape_debug()
+        );
+        return Err(Error::new(ErrorKind::InvalidPattern, text));
+    }
+    Pattern::new(event_type)
+}
+
 fn patterns_of(handler: &Handler) -> Result<Vec<Pattern>> {
     match &handler.subscription {
         // Its ticks are its own.
@@ -206,7 +219,7 @@ fn patterns_of(handler: &Handler) -> Result<Vec<Pattern>> {
             let names = types.iter().flat_map(|event| {
                 std::iter::once(event.type_name).chain(event.aliases.iter().copied())
             });
-            names.filter(|name| !is_control(name)).map(Pattern::new).collect()
+            names.filter(|name| !is_control(name)).map(literal).collect()
         }
     }
 }

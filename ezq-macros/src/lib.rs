@@ -33,7 +33,8 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `type = "order.paid"` | The event's name on the wire. Not empty, no white space. | the Rust name |
 /// | `version = 2` | The version of its fields, at least 1. | 1 |
 /// | `queue = "orders"` | Where it is published unless the publisher says otherwise: 1 to 40 of `a-z`, `0-9`, `_`. | the publisher's queue |
-/// | `key = "customer_id"` | The field that is its ordering key, stored beside it; nothing orders by it yet. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None` is no key. | no key |
+/// | `key = "customer_id"` | The field that is its ordering key: events of one key in one queue are handled one after another. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None` is no key. | no key |
+/// | `codec = "raw"` | The codec that writes it, by its name. | its queue's |
 /// | `alias = "OrderPaid"` | A further name under which it is read; may be given again. | none |
 /// | `from = OrderPaidV1` | The event's shape at an older version: an event type of that version, from which this one is made with `From`. It may come from an older one itself. | older versions are read as this one, with serde's defaults for what is missing |
 /// | `crate = path` | Where ezq is found, if not at `::ezq`. | `::ezq` |
@@ -103,7 +104,7 @@ pub fn on_event(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `every = "30s"` | In its place: an interval of at least `1s`. | |
 /// | `tz = "Europe/Paris"` | The time zone of a cron expression; checked when the application is built. | UTC |
 /// | `missed = "skip"` | What becomes of ticks that no process was there for: `"skip"` leaves them out, `"fire_once"` makes up for them with one firing. | `"fire_once"` |
-/// | `name = "reports"` | The durable name of schedule and handler. | `module::path::function` |
+/// | `name = "reports"` | The durable name of schedule and handler, one for the whole database: a second application that has it for another queue does not start. | `module::path::function` |
 /// | `queue = "reports"` | A queue of its own. | the application's |
 /// | `timeout`, `retry`, `concurrency`, `crate` | As in [`macro@on_event`]. | |
 ///

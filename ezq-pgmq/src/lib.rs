@@ -33,6 +33,7 @@ mod keys;
 mod link;
 mod listen;
 mod pooled;
+mod pooler;
 mod publish;
 mod queues;
 mod removal;

@@ -176,7 +176,7 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
 
 pub(crate) fn missing(queue: &QueueName) -> Error {
     let text = format!(
-        "the archive of the queue `{queue}` does not exist: create it with `select pgmq.create('{queue}')`"
+        "the archive of the queue `{queue}` does not exist: check the name, or create it with `select pgmq.create('{queue}')`"
     );
     Error::new(ErrorKind::QueueMissing, text)
 }

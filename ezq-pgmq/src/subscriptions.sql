@@ -15,7 +15,8 @@ create table if not exists ezq.subscriptions (
   app text collate "C" not null check (octet_length(app) between 1 and 255),
   queue text collate "C" not null check (queue ~ '^[a-z0-9_]{1,40}$'),
   pattern text collate "C" not null
-    check (octet_length(pattern) between 1 and 255 and pattern !~ '[^.][*#]|[*#][^.]'),
+    check (octet_length(pattern) between 1 and 255 and pattern !~ '[^.][*#]|[*#][^.]'
+           and pattern !~ '[\u0001-\u001f\u007f-\u009f]'),
   regex text generated always as
     (case when pattern ~ '[*#]' then ezq.pattern_regex(pattern) end) stored,
   since timestamptz not null default clock_timestamp(),

@@ -38,6 +38,10 @@ struct UserCreated {
     user: i64,
 }
 
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(type = "order.*")]
+struct Starred {}
+
 /// A process that belongs to one application.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Member {
@@ -385,6 +389,12 @@ async fn what_cannot_be_broadcast_or_subscribed_is_refused() {
     assert_eq!(refused.kind(), ErrorKind::InvalidPattern);
     let refused = subscriptions.add("Shop", "order.*").await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidQueueName);
+    // A type's name is no pattern, whatever it looks like.
+    let star = builder(&url, "shop").register(Handler::on("star", |_: Starred| async {}));
+    let star = star.connect().await.unwrap();
+    let refused = soon(star.consumer().queue("shop").subscribe().until_idle().run()).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidPattern);
+    assert_eq!(subscriptions.list().await.unwrap(), []);
     let long = "a".repeat(256);
     let refused = builder(&url, &long).connect().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Configuration);

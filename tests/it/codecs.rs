@@ -510,6 +510,68 @@ async fn an_exclusive_codec_takes_nothing_else_and_another_reads_what_says_what_
     }
 }
 
+/// Takes events with a mark only, in a form that says itself what it is.
+struct Marked;
+
+impl Codec for Marked {
+    fn name(&self) -> &str {
+        "marked"
+    }
+
+    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
+        WireFormat::CloudEvents.encode(event, headers)
+    }
+
+    fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
+        let event = WireFormat::CloudEvents.decode(body, origin)?;
+        if event.source() == "known" { Ok(event) } else { Err("no mark".into()) }
+    }
+
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn an_exclusive_codec_decides_about_plain_bodies_of_other_programs() {
+    let queue = queue();
+    let (handler, work) = Work::quick();
+    let builder = app(&queue).codec(Marked).queue_codec(&queue, "marked").register(handler);
+    let ezq = builder.connect().await.unwrap();
+    let body = |source: &str, n: i64| {
+        format!(
+            r#"{{"specversion": "1.0", "id": "{n}", "source": "{source}", "type": "test.numbered",
+                 "data": {{"n": {n}}}}}"#
+        )
+    };
+    send_batch(&ezq, &queue, &[body("known", 1), body("other", 2)]).await;
+    drain(&ezq).await;
+    assert_eq!(work.handled.take(), [1]);
+    let reason = only_dead(&ezq, &queue).await.reason.unwrap();
+    assert!(reason.error.contains("no mark"), "{reason:?}");
+}
+
+#[tokio::test]
+async fn what_is_broadcast_is_written_by_its_type_s_codec_and_not_by_a_queue_s() {
+    let queue = queue();
+    let strict = Hidden { exclusive: true, ..Hidden::default() };
+    let build = || app(&queue).codec(strict.clone()).queue_codec(&queue, "hidden");
+    let ezq = build().connect().await.unwrap();
+    ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+    // Of the test's own, since the database is shared.
+    let event_type = format!("test.{queue}");
+    ezq.subscriptions().unwrap().add(&queue, event_type.as_str()).await.unwrap();
+    let event = || Envelope::builder(&event_type, "it").data(&Doubled { n: 7 }).unwrap();
+    ezq.broadcast_envelope(event().build().unwrap()).await.unwrap();
+    assert!(body(&ezq, &queue).await.starts_with(r#"{"id": "#));
+    drain(&ezq).await;
+    assert_eq!(dead(&ezq, &queue).await.len(), 1);
+    let typed = build().event_codec(&event_type, "hidden").connect().await.unwrap();
+    typed.broadcast_envelope(event().build().unwrap()).await.unwrap();
+    assert!(body(&ezq, &queue).await.starts_with("[125, "));
+    ezq.subscriptions().unwrap().remove(&queue, event_type.as_str()).await.unwrap();
+}
+
 #[tokio::test]
 async fn an_archive_is_searched_by_its_index_for_what_a_codec_wrote() {
     let queue = queue();

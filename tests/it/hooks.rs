@@ -302,6 +302,16 @@ async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits
     };
     let wanted = queues.map(|queue| ("published", queue));
     assert_eq!(published(&mut notices).as_slice(), wanted.as_slice());
+    // A queue that is missing is told beside them.
+    let missing = crate::kit::queue();
+    ezq.subscriptions().unwrap().add(&missing, event_type.as_str()).await.unwrap();
+    assert_eq!(
+        ezq.broadcast_envelope(event()).await.unwrap().missing,
+        std::slice::from_ref(&missing)
+    );
+    let told = published(&mut notices);
+    assert_eq!((told.len(), &told[0]), (3, &("publish failed", missing.clone())));
+    ezq.subscriptions().unwrap().remove(&missing, event_type.as_str()).await.unwrap();
     let mut tx = ezq.pool().begin().await.unwrap();
     let broadcast = ezq.broadcast_envelope(event());
     let done = ezq.broadcast_prepared_in(&mut tx, broadcast).await.unwrap();

@@ -35,8 +35,13 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
         Handler::on(name, move |_: Numbered, context: Context| {
             assert_eq!((context.attempt(), context.message_id()), (1, &MessageId::Pending));
             assert!(!context.is_lease_expired());
-            log.push(name);
-            async {}
+            // The one that is to be first takes its time.
+            let pause = Duration::from_millis(if name == "first" { 50 } else { 0 });
+            let log = log.clone();
+            async move {
+                tokio::time::sleep(pause).await;
+                log.push(name);
+            }
         })
     };
     async fn panics(_: Numbered) {
@@ -124,9 +129,14 @@ async fn under_every_codec_a_handler_gets_what_a_queue_would_give_it_and_its_eve
         });
         let builder = app(&queue).queue_codec(&queue, codec).register(double).register(told);
         let ezq = builder.connect().await.unwrap();
+        let mut notices = ezq.notices();
         let event = ezq.publish(&Numbered { n: 7 }).header("shop", "berlin");
         let report = ezq.dispatch_prepared_inline(event).await.unwrap();
         assert!(report.is_done(), "{report}");
+        assert_eq!(report.event_id.len(), 36, "an id of its own: {}", report.event_id);
+        let told = std::iter::from_fn(|| notices.try_recv());
+        let told = told.filter(|notice| matches!(notice.kind, ezq::NoticeKind::Published { .. }));
+        assert_eq!(told.count(), 1, "{codec}");
         assert_eq!(drain(&ezq).await.counts.handled, 1);
         assert_eq!(log.take(), [(14, report.event_id)], "{codec}");
     }

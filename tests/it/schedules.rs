@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::child::{Process, Role, say};
 use crate::database::{connection, run, scalar, server, unique, until};
+use crate::kit::soon;
 
 /// What a scheduling process is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -232,6 +233,35 @@ async fn schedules_are_changed_from_another_process() {
     assert!(mine.is_known && mine.next_at.is_some() && mine.fired_at.is_some());
     assert!(schedules.remove("chain").await.unwrap());
     assert_eq!(schedules.list().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_does_not_start() {
+    let mut scene = Scene::new().await;
+    let mut shop = scene.start("1s").await;
+    scene.until_ticks(1).await;
+    let mail = || {
+        let builder = Ezq::builder().database_url(&scene.url).without_discovered_handlers();
+        let other = Schedule::every("1s").queue("reminders");
+        builder.app("mail").schedule("chain", other, &Reminder {}).connect()
+    };
+    let mail = mail().await.unwrap();
+    let refused = soon(mail.consumer().queue("idle").run()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Configuration);
+    assert!(refused.to_string().contains("`clock` has a schedule `chain`"), "{refused}");
+    let refused = mail.schedules().unwrap().run_now("chain").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Configuration);
+    let count = scene.count().await;
+    scene.until_ticks(count + 2).await;
+    shop.stop().await;
+    scene.assert_chain().await;
+    assert_eq!(scalar::<i64>(&mut scene.own, "SELECT count(*) FROM pgmq.q_reminders").await, 0);
+    // Removed by hand, it is the second's.
+    assert!(mail.schedules().unwrap().remove("chain").await.unwrap());
+    let consumer = mail.consumer().queue("idle").spawn();
+    until(&mut scene.own, "SELECT count(*) >= 1 FROM pgmq.q_reminders").await;
+    consumer.stop();
+    soon(consumer.wait()).await.unwrap();
 }
 
 #[tokio::test]

@@ -62,6 +62,8 @@ pub(crate) struct Observed {
     claimed: AtomicU64,
     /// Why claiming fails, while it does.
     failing: Mutex<Option<String>>,
+    /// Why settling fails, while it does: claims may go on for a while.
+    unsettled: Mutex<Option<String>>,
     restarts: AtomicU32,
 }
 
@@ -74,6 +76,7 @@ impl Observed {
             began: Instant::now(),
             claimed: AtomicU64::new(0),
             failing: Mutex::default(),
+            unsettled: Mutex::default(),
             restarts: AtomicU32::new(0),
         }
     }
@@ -93,7 +96,9 @@ impl Observed {
     }
 
     pub(crate) fn failing(&self) -> Option<String> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let now =
+            |of: &Mutex<Option<String>>| of.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        now(&self.failing).or_else(|| now(&self.unsettled))
     }
 
     pub(crate) fn restarts(&self) -> u32 {
@@ -110,6 +115,13 @@ impl Observed {
         }
     }
 
+    /// Notes how a batch of settlements was answered.
+    pub(super) fn settled(&self, answer: Result<(), &Error>) {
+        let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = answer.err().map(|error| format!("settling fails: {}", error_chain(error)));
+        *unsettled = told;
+    }
+
     pub(super) fn is_in(&self, phase: Phase) {
         self.turn(match phase {
             Phase::Running => ConsumerState::Running,
@@ -119,6 +131,8 @@ impl Observed {
 
     pub(super) fn restarts_after(&self, error: &Error) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
+        // The one that starts again has settled nothing yet.
+        self.settled(Ok(()));
         self.turn(ConsumerState::Restarting(error_chain(error).into()));
     }
 

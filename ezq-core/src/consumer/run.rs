@@ -141,6 +141,7 @@ pub(super) async fn run(
         queue: settings.queue.clone(),
         leases: Arc::clone(&leases),
         counters: Arc::clone(&counters),
+        observed: Arc::downgrade(&observed),
         in_flight: Arc::clone(&in_flight),
         patience: settings.lease,
     };

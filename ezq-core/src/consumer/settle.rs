@@ -1,7 +1,7 @@
 //! Settling, batch by batch: fenced by the engine, tried again until it works.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -9,6 +9,7 @@ use tracing::{Instrument, debug_span, error, info, warn};
 
 use super::lanes::Turn;
 use super::lease::Leases;
+use super::observed::Observed;
 use super::outbox::Batches;
 use super::report::{Counters, Tally};
 use crate::attempt::bounded;
@@ -41,6 +42,8 @@ pub(super) struct Settler {
     pub(super) queue: QueueName,
     pub(super) leases: Arc<Leases>,
     pub(super) counters: Arc<Counters>,
+    /// Gone once nobody has the consumer any more.
+    pub(super) observed: Weak<Observed>,
     pub(super) in_flight: Arc<InFlight>,
     /// How long to go on trying once the consumer has stopped: the leases end then anyway.
     pub(super) patience: Duration,
@@ -98,6 +101,7 @@ impl Settler {
                 Err(error) => self.mend(batch, &error).await,
             };
             if batch.is_empty() {
+                self.note(Ok(()));
                 if pause > Duration::from_millis(50) {
                     info!(queue = %self.queue, "settling works again");
                 }
@@ -163,6 +167,12 @@ impl Settler {
         }
     }
 
+    fn note(&self, answer: Result<(), &Error>) {
+        if let Some(observed) = self.observed.upgrade() {
+            observed.settled(answer);
+        }
+    }
+
     fn done(&self, one: Settling, tally: Tally) {
         self.leases.release(&one.receipt);
         self.in_flight.set().remove(&one.receipt);
@@ -179,6 +189,7 @@ impl Settler {
     /// one that cannot be created is refused, and holds up no other.
     async fn mend(&self, batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
         warn!(queue = %self.queue, error = %error_chain(error), "settling failed, will try again");
+        self.note(Err(error));
         if error.kind() != ErrorKind::QueueMissing {
             return batch;
         }

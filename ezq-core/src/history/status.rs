@@ -9,7 +9,7 @@ use crate::settlement::ErrorRecord;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum EventStatus {
-    /// Handled, and kept in an archive.
+    /// Handled, and kept in an archive or told of in a trail.
     Handled,
     /// Published and not handed out yet, since it is due later or nobody took it so far.
     Pending,
@@ -36,7 +36,7 @@ impl fmt::Display for EventStatus {
 impl History {
     /// The event's status; of several copies that of the one with most amiss or left to do, so it is
     /// handled when every copy is. `None` where nothing is kept of it: it was never published, or it
-    /// was handled and its queue keeps no archive.
+    /// was handled and its queue keeps neither an archive nor a trail.
     ///
     /// ```
     /// # use ezq_core::{App, Event, EventStatus, MemoryEngine};
@@ -95,4 +95,47 @@ impl EventCopy {
 
 fn text(record: &ErrorRecord) -> &str {
     &record.error
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+    use crate::engine::MessageId;
+    use crate::{HandlerMark, HandlerName, HandlerState, Headers, QueueName};
+
+    fn second(n: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + chrono::Duration::seconds(n)
+    }
+
+    /// A copy whose handlers failed with these errors at these seconds.
+    fn copy(state: CopyState, errors: &[(&'static str, i64)]) -> EventCopy {
+        let queue = QueueName::default();
+        let mut copy =
+            EventCopy::new(&queue, MessageId::Number(1), second(0), &Headers::new(), state);
+        for (index, (error, at)) in errors.iter().enumerate() {
+            let errors = vec![ErrorRecord { attempt: 1, at: second(*at), error: (*error).into() }];
+            let state = HandlerState::Retry;
+            let mark = HandlerMark { state, reason: None, attempts: 1, due: None, errors };
+            copy.handlers.0.insert(HandlerName::from(format!("h{index}").as_str()), mark);
+        }
+        copy
+    }
+
+    #[test]
+    fn the_last_error_is_the_newest_of_all_handlers() {
+        let state = CopyState::Retrying { due: second(99) };
+        let history = History::new("e", second(9), vec![copy(state, &[("old", 3), ("new", 7)])]);
+        assert_eq!(history.last_error(), Some("new"));
+    }
+
+    #[test]
+    fn the_last_error_is_that_of_the_copy_with_most_amiss() {
+        let archived = copy(CopyState::Archived { at: second(8) }, &[("long gone", 9)]);
+        let retrying = copy(CopyState::Retrying { due: second(99) }, &[("of now", 5)]);
+        let history = History::new("e", second(9), vec![archived, retrying]);
+        assert_eq!(history.status(), Some(EventStatus::Retrying));
+        assert_eq!(history.last_error(), Some("of now"));
+    }
 }

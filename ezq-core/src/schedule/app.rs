@@ -21,7 +21,9 @@ impl AppBuilder {
     /// its id and `time`, which is when the tick was due.
     ///
     /// The name is a durable key in the engine's database: two applications that share it give their
-    /// schedules different names. Of two versions of an application the one whose process began
+    /// schedules different names. Where another one runs a schedule of that name for another event or
+    /// queue, a consumer does not start, with [`ErrorKind::Configuration`](crate::ErrorKind). Of two
+    /// versions of an application the one whose process began
     /// last decides about times, policy, event type and queue; once no process of it was seen for two
     /// minutes, the others' definition takes its place.
     pub fn schedule<E: Event>(mut self, name: &str, schedule: Schedule, event: &E) -> Self {

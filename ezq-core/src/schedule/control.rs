@@ -72,20 +72,21 @@ impl<'a> Schedules<'a> {
         let status = |row: ScheduleRow| ScheduleStatus {
             next_at: row.paused_at.is_none().then_some(row.next_at),
             is_paused: row.paused_at.is_some(),
-            is_known: self.inner.schedules.find(&row.name).is_some(),
+            is_known: self.is_known(&row),
             name: row.name,
             application: row.application,
             definition: row.definition,
             last_tick: row.last_tick,
             fired_at: row.fired_at,
         };
-        Ok(self.store.look(&[]).await?.rows.into_iter().map(status).collect())
+        Ok(self.inner.look_at(&[]).await?.rows.into_iter().map(status).collect())
     }
 
     /// Lets a schedule's ticks pass until it is [resumed](Self::resume), in every process at once.
     ///
     /// # Errors
-    /// [`ErrorKind::ScheduleMissing`]; else when the engine could not be asked.
+    /// [`ErrorKind::ScheduleMissing`]; [`ErrorKind::Configuration`] for one of this application whose
+    /// name another has for something else; else when the engine could not be asked.
     pub async fn pause(&self, name: &str) -> Result<()> {
         self.set_paused(name, true).await
     }
@@ -100,6 +101,9 @@ impl<'a> Schedules<'a> {
     }
 
     async fn set_paused(&self, name: &str, pause: bool) -> Result<()> {
+        if let Some(planned) = self.inner.schedules.find(name) {
+            self.row(planned).await?;
+        }
         if !self.store.pause(name, pause).await? {
             self.register(self.known(name)?).await?;
             if !self.store.pause(name, pause).await? {
@@ -114,20 +118,19 @@ impl<'a> Schedules<'a> {
     /// must be one of this application, which knows its event.
     ///
     /// # Errors
-    /// [`ErrorKind::ScheduleMissing`]; else as publishing an event.
+    /// As [`pause`](Self::pause), and as publishing an event.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it open whether the event was published.
     pub async fn run_now(&self, name: &str) -> Result<Published> {
         let planned = self.known(name)?;
-        let kept = self.store.look(&[]).await?;
-        let row = kept.rows.iter().find(|row| row.name == name);
+        let (row, now) = self.row(planned).await?;
         if row.is_none() {
-            self.inner.register(planned, None, kept.now).await?;
+            self.inner.register(planned, None, now).await?;
         }
         let publisher = Publisher::new(Arc::clone(&self.inner.services));
         let previous = row.and_then(|row| row.last_tick);
-        let prepared = planned.message(&publisher, kept.now, previous)?;
+        let prepared = planned.message(&publisher, now, previous)?;
         let queue = prepared.outgoing.queue.clone();
         let (event_id, event_type) = (prepared.event_id, prepared.event_type);
         let firing = Firing { name, tick: None, message: Some(prepared.outgoing) };
@@ -168,12 +171,27 @@ impl<'a> Schedules<'a> {
         Ok(pruned)
     }
 
+    fn is_known(&self, row: &ScheduleRow) -> bool {
+        let planned = self.inner.schedules.find(&row.name);
+        planned.is_some_and(|planned| !planned.differs_from(row, &self.inner.services.source))
+    }
+
     fn known(&self, name: &str) -> Result<&'a Planned> {
         self.inner.schedules.find(name).ok_or_else(|| missing(name))
     }
 
+    /// What is kept of a schedule of this application, and the time.
+    async fn row(&self, planned: &Planned) -> Result<(Option<ScheduleRow>, DateTime<Utc>)> {
+        let kept = self.inner.look_at(&[]).await?;
+        let row = kept.rows.into_iter().find(|row| row.name == planned.name);
+        if let Some(row) = &row {
+            self.inner.owned(planned, row, kept.now)?;
+        }
+        Ok((row, kept.now))
+    }
+
     async fn register(&self, planned: &Planned) -> Result<bool> {
-        let now = self.store.look(&[]).await?.now;
+        let now = self.inner.look_at(&[]).await?.now;
         self.inner.register(planned, None, now).await
     }
 }

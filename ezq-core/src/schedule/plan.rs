@@ -1,13 +1,14 @@
 //! An application's schedules, checked when it is built.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, Semaphore};
 
 use super::when::When;
 use super::{Missed, Schedule, Tick};
-use crate::engine::{Outgoing, ScheduleStore};
+use crate::engine::{Outgoing, ScheduleRow, ScheduleStore};
 use crate::publish::PublishOptions;
 use crate::publisher::{Draft, Prepared, Publisher, Services};
 use crate::{Error, ErrorKind, QueueName, Result};
@@ -39,11 +40,21 @@ pub(crate) struct Planned {
     pub(super) missed: Missed,
     /// What two processes that have the same schedule agree on.
     pub(super) definition: String,
+    /// Its end: what is published, and where to.
+    target: String,
+    /// Set while the definition of this process stands or was overruled.
+    pub(super) registered: AtomicBool,
     options: PublishOptions,
     template: Template,
 }
 
 impl Planned {
+    /// Whether a schedule of this name is another thing: another application's, which publishes
+    /// something else, or elsewhere. Two programs of one application need not agree on its name.
+    pub(super) fn differs_from(&self, row: &ScheduleRow, application: &str) -> bool {
+        row.application != application && !row.definition.ends_with(&self.target)
+    }
+
     /// The event of one tick.
     pub(super) fn message(
         &self,
@@ -70,8 +81,6 @@ pub(crate) struct Plans {
     pub(super) turn: Semaphore,
     /// Something was changed by hand.
     pub(super) nudge: Notify,
-    /// Set while the definitions of this process stand or were overruled.
-    pub(super) registered: std::sync::atomic::AtomicBool,
 }
 
 impl Plans {
@@ -89,12 +98,12 @@ impl Plans {
                 Error::new(error.kind(), why).with_source(error)
             })?);
         }
-        Ok(Self {
-            planned,
-            turn: Semaphore::new(1),
-            nudge: Notify::new(),
-            registered: false.into(),
-        })
+        Ok(Self { planned, turn: Semaphore::new(1), nudge: Notify::new() })
+    }
+
+    /// The rows are gone with their table: they are put in place anew.
+    pub(super) fn forget(&self) {
+        self.planned.iter().for_each(|planned| planned.registered.store(false, Ordering::Relaxed));
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&Planned> {
@@ -117,6 +126,8 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
         when,
         missed: schedule.missed,
         definition: String::new(),
+        target: String::new(),
+        registered: AtomicBool::new(false),
         options: PublishOptions { queue, ..PublishOptions::default() },
         template: template?,
     };
@@ -129,8 +140,8 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
         Missed::FireOnce => "fire once",
         Missed::Skip => "skip",
     };
-    planned.definition =
-        format!("{}, missed: {missed}, `{}` to {queue}", planned.when, sample.event_type);
+    planned.target = format!("`{}` to {queue}", sample.event_type);
+    planned.definition = format!("{}, missed: {missed}, {}", planned.when, planned.target);
     Ok(planned)
 }
 

@@ -30,12 +30,18 @@ const GONE: TimeDelta = TimeDelta::minutes(2);
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Inner {
-    /// Makes sure that there is a place for the schedules, if there are any.
+    /// Makes sure that there is a place for the schedules, if there are any, and that no other
+    /// application has one of their names.
     pub(crate) async fn ready_to_schedule(&self) -> Result<()> {
         if self.schedules.planned.is_empty() {
             return Ok(());
         }
-        self.schedule_store()?.look(&[]).await.map(drop)
+        let KeptSchedules { now, rows } = self.look_at(&[]).await?;
+        let named = |planned: &Planned| rows.iter().find(|row| row.name == planned.name);
+        let planned = self.schedules.planned.iter();
+        planned
+            .filter_map(|p| Some((p, named(p)?)))
+            .try_for_each(|(p, row)| self.owned(p, row, now))
     }
 
     /// Fires what falls due until it is dropped.
@@ -49,10 +55,6 @@ impl Inner {
                     wait
                 }
                 Err(error) => {
-                    // Made anew: so are its rows.
-                    if error.kind() == ErrorKind::SchemaMissing {
-                        self.schedules.registered.store(false, Ordering::Relaxed);
-                    }
                     warn!(error = %error_chain(&error), "cannot look at the schedules; trying again");
                     pause = (pause * 2).min(LOOK);
                     pause
@@ -76,27 +78,33 @@ impl Inner {
     /// One look; how long until the next is due.
     async fn fire_due(&self) -> Result<Duration> {
         let KeptSchedules { now, rows } = self.look().await?;
-        let begins = !self.schedules.registered.load(Ordering::Relaxed);
         // Jitter keeps a fleet out of step.
         let mut wait = LOOK.mul_f64(rand::random_range(0.8..1.0));
-        let mut failed = false;
         for planned in &self.schedules.planned {
             let row = rows.iter().find(|row| row.name == planned.name);
-            match self.tend(planned, row, now, begins).await {
-                Ok(pause) => wait = wait.min(pause),
+            match self.tend(planned, row, now).await {
+                Ok(pause) => {
+                    planned.registered.store(true, Ordering::Relaxed);
+                    wait = wait.min(pause);
+                }
                 // It harms no other.
                 Err(error) => {
-                    let error = error_chain(&error);
+                    let why = error_chain(&error);
                     warn!(
                         schedule = planned.name,
-                        error, "a schedule could not fire; trying again"
+                        error = why,
+                        "a schedule could not fire; trying again"
                     );
-                    (wait, failed) = (wait.min(RETRY), true);
+                    let pause = match error.kind() {
+                        ErrorKind::Configuration => LOOK,
+                        _ => RETRY,
+                    };
+                    if error.kind() == ErrorKind::SchemaMissing {
+                        self.schedules.forget();
+                    }
+                    wait = wait.min(pause);
                 }
             }
-        }
-        if !failed {
-            self.schedules.registered.store(true, Ordering::Relaxed);
         }
         Ok(wait)
     }
@@ -104,7 +112,38 @@ impl Inner {
     pub(super) async fn look(&self) -> Result<KeptSchedules> {
         let planned = &self.schedules.planned;
         let mine: Vec<_> = planned.iter().map(|p| (&*p.name, &*p.definition)).collect();
-        self.schedule_store()?.look(&mine).await
+        self.look_at(&mine).await
+    }
+
+    pub(super) async fn look_at(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
+        let gone = |error: &Error| {
+            if error.kind() == ErrorKind::SchemaMissing {
+                self.schedules.forget();
+            }
+        };
+        self.schedule_store()?.look(mine).await.inspect_err(gone)
+    }
+
+    /// Refuses a schedule whose name another application has for something else, while that one
+    /// runs.
+    pub(super) fn owned(
+        &self,
+        planned: &Planned,
+        row: &ScheduleRow,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        if !planned.differs_from(row, &self.services.source) || now - row.seen_at > GONE {
+            return Ok(());
+        }
+        let ScheduleRow { name, application, definition, .. } = row;
+        let text = format!(
+            "the application `{application}` has a schedule `{}`, too ({definition}; here: {}): give \
+             one of them another name. If it has moved here, stop it there and remove it by \
+             `schedules()?.remove(..)`, or wait for two minutes",
+            name.escape_debug(),
+            planned.definition
+        );
+        Err(Error::new(ErrorKind::Configuration, text))
     }
 
     /// Does for a schedule what there is to do; how long that is good for.
@@ -113,9 +152,9 @@ impl Inner {
         planned: &Planned,
         row: Option<&ScheduleRow>,
         now: DateTime<Utc>,
-        begins: bool,
     ) -> Result<Duration> {
         let name = &*planned.name;
+        let begins = !planned.registered.load(Ordering::Relaxed);
         let Some(row) = row else {
             // Removed while this process runs: it comes back when a process begins.
             if !begins {
@@ -125,6 +164,7 @@ impl Inner {
             return Ok(Duration::ZERO);
         };
         if row.definition != planned.definition {
+            self.owned(planned, row, now)?;
             if !begins && now - row.seen_at <= GONE {
                 debug!(schedule = name, theirs = row.definition, "another definition is in force");
                 return Ok(LOOK);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ezq_core::*;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::faulty::Faulty;
 
@@ -114,19 +115,78 @@ async fn the_pauses_before_a_restart_grow_and_begin_anew_after_a_minute() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_the_pause_before_a_restart() {
-    for interrupt in [false, true] {
+    for (way, reason) in [
+        ("stop", StopReason::Handle),
+        ("interrupt", StopReason::Handle),
+        ("token", StopReason::Token),
+    ] {
         let engine = Faulty::default();
-        *engine.faults.forbidden.lock().unwrap() = Some(QueueName::default());
-        let app = app(engine);
-        let handle = app.consumer().restart(Backoff::constant(secs(10_000))).spawn();
-        turns(&handle, |state| matches!(state, ConsumerState::Restarting(_))).await;
-        if interrupt {
-            handle.interrupt()
-        } else {
-            handle.stop()
+        let app = app(engine.clone());
+        app.publish(&Step { n: 1 }).await.unwrap();
+        let token = CancellationToken::new();
+        let consumer = app.consumer().stop_on(token.clone());
+        let handle = consumer.restart(Backoff::constant(secs(10_000))).spawn();
+        while handle.counts().handled == 0 {
+            tokio::time::sleep(secs(1)).await;
         }
-        assert_eq!(within(handle.wait()).await.unwrap().reason, StopReason::Handle);
+        engine.faults.panics.store(true, Ordering::SeqCst);
+        app.publish(&Step { n: 2 }).await.unwrap();
+        turns(&handle, |state| matches!(state, ConsumerState::Restarting(_))).await;
+        let began = tokio::time::Instant::now();
+        match way {
+            "stop" => handle.stop(),
+            "interrupt" => handle.interrupt(),
+            _ => token.cancel(),
+        }
+        let report = within(handle.wait()).await.unwrap();
+        // What it did before it failed is told.
+        assert_eq!((report.reason, report.counts.handled), (reason, 1), "{way}");
+        assert!(began.elapsed() < secs(1), "{way}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_fails_is_not_ready_although_nothing_consumes() {
+    let engine = Faulty::default();
+    let app = app(engine.clone());
+    assert!(app.health().await.is_ready());
+    engine.faults.mute.store(true, Ordering::SeqCst);
+    let health = app.health().await;
+    assert!(health.consumers.is_empty() && !health.is_ready() && health.is_live(), "{health}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_cannot_settle_is_not_ready() {
+    let engine = Faulty::default();
+    let app = app(engine.clone());
+    engine.faults.settle.lock().unwrap().extend([ErrorKind::Connection; 100]);
+    let handle = app.consumer().spawn();
+    app.publish(&Step { n: 1 }).await.unwrap();
+    // It still claims.
+    tokio::time::sleep(secs(10)).await;
+    let health = app.health().await;
+    assert!(health.is_live() && !health.is_ready(), "{health}");
+    assert!(health.to_string().contains("failing: settling fails"), "{health}");
+    engine.faults.settle.lock().unwrap().clear();
+    while handle.counts().handled == 0 {
+        tokio::time::sleep(secs(1)).await;
+    }
+    assert!(app.health().await.is_ready());
+}
+
+#[test]
+fn a_consumer_whose_runtime_is_gone_is_told_of_as_failed() {
+    let build = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = build();
+    let app = app(Faulty::default());
+    let handle = runtime.block_on(async {
+        let handle = app.consumer().spawn();
+        turns(&handle, |state| *state == ConsumerState::Running).await;
+        handle
+    });
+    drop(runtime);
+    assert!(matches!(handle.state(), ConsumerState::Failed(_)), "{}", handle.state());
+    assert!(!build().block_on(app.health()).is_live());
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,4 +8,5 @@ mod faulty;
 mod keys;
 mod limits;
 mod outages;
+mod schedule_names;
 mod schedules;

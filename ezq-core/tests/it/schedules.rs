@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::faulty::Faulty;
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Sweep {
+pub(crate) struct Sweep {
     what: String,
 }
 
@@ -19,13 +19,13 @@ impl Event for Sweep {
     const TYPE: &'static str = "sweep";
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
-fn sweep() -> Sweep {
+pub(crate) fn sweep() -> Sweep {
     Sweep { what: "all".to_owned() }
 }
 
-fn builder() -> AppBuilder {
+pub(crate) fn builder() -> AppBuilder {
     let handler = Handler::on("sweep", |_: Sweep| async {});
     App::builder().without_discovered_handlers().register(handler)
 }
@@ -35,7 +35,7 @@ fn app(engine: &MemoryEngine, schedule: Schedule) -> App {
 }
 
 /// When the ticks of what was published were due.
-fn ticks(engine: &MemoryEngine) -> Vec<DateTime<Utc>> {
+pub(crate) fn ticks(engine: &MemoryEngine) -> Vec<DateTime<Utc>> {
     let published = engine.published(&QueueName::default());
     let time = |published: &engine::memory::Published| {
         let body: serde_json::Value = serde_json::from_str(&published.message.body).unwrap();
@@ -49,17 +49,17 @@ fn steps(times: &[DateTime<Utc>]) -> Vec<i64> {
     times.windows(2).map(|pair| (pair[1] - pair[0]).num_seconds()).collect()
 }
 
-async fn row(engine: &MemoryEngine) -> ScheduleRow {
+pub(crate) async fn row(engine: &MemoryEngine) -> ScheduleRow {
     engine.schedules().unwrap().look(&[]).await.unwrap().rows.remove(0)
 }
 
-async fn stop(consumer: ConsumerHandle) {
+pub(crate) async fn stop(consumer: ConsumerHandle) {
     consumer.stop();
     consumer.wait().await.unwrap();
 }
 
 /// Lets time pass, and the tasks do what they do about it.
-async fn pass(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     tokio::time::sleep(time + Duration::from_millis(100)).await;
 }
 

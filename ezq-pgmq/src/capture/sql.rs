@@ -4,8 +4,13 @@
 //! from the table to the function. So it goes along with a dump, and is gone with its table.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::install::quoted;
+use crate::wake::CHANNEL;
+
+/// The shortest time between two notifications of a writer's session for one queue.
+const WINDOW: Duration = Duration::from_millis(20);
 
 const BODY: &str = include_str!("function.sql");
 
@@ -53,7 +58,9 @@ const TRIGGERS: [(&str, &str, &str); 4] = [
 
 /// The source of the function.
 pub(super) fn body(config: &str) -> String {
-    BODY.replace("{config}", &literal(config))
+    let window = format!("{} ms", WINDOW.as_millis());
+    let body = BODY.replace("{channel}", CHANNEL).replace("{window}", &window);
+    body.replace("{config}", &literal(config))
 }
 
 /// Makes or replaces the function. It runs with the rights of who made it, and only where that one

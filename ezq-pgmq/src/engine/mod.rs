@@ -30,7 +30,7 @@ use crate::retention::Retentions;
 use crate::schema::{Part, Schema};
 use crate::sweep::Sweeper;
 use crate::wake::Wake;
-use crate::{error, install, keys, listen};
+use crate::{error, install, keys, listen, pooler};
 
 /// A connection of the pool that was idle this long is asked whether it still stands.
 const IDLE: Duration = Duration::from_secs(1);
@@ -86,11 +86,13 @@ impl PgmqEngine {
     /// # Errors
     /// Within the connect timeout, each saying what to do:
     /// [`ErrorKind::Connection`] when the server cannot be reached, [`ErrorKind::Permission`] when
-    /// it refuses the login, [`ErrorKind::DatabaseMissing`], and [`ErrorKind::PgmqMissing`] when
-    /// PGMQ is absent and cannot be installed, or is older than [`OLDEST_PGMQ`](crate::OLDEST_PGMQ).
+    /// it refuses the login, [`ErrorKind::DatabaseMissing`], [`ErrorKind::Unsupported`] where a
+    /// pooler hands sessions around between transactions, and [`ErrorKind::PgmqMissing`] when PGMQ
+    /// is absent and cannot be installed, or is older than [`OLDEST_PGMQ`](crate::OLDEST_PGMQ).
     pub async fn connect(config: PgmqConfig) -> Result<Self> {
         let connector = Connector::new(&config);
         let mut first = connector.connect().await?;
+        pooler::refuse(&mut first, &connector).await?;
         install::ensure(&mut first, &connector, config.manage_schema).await?;
         let control = Link::with(connector.clone(), Planning::Free, first);
         let owns_pool = config.pool.is_none();

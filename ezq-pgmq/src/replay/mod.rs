@@ -61,7 +61,8 @@ type OnProgress = Box<dyn FnMut(&ReplayProgress) + Send>;
 /// copy may be handled more than once: it is handed over once.
 ///
 /// # Errors
-/// [`ErrorKind::Configuration`] when a replay of this name was begun with other options,
+/// [`ErrorKind::Configuration`] without a name, or when a replay of this name was begun with other
+/// options,
 /// [`ErrorKind::QueueMissing`] when the queue has no archive, [`ErrorKind::SchemaMissing`] where
 /// ezq's tables are absent and cannot be made; the database's errors otherwise. What was done before
 /// stays done: run it again under its name.
@@ -192,10 +193,21 @@ impl Replay {
     async fn run(mut self) -> Result<ReplayProgress> {
         let options = self.options?;
         let engine = self.engine;
+        if self.name.is_empty() {
+            let text = "a replay needs a name, by which it goes on after an interruption";
+            return Err(Error::new(ErrorKind::Configuration, text));
+        }
         engine.ready_to_replay().await?;
-        engine.ensure_queue(&options.target).await?;
         let mut connection = engine.connector().connect().await?;
         let run = async {
+            // Before a queue is made for the copies: a name that is mistyped makes none.
+            let counted =
+                sqlx::query_scalar::<_, bool>(sql::HAS_ARCHIVE).bind(options.queue.as_str());
+            let has_archive = counted.fetch_one(&mut connection).await;
+            if !has_archive.map_err(|failure| failed(failure, &engine))? {
+                return Err(retention::missing(&options.queue));
+            }
+            engine.ensure_queue(&options.target).await?;
             loop {
                 let (is_finished, count) =
                     step(&mut connection, &engine, &self.name, &options, self.rate).await?;

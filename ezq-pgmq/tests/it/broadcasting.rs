@@ -166,7 +166,9 @@ async fn another_client_subscribes_and_broadcasts_by_sql() {
         )
     };
     run(&mut own, &insert(queue.as_str(), "order.#")).await;
-    for (queue, pattern) in [("MyOrders", "a"), ("q", "a*"), ("q", ""), ("q\"; x", "a")] {
+    let bad =
+        [("MyOrders", "a"), ("q", "a*"), ("q", ""), ("q\"; x", "a"), ("q", "a\n"), ("q", "\u{85}")];
+    for (queue, pattern) in bad {
         let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(insert(queue, pattern)));
         refused.execute(&mut own).await.unwrap_err();
     }

@@ -363,7 +363,7 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
     run(
         &mut writer,
         &format!(
-            "SET search_path = {role}, public; CREATE TABLE ezq_new (id int);
+            "SET search_path = {role}, pg_catalog, public; CREATE TABLE ezq_new (id int);
          CREATE FUNCTION to_jsonb(anyelement) RETURNS jsonb LANGUAGE sql AS 'SELECT ''0''::jsonb'"
         ),
     )

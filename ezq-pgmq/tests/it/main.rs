@@ -18,6 +18,8 @@ mod broadcasting;
 #[cfg(feature = "embedded")]
 mod capture;
 #[cfg(feature = "embedded")]
+mod captured_values;
+#[cfg(feature = "embedded")]
 mod claiming;
 #[cfg(feature = "embedded")]
 mod conformance;
@@ -43,6 +45,8 @@ mod keys;
 mod model;
 #[cfg(feature = "embedded")]
 mod oldest_pgmq;
+#[cfg(feature = "embedded")]
+mod poolers;
 #[cfg(feature = "embedded")]
 mod publishing;
 #[cfg(feature = "embedded")]

@@ -87,6 +87,12 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
     let told: (i64, i64, bool) =
         sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_one(&mut own).await.unwrap();
     assert_eq!(told, (50_000, 50_000, true));
+    // Who claims them gets them in their order, too.
+    let disordered = format!(
+        "SELECT count(*) FROM (SELECT vt <= lag(vt) OVER (ORDER BY msg_id) AS earlier
+                               FROM pgmq.q_{target}) q WHERE earlier"
+    );
+    assert_eq!(scalar::<i64>(&mut own, &disordered).await, 0);
     assert_eq!(archived(&queue).await, 50_000);
 }
 
@@ -198,6 +204,81 @@ async fn what_is_archived_after_it_began_is_not_part_of_it() {
 }
 
 #[tokio::test]
+async fn what_is_archived_while_it_is_interrupted_is_not_part_of_it() {
+    let (engine, queue, mut own) = archive(3).await;
+    let name = queue.to_string();
+    // Cut off after the first of them.
+    let (told, mut tell) = tokio::sync::mpsc::unbounded_channel();
+    let first = engine.replay(&name, &queue).rate(1).on_progress(move |progress| {
+        let _ = told.send(progress.handed_over);
+    });
+    tokio::select! {
+        _ = first.into_future() => panic!("it ended"),
+        one = tell.recv() => assert_eq!(one, Some(1)),
+    }
+    // One with an earlier id than the last is acknowledged only now.
+    let late = format!(
+        "UPDATE pgmq.a_{queue} SET archived_at = clock_timestamp()
+         WHERE msg_id = (SELECT max(msg_id) - 1 FROM pgmq.a_{queue})"
+    );
+    run(&mut own, &late).await;
+    let rest = engine.replay(&name, &queue).await.unwrap();
+    assert_eq!((rest.handed_over, count(&mut own, &queue).await), (2, 2));
+}
+
+#[tokio::test]
+async fn a_copy_that_comes_back_from_another_queue_is_not_replayed_where_it_came_from() {
+    let (engine, queue, mut own) = archive(2).await;
+    // Without their key, so that both can be leased at once.
+    run(&mut own, &format!("UPDATE pgmq.a_{queue} SET headers = NULL")).await;
+    let (other, third) = (unique("q"), unique("q"));
+    let other_engine = archiving_at(&server().await.url(), &other, Retention::ARCHIVE).await;
+    engine.replay(format!("{queue} out"), &queue).to_queue(&other).await.unwrap();
+    assert_eq!(acknowledge_all(&other_engine, &other).await, 2);
+    let back = engine.replay(format!("{queue} back"), &other).to_queue(&queue);
+    assert_eq!(back.await.unwrap().handed_over, 2);
+    let origin = format!(
+        "SELECT bool_and(headers #>> '{{ezq-replay,queue}}' = '{queue}') FROM pgmq.q_{queue}"
+    );
+    assert!(scalar::<bool>(&mut own, &origin).await);
+    assert_eq!((acknowledge_all(&engine, &queue).await, archived(&queue).await), (2, 4));
+    let again = engine.replay(format!("{queue} again"), &queue).to_queue(&third);
+    assert_eq!(again.await.unwrap().handed_over, 2);
+}
+
+#[tokio::test]
+async fn the_rate_is_kept_and_who_waits_is_woken() {
+    let (engine, queue, _own) = archive(90).await;
+    let target = unique("target");
+    let other = engine_at(&server().await.url()).await;
+    let mut wakeups = other.wakeups(&target).await.unwrap().unwrap();
+    wakeups.mark_unchanged();
+    let began = std::time::Instant::now();
+    let replay = engine.replay(queue.to_string(), &queue).to_queue(&target).rate(45);
+    assert_eq!(replay.await.unwrap().handed_over, 90);
+    // The second half comes a second after the first.
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+    let patience = Duration::from_secs(10);
+    tokio::time::timeout(patience, wakeups.changed()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_type_is_meant_letter_by_letter() {
+    let (engine, queue) = archiving(Retention::ARCHIVE).await;
+    for (n, name) in ["c++.made", "c.made", "ccc.made", "a(b|c.x", "C++.made"].iter().enumerate() {
+        let body = format!(
+            r#"{{"specversion": "1.0", "id": "{n}", "source": "s", "type": "{name}", "data": 1}}"#
+        );
+        publish(&engine, &queue, &[&body]).await;
+    }
+    acknowledge_all(&engine, &queue).await;
+    for (pattern, meant) in [("c++.made", 1), ("c++.*", 1), ("a(b|c.x", 1), ("*.made", 4)] {
+        let replay = engine.replay("t", &queue).event_type(pattern);
+        assert_eq!(replay.dry_run().await.unwrap(), meant, "{pattern}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_replayed_is_a_typed_error() {
     let (engine, queue) = engine_and_queue().await;
     let mut own = connection().await;
@@ -207,6 +288,17 @@ async fn what_cannot_be_replayed_is_a_typed_error() {
     assert!(error.to_string().contains("archive"), "{error}");
     let error = engine.replay("none", &queue).dry_run().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
+    // A mistyped name makes no queue and is no success.
+    let (mistyped, target) = (unique("mistyped"), unique("target"));
+    for target in [&mistyped, &target] {
+        let error = engine.replay("none", &mistyped).to_queue(target).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::QueueMissing);
+    }
+    let made =
+        format!("SELECT count(*) FROM pgmq.meta WHERE queue_name IN ('{mistyped}', '{target}')");
+    assert_eq!(scalar::<i64>(&mut own, &made).await, 0);
+    let error = engine.replay("", &queue).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
     let error = engine.replay("none", "No Queue").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidQueueName);
     let error = engine.replay("none", &queue).event_type("a*").await.unwrap_err();

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use ezq_core::{CopyState, Engine, ErrorKind, QueueName, Retention, Settle, SettleOutcome};
+use chrono::Utc;
+use ezq_core::{
+    CopyState, Engine, ErrorKind, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
+    QueueName, Retention, Settle, SettleOutcome,
+};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{Connection as _, PgConnection};
 
@@ -14,6 +18,15 @@ fn event(id: &str) -> String {
     format!(
         r#"{{"specversion": "1.0", "id": "{id}", "source": "s", "type": "paid", "data": "hush"}}"#
     )
+}
+
+/// A retry at once of a handler that failed.
+fn failed(error: &str) -> Settle {
+    let errors = vec![ErrorRecord { at: Utc::now(), attempt: 1, error: error.to_owned() }];
+    let state = HandlerState::Retry;
+    let mark = HandlerMark { state, reason: None, attempts: 1, due: None, errors };
+    let progress = Progress([(HandlerName::from("shop::a"), mark)].into_iter().collect());
+    Settle::Retry { after: Duration::ZERO, progress, outgoing: Vec::new() }
 }
 
 async fn lines(own: &mut PgConnection, queue: &QueueName) -> i64 {
@@ -39,9 +52,9 @@ async fn an_event_that_was_handled_and_deleted_is_still_known() {
     let ids =
         publish(&engine, &queue, &[&event("trail-1"), r#"{"_type": "Paid", "order": 7}"#]).await;
     let mut first = lease(&engine, &queue).await;
+    let published = first[0].enqueued_at;
     // Given back once, so that it is delivered twice.
-    let settled =
-        engine.settle(&queue, vec![(first.remove(0).receipt, retry(Duration::ZERO))]).await;
+    let settled = engine.settle(&queue, vec![(first.remove(0).receipt, failed("no answer"))]).await;
     assert!(matches!(settled.unwrap()[..], [SettleOutcome::Done]));
     let flat = engine.settle(&queue, vec![(first.remove(0).receipt, ack())]).await;
     assert!(matches!(flat.unwrap()[..], [SettleOutcome::Done]));
@@ -52,12 +65,30 @@ async fn an_event_that_was_handled_and_deleted_is_still_known() {
     assert!(matches!(copy.state, CopyState::Handled { at } if at >= copy.published_at), "{copy:?}");
     assert_eq!((copy.event_type.as_deref(), copy.deliveries), (Some("paid"), 2));
     assert_eq!((&copy.message_id, &copy.queue), (&ids[0], &queue));
+    assert_eq!(copy.published_at, published);
+    // What its handler was tried again for.
+    assert_eq!(history.last_error(), Some("no answer"));
     assert!(history.to_string().contains("handled and deleted"), "{history}");
     let flat = engine.history(&format!("{queue}:{}", ids[1]), Some(&queue)).await.unwrap();
     assert_eq!(flat.copies[0].event_type.as_deref(), Some("Paid"));
     // Nothing of what it said.
     let all = format!("SELECT string_agg(t::text, '') FROM ezq.trail t WHERE queue = '{queue}'");
     assert!(!scalar::<String>(&mut own, &all).await.contains("hush"));
+}
+
+#[tokio::test]
+async fn what_another_codec_wrote_is_known_by_the_id_in_its_headers() {
+    let (engine, queue) = archiving(Retention::TRAIL).await;
+    let mut own = connection().await;
+    let id = unique("beside");
+    let insert = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message, headers)
+         VALUES (now(), '7', '{{\"ezq-codec\": \"raw\", \"ce-id\": \"{id}\", \"ce-type\": \"paid\"}}')"
+    );
+    run(&mut own, &insert).await;
+    assert_eq!(acknowledge_all(&engine, &queue).await, 1);
+    let history = engine.history(id.as_str(), None).await.unwrap();
+    assert_eq!(history.copies[0].event_type.as_deref(), Some("paid"), "{history}");
 }
 
 #[tokio::test]

@@ -1,0 +1,141 @@
+//! Behind PgBouncer: session pooling is like the server itself, transaction pooling is refused.
+//!
+//! Skipped, and said so, where PgBouncer is not installed; CI installs it.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use ezq_core::{Engine as _, ErrorKind};
+use ezq_pgmq::{PgmqConfig, PgmqEngine};
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Connection as _, Executor as _};
+use tokio::time::{Instant, timeout};
+
+use crate::support::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const PORT: u16 = 6432;
+
+/// It ends when its standard input does, and that does with this process, however it ends.
+const SCRIPT: &str = r#""$1" "$2/pgbouncer.ini" & read -r _; kill $!; wait $!; rm -rf "$2""#;
+
+/// It does not run as root: then as the user whose server it is.
+fn user(socket: &str) -> Option<String> {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return None;
+    }
+    let owner = format!(":{}:", std::fs::metadata(socket).unwrap().uid());
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let line = passwd.lines().find(|line| line.contains(&owner)).unwrap();
+    Some(line.split(':').next().unwrap().to_owned())
+}
+
+struct Pooler {
+    process: Child,
+    folder: PathBuf,
+}
+
+impl Pooler {
+    /// In front of a database of the tests' server; `None` where there is no PgBouncer.
+    async fn start(mode: &str, database: &str) -> Option<Self> {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
+        let Some(program) = program.into_iter().find(|path| PathBuf::from(path).exists()) else {
+            eprintln!("skipped: pgbouncer is not installed (apt-get install -y pgbouncer)");
+            return None;
+        };
+        let folder = std::env::temp_dir().join(unique(&format!("bouncer_{mode}")).as_str());
+        let folder = folder.with_extension(std::process::id().to_string());
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let url = server().await.url();
+        let socket = url.split_once("host=").unwrap().1.split('&').next().unwrap();
+        let port = url.split_once("localhost:").unwrap().1.split('/').next().unwrap();
+        let user = user(socket).map(|name| format!("user = {name}")).unwrap_or_default();
+        let config = format!(
+            "[databases]\npooled = host={socket} port={port} dbname={database} user=postgres\n\
+             [pgbouncer]\nunix_socket_dir = {}\nlisten_port = {PORT}\nauth_type = any\n\
+             pool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n{user}\n",
+            folder.display()
+        );
+        std::fs::write(folder.join("pgbouncer.ini"), config).unwrap();
+        let process = Command::new("sh")
+            .args(["-c", SCRIPT, "sh", program])
+            .arg(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pooler = Self { process, folder };
+        let began = Instant::now();
+        while let Err(error) = PgConnection::connect_with(&pooler.options()).await {
+            assert!(began.elapsed() < PATIENCE, "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Some(pooler)
+    }
+
+    fn options(&self) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass().socket(&self.folder).port(PORT);
+        options.username("postgres").database("pooled").ssl_mode(sqlx::postgres::PgSslMode::Disable)
+    }
+
+    fn config(&self) -> PgmqConfig {
+        PgmqConfig::options(self.options())
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn session_pooling_is_like_the_server_itself() {
+    let Some(pooler) = Pooler::start("session", "postgres").await else { return };
+    let direct = engine().await;
+    let engine = PgmqEngine::connect(pooler.config()).await.unwrap();
+    let queue = unique("q");
+    engine.ensure_queue(&queue).await.unwrap();
+    let mut wakeups = engine.wakeups(&queue).await.unwrap().unwrap();
+    wakeups.mark_unchanged();
+    publish(&direct, &queue, &["1"]).await;
+    timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
+    let ids: Vec<String> = (2..200).map(|n| n.to_string()).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    publish(&engine, &queue, &ids).await;
+    let mut handled = 0;
+    while handled < 199 {
+        handled += acknowledge_all(&engine, &queue).await;
+    }
+    let mut tx = engine.pool().begin().await.unwrap();
+    engine.publish_in(&mut tx, vec![message(&queue, "1")]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(acknowledge_all(&direct, &queue).await, 1);
+}
+
+#[tokio::test]
+async fn transaction_pooling_is_refused_and_leaves_nothing_behind() {
+    let url = fresh_database().await;
+    let database = url.split_once("localhost:").unwrap().1.split(['/', '?']).nth(1).unwrap();
+    let Some(pooler) = Pooler::start("transaction", database).await else { return };
+    // An application's pool says where to connect, too.
+    let pool = PgPool::connect_lazy_with(pooler.options());
+    for config in [pooler.config(), PgmqConfig::pool(pool)] {
+        let error = PgmqEngine::connect(config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+        assert!(
+            error.to_string().contains("EZQ_DATABASE_URL lead to the server itself"),
+            "{error}"
+        );
+    }
+    let mut own = PgConnection::connect_with(&pooler.options()).await.unwrap();
+    let made = "SELECT to_regnamespace('pgmq') IS NOT NULL OR to_regnamespace('ezq') IS NOT NULL";
+    assert!(!scalar::<bool>(&mut own, made).await);
+    own.execute("SELECT 1").await.unwrap();
+}
