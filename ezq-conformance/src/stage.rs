@@ -180,7 +180,7 @@ impl<'h> Stage<'h> {
     }
 
     pub(crate) fn ask(&self, max: usize, ttl: Duration) -> LeaseRequest {
-        LeaseRequest { queue: self.queue.clone(), max, ttl, before: None }
+        LeaseRequest { queue: self.queue.clone(), max, ttl, keys: max, before: None }
     }
 
     /// What the other queue hands out, by number.

@@ -130,6 +130,7 @@ async fn a_worker_whose_connection_dies_while_it_is_set_up_is_not_deaf_for_good(
         queue: queue.clone(),
         max: 1,
         ttl: Duration::from_secs(10),
+        keys: 1,
         before: None,
     };
     proxy.strand_at("enable_seqscan");

@@ -90,7 +90,13 @@ async fn claim(ezq: &Ezq, template: &Template, n: usize) -> Result<f64> {
     template.copy(ezq, &name).await?;
     let lease = || {
         let ttl = Duration::from_secs(600);
-        ezq.pgmq().lease(LeaseRequest { queue: queue.clone(), max: CLAIM, ttl, before: None })
+        ezq.pgmq().lease(LeaseRequest {
+            queue: queue.clone(),
+            max: CLAIM,
+            ttl,
+            keys: CLAIM,
+            before: None,
+        })
     };
     // The first one plans the statement.
     let mut claimed = lease().await?.deliveries.len();

@@ -206,7 +206,8 @@ impl<'h> Play<'h> {
         let place = before.and_then(|pick| picked(&here, pick)).cloned();
         let (position, before) = place.unzip();
         let ttl = span(2 * hours);
-        let request = LeaseRequest { queue: self.queue(queue), max, ttl, before: position };
+        let request =
+            LeaseRequest { queue: self.queue(queue), max, ttl, keys: max, before: position };
         let leased = self.client(Whose::Worker(worker)).lease(request).await?;
 
         let numbers: Vec<i64> = leased.deliveries.iter().map(|d| number_in(&d.body)).collect();

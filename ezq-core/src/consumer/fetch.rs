@@ -129,6 +129,7 @@ impl Run {
             queue: self.settings.queue.clone(),
             max: self.room().min(self.share()),
             ttl: self.settings.lease,
+            keys: self.settings.concurrency.saturating_add(self.app.dispatcher.batch_room()),
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
         };
         let engine = Arc::clone(&self.settings.engine);

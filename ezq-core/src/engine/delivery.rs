@@ -137,6 +137,9 @@ pub struct LeaseRequest {
     pub max: usize,
     /// For how long nobody else may have them; engines round up to what they can keep.
     pub ttl: Duration,
+    /// How many can be at work at once: of more ordering keys than this the first ones would only
+    /// wait. An engine may hand out others.
+    pub keys: usize,
     /// Only messages that stand before this place (an `End` drains what precedes it).
     pub before: Option<Position>,
 }

@@ -82,7 +82,7 @@ impl PgmqEngine {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let ttl = Duration::from_secs(1);
-        let request = LeaseRequest { queue: queue.clone(), max, ttl, before: None };
+        let request = LeaseRequest { queue: queue.clone(), max, ttl, keys: max, before: None };
         Ok(Claim::new(&request, shape, inner.restart_grace))
     }
 

@@ -15,7 +15,7 @@ use crate::claim::{Batch, Claim};
 /// How this engine last went through a queue's keys.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Path {
-    /// From key to key, until a whole round finds nothing.
+    /// The next claim goes from key to key: the one before found few among what is due first.
     by_key: bool,
     /// The key it came to.
     at: i64,
@@ -63,8 +63,10 @@ impl Claim {
         if !path.by_key {
             let (batch, looked) = self.look(connection, Source::Due, plain, path).await?;
             asked_at = Some(looked.asked_at);
-            // Few keys stand before all others, which are not to wait until these are worked off.
-            path.by_key = !looked.is_all && batch.keys().saturating_mul(2) < self.max;
+            // Few keys stand before all others, which are not to wait until these are worked off: they
+            // get every other claim.
+            let wanted = self.keys.min(self.max);
+            path.by_key = !looked.is_all && batch.keys().saturating_mul(2) < wanted;
             if !batch.claimed.is_empty() {
                 return Ok(batch);
             }
@@ -84,6 +86,7 @@ impl Claim {
             around |= looked.is_all;
             path.at = if looked.is_all { i64::MIN } else { looked.reached };
             if !batch.claimed.is_empty() {
+                path.by_key = batch.keys() == 0;
                 return Ok(batch);
             }
             if done && plain > 0 {
@@ -116,7 +119,8 @@ impl Claim {
             .bind(self.max)
             .bind(self.ttl_us)
             .bind(plain)
-            .bind((self.max / 2).max(1));
+            .bind((self.max / 2).max(1))
+            .bind(self.keys);
         let mut query = self.bind_before(query);
         if source == Source::Keys {
             query = query.bind(path.at);

@@ -26,6 +26,7 @@ pub(crate) const PROBE: &str = "
 fn statements(queue: &QueueName) -> [String; 3] {
     let table = sql::table(queue);
     let hash = "(hashtextextended(headers ->> 'x-pgmq-group', 0))";
+    let until = super::held_until("");
     let keyed = "headers ->> 'x-pgmq-group' IS NOT NULL";
     let plain = "headers ->> 'x-pgmq-group' IS NULL";
     [
@@ -33,7 +34,7 @@ fn statements(queue: &QueueName) -> [String; 3] {
             "create index if not exists q_{queue}_ezq_keys on {table} ({hash}, msg_id) where {keyed}"
         ),
         format!(
-            "create index if not exists q_{queue}_ezq_held on {table} ({hash}, vt) \
+            "create index if not exists q_{queue}_ezq_held on {table} ({hash}, ({until})) \
              where {keyed} and read_ct > 0"
         ),
         format!("create index if not exists q_{queue}_ezq_plain on {table} (vt) where {plain}"),

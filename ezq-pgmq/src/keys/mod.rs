@@ -31,11 +31,17 @@ pub(crate) fn is_plain(row: &str) -> String {
     format!("{row}.headers ->> 'x-pgmq-group' IS NULL")
 }
 
-/// Some message `l` of a key is leased.
-pub(crate) fn leased(table: &str, key: &str) -> String {
+/// When a row is due, as the index of what is leased has it: written like this, no plan looks for a
+/// key's leased messages in the index over all times, among everybody's.
+pub(crate) fn held_until(row: &str) -> String {
+    format!("greatest({row}vt, '-infinity')")
+}
+
+/// Some message `l` of a key is leased: one whose time, written in this way, is still to come.
+pub(crate) fn leased(table: &str, key: &str, time: &str) -> String {
     format!(
         "EXISTS (SELECT FROM {table} l WHERE {} AND {} = {key} AND l.read_ct > 0 \
-         AND l.vt > statement_timestamp() AND {} < l.read_ct)",
+         AND {time} > statement_timestamp() AND {} < l.read_ct)",
         is_keyed("l"),
         hash("l"),
         sql::returned("l.headers")
@@ -52,7 +58,7 @@ pub(crate) fn is_free(table: &str) -> String {
         is_keyed("e"),
         hash("e"),
         hash("c"),
-        leased(table, &hash("c"))
+        leased(table, &hash("c"), "l.vt")
     )
 }
 

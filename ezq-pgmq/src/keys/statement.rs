@@ -1,17 +1,19 @@
 //! The claim of a queue with ordering keys: one statement, whose plan reads what it claims and a
 //! bounded number of rows and keys beside.
 
-use super::{hash, is_keyed, is_plain, leased};
+use super::{hash, held_until, is_keyed, is_plain, leased};
 use crate::claim::Claim;
 
 /// How many keys one statement looks at to find what it can claim.
 const PROBES: i64 = 1000;
-/// How many of the messages that are due first one statement looks at for keys, beside `$2`.
-const WINDOW: &str = "least(1000, greatest(200, 4 * $2))";
+/// How many of the messages that are due first one statement looks at for keys.
+const WINDOW: &str = "least(1000, greatest(200, 4 * least($2, $6)))";
 /// How many of the next times one statement looks at to find one at which something can be claimed.
 const LATER: i64 = 100;
 /// The first parameter of the position.
-const BEFORE: u8 = 6;
+const BEFORE: u8 = 7;
+/// With how many keys a statement has enough.
+const ENOUGH: &str = "least($6, (SELECT n FROM room))";
 
 /// Where a statement looks for keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub(super) enum Source {
 
 impl Claim {
     /// `$1` the grace, `$2` how many, `$3` the lease, `$4` how many without a key, `$5` how many of
-    /// one key, then the position; from key to key at last the key from which on.
+    /// one key, `$6` how many keys, then the position; from key to key at last the key from which on.
     ///
     /// Answers with at least one row, which tells how far it looked.
     pub(super) fn keyed_statement(&self, source: Source) -> String {
@@ -36,15 +38,19 @@ impl Claim {
             Source::Keys => self.walk_keys(),
         };
         let (runs, update) = (self.runs(), self.update());
-        // A row that changed since it was seen is not locked; what follows it is not claimed.
+        // A row that changed since it was seen is not locked; what follows it is not claimed. It is
+        // looked up by its id: very many may be due at one time, to which `=` would lead.
         format!(
             "WITH RECURSIVE plain AS ({plain}),
              room AS (SELECT $2 - count(*) AS n FROM plain),
              {walk},
+             each AS (
+               SELECT (r.n + count(*) - 1) / count(*) AS n
+               FROM walk w CROSS JOIN room r WHERE w.ok GROUP BY r.n),
              runs AS ({runs}),
              held AS (
                SELECT r.* FROM runs r CROSS JOIN LATERAL (
-                 SELECT FROM {table} q WHERE q.msg_id = r.msg_id AND q.vt = r.vt
+                 SELECT FROM {table} q WHERE q.msg_id = r.msg_id AND q.vt IS NOT DISTINCT FROM r.vt
                  FOR UPDATE SKIP LOCKED) l),
              whole AS (
                SELECT h.*, row_number() OVER (PARTITION BY h.place ORDER BY h.rank) AS got
@@ -68,11 +74,11 @@ impl Claim {
                SELECT {} AS key, d.vt FROM {table} d
                WHERE d.vt <= statement_timestamp(){before} ORDER BY d.vt LIMIT {WINDOW}),
              walk AS (
-               SELECT k.place, k.key, h.msg_id, h.ok
-               FROM (SELECT key, row_number() OVER (ORDER BY min(vt)) AS place
+               SELECT k.place, k.count, k.key, h.msg_id, h.ok
+               FROM (SELECT key, count(*) AS count, row_number() OVER (ORDER BY min(vt)) AS place
                      FROM due WHERE key IS NOT NULL GROUP BY key ORDER BY min(vt) OFFSET 0) k
                CROSS JOIN LATERAL ({head}) h
-               WHERE h.ok LIMIT (SELECT n FROM room))",
+               WHERE h.ok LIMIT {ENOUGH})",
             hash("d")
         );
         let looked = format!("SELECT 0::bigint AS reached, count(*) < {WINDOW} AS is_all FROM due");
@@ -85,15 +91,15 @@ impl Claim {
         let from = if self.is_bounded() { BEFORE + 2 } else { BEFORE };
         let walk = format!(
             "walk AS (
-               SELECT 0::bigint AS place, 0::bigint AS found, ${from}::bigint AS key,
+               SELECT 0::bigint AS place, 0::bigint AS count, 0::bigint AS found, ${from}::bigint AS key,
                       NULL::bigint AS msg_id, false AS ok
                UNION ALL
-               SELECT w.place + 1, w.found + h.ok::int, h.key, h.msg_id, h.ok
+               SELECT w.place + 1, 0::bigint, w.found + h.ok::int, h.key, h.msg_id, h.ok
                FROM walk w CROSS JOIN LATERAL ({head}) h
-               WHERE w.place < {PROBES} AND w.found < (SELECT n FROM room))"
+               WHERE w.place < {PROBES} AND w.found < {ENOUGH})"
         );
         let looked = format!(
-            "SELECT key AS reached, place < {PROBES} AND found < (SELECT n FROM room) AS is_all
+            "SELECT key AS reached, place < {PROBES} AND found < {ENOUGH} AS is_all
              FROM walk ORDER BY place DESC LIMIT 1"
         );
         (walk, looked)
@@ -103,18 +109,20 @@ impl Claim {
     fn head(&self, condition: &str) -> String {
         let table = &self.table;
         let (rested, before) = (self.rested("h"), self.before_condition("h", BEFORE));
-        let (hash, keyed, leased) = (hash("h"), is_keyed("h"), leased(table, "f.key"));
+        let (hash, keyed, leased) =
+            (hash("h"), is_keyed("h"), leased(table, "f.key", &held_until("l.")));
         format!(
             "SELECT f.key, f.msg_id, f.is_ready AND NOT {leased} AS ok
              FROM (SELECT {hash} AS key, h.msg_id,
                           h.vt <= statement_timestamp() AND {rested}{before} AS is_ready
                    FROM {table} h WHERE {keyed} AND {condition}
-                   ORDER BY {hash}, h.msg_id LIMIT 1 OFFSET 0) f"
+                   ORDER BY {hash}, h.msg_id LIMIT 1 OFFSET 0) f OFFSET 0"
         )
     }
 
     /// What is claimed of each key: its first message and, as far as there is room for more than the
-    /// first ones, those that follow it, as long as each can be claimed and its place rises.
+    /// first ones, those that follow it, as long as each can be claimed and its place rises: of each
+    /// key an equal part, or as many as it has among what is due first, the oldest before the others.
     fn runs(&self) -> String {
         let table = &self.table;
         let (rested, before) = (self.rested("q"), self.before_condition("q", BEFORE));
@@ -130,10 +138,9 @@ impl Claim {
                            FROM {table} q
                            WHERE {keyed} AND {hash} = w.key AND q.msg_id >= w.msg_id
                            ORDER BY {hash}, q.msg_id
-                           LIMIT least($5, 1 + (SELECT n FROM room)
-                                         - (SELECT count(*) FROM walk WHERE ok))) y) x
+                           LIMIT least($5, greatest(w.count, (SELECT n FROM each)))) y) x
                WINDOW o AS (ORDER BY x.msg_id)) m
-             WHERE w.ok AND m.ok ORDER BY m.rank, w.place LIMIT (SELECT n FROM room)"
+             WHERE w.ok AND m.ok ORDER BY m.rank > 1, m.vt, m.msg_id LIMIT (SELECT n FROM room)"
         )
     }
 

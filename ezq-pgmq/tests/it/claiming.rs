@@ -9,7 +9,7 @@ use ezq_core::{Due, Engine, ErrorKind, MessageId, Outgoing};
 use crate::support::*;
 
 fn request(queue: &ezq_core::QueueName, max: usize) -> LeaseRequest {
-    LeaseRequest { queue: queue.clone(), max, ttl: TTL, before: None }
+    LeaseRequest { queue: queue.clone(), max, ttl: TTL, keys: max, before: None }
 }
 
 #[tokio::test]

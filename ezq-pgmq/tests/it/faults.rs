@@ -10,7 +10,7 @@ use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use crate::support::*;
 
 fn request(queue: &QueueName, ttl: Duration) -> LeaseRequest {
-    LeaseRequest { queue: queue.clone(), max: 10, ttl, before: None }
+    LeaseRequest { queue: queue.clone(), max: 10, ttl, keys: 10, before: None }
 }
 
 // What a consumer does: again, as long as the error says that it helps.
