@@ -79,8 +79,9 @@ impl PgmqEngine {
             return Ok(keys);
         }
         let keys: Vec<i64> = keys.into_iter().collect();
+        let is_indexed = self.inner.queues.shape(queue, &self.inner.control).await?.keyed;
         let contested = on_link!(self, self.inner.claim, queue, |connection| {
-            keys::contested(connection, queue, &keys, &ids)
+            keys::contested(connection, queue, is_indexed, &keys, &ids)
         })?;
         Ok(contested.into_iter().collect())
     }

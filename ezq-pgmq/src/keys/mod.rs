@@ -33,15 +33,18 @@ pub(crate) fn is_plain(row: &str) -> String {
 
 /// When a row is due, as the index of what is leased has it: written like this, no plan looks for a
 /// key's leased messages in the index over all times, among everybody's.
-pub(crate) fn held_until(row: &str) -> String {
+fn held_until(row: &str) -> String {
     format!("greatest({row}vt, '-infinity')")
 }
 
-/// Some message `l` of a key is leased: one whose time, written in this way, is still to come.
-pub(crate) fn leased(table: &str, key: &str, time: &str) -> String {
+/// Some message `l` of a key is leased, beside those that a condition leaves out. Where there is an
+/// index for it, `OFFSET 0` keeps the planner from reading all of that at once.
+pub(crate) fn leased(table: &str, key: &str, is_indexed: bool, beside: &str) -> String {
+    let (time, singly) =
+        if is_indexed { (held_until("l."), " OFFSET 0") } else { ("l.vt".to_owned(), "") };
     format!(
         "EXISTS (SELECT FROM {table} l WHERE {} AND {} = {key} AND l.read_ct > 0 \
-         AND {time} > statement_timestamp() AND {} < l.read_ct)",
+         AND {time} > statement_timestamp() AND {} < l.read_ct{beside}{singly})",
         is_keyed("l"),
         hash("l"),
         sql::returned("l.headers")
@@ -58,7 +61,7 @@ pub(crate) fn is_free(table: &str) -> String {
         is_keyed("e"),
         hash("e"),
         hash("c"),
-        leased(table, &hash("c"), "l.vt")
+        leased(table, &hash("c"), false, "")
     )
 }
 
@@ -67,19 +70,13 @@ pub(crate) fn is_free(table: &str) -> String {
 pub(crate) async fn contested(
     connection: &mut PgConnection,
     queue: &QueueName,
+    is_indexed: bool,
     keys: &[i64],
     ids: &[i64],
 ) -> Result<Vec<i64>, sqlx::Error> {
-    let table = sql::table(queue);
-    let statement = format!(
-        "SELECT k.key FROM unnest($1::bigint[]) k(key) WHERE EXISTS (
-           SELECT FROM {table} l WHERE {} AND {} = k.key AND l.read_ct > 0
-             AND l.vt > statement_timestamp() AND l.msg_id <> ALL ($2::bigint[])
-             AND {} < l.read_ct)",
-        is_keyed("l"),
-        hash("l"),
-        sql::returned("l.headers")
-    );
+    let others = " AND l.msg_id <> ALL ($2::bigint[])";
+    let leased = leased(&sql::table(queue), "k.key", is_indexed, others);
+    let statement = format!("SELECT k.key FROM unnest($1::bigint[]) k(key) WHERE {leased}");
     let query = sqlx::query_scalar(AssertSqlSafe(statement)).bind(keys).bind(ids);
     query.fetch_all(connection).await
 }

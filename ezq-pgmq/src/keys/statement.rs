@@ -1,7 +1,7 @@
 //! The claim of a queue with ordering keys: one statement, whose plan reads what it claims and a
 //! bounded number of rows and keys beside.
 
-use super::{hash, held_until, is_keyed, is_plain, leased};
+use super::{hash, is_keyed, is_plain, leased};
 use crate::claim::Claim;
 
 /// How many keys one statement looks at to find what it can claim.
@@ -109,8 +109,7 @@ impl Claim {
     fn head(&self, condition: &str) -> String {
         let table = &self.table;
         let (rested, before) = (self.rested("h"), self.before_condition("h", BEFORE));
-        let (hash, keyed, leased) =
-            (hash("h"), is_keyed("h"), leased(table, "f.key", &held_until("l.")));
+        let (hash, keyed, leased) = (hash("h"), is_keyed("h"), leased(table, "f.key", true, ""));
         format!(
             "SELECT f.key, f.msg_id, f.is_ready AND NOT {leased} AS ok
              FROM (SELECT {hash} AS key, h.msg_id,

@@ -7,23 +7,26 @@ use ezq_core::engine::LeaseRequest;
 use ezq_core::headers::KEY;
 use ezq_core::{Delivery, Due, Engine, Outgoing, QueueName, Settle};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
-use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
 
 use crate::support::*;
 
-fn keyed(queue: &QueueName, key: &str, body: &str) -> Outgoing {
+pub(crate) fn keyed(queue: &QueueName, key: &str, body: &str) -> Outgoing {
     let mut message = message(queue, body);
     message.headers.insert(KEY, key);
     message
 }
 
-async fn publish_keyed(engine: &PgmqEngine, queue: &QueueName, messages: &[(&str, &str)]) {
+pub(crate) async fn publish_keyed(
+    engine: &PgmqEngine,
+    queue: &QueueName,
+    messages: &[(&str, &str)],
+) {
     let messages = messages.iter().map(|(key, body)| keyed(queue, key, body));
     engine.publish(messages.collect()).await.unwrap();
 }
 
-async fn take(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<Delivery> {
+pub(crate) async fn take(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<Delivery> {
     let request = LeaseRequest { queue: queue.clone(), max, ttl: TTL, keys: max, before: None };
     engine.lease(request).await.unwrap().deliveries
 }
@@ -32,7 +35,12 @@ fn bodies(deliveries: &[Delivery]) -> Vec<&str> {
     deliveries.iter().map(|d| d.body.as_str()).collect()
 }
 
-async fn settle(engine: &PgmqEngine, queue: &QueueName, deliveries: Vec<Delivery>, how: &Settle) {
+pub(crate) async fn settle(
+    engine: &PgmqEngine,
+    queue: &QueueName,
+    deliveries: Vec<Delivery>,
+    how: &Settle,
+) {
     let all = deliveries.into_iter().map(|d| (d.receipt, how.clone())).collect();
     for outcome in engine.settle(queue, all).await.unwrap() {
         assert!(matches!(outcome, ezq_core::SettleOutcome::Done), "{outcome:?}");
@@ -308,103 +316,4 @@ async fn the_lock_of_a_key_orders_transactions() {
     assert_eq!(bodies(&take(&engine, &queue, 8).await), [] as [&str; 0]);
     settle(&engine, &queue, all, &ack()).await;
     assert_eq!(bodies(&take(&engine, &queue, 8).await), ["2"]);
-}
-
-/// How many rows and index entries were read of a queue's table, as the statistics tell once the
-/// backends that read them have gone.
-async fn read(own: &mut PgConnection, queue: &QueueName) -> i64 {
-    let _: String = scalar(own, "SELECT pg_stat_clear_snapshot()::text").await;
-    let sql = format!(
-        "SELECT seq_tup_read + (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes
-                                WHERE relname = 'q_{queue}')
-         FROM pg_stat_user_tables WHERE relname = 'q_{queue}'"
-    );
-    scalar(own, &sql).await
-}
-
-/// Claims and settles so often that every statement is prepared and planned, with little in the
-/// queue, as in production.
-async fn warm(engine: &PgmqEngine, queue: &QueueName) {
-    for _ in 0..8 {
-        publish_keyed(engine, queue, &[("a", "1"), ("a", "2"), ("b", "3")]).await;
-        publish(engine, queue, &["4"]).await;
-        for _ in 0..4 {
-            let deliveries = take(engine, queue, 100).await;
-            settle(engine, queue, deliveries, &ack()).await;
-        }
-    }
-    assert!(take(engine, queue, 100).await.is_empty());
-}
-
-/// What some claims read, each of which reads something.
-async fn reads_of(engine: PgmqEngine, queue: &QueueName, claims: usize, sql: &str) -> (i64, usize) {
-    let mut own = connection().await;
-    run(&mut own, sql).await;
-    run(&mut own, "SELECT pg_stat_force_next_flush()").await;
-    let before = read(&mut own, queue).await;
-    let mut claimed = 0;
-    for _ in 0..claims {
-        claimed += take(&engine, queue, 100).await.len();
-    }
-    engine.close().await;
-    let mut last = read(&mut own, queue).await;
-    for _ in 0..200 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let now = read(&mut own, queue).await;
-        if now > before && now == last {
-            break;
-        }
-        last = now;
-    }
-    assert!(last > before);
-    (last - before, claimed)
-}
-
-#[tokio::test]
-async fn no_claim_reads_100_000_messages_of_a_hot_key() {
-    let (engine, queue) = engine_and_queue().await;
-    warm(&engine, &queue).await;
-    let sql = format!(
-        "INSERT INTO pgmq.q_{queue} (vt, message, headers)
-         SELECT now(), '1', '{{\"x-pgmq-group\": \"hot\"}}' FROM generate_series(1, 100000);
-         INSERT INTO pgmq.q_{queue} (vt, message, headers)
-         SELECT now(), '1', jsonb_build_object('x-pgmq-group', 'k' || n)
-         FROM generate_series(1, 1000) n;
-         INSERT INTO pgmq.q_{queue} (vt, message) SELECT now(), '1' FROM generate_series(1, 100)"
-    );
-    let (read, claimed) = reads_of(engine, &queue, 10, &sql).await;
-    assert!(claimed > 500, "{claimed} claimed");
-    assert!(read < 40_000, "{read} rows read to claim {claimed}");
-}
-
-#[tokio::test]
-async fn no_claim_reads_all_of_100_000_keys() {
-    let (engine, queue) = engine_and_queue().await;
-    warm(&engine, &queue).await;
-    let sql = format!(
-        "INSERT INTO pgmq.q_{queue} (vt, message, headers)
-         SELECT now(), '1', jsonb_build_object('x-pgmq-group', 'k' || n)
-         FROM generate_series(1, 100000) n"
-    );
-    let (read, claimed) = reads_of(engine, &queue, 10, &sql).await;
-    assert_eq!(claimed, 1000);
-    assert!(read < 40_000, "{read} rows read to claim {claimed}");
-}
-
-#[tokio::test]
-async fn keys_that_are_leased_or_delayed_cost_an_idle_claim_nothing() {
-    let (engine, queue) = engine_and_queue().await;
-    warm(&engine, &queue).await;
-    let sql = format!(
-        "INSERT INTO pgmq.q_{queue} (vt, read_ct, message, headers)
-         SELECT now() + interval '1 hour', n % 2, '1',
-                jsonb_build_object('x-pgmq-group', 'k' || n)
-         FROM generate_series(1, 100000) n;
-         INSERT INTO pgmq.q_{queue} (vt, message, headers)
-         SELECT now(), '1', jsonb_build_object('x-pgmq-group', 'k' || n)
-         FROM generate_series(1, 100) n"
-    );
-    let (read, claimed) = reads_of(engine, &queue, 10, &sql).await;
-    assert_eq!(claimed, 0);
-    assert!(read < 40_000, "{read} rows read to claim nothing");
 }

@@ -41,6 +41,7 @@ mod history;
 mod installing;
 #[cfg(feature = "embedded")]
 mod keys;
+mod keys_cost;
 #[cfg(feature = "embedded")]
 mod model;
 #[cfg(feature = "embedded")]
