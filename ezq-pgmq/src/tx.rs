@@ -6,6 +6,7 @@
 //! `ezq.unit` the fence knows that it still is the same transaction.
 
 use std::any::Any;
+use std::fmt::Write as _;
 use std::ops::{Deref, DerefMut};
 use std::pin::pin;
 use std::sync::Arc;
@@ -136,19 +137,22 @@ struct Session {
 
 impl PgUnit {
     /// Begins a transaction, which the server ends when it stays idle for longer than its handler
-    /// may run.
+    /// may run; where that has no limit, the server's own setting decides.
     pub(crate) async fn begin(
         engine: &PgmqEngine,
         queue: &QueueName,
         handler_limit: Option<Duration>,
     ) -> Result<Self> {
         let name = format!("ezq-tx-{:016x}", rand::random::<u64>());
-        let idle_ms = handler_limit.map_or(0, |time| (2 * time).as_millis().clamp(10_000, 1 << 30));
-        let begin = format!(
+        let mut begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL application_name = '{name}'; \
-             SET LOCAL ezq.unit = '{name}'; \
-             SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
+             SET LOCAL ezq.unit = '{name}'"
         );
+        if let Some(time) = handler_limit {
+            let idle_ms = (2 * time).as_millis().clamp(10_000, 1 << 30);
+            // Writing to a string cannot fail.
+            let _ = write!(begin, "; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
+        }
         let begun = limit(engine.patience(), async {
             let mut open = Open { connection: engine.lender().acquire().await? };
             // The name and the number are ours.
