@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 /// How many deliveries of one consumer are parked.
 #[derive(Debug, Default)]
@@ -12,6 +12,7 @@ pub(crate) struct Slots {
     parked: AtomicUsize,
     changed: Notify,
     proven: AtomicBool,
+    claiming: Mutex<()>,
     suspects: AtomicUsize,
 }
 
@@ -39,6 +40,12 @@ impl Slots {
     /// Whether it did: then the next batch may be claimed without a lease.
     pub(crate) fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Acquire)
+    }
+
+    /// Waits for the right to claim without a lease. Claims that are looked at one after another do
+    /// not pass what is out of the ordinary.
+    pub(crate) async fn claiming(&self) -> MutexGuard<'_, ()> {
+        self.claiming.lock().await
     }
 
     /// Waits until a delivery was parked since the last call.

@@ -65,6 +65,10 @@ impl Direct {
         size: usize,
         transaction: &Arc<Transaction>,
     ) -> Option<(usize, bool)> {
+        let claiming = self.slots.claiming().await;
+        if !self.slots.is_proven() {
+            return None;
+        }
         let claimed = match transaction.claim(size).await {
             Ok(claimed) => claimed,
             Err(error) => {
@@ -75,6 +79,11 @@ impl Direct {
         let count = claimed.len();
         let members: Option<Vec<Member>> =
             claimed.into_iter().map(|delivery| self.ordinary(means, delivery)).collect();
+        if members.is_none() {
+            // What came after it is not to be handled before a leased batch was.
+            self.slots.prove(false);
+        }
+        drop(claiming);
         let members = members.filter(|members| !members.is_empty())?;
         let done = batch_attempt::run_claimed(means, &members, transaction).await;
         if !done {
