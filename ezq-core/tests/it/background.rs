@@ -270,5 +270,7 @@ async fn a_run_that_was_dropped_is_not_told_of() {
     assert!(tokio::time::timeout(secs(1), &mut run).await.is_err());
     assert_eq!(app.health().await.consumers[0].state, ConsumerState::Running);
     drop(run);
+    // Its task is cancelled, and ends when it has its turn.
+    tokio::task::yield_now().await;
     assert!(app.health().await.consumers.is_empty());
 }
