@@ -1,5 +1,8 @@
 //! What goes wrong when connecting is told in time, with what to do and without the password.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ezq_core::{Engine, Error, ErrorKind, error_chain};
@@ -127,6 +130,47 @@ async fn a_pool_of_one_works_while_a_transaction_holds_it() {
     engine.close().await;
     // The pool is the application's.
     assert!(!pool.is_closed());
+}
+
+#[tokio::test]
+async fn a_connection_that_passes_from_hand_to_hand_comes_back_for_others() {
+    let config = PgmqConfig::url(&server().await.url()).unwrap().max_connections(1);
+    let engine = PgmqEngine::connect(config).await.unwrap();
+    let queues: Vec<_> = (0..6).map(|_| unique("q")).collect();
+    for queue in &queues {
+        engine.ensure_queue(queue).await.unwrap();
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishers = queues.iter().map(|queue| {
+        let (engine, queue, stop) = (engine.clone(), queue.clone(), Arc::clone(&stop));
+        tokio::spawn(async move {
+            let mut published = 0;
+            while !stop.load(Ordering::Relaxed) {
+                publish(&engine, &queue, &["1"]).await;
+                published += 1;
+            }
+            published
+        })
+    });
+    let publishers: Vec<_> = publishers.collect();
+    let mut pids = BTreeSet::new();
+    for _ in 0..20 {
+        let acquired = tokio::time::timeout(Duration::from_secs(5), engine.pool().acquire());
+        let mut connection = acquired.await.expect("others get their turn").unwrap();
+        pids.insert(scalar::<i32>(&mut connection, "SELECT pg_backend_pid()").await);
+    }
+    // Those who wait and are cut off take nothing along.
+    for _ in 0..50 {
+        let cut_off = engine.publish(vec![message(&queues[0], "2")]);
+        let _ = tokio::time::timeout(Duration::from_micros(300), cut_off).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for publisher in publishers {
+        let published = tokio::time::timeout(Duration::from_secs(5), publisher).await;
+        assert!(published.expect("none is left waiting").unwrap() > 0);
+    }
+    assert_eq!(pids.len(), 1, "the connection stays open: {pids:?}");
+    engine.close().await;
 }
 
 #[tokio::test]
