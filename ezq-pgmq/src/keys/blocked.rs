@@ -5,7 +5,7 @@ use ezq_core::{BlockedKey, Blocker, MessageId, QueueName};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{hash, is_keyed};
+use super::{hash, held_until, is_keyed};
 use crate::sql;
 
 /// The blocked keys of a queue, at most so many. One index probe for each key until they are found,
@@ -18,14 +18,14 @@ pub(crate) async fn list(
     let table = sql::table(queue);
     let (h, l, b) = (hash("h"), hash("l"), hash("b"));
     let (keyed_h, keyed_l, keyed_b) = (is_keyed("h"), is_keyed("l"), is_keyed("b"));
-    let returned = sql::returned("l.headers");
+    let (returned, time) = (sql::returned("l.headers"), held_until("l."));
     let head = |condition: &str| {
         format!(
             "SELECT f.*, f.holds_up AND (f.leased IS NOT NULL OR f.vt > statement_timestamp()) AS blocks
              FROM (SELECT {h} AS key, h.headers ->> 'x-pgmq-group' AS name, h.msg_id, h.vt, h.read_ct,
                           (SELECT max(l.vt) FROM {table} l
                            WHERE {keyed_l} AND {l} = {h} AND l.read_ct > {returned}
-                             AND l.read_ct > 0 AND l.vt > statement_timestamp()) AS leased,
+                             AND l.read_ct > 0 AND {time} > statement_timestamp()) AS leased,
                           EXISTS (SELECT FROM {table} b
                                   WHERE {keyed_b} AND {b} = {h} AND b.msg_id > h.msg_id) AS holds_up
                    FROM {table} h WHERE {keyed_h}{condition}
