@@ -7,8 +7,9 @@
 //! it was doing is unknown.
 //!
 //! Where the pool is ezq's own, a connection goes straight to who waits for one, and spares both the
-//! question: a fifth of the round trips of a short transaction. Every so often it goes back all the
-//! same, so that whoever waits at the pool itself gets its turn.
+//! question: a fifth of the round trips of a short transaction. If that one waits for a transaction,
+//! one round trip commits and begins. Every so often the connection goes back all the same, so that
+//! whoever waits at the pool itself gets its turn.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -16,8 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::PgConnection;
-use sqlx::{PgPool, Postgres};
+use sqlx::postgres::{PgConnection, PgTransactionManager};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr};
+use sqlx_core::transaction::TransactionManager;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -34,7 +36,15 @@ pub(crate) struct Lender {
     pool: PgPool,
     /// The hooks of a pool that is not ezq's are to see each connection come and go.
     hands_on: bool,
-    waiting: Mutex<VecDeque<oneshot::Sender<Pooled>>>,
+    waiting: Mutex<VecDeque<Waiting>>,
+}
+
+/// Who waits for a connection.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// The statements that begin the transaction for which it is wanted.
+    begin: Option<String>,
+    sender: oneshot::Sender<Pooled>,
 }
 
 impl Lender {
@@ -48,12 +58,26 @@ impl Lender {
 
     /// A connection, as soon as the pool has one or another's use of one ends.
     pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Pooled, sqlx::Error> {
+        self.wait(None).await
+    }
+
+    /// The same, inside a transaction that the statements begin.
+    pub(crate) async fn begin(self: &Arc<Self>, statements: String) -> Result<Pooled, sqlx::Error> {
+        let mut pooled = self.wait(Some(&statements)).await?;
+        if pooled.depth() == 0 {
+            let statements = AssertSqlSafe(statements).into_sql_str();
+            PgTransactionManager::begin(&mut pooled, Some(statements)).await?;
+        }
+        Ok(pooled)
+    }
+
+    async fn wait(self: &Arc<Self>, begin: Option<&str>) -> Result<Pooled, sqlx::Error> {
         // Waiting at the pool may be opening a connection, which is not to be dropped halfway.
         if !self.hands_on || !self.is_exhausted() {
             return self.pool.acquire().await.map(|connection| self.lend(connection));
         }
         let (sender, mut receiver) = oneshot::channel();
-        self.waiting().push_back(sender);
+        self.waiting().push_back(Waiting { begin: begin.map(str::to_owned), sender });
         tokio::select! {
             biased;
             acquired = self.pool.acquire() => {
@@ -76,19 +100,16 @@ impl Lender {
         self.pool.size() >= self.pool.options().get_max_connections() && self.pool.num_idle() == 0
     }
 
-    /// Hands a connection to the first who still waits, if there is one.
-    fn hand_on(&self, mut pooled: Pooled) -> Option<Pooled> {
+    /// The first who still waits, if the connection may be handed on.
+    fn next(&self, pooled: &Pooled) -> Option<Waiting> {
         if pooled.hands >= HANDS || !self.is_exhausted() || self.pool.is_closed() {
-            return Some(pooled);
+            return None;
         }
-        pooled.hands += 1;
-        loop {
-            let Some(waiting) = self.waiting().pop_front() else { return Some(pooled) };
-            pooled = waiting.send(pooled).err()?;
-        }
+        let mut waiting = self.waiting();
+        std::iter::from_fn(|| waiting.pop_front()).find(|next| !next.sender.is_closed())
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<oneshot::Sender<Pooled>>> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -102,12 +123,43 @@ pub(crate) struct Pooled {
 }
 
 impl Pooled {
+    /// How many transactions and savepoints are open.
+    pub(crate) fn depth(&self) -> usize {
+        PgTransactionManager::get_transaction_depth(self)
+    }
+
+    /// Commits the transaction, and begins that of the next one who waits for a connection, to whom
+    /// it is to be [passed](Self::pass_to).
+    pub(crate) async fn commit(&mut self) -> Result<Option<Waiting>, sqlx::Error> {
+        let next = self.lender.next(self);
+        if let Some(begin) = next.as_ref().and_then(|next| next.begin.as_deref()) {
+            // The depth stays as it is: one transaction ends, and one begins.
+            let both = AssertSqlSafe(format!("COMMIT; {begin}"));
+            sqlx::raw_sql(both).execute(&mut **self).await?;
+        } else {
+            PgTransactionManager::commit(self).await?;
+        }
+        Ok(next)
+    }
+
+    pub(crate) fn pass_to(mut self, next: Option<Waiting>) {
+        let Some(next) = next else { return self.give_back() };
+        self.hands += 1;
+        if let Err(pooled) = next.sender.send(self) {
+            pooled.give_back();
+        }
+    }
+
     /// Gives the connection to who waits for one, or back, in the background.
-    pub(crate) fn give_back(self) {
-        let lender = Arc::clone(&self.lender);
-        let Some(mut pooled) = lender.hand_on(self) else { return };
-        pooled.given_back = true;
-        let returned = pooled.connection.return_to_pool();
+    pub(crate) fn give_back(mut self) {
+        // Of a transaction that was begun for someone who is gone.
+        PgTransactionManager::start_rollback(&mut self);
+        let next = self.lender.next(&self);
+        if next.is_some() {
+            return self.pass_to(next);
+        }
+        self.given_back = true;
+        let returned = self.connection.return_to_pool();
         // Dropped before it is through, it closes the connection and frees its place.
         tokio::spawn(async move { timeout(RETURNING, returned).await });
     }

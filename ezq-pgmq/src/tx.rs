@@ -21,7 +21,7 @@ use ezq_core::{
 use serde_json::Value;
 use sqlx::postgres::{PgArguments, PgConnection, PgTransactionManager};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Postgres};
 use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
@@ -114,12 +114,6 @@ struct Open {
     connection: Pooled,
 }
 
-impl Open {
-    fn depth(&self) -> usize {
-        PgTransactionManager::get_transaction_depth(&self.connection)
-    }
-}
-
 /// One handler's transaction on one delivery.
 pub(crate) struct PgUnit {
     session: Session,
@@ -154,11 +148,8 @@ impl PgUnit {
             let _ = write!(begin, "; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
         }
         let begun = limit(engine.patience(), async {
-            let mut open = Open { connection: engine.lender().acquire().await? };
             // The name and the number are ours.
-            let begin = AssertSqlSafe(begin).into_sql_str();
-            PgTransactionManager::begin(&mut open.connection, Some(begin)).await?;
-            Ok(open)
+            Ok(Open { connection: engine.lender().begin(begin).await? })
         });
         let open = begun.await.map_err(|failure| error::of(failure, engine.place()))?;
         let session = Session { engine: engine.clone(), queue: queue.clone(), name };
@@ -200,7 +191,7 @@ impl UnitOfWork for PgUnit {
         let events = events.into_inner();
         let removal = session.engine.removal_of(&session.queue).await?;
         let patience = session.engine.patience();
-        let connection = &mut *open.connection;
+        let connection = &mut open.connection;
         let written = limit(patience, async {
             for (queue, rows) in &events {
                 let rows: Vec<_> = rows.iter().map(|(_, row)| row.clone()).collect();
@@ -211,21 +202,19 @@ impl UnitOfWork for PgUnit {
                 copies.extend(broadcast::insert(connection, row).await?);
             }
             let held = session.fence(connection, &finished, removal).await?;
-            if held {
-                PgTransactionManager::commit(connection).await?;
-            }
-            Ok((held, copies))
+            let next = if held { connection.commit().await? } else { None };
+            Ok((held, next, copies))
         });
         match written.await {
-            Ok((true, copies)) => {
-                open.connection.give_back();
+            Ok((true, next, copies)) => {
+                open.connection.pass_to(next);
                 for (queue, _) in &events {
                     session.engine.announce(queue);
                 }
                 session.engine.broadcast_done(&copies);
                 Ok(SettleOutcome::Done)
             }
-            Ok((false, _)) => {
+            Ok((false, ..)) => {
                 let stands = session.is_current(&mut open.connection).await;
                 session.roll_back(open).await;
                 if stands? { Ok(SettleOutcome::LeaseLost) } else { Err(ended()) }
@@ -257,7 +246,7 @@ impl Session {
     async fn take_back(&self, open: Arc<Mutex<Open>>) -> Result<Open> {
         if let Ok(open) = Arc::try_unwrap(open) {
             let open = open.into_inner();
-            if open.depth() == 1 {
+            if open.connection.depth() == 1 {
                 return Ok(open);
             }
         }
