@@ -27,9 +27,19 @@ pub(crate) struct Claim {
     pub(crate) ttl_us: i64,
     pub(crate) grace_us: i64,
     before: Option<(DateTime<Utc>, i64)>,
+    from: Option<DateTime<Utc>>,
 }
 
 impl Claim {
+    /// Leaves out what is due earlier than a time, unless the claim is bounded on the other side.
+    pub(crate) fn set_from(&mut self, from: Option<DateTime<Utc>>) {
+        self.from = from.filter(|_| !self.is_bounded());
+    }
+
+    pub(crate) fn from(&self) -> Option<DateTime<Utc>> {
+        self.from
+    }
+
     pub(crate) fn is_bounded(&self) -> bool {
         self.before.is_some()
     }
@@ -52,22 +62,25 @@ impl Claim {
             ttl_us: micros(ttl),
             grace_us: micros(grace),
             before,
+            from: None,
         }
     }
 
-    /// Claims from a queue whose keys have no index.
+    /// Claims from a queue whose keys have no index. When nothing is found from a time on, nothing is
+    /// said of what will be due.
     pub(crate) async fn run(&self, connection: &mut PgConnection) -> Result<Batch, sqlx::Error> {
         let query = sqlx::query(AssertSqlSafe(self.statement()))
             .bind(self.grace_us)
             .bind(self.max)
             .bind(self.ttl_us);
-        let rows = self.bind_before(query).fetch_all(&mut *connection).await?;
+        let query = if self.is_bounded() { self.bind_before(query) } else { query.bind(self.from) };
+        let rows = query.fetch_all(&mut *connection).await?;
         let mut batch = Batch::default();
         for row in &rows {
             batch.push(row)?;
         }
         batch.sort();
-        if batch.claimed.is_empty() {
+        if batch.claimed.is_empty() && self.from.is_none() {
             batch.next_due = self.next_due(connection, self.next_due_statement(), None).await?;
         }
         Ok(batch)
@@ -113,7 +126,9 @@ impl Claim {
     }
 
     pub(crate) fn statement(&self) -> String {
-        let picked = self.pick(&keys::is_free(&self.table), "$2", 4);
+        let free = keys::is_free(&self.table);
+        let from = if self.is_bounded() { "" } else { " AND c.vt >= coalesce($4, '-infinity')" };
+        let picked = self.pick(&format!("{free}{from}"), "$2", 4);
         format!("WITH picked AS ({picked}) {}", self.update())
     }
 
@@ -239,6 +254,12 @@ impl Batch {
     pub(crate) fn push(&mut self, row: &PgRow) -> Result<(), sqlx::Error> {
         self.claimed.push(Claimed { delivery: delivery(row)?, key: row.try_get("key")? });
         Ok(())
+    }
+
+    /// When the last of them was due, if there are as many as were asked for.
+    pub(crate) fn last_of(&self, max: usize) -> Option<DateTime<Utc>> {
+        let last = self.claimed.last().filter(|_| self.claimed.len() >= max)?;
+        Some(last.delivery.due)
     }
 
     pub(crate) fn sort(&mut self) {

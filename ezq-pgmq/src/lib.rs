@@ -25,6 +25,7 @@ pub mod embedded;
 mod engine;
 mod error;
 mod extend;
+mod front;
 mod grouping;
 mod history;
 mod inbox;

@@ -171,7 +171,11 @@ impl Engine for PgmqEngine {
             manage_schema: inner.manage_schema,
             no_keys: no_keys.as_ref(),
         };
+        let gives_back = settlements.iter().any(|(_, settle)| matches!(settle, Settle::Release));
         let mut settled = Settling::new(means, queue).run(settlements).await;
+        if gives_back {
+            inner.fronts.forget(queue);
+        }
         inner.announce_all(&settled.woken);
         let missing = |outcome: &SettleOutcome| {
             matches!(outcome, SettleOutcome::Failed { error, .. }

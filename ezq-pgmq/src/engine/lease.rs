@@ -1,14 +1,16 @@
 //! Leasing: a claim, and where it met ordering keys a look at who else holds them.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use ezq_core::engine::{LeaseRequest, Leased};
 use ezq_core::{Engine, QueueName, Receipt, Result, Settle};
 
 use super::PgmqEngine;
 use super::contract::on_link;
 use crate::claim::{Batch, Claim, Claimed};
+use crate::front::Went;
 use crate::keys;
 use crate::link::{Checkout, Link, limit};
 
@@ -50,7 +52,7 @@ impl PgmqEngine {
         let inner = &self.inner;
         let queue = &request.queue;
         let shape = inner.queues.shape(queue, &inner.control).await?;
-        let claim = Claim::new(request, shape, inner.restart_grace);
+        let mut claim = Claim::new(request, shape, inner.restart_grace);
         if shape.keyed {
             let mut path = inner.paths.of(queue);
             let batch = on_link!(self, inner.claim, queue, |connection| {
@@ -59,11 +61,31 @@ impl PgmqEngine {
             inner.paths.keep(queue, path);
             return batch;
         }
-        let batch = on_link!(self, inner.claim, queue, |connection| claim.run(connection))?;
+        let mut batch = self.claim_from(&mut claim, request, inner.fronts.of(queue)).await?;
+        if claim.from().is_some() && batch.claimed.is_empty() {
+            batch = self.claim_from(&mut claim, request, None).await?;
+        }
         if batch.claimed.iter().any(|one| one.key.is_some()) {
             // Someone else's, or published in a transaction.
             inner.queues.forget(queue);
             inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
+        }
+        Ok(batch)
+    }
+
+    async fn claim_from(
+        &self,
+        claim: &mut Claim,
+        request: &LeaseRequest,
+        from: Option<DateTime<Utc>>,
+    ) -> Result<Batch> {
+        let (inner, queue) = (&self.inner, &request.queue);
+        claim.set_from(from);
+        let (from, since) = (claim.from(), Instant::now());
+        let batch = on_link!(self, inner.claim, queue, |connection| claim.run(connection))?;
+        if request.before.is_none() {
+            let (ended, count) = (batch.last_of(request.max), batch.claimed.len());
+            inner.fronts.keep(queue, &Went { from, ended, since, count });
         }
         Ok(batch)
     }

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::PgmqConfig;
+use crate::front::Fronts;
 use crate::grouping::{Groups, Means};
 use crate::keys::claim::Paths;
 use crate::link::{Connector, ISOLATION, Link, Planning, keep_alive};
@@ -66,6 +67,7 @@ struct Inner {
     subscriptions: Schema,
     replays: Schema,
     paths: Paths,
+    fronts: Fronts,
     wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
 }
@@ -143,6 +145,7 @@ impl PgmqEngine {
             subscriptions: Schema::new(Part::Broadcast),
             replays: Schema::new(Part::Replays),
             paths: Paths::default(),
+            fronts: Fronts::default(),
             wake: Arc::default(),
             tasks: Mutex::default(),
             connector,

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use chrono::Utc;
 use ezq_core::engine::LeaseRequest;
-use ezq_core::{Due, Engine, ErrorKind, MessageId, Outgoing};
+use ezq_core::{Delivery, Due, Engine, ErrorKind, MessageId, Outgoing, QueueName};
+use ezq_pgmq::PgmqEngine;
+use sqlx::postgres::PgConnection;
 
+use crate::keys_cost::reads_of;
 use crate::support::*;
 
-fn request(queue: &ezq_core::QueueName, max: usize) -> LeaseRequest {
+fn request(queue: &QueueName, max: usize) -> LeaseRequest {
     LeaseRequest { queue: queue.clone(), max, ttl: TTL, keys: max, before: None }
 }
 
@@ -199,4 +202,91 @@ async fn no_statement_reads_100_000_delayed_messages() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(last > before && last - before < 5_000, "{} rows or scans", last - before);
+}
+
+/// The numbers of a claim of at most so many.
+async fn claim(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<String> {
+    let leased = engine.lease(request(queue, max)).await.unwrap();
+    leased.deliveries.into_iter().map(|delivery| delivery.body).collect()
+}
+
+/// A queue before whose 1,000 messages stand 400,000 that were deleted, and cannot be vacuumed while
+/// the second connection is open: two claims of one walked past these, and the next go on where one ended.
+async fn bloated() -> (PgmqEngine, QueueName, [PgConnection; 2]) {
+    let (engine, queue) = engine_and_queue().await;
+    // So that statements are planned as for a queue that was short.
+    for _ in 0..8 {
+        publish(&engine, &queue, &["1"]).await;
+        acknowledge_all(&engine, &queue).await;
+    }
+    let mut own = connection().await;
+    let mut other = connection().await;
+    run(&mut other, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgmq.meta").await;
+    let sql = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message)
+         SELECT now() - interval '1 hour', '0' FROM generate_series(1, 400000);
+         DELETE FROM pgmq.q_{queue};
+         INSERT INTO pgmq.q_{queue} (vt, message)
+         SELECT now() - interval '30 min' + n * interval '1 us', to_jsonb(n)
+         FROM generate_series(1, 1000) n"
+    );
+    run(&mut own, &sql).await;
+    for body in ["1", "2"] {
+        assert_eq!(claim(&engine, &queue, 1).await, [body]);
+    }
+    (engine, queue, [own, other])
+}
+
+#[tokio::test]
+async fn claims_that_go_on_leave_nothing_behind() {
+    let (engine, queue, [mut own, _open]) = bloated().await;
+    let before = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message) VALUES (now() - interval '2 hours', '0')"
+    );
+
+    // What is due before all others comes before a queue counts as empty.
+    run(&mut own, &before).await;
+    assert_eq!(claim(&engine, &queue, 1).await, ["3"], "it goes on where the last one ended");
+    let mut got = Vec::new();
+    loop {
+        let leased = engine.lease(request(&queue, 997)).await.unwrap().deliveries;
+        if leased.is_empty() {
+            break;
+        }
+        got.extend(leased);
+    }
+    assert_eq!(got.len(), 998);
+    assert!(got.iter().any(|delivery| delivery.body == "0"), "it was left behind");
+
+    // What is given back comes before what follows it.
+    let release = |delivery: Delivery| (delivery.receipt, ezq_core::Settle::Release);
+    engine.settle(&queue, got.into_iter().map(release).collect()).await.unwrap();
+    assert_eq!(claim(&engine, &queue, 1).await, ["0"]);
+    assert_eq!(claim(&engine, &queue, 1).await, ["4"]);
+    let five = engine.lease(request(&queue, 1)).await.unwrap().deliveries;
+    assert_eq!(claim(&engine, &queue, 1).await, ["6"]);
+    engine.settle(&queue, five.into_iter().map(release).collect()).await.unwrap();
+    assert_eq!(claim(&engine, &queue, 1).await, ["5"]);
+
+    // What is due before all others does not wait for the end of a backlog.
+    assert_eq!(claim(&engine, &queue, 1).await, ["7"]);
+    run(&mut own, &before).await;
+    let mut others = 0;
+    while claim(&engine, &queue, 1).await != ["0"] {
+        others += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!((1..900).contains(&others), "it came after {others}");
+}
+
+#[tokio::test]
+async fn claims_do_not_walk_past_what_a_snapshot_keeps_each_time() {
+    let (engine, queue, _connections) = bloated().await;
+    let more = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message) SELECT now(), '1' FROM generate_series(1, 5000)"
+    );
+    let (read, claimed) = reads_of(engine, &queue, 40, &more).await;
+    assert_eq!(claimed, 4000);
+    // Of 40 claims at most a few begin at the very front.
+    assert!(read < 10 * 400_000, "{read} rows read to claim {claimed}");
 }

@@ -38,7 +38,12 @@ async fn warm(engine: &PgmqEngine, queue: &QueueName) {
 }
 
 /// What some claims read, each of which reads something.
-async fn reads_of(engine: PgmqEngine, queue: &QueueName, claims: usize, sql: &str) -> (i64, usize) {
+pub(crate) async fn reads_of(
+    engine: PgmqEngine,
+    queue: &QueueName,
+    claims: usize,
+    sql: &str,
+) -> (i64, usize) {
     let mut own = connection().await;
     run(&mut own, sql).await;
     run(&mut own, "SELECT pg_stat_force_next_flush()").await;
