@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, debug_span, error, info, warn};
 
@@ -63,7 +64,7 @@ impl Run {
             Phase::Draining => !self.drained,
             Phase::Finishing | Phase::Cancelling => false,
         };
-        let short = self.buffer.len() <= self.window.low();
+        let short = self.buffer.len() + self.incoming <= self.window.low();
         phase && short && !self.is_full() && self.room() > 0
     }
 
@@ -78,12 +79,12 @@ impl Run {
     fn allowance(&self) -> usize {
         let unsettled = self.app.config.settle_batch.saturating_mul(4);
         let held = self.leases.count().saturating_sub(self.lanes.waiting());
-        self.most().saturating_add(unsettled).saturating_sub(held)
+        self.most().saturating_add(unsettled).saturating_sub(held + self.incoming)
     }
 
     /// How much more may be asked for.
     fn room(&self) -> usize {
-        let unhandled = self.buffer.len() + self.tasks.len();
+        let unhandled = self.buffer.len() + self.incoming + self.tasks.len();
         self.most().saturating_sub(unhandled).min(self.allowance())
     }
 
@@ -110,7 +111,8 @@ impl Run {
             return;
         }
         if self.goes_direct() {
-            if self.fetch.len() >= DIRECT {
+            // Among what is not taken in yet may be what ends this path.
+            if self.fetch.len() >= DIRECT || self.incoming > 0 {
                 return;
             }
             let direct = Direct {
@@ -133,7 +135,8 @@ impl Run {
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
         };
         let engine = Arc::clone(&self.settings.engine);
-        let (settled, keyless) = (self.leases.count() == 0, self.leases.keyed() == 0);
+        let settled = self.leases.count() + self.incoming == 0;
+        let keyless = self.leases.keyed() + self.incoming == 0;
         let deaf = self.deaf;
         let fetch = async move {
             let (queue, max) = (request.queue.clone(), request.max);
@@ -156,9 +159,9 @@ impl Run {
         self.fetch.spawn(fetch.in_current_span());
     }
 
-    pub(super) fn fetched(&mut self, fetched: Fetched) {
+    pub(super) async fn fetched(&mut self, fetched: Fetched) {
         match fetched {
-            Fetched::Leased(answer) => self.leased(*answer),
+            Fetched::Leased(answer) => self.leased(*answer).await,
             Fetched::Direct(handled) => {
                 let (count, backlog) = handled.unwrap_or_default();
                 if count > 0 {
@@ -173,7 +176,7 @@ impl Run {
         }
     }
 
-    fn leased(&mut self, fetched: Answer) {
+    async fn leased(&mut self, fetched: Answer) {
         if let Some(wakeups) = fetched.wakeups {
             self.deaf = false;
             self.pace = Pace::of(&self.app.config, wakeups.is_some());
@@ -210,6 +213,13 @@ impl Run {
         let starved = self.buffer.is_empty() && self.tasks.len() <= self.settings.concurrency / 2;
         let bytes = leased.deliveries.iter().map(|delivery| delivery.body.len()).sum();
         self.window.filled(fetched.full, starved, bytes);
+        if fetched.full {
+            // The next are claimed while these are read.
+            self.incoming = leased.deliveries.len();
+            self.start_fetch();
+            self.incoming = 0;
+            yield_now().await;
+        }
         for delivery in leased.deliveries {
             self.accept(delivery, fetched.sent);
         }

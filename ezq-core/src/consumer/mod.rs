@@ -18,6 +18,7 @@ mod settle;
 mod shutdown;
 mod signals;
 mod task;
+mod waits;
 mod window;
 
 use std::panic::AssertUnwindSafe;

@@ -6,7 +6,6 @@
 //! key; after a stop was decided nothing new starts, but for what stood before an `End`.
 
 use std::collections::VecDeque;
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use super::report::{Counters, Report, StopReason, Tally};
 use super::settle::{InFlight, Settler};
 use super::signals::Signals;
 use super::task::{handle, send};
+use super::waits::{at, changed, next_signal};
 use super::window::Window;
 use crate::context::Lease;
 use crate::dispatcher::Work;
@@ -91,6 +91,8 @@ pub(super) struct Run {
     pub(super) inline: Inline,
     pub(super) slots: Arc<Slots>,
     pub(super) buffer: VecDeque<Item>,
+    /// How many deliveries of the newest fetch are not taken in yet.
+    pub(super) incoming: usize,
     pub(super) lanes: Lanes,
     /// The fetch under way, if there is one.
     pub(super) fetch: JoinSet<Fetched>,
@@ -177,6 +179,7 @@ pub(super) async fn run(
         inline: Inline::default(),
         slots: Arc::default(),
         buffer: VecDeque::new(),
+        incoming: 0,
         lanes: Lanes::new(),
         fetch: JoinSet::new(),
         window,
@@ -294,7 +297,7 @@ impl Run {
                     }
                 }
                 Some(fetched) = self.fetch.join_next(), if !self.fetch.is_empty() => {
-                    self.fetched(fetched.unwrap_or_else(|_| Fetched::panicked()));
+                    self.fetched(fetched.unwrap_or_else(|_| Fetched::panicked())).await;
                 }
                 () = yield_now(), if is_more => {}
                 () = sleep_until(self.window.due()), if crowded => self.give_back(),
@@ -425,26 +428,5 @@ impl Run {
 
     pub(super) fn send(&self, receipt: Receipt, settle: Settle, tally: Tally) {
         send(&self.settler, (receipt, None), (None, settle), tally);
-    }
-}
-
-async fn changed(wakeups: &mut Wakeups) -> bool {
-    match wakeups {
-        Some(wakeups) => wakeups.changed().await.is_ok(),
-        None => pending().await,
-    }
-}
-
-async fn next_signal(signals: &mut Option<&mut Signals>) {
-    match signals {
-        Some(signals) => signals.next().await,
-        None => pending().await,
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => pending().await,
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// What the window grows to at most, whatever the concurrency.
-const MOST: usize = 512;
+const MOST: usize = 1024;
 /// How many bytes of bodies a fetch may bring for the window to grow.
 const MOST_BYTES: usize = 1 << 20;
 /// How long more than twice the concurrency may wait.
