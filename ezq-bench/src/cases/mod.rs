@@ -14,7 +14,7 @@ mod latency;
 pub(crate) mod memory;
 mod ordered;
 pub(crate) mod processes;
-mod publish_batch;
+mod publish;
 mod publish_concurrent;
 pub(crate) mod recovery;
 mod restart;
@@ -30,7 +30,8 @@ use crate::outcome::{Outcome, Target};
 
 /// Every case of the table, in the order in which they run.
 pub(crate) const ALL: &[Case] = &[
-    publish_batch::CASE,
+    publish::ONE,
+    publish::BATCH,
     publish_concurrent::CASE,
     broadcast::ONE,
     broadcast::THREE,

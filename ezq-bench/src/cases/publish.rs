@@ -1,6 +1,8 @@
-//! `publish_batch`: how fast one publisher stores events in batches of 100.
+//! `publish_one`, `publish_batch`: how fast one publisher stores events, one at a time and in batches
+//! of 100.
 //!
-//! The reference sends bodies of the same shape with `pgmq.send_batch`, on one connection.
+//! The reference sends bodies of the same shape with `pgmq.send` and `pgmq.send_batch`, on one
+//! connection.
 
 use std::time::Instant;
 
@@ -19,47 +21,62 @@ use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
 use crate::queues::{Payload, checkpoint, create, drop_queue};
 
-pub(super) const CASE: Case = Case {
+pub(super) const ONE: Case = Case {
+    name: "publish_one",
+    about: "one event at a time, each awaited; against pgmq.send on one connection",
+    unit: "events/s",
+    target: None,
+    run: |arguments, database| Box::pin(run(&ONE, 5000, 1, arguments, database)),
+};
+
+pub(super) const BATCH: Case = Case {
     name: "publish_batch",
     about: "batches of 100; against pgmq.send_batch of 100 on one connection",
     unit: "events/s",
     target: Some(Target::AtLeast(1.0)),
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |arguments, database| Box::pin(run(&BATCH, 50_000, 100, arguments, database)),
 };
 
-const EVENTS: usize = 50_000;
-const BATCH: usize = 100;
-
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(
+    case: &Case,
+    events: usize,
+    batch: usize,
+    arguments: &Arguments,
+    database: &Database,
+) -> Result<Vec<Outcome>> {
     let ezq = Ezq::builder().database_url(database.url());
     let ezq = ezq.without_discovered_handlers().connect().await?;
     let plain = Mutex::new(database.connect().await?);
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = arguments.events.unwrap_or(events);
     let pairs = Pairs::measure(
-        CASE.name,
+        case.name,
         arguments.pairs(),
-        |n| publish(&ezq, events, n),
-        |n| send(&ezq, &plain, events, n),
+        |n| publish(&ezq, events, batch, n),
+        |n| send(&ezq, &plain, events, batch, n),
     );
     let pairs = pairs.await?;
     ezq.close().await;
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
-    settings.insert("batch".into(), json!(BATCH));
+    settings.insert("batch".into(), json!(batch));
     settings.insert("body_bytes".into(), json!(Bodies::default().next(&Payload::new(0))?.len()));
-    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(case, Figures::Pairs(pairs), settings)])
 }
 
-async fn publish(ezq: &Ezq, events: usize, n: usize) -> Result<Run> {
-    let name = format!("bench_publish_ezq_{n}");
+async fn publish(ezq: &Ezq, events: usize, batch: usize, n: usize) -> Result<Run> {
+    let name = format!("bench_publish_{batch}_ezq_{n}");
     let queue = QueueName::new(&name)?;
     ezq.pgmq().ensure_queue(&queue).await?;
     ezq.purge(&queue).await?;
     checkpoint(ezq).await;
 
     let started = Instant::now();
-    for first in (0..events).step_by(BATCH) {
-        let batch: Vec<Payload> = (first..events.min(first + BATCH)).map(Payload::new).collect();
+    for first in (0..events).step_by(batch) {
+        if batch == 1 {
+            ezq.publish(&Payload::new(first)).queue(&queue).await?;
+            continue;
+        }
+        let batch: Vec<Payload> = (first..events.min(first + batch)).map(Payload::new).collect();
         for stored in ezq.publish_all(&batch).queue(&queue).await? {
             stored?;
         }
@@ -70,16 +87,29 @@ async fn publish(ezq: &Ezq, events: usize, n: usize) -> Result<Run> {
     Ok(Run { events, took })
 }
 
-async fn send(ezq: &Ezq, connection: &Mutex<PgConnection>, events: usize, n: usize) -> Result<Run> {
-    let queue = format!("bench_publish_plain_{n}");
+async fn send(
+    ezq: &Ezq,
+    connection: &Mutex<PgConnection>,
+    events: usize,
+    batch: usize,
+    n: usize,
+) -> Result<Run> {
+    let queue = format!("bench_publish_{batch}_plain_{n}");
     create(ezq, &queue).await?;
     checkpoint(ezq).await;
     let mut connection = connection.lock().await;
 
     let started = Instant::now();
     let (mut bodies, mut sent) = (Bodies::default(), 0);
-    for first in (0..events).step_by(BATCH) {
-        let batch: Vec<String> = (first..events.min(first + BATCH))
+    for first in (0..events).step_by(batch) {
+        if batch == 1 {
+            let body = bodies.next(&Payload::new(first))?;
+            let send = query_scalar::<_, i64>("select pgmq.send($1, $2::text::jsonb)");
+            send.bind(&queue).bind(body).fetch_one(&mut *connection).await?;
+            sent += 1;
+            continue;
+        }
+        let batch: Vec<String> = (first..events.min(first + batch))
             .map(|n| bodies.next(&Payload::new(n)))
             .collect::<Result<_>>()?;
         let ids: Vec<i64> = query_scalar("select pgmq.send_batch($1, $2::text[]::jsonb[])")
