@@ -181,7 +181,7 @@ async fn goes_on_once_the_settlements_it_waited_for_are_done() {
     let report = tokio::time::timeout(secs(60), run).await.expect("it goes on").unwrap();
     assert_eq!(report.counts.handled, 5000);
     // The largest window, and what waits to be settled or is just being settled.
-    assert!(engine.faults.most_held.load(Ordering::SeqCst) <= 512 + 4 * 100 + 400);
+    assert!(engine.faults.most_held.load(Ordering::SeqCst) <= 1024 + 4 * 100 + 400);
 }
 
 #[tokio::test(start_paused = true)]
