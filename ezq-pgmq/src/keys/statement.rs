@@ -27,7 +27,8 @@ pub(super) enum Source {
 
 impl Claim {
     /// `$1` the grace, `$2` how many, `$3` the lease, `$4` how many without a key, `$5` how many of
-    /// one key, `$6` how many keys, then the position; from key to key at last the key from which on.
+    /// one key beyond an equal part, `$6` how many keys, then the position; from key to key at last
+    /// the key from which on.
     ///
     /// Answers with at least one row, which tells how far it looked.
     pub(super) fn keyed_statement(&self, source: Source) -> String {
@@ -121,7 +122,8 @@ impl Claim {
 
     /// What is claimed of each key: its first message and, as far as there is room for more than the
     /// first ones, those that follow it, as long as each can be claimed and its place rises: of each
-    /// key an equal part, or as many as it has among what is due first, the oldest before the others.
+    /// key an equal part, or as many as it has among what is due first, but no more than half of all
+    /// then, the oldest before the others.
     fn runs(&self) -> String {
         let table = &self.table;
         let (rested, before) = (self.rested("q"), self.before_condition("q", BEFORE));
@@ -137,7 +139,7 @@ impl Claim {
                            FROM {table} q
                            WHERE {keyed} AND {hash} = w.key AND q.msg_id >= w.msg_id
                            ORDER BY {hash}, q.msg_id
-                           LIMIT least($5, greatest(w.count, (SELECT n FROM each)))) y) x
+                           LIMIT greatest((SELECT n FROM each), least($5, w.count))) y) x
                WINDOW o AS (ORDER BY x.msg_id)) m
              WHERE w.ok AND m.ok ORDER BY m.rank > 1, m.vt, m.msg_id LIMIT (SELECT n FROM room)"
         )
