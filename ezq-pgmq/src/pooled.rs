@@ -77,7 +77,14 @@ impl Lender {
             return self.pool.acquire().await.map(|connection| self.lend(connection));
         }
         let (sender, mut receiver) = oneshot::channel();
-        self.waiting().push_back(Waiting { begin: begin.map(str::to_owned), sender });
+        {
+            let mut waiting = self.waiting();
+            // The pool had one for them.
+            while waiting.front().is_some_and(|first| first.sender.is_closed()) {
+                waiting.pop_front();
+            }
+            waiting.push_back(Waiting { begin: begin.map(str::to_owned), sender });
+        }
         tokio::select! {
             biased;
             acquired = self.pool.acquire() => {
@@ -132,12 +139,20 @@ impl Pooled {
     /// it is to be [passed](Self::pass_to).
     pub(crate) async fn commit(&mut self) -> Result<Option<Waiting>, sqlx::Error> {
         let next = self.lender.next(self);
-        if let Some(begin) = next.as_ref().and_then(|next| next.begin.as_deref()) {
+        let committed = match next.as_ref().and_then(|next| next.begin.as_deref()) {
             // The depth stays as it is: one transaction ends, and one begins.
-            let both = AssertSqlSafe(format!("COMMIT; {begin}"));
-            sqlx::raw_sql(both).execute(&mut **self).await?;
-        } else {
-            PgTransactionManager::commit(self).await?;
+            Some(begin) => {
+                let both = AssertSqlSafe(format!("COMMIT; {begin}"));
+                sqlx::raw_sql(both).execute(&mut **self).await.map(|_| ())
+            }
+            None => PgTransactionManager::commit(self).await,
+        };
+        if let Err(failure) = committed {
+            // Still the first of those who wait.
+            if let Some(next) = next {
+                self.lender.waiting().push_front(next);
+            }
+            return Err(failure);
         }
         Ok(next)
     }
@@ -192,5 +207,127 @@ impl Drop for Pooled {
         if !self.given_back {
             self.connection.close_on_drop();
         }
+    }
+}
+
+#[cfg(all(test, feature = "embedded"))]
+mod tests {
+    use sqlx::postgres::PgPoolOptions;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::embedded::EmbeddedPostgres;
+
+    async fn lender(connections: u32) -> Arc<Lender> {
+        let url = EmbeddedPostgres::shared().await.unwrap().url();
+        let pool = PgPoolOptions::new().max_connections(connections).test_before_acquire(false);
+        Arc::new(Lender::new(pool.connect(&url).await.unwrap(), true))
+    }
+
+    fn begin(name: &str) -> String {
+        format!("BEGIN; SET LOCAL application_name = '{name}'")
+    }
+
+    async fn name(connection: &mut PgConnection) -> String {
+        let asked = sqlx::query_scalar("SELECT current_setting('application_name')");
+        asked.fetch_one(connection).await.unwrap()
+    }
+
+    async fn is_in_transaction(connection: &mut PgConnection) -> bool {
+        sqlx::raw_sql("SAVEPOINT here").execute(connection).await.is_ok()
+    }
+
+    /// One use of a connection, of one kind or another.
+    async fn use_one(lender: &Arc<Lender>, n: u32) {
+        if n.is_multiple_of(7) {
+            let mut pooled = lender.acquire().await.unwrap();
+            assert_eq!(pooled.depth(), 0);
+            assert!(!is_in_transaction(&mut pooled).await);
+            return pooled.give_back();
+        }
+        if n.is_multiple_of(11) {
+            let mut direct = lender.pool.acquire().await.unwrap();
+            return assert!(!is_in_transaction(&mut direct).await);
+        }
+        let own = format!("unit-{n}");
+        let mut pooled = lender.begin(begin(&own)).await.unwrap();
+        assert_eq!(name(&mut pooled).await, own);
+        if n.is_multiple_of(13) {
+            // As one that was begun for someone who is gone.
+            return pooled.give_back();
+        }
+        let next = pooled.commit().await.unwrap();
+        pooled.pass_to(next);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_has_a_connection_has_it_alone_and_in_its_own_transaction() {
+        let lender = lender(3).await;
+        let mut tasks = JoinSet::new();
+        for n in 1..=2000_u32 {
+            let lender = Arc::clone(&lender);
+            tasks.spawn(async move {
+                if n.is_multiple_of(5) {
+                    // Gives up at any point.
+                    let patience = Duration::from_micros(rand::random_range(0..20_000));
+                    let _ = timeout(patience, use_one(&lender, n)).await;
+                } else {
+                    use_one(&lender, n).await;
+                }
+            });
+        }
+        let all = async { while tasks.join_next().await.transpose().unwrap().is_some() {} };
+        timeout(Duration::from_secs(60), all).await.expect("nobody is left waiting");
+        // What went back in the background is there again.
+        let mut free = Vec::new();
+        for _ in 0..3 {
+            free.push(
+                timeout(Duration::from_secs(10), lender.pool.acquire()).await.unwrap().unwrap(),
+            );
+        }
+        for connection in &mut free {
+            assert!(!name(connection).await.starts_with("unit-"));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_keeps_its_turn_when_a_commit_fails() {
+        let lender = lender(1).await;
+        let mut fails = lender.begin(begin("fails")).await.unwrap();
+        let deferred = "CREATE TEMP TABLE once (n int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+                        INSERT INTO once VALUES (1), (1)";
+        sqlx::raw_sql(deferred).execute(&mut *fails).await.unwrap();
+        let mut tasks = JoinSet::new();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        for n in 0..5 {
+            let (held, order) = (Arc::clone(&lender), Arc::clone(&order));
+            tasks.spawn(async move {
+                let mut pooled = held.begin(begin("waits")).await.unwrap();
+                order.lock().unwrap().push(n);
+                let next = pooled.commit().await.unwrap();
+                pooled.pass_to(next);
+            });
+            while lender.waiting().len() <= n {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(fails.commit().await.is_err());
+        PgTransactionManager::rollback(&mut fails).await.unwrap();
+        fails.give_back();
+        while tasks.join_next().await.transpose().unwrap().is_some() {}
+        assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn who_waits_no_longer_is_forgotten() {
+        let lender = lender(1).await;
+        let held = lender.acquire().await.unwrap();
+        for _ in 0..100 {
+            let waits = timeout(Duration::from_micros(10), lender.begin(begin("waits")));
+            assert!(waits.await.is_err());
+        }
+        assert_eq!(lender.waiting().len(), 1);
+        held.give_back();
+        lender.begin(begin("waits")).await.unwrap().give_back();
     }
 }

@@ -255,7 +255,7 @@ impl Session {
     }
 
     /// Merges marks into messages and acknowledges others, if every receipt still holds. What was
-    /// claimed inside the transaction needs neither.
+    /// claimed inside the transaction needs neither, only that it still is the same transaction.
     async fn fence(
         &self,
         connection: &mut PgConnection,
@@ -264,6 +264,9 @@ impl Session {
     ) -> Result<bool, sqlx::Error> {
         let (marked, acknowledged): (Vec<_>, Vec<_>) =
             finished.iter().partition(|one| one.mark.is_some());
+        if finished.is_empty() {
+            return self.stands(connection).await;
+        }
         let table = sql::table(&self.queue);
         let mut held = 0;
         if !marked.is_empty() {
@@ -326,11 +329,14 @@ impl Session {
 
     /// Whether the connection still is in the transaction that was begun.
     async fn is_current(&self, connection: &mut PgConnection) -> Result<bool> {
-        let asked = sqlx::query_scalar("SELECT current_setting('ezq.unit', true) = $1")
-            .bind(&self.name)
-            .fetch_one(connection);
-        let answer: Option<bool> =
-            limit(self.engine.patience(), asked).await.map_err(|failure| self.failed(failure))?;
+        let asked = limit(self.engine.patience(), self.stands(connection));
+        asked.await.map_err(|failure| self.failed(failure))
+    }
+
+    /// The same; fails where a statement failed in it, of which a `COMMIT` would say nothing.
+    async fn stands(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let asked = sqlx::query_scalar("SELECT current_setting('ezq.unit', true) = $1");
+        let answer: Option<bool> = asked.bind(&self.name).fetch_one(connection).await?;
         Ok(answer.unwrap_or(false))
     }
 

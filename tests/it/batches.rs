@@ -418,3 +418,27 @@ async fn an_event_that_kills_its_process_ends_in_the_dead_letters_and_harms_no_o
     let expected: Vec<i64> = (1..=300).filter(|n| *n != 117).collect();
     assert_eq!(effects(&ezq, &queue).await, expected);
 }
+
+#[tokio::test]
+async fn a_batch_whose_transaction_is_spoiled_does_not_count_as_done() {
+    for (spoils, says) in [
+        ("select 1 / 0", "a statement of the handler failed in its `Tx`"),
+        ("rollback", "the handler ended its transaction itself"),
+    ] {
+        let queue = queue();
+        let handler =
+            Handler::on_batch("spoils", move |batch: Batch<Numbered>, mut tx: Tx| async move {
+                if batch.events().any(|event| event.n == 150) {
+                    // Its failure is hidden.
+                    let _ = sqlx::raw_sql(spoils).execute(&mut *tx).await;
+                }
+            });
+        let handler = handler.batch_size(20).max_attempts(1);
+        let ezq = app(&queue).register(handler).connect().await.unwrap();
+        ezq.publish_all(&numbered(1..=300)).await.unwrap();
+        let counts = drain(&ezq).await.counts;
+        assert_eq!((counts.handled, counts.dead_lettered), (299, 1), "{spoils}");
+        let reason = only_dead(&ezq, &queue).await.reason.unwrap();
+        assert!(reason.error.starts_with(says), "{}", reason.error);
+    }
+}

@@ -35,6 +35,8 @@ pub(super) struct Answer {
     /// No delivery with an ordering key was held when this was sent: none held up what may have
     /// followed it.
     keyless: bool,
+    /// Sent while deliveries that came before were not taken in yet.
+    early: bool,
     /// What came of creating the queue again, where it was gone.
     created: Option<Result<()>>,
     /// What came of asking for wake-ups once more, where that had failed.
@@ -51,8 +53,8 @@ impl Fetched {
 
 impl Answer {
     fn new(result: Result<Leased>, sent: Instant) -> Self {
-        let (full, settled, keyless, created, wakeups) = (false, false, false, None, None);
-        Self { result, sent, full, settled, keyless, created, wakeups }
+        let (full, settled, keyless, early) = (false, false, false, false);
+        Self { result, sent, full, settled, keyless, early, created: None, wakeups: None }
     }
 }
 
@@ -135,8 +137,8 @@ impl Run {
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
         };
         let engine = Arc::clone(&self.settings.engine);
-        let settled = self.leases.count() + self.incoming == 0;
-        let keyless = self.leases.keyed() + self.incoming == 0;
+        let early = self.incoming > 0;
+        let (settled, keyless) = (self.leases.count() == 0, self.leases.keyed() == 0);
         let deaf = self.deaf;
         let fetch = async move {
             let (queue, max) = (request.queue.clone(), request.max);
@@ -144,7 +146,7 @@ impl Run {
             let sent = Instant::now();
             let result = engine.lease(request).instrument(span).await;
             let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);
-            let mut fetched = Answer { full, settled, keyless, ..Answer::new(result, sent) };
+            let mut fetched = Answer { full, settled, keyless, early, ..Answer::new(result, sent) };
             match &fetched.result {
                 Err(error) if error.kind() == ErrorKind::QueueMissing => {
                     fetched.created = Some(engine.ensure_queue(&queue).await);
@@ -192,6 +194,10 @@ impl Run {
             info!(queue = %self.settings.queue, "fetching works again");
         }
         if leased.deliveries.is_empty() {
+            if fetched.early {
+                // What was taken in since may have changed what there is to find: an `End`, above all.
+                return self.pace.now();
+            }
             match self.phase {
                 Phase::Draining if fetched.keyless => self.drained = true,
                 Phase::Running if self.settings.until_idle => {

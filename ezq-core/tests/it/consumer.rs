@@ -185,6 +185,22 @@ async fn goes_on_once_the_settlements_it_waited_for_are_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_end_behind_any_number_of_events_is_not_waited_for() {
+    for count in 0..130 {
+        let engine = Faulty::default();
+        let handler = Handler::on("steps", |_: Step| tokio::time::sleep(Duration::from_millis(10)));
+        let app = app(&engine, handler);
+        publish(&app, count).await;
+        app.publish(&End::default()).await.unwrap();
+        let began = Instant::now();
+        let report = app.consumer().concurrency(8).run().await.unwrap();
+        assert_eq!((report.counts.handled, report.reason), (u64::from(count), StopReason::End));
+        let most = Duration::from_millis(10 * u64::from(count.div_ceil(8)) + 100);
+        assert!(began.elapsed() < most, "{count} events took {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn flushes_a_settlement_by_its_age_although_others_keep_coming() {
     let engine = Faulty::default();
     let app = app(&engine, Handler::on("quick", |_: Step| async {}));

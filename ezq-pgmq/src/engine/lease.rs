@@ -81,11 +81,12 @@ impl PgmqEngine {
     ) -> Result<Batch> {
         let (inner, queue) = (&self.inner, &request.queue);
         claim.set_from(from);
-        let (from, since) = (claim.from(), Instant::now());
-        let batch = on_link!(self, inner.claim, queue, |connection| claim.run(connection))?;
+        let (took, batch) =
+            on_link!(self, inner.claim, queue, |connection| timed(claim.run(connection)))?;
         if request.before.is_none() {
-            let (ended, count) = (batch.last_of(request.max), batch.claimed.len());
-            inner.fronts.keep(queue, &Went { from, ended, since, count });
+            let (from, ended) = (claim.from(), batch.last_of(request.max));
+            let count = batch.claimed.len();
+            inner.fronts.keep(queue, &Went { from, ended, took, count });
         }
         Ok(batch)
     }
@@ -107,4 +108,13 @@ impl PgmqEngine {
         })?;
         Ok(contested.into_iter().collect())
     }
+}
+
+/// How long a claim took by itself, beside what it came to: not what it waited for its connection.
+async fn timed(
+    claim: impl Future<Output = Result<Batch, sqlx::Error>>,
+) -> Result<(Duration, Batch), sqlx::Error> {
+    let since = Instant::now();
+    let batch = claim.await?;
+    Ok((since.elapsed(), batch))
 }

@@ -211,7 +211,8 @@ async fn claim(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<String
 }
 
 /// A queue before whose 1,000 messages stand 400,000 that were deleted, and cannot be vacuumed while
-/// the second connection is open: two claims of one walked past these, and the next go on where one ended.
+/// the second connection is open: some claims of one walked past these, and the next go on where the
+/// last one ended.
 async fn bloated() -> (PgmqEngine, QueueName, [PgConnection; 2]) {
     let (engine, queue) = engine_and_queue().await;
     // So that statements are planned as for a queue that was short.
@@ -231,46 +232,61 @@ async fn bloated() -> (PgmqEngine, QueueName, [PgConnection; 2]) {
          FROM generate_series(1, 1000) n"
     );
     run(&mut own, &sql).await;
-    for body in ["1", "2"] {
+    assert_eq!(claim(&engine, &queue, 1).await, ["1"]);
+    put_before(&mut own, &queue).await;
+    assert_eq!(claim(&engine, &queue, 1).await, ["0"], "one look that took long proves nothing");
+    for body in ["2", "3"] {
         assert_eq!(claim(&engine, &queue, 1).await, [body]);
     }
     (engine, queue, [own, other])
 }
 
+/// Something that is due before all others.
+async fn put_before(own: &mut PgConnection, queue: &QueueName) {
+    let sql = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message) VALUES (now() - interval '2 hours', '0')"
+    );
+    run(own, &sql).await;
+}
+
 #[tokio::test]
 async fn claims_that_go_on_leave_nothing_behind() {
     let (engine, queue, [mut own, _open]) = bloated().await;
-    let before = format!(
-        "INSERT INTO pgmq.q_{queue} (vt, message) VALUES (now() - interval '2 hours', '0')"
-    );
 
     // What is due before all others comes before a queue counts as empty.
-    run(&mut own, &before).await;
-    assert_eq!(claim(&engine, &queue, 1).await, ["3"], "it goes on where the last one ended");
+    put_before(&mut own, &queue).await;
+    assert_eq!(claim(&engine, &queue, 1).await, ["4"], "it goes on where the last one ended");
     let mut got = Vec::new();
     loop {
-        let leased = engine.lease(request(&queue, 997)).await.unwrap().deliveries;
+        let leased = engine.lease(request(&queue, 996)).await.unwrap().deliveries;
         if leased.is_empty() {
             break;
         }
         got.extend(leased);
     }
-    assert_eq!(got.len(), 998);
+    assert_eq!(got.len(), 997);
     assert!(got.iter().any(|delivery| delivery.body == "0"), "it was left behind");
 
     // What is given back comes before what follows it.
     let release = |delivery: Delivery| (delivery.receipt, ezq_core::Settle::Release);
     engine.settle(&queue, got.into_iter().map(release).collect()).await.unwrap();
     assert_eq!(claim(&engine, &queue, 1).await, ["0"]);
-    assert_eq!(claim(&engine, &queue, 1).await, ["4"]);
-    let five = engine.lease(request(&queue, 1)).await.unwrap().deliveries;
-    assert_eq!(claim(&engine, &queue, 1).await, ["6"]);
-    engine.settle(&queue, five.into_iter().map(release).collect()).await.unwrap();
     assert_eq!(claim(&engine, &queue, 1).await, ["5"]);
+    let six = engine.lease(request(&queue, 1)).await.unwrap().deliveries;
+    let place = six[0].position();
+    assert_eq!(claim(&engine, &queue, 1).await, ["7"]);
+    engine.settle(&queue, six.into_iter().map(release).collect()).await.unwrap();
+    assert_eq!(claim(&engine, &queue, 1).await, ["6"]);
+
+    // What stands before a position is looked for from the very front.
+    assert_eq!(claim(&engine, &queue, 1).await, ["8"]);
+    put_before(&mut own, &queue).await;
+    let before = LeaseRequest { before: Some(place), ..request(&queue, 5) };
+    assert_eq!(engine.lease(before).await.unwrap().deliveries.len(), 1);
+    assert_eq!(claim(&engine, &queue, 1).await, ["9"]);
 
     // What is due before all others does not wait for the end of a backlog.
-    assert_eq!(claim(&engine, &queue, 1).await, ["7"]);
-    run(&mut own, &before).await;
+    put_before(&mut own, &queue).await;
     let mut others = 0;
     while claim(&engine, &queue, 1).await != ["0"] {
         others += 1;
@@ -289,4 +305,34 @@ async fn claims_do_not_walk_past_what_a_snapshot_keeps_each_time() {
     assert_eq!(claimed, 4000);
     // Of 40 claims at most a few begin at the very front.
     assert!(read < 10 * 400_000, "{read} rows read to claim {claimed}");
+}
+
+#[tokio::test]
+async fn a_claim_that_waits_for_another_queues_does_not_count_as_slow() {
+    let (engine, queue) = engine_and_queue().await;
+    let (_, other) = engine_and_queue().await;
+    let mut own = connection().await;
+    let sql = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message) SELECT now(), '1' FROM generate_series(1, 100)"
+    );
+    run(&mut own, &sql).await;
+    assert_eq!(claim(&engine, &other, 1).await.len(), 0);
+    assert_eq!(claim(&engine, &queue, 1).await, ["1"]);
+    for _ in 0..2 {
+        run(&mut own, &format!("BEGIN; LOCK TABLE pgmq.q_{other} IN ACCESS EXCLUSIVE MODE")).await;
+        let neighbour = tokio::spawn({
+            let (engine, other) = (engine.clone(), other.clone());
+            async move { claim(&engine, &other, 1).await }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let waits = claim(&engine, &queue, 1);
+        tokio::pin!(waits);
+        let early = tokio::time::timeout(Duration::from_millis(200), &mut waits).await;
+        assert!(early.is_err(), "one connection claims for both");
+        run(&mut own, "ROLLBACK").await;
+        assert_eq!(waits.await, ["1"]);
+        neighbour.await.unwrap();
+    }
+    put_before(&mut own, &queue).await;
+    assert_eq!(claim(&engine, &queue, 1).await, ["0"]);
 }
