@@ -1,8 +1,8 @@
 //! Handing out: one statement that leases what is due, and one that tells when something will be.
 //!
-//! The claim reads the index on `vt` from its low end, skips what others have locked, and counts
-//! the delivery. Rows come back in any order and are sorted here. A row is judged on its own:
-//! headers that are odd are the message's affair and fail no batch.
+//! The claim reads the index on `vt` from its low end, or from where another ended, skips what others
+//! have locked, and counts the delivery. Rows come back in any order and are sorted here. A row is
+//! judged on its own: headers that are odd are the message's affair and fail no batch.
 
 use std::time::Duration;
 
@@ -31,13 +31,9 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Leaves out what is due earlier than a time, unless the claim is bounded on the other side.
+    /// Leaves out what is due earlier than a time.
     pub(crate) fn set_from(&mut self, from: Option<DateTime<Utc>>) {
-        self.from = from.filter(|_| !self.is_bounded());
-    }
-
-    pub(crate) fn from(&self) -> Option<DateTime<Utc>> {
-        self.from
+        self.from = from;
     }
 
     pub(crate) fn is_bounded(&self) -> bool {
@@ -72,9 +68,9 @@ impl Claim {
         let query = sqlx::query(AssertSqlSafe(self.statement()))
             .bind(self.grace_us)
             .bind(self.max)
-            .bind(self.ttl_us);
-        let query = if self.is_bounded() { self.bind_before(query) } else { query.bind(self.from) };
-        let rows = query.fetch_all(&mut *connection).await?;
+            .bind(self.ttl_us)
+            .bind(self.from);
+        let rows = self.bind_before(query).fetch_all(&mut *connection).await?;
         let mut batch = Batch::default();
         for row in &rows {
             batch.push(row)?;
@@ -127,8 +123,8 @@ impl Claim {
 
     pub(crate) fn statement(&self) -> String {
         let free = keys::is_free(&self.table);
-        let from = if self.is_bounded() { "" } else { " AND c.vt >= coalesce($4, '-infinity')" };
-        let picked = self.pick(&format!("{free}{from}"), "$2", 4);
+        let condition = format!("{free} AND c.vt >= coalesce($4, '-infinity')");
+        let picked = self.pick(&condition, "$2", 5);
         format!("WITH picked AS ({picked}) {}", self.update())
     }
 

@@ -61,8 +61,9 @@ impl PgmqEngine {
             inner.paths.keep(queue, path);
             return batch;
         }
-        let mut batch = self.claim_from(&mut claim, request, inner.fronts.of(queue)).await?;
-        if claim.from().is_some() && batch.claimed.is_empty() {
+        let from = inner.fronts.of(queue);
+        let mut batch = self.claim_from(&mut claim, request, from).await?;
+        if from.is_some() && batch.claimed.is_empty() {
             batch = self.claim_from(&mut claim, request, None).await?;
         }
         if batch.claimed.iter().any(|one| one.key.is_some()) {
@@ -83,11 +84,8 @@ impl PgmqEngine {
         claim.set_from(from);
         let (took, batch) =
             on_link!(self, inner.claim, queue, |connection| timed(claim.run(connection)))?;
-        if request.before.is_none() {
-            let (from, ended) = (claim.from(), batch.last_of(request.max));
-            let count = batch.claimed.len();
-            inner.fronts.keep(queue, &Went { from, ended, took, count });
-        }
+        let (ended, count) = (batch.last_of(request.max), batch.claimed.len());
+        inner.fronts.keep(queue, &Went { from, ended, took, count });
         Ok(batch)
     }
 

@@ -278,7 +278,7 @@ async fn claims_that_go_on_leave_nothing_behind() {
     engine.settle(&queue, six.into_iter().map(release).collect()).await.unwrap();
     assert_eq!(claim(&engine, &queue, 1).await, ["6"]);
 
-    // What stands before a position is looked for from the very front.
+    // What stands before a position is found as well.
     assert_eq!(claim(&engine, &queue, 1).await, ["8"]);
     put_before(&mut own, &queue).await;
     let before = LeaseRequest { before: Some(place), ..request(&queue, 5) };
