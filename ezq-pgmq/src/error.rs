@@ -91,6 +91,11 @@ pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("40P01" | "40001"))
 }
 
+/// A text that stands for no number was to be one.
+pub(crate) fn is_no_number(error: &sqlx::Error, text: &str) -> bool {
+    code(error).as_deref() == Some("22P02") && error.to_string().contains(text)
+}
+
 /// A statement failed earlier in the same transaction.
 pub(crate) fn is_aborted(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25P02")

@@ -136,16 +136,22 @@ impl Pooled {
     }
 
     /// Commits the transaction, and begins that of the next one who waits for a connection, to whom
-    /// it is to be [passed](Self::pass_to).
-    pub(crate) async fn commit(&mut self) -> Result<Option<Waiting>, sqlx::Error> {
+    /// it is to be [passed](Self::pass_to). A statement that proves something may go before: if it
+    /// fails, nothing is committed.
+    pub(crate) async fn commit(
+        &mut self,
+        proof: Option<&str>,
+    ) -> Result<Option<Waiting>, sqlx::Error> {
         let next = self.lender.next(self);
-        let committed = match next.as_ref().and_then(|next| next.begin.as_deref()) {
-            // The depth stays as it is: one transaction ends, and one begins.
-            Some(begin) => {
-                let both = AssertSqlSafe(format!("COMMIT; {begin}"));
-                sqlx::raw_sql(both).execute(&mut **self).await.map(|_| ())
+        let begin = next.as_ref().and_then(|next| next.begin.as_deref());
+        let committed = match (proof, begin) {
+            (None, None) => PgTransactionManager::commit(self).await,
+            (proof, begin) => {
+                // The depth stays as it is: one transaction ends, and one begins.
+                let (proof, begin) = (proof.unwrap_or_default(), begin.unwrap_or("BEGIN"));
+                let all = AssertSqlSafe(format!("{proof}; COMMIT; {begin}"));
+                sqlx::raw_sql(all).execute(&mut **self).await.map(|_| ())
             }
-            None => PgTransactionManager::commit(self).await,
         };
         if let Err(failure) = committed {
             // Still the first of those who wait.
@@ -159,6 +165,10 @@ impl Pooled {
 
     pub(crate) fn pass_to(mut self, next: Option<Waiting>) {
         let Some(next) = next else { return self.give_back() };
+        if next.begin.is_none() {
+            // Of a transaction that nobody asked for.
+            PgTransactionManager::start_rollback(&mut self);
+        }
         self.hands += 1;
         if let Err(pooled) = next.sender.send(self) {
             pooled.give_back();
@@ -167,7 +177,7 @@ impl Pooled {
 
     /// Gives the connection to who waits for one, or back, in the background.
     pub(crate) fn give_back(mut self) {
-        // Of a transaction that was begun for someone who is gone.
+        // Of a transaction that was begun for nobody, or for someone who is gone.
         PgTransactionManager::start_rollback(&mut self);
         let next = self.lender.next(&self);
         if next.is_some() {
@@ -210,7 +220,8 @@ impl Drop for Pooled {
     }
 }
 
-#[cfg(all(test, feature = "embedded"))]
+#[cfg(feature = "embedded")]
+#[cfg(test)]
 mod tests {
     use sqlx::postgres::PgPoolOptions;
     use tokio::task::JoinSet;
@@ -256,7 +267,7 @@ mod tests {
             // As one that was begun for someone who is gone.
             return pooled.give_back();
         }
-        let next = pooled.commit().await.unwrap();
+        let next = pooled.commit(None).await.unwrap();
         pooled.pass_to(next);
     }
 
@@ -304,14 +315,14 @@ mod tests {
             tasks.spawn(async move {
                 let mut pooled = held.begin(begin("waits")).await.unwrap();
                 order.lock().unwrap().push(n);
-                let next = pooled.commit().await.unwrap();
+                let next = pooled.commit(None).await.unwrap();
                 pooled.pass_to(next);
             });
             while lender.waiting().len() <= n {
                 tokio::task::yield_now().await;
             }
         }
-        assert!(fails.commit().await.is_err());
+        assert!(fails.commit(None).await.is_err());
         PgTransactionManager::rollback(&mut fails).await.unwrap();
         fails.give_back();
         while tasks.join_next().await.transpose().unwrap().is_some() {}

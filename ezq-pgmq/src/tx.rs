@@ -202,7 +202,9 @@ impl UnitOfWork for PgUnit {
                 copies.extend(broadcast::insert(connection, row).await?);
             }
             let held = session.fence(connection, &finished, removal).await?;
-            let next = if held { connection.commit().await? } else { None };
+            // What was claimed inside the transaction has no fence.
+            let proof = finished.is_empty().then(|| session.proof());
+            let next = if held { connection.commit(proof.as_deref()).await? } else { None };
             Ok((held, next, copies))
         });
         match written.await {
@@ -255,7 +257,7 @@ impl Session {
     }
 
     /// Merges marks into messages and acknowledges others, if every receipt still holds. What was
-    /// claimed inside the transaction needs neither, only that it still is the same transaction.
+    /// claimed inside the transaction needs neither.
     async fn fence(
         &self,
         connection: &mut PgConnection,
@@ -264,9 +266,6 @@ impl Session {
     ) -> Result<bool, sqlx::Error> {
         let (marked, acknowledged): (Vec<_>, Vec<_>) =
             finished.iter().partition(|one| one.mark.is_some());
-        if finished.is_empty() {
-            return self.stands(connection).await;
-        }
         let table = sql::table(&self.queue);
         let mut held = 0;
         if !marked.is_empty() {
@@ -329,15 +328,22 @@ impl Session {
 
     /// Whether the connection still is in the transaction that was begun.
     async fn is_current(&self, connection: &mut PgConnection) -> Result<bool> {
-        let asked = limit(self.engine.patience(), self.stands(connection));
-        asked.await.map_err(|failure| self.failed(failure))
+        let asked = sqlx::query_scalar("SELECT current_setting('ezq.unit', true) = $1")
+            .bind(&self.name)
+            .fetch_one(connection);
+        let answer: Option<bool> =
+            limit(self.engine.patience(), asked).await.map_err(|failure| self.failed(failure))?;
+        Ok(answer.unwrap_or(false))
     }
 
-    /// The same; fails where a statement failed in it, of which a `COMMIT` would say nothing.
-    async fn stands(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-        let asked = sqlx::query_scalar("SELECT current_setting('ezq.unit', true) = $1");
-        let answer: Option<bool> = asked.bind(&self.name).fetch_one(connection).await?;
-        Ok(answer.unwrap_or(false))
+    /// A statement that fails unless the connection still is in the transaction that was begun, and
+    /// no statement failed in it: of both a `COMMIT` would say nothing.
+    fn proof(&self) -> String {
+        let Self { name, .. } = self;
+        format!(
+            "SELECT (CASE WHEN current_setting('ezq.unit', true) = '{name}' THEN '1' \
+             ELSE 'not ezq.unit' END)::int"
+        )
     }
 
     async fn roll_back(&self, mut open: Open) {
@@ -374,6 +380,9 @@ impl Session {
     }
 
     fn failed(&self, failure: sqlx::Error) -> Error {
+        if error::is_no_number(&failure, "not ezq.unit") {
+            return ended();
+        }
         if error::is_aborted(&failure) {
             let text = "a statement of the handler failed in its `Tx`, and the handler returned no \
                         error: return it, or run the statement in a savepoint";
