@@ -4,7 +4,8 @@
 //! have locked, and counts the delivery. Rows come back in any order and are sorted here. A row is
 //! judged on its own: headers that are odd are the message's affair and fail no batch.
 
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::LeaseRequest;
@@ -98,8 +99,7 @@ impl Claim {
         removal: Removal,
     ) -> Result<Vec<Delivery>, sqlx::Error> {
         let statement = AssertSqlSafe(self.take_statement(queue, removal));
-        let query = sqlx::query(statement).bind(self.grace_us).bind(self.max);
-        let rows = query.fetch_all(connection).await?;
+        let rows = sqlx::query(statement).fetch_all(connection).await?;
         let mut deliveries: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
         deliveries.sort_by_key(Delivery::position);
         Ok(deliveries)
@@ -160,17 +160,22 @@ impl Claim {
         )
     }
 
+    /// Without parameters, so that a connection plans it once and not each time, which takes a tenth
+    /// of a batch's time; and anew after a while, since the table may have grown.
     fn take_statement(&self, queue: &QueueName, removal: Removal) -> String {
+        static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let period = BEGUN.elapsed().as_secs() / PLANNED;
         let fence = sql::fence("q");
         let (due, enqueued_at) = (sql::bounded("q.vt"), sql::bounded("q.enqueued_at"));
-        let picked = self.pick("true", "$2", 3);
+        let grace = self.grace_us.to_string();
+        let picked = self.pick("true", &self.max.to_string(), 1).replace("$1", &grace);
         let condition = format!("q.msg_id = ANY (ARRAY(SELECT p.msg_id FROM ({picked}) p))");
         let answer = format!(
             "q.msg_id, q.read_ct, {fence} AS fence, {{rel}} AS rel, {due} AS due,
              {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
              q.message::text AS body, q.headers::text AS headers"
         );
-        removal.take(queue, &condition, &answer)
+        format!("/* {period} */ {}", removal.take(queue, &condition, &answer))
     }
 
     fn next_due_statement(&self) -> String {
@@ -265,6 +270,8 @@ impl Batch {
 
 pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
+/// For how many seconds a plan of [`Claim::take`] counts.
+const PLANNED: u64 = 10;
 const GRACE_END: &str = "(pg_postmaster_start_time() + $1 * interval '1 us')";
 
 fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
