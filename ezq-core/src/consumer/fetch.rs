@@ -113,8 +113,8 @@ impl Run {
             return;
         }
         if self.goes_direct() {
-            // Among what is not taken in yet may be what ends this path.
-            if self.fetch.len() >= DIRECT || self.incoming > 0 {
+            // Among what is leased and not taken in yet may be an `End`, which is not to be passed.
+            if self.fetch.len() >= DIRECT || self.leasing || self.incoming > 0 {
                 return;
             }
             let direct = Direct {
@@ -137,6 +137,7 @@ impl Run {
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
         };
         let engine = Arc::clone(&self.settings.engine);
+        self.leasing = true;
         let early = self.incoming > 0;
         let (settled, keyless) = (self.leases.count() == 0, self.leases.keyed() == 0);
         let deaf = self.deaf;
@@ -179,6 +180,7 @@ impl Run {
     }
 
     async fn leased(&mut self, fetched: Answer) {
+        self.leasing = false;
         if let Some(wakeups) = fetched.wakeups {
             self.deaf = false;
             self.pace = Pace::of(&self.app.config, wakeups.is_some());

@@ -91,6 +91,8 @@ pub(super) struct Run {
     pub(super) inline: Inline,
     pub(super) slots: Arc<Slots>,
     pub(super) buffer: VecDeque<Item>,
+    /// What is fetched by lease has not come yet.
+    pub(super) leasing: bool,
     /// How many deliveries of the newest fetch are not taken in yet.
     pub(super) incoming: usize,
     pub(super) lanes: Lanes,
@@ -179,6 +181,7 @@ pub(super) async fn run(
         inline: Inline::default(),
         slots: Arc::default(),
         buffer: VecDeque::new(),
+        leasing: false,
         incoming: 0,
         lanes: Lanes::new(),
         fetch: JoinSet::new(),
