@@ -28,15 +28,9 @@ pub(crate) struct Claim {
     pub(crate) ttl_us: i64,
     pub(crate) grace_us: i64,
     before: Option<(DateTime<Utc>, i64)>,
-    from: Option<DateTime<Utc>>,
 }
 
 impl Claim {
-    /// Leaves out what is due earlier than a time.
-    pub(crate) fn set_from(&mut self, from: Option<DateTime<Utc>>) {
-        self.from = from;
-    }
-
     pub(crate) fn is_bounded(&self) -> bool {
         self.before.is_some()
     }
@@ -59,25 +53,28 @@ impl Claim {
             ttl_us: micros(ttl),
             grace_us: micros(grace),
             before,
-            from: None,
         }
     }
 
-    /// Claims from a queue whose keys have no index. When nothing is found from a time on, nothing is
-    /// said of what will be due.
-    pub(crate) async fn run(&self, connection: &mut PgConnection) -> Result<Batch, sqlx::Error> {
+    /// Claims what is due at a time or later from a queue whose keys have no index. When nothing is
+    /// found from a time on, nothing is said of what will be due.
+    pub(crate) async fn run(
+        &self,
+        connection: &mut PgConnection,
+        from: Option<DateTime<Utc>>,
+    ) -> Result<Batch, sqlx::Error> {
         let query = sqlx::query(AssertSqlSafe(self.statement()))
             .bind(self.grace_us)
             .bind(self.max)
             .bind(self.ttl_us)
-            .bind(self.from);
+            .bind(from);
         let rows = self.bind_before(query).fetch_all(&mut *connection).await?;
         let mut batch = Batch::default();
         for row in &rows {
             batch.push(row)?;
         }
         batch.sort();
-        if batch.claimed.is_empty() && self.from.is_none() {
+        if batch.claimed.is_empty() && from.is_none() {
             batch.next_due = self.next_due(connection, self.next_due_statement(), None).await?;
         }
         Ok(batch)

@@ -39,6 +39,8 @@ use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How long it may take then.
 const STOPPING: Duration = Duration::from_secs(2);
+/// What a [proof](Session::proof) says that fails.
+const NOT_CURRENT: &str = "not ezq.unit";
 
 /// The transaction of a handler, as an extractor: what the handler writes through it commits
 /// together with the events it publishes and with the acknowledgement, or not at all.
@@ -342,7 +344,7 @@ impl Session {
         let Self { name, .. } = self;
         format!(
             "SELECT (CASE WHEN current_setting('ezq.unit', true) = '{name}' THEN '1' \
-             ELSE 'not ezq.unit' END)::int"
+             ELSE '{NOT_CURRENT}' END)::int"
         )
     }
 
@@ -380,7 +382,7 @@ impl Session {
     }
 
     fn failed(&self, failure: sqlx::Error) -> Error {
-        if error::is_no_number(&failure, "not ezq.unit") {
+        if error::is_no_number(&failure, NOT_CURRENT) {
             return ended();
         }
         if error::is_aborted(&failure) {

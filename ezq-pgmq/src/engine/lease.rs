@@ -52,7 +52,7 @@ impl PgmqEngine {
         let inner = &self.inner;
         let queue = &request.queue;
         let shape = inner.queues.shape(queue, &inner.control).await?;
-        let mut claim = Claim::new(request, shape, inner.restart_grace);
+        let claim = Claim::new(request, shape, inner.restart_grace);
         if shape.keyed {
             let mut path = inner.paths.of(queue);
             let batch = on_link!(self, inner.claim, queue, |connection| {
@@ -62,9 +62,9 @@ impl PgmqEngine {
             return batch;
         }
         let from = inner.fronts.of(queue);
-        let mut batch = self.claim_from(&mut claim, request, from).await?;
+        let mut batch = self.claim_from(&claim, request, from).await?;
         if from.is_some() && batch.claimed.is_empty() {
-            batch = self.claim_from(&mut claim, request, None).await?;
+            batch = self.claim_from(&claim, request, None).await?;
         }
         if batch.claimed.iter().any(|one| one.key.is_some()) {
             // Someone else's, or published in a transaction.
@@ -76,14 +76,13 @@ impl PgmqEngine {
 
     async fn claim_from(
         &self,
-        claim: &mut Claim,
+        claim: &Claim,
         request: &LeaseRequest,
         from: Option<DateTime<Utc>>,
     ) -> Result<Batch> {
         let (inner, queue) = (&self.inner, &request.queue);
-        claim.set_from(from);
         let (took, batch) =
-            on_link!(self, inner.claim, queue, |connection| timed(claim.run(connection)))?;
+            on_link!(self, inner.claim, queue, |connection| timed(claim.run(connection, from)))?;
         let (ended, count) = (batch.last_of(request.max), batch.claimed.len());
         inner.fronts.keep(queue, &Went { from, ended, took, count });
         Ok(batch)
