@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, info_span};
 
 use crate::context::{Context, Received};
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::handler::{Handler, Invoke};
+use crate::logging::warn;
 use crate::outcome::Action;
 use crate::publisher::{Draft, Publisher, Services};
 use crate::transaction::Transaction;

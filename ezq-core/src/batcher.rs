@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::sleep;
-use tracing::warn;
 
 use crate::QueueName;
 use crate::attempt::Ran;
 use crate::batch::{BatchLimits, InvokeBatch};
 use crate::batch_attempt::{Member, run};
 use crate::handler::Handler;
+use crate::logging::warn;
 use crate::publisher::Services;
 use crate::slots::Slots;
 

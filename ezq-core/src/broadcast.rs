@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tracing::{Instrument, debug_span, warn};
+use tracing::{Instrument, debug_span};
 
 use crate::engine::{BroadcastMessage, Due, PublishOutcome};
 use crate::event::is_control;
 use crate::headers;
+use crate::logging::warn;
 use crate::publish::{PublishOptions, publish_options};
 use crate::publisher::{Draft, Published, Publisher};
 use crate::{Envelope, Error, ErrorKind, Event, QueueName, Result};

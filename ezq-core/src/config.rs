@@ -138,9 +138,9 @@ fn program() -> String {
     name.map_or_else(|| "ezq".to_owned(), |name| name.to_string_lossy().replace(' ', "_"))
 }
 
-/// The environment variables that say where the database is: they are read when it is connected,
-/// and kept out of here, where they could be printed.
-const OTHERS: [&str; 2] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN"];
+/// Variables that are read elsewhere: those that say where the database is when it is connected, so
+/// that they are kept out of here, where they could be printed; `EZQ_STDERR` by the first warning.
+const OTHERS: [&str; 3] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN", "EZQ_STDERR"];
 
 /// The most bytes of an application's name.
 const APP_LIMIT: usize = 255;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info};
 
 use crate::attempt::{self, Ran};
 use crate::batch::InvokeBatch;
@@ -23,6 +23,7 @@ use crate::engine::{MessageId, Outgoing};
 use crate::finishing::Finishing;
 use crate::handler::{Handler, HandlerOptions, Invoke};
 use crate::headers::MAX_ATTEMPTS;
+use crate::logging::{error, warn};
 use crate::outcome::Action;
 use crate::publisher::Services;
 use crate::registry::Registry;

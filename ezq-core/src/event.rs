@@ -58,6 +58,8 @@ pub struct EventDescriptor {
     pub aliases: &'static [&'static str],
     /// The codec that writes it, if it has one of its own.
     pub codec: Option<&'static str>,
+    /// The queue it goes to, if it has one of its own.
+    pub queue: Option<&'static str>,
     /// The Rust type's name, for messages.
     pub rust_type: &'static str,
     pub(crate) type_id: TypeId,
@@ -72,6 +74,7 @@ impl EventDescriptor {
             version: E::VERSION,
             aliases: E::ALIASES,
             codec: E::CODEC,
+            queue: E::QUEUE,
             rust_type: std::any::type_name::<E>(),
             type_id: TypeId::of::<E>(),
         }
@@ -84,6 +87,7 @@ impl EventDescriptor {
             version: 1,
             aliases: &[],
             codec: None,
+            queue: None,
             rust_type: std::any::type_name::<Tick>(),
             type_id: TypeId::of::<Tick>(),
         }

@@ -31,6 +31,7 @@ mod health;
 mod history;
 mod inline;
 mod inner;
+mod logging;
 mod notices;
 mod operating;
 mod outcome;

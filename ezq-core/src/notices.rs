@@ -13,13 +13,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{Notify, broadcast::error::TryRecvError};
-use tracing::warn;
 
 use crate::app::AppBuilder;
 use crate::attempt::panic_text;
 use crate::context::Received;
 use crate::engine::{MessageId, Outgoing};
 use crate::history::names;
+use crate::logging::warn;
 use crate::publisher::{Prepared, Published};
 use crate::settlement::{Progress, Reason, Settle};
 use crate::{App, Error, ErrorKind, QueueName, Result};

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 pub use inventory;
+pub use tracing;
 
 use crate::batch::{Batch, BatchOutput, BatchResults, Unread};
 
@@ -13,10 +14,12 @@ pub use crate::envelope::Envelope;
 pub use crate::event::{Event, EventDescriptor};
 pub use crate::extract::Extract;
 pub use crate::handler::{FromEvent, Handler, HandlerFuture, Subscription};
+pub use crate::logging::{add, is_unheard, print};
 pub use crate::outcome::{HandlerError, HandlerOutput};
 pub use crate::publisher::Draft;
 pub use crate::retry::Backoff;
 pub use crate::schedule::{Missed, Schedule, Tick};
+pub use crate::{__error as error, __warn as warn};
 
 /// A handler that `#[on_event]` made from a function.
 pub trait HandlerDefinition {

@@ -33,6 +33,18 @@ pub(crate) struct Services {
     pub(crate) dedupe_window: Duration,
 }
 
+impl Services {
+    /// Where events of a type go whose publisher names no queue: to where the type is routed, else to
+    /// its own queue, else to the application's.
+    pub(crate) fn queue_of(&self, event_type: &str, own: Option<&str>) -> Result<QueueName> {
+        match (self.routing.queue(event_type)?, own) {
+            (Some(routed), _) => Ok(routed),
+            (None, Some(own)) => QueueName::new(own),
+            (None, None) => Ok(self.default_queue.clone()),
+        }
+    }
+}
+
 /// An event on its way to be published: its payload is written, its envelope is not.
 #[derive(Debug, Clone)]
 pub struct Draft {
@@ -289,15 +301,9 @@ impl Publisher {
 
     /// The queue that an event goes to.
     pub(crate) fn destination(&self, draft: &Draft, options: &PublishOptions) -> Result<QueueName> {
-        let services = &*self.services;
-        let routed = match &options.queue {
-            Some(queue) => Some(queue.clone()),
-            None => services.routing.queue(draft.event_type())?,
-        };
-        match (routed, draft.queue) {
-            (Some(queue), _) => Ok(queue),
-            (None, Some(name)) => QueueName::new(name),
-            (None, None) => Ok(services.default_queue.clone()),
+        match &options.queue {
+            Some(queue) => Ok(queue.clone()),
+            None => self.services.queue_of(draft.event_type(), draft.queue),
         }
     }
 

@@ -100,7 +100,7 @@ fn types(handler: &Handler) -> &[EventDescriptor] {
 }
 
 /// Whether a handler takes events of a type. Only those that name control events see them.
-fn takes(handler: &Handler, name: &str) -> bool {
+pub(crate) fn takes(handler: &Handler, name: &str) -> bool {
     match &handler.subscription {
         Subscription::Types(types) => types.iter().any(|event| event.matches(name)),
         Subscription::All => !is_control(name),

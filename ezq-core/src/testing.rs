@@ -46,6 +46,7 @@ impl TestApp {
     /// # Errors
     /// As [`AppBuilder::build`].
     pub fn new(build: impl FnOnce(AppBuilder) -> AppBuilder) -> Result<Self> {
+        crate::logging::in_a_test();
         let engine = MemoryEngine::new();
         let builder = App::builder().without_discovered_handlers();
         Ok(Self { app: build(builder).build(engine.clone())?, engine })

@@ -1,15 +1,19 @@
 //! What no handler here takes, or no codec here reads: another process may, in a rolling deployment,
 //! so it is tried again under a policy of its own before it is given up.
 
+use std::sync::Once;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::attempt::bounded;
 use crate::config::UnknownTypes;
+use crate::consumer::place;
 use crate::dispatcher::{Dispatcher, Work, log_dead_letter, mark, next_attempt, pause};
 use crate::engine::MessageId;
 use crate::headers::Headers;
+use crate::logging::warn;
+use crate::registry::takes;
 use crate::{
     Envelope, Error, HandlerMark, HandlerName, HandlerState, Progress, QueueName, Reason,
     ReasonKind, Settle,
@@ -33,8 +37,29 @@ impl Dispatcher {
         let envelope = Some(&received.envelope);
         let (queue, message_id) = (&received.queue, received.receipt.message_id());
         let stranger = Stranger { queue, message_id, envelope, headers: &received.headers };
-        let why = format!("no handler here takes `{}`", received.envelope.event_type());
+        let why = self.why_unknown(received.envelope.event_type());
         self.put_off(&stranger, ReasonKind::UnknownType, &why)
+    }
+
+    /// Why nothing here takes a type: the queue may be the wrong one.
+    fn why_unknown(&self, event_type: &str) -> String {
+        let takers = self.registry.handlers().iter().filter(|handler| takes(handler, event_type));
+        let places: Vec<String> = takers.map(|handler| place(handler)).collect();
+        if places.is_empty() {
+            static HINT: Once = Once::new();
+            HINT.call_once(|| {
+                warn!(
+                    event_type,
+                    "no handler was found for this type: those of a library are found only where \
+                     the program names it, as in `use my_handlers as _;`"
+                );
+            });
+            return format!("no handler here takes `{event_type}`");
+        }
+        let places = places.join(" and ");
+        format!(
+            "no handler of this queue takes `{event_type}`, but {places} does: publish it there"
+        )
     }
 
     /// What becomes of a message whose codec is not known here.

@@ -120,7 +120,7 @@ pub(crate) async fn sweep_all(link: Arc<Link>) {
             Ok(_) => {}
             Err(failure) => {
                 let error = error_chain(&failure);
-                return tracing::warn!(error, "cannot remove dedupe keys that ended");
+                return ezq_core::private::warn!(error, "cannot remove dedupe keys that ended");
             }
         }
     }

@@ -101,7 +101,7 @@ impl Queues {
         self.put_off(queue, if soon { SOON } else { LATER });
         let sql = keys::index::ordering_sql(std::slice::from_ref(queue));
         let error = refused.as_ref().map(|error| error_chain(error));
-        tracing::warn!(
+        ezq_core::private::warn!(
             %queue, error, sql, "ordering keys are slow until these indexes are created"
         );
     }

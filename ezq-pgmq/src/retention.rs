@@ -94,7 +94,7 @@ impl Retentions {
             self.change(queue, |known| known.is_indexed = true);
             // Without it histories are slower, and nothing else.
             if let Err(error) = index(queue, link).await {
-                tracing::warn!(%queue, ?error, "the archive has no index for histories");
+                ezq_core::private::warn!(%queue, ?error, "the archive has no index for histories");
             }
         }
         Ok(())
@@ -159,7 +159,7 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
         Some((false, true)) => {}
         Some((false, false)) => {
             let by_hand = statements.join("; ").replace("INDEX IF", "INDEX CONCURRENTLY IF");
-            tracing::warn!(%queue, %by_hand, "the archive is too large to be given its index now");
+            ezq_core::private::warn!(%queue, %by_hand, "the archive is too large to be given its index now");
             return Ok(());
         }
         // It stands, or the archive is partitioned, which is its owner's affair.

@@ -44,7 +44,9 @@ impl Sweeper {
             match self.run().await {
                 Ok(0) => {}
                 Ok(removed) => tracing::debug!(removed, "swept what is past its time"),
-                Err(error) => tracing::warn!(?error, "sweeping failed; it is tried again"),
+                Err(error) => {
+                    ezq_core::private::warn!(?error, "sweeping failed; it is tried again")
+                }
             }
         }
     }

@@ -378,7 +378,7 @@ impl Session {
             Ok(Err(error)) => ezq_core::error_chain(&error),
             Err(_) => "the database does not answer".to_owned(),
         };
-        tracing::warn!(queue = %self.queue, error, "a transaction's session cannot be stopped");
+        ezq_core::private::warn!(queue = %self.queue, error, "a transaction's session cannot be stopped");
     }
 
     fn failed(&self, failure: sqlx::Error) -> Error {

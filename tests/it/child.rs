@@ -21,7 +21,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::database::{self, CEILING};
-use crate::{batches, broadcasting, inbox, leftovers, ordering, schedules, stress, trials};
+use crate::{
+    batches, broadcasting, inbox, leftovers, newcomer, ordering, schedules, stress, trials,
+};
 
 /// What a child is; no name that begins with `EZQ_`, since those are options of ezq.
 const ROLE: &str = "CHILD_ROLE";
@@ -43,6 +45,7 @@ pub(crate) enum Role {
     Booker(inbox::Booker),
     Timekeeper(schedules::Timekeeper),
     Member(broadcasting::Member),
+    Newcomer(newcomer::Mistake),
 }
 
 /// A consumer that stops on signals.
@@ -106,6 +109,7 @@ fn child_main() {
             Role::Timekeeper(told) => schedules::keep_time(told).await,
             Role::Booker(booker) => inbox::book(booker).await,
             Role::Member(member) => broadcasting::take_part(member, words).await,
+            Role::Newcomer(mistake) => newcomer::make(mistake).await,
             Role::Ordering(plan) => ordering::work(plan).await,
             Role::Server => leftovers::serve(words.wait().await).await,
         }
@@ -273,6 +277,21 @@ impl Process {
         let mut command = Self::command(role);
         command.env("TMPDIR", temporary).stderr(Stdio::null());
         Self::spawn(command)
+    }
+
+    /// What a child that ends by itself printed, with these variables.
+    pub(crate) async fn output(
+        url: &str,
+        role: &Role,
+        variables: &[(&str, &str)],
+    ) -> std::process::Output {
+        let mut command = Self::command(role);
+        command.env("DATABASE_URL", url).env_remove("EZQ_DATABASE_URL").envs(variables.to_vec());
+        command.stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // Its end would end the child.
+        let _input = child.stdin.take();
+        timeout(CEILING, child.wait_with_output()).await.expect("it ends in time").unwrap()
     }
 
     fn command(role: &Role) -> Command {

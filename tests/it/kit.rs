@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use ezq::engine::DeadLetter;
@@ -10,6 +10,7 @@ use ezq::prelude::*;
 use ezq::{Backoff, EzqBuilder, Handler, QueueName, Report, StopReason};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Level;
 
 /// No wait takes this long unless something is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,12 +33,22 @@ pub(crate) fn queue() -> QueueName {
 
 /// An application on a queue of its own that knows no handler yet and retries at once.
 pub(crate) fn app(queue: &QueueName) -> EzqBuilder {
+    show_warnings_of_failed_tests();
     let queue = queue.clone();
     Ezq::builder().without_discovered_handlers().configure(|config| {
         config.queue = queue;
         config.concurrency = 4;
         config.retry.backoff = Backoff::constant(Duration::ZERO);
     })
+}
+
+/// Warnings go where the harness captures them, and not to stderr.
+fn show_warnings_of_failed_tests() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let subscriber = tracing_subscriber::fmt().with_max_level(Level::WARN).with_test_writer();
+        subscriber.init();
+    });
 }
 
 /// What a future gives, soon.

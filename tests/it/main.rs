@@ -20,6 +20,7 @@ mod kit;
 mod leftovers;
 mod macros;
 mod macros_ui;
+mod newcomer;
 mod ordering;
 mod outbox;
 mod pages;

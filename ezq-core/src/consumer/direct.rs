@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::intake;
 use crate::batch_attempt::{self, Member};
@@ -18,6 +18,7 @@ use crate::context::Lease;
 use crate::engine::Delivery;
 use crate::event::is_control;
 use crate::inner::Inner;
+use crate::logging::warn;
 use crate::slots::Slots;
 use crate::transaction::Transaction;
 use crate::{Progress, QueueName, error_chain, headers};

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio::time::Instant;
-use tracing::{Instrument, debug, debug_span, error, info, warn};
+use tracing::{Instrument, debug, debug_span, info};
 
 use super::direct::Direct;
 use super::pace::Pace;
 use super::report::Tally;
 use super::run::{Phase, Run, Wakeups};
 use crate::engine::{LeaseRequest, Leased};
+use crate::logging::{error, warn};
 use crate::{Error, ErrorKind, Result, error_chain};
 
 /// How many batches are claimed and handled in transactions at once: one works while the other

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::context::Lease;
 use crate::engine::{Engine, ExtendOutcome, MessageId, Receipt};
+use crate::logging::warn;
 use crate::{Error, ErrorKind, QueueName, error_chain};
 
 /// How many leases one statement renews at most.

@@ -3,6 +3,7 @@
 //! It is the only place that knows both an engine and the dispatcher.
 
 mod direct;
+mod doubts;
 mod fetch;
 mod handle;
 mod inline;
@@ -29,8 +30,9 @@ use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error};
+use tracing::Instrument;
 
+pub(crate) use doubts::place;
 pub use handle::ConsumerHandle;
 pub use observed::ConsumerState;
 pub(crate) use observed::Observed;
@@ -40,6 +42,7 @@ pub use report::{Counts, Report, StopReason};
 use crate::attempt::panic_text;
 use crate::dispatcher::pause;
 use crate::inner::Inner;
+use crate::logging::error;
 use crate::{Backoff, Error, ErrorKind, QueueName, Result, error_chain};
 
 /// What ran for so long before it failed is started again after the first pause.
@@ -193,7 +196,15 @@ impl Consumer {
     pub fn spawn(self) -> ConsumerHandle {
         let (stops, observed) = self.begin();
         let app = Arc::clone(&self.app);
-        let task = tokio::spawn(self.run_with(stops.clone(), Arc::clone(&observed)));
+        let running = self.run_with(stops.clone(), Arc::clone(&observed));
+        let queue = observed.queue.clone();
+        let task = tokio::spawn(async move {
+            running.await.inspect_err(|failure| {
+                // Who spawned it may never look at the handle.
+                let queue = queue.as_ref().map(QueueName::as_str);
+                error!(queue, error = %error_chain(failure), "consumer failed");
+            })
+        });
         ConsumerHandle { app, stops, observed, task }
     }
 

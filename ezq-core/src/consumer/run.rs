@@ -13,10 +13,11 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
-use tracing::{error, info, warn};
+use tracing::info;
 
 use super::Stops;
 use super::direct::endless;
+use super::doubts::warn_of_doubts;
 use super::fetch::Fetched;
 use super::inline::{Begun, Inline};
 use super::lanes::{Lanes, Stepped, Turn};
@@ -35,6 +36,7 @@ use crate::dispatcher::Work;
 use crate::engine::{Engine, Position, Receipt};
 use crate::event::Control;
 use crate::inner::Inner;
+use crate::logging::{error, warn};
 use crate::settlement::Settle;
 use crate::slots::{Slots, Suspect};
 use crate::{Error, ErrorKind, Pattern, QueueName, Result, error_chain};
@@ -169,6 +171,7 @@ pub(super) async fn run(
         handlers = ?app.dispatcher.registry.of(&settings.queue).iter().map(|h| h.name.as_str()).collect::<Vec<_>>(),
         "consumer started"
     );
+    warn_of_doubts(&app, &settings.queue, settings.subscribe.is_some());
     let window = Window::new(settings.concurrency);
     let mut run = Run {
         app,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, debug_span, error, info, warn};
+use tracing::{Instrument, debug_span, info};
 
 use super::lanes::Turn;
 use super::lease::Leases;
@@ -18,6 +18,7 @@ use crate::context::Received;
 use crate::dispatcher::log_dead_letter;
 use crate::engine::{Engine, MessageId, Receipt, SettleOutcome};
 use crate::engines::ensure;
+use crate::logging::{error, warn};
 use crate::publisher::Services;
 use crate::settlement::{Reason, ReasonKind, Settle};
 use crate::{Error, ErrorKind, QueueName, error_chain};

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::report::{StopReason, Tally};
 use super::run::{Item, Phase, Run};
 use crate::dispatcher::Work;
 use crate::error_chain;
 use crate::event::{Control, End};
+use crate::logging::warn;
 use crate::settlement::{Progress, Settle};
 
 /// How long an `End` for all consumers stays for those that were too busy to meet it, and how long

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{error, warn};
 
 use super::lanes::Turn;
 use super::lease::Leases;
@@ -16,6 +15,7 @@ use crate::context::Received;
 use crate::engine::Receipt;
 use crate::error_chain;
 use crate::inner::Inner;
+use crate::logging::{error, warn};
 use crate::settlement::{Progress, Settle};
 
 /// Handles one delivery.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::Missed;
 use super::plan::Planned;
@@ -17,6 +17,7 @@ use crate::engine::{
     Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
 };
 use crate::inner::Inner;
+use crate::logging::warn;
 use crate::publisher::Publisher;
 use crate::{Error, ErrorKind, Result, error_chain};
 

@@ -171,7 +171,7 @@ impl PgmqEngine {
         for (queue, outcome) in copies {
             if let PublishOutcome::Failed(error) = outcome {
                 let error = ezq_core::error_chain(error);
-                tracing::warn!(%queue, error, "a subscribed queue gets no copy");
+                ezq_core::private::warn!(%queue, error, "a subscribed queue gets no copy");
             }
         }
     }

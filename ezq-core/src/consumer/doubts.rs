@@ -1,0 +1,78 @@
+//! What looks like a mistake when a consumer starts: told once, as a warning, since each of these
+//! may be meant.
+
+use std::collections::BTreeMap;
+
+use crate::event::is_control;
+use crate::inner::Inner;
+use crate::logging::warn;
+use crate::{EventDescriptor, Handler, QueueName, Subscription};
+
+/// Warns of what keeps the consumer of a queue from handling anything.
+pub(super) fn warn_of_doubts(app: &Inner, queue: &QueueName, subscribes: bool) {
+    let registry = &app.dispatcher.registry;
+    let handlers = registry.of(queue);
+    if handlers.iter().all(|handler| handler.takes_control()) {
+        return warn_of_no_handler(app, queue);
+    }
+    // What is broadcast comes to every subscribed queue, wherever else its type goes.
+    if !subscribes {
+        warn_of_other_queues(app, queue);
+    }
+}
+
+fn warn_of_no_handler(app: &Inner, queue: &QueueName) {
+    let all = app.dispatcher.registry.handlers();
+    if all.iter().all(|handler| handler.takes_control()) {
+        return warn!(
+            %queue,
+            "the application has no handler: `#[on_event]` makes one. The handlers of a library are \
+             found only where the program names it, as in `use my_handlers as _;`"
+        );
+    }
+    let others: Vec<String> = all.iter().map(|handler| place(handler)).collect();
+    let others = others.join(", ");
+    warn!(%queue, others, "no handler takes events of this queue: what comes ends as a dead letter");
+}
+
+/// A handler, and the queue that it takes its events from.
+pub(crate) fn place(handler: &Handler) -> String {
+    match &handler.queue {
+        Some(queue) => format!("`{}` of the queue `{queue}`", handler.name),
+        None => format!("`{}` of any other queue", handler.name),
+    }
+}
+
+/// Nothing that this application publishes by itself comes to the queue. If only some of its types
+/// went elsewhere, another process might run the consumer of that queue.
+fn warn_of_other_queues(app: &Inner, queue: &QueueName) {
+    let mut elsewhere = BTreeMap::new();
+    for event in app.dispatcher.registry.of(queue).iter().flat_map(|handler| types(handler)) {
+        match app.services.queue_of(event.type_name, event.queue) {
+            Ok(destination) if destination != *queue => {
+                elsewhere.insert(event.type_name, destination);
+            }
+            // Something comes here, or publishing it will tell what is wrong.
+            _ => return,
+        }
+    }
+    if elsewhere.is_empty() {
+        return;
+    }
+    let told = elsewhere.iter().map(|(name, queue)| format!("`{name}` to `{queue}`"));
+    let published = told.collect::<Vec<_>>().join(", ");
+    warn!(
+        %queue, published,
+        "what its handlers take is published to other queues: consume these, or say where the events \
+         go, by `#[event(queue = \"...\")]`, `EZQ_ROUTES` or `EZQ_QUEUE`"
+    );
+}
+
+/// The types that a handler names; none of one that takes whatever comes.
+fn types(handler: &Handler) -> impl Iterator<Item = &EventDescriptor> {
+    let types = match &handler.subscription {
+        Subscription::Types(types) => types.as_slice(),
+        Subscription::All | Subscription::Patterns(_) => &[],
+    };
+    types.iter().filter(|event| !is_control(event.type_name))
+}
