@@ -4,10 +4,11 @@
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{BroadcastMessage, Dedupe, Original};
 use ezq_core::{MessageId, PublishOutcome, QueueName, Result};
-use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::claim::micros;
+use crate::giving_up::mark;
 use crate::{error, publish};
 
 const STATEMENT: &str = "SELECT queue, message_id, first_event_id
@@ -56,7 +57,8 @@ pub(crate) async fn insert(
     row: &Row,
 ) -> Result<Copies, sqlx::Error> {
     let dedupe = row.dedupe.as_ref();
-    let copies = sqlx::query(STATEMENT)
+    let statement = AssertSqlSafe(mark(None) + STATEMENT);
+    let copies = sqlx::query(statement)
         .bind(&row.event_type)
         .bind(&row.body)
         .bind(&row.headers)

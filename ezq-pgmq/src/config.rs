@@ -89,8 +89,8 @@ impl PgmqConfig {
     }
 
     /// The database of a pool that the application has. Publishing and transactions use the pool;
-    /// claiming, renewing, settling and listening open up to five connections beside it, with the
-    /// pool's options. A pool of one works.
+    /// claiming, renewing, settling, listening and the like open six connections beside it, and a few
+    /// more while others' locks are waited for, with the pool's options. A pool of one works.
     #[must_use]
     pub fn pool(pool: PgPool) -> Self {
         let options = PgConnectOptions::clone(&pool.connect_options());
@@ -125,7 +125,8 @@ impl PgmqConfig {
     /// How long the engine waits for the answer to one statement of its own before it takes the
     /// connection for dead and opens another. So long a worker hears of no new event when its
     /// connections die in silence. Defaults to 10 s for claiming, renewing and settling, which reach
-    /// few rows by index, and to 30 s for all else.
+    /// few rows by index, and to 30 s for all else. What is given up is stopped on the server, where
+    /// statements of these connections have four fifths of this time.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);

@@ -12,7 +12,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::claim::micros;
-use crate::link::{Link, limit};
+use crate::giving_up::mark;
+use crate::link::Link;
 use crate::publish::{self, DUE, Row};
 use crate::{error, sql};
 
@@ -41,7 +42,7 @@ pub(crate) async fn insert(
     });
     let keep_or_take = keep_or_take.join(", ");
     let statement = format!(
-        "WITH base AS MATERIALIZED (
+        "{}WITH base AS MATERIALIZED (
            SELECT clock_timestamp() AS now, '{table}'::regclass::oid AS queue_table,
                   pg_get_serial_sequence('{table}', 'msg_id')::regclass AS ids),
          message AS MATERIALIZED (
@@ -69,7 +70,8 @@ pub(crate) async fn insert(
            ORDER BY m.place)
          SELECT m.id, taken.message_id AS original, taken.event_id
          FROM message m LEFT JOIN taken ON taken.key = m.key
-         ORDER BY m.place"
+         ORDER BY m.place",
+        mark(Some(queue))
     );
     let each = || rows.iter().map(|row| row.dedupe.as_ref());
     let keys: Vec<Option<&str>> = each().map(|key| key.map(Dedupe::key)).collect();
@@ -111,8 +113,8 @@ pub(crate) async fn sweep_all(link: Arc<Link>) {
     loop {
         let removed = async {
             let mut link = link.checkout().await?;
-            let (place, patience) = (link.place().clone(), link.timeout());
-            let result = limit(patience, sweep(link.connection())).await;
+            let (place, watch) = (link.place().clone(), link.watch());
+            let result = watch.limit(sweep(link.connection())).await;
             link.end(result).map_err(|failure| error::of(failure, &place))
         };
         match removed.await {

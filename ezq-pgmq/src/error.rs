@@ -3,12 +3,16 @@
 //! Invariant: no message and no source shows a password; places are named by role, host, port and
 //! database.
 
+use std::fmt;
+use std::time::Duration;
+
 use ezq_core::{Error, ErrorKind, QueueName};
 use sqlx::error::DatabaseError;
 
 use crate::config::Place;
 
 const UNDEFINED_TABLE: &str = "42P01";
+const LOCK_TIMEOUT: &str = "55P03";
 
 /// The error of a statement on a queue.
 pub(crate) fn on_queue(error: sqlx::Error, queue: &QueueName, place: &Place) -> Error {
@@ -38,7 +42,15 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
             place.database
         ),
         ErrorKind::QueueMissing => "a table of the queue does not exist".to_owned(),
+        ErrorKind::Transient if is_locked(&error) => {
+            let told = locked_by(&error);
+            let told = told.as_deref().unwrap_or("waits for another session's lock");
+            format!("a statement at {} {told}: see pg_stat_activity and pg_locks", place.server())
+        }
         ErrorKind::Transient => format!("the database at {} gave up for now", place.server()),
+        ErrorKind::Connection if is_given_up(&error) => {
+            format!("the server at {} takes too long for an answer", place.server())
+        }
         ErrorKind::Connection => format!(
             "no connection to {place}: check that the server runs and that host and port are right"
         ),
@@ -48,7 +60,7 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
 }
 
 /// The error of a server that does not answer in time.
-pub(crate) fn timed_out(place: &Place, after: std::time::Duration) -> Error {
+pub(crate) fn timed_out(place: &Place, after: Duration) -> Error {
     let text = format!(
         "no answer from {} within {after:?}: check that the server runs, that host and port are \
          right and that no firewall is between",
@@ -124,6 +136,9 @@ pub(crate) fn keeps_connection(error: &sqlx::Error) -> bool {
 }
 
 pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
+    if is_locked(error) {
+        return ErrorKind::Transient;
+    }
     let Some(code) = code(error) else {
         return match error {
             sqlx::Error::Io(_)
@@ -140,8 +155,8 @@ pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
         "28000" | "28P01" | "42501" => ErrorKind::Permission,
         "3D000" => ErrorKind::DatabaseMissing,
         UNDEFINED_TABLE => ErrorKind::QueueMissing,
-        // Lock and statement timeouts, a server that became a standby, a plan that no longer fits.
-        "40001" | "40P01" | "55P03" | "57014" | "25006" | "0A000" => ErrorKind::Transient,
+        // Statement timeouts, a server that became a standby, a plan that no longer fits.
+        "40001" | "40P01" | "57014" | "25006" | "0A000" => ErrorKind::Transient,
         code if code.starts_with("57P") || code.starts_with("53") => ErrorKind::Transient,
         code if code.starts_with("08") => ErrorKind::Connection,
         _ => ErrorKind::Engine,
@@ -154,4 +169,121 @@ fn is_login(error: &sqlx::Error) -> bool {
 
 fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(DatabaseError::code).map(Into::into)
+}
+
+/// The error of statements that are waited for no longer.
+pub(crate) fn given_up(after: Duration) -> sqlx::Error {
+    given_up_for(after, Vec::new())
+}
+
+/// The same of statements that waited for locks which others hold.
+pub(crate) fn given_up_for(after: Duration, holders: Vec<i32>) -> sqlx::Error {
+    let inner = GivenUp { after, holders };
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, inner))
+}
+
+/// Statements are waited for no longer, and may still run.
+pub(crate) fn is_given_up(error: &sqlx::Error) -> bool {
+    as_given_up(error).is_some()
+}
+
+fn as_given_up(error: &sqlx::Error) -> Option<&GivenUp> {
+    let sqlx::Error::Io(error) = error else { return None };
+    error.get_ref()?.downcast_ref()
+}
+
+#[derive(Debug)]
+struct GivenUp {
+    after: Duration,
+    holders: Vec<i32>,
+}
+
+impl fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer within {:?}", self.after)
+    }
+}
+
+impl std::error::Error for GivenUp {}
+
+/// A statement waited for a lock for as long as it may.
+pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some(LOCK_TIMEOUT) || locked_by(error).is_some()
+}
+
+/// Who held the lock for which a statement waited in vain, in words.
+fn locked_by(error: &sqlx::Error) -> Option<String> {
+    if let Some(GivenUp { holders, .. }) = as_given_up(error) {
+        return (!holders.is_empty()).then(|| held(holders));
+    }
+    let locked: &Locked = error.as_database_error()?.try_downcast_ref()?;
+    Some(locked.told.clone())
+}
+
+fn held(holders: &[i32]) -> String {
+    let pids: Vec<String> = holders.iter().map(i32::to_string).collect();
+    let noun = if pids.len() == 1 { "pid" } else { "the pids" };
+    format!("waits for a lock held by {noun} {}", pids.join(", "))
+}
+
+/// The connection is gone, and so is what ran on it.
+pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
+    !is_given_up(error)
+        && match code(error) {
+            Some(code) => code.starts_with("57P") || code.starts_with("08"),
+            None => matches!(error, sqlx::Error::Io(_)),
+        }
+}
+
+/// The same error; of one about a lock it says who holds it.
+pub(crate) fn held_by(error: sqlx::Error, holders: &[i32]) -> sqlx::Error {
+    match error {
+        sqlx::Error::Database(inner)
+            if inner.code().as_deref() == Some(LOCK_TIMEOUT) && !holders.is_empty() =>
+        {
+            sqlx::Error::Database(Box::new(Locked { told: held(holders), inner }))
+        }
+        other => other,
+    }
+}
+
+/// The server's error about a lock, with who holds it.
+#[derive(Debug)]
+struct Locked {
+    told: String,
+    inner: Box<dyn DatabaseError>,
+}
+
+impl fmt::Display for Locked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told)
+    }
+}
+
+impl std::error::Error for Locked {}
+
+impl DatabaseError for Locked {
+    fn message(&self) -> &str {
+        &self.told
+    }
+
+    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+        self.inner.code()
+    }
+
+    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> sqlx::error::ErrorKind {
+        self.inner.kind()
+    }
 }

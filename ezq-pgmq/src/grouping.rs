@@ -9,13 +9,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ezq_core::{PublishOutcome, QueueName};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::config::Place;
+use crate::giving_up::Stopper;
 use crate::pooled::Lender;
 use crate::publish::{self, Row};
 
@@ -32,7 +32,7 @@ const BYTES: usize = 1024 * 1024;
 pub(crate) struct Means {
     pub(crate) lender: Arc<Lender>,
     pub(crate) place: Place,
-    pub(crate) patience: Duration,
+    pub(crate) stopper: Stopper,
 }
 
 #[derive(Clone)]
@@ -81,8 +81,8 @@ impl Groups {
     }
 
     async fn run(&self, queue: &QueueName, rows: &[Row]) -> Vec<PublishOutcome> {
-        let Means { lender, place, patience } = &self.means;
-        publish::store(lender, place, *patience, queue, rows).await
+        let Means { lender, place, stopper } = &self.means;
+        publish::store(lender, place, stopper, queue, rows).await
     }
 
     fn enter(&self, queue: &QueueName, rows: Vec<Row>) -> Entered {

@@ -26,6 +26,7 @@ mod engine;
 mod error;
 mod extend;
 mod front;
+mod giving_up;
 mod grouping;
 mod history;
 mod inbox;

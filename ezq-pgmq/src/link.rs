@@ -1,17 +1,28 @@
-//! One connection of the engine's own, opened when first used and opened again when it broke.
+//! The engine's own connections: a set for each purpose, opened when first used and opened again
+//! when they broke.
 //!
-//! Claiming, settling and renewing each have one, so that none waits for the other or for the
-//! application's pool. A connection that is not [returned](Checkout::end), because the call failed
-//! or its future was dropped, is closed: what it was doing is unknown.
+//! Claiming, settling and renewing have a set each, so that none waits for the other or for the
+//! application's pool. A set is one connection, which calls take in turn. While a call has it for
+//! long, as a statement that waits for another session's lock does, the next call opens a second
+//! one, up to [`MOST`]; those that are idle are closed again. So a locked table stops its own queue
+//! alone, and an application with fifty queues still has one connection for each purpose: one for
+//! each queue would be a hundred and fifty.
+//!
+//! Every statement ends on the server. The sessions have a `lock_timeout`, and a `statement_timeout`
+//! shorter than the client's patience; what is given up all the same is cancelled. A connection that
+//! is not [returned](Checkout::end), because the call failed or its future was dropped, is closed:
+//! what it was doing is unknown.
 
-use std::future::Future;
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use ezq_core::Result;
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection};
-use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{Instant, timeout};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row as _};
+use tokio::sync::{AcquireError, Mutex, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::{PgmqConfig, Place};
 use crate::error;
@@ -19,6 +30,19 @@ use crate::error;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A worker whose connection died in silence hears of no event for as long as it waits for this.
 const PATIENCE_BY_INDEX: Duration = Duration::from_secs(10);
+/// How long a statement waits for a lock. What is locked for longer is tried again later.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many connections there are for one purpose at most.
+const MOST: usize = 5;
+/// A call that has its connection for so long waits for something: others take another one.
+const STALLED: Duration = Duration::from_millis(100);
+/// A connection beside the first that was idle for so long is closed.
+const KEPT: Duration = Duration::from_secs(10);
+/// What was idle for so long may have been cut by the server or by something between.
+const RESTED: Duration = Duration::from_millis(500);
+/// How long the server may take to say who holds a lock, or to stop a statement.
+const ASKING: Duration = Duration::from_secs(1);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -71,7 +95,7 @@ impl Connector {
         &self.options
     }
 
-    /// How long a statement may take that is planned so.
+    /// How long a call may take whose statements are planned so.
     pub(crate) fn patience(&self, planning: Planning) -> Duration {
         self.statement_timeout.unwrap_or(match planning {
             Planning::ByIndex => PATIENCE_BY_INDEX,
@@ -83,17 +107,41 @@ impl Connector {
         self.connect_timeout
     }
 
+    /// A connection for one call, planned as the server finds best.
     pub(crate) async fn connect(&self) -> Result<PgConnection> {
+        Ok(self.open(Planning::Free).await?.connection)
+    }
+
+    pub(crate) async fn open(&self, planning: Planning) -> Result<Session> {
         let open = async {
             let mut connection = self.options.connect().await?;
-            sqlx::raw_sql(ISOLATION).execute(&mut connection).await?;
+            let row = sqlx::raw_sql(AssertSqlSafe(self.settings(planning)));
+            let pid = row.fetch_one(&mut connection).await?.try_get(0)?;
             keep_alive(&mut connection).await?;
-            Ok(connection)
+            Ok(Session { connection, pid })
         };
         match timeout(self.connect_timeout, open).await {
             Ok(result) => result.map_err(|failure| error::of(failure, &self.place)),
             Err(_) => Err(error::timed_out(&self.place, self.connect_timeout)),
         }
+    }
+
+    /// What holds for a session, and the number of its process.
+    fn settings(&self, planning: Planning) -> String {
+        let patience = self.patience(planning);
+        // Of less than a millisecond the server would make "without a limit".
+        let millis = |time: Duration| time.as_millis().clamp(1, i32::MAX as u128);
+        let lock = millis(LOCK_TIMEOUT.min(patience / 2));
+        // The client waits for longer: for the way there and back.
+        let statement = millis(patience.mul_f64(0.8));
+        let planned = match planning {
+            Planning::ByIndex => BY_INDEX,
+            Planning::Free => "",
+        };
+        format!(
+            "{ISOLATION}; SET standard_conforming_strings = on; SET lock_timeout = {lock}; \
+             SET statement_timeout = {statement}; {planned}; SELECT pg_catalog.pg_backend_pid()"
+        )
     }
 }
 
@@ -119,10 +167,21 @@ pub(crate) enum Planning {
     Free,
 }
 
-/// The connection, or what is known about the last attempt to open it.
+/// A connection, and the number of the server's process behind it.
+pub(crate) struct Session {
+    pub(crate) connection: PgConnection,
+    pid: i32,
+}
+
+impl Session {
+    async fn close(self) {
+        let _ = timeout(ASKING, self.connection.close()).await;
+    }
+}
+
+/// When a connection may be tried for again after a failure.
 #[derive(Default)]
-struct Slot {
-    connection: Option<PgConnection>,
+struct Backoff {
     next_attempt: Option<Instant>,
     pause: Duration,
 }
@@ -130,93 +189,252 @@ struct Slot {
 pub(crate) struct Link {
     connector: Connector,
     planning: Planning,
-    slot: Mutex<Slot>,
+    /// Where it is asked who holds a lock, and where statements are stopped.
+    urgent: Option<Arc<Link>>,
+    /// The turn to use the one connection that there is as a rule.
+    first: Semaphore,
+    /// The turns to use another one.
+    spare: Semaphore,
+    /// Open connections that nobody uses, and since when; the newest last.
+    idle: std::sync::Mutex<Vec<(Session, Instant)>>,
+    /// One is opened at a time.
+    opening: Mutex<Backoff>,
+}
+
+/// The right to use one connection.
+struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
+    is_spare: bool,
 }
 
 impl Link {
-    pub(crate) fn new(connector: Connector, planning: Planning) -> Self {
-        Self { connector, planning, slot: Mutex::default() }
+    /// Statements that wait for a lock are looked after by `urgent`, a link whose own never do.
+    pub(crate) fn new(connector: Connector, planning: Planning, urgent: Option<Arc<Self>>) -> Self {
+        Self {
+            connector,
+            planning,
+            urgent,
+            first: Semaphore::new(1),
+            spare: Semaphore::new(MOST - 1),
+            idle: std::sync::Mutex::default(),
+            opening: Mutex::default(),
+        }
     }
 
-    /// What opens its connection.
+    /// The same with a connection made already.
+    pub(crate) fn with(self, session: Session) -> Self {
+        self.keep(session);
+        self
+    }
+
+    /// What opens its connections.
     pub(crate) fn connector(&self) -> &Connector {
         &self.connector
     }
 
-    /// A link that begins with a connection made already.
-    pub(crate) fn with(connector: Connector, planning: Planning, connection: PgConnection) -> Self {
-        let slot = Slot { connection: Some(connection), ..Slot::default() };
-        Self { connector, planning, slot: Mutex::new(slot) }
-    }
-
-    /// Waits until no other call uses the connection, and opens it if need be. After a failure the
-    /// next attempts wait, up to a second.
+    /// Waits until a connection may be used, and opens one if need be. After a failure the next
+    /// attempts wait, up to a second.
     pub(crate) async fn checkout(&self) -> Result<Checkout<'_>> {
-        let mut slot = self.slot.lock().await;
-        let connection = match slot.connection.take() {
-            Some(connection) => connection,
-            None => self.open(&mut slot).await?,
+        let mut turn = self.turn().await.map_err(closed)?;
+        let (session, is_rested) = loop {
+            if let Some((session, since)) = self.take_idle() {
+                let is_rested = since.elapsed() > RESTED;
+                match self.planning {
+                    // Not worth a round trip: the call is repeated if it was cut.
+                    Planning::ByIndex => break (session, is_rested),
+                    Planning::Free if !is_rested => break (session, false),
+                    Planning::Free => match self.still_stands(session).await {
+                        Some(session) => break (session, false),
+                        None => continue,
+                    },
+                }
+            }
+            match self.open().await {
+                Ok(session) => break (session, false),
+                // The server has no room for another: it waits for the one there is.
+                Err(_) if turn.is_spare => {
+                    turn = Turn::first(self.first.acquire().await).map_err(closed)?;
+                }
+                Err(failure) => return Err(failure),
+            }
         };
-        let patience = self.connector.patience(self.planning);
-        Ok(Checkout { connector: &self.connector, patience, slot, connection })
+        Ok(Checkout { link: self, _turn: turn, session, is_rested })
     }
 
-    /// Closes the connection politely, if it is open.
-    pub(crate) async fn close(&self) {
-        if let Some(connection) = self.slot.lock().await.connection.take() {
-            let _ = timeout(Duration::from_secs(1), connection.close()).await;
+    async fn turn(&self) -> Result<Turn<'_>, AcquireError> {
+        if let Ok(permit) = self.first.try_acquire() {
+            return Turn::first(Ok(permit));
+        }
+        let mut first = pin!(self.first.acquire());
+        tokio::select! {
+            // In its turn, as long as calls are short.
+            biased;
+            permit = &mut first => return Turn::first(permit),
+            () = sleep(STALLED) => {}
+        }
+        tokio::select! {
+            biased;
+            permit = first => Turn::first(permit),
+            permit = self.spare.acquire() => Ok(Turn { _permit: permit?, is_spare: true }),
         }
     }
 
-    async fn open(&self, slot: &mut Slot) -> Result<PgConnection> {
-        if let Some(next) = slot.next_attempt {
+    fn take_idle(&self) -> Option<(Session, Instant)> {
+        self.idle().pop()
+    }
+
+    async fn still_stands(&self, mut session: Session) -> Option<Session> {
+        let asked = limit(self.connector.connect_timeout, session.connection.ping()).await;
+        asked.is_ok().then_some(session)
+    }
+
+    async fn open(&self) -> Result<Session> {
+        let mut backoff = self.opening.lock().await;
+        if let Some(next) = backoff.next_attempt {
             tokio::time::sleep_until(next).await;
         }
-        slot.pause = (slot.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        backoff.pause = (backoff.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         // Jitter, so that a fleet does not come back in step.
-        let pause = slot.pause.mul_f64(rand::random_range(0.5..1.0));
-        slot.next_attempt = Some(Instant::now() + pause);
-        let mut connection = self.connector.connect().await?;
-        if self.planning == Planning::ByIndex {
-            let set = sqlx::raw_sql(BY_INDEX).execute(&mut connection);
-            let result = limit(self.connector.connect_timeout, set).await;
-            result.map_err(|failure| error::of(failure, self.connector.place()))?;
+        let pause = backoff.pause.mul_f64(rand::random_range(0.5..1.0));
+        backoff.next_attempt = Some(Instant::now() + pause);
+        let session = self.connector.open(self.planning).await?;
+        *backoff = Backoff::default();
+        Ok(session)
+    }
+
+    /// Keeps a connection for the next call, and closes those that were of no use for long.
+    fn keep(&self, session: Session) {
+        let mut idle = self.idle();
+        idle.push((session, Instant::now()));
+        if idle.len() > 1 {
+            for (session, _) in idle.extract_if(.., |(_, since)| since.elapsed() > KEPT) {
+                tokio::spawn(session.close());
+            }
         }
-        slot.pause = Duration::ZERO;
-        slot.next_attempt = None;
-        Ok(connection)
+    }
+
+    /// Closes the connections politely, those in use once they are free.
+    pub(crate) async fn close(&self) {
+        let turn = self.first.acquire().await;
+        let idle = std::mem::take(&mut *self.idle());
+        for (session, _) in idle {
+            session.close().await;
+        }
+        drop(turn);
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Session, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a statement on the number of a process, soon or not at all.
+    async fn ask<T>(&self, statement: &'static str, pid: i32) -> Option<T>
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        let asked = async {
+            let mut link = self.checkout().await.ok()?;
+            let answer = sqlx::query_scalar(statement).bind(pid).fetch_one(link.connection()).await;
+            link.end(answer).ok()
+        };
+        timeout(ASKING, asked).await.ok().flatten()
     }
 }
 
-/// The connection, for one call alone.
+impl<'a> Turn<'a> {
+    fn first(permit: Result<SemaphorePermit<'a>, AcquireError>) -> Result<Self, AcquireError> {
+        Ok(Self { _permit: permit?, is_spare: false })
+    }
+}
+
+fn closed(_: AcquireError) -> Error {
+    Error::new(ErrorKind::Connection, "the engine is closed")
+}
+
+/// A connection, for one call alone.
 pub(crate) struct Checkout<'a> {
-    connector: &'a Connector,
-    patience: Duration,
-    slot: MutexGuard<'a, Slot>,
-    connection: PgConnection,
+    link: &'a Link,
+    _turn: Turn<'a>,
+    session: Session,
+    is_rested: bool,
 }
 
 impl Checkout<'_> {
     pub(crate) fn place(&self) -> &Place {
-        &self.connector.place
+        &self.link.connector.place
     }
 
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
+        &mut self.session.connection
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
-        self.patience
+    /// Whether the connection may have been cut since it was last used: if the call finds it so, it
+    /// can be made again at once.
+    pub(crate) fn is_rested(&self) -> bool {
+        self.is_rested
     }
 
-    /// Gives the connection back if it can be used again.
+    /// What waits for the call's statements.
+    pub(crate) fn watch(&self) -> Watch {
+        let Link { connector, planning, urgent, .. } = self.link;
+        let patience = connector.patience(*planning);
+        Watch { patience, pid: self.session.pid, urgent: urgent.clone() }
+    }
+
+    /// Gives the connection back if it can be used again. Of what was given up the statement that
+    /// still runs is stopped.
     pub(crate) fn end<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        let Self { mut slot, connection, .. } = self;
+        let Self { link, session, .. } = self;
         match &result {
+            Err(failure) if error::is_given_up(failure) => {
+                if let Some(urgent) = link.urgent.clone() {
+                    // The connection stays open until then, so that the number is of no other's.
+                    tokio::spawn(async move {
+                        let stop = "SELECT pg_catalog.pg_cancel_backend($1)";
+                        urgent.ask::<bool>(stop, session.pid).await;
+                    });
+                }
+            }
+            // What cut this one has cut the others.
+            Err(failure) if error::is_lost(failure) => link.idle().clear(),
             Err(failure) if !error::keeps_connection(failure) => {}
-            _ => slot.connection = Some(connection),
+            _ => link.keep(session),
         }
         result
+    }
+}
+
+/// Waits for the statements of one call.
+pub(crate) struct Watch {
+    patience: Duration,
+    pid: i32,
+    urgent: Option<Arc<Link>>,
+}
+
+impl Watch {
+    /// Waits as long as they may take. If they fail for a lock, the error says who holds it.
+    pub(crate) async fn limit<T>(
+        &self,
+        statements: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let watched = async {
+            let mut statements = pin!(statements);
+            let holders = tokio::select! {
+                biased;
+                result = &mut statements => return result,
+                // Asked while it waits: later nobody knows.
+                holders = self.holders() => holders,
+            };
+            statements.await.map_err(|failure| error::held_by(failure, &holders))
+        };
+        limit(self.patience, watched).await
+    }
+
+    async fn holders(&self) -> Vec<i32> {
+        sleep(LOCK_TIMEOUT.min(self.patience / 2) / 2).await;
+        let Some(urgent) = &self.urgent else { return pending().await };
+        let who = "SELECT pg_catalog.pg_blocking_pids($1)";
+        urgent.ask(who, self.pid).await.unwrap_or_default()
     }
 }
 
@@ -227,10 +445,6 @@ pub(crate) async fn limit<T>(
 ) -> Result<T, sqlx::Error> {
     match timeout(limit, statements).await {
         Ok(result) => result,
-        Err(_) => {
-            let text = format!("no answer within {limit:?}");
-            let source = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
-            Err(sqlx::Error::Io(source))
-        }
+        Err(_) => Err(error::given_up(limit)),
     }
 }

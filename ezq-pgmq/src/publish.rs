@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::claim::{in_calendar, micros};
 use crate::config::Place;
+use crate::giving_up::{Stopper, mark};
 use crate::link::limit;
 use crate::pooled::Lender;
 use crate::{dedupe, error, sql, text};
@@ -112,7 +113,7 @@ pub(crate) async fn insert(
         return dedupe::insert(connection, queue, rows).await;
     }
     let statement = format!(
-        "INSERT INTO {} (vt, message, headers)
+        "{}INSERT INTO {} (vt, message, headers)
          SELECT {DUE},
                 m.body::jsonb, m.headers::jsonb
          FROM (SELECT clock_timestamp() AS now OFFSET 0) base,
@@ -120,6 +121,7 @@ pub(crate) async fn insert(
                 WITH ORDINALITY AS m(body, headers, after_us, at, twin, place)
          ORDER BY m.place
          RETURNING msg_id",
+        mark(Some(queue)),
         sql::table(queue)
     );
     let stored = with_columns(statement, rows).fetch_all(connection).await?;
@@ -156,7 +158,7 @@ fn twins(rows: &[Row]) -> Vec<i64> {
 pub(crate) async fn store(
     lender: &Arc<Lender>,
     place: &Place,
-    patience: Duration,
+    stopper: &Stopper,
     queue: &QueueName,
     rows: &[Row],
 ) -> Vec<PublishOutcome> {
@@ -170,11 +172,14 @@ pub(crate) async fn store(
             halve(part, &mut parts);
             continue;
         }
-        let stored = limit(patience, async {
-            let mut connection = lender.acquire().await?;
-            let stored = insert(&mut connection, queue, part).await;
-            connection.end(stored)
-        });
+        let stored = async {
+            let mut connection = limit(stopper.patience, lender.acquire()).await?;
+            let insertion = async {
+                let stored = insert(&mut connection, queue, part).await;
+                connection.end(stored)
+            };
+            stopper.limit(&mark(Some(queue)), insertion).await
+        };
         match stored.await {
             Ok(stored) => outcomes.extend(stored),
             // Of rows with keys alone: another transaction was taking one of them.

@@ -13,7 +13,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::install::LOCK_KEY;
-use crate::link::{Link, limit};
+use crate::link::Link;
 use crate::{error, keys};
 
 const PROBE: &str = "
@@ -142,12 +142,12 @@ impl Queues {
 
 async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
     let mut link = link.checkout().await?;
-    let (place, patience) = (link.place().clone(), link.timeout());
+    let (place, watch) = (link.place().clone(), link.watch());
     let probe = sqlx::query(AssertSqlSafe(format!("{PROBE}, {} AS has_keys", keys::index::PROBE)))
         .bind(queue.as_str().to_owned())
         .bind(queue.dead_letters())
         .fetch_one(link.connection());
-    let result = limit(patience, probe).await;
+    let result = watch.limit(probe).await;
     let row = link.end(result).map_err(|failure| error::of(failure, &place))?;
     let read =
         |column: &str| row.try_get::<bool, _>(column).map_err(|failure| error::of(failure, &place));
@@ -160,16 +160,16 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
 
 async fn index(queue: &QueueName, link: &Link) -> Result<()> {
     let mut link = link.checkout().await?;
-    let (place, patience) = (link.place().clone(), link.timeout());
-    let result = limit(patience, keys::index::create(link.connection(), queue)).await;
+    let (place, watch) = (link.place().clone(), link.watch());
+    let result = watch.limit(keys::index::create(link.connection(), queue)).await;
     link.end(result).map_err(|failure| error::of(failure, &place))
 }
 
 /// Creates what is absent of a queue, its archive and its dead letters.
 pub(crate) async fn create(queue: &QueueName, link: &Link) -> Result<()> {
     let mut link = link.checkout().await?;
-    let (place, patience) = (link.place().clone(), link.timeout());
-    let result = limit(patience, create_locked(link.connection(), queue)).await;
+    let (place, watch) = (link.place().clone(), link.watch());
+    let result = watch.limit(create_locked(link.connection(), queue)).await;
     link.end(result).map_err(|failure| error::of(failure, &place))
 }
 
@@ -178,6 +178,8 @@ async fn create_locked(
     queue: &QueueName,
 ) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
+    // Many processes may start at once, and each waits for its turn.
+    sqlx::query("SET LOCAL lock_timeout = '20s'").execute(&mut *tx).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
     for name in [queue.as_str().to_owned(), queue.dead_letters()] {
         // A queue that stands is left alone: its owner may be another role.

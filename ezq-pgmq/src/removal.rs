@@ -20,10 +20,11 @@ pub(crate) enum Removal {
 
 impl Removal {
     /// Acknowledges what still carries its receipt, of the table expression `receipts` for
-    /// [`sql::locked`]. It answers with a row of (`msg_id`, `fence`, `rel`) for each.
-    pub(crate) fn acknowledge(self, queue: &QueueName, receipts: &str) -> String {
+    /// [`sql::locked`], which `wait`s as it is told. It answers with a row of (`msg_id`, `fence`,
+    /// `rel`) for each.
+    pub(crate) fn acknowledge(self, queue: &QueueName, receipts: &str, wait: &str) -> String {
         let table = sql::table(queue);
-        let locked = sql::locked(&table, "", receipts, "");
+        let locked = sql::locked(&table, "", receipts, wait);
         let delete = format!("DELETE FROM {table} q USING locked l WHERE {ONLY_LOCKED}");
         let Some((columns, kept)) = self.keep(queue) else {
             return format!(

@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::install::LOCK_KEY;
-use crate::link::{Link, limit};
+use crate::link::Link;
 use crate::removal::Removal;
 use crate::schema::{Part, Schema};
 use crate::{error, queues, sql};
@@ -123,21 +123,21 @@ impl Retentions {
 
 async fn find(queue: &QueueName, link: &Link) -> Result<Option<Removal>> {
     let mut link = link.checkout().await?;
-    let (place, patience) = (link.place().clone(), link.timeout());
+    let (place, watch) = (link.place().clone(), link.watch());
     let found = async {
         let query = sqlx::query(PROBE).bind(queue.as_str().to_owned());
         let row = query.fetch_one(link.connection()).await?;
         let removal = Removal::Archive { last_read: row.try_get("has_last_read")? };
         Ok(row.try_get::<bool, _>("has_archive")?.then_some(removal))
     };
-    let result = limit(patience, found).await;
+    let result = watch.limit(found).await;
     link.end(result).map_err(|failure| error::of(failure, &place))
 }
 
 async fn index(queue: &QueueName, link: &Link) -> Result<()> {
     let mut link = link.checkout().await?;
-    let (place, patience) = (link.place().clone(), link.timeout());
-    let result = limit(patience, index_small(link.connection(), queue)).await;
+    let (place, watch) = (link.place().clone(), link.watch());
+    let result = watch.limit(index_small(link.connection(), queue)).await;
     link.end(result).map_err(|failure| error::of(failure, &place))
 }
 

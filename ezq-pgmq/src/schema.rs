@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::config::Place;
 use crate::error;
 use crate::install::{LOCK, LOCK_KEY, LOCK_TIMEOUT, quoted};
-use crate::link::{Connector, Link, limit};
+use crate::link::{Connector, Link};
 
 /// What a table is for, and so in which databases it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,8 +205,8 @@ impl Schema {
         let place = connector.place();
         let found = {
             let mut link = control.checkout().await?;
-            let patience = link.timeout();
-            let result = limit(patience, probe(link.connection())).await;
+            let watch = link.watch();
+            let result = watch.limit(probe(link.connection())).await;
             link.end(result).map_err(|failure| out_of_reach(failure, self.part, place))?
         };
         if !found.missing(self.part).is_empty() {

@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::claim::micros;
-use crate::link::{Link, limit};
+use crate::link::Link;
 use crate::retention::Retentions;
 use crate::settle::BEGIN;
 use crate::{error, sql, trail};
@@ -65,11 +65,11 @@ impl Sweeper {
         let mut removed = 0;
         loop {
             let mut link = self.link.checkout().await?;
-            let (place, patience) = (link.place().clone(), link.timeout());
+            let (place, watch) = (link.place().clone(), link.watch());
             let connection = link.connection();
             let result = match retention.is_archive() {
-                true => limit(patience, expire(connection, queue, keep)).await,
-                false => limit(patience, trail::expire(connection, queue, keep, BATCH)).await,
+                true => watch.limit(expire(connection, queue, keep)).await,
+                false => watch.limit(trail::expire(connection, queue, keep, BATCH)).await,
             };
             let count = match link.end(result) {
                 Ok(count) => count,

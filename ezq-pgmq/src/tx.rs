@@ -288,7 +288,7 @@ impl Session {
         if let ([one], Removal::Delete) = (&acknowledged[..], removal) {
             held += self.delete(&mut *connection, one).await?;
         } else if !acknowledged.is_empty() {
-            let statement = removal.acknowledge(&self.queue, &in_unit(RECEIPTS));
+            let statement = removal.acknowledge(&self.queue, &in_unit(RECEIPTS), "");
             let query = self.with_receipts(statement, &acknowledged);
             held += query.execute(&mut *connection).await?.rows_affected();
         }
@@ -372,7 +372,7 @@ impl Session {
     async fn signal(&self, function: &str) {
         let statement =
             format!("SELECT {function}(pid) FROM pg_stat_activity WHERE application_name = $1");
-        let asked = timeout(STOPPING, self.engine.control(&statement, &self.name)).await;
+        let asked = timeout(STOPPING, self.engine.urgently(&statement, &self.name)).await;
         let error = match asked {
             Ok(Ok(())) => return,
             Ok(Err(error)) => ezq_core::error_chain(&error),

@@ -14,7 +14,7 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::link::{Link, limit};
+use crate::link::Link;
 
 /// The channel; the payload is the queue's name.
 pub(crate) const CHANNEL: &str = "ezq_wake";
@@ -109,9 +109,9 @@ impl Wake {
         let Ok(mut link) = link.checkout().await else {
             return;
         };
-        let patience = link.timeout();
+        let watch = link.watch();
         let names = unsent.iter().map(ToString::to_string).collect();
-        let result = limit(patience, notify(link.connection(), names)).await;
+        let result = watch.limit(notify(link.connection(), names)).await;
         if let Err(failure) = link.end(result) {
             tracing::debug!(%failure, "a notification was lost; consumers poll");
         }

@@ -18,6 +18,7 @@ mod inbox;
 mod inline;
 mod kit;
 mod leftovers;
+mod locks;
 mod macros;
 mod macros_ui;
 mod newcomer;

@@ -1,11 +1,14 @@
-//! Settling, batch by batch: fenced by the engine, tried again until it works.
+//! Settling, batch by batch: fenced by the engine, tried again until it works. While the store fails,
+//! batches wait; what fails by itself is tried again beside them.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, debug_span, info};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, debug_span, info};
 
 use super::lanes::Turn;
 use super::lease::Leases;
@@ -23,6 +26,9 @@ use crate::publisher::Services;
 use crate::settlement::{Reason, ReasonKind, Settle};
 use crate::{Error, ErrorKind, QueueName, error_chain};
 
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// One delivery to be settled.
 #[derive(Debug)]
 pub(super) struct Settling {
@@ -34,6 +40,15 @@ pub(super) struct Settling {
     pub(super) since: Instant,
     /// Of a delivery with an ordering key that is done with.
     pub(super) turn: Option<Turn>,
+    /// It was tried to settle it, and the answer may have been lost.
+    pub(super) unanswered: bool,
+}
+
+impl Settling {
+    /// Whether the lease has not run out by this worker's own clock.
+    fn is_leased(&self) -> bool {
+        self.received.as_ref().is_some_and(|received| !received.lease.is_expired())
+    }
 }
 
 /// What the settling task works with.
@@ -64,59 +79,124 @@ impl InFlight {
     }
 }
 
+/// What of a batch is to be tried again.
+struct Left {
+    batch: Vec<Settling>,
+    /// Why, in a line; none where the store refused them as they were.
+    error: Option<String>,
+    /// The store as a whole failed: what comes next would fail as well.
+    is_down: bool,
+}
+
 impl Settler {
     /// Settles what comes until all senders are gone.
     pub(super) async fn run(self, mut batches: Batches) {
+        let settler = Arc::new(self);
+        let (closing, mut aside) = (CancellationToken::new(), JoinSet::new());
         let mut give_up = None;
         while let Some(batch) = batches.next().await {
-            self.flush(batch, &batches, &mut give_up).await;
+            let left = settler.flush(batch, &batches, &mut give_up).await;
+            if !left.is_empty() {
+                let later = Arc::clone(&settler).settle_later(left, closing.clone());
+                aside.spawn(later.in_current_span());
+            }
+            // A set keeps what ended until it is asked.
+            while aside.try_join_next().is_some() {}
         }
+        closing.cancel();
+        while aside.join_next().await.is_some() {}
     }
 
-    /// Settles a batch; tries again until it works or, once the consumer has stopped, until it is
-    /// time to give up, for this batch and those behind it.
+    /// Settles a batch; while the store fails tries again or, once the consumer has stopped, until
+    /// it is time to give up, for this batch and those behind it. Some may fail by themselves, such
+    /// as one that another session has locked: they are left, and hold up no other.
     async fn flush(
         &self,
         mut batch: Vec<Settling>,
         batches: &Batches,
         give_up: &mut Option<Instant>,
-    ) {
-        let mut pause = Duration::from_millis(50);
+    ) -> Vec<Settling> {
+        let mut pause = FIRST_PAUSE;
         if give_up.is_some_and(|give_up| Instant::now() >= give_up) {
-            return self.abandon(batch);
+            self.abandon(batch);
+            return Vec::new();
         }
         self.in_flight.set().extend(batch.iter().map(|one| one.receipt.clone()));
         loop {
-            let count = batch.len();
-            let span = debug_span!("ezq.settle", queue = %self.queue, count);
-            let pairs = batch.iter().map(|one| (one.receipt.clone(), one.settle.clone())).collect();
-            let result = self.engine.settle(&self.queue, pairs).instrument(span).await;
-            batch = match result {
-                Ok(outcomes) => {
-                    let (again, failure) = self.sort_out(batch, outcomes);
-                    match failure {
-                        Some(error) => self.mend(again, &error).await,
-                        None => again,
-                    }
-                }
-                Err(error) => self.mend(batch, &error).await,
-            };
-            if batch.is_empty() {
+            let left = self.attempt(batch).await;
+            if let Some(Left { batch: left, error, is_down: true }) = left {
+                warn!(queue = %self.queue, error, "settling failed, will try again");
+                batch = left;
+            } else {
                 self.note(Ok(()));
-                if pause > Duration::from_millis(50) {
+                if pause > FIRST_PAUSE {
                     info!(queue = %self.queue, "settling works again");
                 }
                 *give_up = None;
-                return;
+                let Some(Left { batch: left, error, .. }) = left else { return Vec::new() };
+                if error.is_some() {
+                    let count = left.len();
+                    warn!(queue = %self.queue, count, error, "some events cannot be settled yet");
+                }
+                return left;
             }
-            let now = Instant::now();
+            let (now, count) = (Instant::now(), batch.len());
             if batches.is_closed() && now >= *give_up.get_or_insert(later(now, self.patience)) {
                 warn!(queue = %self.queue, count, "gave up settling: these events will come again");
-                return self.abandon(batch);
+                self.abandon(batch);
+                return Vec::new();
             }
             sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Settles what failed by itself, beside the batches that come: until it works or, once the
+    /// consumer has stopped, until it is time to give up.
+    async fn settle_later(self: Arc<Self>, mut batch: Vec<Settling>, closing: CancellationToken) {
+        let receipts = batch.iter().map(|one| one.receipt.clone()).collect();
+        let _held = Held { settler: &self, receipts };
+        let (mut pause, mut give_up) = (FIRST_PAUSE, None);
+        loop {
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            let Some(Left { batch: left, error, .. }) = self.attempt(batch).await else {
+                return debug!(queue = %self.queue, "what could not be settled is settled now");
+            };
+            let (now, count) = (Instant::now(), left.len());
+            debug!(queue = %self.queue, count, error, "some events cannot be settled yet");
+            batch = left;
+            if closing.is_cancelled() && now >= *give_up.get_or_insert(later(now, self.patience)) {
+                return warn!(
+                    queue = %self.queue, count, error,
+                    "gave up settling: these events will come again"
+                );
+            }
+        }
+    }
+
+    /// Tries once to settle a batch; what is to be tried again.
+    async fn attempt(&self, batch: Vec<Settling>) -> Option<Left> {
+        let span = debug_span!("ezq.settle", queue = %self.queue, count = batch.len());
+        let pairs = batch.iter().map(|one| (one.receipt.clone(), one.settle.clone())).collect();
+        let result = self.engine.settle(&self.queue, pairs).instrument(span).await;
+        let is_down = result.is_err();
+        let (mut batch, failure) = match result {
+            Ok(outcomes) => self.sort_out(batch, outcomes),
+            Err(error) => (batch, Some(error)),
+        };
+        if let Some(error) = &failure {
+            if is_down {
+                self.note(Err(error));
+            }
+            if error.kind() == ErrorKind::Connection {
+                // The answer may be what was lost.
+                batch.iter_mut().for_each(|one| one.unanswered = true);
+            }
+            batch = self.mend(batch, error).await;
+        }
+        let error = failure.as_ref().map(|error| error_chain(error));
+        (!batch.is_empty()).then_some(Left { batch, error, is_down })
     }
 
     /// Books what is settled; what is left is to be tried again.
@@ -131,20 +211,17 @@ impl Settler {
         for mut one in batch {
             // An engine that leaves an outcome out leaves it open; the lease tells in the end.
             match outcomes.next().unwrap_or(SettleOutcome::LeaseLost) {
-                SettleOutcome::Done => {
-                    let tally = one.tally;
-                    let notices = &self.services.notices;
-                    if tally == Tally::Control {
-                        notices.went_out(one.settle.outgoing());
-                    } else {
-                        let (id, received) = (one.receipt.message_id(), one.received.as_deref());
-                        notices.settled(&self.queue, id, received, &one.settle);
-                    }
-                    self.done(one, tally);
-                }
+                SettleOutcome::Done => self.settled(one),
+                // Nobody else could take it: an earlier try has settled it.
+                SettleOutcome::LeaseLost if one.unanswered && one.is_leased() => self.settled(one),
                 SettleOutcome::LeaseLost => {
                     let message_id = one.receipt.message_id();
-                    warn!(queue = %self.queue, %message_id, "lease lost: the event was taken over");
+                    if one.unanswered {
+                        let text = "lease lost: an earlier try has settled the event, or it was taken over";
+                        warn!(queue = %self.queue, %message_id, "{text}");
+                    } else {
+                        warn!(queue = %self.queue, %message_id, "lease lost: the event was taken over");
+                    }
                     self.done(one, Tally::Lost);
                 }
                 SettleOutcome::Failed { receipt, error } => {
@@ -159,6 +236,19 @@ impl Settler {
             }
         }
         (again, failure)
+    }
+
+    /// Tells of a settlement that succeeded.
+    fn settled(&self, one: Settling) {
+        let tally = one.tally;
+        let notices = &self.services.notices;
+        if tally == Tally::Control {
+            notices.went_out(one.settle.outgoing());
+        } else {
+            let (id, received) = (one.receipt.message_id(), one.received.as_deref());
+            notices.settled(&self.queue, id, received, &one.settle);
+        }
+        self.done(one, tally);
     }
 
     /// Leaves a batch to whoever leases it next.
@@ -189,8 +279,6 @@ impl Settler {
     /// Does what can be done about a failure: creates the queues that are missing. What publishes to
     /// one that cannot be created is refused, and holds up no other.
     async fn mend(&self, batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
-        warn!(queue = %self.queue, error = %error_chain(error), "settling failed, will try again");
-        self.note(Err(error));
         if error.kind() != ErrorKind::QueueMissing {
             return batch;
         }
@@ -226,6 +314,22 @@ impl Settler {
         let why = format!("the store refused the settlement: {error}");
         let settle = give_up(queue, message_id, one.settle, &why);
         Some(Settling { settle, tally: Tally::DeadLettered, ..one })
+    }
+}
+
+/// Deliveries whose settlement is tried beside the others. However that ends, they are let go.
+struct Held<'a> {
+    settler: &'a Settler,
+    receipts: Vec<Receipt>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let Settler { leases, in_flight, counters, .. } = self.settler;
+        for receipt in self.receipts.iter().filter(|receipt| in_flight.set().remove(receipt)) {
+            leases.release(receipt);
+            counters.add(Tally::Lost);
+        }
     }
 }
 

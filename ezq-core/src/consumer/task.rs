@@ -98,7 +98,8 @@ pub(super) fn send(
     (received, settle): (Option<Arc<Received>>, Settle),
     tally: Tally,
 ) {
-    let settling = Settling { receipt, received, settle, tally, since: Instant::now(), turn };
+    let since = Instant::now();
+    let settling = Settling { receipt, received, settle, tally, since, turn, unanswered: false };
     if !settler.send(settling) {
         error!("the settling task is gone: the event will come again");
     }

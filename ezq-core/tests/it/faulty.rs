@@ -1,6 +1,6 @@
 //! A memory engine with faults to be switched on.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,6 +30,10 @@ pub(crate) struct Faults {
     pub lease: Mutex<VecDeque<ErrorKind>>,
     /// Refuses every settlement but a dead letter, each for itself and for good.
     pub refuse: AtomicBool,
+    /// Messages that another session has locked: their settlements fail for now.
+    pub locked: Mutex<BTreeSet<i64>>,
+    /// The next settlements are done, but fail with a lost connection.
+    pub unheard: AtomicUsize,
     /// Answers every renewal with a lost lease.
     pub lose: AtomicBool,
     /// How many milliseconds one call to settle takes.
@@ -119,12 +123,27 @@ impl Engine for Faulty {
         }
         self.faults.batches.lock().unwrap().push((Instant::now(), settlements.len()));
         self.faults.held.fetch_sub(settlements.len(), Ordering::SeqCst);
-        if !self.faults.refuse.load(Ordering::SeqCst) {
+        let unheard = |left: usize| left.checked_sub(1);
+        if self.faults.unheard.fetch_update(Ordering::SeqCst, Ordering::SeqCst, unheard).is_ok() {
+            self.memory.settle(queue, settlements).await?;
+            return Err(Error::new(ErrorKind::Connection, "a fault of the test"));
+        }
+        let locked = self.faults.locked.lock().unwrap().clone();
+        let refuses = self.faults.refuse.load(Ordering::SeqCst);
+        if !refuses && locked.is_empty() {
             return self.memory.settle(queue, settlements).await;
         }
         let mut outcomes = Vec::new();
         for (receipt, settle) in settlements {
+            let is_locked = receipt.message_id().as_number().is_some_and(|id| locked.contains(&id));
             outcomes.push(match settle {
+                _ if is_locked => SettleOutcome::Failed {
+                    receipt,
+                    error: Error::new(ErrorKind::Transient, "locked by the test"),
+                },
+                _ if !refuses => {
+                    self.memory.settle(queue, vec![(receipt, settle)]).await?.pop().unwrap()
+                }
                 Settle::DeadLetter { .. } => {
                     self.memory.settle(queue, vec![(receipt, settle)]).await?.pop().unwrap()
                 }

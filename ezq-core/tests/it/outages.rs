@@ -239,3 +239,69 @@ async fn a_consumer_that_could_not_listen_at_its_start_listens_later() {
     consumer.stop();
     within(consumer.wait()).await.unwrap();
 }
+
+/// An application whose events are handled at once, and settled one by one.
+fn quick(engine: &Faulty) -> App {
+    App::builder()
+        .without_discovered_handlers()
+        .register(Handler::on("quick", |_: Step| async {}))
+        .configure(|config| config.settle_batch = 1)
+        .build(engine.clone())
+        .unwrap()
+}
+
+async fn until(consumer: &ConsumerHandle, handled: u64) {
+    let all = async {
+        while consumer.counts().handled < handled {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(all).await;
+    assert_eq!(consumer.counts().handled, handled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_another_session_has_locked_holds_up_no_other() {
+    let engine = Faulty::default();
+    let app = quick(&engine);
+    let steps: Vec<Step> = (0..10).map(|n| Step { n }).collect();
+    let published = app.publish_all(&steps).await.unwrap();
+    let id = published[4].as_ref().unwrap().id.as_number().unwrap();
+    engine.faults.locked.lock().unwrap().insert(id);
+    let consumer = app.consumer().lease(secs(5)).spawn();
+    until(&consumer, 9).await;
+    app.publish_all(&steps).await.unwrap();
+    until(&consumer, 19).await;
+    tokio::time::sleep(secs(60)).await;
+    assert_eq!((consumer.counts().handled, consumer.counts().lost), (19, 0));
+    engine.faults.locked.lock().unwrap().clear();
+    until(&consumer, 20).await;
+    consumer.stop();
+    let counts = within(consumer.wait()).await.unwrap().counts;
+    assert_eq!((counts.handled, counts.lost), (20, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_stops_although_an_event_stays_locked() {
+    let engine = Faulty::default();
+    let app = quick(&engine);
+    let published = app.publish(&Step { n: 0 }).await.unwrap();
+    let id = published.id.as_number().unwrap();
+    engine.faults.locked.lock().unwrap().insert(id);
+    let consumer = app.consumer().lease(secs(5)).spawn();
+    tokio::time::sleep(secs(60)).await;
+    consumer.stop();
+    let stopping = tokio::time::timeout(secs(10), consumer.wait());
+    let counts = stopping.await.expect("it hangs").unwrap().counts;
+    assert_eq!((counts.handled, counts.lost), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_settled_by_a_try_whose_answer_was_lost_counts_as_settled() {
+    let engine = Faulty::default();
+    let app = quick(&engine);
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    engine.faults.unheard.store(1, Ordering::SeqCst);
+    let report = within(app.consumer().until_idle().run()).await.unwrap();
+    assert_eq!((report.counts.handled, report.counts.lost), (2, 0));
+}

@@ -10,7 +10,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 
 use super::{Inner, PgmqEngine};
 use crate::broadcast::{self, Copies, Row};
-use crate::link::{Planning, limit};
+use crate::giving_up::mark;
+use crate::link::limit;
 use crate::publish::CONFLICT_TRIES;
 use crate::{error, text};
 
@@ -45,9 +46,9 @@ macro_rules! on_control {
         loop {
             inner.ready_to_broadcast().await?;
             let mut link = inner.control.checkout().await?;
-            let patience = link.timeout();
+            let watch = link.watch();
             let $connection = link.connection();
-            let result = limit(patience, $statement).await;
+            let result = watch.limit($statement).await;
             match link.end(result) {
                 Err(failure) if error::is_absent(&failure) && again => {
                     again = false;
@@ -99,11 +100,14 @@ impl Inner {
         let mut tries = 0;
         loop {
             self.ready_for_broadcasts(std::slice::from_ref(row)).await?;
-            let stored = limit(self.connector.patience(Planning::Free), async {
-                let mut connection = self.lender.acquire().await?;
-                let stored = broadcast::insert(&mut connection, row).await;
-                connection.end(stored)
-            });
+            let stored = async {
+                let mut connection = limit(self.stopper.patience, self.lender.acquire()).await?;
+                let insertion = async {
+                    let stored = broadcast::insert(&mut connection, row).await;
+                    connection.end(stored)
+                };
+                self.stopper.limit(&mark(None), insertion).await
+            };
             let failure = match stored.await {
                 Ok(copies) => return Ok(copies),
                 Err(failure) => failure,

@@ -27,12 +27,20 @@ use crate::{dead_letters, error, extend, history, publish, upkeep};
 /// One call on a link: checkout, statement with a time limit, give back, map the error.
 macro_rules! on_link {
     ($engine:expr, $link:expr, $queue:expr, |$connection:ident| $statement:expr) => {{
-        let mut link: Checkout<'_> = Link::checkout(&$link).await?;
-        let patience = link.timeout();
-        let $connection = link.connection();
-        let result = limit(patience, $statement).await;
-        let result = link.end(result);
-        result.map_err(|failure| $engine.failed(failure, $queue))
+        let mut is_first = true;
+        loop {
+            let mut link: Checkout<'_> = Link::checkout(&$link).await?;
+            let (watch, is_rested) = (link.watch(), link.is_rested());
+            let $connection = link.connection();
+            let result = watch.limit($statement).await;
+            match link.end(result) {
+                // Cut while nobody used it: what was asked has hardly begun there.
+                Err(failure) if is_first && is_rested && crate::error::is_lost(&failure) => {
+                    is_first = false;
+                }
+                result => break result.map_err(|failure| $engine.failed(failure, $queue)),
+            }
+        }
     }};
 }
 
@@ -101,12 +109,12 @@ impl PgmqEngine {
         self.inner.announce(queue);
     }
 
-    /// Runs a statement with one value on the control connection.
-    pub(crate) async fn control(&self, statement: &str, value: &str) -> Result<()> {
-        let mut link = self.inner.control.checkout().await?;
-        let (patience, statement) = (link.timeout(), AssertSqlSafe(statement.to_owned()));
+    /// Runs a statement with one value that must not wait for others.
+    pub(crate) async fn urgently(&self, statement: &str, value: &str) -> Result<()> {
+        let mut link = self.inner.urgent.checkout().await?;
+        let (watch, statement) = (link.watch(), AssertSqlSafe(statement.to_owned()));
         let query = sqlx::query(statement).bind(value).execute(link.connection());
-        let result = limit(patience, query).await;
+        let result = watch.limit(query).await;
         link.end(result).map(|_| ()).map_err(|failure| error::of(failure, self.place()))
     }
 
@@ -169,6 +177,7 @@ impl Engine for PgmqEngine {
             queues: &inner.queues,
             retentions: &inner.retentions,
             manage_schema: inner.manage_schema,
+            locked: &inner.locked,
             no_keys: no_keys.as_ref(),
         };
         let gives_back = settlements.iter().any(|(_, settle)| matches!(settle, Settle::Release));
@@ -251,9 +260,9 @@ impl Engine for PgmqEngine {
     }
 
     async fn health_check(&self) -> Result<()> {
-        let mut link = self.inner.control.checkout().await?;
-        let patience = link.timeout();
-        let result = limit(patience, link.connection().ping()).await;
+        let mut link = self.inner.urgent.checkout().await?;
+        let watch = link.watch();
+        let result = watch.limit(link.connection().ping()).await;
         let place = self.inner.connector.place();
         link.end(result).map_err(|failure| error::of(failure, place))
     }

@@ -12,7 +12,7 @@ use super::contract::on_link;
 use crate::claim::{Batch, Claim, Claimed};
 use crate::front::Went;
 use crate::keys;
-use crate::link::{Checkout, Link, limit};
+use crate::link::{Checkout, Link};
 
 /// How often a claim is made again that met a worker with the same key.
 const TRIES: u32 = 5;

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::config::PgmqConfig;
 use crate::front::Fronts;
+use crate::giving_up::Stopper;
 use crate::grouping::{Groups, Means};
 use crate::keys::claim::Paths;
 use crate::link::{Connector, ISOLATION, Link, Planning, keep_alive};
@@ -29,6 +30,7 @@ use crate::publish::{self, ByQueue, Row};
 use crate::queues::Queues;
 use crate::retention::Retentions;
 use crate::schema::{Part, Schema};
+use crate::settle::Locked;
 use crate::sweep::Sweeper;
 use crate::wake::Wake;
 use crate::{error, install, keys, listen, pooler};
@@ -40,8 +42,9 @@ const MAX_BODY: usize = 268_435_455;
 
 /// The engine on PGMQ. A clone is another handle to the same engine.
 ///
-/// Claiming, renewing, settling, notifying and listening have a connection each, opened when first
-/// used and opened again when it breaks; publishing uses the [pool](Self::pool).
+/// Claiming, renewing, settling, listening, what must not wait (health) and what is rare have a
+/// connection each, opened when first used and opened again when it breaks, and a few more while a
+/// statement waits for another session's lock; publishing uses the [pool](Self::pool).
 #[derive(Clone)]
 pub struct PgmqEngine {
     inner: Arc<Inner>,
@@ -57,7 +60,12 @@ struct Inner {
     claim: Link,
     settle: Link,
     renew: Link,
+    /// For what is rare, and may take its time.
     control: Arc<Link>,
+    /// For what must not wait: health, and stopping statements.
+    urgent: Arc<Link>,
+    stopper: Stopper,
+    locked: Locked,
     groups: Groups,
     queues: Queues,
     retentions: Arc<Retentions>,
@@ -93,10 +101,12 @@ impl PgmqEngine {
     /// is absent and cannot be installed, or is older than [`OLDEST_PGMQ`](crate::OLDEST_PGMQ).
     pub async fn connect(config: PgmqConfig) -> Result<Self> {
         let connector = Connector::new(&config);
-        let mut first = connector.connect().await?;
-        pooler::refuse(&mut first, &connector).await?;
-        install::ensure(&mut first, &connector, config.manage_schema).await?;
-        let control = Link::with(connector.clone(), Planning::Free, first);
+        let mut first = connector.open(Planning::Free).await?;
+        pooler::refuse(&mut first.connection, &connector).await?;
+        install::ensure(&mut first.connection, &connector, config.manage_schema).await?;
+        let urgent = Arc::new(Link::new(connector.clone(), Planning::Free, None));
+        let link = |planning| Link::new(connector.clone(), planning, Some(Arc::clone(&urgent)));
+        let control = link(Planning::Free).with(first);
         let owns_pool = config.pool.is_none();
         let pool = config.pool.clone().unwrap_or_else(|| own_pool(&config, &connector));
         let lender = Arc::new(Lender::new(pool, owns_pool));
@@ -120,11 +130,12 @@ impl PgmqEngine {
             retentions: Arc::clone(&retentions),
             interval: config.sweep_interval,
         };
-        let link = || Link::new(connector.clone(), Planning::ByIndex);
+        let patience = connector.patience(Planning::Free);
+        let stopper = Stopper { urgent: Arc::clone(&urgent), patience };
         let groups = Groups::new(Means {
             lender: Arc::clone(&lender),
             place: connector.place().clone(),
-            patience: connector.patience(Planning::Free),
+            stopper: stopper.clone(),
         });
         let inner = Inner {
             capabilities,
@@ -132,10 +143,12 @@ impl PgmqEngine {
             restart_grace: config.restart_grace,
             lender,
             owns_pool,
-            claim: link(),
-            settle: link(),
-            renew: link(),
+            claim: link(Planning::ByIndex),
+            settle: link(Planning::ByIndex),
+            renew: link(Planning::ByIndex),
             control,
+            urgent,
+            stopper,
             groups,
             queues: Queues::default(),
             retentions,
@@ -147,6 +160,7 @@ impl PgmqEngine {
             paths: Paths::default(),
             fronts: Fronts::default(),
             wake: Arc::default(),
+            locked: Locked::default(),
             tasks: Mutex::default(),
             connector,
         };
@@ -385,7 +399,7 @@ impl Inner {
         };
         running.shutdown().await;
         self.wake.flush(&self.control).await;
-        for link in [&self.claim, &self.settle, &self.renew, &*self.control] {
+        for link in [&self.claim, &self.settle, &self.renew, &*self.control, &*self.urgent] {
             link.close().await;
         }
         if self.owns_pool {

@@ -5,7 +5,7 @@ use ezq_core::engine::{Fired, Firing, KeptSchedules, Registration, ScheduleStore
 use ezq_core::{Error, ErrorKind, MessageId, Result};
 
 use super::PgmqEngine;
-use crate::link::{Checkout, Link, limit};
+use crate::link::{Checkout, Link};
 use crate::schema::{Part, out_of_reach};
 use crate::{error, publish, schedules, text};
 
@@ -15,9 +15,9 @@ macro_rules! on_schedules {
         let inner = &$engine.inner;
         inner.timetable.ensure(&inner.control, &inner.connector, inner.manage_schema).await?;
         let mut link: Checkout<'_> = Link::checkout(&inner.control).await?;
-        let patience = link.timeout();
+        let watch = link.watch();
         let $connection = link.connection();
-        let result = limit(patience, $statement).await;
+        let result = watch.limit($statement).await;
         link.end(result)
     }};
 }

@@ -4,19 +4,22 @@
 //! Acknowledgements and returns without events to publish are one statement for a whole batch.
 //! Dead letters, and settlements with events, are one transaction: it locks what still carries its
 //! receipt, and nothing is written for a message that does not. When what one message carries or
-//! publishes makes the database refuse, the batch is done again message by message.
+//! publishes makes the database refuse, the batch is done again message by message. When another
+//! session has rows locked, the others are settled without them (see `locked`); when the table of
+//! another queue is locked, what publishes there waits by itself.
 
 mod item;
+mod locked;
 mod statements;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use ezq_core::{Error, ErrorKind, QueueName, Receipt, Result, Settle, SettleOutcome};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
-use crate::link::{Link, limit};
+use crate::link::Link;
 use crate::publish::{self, ByQueue, CONFLICT_TRIES};
 use crate::queues::Queues;
 use crate::removal::Removal;
@@ -24,6 +27,8 @@ use crate::retention::Retentions;
 use crate::{error, text};
 pub(crate) use item::Item;
 use item::{Key, Kind};
+pub(crate) use locked::Locked;
+use locked::Wait;
 
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
@@ -46,6 +51,7 @@ pub(crate) struct Means<'a> {
     pub(crate) queues: &'a Queues,
     pub(crate) retentions: &'a Retentions,
     pub(crate) manage_schema: bool,
+    pub(crate) locked: &'a Locked,
     /// Why events with dedupe keys cannot be published, if they cannot.
     pub(crate) no_keys: Option<&'a Error>,
 }
@@ -98,38 +104,55 @@ impl<'a> Settling<'a> {
     }
 
     async fn settle_group(&mut self, items: Vec<Item>) {
-        if items.is_empty() {
-            return;
-        }
-        match self.attempt(&items).await {
-            Ok(done) => self.record(items, &done),
-            Err(Failure::Data(_)) if items.len() > 1 => {
-                for item in items {
-                    let result = self.attempt(std::slice::from_ref(&item)).await;
-                    match result {
-                        Ok(done) => self.record(vec![item], &done),
-                        Err(failure) => self.fail(vec![item], failure),
-                    }
-                }
+        let locked = self.means.locked;
+        // Parts still to be settled, the next one last.
+        let mut parts = vec![items];
+        while let Some(items) = parts.pop() {
+            if items.is_empty() {
+                continue;
             }
-            Err(failure) => self.fail(items, failure),
+            let wait = locked.wait(self.queue);
+            match self.attempt(&items, wait).await {
+                Ok(applied) => self.record(items, &applied),
+                Err(Failure::Data(_)) if items.len() > 1 => {
+                    parts.extend(items.into_iter().rev().map(|item| vec![item]));
+                }
+                Err(Failure::Locked(error)) if wait == Wait::ForLocks => {
+                    locked.saw(self.queue, &error);
+                    parts.push(items);
+                }
+                // The table of this queue is locked, or of another to which some of them publish.
+                Err(Failure::Locked(error)) => match split(items) {
+                    Ok(by_targets) => parts.extend(by_targets),
+                    Err(items) => self.fail(items, Failure::Locked(error)),
+                },
+                Err(failure) => self.fail(items, failure),
+            }
         }
     }
 
-    /// What was settled.
-    async fn attempt(&self, items: &[Item]) -> Result<HashSet<Key>, Failure> {
+    /// What was settled, and what is locked.
+    async fn attempt(&self, items: &[Item], wait: Wait) -> Result<Applied, Failure> {
         let mut tries = 0;
         let mut repaired = false;
         loop {
             let removal = self.removal().await.map_err(Failure::Other)?;
             let mut link = self.means.link.checkout().await.map_err(Failure::Other)?;
-            let (place, patience) = (link.place().clone(), link.timeout());
-            let result =
-                limit(patience, apply(link.connection(), self.queue, removal, items)).await;
+            let (place, watch) = (link.place().clone(), link.watch());
+            let is_rested = link.is_rested();
+            let applied = apply(link.connection(), self.queue, removal, items, wait);
+            let result = watch.limit(applied).await;
             let failure = match link.end(result) {
-                Ok(done) => return Ok(done),
+                Ok(applied) => return Ok(applied),
                 Err(failure) => failure,
             };
+            if is_rested && error::is_lost(&failure) {
+                // Cut while nobody used it. What is settled all the same answers so.
+                continue;
+            }
+            if error::is_locked(&failure) {
+                return Err(Failure::Locked(error::on_queue(failure, self.queue, &place)));
+            }
             tries += 1;
             if error::is_conflict(&failure) && tries < CONFLICT_TRIES {
                 let pause = Duration::from_millis(5 << tries).mul_f64(rand::random_range(0.5..1.0));
@@ -195,9 +218,14 @@ impl<'a> Settling<'a> {
         None
     }
 
-    fn record(&mut self, items: Vec<Item>, done: &HashSet<Key>) {
+    fn record(&mut self, items: Vec<Item>, applied: &Applied) {
         for item in items {
-            if !done.contains(&item.key()) {
+            if applied.locked.contains(&item.key()) {
+                let (receipt, error) = (item.receipt, self.means.locked.still(self.queue));
+                self.put(item.index, SettleOutcome::Failed { receipt, error });
+                continue;
+            }
+            if !applied.done.contains(&item.key()) {
                 self.put(item.index, SettleOutcome::LeaseLost);
                 continue;
             }
@@ -212,7 +240,9 @@ impl<'a> Settling<'a> {
     fn fail(&mut self, items: Vec<Item>, failure: Failure) {
         let error = match failure {
             Failure::Data(error) => error,
-            Failure::Other(error) => {
+            // Another queue's table: not this one's trouble.
+            Failure::Locked(error) if !items.iter().all(Item::is_plain) => error,
+            Failure::Locked(error) | Failure::Other(error) => {
                 self.broken += items.len();
                 error
             }
@@ -236,7 +266,31 @@ impl<'a> Settling<'a> {
 enum Failure {
     /// What one of the messages carries or publishes is to blame.
     Data(Error),
+    /// Another session's lock was waited for in vain.
+    Locked(Error),
     Other(Error),
+}
+
+/// What became of a batch's messages; of the others the lease is lost.
+#[derive(Default)]
+struct Applied {
+    done: HashSet<Key>,
+    locked: HashSet<Key>,
+}
+
+/// Apart what writes to different tables; all of it again if there is one part only.
+fn split(items: Vec<Item>) -> Result<Vec<Vec<Item>>, Vec<Item>> {
+    let mut parts: HashMap<(bool, BTreeSet<QueueName>), Vec<Item>> = HashMap::new();
+    for item in items {
+        let targets = item.outgoing.iter().map(|(queue, _)| queue.clone()).collect();
+        let is_dead = matches!(item.kind, Kind::Dead { .. });
+        parts.entry((is_dead, targets)).or_default().push(item);
+    }
+    let mut parts: Vec<Vec<Item>> = parts.into_values().collect();
+    match parts.len() {
+        1 => Err(parts.remove(0)),
+        _ => Ok(parts),
+    }
 }
 
 async fn apply(
@@ -244,16 +298,26 @@ async fn apply(
     queue: &QueueName,
     removal: Removal,
     items: &[Item],
-) -> Result<HashSet<Key>, sqlx::Error> {
+    wait: Wait,
+) -> Result<Applied, sqlx::Error> {
     let all: Vec<&Item> = items.iter().collect();
-    match items {
-        [first, ..] if !first.is_plain() => transact(connection, queue, removal, all).await,
+    let done = match items {
+        [first, ..] if !first.is_plain() => {
+            transact(&mut *connection, queue, removal, all, wait).await?
+        }
         [Item { kind: Kind::Ack, .. }, ..] => {
             let keys: Vec<Key> = items.iter().map(Item::key).collect();
-            statements::acknowledge(connection, queue, removal, &keys).await
+            statements::acknowledge(&mut *connection, queue, removal, &keys, wait).await?
         }
-        _ => statements::put_back(connection, queue, &all).await,
+        _ => statements::put_back(&mut *connection, queue, &all, wait).await?,
+    };
+    let mut applied = Applied { done, locked: HashSet::new() };
+    if wait == Wait::Not && applied.done.len() < items.len() {
+        // Passed for its lock, or not there any more.
+        let open = items.iter().map(Item::key).filter(|key| !applied.done.contains(key));
+        applied.locked = statements::standing(connection, queue, open).await?;
     }
+    Ok(applied)
 }
 
 // One transaction for all: it locks first, in order, and then writes for what it got.
@@ -262,9 +326,10 @@ async fn transact(
     queue: &QueueName,
     removal: Removal,
     items: Vec<&Item>,
+    wait: Wait,
 ) -> Result<HashSet<Key>, sqlx::Error> {
     let mut tx = connection.begin_with(BEGIN).await?;
-    let held = statements::lock(&mut tx, queue, &items).await?;
+    let held = statements::lock(&mut tx, queue, &items, wait).await?;
     let held_items = items.into_iter().filter(|item| held.contains(&item.key()));
     let (mut acked, mut returned, mut dead) = (Vec::new(), Vec::new(), Vec::new());
     let mut outgoing = ByQueue::default();
@@ -279,10 +344,10 @@ async fn transact(
         }
     }
     if !acked.is_empty() {
-        statements::acknowledge(&mut tx, queue, removal, &acked).await?;
+        statements::acknowledge(&mut tx, queue, removal, &acked, Wait::ForLocks).await?;
     }
     if !returned.is_empty() {
-        statements::put_back(&mut tx, queue, &returned).await?;
+        statements::put_back(&mut tx, queue, &returned, Wait::ForLocks).await?;
     }
     if !dead.is_empty() {
         statements::bury(&mut tx, queue, &dead).await?;

@@ -9,6 +9,7 @@ use sqlx::query::QueryAs;
 use sqlx::{AssertSqlSafe, Postgres};
 
 use super::item::{Item, Key, Kind};
+use super::locked::Wait;
 use crate::removal::Removal;
 use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
@@ -32,13 +33,28 @@ async fn keys(query: Query<'_>, connection: &mut PgConnection) -> Done {
     Ok(query.fetch_all(connection).await?.into_iter().collect())
 }
 
+/// Which rows still carry their receipts, whoever has them locked.
+pub(super) async fn standing(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    receipts: impl Iterator<Item = Key>,
+) -> Done {
+    let (table, fence) = (sql::table(queue), sql::fence("q"));
+    let statement = format!(
+        "SELECT w.id, w.fence, w.rel FROM {RECEIPTS} JOIN {table} q ON q.msg_id = w.id
+         WHERE {fence} = w.fence AND q.tableoid::bigint = w.rel"
+    );
+    keys(with_tokens(statement, receipts), connection).await
+}
+
 /// Locks what still carries its receipt.
 pub(super) async fn lock(
     connection: &mut PgConnection,
     queue: &QueueName,
     items: &[&Item],
+    wait: Wait,
 ) -> Done {
-    let statement = sql::locked(&sql::table(queue), "", RECEIPTS, "");
+    let statement = sql::locked(&sql::table(queue), "", RECEIPTS, wait.sql());
     keys(with_tokens(statement, items.iter().map(|item| item.key())), connection).await
 }
 
@@ -48,15 +64,16 @@ pub(super) async fn acknowledge(
     queue: &QueueName,
     removal: Removal,
     receipts: &[Key],
+    wait: Wait,
 ) -> Done {
     let mut sorted = receipts.to_vec();
     sorted.sort_unstable();
     // Two deliveries of one message may be in one batch: only one of them still holds.
     let is_unique = sorted.windows(2).all(|pair| pair[0].0 != pair[1].0);
-    let statement = if removal == Removal::Delete && is_unique {
+    let statement = if removal == Removal::Delete && is_unique && wait == Wait::ForLocks {
         delete(queue)
     } else {
-        removal.acknowledge(queue, RECEIPTS)
+        removal.acknowledge(queue, RECEIPTS, wait.sql())
     };
     keys(with_tokens(statement, sorted.into_iter()), connection).await
 }
@@ -80,6 +97,7 @@ pub(super) async fn put_back(
     connection: &mut PgConnection,
     queue: &QueueName,
     items: &[&Item],
+    wait: Wait,
 ) -> Done {
     let table = sql::table(queue);
     let locked = sql::locked(
@@ -87,7 +105,7 @@ pub(super) async fn put_back(
         ", w.after_us, w.due, w.marks",
         "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], \
          $6::text[]) AS w(id, fence, rel, after_us, due, marks)",
-        "",
+        wait.sql(),
     );
     let object = sql::headers_object("q.headers");
     let returned = sql::returned_once_more("q.headers");

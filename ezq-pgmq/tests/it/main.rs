@@ -43,6 +43,8 @@ mod installing;
 mod keys;
 mod keys_cost;
 #[cfg(feature = "embedded")]
+mod locks;
+#[cfg(feature = "embedded")]
 mod model;
 #[cfg(feature = "embedded")]
 mod oldest_pgmq;

@@ -1,0 +1,70 @@
+//! Queues of which another session has rows locked, and whether settling waits for these.
+//!
+//! The first statement that meets such a row waits for it, since most locks last for a moment. Once
+//! it waited in vain, others of the queue pass what is locked for a while: its settlements are
+//! answered as failed for now, and everything else is settled at once.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ezq_core::{Error, ErrorKind, QueueName};
+
+/// For how long a queue's locked rows are passed.
+const PASSED: Duration = Duration::from_secs(10);
+
+/// What a statement does about a row that another session has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    ForLocks,
+    Not,
+}
+
+impl Wait {
+    /// What follows `FOR UPDATE`.
+    pub(super) fn sql(self) -> &'static str {
+        match self {
+            Self::ForLocks => "",
+            Self::Not => " SKIP LOCKED",
+        }
+    }
+}
+
+/// The queues of which rows were locked lately.
+#[derive(Debug, Default)]
+pub(crate) struct Locked(Mutex<HashMap<QueueName, Seen>>);
+
+#[derive(Debug)]
+struct Seen {
+    at: Instant,
+    /// What was known about the lock then.
+    error: Error,
+}
+
+impl Locked {
+    /// Whether to wait for the rows of a queue.
+    pub(super) fn wait(&self, queue: &QueueName) -> Wait {
+        let is_recent = self.seen().get(queue).is_some_and(|seen| seen.at.elapsed() < PASSED);
+        if is_recent { Wait::Not } else { Wait::ForLocks }
+    }
+
+    /// A statement waited in vain.
+    pub(super) fn saw(&self, queue: &QueueName, error: &Error) {
+        let seen = Seen { at: Instant::now(), error: error.without_source() };
+        self.seen().insert(queue.clone(), seen);
+    }
+
+    /// Rows are still locked: what to say of one of them.
+    pub(super) fn still(&self, queue: &QueueName) -> Error {
+        let mut all = self.seen();
+        let Some(seen) = all.get_mut(queue) else {
+            return Error::new(ErrorKind::Transient, "another session has the message locked");
+        };
+        seen.at = Instant::now();
+        seen.error.without_source()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<QueueName, Seen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
