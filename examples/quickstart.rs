@@ -1,4 +1,4 @@
-//! Two handlers on one event, and an `End`: `cargo run --example quickstart`.
+//! An event, its handler, and an `End`: `cargo run --example quickstart`. The README shows it.
 //!
 //! It needs no database: without `DATABASE_URL` it starts a development Postgres of its own.
 
@@ -12,15 +12,9 @@ struct UserCreated {
     username: String,
 }
 
-#[on_event]
-async fn greet(event: UserCreated) {
+#[on_event(retry(max_attempts = 5), timeout = "30s")]
+async fn greet(event: UserCreated) -> Result<(), std::io::Error> {
     println!("hello {}", event.username);
-}
-
-#[on_event(retry(max_attempts = 3), timeout = "10s")]
-async fn count(event: UserCreated, context: Context) -> Result<(), std::num::TryFromIntError> {
-    let number = u32::try_from(event.user_id)?;
-    println!("user {number}, attempt {}", context.attempt());
     Ok(())
 }
 

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::database::{connection, scalar, server, unique};
+
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An example's program, which `cargo test` builds beside the tests.
@@ -67,8 +69,58 @@ fn quickstart_greets_and_reports() {
     let queue = format!("quickstart_{}", std::process::id());
     let out = printed(run(example("quickstart").env("EZQ_QUEUE", queue)));
     assert!(out.contains("hello ada\n"), "{out}");
-    assert!(out.contains("user 1, attempt 1\n"), "{out}");
     assert_in_order(&out, &["stopped by End after", ": 1 handled, 0 retried, 0 dead-lettered"]);
+}
+
+#[test]
+fn readme_does_what_it_says() {
+    let out = printed(run(&mut example("readme")));
+    assert_in_order(
+        &out,
+        &[
+            "orders: stopped by an empty queue after",
+            ": 3 handled, 0 retried, 0 dead-lettered",
+            "receipts: stopped by an empty queue after",
+            ": 3 handled, 0 retried, 0 dead-lettered",
+            "3 orders are paid, 3 receipts are printed",
+            "what happened from ",
+            "clock: stopped by an empty queue after",
+            ": 1 handled, 0 retried, 0 dead-lettered",
+            "1 copies",
+            "mail gets one",
+            "mail: 1 waiting",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn own_database_commits_an_event_with_a_row_and_handles_it() {
+    let database = unique("own_database");
+    let url = server().await.database_url(database.as_str());
+    let mut admin = connection(&server().await.url()).await;
+    crate::database::run(&mut admin, &format!("CREATE DATABASE {database}")).await;
+    let mut own = connection(&url).await;
+    let table = "CREATE TABLE orders (id bigint, paid bool); INSERT INTO orders VALUES (7, false)";
+    crate::database::run(&mut own, table).await;
+
+    let mut command = example("own_database");
+    command.env("DATABASE_URL", url).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let (sender, handled) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut lines = lines;
+        let _ = sender.send(lines.any(|line| line == "order 7 is on its way"));
+    });
+    let handled = tokio::time::timeout(PATIENCE, handled).await;
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let output = finish(child);
+    assert_eq!(handled.unwrap(), Ok(true), "{}", text(&output.stderr));
+    assert!(output.status.success(), "{}\n{}", output.status, text(&output.stderr));
+    assert!(scalar::<bool>(&mut own, "SELECT paid FROM orders").await);
+    let left = "SELECT count(*) FROM pgmq.q_orders";
+    assert_eq!(scalar::<i64>(&mut own, left).await, 0);
 }
 
 #[test]

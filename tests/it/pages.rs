@@ -1,4 +1,5 @@
-//! The SQL that the pages under docs/ tell people to run, run.
+//! What the README and the pages under docs/ show: their SQL is run, the README's programs are the
+//! examples (run by `examples`), and nothing that a reader needs is hidden.
 
 use std::path::Path;
 
@@ -12,14 +13,18 @@ const PAGES: [&str; 3] = [
     "docs/migrating/celery-events.md",
 ];
 
-/// The blocks of a page that are SQL.
-fn statements(page: &str) -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
-    let text = std::fs::read_to_string(path).unwrap();
+fn read(page: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap()
+}
+
+/// The blocks of a page that are in a language, without what they are indented by.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let text = read(page);
     let (mut blocks, mut open) = (Vec::new(), None);
     for line in text.lines() {
+        let begins = || line.trim().strip_prefix("```")?.split(',').next();
         match (line.trim(), open.as_mut()) {
-            ("```sql", None) => open = Some(String::new()),
+            (_, None) if begins() == Some(language) => open = Some(String::new()),
             ("```", Some(_)) => blocks.extend(open.take()),
             (line, Some(block)) => {
                 *block += line;
@@ -50,7 +55,7 @@ async fn the_sql_of_the_pages_runs() {
     .await;
 
     let mut count = 0;
-    for sql in PAGES.into_iter().flat_map(statements) {
+    for sql in PAGES.into_iter().flat_map(|page| blocks(page, "sql")) {
         // Roles belong to the whole server.
         let sql = sql.replace("app_reader", role.as_str());
         println!("{sql}");
@@ -70,4 +75,33 @@ async fn the_sql_of_the_pages_runs() {
         "SELECT reloptions FROM pg_class WHERE oid = 'pgmq.q_orders'::regclass",
     );
     assert_eq!(options.await.len(), 3);
+}
+
+#[test]
+fn the_programs_of_the_readme_are_the_examples() {
+    let unindented = |name: &str| {
+        let text = read(&format!("examples/{name}.rs"));
+        text.lines().flat_map(|line| [line.trim(), "\n"]).collect::<String>()
+    };
+    let examples = ["quickstart", "readme", "own_database"].map(unindented);
+    let shown = blocks("README.md", "rust");
+    assert_eq!(shown.len(), 5);
+    for block in shown {
+        let is_run = examples.iter().any(|example| example.contains(&block));
+        assert!(is_run, "no example has this block of the README:\n{block}");
+    }
+}
+
+/// A documentation test hides lines that begin with `# `; a repository's page shows them.
+#[test]
+fn no_page_has_lines_that_only_rustdoc_hides() {
+    let pages = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/migrating"));
+    let pages = pages.unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let pages = pages.map(|name| format!("docs/migrating/{name}"));
+    let others = ["README.md", "docs/production.md", "docs/guarantees.md", "docs/upgrading.md"];
+    for page in pages.chain(others.map(String::from)) {
+        for block in blocks(&page, "rust") {
+            assert!(!block.lines().any(|line| line.starts_with("# ")), "{page}:\n{block}");
+        }
+    }
 }
