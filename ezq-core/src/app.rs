@@ -167,10 +167,17 @@ pub struct AppBuilder {
 /// The options of the environment, and the handlers found at link time.
 impl Default for AppBuilder {
     fn default() -> Self {
+        Self::with(Config::from_env())
+    }
+}
+
+impl AppBuilder {
+    /// Begins with these options, whatever the environment says.
+    pub(crate) fn with(config: Result<Config>) -> Self {
         Self {
             named: BTreeMap::new(),
             routes: BTreeMap::new(),
-            config: Config::from_env(),
+            config,
             codecs: Codecs::default(),
             hooks: Vec::new(),
             routing: Routing::default(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::codec::WireFormat;
+use crate::environment::warn_of_unknown;
 use crate::handler::HandlerOptions;
 use crate::routing;
 use crate::{Error, ErrorKind, HandlerName, Pattern, QueueName, Result, Retention, RetryPolicy};
@@ -138,16 +139,16 @@ fn program() -> String {
     name.map_or_else(|| "ezq".to_owned(), |name| name.to_string_lossy().replace(' ', "_"))
 }
 
-/// Variables that are read elsewhere: those that say where the database is when it is connected, so
-/// that they are kept out of here, where they could be printed; `EZQ_STDERR` by the first warning.
-const OTHERS: [&str; 3] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN", "EZQ_STDERR"];
+/// The environment variables that say where the database is: they are read when it is connected,
+/// and kept out of here, where they could be printed.
+const OTHERS: [&str; 2] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN"];
 
 /// The most bytes of an application's name.
 const APP_LIMIT: usize = 255;
 
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 20] = [
+const OPTIONS: [(&str, Set); 21] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
         Ok(())
@@ -194,14 +195,16 @@ const OPTIONS: [(&str, Set); 20] = [
     ("EZQ_CONNECT_TIMEOUT", |config, text| duration(text).map(|t| config.connect_timeout = t)),
     ("EZQ_SUBSCRIBE", |config, text| yes_or_no(text, &mut config.subscribe)),
     ("EZQ_MANAGE_SCHEMA", |config, text| yes_or_no(text, &mut config.manage_schema)),
+    // The process's, not the application's: read by the first warning. Here it is only checked.
+    ("EZQ_STDERR", |_, text| yes_or_no(text, &mut false)),
 ];
 
 impl Config {
     /// The defaults, with what the environment says.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] for a value that cannot be read, and for a variable that begins
-    /// with `EZQ_` and is no option.
+    /// [`ErrorKind::Configuration`] for a value that cannot be read. A variable that begins with
+    /// `EZQ_` and is no option is warned of, unless it looks like what Kubernetes sets for a service.
     pub fn from_env() -> Result<Self> {
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         Self::from_vars(std::env::vars_os().map(|(name, value)| (text(name), text(value))))
@@ -215,7 +218,7 @@ impl Config {
     ///
     /// let config = Config::from_vars([("EZQ_LEASE".into(), "2s".into())])?;
     /// assert_eq!(config.lease, Duration::from_secs(2));
-    /// assert!(Config::from_vars([("EZQ_LEASES".into(), "2s".into())]).is_err());
+    /// assert!(Config::from_vars([("EZQ_LEASE".into(), "long".into())]).is_err());
     /// # Ok::<(), ezq_core::Error>(())
     /// ```
     ///
@@ -223,17 +226,14 @@ impl Config {
     /// As [`from_env`](Self::from_env).
     pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
         let mut config = Self::default();
+        let known: Vec<&str> = OPTIONS.iter().map(|(option, _)| *option).chain(OTHERS).collect();
         for (name, value) in vars {
             if !name.starts_with("EZQ_") || OTHERS.contains(&name.as_str()) {
                 continue;
             }
             let Some((_, set)) = OPTIONS.iter().find(|(option, _)| *option == name) else {
-                let known: Vec<&str> =
-                    OPTIONS.iter().map(|(option, _)| *option).chain(OTHERS).collect();
-                return Err(wrong(format!(
-                    "`{name}` is no option of ezq; the options are {}",
-                    known.join(", ")
-                )));
+                warn_of_unknown(&name, &value, &known);
+                continue;
             };
             set(&mut config, &value).map_err(|why| wrong(format!("{name}={value}: {why}")))?;
         }

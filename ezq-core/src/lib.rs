@@ -21,6 +21,7 @@ mod dispatcher;
 pub mod engine;
 mod engines;
 mod envelope;
+mod environment;
 mod error;
 mod event;
 mod extract;

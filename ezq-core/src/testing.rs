@@ -10,9 +10,10 @@ use crate::codec::Origin;
 use crate::codecs::Codecs;
 use crate::engine::memory::{MemoryEngine, Published};
 use crate::event::means;
-use crate::{App, AppBuilder, Event, QueueName, Report, Result};
+use crate::{App, AppBuilder, Config, Event, QueueName, Report, Result};
 
-/// An application on an engine in memory, without the handlers found at link time.
+/// An application on an engine in memory, without the handlers found at link time and without the
+/// options of the environment.
 ///
 /// ```
 /// use ezq_core::testing::TestApp;
@@ -48,7 +49,7 @@ impl TestApp {
     pub fn new(build: impl FnOnce(AppBuilder) -> AppBuilder) -> Result<Self> {
         crate::logging::in_a_test();
         let engine = MemoryEngine::new();
-        let builder = App::builder().without_discovered_handlers();
+        let builder = AppBuilder::with(Ok(Config::default())).without_discovered_handlers();
         Ok(Self { app: build(builder).build(engine.clone())?, engine })
     }
 

@@ -22,6 +22,8 @@ pub(crate) enum Mistake {
     HeardFailure,
     /// The handle of the consumer that cannot start is dropped.
     DroppedHandle,
+    /// None, and the program is a test.
+    TestKit,
 }
 
 #[derive(Event, Serialize, Deserialize)]
@@ -37,6 +39,11 @@ pub(crate) async fn make(mistake: Mistake) {
     let queue = std::env::var("EZQ_QUEUE").unwrap();
     if mistake == Mistake::HeardFailure {
         tracing::subscriber::set_global_default(tracing::subscriber::NoSubscriber::new()).unwrap();
+    }
+    if mistake == Mistake::TestKit {
+        let app = ezq::testing::TestApp::new(|app| app).unwrap();
+        assert_eq!(*app.config(), ezq::Config::default());
+        return;
     }
     let fails = matches!(mistake, Mistake::FailingHandler | Mistake::HeardFailure);
     let pay = Handler::on("pay", move |_: Paid| async move {
@@ -133,6 +140,24 @@ async fn a_consumer_of_another_queue_than_its_events_go_to_says_so() {
 async fn a_consumer_that_fails_is_seen_though_nobody_waits_for_it() {
     let text = seen(Mistake::DroppedHandle, &[]).await;
     assert!(text.contains("`lease` must be at least 1s"), "{text}");
+}
+
+#[tokio::test]
+async fn a_misspelt_option_is_told_with_the_nearest_one_and_a_service_link_is_not() {
+    let variables = [
+        ("EZQ_LEASES", "hunter2"),
+        ("EZQ_WORKER_SERVICE_HOST", "10.0.0.1"),
+        ("EZQ_WORKER_PORT", "tcp://10.0.0.1:80"),
+        ("EZQ_WORKER_PORT_80_TCP", "tcp://10.0.0.1:80"),
+    ];
+    let text = seen(Mistake::None, &variables).await;
+    assert!(text.contains("EZQ_LEASES") && text.contains("is it `EZQ_LEASE`?"), "{text}");
+    assert!(!text.contains("EZQ_WORKER") && !text.contains("hunter2"), "{text}");
+}
+
+#[tokio::test]
+async fn the_test_kit_reads_no_environment() {
+    assert_eq!(seen(Mistake::TestKit, &[("EZQ_LEASE", "long"), ("EZQ_LEASES", "2s")]).await, "");
 }
 
 #[tokio::test]
