@@ -12,10 +12,14 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::engine::MessageId;
-use crate::envelope::{AttributeValue, Data, Envelope, RESERVED};
+use crate::envelope::{AttributeValue, Data, Envelope, RESERVED, VERSION_ATTRIBUTE};
 use crate::event::{End, Event, Interrupt};
 use crate::headers::{Headers, REPLAY};
 use crate::{Error, ErrorKind, QueueName, Result};
+
+/// Where the version of an event in the flat form stands, by the name that [`RawJson`](crate::RawJson)
+/// gives the attribute.
+const FLAT_VERSION: &str = "ce-eventversion";
 
 /// How deep `serde_json` reads; what is nested deeper could be published but never handled.
 pub const MAX_NESTING: usize = 127;
@@ -28,7 +32,8 @@ pub enum WireFormat {
     #[default]
     CloudEvents,
     /// `{"_type": "UserCreated", ...fields}`, as Python ezq writes and reads. It carries the type
-    /// and the payload only: id, source, time and extensions are lost.
+    /// and the payload only: id, source, time and extensions are lost. The version of an event stands
+    /// in the message's headers, as `ce-eventversion`.
     Flat,
 }
 
@@ -174,6 +179,13 @@ fn attribute(name: &str, raw: &RawValue) -> Result<Option<AttributeValue>> {
     }
 }
 
+/// Keeps beside a body in the flat form what that has no place for.
+pub(crate) fn keep_beside_flat(envelope: &Envelope, headers: &mut Headers) {
+    if let Some(version) = envelope.extensions.get(VERSION_ATTRIBUTE) {
+        headers.insert(FLAT_VERSION, version.to_json());
+    }
+}
+
 fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
     let event_type = members.text("_type")?.unwrap_or_default();
     if event_type.is_empty() {
@@ -191,6 +203,7 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
     data.push('}');
     let data = RawValue::from_string(data)
         .map_err(|error| undecodable("the flat body cannot be read".into()).with_source(error))?;
+    let version = origin.headers.value(FLAT_VERSION).and_then(AttributeValue::from_json);
     let (queue, message_id) = replayed(origin.headers)
         .unwrap_or_else(|| (origin.queue.clone(), origin.message_id.clone()));
     Envelope {
@@ -201,7 +214,10 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
         subject: None,
         datacontenttype: None,
         dataschema: None,
-        extensions: BTreeMap::new(),
+        extensions: version
+            .map(|version| (VERSION_ATTRIBUTE.to_owned(), version))
+            .into_iter()
+            .collect(),
         data: Data::Json(data),
     }
     .validated(ErrorKind::Decode)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::app::AppBuilder;
 use crate::attempt::panic_text;
-use crate::codec::{Origin, WireFormat, decode, encode, nesting, plain_type};
+use crate::codec::{Origin, WireFormat, decode, encode, keep_beside_flat, nesting, plain_type};
 use crate::event::is_control;
 use crate::headers::{CE_ID, CE_TYPE, CODEC, Headers};
 use crate::raw_json::RawJson;
@@ -81,8 +81,8 @@ impl Codec for WireFormat {
         }
     }
 
-    fn encode(&self, event: &Envelope, _: &mut Headers) -> Result<String, CodecError> {
-        Ok(encode(event, *self)?)
+    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
+        Ok(plainly(*self, event, headers)?)
     }
 
     fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
@@ -207,7 +207,7 @@ impl Codecs {
             None => queue.map_or(Ok(Chosen::Plain(self.wire)), |queue| self.of_queue(queue))?,
         };
         match chosen {
-            Chosen::Plain(format) => encode(envelope, format),
+            Chosen::Plain(format) => plainly(format, envelope, headers),
             Chosen::Other(_) if is_control(event_type) => encode(envelope, self.wire),
             Chosen::Other(codec) => {
                 let body = guarded(|| codec.encode(envelope, headers)).and_then(json);
@@ -265,6 +265,14 @@ impl Codecs {
             Error::new(ErrorKind::Decode, text).with_source(error)
         })
     }
+}
+
+/// Writes a form that says itself what it is, and beside it what it has no place for.
+fn plainly(format: WireFormat, event: &Envelope, headers: &mut Headers) -> Result<String> {
+    if format == WireFormat::Flat {
+        keep_beside_flat(event, headers);
+    }
+    encode(event, format)
 }
 
 /// The form that says itself what it is, by its name as a codec.

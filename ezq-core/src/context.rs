@@ -14,7 +14,9 @@ use crate::event::means;
 use crate::headers::Headers;
 use crate::publisher::{Publisher, Services};
 use crate::transaction::Transaction;
-use crate::{Error, ErrorKind, Event, HandlerError, HandlerName, QueueName, Result, Tick};
+use crate::{
+    Error, ErrorKind, Event, EventDescriptor, HandlerError, HandlerName, QueueName, Result, Tick,
+};
 
 /// A worker's own view of its lease, on its own monotonic clock.
 #[derive(Debug)]
@@ -80,10 +82,23 @@ pub struct Received {
 }
 
 impl Received {
-    /// Whether it is an event of this type.
-    #[must_use]
-    pub fn is<E: Event>(&self) -> bool {
+    /// Whether it is an event of this type, of whatever version.
+    pub(crate) fn is<E: Event>(&self) -> bool {
         means::<E>(self.envelope.event_type())
+    }
+
+    /// Which of these types it is to be read as, by its place among them: the one of its own
+    /// version, else the next newer one, else the newest, which tells that it is too old.
+    #[must_use]
+    pub fn choose(&self, types: &[EventDescriptor]) -> Option<usize> {
+        let name = self.envelope.event_type();
+        let version = self.envelope.version().unwrap_or(u32::MAX);
+        let distance = |event: &EventDescriptor| match event.version.checked_sub(version) {
+            Some(newer) => (false, newer),
+            None => (true, version.saturating_sub(event.version)),
+        };
+        let named = types.iter().enumerate().filter(|(_, event)| event.matches(name));
+        named.min_by_key(|(_, event)| distance(event)).map(|(place, _)| place)
     }
 
     /// How often it was delivered without being settled, this time included.

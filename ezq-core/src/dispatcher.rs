@@ -115,7 +115,7 @@ impl Dispatcher {
     pub(crate) async fn dispatch(&self, work: &Work) -> Option<Settle> {
         let received = &work.received;
         let mut known = Progress::from_headers(&received.headers);
-        let handlers = self.registry.find(&received.queue, received.envelope.event_type());
+        let handlers = self.registry.find(&received.queue, &received.envelope);
         let handlers = &*handlers;
         if handlers.is_empty() {
             return Some(self.unknown(work));
@@ -186,7 +186,7 @@ impl Dispatcher {
     pub(crate) async fn control(&self, work: &Work) -> Vec<Outgoing> {
         let none = Progress::default();
         let received = &work.received;
-        let handlers = self.registry.find(&received.queue, received.envelope.event_type());
+        let handlers = self.registry.find(&received.queue, &received.envelope);
         let runs = handlers.iter().map(|handler| self.run(handler, work, &none));
         let mut outgoing = Vec::new();
         for (handler, ran) in handlers.iter().zip(join_all(runs).await) {
@@ -208,7 +208,7 @@ impl Dispatcher {
             (&handler.invoke, self.batchers.get(&handler.name))
         {
             let received = &work.received;
-            let takers = self.registry.find(&received.queue, received.envelope.event_type());
+            let takers = self.registry.find(&received.queue, &received.envelope);
             let member = Member {
                 received: Arc::clone(received),
                 attempt,

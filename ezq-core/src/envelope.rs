@@ -29,6 +29,24 @@ pub enum AttributeValue {
     Text(String),
 }
 
+impl AttributeValue {
+    /// As it stands among headers.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Boolean(value) => (*value).into(),
+            Self::Integer(value) => (*value).into(),
+            Self::Text(text) => text.as_str().into(),
+        }
+    }
+
+    /// Reads what stands among headers, if it can be an attribute's value.
+    pub(crate) fn from_json(value: &serde_json::Value) -> Option<Self> {
+        let integer = || value.as_i64().and_then(|number| i32::try_from(number).ok());
+        let text = || value.as_str().map(|text| Self::Text(text.to_owned()));
+        value.as_bool().map(Self::Boolean).or_else(|| integer().map(Self::Integer)).or_else(text)
+    }
+}
+
 /// What an event carries.
 #[derive(Debug, Clone)]
 pub(crate) enum Data {

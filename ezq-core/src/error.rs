@@ -62,6 +62,11 @@ pub enum ErrorKind {
     DuplicateHandler,
     /// Two event types have one type name and version.
     DuplicateEvent,
+    /// Two handlers of a queue would read one version of an event in two ways: one as what it is,
+    /// the other as a newer version.
+    AmbiguousVersion,
+    /// Events are published to a queue from which their handler does not take them.
+    UnreachableHandler,
     /// The engine cannot do what was asked; the message names what would be needed.
     Unsupported,
     /// The server could not be reached, or the connection was lost. Retrying may help.

@@ -22,6 +22,10 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     const TYPE: &'static str;
     /// The version of the payload's shape, from 1.
     const VERSION: u32 = 1;
+    /// The oldest version that is [converted](Self::upcast) to this one. Defaults to its own:
+    /// then older ones are read as this one too, but leave those to the handlers of their own
+    /// versions where a queue has some.
+    const OLDEST: u32 = Self::VERSION;
     /// Other names under which it is read.
     const ALIASES: &'static [&'static str] = &[];
     /// The queue it goes to when the publisher names none.
@@ -56,6 +60,8 @@ pub struct EventDescriptor {
     pub version: u32,
     /// Other names under which it is read.
     pub aliases: &'static [&'static str],
+    /// The oldest version that is converted to it.
+    pub oldest: u32,
     /// The codec that writes it, if it has one of its own.
     pub codec: Option<&'static str>,
     /// The queue it goes to, if it has one of its own.
@@ -73,8 +79,9 @@ impl EventDescriptor {
             type_name: E::TYPE,
             version: E::VERSION,
             aliases: E::ALIASES,
-            codec: E::CODEC,
+            oldest: E::OLDEST,
             queue: E::QUEUE,
+            codec: E::CODEC,
             rust_type: std::any::type_name::<E>(),
             type_id: TypeId::of::<E>(),
         }
@@ -86,8 +93,9 @@ impl EventDescriptor {
             type_name,
             version: 1,
             aliases: &[],
-            codec: None,
+            oldest: 1,
             queue: None,
+            codec: None,
             rust_type: std::any::type_name::<Tick>(),
             type_id: TypeId::of::<Tick>(),
         }

@@ -220,7 +220,7 @@ impl App {
 impl Dispatcher {
     async fn run_inline(&self, work: &Work) -> Vec<(HandlerName, InlineOutcome)> {
         let received = &work.received;
-        let handlers = self.registry.find(&received.queue, received.envelope.event_type());
+        let handlers = self.registry.find(&received.queue, &received.envelope);
         let mut outcomes = Vec::with_capacity(handlers.len());
         for group in handlers.chunk_by(|a, b| a.order == b.order) {
             let runs = group.iter().map(|handler| self.run_one_inline(handler, work));

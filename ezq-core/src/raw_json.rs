@@ -61,7 +61,7 @@ impl Codec for RawJson {
         set("datacontenttype", event.datacontenttype());
         set("dataschema", event.dataschema());
         for (name, value) in event.extensions() {
-            headers.insert(format!("{CE_PREFIX}{name}"), serde_json::to_value(value)?);
+            headers.insert(format!("{CE_PREFIX}{name}"), value.to_json());
         }
         Ok(event.data().unwrap_or("null").to_owned())
     }
@@ -90,12 +90,8 @@ impl Codec for RawJson {
                 "datacontenttype" => event = event.datacontenttype(text),
                 "dataschema" => event = event.dataschema(text),
                 name => {
-                    let value = match (value.as_bool(), value.as_i64().map(i32::try_from)) {
-                        (Some(value), _) => AttributeValue::Boolean(value),
-                        (None, Some(Ok(value))) => AttributeValue::Integer(value),
-                        _ => AttributeValue::Text(text),
-                    };
-                    event = event.extension(name, value);
+                    let value = AttributeValue::from_json(value);
+                    event = event.extension(name, value.unwrap_or(AttributeValue::Text(text)));
                 }
             }
         }

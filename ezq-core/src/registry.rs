@@ -1,12 +1,12 @@
 //! Which handlers take which event type; checked once, at start.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::event::is_control;
 use crate::handler::{Handler, Invoke, Subscription};
-use crate::{Error, ErrorKind, EventDescriptor, HandlerName, Pattern, QueueName, Result};
+use crate::{Envelope, Error, ErrorKind, EventDescriptor, HandlerName, Pattern, QueueName, Result};
 
 /// The handlers of an application.
 #[derive(Debug, Default)]
@@ -22,9 +22,26 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct Table {
     handlers: Vec<Arc<Handler>>,
-    by_type: HashMap<&'static str, Vec<Arc<Handler>>>,
+    by_type: HashMap<&'static str, Takers>,
     /// Those that take whatever matches, or everything.
     wide: Vec<Arc<Handler>>,
+}
+
+/// The handlers of one type in one queue.
+#[derive(Debug, Default)]
+struct Takers {
+    all: Vec<Arc<Handler>>,
+    /// Those of each version, where handlers take several; else empty.
+    by_version: BTreeMap<u32, Vec<Arc<Handler>>>,
+}
+
+impl Takers {
+    /// Those of an event's own version, else of the next newer, else of the newest.
+    fn of(&self, envelope: &Envelope) -> &[Arc<Handler>] {
+        let Some((_, newest)) = self.by_version.last_key_value() else { return &self.all };
+        let Ok(version) = envelope.version() else { return &self.all };
+        self.by_version.range(version..).next().map_or(newest, |(_, takers)| takers)
+    }
 }
 
 impl Registry {
@@ -34,6 +51,7 @@ impl Registry {
         handlers.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
         valid_handlers(&handlers)?;
         unique_events(&handlers)?;
+        unambiguous_versions(&handlers)?;
         let mut registry = Self::default();
         for handler in handlers.into_iter().map(Arc::new) {
             let table = match &handler.queue {
@@ -50,12 +68,12 @@ impl Registry {
         Ok(registry)
     }
 
-    /// The handlers of a type in a queue, sorted by order, then name. Catch-alls do not see control
-    /// events.
-    pub(crate) fn find(&self, queue: &QueueName, type_name: &str) -> Cow<'_, [Arc<Handler>]> {
-        let table = self.table(queue);
-        if let Some(handlers) = table.by_type.get(type_name) {
-            return Cow::Borrowed(handlers);
+    /// The handlers of an event in a queue, sorted by order, then name. Catch-alls do not see
+    /// control events.
+    pub(crate) fn find(&self, queue: &QueueName, envelope: &Envelope) -> Cow<'_, [Arc<Handler>]> {
+        let (table, type_name) = (self.table(queue), envelope.event_type());
+        if let Some(takers) = table.by_type.get(type_name) {
+            return Cow::Borrowed(takers.of(envelope));
         }
         let takes = |handler: &&Arc<Handler>| takes(handler, type_name);
         if table.wide.iter().all(|handler| takes(&handler)) {
@@ -73,6 +91,11 @@ impl Registry {
         &self.handlers
     }
 
+    /// The handlers that have a queue to themselves, if it is such a queue.
+    pub(crate) fn owners(&self, queue: &QueueName) -> Option<&[Arc<Handler>]> {
+        self.own.get(queue).map(|table| &*table.handlers)
+    }
+
     fn table(&self, queue: &QueueName) -> &Table {
         self.own.get(queue).unwrap_or(&self.shared)
     }
@@ -85,14 +108,37 @@ impl Table {
         self.wide = self.handlers.iter().filter(is_wide).cloned().collect();
         let events = self.handlers.iter().flat_map(|handler| types(handler)).copied();
         for name in events.flat_map(names).collect::<Vec<&'static str>>() {
-            let takers = self.handlers.iter().filter(|handler| takes(handler, name));
-            let takers = takers.cloned().collect();
-            self.by_type.insert(name, takers);
+            self.by_type.insert(name, self.takers(name));
         }
+    }
+
+    fn takers(&self, name: &str) -> Takers {
+        let taking = |takes: &dyn Fn(&Handler) -> bool| -> Vec<Arc<Handler>> {
+            self.handlers.iter().filter(|handler| takes(handler)).cloned().collect()
+        };
+        let all = taking(&|handler| takes(handler, name));
+        let versions: BTreeSet<u32> = all.iter().flat_map(|taker| versions(taker, name)).collect();
+        if versions.len() < 2 {
+            return Takers { all, by_version: BTreeMap::new() };
+        }
+
+        let of_version = |version: u32| {
+            let is_wide = |handler: &Handler| types(handler).is_empty() && takes(handler, name);
+            let takes = |handler: &Handler| {
+                is_wide(handler) || self::versions(handler, name).any(|taken| taken == version)
+            };
+            (version, taking(&takes))
+        };
+        Takers { all, by_version: versions.into_iter().map(of_version).collect() }
     }
 }
 
-fn types(handler: &Handler) -> &[EventDescriptor] {
+/// In which versions a handler takes a type.
+fn versions(handler: &Handler, name: &str) -> impl Iterator<Item = u32> {
+    types(handler).iter().filter(move |event| event.matches(name)).map(|event| event.version)
+}
+
+pub(crate) fn types(handler: &Handler) -> &[EventDescriptor] {
     match &handler.subscription {
         Subscription::Types(types) => types,
         Subscription::All | Subscription::Patterns(_) => &[],
@@ -196,6 +242,38 @@ fn unique_events(handlers: &[Handler]) -> Result<()> {
                     ),
                 ));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a version that one handler of a queue takes as what it is, while another one has it
+/// converted to a newer version: both would do what one of them is to do.
+fn unambiguous_versions(handlers: &[Handler]) -> Result<()> {
+    let taken = || {
+        handlers.iter().flat_map(|handler| types(handler).iter().map(move |event| (handler, event)))
+    };
+    for (newer, converted) in taken().filter(|(_, event)| event.oldest < event.version) {
+        let read = converted.oldest..converted.version;
+        let is_read = |(older, event): &(&Handler, &EventDescriptor)| {
+            older.queue == newer.queue
+                && read.contains(&event.version)
+                && names(**event).any(|name| converted.matches(name))
+                && !types(newer).iter().any(|own| own.type_id == event.type_id)
+        };
+        if let Some((older, event)) = taken().find(is_read) {
+            let text = format!(
+                "version {} of `{}` is taken by the handler `{}` as `{}`, and by `{}` as `{}`, into \
+                 which it is converted: keep one of the handlers, take both versions in one \
+                 `EventSet`, or drop `from` where the newer version is not to be made of the older",
+                event.version,
+                event.type_name,
+                older.name,
+                event.rust_type,
+                newer.name,
+                converted.rust_type,
+            );
+            return Err(Error::new(ErrorKind::AmbiguousVersion, text));
         }
     }
     Ok(())

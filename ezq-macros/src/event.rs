@@ -7,7 +7,10 @@ use crate::{
 };
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::{Attribute, Data, DeriveInput, Error, Generics, LitStr, Meta, Path, ext::IdentExt as _};
+use syn::{
+    Attribute, Data, DeriveInput, Error, Generics, LitStr, Meta, Path, ext::IdentExt as _,
+    spanned::Spanned as _,
+};
 
 const KEYS: &[Key] = &[
     Key::once("type", "type = \"user.created\""),
@@ -199,16 +202,27 @@ fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> Toke
     });
     let upcast = from.as_ref().map(|older| {
         quote! {
+            const OLDEST: u32 = <#older as #private::Event>::OLDEST;
+
             fn upcast(envelope: &#private::Envelope, _: u32) -> #private::Result<Self> {
-                const {
-                    assert!(
-                        <#older as #private::Event>::VERSION < #version,
-                        "`from` names an event whose `version` is not lower",
-                    );
-                }
                 let older: #older = #private::Envelope::decode(envelope)?;
                 ::core::result::Result::Ok(::core::convert::From::from(older))
             }
+        }
+    });
+    // A constant of its own: rustc looks into those of functions only when they are called.
+    let chain = from.as_ref().map(|older| {
+        let gap = format!(
+            "`from` names an event of another version than {}: events of the versions between it and \
+             version {version} could not be read, so come from the version just before",
+            version.saturating_sub(1)
+        );
+        let place = older.span();
+        quote_spanned! {place=>
+            const _: () = ::core::assert!(
+                <#older as #private::Event>::VERSION == #version - 1,
+                #gap,
+            );
         }
     });
     // Where the trait's own bounds fail, rustc points at this mention of the type.
@@ -225,6 +239,8 @@ fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> Toke
             #key
             #upcast
         }
+
+        #chain
     }
 }
 

@@ -85,7 +85,6 @@ fn expand(input: &DeriveInput, private: &TokenStream, members: &[Member<'_>]) ->
         quote! {
             (
                 || #private::EventDescriptor::of::<#event>(),
-                |__ezq_received: &#private::Received| __ezq_received.is::<#event>(),
                 |__ezq_received: &#private::Received| {
                     ::core::result::Result::map(__ezq_received.decode::<#event>(), #ident::#variant)
                 },
@@ -97,7 +96,6 @@ fn expand(input: &DeriveInput, private: &TokenStream, members: &[Member<'_>]) ->
         const _: () = {
             type __EzqRow = (
                 fn() -> #private::EventDescriptor,
-                fn(&#private::Received) -> bool,
                 fn(&#private::Received) -> ::core::result::Result<#ident, #private::HandlerError>,
             );
             const __EZQ_ROWS: [__EzqRow; #count] = [#(#rows),*];
@@ -116,12 +114,15 @@ fn expand(input: &DeriveInput, private: &TokenStream, members: &[Member<'_>]) ->
                 fn from_event(
                     __ezq_received: &#private::Received,
                 ) -> ::core::result::Result<Self, #private::HandlerError> {
-                    for __ezq_row in __EZQ_ROWS {
-                        if (__ezq_row.1)(__ezq_received) {
-                            return (__ezq_row.2)(__ezq_received);
+                    let __ezq_types = __EZQ_ROWS.map(|__ezq_row| (__ezq_row.0)());
+                    match __ezq_received.choose(&__ezq_types) {
+                        ::core::option::Option::Some(__ezq_place) => {
+                            (__EZQ_ROWS[__ezq_place].1)(__ezq_received)
+                        }
+                        ::core::option::Option::None => {
+                            ::core::result::Result::Err(__ezq_received.unexpected())
                         }
                     }
-                    ::core::result::Result::Err(__ezq_received.unexpected())
                 }
             }
         };

@@ -108,9 +108,11 @@ impl Direct {
         let work = intake::read(codecs, &self.queue, delivery, lease, &self.slots)
             .ok()
             .filter(|_| fresh)?;
-        let event_type = work.received.envelope.event_type();
-        let takers = self.app.dispatcher.registry.find(&self.queue, event_type);
-        if is_control(event_type) || !takers.iter().any(|taker| taker.name == means.handler.name) {
+        let envelope = &work.received.envelope;
+        let takers = self.app.dispatcher.registry.find(&self.queue, envelope);
+        if is_control(envelope.event_type())
+            || !takers.iter().any(|taker| taker.name == means.handler.name)
+        {
             return None;
         }
         let (received, done) = (work.received, batch_attempt::first_time());
