@@ -319,7 +319,8 @@ impl AppBuilder {
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`], [`ErrorKind::DuplicateHandler`],
-    /// [`ErrorKind::DuplicateEvent`], [`ErrorKind::MissingState`], or [`ErrorKind::Unsupported`]
+    /// [`ErrorKind::DuplicateEvent`], [`ErrorKind::AmbiguousVersion`],
+    /// [`ErrorKind::UnreachableHandler`], [`ErrorKind::MissingState`], or [`ErrorKind::Unsupported`]
     /// when a handler, a [schedule](Self::schedule) or a [retention](Self::retention) needs what the
     /// engine cannot do; and what keeps a schedule's event from being published.
     pub fn build(mut self, engine: impl Engine) -> Result<App> {
@@ -363,6 +364,7 @@ impl AppBuilder {
         let (parties, consumers) = (self.parties, Mutex::default());
         let inner = Inner { services, dispatcher, config, schedules, parties, consumers };
         inner.check()?;
+        inner.check_reach()?;
         for (queue, retention) in &inner.config.retention {
             inner.services.engines.of(queue).set_retention(queue, *retention)?;
         }

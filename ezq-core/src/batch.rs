@@ -10,7 +10,7 @@ use crate::extract::Extract;
 use crate::handler::{FromEvent, Handler};
 use crate::outcome::Emit;
 use crate::publisher::Draft;
-use crate::{Call, Context, Error, ErrorKind, HandlerError};
+use crate::{Call, Context, Error, ErrorKind, EventDescriptor, HandlerError};
 
 /// Several events for one run of a handler, in the order of the queue.
 ///
@@ -175,11 +175,19 @@ impl Unread {
             whose error converts into `HandlerError`"
 )]
 pub trait BatchOutput: Send {
+    /// The types of the events that it may be.
+    #[doc(hidden)]
+    fn returned_types() -> Vec<EventDescriptor>;
+
     #[doc(hidden)]
     fn into_results(self, count: usize) -> Result<BatchResults, HandlerError>;
 }
 
 impl<T: Emit> BatchOutput for T {
+    fn returned_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
     fn into_results(self, count: usize) -> Result<BatchResults, HandlerError> {
         let mut shared = Vec::new();
         self.emit(&mut shared).map_err(HandlerError::fatal)?;
@@ -188,12 +196,20 @@ impl<T: Emit> BatchOutput for T {
 }
 
 impl<T: Emit, E: Into<HandlerError> + Send> BatchOutput for Result<T, E> {
+    fn returned_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
     fn into_results(self, count: usize) -> Result<BatchResults, HandlerError> {
         self.map_err(Into::into)?.into_results(count)
     }
 }
 
 impl<T: Emit, E: Into<HandlerError> + Send> BatchOutput for Vec<Result<T, E>> {
+    fn returned_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
     fn into_results(self, _: usize) -> Result<BatchResults, HandlerError> {
         let result = |result: Result<T, E>| {
             let mut drafts = Vec::new();
@@ -210,6 +226,10 @@ where
     E: Into<HandlerError> + Send,
     F: Into<HandlerError> + Send,
 {
+    fn returned_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
     fn into_results(self, count: usize) -> Result<BatchResults, HandlerError> {
         self.map_err(Into::into)?.into_results(count)
     }
@@ -223,10 +243,11 @@ pub trait IntoBatchHandler<Args> {
 
 macro_rules! into_batch_handler {
     ($(($($extract:ident),*))+) => {$(
-        impl<Func, Fut, Ev, $($extract,)*> IntoBatchHandler<(Ev, $($extract,)*)> for Func
+        impl<Func, Fut, Out, Ev, $($extract,)*> IntoBatchHandler<(Ev, $($extract,)*)> for Func
         where
             Func: Fn(Batch<Ev>, $($extract),*) -> Fut + Clone + Send + Sync + 'static,
-            Fut: Future<Output: BatchOutput> + Send,
+            Fut: Future<Output = Out> + Send,
+            Out: BatchOutput,
             Ev: FromEvent,
             $($extract: Extract,)*
         {
@@ -242,7 +263,9 @@ macro_rules! into_batch_handler {
                         unread.results(output.await)
                     })
                 };
-                Handler::batch(name, Ev::subscription(), invoke)$(.requires::<$extract>())*
+                Handler::batch(name, Ev::subscription(), invoke)
+                    .returning(Out::returned_types())
+                    $(.requires::<$extract>())*
             }
         }
     )+};

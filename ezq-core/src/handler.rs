@@ -128,6 +128,8 @@ pub struct Handler {
     /// What of all events it takes; checked when the application is built.
     pub(crate) patterns: Vec<String>,
     pub(crate) options: HandlerOptions,
+    /// The types of the events that it may return.
+    pub(crate) returned: Vec<EventDescriptor>,
     /// What publishes the ticks that it takes, and the type name they have.
     pub(crate) schedule: Option<(&'static str, Schedule)>,
 }
@@ -218,6 +220,7 @@ impl Handler {
             queue: None,
             patterns: Vec::new(),
             options: HandlerOptions::default(),
+            returned: Vec::new(),
             schedule: None,
         }
     }
@@ -302,6 +305,14 @@ impl Handler {
     pub fn requires<X: Extract>(mut self) -> Self {
         self.checks.push(X::check);
         self.transactions += usize::from(X::TRANSACTION);
+        self
+    }
+
+    /// Says which events it may return, so that the application can check where they go.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn returning(mut self, types: Vec<EventDescriptor>) -> Self {
+        self.returned = types;
         self
     }
 
@@ -393,10 +404,11 @@ pub trait IntoHandler<Args> {
 
 macro_rules! into_handler {
     ($(($($extract:ident),*))+) => {$(
-        impl<Func, Fut, Ev, $($extract,)*> IntoHandler<(Ev, $($extract,)*)> for Func
+        impl<Func, Fut, Out, Ev, $($extract,)*> IntoHandler<(Ev, $($extract,)*)> for Func
         where
             Func: Fn(Ev, $($extract),*) -> Fut + Clone + Send + Sync + 'static,
-            Fut: Future<Output: HandlerOutput> + Send,
+            Fut: Future<Output = Out> + Send,
+            Out: HandlerOutput,
             Ev: FromEvent,
             $($extract: Extract,)*
         {
@@ -408,7 +420,9 @@ macro_rules! into_handler {
                         function(event, $($extract::extract(&call).await?),*).await.into_drafts()
                     })
                 };
-                Handler::new(name, Ev::subscription(), invoke)$(.requires::<$extract>())*
+                Handler::new(name, Ev::subscription(), invoke)
+                    .returning(Out::returned_types())
+                    $(.requires::<$extract>())*
             }
         }
     )+};

@@ -168,7 +168,7 @@ impl Inner {
         known.push(Arc::downgrade(observed));
     }
 
-    fn consumers(&self) -> Vec<Arc<Observed>> {
+    pub(crate) fn consumers(&self) -> Vec<Arc<Observed>> {
         let known = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().filter_map(std::sync::Weak::upgrade).collect()
     }

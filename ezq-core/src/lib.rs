@@ -43,6 +43,7 @@ mod publish;
 mod publisher;
 mod queue_name;
 mod raw_json;
+mod reach;
 mod registry;
 mod retention;
 mod retry;

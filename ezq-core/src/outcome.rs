@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::publisher::Draft;
-use crate::{Event, Result, error_chain};
+use crate::{Event, EventDescriptor, Result, error_chain};
 
 type Source = Box<dyn StdError + Send + Sync + 'static>;
 
@@ -156,17 +156,29 @@ impl<T, E: Into<Source>> HandlerResultExt<T> for Result<T, E> {
             whose error converts into `HandlerError`"
 )]
 pub trait Emit: Send {
+    /// The types of what it may hand back.
+    #[doc(hidden)]
+    fn emitted_types() -> Vec<EventDescriptor>;
+
     #[doc(hidden)]
     fn emit(self, drafts: &mut Vec<Draft>) -> Result<()>;
 }
 
 impl Emit for () {
+    fn emitted_types() -> Vec<EventDescriptor> {
+        Vec::new()
+    }
+
     fn emit(self, _: &mut Vec<Draft>) -> Result<()> {
         Ok(())
     }
 }
 
 impl<E: Event> Emit for E {
+    fn emitted_types() -> Vec<EventDescriptor> {
+        vec![EventDescriptor::of::<E>()]
+    }
+
     fn emit(self, drafts: &mut Vec<Draft>) -> Result<()> {
         drafts.push(Draft::of(&self)?);
         Ok(())
@@ -174,12 +186,20 @@ impl<E: Event> Emit for E {
 }
 
 impl<T: Emit> Emit for Option<T> {
+    fn emitted_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
     fn emit(self, drafts: &mut Vec<Draft>) -> Result<()> {
         self.map_or(Ok(()), |inner| inner.emit(drafts))
     }
 }
 
 impl<T: Emit> Emit for Vec<T> {
+    fn emitted_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
     fn emit(self, drafts: &mut Vec<Draft>) -> Result<()> {
         self.into_iter().try_for_each(|inner| inner.emit(drafts))
     }
@@ -188,6 +208,10 @@ impl<T: Emit> Emit for Vec<T> {
 macro_rules! emit_tuples {
     ($(($($name:ident),+))+) => {$(
         impl<$($name: Emit),+> Emit for ($($name,)+) {
+            fn emitted_types() -> Vec<EventDescriptor> {
+                [$($name::emitted_types()),+].concat()
+            }
+
             #[allow(non_snake_case)]
             fn emit(self, drafts: &mut Vec<Draft>) -> Result<()> {
                 let ($($name,)+) = self;
@@ -207,11 +231,19 @@ emit_tuples! { (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, F) (A, B, C, D, F,
             whose error converts into `HandlerError`"
 )]
 pub trait HandlerOutput: Send {
+    /// The types of the events that it may be.
+    #[doc(hidden)]
+    fn returned_types() -> Vec<EventDescriptor>;
+
     #[doc(hidden)]
     fn into_drafts(self) -> Result<Vec<Draft>, HandlerError>;
 }
 
 impl<T: Emit> HandlerOutput for T {
+    fn returned_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
     fn into_drafts(self) -> Result<Vec<Draft>, HandlerError> {
         let mut drafts = Vec::new();
         self.emit(&mut drafts).map_err(HandlerError::fatal)?;
@@ -220,6 +252,10 @@ impl<T: Emit> HandlerOutput for T {
 }
 
 impl<T: Emit, E: Into<HandlerError> + Send> HandlerOutput for Result<T, E> {
+    fn returned_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
     fn into_drafts(self) -> Result<Vec<Draft>, HandlerError> {
         self.map_err(Into::into)?.into_drafts()
     }

@@ -109,21 +109,51 @@ pub fn batch_subscription<B: BatchOf>() -> Subscription {
     B::subscription()
 }
 
-/// What a handler of batches returned.
+/// What is done with what a handler returns.
 ///
-/// # Errors
-/// The handler's own error.
-pub fn batch_outcome<O: BatchOutput>(
-    unread: Unread,
-    output: O,
-) -> Result<BatchResults, HandlerError> {
-    unread.results(output)
+/// Plain functions, so that the bound on its type is stated once: rustc reports an unfit type at
+/// each mention.
+#[derive(Debug)]
+pub struct Output<O> {
+    /// The types of the events that it may be.
+    pub types: fn() -> Vec<EventDescriptor>,
+    /// Its events, or the handler's own error.
+    pub take: fn(O) -> Result<Vec<Draft>, HandlerError>,
 }
 
-/// What a handler returned.
-///
-/// # Errors
-/// The handler's own error.
-pub fn outcome<O: HandlerOutput>(output: O) -> Result<Vec<Draft>, HandlerError> {
-    output.into_drafts()
+impl<O> Clone for Output<O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<O> Copy for Output<O> {}
+
+/// What is done with what a handler returns.
+#[must_use]
+pub fn output<O: HandlerOutput>() -> Output<O> {
+    Output { types: O::returned_types, take: O::into_drafts }
+}
+
+/// As [`Output`], of a handler of batches.
+#[derive(Debug)]
+pub struct OutputOfBatch<O> {
+    /// The types of the events that it may be.
+    pub types: fn() -> Vec<EventDescriptor>,
+    /// What became of each event, or the handler's own error.
+    pub take: fn(Unread, O) -> Result<BatchResults, HandlerError>,
+}
+
+impl<O> Clone for OutputOfBatch<O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<O> Copy for OutputOfBatch<O> {}
+
+/// What is done with what a handler of batches returns.
+#[must_use]
+pub fn batch_output<O: BatchOutput>() -> OutputOfBatch<O> {
+    OutputOfBatch { types: O::returned_types, take: Unread::results::<O> }
 }

@@ -36,7 +36,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `key = "customer_id"` | The field that is its ordering key: events of one key in one queue are handled one after another. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None` is no key. | no key |
 /// | `codec = "raw"` | The codec that writes it, by its name. | its queue's |
 /// | `alias = "OrderPaid"` | A further name under which it is read; may be given again. | none |
-/// | `from = OrderPaidV1` | The event's shape at an older version: an event type of that version, from which this one is made with `From`. It may come from an older one itself. | older versions are read as this one, with serde's defaults for what is missing |
+/// | `from = OrderPaidV1` | The event's shape at the version just before: an event type of that version, from which this one is made with `From`. It may come from an older one itself. | older versions are read as this one, with serde's defaults for what is missing |
 /// | `crate = path` | Where ezq is found, if not at `::ezq`. | `::ezq` |
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
@@ -45,7 +45,8 @@ pub fn derive_event(input: TokenStream) -> TokenStream {
 
 /// Makes an enum with one event in each variant something that one handler can take.
 ///
-/// A handler of the enum is called for each of its events, by exact type.
+/// A handler of the enum is called for each of its events, by exact type. Of several versions of one
+/// type, an event is the variant of its own version, else of the next newer.
 ///
 /// The enum itself is not an event and needs no serde derives. Of `#[event(...)]` it takes
 /// `crate = path` only, as [`derive@Event`] explains it.
@@ -66,7 +67,7 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// |---|---|---|
 /// | `name = "receipts"` | The handler's durable name. Progress is kept under it, so a pinned name survives a rename or a move of the function. | `module::path::function` |
 /// | `order = 1` | Its place among the handlers of one event, lowest first. | concurrent |
-/// | `queue = "mail"` | A queue of its own: it takes events from there and from nowhere else, and only handlers of that queue do. A consumer of the queue runs it. | any queue that no handler has for itself |
+/// | `queue = "mail"` | A queue of its own: it takes events from there and from nowhere else, and only handlers of that queue do. A consumer of the queue runs it. Its events must go there: by `#[event(queue = "mail")]`, a route, or their publisher. | any queue that no handler has for itself |
 /// | `pattern = "order.*"` | For a handler of `AnyEvent`: it takes only types that match; may be given again. `*` is one segment between dots, `#` any number of them. | every type |
 /// | `batch(size = 100, wait = "20ms")` | For a handler of `Batch<E>`: how many events there are in a batch at most, and how long one that is not full waits for more. | 100 and `"20ms"` |
 /// | `concurrency = 4` | How many runs of it there may be at once in the application; at least 1. | no limit |

@@ -19,28 +19,28 @@ type Fields = BTreeMap<&'static str, String>;
 
 /// A span as it began, or an event with what the spans around it add.
 #[derive(Debug, Clone)]
-struct Record {
+pub(crate) struct Record {
     name: &'static str,
     level: Level,
     fields: Fields,
 }
 
 impl Record {
-    fn field(&self, name: &str) -> &str {
+    pub(crate) fn field(&self, name: &str) -> &str {
         self.fields.get(name).unwrap_or_else(|| panic!("no `{name}` in {self:?}"))
     }
 }
 
 /// Keeps what ezq's crates and this test record.
 #[derive(Clone, Default)]
-struct Capture {
+pub(crate) struct Capture {
     spans: Arc<Mutex<Vec<Record>>>,
     events: Arc<Mutex<Vec<Record>>>,
 }
 
 impl Capture {
     /// Captures on this thread, on which all of a test runs.
-    fn begin() -> (Self, DefaultGuard) {
+    pub(crate) fn begin() -> (Self, DefaultGuard) {
         // While there is one dispatcher alone, a place in the code that a thread without one meets
         // first counts as unwanted by all.
         static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Registry::default()));
@@ -54,7 +54,7 @@ impl Capture {
         self.spans.lock().unwrap().iter().filter(|span| span.name == name).cloned().collect()
     }
 
-    fn at(&self, level: Level) -> Vec<Record> {
+    pub(crate) fn at(&self, level: Level) -> Vec<Record> {
         self.events.lock().unwrap().iter().filter(|event| event.level == level).cloned().collect()
     }
 }

@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use control::{ScheduleStatus, Schedules};
-pub(crate) use plan::{Plan, Plans, Template};
+pub(crate) use plan::{Plan, Planned, Plans, Template};
 
 /// When something is to happen again and again, and what becomes of the times that nobody was there
 /// for.

@@ -42,6 +42,8 @@ pub(crate) struct Planned {
     pub(super) definition: String,
     /// Its end: what is published, and where to.
     target: String,
+    pub(crate) queue: QueueName,
+    pub(crate) event_type: String,
     /// Set while the definition of this process stands or was overruled.
     pub(super) registered: AtomicBool,
     options: PublishOptions,
@@ -53,6 +55,11 @@ impl Planned {
     /// something else, or elsewhere. Two programs of one application need not agree on its name.
     pub(super) fn differs_from(&self, row: &ScheduleRow, application: &str) -> bool {
         row.application != application && !row.definition.ends_with(&self.target)
+    }
+
+    /// Whether it publishes the ticks of a function that is their only handler.
+    pub(crate) fn is_tick(&self) -> bool {
+        matches!(self.template, Template::Tick(_))
     }
 
     /// The event of one tick.
@@ -127,6 +134,8 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
         missed: schedule.missed,
         definition: String::new(),
         target: String::new(),
+        queue: publisher.services.default_queue.clone(),
+        event_type: String::new(),
         registered: AtomicBool::new(false),
         options: PublishOptions { queue, ..PublishOptions::default() },
         template: template?,
@@ -141,6 +150,8 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
         Missed::Skip => "skip",
     };
     planned.target = format!("`{}` to {queue}", sample.event_type);
+    planned.queue = queue.clone();
+    planned.event_type.clone_from(&sample.event_type);
     planned.definition = format!("{}, missed: {missed}, {}", planned.when, planned.target);
     Ok(planned)
 }

@@ -49,6 +49,7 @@ impl Inner {
     pub(crate) async fn keep_schedules(self: Arc<Self>) {
         let Ok(_turn) = self.schedules.turn.acquire().await else { return };
         let mut pause = RETRY;
+        let mut looked = false;
         loop {
             let wait = match self.fire_due().await {
                 Ok(wait) => {
@@ -65,6 +66,25 @@ impl Inner {
                 () = sleep(wait) => {}
                 () = self.schedules.nudge.notified() => {}
             }
+            // Not before the first wait: consumers of other queues may start a moment later.
+            if !std::mem::replace(&mut looked, true) {
+                self.warn_of_unread_schedules();
+            }
+        }
+    }
+
+    /// Tells of schedules whose events pile up as far as this process knows.
+    fn warn_of_unread_schedules(&self) {
+        let consumers = self.consumers();
+        let is_read = |queue| consumers.iter().any(|one| one.queue.as_ref() == Some(queue));
+        for planned in self.schedules.planned.iter().filter(|planned| !is_read(&planned.queue)) {
+            let (schedule, queue) = (&planned.name, &planned.queue);
+            warn!(
+                schedule,
+                %queue,
+                "the schedule `{schedule}` publishes to the queue `{queue}`, which no consumer of \
+                 this process reads: its events wait until one does, here or elsewhere"
+            );
         }
     }
 

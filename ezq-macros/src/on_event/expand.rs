@@ -31,7 +31,7 @@ pub(super) fn handler(
     let Signature { first, extractors, output } = signature;
     let arguments: Vec<Ident> =
         (0..extractors.len()).map(|i| format_ident!("__ezq_argument_{i}")).collect();
-    let outcome = outcome(ident, output, &arguments, *first, private);
+    let (converted, outcome) = outcome(ident, output, &arguments, *first, private);
     let settings = settings(options, private);
     let here = located(private, ident.span());
     let place = Span::call_site().located_at(ident.span());
@@ -85,11 +85,13 @@ pub(super) fn handler(
             #[automatically_derived]
             impl #private::HandlerDefinition for #ident {
                 fn definition() -> #private::Handler {
+                    let __ezq_output = #converted;
                     #private::#new(
                         #name,
                         #takes,
-                        |__ezq_call: #private::#taken| -> #private::#given { #future },
+                        move |__ezq_call: #private::#taken| -> #private::#given { #future },
                     )
+                    .returning((__ezq_output.types)())
                     #(.requires::<#extractors>())*
                     #settings
                 }
@@ -142,15 +144,16 @@ fn conditions(attributes: &[Attribute]) -> Vec<&Attribute> {
     attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect()
 }
 
-/// The call, spanned so that an unfit return type is underlined where the user wrote it: rustc
-/// takes an expression to reach from its first token to its last.
+/// What converts what the handler returns, and its call. The former is spanned so that an unfit
+/// return type is underlined where the user wrote it: rustc takes an expression to reach from its
+/// first token to its last.
 fn outcome(
     ident: &Ident,
     output: &ReturnType,
     arguments: &[Ident],
     takes: First<'_>,
     private: &TokenStream,
-) -> TokenStream {
+) -> (TokenStream, TokenStream) {
     let (first, last) = match output {
         ReturnType::Default => (ident.span(), ident.span()),
         ReturnType::Type(_, ty) => {
@@ -161,17 +164,20 @@ fn outcome(
     };
     let mut callee = ident.clone();
     callee.set_span(Span::call_site().located_at(first));
-    let wait = quote_spanned!(Span::call_site().located_at(last)=> .await);
-    let private = located(private, first);
     let place = Span::call_site().located_at(first);
+    let end = Span::call_site().located_at(last);
+    let private = located(private, first);
+
     let event = (!matches!(takes, First::None)).then(|| quote!(__ezq_event,));
+    let wait = quote_spanned!(end=> .await);
     let call = quote!(#callee(#event #(#arguments),*) #wait);
+    let nothing = quote_spanned!(end=> ());
     if let First::Batch(_) = takes {
-        let convert = quote_spanned!(place=> #private::batch_outcome);
-        return quote!(#convert(__ezq_unread, #call));
+        let converted = quote_spanned!(place=> #private::batch_output #nothing);
+        return (converted, quote!((__ezq_output.take)(__ezq_unread, #call)));
     }
-    let convert = quote_spanned!(place=> #private::outcome);
-    quote!(#convert(#call))
+    let converted = quote_spanned!(place=> #private::output #nothing);
+    (converted, quote!((__ezq_output.take)(#call)))
 }
 
 /// The same path, at another place in the source.

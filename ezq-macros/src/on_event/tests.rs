@@ -64,7 +64,7 @@ fn takes_the_event_first_and_extractors_by_position() {
     assert!(text.contains("from_event::<E>(&__ezq_call)?"), "{text}");
     assert!(text.contains("extract::<A>(&__ezq_call).await?"), "{text}");
     assert!(text.contains(".requires::<A>().requires::<State<B>>()"), "{text}");
-    let call = "outcome(f(__ezq_event,__ezq_argument_0,__ezq_argument_1).await)";
+    let call = "(__ezq_output.take)(f(__ezq_event,__ezq_argument_0,__ezq_argument_1).await)";
     assert!(text.contains(call), "{text}");
 }
 
