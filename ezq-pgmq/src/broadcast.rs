@@ -8,11 +8,13 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::claim::micros;
+use crate::commits::{WRITER, Writer};
 use crate::giving_up::mark;
 use crate::{error, publish};
 
-const STATEMENT: &str = "SELECT queue, message_id, first_event_id
-    FROM ezq.broadcast($1, ($2::text)::jsonb, ($3::text)::jsonb, $4, $5, $6, $7, $8)";
+const COPIES: &str = "queue, message_id, first_event_id";
+const BROADCAST: &str =
+    "ezq.broadcast($1, ($2::text)::jsonb, ($3::text)::jsonb, $4, $5, $6, $7, $8)";
 
 /// What became of each copy, by queue.
 pub(crate) type Copies = Vec<(QueueName, PublishOutcome)>;
@@ -56,9 +58,28 @@ pub(crate) async fn insert(
     connection: &mut PgConnection,
     row: &Row,
 ) -> Result<Copies, sqlx::Error> {
+    let copies = call(connection, row, format!("SELECT {COPIES} FROM {BROADCAST}")).await?;
+    copies.iter().map(copy).collect()
+}
+
+/// The same in a caller's transaction, and which one it is.
+pub(crate) async fn insert_in(
+    connection: &mut PgConnection,
+    row: &Row,
+) -> Result<(Copies, Option<Writer>), sqlx::Error> {
+    let statement = format!("SELECT {COPIES}, {WRITER} AS writer FROM {BROADCAST}");
+    let copies = call(connection, row, statement).await?;
+    let writer = copies.first().map(|row| row.try_get("writer")).transpose()?;
+    Ok((copies.iter().map(copy).collect::<Result<_, _>>()?, writer))
+}
+
+async fn call(
+    connection: &mut PgConnection,
+    row: &Row,
+    statement: String,
+) -> Result<Vec<PgRow>, sqlx::Error> {
     let dedupe = row.dedupe.as_ref();
-    let statement = AssertSqlSafe(mark(None) + STATEMENT);
-    let copies = sqlx::query(statement)
+    sqlx::query(AssertSqlSafe(mark(None) + &statement))
         .bind(&row.event_type)
         .bind(&row.body)
         .bind(&row.headers)
@@ -68,8 +89,7 @@ pub(crate) async fn insert(
         .bind(dedupe.map(|dedupe| micros(dedupe.window())))
         .bind(dedupe.map(Dedupe::event_id))
         .fetch_all(connection)
-        .await?;
-    copies.iter().map(copy).collect()
+        .await
 }
 
 fn copy(row: &PgRow) -> Result<(QueueName, PublishOutcome), sqlx::Error> {

@@ -24,8 +24,8 @@ pub(crate) const SWEEP: u64 = 1000;
 /// ids mean nothing any more.
 const FREE: &str = "d.free_at <= excluded.taken_at OR d.queue_table <> excluded.queue_table";
 
-/// Inserts rows of one queue, of which some have keys, in one statement; an outcome each, in their
-/// order.
+/// Inserts rows of one queue, of which some have keys, in one statement; a row each, in their order,
+/// for [`outcome`] to read, with `more` columns.
 ///
 /// Ids are drawn beforehand, so that the row of a key can name its message; those of duplicates are
 /// not used. A key that is taken is written back as it is: only so does Postgres tell what stands
@@ -34,7 +34,8 @@ pub(crate) async fn insert(
     connection: &mut PgConnection,
     queue: &QueueName,
     rows: &[Row],
-) -> Result<Vec<PublishOutcome>, sqlx::Error> {
+    more: &str,
+) -> Result<Vec<PgRow>, sqlx::Error> {
     let table = sql::table(queue);
     let columns = ["queue_table", "message_id", "event_id", "taken_at", "free_at"];
     let keep_or_take = columns.map(|column| {
@@ -68,7 +69,7 @@ pub(crate) async fn insert(
            FROM base, message m LEFT JOIN taken ON taken.key = m.key
            WHERE m.key IS NULL OR taken.message_id = m.id
            ORDER BY m.place)
-         SELECT m.id, taken.message_id AS original, taken.event_id
+         SELECT m.id, taken.message_id AS original, taken.event_id{more}
          FROM message m LEFT JOIN taken ON taken.key = m.key
          ORDER BY m.place",
         mark(Some(queue))
@@ -78,11 +79,11 @@ pub(crate) async fn insert(
     let windows: Vec<Option<i64>> = each().map(|key| key.map(|key| micros(key.window()))).collect();
     let events: Vec<Option<&str>> = each().map(|key| key.map(Dedupe::event_id)).collect();
     let query = publish::with_columns(statement, rows).bind(keys).bind(windows).bind(events);
-    let rows = query.bind(queue.as_str()).fetch_all(connection).await?;
-    rows.iter().map(outcome).collect()
+    query.bind(queue.as_str()).fetch_all(connection).await
 }
 
-fn outcome(row: &PgRow) -> Result<PublishOutcome, sqlx::Error> {
+/// What became of a message.
+pub(crate) fn outcome(row: &PgRow) -> Result<PublishOutcome, sqlx::Error> {
     let id: i64 = row.try_get("id")?;
     match row.try_get("original")? {
         Some(original) if original != id => {

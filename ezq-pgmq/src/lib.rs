@@ -17,6 +17,7 @@
 mod broadcast;
 mod capture;
 mod claim;
+mod commits;
 mod config;
 mod dead_letters;
 mod dedupe;

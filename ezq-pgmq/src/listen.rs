@@ -1,22 +1,31 @@
 //! The one listener of an engine: always drained, connected again when it breaks, and then waking
-//! everyone, since notifications may have been missed.
+//! everyone, since notifications may have been missed. On its connection it looks for captured
+//! changes, too, which notify nobody: see [`looks`](crate::capture::looks).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{Acquire as _, Executor as _};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::capture::feeds;
+use crate::capture::looks::Looks;
 use crate::error;
-use crate::link::Connector;
+use crate::link::{Connector, limit};
 use crate::wake::{CHANNEL, Wake};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A quiet connection is asked whether it still stands.
+/// A connection is asked this often whether it still stands, and whether captures feed its queues.
 const QUIET: Duration = Duration::from_secs(20);
+/// The same where captures feed its queues: another that looks at them may be gone.
+const FED: Duration = Duration::from_secs(5);
+/// A look waits no longer for a lock, such as of a queue that is just being dropped: others want to
+/// hear of their events.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '100ms'";
 
 /// How listening goes.
 #[derive(Debug, Clone)]
@@ -77,7 +86,8 @@ async fn connect(connector: &Connector) -> Result<PgListener> {
     let open = async {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
-        listener.listen(CHANNEL).await?;
+        listener.execute(LOCK_TIMEOUT).await?;
+        listener.listen_all([CHANNEL, feeds::CHANNEL]).await?;
         Ok(listener)
     };
     match timeout(connector.connect_timeout(), open).await {
@@ -86,21 +96,97 @@ async fn connect(connector: &Connector) -> Result<PgListener> {
     }
 }
 
+/// Hands on what it hears, and looks for captured changes, until the connection is lost.
 async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Error {
-    let lost = || Error::new(ErrorKind::Connection, "the listening connection was lost");
+    let mut watch = Watch::new(patience);
     loop {
-        match timeout(QUIET, listener.try_recv()).await {
-            Ok(Ok(Some(notification))) => wake.heard(notification.payload()),
-            Ok(Ok(None)) => return lost(),
-            Ok(Err(failure)) => return lost().with_source(failure),
-            Err(_) => {
-                let check = sqlx::query("SELECT 1").execute(&mut listener);
-                match timeout(patience, check).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(failure)) => return lost().with_source(failure),
-                    Err(_) => return lost(),
+        let next = watch.next();
+        tokio::select! {
+            heard = listener.try_recv() => match heard {
+                Ok(Some(heard)) if heard.channel() == feeds::CHANNEL => watch.learn_soon(),
+                Ok(Some(heard)) => wake.heard(heard.payload()),
+                Ok(None) => return lost(),
+                Err(failure) => return lost().with_source(failure),
+            },
+            // A queue is asked for that was not before: captures may feed it.
+            () = wake.asked() => watch.learn_soon(),
+            // Reading goes on where it stood: a message that has come in part is kept.
+            () = tokio::time::sleep_until(next) => {
+                if let Err(lost) = watch.work(&mut listener, wake).await {
+                    return lost;
                 }
             }
+        }
+    }
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::Connection, "the listening connection was lost")
+}
+
+/// What a listening session looks for beside what it hears.
+struct Watch {
+    looks: Looks,
+    /// When to ask again which queues captures feed. This tells, too, whether the connection stands.
+    learn_at: Instant,
+    patience: Duration,
+}
+
+impl Watch {
+    fn new(patience: Duration) -> Self {
+        Self { looks: Looks::default(), learn_at: Instant::now(), patience }
+    }
+
+    fn next(&self) -> Instant {
+        self.looks.next().map_or(self.learn_at, |look| look.min(self.learn_at))
+    }
+
+    fn learn_soon(&mut self) {
+        self.learn_at = Instant::now();
+    }
+
+    /// Does what is due.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    async fn work(&mut self, listener: &mut PgListener, wake: &Wake) -> Result<()> {
+        let now = Instant::now();
+        if self.learn_at <= now {
+            let mine = wake.queues();
+            let learning = async {
+                let connection = listener.acquire().await?;
+                feeds::learn(connection, &mine, &mut self.looks).await
+            };
+            let learnt = limit(self.patience, learning).await;
+            let learnt = self.answer(learnt)?;
+            let is_fed = learnt.as_ref().is_none_or(|learnt| learnt.is_fed);
+            self.learn_at = Instant::now() + if is_fed { FED } else { QUIET };
+            let new = learnt.map(|learnt| learnt.new).unwrap_or_default();
+            new.iter().for_each(|queue| wake.announce(queue));
+        }
+        if self.looks.next().is_some_and(|look| look <= now) {
+            let looking = async {
+                let connection = listener.acquire().await?;
+                feeds::look(connection, &mut self.looks).await
+            };
+            let woken = limit(self.patience, looking).await;
+            let woken = self.answer(woken)?.unwrap_or_default();
+            woken.iter().for_each(|queue| wake.announce(queue));
+        }
+        Ok(())
+    }
+
+    /// An answer, or none where the statement failed on a connection that stands: a queue was dropped
+    /// or is locked, or a right is missing. Then nothing is looked at until the next time of learning.
+    fn answer<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<Option<T>> {
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(failure) if error::keeps_connection(&failure) => {
+                tracing::debug!(%failure, "captured changes are found by polling for now");
+                self.looks.pause();
+                Ok(None)
+            }
+            Err(failure) => Err(lost().with_source(failure)),
         }
     }
 }

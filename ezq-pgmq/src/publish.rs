@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::claim::{in_calendar, micros};
+use crate::commits::{WRITER, Writer};
 use crate::config::Place;
 use crate::giving_up::{Stopper, mark};
 use crate::link::limit;
@@ -109,8 +110,32 @@ pub(crate) async fn insert(
     queue: &QueueName,
     rows: &[Row],
 ) -> Result<Vec<PublishOutcome>, sqlx::Error> {
+    insert_with(connection, queue, rows, "").await.map(|(outcomes, _)| outcomes)
+}
+
+/// The same in a caller's transaction, and which one it is.
+pub(crate) async fn insert_in(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    rows: &[Row],
+) -> Result<(Vec<PublishOutcome>, Option<Writer>), sqlx::Error> {
+    let writer = format!(", {WRITER} AS writer");
+    let (outcomes, stored) = insert_with(connection, queue, rows, &writer).await?;
+    let writer = stored.first().map(|row| row.try_get("writer")).transpose()?;
+    Ok((outcomes, writer))
+}
+
+/// The same with more columns to be returned.
+async fn insert_with(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    rows: &[Row],
+    columns: &str,
+) -> Result<(Vec<PublishOutcome>, Vec<PgRow>), sqlx::Error> {
     if rows.iter().any(|row| row.dedupe.is_some()) {
-        return dedupe::insert(connection, queue, rows).await;
+        let stored = dedupe::insert(connection, queue, rows, columns).await?;
+        let outcomes = stored.iter().map(dedupe::outcome).collect::<Result<_, _>>()?;
+        return Ok((outcomes, stored));
     }
     let statement = format!(
         "{}INSERT INTO {} (vt, message, headers)
@@ -120,13 +145,14 @@ pub(crate) async fn insert(
               unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bigint[])
                 WITH ORDINALITY AS m(body, headers, after_us, at, twin, place)
          ORDER BY m.place
-         RETURNING msg_id",
+         RETURNING msg_id{columns}",
         mark(Some(queue)),
         sql::table(queue)
     );
     let stored = with_columns(statement, rows).fetch_all(connection).await?;
     let outcome = |row: &PgRow| Ok(PublishOutcome::Stored(MessageId::Number(row.try_get(0)?)));
-    stored.iter().map(outcome).collect()
+    let outcomes = stored.iter().map(outcome).collect::<Result<_, sqlx::Error>>()?;
+    Ok((outcomes, stored))
 }
 
 /// A statement with rows bound, column by column: `$1` to `$5`.

@@ -1,9 +1,9 @@
 //! Telling consumers that something may have become readable, here and in other processes.
 //!
-//! NOTIFY takes a lock of the whole database at commit, so it is never part of publishing: a task
-//! sends it afterwards on the engine's own connection, for all queues at once, at most once per
-//! window. Inside a caller's transaction at most one goes out per window. All of this is a hint:
-//! consumers poll, and a lost notification costs latency only.
+//! NOTIFY takes a lock of the whole database at commit, so it is part of no publish and of no
+//! caller's transaction: a task sends it afterwards on the engine's own connection, for all queues at
+//! once, at most once per window. All of this is a hint: consumers poll, and a lost notification
+//! costs latency only.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,7 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::commits::{self, Commits, Writer};
 use crate::link::Link;
 
 /// The channel; the payload is the queue's name.
@@ -24,23 +25,37 @@ pub(crate) const WINDOW: Duration = Duration::from_millis(5);
 #[derive(Default)]
 pub(crate) struct Wake {
     state: Mutex<State>,
-    /// Something waits to be notified.
+    /// Something waits to be notified, or to be watched.
     signal: Notify,
+    /// Someone asked to be told of a queue.
+    asked: Notify,
 }
 
 #[derive(Default)]
 struct State {
     counters: HashMap<QueueName, watch::Sender<u64>>,
     unsent: HashSet<QueueName>,
-    in_transactions: HashMap<QueueName, Instant>,
+    commits: Commits,
 }
 
 impl Wake {
     /// A counter that moves when the queue may have something.
     pub(crate) fn subscribe(&self, queue: &QueueName) -> watch::Receiver<u64> {
         let mut state = self.lock();
-        let counter = state.counters.entry(queue.clone()).or_default();
-        counter.subscribe()
+        let counter = state.counters.entry(queue.clone()).or_default().subscribe();
+        drop(state);
+        self.asked.notify_one();
+        counter
+    }
+
+    /// The queues of which someone here wants to be told.
+    pub(crate) fn queues(&self) -> Vec<String> {
+        self.lock().counters.keys().map(ToString::to_string).collect()
+    }
+
+    /// Waits until there may be one more of them.
+    pub(crate) async fn asked(&self) {
+        self.asked.notified().await;
     }
 
     /// Wakes this process at once, and others by the next notification.
@@ -65,38 +80,60 @@ impl Wake {
         }
     }
 
-    /// Notifies inside a caller's transaction, once per window; what comes within the window is
-    /// announced after it.
-    pub(crate) async fn announce_in(
-        &self,
-        connection: &mut PgConnection,
-        queue: &QueueName,
-    ) -> Result<(), sqlx::Error> {
-        let is_first = {
-            let mut state = self.lock();
-            let now = Instant::now();
-            let last = state.in_transactions.get(queue).copied();
-            let is_first = last.is_none_or(|last| now - last >= WINDOW);
-            if is_first {
-                state.in_transactions.insert(queue.clone(), now);
-            } else {
-                state.unsent.insert(queue.clone());
-            }
-            is_first
-        };
-        if is_first {
-            return notify(connection, vec![queue.to_string()]).await;
-        }
+    /// A caller's transaction stored something: announces it once that transaction has committed.
+    pub(crate) fn announce_after(&self, writer: Writer, queue: &QueueName) {
+        self.lock().commits.watch(writer, queue, Instant::now());
         self.signal.notify_one();
-        Ok(())
     }
 
-    /// Sends what is unsent, at most once per window, until the task is stopped.
+    /// Watches callers' transactions and sends what is unsent, at most once per window, until the
+    /// task is stopped.
     pub(crate) async fn notify_forever(self: Arc<Self>, link: Arc<Link>) {
         loop {
-            self.signal.notified().await;
+            let next_look = self.lock().commits.next_look();
+            tokio::select! {
+                // Something is to be sent, or one more transaction is to be watched.
+                () = self.signal.notified() => {}
+                // A transaction that was open may have ended.
+                () = at(next_look) => {}
+            }
+
+            let due = self.lock().commits.take_due(Instant::now());
+            self.look_at(due, &link).await;
             self.flush(&link).await;
             tokio::time::sleep(WINDOW).await;
+        }
+    }
+
+    /// Sends what can be sent before the engine closes.
+    pub(crate) async fn finish(&self, link: &Link) {
+        let open = self.lock().commits.all();
+        self.look_at(open, link).await;
+        self.flush(link).await;
+    }
+
+    /// Announces what those of these transactions stored that have committed.
+    async fn look_at(&self, writers: Vec<Writer>, link: &Link) {
+        if writers.is_empty() {
+            return;
+        }
+        let Ok(mut link) = link.checkout().await else {
+            return;
+        };
+        let watch = link.watch();
+        let result = watch.limit(commits::ended(link.connection(), &writers)).await;
+        match link.end(result) {
+            Ok(ended) => {
+                for (writer, is_committed) in ended {
+                    let queues = self.lock().commits.ended(writer);
+                    if is_committed {
+                        queues.iter().for_each(|queue| self.announce(queue));
+                    }
+                }
+            }
+            Err(failure) => {
+                tracing::debug!(%failure, "cannot tell which transactions ended; consumers poll");
+            }
         }
     }
 
@@ -128,6 +165,13 @@ impl State {
         if let Some((_, counter)) = counter {
             bump(counter);
         }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

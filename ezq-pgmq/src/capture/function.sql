@@ -7,7 +7,6 @@ declare
   began constant timestamptz := clock_timestamp();
   opening text := '';
   closing text := ' r';
-  queue text;
   queues text[];
   lines text;
 begin
@@ -86,18 +85,5 @@ begin
     || ' select'
   using config ->> 'source', event_type, began, tg_table_schema::text, tg_table_name::text,
         config ->> 'key', pg_current_xact_id()::text::numeric, operation;
-
-  -- A hint, so that who waits does not wait for the next look. A notification takes a lock of the
-  -- whole database at commit, hence one in a while for a session; and who has it cannot prepare a
-  -- transaction.
-  if current_setting('max_prepared_transactions') = '0' then
-    foreach queue in array queues loop
-      if coalesce(nullif(current_setting('ezq.woke_' || queue, true), ''), '-infinity')::timestamptz
-           < began - interval '{window}' then
-        perform set_config('ezq.woke_' || queue, began::text, false),
-                pg_notify('{channel}', queue);
-      end if;
-    end loop;
-  end if;
   return null;
 end

@@ -4,13 +4,11 @@
 //! from the table to the function. So it goes along with a dump, and is gone with its table.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use crate::install::quoted;
-use crate::wake::CHANNEL;
 
-/// The shortest time between two notifications of a writer's session for one queue.
-const WINDOW: Duration = Duration::from_millis(20);
+/// What the types of captured events end with.
+pub(super) const OPERATIONS: [&str; 4] = ["created", "updated", "deleted", "truncated"];
 
 const BODY: &str = include_str!("function.sql");
 
@@ -58,9 +56,7 @@ const TRIGGERS: [(&str, &str, &str); 4] = [
 
 /// The source of the function.
 pub(super) fn body(config: &str) -> String {
-    let window = format!("{} ms", WINDOW.as_millis());
-    let body = BODY.replace("{channel}", CHANNEL).replace("{window}", &window);
-    body.replace("{config}", &literal(config))
+    BODY.replace("{config}", &literal(config))
 }
 
 /// Makes or replaces the function. It runs with the rights of who made it, and only where that one

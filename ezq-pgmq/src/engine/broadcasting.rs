@@ -10,6 +10,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 
 use super::{Inner, PgmqEngine};
 use crate::broadcast::{self, Copies, Row};
+use crate::capture::feeds::CHANNEL;
 use crate::giving_up::mark;
 use crate::link::limit;
 use crate::publish::CONFLICT_TRIES;
@@ -155,11 +156,12 @@ impl PgmqEngine {
         let row = Row::new(message)?;
         inner.ready_for_broadcasts(std::slice::from_ref(&row)).await?;
         inner.start_notifying();
-        let copies = broadcast::insert(connection, &row).await;
-        let copies = copies.map_err(|failure| inner.broadcast_failed(failure))?;
-        for queue in stored(&copies) {
-            let woken = inner.wake.announce_in(connection, queue).await;
-            woken.map_err(|failure| error::of(failure, inner.connector.place()))?;
+        let copies = broadcast::insert_in(connection, &row).await;
+        let (copies, writer) = copies.map_err(|failure| inner.broadcast_failed(failure))?;
+        if let Some(writer) = writer {
+            for queue in stored(&copies) {
+                inner.wake.announce_after(writer, queue);
+            }
         }
         Ok(copies)
     }
@@ -197,6 +199,12 @@ impl Broadcasts for PgmqEngine {
             let statement = sqlx::query(SUBSCRIBE).bind(app).bind(queue.as_str()).bind(&patterns);
             statement.execute(connection)
         })?;
+        if done.rows_affected() > 0 {
+            // What captures broadcast may feed the queue now.
+            on_control!(self, |connection| {
+                sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(connection)
+            })?;
+        }
         Ok(done.rows_affected())
     }
 

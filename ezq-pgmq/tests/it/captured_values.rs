@@ -1,16 +1,11 @@
 //! Captured rows: what values of every kind become whatever the writer's session says, which key an
-//! event has, what tables change while they are captured, and who is woken.
+//! event has, and what tables change while they are captured.
 
-use std::time::Duration;
-
-use ezq_core::{Engine as _, ErrorKind};
+use ezq_core::ErrorKind;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
-use tokio::time::timeout;
 
 use crate::support::*;
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The messages of a queue with their keys, in the order of their ids; the queue is empty then.
 async fn take(own: &mut PgConnection, queue: &str) -> Vec<(Value, Option<String>)> {
@@ -179,38 +174,4 @@ async fn every_way_to_write_rows_is_told() {
         is(&child, "deleted", 1),
     ];
     assert_eq!(told, expected);
-}
-
-#[tokio::test]
-async fn a_commit_wakes_who_waits_now_and_then_and_a_roll_back_does_not() {
-    let (engine, queue) = engine_and_queue().await;
-    let mut own = connection().await;
-    run(&mut own, &format!("CREATE TABLE {queue} (id int)")).await;
-    engine.capture(queue.as_str(), &queue).await.unwrap();
-    let mut wakeups = engine.wakeups(&queue).await.unwrap().unwrap();
-    let mut listener = sqlx::postgres::PgListener::connect(&server().await.url()).await.unwrap();
-    listener.listen("ezq_wake").await.unwrap();
-    wakeups.mark_unchanged();
-    run(&mut own, &format!("BEGIN; INSERT INTO {queue} VALUES (1); ROLLBACK")).await;
-    run(&mut own, "NOTIFY ezq_wake, 'nobody'").await;
-    while listener.recv().await.unwrap().payload() != "nobody" {}
-    assert!(!wakeups.has_changed().unwrap());
-    // What was rolled back used up nothing.
-    run(&mut own, &format!("INSERT INTO {queue} VALUES (1)")).await;
-    timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
-    let began = std::time::Instant::now();
-    for _ in 0..200 {
-        run(&mut own, &format!("INSERT INTO {queue} VALUES (1)")).await;
-    }
-    let windows = began.elapsed().as_millis() / 20 + 2;
-    run(&mut own, &format!("NOTIFY ezq_wake, 'last {queue}'")).await;
-    let mut heard = 0;
-    loop {
-        let notification = timeout(PATIENCE, listener.recv()).await.unwrap().unwrap();
-        if notification.payload() == format!("last {queue}") {
-            break;
-        }
-        heard += u128::from(notification.payload() == queue.as_str());
-    }
-    assert!((1..=windows).contains(&heard), "{heard} in {windows} windows");
 }

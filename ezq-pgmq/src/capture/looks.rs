@@ -1,0 +1,224 @@
+//! When captured changes wake a consumer: one process looks for a whole database.
+//!
+//! A trigger does not notify, since it runs in a writer's transaction. In its place a process that
+//! consumes a queue which captures feed looks whether something was committed there: of all such
+//! processes the one that holds an advisory lock of the queue, on the connection that listens. A look
+//! is one statement over all these queues, which reads no table: it asks for the server's snapshot,
+//! and for the last id that each queue drew. The others are told as of any event.
+//!
+//! An id is drawn before its transaction commits, so a queue that drew one may get its row later. Who
+//! ran when the id was drawn is remembered until it ended, and only then the queue is quiet again. So
+//! a commit is seen by the next look, however long its transaction took.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ezq_core::QueueName;
+use tokio::time::Instant;
+
+/// The time between two looks: of what a captured change may take to be seen, half.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What runs and what has ended, by `pg_current_snapshot()`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// Every transaction from here on had not ended.
+    next: u64,
+    /// Nor had these.
+    running: Vec<u64>,
+}
+
+impl FromStr for Snapshot {
+    type Err = &'static str;
+
+    /// Reads `xmin:xmax:running,running`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unreadable = "no snapshot";
+        let mut parts = text.split(':').skip(1);
+        let next = parts.next().and_then(|text| text.parse().ok()).ok_or(unreadable)?;
+        let running = parts.next().unwrap_or_default().split(',').filter(|text| !text.is_empty());
+        let running = running.map(|text| text.parse().map_err(|_| unreadable));
+        Ok(Self { next, running: running.collect::<Result<_, _>>()? })
+    }
+}
+
+impl Snapshot {
+    fn is_running(&self, writer: u64) -> bool {
+        writer >= self.next || self.running.contains(&writer)
+    }
+
+    /// Whether any transaction ended between another snapshot and this one.
+    fn ended_any_since(&self, before: &Self) -> bool {
+        self.next > before.next || before.running.iter().any(|writer| !self.is_running(*writer))
+    }
+}
+
+/// A queue that is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fed {
+    pub(crate) queue: QueueName,
+    /// The sequence of its ids.
+    pub(crate) ids: i64,
+    /// The key of its advisory lock, which this session holds.
+    pub(crate) lock: i64,
+}
+
+/// What is known of a queue from the looks before.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The last id, if one was ever drawn.
+    last: Option<i64>,
+    /// One was drawn at the last look, perhaps by a transaction that began after its snapshot.
+    moved: bool,
+    /// Transactions that ran when an id was drawn, and still do.
+    writers: Vec<u64>,
+}
+
+impl Seen {
+    /// Whether something may have been committed here between two looks.
+    fn look(&mut self, last: Option<i64>, before: &Snapshot, now: &Snapshot) -> bool {
+        let moved = last != self.last;
+        let by_anyone = moved || self.moved;
+
+        let committed = match by_anyone {
+            true => now.ended_any_since(before),
+            false => self.writers.iter().any(|writer| !now.is_running(*writer)),
+        };
+        match by_anyone {
+            true => self.writers.clone_from(&now.running),
+            false => self.writers.retain(|writer| now.is_running(*writer)),
+        }
+        (self.last, self.moved) = (last, moved);
+        committed
+    }
+}
+
+/// The queues that this session looks at, and what it saw.
+#[derive(Debug, Default)]
+pub(crate) struct Looks {
+    fed: Vec<Fed>,
+    seen: HashMap<i64, Seen>,
+    before: Option<Snapshot>,
+    next: Option<Instant>,
+}
+
+impl Looks {
+    /// When to look next; never, if no queue is to be looked at.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// The queues that are looked at.
+    pub(crate) fn fed(&self) -> &[Fed] {
+        &self.fed
+    }
+
+    /// Looks at these queues from now on. Those that were not among them: something may be in them
+    /// that nobody saw.
+    pub(crate) fn set(&mut self, fed: Vec<Fed>) -> Vec<QueueName> {
+        let is_new = |fed: &&Fed| !self.seen.contains_key(&fed.ids);
+        let new = fed.iter().filter(is_new).map(|fed| fed.queue.clone()).collect();
+        self.seen.retain(|ids, _| fed.iter().any(|fed| fed.ids == *ids));
+        self.fed = fed;
+        self.next = match self.fed.is_empty() {
+            true => None,
+            false => self.next.or(Some(Instant::now())),
+        };
+        new
+    }
+
+    /// Looks no more until the queues are set again.
+    pub(crate) fn pause(&mut self) {
+        self.next = None;
+    }
+
+    /// The sequences to be asked for.
+    pub(crate) fn ids(&self) -> Vec<i64> {
+        self.fed.iter().map(|fed| fed.ids).collect()
+    }
+
+    /// The queues in which something may have been committed since the last look.
+    pub(crate) fn look(&mut self, now: Snapshot, last: &[Option<i64>]) -> Vec<QueueName> {
+        self.next = Some(Instant::now() + PAUSE);
+        let before = self.before.replace(now.clone());
+        let mut woken = Vec::new();
+        for (fed, last) in self.fed.iter().zip(last) {
+            match (self.seen.get_mut(&fed.ids), &before) {
+                (Some(seen), Some(before)) => {
+                    if seen.look(*last, before, &now) {
+                        woken.push(fed.queue.clone());
+                    }
+                }
+                // The first look: anyone who runs may be about to commit something here.
+                _ => {
+                    let writers = now.running.clone();
+                    self.seen.insert(fed.ids, Seen { last: *last, moved: true, writers });
+                    woken.push(fed.queue.clone());
+                }
+            }
+        }
+        woken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks at one queue: what each look is told, and whether it wakes.
+    fn looks(told: &[(&str, i64, bool)]) {
+        let mut looks = Looks::default();
+        let queue = QueueName::new("q").unwrap();
+        looks.set(vec![Fed { queue, ids: 7, lock: 1 }]);
+        // The first one wakes, and the next settles what began with it.
+        looks.look("5:5:".parse().unwrap(), &[Some(0)]);
+        assert!(looks.look("5:5:".parse().unwrap(), &[Some(0)]).is_empty());
+        for (n, (snapshot, last, wakes)) in told.iter().enumerate() {
+            let woken = looks.look(snapshot.parse().unwrap(), &[Some(*last)]);
+            assert_eq!(!woken.is_empty(), *wakes, "look {n}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_was_committed_between_two_looks_wakes_once() {
+        looks(&[("6:6:", 1, true), ("6:6:", 1, false), ("6:6:", 1, false)]);
+    }
+
+    #[test]
+    fn a_transaction_that_was_open_when_it_drew_an_id_wakes_when_it_ends() {
+        looks(&[("5:6:5", 1, true), ("5:6:5", 1, false), ("5:6:5", 1, false), ("6:6:", 1, true)]);
+    }
+
+    #[test]
+    fn a_later_row_that_is_committed_first_hides_no_earlier_one() {
+        looks(&[
+            ("5:5:", 1, false),
+            ("5:7:5", 2, true),
+            ("5:7:5", 2, false),
+            ("7:7:", 2, true),
+            ("7:7:", 2, false),
+        ]);
+    }
+
+    #[test]
+    fn an_id_that_was_drawn_after_the_snapshot_is_not_missed() {
+        looks(&[("5:5:", 1, false), ("5:6:5", 1, true), ("5:6:5", 1, false), ("6:6:", 1, true)]);
+    }
+
+    #[test]
+    fn what_others_do_wakes_nobody() {
+        looks(&[("5:9:5", 0, false), ("9:12:9,10", 0, false), ("12:12:", 0, false)]);
+    }
+
+    #[test]
+    fn without_a_queue_there_is_no_look() {
+        let mut looks = Looks::default();
+        assert_eq!(looks.next(), None);
+        let fed = Fed { queue: QueueName::new("q").unwrap(), ids: 7, lock: 1 };
+        assert_eq!(looks.set(vec![fed.clone()]).len(), 1);
+        assert!(looks.next().is_some());
+        looks.set(Vec::new());
+        assert_eq!(looks.next(), None);
+    }
+}
