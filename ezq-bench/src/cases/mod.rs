@@ -2,6 +2,7 @@
 
 mod bloat;
 mod broadcast;
+mod capture;
 mod consume;
 mod consume_archive;
 mod consume_batch_tx;
@@ -36,6 +37,7 @@ pub(crate) const ALL: &[Case] = &[
     broadcast::ONE,
     broadcast::THREE,
     broadcast::TEN,
+    capture::CASE,
     consume::CASE,
     consume_archive::CASE,
     consume_batch_tx::CASE,
