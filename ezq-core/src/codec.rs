@@ -35,6 +35,9 @@ pub enum WireFormat {
     /// and the payload only: id, source, time and extensions are lost. The version of an event stands
     /// in the message's headers, as `ce-eventversion`.
     Flat,
+    /// As [`Flat`](Self::Flat), but `End` and `Interrupt` have the names by which Python ezq's later
+    /// package, `ezvent`, knows them: `EZEndEvent` and `EZInterruptEvent`.
+    Ezvent,
 }
 
 /// Where a body came from: what it may not carry itself.
@@ -73,7 +76,7 @@ pub fn encode(envelope: &Envelope, format: WireFormat) -> Result<String> {
         WireFormat::CloudEvents => serde_json::to_string(envelope).map_err(|error| {
             Error::new(ErrorKind::Encode, "the event cannot be written as JSON").with_source(error)
         })?,
-        WireFormat::Flat => flat(envelope).map_err(invalid)?,
+        WireFormat::Flat | WireFormat::Ezvent => flat(envelope, format).map_err(invalid)?,
     };
     let depth = nesting(envelope.data().unwrap_or_default());
     if depth > MAX_NESTING {
@@ -235,11 +238,13 @@ fn quoted(text: &str) -> Result<String> {
         .map_err(|error| Error::new(ErrorKind::Encode, "text cannot be quoted").with_source(error))
 }
 
-fn flat(envelope: &Envelope) -> Result<String, String> {
-    let name = match envelope.event_type() {
-        End::TYPE => "EZQEndEvent",
-        Interrupt::TYPE => "EZQInterruptEvent",
-        name => name,
+fn flat(envelope: &Envelope, format: WireFormat) -> Result<String, String> {
+    let name = match (envelope.event_type(), format) {
+        (End::TYPE, WireFormat::Ezvent) => "EZEndEvent",
+        (Interrupt::TYPE, WireFormat::Ezvent) => "EZInterruptEvent",
+        (End::TYPE, _) => "EZQEndEvent",
+        (Interrupt::TYPE, _) => "EZQInterruptEvent",
+        (name, _) => name,
     };
     let data = envelope.data().unwrap_or("{}");
     let data = if data == "null" { "{}" } else { data };

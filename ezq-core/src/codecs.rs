@@ -78,6 +78,7 @@ impl Codec for WireFormat {
         match self {
             Self::CloudEvents => "cloudevents",
             Self::Flat => "flat",
+            Self::Ezvent => "ezvent",
         }
     }
 
@@ -277,7 +278,8 @@ fn plainly(format: WireFormat, event: &Envelope, headers: &mut Headers) -> Resul
 
 /// The form that says itself what it is, by its name as a codec.
 fn plain(name: &str) -> Option<WireFormat> {
-    [WireFormat::CloudEvents, WireFormat::Flat].into_iter().find(|format| format.name() == name)
+    let formats = [WireFormat::CloudEvents, WireFormat::Flat, WireFormat::Ezvent];
+    formats.into_iter().find(|format| format.name() == name)
 }
 
 fn is_name(name: &str) -> bool {
@@ -310,7 +312,7 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecEr
 impl AppBuilder {
     /// Adds a codec, to be chosen by its name: for a [queue](Self::queue_codec), for an
     /// [event type](Self::event_codec), or by an event itself with `#[event(codec = "...")]`.
-    /// `cloudevents`, `flat` and [`raw`](RawJson) are there already.
+    /// `cloudevents`, `flat`, `ezvent` and [`raw`](RawJson) are there already.
     ///
     /// Add it everywhere before anyone writes with it, and keep it for as long as there are
     /// messages that it wrote.

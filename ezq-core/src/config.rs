@@ -59,8 +59,8 @@ pub struct Config {
     pub settle_max_age: Duration,
     /// The most bytes of one message's body. `EZQ_MESSAGE_LIMIT`. Defaults to 1 MiB.
     pub message_limit: usize,
-    /// The form in which events are written. `EZQ_WIRE`: `cloudevents` or `flat`. Defaults to
-    /// CloudEvents.
+    /// The form in which events are written. `EZQ_WIRE`: `cloudevents`, `flat` or `ezvent`.
+    /// Defaults to CloudEvents.
     pub wire: WireFormat,
     /// How long running handlers may take when the consumer stops by token, signal or handle;
     /// `None` (`none`) is no limit. `EZQ_GRACE`. Defaults to no limit.
@@ -186,7 +186,8 @@ const OPTIONS: [(&str, Set); 21] = [
         config.wire = match text {
             "cloudevents" => WireFormat::CloudEvents,
             "flat" => WireFormat::Flat,
-            _ => return Err("use `cloudevents` or `flat`".into()),
+            "ezvent" => WireFormat::Ezvent,
+            _ => return Err("use `cloudevents`, `flat` or `ezvent`".into()),
         };
         Ok(())
     }),

@@ -137,7 +137,8 @@ impl End {
 
 impl Event for End {
     const TYPE: &'static str = "ezq.end";
-    const ALIASES: &'static [&'static str] = &["EZQEndEvent"];
+    // The class names of Python ezq, in its package `ezq` and in its later one, `ezvent`.
+    const ALIASES: &'static [&'static str] = &["EZQEndEvent", "EZEndEvent"];
 }
 
 /// Stops the consumer that receives it now: running handlers are cancelled and their messages
@@ -150,7 +151,7 @@ pub struct Interrupt {}
 
 impl Event for Interrupt {
     const TYPE: &'static str = "ezq.interrupt";
-    const ALIASES: &'static [&'static str] = &["EZQInterruptEvent"];
+    const ALIASES: &'static [&'static str] = &["EZQInterruptEvent", "EZInterruptEvent"];
 }
 
 #[allow(clippy::ref_option)]

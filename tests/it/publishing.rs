@@ -527,12 +527,16 @@ async fn the_flat_form_is_written_where_it_is_chosen_and_read_everywhere() {
     let ezq = builder.register(handler).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     ezq.publish(&End::within(Duration::from_millis(1500))).await.unwrap();
+    let builder = app(&queue).configure(|config| config.wire = WireFormat::Ezvent);
+    let later = builder.connect().await.unwrap();
+    later.publish(&Interrupt {}).await.unwrap();
     let bodies: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "SELECT message::text FROM pgmq.q_{queue} ORDER BY msg_id"
     )))
     .fetch_all(ezq.pool())
     .await
     .unwrap();
+    assert_eq!(bodies[2], r#"{"_type": "EZInterruptEvent"}"#);
     assert_eq!(bodies[0], r#"{"n": 1, "_type": "test.numbered"}"#);
     assert_eq!(bodies[1], r#"{"_type": "EZQEndEvent", "timeout": 1.5}"#);
     soon(ezq.consumer().run()).await.unwrap();

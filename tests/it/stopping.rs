@@ -246,11 +246,16 @@ async fn control_events_of_python_ezq_stop_a_consumer() {
     let queue = queue();
     let (handler, mut work) = Work::waiting_for([1]);
     let ezq = connect(&queue, handler).await;
-    send_batch(&ezq, &queue, &[r#"{"_type": "EZQEndEvent"}"#.into()]).await;
-    assert_eq!(soon(ezq.consumer().run()).await.unwrap().reason, StopReason::End);
-
-    send_batch(&ezq, &queue, &[r#"{"_type": "EZQInterruptEvent"}"#.into()]).await;
-    assert_eq!(soon(ezq.consumer().run()).await.unwrap().reason, StopReason::Interrupt);
+    // By the names of its package `ezq`, and by those of the later one, `ezvent`.
+    for (name, reason) in [
+        ("EZQEndEvent", StopReason::End),
+        ("EZEndEvent", StopReason::End),
+        ("EZQInterruptEvent", StopReason::Interrupt),
+        ("EZInterruptEvent", StopReason::Interrupt),
+    ] {
+        send_batch(&ezq, &queue, &[format!(r#"{{"_type": "{name}"}}"#)]).await;
+        assert_eq!(soon(ezq.consumer().until_idle().run()).await.unwrap().reason, reason, "{name}");
+    }
 
     let bodies = [flat("test.numbered", &Numbered { n: 1 }), flat("EZQEndEvent", &Timeout(0.2))];
     send_batch(&ezq, &queue, &bodies).await;

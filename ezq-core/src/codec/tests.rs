@@ -110,6 +110,7 @@ fn writes_the_flat_form() {
     assert_eq!(write(json!({"_type": 1})).unwrap_err().kind(), ErrorKind::InvalidEvent);
     let end = Envelope::builder(End::TYPE, "s").data(&End::default()).unwrap().build().unwrap();
     assert_eq!(encode(&end, WireFormat::Flat).unwrap(), r#"{"_type":"EZQEndEvent"}"#);
+    assert_eq!(encode(&end, WireFormat::Ezvent).unwrap(), r#"{"_type":"EZEndEvent"}"#);
 }
 
 #[test]
