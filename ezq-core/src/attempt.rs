@@ -31,8 +31,9 @@ pub(crate) enum Ran {
     /// What its error asks for, and says.
     Failed(Action, String),
     Cancelled,
-    /// The store kept it from running, or may have kept it from committing: no attempt.
-    PutOff,
+    /// The store kept it from running, or may have kept it from committing, with this error: no
+    /// attempt of the handler, but counted on the message.
+    PutOff(String),
 }
 
 /// Runs a handler once.
@@ -140,11 +141,11 @@ async fn finished(
             events.extend(returned);
             Ran::Done(events, Some(unit))
         }
-        None => Ran::PutOff,
+        None => Ran::PutOff("its transaction had ended".to_owned()),
     }
 }
 
-/// What an error of the store means for a handler: nothing, if it passes.
+/// What an error of the store means for a handler: no attempt, if it passes.
 pub(crate) fn hindered(
     handler: &Handler,
     received: &Received,
@@ -160,10 +161,10 @@ pub(crate) fn hindered(
         message_id = %received.receipt.message_id(),
         event_id = received.envelope.id(),
         handler = %handler.name,
-        error = text,
-        "its transaction could not be made: it runs again"
+        error = %text,
+        "the store kept a handler's transaction from beginning or from committing: it runs again"
     );
-    Ran::PutOff
+    Ran::PutOff(text)
 }
 
 /// An error's text as a message keeps it: cut, and without the NUL that `jsonb` cannot hold.

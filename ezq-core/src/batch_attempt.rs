@@ -177,9 +177,9 @@ async fn finish(
     let done = members.iter().zip(&each).filter(|(_, said)| said.is_ok());
     let done: Vec<&Member> = done.map(|(member, _)| member).collect();
     let Some((unit, mut outgoing)) = transaction.close().filter(|_| !done.is_empty()) else {
-        let failed = |said: Said| {
-            said.map_or_else(|(action, error)| Ran::Failed(action, error), |_| Ran::PutOff)
-        };
+        let put_off = |_| Ran::PutOff("its transaction had ended".to_owned());
+        let failed =
+            |said: Said| said.map_or_else(|(action, error)| Ran::Failed(action, error), put_off);
         return Ok(each.into_iter().map(failed).collect());
     };
     outgoing.extend(returned);
@@ -223,7 +223,7 @@ async fn finish(
     }
 }
 
-/// What an error of the store means for a batch: nothing, if it passes.
+/// What an error of the store means for a batch: no attempt of any event's, if it passes.
 fn hindrance(
     means: Means<'_>,
     members: &[Member],
@@ -232,7 +232,7 @@ fn hindrance(
 ) -> Result<Vec<Ran>, Ran> {
     let Some(first) = members.first() else { return Ok(Vec::new()) };
     match hindered(means.handler, &first.received, error, otherwise) {
-        Ran::PutOff => Ok(members.iter().map(|_| Ran::PutOff).collect()),
+        Ran::PutOff(error) => Ok(members.iter().map(|_| Ran::PutOff(error.clone())).collect()),
         failed => Err(failed),
     }
 }

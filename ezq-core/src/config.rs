@@ -41,7 +41,9 @@ pub struct Config {
     /// `EZQ_UNKNOWN_TYPES`: `retry`, `skip` or `dead_letter`. Defaults to retry, 5 attempts.
     pub unknown_types: UnknownTypes,
     /// How often a message may be delivered without being settled, before it is taken to kill its
-    /// workers and moved to the dead letters; at least 1. `EZQ_MAX_DELIVERIES`. Defaults to 20.
+    /// workers and moved to the dead letters; at least 1. So often, too, the store may keep the
+    /// message's handlers from beginning or committing a transaction, which is no attempt.
+    /// `EZQ_MAX_DELIVERIES`. Defaults to 20.
     pub max_deliveries: u32,
     /// The shortest pause between two looks at an empty queue; more than nothing. `EZQ_POLL_MIN`.
     /// Defaults to 1 s where the engine wakes the consumer, else to 100 ms; to `poll_max` where that

@@ -227,11 +227,13 @@ impl Context {
         self.received.lease.is_expired()
     }
 
-    /// Fires when the handler is to stop: its lease is lost, or the consumer was interrupted. The
-    /// handler's future is dropped at its next `.await`; hand the token to what it spawned.
+    /// A token that fires when the handler is to stop: its lease is lost, or the consumer was
+    /// interrupted. The handler's future is dropped at its next `.await`; hand the token to what it
+    /// spawned. Each call gives a child of its own: to cancel it stops what listens to it, and
+    /// changes nothing for the event.
     #[must_use]
-    pub fn cancellation(&self) -> &CancellationToken {
-        self.received.lease.cancel()
+    pub fn cancellation(&self) -> CancellationToken {
+        self.received.lease.cancel().child_token()
     }
 }
 

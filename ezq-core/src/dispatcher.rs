@@ -33,9 +33,6 @@ use crate::{
     Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle,
 };
 
-/// How long a handler waits that the store kept from running or from committing.
-const PUT_OFF: Duration = Duration::from_secs(1);
-
 /// The handlers of an application, with what they run under.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
@@ -151,14 +148,14 @@ impl Dispatcher {
         let mut marks = Progress::default();
         let mut marked = Progress::default();
         let mut outgoing = Vec::new();
+        let mut hindrance = None;
         let now = work.clock.now();
-        let mut not_before = now;
         for (handler, ran) in ran {
             let mark = match ran {
                 Ran::Cancelled => continue,
                 Ran::Settled => return None,
-                Ran::PutOff => {
-                    not_before = after(now, PUT_OFF);
+                Ran::PutOff(error) => {
+                    hindrance = hindrance.or(Some(error));
                     continue;
                 }
                 Ran::Marked => {
@@ -179,7 +176,11 @@ impl Dispatcher {
         }
         known.0.extend(marks.0.clone());
         known.0.extend(marked.0);
-        Some(conclude(received, handlers, &known, marks, outgoing, (now, not_before)))
+        let settle = conclude(received, handlers, &known, marks, outgoing, now);
+        Some(match hindrance {
+            Some(error) => self.hindered(work, settle, error),
+            None => settle,
+        })
     }
 
     /// Runs the handlers of a control event; their errors are only logged.
@@ -195,7 +196,7 @@ impl Dispatcher {
                 Ran::Failed(_, error) => {
                     say!(warn, received, handler = %handler.name, error, "handler failed");
                 }
-                Ran::Cancelled | Ran::Marked | Ran::Settled | Ran::PutOff => {}
+                Ran::Cancelled | Ran::Marked | Ran::Settled | Ran::PutOff(_) => {}
             }
         }
         outgoing
@@ -281,8 +282,7 @@ impl Dispatcher {
             _ => pause(policy.backoff, attempts, &error),
         };
         let mut errors = earlier.errors;
-        errors.push(ErrorRecord { at: now, attempt: attempts, error });
-        errors.drain(..errors.len().saturating_sub(ERRORS_KEPT));
+        remember(&mut errors, ErrorRecord { at: now, attempt: attempts, error });
         let reason = match action {
             Action::Fatal => Some(ReasonKind::Fatal),
             Action::Undecodable => Some(ReasonKind::Undecodable),
@@ -312,15 +312,14 @@ pub(crate) fn pause(backoff: Backoff, attempt: u32, error: &str) -> Duration {
         .unwrap_or_else(|_| Backoff::default().delay(attempt, error, random))
 }
 
-/// Draws one settlement from where all handlers of a delivery stand, now; what is to run again does
-/// so not before a time.
+/// Draws one settlement from where all handlers of a delivery stand, now.
 fn conclude(
     received: &Received,
     handlers: &[Arc<Handler>],
     known: &Progress,
     marks: Progress,
     outgoing: Vec<Outgoing>,
-    (now, not_before): (DateTime<Utc>, DateTime<Utc>),
+    now: DateTime<Utc>,
 ) -> Settle {
     let mut next: Option<DateTime<Utc>> = None;
     let mut dead = None;
@@ -352,7 +351,7 @@ fn conclude(
         }
     }
     if let Some(next) = next {
-        let after = (next.max(not_before) - now).to_std().unwrap_or_default();
+        let after = (next - now).to_std().unwrap_or_default();
         if marks.0.is_empty() && after.is_zero() {
             return Settle::Release;
         }
@@ -405,6 +404,12 @@ pub(crate) fn log_dead_letter(
 
 pub(crate) fn mark(state: HandlerState) -> HandlerMark {
     HandlerMark { state, reason: None, attempts: 0, due: None, errors: Vec::new() }
+}
+
+/// Adds an error to those that a mark keeps.
+pub(crate) fn remember(errors: &mut Vec<ErrorRecord>, record: ErrorRecord) {
+    errors.push(record);
+    errors.drain(..errors.len().saturating_sub(ERRORS_KEPT));
 }
 
 /// Which attempt comes after what a handler's mark says; anyone may have written it.

@@ -282,7 +282,7 @@ impl Dispatcher {
                     InlineOutcome::Failed { error, is_fatal: true }
                 }
             },
-            Ran::PutOff => failed("its transaction could not be made: the log says why".into()),
+            Ran::PutOff(error) => failed(format!("its transaction could not be made: {error}")),
             Ran::Cancelled => failed("it was cancelled".into()),
         }
     }

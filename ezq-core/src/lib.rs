@@ -29,6 +29,7 @@ mod finishing;
 mod handler;
 pub mod headers;
 mod health;
+mod hindrance;
 mod history;
 mod inline;
 mod inner;

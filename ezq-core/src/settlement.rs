@@ -205,6 +205,9 @@ pub enum ReasonKind {
     NewerVersion,
     /// The message was delivered too often without being settled: it kills its worker.
     MaxDeliveries,
+    /// The store kept handlers' transactions from beginning or committing, or another engine their
+    /// events from being published, as often as `max_deliveries` allows.
+    StoreFailed,
 }
 
 impl fmt::Display for ReasonKind {
@@ -216,6 +219,7 @@ impl fmt::Display for ReasonKind {
             Self::UnknownType => "unknown_type",
             Self::NewerVersion => "newer_version",
             Self::MaxDeliveries => "max_deliveries",
+            Self::StoreFailed => "store_failed",
         })
     }
 }

@@ -10,13 +10,14 @@ use ezq_core::{Error, ErrorKind, QueueName};
 use sqlx::error::DatabaseError;
 
 use crate::config::Place;
+use crate::sql;
 
 const UNDEFINED_TABLE: &str = "42P01";
 const LOCK_TIMEOUT: &str = "55P03";
 
 /// The error of a statement on a queue.
 pub(crate) fn on_queue(error: sqlx::Error, queue: &QueueName, place: &Place) -> Error {
-    if is_queue_missing(&error) {
+    if is_queue_missing(&error) && names(message(&error), &sql::table(queue)) {
         return queue_missing(queue).with_source(error);
     }
     of(error, place)
@@ -111,6 +112,36 @@ pub(crate) fn is_no_number(error: &sqlx::Error, text: &str) -> bool {
 /// A statement failed earlier in the same transaction.
 pub(crate) fn is_aborted(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25P02")
+}
+
+/// A statement that writes, in a transaction that may not.
+pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("25006")
+}
+
+/// The server said no to what the statements ask for: it stands and answers, and nothing of them
+/// stands. A conflict with other transactions is no refusal, nor is a lack of resources.
+pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
+    // 08: the connection; 53: resources; 57P: the server stops; 58 and XX: the server is broken.
+    let others = ["08", "53", "57P", "58", "XX"];
+    !is_conflict(error)
+        && code(error).is_some_and(|code| !others.iter().any(|class| code.starts_with(class)))
+}
+
+/// Whether the error of a missing table names one of PGMQ's or of ezq's own. Its fields do not tell,
+/// but the message does, in whatever language.
+pub(crate) fn names_ours(error: &sqlx::Error) -> bool {
+    ["pgmq.", "ezq."].iter().any(|schema| message(error).contains(schema))
+}
+
+/// Whether a message names this table, and not one whose name goes on.
+fn names(message: &str, table: &str) -> bool {
+    let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+    message.match_indices(table).any(|(at, _)| !goes_on(&message[at + table.len()..]))
+}
+
+fn message(error: &sqlx::Error) -> &str {
+    error.as_database_error().map(DatabaseError::message).unwrap_or_default()
 }
 
 /// A column that a table had when it was last looked at is gone, or a cached plan no longer fits.
@@ -285,5 +316,22 @@ impl DatabaseError for Locked {
 
     fn kind(&self) -> sqlx::error::ErrorKind {
         self.inner.kind()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_named_in_whatever_quotes_and_not_by_a_longer_name() {
+        for message in [
+            "relation \"pgmq.q_orders\" does not exist",
+            "Relation »pgmq.q_orders« existiert nicht",
+        ] {
+            assert!(names(message, "pgmq.q_orders"));
+            assert!(!names(message, "pgmq.q_order"));
+        }
+        assert!(!names("relation \"pgmq.q_orders_dlq\" does not exist", "pgmq.q_orders"));
     }
 }

@@ -45,6 +45,7 @@ mod retention;
 mod schedules;
 mod schema;
 mod settle;
+mod spoilt;
 mod sql;
 mod sweep;
 mod text;

@@ -21,7 +21,7 @@ use ezq_core::{
 use serde_json::Value;
 use sqlx::postgres::{PgArguments, PgConnection, PgTransactionManager};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres};
+use sqlx::{AssertSqlSafe, Postgres, Row as _};
 use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
@@ -33,14 +33,13 @@ use crate::link::limit;
 use crate::pooled::Pooled;
 use crate::publish::{self, ByQueue};
 use crate::removal::Removal;
+use crate::spoilt::{self, NOT_CURRENT, Step};
 use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
 
 /// How long a roll-back may take before the statement it waits for is stopped.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How long it may take then.
 const STOPPING: Duration = Duration::from_secs(2);
-/// What a [proof](Session::proof) says that fails.
-const NOT_CURRENT: &str = "not ezq.unit";
 
 /// The transaction of a handler, as an extractor: what the handler writes through it commits
 /// together with the events it publishes and with the acknowledgement, or not at all.
@@ -140,8 +139,10 @@ impl PgUnit {
         handler_limit: Option<Duration>,
     ) -> Result<Self> {
         let name = format!("ezq-tx-{:016x}", rand::random::<u64>());
+        // Writable, whatever the role's or the database's default: a read-only one is the handler's
+        // doing then.
         let mut begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL application_name = '{name}'; \
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL application_name = '{name}'; \
              SET LOCAL ezq.unit = '{name}'"
         );
         if let Some(time) = handler_limit {
@@ -165,10 +166,10 @@ impl UnitOfWork for PgUnit {
         let Session { engine, queue, .. } = &self.session;
         let claim = engine.claim_of(queue, max).await?;
         let removal = engine.removal_of(queue).await?;
-        let Some(open) = Arc::get_mut(&mut self.open) else { return Err(not_given_back()) };
+        let Some(open) = Arc::get_mut(&mut self.open) else { return Err(spoilt::not_given_back()) };
         let connection = &mut open.get_mut().connection;
         let claimed = limit(engine.patience(), claim.take(connection, queue, removal)).await;
-        claimed.map_err(|failure| self.session.failed(failure))
+        claimed.map_err(|failure| self.session.failed(failure, Step::Writing(queue)))
     }
 
     fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
@@ -194,11 +195,14 @@ impl UnitOfWork for PgUnit {
         let removal = session.engine.removal_of(&session.queue).await?;
         let patience = session.engine.patience();
         let connection = &mut open.connection;
+        let mut step = Step::Writing(&session.queue);
         let written = limit(patience, async {
             for (queue, rows) in &events {
+                step = Step::Writing(queue);
                 let rows: Vec<_> = rows.iter().map(|(_, row)| row.clone()).collect();
                 publish::insert(connection, queue, &rows).await?;
             }
+            step = Step::Writing(&session.queue);
             let mut copies = Vec::new();
             for row in &broadcasts {
                 copies.extend(broadcast::insert(connection, row).await?);
@@ -206,6 +210,7 @@ impl UnitOfWork for PgUnit {
             let held = session.fence(connection, &finished, removal).await?;
             // What was claimed inside the transaction has no fence.
             let proof = finished.is_empty().then(|| session.proof());
+            step = Step::Committing;
             let next = if held { connection.commit(proof.as_deref()).await? } else { None };
             Ok((held, next, copies))
         });
@@ -221,14 +226,21 @@ impl UnitOfWork for PgUnit {
             Ok((false, ..)) => {
                 let stands = session.is_current(&mut open.connection).await;
                 session.roll_back(open).await;
-                if stands? { Ok(SettleOutcome::LeaseLost) } else { Err(ended()) }
+                if !stands? {
+                    return Err(spoilt::ended());
+                }
+                // Without what the handler did, the delivery may still be this worker's.
+                if session.is_held(&finished).await? {
+                    return Err(spoilt::own_message());
+                }
+                Ok(SettleOutcome::LeaseLost)
             }
             Err(failure) => {
                 session.roll_back(open).await;
                 if !broadcasts.is_empty() && error::is_absent(&failure) {
                     return Err(session.engine.broadcast_failed(failure));
                 }
-                Err(session.failed(failure))
+                Err(session.failed(failure, step))
             }
         }
     }
@@ -255,7 +267,7 @@ impl Session {
             }
         }
         self.signal("pg_terminate_backend").await;
-        Err(not_given_back())
+        Err(spoilt::not_given_back())
     }
 
     /// Merges marks into messages and acknowledges others, if every receipt still holds. What was
@@ -314,18 +326,31 @@ impl Session {
         Ok(query.execute(connection).await?.rows_affected())
     }
 
+    /// Whether every receipt still holds, now that nothing of the transaction stands. What another
+    /// has locked is taken to be another's.
+    async fn is_held(&self, finished: &[Finished]) -> Result<bool> {
+        let table = sql::table(&self.queue);
+        let locked = sql::locked(&table, "", RECEIPTS, " SKIP LOCKED");
+        let statement = format!("SELECT count(*) FROM ({locked}) l");
+        let finished: Vec<&Finished> = finished.iter().collect();
+        let asked = async {
+            let mut connection = self.engine.lender().acquire().await?;
+            let query = receipts(statement, &finished);
+            let row = query.fetch_one(&mut *connection).await;
+            connection.end(row)?.try_get::<i64, _>(0)
+        };
+        let held = limit(self.engine.patience(), asked).await;
+        let held = held.map_err(|failure| self.engine.failed(failure, &self.queue))?;
+        Ok(usize::try_from(held).is_ok_and(|held| held == finished.len()))
+    }
+
     /// A statement with receipts and the name of the unit bound: `$1` to `$4`.
     fn with_receipts<'q>(
         &self,
         statement: String,
         finished: &[&Finished],
     ) -> Query<'q, Postgres, PgArguments> {
-        let column = |i: usize| finished.iter().map(|one| one.receipt.token()[i]).collect();
-        let (fences, rels): (Vec<i64>, Vec<i64>) = (column(0), column(1));
-        let ids = finished.iter().map(|one| one.receipt.message_id().as_number());
-        let ids: Vec<Option<i64>> = ids.collect();
-        let query = sqlx::query(AssertSqlSafe(statement));
-        query.bind(ids).bind(fences).bind(rels).bind(self.name.clone())
+        receipts(statement, finished).bind(self.name.clone())
     }
 
     /// Whether the connection still is in the transaction that was begun.
@@ -333,8 +358,8 @@ impl Session {
         let asked = sqlx::query_scalar("SELECT current_setting('ezq.unit', true) = $1")
             .bind(&self.name)
             .fetch_one(connection);
-        let answer: Option<bool> =
-            limit(self.engine.patience(), asked).await.map_err(|failure| self.failed(failure))?;
+        let answer: Result<Option<bool>, _> = limit(self.engine.patience(), asked).await;
+        let answer = answer.map_err(|failure| self.failed(failure, Step::Writing(&self.queue)))?;
         Ok(answer.unwrap_or(false))
     }
 
@@ -381,16 +406,12 @@ impl Session {
         ezq_core::private::warn!(queue = %self.queue, error, "a transaction's session cannot be stopped");
     }
 
-    fn failed(&self, failure: sqlx::Error) -> Error {
-        if error::is_no_number(&failure, NOT_CURRENT) {
-            return ended();
+    fn failed(&self, failure: sqlx::Error, step: Step<'_>) -> Error {
+        let queue = step.queue().unwrap_or(&self.queue);
+        match spoilt::by_handler(failure, step) {
+            Ok(error) => error,
+            Err(failure) => self.engine.failed(failure, queue),
         }
-        if error::is_aborted(&failure) {
-            let text = "a statement of the handler failed in its `Tx`, and the handler returned no \
-                        error: return it, or run the statement in a savepoint";
-            return Error::new(ErrorKind::Engine, text).with_source(failure);
-        }
-        self.engine.failed(failure, &self.queue)
     }
 }
 
@@ -399,13 +420,11 @@ fn in_unit(from: &str) -> String {
     format!("{from} WHERE current_setting('ezq.unit', true) = $4")
 }
 
-fn not_given_back() -> Error {
-    let text = "the handler did not give its `Tx` back: keep it inside the handler, and end its \
-                savepoints, before the handler returns";
-    Error::new(ErrorKind::Engine, text)
-}
-
-fn ended() -> Error {
-    let text = "the handler ended its transaction itself: leave BEGIN, COMMIT and ROLLBACK to ezq";
-    Error::new(ErrorKind::Engine, text)
+/// A statement with receipts bound: `$1` to `$3`.
+fn receipts<'q>(statement: String, finished: &[&Finished]) -> Query<'q, Postgres, PgArguments> {
+    let column = |i: usize| finished.iter().map(|one| one.receipt.token()[i]).collect();
+    let (fences, rels): (Vec<i64>, Vec<i64>) = (column(0), column(1));
+    let ids = finished.iter().map(|one| one.receipt.message_id().as_number());
+    let ids: Vec<Option<i64>> = ids.collect();
+    sqlx::query(AssertSqlSafe(statement)).bind(ids).bind(fences).bind(rels)
 }

@@ -38,4 +38,5 @@ mod stress;
 mod tracing;
 mod trials;
 mod tx;
+mod uncounted;
 mod versions;

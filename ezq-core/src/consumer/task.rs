@@ -1,7 +1,6 @@
 //! The task of one delivery: dispatch it, then hand its settlement on.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -11,12 +10,13 @@ use super::outbox::Outbox;
 use super::report::{Counters, Tally};
 use super::run::Item;
 use super::settle::{Settling, give_up};
+use crate::attempt::bounded;
 use crate::context::Received;
 use crate::engine::Receipt;
 use crate::error_chain;
 use crate::inner::Inner;
 use crate::logging::{error, warn};
-use crate::settlement::{Progress, Settle};
+use crate::settlement::Settle;
 
 /// Handles one delivery.
 pub(super) async fn handle(
@@ -45,8 +45,8 @@ pub(super) async fn handle(
         let (message_id, why) = (item.receipt.message_id(), error_chain(&error));
         settle = if error.is_transient() {
             warn!(%queue, %message_id, error = why, "its events could not be published: it comes again");
-            let (after, progress) = (Duration::from_secs(1), Progress::default());
-            Settle::Retry { after, progress, outgoing: Vec::new() }
+            // No mark of this delivery is kept: the handlers whose events these are run again.
+            app.dispatcher.hindered(&item.work, Settle::Release, bounded(&why))
         } else {
             give_up(queue, message_id, settle, &format!("its events cannot be published: {why}"))
         };

@@ -60,7 +60,7 @@ async fn cancels_a_handler_whose_lease_is_lost_and_settles_nothing() {
     let handler = Handler::on("slow", move |_: Step, context: Context| {
         let cancelled = cancelled.clone();
         async move {
-            let token = context.cancellation().clone();
+            let token = context.cancellation();
             tokio::spawn(async move {
                 token.cancelled().await;
                 cancelled.send(()).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{
-    Fired, Firing, KeptSchedules, LeaseRequest, Leased, Registration, ScheduleStore,
+    Fired, Firing, KeptSchedules, LeaseRequest, Leased, Registration, ScheduleStore, UnitOfWork,
     memory::MemoryEngine,
 };
 use ezq_core::*;
@@ -26,6 +26,10 @@ pub(crate) struct Faulty {
 pub(crate) struct Faults {
     /// What the next settlements fail with, as a whole.
     pub settle: Mutex<VecDeque<ErrorKind>>,
+    /// What every transaction fails with that is to begin.
+    pub begin: Mutex<Option<ErrorKind>>,
+    /// What every publish fails with.
+    pub publish: Mutex<Option<ErrorKind>>,
     /// What the next fetches fail with.
     pub lease: Mutex<VecDeque<ErrorKind>>,
     /// Refuses every settlement but a dead letter, each for itself and for good.
@@ -67,6 +71,13 @@ fn next(faults: &Mutex<VecDeque<ErrorKind>>) -> Result<()> {
     }
 }
 
+fn always(fault: &Mutex<Option<ErrorKind>>) -> Result<()> {
+    match *fault.lock().unwrap() {
+        Some(kind) => Err(Error::new(kind, "a fault of the test")),
+        None => Ok(()),
+    }
+}
+
 impl Faulty {
     async fn speak(&self) {
         if self.faults.mute.load(Ordering::SeqCst) {
@@ -89,6 +100,7 @@ impl Engine for Faulty {
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+        always(&self.faults.publish)?;
         self.memory.publish(messages).await
     }
 
@@ -171,6 +183,11 @@ impl Engine for Faulty {
             return Ok(vec![ExtendOutcome::LeaseLost; receipts.len()]);
         }
         self.memory.extend(queue, receipts, ttl).await
+    }
+
+    async fn begin(&self, _: &QueueName, _: Option<Duration>) -> Result<Box<dyn UnitOfWork>> {
+        always(&self.faults.begin)?;
+        Err(Error::new(ErrorKind::Unsupported, "no test wants one that begins"))
     }
 
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {

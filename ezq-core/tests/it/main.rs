@@ -10,3 +10,4 @@ mod limits;
 mod outages;
 mod schedule_names;
 mod schedules;
+mod uncounted;
