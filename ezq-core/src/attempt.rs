@@ -17,6 +17,7 @@ use crate::handler::{Handler, Invoke};
 use crate::logging::warn;
 use crate::outcome::Action;
 use crate::publisher::{Draft, Publisher, Services};
+use crate::slots::Begins;
 use crate::transaction::Transaction;
 use crate::{Call, ERROR_TEXT_LIMIT, Error, ErrorKind, HandlerError, Result, error_chain};
 
@@ -36,13 +37,13 @@ pub(crate) enum Ran {
     PutOff(String),
 }
 
-/// Runs a handler once.
+/// Runs a handler once; the guard, if there is one, is let go once it was called.
 pub(crate) async fn run(
     handler: &Handler,
     received: &Arc<Received>,
     services: &Arc<Services>,
-    attempt: u32,
-    timeout: Option<Duration>,
+    (attempt, timeout): (u32, Option<Duration>),
+    begins: Option<Begins>,
 ) -> Ran {
     let cancelled = received.lease.cancel();
     if cancelled.is_cancelled() {
@@ -77,7 +78,7 @@ pub(crate) async fn run(
     let (services, is_single) = (Arc::clone(services), true);
     let call = Call { context, services: Arc::clone(&services), transaction, is_single };
     let transaction = call.transaction.clone();
-    let invoked = async { function(call).await };
+    let invoked = Begins::with(begins, async { function(call).await });
     let ran = match guarded(invoked, timeout, cancelled.cancelled()).instrument(span).await {
         Ok(None) => Ran::Cancelled,
         Ok(Some(drafts)) => {

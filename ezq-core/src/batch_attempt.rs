@@ -15,6 +15,7 @@ use crate::dispatcher::done;
 use crate::engine::{Finished, Outgoing, SettleOutcome};
 use crate::outcome::Action;
 use crate::publisher::{Draft, Publisher};
+use crate::slots::Begins;
 use crate::transaction::Transaction;
 use crate::{Call, Context, Error, HandlerMark, Progress, Result, error_chain};
 
@@ -30,7 +31,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.received.lease.cancel().is_cancelled()
     }
 }
@@ -44,6 +45,7 @@ type Said = Result<Vec<Outgoing>, (Action, String)>;
 pub(crate) async fn run(
     means: Means<'_>,
     members: &[Member],
+    begins: Vec<Begins>,
     is_inline: bool,
 ) -> Result<Vec<Ran>, Ran> {
     let Some(first) = members.first() else { return Ok(Vec::new()) };
@@ -52,15 +54,18 @@ pub(crate) async fn run(
     }
     let Means { handler, services, timeout, .. } = means;
     if handler.transactions == 0 {
-        let (shared, each) = call(means, members, None).await?;
+        let (shared, each) = call(means, members, None, begins).await?;
         return Ok(without_transaction(shared, each));
     }
-    let begun = Transaction::begin(services, &first.received.queue, timeout).await;
+    let begun = tokio::select! {
+        begun = Transaction::begin(services, &first.received.queue, timeout) => begun,
+        () = cancelled(members, true) => return Err(Ran::Cancelled),
+    };
     let transaction = match begun {
         Ok(begun) => Arc::new(begun),
         Err(error) => return hindrance(means, members, &error, Action::Retry),
     };
-    let result = match call(means, members, Some(&transaction)).await {
+    let result = match call(means, members, Some(&transaction), begins).await {
         Ok((shared, each)) => finish(means, members, &transaction, shared, each, is_inline).await,
         Err(ran) => Err(ran),
     };
@@ -75,7 +80,8 @@ pub(crate) async fn run_claimed(
     members: &[Member],
     transaction: &Arc<Transaction>,
 ) -> bool {
-    let Ok((shared, each)) = call(means, members, Some(transaction)).await else { return false };
+    let called = call(means, members, Some(transaction), Vec::new()).await;
+    let Ok((shared, each)) = called else { return false };
     if each.iter().any(Result::is_err) {
         return false;
     }
@@ -88,11 +94,13 @@ pub(crate) fn first_time() -> HandlerMark {
     done(None)
 }
 
-/// Calls the handler: the events of the batch as a whole, and what became of each event.
+/// Calls the handler: the events of the batch as a whole, and what became of each event. The guards
+/// are let go once it was called.
 async fn call(
     means: Means<'_>,
     members: &[Member],
     transaction: Option<&Arc<Transaction>>,
+    begins: Vec<Begins>,
 ) -> Result<(Vec<Outgoing>, Vec<Said>), Ran> {
     let Means { handler, services, timeout, .. } = means;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -110,7 +118,8 @@ async fn call(
     let cancelled = cancelled(members, transaction.is_some());
     let call = Call { context, services: Arc::clone(&services), transaction, is_single };
     let invoked = async {
-        let results = (means.invoke)(BatchCall { call, contexts }).await?;
+        let batch = BatchCall { call, contexts };
+        let results = Begins::with(begins, async { (means.invoke)(batch).await }).await?;
         // An error's text is the user's code.
         let said = |result: Result<Vec<Draft>, crate::HandlerError>| {
             result.map_err(|error| (error.action, bounded(&error.to_string())))

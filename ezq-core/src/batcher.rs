@@ -3,39 +3,22 @@
 //! The first delivery of a batch leads it: it waits until the batch is full or of age, runs the
 //! handler, and answers the others. A batch that fails is run again event by event.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, oneshot};
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::sleep;
 
-use crate::QueueName;
+use crate::HandlerName;
 use crate::attempt::Ran;
 use crate::batch::{BatchLimits, InvokeBatch};
 use crate::batch_attempt::{Member, run};
+use crate::gathering::{Gathering, Waiting};
 use crate::handler::Handler;
 use crate::logging::warn;
 use crate::publisher::Services;
-use crate::slots::Slots;
-
-/// The batches of one handler that are being gathered, one for each queue.
-pub(crate) struct Batcher {
-    limits: BatchLimits,
-    open: Mutex<HashMap<QueueName, Arc<Gathering>>>,
-}
-
-/// A batch that is not full yet.
-#[derive(Default)]
-struct Gathering {
-    waiting: Mutex<Vec<Waiting>>,
-    full: Notify,
-}
-
-struct Waiting {
-    member: Member,
-    answer: oneshot::Sender<Ran>,
-}
+use crate::slots::{Begins, Parked, Slots};
 
 /// What a batch is run with.
 #[derive(Clone, Copy)]
@@ -47,116 +30,94 @@ pub(crate) struct Means<'a> {
     pub(crate) turns: Option<&'a Semaphore>,
 }
 
-impl Batcher {
-    pub(crate) fn new(limits: BatchLimits) -> Self {
-        Self { limits, open: Mutex::default() }
+/// Runs a batch handler on a delivery, together with others unless it is to be alone.
+pub(crate) async fn run_in_batch(
+    means: Means<'_>,
+    limits: BatchLimits,
+    member: Member,
+    alone: bool,
+    slots: &Arc<Slots>,
+) -> Ran {
+    let cancelled = member.received.lease.cancel().clone();
+    let (parked, begins) = (slots.park(), slots.to_call());
+    if alone || limits.size <= 1 {
+        let ran = run_each(means, vec![member], (parked, vec![begins]), slots).await.pop();
+        return ran.unwrap_or(Ran::Cancelled);
     }
-
-    pub(crate) fn limits(&self) -> BatchLimits {
-        self.limits
-    }
-
-    /// Runs the handler on a delivery, together with others unless it is to be alone.
-    pub(crate) async fn run(
-        &self,
-        means: Means<'_>,
-        member: Member,
-        alone: bool,
-        slots: &Arc<Slots>,
-    ) -> Ran {
-        let cancelled = member.received.lease.cancel().clone();
-        if alone || self.limits.size <= 1 {
-            let ran = async { run_each(means, vec![member], slots).await.pop() };
-            return ran.await.unwrap_or(Ran::Cancelled);
-        }
-        let parked = slots.park();
-        let queue = member.received.queue.clone();
-        let (answer, answered) = oneshot::channel();
-        let (gathering, leads) = self.join(&queue, Waiting { member, answer });
-        if leads {
-            let lead = Lead { batcher: self, queue: &queue, gathering: &gathering };
-            tokio::select! {
-                () = gathering.full.notified() => {}
-                () = sleep(self.limits.wait) => {}
-            }
-            drop(lead);
-            drop(parked);
-            let waiting = std::mem::take(&mut *gathering.waiting());
-            run_together(means, waiting, slots).await;
-        }
+    let handler = &means.handler.name;
+    let (answer, answered) = oneshot::channel();
+    let waiting = Waiting { member, answer, begins };
+    let (gathering, leads) = slots.gatherings.join(handler, limits.size, waiting);
+    if !leads {
         // Who led the batch is gone with its consumer.
         let gone = || {
             cancelled.cancel();
             Ran::Cancelled
         };
-        answered.await.unwrap_or_else(|_| gone())
+        let ran = answered.await.unwrap_or_else(|_| gone());
+        drop(parked);
+        return ran;
     }
-
-    /// Joins the batch of a queue; whether as its first.
-    fn join(&self, queue: &QueueName, waiting: Waiting) -> (Arc<Gathering>, bool) {
-        let mut open = self.open();
-        let gathering = Arc::clone(open.entry(queue.clone()).or_default());
-        let mut members = gathering.waiting();
-        members.push(waiting);
-        let (count, leads) = (members.len(), members.len() == 1);
-        drop(members);
-        if count >= self.limits.size {
-            open.remove(queue);
-            gathering.full.notify_one();
-        }
-        (gathering, leads)
+    let lead = Lead { slots, handler, gathering: &gathering };
+    tokio::select! {
+        () = gathering.closed() => {}
+        () = sleep(limits.wait) => {}
+        // Nothing new begins: all of it goes back.
+        () = slots.stopped() => {}
     }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<QueueName, Arc<Gathering>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Gathering {
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    drop(lead);
+    run_together(means, gathering.take(), parked, slots).await;
+    answered.await.unwrap_or(Ran::Cancelled)
 }
 
 /// The lead of a batch: when it ends, for whatever reason, nobody joins the batch any more.
 struct Lead<'a> {
-    batcher: &'a Batcher,
-    queue: &'a QueueName,
+    slots: &'a Slots,
+    handler: &'a HandlerName,
     gathering: &'a Arc<Gathering>,
 }
 
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
-        let mut open = self.batcher.open();
-        if open.get(self.queue).is_some_and(|current| Arc::ptr_eq(current, self.gathering)) {
-            open.remove(self.queue);
-        }
-    }
-}
-
-impl std::fmt::Debug for Batcher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Batcher").field("limits", &self.limits).finish_non_exhaustive()
+        self.slots.gatherings.leave(self.handler, self.gathering);
     }
 }
 
 /// Runs a batch and answers its members.
-async fn run_together(means: Means<'_>, waiting: Vec<Waiting>, slots: &Slots) {
-    let (members, answers): (Vec<_>, Vec<_>) =
-        waiting.into_iter().map(|waiting| (waiting.member, waiting.answer)).unzip();
-    for (answer, ran) in answers.into_iter().zip(run_each(means, members, slots).await) {
+async fn run_together(means: Means<'_>, waiting: Vec<Waiting>, parked: Parked, slots: &Slots) {
+    let mut members = Vec::with_capacity(waiting.len());
+    let mut answers = Vec::with_capacity(waiting.len());
+    let mut begins = Vec::with_capacity(waiting.len());
+    for one in waiting {
+        if one.member.is_cancelled() {
+            // One that lost its lease must not take the others along.
+            let _ = one.answer.send(Ran::Cancelled);
+            continue;
+        }
+        members.push(one.member);
+        answers.push(one.answer);
+        begins.push(one.begins);
+    }
+    let ran = run_each(means, members, (parked, begins), slots).await;
+    for (answer, ran) in answers.into_iter().zip(ran) {
         // A member whose consumer is gone waits for nothing.
         let _ = answer.send(ran);
     }
 }
 
-/// Runs the handler on a batch, and if that fails on each event alone; one answer each.
-async fn run_each(means: Means<'_>, members: Vec<Member>, slots: &Slots) -> Vec<Ran> {
-    let _turn = match means.turns {
-        Some(turns) => turns.acquire().await.ok(),
-        None => None,
+/// Runs the handler on a batch, and if that fails on each event alone; one answer each. It takes no
+/// place of the consumer's until the handler may run.
+async fn run_each(
+    means: Means<'_>,
+    members: Vec<Member>,
+    (parked, begins): (Parked, Vec<Begins>),
+    slots: &Slots,
+) -> Vec<Ran> {
+    let Some(_turn) = turn(means, &members, slots).await else {
+        return members.iter().map(|_| Ran::Cancelled).collect();
     };
-    let result = run(means, &members, false).await;
+    drop(parked);
+    let result = run(means, &members, begins, false).await;
     let settled = |each: &Vec<Ran>| each.iter().all(|ran| matches!(ran, Ran::Settled));
     slots.prove(result.as_ref().is_ok_and(settled));
     let failure = match result {
@@ -170,10 +131,30 @@ async fn run_each(means: Means<'_>, members: Vec<Member>, slots: &Slots) -> Vec<
     }
     let mut each = Vec::with_capacity(members.len());
     for member in &members {
-        each.push(match run(means, std::slice::from_ref(member), false).await {
+        each.push(match run(means, std::slice::from_ref(member), Vec::new(), false).await {
             Ok(mut ran) => ran.pop().unwrap_or(Ran::Cancelled),
             Err(failure) => failure,
         });
     }
     each
+}
+
+/// The handler's turn, where it has a limit; none at all when the consumer stops before, or nobody
+/// waits for it any more.
+async fn turn<'a>(
+    means: Means<'a>,
+    members: &[Member],
+    slots: &Slots,
+) -> Option<Option<SemaphorePermit<'a>>> {
+    if slots.is_stopped() || members.is_empty() {
+        return None;
+    }
+    let Some(turns) = means.turns else { return Some(None) };
+    let cancelled = members.iter().map(|member| member.received.lease.cancel().cancelled());
+    tokio::select! {
+        biased;
+        turn = turns.acquire() => turn.ok().map(Some),
+        () = slots.stopped() => None,
+        _ = join_all(cancelled) => None,
+    }
 }

@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
 use crate::attempt::{self, Ran};
-use crate::batch::InvokeBatch;
+use crate::batch::{BatchLimits, InvokeBatch};
 use crate::batch_attempt::Member;
-use crate::batcher::{Batcher, Means};
+use crate::batcher::{Means, run_in_batch};
 use crate::clock::{EngineClock, after};
 use crate::config::UnknownTypes;
 use crate::context::Received;
@@ -40,7 +40,7 @@ pub(crate) struct Dispatcher {
     pub(crate) services: Arc<Services>,
     pub(crate) config: Arc<Config>,
     limits: HashMap<HandlerName, Semaphore>,
-    batchers: HashMap<HandlerName, Batcher>,
+    batches: HashMap<HandlerName, BatchLimits>,
 }
 
 /// A delivery ready to be dispatched.
@@ -66,25 +66,27 @@ macro_rules! say {
 
 impl Dispatcher {
     pub(crate) fn new(registry: Registry, services: Arc<Services>, config: Arc<Config>) -> Self {
-        let (limits, batchers) = (HashMap::new(), HashMap::new());
-        let mut dispatcher = Self { registry, services, config, limits, batchers };
+        let (limits, batches) = (HashMap::new(), HashMap::new());
+        let mut dispatcher = Self { registry, services, config, limits, batches };
         let limit = |handler: &Arc<Handler>| {
             let limit = dispatcher.options(handler).concurrency?;
             Some((handler.name.clone(), Semaphore::new(limit.min(Semaphore::MAX_PERMITS))))
         };
         dispatcher.limits = dispatcher.registry.handlers().iter().filter_map(limit).collect();
-        let batcher = |handler: &Arc<Handler>| {
+        let batch = |handler: &Arc<Handler>| {
             let limits = dispatcher.options(handler).batch();
             let is_batch = matches!(handler.invoke, Invoke::Batch(_));
-            is_batch.then(|| (handler.name.clone(), Batcher::new(limits)))
+            is_batch.then(|| (handler.name.clone(), limits))
         };
-        dispatcher.batchers = dispatcher.registry.handlers().iter().filter_map(batcher).collect();
+        dispatcher.batches = dispatcher.registry.handlers().iter().filter_map(batch).collect();
         dispatcher
     }
 
-    /// How many deliveries may wait for batches, beside those that are handled.
-    pub(crate) fn batch_room(&self) -> usize {
-        self.batchers.values().map(|batcher| batcher.limits().size).sum()
+    /// How many deliveries of a queue may wait for batches, beside those that are handled.
+    pub(crate) fn batch_room(&self, queue: &QueueName) -> usize {
+        let handlers = self.registry.of(queue).iter();
+        let sizes = handlers.filter_map(|handler| Some(self.batches.get(&handler.name)?.size));
+        sizes.fold(0, usize::saturating_add)
     }
 
     /// The handler of a queue and the size of its batches, if it is the only one, and takes batches
@@ -96,7 +98,7 @@ impl Dispatcher {
         let (Invoke::Batch(invoke), 1) = (&handler.invoke, handler.transactions) else {
             return None;
         };
-        let size = self.batchers.get(&handler.name)?.limits().size;
+        let size = self.batches.get(&handler.name)?.size;
         Some((self.means(handler, invoke), size))
     }
 
@@ -205,8 +207,8 @@ impl Dispatcher {
     pub(crate) async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
         let attempt = next_attempt(known.0.get(&handler.name));
         let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
-        if let (Invoke::Batch(invoke), Some(batcher)) =
-            (&handler.invoke, self.batchers.get(&handler.name))
+        if let (Invoke::Batch(invoke), Some(limits)) =
+            (&handler.invoke, self.batches.get(&handler.name))
         {
             let received = &work.received;
             let takers = self.registry.find(&received.queue, &received.envelope);
@@ -218,17 +220,23 @@ impl Dispatcher {
             };
             // One that failed, or that may have killed its worker, must not do it to others.
             let alone = attempt > 1 || received.unsettled_deliveries() > 1;
-            return batcher.run(self.means(handler, invoke), member, alone, &work.slots).await;
+            let means = self.means(handler, invoke);
+            return run_in_batch(means, *limits, member, alone, &work.slots).await;
         }
-        let _turn = match self.limits.get(&handler.name) {
+        let limit = self.limits.get(&handler.name);
+        // One that waits for nothing is called as soon as its delivery is polled.
+        let waits = limit.is_some() || handler.transactions > 0;
+        let begins = waits.then(|| work.slots.to_call());
+        let _turn = match limit {
             None => None,
             Some(limit) => tokio::select! {
                 biased;
                 turn = limit.acquire() => Some(turn),
+                () = work.slots.stopped() => return Ran::Cancelled,
                 () = work.received.lease.cancel().cancelled() => return Ran::Cancelled,
             },
         };
-        attempt::run(handler, &work.received, &self.services, attempt, timeout).await
+        attempt::run(handler, &work.received, &self.services, (attempt, timeout), begins).await
     }
 
     fn options(&self, handler: &Handler) -> HandlerOptions {

@@ -141,11 +141,15 @@ impl Event for End {
     const ALIASES: &'static [&'static str] = &["EZQEndEvent", "EZEndEvent"];
 }
 
-/// Stops the consumer that receives it now: running handlers are cancelled and their messages
-/// returned. It is settled itself, so it stops no other consumer.
+/// Stops the consumer that receives it when its turn comes: what still runs is cancelled at once, and
+/// its messages returned. It is settled itself, so it stops no other consumer.
 ///
-/// It takes its turn in the queue, as every event: a consumer that holds as much as it may meets it
-/// only when a handler ends. To stop a consumer of this process at once, use its handle or a token.
+/// It takes its turn in the queue, as every event. What was due before it is begun first, and an
+/// event whose handlers wait for nothing is handled. So it waits for events that wait for a place
+/// among what the consumer handles at once, for a handler's limit, or for another of their ordering
+/// key; a batch that still gathers begins as it is. Nothing that stands behind it starts. To stop a
+/// consumer of this process at once, use its [handle](crate::ConsumerHandle::interrupt) or a second
+/// signal: they leave the event to another consumer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interrupt {}
 

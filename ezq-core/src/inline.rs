@@ -245,7 +245,7 @@ impl Dispatcher {
                     Some(turns) => turns.acquire().await.ok(),
                     None => None,
                 };
-                let ran = batch_attempt::run(means, &[member], true).await;
+                let ran = batch_attempt::run(means, &[member], Vec::new(), true).await;
                 ran.map_or_else(|ran| ran, |mut each| each.pop().unwrap_or(Ran::Cancelled))
             }
         };

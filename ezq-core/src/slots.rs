@@ -1,12 +1,17 @@
-//! What of a consumer's running deliveries only waits for a batch, and so takes no place among those
-//! that it handles at once; and how the newest batch went.
+//! What of a consumer's running deliveries takes no place among those that it handles at once, what
+//! of them has not begun yet, and how the newest batch went.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// How many deliveries of one consumer are parked.
+use crate::gathering::Gatherings;
+
+/// The places of one consumer.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
     parked: AtomicUsize,
@@ -14,6 +19,14 @@ pub(crate) struct Slots {
     proven: AtomicBool,
     claiming: Mutex<()>,
     suspects: AtomicUsize,
+    /// Deliveries that were started and not polled yet, and handlers that are not called yet.
+    unpolled: AtomicUsize,
+    uncalled: AtomicUsize,
+    /// The coordinator waits until all that was started has begun.
+    watched: AtomicBool,
+    stopped: CancellationToken,
+    /// The batches that are being gathered.
+    pub(crate) gatherings: Gatherings,
 }
 
 impl Slots {
@@ -48,7 +61,8 @@ impl Slots {
         self.claiming.lock().await
     }
 
-    /// Waits until a delivery was parked since the last call.
+    /// Waits until a delivery was parked, or all that was started has begun while that is
+    /// [watched](Self::watch), since the last call.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -58,6 +72,47 @@ impl Slots {
         self.parked.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
         Parked(Arc::clone(self))
+    }
+
+    /// Notes that a delivery is started, until its task was polled.
+    pub(crate) fn started(self: &Arc<Self>) -> Begins {
+        self.unpolled.fetch_add(1, Ordering::SeqCst);
+        Begins { slots: Arc::clone(self), is_call: false }
+    }
+
+    /// Notes that a handler is to run, until it was called.
+    pub(crate) fn to_call(self: &Arc<Self>) -> Begins {
+        self.uncalled.fetch_add(1, Ordering::SeqCst);
+        Begins { slots: Arc::clone(self), is_call: true }
+    }
+
+    /// Whether every delivery that was started was polled: it runs, or waits for what it needs.
+    pub(crate) fn are_polled(&self) -> bool {
+        self.unpolled.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether the handlers of all that was started were called.
+    pub(crate) fn have_begun(&self) -> bool {
+        self.are_polled() && self.uncalled.load(Ordering::SeqCst) == 0
+    }
+
+    /// Wakes who waits for [`changed`](Self::changed) also when all that was started has begun.
+    pub(crate) fn watch(&self) {
+        self.watched.store(true, Ordering::SeqCst);
+        self.changed.notify_one();
+    }
+
+    /// Lets nothing begin any more that still waits for a batch or a handler's turn.
+    pub(crate) fn stop(&self) {
+        self.stopped.cancel();
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.is_cancelled()
+    }
+
+    pub(crate) fn stopped(&self) -> WaitForCancellationFuture<'_> {
+        self.stopped.cancelled()
     }
 }
 
@@ -76,5 +131,37 @@ pub(crate) struct Parked(Arc<Slots>);
 impl Drop for Parked {
     fn drop(&mut self) {
         self.0.parked.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What was started and has not begun.
+#[derive(Debug)]
+pub(crate) struct Begins {
+    slots: Arc<Slots>,
+    is_call: bool,
+}
+
+impl Begins {
+    /// Runs what begins with its first poll.
+    pub(crate) async fn with<T>(guard: impl Sized, begun: impl Future<Output = T>) -> T {
+        let mut begun = pin!(begun);
+        let mut guard = Some(guard);
+        poll_fn(|context| {
+            let polled = begun.as_mut().poll(context);
+            guard.take();
+            polled
+        })
+        .await
+    }
+}
+
+impl Drop for Begins {
+    fn drop(&mut self) {
+        let Slots { unpolled, uncalled, watched, changed, .. } = &*self.slots;
+        let count = if self.is_call { uncalled } else { unpolled };
+        // Whoever sets `watched` reads the counts after it: one of the two sees the other.
+        if count.fetch_sub(1, Ordering::SeqCst) == 1 && watched.load(Ordering::SeqCst) {
+            changed.notify_one();
+        }
     }
 }

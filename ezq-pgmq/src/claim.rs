@@ -118,6 +118,19 @@ impl Claim {
         Ok(wait_us.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
     }
 
+    /// Whether anything is due before the position, whoever may have it.
+    pub(crate) async fn is_held_up(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<bool, sqlx::Error> {
+        let (table, before) = (&self.table, self.before_condition("c", 1));
+        let statement = format!(
+            "SELECT EXISTS (SELECT FROM {table} c WHERE c.vt <= statement_timestamp(){before})"
+        );
+        let query = self.bind_before(sqlx::query(AssertSqlSafe(statement)));
+        query.fetch_one(connection).await?.try_get(0)
+    }
+
     pub(crate) fn statement(&self) -> String {
         let free = keys::is_free(&self.table);
         let condition = format!("{free} AND c.vt >= coalesce($4, '-infinity')");

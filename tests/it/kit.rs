@@ -190,6 +190,11 @@ impl Work {
         soon(self.started.recv()).await.unwrap()
     }
 
+    /// Lets so many through the gate.
+    pub(crate) fn open_for(&self, count: usize) {
+        self.gate.add_permits(count);
+    }
+
     /// Lets everything through the gate.
     pub(crate) fn open(&self) {
         self.gate.add_permits(1_000_000);

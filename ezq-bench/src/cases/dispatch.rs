@@ -166,7 +166,7 @@ impl Engine for Feed {
             Delivery { deliveries: 1, ..Delivery::stored(id, message, now) }
         };
         let deliveries = (left - count..left).map(delivery).collect();
-        Ok(Leased { deliveries, next_due: None })
+        Ok(Leased { deliveries, next_due: None, is_held_up: false })
     }
 
     async fn settle(

@@ -43,11 +43,20 @@ impl Direct {
     pub(super) async fn run(&self) -> Option<(usize, bool)> {
         let (means, size) = self.app.dispatcher.sole_batch(&self.queue)?;
         let _turn = match means.turns {
-            Some(turns) => turns.acquire().await.ok(),
             None => None,
+            Some(turns) => tokio::select! {
+                biased;
+                turn = turns.acquire() => turn.ok(),
+                // Nothing new begins.
+                () = self.slots.stopped() => return None,
+            },
         };
         let services = &self.app.services;
-        let begun = Transaction::begin(services, &self.queue, means.timeout).await;
+        let begun = tokio::select! {
+            biased;
+            () = self.slots.stopped() => return None,
+            begun = Transaction::begin(services, &self.queue, means.timeout) => begun,
+        };
         let transaction = match begun {
             Ok(transaction) => Arc::new(transaction),
             Err(error) => {

@@ -10,8 +10,10 @@ use tracing::{Instrument, debug, debug_span, info};
 use super::direct::Direct;
 use super::pace::Pace;
 use super::report::Tally;
-use super::run::{Phase, Run, Wakeups};
+use super::run::{Phase, Run};
+use super::start::Wakeups;
 use crate::engine::{LeaseRequest, Leased};
+use crate::event::Control;
 use crate::logging::{error, warn};
 use crate::{Error, ErrorKind, Result, error_chain};
 
@@ -93,12 +95,12 @@ impl Run {
 
     /// How much to ask for at once.
     fn share(&self) -> usize {
-        self.window.share().saturating_add(self.app.dispatcher.batch_room())
+        self.window.share().saturating_add(self.batch_room)
     }
 
     /// How much may be held unhandled.
     fn most(&self) -> usize {
-        self.window.size().saturating_add(self.app.dispatcher.batch_room())
+        self.window.size().saturating_add(self.batch_room)
     }
 
     /// Whether the next batch is to be claimed and handled in one transaction.
@@ -115,7 +117,7 @@ impl Run {
         }
         if self.goes_direct() {
             // Among what is leased and not taken in yet may be an `End`, which is not to be passed.
-            if self.fetch.len() >= DIRECT || self.leasing || self.incoming > 0 {
+            if self.fetch.len() >= DIRECT || self.leasing.is_some() || self.incoming > 0 {
                 return;
             }
             let direct = Direct {
@@ -127,18 +129,19 @@ impl Run {
             self.fetch.spawn(async move { Fetched::Direct(direct.run().await) }.in_current_span());
             return self.start_fetch();
         }
-        if !self.fetch.is_empty() {
+        // What an `Interrupt` is to cancel in the end must not keep its turn from coming.
+        let beside = matches!(self.control, Some((_, Control::Interrupt)));
+        if self.leasing.is_some() || !(self.fetch.is_empty() || beside) {
             return;
         }
         let request = LeaseRequest {
             queue: self.settings.queue.clone(),
             max: self.room().min(self.share()),
             ttl: self.settings.lease,
-            keys: self.settings.concurrency.saturating_add(self.app.dispatcher.batch_room()),
+            keys: self.settings.concurrency.saturating_add(self.batch_room),
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
         };
         let engine = Arc::clone(&self.settings.engine);
-        self.leasing = true;
         let early = self.incoming > 0;
         let (settled, keyless) = (self.leases.count() == 0, self.leases.keyed() == 0);
         let deaf = self.deaf;
@@ -160,7 +163,7 @@ impl Run {
             }
             Fetched::Leased(Box::new(fetched))
         };
-        self.fetch.spawn(fetch.in_current_span());
+        self.leasing = Some(self.fetch.spawn(fetch.in_current_span()));
     }
 
     pub(super) async fn fetched(&mut self, fetched: Fetched) {
@@ -181,7 +184,7 @@ impl Run {
     }
 
     async fn leased(&mut self, fetched: Answer) {
-        self.leasing = false;
+        self.leasing = None;
         if let Some(wakeups) = fetched.wakeups {
             self.deaf = false;
             self.pace = Pace::of(&self.app.config, wakeups.is_some());
@@ -202,7 +205,8 @@ impl Run {
                 return self.pace.now();
             }
             match self.phase {
-                Phase::Draining if fetched.keyless => self.drained = true,
+                // What of a key is held may hold up what follows it.
+                Phase::Draining if fetched.keyless || !leased.is_held_up => self.drained = true,
                 Phase::Running if self.settings.until_idle => {
                     if fetched.settled && self.tasks.is_empty() && self.buffer.is_empty() {
                         self.phase = Phase::Finishing;

@@ -45,7 +45,8 @@ impl ConsumerHandle {
         self.stops.handle.cancel();
     }
 
-    /// Cancels what runs and ends it.
+    /// Cancels what runs and ends it, within a second. What does not end by then, or cannot be given
+    /// back since the store does not answer, comes again when its lease ends.
     pub fn interrupt(&self) {
         self.stops.interrupt.cancel();
     }

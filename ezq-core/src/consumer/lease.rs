@@ -56,9 +56,16 @@ impl Leases {
         self.table().get(receipt.message_id()).is_some_and(|held| held.receipt == *receipt)
     }
 
-    /// Lets a delivery go, once it is settled.
-    pub(super) fn release(&self, receipt: &Receipt) {
-        self.remove(receipt);
+    /// Lets a delivery go, once it is settled; whether it was held.
+    pub(super) fn release(&self, receipt: &Receipt) -> bool {
+        self.remove(receipt).is_some()
+    }
+
+    /// Lets everything go that is left when the consumer ends; how many deliveries that were.
+    pub(super) fn abandon(&self) -> usize {
+        let left = std::mem::take(&mut *self.table());
+        left.values().for_each(|held| held.lease.cancel().cancel());
+        left.len()
     }
 
     fn remove(&self, receipt: &Receipt) -> Option<Held> {

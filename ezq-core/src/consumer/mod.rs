@@ -18,6 +18,8 @@ mod run;
 mod settle;
 mod shutdown;
 mod signals;
+mod start;
+mod stops;
 mod task;
 mod waits;
 mod window;
@@ -33,6 +35,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 pub(crate) use doubts::place;
+use stops::{Listener, Stops};
+
 pub use handle::ConsumerHandle;
 pub use observed::ConsumerState;
 pub(crate) use observed::Observed;
@@ -117,8 +121,8 @@ impl Consumer {
     }
 
     /// How long running handlers may take once a token, a signal or the handle stops it; then they
-    /// are cancelled and their messages given back. Zero does not wait at all. Defaults to no
-    /// limit.
+    /// are cancelled and their messages given back, within a second. Zero does not wait at all.
+    /// Defaults to no limit.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
         self
@@ -130,7 +134,8 @@ impl Consumer {
         self
     }
 
-    /// Stops on SIGINT and SIGTERM as on a token; a second signal interrupts.
+    /// Stops on SIGINT and SIGTERM as on a token; a second signal interrupts. Signals are heard from
+    /// when it starts until it has ended, also while it waits to [start again](Self::restart).
     pub fn stop_on_signals(mut self) -> Self {
         self.signals = true;
         self
@@ -216,17 +221,20 @@ impl Consumer {
 
     async fn run_with(self, stops: Stops, observed: Arc<Observed>) -> Result<Report> {
         let watched = Watched(observed);
-        let result = self.run_again_and_again(&stops, &watched.0).await;
+        let result = self.run_again_and_again(stops, &watched.0).await;
         watched.0.ended(&result);
         result
     }
 
-    async fn run_again_and_again(self, stops: &Stops, observed: &Arc<Observed>) -> Result<Report> {
-        let (settings, restart, app) = (self.settings()?, self.restart, self.app);
+    async fn run_again_and_again(self, stops: Stops, observed: &Arc<Observed>) -> Result<Report> {
+        let settings = self.settings()?;
+        let mut stops = Listener::new(stops, self.signals, self.grace)?;
+        let (restart, app) = (self.restart, self.app);
         let (began, mut failures) = (Instant::now(), 0);
         loop {
             let started = Instant::now();
-            let run = run::run(Arc::clone(&app), settings.clone(), stops, Arc::clone(observed));
+            let (app, settings_now) = (Arc::clone(&app), settings.clone());
+            let run = run::run(app, settings_now, &mut stops, Arc::clone(observed));
             let ended = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|panic| {
                 let text = format!("the consumer panicked: {}", panic_text(&*panic));
                 Err(Error::new(ErrorKind::Engine, text))
@@ -242,11 +250,13 @@ impl Consumer {
             let pause = pause(pauses, failures, &why);
             error!(queue = %settings.queue, error = why, ?pause, "consumer failed and starts again");
             observed.restarts_after(&failure);
-            let reason = tokio::select! {
-                () = sleep(pause) => continue,
-                () = stops.token.cancelled() => StopReason::Token,
-                () = stops.handle.cancelled() => StopReason::Handle,
-                () = stops.interrupt.cancelled() => StopReason::Handle,
+            let reason = match stops.asked() {
+                // It failed while it stopped.
+                Some(reason) => reason,
+                None => tokio::select! {
+                    () = sleep(pause) => continue,
+                    asked = stops.next() => asked.reason(),
+                },
             };
             let counts = observed.counters.counts();
             return Ok(Report { reason, counts, elapsed: began.elapsed() });
@@ -276,8 +286,6 @@ impl Consumer {
             queue,
             concurrency: self.concurrency,
             lease: self.lease,
-            grace: self.grace,
-            signals: self.signals,
             until_idle: self.until_idle,
             subscribe,
         })
@@ -288,12 +296,4 @@ impl Consumer {
 fn is_final(error: &Error) -> bool {
     use ErrorKind::{Configuration, InvalidQueueName, MissingState, Unsupported};
     matches!(error.kind(), Configuration | InvalidQueueName | MissingState | Unsupported)
-}
-
-/// What can stop a consumer from outside.
-#[derive(Debug, Clone, Default)]
-struct Stops {
-    token: CancellationToken,
-    handle: CancellationToken,
-    interrupt: CancellationToken,
 }

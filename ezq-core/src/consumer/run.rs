@@ -10,12 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::watch;
-use tokio::task::{JoinSet, yield_now};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use super::Stops;
 use super::direct::endless;
 use super::doubts::warn_of_doubts;
 use super::fetch::Fetched;
@@ -27,10 +25,12 @@ use super::outbox::{Outbox, outbox};
 use super::pace::Pace;
 use super::report::{Counters, Report, StopReason, Tally};
 use super::settle::{InFlight, Settler};
-use super::signals::Signals;
+use super::start::{Wakeups, prepare};
+use super::stops::Listener;
 use super::task::{handle, send};
-use super::waits::{at, changed, next_signal};
+use super::waits::{at, changed};
 use super::window::Window;
+use crate::clock::later;
 use crate::context::Lease;
 use crate::dispatcher::Work;
 use crate::engine::{Engine, Position, Receipt};
@@ -38,8 +38,12 @@ use crate::event::Control;
 use crate::inner::Inner;
 use crate::logging::{error, warn};
 use crate::settlement::Settle;
-use crate::slots::{Slots, Suspect};
-use crate::{Error, ErrorKind, Pattern, QueueName, Result, error_chain};
+use crate::slots::{Begins, Slots, Suspect};
+use crate::{Error, ErrorKind, Pattern, QueueName, Result};
+
+/// How long to go on settling once the consumer has stopped: no longer than the leases, and no longer
+/// than anyone would wait.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many deliveries are started before the coordinator looks at what else there is.
 const AT_ONCE: usize = 64;
@@ -51,8 +55,6 @@ pub(super) struct Settings {
     pub(super) queue: QueueName,
     pub(super) concurrency: usize,
     pub(super) lease: Duration,
-    pub(super) grace: Option<Duration>,
-    pub(super) signals: bool,
     pub(super) until_idle: bool,
     /// What to subscribe the queue to, if it is to be.
     pub(super) subscribe: Option<Vec<Pattern>>,
@@ -93,14 +95,16 @@ pub(super) struct Run {
     pub(super) inline: Inline,
     pub(super) slots: Arc<Slots>,
     pub(super) buffer: VecDeque<Item>,
-    /// What is fetched by lease has not come yet.
-    pub(super) leasing: bool,
+    /// The fetch by lease that has not come yet.
+    pub(super) leasing: Option<AbortHandle>,
     /// How many deliveries of the newest fetch are not taken in yet.
     pub(super) incoming: usize,
     pub(super) lanes: Lanes,
     /// The fetch under way, if there is one.
     pub(super) fetch: JoinSet<Fetched>,
     pub(super) window: Window,
+    /// How many may wait for batches, beside those that are handled.
+    pub(super) batch_room: usize,
     /// What cancels a batch that is claimed and handled in one transaction.
     pub(super) direct: Arc<Lease>,
     /// The newest fetch found as much as it asked for.
@@ -108,7 +112,10 @@ pub(super) struct Run {
     pub(super) pace: Pace,
     pub(super) phase: Phase,
     pub(super) reason: StopReason,
+    /// When an `End` has what still runs cancelled.
     pub(super) deadline: Option<Instant>,
+    /// When what does not end is left behind.
+    pub(super) gives_up: Option<Instant>,
     /// The control event that stops this run, kept leased until the end unless it is for all.
     pub(super) control: Option<(Item, Control)>,
     /// Nothing is left before the `End`.
@@ -127,16 +134,17 @@ pub(super) struct Run {
 pub(super) async fn run(
     app: Arc<Inner>,
     settings: Settings,
-    stops: &Stops,
+    stops: &mut Listener,
     observed: Arc<Observed>,
 ) -> Result<Report> {
     let counters = Arc::clone(&observed.counters);
-    let mut signals = settings.signals.then(Signals::listen).transpose()?;
     let started = Instant::now();
-    let Some((wakeups, deaf)) = prepare(&app, &settings, stops).await? else {
-        let reason =
-            if stops.token.is_cancelled() { StopReason::Token } else { StopReason::Handle };
-        return Ok(Report { reason, counts: counters.counts(), elapsed: started.elapsed() });
+    let (wakeups, deaf) = tokio::select! {
+        prepared = prepare(&app, &settings) => prepared?,
+        asked = stops.next() => {
+            let (reason, counts) = (asked.reason(), counters.counts());
+            return Ok(Report { reason, counts, elapsed: started.elapsed() });
+        }
     };
     let leases = Arc::new(Leases::default());
     let in_flight = Arc::new(InFlight::default());
@@ -149,7 +157,7 @@ pub(super) async fn run(
         counters: Arc::clone(&counters),
         observed: Arc::downgrade(&observed),
         in_flight: Arc::clone(&in_flight),
-        patience: settings.lease,
+        patience: settings.lease.min(PATIENCE),
     };
     let mut background = JoinSet::new();
     let mut settling = tokio::spawn(settling.run(batches));
@@ -173,6 +181,7 @@ pub(super) async fn run(
     );
     warn_of_doubts(&app, &settings.queue, settings.subscribe.is_some());
     let window = Window::new(settings.concurrency);
+    let batch_room = app.dispatcher.batch_room(&settings.queue);
     let mut run = Run {
         app,
         settings,
@@ -184,17 +193,19 @@ pub(super) async fn run(
         inline: Inline::default(),
         slots: Arc::default(),
         buffer: VecDeque::new(),
-        leasing: false,
+        leasing: None,
         incoming: 0,
         lanes: Lanes::new(),
         fetch: JoinSet::new(),
         window,
+        batch_room,
         direct: endless(),
         backlog: false,
         pace,
         phase: Phase::Running,
         reason: StopReason::Idle,
         deadline: None,
+        gives_up: None,
         control: None,
         drained: false,
         started,
@@ -204,87 +215,60 @@ pub(super) async fn run(
         deaf,
     };
     tokio::select! {
-        () = run.drive(stops, signals.as_mut()) => {}
+        () = run.drive(stops) => {}
         // Neither ends before the consumer, unless the engine panicked.
         _ = &mut settling => return Err(broken("settling")),
         _ = background.join_next() => return Err(broken("renewing leases or keeping the time")),
     }
-    run.settle_control().await;
-    let (queue, reason) = (run.settings.queue.clone(), run.reason);
+    run.settle_control(stops).await;
+    let (queue, reason, leases) = (run.settings.queue.clone(), run.reason, Arc::clone(&run.leases));
+    let patience = run.settings.lease.min(PATIENCE);
     drop(run);
-    if let Err(error) = settling.await {
-        error!(%queue, %error, "the settling task failed");
+    if let Err(why) = settle_the_rest(settling, stops, patience).await {
+        warn!(%queue, why, "not all is settled: what is left comes again");
     }
+    (0..leases.abandon()).for_each(|_| counters.add(Tally::Lost));
     drop(background);
     let report = Report { reason, counts: counters.counts(), elapsed: started.elapsed() };
     info!(%queue, "consumer {report}");
     Ok(report)
 }
 
-/// The engine's wake-ups, if it has any.
-pub(super) type Wakeups = Option<watch::Receiver<u64>>;
-
 fn broken(what: &str) -> Error {
     let text = format!("the engine panicked while {what}: the leased events will come again");
     Error::new(ErrorKind::Engine, text)
 }
 
-/// Makes sure of the queue, of a place for schedules and of subscriptions.
-async fn set_up(app: &Inner, settings: &Settings) -> Result<()> {
-    settings.engine.ensure_queue(&settings.queue).await?;
-    if !settings.until_idle {
-        app.ready_to_schedule().await?;
-    }
-    let Some(patterns) = &settings.subscribe else { return Ok(()) };
-    let store = app.services.engines.broadcasts()?;
-    let added = store.subscribe(&app.config.app, &settings.queue, patterns).await?;
-    if added > 0 {
-        let patterns: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
-        info!(queue = %settings.queue, app = app.config.app, added, ?patterns, "subscribed");
-    }
-    Ok(())
-}
-
-/// Makes sure of the queue, its subscriptions and its wake-ups; waits for a database that is only just not there.
-/// Whether asking for wake-ups failed stands beside them. `None` when the consumer was stopped
-/// meanwhile.
-async fn prepare(
-    app: &Inner,
-    settings: &Settings,
-    stops: &Stops,
-) -> Result<Option<(Wakeups, bool)>> {
-    let mut pause = Duration::from_millis(100);
+/// Waits until everything is settled, or it is time to leave the rest to whoever leases it next.
+async fn settle_the_rest(
+    mut settling: JoinHandle<()>,
+    stops: &mut Listener,
+    patience: Duration,
+) -> Result<(), &'static str> {
+    // The settling task itself gives up what fails; this is for a store that does not answer.
+    let silent = later(Instant::now(), patience * 2);
     loop {
-        match set_up(app, settings).await {
-            Ok(()) => break,
-            Err(error) if error.is_transient() => {
-                warn!(queue = %settings.queue, error = %error_chain(&error), "cannot start yet");
-            }
-            Err(error) => return Err(error),
-        }
+        let ends = stops.ends().map_or(silent, |ends| ends.min(silent));
         tokio::select! {
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(1)),
-            () = stops.token.cancelled() => return Ok(None),
-            () = stops.handle.cancelled() => return Ok(None),
-            () = stops.interrupt.cancelled() => return Ok(None),
+            biased;
+            ended = &mut settling => return ended.map_err(|_| "the settling task failed"),
+            _ = stops.next() => {}
+            () = sleep_until(ends) => {
+                settling.abort();
+                return Err("the store does not settle it in time");
+            }
         }
     }
-    Ok(Some(match settings.engine.wakeups(&settings.queue).await {
-        Ok(wakeups) => (wakeups, false),
-        Err(error) => {
-            warn!(queue = %settings.queue, error = %error_chain(&error), "no wake-ups yet, polling");
-            (None, true)
-        }
-    }))
 }
 
 impl Run {
-    async fn drive(&mut self, stops: &Stops, mut signals: Option<&mut Signals>) {
+    async fn drive(&mut self, stops: &mut Listener) {
         let (leases, slots) = (Arc::clone(&self.leases), Arc::clone(&self.slots));
         loop {
             // While what came is handled, the next is fetched.
             self.start_fetch();
             let is_more = self.start_tasks();
+            self.drain_on();
             self.observed.is_in(self.phase);
             if self.is_finished() {
                 return;
@@ -292,7 +276,7 @@ impl Run {
             self.start_fetch();
             let waits = self.fetch.is_empty() && self.wants_more();
             let crowded = self.buffer.len() > self.window.least() && self.phase == Phase::Running;
-            let running = matches!(self.phase, Phase::Running | Phase::Draining);
+            let draining = self.phase == Phase::Draining;
             tokio::select! {
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if let Err(error) = ended && error.is_panic() {
@@ -303,13 +287,19 @@ impl Run {
                     }
                 }
                 Some(fetched) = self.fetch.join_next(), if !self.fetch.is_empty() => {
-                    self.fetched(fetched.unwrap_or_else(|_| Fetched::panicked())).await;
+                    match fetched {
+                        Ok(fetched) => self.fetched(fetched).await,
+                        // It was given up.
+                        Err(error) if error.is_cancelled() => self.leasing = None,
+                        Err(_) => self.fetched(Fetched::panicked()).await,
+                    }
                 }
                 () = yield_now(), if is_more => {}
                 () = sleep_until(self.window.due()), if crowded => self.give_back(),
                 () = sleep_until(self.pace.next()), if waits => {}
                 () = leases.freed(), if self.is_full() => {}
-                () = slots.changed(), if !self.buffer.is_empty() => {}
+                // What was parked makes room; what has begun may be what a control event waits for.
+                () = slots.changed(), if draining || !self.buffer.is_empty() => {}
                 // More of a key can be claimed once all that is held of it is settled.
                 () = leases.key_freed(), if waits => self.pace.now(),
                 Some(step) = self.lanes.step() => {
@@ -319,19 +309,13 @@ impl Run {
                 woken = changed(&mut self.wakeups), if waits => {
                     if woken { self.pace.now() } else { self.wakeups = None }
                 }
-                () = stops.token.cancelled(), if running => self.finish(StopReason::Token),
-                () = stops.handle.cancelled(), if running => self.finish(StopReason::Handle),
-                () = stops.interrupt.cancelled(), if self.phase != Phase::Cancelling => {
-                    if self.phase == Phase::Running { self.reason = StopReason::Handle }
-                    self.cancel();
-                }
-                () = next_signal(&mut signals), if self.phase != Phase::Cancelling => {
-                    if running { self.finish(StopReason::Signal) } else { self.cancel() }
-                }
+                asked = stops.next() => self.asked(asked, stops),
                 () = at(self.deadline), if self.phase != Phase::Cancelling => {
                     warn!(queue = %self.settings.queue, "time is up: running handlers are cancelled");
                     self.cancel();
                 }
+                // The store does not answer, or a handler does not yield.
+                () = at(self.gives_up) => self.give_up(),
             }
         }
     }
@@ -341,7 +325,7 @@ impl Run {
     fn may_start(&self) -> bool {
         let concurrency = self.settings.concurrency;
         let handled = self.tasks.len().saturating_sub(self.slots.parked());
-        let most = concurrency.saturating_add(self.app.dispatcher.batch_room());
+        let most = concurrency.saturating_add(self.batch_room);
         handled < concurrency && self.tasks.len() < most
     }
 
@@ -387,13 +371,14 @@ impl Run {
                 self.send(item.receipt, Settle::Release, Tally::Returned);
                 continue;
             }
-            let running = Box::pin(handle(
+            let handled = handle(
                 Arc::clone(&self.app),
                 Arc::clone(&self.leases),
                 Arc::clone(&self.settler),
                 Arc::clone(&self.counters),
                 item,
-            ));
+            );
+            let running = Box::pin(Begins::with(self.slots.started(), handled));
             match self.inline.begin(running) {
                 Begun::Done => {}
                 Begun::Panicked => self.panicked(),
@@ -407,7 +392,6 @@ impl Run {
 
     fn panicked(&self) {
         error!(queue = %self.settings.queue, "handling a delivery panicked: it comes again");
-        self.counters.add(Tally::Lost);
     }
 
     /// Gives back what was fetched ahead and waits for too long.

@@ -1,13 +1,18 @@
 //! Stopping: by a control event, which keeps its place in the queue, or from outside.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::info;
 
 use super::report::{StopReason, Tally};
 use super::run::{Item, Phase, Run};
+use super::stops::{Asked, Listener};
+use super::waits::at;
 use crate::dispatcher::Work;
 use crate::error_chain;
 use crate::event::{Control, End};
@@ -18,6 +23,9 @@ use crate::settlement::{Progress, Settle};
 /// one that began later leaves it to them before it looks again.
 const KEPT_FOR_ALL: TimeDelta = TimeDelta::minutes(10);
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(1);
+
+/// How long a stopped consumer waits for the answer to a claim, and for handlers that were cancelled.
+const ANSWER: Duration = Duration::from_secs(5);
 
 impl Run {
     /// Meets a control event; the earliest one counts.
@@ -45,19 +53,29 @@ impl Run {
         for other in after.into_iter().chain(waiting) {
             self.send(other.receipt, Settle::Release, Tally::Returned);
         }
-        match control {
-            Control::End(End { timeout, .. }) => {
-                self.reason = StopReason::End;
-                self.phase = Phase::Draining;
-                self.drained = !self.settings.engine.capabilities().ordered;
-                self.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-                self.control = Some((item, control));
-            }
-            Control::Interrupt => {
-                self.reason = StopReason::Interrupt;
-                self.control = Some((item, control));
-                self.cancel();
-            }
+        let (reason, timeout) = match control {
+            Control::End(End { timeout, .. }) => (StopReason::End, timeout),
+            Control::Interrupt => (StopReason::Interrupt, None),
+        };
+        self.reason = reason;
+        self.phase = Phase::Draining;
+        self.drained = !self.settings.engine.capabilities().ordered;
+        self.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        self.control = Some((item, control));
+        self.slots.watch();
+    }
+
+    /// Goes on with what precedes a control event once all of it is fetched: what gathers for a batch
+    /// begins, since nothing can join it, and once everything has begun an `Interrupt` has its turn.
+    pub(super) fn drain_on(&mut self) {
+        let is_begun = self.phase == Phase::Draining && self.drained && self.buffer.is_empty();
+        if !is_begun || !self.slots.are_polled() {
+            return;
+        }
+        self.slots.gatherings.close();
+        let is_interrupt = matches!(self.control, Some((_, Control::Interrupt)));
+        if is_interrupt && self.lanes.waiting() == 0 && self.slots.have_begun() {
+            self.cancel();
         }
     }
 
@@ -73,33 +91,75 @@ impl Run {
         self.began.is_some_and(|began| began > work.received.enqueued_at)
     }
 
+    /// Does what was asked for from outside.
+    pub(super) fn asked(&mut self, asked: Asked, stops: &Listener) {
+        match asked {
+            Asked::ToFinish(reason) => {
+                if matches!(self.phase, Phase::Running | Phase::Draining) {
+                    self.finish(reason);
+                }
+            }
+            Asked::ToCancel(reason) => {
+                if matches!(self.phase, Phase::Running | Phase::Draining) {
+                    self.leave_control(reason);
+                }
+                self.cancel();
+                self.gives_up = stops.handlers_end();
+            }
+        }
+    }
+
     /// Lets what runs finish; the rest goes back at once.
-    pub(super) fn finish(&mut self, reason: StopReason) {
-        let grace = self.settings.grace.and_then(|grace| Instant::now().checked_add(grace));
-        self.deadline = self.deadline.into_iter().chain(grace).min();
-        let begun = self.buffer.is_empty() && self.lanes.waiting() == 0;
-        if self.phase == Phase::Draining && self.drained && begun {
-            // The `End` has done its work; only the time for what still runs may be shorter.
-            self.phase = Phase::Finishing;
+    fn finish(&mut self, reason: StopReason) {
+        self.leave_control(reason);
+        self.phase = Phase::Finishing;
+        self.slots.stop();
+        self.gives_up = Some(Instant::now() + ANSWER);
+        self.return_buffer();
+    }
+
+    /// Leaves a control event, and what stands before it, to another consumer, unless it has done its
+    /// work: then only the time for what still runs may become shorter.
+    fn leave_control(&mut self, reason: StopReason) {
+        let begun = self.drained && self.buffer.is_empty() && self.lanes.waiting() == 0;
+        if begun && matches!(self.control, Some((_, Control::End(_)))) {
             return;
         }
         self.reason = reason;
-        self.phase = Phase::Finishing;
+        self.deadline = None;
         if let Some((item, control)) = self.control.take()
             && !is_for_all(&control)
         {
-            // What stands before the `End` is left to another consumer, and so is the `End`.
             self.send(item.receipt, Settle::Release, Tally::Control);
         }
-        self.return_buffer();
     }
 
     /// Cancels what runs; the rest goes back.
     pub(super) fn cancel(&mut self) {
         self.phase = Phase::Cancelling;
+        self.slots.stop();
+        self.gives_up = Some(Instant::now() + ANSWER);
         self.direct.cancel().cancel();
         self.leases.cancel_all(self.control.as_ref().map(|(item, _)| &item.receipt));
         self.return_buffer();
+    }
+
+    /// Waits no longer: for the answer to a claim while handlers may finish, and for nothing at all
+    /// when they were cancelled. What is left behind comes again when its lease ends.
+    pub(super) fn give_up(&mut self) {
+        self.gives_up = None;
+        if let Some(leasing) = self.leasing.take() {
+            warn!(queue = %self.settings.queue, "a claim is not answered: it is given up");
+            leasing.abort();
+        }
+        if self.phase == Phase::Cancelling {
+            let count = self.tasks.len();
+            if count > 0 {
+                warn!(queue = %self.settings.queue, count, "handlers do not end: they are left behind");
+            }
+            self.tasks = JoinSet::new();
+            self.fetch = JoinSet::new();
+        }
     }
 
     pub(super) fn return_buffer(&mut self) {
@@ -123,17 +183,36 @@ impl Run {
     }
 
     /// Runs the handlers of the control event, then settles it.
-    pub(super) async fn settle_control(&mut self) {
+    pub(super) async fn settle_control(&mut self, stops: &mut Listener) {
         let Some((item, control)) = self.control.take() else { return };
-        let outgoing = self.app.dispatcher.control(&item.work).await;
-        if is_for_all(&control) {
+        let app = Arc::clone(&self.app);
+        let handlers = async {
+            let outgoing = app.dispatcher.control(&item.work).await;
+            if !is_for_all(&control) {
+                return outgoing;
+            }
             // It was given back when it was met.
-            if let Err(error) = self.app.services.engines.publish(outgoing).await {
+            if let Err(error) = app.services.engines.publish(outgoing).await {
                 warn!(error = %error_chain(&error), "events of a handler of End are not published");
             }
-            return;
+            Vec::new()
+        };
+        let mut handlers = pin!(handlers);
+        let outgoing = loop {
+            if stops.ends().is_some() {
+                item.work.received.lease.cancel().cancel();
+            }
+            let left = stops.handlers_end();
+            tokio::select! {
+                biased;
+                outgoing = &mut handlers => break outgoing,
+                _ = stops.next() => {}
+                () = at(left) => break Vec::new(),
+            }
+        };
+        if !is_for_all(&control) {
+            self.send(item.receipt.clone(), Settle::Ack { outgoing }, Tally::Control);
         }
-        self.send(item.receipt, Settle::Ack { outgoing }, Tally::Control);
     }
 }
 

@@ -27,16 +27,24 @@ pub(super) async fn handle(
     mut item: Item,
 ) {
     let receipt = item.receipt.clone();
-    let mut hold = Hold { leases: Arc::clone(&leases), receipt, handed_on: false };
+    let mut hold = Hold {
+        leases: Arc::clone(&leases),
+        counters: Arc::clone(&counters),
+        receipt,
+        is_booked: false,
+    };
     let Some(mut settle) = app.dispatcher.dispatch(&item.work).await else {
         // A handler's transaction has settled it.
         if let Some(turn) = &mut item.turn {
             turn.pass();
         }
         app.services.notices.handled(&item.work.received);
+        hold.is_booked = true;
+        leases.release(&item.receipt);
         return counters.add(Tally::Handled);
     };
     if !leases.holds(&item.receipt) {
+        hold.is_booked = true;
         return counters.add(Tally::Lost);
     }
     let cancelled = item.work.received.lease.cancel().is_cancelled();
@@ -55,7 +63,7 @@ pub(super) async fn handle(
         Tally::Retried | Tally::Returned if cancelled => Tally::Cancelled,
         tally => tally,
     };
-    hold.handed_on = true;
+    hold.is_booked = true;
     let turn = hand_on(item.turn.take(), &settle);
     let received = Some(Arc::clone(&item.work.received));
     send(&settler, (item.receipt, turn), (received, settle), tally);
@@ -76,17 +84,20 @@ fn hand_on(mut turn: Option<Turn>, settle: &Settle) -> Option<Turn> {
     }
 }
 
-/// A delivery whose task may panic: then it is let go, and comes again when its lease ends.
+/// A delivery whose task may panic or be left behind: then it is lost here, and comes again when its
+/// lease ends.
 struct Hold {
     leases: Arc<Leases>,
+    counters: Arc<Counters>,
     receipt: Receipt,
-    handed_on: bool,
+    /// It is settled, or its settlement is handed on.
+    is_booked: bool,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if !self.handed_on {
-            self.leases.release(&self.receipt);
+        if !self.is_booked && self.leases.release(&self.receipt) {
+            self.counters.add(Tally::Lost);
         }
     }
 }

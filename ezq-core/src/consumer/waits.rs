@@ -4,19 +4,11 @@ use std::future::pending;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::run::Wakeups;
-use super::signals::Signals;
+use super::start::Wakeups;
 
 pub(super) async fn changed(wakeups: &mut Wakeups) -> bool {
     match wakeups {
         Some(wakeups) => wakeups.changed().await.is_ok(),
-        None => pending().await,
-    }
-}
-
-pub(super) async fn next_signal(signals: &mut Option<&mut Signals>) {
-    match signals {
-        Some(signals) => signals.next().await,
         None => pending().await,
     }
 }

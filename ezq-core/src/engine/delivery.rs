@@ -151,6 +151,9 @@ pub struct Leased {
     pub deliveries: Vec<Delivery>,
     /// When nothing was handed out and the engine knows: how long until the next message falls due.
     pub next_due: Option<Duration>,
+    /// Nothing was handed out, and yet something due stands before [`LeaseRequest::before`]: another
+    /// message of its ordering key holds it up.
+    pub is_held_up: bool,
 }
 
 /// One delivery of a message to one worker.

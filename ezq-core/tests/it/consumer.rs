@@ -130,6 +130,26 @@ async fn holds_at_most_twice_its_concurrency_whatever_the_backlog() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn holds_nothing_for_the_batches_of_another_queue() {
+    let engine = Faulty::default();
+    let handler = Handler::on("stuck", |_: Step| std::future::pending::<()>()).timeout(None);
+    let elsewhere = Handler::on_batch("elsewhere", |_: Batch<Step>| async {});
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler.queue("here"))
+        .register(elsewhere.batch_size(1000).queue("elsewhere"))
+        .configure(|config| config.queue = QueueName::new("here").unwrap())
+        .build(engine.clone())
+        .unwrap();
+    publish(&app, 2000).await;
+    let consumer = app.consumer().concurrency(4).spawn();
+    tokio::time::sleep(secs(60)).await;
+    assert_eq!(engine.faults.most_held.load(Ordering::SeqCst), 8);
+    consumer.interrupt();
+    consumer.wait().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn gives_back_what_it_fetched_ahead_when_its_handlers_slow_down() {
     const QUICK: u32 = 3000;
     const SLOW: u32 = 1000;

@@ -1,14 +1,14 @@
 //! A memory engine with faults to be switched on.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{
-    Fired, Firing, KeptSchedules, LeaseRequest, Leased, Registration, ScheduleStore, UnitOfWork,
-    memory::MemoryEngine,
+    BroadcastMessage, Broadcasts, EventParty, Finished, Fired, Firing, KeptSchedules, LeaseRequest,
+    Leased, QueueSubscription, Registration, ScheduleStore, UnitOfWork, memory::MemoryEngine,
 };
 use ezq_core::*;
 use tokio::sync::watch;
@@ -22,8 +22,25 @@ pub(crate) struct Faulty {
     pub capabilities: Option<Capabilities>,
 }
 
+/// A call to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Call {
+    EnsureQueue,
+    Subscribe,
+    LookAtSchedules,
+    Wakeups,
+    Lease,
+    Extend,
+    Settle,
+    Publish,
+    Begin,
+    Commit,
+}
+
 #[derive(Default)]
 pub(crate) struct Faults {
+    /// Calls that are never answered.
+    pub hangs: Mutex<HashSet<Call>>,
     /// What the next settlements fail with, as a whole.
     pub settle: Mutex<VecDeque<ErrorKind>>,
     /// What every transaction fails with that is to begin.
@@ -44,6 +61,8 @@ pub(crate) struct Faults {
     pub slow: AtomicU64,
     /// So many renewals are never answered.
     pub silent: AtomicUsize,
+    /// Nothing can be reached at a start.
+    pub away: AtomicBool,
     /// A queue that cannot be created.
     pub forbidden: Mutex<Option<QueueName>>,
     /// Health probes are never answered.
@@ -79,6 +98,18 @@ fn always(fault: &Mutex<Option<ErrorKind>>) -> Result<()> {
 }
 
 impl Faulty {
+    pub(crate) fn hanging(call: Call) -> Self {
+        let engine = Self::default();
+        engine.faults.hangs.lock().unwrap().insert(call);
+        engine
+    }
+
+    async fn answer(&self, call: Call) {
+        if self.faults.hangs.lock().unwrap().contains(&call) {
+            std::future::pending::<()>().await;
+        }
+    }
+
     async fn speak(&self) {
         if self.faults.mute.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
@@ -93,6 +124,10 @@ impl Engine for Faulty {
     }
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
+        self.answer(Call::EnsureQueue).await;
+        if self.faults.away.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Connection, "away by the test"));
+        }
         if self.faults.forbidden.lock().unwrap().as_ref() == Some(queue) {
             return Err(Error::new(ErrorKind::Permission, "forbidden by the test"));
         }
@@ -101,11 +136,13 @@ impl Engine for Faulty {
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         always(&self.faults.publish)?;
+        self.answer(Call::Publish).await;
         self.memory.publish(messages).await
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
         self.faults.fetches.fetch_add(1, Ordering::SeqCst);
+        self.answer(Call::Lease).await;
         next(&self.faults.lease)?;
         let leased = self.memory.lease(request).await?;
         let count = leased.deliveries.len();
@@ -115,6 +152,7 @@ impl Engine for Faulty {
     }
 
     async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
+        self.answer(Call::Wakeups).await;
         let deaf = |left: usize| left.checked_sub(1);
         if self.faults.deaf.fetch_update(Ordering::SeqCst, Ordering::SeqCst, deaf).is_ok() {
             return Err(Error::new(ErrorKind::Connection, "a fault of the test"));
@@ -127,6 +165,7 @@ impl Engine for Faulty {
         queue: &QueueName,
         settlements: Vec<(Receipt, Settle)>,
     ) -> Result<Vec<SettleOutcome>> {
+        self.answer(Call::Settle).await;
         next(&self.faults.settle)?;
         assert!(!self.faults.panics.load(Ordering::SeqCst), "a panic of the test");
         let slow = self.faults.slow.load(Ordering::SeqCst);
@@ -174,6 +213,7 @@ impl Engine for Faulty {
         receipts: &[Receipt],
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>> {
+        self.answer(Call::Extend).await;
         let silent = self.faults.silent.load(Ordering::SeqCst);
         if silent > 0 {
             self.faults.silent.store(silent - 1, Ordering::SeqCst);
@@ -185,9 +225,17 @@ impl Engine for Faulty {
         self.memory.extend(queue, receipts, ttl).await
     }
 
-    async fn begin(&self, _: &QueueName, _: Option<Duration>) -> Result<Box<dyn UnitOfWork>> {
+    async fn begin(
+        &self,
+        queue: &QueueName,
+        limit: Option<Duration>,
+    ) -> Result<Box<dyn UnitOfWork>> {
         always(&self.faults.begin)?;
-        Err(Error::new(ErrorKind::Unsupported, "no test wants one that begins"))
+        self.answer(Call::Begin).await;
+        if self.capabilities().transactions {
+            return Ok(Box::new(Transaction(self.clone())));
+        }
+        self.memory.begin(queue, limit).await
     }
 
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
@@ -223,11 +271,76 @@ impl Engine for Faulty {
     fn schedules(&self) -> Option<&dyn ScheduleStore> {
         self.capabilities().schedules.then_some(self)
     }
+
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        Some(self)
+    }
+}
+
+/// A transaction in name: it settles what it finishes.
+struct Transaction(Faulty);
+
+#[async_trait]
+impl UnitOfWork for Transaction {
+    async fn finish(
+        self: Box<Self>,
+        finished: Vec<Finished>,
+        outgoing: Vec<Outgoing>,
+    ) -> Result<SettleOutcome> {
+        self.0.answer(Call::Commit).await;
+        let queue = QueueName::default();
+        let settle = |done: Finished| (done.receipt, Settle::Ack { outgoing: Vec::new() });
+        let settlements = finished.into_iter().map(settle).collect();
+        self.0.memory.publish(outgoing).await?;
+        Ok(self.0.memory.settle(&queue, settlements).await?.remove(0))
+    }
+
+    async fn abandon(self: Box<Self>) {}
+
+    fn as_any(&mut self) -> &mut dyn std::any::Any {
+        self
+    }
+}
+
+#[async_trait]
+impl Broadcasts for Faulty {
+    async fn ready(&self) -> Result<()> {
+        self.memory.ready().await
+    }
+
+    async fn subscribe(&self, app: &str, queue: &QueueName, patterns: &[Pattern]) -> Result<u64> {
+        self.answer(Call::Subscribe).await;
+        self.memory.subscribe(app, queue, patterns).await
+    }
+
+    async fn unsubscribe(&self, app: &str, which: &[(QueueName, Pattern)]) -> Result<u64> {
+        self.memory.unsubscribe(app, which).await
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<QueueSubscription>> {
+        self.memory.subscriptions().await
+    }
+
+    async fn broadcast(
+        &self,
+        message: BroadcastMessage,
+    ) -> Result<Vec<(QueueName, PublishOutcome)>> {
+        self.memory.broadcast(message).await
+    }
+
+    async fn record(&self, parties: &[EventParty]) -> Result<()> {
+        self.memory.record(parties).await
+    }
+
+    async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
+        self.memory.parties(event_type).await
+    }
 }
 
 #[async_trait]
 impl ScheduleStore for Faulty {
     async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
+        self.answer(Call::LookAtSchedules).await;
         self.faults.looks.fetch_add(1, Ordering::SeqCst);
         next(&self.faults.schedules)?;
         self.memory.look(mine).await

@@ -5,9 +5,12 @@ mod background;
 mod consumer;
 mod engines;
 mod faulty;
+mod interrupts;
 mod keys;
 mod limits;
 mod outages;
 mod schedule_names;
 mod schedules;
+#[cfg(unix)]
+mod stops;
 mod uncounted;

@@ -194,20 +194,41 @@ async fn a_token_is_heard_while_an_end_drains_its_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_that_waits_only_for_handlers_has_done_its_work_when_a_token_fires() {
+async fn an_end_that_waits_only_for_handlers_has_done_its_work_when_its_consumer_is_stopped() {
+    for interrupts in [false, true] {
+        let engine = Faulty::default();
+        let (handler, _runs) = slow(secs(100));
+        let app = app(engine.clone(), handler);
+        app.publish(&Step { n: 0 }).await.unwrap();
+        app.publish(&End::default()).await.unwrap();
+        let consumer = app.consumer().concurrency(2).grace(secs(5)).spawn();
+        tokio::time::sleep(secs(10)).await;
+        if interrupts {
+            consumer.interrupt();
+        } else {
+            consumer.stop();
+        }
+        let stopping = tokio::time::timeout(secs(10), consumer.wait());
+        let report = stopping.await.expect("its grace is over").unwrap();
+        assert_eq!((report.reason, report.counts.cancelled), (StopReason::End, 1));
+        let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
+        assert_eq!(stats.ready, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_goes_back_when_its_consumer_is_interrupted_before_all_that_precedes_it() {
     let engine = Faulty::default();
     let (handler, _runs) = slow(secs(100));
     let app = app(engine.clone(), handler);
-    app.publish(&Step { n: 0 }).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
     app.publish(&End::default()).await.unwrap();
-    let consumer = app.consumer().concurrency(2).grace(secs(5)).spawn();
+    let consumer = app.consumer().concurrency(2).spawn();
     tokio::time::sleep(secs(10)).await;
-    consumer.stop();
-    let stopping = tokio::time::timeout(secs(10), consumer.wait());
-    let report = stopping.await.expect("its grace is over").unwrap();
-    assert_eq!((report.reason, report.counts.cancelled), (StopReason::End, 1));
-    let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
-    assert_eq!(stats.ready, 1);
+    consumer.interrupt();
+    let report = within(consumer.wait()).await.unwrap();
+    assert_eq!((report.reason, report.counts.cancelled), (StopReason::Handle, 2));
+    assert_eq!(engine.memory.stats(&QueueName::default()).await.unwrap().ready, 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,9 +43,21 @@ impl PgmqEngine {
             }
             let deliveries: Vec<_> = claimed.into_iter().map(|one| one.delivery).collect();
             let next_due = next_due.filter(|_| deliveries.is_empty());
-            return Ok(Leased { deliveries, next_due });
+            let is_held_up = deliveries.is_empty() && self.is_held_up(request).await?;
+            return Ok(Leased { deliveries, next_due, is_held_up });
         }
         Ok(Leased::default())
+    }
+
+    /// Whether something is due before the place that a claim, which found nothing, was bounded by.
+    async fn is_held_up(&self, request: &LeaseRequest) -> Result<bool> {
+        if request.before.is_none() {
+            return Ok(false);
+        }
+        let (inner, queue) = (&self.inner, &request.queue);
+        let shape = inner.queues.shape(queue, &inner.control).await?;
+        let claim = Claim::new(request, shape, inner.restart_grace);
+        on_link!(self, inner.claim, queue, |connection| claim.is_held_up(connection))
     }
 
     async fn claim(&self, request: &LeaseRequest) -> Result<Batch> {

@@ -98,9 +98,12 @@ impl Queue {
         } else {
             None
         };
+        let is_held_up =
+            before.is_some() && places.is_empty() && self.order.range(..ready).next().is_some();
         // A lease of no length would be no lease.
         let until = clock::after(now, ttl.max(Duration::from_micros(1)));
         Leased {
+            is_held_up,
             deliveries: places
                 .into_iter()
                 .filter_map(|(due, id)| self.deliver(id, due, until, now))
