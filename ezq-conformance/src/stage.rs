@@ -110,6 +110,15 @@ impl<'h> Stage<'h> {
         self.take(HOLD).await
     }
 
+    /// Publishes a message that is never due, and checks that it has the id's number.
+    pub(crate) async fn publish_in_place_of(&self, n: i64, id: &MessageId) -> Result<MessageId> {
+        let due = Due::After(HOLD);
+        let mut ids = self.publish(vec![Outgoing { due, ..self.message(n) }]).await?;
+        let new = ids.remove(0);
+        check_eq!(new.to_string(), id.to_string(), "the id that is issued again");
+        Ok(new)
+    }
+
     pub(crate) fn message(&self, n: i64) -> Outgoing {
         self.text(format!(r#"{{"n":{n}}}"#))
     }
@@ -193,6 +202,13 @@ impl<'h> Stage<'h> {
     /// The one message that is readable.
     pub(crate) async fn take(&self, ttl: Duration) -> Result<Delivery> {
         only(self.lease(100, ttl).await?)
+    }
+
+    /// Loses the newest message of a queue, whose id the next one gets; skips the case where the
+    /// store issues each id once.
+    pub(crate) async fn lose_newest(&self, queue: &str) -> CaseResult {
+        let skipped = || CaseError::Skipped("the store issues no id again".to_owned());
+        self.harness.lose_newest(queue).await.map(drop).ok_or_else(skipped)
     }
 
     /// Publishes one message and leases it.
@@ -309,7 +325,10 @@ pub(crate) fn only(mut deliveries: Vec<Delivery>) -> Result<Delivery> {
 /// An id that no message of the case has.
 pub(crate) fn unknown_id(id: &MessageId) -> MessageId {
     match id {
-        MessageId::Number(n) => MessageId::Number(n + 1_000_000),
+        MessageId::Number(number) => MessageId::Number(number + 1_000_000),
+        MessageId::Dated { number, stored_at } => {
+            MessageId::Dated { number: number + 1_000_000, stored_at: *stored_at }
+        }
         other => MessageId::Text(format!("{other}-unknown").into()),
     }
 }

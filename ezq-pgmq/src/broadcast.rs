@@ -10,9 +10,10 @@ use sqlx::{AssertSqlSafe, Row as _};
 use crate::claim::micros;
 use crate::commits::{WRITER, Writer};
 use crate::giving_up::mark;
-use crate::{error, publish};
+use crate::{error, publish, receipts};
 
-const COPIES: &str = "queue, message_id, first_event_id";
+/// A copy is stored at the time of its transaction, as PGMQ's tables have it.
+const COPIES: &str = "queue, message_id, first_event_id, now() AS stored_at";
 const BROADCAST: &str =
     "ezq.broadcast($1, ($2::text)::jsonb, ($3::text)::jsonb, $4, $5, $6, $7, $8)";
 
@@ -59,7 +60,7 @@ pub(crate) async fn insert(
     row: &Row,
 ) -> Result<Copies, sqlx::Error> {
     let copies = call(connection, row, format!("SELECT {COPIES} FROM {BROADCAST}")).await?;
-    copies.iter().map(copy).collect()
+    copies.iter().map(|copy| outcome(copy, row)).collect()
 }
 
 /// The same in a caller's transaction, and which one it is.
@@ -69,8 +70,9 @@ pub(crate) async fn insert_in(
 ) -> Result<(Copies, Option<Writer>), sqlx::Error> {
     let statement = format!("SELECT {COPIES}, {WRITER} AS writer FROM {BROADCAST}");
     let copies = call(connection, row, statement).await?;
-    let writer = copies.first().map(|row| row.try_get("writer")).transpose()?;
-    Ok((copies.iter().map(copy).collect::<Result<_, _>>()?, writer))
+    let writer = copies.first().map(|copy| copy.try_get("writer")).transpose()?;
+    let copies = copies.iter().map(|copy| outcome(copy, row)).collect::<Result<_, _>>()?;
+    Ok((copies, writer))
 }
 
 async fn call(
@@ -92,17 +94,21 @@ async fn call(
         .await
 }
 
-fn copy(row: &PgRow) -> Result<(QueueName, PublishOutcome), sqlx::Error> {
-    let queue = queue(row)?;
-    let outcome =
-        match (row.try_get::<Option<i64>, _>("message_id")?, row.try_get("first_event_id")?) {
-            (None, _) => PublishOutcome::Failed(error::queue_missing(&queue)),
-            (Some(id), None) => PublishOutcome::Stored(MessageId::Number(id)),
-            (Some(id), Some(event_id)) => {
-                let message_id = MessageId::Number(id);
-                PublishOutcome::Duplicate(Some(Original { message_id, event_id }))
-            }
-        };
+/// The function does not tell when the message of a dedupe key was stored: its number alone is its id.
+fn outcome(copy: &PgRow, row: &Row) -> Result<(QueueName, PublishOutcome), sqlx::Error> {
+    let queue = queue(copy)?;
+    let Some(number) = copy.try_get("message_id")? else {
+        let missing = PublishOutcome::Failed(error::queue_missing(&queue));
+        return Ok((queue, missing));
+    };
+    let message_id = match row.is_deduped() {
+        true => MessageId::Number(number),
+        false => receipts::dated(number, copy.try_get("stored_at")?),
+    };
+    let outcome = match copy.try_get("first_event_id")? {
+        Some(event_id) => PublishOutcome::Duplicate(Some(Original { message_id, event_id })),
+        None => PublishOutcome::Stored(message_id),
+    };
     Ok((queue, outcome))
 }
 

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use ezq_core::engine::LeaseRequest;
 use ezq_core::headers::Headers;
-use ezq_core::{Delivery, MessageId, QueueName, Receipt};
+use ezq_core::{Delivery, QueueName, Receipt};
 use serde_json::Value;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Postgres, Row};
 
 use crate::queues::Shape;
+use crate::receipts::{self, fence};
 use crate::removal::Removal;
 use crate::{keys, sql};
 
@@ -152,7 +153,7 @@ impl Claim {
     /// Leases the rows `picked`, and returns all of them that a delivery is made of.
     pub(crate) fn update(&self) -> String {
         let Self { table, .. } = self;
-        let (fence, key) = (sql::fence("q"), keys::hash("q"));
+        let (fence, key) = (fence("q"), keys::hash("q"));
         // One visit of the index for all, and the times before the update by their place among the
         // ids: a join would look up each row by itself.
         let was_due = "(ARRAY(SELECT vt FROM picked ORDER BY msg_id))\
@@ -175,7 +176,7 @@ impl Claim {
     fn take_statement(&self, queue: &QueueName, removal: Removal) -> String {
         static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
         let period = BEGUN.elapsed().as_secs() / PLANNED;
-        let fence = sql::fence("q");
+        let fence = fence("q");
         let (due, enqueued_at) = (sql::bounded("q.vt"), sql::bounded("q.enqueued_at"));
         let grace = self.grace_us.to_string();
         let picked = self.pick("true", &self.max.to_string(), 1).replace("$1", &grace);
@@ -287,15 +288,20 @@ const GRACE_END: &str = "(pg_postmaster_start_time() + $1 * interval '1 us')";
 fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let read_ct: i32 = row.try_get("read_ct")?;
     let due: DateTime<Utc> = row.try_get("due")?;
-    let id = MessageId::Number(row.try_get("msg_id")?);
+    let id = receipts::message_id(row)?;
+    let headers = headers(row.try_get("headers")?);
+    let enqueued_at = match receipts::first_stored(&headers) {
+        Some(first) => first,
+        None => row.try_get("enqueued_at")?,
+    };
     let token = [row.try_get("fence")?, row.try_get("rel")?, due.timestamp_micros()];
     Ok(Delivery {
         receipt: Receipt::new(id, token),
         // Another client may store no message at all.
         body: row.try_get::<Option<String>, _>("body")?.unwrap_or_else(|| "null".to_owned()),
-        headers: headers(row.try_get("headers")?),
         deliveries: u32::try_from(read_ct).unwrap_or(0),
-        enqueued_at: row.try_get("enqueued_at")?,
+        enqueued_at,
+        headers,
         due,
         leased_at: row.try_get("leased_at")?,
     })

@@ -7,16 +7,8 @@ use ezq_core::{MessageId, QueueName};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
+use crate::receipts::{self, first_stored};
 use crate::{claim, sql};
-
-const COLUMNS: &str = "msg_id, enqueued_at, message::text AS body, headers::text AS headers";
-
-/// When the dead letter `g` was first stored. Anyone may write headers: what is no time is none, and
-/// fails no redrive. The second form is a time without a fraction.
-const FIRST_STORED: &str = r#"(coalesce(
-    jsonb_path_query_first_tz(g.headers, '$."ezq-dead"."enqueued_at".datetime("YYYY-MM-DD\"T\"HH24:MI:SS.USTZH:TZM")', silent => true),
-    jsonb_path_query_first_tz(g.headers, '$."ezq-dead"."enqueued_at".datetime("YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM")', silent => true)
-  ) #>> '{}')::timestamptz"#;
 
 /// The oldest ones after an id, at most `limit`.
 pub(crate) async fn list(
@@ -26,7 +18,8 @@ pub(crate) async fn list(
     limit: usize,
 ) -> Result<Vec<DeadLetter>, sqlx::Error> {
     let statement = format!(
-        "SELECT {COLUMNS} FROM {} WHERE msg_id > $1 ORDER BY msg_id LIMIT $2",
+        "SELECT {} FROM {} g WHERE g.msg_id > $1 ORDER BY g.msg_id LIMIT $2",
+        columns(),
         sql::dead_table(queue)
     );
     let rows = sqlx::query(AssertSqlSafe(statement))
@@ -37,15 +30,25 @@ pub(crate) async fn list(
     rows.iter().map(dead_letter).collect()
 }
 
+/// What is read of a dead letter `g`.
+fn columns() -> String {
+    let stored_at = sql::bounded("g.enqueued_at");
+    format!(
+        "g.msg_id, {stored_at} AS enqueued_at, g.message::text AS body, g.headers::text AS headers"
+    )
+}
+
 /// One of them.
 pub(crate) async fn find(
     connection: &mut PgConnection,
     queue: &QueueName,
     id: &MessageId,
 ) -> Result<Option<DeadLetter>, sqlx::Error> {
-    let statement = format!("SELECT {COLUMNS} FROM {} WHERE msg_id = $1", sql::dead_table(queue));
+    let (dead, is_meant) = (sql::dead_table(queue), receipts::is_meant("g", "$1", "$2"));
+    let statement = format!("SELECT {} FROM {dead} g WHERE {is_meant}", columns());
     let row = sqlx::query(AssertSqlSafe(statement))
         .bind(id.as_number())
+        .bind(id.stored_at())
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(dead_letter).transpose()
@@ -53,34 +56,37 @@ pub(crate) async fn find(
 
 /// Moves them back in one step, in the order of their ids: what a handler finished stays finished,
 /// the rest starts anew. What they had died of goes along, with the id and time they had first.
+///
+/// `enqueued_at` is the time of the redrive, which with the number names the message: the time it was
+/// first stored at may be that of others, too.
 pub(crate) async fn redrive(
     connection: &mut PgConnection,
     queue: &QueueName,
     ids: &[MessageId],
 ) -> Result<Vec<MessageId>, sqlx::Error> {
-    let table = sql::table(queue);
-    let dead = sql::dead_table(queue);
-    let had_died = "CASE jsonb_typeof(g.headers -> 'ezq-dead') WHEN 'object' THEN
-        jsonb_build_object('ezq-redriven', g.headers -> 'ezq-dead' || jsonb_strip_nulls(
-          jsonb_build_object('id', g.headers #> '{ezq-redriven,id}',
-                             'enqueued_at', g.headers #> '{ezq-redriven,enqueued_at}')))
-        ELSE '{}' END";
+    let (table, gone) = (sql::table(queue), gone(queue));
+    let first_stored = sql::first_stored("g", DEAD);
+    let had_died = format!(
+        "jsonb_build_object('ezq-redriven',
+           CASE jsonb_typeof(g.headers -> 'ezq-dead') WHEN 'object' THEN g.headers -> 'ezq-dead'
+             ELSE '{{}}' END
+           || jsonb_build_object('enqueued_at', {first_stored})
+           || jsonb_strip_nulls(jsonb_build_object(
+                'id', g.headers #> '{{ezq-redriven,id}}',
+                'enqueued_at', g.headers #> '{{ezq-redriven,enqueued_at}}')))"
+    );
     let statement = format!(
-        "WITH locked AS (
-           SELECT msg_id FROM {dead} WHERE msg_id = ANY ($1) ORDER BY msg_id FOR UPDATE),
-         gone AS (
-           DELETE FROM {dead} d USING locked l WHERE d.msg_id = l.msg_id
-           RETURNING d.msg_id, d.enqueued_at, d.message, d.headers),
+        "WITH {gone},
          back AS (
            INSERT INTO {table} (vt, enqueued_at, message, headers)
-           SELECT clock_timestamp(), coalesce({FIRST_STORED}, g.enqueued_at), g.message,
-             CASE jsonb_typeof(g.headers) WHEN 'object' THEN nullif((
+           SELECT clock_timestamp(), clock_timestamp(), g.message,
+             CASE jsonb_typeof(g.headers) WHEN 'object' THEN (
                SELECT coalesce(jsonb_object_agg(key, value), '{{}}') FROM jsonb_each(g.headers)
                WHERE key NOT IN ('ezq-dead', 'ezq-returned', 'ezq-redriven')
                  AND (NOT starts_with(key, 'ezq-h:') OR value ->> 'state' = 'done')
-             ) || {had_died}, '{{}}') ELSE g.headers END
+             ) || {had_died} ELSE g.headers END
            FROM gone g ORDER BY g.msg_id)
-         SELECT msg_id FROM gone ORDER BY msg_id"
+         SELECT msg_id, letter_stored_at AS enqueued_at FROM gone ORDER BY msg_id"
     );
     removed(statement, ids, connection).await
 }
@@ -91,27 +97,42 @@ pub(crate) async fn discard(
     queue: &QueueName,
     ids: &[MessageId],
 ) -> Result<Vec<MessageId>, sqlx::Error> {
-    let dead = sql::dead_table(queue);
     let statement = format!(
-        "WITH locked AS (
-           SELECT msg_id FROM {dead} WHERE msg_id = ANY ($1) ORDER BY msg_id FOR UPDATE),
-         gone AS (
-           DELETE FROM {dead} d USING locked l WHERE d.msg_id = l.msg_id RETURNING d.msg_id)
-         SELECT msg_id FROM gone ORDER BY msg_id"
+        "WITH {} SELECT msg_id, letter_stored_at AS enqueued_at FROM gone ORDER BY msg_id",
+        gone(queue)
     );
     removed(statement, ids, connection).await
 }
 
-/// Runs a statement on ids (`$1`) that answers with those it removed.
+/// `gone`: the dead letters that ids (`$1`, with the times `$2`) mean, removed in the order of their
+/// ids.
+fn gone(queue: &QueueName) -> String {
+    let dead = sql::dead_table(queue);
+    let is_meant = receipts::is_meant("d", "w.id", "w.at");
+    let stored_at = sql::bounded("d.enqueued_at");
+    format!(
+        "locked AS (
+           SELECT d.msg_id
+           FROM (SELECT * FROM unnest($1::bigint[], $2::timestamptz[]) AS w(id, at) ORDER BY id) w
+           CROSS JOIN LATERAL (SELECT d.msg_id FROM {dead} d WHERE {is_meant} FOR UPDATE) d),
+         gone AS (
+           DELETE FROM {dead} d USING locked l
+           WHERE d.msg_id = l.msg_id AND d.msg_id = ANY (ARRAY(SELECT msg_id FROM locked))
+           RETURNING d.msg_id, d.enqueued_at, {stored_at} AS letter_stored_at, d.message, d.headers)"
+    )
+}
+
+/// Runs a statement on ids that answers with those it removed.
 async fn removed(
     statement: String,
     ids: &[MessageId],
     connection: &mut PgConnection,
 ) -> Result<Vec<MessageId>, sqlx::Error> {
-    let numbers: Vec<i64> = ids.iter().filter_map(MessageId::as_number).collect();
-    let removed: Vec<i64> =
-        sqlx::query_scalar(AssertSqlSafe(statement)).bind(numbers).fetch_all(connection).await?;
-    Ok(removed.into_iter().map(MessageId::Number).collect())
+    let numbered = || ids.iter().filter(|id| id.as_number().is_some());
+    let numbers: Vec<Option<i64>> = numbered().map(MessageId::as_number).collect();
+    let times: Vec<Option<DateTime<Utc>>> = numbered().map(MessageId::stored_at).collect();
+    let query = sqlx::query(AssertSqlSafe(statement)).bind(numbers).bind(times);
+    query.fetch_all(connection).await?.iter().map(receipts::message_id).collect()
 }
 
 fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
@@ -119,11 +140,11 @@ fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
     let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
     let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
     Ok(DeadLetter {
-        id: MessageId::Number(row.try_get("msg_id")?),
-        original_id: death.message_id,
+        id: receipts::message_id(row)?,
+        original_id: receipts::original(&death),
         reason: death.reason,
         body: row.try_get::<Option<String>, _>("body")?.unwrap_or_else(|| "null".to_owned()),
-        enqueued_at: death.enqueued_at.unwrap_or(stored_at),
+        enqueued_at: first_stored(&headers).or(death.enqueued_at).unwrap_or(stored_at),
         died_at: death.died_at.unwrap_or(stored_at),
         headers: without_reason(headers),
     })

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use ezq_core::engine::{Dedupe, Original};
-use ezq_core::{MessageId, PublishOutcome, QueueName, error_chain};
+use ezq_core::{PublishOutcome, QueueName, error_chain};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -15,7 +15,7 @@ use crate::claim::micros;
 use crate::giving_up::mark;
 use crate::link::Link;
 use crate::publish::{self, DUE, Row};
-use crate::{error, sql};
+use crate::{error, receipts, sql};
 
 /// How many keys one statement removes.
 pub(crate) const SWEEP: u64 = 1000;
@@ -28,7 +28,8 @@ const FREE: &str = "d.free_at <= excluded.taken_at OR d.queue_table <> excluded.
 /// for [`outcome`] to read, with `more` columns.
 ///
 /// Ids are drawn beforehand, so that the row of a key can name its message; those of duplicates are
-/// not used. A key that is taken is written back as it is: only so does Postgres tell what stands
+/// not used. A message is stored at the time at which its key is taken, which with its number names
+/// it. A key that is taken is written back as it is: only so does Postgres tell what stands
 /// there now, even where another transaction has put it there since the statement began.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
@@ -62,15 +63,16 @@ pub(crate) async fn insert(
                  ORDER BY m.key COLLATE \"C\", m.place) m
            ORDER BY m.key COLLATE \"C\"
            ON CONFLICT (queue, key) DO UPDATE SET {keep_or_take}
-           RETURNING d.key, d.message_id, d.event_id),
+           RETURNING d.key, d.message_id, d.event_id, d.taken_at),
          stored AS (
-           INSERT INTO {table} (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
-           SELECT m.id, {DUE}, m.body::jsonb, m.headers::jsonb
+           INSERT INTO {table} (msg_id, vt, enqueued_at, message, headers) OVERRIDING SYSTEM VALUE
+           SELECT m.id, {DUE}, base.now, m.body::jsonb, m.headers::jsonb
            FROM base, message m LEFT JOIN taken ON taken.key = m.key
-           WHERE m.key IS NULL OR taken.message_id = m.id
+           WHERE m.key IS NULL OR (taken.message_id, taken.taken_at) = (m.id, base.now)
            ORDER BY m.place)
-         SELECT m.id, taken.message_id AS original, taken.event_id{more}
-         FROM message m LEFT JOIN taken ON taken.key = m.key
+         SELECT m.id AS msg_id, base.now AS enqueued_at,
+                taken.message_id AS original, taken.taken_at, taken.event_id{more}
+         FROM base, message m LEFT JOIN taken ON taken.key = m.key
          ORDER BY m.place",
         mark(Some(queue))
     );
@@ -84,15 +86,16 @@ pub(crate) async fn insert(
 
 /// What became of a message.
 pub(crate) fn outcome(row: &PgRow) -> Result<PublishOutcome, sqlx::Error> {
-    let id: i64 = row.try_get("id")?;
-    match row.try_get("original")? {
-        Some(original) if original != id => {
-            let message_id = MessageId::Number(original);
-            let original = Original { message_id, event_id: row.try_get("event_id")? };
-            Ok(PublishOutcome::Duplicate(Some(original)))
-        }
-        _ => Ok(PublishOutcome::Stored(MessageId::Number(id))),
+    let id = receipts::message_id(row)?;
+    let Some(original) = row.try_get("original")? else {
+        return Ok(PublishOutcome::Stored(id));
+    };
+    let message_id = receipts::dated(original, row.try_get("taken_at")?);
+    if message_id == id {
+        return Ok(PublishOutcome::Stored(id));
     }
+    let original = Original { message_id, event_id: row.try_get("event_id")? };
+    Ok(PublishOutcome::Duplicate(Some(original)))
 }
 
 /// Removes keys whose window has ended, at most [`SWEEP`] of them; how many. Call it again until it

@@ -7,13 +7,11 @@
 use chrono::{DateTime, Utc};
 use ezq_core::engine::Death;
 use ezq_core::headers::DEAD;
-use ezq_core::{
-    CopyState, DEAD_LETTER_SUFFIX, EventCopy, History, MessageId, QueueName, flat_origin,
-};
+use ezq_core::{CopyState, DEAD_LETTER_SUFFIX, EventCopy, History, QueueName, flat_origin};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::{claim, error, sql, trail};
+use crate::{claim, error, receipts, sql, trail};
 
 /// The tables of a queue, as far as they are there; whether all of these may be read.
 const TABLES: &str = "
@@ -166,7 +164,7 @@ impl<'a> Search<'a> {
 
     fn copy(&self, row: &PgRow) -> Result<EventCopy, sqlx::Error> {
         let headers = claim::headers(row.try_get("headers")?);
-        let id = MessageId::Number(row.try_get("msg_id")?);
+        let id = receipts::message_id(row)?;
         let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
         let at: DateTime<Utc> = row.try_get("at")?;
         let read_ct: i32 = row.try_get("read_ct")?;
@@ -183,7 +181,7 @@ impl<'a> Search<'a> {
             "a" => copy(id, stored_at, CopyState::Archived { at }, deliveries),
             _ => {
                 let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
-                let original = death.message_id.unwrap_or_else(|| id.clone());
+                let original = receipts::original(&death).unwrap_or_else(|| id.clone());
                 let (at, reason) = (death.died_at.unwrap_or(at), death.reason);
                 let state = CopyState::Dead { letter: id, at, reason };
                 let stored_at = death.enqueued_at.unwrap_or(stored_at);

@@ -26,7 +26,8 @@ const BATCH: u64 = 1000;
 /// known by its name: pin it with `#[on_event(name = "...")]`.
 ///
 /// The event is known by source and id. Events in the flat form take both from their message, so a
-/// queue that is dropped and created again may give them anew.
+/// queue that is dropped and created again may give them anew, as may a fail-over to a standby that
+/// lags.
 ///
 /// ```no_run
 /// use ezq_core::{Context, HandlerError};

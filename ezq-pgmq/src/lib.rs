@@ -39,6 +39,7 @@ mod pooled;
 mod pooler;
 mod publish;
 mod queues;
+mod receipts;
 mod removal;
 mod replay;
 mod retention;

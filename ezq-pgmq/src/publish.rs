@@ -6,7 +6,7 @@
 use chrono::{DateTime, Utc};
 use ezq_core::engine::Dedupe;
 use ezq_core::headers::Headers;
-use ezq_core::{Due, Error, MessageId, Outgoing, PublishOutcome, QueueName, Result};
+use ezq_core::{Due, Error, Outgoing, PublishOutcome, QueueName, Result};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row as _};
@@ -20,7 +20,7 @@ use crate::config::Place;
 use crate::giving_up::{Stopper, mark};
 use crate::link::limit;
 use crate::pooled::Lender;
-use crate::{dedupe, error, sql, text};
+use crate::{dedupe, error, receipts, sql, text};
 
 /// The most bytes that one statement carries, unless one message alone is larger.
 const STATEMENT_BYTES: usize = 32 * 1024 * 1024;
@@ -145,12 +145,13 @@ async fn insert_with(
               unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bigint[])
                 WITH ORDINALITY AS m(body, headers, after_us, at, twin, place)
          ORDER BY m.place
-         RETURNING msg_id{columns}",
+         RETURNING msg_id, {} AS enqueued_at{columns}",
         mark(Some(queue)),
-        sql::table(queue)
+        sql::table(queue),
+        sql::bounded("enqueued_at")
     );
     let stored = with_columns(statement, rows).fetch_all(connection).await?;
-    let outcome = |row: &PgRow| Ok(PublishOutcome::Stored(MessageId::Number(row.try_get(0)?)));
+    let outcome = |row: &PgRow| Ok(PublishOutcome::Stored(receipts::message_id(row)?));
     let outcomes = stored.iter().map(outcome).collect::<Result<_, sqlx::Error>>()?;
     Ok((outcomes, stored))
 }

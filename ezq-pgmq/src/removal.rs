@@ -2,8 +2,8 @@
 
 use ezq_core::QueueName;
 
-use crate::sql::{self, ONLY_LOCKED};
-use crate::trail;
+use crate::receipts::{self, ONLY_LOCKED};
+use crate::{sql, trail};
 
 /// How an acknowledged message leaves its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,22 +20,21 @@ pub(crate) enum Removal {
 
 impl Removal {
     /// Acknowledges what still carries its receipt, of the table expression `receipts` for
-    /// [`sql::locked`], which `wait`s as it is told. It answers with a row of (`msg_id`, `fence`,
-    /// `rel`) for each.
+    /// [`receipts::locked`], which `wait`s as it is told. It answers with the key of each.
     pub(crate) fn acknowledge(self, queue: &QueueName, receipts: &str, wait: &str) -> String {
         let table = sql::table(queue);
-        let locked = sql::locked(&table, "", receipts, wait);
+        let locked = receipts::locked(&table, "", receipts, wait);
         let delete = format!("DELETE FROM {table} q USING locked l WHERE {ONLY_LOCKED}");
         let Some((columns, kept)) = self.keep(queue) else {
             return format!(
-                "WITH locked AS ({locked}) {delete} RETURNING l.msg_id, l.fence, l.rel"
+                "WITH locked AS ({locked}) {delete} RETURNING l.msg_id, l.fence, l.rel, l.at"
             );
         };
         format!(
             "WITH locked AS ({locked}),
-             gone AS ({delete} RETURNING {columns}, l.fence, l.rel),
+             gone AS ({delete} RETURNING {columns}, l.fence, l.rel, l.at),
              kept AS ({kept})
-             SELECT msg_id, fence, rel FROM gone"
+             SELECT msg_id, fence, rel, at FROM gone"
         )
     }
 

@@ -4,12 +4,12 @@
 //! one does. Times are the server's.
 
 use chrono::{DateTime, Utc};
-use ezq_core::Outgoing;
 use ezq_core::engine::{Advance, KeptSchedules, Registration, ScheduleRow};
+use ezq_core::{MessageId, Outgoing};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::{error, sql};
+use crate::{error, receipts, sql};
 
 /// A row that was seen so recently is not written again.
 const SEEN: &str = "interval '20 s'";
@@ -125,16 +125,17 @@ pub(crate) async fn fire(
     tick: Option<Advance<'_>>,
     message: &Outgoing,
     headers: Option<&str>,
-) -> Result<Option<i64>, sqlx::Error> {
+) -> Result<Option<MessageId>, sqlx::Error> {
     let statement = format!(
         "WITH moved AS ({MOVE})
          INSERT INTO {} (vt, message, headers)
          SELECT clock_timestamp(), $6::text::jsonb, $7::text::jsonb FROM moved
-         RETURNING msg_id",
-        sql::table(&message.queue)
+         RETURNING msg_id, {} AS enqueued_at",
+        sql::table(&message.queue),
+        sql::bounded("enqueued_at")
     );
     let (from, due, to) = times(tick);
-    sqlx::query_scalar(AssertSqlSafe(statement))
+    let stored = sqlx::query(AssertSqlSafe(statement))
         .bind(name)
         .bind(tick.map(|tick| tick.definition))
         .bind(from)
@@ -143,7 +144,8 @@ pub(crate) async fn fire(
         .bind(&*message.body)
         .bind(headers)
         .fetch_optional(connection)
-        .await
+        .await?;
+    stored.as_ref().map(receipts::message_id).transpose()
 }
 
 /// Moves a row on and publishes nothing; whether it did.

@@ -64,6 +64,21 @@ pub(crate) fn bounded(time: &str) -> String {
     format!("least(greatest({time}, '0001-01-01 00:00Z'), '9999-12-31 00:00Z'::timestamptz)")
 }
 
+/// When a row was first stored, as a header that tells of a death has it, or else the row itself.
+/// Anyone may write headers: what is no time is none, and fails nothing. The second form is a time
+/// without a fraction.
+pub(crate) fn first_stored(row: &str, header: &str) -> String {
+    let time = |form: &str| {
+        format!(
+            r#"jsonb_path_query_first_tz({row}.headers,
+               '$."{header}"."enqueued_at".datetime("{form}")', silent => true) #>> '{{}}'"#
+        )
+    };
+    let with_fraction = time(r#"YYYY-MM-DD\"T\"HH24:MI:SS.USTZH:TZM"#);
+    let without = time(r#"YYYY-MM-DD\"T\"HH24:MI:SSTZH:TZM"#);
+    format!("coalesce(({with_fraction})::timestamptz, ({without})::timestamptz, {row}.enqueued_at)")
+}
+
 /// Whether a message is an event that is ezq's own, such as `End`.
 pub(crate) fn is_control(message: &str) -> String {
     let names = [End::TYPE, Interrupt::TYPE].into_iter();
@@ -101,36 +116,3 @@ pub(crate) fn returned(headers: &str) -> String {
 pub(crate) fn returned_once_more(headers: &str) -> String {
     format!("jsonb_build_object('ezq-returned', 1 + {})", returned(headers))
 }
-
-/// What a receipt fences by, beside id and table: the read count, which every delivery raises, and
-/// above it the number of returns, which every retry and release raises. So a receipt is void once
-/// the message was handed out again, and also once it was itself used.
-pub(crate) fn fence(row: &str) -> String {
-    let returned = returned(&format!("{row}.headers"));
-    format!("({row}.read_ct + ({returned} << 32))")
-}
-
-/// The rows that still carry the receipts' tokens, locked in the order of their ids: `$1` ids, `$2`
-/// fences, `$3` tables. Waiting for a lock checks the row again as it is then.
-///
-/// Each row is looked up by its key, whatever the planner thinks of the table: a subquery that locks
-/// is not merged into a join, and a nested loop keeps the order of the ids.
-pub(crate) fn locked(table: &str, columns: &str, from: &str, wait: &str) -> String {
-    let fence = fence("q");
-    format!(
-        "SELECT w.id AS msg_id, w.fence, w.rel{columns} \
-         FROM (SELECT w.* FROM {from} ORDER BY w.id) w CROSS JOIN LATERAL ( \
-           SELECT 1 FROM {table} q \
-           WHERE q.msg_id = w.id AND {fence} = w.fence AND q.tableoid::bigint = w.rel \
-           FOR UPDATE{wait}) q"
-    )
-}
-
-/// Bounds a statement to the rows of the table expression `locked`, whatever the planner thinks of
-/// their number.
-pub(crate) const ONLY_LOCKED: &str =
-    "q.msg_id = l.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM locked))";
-
-/// `$1`, `$2` and `$3` of [`locked`] as a table `w`.
-pub(crate) const RECEIPTS: &str =
-    "unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS w(id, fence, rel)";

@@ -2,12 +2,12 @@
 //! deletes it, where a queue is to have that. Other queues' statements have none of it.
 
 use chrono::{DateTime, Utc};
-use ezq_core::{CopyState, EventCopy, MessageId, QueueName};
+use ezq_core::{CopyState, EventCopy, QueueName};
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use crate::claim::{self, micros};
-use crate::sql;
+use crate::{receipts, sql};
 use std::time::Duration;
 
 /// Records what `gone` has. The id of an event that does not say it is where it was stored.
@@ -60,10 +60,11 @@ fn copy(row: &PgRow) -> Result<EventCopy, sqlx::Error> {
     let queue = QueueName::new(row.try_get("queue")?);
     let queue = queue.map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let headers = claim::headers(row.try_get("headers")?);
-    let id = MessageId::Number(row.try_get("message_id")?);
+    let published_at = row.try_get("published_at")?;
+    let id = receipts::dated(row.try_get("message_id")?, published_at);
     let at: DateTime<Utc> = row.try_get("ended_at")?;
     let state = CopyState::Handled { at };
-    let copy = EventCopy::new(&queue, id, row.try_get("published_at")?, &headers, state);
+    let copy = EventCopy::new(&queue, id, published_at, &headers, state);
     let deliveries: i32 = row.try_get("deliveries")?;
     let deliveries = u32::try_from(deliveries).unwrap_or(0);
     Ok(EventCopy { event_type: row.try_get("event_type")?, deliveries, ..copy })

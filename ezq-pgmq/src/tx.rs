@@ -32,9 +32,10 @@ use crate::error;
 use crate::link::limit;
 use crate::pooled::Pooled;
 use crate::publish::{self, ByQueue};
+use crate::receipts::{self, Columns, ONLY_LOCKED, RECEIPTS};
 use crate::removal::Removal;
 use crate::spoilt::{self, NOT_CURRENT, Step};
-use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
+use crate::sql;
 
 /// How long a roll-back may take before the statement it waits for is stopped.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -283,9 +284,9 @@ impl Session {
         let table = sql::table(&self.queue);
         let mut held = 0;
         if !marked.is_empty() {
-            let from = "unnest($1::bigint[], $2::bigint[], $3::bigint[], $5::jsonb[]) \
-                        AS w(id, fence, rel, marks)";
-            let locked = sql::locked(&table, ", w.marks", &in_unit(from), "");
+            let from = "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], \
+                        $6::jsonb[]) AS w(id, fence, rel, at, marks)";
+            let locked = receipts::locked(&table, ", w.marks", &in_unit(from), "");
             let object = sql::headers_object("q.headers");
             let statement = format!(
                 "WITH locked AS ({locked})
@@ -314,15 +315,14 @@ impl Session {
         one: &Finished,
     ) -> Result<u64, sqlx::Error> {
         let statement = format!(
-            "DELETE FROM {} q WHERE q.msg_id = $1 AND {} = $2 AND q.tableoid::bigint = $3
-             AND current_setting('ezq.unit', true) = $4",
+            "DELETE FROM {} q WHERE q.msg_id = $1 AND {}
+             AND current_setting('ezq.unit', true) = $5",
             sql::table(&self.queue),
-            sql::fence("q")
+            receipts::carries("q", "$2", "$3", "$4")
         );
-        let [fence, rel, _] = one.receipt.token();
-        let query =
-            sqlx::query(AssertSqlSafe(statement)).bind(one.receipt.message_id().as_number());
-        let query = query.bind(fence).bind(rel).bind(&self.name);
+        let Some((id, fence, rel, at)) = receipts::key(&one.receipt) else { return Ok(0) };
+        let query = sqlx::query(AssertSqlSafe(statement)).bind(id).bind(fence).bind(rel);
+        let query = query.bind(at).bind(&self.name);
         Ok(query.execute(connection).await?.rows_affected())
     }
 
@@ -330,12 +330,12 @@ impl Session {
     /// has locked is taken to be another's.
     async fn is_held(&self, finished: &[Finished]) -> Result<bool> {
         let table = sql::table(&self.queue);
-        let locked = sql::locked(&table, "", RECEIPTS, " SKIP LOCKED");
+        let locked = receipts::locked(&table, "", RECEIPTS, " SKIP LOCKED");
         let statement = format!("SELECT count(*) FROM ({locked}) l");
         let finished: Vec<&Finished> = finished.iter().collect();
         let asked = async {
             let mut connection = self.engine.lender().acquire().await?;
-            let query = receipts(statement, &finished);
+            let query = with_receipts(statement, &finished);
             let row = query.fetch_one(&mut *connection).await;
             connection.end(row)?.try_get::<i64, _>(0)
         };
@@ -344,13 +344,13 @@ impl Session {
         Ok(usize::try_from(held).is_ok_and(|held| held == finished.len()))
     }
 
-    /// A statement with receipts and the name of the unit bound: `$1` to `$4`.
+    /// A statement with receipts and the name of the unit bound: `$1` to `$5`.
     fn with_receipts<'q>(
         &self,
         statement: String,
         finished: &[&Finished],
     ) -> Query<'q, Postgres, PgArguments> {
-        receipts(statement, finished).bind(self.name.clone())
+        with_receipts(statement, finished).bind(self.name.clone())
     }
 
     /// Whether the connection still is in the transaction that was begun.
@@ -417,14 +417,16 @@ impl Session {
 
 /// A table expression that is empty unless the transaction is the one that was begun.
 fn in_unit(from: &str) -> String {
-    format!("{from} WHERE current_setting('ezq.unit', true) = $4")
+    format!("{from} WHERE current_setting('ezq.unit', true) = $5")
 }
 
-/// A statement with receipts bound: `$1` to `$3`.
-fn receipts<'q>(statement: String, finished: &[&Finished]) -> Query<'q, Postgres, PgArguments> {
-    let column = |i: usize| finished.iter().map(|one| one.receipt.token()[i]).collect();
-    let (fences, rels): (Vec<i64>, Vec<i64>) = (column(0), column(1));
-    let ids = finished.iter().map(|one| one.receipt.message_id().as_number());
-    let ids: Vec<Option<i64>> = ids.collect();
-    sqlx::query(AssertSqlSafe(statement)).bind(ids).bind(fences).bind(rels)
+/// A statement with receipts bound: `$1` to `$4`.
+fn with_receipts<'q>(
+    statement: String,
+    finished: &[&Finished],
+) -> Query<'q, Postgres, PgArguments> {
+    // A receipt of another engine has no key, and so holds nothing.
+    let keys = finished.iter().filter_map(|one| receipts::key(&one.receipt));
+    let Columns { ids, fences, rels, times } = keys.collect();
+    sqlx::query(AssertSqlSafe(statement)).bind(ids).bind(fences).bind(rels).bind(times)
 }

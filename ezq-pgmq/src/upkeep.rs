@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::claim::{in_calendar, micros};
-use crate::sql;
+use crate::{receipts, sql};
 
 /// Removes a message that was never delivered.
 pub(crate) async fn cancel(
@@ -16,9 +16,10 @@ pub(crate) async fn cancel(
     id: &MessageId,
 ) -> Result<bool, sqlx::Error> {
     let table = sql::table(queue);
-    let statement = format!("DELETE FROM {table} WHERE msg_id = $1 AND read_ct = 0");
-    let done =
-        sqlx::query(AssertSqlSafe(statement)).bind(id.as_number()).execute(connection).await?;
+    let is_meant = receipts::is_meant("q", "$1", "$2");
+    let statement = format!("DELETE FROM {table} q WHERE {is_meant} AND q.read_ct = 0");
+    let query = sqlx::query(AssertSqlSafe(statement)).bind(id.as_number()).bind(id.stored_at());
+    let done = query.execute(connection).await?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -35,13 +36,15 @@ pub(crate) async fn reschedule(
         Due::After(pause) => (micros(pause), None),
         Due::At(at) => (0, Some(in_calendar(at))),
     };
+    let is_meant = receipts::is_meant("q", "$1", "$2");
     let statement = format!(
-        "UPDATE {table}
-         SET vt = greatest($3, clock_timestamp() + $2 * interval '1 us')
-         WHERE msg_id = $1 AND read_ct = 0"
+        "UPDATE {table} q
+         SET vt = greatest($4, clock_timestamp() + $3 * interval '1 us')
+         WHERE {is_meant} AND q.read_ct = 0"
     );
     let done = sqlx::query(AssertSqlSafe(statement))
         .bind(id.as_number())
+        .bind(id.stored_at())
         .bind(after_us)
         .bind(at)
         .execute(connection)

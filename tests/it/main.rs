@@ -9,6 +9,7 @@ mod codecs;
 mod config;
 mod database;
 mod examples;
+mod failover;
 mod faults;
 mod handlers;
 mod health;

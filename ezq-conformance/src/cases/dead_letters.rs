@@ -15,6 +15,7 @@ cases![
     a_redrive_moves_each_message_once,
     a_redriven_message_can_die_again,
     a_discarded_dead_letter_is_gone_for_good,
+    an_id_moves_and_discards_no_dead_letter_that_got_it,
 ];
 
 /// Publishes a message that one handler did and another gave up on.
@@ -38,6 +39,22 @@ async fn died(stage: &Stage<'_>, n: i64) -> Result<DeadLetter, CaseError> {
     let listed = letters.list(&stage.queue, None, 100).await?;
     let found = listed.into_iter().find(|letter| letter.original_id == original_id);
     found.ok_or_else(|| CaseError::Failed("the dead letter is not listed".to_owned()))
+}
+
+async fn an_id_moves_and_discards_no_dead_letter_that_got_it(stage: &Stage<'_>) -> CaseResult {
+    let (letters, queue) = (stage.dead_letters()?, &stage.queue);
+    let old = died(stage, 1).await?.id;
+    stage.lose_newest(&queue.dead_letters()).await?;
+    let new = died(stage, 2).await?.id;
+    check_eq!(new.to_string(), old.to_string(), "the id that is issued again");
+
+    let old = [old];
+    check!(letters.find(queue, &old[0]).await?.is_none(), "another dead letter was found");
+    check_eq!(letters.redrive(queue, &old).await?, [], "what was redriven");
+    check_eq!(letters.discard(queue, &old).await?, [], "what was discarded");
+    let new = [new];
+    check_eq!(letters.discard(queue, &new).await?, new, "what its own id discards");
+    Ok(())
 }
 
 async fn a_dead_letter_keeps_the_message_and_the_reason(stage: &Stage<'_>) -> CaseResult {

@@ -20,6 +20,7 @@ cases![
     a_receipt_is_void_after_its_retry,
     a_receipt_is_void_after_its_release,
     a_purge_voids_receipts,
+    a_receipt_is_void_for_a_message_that_got_its_id,
 ];
 
 /// A receipt whose lease ran out, and the delivery that another worker has now.
@@ -139,6 +140,44 @@ async fn a_receipt_is_void_after_its_release(stage: &Stage<'_>) -> CaseResult {
     check_eq!(outcomes, [ExtendOutcome::LeaseLost], "outcomes");
     let again = stage.take(HOLD).await?;
     check_eq!(again.headers.returned(), 1, "returned");
+    Ok(())
+}
+
+async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> CaseResult {
+    for is_keyed in [false, true] {
+        let message = |n| {
+            let mut message = stage.message(n);
+            if is_keyed {
+                message.headers.insert("x-pgmq-group", "key");
+            }
+            message
+        };
+        stage.publish(vec![message(1)]).await?;
+        let old = stage.take(HOLD).await?.receipt;
+        stage.lose_newest(stage.queue.as_str()).await?;
+        stage.publish(vec![message(2)]).await?;
+        let new = only(stage.lease_second(10, HOLD).await?)?;
+        let (was, is) = (old.message_id().to_string(), new.receipt.message_id().to_string());
+        check_eq!(was, is, "the id that is issued again");
+
+        let bury = Settle::DeadLetter { reason: reason(), progress: stray(), outgoing: Vec::new() };
+        let with_event = Settle::Ack { outgoing: vec![stage.outgoing(1)] };
+        for settle in [ack(), with_event, retry(Duration::ZERO), Settle::Release, bury] {
+            stage.lost(&old, settle).await?;
+        }
+        let both = [old, new.receipt.clone()];
+        let outcomes = stage.extend(&both).await?;
+        check_eq!(outcomes, [ExtendOutcome::LeaseLost, ExtendOutcome::Extended], "outcomes");
+        stage.nothing_readable().await?;
+        check_eq!(stage.stats().await?.dead, 0, "dead letters");
+        check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a void receipt");
+
+        let [old, new] = both;
+        let outcomes = stage.settle(vec![(old, ack()), (new, ack())]).await?;
+        use SettleOutcome::{Done, LeaseLost};
+        check!(matches!(outcomes.as_slice(), [LeaseLost, Done]), "outcomes are {outcomes:?}");
+        stage.is_empty().await?;
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ cases![
     a_scheduled_message_can_be_taken_back,
     a_scheduled_message_can_be_moved,
     a_delivered_message_can_be_neither_taken_back_nor_moved,
+    an_id_takes_back_and_moves_no_message_that_got_it,
 ];
 
 const PAUSE: Duration = Duration::from_millis(700);
@@ -84,6 +85,21 @@ async fn messages_come_out_by_due_time(stage: &Stage<'_>) -> CaseResult {
     stage.publish(batch.to_vec()).await?;
     stage.pass(Duration::from_millis(250)).await;
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [2, 3, 1], "messages");
+    Ok(())
+}
+
+async fn an_id_takes_back_and_moves_no_message_that_got_it(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("delayed", |c| c.delayed)?;
+    let old = later(stage, 1, Due::After(HOLD)).await?;
+    stage.lose_newest(stage.queue.as_str()).await?;
+    let new = stage.publish_in_place_of(2, &old).await?;
+
+    let engine = &stage.engine;
+    check!(!engine.cancel(&stage.queue, &old).await?, "another message was taken back");
+    check!(!engine.reschedule(&stage.queue, &old, Due::Now).await?, "another message was moved");
+    stage.nothing_readable().await?;
+    check_eq!(stage.stats().await?.scheduled, 1, "scheduled messages");
+    check!(engine.cancel(&stage.queue, &new).await?, "its own id did not take it back");
     Ok(())
 }
 

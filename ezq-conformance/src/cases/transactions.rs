@@ -13,6 +13,7 @@ cases![
     an_abandoned_transaction_leaves_the_message_as_it_was,
     a_transaction_finishes_a_batch_or_nothing_of_it,
     a_claim_inside_a_transaction_commits_with_it,
+    a_transaction_leaves_a_message_that_got_its_id,
 ];
 
 fn handler() -> HandlerName {
@@ -76,6 +77,28 @@ async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> 
         check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
         check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
         stage.done(vec![(current.receipt, Settle::Release)]).await?;
+        let again = stage.take(HOLD).await?;
+        check_eq!(Progress::from_headers(&again.headers), Progress::default(), "marks");
+        stage.done(vec![(again.receipt, ack())]).await?;
+    }
+    Ok(())
+}
+
+async fn a_transaction_leaves_a_message_that_got_its_id(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("transactions", |c| c.transactions)?;
+    for is_last in [true, false] {
+        let old = stage.fresh(HOLD).await?.receipt;
+        stage.lose_newest(stage.queue.as_str()).await?;
+        let new = stage.fresh(HOLD).await?.receipt;
+        let (was, is) = (old.message_id().to_string(), new.message_id().to_string());
+        check_eq!(was, is, "the id that is issued again");
+
+        let unit = stage.engine.begin(&stage.queue, None).await?;
+        let finished = if is_last { last(&old) } else { marked(&old) };
+        let outcome = unit.finish(vec![finished], vec![stage.outgoing(1)]).await?;
+        check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
+        check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a void receipt");
+        stage.done(vec![(new, Settle::Release)]).await?;
         let again = stage.take(HOLD).await?;
         check_eq!(Progress::from_headers(&again.headers), Progress::default(), "marks");
         stage.done(vec![(again.receipt, ack())]).await?;

@@ -66,6 +66,10 @@ pub(super) enum Operation {
     Purge {
         queue: usize,
     },
+    /// Loses the newest message, whose id the next one gets, where the store can be made to.
+    Lose {
+        queue: usize,
+    },
     /// Compares the statistics and the dead letters.
     Look {
         queue: usize,
@@ -160,6 +164,7 @@ pub(super) fn operation() -> BoxedStrategy<Operation> {
                 .boxed(),
         ),
         (1, queue().prop_map(|queue| Purge { queue }).boxed()),
+        (2, queue().prop_map(|queue| Lose { queue }).boxed()),
         (8, queue().prop_map(|queue| Look { queue }).boxed()),
     ])
     .boxed()

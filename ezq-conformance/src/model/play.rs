@@ -108,6 +108,7 @@ impl<'h> Play<'h> {
             Operation::Redrive { queue, picks } => self.redrive(*queue, picks).await,
             Operation::Discard { queue, picks } => self.discard(*queue, picks).await,
             Operation::Purge { queue } => self.purge(*queue).await,
+            Operation::Lose { queue } => self.lose(*queue).await,
             Operation::Look { queue } => self.look(*queue).await,
         }?;
         self.report.steps += usize::from(effective);
@@ -309,6 +310,15 @@ impl<'h> Play<'h> {
         let wanted = self.reference.reschedule(queue, &id, when);
         check_eq!(seen, wanted, "whether message {id} could be moved");
         self.count(if wanted { "moved" } else { "could not move" });
+        Ok(true)
+    }
+
+    async fn lose(&mut self, queue: usize) -> Result<bool> {
+        let lost = self.stage.harness.lose_newest(self.queue(queue).as_str()).await;
+        let Some(body) = lost else { return Ok(false) };
+        let number = number_in(&body);
+        check!(self.reference.lose(number), "message {number} was lost, and is not in the queue");
+        self.count("lost");
         Ok(true)
     }
 

@@ -286,6 +286,12 @@ impl Reference {
         found.map(|index| self.messages[index].due = due).is_some()
     }
 
+    /// Removes a message, whoever holds it; whether it was there.
+    pub(super) fn lose(&mut self, number: i64) -> bool {
+        let index = self.messages.iter().position(|message| message.number == number);
+        index.map(|index| self.messages.remove(index)).is_some()
+    }
+
     pub(super) fn purge(&mut self, queue: usize) -> u64 {
         let held = self.messages.len();
         self.messages.retain(|message| message.queue != queue);

@@ -14,8 +14,17 @@ use crate::{Error, Progress, QueueName, Result};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum MessageId {
-    /// A number, as PGMQ gives.
+    /// A number, of a store that issues each number once. Made by hand, from a number that was
+    /// written down, it means whichever message has the number now.
     Number(i64),
+    /// A number that the store may issue again, as PGMQ does after a fail-over to a replica that
+    /// lags, and after a crash to an unlogged queue. Only number and time together mean one message.
+    Dated {
+        /// The number.
+        number: i64,
+        /// When the message was stored, on the engine's clock.
+        stored_at: DateTime<Utc>,
+    },
     /// Text, as log-shaped stores give.
     Text(std::sync::Arc<str>),
     /// None yet: the message was published inside a handler's transaction, and is stored when that
@@ -28,8 +37,17 @@ impl MessageId {
     #[must_use]
     pub fn as_number(&self) -> Option<i64> {
         match self {
-            Self::Number(n) => Some(*n),
+            Self::Number(number) | Self::Dated { number, .. } => Some(*number),
             Self::Text(_) | Self::Pending => None,
+        }
+    }
+
+    /// When the message was stored, if the id tells.
+    #[must_use]
+    pub fn stored_at(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Dated { stored_at, .. } => Some(*stored_at),
+            Self::Number(_) | Self::Text(_) | Self::Pending => None,
         }
     }
 }
@@ -37,7 +55,7 @@ impl MessageId {
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Number(n) => n.fmt(f),
+            Self::Number(number) | Self::Dated { number, .. } => number.fmt(f),
             Self::Text(text) => text.fmt(f),
             Self::Pending => f.write_str("pending"),
         }
@@ -101,6 +119,9 @@ pub struct Position {
 
 /// The right to settle one delivery: opaque outside its engine, and void once another delivery of
 /// the same message was handed out.
+///
+/// Id and token together fence it. Where a store may issue an id again, the id itself tells two
+/// messages apart ([`MessageId::Dated`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receipt {
     message_id: MessageId,
@@ -109,7 +130,8 @@ pub struct Receipt {
 
 impl Receipt {
     /// A receipt with an engine's own fencing token. PGMQ's is `read_ct` with the number of
-    /// returns above its 32 bits, the table's oid, and the due time in microseconds.
+    /// returns above its 32 bits, the table's oid, and the due time in microseconds, beside an id
+    /// with the time at which the message was stored.
     #[must_use]
     pub fn new(message_id: MessageId, token: [i64; 3]) -> Self {
         Self { message_id, token }

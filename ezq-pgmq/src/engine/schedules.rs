@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use ezq_core::engine::{Fired, Firing, KeptSchedules, Registration, ScheduleStore};
-use ezq_core::{Error, ErrorKind, MessageId, Result};
+use ezq_core::{Error, ErrorKind, Result};
 
 use super::PgmqEngine;
 use crate::link::{Checkout, Link};
@@ -74,7 +74,7 @@ impl ScheduleStore for PgmqEngine {
         })?;
         let Some(id) = stored else { return Ok(Fired::NotDue) };
         inner.announce(queue);
-        Ok(Fired::Done(Some(MessageId::Number(id))))
+        Ok(Fired::Done(Some(id)))
     }
 
     async fn pause(&self, name: &str, pause: bool) -> Result<bool> {

@@ -1,12 +1,12 @@
 //! Keys that wait, found by looking at the first message of each.
 
 use chrono::{DateTime, Utc};
-use ezq_core::{BlockedKey, Blocker, MessageId, QueueName};
+use ezq_core::{BlockedKey, Blocker, QueueName};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
 use super::{hash, held_until, is_keyed};
-use crate::sql;
+use crate::{receipts, sql};
 
 /// The blocked keys of a queue, at most so many. One index probe for each key until they are found,
 /// and a count of what waits behind each of them.
@@ -22,7 +22,8 @@ pub(crate) async fn list(
     let head = |condition: &str| {
         format!(
             "SELECT f.*, f.holds_up AND (f.leased IS NOT NULL OR f.vt > statement_timestamp()) AS blocks
-             FROM (SELECT {h} AS key, h.headers ->> 'x-pgmq-group' AS name, h.msg_id, h.vt, h.read_ct,
+             FROM (SELECT {h} AS key, h.headers ->> 'x-pgmq-group' AS name, h.msg_id, h.enqueued_at, h.vt,
+                          h.read_ct,
                           (SELECT max(l.vt) FROM {table} l
                            WHERE {keyed_l} AND {l} = {h} AND l.read_ct > {returned}
                              AND l.read_ct > 0 AND {time} > statement_timestamp()) AS leased,
@@ -34,13 +35,14 @@ pub(crate) async fn list(
     };
     let (first, next) = (head(""), head(&format!(" AND {h} > w.key")));
     let until = sql::bounded("coalesce(w.leased, w.vt)");
+    let stored_at = sql::bounded("w.enqueued_at");
     let statement = format!(
         "WITH RECURSIVE walk AS (
            SELECT n.*, n.blocks::int::bigint AS found FROM ({first}) n
            UNION ALL
            SELECT n.*, w.found + n.blocks::int FROM walk w CROSS JOIN LATERAL ({next}) n
            WHERE w.found < $1)
-         SELECT w.name, w.msg_id, w.read_ct > 0 AS was_read, w.leased IS NOT NULL AS is_leased,
+         SELECT w.name, w.msg_id, {stored_at} AS enqueued_at, w.read_ct > 0 AS was_read, w.leased IS NOT NULL AS is_leased,
                 {until} AS until,
                 (SELECT count(*) FROM {table} b
                  WHERE {keyed_b} AND {b} = w.key AND b.msg_id > w.msg_id) AS waiting
@@ -60,7 +62,7 @@ fn blocked(row: &PgRow) -> Result<BlockedKey, sqlx::Error> {
         Blocker::Delayed
     };
     let key: String = row.try_get("name")?;
-    let head = MessageId::Number(row.try_get("msg_id")?);
+    let head = receipts::message_id(row)?;
     let until: DateTime<Utc> = row.try_get("until")?;
     let waiting: i64 = row.try_get("waiting")?;
     Ok(BlockedKey::new(key, head, blocker, until, u64::try_from(waiting).unwrap_or(0)))

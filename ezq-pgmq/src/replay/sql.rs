@@ -1,5 +1,6 @@
 //! The statements of a replay.
 
+use ezq_core::headers::REDRIVEN;
 use ezq_core::{Pattern, QueueName};
 
 use crate::sql;
@@ -28,10 +29,11 @@ pub(super) fn begin(queue: &QueueName) -> String {
 /// the data contain. A replayed copy of what this very archive holds is not.
 fn meant(queue: &QueueName) -> String {
     let event_type = sql::event_type("q.message", "q.headers");
+    let published_at = sql::first_stored("q", REDRIVEN);
     format!(
         "q.msg_id > $1 AND q.msg_id <= $2 AND q.archived_at <= $3
-         AND ($4::timestamptz IS NULL OR q.enqueued_at >= $4)
-         AND ($5::timestamptz IS NULL OR q.enqueued_at < $5)
+         AND ($4::timestamptz IS NULL OR {published_at} >= $4)
+         AND ($5::timestamptz IS NULL OR {published_at} < $5)
          AND ($6::text[] IS NULL OR '.' || ({event_type}) ~ ANY ($6))
          AND ($7::text IS NULL OR
               CASE WHEN q.message ? 'specversion' THEN q.message -> 'data' ELSE q.message END

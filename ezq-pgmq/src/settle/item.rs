@@ -7,18 +7,14 @@ use serde_json::{Map, Value};
 
 use crate::claim::micros;
 use crate::publish::Row;
+use crate::receipts::{self, Key};
 use crate::text;
-
-/// What a receipt fences by: id, counters and table.
-pub(crate) type Key = (i64, i64, i64);
 
 pub(crate) struct Item {
     /// Its place in the batch.
     pub(crate) index: usize,
     pub(crate) receipt: Receipt,
-    pub(crate) id: i64,
-    pub(crate) fence: i64,
-    pub(crate) rel: i64,
+    key: Key,
     pub(crate) kind: Kind,
     pub(crate) outgoing: Vec<(QueueName, Row)>,
 }
@@ -42,8 +38,8 @@ impl Item {
         receipt: Receipt,
         settle: Settle,
     ) -> Result<Self, (Receipt, Error)> {
-        let [fence, rel, due_us] = receipt.token();
-        let Some(id) = receipt.message_id().as_number() else {
+        let [_fence, _rel, due_us] = receipt.token();
+        let Some(key) = receipts::key(&receipt) else {
             let error = Error::new(ErrorKind::Engine, "the receipt is of another engine");
             return Err((receipt, error));
         };
@@ -72,13 +68,13 @@ impl Item {
         };
         let outgoing: Result<Vec<_>, Error> = outgoing.into_iter().map(row).collect();
         match outgoing {
-            Ok(outgoing) => Ok(Self { index, receipt, id, fence, rel, kind, outgoing }),
+            Ok(outgoing) => Ok(Self { index, receipt, key, kind, outgoing }),
             Err(error) => Err((receipt, error)),
         }
     }
 
     pub(crate) fn key(&self) -> Key {
-        (self.id, self.fence, self.rel)
+        self.key
     }
 
     /// Settled by one statement, without a transaction of several.

@@ -22,11 +22,12 @@ use sqlx::postgres::PgConnection;
 use crate::link::Link;
 use crate::publish::{self, ByQueue, CONFLICT_TRIES};
 use crate::queues::Queues;
+use crate::receipts::Key;
 use crate::removal::Removal;
 use crate::retention::Retentions;
 use crate::{error, text};
 pub(crate) use item::Item;
-use item::{Key, Kind};
+use item::Kind;
 pub(crate) use locked::Locked;
 use locked::Wait;
 

@@ -8,25 +8,20 @@ use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::QueryAs;
 use sqlx::{AssertSqlSafe, Postgres};
 
-use super::item::{Item, Key, Kind};
+use super::item::{Item, Kind};
 use super::locked::Wait;
+use crate::receipts::{Columns, Key, ONLY_LOCKED, RECEIPTS, carries, fence, locked};
 use crate::removal::Removal;
-use crate::sql::{self, ONLY_LOCKED, RECEIPTS};
+use crate::sql;
 
 type Done = Result<HashSet<Key>, sqlx::Error>;
 
 type Query<'q> = QueryAs<'q, Postgres, Key, PgArguments>;
 
-/// A statement with the tokens of receipts bound, column by column: `$1` to `$3` of
-/// [`sql::locked`].
-fn with_tokens<'q>(statement: String, keys: impl Iterator<Item = Key>) -> Query<'q> {
-    let (mut ids, mut fences, mut rels) = (Vec::new(), Vec::new(), Vec::new());
-    for (id, fence, rel) in keys {
-        ids.push(id);
-        fences.push(fence);
-        rels.push(rel);
-    }
-    sqlx::query_as(AssertSqlSafe(statement)).bind(ids).bind(fences).bind(rels)
+/// A statement with the keys of receipts bound, column by column: `$1` to `$4` of [`RECEIPTS`].
+fn with_keys<'q>(statement: String, keys: impl Iterator<Item = Key>) -> Query<'q> {
+    let Columns { ids, fences, rels, times } = keys.collect();
+    sqlx::query_as(AssertSqlSafe(statement)).bind(ids).bind(fences).bind(rels).bind(times)
 }
 
 async fn keys(query: Query<'_>, connection: &mut PgConnection) -> Done {
@@ -39,12 +34,12 @@ pub(super) async fn standing(
     queue: &QueueName,
     receipts: impl Iterator<Item = Key>,
 ) -> Done {
-    let (table, fence) = (sql::table(queue), sql::fence("q"));
+    let (table, carries) = (sql::table(queue), carries("q", "w.fence", "w.rel", "w.at"));
     let statement = format!(
-        "SELECT w.id, w.fence, w.rel FROM {RECEIPTS} JOIN {table} q ON q.msg_id = w.id
-         WHERE {fence} = w.fence AND q.tableoid::bigint = w.rel"
+        "SELECT w.id, w.fence, w.rel, w.at FROM {RECEIPTS} JOIN {table} q ON q.msg_id = w.id
+         WHERE {carries}"
     );
-    keys(with_tokens(statement, receipts), connection).await
+    keys(with_keys(statement, receipts), connection).await
 }
 
 /// Locks what still carries its receipt.
@@ -54,8 +49,8 @@ pub(super) async fn lock(
     items: &[&Item],
     wait: Wait,
 ) -> Done {
-    let statement = sql::locked(&sql::table(queue), "", RECEIPTS, wait.sql());
-    keys(with_tokens(statement, items.iter().map(|item| item.key())), connection).await
+    let statement = locked(&sql::table(queue), "", RECEIPTS, wait.sql());
+    keys(with_keys(statement, items.iter().map(|item| item.key())), connection).await
 }
 
 /// Removes acknowledged messages.
@@ -75,19 +70,24 @@ pub(super) async fn acknowledge(
     } else {
         removal.acknowledge(queue, RECEIPTS, wait.sql())
     };
-    keys(with_tokens(statement, sorted.into_iter()), connection).await
+    keys(with_keys(statement, sorted.into_iter()), connection).await
 }
 
 /// Deletes what still carries its receipt, in one visit of the index, which takes its keys in their
 /// order: the ids (`$1`) are sorted, and none is there twice.
 fn delete(queue: &QueueName) -> String {
-    let (table, fence) = (sql::table(queue), sql::fence("q"));
+    let (table, fence, stored_at) = (sql::table(queue), fence("q"), sql::bounded("q.enqueued_at"));
+    // The place of a row's id among the ids.
+    let of_row = |column: &str| format!("({column})[width_bucket(q.msg_id, $1)]");
+    let carries = carries(
+        "q",
+        &of_row("$2::bigint[]"),
+        &of_row("$3::bigint[]"),
+        &of_row("$4::timestamptz[]"),
+    );
     format!(
-        "DELETE FROM {table} q
-         WHERE q.msg_id = ANY ($1::bigint[])
-           AND {fence} = ($2::bigint[])[width_bucket(q.msg_id, $1)]
-           AND q.tableoid::bigint = ($3::bigint[])[width_bucket(q.msg_id, $1)]
-         RETURNING q.msg_id, {fence}, q.tableoid::bigint"
+        "DELETE FROM {table} q WHERE q.msg_id = ANY ($1::bigint[]) AND {carries}
+         RETURNING q.msg_id, {fence}, q.tableoid::bigint, {stored_at}"
     )
 }
 
@@ -100,11 +100,11 @@ pub(super) async fn put_back(
     wait: Wait,
 ) -> Done {
     let table = sql::table(queue);
-    let locked = sql::locked(
+    let locked = locked(
         &table,
         ", w.after_us, w.due, w.marks",
-        "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], \
-         $6::text[]) AS w(id, fence, rel, after_us, due, marks)",
+        "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::bigint[], \
+         $6::timestamptz[], $7::text[]) AS w(id, fence, rel, at, after_us, due, marks)",
         wait.sql(),
     );
     let object = sql::headers_object("q.headers");
@@ -116,7 +116,7 @@ pub(super) async fn put_back(
              headers = ({object}) || l.marks::jsonb || {returned}
          FROM locked l
          WHERE {ONLY_LOCKED}
-         RETURNING l.msg_id, l.fence, l.rel"
+         RETURNING l.msg_id, l.fence, l.rel, l.at"
     );
     let column = |item: &&Item| match item.kind {
         Kind::Return { after_us, due, .. } => (after_us, due),
@@ -125,7 +125,7 @@ pub(super) async fn put_back(
     let (afters, dues): (Vec<Option<i64>>, Vec<Option<DateTime<Utc>>>) =
         items.iter().map(column).unzip();
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
-    let query = with_tokens(statement, items.iter().map(|item| item.key()))
+    let query = with_keys(statement, items.iter().map(|item| item.key()))
         .bind(afters)
         .bind(dues)
         .bind(marks);
@@ -140,10 +140,11 @@ pub(super) async fn bury(
 ) -> Done {
     let table = sql::table(queue);
     let dead = sql::dead_table(queue);
-    let locked = sql::locked(
+    let locked = locked(
         &table,
         ", w.marks",
-        "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[]) AS w(id, fence, rel, marks)",
+        "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[]) \
+         AS w(id, fence, rel, at, marks)",
         "",
     );
     let object = sql::headers_object("g.headers");
@@ -152,7 +153,7 @@ pub(super) async fn bury(
          gone AS (
            DELETE FROM {table} q USING locked l
            WHERE {ONLY_LOCKED}
-           RETURNING q.msg_id, l.fence, l.rel, q.read_ct, q.enqueued_at, q.message, q.headers,
+           RETURNING q.msg_id, l.fence, l.rel, l.at, q.read_ct, q.enqueued_at, q.message, q.headers,
                      l.marks::jsonb AS marks),
          buried AS (
            INSERT INTO {dead} (vt, message, headers)
@@ -162,9 +163,9 @@ pub(super) async fn bury(
                       'id', g.msg_id, 'deliveries', g.read_ct,
                       'enqueued_at', g.enqueued_at, 'died_at', clock_timestamp()))
            FROM gone g ORDER BY g.msg_id)
-         SELECT msg_id, fence, rel FROM gone"
+         SELECT msg_id, fence, rel, at FROM gone"
     );
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
-    let query = with_tokens(statement, items.iter().map(|item| item.key())).bind(marks);
+    let query = with_keys(statement, items.iter().map(|item| item.key())).bind(marks);
     keys(query, connection).await
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use ezq_core::engine::LeaseRequest;
-use ezq_core::{Delivery, Due, Engine, ErrorKind, MessageId, Outgoing, QueueName};
+use ezq_core::{Delivery, Due, Engine, ErrorKind, Outgoing, QueueName};
 use ezq_pgmq::PgmqEngine;
 use sqlx::postgres::PgConnection;
 
@@ -42,6 +42,7 @@ async fn fills_in_every_field_of_a_delivery() {
     assert!(first.due <= first.leased_at && first.enqueued_at <= first.leased_at);
     let [_, rel, due] = first.receipt.token();
     assert_eq!(due, first.due.timestamp_micros());
+    assert_eq!(first.receipt.message_id().stored_at(), Some(first.enqueued_at));
     let sql = format!("SELECT 'pgmq.q_{queue}'::regclass::oid::bigint");
     assert_eq!(rel, scalar::<i64>(&mut connection().await, &sql).await);
     expire(&queue).await;
@@ -116,12 +117,12 @@ async fn ids_go_beyond_32_bits() {
     let sql = format!("SELECT setval('pgmq.q_{queue}_msg_id_seq', 1::bigint << 40)");
     run(&mut connection().await, &sql).await;
     let ids = publish(&engine, &queue, &["1"]).await;
-    assert_eq!(ids, [MessageId::Number((1 << 40) + 1)]);
+    assert_eq!(ids[0].as_number(), Some((1 << 40) + 1));
     let delivery = lease_one(&engine, &queue).await;
     let outcomes = engine.settle(&queue, vec![(delivery.receipt, dead())]).await.unwrap();
     assert!(matches!(outcomes[..], [ezq_core::SettleOutcome::Done]));
     let dead = engine.dead_letters().unwrap().list(&queue, None, 10).await.unwrap();
-    assert_eq!(dead[0].original_id, Some(MessageId::Number((1 << 40) + 1)));
+    assert_eq!(dead[0].original_id.as_ref(), Some(&ids[0]));
 }
 
 #[tokio::test]

@@ -24,6 +24,10 @@ impl Harness for Pgmq {
         query.execute(&mut connection().await).await.is_ok()
     }
 
+    async fn lose_newest(&self, queue: &str) -> Option<String> {
+        lose_newest(&mut connection().await, queue).await
+    }
+
     async fn discard(&self, queue: &QueueName) {
         for name in [queue.to_string(), queue.dead_letters()] {
             run(&mut connection().await, &format!("SELECT pgmq.drop_queue('{name}')")).await;

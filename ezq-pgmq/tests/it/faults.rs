@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use ezq_core::engine::LeaseRequest;
-use ezq_core::{Engine, Error, ErrorKind, ExtendOutcome, QueueName, SettleOutcome};
+use ezq_core::{Engine, Error, ErrorKind, ExtendOutcome, QueueName, Settle, SettleOutcome};
 use ezq_pgmq::embedded::EmbeddedPostgres;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 
 use crate::support::*;
 
@@ -103,6 +105,38 @@ async fn a_cut_connection_is_opened_again() {
     let outcomes = until_it_works(settle).await;
     assert!(matches!(outcomes[..], [SettleOutcome::Done]));
     until_it_works(|| engine.stats(&queue)).await;
+}
+
+#[tokio::test]
+async fn a_receipt_from_before_a_crash_of_an_unlogged_queue_holds_no_message_of_after() {
+    let server = EmbeddedPostgres::builder().start().await.unwrap();
+    let engine = engine_at(&server.url()).await;
+    let queue = unique("q");
+    let mut own = PgConnection::connect(&server.url()).await.unwrap();
+    run(&mut own, &format!("SELECT pgmq.create_unlogged('{queue}')")).await;
+    engine.ensure_queue(&queue).await.unwrap();
+    publish(&engine, &queue, &["\"before\""]).await;
+    let before = lease_one(&engine, &queue).await.receipt;
+    server.stop(true).await.unwrap();
+    server.start_again().await.unwrap();
+
+    // The crash has emptied the table and begun its ids anew.
+    until_it_works(|| engine.publish(vec![message(&queue, "\"after\"")])).await;
+    let leased = until_it_works(|| engine.lease(request(&queue, TTL))).await;
+    let after = leased.deliveries.into_iter().next().unwrap().receipt;
+    assert_eq!(after.message_id().as_number(), before.message_id().as_number());
+    assert_eq!(after.token()[..2], before.token()[..2], "only the time tells them apart");
+
+    let receipts = [before.clone(), after.clone()];
+    let extended = until_it_works(|| engine.extend(&queue, &receipts, TTL)).await;
+    assert_eq!(extended, [ExtendOutcome::LeaseLost, ExtendOutcome::Extended]);
+    for settle in [ack(), retry(Duration::ZERO), dead(), Settle::Release] {
+        let late = || engine.settle(&queue, vec![(before.clone(), settle.clone())]);
+        let outcomes = until_it_works(late).await;
+        assert!(matches!(outcomes[..], [SettleOutcome::LeaseLost]), "{settle:?}: {outcomes:?}");
+    }
+    let outcomes = engine.settle(&queue, vec![(after, ack())]).await.unwrap();
+    assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
 }
 
 #[tokio::test]

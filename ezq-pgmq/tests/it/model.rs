@@ -69,6 +69,10 @@ impl Harness for Moved {
         run(&mut *self.clock.lock().await, &sql).await;
     }
 
+    async fn lose_newest(&self, queue: &str) -> Option<String> {
+        lose_newest(&mut *self.clock.lock().await, queue).await
+    }
+
     async fn discard(&self, queue: &QueueName) {
         let mut connection = self.clock.lock().await;
         for name in [queue.to_string(), queue.dead_letters()] {

@@ -144,6 +144,19 @@ pub(crate) async fn lease_one(engine: &PgmqEngine, queue: &QueueName) -> Deliver
     deliveries.remove(0)
 }
 
+/// Loses the newest message of a queue and takes its sequence back, as a fail-over to a replica that
+/// lags does; its body.
+pub(crate) async fn lose_newest(connection: &mut PgConnection, queue: &str) -> Option<String> {
+    let table = format!("pgmq.q_{queue}");
+    let sql = format!(
+        "WITH lost AS (
+           DELETE FROM {table} WHERE msg_id = (SELECT max(msg_id) FROM {table})
+           RETURNING msg_id, message::text AS body)
+         SELECT body FROM lost, setval(pg_get_serial_sequence('{table}', 'msg_id'), msg_id, false)"
+    );
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(connection).await.unwrap()
+}
+
 /// Lets every lease of a queue run out, without waiting.
 pub(crate) async fn expire(queue: &QueueName) {
     let sql = format!("UPDATE pgmq.q_{queue} SET vt = clock_timestamp() - interval '1 ms'");

@@ -1,0 +1,124 @@
+//! What identifies one delivery on PGMQ, as statements take it.
+//!
+//! Number, counters and table are not enough. After a fail-over to a replica that lags, and after a
+//! crash of an unlogged queue, the sequence issues numbers again: a new message then has the number,
+//! the table and the first `read_ct` of one that is gone. The time at which a message was stored
+//! tells them apart.
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::Death;
+use ezq_core::headers::{Headers, REDRIVEN};
+use ezq_core::{MessageId, Receipt};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use crate::sql;
+
+/// What a receipt fences by: number, counters, table, and when its message was stored.
+pub(crate) type Key = (i64, i64, i64, DateTime<Utc>);
+
+/// The key of a receipt; `None` if another engine gave it.
+pub(crate) fn key(receipt: &Receipt) -> Option<Key> {
+    let [fence, rel, _due_us] = receipt.token();
+    let id = receipt.message_id();
+    Some((id.as_number()?, fence, rel, id.stored_at()?))
+}
+
+/// Keys column by column, in the order of the parameters of [`RECEIPTS`].
+#[derive(Default)]
+pub(crate) struct Columns {
+    pub(crate) ids: Vec<i64>,
+    pub(crate) fences: Vec<i64>,
+    pub(crate) rels: Vec<i64>,
+    pub(crate) times: Vec<DateTime<Utc>>,
+}
+
+impl Extend<Key> for Columns {
+    fn extend<T: IntoIterator<Item = Key>>(&mut self, keys: T) {
+        for (id, fence, rel, at) in keys {
+            self.ids.push(id);
+            self.fences.push(fence);
+            self.rels.push(rel);
+            self.times.push(at);
+        }
+    }
+}
+
+impl FromIterator<Key> for Columns {
+    fn from_iter<T: IntoIterator<Item = Key>>(keys: T) -> Self {
+        let mut columns = Self::default();
+        columns.extend(keys);
+        columns
+    }
+}
+
+/// `$1` to `$4`, as [`Columns`] has them, as a table `w`.
+pub(crate) const RECEIPTS: &str = "unnest($1::bigint[], $2::bigint[], $3::bigint[], \
+                                   $4::timestamptz[]) AS w(id, fence, rel, at)";
+
+/// The rows that still carry the receipts' keys, locked in the order of their ids, from a table
+/// expression `w` with the columns of [`RECEIPTS`]. Waiting for a lock checks the row again as it is
+/// then.
+///
+/// Each row is looked up by its key, whatever the planner thinks of the table: a subquery that locks
+/// is not merged into a join, and a nested loop keeps the order of the ids.
+pub(crate) fn locked(table: &str, columns: &str, from: &str, wait: &str) -> String {
+    let carries = carries("q", "w.fence", "w.rel", "w.at");
+    format!(
+        "SELECT w.id AS msg_id, w.fence, w.rel, w.at{columns} \
+         FROM (SELECT w.* FROM {from} ORDER BY w.id) w CROSS JOIN LATERAL ( \
+           SELECT 1 FROM {table} q WHERE q.msg_id = w.id AND {carries} FOR UPDATE{wait}) q"
+    )
+}
+
+/// Bounds a statement to the rows of the table expression `locked`, whatever the planner thinks of
+/// their number.
+pub(crate) const ONLY_LOCKED: &str =
+    "q.msg_id = l.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM locked))";
+
+/// A row that was found by its number carries the rest of a key.
+pub(crate) fn carries(row: &str, fence: &str, rel: &str, at: &str) -> String {
+    let stored_at = sql::bounded(&format!("{row}.enqueued_at"));
+    format!(
+        "{} = {fence} AND {row}.tableoid::bigint = {rel} AND {stored_at} = {at}",
+        self::fence(row)
+    )
+}
+
+/// The counters of a row: the read count, which every delivery raises, and above it the number of
+/// returns, which every retry and release raises. So a receipt is void once the message was handed
+/// out again, and also once it was itself used.
+pub(crate) fn fence(row: &str) -> String {
+    let returned = sql::returned(&format!("{row}.headers"));
+    format!("({row}.read_ct + ({returned} << 32))")
+}
+
+/// A row is the message that an id means: an id without a time means whichever has its number.
+pub(crate) fn is_meant(row: &str, number: &str, at: &str) -> String {
+    let stored_at = sql::bounded(&format!("{row}.enqueued_at"));
+    format!("{row}.msg_id = {number} AND {stored_at} = coalesce({at}, {stored_at})")
+}
+
+/// The id in the columns `msg_id` and `enqueued_at`.
+pub(crate) fn message_id(row: &PgRow) -> Result<MessageId, sqlx::Error> {
+    Ok(dated(row.try_get("msg_id")?, row.try_get("enqueued_at")?))
+}
+
+/// When a message was first stored, if it was redriven since: then its row tells when that was.
+pub(crate) fn first_stored(headers: &Headers) -> Option<DateTime<Utc>> {
+    Death::read(headers.value(REDRIVEN)?).enqueued_at
+}
+
+/// The id that a dead letter had in its queue.
+pub(crate) fn original(death: &Death) -> Option<MessageId> {
+    let id = death.message_id.as_ref()?;
+    Some(match (id.as_number(), death.enqueued_at) {
+        (Some(number), Some(stored_at)) => dated(number, stored_at),
+        _ => id.clone(),
+    })
+}
+
+/// The id of the message with this number that was stored then.
+pub(crate) fn dated(number: i64, stored_at: DateTime<Utc>) -> MessageId {
+    MessageId::Dated { number, stored_at }
+}
