@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::engine::MessageId;
 use crate::envelope::{AttributeValue, Data, Envelope, RESERVED, VERSION_ATTRIBUTE};
 use crate::event::{End, Event, Interrupt};
-use crate::headers::{Headers, REPLAY};
+use crate::headers::{DATA, Headers, REPLAY};
 use crate::{Error, ErrorKind, QueueName, Result};
 
 /// Where the version of an event in the flat form stands, by the name that [`RawJson`](crate::RawJson)
@@ -69,7 +69,7 @@ pub(crate) fn flat_id(queue: &QueueName, message_id: &MessageId) -> String {
 ///
 /// # Errors
 /// [`ErrorKind::InvalidEvent`] when the event is nested deeper than [`MAX_NESTING`], or when the
-/// flat form is asked for and the data is not an object without `_type`.
+/// flat form is asked for and the data is not an object without `_type` and `specversion`.
 pub fn encode(envelope: &Envelope, format: WireFormat) -> Result<String> {
     let invalid = |why: String| Error::new(ErrorKind::InvalidEvent, why);
     let body = match format {
@@ -187,6 +187,17 @@ pub(crate) fn keep_beside_flat(envelope: &Envelope, headers: &mut Headers) {
     if let Some(version) = envelope.extensions.get(VERSION_ATTRIBUTE) {
         headers.insert(FLAT_VERSION, version.to_json());
     }
+    keep_beside(envelope, headers);
+}
+
+/// Keeps beside a body what data it stands for, where it does not tell `null` from none, or both
+/// from an empty object.
+pub(crate) fn keep_beside(envelope: &Envelope, headers: &mut Headers) {
+    match &envelope.data {
+        Data::None => headers.insert(DATA, "none"),
+        Data::Json(raw) if raw.get().trim() == "null" => headers.insert(DATA, "null"),
+        Data::Json(_) | Data::Base64(_) => {}
+    }
 }
 
 fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
@@ -194,6 +205,10 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
     if event_type.is_empty() {
         return Err(undecodable("`_type` is empty".into()));
     }
+    let raw = |text: String| {
+        RawValue::from_string(text)
+            .map_err(|error| undecodable("the flat body cannot be read".into()).with_source(error))
+    };
     let mut data = String::from("{");
     for (name, raw) in members.0.iter().filter(|(name, _)| name != "_type") {
         if data.len() > 1 {
@@ -204,8 +219,12 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
         data.push_str(raw.get());
     }
     data.push('}');
-    let data = RawValue::from_string(data)
-        .map_err(|error| undecodable("the flat body cannot be read".into()).with_source(error))?;
+    let is_empty = members.0.len() == 1;
+    let data = match origin.headers.text(DATA) {
+        Some("none") if is_empty => Data::None,
+        Some("null") if is_empty => Data::Json(raw("null".into())?),
+        _ => Data::Json(raw(data)?),
+    };
     let version = origin.headers.value(FLAT_VERSION).and_then(AttributeValue::from_json);
     let (queue, message_id) = replayed(origin.headers)
         .unwrap_or_else(|| (origin.queue.clone(), origin.message_id.clone()));
@@ -221,7 +240,7 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
             .map(|version| (VERSION_ATTRIBUTE.to_owned(), version))
             .into_iter()
             .collect(),
-        data: Data::Json(data),
+        data,
     }
     .validated(ErrorKind::Decode)
 }
@@ -246,12 +265,18 @@ fn flat(envelope: &Envelope, format: WireFormat) -> Result<String, String> {
         (Interrupt::TYPE, _) => "EZQInterruptEvent",
         (name, _) => name,
     };
+    if envelope.data_base64().is_some() {
+        return Err(format!("`{name}` has no flat form: its data is binary"));
+    }
     let data = envelope.data().unwrap_or("{}");
     let data = if data == "null" { "{}" } else { data };
     let members: Members<'_> = serde_json::from_str(data)
         .map_err(|_| format!("`{name}` has no flat form: its data is not an object"))?;
-    if members.find("_type").is_some() {
-        return Err(format!("`{name}` has no flat form: its data has a field `_type`"));
+    // By either name a reader would take the payload for what tells what the body is.
+    for field in ["_type", "specversion"] {
+        if members.find(field).is_some() {
+            return Err(format!("`{name}` has no flat form: its data has a field `{field}`"));
+        }
     }
     let name = quoted(name).map_err(|error| error.to_string())?;
     let rest = data.trim_start().trim_start_matches('{');

@@ -270,7 +270,7 @@ impl Codecs {
 
 /// Writes a form that says itself what it is, and beside it what it has no place for.
 fn plainly(format: WireFormat, event: &Envelope, headers: &mut Headers) -> Result<String> {
-    if format == WireFormat::Flat {
+    if format != WireFormat::CloudEvents {
         keep_beside_flat(event, headers);
     }
     encode(event, format)

@@ -7,11 +7,14 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, FixedOffset, Utc};
 use serde::de::DeserializeOwned;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use crate::finite;
 use crate::{Error, ErrorKind, Event, Result};
 
 /// The extension attribute that carries an event's version; absent means 1.
@@ -205,19 +208,32 @@ impl Envelope {
 
     pub(crate) fn decode_data<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let text = match &self.data {
-            Data::Json(raw) => raw.get(),
-            // A unit struct reads `null`, one whose fields may all be absent `{}`.
-            Data::None => match serde_json::from_str("null") {
-                Ok(unit) => return Ok(unit),
-                Err(_) => "{}",
-            },
-            Data::Base64(_) => {
-                return Err(Error::new(ErrorKind::Decode, format!("`{name}` has binary data")));
-            }
+            Data::Json(raw) => Cow::Borrowed(raw.get()),
+            Data::None => Cow::Borrowed("null"),
+            Data::Base64(text) => Cow::Owned(self.json_in_base64(name, text)?),
         };
-        serde_json::from_str(text).map_err(|error| {
+        let refused = |error: serde_json::Error| {
             let message = format!("the data is not a `{name}`");
             Error::new(ErrorKind::Decode, message).with_source(error)
+        };
+        // A unit struct is `null`, one whose fields may all be absent `{}`. Other languages, the
+        // flat form and what has no data at all do not tell them apart.
+        let other = match text.trim() {
+            "null" => "{}",
+            "{}" => "null",
+            _ => return serde_json::from_str(&text).map_err(refused),
+        };
+        serde_json::from_str(&text)
+            .or_else(|error| serde_json::from_str(other).map_err(|_| refused(error)))
+    }
+
+    /// Binary data that is said to be JSON, or not said to be anything else.
+    fn json_in_base64(&self, name: &str, text: &str) -> Result<String> {
+        let is_json = self.datacontenttype.as_deref().is_none_or(is_json);
+        let bytes = STANDARD.decode(text).ok().filter(|_| is_json);
+        bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| {
+            let text = format!("`{name}` has binary data, which is not JSON");
+            Error::new(ErrorKind::Decode, text)
         })
     }
 
@@ -268,6 +284,12 @@ impl Envelope {
             Err(what) => Err(Error::new(kind, what)),
         }
     }
+}
+
+/// Whether a media type means JSON.
+fn is_json(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence.ends_with("+json") || matches!(&*essence, "application/json" | "text/json")
 }
 
 /// The attributes that are no extensions, and the data.
@@ -344,13 +366,9 @@ impl EnvelopeBuilder {
     /// Sets the data from any value.
     ///
     /// # Errors
-    /// [`ErrorKind::Encode`] when the value cannot be written as JSON.
+    /// [`ErrorKind::Encode`] when the value cannot be written as JSON, as NaN and the infinities.
     pub fn data(mut self, value: &(impl Serialize + ?Sized)) -> Result<Self> {
-        let raw = serde_json::value::to_raw_value(value).map_err(|error| {
-            let message = format!("`{}` cannot be written as JSON", self.0.event_type);
-            Error::new(ErrorKind::Encode, message).with_source(error)
-        })?;
-        self.0.data = Data::Json(raw);
+        self.0.data = Data::Json(finite::to_json(&self.0.event_type, value)?);
         Ok(self)
     }
 

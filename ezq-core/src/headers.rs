@@ -36,6 +36,8 @@ pub const CORRELATION_ID: &str = "correlation-id";
 pub const CAUSATION_ID: &str = "causation-id";
 /// The codec that wrote the body, where that does not say itself what it is.
 pub const CODEC: &str = "ezq-codec";
+/// What an event carries, where its body cannot say so: `none` for no data, `null` for `null`.
+pub const DATA: &str = "ezq-data";
 /// Begins the headers that hold an event's attributes, as in CloudEvents' HTTP binding, where the
 /// body does not.
 pub const CE_PREFIX: &str = "ce-";

@@ -26,6 +26,7 @@ mod error;
 mod event;
 mod extract;
 mod finishing;
+mod finite;
 mod gathering;
 mod handler;
 pub mod headers;

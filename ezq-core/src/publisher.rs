@@ -11,6 +11,7 @@ use crate::engine::{Dedupe, Due, MessageId, Original, Outgoing, PublishOutcome};
 use crate::engines::Engines;
 use crate::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::extract::States;
+use crate::finite;
 use crate::headers::{self, Headers};
 use crate::notices::Notices;
 use crate::publish::{Publish, PublishAll, PublishOptions};
@@ -62,20 +63,14 @@ enum Content {
 
 impl Draft {
     pub(crate) fn of<E: Event>(event: &E) -> Result<Self> {
-        let data = serde_json::value::to_raw_value(event).map_err(|error| {
-            Error::new(ErrorKind::Encode, format!("`{}` cannot be written as JSON", E::TYPE))
-                .with_source(error)
-        })?;
+        let data = finite::to_json(E::TYPE, event)?;
         let content = Content::Event { event_type: E::TYPE, version: E::VERSION, data };
         Ok(Self { content, queue: E::QUEUE, key: event.key(), codec: E::CODEC })
     }
 
     /// A schedule's tick, under the type name of the function that takes it.
     pub(crate) fn tick(event_type: &'static str, tick: &Tick) -> Result<Self> {
-        let data = serde_json::value::to_raw_value(tick).map_err(|error| {
-            let message = format!("`{event_type}` cannot be written as JSON");
-            Error::new(ErrorKind::Encode, message).with_source(error)
-        })?;
+        let data = finite::to_json(event_type, tick)?;
         let content = Content::Event { event_type, version: 1, data };
         Ok(Self { content, queue: None, key: None, codec: None })
     }

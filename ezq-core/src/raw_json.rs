@@ -2,9 +2,10 @@
 
 use chrono::DateTime;
 
-use crate::codec::{decode, flat_id, plain_type};
+use crate::codec::{decode, flat_id, keep_beside, plain_type};
 use crate::codecs::{Codec, CodecError};
-use crate::headers::{CE_ID, CE_PREFIX, CE_TYPE, Headers};
+use crate::envelope::Data;
+use crate::headers::{CE_ID, CE_PREFIX, CE_TYPE, DATA, Headers};
 use crate::{AttributeValue, Envelope, Origin};
 
 /// Bodies that are the payload and nothing else, for queues that other programs write to or read
@@ -63,6 +64,7 @@ impl Codec for RawJson {
         for (name, value) in event.extensions() {
             headers.insert(format!("{CE_PREFIX}{name}"), value.to_json());
         }
+        keep_beside(event, headers);
         Ok(event.data().unwrap_or("null").to_owned())
     }
 
@@ -94,6 +96,9 @@ impl Codec for RawJson {
                     event = event.extension(name, value.unwrap_or(AttributeValue::Text(text)));
                 }
             }
+        }
+        if headers.text(DATA) == Some("none") && body == "null" {
+            event.0.data = Data::None;
         }
         Ok(event.build()?)
     }

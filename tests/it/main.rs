@@ -31,6 +31,7 @@ mod processes;
 mod proxy;
 mod publishing;
 mod reach;
+mod round_trips;
 mod routing;
 mod schedules;
 mod several_engines;
