@@ -1,5 +1,7 @@
 //! What is captured: looked at, and removed.
 
+use std::cmp::Ordering;
+
 use ezq_core::{Error, QueueName, Result};
 use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -101,8 +103,39 @@ async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<boo
 pub(super) struct Found {
     pub(super) captured: CapturedTable,
     pub(super) function: String,
-    pub(super) source: String,
     pub(super) triggers: Vec<String>,
+    /// Of the function and triggers.
+    pub(super) version: u64,
+    config: Value,
+    source: String,
+}
+
+/// How a capture stands to what is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Absent,
+    /// As this ezq makes it, or a newer one.
+    Good,
+    /// With the same options, by an older ezq.
+    Older,
+    /// With other options, by a newer ezq.
+    Newer,
+    /// With other options, or with something missing or changed.
+    Other,
+}
+
+impl Found {
+    pub(super) fn standing(&self, config: &Value) -> Standing {
+        let is_same = self.config == *config;
+        let is_whole = self.triggers.len() == sql::TRIGGERS.len();
+        match self.version.cmp(&sql::VERSION) {
+            Ordering::Greater if is_same => Standing::Good,
+            Ordering::Greater => Standing::Newer,
+            Ordering::Less if is_same && is_whole => Standing::Older,
+            Ordering::Equal if self.source == sql::body(config) && is_whole => Standing::Good,
+            Ordering::Less | Ordering::Equal => Standing::Other,
+        }
+    }
 }
 
 pub(super) async fn of(
@@ -116,8 +149,9 @@ pub(super) async fn of(
 fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
     // Anyone who owns the function may change its comment: what cannot be read is told as empty.
     let config: Option<String> = row.try_get("config")?;
-    let config: Value =
+    let mut config: Value =
         config.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let version = config.as_object_mut().and_then(|config| config.remove(sql::VERSION_FIELD));
     let text = |field: &str| config.get(field).and_then(Value::as_str).map(str::to_owned);
     let columns = config.get("columns").and_then(Value::as_array);
     let names = |names: &Vec<Value>| {
@@ -136,8 +170,11 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
     Ok(Found {
         captured,
         function: row.try_get("function")?,
-        source: row.try_get("source")?,
         triggers: row.try_get("triggers")?,
+        // The first one did not say.
+        version: version.and_then(|version| version.as_u64()).unwrap_or(1),
+        config,
+        source: row.try_get("source")?,
     })
 }
 

@@ -8,20 +8,18 @@ pub(crate) mod feeds;
 mod list;
 pub(crate) mod looks;
 mod sql;
+mod table;
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use ezq_core::{Engine as _, Error, ErrorKind, QueueName, Result};
-use serde_json::{Value, json};
-use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::Connection as _;
 
 pub use list::{CapturedTable, Captures};
 
 use crate::PgmqEngine;
-use crate::install::{LOCK, LOCK_KEY, quoted};
-use crate::{error, schema};
+use table::Table;
 
 /// The events of a capture in the making: await it to install the triggers.
 ///
@@ -34,7 +32,9 @@ use crate::{error, schema};
 /// not wait for each other: of the processes that consume the queue one looks for what was committed,
 /// every 50 ms, by a statement that reads no table, and wakes the others.
 ///
-/// To capture again with the same options changes nothing, takes no lock on the table, and may be
+/// What a newer ezq captured with the same options is left as it is; what an older one captured is
+/// brought up to date, or with `manage_schema(false)` left as it is, with a warning that says what to
+/// run. To capture again with the same options changes nothing, takes no lock on the table, and may be
 /// done by every process at its start; other options replace what was said before. A table has one
 /// capture.
 ///
@@ -44,20 +44,32 @@ use crate::{error, schema};
 /// partitions, tables that inherit, views, foreign and temporary tables are refused; a captured table
 /// that is made a partition later is no longer covered, and refused when it is captured again.
 ///
-/// A row is told as `to_jsonb` has it. What that cannot hold fails the writer's statement: of a `json`
-/// column `\u0000` and numbers past the range of `numeric`, and rows beyond 255 MB. Such columns are
-/// to be [left out](Self::without).
+/// A row is told as `to_jsonb` has it, whatever the writer's session says of formats. Of a type that
+/// belongs to another role than the one that captures, and to no superuser, a cast to `json` is not
+/// used, since it is that role's code: the value is told as text, an array as an array of texts, and a
+/// composite value that holds such a one as text.
+///
+/// What `jsonb` cannot hold fails the writer's statement: of a `json` column `\u0000` and numbers past
+/// the range of `numeric`, and rows beyond 255 MB. Such columns are to be [left out](Self::without).
 ///
 /// # Order
 /// Events are stored in the order of the statements. They are handled in no particular order, unless
 /// they have a [`key`](Self::key). Where another `AFTER` trigger of the table changes it once more,
 /// that change is stored first.
 ///
+/// # Rights
+/// The writer needs no right on queues: the triggers store events with the rights of the role that
+/// captured, and run nobody else's code with them but that of the queue's table (its owner's triggers
+/// and constraints), as any publish of that role does. A superuser's rights are not lent even so: where
+/// a queue's table, one of its triggers, or the subscriptions belong to another role that is no
+/// superuser, a superuser cannot capture.
+///
 /// # Errors
-/// [`ErrorKind::Configuration`] for a table or column that does not exist,
-/// [`ErrorKind::Unsupported`] for what cannot be captured, [`ErrorKind::Permission`] where the role
-/// lacks a right: it needs `TRIGGER` and `SELECT` on the table, `INSERT` on the queue, and `CREATE`
-/// on the schema `ezq`; [`ErrorKind::SchemaMissing`] where
+/// [`ErrorKind::Configuration`] for a table or column that does not exist, and for other options than
+/// those of a newer ezq that captured it; [`ErrorKind::Unsupported`] for what cannot be captured;
+/// [`ErrorKind::Permission`] where the role lacks a right (it needs `TRIGGER` and `SELECT` on the
+/// table, `INSERT` on the queue, and `CREATE` on the schema `ezq`), and to a superuser whose rights
+/// would be lent; [`ErrorKind::SchemaMissing`] where
 /// [`manage_schema`](crate::PgmqConfig::manage_schema) is off and something is to be made, with the
 /// statements to run; [`ErrorKind::Transient`] when the table was in use for longer than three
 /// seconds.
@@ -148,6 +160,7 @@ impl Capture {
                 }
                 None => ezq_core::engine::Broadcasts::ready(&engine).await?,
             }
+            table.refuse_lending(&mut connection, queue.as_ref(), &engine).await?;
             table.install(&mut connection, &engine, &config).await
         };
         let installed = installed.await;
@@ -188,200 +201,10 @@ impl PgmqEngine {
     }
 }
 
-/// A table that can be captured.
-struct Table {
-    oid: i64,
-    schema: String,
-    name: String,
-    columns: Vec<String>,
-}
-
-impl Table {
-    async fn find(connection: &mut PgConnection, name: &str, engine: &PgmqEngine) -> Result<Self> {
-        let asked = sqlx::query(sql::TABLE).bind(name).fetch_optional(&mut *connection).await;
-        let row = asked.map_err(|failure| match error::is_name(&failure) {
-            true => absent(name).with_source(failure),
-            false => error::of(failure, engine.connector().place()),
-        })?;
-        let row = row.ok_or_else(|| absent(name))?;
-        let table = Self {
-            oid: get(&row, "oid")?,
-            schema: get(&row, "schema")?,
-            name: get(&row, "name")?,
-            columns: get(&row, "columns")?,
-        };
-        let kind: String = get(&row, "kind")?;
-        let what = match kind.as_str() {
-            "p" => "a partitioned table: capture something else, or publish where it is written",
-            "v" | "m" => "a view: capture the tables that it shows",
-            "f" => "a foreign table: capture it where it is stored",
-            "r" if get(&row, "is_partition")? => {
-                "a partition, and what is written to the whole table \
-                would go past its triggers"
-            }
-            "r" if get(&row, "inherits")? => {
-                "part of an inheritance, in which statements on one table \
-                change another"
-            }
-            "r" if get(&row, "is_temporary")? => "temporary: it is gone when its session ends",
-            "r" if table.is_internal() => "the database's, PGMQ's or ezq's own",
-            "r" => "",
-            _ => "no table",
-        };
-        if !what.is_empty() {
-            let message = format!("`{name}` cannot be captured: it is {what}");
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-        if !get::<bool>(&row, "is_ours")? {
-            let (role, table) = (&engine.connector().place().role, table.quoted());
-            let message = format!(
-                "the role `{role}` may not capture `{name}`: run `grant trigger, select on {table} to {role}`"
-            );
-            return Err(Error::new(ErrorKind::Permission, message));
-        }
-        Ok(table)
-    }
-
-    fn is_internal(&self) -> bool {
-        matches!(self.schema.as_str(), "pgmq" | "ezq" | "information_schema")
-            || self.schema.starts_with("pg_")
-    }
-
-    fn quoted(&self) -> String {
-        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
-    }
-
-    /// What the function is to know, as it is kept.
-    fn config(
-        &self,
-        source: &str,
-        queue: Option<&QueueName>,
-        name: Option<String>,
-        columns: Columns,
-        key: Option<String>,
-    ) -> Result<Value> {
-        let name = name.unwrap_or_else(|| match self.schema.as_str() {
-            "public" => self.name.clone(),
-            schema => format!("{schema}.{}", self.name),
-        });
-        if name.is_empty() || source.is_empty() {
-            let message = "the name and the source of captured events must not be empty";
-            return Err(Error::new(ErrorKind::Configuration, message));
-        }
-        let mut config = json!({ "name": name, "source": source });
-        if let Some(queue) = queue {
-            config["queue"] = queue.as_str().into();
-        }
-        let kept = match columns {
-            Columns::All => None,
-            Columns::Only(only) => Some(self.known(only)?),
-            Columns::Without(without) => {
-                let without = self.known(without)?;
-                let kept = self.columns.iter().filter(|name| !without.contains(name));
-                Some(kept.cloned().collect::<Vec<_>>())
-            }
-        };
-        if let Some(key) = key {
-            let key = self.known(vec![key])?.remove(0);
-            if kept.as_ref().is_some_and(|kept| !kept.contains(&key)) {
-                let message = format!("the column `{key}` cannot be the key: it is left out");
-                return Err(Error::new(ErrorKind::Configuration, message));
-            }
-            config["key"] = key.into();
-        }
-        if let Some(kept) = kept {
-            if kept.is_empty() {
-                let message = format!("no column of {} is left to be captured", self.quoted());
-                return Err(Error::new(ErrorKind::Configuration, message));
-            }
-            config["columns"] = kept.into();
-        }
-        Ok(config)
-    }
-
-    fn known(&self, names: Vec<String>) -> Result<Vec<String>> {
-        match names.iter().find(|name| !self.columns.contains(name)) {
-            None => Ok(names),
-            Some(name) => {
-                let (table, columns) = (self.quoted(), self.columns.join("`, `"));
-                let message = format!("{table} has no column `{name}`; it has `{columns}`");
-                Err(Error::new(ErrorKind::Configuration, message))
-            }
-        }
-    }
-
-    async fn install(
-        &self,
-        connection: &mut PgConnection,
-        engine: &PgmqEngine,
-        config: &Value,
-    ) -> Result<CapturedTable> {
-        let failed = |failure| list::failed(failure, engine);
-        let text = config.to_string();
-        let stands =
-            |found: &list::Found| found.source == sql::body(&text) && found.triggers.len() == 4;
-        let found = list::of(connection, Some(self.oid)).await.map_err(failed)?;
-        if let Some(found) = found.into_iter().find(stands) {
-            return Ok(found.captured);
-        }
-        if !engine.manages_schema() {
-            let name = self.function();
-            let (function, have) = (sql::function(&name, &text), Vec::new());
-            let triggers = sql::triggers(&self.schema, &self.name, &name, &have);
-            let message = format!(
-                "{} is not captured so, and nothing is to be created: run this there as its owner\n\
-                 create schema if not exists ezq;\n{function}\n{triggers}notify {};",
-                self.quoted(),
-                feeds::CHANNEL
-            );
-            return Err(Error::new(ErrorKind::SchemaMissing, message));
-        }
-        let mut tx = connection.begin().await.map_err(failed)?;
-        let made = async {
-            sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
-            sqlx::query("SET LOCAL lock_timeout = '3s'").execute(&mut *tx).await?;
-            schema::create_schema(&mut tx).await?;
-            // Another may have been faster.
-            let found = list::of(&mut tx, Some(self.oid)).await?.pop();
-            let (name, have) = match &found {
-                Some(found) => (found.function.clone(), found.triggers.clone()),
-                None => (self.function(), Vec::new()),
-            };
-            let mut statements = sql::function(&name, &text);
-            statements.push_str(&sql::triggers(&self.schema, &self.name, &name, &have));
-            sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *tx).await?;
-            let orphans: Vec<String> = sqlx::query_scalar(sql::ORPHANS).fetch_all(&mut *tx).await?;
-            for orphan in orphans {
-                sqlx::raw_sql(AssertSqlSafe(sql::drop(&orphan))).execute(&mut *tx).await?;
-            }
-            // Who consumes its queues has to look for its changes.
-            sqlx::query("SELECT pg_notify($1, '')").bind(feeds::CHANNEL).execute(&mut *tx).await?;
-            let captured = list::of(&mut tx, Some(self.oid)).await?.pop();
-            tx.commit().await?;
-            captured.map(|found| found.captured).ok_or(sqlx::Error::RowNotFound)
-        };
-        made.await.map_err(failed)
-    }
-
-    /// A new name: an id of the table would not be unique after a dump was restored.
-    fn function(&self) -> String {
-        format!("capture_{}_{:016x}", self.oid, rand::random::<u64>())
-    }
-}
-
 fn absent(name: &str) -> Error {
     let message = format!(
         "there is no table `{name}`: write it as SQL does, with `\"` around capital letters and the schema \
          before it, such as `public.\"Users\"`"
     );
     Error::new(ErrorKind::Configuration, message)
-}
-
-fn get<'r, T>(row: &'r sqlx::postgres::PgRow, column: &str) -> Result<T>
-where
-    T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
-{
-    let unread =
-        |failure| Error::new(ErrorKind::Engine, "cannot read the catalogue").with_source(failure);
-    row.try_get(column).map_err(|failure: sqlx::Error| unread(failure))
 }

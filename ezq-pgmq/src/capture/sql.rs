@@ -5,12 +5,19 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 use crate::install::quoted;
 
 /// What the types of captured events end with.
 pub(super) const OPERATIONS: [&str; 4] = ["created", "updated", "deleted", "truncated"];
 
 const BODY: &str = include_str!("function.sql");
+/// Rises with every change of the function or its triggers. Of two processes with different ones the
+/// newer one's stays.
+pub(super) const VERSION: u64 = 2;
+/// Where the function's comment tells it, beside the options.
+pub(super) const VERSION_FIELD: &str = "version";
 
 /// A table as the catalogue has it.
 pub(super) const TABLE: &str = "
@@ -46,8 +53,26 @@ pub(super) const ORPHANS: &str = "
       AND p.prorettype = 'trigger'::regtype AND pg_has_role(p.proowner, 'USAGE')
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid)";
 
+/// A role that is no superuser and whose code an insert into a table (`$1`) would run, or the function
+/// that tells who is subscribed (`$2`), if this role is one.
+pub(super) const LENT: &str = "
+    SELECT o.rolname::text
+    FROM pg_catalog.pg_roles me
+    CROSS JOIN LATERAL (
+      SELECT relowner FROM pg_catalog.pg_class WHERE oid = to_regclass($1)
+      UNION ALL
+      SELECT p.proowner FROM pg_catalog.pg_trigger t
+      JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+      WHERE t.tgrelid = to_regclass($1) AND NOT t.tgisinternal
+      UNION ALL
+      SELECT proowner FROM pg_catalog.pg_proc
+      WHERE $2 AND oid = to_regprocedure('ezq.recipients(text)')) owner(id)
+    JOIN pg_catalog.pg_roles o ON o.oid = owner.id
+    WHERE me.rolname = current_user AND me.rolsuper AND NOT o.rolsuper
+    LIMIT 1";
+
 /// Each trigger: its name, when it fires, and which versions of the rows it is shown.
-const TRIGGERS: [(&str, &str, &str); 4] = [
+pub(super) const TRIGGERS: [(&str, &str, &str); 4] = [
     ("ezq_capture_insert", "insert", "referencing new table as ezq_new"),
     ("ezq_capture_update", "update", "referencing old table as ezq_old new table as ezq_new"),
     ("ezq_capture_delete", "delete", "referencing old table as ezq_old"),
@@ -55,22 +80,27 @@ const TRIGGERS: [(&str, &str, &str); 4] = [
 ];
 
 /// The source of the function.
-pub(super) fn body(config: &str) -> String {
-    BODY.replace("{config}", &literal(config))
+pub(super) fn body(config: &Value) -> String {
+    BODY.replace("{config}", &literal(&config.to_string()))
 }
 
 /// Makes or replaces the function. It runs with the rights of who made it, and only where that one
-/// let it: another's table cannot call it.
-pub(super) fn function(name: &str, config: &str) -> String {
-    let (name, body, config) = (quoted(name), literal(&body(config)), literal(config));
+/// let it: another's table cannot call it. Whatever decides how a value is written is fixed.
+pub(super) fn function(name: &str, config: &Value) -> String {
+    let (name, body) = (quoted(name), literal(&body(config)));
+    let mut comment = config.clone();
+    comment[VERSION_FIELD] = VERSION.into();
+    let comment = literal(&comment.to_string());
     format!(
         "create or replace function ezq.{name}() returns trigger
          language plpgsql security definer
          set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO'
          set intervalstyle = 'postgres' set extra_float_digits = '1' set bytea_output = 'hex'
+         set lc_monetary = 'C' set quote_all_identifiers = off set xmlbinary = 'base64'
+         set array_nulls = on set transform_null_equals = off set row_security = off
          as {body};
-         comment on function ezq.{name}() is {config};
-         revoke all on function ezq.{name}() from public;"
+         comment on function ezq.{name}() is {comment};
+         revoke all on function ezq.{name}() from public;\n"
     )
 }
 

@@ -27,7 +27,7 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
             "CREATE SCHEMA {t}_s; CREATE TYPE {t}_s.mood AS ENUM ('a', 'B');
              CREATE TABLE {t}_s.odd (id int, made int GENERATED ALWAYS AS (id * 2) STORED, doc jsonb,
                bytes bytea, real float8, exact numeric, at timestamptz, texts text[], mood {t}_s.mood,
-               pause interval, day date, nothing text)"
+               pause interval, day date, nothing text, what regclass, paid money, tree xml)"
         ),
     )
     .await;
@@ -35,7 +35,8 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
     run(
         &mut own,
         "SET timezone = 'Asia/Kathmandu'; SET datestyle = 'German'; SET intervalstyle = 'iso_8601';
-         SET extra_float_digits = 0; SET bytea_output = 'escape'",
+         SET extra_float_digits = 0; SET bytea_output = 'escape'; SET quote_all_identifiers = on;
+         SET lc_monetary = 'C.UTF-8'; SET xmlbinary = 'hex'; SET array_nulls = off",
     )
     .await;
     run(
@@ -44,8 +45,9 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
             "INSERT INTO {t}_s.odd VALUES
                (7, DEFAULT, '{{\"b\": [1, null]}}', '\\x00ff', 0.1::float8 + 0.2::float8,
                 12.50, '2026-01-01 10:00+05', array['a', null], 'B',
-                '1 day 2 hours', '2026-02-01', NULL),
-               (8, DEFAULT, 'null', '', 'NaN', 'NaN', 'infinity', '{{}}', NULL, NULL, NULL, NULL)"
+                '1 day 2 hours', '2026-02-01', NULL, 'pg_class', '1234.5', '<a/>'),
+               (8, DEFAULT, 'null', '', 'NaN', 'NaN', 'infinity', '{{}}', NULL, NULL, NULL, NULL,
+                NULL, NULL, NULL)"
         ),
     )
     .await;
@@ -57,7 +59,8 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
         "id": 7, "made": 14, "doc": { "b": [1, null] }, "bytes": "\\x00ff",
         "real": 0.300_000_000_000_000_04, "exact": 12.50,
         "at": "2026-01-01T05:00:00+00:00", "texts": ["a", null], "mood": "B",
-        "pause": "1 day 02:00:00", "day": "2026-02-01", "nothing": null
+        "pause": "1 day 02:00:00", "day": "2026-02-01", "nothing": null,
+        "what": "pg_class", "paid": "$1,234.50", "tree": "<a/>"
     });
     assert_eq!(change["new"], expected);
     let second = &found[1].0["new"];

@@ -18,6 +18,8 @@ mod broadcasting;
 #[cfg(feature = "embedded")]
 mod capture;
 #[cfg(feature = "embedded")]
+mod capture_rights;
+#[cfg(feature = "embedded")]
 mod captured_values;
 #[cfg(feature = "embedded")]
 mod claiming;

@@ -1,0 +1,267 @@
+//! The table that is captured: what it must be, and its function and triggers.
+
+use std::fmt::Write as _;
+
+use ezq_core::{Error, ErrorKind, QueueName, Result};
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+use super::list::Standing;
+use super::{CapturedTable, Columns, absent, feeds, list, sql};
+use crate::PgmqEngine;
+use crate::install::{LOCK, LOCK_KEY, quoted};
+use crate::{error, schema};
+
+/// A table that can be captured.
+pub(super) struct Table {
+    oid: i64,
+    schema: String,
+    name: String,
+    columns: Vec<String>,
+}
+
+impl Table {
+    pub(super) async fn find(
+        connection: &mut PgConnection,
+        name: &str,
+        engine: &PgmqEngine,
+    ) -> Result<Self> {
+        let asked = sqlx::query(sql::TABLE).bind(name).fetch_optional(&mut *connection).await;
+        let row = asked.map_err(|failure| match error::is_name(&failure) {
+            true => absent(name).with_source(failure),
+            false => error::of(failure, engine.connector().place()),
+        })?;
+        let row = row.ok_or_else(|| absent(name))?;
+        let table = Self {
+            oid: get(&row, "oid")?,
+            schema: get(&row, "schema")?,
+            name: get(&row, "name")?,
+            columns: get(&row, "columns")?,
+        };
+        let kind: String = get(&row, "kind")?;
+        let what = match kind.as_str() {
+            "p" => "a partitioned table: capture something else, or publish where it is written",
+            "v" | "m" => "a view: capture the tables that it shows",
+            "f" => "a foreign table: capture it where it is stored",
+            "r" if get(&row, "is_partition")? => {
+                "a partition, and what is written to the whole table \
+                would go past its triggers"
+            }
+            "r" if get(&row, "inherits")? => {
+                "part of an inheritance, in which statements on one table \
+                change another"
+            }
+            "r" if get(&row, "is_temporary")? => "temporary: it is gone when its session ends",
+            "r" if table.is_internal() => "the database's, PGMQ's or ezq's own",
+            "r" => "",
+            _ => "no table",
+        };
+        if !what.is_empty() {
+            let message = format!("`{name}` cannot be captured: it is {what}");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        if !get::<bool>(&row, "is_ours")? {
+            let (role, table) = (&engine.connector().place().role, table.quoted());
+            let message = format!(
+                "the role `{role}` may not capture `{name}`: run `grant trigger, select on {table} to {role}`"
+            );
+            return Err(Error::new(ErrorKind::Permission, message));
+        }
+        Ok(table)
+    }
+
+    fn is_internal(&self) -> bool {
+        matches!(self.schema.as_str(), "pgmq" | "ezq" | "information_schema")
+            || self.schema.starts_with("pg_")
+    }
+
+    fn quoted(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+
+    /// Refuses to lend a superuser's rights: what the function inserts into, or asks, runs code of its
+    /// owner with the rights of who captures.
+    pub(super) async fn refuse_lending(
+        &self,
+        connection: &mut PgConnection,
+        queue: Option<&QueueName>,
+        engine: &PgmqEngine,
+    ) -> Result<()> {
+        let table = queue.map_or_else(|| "ezq.subscriptions".to_owned(), crate::sql::table);
+        let lent = sqlx::query_scalar::<_, String>(sql::LENT)
+            .bind(&table)
+            .bind(queue.is_none())
+            .fetch_optional(connection)
+            .await;
+        let Some(role) = lent.map_err(|failure| list::failed(failure, engine))? else {
+            return Ok(());
+        };
+        let message = format!(
+            "{} is not captured as a superuser: `{table}` runs code of the role `{role}`, which owns \
+             it, a trigger on it or what is asked for its rows, with the rights of who captures. \
+             Connect as `{role}`, or as another role that is no superuser, to capture it",
+            self.quoted()
+        );
+        Err(Error::new(ErrorKind::Permission, message))
+    }
+
+    /// What the function is to know, as it is kept.
+    pub(super) fn config(
+        &self,
+        source: &str,
+        queue: Option<&QueueName>,
+        name: Option<String>,
+        columns: Columns,
+        key: Option<String>,
+    ) -> Result<Value> {
+        let name = name.unwrap_or_else(|| match self.schema.as_str() {
+            "public" => self.name.clone(),
+            schema => format!("{schema}.{}", self.name),
+        });
+        if name.is_empty() || source.is_empty() {
+            let message = "the name and the source of captured events must not be empty";
+            return Err(Error::new(ErrorKind::Configuration, message));
+        }
+        let mut config = json!({ "name": name, "source": source });
+        if let Some(queue) = queue {
+            config["queue"] = queue.as_str().into();
+        }
+        let kept = match columns {
+            Columns::All => None,
+            Columns::Only(only) => Some(self.known(only)?),
+            Columns::Without(without) => {
+                let without = self.known(without)?;
+                let kept = self.columns.iter().filter(|name| !without.contains(name));
+                Some(kept.cloned().collect::<Vec<_>>())
+            }
+        };
+        if let Some(key) = key {
+            let key = self.known(vec![key])?.remove(0);
+            if kept.as_ref().is_some_and(|kept| !kept.contains(&key)) {
+                let message = format!("the column `{key}` cannot be the key: it is left out");
+                return Err(Error::new(ErrorKind::Configuration, message));
+            }
+            config["key"] = key.into();
+        }
+        if let Some(kept) = kept {
+            if kept.is_empty() {
+                let message = format!("no column of {} is left to be captured", self.quoted());
+                return Err(Error::new(ErrorKind::Configuration, message));
+            }
+            config["columns"] = kept.into();
+        }
+        Ok(config)
+    }
+
+    fn known(&self, names: Vec<String>) -> Result<Vec<String>> {
+        match names.iter().find(|name| !self.columns.contains(name)) {
+            None => Ok(names),
+            Some(name) => {
+                let (table, columns) = (self.quoted(), self.columns.join("`, `"));
+                let message = format!("{table} has no column `{name}`; it has `{columns}`");
+                Err(Error::new(ErrorKind::Configuration, message))
+            }
+        }
+    }
+
+    pub(super) async fn install(
+        &self,
+        connection: &mut PgConnection,
+        engine: &PgmqEngine,
+        config: &Value,
+    ) -> Result<CapturedTable> {
+        let failed = |failure| list::failed(failure, engine);
+        let found = list::of(connection, Some(self.oid)).await.map_err(failed)?;
+        let found = found.into_iter().next();
+        match found.as_ref().map_or(Standing::Absent, |found| found.standing(config)) {
+            Standing::Good => return found.map(|found| found.captured).ok_or_else(gone),
+            Standing::Newer => return Err(self.newer()),
+            Standing::Older if !engine.manages_schema() => {
+                let sql = self.statements(config, found.as_ref());
+                ezq_core::private::warn!(
+                    table = self.quoted(),
+                    sql,
+                    "an older ezq captured this table: run these statements there as its owner"
+                );
+                return found.map(|found| found.captured).ok_or_else(gone);
+            }
+            Standing::Absent | Standing::Other if !engine.manages_schema() => {
+                let message = format!(
+                    "{} is not captured so, and nothing is to be created: run this there as its owner\n\
+                     create schema if not exists ezq;\n{}",
+                    self.quoted(),
+                    self.statements(config, found.as_ref())
+                );
+                return Err(Error::new(ErrorKind::SchemaMissing, message));
+            }
+            Standing::Absent | Standing::Other | Standing::Older => {}
+        }
+
+        let mut tx = connection.begin().await.map_err(failed)?;
+        let made = async {
+            sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
+            sqlx::query("SET LOCAL lock_timeout = '3s'").execute(&mut *tx).await?;
+            schema::create_schema(&mut tx).await?;
+            // Another may have been faster, with a newer ezq as well.
+            let found = list::of(&mut tx, Some(self.oid)).await?.pop();
+            if found.as_ref().is_some_and(|found| found.version > sql::VERSION) {
+                return Ok(found);
+            }
+            let statements = self.statements(config, found.as_ref());
+            sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *tx).await?;
+            let orphans: Vec<String> = sqlx::query_scalar(sql::ORPHANS).fetch_all(&mut *tx).await?;
+            for orphan in orphans {
+                sqlx::raw_sql(AssertSqlSafe(sql::drop(&orphan))).execute(&mut *tx).await?;
+            }
+            let found = list::of(&mut tx, Some(self.oid)).await?.pop();
+            tx.commit().await?;
+            Ok(found)
+        };
+        let found = made.await.map_err(failed)?.ok_or_else(gone)?;
+        match found.standing(config) {
+            Standing::Good => Ok(found.captured),
+            _ => Err(self.newer()),
+        }
+    }
+
+    /// What captures the table so, in place of what it finds.
+    fn statements(&self, config: &Value, found: Option<&list::Found>) -> String {
+        let made = self.function();
+        let name = found.map_or(made.as_str(), |found| &found.function);
+        let have = found.map_or(&[][..], |found| &found.triggers);
+        let mut statements = sql::function(name, config);
+        statements.push_str(&sql::triggers(&self.schema, &self.name, name, have));
+        // Who consumes its queues has to look for its changes.
+        let _ = writeln!(statements, "notify {};", feeds::CHANNEL);
+        statements
+    }
+
+    fn newer(&self) -> Error {
+        let message = format!(
+            "{} was captured by a newer ezq with other options, which this one leaves as they are: \
+             capture it with the same options, or change them with the newer one",
+            self.quoted()
+        );
+        Error::new(ErrorKind::Configuration, message)
+    }
+
+    /// A new name: an id of the table would not be unique after a dump was restored.
+    fn function(&self) -> String {
+        format!("capture_{}_{:016x}", self.oid, rand::random::<u64>())
+    }
+}
+
+fn gone() -> Error {
+    let message = "the capture was removed while it was made: capture the table again";
+    Error::new(ErrorKind::Transient, message)
+}
+
+fn get<'r, T>(row: &'r sqlx::postgres::PgRow, column: &str) -> Result<T>
+where
+    T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    let unread =
+        |failure| Error::new(ErrorKind::Engine, "cannot read the catalogue").with_source(failure);
+    row.try_get(column).map_err(|failure: sqlx::Error| unread(failure))
+}
