@@ -10,6 +10,7 @@ mod control;
 mod plan;
 mod run;
 mod when;
+mod zoned;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -56,9 +57,10 @@ impl Schedule {
     /// `W`, `#` and aliases such as `@daily` work as in [croner](https://docs.rs/croner).
     ///
     /// Where clocks are set forward, a fixed time that is left out ticks at the first moment after
-    /// the gap; where they are set back, a fixed time ticks once, at its first occurrence. A fixed
-    /// time has one minute and one hour: what is written with `*`, a range, a list or a step goes by
-    /// what the clock shows, so it leaves out the gap and counts the hour that comes twice, twice.
+    /// the gap, even if that is on the next day; where they are set back, a fixed time ticks once, at
+    /// its first occurrence. A fixed time has one minute and one hour: what is written with `*`, a
+    /// range, a list or a step goes by what the clock shows, so it leaves out the gap and counts the
+    /// hour that comes twice, twice.
     ///
     /// A wrong expression is an error when the application is built.
     pub fn cron(expression: impl Into<String>) -> Self {

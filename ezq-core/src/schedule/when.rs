@@ -5,7 +5,7 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
-use super::{Rhythm, Schedule};
+use super::{Rhythm, Schedule, zoned};
 use crate::config::duration;
 use crate::{Error, ErrorKind, Result};
 
@@ -57,10 +57,7 @@ impl When {
         anchor: DateTime<Utc>,
     ) -> Result<DateTime<Utc>> {
         match self {
-            Self::Cron { cron, tz } => {
-                let found = cron.find_next_occurrence(&after.with_timezone(tz), false);
-                found.map(|time| time.with_timezone(&Utc)).map_err(|_| endless())
-            }
+            Self::Cron { cron, tz } => zoned::next(cron, *tz, after).ok_or_else(endless),
             Self::Every(length) => step(anchor, *length, passed(anchor, after, *length) + 1),
         }
     }
@@ -69,10 +66,7 @@ impl When {
     pub(super) fn newest(&self, from: DateTime<Utc>, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
         match self {
             Self::Cron { cron, tz } => {
-                // Its times are whole seconds.
-                let whole = DateTime::from_timestamp(now.timestamp(), 0).unwrap_or(now);
-                let found = cron.find_previous_occurrence(&whole.with_timezone(tz), true);
-                Ok(found.map_err(|_| endless())?.with_timezone(&Utc).max(from))
+                Ok(zoned::previous(cron, *tz, now).ok_or_else(endless)?.max(from))
             }
             Self::Every(length) => step(from, *length, passed(from, now, *length)),
         }
@@ -102,14 +96,19 @@ fn step(from: DateTime<Utc>, length: TimeDelta, count: i64) -> Result<DateTime<U
 fn parse(expression: &str) -> Result<Cron> {
     // ezq-macros reads expressions in the same way.
     let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
-    parser.parse(expression).map_err(|error| {
+    let refused = || {
         let text = format!(
             "`{}` is not a cron expression: write minute, hour, day of the month, month and day of \
              the week, such as `0 9 * * MON`",
             expression.escape_debug()
         );
-        wrong(text).with_source(error)
-    })
+        wrong(text)
+    };
+    // croner takes a list with an empty place, and looks for what that names until the year 5000.
+    if expression.split_whitespace().any(|field| field.split(',').any(str::is_empty)) {
+        return Err(refused());
+    }
+    parser.parse(expression).map_err(|error| refused().with_source(error))
 }
 
 fn zone(name: &str) -> Result<Tz> {

@@ -117,6 +117,9 @@ fn what_names_no_times_is_refused_with_what_to_write() {
         error.to_string()
     };
     assert!(refused(Schedule::cron("0 9 * *")).contains("such as `0 9 * * MON`"));
+    for expression in [", * * * *", "1,,2 * * * *", "* * * * MON,", "0 0 31 4 *", "* * 30 2 *"] {
+        refused(Schedule::cron(expression));
+    }
     assert!(refused(Schedule::cron("61 9 * * *")).contains("is not a cron expression"));
     assert!(refused(Schedule::cron("0 0 9 * * MON 2020")).contains("is not a cron expression"));
     assert!(refused(Schedule::cron("0 0 30 2 *")).contains("no time that ever comes"));
