@@ -255,17 +255,26 @@ pub(crate) async fn create_schema(connection: &mut PgConnection) -> Result<(), s
     Ok(())
 }
 
-/// The statements that a part consists of, for an administrator; each can be run again.
+/// The statements that a part consists of, for an administrator. They can be run again, and then make
+/// only what is missing: what a newer ezq made is not replaced by what an older one prints.
 pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
     let mut sql = format!("{SCHEMA}{RECORD}");
     let steps = || MIGRATIONS.iter().filter(|step| step.part == part);
-    for Migration { version, name, sql: step, .. } in steps() {
-        sql.push_str(step);
-        sql.push_str(&record(*version, name));
+    for Migration { version, name, table, sql: step, .. } in steps() {
+        let tables = table.split(", ").map(|table| format!("to_regclass('{table}')"));
+        let tables: Vec<String> = tables.collect();
+        // What stands may be a newer ezq's. Writing to a string cannot fail.
+        let _ = write!(
+            sql,
+            "do $ezq$ begin\n\
+             if num_nulls({}) > 0 or not exists (select from ezq.migrations where version = {version})\n\
+             then\n{step}{}end if;\nend $ezq$;\n",
+            tables.join(", "),
+            record(*version, name)
+        );
     }
     if let Some(role) = role {
         let role = quoted(role);
-        // Writing to a string cannot fail.
         let _ = writeln!(sql, "grant usage on schema ezq to {role};");
         let _ = writeln!(sql, "grant select on ezq.migrations to {role};");
         let tables: BTreeSet<&str> = steps().map(|step| step.table).collect();
@@ -332,5 +341,6 @@ mod tests {
     fn versions_rise_and_names_need_no_quotes() {
         assert!(MIGRATIONS.is_sorted_by(|a, b| a.version < b.version));
         assert!(MIGRATIONS.iter().all(|step| !step.name.contains('\'')));
+        assert!(MIGRATIONS.iter().all(|step| !step.sql.contains("$ezq$")));
     }
 }

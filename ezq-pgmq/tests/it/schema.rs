@@ -185,3 +185,22 @@ async fn what_setup_sql_prints_can_be_run_twice_and_leaves_nothing_to_do() {
     let engine = PgmqEngine::connect(config).await.unwrap();
     stored(engine.publish(vec![keyed(&queue, "1", "a")]).await.unwrap().remove(0));
 }
+
+#[tokio::test]
+async fn a_setup_that_is_run_again_makes_what_is_missing_and_replaces_nothing_newer() {
+    let (_, queue, mut own) = database().await;
+    let setup = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), None);
+    let setup = setup.replace("create extension if not exists pgmq;", "");
+    run(&mut own, &setup).await;
+    run(
+        &mut own,
+        "CREATE OR REPLACE FUNCTION ezq.recipients(event_type text) RETURNS SETOF text
+           LANGUAGE sql AS $$ SELECT 'newer' $$;
+         DROP TABLE ezq.trail",
+    )
+    .await;
+    run(&mut own, &setup).await;
+    let recipients = "SELECT array_agg(r) FROM ezq.recipients('a') r";
+    assert_eq!(scalar::<Vec<String>>(&mut own, recipients).await, ["newer"]);
+    assert!(scalar::<bool>(&mut own, "SELECT to_regclass('ezq.trail') IS NOT NULL").await);
+}
