@@ -144,7 +144,7 @@ impl Claim {
         let (rested, before) = (self.rested("c"), self.before_condition("c", first));
         format!(
             "SELECT c.msg_id, c.vt FROM {} c
-             WHERE c.vt <= statement_timestamp() AND {condition} AND {rested}{before}
+             WHERE c.vt <= pg_catalog.statement_timestamp() AND {condition} AND {rested}{before}
              ORDER BY c.vt LIMIT {limit} FOR UPDATE SKIP LOCKED",
             self.table
         )
@@ -157,16 +157,16 @@ impl Claim {
         // One visit of the index for all, and the times before the update by their place among the
         // ids: a join would look up each row by itself.
         let was_due = "(ARRAY(SELECT vt FROM picked ORDER BY msg_id))\
-                       [width_bucket(q.msg_id, ARRAY(SELECT msg_id FROM picked ORDER BY msg_id))]";
+                       [pg_catalog.width_bucket(q.msg_id, ARRAY(SELECT msg_id FROM picked ORDER BY msg_id))]";
         let (due, enqueued_at) = (sql::bounded(was_due), sql::bounded("q.enqueued_at"));
         let last_read =
-            if self.shape.last_read { ", last_read_at = clock_timestamp()" } else { "" };
+            if self.shape.last_read { ", last_read_at = pg_catalog.clock_timestamp()" } else { "" };
         format!(
             "UPDATE {table} q
-             SET read_ct = q.read_ct + 1, vt = clock_timestamp() + $3 * interval '1 us'{last_read}
+             SET read_ct = q.read_ct + 1, vt = pg_catalog.clock_timestamp() + $3 * interval '1 us'{last_read}
              WHERE q.msg_id = ANY (ARRAY(SELECT msg_id FROM picked))
              RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, {due} AS due,
-                       {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
+                       {enqueued_at} AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
                        q.message::text AS body, q.headers::text AS headers, {key} AS key"
         )
     }
@@ -183,7 +183,7 @@ impl Claim {
         let condition = format!("q.msg_id = ANY (ARRAY(SELECT p.msg_id FROM ({picked}) p))");
         let answer = format!(
             "q.msg_id, q.read_ct, {fence} AS fence, {{rel}} AS rel, {due} AS due,
-             {enqueued_at} AS enqueued_at, clock_timestamp() AS leased_at,
+             {enqueued_at} AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
              q.message::text AS body, q.headers::text AS headers"
         );
         format!("/* {period} */ {}", removal.take(queue, &condition, &answer))
@@ -192,7 +192,7 @@ impl Claim {
     fn next_due_statement(&self) -> String {
         let free = keys::is_free(&self.table);
         let later = format!(
-            "SELECT c.vt FROM {} c WHERE c.vt > statement_timestamp(){}
+            "SELECT c.vt FROM {} c WHERE c.vt > pg_catalog.statement_timestamp(){}
              ORDER BY c.vt LIMIT 1",
             self.table,
             self.before_condition("c", 2)
@@ -209,17 +209,17 @@ impl Claim {
         // What fell due since the claim is found by trying to lock it.
         format!(
             "WITH missed AS (
-               SELECT statement_timestamp() AS at FROM {table} c
-               WHERE c.vt <= statement_timestamp() AND {condition} AND {rested}{before}
+               SELECT pg_catalog.statement_timestamp() AS at FROM {table} c
+               WHERE c.vt <= pg_catalog.statement_timestamp() AND {condition} AND {rested}{before}
                ORDER BY c.vt LIMIT 1 FOR UPDATE SKIP LOCKED)
-             SELECT CASE WHEN next.at IS NOT NULL THEN ceil(1000000 * extract(epoch FROM
-               least(greatest(next.at, statement_timestamp()), statement_timestamp() + interval '1 year')
-               - statement_timestamp()))::bigint END
+             SELECT CASE WHEN next.at IS NOT NULL THEN pg_catalog.ceil(1000000 * extract(epoch FROM
+               least(greatest(next.at, pg_catalog.statement_timestamp()), pg_catalog.statement_timestamp() + interval '1 year')
+               - pg_catalog.statement_timestamp()))::bigint END
              FROM (SELECT least(
                (SELECT at FROM missed),
                ({later}),
-               CASE WHEN {GRACE_END} > statement_timestamp() AND EXISTS (
-                 SELECT FROM {table} c WHERE c.vt <= statement_timestamp() AND {waits}{before})
+               CASE WHEN {GRACE_END} > pg_catalog.statement_timestamp() AND EXISTS (
+                 SELECT FROM {table} c WHERE c.vt <= pg_catalog.statement_timestamp() AND {waits}{before})
                THEN {GRACE_END} END
              ) AS at) next"
         )
@@ -228,13 +228,15 @@ impl Claim {
     /// After a start of the server, what was leased before it is left to its holder for a while.
     pub(crate) fn rested(&self, row: &str) -> String {
         let waits = self.waits_for_holder(row);
-        format!("(NOT ({waits}) OR {GRACE_END} <= statement_timestamp())")
+        format!("(NOT ({waits}) OR {GRACE_END} <= pg_catalog.statement_timestamp())")
     }
 
     fn waits_for_holder(&self, row: &str) -> String {
         let read = format!("{row}.read_ct > 0");
         if self.shape.last_read {
-            format!("{read} AND coalesce({row}.last_read_at < pg_postmaster_start_time(), true)")
+            format!(
+                "{read} AND coalesce({row}.last_read_at < pg_catalog.pg_postmaster_start_time(), true)"
+            )
         } else {
             read
         }
@@ -283,7 +285,7 @@ pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
 /// For how many seconds a plan of [`Claim::take`] counts.
 const PLANNED: u64 = 10;
-const GRACE_END: &str = "(pg_postmaster_start_time() + $1 * interval '1 us')";
+const GRACE_END: &str = "(pg_catalog.pg_postmaster_start_time() + $1::float8 * interval '1 us')";
 
 fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let read_ct: i32 = row.try_get("read_ct")?;

@@ -45,10 +45,10 @@ pub(crate) async fn insert(
     let keep_or_take = keep_or_take.join(", ");
     let statement = format!(
         "{}WITH base AS MATERIALIZED (
-           SELECT clock_timestamp() AS now, '{table}'::regclass::oid AS queue_table,
-                  pg_get_serial_sequence('{table}', 'msg_id')::regclass AS ids),
+           SELECT pg_catalog.clock_timestamp() AS now, '{table}'::regclass::oid AS queue_table,
+                  pg_catalog.pg_get_serial_sequence('{table}', 'msg_id')::regclass AS ids),
          message AS MATERIALIZED (
-           SELECT m.*, nextval(base.ids) AS id
+           SELECT m.*, pg_catalog.nextval(base.ids) AS id
            FROM base, unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bigint[],
                              $6::text[], $7::bigint[], $8::text[])
                 WITH ORDINALITY AS m(body, headers, after_us, at, twin, key, window_us, event_id,
@@ -57,7 +57,7 @@ pub(crate) async fn insert(
            INSERT INTO ezq.dedupe AS d
              (queue, key, queue_table, message_id, event_id, taken_at, free_at)
            SELECT $9, m.key, base.queue_table, m.id, m.event_id, base.now,
-                  base.now + m.window_us * interval '1 us'
+                  base.now + m.window_us::float8 * interval '1 us'
            FROM base,
                 (SELECT DISTINCT ON (m.key COLLATE \"C\") m.* FROM message m WHERE m.key IS NOT NULL
                  ORDER BY m.key COLLATE \"C\", m.place) m
@@ -104,7 +104,7 @@ pub(crate) async fn sweep(connection: &mut PgConnection) -> Result<u64, sqlx::Er
     let statement = format!(
         "DELETE FROM ezq.dedupe
          WHERE ctid = ANY (ARRAY(
-           SELECT ctid FROM ezq.dedupe WHERE free_at <= statement_timestamp()
+           SELECT ctid FROM ezq.dedupe WHERE free_at <= pg_catalog.statement_timestamp()
            ORDER BY free_at LIMIT {SWEEP} FOR UPDATE SKIP LOCKED))"
     );
     let done = sqlx::query(AssertSqlSafe(statement)).execute(connection).await?;

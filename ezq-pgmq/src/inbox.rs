@@ -121,7 +121,7 @@ impl Inbox {
             "DELETE FROM ezq.inbox
              WHERE ctid = ANY (ARRAY(
                SELECT ctid FROM ezq.inbox
-               WHERE handled_at < clock_timestamp() - $1 * interval '1 us'
+               WHERE handled_at < pg_catalog.clock_timestamp() - $1::float8 * interval '1 us'
                ORDER BY handled_at LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
         );
         let mut removed = 0;

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use ezq_core::{Error, ErrorKind, QueueName, Result};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
-use sqlx::{Connection, Row};
+use sqlx::{Connection, Executor as _, Row};
 
 use crate::config::Place;
 use crate::error;
-use crate::link::Connector;
+use crate::link::{Connector, PINNED};
 use crate::schema::{self, Part};
 use crate::sql;
 
@@ -23,7 +23,7 @@ pub const OLDEST_PGMQ: &str = "1.5.1";
 /// The key of ezq's advisory lock on schema changes: `ezq` and a number, as bytes.
 pub(crate) const LOCK_KEY: i64 = 0x65_7a_71_01;
 
-pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
+pub(crate) const LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock($1)";
 pub(crate) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
 const AVAILABLE: &str =
     "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'pgmq')";
@@ -191,6 +191,9 @@ async fn install_from_sql(connector: &Connector) -> Result<()> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(connector.connect_timeout().max(Duration::from_secs(1)))
+        .after_connect(|connection, _| {
+            Box::pin(async move { connection.execute(PINNED).await.map(|_| ()) })
+        })
         .connect_lazy_with(connector.options().clone());
     let result = pgmq::install::install_sql_from_embedded(&pool).await;
     pool.close().await;

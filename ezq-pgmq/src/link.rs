@@ -49,6 +49,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Statements rely on each row being judged as it is now; a server's default may say otherwise.
 pub(crate) const ISOLATION: &str = "SET default_transaction_isolation = 'read committed'";
+/// Whoever may create in a schema of the search path could otherwise define a function or operator
+/// that fits better than the server's own, and have it run with the rights of this role. What a role
+/// sets about strings would break PGMQ's functions.
+pub(crate) const PINNED: &str =
+    "SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on";
 /// A peer that vanished is noticed within a minute. A pooler or platform may refuse these.
 const LIVENESS: [&str; 4] = [
     "SET tcp_keepalives_idle = 20",
@@ -139,7 +144,7 @@ impl Connector {
             Planning::Free => "",
         };
         format!(
-            "{ISOLATION}; SET standard_conforming_strings = on; SET lock_timeout = {lock}; \
+            "{PINNED}; {ISOLATION}; SET lock_timeout = {lock}; \
              SET statement_timeout = {statement}; {planned}; SELECT pg_catalog.pg_backend_pid()"
         )
     }

@@ -18,8 +18,9 @@ use crate::link::{Connector, limit};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What tells a session from every other: behind several servers a process id may come twice.
-const SESSION: &str = "SELECT pg_backend_pid() || ' ' || backend_start
-                       FROM pg_stat_get_activity(pg_backend_pid())";
+/// When it began is not told to a login whose role is another one.
+const SESSION: &str = "SELECT pg_catalog.concat(s.pid, ' ', s.backend_start)
+                       FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) s";
 
 /// Holds a session by a second connection. If it is the one that the first had just now, or the first
 /// has another meanwhile, then sessions are handed around.

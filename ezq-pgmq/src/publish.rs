@@ -100,8 +100,9 @@ impl ByQueue {
 }
 
 /// When a row is due: no earlier than now, and after those of its batch that stand before it.
-pub(crate) const DUE: &str = "CASE WHEN m.at > base.now THEN m.at + m.twin * interval '1 us'
-                     ELSE base.now + (m.after_us + m.place - 1) * interval '1 us' END";
+pub(crate) const DUE: &str =
+    "CASE WHEN m.at > base.now THEN m.at + m.twin::float8 * interval '1 us'
+                     ELSE base.now + (m.after_us + m.place - 1)::float8 * interval '1 us' END";
 
 /// Inserts rows of one queue in one statement; an outcome each, in their order, none of them
 /// [`PublishOutcome::Failed`].
@@ -141,7 +142,7 @@ async fn insert_with(
         "{}INSERT INTO {} (vt, message, headers)
          SELECT {DUE},
                 m.body::jsonb, m.headers::jsonb
-         FROM (SELECT clock_timestamp() AS now OFFSET 0) base,
+         FROM (SELECT pg_catalog.clock_timestamp() AS now OFFSET 0) base,
               unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bigint[])
                 WITH ORDINALITY AS m(body, headers, after_us, at, twin, place)
          ORDER BY m.place

@@ -79,7 +79,7 @@ fn kept(queue: &QueueName, last_read: bool) -> String {
     let columns = columns(last_read, "");
     format!(
         "INSERT INTO {archive} ({columns}, archived_at)
-         SELECT {columns}, clock_timestamp() FROM gone WHERE NOT {is_control} ORDER BY msg_id
+         SELECT {columns}, pg_catalog.clock_timestamp() FROM gone WHERE NOT {is_control} ORDER BY msg_id
          ON CONFLICT DO NOTHING"
     )
 }

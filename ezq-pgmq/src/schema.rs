@@ -78,7 +78,7 @@ create table if not exists ezq.inbox (
   handler text not null,
   source text not null,
   event_id text not null,
-  handled_at timestamptz not null default clock_timestamp(),
+  handled_at timestamptz not null default pg_catalog.clock_timestamp(),
   primary key (handler, source, event_id)
 );
 create index if not exists inbox_handled_at on ezq.inbox (handled_at);
@@ -124,8 +124,8 @@ create table if not exists ezq.replays (
   position bigint not null default 0,
   last_id bigint not null,
   handed_over bigint not null default 0,
-  began_at timestamptz not null default clock_timestamp(),
-  moved_at timestamptz not null default clock_timestamp()
+  began_at timestamptz not null default pg_catalog.clock_timestamp(),
+  moved_at timestamptz not null default pg_catalog.clock_timestamp()
 );
 ",
     },
@@ -149,6 +149,13 @@ create index if not exists trail_event_id on ezq.trail using hash (event_id);
 create index if not exists trail_ended_at on ezq.trail (queue, ended_at);
 ",
     },
+    Migration {
+        version: 7,
+        name: "pinned functions",
+        part: Part::Broadcast,
+        table: "ezq.subscriptions, ezq.event_parties",
+        sql: include_str!("broadcast.sql"),
+    },
 ];
 
 const SCHEMA: &str = "create schema if not exists ezq;\n";
@@ -157,11 +164,11 @@ const RECORD: &str = "\
 create table if not exists ezq.migrations (
   version integer primary key,
   name text not null,
-  applied_at timestamptz not null default clock_timestamp()
+  applied_at timestamptz not null default pg_catalog.clock_timestamp()
 );
 ";
 
-const PROBE: &str = "SELECT to_regnamespace('ezq') IS NOT NULL, \
+const PROBE: &str = "SELECT pg_catalog.to_regnamespace('ezq') IS NOT NULL, \
                      EXISTS (SELECT FROM pg_catalog.pg_class c \
                              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                              WHERE n.nspname = 'ezq' AND c.relname = 'migrations')";

@@ -1,6 +1,15 @@
 //! Table names and the expressions that several statements share.
 //!
 //! A [`QueueName`] is `[a-z0-9_]{1,40}`, so names need no quotes and cannot smuggle anything in.
+//!
+//! Statements that run in the application's sessions (publishing, `Tx`, the inbox) meet its search
+//! path. The server looks into `pg_catalog` first, so a function or operator that is there for
+//! exactly the given types is found whatever others define; one that takes its arguments only after
+//! a conversion, or takes any type, loses to an exact one elsewhere. So functions are qualified; but
+//! for `unnest` of several arrays, which the parser itself resolves. Operators are used on the
+//! types they are defined for: `->>` on `text`, not on an untyped literal, which might be `jsonb` as
+//! well; `float8 * interval`, not `bigint * interval`. A role whose path puts another schema before
+//! `pg_catalog` trusts who may create there.
 
 use ezq_core::{End, Event, Interrupt, QueueName};
 
@@ -52,10 +61,10 @@ pub(crate) fn dead_table(queue: &QueueName) -> String {
 /// `headers` as an object: NULL is none, and what is no object goes along under a key of its own.
 pub(crate) fn headers_object(headers: &str) -> String {
     format!(
-        "CASE coalesce(jsonb_typeof({headers}), 'null') \
+        "CASE coalesce(pg_catalog.jsonb_typeof({headers}), 'null') \
            WHEN 'null' THEN '{{}}'::jsonb \
            WHEN 'object' THEN {headers} \
-           ELSE jsonb_build_object('ezq-original-headers', {headers}) END"
+           ELSE pg_catalog.jsonb_build_object('ezq-original-headers', {headers}) END"
     )
 }
 
@@ -90,29 +99,33 @@ pub(crate) fn is_control(message: &str) -> String {
 
 /// The name of a message's type, in either form.
 fn plain_type(message: &str) -> String {
-    format!("({message} ->> CASE WHEN {message} ? 'specversion' THEN 'type' ELSE '_type' END)")
+    format!(
+        "({message} ->> CASE WHEN {message} ? 'specversion'::text THEN 'type' ELSE '_type' END)"
+    )
 }
 
 /// The name of a message's type, which stands in its headers where a codec wrote the body.
 pub(crate) fn event_type(message: &str, headers: &str) -> String {
-    let (plain, beside) = (plain_type(message), format!("{headers} ->> 'ce-type'"));
-    format!("CASE WHEN {headers} ? 'ezq-codec' THEN {beside} ELSE coalesce({plain}, {beside}) END")
+    let (plain, beside) = (plain_type(message), format!("{headers} ->> 'ce-type'::text"));
+    format!(
+        "CASE WHEN {headers} ? 'ezq-codec'::text THEN {beside} ELSE coalesce({plain}, {beside}) END"
+    )
 }
 
 /// Whether a message's headers tell its id, and its body does not. The index over an archive's ids
 /// holds what has the first of these.
-pub(crate) const ID_BESIDE: &str = "headers ? 'ce-id' \
-    AND (headers ? 'ezq-codec' OR NOT message ?| array['specversion', '_type'])";
+pub(crate) const ID_BESIDE: &str = "headers ? 'ce-id'::text \
+    AND (headers ? 'ezq-codec'::text OR NOT message ?| array['specversion', '_type'])";
 
 /// How many settled deliveries `headers` count. Anything but a whole number counts as none.
 pub(crate) fn returned(headers: &str) -> String {
     format!(
-        "CASE WHEN ({headers} -> 'ezq-returned')::text ~ '^[0-9]{{1,9}}$' \
-           THEN ({headers} ->> 'ezq-returned')::bigint ELSE 0 END"
+        "CASE WHEN ({headers} -> 'ezq-returned'::text)::text ~ '^[0-9]{{1,9}}$' \
+           THEN ({headers} ->> 'ezq-returned'::text)::bigint ELSE 0 END"
     )
 }
 
 /// One more than the number of settled deliveries that `headers` count.
 pub(crate) fn returned_once_more(headers: &str) -> String {
-    format!("jsonb_build_object('ezq-returned', 1 + {})", returned(headers))
+    format!("pg_catalog.jsonb_build_object('ezq-returned', 1 + {})", returned(headers))
 }

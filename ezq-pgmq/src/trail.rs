@@ -19,20 +19,20 @@ pub(crate) fn record(queue: &QueueName) -> String {
         "INSERT INTO ezq.trail
            (queue, message_id, event_id, event_type, published_at, deliveries, headers, ended_at)
          SELECT '{queue}', msg_id,
-           coalesce(CASE WHEN {beside} THEN headers ->> 'ce-id'
-                         WHEN message ? 'specversion' THEN message ->> 'id' END,
-                    coalesce(headers #>> '{{ezq-replay,queue}}', '{queue}') || ':' ||
-                    coalesce(headers #>> '{{ezq-replay,id}}', msg_id::text)),
-           {event_type}, enqueued_at, read_ct, headers, clock_timestamp()
+           coalesce(CASE WHEN {beside} THEN headers ->> 'ce-id'::text
+                         WHEN message ? 'specversion'::text THEN message ->> 'id'::text END,
+                    coalesce(headers #>> '{{ezq-replay,queue}}'::text[], '{queue}') || ':' ||
+                    coalesce(headers #>> '{{ezq-replay,id}}'::text[], msg_id::text)),
+           {event_type}, enqueued_at, read_ct, headers, pg_catalog.clock_timestamp()
          FROM gone WHERE NOT {is_control} ORDER BY msg_id"
     )
 }
 
 /// Whether there is a trail, and whether it may be read; none where it is absent.
 const READABLE: &str = "
-    SELECT has_schema_privilege(relnamespace, 'USAGE') AND has_table_privilege(oid, 'SELECT')
+    SELECT pg_catalog.has_schema_privilege(relnamespace, 'USAGE') AND pg_catalog.has_table_privilege(oid, 'SELECT')
     FROM pg_catalog.pg_class
-    WHERE relname = 'trail' AND relnamespace = to_regnamespace('ezq')";
+    WHERE relname = 'trail' AND relnamespace = pg_catalog.to_regnamespace('ezq')";
 
 /// What the trail tells of an event; `None` where it may not be read.
 pub(crate) async fn read(
@@ -81,7 +81,7 @@ pub(crate) async fn expire(
     let done = sqlx::query(
         "DELETE FROM ezq.trail WHERE ctid = ANY (ARRAY(
            SELECT ctid FROM ezq.trail
-           WHERE queue = $1 AND ended_at < statement_timestamp() - $2 * interval '1 us'
+           WHERE queue = $1 AND ended_at < pg_catalog.statement_timestamp() - $2 * interval '1 us'
            ORDER BY ended_at LIMIT $3 FOR UPDATE SKIP LOCKED))",
     )
     .bind(queue.as_str())

@@ -316,7 +316,7 @@ impl Session {
     ) -> Result<u64, sqlx::Error> {
         let statement = format!(
             "DELETE FROM {} q WHERE q.msg_id = $1 AND {}
-             AND current_setting('ezq.unit', true) = $5",
+             AND pg_catalog.current_setting('ezq.unit', true) = $5",
             sql::table(&self.queue),
             receipts::carries("q", "$2", "$3", "$4")
         );
@@ -355,7 +355,7 @@ impl Session {
 
     /// Whether the connection still is in the transaction that was begun.
     async fn is_current(&self, connection: &mut PgConnection) -> Result<bool> {
-        let asked = sqlx::query_scalar("SELECT current_setting('ezq.unit', true) = $1")
+        let asked = sqlx::query_scalar("SELECT pg_catalog.current_setting('ezq.unit', true) = $1")
             .bind(&self.name)
             .fetch_one(connection);
         let answer: Result<Option<bool>, _> = limit(self.engine.patience(), asked).await;
@@ -368,7 +368,7 @@ impl Session {
     fn proof(&self) -> String {
         let Self { name, .. } = self;
         format!(
-            "SELECT (CASE WHEN current_setting('ezq.unit', true) = '{name}' THEN '1' \
+            "SELECT (CASE WHEN pg_catalog.current_setting('ezq.unit', true) = '{name}' THEN '1' \
              ELSE '{NOT_CURRENT}' END)::int"
         )
     }
@@ -417,7 +417,7 @@ impl Session {
 
 /// A table expression that is empty unless the transaction is the one that was begun.
 fn in_unit(from: &str) -> String {
-    format!("{from} WHERE current_setting('ezq.unit', true) = $5")
+    format!("{from} WHERE pg_catalog.current_setting('ezq.unit', true) = $5")
 }
 
 /// A statement with receipts bound: `$1` to `$4`.

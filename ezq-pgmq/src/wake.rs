@@ -180,10 +180,12 @@ fn bump(counter: &watch::Sender<u64>) {
 }
 
 async fn notify(connection: &mut PgConnection, queues: Vec<String>) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_notify($1, queue) FROM unnest($2::text[]) AS queue")
-        .bind(CHANNEL)
-        .bind(queues)
-        .execute(connection)
-        .await
-        .map(|_| ())
+    sqlx::query(
+        "SELECT pg_catalog.pg_notify($1, queue) FROM pg_catalog.unnest($2::text[]) AS queue",
+    )
+    .bind(CHANNEL)
+    .bind(queues)
+    .execute(connection)
+    .await
+    .map(|_| ())
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::{absent, sql};
+use super::{absent, resolved, sql};
 use crate::PgmqEngine;
 use crate::error;
 use crate::install::{LOCK, LOCK_KEY};
@@ -86,11 +86,7 @@ async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<boo
     let mut tx = connection.begin().await?;
     sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
     sqlx::query("SET LOCAL lock_timeout = '3s'").execute(&mut *tx).await?;
-    let oid: Option<i64> = sqlx::query_scalar("SELECT to_regclass($1)::oid::bigint")
-        .bind(table)
-        .fetch_one(&mut *tx)
-        .await?;
-    let Some(oid) = oid else { return Ok(None) };
+    let Some(oid) = resolved(&mut tx, table).await? else { return Ok(None) };
     let found = of(&mut tx, Some(oid)).await?;
     for found in &found {
         sqlx::raw_sql(AssertSqlSafe(sql::drop(&found.function))).execute(&mut *tx).await?;

@@ -15,10 +15,12 @@ use std::pin::Pin;
 
 use ezq_core::{Engine as _, Error, ErrorKind, QueueName, Result};
 use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 
 pub use list::{CapturedTable, Captures};
 
 use crate::PgmqEngine;
+use crate::link::PINNED;
 use table::Table;
 
 /// The events of a capture in the making: await it to install the triggers.
@@ -199,6 +201,17 @@ impl PgmqEngine {
     pub fn captures(&self) -> Captures<'_> {
         Captures::new(self)
     }
+}
+
+/// The table of a name, along the search path that the role has: ezq's own is another one.
+async fn resolved(connection: &mut PgConnection, name: &str) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::raw_sql("RESET search_path").execute(&mut *connection).await?;
+    let oid = sqlx::query_scalar("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid::bigint")
+        .bind(name)
+        .fetch_one(&mut *connection)
+        .await?;
+    sqlx::raw_sql(PINNED).execute(connection).await?;
+    Ok(oid)
 }
 
 fn absent(name: &str) -> Error {

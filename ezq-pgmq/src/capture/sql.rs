@@ -30,7 +30,7 @@ pub(super) const TABLE: &str = "
                  WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
                  ORDER BY attnum) AS columns
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.oid = to_regclass($1)";
+    WHERE c.oid = $1::bigint::oid";
 
 /// Every capture, or that of one table.
 pub(super) const CAPTURES: &str = "

@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::list::Standing;
-use super::{CapturedTable, Columns, absent, feeds, list, sql};
+use super::{CapturedTable, Columns, absent, feeds, list, resolved, sql};
 use crate::PgmqEngine;
 use crate::install::{LOCK, LOCK_KEY, quoted};
 use crate::{error, schema};
@@ -27,8 +27,11 @@ impl Table {
         name: &str,
         engine: &PgmqEngine,
     ) -> Result<Self> {
-        let asked = sqlx::query(sql::TABLE).bind(name).fetch_optional(&mut *connection).await;
-        let row = asked.map_err(|failure| match error::is_name(&failure) {
+        let asked = async {
+            let oid = resolved(connection, name).await?;
+            sqlx::query(sql::TABLE).bind(oid).fetch_optional(&mut *connection).await
+        };
+        let row = asked.await.map_err(|failure| match error::is_name(&failure) {
             true => absent(name).with_source(failure),
             false => error::of(failure, engine.connector().place()),
         })?;

@@ -18,17 +18,17 @@ use crate::sql;
 
 /// The hash of a row's key; NULL where there is none.
 pub(crate) fn hash(row: &str) -> String {
-    format!("hashtextextended({row}.headers ->> 'x-pgmq-group', 0)")
+    format!("pg_catalog.hashtextextended({row}.headers ->> 'x-pgmq-group'::text, 0)")
 }
 
 /// A row has a key.
 pub(crate) fn is_keyed(row: &str) -> String {
-    format!("{row}.headers ->> 'x-pgmq-group' IS NOT NULL")
+    format!("{row}.headers ->> 'x-pgmq-group'::text IS NOT NULL")
 }
 
 /// A row has no key.
 pub(crate) fn is_plain(row: &str) -> String {
-    format!("{row}.headers ->> 'x-pgmq-group' IS NULL")
+    format!("{row}.headers ->> 'x-pgmq-group'::text IS NULL")
 }
 
 /// When a row is due, as the index of what is leased has it: written like this, no plan looks for a
@@ -44,7 +44,7 @@ pub(crate) fn leased(table: &str, key: &str, is_indexed: bool, beside: &str) -> 
         if is_indexed { (held_until("l."), " OFFSET 0") } else { ("l.vt".to_owned(), "") };
     format!(
         "EXISTS (SELECT FROM {table} l WHERE {} AND {} = {key} AND l.read_ct > 0 \
-         AND {time} > statement_timestamp() AND {} < l.read_ct{beside}{singly})",
+         AND {time} > pg_catalog.statement_timestamp() AND {} < l.read_ct{beside}{singly})",
         is_keyed("l"),
         hash("l"),
         sql::returned("l.headers")
@@ -76,7 +76,8 @@ pub(crate) async fn contested(
 ) -> Result<Vec<i64>, sqlx::Error> {
     let others = " AND l.msg_id <> ALL ($2::bigint[])";
     let leased = leased(&sql::table(queue), "k.key", is_indexed, others);
-    let statement = format!("SELECT k.key FROM unnest($1::bigint[]) k(key) WHERE {leased}");
+    let statement =
+        format!("SELECT k.key FROM pg_catalog.unnest($1::bigint[]) k(key) WHERE {leased}");
     let query = sqlx::query_scalar(AssertSqlSafe(statement)).bind(keys).bind(ids);
     query.fetch_all(connection).await
 }
@@ -88,7 +89,7 @@ pub(crate) async fn lock(
     key: &str,
 ) -> Result<(), sqlx::Error> {
     // A lock number of ezq's own: the queue's name cannot hold the separator.
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('ezq/' || $1 || '/' || $2, 0))")
+    sqlx::query("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ezq/' || $1 || '/' || $2, 0))")
         .bind(queue.as_str())
         .bind(key)
         .execute(connection)

@@ -61,6 +61,8 @@ mod schedules;
 #[cfg(feature = "embedded")]
 mod schema;
 #[cfg(feature = "embedded")]
+mod search_path;
+#[cfg(feature = "embedded")]
 mod settling;
 #[cfg(feature = "embedded")]
 mod support;

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use crate::support::*;
 
-/// A database whose clock can be moved: its search path finds these functions before Postgres' own.
+/// A database whose clock can be moved: these functions take the places of Postgres' own.
 ///
 /// Moving the tables back instead would leave receipts behind, which hold the due times to which a
 /// release returns.
@@ -21,12 +21,15 @@ const CLOCK: &str = "
     CREATE SCHEMA moved;
     CREATE TABLE moved.clock (ahead interval NOT NULL);
     INSERT INTO moved.clock VALUES ('0');
-    CREATE FUNCTION moved.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
-      AS 'SELECT pg_catalog.clock_timestamp() + ahead FROM moved.clock';
-    CREATE FUNCTION moved.statement_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
-      AS 'SELECT pg_catalog.statement_timestamp() + ahead FROM moved.clock';
-    CREATE FUNCTION moved.now() RETURNS timestamptz LANGUAGE sql STABLE
-      AS 'SELECT pg_catalog.now() + ahead FROM moved.clock'";
+    ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO real_clock_timestamp;
+    ALTER FUNCTION pg_catalog.statement_timestamp() RENAME TO real_statement_timestamp;
+    ALTER FUNCTION pg_catalog.now() RENAME TO real_now;
+    CREATE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+      AS 'SELECT pg_catalog.real_clock_timestamp() + ahead FROM moved.clock';
+    CREATE FUNCTION pg_catalog.statement_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
+      AS 'SELECT pg_catalog.real_statement_timestamp() + ahead FROM moved.clock';
+    CREATE FUNCTION pg_catalog.now() RETURNS timestamptz LANGUAGE sql STABLE
+      AS 'SELECT pg_catalog.real_now() + ahead FROM moved.clock'";
 
 struct Moved {
     engine: Arc<PgmqEngine>,
@@ -42,8 +45,6 @@ impl Moved {
         let mut clock = PgConnection::connect(&url).await.unwrap();
         run(&mut clock, CLOCK).await;
         let database: String = scalar(&mut clock, "SELECT current_database()::text").await;
-        let path = format!("ALTER DATABASE {database} SET search_path = moved, pg_catalog, public");
-        run(&mut clock, &path).await;
         // The functions look costly to the planner, which would compile each claim.
         run(&mut clock, &format!("ALTER DATABASE {database} SET jit = off")).await;
         Self {

@@ -45,9 +45,9 @@ async fn no_transaction_removes_more_than_a_thousand() {
     let (engine, queue) = archiving(Retention::archive_for(HOUR)).await;
     let mut own = connection().await;
     let audit = format!(
-        "CREATE TABLE audit_{queue} (tx bigint, removed bigint);
+        "CREATE TABLE public.audit_{queue} (tx bigint, removed bigint);
          CREATE FUNCTION note_{queue}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-           INSERT INTO audit_{queue} SELECT pg_current_xact_id()::text::bigint, count(*) FROM gone;
+           INSERT INTO public.audit_{queue} SELECT pg_current_xact_id()::text::bigint, count(*) FROM gone;
            RETURN NULL; END $$;
          CREATE TRIGGER note AFTER DELETE ON pgmq.a_{queue} REFERENCING OLD TABLE AS gone
            FOR EACH STATEMENT EXECUTE FUNCTION note_{queue}()"
