@@ -35,7 +35,7 @@ const ENDED: &str = "
 pub(crate) type Writer = i64;
 
 /// The expression of the transaction that runs a statement.
-pub(crate) const WRITER: &str = "pg_current_xact_id()::text::bigint";
+pub(crate) const WRITER: &str = "pg_catalog.pg_current_xact_id()::text::bigint";
 
 /// The open transactions, with the queues in which they stored something.
 #[derive(Debug, Default)]

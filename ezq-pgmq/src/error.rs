@@ -257,6 +257,13 @@ fn held(holders: &[i32]) -> String {
     format!("waits for a lock held by {noun} {}", pids.join(", "))
 }
 
+/// The server ended a statement for the time it took.
+pub(crate) fn took_too_long(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<sqlx::Error>());
+    source.is_some_and(|failure| is_given_up(failure) || code(failure).as_deref() == Some("57014"))
+}
+
 /// The connection is gone, and so is what ran on it.
 pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
     !is_given_up(error)

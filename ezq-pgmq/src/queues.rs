@@ -5,12 +5,13 @@
 //! that a role without rights on the schema can start.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ezq_core::{Error, QueueName, Result, error_chain};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
+use tokio::task::JoinSet;
 
 use crate::install::LOCK_KEY;
 use crate::link::Link;
@@ -26,6 +27,8 @@ const PROBE: &str = "
 /// that someone has to see to.
 const SOON: Duration = Duration::from_secs(15);
 const LATER: Duration = Duration::from_secs(3600);
+/// When to ask again whether another process still builds indexes.
+const TURN: Duration = Duration::from_secs(5);
 
 /// What a queue's table has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +42,38 @@ pub(crate) struct Shape {
 #[derive(Default)]
 pub(crate) struct Queues {
     known: Mutex<HashMap<QueueName, Shape>>,
-    /// Queues whose indexes could not be created, and when to try again.
-    put_off: Mutex<HashMap<QueueName, Instant>>,
+    put_off: PutOff,
+    /// Tasks that build indexes; they end with the engine.
+    builds: Mutex<JoinSet<()>>,
+}
+
+/// Queues whose indexes could not be created, or are being so, and when to ask again.
+#[derive(Clone, Default)]
+struct PutOff(Arc<Mutex<HashMap<QueueName, Instant>>>);
+
+impl PutOff {
+    fn is_due(&self, queue: &QueueName) -> bool {
+        self.lock().get(queue).is_none_or(|until| Instant::now() >= *until)
+    }
+
+    fn until(&self, queue: &QueueName, pause: Duration) {
+        self.lock().insert(queue.clone(), Instant::now() + pause);
+    }
+
+    /// Says what to run by hand.
+    fn refused(&self, queue: &QueueName, error: Option<&Error>) {
+        let passes = error.is_some_and(Error::is_transient);
+        self.until(queue, if passes { SOON } else { LATER });
+        let sql = keys::index::ordering_sql(std::slice::from_ref(queue));
+        let error = error.map(|error| error_chain(error));
+        ezq_core::private::warn!(
+            %queue, error, sql, "ordering keys are slow until these indexes are created"
+        );
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueName, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 struct Found {
@@ -85,35 +118,50 @@ impl Queues {
     /// Without them keys are kept as well, only slowly: what fails is told, and no error.
     pub(crate) async fn index_keys(&self, queue: &QueueName, link: &Link, manage: bool) {
         let indexed = self.known(queue).is_some_and(|shape| shape.keyed);
-        if indexed || self.is_put_off(queue) {
+        if indexed || !self.put_off.is_due(queue) {
             return;
         }
         let Ok(found) = find(queue, link).await else { return };
         if !found.queue || found.shape.keyed {
             return self.remember_if_whole(queue, &found);
         }
-        let refused = if manage { index(queue, link).await.err() } else { None };
-        if manage && refused.is_none() {
-            tracing::info!(%queue, "indexed the queue's ordering keys");
-            return self.forget(queue);
+        if !manage {
+            return self.put_off.refused(queue, None);
         }
-        let soon = refused.as_ref().is_some_and(Error::is_transient);
-        self.put_off(queue, if soon { SOON } else { LATER });
-        let sql = keys::index::ordering_sql(std::slice::from_ref(queue));
-        let error = refused.as_ref().map(|error| error_chain(error));
-        ezq_core::private::warn!(
-            %queue, error, sql, "ordering keys are slow until these indexes are created"
-        );
+        match index(queue, link).await {
+            Ok(true) => {
+                tracing::info!(%queue, "indexed the queue's ordering keys");
+                self.forget(queue);
+            }
+            Ok(false) => self.index_beside(queue, link),
+            Err(error) => self.put_off.refused(queue, Some(&error)),
+        }
     }
 
-    fn is_put_off(&self, queue: &QueueName) -> bool {
-        let put_off = self.put_off.lock().unwrap_or_else(PoisonError::into_inner);
-        put_off.get(queue).is_some_and(|until| Instant::now() < *until)
-    }
-
-    fn put_off(&self, queue: &QueueName, pause: Duration) {
-        let mut put_off = self.put_off.lock().unwrap_or_else(PoisonError::into_inner);
-        put_off.insert(queue.clone(), Instant::now() + pause);
+    /// Has a task build the indexes of a large queue.
+    fn index_beside(&self, queue: &QueueName, link: &Link) {
+        // Until the task has ended.
+        self.put_off.until(queue, LATER);
+        let (put_off, connector) = (self.put_off.clone(), link.connector().clone());
+        let queue = queue.clone();
+        let mut builds = self.builds.lock().unwrap_or_else(PoisonError::into_inner);
+        // A set keeps what ended until it is asked.
+        while builds.try_join_next().is_some() {}
+        builds.spawn(async move {
+            tracing::debug!(%queue, "indexing the ordering keys of a large queue");
+            loop {
+                match keys::index::create_beside(&connector, &queue).await {
+                    Ok(true) => break,
+                    // It may be at another queue.
+                    Ok(false) => {
+                        tokio::time::sleep(TURN.mul_f64(rand::random_range(0.5..1.0))).await
+                    }
+                    Err(error) => return put_off.refused(&queue, Some(&error)),
+                }
+            }
+            tracing::info!(%queue, "indexed the queue's ordering keys");
+            put_off.until(&queue, Duration::ZERO);
+        });
     }
 
     fn remember_if_whole(&self, queue: &QueueName, found: &Found) {
@@ -158,10 +206,10 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
     })
 }
 
-async fn index(queue: &QueueName, link: &Link) -> Result<()> {
+async fn index(queue: &QueueName, link: &Link) -> Result<bool> {
     let mut link = link.checkout().await?;
     let (place, watch) = (link.place().clone(), link.watch());
-    let result = watch.limit(keys::index::create(link.connection(), queue)).await;
+    let result = watch.limit(keys::index::create_on_small(link.connection(), queue)).await;
     link.end(result).map_err(|failure| error::of(failure, &place))
 }
 

@@ -331,7 +331,7 @@ impl Session {
     async fn is_held(&self, finished: &[Finished]) -> Result<bool> {
         let table = sql::table(&self.queue);
         let locked = receipts::locked(&table, "", RECEIPTS, " SKIP LOCKED");
-        let statement = format!("SELECT count(*) FROM ({locked}) l");
+        let statement = format!("SELECT pg_catalog.count(*) FROM ({locked}) l");
         let finished: Vec<&Finished> = finished.iter().collect();
         let asked = async {
             let mut connection = self.engine.lender().acquire().await?;

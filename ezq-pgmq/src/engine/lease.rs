@@ -11,8 +11,8 @@ use super::PgmqEngine;
 use super::contract::on_link;
 use crate::claim::{Batch, Claim, Claimed};
 use crate::front::Went;
-use crate::keys;
 use crate::link::{Checkout, Link};
+use crate::{error, keys};
 
 /// How often a claim is made again that met a worker with the same key.
 const TRIES: u32 = 5;
@@ -66,6 +66,7 @@ impl PgmqEngine {
         let shape = inner.queues.shape(queue, &inner.control).await?;
         let claim = Claim::new(request, shape, inner.restart_grace);
         if shape.keyed {
+            inner.unindexed.remove(queue);
             let mut path = inner.paths.of(queue);
             let batch = on_link!(self, inner.claim, queue, |connection| {
                 claim.run_keyed(connection, &mut path)
@@ -73,15 +74,36 @@ impl PgmqEngine {
             inner.paths.keep(queue, path);
             return batch;
         }
-        let from = inner.fronts.of(queue);
-        let mut batch = self.claim_from(&claim, request, from).await?;
-        if from.is_some() && batch.claimed.is_empty() {
-            batch = self.claim_from(&claim, request, None).await?;
-        }
+        let batch = match self.claim_unkeyed(&claim, request).await {
+            // Keys may be what it is slow for.
+            Err(error) if !inner.unindexed.has(queue) && error::took_too_long(&error) => {
+                inner.unindexed.add(queue);
+                self.claim_unkeyed(&claim, request).await?
+            }
+            result => result?,
+        };
         if batch.claimed.iter().any(|one| one.key.is_some()) {
             // Someone else's, or published in a transaction.
             inner.queues.forget(queue);
+            inner.unindexed.add(queue);
             inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
+        }
+        Ok(batch)
+    }
+
+    /// Claims from a queue that has no indexes over keys: it has no keys, or it had none until now.
+    async fn claim_unkeyed(&self, claim: &Claim, request: &LeaseRequest) -> Result<Batch> {
+        let (inner, queue) = (&self.inner, &request.queue);
+        if inner.unindexed.has(queue) {
+            // It reads much, and is planned for that.
+            return on_link!(self, inner.control, queue, |connection| {
+                inner.unindexed.claim(connection, queue, claim)
+            });
+        }
+        let from = inner.fronts.of(queue);
+        let batch = self.claim_from(claim, request, from).await?;
+        if from.is_some() && batch.claimed.is_empty() {
+            return self.claim_from(claim, request, None).await;
         }
         Ok(batch)
     }

@@ -24,6 +24,7 @@ use crate::front::Fronts;
 use crate::giving_up::Stopper;
 use crate::grouping::{Groups, Means};
 use crate::keys::claim::Paths;
+use crate::keys::unindexed::Unindexed;
 use crate::link::{Connector, ISOLATION, Link, Planning, keep_alive};
 use crate::pooled::Lender;
 use crate::publish::{self, ByQueue, Row};
@@ -75,6 +76,7 @@ struct Inner {
     subscriptions: Schema,
     replays: Schema,
     paths: Paths,
+    unindexed: Unindexed,
     fronts: Fronts,
     wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
@@ -158,6 +160,7 @@ impl PgmqEngine {
             subscriptions: Schema::new(Part::Broadcast),
             replays: Schema::new(Part::Replays),
             paths: Paths::default(),
+            unindexed: Unindexed::default(),
             fronts: Fronts::default(),
             wake: Arc::default(),
             locked: Locked::default(),

@@ -9,6 +9,7 @@ pub(crate) mod blocked;
 pub(crate) mod claim;
 pub(crate) mod index;
 mod statement;
+pub(crate) mod unindexed;
 
 use ezq_core::QueueName;
 use sqlx::AssertSqlSafe;

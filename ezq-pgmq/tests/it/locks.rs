@@ -214,6 +214,8 @@ async fn a_statement_whose_answer_nobody_waits_for_is_stopped() {
     let impatient = config.statement_timeout(Duration::from_millis(1500));
     let impatient = PgmqEngine::connect(impatient).await.unwrap();
     publish(&engine, &queue, &["1"]).await;
+    let receipt = lease_one(&engine, &queue).await.receipt;
+    let receipts = std::slice::from_ref(&receipt);
     let slow = format!(
         "CREATE FUNCTION slow_{queue}() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
@@ -221,12 +223,14 @@ async fn a_statement_whose_answer_nobody_waits_for_is_stopped() {
          FOR EACH ROW EXECUTE FUNCTION slow_{queue}()"
     );
     run(&mut connection().await, &slow).await;
-    let error = timeout(CEILING, impatient.lease(request(&queue))).await.unwrap().unwrap_err();
+    let renewed = timeout(CEILING, impatient.extend(&queue, receipts, TTL)).await.unwrap();
+    let error = renewed.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
     let ended = async { while active(name.as_str()).await > 0 {} };
     timeout(CEILING, ended).await.expect("it has ended on the server");
     run(&mut connection().await, &format!("DROP TRIGGER slow ON pgmq.q_{queue}")).await;
-    assert_eq!(lease_one(&engine, &queue).await.deliveries, 1);
+    let extended = engine.extend(&queue, receipts, TTL).await.unwrap();
+    assert_eq!(extended, [ExtendOutcome::Extended]);
 }
 
 /// Publishing through this pool gives up on a locked queue, and has then ended.
