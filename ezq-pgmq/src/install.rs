@@ -12,8 +12,8 @@ use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection, Executor as _, Row};
 
 use crate::config::Place;
+use crate::connector::{Connector, PINNED};
 use crate::error;
-use crate::link::{Connector, PINNED};
 use crate::schema::{self, Part};
 use crate::sql;
 

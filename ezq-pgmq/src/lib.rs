@@ -19,6 +19,7 @@ mod capture;
 mod claim;
 mod commits;
 mod config;
+mod connector;
 mod dead_letters;
 mod dedupe;
 #[cfg(feature = "embedded")]

@@ -13,8 +13,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::capture::feeds;
 use crate::capture::looks::Looks;
+use crate::connector::Connector;
 use crate::error;
-use crate::link::{Connector, limit};
+use crate::link::limit;
 use crate::wake::{CHANNEL, Wake};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

@@ -11,8 +11,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::time::timeout;
 
+use crate::connector::Connector;
 use crate::error;
-use crate::link::{Connector, limit};
+use crate::link::limit;
 
 /// For how long a second connection is waited for. Where there is none to be had, nothing is found.
 const PATIENCE: Duration = Duration::from_secs(1);

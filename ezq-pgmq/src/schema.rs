@@ -15,9 +15,10 @@ use sqlx::{AssertSqlSafe, Connection};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::Place;
+use crate::connector::Connector;
 use crate::error;
 use crate::install::{LOCK, LOCK_KEY, LOCK_TIMEOUT, quoted};
-use crate::link::{Connector, Link};
+use crate::link::Link;
 
 /// What a table is for, and so in which databases it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use sqlx::postgres::PgConnection;
 pub use list::{CapturedTable, Captures};
 
 use crate::PgmqEngine;
-use crate::link::PINNED;
+use crate::connector::PINNED;
 use table::Table;
 
 /// The events of a capture in the making: await it to install the triggers.

@@ -12,20 +12,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ezq_core::{Capabilities, Error, ErrorKind, Outgoing, PublishOutcome, QueueName, Result};
-use sqlx::Executor as _;
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::postgres::PgConnection;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::PgmqConfig;
+use crate::connector::{Connector, Planning, own_pool};
 use crate::front::Fronts;
 use crate::giving_up::Stopper;
 use crate::grouping::{Groups, Means};
 use crate::keys::claim::Paths;
 use crate::keys::unindexed::Unindexed;
-use crate::link::{Connector, ISOLATION, Link, Planning, keep_alive};
+use crate::link::Link;
 use crate::pooled::Lender;
 use crate::publish::{self, ByQueue, Row};
 use crate::queues::Queues;
@@ -36,8 +36,6 @@ use crate::sweep::Sweeper;
 use crate::wake::Wake;
 use crate::{error, install, keys, listen, pooler};
 
-/// A connection of the pool that was idle this long is asked whether it still stands.
-const IDLE: Duration = Duration::from_secs(1);
 /// `jsonb` takes no more in one text or array.
 const MAX_BODY: usize = 268_435_455;
 
@@ -418,29 +416,6 @@ impl Inner {
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn own_pool(config: &PgmqConfig, connector: &Connector) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(config.max_connections)
-        .acquire_timeout(config.connect_timeout)
-        // A ping before every use would double the round trips of a publish.
-        .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(async move {
-                if meta.idle_for > IDLE {
-                    sqlx::Connection::ping(connection).await?;
-                }
-                Ok(true)
-            })
-        })
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                connection.execute(ISOLATION).await?;
-                keep_alive(connection).await
-            })
-        })
-        .connect_lazy_with(connector.options().clone())
 }
 
 impl fmt::Debug for PgmqEngine {

@@ -7,8 +7,8 @@ use ezq_core::{QueueName, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
+use crate::connector::Connector;
 use crate::install::LOCK_KEY;
-use crate::link::Connector;
 use crate::{error, sql};
 
 /// Who waits for the table's lock holds up every publisher: others' transactions come first, and it
