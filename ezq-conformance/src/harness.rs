@@ -21,6 +21,12 @@ pub trait Harness: Send + Sync {
         self.engine().await
     }
 
+    /// What the suite calls a queue, from a name of small letters, digits and `_` that it has thought
+    /// of: at most five characters longer. Defaults to that name.
+    fn queue_name(&self, unique: String) -> String {
+        unique
+    }
+
     /// Stores a body and headers (JSON text; none as the store has it) the way a client that knows
     /// nothing of ezq would, readable at once; whether the store can hold them. Defaults to
     /// `false`: the cases on poison messages are skipped.

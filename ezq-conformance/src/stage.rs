@@ -43,9 +43,9 @@ impl<'h> Stage<'h> {
             harness,
             engine: harness.engine().await,
             second: harness.second().await,
-            queue: QueueName::new(&name)?,
-            other: QueueName::new(&format!("{name}_b"))?,
-            missing: QueueName::new(&format!("{name}_c"))?,
+            queue: QueueName::new(&harness.queue_name(name.clone()))?,
+            other: QueueName::new(&harness.queue_name(format!("{name}_b")))?,
+            missing: QueueName::new(&harness.queue_name(format!("{name}_c")))?,
         };
         stage.engine.ensure_queue(&stage.queue).await?;
         stage.engine.ensure_queue(&stage.other).await?;

@@ -33,7 +33,7 @@ struct Inner {
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// A queue name is not `[a-z0-9_]{1,40}`.
+    /// A [queue's name](crate::QueueName) is none.
     InvalidQueueName,
     /// A pattern of event types is not one.
     InvalidPattern,

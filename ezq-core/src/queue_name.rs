@@ -1,4 +1,5 @@
-//! Queue names: parsed once at the edge, so that no later layer sees one it would have to quote.
+//! Queue names: parsed once at the edge into the form in which the store has them, so that two
+//! spellings of one queue are one name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,15 +10,26 @@ use crate::{Error, ErrorKind, Result};
 /// The suffix of the queue that keeps a queue's dead letters.
 pub const DEAD_LETTER_SUFFIX: &str = "_dlq";
 
-/// The name of a queue: 1 to 40 of `a` to `z`, `0` to `9` and `_`.
+/// The most characters of a queue's name, as PGMQ has it.
+const LONGEST: usize = 47;
+
+/// What a name may consist of beside ASCII letters and digits.
+const MARKS: [u8; 6] = [b'_', b'-', b'.', b':', b'/', b'@'];
+
+/// The name of a queue: 1 to 47 ASCII letters, digits and `_ - . : / @`, without `--`.
 ///
-/// The limit leaves room for `_dlq` within PGMQ's 47 characters.
+/// Capital letters mean the same as small ones, as they do to PGMQ, whose table of `MyQueue` is that
+/// of `myqueue`: the name is kept in small letters.
+///
+/// The dead letters of `orders` are in the queue `orders_dlq`. Behind a name of more than 43
+/// characters there is no room for that: see [`dead_letters`](Self::dead_letters).
 ///
 /// ```
 /// use ezq_core::QueueName;
 ///
-/// let orders = QueueName::new("orders")?;
-/// assert_eq!(orders.dead_letters(), "orders_dlq");
+/// let orders = QueueName::new("Shop.Orders")?;
+/// assert_eq!(orders.as_str(), "shop.orders");
+/// assert_eq!(orders.dead_letters(), "shop.orders_dlq");
 /// # Ok::<(), ezq_core::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,30 +38,53 @@ pub struct QueueName(Arc<str>);
 impl QueueName {
     /// Parses a queue name.
     ///
+    /// PGMQ takes more: spaces, quotes, backslashes, letters beyond ASCII. Those make names that are
+    /// told wrongly in logs and statements, or that depend on the database's locale.
+    ///
     /// # Errors
-    /// [`ErrorKind::InvalidQueueName`] unless the name is `[a-z0-9_]{1,40}`.
+    /// [`ErrorKind::InvalidQueueName`] for what is no such name.
     pub fn new(name: &str) -> Result<Self> {
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        if (1..=40).contains(&name.len()) && name.bytes().all(allowed) {
-            return Ok(Self(name.into()));
-        }
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || MARKS.contains(&b);
+        let why = if name.is_empty() {
+            "it is empty"
+        } else if name.chars().count() > LONGEST {
+            "it has more than 47 characters, which PGMQ refuses"
+        } else if !name.bytes().all(allowed) {
+            "use the letters a to z, digits and _ - . : / @"
+        } else if name.contains("--") {
+            "PGMQ refuses `--`"
+        } else {
+            return Ok(Self(name.to_ascii_lowercase().into()));
+        };
         Err(Error::new(
             ErrorKind::InvalidQueueName,
-            format!("`{}` is not a queue name: use 1 to 40 of a-z, 0-9 and _", name.escape_debug()),
+            format!("`{}` is not a queue name: {why}", name.escape_debug()),
         ))
     }
 
-    /// The name as text.
+    /// The name as text, in small letters.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name of the queue that keeps this queue's dead letters.
+    /// The name of the queue that keeps this queue's dead letters: the name and `_dlq`. Where that
+    /// has more than 47 characters, it is the name's first 34, `_`, eight digits that stand for the
+    /// whole name, and `_dlq`.
     #[must_use]
     pub fn dead_letters(&self) -> String {
-        format!("{}{DEAD_LETTER_SUFFIX}", self.0)
+        let room = LONGEST.saturating_sub(DEAD_LETTER_SUFFIX.len());
+        if self.0.len() <= room {
+            return format!("{}{DEAD_LETTER_SUFFIX}", self.0);
+        }
+        let begin: String = self.0.chars().take(room.saturating_sub(9)).collect();
+        format!("{begin}_{:08x}{DEAD_LETTER_SUFFIX}", hash(&self.0))
     }
+}
+
+/// FNV-1a of 32 bits: short, and the same for ever and in every language.
+fn hash(name: &str) -> u32 {
+    name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// The queue `ezq`.
@@ -107,17 +142,47 @@ impl TryFrom<&QueueName> for QueueName {
 mod tests {
     use super::*;
 
-    #[test]
-    fn accepts_the_longest_name() {
-        let longest = "a".repeat(40);
-        assert_eq!(QueueName::new(&longest).unwrap().as_str(), longest);
+    fn name(text: &str) -> QueueName {
+        QueueName::new(text).unwrap()
     }
 
     #[test]
-    fn refuses_what_sql_or_pgmq_would_misread() {
-        for name in ["", "a;b", "a\"b", "a'b", "a b", "Orders", &"a".repeat(41), "ä", "a-b"] {
-            let error = QueueName::new(name).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidQueueName, "{name:?}");
+    fn takes_the_names_that_are_in_use_with_pgmq() {
+        for text in ["my-queue", "user.events", "a:b/c@d", "9", "_", &"a".repeat(47)] {
+            assert_eq!(name(text).as_str(), text);
         }
+        assert_eq!(name("MyQueue"), name("myqueue"), "they share a table");
+    }
+
+    #[test]
+    fn refuses_what_is_read_wrongly_somewhere() {
+        let refused = [
+            "",
+            "a;b",
+            "a\"b",
+            "a'b",
+            "a b",
+            "a$b",
+            "a--b",
+            "a\\b",
+            "a*/b",
+            "a,b",
+            "a=b",
+            "ä",
+            &"a".repeat(48),
+        ];
+        for text in refused {
+            let error = QueueName::new(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidQueueName, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_dead_letters_of_long_names_are_queues_of_their_own() {
+        assert_eq!(name(&"a".repeat(43)).dead_letters(), format!("{}_dlq", "a".repeat(43)));
+        let long = name(&"a".repeat(44)).dead_letters();
+        assert_eq!(long, format!("{}_c3fada01_dlq", "a".repeat(34)));
+        assert_ne!(long, name(&"a".repeat(45)).dead_letters());
+        assert_eq!(name(&long).as_str(), long, "it is a name itself");
     }
 }

@@ -23,8 +23,8 @@ const KEYS: &[Key] = &[
     Key::once("crate", "crate = path::to::ezq"),
 ];
 
-/// The longest queue name that leaves room for what PGMQ and ezq derive from it.
-const QUEUE_MAX: usize = 40;
+/// The longest queue name, as PGMQ has it.
+const QUEUE_MAX: usize = 47;
 
 /// What `#[event(...)]` says, checked.
 struct Options {
@@ -172,14 +172,17 @@ fn type_name(entry: &Entry) -> syn::Result<LitStr> {
 pub(crate) fn queue_name(entry: &Entry) -> syn::Result<LitStr> {
     let literal: LitStr = entry.parse()?;
     let name = literal.value();
+    // As `ezq::QueueName` reads it.
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.:/@".contains(&b);
     let fits = (1..=QUEUE_MAX).contains(&name.len())
-        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        && name.bytes().all(is_allowed)
+        && !name.contains("--");
     if fits {
         return Ok(literal);
     }
     let message = format!(
-        "\"{}\" is not a queue name: write 1 to {QUEUE_MAX} lower-case letters, digits or \
-         underscores, such as \"orders\"",
+        "\"{}\" is not a queue name: write 1 to {QUEUE_MAX} letters, digits or `_ - . : / @`, without \
+         `--`, such as \"orders\"",
         name.escape_debug()
     );
     Err(Error::new(literal.span(), message))

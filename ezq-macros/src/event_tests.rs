@@ -158,8 +158,8 @@ fn refuses_what_the_wire_or_the_queue_could_not_carry() {
         ))
         .contains("at least 1")
     );
-    let long = "q".repeat(41);
-    for queue in ["", "Orders", "a-b", "a;b", "é", &long] {
+    let long = "q".repeat(48);
+    for queue in ["", "a b", "a--b", "a;b", "é", &long] {
         let message = first(parse_quote!(
             #[event(queue = #queue)]
             struct E;

@@ -32,7 +32,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// |---|---|---|
 /// | `type = "order.paid"` | The event's name on the wire. Not empty, no white space. | the Rust name |
 /// | `version = 2` | The version of its fields, at least 1. | 1 |
-/// | `queue = "orders"` | Where it is published unless the publisher says otherwise: 1 to 40 of `a-z`, `0-9`, `_`. | the publisher's queue |
+/// | `queue = "orders"` | Where it is published unless the publisher says otherwise: 1 to 47 letters, digits and `_ - . : / @`, without `--`. | the publisher's queue |
 /// | `key = "customer_id"` | The field that is its ordering key: events of one key in one queue are handled one after another. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None` is no key. | no key |
 /// | `codec = "raw"` | The codec that writes it, by its name. | its queue's |
 /// | `alias = "OrderPaid"` | A further name under which it is read; may be given again. | none |

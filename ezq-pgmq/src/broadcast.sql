@@ -46,7 +46,7 @@ declare
   drawn bigint;
 begin
   for queue in select r from ezq.recipients(event_type) r loop
-    target := 'pgmq.q_' || queue;
+    target := 'pgmq.' || quote_ident('q_' || queue);
     message_id := null;
     first_event_id := null;
     due := greatest(clock_timestamp() + after_us * interval '1 us', due_at);

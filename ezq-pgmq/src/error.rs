@@ -10,14 +10,13 @@ use ezq_core::{Error, ErrorKind, QueueName};
 use sqlx::error::DatabaseError;
 
 use crate::config::Place;
-use crate::sql;
 
 const UNDEFINED_TABLE: &str = "42P01";
 const LOCK_TIMEOUT: &str = "55P03";
 
 /// The error of a statement on a queue.
 pub(crate) fn on_queue(error: sqlx::Error, queue: &QueueName, place: &Place) -> Error {
-    if is_queue_missing(&error) && names(message(&error), &sql::table(queue)) {
+    if is_queue_missing(&error) && names(message(&error), &format!("pgmq.q_{queue}")) {
         return queue_missing(queue).with_source(error);
     }
     of(error, place)
@@ -134,9 +133,14 @@ pub(crate) fn names_ours(error: &sqlx::Error) -> bool {
     ["pgmq.", "ezq."].iter().any(|schema| message(error).contains(schema))
 }
 
-/// Whether a message names this table, and not one whose name goes on.
+/// Whether a message names this table, which it does without quotes of its own, and not one whose name
+/// goes on.
 fn names(message: &str, table: &str) -> bool {
-    let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+    let goes_on = |rest: &str| {
+        rest.starts_with(|c: char| {
+            c.is_alphanumeric() || ['_', '-', '.', ':', '/', '@'].contains(&c)
+        })
+    };
     message.match_indices(table).any(|(at, _)| !goes_on(&message[at + table.len()..]))
 }
 
@@ -339,6 +343,9 @@ mod tests {
             assert!(names(message, "pgmq.q_orders"));
             assert!(!names(message, "pgmq.q_order"));
         }
-        assert!(!names("relation \"pgmq.q_orders_dlq\" does not exist", "pgmq.q_orders"));
+        for longer in ["pgmq.q_orders_dlq", "pgmq.q_orders-2", "pgmq.q_orders.paid"] {
+            let message = format!("relation \"{longer}\" does not exist");
+            assert!(names(&message, longer) && !names(&message, "pgmq.q_orders"));
+        }
     }
 }

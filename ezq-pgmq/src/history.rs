@@ -4,10 +4,12 @@
 //! It reads committed rows and locks none. Queues and dead letters are read through; an archive is
 //! searched by its index where it has one.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use ezq_core::engine::Death;
 use ezq_core::headers::DEAD;
-use ezq_core::{CopyState, DEAD_LETTER_SUFFIX, EventCopy, History, QueueName, flat_origin};
+use ezq_core::{CopyState, EventCopy, History, QueueName, flat_origin};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
@@ -20,9 +22,9 @@ const TABLES: &str = "
            bool_or(t.place = 'd') AS has_dead,
            bool_and(has_table_privilege(c.oid, 'SELECT')) AS is_readable,
            statement_timestamp() AS now
-    FROM unnest($1::text[]) AS queue(name)
+    FROM unnest($1::text[], $2::text[]) AS queue(name, dead)
     CROSS JOIN LATERAL (VALUES ('q', 'q_' || queue.name), ('a', 'a_' || queue.name),
-                               ('d', 'q_' || queue.name || $2)) AS t(place, name)
+                               ('d', 'q_' || queue.dead)) AS t(place, name)
     JOIN pg_catalog.pg_class c ON c.relnamespace = 'pgmq'::regnamespace AND c.relname = t.name
     GROUP BY queue.name ORDER BY queue.name";
 
@@ -32,11 +34,13 @@ pub(crate) async fn read(
     event_id: &str,
     queue: Option<&QueueName>,
 ) -> Result<History, sqlx::Error> {
-    let names = match queue {
-        Some(queue) => vec![queue.to_string()],
+    let asked = match queue {
+        Some(queue) => vec![queue.clone()],
         None => queues(connection).await?,
     };
-    let rows = sqlx::query(TABLES).bind(names).bind(DEAD_LETTER_SUFFIX);
+    let names: Vec<&str> = asked.iter().map(QueueName::as_str).collect();
+    let dead: Vec<String> = asked.iter().map(QueueName::dead_letters).collect();
+    let rows = sqlx::query(TABLES).bind(names).bind(dead);
     let rows = rows.fetch_all(&mut *connection).await?;
     let mut asked_at = Utc::now();
     let (mut copies, mut unread) = (Vec::new(), Vec::new());
@@ -73,19 +77,19 @@ pub(crate) async fn read(
 
 /// The queues there are, dead letters not being a queue of their own. The catalogue tells them to
 /// any role; `pgmq.meta` is for those who were granted it.
-async fn queues(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueName>, sqlx::Error> {
     let names: Vec<String> = sqlx::query_scalar(
-        "WITH queue AS (
-           SELECT substr(relname, 3) AS name FROM pg_catalog.pg_class
-           WHERE relnamespace = 'pgmq'::regnamespace AND relkind IN ('r', 'p')
-             AND NOT relispartition AND relname LIKE 'q\\_%')
-         SELECT name FROM queue d
-         WHERE NOT EXISTS (SELECT FROM queue q WHERE q.name || $1 = d.name)",
+        "SELECT substr(relname, 3) FROM pg_catalog.pg_class
+         WHERE relnamespace = 'pgmq'::regnamespace AND relkind IN ('r', 'p')
+           AND NOT relispartition AND relname LIKE 'q\\_%'",
     )
-    .bind(DEAD_LETTER_SUFFIX)
     .fetch_all(connection)
     .await?;
-    Ok(names.into_iter().filter(|name| QueueName::new(name).is_ok()).collect())
+    let mut queues: Vec<QueueName> =
+        names.iter().filter_map(|name| QueueName::new(name).ok()).collect();
+    let dead: HashSet<String> = queues.iter().map(QueueName::dead_letters).collect();
+    queues.retain(|queue| !dead.contains(queue.as_str()));
+    Ok(queues)
 }
 
 /// Where and how one queue is searched.

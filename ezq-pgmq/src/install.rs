@@ -89,8 +89,8 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
         let role = quoted(role);
         let _ = writeln!(text, "grant usage on schema pgmq to {role};");
         for name in &names {
-            let _ =
-                writeln!(text, "grant select, insert, update, delete on pgmq.q_{name} to {role};");
+            let table = sql::in_pgmq(&format!("q_{name}"));
+            let _ = writeln!(text, "grant select, insert, update, delete on {table} to {role};");
         }
         for queue in queues {
             let archive = sql::archive_table(queue);
@@ -98,7 +98,8 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
         }
         for queue in queues {
             // For the ids of messages with dedupe keys.
-            let _ = writeln!(text, "grant usage on sequence pgmq.q_{queue}_msg_id_seq to {role};");
+            let ids = sql::in_pgmq(&format!("q_{queue}_msg_id_seq"));
+            let _ = writeln!(text, "grant usage on sequence {ids} to {role};");
         }
     }
     text

@@ -18,10 +18,10 @@ use crate::link::Link;
 use crate::{error, keys};
 
 const PROBE: &str = "
-    SELECT to_regclass('pgmq.q_' || $1) IS NOT NULL AS has_queue,
-           to_regclass('pgmq.q_' || $2) IS NOT NULL AS has_dead,
+    SELECT to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NOT NULL AS has_queue,
+           to_regclass('pgmq.' || quote_ident('q_' || $2)) IS NOT NULL AS has_dead,
            EXISTS (SELECT FROM pg_catalog.pg_attribute
-                   WHERE attrelid = to_regclass('pgmq.q_' || $1)
+                   WHERE attrelid = to_regclass('pgmq.' || quote_ident('q_' || $1))
                      AND attname = 'last_read_at' AND NOT attisdropped) AS has_last_read";
 /// When to ask again for the indexes over a queue's keys: after a refusal that passes, and after one
 /// that someone has to see to.
@@ -231,7 +231,7 @@ async fn create_locked(
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
     for name in [queue.as_str().to_owned(), queue.dead_letters()] {
         // A queue that stands is left alone: its owner may be another role.
-        let absent = "to_regclass('pgmq.q_' || $1) IS NULL OR to_regclass('pgmq.a_' || $1) IS NULL";
+        let absent = "to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NULL OR to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NULL";
         let statement = format!("SELECT pgmq.create($1) WHERE {absent}");
         sqlx::query(AssertSqlSafe(statement)).bind(name).execute(&mut *tx).await?;
     }

@@ -21,9 +21,9 @@ const SMALL: i64 = 32 * 1024 * 1024;
 
 /// A column that PGMQ before 1.10 has in neither table, and a queue upgraded since in either order.
 const PROBE: &str = "
-    SELECT to_regclass('pgmq.a_' || $1) IS NOT NULL AS has_archive,
+    SELECT to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NOT NULL AS has_archive,
            (SELECT count(*) = 2 FROM pg_catalog.pg_attribute
-            WHERE attrelid IN (to_regclass('pgmq.q_' || $1), to_regclass('pgmq.a_' || $1))
+            WHERE attrelid IN (to_regclass('pgmq.' || quote_ident('q_' || $1)), to_regclass('pgmq.' || quote_ident('a_' || $1)))
               AND attname = 'last_read_at' AND NOT attisdropped) AS has_last_read";
 
 pub(crate) struct Retentions {
@@ -144,9 +144,9 @@ async fn index(queue: &QueueName, link: &Link) -> Result<()> {
 // Building it keeps acknowledgements waiting, which an archive that is small makes short.
 async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result<(), sqlx::Error> {
     let found: Option<(bool, bool)> = sqlx::query_as(
-        "SELECT to_regclass('pgmq.' || $2) IS NOT NULL AND to_regclass('pgmq.' || $4) IS NOT NULL,
+        "SELECT to_regclass('pgmq.' || quote_ident($2)) IS NOT NULL AND to_regclass('pgmq.' || quote_ident($4)) IS NOT NULL,
                 pg_table_size(oid) <= $3
-         FROM pg_catalog.pg_class WHERE oid = to_regclass('pgmq.a_' || $1) AND relkind = 'r'",
+         FROM pg_catalog.pg_class WHERE oid = to_regclass('pgmq.' || quote_ident('a_' || $1)) AND relkind = 'r'",
     )
     .bind(queue.as_str().to_owned())
     .bind(sql::archive_index(queue))

@@ -157,6 +157,17 @@ create index if not exists trail_ended_at on ezq.trail (queue, ended_at);
         table: "ezq.subscriptions, ezq.event_parties",
         sql: include_str!("broadcast.sql"),
     },
+    Migration {
+        version: 8,
+        name: "queue names",
+        part: Part::Broadcast,
+        table: "ezq.subscriptions",
+        sql: "\
+alter table ezq.subscriptions drop constraint if exists subscriptions_queue_check;
+alter table ezq.subscriptions add constraint subscriptions_queue_check
+  check (queue ~ '^[a-z0-9_.:/@-]{1,47}$' and queue !~ '--');
+",
+    },
 ];
 
 const SCHEMA: &str = "create schema if not exists ezq;\n";

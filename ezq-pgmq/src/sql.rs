@@ -1,6 +1,7 @@
 //! Table names and the expressions that several statements share.
 //!
-//! A [`QueueName`] is `[a-z0-9_]{1,40}`, so names need no quotes and cannot smuggle anything in.
+//! A [`QueueName`] has no capital letters, quotes, backslashes or stars: it is quoted where it is part
+//! of an identifier, and can stand in a string or a comment as it is.
 //!
 //! Statements that run in the application's sessions (publishing, `Tx`, the inbox) meet its search
 //! path. The server looks into `pg_catalog` first, so a function or operator that is there for
@@ -13,17 +14,31 @@
 
 use ezq_core::{End, Event, Interrupt, QueueName};
 
+use crate::install::quoted;
+
 /// The table of a queue.
 pub(crate) fn table(queue: &QueueName) -> String {
-    format!("pgmq.q_{queue}")
+    in_pgmq(&format!("q_{queue}"))
 }
 
 /// The table of a queue's archive.
 pub(crate) fn archive_table(queue: &QueueName) -> String {
-    format!("pgmq.a_{queue}")
+    in_pgmq(&format!("a_{queue}"))
 }
 
-/// The index by which an event's history is found in a large archive.
+/// Something of PGMQ's schema.
+pub(crate) fn in_pgmq(name: &str) -> String {
+    format!("pgmq.{}", identifier(name))
+}
+
+/// A name that was made of a queue's, as an identifier: quoted only where it must be, so that most
+/// statements read as one would write them.
+pub(crate) fn identifier(name: &str) -> String {
+    let needs_none = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if name.bytes().all(needs_none) { name.to_owned() } else { quoted(name) }
+}
+
+/// The name of the index by which an event's history is found in a large archive.
 pub(crate) fn archive_index(queue: &QueueName) -> String {
     format!("a_{queue}_event_id_idx")
 }
@@ -38,7 +53,7 @@ pub(crate) fn create_archive_codec_index(queue: &QueueName) -> String {
     format!(
         "CREATE INDEX IF NOT EXISTS {} ON {} USING hash ((headers ->> 'ce-id')) \
          WHERE headers ? 'ce-id'",
-        archive_codec_index(queue),
+        identifier(&archive_codec_index(queue)),
         archive_table(queue)
     )
 }
@@ -48,14 +63,14 @@ pub(crate) fn create_archive_codec_index(queue: &QueueName) -> String {
 pub(crate) fn create_archive_index(queue: &QueueName) -> String {
     format!(
         "CREATE INDEX IF NOT EXISTS {} ON {} USING hash ((message ->> 'id'))",
-        archive_index(queue),
+        identifier(&archive_index(queue)),
         archive_table(queue)
     )
 }
 
 /// The table of a queue's dead letters.
 pub(crate) fn dead_table(queue: &QueueName) -> String {
-    format!("pgmq.q_{}", queue.dead_letters())
+    in_pgmq(&format!("q_{}", queue.dead_letters()))
 }
 
 /// `headers` as an object: NULL is none, and what is no object goes along under a key of its own.

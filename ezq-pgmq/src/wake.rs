@@ -68,7 +68,7 @@ impl Wake {
         self.signal.notify_one();
     }
 
-    /// A notification came in.
+    /// A notification came in, from another ezq or from anyone; in whatever letters.
     pub(crate) fn heard(&self, queue: &str) {
         self.lock().bump(queue);
     }
@@ -161,7 +161,8 @@ impl Wake {
 
 impl State {
     fn bump(&self, queue: &str) {
-        let counter = self.counters.iter().find(|(name, _)| name.as_str() == queue);
+        let counter =
+            self.counters.iter().find(|(name, _)| name.as_str().eq_ignore_ascii_case(queue));
         if let Some((_, counter)) = counter {
             bump(counter);
         }

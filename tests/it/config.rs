@@ -95,7 +95,7 @@ fn a_wrong_value_is_refused_with_its_name_and_what_to_write() {
         ("EZQ_QUEUE", "Orders!"),
         ("EZQ_ROUTES", "order.*"),
         ("EZQ_ROUTES", "order*=o"),
-        ("EZQ_ROUTES", "order.*=O"),
+        ("EZQ_ROUTES", "order.*=o o"),
         ("EZQ_CONCURRENCY", "many"),
         ("EZQ_CONCURRENCY", "-1"),
         ("EZQ_LEASE", "10"),

@@ -1,4 +1,4 @@
-// error: "Orders;" is not a queue name: write 1 to 40 lower-case letters, digits or underscores
+// error: "Orders;" is not a queue name: write 1 to 47 letters, digits or
 // at: "Orders;"
 use ezq::prelude::*;
 use serde::{Deserialize, Serialize};

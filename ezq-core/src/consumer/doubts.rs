@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use crate::event::is_control;
 use crate::inner::Inner;
 use crate::logging::warn;
-use crate::{EventDescriptor, Handler, QueueName, Subscription};
+use crate::registry::types;
+use crate::{Handler, QueueName};
 
 /// Warns of what keeps the consumer of a queue from handling anything.
 pub(super) fn warn_of_doubts(app: &Inner, queue: &QueueName, subscribes: bool) {
@@ -15,8 +16,9 @@ pub(super) fn warn_of_doubts(app: &Inner, queue: &QueueName, subscribes: bool) {
     if handlers.iter().all(|handler| handler.takes_control()) {
         return warn_of_no_handler(app, queue);
     }
-    // What is broadcast comes to every subscribed queue, wherever else its type goes.
-    if !subscribes {
+    // What is broadcast comes to every subscribed queue, wherever else its type goes. What a handler
+    // with a queue of its own does not get was told when the application was built.
+    if !subscribes && registry.owners(queue).is_none() {
         warn_of_other_queues(app, queue);
     }
 }
@@ -47,7 +49,8 @@ pub(crate) fn place(handler: &Handler) -> String {
 /// went elsewhere, another process might run the consumer of that queue.
 fn warn_of_other_queues(app: &Inner, queue: &QueueName) {
     let mut elsewhere = BTreeMap::new();
-    for event in app.dispatcher.registry.of(queue).iter().flat_map(|handler| types(handler)) {
+    let events = app.dispatcher.registry.of(queue).iter().flat_map(|handler| types(handler));
+    for event in events.filter(|event| !is_control(event.type_name)) {
         match app.services.queue_of(event.type_name, event.queue) {
             Ok(destination) if destination != *queue => {
                 elsewhere.insert(event.type_name, destination);
@@ -66,13 +69,4 @@ fn warn_of_other_queues(app: &Inner, queue: &QueueName) {
         "what its handlers take is published to other queues: consume these, or say where the events \
          go, by `#[event(queue = \"...\")]`, `EZQ_ROUTES` or `EZQ_QUEUE`"
     );
-}
-
-/// The types that a handler names; none of one that takes whatever comes.
-fn types(handler: &Handler) -> impl Iterator<Item = &EventDescriptor> {
-    let types = match &handler.subscription {
-        Subscription::Types(types) => types.as_slice(),
-        Subscription::All | Subscription::Patterns(_) => &[],
-    };
-    types.iter().filter(|event| !is_control(event.type_name))
 }

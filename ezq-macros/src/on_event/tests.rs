@@ -222,7 +222,7 @@ fn refuses_other_settings() {
         )
     };
     assert_eq!(refused(quote!(timout = "3s")), "unknown key `timout`: did you mean `timeout`?");
-    assert!(refused(quote!(queue = "Mail")).contains("is not a queue name"));
+    assert!(refused(quote!(queue = "my mail")).contains("is not a queue name"));
     assert!(refused(quote!(batch(size = 3))).contains("take `Batch<MyEvent>`"));
     assert!(refused(quote!(batch(size = 0))).contains("at least 1"));
     assert!(refused(quote!(batch(count = 3))).contains("unknown key `count`"));

@@ -30,9 +30,9 @@ const FEEDS: &str = "
            has_sequence_privilege(s.oid, 'USAGE, SELECT')
              AND (q.lock = ANY ($3) OR pg_try_advisory_lock(q.lock)) AS is_ours
     FROM (SELECT w.name, $2 + c.oid::bigint AS lock,
-                 to_regclass(pg_get_serial_sequence('pgmq.q_' || w.name, 'msg_id')) AS oid
+                 to_regclass(pg_get_serial_sequence('pgmq.' || quote_ident('q_' || w.name), 'msg_id')) AS oid
           FROM unnest($1::text[]) AS w(name)
-          JOIN pg_catalog.pg_class c ON c.oid = to_regclass('pgmq.q_' || w.name)
+          JOIN pg_catalog.pg_class c ON c.oid = to_regclass('pgmq.' || quote_ident('q_' || w.name))
           OFFSET 0) q
     JOIN pg_catalog.pg_class s ON s.oid = q.oid";
 

@@ -21,21 +21,21 @@ begin
 
   if config ? 'queue' then
     queues := array[config ->> 'queue'];
-    if to_regclass('pgmq.q_' || queues[1]) is null then
+    if to_regclass('pgmq.' || quote_ident('q_' || queues[1])) is null then
       raise exception using errcode = 'undefined_table',
         message = format('the queue "%s" that gets the changes of %s is gone', queues[1], tg_relid::regclass),
         hint = 'Create it with pgmq.create, or remove the capture of the table.';
     end if;
   else
     queues := array(select r from ezq.recipients(event_type) r
-                    where to_regclass('pgmq.q_' || r) is not null);
+                    where to_regclass('pgmq.' || quote_ident('q_' || r)) is not null);
   end if;
 
   -- A queue's table runs its owner's code with the rights of whoever inserts: triggers, defaults,
   -- constraints. A superuser's are lent to no one else.
   if (select rolsuper from pg_roles where rolname = current_user) then
     refused := array(
-      select q from unnest(queues) q join pg_class c on c.oid = to_regclass('pgmq.q_' || q)
+      select q from unnest(queues) q join pg_class c on c.oid = to_regclass('pgmq.' || quote_ident('q_' || q))
       where exists (
         select from (select c.relowner as owner
                      union all

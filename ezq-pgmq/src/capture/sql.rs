@@ -15,7 +15,7 @@ pub(super) const OPERATIONS: [&str; 4] = ["created", "updated", "deleted", "trun
 const BODY: &str = include_str!("function.sql");
 /// Rises with every change of the function or its triggers. Of two processes with different ones the
 /// newer one's stays.
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
 /// Where the function's comment tells it, beside the options.
 pub(super) const VERSION_FIELD: &str = "version";
 

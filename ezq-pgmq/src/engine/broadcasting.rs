@@ -30,7 +30,7 @@ const UNSUBSCRIBE: &str = "
     DELETE FROM ezq.subscriptions s USING goes g
     WHERE (s.pattern, s.queue, s.app) = (g.pattern, g.queue, g.app)";
 const LIST: &str = "
-    SELECT app, queue, pattern, since, to_regclass('pgmq.q_' || queue) IS NOT NULL AS queue_exists
+    SELECT app, queue, pattern, since, to_regclass('pgmq.' || quote_ident('q_' || queue)) IS NOT NULL AS queue_exists
     FROM ezq.subscriptions ORDER BY queue, pattern, app";
 const RECORD: &str = "
     INSERT INTO ezq.event_parties (event_type, role, app)

@@ -24,7 +24,7 @@ const BUILD_KEY: i64 = 0x65_7a_71_03;
 pub(crate) const PROBE: &str = "
     (SELECT count(*) = 3 FROM pg_catalog.pg_index i
      JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-     WHERE i.indrelid = to_regclass('pgmq.q_' || $1) AND i.indisvalid
+     WHERE i.indrelid = to_regclass('pgmq.' || quote_ident('q_' || $1)) AND i.indisvalid
        AND c.relname IN ('q_' || $1 || '_ezq_keys', 'q_' || $1 || '_ezq_held',
                          'q_' || $1 || '_ezq_plain'))";
 
@@ -36,15 +36,15 @@ fn statements(queue: &QueueName) -> [String; 3] {
     let until = super::held_until("");
     let keyed = "headers ->> 'x-pgmq-group' IS NOT NULL";
     let plain = "headers ->> 'x-pgmq-group' IS NULL";
+    let index = |what: &str| sql::identifier(&format!("q_{queue}_ezq_{what}"));
+    let (keys, held, without) = (index("keys"), index("held"), index("plain"));
     [
+        format!("create index if not exists {keys} on {table} ({hash}, msg_id) where {keyed}"),
         format!(
-            "create index if not exists q_{queue}_ezq_keys on {table} ({hash}, msg_id) where {keyed}"
-        ),
-        format!(
-            "create index if not exists q_{queue}_ezq_held on {table} ({hash}, ({until})) \
+            "create index if not exists {held} on {table} ({hash}, ({until})) \
              where {keyed} and read_ct > 0"
         ),
-        format!("create index if not exists q_{queue}_ezq_plain on {table} (vt) where {plain}"),
+        format!("create index if not exists {without} on {table} (vt) where {plain}"),
     ]
 }
 
@@ -78,7 +78,7 @@ pub(crate) async fn create_on_small(
 ) -> Result<bool, sqlx::Error> {
     let is_small: Option<bool> = sqlx::query_scalar(
         "SELECT pg_table_size(oid) <= $2 FROM pg_catalog.pg_class
-         WHERE oid = to_regclass('pgmq.q_' || $1)",
+         WHERE oid = to_regclass('pgmq.' || quote_ident('q_' || $1))",
     )
     .bind(queue.as_str())
     .bind(SMALL)
@@ -93,7 +93,8 @@ pub(crate) async fn create_on_small(
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
     sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
     for name in broken(&mut tx, queue).await? {
-        sqlx::raw_sql(AssertSqlSafe(format!("DROP INDEX pgmq.{name}"))).execute(&mut *tx).await?;
+        let drop = format!("DROP INDEX {}", sql::in_pgmq(&name));
+        sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *tx).await?;
     }
     for statement in statements(queue) {
         sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await?;
@@ -125,7 +126,7 @@ async fn build(connection: &mut PgConnection, queue: &QueueName) -> Result<bool,
     }
     // One that somebody is building by hand is not dropped: that would wait for longer.
     for name in broken(connection, queue).await? {
-        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS pgmq.{name}");
+        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {}", sql::in_pgmq(&name));
         sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *connection).await?;
     }
     // Transactions that began before are waited for.
@@ -144,7 +145,7 @@ async fn broken(
 ) -> Result<Vec<String>, sqlx::Error> {
     let broken = "SELECT c.relname::text FROM pg_catalog.pg_index i
                   JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-                  WHERE i.indrelid = to_regclass('pgmq.q_' || $1) AND NOT i.indisvalid
+                  WHERE i.indrelid = to_regclass('pgmq.' || quote_ident('q_' || $1)) AND NOT i.indisvalid
                     AND c.relname IN ('q_' || $1 || '_ezq_keys', 'q_' || $1 || '_ezq_held',
                                       'q_' || $1 || '_ezq_plain')";
     sqlx::query_scalar(broken).bind(queue.as_str()).fetch_all(connection).await

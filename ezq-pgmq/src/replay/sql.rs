@@ -12,7 +12,8 @@ pub(super) const LIST: &str = "
     SELECT name, queue, target, position >= last_id AS is_finished, handed_over, began_at, moved_at
     FROM ezq.replays WHERE $1::text IS NULL OR name = $1 ORDER BY began_at, name";
 
-pub(super) const HAS_ARCHIVE: &str = "SELECT to_regclass('pgmq.a_' || $1) IS NOT NULL";
+pub(super) const HAS_ARCHIVE: &str =
+    "SELECT to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NOT NULL";
 
 /// What a replay is about stands from its beginning: everything up to the newest id of then.
 pub(super) fn begin(queue: &QueueName) -> String {

@@ -15,9 +15,14 @@ impl Harness for Pgmq {
         Arc::new(engine().await)
     }
 
+    fn queue_name(&self, unique: String) -> String {
+        // One that needs quotes in every statement.
+        format!("Q-{unique}.x")
+    }
+
     async fn insert_raw(&self, queue: &QueueName, body: &str, headers: Option<&str>) -> bool {
         let sql = format!(
-            "INSERT INTO pgmq.q_{queue} (vt, message, headers)
+            "INSERT INTO pgmq.\"q_{queue}\" (vt, message, headers)
              VALUES (clock_timestamp(), $1::jsonb, $2::jsonb)"
         );
         let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(body).bind(headers);

@@ -49,6 +49,7 @@ mod locks;
 #[cfg(feature = "embedded")]
 mod model;
 #[cfg(feature = "embedded")]
+mod names;
 mod oldest_pgmq;
 #[cfg(feature = "embedded")]
 mod poolers;

@@ -147,7 +147,7 @@ pub(crate) async fn lease_one(engine: &PgmqEngine, queue: &QueueName) -> Deliver
 /// Loses the newest message of a queue and takes its sequence back, as a fail-over to a replica that
 /// lags does; its body.
 pub(crate) async fn lose_newest(connection: &mut PgConnection, queue: &str) -> Option<String> {
-    let table = format!("pgmq.q_{queue}");
+    let table = format!("pgmq.\"q_{queue}\"");
     let sql = format!(
         "WITH lost AS (
            DELETE FROM {table} WHERE msg_id = (SELECT max(msg_id) FROM {table})
