@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use ezq_core::{Error, ErrorKind, QueueName, Result};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
-use sqlx::{Connection, Executor as _, Row};
+use sqlx::{AssertSqlSafe, Connection, Executor as _, Row};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::Place;
 use crate::connector::{Connector, PINNED};
 use crate::error;
 use crate::schema::{self, Part};
-use crate::sql;
+use crate::{ownership, sql};
 
 /// The oldest PGMQ that ezq works with.
 pub const OLDEST_PGMQ: &str = "1.5.1";
@@ -24,7 +25,7 @@ pub const OLDEST_PGMQ: &str = "1.5.1";
 pub(crate) const LOCK_KEY: i64 = 0x65_7a_71_01;
 
 pub(crate) const LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock($1)";
-pub(crate) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '60s'";
+pub(crate) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '20s'";
 const AVAILABLE: &str =
     "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'pgmq')";
 // `to_regclass` and the catalogue need no rights beyond USAGE on the schema.
@@ -47,13 +48,20 @@ pub(crate) async fn ensure(
     connection: &mut PgConnection,
     connector: &Connector,
     manage: bool,
+    deadline: Instant,
 ) -> Result<()> {
     let place = connector.place();
-    let found = probe(connection).await;
-    match found.map_err(|failure| error::of(failure, place))? {
+    let found = async { Ok((ownership::stranger(connection).await?, probe(connection).await?)) };
+    let late = |_| Err(error::given_up(connector.connect_timeout()));
+    let found = timeout_at(deadline, found).await.unwrap_or_else(late);
+    let (stranger, found) = found.map_err(|failure| error::of(failure, place))?;
+    if let Some(stranger) = stranger {
+        return Err(stranger.refused(place));
+    }
+    match found {
         Found::Good => Ok(()),
         Found::TooOld(version) => Err(too_old(&version, place)),
-        Found::Absent if manage => install(connector).await,
+        Found::Absent if manage => install(connector, deadline).await,
         Found::Absent => Err(missing(place)),
     }
 }
@@ -130,10 +138,11 @@ fn is_too_old(version: &str) -> bool {
     numbers(version) < numbers(OLDEST_PGMQ)
 }
 
-async fn install(connector: &Connector) -> Result<()> {
+async fn install(connector: &Connector, deadline: Instant) -> Result<()> {
     let place = connector.place();
-    let mut guard = connector.connect().await?;
-    let result = install_locked(&mut guard, connector).await;
+    let late = |_| Err(error::timed_out(place, connector.connect_timeout()));
+    let mut guard = timeout_at(deadline, connector.connect()).await.unwrap_or_else(late)?;
+    let result = install_locked(&mut guard, connector, deadline).await;
     // Ends the transaction, and with it the lock.
     let _ = guard.close().await;
     match result {
@@ -146,17 +155,26 @@ async fn install(connector: &Connector) -> Result<()> {
 }
 
 // The lock is held by a transaction that writes nothing, or by the one that creates the extension.
-async fn install_locked(guard: &mut PgConnection, connector: &Connector) -> Result<()> {
+async fn install_locked(
+    guard: &mut PgConnection,
+    connector: &Connector,
+    deadline: Instant,
+) -> Result<()> {
     let place = connector.place();
+    let left = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
     let locked = async {
         let mut tx = guard.begin().await?;
-        sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
+        let wait = format!("SET LOCAL lock_timeout = {left}");
+        sqlx::query(AssertSqlSafe(wait)).execute(&mut *tx).await?;
         sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
         let found = probe(&mut tx).await?;
         let available: bool = sqlx::query_scalar(AVAILABLE).fetch_one(&mut *tx).await?;
         Ok((tx, found, available))
     };
-    let (mut tx, found, available) = locked.await.map_err(|failure| error::of(failure, place))?;
+    let (mut tx, found, available) = locked.await.map_err(|failure| match failure {
+        failure if error::is_locked(&failure) => busy(place).with_source(failure),
+        failure => error::of(failure, place),
+    })?;
     match found {
         Found::Good => return Ok(()),
         Found::TooOld(version) => return Err(too_old(&version, place)),
@@ -205,6 +223,15 @@ async fn install_from_sql(connector: &Connector) -> Result<()> {
             Error::new(ErrorKind::Engine, text).with_source(other.to_string())
         }
     })
+}
+
+fn busy(place: &Place) -> Error {
+    let text = format!(
+        "PGMQ is not installed in the database `{}` yet, and another session has held the lock under \
+         which it is installed for too long: try again, or look for an advisory lock in pg_locks",
+        place.database
+    );
+    Error::new(ErrorKind::Transient, text)
 }
 
 fn missing(place: &Place) -> Error {

@@ -36,6 +36,7 @@ mod install;
 mod keys;
 mod link;
 mod listen;
+mod ownership;
 mod pooled;
 mod pooler;
 mod publish;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::capture::feeds;
 use crate::capture::looks::Looks;
-use crate::connector::Connector;
+use crate::connector::{Connector, PINNED};
 use crate::error;
 use crate::link::limit;
 use crate::wake::{CHANNEL, Wake};
@@ -87,6 +87,7 @@ async fn connect(connector: &Connector) -> Result<PgListener> {
     let open = async {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
+        listener.execute(PINNED).await?;
         listener.execute(LOCK_TIMEOUT).await?;
         listener.listen_all([CHANNEL, feeds::CHANNEL]).await?;
         Ok(listener)

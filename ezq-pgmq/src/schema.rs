@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::Place;
 use crate::connector::Connector;
-use crate::error;
 use crate::install::{LOCK, LOCK_KEY, LOCK_TIMEOUT, quoted};
 use crate::link::Link;
+use crate::{error, ownership};
 
 /// What a table is for, and so in which databases it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,8 +225,19 @@ impl Schema {
         let found = {
             let mut link = control.checkout().await?;
             let watch = link.watch();
-            let result = watch.limit(probe(link.connection())).await;
-            link.end(result).map_err(|failure| out_of_reach(failure, self.part, place))?
+            // Since the engine connected somebody may have taken the name.
+            let looked = async {
+                let stranger = ownership::stranger(link.connection()).await?;
+                Ok((stranger, probe(link.connection()).await?))
+            };
+            let result = watch.limit(looked).await;
+            let looked = link.end(result);
+            let (stranger, found) =
+                looked.map_err(|failure| out_of_reach(failure, self.part, place))?;
+            if let Some(stranger) = stranger {
+                return Err(stranger.refused(place));
+            }
+            found
         };
         if !found.missing(self.part).is_empty() {
             if !manage {

@@ -9,6 +9,9 @@ use sqlx::{AssertSqlSafe, Row};
 use crate::claim::{in_calendar, micros};
 use crate::{receipts, sql};
 
+/// How many messages one statement of a purge removes.
+const STEP: u32 = 10_000;
+
 /// Removes a message that was never delivered.
 pub(crate) async fn cancel(
     connection: &mut PgConnection,
@@ -52,18 +55,35 @@ pub(crate) async fn reschedule(
     Ok(done.rows_affected() > 0)
 }
 
-/// Removes every message. Rows are locked in the order of their ids, as everywhere.
+/// The highest number of a message there is.
+pub(crate) async fn last(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+) -> Result<Option<i64>, sqlx::Error> {
+    let statement = format!("SELECT max(msg_id) FROM {}", sql::table(queue));
+    sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(connection).await
+}
+
+/// Removes the next messages after a number, up to another one: how many, and the last of them if
+/// there may be more. Rows are locked in the order of their ids, as everywhere.
 pub(crate) async fn purge(
     connection: &mut PgConnection,
     queue: &QueueName,
-) -> Result<u64, sqlx::Error> {
+    after: i64,
+    last: i64,
+) -> Result<(u64, Option<i64>), sqlx::Error> {
     let table = sql::table(queue);
     let statement = format!(
-        "WITH locked AS (SELECT msg_id FROM {table} ORDER BY msg_id FOR UPDATE)
-         DELETE FROM {table} q USING locked l WHERE q.msg_id = l.msg_id"
+        "WITH locked AS (
+           SELECT msg_id FROM {table} WHERE msg_id > $1 AND msg_id <= $2
+           ORDER BY msg_id LIMIT {STEP} FOR UPDATE),
+         gone AS (
+           DELETE FROM {table} q USING locked l WHERE q.msg_id = l.msg_id RETURNING q.msg_id)
+         SELECT count(*), max(msg_id) FROM gone"
     );
-    let done = sqlx::query(AssertSqlSafe(statement)).execute(connection).await?;
-    Ok(done.rows_affected())
+    let query = sqlx::query_as(AssertSqlSafe(statement)).bind(after).bind(last);
+    let (count, next): (i64, Option<i64>) = query.fetch_one(connection).await?;
+    Ok((u64::try_from(count).unwrap_or(0), next))
 }
 
 /// How long the oldest message that is due has been so: the first entry of the index over `vt`.

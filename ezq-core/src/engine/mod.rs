@@ -175,10 +175,11 @@ pub trait Engine: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Removes every message of a queue, leased ones included; how many there were.
+    /// Removes every message of a queue, leased ones included; how many there were. What is published
+    /// meanwhile may stay.
     ///
     /// # Errors
-    /// When the store could not be asked.
+    /// When the store could not be asked. Where there are many, some may be removed by then.
     async fn purge(&self, queue: &QueueName) -> Result<u64>;
 
     /// How many messages a queue holds, by state.

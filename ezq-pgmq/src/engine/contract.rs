@@ -239,7 +239,18 @@ impl Engine for PgmqEngine {
     }
 
     async fn purge(&self, queue: &QueueName) -> Result<u64> {
-        on_link!(self, self.inner.control, queue, |connection| upkeep::purge(connection, queue))
+        let control = &self.inner.control;
+        let last = on_link!(self, control, queue, |connection| upkeep::last(connection, queue))?;
+        let (mut purged, mut next) = (0, last.map(|_| i64::MIN));
+        // Others have the connection between two steps.
+        while let (Some(after), Some(last)) = (next, last) {
+            let (count, reached) = on_link!(self, control, queue, |connection| {
+                upkeep::purge(connection, queue, after, last)
+            })?;
+            purged += count;
+            next = reached;
+        }
+        Ok(purged)
     }
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {

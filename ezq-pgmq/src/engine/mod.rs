@@ -16,7 +16,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgConnection;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::PgmqConfig;
 use crate::connector::{Connector, Planning, own_pool};
@@ -94,16 +94,22 @@ impl PgmqEngine {
     /// Connects, checks PGMQ, and installs it where it is absent and may be.
     ///
     /// # Errors
-    /// Within the connect timeout, each saying what to do:
+    /// Within the connect timeout, to which an installation adds its own time but not that for which
+    /// it waits, each saying what to do:
     /// [`ErrorKind::Connection`] when the server cannot be reached, [`ErrorKind::Permission`] when
     /// it refuses the login, [`ErrorKind::DatabaseMissing`], [`ErrorKind::Unsupported`] where a
-    /// pooler hands sessions around between transactions, and [`ErrorKind::PgmqMissing`] when PGMQ
+    /// pooler hands sessions around between transactions, [`ErrorKind::Permission`] where the schema
+    /// `pgmq` or `ezq` belongs to a stranger, and [`ErrorKind::PgmqMissing`] when PGMQ
     /// is absent and cannot be installed, or is older than [`OLDEST_PGMQ`](crate::OLDEST_PGMQ).
     pub async fn connect(config: PgmqConfig) -> Result<Self> {
         let connector = Connector::new(&config);
+        let deadline = Instant::now() + connector.connect_timeout();
         let mut first = connector.open(Planning::Free).await?;
-        pooler::refuse(&mut first.connection, &connector).await?;
-        install::ensure(&mut first.connection, &connector, config.manage_schema).await?;
+        let refused = pooler::refuse(&mut first.connection, &connector);
+        let late = |_| Err(error::timed_out(connector.place(), connector.connect_timeout()));
+        timeout_at(deadline, refused).await.unwrap_or_else(late)?;
+        let manage = config.manage_schema;
+        install::ensure(&mut first.connection, &connector, manage, deadline).await?;
         let urgent = Arc::new(Link::new(connector.clone(), Planning::Free, None));
         let link = |planning| Link::new(connector.clone(), planning, Some(Arc::clone(&urgent)));
         let control = link(Planning::Free).with(first);

@@ -207,3 +207,139 @@ async fn the_server_looks_whether_the_peers_of_the_engines_own_pool_still_stand(
     let interval: String = asked.fetch_one(engine.pool()).await.unwrap();
     assert_eq!(interval, "10s");
 }
+
+/// A session that holds the lock under which ezq changes schemas.
+async fn busy_schema(url: &str) -> PgConnection {
+    let mut holder = PgConnection::connect(url).await.unwrap();
+    run(&mut holder, &format!("BEGIN; SELECT pg_advisory_xact_lock({})", 0x65_7a_71_01)).await;
+    holder
+}
+
+#[tokio::test]
+async fn the_connect_timeout_bounds_the_wait_for_an_installation() {
+    let url = fresh_database().await;
+    let mut holder = busy_schema(&url).await;
+    let config = || PgmqConfig::url(&url).unwrap().connect_timeout(Duration::from_secs(2));
+    let error = refused(config()).await;
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    run(&mut holder, "ROLLBACK").await;
+    PgmqEngine::connect(config()).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn health_and_the_end_of_a_transaction_wait_for_no_queue_in_the_making() {
+    let (engine, queue) = engine_and_queue().await;
+    let url = server().await.url();
+    let mut holder = busy_schema(&url).await;
+    let late = unique("q");
+    let creating = tokio::spawn({
+        let (engine, late) = (engine.clone(), late.clone());
+        async move { engine.ensure_queue(&late).await }
+    });
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'advisory')";
+    let mut own = connection().await;
+    while !scalar::<bool>(&mut own, waits).await {}
+    let others = async {
+        engine.health_check().await.unwrap();
+        let unit = engine.begin(&queue, None).await.unwrap();
+        unit.abandon().await;
+        engine.stats(&queue).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(10), others).await.expect("they wait for nothing");
+    assert!(!creating.is_finished());
+    run(&mut holder, "ROLLBACK").await;
+    creating.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_purge_of_many_goes_in_steps_between_which_others_have_their_turn() {
+    let (engine, queue) = engine_and_queue().await;
+    let fill = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message) SELECT now(), '1' FROM generate_series(1, 25000);
+         CREATE TABLE public.steps_{queue} (tx xid8, removed bigint);
+         CREATE FUNCTION public.step_{queue}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           INSERT INTO public.steps_{queue} SELECT pg_current_xact_id(), count(*) FROM gone;
+           RETURN NULL; END $$;
+         CREATE TRIGGER step AFTER DELETE ON pgmq.q_{queue} REFERENCING OLD TABLE AS gone
+           FOR EACH STATEMENT EXECUTE FUNCTION public.step_{queue}()"
+    );
+    run(&mut connection().await, &fill).await;
+    assert_eq!(engine.purge(&queue).await.unwrap(), 25_000);
+    let steps = format!(
+        "SELECT array_agg(removed ORDER BY removed)::text FROM public.steps_{queue} WHERE removed > 0"
+    );
+    let steps: String = scalar(&mut connection().await, &steps).await;
+    assert_eq!(steps, "{5000,10000,10000}");
+    assert_eq!(engine.purge(&queue).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_schema_of_a_stranger_is_refused_with_its_owner() {
+    for schema in ["pgmq", "ezq"] {
+        let url = fresh_database().await;
+        let (stranger, app) = (unique("stranger"), unique("app"));
+        let mut own = PgConnection::connect(&url).await.unwrap();
+        let sql = format!(
+            "CREATE ROLE {stranger}; CREATE ROLE {app} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {stranger}"
+        );
+        run(&mut own, &sql).await;
+        let config = || PgmqConfig::url(&url).unwrap();
+        // A superuser is a member of every role, and would lend its rights all the more.
+        let error = refused(config()).await;
+        assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+        assert!(error.to_string().contains(&format!("the role `{stranger}`")), "{error}");
+        // Whoever was made a member trusts it.
+        let database: String = scalar(&mut own, "SELECT current_database()").await;
+        let grant =
+            format!("GRANT {stranger} TO {app}; GRANT CREATE ON DATABASE {database} TO {app}");
+        run(&mut own, &grant).await;
+        let member = url.replace("postgres@", &format!("{app}@"));
+        let connected = PgmqEngine::connect(PgmqConfig::url(&member).unwrap()).await;
+        let kind = connected.map_err(|error| error.kind()).err();
+        assert_ne!(kind, Some(ErrorKind::Permission));
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_a_stranger_takes_later_is_refused_as_well() {
+    let url = fresh_database().await;
+    let engine = engine_at(&url).await;
+    let (queue, stranger) = (unique("q"), unique("stranger"));
+    engine.ensure_queue(&queue).await.unwrap();
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    let sql = format!("CREATE ROLE {stranger}; CREATE SCHEMA ezq AUTHORIZATION {stranger}");
+    run(&mut own, &sql).await;
+    let error = engine.publish(vec![keyed(&queue, "1", "key")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+    assert!(error.to_string().contains(stranger.as_str()), "{error}");
+}
+
+#[tokio::test]
+async fn what_was_cut_while_it_was_idle_is_opened_again_and_the_call_repeated() {
+    let url = fresh_database().await;
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    let database: String = scalar(&mut own, "SELECT current_database()").await;
+    let cuts = format!("ALTER DATABASE {database} SET idle_session_timeout = '700ms'");
+    run(&mut own, &cuts).await;
+    let engine = engine_at(&url).await;
+    let queue = unique("q");
+    engine.ensure_queue(&queue).await.unwrap();
+    let sessions = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    run(&mut own, "SET idle_session_timeout = 0").await;
+    for _ in 0..5 {
+        publish(&engine, &queue, &["1"]).await;
+        let receipts: Vec<_> =
+            lease(&engine, &queue).await.into_iter().map(|d| d.receipt).collect();
+        engine.extend(&queue, &receipts, TTL).await.unwrap();
+        let batch = receipts.into_iter().map(|receipt| (receipt, ack())).collect();
+        let outcomes = engine.settle(&queue, batch).await.unwrap();
+        assert!(matches!(outcomes[..], [ezq_core::SettleOutcome::Done]), "{outcomes:?}");
+        engine.stats(&queue).await.unwrap();
+        engine.dead_letters().unwrap().list(&queue, None, 1).await.unwrap();
+        engine.health_check().await.unwrap();
+        while scalar::<i64>(&mut own, sessions).await > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
