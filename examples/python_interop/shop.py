@@ -50,7 +50,13 @@ def sql(statement, **values):
 
 
 def send(queue, event):
-    sql("select pgmq.send(:'queue', :'event'::jsonb);", queue=queue, event=json.dumps(event))
+    # The second statement wakes consumers, which would find the event at their next look.
+    sql(
+        "begin; select pgmq.send(:'queue', :'event'::jsonb);"
+        " select pg_notify('ezq_wake', :'queue'); commit;",
+        queue=queue,
+        event=json.dumps(event),
+    )
 
 
 def read(queue):

@@ -2,6 +2,7 @@
 //! everyone, since notifications may have been missed. On its connection it looks for captured
 //! changes, too, which notify nobody: see [`looks`](crate::capture::looks).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,7 +107,9 @@ async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Err
         tokio::select! {
             heard = listener.try_recv() => match heard {
                 Ok(Some(heard)) if heard.channel() == feeds::CHANNEL => watch.learn_soon(),
-                Ok(Some(heard)) => wake.heard(heard.payload()),
+                Ok(Some(heard)) => {
+                    wake.heard(inserted(heard.channel()).unwrap_or_else(|| heard.payload()));
+                }
                 Ok(None) => return lost(),
                 Err(failure) => return lost().with_source(failure),
             },
@@ -122,6 +125,16 @@ async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Err
     }
 }
 
+/// The channel by which PGMQ tells of an insert, for queues with `pgmq.enable_notify_insert`.
+fn insert_channel(queue: &str) -> String {
+    format!("pgmq.q_{queue}.INSERT")
+}
+
+/// The queue that such a channel is of.
+fn inserted(channel: &str) -> Option<&str> {
+    channel.strip_prefix("pgmq.q_")?.strip_suffix(".INSERT")
+}
+
 fn lost() -> Error {
     Error::new(ErrorKind::Connection, "the listening connection was lost")
 }
@@ -129,6 +142,8 @@ fn lost() -> Error {
 /// What a listening session looks for beside what it hears.
 struct Watch {
     looks: Looks,
+    /// Queues of which PGMQ's own notifications are heard.
+    heard_of: HashSet<String>,
     /// When to ask again which queues captures feed. This tells, too, whether the connection stands.
     learn_at: Instant,
     patience: Duration,
@@ -136,7 +151,8 @@ struct Watch {
 
 impl Watch {
     fn new(patience: Duration) -> Self {
-        Self { looks: Looks::default(), learn_at: Instant::now(), patience }
+        let (looks, heard_of) = (Looks::default(), HashSet::new());
+        Self { looks, heard_of, learn_at: Instant::now(), patience }
     }
 
     fn next(&self) -> Instant {
@@ -155,6 +171,14 @@ impl Watch {
         let now = Instant::now();
         if self.learn_at <= now {
             let mine = wake.queues();
+            for queue in &mine {
+                if self.heard_of.insert(queue.clone()) {
+                    // One that is not notified of costs nothing, and may be later.
+                    let channel = insert_channel(queue);
+                    let listening = limit(self.patience, listener.listen(&channel)).await;
+                    self.answer(listening)?;
+                }
+            }
             let learning = async {
                 let connection = listener.acquire().await?;
                 feeds::learn(connection, &mine, &mut self.looks).await

@@ -62,7 +62,7 @@ async fn the_sql_of_the_pages_runs() {
         run(&mut own, &sql).await;
         count += 1;
     }
-    assert_eq!(count, 12);
+    assert_eq!(count, 13);
     // Both ways for a Python publisher stored an event that a Rust handler takes.
     let stored = "SELECT array_agg(message ->> 'type' || ' ' || (message #>> '{data,order}') ORDER BY msg_id)
                   FROM pgmq.q_orders";

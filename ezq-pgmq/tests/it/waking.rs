@@ -289,3 +289,20 @@ async fn where_nothing_is_captured_nobody_looks() {
     };
     timeout(PATIENCE, rests).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_others_send_wakes_where_pgmq_notifies_or_the_sender_does() {
+    let (engine, queue) = engine_and_queue().await;
+    let mut own = connection().await;
+    let mut wakeups = engine.wakeups(&queue).await.unwrap().unwrap();
+    quiet(&mut wakeups).await;
+    // The contract for who sends by SQL.
+    let send = format!("SELECT pgmq.send('{queue}', '1'::jsonb)");
+    run(&mut own, &format!("BEGIN; {send}; SELECT pg_notify('ezq_wake', '{queue}'); COMMIT")).await;
+    timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
+    quiet(&mut wakeups).await;
+    // PGMQ's own, which may be asked for at any time.
+    run(&mut own, &format!("SELECT pgmq.enable_notify_insert('{queue}', 0)")).await;
+    run(&mut own, &send).await;
+    timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
+}
