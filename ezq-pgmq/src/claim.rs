@@ -28,6 +28,8 @@ pub(crate) struct Claim {
     pub(crate) keys: i64,
     pub(crate) ttl_us: i64,
     pub(crate) grace_us: i64,
+    /// It reads what it claims.
+    pub(crate) reads: bool,
     before: Option<(DateTime<Utc>, i64)>,
 }
 
@@ -53,6 +55,7 @@ impl Claim {
             keys: i64::try_from(request.keys.max(1)).unwrap_or(i64::MAX),
             ttl_us: micros(ttl),
             grace_us: micros(grace),
+            reads: true,
             before,
         }
     }
@@ -161,13 +164,18 @@ impl Claim {
         let (due, enqueued_at) = (sql::bounded(was_due), sql::bounded("q.enqueued_at"));
         let last_read =
             if self.shape.last_read { ", last_read_at = pg_catalog.clock_timestamp()" } else { "" };
+        // What cannot be read may have been read as often as can be counted.
+        let (read_ct, body, headers) = match self.reads {
+            true => ("q.read_ct + 1", "q.message::text", "q.headers::text"),
+            false => ("least(q.read_ct, 2147483646) + 1", "NULL::text", "NULL::text"),
+        };
         format!(
             "UPDATE {table} q
-             SET read_ct = q.read_ct + 1, vt = pg_catalog.clock_timestamp() + $3 * interval '1 us'{last_read}
+             SET read_ct = {read_ct}, vt = pg_catalog.clock_timestamp() + $3 * interval '1 us'{last_read}
              WHERE q.msg_id = ANY (ARRAY(SELECT msg_id FROM picked))
              RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, {due} AS due,
                        {enqueued_at} AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
-                       q.message::text AS body, q.headers::text AS headers, {key} AS key"
+                       {body} AS body, {headers} AS headers, {key} AS key"
         )
     }
 
@@ -307,6 +315,20 @@ fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
         due,
         leased_at: row.try_get("leased_at")?,
     })
+}
+
+/// Body and headers of a message.
+pub(crate) async fn read(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    id: Option<i64>,
+) -> Result<Option<(String, Headers)>, sqlx::Error> {
+    let statement =
+        format!("SELECT message::text, headers::text FROM {} WHERE msg_id = $1", sql::table(queue));
+    let query = sqlx::query_as::<_, (Option<String>, Option<String>)>(AssertSqlSafe(statement));
+    let found = query.bind(id).fetch_optional(connection).await?;
+    let or_null = |body: Option<String>| body.unwrap_or_else(|| "null".to_owned());
+    Ok(found.map(|(body, text)| (or_null(body), headers(text))))
 }
 
 /// Headers as Postgres wrote them. A number that no Rust type holds makes them text under the key

@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::receipts::{self, first_stored};
-use crate::{claim, sql};
+use crate::{claim, error, sql};
 
 /// The oldest ones after an id, at most `limit`.
 pub(crate) async fn list(
@@ -22,12 +22,33 @@ pub(crate) async fn list(
         columns(),
         sql::dead_table(queue)
     );
-    let rows = sqlx::query(AssertSqlSafe(statement))
-        .bind(after.and_then(MessageId::as_number).unwrap_or(0))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(dead_letter).collect()
+    let after = after.and_then(MessageId::as_number).unwrap_or(0);
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let query = sqlx::query(AssertSqlSafe(statement)).bind(after).bind(limit);
+    match query.fetch_all(&mut *connection).await {
+        Ok(rows) => rows.iter().map(dead_letter).collect(),
+        Err(failure) if error::is_data(&failure) => {
+            list_singly(connection, queue, after, limit).await
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The same where the server cannot send one of them: of that one without body and headers.
+async fn list_singly(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<DeadLetter>, sqlx::Error> {
+    let dead = sql::dead_table(queue);
+    let ids = format!("SELECT msg_id FROM {dead} WHERE msg_id > $1 ORDER BY msg_id LIMIT $2");
+    let ids = sqlx::query_scalar::<_, i64>(AssertSqlSafe(ids)).bind(after).bind(limit);
+    let mut letters = Vec::new();
+    for id in ids.fetch_all(&mut *connection).await? {
+        letters.extend(find(connection, queue, &MessageId::Number(id)).await?);
+    }
+    Ok(letters)
 }
 
 /// What is read of a dead letter `g`.
@@ -45,13 +66,23 @@ pub(crate) async fn find(
     id: &MessageId,
 ) -> Result<Option<DeadLetter>, sqlx::Error> {
     let (dead, is_meant) = (sql::dead_table(queue), receipts::is_meant("g", "$1", "$2"));
-    let statement = format!("SELECT {} FROM {dead} g WHERE {is_meant}", columns());
-    let row = sqlx::query(AssertSqlSafe(statement))
-        .bind(id.as_number())
-        .bind(id.stored_at())
-        .fetch_optional(connection)
-        .await?;
-    row.as_ref().map(dead_letter).transpose()
+    let stored_at = sql::bounded("g.enqueued_at");
+    // Of one that the server cannot send, what ezq wrote of its death.
+    let unread = format!(
+        "g.msg_id, {stored_at} AS enqueued_at, NULL::text AS body,
+         jsonb_build_object('ezq-dead', g.headers -> 'ezq-dead')::text AS headers"
+    );
+    let mut failure = None;
+    for columns in [columns(), unread] {
+        let statement = format!("SELECT {columns} FROM {dead} g WHERE {is_meant}");
+        let query = sqlx::query(AssertSqlSafe(statement)).bind(id.as_number()).bind(id.stored_at());
+        match query.fetch_optional(&mut *connection).await {
+            Ok(row) => return row.as_ref().map(dead_letter).transpose(),
+            Err(refused) if error::is_data(&refused) => failure = Some(refused),
+            Err(other) => return Err(other),
+        }
+    }
+    failure.map_or(Ok(None), Err)
 }
 
 /// Moves them back in one step, in the order of their ids: what a handler finished stays finished,

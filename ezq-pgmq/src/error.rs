@@ -268,6 +268,14 @@ pub(crate) fn took_too_long(error: &Error) -> bool {
     source.is_some_and(|failure| is_given_up(failure) || code(failure).as_deref() == Some("57014"))
 }
 
+/// The server could not make what it was to send: it is no text, too long for one, or a number that
+/// would be too large.
+pub(crate) fn is_unsendable(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<sqlx::Error>());
+    source.is_some_and(|failure| is_data(failure) || code(failure).as_deref() == Some("53200"))
+}
+
 /// The connection is gone, and so is what ran on it.
 pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
     !is_given_up(error)

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{LeaseRequest, Leased};
-use ezq_core::{Engine, QueueName, Receipt, Result, Settle};
+use ezq_core::{Delivery, Engine, QueueName, Receipt, Result, Settle};
 
 use super::PgmqEngine;
 use super::contract::on_link;
-use crate::claim::{Batch, Claim, Claimed};
+use crate::claim::{self, Batch, Claim, Claimed};
 use crate::front::Went;
 use crate::link::{Checkout, Link};
 use crate::{error, keys};
@@ -22,7 +22,7 @@ impl PgmqEngine {
     pub(super) async fn lease_free(&self, request: &LeaseRequest) -> Result<Leased> {
         let queue = &request.queue;
         for tries in 1.. {
-            let Batch { mut claimed, mut next_due } = self.claim(request).await?;
+            let Batch { mut claimed, mut next_due } = self.claim_sendable(request).await?;
             let contested = self.contested(queue, &claimed).await?;
             if !contested.is_empty() {
                 let is_contested =
@@ -60,11 +60,13 @@ impl PgmqEngine {
         on_link!(self, inner.claim, queue, |connection| claim.is_held_up(connection))
     }
 
-    async fn claim(&self, request: &LeaseRequest) -> Result<Batch> {
+    /// Claims messages, and reads them or not.
+    pub(super) async fn claim(&self, request: &LeaseRequest, reads: bool) -> Result<Batch> {
         let inner = &self.inner;
         let queue = &request.queue;
         let shape = inner.queues.shape(queue, &inner.control).await?;
-        let claim = Claim::new(request, shape, inner.restart_grace);
+        let mut claim = Claim::new(request, shape, inner.restart_grace);
+        claim.reads = reads;
         if shape.keyed {
             inner.unindexed.remove(queue);
             let mut path = inner.paths.of(queue);
@@ -89,6 +91,18 @@ impl PgmqEngine {
             inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
         }
         Ok(batch)
+    }
+
+    /// Reads a message that was leased unread.
+    pub(super) async fn read(&self, queue: &QueueName, delivery: &mut Delivery) -> Result<()> {
+        let id = delivery.receipt.message_id().as_number();
+        let read = on_link!(self, self.inner.claim, queue, |connection| claim::read(
+            connection, queue, id
+        ))?;
+        if let Some((body, headers)) = read {
+            (delivery.body, delivery.headers) = (body, headers);
+        }
+        Ok(())
     }
 
     /// Claims from a queue that has no indexes over keys: it has no keys, or it had none until now.

@@ -5,6 +5,7 @@ mod contract;
 mod deduping;
 mod lease;
 mod schedules;
+mod unsendable;
 
 use std::collections::HashSet;
 use std::fmt;

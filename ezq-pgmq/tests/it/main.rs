@@ -72,6 +72,8 @@ mod sweeping;
 #[cfg(feature = "embedded")]
 mod trail;
 #[cfg(feature = "embedded")]
+mod unsendable;
+#[cfg(feature = "embedded")]
 mod unusual;
 #[cfg(feature = "embedded")]
 mod waking;

@@ -1,0 +1,60 @@
+//! Messages that the server cannot send: bytes that are no text in a database without an encoding, a
+//! value that is too long as text, a read count at its limit.
+//!
+//! One of them fails the statement that claims it with all that it claims. So fewer are claimed, down
+//! to the one, which is leased without being read, and goes to the dead letters as it is.
+
+use ezq_core::engine::LeaseRequest;
+use ezq_core::{Engine as _, Error, Progress, Reason, ReasonKind, Result, Settle, SettleOutcome};
+use std::time::Duration;
+
+use super::PgmqEngine;
+use crate::claim::{Batch, Claimed};
+use crate::error;
+
+impl PgmqEngine {
+    /// Claims, and passes over what cannot be sent.
+    pub(super) async fn claim_sendable(&self, request: &LeaseRequest) -> Result<Batch> {
+        let mut max = request.max;
+        loop {
+            let fewer = LeaseRequest { max, ..request.clone() };
+            match self.claim(&fewer, true).await {
+                Err(error) if error::is_unsendable(&error) && max > 1 => max /= 2,
+                Err(error) if error::is_unsendable(&error) => {
+                    return self.pass_over(&fewer, error).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Leases the next message without reading it. Unless it can be sent all the same, it is a dead
+    /// letter then, and the queue is to be asked again.
+    async fn pass_over(&self, request: &LeaseRequest, error: Error) -> Result<Batch> {
+        let mut batch = self.claim(request, false).await?;
+        let queue = &request.queue;
+        let Some(Claimed { delivery, .. }) = batch.claimed.first_mut() else { return Err(error) };
+        match self.read(queue, delivery).await {
+            Ok(()) if delivery.deliveries < i32::MAX.unsigned_abs() => return Ok(batch),
+            Err(failure) if !error::is_unsendable(&failure) => return Err(failure),
+            _ => {}
+        }
+        let (receipt, why) = (delivery.receipt.clone(), ezq_core::error_chain(&error));
+        let message_id = receipt.message_id().clone();
+        let reason = Reason {
+            kind: ReasonKind::Undecodable,
+            handler: None,
+            error: format!("the server cannot send the message: {why}"),
+            attempts: 0,
+        };
+        let progress = Progress::default();
+        let bury = Settle::DeadLetter { reason, progress, outgoing: Vec::new() };
+        for outcome in self.settle(queue, vec![(receipt, bury)]).await? {
+            if let SettleOutcome::Failed { error, .. } = outcome {
+                return Err(error);
+            }
+        }
+        ezq_core::private::warn!(%queue, %message_id, error = why, "a message that cannot be sent is a dead letter");
+        Ok(Batch { next_due: Some(Duration::ZERO), ..Batch::default() })
+    }
+}
