@@ -12,6 +12,9 @@ use crate::engine::Engine;
 use crate::inner::Inner;
 use crate::{App, QueueName, error_chain};
 
+/// For how long a store may refuse a consumer that counts as live.
+const REFUSED: Duration = Duration::from_secs(60);
+
 /// How an application is: [`App::health`] tells.
 ///
 /// It can be displayed, and written by serde: durations in seconds, states and errors as text.
@@ -57,6 +60,9 @@ pub struct ConsumerHealth {
     pub lag: Option<Duration>,
     /// Why claiming or settling fails, or the engine did not answer just now.
     pub error: Option<String>,
+    /// For how long the store has refused its claims: the login, or a right is missing. In seconds.
+    #[serde(serialize_with = "seconds")]
+    pub refused_for: Option<Duration>,
     /// How often it was [started again](crate::Consumer::restart).
     pub restarts: u32,
     /// What it did so far.
@@ -71,11 +77,15 @@ impl Health {
         self.engines.iter().all(answers) && self.consumers.iter().all(ConsumerHealth::is_ready)
     }
 
-    /// Whether no consumer has failed for good: what does not answer now may do so again. For a
-    /// liveness probe, where a new process is to take over.
+    /// Whether no consumer has failed for good, nor was refused by its store for longer than a minute:
+    /// a new process may have the credentials that count by now. What does not answer now may do so
+    /// again. For a liveness probe, where a new process is to take over.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.consumers.iter().all(|one| !matches!(one.state, ConsumerState::Failed(_)))
+        self.consumers.iter().all(|one| {
+            let is_refused = one.refused_for.is_some_and(|time| time > REFUSED);
+            !is_refused && !matches!(one.state, ConsumerState::Failed(_))
+        })
     }
 }
 
@@ -103,6 +113,7 @@ impl ConsumerHealth {
             last_claim: observed.last_claim(),
             lag,
             error,
+            refused_for: observed.refused_for(),
             restarts: observed.restarts(),
             counts: observed.counters.counts(),
         }

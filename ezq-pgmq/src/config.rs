@@ -1,12 +1,15 @@
 //! What the engine is connected with.
 
 use std::fmt;
-use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
+use ezq_core::{QueueName, Result, Retention};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
+
+/// Tells the options for a new connection.
+pub(crate) type OptionsFrom = Arc<dyn Fn() -> PgConnectOptions + Send + Sync>;
 
 /// How to reach the database, and what the engine may do there.
 ///
@@ -20,6 +23,7 @@ use sqlx::postgres::PgConnectOptions;
 #[derive(Clone)]
 pub struct PgmqConfig {
     pub(crate) options: PgConnectOptions,
+    pub(crate) options_from: Option<OptionsFrom>,
     pub(crate) pool: Option<PgPool>,
     pub(crate) max_connections: u32,
     pub(crate) manage_schema: bool,
@@ -32,30 +36,20 @@ pub struct PgmqConfig {
 
 impl PgmqConfig {
     /// A database by its URL, `postgres://user:password@host:port/database`; parameters such as
-    /// `sslmode` and `host` (a socket's folder) are those of libpq.
+    /// `sslmode` and `host` (a socket's folder) are those of libpq, as far as the driver knows them:
+    /// several hosts, `service` and `sslpassword` are refused.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] when it is no such URL. The message does not repeat it, since
+    /// [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) when it is no such URL. The message does not repeat it, since
     /// it may hold a password.
     pub fn url(url: &str) -> Result<Self> {
-        let unreadable = || {
-            let text = "the database URL cannot be read: write it as \
-                        postgres://user:password@host:port/database, with special characters in \
-                        the password percent-encoded";
-            Error::new(ErrorKind::Configuration, text)
-        };
-        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
-            return Err(unreadable());
-        }
-        // The driver's error may quote a part of the URL.
-        let options = PgConnectOptions::from_str(url).map_err(|_| unreadable())?;
-        Ok(Self::options(options))
+        Ok(Self::options(crate::url::read(url)?))
     }
 
     /// The development Postgres of this process, started by the first call.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] without the feature `embedded`, which is for development and
+    /// [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) without the feature `embedded`, which is for development and
     /// tests, or where no Postgres is installed.
     pub async fn embedded() -> Result<Self> {
         #[cfg(feature = "embedded")]
@@ -65,8 +59,8 @@ impl PgmqConfig {
             Ok(Self::options(server.connect_options()))
         }
         #[cfg(not(feature = "embedded"))]
-        Err(Error::new(
-            ErrorKind::Configuration,
+        Err(ezq_core::Error::new(
+            ezq_core::ErrorKind::Configuration,
             "no database: set EZQ_DATABASE_URL or DATABASE_URL to postgres://user:password@host/database; \
              for development, the feature `embedded` of ezq starts one",
         ))
@@ -77,6 +71,7 @@ impl PgmqConfig {
     pub fn options(options: PgConnectOptions) -> Self {
         Self {
             options,
+            options_from: None,
             pool: None,
             max_connections: 10,
             manage_schema: true,
@@ -86,6 +81,21 @@ impl PgmqConfig {
             retention: Vec::new(),
             sweep_interval: Duration::from_secs(60),
         }
+    }
+
+    /// Where the options for each new connection come from, such as a file with a password that
+    /// changes: it is asked whenever ezq opens a connection, and answers at once. Of what it answers
+    /// user, password, host and TLS may change; which database it is must not.
+    ///
+    /// With a [pool](Self::pool) of the application it is not needed: the pool's options of then
+    /// count ([`PgPool::set_connect_options`](sqlx::Pool::set_connect_options)).
+    #[must_use]
+    pub fn options_from(
+        mut self,
+        options: impl Fn() -> PgConnectOptions + Send + Sync + 'static,
+    ) -> Self {
+        self.options_from = Some(Arc::new(options));
+        self
     }
 
     /// The database of a pool that the application has. Publishing and transactions use the pool;
@@ -193,6 +203,9 @@ impl Place {
         let database = options.get_database().unwrap_or(&role).to_owned();
         let server = match options.get_socket() {
             Some(socket) => format!("{}:{}", socket.display(), options.get_port()),
+            None if options.get_host().contains(':') => {
+                format!("[{}]:{}", options.get_host(), options.get_port())
+            }
             None => format!("{}:{}", options.get_host(), options.get_port()),
         };
         Self { role, database, server }
@@ -211,6 +224,8 @@ impl fmt::Display for Place {
 
 #[cfg(test)]
 mod tests {
+    use ezq_core::ErrorKind;
+
     use super::*;
 
     #[test]

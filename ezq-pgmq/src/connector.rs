@@ -3,6 +3,8 @@
 //! Every statement of a session ends on the server: it waits for a lock for a second at most, and
 //! takes less time than its client waits for it.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ezq_core::Result;
@@ -10,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _, PgPool, Row as _};
 use tokio::time::timeout;
 
-use crate::config::{PgmqConfig, Place};
+use crate::config::{OptionsFrom, PgmqConfig, Place};
 use crate::error;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,6 +54,8 @@ pub(crate) enum Planning {
     ByIndex,
     /// As the server finds best.
     Free,
+    /// The same, with the rights of the login itself.
+    Urgent,
 }
 
 /// A connection, and the number of the server's process behind it.
@@ -69,19 +73,33 @@ impl Session {
 /// Opens connections.
 #[derive(Clone)]
 pub(crate) struct Connector {
+    /// Where the options come from, if they may change: a password may be another one by now.
+    source: Option<OptionsFrom>,
     options: PgConnectOptions,
     place: Place,
     connect_timeout: Duration,
     statement_timeout: Option<Duration>,
 }
 
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("place", &self.place.to_string()).finish_non_exhaustive()
+    }
+}
+
 impl Connector {
     pub(crate) fn new(config: &PgmqConfig) -> Self {
+        let mut source = config.options_from.clone();
+        if let (None, Some(pool)) = (&source, &config.pool) {
+            let pool = pool.clone();
+            source = Some(Arc::new(move || PgConnectOptions::clone(&pool.connect_options())));
+        }
         let mut options = config.options.clone();
         if options.get_application_name().is_none() {
             options = options.application_name("ezq");
         }
         Self {
+            source,
             place: Place::of(&options),
             options,
             connect_timeout: config.connect_timeout,
@@ -93,15 +111,18 @@ impl Connector {
         &self.place
     }
 
-    pub(crate) fn options(&self) -> &PgConnectOptions {
-        &self.options
+    /// The options as they are now.
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        let Some(source) = &self.source else { return self.options.clone() };
+        let name = self.options.get_application_name().unwrap_or("ezq");
+        source().application_name(name)
     }
 
     /// How long a call may take whose statements are planned so.
     pub(crate) fn patience(&self, planning: Planning) -> Duration {
         self.statement_timeout.unwrap_or(match planning {
             Planning::ByIndex => PATIENCE_BY_INDEX,
-            Planning::Free => PATIENCE,
+            Planning::Free | Planning::Urgent => PATIENCE,
         })
     }
 
@@ -116,7 +137,7 @@ impl Connector {
 
     pub(crate) async fn open(&self, planning: Planning) -> Result<Session> {
         let open = async {
-            let mut connection = self.options.connect().await?;
+            let mut connection = self.options().connect().await?;
             let row = sqlx::raw_sql(AssertSqlSafe(self.settings(planning)));
             let pid = row.fetch_one(&mut connection).await?.try_get(0)?;
             keep_alive(&mut connection).await?;
@@ -139,6 +160,9 @@ impl Connector {
         let planned = match planning {
             Planning::ByIndex => BY_INDEX,
             Planning::Free => "",
+            // Other sessions of a login are shown to it and stopped by it, not by the role to which
+            // it may be set.
+            Planning::Urgent => "SET ROLE NONE",
         };
         format!(
             "{PINNED}; {ISOLATION}; SET lock_timeout = {lock}; \
@@ -181,5 +205,5 @@ pub(crate) fn own_pool(config: &PgmqConfig, connector: &Connector) -> PgPool {
                 keep_alive(connection).await
             })
         })
-        .connect_lazy_with(connector.options().clone())
+        .connect_lazy_with(connector.options())
 }

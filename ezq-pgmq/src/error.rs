@@ -198,7 +198,8 @@ pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
     }
 }
 
-fn is_login(error: &sqlx::Error) -> bool {
+/// The server refused the login.
+pub(crate) fn is_login(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("28000" | "28P01"))
 }
 

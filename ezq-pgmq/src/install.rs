@@ -213,7 +213,7 @@ async fn install_from_sql(connector: &Connector) -> Result<()> {
         .after_connect(|connection, _| {
             Box::pin(async move { connection.execute(PINNED).await.map(|_| ()) })
         })
-        .connect_lazy_with(connector.options().clone());
+        .connect_lazy_with(connector.options());
     let result = pgmq::install::install_sql_from_embedded(&pool).await;
     pool.close().await;
     result.map_err(|failure| match failure {

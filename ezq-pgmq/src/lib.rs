@@ -55,6 +55,7 @@ mod text;
 mod trail;
 mod tx;
 mod upkeep;
+mod url;
 mod wake;
 
 pub use capture::{Capture, CapturedTable, Captures};

@@ -105,8 +105,8 @@ impl Link {
                 match self.planning {
                     // Not worth a round trip: the call is repeated if it was cut.
                     Planning::ByIndex => break (session, is_rested),
-                    Planning::Free if !is_rested => break (session, false),
-                    Planning::Free => match self.still_stands(session).await {
+                    _ if !is_rested => break (session, false),
+                    _ => match self.still_stands(session).await {
                         Some(session) => break (session, false),
                         None => continue,
                     },

@@ -84,7 +84,7 @@ async fn connect(connector: &Connector) -> Result<PgListener> {
         .max_lifetime(None)
         .idle_timeout(None)
         .acquire_timeout(connector.connect_timeout())
-        .connect_lazy_with(connector.options().clone());
+        .connect_lazy_with(connector.options());
     let open = async {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);

@@ -23,6 +23,7 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::connector::Connector;
 use crate::error;
 
 /// How long the pool may ask a connection that comes back.
@@ -36,6 +37,8 @@ pub(crate) struct Lender {
     pool: PgPool,
     /// The hooks of a pool that is not ezq's are to see each connection come and go.
     hands_on: bool,
+    /// What knows the options of ezq's own pool as they are now.
+    connector: Option<Connector>,
     waiting: Mutex<VecDeque<Waiting>>,
 }
 
@@ -48,8 +51,9 @@ pub(crate) struct Waiting {
 }
 
 impl Lender {
-    pub(crate) fn new(pool: PgPool, hands_on: bool) -> Self {
-        Self { pool, hands_on, waiting: Mutex::default() }
+    /// With what opens connections of a pool that is ezq's own.
+    pub(crate) fn new(pool: PgPool, own: Option<Connector>) -> Self {
+        Self { pool, hands_on: own.is_some(), connector: own, waiting: Mutex::default() }
     }
 
     pub(crate) fn pool(&self) -> &PgPool {
@@ -74,7 +78,7 @@ impl Lender {
     async fn wait(self: &Arc<Self>, begin: Option<&str>) -> Result<Pooled, sqlx::Error> {
         // Waiting at the pool may be opening a connection, which is not to be dropped halfway.
         if !self.hands_on || !self.is_exhausted() {
-            return self.pool.acquire().await.map(|connection| self.lend(connection));
+            return self.take().await.map(|connection| self.lend(connection));
         }
         let (sender, mut receiver) = oneshot::channel();
         {
@@ -87,7 +91,7 @@ impl Lender {
         }
         tokio::select! {
             biased;
-            acquired = self.pool.acquire() => {
+            acquired = self.take() => {
                 receiver.close();
                 if let Ok(handed) = receiver.try_recv() {
                     handed.give_back();
@@ -95,6 +99,17 @@ impl Lender {
                 acquired.map(|connection| self.lend(connection))
             }
             Ok(handed) = &mut receiver => Ok(handed),
+        }
+    }
+
+    /// A connection of the pool, which may have to be opened with another password than before.
+    async fn take(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        match (self.pool.acquire().await, &self.connector) {
+            (Err(refused), Some(connector)) if error::is_login(&refused) => {
+                self.pool.set_connect_options(connector.options());
+                self.pool.acquire().await
+            }
+            (acquired, _) => acquired,
         }
     }
 
@@ -227,12 +242,14 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::config::PgmqConfig;
     use crate::embedded::EmbeddedPostgres;
 
     async fn lender(connections: u32) -> Arc<Lender> {
         let url = EmbeddedPostgres::shared().await.unwrap().url();
         let pool = PgPoolOptions::new().max_connections(connections).test_before_acquire(false);
-        Arc::new(Lender::new(pool.connect(&url).await.unwrap(), true))
+        let connector = Connector::new(&PgmqConfig::url(&url).unwrap());
+        Arc::new(Lender::new(pool.connect(&url).await.unwrap(), Some(connector)))
     }
 
     fn begin(name: &str) -> String {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::report::{Counters, Report};
 use super::run::Phase;
-use crate::{Error, QueueName, Result, error_chain};
+use crate::{Error, ErrorKind, QueueName, Result, error_chain};
 
 /// How far a consumer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub(crate) struct Observed {
     claimed: AtomicU64,
     /// Why claiming fails, while it does.
     failing: Mutex<Option<String>>,
+    /// Since when the store refuses claims for want of a right, while it does.
+    refused: Mutex<Option<Instant>>,
     /// Why settling fails, while it does: claims may go on for a while.
     unsettled: Mutex<Option<String>>,
     restarts: AtomicU32,
@@ -76,6 +78,7 @@ impl Observed {
             began: Instant::now(),
             claimed: AtomicU64::new(0),
             failing: Mutex::default(),
+            refused: Mutex::default(),
             unsettled: Mutex::default(),
             restarts: AtomicU32::new(0),
         }
@@ -101,6 +104,12 @@ impl Observed {
         now(&self.failing).or_else(|| now(&self.unsettled))
     }
 
+    /// For how long the store has refused its claims.
+    pub(crate) fn refused_for(&self) -> Option<Duration> {
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.map(|since| since.elapsed())
+    }
+
     pub(crate) fn restarts(&self) -> u32 {
         self.restarts.load(Ordering::Relaxed)
     }
@@ -109,6 +118,10 @@ impl Observed {
     pub(super) fn claimed(&self, answer: Result<(), &Error>) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         *failing = answer.err().map(|error| error_chain(error));
+        let is_refused = answer.is_err_and(|error| error.kind() == ErrorKind::Permission);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused = is_refused.then(|| refused.unwrap_or_else(Instant::now));
+        drop(refused);
         if answer.is_ok() {
             let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
             self.claimed.store(millis.saturating_add(1), Ordering::Relaxed);

@@ -326,3 +326,25 @@ async fn what_was_settled_by_a_try_whose_answer_was_lost_counts_as_settled() {
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!((report.counts.handled, report.counts.lost), (2, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_its_store_refuses_for_a_minute_is_not_live() {
+    let engine = Faulty::default();
+    let app = quick(&engine);
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(secs(1)).await;
+    let refusals = std::iter::repeat_n(ErrorKind::Permission, 100_000);
+    engine.faults.lease.lock().unwrap().extend(refusals);
+    tokio::time::sleep(secs(50)).await;
+    let health = app.health().await;
+    assert!(health.is_live() && !health.is_ready(), "{health}");
+    tokio::time::sleep(secs(30)).await;
+    assert!(!app.health().await.is_live());
+    // As when a password is changed back, or the right one is found.
+    engine.faults.lease.lock().unwrap().clear();
+    tokio::time::sleep(secs(30)).await;
+    let health = app.health().await;
+    assert!(health.is_live() && health.is_ready(), "{health}");
+    consumer.stop();
+    within(consumer.wait()).await.unwrap();
+}

@@ -111,12 +111,12 @@ impl PgmqEngine {
         timeout_at(deadline, refused).await.unwrap_or_else(late)?;
         let manage = config.manage_schema;
         install::ensure(&mut first.connection, &connector, manage, deadline).await?;
-        let urgent = Arc::new(Link::new(connector.clone(), Planning::Free, None));
+        let urgent = Arc::new(Link::new(connector.clone(), Planning::Urgent, None));
         let link = |planning| Link::new(connector.clone(), planning, Some(Arc::clone(&urgent)));
         let control = link(Planning::Free).with(first);
         let owns_pool = config.pool.is_none();
         let pool = config.pool.clone().unwrap_or_else(|| own_pool(&config, &connector));
-        let lender = Arc::new(Lender::new(pool, owns_pool));
+        let lender = Arc::new(Lender::new(pool, owns_pool.then(|| connector.clone())));
         let mut capabilities = Capabilities::new("pgmq");
         capabilities.durable = true;
         capabilities.delayed = true;

@@ -18,7 +18,7 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
 /// A queue up to this size is given its indexes by statements that lock it for writing.
 const SMALL: i64 = 8 * 1024 * 1024;
 /// The key of the lock under which one process builds beside what goes on.
-const BUILD_KEY: i64 = 0x65_7a_71_03;
+const BUILD_KEY: i64 = 0x65_7a_71_04;
 
 /// Whether the indexes of the queue `$1` stand and can be used.
 pub(crate) const PROBE: &str = "

@@ -8,6 +8,7 @@ use ezq_core::{
     error_chain,
 };
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
+use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
 
@@ -267,4 +268,31 @@ async fn a_publish_that_was_given_up_stores_nothing_later() {
 async fn a_publish_on_the_applications_pool_that_was_given_up_stores_nothing_later() {
     let pool = sqlx::PgPool::connect(&server().await.url()).await.unwrap();
     publishes_nothing_later(PgmqConfig::pool(pool)).await;
+}
+
+#[tokio::test]
+async fn a_login_whose_role_is_another_stops_its_own_statements() {
+    let url = fresh_database().await;
+    let (login, owner) = (unique("login"), unique("owner"));
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    let database: String = scalar(&mut own, "SELECT current_database()").await;
+    let sql = format!(
+        "CREATE ROLE {owner}; CREATE ROLE {login} LOGIN; GRANT {owner} TO {login};
+         GRANT CREATE ON DATABASE {database} TO {owner}; ALTER ROLE {login} SET role = {owner}"
+    );
+    run(&mut own, &sql).await;
+    let name = unique("app");
+    let config = PgmqConfig::url(&url.replace("postgres@", &format!("{login}@"))).unwrap();
+    let config = config.application_name(name.as_str()).statement_timeout(Duration::from_secs(1));
+    let engine = PgmqEngine::connect(config).await.unwrap();
+    let queue = unique("q");
+    engine.ensure_queue(&queue).await.unwrap();
+    run(&mut own, &format!("BEGIN; LOCK TABLE pgmq.q_{queue} IN SHARE MODE")).await;
+    let published = timeout(CEILING, engine.publish(vec![message(&queue, "1")])).await.unwrap();
+    let text = error_chain(&published.unwrap_err());
+    assert!(text.contains("lock held by pid"), "{text}");
+    run(&mut own, "ROLLBACK").await;
+    assert_eq!(active(name.as_str()).await, 0);
+    let stored = format!("SELECT count(*) FROM pgmq.q_{queue}");
+    assert_eq!(scalar::<i64>(&mut own, &stored).await, 0);
 }
