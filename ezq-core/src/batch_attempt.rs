@@ -195,7 +195,7 @@ async fn finish(
     let finished = |member: &&Member| {
         let mark = (means.handler.name.clone(), member.done.clone());
         let mark = (!member.is_sole).then(|| Progress([mark].into()));
-        Finished { receipt: member.received.receipt.clone(), mark }
+        Finished { receipt: member.received.newest_receipt(), mark }
     };
     let finished = done.iter().filter(|_| !is_claimed).map(finished).collect();
     let settling = |settling: bool| {

@@ -1,7 +1,7 @@
 //! What surrounds one run of one handler.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -27,6 +27,8 @@ pub(crate) struct Lease {
     cancel: CancellationToken,
     /// A handler's transaction is about to settle the delivery: a renewal has nothing to say.
     settling: AtomicBool,
+    /// The receipt of a newer delivery of the message that came to this worker itself.
+    newer: Mutex<Option<Receipt>>,
 }
 
 impl Lease {
@@ -37,6 +39,7 @@ impl Lease {
             expires: AtomicU64::new(millis(ttl)),
             cancel: CancellationToken::new(),
             settling: AtomicBool::new(false),
+            newer: Mutex::default(),
         }
     }
 
@@ -58,6 +61,19 @@ impl Lease {
 
     pub(crate) fn is_settling(&self) -> bool {
         self.settling.load(Ordering::Acquire)
+    }
+
+    /// Goes on under a newer receipt.
+    pub(crate) fn go_on_as(&self, receipt: Receipt, first: &Receipt) {
+        let mut newer = self.newer.lock().unwrap_or_else(PoisonError::into_inner);
+        let receipt = receipt.covering(newer.as_ref().unwrap_or(first));
+        *newer = Some(receipt);
+    }
+
+    /// The receipt that settles, of a delivery that came with this one.
+    pub(crate) fn newest(&self, first: &Receipt) -> Receipt {
+        let newer = self.newer.lock().unwrap_or_else(PoisonError::into_inner);
+        newer.as_ref().unwrap_or(first).clone()
     }
 
     pub(crate) fn cancel(&self) -> &CancellationToken {
@@ -99,6 +115,11 @@ impl Received {
         };
         let named = types.iter().enumerate().filter(|(_, event)| event.matches(name));
         named.min_by_key(|(_, event)| distance(event)).map(|(place, _)| place)
+    }
+
+    /// What settles it now.
+    pub(crate) fn newest_receipt(&self) -> Receipt {
+        self.lease.newest(&self.receipt)
     }
 
     /// How often it was delivered without being settled, this time included.

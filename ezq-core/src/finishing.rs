@@ -93,7 +93,7 @@ impl<'a> Finishing<'a> {
     ) -> Ran {
         let mark = done(self.known.0.get(&handler.name));
         let mark = (!last).then(|| Progress([(handler.name.clone(), mark)].into()));
-        let finished = Finished { receipt: self.received.receipt.clone(), mark };
+        let finished = Finished { receipt: self.received.newest_receipt(), mark };
         let notices = &self.services.notices;
         let told = if notices.are_heard() { outgoing.clone() } else { Vec::new() };
         match unit.finish(vec![finished], outgoing).await {

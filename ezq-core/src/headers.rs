@@ -120,6 +120,14 @@ impl Headers {
         self.insert(RETURNED, self.returned().saturating_add(1));
     }
 
+    /// Notes that so many more deliveries ended with that one, as a receipt
+    /// [covers](crate::Receipt::covers) them.
+    pub fn covered(&mut self, deliveries: u32) {
+        if deliveries > 0 {
+            self.insert(RETURNED, self.returned().saturating_add(deliveries));
+        }
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

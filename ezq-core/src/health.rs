@@ -58,7 +58,7 @@ pub struct ConsumerHealth {
     /// `None` if the engine did not say.
     #[serde(serialize_with = "seconds")]
     pub lag: Option<Duration>,
-    /// Why claiming or settling fails, or the engine did not answer just now.
+    /// Why claiming, renewing or settling fails, or the engine did not answer just now.
     pub error: Option<String>,
     /// For how long the store has refused its claims: the login, or a right is missing. In seconds.
     #[serde(serialize_with = "seconds")]
@@ -70,7 +70,7 @@ pub struct ConsumerHealth {
 }
 
 impl Health {
-    /// Whether it is of use now: every engine answers, every consumer claims and settles. For a readiness probe.
+    /// Whether it is of use now: every engine answers, every consumer claims, renews and settles. For a readiness probe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let answers = |engine: &EngineHealth| engine.error.is_none();
@@ -90,7 +90,7 @@ impl Health {
 }
 
 impl ConsumerHealth {
-    /// Whether it runs and nothing keeps it from claiming and settling.
+    /// Whether it runs and nothing keeps it from claiming, renewing and settling.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state == ConsumerState::Running && self.error.is_none()

@@ -140,7 +140,7 @@ pub(crate) fn returned(headers: &str) -> String {
     )
 }
 
-/// One more than the number of settled deliveries that `headers` count.
-pub(crate) fn returned_once_more(headers: &str) -> String {
-    format!("pg_catalog.jsonb_build_object('ezq-returned', 1 + {})", returned(headers))
+/// The number of settled deliveries that `headers` count, and one more, with those it covers.
+pub(crate) fn returned_once_more(headers: &str, covers: &str) -> String {
+    format!("pg_catalog.jsonb_build_object('ezq-returned', 1 + {covers} + {})", returned(headers))
 }

@@ -206,6 +206,25 @@ async fn a_stale_worker_learns_it_and_its_handler_is_cancelled() {
 }
 
 #[tokio::test]
+async fn the_only_worker_takes_nothing_from_itself_after_it_was_stopped_for_longer_than_its_lease()
+{
+    let mut scene = Scene::with_jobs(1..=8).await;
+    let waits = Waits::For(Duration::from_secs(2));
+    let lease = Duration::from_secs(1);
+    let mut a = scene.start(Worker { concurrency: 4, lease, waits, ..scene.worker("a") });
+    for _ in 0..2 {
+        a.hear("started").await;
+    }
+    a.signal("STOP").await;
+    scene.until("bool_and(vt < now())").await;
+    a.signal("CONT").await;
+    scene.until("count(*) = 0").await;
+    let report = a.stop().await;
+    assert!(report.contains("8 handled, 0 retried, 0 dead-lettered, 0 cancelled"), "{report}");
+    assert_eq!(count(&report, "lost"), 0, "{report}");
+}
+
+#[tokio::test]
 async fn two_workers_share_the_work_and_handle_nothing_twice() {
     const JOBS: i64 = 400;
     let mut scene = Scene::new().await;

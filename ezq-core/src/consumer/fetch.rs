@@ -40,6 +40,8 @@ pub(super) struct Answer {
     keyless: bool,
     /// Sent while deliveries that came before were not taken in yet.
     early: bool,
+    /// Its number among the claims.
+    number: u64,
     /// What came of creating the queue again, where it was gone.
     created: Option<Result<()>>,
     /// What came of asking for wake-ups once more, where that had failed.
@@ -57,7 +59,8 @@ impl Fetched {
 impl Answer {
     fn new(result: Result<Leased>, sent: Instant) -> Self {
         let (full, settled, keyless, early) = (false, false, false, false);
-        Self { result, sent, full, settled, keyless, early, created: None, wakeups: None }
+        let (created, wakeups) = (None, None);
+        Self { result, sent, full, settled, keyless, early, number: 0, created, wakeups }
     }
 }
 
@@ -70,7 +73,8 @@ impl Run {
             Phase::Finishing | Phase::Cancelling => false,
         };
         let short = self.buffer.len() + self.incoming <= self.window.low();
-        phase && short && !self.is_full() && self.room() > 0
+        // A claim might bring what is held here and was not renewed in time.
+        phase && short && !self.is_full() && self.room() > 0 && self.leases.are_renewed()
     }
 
     /// Whether so much waits to be settled that more would only be held: until room for a fetch
@@ -142,7 +146,7 @@ impl Run {
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
         };
         let engine = Arc::clone(&self.settings.engine);
-        let early = self.incoming > 0;
+        let (early, number) = (self.incoming > 0, self.leases.claim());
         let (settled, keyless) = (self.leases.count() == 0, self.leases.keyed() == 0);
         let deaf = self.deaf;
         let fetch = async move {
@@ -151,7 +155,8 @@ impl Run {
             let sent = Instant::now();
             let result = engine.lease(request).instrument(span).await;
             let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);
-            let mut fetched = Answer { full, settled, keyless, early, ..Answer::new(result, sent) };
+            let answer = Answer::new(result, sent);
+            let mut fetched = Answer { full, settled, keyless, early, number, ..answer };
             match &fetched.result {
                 Err(error) if error.kind() == ErrorKind::QueueMissing => {
                     fetched.created = Some(engine.ensure_queue(&queue).await);
@@ -168,7 +173,11 @@ impl Run {
 
     pub(super) async fn fetched(&mut self, fetched: Fetched) {
         match fetched {
-            Fetched::Leased(answer) => self.leased(*answer).await,
+            Fetched::Leased(answer) => {
+                let number = answer.number;
+                self.leased(*answer).await;
+                self.leases.took_in(number);
+            }
             Fetched::Direct(handled) => {
                 let (count, backlog) = handled.unwrap_or_default();
                 if count > 0 {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::info;
 
 use super::lanes::Entered;
 use super::report::Tally;
@@ -23,9 +24,13 @@ impl Run {
     /// Takes in one delivery, in the order of the queue.
     pub(super) fn accept(&mut self, delivery: Delivery, sent: Instant) {
         self.learn_beginning(delivery.leased_at, sent);
+        if self.leases.go_on(&delivery, sent) {
+            let (queue, message_id) = (&self.settings.queue, delivery.receipt.message_id());
+            return info!(%queue, %message_id, "a lease had ended by the store's clock: what is held here goes on");
+        }
         let position = delivery.position();
         let lease = Arc::new(Lease::new(sent, self.settings.lease));
-        self.leases.hold(&delivery.receipt, &lease, delivery.key().is_some());
+        self.leases.hold(&delivery, &lease);
         let stops_here = self.control.as_ref().is_some_and(|(item, _)| position > item.position);
         if stops_here || matches!(self.phase, Phase::Finishing | Phase::Cancelling) {
             return self.send(delivery.receipt, Settle::Release, Tally::Returned);

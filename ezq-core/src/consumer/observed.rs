@@ -66,6 +66,8 @@ pub(crate) struct Observed {
     refused: Mutex<Option<Instant>>,
     /// Why settling fails, while it does: claims may go on for a while.
     unsettled: Mutex<Option<String>>,
+    /// Why leases cannot be renewed, while they cannot: nothing is claimed then.
+    unrenewed: Mutex<Option<String>>,
     restarts: AtomicU32,
 }
 
@@ -80,6 +82,7 @@ impl Observed {
             failing: Mutex::default(),
             refused: Mutex::default(),
             unsettled: Mutex::default(),
+            unrenewed: Mutex::default(),
             restarts: AtomicU32::new(0),
         }
     }
@@ -101,7 +104,7 @@ impl Observed {
     pub(crate) fn failing(&self) -> Option<String> {
         let now =
             |of: &Mutex<Option<String>>| of.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        now(&self.failing).or_else(|| now(&self.unsettled))
+        now(&self.failing).or_else(|| now(&self.unrenewed)).or_else(|| now(&self.unsettled))
     }
 
     /// For how long the store has refused its claims.
@@ -135,6 +138,13 @@ impl Observed {
         *unsettled = told;
     }
 
+    /// Notes whether leases can be renewed.
+    pub(super) fn renewed(&self, answer: Result<(), &Error>) {
+        let mut unrenewed = self.unrenewed.lock().unwrap_or_else(PoisonError::into_inner);
+        *unrenewed =
+            answer.err().map(|error| format!("renewing leases fails: {}", error_chain(error)));
+    }
+
     pub(super) fn is_in(&self, phase: Phase) {
         self.turn(match phase {
             Phase::Running => ConsumerState::Running,
@@ -146,6 +156,7 @@ impl Observed {
         self.restarts.fetch_add(1, Ordering::Relaxed);
         // The one that starts again has settled nothing yet.
         self.settled(Ok(()));
+        self.renewed(Ok(()));
         self.turn(ConsumerState::Restarting(error_chain(error).into()));
     }
 

@@ -19,7 +19,7 @@ use super::doubts::warn_of_doubts;
 use super::fetch::Fetched;
 use super::inline::{Begun, Inline};
 use super::lanes::{Lanes, Stepped, Turn};
-use super::lease::{Leases, renew};
+use super::lease::{Leases, Renewer};
 use super::observed::Observed;
 use super::outbox::{Outbox, outbox};
 use super::pace::Pace;
@@ -146,7 +146,7 @@ pub(super) async fn run(
             return Ok(Report { reason, counts, elapsed: started.elapsed() });
         }
     };
-    let leases = Arc::new(Leases::default());
+    let leases = Arc::new(Leases::new(settings.lease));
     let in_flight = Arc::new(InFlight::default());
     let (settler, batches) = outbox(app.config.settle_batch, app.config.settle_max_age);
     let settling = Settler {
@@ -161,13 +161,14 @@ pub(super) async fn run(
     };
     let mut background = JoinSet::new();
     let mut settling = tokio::spawn(settling.run(batches));
-    background.spawn(renew(
-        Arc::clone(&leases),
-        Arc::clone(&settings.engine),
-        settings.queue.clone(),
-        settings.lease,
-        move |receipt| in_flight.contains(receipt),
-    ));
+    let renewer = Renewer {
+        leases: Arc::clone(&leases),
+        engine: Arc::clone(&settings.engine),
+        queue: settings.queue.clone(),
+        observed: Arc::downgrade(&observed),
+        settling: move |receipt: &Receipt| in_flight.contains(receipt),
+    };
+    background.spawn(renewer.run());
     if !settings.until_idle && !app.schedules.planned.is_empty() {
         background.spawn(Arc::clone(&app).keep_schedules());
     }
@@ -291,13 +292,17 @@ impl Run {
                         Ok(fetched) => self.fetched(fetched).await,
                         // It was given up.
                         Err(error) if error.is_cancelled() => self.leasing = None,
-                        Err(_) => self.fetched(Fetched::panicked()).await,
+                        Err(_) => {
+                            self.fetched(Fetched::panicked()).await;
+                            self.leases.took_in_all();
+                        }
                     }
                 }
                 () = yield_now(), if is_more => {}
                 () = sleep_until(self.window.due()), if crowded => self.give_back(),
                 () = sleep_until(self.pace.next()), if waits => {}
                 () = leases.freed(), if self.is_full() => {}
+                () = leases.renewal(), if !leases.are_renewed() => {}
                 // What was parked makes room; what has begun may be what a control event waits for.
                 () = slots.changed(), if draining || !self.buffer.is_empty() => {}
                 // More of a key can be claimed once all that is held of it is settled.

@@ -42,6 +42,10 @@ pub(super) struct Settling {
     pub(super) turn: Option<Turn>,
     /// It was tried to settle it, and the answer may have been lost.
     pub(super) unanswered: bool,
+    /// The receipt of the newest try, where it is another than the first.
+    pub(super) tried_as: Option<Receipt>,
+    /// Where its lease is lost, and this consumer's own claims may have taken it: the newest of these.
+    pub(super) doubt: Option<u64>,
 }
 
 impl Settling {
@@ -176,9 +180,14 @@ impl Settler {
     }
 
     /// Tries once to settle a batch; what is to be tried again.
-    async fn attempt(&self, batch: Vec<Settling>) -> Option<Left> {
+    async fn attempt(&self, mut batch: Vec<Settling>) -> Option<Left> {
         let span = debug_span!("ezq.settle", queue = %self.queue, count = batch.len());
-        let pairs = batch.iter().map(|one| (one.receipt.clone(), one.settle.clone())).collect();
+        let pairs = batch.iter_mut().map(|one| {
+            let newest = self.leases.newest(&one.receipt).filter(|newest| *newest != one.receipt);
+            one.tried_as.clone_from(&newest);
+            (newest.unwrap_or_else(|| one.receipt.clone()), one.settle.clone())
+        });
+        let pairs = pairs.collect();
         let result = self.engine.settle(&self.queue, pairs).instrument(span).await;
         let is_down = result.is_err();
         let (mut batch, failure) = match result {
@@ -212,6 +221,8 @@ impl Settler {
             // An engine that leaves an outcome out leaves it open; the lease tells in the end.
             match outcomes.next().unwrap_or(SettleOutcome::LeaseLost) {
                 SettleOutcome::Done => self.settled(one),
+                // A claim of this consumer has taken it, or may have: it settles under that receipt.
+                SettleOutcome::LeaseLost if self.is_still_ours(&mut one) => again.push(one),
                 // Nobody else could take it: an earlier try has settled it.
                 SettleOutcome::LeaseLost if one.unanswered && one.is_leased() => self.settled(one),
                 SettleOutcome::LeaseLost => {
@@ -224,8 +235,7 @@ impl Settler {
                     }
                     self.done(one, Tally::Lost);
                 }
-                SettleOutcome::Failed { receipt, error } => {
-                    one.receipt = receipt;
+                SettleOutcome::Failed { error, .. } => {
                     if error.is_transient() || error.kind() == ErrorKind::QueueMissing {
                         again.push(one);
                         failure = Some(error);
@@ -236,6 +246,13 @@ impl Settler {
             }
         }
         (again, failure)
+    }
+
+    /// Whether a delivery whose lease was lost may be held here all the same.
+    fn is_still_ours(&self, one: &mut Settling) -> bool {
+        let Some(newest) = self.leases.newest(&one.receipt) else { return false };
+        newest != *one.tried_as.as_ref().unwrap_or(&one.receipt)
+            || self.leases.is_in_doubt(&mut one.doubt)
     }
 
     /// Tells of a settlement that succeeded.

@@ -151,6 +151,7 @@ impl Run {
         if let Some(leasing) = self.leasing.take() {
             warn!(queue = %self.settings.queue, "a claim is not answered: it is given up");
             leasing.abort();
+            self.leases.took_in_all();
         }
         if self.phase == Phase::Cancelling {
             let count = self.tasks.len();

@@ -110,7 +110,17 @@ pub(super) fn send(
     tally: Tally,
 ) {
     let since = Instant::now();
-    let settling = Settling { receipt, received, settle, tally, since, turn, unanswered: false };
+    let settling = Settling {
+        receipt,
+        received,
+        settle,
+        tally,
+        since,
+        turn,
+        unanswered: false,
+        tried_as: None,
+        doubt: None,
+    };
     if !settler.send(settling) {
         error!("the settling task is gone: the event will come again");
     }

@@ -126,6 +126,7 @@ pub struct Position {
 pub struct Receipt {
     message_id: MessageId,
     token: [i64; 3],
+    covers: u32,
 }
 
 impl Receipt {
@@ -134,7 +135,7 @@ impl Receipt {
     /// with the time at which the message was stored.
     #[must_use]
     pub fn new(message_id: MessageId, token: [i64; 3]) -> Self {
-        Self { message_id, token }
+        Self { message_id, token, covers: 0 }
     }
 
     /// The message it belongs to.
@@ -147,6 +148,20 @@ impl Receipt {
     #[must_use]
     pub fn token(&self) -> [i64; 3] {
         self.token
+    }
+
+    /// This receipt, of a worker that went on with what it already held under an earlier one.
+    #[must_use]
+    pub fn covering(mut self, earlier: &Self) -> Self {
+        self.covers = earlier.covers.saturating_add(1);
+        self
+    }
+
+    /// How many earlier deliveries end with this one: a settlement that returns the message counts
+    /// them as [returned](Headers::returned) as well.
+    #[must_use]
+    pub fn covers(&self) -> u32 {
+        self.covers
     }
 }
 

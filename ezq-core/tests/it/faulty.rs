@@ -1,7 +1,7 @@
 //! A memory engine with faults to be switched on.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -59,6 +59,10 @@ pub(crate) struct Faults {
     pub lose: AtomicBool,
     /// How many milliseconds one call to settle takes.
     pub slow: AtomicU64,
+    /// Every renewal fails.
+    pub unrenewable: AtomicBool,
+    /// How many times faster than this process' the store's clock goes, if it does.
+    pub fast: AtomicU32,
     /// So many renewals are never answered.
     pub silent: AtomicUsize,
     /// Nothing can be reached at a start.
@@ -104,6 +108,11 @@ impl Faulty {
         engine
     }
 
+    /// A lease's time, by this process' clock.
+    fn ttl(&self, ttl: Duration) -> Duration {
+        ttl / self.faults.fast.load(Ordering::SeqCst).max(1)
+    }
+
     async fn answer(&self, call: Call) {
         if self.faults.hangs.lock().unwrap().contains(&call) {
             std::future::pending::<()>().await;
@@ -144,7 +153,8 @@ impl Engine for Faulty {
         self.faults.fetches.fetch_add(1, Ordering::SeqCst);
         self.answer(Call::Lease).await;
         next(&self.faults.lease)?;
-        let leased = self.memory.lease(request).await?;
+        let ttl = self.ttl(request.ttl);
+        let leased = self.memory.lease(LeaseRequest { ttl, ..request }).await?;
         let count = leased.deliveries.len();
         let held = self.faults.held.fetch_add(count, Ordering::SeqCst) + count;
         self.faults.most_held.fetch_max(held, Ordering::SeqCst);
@@ -214,6 +224,9 @@ impl Engine for Faulty {
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>> {
         self.answer(Call::Extend).await;
+        if self.faults.unrenewable.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Connection, "a fault of the test"));
+        }
         let silent = self.faults.silent.load(Ordering::SeqCst);
         if silent > 0 {
             self.faults.silent.store(silent - 1, Ordering::SeqCst);
@@ -222,7 +235,7 @@ impl Engine for Faulty {
         if self.faults.lose.load(Ordering::SeqCst) {
             return Ok(vec![ExtendOutcome::LeaseLost; receipts.len()]);
         }
-        self.memory.extend(queue, receipts, ttl).await
+        self.memory.extend(queue, receipts, self.ttl(ttl)).await
     }
 
     async fn begin(

@@ -7,6 +7,7 @@ mod engines;
 mod faulty;
 mod interrupts;
 mod keys;
+mod leases;
 mod limits;
 mod outages;
 mod schedule_names;

@@ -102,13 +102,14 @@ pub(super) async fn put_back(
     let table = sql::table(queue);
     let locked = locked(
         &table,
-        ", w.after_us, w.due, w.marks",
+        ", w.after_us, w.due, w.marks, w.covers",
         "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::bigint[], \
-         $6::timestamptz[], $7::text[]) AS w(id, fence, rel, at, after_us, due, marks)",
+         $6::timestamptz[], $7::text[], $8::bigint[]) \
+         AS w(id, fence, rel, at, after_us, due, marks, covers)",
         wait.sql(),
     );
     let object = sql::headers_object("q.headers");
-    let returned = sql::returned_once_more("q.headers");
+    let returned = sql::returned_once_more("q.headers", "l.covers");
     let statement = format!(
         "WITH locked AS ({locked})
          UPDATE {table} q
@@ -125,10 +126,12 @@ pub(super) async fn put_back(
     let (afters, dues): (Vec<Option<i64>>, Vec<Option<DateTime<Utc>>>) =
         items.iter().map(column).unzip();
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
+    let covers: Vec<i64> = items.iter().map(|item| item.receipt.covers().into()).collect();
     let query = with_keys(statement, items.iter().map(|item| item.key()))
         .bind(afters)
         .bind(dues)
-        .bind(marks);
+        .bind(marks)
+        .bind(covers);
     keys(query, connection).await
 }
 

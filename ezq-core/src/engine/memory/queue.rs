@@ -225,11 +225,12 @@ impl Queue {
     }
 
     /// Ends a delivery by a retry or a release: readable from `due`, with the marks merged in.
-    pub(super) fn give_back(&mut self, id: i64, due: Micros, progress: &Progress) {
+    pub(super) fn give_back(&mut self, id: i64, due: Micros, progress: &Progress, covers: u32) {
         self.place(id, due);
         self.set_open(id, false);
         if let Some(stored) = self.messages.get_mut(&id) {
             stored.headers.give_back(progress);
+            stored.headers.covered(covers);
         }
     }
 

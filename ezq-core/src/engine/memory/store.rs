@@ -129,7 +129,7 @@ impl Store {
                 outgoing
             }
             Settle::Retry { after, progress, outgoing } => {
-                queue.give_back(id, clock::after(now, after), &progress);
+                queue.give_back(id, clock::after(now, after), &progress, receipt.covers());
                 self.wake(name);
                 outgoing
             }
@@ -139,7 +139,7 @@ impl Store {
             }
             Settle::Release => {
                 let [_, _, due] = receipt.token();
-                queue.give_back(id, due, &Default::default());
+                queue.give_back(id, due, &Default::default(), receipt.covers());
                 self.wake(name);
                 Vec::new()
             }
