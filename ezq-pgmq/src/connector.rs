@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::config::{OptionsFrom, PgmqConfig, Place};
 use crate::error;
+use crate::runtime::Runtime;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A worker whose connection died in silence hears of no event for as long as it waits for this.
@@ -79,6 +80,7 @@ pub(crate) struct Connector {
     place: Place,
     connect_timeout: Duration,
     statement_timeout: Option<Duration>,
+    pub(crate) runtime: Runtime,
 }
 
 impl fmt::Debug for Connector {
@@ -104,6 +106,7 @@ impl Connector {
             options,
             connect_timeout: config.connect_timeout,
             statement_timeout: config.statement_timeout,
+            runtime: Runtime::default(),
         }
     }
 

@@ -24,6 +24,11 @@ pub(crate) fn on_queue(error: sqlx::Error, queue: &QueueName, place: &Place) -> 
 
 /// The error of any statement, or of connecting.
 pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
+    if let sqlx::Error::Configuration(inner) = &error
+        && let Some(ours) = inner.downcast_ref::<Error>()
+    {
+        return ours.without_source();
+    }
     let kind = kind(&error);
     let text = match kind {
         ErrorKind::Permission if is_login(&error) => format!(

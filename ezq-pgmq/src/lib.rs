@@ -45,6 +45,7 @@ mod receipts;
 mod removal;
 mod replay;
 mod retention;
+mod runtime;
 mod schedules;
 mod schema;
 mod settle;

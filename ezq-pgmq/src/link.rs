@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Place;
 use crate::connector::{Connector, LOCK_TIMEOUT, Planning, Session};
-use crate::error;
+use crate::{error, runtime};
 
 /// How many connections there are for one purpose at most.
 const MOST: usize = 5;
@@ -98,6 +98,9 @@ impl Link {
     /// Waits until a connection may be used, and opens one if need be. After a failure the next
     /// attempts wait, up to a second.
     pub(crate) async fn checkout(&self) -> Result<Checkout<'_>> {
+        if self.connector.runtime.has_ended() {
+            return Err(runtime::ended());
+        }
         let mut turn = self.turn().await.map_err(closed)?;
         let (session, is_rested) = loop {
             if let Some((session, since)) = self.take_idle() {

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::connector::Connector;
-use crate::error;
+use crate::{error, runtime};
 
 /// How long the pool may ask a connection that comes back.
 const RETURNING: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ pub(crate) struct Lender {
     /// The hooks of a pool that is not ezq's are to see each connection come and go.
     hands_on: bool,
     /// What knows the options of ezq's own pool as they are now.
-    connector: Option<Connector>,
+    connector: Connector,
     waiting: Mutex<VecDeque<Waiting>>,
 }
 
@@ -51,9 +51,8 @@ pub(crate) struct Waiting {
 }
 
 impl Lender {
-    /// With what opens connections of a pool that is ezq's own.
-    pub(crate) fn new(pool: PgPool, own: Option<Connector>) -> Self {
-        Self { pool, hands_on: own.is_some(), connector: own, waiting: Mutex::default() }
+    pub(crate) fn new(pool: PgPool, is_own: bool, connector: Connector) -> Self {
+        Self { pool, hands_on: is_own, connector, waiting: Mutex::default() }
     }
 
     pub(crate) fn pool(&self) -> &PgPool {
@@ -76,6 +75,9 @@ impl Lender {
     }
 
     async fn wait(self: &Arc<Self>, begin: Option<&str>) -> Result<Pooled, sqlx::Error> {
+        if self.connector.runtime.has_ended() {
+            return Err(sqlx::Error::Configuration(Box::new(runtime::ended())));
+        }
         // Waiting at the pool may be opening a connection, which is not to be dropped halfway.
         if !self.hands_on || !self.is_exhausted() {
             return self.take().await.map(|connection| self.lend(connection));
@@ -104,12 +106,13 @@ impl Lender {
 
     /// A connection of the pool, which may have to be opened with another password than before.
     async fn take(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        match (self.pool.acquire().await, &self.connector) {
-            (Err(refused), Some(connector)) if error::is_login(&refused) => {
-                self.pool.set_connect_options(connector.options());
+        match self.pool.acquire().await {
+            // An application's own pool has its options from the application.
+            Err(refused) if self.hands_on && error::is_login(&refused) => {
+                self.pool.set_connect_options(self.connector.options());
                 self.pool.acquire().await
             }
-            (acquired, _) => acquired,
+            acquired => acquired,
         }
     }
 
@@ -249,7 +252,7 @@ mod tests {
         let url = EmbeddedPostgres::shared().await.unwrap().url();
         let pool = PgPoolOptions::new().max_connections(connections).test_before_acquire(false);
         let connector = Connector::new(&PgmqConfig::url(&url).unwrap());
-        Arc::new(Lender::new(pool.connect(&url).await.unwrap(), Some(connector)))
+        Arc::new(Lender::new(pool.connect(&url).await.unwrap(), true, connector))
     }
 
     fn begin(name: &str) -> String {

@@ -116,7 +116,7 @@ impl PgmqEngine {
         let control = link(Planning::Free).with(first);
         let owns_pool = config.pool.is_none();
         let pool = config.pool.clone().unwrap_or_else(|| own_pool(&config, &connector));
-        let lender = Arc::new(Lender::new(pool, owns_pool.then(|| connector.clone())));
+        let lender = Arc::new(Lender::new(pool, owns_pool, connector.clone()));
         let mut capabilities = Capabilities::new("pgmq");
         capabilities.durable = true;
         capabilities.delayed = true;
@@ -173,6 +173,7 @@ impl PgmqEngine {
             connector,
         };
         inner.start_sweeping();
+        inner.connector.runtime.watch(&mut inner.tasks().running);
         Ok(Self { inner: Arc::new(inner) })
     }
 

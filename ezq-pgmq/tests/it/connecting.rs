@@ -422,3 +422,30 @@ async fn a_password_comes_from_a_function_that_is_asked_again() {
     rotate(&mut own).await;
     works(&engine, &queue).await;
 }
+
+/// Runs on a runtime of its own, which ends with it.
+fn on_its_own<T: Send + 'static>(run: impl Future<Output = T> + Send + 'static) -> T {
+    let alone = || tokio::runtime::Runtime::new().unwrap().block_on(run);
+    std::thread::spawn(alone).join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_whose_runtime_has_ended_says_so() {
+    let url = server().await.url();
+    let queue = unique("q");
+    let of_ended = queue.clone();
+    let engine = on_its_own(async move {
+        let engine = engine_at(&url).await;
+        engine.ensure_queue(&of_ended).await.unwrap();
+        publish(&engine, &of_ended, &["1"]).await;
+        engine
+    });
+    for error in [
+        engine.publish(vec![message(&queue, "2")]).await.unwrap_err(),
+        engine.stats(&queue).await.unwrap_err(),
+        engine.health_check().await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
+        assert!(error.to_string().contains("runtime"), "{error}");
+    }
+}
