@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::attributes::check_type;
 use crate::broadcast::Broadcast;
 use crate::codecs::Codecs;
 use crate::consumer::Consumer;
@@ -326,6 +327,13 @@ impl AppBuilder {
     pub fn build(mut self, engine: impl Engine) -> Result<App> {
         let config = self.config?;
         config.validate()?;
+        for (_, event_type) in &self.parties {
+            check_type(event_type).map_err(|why| {
+                let name = event_type.escape_debug();
+                let text = format!("the application owns or publishes `{name}`: {why}");
+                Error::new(ErrorKind::Configuration, text)
+            })?;
+        }
         let engines = Engines { default: Arc::new(engine), named: self.named, routes: self.routes };
         engines.validate()?;
         if self.discover {

@@ -11,8 +11,9 @@ use chrono::{DateTime, Utc};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::attributes::RESERVED;
 use crate::engine::MessageId;
-use crate::envelope::{AttributeValue, Data, Envelope, RESERVED, VERSION_ATTRIBUTE};
+use crate::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::event::{End, Event, Interrupt};
 use crate::headers::{DATA, Headers, REPLAY};
 use crate::{Error, ErrorKind, QueueName, Result};
@@ -118,6 +119,9 @@ fn undecodable(why: Cow<'static, str>) -> Error {
 }
 
 fn cloud_event(members: &Members<'_>) -> Result<Envelope> {
+    if let Some(name) = members.twice() {
+        return Err(undecodable(format!("the body has `{}` twice", name.escape_debug()).into()));
+    }
     let required = |name: &str| {
         members
             .text(name)?
@@ -309,6 +313,13 @@ struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 impl<'a> Members<'a> {
     fn find(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(found, _)| found == name).map(|(_, raw)| *raw)
+    }
+
+    /// A name that stands here twice, so that two readers could take two values for it.
+    fn twice(&self) -> Option<&str> {
+        let is_again = |place: usize, name: &str| self.0[..place].iter().any(|(n, _)| n == name);
+        let mut names = self.0.iter().enumerate();
+        names.find(|(place, (name, _))| is_again(*place, name)).map(|(_, (name, _))| &**name)
     }
 
     /// A text member; `null` counts as absent, as CloudEvents says.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::app::AppBuilder;
 use crate::attempt::panic_text;
+use crate::attributes::check_type;
 use crate::codec::{Origin, WireFormat, decode, encode, keep_beside_flat, nesting, plain_type};
 use crate::event::is_control;
 use crate::headers::{CE_ID, CE_TYPE, CODEC, Headers};
@@ -64,6 +65,14 @@ pub trait Codec: Send + Sync + 'static {
     /// # Errors
     /// Why the body cannot be read.
     fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError>;
+
+    /// Whether it can work as it was made; asked when the application is built. By default it can.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn check(&self) -> Result<(), CodecError> {
+        Ok(())
+    }
 
     /// Whether a queue of this codec takes nothing else but control events. Otherwise, and by
     /// default, CloudEvents, the flat form and bodies that name another codec are read there, too;
@@ -150,6 +159,19 @@ impl Codecs {
         if let Some(name) = self.added.keys().find(|name| !is_name(name)) {
             let name = name.escape_debug();
             return wrong(format!("a codec has the name `{name}`: use 1 to 60 visible characters"));
+        }
+        for (name, codec) in &self.added {
+            if let Err(why) = guarded(|| codec.check()) {
+                return wrong(format!("the codec `{name}` cannot work: {why}"));
+            }
+        }
+        for name in self.events.keys() {
+            if let Err(why) = check_type(name) {
+                let name = name.escape_debug();
+                return wrong(format!(
+                    "a codec is set for `{name}`, which is no event type: {why}"
+                ));
+            }
         }
         let of_handlers = subscriptions.flat_map(|subscription| match subscription {
             Subscription::Types(types) => types.as_slice(),

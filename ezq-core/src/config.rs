@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::attributes::check_source;
 use crate::codec::WireFormat;
 use crate::environment::warn_of_unknown;
 use crate::handler::HandlerOptions;
@@ -138,7 +139,12 @@ impl Default for Config {
 fn program() -> String {
     let path = std::env::current_exe().ok();
     let name = path.as_deref().and_then(std::path::Path::file_stem);
-    name.map_or_else(|| "ezq".to_owned(), |name| name.to_string_lossy().replace(' ', "_"))
+    let is_plain = |c: char| c.is_alphanumeric() || "-._".contains(c);
+    let plain = |c: char| if is_plain(c) { c } else { '_' };
+    name.map_or_else(
+        || "ezq".to_owned(),
+        |name| name.to_string_lossy().chars().map(plain).collect(),
+    )
 }
 
 /// The environment variables that say where the database is: they are read when it is connected,
@@ -262,9 +268,10 @@ impl Config {
                 "`lease` must be at least 1s, so that it can be renewed in time".into(),
             ));
         }
-        if self.app.is_empty() || self.app.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        if let Err(why) = check_source(&self.app) {
             return Err(wrong(format!(
-                "the application's name `{}` must be a word without spaces",
+                "the application's name `{}` is the source of its events, and must be a word of \
+                 letters, digits, `-`, `.` and `_`, or a URI: {why}",
                 self.app.escape_debug()
             )));
         }

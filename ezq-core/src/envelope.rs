@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use crate::attributes::{self, is_json};
 use crate::finite;
 use crate::{Error, ErrorKind, Event, Result};
 
@@ -237,88 +238,13 @@ impl Envelope {
         })
     }
 
-    fn validate(&self) -> Result<(), Cow<'static, str>> {
-        let filled = |name: &str, value: &str| match value {
-            "" => Err(Cow::from(format!("the attribute `{name}` is empty"))),
-            text if text.chars().any(char::is_control) => {
-                Err(format!("the attribute `{name}` has a control character").into())
-            }
-            _ => Ok(()),
-        };
-        filled("id", &self.id)?;
-        filled("source", &self.source)?;
-        filled("type", &self.event_type)?;
-        let uri = |name: &str, text: &str| match text.contains(char::is_whitespace) {
-            true => Err(Cow::from(format!("the attribute `{name}` is no URI: it has a space"))),
-            false => Ok(()),
-        };
-        uri("source", &self.source)?;
-        for (name, value) in [
-            ("subject", &self.subject),
-            ("datacontenttype", &self.datacontenttype),
-            ("dataschema", &self.dataschema),
-        ] {
-            value.as_deref().map_or(Ok(()), |value| filled(name, value))?;
-        }
-        if let Some(schema) = &self.dataschema {
-            uri("dataschema", schema)?;
-            if !schema.contains(':') {
-                return Err("the attribute `dataschema` is no absolute URI".into());
-            }
-        }
-        self.extensions.iter().try_for_each(|(name, value)| {
-            extension_name(name)?;
-            match value {
-                AttributeValue::Text(text) if text.chars().any(char::is_control) => {
-                    Err(format!("the attribute `{name}` has a control character").into())
-                }
-                _ => Ok(()),
-            }
-        })
-    }
-
     /// The envelope, if it is valid; else an error of a kind, saying what is not.
     pub(crate) fn validated(self, kind: ErrorKind) -> Result<Self> {
-        match self.validate() {
+        match attributes::check(&self) {
             Ok(()) => Ok(self),
             Err(what) => Err(Error::new(kind, what)),
         }
     }
-}
-
-/// Whether a media type means JSON.
-fn is_json(media_type: &str) -> bool {
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence.ends_with("+json") || matches!(&*essence, "application/json" | "text/json")
-}
-
-/// The attributes that are no extensions, and the data.
-pub(crate) const RESERVED: [&str; 10] = [
-    "specversion",
-    "id",
-    "source",
-    "type",
-    "time",
-    "subject",
-    "datacontenttype",
-    "dataschema",
-    "data",
-    "data_base64",
-];
-
-fn extension_name(name: &str) -> Result<(), Cow<'static, str>> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    if name.is_empty() || !name.bytes().all(allowed) {
-        return Err(format!(
-            "`{}` is not an attribute name: use a-z and 0-9 only",
-            name.escape_debug()
-        )
-        .into());
-    }
-    if RESERVED.contains(&name) {
-        return Err(format!("`{name}` is an attribute of every event, not an extension").into());
-    }
-    Ok(())
 }
 
 /// Makes an [`Envelope`].

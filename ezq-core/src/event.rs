@@ -45,7 +45,8 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 
     /// The ordering key, stored in the event's headers: events of one key in one queue are handled
-    /// one after another, in the order in which they were stored; others beside them.
+    /// one after another, in the order in which they were stored; others beside them. An empty key
+    /// is refused: an event without one has `None`.
     fn key(&self) -> Option<String> {
         None
     }

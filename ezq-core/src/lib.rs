@@ -5,6 +5,7 @@
 
 mod app;
 mod attempt;
+mod attributes;
 mod batch;
 mod batch_attempt;
 mod batcher;

@@ -64,7 +64,8 @@ macro_rules! publish_options {
 
         /// The ordering key, in place of the event's own: events of one key are handled one after
         /// another, in the order in which they were stored, across all consumers of the queue. One
-        /// that waits for a retry or is not due yet holds up its own key and no other.
+        /// that waits for a retry or is not due yet holds up its own key and no other. An empty key is
+        /// refused.
         pub fn key(self, key: impl Into<String>) -> Self {
             self.with(|options| {
                 options.key = Some(key.into());

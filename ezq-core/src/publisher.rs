@@ -321,6 +321,11 @@ impl Publisher {
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         let mut headers = self.headers(options, draft.key);
+        if headers.key().is_some_and(|key| key.is_empty()) {
+            let message = "the ordering key is empty: events without a key have none, by `None` or \
+                           by not setting one; an empty one would order all of them";
+            return Err(Error::new(ErrorKind::InvalidEvent, message));
+        }
         if headers.key().is_some() && !capabilities.keys {
             let message = format!("the engine `{}` does not order by key", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));

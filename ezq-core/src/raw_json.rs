@@ -2,6 +2,7 @@
 
 use chrono::DateTime;
 
+use crate::attributes::check_type;
 use crate::codec::{decode, flat_id, keep_beside, plain_type};
 use crate::codecs::{Codec, CodecError};
 use crate::envelope::Data;
@@ -45,6 +46,13 @@ impl RawJson {
 impl Codec for RawJson {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn check(&self) -> Result<(), CodecError> {
+        match &self.event_type {
+            Some(name) => Ok(check_type(name)?),
+            None => Ok(()),
+        }
     }
 
     fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {

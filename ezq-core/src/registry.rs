@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::attributes::check_type;
 use crate::event::is_control;
 use crate::handler::{Handler, Invoke, Subscription};
 use crate::{Envelope, Error, ErrorKind, EventDescriptor, HandlerName, Pattern, QueueName, Result};
@@ -50,6 +51,7 @@ impl Registry {
         handlers.iter_mut().try_for_each(narrow)?;
         handlers.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
         valid_handlers(&handlers)?;
+        valid_events(&handlers)?;
         unique_events(&handlers)?;
         unambiguous_versions(&handlers)?;
         let mut registry = Self::default();
@@ -223,6 +225,21 @@ fn valid_handlers(handlers: &[Handler]) -> Result<()> {
                 ),
             ));
         }
+    }
+    Ok(())
+}
+
+/// Refuses a type that no message can have, and a queue that cannot be.
+fn valid_events(handlers: &[Handler]) -> Result<()> {
+    for event in handlers.iter().flat_map(types) {
+        for name in names(*event) {
+            check_type(name).map_err(|why| {
+                let (rust_type, name) = (event.rust_type, name.escape_debug());
+                let text = format!("`{rust_type}` has the event type `{name}`: {why}");
+                Error::new(ErrorKind::Configuration, text)
+            })?;
+        }
+        event.queue.map(QueueName::new).transpose()?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The consumer against an engine that fails on command, in paused time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod attributes;
 mod background;
 mod consumer;
 mod engines;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ezq_core::{Error, ErrorKind, QueueName, Result};
+use ezq_core::{Envelope, Error, ErrorKind, QueueName, Result};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
@@ -122,10 +122,20 @@ impl Table {
             "public" => self.name.clone(),
             schema => format!("{schema}.{}", self.name),
         });
-        if name.is_empty() || source.is_empty() {
-            let message = "the name and the source of captured events must not be empty";
+        if name.is_empty() {
+            let message = "the name of captured events must not be empty";
             return Err(Error::new(ErrorKind::Configuration, message));
         }
+        // As the triggers will make them: what is wrong with these would kill every event.
+        Envelope::builder(format!("{name}.created"), source).build().map_err(|why| {
+            let message = format!(
+                "captured events cannot have the name `{}` and the source `{}`, which `named` and \
+                 `source` change: {why}",
+                name.escape_debug(),
+                source.escape_debug()
+            );
+            Error::new(ErrorKind::Configuration, message)
+        })?;
         let mut config = json!({ "name": name, "source": source });
         if let Some(queue) = queue {
             config["queue"] = queue.as_str().into();

@@ -445,6 +445,10 @@ async fn what_is_not_covered_is_refused_with_a_message() {
         ok().without(["id", "s"]),
         ok().without(["s"]).key("s"),
         ok().named(""),
+        ok().named("a\nb"),
+        ok().source("my shop"),
+        ok().source("a\"b"),
+        ok().source(""),
     ] {
         let error = wrong.await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
