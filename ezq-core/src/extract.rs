@@ -13,7 +13,7 @@ use crate::{Call, Context, Error, ErrorKind, HandlerError, Publisher, Result};
     label = "not something a handler can ask for",
     note = "after the event a handler takes `Context`, `State<T>`, `Publisher`, `Tx` or a type of its own that \
             implements `Extract`; for several events take an enum with `#[derive(EventSet)]`; a function with a \
-            schedule takes its `Tick` first"
+            schedule takes its `Tick` first, by that name and by no alias"
 )]
 pub trait Extract: Sized + Send + 'static {
     /// Whether it takes the handler's transaction, which is begun before the handler runs and

@@ -46,7 +46,7 @@ impl Subscription {
     message = "`{Self}` is not an event",
     label = "a handler's first parameter is its event",
     note = "add `#[derive(Event, Serialize, Deserialize)]` to `{Self}`; or take `AnyEvent`, or an enum with \
-            `#[derive(EventSet)]`"
+            `#[derive(EventSet)]`; a batch is written as `Batch<MyEvent>`, by that name and by no alias"
 )]
 pub trait FromEvent: Sized + Send + 'static {
     /// Which events it takes.

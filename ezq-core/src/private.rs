@@ -109,6 +109,58 @@ pub fn batch_subscription<B: BatchOf>() -> Subscription {
     B::subscription()
 }
 
+/// A field on the way to an event's key: its method tells an `Option`, whose own method it is,
+/// from anything else, for which [`PlainField`] has it.
+#[derive(Debug)]
+pub struct Field<'a, T>(pub &'a T);
+
+/// A field that is there or not.
+#[derive(Debug)]
+pub struct OptionalKind;
+
+/// A field that is there.
+#[derive(Debug)]
+pub struct PlainKind;
+
+impl<T> Field<'_, Option<T>> {
+    /// What the field is.
+    #[must_use]
+    pub fn __ezq_kind(&self) -> OptionalKind {
+        OptionalKind
+    }
+}
+
+/// A field that is no `Option`.
+pub trait PlainField {
+    /// What the field is.
+    fn __ezq_kind(&self) -> PlainKind;
+}
+
+impl<T> PlainField for Field<'_, T> {
+    fn __ezq_kind(&self) -> PlainKind {
+        PlainKind
+    }
+}
+
+impl OptionalKind {
+    /// What is in the field, if something is.
+    #[must_use]
+    pub fn present<'a, T>(&self, field: &'a Option<T>) -> Option<&'a T> {
+        field.as_ref()
+    }
+}
+
+impl PlainKind {
+    /// What is in the field.
+    #[must_use]
+    pub fn present<'a, T>(&self, field: &'a T) -> Option<&'a T> {
+        Some(field)
+    }
+}
+
+/// One event in an [`EventSet`](crate::FromEvent): two variants of one type would be two of this.
+pub trait OneVariantEach<Set> {}
+
 /// What is done with what a handler returns.
 ///
 /// Plain functions, so that the bound on its type is stated once: rustc reports an unfit type at

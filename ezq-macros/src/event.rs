@@ -155,12 +155,23 @@ fn validate(input: &DeriveInput, entries: &Entries, errors: &mut Errors) -> Opti
             errors.push(Error::new(entry.span, message));
         }
     }
-    options.codec = entries.find("codec").and_then(|entry| errors.take(type_name(entry)));
+    options.codec = entries.find("codec").and_then(|entry| errors.take(codec_name(entry)));
     options.key = entries.find("key").and_then(|e| errors.take(event_key::resolve(e, input)));
     options
 }
 
+/// Spaces within are allowed: a captured table may have them in its name.
 fn type_name(entry: &Entry) -> syn::Result<LitStr> {
+    let literal = entry.text()?;
+    let text = literal.value();
+    if text.trim() != text {
+        let message = format!("`{}` must not begin or end with white space", entry.key.name);
+        return Err(Error::new(literal.span(), message));
+    }
+    Ok(literal)
+}
+
+fn codec_name(entry: &Entry) -> syn::Result<LitStr> {
     let literal = entry.text()?;
     if literal.value().contains(char::is_whitespace) {
         let message = format!("`{}` must not contain white space", entry.key.name);
@@ -198,7 +209,7 @@ fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> Toke
     };
     let (queue, codec) = (optional(queue), optional(codec));
     let key = key.as_ref().map(|key| {
-        let value = key.expand();
+        let value = key.expand(private);
         quote! {
             fn key(&self) -> ::core::option::Option<::std::string::String> { #value }
         }

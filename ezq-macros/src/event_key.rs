@@ -2,35 +2,48 @@
 
 use crate::{attributes::Entry, suggest};
 use proc_macro2::{Span, TokenStream};
-use quote::{ToTokens as _, quote, quote_spanned};
+use quote::{quote, quote_spanned};
 use syn::{
-    Data, DeriveInput, Error, Fields, Ident, Index, LitStr, Member, Result, Token, Type,
+    Data, DeriveInput, Error, Fields, Ident, Index, LitStr, Member, Result, Token,
     ext::IdentExt as _, parse::ParseStream, punctuated::Punctuated,
 };
 
 /// A path of fields, the first of which the event is known to have.
-pub(crate) struct EventKey {
-    path: Vec<Member>,
-    /// An event whose key is absent has none, rather than one that all of them share.
-    optional: bool,
-}
+pub(crate) struct EventKey(Vec<Member>);
 
 impl EventKey {
-    pub(crate) fn expand(&self) -> TokenStream {
-        let span = self.path.last().map_or_else(Span::call_site, member_span);
-        let path = &self.path;
-        let field = quote_spanned!(span=> &self #(.#path)*);
-        if self.optional {
-            quote! {
-                ::core::option::Option::map(
-                    ::core::option::Option::as_ref(#field),
-                    ::std::string::ToString::to_string,
-                )
-            }
-        } else {
-            quote!(::core::option::Option::Some(::std::string::ToString::to_string(#field)))
+    /// The key as text. Whether a field is an `Option`, at the end or on the way there, its type
+    /// tells, and not how it is written; an event in which one is absent has no key.
+    pub(crate) fn expand(&self, private: &TokenStream) -> TokenStream {
+        let value = steps(&quote!(self), &self.0, private);
+        quote! {
+            #[allow(unused_imports)]
+            use #private::PlainField as _;
+            #value
         }
     }
+}
+
+/// The way from a value to what its fields lead to.
+fn steps(from: &TokenStream, path: &[Member], private: &TokenStream) -> TokenStream {
+    let Some((member, rest)) = path.split_first() else { return TokenStream::new() };
+    let span = Span::call_site().located_at(member_span(member));
+    // What has no text is underlined where the user named it.
+    let inner = quote_spanned!(span=> __ezq_inner);
+    let value = match rest {
+        [] => quote! {
+            ::core::option::Option::Some(::std::string::ToString::to_string(#inner))
+        },
+        rest => steps(&inner, rest, private),
+    };
+    let field = quote_spanned!(span=> &#from.#member);
+    quote! {{
+        let __ezq_field = #field;
+        match #private::Field(__ezq_field).__ezq_kind().present(__ezq_field) {
+            ::core::option::Option::Some(#inner) => { #value }
+            ::core::option::Option::None => ::core::option::Option::None,
+        }
+    }}
 }
 
 fn member_span(member: &Member) -> Span {
@@ -47,8 +60,8 @@ pub(crate) fn resolve(entry: &Entry, input: &DeriveInput) -> Result<EventKey> {
         let message = "only a struct has a `key`: an enum's variants do not share a field";
         return Err(Error::new(entry.span, message));
     };
-    let field = field(&data.fields, first).ok_or_else(|| missing(&data.fields, first, input))?;
-    Ok(EventKey { optional: path.len() == 1 && is_option(&field.ty), path })
+    field(&data.fields, first).ok_or_else(|| missing(&data.fields, first, input))?;
+    Ok(EventKey(path))
 }
 
 /// Reads `"a.b"` or `a.b`. What is wrong inside a string is an error of its own, apart from the
@@ -112,15 +125,4 @@ fn missing(fields: &Fields, member: &Member, input: &DeriveInput) -> Error {
     };
     let message = format!("`{}` has no field `{name}`{hint}", input.ident.unraw());
     Error::new(member_span(member), message)
-}
-
-/// Whether a type is written as an `Option`; an alias of one is not seen.
-fn is_option(ty: &Type) -> bool {
-    match ty {
-        Type::Group(group) => is_option(&group.elem),
-        Type::Path(path) => path.path.segments.last().is_some_and(|segment| {
-            segment.ident == "Option" && !segment.arguments.to_token_stream().is_empty()
-        }),
-        _ => false,
-    }
 }

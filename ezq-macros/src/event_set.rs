@@ -91,9 +91,15 @@ fn expand(input: &DeriveInput, private: &TokenStream, members: &[Member<'_>]) ->
             )
         }
     });
+    // Nothing but rustc sees that two paths are one type: it takes one of these for each.
+    let once = members.iter().map(|Member { event, .. }| {
+        quote!(#[automatically_derived] impl #private::OneVariantEach<#ident> for #event {})
+    });
     quote! {
         #[allow(deprecated)]
         const _: () = {
+            #(#once)*
+
             type __EzqRow = (
                 fn() -> #private::EventDescriptor,
                 fn(&#private::Received) -> ::core::result::Result<#ident, #private::HandlerError>,

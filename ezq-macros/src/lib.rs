@@ -30,10 +30,10 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// | key | meaning | default |
 /// |---|---|---|
-/// | `type = "order.paid"` | The event's name on the wire. Not empty, no white space. | the Rust name |
+/// | `type = "order.paid"` | The event's name on the wire. Not empty, no white space around it. | the Rust name |
 /// | `version = 2` | The version of its fields, at least 1. | 1 |
 /// | `queue = "orders"` | Where it is published unless the publisher says otherwise: 1 to 47 letters, digits and `_ - . : / @`, without `--`. | the publisher's queue |
-/// | `key = "customer_id"` | The field that is its ordering key: events of one key in one queue are handled one after another. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None` is no key. | no key |
+/// | `key = "customer_id"` | The field that is its ordering key: events of one key in one queue are handled one after another. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None`, there or on the way, is no key. An empty key is refused when the event is published. | no key |
 /// | `codec = "raw"` | The codec that writes it, by its name. | its queue's |
 /// | `alias = "OrderPaid"` | A further name under which it is read; may be given again. | none |
 /// | `from = OrderPaidV1` | The event's shape at the version just before: an event type of that version, from which this one is made with `From`. It may come from an older one itself. | older versions are read as this one, with serde's defaults for what is missing |

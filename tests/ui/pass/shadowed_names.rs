@@ -34,11 +34,44 @@ macro_rules! module_path {
 macro_rules! vec {
     () => {};
 }
+macro_rules! assert {
+    () => {};
+}
+macro_rules! panic {
+    () => {};
+}
+macro_rules! unreachable {
+    () => {};
+}
+macro_rules! matches {
+    () => {};
+}
+
+trait PlainField {
+    fn kind(&self) {}
+    fn present(&self) {}
+    fn map(&self) {}
+    fn choose(&self) {}
+    fn returning(&self) {}
+}
+impl<T> PlainField for T {}
 
 #[derive(ezq::Event, serde::Serialize, serde::Deserialize)]
 #[event(key = id)]
 struct Created {
     id: u8,
+}
+
+#[derive(ezq::Event, serde::Serialize, serde::Deserialize)]
+#[event(version = 2, from = Created, key = "inner.id")]
+struct Newer {
+    inner: Created,
+}
+
+impl ::core::convert::From<Created> for Newer {
+    fn from(inner: Created) -> Self {
+        Self { inner }
+    }
 }
 
 #[derive(ezq::EventSet)]
