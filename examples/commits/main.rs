@@ -157,10 +157,7 @@ async fn publish(
         files += commit.as_ref().map_or(0, |commit| commit.files.len());
         batch.extend(commit);
         if is_last || batch.len() >= 500 || files >= 20_000 {
-            for result in ezq.publish_all(&batch).await? {
-                result?;
-                published += 1;
-            }
+            published += ezq.publish_all(&batch).await?.len() as u64;
             (batch, files) = (Vec::new(), 0);
             bar.set_message(format!("({published} published)"));
             bar.set_position(consumer.counts().handled);

@@ -85,9 +85,7 @@ impl Template {
             let batch: Vec<Payload> = events.by_ref().take(1000).collect();
             self.is_keyed |= batch.iter().any(|event| event.key.is_some());
             *if tomorrow { &mut self.later } else { &mut self.due } += batch.len();
-            for stored in ezq.publish_all(&batch).queue(self.name.as_str()).after(after).await? {
-                stored?;
-            }
+            ezq.publish_all(&batch).queue(self.name.as_str()).after(after).await?;
         }
         Ok(())
     }

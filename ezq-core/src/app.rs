@@ -15,15 +15,14 @@ use crate::extract::States;
 use crate::inner::Inner;
 use crate::notices::{Hook, Notices};
 use crate::private::{Discovered, HandlerDefinition, inventory};
-use crate::publish::{Publish, PublishAll};
+use crate::publish::Publish;
+use crate::publish_all::PublishAll;
 use crate::publisher::{Published, Publisher, Services};
 use crate::registry::Registry;
 use crate::routing::Routing;
 use crate::schedule::{Plan, Plans};
 use crate::subscriptions::Subscriptions;
-use crate::{
-    Config, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, Result, Retention,
-};
+use crate::{Config, End, Envelope, Error, Event, Handler, QueueName, Result, Retention};
 
 /// An application: publishes events and makes consumers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -342,14 +341,7 @@ impl AppBuilder {
             self.handlers.extend(found.filter(|handler| !explicit.contains(handler.name())));
         }
         let registry = Registry::new(self.handlers)?;
-        for name in config.handlers.keys() {
-            if !registry.handlers().iter().any(|handler| handler.name() == name) {
-                return Err(Error::new(
-                    ErrorKind::Configuration,
-                    format!("options are set for a handler `{name}` that does not exist"),
-                ));
-            }
-        }
+        registry.check_options(&config.handlers)?;
         let mut codecs = self.codecs;
         codecs.wire = config.wire;
         codecs.validate(registry.handlers().iter().map(|handler| handler.subscription()))?;

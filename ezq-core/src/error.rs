@@ -48,6 +48,9 @@ pub enum ErrorKind {
     UnknownCodec,
     /// An event is of a newer version than is known here.
     NewerVersion,
+    /// Of several events that were published together some are stored and others are not; the source
+    /// is the [`PublishAllError`](crate::PublishAllError), which says which.
+    PartlyPublished,
     /// A message is larger than the limit of its queue.
     TooLarge,
     /// An option, an environment variable or a combination of them is wrong.

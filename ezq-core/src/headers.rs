@@ -104,6 +104,11 @@ impl Headers {
         self.entries.insert(key.into(), value.into());
     }
 
+    /// Sets a header, unless it is there.
+    pub(crate) fn insert_absent(&mut self, key: &str, value: &str) {
+        self.entries.entry(key).or_insert_with(|| value.into());
+    }
+
     /// Sets each handler's mark under a key of its own. What stood in place of an object is kept
     /// under [`ORIGINAL_HEADERS`].
     pub fn merge(&mut self, progress: &Progress) {

@@ -44,6 +44,7 @@ mod pattern;
 #[doc(hidden)]
 pub mod private;
 mod publish;
+mod publish_all;
 mod publisher;
 mod queue_name;
 mod raw_json;
@@ -93,7 +94,8 @@ pub use inline::{InlineOutcome, InlineReport};
 pub use notices::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};
 pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
 pub use pattern::{PATTERN_LIMIT, Pattern};
-pub use publish::{Publish, PublishAll};
+pub use publish::Publish;
+pub use publish_all::{PublishAll, PublishAllError};
 pub use publisher::{Draft, Prepared, Published, Publisher};
 pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
 pub use raw_json::RawJson;

@@ -21,7 +21,6 @@ pub(crate) struct PublishOptions {
     /// When it happened, in place of now.
     pub(crate) time: Option<DateTime<Utc>>,
     pub(crate) key: Option<String>,
-    pub(crate) correlation_id: Option<String>,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) headers: Option<Headers>,
     pub(crate) dedupe_key: Option<String>,
@@ -73,31 +72,35 @@ macro_rules! publish_options {
             })
         }
 
-        /// The id that all events of one flow share.
+        /// The id that all events of one flow share. Inside a handler it defaults to that of the
+        /// event that is handled.
         pub fn correlation_id(self, id: impl Into<String>) -> Self {
             self.with(|options| {
-                options.correlation_id = Some(id.into());
+                let headers = options.headers.get_or_insert_default();
+                headers.insert(headers::CORRELATION_ID, id.into());
                 Ok(())
             })
         }
 
-        /// Attempts in all, over the handlers' own policies.
+        /// Attempts in all, at least 1, over the handlers' own policies.
         pub fn max_attempts(self, attempts: u32) -> Self {
             self.with(|options| {
-                options.max_attempts = Some(attempts.max(1));
+                if attempts == 0 {
+                    let why = "`max_attempts` of an event must be at least 1";
+                    return Err(Error::new(ErrorKind::InvalidEvent, why));
+                }
+                options.max_attempts = Some(attempts);
                 Ok(())
             })
         }
 
-        /// A header of your own; names that begin with `ezq-` are refused.
+        /// A header of your own, or one that a handler's events would get from the event that it
+        /// handles (`traceparent`, `correlation-id`, `causation-id`): yours counts. Names that begin
+        /// with `ezq-` or `ce-` are refused, and so is the ordering key, which [`key`](Self::key)
+        /// says.
         pub fn header(self, name: &str, value: impl Into<serde_json::Value>) -> Self {
             self.with(|options| {
-                if name.starts_with(headers::PREFIX) {
-                    return Err(Error::new(
-                        ErrorKind::InvalidEvent,
-                        format!("the header `{}` is ezq's own", name.escape_debug()),
-                    ));
-                }
+                crate::publish::free_header(name)?;
                 options.headers.get_or_insert_default().insert(name, value);
                 Ok(())
             })
@@ -106,6 +109,21 @@ macro_rules! publish_options {
 }
 
 pub(crate) use publish_options;
+
+/// Whether a publisher may set a header by its name.
+pub(crate) fn free_header(name: &str) -> Result<()> {
+    let why = if name.starts_with(headers::PREFIX) {
+        "is ezq's own"
+    } else if name.starts_with(headers::CE_PREFIX) {
+        "holds an attribute of the event, which its codec writes"
+    } else if name == headers::KEY {
+        "is the ordering key: say it with `key`"
+    } else {
+        return Ok(());
+    };
+    let text = format!("the header `{}` {why}", name.escape_debug());
+    Err(Error::new(ErrorKind::InvalidEvent, text))
+}
 
 /// One event about to be published; await it.
 #[derive(Debug)]
@@ -192,68 +210,6 @@ impl Publish {
 
 impl IntoFuture for Publish {
     type Output = Result<Published>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.store())
-    }
-}
-
-/// Several events about to be published; await it.
-#[derive(Debug)]
-#[must_use = "events are published only when this is awaited"]
-pub struct PublishAll {
-    pub(crate) publisher: Publisher,
-    pub(crate) drafts: Vec<Result<Draft>>,
-    pub(crate) options: Result<PublishOptions>,
-}
-
-impl PublishAll {
-    publish_options!();
-
-    /// To a queue, in place of what routes, the type or the application say.
-    pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
-        self.with(|options| {
-            options.queue = Some(queue.try_into()?);
-            Ok(())
-        })
-    }
-
-    /// The messages, for those who store them in a transaction of their own.
-    ///
-    /// # Errors
-    /// When an option is invalid; the inner ones when an event is.
-    pub fn prepare(self) -> Result<Vec<Result<Prepared>>> {
-        let options = self.options?;
-        let prepare = |draft: Result<Draft>| {
-            let prepared = self.publisher.prepare(draft?, &options)?;
-            self.publisher.services.notices.publishing(&prepared);
-            Ok(prepared)
-        };
-        Ok(self.drafts.into_iter().map(prepare).collect())
-    }
-
-    async fn store(self) -> Result<Vec<Result<Published>>> {
-        let publisher = self.publisher.clone();
-        let mut ready = Vec::new();
-        let mut places = Vec::new();
-        for prepared in self.prepare()? {
-            places.push(prepared.map(|prepared| ready.push(prepared)));
-        }
-        let mut stored = Vec::new().into_iter();
-        if !ready.is_empty() {
-            let span = debug_span!("ezq.publish", count = ready.len());
-            stored = publisher.store(ready).instrument(span).await?.into_iter();
-        }
-        let lost = || Error::new(ErrorKind::Engine, "the engine gave too few outcomes");
-        let result =
-            |place: Result<()>| place.and_then(|()| stored.next().unwrap_or_else(|| Err(lost())));
-        Ok(places.into_iter().map(result).collect())
-    }
-}
-
-impl IntoFuture for PublishAll {
-    type Output = Result<Vec<Result<Published>>>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {

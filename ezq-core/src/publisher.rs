@@ -14,7 +14,8 @@ use crate::extract::States;
 use crate::finite;
 use crate::headers::{self, Headers};
 use crate::notices::Notices;
-use crate::publish::{Publish, PublishAll, PublishOptions};
+use crate::publish::{Publish, PublishOptions};
+use crate::publish_all::PublishAll;
 use crate::routing::Routing;
 use crate::schedule::Tick;
 use crate::transaction::Transaction;
@@ -260,11 +261,15 @@ impl Publisher {
         Publish { publisher: self.clone(), draft, options: Ok(PublishOptions::default()) }
     }
 
-    /// Publishes events in one round trip; one result each, in their order. One that cannot be
-    /// stored harms no other.
+    /// Publishes events in one round trip. One that cannot be stored harms no other, and is an error
+    /// that names it and holds what was stored; [`outcomes`](PublishAll::outcomes) gives one result
+    /// for each instead.
     ///
     /// # Errors
-    /// When awaited: when no event is known to be stored.
+    /// When awaited: [`PublishAllError`](crate::PublishAllError), when not all of them are published.
+    ///
+    /// # Cancel safety
+    /// Once polled, dropping the future leaves it open which events are stored.
     pub fn publish_all<'e, E: Event>(&self, events: impl IntoIterator<Item = &'e E>) -> PublishAll {
         PublishAll {
             publisher: self.clone(),
@@ -380,21 +385,21 @@ impl Publisher {
     fn headers(&self, options: &PublishOptions, key: Option<String>) -> Headers {
         let mut found = options.headers.clone().unwrap_or_default();
         if let Some(cause) = &self.cause {
-            for name in [headers::TRACEPARENT, headers::TRACESTATE] {
-                if let Some(text) = cause.headers.text(name) {
-                    found.insert(name, text);
+            // What the publisher says itself counts. A trace's state belongs to its parent.
+            if found.value(headers::TRACEPARENT).is_none() {
+                for name in [headers::TRACEPARENT, headers::TRACESTATE] {
+                    if let Some(text) = cause.headers.text(name) {
+                        found.insert_absent(name, text);
+                    }
                 }
             }
-            found.insert(headers::CAUSATION_ID, cause.envelope.id());
+            found.insert_absent(headers::CAUSATION_ID, cause.envelope.id());
             let correlation =
                 cause.headers.text(headers::CORRELATION_ID).unwrap_or(cause.envelope.id());
-            found.insert(headers::CORRELATION_ID, correlation);
+            found.insert_absent(headers::CORRELATION_ID, correlation);
         }
         if let Some(key) = options.key.clone().or(key) {
             found.insert(headers::KEY, key);
-        }
-        if let Some(id) = &options.correlation_id {
-            found.insert(headers::CORRELATION_ID, id.as_str());
         }
         if let Some(attempts) = options.max_attempts {
             found.insert(headers::MAX_ATTEMPTS, attempts);

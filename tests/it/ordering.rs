@@ -93,9 +93,7 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
     let ezq = app(&url, []).await;
     let events = (0..EACH).flat_map(|n| (0..KEYS).map(move |account| Move { account, n }));
     let events: Vec<Move> = events.collect();
-    for published in ezq.publish_all(&events).queue(&queue).await.unwrap() {
-        published.unwrap();
-    }
+    ezq.publish_all(&events).queue(&queue).await.unwrap();
     let start = || Process::start(&url, &Role::Ordering(Plan { queue: queue.to_string(), seed }));
     let mut workers: Vec<Process> = (0..WORKERS).map(|_| start()).collect();
     let began = Instant::now();
@@ -183,16 +181,12 @@ async fn consumers_of_one_process_share_keys_and_an_end_drains_them() {
     let hot = (0..300).map(|n| Move { account: 0, n });
     let others = (0..20).flat_map(|n| (1..=20).map(move |account| Move { account, n }));
     let events: Vec<Move> = hot.chain(others).collect();
-    for published in ezq.publish_all(&events).queue(&queue).await.unwrap() {
-        published.unwrap();
-    }
+    ezq.publish_all(&events).queue(&queue).await.unwrap();
     let idle = || ezq.consumer().queue(&queue).concurrency(8).until_idle().run();
     ezq.publish(&End::default()).queue(&queue).await.unwrap();
     let report = ezq.consumer().queue(&queue).concurrency(16).run().await.unwrap();
     assert_eq!((report.reason, report.counts.handled), (StopReason::End, 700), "{report}");
-    for published in ezq.publish_all(&events).queue(&queue).await.unwrap() {
-        published.unwrap();
-    }
+    ezq.publish_all(&events).queue(&queue).await.unwrap();
     let reports = tokio::try_join!(idle(), idle(), idle()).unwrap();
     let handled = [&reports.0, &reports.1, &reports.2].map(|report| report.counts.handled);
     let rest = ezq.consumer().queue(&queue).until_idle().run().await.unwrap();

@@ -34,9 +34,7 @@ impl Scene {
         let ezq = app(&self.url, []).await;
         ezq.engine(&self.queue).ensure_queue(&self.queue).await.unwrap();
         let jobs: Vec<Job> = numbers.map(|n| Job { n }).collect();
-        for published in ezq.publish_all(&jobs).queue(&self.queue).await.unwrap() {
-            published.unwrap();
-        }
+        ezq.publish_all(&jobs).queue(&self.queue).await.unwrap();
         ezq.close().await;
     }
 

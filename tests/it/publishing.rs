@@ -1,6 +1,6 @@
 //! What goes out, and how exactly it comes in again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ezq::prelude::*;
@@ -153,7 +153,6 @@ async fn publish_all_keeps_order_and_tells_every_id() {
     let queue = queue();
     let (ezq, work) = connect(&queue).await;
     let stored = ezq.publish_all(&numbered(1..=500)).await.unwrap();
-    let stored: Vec<Published> = stored.into_iter().map(Result::unwrap).collect();
     let ids: Vec<i64> = stored.iter().map(number).collect();
     assert_eq!(ids.len(), 500);
     assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{ids:?}");
@@ -172,6 +171,34 @@ async fn publish_all_keeps_order_and_tells_every_id() {
     assert_eq!(rows, expected);
     soon(ezq.consumer().concurrency(1).until_idle().run()).await.unwrap();
     assert_eq!(work.handled.take(), (1..=500).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn publish_all_fails_where_an_event_is_refused_and_tells_what_was_stored() {
+    let queue = queue();
+    let ezq = app(&queue).connect().await.unwrap();
+    let events = [raw("1"), raw(r#""\u0000""#), raw("2")];
+    let failure = ezq.publish_all(&events).await.unwrap_err();
+    let failed: Vec<_> = failure.failures().map(|(at, why)| (at, why.kind())).collect();
+    assert_eq!(failed, [(1, ErrorKind::InvalidEvent)]);
+    assert_eq!(failure.stored().count(), 2);
+    let stored: BTreeSet<i64> = failure.stored().map(number).collect();
+    let text = format!("select msg_id from pgmq.q_{queue}");
+    let rows: Vec<i64> =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(ezq.pool()).await.unwrap();
+    assert_eq!(rows.into_iter().collect::<BTreeSet<_>>(), stored);
+
+    // Behind `?`, a retry of the whole is no good advice.
+    let error = ezq::Error::from(failure);
+    assert_eq!((error.kind(), error.is_transient()), (ErrorKind::PartlyPublished, false));
+    assert!(error.to_string().starts_with("1 of 3 events are not published; the one at 1: "));
+    let inner = std::error::Error::source(&error).unwrap();
+    let inner = inner.downcast_ref::<ezq::PublishAllError>().unwrap();
+    assert_eq!(inner.stored().count(), 2);
+
+    let failure = ezq.publish_all(&[raw(r#""\u0000""#)]).await.unwrap_err();
+    assert_eq!(failure.stored().count(), 0);
+    assert_eq!(ezq::Error::from(failure).kind(), ErrorKind::InvalidEvent);
 }
 
 #[tokio::test]
@@ -202,7 +229,7 @@ async fn one_bad_event_harms_no_other_of_its_batch() {
         "7",
     ];
     let events: Vec<Raw> = events.into_iter().map(raw).collect();
-    let outcomes = ezq.publish_all(&events).await.unwrap();
+    let outcomes = ezq.publish_all(&events).outcomes().await.unwrap();
     let kinds: Vec<_> =
         outcomes.iter().map(|outcome| outcome.as_ref().err().map(ezq::Error::kind)).collect();
     let refused = Some(ErrorKind::InvalidEvent);
@@ -674,7 +701,7 @@ async fn a_message_id_beyond_31_bits_is_like_any_other() {
         .await
         .unwrap();
     let stored = ezq.publish_all(&numbered(1..=3)).await.unwrap();
-    let ids: Vec<i64> = stored.into_iter().map(|one| number(&one.unwrap())).collect();
+    let ids: Vec<i64> = stored.iter().map(number).collect();
     assert_eq!(ids, [first + 1, first + 2, first + 3]);
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (2, 1, 1));

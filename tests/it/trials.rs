@@ -161,9 +161,7 @@ impl Trial {
         let ezq = app(&self.url, []).await;
         let jobs: Vec<Job> = (self.events..self.events + count).map(|n| Job { n }).collect();
         ezq.engine(&self.queue).ensure_queue(&self.queue).await.unwrap();
-        for published in ezq.publish_all(&jobs).queue(&self.queue).await.unwrap() {
-            published.unwrap();
-        }
+        ezq.publish_all(&jobs).queue(&self.queue).await.unwrap();
         self.events += count;
         ezq.close().await;
     }

@@ -287,7 +287,7 @@ async fn an_event_that_another_session_has_locked_holds_up_no_other() {
     let app = quick(&engine);
     let steps: Vec<Step> = (0..10).map(|n| Step { n }).collect();
     let published = app.publish_all(&steps).await.unwrap();
-    let id = published[4].as_ref().unwrap().id.as_number().unwrap();
+    let id = published[4].id.as_number().unwrap();
     engine.faults.locked.lock().unwrap().insert(id);
     let consumer = app.consumer().lease(secs(5)).spawn();
     until(&consumer, 9).await;
