@@ -295,6 +295,12 @@ impl Config {
         if self.handlers.values().any(|options| options.max_attempts == Some(0)) {
             return Err(wrong("`max_attempts` of a handler must be at least 1".into()));
         }
+        if self.handlers.values().any(|options| options.batch_size == Some(0)) {
+            return Err(wrong("`batch_size` of a handler must be at least 1".into()));
+        }
+        if self.connect_timeout.is_zero() {
+            return Err(wrong("`connect_timeout` must be longer than nothing".into()));
+        }
         if self.handlers.values().any(|options| options.concurrency == Some(0)) {
             return Err(wrong("`concurrency` of a handler must be at least 1".into()));
         }

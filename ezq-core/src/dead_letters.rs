@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::codec::plain_type;
 use crate::engine::{DeadLetter, DeadLetters, MessageId};
-use crate::{HandlerName, QueueName, ReasonKind, Result, headers};
+use crate::{Error, ErrorKind, HandlerName, QueueName, ReasonKind, Result, headers};
 
 /// How many dead letters one statement reads or moves at most.
 const PAGE: usize = 100;
@@ -233,7 +233,7 @@ pub struct DeadLetterAction<'a> {
 impl<'a> DeadLetterAction<'a> {
     /// At most so many a second, at least 1. Defaults to no limit.
     pub fn rate(mut self, per_second: u32) -> Self {
-        self.rate = Some(per_second.max(1));
+        self.rate = Some(per_second);
         self
     }
 
@@ -245,6 +245,9 @@ impl<'a> DeadLetterAction<'a> {
 
     async fn run(self) -> Result<Vec<MessageId>> {
         let DeadLetterQueue { store, queue } = &self.letters;
+        if self.rate == Some(0) {
+            return Err(Error::new(ErrorKind::Configuration, "`rate` must be at least 1 a second"));
+        }
         // All that there are now: what dies again meanwhile is not met a second time.
         let mut ids = Vec::new();
         match self.which {
@@ -271,7 +274,9 @@ impl<'a> DeadLetterAction<'a> {
         for (index, chunk) in ids.chunks(rate.unwrap_or(PAGE).min(PAGE)).enumerate() {
             if let (Some(rate), 1..) = (self.rate, index) {
                 let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-                sleep(Duration::from_secs(1).saturating_mul(count) / rate).await;
+                // Not nothing: that was refused.
+                let pause = Duration::from_secs(1).saturating_mul(count).checked_div(rate);
+                sleep(pause.unwrap_or_default()).await;
             }
             done.extend(match self.action {
                 Action::Redrive => store.redrive(queue, chunk).await?,

@@ -192,6 +192,11 @@ impl App {
         if options.due != Due::Now {
             return invalid("what is dispatched inline runs now: publish it for a delay");
         }
+        if options.max_attempts.is_some() {
+            return invalid(
+                "what is dispatched inline is tried once: `max_attempts` means nothing",
+            );
+        }
         if options.dedupe_key.is_some() {
             return invalid(
                 "what is dispatched inline is not stored: no dedupe key tells it again",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::attributes::check_type;
 use crate::event::is_control;
-use crate::handler::{Handler, Invoke, Subscription};
+use crate::handler::{Handler, HandlerOptions, Invoke, Subscription};
 use crate::{Envelope, Error, ErrorKind, EventDescriptor, HandlerName, Pattern, QueueName, Result};
 
 /// The handlers of an application.
@@ -87,6 +87,19 @@ impl Registry {
     /// Every handler of a queue.
     pub(crate) fn of(&self, queue: &QueueName) -> &[Arc<Handler>] {
         &self.table(queue).handlers
+    }
+
+    /// Whether the configuration's options of handlers mean something.
+    pub(crate) fn check_options(
+        &self,
+        options: &BTreeMap<HandlerName, HandlerOptions>,
+    ) -> Result<()> {
+        options.iter().try_for_each(|(name, options)| {
+            let handler = self.handlers.iter().find(|handler| handler.name() == name);
+            let text = || format!("options are set for a handler `{name}` that does not exist");
+            let handler = handler.ok_or_else(|| Error::new(ErrorKind::Configuration, text()))?;
+            valid_options(handler, options)
+        })
     }
 
     pub(crate) fn handlers(&self) -> &[Arc<Handler>] {
@@ -180,6 +193,29 @@ fn names(event: EventDescriptor) -> impl Iterator<Item = &'static str> {
     std::iter::once(event.type_name).chain(event.aliases.iter().copied())
 }
 
+/// Whether options of a handler, from its own code or the configuration, mean something.
+fn valid_options(handler: &Handler, options: &HandlerOptions) -> Result<()> {
+    let name = &handler.name;
+    let at_least_one = [
+        ("batch_size", options.batch_size == Some(0)),
+        ("concurrency", options.concurrency == Some(0)),
+        ("max_attempts", options.max_attempts == Some(0)),
+    ];
+    if let Some((option, _)) = at_least_one.iter().find(|(_, is_zero)| *is_zero) {
+        let why = format!("`{option}` of the handler `{name}` must be at least 1");
+        return Err(Error::new(ErrorKind::Configuration, why));
+    }
+    let is_batch = matches!(handler.invoke, Invoke::Batch(_));
+    if !is_batch && (options.batch_size.is_some() || options.batch_wait.is_some()) {
+        let why = format!(
+            "the handler `{name}` takes one event at a time: `batch_size` and `batch_wait` are for \
+             handlers of `Batch`"
+        );
+        return Err(Error::new(ErrorKind::Configuration, why));
+    }
+    Ok(())
+}
+
 fn valid_handlers(handlers: &[Handler]) -> Result<()> {
     let mut seen = BTreeMap::<&HandlerName, ()>::new();
     for handler in handlers {
@@ -207,14 +243,7 @@ fn valid_handlers(handlers: &[Handler]) -> Result<()> {
             );
             return Err(Error::new(ErrorKind::Configuration, why));
         }
-        if handler.options.batch_size == Some(0) {
-            let why = format!("`batch_size` of the handler `{name}` must be at least 1");
-            return Err(Error::new(ErrorKind::Configuration, why));
-        }
-        if handler.options.concurrency == Some(0) {
-            let why = format!("`concurrency` of the handler `{name}` must be at least 1");
-            return Err(Error::new(ErrorKind::Configuration, why));
-        }
+        valid_options(handler, &handler.options)?;
         if seen.insert(&handler.name, ()).is_some() {
             return Err(Error::new(
                 ErrorKind::DuplicateHandler,

@@ -4,9 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ezq_core::{QueueName, Result, Retention};
+use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
+
+/// No server takes more (`MAX_BACKENDS`), and a pool keeps a place in memory for each.
+const MOST_CONNECTIONS: u32 = 262_143;
+/// sqlx adds the time for connecting to the present one, which must not overflow.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Tells the options for a new connection.
 pub(crate) type OptionsFrom = Arc<dyn Fn() -> PgConnectOptions + Send + Sync>;
@@ -25,7 +30,7 @@ pub struct PgmqConfig {
     pub(crate) options: PgConnectOptions,
     pub(crate) options_from: Option<OptionsFrom>,
     pub(crate) pool: Option<PgPool>,
-    pub(crate) max_connections: u32,
+    pub(crate) max_connections: Option<u32>,
     pub(crate) manage_schema: bool,
     pub(crate) connect_timeout: Duration,
     pub(crate) statement_timeout: Option<Duration>,
@@ -73,7 +78,7 @@ impl PgmqConfig {
             options,
             options_from: None,
             pool: None,
-            max_connections: 10,
+            max_connections: None,
             manage_schema: true,
             connect_timeout: Duration::from_secs(5),
             statement_timeout: None,
@@ -108,10 +113,11 @@ impl PgmqConfig {
     }
 
     /// How many connections the engine's own pool may open for publishing and transactions, at
-    /// least 1. Means nothing with a [pool](Self::pool) of the application. Defaults to 10.
+    /// least 1. Refused with a [pool](Self::pool) of the application, which says so itself. Defaults
+    /// to 10.
     #[must_use]
     pub fn max_connections(mut self, max: u32) -> Self {
-        self.max_connections = max.max(1);
+        self.max_connections = Some(max);
         self
     }
 
@@ -128,7 +134,7 @@ impl PgmqConfig {
     /// 5 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.connect_timeout = timeout.min(FOR_EVER);
         self
     }
 
@@ -162,10 +168,10 @@ impl PgmqConfig {
     }
 
     /// How often archives are rid of what is older than they keep, with jitter; see
-    /// [`PgmqEngine::sweep`](crate::PgmqEngine::sweep). At least 1 ms. Defaults to 1 min.
+    /// [`PgmqEngine::sweep`](crate::PgmqEngine::sweep). Longer than nothing. Defaults to 1 min.
     #[must_use]
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
-        self.sweep_interval = interval.max(Duration::from_millis(1));
+        self.sweep_interval = interval;
         self
     }
 
@@ -176,6 +182,38 @@ impl PgmqConfig {
         self.options = self.options.application_name(name);
         self
     }
+
+    /// How many connections the engine's own pool may open.
+    pub(crate) fn pool_size(&self) -> u32 {
+        self.max_connections.unwrap_or(10).min(MOST_CONNECTIONS)
+    }
+
+    /// Whether every option means something.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let durations = [
+            ("connect_timeout", Some(self.connect_timeout)),
+            ("statement_timeout", self.statement_timeout),
+            ("sweep_interval", Some(self.sweep_interval)),
+        ];
+        let is_nothing = |(_, duration): &&(_, Option<Duration>)| *duration == Some(Duration::ZERO);
+        if let Some((name, _)) = durations.iter().find(is_nothing) {
+            return wrong(format!("`{name}` must be longer than nothing"));
+        }
+        if self.retention.iter().any(|(_, keeps)| keeps.keep() == Some(Duration::ZERO)) {
+            return wrong("an archive must keep events for longer than nothing");
+        }
+        match (self.max_connections, &self.pool) {
+            (Some(0), _) => wrong("`max_connections` must be at least 1"),
+            (Some(_), Some(_)) => {
+                wrong("`max_connections` is for the engine's own pool: the one given has a limit")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn wrong(why: impl Into<String>) -> Result<()> {
+    Err(Error::new(ErrorKind::Configuration, why))
 }
 
 impl fmt::Debug for PgmqConfig {

@@ -190,7 +190,7 @@ pub(crate) async fn keep_alive(connection: &mut PgConnection) -> Result<(), sqlx
 /// The pool that publishing and transactions use where the application gives none.
 pub(crate) fn own_pool(config: &PgmqConfig, connector: &Connector) -> PgPool {
     PgPoolOptions::new()
-        .max_connections(config.max_connections)
+        .max_connections(config.pool_size())
         .acquire_timeout(config.connect_timeout)
         // A ping before every use would double the round trips of a publish.
         .test_before_acquire(false)

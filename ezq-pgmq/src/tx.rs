@@ -147,7 +147,7 @@ impl PgUnit {
              SET LOCAL ezq.unit = '{name}'"
         );
         if let Some(time) = handler_limit {
-            let idle_ms = (2 * time).as_millis().clamp(10_000, 1 << 30);
+            let idle_ms = time.saturating_mul(2).as_millis().clamp(10_000, 1 << 30);
             // Writing to a string cannot fail.
             let _ = write!(begin, "; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
         }

@@ -123,9 +123,7 @@ impl Seen {
 async fn publish(url: &str, queue: &QueueName, numbers: impl Iterator<Item = i64>) {
     let publisher = app(url, []).await;
     let jobs: Vec<Job> = numbers.map(|n| Job { n }).collect();
-    for stored in publisher.publish_all(&jobs).queue(queue).await.unwrap() {
-        stored.unwrap();
-    }
+    publisher.publish_all(&jobs).queue(queue).await.unwrap();
     publisher.close().await;
 }
 

@@ -9,6 +9,7 @@ mod codecs;
 mod config;
 mod database;
 mod examples;
+mod extremes;
 mod failover;
 mod faults;
 mod handlers;

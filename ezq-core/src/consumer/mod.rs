@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 pub(crate) use doubts::place;
-use stops::{Listener, Stops};
+use stops::{Listener, Stops, Tokens};
 
 pub use handle::ConsumerHandle;
 pub use observed::ConsumerState;
@@ -78,7 +78,7 @@ pub struct Consumer {
     concurrency: usize,
     lease: Duration,
     grace: Option<Duration>,
-    token: CancellationToken,
+    tokens: Tokens,
     signals: bool,
     until_idle: bool,
     restart: Option<Backoff>,
@@ -93,7 +93,7 @@ impl Consumer {
             concurrency: config.concurrency,
             lease: config.lease,
             grace: config.grace,
-            token: CancellationToken::new(),
+            tokens: Tokens::default(),
             signals: false,
             until_idle: false,
             restart: None,
@@ -128,9 +128,10 @@ impl Consumer {
         self
     }
 
-    /// Stops when a token fires: nothing more is fetched, running handlers finish.
+    /// Stops when a token fires: nothing more is fetched, running handlers finish. Said again, it
+    /// stops when any of the tokens does.
     pub fn stop_on(mut self, token: CancellationToken) -> Self {
-        self.token = token;
+        self.tokens.add(token);
         self
     }
 
@@ -216,7 +217,7 @@ impl Consumer {
     fn begin(&self) -> (Stops, Arc<Observed>) {
         let observed = Arc::new(Observed::new(self.queue.as_ref().ok()));
         self.app.note(&observed);
-        (Stops { token: self.token.clone(), ..Stops::default() }, observed)
+        (Stops { token: self.tokens.clone(), ..Stops::default() }, observed)
     }
 
     async fn run_with(self, stops: Stops, observed: Arc<Observed>) -> Result<Report> {

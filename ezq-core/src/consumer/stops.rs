@@ -5,6 +5,7 @@
 use std::future::pending;
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ const HANDLERS: Duration = Duration::from_millis(500);
 /// The ways to stop a consumer that others of the process have in hand.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stops {
-    pub(super) token: CancellationToken,
+    pub(super) token: Tokens,
     pub(super) handle: CancellationToken,
     pub(super) interrupt: CancellationToken,
 }
@@ -120,5 +121,26 @@ async fn next_signal(signals: Option<&mut Signals>) {
     match signals {
         Some(signals) => signals.next().await,
         None => pending().await,
+    }
+}
+
+/// Tokens of which any stops a consumer; mostly none or one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tokens(Vec<CancellationToken>);
+
+impl Tokens {
+    pub(super) fn add(&mut self, token: CancellationToken) {
+        self.0.push(token);
+    }
+
+    /// Waits until one of them fires.
+    pub(super) async fn cancelled(&self) {
+        match &self.0[..] {
+            [] => pending().await,
+            [token] => token.cancelled().await,
+            tokens => {
+                select_all(tokens.iter().map(|token| Box::pin(token.cancelled()))).await;
+            }
+        }
     }
 }

@@ -38,9 +38,7 @@ fn app(engine: impl Engine, handler: Handler) -> App {
 }
 
 async fn publish(app: &App, steps: &[Step]) {
-    for stored in app.publish_all(steps).await.unwrap() {
-        stored.unwrap();
-    }
+    app.publish_all(steps).await.unwrap();
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {

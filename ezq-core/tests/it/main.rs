@@ -10,6 +10,7 @@ mod interrupts;
 mod keys;
 mod leases;
 mod limits;
+mod options;
 mod outages;
 mod schedule_names;
 mod schedules;

@@ -103,6 +103,7 @@ impl PgmqEngine {
     /// `pgmq` or `ezq` belongs to a stranger, and [`ErrorKind::PgmqMissing`] when PGMQ
     /// is absent and cannot be installed, or is older than [`OLDEST_PGMQ`](crate::OLDEST_PGMQ).
     pub async fn connect(config: PgmqConfig) -> Result<Self> {
+        config.validate()?;
         let connector = Connector::new(&config);
         let deadline = Instant::now() + connector.connect_timeout();
         let mut first = connector.open(Planning::Free).await?;

@@ -140,7 +140,10 @@ impl Replay {
 
     /// At most so many a second, at least 1. Defaults to no limit.
     pub fn rate(mut self, per_second: u32) -> Self {
-        self.rate = Some(per_second.max(1));
+        if per_second == 0 {
+            return self.with(|_| Err(Error::new(ErrorKind::Configuration, "a `rate` of 0")));
+        }
+        self.rate = Some(per_second);
         self
     }
 
@@ -225,7 +228,8 @@ impl Replay {
                 }
                 if let Some(rate) = self.rate {
                     let count = u32::try_from(count).unwrap_or(u32::MAX);
-                    tokio::time::sleep(Duration::from_secs(1).saturating_mul(count) / rate).await;
+                    let pause = Duration::from_secs(1).saturating_mul(count).checked_div(rate);
+                    tokio::time::sleep(pause.unwrap_or_default()).await;
                 }
             }
         };
