@@ -74,6 +74,17 @@ pub(crate) fn timed_out(place: &Place, after: Duration) -> Error {
     Error::new(ErrorKind::Connection, text)
 }
 
+/// The error of a server that answers and takes no writes.
+pub(crate) fn read_only(place: &Place) -> Error {
+    let text = format!(
+        "the server at {} takes no writes for the role `{}`: it is a standby, or \
+         `default_transaction_read_only` is on; connect to the primary",
+        place.server(),
+        place.role
+    );
+    Error::new(ErrorKind::Transient, text)
+}
+
 pub(crate) fn queue_missing(queue: &QueueName) -> Error {
     let text = format!(
         "the queue `{queue}` does not exist: create it with `select pgmq.create('{queue}'); select pgmq.create('{}')`",

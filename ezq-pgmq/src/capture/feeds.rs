@@ -18,7 +18,11 @@ const LOCK_KEY: i64 = 0x65_7a_71_03 << 32;
 /// What captures say of themselves; read where nothing is captured, too, so it looks up the functions
 /// by the index over their names.
 const CONFIGS: &str = "
-    SELECT obj_description(p.oid, 'pg_proc')
+    SELECT obj_description(p.oid, 'pg_proc'),
+           ARRAY(SELECT i.inhparent::regclass::text || ' and ' || i.inhrelid::regclass::text
+                 FROM pg_catalog.pg_trigger t
+                 JOIN pg_catalog.pg_inherits i ON t.tgrelid IN (i.inhparent, i.inhrelid)
+                 WHERE t.tgfoid = p.oid AND t.tgname = 'ezq_capture_insert')
     FROM pg_catalog.pg_proc p
     WHERE p.proname >= 'capture_' AND p.proname < 'capture`'
       AND p.pronamespace = to_regnamespace('ezq') AND p.prorettype = 'trigger'::regtype";
@@ -58,7 +62,7 @@ pub(crate) async fn learn(
     mine: &[String],
     looks: &mut Looks,
 ) -> Result<Learnt, sqlx::Error> {
-    let fed = fed(connection, mine).await?;
+    let fed = fed(connection, mine, looks).await?;
     if fed.is_empty() && looks.fed().is_empty() {
         return Ok(Learnt { is_fed: false, new: Vec::new() });
     }
@@ -87,9 +91,18 @@ fn ours(row: &PgRow) -> Result<Option<Fed>, sqlx::Error> {
 
 /// The queues among `mine` that captures feed: their own, and those that are subscribed to what they
 /// broadcast.
-async fn fed(connection: &mut PgConnection, mine: &[String]) -> Result<Vec<String>, sqlx::Error> {
-    let configs: Vec<Option<String>> =
-        sqlx::query_scalar(CONFIGS).fetch_all(&mut *connection).await?;
+async fn fed(
+    connection: &mut PgConnection,
+    mine: &[String],
+    looks: &mut Looks,
+) -> Result<Vec<String>, sqlx::Error> {
+    let found: Vec<(Option<String>, Vec<String>)> =
+        sqlx::query_as(CONFIGS).fetch_all(&mut *connection).await?;
+    let mut configs = Vec::new();
+    for (config, inherits) in found {
+        looks.tell_uncovered(inherits);
+        configs.push(config);
+    }
     let mut fed = BTreeSet::new();
     let mut broadcast = Vec::new();
     // Anyone who owns a function may change its comment: what cannot be read feeds nothing.

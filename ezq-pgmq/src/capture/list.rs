@@ -30,6 +30,9 @@ pub struct CapturedTable {
     pub columns: Option<Vec<String>>,
     /// The column whose value is their ordering key.
     pub key: Option<String>,
+    /// Tables that became its parents or children since: what is written to them goes past the
+    /// triggers. To be empty; the table is refused when it is captured again.
+    pub uncovered: Vec<String>,
     /// Whether the triggers fire: someone may have disabled them.
     pub is_enabled: bool,
 }
@@ -91,6 +94,8 @@ async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<boo
     for found in &found {
         sqlx::raw_sql(AssertSqlSafe(sql::drop(&found.function))).execute(&mut *tx).await?;
     }
+    // Who looks for its changes need not any more.
+    sqlx::query("SELECT pg_notify($1, '')").bind(super::feeds::CHANNEL).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(Some(!found.is_empty()))
 }
@@ -161,6 +166,7 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
         queue: text("queue").and_then(|name| QueueName::new(&name).ok()),
         columns: columns.map(names),
         key: text("key"),
+        uncovered: row.try_get("uncovered")?,
         is_enabled: row.try_get("is_enabled")?,
     };
     Ok(Found {

@@ -10,7 +10,7 @@
 //! ran when the id was drawn is remembered until it ended, and only then the queue is quiet again. So
 //! a commit is seen by the next look, however long its transaction took.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -101,9 +101,23 @@ pub(crate) struct Looks {
     seen: HashMap<i64, Seen>,
     before: Option<Snapshot>,
     next: Option<Instant>,
+    /// Tables that inherit, one of them captured, of which the log was told.
+    uncovered: HashSet<String>,
 }
 
 impl Looks {
+    /// Tells the log, once, of tables that inherit, one of them captured.
+    pub(crate) fn tell_uncovered(&mut self, tables: Vec<String>) {
+        for tables in tables {
+            if self.uncovered.insert(tables.clone()) {
+                ezq_core::private::warn!(
+                    tables,
+                    "a captured table inherits: what is written to the other one is not captured"
+                );
+            }
+        }
+    }
+
     /// When to look next; never, if no queue is to be looked at.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.next

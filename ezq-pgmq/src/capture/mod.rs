@@ -44,7 +44,9 @@ use table::Table;
 /// An update that changes none of the captured columns; what replication applies, and what a session
 /// does with `session_replication_role = replica` or disabled triggers. Partitioned tables and
 /// partitions, tables that inherit, views, foreign and temporary tables are refused; a captured table
-/// that is made a partition later is no longer covered, and refused when it is captured again.
+/// that is made a partition, or gets children, later is no longer covered in full: this is
+/// [listed](CapturedTable::uncovered), warned of in the log of consumers, and refused when the table is
+/// captured again.
 ///
 /// A row is told as `to_jsonb` has it, whatever the writer's session says of formats. Of a type that
 /// belongs to another role than the one that captures, and to no superuser, a cast to `json` is not

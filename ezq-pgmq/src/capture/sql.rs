@@ -36,7 +36,10 @@ pub(super) const TABLE: &str = "
 pub(super) const CAPTURES: &str = "
     SELECT n.nspname::text AS schema, c.relname::text AS name, p.proname::text AS function,
            p.prosrc AS source, obj_description(p.oid, 'pg_proc') AS config,
-           array_agg(t.tgname::text) AS triggers, bool_and(t.tgenabled IN ('O', 'A')) AS is_enabled
+           array_agg(t.tgname::text) AS triggers, bool_and(t.tgenabled IN ('O', 'A')) AS is_enabled,
+           ARRAY(SELECT CASE i.inhparent WHEN c.oid THEN i.inhrelid ELSE i.inhparent END::regclass::text
+                 FROM pg_catalog.pg_inherits i
+                 WHERE c.oid IN (i.inhparent, i.inhrelid) ORDER BY 1) AS uncovered
     FROM pg_catalog.pg_trigger t
     JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
     JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
@@ -44,7 +47,7 @@ pub(super) const CAPTURES: &str = "
     WHERE p.pronamespace = to_regnamespace('ezq') AND p.proname LIKE 'capture\\_%'
       AND t.tgname LIKE 'ezq\\_capture\\_%'
       AND ($1::bigint IS NULL OR t.tgrelid::bigint = $1)
-    GROUP BY n.nspname, c.relname, p.oid ORDER BY 1, 2, 3";
+    GROUP BY n.nspname, c.relname, c.oid, p.oid ORDER BY 1, 2, 3";
 
 /// Functions whose tables were dropped.
 pub(super) const ORPHANS: &str = "

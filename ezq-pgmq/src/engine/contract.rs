@@ -25,6 +25,10 @@ use crate::settle::{Means, Settling};
 use crate::tx::PgUnit;
 use crate::{dead_letters, error, extend, history, publish, upkeep};
 
+/// A standby, or a session whose role or database is set to only read.
+const IS_READ_ONLY: &str =
+    "SELECT pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool";
+
 /// One call on a link: checkout, statement with a time limit, give back, map the error.
 macro_rules! on_link {
     ($engine:expr, $link:expr, $queue:expr, |$connection:ident| $statement:expr) => {{
@@ -274,9 +278,13 @@ impl Engine for PgmqEngine {
     async fn health_check(&self) -> Result<()> {
         let mut link = self.inner.urgent.checkout().await?;
         let watch = link.watch();
-        let result = watch.limit(link.connection().ping()).await;
+        let asked = sqlx::query_scalar::<_, bool>(IS_READ_ONLY).fetch_one(link.connection());
+        let result = watch.limit(asked).await;
         let place = self.inner.connector.place();
-        link.end(result).map_err(|failure| error::of(failure, place))
+        match link.end(result).map_err(|failure| error::of(failure, place))? {
+            false => Ok(()),
+            true => Err(error::read_only(place)),
+        }
     }
 
     // On a connection of its own: it may read much, and nothing else is to wait for that.

@@ -125,7 +125,25 @@ async fn a_table_may_change_while_it_is_captured() {
     run(&mut own, &format!("ALTER TABLE {t}_p ATTACH PARTITION {t} DEFAULT")).await;
     let error = engine.capture(t, &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let listed = engine.captures().list().await.unwrap();
+    let listed = listed.into_iter().find(|captured| captured.table == t).unwrap();
+    assert_eq!(listed.uncovered, [format!("public.{t}_p")]);
     assert!(engine.captures().remove(t).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_child_that_a_captured_table_got_later_is_listed() {
+    let (engine, queue) = engine_and_queue().await;
+    let (t, mut own) = (queue.as_str(), connection().await);
+    run(&mut own, &format!("CREATE TABLE {t} (id int)")).await;
+    assert!(engine.capture(t, &queue).await.unwrap().uncovered.is_empty());
+    run(&mut own, &format!("CREATE TABLE {t}_child () INHERITS ({t})")).await;
+    let listed = engine.captures().list().await.unwrap();
+    let listed = listed.into_iter().find(|captured| captured.table == t).unwrap();
+    assert_eq!(listed.uncovered, [format!("public.{t}_child")]);
+    let error = engine.capture(t, &queue).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    run(&mut own, &format!("DROP TABLE {t}_child")).await;
 }
 
 #[tokio::test]

@@ -449,3 +449,30 @@ async fn an_engine_whose_runtime_has_ended_says_so() {
         assert!(error.to_string().contains("runtime"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_is_not_healthy() {
+    let url = fresh_database().await;
+    let engine = engine_at(&url).await;
+    engine.health_check().await.unwrap();
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    for (state, is_healthy) in [("on", false), ("off", true)] {
+        run(
+            &mut own,
+            &format!(
+                "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = {state}',
+                                            current_database()); END $$;
+                 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            ),
+        )
+        .await;
+        // The first call may find that its connection was cut.
+        let _ = engine.health_check().await;
+        let health = engine.health_check().await;
+        assert_eq!(health.is_ok(), is_healthy, "{health:?}");
+        if let Err(error) = health {
+            assert!(error.to_string().contains("takes no writes"), "{error}");
+        }
+    }
+}
