@@ -22,7 +22,9 @@ use crate::registry::Registry;
 use crate::routing::Routing;
 use crate::schedule::{Plan, Plans};
 use crate::subscriptions::Subscriptions;
-use crate::{Config, End, Envelope, Error, Event, Handler, QueueName, Result, Retention};
+use crate::{
+    Config, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, Result, Retention,
+};
 
 /// An application: publishes events and makes consumers. Cheap to clone.
 #[derive(Debug, Clone)]
