@@ -372,6 +372,7 @@ impl EzqBuilder {
     /// As [`AppBuilder::build`] and [`PgmqEngine::connect`]; [`ErrorKind::Configuration`] when
     /// there is no database.
     pub async fn connect(self) -> Result<Ezq> {
+        ezq_core::private::check_runtime()?;
         let config = self.app.config()?;
         let (timeout, manage) = (config.connect_timeout, config.manage_schema);
         let database = match self.database {

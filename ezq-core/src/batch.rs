@@ -172,7 +172,10 @@ impl Unread {
     message = "a batch handler cannot return `{Self}`",
     label = "not something a batch handler returns",
     note = "return `()`, events, a `Vec` with a `Result` for each event, or a `Result` of one of these \
-            whose error converts into `HandlerError`"
+            whose error converts into `HandlerError`",
+    note = "an error does so if it is `Send + Sync + 'static`: in place of `Box<dyn Error>` write \
+            `Box<dyn Error + Send + Sync>`, and in place of a type with an `Rc` or a `Cell` inside \
+            one with an `Arc` or a `Mutex`"
 )]
 pub trait BatchOutput: Send {
     /// The types of the events that it may be.

@@ -1,7 +1,9 @@
 //! Broadcasting: an event goes to every queue that is subscribed to its type.
 
+use std::collections::BTreeSet;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -41,6 +43,33 @@ pub struct Broadcasted {
     pub is_pending: bool,
 }
 
+impl Broadcasted {
+    /// Whether no queue got a copy: nobody is subscribed to the type, or no subscribed queue exists.
+    /// Of one that is [pending](Self::is_pending) that is not known yet.
+    #[must_use]
+    pub fn reached_nobody(&self) -> bool {
+        self.copies.is_empty() && !self.is_pending
+    }
+}
+
+/// Warns that nobody is subscribed to a type, once for each: it may be meant, and is easily meant not.
+pub fn warn_of_nobody(event_type: &str) {
+    /// How many types are remembered; the names may be anyone's.
+    const MOST: usize = 1000;
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_new = told.len() < MOST && told.insert(event_type.to_owned());
+    drop(told);
+    if is_new {
+        warn!(
+            event_type,
+            "an event was broadcast to nobody: no queue is subscribed to its type. A consumer \
+             subscribes its queue by `.subscribe()`"
+        );
+    }
+}
+
 /// A broadcast ready to be stored, for those who store it in a transaction of their own.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -65,6 +94,9 @@ impl PreparedBroadcast {
             missing: Vec::new(),
             is_pending: false,
         };
+        if copies.is_empty() {
+            warn_of_nobody(&message.event_type);
+        }
         for (queue, outcome) in copies {
             match outcome {
                 PublishOutcome::Failed(error) if error.kind() == ErrorKind::QueueMissing => {

@@ -64,6 +64,12 @@ impl Engines {
         std::iter::once(&self.default).chain(self.named.values())
     }
 
+    /// The same, each named one with its name.
+    pub(crate) fn with_names(&self) -> impl Iterator<Item = (Option<&String>, &Arc<dyn Engine>)> {
+        let named = self.named.iter().map(|(name, engine)| (Some(name), engine));
+        std::iter::once((None, &self.default)).chain(named)
+    }
+
     /// Publishes to whichever engines keep the queues; a missing queue is created and tried again.
     pub(crate) async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         if self.routes.is_empty() {

@@ -31,8 +31,11 @@ pub struct Health {
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct EngineHealth {
-    /// The engine's name.
-    pub name: &'static str,
+    /// Its name, if the application [gave it one](crate::AppBuilder::named_engine); `None` of the
+    /// application's own.
+    pub name: Option<String>,
+    /// What it is, such as `pgmq`.
+    pub kind: &'static str,
     /// How long it took to answer, if it did.
     #[serde(serialize_with = "seconds")]
     pub answered_in: Option<Duration>,
@@ -121,15 +124,16 @@ impl ConsumerHealth {
 }
 
 impl EngineHealth {
-    async fn of(engine: &dyn Engine, patience: Duration) -> Self {
-        let (name, asked) = (engine.capabilities().name, Instant::now());
+    async fn of(name: Option<&String>, engine: &dyn Engine, patience: Duration) -> Self {
+        let kind = engine.capabilities().name;
+        let asked = Instant::now();
         let error = match timeout(patience, engine.health_check()).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error_chain(&error)),
             Err(_) => Some(late(patience)),
         };
         let answered_in = error.is_none().then(|| asked.elapsed());
-        Self { name, answered_in, error }
+        Self { name: name.cloned(), kind, answered_in, error }
     }
 }
 
@@ -159,8 +163,8 @@ impl App {
     /// It changes nothing.
     pub async fn health(&self) -> Health {
         let (inner, patience) = (&self.inner, self.inner.config.connect_timeout);
-        let engines =
-            inner.services.engines.all().map(|engine| EngineHealth::of(&**engine, patience));
+        let engines = inner.services.engines.with_names();
+        let engines = engines.map(|(name, engine)| EngineHealth::of(name, &**engine, patience));
         let observed = inner.consumers();
         let consumers = observed.iter().map(|one| ConsumerHealth::of(inner, one));
         let (engines, consumers) = tokio::join!(
@@ -195,9 +199,13 @@ impl fmt::Display for Health {
 
 impl fmt::Display for EngineHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "the engine `{name}` ({})", self.kind)?,
+            None => write!(f, "the engine `{}`", self.kind)?,
+        }
         match &self.error {
-            None => write!(f, "the engine `{}` answers", self.name),
-            Some(error) => write!(f, "the engine `{}` does not answer: {error}", self.name),
+            None => f.write_str(" answers"),
+            Some(error) => write!(f, " does not answer: {error}"),
         }
     }
 }

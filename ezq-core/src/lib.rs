@@ -53,6 +53,7 @@ mod registry;
 mod retention;
 mod retry;
 mod routing;
+mod runtime;
 mod schedule;
 mod settlement;
 mod slots;

@@ -228,7 +228,10 @@ emit_tuples! { (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, F) (A, B, C, D, F,
     message = "a handler cannot return `{Self}`",
     label = "not something a handler returns",
     note = "return `()`, an event, `Option`, `Vec` or a tuple of events, or a `Result` of one of these \
-            whose error converts into `HandlerError`"
+            whose error converts into `HandlerError`",
+    note = "an error does so if it is `Send + Sync + 'static`: in place of `Box<dyn Error>` write \
+            `Box<dyn Error + Send + Sync>`, and in place of a type with an `Rc` or a `Cell` inside \
+            one with an `Arc` or a `Mutex`"
 )]
 pub trait HandlerOutput: Send {
     /// The types of the events that it may be.

@@ -9,6 +9,7 @@ use crate::batch::{Batch, BatchOutput, BatchResults, Unread};
 
 pub use crate::Result;
 pub use crate::batch::{BatchCall, BatchFuture};
+pub use crate::broadcast::warn_of_nobody;
 pub use crate::context::{Call, Received};
 pub use crate::envelope::Envelope;
 pub use crate::event::{Event, EventDescriptor};
@@ -18,6 +19,7 @@ pub use crate::logging::{add, is_unheard, print};
 pub use crate::outcome::{HandlerError, HandlerOutput};
 pub use crate::publisher::Draft;
 pub use crate::retry::Backoff;
+pub use crate::runtime::check_runtime;
 pub use crate::schedule::{Missed, Schedule, Tick};
 pub use crate::{__error as error, __warn as warn};
 

@@ -17,6 +17,7 @@ use crate::{Error, ErrorKind, QueueName, Result};
 pub(crate) struct PublishOptions {
     pub(crate) queue: Option<QueueName>,
     pub(crate) due: Due,
+    pub(crate) source: Option<String>,
     pub(crate) subject: Option<String>,
     /// When it happened, in place of now.
     pub(crate) time: Option<DateTime<Utc>>,
@@ -49,6 +50,15 @@ macro_rules! publish_options {
         pub fn at(self, time: DateTime<Utc>) -> Self {
             self.with(|options| {
                 options.due = Due::At(time);
+                Ok(())
+            })
+        }
+
+        /// Where the event comes from, in place of the application's name: a URI reference, such as
+        /// `/sensors/7`. Refused when it is published if it is none.
+        pub fn source(self, source: impl Into<String>) -> Self {
+            self.with(|options| {
+                options.source = Some(source.into());
                 Ok(())
             })
         }

@@ -348,6 +348,9 @@ impl Publisher {
                 envelope
             }
         };
+        if let Some(source) = &options.source {
+            envelope.source.clone_from(source);
+        }
         if let Some(subject) = &options.subject {
             envelope.subject = Some(subject.clone());
         }

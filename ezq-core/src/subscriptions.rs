@@ -128,17 +128,31 @@ impl<'a> Subscriptions<'a> {
         Ok(self.store.unsubscribe(&self.inner.config.app, &[one]).await? > 0)
     }
 
-    /// Removes every subscription of an application, such as one that is no more; how many.
+    /// Removes every subscription of an application, such as one that is no more, and all that it
+    /// said of types that it [owns](crate::AppBuilder::owns) and
+    /// [publishes](crate::AppBuilder::publishes); how many of both.
     ///
     /// # Errors
     /// When the store could not be written.
     pub async fn remove_app(&self, app: &str) -> Result<u64> {
-        self.remove_unless(app, |_| false).await
+        let forgotten = self.forget_unless(app, |_| false).await?;
+        Ok(forgotten.saturating_add(self.remove_unless(app, |_| false).await?))
+    }
+
+    /// Removes what an application said of one type: that it [owns](crate::AppBuilder::owns) or
+    /// [publishes](crate::AppBuilder::publishes) it; whether it had said so. While it still says so
+    /// where it is built, its next start records it again.
+    ///
+    /// # Errors
+    /// When the store could not be written.
+    pub async fn forget(&self, app: &str, event_type: &str) -> Result<bool> {
+        Ok(self.forget_unless(app, |party| party.event_type != event_type).await? > 0)
     }
 
     /// Removes this application's subscriptions, but those that its handlers ask for in these
-    /// queues; how many. What stays is what consumers of these queues add when they start: call it
-    /// once a deployment is through, with every queue that the application consumes.
+    /// queues, and what it said of types and says no longer; how many of both. What stays is what
+    /// consumers of these queues add when they start: call it once a deployment is through, with
+    /// every queue that the application consumes.
     ///
     /// # Errors
     /// When the store could not be written.
@@ -150,7 +164,16 @@ impl<'a> Subscriptions<'a> {
         let stays = |one: &QueueSubscription| {
             wanted.get(&one.queue).is_some_and(|patterns| patterns.contains(&one.pattern))
         };
-        self.remove_unless(&self.inner.config.app, stays).await
+        let app = &self.inner.config.app;
+        let said = self.inner.said();
+        let forgotten = self.forget_unless(app, |party| said.contains(party)).await?;
+        Ok(forgotten.saturating_add(self.remove_unless(app, stays).await?))
+    }
+
+    async fn forget_unless(&self, app: &str, stays: impl Fn(&EventParty) -> bool) -> Result<u64> {
+        let mut goes = self.store.said_by(app).await?;
+        goes.retain(|party| !stays(party));
+        if goes.is_empty() { Ok(0) } else { self.store.forget(&goes).await }
     }
 
     async fn remove_unless(
@@ -187,12 +210,16 @@ impl Inner {
         if self.parties.is_empty() {
             return Ok(());
         }
+        self.services.engines.broadcasts()?.record(&self.said()).await
+    }
+
+    /// What this application says of types.
+    fn said(&self) -> Vec<EventParty> {
         let of_app = |(role, event_type): &(EventRole, &'static str)| {
             let (event_type, app) = ((*event_type).to_owned(), self.config.app.clone());
             EventParty { event_type, role: *role, app }
         };
-        let parties: Vec<EventParty> = self.parties.iter().map(of_app).collect();
-        self.services.engines.broadcasts()?.record(&parties).await
+        self.parties.iter().map(of_app).collect()
     }
 }
 

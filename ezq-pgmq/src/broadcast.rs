@@ -43,6 +43,10 @@ impl Row {
         Ok(Self { event_type, body, headers, after_us, at, dedupe, keyed })
     }
 
+    pub(crate) fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
     /// It has an ordering key.
     pub(crate) fn is_keyed(&self) -> bool {
         self.keyed

@@ -37,8 +37,11 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
             place.role
         ),
         ErrorKind::Permission => format!(
-            "the role `{}` lacks a right in the database `{}`: grant it, or connect as another",
-            place.role, place.database
+            "the role `{role}` lacks a right in the database `{}`: grant it (the statements that \
+             `ezq::pgmq::setup_sql(&queues, Some(\"{role}\"))` prints, run by an administrator, grant \
+             all that ezq needs), or connect as another",
+            place.database,
+            role = place.role.escape_debug()
         ),
         ErrorKind::DatabaseMissing => format!(
             "the database `{}` does not exist on {}: create it (`createdb {}`) or correct the URL",

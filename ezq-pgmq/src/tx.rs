@@ -206,7 +206,7 @@ impl UnitOfWork for PgUnit {
             step = Step::Writing(&session.queue);
             let mut copies = Vec::new();
             for row in &broadcasts {
-                copies.extend(broadcast::insert(connection, row).await?);
+                copies.push((row.event_type(), broadcast::insert(connection, row).await?));
             }
             let held = session.fence(connection, &finished, removal).await?;
             // What was claimed inside the transaction has no fence.
@@ -221,7 +221,9 @@ impl UnitOfWork for PgUnit {
                 for (queue, _) in &events {
                     session.engine.announce(queue);
                 }
-                session.engine.broadcast_done(&copies);
+                for (event_type, copies) in &copies {
+                    session.engine.broadcast_done(event_type, copies);
+                }
                 Ok(SettleOutcome::Done)
             }
             Ok((false, ..)) => {

@@ -373,6 +373,32 @@ async fn who_owns_publishes_and_handles_a_type_is_told() {
 }
 
 #[tokio::test]
+async fn what_an_application_said_can_be_taken_back() {
+    let (url, _) = database().await;
+    let shop = builder(&url, "shop").owns::<OrderCreated>().publishes::<OrderPaid>();
+    let shop = shop.connect().await.unwrap();
+    let mail = builder(&url, "mail").publishes::<OrderCreated>().publishes::<OrderPaid>();
+    let mail = mail.connect().await.unwrap();
+    let publishers = async |event_type: &str| {
+        shop.subscriptions().unwrap().parties(event_type).await.unwrap().publishers
+    };
+
+    assert!(mail.subscriptions().unwrap().forget("mail", "order.paid").await.unwrap());
+    assert!(!mail.subscriptions().unwrap().forget("mail", "order.paid").await.unwrap());
+    assert_eq!(publishers("order.paid").await, ["shop"]);
+    assert_eq!(publishers("order.created").await, ["mail", "shop"]);
+
+    // A newer version of it says less.
+    let newer = builder(&url, "shop").owns::<OrderCreated>().connect().await.unwrap();
+    assert_eq!(newer.subscriptions().unwrap().prune(&[]).await.unwrap(), 1);
+    assert!(publishers("order.paid").await.is_empty());
+    assert_eq!(publishers("order.created").await, ["mail", "shop"]);
+
+    assert_eq!(shop.subscriptions().unwrap().remove_app("mail").await.unwrap(), 1);
+    assert_eq!(publishers("order.created").await, ["shop"]);
+}
+
+#[tokio::test]
 async fn what_cannot_be_broadcast_or_subscribed_is_refused() {
     let (url, _) = database().await;
     let elsewhere = name("elsewhere");

@@ -286,6 +286,38 @@ async fn a_server_that_is_not_there_or_says_nothing() {
     assert_eq!(error.kind(), ErrorKind::Connection);
 }
 
+#[test]
+fn outside_of_a_runtime_it_says_so() {
+    let mut connecting = Box::pin(at("postgres://app@localhost/app").connect());
+    let waker = std::task::Waker::noop();
+    let polled = connecting.as_mut().poll(&mut std::task::Context::from_waker(waker));
+    let std::task::Poll::Ready(Err(error)) = polled else { panic!("it waits") };
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("#[tokio::main]"), "{error}");
+}
+
+#[tokio::test]
+async fn a_role_without_rights_is_told_what_grants_them() {
+    let server = EmbeddedPostgres::shared().await.unwrap();
+    // Makes sure that PGMQ stands.
+    app(&queue()).connect().await.unwrap();
+    let mut own = PgConnection::connect(&server.url()).await.unwrap();
+    sqlx::raw_sql("CREATE ROLE rightless LOGIN").execute(&mut own).await.unwrap();
+    let refusal = async || {
+        let ezq = at(&server.url().replace("postgres@", "rightless@"));
+        match ezq.without_discovered_handlers().connect().await {
+            Ok(ezq) => ezq.publish(&Numbered { n: 1 }).await.unwrap_err(),
+            Err(error) => error,
+        }
+    };
+    for grant in ["SELECT", "GRANT USAGE ON SCHEMA pgmq TO rightless"] {
+        sqlx::raw_sql(grant).execute(&mut own).await.unwrap();
+        let error = refusal().await;
+        assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+        assert!(error.to_string().contains("setup_sql"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_database_that_does_not_exist() {
     let server = EmbeddedPostgres::shared().await.unwrap();

@@ -17,7 +17,7 @@ async fn health_follows_the_database() {
     let handle = ezq.consumer().spawn();
     until(async || ezq.health().await.is_ready()).await;
     let health = ezq.health().await;
-    assert_eq!(health.engines[0].name, "pgmq");
+    assert_eq!((&health.engines[0].name, health.engines[0].kind), (&None, "pgmq"));
     assert!(health.engines[0].answered_in.is_some());
 
     postgres.stop(false).await.unwrap();

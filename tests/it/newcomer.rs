@@ -64,7 +64,9 @@ pub(crate) async fn make(mistake: Mistake) {
     };
     let ezq = builder.connect().await.unwrap();
     if mistake == Mistake::NobodySubscribed {
-        assert!(ezq.broadcast(&Paid {}).await.unwrap().copies.is_empty());
+        for _ in 0..2 {
+            assert!(ezq.broadcast(&Paid {}).await.unwrap().reached_nobody());
+        }
         return;
     }
     ezq.publish(&Paid {}).await.unwrap();
@@ -140,6 +142,13 @@ async fn a_consumer_of_another_queue_than_its_events_go_to_says_so() {
 async fn a_consumer_that_fails_is_seen_though_nobody_waits_for_it() {
     let text = seen(Mistake::DroppedHandle, &[]).await;
     assert!(text.contains("`lease` must be at least 1s"), "{text}");
+}
+
+#[tokio::test]
+async fn a_broadcast_that_reaches_nobody_is_seen_once_for_its_type() {
+    let text = seen(Mistake::NobodySubscribed, &[]).await;
+    assert_eq!(text.matches("broadcast to nobody").count(), 1, "{text}");
+    assert!(text.contains("order.paid") && text.contains(".subscribe()"), "{text}");
 }
 
 #[tokio::test]

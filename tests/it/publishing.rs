@@ -458,6 +458,15 @@ async fn options_reach_the_envelope_and_the_headers() {
     assert_eq!(error.kind(), ErrorKind::InvalidEvent);
     let error = ezq.publish(&Numbered { n: 1 }).subject("").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    let error = ezq.publish(&Numbered { n: 1 }).source("my shop").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    ezq.publish(&Numbered { n: 1 }).source("/sensors/7").await.unwrap();
+    ezq.publish(&Numbered { n: 2 }).await.unwrap();
+    drain(&ezq).await;
+    let mut sources: Vec<String> =
+        log.take().iter().map(|context| context.envelope().source().to_owned()).collect();
+    sources.sort();
+    assert_eq!(sources, ["/sensors/7", "shop"]);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
 

@@ -78,4 +78,12 @@ impl Broadcasts for Broken {
     async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
         self.inner.parties(event_type).await
     }
+
+    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
+        self.inner.said_by(app).await
+    }
+
+    async fn forget(&self, parties: &[EventParty]) -> Result<u64> {
+        self.inner.forget(parties).await
+    }
 }

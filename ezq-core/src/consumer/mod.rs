@@ -47,6 +47,7 @@ use crate::attempt::panic_text;
 use crate::dispatcher::pause;
 use crate::inner::Inner;
 use crate::logging::error;
+use crate::runtime::check_runtime;
 use crate::{Backoff, Error, ErrorKind, QueueName, Result, error_chain};
 
 /// What ran for so long before it failed is started again after the first pause.
@@ -187,6 +188,7 @@ impl Consumer {
     /// Dropping the future stops its handlers where they are; their messages come again when their
     /// leases end. Prefer a token.
     pub async fn run(self) -> Result<Report> {
+        check_runtime()?;
         let (stops, observed) = self.begin();
         // A task of its own: the thread that waits in `main` would have to be woken for each event.
         let mut running = JoinSet::new();
@@ -198,6 +200,9 @@ impl Consumer {
     }
 
     /// Runs in the background, with a handle that stops, observes and awaits it.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     #[must_use = "the handle tells when it ended, and why"]
     pub fn spawn(self) -> ConsumerHandle {
         let (stops, observed) = self.begin();

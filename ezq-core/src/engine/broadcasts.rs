@@ -129,4 +129,16 @@ pub trait Broadcasts: Send + Sync {
     /// # Errors
     /// When the store could not be read.
     async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>>;
+
+    /// All that an application said, sorted.
+    ///
+    /// # Errors
+    /// When the store could not be read.
+    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>>;
+
+    /// Removes what applications said; how much of it there was.
+    ///
+    /// # Errors
+    /// When the store could not be written.
+    async fn forget(&self, parties: &[EventParty]) -> Result<u64>;
 }

@@ -239,7 +239,7 @@ async fn health_tells_what_fails_while_it_fails() {
     assert!(app.health().await.is_ready());
 
     let written = serde_json::to_value(app.health().await).unwrap();
-    assert_eq!(written["engines"][0]["name"], "memory");
+    assert_eq!(written["engines"][0]["kind"], "memory");
     assert_eq!(written["engines"][0]["error"], serde_json::Value::Null);
     assert_eq!(written["consumers"][0]["queue"], "ezq");
     assert_eq!(written["consumers"][0]["state"], "running");

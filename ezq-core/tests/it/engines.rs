@@ -90,3 +90,15 @@ async fn an_event_that_its_engine_cannot_delay_or_deduplicate_is_refused_and_not
     assert!(engine.memory.all_published().is_empty());
     app.publish(&event).await.unwrap();
 }
+
+#[tokio::test]
+async fn health_tells_engines_of_one_kind_apart() {
+    let app = TestApp::new(|builder| {
+        let builder = builder.named_engine("cache", MemoryEngine::new());
+        builder.named_engine("audit", MemoryEngine::new())
+    });
+    let health = app.unwrap().health().await;
+    let named: Vec<_> = health.engines.iter().map(|one| (one.name.as_deref(), one.kind)).collect();
+    assert_eq!(named, [(None, "memory"), (Some("audit"), "memory"), (Some("cache"), "memory")]);
+    assert!(health.to_string().contains("the engine `cache` (memory) answers"), "{health}");
+}

@@ -348,6 +348,14 @@ impl Broadcasts for Faulty {
     async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
         self.memory.parties(event_type).await
     }
+
+    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
+        self.memory.said_by(app).await
+    }
+
+    async fn forget(&self, parties: &[EventParty]) -> Result<u64> {
+        self.memory.forget(parties).await
+    }
 }
 
 #[async_trait]

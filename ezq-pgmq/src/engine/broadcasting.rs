@@ -37,7 +37,18 @@ const RECORD: &str = "
     SELECT t, r, a FROM unnest($1::text[], $2::text[], $3::text[]) p(t, r, a) ORDER BY 1, 2, 3
     ON CONFLICT DO NOTHING";
 const PARTIES: &str = "
-    SELECT role, app FROM ezq.event_parties WHERE event_type = $1 ORDER BY role, app";
+    SELECT event_type, role, app FROM ezq.event_parties
+    WHERE ($1::text IS NULL OR event_type = $1) AND ($2::text IS NULL OR app = $2)
+    ORDER BY event_type, role, app";
+const FORGET: &str = "
+    WITH goes AS MATERIALIZED (
+      SELECT p.event_type, p.role, p.app
+      FROM ezq.event_parties p JOIN unnest($1::text[], $2::text[], $3::text[]) w(event_type, role, app)
+        ON (p.event_type, p.role, p.app)
+           = (w.event_type COLLATE \"C\", w.role COLLATE \"C\", w.app COLLATE \"C\")
+      ORDER BY 1, 2, 3 FOR UPDATE OF p)
+    DELETE FROM ezq.event_parties p USING goes g
+    WHERE (p.event_type, p.role, p.app) = (g.event_type, g.role, g.app)";
 
 /// One statement on the control connection, again if the schema was dropped since it was looked for.
 macro_rules! on_control {
@@ -172,8 +183,11 @@ impl PgmqEngine {
     }
 
     /// What a handler's transaction has broadcast is there.
-    pub(crate) fn broadcast_done(&self, copies: &Copies) {
+    pub(crate) fn broadcast_done(&self, event_type: &str, copies: &Copies) {
         self.inner.announce_copies(copies);
+        if copies.is_empty() {
+            ezq_core::private::warn_of_nobody(event_type);
+        }
         for (queue, outcome) in copies {
             if let PublishOutcome::Failed(error) = outcome {
                 let error = ezq_core::error_chain(error);
@@ -241,25 +255,52 @@ impl Broadcasts for PgmqEngine {
     }
 
     async fn record(&self, parties: &[EventParty]) -> Result<()> {
-        let types: Vec<&str> = parties.iter().map(|party| party.event_type.as_str()).collect();
-        let roles: Vec<&str> = parties.iter().map(|party| role(party.role)).collect();
-        let apps: Vec<&str> = parties.iter().map(|party| party.app.as_str()).collect();
-        on_control!(self, |connection| {
-            sqlx::query(RECORD).bind(&types).bind(&roles).bind(&apps).execute(connection)
-        })?;
-        Ok(())
+        self.for_parties(RECORD, parties).await.map(drop)
     }
 
     async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
+        self.find_parties(Some(event_type), None).await
+    }
+
+    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
+        self.find_parties(None, Some(app)).await
+    }
+
+    async fn forget(&self, parties: &[EventParty]) -> Result<u64> {
+        self.for_parties(FORGET, parties).await
+    }
+}
+
+impl PgmqEngine {
+    /// How many rows a statement on these changed.
+    async fn for_parties(&self, statement: &'static str, parties: &[EventParty]) -> Result<u64> {
+        let types: Vec<&str> = parties.iter().map(|party| party.event_type.as_str()).collect();
+        let roles: Vec<&str> = parties.iter().map(|party| role(party.role)).collect();
+        let apps: Vec<&str> = parties.iter().map(|party| party.app.as_str()).collect();
+        let done = on_control!(self, |connection| {
+            sqlx::query(statement).bind(&types).bind(&roles).bind(&apps).execute(connection)
+        })?;
+        Ok(done.rows_affected())
+    }
+
+    async fn find_parties(
+        &self,
+        event_type: Option<&str>,
+        app: Option<&str>,
+    ) -> Result<Vec<EventParty>> {
         let rows = on_control!(self, |connection| {
-            sqlx::query(PARTIES).bind(event_type).fetch_all(connection)
+            sqlx::query(PARTIES).bind(event_type).bind(app).fetch_all(connection)
         })?;
         let party = |row: &PgRow| {
             let role = match row.try_get("role")? {
                 "owner" => EventRole::Owner,
                 _ => EventRole::Publisher,
             };
-            Ok(EventParty { event_type: event_type.to_owned(), role, app: row.try_get("app")? })
+            Ok(EventParty {
+                event_type: row.try_get("event_type")?,
+                role,
+                app: row.try_get("app")?,
+            })
         };
         let read = rows.iter().map(party).collect::<Result<_, sqlx::Error>>();
         read.map_err(|failure| error::of(failure, self.place()))

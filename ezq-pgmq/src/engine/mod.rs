@@ -103,6 +103,7 @@ impl PgmqEngine {
     /// `pgmq` or `ezq` belongs to a stranger, and [`ErrorKind::PgmqMissing`] when PGMQ
     /// is absent and cannot be installed, or is older than [`OLDEST_PGMQ`](crate::OLDEST_PGMQ).
     pub async fn connect(config: PgmqConfig) -> Result<Self> {
+        ezq_core::private::check_runtime()?;
         config.validate()?;
         let connector = Connector::new(&config);
         let deadline = Instant::now() + connector.connect_timeout();

@@ -112,4 +112,14 @@ impl Broadcasts for MemoryEngine {
         let of_type = |party: &&EventParty| party.event_type == event_type;
         Ok(store.subscriptions.parties.iter().filter(of_type).cloned().collect())
     }
+    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
+        let store = self.store();
+        let of_app = |party: &&EventParty| party.app == app;
+        Ok(store.subscriptions.parties.iter().filter(of_app).cloned().collect())
+    }
+
+    async fn forget(&self, parties: &[EventParty]) -> Result<u64> {
+        let known = &mut self.store().subscriptions.parties;
+        Ok(parties.iter().map(|party| u64::from(known.remove(party))).sum())
+    }
 }

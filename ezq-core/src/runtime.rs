@@ -1,0 +1,17 @@
+//! The runtime that ezq needs: what is said where there is none.
+
+use tokio::runtime::Handle;
+
+use crate::{Error, ErrorKind, Result};
+
+/// Checks that the caller is inside a tokio runtime, where tokio itself would panic.
+///
+/// # Errors
+/// [`ErrorKind::Configuration`] where there is none.
+pub fn check_runtime() -> Result<()> {
+    Handle::try_current().map(drop).map_err(|error| {
+        let text = "ezq runs on tokio, and this is outside of a tokio runtime: put \
+                    `#[tokio::main]` on `main`, or await it inside `Runtime::block_on`";
+        Error::new(ErrorKind::Configuration, text).with_source(error)
+    })
+}
