@@ -108,7 +108,7 @@ impl Ezq {
             );
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        self.engine.ensure_queue(queue).await?;
+        self.engine.ensure_queue_in(connection, queue).await?;
         let messages = vec![prepared.outgoing.clone()];
         let mut outcomes = self.engine.publish_in(connection, messages).await?;
         let lost = || Error::new(ErrorKind::Engine, "the database gave no id");

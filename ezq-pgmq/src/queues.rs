@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::install::LOCK_KEY;
 use crate::link::Link;
-use crate::{error, keys};
+use crate::{error, keys, sql};
 
 const PROBE: &str = "
     SELECT to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NOT NULL AS has_queue,
@@ -112,6 +112,26 @@ impl Queues {
         }
         self.remember(queue, found.shape);
         Ok(())
+    }
+
+    /// Whether a caller's transaction has made the queue, and nobody else sees it yet.
+    pub(crate) async fn is_made_in(
+        &self,
+        transaction: &mut PgConnection,
+        queue: &QueueName,
+        link: &Link,
+    ) -> Result<bool> {
+        if self.known(queue).is_some() {
+            return Ok(false);
+        }
+
+        let asked = sqlx::query_scalar("SELECT pg_catalog.to_regclass($1) IS NOT NULL")
+            .bind(sql::table(queue))
+            .fetch_one(transaction);
+        let stands_here: bool =
+            asked.await.map_err(|failure| error::of(failure, link.connector().place()))?;
+
+        Ok(stands_here && !find(queue, link).await?.queue)
     }
 
     /// Creates the indexes over a queue's ordering keys where they are absent and `manage` allows it.

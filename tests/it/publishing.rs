@@ -318,6 +318,24 @@ async fn an_event_in_a_transaction_that_rolls_back_never_was() {
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
 
+#[tokio::test]
+async fn a_queue_that_the_transaction_itself_has_made_is_published_to() {
+    let (ezq, work) = connect(&queue()).await;
+    let made = queue();
+    let mut tx = ezq.pool().begin().await.unwrap();
+    let create = "select pgmq.create($1)";
+    sqlx::query(create).bind(made.as_str()).execute(&mut *tx).await.unwrap();
+
+    let publish = ezq.publish(&Numbered { n: 1 }).queue(&made);
+    let published = soon(ezq.publish_prepared_in(&mut tx, publish)).await.unwrap();
+    tx.commit().await.unwrap();
+
+    assert_eq!(published.queue, made);
+    let report = soon(ezq.consumer().queue(&made).until_idle().run()).await.unwrap();
+    assert_eq!(report.counts.handled, 1);
+    assert_eq!(work.handled.take(), [1]);
+}
+
 const PAUSE: Duration = Duration::from_secs(3600);
 
 #[tokio::test]

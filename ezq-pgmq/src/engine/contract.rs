@@ -11,10 +11,11 @@ use ezq_core::{
     Outgoing, PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle,
     SettleOutcome,
 };
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::sync::watch;
 
-use super::PgmqEngine;
+use super::{Inner, PgmqEngine};
 use crate::claim::Claim;
 use crate::config::Place;
 use crate::connector::{Connector, Planning};
@@ -47,6 +48,27 @@ macro_rules! on_link {
             }
         }
     }};
+}
+
+/// What a caller's transaction needs of the engine.
+impl PgmqEngine {
+    /// Makes sure of a queue into which the caller's transaction is to store messages, as
+    /// [`Engine::ensure_queue`] does. A queue that the transaction itself has made is left as it is:
+    /// nobody else sees it yet, and making sure of it elsewhere would wait for the transaction's end.
+    ///
+    /// # Errors
+    /// As [`Engine::ensure_queue`], and the database's errors on the caller's connection.
+    pub async fn ensure_queue_in(
+        &self,
+        connection: &mut PgConnection,
+        queue: &QueueName,
+    ) -> Result<()> {
+        let Inner { queues, control, .. } = &*self.inner;
+        if queues.is_made_in(connection, queue, control).await? {
+            return Ok(());
+        }
+        self.ensure_queue(queue).await
+    }
 }
 
 /// What a handler's transaction needs of its engine.
