@@ -15,6 +15,7 @@ use serde_json::Value;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Postgres, Row};
 
+use crate::plans::Plans;
 use crate::queues::Shape;
 use crate::receipts::{self, fence};
 use crate::removal::Removal;
@@ -98,9 +99,12 @@ impl Claim {
         connection: &mut PgConnection,
         queue: &QueueName,
         removal: Removal,
+        plans: &Plans,
     ) -> Result<Vec<Delivery>, sqlx::Error> {
-        let statement = AssertSqlSafe(self.take_statement(queue, removal));
+        let begun = Instant::now();
+        let statement = AssertSqlSafe(self.take_statement(queue, removal, plans.number()));
         let rows = sqlx::query(statement).fetch_all(connection).await?;
+        plans.took(begun.elapsed(), rows.len());
         let mut deliveries: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
         deliveries.sort_by_key(Delivery::position);
         Ok(deliveries)
@@ -181,7 +185,7 @@ impl Claim {
 
     /// Without parameters, so that a connection plans it once and not each time, which takes a tenth
     /// of a batch's time; and anew after a while, since the table may have grown.
-    fn take_statement(&self, queue: &QueueName, removal: Removal) -> String {
+    fn take_statement(&self, queue: &QueueName, removal: Removal, plan: u32) -> String {
         static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
         let period = BEGUN.elapsed().as_secs() / PLANNED;
         let fence = fence("q");
@@ -194,7 +198,7 @@ impl Claim {
              {enqueued_at} AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
              q.message::text AS body, q.headers::text AS headers"
         );
-        format!("/* {period} */ {}", removal.take(queue, &condition, &answer))
+        format!("/* {period}, plan {plan} */ {}", removal.take(queue, &condition, &answer))
     }
 
     fn next_due_statement(&self) -> String {
@@ -293,7 +297,11 @@ pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
 /// For how many seconds a plan of [`Claim::take`] counts.
 const PLANNED: u64 = 10;
-const GRACE_END: &str = "(pg_catalog.pg_postmaster_start_time() + $1::float8 * interval '1 us')";
+/// Until when what was leased before the server's start is left to its holder. A start later than now
+/// is no start: the clock was ahead then, and was put right since.
+const GRACE_END: &str = "(CASE WHEN pg_catalog.pg_postmaster_start_time() <= pg_catalog.statement_timestamp() \
+      THEN pg_catalog.pg_postmaster_start_time() + $1::float8 * interval '1 us' \
+      ELSE '-infinity' END)";
 
 fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let read_ct: i32 = row.try_get("read_ct")?;

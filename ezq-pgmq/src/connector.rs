@@ -71,6 +71,11 @@ impl Session {
     }
 }
 
+/// What is rare is planned for its parameters and for the tables as they are.
+const FOR_EACH_CALL: &str = "SET plan_cache_mode = force_custom_plan";
+/// A queue of which a policy hides rows would look empty: that is an error instead.
+const ALL_ROWS: &str = "SET row_security = off";
+
 /// Opens connections.
 #[derive(Clone)]
 pub(crate) struct Connector {
@@ -162,13 +167,13 @@ impl Connector {
         let statement = millis(patience.mul_f64(0.8));
         let planned = match planning {
             Planning::ByIndex => BY_INDEX,
-            Planning::Free => "",
+            Planning::Free => FOR_EACH_CALL,
             // Other sessions of a login are shown to it and stopped by it, not by the role to which
             // it may be set.
             Planning::Urgent => "SET ROLE NONE",
         };
         format!(
-            "{PINNED}; {ISOLATION}; SET lock_timeout = {lock}; \
+            "{PINNED}; {ISOLATION}; {ALL_ROWS}; SET lock_timeout = {lock}; \
              SET statement_timeout = {statement}; {planned}; SELECT pg_catalog.pg_backend_pid()"
         )
     }

@@ -94,9 +94,14 @@ impl Inbox {
     /// # Cancel safety
     /// As any statement of the driver: drop the transaction as well.
     pub async fn first(tx: &mut Transaction<'_, Postgres>, context: &Context) -> Result<bool> {
-        let note = "INSERT INTO ezq.inbox (handler, source, event_id) VALUES ($1, $2, $3)
-                    ON CONFLICT DO NOTHING";
-        let done = sqlx::query(note)
+        let note = format!(
+            "INSERT INTO ezq.inbox (handler, source, event_id) VALUES ({}, {}, {})
+             ON CONFLICT DO NOTHING",
+            short("$1"),
+            short("$2"),
+            short("$3")
+        );
+        let done = sqlx::query(AssertSqlSafe(note))
             .bind(context.handler().as_str())
             .bind(context.envelope().source())
             .bind(context.event_id())
@@ -138,6 +143,15 @@ impl Inbox {
             }
         }
     }
+}
+
+/// A text as the table's key has it: an index entry holds at most 2,704 bytes, so what is long is kept
+/// as its hash.
+fn short(text: &str) -> String {
+    format!(
+        "CASE WHEN octet_length({text}::text) <= 800 THEN {text}::text
+         ELSE 'sha256:' || encode(sha256(convert_to({text}::text, 'UTF8')), 'hex') END"
+    )
 }
 
 // Whose connection it is, and to where, is not known here.

@@ -37,6 +37,7 @@ mod keys;
 mod link;
 mod listen;
 mod ownership;
+mod plans;
 mod pooled;
 mod pooler;
 mod publish;

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::ops::{Deref, DerefMut};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ezq_core::engine::{BroadcastMessage, Finished, UnitOfWork};
@@ -169,7 +169,8 @@ impl UnitOfWork for PgUnit {
         let removal = engine.removal_of(queue).await?;
         let Some(open) = Arc::get_mut(&mut self.open) else { return Err(spoilt::not_given_back()) };
         let connection = &mut open.get_mut().connection;
-        let claimed = limit(engine.patience(), claim.take(connection, queue, removal)).await;
+        let claimed =
+            limit(engine.patience(), claim.take(connection, queue, removal, engine.plans())).await;
         claimed.map_err(|failure| self.session.failed(failure, Step::Writing(queue)))
     }
 
@@ -283,15 +284,16 @@ impl Session {
     ) -> Result<bool, sqlx::Error> {
         let (marked, acknowledged): (Vec<_>, Vec<_>) =
             finished.iter().partition(|one| one.mark.is_some());
-        let table = sql::table(&self.queue);
+        let (table, plan) = (sql::table(&self.queue), self.engine.plans().number());
         let mut held = 0;
+        let begun = Instant::now();
         if !marked.is_empty() {
             let from = "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], \
                         $6::jsonb[]) AS w(id, fence, rel, at, marks)";
             let locked = receipts::locked(&table, ", w.marks", &in_unit(from), "");
             let object = sql::headers_object("q.headers");
             let statement = format!(
-                "WITH locked AS ({locked})
+                "/* plan {plan} */ WITH locked AS ({locked})
                  UPDATE {table} q SET headers = ({object}) || l.marks
                  FROM locked l WHERE {ONLY_LOCKED}"
             );
@@ -303,22 +305,25 @@ impl Session {
         if let ([one], Removal::Delete) = (&acknowledged[..], removal) {
             held += self.delete(&mut *connection, one).await?;
         } else if !acknowledged.is_empty() {
-            let statement = removal.acknowledge(&self.queue, &in_unit(RECEIPTS), "");
+            let acknowledge = removal.acknowledge(&self.queue, &in_unit(RECEIPTS), "");
+            let statement = format!("/* plan {plan} */ {acknowledge}");
             let query = self.with_receipts(statement, &acknowledged);
             held += query.execute(&mut *connection).await?.rows_affected();
         }
+        self.engine.plans().took(begun.elapsed(), finished.len());
         Ok(held == finished.len() as u64)
     }
 
-    /// Deletes one message, by a statement that is planned once.
+    /// Deletes one message, by a statement whose plan the server keeps.
     async fn delete(
         &self,
         connection: &mut PgConnection,
         one: &Finished,
     ) -> Result<u64, sqlx::Error> {
         let statement = format!(
-            "DELETE FROM {} q WHERE q.msg_id = $1 AND {}
+            "/* plan {} */ DELETE FROM {} q WHERE q.msg_id = $1 AND {}
              AND pg_catalog.current_setting('ezq.unit', true) = $5",
+            self.engine.plans().number(),
             sql::table(&self.queue),
             receipts::carries("q", "$2", "$3", "$4")
         );
@@ -333,7 +338,8 @@ impl Session {
     async fn is_held(&self, finished: &[Finished]) -> Result<bool> {
         let table = sql::table(&self.queue);
         let locked = receipts::locked(&table, "", RECEIPTS, " SKIP LOCKED");
-        let statement = format!("SELECT pg_catalog.count(*) FROM ({locked}) l");
+        let plan = self.engine.plans().number();
+        let statement = format!("/* plan {plan} */ SELECT pg_catalog.count(*) FROM ({locked}) l");
         let finished: Vec<&Finished> = finished.iter().collect();
         let asked = async {
             let mut connection = self.engine.lender().acquire().await?;

@@ -97,7 +97,8 @@ pub(crate) async fn lag(
         sql::bounded("vt"),
         sql::table(queue)
     );
-    let query = sqlx::query_scalar(AssertSqlSafe(statement));
+    // Without parameters, a plan that is kept may be of when the table was empty.
+    let query = sqlx::query_scalar(AssertSqlSafe(statement)).persistent(false);
     let oldest: Option<i64> = query.fetch_optional(connection).await?;
     Ok(oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::child::{Job, Process, Role, say};
 use crate::database::{self, connection, run, scalar, server, unique};
-use crate::kit::{Log, Numbered, app, drain, queue, soon};
+use crate::kit::{Log, Numbered, app, drain, queue, send_batch, soon};
 
 /// A database beside the queue's, with a table for effects and no inbox yet.
 async fn elsewhere() -> (String, PgPool) {
@@ -251,4 +251,30 @@ async fn an_inbox_may_stand_beside_the_queues_own_tables() {
     Inbox::create(&mut own).await.unwrap();
     let versions = "SELECT array_agg(version ORDER BY version) FROM ezq.migrations";
     assert_eq!(scalar::<Vec<i32>>(&mut own, versions).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn an_event_with_a_long_id_takes_effect_once() {
+    let (_, pool) = with_inbox().await;
+    let queue = queue();
+    let ledger = pool.clone();
+    let handler = Handler::on("book", move |event: Numbered, context: Context| {
+        let pool = ledger.clone();
+        async move { take_effect(&pool, &context, event.n).await.map(drop) }
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+    // Of a kind that does not compress.
+    let id: String =
+        (0..1000_u32).map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761))).collect();
+    let body = |id: &str, n: i64| {
+        let of = <Numbered as Event>::TYPE;
+        format!(
+            r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"{of}","data":{{"n":{n}}}}}"#
+        )
+    };
+    let bodies = [body(&id, 1), body(&id, 1), body(&format!("{id}x"), 2)];
+    send_batch(&ezq, &queue, &bodies).await;
+    assert_eq!(drain(&ezq).await.counts.handled, 3);
+    assert_eq!(effects(&pool).await, [1, 2]);
 }

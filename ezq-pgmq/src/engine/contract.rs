@@ -21,6 +21,7 @@ use crate::config::Place;
 use crate::connector::{Connector, Planning};
 use crate::keys::blocked;
 use crate::link::{Checkout, Link, limit};
+use crate::plans::Plans;
 use crate::removal::Removal;
 use crate::settle::{Means, Settling};
 use crate::tx::PgUnit;
@@ -98,6 +99,11 @@ impl PgmqEngine {
     /// The table of replays is gone.
     pub(crate) fn forget_replays(&self) {
         self.inner.replays.forget();
+    }
+
+    /// How well the plans fit that the server keeps for statements in the pool's transactions.
+    pub(crate) fn plans(&self) -> &Plans {
+        &self.inner.plans
     }
 
     pub(crate) fn place(&self) -> &Place {

@@ -27,6 +27,7 @@ use crate::grouping::{Groups, Means};
 use crate::keys::claim::Paths;
 use crate::keys::unindexed::Unindexed;
 use crate::link::Link;
+use crate::plans::Plans;
 use crate::pooled::Lender;
 use crate::publish::{self, ByQueue, Row};
 use crate::queues::Queues;
@@ -77,6 +78,7 @@ struct Inner {
     paths: Paths,
     unindexed: Unindexed,
     fronts: Fronts,
+    plans: Plans,
     wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
 }
@@ -169,6 +171,7 @@ impl PgmqEngine {
             paths: Paths::default(),
             unindexed: Unindexed::default(),
             fronts: Fronts::default(),
+            plans: Plans::default(),
             wake: Arc::default(),
             locked: Locked::default(),
             tasks: Mutex::default(),

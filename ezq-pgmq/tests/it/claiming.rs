@@ -6,6 +6,7 @@ use chrono::Utc;
 use ezq_core::engine::LeaseRequest;
 use ezq_core::{Delivery, Due, Engine, ErrorKind, Outgoing, QueueName};
 use ezq_pgmq::PgmqEngine;
+use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
 use crate::keys_cost::reads_of;
@@ -338,4 +339,45 @@ async fn a_claim_that_waits_for_another_queues_does_not_count_as_slow() {
     }
     put_before(&mut own, &queue).await;
     assert_eq!(claim(&engine, &queue, 1).await, ["0"]);
+}
+
+#[tokio::test]
+async fn a_start_of_the_server_that_lies_ahead_keeps_nothing_back() {
+    let url = fresh_database().await;
+    engine_at(&url).await.close().await;
+    // As if the server had started while its clock was two hours ahead, and that is put right now.
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    let ahead = "ALTER FUNCTION pg_catalog.pg_postmaster_start_time() RENAME TO real_start;
+                 CREATE FUNCTION pg_catalog.pg_postmaster_start_time() RETURNS timestamptz
+                   LANGUAGE sql STABLE AS $$SELECT real_start() + interval '2 hours'$$";
+    run(&mut own, ahead).await;
+
+    let (engine, queue) = (engine_at(&url).await, unique("q"));
+    engine.ensure_queue(&queue).await.unwrap();
+    publish(&engine, &queue, &["1"]).await;
+    let first = lease_one(&engine, &queue).await;
+    let expire = format!("UPDATE pgmq.q_{queue} SET vt = now() - interval '3 hours'");
+    run(&mut own, &expire).await;
+    let again = lease_one(&engine, &queue).await;
+    assert_eq!((first.deliveries, again.deliveries), (1, 2));
+}
+
+#[tokio::test]
+async fn row_level_security_is_an_error_and_no_empty_queue() {
+    let url = fresh_database().await;
+    let (engine, queue) = (engine_at(&url).await, unique("q"));
+    engine.ensure_queue(&queue).await.unwrap();
+    publish(&engine, &queue, &["1"]).await;
+    let (mut own, role) = (PgConnection::connect(&url).await.unwrap(), unique("role"));
+    let sql = format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgmq TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA pgmq TO {role};
+         ALTER TABLE pgmq.q_{queue} ENABLE ROW LEVEL SECURITY"
+    );
+    run(&mut own, &sql).await;
+
+    let limited = engine_at(&url.replace("//postgres@", &format!("//{role}@"))).await;
+    let error = limited.lease(request(&queue, 10)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+    assert!(ezq_core::error_chain(&error).contains("row-level security"), "{error:?}");
 }

@@ -52,6 +52,8 @@ mod model;
 mod names;
 mod oldest_pgmq;
 #[cfg(feature = "embedded")]
+mod plans;
+#[cfg(feature = "embedded")]
 mod poolers;
 #[cfg(feature = "embedded")]
 mod publishing;
