@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::sleep;
 
@@ -113,7 +114,7 @@ async fn run_each(
     (parked, begins): (Parked, Vec<Begins>),
     slots: &Slots,
 ) -> Vec<Ran> {
-    let Some(_turn) = turn(means, &members, slots).await else {
+    let Some(handlers_turn) = turn(means, &members, slots).await else {
         return members.iter().map(|_| Ran::Cancelled).collect();
     };
     drop(parked);
@@ -129,14 +130,30 @@ async fn run_each(
         let (handler, count) = (&means.handler.name, members.len());
         warn!(%handler, count, error, "a batch failed: its events are handled one by one");
     }
-    let mut each = Vec::with_capacity(members.len());
-    for member in &members {
-        each.push(match run(means, std::slice::from_ref(member), Vec::new(), false).await {
-            Ok(mut ran) => ran.pop().unwrap_or(Ran::Cancelled),
-            Err(failure) => failure,
-        });
+    drop(handlers_turn);
+    run_singly(means, &members, slots).await
+}
+
+/// Runs the handler on each event by itself, beside each other as far as the consumer's concurrency
+/// and the handler's own limit allow, so that one that hangs does not hold up the rest.
+async fn run_singly(means: Means<'_>, members: &[Member], slots: &Slots) -> Vec<Ran> {
+    let mut singly: Vec<BoxFuture<'_, (usize, Ran)>> = Vec::with_capacity(members.len());
+    for (index, member) in members.iter().enumerate() {
+        singly.push(Box::pin(async move { (index, run_alone(means, member, slots).await) }));
     }
-    each
+    let mut ran: Vec<(usize, Ran)> =
+        stream::iter(singly).buffer_unordered(slots.concurrency()).collect().await;
+    ran.sort_by_key(|(index, _)| *index);
+    ran.into_iter().map(|(_, ran)| ran).collect()
+}
+
+async fn run_alone(means: Means<'_>, member: &Member, slots: &Slots) -> Ran {
+    let alone = std::slice::from_ref(member);
+    let Some(_turn) = turn(means, alone, slots).await else { return Ran::Cancelled };
+    match run(means, alone, Vec::new(), false).await {
+        Ok(mut ran) => ran.pop().unwrap_or(Ran::Cancelled),
+        Err(failure) => failure,
+    }
 }
 
 /// The handler's turn, where it has a limit; none at all when the consumer stops before, or nobody

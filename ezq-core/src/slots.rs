@@ -14,6 +14,8 @@ use crate::gathering::Gatherings;
 /// The places of one consumer.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
+    /// How many deliveries the consumer handles at once; 0 outside a consumer.
+    concurrency: usize,
     parked: AtomicUsize,
     changed: Notify,
     proven: AtomicBool,
@@ -30,6 +32,15 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
+    pub(crate) fn of(concurrency: usize) -> Self {
+        Self { concurrency, ..Self::default() }
+    }
+
+    /// How many events of a failed batch may run beside each other.
+    pub(crate) fn concurrency(&self) -> usize {
+        self.concurrency.max(1)
+    }
+
     pub(crate) fn parked(&self) -> usize {
         self.parked.load(Ordering::Acquire)
     }

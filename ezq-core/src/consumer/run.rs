@@ -182,6 +182,7 @@ pub(super) async fn run(
     );
     warn_of_doubts(&app, &settings.queue, settings.subscribe.is_some());
     let window = Window::new(settings.concurrency);
+    let slots = Arc::new(Slots::of(settings.concurrency));
     let batch_room = app.dispatcher.batch_room(&settings.queue);
     let mut run = Run {
         app,
@@ -192,7 +193,7 @@ pub(super) async fn run(
         settler,
         tasks: JoinSet::new(),
         inline: Inline::default(),
-        slots: Arc::default(),
+        slots,
         buffer: VecDeque::new(),
         leasing: None,
         incoming: 0,

@@ -348,3 +348,34 @@ async fn a_consumer_that_its_store_refuses_for_a_minute_is_not_live() {
     consumer.stop();
     within(consumer.wait()).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_events_of_a_failed_batch_run_beside_each_other_up_to_the_concurrency() {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    for (limit, at_once) in [(None, 5), (Some(2), 2)] {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::clone(&most);
+        let handler = Handler::on_batch("hangs", move |batch: Batch<Step>| {
+            let (running, most, count) = (Arc::clone(&running), Arc::clone(&seen), batch.len());
+            async move {
+                if count > 1 {
+                    return Err("all of it");
+                }
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(secs(25)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            }
+        });
+        let handler = handler.batch_size(50).timeout(None);
+        let handler = limit.into_iter().fold(handler, Handler::concurrency);
+        let app = app(MemoryEngine::new(), handler);
+        app.publish_all(&(0..50).map(|n| Step { n }).collect::<Vec<_>>()).await.unwrap();
+        let report = app.consumer().concurrency(5).until_idle().run();
+        let report = tokio::time::timeout(secs(2000), report).await.unwrap().unwrap();
+        assert_eq!((report.counts.handled, most.load(Ordering::SeqCst)), (50, at_once));
+        let expected = secs(25) * 50 / u32::try_from(at_once).unwrap();
+        assert!(report.elapsed < expected + secs(5), "{report}");
+    }
+}
