@@ -68,12 +68,14 @@ pub(crate) async fn run(
         deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
     };
     let span = info_span!(
+        parent: &received.parent,
         "ezq.handle",
         event_id = received.envelope.id(),
         event_type = received.envelope.event_type(),
         queue = %received.queue,
         handler = %handler.name,
         attempt,
+        traceparent = received.traceparent(),
     );
     let (services, is_single) = (Arc::clone(services), true);
     let call = Call { context, services: Arc::clone(&services), transaction, is_single };

@@ -1,10 +1,12 @@
 //! One run of a batch handler: on one transaction, if it has one, and with one answer for each event.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::future::{join_all, select_all};
 use tokio::time::Instant;
+use tracing::field::{DebugValue, debug};
 use tracing::{Instrument, info_span};
 
 use crate::attempt::{Ran, bounded, guarded, hindered};
@@ -18,6 +20,9 @@ use crate::publisher::{Draft, Publisher};
 use crate::slots::Begins;
 use crate::transaction::Transaction;
 use crate::{Call, Context, Error, HandlerMark, Progress, Result, error_chain};
+
+/// How many trace contexts the span of a batch names: a log line repeats its span's fields.
+const MAX_TRACEPARENTS: usize = 16;
 
 /// A delivery in a batch.
 #[derive(Debug)]
@@ -113,7 +118,14 @@ async fn call(
     let contexts: Vec<Context> = members.iter().map(context).collect();
     let (services, transaction) = (Arc::clone(services), transaction.cloned());
     let context = contexts[0].clone();
-    let span = info_span!("ezq.handle_batch", queue = %context.queue(), handler = %handler.name, count = contexts.len());
+    let span = info_span!(
+        parent: &context.received.parent,
+        "ezq.handle_batch",
+        queue = %context.queue(),
+        handler = %handler.name,
+        count = contexts.len(),
+        traceparents = traceparents(members),
+    );
     let is_single = contexts.len() == 1;
     let cancelled = cancelled(members, transaction.is_some());
     let call = Call { context, services: Arc::clone(&services), transaction, is_single };
@@ -142,6 +154,20 @@ async fn call(
         outgoing.map_err(refused)
     };
     Ok((shared, members.iter().zip(each).map(finish).collect()))
+}
+
+/// The trace contexts that a batch's events came with, each once.
+fn traceparents(members: &[Member]) -> Option<DebugValue<BTreeSet<&str>>> {
+    let found = members.iter().filter_map(|member| member.received.traceparent());
+    let mut distinct = BTreeSet::new();
+    for traceparent in found {
+        if distinct.len() == MAX_TRACEPARENTS {
+            break;
+        }
+        distinct.insert(traceparent);
+    }
+
+    (!distinct.is_empty()).then(|| debug(distinct))
 }
 
 /// Fires when the batch is of no use any more: for one that commits as a whole, when one lease is

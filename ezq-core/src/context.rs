@@ -7,11 +7,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::engine::{MessageId, Receipt, UnitOfWork};
 use crate::envelope::Envelope;
 use crate::event::means;
-use crate::headers::Headers;
+use crate::headers::{Headers, TRACEPARENT};
 use crate::publisher::{Publisher, Services};
 use crate::transaction::Transaction;
 use crate::{
@@ -95,9 +96,20 @@ pub struct Received {
     pub(crate) deliveries: u32,
     pub(crate) enqueued_at: DateTime<Utc>,
     pub(crate) lease: Arc<Lease>,
+    /// What the spans of its handlers are children of: that of an inline dispatch, which awaits
+    /// them. A consumer has none: the span it was started in may last as long as the process.
+    pub(crate) parent: Span,
 }
 
 impl Received {
+    /// The W3C trace context it came with, if it is one: a header may hold any text.
+    pub(crate) fn traceparent(&self) -> Option<&str> {
+        let text = self.headers.text(TRACEPARENT)?;
+        let is_hex = text.split('-').flat_map(str::bytes).all(|byte| byte.is_ascii_hexdigit());
+        // Version, trace id, parent id, flags.
+        (is_hex && text.split('-').map(str::len).eq([2, 32, 16, 2])).then_some(text)
+    }
+
     /// Whether it is an event of this type, of whatever version.
     pub(crate) fn is<E: Event>(&self) -> bool {
         means::<E>(self.envelope.event_type())

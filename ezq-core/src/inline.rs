@@ -177,7 +177,7 @@ impl App {
         let received = &work.received;
         self.inner.check_queue(&received.queue)?;
         let (event_id, event_type) = (received.envelope.id(), received.envelope.event_type());
-        let span = info_span!("ezq.dispatch_inline", event_id, event_type, queue = %received.queue);
+        let span = received.parent.clone();
         let outcomes = self.inner.dispatcher.run_inline(&work).instrument(span).await;
         let (event_id, event_type) = (event_id.to_owned(), event_type.to_owned());
         Ok(InlineReport { event_id, event_type, outcomes })
@@ -215,8 +215,22 @@ impl App {
         envelope.id = written.event_id;
         let lease = Arc::new(Lease::new(Instant::now(), Duration::MAX));
         let receipt = Receipt::new(message_id, [0; 3]);
-        let received =
-            Received { envelope, queue, receipt, headers, deliveries: 1, enqueued_at, lease };
+        let parent = info_span!(
+            "ezq.dispatch_inline",
+            event_id = envelope.id(),
+            event_type = envelope.event_type(),
+            %queue,
+        );
+        let received = Received {
+            envelope,
+            queue,
+            receipt,
+            headers,
+            deliveries: 1,
+            enqueued_at,
+            lease,
+            parent,
+        };
         let clock = EngineClock { at: enqueued_at, read: Instant::now() };
         Ok(Work { received: Arc::new(received), clock, slots: Arc::<Slots>::default() })
     }

@@ -9,13 +9,15 @@ use ezq::{Handler, UnknownTypes};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::subscriber::{DefaultGuard, set_default};
-use tracing::{Dispatch, Event, Level, Subscriber};
+use tracing::{Dispatch, Event, Instrument, Level, Subscriber, info_span};
 use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
-use crate::kit::{Numbered, Work, app, drain, numbered, queue, send_batch};
+use crate::kit::{Numbered, PATIENCE, Work, app, drain, numbered, queue, send_batch};
 
 type Fields = BTreeMap<&'static str, String>;
+
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// A span as it began, or an event with what the spans around it add.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub(crate) struct Record {
     name: &'static str,
     level: Level,
     fields: Fields,
+    /// The span around it.
+    parent: Option<&'static str>,
 }
 
 impl Record {
@@ -80,9 +84,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
         let mut fields = Fields::new();
         attributes.record(&mut Read(&mut fields));
         let metadata = attributes.metadata();
-        context.span(id).unwrap().extensions_mut().insert(fields.clone());
+        let span = context.span(id).unwrap();
+        span.extensions_mut().insert(fields.clone());
         if is_ours(metadata.target()) {
-            let record = Record { name: metadata.name(), level: *metadata.level(), fields };
+            let parent = span.parent().map(|parent| parent.name());
+            let record = Record { name: metadata.name(), level: *metadata.level(), fields, parent };
             self.spans.lock().unwrap().push(record);
         }
     }
@@ -97,7 +103,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
             fields.extend(span.extensions().get::<Fields>().cloned().unwrap_or_default());
         }
         event.record(&mut Read(&mut fields));
-        let record = Record { name: metadata.name(), level: *metadata.level(), fields };
+        let parent = context.event_span(event).map(|span| span.name());
+        let record = Record { name: metadata.name(), level: *metadata.level(), fields, parent };
         self.events.lock().unwrap().push(record);
     }
 }
@@ -250,4 +257,91 @@ async fn an_error_that_is_returned_is_not_logged_too() {
     ezq.publish(&Numbered { n: 1 }).await.unwrap_err();
     assert!(capture.at(Level::WARN).is_empty(), "{:?}", capture.at(Level::WARN));
     assert!(capture.at(Level::ERROR).is_empty(), "{:?}", capture.at(Level::ERROR));
+}
+
+#[tokio::test]
+async fn spans_of_a_consumers_work_have_no_parent_and_name_their_trace() {
+    let (capture, _guard) = Capture::begin();
+    let handler = Handler::on("handles", |event: Numbered| async move {
+        // Some go on in a task of their own, some end where they began.
+        if event.n % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    let ezq = app(&queue()).register(handler).connect().await.unwrap();
+    for n in 1..=6 {
+        ezq.publish(&Numbered { n }).header("traceparent", TRACE).await.unwrap();
+    }
+    ezq.publish(&Numbered { n: 7 }).await.unwrap();
+    ezq.publish(&Numbered { n: 8 }).header("traceparent", "no\ntrace").await.unwrap();
+    assert_eq!(drain(&ezq).instrument(info_span!("caller")).await.counts.handled, 8);
+
+    for name in ["ezq.lease", "ezq.handle", "ezq.settle"] {
+        let spans = capture.spans(name);
+        assert!(!spans.is_empty(), "no {name}");
+        assert!(spans.iter().all(|span| span.parent.is_none()), "{spans:?}");
+    }
+    let spans = capture.spans("ezq.handle");
+    assert_eq!(spans.len(), 8, "{spans:?}");
+    let traced: Vec<_> = spans.iter().filter_map(|span| span.fields.get("traceparent")).collect();
+    assert_eq!(traced, [TRACE; 6], "{spans:?}");
+}
+
+#[tokio::test]
+async fn the_span_of_a_batch_has_no_parent_and_names_each_of_its_traces_once() {
+    let (capture, _guard) = Capture::begin();
+    let other = TRACE.replace("4bf9", "5bf9");
+    let handler = Handler::on_batch("collects", |_: Batch<Numbered>| async {});
+    let handler = handler.batch_size(3).batch_wait(PATIENCE);
+    let ezq = app(&queue()).register(handler).connect().await.unwrap();
+    for (n, trace) in (1..).zip([TRACE, &other, TRACE]) {
+        ezq.publish(&Numbered { n }).header("traceparent", trace).await.unwrap();
+    }
+    assert_eq!(drain(&ezq).instrument(info_span!("caller")).await.counts.handled, 3);
+
+    let spans = capture.spans("ezq.handle_batch");
+    assert!(spans.iter().all(|span| span.parent.is_none()), "{spans:?}");
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    assert_eq!(spans[0].field("count"), "3");
+    assert_eq!(spans[0].field("traceparents"), format!("{{{TRACE:?}, {other:?}}}"));
+}
+
+#[tokio::test]
+async fn handlers_of_what_is_dispatched_inline_are_in_its_span() {
+    let (capture, _guard) = Capture::begin();
+    let one = Handler::on("one", |_: Numbered| async {});
+    let many = Handler::on_batch("many", |_: Batch<Numbered>| async {});
+    let ezq = app(&queue()).register(one).register(many).connect().await.unwrap();
+    let dispatched = ezq.dispatch_inline(&Numbered { n: 1 });
+    let report = dispatched.instrument(info_span!("caller")).await.unwrap();
+    assert_eq!(report.outcomes.len(), 2, "{report:?}");
+
+    for (name, parent) in [
+        ("ezq.dispatch_inline", "caller"),
+        ("ezq.handle", "ezq.dispatch_inline"),
+        ("ezq.handle_batch", "ezq.dispatch_inline"),
+    ] {
+        let spans = capture.spans(name);
+        assert_eq!(spans.len(), 1, "{spans:?}");
+        assert_eq!(spans[0].parent, Some(parent), "{spans:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_consumer_logs_of_an_event_is_in_the_span_that_runs_it() {
+    let (capture, _guard) = Capture::begin();
+    let handler = Handler::on("fails", |event: Numbered| async move {
+        if event.n % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+        Err::<(), _>("broken")
+    });
+    let ezq = app(&queue()).register(handler.max_attempts(1)).connect().await.unwrap();
+    ezq.publish_all(&numbered(1..=4)).await.unwrap();
+    let report = drain(&ezq).instrument(info_span!("caller")).await;
+    assert_eq!(report.counts.dead_lettered, 4);
+
+    let errors = capture.at(Level::ERROR);
+    assert_eq!(errors.len(), 4, "{errors:?}");
+    assert!(errors.iter().all(|error| error.parent == Some("caller")), "{errors:?}");
 }

@@ -151,7 +151,7 @@ impl Run {
         let deaf = self.deaf;
         let fetch = async move {
             let (queue, max) = (request.queue.clone(), request.max);
-            let span = debug_span!("ezq.lease", %queue, max);
+            let span = debug_span!(parent: None, "ezq.lease", %queue, max);
             let sent = Instant::now();
             let result = engine.lease(request).instrument(span).await;
             let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{Span, info};
 
 use super::lanes::Entered;
 use super::report::Tally;
@@ -115,6 +115,7 @@ pub(super) fn read(
         deliveries: delivery.deliveries,
         enqueued_at: delivery.enqueued_at,
         lease,
+        parent: Span::none(),
     });
     let clock = EngineClock { at: delivery.leased_at, read: Instant::now() };
     Ok(Work { received, clock, slots: Arc::clone(slots) })

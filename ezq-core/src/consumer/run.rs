@@ -12,7 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
-use tracing::info;
+use tracing::{Instrument, info};
 
 use super::direct::endless;
 use super::doubts::warn_of_doubts;
@@ -160,7 +160,8 @@ pub(super) async fn run(
         patience: settings.lease.min(PATIENCE),
     };
     let mut background = JoinSet::new();
-    let mut settling = tokio::spawn(settling.run(batches));
+    // All tasks of a consumer end with it, and log in the span that it was started in.
+    let mut settling = tokio::spawn(settling.run(batches).in_current_span());
     let renewer = Renewer {
         leases: Arc::clone(&leases),
         engine: Arc::clone(&settings.engine),
@@ -168,9 +169,9 @@ pub(super) async fn run(
         observed: Arc::downgrade(&observed),
         settling: move |receipt: &Receipt| in_flight.contains(receipt),
     };
-    background.spawn(renewer.run());
+    background.spawn(renewer.run().in_current_span());
     if !settings.until_idle && !app.schedules.planned.is_empty() {
-        background.spawn(Arc::clone(&app).keep_schedules());
+        background.spawn(Arc::clone(&app).keep_schedules().in_current_span());
     }
     let pace = Pace::of(&app.config, wakeups.is_some());
     info!(
@@ -389,7 +390,7 @@ impl Run {
                 Begun::Done => {}
                 Begun::Panicked => self.panicked(),
                 Begun::Waits(running) => {
-                    self.tasks.spawn(running);
+                    self.tasks.spawn(running.in_current_span());
                 }
             }
         }

@@ -181,7 +181,8 @@ impl Settler {
 
     /// Tries once to settle a batch; what is to be tried again.
     async fn attempt(&self, mut batch: Vec<Settling>) -> Option<Left> {
-        let span = debug_span!("ezq.settle", queue = %self.queue, count = batch.len());
+        let span =
+            debug_span!(parent: None, "ezq.settle", queue = %self.queue, count = batch.len());
         let pairs = batch.iter_mut().map(|one| {
             let newest = self.leases.newest(&one.receipt).filter(|newest| *newest != one.receipt);
             one.tried_as.clone_from(&newest);
