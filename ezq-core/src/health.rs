@@ -1,5 +1,6 @@
 //! Health and readiness: whether the engines answer, and how each consumer is.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -23,7 +24,9 @@ const REFUSED: Duration = Duration::from_secs(60);
 pub struct Health {
     /// Every engine of the application.
     pub engines: Vec<EngineHealth>,
-    /// Every consumer of the application that was begun and whose future or handle is still there.
+    /// Every consumer of the application whose future or handle is still there, and every one that
+    /// failed or was dropped, also if nobody has it any more, until another that began after that
+    /// has run on its queue, or failed as well.
     pub consumers: Vec<ConsumerHealth>,
 }
 
@@ -80,9 +83,10 @@ impl Health {
         self.engines.iter().all(answers) && self.consumers.iter().all(ConsumerHealth::is_ready)
     }
 
-    /// Whether no consumer has failed for good, nor was refused by its store for longer than a minute:
-    /// a new process may have the credentials that count by now. What does not answer now may do so
-    /// again. For a liveness probe, where a new process is to take over.
+    /// Whether every consumer that failed for good or was dropped has been replaced by another of its
+    /// queue, and none was refused by its store for longer than a minute: a new process may have the
+    /// credentials that count by now. One that stopped as it was told is no failure, and what does not
+    /// answer now may do so again. For a liveness probe, where a new process is to take over.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.consumers.iter().all(|one| {
@@ -176,17 +180,41 @@ impl App {
 }
 
 impl Inner {
-    /// Notes a consumer, for as long as someone has it.
+    /// Notes a consumer that begins.
     pub(crate) fn note(&self, observed: &Arc<Observed>) {
         let mut known = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|one| one.strong_count() > 0);
-        known.push(Arc::downgrade(observed));
+        forget(&mut known);
+        known.push(Arc::clone(observed));
     }
 
     pub(crate) fn consumers(&self) -> Vec<Arc<Observed>> {
-        let known = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().filter_map(std::sync::Weak::upgrade).collect()
+        let mut known = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        forget(&mut known);
+        known.clone()
     }
+}
+
+/// Forgets those that ended as they were told and that nobody has any more, and those that failed
+/// and were replaced: each that begins in place of failed ones makes room, so this cannot grow.
+fn forget(known: &mut Vec<Arc<Observed>>) {
+    // Of each queue, when the newest of those looked at so far began that has run, or failed as well.
+    let mut newer = HashMap::new();
+    known.reverse();
+    known.retain(|one| {
+        let is_held = Arc::strong_count(one) > 1;
+        let is_told = match (one.failed(), &one.queue) {
+            (None, _) => is_held,
+            (Some(failed), Some(queue)) => newer.get(queue).is_none_or(|began| *began < failed),
+            // Without a queue that is one, no other can replace it.
+            (Some(_), None) => is_held,
+        };
+
+        if let Some(queue) = one.queue.clone().filter(|_| one.failed().is_some() || one.has_run()) {
+            newer.entry(queue).or_insert(one.began);
+        }
+        is_told
+    });
+    known.reverse();
 }
 
 impl fmt::Display for Health {

@@ -1,6 +1,6 @@
 //! What an application, its publishers and its consumers share once it is built and checked.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use crate::consumer::Observed;
 use crate::dispatcher::Dispatcher;
@@ -15,7 +15,8 @@ pub(crate) struct Inner {
     pub(crate) services: Arc<Services>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) config: Arc<Config>,
-    pub(crate) consumers: Mutex<Vec<Weak<Observed>>>,
+    /// Those that health tells of, in the order in which they began.
+    pub(crate) consumers: Mutex<Vec<Arc<Observed>>>,
     pub(crate) schedules: Plans,
     /// What the application said of types of events.
     pub(crate) parties: Vec<(EventRole, &'static str)>,

@@ -186,13 +186,13 @@ impl Consumer {
     ///
     /// # Cancel safety
     /// Dropping the future stops its handlers where they are; their messages come again when their
-    /// leases end. Prefer a token.
+    /// leases end, and [`App::health`](crate::App::health) tells of it as failed. Prefer a token.
     pub async fn run(self) -> Result<Report> {
         check_runtime()?;
-        let (stops, observed) = self.begin();
+        let (stops, watched) = self.begin();
         // A task of its own: the thread that waits in `main` would have to be woken for each event.
         let mut running = JoinSet::new();
-        running.spawn(self.run_with(stops, observed).in_current_span());
+        running.spawn(self.run_with(stops, watched).in_current_span());
         match running.join_next().await {
             Some(Ok(ended)) => ended,
             _ => Err(Error::new(ErrorKind::Engine, "the runtime shut down while a consumer ran")),
@@ -205,9 +205,9 @@ impl Consumer {
     /// Outside of a tokio runtime.
     #[must_use = "the handle tells when it ended, and why"]
     pub fn spawn(self) -> ConsumerHandle {
-        let (stops, observed) = self.begin();
-        let app = Arc::clone(&self.app);
-        let running = self.run_with(stops.clone(), Arc::clone(&observed));
+        let (stops, watched) = self.begin();
+        let (app, observed) = (Arc::clone(&self.app), Arc::clone(&watched.0));
+        let running = self.run_with(stops.clone(), watched);
         let queue = observed.queue.clone();
         let task = tokio::spawn(async move {
             running.await.inspect_err(|failure| {
@@ -219,14 +219,15 @@ impl Consumer {
         ConsumerHandle { app, stops, observed, task }
     }
 
-    fn begin(&self) -> (Stops, Arc<Observed>) {
+    /// From here on it is told of. It is watched before its task has its first turn, since it may
+    /// never have one.
+    fn begin(&self) -> (Stops, Watched) {
         let observed = Arc::new(Observed::new(self.queue.as_ref().ok()));
         self.app.note(&observed);
-        (Stops { token: self.tokens.clone(), ..Stops::default() }, observed)
+        (Stops { token: self.tokens.clone(), ..Stops::default() }, Watched(observed))
     }
 
-    async fn run_with(self, stops: Stops, observed: Arc<Observed>) -> Result<Report> {
-        let watched = Watched(observed);
+    async fn run_with(self, stops: Stops, watched: Watched) -> Result<Report> {
         let result = self.run_again_and_again(stops, &watched.0).await;
         watched.0.ended(&result);
         result

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -56,8 +56,9 @@ impl fmt::Display for ConsumerState {
 pub(crate) struct Observed {
     pub(crate) queue: Option<QueueName>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) began: Instant,
     state: watch::Sender<ConsumerState>,
-    began: Instant,
+    failed: OnceLock<Instant>,
     /// Milliseconds from `began` to the newest claim that was answered, and one; 0 before it.
     claimed: AtomicU64,
     /// Why claiming fails, while it does.
@@ -76,8 +77,9 @@ impl Observed {
         Self {
             queue: queue.cloned(),
             counters: Arc::default(),
-            state: watch::Sender::new(ConsumerState::Starting),
             began: Instant::now(),
+            state: watch::Sender::new(ConsumerState::Starting),
+            failed: OnceLock::new(),
             claimed: AtomicU64::new(0),
             failing: Mutex::default(),
             refused: Mutex::default(),
@@ -93,6 +95,16 @@ impl Observed {
 
     pub(super) fn states(&self) -> watch::Receiver<ConsumerState> {
         self.state.subscribe()
+    }
+
+    /// When it failed for good.
+    pub(crate) fn failed(&self) -> Option<Instant> {
+        self.failed.get().copied()
+    }
+
+    /// Whether it consumes its queue, or did.
+    pub(crate) fn has_run(&self) -> bool {
+        self.last_claim().is_some() || *self.state.borrow() == ConsumerState::Running
     }
 
     /// How long ago a claim was answered, if one was.
@@ -168,6 +180,9 @@ impl Observed {
     }
 
     fn turn(&self, state: ConsumerState) {
+        if matches!(state, ConsumerState::Failed(_)) {
+            self.failed.get_or_init(Instant::now);
+        }
         self.state.send_if_modified(|current| {
             let changed = *current != state;
             if changed {

@@ -207,8 +207,85 @@ async fn what_is_wrong_with_the_application_and_what_is_not_to_be_restarted_ends
         assert!(!app.health().await.is_live());
         assert_eq!(within(handle.wait()).await.unwrap_err().kind(), kind);
     }
-    // Those that nobody has any more are not told of.
-    assert!(app.health().await.consumers.is_empty());
+    // Of those that nobody has any more, the last of the queue is told of.
+    let health = app.health().await;
+    assert_eq!(health.consumers.len(), 1, "{health}");
+    assert_eq!(health.consumers[0].queue, Some(QueueName::default()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_failed_is_told_of_until_another_of_its_queue_runs() {
+    let engine = Faulty::default();
+    let forbid = |queue| *engine.faults.forbidden.lock().unwrap() = queue;
+    let app = app(engine.clone());
+    forbid(Some(QueueName::default()));
+    within(app.consumer().run()).await.unwrap_err();
+    let health = app.health().await;
+    assert!(!health.is_live() && !health.is_ready(), "{health}");
+
+    // However often one fails, and though nobody looks at its handle.
+    for _ in 0..3 {
+        drop(app.consumer().spawn());
+        tokio::time::sleep(secs(1)).await;
+    }
+    let health = app.health().await;
+    assert!(!health.is_live() && health.consumers.len() == 1, "{health}");
+
+    // One of another queue consumes nothing of this one.
+    forbid(None);
+    let other = app.consumer().queue("other").spawn();
+    turns(&other, |state| *state == ConsumerState::Running).await;
+    assert!(!app.health().await.is_live());
+
+    let again = app.consumer().spawn();
+    turns(&again, |state| *state == ConsumerState::Running).await;
+    let health = app.health().await;
+    assert!(health.is_live() && health.is_ready(), "{health}");
+    again.stop();
+    other.stop();
+    within(again.wait()).await.unwrap();
+    within(other.wait()).await.unwrap();
+    let health = app.health().await;
+    assert!(health.consumers.is_empty() && health.is_live(), "{health}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_replaced_a_failed_consumer_may_have_ended_before_anyone_asks() {
+    let app = app(Faulty::default());
+    let run = app.consumer().run();
+    tokio::time::timeout(secs(1), run).await.unwrap_err();
+    tokio::task::yield_now().await;
+    within(app.consumer().until_idle().run()).await.unwrap();
+    let health = app.health().await;
+    assert!(health.consumers.is_empty() && health.is_live(), "{health}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_panicked_is_told_of_though_its_handle_is_gone() {
+    let engine = Faulty::default();
+    engine.faults.panics.store(true, Ordering::SeqCst);
+    let app = app(engine);
+    app.publish(&Step { n: 1 }).await.unwrap();
+    drop(app.consumer().spawn());
+    tokio::time::sleep(secs(60)).await;
+    let health = app.health().await;
+    assert!(!health.is_live() && !health.is_ready(), "{health}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_stopped_as_told_is_no_failure() {
+    let app = app(Faulty::default());
+    within(app.consumer().until_idle().run()).await.unwrap();
+    app.publish(&End::default()).await.unwrap();
+    within(app.consumer().run()).await.unwrap();
+    let token = CancellationToken::new();
+    token.cancel();
+    within(app.consumer().stop_on(token).run()).await.unwrap();
+    let handle = app.consumer().spawn();
+    handle.interrupt();
+    within(handle.wait()).await.unwrap();
+    let health = app.health().await;
+    assert!(health.consumers.is_empty() && health.is_live() && health.is_ready(), "{health}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,13 +341,26 @@ async fn an_engine_that_does_not_answer_keeps_no_probe_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_was_dropped_is_not_told_of() {
+async fn a_run_that_was_dropped_is_told_of_as_failed_although_another_still_runs() {
     let app = app(Faulty::default());
+    let other = app.consumer().spawn();
+    turns(&other, |state| *state == ConsumerState::Running).await;
     let mut run = Box::pin(app.consumer().run());
     assert!(tokio::time::timeout(secs(1), &mut run).await.is_err());
-    assert_eq!(app.health().await.consumers[0].state, ConsumerState::Running);
+    assert!(app.health().await.is_ready());
     drop(run);
     // Its task is cancelled, and ends when it has its turn.
     tokio::task::yield_now().await;
-    assert!(app.health().await.consumers.is_empty());
+    let health = app.health().await;
+    assert!(!health.is_live() && health.consumers.len() == 2, "{health}");
+    assert!(other.is_running());
+}
+
+#[test]
+fn a_consumer_that_never_had_its_turn_is_told_of_as_failed() {
+    let build = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (runtime, app) = (build(), app(Faulty::default()));
+    runtime.block_on(async { drop(app.consumer().spawn()) });
+    drop(runtime);
+    assert!(!build().block_on(app.health()).is_live());
 }
