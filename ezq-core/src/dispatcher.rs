@@ -28,6 +28,7 @@ use crate::outcome::Action;
 use crate::publisher::Services;
 use crate::registry::Registry;
 use crate::slots::Slots;
+use crate::unknown::Strangers;
 use crate::{
     Backoff, Config, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName, HandlerState,
     Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle,
@@ -39,6 +40,7 @@ pub(crate) struct Dispatcher {
     pub(crate) registry: Registry,
     pub(crate) services: Arc<Services>,
     pub(crate) config: Arc<Config>,
+    pub(crate) strangers: Strangers,
     limits: HashMap<HandlerName, Semaphore>,
     batches: HashMap<HandlerName, BatchLimits>,
 }
@@ -67,7 +69,8 @@ macro_rules! say {
 impl Dispatcher {
     pub(crate) fn new(registry: Registry, services: Arc<Services>, config: Arc<Config>) -> Self {
         let (limits, batches) = (HashMap::new(), HashMap::new());
-        let mut dispatcher = Self { registry, services, config, limits, batches };
+        let strangers = Strangers::default();
+        let mut dispatcher = Self { registry, services, config, strangers, limits, batches };
         let limit = |handler: &Arc<Handler>| {
             let limit = dispatcher.options(handler).concurrency?;
             Some((handler.name.clone(), Semaphore::new(limit.min(Semaphore::MAX_PERMITS))))

@@ -70,6 +70,10 @@ pub enum ErrorKind {
     AmbiguousVersion,
     /// Events are published to a queue from which their handler does not take them.
     UnreachableHandler,
+    /// An event was published in a test that no handler takes; [`TestApp::drain`] says so.
+    ///
+    /// [`TestApp::drain`]: crate::testing::TestApp::drain
+    NoHandler,
     /// The engine cannot do what was asked; the message names what would be needed.
     Unsupported,
     /// The server could not be reached, or the connection was lost. Retrying may help.

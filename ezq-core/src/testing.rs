@@ -10,7 +10,7 @@ use crate::codec::Origin;
 use crate::codecs::Codecs;
 use crate::engine::memory::{MemoryEngine, Published};
 use crate::event::means;
-use crate::{App, AppBuilder, Config, Event, QueueName, Report, Result};
+use crate::{App, AppBuilder, Config, Error, ErrorKind, Event, QueueName, Report, Result};
 
 /// An application on an engine in memory, without the handlers found at link time and without the
 /// options of the environment.
@@ -50,7 +50,9 @@ impl TestApp {
         crate::logging::in_a_test();
         let engine = MemoryEngine::new();
         let builder = AppBuilder::with(Ok(Config::default())).without_discovered_handlers();
-        Ok(Self { app: build(builder).build(engine.clone())?, engine })
+        let app = build(builder).build(engine.clone())?;
+        app.inner.dispatcher.strangers.keep();
+        Ok(Self { app, engine })
     }
 
     /// The engine, to look into its queues.
@@ -63,17 +65,33 @@ impl TestApp {
     /// due any more. Retries and scheduled events that fall due later are not waited for.
     ///
     /// # Errors
-    /// As [`Consumer::run`](crate::Consumer::run).
+    /// As [`Consumer::run`](crate::Consumer::run); and [`ErrorKind::NoHandler`], which names the type,
+    /// when all else was handled and no handler took an event. An event that a handler returned or
+    /// published may be for another application, and is no error, nor is any where
+    /// [`unknown_types`](crate::Config::unknown_types) says to skip them.
     pub async fn drain(&self) -> Result<Report> {
-        self.app.consumer().until_idle().run().await
+        self.drain_queue(&self.app.config().queue).await
     }
 
     /// As [`drain`](Self::drain), on another queue.
     ///
     /// # Errors
-    /// As [`Consumer::run`](crate::Consumer::run).
+    /// As [`drain`](Self::drain).
     pub async fn drain_queue(&self, queue: &QueueName) -> Result<Report> {
-        self.app.consumer().queue(queue).until_idle().run().await
+        let strangers = &self.app.inner.dispatcher.strangers;
+        // A consumer of the test's own may have met some.
+        strangers.take(queue);
+        let report = self.app.consumer().queue(queue).until_idle().run().await?;
+
+        let unknown = strangers.take(queue);
+        if unknown.is_empty() {
+            return Ok(report);
+        }
+        let text = format!(
+            "in the queue `{queue}`: {}. A `TestApp` has the handlers that it is given, and no others",
+            unknown.join("; ")
+        );
+        Err(Error::new(ErrorKind::NoHandler, text))
     }
 
     /// Every event of a type that was published so far, on any queue, in order.

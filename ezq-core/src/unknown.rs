@@ -1,7 +1,8 @@
 //! What no handler here takes, or no codec here reads: another process may, in a rolling deployment,
 //! so it is tried again under a policy of its own before it is given up.
 
-use std::sync::Once;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tracing::info;
@@ -11,7 +12,7 @@ use crate::config::UnknownTypes;
 use crate::consumer::place;
 use crate::dispatcher::{Dispatcher, Work, log_dead_letter, mark, next_attempt, pause};
 use crate::engine::MessageId;
-use crate::headers::Headers;
+use crate::headers::{CAUSATION_ID, Headers};
 use crate::logging::warn;
 use crate::registry::takes;
 use crate::{
@@ -30,6 +31,34 @@ struct Stranger<'a> {
     headers: &'a Headers,
 }
 
+/// Why no handler took what came, by queue: kept for the test kit only, once it asks.
+#[derive(Debug, Default)]
+pub(crate) struct Strangers(OnceLock<Mutex<BTreeSet<(QueueName, String)>>>);
+
+impl Strangers {
+    /// Keeps them from here on.
+    pub(crate) fn keep(&self) {
+        self.0.get_or_init(Mutex::default);
+    }
+
+    fn add(&self, queue: &QueueName, why: &str) {
+        if let Some(kept) = self.0.get() {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.insert((queue.clone(), why.to_owned()));
+        }
+    }
+
+    /// Those of a queue, which are forgotten by that.
+    pub(crate) fn take(&self, queue: &QueueName) -> Vec<String> {
+        let Some(kept) = self.0.get() else { return Vec::new() };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (taken, rest): (BTreeSet<_>, BTreeSet<_>) =
+            std::mem::take(&mut *kept).into_iter().partition(|(of, _)| of == queue);
+        *kept = rest;
+        taken.into_iter().map(|(_, why)| why).collect()
+    }
+}
+
 impl Dispatcher {
     /// What becomes of an event that no handler here takes.
     pub(crate) fn unknown(&self, work: &Work) -> Settle {
@@ -38,6 +67,11 @@ impl Dispatcher {
         let (queue, message_id) = (&received.queue, received.receipt.message_id());
         let stranger = Stranger { queue, message_id, envelope, headers: &received.headers };
         let why = self.why_unknown(received.envelope.event_type());
+        // What a handler brought forth may be for another application.
+        let is_caused = received.headers.value(CAUSATION_ID).is_some();
+        if !is_caused && self.config.unknown_types != UnknownTypes::Skip {
+            self.strangers.add(queue, &why);
+        }
         self.put_off(&stranger, ReasonKind::UnknownType, &why)
     }
 

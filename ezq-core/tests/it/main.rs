@@ -8,6 +8,7 @@ mod engines;
 mod faulty;
 mod interrupts;
 mod keys;
+mod kit;
 mod leases;
 mod limits;
 mod options;
