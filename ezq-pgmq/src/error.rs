@@ -127,6 +127,11 @@ pub(crate) fn is_no_number(error: &sqlx::Error, text: &str) -> bool {
     code(error).as_deref() == Some("22P02") && error.to_string().contains(text)
 }
 
+/// The role lacks a right.
+pub(crate) fn is_permission(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("42501")
+}
+
 /// A statement failed earlier in the same transaction.
 pub(crate) fn is_aborted(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25P02")

@@ -42,6 +42,11 @@ pub(crate) fn by_handler(failure: sqlx::Error, step: Step<'_>) -> Result<Error, 
         // It began as one that writes, which no standby would have let it.
         "the handler made its transaction read-only: leave it writable, since its events and its \
          acknowledgement are written in it"
+    } else if error::is_permission(&failure) {
+        // Whoever claimed the message may write to its queue.
+        "the role of the handler's transaction may not write its events and its acknowledgement: \
+         after SET ROLE or SET LOCAL ROLE, RESET ROLE before the handler returns; otherwise grant \
+         INSERT on the queue that it publishes to"
     } else if is_committing && error::is_refusal(&failure) {
         "the handler's transaction could not be committed: a deferred trigger or constraint failed"
     } else if error::is_queue_missing(&failure) && !error::names_ours(&failure) {
@@ -59,7 +64,8 @@ pub(crate) fn not_given_back() -> Error {
 }
 
 pub(crate) fn ended() -> Error {
-    let text = "the handler ended its transaction itself: leave BEGIN, COMMIT and ROLLBACK to ezq";
+    let text = "the handler ended its transaction itself, or reset its settings: leave BEGIN, COMMIT, \
+                ROLLBACK, RESET ALL and DISCARD to ezq";
     Error::new(ErrorKind::Engine, text)
 }
 

@@ -53,6 +53,11 @@ const STOPPING: Duration = Duration::from_secs(2);
 /// The handler hands it back by dropping it: keep it inside the handler, and leave `BEGIN`,
 /// `COMMIT` and `ROLLBACK` to ezq. Savepoints (`(&mut *tx).begin()`) are yours.
 ///
+/// Settings are yours as well, by `SET LOCAL`: a plain `SET` stays with the pool's connection. Two
+/// things fail the attempt, since ezq ends the transaction in the same session: a role that was set
+/// and not `RESET` before the handler returns, if it may not write to the queues, and `RESET ALL` or
+/// `DISCARD`, which undo the settings by which ezq knows the transaction.
+///
 /// ```no_run
 /// use ezq_pgmq::Tx;
 ///

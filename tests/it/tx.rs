@@ -10,6 +10,7 @@ use ezq::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::database::{self, connection, run, server};
 use crate::kit::{Log, Numbered, app, dead, drain, held, numbered, only_dead, queue, soon, until};
 
 #[derive(Event, Serialize, Deserialize, Debug)]
@@ -337,6 +338,26 @@ async fn a_handler_that_ends_its_transaction_is_told_not_to() {
     });
     let error = misused(&queue, ends).await;
     assert!(error.starts_with("the handler ended its transaction itself"), "{error}");
+}
+
+#[tokio::test]
+async fn a_handler_that_resets_settings_or_keeps_a_role_is_told_not_to() {
+    let queue = queue();
+    let resets = Handler::on("resets", |_: Numbered, mut tx: Tx| async move {
+        sqlx::raw_sql("reset all").execute(&mut *tx).await.map(|_| ())
+    });
+    let error = misused(&queue, resets).await;
+    assert!(error.contains("or reset its settings"), "{error}");
+
+    let role = database::unique("nobody");
+    run(&mut connection(&server().await.url()).await, &format!("create role {role}")).await;
+    let queue = self::queue();
+    let keeps = Handler::on("keeps", move |_: Numbered, mut tx: Tx| {
+        let set = format!("set local role {role}");
+        async move { sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&mut *tx).await.map(|_| ()) }
+    });
+    let error = misused(&queue, keeps).await;
+    assert!(error.contains("RESET ROLE before the handler returns"), "{error}");
 }
 
 #[tokio::test]
