@@ -4,19 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ezq_core::*;
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::faulty::Faulty;
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Step {
-    n: u32,
-}
-
-impl Event for Step {
-    const TYPE: &'static str = "step";
-}
+use crate::fixtures::Step;
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)

@@ -3,20 +3,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ezq_core::*;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::faulty::Faulty;
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Step {
-    n: u32,
-}
-
-impl Event for Step {
-    const TYPE: &'static str = "step";
-}
+use crate::fixtures::Step;
 
 fn app(engine: &Faulty, handler: Handler) -> App {
     App::builder().without_discovered_handlers().register(handler).build(engine.clone()).unwrap()

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::faulty::Faulty;
+use crate::fixtures::Within;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Step {
@@ -23,17 +24,6 @@ impl Event for Step {
 
     fn key(&self) -> Option<String> {
         self.key.clone()
-    }
-}
-
-/// Has a transaction, and does nothing with it.
-struct Within;
-
-impl Extract for Within {
-    const TRANSACTION: bool = true;
-
-    async fn extract(_: &Call) -> Result<Self, HandlerError> {
-        Ok(Self)
     }
 }
 

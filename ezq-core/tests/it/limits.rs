@@ -8,18 +8,9 @@ use std::time::Duration;
 
 use ezq_core::headers::Headers;
 use ezq_core::*;
-use serde::{Deserialize, Serialize};
 
 use crate::faulty::Faulty;
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Step {
-    n: u32,
-}
-
-impl Event for Step {
-    const TYPE: &'static str = "step";
-}
+use crate::fixtures::Step;
 
 fn app(handler: Handler, configure: impl FnOnce(&mut Config)) -> (App, Faulty) {
     let engine = Faulty::default();

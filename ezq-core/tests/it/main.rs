@@ -6,6 +6,7 @@ mod background;
 mod consumer;
 mod engines;
 mod faulty;
+mod fixtures;
 mod interrupts;
 mod keys;
 mod kit;

@@ -5,27 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ezq_core::*;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::faulty::Faulty;
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Step {
-    n: u32,
-}
-
-impl Event for Step {
-    const TYPE: &'static str = "step";
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Mail {}
-
-impl Event for Mail {
-    const TYPE: &'static str = "mail";
-    const QUEUE: Option<&'static str> = Some("mail");
-}
+use crate::fixtures::{Mail, Step};
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)

@@ -7,29 +7,12 @@ use std::time::Duration;
 
 use ezq_core::*;
 use futures_util::FutureExt;
-use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::faulty::{Call, Faulty};
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Step {
-    n: u32,
-}
-
-impl Event for Step {
-    const TYPE: &'static str = "step";
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Mail {}
-
-impl Event for Mail {
-    const TYPE: &'static str = "mail";
-    const QUEUE: Option<&'static str> = Some("mail");
-}
+use crate::fixtures::{Mail, Step};
 
 /// Has a transaction, and does nothing with it.
 struct Within;

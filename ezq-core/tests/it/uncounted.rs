@@ -8,15 +8,7 @@ use ezq_core::*;
 use serde::{Deserialize, Serialize};
 
 use crate::faulty::Faulty;
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Step {
-    n: u32,
-}
-
-impl Event for Step {
-    const TYPE: &'static str = "step";
-}
+use crate::fixtures::Step;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Moved {
