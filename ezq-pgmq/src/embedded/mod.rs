@@ -8,12 +8,12 @@
 //! Invariant: no server and no folder outlives the process by more than a few seconds.
 
 mod account;
+mod command;
 mod discovery;
 mod folder;
+mod watchdog;
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,34 +22,12 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::sync::OnceCell;
 
 use account::Account;
+use command::command;
 use folder::Folder;
+use watchdog::Watchdog;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 const PORT: u16 = 5432;
-
-/// Owns the server and its data from the first file on: reads one word a line, and cleans up when
-/// the pipe closes. `wait` works since the server is its child. An answer that nobody reads any more
-/// must not end it.
-const WATCHDOG: &str = r#"
-folder=$1; initdb=$2; shift 2
-pid=
-trap : PIPE
-stop() { [ -n "$pid" ] && { kill -"$1" "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; }; pid=; }
-while read -r word; do
-  case $word in
-    init)
-      "$initdb" -D "$folder/data" --username=postgres --auth=trust --encoding=UTF8 --locale=C \
-        --no-sync </dev/null >"$folder/log" 2>&1 && echo initialised || echo refused ;;
-    start) "$@" </dev/null >>"$folder/log" 2>&1 & pid=$!; echo started ;;
-    fast) stop INT; echo stopped ;;
-    immediate) stop QUIT; echo stopped ;;
-  esac
-done
-if [ -n "$pid" ]; then ( sleep 3; kill -KILL "$pid" ) >/dev/null 2>&1 & guard=$!; fi
-stop QUIT
-[ -n "$guard" ] && kill "$guard" 2>/dev/null
-cd / && rm -rf "$folder"
-"#;
 
 static SHARED: OnceCell<EmbeddedPostgres> = OnceCell::const_new();
 
@@ -205,7 +183,7 @@ impl EmbeddedPostgres {
         let data = folder.data();
 
         let mut shell = command(Path::new("/bin/sh"), account.as_ref(), folder.path());
-        shell.args(["-c", WATCHDOG, "ezq-postgres"]);
+        shell.args(["-c", watchdog::SCRIPT, "ezq-postgres"]);
         shell.arg(folder.path()).arg(binaries.join("initdb")).arg(binaries.join("postgres"));
         shell.arg("-D").arg(&data).arg("-k").arg(folder.path());
         shell.args(builder.arguments());
@@ -222,65 +200,6 @@ impl EmbeddedPostgres {
         start.wait_until_ready()?;
         Ok(Self { watchdog: Mutex::new(watchdog), folder })
     }
-}
-
-#[derive(Debug)]
-struct Watchdog {
-    shell: Child,
-    // `None` only while it is dropped: closing it ends the shell.
-    orders: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Watchdog {
-    fn spawn(mut shell: Command) -> Result<Self> {
-        let gone = || failure("cannot run /bin/sh, which keeps the development Postgres");
-        let mut shell = shell
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| gone().with_source(error))?;
-        let orders = shell.stdin.take();
-        let answers = shell.stdout.take().ok_or_else(gone)?;
-        Ok(Self { shell, orders, answers: BufReader::new(answers) })
-    }
-
-    fn order(&mut self, word: &str, answer: &str) -> Result<()> {
-        let gone = || failure("the keeper of the development Postgres is gone");
-        let orders = self.orders.as_mut().ok_or_else(gone)?;
-        writeln!(orders, "{word}").map_err(|error| gone().with_source(error))?;
-        let mut line = String::new();
-        self.answers.read_line(&mut line).map_err(|error| gone().with_source(error))?;
-        if line.trim_end() == answer {
-            return Ok(());
-        }
-        Err(gone())
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        self.orders = None;
-        // Waits, so that nothing is left once the value is gone; the shell ends within seconds.
-        let _ = self.shell.wait();
-    }
-}
-
-fn command(program: &Path, account: Option<&Account>, folder: &Path) -> Command {
-    use std::os::unix::process::CommandExt;
-
-    let mut command = Command::new(program);
-    command.current_dir(folder).process_group(0);
-    // Settings of the caller's own database must not reach this one.
-    for name in ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGDATABASE", "PGOPTIONS"] {
-        command.env_remove(name);
-    }
-    command.env("LC_ALL", "C").env("TZ", "UTC");
-    if let Some(account) = account {
-        command.uid(account.uid).gid(account.gid);
-    }
-    command
 }
 
 /// What stood before a start, so that traces of an earlier run are not taken for this one's.

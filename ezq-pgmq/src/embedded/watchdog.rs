@@ -1,0 +1,75 @@
+//! The shell that keeps the server, and outlives this process by as long as cleaning up takes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use ezq_core::Result;
+
+use super::failure;
+
+/// Owns the server and its data from the first file on: reads one word a line, and cleans up when
+/// the pipe closes. `wait` works since the server is its child. An answer that nobody reads any more
+/// must not end it.
+pub(super) const SCRIPT: &str = r#"
+folder=$1; initdb=$2; shift 2
+pid=
+trap : PIPE
+stop() { [ -n "$pid" ] && { kill -"$1" "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; }; pid=; }
+while read -r word; do
+  case $word in
+    init)
+      "$initdb" -D "$folder/data" --username=postgres --auth=trust --encoding=UTF8 --locale=C \
+        --no-sync </dev/null >"$folder/log" 2>&1 && echo initialised || echo refused ;;
+    start) "$@" </dev/null >>"$folder/log" 2>&1 & pid=$!; echo started ;;
+    fast) stop INT; echo stopped ;;
+    immediate) stop QUIT; echo stopped ;;
+  esac
+done
+if [ -n "$pid" ]; then ( sleep 3; kill -KILL "$pid" ) >/dev/null 2>&1 & guard=$!; fi
+stop QUIT
+[ -n "$guard" ] && kill "$guard" 2>/dev/null
+cd / && rm -rf "$folder"
+"#;
+
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    shell: Child,
+    // `None` only while it is dropped: closing it ends the shell.
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Watchdog {
+    pub(super) fn spawn(mut shell: Command) -> Result<Self> {
+        let gone = || failure("cannot run /bin/sh, which keeps the development Postgres");
+        let mut shell = shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| gone().with_source(error))?;
+        let orders = shell.stdin.take();
+        let answers = shell.stdout.take().ok_or_else(gone)?;
+        Ok(Self { shell, orders, answers: BufReader::new(answers) })
+    }
+
+    pub(super) fn order(&mut self, word: &str, answer: &str) -> Result<()> {
+        let gone = || failure("the keeper of the development Postgres is gone");
+        let orders = self.orders.as_mut().ok_or_else(gone)?;
+        writeln!(orders, "{word}").map_err(|error| gone().with_source(error))?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line).map_err(|error| gone().with_source(error))?;
+        if line.trim_end() == answer {
+            return Ok(());
+        }
+        Err(gone())
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.orders = None;
+        // Waits, so that nothing is left once the value is gone; the shell ends within seconds.
+        let _ = self.shell.wait();
+    }
+}
