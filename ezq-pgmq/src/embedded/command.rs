@@ -1,19 +1,26 @@
-//! How the server's programs are started: under its account.
+//! How the server's programs are started: under its account, and with little of our environment.
 
+use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
 use super::account::Account;
 
-pub(super) fn command(program: &Path, account: Option<&Account>, folder: &Path) -> Command {
+/// All that the programs get of our environment: where programs and libraries are. The rest may be
+/// secret, and settings for the caller's own database must not reach this one.
+const KEPT: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
+
+/// A program, to run under the server's account, away from the caller's folder and terminal.
+pub(super) fn command(program: impl AsRef<OsStr>, account: Option<&Account>) -> Command {
     let mut command = Command::new(program);
-    command.current_dir(folder).process_group(0);
-    // Settings of the caller's own database must not reach this one.
-    for name in ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGDATABASE", "PGOPTIONS"] {
-        command.env_remove(name);
+    command.env_clear().env("LC_ALL", "C").env("TZ", "UTC");
+    for name in KEPT {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
     }
-    command.env("LC_ALL", "C").env("TZ", "UTC");
+    // The account may not be allowed to enter the caller's folder.
+    command.current_dir("/").process_group(0);
     if let Some(account) = account {
         command.uid(account.uid).gid(account.gid);
     }

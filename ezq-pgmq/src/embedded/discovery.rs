@@ -1,10 +1,11 @@
 //! Where the Postgres binaries are.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use ezq_core::{Error, ErrorKind, Result};
 
+use super::command::command;
 use super::is_executable;
 
 /// The folder that holds `postgres` and `initdb`.
@@ -41,7 +42,7 @@ fn is_complete(folder: &Path) -> bool {
 }
 
 fn from_pg_config() -> Option<PathBuf> {
-    let output = Command::new("pg_config")
+    let output = command("pg_config", None)
         .arg("--bindir")
         .stdin(Stdio::null())
         .stderr(Stdio::null())

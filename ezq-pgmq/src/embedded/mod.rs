@@ -182,7 +182,7 @@ impl EmbeddedPostgres {
         let folder = Folder::create(account.as_ref())?;
         let data = folder.data();
 
-        let mut shell = command(Path::new("/bin/sh"), account.as_ref(), folder.path());
+        let mut shell = command("/bin/sh", account.as_ref());
         shell.args(["-c", watchdog::SCRIPT, "ezq-postgres"]);
         shell.arg(folder.path()).arg(binaries.join("initdb")).arg(binaries.join("postgres"));
         shell.arg("-D").arg(&data).arg("-k").arg(folder.path());
