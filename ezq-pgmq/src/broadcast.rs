@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::claim::micros;
 use crate::commits::{WRITER, Writer};
+use crate::encoding::Encoding;
 use crate::giving_up::mark;
 use crate::{error, publish, receipts};
 
@@ -35,8 +36,8 @@ pub(crate) struct Row {
 impl Row {
     /// # Errors
     /// The event cannot be stored.
-    pub(crate) fn new(message: BroadcastMessage) -> Result<Self> {
-        let headers = publish::storable(&message.body, &message.headers)?;
+    pub(crate) fn new(message: BroadcastMessage, encoding: Encoding) -> Result<Self> {
+        let headers = publish::storable(&message.body, &message.headers, encoding)?;
         let (after_us, at) = publish::due(message.due);
         let keyed = message.headers.key().is_some();
         let BroadcastMessage { event_type, body, dedupe, .. } = message;

@@ -19,7 +19,7 @@ use crate::plans::Plans;
 use crate::queues::Shape;
 use crate::receipts::{self, fence};
 use crate::removal::Removal;
-use crate::{keys, sql};
+use crate::{encoding, keys, sql};
 
 /// A lease request in the database's units.
 pub(crate) struct Claim {
@@ -345,7 +345,12 @@ pub(crate) fn headers(text: Option<String>) -> Headers {
     let Some(text) = text else {
         return Headers::new();
     };
-    let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    // A name that was written with escapes; seldom, so that it is not looked for in all that is read.
+    let has_escapes = text.contains(r"\\u{");
+    let mut value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    if has_escapes {
+        encoding::restore(&mut value);
+    }
     Headers::from_value(value)
 }
 

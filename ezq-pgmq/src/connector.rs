@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _, PgPool
 use tokio::time::timeout;
 
 use crate::config::{OptionsFrom, PgmqConfig, Place};
+use crate::encoding::Encoding;
 use crate::error;
 use crate::runtime::Runtime;
 
@@ -59,10 +60,11 @@ pub(crate) enum Planning {
     Urgent,
 }
 
-/// A connection, and the number of the server's process behind it.
+/// A connection, the number of the server's process behind it, and the encoding of its database.
 pub(crate) struct Session {
     pub(crate) connection: PgConnection,
     pub(crate) pid: i32,
+    pub(crate) encoding: Encoding,
 }
 
 impl Session {
@@ -147,9 +149,10 @@ impl Connector {
         let open = async {
             let mut connection = self.options().connect().await?;
             let row = sqlx::raw_sql(AssertSqlSafe(self.settings(planning)));
-            let pid = row.fetch_one(&mut connection).await?.try_get(0)?;
+            let row = row.fetch_one(&mut connection).await?;
+            let (pid, encoding) = (row.try_get(0)?, Encoding::of(row.try_get(1)?));
             keep_alive(&mut connection).await?;
-            Ok(Session { connection, pid })
+            Ok(Session { connection, pid, encoding })
         };
         match timeout(self.connect_timeout, open).await {
             Ok(result) => result.map_err(|failure| error::of(failure, &self.place)),
@@ -157,7 +160,7 @@ impl Connector {
         }
     }
 
-    /// What holds for a session, and the number of its process.
+    /// What holds for a session; it answers with the number of its process and the encoding.
     fn settings(&self, planning: Planning) -> String {
         let patience = self.patience(planning);
         // Of less than a millisecond the server would make "without a limit".
@@ -174,7 +177,8 @@ impl Connector {
         };
         format!(
             "{PINNED}; {ISOLATION}; {ALL_ROWS}; SET lock_timeout = {lock}; \
-             SET statement_timeout = {statement}; {planned}; SELECT pg_catalog.pg_backend_pid()"
+             SET statement_timeout = {statement}; {planned}; \
+             SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_encoding')"
         )
     }
 }

@@ -62,6 +62,10 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
         ErrorKind::Connection => format!(
             "no connection to {place}: check that the server runs and that host and port are right"
         ),
+        _ if is_untranslatable(&error) => format!(
+            "the encoding of the database `{}` lacks a character of a text that it was given",
+            place.database
+        ),
         _ => format!("a statement failed at {}", place.server()),
     };
     Error::new(kind, text).with_source(error)
@@ -101,6 +105,11 @@ pub(crate) fn queue_missing(queue: &QueueName) -> Error {
 pub(crate) fn is_data(error: &sqlx::Error) -> bool {
     // 22: data exception; 54: a limit of the server, such as nesting or the size of a value.
     code(error).is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
+}
+
+/// The database's encoding lacks a character.
+pub(crate) fn is_untranslatable(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("22P05")
 }
 
 /// A table, a function or the schema is gone.

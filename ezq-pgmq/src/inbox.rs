@@ -165,6 +165,11 @@ fn failed(failure: sqlx::Error) -> Error {
             ErrorKind::Permission,
             "the role lacks a right on `ezq.inbox`: `Inbox::setup_sql` prints what to run",
         ),
+        kind if error::is_untranslatable(&failure) => (
+            kind,
+            "the encoding of the inbox's database lacks a character of the handler's name, or of the \
+             event's source or id",
+        ),
         kind => (kind, "a statement on the inbox failed"),
     };
     Error::new(kind, text).with_source(failure)

@@ -24,6 +24,7 @@ mod dead_letters;
 mod dedupe;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+mod encoding;
 mod engine;
 mod error;
 mod extend;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::claim::{in_calendar, micros};
 use crate::commits::{WRITER, Writer};
 use crate::config::Place;
+use crate::encoding::Encoding;
 use crate::giving_up::{Stopper, mark};
 use crate::link::limit;
 use crate::pooled::Lender;
@@ -42,8 +43,8 @@ pub(crate) struct Row {
 impl Row {
     /// # Errors
     /// The message cannot be stored.
-    pub(crate) fn new(message: Outgoing) -> Result<Self> {
-        let headers = storable(&message.body, &message.headers)?;
+    pub(crate) fn new(message: Outgoing, encoding: Encoding) -> Result<Self> {
+        let headers = storable(&message.body, &message.headers, encoding)?;
         let (after_us, at) = due(message.due);
         let keyed = message.headers.key().is_some();
         Ok(Self { body: message.body, headers, after_us, at, dedupe: message.dedupe, keyed })
@@ -68,14 +69,18 @@ pub(crate) fn due(due: Due) -> (i64, Option<DateTime<Utc>>) {
     }
 }
 
-/// The headers as the table keeps them, if neither they nor the body hold what `jsonb` cannot keep.
-pub(crate) fn storable(body: &str, headers: &Headers) -> Result<Option<String>> {
-    text::check(body)?;
+/// The headers as the table keeps them, if neither they nor the body hold what its `jsonb` cannot keep.
+pub(crate) fn storable(
+    body: &str,
+    headers: &Headers,
+    encoding: Encoding,
+) -> Result<Option<String>> {
+    text::check(body, encoding)?;
     if headers.is_empty() {
         return Ok(None);
     }
     let headers = serde_json::Value::Object(headers.as_object().clone()).to_string();
-    text::check(&headers)?;
+    text::check(&headers, encoding)?;
     Ok(Some(headers))
 }
 

@@ -9,7 +9,7 @@ use ezq_core::{MessageId, Outgoing};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::{error, receipts, sql};
+use crate::{encoding, error, receipts, sql};
 
 /// A row that was seen so recently is not written again.
 const SEEN: &str = "interval '20 s'";
@@ -23,7 +23,8 @@ pub(crate) fn is_gone(failure: &sqlx::Error) -> bool {
 
 pub(crate) async fn look(
     connection: &mut PgConnection,
-    mine: &[(&str, &str)],
+    names: &[String],
+    definitions: &[String],
 ) -> Result<KeptSchedules, sqlx::Error> {
     // Nobody waits to say that a process is there; another has just said it.
     let seen = format!(
@@ -41,11 +42,10 @@ pub(crate) async fn look(
                 s.paused_at, s.resumed_at, s.seen_at
          FROM (SELECT clock_timestamp() AS now OFFSET 0) base
          LEFT JOIN ezq.schedules s ON true ORDER BY s.name",
-        if mine.is_empty() { "" } else { &seen }
+        if names.is_empty() { "" } else { &seen }
     );
     let mut query = sqlx::query(AssertSqlSafe(statement));
-    if !mine.is_empty() {
-        let (names, definitions): (Vec<&str>, Vec<&str>) = mine.iter().copied().unzip();
+    if !names.is_empty() {
         query = query.bind(names).bind(definitions);
     }
     let found = query.fetch_all(connection).await?;
@@ -59,11 +59,12 @@ pub(crate) async fn look(
 }
 
 fn schedule(row: &PgRow) -> Result<Option<ScheduleRow>, sqlx::Error> {
-    let Some(name) = row.try_get("name")? else { return Ok(None) };
+    let Some(name) = row.try_get::<Option<&str>, _>("name")? else { return Ok(None) };
+    let given = |written| encoding::original(written).into_owned();
     Ok(Some(ScheduleRow {
-        name,
-        application: row.try_get("application")?,
-        definition: row.try_get("definition")?,
+        name: given(name),
+        application: given(row.try_get("application")?),
+        definition: given(row.try_get("definition")?),
         next_at: row.try_get("next_at")?,
         last_tick: row.try_get("last_tick")?,
         fired_at: row.try_get("fired_at")?,

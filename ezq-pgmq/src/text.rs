@@ -2,12 +2,16 @@
 //! statement would cost the whole transaction.
 
 use ezq_core::{Error, ErrorKind};
-use serde_json::Value;
 
-/// The error of a text that is JSON to the eye but not to `jsonb`.
-pub(crate) fn check(json: &str) -> Result<(), Error> {
+use crate::encoding::Encoding;
+
+/// The error of a text that is JSON to the eye but not to the `jsonb` of a database with this encoding.
+pub(crate) fn check(json: &str, encoding: Encoding) -> Result<(), Error> {
     if json.contains('\0') {
         return Err(refused("it holds a NUL character"));
+    }
+    if let Some(c) = encoding.lacks(json) {
+        return Err(lacks(&c.escape_debug().to_string()));
     }
     let bytes = json.as_bytes();
     let mut at = 0;
@@ -16,6 +20,9 @@ pub(crate) fn check(json: &str) -> Result<(), Error> {
         match unit(bytes, at) {
             None => at += 2,
             Some(0) => return Err(refused("it holds `\\u0000`")),
+            Some(unit) if encoding.lacks_escaped(unit) => {
+                return Err(lacks(&format!("\\u{unit:04x}")));
+            }
             Some(0xD800..=0xDBFF) => {
                 if !matches!(unit(bytes, at + 6), Some(0xDC00..=0xDFFF)) {
                     return Err(refused("it holds half of a surrogate pair"));
@@ -42,14 +49,8 @@ pub(crate) fn refused(why: &str) -> Error {
     Error::new(ErrorKind::InvalidEvent, text)
 }
 
-/// The same value without what `jsonb` cannot keep: an error's text may hold anything.
-pub(crate) fn clean(value: &mut Value) {
-    match value {
-        Value::String(text) if text.contains('\0') => *text = text.replace('\0', "\u{FFFD}"),
-        Value::Array(items) => items.iter_mut().for_each(clean),
-        Value::Object(entries) => entries.values_mut().for_each(clean),
-        _ => {}
-    }
+fn lacks(what: &str) -> Error {
+    refused(&format!("the database's encoding lacks `{what}`, as UTF8 would not"))
 }
 
 #[cfg(test)]
@@ -66,7 +67,7 @@ mod tests {
             r#""\ud800A""#,
             "\"\0\"",
         ] {
-            let error = check(bad).unwrap_err();
+            let error = check(bad, Encoding::Utf8).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{bad}");
         }
     }
@@ -75,14 +76,21 @@ mod tests {
     fn lets_pass_what_jsonb_takes() {
         for good in [r#""\\u0000""#, r#""\ud83d\ude00""#, r#""\u00e4\n\\""#, "{}", "", r#""\u12""#]
         {
-            check(good).unwrap();
+            check(good, Encoding::Utf8).unwrap();
         }
     }
 
     #[test]
-    fn cleans_every_text() {
-        let mut value = serde_json::json!({"a": ["x\0y", {"b": "\0"}]});
-        clean(&mut value);
-        check(&value.to_string()).unwrap();
+    fn refuses_what_the_encoding_lacks() {
+        use Encoding::{Latin1, Other, SqlAscii};
+        let refused = [(Latin1, r#""→""#), (Latin1, r#""\u2192""#), (SqlAscii, r#""\u00fc""#)];
+        for (encoding, bad) in refused {
+            let error = check(bad, encoding).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{encoding:?}: {bad}");
+        }
+        for (encoding, good) in [(Latin1, r#""ü\u00fc""#), (SqlAscii, r#""→\u0041""#), (Other, "→")]
+        {
+            check(good, encoding).unwrap();
+        }
     }
 }

@@ -180,7 +180,7 @@ impl UnitOfWork for PgUnit {
     }
 
     fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
-        self.broadcasts.push(broadcast::Row::new(message)?);
+        self.broadcasts.push(broadcast::Row::new(message, self.session.engine.encoding())?);
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl UnitOfWork for PgUnit {
         let mut events = ByQueue::default();
         for event in outgoing {
             let queue = event.queue.clone();
-            events.push(queue, 0, publish::Row::new(event)?);
+            events.push(queue, 0, publish::Row::new(event, session.engine.encoding())?);
         }
         let events = events.into_inner();
         let removal = session.engine.removal_of(&session.queue).await?;
@@ -303,7 +303,8 @@ impl Session {
                  FROM locked l WHERE {ONLY_LOCKED}"
             );
             let marks = marked.iter().filter_map(|one| one.mark.as_ref());
-            let marks: Vec<Value> = marks.map(|mark| Value::Object(mark.to_headers())).collect();
+            let encoding = self.engine.encoding();
+            let marks: Vec<Value> = marks.map(|mark| Value::Object(encoding.marks(mark))).collect();
             let query = self.with_receipts(statement, &marked).bind(marks);
             held += query.execute(&mut *connection).await?.rows_affected();
         }

@@ -14,7 +14,7 @@ use crate::capture::feeds::CHANNEL;
 use crate::giving_up::mark;
 use crate::link::limit;
 use crate::publish::CONFLICT_TRIES;
-use crate::{error, text};
+use crate::{encoding, error, text};
 
 const SUBSCRIBE: &str = "
     INSERT INTO ezq.subscriptions (app, queue, pattern)
@@ -164,7 +164,7 @@ impl PgmqEngine {
         message: BroadcastMessage,
     ) -> Result<Vec<(QueueName, PublishOutcome)>> {
         let inner = &self.inner;
-        let row = Row::new(message)?;
+        let row = Row::new(message, inner.encoding)?;
         inner.ready_for_broadcasts(std::slice::from_ref(&row)).await?;
         inner.start_notifying();
         let copies = broadcast::insert_in(connection, &row).await;
@@ -209,6 +209,7 @@ impl Broadcasts for PgmqEngine {
 
     async fn subscribe(&self, app: &str, queue: &QueueName, patterns: &[Pattern]) -> Result<u64> {
         let patterns: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
+        let app = &*self.inner.encoding.name(app);
         let done = on_control!(self, |connection| {
             let statement = sqlx::query(SUBSCRIBE).bind(app).bind(queue.as_str()).bind(&patterns);
             statement.execute(connection)
@@ -225,6 +226,7 @@ impl Broadcasts for PgmqEngine {
     async fn unsubscribe(&self, app: &str, which: &[(QueueName, Pattern)]) -> Result<u64> {
         let queues: Vec<&str> = which.iter().map(|(queue, _)| queue.as_str()).collect();
         let patterns: Vec<&str> = which.iter().map(|(_, pattern)| pattern.as_str()).collect();
+        let app = &*self.inner.encoding.name(app);
         let done = on_control!(self, |connection| {
             let statement = sqlx::query(UNSUBSCRIBE).bind(app).bind(&queues).bind(&patterns);
             statement.execute(connection)
@@ -243,7 +245,7 @@ impl Broadcasts for PgmqEngine {
         message: BroadcastMessage,
     ) -> Result<Vec<(QueueName, PublishOutcome)>> {
         let inner = &self.inner;
-        let row = Row::new(message)?;
+        let row = Row::new(message, inner.encoding)?;
         let copies = inner.store_copies(&row).await?;
         inner.announce_copies(&copies);
         if row.is_keyed() {
@@ -276,7 +278,8 @@ impl PgmqEngine {
     async fn for_parties(&self, statement: &'static str, parties: &[EventParty]) -> Result<u64> {
         let types: Vec<&str> = parties.iter().map(|party| party.event_type.as_str()).collect();
         let roles: Vec<&str> = parties.iter().map(|party| role(party.role)).collect();
-        let apps: Vec<&str> = parties.iter().map(|party| party.app.as_str()).collect();
+        let encoding = self.inner.encoding;
+        let apps: Vec<_> = parties.iter().map(|party| encoding.name(&party.app)).collect();
         let done = on_control!(self, |connection| {
             sqlx::query(statement).bind(&types).bind(&roles).bind(&apps).execute(connection)
         })?;
@@ -288,6 +291,8 @@ impl PgmqEngine {
         event_type: Option<&str>,
         app: Option<&str>,
     ) -> Result<Vec<EventParty>> {
+        let app = app.map(|app| self.inner.encoding.name(app));
+        let app = app.as_deref();
         let rows = on_control!(self, |connection| {
             sqlx::query(PARTIES).bind(event_type).bind(app).fetch_all(connection)
         })?;
@@ -299,7 +304,7 @@ impl PgmqEngine {
             Ok(EventParty {
                 event_type: row.try_get("event_type")?,
                 role,
-                app: row.try_get("app")?,
+                app: given(row.try_get("app")?),
             })
         };
         let read = rows.iter().map(party).collect::<Result<_, sqlx::Error>>();
@@ -314,11 +319,16 @@ fn role(role: EventRole) -> &'static str {
     }
 }
 
+/// The name of an application as it was given.
+fn given(written: &str) -> String {
+    encoding::original(written).into_owned()
+}
+
 fn subscription(row: &PgRow) -> Result<QueueSubscription, sqlx::Error> {
     let pattern: &str = row.try_get("pattern")?;
     let pattern = Pattern::new(pattern).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    let (app, queue) = (row.try_get("app")?, broadcast::queue(row)?);
-    let mut told = QueueSubscription::new(app, &queue, &pattern, row.try_get("since")?);
+    let (app, queue) = (given(row.try_get("app")?), broadcast::queue(row)?);
+    let mut told = QueueSubscription::new(&app, &queue, &pattern, row.try_get("since")?);
     told.queue_exists = row.try_get("queue_exists")?;
     Ok(told)
 }

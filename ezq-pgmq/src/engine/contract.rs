@@ -19,6 +19,7 @@ use super::{Inner, PgmqEngine};
 use crate::claim::Claim;
 use crate::config::Place;
 use crate::connector::{Connector, Planning};
+use crate::encoding::Encoding;
 use crate::keys::blocked;
 use crate::link::{Checkout, Link, limit};
 use crate::plans::Plans;
@@ -106,6 +107,10 @@ impl PgmqEngine {
         &self.inner.plans
     }
 
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.inner.encoding
+    }
+
     pub(crate) fn place(&self) -> &Place {
         self.inner.connector.place()
     }
@@ -180,7 +185,7 @@ impl Engine for PgmqEngine {
     }
 
     fn check(&self, message: &Outgoing) -> Result<()> {
-        publish::storable(&message.body, &message.headers).map(|_| ())
+        publish::storable(&message.body, &message.headers, self.inner.encoding).map(|_| ())
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
@@ -211,6 +216,7 @@ impl Engine for PgmqEngine {
             retentions: &inner.retentions,
             manage_schema: inner.manage_schema,
             locked: &inner.locked,
+            encoding: inner.encoding,
             no_keys: no_keys.as_ref(),
         };
         let gives_back = settlements.iter().any(|(_, settle)| matches!(settle, Settle::Release));

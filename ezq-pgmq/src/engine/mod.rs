@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::PgmqConfig;
 use crate::connector::{Connector, Planning, own_pool};
+use crate::encoding::Encoding;
 use crate::front::Fronts;
 use crate::giving_up::Stopper;
 use crate::grouping::{Groups, Means};
@@ -54,6 +55,7 @@ pub struct PgmqEngine {
 struct Inner {
     connector: Connector,
     capabilities: Capabilities,
+    encoding: Encoding,
     manage_schema: bool,
     restart_grace: Option<Duration>,
     lender: Arc<Lender>,
@@ -115,6 +117,7 @@ impl PgmqEngine {
         timeout_at(deadline, refused).await.unwrap_or_else(late)?;
         let manage = config.manage_schema;
         install::ensure(&mut first.connection, &connector, manage, deadline).await?;
+        let encoding = first.encoding;
         let urgent = Arc::new(Link::new(connector.clone(), Planning::Urgent, None));
         let link = |planning| Link::new(connector.clone(), planning, Some(Arc::clone(&urgent)));
         let control = link(Planning::Free).with(first);
@@ -150,6 +153,7 @@ impl PgmqEngine {
         });
         let inner = Inner {
             capabilities,
+            encoding,
             manage_schema: config.manage_schema,
             restart_grace: config.restart_grace,
             lender,
@@ -237,7 +241,7 @@ impl PgmqEngine {
         let mut queues = ByQueue::default();
         for (index, message) in messages.into_iter().enumerate() {
             let queue = message.queue.clone();
-            queues.push(queue, index, Row::new(message)?);
+            queues.push(queue, index, Row::new(message, self.inner.encoding)?);
         }
         self.inner.start_notifying();
         for (queue, rows) in queues.into_inner() {
@@ -298,7 +302,7 @@ impl Inner {
         let mut queues = ByQueue::default();
         for (index, message) in messages.into_iter().enumerate() {
             let queue = message.queue.clone();
-            match (Row::new(message), &mut no_keys) {
+            match (Row::new(message, self.encoding), &mut no_keys) {
                 (Ok(row), Some(error)) if row.dedupe.is_some() => {
                     let again = error.without_source();
                     let error = std::mem::replace(error, again);

@@ -1,7 +1,7 @@
 //! The schedules of the engine's database, on the connection for what is not urgent.
 
 use async_trait::async_trait;
-use ezq_core::engine::{Fired, Firing, KeptSchedules, Registration, ScheduleStore};
+use ezq_core::engine::{Advance, Fired, Firing, KeptSchedules, Registration, ScheduleStore};
 use ezq_core::{Error, ErrorKind, Result};
 
 use super::PgmqEngine;
@@ -37,17 +37,33 @@ impl PgmqEngine {
 #[async_trait]
 impl ScheduleStore for PgmqEngine {
     async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
-        on_schedules!(self, |connection| schedules::look(connection, mine))
+        let encoding = self.inner.encoding;
+        let written = |text| encoding.name(text).into_owned();
+        let (names, definitions): (Vec<String>, Vec<String>) =
+            mine.iter().map(|(name, definition)| (written(name), written(definition))).unzip();
+        on_schedules!(self, |connection| schedules::look(connection, &names, &definitions))
             .map_err(|failure| self.schedules_failed(failure))
     }
 
     async fn register(&self, new: Registration<'_>, instead_of: Option<&str>) -> Result<bool> {
+        let encoding = self.inner.encoding;
+        let [name, application, definition] =
+            [new.name, new.application, new.definition].map(|text| encoding.name(text));
+        let next_at = new.next_at;
+        let (name, application, definition) = (&*name, &*application, &*definition);
+        let new = Registration { name, application, definition, next_at };
+        let instead_of = instead_of.map(|old| encoding.name(old));
+        let instead_of = instead_of.as_deref();
         on_schedules!(self, |connection| schedules::register(connection, new, instead_of))
             .map_err(|failure| self.schedules_failed(failure))
     }
 
     async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
         let Firing { name, tick, message } = firing;
+        let encoding = self.inner.encoding;
+        let name = &*encoding.name(name);
+        let definition = tick.map(|tick| encoding.name(tick.definition)).unwrap_or_default();
+        let tick = tick.map(|tick| Advance { definition: &definition, ..tick });
         let Some(message) = message else {
             let Some(tick) = tick else { return Ok(Fired::NotDue) };
             let moved =
@@ -56,7 +72,7 @@ impl ScheduleStore for PgmqEngine {
             return Ok(if moved { Fired::Done(None) } else { Fired::NotDue });
         };
         let (inner, queue) = (&self.inner, &message.queue);
-        let headers = publish::storable(&message.body, &message.headers)?;
+        let headers = publish::storable(&message.body, &message.headers, inner.encoding)?;
         if message.headers.key().is_some() {
             inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
         }
@@ -78,11 +94,13 @@ impl ScheduleStore for PgmqEngine {
     }
 
     async fn pause(&self, name: &str, pause: bool) -> Result<bool> {
+        let name = &*self.inner.encoding.name(name);
         on_schedules!(self, |connection| schedules::pause(connection, name, pause))
             .map_err(|failure| self.schedules_failed(failure))
     }
 
     async fn remove(&self, name: &str) -> Result<bool> {
+        let name = &*self.inner.encoding.name(name);
         on_schedules!(self, |connection| schedules::remove(connection, name))
             .map_err(|failure| self.schedules_failed(failure))
     }

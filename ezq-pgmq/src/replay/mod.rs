@@ -3,6 +3,7 @@
 //! A replay has a row that tells how far it has come in the order of the archive's ids. Copies and
 //! row are written in one statement, so it goes on after an interruption where it was.
 
+mod known;
 mod sql;
 
 use std::fmt;
@@ -16,6 +17,9 @@ use serde_json::{Value, json};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, Postgres, Row as _};
+
+pub use known::Replays;
+use known::list;
 
 use crate::claim::in_calendar;
 use crate::link::limit;
@@ -72,6 +76,7 @@ type OnProgress = Box<dyn FnMut(&ReplayProgress) + Send>;
 #[must_use = "nothing is replayed until this is awaited"]
 pub struct Replay {
     engine: PgmqEngine,
+    /// As it can be stored.
     name: String,
     options: Result<Options>,
     rate: Option<u32>,
@@ -355,62 +360,6 @@ async fn step(
     Ok((is_finished, u64::try_from(count).unwrap_or(0)))
 }
 
-async fn list(
-    connection: &mut PgConnection,
-    name: Option<&str>,
-) -> Result<Vec<ReplayProgress>, sqlx::Error> {
-    let rows = sqlx::query(sql::LIST).bind(name).fetch_all(connection).await?;
-    let queue = |name: &str| QueueName::new(name).map_err(|e| sqlx::Error::Decode(Box::new(e)));
-    let read = |row: &PgRow| {
-        Ok(ReplayProgress {
-            name: row.try_get("name")?,
-            queue: queue(row.try_get("queue")?)?,
-            target: queue(row.try_get("target")?)?,
-            handed_over: u64::try_from(row.try_get::<i64, _>("handed_over")?).unwrap_or(0),
-            is_finished: row.try_get("is_finished")?,
-            began_at: row.try_get("began_at")?,
-            moved_at: row.try_get("moved_at")?,
-        })
-    };
-    rows.iter().map(read).collect()
-}
-
-/// The replays that a database knows.
-#[derive(Debug, Clone, Copy)]
-pub struct Replays<'a> {
-    engine: &'a PgmqEngine,
-}
-
-impl Replays<'_> {
-    /// All of them, oldest first, finished ones included.
-    ///
-    /// # Errors
-    /// [`ErrorKind::SchemaMissing`] where ezq's tables are absent and cannot be made; when the
-    /// database could not be asked.
-    pub async fn list(&self) -> Result<Vec<ReplayProgress>> {
-        self.engine.ready_to_replay().await?;
-        let mut connection = self.engine.connector().connect().await?;
-        let found = list(&mut connection, None).await;
-        let _ = connection.close().await;
-        found.map_err(|failure| failed(failure, self.engine))
-    }
-
-    /// Forgets a replay, so that its name can be used anew; whether there was one. What it handed
-    /// over stays.
-    ///
-    /// # Errors
-    /// As [`list`](Self::list).
-    pub async fn remove(&self, name: &str) -> Result<bool> {
-        self.engine.ready_to_replay().await?;
-        let mut connection = self.engine.connector().connect().await?;
-        let removed = sqlx::query("DELETE FROM ezq.replays WHERE name = $1").bind(name);
-        let removed = removed.execute(&mut connection).await;
-        let _ = connection.close().await;
-        let removed = removed.map_err(|failure| failed(failure, self.engine))?;
-        Ok(removed.rows_affected() > 0)
-    }
-}
-
 impl PgmqEngine {
     /// Hands archived events of a queue over once more, when awaited: to the same queue or another,
     /// all of them or some. The name is what an interrupted replay goes on by.
@@ -427,14 +376,14 @@ impl PgmqEngine {
             types: Vec::new(),
             data: None,
         });
-        let (engine, name) = (self.clone(), name.into());
-        Replay { engine, name, options, rate: None, on_progress: None }
+        let name = self.encoding().name(&name.into()).into_owned();
+        Replay { engine: self.clone(), name, options, rate: None, on_progress: None }
     }
 
     /// The replays that were begun.
     #[must_use]
     pub fn replays(&self) -> Replays<'_> {
-        Replays { engine: self }
+        Replays::of(self)
     }
 }
 

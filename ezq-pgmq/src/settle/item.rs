@@ -3,12 +3,12 @@
 use chrono::{DateTime, Utc};
 use ezq_core::headers::DEAD;
 use ezq_core::{Error, ErrorKind, Outgoing, Progress, QueueName, Reason, Receipt, Settle};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::claim::micros;
+use crate::encoding::Encoding;
 use crate::publish::Row;
 use crate::receipts::{self, Key};
-use crate::text;
 
 pub(crate) struct Item {
     /// Its place in the batch.
@@ -37,6 +37,7 @@ impl Item {
         index: usize,
         receipt: Receipt,
         settle: Settle,
+        encoding: Encoding,
     ) -> Result<Self, (Receipt, Error)> {
         let [_fence, _rel, due_us] = receipt.token();
         let Some(key) = receipts::key(&receipt) else {
@@ -49,12 +50,12 @@ impl Item {
                 let kind = Kind::Return {
                     after_us: Some(micros(after)),
                     due: None,
-                    marks: marks(&progress, None),
+                    marks: marks(&progress, None, encoding),
                 };
                 (kind, outgoing)
             }
             Settle::DeadLetter { reason, progress, outgoing } => {
-                let marks = marks(&progress, Some(&reason));
+                let marks = marks(&progress, Some(&reason), encoding);
                 (Kind::Dead { marks }, outgoing)
             }
             Settle::Release => {
@@ -65,6 +66,10 @@ impl Item {
                 };
                 (kind, Vec::new())
             }
+        };
+        let row = |message: Outgoing| {
+            let queue = message.queue.clone();
+            Ok((queue, Row::new(message, encoding)?))
         };
         let outgoing: Result<Vec<_>, Error> = outgoing.into_iter().map(row).collect();
         match outgoing {
@@ -104,20 +109,12 @@ impl Item {
     }
 }
 
-fn row(message: Outgoing) -> Result<(QueueName, Row), Error> {
-    let queue = message.queue.clone();
-    Ok((queue, Row::new(message)?))
-}
-
 // As header entries; a dead letter's reason among them.
-fn marks(progress: &Progress, reason: Option<&Reason>) -> String {
-    let mut entries: Map<String, Value> = progress.to_headers();
+fn marks(progress: &Progress, reason: Option<&Reason>, encoding: Encoding) -> String {
+    let mut entries = encoding.marks(progress);
     if let Some(reason) = reason {
-        // A reason is plain data: writing it as JSON cannot fail.
-        let reason = serde_json::to_value(reason).unwrap_or_default();
+        let reason = encoding.reason(reason);
         entries.insert(DEAD.to_owned(), serde_json::json!({ "reason": reason }));
     }
-    let mut value = Value::Object(entries);
-    text::clean(&mut value);
-    value.to_string()
+    Value::Object(entries).to_string()
 }

@@ -19,6 +19,7 @@ use ezq_core::{Error, ErrorKind, QueueName, Receipt, Result, Settle, SettleOutco
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
+use crate::encoding::Encoding;
 use crate::link::Link;
 use crate::publish::{self, ByQueue, CONFLICT_TRIES};
 use crate::queues::Queues;
@@ -53,6 +54,7 @@ pub(crate) struct Means<'a> {
     pub(crate) retentions: &'a Retentions,
     pub(crate) manage_schema: bool,
     pub(crate) locked: &'a Locked,
+    pub(crate) encoding: Encoding,
     /// Why events with dedupe keys cannot be published, if they cannot.
     pub(crate) no_keys: Option<&'a Error>,
 }
@@ -76,7 +78,7 @@ impl<'a> Settling<'a> {
         let mut groups: [Vec<Item>; 3] = Default::default();
         let mut repeated = Vec::new();
         for (index, (receipt, settle)) in settlements.into_iter().enumerate() {
-            match Item::new(index, receipt, settle) {
+            match Item::new(index, receipt, settle, self.means.encoding) {
                 Ok(item) if !seen.insert(item.key()) => repeated.push(item),
                 Ok(item) => match self.means.no_keys.filter(|_| item.has_keys()) {
                     Some(why) => {

@@ -34,6 +34,8 @@ mod dedupe;
 #[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(feature = "embedded")]
+mod encodings;
+#[cfg(feature = "embedded")]
 mod faults;
 #[cfg(feature = "embedded")]
 mod grouping;

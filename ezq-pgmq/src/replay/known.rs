@@ -1,0 +1,70 @@
+//! The replays that were begun: told of, and forgotten.
+
+use ezq_core::{QueueName, Result};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Connection as _, Row as _};
+
+use super::{ReplayProgress, failed, sql};
+use crate::{PgmqEngine, encoding};
+
+/// The replays that a database knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Replays<'a> {
+    engine: &'a PgmqEngine,
+}
+
+impl<'a> Replays<'a> {
+    pub(super) fn of(engine: &'a PgmqEngine) -> Self {
+        Self { engine }
+    }
+
+    /// All of them, oldest first, finished ones included.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SchemaMissing`] where ezq's tables are absent and cannot be made; when the
+    /// database could not be asked.
+    pub async fn list(&self) -> Result<Vec<ReplayProgress>> {
+        self.engine.ready_to_replay().await?;
+        let mut connection = self.engine.connector().connect().await?;
+        let found = list(&mut connection, None).await;
+        let _ = connection.close().await;
+        found.map_err(|failure| failed(failure, self.engine))
+    }
+
+    /// Forgets a replay, so that its name can be used anew; whether there was one. What it handed
+    /// over stays.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn remove(&self, name: &str) -> Result<bool> {
+        self.engine.ready_to_replay().await?;
+        let mut connection = self.engine.connector().connect().await?;
+        let name = self.engine.encoding().name(name);
+        let removed = sqlx::query("DELETE FROM ezq.replays WHERE name = $1").bind(&*name);
+        let removed = removed.execute(&mut connection).await;
+        let _ = connection.close().await;
+        let removed = removed.map_err(|failure| failed(failure, self.engine))?;
+        Ok(removed.rows_affected() > 0)
+    }
+}
+
+/// One, or all of them.
+pub(super) async fn list(
+    connection: &mut PgConnection,
+    name: Option<&str>,
+) -> Result<Vec<ReplayProgress>, sqlx::Error> {
+    let rows = sqlx::query(sql::LIST).bind(name).fetch_all(connection).await?;
+    let queue = |name: &str| QueueName::new(name).map_err(|e| sqlx::Error::Decode(Box::new(e)));
+    let read = |row: &PgRow| {
+        Ok(ReplayProgress {
+            name: encoding::original(row.try_get("name")?).into_owned(),
+            queue: queue(row.try_get("queue")?)?,
+            target: queue(row.try_get("target")?)?,
+            handed_over: u64::try_from(row.try_get::<i64, _>("handed_over")?).unwrap_or(0),
+            is_finished: row.try_get("is_finished")?,
+            began_at: row.try_get("began_at")?,
+            moved_at: row.try_get("moved_at")?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
