@@ -29,7 +29,7 @@ impl Account {
     }
 }
 
-fn effective_uid() -> Option<u32> {
+pub(super) fn effective_uid() -> Option<u32> {
     if let Ok(meta) = std::fs::metadata("/proc/self") {
         return Some(meta.uid());
     }

@@ -1,37 +1,44 @@
 //! The server's own folder: data, socket and log, for its account alone.
+//!
+//! Its owner holds a lock on it, so that no other process takes it for a leftover.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ezq_core::{Error, ErrorKind, Result};
-
 use super::account::Account;
+use super::leftovers;
 
 // A Unix socket's path holds 103 bytes on macOS; `/.s.PGSQL.5432` is part of it.
 const PATH_LIMIT: usize = 103 - "/.s.PGSQL.5432".len();
+
+/// Folders of versions that hold no lock have another name, and are left alone.
+const PREFIX: &str = "ezq-postgres-";
 
 /// A temporary folder, removed when dropped (and by the watchdog when the process ends).
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    account: Option<Account>,
+    _lock: Option<File>,
 }
 
 impl Folder {
-    pub(super) fn create(owner: Option<&Account>) -> Result<Self> {
-        let name = format!("ezq-pg-{}-{:08x}", std::process::id(), rand::random::<u32>());
-        let mut path = std::env::temp_dir().join(&name);
-        if path.as_os_str().len() > PATH_LIMIT {
-            path = Path::new("/tmp").join(&name);
-        }
-        let failure = |error: std::io::Error| {
-            let text = format!("cannot make the folder {}", path.display());
-            Error::new(ErrorKind::Configuration, text).with_source(error)
+    /// Takes a folder that the watchdog has just made; `None` if another process's start took it for
+    /// a leftover, as it may until it is locked.
+    pub(super) fn take(path: PathBuf, account: Option<Account>) -> std::io::Result<Option<Self>> {
+        let folder = match open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
         };
-        std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(failure)?;
-        if let Some(owner) = owner {
-            std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).map_err(failure)?;
-        }
-        Ok(Self { path })
+        let lock = match folder.try_lock() {
+            Ok(()) => Some(folder),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            // No process can lock it on this file system, so none takes it for a leftover.
+            Err(TryLockError::Error(_)) => None,
+        };
+        // It may have been removed between being opened and being locked.
+        Ok(path.exists().then_some(Self { path, account, _lock: lock }))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -39,12 +46,70 @@ impl Folder {
     }
 
     pub(super) fn data(&self) -> PathBuf {
-        self.path.join("data")
+        data(&self.path)
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
+        // The watchdog has done it, unless it was killed.
+        if self.path.exists() {
+            let _ = leftovers::remove(&self.path, self.account.as_ref());
+        }
+    }
+}
+
+pub(super) fn data(folder: &Path) -> PathBuf {
+    folder.join("data")
+}
+
+/// Where folders are made and leftovers looked for, in the order of preference.
+pub(super) fn parents() -> Vec<PathBuf> {
+    let mut parents = vec![std::env::temp_dir(), PathBuf::from("/tmp")];
+    parents.dedup();
+    parents
+}
+
+/// A path in a folder that nothing has; `None` if it were too long for the socket.
+pub(super) fn unused(parent: &Path) -> Option<PathBuf> {
+    let name = format!("{PREFIX}{}-{:08x}", std::process::id(), rand::random::<u32>());
+    let path = parent.join(name);
+    (path.as_os_str().len() <= PATH_LIMIT).then_some(path)
+}
+
+/// Whether a file's name is one that [`unused`] gives.
+pub(super) fn is_name(name: &str) -> bool {
+    let Some((pid, random)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'))
+    else {
+        return false;
+    };
+    pid.parse::<u32>().is_ok() && random.len() == 8 && u32::from_str_radix(random, 16).is_ok()
+}
+
+/// Opens a folder, and neither what a symbolic link leads to nor a file that is none.
+pub(super) fn open(path: &Path) -> std::io::Result<File> {
+    let named = std::fs::symlink_metadata(path)?;
+    // The dot keeps a pipe that took its place from being waited for.
+    let opened = File::open(path.join("."))?;
+    let found = opened.metadata()?;
+    if named.is_dir() && (named.dev(), named.ino()) == (found.dev(), found.ino()) {
+        return Ok(opened);
+    }
+    Err(std::io::ErrorKind::NotADirectory.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_its_own_names_and_no_others() {
+        let path = unused(Path::new("/tmp")).unwrap();
+        assert!(is_name(path.file_name().unwrap().to_str().unwrap()), "{path:?}");
+        for other in ["ezq-postgres-", "ezq-postgres-1", "ezq-postgres-1-abc", "ezq-pg-1-0123abcd"]
+        {
+            assert!(!is_name(other), "{other}");
+        }
+        assert_eq!(unused(&PathBuf::from("/").join("long".repeat(20))), None);
     }
 }

@@ -3,14 +3,16 @@
 //! For examples and tests only: its data lives in a temporary folder and, unless asked otherwise,
 //! is not synced to disk. It listens on a Unix socket in that folder and nowhere else. A shell that
 //! reads a pipe from this process owns the server; when the process ends, however it ends, the pipe
-//! closes, and the shell stops the server and removes the folder.
+//! closes, and the shell stops the server and removes the folder. Where the shell was killed as well,
+//! the next start by the same user does so.
 //!
-//! Invariant: no server and no folder outlives the process by more than a few seconds.
+//! Invariant: no server and no folder outlives the process and its shell by more than a few seconds.
 
 mod account;
 mod command;
 mod discovery;
 mod folder;
+mod leftovers;
 mod watchdog;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +30,7 @@ use watchdog::Watchdog;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 const PORT: u16 = 5432;
+const NO_FOLDER: &str = "cannot make a folder for the development Postgres";
 
 static SHARED: OnceCell<EmbeddedPostgres> = OnceCell::const_new();
 
@@ -78,6 +81,31 @@ impl EmbeddedBuilder {
     /// command that installs them) or when the server does not start.
     pub async fn start(self) -> Result<EmbeddedPostgres> {
         blocking(move || EmbeddedPostgres::launch(&self)).await
+    }
+
+    /// The folder of a server, and the shell that made it and keeps it.
+    fn keeper(&self, binaries: &Path, account: Option<Account>) -> Result<(Folder, Watchdog)> {
+        for parent in folder::parents() {
+            while let Some(path) = folder::unused(&parent) {
+                let mut shell = command("/bin/sh", account.as_ref());
+                shell.args(["-c", watchdog::SCRIPT, "ezq-postgres"]);
+                shell.arg(&path).arg(binaries.join("initdb")).arg(binaries.join("postgres"));
+                shell.arg("-D").arg(folder::data(&path)).arg("-k").arg(&path);
+                shell.args(self.arguments());
+
+                let mut watchdog = Watchdog::spawn(shell)?;
+                if watchdog.order("make", "made").is_err() {
+                    break;
+                }
+                let taken = Folder::take(path, account.clone());
+                let taken = taken.map_err(|error| failure(NO_FOLDER).with_source(error))?;
+                if let Some(folder) = taken {
+                    return Ok((folder, watchdog));
+                }
+            }
+        }
+        let text = format!("{NO_FOLDER}: {} and /tmp refuse it", std::env::temp_dir().display());
+        Err(failure(&text))
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -179,15 +207,9 @@ impl EmbeddedPostgres {
         }
         let binaries = discovery::binaries()?;
         let account = Account::for_server()?;
-        let folder = Folder::create(account.as_ref())?;
-        let data = folder.data();
+        leftovers::remove_all(account.as_ref());
 
-        let mut shell = command("/bin/sh", account.as_ref());
-        shell.args(["-c", watchdog::SCRIPT, "ezq-postgres"]);
-        shell.arg(folder.path()).arg(binaries.join("initdb")).arg(binaries.join("postgres"));
-        shell.arg("-D").arg(&data).arg("-k").arg(folder.path());
-        shell.args(builder.arguments());
-        let mut watchdog = Watchdog::spawn(shell)?;
+        let (folder, mut watchdog) = builder.keeper(&binaries, account)?;
         if let Err(error) = watchdog.order("init", "initialised") {
             let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
             return Err(match log.trim() {

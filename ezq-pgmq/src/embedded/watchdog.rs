@@ -7,16 +7,18 @@ use ezq_core::Result;
 
 use super::failure;
 
-/// Owns the server and its data from the first file on: reads one word a line, and cleans up when
-/// the pipe closes. `wait` works since the server is its child. An answer that nobody reads any more
-/// must not end it.
+/// Owns the server and its folder, which it makes itself, so that there is no moment at which the
+/// process may be killed and leave it: reads one word a line, and cleans up when the pipe closes.
+/// `wait` works since the server is its child. An answer that nobody reads any more must not end it.
 pub(super) const SCRIPT: &str = r#"
 folder=$1; initdb=$2; shift 2
-pid=
+pid= made=
+umask 077
 trap : PIPE
 stop() { [ -n "$pid" ] && { kill -"$1" "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; }; pid=; }
 while read -r word; do
   case $word in
+    make) mkdir "$folder" && made=1 && cd "$folder" && echo made || echo refused ;;
     init)
       "$initdb" -D "$folder/data" --username=postgres --auth=trust --encoding=UTF8 --locale=C \
         --no-sync </dev/null >"$folder/log" 2>&1 && echo initialised || echo refused ;;
@@ -28,7 +30,11 @@ done
 if [ -n "$pid" ]; then ( sleep 3; kill -KILL "$pid" ) >/dev/null 2>&1 & guard=$!; fi
 stop QUIT
 [ -n "$guard" ] && kill "$guard" 2>/dev/null
-cd / && rm -rf "$folder"
+[ -n "$made" ] || exit 0
+cd /
+# What a server that had to be killed leaves running ends by itself, and may write until then.
+tries=0
+until rm -rf "$folder" || [ "$tries" -ge 10 ]; do tries=$((tries + 1)); sleep 1; done
 "#;
 
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The development Postgres leaves nothing behind, however its process ends.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,17 +13,24 @@ use sqlx::{Connection as _, PgConnection};
 use crate::support::*;
 
 const HOLD: &str = "EZQ_TEST_HOLD_SERVER";
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn folder_of(url: &str) -> PathBuf {
     let (_, rest) = url.split_once("host=").unwrap();
     PathBuf::from(rest.split('&').next().unwrap())
 }
 
+async fn pid_of(url: &str) -> u32 {
+    let mut own = PgConnection::connect(url).await.unwrap();
+    let file = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int";
+    u32::try_from(scalar::<i32>(&mut own, file).await).unwrap()
+}
+
 async fn wait_until_gone(folder: PathBuf, pid: u32) {
     let began = Instant::now();
     let process = PathBuf::from(format!("/proc/{pid}"));
     while folder.exists() || process.exists() {
-        assert!(began.elapsed() < Duration::from_secs(5), "{}", folder.display());
+        assert!(began.elapsed() < PATIENCE, "{}", folder.display());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -132,6 +139,106 @@ async fn server_and_watchdog_get_none_of_the_environment_but_where_programs_are(
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_a_process_left_that_was_killed_with_its_watchdog_is_removed_by_the_next_start() {
+    let temporary = Temporary::make();
+    let mut killed = Holder::start(&temporary.0);
+    kill_hard(killed.watchdog());
+    killed.kill();
+    assert!(killed.folder().exists());
+    assert_ne!(Path::new("/proc").join(killed.pid.to_string()).canonicalize().ok(), None);
+
+    let next = Holder::start(&temporary.0);
+    // Waited for by the start itself, so that it does not go on beside the program.
+    assert!(!killed.folder().exists());
+    wait_until_gone(killed.folder(), killed.pid).await;
+    assert!(next.folder().exists());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_a_process_left_that_was_killed_while_its_server_was_made_is_removed() {
+    let temporary = Temporary::make();
+    let mut killed = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "embedded::holds_a_server"])
+        .env(HOLD, "1")
+        .env("TMPDIR", &temporary.0)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let initdb = loop {
+        assert!(began.elapsed() < PATIENCE, "no initdb");
+        if let Some(initdb) = process_named("initdb", &temporary.0) {
+            break initdb;
+        }
+    };
+    kill_hard(parent_of(initdb));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let left = std::fs::read_dir(&temporary.0).unwrap().next().unwrap().unwrap().path();
+
+    let _next = Holder::start(&temporary.0);
+    wait_until_gone(left, initdb).await;
+}
+
+/// The newest process of a program whose arguments name a folder.
+fn process_named(program: &str, folder: &Path) -> Option<u32> {
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|process| {
+        let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
+        let line = std::fs::read(process.path().join("cmdline")).ok()?;
+        let is_it = name.trim_end() == program
+            && String::from_utf8_lossy(&line).contains(folder.to_str().unwrap());
+        if is_it { process.file_name().to_str()?.parse().ok() } else { None }
+    })
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_start_leaves_alone_what_has_an_owner_or_is_another_s() {
+    let temporary = Temporary::make();
+    let owned = Holder::start(&temporary.0);
+    kill_hard(owned.watchdog());
+    let precious = temporary.0.join("precious");
+    std::fs::create_dir(&precious).unwrap();
+    std::fs::write(precious.join("file"), "kept").unwrap();
+    let link = temporary.0.join("ezq-postgres-1-00000000");
+    std::os::unix::fs::symlink(&precious, &link).unwrap();
+    let unlike = temporary.0.join("ezq-postgres-1-mine");
+    std::fs::create_dir(&unlike).unwrap();
+    // The account is another one only where root gives way to it.
+    let of_root = temporary.0.join("ezq-postgres-1-00000001");
+    let gives_way = std::fs::metadata(&temporary.0).unwrap().uid() == 0;
+    if gives_way {
+        std::fs::create_dir(&of_root).unwrap();
+    }
+
+    let _next = Holder::start(&temporary.0);
+    let mut own = PgConnection::connect(&owned.url).await.unwrap();
+    assert_eq!(scalar::<i32>(&mut own, "SELECT 1").await, 1);
+    assert_eq!(std::fs::read_to_string(precious.join("file")).unwrap(), "kept");
+    assert!(link.is_symlink() && unlike.exists());
+    assert!(of_root.exists() || !gives_way);
+
+    let (folder, pid) = (owned.folder(), owned.pid);
+    drop(owned);
+    let _last = Holder::start(&temporary.0);
+    wait_until_gone(folder, pid).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn nothing_is_left_after_a_drop_though_the_watchdog_was_killed() {
+    let server = EmbeddedPostgres::builder().start().await.unwrap();
+    let folder = folder_of(&server.url());
+    let pid = pid_of(&server.url()).await;
+    kill_hard(parent_of(pid));
+    tokio::task::spawn_blocking(|| drop(server)).await.unwrap();
+    assert!(!folder.exists());
+    wait_until_gone(folder, pid).await;
+}
+
 // What a `Holder` runs; on its own it has nothing to do.
 #[tokio::test]
 async fn holds_a_server() {
@@ -139,9 +246,7 @@ async fn holds_a_server() {
         return;
     }
     let server = EmbeddedPostgres::shared().await.unwrap();
-    let mut own = PgConnection::connect(&server.url()).await.unwrap();
-    let file = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int";
-    let pid: i32 = scalar(&mut own, file).await;
+    let pid = pid_of(&server.url()).await;
     println!("holding {} {pid} .", server.url());
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
@@ -161,10 +266,9 @@ async fn nothing_is_left_after_a_drop_and_the_folder_is_private() {
     assert_eq!(scalar::<String>(&mut own, "SHOW max_connections").await, "17");
     assert_eq!(scalar::<String>(&mut own, "SHOW fsync").await, "on");
     assert_eq!(scalar::<String>(&mut own, "SHOW listen_addresses").await, "");
-    let file = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int";
-    let pid: i32 = scalar(&mut own, file).await;
+    let pid = pid_of(&server.url()).await;
     tokio::task::spawn_blocking(|| drop(server)).await.unwrap();
-    wait_until_gone(folder, u32::try_from(pid).unwrap()).await;
+    wait_until_gone(folder, pid).await;
 }
 
 #[tokio::test]
