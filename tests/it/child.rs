@@ -259,7 +259,7 @@ impl Process {
             .args(["-m", "-f", offset, "printenv", "LD_PRELOAD"])
             .output()
             .await
-            .expect("`faketime` is installed: apt-get install faketime");
+            .expect("the test asked for `faketime`");
         let library = String::from_utf8(asked.stdout).unwrap();
         let mut command = Self::command(role);
         command

@@ -36,6 +36,9 @@ mod round_trips;
 mod routing;
 mod schedules;
 mod several_engines;
+#[path = "../../ezq-pgmq/tests/it/skip.rs"]
+mod skip;
+mod skipping;
 mod stopping;
 mod stress;
 mod tracing;

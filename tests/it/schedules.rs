@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::child::{Process, Role, say};
 use crate::database::{connection, run, scalar, server, unique, until};
 use crate::kit::soon;
+use crate::skip;
 
 /// What a scheduling process is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -150,6 +151,8 @@ async fn a_process_that_is_killed_at_a_tick_neither_loses_nor_doubles_it() {
 
 #[tokio::test]
 async fn a_process_whose_clock_is_wrong_ticks_by_that_of_the_database() {
+    let test = "schedules::a_process_whose_clock_is_wrong_ticks_by_that_of_the_database";
+    let Some(_) = skip::program("faketime", "faketime", test) else { return };
     let mut scene = Scene::new().await;
     for offset in ["+1d", "-1d"] {
         let count = scene.count().await;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::child::{Job, Process, Role, say};
 use crate::database::{app, connection, run, scalar, server, unique};
 use crate::proxy::{Mode, Proxy};
+use crate::skip;
 use crate::stress::{fails, seed_of_now};
 
 /// Long past what any trial needs on any machine.
@@ -367,6 +368,8 @@ async fn a_worker_whose_connections_are_half_open_for_good_harms_no_other() {
 
 #[tokio::test]
 async fn workers_clocks_are_wrong() {
+    let test = "trials::workers_clocks_are_wrong";
+    let Some(_) = skip::program("faketime", "faketime", test) else { return };
     let mut trial = Trial::new(&server().await.url(), 600).await;
     for offset in ["+3h", "-2d"] {
         let role = trial.role();

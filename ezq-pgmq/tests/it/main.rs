@@ -70,6 +70,8 @@ mod search_path;
 #[cfg(feature = "embedded")]
 mod settling;
 #[cfg(feature = "embedded")]
+mod skip;
+#[cfg(feature = "embedded")]
 mod support;
 #[cfg(feature = "embedded")]
 mod sweeping;

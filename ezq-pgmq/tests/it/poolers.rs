@@ -1,6 +1,6 @@
 //! Behind PgBouncer: session pooling is like the server itself, transaction pooling is refused.
 //!
-//! Skipped, and said so, where PgBouncer is not installed; CI installs it.
+//! Skipped where PgBouncer is not installed; CI installs it.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Executor as _};
 use tokio::time::{Instant, timeout};
 
+use crate::skip;
 use crate::support::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,12 +41,8 @@ struct Pooler {
 
 impl Pooler {
     /// In front of a database of the tests' server; `None` where there is no PgBouncer.
-    async fn start(mode: &str, database: &str) -> Option<Self> {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
-        let Some(program) = program.into_iter().find(|path| PathBuf::from(path).exists()) else {
-            eprintln!("skipped: pgbouncer is not installed (apt-get install -y pgbouncer)");
-            return None;
-        };
+    async fn start(mode: &str, database: &str, test: &str) -> Option<Self> {
+        let program = skip::program("pgbouncer", "pgbouncer", test)?;
         let folder = std::env::temp_dir().join(unique(&format!("bouncer_{mode}")).as_str());
         let folder = folder.with_extension(std::process::id().to_string());
         std::fs::create_dir(&folder).unwrap();
@@ -62,8 +59,8 @@ impl Pooler {
         );
         std::fs::write(folder.join("pgbouncer.ini"), config).unwrap();
         let process = Command::new("sh")
-            .args(["-c", SCRIPT, "sh", program])
-            .arg(&folder)
+            .args(["-c", SCRIPT, "sh"])
+            .args([&program, &folder])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -97,7 +94,8 @@ impl Drop for Pooler {
 
 #[tokio::test]
 async fn session_pooling_is_like_the_server_itself() {
-    let Some(pooler) = Pooler::start("session", "postgres").await else { return };
+    let test = "poolers::session_pooling_is_like_the_server_itself";
+    let Some(pooler) = Pooler::start("session", "postgres", test).await else { return };
     let direct = engine().await;
     let engine = PgmqEngine::connect(pooler.config()).await.unwrap();
     let queue = unique("q");
@@ -123,7 +121,8 @@ async fn session_pooling_is_like_the_server_itself() {
 async fn transaction_pooling_is_refused_and_leaves_nothing_behind() {
     let url = fresh_database().await;
     let database = url.split_once("localhost:").unwrap().1.split(['/', '?']).nth(1).unwrap();
-    let Some(pooler) = Pooler::start("transaction", database).await else { return };
+    let test = "poolers::transaction_pooling_is_refused_and_leaves_nothing_behind";
+    let Some(pooler) = Pooler::start("transaction", database, test).await else { return };
     // An application's pool says where to connect, too.
     let pool = PgPool::connect_lazy_with(pooler.options());
     for config in [pooler.config(), PgmqConfig::pool(pool)] {
