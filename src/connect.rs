@@ -33,7 +33,8 @@ pub struct Ezq {
 
 impl Ezq {
     /// Connects with the options of the environment: to `EZQ_DATABASE_URL`, else `DATABASE_URL`,
-    /// else, with the feature `embedded`, to a development Postgres that this process starts.
+    /// else, with the feature `embedded`, to a development Postgres that this process starts; see
+    /// [`PgmqConfig::from_env`].
     ///
     /// # Errors
     /// As [`EzqBuilder::connect`].
@@ -378,10 +379,7 @@ impl EzqBuilder {
         let database = match self.database {
             Database::Pool(pool) => PgmqConfig::pool(pool),
             Database::Url(url) => PgmqConfig::url(&url)?,
-            Database::Environment => match url_of_environment() {
-                Some(url) => PgmqConfig::url(&url)?,
-                None => PgmqConfig::embedded().await?,
-            },
+            Database::Environment => PgmqConfig::from_env().await?,
         };
         let config = database.connect_timeout(timeout).manage_schema(manage);
         let engine = PgmqEngine::connect(config).await?;
@@ -390,9 +388,4 @@ impl EzqBuilder {
         app.announce().await?;
         Ok(Ezq { app, engine })
     }
-}
-
-fn url_of_environment() -> Option<String> {
-    let filled = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
-    filled("EZQ_DATABASE_URL").or_else(|| filled("DATABASE_URL"))
 }

@@ -156,7 +156,7 @@ const APP_LIMIT: usize = 255;
 
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 21] = [
+const OPTIONS: [(&str, Set); 22] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
         Ok(())
@@ -204,8 +204,10 @@ const OPTIONS: [(&str, Set); 21] = [
     ("EZQ_CONNECT_TIMEOUT", |config, text| duration(text).map(|t| config.connect_timeout = t)),
     ("EZQ_SUBSCRIBE", |config, text| yes_or_no(text, &mut config.subscribe)),
     ("EZQ_MANAGE_SCHEMA", |config, text| yes_or_no(text, &mut config.manage_schema)),
-    // The process's, not the application's: read by the first warning. Here it is only checked.
+    // The process's, not the application's: read by the first warning, and where no database is
+    // configured. Here they are only checked.
     ("EZQ_STDERR", |_, text| yes_or_no(text, &mut false)),
+    ("EZQ_EMBEDDED", |_, text| yes_or_no(text, &mut false)),
 ];
 
 impl Config {

@@ -26,6 +26,7 @@ mod dedupe;
 pub mod embedded;
 mod encoding;
 mod engine;
+mod environment;
 mod error;
 mod extend;
 mod front;

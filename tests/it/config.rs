@@ -109,6 +109,7 @@ fn a_wrong_value_is_refused_with_its_name_and_what_to_write() {
         ("EZQ_MANAGE_SCHEMA", "maybe"),
         ("EZQ_SUBSCRIBE", "yes"),
         ("EZQ_STDERR", "off"),
+        ("EZQ_EMBEDDED", "yes"),
     ];
     for (name, value) in wrong {
         let error = from(&[(name, value)]).unwrap_err();

@@ -99,6 +99,24 @@ async fn a_program_without_a_mistake_prints_nothing() {
 }
 
 #[tokio::test]
+async fn a_program_without_a_database_is_told_that_its_events_end_with_it() {
+    let text = seen(Mistake::None, &[("DATABASE_URL", "")]).await;
+    let line = text.lines().next().unwrap();
+    assert!(line.starts_with("WARN") && line.contains("no database is configured"), "{text}");
+    assert!(line.contains("folder=/") && line.contains("/ezq-postgres-"), "{text}");
+    assert_eq!(text.lines().count(), 2, "the hint and nothing else: {text}");
+}
+
+#[tokio::test]
+async fn a_program_without_a_database_is_refused_where_none_may_stand_in() {
+    let queue = unique("newcomer");
+    let variables = [("EZQ_QUEUE", queue.as_str()), ("EZQ_EMBEDDED", "false")];
+    let output = Process::output("", &Role::Newcomer(Mistake::None), &variables).await;
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && text.contains("set DATABASE_URL"), "{text}");
+}
+
+#[tokio::test]
 async fn a_failing_handler_is_seen_with_its_error_and_what_becomes_of_the_event() {
     let text = seen(Mistake::FailingHandler, &[]).await;
     let lines: Vec<&str> = text.lines().collect();

@@ -161,6 +161,11 @@ impl EmbeddedPostgres {
         )
     }
 
+    /// Where its data, its socket and its log are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The same as options, to be changed further.
     #[must_use]
     pub fn connect_options(&self) -> PgConnectOptions {
