@@ -21,6 +21,7 @@ cases![
     a_release_and_an_expired_lease_begin_a_key_again_at_its_first,
     what_one_call_hands_out_of_a_key_follows_each_other,
     a_key_waits_for_every_message_of_it_that_is_leased,
+    what_a_key_keeps_before_a_place_is_told,
     blocked_keys_are_listed,
     concurrent_workers_never_hold_one_key_at_once,
 ];
@@ -181,6 +182,32 @@ async fn a_key_waits_for_every_message_of_it_that_is_leased(stage: &Stage<'_>) -
     stage.done(settled(run, &Settle::Release)).await?;
     let again = stage.lease_second(16, HOLD).await?;
     check_eq!(numbers(&again).first().copied(), Some(1), "the first of the key");
+    Ok(())
+}
+
+async fn what_a_key_keeps_before_a_place_is_told(stage: &Stage<'_>) -> CaseResult {
+    open(stage, &[("a", 1), ("a", 2)]).await?;
+    let first = only(stage.lease(1, HOLD).await?)?;
+    check_eq!(numbers(std::slice::from_ref(&first)), [1], "the first of the key");
+    stage.publish_numbers(&[3]).await?;
+    let place = stage.take(HOLD).await?.position();
+    let before = || LeaseRequest { before: Some(place.clone()), ..stage.ask(10, HOLD) };
+
+    let kept = stage.request(before()).await?;
+    check_eq!(numbers(&kept.deliveries), [0_i64; 0], "what stands behind a leased message");
+    check!(kept.is_held_up, "a message that its key holds up is not told");
+    let everywhere = stage.request(stage.ask(10, HOLD)).await?;
+    check!(!everywhere.is_held_up, "told without a place to stand before");
+
+    stage.done(vec![(first.receipt, ack())]).await?;
+    let second = stage.request(before()).await?;
+    check!(!second.is_held_up, "told although something was handed out");
+    let second = only(second.deliveries)?;
+    let leased = stage.request(before()).await?;
+    check!(!leased.is_held_up, "told of a message that is leased itself");
+    stage.done(vec![(second.receipt, ack())]).await?;
+    let nothing = stage.request(before()).await?;
+    check!(!nothing.is_held_up, "told although nothing stands there");
     Ok(())
 }
 

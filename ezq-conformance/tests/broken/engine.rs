@@ -85,6 +85,7 @@ pub(crate) enum Fault {
     AnyOfAKeyLetsGo,
     KeepsDeadLetters,
     BlocksNothing,
+    MistakesHeldUp,
     FiresWhatever,
     FiresNothing,
     MovesOnBeforeFiring,
@@ -350,6 +351,7 @@ impl Engine for Broken {
                 leased.deliveries.extend(std::mem::replace(&mut *last, fresh));
                 leased.deliveries.truncate(request.max);
             }
+            Fault::MistakesHeldUp => leased.is_held_up = !leased.is_held_up,
             Fault::SaysDueNow => leased.next_due = Some(Duration::ZERO),
             Fault::LeasesInAnyOrder => leased.deliveries.reverse(),
             Fault::LosesCounts => leased.deliveries.iter_mut().for_each(|d| {

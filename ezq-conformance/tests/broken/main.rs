@@ -286,6 +286,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     (Fault::PausesNothing, &["a_paused_schedule_does_not_tick"]),
     (Fault::RemovesNoSchedule, &["a_removed_schedule_does_not_fire"]),
     (Fault::BlocksNothing, &["blocked_keys_are_listed"]),
+    (Fault::MistakesHeldUp, &["what_a_key_keeps_before_a_place_is_told"]),
     (Fault::DiscardsNothing, &["a_discarded_dead_letter_is_gone_for_good"]),
     (
         Fault::ArchivesNothing,
