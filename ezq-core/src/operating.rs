@@ -40,8 +40,11 @@ impl App {
     }
 
     /// Ordering keys that wait although events stand behind their first one: it is being handled,
-    /// waits for a retry, or is not due yet. At most `limit`, in no order. It looks at the first
-    /// message of key after key until it found so many, and counts what waits behind each.
+    /// waits for a retry, or is not due yet. At most `limit`, in no order. On PGMQ, it reads the
+    /// messages that are not due until it found so many, and counts what waits behind each.
+    ///
+    /// A message without a handler's mark, as another client may leave it, counts as leased until it
+    /// is due once a delivery of it was never settled.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when the queue's engine does not order by key; else when it could

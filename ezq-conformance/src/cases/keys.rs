@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use ezq_core::engine::LeaseRequest;
 use ezq_core::headers::KEY;
-use ezq_core::{Blocker, Delivery, Due, Engine, Outgoing, Receipt, Result, Settle};
+use ezq_core::{
+    Blocker, Delivery, Due, Engine, HandlerMark, HandlerState, Outgoing, Progress, Receipt, Result,
+    Settle,
+};
 use tokio::task::JoinSet;
 
 use crate::case::{CaseError, CaseResult};
@@ -23,6 +26,7 @@ cases![
     a_key_waits_for_every_message_of_it_that_is_leased,
     what_a_key_keeps_before_a_place_is_told,
     blocked_keys_are_listed,
+    a_crash_does_not_make_a_later_retry_look_like_a_lease,
     concurrent_workers_never_hold_one_key_at_once,
 ];
 
@@ -236,6 +240,38 @@ async fn blocked_keys_are_listed(stage: &Stage<'_>) -> CaseResult {
     let it = blocked.iter().find(|b| b.key == "retried");
     check_eq!(it.map(|b| &b.head), Some(retried.receipt.message_id()), "the first of its key");
     check_eq!(stage.engine.blocked_keys(&stage.queue, 2).await?.len(), 2, "of three, two");
+    Ok(())
+}
+
+/// What keeps each of the keys that are blocked.
+async fn blockers(stage: &Stage<'_>) -> Result<Vec<Blocker>, CaseError> {
+    let blocked = stage.engine.blocked_keys(&stage.queue, 10).await?;
+    Ok(blocked.iter().map(|key| key.blocker).collect())
+}
+
+async fn a_crash_does_not_make_a_later_retry_look_like_a_lease(stage: &Stage<'_>) -> CaseResult {
+    open(stage, &[("a", 1), ("a", 2)]).await?;
+    let crashed = stage.lease(1, SHORT).await?;
+    check_eq!(numbers(&crashed), [1], "the first of the key");
+    stage.pass(SHORT).await;
+    let again = only(stage.lease(1, HOLD).await?)?;
+    check_eq!(
+        blockers(stage).await?,
+        [Blocker::Leased],
+        "what keeps the key while a worker has it"
+    );
+    // As a consumer settles it: the mark tells when its handler is to run again.
+    let mark = HandlerMark {
+        state: HandlerState::Retry,
+        reason: None,
+        attempts: 1,
+        due: Some(again.leased_at + HOLD),
+        errors: Vec::new(),
+    };
+    let progress = Progress(BTreeMap::from([("shop::mail".into(), mark)]));
+    let settle = Settle::Retry { after: HOLD, progress, outgoing: Vec::new() };
+    stage.done(vec![(again.receipt, settle)]).await?;
+    check_eq!(blockers(stage).await?, [Blocker::Retry], "what keeps the key then");
     Ok(())
 }
 

@@ -285,7 +285,10 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     (Fault::ChangesWhatever, &["a_schedule_is_changed_only_by_who_knows_its_definition"]),
     (Fault::PausesNothing, &["a_paused_schedule_does_not_tick"]),
     (Fault::RemovesNoSchedule, &["a_removed_schedule_does_not_fire"]),
-    (Fault::BlocksNothing, &["blocked_keys_are_listed"]),
+    (
+        Fault::BlocksNothing,
+        &["blocked_keys_are_listed", "a_crash_does_not_make_a_later_retry_look_like_a_lease"],
+    ),
     (Fault::MistakesHeldUp, &["what_a_key_keeps_before_a_place_is_told"]),
     (Fault::DiscardsNothing, &["a_discarded_dead_letter_is_gone_for_good"]),
     (

@@ -44,14 +44,28 @@ pub(crate) async fn reads_of(
     claims: usize,
     sql: &str,
 ) -> (i64, usize) {
+    let work = async |engine: &PgmqEngine| {
+        let mut claimed = 0;
+        for _ in 0..claims {
+            claimed += take(engine, queue, 100).await.len();
+        }
+        claimed
+    };
+    reads_by(engine, queue, sql, work).await
+}
+
+/// What an engine's work reads, which is something, and what came of it.
+async fn reads_by<T>(
+    engine: PgmqEngine,
+    queue: &QueueName,
+    sql: &str,
+    work: impl AsyncFnOnce(&PgmqEngine) -> T,
+) -> (i64, T) {
     let mut own = connection().await;
     run(&mut own, sql).await;
     run(&mut own, "SELECT pg_stat_force_next_flush()").await;
     let before = read(&mut own, queue).await;
-    let mut claimed = 0;
-    for _ in 0..claims {
-        claimed += take(&engine, queue, 100).await.len();
-    }
+    let done = work(&engine).await;
     engine.close().await;
     let mut last = read(&mut own, queue).await;
     for _ in 0..200 {
@@ -63,7 +77,7 @@ pub(crate) async fn reads_of(
         last = now;
     }
     assert!(last > before);
-    (last - before, claimed)
+    (last - before, done)
 }
 
 #[tokio::test]
@@ -159,4 +173,32 @@ async fn a_claim_takes_runs_of_as_many_keys_as_are_of_use() {
         }
     }
     assert!(engine.lease(ask(20)).await.unwrap().deliveries.is_empty(), "every key is held");
+}
+
+#[tokio::test]
+async fn a_list_of_blocked_keys_reads_nothing_of_100_000_free_ones() {
+    for analyze in ["", "ANALYZE"] {
+        let (engine, queue) = engine_and_queue().await;
+        warm(&engine, &queue).await;
+        let table = format!("pgmq.q_{queue}");
+        let analyze = if analyze.is_empty() { String::new() } else { format!("{analyze} {table}") };
+        let sql = format!(
+            "ALTER TABLE {table} SET (autovacuum_enabled = false);
+             INSERT INTO {table} (vt, read_ct, message, headers)
+             SELECT now(), n % 2, '1', jsonb_build_object('x-pgmq-group', 'free' || n % 50000)
+             FROM generate_series(1, 100000) n;
+             INSERT INTO {table} (vt, read_ct, message, headers)
+             SELECT now() + interval '1 hour', n % 2, '1',
+                    jsonb_build_object('x-pgmq-group', 'blocked' || n)
+             FROM generate_series(1, 100) n;
+             INSERT INTO {table} (vt, message, headers)
+             SELECT now(), '1', jsonb_build_object('x-pgmq-group', 'blocked' || n)
+             FROM generate_series(1, 100) n;
+             {analyze}"
+        );
+        let list = async |engine: &PgmqEngine| engine.blocked_keys(&queue, 1000).await.unwrap();
+        let (read, blocked) = reads_by(engine, &queue, &sql, list).await;
+        assert_eq!(blocked.len(), 100, "{analyze}");
+        assert!(read < 2_000, "{read} rows read to find {} {analyze}", blocked.len());
+    }
 }
