@@ -14,6 +14,8 @@ pub(super) const SCRIPT: &str = r#"
 folder=$1; initdb=$2; shift 2
 pid= made=
 umask 077
+# What runs in the background has another standard input.
+exec 3<&0
 trap : PIPE
 stop() { [ -n "$pid" ] && { kill -"$1" "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; }; pid=; }
 while read -r word; do
@@ -21,8 +23,14 @@ while read -r word; do
     make) mkdir "$folder" && made=1 && cd "$folder" && echo made || echo refused ;;
     init)
       "$initdb" -D "$folder/data" --username=postgres --auth=trust --encoding=UTF8 --locale=C \
-        --no-sync </dev/null >"$folder/log" 2>&1 && echo initialised || echo refused ;;
-    start) "$@" </dev/null >>"$folder/log" 2>&1 & pid=$!; echo started ;;
+        --no-sync </dev/null 3<&- >"$folder/log" 2>&1 & pid=$!
+      # If the pipe closes before the answer, nobody waits for the data any more.
+      { read -r _ || kill -KILL "$pid"; } <&3 & closed=$!
+      wait "$pid"; status=$? pid=
+      # Before the answer, or it would take the word that follows.
+      kill "$closed"; wait "$closed"
+      [ "$status" = 0 ] && echo initialised || echo refused ;;
+    start) "$@" </dev/null 3<&- >>"$folder/log" 2>&1 & pid=$!; echo started ;;
     fast) stop INT; echo stopped ;;
     immediate) stop QUIT; echo stopped ;;
   esac
