@@ -12,7 +12,7 @@ use crate::event::is_control;
 use crate::handler::Handler;
 use crate::inner::Inner;
 use crate::logging::warn;
-use crate::registry::{takes, types};
+use crate::registry::{read_from, takes, types};
 use crate::schedule::Planned;
 use crate::{Error, ErrorKind, EventDescriptor, QueueName, Result};
 
@@ -60,10 +60,10 @@ impl Inner {
                  another"
             )
         } else {
-            let (handler, from) = (&taker.name, self.read_from(taker));
+            let (handler, from) = (&taker.name, read_from(taker));
             format!(
                 "the schedule `{name}` publishes `{event_type}` to the queue `{queue}`, where no \
-                 handler takes it: `{handler}` takes it from {from}. Say where it goes by \
+                 handler takes it: `{handler}` reads {from} only. Say where it goes by \
                  `Schedule::queue`, by `#[event(queue = \"...\")]` or by a route"
             )
         };
@@ -79,11 +79,11 @@ impl Inner {
         let Fate::Dies { taker } = self.fate(&queue, event.type_name) else { return Ok(()) };
         let text = format!(
             "the handler `{}` returns `{}`, which goes to the queue `{queue}`, where no handler \
-             takes it: `{}` takes it from {}. {}",
+             takes it: `{}` reads {} only. {}",
             handler.name,
             event.type_name,
             taker.name,
-            self.read_from(taker),
+            read_from(taker),
             remedy(taker),
         );
         Err(Error::new(ErrorKind::UnreachableHandler, text))
@@ -91,27 +91,39 @@ impl Inner {
 
     fn warn_of_unreached(&self) {
         for handler in self.dispatcher.registry.handlers() {
-            // Its ticks were looked at with their schedule.
-            let events = types(handler).iter().filter(|_| handler.schedule.is_none());
-            for event in events.filter(|event| !is_control(event.type_name)) {
-                let Some(queue) = self.published_to(event) else { continue };
-                if let Fate::Fine = self.fate(&queue, event.type_name) {
-                    continue;
-                }
-                warn!(
-                    handler = %handler.name,
-                    event_type = event.type_name,
-                    %queue,
-                    "the handler `{}` takes `{}` from {}, but it is published to the queue \
-                     `{queue}`, where no handler here takes it, unless its publisher names a queue. \
-                     {}",
-                    handler.name,
-                    event.type_name,
-                    self.read_from(handler),
-                    remedy(handler),
-                );
+            let unreached = self.unreached(handler);
+            if unreached.is_empty() {
+                continue;
             }
+            let published: Vec<String> =
+                unreached.iter().map(|(name, queue)| format!("`{name}` to `{queue}`")).collect();
+            warn!(
+                handler = %handler.name,
+                "the handler `{}` reads {} only, but what it takes is published to where no handler \
+                 here takes it, unless its publisher names a queue: {}. {}",
+                handler.name,
+                read_from(handler),
+                published.join(", "),
+                remedy(handler),
+            );
         }
+    }
+
+    /// Whether building the application warned of a handler.
+    pub(crate) fn has_warned_of(&self, handler: &Handler) -> bool {
+        !self.config.subscribe && !self.unreached(handler).is_empty()
+    }
+
+    /// The types that a handler takes and that go, unless a publisher says otherwise, to where no
+    /// handler here takes them; with the queue.
+    fn unreached(&self, handler: &Handler) -> Vec<(&'static str, QueueName)> {
+        // Ticks were looked at with their schedule.
+        let events = types(handler).iter().filter(|_| handler.schedule.is_none());
+        let events = events.filter(|event| !is_control(event.type_name));
+        let published = events.filter_map(|event| Some((event, self.published_to(event)?)));
+        let unreached = published
+            .filter(|(event, queue)| !matches!(self.fate(queue, event.type_name), Fate::Fine));
+        unreached.map(|(event, queue)| (event.type_name, queue)).collect()
     }
 
     /// Where an event goes whose publisher names no queue. A function of the user's that fails says
@@ -132,13 +144,6 @@ impl Inner {
         // Of other queues nobody knows here who consumes them.
         let is_ours = *queue == self.config.queue || registry.owners(queue).is_some();
         if is_ours { Fate::Dies { taker } } else { Fate::Elsewhere { taker } }
-    }
-
-    fn read_from(&self, handler: &Handler) -> String {
-        match &handler.queue {
-            Some(queue) => format!("the queue `{queue}` alone"),
-            None => "queues that no handler has to itself".to_owned(),
-        }
     }
 }
 

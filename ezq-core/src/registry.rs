@@ -153,6 +153,14 @@ fn versions(handler: &Handler, name: &str) -> impl Iterator<Item = u32> {
     types(handler).iter().filter(move |event| event.matches(name)).map(|event| event.version)
 }
 
+/// Where a handler takes its events from, in words.
+pub(crate) fn read_from(handler: &Handler) -> String {
+    match &handler.queue {
+        Some(queue) => format!("the queue `{queue}`"),
+        None => "the queues that no handler has to itself".to_owned(),
+    }
+}
+
 pub(crate) fn types(handler: &Handler) -> &[EventDescriptor] {
     match &handler.subscription {
         Subscription::Types(types) => types,

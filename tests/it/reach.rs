@@ -113,6 +113,35 @@ fn a_type_that_is_published_to_where_nobody_takes_it_is_a_warning() {
     assert!(warned(|app| app.handler::<book>().handler::<daily>()).is_empty());
 }
 
+#[derive(EventSet)]
+enum Either {
+    ReceiptDue(ReceiptDue),
+    Paid(Paid),
+}
+
+#[tokio::test]
+async fn each_handler_that_gets_nothing_is_named_in_one_warning() {
+    let both = || Handler::on("reach.both", |_: Either| async {}).queue("receipts");
+    let place = || Handler::on("reach.place", |_: Placed| async {});
+    let keep = || Handler::on("reach.keep", |_: Paid| async {}).queue("placed");
+    let cases: [(&[fn() -> Handler], &[&str]); 3] = [
+        (&[both], &["reach.both"]),
+        (&[place, keep], &["reach.place", "reach.keep"]),
+        (&[both, place, keep], &["reach.both", "reach.place", "reach.keep"]),
+    ];
+    for (handlers, names) in cases {
+        let (capture, _guard) = Capture::begin();
+        let register = |app, handler: &fn() -> Handler| AppBuilder::register(app, handler());
+        let app = build(|app| handlers.iter().fold(app, register)).unwrap();
+        app.consumer().until_idle().run().await.unwrap();
+        let lines = capture.at(Level::WARN);
+        for name in names {
+            let naming = lines.iter().filter(|line| format!("{line:?}").contains(name));
+            assert_eq!(naming.count(), 1, "{name}: {lines:?}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_schedule_whose_queue_no_consumer_reads_is_a_warning() {
     let (capture, _guard) = Capture::begin();

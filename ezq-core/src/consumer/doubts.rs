@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::event::is_control;
 use crate::inner::Inner;
 use crate::logging::warn;
-use crate::registry::types;
+use crate::registry::{read_from, types};
 use crate::{Handler, QueueName};
 
 /// Warns of what keeps the consumer of a queue from handling anything.
@@ -17,7 +17,7 @@ pub(super) fn warn_of_doubts(app: &Inner, queue: &QueueName, subscribes: bool) {
         return warn_of_no_handler(app, queue);
     }
     // What is broadcast comes to every subscribed queue, wherever else its type goes. What a handler
-    // with a queue of its own does not get was told when the application was built.
+    // with a queue of its own does not get was warned of when the application was built.
     if !subscribes && registry.owners(queue).is_none() {
         warn_of_other_queues(app, queue);
     }
@@ -32,24 +32,25 @@ fn warn_of_no_handler(app: &Inner, queue: &QueueName) {
              found only where the program names it, as in `use my_handlers as _;`"
         );
     }
-    let others: Vec<String> = all.iter().map(|handler| place(handler)).collect();
-    let others = others.join(", ");
+    // Each handler is named in one warning.
+    let others = all.iter().filter(|handler| !app.has_warned_of(handler));
+    let others: Vec<String> = others.map(|handler| place(handler)).collect();
+    let others = (!others.is_empty()).then(|| others.join(", "));
     warn!(%queue, others, "no handler takes events of this queue: what comes ends as a dead letter");
 }
 
-/// A handler, and the queue that it takes its events from.
+/// A handler, and where it takes its events from.
 pub(crate) fn place(handler: &Handler) -> String {
-    match &handler.queue {
-        Some(queue) => format!("`{}` of the queue `{queue}`", handler.name),
-        None => format!("`{}` of any other queue", handler.name),
-    }
+    format!("`{}` of {}", handler.name, read_from(handler))
 }
 
 /// Nothing that this application publishes by itself comes to the queue. If only some of its types
 /// went elsewhere, another process might run the consumer of that queue.
 fn warn_of_other_queues(app: &Inner, queue: &QueueName) {
     let mut elsewhere = BTreeMap::new();
-    let events = app.dispatcher.registry.of(queue).iter().flat_map(|handler| types(handler));
+    let handlers = app.dispatcher.registry.of(queue).iter();
+    let handlers = handlers.filter(|handler| !app.has_warned_of(handler));
+    let events = handlers.flat_map(|handler| types(handler));
     for event in events.filter(|event| !is_control(event.type_name)) {
         match app.services.queue_of(event.type_name, event.queue) {
             Ok(destination) if destination != *queue => {
