@@ -168,6 +168,15 @@ alter table ezq.subscriptions add constraint subscriptions_queue_check
   check (queue ~ '^[a-z0-9_.:/@-]{1,47}$' and queue !~ '--');
 ",
     },
+    Migration {
+        version: 9,
+        name: "what a replay began beside",
+        part: Part::Replays,
+        table: "ezq.replays",
+        sql: "\
+alter table ezq.replays add column if not exists open bigint[] not null default '{}';
+",
+    },
 ];
 
 const SCHEMA: &str = "create schema if not exists ezq;\n";

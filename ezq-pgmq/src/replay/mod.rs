@@ -59,7 +59,8 @@ type OnProgress = Box<dyn FnMut(&ReplayProgress) + Send>;
 /// archive stays as it is.
 ///
 /// What was archived when the replay of this name began is meant; what comes into the archive later
-/// is not, its own copies included. Each is handed over once, however often the replay is
+/// is not, its own copies included, nor is what a transaction has archived that was still open then.
+/// One exception: rows that such a transaction archived inside a savepoint may be handed over. Each is handed over once, however often the replay is
 /// interrupted or run again, and by however many processes at once: of those that have one name each
 /// does a part. An archive that is swept meanwhile loses what is not reached yet. As every event, a
 /// copy may be handled more than once: it is handed over once.
@@ -180,6 +181,7 @@ impl Replay {
                 last_id: i64::MAX,
                 at: now,
                 definition: Value::Null,
+                open: Vec::new(),
             });
             let count = options.bind(sql::count(&options.queue), &at);
             let count: i64 = count.fetch_one(&mut connection).await?.try_get(0)?;
@@ -286,7 +288,7 @@ impl Options {
         Err(Error::new(ErrorKind::Configuration, message))
     }
 
-    /// A statement with `$1` to `$7`.
+    /// A statement with `$1` to `$8`.
     fn bind<'q>(&self, statement: String, begun: &Begun) -> Query<'q, Postgres, PgArguments> {
         let types: Vec<String> = self.types.iter().map(sql::regex).collect();
         sqlx::query(AssertSqlSafe(statement))
@@ -297,6 +299,7 @@ impl Options {
             .bind(self.before)
             .bind((!types.is_empty()).then_some(types))
             .bind(self.data.as_ref().map(Value::to_string))
+            .bind(begun.open.clone())
     }
 }
 
@@ -306,6 +309,8 @@ struct Begun {
     position: i64,
     last_id: i64,
     at: DateTime<Utc>,
+    /// The transactions that were open then, as rows have their numbers.
+    open: Vec<i64>,
 }
 
 async fn locked(connection: &mut PgConnection, name: &str) -> Result<Option<Begun>, sqlx::Error> {
@@ -317,6 +322,7 @@ async fn locked(connection: &mut PgConnection, name: &str) -> Result<Option<Begu
             position: row.try_get("position")?,
             last_id: row.try_get("last_id")?,
             at: row.try_get("began_at")?,
+            open: row.try_get("open")?,
         })
     };
     row.map(begun).transpose()

@@ -6,7 +6,7 @@ use ezq_core::{Pattern, QueueName};
 use crate::sql;
 
 /// A replay and where it stands; it waits for whoever is at it.
-pub(super) const LOCKED: &str = "SELECT definition::text, position, last_id, began_at FROM ezq.replays WHERE name = $1 FOR UPDATE";
+pub(super) const LOCKED: &str = "SELECT definition::text, position, last_id, began_at, open FROM ezq.replays WHERE name = $1 FOR UPDATE";
 
 pub(super) const LIST: &str = "
     SELECT name, queue, target, position >= last_id AS is_finished, handed_over, began_at, moved_at
@@ -15,11 +15,16 @@ pub(super) const LIST: &str = "
 pub(super) const HAS_ARCHIVE: &str =
     "SELECT to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NOT NULL";
 
-/// What a replay is about stands from its beginning: everything up to the newest id of then.
+/// What a replay is about stands from its beginning: everything up to the newest id of then, but for
+/// what the transactions archive that are open at that time. They are noted as rows have them, by the
+/// lower half of their number.
 pub(super) fn begin(queue: &QueueName) -> String {
     format!(
-        "INSERT INTO ezq.replays (name, queue, target, definition, last_id)
-         SELECT $1, $2, $3, ($4::text)::jsonb, coalesce(max(msg_id), 0) FROM {}
+        "INSERT INTO ezq.replays (name, queue, target, definition, last_id, began_at, open)
+         SELECT $1, $2, $3, ($4::text)::jsonb, coalesce(max(msg_id), 0), statement_timestamp(),
+                ARRAY(SELECT open::text::bigint % (1::bigint << 32)
+                      FROM pg_snapshot_xip(pg_current_snapshot()) open)
+         FROM {}
          ON CONFLICT DO NOTHING",
         sql::archive_table(queue)
     )
@@ -27,12 +32,14 @@ pub(super) fn begin(queue: &QueueName) -> String {
 
 /// Whether an archived message is meant: `$1` how far the replay has come, `$2` its last id, `$3`
 /// when it began, `$4` and `$5` times of publication, `$6` regular expressions for types, `$7` what
-/// the data contain. A replayed copy of what this very archive holds is not.
+/// the data contain, `$8` the transactions that were open when it began. A replayed copy of what this
+/// very archive holds is not.
 fn meant(queue: &QueueName) -> String {
     let event_type = sql::event_type("q.message", "q.headers");
     let published_at = sql::first_stored("q", REDRIVEN);
     format!(
         "q.msg_id > $1 AND q.msg_id <= $2 AND q.archived_at <= $3
+         AND q.xmin::text::bigint <> ALL ($8::bigint[])
          AND ($4::timestamptz IS NULL OR {published_at} >= $4)
          AND ($5::timestamptz IS NULL OR {published_at} < $5)
          AND ($6::text[] IS NULL OR '.' || ({event_type}) ~ ANY ($6))
@@ -48,16 +55,16 @@ pub(super) fn count(queue: &QueueName) -> String {
     format!("SELECT count(*) FROM {} q WHERE {}", sql::archive_table(queue), meant(queue))
 }
 
-/// Hands over what is meant of the next `$8` messages under the name `$9`, and notes how far the
+/// Hands over what is meant of the next `$9` messages under the name `$10`, and notes how far the
 /// replay has come, in one statement: both are done or neither. How many were looked at and handed
 /// over.
 pub(super) fn step(queue: &QueueName, target: &QueueName) -> String {
     let headers = sql::headers_object("q.headers");
     format!(
         "WITH page AS MATERIALIZED (
-           SELECT q.msg_id, q.enqueued_at, q.archived_at, q.message, q.headers FROM {archive} q
+           SELECT q.msg_id, q.xmin, q.enqueued_at, q.archived_at, q.message, q.headers FROM {archive} q
            WHERE q.msg_id > $1 AND q.msg_id <= $2
-           ORDER BY q.msg_id LIMIT $8),
+           ORDER BY q.msg_id LIMIT $9),
          base AS MATERIALIZED (SELECT clock_timestamp() AS now),
          stored AS (
            INSERT INTO {target} (vt, message, headers)
@@ -66,7 +73,7 @@ pub(super) fn step(queue: &QueueName, target: &QueueName) -> String {
               WHERE key NOT IN ('ezq-dead', 'ezq-returned', 'ezq-redriven', 'ezq-replay')
                 AND NOT starts_with(key, 'ezq-h:'))
              || jsonb_build_object('ezq-replay', jsonb_build_object(
-                  'name', $9::text, 'at', base.now, 'queue', '{queue}', 'id', q.msg_id)
+                  'name', $10::text, 'at', base.now, 'queue', '{queue}', 'id', q.msg_id)
                 || CASE jsonb_typeof(q.headers -> 'ezq-replay') WHEN 'object' THEN jsonb_strip_nulls(
                      jsonb_build_object('queue', q.headers #> '{{ezq-replay,queue}}',
                                         'id', q.headers #> '{{ezq-replay,id}}')) ELSE '{{}}' END)
@@ -75,10 +82,10 @@ pub(super) fn step(queue: &QueueName, target: &QueueName) -> String {
          seen AS (SELECT count(*) AS count, max(msg_id) AS last FROM page),
          moved AS (
            UPDATE ezq.replays SET moved_at = clock_timestamp(),
-             position = CASE WHEN seen.count < $8 THEN $2 ELSE seen.last END,
+             position = CASE WHEN seen.count < $9 THEN $2 ELSE seen.last END,
              handed_over = handed_over + (SELECT count(*) FROM stored)
-           FROM seen WHERE name = $9)
-         SELECT seen.count < $8 AS is_finished, (SELECT count(*) FROM stored) AS count FROM seen",
+           FROM seen WHERE name = $10)
+         SELECT seen.count < $9 AS is_finished, (SELECT count(*) FROM stored) AS count FROM seen",
         archive = sql::archive_table(queue),
         target = sql::table(target),
         meant = meant(queue)

@@ -227,6 +227,34 @@ async fn what_is_archived_while_it_is_interrupted_is_not_part_of_it() {
 }
 
 #[tokio::test]
+async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
+    let (engine, queue, mut own) = archive(3).await;
+    let (target, name) = (unique("target"), queue.to_string());
+    // Another transaction is about to archive the second one.
+    let mut open = connection().await;
+    run(&mut own, &format!("CREATE TABLE kept AS SELECT * FROM pgmq.a_{queue}")).await;
+    run(&mut own, &format!("DELETE FROM pgmq.a_{queue} WHERE message ->> 'id' = 'e-2'")).await;
+    let mut tx = open.begin().await.unwrap();
+    let put_back = "SELECT * FROM kept WHERE message ->> 'id' = 'e-2'; DROP TABLE kept";
+    run(&mut tx, &format!("INSERT INTO pgmq.a_{queue} {put_back}")).await;
+
+    let (began, mut has_begun) = tokio::sync::mpsc::channel(1);
+    let replay = engine.replay(&name, &queue).to_queue(&target).rate(1);
+    let replay = replay.on_progress(move |_| drop(began.try_send(())));
+    tokio::select! {
+        ended = replay.into_future() => panic!("{ended:?}"),
+        Some(()) = has_begun.recv() => {}
+    }
+    tx.commit().await.unwrap();
+    let left = engine.replay(&name, &queue).to_queue(&target).dry_run().await.unwrap();
+    assert_eq!(left, 1, "one of the two that it means");
+    let done = engine.replay(&name, &queue).to_queue(&target).await.unwrap();
+    assert_eq!((done.handed_over, count(&mut own, &target).await), (2, 2));
+    let anew = engine.replay(format!("{name} anew"), &queue).to_queue(&target).await.unwrap();
+    assert_eq!(anew.handed_over, 3, "it was committed when this one began");
+}
+
+#[tokio::test]
 async fn a_copy_that_comes_back_from_another_queue_is_not_replayed_where_it_came_from() {
     let (engine, queue, mut own) = archive(2).await;
     // Without their key, so that both can be leased at once.
