@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,8 +81,11 @@ pub(crate) async fn run(
     let (services, is_single) = (Arc::clone(services), true);
     let call = Call { context, services: Arc::clone(&services), transaction, is_single };
     let transaction = call.transaction.clone();
-    let invoked = Begins::with(begins, async { function(call).await });
-    let ran = match guarded(invoked, timeout, cancelled.cancelled()).instrument(span).await {
+    let invoke = || async {
+        let mut called = function(call);
+        Begins::with(begins, Pin::new(&mut called)).await
+    };
+    let ran = match guarded(invoke, timeout, cancelled.cancelled()).instrument(span).await {
         Ok(None) => Ran::Cancelled,
         Ok(Some(drafts)) => {
             finished(handler, received, &services, transaction.as_ref(), drafts).await
@@ -94,20 +98,24 @@ pub(crate) async fn run(
     ran
 }
 
-/// Waits for the user's code: what it gave, `None` if it was cut off, or what its error asks for.
-pub(crate) async fn guarded<T>(
-    invoked: impl Future<Output = Result<T, HandlerError>>,
+/// Calls the user's code and waits for it: what it gave, `None` if it was cut off, or what its error
+/// asks for.
+pub(crate) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
+    invoke: impl FnOnce() -> F,
     timeout: Option<Duration>,
     cancelled: impl Future<Output = ()>,
 ) -> Result<Option<T>, (Action, String)> {
-    let said = async { invoked.await.map_err(|error| (error.action, bounded(&error.to_string()))) };
-    let limited = async {
-        let Some(timeout) = timeout else { return said.await };
-        let timed_out = |_| Err((Action::Retry, format!("timed out after {timeout:?}")));
-        tokio::time::timeout(timeout, said).await.unwrap_or_else(timed_out)
-    };
-    // All of it is the user's code: calling, dropping what is cut off, an error's text.
+    // All of it is the user's code: calling, dropping what is cut off, an error's text. Each future
+    // lies here once, and what waits for it borrows it: one for each event is allocated.
     let guarded = AssertUnwindSafe(async {
+        let mut said = pin!(async {
+            invoke().await.map_err(|error| (error.action, bounded(&error.to_string())))
+        });
+        let limited = async {
+            let Some(timeout) = timeout else { return said.as_mut().await };
+            let timed_out = |_| Err((Action::Retry, format!("timed out after {timeout:?}")));
+            tokio::time::timeout(timeout, said.as_mut()).await.unwrap_or_else(timed_out)
+        };
         tokio::select! {
             biased;
             said = limited => said.map(Some),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::future::{join_all, select_all};
@@ -129,16 +130,16 @@ async fn call(
     let is_single = contexts.len() == 1;
     let cancelled = cancelled(members, transaction.is_some());
     let call = Call { context, services: Arc::clone(&services), transaction, is_single };
-    let invoked = async {
-        let batch = BatchCall { call, contexts };
-        let results = Begins::with(begins, async { (means.invoke)(batch).await }).await?;
+    let invoke = || async {
+        let mut called = (means.invoke)(BatchCall { call, contexts });
+        let results = Begins::with(begins, Pin::new(&mut called)).await?;
         // An error's text is the user's code.
         let said = |result: Result<Vec<Draft>, crate::HandlerError>| {
             result.map_err(|error| (error.action, bounded(&error.to_string())))
         };
         Ok((results.shared, results.each.into_iter().map(said).collect::<Vec<_>>()))
     };
-    let (shared, each) = match guarded(invoked, timeout, cancelled).instrument(span).await {
+    let (shared, each) = match guarded(invoke, timeout, cancelled).instrument(span).await {
         Ok(Some(said)) => said,
         Ok(None) => return Err(Ran::Cancelled),
         Err((action, error)) => return Err(Ran::Failed(action, error)),

@@ -42,8 +42,9 @@ pub(crate) async fn run_in_batch(
     let cancelled = member.received.lease.cancel().clone();
     let (parked, begins) = (slots.park(), slots.to_call());
     if alone || limits.size <= 1 {
-        let ran = run_each(means, vec![member], (parked, vec![begins]), slots).await.pop();
-        return ran.unwrap_or(Ran::Cancelled);
+        // In a box, as below: one delivery of a batch runs it, and the others need no room for it.
+        let each = Box::pin(run_each(means, vec![member], (parked, vec![begins]), slots));
+        return each.await.pop().unwrap_or(Ran::Cancelled);
     }
     let handler = &means.handler.name;
     let (answer, answered) = oneshot::channel();
@@ -67,7 +68,7 @@ pub(crate) async fn run_in_batch(
         () = slots.stopped() => {}
     }
     drop(lead);
-    run_together(means, gathering.take(), parked, slots).await;
+    Box::pin(run_together(means, gathering.take(), parked, slots)).await;
     answered.await.unwrap_or(Ran::Cancelled)
 }
 

@@ -2,7 +2,7 @@
 //! of them has not begun yet, and how the newest batch went.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -153,9 +153,12 @@ pub(crate) struct Begins {
 }
 
 impl Begins {
-    /// Runs what begins with its first poll.
-    pub(crate) async fn with<T>(guard: impl Sized, begun: impl Future<Output = T>) -> T {
-        let mut begun = pin!(begun);
+    /// Runs what begins with its first poll. It is borrowed, since a future that is passed by value
+    /// takes its space twice.
+    pub(crate) async fn with<T>(
+        guard: impl Sized,
+        mut begun: Pin<&mut impl Future<Output = T>>,
+    ) -> T {
         let mut guard = Some(guard);
         poll_fn(|context| {
             let polled = begun.as_mut().poll(context);

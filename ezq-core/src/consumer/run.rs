@@ -38,7 +38,7 @@ use crate::event::Control;
 use crate::inner::Inner;
 use crate::logging::{error, warn};
 use crate::settlement::Settle;
-use crate::slots::{Begins, Slots, Suspect};
+use crate::slots::{Slots, Suspect};
 use crate::{Error, ErrorKind, Pattern, QueueName, Result};
 
 /// How long to go on settling once the consumer has stopped: no longer than the leases, and no longer
@@ -384,9 +384,9 @@ impl Run {
                 Arc::clone(&self.settler),
                 Arc::clone(&self.counters),
                 item,
+                self.slots.started(),
             );
-            let running = Box::pin(Begins::with(self.slots.started(), handled));
-            match self.inline.begin(running) {
+            match self.inline.begin(Box::pin(handled)) {
                 Begun::Done => {}
                 Begun::Panicked => self.panicked(),
                 Begun::Waits(running) => {
