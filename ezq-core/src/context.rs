@@ -73,8 +73,12 @@ impl Lease {
 
     /// The receipt that settles, of a delivery that came with this one.
     pub(crate) fn newest(&self, first: &Receipt) -> Receipt {
-        let newer = self.newer.lock().unwrap_or_else(PoisonError::into_inner);
-        newer.as_ref().unwrap_or(first).clone()
+        self.newer().unwrap_or_else(|| first.clone())
+    }
+
+    /// The receipt that settles, where it is not the one with which the delivery came.
+    pub(crate) fn newer(&self) -> Option<Receipt> {
+        self.newer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn cancel(&self) -> &CancellationToken {

@@ -112,9 +112,18 @@ impl Leases {
 
     /// What settles a delivery that is held, known by its first receipt.
     pub(super) fn newest(&self, first: &Receipt) -> Option<Receipt> {
+        Some(self.lease_of(first)?.newest(first))
+    }
+
+    /// The same, where it is not the first receipt.
+    pub(super) fn newer(&self, first: &Receipt) -> Option<Receipt> {
+        self.lease_of(first)?.newer()
+    }
+
+    fn lease_of(&self, first: &Receipt) -> Option<Arc<Lease>> {
         let table = self.table();
         let held = table.get(first.message_id()).filter(|held| held.receipt == *first)?;
-        Some(held.lease.newest(first))
+        Some(Arc::clone(&held.lease))
     }
 
     /// Notes that a claim is sent; its number.

@@ -184,9 +184,11 @@ impl Settler {
         let span =
             debug_span!(parent: None, "ezq.settle", queue = %self.queue, count = batch.len());
         let pairs = batch.iter_mut().map(|one| {
-            let newest = self.leases.newest(&one.receipt).filter(|newest| *newest != one.receipt);
-            one.tried_as.clone_from(&newest);
-            (newest.unwrap_or_else(|| one.receipt.clone()), one.settle.clone())
+            one.tried_as = match &one.received {
+                Some(received) => received.lease.newer(),
+                None => self.leases.newer(&one.receipt),
+            };
+            (one.tried_as.as_ref().unwrap_or(&one.receipt).clone(), one.settle.clone())
         });
         let pairs = pairs.collect();
         let result = self.engine.settle(&self.queue, pairs).instrument(span).await;
