@@ -86,6 +86,9 @@ fn check_text(name: &str, text: &str) -> Result<(), Refusal> {
 }
 
 fn check_characters(name: &str, text: &str) -> Result<(), Refusal> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Ok(());
+    }
     if text.chars().any(char::is_control) {
         return Err(format!("the attribute `{name}` has a control character").into());
     }
@@ -103,6 +106,10 @@ fn is_noncharacter(c: char) -> bool {
 
 /// A URI, or a reference to one.
 fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
+    if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte)) {
+        // Nothing that needs a closer look: a path, or one name.
+        return Ok(());
+    }
     let is_foreign = |c: char| c.is_whitespace() || "\"<>\\^`{|}".contains(c);
     if let Some(c) = text.chars().find(|c| is_foreign(*c)) {
         let c = c.escape_debug();

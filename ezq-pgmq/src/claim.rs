@@ -306,12 +306,10 @@ const GRACE_END: &str = "(CASE WHEN pg_catalog.pg_postmaster_start_time() <= pg_
 fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let read_ct: i32 = row.try_get("read_ct")?;
     let due: DateTime<Utc> = row.try_get("due")?;
-    let id = receipts::message_id(row)?;
+    let stored_at = row.try_get("enqueued_at")?;
+    let id = receipts::dated(row.try_get("msg_id")?, stored_at);
     let headers = headers(row.try_get("headers")?);
-    let enqueued_at = match receipts::first_stored(&headers) {
-        Some(first) => first,
-        None => row.try_get("enqueued_at")?,
-    };
+    let enqueued_at = receipts::first_stored(&headers).unwrap_or(stored_at);
     let token = [row.try_get("fence")?, row.try_get("rel")?, due.timestamp_micros()];
     Ok(Delivery {
         receipt: Receipt::new(id, token),
