@@ -115,7 +115,7 @@ impl Link {
                     },
                 }
             }
-            match self.open().await {
+            match Box::pin(self.open()).await {
                 Ok(session) => break (session, false),
                 // The server has no room for another: it waits for the one there is.
                 Err(_) if turn.is_spare => {
@@ -300,7 +300,8 @@ impl Watch {
         sleep(LOCK_TIMEOUT.min(self.patience / 2) / 2).await;
         let Some(urgent) = &self.urgent else { return pending().await };
         let who = "SELECT pg_catalog.pg_blocking_pids($1)";
-        urgent.ask(who, self.pid).await.unwrap_or_default()
+        // In a box, like all that is rare in a call: every call's future has room for what is not.
+        Box::pin(urgent.ask(who, self.pid)).await.unwrap_or_default()
     }
 }
 

@@ -106,11 +106,12 @@ impl Lender {
 
     /// A connection of the pool, which may have to be opened with another password than before.
     async fn take(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        match self.pool.acquire().await {
+        // In boxes: waiting at a pool may be opening a connection, which takes much room.
+        match Box::pin(self.pool.acquire()).await {
             // An application's own pool has its options from the application.
             Err(refused) if self.hands_on && error::is_login(&refused) => {
                 self.pool.set_connect_options(self.connector.options());
-                self.pool.acquire().await
+                Box::pin(self.pool.acquire()).await
             }
             acquired => acquired,
         }
