@@ -62,8 +62,9 @@ impl Ezq {
     /// Publishes an event inside the caller's transaction: nobody sees it unless that commits, and
     /// a roll-back leaves nothing.
     ///
-    /// Nobody but the caller sees the commit: hand what this returns to
-    /// [`confirm`](App::confirm) after it, and hooks are told of it and consumers woken at once.
+    /// Consumers are woken a few milliseconds after the commit. Hand what this returns to
+    /// [`confirm`](App::confirm) after the commit to wake them at once, and to tell hooks, which learn
+    /// of it in no other way.
     ///
     /// For a queue, a delay, a key or a dedupe key, hand it a prepared event:
     /// [`publish_prepared_in`](Self::publish_prepared_in).
@@ -232,7 +233,8 @@ impl EzqBuilder {
     }
 
     /// The application's own pool, for publishing and transactions. Claiming, renewing, settling
-    /// and listening open connections of their own to the same database: a pool of one works.
+    /// and listening open connections of their own to the same database, with the pool's options: a
+    /// pool of one works. Defaults to a pool of at most 10 connections.
     pub fn pool(mut self, pool: PgPool) -> Self {
         self.database = Database::Pool(pool);
         self
@@ -349,8 +351,9 @@ impl EzqBuilder {
         self
     }
 
-    /// What becomes of a queue's events once they are handled: deleted, or moved to PGMQ's archive
-    /// `pgmq.a_<queue>`, for ever or for a time. Defaults to [`Retention::Delete`].
+    /// What becomes of a queue's events once they are handled: deleted, moved to PGMQ's archive
+    /// `pgmq.a_<queue>`, or deleted with a line in the trail `ezq.trail`. Defaults to
+    /// [`Retention::Delete`].
     pub fn retention(
         mut self,
         queue: impl TryInto<QueueName, Error = Error>,

@@ -14,6 +14,12 @@ use crate::{Error, ErrorKind, HandlerName, Pattern, QueueName, Result, Retention
 /// the defaults given here.
 ///
 /// Times in the environment are a whole number and a unit: `500ms`, `30s`, `5m`, `1h`.
+///
+/// A few variables belong to the process and have no field: `EZQ_DATABASE_URL`, else `DATABASE_URL`,
+/// says where the database is. `EZQ_STDERR=false` ends the warnings on stderr of a program without
+/// logging. `EZQ_EMBEDDED` (`true` or `false`) says whether a development Postgres may stand in for a
+/// database, and `EZQ_PG_BIN` where its binaries are. A variable that begins with `EZQ_` and is none
+/// of these is a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
@@ -26,8 +32,9 @@ pub struct Config {
     /// counts. [`route_events`](crate::AppBuilder::route_events) wins over it, and it wins over the
     /// types' own queues. `EZQ_ROUTES`, as in `order.*=orders,user.#=users`. Defaults to none.
     pub event_routes: Vec<(Pattern, QueueName)>,
-    /// How many events a consumer handles at once; at least 1. It holds at most twice as many.
-    /// `EZQ_CONCURRENCY`. Defaults to 4 for each core.
+    /// How many events a consumer handles at once; at least 1. It holds at most twice as many, or up
+    /// to 1,024 while they are handled faster than they are fetched. `EZQ_CONCURRENCY`. Defaults to 4
+    /// for each core.
     pub concurrency: usize,
     /// For how long a message is leased; renewed while its handlers run. After a crash its work is
     /// taken over when the lease ends. At least 1 s. `EZQ_LEASE`. Defaults to 10 s.
@@ -36,14 +43,16 @@ pub struct Config {
     /// `EZQ_HANDLER_TIMEOUT`. Defaults to 30 s.
     pub handler_timeout: Option<Duration>,
     /// Attempts and pauses of handlers that state none. `EZQ_MAX_ATTEMPTS` sets the attempts.
-    /// Defaults to 5, exponential with full jitter from 1 s to 5 min.
+    /// Defaults to 5, exponential with full jitter from 1 s to 5 min: the last attempt begins at most
+    /// 15 s of pauses after the first.
     pub retry: RetryPolicy,
     /// What becomes of events that no handler here takes, or of a newer version.
-    /// `EZQ_UNKNOWN_TYPES`: `retry`, `skip` or `dead_letter`. Defaults to retry, 5 attempts.
+    /// `EZQ_UNKNOWN_TYPES`: `retry`, `skip` or `dead_letter`. Defaults to retry, with the default
+    /// [`RetryPolicy`]: 5 attempts.
     pub unknown_types: UnknownTypes,
     /// How often a message may be delivered without being settled, before it is taken to kill its
-    /// workers and moved to the dead letters; at least 1. So often, too, the store may keep the
-    /// message's handlers from beginning or committing a transaction, which is no attempt.
+    /// workers and moved to the dead letters; at least 1. It bounds as well how often the store may
+    /// fail to begin or commit the transaction of a handler, which is no attempt.
     /// `EZQ_MAX_DELIVERIES`. Defaults to 20.
     pub max_deliveries: u32,
     /// The shortest pause between two looks at an empty queue; more than nothing. `EZQ_POLL_MIN`.
@@ -54,16 +63,17 @@ pub struct Config {
     /// Defaults to 5 s where the engine wakes the consumer, else to 1 s; to `poll_min` where that is
     /// longer.
     pub poll_max: Option<Duration>,
-    /// So many settlements go out without waiting for more; at least 1. Those that gathered while
+    /// How many settlements are sent without waiting for more; at least 1. Those that gathered while
     /// earlier ones were on their way go along, up to four times as many. `EZQ_SETTLE_BATCH`.
     /// Defaults to 100.
     pub settle_batch: usize,
-    /// How long a settlement waits for others at most. `EZQ_SETTLE_MAX_AGE`. Defaults to 5 ms.
+    /// How long a settlement waits at most for others to go along. `EZQ_SETTLE_MAX_AGE`. Defaults to
+    /// 5 ms.
     pub settle_max_age: Duration,
     /// The most bytes of one message's body. `EZQ_MESSAGE_LIMIT`. Defaults to 1 MiB.
     pub message_limit: usize,
-    /// The form in which events are written. `EZQ_WIRE`: `cloudevents`, `flat` or `ezvent`.
-    /// Defaults to CloudEvents.
+    /// The form in which events are written. `EZQ_WIRE`: `cloudevents`, or `flat` or `ezvent` for
+    /// consumers of Python ezq. Defaults to CloudEvents.
     pub wire: WireFormat,
     /// How long running handlers may take when the consumer stops by token, signal or handle;
     /// `None` (`none`) is no limit. `EZQ_GRACE`. Defaults to no limit.
@@ -147,8 +157,8 @@ fn program() -> String {
     )
 }
 
-/// The environment variables that say where the database is: they are read when it is connected,
-/// and kept out of here, where they could be printed.
+/// The variables that say where the database is, or the binaries of one. They are read elsewhere: a
+/// URL must not be kept here, where it could be printed.
 const OTHERS: [&str; 2] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN"];
 
 /// The most bytes of an application's name.

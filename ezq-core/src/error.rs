@@ -33,9 +33,9 @@ struct Inner {
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// A [queue's name](crate::QueueName) is none.
+    /// A text is not a [queue name](crate::QueueName).
     InvalidQueueName,
-    /// A pattern of event types is not one.
+    /// A text is not a [pattern](crate::Pattern) of event types.
     InvalidPattern,
     /// An event cannot be published as it is: an empty or malformed attribute, or text that the
     /// engine's store cannot keep.
@@ -70,7 +70,7 @@ pub enum ErrorKind {
     AmbiguousVersion,
     /// Events are published to a queue from which their handler does not take them.
     UnreachableHandler,
-    /// An event was published in a test that no handler takes; [`TestApp::drain`] says so.
+    /// A test published an event that no handler takes; [`TestApp::drain`] says so.
     ///
     /// [`TestApp::drain`]: crate::testing::TestApp::drain
     NoHandler,
@@ -84,8 +84,8 @@ pub enum ErrorKind {
     DatabaseMissing,
     /// PGMQ is not installed and could not be installed, or is older than ezq supports.
     PgmqMissing,
-    /// A table of ezq's own is absent or out of reach, and is not to be, or cannot be, created; the
-    /// message holds the SQL that creates it.
+    /// A table of ezq's own is absent or out of reach, and ezq may not, or cannot, create it; the
+    /// message holds the SQL that does.
     SchemaMissing,
     /// The queue does not exist.
     QueueMissing,

@@ -24,9 +24,9 @@ const REFUSED: Duration = Duration::from_secs(60);
 pub struct Health {
     /// Every engine of the application.
     pub engines: Vec<EngineHealth>,
-    /// Every consumer of the application whose future or handle is still there, and every one that
-    /// failed or was dropped, also if nobody has it any more, until another that began after that
-    /// has run on its queue, or failed as well.
+    /// Every consumer of the application whose future or handle is still there. One that failed or was
+    /// dropped is listed even if nobody has its handle any more, until a newer one has run on its
+    /// queue, or failed as well.
     pub consumers: Vec<ConsumerHealth>,
 }
 
@@ -56,8 +56,8 @@ pub struct ConsumerHealth {
     /// How far it is.
     #[serde(serialize_with = "text")]
     pub state: ConsumerState,
-    /// How long ago a claim was answered. One that is busy claims nothing: a long time alone says
-    /// nothing.
+    /// How long ago a claim was answered. A consumer that is busy claims nothing, so a long time alone
+    /// is no fault.
     #[serde(serialize_with = "seconds")]
     pub last_claim: Option<Duration>,
     /// How long the oldest message that could be handled has been due: zero if there is none,
@@ -66,7 +66,7 @@ pub struct ConsumerHealth {
     pub lag: Option<Duration>,
     /// Why claiming, renewing or settling fails, or the engine did not answer just now.
     pub error: Option<String>,
-    /// For how long the store has refused its claims: the login, or a right is missing. In seconds.
+    /// For how long the store has refused its claims, because of the login or a missing right.
     #[serde(serialize_with = "seconds")]
     pub refused_for: Option<Duration>,
     /// How often it was [started again](crate::Consumer::restart).
@@ -76,17 +76,18 @@ pub struct ConsumerHealth {
 }
 
 impl Health {
-    /// Whether it is of use now: every engine answers, every consumer claims, renews and settles. For a readiness probe.
+    /// Whether every engine answers, and every consumer claims, renews and settles. For a readiness
+    /// probe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let answers = |engine: &EngineHealth| engine.error.is_none();
         self.engines.iter().all(answers) && self.consumers.iter().all(ConsumerHealth::is_ready)
     }
 
-    /// Whether every consumer that failed for good or was dropped has been replaced by another of its
-    /// queue, and none was refused by its store for longer than a minute: a new process may have the
-    /// credentials that count by now. One that stopped as it was told is no failure, and what does not
-    /// answer now may do so again. For a liveness probe, where a new process is to take over.
+    /// Whether a new process would not help. It would where a consumer failed for good or was dropped,
+    /// and no newer one runs on its queue; and where the store has refused a consumer for longer than a
+    /// minute, since a new process may have newer credentials. A consumer that stopped as it was told
+    /// has not failed, and an engine that does not answer may do so later. For a liveness probe.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.consumers.iter().all(|one| {

@@ -43,8 +43,9 @@ impl App {
     /// waits for a retry, or is not due yet. At most `limit`, in no order. On PGMQ, it reads the
     /// messages that are not due until it found so many, and counts what waits behind each.
     ///
-    /// A message without a handler's mark, as another client may leave it, counts as leased until it
-    /// is due once a delivery of it was never settled.
+    /// Once a delivery of a message was never settled, a later retry is told from a lease by what its
+    /// handlers left in its headers. If they left nothing, as where another client consumes the queue,
+    /// the message counts as leased until it is due.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when the queue's engine does not order by key; else when it could
@@ -71,7 +72,7 @@ impl App {
     /// [`Published::event_id`], and [`Context::event_id`](crate::Context::event_id) in a handler.
     ///
     /// Queues and dead letters are read through, archives by an index where there is one; no lock
-    /// is taken. Of what a queue deletes when it is handled nothing is kept; see
+    /// is taken. Nothing is kept of a handled event, unless its queue has an archive or a trail; see
     /// [`Retention`](crate::Retention).
     ///
     /// ```

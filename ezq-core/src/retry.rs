@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct RetryPolicy {
     /// Attempts in all, the first included; at least 1. Defaults to 5.
     pub max_attempts: u32,
-    /// The pause between attempts. Defaults to exponential from 1 s to 5 min.
+    /// The pause between attempts. Defaults to exponential from 1 s to 5 min; with 5 attempts the
+    /// pauses come to at most 15 s in all.
     pub backoff: Backoff,
 }
 

@@ -58,8 +58,9 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// Makes an async function a handler, which every consumer of the program finds at start.
 ///
 /// The first parameter is the event: a type with `#[derive(Event)]`, an enum with
-/// `#[derive(EventSet)]`, or a catch-all. Every further one is an extractor. The function returns
-/// nothing, events to publish, or a `Result` of these; an error is a retry.
+/// `#[derive(EventSet)]`, `AnyEvent`, or a `Batch` of one of these. Every further one is an extractor:
+/// `Context`, `State<T>`, `Publisher` or `Tx`. The function returns nothing, events to publish, or a
+/// `Result` of these. An error is retried, unless it is a `HandlerError` that says otherwise.
 ///
 /// # Arguments
 ///
@@ -67,13 +68,13 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// |---|---|---|
 /// | `name = "receipts"` | The handler's durable name. Progress is kept under it, so a pinned name survives a rename or a move of the function. | `module::path::function` |
 /// | `order = 1` | Its place among the handlers of one event, lowest first. | concurrent |
-/// | `queue = "mail"` | A queue of its own: it takes events from there and from nowhere else, and only handlers of that queue do. A consumer of the queue runs it. Its events must go there: by `#[event(queue = "mail")]`, a route, or their publisher. | any queue that no handler has for itself |
+/// | `queue = "mail"` | A queue of its own: it takes events from there and from nowhere else, and only handlers with this queue take events from there. A consumer of the queue runs it. Its events must go there: by `#[event(queue = "mail")]`, a route, or their publisher. | any queue that no handler has for itself |
 /// | `pattern = "order.*"` | For a handler of `AnyEvent`: it takes only types that match; may be given again. `*` is one segment between dots, `#` any number of them. | every type |
-/// | `batch(size = 100, wait = "20ms")` | For a handler of `Batch<E>`: how many events there are in a batch at most, and how long one that is not full waits for more. | 100 and `"20ms"` |
+/// | `batch(size = 100, wait = "20ms")` | For a handler of `Batch<E>`: how many events a batch has at most, and how long one that is not full waits for more. | 100 and `"20ms"` |
 /// | `concurrency = 4` | How many runs of it there may be at once in the application; at least 1. | no limit |
-/// | `timeout = "1m"` | How long one attempt may take; `"none"` is without limit. | the consumer's |
-/// | `retry(max_attempts = 8)` | How many attempts it gets, the first one included; at least 1. | the consumer's |
-/// | `retry(backoff = "linear")` | How waits grow: `"exponential"`, `"linear"`, `"constant"`, `"doubling_minutes"` (2, 4, 8 ... minutes), or, without quotes, a function of your own, `fn(attempt: u32, error: &str, random: f64) -> Duration`. | `"exponential"`, once one of the three is given |
+/// | `timeout = "1m"` | How long one attempt may take; `"none"` is without limit. | the application's (`Config::handler_timeout`, 30 s) |
+/// | `retry(max_attempts = 8)` | How many attempts it gets, the first one included; at least 1. | the application's (`Config::retry`, 5) |
+/// | `retry(backoff = "linear")` | How waits between attempts grow: `"exponential"`, `"linear"`, `"constant"`, `"doubling_minutes"` (2, 4, 8 ... minutes), or, without quotes, a function of your own, `fn(attempt: u32, error: &str, random: f64) -> Duration`. | `"exponential"` if `initial` or `max` is given, else the application's |
 /// | `retry(initial = "2s")` | The first wait. | `"1s"` |
 /// | `retry(max = "10m")` | The longest wait; not with `"constant"`, `"doubling_minutes"` or a function. | `"5m"`, or `initial` if that is longer |
 /// | `crate = path` | Where ezq is found, if not at `::ezq`. | `::ezq` |
@@ -93,7 +94,7 @@ pub fn on_event(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// Makes an async function run at the times of a schedule: once for each tick, however many
 /// processes have it.
 ///
-/// A tick is an event in a queue, and the function is its handler: it is retried, renewed and
+/// A tick is an event in a queue, and the function is its handler: it is leased, retried and
 /// dead-lettered as any other, and returns what a handler returns. Its parameters are extractors; the
 /// first may be the `Tick`, which says when it was due.
 ///
@@ -105,7 +106,7 @@ pub fn on_event(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `every = "30s"` | In its place: an interval of at least `1s`. | |
 /// | `tz = "Europe/Paris"` | The time zone of a cron expression; checked when the application is built. | UTC |
 /// | `missed = "skip"` | What becomes of ticks that no process was there for: `"skip"` leaves them out, `"fire_once"` makes up for them with one firing. | `"fire_once"` |
-/// | `name = "reports"` | The durable name of schedule and handler, one for the whole database: a second application that has it for another queue does not start. | `module::path::function` |
+/// | `name = "reports"` | The durable name of schedule and handler, one for the whole database: if another application has a schedule of this name for another queue, the second one's consumers do not start. | `module::path::function` |
 /// | `queue = "reports"` | A queue of its own. | the application's |
 /// | `timeout`, `retry`, `concurrency`, `crate` | As in [`macro@on_event`]. | |
 ///

@@ -89,11 +89,11 @@ impl PgmqConfig {
     }
 
     /// Where the options for each new connection come from, such as a file with a password that
-    /// changes: it is asked whenever ezq opens a connection, and answers at once. Of what it answers
-    /// user, password, host and TLS may change; which database it is must not.
+    /// changes. It is called whenever ezq opens a connection, and must answer at once. User, password,
+    /// host and TLS may change; the database must stay the same.
     ///
-    /// With a [pool](Self::pool) of the application it is not needed: the pool's options of then
-    /// count ([`PgPool::set_connect_options`](sqlx::Pool::set_connect_options)).
+    /// With a [pool](Self::pool) of the application it is not needed: the options count that the pool
+    /// has at that time ([`PgPool::set_connect_options`](sqlx::Pool::set_connect_options)).
     #[must_use]
     pub fn options_from(
         mut self,
@@ -139,10 +139,10 @@ impl PgmqConfig {
     }
 
     /// How long the engine waits for the answer to one statement of its own before it takes the
-    /// connection for dead and opens another. So long a worker hears of no new event when its
-    /// connections die in silence. Defaults to 10 s for claiming, renewing and settling, which reach
-    /// few rows by index, and to 30 s for all else. What is given up is stopped on the server, where
-    /// statements of these connections have four fifths of this time.
+    /// connection for dead and opens another. When connections die in silence, a worker hears of no
+    /// event for this long. Defaults to 10 s for claiming, renewing and settling, which reach few rows
+    /// by index, and to 30 s for all else, publishing included. What is given up is stopped on the
+    /// server, where statements of ezq's own connections have four fifths of this time.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);
@@ -167,7 +167,7 @@ impl PgmqConfig {
         self
     }
 
-    /// How often archives are rid of what is older than they keep, with jitter; see
+    /// How often what is older than archives and trails keep it is removed, with jitter; see
     /// [`PgmqEngine::sweep`](crate::PgmqEngine::sweep). Longer than nothing. Defaults to 1 min.
     #[must_use]
     pub fn sweep_interval(mut self, interval: Duration) -> Self {

@@ -53,17 +53,20 @@ type OnProgress = Box<dyn FnMut(&ReplayProgress) + Send>;
 
 /// A replay about to be run; await it.
 ///
-/// The events that it means are handed over as copies, in the order in which they were stored. A copy
-/// has the event's id, body, ordering key and other headers, and one that says it is a replay
-/// ([`REPLAY`](ezq_core::headers::REPLAY)); it has no handler's mark, so every handler runs. The
-/// archive stays as it is.
+/// The events that it selects are handed over as copies, in the order in which they were stored. A
+/// copy has the event's id, body, ordering key and other headers, and one more that says it is a
+/// replay ([`REPLAY`](ezq_core::headers::REPLAY)). It does not remember what handlers did with the
+/// original, so every handler runs, and a `Tx` handler has its effect a second time. The archive stays
+/// as it is.
 ///
-/// What was archived when the replay of this name began is meant; what comes into the archive later
-/// is not, its own copies included, nor is what a transaction has archived that was still open then.
-/// One exception: rows that such a transaction archived inside a savepoint may be handed over. Each is handed over once, however often the replay is
-/// interrupted or run again, and by however many processes at once: of those that have one name each
-/// does a part. An archive that is swept meanwhile loses what is not reached yet. As every event, a
-/// copy may be handled more than once: it is handed over once.
+/// It selects from what was archived when the replay of this name began. What comes into the archive
+/// later is left out, its own copies included, and so is what a transaction has archived that was
+/// still open then. One exception: rows that such a transaction archived inside a savepoint may be
+/// handed over.
+///
+/// Each event is handed over once, however often the replay is interrupted or run again. Several
+/// processes may run it under one name: each does a part. If the archive is swept meanwhile, what was
+/// not reached yet is lost. As every event, a copy may be handled more than once.
 ///
 /// # Errors
 /// [`ErrorKind::Configuration`] without a name, or when a replay of this name was begun with other
