@@ -18,8 +18,8 @@ use crate::{Error, ErrorKind, HandlerName, Pattern, QueueName, Result, Retention
 /// A few variables belong to the process and have no field: `EZQ_DATABASE_URL`, else `DATABASE_URL`,
 /// says where the database is. `EZQ_STDERR=false` ends the warnings on stderr of a program without
 /// logging. `EZQ_EMBEDDED` (`true` or `false`) says whether a development Postgres may stand in for a
-/// database, and `EZQ_PG_BIN` where its binaries are. A variable that begins with `EZQ_` and is none
-/// of these is a warning.
+/// database, and `EZQ_PG_BIN` where its binaries are. A variable that begins with `EZQ_` and is named
+/// nowhere here is a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {

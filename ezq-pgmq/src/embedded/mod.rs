@@ -1,10 +1,12 @@
 //! A development Postgres, started by the process itself from installed binaries.
 //!
 //! For examples and tests only: its data lives in a temporary folder and, unless asked otherwise,
-//! is not synced to disk. It listens on a Unix socket in that folder and nowhere else. A shell that
-//! reads a pipe from this process owns the server; when the process ends, however it ends, the pipe
-//! closes, and the shell stops the server and removes the folder. Where the shell was killed as well,
-//! the next start by the same user does so.
+//! is not synced to disk. It listens on a Unix socket in that folder and nowhere else. Of this
+//! process's environment it gets `PATH` and `LD_LIBRARY_PATH` only.
+//!
+//! A shell that reads a pipe from this process owns the server. When the process ends, however it
+//! ends, the pipe closes, and the shell stops the server and removes the folder. If the shell was
+//! killed as well, the next start by the same user does so.
 //!
 //! Invariant: no server and no folder outlives the process and its shell by more than a few seconds.
 
