@@ -45,6 +45,7 @@ mod history;
 mod installing;
 #[cfg(feature = "embedded")]
 mod keys;
+#[cfg(feature = "embedded")]
 mod keys_cost;
 #[cfg(feature = "embedded")]
 mod locks;
@@ -52,6 +53,7 @@ mod locks;
 mod model;
 #[cfg(feature = "embedded")]
 mod names;
+#[cfg(feature = "embedded")]
 mod oldest_pgmq;
 #[cfg(feature = "embedded")]
 mod plans;
