@@ -119,8 +119,12 @@ pub use ezq_pgmq::{Capture, CapturedTable, Captures, Inbox, Replay, ReplayProgre
 pub use sqlx;
 pub use tokio_util::sync::CancellationToken;
 
+/// What the macros expand to; not part of the public interface.
 #[doc(hidden)]
-pub use ezq_core::private as __private;
+pub mod __private {
+    pub use ezq_core::private::*;
+    pub use ezq_macros::{a_handler_is_a_free_function_move_it_out_of_the_impl, beside};
+}
 
 /// The pages under `docs/`, whose examples are tests.
 #[cfg(doctest)]

@@ -91,6 +91,21 @@ pub fn on_event(arguments: TokenStream, item: TokenStream) -> TokenStream {
     on_event::expand(arguments.into(), item.into()).into()
 }
 
+/// Writes the type of a handler. In an `impl`, where it cannot stand, rustc's error names this macro;
+/// see `on_event/expand.rs`.
+#[doc(hidden)]
+#[proc_macro]
+pub fn a_handler_is_a_free_function_move_it_out_of_the_impl(input: TokenStream) -> TokenStream {
+    on_event::handler_type(input.into()).into()
+}
+
+/// Puts what it is given beside an item, if that item is there; see `on_event/expand.rs`.
+#[doc(hidden)]
+#[proc_macro_attribute]
+pub fn beside(given: TokenStream, item: TokenStream) -> TokenStream {
+    item.into_iter().chain(given).collect()
+}
+
 /// Makes an async function run at the times of a schedule: once for each tick, however many
 /// processes have it.
 ///

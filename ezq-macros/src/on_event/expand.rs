@@ -4,7 +4,7 @@ use super::{
     options::{Backoff, Options, Timeout},
     signature::{First, Function, Signature},
 };
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use std::time::Duration;
 use syn::{Attribute, ReturnType, ext::IdentExt as _};
@@ -19,8 +19,6 @@ pub(super) fn handler(
     private: &TokenStream,
 ) -> TokenStream {
     let ident = &function.signature.ident;
-    let conditions = conditions(&function.attributes);
-    let marker = marker(function);
     let name = match &options.name {
         Some(name) => name.to_token_stream(),
         None => {
@@ -76,10 +74,7 @@ pub(super) fn handler(
             (quote!(scheduled), quote!(::core::concat!("ezq.tick.", #name), #schedule))
         }
     };
-    quote! {
-        #marker
-
-        #(#conditions)*
+    let definition = quote! {
         #[allow(deprecated)]
         const _: () = {
             #[automatically_derived]
@@ -101,23 +96,20 @@ pub(super) fn handler(
                 #private::Discovered(<#ident as #private::HandlerDefinition>::definition)
             }
         };
-    }
+    };
+    marker(function, &definition, private)
 }
 
 /// What a mistaken handler leaves behind: its name, so that registering it is no second error.
 pub(super) fn fallback(function: &Function, private: &TokenStream) -> TokenStream {
     let ident = &function.signature.ident;
-    let conditions = conditions(&function.attributes);
-    let marker = marker(function);
-    quote! {
-        #marker
-
-        #(#conditions)*
+    let definition = quote! {
         #[automatically_derived]
         impl #private::HandlerDefinition for #ident {
             fn definition() -> #private::Handler { ::core::unreachable!() }
         }
-    }
+    };
+    marker(function, &definition, private)
 }
 
 /// A handler must be async whether it waits for something or not.
@@ -125,21 +117,42 @@ pub(super) fn allowed_on_function() -> TokenStream {
     quote!(#[allow(clippy::unused_async)])
 }
 
-/// The handler as a type. Its braces keep it out of the namespace where the function lives.
-fn marker(function: &Function) -> TokenStream {
+/// The handler as a type, with its definition. Its braces keep it out of the namespace where the
+/// function lives.
+///
+/// No macro sees that it stands in an `impl`, where rustc takes no type. So that this is one error,
+/// the definition hangs on the type; so that it says what to do, the type is written by a macro whose
+/// name says it, since rustc names the macro that an error comes from.
+fn marker(function: &Function, definition: &TokenStream, private: &TokenStream) -> TokenStream {
     let ident = &function.signature.ident;
     let visibility = &function.visibility;
     let conditions = conditions(&function.attributes);
     quote! {
-        #(#conditions)*
-        #[doc(hidden)]
-        #[allow(dead_code, missing_copy_implementations, missing_debug_implementations)]
-        #[allow(non_camel_case_types, unnameable_types, unreachable_pub)]
-        #visibility struct #ident {}
+        #private::a_handler_is_a_free_function_move_it_out_of_the_impl! {
+            #(#conditions)*
+            #[#private::beside(#definition)]
+            #[doc(hidden)]
+            #[allow(dead_code, missing_copy_implementations, missing_debug_implementations)]
+            #[allow(non_camel_case_types, unnameable_types, unreachable_pub)]
+            #visibility
+            #ident
+        }
     }
 }
 
-/// What decides whether the function is there decides it for everything beside it.
+/// A handler's type, from what stands before `struct` and its name: of this macro's making, so that
+/// it is the one that an error names, and at the function's name.
+pub(crate) fn handler_type(input: TokenStream) -> TokenStream {
+    let mut before: Vec<TokenTree> = input.into_iter().collect();
+    let name = before.pop();
+    let place = name.as_ref().map_or_else(Span::call_site, TokenTree::span);
+    let keyword = Ident::new("struct", Span::call_site().located_at(place));
+    let mut body = Group::new(Delimiter::Brace, TokenStream::new());
+    body.set_span(keyword.span());
+    quote!(#(#before)* #keyword #name #body)
+}
+
+/// What decides whether the function is there decides it for the type, and for what hangs on that.
 fn conditions(attributes: &[Attribute]) -> Vec<&Attribute> {
     attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect()
 }

@@ -18,6 +18,8 @@ use quote::quote;
 use signature::{First, Function, Signature};
 use syn::parse::{ParseStream, Parser as _};
 
+pub(crate) use expand::handler_type;
+
 /// Expands `#[on_event]`. After a mistake the function still is a handler by name, so that the
 /// mistake is the only error.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
