@@ -121,17 +121,18 @@ enum Either {
 
 #[tokio::test]
 async fn each_handler_that_gets_nothing_is_named_in_one_warning() {
+    type Make = fn() -> Handler;
     let both = || Handler::on("reach.both", |_: Either| async {}).queue("receipts");
     let place = || Handler::on("reach.place", |_: Placed| async {});
     let keep = || Handler::on("reach.keep", |_: Paid| async {}).queue("placed");
-    let cases: [(&[fn() -> Handler], &[&str]); 3] = [
+    let cases: [(&[Make], &[&str]); 3] = [
         (&[both], &["reach.both"]),
         (&[place, keep], &["reach.place", "reach.keep"]),
         (&[both, place, keep], &["reach.both", "reach.place", "reach.keep"]),
     ];
     for (handlers, names) in cases {
         let (capture, _guard) = Capture::begin();
-        let register = |app, handler: &fn() -> Handler| AppBuilder::register(app, handler());
+        let register = |app, handler: &Make| AppBuilder::register(app, handler());
         let app = build(|app| handlers.iter().fold(app, register)).unwrap();
         app.consumer().until_idle().run().await.unwrap();
         let lines = capture.at(Level::WARN);
