@@ -21,7 +21,7 @@ impl<'a> Replays<'a> {
     /// All of them, oldest first, finished ones included.
     ///
     /// # Errors
-    /// [`ErrorKind::SchemaMissing`] where ezq's tables are absent and cannot be made; when the
+    /// [`ErrorKind::SchemaMissing`](ezq_core::ErrorKind::SchemaMissing) where ezq's tables are absent and cannot be made; when the
     /// database could not be asked.
     pub async fn list(&self) -> Result<Vec<ReplayProgress>> {
         self.engine.ready_to_replay().await?;
