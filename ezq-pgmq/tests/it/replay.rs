@@ -240,7 +240,9 @@ async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
 
     let (began, mut has_begun) = tokio::sync::mpsc::channel(1);
     let replay = engine.replay(&name, &queue).to_queue(&target).rate(1);
-    let replay = replay.on_progress(move |_| drop(began.try_send(())));
+    let replay = replay.on_progress(move |_| {
+        let _ = began.try_send(());
+    });
     tokio::select! {
         ended = replay.into_future() => panic!("{ended:?}"),
         Some(()) = has_begun.recv() => {}
