@@ -17,7 +17,7 @@ use tokio::sync::{Notify, broadcast::error::TryRecvError};
 use crate::app::AppBuilder;
 use crate::attempt::panic_text;
 use crate::context::Received;
-use crate::engine::{MessageId, Outgoing};
+use crate::engine::{Delivery, MessageId, Outgoing};
 use crate::history::names;
 use crate::logging::warn;
 use crate::publisher::{Prepared, Published};
@@ -233,6 +233,17 @@ impl Notices {
         };
         self.of(queue, received, kind);
         self.went_out(settle.outgoing());
+    }
+
+    /// An operator moved a message to the dead letters.
+    pub(crate) fn given_up(&self, queue: &QueueName, delivery: &Delivery, reason: Reason) {
+        if !self.are_heard() {
+            return;
+        }
+        let (event_id, event_type) = names(&delivery.body, &delivery.headers);
+        let message_id = delivery.receipt.message_id().clone();
+        let kind = NoticeKind::DeadLettered { message_id, reason };
+        self.tell(queue, event_id.as_deref(), event_type.as_deref(), kind);
     }
 
     fn of(&self, queue: &QueueName, received: Option<&Received>, kind: NoticeKind) {

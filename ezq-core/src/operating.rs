@@ -1,10 +1,21 @@
 //! Looking into queues and changing what is in them: what operators ask of an application.
 
+use std::time::Duration;
+
+use tracing::{debug, info};
+
+use crate::attempt::bounded;
 use crate::dead_letters::DeadLetterQueue;
-use crate::engine::BlockedKey;
+use crate::engine::{BlockedKey, LeaseRequest, MessageId, SettleOutcome};
 use crate::history::HistoryRequest;
 use crate::publisher::Published;
-use crate::{App, Due, Error, ErrorKind, QueueName, QueueStats, Result};
+use crate::{
+    App, Due, Error, ErrorKind, Progress, QueueName, QueueStats, Reason, ReasonKind, Result,
+    Settle, error_chain,
+};
+
+/// For how long a message is leased that an operator gives up: for one settlement.
+const LEASE: Duration = Duration::from_secs(30);
 
 impl App {
     /// Takes back a scheduled event; whether it was still there and never delivered.
@@ -21,6 +32,68 @@ impl App {
     /// When the engine could not be asked.
     pub async fn reschedule(&self, published: &Published, due: Due) -> Result<bool> {
         self.engine(&published.queue).reschedule(&published.queue, &published.id, due).await
+    }
+
+    /// Gives up an event that waits: moves one message, due or not, to the dead letters, with the
+    /// operator's own reason ([`ReasonKind::Operator`]); whether it was there. Its handlers' marks
+    /// stay, so that a redrive runs what was not done. Queue and id are those that
+    /// [`history`](Self::history) and [`blocked_keys`](Self::blocked_keys) tell.
+    ///
+    /// ```
+    /// # use ezq_core::testing::TestApp;
+    /// # use ezq_core::{DeadLetterFilter, Event, Handler};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
+    /// # impl Event for Paid { const TYPE: &'static str = "paid"; }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// # let app = TestApp::new(|app| app)?;
+    /// let paid = app.publish(&Paid { order: 7 }).await?;
+    /// assert!(app.fail(&paid.queue, &paid.id, "a test order (Ada)").await?);
+    /// let letters = app.dead_letters(&paid.queue)?.list(&DeadLetterFilter::all(), 10).await?;
+    /// assert_eq!(letters[0].reason.as_ref().unwrap().error, "a test order (Ada)");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::LeaseLost`] while a worker has the message, [`ErrorKind::Unsupported`] where the
+    /// engine cannot lease by id; when the engine could not be asked.
+    ///
+    /// # Cancel safety
+    /// The message is leased before it is moved. If the future is dropped, or fails, in between, the
+    /// message stays, and comes again within half a minute, with one delivery more.
+    pub async fn fail(
+        &self,
+        queue: &QueueName,
+        id: &MessageId,
+        reason: impl Into<String>,
+    ) -> Result<bool> {
+        let engine = self.engine(queue);
+        let Some(delivery) = engine.lease_by_id(queue, id, LEASE).await? else { return Ok(false) };
+        let reason = Reason {
+            kind: ReasonKind::Operator,
+            handler: None,
+            error: bounded(&reason.into()),
+            // Without this lease.
+            attempts: delivery.deliveries.saturating_sub(1),
+        };
+        let (progress, receipt) = (Progress::default(), delivery.receipt.clone());
+        let settle = Settle::DeadLetter { reason: reason.clone(), progress, outgoing: Vec::new() };
+        match engine.settle(queue, vec![(receipt, settle)]).await?.pop() {
+            Some(SettleOutcome::Done) => {}
+            Some(SettleOutcome::Failed { receipt, error }) => {
+                let released = engine.settle(queue, vec![(receipt, Settle::Release)]).await;
+                if let Err(kept) = released {
+                    let kept = error_chain(&kept);
+                    debug!(%queue, message_id = %id, error = kept, "its lease is left to run out");
+                }
+                return Err(error);
+            }
+            Some(SettleOutcome::LeaseLost) | None => return Err(LeaseRequest::held(queue, id)),
+        }
+        info!(%queue, message_id = %id, error = reason.error, "an operator gave an event up");
+        self.inner.services.notices.given_up(queue, &delivery, reason);
+        Ok(true)
     }
 
     /// How many messages a queue holds.

@@ -208,6 +208,8 @@ pub enum ReasonKind {
     /// The store kept handlers' transactions from beginning or committing, or another engine their
     /// events from being published, as often as `max_deliveries` allows.
     StoreFailed,
+    /// An operator [gave it up](crate::App::fail).
+    Operator,
 }
 
 impl fmt::Display for ReasonKind {
@@ -220,6 +222,7 @@ impl fmt::Display for ReasonKind {
             Self::NewerVersion => "newer_version",
             Self::MaxDeliveries => "max_deliveries",
             Self::StoreFailed => "store_failed",
+            Self::Operator => "operator",
         })
     }
 }

@@ -303,7 +303,8 @@ const GRACE_END: &str = "(CASE WHEN pg_catalog.pg_postmaster_start_time() <= pg_
       THEN pg_catalog.pg_postmaster_start_time() + $1::float8 * interval '1 us' \
       ELSE '-infinity' END)";
 
-fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
+/// A delivery from what [`Claim::update`] returns.
+pub(crate) fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let read_ct: i32 = row.try_get("read_ct")?;
     let due: DateTime<Utc> = row.try_get("due")?;
     let stored_at = row.try_get("enqueued_at")?;

@@ -17,6 +17,7 @@
 mod broadcast;
 mod capture;
 mod claim;
+mod claim_by_id;
 mod commits;
 mod config;
 mod connector;

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use ezq_core::{Due, ExtendOutcome, Outgoing, Receipt};
+use ezq_core::{
+    Delivery, Due, Error, ErrorKind, ExtendOutcome, HandlerMark, HandlerState, MessageId, Outgoing,
+    Receipt, Settle,
+};
 
+use super::settling::{mark, progress};
 use crate::case::{CaseError, CaseResult};
-use crate::stage::{HOLD, SHORT, Stage, ack, numbers, only, unknown_id};
+use crate::stage::{HOLD, SHORT, Stage, ack, bury, numbers, only, unknown_id};
 
 cases![
     a_lease_hides_the_message_from_everyone,
@@ -18,6 +22,9 @@ cases![
     publishing_wakes_who_waits,
     before_hands_out_only_what_stands_before_a_place,
     before_stays_exact_while_its_own_message_is_leased,
+    a_message_is_leased_by_its_id_whenever_it_is_due,
+    what_a_worker_has_is_leased_by_its_id_to_nobody,
+    what_waits_for_a_retry_after_a_crash_is_leased_by_its_id,
 ];
 
 async fn a_lease_hides_the_message_from_everyone(stage: &Stage<'_>) -> CaseResult {
@@ -155,5 +162,74 @@ async fn before_stays_exact_while_its_own_message_is_leased(stage: &Stage<'_>) -
     check_eq!(ready, [1], "before the third");
     stage.done(vec![(end.receipt, ack())]).await?;
     check_eq!(numbers(&stage.lease(5, HOLD).await?), [4, 5], "the rest");
+    Ok(())
+}
+
+/// What leasing by id answers; skips the case where the engine cannot.
+async fn by_id(
+    stage: &Stage<'_>,
+    id: &MessageId,
+) -> Result<Result<Option<Delivery>, Error>, CaseError> {
+    match stage.engine.lease_by_id(&stage.queue, id, HOLD).await {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            Err(CaseError::Skipped("the engine leases no message by its id".to_owned()))
+        }
+        answer => Ok(answer),
+    }
+}
+
+async fn a_message_is_leased_by_its_id_whenever_it_is_due(stage: &Stage<'_>) -> CaseResult {
+    let late = Outgoing { due: Due::After(HOLD), ..stage.message(2) };
+    let ids = stage.publish(vec![stage.message(1), late, stage.message(3)]).await?;
+    let mut receipts = Vec::new();
+    for (id, n) in ids.iter().zip([1, 2]) {
+        let leased = by_id(stage, id).await??;
+        let delivery = leased.ok_or_else(|| CaseError::Failed(format!("{id} was not found")))?;
+        check_eq!(delivery.receipt.message_id(), id, "the message");
+        check_eq!(numbers(std::slice::from_ref(&delivery)), [n], "its body");
+        check_eq!(delivery.deliveries, 1, "deliveries");
+        receipts.push(delivery.receipt);
+    }
+    let rest = stage.lease(10, HOLD).await?;
+    check_eq!(numbers(&rest), [3], "what is left to others");
+    let unknown = by_id(stage, &unknown_id(&ids[0])).await??;
+    check!(unknown.is_none(), "an unknown message was found");
+
+    let late = receipts.remove(1);
+    stage.done(vec![(late, Settle::Release), (receipts.remove(0), bury())]).await?;
+    stage.nothing_readable().await?;
+    let stats = stage.stats().await?;
+    let seen = (stats.in_progress, stats.scheduled, stats.dead);
+    check_eq!(seen, (2, 0, 1), "the one at work, the one given back to its time, and the dead one");
+    Ok(())
+}
+
+async fn what_a_worker_has_is_leased_by_its_id_to_nobody(stage: &Stage<'_>) -> CaseResult {
+    let first = stage.fresh(SHORT).await?;
+    let id = first.receipt.message_id().clone();
+    let held = by_id(stage, &id).await?.map_err(|error| error.kind());
+    check!(matches!(held, Err(ErrorKind::LeaseLost)), "a held message answered {held:?}");
+    stage.pass(SHORT).await;
+    // Its holder may have crashed: it is there for the next.
+    let second = by_id(stage, &id).await??;
+    let second = second.ok_or_else(|| CaseError::Failed("it was not found".to_owned()))?;
+    check_eq!(second.deliveries, 2, "deliveries");
+    stage.lost(&first.receipt, ack()).await?;
+    stage.done(vec![(second.receipt, ack())]).await?;
+    stage.is_empty().await
+}
+
+async fn what_waits_for_a_retry_after_a_crash_is_leased_by_its_id(stage: &Stage<'_>) -> CaseResult {
+    let id = stage.fresh(SHORT).await?.receipt.message_id().clone();
+    stage.pass(SHORT).await;
+    let again = stage.take(HOLD).await?;
+    // As a consumer settles it: the mark tells when its handler is to run again.
+    let due = Some(again.leased_at + HOLD);
+    let waits = HandlerMark { due, ..mark(HandlerState::Retry, 1, "not yet") };
+    let progress = progress([("shop::mail", waits)]);
+    let settle = Settle::Retry { after: HOLD, progress, outgoing: Vec::new() };
+    stage.done(vec![(again.receipt, settle)]).await?;
+    let leased = by_id(stage, &id).await??;
+    check!(leased.is_some(), "it was not found");
     Ok(())
 }

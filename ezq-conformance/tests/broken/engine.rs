@@ -55,6 +55,8 @@ pub(crate) enum Fault {
     ReleasesToTheEnd,
     SaysExtended,
     CancelsAnything,
+    FindsNothingById,
+    SharesById,
     PurgesNothing,
     CountsNothing,
     EmptiesOnEnsure,
@@ -442,6 +444,20 @@ impl Engine for Broken {
 
     async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool> {
         Ok(self.inner.reschedule(queue, id, due).await? || self.is(Fault::CancelsAnything))
+    }
+
+    async fn lease_by_id(
+        &self,
+        queue: &QueueName,
+        id: &MessageId,
+        ttl: Duration,
+    ) -> Result<Option<Delivery>> {
+        let leased = self.inner.lease_by_id(queue, id, ttl).await;
+        match self.fault {
+            Fault::FindsNothingById => Ok(None),
+            Fault::SharesById => Ok(leased.unwrap_or_default()),
+            _ => leased,
+        }
     }
 
     async fn purge(&self, queue: &QueueName) -> Result<u64> {

@@ -289,6 +289,14 @@ const CAUGHT: &[(Fault, &[&str])] = &[
         Fault::BlocksNothing,
         &["blocked_keys_are_listed", "a_crash_does_not_make_a_later_retry_look_like_a_lease"],
     ),
+    (
+        Fault::FindsNothingById,
+        &[
+            "a_message_is_leased_by_its_id_whenever_it_is_due",
+            "what_waits_for_a_retry_after_a_crash_is_leased_by_its_id",
+        ],
+    ),
+    (Fault::SharesById, &["what_a_worker_has_is_leased_by_its_id_to_nobody"]),
     (Fault::MistakesHeldUp, &["what_a_key_keeps_before_a_place_is_told"]),
     (Fault::DiscardsNothing, &["a_discarded_dead_letter_is_gone_for_good"]),
     (

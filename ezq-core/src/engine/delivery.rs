@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 
 use super::dedupe::{Dedupe, Original};
 use crate::headers::Headers;
-use crate::{Error, Progress, QueueName, Result};
+use crate::{Error, ErrorKind, Progress, QueueName, Result};
 
 /// The id that an engine gave a stored message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -199,6 +199,18 @@ pub struct LeaseRequest {
     pub keys: usize,
     /// Only messages that stand before this place (an `End` drains what precedes it).
     pub before: Option<Position>,
+}
+
+impl LeaseRequest {
+    /// The error of a message that cannot be leased, since a worker has it; for engines.
+    #[must_use]
+    pub fn held(queue: &QueueName, id: &MessageId) -> Error {
+        let text = format!(
+            "a worker has the message {id} of the queue `{queue}`: try again when it has settled it, or \
+             its lease has ended"
+        );
+        Error::new(ErrorKind::LeaseLost, text)
+    }
 }
 
 /// What an engine handed out.

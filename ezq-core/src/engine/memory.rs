@@ -27,8 +27,9 @@ use tokio::sync::watch;
 use self::clock::Clock;
 use self::store::Store;
 use super::{
-    BlockedKey, Broadcasts, Capabilities, DeadLetters, Due, Engine, ExtendOutcome, LeaseRequest,
-    Leased, MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore, SettleOutcome,
+    BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, Engine, ExtendOutcome,
+    LeaseRequest, Leased, MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore,
+    SettleOutcome,
 };
 use crate::{History, QueueName, Result, Retention, Settle};
 
@@ -235,6 +236,21 @@ impl Engine for MemoryEngine {
             store.wake(queue);
         }
         Ok(moved)
+    }
+
+    async fn lease_by_id(
+        &self,
+        queue: &QueueName,
+        id: &MessageId,
+        ttl: Duration,
+    ) -> Result<Option<Delivery>> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        let held = store.queue(queue)?;
+        if held.is_leased(id, now) {
+            return Err(LeaseRequest::held(queue, id));
+        }
+        Ok(held.lease_by_id(id, ttl, now))
     }
 
     async fn purge(&self, queue: &QueueName) -> Result<u64> {

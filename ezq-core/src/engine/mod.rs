@@ -175,6 +175,28 @@ pub trait Engine: Send + Sync + 'static {
         Ok(false)
     }
 
+    /// Leases one message by its id, due or not, ordering keys aside; `None` where it is not there.
+    /// It counts as a delivery, and voids every earlier receipt. For an operator who decides what
+    /// becomes of it: see [`App::fail`](crate::App::fail).
+    ///
+    /// # Errors
+    /// [`ErrorKind::LeaseLost`] while a worker has it, [`ErrorKind::Unsupported`] unless the engine
+    /// can do so (the default), and when the store could not be asked.
+    ///
+    /// # Cancel safety
+    /// As [`lease`](Self::lease).
+    async fn lease_by_id(
+        &self,
+        queue: &QueueName,
+        id: &MessageId,
+        ttl: Duration,
+    ) -> Result<Option<Delivery>> {
+        let _ = (queue, id, ttl);
+        let name = self.capabilities().name;
+        let text = format!("the engine `{name}` leases no message by its id");
+        Err(Error::new(ErrorKind::Unsupported, text))
+    }
+
     /// Removes every message of a queue, leased ones included; how many there were. What is published
     /// meanwhile may stay.
     ///

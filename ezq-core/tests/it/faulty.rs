@@ -259,6 +259,15 @@ impl Engine for Faulty {
         self.memory.reschedule(queue, id, due).await
     }
 
+    async fn lease_by_id(
+        &self,
+        queue: &QueueName,
+        id: &MessageId,
+        ttl: Duration,
+    ) -> Result<Option<Delivery>> {
+        self.memory.lease_by_id(queue, id, self.ttl(ttl)).await
+    }
+
     async fn purge(&self, queue: &QueueName) -> Result<u64> {
         self.memory.purge(queue).await
     }

@@ -5,6 +5,7 @@ mod attributes;
 mod background;
 mod consumer;
 mod engines;
+mod failing;
 mod faulty;
 mod fixtures;
 mod interrupts;

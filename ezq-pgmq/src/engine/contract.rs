@@ -7,8 +7,8 @@ use ezq_core::engine::{
     Broadcasts, DeadLetter, DeadLetters, LeaseRequest, Leased, ScheduleStore, UnitOfWork,
 };
 use ezq_core::{
-    BlockedKey, Capabilities, Due, Engine, Error, ErrorKind, ExtendOutcome, History, MessageId,
-    Outgoing, PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle,
+    BlockedKey, Capabilities, Delivery, Due, Engine, Error, ErrorKind, ExtendOutcome, History,
+    MessageId, Outgoing, PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle,
     SettleOutcome,
 };
 use sqlx::postgres::PgConnection;
@@ -274,6 +274,15 @@ impl Engine for PgmqEngine {
             self.inner.announce(queue);
         }
         Ok(moved)
+    }
+
+    async fn lease_by_id(
+        &self,
+        queue: &QueueName,
+        id: &MessageId,
+        ttl: Duration,
+    ) -> Result<Option<Delivery>> {
+        self.lease_one(queue, id, ttl).await
     }
 
     async fn purge(&self, queue: &QueueName) -> Result<u64> {

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{LeaseRequest, Leased};
-use ezq_core::{Delivery, Engine, QueueName, Receipt, Result, Settle};
+use ezq_core::{Delivery, Engine, MessageId, QueueName, Receipt, Result, Settle};
 
 use super::PgmqEngine;
 use super::contract::on_link;
 use crate::claim::{self, Batch, Claim, Claimed};
 use crate::front::Went;
 use crate::link::{Checkout, Link};
-use crate::{error, keys};
+use crate::{claim_by_id, error, keys};
 
 /// How often a claim is made again that met a worker with the same key.
 const TRIES: u32 = 5;
@@ -91,6 +91,30 @@ impl PgmqEngine {
             inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
         }
         Ok(batch)
+    }
+
+    /// Leases one message, whenever it is due.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LeaseLost`] where a worker has it.
+    pub(super) async fn lease_one(
+        &self,
+        queue: &QueueName,
+        id: &MessageId,
+        ttl: Duration,
+    ) -> Result<Option<Delivery>> {
+        let inner = &self.inner;
+        let shape = inner.queues.shape(queue, &inner.control).await?;
+        let request = LeaseRequest { queue: queue.clone(), max: 1, ttl, keys: 1, before: None };
+        let claim = Claim::new(&request, shape, inner.restart_grace);
+        let claimed = on_link!(self, inner.control, queue, |connection| {
+            claim_by_id::run(connection, &claim, id)
+        })?;
+        match claimed {
+            claim_by_id::Claimed::Leased(delivery) => Ok(Some(*delivery)),
+            claim_by_id::Claimed::Absent => Ok(None),
+            claim_by_id::Claimed::Held => Err(LeaseRequest::held(queue, id)),
+        }
     }
 
     /// Reads a message that was leased unread.

@@ -1,11 +1,12 @@
 //! Dead letters keep what was known, and go back cleaned.
 
 use ezq_core::engine::{DeadLetters as _, Death};
-use ezq_core::headers::REDRIVEN;
+use ezq_core::headers::{KEY, REDRIVEN};
 use ezq_core::{
-    Engine, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind, Settle,
-    SettleOutcome,
+    App, CopyState, Due, Engine, ErrorKind, HandlerMark, HandlerName, HandlerState, MessageId,
+    Outgoing, Progress, Reason, ReasonKind, Settle, SettleOutcome,
 };
+use sqlx::Connection as _;
 
 use crate::support::*;
 
@@ -82,6 +83,48 @@ async fn keeps_headers_that_are_no_object() {
     let original = letter.headers.value("ezq-original-headers");
     assert_eq!(original, Some(&serde_json::json!([7])));
     assert_eq!(letter.reason.unwrap().error, "no\u{FFFD} good");
+}
+
+#[tokio::test]
+async fn an_operator_gives_up_one_message_and_no_other() {
+    let (engine, queue) = engine_and_queue().await;
+    let app = App::builder().without_discovered_handlers().build(engine.clone()).unwrap();
+    let event = |id: &str| {
+        format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t","data":1}}"#)
+    };
+    let [first, second] = ["e-1", "e-2"].map(|id| {
+        let mut late = message(&queue, &event(id));
+        late.headers.insert(KEY, "k");
+        Outgoing { due: Due::After(TTL), ..late }
+    });
+    let ids: Vec<_> =
+        engine.publish(vec![first, second]).await.unwrap().into_iter().map(stored).collect();
+    // A number alone, which is the other one's by now as well, is not enough.
+    let other_time = MessageId::Dated {
+        number: ids[1].as_number().unwrap(),
+        stored_at: ids[1].stored_at().unwrap() - chrono::TimeDelta::seconds(1),
+    };
+    assert!(!app.fail(&queue, &other_time, "another message").await.unwrap());
+    assert!(app.fail(&queue, &ids[1], "a test → order").await.unwrap());
+
+    let history = app.history("e-2").await.unwrap();
+    let CopyState::Dead { reason: Some(reason), .. } = &history.copies[0].state else {
+        panic!("{history}")
+    };
+    assert_eq!((reason.kind, reason.error.as_str()), (ReasonKind::Operator, "a test → order"));
+    assert_eq!((history.copies[0].message_id.clone(), reason.attempts), (ids[1].clone(), 0));
+    let left = app.history("e-1").await.unwrap();
+    assert!(matches!(left.copies[0].state, CopyState::Waiting { .. }), "{left}");
+
+    // Whoever has its row locked decides, and is named.
+    let mut other = connection().await;
+    let mut tx = other.begin().await.unwrap();
+    run(&mut tx, &format!("SELECT FROM pgmq.q_{queue} FOR UPDATE")).await;
+    let error = app.fail(&queue, &ids[0], "locked").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
+    assert!(error.to_string().contains("held by pid"), "{error}");
+    tx.rollback().await.unwrap();
+    assert!(app.fail(&queue, &ids[0], "free again").await.unwrap());
 }
 
 #[tokio::test]

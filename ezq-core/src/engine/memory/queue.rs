@@ -100,8 +100,7 @@ impl Queue {
         };
         let is_held_up =
             before.is_some() && places.is_empty() && self.order.range(..ready).next().is_some();
-        // A lease of no length would be no lease.
-        let until = clock::after(now, ttl.max(Duration::from_micros(1)));
+        let until = lease_end(ttl, now);
         Leased {
             is_held_up,
             deliveries: places
@@ -110,6 +109,24 @@ impl Queue {
                 .collect(),
             next_due,
         }
+    }
+
+    /// Whether a worker has the message that an id means.
+    pub(super) fn is_leased(&self, id: &MessageId, now: Micros) -> bool {
+        let stored = id.as_number().and_then(|id| self.messages.get(&id));
+        stored.is_some_and(|stored| stored.open && stored.due > now)
+    }
+
+    /// Leases the message that an id means, if there is one.
+    pub(super) fn lease_by_id(
+        &mut self,
+        id: &MessageId,
+        ttl: Duration,
+        now: Micros,
+    ) -> Option<Delivery> {
+        let id = id.as_number()?;
+        let due = self.messages.get(&id)?.due;
+        self.deliver(id, due, lease_end(ttl, now), now)
     }
 
     /// What can be handed out, in its order: of each key its first message, and up to half of
@@ -343,6 +360,11 @@ impl Queue {
         }
         Some(stored)
     }
+}
+
+/// A lease of no length would be no lease.
+fn lease_end(ttl: Duration, now: Micros) -> Micros {
+    clock::after(now, ttl.max(Duration::from_micros(1)))
 }
 
 fn count(n: usize) -> u64 {
