@@ -133,7 +133,7 @@ impl Claim {
     ) -> Result<bool, sqlx::Error> {
         let (table, before) = (&self.table, self.before_condition("c", 1));
         let statement = format!(
-            "SELECT EXISTS (SELECT FROM {table} c WHERE c.vt <= statement_timestamp(){before})"
+            "SELECT EXISTS (SELECT FROM {table} c WHERE c.vt <= pg_catalog.statement_timestamp(){before})"
         );
         let query = self.bind_before(sqlx::query(AssertSqlSafe(statement)));
         query.fetch_one(connection).await?.try_get(0)
