@@ -10,13 +10,13 @@ use ezq_core::{Error, ErrorKind, QueueName};
 use sqlx::error::DatabaseError;
 
 use crate::config::Place;
+use crate::missing;
 
-const UNDEFINED_TABLE: &str = "42P01";
 const LOCK_TIMEOUT: &str = "55P03";
 
 /// The error of a statement on a queue.
 pub(crate) fn on_queue(error: sqlx::Error, queue: &QueueName, place: &Place) -> Error {
-    if is_queue_missing(&error) && names(message(&error), &format!("pgmq.q_{queue}")) {
+    if missing::is(&error, &format!("pgmq.q_{queue}")) {
         return queue_missing(queue).with_source(error);
     }
     of(error, place)
@@ -49,7 +49,14 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
             place.server(),
             place.database
         ),
-        ErrorKind::QueueMissing => "a table of the queue does not exist".to_owned(),
+        ErrorKind::QueueMissing => {
+            let table = missing::of_pgmq(&error).unwrap_or("pgmq");
+            format!("the table `{table}` of a queue does not exist")
+        }
+        ErrorKind::Transient if missing::of_ezq(&error).is_some() => {
+            let name = missing::of_ezq(&error).unwrap_or("ezq");
+            format!("`{name}` does not exist: the next try makes it again, or says what to run")
+        }
         ErrorKind::Transient if is_locked(&error) => {
             let told = locked_by(&error);
             let told = told.as_deref().unwrap_or("waits for another session's lock");
@@ -59,6 +66,10 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
         ErrorKind::Connection if is_given_up(&error) => {
             format!("the server at {} takes too long for an answer", place.server())
         }
+        ErrorKind::Engine if missing::is_table(&error) => format!(
+            "a trigger or a view at {} asks for a table that does not exist",
+            place.server()
+        ),
         ErrorKind::Connection => format!(
             "no connection to {place}: check that the server runs and that host and port are right"
         ),
@@ -112,15 +123,6 @@ pub(crate) fn is_untranslatable(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("22P05")
 }
 
-/// A table, a function or the schema is gone.
-pub(crate) fn is_absent(error: &sqlx::Error) -> bool {
-    matches!(code(error).as_deref(), Some(UNDEFINED_TABLE | "42883" | "3F000"))
-}
-
-pub(crate) fn is_queue_missing(error: &sqlx::Error) -> bool {
-    code(error).as_deref() == Some(UNDEFINED_TABLE)
-}
-
 /// What was given as a table's name is none: wrong syntax, or a database or schema that is not there.
 pub(crate) fn is_name(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("42601" | "42602" | "0A000" | "22023" | "3F000"))
@@ -160,27 +162,6 @@ pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
         && code(error).is_some_and(|code| !others.iter().any(|class| code.starts_with(class)))
 }
 
-/// Whether the error of a missing table names one of PGMQ's or of ezq's own. Its fields do not tell,
-/// but the message does, in whatever language.
-pub(crate) fn names_ours(error: &sqlx::Error) -> bool {
-    ["pgmq.", "ezq."].iter().any(|schema| message(error).contains(schema))
-}
-
-/// Whether a message names this table, which it does without quotes of its own, and not one whose name
-/// goes on.
-fn names(message: &str, table: &str) -> bool {
-    let goes_on = |rest: &str| {
-        rest.starts_with(|c: char| {
-            c.is_alphanumeric() || ['_', '-', '.', ':', '/', '@'].contains(&c)
-        })
-    };
-    message.match_indices(table).any(|(at, _)| !goes_on(&message[at + table.len()..]))
-}
-
-fn message(error: &sqlx::Error) -> &str {
-    error.as_database_error().map(DatabaseError::message).unwrap_or_default()
-}
-
 /// A column that a table had when it was last looked at is gone, or a cached plan no longer fits.
 pub(crate) fn is_reshaped(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("42703" | "0A000"))
@@ -204,8 +185,12 @@ pub(crate) fn keeps_connection(error: &sqlx::Error) -> bool {
 }
 
 pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
-    if is_locked(error) {
+    // What is missing of ezq's own tables is made again by the next call that needs it.
+    if is_locked(error) || missing::of_ezq(error).is_some() {
         return ErrorKind::Transient;
+    }
+    if missing::of_pgmq(error).is_some() {
+        return ErrorKind::QueueMissing;
     }
     let Some(code) = code(error) else {
         return match error {
@@ -222,7 +207,6 @@ pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
     match code.as_str() {
         "28000" | "28P01" | "42501" => ErrorKind::Permission,
         "3D000" => ErrorKind::DatabaseMissing,
-        UNDEFINED_TABLE => ErrorKind::QueueMissing,
         // Statement timeouts, a server that became a standby, a plan that no longer fits.
         "40001" | "40P01" | "57014" | "25006" | "0A000" => ErrorKind::Transient,
         code if code.starts_with("57P") || code.starts_with("53") => ErrorKind::Transient,
@@ -236,7 +220,7 @@ pub(crate) fn is_login(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("28000" | "28P01"))
 }
 
-fn code(error: &sqlx::Error) -> Option<String> {
+pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(DatabaseError::code).map(Into::into)
 }
 
@@ -369,25 +353,5 @@ impl DatabaseError for Locked {
 
     fn kind(&self) -> sqlx::error::ErrorKind {
         self.inner.kind()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_is_named_in_whatever_quotes_and_not_by_a_longer_name() {
-        for message in [
-            "relation \"pgmq.q_orders\" does not exist",
-            "Relation »pgmq.q_orders« existiert nicht",
-        ] {
-            assert!(names(message, "pgmq.q_orders"));
-            assert!(!names(message, "pgmq.q_order"));
-        }
-        for longer in ["pgmq.q_orders_dlq", "pgmq.q_orders-2", "pgmq.q_orders.paid"] {
-            let message = format!("relation \"{longer}\" does not exist");
-            assert!(names(&message, longer) && !names(&message, "pgmq.q_orders"));
-        }
     }
 }

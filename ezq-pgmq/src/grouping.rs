@@ -62,12 +62,10 @@ impl Groups {
     ///
     /// Cut off, it leaves open whether they are stored.
     pub(crate) async fn store(&self, queue: &QueueName, rows: Vec<Row>) -> Vec<PublishOutcome> {
-        // Keys may have to wait for another transaction, which must hold up nobody else.
+        // What has keys is not brought here: it may have to wait for another transaction, and must hold
+        // up nobody else.
         let bytes: usize = rows.iter().map(Row::bytes).sum();
-        let alone = rows.len() > ROWS_EACH
-            || bytes > BYTES_EACH
-            || rows.iter().any(|row| row.dedupe.is_some());
-        if alone {
+        if rows.len() > ROWS_EACH || bytes > BYTES_EACH {
             return self.run(queue, &rows).await;
         }
         match self.enter(queue, rows) {
@@ -80,7 +78,8 @@ impl Groups {
         }
     }
 
-    async fn run(&self, queue: &QueueName, rows: &[Row]) -> Vec<PublishOutcome> {
+    /// Stores rows of one queue in statements of their own.
+    pub(crate) async fn run(&self, queue: &QueueName, rows: &[Row]) -> Vec<PublishOutcome> {
         let Means { lender, place, stopper } = &self.means;
         publish::store(lender, place, stopper, queue, rows).await
     }

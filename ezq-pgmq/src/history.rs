@@ -13,7 +13,7 @@ use ezq_core::{CopyState, EventCopy, History, QueueName, flat_origin};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::{claim, error, receipts, sql, trail};
+use crate::{claim, missing, receipts, sql, trail};
 
 /// The tables of a queue, as far as they are there; whether all of these may be read.
 const TABLES: &str = "
@@ -55,7 +55,7 @@ pub(crate) async fn read(
         match Search::new(&queue, &row, event_id)?.run(connection, event_id).await {
             Ok(found) => copies.extend(found),
             // Dropped since it was listed.
-            Err(failure) if error::is_queue_missing(&failure) => {}
+            Err(failure) if missing::of_pgmq(&failure).is_some() => {}
             Err(failure) => return Err(failure),
         }
     }

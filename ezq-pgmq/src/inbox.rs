@@ -11,8 +11,8 @@ use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Transaction};
 
 use crate::claim::micros;
-use crate::error;
 use crate::schema::{self, Part};
+use crate::{error, missing};
 
 /// How many rows one statement of [`Inbox::forget`] removes.
 const BATCH: u64 = 1000;
@@ -157,7 +157,7 @@ fn short(text: &str) -> String {
 // Whose connection it is, and to where, is not known here.
 fn failed(failure: sqlx::Error) -> Error {
     let (kind, text) = match error::kind(&failure) {
-        ErrorKind::QueueMissing => (
+        _ if missing::is(&failure, "ezq.inbox") => (
             ErrorKind::SchemaMissing,
             "there is no `ezq.inbox` in this database: create it with `Inbox::create`",
         ),

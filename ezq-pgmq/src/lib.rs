@@ -39,6 +39,7 @@ mod install;
 mod keys;
 mod link;
 mod listen;
+mod missing;
 mod ownership;
 mod plans;
 mod pooled;

@@ -58,14 +58,24 @@ impl Retentions {
         aged.map(|(queue, known)| (queue.clone(), known.retention)).collect()
     }
 
-    /// How messages of a queue leave it. An archive that is absent is created where `manage` allows
-    /// it.
+    /// How messages of a queue leave it. An archive or a trail that is absent is created where `manage`
+    /// allows it; otherwise what was handled is to wait for it, and is not refused.
     pub(crate) async fn removal(
         &self,
         queue: &QueueName,
         link: &Link,
         manage: bool,
     ) -> Result<Removal> {
+        self.look(queue, link, manage).await.map_err(|error| match error.kind() {
+            ErrorKind::SchemaMissing => {
+                let text = "what was handled waits until the trail can be written";
+                Error::new(ErrorKind::Transient, text).with_source(error)
+            }
+            _ => error,
+        })
+    }
+
+    async fn look(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<Removal> {
         let Some(known) = self.kept(queue) else { return Ok(Removal::Delete) };
         if let Some(removal) = known.removal {
             return Ok(removal);
@@ -89,7 +99,7 @@ impl Retentions {
     /// allows it the index for histories.
     pub(crate) async fn ensure(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<()> {
         let Some(known) = self.kept(queue) else { return Ok(()) };
-        self.removal(queue, link, manage).await?;
+        self.look(queue, link, manage).await?;
         if manage && !known.is_indexed && known.retention.is_archive() {
             self.change(queue, |known| known.is_indexed = true);
             // Without it histories are slower, and nothing else.

@@ -9,17 +9,10 @@ use ezq_core::{MessageId, Outgoing};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::{encoding, error, receipts, sql};
+use crate::{encoding, receipts, sql};
 
 /// A row that was seen so recently is not written again.
 const SEEN: &str = "interval '20 s'";
-
-/// The table itself is gone, and not a queue's.
-pub(crate) fn is_gone(failure: &sqlx::Error) -> bool {
-    let names_it =
-        |failure: &dyn sqlx::error::DatabaseError| failure.message().contains("ezq.schedules");
-    error::is_queue_missing(failure) && failure.as_database_error().is_some_and(names_it)
-}
 
 pub(crate) async fn look(
     connection: &mut PgConnection,

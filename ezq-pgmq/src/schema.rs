@@ -4,7 +4,7 @@
 //! needs no schema. The catalogue is asked first, so where all is current no statement changes
 //! anything, and a role without rights on the schema works. What is missing is created under ezq's
 //! lock, on a connection that is closed afterwards. Nothing is ever taken back: a database that a
-//! newer ezq migrated is left as it is, and serves this one.
+//! newer ezq migrated is left as it is, and serves this one. What was dropped is made again.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -43,9 +43,15 @@ struct Migration {
     version: i32,
     name: &'static str,
     part: Part,
-    /// The tables that it makes or changes, on which an application's role needs rights.
-    table: &'static str,
+    /// The tables and functions that it makes.
+    makes: &'static [&'static str],
     sql: &'static str,
+}
+
+impl Migration {
+    fn tables(&self) -> impl Iterator<Item = &'static str> {
+        self.makes.iter().copied().filter(|name| !name.ends_with("()"))
+    }
 }
 
 /// In the order in which they are applied.
@@ -54,7 +60,7 @@ const MIGRATIONS: &[Migration] = &[
         version: 1,
         name: "dedupe keys",
         part: Part::Engine,
-        table: "ezq.dedupe",
+        makes: &["ezq.dedupe"],
         sql: "\
 create table if not exists ezq.dedupe (
   queue text not null,
@@ -73,7 +79,7 @@ create index if not exists dedupe_free_at on ezq.dedupe (free_at);
         version: 2,
         name: "inbox",
         part: Part::Inbox,
-        table: "ezq.inbox",
+        makes: &["ezq.inbox"],
         sql: "\
 create table if not exists ezq.inbox (
   handler text not null,
@@ -89,14 +95,14 @@ create index if not exists inbox_handled_at on ezq.inbox (handled_at);
         version: 3,
         name: "subscriptions",
         part: Part::Broadcast,
-        table: "ezq.subscriptions, ezq.event_parties",
+        makes: &["ezq.subscriptions", "ezq.event_parties", "ezq.pattern_regex()"],
         sql: include_str!("subscriptions.sql"),
     },
     Migration {
         version: 4,
         name: "schedules",
         part: Part::Schedules,
-        table: "ezq.schedules",
+        makes: &["ezq.schedules"],
         sql: "\
 create table if not exists ezq.schedules (
   name text collate \"C\" primary key,
@@ -115,7 +121,7 @@ create table if not exists ezq.schedules (
         version: 5,
         name: "replays",
         part: Part::Replays,
-        table: "ezq.replays",
+        makes: &["ezq.replays"],
         sql: "\
 create table if not exists ezq.replays (
   name text collate \"C\" primary key,
@@ -134,7 +140,7 @@ create table if not exists ezq.replays (
         version: 6,
         name: "trail",
         part: Part::Trail,
-        table: "ezq.trail",
+        makes: &["ezq.trail"],
         sql: "\
 create table if not exists ezq.trail (
   queue text collate \"C\" not null,
@@ -154,14 +160,14 @@ create index if not exists trail_ended_at on ezq.trail (queue, ended_at);
         version: 7,
         name: "pinned functions",
         part: Part::Broadcast,
-        table: "ezq.subscriptions, ezq.event_parties",
+        makes: &["ezq.pattern_regex()", "ezq.recipients()", "ezq.broadcast()"],
         sql: include_str!("broadcast.sql"),
     },
     Migration {
         version: 8,
         name: "queue names",
         part: Part::Broadcast,
-        table: "ezq.subscriptions",
+        makes: &[],
         sql: "\
 alter table ezq.subscriptions drop constraint if exists subscriptions_queue_check;
 alter table ezq.subscriptions add constraint subscriptions_queue_check
@@ -172,7 +178,7 @@ alter table ezq.subscriptions add constraint subscriptions_queue_check
         version: 9,
         name: "what a replay began beside",
         part: Part::Replays,
-        table: "ezq.replays",
+        makes: &[],
         sql: "\
 alter table ezq.replays add column if not exists open bigint[] not null default '{}';
 ",
@@ -189,22 +195,52 @@ create table if not exists ezq.migrations (
 );
 ";
 
-const PROBE: &str = "SELECT pg_catalog.to_regnamespace('ezq') IS NOT NULL, \
-                     EXISTS (SELECT FROM pg_catalog.pg_class c \
-                             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                             WHERE n.nspname = 'ezq' AND c.relname = 'migrations')";
+/// Every table and function in the schema; null without one. The catalogue needs no right.
+const PROBE: &str = "
+    SELECT CASE WHEN n.oid IS NOT NULL THEN ARRAY(
+      SELECT 'ezq.' || c.relname FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid
+      UNION SELECT 'ezq.' || p.proname || '()' FROM pg_catalog.pg_proc p WHERE p.pronamespace = n.oid)
+    END
+    FROM (SELECT pg_catalog.to_regnamespace('ezq') AS oid) n";
 
 /// What a database has.
 struct Found {
-    schema: bool,
-    record: bool,
+    has_schema: bool,
+    /// Tables and functions.
+    stands: BTreeSet<String>,
     applied: BTreeSet<i32>,
 }
 
 impl Found {
+    /// What is to be applied: what never was, and from the first on of which something was dropped.
     fn missing(&self, part: Part) -> Vec<&'static Migration> {
-        let missing = |m: &&Migration| m.part == part && !self.applied.contains(&m.version);
-        MIGRATIONS.iter().filter(missing).collect()
+        let mut is_broken = false;
+        let missing = |m: &&Migration| {
+            is_broken |= m.makes.iter().any(|name| !self.stands.contains(*name));
+            is_broken || !self.applied.contains(&m.version)
+        };
+        MIGRATIONS.iter().filter(|m| m.part == part).filter(missing).collect()
+    }
+
+    /// The names of what a part lacks.
+    fn lacks(&self, part: Part) -> String {
+        let of = |m: &&'static Migration| {
+            let absent = m.makes.iter().filter(|name| !self.stands.contains(**name));
+            let absent: Vec<String> = absent.map(|name| format!("`{name}`")).collect();
+            let is_new = absent.is_empty() && !self.applied.contains(&m.version);
+            let change = is_new.then(|| format!("the change \"{}\"", m.name));
+            absent.into_iter().chain(change)
+        };
+        let mut names: BTreeSet<String> = self.missing(part).iter().flat_map(of).collect();
+        if !self.stands.contains("ezq.migrations") {
+            names.insert("`ezq.migrations`".to_owned());
+        }
+        Vec::from_iter(names).join(", ")
+    }
+
+    /// Something was dropped that a migration had made.
+    fn is_broken(&self, part: Part) -> bool {
+        self.missing(part).iter().any(|m| self.applied.contains(&m.version))
     }
 }
 
@@ -249,10 +285,14 @@ impl Schema {
             found
         };
         if !found.missing(self.part).is_empty() {
+            let absent = || absent(self.part, place, &found.lacks(self.part));
             if !manage {
-                return Err(absent(self.part, place));
+                return Err(absent());
             }
-            create(connector, self.part).await?;
+            create(connector, self.part).await.map_err(|failure| match failure.kind() {
+                ErrorKind::Permission => absent().with_source(failure),
+                _ => failure,
+            })?;
         }
         self.stands.store(true, Ordering::Relaxed);
         Ok(())
@@ -275,8 +315,15 @@ pub(crate) async fn migrate(connection: &mut PgConnection, part: Part) -> Result
     // Another may have been faster.
     let found = probe(&mut tx).await?;
     create_schema(&mut tx).await?;
-    if !found.record {
+    if !found.stands.contains("ezq.migrations") {
         sqlx::raw_sql(RECORD).execute(&mut *tx).await?;
+    }
+    if found.is_broken(part) {
+        // What a newer ezq had changed is gone with it: its next start is to change it again.
+        sqlx::query("DELETE FROM ezq.migrations WHERE version > $1")
+            .bind(MIGRATIONS.iter().map(|step| step.version).max())
+            .execute(&mut *tx)
+            .await?;
     }
     for Migration { version, name, sql, .. } in found.missing(part) {
         sqlx::raw_sql(AssertSqlSafe(*sql)).execute(&mut *tx).await?;
@@ -288,7 +335,7 @@ pub(crate) async fn migrate(connection: &mut PgConnection, part: Part) -> Result
 
 /// Makes the schema where it is absent: a role may own it without the right to create one.
 pub(crate) async fn create_schema(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    if !probe(&mut *connection).await?.schema {
+    if !probe(&mut *connection).await?.has_schema {
         sqlx::raw_sql(SCHEMA).execute(connection).await?;
     }
     Ok(())
@@ -297,26 +344,33 @@ pub(crate) async fn create_schema(connection: &mut PgConnection) -> Result<(), s
 /// The statements that a part consists of, for an administrator. They can be run again, and then make
 /// only what is missing: what a newer ezq made is not replaced by what an older one prints.
 pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
-    let mut sql = format!("{SCHEMA}{RECORD}");
+    let mut sql = format!("{SCHEMA}{RECORD}do $ezq$ declare is_broken boolean := false;\nbegin\n");
     let steps = || MIGRATIONS.iter().filter(|step| step.part == part);
-    for Migration { version, name, table, sql: step, .. } in steps() {
-        let tables = table.split(", ").map(|table| format!("to_regclass('{table}')"));
-        let tables: Vec<String> = tables.collect();
-        // What stands may be a newer ezq's. Writing to a string cannot fail.
-        let _ = write!(
+    for Migration { version, name, makes, sql: step, .. } in steps() {
+        let absent = makes.iter().map(|name| match name.strip_suffix("()") {
+            None => format!("to_regclass('{name}') is null"),
+            Some(function) => format!(
+                "not exists (select from pg_catalog.pg_proc \
+                 where pronamespace = 'ezq'::regnamespace and 'ezq.' || proname = '{function}')"
+            ),
+        });
+        // Writing to a string cannot fail.
+        for absent in absent {
+            let _ = writeln!(sql, "is_broken := is_broken or {absent};");
+        }
+        let record = record(*version, name);
+        let _ = writeln!(
             sql,
-            "do $ezq$ begin\n\
-             if num_nulls({}) > 0 or not exists (select from ezq.migrations where version = {version})\n\
-             then\n{step}{}end if;\nend $ezq$;\n",
-            tables.join(", "),
-            record(*version, name)
+            "if is_broken or not exists (select from ezq.migrations where version = {version})\n\
+             then\n{step}{record}end if;"
         );
     }
+    sql.push_str("end $ezq$;\n");
     if let Some(role) = role {
         let role = quoted(role);
         let _ = writeln!(sql, "grant usage on schema ezq to {role};");
         let _ = writeln!(sql, "grant select on ezq.migrations to {role};");
-        let tables: BTreeSet<&str> = steps().map(|step| step.table).collect();
+        let tables: BTreeSet<&str> = steps().flat_map(Migration::tables).collect();
         for table in tables {
             let _ = writeln!(sql, "grant select, insert, update, delete on {table} to {role};");
         }
@@ -324,13 +378,13 @@ pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
     sql
 }
 
-/// The error of a part that is not there and is not to be, or cannot be, created.
-pub(crate) fn absent(part: Part, place: &Place) -> Error {
+/// The error of a part of which something is not there, and is not to be, or cannot be, created.
+fn absent(part: Part, place: &Place, lacks: &str) -> Error {
     let text = format!(
-        "the role `{}` finds no tables of ezq in the database `{}`, and is not to, or may not, create \
-         them: run this there as an administrator\n{}",
-        place.role,
+        "the database `{}` lacks {lacks}, and the role `{}` is not to, or may not, create that: run \
+         this there as an administrator\n{}",
         place.database,
+        place.role,
         sql(part, Some(&place.role))
     );
     Error::new(ErrorKind::SchemaMissing, text)
@@ -344,13 +398,15 @@ fn record(version: i32, name: &str) -> String {
 }
 
 async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
-    let (schema, record): (bool, bool) = sqlx::query_as(PROBE).fetch_one(&mut *connection).await?;
+    let stands: Option<Vec<String>> = sqlx::query_scalar(PROBE).fetch_one(&mut *connection).await?;
+    let has_schema = stands.is_some();
+    let stands = BTreeSet::from_iter(stands.unwrap_or_default());
     let mut applied = BTreeSet::new();
-    if record {
+    if stands.contains("ezq.migrations") {
         let versions = sqlx::query_scalar::<_, i32>("SELECT version FROM ezq.migrations");
         applied.extend(versions.fetch_all(connection).await?);
     }
-    Ok(Found { schema, record, applied })
+    Ok(Found { has_schema, stands, applied })
 }
 
 async fn create(connector: &Connector, part: Part) -> Result<()> {
@@ -359,17 +415,25 @@ async fn create(connector: &Connector, part: Part) -> Result<()> {
     let migrated = migrate(&mut own, part).await;
     // Ends the transaction, and with it the lock.
     let _ = own.close().await;
-    migrated.map_err(|failure| out_of_reach(failure, part, place))
+    migrated.map_err(|failure| error::of(failure, place))
 }
 
 /// The error of a statement on a part's tables, with what to run where the role lacks a right.
 pub(crate) fn out_of_reach(failure: sqlx::Error, part: Part, place: &Place) -> Error {
-    match error::of(failure, place) {
-        refused if refused.kind() == ErrorKind::Permission => {
-            absent(part, place).with_source(refused)
-        }
-        other => other,
+    let refused = error::of(failure, place);
+    if refused.kind() != ErrorKind::Permission {
+        return refused;
     }
+    let steps = MIGRATIONS.iter().filter(|step| step.part == part);
+    let tables = steps.flat_map(Migration::tables).map(|table| format!("`{table}`"));
+    let text = format!(
+        "the role `{}` lacks a right on {} in the database `{}`: run this there as an administrator\n{}",
+        place.role,
+        Vec::from_iter(tables).join(", "),
+        place.database,
+        sql(part, Some(&place.role))
+    );
+    Error::new(ErrorKind::SchemaMissing, text).with_source(refused)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use ezq_core::{Error, ErrorKind, QueueName};
 
-use crate::error;
+use crate::{error, missing};
 
 /// What the statement says that proves a transaction to be the one that was begun, if it is not.
 pub(crate) const NOT_CURRENT: &str = "not ezq.unit";
@@ -49,12 +49,17 @@ pub(crate) fn by_handler(failure: sqlx::Error, step: Step<'_>) -> Result<Error, 
          INSERT on the queue that it publishes to"
     } else if is_committing && error::is_refusal(&failure) {
         "the handler's transaction could not be committed: a deferred trigger or constraint failed"
-    } else if error::is_queue_missing(&failure) && !error::names_ours(&failure) {
+    } else if missing::is_table(&failure) && !is_ours(&failure) {
         "a trigger asks for a table that does not exist"
     } else {
         return Err(failure);
     };
     Ok(Error::new(ErrorKind::Engine, text).with_source(failure))
+}
+
+/// What is missing is PGMQ's or ezq's own.
+fn is_ours(failure: &sqlx::Error) -> bool {
+    missing::of_pgmq(failure).is_some() || missing::of_ezq(failure).is_some()
 }
 
 pub(crate) fn not_given_back() -> Error {

@@ -15,7 +15,7 @@ use crate::claim::micros;
 use crate::link::Link;
 use crate::retention::Retentions;
 use crate::settle::BEGIN;
-use crate::{error, sql, trail};
+use crate::{error, missing, sql, trail};
 
 /// The most rows that one transaction removes.
 const BATCH: u64 = 1000;
@@ -74,7 +74,7 @@ impl Sweeper {
             let count = match link.end(result) {
                 Ok(count) => count,
                 // No archive or trail yet, or none any more.
-                Err(failure) if error::is_queue_missing(&failure) => 0,
+                Err(failure) if is_absent(&failure, queue) => 0,
                 Err(failure) => return Err(error::of(failure, &place)),
             };
             removed += count;
@@ -83,6 +83,11 @@ impl Sweeper {
             }
         }
     }
+}
+
+/// The archive of a queue is not there, or no trail is: not something that a trigger asks for.
+fn is_absent(failure: &sqlx::Error, queue: &QueueName) -> bool {
+    missing::is(failure, &format!("pgmq.a_{queue}")) || missing::is(failure, trail::TABLE)
 }
 
 /// Removes the oldest that are past their time, unless another is at it: one alone deletes from an
@@ -95,7 +100,9 @@ async fn expire(
     let table = sql::archive_table(queue);
     let mut tx = connection.begin_with(BEGIN).await?;
     // Before the statement that reads, so that it sees what another has removed.
-    let lock = format!("SELECT pg_try_advisory_xact_lock($1 + '{table}'::regclass::oid::bigint)");
+    let lock = format!(
+        "SELECT pg_catalog.pg_try_advisory_xact_lock($1 + '{table}'::regclass::oid::bigint)"
+    );
     let is_ours = sqlx::query_scalar(AssertSqlSafe(lock)).bind(LOCK_KEY).fetch_one(&mut *tx);
     if !is_ours.await? {
         tx.rollback().await?;
@@ -104,7 +111,7 @@ async fn expire(
     let statement = format!(
         "DELETE FROM {table} WHERE msg_id = ANY (ARRAY(
            SELECT msg_id FROM {table}
-           WHERE archived_at < statement_timestamp() - $1 * interval '1 us'
+           WHERE archived_at < pg_catalog.statement_timestamp() - $1 * interval '1 us'
            ORDER BY archived_at LIMIT $2))"
     );
     let removed = sqlx::query(AssertSqlSafe(statement))

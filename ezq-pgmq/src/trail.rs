@@ -10,6 +10,9 @@ use crate::claim::{self, micros};
 use crate::{receipts, sql};
 use std::time::Duration;
 
+/// Where it stands.
+pub(crate) const TABLE: &str = "ezq.trail";
+
 /// Records what `gone` has. The id of an event that does not say it is where it was stored.
 pub(crate) fn record(queue: &QueueName) -> String {
     let (is_control, event_type) =

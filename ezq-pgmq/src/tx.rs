@@ -28,14 +28,13 @@ use tokio::time::timeout;
 
 use crate::broadcast;
 use crate::engine::PgmqEngine;
-use crate::error;
 use crate::link::limit;
 use crate::pooled::Pooled;
 use crate::publish::{self, ByQueue};
 use crate::receipts::{self, Columns, ONLY_LOCKED, RECEIPTS};
 use crate::removal::Removal;
 use crate::spoilt::{self, NOT_CURRENT, Step};
-use crate::sql;
+use crate::{error, missing, sql};
 
 /// How long a roll-back may take before the statement it waits for is stopped.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -246,7 +245,7 @@ impl UnitOfWork for PgUnit {
             }
             Err(failure) => {
                 session.roll_back(open).await;
-                if !broadcasts.is_empty() && error::is_absent(&failure) {
+                if !broadcasts.is_empty() && missing::of_ezq(&failure).is_some() {
                     return Err(session.engine.broadcast_failed(failure));
                 }
                 Err(session.failed(failure, step))

@@ -14,7 +14,7 @@ use crate::capture::feeds::CHANNEL;
 use crate::giving_up::mark;
 use crate::link::limit;
 use crate::publish::CONFLICT_TRIES;
-use crate::{encoding, error, text};
+use crate::{encoding, error, missing, text};
 
 const SUBSCRIBE: &str = "
     INSERT INTO ezq.subscriptions (app, queue, pattern)
@@ -62,7 +62,7 @@ macro_rules! on_control {
             let $connection = link.connection();
             let result = watch.limit($statement).await;
             match link.end(result) {
-                Err(failure) if error::is_absent(&failure) && again => {
+                Err(failure) if missing::of_ezq(&failure).is_some() && again => {
                     again = false;
                     inner.subscriptions.forget();
                 }
@@ -97,15 +97,13 @@ impl Inner {
             let why = "Postgres does not take its body or headers as JSON";
             return text::refused(why).with_source(failure);
         }
-        let place = self.connector.place();
-        if error::is_absent(&failure) {
+        if let Some(name) = dropped(&failure) {
             self.subscriptions.forget();
             self.schema.forget();
-            let text =
-                "a subscribed queue, or the schema `ezq`, was dropped just now: broadcast again";
+            let text = format!("`{name}` was dropped just now: broadcast again");
             return Error::new(ErrorKind::Transient, text).with_source(failure);
         }
-        error::of(failure, place)
+        error::of(failure, self.connector.place())
     }
 
     async fn store_copies(&self, row: &Row) -> Result<Copies> {
@@ -125,7 +123,7 @@ impl Inner {
                 Err(failure) => failure,
             };
             tries += 1;
-            let passes = error::is_conflict(&failure) || error::is_absent(&failure);
+            let passes = error::is_conflict(&failure) || dropped(&failure).is_some();
             let error = self.broadcast_failed(failure);
             if !passes || tries == CONFLICT_TRIES {
                 return Err(error);
@@ -140,6 +138,11 @@ impl Inner {
             self.announce(queue);
         }
     }
+}
+
+/// The table or function that a broadcast needs and that is gone; not what a trigger asks for.
+fn dropped(failure: &sqlx::Error) -> Option<&str> {
+    missing::of_ezq(failure).or_else(|| missing::of_pgmq(failure))
 }
 
 fn stored(copies: &Copies) -> impl Iterator<Item = &QueueName> {

@@ -91,15 +91,11 @@ impl PgmqEngine {
         inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
     }
 
-    /// Makes sure of the table of replays.
+    /// Makes sure of the table of replays. It is looked for each time: replays are rare.
     pub(crate) async fn ready_to_replay(&self) -> Result<()> {
         let inner = &self.inner;
+        inner.replays.forget();
         inner.replays.ensure(&inner.control, &inner.connector, inner.manage_schema).await
-    }
-
-    /// The table of replays is gone.
-    pub(crate) fn forget_replays(&self) {
-        self.inner.replays.forget();
     }
 
     /// How well the plans fit that the server keeps for statements in the pool's transactions.
@@ -217,6 +213,7 @@ impl Engine for PgmqEngine {
             manage_schema: inner.manage_schema,
             locked: &inner.locked,
             encoding: inner.encoding,
+            keys: &inner.schema,
             no_keys: no_keys.as_ref(),
         };
         let gives_back = settlements.iter().any(|(_, settle)| matches!(settle, Settle::Release));
@@ -225,13 +222,6 @@ impl Engine for PgmqEngine {
             inner.fronts.forget(queue);
         }
         inner.announce_all(&settled.woken);
-        let missing = |outcome: &SettleOutcome| {
-            matches!(outcome, SettleOutcome::Failed { error, .. }
-                     if error.kind() == ErrorKind::QueueMissing)
-        };
-        if settled.outcomes.iter().any(missing) {
-            inner.schema.forget();
-        }
         if settled.is_broken
             && !settled.outcomes.is_empty()
             && let SettleOutcome::Failed { error, .. } = settled.outcomes.swap_remove(0)

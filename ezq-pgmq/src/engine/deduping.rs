@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use ezq_core::{Outgoing, Result};
+use ezq_core::{Outgoing, PublishOutcome, QueueName, Result};
 use tokio::time::Instant;
 
 use super::Inner;
-use crate::dedupe;
+use crate::publish::Row;
+use crate::{dedupe, missing};
 
 /// Keys that ended lie about for this long at most, while there are publishers with keys.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -27,6 +28,26 @@ impl Inner {
         self.schema.ensure(&self.control, &self.connector, self.manage_schema).await?;
         self.sweep_soon();
         Ok(())
+    }
+
+    /// Stores rows of one queue. If the table of keys was dropped since it was looked for, nothing was
+    /// stored, and it is made and the rows are stored again.
+    pub(super) async fn store(&self, queue: &QueueName, rows: Vec<Row>) -> Vec<PublishOutcome> {
+        if rows.iter().all(|row| row.dedupe.is_none()) {
+            return self.groups.store(queue, rows).await;
+        }
+        let outcomes = self.groups.run(queue, &rows).await;
+        let is_dropped = matches!(
+            outcomes.first(),
+            Some(PublishOutcome::Failed(error)) if missing::told_of_ezq(error)
+        );
+        if is_dropped {
+            self.schema.forget();
+            if self.ready_for_keys().await.is_ok() {
+                return self.groups.run(queue, &rows).await;
+            }
+        }
+        outcomes
     }
 
     fn sweep_soon(&self) {

@@ -37,7 +37,7 @@ use crate::schema::{Part, Schema};
 use crate::settle::Locked;
 use crate::sweep::Sweeper;
 use crate::wake::Wake;
-use crate::{error, install, keys, listen, pooler};
+use crate::{error, install, keys, listen, missing, pooler};
 
 /// `jsonb` takes no more in one text or array.
 const MAX_BODY: usize = 268_435_455;
@@ -320,7 +320,7 @@ impl Inner {
             if rows.iter().any(Row::is_keyed) {
                 self.queues.index_keys(&queue, &self.control, self.manage_schema).await;
             }
-            let results = self.groups.store(&queue, rows).await;
+            let results = self.store(&queue, rows).await;
             let mut stored_here = false;
             for (index, outcome) in places.into_iter().zip(results) {
                 match &outcome {
@@ -329,7 +329,6 @@ impl Inner {
                     PublishOutcome::Failed(error) => {
                         if error.kind() == ErrorKind::QueueMissing {
                             self.queues.forget(&queue);
-                            self.schema.forget();
                         }
                         if error.kind() != ErrorKind::InvalidEvent {
                             broken = broken.or(Some(index));
@@ -367,7 +366,7 @@ impl Inner {
 
     /// What an error says about a queue's table is remembered by forgetting.
     fn note(&self, failure: &sqlx::Error, queue: &QueueName) {
-        if error::is_queue_missing(failure) || error::is_reshaped(failure) {
+        if missing::is_table(failure) || error::is_reshaped(failure) {
             self.queues.forget(queue);
             self.retentions.forget(queue);
             self.schema.forget();

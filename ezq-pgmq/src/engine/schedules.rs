@@ -2,34 +2,38 @@
 
 use async_trait::async_trait;
 use ezq_core::engine::{Advance, Fired, Firing, KeptSchedules, Registration, ScheduleStore};
-use ezq_core::{Error, ErrorKind, Result};
+use ezq_core::{Error, Result};
 
 use super::PgmqEngine;
 use crate::link::{Checkout, Link};
 use crate::schema::{Part, out_of_reach};
-use crate::{error, publish, schedules, text};
+use crate::{error, missing, publish, schedules, text};
 
-/// One statement on the table, which is made first where it is absent.
+/// One statement on the table, which is made first where it is absent; again if it was dropped since
+/// it was looked for.
 macro_rules! on_schedules {
     ($engine:expr, |$connection:ident| $statement:expr) => {{
         let inner = &$engine.inner;
-        inner.timetable.ensure(&inner.control, &inner.connector, inner.manage_schema).await?;
-        let mut link: Checkout<'_> = Link::checkout(&inner.control).await?;
-        let watch = link.watch();
-        let $connection = link.connection();
-        let result = watch.limit($statement).await;
-        link.end(result)
+        let mut again = true;
+        loop {
+            inner.timetable.ensure(&inner.control, &inner.connector, inner.manage_schema).await?;
+            let mut link: Checkout<'_> = Link::checkout(&inner.control).await?;
+            let watch = link.watch();
+            let $connection = link.connection();
+            let result = watch.limit($statement).await;
+            match link.end(result) {
+                Err(failure) if missing::of_ezq(&failure).is_some() && again => {
+                    again = false;
+                    inner.timetable.forget();
+                }
+                result => break result,
+            }
+        }
     }};
 }
 
 impl PgmqEngine {
     fn schedules_failed(&self, failure: sqlx::Error) -> Error {
-        if schedules::is_gone(&failure) {
-            self.inner.timetable.forget();
-            let text =
-                "the table `ezq.schedules` is gone: the next try makes it again, where it may";
-            return Error::new(ErrorKind::SchemaMissing, text).with_source(failure);
-        }
         out_of_reach(failure, Part::Schedules, self.place())
     }
 }
@@ -80,8 +84,7 @@ impl ScheduleStore for PgmqEngine {
             schedules::fire(connection, name, tick, &message, headers.as_deref())
         });
         let stored = stored.map_err(|failure| match &failure {
-            gone if schedules::is_gone(gone) => self.schedules_failed(failure),
-            missing if error::is_queue_missing(missing) => self.failed(failure, queue),
+            gone if missing::of_pgmq(gone).is_some() => self.failed(failure, queue),
             data if error::is_data(data) => {
                 text::refused("Postgres does not take its body or headers as JSON")
                     .with_source(failure)

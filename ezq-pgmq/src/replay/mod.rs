@@ -24,7 +24,7 @@ use known::list;
 use crate::claim::in_calendar;
 use crate::link::limit;
 use crate::schema::{Part, out_of_reach};
-use crate::{PgmqEngine, error, retention};
+use crate::{PgmqEngine, missing, retention};
 
 /// How many archived messages one statement looks at.
 const PAGE: u32 = 500;
@@ -193,10 +193,7 @@ impl Replay {
         let counted = counted.await;
         let _ = connection.close().await;
         let (definition, count) =
-            counted.map_err(|failure| match error::is_queue_missing(&failure) {
-                true => retention::missing(&options.queue).with_source(failure),
-                false => error::of(failure, connector.place()),
-            })?;
+            counted.map_err(|failure| failed_on(failure, &self.engine, &options))?;
         if !definition.is_null() {
             options.check(&self.name, &definition)?;
         }
@@ -339,10 +336,7 @@ async fn step(
     options: &Options,
     rate: Option<u32>,
 ) -> Result<(bool, u64)> {
-    let on_queue = |failure| match error::is_queue_missing(&failure) {
-        true => retention::missing(&options.queue).with_source(failure),
-        false => failed(failure, engine),
-    };
+    let on_queue = |failure| failed_on(failure, engine, options);
     let patience = engine.patience();
     let mut tx = connection.begin().await.map_err(on_queue)?;
     let found = locked(&mut tx, name).await.map_err(on_queue)?;
@@ -396,10 +390,19 @@ impl PgmqEngine {
     }
 }
 
-fn failed(failure: sqlx::Error, engine: &PgmqEngine) -> Error {
-    if error::is_absent(&failure) {
-        engine.forget_replays();
+/// The error of a statement that reads an archive and writes to a queue.
+fn failed_on(failure: sqlx::Error, engine: &PgmqEngine, options: &Options) -> Error {
+    let Options { queue, target, .. } = options;
+    match &failure {
+        gone if missing::is(gone, &format!("pgmq.q_{target}")) => engine.failed(failure, target),
+        gone if missing::is(gone, &format!("pgmq.a_{queue}")) => {
+            retention::missing(queue).with_source(failure)
+        }
+        _ => failed(failure, engine),
     }
+}
+
+fn failed(failure: sqlx::Error, engine: &PgmqEngine) -> Error {
     out_of_reach(failure, Part::Replays, engine.connector().place())
 }
 

@@ -26,7 +26,8 @@ use crate::queues::Queues;
 use crate::receipts::Key;
 use crate::removal::Removal;
 use crate::retention::Retentions;
-use crate::{error, text};
+use crate::schema::Schema;
+use crate::{error, missing, text};
 pub(crate) use item::Item;
 use item::Kind;
 pub(crate) use locked::Locked;
@@ -55,6 +56,8 @@ pub(crate) struct Means<'a> {
     pub(crate) manage_schema: bool,
     pub(crate) locked: &'a Locked,
     pub(crate) encoding: Encoding,
+    /// The table of dedupe keys.
+    pub(crate) keys: &'a Schema,
     /// Why events with dedupe keys cannot be published, if they cannot.
     pub(crate) no_keys: Option<&'a Error>,
 }
@@ -172,10 +175,10 @@ impl<'a> Settling<'a> {
                 self.means.retentions.forget(self.queue);
                 continue;
             }
-            if error::is_queue_missing(&failure) {
+            if missing::is_table(&failure) {
                 if !repaired {
                     repaired = true;
-                    self.repair().await.map_err(Failure::Other)?;
+                    self.repair(items).await?;
                     continue;
                 }
                 if let Some(error) = self.missing_target(items).await {
@@ -197,14 +200,22 @@ impl<'a> Settling<'a> {
         retentions.removal(self.queue, control, manage_schema).await
     }
 
-    // Creates dead letters and archive where they are gone. The queue itself is its consumer's affair, for
-    // deliveries of a dropped queue cannot be settled; queues of events are their publishers'.
-    async fn repair(&self) -> Result<()> {
-        let Means { control, queues, retentions, manage_schema, .. } = self.means;
+    // Creates dead letters, archive and tables of ezq's own where they are gone. The queue itself is its
+    // consumer's affair, for deliveries of a dropped queue cannot be settled; queues of events are their
+    // publishers'.
+    async fn repair(&self, items: &[Item]) -> Result<(), Failure> {
+        let Means { control, queues, retentions, manage_schema, keys, .. } = self.means;
         queues.forget(self.queue);
         retentions.forget(self.queue);
-        queues.shape(self.queue, control).await?;
-        queues.ensure(self.queue, control, manage_schema).await
+        keys.forget();
+        queues.shape(self.queue, control).await.map_err(Failure::Other)?;
+        queues.ensure(self.queue, control, manage_schema).await.map_err(Failure::Other)?;
+        if items.iter().any(Item::has_keys) {
+            let ensured = keys.ensure(control, control.connector(), manage_schema).await;
+            // What has no key is settled without them.
+            ensured.map_err(Failure::Data)?;
+        }
+        Ok(())
     }
 
     // Which of the events' queues is not there.

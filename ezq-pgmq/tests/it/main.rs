@@ -32,6 +32,8 @@ mod dead_letters;
 #[cfg(feature = "embedded")]
 mod dedupe;
 #[cfg(feature = "embedded")]
+mod dropped;
+#[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(feature = "embedded")]
 mod encodings;

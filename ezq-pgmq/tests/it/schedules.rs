@@ -166,15 +166,13 @@ async fn a_role_without_rights_on_schedules_is_told_what_to_run() {
 }
 
 #[tokio::test]
-async fn a_schedules_table_that_was_dropped_is_told_once_and_made_again() {
+async fn a_schedules_table_that_was_dropped_is_made_again() {
     let (url, queue, mut own) = database().await;
     let engine = engine_at(&url).await;
     register(&engine, "a").await.unwrap();
     let from = row(&engine, "a").await.next_at;
     for drop in ["DROP SCHEMA ezq CASCADE", "DROP TABLE ezq.schedules, ezq.migrations"] {
         run(&mut own, drop).await;
-        let error = fire(&engine, &queue, "a", from).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::SchemaMissing, "{error:?}");
         assert_eq!(fire(&engine, &queue, "a", from).await.unwrap(), Fired::NotDue);
         assert!(register(&engine, "a").await.unwrap());
     }

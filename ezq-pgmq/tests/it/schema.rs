@@ -151,8 +151,6 @@ async fn a_schema_that_was_dropped_is_made_again() {
     let publish_keyed = async || engine.publish(vec![keyed(&target, "1", "a")]).await;
     stored(publish_keyed().await.unwrap().remove(0));
     run(&mut own, "DROP SCHEMA ezq CASCADE").await;
-    // As after a dropped queue: told once, so that the caller makes sure of the queue.
-    assert_eq!(publish_keyed().await.unwrap_err().kind(), ErrorKind::QueueMissing);
     stored(publish_keyed().await.unwrap().remove(0));
 
     run(&mut own, "DROP SCHEMA ezq CASCADE").await;
@@ -162,7 +160,6 @@ async fn a_schema_that_was_dropped_is_made_again() {
         let with_key = Settle::Ack { outgoing: vec![keyed(&target, "2", "a")] };
         engine.settle(&queue, vec![(receipt.clone(), with_key)]).await
     };
-    assert_eq!(settle().await.unwrap_err().kind(), ErrorKind::QueueMissing);
     assert!(matches!(settle().await.unwrap()[..], [SettleOutcome::Done]));
 }
 

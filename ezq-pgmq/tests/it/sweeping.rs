@@ -136,3 +136,18 @@ async fn one_archive_that_fails_keeps_no_other_from_being_swept() {
     run(&mut own, &format!("ALTER TABLE pgmq.a_{broken} RENAME COLUMN odd TO archived_at")).await;
     assert_eq!(engine.sweep().await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn a_table_that_a_trigger_asks_for_is_no_missing_archive() {
+    let (engine, queue) = archiving(Retention::archive_for(HOUR)).await;
+    fill(&queue, 5, 0).await;
+    let trigger = format!(
+        "CREATE FUNCTION audit_{queue}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           INSERT INTO public.no_such_audit VALUES (1); RETURN NULL; END $$;
+         CREATE TRIGGER audit AFTER DELETE ON pgmq.a_{queue} EXECUTE FUNCTION audit_{queue}()"
+    );
+    run(&mut connection().await, &trigger).await;
+    let error = engine.sweep().await.unwrap_err();
+    assert!(ezq_core::error_chain(&error).contains("no_such_audit"), "{error:?}");
+    assert_eq!(archived(&queue).await, 5);
+}

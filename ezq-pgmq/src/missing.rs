@@ -1,0 +1,76 @@
+//! Which table or function is missing, of an error that tells of one.
+//!
+//! A trigger or a view of the user's may ask for a table that does not exist, too: the error's code is
+//! not enough to take a queue for dropped. The error's fields do not name what is missing; its message
+//! does, in whatever language, and without quotes inside the name.
+
+use sqlx::error::DatabaseError;
+
+use crate::error::code;
+
+const TABLE: &str = "42P01";
+const FUNCTION: &str = "42883";
+const SCHEMA: &str = "3F000";
+
+/// A table does not exist, whoever asks for it.
+pub(crate) fn is_table(failure: &sqlx::Error) -> bool {
+    code(failure).as_deref() == Some(TABLE)
+}
+
+/// A table does not exist, and it is this one, named with its schema and without quotes.
+pub(crate) fn is(failure: &sqlx::Error, table: &str) -> bool {
+    is_table(failure) && names(message(failure)).any(|name| name == table)
+}
+
+/// The table of PGMQ's that does not exist, with its schema.
+pub(crate) fn of_pgmq(failure: &sqlx::Error) -> Option<&str> {
+    names(message(failure)).find(|name| name.starts_with("pgmq.") && is_table(failure))
+}
+
+/// The table or function of ezq's own that does not exist, with its schema; or the schema itself.
+pub(crate) fn of_ezq(failure: &sqlx::Error) -> Option<&str> {
+    let mut names = names(message(failure));
+    match code(failure)?.as_str() {
+        TABLE | FUNCTION => names.find(|name| name.starts_with("ezq.")),
+        SCHEMA => names.find(|name| *name == "ezq"),
+        _ => None,
+    }
+}
+
+/// The same of an error that was made of such a failure.
+pub(crate) fn told_of_ezq(error: &ezq_core::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let failure = source.and_then(|source| source.downcast_ref::<sqlx::Error>());
+    failure.and_then(of_ezq).is_some()
+}
+
+/// The words of a message, each up to what can be part of no name.
+fn names(message: &str) -> impl Iterator<Item = &str> {
+    message.split(|c: char| !(c.is_alphanumeric() || "_-.:/@".contains(c)))
+}
+
+fn message(failure: &sqlx::Error) -> &str {
+    failure.as_database_error().map(DatabaseError::message).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_named_in_whatever_quotes_and_not_by_a_longer_name() {
+        let is_named = |message: &str, table: &str| names(message).any(|name| name == table);
+        for message in [
+            "relation \"pgmq.q_orders\" does not exist",
+            "Relation »pgmq.q_orders« existiert nicht",
+        ] {
+            assert!(is_named(message, "pgmq.q_orders"));
+            assert!(!is_named(message, "pgmq.q_order"));
+        }
+        for longer in ["pgmq.q_orders_dlq", "pgmq.q_orders-2", "pgmq.q_orders.paid"] {
+            let message = format!("relation \"{longer}\" does not exist");
+            assert!(is_named(&message, longer) && !is_named(&message, "pgmq.q_orders"));
+        }
+        assert!(is_named("function ezq.recipients(text) does not exist", "ezq.recipients"));
+    }
+}
