@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{BroadcastMessage, Dedupe, Original};
-use ezq_core::{MessageId, PublishOutcome, QueueName, Result};
+use ezq_core::{PublishOutcome, QueueName, Result};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -13,10 +13,9 @@ use crate::encoding::Encoding;
 use crate::giving_up::mark;
 use crate::{error, publish, receipts};
 
-/// A copy is stored at the time of its transaction, as PGMQ's tables have it.
-const COPIES: &str = "queue, message_id, first_event_id, now() AS stored_at";
+const COPIES: &str = "queue, message_id, stored_at, first_event_id";
 const BROADCAST: &str =
-    "ezq.broadcast($1, ($2::text)::jsonb, ($3::text)::jsonb, $4, $5, $6, $7, $8)";
+    "ezq.store_copies($1, ($2::text)::jsonb, ($3::text)::jsonb, $4, $5, $6, $7, $8)";
 
 /// What became of each copy, by queue.
 pub(crate) type Copies = Vec<(QueueName, PublishOutcome)>;
@@ -65,7 +64,7 @@ pub(crate) async fn insert(
     row: &Row,
 ) -> Result<Copies, sqlx::Error> {
     let copies = call(connection, row, format!("SELECT {COPIES} FROM {BROADCAST}")).await?;
-    copies.iter().map(|copy| outcome(copy, row)).collect()
+    copies.iter().map(outcome).collect()
 }
 
 /// The same in a caller's transaction, and which one it is.
@@ -76,7 +75,7 @@ pub(crate) async fn insert_in(
     let statement = format!("SELECT {COPIES}, {WRITER} AS writer FROM {BROADCAST}");
     let copies = call(connection, row, statement).await?;
     let writer = copies.first().map(|copy| copy.try_get("writer")).transpose()?;
-    let copies = copies.iter().map(|copy| outcome(copy, row)).collect::<Result<_, _>>()?;
+    let copies = copies.iter().map(outcome).collect::<Result<_, _>>()?;
     Ok((copies, writer))
 }
 
@@ -99,17 +98,13 @@ async fn call(
         .await
 }
 
-/// The function does not tell when the message of a dedupe key was stored: its number alone is its id.
-fn outcome(copy: &PgRow, row: &Row) -> Result<(QueueName, PublishOutcome), sqlx::Error> {
+fn outcome(copy: &PgRow) -> Result<(QueueName, PublishOutcome), sqlx::Error> {
     let queue = queue(copy)?;
     let Some(number) = copy.try_get("message_id")? else {
         let missing = PublishOutcome::Failed(error::queue_missing(&queue));
         return Ok((queue, missing));
     };
-    let message_id = match row.is_deduped() {
-        true => MessageId::Number(number),
-        false => receipts::dated(number, copy.try_get("stored_at")?),
-    };
+    let message_id = receipts::dated(number, copy.try_get("stored_at")?);
     let outcome = match copy.try_get("first_event_id")? {
         Some(event_id) => PublishOutcome::Duplicate(Some(Original { message_id, event_id })),
         None => PublishOutcome::Stored(message_id),

@@ -148,4 +148,11 @@ alter table ezq.subscriptions add constraint subscriptions_queue_check
 alter table ezq.replays add column if not exists open bigint[] not null default '{}';
 ",
     },
+    Migration {
+        version: 10,
+        name: "times of copies",
+        part: Part::Broadcast,
+        makes: &["ezq.store_copies()", "ezq.broadcast()"],
+        sql: include_str!("copies.sql"),
+    },
 ];

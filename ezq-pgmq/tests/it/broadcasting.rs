@@ -117,7 +117,7 @@ async fn ten_who_need_it_at_once_make_one() {
     }
     assert_eq!(subscribers.join_all().await.into_iter().sum::<u64>(), 1);
     let versions = "SELECT array_agg(version) FROM ezq.migrations";
-    assert_eq!(scalar::<Vec<i32>>(&mut own, versions).await, [3, 7, 8]);
+    assert_eq!(scalar::<Vec<i32>>(&mut own, versions).await, [3, 7, 8, 10]);
 }
 
 #[tokio::test]
@@ -224,4 +224,36 @@ async fn broadcasts_and_publishes_of_the_same_keys_never_deadlock() {
     for queue in &queues {
         assert_eq!(engine.stats(queue).await.unwrap().ready, 25);
     }
+}
+
+#[tokio::test]
+async fn a_copy_with_a_key_is_known_by_number_and_time() {
+    let (url, mut own) = database().await;
+    let engine = engine_at(&url).await;
+    let queue = unique("q");
+    subscribe(&engine, &queue, "#").await;
+    let id = stored(engine.broadcast(keyed_event(1, "a")).await.unwrap().remove(0).1);
+    let told = |outcome: PublishOutcome| match outcome {
+        PublishOutcome::Duplicate(Some(original)) => original.message_id,
+        other => panic!("no duplicate: {other:?}"),
+    };
+    let again = engine.broadcast(keyed_event(2, "a")).await.unwrap().remove(0).1;
+    assert_eq!(told(again), id);
+    let again = engine.publish(vec![keyed(&queue, "3", "a")]).await.unwrap().remove(0);
+    assert_eq!(told(again), id);
+    let listed = format!("SELECT enqueued_at FROM pgmq.q_{queue}");
+    let stored_at: chrono::DateTime<chrono::Utc> = scalar(&mut own, &listed).await;
+    assert_eq!(id.stored_at(), Some(stored_at));
+
+    // After a fail-over to a replica that lags, the number is another message's.
+    assert_eq!(lose_newest(&mut own, queue.as_str()).await.as_deref(), Some("1"));
+    let [other] = &publish(&engine, &queue, &["4"]).await[..] else { panic!("one") };
+    assert_eq!(other.as_number(), id.as_number());
+    assert!(!engine.cancel(&queue, &id).await.unwrap());
+    assert!(engine.cancel(&queue, other).await.unwrap());
+    // So is the number of a key: its own message was another.
+    lose_newest(&mut own, queue.as_str()).await;
+    let again = engine.broadcast(keyed_event(5, "a")).await.unwrap().remove(0).1;
+    assert_eq!(told(again), id);
+    assert_eq!(engine.stats(&queue).await.unwrap().ready, 0);
 }

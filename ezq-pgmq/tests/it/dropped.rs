@@ -29,7 +29,7 @@ const USES: [(&str, &str, Use); 17] = [
     ("ezq.subscriptions", "TABLE", Use::BroadcastIn),
     ("ezq.subscriptions", "TABLE", Use::Subscribe),
     ("ezq.recipients", "FUNCTION", Use::Broadcast),
-    ("ezq.broadcast", "FUNCTION", Use::Broadcast),
+    ("ezq.store_copies", "FUNCTION", Use::Broadcast),
     ("ezq.event_parties", "TABLE", Use::Record),
     ("ezq.event_parties", "TABLE", Use::Parties),
     ("ezq.schedules", "TABLE", Use::Look),
