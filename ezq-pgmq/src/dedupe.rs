@@ -20,9 +20,11 @@ use crate::{error, receipts, sql};
 /// How many keys one statement removes.
 pub(crate) const SWEEP: u64 = 1000;
 
-/// A key that ended by when the new message was published, or that a dropped table left behind: its
-/// ids mean nothing any more.
-const FREE: &str = "d.free_at <= excluded.taken_at OR d.queue_table <> excluded.queue_table";
+/// How many keys of a queue that is not there one statement removes.
+const STEP: u32 = 10_000;
+
+/// A key that ended by when the new message was published.
+const FREE: &str = "d.free_at <= excluded.taken_at";
 
 /// Inserts rows of one queue, of which some have keys, in one statement; a row each, in their order,
 /// for [`outcome`] to read, with `more` columns.
@@ -31,6 +33,9 @@ const FREE: &str = "d.free_at <= excluded.taken_at OR d.queue_table <> excluded.
 /// not used. A message is stored at the time at which its key is taken, which with its number names
 /// it. A key that is taken is written back as it is: only so does Postgres tell what stands
 /// there now, even where another transaction has put it there since the statement began.
+///
+/// `queue_table` is for older processes, to which a key of another table is free. After a restore the
+/// table is another one, and the key still counts.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -38,7 +43,7 @@ pub(crate) async fn insert(
     more: &str,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
     let table = sql::table(queue);
-    let columns = ["queue_table", "message_id", "event_id", "taken_at", "free_at"];
+    let columns = ["message_id", "event_id", "taken_at", "free_at"];
     let keep_or_take = columns.map(|column| {
         format!("{column} = CASE WHEN {FREE} THEN excluded.{column} ELSE d.{column} END")
     });
@@ -62,7 +67,8 @@ pub(crate) async fn insert(
                 (SELECT DISTINCT ON (m.key COLLATE \"C\") m.* FROM message m WHERE m.key IS NOT NULL
                  ORDER BY m.key COLLATE \"C\", m.place) m
            ORDER BY m.key COLLATE \"C\"
-           ON CONFLICT (queue, key) DO UPDATE SET {keep_or_take}
+           ON CONFLICT (queue, key) DO UPDATE
+             SET queue_table = excluded.queue_table, {keep_or_take}
            RETURNING d.key, d.message_id, d.event_id, d.taken_at),
          stored AS (
            INSERT INTO {table} (msg_id, vt, enqueued_at, message, headers) OVERRIDING SYSTEM VALUE
@@ -96,6 +102,49 @@ pub(crate) fn outcome(row: &PgRow) -> Result<PublishOutcome, sqlx::Error> {
     }
     let original = Original { message_id, event_id: row.try_get("event_id")? };
     Ok(PublishOutcome::Duplicate(Some(original)))
+}
+
+/// Whether there are keys, and whether they may be removed; none where there is no table.
+const REMOVABLE: &str = "
+    SELECT pg_catalog.has_schema_privilege(relnamespace, 'USAGE')
+           AND pg_catalog.has_table_privilege(oid, 'SELECT')
+           AND pg_catalog.has_table_privilege(oid, 'DELETE')
+    FROM pg_catalog.pg_class
+    WHERE relname = 'dedupe' AND relnamespace = pg_catalog.to_regnamespace('ezq')";
+
+/// Frees the keys of a queue that does not exist: the messages that they name are gone with it. A
+/// queue may have millions of keys: outside of a transaction, what was removed stays so if it is cut
+/// off.
+pub(crate) async fn free_absent(
+    connection: &mut PgConnection,
+    queue: &str,
+) -> Result<(), sqlx::Error> {
+    let is_removable: Option<bool> =
+        sqlx::query_scalar(REMOVABLE).fetch_optional(&mut *connection).await?;
+    match is_removable {
+        None => return Ok(()),
+        Some(true) => {}
+        Some(false) => {
+            ezq_core::private::warn!(
+                queue,
+                "the role may not remove from ezq.dedupe: keys of an earlier queue of this name hold"
+            );
+            return Ok(());
+        }
+    }
+    let statement = format!(
+        "DELETE FROM ezq.dedupe WHERE ctid = ANY (ARRAY(
+           SELECT ctid FROM ezq.dedupe
+           WHERE queue = $1
+             AND pg_catalog.to_regclass('pgmq.' || pg_catalog.quote_ident('q_' || $1)) IS NULL
+           LIMIT {STEP}))"
+    );
+    loop {
+        let query = sqlx::query(AssertSqlSafe(statement.clone())).bind(queue);
+        if query.execute(&mut *connection).await?.rows_affected() == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// Removes keys whose window has ended, at most [`SWEEP`] of them; how many. Call it again until it

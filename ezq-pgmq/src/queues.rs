@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::install::LOCK_KEY;
 use crate::link::Link;
-use crate::{error, keys, sql};
+use crate::{dedupe, error, keys, sql};
 
 const PROBE: &str = "
     SELECT to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NOT NULL AS has_queue,
@@ -23,6 +23,9 @@ const PROBE: &str = "
            EXISTS (SELECT FROM pg_catalog.pg_attribute
                    WHERE attrelid = to_regclass('pgmq.' || quote_ident('q_' || $1))
                      AND attname = 'last_read_at' AND NOT attisdropped) AS has_last_read";
+const STANDS: &str = "
+    SELECT to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NOT NULL,
+           to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NOT NULL";
 /// When to ask again for the indexes over a queue's keys: after a refusal that passes, and after one
 /// that someone has to see to.
 const SOON: Duration = Duration::from_secs(15);
@@ -245,15 +248,24 @@ async fn create_locked(
     connection: &mut PgConnection,
     queue: &QueueName,
 ) -> Result<(), sqlx::Error> {
+    let names = [queue.as_str().to_owned(), queue.dead_letters()];
+    for name in &names {
+        dedupe::free_absent(&mut *connection, name).await?;
+    }
     let mut tx = connection.begin().await?;
     // Many processes may start at once, and each waits for its turn.
     sqlx::query("SET LOCAL lock_timeout = '20s'").execute(&mut *tx).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
-    for name in [queue.as_str().to_owned(), queue.dead_letters()] {
+    for name in &names {
         // A queue that stands is left alone: its owner may be another role.
-        let absent = "to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NULL OR to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NULL";
-        let statement = format!("SELECT pgmq.create($1) WHERE {absent}");
-        sqlx::query(AssertSqlSafe(statement)).bind(name).execute(&mut *tx).await?;
+        let stands: (bool, bool) = sqlx::query_as(STANDS).bind(name).fetch_one(&mut *tx).await?;
+        let (has_queue, has_archive) = stands;
+        if !has_queue {
+            dedupe::free_absent(&mut tx, name).await?;
+        }
+        if !(has_queue && has_archive) {
+            sqlx::query("SELECT pgmq.create($1)").bind(name).execute(&mut *tx).await?;
+        }
     }
     tx.commit().await
 }

@@ -239,6 +239,51 @@ async fn a_queue_that_is_created_again_knows_no_keys() {
 }
 
 #[tokio::test]
+async fn a_table_that_was_dropped_alone_leaves_no_keys_either() {
+    let (engine, queue) = engine_and_queue().await;
+    let other = unique("q");
+    engine.ensure_queue(&other).await.unwrap();
+    let fill = format!(
+        "INSERT INTO ezq.dedupe (queue, key, queue_table, message_id, event_id, taken_at, free_at)
+         SELECT '{queue}', 'k' || n, 0, n, '', now(), now() + interval '1 h'
+         FROM generate_series(1, 25000) n"
+    );
+    stored(publish_one(&engine, keyed(&other, "1", "a")).await);
+    run(&mut connection().await, &fill).await;
+    duplicate(publish_one(&engine, keyed(&queue, "1", "k25000")).await);
+    run(&mut connection().await, &format!("DROP TABLE pgmq.q_{queue}")).await;
+    // An archive or a queue of dead letters that is missing frees nothing.
+    let missing = format!("SELECT pgmq.drop_queue('{}')", other.dead_letters());
+    run(&mut connection().await, &missing).await;
+    let fresh = crate::support::engine().await;
+    for queue in [&queue, &other] {
+        fresh.ensure_queue(queue).await.unwrap();
+    }
+    stored(publish_one(&engine, keyed(&queue, "2", "k25000")).await);
+    duplicate(publish_one(&engine, keyed(&other, "2", "a")).await);
+    let left = format!("SELECT count(*) FROM ezq.dedupe WHERE queue = '{queue}'");
+    assert_eq!(scalar::<i64>(&mut connection().await, &left).await, 1);
+}
+
+#[tokio::test]
+async fn a_role_that_may_free_no_keys_creates_its_queue_all_the_same() {
+    let url = fresh_database().await;
+    let queue = unique("q");
+    let admin = engine_at(&url).await;
+    admin.ensure_queue(&queue).await.unwrap();
+    stored(publish_one(&admin, keyed(&queue, "1", "a")).await);
+    let mut own = sqlx::PgConnection::connect(&url).await.unwrap();
+    let role = unique("role");
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA pgmq TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA pgmq TO {role}"
+    );
+    run(&mut own, &grants).await;
+    let engine = engine_at(&url.replace("postgres@", &format!("{role}@"))).await;
+    engine.ensure_queue(&unique("q")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_duplicate_that_leaves_with_a_settlement_is_left_out() {
     let (engine, queue) = engine_and_queue().await;
     let target = unique("q");

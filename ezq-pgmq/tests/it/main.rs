@@ -66,6 +66,8 @@ mod publishing;
 #[cfg(feature = "embedded")]
 mod replay;
 #[cfg(feature = "embedded")]
+mod restored;
+#[cfg(feature = "embedded")]
 mod schedules;
 #[cfg(feature = "embedded")]
 mod schema;
