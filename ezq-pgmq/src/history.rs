@@ -13,6 +13,7 @@ use ezq_core::{CopyState, EventCopy, History, QueueName, flat_origin};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
+use crate::removal::{self, LIFE};
 use crate::{claim, missing, receipts, sql, trail};
 
 /// The tables of a queue, as far as they are there; whether all of these may be read.
@@ -135,12 +136,20 @@ impl<'a> Search<'a> {
                     "d" => was("ezq-dead"),
                     _ => format!("{flat} AND msg_id = $2"),
                 });
+                if *place == "a" {
+                    let number = removal::number("msg_id");
+                    conditions.push(format!("{flat} AND msg_id >= {LIFE} AND {number} = $2"));
+                }
             }
+            let number = match *place {
+                "a" => removal::number("q.msg_id"),
+                _ => "q.msg_id".to_owned(),
+            };
             let (time, enqueued_at) = (sql::bounded(time), sql::bounded("q.enqueued_at"));
             let event_type = sql::event_type("q.message", "q.headers");
             let one = |condition: &String| {
                 format!(
-                    "SELECT '{place}' AS place, q.msg_id, q.read_ct, {enqueued_at} AS enqueued_at,
+                    "SELECT '{place}' AS place, {number} AS msg_id, q.read_ct, {enqueued_at} AS enqueued_at,
                             {time} AS at, {event_type} AS event_type, q.headers::text AS headers,
                             statement_timestamp() AS now
                      FROM {table} q WHERE {condition}"

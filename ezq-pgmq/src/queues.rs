@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::install::LOCK_KEY;
 use crate::link::Link;
-use crate::{dedupe, error, keys, sql};
+use crate::{dedupe, error, keys, removal, sql};
 
 const PROBE: &str = "
     SELECT to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NOT NULL AS has_queue,
@@ -265,6 +265,10 @@ async fn create_locked(
         }
         if !(has_queue && has_archive) {
             sqlx::query("SELECT pgmq.create($1)").bind(name).execute(&mut *tx).await?;
+        }
+        if has_archive && !has_queue {
+            let behind = removal::number_behind_archive(name);
+            sqlx::query(AssertSqlSafe(behind)).execute(&mut *tx).await?;
         }
     }
     tx.commit().await

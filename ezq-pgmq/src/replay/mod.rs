@@ -53,7 +53,8 @@ type OnProgress = Box<dyn FnMut(&ReplayProgress) + Send>;
 
 /// A replay about to be run; await it.
 ///
-/// The events that it selects are handed over as copies, in the order in which they were stored. A
+/// The events that it selects are handed over as copies, in the order in which they were stored. Last
+/// come events that were archived under another number, since the archive already had theirs. A
 /// copy has the event's id, body, ordering key and other headers, and one more that says it is a
 /// replay ([`REPLAY`](ezq_core::headers::REPLAY)). It does not remember what handlers did with the
 /// original, so every handler runs, and a `Tx` handler has its effect a second time. The archive stays

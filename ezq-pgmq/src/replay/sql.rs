@@ -3,7 +3,7 @@
 use ezq_core::headers::REDRIVEN;
 use ezq_core::{Pattern, QueueName};
 
-use crate::sql;
+use crate::{removal, sql};
 
 /// A replay and where it stands; it waits for whoever is at it.
 pub(super) const LOCKED: &str = "SELECT definition::text, position, last_id, began_at, open FROM ezq.replays WHERE name = $1 FOR UPDATE";
@@ -73,7 +73,7 @@ pub(super) fn step(queue: &QueueName, target: &QueueName) -> String {
               WHERE key NOT IN ('ezq-dead', 'ezq-returned', 'ezq-redriven', 'ezq-replay')
                 AND NOT starts_with(key, 'ezq-h:'))
              || jsonb_build_object('ezq-replay', jsonb_build_object(
-                  'name', $10::text, 'at', base.now, 'queue', '{queue}', 'id', q.msg_id)
+                  'name', $10::text, 'at', base.now, 'queue', '{queue}', 'id', {number})
                 || CASE jsonb_typeof(q.headers -> 'ezq-replay') WHEN 'object' THEN jsonb_strip_nulls(
                      jsonb_build_object('queue', q.headers #> '{{ezq-replay,queue}}',
                                         'id', q.headers #> '{{ezq-replay,id}}')) ELSE '{{}}' END)
@@ -86,6 +86,7 @@ pub(super) fn step(queue: &QueueName, target: &QueueName) -> String {
              handed_over = handed_over + (SELECT count(*) FROM stored)
            FROM seen WHERE name = $10)
          SELECT seen.count < $9 AS is_finished, (SELECT count(*) FROM stored) AS count FROM seen",
+        number = removal::number("q.msg_id"),
         archive = sql::archive_table(queue),
         target = sql::table(target),
         meant = meant(queue)

@@ -1,6 +1,7 @@
 //! Acknowledged messages move to PGMQ's own archive, whole, and whatever stands there.
 
-use ezq_core::{Engine, ErrorKind, Retention, SettleOutcome};
+use ezq_core::headers::REPLAY;
+use ezq_core::{Delivery, Engine, ErrorKind, MessageId, QueueName, Retention, SettleOutcome};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 
 use crate::support::*;
@@ -46,7 +47,112 @@ async fn an_id_that_the_archive_holds_already_is_no_obstacle() {
     run(&mut connection().await, &again).await;
     publish(&engine, &queue, &["2", "3"]).await;
     assert_eq!(acknowledge_all(&engine, &queue).await, 2);
-    assert_eq!(archived(&queue).await, 2);
+    assert_eq!(archived(&queue).await, 3);
+}
+
+fn event(id: &str) -> String {
+    format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t"}}"#)
+}
+
+/// Publishes events, one after another, and acknowledges them.
+async fn archive(engine: &PgmqEngine, queue: &QueueName, ids: &[String]) -> Vec<MessageId> {
+    let mut stored = Vec::new();
+    for id in ids {
+        stored.extend(publish(engine, queue, &[&event(id)]).await);
+    }
+    assert_eq!(acknowledge_all(engine, queue).await, ids.len());
+    stored
+}
+
+fn ids(queue: &QueueName, life: u32) -> [String; 3] {
+    [1, 2, 3].map(|n| format!("{queue}-{life}-{n}"))
+}
+
+#[tokio::test]
+async fn a_queue_that_ezq_makes_beside_an_old_archive_goes_on_behind_it() {
+    let (engine, queue) = archiving(Retention::ARCHIVE).await;
+    let mut last = archive(&engine, &queue, &ids(&queue, 1)).await.pop().unwrap();
+    for life in [2, 3] {
+        run(&mut connection().await, &format!("DROP TABLE pgmq.q_{queue}")).await;
+        let error = engine.publish(vec![message(&queue, "1")]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::QueueMissing);
+        engine.ensure_queue(&queue).await.unwrap();
+        for id in archive(&engine, &queue, &ids(&queue, life)).await {
+            assert!(id.as_number() > last.as_number(), "{id} is behind {last}");
+            last = id;
+        }
+    }
+    assert_eq!(archived(&queue).await, 9);
+    let mut own = connection().await;
+    let kept = format!("SELECT array_agg(msg_id ORDER BY msg_id) FROM pgmq.a_{queue}");
+    assert_eq!(scalar::<Vec<i64>>(&mut own, &kept).await, Vec::from_iter(1..=9));
+}
+
+#[tokio::test]
+async fn of_a_queue_that_pgmq_makes_beside_an_old_archive_nothing_is_lost() {
+    let (engine, queue) = archiving(Retention::ARCHIVE).await;
+    let mut own = connection().await;
+    let mut all = Vec::new();
+    for life in [1, 2, 3] {
+        let stored = archive(&engine, &queue, &ids(&queue, life)).await;
+        assert_eq!(stored[0].as_number(), Some(1));
+        all.extend(ids(&queue, life).into_iter().zip(stored));
+        let anew = format!("DROP TABLE pgmq.q_{queue}; SELECT pgmq.create('{queue}')");
+        run(&mut own, &anew).await;
+    }
+    assert_eq!(archived(&queue).await, 9);
+    // Each is found, and known by the number that it had.
+    for (event_id, id) in &all {
+        let copies = engine.history(event_id, Some(&queue)).await.unwrap().copies;
+        let [copy] = &copies[..] else { panic!("{event_id}: {copies:?}") };
+        assert_eq!(copy.message_id, *id);
+    }
+    let done = engine.replay(queue.as_str(), &queue).await.unwrap();
+    assert_eq!(done.handed_over, 9);
+    let copies = lease(&engine, &queue).await;
+    let from = |delivery: &Delivery| {
+        let replay = delivery.headers.value(REPLAY).unwrap();
+        replay["id"].as_i64().unwrap()
+    };
+    let mut from: Vec<i64> = copies.iter().map(from).collect();
+    from.sort_unstable();
+    assert_eq!(from, [1, 1, 1, 2, 2, 2, 3, 3, 3]);
+    // What ezq makes anew goes on behind the numbers that queues have.
+    run(&mut own, &format!("DROP TABLE pgmq.q_{queue}")).await;
+    engine_at(&server().await.url()).await.ensure_queue(&queue).await.unwrap();
+    let next = publish(&engine, &queue, &["1"]).await;
+    assert_eq!(next[0].as_number(), Some(4));
+}
+
+#[tokio::test]
+async fn an_event_of_the_flat_form_is_told_of_in_each_life_of_its_queue() {
+    let (engine, queue) = archiving(Retention::ARCHIVE).await;
+    let flat = r#"{"_type": "Paid"}"#;
+    let mut stored = Vec::new();
+    for _ in 0..2 {
+        stored.extend(publish(&engine, &queue, &[flat]).await);
+        acknowledge_all(&engine, &queue).await;
+        let anew = format!("DROP TABLE pgmq.q_{queue}; SELECT pgmq.create('{queue}')");
+        run(&mut connection().await, &anew).await;
+    }
+    let copies = engine.history(&format!("{queue}:1"), Some(&queue)).await.unwrap().copies;
+    let told: Vec<_> = copies.into_iter().map(|copy| copy.message_id).collect();
+    assert_eq!(told, stored);
+}
+
+#[tokio::test]
+async fn a_message_that_the_archive_holds_already_is_there_once() {
+    let (engine, queue) = archiving(Retention::ARCHIVE).await;
+    archive(&engine, &queue, &ids(&queue, 1)).await;
+    let columns = "msg_id, enqueued_at, vt, message, headers";
+    let back = format!(
+        "INSERT INTO pgmq.q_{queue} ({columns}) OVERRIDING SYSTEM VALUE
+         SELECT {columns} FROM pgmq.a_{queue} WHERE msg_id = 2;
+         UPDATE pgmq.q_{queue} SET vt = now()"
+    );
+    run(&mut connection().await, &back).await;
+    assert_eq!(acknowledge_all(&engine, &queue).await, 1);
+    assert_eq!(archived(&queue).await, 3);
 }
 
 #[tokio::test]
