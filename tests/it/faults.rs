@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ezq::pgmq::embedded::EmbeddedPostgres;
 use ezq::prelude::*;
+use ezq::sqlx;
 use ezq::{Counts, ErrorKind, Handler, StopReason};
 use tokio::sync::watch;
 
@@ -112,6 +113,61 @@ async fn what_ran_when_its_queue_was_dropped_settles_nothing_of_the_new_one() {
     let report = first.wait().await.unwrap();
     assert_eq!((report.counts.handled, report.counts.lost), (0, 2), "{report}");
     assert_eq!(snapshot(&mut own, &queue).await, held);
+}
+
+/// Publishes an event with a dedupe key to the queue `kept`, by its own publisher.
+fn publishing(name: &'static str) -> Handler {
+    Handler::on(name, move |Job { n }: Job, publisher: Publisher| async move {
+        let event = publisher.publish(&Job { n }).queue("kept");
+        event.dedupe_key(format!("{name} {n}")).await.map(drop)
+    })
+}
+
+/// The same in a transaction, with which the event goes out.
+fn committing(name: &'static str) -> Handler {
+    Handler::on(name, move |Job { n }: Job, publisher: Publisher, mut tx: Tx| async move {
+        sqlx::query("SELECT 1").execute(&mut *tx).await?;
+        let event = publisher.publish(&Job { n }).queue("kept");
+        event.dedupe_key(format!("{name} {n}")).await?;
+        Ok::<_, HandlerError>(())
+    })
+}
+
+#[tokio::test]
+async fn handlers_go_on_after_the_tables_were_dropped_that_their_events_need() {
+    let name = unique("dropped");
+    let mut admin = connection(&server().await.url()).await;
+    run(&mut admin, &format!("CREATE DATABASE {name}")).await;
+    let url = server().await.database_url(name.as_str());
+    for handler in [publishing("plain"), committing("in a transaction")] {
+        let queue = unique("q");
+        let builder = Ezq::builder().database_url(&url).without_discovered_handlers();
+        let builder = builder.register(handler).retention(&queue, ezq::Retention::TRAIL);
+        let ezq = builder.connect().await.unwrap();
+        let mut own = connection(&url).await;
+        let consumer = ezq.consumer().queue(&queue).spawn();
+        for n in 0..3 {
+            ezq.publish(&Job { n }).queue(&queue).await.unwrap();
+            let kept = format!(
+                "SELECT EXISTS (SELECT FROM ezq.trail WHERE queue = '{queue}')
+                 AND EXISTS (SELECT FROM ezq.dedupe WHERE key LIKE '% {n}')"
+            );
+            until_made(&mut own, &kept).await;
+            run(&mut own, "DROP TABLE ezq.trail, ezq.dedupe").await;
+        }
+        consumer.stop();
+        let counts = consumer.wait().await.unwrap().counts;
+        assert_eq!((counts.handled, counts.dead_lettered), (3, 0));
+        run(&mut own, "DELETE FROM pgmq.q_kept").await;
+    }
+}
+
+/// Waits until a question about tables that may not be there yet is answered with yes.
+async fn until_made(own: &mut sqlx::PgConnection, question: &str) {
+    let stand = "SELECT to_regclass('ezq.trail') IS NOT NULL
+                 AND to_regclass('ezq.dedupe') IS NOT NULL";
+    until(own, stand).await;
+    until(own, question).await;
 }
 
 #[tokio::test]
