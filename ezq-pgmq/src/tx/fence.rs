@@ -1,0 +1,123 @@
+//! The fence of a transaction: what it settles, it settles under the receipts of its deliveries, and
+//! only while it is the transaction that was begun.
+
+use std::time::Instant;
+
+use ezq_core::Result;
+use ezq_core::engine::Finished;
+use serde_json::Value;
+use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres, Row as _};
+
+use super::Session;
+use crate::link::limit;
+use crate::receipts::{self, Columns, ONLY_LOCKED, RECEIPTS};
+use crate::removal::Removal;
+use crate::sql;
+
+impl Session {
+    /// Merges marks into messages and acknowledges others, if every receipt still holds. What was
+    /// claimed inside the transaction needs neither.
+    pub(super) async fn fence(
+        &self,
+        connection: &mut PgConnection,
+        finished: &[Finished],
+        removal: Removal,
+    ) -> Result<bool, sqlx::Error> {
+        let (marked, acknowledged): (Vec<_>, Vec<_>) =
+            finished.iter().partition(|one| one.mark.is_some());
+        let (table, plan) = (sql::table(&self.queue), self.engine.plans().number());
+        let mut held = 0;
+        let begun = Instant::now();
+        if !marked.is_empty() {
+            let from = "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], \
+                        $6::jsonb[]) AS w(id, fence, rel, at, marks)";
+            let locked = receipts::locked(&table, ", w.marks", &in_unit(from), "");
+            let object = sql::headers_object("q.headers");
+            let statement = format!(
+                "/* plan {plan} */ WITH locked AS ({locked})
+                 UPDATE {table} q SET headers = ({object}) || l.marks
+                 FROM locked l WHERE {ONLY_LOCKED}"
+            );
+            let marks = marked.iter().filter_map(|one| one.mark.as_ref());
+            let encoding = self.engine.encoding();
+            let marks: Vec<Value> = marks.map(|mark| Value::Object(encoding.marks(mark))).collect();
+            let query = self.with_receipts(statement, &marked).bind(marks);
+            held += query.execute(&mut *connection).await?.rows_affected();
+        }
+        if let ([one], Removal::Delete) = (&acknowledged[..], removal) {
+            held += self.delete(&mut *connection, one).await?;
+        } else if !acknowledged.is_empty() {
+            let acknowledge = removal.acknowledge(&self.queue, &in_unit(RECEIPTS), "");
+            let statement = format!("/* plan {plan} */ {acknowledge}");
+            let query = self.with_receipts(statement, &acknowledged);
+            held += query.execute(&mut *connection).await?.rows_affected();
+        }
+        self.engine.plans().took(begun.elapsed(), finished.len());
+        Ok(held == finished.len() as u64)
+    }
+
+    /// Deletes one message, by a statement whose plan the server keeps.
+    async fn delete(
+        &self,
+        connection: &mut PgConnection,
+        one: &Finished,
+    ) -> Result<u64, sqlx::Error> {
+        let statement = format!(
+            "/* plan {} */ DELETE FROM {} q WHERE q.msg_id = $1 AND {}
+             AND pg_catalog.current_setting('ezq.unit', true) = $5",
+            self.engine.plans().number(),
+            sql::table(&self.queue),
+            receipts::carries("q", "$2", "$3", "$4")
+        );
+        let Some((id, fence, rel, at)) = receipts::key(&one.receipt) else { return Ok(0) };
+        let query = sqlx::query(AssertSqlSafe(statement)).bind(id).bind(fence).bind(rel);
+        let query = query.bind(at).bind(&self.name);
+        Ok(query.execute(connection).await?.rows_affected())
+    }
+
+    /// Whether every receipt still holds, now that nothing of the transaction stands. What another
+    /// has locked is taken to be another's.
+    pub(super) async fn is_held(&self, finished: &[Finished]) -> Result<bool> {
+        let table = sql::table(&self.queue);
+        let locked = receipts::locked(&table, "", RECEIPTS, " SKIP LOCKED");
+        let plan = self.engine.plans().number();
+        let statement = format!("/* plan {plan} */ SELECT pg_catalog.count(*) FROM ({locked}) l");
+        let finished: Vec<&Finished> = finished.iter().collect();
+        let asked = async {
+            let mut connection = self.engine.lender().acquire().await?;
+            let query = with_receipts(statement, &finished);
+            let row = query.fetch_one(&mut *connection).await;
+            connection.end(row)?.try_get::<i64, _>(0)
+        };
+        let held = limit(self.engine.patience(), asked).await;
+        let held = held.map_err(|failure| self.engine.failed(failure, &self.queue))?;
+        Ok(usize::try_from(held).is_ok_and(|held| held == finished.len()))
+    }
+
+    /// A statement with receipts and the name of the unit bound: `$1` to `$5`.
+    fn with_receipts<'q>(
+        &self,
+        statement: String,
+        finished: &[&Finished],
+    ) -> Query<'q, Postgres, PgArguments> {
+        with_receipts(statement, finished).bind(self.name.clone())
+    }
+}
+
+/// A table expression that is empty unless the transaction is the one that was begun.
+fn in_unit(from: &str) -> String {
+    format!("{from} WHERE pg_catalog.current_setting('ezq.unit', true) = $5")
+}
+
+/// A statement with receipts bound: `$1` to `$4`.
+fn with_receipts<'q>(
+    statement: String,
+    finished: &[&Finished],
+) -> Query<'q, Postgres, PgArguments> {
+    // A receipt of another engine has no key, and so holds nothing.
+    let keys = finished.iter().filter_map(|one| receipts::key(&one.receipt));
+    let Columns { ids, fences, rels, times } = keys.collect();
+    sqlx::query(AssertSqlSafe(statement)).bind(ids).bind(fences).bind(rels).bind(times)
+}
