@@ -14,7 +14,9 @@ pub(crate) const NOT_CURRENT: &str = "not ezq.unit";
 /// How far the end of a transaction has come.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step<'a> {
-    /// Events, marks and acknowledgements are written, just now to a queue.
+    /// Marks and acknowledgements are written, to the handler's own queue.
+    Settling(&'a QueueName),
+    /// Events are written, just now to a queue.
     Writing(&'a QueueName),
     /// Nothing is left but the commit, which runs what the handler's statements deferred.
     Committing,
@@ -23,7 +25,7 @@ pub(crate) enum Step<'a> {
 impl<'a> Step<'a> {
     pub(crate) fn queue(self) -> Option<&'a QueueName> {
         match self {
-            Self::Writing(queue) => Some(queue),
+            Self::Settling(queue) | Self::Writing(queue) => Some(queue),
             Self::Committing => None,
         }
     }

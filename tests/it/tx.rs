@@ -340,6 +340,40 @@ async fn a_handler_that_ends_its_transaction_is_told_not_to() {
     assert!(error.starts_with("the handler ended its transaction itself"), "{error}");
 }
 
+async fn books_and_runs(
+    statement: &'static str,
+    n: i64,
+    mut tx: Tx,
+    publisher: Publisher,
+) -> Result<(), HandlerError> {
+    publisher.publish(&Booked { n, by: statement.to_owned() }).await?;
+    sqlx::raw_sql(statement).execute(&mut *tx).await?;
+    Ok(())
+}
+
+/// What the transaction was to store would otherwise be stored at each attempt.
+#[tokio::test]
+async fn a_handler_that_ends_its_transaction_publishes_nothing() {
+    for statement in ["rollback", "commit", "rollback; begin"] {
+        let n = unique();
+        let one = Handler::on("one", move |_: Numbered, tx: Tx, publisher: Publisher| {
+            books_and_runs(statement, n, tx, publisher)
+        });
+        let batch = Handler::on_batch("all", move |_: Batch<Numbered>, tx: Tx, to: Publisher| {
+            books_and_runs(statement, n, tx, to)
+        });
+        for handler in [one, batch] {
+            let queue = queue();
+            let ezq = app(&queue).register(handler.max_attempts(1)).connect().await.unwrap();
+            ezq.publish(&Numbered { n }).await.unwrap();
+            drain(&ezq).await;
+            let error = only_dead(&ezq, &queue).await.reason.unwrap().error;
+            assert!(error.starts_with("the handler ended its transaction itself"), "{error}");
+            assert_eq!(booked(&ezq, n).await, [""; 0]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_handler_that_resets_settings_or_keeps_a_role_is_told_not_to() {
     let queue = queue();

@@ -44,9 +44,9 @@ pub trait UnitOfWork: Send {
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 
-    /// Writes the outgoing events, then merges marks into messages and acknowledges others, each
-    /// under the fence of its receipt, then commits. A single receipt that does not hold any more
-    /// rolls everything back and answers [`SettleOutcome::LeaseLost`].
+    /// Merges marks into messages and acknowledges others, each under the fence of its receipt, then
+    /// writes the outgoing events, then commits. A single receipt that does not hold any more rolls
+    /// everything back and answers [`SettleOutcome::LeaseLost`].
     ///
     /// # Errors
     /// When it could not be committed. A [transient](crate::Error::is_transient) error leaves it

@@ -20,6 +20,7 @@ use ezq_core::{
     Call, Delivery, Error, ErrorKind, Extract, HandlerError, Outgoing, Provided, QueueName, Result,
     SettleOutcome,
 };
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgTransactionManager};
 use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -198,8 +199,22 @@ impl UnitOfWork for PgUnit {
         let removal = session.engine.removal_of(&session.queue).await?;
         let patience = session.engine.patience();
         let connection = &mut open.connection;
-        let mut step = Step::Writing(&session.queue);
+        let mut step = Step::Settling(&session.queue);
         let written = limit(patience, async {
+            // First what tells whether this still is the transaction: in another, or in none, what
+            // is inserted would be stored by itself. So are rows locked before dedupe keys, as
+            // settlements lock them.
+            if !session.fence(connection, &finished, removal).await? {
+                return Ok((false, None, Vec::new()));
+            }
+            // What was claimed inside the transaction has no fence.
+            let proof = finished.is_empty().then(|| session.proof());
+            if let Some(proof) = &proof
+                && !(events.is_empty() && broadcasts.is_empty())
+            {
+                let proof = AssertSqlSafe(proof.clone());
+                sqlx::raw_sql(proof).execute(&mut **connection).await?;
+            }
             for (queue, rows) in &events {
                 step = Step::Writing(queue);
                 let rows: Vec<_> = rows.iter().map(|(_, row)| row.clone()).collect();
@@ -210,12 +225,8 @@ impl UnitOfWork for PgUnit {
             for row in &broadcasts {
                 copies.push((row.event_type(), broadcast::insert(connection, row).await?));
             }
-            let held = session.fence(connection, &finished, removal).await?;
-            // What was claimed inside the transaction has no fence.
-            let proof = finished.is_empty().then(|| session.proof());
             step = Step::Committing;
-            let next = if held { connection.commit(proof.as_deref()).await? } else { None };
-            Ok((held, next, copies))
+            Ok((true, connection.commit(proof.as_deref()).await?, copies))
         });
         match written.await {
             Ok((true, next, copies)) => {
