@@ -133,6 +133,16 @@ pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("40P01" | "40001"))
 }
 
+/// What the transaction's snapshot shows has changed since.
+pub(crate) fn is_isolated(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("40001")
+}
+
+/// A statement was stopped: by its time limit, or by someone's call.
+pub(crate) fn is_cancelled(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("57014")
+}
+
 /// A text that stands for no number was to be one.
 pub(crate) fn is_no_number(error: &sqlx::Error, text: &str) -> bool {
     code(error).as_deref() == Some("22P02") && error.to_string().contains(text)

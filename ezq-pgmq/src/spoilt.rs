@@ -2,7 +2,7 @@
 //!
 //! Invariant: whatever a handler leaves behind in its transaction to fail, at a statement of ezq's or
 //! at the commit, is the handler's own failure, which counts as its attempt. What only the store can
-//! be blamed for is not.
+//! be blamed for is not. A commit that is cancelled may be done all the same: the message tells.
 
 use ezq_core::{Error, ErrorKind, QueueName};
 
@@ -37,6 +37,7 @@ pub(crate) fn by_handler(failure: sqlx::Error, step: Step<'_>) -> Result<Error, 
         return Ok(ended());
     }
     let is_committing = matches!(step, Step::Committing);
+    let is_settling = matches!(step, Step::Settling(_));
     let text = if error::is_aborted(&failure) {
         "a statement of the handler failed in its `Tx`, and the handler returned no error: return \
          it, or run the statement in a savepoint"
@@ -49,7 +50,11 @@ pub(crate) fn by_handler(failure: sqlx::Error, step: Step<'_>) -> Result<Error, 
         "the role of the handler's transaction may not write its events and its acknowledgement: \
          after SET ROLE or SET LOCAL ROLE, RESET ROLE before the handler returns; otherwise grant \
          INSERT on the queue that it publishes to"
-    } else if is_committing && error::is_refusal(&failure) {
+    } else if is_settling && error::is_isolated(&failure) {
+        // It began as READ COMMITTED, where a row that has changed since is read again.
+        "the handler raised the isolation level of its transaction, and its message has changed \
+         since, as each renewal of its lease changes it: leave the isolation level to ezq"
+    } else if is_committing && error::is_refusal(&failure) && !error::is_cancelled(&failure) {
         "the handler's transaction could not be committed: a deferred trigger or constraint failed"
     } else if missing::is_table(&failure) && !is_ours(&failure) {
         "a trigger asks for a table that does not exist"

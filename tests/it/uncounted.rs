@@ -7,7 +7,8 @@ use ezq::prelude::*;
 use ezq::sqlx::{self, ConnectOptions as _};
 use ezq::{Handler, QueueName, Reason, ReasonKind};
 
-use crate::kit::{Numbered, app, drain, only_dead, queue};
+use crate::database::{connection, run, server};
+use crate::kit::{Numbered, app, drain, only_dead, queue, until};
 
 /// A handler that runs statements in its transaction and succeeds; twice at most.
 fn runs(text: String) -> Handler {
@@ -87,6 +88,44 @@ async fn a_deferred_trigger_that_waits_for_too_long_is_the_handlers_own() {
     let setup = format!("{setup}; select pg_advisory_lock(hashtext('NAME'))");
     let text = "set local lock_timeout = '50ms'; insert into public.t_NAME values (1)";
     is_the_handlers_own(text, &setup, "could not be committed").await;
+}
+
+/// Of what a cancelled commit had come to nobody knows: the message tells.
+#[tokio::test]
+async fn a_commit_that_is_cancelled_is_no_attempt() {
+    let queue = queue();
+    let cancelled = "if nextval('public.s_NAME') = 1 then
+                       raise exception using errcode = 'query_canceled'; end if";
+    let setup = format!("create sequence public.s_NAME; {}", deferred(cancelled));
+    let insert = format!("insert into public.t_{queue} values (1)");
+    let ezq = app(&queue).register(runs(insert).max_attempts(1)).connect().await.unwrap();
+    let setup = sqlx::AssertSqlSafe(setup.replace("NAME", queue.as_str()));
+    sqlx::raw_sql(setup).execute(ezq.pool()).await.unwrap();
+    ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.handled, 0);
+    // It is put off for a while.
+    until(|| async { drain(&ezq).await.counts.handled == 1 }).await;
+}
+
+/// Each renewal of the lease changes the message after the transaction's snapshot.
+#[tokio::test]
+async fn a_transaction_that_is_made_serializable_is_the_handlers_own() {
+    let queue = queue();
+    let count = Arc::new(AtomicU32::new(0));
+    let renew = format!("update pgmq.q_{queue} set vt = vt + interval '1 s'");
+    let isolates = Handler::on("isolates", move |_: Numbered, mut tx: Tx| {
+        assert!(count.fetch_add(1, Ordering::SeqCst) < 20, "it runs again and again");
+        let renew = renew.clone();
+        async move {
+            let text = "set transaction isolation level serializable; select 1";
+            sqlx::raw_sql(text).execute(&mut *tx).await?;
+            run(&mut connection(&server().await.url()).await, &renew).await;
+            Ok::<_, sqlx::Error>(())
+        }
+    });
+    let reason = death(&queue, isolates.max_attempts(2), "").await;
+    assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
+    assert!(reason.error.contains("isolation level"), "{}", reason.error);
 }
 
 #[tokio::test]

@@ -55,6 +55,10 @@ const STOPPING: Duration = Duration::from_secs(2);
 /// and not `RESET` before the handler returns, if it may not write to the queues, and `RESET ALL` or
 /// `DISCARD`, which undo the settings by which ezq knows the transaction.
 ///
+/// The isolation level is ezq's: READ COMMITTED. Under a higher one the transaction would not see
+/// that its lease was renewed, and acknowledging its message would fail the attempt. Lock the rows
+/// that you read (`FOR UPDATE`, `FOR SHARE`) instead.
+///
 /// ```no_run
 /// use ezq_pgmq::Tx;
 ///
