@@ -4,8 +4,9 @@
 //! borrowed members; no payload value is ever rebuilt from a parsed tree.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::hash::Hash;
 
 use chrono::{DateTime, Utc};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -307,6 +308,21 @@ pub(crate) fn nesting(json: &str) -> usize {
     deepest
 }
 
+/// Up to so many names are compared with each other, which takes no allocation.
+const FEW: usize = 32;
+
+/// The first name that was there before. A body may have a hundred thousand.
+fn repeated<N: Copy + Eq + Hash>(mut names: impl ExactSizeIterator<Item = N> + Clone) -> Option<N> {
+    if names.len() > FEW {
+        let mut before = HashSet::with_capacity(names.len());
+        return names.find(|name| !before.insert(*name));
+    }
+    let all = names.clone();
+    let is_again = |place: usize, name: N| all.clone().take(place).any(|before| before == name);
+    let mut places = names.enumerate();
+    places.find(|(place, name)| is_again(*place, *name)).map(|(_, name)| name)
+}
+
 /// The members of a JSON object, in their order, values as they stand in the text.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
@@ -317,9 +333,7 @@ impl<'a> Members<'a> {
 
     /// A name that stands here twice, so that two readers could take two values for it.
     fn twice(&self) -> Option<&str> {
-        let is_again = |place: usize, name: &str| self.0[..place].iter().any(|(n, _)| n == name);
-        let mut names = self.0.iter().enumerate();
-        names.find(|(place, (name, _))| is_again(*place, name)).map(|(_, (name, _))| &**name)
+        repeated(self.0.iter().map(|(name, _)| &**name))
     }
 
     /// A text member; `null` counts as absent, as CloudEvents says.

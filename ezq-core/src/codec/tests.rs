@@ -1,3 +1,6 @@
+use std::cell::Cell;
+use std::hash::Hasher;
+
 use super::*;
 use serde_json::{Value, json};
 
@@ -125,4 +128,54 @@ fn refuses_nesting_that_could_not_be_read_back() {
     assert_eq!(nested(MAX_NESTING + 1).unwrap_err().kind(), ErrorKind::InvalidEvent);
     let text = r#"{"a":"[[[\"[["}"#;
     assert_eq!(nesting(text), 1);
+}
+
+/// A name that counts how often it is compared.
+#[derive(Clone, Copy)]
+struct Counted<'a> {
+    name: &'a str,
+    compared: &'a Cell<usize>,
+}
+
+impl PartialEq for Counted<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.compared.set(self.compared.get() + 1);
+        self.name == other.name
+    }
+}
+
+impl Eq for Counted<'_> {}
+
+impl Hash for Counted<'_> {
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        self.name.hash(to);
+    }
+}
+
+#[test]
+fn a_name_that_comes_twice_is_found_with_few_comparisons() {
+    for count in [2, 3, 32, 33, 34, 1_000, 10_000] {
+        let mut names: Vec<String> = (0..count).map(|n| n.to_string()).collect();
+        let compared = Cell::new(0);
+        let found = |names: &[String]| {
+            compared.set(0);
+            let counted = names.iter().map(|name| Counted { name, compared: &compared });
+            repeated(counted).map(|found| found.name.to_owned())
+        };
+        assert_eq!(found(&names), None);
+        assert!(compared.get() <= count * FEW, "{} of {count}", compared.get());
+        names[count - 1] = names[count / 2 - 1].clone();
+        assert_eq!(found(&names), Some((count / 2 - 1).to_string()));
+        assert!(compared.get() <= count * FEW, "{} of {count}", compared.get());
+    }
+}
+
+#[test]
+fn a_body_of_very_many_members_is_read() {
+    let members: Vec<String> = (0..115_000).map(|n| format!(r#""x{n}":1"#)).collect();
+    let event = r#""specversion":"1.0","id":"1","source":"s","type":"t""#;
+    let body = format!("{{{event},{}}}", members.join(","));
+    assert_eq!(read(&body).unwrap().extensions().len(), members.len());
+    let body = format!("{{{event},{},{}}}", members.join(","), members[0]);
+    assert_eq!(why(&body), "the body has `x0` twice");
 }
