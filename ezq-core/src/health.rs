@@ -66,7 +66,8 @@ pub struct ConsumerHealth {
     pub lag: Option<Duration>,
     /// Why claiming, renewing or settling fails, or the engine did not answer just now.
     pub error: Option<String>,
-    /// For how long the store has refused its claims, because of the login or a missing right.
+    /// For how long the store has refused its claims, because of the login or a missing right; `None`
+    /// once it has ended.
     #[serde(serialize_with = "seconds")]
     pub refused_for: Option<Duration>,
     /// How often it was [started again](crate::Consumer::restart).

@@ -173,6 +173,8 @@ impl Observed {
     }
 
     pub(super) fn ended(&self, result: &Result<Report>) {
+        // It claims no more: a store that refused it is no reason for a new process.
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.turn(match result {
             Ok(report) => ConsumerState::Stopped(*report),
             Err(error) => ConsumerState::Failed(error_chain(error).into()),

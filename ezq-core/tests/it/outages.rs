@@ -333,6 +333,22 @@ async fn a_consumer_that_its_store_refuses_for_a_minute_is_not_live() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_consumer_that_was_stopped_while_its_store_refused_it_is_no_failure() {
+    let engine = Faulty::default();
+    let app = quick(&engine);
+    let refusals = std::iter::repeat_n(ErrorKind::Permission, 100_000);
+    engine.faults.lease.lock().unwrap().extend(refusals);
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(secs(10)).await;
+    assert!(consumer.health().await.refused_for.is_some());
+    consumer.stop();
+    within(consumer.states().wait_for(ConsumerState::is_ended)).await.unwrap();
+    tokio::time::sleep(secs(3600)).await;
+    assert_eq!(consumer.health().await.refused_for, None);
+    assert!(app.health().await.is_live());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_events_of_a_failed_batch_run_beside_each_other_up_to_the_concurrency() {
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
