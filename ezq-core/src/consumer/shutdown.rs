@@ -121,8 +121,10 @@ impl Run {
     /// Leaves a control event, and what stands before it, to another consumer, unless it has done its
     /// work: then only the time for what still runs may become shorter.
     fn leave_control(&mut self, reason: StopReason) {
-        let begun = self.drained && self.buffer.is_empty() && self.lanes.waiting() == 0;
-        if begun && matches!(self.control, Some((_, Control::End(_)))) {
+        let taken_in = self.drained && self.buffer.is_empty() && self.lanes.waiting() == 0;
+        // What waits for its handler's limit or for its batch goes back, and is to come before it.
+        if taken_in && self.slots.have_begun() && matches!(self.control, Some((_, Control::End(_))))
+        {
             return;
         }
         self.reason = reason;

@@ -215,6 +215,23 @@ async fn an_end_goes_back_when_its_consumer_is_interrupted_before_all_that_prece
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_end_goes_back_when_its_consumer_is_stopped_before_all_that_precedes_it_has_begun() {
+    let engine = Faulty::default();
+    let (handler, mut runs) = slow(secs(100));
+    let app = app(engine.clone(), handler.concurrency(1));
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    app.publish(&End::default()).await.unwrap();
+    let consumer = app.consumer().concurrency(4).spawn();
+    tokio::time::sleep(secs(10)).await;
+    consumer.stop();
+    let report = within(consumer.wait()).await.unwrap();
+    assert_eq!((report.reason, report.counts.handled), (StopReason::Handle, 1));
+    assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 1);
+    // What waited for the handler's limit comes again before the End.
+    assert_eq!(engine.memory.stats(&QueueName::default()).await.unwrap().ready, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_engine_that_panics_ends_the_consumer_with_an_error() {
     let engine = Faulty::default();
     engine.faults.panics.store(true, Ordering::SeqCst);
