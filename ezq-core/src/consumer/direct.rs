@@ -8,10 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::intake;
+use super::shutdown::ANSWER;
 use crate::batch_attempt::{self, Member};
 use crate::batcher::Means;
 use crate::context::Lease;
@@ -75,11 +76,24 @@ impl Direct {
         size: usize,
         transaction: &Arc<Transaction>,
     ) -> Option<(usize, bool)> {
-        let claiming = self.slots.claiming().await;
+        let claiming = tokio::select! {
+            biased;
+            // Nothing new begins.
+            () = self.slots.stopped() => return None,
+            claiming = self.slots.claiming() => claiming,
+        };
         if !self.slots.is_proven() {
             return None;
         }
-        let claimed = match transaction.claim(size).await {
+        let claimed = tokio::select! {
+            biased;
+            claimed = transaction.claim(size) => claimed,
+            () = self.waits_no_longer() => {
+                warn!(queue = %self.queue, "a claim is not answered: it is given up");
+                return None;
+            }
+        };
+        let claimed = match claimed {
             Ok(claimed) => claimed,
             Err(error) => {
                 debug!(queue = %self.queue, error = error_chain(&error), "no claim in a transaction");
@@ -105,6 +119,12 @@ impl Direct {
         }
         members.iter().for_each(|member| self.app.services.notices.handled(&member.received));
         Some((count, count == size))
+    }
+
+    /// Ends when a stopped consumer has waited for an answer long enough.
+    async fn waits_no_longer(&self) {
+        self.slots.stopped().await;
+        sleep(ANSWER).await;
     }
 
     /// A delivery that the handler is to have, if nothing about it is out of the ordinary.

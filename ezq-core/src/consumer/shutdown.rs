@@ -25,7 +25,7 @@ const KEPT_FOR_ALL: TimeDelta = TimeDelta::minutes(10);
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(1);
 
 /// How long a stopped consumer waits for the answer to a claim, and for handlers that were cancelled.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 impl Run {
     /// Meets a control event; the earliest one counts.

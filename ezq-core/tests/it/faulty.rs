@@ -34,6 +34,7 @@ pub(crate) enum Call {
     Settle,
     Publish,
     Begin,
+    Claim,
     Commit,
 }
 
@@ -41,6 +42,8 @@ pub(crate) enum Call {
 pub(crate) struct Faults {
     /// Calls that are never answered.
     pub hangs: Mutex<HashSet<Call>>,
+    /// Those of them that were made.
+    pub hung: Mutex<HashSet<Call>>,
     /// What the next settlements fail with, as a whole.
     pub settle: Mutex<VecDeque<ErrorKind>>,
     /// What every transaction fails with that is to begin.
@@ -115,6 +118,7 @@ impl Faulty {
 
     async fn answer(&self, call: Call) {
         if self.faults.hangs.lock().unwrap().contains(&call) {
+            self.faults.hung.lock().unwrap().insert(call);
             std::future::pending::<()>().await;
         }
     }
@@ -304,6 +308,11 @@ struct Transaction(Faulty);
 
 #[async_trait]
 impl UnitOfWork for Transaction {
+    async fn claim(&mut self, _: usize) -> Result<Vec<Delivery>> {
+        self.0.answer(Call::Claim).await;
+        Err(Error::new(ErrorKind::Unsupported, "no claim inside a transaction"))
+    }
+
     async fn finish(
         self: Box<Self>,
         finished: Vec<Finished>,

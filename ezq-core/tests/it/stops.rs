@@ -236,3 +236,28 @@ async fn every_stop_is_heard_in_every_state() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_not_answered_is_given_up_soon_after_a_stop() {
+    for call in [Call::Lease, Call::Claim] {
+        let mut engine = Faulty::hanging(call);
+        let mut capabilities = engine.memory.capabilities().clone();
+        capabilities.transactions = true;
+        engine.capabilities = Some(capabilities);
+        let handler = Handler::on_batch("steps", |_: Batch<Step>, _: Within| async {});
+        let builder = App::builder().without_discovered_handlers().register(handler.batch_size(2));
+        let app = builder.build(engine.clone()).unwrap();
+        let steps: Vec<Step> = (0..100).map(|n| Step { n }).collect();
+        app.publish_all(&steps).await.unwrap();
+        let consumer = app.consumer().concurrency(2).spawn();
+        tokio::time::sleep(10 * SECOND).await;
+        assert!(engine.faults.hung.lock().unwrap().contains(&call), "{call:?} was not made");
+
+        let asked = Instant::now();
+        consumer.stop();
+        let ended = tokio::time::timeout(HOURS, consumer.wait()).await;
+        let report = ended.unwrap_or_else(|_| panic!("it waits for {call:?}")).unwrap();
+        assert_eq!(report.reason, StopReason::Handle);
+        assert!(asked.elapsed() <= 6 * SECOND, "{call:?}: {:?}", asked.elapsed());
+    }
+}
