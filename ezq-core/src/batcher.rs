@@ -49,7 +49,7 @@ pub(crate) async fn run_in_batch(
     let handler = &means.handler.name;
     let (answer, answered) = oneshot::channel();
     let waiting = Waiting { member, answer, begins };
-    let (gathering, leads) = slots.gatherings.join(handler, limits.size, waiting);
+    let (gathering, leads) = slots.gather(handler, limits.size, waiting);
     if !leads {
         // Who led the batch is gone with its consumer.
         let gone = || {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-use crate::gathering::Gatherings;
+use crate::HandlerName;
+use crate::gathering::{Gathering, Gatherings, Waiting};
 
 /// The places of one consumer.
 #[derive(Debug, Default)]
@@ -72,8 +73,8 @@ impl Slots {
         self.claiming.lock().await
     }
 
-    /// Waits until a delivery was parked, or all that was started has begun while that is
-    /// [watched](Self::watch), since the last call.
+    /// Waits until a delivery was parked since the last call, or, while that is
+    /// [watched](Self::watch), a batch was opened or all that was started has begun.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -83,6 +84,21 @@ impl Slots {
         self.parked.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
         Parked(Arc::clone(self))
+    }
+
+    /// Joins the batch of a handler; whether as its first.
+    pub(crate) fn gather(
+        &self,
+        handler: &HandlerName,
+        size: usize,
+        waiting: Waiting,
+    ) -> (Arc<Gathering>, bool) {
+        let (gathering, leads) = self.gatherings.join(handler, size, waiting);
+        // The coordinator may have closed all batches just before this one was opened.
+        if leads && self.watched.load(Ordering::SeqCst) {
+            self.changed.notify_one();
+        }
+        (gathering, leads)
     }
 
     /// Notes that a delivery is started, until its task was polled.
@@ -107,7 +123,8 @@ impl Slots {
         self.are_polled() && self.uncalled.load(Ordering::SeqCst) == 0
     }
 
-    /// Wakes who waits for [`changed`](Self::changed) also when all that was started has begun.
+    /// Wakes who waits for [`changed`](Self::changed) also when a batch was opened, and when all that
+    /// was started has begun.
     pub(crate) fn watch(&self) {
         self.watched.store(true, Ordering::SeqCst);
         self.changed.notify_one();
@@ -177,5 +194,56 @@ impl Drop for Begins {
         if count.fetch_sub(1, Ordering::SeqCst) == 1 && watched.load(Ordering::SeqCst) {
             changed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::Utc;
+    use futures_util::FutureExt;
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
+    use tracing::Span;
+
+    use super::*;
+    use crate::batch_attempt::{Member, first_time};
+    use crate::context::{Lease, Received};
+    use crate::engine::{MessageId, Receipt};
+    use crate::headers::Headers;
+    use crate::{Envelope, QueueName};
+
+    fn waiting(slots: &Arc<Slots>) -> Waiting {
+        let received = Received {
+            envelope: Envelope::builder("step", "/test").build().unwrap(),
+            queue: QueueName::default(),
+            receipt: Receipt::new(MessageId::Number(1), [0; 3]),
+            headers: Headers::new(),
+            deliveries: 1,
+            enqueued_at: Utc::now(),
+            lease: Arc::new(Lease::new(Instant::now(), Duration::MAX)),
+            parent: Span::none(),
+        };
+        let received = Arc::new(received);
+        let member = Member { received, attempt: 1, done: first_time(), is_sole: true };
+        let (answer, _) = oneshot::channel();
+        Waiting { member, answer, begins: slots.started() }
+    }
+
+    #[test]
+    fn a_batch_that_is_opened_before_a_control_event_is_told_of() {
+        let slots = Arc::new(Slots::of(4));
+        slots.watch();
+        assert!(slots.changed().now_or_never().is_some());
+
+        // A delivery is parked, and what then closes all batches comes between.
+        let _parked = slots.park();
+        assert!(slots.changed().now_or_never().is_some());
+        slots.gatherings.close();
+        let (gathering, leads) = slots.gather(&"batches".into(), 10, waiting(&slots));
+        assert!(leads && slots.changed().now_or_never().is_some());
+        slots.gatherings.close();
+        assert!(gathering.closed().now_or_never().is_some());
     }
 }
