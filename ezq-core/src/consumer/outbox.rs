@@ -14,9 +14,14 @@ use crate::clock::later;
 /// Where settlements are handed in. When the last handle is dropped, what is there is settled at once.
 #[derive(Debug)]
 pub(super) struct Outbox {
+    // Fields are dropped in this order: who is woken at the end finds the sender gone.
     sender: mpsc::UnboundedSender<Settling>,
-    waiting: Arc<Waiting>,
+    waiting: WakesAtTheEnd,
 }
+
+/// Wakes who waits for a full batch when it is dropped.
+#[derive(Debug)]
+struct WakesAtTheEnd(Arc<Waiting>);
 
 /// Where they are taken out, batch by batch.
 pub(super) struct Batches {
@@ -37,7 +42,7 @@ struct Waiting {
 pub(super) fn outbox(size: usize, max_age: Duration) -> (Arc<Outbox>, Batches) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let waiting = Arc::new(Waiting { size, count: AtomicIsize::new(0), full: Notify::new() });
-    let outbox = Outbox { sender, waiting: Arc::clone(&waiting) };
+    let outbox = Outbox { sender, waiting: WakesAtTheEnd(Arc::clone(&waiting)) };
     (Arc::new(outbox), Batches { receiver, waiting, max_age })
 }
 
@@ -45,17 +50,18 @@ impl Outbox {
     /// Hands a settlement in; false when the settling task is gone.
     pub(super) fn send(&self, settling: Settling) -> bool {
         let sent = self.sender.send(settling).is_ok();
-        let before = self.waiting.count.fetch_add(1, Ordering::AcqRel);
-        if usize::try_from(before + 1).is_ok_and(|count| count >= self.waiting.size) {
-            self.waiting.full.notify_one();
+        let waiting = &*self.waiting.0;
+        let before = waiting.count.fetch_add(1, Ordering::AcqRel);
+        if usize::try_from(before + 1).is_ok_and(|count| count >= waiting.size) {
+            waiting.full.notify_one();
         }
         sent
     }
 }
 
-impl Drop for Outbox {
+impl Drop for WakesAtTheEnd {
     fn drop(&mut self) {
-        self.waiting.full.notify_one();
+        self.0.full.notify_one();
     }
 }
 
@@ -85,5 +91,45 @@ impl Batches {
     /// Whether no handle is left.
     pub(super) fn is_closed(&self) -> bool {
         self.receiver.is_closed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Context, Wake, Waker};
+
+    use super::*;
+
+    /// Looks how many senders there are when it is woken.
+    struct Looks {
+        sender: mpsc::WeakUnboundedSender<Settling>,
+        wakes: AtomicUsize,
+        senders: AtomicUsize,
+    }
+
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            self.wakes.fetch_add(1, Ordering::SeqCst);
+            self.senders.fetch_add(self.sender.strong_count(), Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_full_batch_is_woken_once_the_last_handle_is_gone() {
+        let (outbox, batches) = outbox(100, Duration::MAX);
+        let looks = Arc::new(Looks {
+            sender: outbox.sender.downgrade(),
+            wakes: AtomicUsize::new(0),
+            senders: AtomicUsize::new(0),
+        });
+        let waker = Waker::from(Arc::clone(&looks));
+        let mut full = pin!(batches.waiting.full.notified());
+        assert!(full.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+
+        drop(outbox);
+        assert_eq!(looks.wakes.load(Ordering::SeqCst), 1);
+        assert_eq!(looks.senders.load(Ordering::SeqCst), 0, "it would wait on");
     }
 }
