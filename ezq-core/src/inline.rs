@@ -17,7 +17,7 @@ use crate::clock::EngineClock;
 use crate::codec::Origin;
 use crate::context::{Lease, Received};
 use crate::dispatcher::{Dispatcher, Work};
-use crate::engine::{MessageId, Outgoing, PublishOutcome, Receipt, SettleOutcome};
+use crate::engine::{MessageId, Receipt, SettleOutcome};
 use crate::event::is_control;
 use crate::handler::{Handler, Invoke};
 use crate::outcome::Action;
@@ -270,7 +270,7 @@ impl Dispatcher {
         };
         let failed = |error: String| InlineOutcome::Failed { error, is_fatal: false };
         match ran {
-            Ran::Done(events, None) => match self.publish_inline(events).await {
+            Ran::Done(events, None) => match self.services.publish_returned(events).await {
                 Ok(()) => InlineOutcome::Done,
                 Err(why) => {
                     failed(format!("its events could not be published: {}", error_chain(&why)))
@@ -304,20 +304,5 @@ impl Dispatcher {
             Ran::PutOff(error) => failed(format!("its transaction could not be made: {error}")),
             Ran::Cancelled => failed("it was cancelled".into()),
         }
-    }
-
-    async fn publish_inline(&self, events: Vec<Outgoing>) -> Result<()> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let notices = &self.services.notices;
-        let told = if notices.are_heard() { events.clone() } else { Vec::new() };
-        for outcome in self.services.engines.publish(events).await? {
-            if let PublishOutcome::Failed(error) = outcome {
-                return Err(error);
-            }
-        }
-        notices.went_out(&told);
-        Ok(())
     }
 }

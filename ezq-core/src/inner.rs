@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::consumer::Observed;
 use crate::dispatcher::Dispatcher;
-use crate::engine::{EventRole, PublishOutcome};
+use crate::engine::EventRole;
 use crate::extract::Provided;
 use crate::publisher::Services;
 use crate::schedule::Plans;
@@ -65,14 +65,6 @@ impl Inner {
         let (here, elsewhere): (Vec<_>, Vec<_>) =
             outgoing.drain(..).partition(|event| engines.same(queue, &event.queue));
         *outgoing = here;
-        let notices = &self.services.notices;
-        let told = if notices.are_heard() { elsewhere.clone() } else { Vec::new() };
-        for outcome in engines.publish(elsewhere).await? {
-            if let PublishOutcome::Failed(error) = outcome {
-                return Err(error);
-            }
-        }
-        notices.went_out(&told);
-        Ok(())
+        self.services.publish_returned(elsewhere).await
     }
 }

@@ -45,6 +45,22 @@ impl Services {
             (None, None) => Ok(self.default_queue.clone()),
         }
     }
+
+    /// Publishes events that handlers returned, apart from any settlement; an error if one of them is
+    /// not stored.
+    pub(crate) async fn publish_returned(&self, events: Vec<Outgoing>) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let told = if self.notices.are_heard() { events.clone() } else { Vec::new() };
+        for outcome in self.engines.publish(events).await? {
+            if let PublishOutcome::Failed(error) = outcome {
+                return Err(error);
+            }
+        }
+        self.notices.went_out(&told);
+        Ok(())
+    }
 }
 
 /// An event on its way to be published: its payload is written, its envelope is not.

@@ -16,7 +16,7 @@ use super::waits::at;
 use crate::dispatcher::Work;
 use crate::error_chain;
 use crate::event::{Control, End};
-use crate::logging::warn;
+use crate::logging::{error, warn};
 use crate::settlement::{Progress, Settle};
 
 /// How long an `End` for all consumers stays for those that were too busy to meet it, and how long
@@ -188,33 +188,39 @@ impl Run {
     /// Runs the handlers of the control event, then settles it.
     pub(super) async fn settle_control(&mut self, stops: &mut Listener) {
         let Some((item, control)) = self.control.take() else { return };
-        let app = Arc::clone(&self.app);
+        let (app, for_all) = (Arc::clone(&self.app), is_for_all(&control));
         let handlers = async {
+            let queue = &item.work.received.queue;
             let outgoing = app.dispatcher.control(&item.work).await;
-            if !is_for_all(&control) {
-                return outgoing;
+            let mut settle = Settle::Ack { outgoing: Vec::new() };
+            let published = if for_all {
+                // It was given back when it was met: no settlement takes them along.
+                app.services.publish_returned(outgoing).await
+            } else {
+                settle = Settle::Ack { outgoing };
+                app.publish_elsewhere(queue, &mut settle).await
+            };
+            if let Err(error) = published {
+                let error = error_chain(&error);
+                error!(%queue, error, "events of a handler of `{control}` are not published");
             }
-            // It was given back when it was met.
-            if let Err(error) = app.services.engines.publish(outgoing).await {
-                warn!(error = %error_chain(&error), "events of a handler of End are not published");
-            }
-            Vec::new()
+            settle
         };
         let mut handlers = pin!(handlers);
-        let outgoing = loop {
+        let settle = loop {
             if stops.ends().is_some() {
                 item.work.received.lease.cancel().cancel();
             }
             let left = stops.handlers_end();
             tokio::select! {
                 biased;
-                outgoing = &mut handlers => break outgoing,
+                settle = &mut handlers => break settle,
                 _ = stops.next() => {}
-                () = at(left) => break Vec::new(),
+                () = at(left) => break Settle::Ack { outgoing: Vec::new() },
             }
         };
-        if !is_for_all(&control) {
-            self.send(item.receipt.clone(), Settle::Ack { outgoing }, Tally::Control);
+        if !for_all {
+            self.send(item.receipt.clone(), settle, Tally::Control);
         }
     }
 }

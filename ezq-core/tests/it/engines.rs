@@ -45,6 +45,52 @@ async fn a_queue_is_kept_by_the_engine_it_is_routed_to() {
     app.health_check().await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_of_a_control_event_returns_goes_to_its_own_engine() {
+    let (own, other) = (Faulty::default(), MemoryEngine::new());
+    let audit = QueueName::new("audit").unwrap();
+    for control in [false, true] {
+        let last = |order| move |_: End| async move { Audited { order } };
+        let interrupted = |order| move |_: Interrupt| async move { Audited { order } };
+        let app = App::builder()
+            .without_discovered_handlers()
+            .register(Handler::on("ended", last(1)))
+            .register(Handler::on("interrupted", interrupted(2)))
+            .named_engine("archive", other.clone())
+            .route(&audit, "archive")
+            .build(own.clone())
+            .unwrap();
+        if control {
+            app.publish(&Interrupt {}).await.unwrap();
+        } else {
+            app.publish(&End::default()).await.unwrap();
+        }
+        app.consumer().run().await.unwrap();
+    }
+    assert_eq!(other.published(&audit).len(), 2);
+    assert!(own.memory.published(&audit).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_is_done_although_another_engine_refuses_its_handlers_events() {
+    let (own, other) = (Faulty::default(), Faulty::default());
+    *other.faults.publish.lock().unwrap() = Some(ErrorKind::Permission);
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(Handler::on("ended", |_: End| async {
+            (Audited { order: 1 }, Paid { order: 2 })
+        }))
+        .named_engine("archive", other.clone())
+        .route(&QueueName::new("audit").unwrap(), "archive")
+        .build(own.clone())
+        .unwrap();
+    app.publish(&End::default()).await.unwrap();
+    let report = app.consumer().run().await.unwrap();
+    assert_eq!(report.reason, StopReason::End);
+    let left = own.memory.stats(&QueueName::default()).await.unwrap();
+    assert_eq!(left.ready, 1, "the event for its own engine alone");
+}
+
 #[test]
 fn a_route_to_an_unknown_engine_is_refused_at_build() {
     let audit = QueueName::new("audit").unwrap();
