@@ -86,10 +86,40 @@ impl InFlight {
 /// What of a batch is to be tried again.
 struct Left {
     batch: Vec<Settling>,
-    /// Why, in a line; none where the store refused them as they were.
-    error: Option<String>,
+    /// Why; none where the store refused them as they were.
+    error: Option<Error>,
     /// The store as a whole failed: what comes next would fail as well.
     is_down: bool,
+}
+
+impl Left {
+    fn why(&self) -> Option<String> {
+        self.error.as_ref().map(|error| error_chain(error))
+    }
+}
+
+/// What of a batch failed, each by itself.
+#[derive(Default)]
+struct Failures {
+    again: Vec<Settling>,
+    /// A queue is missing that they need.
+    missing: Vec<Settling>,
+    /// One of the errors, if possible one that does not pass by itself.
+    error: Option<Error>,
+}
+
+impl Failures {
+    fn add(&mut self, mut one: Settling, error: Error) {
+        // The answer may be what was lost.
+        one.unanswered |= error.kind() == ErrorKind::Connection;
+        match error.kind() {
+            ErrorKind::QueueMissing => self.missing.push(one),
+            _ => self.again.push(one),
+        }
+        if self.error.as_ref().is_none_or(Error::is_transient) {
+            self.error = Some(error);
+        }
+    }
 }
 
 impl Settler {
@@ -128,21 +158,21 @@ impl Settler {
         self.in_flight.set().extend(batch.iter().map(|one| one.receipt.clone()));
         loop {
             let left = self.attempt(batch).await;
-            if let Some(Left { batch: left, error, is_down: true }) = left {
-                warn!(queue = %self.queue, error, "settling failed, will try again");
-                batch = left;
+            if let Some(left @ Left { is_down: true, .. }) = left {
+                warn!(queue = %self.queue, error = left.why(), "settling failed, will try again");
+                batch = left.batch;
             } else {
                 self.note(Ok(()));
                 if pause > FIRST_PAUSE {
                     info!(queue = %self.queue, "settling works again");
                 }
                 *give_up = None;
-                let Some(Left { batch: left, error, .. }) = left else { return Vec::new() };
-                if error.is_some() {
-                    let count = left.len();
+                let Some(left) = left else { return Vec::new() };
+                if let Some(error) = left.why() {
+                    let count = left.batch.len();
                     warn!(queue = %self.queue, count, error, "some events cannot be settled yet");
                 }
-                return left;
+                return left.batch;
             }
             let (now, count) = (Instant::now(), batch.len());
             if batches.is_closed() && now >= *give_up.get_or_insert(later(now, self.patience)) {
@@ -164,12 +194,12 @@ impl Settler {
         loop {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            let Some(Left { batch: left, error, .. }) = self.attempt(batch).await else {
+            let Some(left) = self.attempt(batch).await else {
                 return debug!(queue = %self.queue, "what could not be settled is settled now");
             };
-            let (now, count) = (Instant::now(), left.len());
+            let (now, count, error) = (Instant::now(), left.batch.len(), left.why());
             debug!(queue = %self.queue, count, error, "some events cannot be settled yet");
-            batch = left;
+            batch = left.batch;
             if closing.is_cancelled() && now >= *give_up.get_or_insert(later(now, self.patience)) {
                 return warn!(
                     queue = %self.queue, count, error,
@@ -193,39 +223,34 @@ impl Settler {
         let pairs = pairs.collect();
         let result = self.engine.settle(&self.queue, pairs).instrument(span).await;
         let is_down = result.is_err();
-        let (mut batch, failure) = match result {
+        let failures = match result {
             Ok(outcomes) => self.sort_out(batch, outcomes),
-            Err(error) => (batch, Some(error)),
+            Err(error) => {
+                self.note(Err(&error));
+                let mut failures = Failures::default();
+                batch.into_iter().for_each(|one| failures.add(one, error.without_source()));
+                Failures { error: Some(error), ..failures }
+            }
         };
-        if let Some(error) = &failure {
-            if is_down {
-                self.note(Err(error));
-            }
-            if error.kind() == ErrorKind::Connection {
-                // The answer may be what was lost.
-                batch.iter_mut().for_each(|one| one.unanswered = true);
-            }
-            batch = self.mend(batch, error).await;
+        let Failures { again: mut batch, missing, error } = failures;
+        if !missing.is_empty() {
+            batch.extend(self.mend(missing).await);
         }
-        let error = failure.as_ref().map(|error| error_chain(error));
         (!batch.is_empty()).then_some(Left { batch, error, is_down })
     }
 
     /// Books what is settled; what is left is to be tried again.
-    fn sort_out(
-        &self,
-        batch: Vec<Settling>,
-        outcomes: Vec<SettleOutcome>,
-    ) -> (Vec<Settling>, Option<Error>) {
-        let mut again = Vec::new();
-        let mut failure = None;
+    fn sort_out(&self, batch: Vec<Settling>, outcomes: Vec<SettleOutcome>) -> Failures {
+        let mut failures = Failures::default();
         let mut outcomes = outcomes.into_iter();
         for mut one in batch {
             // An engine that leaves an outcome out leaves it open; the lease tells in the end.
             match outcomes.next().unwrap_or(SettleOutcome::LeaseLost) {
                 SettleOutcome::Done => self.settled(one),
                 // A claim of this consumer has taken it, or may have: it settles under that receipt.
-                SettleOutcome::LeaseLost if self.is_still_ours(&mut one) => again.push(one),
+                SettleOutcome::LeaseLost if self.is_still_ours(&mut one) => {
+                    failures.again.push(one);
+                }
                 // Nobody else could take it: an earlier try has settled it.
                 SettleOutcome::LeaseLost if one.unanswered && one.is_leased() => self.settled(one),
                 SettleOutcome::LeaseLost => {
@@ -240,15 +265,14 @@ impl Settler {
                 }
                 SettleOutcome::Failed { error, .. } => {
                     if error.is_transient() || error.kind() == ErrorKind::QueueMissing {
-                        again.push(one);
-                        failure = Some(error);
-                        continue;
+                        failures.add(one, error);
+                    } else {
+                        failures.again.extend(self.refuse(one, &error));
                     }
-                    again.extend(self.refuse(one, &error));
                 }
             }
         }
-        (again, failure)
+        failures
     }
 
     /// Whether a delivery whose lease was lost may be held here all the same.
@@ -296,12 +320,9 @@ impl Settler {
         }
     }
 
-    /// Does what can be done about a failure: creates the queues that are missing. What publishes to
-    /// one that cannot be created is refused, and holds up no other.
-    async fn mend(&self, batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
-        if error.kind() != ErrorKind::QueueMissing {
-            return batch;
-        }
+    /// Creates the queues that are missing. What publishes to one that cannot be created is refused,
+    /// and holds up no other.
+    async fn mend(&self, batch: Vec<Settling>) -> Vec<Settling> {
         if let Err(error) = self.engine.ensure_queue(&self.queue).await {
             warn!(queue = %self.queue, error = %error_chain(&error), "cannot create the queue");
             return batch;

@@ -1,7 +1,7 @@
 //! A memory engine with faults to be switched on.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,8 +38,13 @@ pub(crate) enum Call {
     Commit,
 }
 
+/// What one settlement fails with, if it does.
+pub(crate) type Judge = Box<dyn FnMut(&Receipt, &Settle) -> Option<ErrorKind> + Send>;
+
 #[derive(Default)]
 pub(crate) struct Faults {
+    /// Decides about each settlement by itself. One that fails with a lost connection is done.
+    pub judge: Mutex<Option<Judge>>,
     /// Calls that are never answered.
     pub hangs: Mutex<HashSet<Call>>,
     /// Those of them that were made.
@@ -86,8 +91,9 @@ pub(crate) struct Faults {
     pub fetches: AtomicUsize,
     /// Batches settled: when, and how many.
     pub batches: Mutex<Vec<(Instant, usize)>>,
-    pub held: AtomicUsize,
-    pub most_held: AtomicUsize,
+    /// Deliveries that are leased and not settled yet; a settlement that is tried again counts again.
+    pub held: AtomicIsize,
+    pub most_held: AtomicIsize,
 }
 
 fn next(faults: &Mutex<VecDeque<ErrorKind>>) -> Result<()> {
@@ -121,6 +127,32 @@ impl Faulty {
             self.faults.hung.lock().unwrap().insert(call);
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Answers for each settlement by itself, as the judge says.
+    async fn judged(
+        &self,
+        queue: &QueueName,
+        settlements: Vec<(Receipt, Settle)>,
+    ) -> Result<Vec<SettleOutcome>> {
+        let mut outcomes = Vec::new();
+        for (receipt, settle) in settlements {
+            let fault = match &mut *self.faults.judge.lock().unwrap() {
+                Some(judge) => judge(&receipt, &settle),
+                None => None,
+            };
+            let mut outcome = None;
+            if matches!(fault, None | Some(ErrorKind::Connection)) {
+                let settlement = vec![(receipt.clone(), settle)];
+                outcome = self.memory.settle(queue, settlement).await?.pop();
+            }
+            if let Some(kind) = fault {
+                let error = Error::new(kind, "a fault of the test");
+                outcome = Some(SettleOutcome::Failed { receipt, error });
+            }
+            outcomes.extend(outcome);
+        }
+        Ok(outcomes)
     }
 
     async fn speak(&self) {
@@ -159,7 +191,7 @@ impl Engine for Faulty {
         next(&self.faults.lease)?;
         let ttl = self.ttl(request.ttl);
         let leased = self.memory.lease(LeaseRequest { ttl, ..request }).await?;
-        let count = leased.deliveries.len();
+        let count = leased.deliveries.len().cast_signed();
         let held = self.faults.held.fetch_add(count, Ordering::SeqCst) + count;
         self.faults.most_held.fetch_max(held, Ordering::SeqCst);
         Ok(leased)
@@ -187,11 +219,14 @@ impl Engine for Faulty {
             tokio::time::sleep(Duration::from_millis(slow)).await;
         }
         self.faults.batches.lock().unwrap().push((Instant::now(), settlements.len()));
-        self.faults.held.fetch_sub(settlements.len(), Ordering::SeqCst);
+        self.faults.held.fetch_sub(settlements.len().cast_signed(), Ordering::SeqCst);
         let unheard = |left: usize| left.checked_sub(1);
         if self.faults.unheard.fetch_update(Ordering::SeqCst, Ordering::SeqCst, unheard).is_ok() {
             self.memory.settle(queue, settlements).await?;
             return Err(Error::new(ErrorKind::Connection, "a fault of the test"));
+        }
+        if self.faults.judge.lock().unwrap().is_some() {
+            return self.judged(queue, settlements).await;
         }
         let locked = self.faults.locked.lock().unwrap().clone();
         let refuses = self.faults.refuse.load(Ordering::SeqCst);

@@ -15,6 +15,7 @@ mod leases;
 mod limits;
 mod options;
 mod outages;
+mod refusals;
 mod schedule_names;
 mod schedules;
 #[cfg(unix)]
