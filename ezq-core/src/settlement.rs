@@ -162,6 +162,12 @@ impl Progress {
         Self(marks.collect())
     }
 
+    /// All marks but those of handlers that are done: these handlers run again.
+    pub(crate) fn without_done(mut self) -> Self {
+        self.0.retain(|_, mark| mark.state != HandlerState::Done);
+        self
+    }
+
     /// The marks as header entries, one flat key per handler.
     #[must_use]
     pub fn to_headers(&self) -> serde_json::Map<String, serde_json::Value> {

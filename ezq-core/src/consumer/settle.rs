@@ -23,7 +23,7 @@ use crate::engine::{Engine, MessageId, Receipt, SettleOutcome};
 use crate::engines::ensure;
 use crate::logging::{error, warn};
 use crate::publisher::Services;
-use crate::settlement::{Reason, ReasonKind, Settle};
+use crate::settlement::{Progress, Reason, ReasonKind, Settle};
 use crate::{Error, ErrorKind, QueueName, error_chain};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -353,7 +353,11 @@ impl Settler {
             return None;
         }
         let why = format!("the store refused the settlement: {error}");
-        let settle = give_up(queue, message_id, one.settle, &why);
+        let publishes = !one.settle.outgoing().is_empty();
+        let progress = one.settle.into_progress();
+        // Its events do not go out: after a redrive the handlers that returned them run again.
+        let progress = if publishes { progress.without_done() } else { progress };
+        let settle = give_up(queue, message_id, progress, &why);
         Some(Settling { settle, tally: Tally::DeadLettered, ..one })
     }
 }
@@ -374,11 +378,10 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Turns a settlement that cannot be made as it is into one that moves its message, with its marks,
-/// to the dead letters.
-pub(super) fn give_up(queue: &QueueName, id: &MessageId, settle: Settle, why: &str) -> Settle {
+/// What a message whose settlement cannot be made becomes instead: a dead letter with these marks.
+pub(super) fn give_up(queue: &QueueName, id: &MessageId, progress: Progress, why: &str) -> Settle {
     let kind = ReasonKind::Fatal;
     let reason = Reason { kind, handler: None, error: bounded(why), attempts: 1 };
     log_dead_letter(queue, id, None, &reason);
-    Settle::DeadLetter { reason, progress: settle.into_progress(), outgoing: Vec::new() }
+    Settle::DeadLetter { reason, progress, outgoing: Vec::new() }
 }

@@ -63,7 +63,9 @@ pub(super) async fn handle(
             // No mark of this delivery is kept: the handlers whose events these are run again.
             app.dispatcher.hindered(&item.work, Settle::Release, bounded(&why))
         } else {
-            give_up(queue, message_id, settle, &format!("its events cannot be published: {why}"))
+            // Events for this engine do not go out either, so their handlers must run again.
+            let progress = settle.into_progress().without_done();
+            give_up(queue, message_id, progress, &format!("its events cannot be published: {why}"))
         };
     }
     let tally = match Tally::of(&settle) {

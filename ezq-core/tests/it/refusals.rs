@@ -33,6 +33,89 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     tokio::time::timeout(secs(600), all).await.expect(what);
 }
 
+/// Refuses settlements for as long as the answer is true.
+fn refuse(
+    engine: &Faulty,
+    kind: ErrorKind,
+    refused: impl Fn(&Settle) -> bool + Send + 'static,
+) -> Arc<AtomicBool> {
+    let refuses = Arc::new(AtomicBool::new(true));
+    let is_on = Arc::clone(&refuses);
+    *engine.faults.judge.lock().unwrap() = Some(Box::new(move |_, settle| {
+        (is_on.load(Ordering::SeqCst) && refused(settle)).then_some(kind)
+    }));
+    refuses
+}
+
+/// One handler that returns an event and counts its runs, and one that fails once.
+fn handlers(fails: fn() -> HandlerError) -> ([Handler; 2], Arc<AtomicU32>) {
+    let (runs, tries) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let ran = Arc::clone(&runs);
+    let book = Handler::on("book", move |_: Step| {
+        ran.fetch_add(1, Ordering::SeqCst);
+        async { Mail {} }
+    });
+    let post = Handler::on("post", move |_: Step| {
+        let is_first = tries.fetch_add(1, Ordering::SeqCst) == 0;
+        async move { if is_first { Err(fails()) } else { Ok(()) } }
+    });
+    ([book, post], runs)
+}
+
+/// Redrives the only dead letter of the default queue, and works it off.
+async fn redrive(app: &App) {
+    let letters = app.dead_letters(&QueueName::default()).unwrap();
+    let letter = letters.list(&DeadLetterFilter::all(), 2).await.unwrap().pop().unwrap();
+    letters.redrive(&letter.id).await.unwrap();
+    within(app.consumer().until_idle().run()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_settlement_was_refused_is_returned_again_after_a_redrive() {
+    let failures: [fn() -> HandlerError; 2] =
+        [|| HandlerError::retry("once"), || HandlerError::fatal("once")];
+    for fails in failures {
+        let engine = Faulty::default();
+        let ([book, post], runs) = handlers(fails);
+        let builder = App::builder().without_discovered_handlers().register(book).register(post);
+        let app = builder.build(engine.clone()).unwrap();
+        let publishes = |settle: &Settle| !settle.outgoing().is_empty();
+        let refuses = refuse(&engine, ErrorKind::Permission, publishes);
+        app.publish(&Step { n: 0 }).await.unwrap();
+        let report = within(app.consumer().until_idle().run()).await.unwrap();
+        assert_eq!(report.counts.dead_lettered, 1);
+        assert!(engine.memory.published(&mail()).is_empty());
+
+        refuses.store(false, Ordering::SeqCst);
+        redrive(&app).await;
+        assert_eq!(engine.memory.published(&mail()).len(), 1, "the event is lost");
+        assert_eq!(runs.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_another_engine_refused_is_returned_again_after_a_redrive() {
+    let (engine, other) = (Faulty::default(), Faulty::default());
+    *other.faults.publish.lock().unwrap() = Some(ErrorKind::Permission);
+    let ([book, post], runs) = handlers(|| HandlerError::retry("once"));
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(book)
+        .register(post)
+        .named_engine("other", other.clone())
+        .route(&mail(), "other")
+        .build(engine.clone())
+        .unwrap();
+    app.publish(&Step { n: 0 }).await.unwrap();
+    let report = within(app.consumer().until_idle().run()).await.unwrap();
+    assert_eq!(report.counts.dead_lettered, 1);
+
+    *other.faults.publish.lock().unwrap() = None;
+    redrive(&app).await;
+    assert_eq!(other.memory.published(&mail()).len(), 1, "the event is lost");
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_was_lost_is_told_from_a_lock_in_the_same_batch() {
     let engine = Faulty::default();
