@@ -67,6 +67,8 @@ pub(crate) struct Observed {
     refused: Mutex<Option<Instant>>,
     /// Why settling fails, while it does: claims may go on for a while.
     unsettled: Mutex<Option<String>>,
+    /// Why some settlements fail while others succeed.
+    left: Mutex<Option<String>>,
     /// Why leases cannot be renewed, while they cannot: nothing is claimed then.
     unrenewed: Mutex<Option<String>>,
     restarts: AtomicU32,
@@ -84,6 +86,7 @@ impl Observed {
             failing: Mutex::default(),
             refused: Mutex::default(),
             unsettled: Mutex::default(),
+            left: Mutex::default(),
             unrenewed: Mutex::default(),
             restarts: AtomicU32::new(0),
         }
@@ -116,7 +119,8 @@ impl Observed {
     pub(crate) fn failing(&self) -> Option<String> {
         let now =
             |of: &Mutex<Option<String>>| of.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        now(&self.failing).or_else(|| now(&self.unrenewed)).or_else(|| now(&self.unsettled))
+        let failures = [&self.failing, &self.unrenewed, &self.unsettled, &self.left];
+        failures.into_iter().find_map(now)
     }
 
     /// For how long the store has refused its claims.
@@ -150,6 +154,14 @@ impl Observed {
         *unsettled = told;
     }
 
+    /// Notes how those were answered that could not be settled with their batch. Several such
+    /// batches may be tried beside each other: each notes anew with every try.
+    pub(super) fn settled_later(&self, answer: Result<(), &Error>) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        *left =
+            answer.err().map(|error| format!("settling some events fails: {}", error_chain(error)));
+    }
+
     /// Notes whether leases can be renewed.
     pub(super) fn renewed(&self, answer: Result<(), &Error>) {
         let mut unrenewed = self.unrenewed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,6 +180,7 @@ impl Observed {
         self.restarts.fetch_add(1, Ordering::Relaxed);
         // The one that starts again has settled nothing yet.
         self.settled(Ok(()));
+        self.settled_later(Ok(()));
         self.renewed(Ok(()));
         self.turn(ConsumerState::Restarting(error_chain(error).into()));
     }

@@ -195,8 +195,12 @@ impl Settler {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             let Some(left) = self.attempt(batch).await else {
+                self.note_left(Ok(()));
                 return debug!(queue = %self.queue, "what could not be settled is settled now");
             };
+            // A lock that another session holds is no failure of the store's.
+            let lasting = left.error.as_ref().filter(|error| !error.is_transient());
+            self.note_left(lasting.map_or(Ok(()), Err));
             let (now, count, error) = (Instant::now(), left.batch.len(), left.why());
             debug!(queue = %self.queue, count, error, "some events cannot be settled yet");
             batch = left.batch;
@@ -264,10 +268,10 @@ impl Settler {
                     self.done(one, Tally::Lost);
                 }
                 SettleOutcome::Failed { error, .. } => {
-                    if error.is_transient() || error.kind() == ErrorKind::QueueMissing {
-                        failures.add(one, error);
-                    } else {
+                    if is_for_good(&one.settle, &error) {
                         failures.again.extend(self.refuse(one, &error));
+                    } else {
+                        failures.add(one, error);
                     }
                 }
             }
@@ -305,6 +309,13 @@ impl Settler {
     fn note(&self, answer: Result<(), &Error>) {
         if let Some(observed) = self.observed.upgrade() {
             observed.settled(answer);
+        }
+    }
+
+    /// Notes why some settlements fail that are tried beside those that succeed.
+    fn note_left(&self, answer: Result<(), &Error>) {
+        if let Some(observed) = self.observed.upgrade() {
+            observed.settled_later(answer);
         }
     }
 
@@ -375,6 +386,16 @@ impl Drop for Held<'_> {
             leases.release(receipt);
             counters.add(Tally::Lost);
         }
+    }
+}
+
+/// Whether it is the settlement itself that the store does not take. What publishes nothing is
+/// refused only for what it holds: a right that is missing, or a table, fails for all alike.
+fn is_for_good(settle: &Settle, error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::InvalidEvent | ErrorKind::TooLarge => true,
+        ErrorKind::QueueMissing => false,
+        _ => !error.is_transient() && !settle.outgoing().is_empty(),
     }
 }
 

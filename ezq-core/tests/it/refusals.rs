@@ -116,6 +116,65 @@ async fn an_event_that_another_engine_refused_is_returned_again_after_a_redrive(
     assert_eq!(runs.load(Ordering::SeqCst), 2);
 }
 
+/// Fails once for the first step, as it is told, and counts its runs by step.
+fn flaky(fails: fn() -> HandlerError) -> (Handler, Arc<Mutex<BTreeMap<u32, u32>>>) {
+    let runs = Arc::new(Mutex::new(BTreeMap::new()));
+    let ran = Arc::clone(&runs);
+    let handler = Handler::on("flaky", move |step: Step| {
+        let mut runs = ran.lock().unwrap();
+        let count = runs.entry(step.n).or_insert(0);
+        *count += 1;
+        let fails_now = step.n == 0 && *count == 1;
+        async move { if fails_now { Err(fails()) } else { Ok(()) } }
+    });
+    (handler.backoff(Backoff::constant(secs(5))), runs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn acknowledgements_that_the_store_cannot_make_wait_beside_what_it_can_settle() {
+    let engine = Faulty::default();
+    let (handler, runs) = flaky(|| HandlerError::retry("once"));
+    let app = App::builder().without_discovered_handlers().register(handler).build(engine.clone());
+    let app = app.unwrap();
+    let acknowledges = |settle: &Settle| matches!(settle, Settle::Ack { .. });
+    let refuses = refuse(&engine, ErrorKind::Permission, acknowledges);
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    let consumer = app.consumer().lease(secs(10)).spawn();
+    until("nothing is retried", || consumer.counts().retried == 1).await;
+    tokio::time::sleep(secs(60)).await;
+    let counts = consumer.counts();
+    assert_eq!((counts.handled, counts.dead_lettered, counts.lost), (0, 0, 0));
+    let health = app.health().await;
+    assert!(!health.is_ready(), "{health}");
+    assert!(health.to_string().contains("a fault of the test"), "{health}");
+
+    refuses.store(false, Ordering::SeqCst);
+    until("nothing is acknowledged", || consumer.counts().handled == 3).await;
+    assert!(app.health().await.is_ready());
+    assert_eq!(*runs.lock().unwrap(), BTreeMap::from([(0, 2), (1, 1), (2, 1)]));
+    consumer.stop();
+    assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_the_store_cannot_write_waits_and_its_handler_does_not_run_again() {
+    let engine = Faulty::default();
+    let (handler, runs) = flaky(|| HandlerError::fatal("for good"));
+    let app = App::builder().without_discovered_handlers().register(handler).build(engine.clone());
+    let app = app.unwrap();
+    let buries = |settle: &Settle| matches!(settle, Settle::DeadLetter { .. });
+    let refuses = refuse(&engine, ErrorKind::Engine, buries);
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    let consumer = app.consumer().lease(secs(10)).spawn();
+    until("nothing is acknowledged", || consumer.counts().handled == 1).await;
+    tokio::time::sleep(secs(60)).await;
+    refuses.store(false, Ordering::SeqCst);
+    until("nothing is a dead letter", || consumer.counts().dead_lettered == 1).await;
+    assert_eq!(*runs.lock().unwrap(), BTreeMap::from([(0, 1), (1, 1)]));
+    consumer.stop();
+    assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_was_lost_is_told_from_a_lock_in_the_same_batch() {
     let engine = Faulty::default();
