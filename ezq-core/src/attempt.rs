@@ -173,7 +173,7 @@ pub(crate) fn hindered(
         event_id = received.envelope.id(),
         handler = %handler.name,
         error = %text,
-        "the store kept a handler's transaction from beginning or from committing: it runs again"
+        "the store did not begin or commit a handler's transaction, or take its events: it runs again"
     );
     Ran::PutOff(text)
 }

@@ -24,6 +24,12 @@ use crate::{Call, Context, Error, ErrorKind, EventDescriptor, HandlerError};
 ///
 /// An event that failed before, or whose worker died, always comes in a batch of its own.
 ///
+/// Events that the handler returns for one event of the batch go out in the step that marks that
+/// event done. Events that it returns for the batch as a whole go out with its `Tx`, if it takes one.
+/// Otherwise they are published before any event of the batch is acknowledged, at least once: if the
+/// worker dies in between, what was not acknowledged runs again and publishes once more, perhaps for
+/// a part of the batch only.
+///
 /// ```
 /// # use ezq_core::{Batch, Event};
 /// # #[derive(serde::Serialize, serde::Deserialize)] struct Reading { celsius: f64 }

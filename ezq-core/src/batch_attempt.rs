@@ -61,7 +61,7 @@ pub(crate) async fn run(
     let Means { handler, services, timeout, .. } = means;
     if handler.transactions == 0 {
         let (shared, each) = call(means, members, None, begins).await?;
-        return Ok(without_transaction(shared, each));
+        return without_transaction(means, members, shared, each).await;
     }
     let begun = tokio::select! {
         begun = Transaction::begin(services, &first.received.queue, timeout) => begun,
@@ -185,14 +185,31 @@ fn cancelled(members: &[Member], any: bool) -> impl Future<Output = ()> + use<> 
     }
 }
 
-/// Events of the batch as a whole go out with the first event that is settled.
-fn without_transaction(shared: Vec<Outgoing>, each: Vec<Said>) -> Vec<Ran> {
+/// Each event of the batch is settled by itself, and events of the batch as a whole are of all of
+/// them. So these are stored before any is settled: a worker that dies in between publishes too much,
+/// never too little. Where one event alone is done, they go out with its settlement.
+async fn without_transaction(
+    means: Means<'_>,
+    members: &[Member],
+    mut shared: Vec<Outgoing>,
+    each: Vec<Said>,
+) -> Result<Vec<Ran>, Ran> {
+    let is_of_several = each.iter().filter(|said| said.is_ok()).count() > 1;
+    if is_of_several && !shared.is_empty() {
+        let published = tokio::select! {
+            published = means.services.publish_returned(std::mem::take(&mut shared)) => published,
+            () = cancelled(members, false) => return Err(Ran::Cancelled),
+        };
+        if let Err(error) = published {
+            return hindrance(means, members, &error, Action::Retry);
+        }
+    }
     let mut shared = Some(shared);
     let ran = |said: Said| match said {
         Ok(outgoing) => Ran::Done([shared.take().unwrap_or_default(), outgoing].concat(), None),
         Err((action, error)) => Ran::Failed(action, error),
     };
-    each.into_iter().map(ran).collect()
+    Ok(each.into_iter().map(ran).collect())
 }
 
 /// Commits what was done, with the marks or acknowledgements of the events that are done; what the

@@ -216,3 +216,77 @@ async fn a_missing_queue_is_created_beside_a_lock_in_the_same_batch() {
     consumer.stop();
     within(consumer.wait()).await.unwrap();
 }
+
+/// What a batch comes to.
+#[derive(Debug, Serialize, Deserialize)]
+struct Sum {
+    steps: Vec<u32>,
+}
+
+impl Event for Sum {
+    const TYPE: &'static str = "sum";
+    const QUEUE: Option<&'static str> = Some("sums");
+}
+
+fn summing(engine: &Faulty) -> App {
+    let handler = Handler::on_batch("sums", |batch: Batch<Step>| {
+        let steps = batch.events().map(|step| step.n).collect();
+        async { Sum { steps } }
+    });
+    App::builder().without_discovered_handlers().register(handler).build(engine.clone()).unwrap()
+}
+
+fn sums(engine: &Faulty) -> Vec<Vec<u32>> {
+    let published = engine.memory.published(&QueueName::new("sums").unwrap());
+    let steps = |body: &str| {
+        let mut body: serde_json::Value = serde_json::from_str(body).unwrap();
+        serde_json::from_value::<Sum>(body["data"].take()).unwrap().steps
+    };
+    published.iter().map(|one| steps(&one.message.body)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_batch_without_a_transaction_returns_is_stored_before_any_of_it_is_acknowledged() {
+    let engine = Faulty::default();
+    let app = summing(&engine);
+    let steps: Vec<Step> = (0..3).map(|n| Step { n }).collect();
+    let published = app.publish_all(&steps).await.unwrap();
+    let first = published[0].id.clone();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (store, stored) = (engine.clone(), Arc::clone(&seen));
+    *engine.faults.judge.lock().unwrap() = Some(Box::new(move |receipt, _| {
+        stored.lock().unwrap().push(sums(&store));
+        // As if the worker died before it acknowledged this one.
+        (*receipt.message_id() == first).then_some(ErrorKind::Transient)
+    }));
+    let consumer = app.consumer().lease(secs(5)).spawn();
+    until("nothing is acknowledged", || consumer.counts().handled == 2).await;
+    assert_eq!(seen.lock().unwrap()[0], [vec![0, 1, 2]]);
+    consumer.stop();
+    within(consumer.wait()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_whose_events_cannot_be_stored_is_not_acknowledged() {
+    let engine = Faulty::default();
+    let app = summing(&engine);
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    let is_down = Arc::new(AtomicBool::new(true));
+    *engine.faults.publish.lock().unwrap() = Some(ErrorKind::Connection);
+    let publishes_while_down = Arc::clone(&is_down);
+    *engine.faults.judge.lock().unwrap() = Some(Box::new(move |_, settle| {
+        let fails = publishes_while_down.load(Ordering::SeqCst) && !settle.outgoing().is_empty();
+        fails.then_some(ErrorKind::Transient)
+    }));
+    let consumer = app.consumer().spawn();
+    until("nothing is put off", || consumer.counts().retried == 3).await;
+    assert_eq!(consumer.counts().handled, 0);
+    *engine.faults.publish.lock().unwrap() = None;
+    is_down.store(false, Ordering::SeqCst);
+    until("nothing is acknowledged", || consumer.counts().handled == 3).await;
+    let mut steps = sums(&engine).concat();
+    steps.sort_unstable();
+    assert_eq!(steps, [0, 1, 2]);
+    consumer.stop();
+    within(consumer.wait()).await.unwrap();
+}
