@@ -21,11 +21,13 @@ use crate::link::Link;
 const ASKING: Duration = Duration::from_secs(2);
 
 /// Stops the statements that begin so (`$1`) and are as old as this (`$2`), and tells what each
-/// waited for.
+/// waited for. One whose commit waits for a synchronous standby is left alone: cancelled, it would
+/// tell of success, and the standby has nothing of it.
 const STOP: &str = "
     SELECT pg_catalog.pg_blocking_pids(s.pid), pg_catalog.pg_cancel_backend(s.pid)
     FROM pg_catalog.pg_stat_activity s
     WHERE pg_catalog.starts_with(s.query, $1) AND s.state = 'active'
+      AND s.wait_event IS DISTINCT FROM 'SyncRep'
       AND s.query_start <= pg_catalog.clock_timestamp() - $2 * interval '1 us'";
 
 /// What may be stopped, and by whom.

@@ -248,7 +248,8 @@ impl Checkout<'_> {
     }
 
     /// Gives the connection back if it can be used again. Of what was given up the statement that
-    /// still runs is stopped.
+    /// still runs is stopped, unless its commit waits for a synchronous standby: cancelled, that would
+    /// be done without the standby.
     pub(crate) fn end<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         let Self { link, session, .. } = self;
         match &result {
@@ -256,7 +257,9 @@ impl Checkout<'_> {
                 if let Some(urgent) = link.urgent.clone() {
                     // The connection stays open until then, so that the number is of no other's.
                     tokio::spawn(async move {
-                        let stop = "SELECT pg_catalog.pg_cancel_backend($1)";
+                        let stop = "SELECT pg_catalog.pg_cancel_backend(s.pid)
+                                    FROM pg_catalog.pg_stat_activity s
+                                    WHERE s.pid = $1 AND s.wait_event IS DISTINCT FROM 'SyncRep'";
                         urgent.ask::<bool>(stop, session.pid).await;
                     });
                 }

@@ -7,6 +7,7 @@ use ezq_core::{
     Delivery, Engine, Error, ErrorKind, ExtendOutcome, QueueName, Settle, SettleOutcome,
     error_chain,
 };
+use ezq_pgmq::embedded::EmbeddedPostgres;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
@@ -268,6 +269,26 @@ async fn a_publish_that_was_given_up_stores_nothing_later() {
 async fn a_publish_on_the_applications_pool_that_was_given_up_stores_nothing_later() {
     let pool = sqlx::PgPool::connect(&server().await.url()).await.unwrap();
     publishes_nothing_later(PgmqConfig::pool(pool)).await;
+}
+
+/// Cancelled, its commit would tell of success.
+#[tokio::test]
+async fn a_publish_whose_standby_does_not_answer_is_not_told_of_as_stored() {
+    let server = EmbeddedPostgres::builder()
+        .durable(true)
+        .setting("synchronous_standby_names", "nobody")
+        .setting("synchronous_commit", "local");
+    let server = server.start().await.unwrap();
+    let queue = unique("q");
+    engine_at(&server.url()).await.ensure_queue(&queue).await.unwrap();
+    let mut own = PgConnection::connect(&server.url()).await.unwrap();
+    run(&mut own, "ALTER ROLE CURRENT_USER SET synchronous_commit = on").await;
+    let config = PgmqConfig::url(&server.url()).unwrap().statement_timeout(Duration::from_secs(1));
+    let engine = PgmqEngine::connect(config).await.unwrap();
+    let published = timeout(CEILING, engine.publish(vec![message(&queue, "1")])).await.unwrap();
+    assert!(published.is_err(), "{published:?}");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    assert_eq!(scalar::<i64>(&mut own, waiting).await, 1);
 }
 
 #[tokio::test]
