@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ezq_core::{Error, ErrorKind, QueueName};
 use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::config::Place;
 use crate::missing;
@@ -184,7 +185,7 @@ pub(crate) fn keeps_connection(error: &sqlx::Error) -> bool {
             let code = database.code().unwrap_or_default();
             // A session that began read-only stays so when the server takes writes again.
             let is_stale = matches!(&*code, "0A000" | "25006");
-            !(code.starts_with("57P") || code.starts_with("08") || is_stale)
+            !(code.starts_with("57P") || code.starts_with("08") || is_fatal(error) || is_stale)
         }
         sqlx::Error::RowNotFound
         | sqlx::Error::ColumnNotFound(_)
@@ -304,11 +305,18 @@ pub(crate) fn is_unsendable(error: &Error) -> bool {
     source.is_some_and(|failure| is_data(failure) || code(failure).as_deref() == Some("53200"))
 }
 
+/// The server ended the session with it, such as one that was idle in a transaction for too long.
+fn is_fatal(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    let error = error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
+}
+
 /// The connection is gone, and so is what ran on it.
 pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
     !is_given_up(error)
         && match code(error) {
-            Some(code) => code.starts_with("57P") || code.starts_with("08"),
+            Some(code) => code.starts_with("57P") || code.starts_with("08") || is_fatal(error),
             None => matches!(error, sqlx::Error::Io(_)),
         }
 }
@@ -363,5 +371,27 @@ impl DatabaseError for Locked {
 
     fn kind(&self) -> sqlx::error::ErrorKind {
         self.inner.kind()
+    }
+}
+
+#[cfg(feature = "embedded")]
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection as _, PgConnection};
+
+    use super::*;
+    use crate::embedded::EmbeddedPostgres;
+
+    #[tokio::test]
+    async fn a_session_that_the_server_ended_is_lost_whatever_the_reason() {
+        let server = EmbeddedPostgres::shared().await.unwrap();
+        // Told as one that was idle in a transaction for too long is.
+        let ended = PgConnection::connect(&server.database_url("nowhere")).await.unwrap_err();
+        assert_eq!(code(&ended).as_deref(), Some("3D000"));
+        assert!(is_lost(&ended) && !keeps_connection(&ended));
+
+        let mut stands = PgConnection::connect(&server.url()).await.unwrap();
+        let failed = sqlx::raw_sql("SELECT 1 / 0").execute(&mut stands).await.unwrap_err();
+        assert!(!is_lost(&failed) && keeps_connection(&failed));
     }
 }
