@@ -300,6 +300,38 @@ async fn a_schema_of_a_stranger_is_refused_with_its_owner() {
     }
 }
 
+/// Who may create in the schema, as capturing needs, could be there before ezq.
+#[tokio::test]
+async fn what_a_stranger_made_in_the_schema_is_refused_with_its_owner() {
+    for (what, made, as_it_is) in [
+        (
+            "function `ezq.recipients`",
+            "FUNCTION ezq.recipients(text)",
+            "RETURNS SETOF text LANGUAGE sql AS 'select null::text'",
+        ),
+        ("table `ezq.dedupe`", "TABLE ezq.dedupe", "(queue text)"),
+    ] {
+        let url = fresh_database().await;
+        engine_at(&url).await.close().await;
+        let mut own = PgConnection::connect(&url).await.unwrap();
+        let stranger = unique("stranger");
+        let sql = format!(
+            "CREATE ROLE {stranger}; CREATE SCHEMA ezq; GRANT CREATE, USAGE ON SCHEMA ezq TO {stranger};
+             SET ROLE {stranger}; CREATE {made} {as_it_is};
+             CREATE FUNCTION ezq.capture_x() RETURNS int LANGUAGE sql AS 'select 1'; RESET ROLE"
+        );
+        run(&mut own, &sql).await;
+        let config = || PgmqConfig::url(&url).unwrap();
+        let error = PgmqEngine::connect(config()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Permission);
+        let text = error.to_string();
+        assert!(text.contains(what) && text.contains(stranger.as_str()), "{text}");
+        // What captures a table is its owner's.
+        run(&mut own, &format!("DROP {made}")).await;
+        PgmqEngine::connect(config()).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_schema_that_a_stranger_takes_later_is_refused_as_well() {
     let url = fresh_database().await;
