@@ -15,6 +15,8 @@ use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 use crate::config::Place;
 use crate::connector::Connector;
@@ -39,6 +41,13 @@ pub(crate) enum Part {
     /// In a database where handlers take effect.
     Inbox,
 }
+
+/// Whoever needs a table waits behind a change of it that waits for its lock.
+const TABLE_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
+/// How long others have the tables to themselves until the change is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// For how long it is tried.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const SCHEMA: &str = "create schema if not exists ezq;\n";
 
@@ -159,14 +168,29 @@ impl Schema {
     }
 }
 
-/// Applies what is missing, in a transaction of its own.
+/// Applies what is missing, in a transaction of its own. While others' transactions keep it from
+/// that, it lets those pass that would wait behind it, and tries again.
 pub(crate) async fn migrate(connection: &mut PgConnection, part: Part) -> Result<(), sqlx::Error> {
     if probe(connection).await?.missing(part).is_empty() {
         return Ok(());
     }
+    let begun = Instant::now();
+    loop {
+        match apply(&mut *connection, part).await {
+            Err(failure) if error::is_locked(&failure) && begun.elapsed() < PATIENCE => {
+                tracing::debug!(%failure, "the schema `ezq` cannot be changed yet");
+                sleep(PAUSE).await;
+            }
+            applied => return applied,
+        }
+    }
+}
+
+async fn apply(connection: &mut PgConnection, part: Part) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
     sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
     sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
+    sqlx::query(TABLE_LOCK_TIMEOUT).execute(&mut *tx).await?;
     // Another may have been faster.
     let found = probe(&mut tx).await?;
     create_schema(&mut tx).await?;
@@ -199,7 +223,11 @@ pub(crate) async fn create_schema(connection: &mut PgConnection) -> Result<(), s
 /// The statements that a part consists of, for an administrator. They can be run again, and then make
 /// only what is missing: what a newer ezq made is not replaced by what an older one prints.
 pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
-    let mut sql = format!("{SCHEMA}{RECORD}do $ezq$ declare is_broken boolean := false;\nbegin\n");
+    let mut sql = format!(
+        "{SCHEMA}{RECORD}do $ezq$ declare is_broken boolean := false;\nbegin\n\
+         -- Whoever needs a table waits behind a change of it: if this fails, run it again.\n\
+         perform pg_catalog.set_config('lock_timeout', '2s', true);\n"
+    );
     let steps = || MIGRATIONS.iter().filter(|step| step.part == part);
     for Migration { version, name, makes, sql: step, .. } in steps() {
         let absent = makes.iter().map(|name| match name.strip_suffix("()") {

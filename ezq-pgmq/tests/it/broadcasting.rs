@@ -36,6 +36,34 @@ async fn database() -> (String, PgConnection) {
     (url, own)
 }
 
+#[tokio::test]
+async fn a_change_of_the_schema_that_waits_for_a_transaction_holds_up_no_broadcast() {
+    let (url, mut own) = database().await;
+    let queue = unique("q");
+    let old = engine_at(&url).await;
+    subscribe(&old, &queue, "order.*").await;
+    // As if the last of it was still to come.
+    run(&mut own, "DELETE FROM ezq.migrations WHERE name = 'queue names'").await;
+    let mut tx = own.begin().await.unwrap();
+    old.broadcast_in(&mut tx, event(1)).await.unwrap();
+
+    let new = engine_at(&url).await;
+    let (other, pattern) = (queue.clone(), Pattern::new("#").unwrap());
+    let changes = tokio::spawn(async move { new.subscribe("app", &other, &[pattern]).await });
+    let mut watch = PgConnection::connect(&url).await.unwrap();
+    let waits =
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'
+                                AND relation = 'ezq.subscriptions'::regclass)";
+    while !scalar::<bool>(&mut watch, waits).await {
+        assert!(!changes.is_finished(), "it waits for nobody");
+        tokio::task::yield_now().await;
+    }
+    let broadcast = tokio::time::timeout(Duration::from_secs(5), old.broadcast(event(2)));
+    broadcast.await.expect("it is held up").unwrap();
+    tx.commit().await.unwrap();
+    changes.await.unwrap().unwrap();
+}
+
 /// Subscriptions and broadcasts in a database, from nothing.
 pub(crate) async fn broadcasts(url: &str) {
     let engine = engine_at(url).await;
