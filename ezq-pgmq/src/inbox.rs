@@ -70,14 +70,15 @@ impl Inbox {
     }
 
     /// The statements that create the table, with the grants that `role` needs, for an
-    /// administrator; they can be run again.
+    /// administrator; they can be run again. The session that runs them keeps `pg_catalog` as its
+    /// search path.
     ///
     /// ```
     /// assert!(ezq_pgmq::Inbox::setup_sql(Some("app")).contains("ezq.inbox to \"app\";"));
     /// ```
     #[must_use]
     pub fn setup_sql(role: Option<&str>) -> String {
-        schema::sql(Part::Inbox, role)
+        schema::script(Part::Inbox, role)
     }
 
     /// Notes that this handler does this event, in the transaction that holds its effects; whether
@@ -149,8 +150,9 @@ impl Inbox {
 /// as its hash.
 fn short(text: &str) -> String {
     format!(
-        "CASE WHEN octet_length({text}::text) <= 800 THEN {text}::text
-         ELSE 'sha256:' || encode(sha256(convert_to({text}::text, 'UTF8')), 'hex') END"
+        "CASE WHEN pg_catalog.octet_length({text}::text) <= 800 THEN {text}::text
+         ELSE 'sha256:'::text || pg_catalog.encode(
+           pg_catalog.sha256(pg_catalog.convert_to({text}::text, 'UTF8')), 'hex') END"
     )
 }
 

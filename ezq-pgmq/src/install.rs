@@ -68,7 +68,8 @@ pub(crate) async fn ensure(
 
 /// The statements with which an administrator prepares a database for applications that run with
 /// `manage_schema(false)` or as a role without rights on the schema: PGMQ, queues with their dead
-/// letters and archives, the tables of ezq's own schema, and the grants that `role` needs.
+/// letters and archives, the tables of ezq's own schema, and the grants that `role` needs. The session
+/// that runs them keeps `pg_catalog` as its search path.
 ///
 /// ```
 /// use ezq_core::QueueName;
@@ -79,7 +80,7 @@ pub(crate) async fn ensure(
 /// ```
 #[must_use]
 pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
-    let mut text = String::from("create extension if not exists pgmq;\n");
+    let mut text = format!("{}create extension if not exists pgmq;\n", sql::PIN);
     let names = queues.iter().flat_map(|queue| [queue.to_string(), queue.dead_letters()]);
     let names: Vec<String> = names.collect();
     for name in &names {

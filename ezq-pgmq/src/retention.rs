@@ -151,6 +151,28 @@ async fn index(queue: &QueueName, link: &Link) -> Result<()> {
     link.end(result).map_err(|failure| error::of(failure, &place))
 }
 
+/// The statements by which an administrator indexes an archive: at once where it is small. Elsewhere
+/// they would keep acknowledgements waiting, and are left to be run by hand.
+pub(crate) fn index_sql(queue: &QueueName) -> String {
+    let statements = [sql::create_archive_index(queue), sql::create_archive_codec_index(queue)];
+    let by_hand = statements.each_ref().map(|statement| concurrently(statement));
+    format!(
+        "do $ezq$ begin\n\
+         if exists (select from pg_catalog.pg_class where oid = '{}'::regclass and relkind = 'r' \
+         and pg_catalog.pg_table_size(oid) <= {SMALL}) then\n{};\nend if;\nend $ezq$;\n\
+         -- A larger archive is indexed without holding up acknowledgements, outside of a transaction:\n\
+         -- {};\n-- {};\n",
+        sql::archive_table(queue),
+        statements.join(";\n"),
+        by_hand[0],
+        by_hand[1],
+    )
+}
+
+fn concurrently(create: &str) -> String {
+    create.replacen("create index", "create index concurrently", 1)
+}
+
 // Building it keeps acknowledgements waiting, which an archive that is small makes short.
 async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result<(), sqlx::Error> {
     let found: Option<(bool, bool)> = sqlx::query_as(
@@ -168,7 +190,8 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
     match found {
         Some((false, true)) => {}
         Some((false, false)) => {
-            let by_hand = statements.join("; ").replace("INDEX IF", "INDEX CONCURRENTLY IF");
+            let by_hand = statements.map(|statement| concurrently(&statement)).join(";\n");
+            let by_hand = format!("{}{by_hand};", sql::PIN);
             ezq_core::private::warn!(%queue, %by_hand, "the archive is too large to be given its index now");
             return Ok(());
         }

@@ -16,6 +16,11 @@ use ezq_core::{End, Event, Interrupt, QueueName};
 
 use crate::install::quoted;
 
+/// What every script for an administrator begins with: whatever it calls and creates means the
+/// server's own functions and operators, and nobody's who may create in the administrator's path.
+pub(crate) const PIN: &str =
+    "select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);\n";
+
 /// The table of a queue.
 pub(crate) fn table(queue: &QueueName) -> String {
     in_pgmq(&format!("q_{queue}"))
@@ -51,8 +56,8 @@ pub(crate) fn archive_codec_index(queue: &QueueName) -> String {
 /// Creates [`archive_codec_index`].
 pub(crate) fn create_archive_codec_index(queue: &QueueName) -> String {
     format!(
-        "CREATE INDEX IF NOT EXISTS {} ON {} USING hash ((headers ->> 'ce-id')) \
-         WHERE headers ? 'ce-id'",
+        "create index if not exists {} on {} using hash ((headers ->> 'ce-id'::text)) \
+         where headers ? 'ce-id'::text",
         identifier(&archive_codec_index(queue)),
         archive_table(queue)
     )
@@ -62,7 +67,7 @@ pub(crate) fn create_archive_codec_index(queue: &QueueName) -> String {
 /// for having a long one.
 pub(crate) fn create_archive_index(queue: &QueueName) -> String {
     format!(
-        "CREATE INDEX IF NOT EXISTS {} ON {} USING hash ((message ->> 'id'))",
+        "create index if not exists {} on {} using hash ((message ->> 'id'::text))",
         identifier(&archive_index(queue)),
         archive_table(queue)
     )

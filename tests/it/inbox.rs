@@ -67,6 +67,39 @@ pub(crate) async fn book(booker: Booker) {
     ezq.consumer().queue(booker.queue).lease(lease).run().await.unwrap();
 }
 
+/// The session is the application's, and so is its search path.
+#[tokio::test]
+async fn nothing_of_the_search_path_runs_with_the_rights_of_who_notes_an_event() {
+    let (elsewhere, pool) = with_inbox().await;
+    let trap = "CREATE SCHEMA trap; CREATE TABLE trap.sprung (n int);
+                CREATE FUNCTION trap.convert_to(text, text) RETURNS bytea LANGUAGE plpgsql AS
+                  $$ BEGIN INSERT INTO trap.sprung VALUES (1); RETURN ''; END $$";
+    sqlx::raw_sql(trap).execute(&pool).await.unwrap();
+    let pool =
+        PgPool::connect(&format!("{elsewhere}&options=-csearch_path%3Dpublic,trap")).await.unwrap();
+    let queue = queue();
+    let handler = Handler::on("book", {
+        let pool = pool.clone();
+        move |event: Numbered, context: Context| {
+            let pool = pool.clone();
+            async move { take_effect(&pool, &context, event.n).await.map(drop) }
+        }
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+    // So long that it is kept as its hash.
+    let (id, of) = ("n".repeat(1000), <Numbered as Event>::TYPE);
+    let body = format!(
+        r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"{of}","data":{{"n":1}}}}"#
+    );
+    send_batch(&ezq, &queue, &[body]).await;
+    assert_eq!(drain(&ezq).await.counts.handled, 1);
+    assert_eq!(effects(&pool).await, [1]);
+    let sprung: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM trap.sprung").fetch_one(&pool).await.unwrap();
+    assert_eq!(sprung, 0);
+}
+
 #[tokio::test]
 async fn a_worker_that_is_killed_before_it_acknowledges_leaves_one_effect() {
     let (elsewhere, pool) = with_inbox().await;

@@ -11,6 +11,7 @@ use super::list::Standing;
 use super::{CapturedTable, Columns, absent, feeds, list, resolved, sql};
 use crate::PgmqEngine;
 use crate::install::{LOCK, LOCK_KEY, quoted};
+use crate::sql::PIN;
 use crate::{error, schema};
 
 /// A table that can be captured.
@@ -191,7 +192,7 @@ impl Table {
             Standing::Good => return found.map(|found| found.captured).ok_or_else(gone),
             Standing::Newer => return Err(self.newer()),
             Standing::Older if !engine.manages_schema() => {
-                let sql = self.statements(config, found.as_ref());
+                let sql = format!("{PIN}{}", self.statements(config, found.as_ref()));
                 ezq_core::private::warn!(
                     table = self.quoted(),
                     sql,
@@ -202,7 +203,7 @@ impl Table {
             Standing::Absent | Standing::Other if !engine.manages_schema() => {
                 let message = format!(
                     "{} is not captured so, and nothing is to be created: run this there as its owner\n\
-                     create schema if not exists ezq;\n{}",
+                     {PIN}create schema if not exists ezq;\n{}",
                     self.quoted(),
                     self.statements(config, found.as_ref())
                 );

@@ -32,10 +32,10 @@ pub(crate) const PROBE: &str = "
 /// and over the messages without a key, so that a claim of these does not walk past the others.
 fn statements(queue: &QueueName) -> [String; 3] {
     let table = sql::table(queue);
-    let hash = "(hashtextextended(headers ->> 'x-pgmq-group', 0))";
+    let hash = "(pg_catalog.hashtextextended(headers ->> 'x-pgmq-group'::text, 0))";
     let until = super::held_until("");
-    let keyed = "headers ->> 'x-pgmq-group' IS NOT NULL";
-    let plain = "headers ->> 'x-pgmq-group' IS NULL";
+    let keyed = "headers ->> 'x-pgmq-group'::text IS NOT NULL";
+    let plain = "headers ->> 'x-pgmq-group'::text IS NULL";
     let index = |what: &str| sql::identifier(&format!("q_{queue}_ezq_{what}"));
     let (keys, held, without) = (index("keys"), index("held"), index("plain"));
     [
@@ -50,7 +50,8 @@ fn statements(queue: &QueueName) -> [String; 3] {
 
 /// The statements with which an administrator prepares queues for events with ordering keys, where
 /// the application may not change the schema. `concurrently` can be added to each, so that a large
-/// queue is not held up; ezq itself builds those of a large queue so. Without these indexes keys are kept all the same, only slowly.
+/// queue is not held up; ezq itself builds those of a large queue so. Without these indexes keys are
+/// kept all the same, only slowly. The session that runs them keeps `pg_catalog` as its search path.
 ///
 /// ```
 /// use ezq_core::QueueName;
@@ -61,7 +62,7 @@ fn statements(queue: &QueueName) -> [String; 3] {
 /// ```
 #[must_use]
 pub fn ordering_sql(queues: &[QueueName]) -> String {
-    let mut sql = String::new();
+    let mut sql = String::from(sql::PIN);
     for statement in queues.iter().flat_map(statements) {
         // Writing to a string cannot fail.
         let _ = writeln!(sql, "{statement};");

@@ -22,6 +22,7 @@ use crate::config::Place;
 use crate::connector::Connector;
 use crate::install::{LOCK, LOCK_KEY, LOCK_TIMEOUT, quoted};
 use crate::link::Link;
+use crate::sql::PIN;
 use crate::{error, ownership};
 use migrations::{MIGRATIONS, Migration};
 
@@ -62,10 +63,13 @@ create table if not exists ezq.migrations (
 /// Every table and function in the schema; null without one. The catalogue needs no right.
 const PROBE: &str = "
     SELECT CASE WHEN n.oid IS NOT NULL THEN ARRAY(
-      SELECT 'ezq.' || c.relname FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid
-      UNION SELECT 'ezq.' || p.proname || '()' FROM pg_catalog.pg_proc p WHERE p.pronamespace = n.oid)
+      SELECT 'ezq.'::text || c.relname::text
+      FROM pg_catalog.pg_class c WHERE c.relnamespace OPERATOR(pg_catalog.=) n.oid
+      UNION
+      SELECT 'ezq.'::text || p.proname::text || '()'::text
+      FROM pg_catalog.pg_proc p WHERE p.pronamespace OPERATOR(pg_catalog.=) n.oid)
     END
-    FROM (SELECT pg_catalog.to_regnamespace('ezq') AS oid) n";
+    FROM (SELECT pg_catalog.to_regnamespace('ezq')::oid AS oid) n";
 
 /// What a database has.
 struct Found {
@@ -220,7 +224,12 @@ pub(crate) async fn create_schema(connection: &mut PgConnection) -> Result<(), s
     Ok(())
 }
 
-/// The statements that a part consists of, for an administrator. They can be run again, and then make
+/// The script that makes a part, for an administrator.
+pub(crate) fn script(part: Part, role: Option<&str>) -> String {
+    format!("{PIN}{}", sql(part, role))
+}
+
+/// The statements that a part consists of, under a pinned path. They can be run again, and then make
 /// only what is missing: what a newer ezq made is not replaced by what an older one prints.
 pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
     let mut sql = format!(
@@ -231,10 +240,11 @@ pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
     let steps = || MIGRATIONS.iter().filter(|step| step.part == part);
     for Migration { version, name, makes, sql: step, .. } in steps() {
         let absent = makes.iter().map(|name| match name.strip_suffix("()") {
-            None => format!("to_regclass('{name}') is null"),
+            None => format!("pg_catalog.to_regclass('{name}') is null"),
             Some(function) => format!(
                 "not exists (select from pg_catalog.pg_proc \
-                 where pronamespace = 'ezq'::regnamespace and 'ezq.' || proname = '{function}')"
+                 where pronamespace = 'ezq'::regnamespace::oid \
+                   and 'ezq.'::text || proname::text = '{function}'::text)"
             ),
         });
         // Writing to a string cannot fail.
@@ -268,7 +278,7 @@ fn absent(part: Part, place: &Place, lacks: &str) -> Error {
          this there as an administrator\n{}",
         place.database,
         place.role,
-        sql(part, Some(&place.role))
+        script(part, Some(&place.role))
     );
     Error::new(ErrorKind::SchemaMissing, text)
 }
@@ -314,7 +324,7 @@ pub(crate) fn out_of_reach(failure: sqlx::Error, part: Part, place: &Place) -> E
         place.role,
         Vec::from_iter(tables).join(", "),
         place.database,
-        sql(part, Some(&place.role))
+        script(part, Some(&place.role))
     );
     Error::new(ErrorKind::SchemaMissing, text).with_source(refused)
 }

@@ -473,7 +473,7 @@ async fn nothing_is_made_unasked_and_the_error_says_what_to_run() {
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
     run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
     engine.capture("users", &queue).await.unwrap();
-    run(&mut own, "INSERT INTO users VALUES (1)").await;
+    run(&mut own, "INSERT INTO public.users VALUES (1)").await;
     assert_eq!(count(&mut own, &queue).await, 1);
 }
 

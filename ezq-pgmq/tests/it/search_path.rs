@@ -3,7 +3,7 @@
 use ezq_core::engine::{BroadcastMessage, Broadcasts as _, Dedupe};
 use ezq_core::headers::Headers;
 use ezq_core::{Due, Engine, Pattern, QueueName, Retention, Settle};
-use ezq_pgmq::{PgmqConfig, PgmqEngine};
+use ezq_pgmq::{Inbox, PgmqConfig, PgmqEngine};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _};
 use std::time::Duration;
@@ -46,6 +46,21 @@ CREATE FUNCTION trap.concat(text, text) RETURNS text LANGUAGE plpgsql AS $$
 CREATE FUNCTION trap.concat(int, text) RETURNS text LANGUAGE plpgsql AS $$
   BEGIN INSERT INTO trap.sprung VALUES ('int ||'); RETURN pg_catalog.concat($1, $2); END $$;
 CREATE OPERATOR trap.|| (LEFTARG = int, RIGHTARG = text, FUNCTION = trap.concat);
+CREATE FUNCTION trap.hashtextextended(text, int) RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS $$
+  BEGIN INSERT INTO trap.sprung VALUES ('hashtextextended');
+  RETURN pg_catalog.hashtextextended($1, $2); END $$;
+CREATE FUNCTION trap.concat(name, name) RETURNS text LANGUAGE plpgsql AS $$
+  BEGIN INSERT INTO trap.sprung VALUES ('name ||'); RETURN pg_catalog.concat($1, $2); END $$;
+CREATE FUNCTION trap.concat(text, name) RETURNS text LANGUAGE plpgsql AS $$
+  BEGIN INSERT INTO trap.sprung VALUES ('|| name'); RETURN pg_catalog.concat($1, $2); END $$;
+CREATE OPERATOR trap.|| (LEFTARG = name, RIGHTARG = name, FUNCTION = trap.concat);
+CREATE OPERATOR trap.|| (LEFTARG = text, RIGHTARG = name, FUNCTION = trap.concat);
+CREATE FUNCTION trap.same(oid, regnamespace) RETURNS bool LANGUAGE plpgsql AS $$
+  BEGIN INSERT INTO trap.sprung VALUES ('='); RETURN $1 OPERATOR(pg_catalog.=) $2::oid; END $$;
+CREATE OPERATOR trap.= (LEFTARG = oid, RIGHTARG = regnamespace, FUNCTION = trap.same);
+CREATE FUNCTION trap.convert_to(text, text) RETURNS bytea LANGUAGE plpgsql AS $$
+  BEGIN INSERT INTO trap.sprung VALUES ('convert_to');
+  RETURN pg_catalog.convert_to($1, $2::name); END $$;
 "#;
 
 /// A database in which a role, whose rights end at one schema of the path, has set its traps.
@@ -143,6 +158,41 @@ async fn nor_does_anything_on_the_applications_pool() {
     let pool = PgPoolOptions::new().max_connections(3).connect(&url).await.unwrap();
     let engine = PgmqEngine::connect(PgmqConfig::pool(pool)).await.unwrap();
     use_all(&engine, &queue, &[Pattern::new("order.#").unwrap()]).await;
+    assert_eq!(sprung(&mut own).await, Vec::<String>::new());
+}
+
+/// Nor what it would leave behind in indexes and defaults, for whoever writes later.
+#[tokio::test]
+async fn nothing_of_it_runs_in_what_is_printed_for_an_administrator() {
+    let (url, mut own) = trapped().await;
+    let queue = unique("q");
+    let queues = std::slice::from_ref(&queue);
+    // PGMQ stands, from SQL, and nothing else does.
+    let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
+    engine_at(&url).await.close().await;
+    let engine = PgmqEngine::connect(config).await.unwrap();
+    let setup = ezq_pgmq::setup_sql(queues, None);
+    let setup = setup.replace("create extension if not exists pgmq;", "");
+    run(&mut own, &format!("SELECT pgmq.create('{queue}')")).await;
+    let refused = engine.publish(vec![keyed(&queue, "1", "a")]).await.unwrap_err().to_string();
+    let (_, told) = refused.split_once('\n').unwrap();
+    let inbox = Inbox::setup_sql(None);
+    for sql in [told, &setup, &ezq_pgmq::ordering_sql(queues), &inbox, &setup, &inbox] {
+        run(&mut own, "SET search_path = trap, public").await;
+        run(&mut own, sql).await;
+        assert_eq!(sprung(&mut own).await, Vec::<String>::new(), "{sql}");
+    }
+    use_all(&engine, &queue, &[Pattern::new("order.*").unwrap()]).await;
+    assert_eq!(sprung(&mut own).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn nor_in_the_statements_of_the_inbox() {
+    let (url, mut own) = trapped().await;
+    let mut session = PgConnection::connect(&url).await.unwrap();
+    Inbox::create(&mut session).await.unwrap();
+    Inbox::forget(&mut session, Duration::ZERO).await.unwrap();
+    Inbox::create(&mut session).await.unwrap();
     assert_eq!(sprung(&mut own).await, Vec::<String>::new());
 }
 
