@@ -16,7 +16,7 @@ use crate::config::Place;
 use crate::connector::{Connector, PINNED};
 use crate::error;
 use crate::schema::{self, Part};
-use crate::{ownership, sql};
+use crate::{ownership, retention, sql};
 
 /// The oldest PGMQ that ezq works with.
 pub const OLDEST_PGMQ: &str = "1.5.1";
@@ -71,6 +71,9 @@ pub(crate) async fn ensure(
 /// letters and archives, the tables of ezq's own schema, and the grants that `role` needs. The session
 /// that runs them keeps `pg_catalog` as its search path.
 ///
+/// The indexes by which an archive is searched for an event are created where it is small. In a large
+/// one that would keep acknowledgements waiting: for it there is a statement in a comment.
+///
 /// ```
 /// use ezq_core::QueueName;
 ///
@@ -88,8 +91,7 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
         let _ = writeln!(text, "select pgmq.create('{name}');");
     }
     for queue in queues {
-        let _ = writeln!(text, "{};", sql::create_archive_index(queue));
-        let _ = writeln!(text, "{};", sql::create_archive_codec_index(queue));
+        text.push_str(&retention::index_sql(queue));
     }
     for part in [Part::Engine, Part::Broadcast, Part::Schedules, Part::Replays, Part::Trail] {
         text.push_str(&schema::sql(part, role));

@@ -207,6 +207,40 @@ async fn histories_have_an_index_where_the_schema_is_managed_and_the_archive_sma
     assert!(!scalar::<bool>(&mut own, &has_index(&deleting)).await);
 }
 
+/// Building it there would keep acknowledgements waiting.
+#[tokio::test]
+async fn a_setup_leaves_the_index_of_a_large_archive_to_be_built_by_hand() {
+    let url = fresh_database().await;
+    let (engine, queue) = (engine_at(&url).await, unique("q"));
+    engine.ensure_queue(&queue).await.unwrap();
+    let mut own = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let setup = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), None);
+    let setup = setup.replace("create extension if not exists pgmq;", "");
+    // Stored as it is: what is random is not compressed.
+    let fill = format!(
+        "ALTER TABLE pgmq.a_{queue} ALTER message SET STORAGE EXTERNAL;
+         INSERT INTO pgmq.a_{queue} (msg_id, vt, message)
+         SELECT n, now(), jsonb_build_object('t', repeat('x', 1000000)) FROM generate_series(1, 40) n"
+    );
+    run(&mut own, &fill).await;
+    run(&mut own, &setup).await;
+    let indexes = format!(
+        "SELECT count(*) FROM pg_indexes WHERE tablename = 'a_{queue}' AND indexname LIKE '%_id_idx'"
+    );
+    assert_eq!(scalar::<i64>(&mut own, &indexes).await, 0);
+    // What it says of them, and what it does while the archive is small.
+    let by_hand =
+        setup.lines().filter_map(|line| line.strip_prefix("-- create index concurrently"));
+    for statement in by_hand {
+        run(&mut own, &format!("create index concurrently {statement}")).await;
+    }
+    assert_eq!(scalar::<i64>(&mut own, &indexes).await, 2);
+    let small = format!("DROP INDEX pgmq.a_{queue}_event_id_idx; TRUNCATE pgmq.a_{queue}");
+    run(&mut own, &small).await;
+    run(&mut own, &setup).await;
+    assert_eq!(scalar::<i64>(&mut own, &indexes).await, 2);
+}
+
 #[tokio::test]
 async fn a_role_with_the_grants_that_setup_prints_archives_and_sweeps() {
     let url = fresh_database().await;
