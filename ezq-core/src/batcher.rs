@@ -11,15 +11,16 @@ use futures_util::stream::{self, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::sleep;
 
-use crate::HandlerName;
 use crate::attempt::Ran;
 use crate::batch::{BatchLimits, InvokeBatch};
 use crate::batch_attempt::{Member, run};
+use crate::dispatcher::Dispatcher;
 use crate::gathering::{Gathering, Waiting};
-use crate::handler::Handler;
+use crate::handler::{Handler, Invoke};
 use crate::logging::warn;
 use crate::publisher::Services;
 use crate::slots::{Begins, Parked, Slots};
+use crate::{HandlerName, QueueName};
 
 /// What a batch is run with.
 #[derive(Clone, Copy)]
@@ -29,6 +30,34 @@ pub(crate) struct Means<'a> {
     pub(crate) services: &'a Arc<Services>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) turns: Option<&'a Semaphore>,
+}
+
+impl Dispatcher {
+    /// How many deliveries of a queue may wait for batches, beside those that are handled.
+    pub(crate) fn batch_room(&self, queue: &QueueName) -> usize {
+        let handlers = self.registry.of(queue).iter();
+        let sizes = handlers.filter_map(|handler| Some(self.batches.get(&handler.name)?.size));
+        sizes.fold(0, usize::saturating_add)
+    }
+
+    /// The handler of a queue and the size of its batches, if it is the only one, and takes batches
+    /// and a transaction.
+    pub(crate) fn sole_batch(&self, queue: &QueueName) -> Option<(Means<'_>, usize)> {
+        let is_ordinary = |handler: &&Arc<Handler>| !handler.takes_control();
+        let mut handlers = self.registry.of(queue).iter().filter(is_ordinary);
+        let (handler, None) = (handlers.next()?, handlers.next()) else { return None };
+        let (Invoke::Batch(invoke), 1) = (&handler.invoke, handler.transactions) else {
+            return None;
+        };
+        let size = self.batches.get(&handler.name)?.size;
+        Some((self.means(handler, invoke), size))
+    }
+
+    pub(crate) fn means<'a>(&'a self, handler: &'a Handler, invoke: &'a InvokeBatch) -> Means<'a> {
+        let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
+        let turns = self.limits.get(&handler.name);
+        Means { handler, invoke, services: &self.services, timeout, turns }
+    }
 }
 
 /// Runs a batch handler on a delivery, together with others unless it is to be alone.

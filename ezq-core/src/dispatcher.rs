@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
 use crate::attempt::{self, Ran};
-use crate::batch::{BatchLimits, InvokeBatch};
+use crate::batch::BatchLimits;
 use crate::batch_attempt::Member;
-use crate::batcher::{Means, run_in_batch};
+use crate::batcher::run_in_batch;
 use crate::clock::{EngineClock, after};
 use crate::config::UnknownTypes;
 use crate::context::Received;
@@ -41,8 +41,8 @@ pub(crate) struct Dispatcher {
     pub(crate) services: Arc<Services>,
     pub(crate) config: Arc<Config>,
     pub(crate) strangers: Strangers,
-    limits: HashMap<HandlerName, Semaphore>,
-    batches: HashMap<HandlerName, BatchLimits>,
+    pub(crate) limits: HashMap<HandlerName, Semaphore>,
+    pub(crate) batches: HashMap<HandlerName, BatchLimits>,
 }
 
 /// A delivery ready to be dispatched.
@@ -83,32 +83,6 @@ impl Dispatcher {
         };
         dispatcher.batches = dispatcher.registry.handlers().iter().filter_map(batch).collect();
         dispatcher
-    }
-
-    /// How many deliveries of a queue may wait for batches, beside those that are handled.
-    pub(crate) fn batch_room(&self, queue: &QueueName) -> usize {
-        let handlers = self.registry.of(queue).iter();
-        let sizes = handlers.filter_map(|handler| Some(self.batches.get(&handler.name)?.size));
-        sizes.fold(0, usize::saturating_add)
-    }
-
-    /// The handler of a queue and the size of its batches, if it is the only one, and takes batches
-    /// and a transaction.
-    pub(crate) fn sole_batch(&self, queue: &QueueName) -> Option<(Means<'_>, usize)> {
-        let is_ordinary = |handler: &&Arc<Handler>| !handler.takes_control();
-        let mut handlers = self.registry.of(queue).iter().filter(is_ordinary);
-        let (handler, None) = (handlers.next()?, handlers.next()) else { return None };
-        let (Invoke::Batch(invoke), 1) = (&handler.invoke, handler.transactions) else {
-            return None;
-        };
-        let size = self.batches.get(&handler.name)?.size;
-        Some((self.means(handler, invoke), size))
-    }
-
-    pub(crate) fn means<'a>(&'a self, handler: &'a Handler, invoke: &'a InvokeBatch) -> Means<'a> {
-        let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
-        let turns = self.limits.get(&handler.name);
-        Means { handler, invoke, services: &self.services, timeout, turns }
     }
 
     /// Runs what is due of a delivery's handlers; what is to become of it, or `None` when the last
@@ -242,7 +216,7 @@ impl Dispatcher {
         attempt::run(handler, &work.received, &self.services, (attempt, timeout), begins).await
     }
 
-    fn options(&self, handler: &Handler) -> HandlerOptions {
+    pub(crate) fn options(&self, handler: &Handler) -> HandlerOptions {
         match self.config.handlers.get(&handler.name) {
             Some(over) => over.or(handler.options),
             None => handler.options,

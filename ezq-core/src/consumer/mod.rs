@@ -19,6 +19,7 @@ mod settle;
 mod shutdown;
 mod signals;
 mod start;
+mod starting;
 mod stops;
 mod task;
 mod waits;

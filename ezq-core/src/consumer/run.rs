@@ -17,8 +17,8 @@ use tracing::{Instrument, info};
 use super::direct::endless;
 use super::doubts::warn_of_doubts;
 use super::fetch::Fetched;
-use super::inline::{Begun, Inline};
-use super::lanes::{Lanes, Stepped, Turn};
+use super::inline::Inline;
+use super::lanes::{Lanes, Turn};
 use super::lease::{Leases, Renewer};
 use super::observed::Observed;
 use super::outbox::{Outbox, outbox};
@@ -27,7 +27,7 @@ use super::report::{Counters, Report, StopReason, Tally};
 use super::settle::{InFlight, Settler};
 use super::start::{Wakeups, prepare};
 use super::stops::Listener;
-use super::task::{handle, send};
+use super::task::send;
 use super::waits::{at, changed};
 use super::window::Window;
 use crate::clock::later;
@@ -36,7 +36,7 @@ use crate::dispatcher::Work;
 use crate::engine::{Engine, Position, Receipt};
 use crate::event::Control;
 use crate::inner::Inner;
-use crate::logging::{error, warn};
+use crate::logging::warn;
 use crate::settlement::Settle;
 use crate::slots::{Slots, Suspect};
 use crate::{Error, ErrorKind, Pattern, QueueName, Result};
@@ -44,9 +44,6 @@ use crate::{Error, ErrorKind, Pattern, QueueName, Result};
 /// How long to go on settling once the consumer has stopped: no longer than the leases, and no longer
 /// than anyone would wait.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How many deliveries are started before the coordinator looks at what else there is.
-const AT_ONCE: usize = 64;
 
 /// What one run is told.
 #[derive(Clone)]
@@ -323,102 +320,6 @@ impl Run {
                 }
                 // The store does not answer, or a handler does not yield.
                 () = at(self.gives_up) => self.give_up(),
-            }
-        }
-    }
-
-    /// Whether the concurrency allows another delivery to begin. Those that wait for a batch do not
-    /// count, but are bounded as well.
-    fn may_start(&self) -> bool {
-        let concurrency = self.settings.concurrency;
-        let handled = self.tasks.len().saturating_sub(self.slots.parked());
-        let most = concurrency.saturating_add(self.batch_room);
-        handled < concurrency && self.tasks.len() < most
-    }
-
-    /// What is to begin next. Of those that may kill their worker one runs at a time, picked at
-    /// random, so that the ones before it are done and it does not take them all along, again and
-    /// again.
-    fn next_item(&mut self) -> Option<Item> {
-        let threshold = (self.app.config.max_deliveries / 5).max(2);
-        let is_suspect = |item: &Item| item.work.received.unsettled_deliveries() >= threshold;
-        if !self.buffer.front().is_some_and(is_suspect) {
-            return self.buffer.pop_front();
-        }
-        if self.slots.has_suspect() {
-            let other = self.buffer.iter().position(|item| !is_suspect(item))?;
-            return self.buffer.remove(other);
-        }
-        let suspects = self.buffer.iter().enumerate().filter(|(_, item)| is_suspect(item));
-        let suspects: Vec<usize> = suspects.map(|(index, _)| index).collect();
-        let picked = suspects.get(rand::random_range(0..suspects.len()))?;
-        let mut item = self.buffer.remove(*picked)?;
-        item.suspect = Some(self.slots.suspect());
-        Some(item)
-    }
-
-    /// Starts what waits, as far as the concurrency allows; whether to go on soon.
-    fn start_tasks(&mut self) -> bool {
-        for _ in 0..AT_ONCE {
-            // What was started here may have made room for the next of its key.
-            while let Some(step) = self.lanes.step_taken() {
-                let stepped = self.lanes.follow(step);
-                self.go_on(stepped);
-            }
-            if !self.may_start() {
-                return false;
-            }
-            let Some(item) = self.next_item() else { return false };
-            if !self.leases.holds(&item.receipt) {
-                self.counters.add(Tally::Lost);
-                continue;
-            }
-            if item.work.received.lease.is_expired() {
-                // Another worker may have it by now; if not, it comes again with a whole lease.
-                self.send(item.receipt, Settle::Release, Tally::Returned);
-                continue;
-            }
-            let handled = handle(
-                Arc::clone(&self.app),
-                Arc::clone(&self.leases),
-                Arc::clone(&self.settler),
-                Arc::clone(&self.counters),
-                item,
-                self.slots.started(),
-            );
-            match self.inline.begin(Box::pin(handled)) {
-                Begun::Done => {}
-                Begun::Panicked => self.panicked(),
-                Begun::Waits(running) => {
-                    self.tasks.spawn(running.in_current_span());
-                }
-            }
-        }
-        !self.buffer.is_empty()
-    }
-
-    fn panicked(&self) {
-        error!(queue = %self.settings.queue, "handling a delivery panicked: it comes again");
-    }
-
-    /// Gives back what was fetched ahead and waits for too long.
-    fn give_back(&mut self) {
-        self.window.shrink();
-        for item in self.buffer.split_off(self.window.least().min(self.buffer.len())) {
-            self.send(item.receipt, Settle::Release, Tally::Returned);
-        }
-    }
-
-    /// Goes on in a lane, or gives back what is left of it.
-    fn go_on(&mut self, stepped: Stepped) {
-        match stepped {
-            Stepped::Nothing => {}
-            Stepped::Starts(item) => self.buffer.push_front(item),
-            Stepped::Ended { current, rest } => {
-                self.leases.cancel(&current);
-                for item in rest {
-                    self.send(item.receipt, Settle::Release, Tally::Returned);
-                }
             }
         }
     }
