@@ -161,8 +161,8 @@ impl Claim {
              claimed AS ({update})
              SELECT s.*, c.* FROM (
                SELECT count(*) = {WINDOW} AS is_full, count(key) > 0 AS has_keys,
-                      (SELECT vt::text FROM due ORDER BY vt DESC, msg_id DESC LIMIT 1) AS last_vt,
-                      (SELECT msg_id FROM due ORDER BY vt DESC, msg_id DESC LIMIT 1) AS last_id
+                      (SELECT d.vt::text FROM due d ORDER BY d.vt DESC, d.msg_id DESC LIMIT 1) AS last_vt,
+                      (SELECT d.msg_id FROM due d ORDER BY d.vt DESC, d.msg_id DESC LIMIT 1) AS last_id
                FROM due) s LEFT JOIN claimed c ON true"
         )
     }
