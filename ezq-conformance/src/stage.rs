@@ -183,13 +183,24 @@ impl<'h> Stage<'h> {
         Ok(self.request(request).await?.deliveries)
     }
 
+    pub(crate) async fn lease_after(
+        &self,
+        after: &Position,
+        before: Option<&Position>,
+        max: usize,
+    ) -> Result<Vec<Delivery>> {
+        let (after, before) = (Some(after.clone()), before.cloned());
+        let request = LeaseRequest { after, before, ..self.ask(max, HOLD) };
+        Ok(self.request(request).await?.deliveries)
+    }
+
     /// What the second client gets.
     pub(crate) async fn lease_second(&self, max: usize, ttl: Duration) -> Result<Vec<Delivery>> {
         Ok(self.second.lease(self.ask(max, ttl)).await?.deliveries)
     }
 
     pub(crate) fn ask(&self, max: usize, ttl: Duration) -> LeaseRequest {
-        LeaseRequest { queue: self.queue.clone(), max, ttl, keys: max, before: None }
+        LeaseRequest { queue: self.queue.clone(), max, ttl, keys: max, before: None, after: None }
     }
 
     /// What the other queue hands out, by number.

@@ -7,8 +7,8 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
-use ezq_core::engine::LeaseRequest;
+use chrono::{DateTime, Datelike as _, Utc};
+use ezq_core::engine::{LeaseRequest, Position};
 use ezq_core::headers::Headers;
 use ezq_core::{Delivery, QueueName, Receipt};
 use serde_json::Value;
@@ -32,6 +32,7 @@ pub(crate) struct Claim {
     /// It reads what it claims.
     pub(crate) reads: bool,
     before: Option<(DateTime<Utc>, i64)>,
+    after: Option<(Option<DateTime<Utc>>, i64)>,
 }
 
 impl Claim {
@@ -39,15 +40,23 @@ impl Claim {
         self.before.is_some()
     }
 
+    /// After which place it looks: a time, of which there may be none before all others, and an id.
+    pub(crate) fn after(&self) -> Option<(Option<DateTime<Utc>>, i64)> {
+        self.after
+    }
+
     pub(crate) fn new(request: &LeaseRequest, shape: Shape, grace: Option<Duration>) -> Self {
         // Whole milliseconds, rounded up, never none.
         let millis = request.ttl.as_nanos().div_ceil(1_000_000).max(1);
         let ttl = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
         let grace = grace.unwrap_or_else(|| (ttl / 2).max(Duration::from_secs(2)));
-        let before = request.before.as_ref().map(|position| {
-            // A text id stands in no queue of ours; nothing is before it at the same instant.
-            let id = position.message_id.as_number().unwrap_or(i64::MIN);
-            (position.due, id)
+        // A text id stands in no queue of ours; nothing is before it at the same instant.
+        let id = |position: &Position| position.message_id.as_number().unwrap_or(i64::MIN);
+        let before = request.before.as_ref().map(|position| (position.due, id(position)));
+        let after = request.after.as_ref().map(|position| {
+            // No message's place tells an earlier time than the year 1.
+            let due = Some(position.due).filter(|due| due.year() >= 1);
+            (due, id(position))
         });
         Self {
             table: sql::table(&request.queue),
@@ -58,11 +67,12 @@ impl Claim {
             grace_us: micros(grace),
             reads: true,
             before,
+            after,
         }
     }
 
-    /// Claims what is due at a time or later from a queue whose keys have no index. When nothing is
-    /// found from a time on, nothing is said of what will be due.
+    /// Claims what is due at a time or later from a queue without keys, or whose keys have no index.
+    /// When nothing is found from a time on, nothing is said of what will be due.
     pub(crate) async fn run(
         &self,
         connection: &mut PgConnection,
@@ -73,7 +83,7 @@ impl Claim {
             .bind(self.max)
             .bind(self.ttl_us)
             .bind(from);
-        let rows = self.bind_before(query).fetch_all(&mut *connection).await?;
+        let rows = self.bind_bounds(query).fetch_all(&mut *connection).await?;
         let mut batch = Batch::default();
         for row in &rows {
             batch.push(row)?;
@@ -85,7 +95,16 @@ impl Claim {
         Ok(batch)
     }
 
-    /// Binds the position, if there is one.
+    /// Binds the places between which it looks, as far as there are any.
+    fn bind_bounds<'q>(&self, query: Query<'q>) -> Query<'q> {
+        let query = match self.after {
+            Some((due, id)) => query.bind(due).bind(id),
+            None => query,
+        };
+        self.bind_before(query)
+    }
+
+    /// Binds the place before which it looks, if there is one.
     pub(crate) fn bind_before<'q>(&self, query: Query<'q>) -> Query<'q> {
         match self.before {
             Some((due, id)) => query.bind(due).bind(id),
@@ -121,7 +140,7 @@ impl Claim {
         if let Some(asked_at) = asked_at {
             query = query.bind(asked_at);
         }
-        let row = self.bind_before(query).fetch_one(connection).await?;
+        let row = self.bind_bounds(query).fetch_one(connection).await?;
         let wait_us: Option<i64> = row.try_get(0)?;
         Ok(wait_us.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
     }
@@ -148,12 +167,23 @@ impl Claim {
 
     /// Locks what is due and meets a condition, the oldest first.
     pub(crate) fn pick(&self, condition: &str, limit: &str, first: u8) -> String {
-        let (rested, before) = (self.rested("c"), self.before_condition("c", first));
+        let (rested, bounds) = (self.rested("c"), self.bounds_condition("c", first));
+        let table = &self.table;
+        let due = format!(
+            "FROM {table} c
+             WHERE c.vt <= pg_catalog.statement_timestamp() AND {condition} AND {rested}{bounds}"
+        );
+        if self.after.is_none() {
+            return format!(
+                "SELECT c.msg_id, c.vt {due} ORDER BY c.vt LIMIT {limit} FOR UPDATE SKIP LOCKED"
+            );
+        }
+        // Where places count, many that are due at one time are told apart by their ids. Only those
+        // are sorted that are due no later than the last that is asked for.
         format!(
-            "SELECT c.msg_id, c.vt FROM {} c
-             WHERE c.vt <= pg_catalog.statement_timestamp() AND {condition} AND {rested}{before}
-             ORDER BY c.vt LIMIT {limit} FOR UPDATE SKIP LOCKED",
-            self.table
+            "SELECT c.msg_id, c.vt {due}
+               AND c.vt <= coalesce((SELECT c.vt {due} ORDER BY c.vt LIMIT 1 OFFSET {limit} - 1), 'infinity')
+             ORDER BY c.vt, c.msg_id LIMIT {limit} FOR UPDATE SKIP LOCKED"
         )
     }
 
@@ -207,7 +237,7 @@ impl Claim {
             "SELECT c.vt FROM {} c WHERE c.vt > pg_catalog.statement_timestamp(){}
              ORDER BY c.vt LIMIT 1",
             self.table,
-            self.before_condition("c", 2)
+            self.bounds_condition("c", 2)
         );
         self.waiting_time(&free, &later, 2)
     }
@@ -216,7 +246,7 @@ impl Claim {
     /// since the claim; a later time; and when the grace ends, if something waits for that.
     pub(crate) fn waiting_time(&self, condition: &str, later: &str, first: u8) -> String {
         let (rested, waits) = (self.rested("c"), self.waits_for_holder("c"));
-        let before = self.before_condition("c", first);
+        let before = self.bounds_condition("c", first);
         let table = &self.table;
         // What fell due since the claim is found by trying to lock it.
         format!(
@@ -252,6 +282,20 @@ impl Claim {
         } else {
             read
         }
+    }
+
+    /// A row stands between the places of [`bind_bounds`](Self::bind_bounds).
+    fn bounds_condition(&self, row: &str, first: u8) -> String {
+        if self.after.is_none() {
+            return self.before_condition(row, first);
+        }
+        let before = self.before_condition(row, first + 2);
+        // The first half is what the index is read from.
+        let due = format!("coalesce(${first}::timestamptz, '-infinity')");
+        format!(
+            " AND {row}.vt >= {due} AND ({row}.vt, {row}.msg_id) > ({due}, ${}){before}",
+            first + 1
+        )
     }
 
     pub(crate) fn before_condition(&self, row: &str, first: u8) -> String {

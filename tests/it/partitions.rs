@@ -132,6 +132,7 @@ async fn a_worker_whose_connection_dies_while_it_is_set_up_is_not_deaf_for_good(
         ttl: Duration::from_secs(10),
         keys: 1,
         before: None,
+        after: None,
     };
     proxy.strand_at("enable_seqscan");
     let first = tokio::time::timeout(STUCK, engine.lease(request())).await;

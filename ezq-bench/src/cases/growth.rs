@@ -96,6 +96,7 @@ async fn claim(ezq: &Ezq, template: &Template, n: usize) -> Result<f64> {
             ttl,
             keys: CLAIM,
             before: None,
+            after: None,
         })
     };
     // The first one plans the statement.

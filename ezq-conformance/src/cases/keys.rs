@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
+use ezq_core::engine::{LeaseRequest, Position};
 use ezq_core::headers::KEY;
 use ezq_core::{
     Blocker, Delivery, Due, Engine, HandlerMark, HandlerState, Outgoing, Progress, Receipt, Result,
@@ -28,6 +28,7 @@ cases![
     blocked_keys_are_listed,
     a_crash_does_not_make_a_later_retry_look_like_a_lease,
     concurrent_workers_never_hold_one_key_at_once,
+    after_a_place_the_order_is_that_of_the_places,
 ];
 
 fn keyed(stage: &Stage<'_>, key: &str, n: i64) -> Outgoing {
@@ -352,5 +353,42 @@ async fn work(
         }
         tokio::time::sleep(Duration::from_micros(200)).await;
     }
+    Ok(())
+}
+
+/// With keys and without, in one order; of a key that was passed nothing comes.
+async fn after_a_place_the_order_is_that_of_the_places(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("keys", |c| c.keys)?;
+    stage.needs("ordered", |c| c.ordered)?;
+    let messages = [("a", 1), ("", 2), ("b", 3), ("a", 4), ("", 5), ("c", 6), ("", 7)];
+    let message = |(key, n): (&str, i64)| match key {
+        "" => stage.message(n),
+        key => keyed(stage, key, n),
+    };
+    stage.publish(messages.map(message).to_vec()).await?;
+    let (mut seen, mut place) = (Vec::new(), Position::FIRST);
+    loop {
+        let leased = stage.lease_after(&place, None, 2).await?;
+        let Some(last) = leased.last().filter(|_| seen.len() <= messages.len()) else { break };
+        place = last.position();
+        seen.extend(numbers(&leased));
+        stage.done(settled(leased, &Settle::Release)).await?;
+    }
+    check_eq!(seen, [1, 2, 3, 5, 6, 7], "what was passed");
+    // What is leased, or was passed, holds up its key as ever.
+    let first = stage.lease_after(&Position::FIRST, None, 1).await?;
+    check_eq!(numbers(&first), [1], "the first");
+    check_eq!(
+        numbers(&stage.lease_after(&first[0].position(), None, 10).await?),
+        [2, 3, 5, 6, 7],
+        "behind it"
+    );
+    stage.done(settled(first, &ack())).await?;
+    check_eq!(numbers(&stage.lease_after(&place, None, 10).await?), [0_i64; 0], "after the last");
+    check_eq!(
+        numbers(&stage.lease_after(&Position::FIRST, None, 10).await?),
+        [4],
+        "the next of its key"
+    );
     Ok(())
 }

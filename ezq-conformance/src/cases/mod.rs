@@ -9,6 +9,7 @@ macro_rules! cases {
     };
 }
 
+mod after;
 mod archive;
 mod broadcast;
 mod concurrency;
@@ -35,6 +36,7 @@ pub fn cases() -> Vec<Case> {
     let files = [
         publishing::CASES,
         leasing::CASES,
+        after::CASES,
         settling::CASES,
         fencing::CASES,
         concurrency::CASES,

@@ -27,6 +27,7 @@ pub(super) enum Operation {
         max: usize,
         hours: i64,
         before: Option<Pick>,
+        after: Option<Pick>,
     },
     Settle {
         queue: usize,
@@ -120,13 +121,14 @@ pub(super) fn operation() -> BoxedStrategy<Operation> {
         (10, vec((queue(), when()), 1..5).prop_map(Publish).boxed()),
         (
             20,
-            (queue(), worker(), 1..5_usize, hours(), prop::option::weighted(0.15, pick()))
-                .prop_map(|(queue, worker, max, hours, before)| Lease {
+            (queue(), worker(), 1..5_usize, hours(), place(), place())
+                .prop_map(|(queue, worker, max, hours, before, after)| Lease {
                     queue,
                     worker,
                     max,
                     hours,
                     before,
+                    after,
                 })
                 .boxed(),
         ),
@@ -209,6 +211,11 @@ fn queue() -> impl Strategy<Value = usize> {
 
 fn worker() -> impl Strategy<Value = usize> {
     0..WORKERS
+}
+
+/// A place that bounds a claim, if any does.
+fn place() -> impl Strategy<Value = Option<Pick>> {
+    prop::option::weighted(0.15, pick())
 }
 
 fn hours() -> impl Strategy<Value = i64> {

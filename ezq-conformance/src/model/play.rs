@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::ModelReport;
 use super::operation::{Operation, Pick, QUEUES, WORKERS, When, Whose};
-use super::reference::{Before, Reference, Time, correlation};
+use super::reference::{Bounds, Reference, Standing, Time, correlation};
 use crate::Harness;
 use crate::case::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, number_in};
@@ -39,7 +39,7 @@ pub(super) struct Play<'h> {
     /// What each worker holds, by the receipt's number, and what nobody does any more.
     hands: [Vec<usize>; WORKERS],
     abandoned: Vec<usize>,
-    places: Vec<(usize, Position, Before)>,
+    places: Vec<(usize, Position, Standing)>,
     ids: [Vec<MessageId>; QUEUES],
     letter_ids: [Vec<MessageId>; QUEUES],
     report: &'h mut ModelReport,
@@ -89,8 +89,8 @@ impl<'h> Play<'h> {
         self.reference.begin_step();
         let effective = match operation {
             Operation::Publish(messages) => self.publish(messages).await,
-            Operation::Lease { queue, worker, max, hours, before } => {
-                self.lease(*queue, *worker, *max, *hours, *before).await
+            Operation::Lease { queue, worker, max, hours, before, after } => {
+                self.lease(*queue, *worker, *max, *hours, (*before, *after)).await
             }
             Operation::Settle { queue, by, batch } => self.settle(*queue, *by, batch).await,
             Operation::Extend { queue, by, picks, hours } => {
@@ -126,8 +126,8 @@ impl<'h> Play<'h> {
         }
         self.step(&Operation::Advance { hours: 24 }).await?;
         for queue in 0..QUEUES {
-            let (worker, max, hours, before) = (0, ALL, 1, None);
-            self.step(&Operation::Lease { queue, worker, max, hours, before }).await?;
+            let (worker, max, hours, before, after) = (0, ALL, 1, None, None);
+            self.step(&Operation::Lease { queue, worker, max, hours, before, after }).await?;
             self.step(&Operation::Look { queue }).await?;
         }
         self.stage.close().await;
@@ -200,21 +200,22 @@ impl<'h> Play<'h> {
         worker: usize,
         max: usize,
         hours: i64,
-        before: Option<Pick>,
+        (before, after): (Option<Pick>, Option<Pick>),
     ) -> Result<bool> {
         let here = self.places.iter().filter(|(of, ..)| *of == queue);
-        let here: Vec<(Position, Before)> = here.map(|(_, at, of)| (at.clone(), *of)).collect();
-        let place = before.and_then(|pick| picked(&here, pick)).cloned();
-        let (position, before) = place.unzip();
-        let ttl = span(2 * hours);
-        let request =
-            LeaseRequest { queue: self.queue(queue), max, ttl, keys: max, before: position };
+        let here: Vec<(Position, Standing)> = here.map(|(_, at, of)| (at.clone(), *of)).collect();
+        let place = |pick: Option<Pick>| pick.and_then(|pick| picked(&here, pick)).cloned().unzip();
+        let (before, may_precede) = place(before);
+        let (after, may_follow) = place(after);
+        let bounds = Bounds { before: may_precede, after: may_follow };
+        let (queue_name, ttl) = (self.queue(queue), span(2 * hours));
+        let request = LeaseRequest { queue: queue_name, max, ttl, keys: max, before, after };
         let leased = self.client(Whose::Worker(worker)).lease(request).await?;
 
         let numbers: Vec<i64> = leased.deliveries.iter().map(|d| number_in(&d.body)).collect();
-        self.reference.lease(queue, &numbers, max, before)?;
+        self.reference.lease(queue, &numbers, max, bounds)?;
         if leased.deliveries.is_empty() {
-            let next = self.reference.next_due(queue, before);
+            let next = self.reference.next_due(queue, bounds);
             self.check_wait(leased.next_due, next)?;
             self.count("found nothing to lease");
         }
@@ -281,8 +282,8 @@ impl<'h> Play<'h> {
             (n, returned) if n == returned + 1 => "delivered after a return",
             _ => "delivered after an expiry",
         });
-        let before = Before { due: wanted.stood, number };
-        self.places.push((queue, delivery.position(), before));
+        let place = Standing { due: wanted.stood, number };
+        self.places.push((queue, delivery.position(), place));
         self.hands[worker].push(receipt);
         self.receipts.push((queue, delivery.receipt));
         Ok(())

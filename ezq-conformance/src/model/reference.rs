@@ -83,11 +83,18 @@ pub(super) enum Ending {
     Failed,
 }
 
-/// A place in a queue: only what stands before it is asked for.
+/// A place in a queue, by which a claim is bounded.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Before {
+pub(super) struct Standing {
     pub(super) due: Time,
     pub(super) number: i64,
+}
+
+/// The places between which a claim looks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Bounds {
+    pub(super) before: Option<Standing>,
+    pub(super) after: Option<Standing>,
 }
 
 #[derive(Debug)]
@@ -160,11 +167,20 @@ impl Reference {
     }
 
     /// Whether a message may be handed out now, and whether it must be.
-    fn is_readable(&self, message: &Message, queue: usize, before: Option<Before>) -> (bool, bool) {
+    fn is_readable(&self, message: &Message, queue: usize, bounds: Bounds) -> (bool, bool) {
         let ready = message.queue == queue && self.is_due(message);
-        let Some(before) = before else { return (ready, ready) };
-        let may = !before.due.precedes(&message.due) && message.number != before.number;
-        (ready && may, ready && message.due.precedes(&before.due))
+        let (mut may, mut must) = (ready, ready);
+        if let Some(before) = bounds.before {
+            may &= !before.due.precedes(&message.due) && message.number != before.number;
+            must &= message.due.precedes(&before.due);
+        }
+        if let Some(after) = bounds.after {
+            let follows = after.due.precedes(&message.due);
+            // A message that came back stands behind the place where it stood.
+            may &= follows || !message.due.precedes(&after.due) && message.number != after.number;
+            must &= follows;
+        }
+        (may, must)
     }
 
     /// Hands out the messages with these numbers, in this order, if that is right.
@@ -173,11 +189,11 @@ impl Reference {
         queue: usize,
         numbers: &[i64],
         max: usize,
-        before: Option<Before>,
+        bounds: Bounds,
     ) -> CaseResult {
         let (mut may, mut must) = (Vec::new(), Vec::new());
         for message in &self.messages {
-            let (readable, certainly) = self.is_readable(message, queue, before);
+            let (readable, certainly) = self.is_readable(message, queue, bounds);
             if readable {
                 may.push((message.due, message.number));
             }
@@ -350,9 +366,9 @@ impl Reference {
     }
 
     /// When the next message falls due, of those that stand before a place.
-    pub(super) fn next_due(&self, queue: usize, before: Option<Before>) -> Option<Time> {
+    pub(super) fn next_due(&self, queue: usize, bounds: Bounds) -> Option<Time> {
         let waits = |message: &&Message| {
-            let stands = before.is_none_or(|before| message.due.precedes(&before.due));
+            let stands = bounds.before.is_none_or(|before| message.due.precedes(&before.due));
             message.queue == queue && !self.is_due(message) && stands
         };
         self.messages.iter().filter(waits).map(|message| message.due).min_by_key(Time::moment)

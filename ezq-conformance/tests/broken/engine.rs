@@ -38,6 +38,7 @@ pub(crate) enum Fault {
     LeasesInAnyOrder,
     IgnoresMax,
     IgnoresBefore,
+    IgnoresAfter,
     LosesCounts,
     SkipsPoison,
     CreatesQueues,
@@ -327,6 +328,7 @@ impl Engine for Broken {
             Fault::LeasesForEver => request.ttl = Duration::from_secs(3600),
             Fault::IgnoresMax => request.max *= 2,
             Fault::IgnoresBefore => request.before = None,
+            Fault::IgnoresAfter => request.after = None,
             Fault::CreatesQueues => self.inner.ensure_queue(&request.queue).await?,
             _ => {}
         }

@@ -102,6 +102,15 @@ const CAUGHT: &[(Fault, &[&str])] = &[
         ],
     ),
     (
+        Fault::IgnoresAfter,
+        &[
+            "after_hands_out_only_what_stands_after_a_place",
+            "after_goes_from_place_to_place_through_a_queue",
+            "after_tells_of_nothing_that_stands_before_it",
+            "after_a_place_the_order_is_that_of_the_places",
+        ],
+    ),
+    (
         Fault::LosesCounts,
         &[
             "an_expired_lease_delivers_again",

@@ -144,6 +144,7 @@ impl Run {
             ttl: self.settings.lease,
             keys: self.settings.concurrency.saturating_add(self.batch_room),
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
+            after: None,
         };
         let engine = Arc::clone(&self.settings.engine);
         let (early, number) = (self.incoming > 0, self.leases.claim());

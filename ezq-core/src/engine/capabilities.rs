@@ -12,8 +12,8 @@ pub struct Capabilities {
     pub delayed: bool,
     /// A queue stores one message for each [`Dedupe`](crate::engine::Dedupe) key and window.
     pub dedupe: bool,
-    /// Messages are handed out by due time, and [`LeaseRequest::before`](crate::engine::LeaseRequest)
-    /// is honoured.
+    /// Messages are handed out by due time, and `before` and `after` of
+    /// [`LeaseRequest`](crate::engine::LeaseRequest) are honoured.
     pub ordered: bool,
     /// Messages of one ordering key ([`KEY`](crate::headers::KEY)) are handed out one after another;
     /// see [`Engine::lease`](crate::engine::Engine::lease).

@@ -130,6 +130,12 @@ pub struct Position {
     pub message_id: MessageId,
 }
 
+impl Position {
+    /// Before the place of every message.
+    pub const FIRST: Self =
+        Self { due: DateTime::<Utc>::MIN_UTC, message_id: MessageId::Number(i64::MIN) };
+}
+
 /// The right to settle one delivery: opaque outside its engine, and void once another delivery of
 /// the same message was handed out.
 ///
@@ -199,6 +205,10 @@ pub struct LeaseRequest {
     pub keys: usize,
     /// Only messages that stand before this place (an `End` drains what precedes it).
     pub before: Option<Position>,
+    /// Only messages that stand after this place, in the order of their places: none that can be
+    /// handed out is passed over for a later one, but for those that follow another of their key. A
+    /// consumer looks past what it gave back because the handler has enough that waits.
+    pub after: Option<Position>,
 }
 
 impl LeaseRequest {

@@ -186,7 +186,7 @@ impl Engine for MemoryEngine {
         let mut store = self.store();
         let now = self.shared.clock.now();
         let queue = store.queue(&request.queue)?;
-        Ok(queue.lease(request.max, request.ttl, request.before.as_ref(), now))
+        Ok(queue.lease(&request, now))
     }
 
     async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {

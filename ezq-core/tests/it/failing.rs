@@ -79,7 +79,8 @@ async fn an_event_that_a_worker_has_is_left_to_it() {
     let unknown = MessageId::Number(paid.id.as_number().unwrap() + 1);
     assert!(!app.fail(&paid.queue, &unknown, "unknown").await.unwrap());
     let ttl = Duration::from_secs(10);
-    let request = LeaseRequest { queue: paid.queue.clone(), max: 1, ttl, keys: 1, before: None };
+    let request =
+        LeaseRequest { queue: paid.queue.clone(), max: 1, ttl, keys: 1, before: None, after: None };
     assert_eq!(app.engine().lease(request).await.unwrap().deliveries.len(), 1);
     let error = app.fail(&paid.queue, &paid.id, "held").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LeaseLost);

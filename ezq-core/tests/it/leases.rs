@@ -181,8 +181,14 @@ async fn what_another_worker_had_in_between_does_not_go_on() {
     let queue = QueueName::default();
     let mut taken = false;
     for _ in 0..1000 {
-        let request =
-            LeaseRequest { queue: queue.clone(), max: 1, ttl: secs(1), keys: 1, before: None };
+        let request = LeaseRequest {
+            queue: queue.clone(),
+            max: 1,
+            ttl: secs(1),
+            keys: 1,
+            before: None,
+            after: None,
+        };
         taken |= !engine.memory.lease(request).await.unwrap().deliveries.is_empty();
         if taken {
             break;

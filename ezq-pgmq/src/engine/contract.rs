@@ -124,7 +124,8 @@ impl PgmqEngine {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let ttl = Duration::from_secs(1);
-        let request = LeaseRequest { queue: queue.clone(), max, ttl, keys: max, before: None };
+        let request =
+            LeaseRequest { queue: queue.clone(), max, ttl, keys: max, before: None, after: None };
         Ok(Claim::new(&request, shape, inner.restart_grace))
     }
 

@@ -67,6 +67,9 @@ impl PgmqEngine {
         let shape = inner.queues.shape(queue, &inner.control).await?;
         let mut claim = Claim::new(request, shape, inner.restart_grace);
         claim.reads = reads;
+        if let Some(after) = claim.after() {
+            return self.claim_after(&claim, queue, after).await;
+        }
         if shape.keyed {
             inner.unindexed.remove(queue);
             let mut path = inner.paths.of(queue);
@@ -84,13 +87,43 @@ impl PgmqEngine {
             }
             result => result?,
         };
+        self.index_if_keyed(queue, &batch).await;
+        Ok(batch)
+    }
+
+    /// Claims what stands after a place, in the order of the places. It begins where it is told to, so
+    /// how long it takes is no measure of what stands at the front.
+    async fn claim_after(
+        &self,
+        claim: &Claim,
+        queue: &QueueName,
+        after: (Option<DateTime<Utc>>, i64),
+    ) -> Result<Batch> {
+        let inner = &self.inner;
+        if claim.shape.keyed {
+            return on_link!(self, inner.claim, queue, |connection| {
+                claim.run_in_order(connection, after, true)
+            });
+        }
+        if inner.unindexed.has(queue) {
+            return on_link!(self, inner.control, queue, |connection| {
+                claim.run_in_order(connection, after, false)
+            });
+        }
+        let batch = on_link!(self, inner.claim, queue, |connection| claim.run(connection, None))?;
+        self.index_if_keyed(queue, &batch).await;
+        Ok(batch)
+    }
+
+    /// Sees to it that a queue in which keys are met for the first time gets its indexes.
+    async fn index_if_keyed(&self, queue: &QueueName, batch: &Batch) {
+        let inner = &self.inner;
         if batch.claimed.iter().any(|one| one.key.is_some()) {
             // Someone else's, or published in a transaction.
             inner.queues.forget(queue);
             inner.unindexed.add(queue);
             inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
         }
-        Ok(batch)
     }
 
     /// Leases one message, whenever it is due.
@@ -105,7 +138,8 @@ impl PgmqEngine {
     ) -> Result<Option<Delivery>> {
         let inner = &self.inner;
         let shape = inner.queues.shape(queue, &inner.control).await?;
-        let request = LeaseRequest { queue: queue.clone(), max: 1, ttl, keys: 1, before: None };
+        let request =
+            LeaseRequest { queue: queue.clone(), max: 1, ttl, keys: 1, before: None, after: None };
         let claim = Claim::new(&request, shape, inner.restart_grace);
         let claimed = on_link!(self, inner.control, queue, |connection| {
             claim_by_id::run(connection, &claim, id)

@@ -6,11 +6,15 @@
 //! key in it looks once whether an earlier message stands in the queue or one is leased. So it claims
 //! one message of a key at a time, and reads the queue for it: slow, but it goes on. Where a window
 //! has nothing to claim it looks into the next ones for a while, and the next claim goes on there.
+//!
+//! With or without the indexes, this is also how a queue is claimed from in the order of its places:
+//! after one of them, with no message passed over for a later one.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use ezq_core::QueueName;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
@@ -62,7 +66,7 @@ impl Unindexed {
     ) -> Result<Batch, sqlx::Error> {
         let began = Instant::now();
         // The front first, each time: what is done with there lets go of the next.
-        let front = claim.look_at_window(connection, None).await?;
+        let front = claim.look_at_window(connection, None, false).await?;
         if !front.has_keys {
             // None any more, or it was slow for another reason.
             self.remove(queue);
@@ -78,7 +82,7 @@ impl Unindexed {
                 let next_due = claim.next_unindexed(connection).await?;
                 return Ok(Batch { next_due, ..Batch::default() });
             };
-            let looked = claim.look_at_window(connection, Some(&place)).await?;
+            let looked = claim.look_at_window(connection, Some(&place), false).await?;
             self.keep(queue, looked.next.clone());
             if !looked.batch.claimed.is_empty() {
                 return Ok(looked.batch);
@@ -102,13 +106,40 @@ impl Unindexed {
 }
 
 impl Claim {
+    /// Claims what can be claimed after a place, in the order of the places: of the first window
+    /// that has something.
+    pub(crate) async fn run_in_order(
+        &self,
+        connection: &mut PgConnection,
+        after: (Option<DateTime<Utc>>, i64),
+        is_indexed: bool,
+    ) -> Result<Batch, sqlx::Error> {
+        let (due, id) = after;
+        let due = due.map_or_else(|| "-infinity".to_owned(), |due| due.to_rfc3339());
+        let mut place = (due, id);
+        loop {
+            let looked = self.look_at_window(connection, Some(&place), is_indexed).await?;
+            if !looked.batch.claimed.is_empty() {
+                return Ok(looked.batch);
+            }
+            match looked.next {
+                Some(next) => place = next,
+                None => {
+                    let next_due = self.next_unindexed(connection).await?;
+                    return Ok(Batch { next_due, ..Batch::default() });
+                }
+            }
+        }
+    }
+
     /// Claims of the messages that are due first, from a place on.
     async fn look_at_window(
         &self,
         connection: &mut PgConnection,
         from: Option<&Place>,
+        is_indexed: bool,
     ) -> Result<Looked, sqlx::Error> {
-        let query = sqlx::query(AssertSqlSafe(self.window_statement()))
+        let query = sqlx::query(AssertSqlSafe(self.window_statement(is_indexed)))
             .bind(self.grace_us)
             .bind(self.max)
             .bind(self.ttl_us)
@@ -131,24 +162,39 @@ impl Claim {
 
     /// `$1` the grace, `$2` how many, `$3` the lease, `$4` and `$5` the place from which on, then the
     /// position. Answers with at least one row, which tells how far it looked.
-    fn window_statement(&self) -> String {
+    fn window_statement(&self, is_indexed: bool) -> String {
         let table = &self.table;
         let (rested, before) = (self.rested("c"), self.before_condition("c", 6));
-        let (key, keyed, key_of_earlier) = (hash("c"), is_keyed("e"), hash("e"));
-        let (leased, update) = (leased(table, "f.key", false, ""), self.update());
+        let (key, keyed, key_of_other) = (hash("c"), is_keyed("e"), hash("e"));
+        let (leased, update) = (leased(table, "f.key", is_indexed, ""), self.update());
+        let from = "coalesce($4::text::timestamptz, '-infinity')";
+        // What is due later than its last row is not sorted.
+        let window = format!(
+            "FROM {table} c WHERE c.vt <= statement_timestamp()
+                 AND c.vt >= {from} AND (c.vt, c.msg_id) > ({from}, $5){before}"
+        );
+        // With an index, the first of a key is where the index of keys has it.
+        let is_first = if is_indexed {
+            format!(
+                "f.msg_id = (SELECT e.msg_id FROM {table} e WHERE {keyed} AND {key_of_other} = f.key
+                             ORDER BY {key_of_other}, e.msg_id LIMIT 1)"
+            )
+        } else {
+            format!(
+                "NOT EXISTS (SELECT FROM {table} e WHERE {keyed} AND {key_of_other} = f.key
+                             AND e.msg_id < f.msg_id)"
+            )
+        };
         format!(
             "WITH due AS MATERIALIZED (
-               SELECT c.msg_id, c.vt, {key} AS key, {rested} AS is_rested FROM {table} c
-               WHERE c.vt <= statement_timestamp()
-                 AND (c.vt, c.msg_id) > (coalesce($4::text::timestamptz, '-infinity'), $5){before}
+               SELECT c.msg_id, c.vt, {key} AS key, {rested} AS is_rested {window}
+                 AND c.vt <= coalesce((SELECT c.vt {window} ORDER BY c.vt LIMIT 1 OFFSET {WINDOW} - 1), 'infinity')
                ORDER BY c.vt, c.msg_id LIMIT {WINDOW}),
              first AS MATERIALIZED (
                SELECT key, min(msg_id) AS msg_id FROM due WHERE key IS NOT NULL GROUP BY key),
              heads AS MATERIALIZED (
                SELECT f.msg_id FROM first f
-               WHERE NOT EXISTS (SELECT FROM {table} e WHERE {keyed} AND {key_of_earlier} = f.key
-                                 AND e.msg_id < f.msg_id)
-                 AND NOT {leased}),
+               WHERE {is_first} AND NOT {leased}),
              free AS (
                SELECT d.msg_id, d.vt FROM due d
                WHERE d.is_rested

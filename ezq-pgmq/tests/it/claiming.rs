@@ -13,7 +13,7 @@ use crate::keys_cost::reads_of;
 use crate::support::*;
 
 fn request(queue: &QueueName, max: usize) -> LeaseRequest {
-    LeaseRequest { queue: queue.clone(), max, ttl: TTL, keys: max, before: None }
+    LeaseRequest { queue: queue.clone(), max, ttl: TTL, keys: max, before: None, after: None }
 }
 
 #[tokio::test]

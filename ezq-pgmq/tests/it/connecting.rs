@@ -191,6 +191,7 @@ async fn own_connections_judge_rows_as_they_are_now() {
         ttl: TTL,
         keys: 5,
         before: None,
+        after: None,
     };
     let mut got = 0;
     for _ in 0..20 {

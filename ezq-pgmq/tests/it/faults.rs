@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnection;
 use crate::support::*;
 
 fn request(queue: &QueueName, ttl: Duration) -> LeaseRequest {
-    LeaseRequest { queue: queue.clone(), max: 10, ttl, keys: 10, before: None }
+    LeaseRequest { queue: queue.clone(), max: 10, ttl, keys: 10, before: None, after: None }
 }
 
 // What a consumer does: again, as long as the error says that it helps.

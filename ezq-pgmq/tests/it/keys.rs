@@ -27,7 +27,8 @@ pub(crate) async fn publish_keyed(
 }
 
 pub(crate) async fn take(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<Delivery> {
-    let request = LeaseRequest { queue: queue.clone(), max, ttl: TTL, keys: max, before: None };
+    let request =
+        LeaseRequest { queue: queue.clone(), max, ttl: TTL, keys: max, before: None, after: None };
     engine.lease(request).await.unwrap().deliveries
 }
 
@@ -200,7 +201,14 @@ async fn tells_when_the_next_message_that_can_be_claimed_falls_due() {
     let first =
         vec![late("a", 60_000), keyed(&queue, "a", "2"), late("a", 1000), late("b", 40_000)];
     engine.publish(first).await.unwrap();
-    let request = LeaseRequest { queue: queue.clone(), max: 10, ttl: TTL, keys: 10, before: None };
+    let request = LeaseRequest {
+        queue: queue.clone(),
+        max: 10,
+        ttl: TTL,
+        keys: 10,
+        before: None,
+        after: None,
+    };
     let leased = engine.lease(request.clone()).await.unwrap();
     assert!(leased.deliveries.is_empty());
     let next = leased.next_due.unwrap();

@@ -158,7 +158,14 @@ async fn a_claim_takes_runs_of_as_many_keys_as_are_of_use() {
         let pairs: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "1")).collect();
         publish_keyed(&engine, &queue, &pairs).await;
     }
-    let ask = |keys| LeaseRequest { queue: queue.clone(), max: 20, ttl: TTL, keys, before: None };
+    let ask = |keys| LeaseRequest {
+        queue: queue.clone(),
+        max: 20,
+        ttl: TTL,
+        keys,
+        before: None,
+        after: None,
+    };
     for expected in [4, 6] {
         let leased = engine.lease(ask(expected)).await.unwrap().deliveries;
         let mut runs: BTreeMap<String, Vec<_>> = BTreeMap::new();

@@ -32,7 +32,7 @@ fn row_of(queue: &QueueName, deliveries: &[Delivery]) -> (i64, String) {
 }
 
 fn request(queue: &QueueName) -> LeaseRequest {
-    LeaseRequest { queue: queue.clone(), max: 100, ttl: TTL, keys: 100, before: None }
+    LeaseRequest { queue: queue.clone(), max: 100, ttl: TTL, keys: 100, before: None, after: None }
 }
 
 async fn ids(queue: &QueueName) -> Vec<i64> {

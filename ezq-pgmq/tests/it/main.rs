@@ -89,3 +89,5 @@ mod unsendable;
 mod unusual;
 #[cfg(feature = "embedded")]
 mod waking;
+#[cfg(feature = "embedded")]
+mod walking;

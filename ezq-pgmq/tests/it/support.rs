@@ -130,7 +130,8 @@ pub(crate) async fn lease_for(
     queue: &QueueName,
     ttl: Duration,
 ) -> Vec<Delivery> {
-    let request = LeaseRequest { queue: queue.clone(), max: 100, ttl, keys: 100, before: None };
+    let request =
+        LeaseRequest { queue: queue.clone(), max: 100, ttl, keys: 100, before: None, after: None };
     engine.lease(request).await.unwrap().deliveries
 }
 

@@ -14,8 +14,8 @@ use super::clock::{self, Micros};
 use super::dedupe_keys::DedupeKeys;
 use super::keys::Keys;
 use crate::engine::{
-    BlockedKey, Blocker, DeadLetter, Delivery, Due, Leased, MessageId, Position, QueueStats,
-    Receipt,
+    BlockedKey, Blocker, DeadLetter, Delivery, Due, LeaseRequest, Leased, MessageId, Position,
+    QueueStats, Receipt,
 };
 use crate::headers::{DEAD, HANDLER_PREFIX, Headers, REDRIVEN, RETURNED};
 use crate::settlement::{HandlerMark, HandlerState};
@@ -79,28 +79,25 @@ impl Queue {
         MessageId::Number(self.last_id)
     }
 
-    pub(super) fn lease(
-        &mut self,
-        max: usize,
-        ttl: Duration,
-        before: Option<&Position>,
-        now: Micros,
-    ) -> Leased {
-        let limit = before.map_or((Micros::MAX, i64::MAX), |position| {
-            let id = position.message_id.as_number().unwrap_or(i64::MIN);
-            (clock::to_micros(position.due), id)
+    pub(super) fn lease(&mut self, request: &LeaseRequest, now: Micros) -> Leased {
+        let limit = request.before.as_ref().map_or((Micros::MAX, i64::MAX), in_order);
+        let first = request.after.as_ref().map_or((Micros::MIN, i64::MIN), |after| {
+            let (due, id) = in_order(after);
+            (due, id.saturating_add(1))
         });
         let ready = limit.min((now.saturating_add(1), i64::MIN));
-        let places = self.claimable(ready, max, now);
+        let places = self.claimable(first, ready, request.max, now);
         let next_due = if places.is_empty() {
-            let next = self.order.range(ready..limit).find(|(_, id)| self.unblocks(*id));
+            let later = first.max(ready).min(limit);
+            let next = self.order.range(later..limit).find(|(_, id)| self.unblocks(*id));
             next.map(|(due, _)| clock::between(now, *due))
         } else {
             None
         };
-        let is_held_up =
-            before.is_some() && places.is_empty() && self.order.range(..ready).next().is_some();
-        let until = lease_end(ttl, now);
+        let is_held_up = request.before.is_some()
+            && places.is_empty()
+            && self.order.range(first.min(ready)..ready).next().is_some();
+        let until = lease_end(request.ttl, now);
         Leased {
             is_held_up,
             deliveries: places
@@ -131,12 +128,18 @@ impl Queue {
 
     /// What can be handed out, in its order: of each key its first message, and up to half of
     /// what is asked for of those that follow it.
-    fn claimable(&self, ready: (Micros, i64), max: usize, now: Micros) -> Vec<(Micros, i64)> {
+    fn claimable(
+        &self,
+        first: (Micros, i64),
+        ready: (Micros, i64),
+        max: usize,
+        now: Micros,
+    ) -> Vec<(Micros, i64)> {
         let longest = (max / 2).max(1);
         // The last message of a key that is handed out, and how many are.
         let mut runs: HashMap<Cow<'_, str>, (i64, usize)> = HashMap::new();
         let mut places = Vec::new();
-        for (due, id) in self.order.range(..ready) {
+        for (due, id) in self.order.range(first.min(ready)..ready) {
             if places.len() >= max {
                 break;
             }
@@ -365,6 +368,11 @@ impl Queue {
 /// A lease of no length would be no lease.
 fn lease_end(ttl: Duration, now: Micros) -> Micros {
     clock::after(now, ttl.max(Duration::from_micros(1)))
+}
+
+/// A place as `order` has it.
+fn in_order(position: &Position) -> (Micros, i64) {
+    (clock::to_micros(position.due), position.message_id.as_number().unwrap_or(i64::MIN))
 }
 
 fn count(n: usize) -> u64 {

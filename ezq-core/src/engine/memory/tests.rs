@@ -25,7 +25,8 @@ async fn publish(engine: &MemoryEngine, queue: &QueueName, due: Due) {
 }
 
 async fn lease(engine: &MemoryEngine, queue: &QueueName, ttl: Duration) -> Leased {
-    let request = LeaseRequest { queue: queue.clone(), max: 100, ttl, keys: 100, before: None };
+    let request =
+        LeaseRequest { queue: queue.clone(), max: 100, ttl, keys: 100, before: None, after: None };
     engine.lease(request).await.unwrap()
 }
 
