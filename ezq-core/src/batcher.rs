@@ -69,7 +69,9 @@ pub(crate) async fn run_in_batch(
     slots: &Arc<Slots>,
 ) -> Ran {
     let cancelled = member.received.lease.cancel().clone();
-    let (parked, begins) = (slots.park(), slots.to_call());
+    let limited = means.turns.and_then(|_| slots.limited.index(&means.handler.name));
+    let parked = slots.park(limited.is_some());
+    let begins = slots.to_call(limited);
     if alone || limits.size <= 1 {
         // In a box, as below: one delivery of a batch runs it, and the others need no room for it.
         let each = Box::pin(run_each(means, vec![member], (parked, vec![begins]), slots));

@@ -4,7 +4,7 @@
 //! handlers that did not finish run again.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -23,11 +23,12 @@ use crate::engine::{MessageId, Outgoing};
 use crate::finishing::Finishing;
 use crate::handler::{Handler, HandlerOptions, Invoke};
 use crate::headers::MAX_ATTEMPTS;
+use crate::limits::Place;
 use crate::logging::{error, warn};
 use crate::outcome::Action;
 use crate::publisher::Services;
 use crate::registry::Registry;
-use crate::slots::Slots;
+use crate::slots::{Slots, Suspect};
 use crate::unknown::Strangers;
 use crate::{
     Backoff, Config, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName, HandlerState,
@@ -51,6 +52,8 @@ pub(crate) struct Work {
     pub(crate) received: Arc<Received>,
     pub(crate) clock: EngineClock,
     pub(crate) slots: Arc<Slots>,
+    /// Set while it runs, if it may kill its worker.
+    pub(crate) suspect: Mutex<Option<Suspect>>,
 }
 
 /// A line of the log about a delivery, with what names it.
@@ -97,28 +100,33 @@ impl Dispatcher {
             return Some(self.unknown(work));
         }
         let now = work.clock.now();
-        let is_due = |handler: &&Arc<Handler>| match known.0.get(&handler.name) {
-            None => true,
-            Some(mark) if mark.state == HandlerState::Retry => {
-                // What the store rounds must not put a handler off to another delivery.
-                mark.due.is_none_or(|due| due <= now + TimeDelta::milliseconds(20))
-            }
-            Some(_) => false,
-        };
+        let is_due = |handler: &&Arc<Handler>| is_due(handler, &known, now);
         let due: Vec<&Arc<Handler>> = handlers.iter().filter(is_due).collect();
         let finishing = Finishing::of(handlers, received, &self.services, &known);
+        let place = self.place(&due, work);
+        let begin = |count| {
+            if let Some(place) = &place {
+                place.begin(count);
+            }
+        };
         let run = async |handler: &Arc<Handler>| {
-            let ran = self.run(handler, work, &known).await;
-            match &finishing {
+            let ran = self.run(handler, work, &known, place.as_ref()).await;
+            let ran = match &finishing {
                 Some(finishing) => finishing.finish(handler, ran).await,
                 None => ran,
+            };
+            if let Some(place) = &place {
+                place.ended();
             }
+            ran
         };
         let mut ran = Vec::with_capacity(due.len());
         if let [handler] = due[..] {
+            begin(1);
             ran.push((handler, run(handler).await));
         } else {
             for group in due.chunk_by(|a, b| a.order == b.order) {
+                begin(group.len());
                 let runs = group.iter().map(|handler| run(handler));
                 ran.extend(group.iter().copied().zip(join_all(runs).await));
             }
@@ -167,7 +175,7 @@ impl Dispatcher {
         let none = Progress::default();
         let received = &work.received;
         let handlers = self.registry.find(&received.queue, &received.envelope);
-        let runs = handlers.iter().map(|handler| self.run(handler, work, &none));
+        let runs = handlers.iter().map(|handler| self.run(handler, work, &none, None));
         let mut outgoing = Vec::new();
         for (handler, ran) in handlers.iter().zip(join_all(runs).await) {
             match ran {
@@ -181,7 +189,14 @@ impl Dispatcher {
         outgoing
     }
 
-    pub(crate) async fn run(&self, handler: &Handler, work: &Work, known: &Progress) -> Ran {
+    /// Runs one handler; within a consumer it has a place there.
+    pub(crate) async fn run(
+        &self,
+        handler: &Handler,
+        work: &Work,
+        known: &Progress,
+        place: Option<&Place<'_>>,
+    ) -> Ran {
         let attempt = next_attempt(known.0.get(&handler.name));
         let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
         if let (Invoke::Batch(invoke), Some(limits)) =
@@ -203,14 +218,20 @@ impl Dispatcher {
         let limit = self.limits.get(&handler.name);
         // One that waits for nothing is called as soon as its delivery is polled.
         let waits = limit.is_some() || handler.transactions > 0;
-        let begins = waits.then(|| work.slots.to_call());
-        let _turn = match limit {
-            None => None,
-            Some(limit) => tokio::select! {
+        let limited = limit.and_then(|_| work.slots.limited.index(&handler.name));
+        let begins = waits.then(|| work.slots.to_call(limited));
+        let cancelled = work.received.lease.cancel();
+        let _permit = match (limit, place) {
+            (None, _) => None,
+            (Some(limit), Some(place)) => match place.permit(limit, cancelled).await {
+                None => return Ran::Cancelled,
+                permit => permit,
+            },
+            (Some(limit), None) => tokio::select! {
                 biased;
-                turn = limit.acquire() => Some(turn),
+                permit = limit.acquire() => permit.ok(),
                 () = work.slots.stopped() => return Ran::Cancelled,
-                () = work.received.lease.cancel().cancelled() => return Ran::Cancelled,
+                () = cancelled.cancelled() => return Ran::Cancelled,
             },
         };
         attempt::run(handler, &work.received, &self.services, (attempt, timeout), begins).await
@@ -286,6 +307,18 @@ impl Dispatcher {
             due: Some(after(now, retry_in)),
             errors,
         }
+    }
+}
+
+/// Whether a handler is to run on a delivery now.
+pub(crate) fn is_due(handler: &Handler, known: &Progress, now: DateTime<Utc>) -> bool {
+    match known.0.get(&handler.name) {
+        None => true,
+        Some(mark) if mark.state == HandlerState::Retry => {
+            // What the store rounds must not put a handler off to another delivery.
+            mark.due.is_none_or(|due| due <= now + TimeDelta::milliseconds(20))
+        }
+        Some(_) => false,
     }
 }
 

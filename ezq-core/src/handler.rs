@@ -355,8 +355,16 @@ impl Handler {
     }
 
     /// How many runs of it there may be at once in this application, whatever its consumers'
-    /// concurrency. An event that waits for its turn keeps its lease, and its place among those
-    /// that its consumer handles at once; its timeout begins when it runs. Defaults to no limit.
+    /// concurrency. An event that waits for that keeps its lease; its timeout begins when it runs.
+    /// Defaults to no limit.
+    ///
+    /// What waits takes no place among the events that a consumer handles at once, and keeps no
+    /// other handler's events waiting. Of each such handler a consumer holds twice its concurrency,
+    /// and a batch more where it takes batches. When that has lasted for a second, the consumer
+    /// looks past the handler's other events, if other handlers take events of the queue: they go
+    /// back to their places, and no attempt is counted. This reads and writes all that it passes,
+    /// about a tenth of the time, so what is slow and much has better a queue of its own. It takes
+    /// an [ordered](crate::Capabilities::ordered) engine.
     #[must_use]
     pub fn concurrency(mut self, limit: usize) -> Self {
         self.options.concurrency = Some(limit);

@@ -3,7 +3,7 @@
 //! Nothing is stored and nothing is leased: what fails is told, and never tried again.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -232,7 +232,12 @@ impl App {
             parent,
         };
         let clock = EngineClock { at: enqueued_at, read: Instant::now() };
-        Ok(Work { received: Arc::new(received), clock, slots: Arc::<Slots>::default() })
+        Ok(Work {
+            received: Arc::new(received),
+            clock,
+            slots: Arc::<Slots>::default(),
+            suspect: Mutex::default(),
+        })
     }
 }
 
@@ -251,7 +256,7 @@ impl Dispatcher {
 
     async fn run_one_inline(&self, handler: &Handler, work: &Work) -> InlineOutcome {
         let ran = match &handler.invoke {
-            Invoke::One(_) => self.run(handler, work, &Progress::default()).await,
+            Invoke::One(_) => self.run(handler, work, &Progress::default(), None).await,
             Invoke::Batch(invoke) => {
                 let member = Member {
                     received: Arc::clone(&work.received),

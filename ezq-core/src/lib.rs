@@ -36,6 +36,7 @@ mod hindrance;
 mod history;
 mod inline;
 mod inner;
+mod limits;
 mod logging;
 mod notices;
 mod operating;

@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify, oneshot};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::HandlerName;
 use crate::gathering::{Gathering, Gatherings, Waiting};
+use crate::limits::{Limited, Wanting};
 
 /// The places of one consumer.
 #[derive(Debug, Default)]
@@ -18,6 +19,9 @@ pub(crate) struct Slots {
     /// How many deliveries the consumer handles at once; 0 outside a consumer.
     concurrency: usize,
     parked: AtomicUsize,
+    /// Of these, what belongs to a handler with a limit: it has a bound of its own.
+    aside: AtomicUsize,
+    pub(crate) limited: Limited,
     changed: Notify,
     proven: AtomicBool,
     claiming: Mutex<()>,
@@ -33,8 +37,8 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn of(concurrency: usize) -> Self {
-        Self { concurrency, ..Self::default() }
+    pub(crate) fn of(concurrency: usize, limited: Limited) -> Self {
+        Self { concurrency, limited, ..Self::default() }
     }
 
     /// How many events of a failed batch may run beside each other.
@@ -44,6 +48,11 @@ impl Slots {
 
     pub(crate) fn parked(&self) -> usize {
         self.parked.load(Ordering::Acquire)
+    }
+
+    /// How many of the parked belong to handlers with a limit.
+    pub(crate) fn aside(&self) -> usize {
+        self.aside.load(Ordering::Acquire)
     }
 
     /// Whether a delivery runs that may kill its worker.
@@ -79,11 +88,51 @@ impl Slots {
         self.changed.notified().await;
     }
 
-    /// Parks a delivery until the guard is dropped.
-    pub(crate) fn park(self: &Arc<Self>) -> Parked {
-        self.parked.fetch_add(1, Ordering::AcqRel);
+    /// Parks a delivery until the guard is dropped; aside, if it is for a handler with a limit.
+    pub(crate) fn park(self: &Arc<Self>, is_aside: bool) -> Parked {
+        self.count_parked(is_aside);
         self.changed.notify_one();
-        Parked(Arc::clone(self))
+        Parked { slots: Arc::clone(self), is_aside, is_counted: true }
+    }
+
+    fn count_parked(&self, is_aside: bool) {
+        self.parked.fetch_add(1, Ordering::AcqRel);
+        self.aside.fetch_add(usize::from(is_aside), Ordering::AcqRel);
+    }
+
+    fn uncount_parked(&self, is_aside: bool) {
+        self.parked.fetch_sub(1, Ordering::AcqRel);
+        self.aside.fetch_sub(usize::from(is_aside), Ordering::AcqRel);
+    }
+
+    /// Waits until the coordinator gives a parked delivery a place. Outside a consumer there are
+    /// places for all.
+    pub(crate) async fn place(&self, mut parked: Parked, is_suspect: bool) -> Option<Suspect> {
+        if self.concurrency == 0 {
+            return None;
+        }
+        let (give, given) = oneshot::channel();
+        self.limited.want(Wanting { give, is_suspect });
+        self.changed.notify_one();
+        // It is dropped when the consumer is.
+        let mut granted = given.await.ok()?;
+        granted.slots = None;
+        parked.is_counted = false;
+        granted.suspect.take()
+    }
+
+    /// Gives a place to the first that wants one; whether there was any.
+    pub(crate) fn grant(self: &Arc<Self>) -> bool {
+        while let Some(Wanting { give, is_suspect }) = self.limited.next(self.has_suspect()) {
+            // It counts from now on, and not only once it goes on.
+            self.uncount_parked(true);
+            let suspect = is_suspect.then(|| self.suspect());
+            let granted = Granted { slots: Some(Arc::clone(self)), suspect };
+            if give.send(granted).is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Joins the batch of a handler; whether as its first.
@@ -104,13 +153,17 @@ impl Slots {
     /// Notes that a delivery is started, until its task was polled.
     pub(crate) fn started(self: &Arc<Self>) -> Begins {
         self.unpolled.fetch_add(1, Ordering::SeqCst);
-        Begins { slots: Arc::clone(self), is_call: false }
+        Begins { slots: Arc::clone(self), is_call: false, limited: None }
     }
 
-    /// Notes that a handler is to run, until it was called.
-    pub(crate) fn to_call(self: &Arc<Self>) -> Begins {
+    /// Notes that a handler is to run, until it was called; where it has a limit, as what of that
+    /// handler waits.
+    pub(crate) fn to_call(self: &Arc<Self>, limited: Option<usize>) -> Begins {
         self.uncalled.fetch_add(1, Ordering::SeqCst);
-        Begins { slots: Arc::clone(self), is_call: true }
+        if let Some(index) = limited {
+            self.limited.waits(index);
+        }
+        Begins { slots: Arc::clone(self), is_call: true, limited }
     }
 
     /// Whether every delivery that was started was polled: it runs, or waits for what it needs.
@@ -145,6 +198,7 @@ impl Slots {
 }
 
 /// A delivery that may kill its worker.
+#[derive(Debug)]
 pub(crate) struct Suspect(Arc<Slots>);
 
 impl Drop for Suspect {
@@ -154,11 +208,34 @@ impl Drop for Suspect {
 }
 
 /// A parked delivery.
-pub(crate) struct Parked(Arc<Slots>);
+#[derive(Debug)]
+pub(crate) struct Parked {
+    slots: Arc<Slots>,
+    is_aside: bool,
+    is_counted: bool,
+}
 
 impl Drop for Parked {
     fn drop(&mut self) {
-        self.0.parked.fetch_sub(1, Ordering::AcqRel);
+        if self.is_counted {
+            self.slots.uncount_parked(self.is_aside);
+        }
+    }
+}
+
+/// A place on its way to a parked delivery. If nobody takes it, the delivery is parked as before, and
+/// its own guard counts.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    slots: Option<Arc<Slots>>,
+    suspect: Option<Suspect>,
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if let Some(slots) = &self.slots {
+            slots.count_parked(true);
+        }
     }
 }
 
@@ -167,6 +244,8 @@ impl Drop for Parked {
 pub(crate) struct Begins {
     slots: Arc<Slots>,
     is_call: bool,
+    /// The handler that is to be called, if it has a limit.
+    limited: Option<usize>,
 }
 
 impl Begins {
@@ -188,7 +267,10 @@ impl Begins {
 
 impl Drop for Begins {
     fn drop(&mut self) {
-        let Slots { unpolled, uncalled, watched, changed, .. } = &*self.slots;
+        let Slots { unpolled, uncalled, watched, changed, limited, .. } = &*self.slots;
+        if let Some(index) = self.limited {
+            limited.waits_no_more(index);
+        }
         let count = if self.is_call { uncalled } else { unpolled };
         // Whoever sets `watched` reads the counts after it: one of the two sees the other.
         if count.fetch_sub(1, Ordering::SeqCst) == 1 && watched.load(Ordering::SeqCst) {
@@ -233,12 +315,12 @@ mod tests {
 
     #[test]
     fn a_batch_that_is_opened_before_a_control_event_is_told_of() {
-        let slots = Arc::new(Slots::of(4));
+        let slots = Arc::new(Slots::of(4, Limited::default()));
         slots.watch();
         assert!(slots.changed().now_or_never().is_some());
 
         // A delivery is parked, and what then closes all batches comes between.
-        let _parked = slots.park();
+        let _parked = slots.park(false);
         assert!(slots.changed().now_or_never().is_some());
         slots.gatherings.close();
         let (gathering, leads) = slots.gather(&"batches".into(), 10, waiting(&slots));

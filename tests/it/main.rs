@@ -39,6 +39,7 @@ mod several_engines;
 #[path = "../../ezq-pgmq/tests/it/skip.rs"]
 mod skip;
 mod skipping;
+mod starvation;
 mod stopping;
 mod stress;
 mod tracing;

@@ -7,12 +7,13 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, debug_span, info};
 
+use super::crowd::Look;
 use super::direct::Direct;
 use super::pace::Pace;
 use super::report::Tally;
 use super::run::{Phase, Run};
 use super::start::Wakeups;
-use crate::engine::{LeaseRequest, Leased};
+use crate::engine::{Delivery, LeaseRequest, Leased};
 use crate::event::Control;
 use crate::logging::{error, warn};
 use crate::{Error, ErrorKind, Result, error_chain};
@@ -40,6 +41,10 @@ pub(super) struct Answer {
     keyless: bool,
     /// Sent while deliveries that came before were not taken in yet.
     early: bool,
+    /// How it looked at the queue, and whether all that was given back for want of room was in its
+    /// place then.
+    look: Look,
+    returned: bool,
     /// Its number among the claims.
     number: u64,
     /// What came of creating the queue again, where it was gone.
@@ -59,8 +64,21 @@ impl Fetched {
 impl Answer {
     fn new(result: Result<Leased>, sent: Instant) -> Self {
         let (full, settled, keyless, early) = (false, false, false, false);
+        let (look, returned, number) = (Look::Front, false, 0);
         let (created, wakeups) = (None, None);
-        Self { result, sent, full, settled, keyless, early, number: 0, created, wakeups }
+        Self {
+            result,
+            sent,
+            full,
+            settled,
+            keyless,
+            early,
+            look,
+            returned,
+            number,
+            created,
+            wakeups,
+        }
     }
 }
 
@@ -74,7 +92,8 @@ impl Run {
         };
         let short = self.buffer.len() + self.incoming <= self.window.low();
         // A claim might bring what is held here and was not renewed in time.
-        phase && short && !self.is_full() && self.room() > 0 && self.leases.are_renewed()
+        let is_open = short && self.crowd.is_open();
+        phase && is_open && !self.is_full() && self.room() > 0 && self.leases.are_renewed()
     }
 
     /// Whether so much waits to be settled that more would only be held: until room for a fetch
@@ -84,16 +103,17 @@ impl Run {
     }
 
     /// How much more may be held, what is handled and not settled included; what waits for another
-    /// of its key has a bound of its own.
+    /// of its key, or for its handler's limit, has a bound of its own.
     fn allowance(&self) -> usize {
         let unsettled = self.app.config.settle_batch.saturating_mul(4);
-        let held = self.leases.count().saturating_sub(self.lanes.waiting());
+        let apart = self.lanes.waiting() + self.slots.aside();
+        let held = self.leases.count().saturating_sub(apart);
         self.most().saturating_add(unsettled).saturating_sub(held + self.incoming)
     }
 
     /// How much more may be asked for.
     fn room(&self) -> usize {
-        let unhandled = self.buffer.len() + self.incoming + self.tasks.len();
+        let unhandled = self.buffer.len() + self.incoming + self.at_work();
         self.most().saturating_sub(unhandled).min(self.allowance())
     }
 
@@ -138,18 +158,19 @@ impl Run {
         if self.leasing.is_some() || !(self.fetch.is_empty() || beside) {
             return;
         }
+        let look = self.next_look();
         let request = LeaseRequest {
             queue: self.settings.queue.clone(),
             max: self.room().min(self.share()),
             ttl: self.settings.lease,
             keys: self.settings.concurrency.saturating_add(self.batch_room),
             before: self.control.as_ref().map(|(item, _)| item.position.clone()),
-            after: None,
+            after: look.after().cloned(),
         };
         let engine = Arc::clone(&self.settings.engine);
         let (early, number) = (self.incoming > 0, self.leases.claim());
         let (settled, keyless) = (self.leases.count() == 0, self.leases.keyed() == 0);
-        let deaf = self.deaf;
+        let (deaf, returned) = (self.deaf, self.crowd.has_returned());
         let fetch = async move {
             let (queue, max) = (request.queue.clone(), request.max);
             let span = debug_span!(parent: None, "ezq.lease", %queue, max);
@@ -157,7 +178,8 @@ impl Run {
             let result = engine.lease(request).instrument(span).await;
             let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);
             let answer = Answer::new(result, sent);
-            let mut fetched = Answer { full, settled, keyless, early, number, ..answer };
+            let mut fetched =
+                Answer { full, settled, keyless, early, look, returned, number, ..answer };
             match &fetched.result {
                 Err(error) if error.kind() == ErrorKind::QueueMissing => {
                     fetched.created = Some(engine.ensure_queue(&queue).await);
@@ -214,10 +236,18 @@ impl Run {
                 // What was taken in since may have changed what there is to find: an `End`, above all.
                 return self.pace.now();
             }
-            match self.phase {
+            self.crowd.takes_in(&fetched.look);
+            self.crowd.took_in(&fetched.look, None);
+            match (&fetched.look, self.phase) {
+                (Look::Again(_), _) => return self.pace.now(),
+                // What it looked past is still to come.
+                (Look::On(_), _) => {}
+                _ if !fetched.returned => {}
                 // What of a key is held may hold up what follows it.
-                Phase::Draining if fetched.keyless || !leased.is_held_up => self.drained = true,
-                Phase::Running if self.settings.until_idle => {
+                (_, Phase::Draining) if fetched.keyless || !leased.is_held_up => {
+                    self.drained = true;
+                }
+                (_, Phase::Running) if self.settings.until_idle => {
                     if fetched.settled && self.tasks.is_empty() && self.buffer.is_empty() {
                         self.phase = Phase::Finishing;
                         return;
@@ -233,19 +263,24 @@ impl Run {
         }
         debug!(queue = %self.settings.queue, count = leased.deliveries.len(), fetched.full, "leased");
         self.pace.now();
-        let starved = self.buffer.is_empty() && self.tasks.len() <= self.settings.concurrency / 2;
+        // What waits for its handler's limit would only be more of it, unless that is looked past.
+        let busy = if self.crowd.walks() { self.at_work() } else { self.tasks.len() };
+        let starved = self.buffer.is_empty() && busy <= self.settings.concurrency / 2;
         let bytes = leased.deliveries.iter().map(|delivery| delivery.body.len()).sum();
         self.window.filled(fetched.full, starved, bytes);
-        if fetched.full {
+        if fetched.full && !self.crowd.walks() {
             // The next are claimed while these are read.
             self.incoming = leased.deliveries.len();
             self.start_fetch();
             self.incoming = 0;
             yield_now().await;
         }
+        let last = leased.deliveries.last().map(Delivery::position);
+        self.crowd.takes_in(&fetched.look);
         for delivery in leased.deliveries {
             self.accept(delivery, fetched.sent);
         }
+        self.crowd.took_in(&fetched.look, last);
     }
 
     fn fetch_failed(&mut self, error: &Error, created: Option<Result<()>>) {

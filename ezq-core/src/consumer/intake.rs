@@ -1,6 +1,6 @@
 //! Taking deliveries in: read once, in the order of the queue; what cannot be read is buried.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 use tracing::{Span, info};
@@ -58,7 +58,7 @@ impl Run {
             Err(error) => return self.bury_undecodable(receipt, &error),
         };
         let control = control(&work.received);
-        let item = Item { receipt, position, work, suspect: None, turn: None };
+        let item = Item { receipt, position, work, turn: None };
         match control {
             Ok(None) => self.line_up(item),
             Ok(Some(control)) => self.meet(item, control),
@@ -69,7 +69,9 @@ impl Run {
     /// Puts a delivery where it waits for its turn.
     fn line_up(&mut self, item: Item) {
         let received = Arc::clone(&item.work.received);
-        let Some(key) = received.headers.key() else {
+        let key = received.headers.key();
+        let Some(item) = self.pass_over(item, key.as_deref()) else { return };
+        let Some(key) = key else {
             return self.buffer.push_back(item);
         };
         let most = self.window.size();
@@ -118,7 +120,7 @@ pub(super) fn read(
         parent: Span::none(),
     });
     let clock = EngineClock { at: delivery.leased_at, read: Instant::now() };
-    Ok(Work { received, clock, slots: Arc::clone(slots) })
+    Ok(Work { received, clock, slots: Arc::clone(slots), suspect: Mutex::default() })
 }
 
 /// The control event that a delivery is, if it is one.

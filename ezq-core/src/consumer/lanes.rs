@@ -82,6 +82,11 @@ impl Lanes {
         Entered::Starts(item)
     }
 
+    /// Whether one of a key is at work.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.lanes.contains_key(key)
+    }
+
     fn turn(&self, key: &Arc<str>, number: u64) -> Turn {
         let (key, steps) = (Arc::clone(key), self.sender.clone());
         Turn { key, number, steps, passed: false }

@@ -2,6 +2,7 @@
 //!
 //! It is the only place that knows both an engine and the dispatcher.
 
+mod crowd;
 mod direct;
 mod doubts;
 mod fetch;

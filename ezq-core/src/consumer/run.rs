@@ -14,6 +14,7 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info};
 
+use super::crowd::Crowd;
 use super::direct::endless;
 use super::doubts::warn_of_doubts;
 use super::fetch::Fetched;
@@ -38,7 +39,7 @@ use crate::event::Control;
 use crate::inner::Inner;
 use crate::logging::warn;
 use crate::settlement::Settle;
-use crate::slots::{Slots, Suspect};
+use crate::slots::Slots;
 use crate::{Error, ErrorKind, Pattern, QueueName, Result};
 
 /// How long to go on settling once the consumer has stopped: no longer than the leases, and no longer
@@ -62,8 +63,6 @@ pub(super) struct Item {
     pub(super) receipt: Receipt,
     pub(super) position: Position,
     pub(super) work: Work,
-    /// Set while it runs, if it may kill its worker.
-    pub(super) suspect: Option<Suspect>,
     /// Of a delivery with an ordering key, while it is the one of its key that is at work.
     pub(super) turn: Option<Turn>,
 }
@@ -97,6 +96,7 @@ pub(super) struct Run {
     /// How many deliveries of the newest fetch are not taken in yet.
     pub(super) incoming: usize,
     pub(super) lanes: Lanes,
+    pub(super) crowd: Crowd,
     /// The fetch under way, if there is one.
     pub(super) fetch: JoinSet<Fetched>,
     pub(super) window: Window,
@@ -180,7 +180,8 @@ pub(super) async fn run(
     );
     warn_of_doubts(&app, &settings.queue, settings.subscribe.is_some());
     let window = Window::new(settings.concurrency);
-    let slots = Arc::new(Slots::of(settings.concurrency));
+    let limited = app.dispatcher.limited(&settings.queue, window.least());
+    let slots = Arc::new(Slots::of(settings.concurrency, limited));
     let batch_room = app.dispatcher.batch_room(&settings.queue);
     let mut run = Run {
         app,
@@ -196,6 +197,7 @@ pub(super) async fn run(
         leasing: None,
         incoming: 0,
         lanes: Lanes::new(),
+        crowd: Crowd::default(),
         fetch: JoinSet::new(),
         window,
         batch_room,
@@ -214,6 +216,7 @@ pub(super) async fn run(
         wakeups,
         deaf,
     };
+    run.crowd = Crowd::new(run.looks_past());
     tokio::select! {
         () = run.drive(stops) => {}
         // Neither ends before the consumer, unless the engine panicked.
@@ -265,6 +268,7 @@ impl Run {
     async fn drive(&mut self, stops: &mut Listener) {
         let (leases, slots) = (Arc::clone(&self.leases), Arc::clone(&self.slots));
         loop {
+            self.look_at_limits();
             // While what came is handled, the next is fetched.
             self.start_fetch();
             let is_more = self.start_tasks();
@@ -277,6 +281,7 @@ impl Run {
             let waits = self.fetch.is_empty() && self.wants_more();
             let crowded = self.buffer.len() > self.window.least() && self.phase == Phase::Running;
             let draining = self.phase == Phase::Draining;
+            let limited = !self.slots.limited.is_empty();
             tokio::select! {
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if let Err(error) = ended && error.is_panic() {
@@ -300,10 +305,11 @@ impl Run {
                 () = yield_now(), if is_more => {}
                 () = sleep_until(self.window.due()), if crowded => self.give_back(),
                 () = sleep_until(self.pace.next()), if waits => {}
-                () = leases.freed(), if self.is_full() => {}
+                () = leases.freed(), if self.is_full() || !self.crowd.has_returned() => {}
                 () = leases.renewal(), if !leases.are_renewed() => {}
                 // What was parked makes room; what has begun may be what a control event waits for.
-                () = slots.changed(), if draining || !self.buffer.is_empty() => {}
+                () = slots.changed(), if draining || limited || !self.buffer.is_empty() => {}
+                () = at(self.crowd.due(waits)) => self.pace.now(),
                 // More of a key can be claimed once all that is held of it is settled.
                 () = leases.key_freed(), if waits => self.pace.now(),
                 Some(step) = self.lanes.step() => {

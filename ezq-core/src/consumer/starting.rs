@@ -1,6 +1,6 @@
 //! Beginning what was taken in, as far as the concurrency allows.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tracing::Instrument;
 
@@ -19,10 +19,25 @@ impl Run {
     /// Whether the concurrency allows another delivery to begin. Those that wait for a batch do not
     /// count, but are bounded as well.
     fn may_start(&self) -> bool {
-        let concurrency = self.settings.concurrency;
-        let handled = self.tasks.len().saturating_sub(self.slots.parked());
-        let most = concurrency.saturating_add(self.batch_room);
-        handled < concurrency && self.tasks.len() < most
+        let most = self.settings.concurrency.saturating_add(self.batch_room);
+        self.has_place() && self.at_work() < most
+    }
+
+    fn has_place(&self) -> bool {
+        self.tasks.len().saturating_sub(self.slots.parked()) < self.settings.concurrency
+    }
+
+    /// How many deliveries were begun, but for those that wait for their handlers' limits.
+    pub(super) fn at_work(&self) -> usize {
+        self.tasks.len().saturating_sub(self.slots.aside())
+    }
+
+    /// Lets what has its handler's permit go on, before anything new.
+    fn grant_places(&self) {
+        if self.slots.limited.is_empty() {
+            return;
+        }
+        while self.has_place() && self.slots.grant() {}
     }
 
     /// What is to begin next. Of those that may kill their worker one runs at a time, picked at
@@ -42,7 +57,7 @@ impl Run {
         let suspects: Vec<usize> = suspects.map(|(index, _)| index).collect();
         let picked = suspects.get(rand::random_range(0..suspects.len()))?;
         let mut item = self.buffer.remove(*picked)?;
-        item.suspect = Some(self.slots.suspect());
+        item.work.suspect = Mutex::new(Some(self.slots.suspect()));
         Some(item)
     }
 
@@ -54,6 +69,7 @@ impl Run {
                 let stepped = self.lanes.follow(step);
                 self.go_on(stepped);
             }
+            self.grant_places();
             if !self.may_start() {
                 return false;
             }

@@ -19,5 +19,6 @@ mod refusals;
 mod schedule_names;
 mod schedules;
 #[cfg(unix)]
+mod starvation;
 mod stops;
 mod uncounted;
