@@ -17,9 +17,10 @@ use crate::batch_attempt::{Member, run};
 use crate::dispatcher::Dispatcher;
 use crate::gathering::{Gathering, Waiting};
 use crate::handler::{Handler, Invoke};
+use crate::limits::{Place, Waits};
 use crate::logging::warn;
 use crate::publisher::Services;
-use crate::slots::{Begins, Parked, Slots};
+use crate::slots::{Begins, Slots};
 use crate::{HandlerName, QueueName};
 
 /// What a batch is run with.
@@ -66,15 +67,15 @@ pub(crate) async fn run_in_batch(
     limits: BatchLimits,
     member: Member,
     alone: bool,
-    slots: &Arc<Slots>,
+    (slots, place): (&Arc<Slots>, Option<&Place<'_>>),
 ) -> Ran {
     let cancelled = member.received.lease.cancel().clone();
     let limited = means.turns.and_then(|_| slots.limited.index(&means.handler.name));
-    let parked = slots.park(limited.is_some());
+    let waits = place.map(|place| place.gathers(limited.is_some()));
     let begins = slots.to_call(limited);
     if alone || limits.size <= 1 {
         // In a box, as below: one delivery of a batch runs it, and the others need no room for it.
-        let each = Box::pin(run_each(means, vec![member], (parked, vec![begins]), slots));
+        let each = Box::pin(run_each(means, vec![member], (waits, vec![begins]), slots));
         return each.await.pop().unwrap_or(Ran::Cancelled);
     }
     let handler = &means.handler.name;
@@ -88,7 +89,7 @@ pub(crate) async fn run_in_batch(
             Ran::Cancelled
         };
         let ran = answered.await.unwrap_or_else(|_| gone());
-        drop(parked);
+        drop(waits);
         return ran;
     }
     let lead = Lead { slots, handler, gathering: &gathering };
@@ -99,7 +100,7 @@ pub(crate) async fn run_in_batch(
         () = slots.stopped() => {}
     }
     drop(lead);
-    Box::pin(run_together(means, gathering.take(), parked, slots)).await;
+    Box::pin(run_together(means, gathering.take(), waits, slots)).await;
     answered.await.unwrap_or(Ran::Cancelled)
 }
 
@@ -117,7 +118,12 @@ impl Drop for Lead<'_> {
 }
 
 /// Runs a batch and answers its members.
-async fn run_together(means: Means<'_>, waiting: Vec<Waiting>, parked: Parked, slots: &Slots) {
+async fn run_together(
+    means: Means<'_>,
+    waiting: Vec<Waiting>,
+    waits: Option<Waits<'_>>,
+    slots: &Slots,
+) {
     let mut members = Vec::with_capacity(waiting.len());
     let mut answers = Vec::with_capacity(waiting.len());
     let mut begins = Vec::with_capacity(waiting.len());
@@ -131,7 +137,7 @@ async fn run_together(means: Means<'_>, waiting: Vec<Waiting>, parked: Parked, s
         answers.push(one.answer);
         begins.push(one.begins);
     }
-    let ran = run_each(means, members, (parked, begins), slots).await;
+    let ran = run_each(means, members, (waits, begins), slots).await;
     for (answer, ran) in answers.into_iter().zip(ran) {
         // A member whose consumer is gone waits for nothing.
         let _ = answer.send(ran);
@@ -143,13 +149,13 @@ async fn run_together(means: Means<'_>, waiting: Vec<Waiting>, parked: Parked, s
 async fn run_each(
     means: Means<'_>,
     members: Vec<Member>,
-    (parked, begins): (Parked, Vec<Begins>),
+    (waits, begins): (Option<Waits<'_>>, Vec<Begins>),
     slots: &Slots,
 ) -> Vec<Ran> {
     let Some(handlers_turn) = turn(means, &members, slots).await else {
         return members.iter().map(|_| Ran::Cancelled).collect();
     };
-    drop(parked);
+    drop(waits);
     let result = run(means, &members, begins, false).await;
     let settled = |each: &Vec<Ran>| each.iter().all(|ran| matches!(ran, Ran::Settled));
     slots.prove(result.as_ref().is_ok_and(settled));

@@ -213,7 +213,7 @@ impl Dispatcher {
             // One that failed, or that may have killed its worker, must not do it to others.
             let alone = attempt > 1 || received.unsettled_deliveries() > 1;
             let means = self.means(handler, invoke);
-            return run_in_batch(means, *limits, member, alone, &work.slots).await;
+            return run_in_batch(means, *limits, member, alone, (&work.slots, place)).await;
         }
         let limit = self.limits.get(&handler.name);
         // One that waits for nothing is called as soon as its delivery is polled.

@@ -2,7 +2,7 @@
 //! goes on.
 //!
 //! A delivery takes a place among those that its consumer handles at once, but not while all that is
-//! left of it waits for its handlers' limits. A run that got its permit asks the coordinator for the
+//! left of it waits for its handlers' limits or batches. A run that got its permit asks the coordinator for the
 //! delivery's place again, and gets it before anything new begins. So the consumer's concurrency
 //! holds, and no handler's backlog keeps the others from it.
 
@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatcher::{Dispatcher, Work, is_due};
-use crate::handler::Handler;
+use crate::handler::{Handler, Invoke};
 use crate::slots::{Granted, Parked, Slots, Suspect};
 use crate::{HandlerName, Progress, QueueName};
 
@@ -127,9 +127,12 @@ pub(crate) struct Place<'a> {
 
 #[derive(Default)]
 struct State {
-    /// How many of its handlers run, and how many wait for their limits.
+    /// How many of its handlers run, and how many wait for their limits or batches.
     running: usize,
     waiting: usize,
+    /// How many of those that wait have a limit, and how many gather a batch.
+    limited: usize,
+    gathering: usize,
     /// While none runs.
     parked: Option<Parked>,
     /// It may kill its worker: while parked it keeps no other such delivery from running.
@@ -171,7 +174,7 @@ impl<'a> Place<'a> {
         limit: &'l Semaphore,
         cancelled: &CancellationToken,
     ) -> Option<SemaphorePermit<'l>> {
-        let _waits = Waits::of(self);
+        let _waits = Waits::of(self, true, false);
         let permitted = async {
             let permit = limit.acquire().await.ok()?;
             self.regain().await;
@@ -193,15 +196,26 @@ impl<'a> Place<'a> {
             (state.parked.take(), state.is_suspect)
         };
         let Some(parked) = parked else { return };
-        let suspect = self.slots.place(parked, is_suspect).await;
-        *self.suspect.lock().unwrap_or_else(PoisonError::into_inner) = suspect;
+        if let Some(suspect) = self.slots.place(parked, is_suspect).await {
+            *self.suspect.lock().unwrap_or_else(PoisonError::into_inner) = Some(suspect);
+        }
         // Another handler may have come and gone meanwhile.
         self.state().parked = None;
     }
 
+    /// A handler waits for its batch until the guard is dropped.
+    pub(crate) fn gathers(&self, is_limited: bool) -> Waits<'_> {
+        Waits::of(self, is_limited, true)
+    }
+
     fn park_if_idle(&self, state: &mut State) {
         if state.running == 0 && state.waiting > 0 && state.parked.is_none() {
-            state.parked = Some(self.slots.park(true));
+            state.parked = Some(self.slots.park(state.limited > 0));
+            if state.gathering > 0 {
+                // A batch goes on without asking for a place, and so without asking whether another
+                // delivery that may kill its worker runs.
+                return;
+            }
             let suspect = self.suspect.lock().unwrap_or_else(PoisonError::into_inner).take();
             state.is_suspect |= suspect.is_some();
         }
@@ -212,25 +226,37 @@ impl<'a> Place<'a> {
     }
 }
 
-/// A handler waits for its limit. When that ends, for whatever reason, it counts as one that runs.
-struct Waits<'a>(&'a Place<'a>);
+/// A handler waits for its limit, or for its batch. When that ends, for whatever reason, it counts as
+/// one that runs.
+pub(crate) struct Waits<'a> {
+    place: &'a Place<'a>,
+    is_limited: bool,
+    gathers: bool,
+}
 
 impl<'a> Waits<'a> {
-    fn of(place: &'a Place<'a>) -> Self {
+    fn of(place: &'a Place<'a>, is_limited: bool, gathers: bool) -> Self {
         let mut state = place.state();
         state.running = state.running.saturating_sub(1);
         state.waiting += 1;
+        state.limited += usize::from(is_limited);
+        state.gathering += usize::from(gathers);
         place.park_if_idle(&mut state);
         drop(state);
-        Self(place)
+        Self { place, is_limited, gathers }
     }
 }
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.place.state();
         state.waiting -= 1;
+        state.limited -= usize::from(self.is_limited);
+        state.gathering -= usize::from(self.gathers);
         state.running += 1;
+        if self.gathers {
+            state.parked = None;
+        }
     }
 }
 
@@ -261,7 +287,9 @@ impl Dispatcher {
 
     /// What a delivery takes of its consumer's concurrency, if a handler of it may have to wait.
     pub(crate) fn place<'w>(&self, due: &[&Arc<Handler>], work: &'w Work) -> Option<Place<'w>> {
-        let is_limited = |handler: &&Arc<Handler>| self.limits.contains_key(&handler.name);
-        due.iter().any(is_limited).then(|| Place::of(work))
+        let may_wait = |handler: &&Arc<Handler>| {
+            matches!(handler.invoke, Invoke::Batch(_)) || self.limits.contains_key(&handler.name)
+        };
+        due.iter().any(may_wait).then(|| Place::of(work))
     }
 }
