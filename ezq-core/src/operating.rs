@@ -1,14 +1,16 @@
 //! Looking into queues and changing what is in them: what operators ask of an application.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, info};
+use tracing::{Instrument, info};
 
 use crate::attempt::bounded;
 use crate::dead_letters::DeadLetterQueue;
-use crate::engine::{BlockedKey, LeaseRequest, MessageId, SettleOutcome};
+use crate::engine::{BlockedKey, Engine, LeaseRequest, MessageId, Receipt, SettleOutcome};
 use crate::history::HistoryRequest;
-use crate::publisher::Published;
+use crate::logging::warn;
+use crate::publisher::{Published, Services};
 use crate::{
     App, Due, Error, ErrorKind, Progress, QueueName, QueueStats, Reason, ReasonKind, Result,
     Settle, error_chain,
@@ -59,41 +61,27 @@ impl App {
     /// [`ErrorKind::LeaseLost`] while a worker has the message, [`ErrorKind::Unsupported`] where the
     /// engine cannot lease by id; when the engine could not be asked.
     ///
+    /// When it fails, the message stays as it was, due when it was due, with one delivery more. Only
+    /// where the process or the store ends in between it comes within half a minute, due or not.
+    ///
     /// # Cancel safety
-    /// The message is leased before it is moved. If the future is dropped, or fails, in between, the
-    /// message stays, and comes again within half a minute, with one delivery more.
+    /// What has begun is done in a task of its own, also if this future is dropped.
     pub async fn fail(
         &self,
         queue: &QueueName,
         id: &MessageId,
         reason: impl Into<String>,
     ) -> Result<bool> {
-        let engine = self.engine(queue);
-        let Some(delivery) = engine.lease_by_id(queue, id, LEASE).await? else { return Ok(false) };
-        let reason = Reason {
-            kind: ReasonKind::Operator,
-            handler: None,
-            error: bounded(&reason.into()),
-            // Without this lease.
-            attempts: delivery.deliveries.saturating_sub(1),
-        };
-        let (progress, receipt) = (Progress::default(), delivery.receipt.clone());
-        let settle = Settle::DeadLetter { reason: reason.clone(), progress, outgoing: Vec::new() };
-        match engine.settle(queue, vec![(receipt, settle)]).await?.pop() {
-            Some(SettleOutcome::Done) => {}
-            Some(SettleOutcome::Failed { receipt, error }) => {
-                let released = engine.settle(queue, vec![(receipt, Settle::Release)]).await;
-                if let Err(kept) = released {
-                    let kept = error_chain(&kept);
-                    debug!(%queue, message_id = %id, error = kept, "its lease is left to run out");
-                }
-                return Err(error);
-            }
-            Some(SettleOutcome::LeaseLost) | None => return Err(LeaseRequest::held(queue, id)),
-        }
-        info!(%queue, message_id = %id, error = reason.error, "an operator gave an event up");
-        self.inner.services.notices.given_up(queue, &delivery, reason);
-        Ok(true)
+        let given_up = give_up(
+            Arc::clone(self.engine(queue)),
+            Arc::clone(&self.inner.services),
+            queue.clone(),
+            id.clone(),
+            bounded(&reason.into()),
+        );
+        tokio::spawn(given_up.in_current_span()).await.unwrap_or_else(|cut| {
+            Err(Error::new(ErrorKind::Engine, "giving an event up was cut off").with_source(cut))
+        })
     }
 
     /// How many messages a queue holds.
@@ -169,5 +157,53 @@ impl App {
     /// ```
     pub fn history(&self, event_id: impl Into<String>) -> HistoryRequest<'_> {
         HistoryRequest::new(&self.inner.services.engines, event_id.into())
+    }
+}
+
+/// Leases one message and moves it to the dead letters. One that cannot be moved is put back, due when
+/// it was due.
+async fn give_up(
+    engine: Arc<dyn Engine>,
+    services: Arc<Services>,
+    queue: QueueName,
+    id: MessageId,
+    error: String,
+) -> Result<bool> {
+    let Some(delivery) = engine.lease_by_id(&queue, &id, LEASE).await? else { return Ok(false) };
+    // Without this lease.
+    let attempts = delivery.deliveries.saturating_sub(1);
+    let reason = Reason { kind: ReasonKind::Operator, handler: None, error, attempts };
+    let receipt = &delivery.receipt;
+    let settle = Settle::DeadLetter {
+        reason: reason.clone(),
+        progress: Progress::default(),
+        outgoing: Vec::new(),
+    };
+    let failure = match engine.settle(&queue, vec![(receipt.clone(), settle)]).await {
+        Ok(mut outcomes) => match outcomes.pop() {
+            Some(SettleOutcome::Done) => None,
+            Some(SettleOutcome::Failed { error, .. }) => Some(error),
+            Some(SettleOutcome::LeaseLost) | None => return Err(LeaseRequest::held(&queue, &id)),
+        },
+        Err(error) => Some(error),
+    };
+    if let Some(error) = failure {
+        if let Some(kept) = put_back(&*engine, &queue, receipt).await {
+            let text = "it could not be put back: it comes within half a minute, due or not";
+            warn!(%queue, message_id = %id, error = kept, "{text}");
+        }
+        return Err(error);
+    }
+    info!(%queue, message_id = %id, error = reason.error, "an operator gave an event up");
+    services.notices.given_up(&queue, &delivery, reason);
+    Ok(true)
+}
+
+/// Gives a lease back; why that did not work, if it did not.
+async fn put_back(engine: &dyn Engine, queue: &QueueName, receipt: &Receipt) -> Option<String> {
+    let released = engine.settle(queue, vec![(receipt.clone(), Settle::Release)]).await;
+    match released.map(|mut outcomes| outcomes.pop()) {
+        Ok(Some(SettleOutcome::Failed { error, .. })) | Err(error) => Some(error_chain(&error)),
+        Ok(Some(SettleOutcome::Done | SettleOutcome::LeaseLost) | None) => None,
     }
 }

@@ -24,6 +24,22 @@ pub(crate) async fn run(
     claim: &Claim,
     id: &MessageId,
 ) -> Result<Claimed, sqlx::Error> {
+    let mut tx = connection.begin_with(BEGIN).await?;
+    let claimed = look_and_lease(&mut tx, claim, id).await;
+    if matches!(claimed, Ok(Claimed::Leased(_))) {
+        tx.commit().await?;
+    } else {
+        // One that is dropped ends with the connection's next use, and the row is locked until then.
+        tx.rollback().await?;
+    }
+    claimed
+}
+
+async fn look_and_lease(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    id: &MessageId,
+) -> Result<Claimed, sqlx::Error> {
     let table = &claim.table;
     let (is_meant, due) = (receipts::is_meant("q", "$1", "$2"), sql::bounded("q.vt"));
     let look = format!(
@@ -35,9 +51,10 @@ pub(crate) async fn run(
         claim.update()
     );
 
-    let mut tx = connection.begin_with(BEGIN).await?;
     let query = sqlx::query(AssertSqlSafe(look)).bind(id.as_number()).bind(id.stored_at());
-    let Some(row) = query.fetch_optional(&mut *tx).await? else { return Ok(Claimed::Absent) };
+    let Some(row) = query.fetch_optional(&mut *connection).await? else {
+        return Ok(Claimed::Absent);
+    };
     let (due, now): (DateTime<Utc>, DateTime<Utc>) = (row.try_get("due")?, row.try_get("now")?);
     let deliveries = u32::try_from(row.try_get::<i32, _>("read_ct")?).unwrap_or(0);
     let state = CopyState::of(due, deliveries, &claim::headers(row.try_get("headers")?), now);
@@ -46,8 +63,6 @@ pub(crate) async fn run(
     }
 
     let query = sqlx::query(AssertSqlSafe(lease)).bind(id.as_number()).bind(id.stored_at());
-    let row = query.bind(claim.ttl_us).fetch_one(&mut *tx).await?;
-    let delivery = claim::delivery(&row)?;
-    tx.commit().await?;
-    Ok(Claimed::Leased(Box::new(delivery)))
+    let row = query.bind(claim.ttl_us).fetch_one(connection).await?;
+    Ok(Claimed::Leased(Box::new(claim::delivery(&row)?)))
 }

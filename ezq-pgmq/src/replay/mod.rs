@@ -353,7 +353,11 @@ async fn step(
             locked(&mut tx, name).await.map_err(on_queue)?.ok_or_else(|| gone(name))?
         }
     };
-    options.check(name, &begun.definition)?;
+    if let Err(other) = options.check(name, &begun.definition) {
+        // One that is dropped ends with the connection's next use, and is locked until then.
+        tx.rollback().await.map_err(on_queue)?;
+        return Err(other);
+    }
     let page = rate.unwrap_or(PAGE).min(PAGE);
     let statement = options.bind(sql::step(&options.queue, &options.target), &begun);
     let statement = statement.bind(i64::from(page)).bind(name.to_owned());

@@ -1,5 +1,8 @@
 //! Dead letters keep what was known, and go back cleaned.
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use ezq_core::engine::{DeadLetters as _, Death};
 use ezq_core::headers::{KEY, REDRIVEN};
 use ezq_core::{
@@ -125,6 +128,31 @@ async fn an_operator_gives_up_one_message_and_no_other() {
     assert!(error.to_string().contains("held by pid"), "{error}");
     tx.rollback().await.unwrap();
     assert!(app.fail(&queue, &ids[0], "free again").await.unwrap());
+}
+
+#[tokio::test]
+async fn an_event_that_is_not_failed_keeps_its_time_and_stays_unlocked() {
+    let (engine, queue) = engine_and_queue().await;
+    let app = App::builder().without_discovered_handlers().build(engine.clone()).unwrap();
+    let late =
+        Outgoing { due: Due::After(Duration::from_secs(7 * 86_400)), ..message(&queue, "1") };
+    let id = stored(engine.publish(vec![late]).await.unwrap().remove(0));
+    let mut other = connection().await;
+    let vt = format!("SELECT vt FROM pgmq.q_{queue}");
+    let before: DateTime<Utc> = scalar(&mut other, &vt).await;
+
+    // Its dead letters are refused.
+    let refuse = format!("ALTER TABLE pgmq.q_{queue}_dlq ADD CHECK (false)");
+    run(&mut other, &refuse).await;
+    app.fail(&queue, &id, "refused").await.unwrap_err();
+    assert_eq!(scalar::<DateTime<Utc>>(&mut other, &vt).await, before);
+
+    // A worker has it: whoever asked in vain locks nothing.
+    expire(&queue).await;
+    lease_one(&engine, &queue).await;
+    let error = app.fail(&queue, &id, "held").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LeaseLost);
+    run(&mut other, &format!("SELECT FROM pgmq.q_{queue} FOR UPDATE NOWAIT")).await;
 }
 
 #[tokio::test]
