@@ -151,6 +151,7 @@ impl Settler {
         give_up: &mut Option<Instant>,
     ) -> Vec<Settling> {
         let mut pause = FIRST_PAUSE;
+        let mut warned_of = Vec::new();
         if give_up.is_some_and(|give_up| Instant::now() >= give_up) {
             self.abandon(batch);
             return Vec::new();
@@ -159,11 +160,18 @@ impl Settler {
         loop {
             let left = self.attempt(batch).await;
             if let Some(left @ Left { is_down: true, .. }) = left {
-                warn!(queue = %self.queue, error = left.why(), "settling failed, will try again");
+                let kind = left.error.as_ref().map(Error::kind);
+                if warned_of.contains(&kind) {
+                    // An outage lasts for many tries.
+                    debug!(queue = %self.queue, error = left.why(), "settling fails still");
+                } else {
+                    warned_of.push(kind);
+                    warn!(queue = %self.queue, error = left.why(), "settling failed, will try again");
+                }
                 batch = left.batch;
             } else {
                 self.note(Ok(()));
-                if pause > FIRST_PAUSE {
+                if !warned_of.is_empty() {
                     info!(queue = %self.queue, "settling works again");
                 }
                 *give_up = None;

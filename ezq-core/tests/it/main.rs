@@ -13,6 +13,7 @@ mod keys;
 mod kit;
 mod leases;
 mod limits;
+mod logs;
 mod options;
 mod outages;
 mod refusals;

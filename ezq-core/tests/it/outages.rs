@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use ezq_core::*;
 use tokio::sync::mpsc;
+use tracing::Level;
 
 use crate::faulty::Faulty;
 use crate::fixtures::{Mail, Step};
+use crate::logs::Logs;
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -115,6 +117,29 @@ async fn a_consumer_can_be_stopped_while_nothing_can_be_settled() {
     consumer.stop();
     let stopping = tokio::time::timeout(secs(10), consumer.wait());
     assert_eq!(stopping.await.expect("it hangs").unwrap().counts.handled, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn settling_that_fails_for_long_is_warned_of_once_for_each_kind_of_error() {
+    let (logs, _guard) = Logs::begin();
+    let engine = Faulty::default();
+    let app = app(engine.clone(), Handler::on("quick", |_: Step| async {}));
+    app.publish(&Step { n: 0 }).await.unwrap();
+    let locked = || std::iter::repeat_n(ErrorKind::Transient, 40);
+    let away = std::iter::repeat_n(ErrorKind::Connection, 20);
+    engine.faults.settle.lock().unwrap().extend(locked().chain(away).chain(locked()));
+    let report = within(app.consumer().until_idle().run()).await.unwrap();
+    assert_eq!(report.counts.handled, 1);
+    assert_eq!(logs.count(Level::WARN, "settling failed, will try again"), 2);
+    assert_eq!(logs.count(Level::DEBUG, "settling fails still"), 98);
+    assert_eq!(logs.count(Level::INFO, "settling works again"), 1);
+
+    // Another outage is told again.
+    engine.faults.settle.lock().unwrap().extend(locked());
+    app.publish(&Step { n: 1 }).await.unwrap();
+    within(app.consumer().until_idle().run()).await.unwrap();
+    assert_eq!(logs.count(Level::WARN, "settling failed, will try again"), 3);
+    assert_eq!(logs.count(Level::INFO, "settling works again"), 2);
 }
 
 #[tokio::test(start_paused = true)]
