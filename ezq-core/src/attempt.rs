@@ -20,7 +20,9 @@ use crate::outcome::Action;
 use crate::publisher::{Draft, Publisher, Services};
 use crate::slots::Begins;
 use crate::transaction::Transaction;
-use crate::{Call, ERROR_TEXT_LIMIT, Error, ErrorKind, HandlerError, Result, error_chain};
+use crate::{
+    Call, ERROR_TEXT_LIMIT, Error, ErrorKind, HandlerError, HandlerName, Result, error_chain,
+};
 
 /// What one run of one handler came to.
 pub(crate) enum Ran {
@@ -85,7 +87,8 @@ pub(crate) async fn run(
         let mut called = function(call);
         Begins::with(begins, Pin::new(&mut called)).await
     };
-    let ran = match guarded(invoke, timeout, cancelled.cancelled()).instrument(span).await {
+    let ran = guarded(&handler.name, invoke, timeout, cancelled.cancelled());
+    let ran = match ran.instrument(span).await {
         Ok(None) => Ran::Cancelled,
         Ok(Some(drafts)) => {
             finished(handler, received, &services, transaction.as_ref(), drafts).await
@@ -98,13 +101,15 @@ pub(crate) async fn run(
     ran
 }
 
-/// Calls the user's code and waits for it: what it gave, `None` if it was cut off, or what its error
-/// asks for.
+/// Calls the user's code and waits for it: what it gave, `None` if it was cancelled, or what its error
+/// asks for. What panics because it is cancelled was cancelled.
 pub(crate) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
+    handler: &HandlerName,
     invoke: impl FnOnce() -> F,
     timeout: Option<Duration>,
     cancelled: impl Future<Output = ()>,
 ) -> Result<Option<T>, (Action, String)> {
+    let mut is_cancelled = false;
     // All of it is the user's code: calling, dropping what is cut off, an error's text. Each future
     // lies here once, and what waits for it borrows it: one for each event is allocated.
     let guarded = AssertUnwindSafe(async {
@@ -119,12 +124,19 @@ pub(crate) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
         tokio::select! {
             biased;
             said = limited => said.map(Some),
-            () = cancelled => Ok(None),
+            () = cancelled => {
+                is_cancelled = true;
+                Ok(None)
+            }
         }
     });
     guarded.catch_unwind().await.unwrap_or_else(|panic| {
-        let text = format!("panicked: {}", panic_text(&*panic));
-        Err((Action::Retry, bounded(&text)))
+        let text = bounded(&format!("panicked: {}", panic_text(&*panic)));
+        if !is_cancelled {
+            return Err((Action::Retry, text));
+        }
+        warn!(%handler, error = %text, "a cancelled handler panicked when it was dropped");
+        Ok(None)
     })
 }
 

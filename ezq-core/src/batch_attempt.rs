@@ -139,7 +139,8 @@ async fn call(
         };
         Ok((results.shared, results.each.into_iter().map(said).collect::<Vec<_>>()))
     };
-    let (shared, each) = match guarded(invoke, timeout, cancelled).instrument(span).await {
+    let called = guarded(&handler.name, invoke, timeout, cancelled);
+    let (shared, each) = match called.instrument(span).await {
         Ok(Some(said)) => said,
         Ok(None) => return Err(Ran::Cancelled),
         Err((action, error)) => return Err(Ran::Failed(action, error)),

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ezq_core::engine::LeaseRequest;
 use ezq_core::headers::Headers;
 use ezq_core::*;
+use tracing::Level;
 
 use crate::faulty::Faulty;
 use crate::fixtures::Step;
+use crate::logs::Logs;
 
 fn app(handler: Handler, configure: impl FnOnce(&mut Config)) -> (App, Faulty) {
     let engine = Faulty::default();
@@ -208,6 +211,62 @@ async fn a_handler_that_panics_when_it_is_cut_off_is_a_failed_attempt() {
     app.publish(&Step { n: 0 }).await.unwrap();
     within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(the_dead_letter(&app).await.kind, ReasonKind::MaxAttempts);
+}
+
+/// Handlers that panic when they are cut off, for one event and for a batch.
+fn bombs() -> [Handler; 2] {
+    let single = Handler::on("bomb", |_: Step| async {
+        let _bomb = Bomb;
+        std::future::pending::<()>().await;
+    });
+    let batch = Handler::on_batch("bomb", |_: Batch<Step>| async {
+        let _bomb = Bomb;
+        std::future::pending::<()>().await;
+    });
+    [single, batch].map(|handler| handler.timeout(None).max_attempts(1))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_panics_when_a_stop_cuts_it_off_has_made_no_attempt() {
+    for handler in bombs() {
+        let (logs, _guard) = Logs::begin();
+        let (app, engine) = app(handler, |_| {});
+        app.publish(&Step { n: 0 }).await.unwrap();
+        let consumer = app.consumer().spawn();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        consumer.interrupt();
+        let counts = within(consumer.wait()).await.unwrap().counts;
+        assert_eq!((counts.cancelled, counts.retried, counts.dead_lettered), (1, 0, 0));
+        assert_eq!(logs.count(Level::WARN, "panicked: dropped"), 1);
+        assert_eq!(marks(&engine).await, Progress::default());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_panics_when_its_lease_is_lost_has_made_no_attempt() {
+    for handler in bombs() {
+        let (logs, _guard) = Logs::begin();
+        let (app, engine) = app(handler, |_| {});
+        app.publish(&Step { n: 0 }).await.unwrap();
+        engine.faults.lose.store(true, Ordering::SeqCst);
+        let consumer = app.consumer().lease(Duration::from_secs(6)).spawn();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(logs.count(Level::WARN, "panicked: dropped"), 1);
+        consumer.interrupt();
+        let counts = within(consumer.wait()).await.unwrap().counts;
+        assert_eq!((counts.retried, counts.dead_lettered), (0, 0));
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(marks(&engine).await, Progress::default());
+    }
+}
+
+/// What the event that waits has of attempts.
+async fn marks(engine: &Faulty) -> Progress {
+    let queue = QueueName::default();
+    let ttl = Duration::from_secs(1);
+    let request = LeaseRequest { queue, max: 1, ttl, keys: 1, before: None };
+    let leased = engine.memory.lease(request).await.unwrap();
+    Progress::from_headers(&leased.deliveries[0].headers)
 }
 
 #[tokio::test(start_paused = true)]
