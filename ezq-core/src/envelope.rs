@@ -170,7 +170,7 @@ impl Envelope {
     /// The version of the payload's shape.
     ///
     /// # Errors
-    /// [`ErrorKind::Decode`] when the version attribute is not a whole number from 1.
+    /// [`ErrorKind::Decode`] when the version attribute is not a whole number from 1 on.
     pub fn version(&self) -> Result<u32> {
         let number = match self.extensions.get(VERSION_ATTRIBUTE) {
             None => return Ok(1),
@@ -181,7 +181,7 @@ impl Envelope {
         number.filter(|n| *n > 0).ok_or_else(|| {
             Error::new(
                 ErrorKind::Decode,
-                format!("the attribute `{VERSION_ATTRIBUTE}` is not a whole number from 1"),
+                format!("the attribute `{VERSION_ATTRIBUTE}` is not a whole number from 1 on"),
             )
         })
     }

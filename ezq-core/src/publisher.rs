@@ -374,6 +374,10 @@ impl Publisher {
             envelope.time = Some(time.fixed_offset());
         }
         let envelope = envelope.validated(ErrorKind::InvalidEvent)?;
+        // No consumer could read another.
+        if let Err(error) = envelope.version() {
+            return Err(Error::new(ErrorKind::InvalidEvent, error.to_string()));
+        }
         let body = services.codecs.write(&envelope, draft.codec, queue, &mut headers)?;
         if body.len() > services.message_limit {
             return Err(Error::new(

@@ -303,6 +303,26 @@ async fn the_reason_of_an_unknown_type_is_bounded_like_every_error() {
     assert!(the_dead_letter(&app).await.error.len() <= ERROR_TEXT_LIMIT);
 }
 
+#[tokio::test]
+async fn an_envelope_whose_version_is_none_is_refused_when_it_is_published() {
+    let (app, _) = app(quick(), |_| {});
+    let published = |version| {
+        let envelope = Envelope::builder(Step::TYPE, "test").json(r#"{"n": 1}"#).unwrap();
+        let envelope = envelope.extension(VERSION_ATTRIBUTE, version).build().unwrap();
+        app.publish_envelope(envelope).into_future()
+    };
+    let whole = [AttributeValue::Integer(0), AttributeValue::Integer(-1)];
+    let others = [AttributeValue::Text("1.5".to_owned()), AttributeValue::Boolean(true)];
+    for version in whole.into_iter().chain(others) {
+        let error = published(version.clone()).await.expect_err(&format!("{version:?}"));
+        assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{version:?}");
+        assert!(error.to_string().contains("a whole number from 1 on"), "{error}");
+    }
+    for version in [AttributeValue::Integer(1), AttributeValue::Text("2".to_owned())] {
+        published(version).await.unwrap();
+    }
+}
+
 #[test]
 fn a_name_that_no_store_can_keep_is_refused_at_build() {
     for name in ["", "a\0b", "a\nb"] {
