@@ -321,7 +321,7 @@ pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
         }
 }
 
-/// The same error; of one about a lock it says who holds it.
+/// The same error; one about a lock knows who holds it, for [`of`] to say.
 pub(crate) fn held_by(error: sqlx::Error, holders: &[i32]) -> sqlx::Error {
     match error {
         sqlx::Error::Database(inner)
@@ -342,7 +342,7 @@ struct Locked {
 
 impl fmt::Display for Locked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.told)
+        fmt::Display::fmt(&self.inner, f)
     }
 }
 
@@ -350,7 +350,7 @@ impl std::error::Error for Locked {}
 
 impl DatabaseError for Locked {
     fn message(&self) -> &str {
-        &self.told
+        self.inner.message()
     }
 
     fn code(&self) -> Option<std::borrow::Cow<'_, str>> {

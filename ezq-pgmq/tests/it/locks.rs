@@ -62,7 +62,11 @@ async fn settles_all_but_the_locked_row(settle: impl Fn(usize) -> Settle) {
                     assert_eq!(receipt.message_id().as_number(), Some(locked));
                     assert_eq!(error.kind(), ErrorKind::Transient);
                     let text = error_chain(&error);
-                    assert!(text.contains(&format!("lock held by pid {pid}")), "{text}");
+                    assert_eq!(
+                        text.matches(&format!("lock held by pid {pid}")).count(),
+                        1,
+                        "{text}"
+                    );
                     open.push(receipt);
                 }
                 SettleOutcome::LeaseLost => panic!("nobody took it"),
@@ -132,7 +136,7 @@ async fn a_locked_queue_holds_up_no_other() {
     let failed = |error: Error| {
         let text = error_chain(&error);
         assert_eq!(error.kind(), ErrorKind::Transient, "{text}");
-        assert!(text.contains(&format!("lock held by pid {pid}")), "{text}");
+        assert_eq!(text.matches(&format!("lock held by pid {pid}")).count(), 1, "{text}");
     };
     let acknowledge = || receipts.iter().map(|receipt| (receipt.clone(), ack())).collect();
     let waiting = async {
@@ -248,7 +252,7 @@ async fn publishes_nothing_later(config: PgmqConfig) {
         let error = timeout(CEILING, engine.publish(vec![message])).await.unwrap().unwrap_err();
         let text = error_chain(&error);
         assert_eq!(error.kind(), ErrorKind::Transient, "{text}");
-        assert!(text.contains(&format!("lock held by pid {pid}")), "{text}");
+        assert_eq!(text.matches(&format!("lock held by pid {pid}")).count(), 1, "{text}");
     }
     let waits = format!(
         "SELECT count(*) FROM pg_locks
@@ -311,7 +315,7 @@ async fn a_login_whose_role_is_another_stops_its_own_statements() {
     run(&mut own, &format!("BEGIN; LOCK TABLE pgmq.q_{queue} IN SHARE MODE")).await;
     let published = timeout(CEILING, engine.publish(vec![message(&queue, "1")])).await.unwrap();
     let text = error_chain(&published.unwrap_err());
-    assert!(text.contains("lock held by pid"), "{text}");
+    assert_eq!(text.matches("lock held by pid").count(), 1, "{text}");
     run(&mut own, "ROLLBACK").await;
     assert_eq!(active(name.as_str()).await, 0);
     let stored = format!("SELECT count(*) FROM pgmq.q_{queue}");
