@@ -36,7 +36,8 @@ impl Row {
     /// # Errors
     /// The event cannot be stored.
     pub(crate) fn new(message: BroadcastMessage, encoding: Encoding) -> Result<Self> {
-        let headers = publish::storable(&message.body, &message.headers, encoding)?;
+        let dedupe = message.dedupe.as_ref();
+        let headers = publish::storable(&message.body, &message.headers, dedupe, encoding)?;
         let (after_us, at) = publish::due(message.due);
         let keyed = message.headers.key().is_some();
         let BroadcastMessage { event_type, body, dedupe, .. } = message;

@@ -44,7 +44,7 @@ impl Row {
     /// # Errors
     /// The message cannot be stored.
     pub(crate) fn new(message: Outgoing, encoding: Encoding) -> Result<Self> {
-        let headers = storable(&message.body, &message.headers, encoding)?;
+        let headers = checked(&message, encoding)?;
         let (after_us, at) = due(message.due);
         let keyed = message.headers.key().is_some();
         Ok(Self { body: message.body, headers, after_us, at, dedupe: message.dedupe, keyed })
@@ -69,13 +69,22 @@ pub(crate) fn due(due: Due) -> (i64, Option<DateTime<Utc>>) {
     }
 }
 
-/// The headers as the table keeps them, if neither they nor the body hold what its `jsonb` cannot keep.
+/// The headers of a message as the table keeps them, if the database can keep all of it.
+pub(crate) fn checked(message: &Outgoing, encoding: Encoding) -> Result<Option<String>> {
+    storable(&message.body, &message.headers, message.dedupe.as_ref(), encoding)
+}
+
+/// The headers as the table keeps them, if the database can keep them, the body and the dedupe key.
 pub(crate) fn storable(
     body: &str,
     headers: &Headers,
+    dedupe: Option<&Dedupe>,
     encoding: Encoding,
 ) -> Result<Option<String>> {
     text::check(body, encoding)?;
+    if let Some(dedupe) = dedupe {
+        text::check_dedupe(dedupe, encoding)?;
+    }
     if headers.is_empty() {
         return Ok(None);
     }
@@ -225,8 +234,7 @@ pub(crate) async fn store(
                 if part.len() > 1 {
                     halve(part, &mut parts);
                 } else {
-                    let why = "Postgres does not take its body or headers as JSON";
-                    let refused = text::refused(why).with_source(failure);
+                    let refused = text::refused_with(failure, "its body or headers");
                     outcomes.push(PublishOutcome::Failed(refused));
                 }
             }

@@ -1,9 +1,11 @@
 //! What `jsonb` cannot keep, found before it is sent: inside a caller's transaction a refused
 //! statement would cost the whole transaction.
 
+use ezq_core::engine::Dedupe;
 use ezq_core::{Error, ErrorKind};
 
 use crate::encoding::Encoding;
+use crate::error;
 
 /// The error of a text that is JSON to the eye but not to the `jsonb` of a database with this encoding.
 pub(crate) fn check(json: &str, encoding: Encoding) -> Result<(), Error> {
@@ -36,6 +38,16 @@ pub(crate) fn check(json: &str, encoding: Encoding) -> Result<(), Error> {
     Ok(())
 }
 
+/// The error of a dedupe key that a database with this encoding cannot keep, or of its event's id.
+pub(crate) fn check_dedupe(dedupe: &Dedupe, encoding: Encoding) -> Result<(), Error> {
+    for text in [dedupe.key(), dedupe.event_id()] {
+        if let Some(c) = encoding.lacks(text) {
+            return Err(lacks(&c.escape_debug().to_string()));
+        }
+    }
+    Ok(())
+}
+
 // The UTF-16 unit of an escape `\uXXXX` that begins here.
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let escape = bytes.get(at..at + 6)?;
@@ -47,6 +59,17 @@ fn unit(bytes: &[u8], at: usize) -> Option<u16> {
 pub(crate) fn refused(why: &str) -> Error {
     let text = format!("the store cannot keep the message: {why}");
     Error::new(ErrorKind::InvalidEvent, text)
+}
+
+/// The error of a message whose content the server refused: `what` of it is no JSON to `jsonb`, unless
+/// the server says that its encoding is the reason.
+pub(crate) fn refused_with(failure: sqlx::Error, what: &str) -> Error {
+    let why = if error::is_untranslatable(&failure) {
+        "the database's encoding lacks a character of it, as UTF8 would not".to_owned()
+    } else {
+        format!("Postgres does not take {what} as JSON")
+    };
+    refused(&why).with_source(failure)
 }
 
 fn lacks(what: &str) -> Error {

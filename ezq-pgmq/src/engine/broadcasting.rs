@@ -94,8 +94,7 @@ impl Inner {
     /// What an error says of ezq's own tables is remembered by forgetting.
     fn broadcast_failed(&self, failure: sqlx::Error) -> Error {
         if error::is_data(&failure) {
-            let why = "Postgres does not take its body or headers as JSON";
-            return text::refused(why).with_source(failure);
+            return text::refused_with(failure, "its body or headers");
         }
         if let Some(name) = dropped(&failure) {
             self.subscriptions.forget();

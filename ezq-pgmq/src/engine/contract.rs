@@ -182,7 +182,7 @@ impl Engine for PgmqEngine {
     }
 
     fn check(&self, message: &Outgoing) -> Result<()> {
-        publish::storable(&message.body, &message.headers, self.inner.encoding).map(|_| ())
+        publish::checked(message, self.inner.encoding).map(|_| ())
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {

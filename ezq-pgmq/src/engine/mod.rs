@@ -250,8 +250,7 @@ impl PgmqEngine {
             let (stored, writer) = stored.map_err(|failure| {
                 self.inner.note(&failure, &queue);
                 if error::is_data(&failure) {
-                    let why = "Postgres does not take its body or headers as JSON";
-                    return crate::text::refused(why).with_source(failure);
+                    return crate::text::refused_with(failure, "its body or headers");
                 }
                 error::on_queue(failure, &queue, place)
             })?;

@@ -76,7 +76,7 @@ impl ScheduleStore for PgmqEngine {
             return Ok(if moved { Fired::Done(None) } else { Fired::NotDue });
         };
         let (inner, queue) = (&self.inner, &message.queue);
-        let headers = publish::storable(&message.body, &message.headers, inner.encoding)?;
+        let headers = publish::checked(&message, inner.encoding)?;
         if message.headers.key().is_some() {
             inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
         }
@@ -85,10 +85,7 @@ impl ScheduleStore for PgmqEngine {
         });
         let stored = stored.map_err(|failure| match &failure {
             gone if missing::of_pgmq(gone).is_some() => self.failed(failure, queue),
-            data if error::is_data(data) => {
-                text::refused("Postgres does not take its body or headers as JSON")
-                    .with_source(failure)
-            }
+            data if error::is_data(data) => text::refused_with(failure, "its body or headers"),
             _ => error::of(failure, self.place()),
         })?;
         let Some(id) = stored else { return Ok(Fired::NotDue) };

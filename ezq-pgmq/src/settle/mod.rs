@@ -166,8 +166,8 @@ impl<'a> Settling<'a> {
                 continue;
             }
             if error::is_data(&failure) {
-                let why = "Postgres does not take its headers or an event as JSON";
-                return Err(Failure::Data(text::refused(why).with_source(failure)));
+                let refused = text::refused_with(failure, "its headers or an event");
+                return Err(Failure::Data(refused));
             }
             if error::is_reshaped(&failure) && !repaired {
                 // Columns that both tables had when they were looked at.

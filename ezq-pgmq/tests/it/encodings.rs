@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use ezq_core::engine::{Broadcasts, Registration, ScheduleStore};
+use ezq_core::engine::{BroadcastMessage, Broadcasts, Registration, ScheduleStore};
+use ezq_core::headers::Headers;
 use ezq_core::{
-    AnyEvent, App, Backoff, CopyState, DeadLetterFilter, Engine, ErrorKind, Handler, Pattern,
-    QueueName, ReasonKind,
+    AnyEvent, App, Backoff, CopyState, DeadLetterFilter, Due, Engine, Error, ErrorKind, Handler,
+    Pattern, QueueName, ReasonKind,
 };
 use ezq_pgmq::{PgmqEngine, Tx};
 use sqlx::{Connection as _, PgConnection};
@@ -171,6 +172,42 @@ async fn an_event_is_stored_or_refused_with_the_reason() {
         let count = format!("SELECT count(*) FROM pgmq.q_{queue}");
         let stored = i64::try_from(good.len() + bad.len()).unwrap();
         assert_eq!(scalar::<i64>(&mut own, &count).await, stored, "{encoding}");
+    }
+}
+
+#[tokio::test]
+async fn a_dedupe_key_is_stored_or_refused_with_the_reason() {
+    for (encoding, good, bad) in
+        [("LATIN1", "ü", Some("→")), ("WIN1252", "€", Some("→")), ("UTF8", "→", None)]
+    {
+        let (engine, queue, mut own) = database(encoding).await;
+        stored(engine.publish(vec![keyed(&queue, "1", good)]).await.unwrap().remove(0));
+        let Some(bad) = bad else { continue };
+        let with_bad = || vec![keyed(&queue, "2", bad)];
+        let refused = |error: Error| {
+            assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{encoding}: {error}");
+            let text = error.to_string();
+            assert!(text.contains("the database's encoding lacks"), "{encoding}: {text}");
+        };
+        let outcome = engine.publish(with_bad()).await.unwrap().remove(0);
+        let ezq_core::PublishOutcome::Failed(error) = outcome else { panic!("{outcome:?}") };
+        refused(error);
+        let mut tx = own.begin().await.unwrap();
+        refused(engine.publish_in(&mut tx, with_bad()).await.unwrap_err());
+        if encoding == "LATIN1" {
+            // Told before anything is sent: the caller's transaction is not lost.
+            run(&mut tx, "SELECT 1").await;
+            refused(engine.check(&with_bad()[0]).unwrap_err());
+        }
+        tx.rollback().await.unwrap();
+        let broadcast = BroadcastMessage {
+            event_type: "t".to_owned(),
+            body: event("e", "x"),
+            headers: Headers::new(),
+            due: Due::Now,
+            dedupe: with_bad().remove(0).dedupe,
+        };
+        refused(engine.broadcast(broadcast).await.unwrap_err());
     }
 }
 
