@@ -156,7 +156,7 @@ async fn finished(
         Err(error) => return Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
     };
     let Some(transaction) = transaction else { return Ran::Done(returned, None) };
-    if let Err(error) = transaction.accept(services, &returned).await {
+    if let Err(error) = transaction.accept_returned(services, &returned).await {
         return hindered(handler, received, &error, Action::Fatal);
     }
     match transaction.close() {

@@ -225,7 +225,7 @@ async fn finish(
 ) -> Result<Vec<Ran>, Ran> {
     let returned = each.iter().flatten().flatten().cloned();
     let returned: Vec<Outgoing> = shared.into_iter().chain(returned).collect();
-    if let Err(error) = transaction.accept(means.services, &returned).await {
+    if let Err(error) = transaction.accept_returned(means.services, &returned).await {
         return hindrance(means, members, &error, Action::Fatal);
     }
     let done = members.iter().zip(&each).filter(|(_, said)| said.is_ok());

@@ -1,6 +1,7 @@
 //! The transaction of one run of a handler: begun before it, lent to it, and finished or abandoned
 //! after it.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -76,7 +77,36 @@ impl Transaction {
     }
 
     /// Makes sure that the transaction can store events, as far as that can be told beforehand.
-    pub(crate) async fn accept(&self, services: &Services, events: &[Outgoing]) -> Result<()> {
+    async fn accept(&self, services: &Services, events: &[Outgoing]) -> Result<()> {
+        self.check(services, events)?;
+        ensure(&*self.engine, events.iter()).await
+    }
+
+    /// The same of what the handler returned, once it has ended and given the transaction back.
+    pub(crate) async fn accept_returned(
+        &self,
+        services: &Services,
+        events: &[Outgoing],
+    ) -> Result<()> {
+        self.check(services, events)?;
+        let queues: BTreeSet<&QueueName> = events.iter().map(|event| &event.queue).collect();
+        for queue in queues {
+            if !self.has_made(queue).await {
+                self.engine.ensure_queue(queue).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn has_made(&self, queue: &QueueName) -> bool {
+        // Out of the lock while it is asked.
+        let Some(mut open) = self.state().take() else { return false };
+        let has_made = open.unit.has_made(queue).await;
+        *self.state() = Some(open);
+        has_made
+    }
+
+    fn check(&self, services: &Services, events: &[Outgoing]) -> Result<()> {
         for event in events {
             if !services.engines.same(&self.queue, &event.queue) {
                 let text = format!(
@@ -87,7 +117,7 @@ impl Transaction {
             }
             self.engine.check(event)?;
         }
-        ensure(&*self.engine, events.iter()).await
+        Ok(())
     }
 
     /// Ends it for the handler: the unit, and what was published in it.

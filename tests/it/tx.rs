@@ -20,6 +20,12 @@ struct Booked {
     by: String,
 }
 
+#[derive(Event, Serialize, Deserialize, Debug)]
+#[event(type = "test.made", queue = "it_tx_made")]
+struct Made {
+    n: i64,
+}
+
 /// A table of effects, one for each test.
 #[derive(Clone)]
 struct Ledger(String);
@@ -626,4 +632,20 @@ async fn a_queue_on_an_engine_without_transactions_needs_none_for_handlers_of_ot
         .route(&elsewhere, "memory");
     let error = wrong.connect().await.unwrap_err().to_string();
     assert!(error.contains("the engine `memory` has no transactions"), "{error}");
+}
+
+#[tokio::test]
+async fn an_event_is_returned_to_a_queue_that_the_transaction_itself_has_made() {
+    let queue = queue();
+    let makes = Handler::on("makes", |event: Numbered, mut tx: Tx| async move {
+        sqlx::query("select pgmq.create('it_tx_made')").execute(&mut *tx).await?;
+        Ok::<_, sqlx::Error>(Made { n: event.n })
+    });
+    let ezq = app(&queue).register(makes).connect().await.unwrap();
+    ezq.publish(&Numbered { n: 7 }).await.unwrap();
+    let report = soon(ezq.consumer().until_idle().run()).await.unwrap();
+    assert_eq!((report.counts.handled, report.counts.retried), (1, 0), "{report}");
+    let stored = "select message -> 'data' ->> 'n' from pgmq.q_it_tx_made";
+    let stored: Vec<String> = sqlx::query_scalar(stored).fetch_all(ezq.pool()).await.unwrap();
+    assert_eq!(stored, ["7"]);
 }

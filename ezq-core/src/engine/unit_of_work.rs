@@ -5,7 +5,7 @@ use std::any::Any;
 use async_trait::async_trait;
 
 use super::{BroadcastMessage, Delivery, Outgoing, Receipt, SettleOutcome};
-use crate::{Error, ErrorKind, Progress, Result};
+use crate::{Error, ErrorKind, Progress, QueueName, Result};
 
 /// One delivery that a handler's transaction finishes.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +42,14 @@ pub trait UnitOfWork: Send {
     fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
         let text = format!("no transaction of this engine can broadcast `{}`", message.event_type);
         Err(Error::new(ErrorKind::Unsupported, text))
+    }
+
+    /// Whether the transaction itself has made a queue, which nobody else sees yet: to make sure of
+    /// such a queue from elsewhere would wait for the transaction's end. Asked once its handler has
+    /// ended. Where it cannot be told, and by default, no.
+    async fn has_made(&mut self, queue: &QueueName) -> bool {
+        let _ = queue;
+        false
     }
 
     /// Merges marks into messages and acknowledges others, each under the fence of its receipt, then

@@ -14,6 +14,7 @@ use ezq_core::{
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::{Inner, PgmqEngine};
 use crate::claim::Claim;
@@ -83,6 +84,18 @@ impl PgmqEngine {
     /// Whether schemas, tables and functions may be made.
     pub(crate) fn manages_schema(&self) -> bool {
         self.inner.manage_schema
+    }
+
+    /// Whether a handler's transaction has made a queue that nobody else sees yet. Where that cannot
+    /// be asked, the transaction's end tells why.
+    pub(crate) async fn has_made_in(
+        &self,
+        connection: &mut PgConnection,
+        queue: &QueueName,
+    ) -> bool {
+        let Inner { queues, control, .. } = &*self.inner;
+        let asked = timeout(self.patience(), queues.is_made_in(connection, queue, control));
+        matches!(asked.await, Ok(Ok(true)))
     }
 
     /// Gives a queue the indexes for ordering keys, where that is possible.

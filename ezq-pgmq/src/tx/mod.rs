@@ -180,6 +180,11 @@ impl UnitOfWork for PgUnit {
         claimed.map_err(|failure| self.session.failed(failure, Step::Writing(queue)))
     }
 
+    async fn has_made(&mut self, queue: &QueueName) -> bool {
+        let Some(open) = Arc::get_mut(&mut self.open) else { return false };
+        self.session.engine.has_made_in(&mut open.get_mut().connection, queue).await
+    }
+
     fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
         self.broadcasts.push(broadcast::Row::new(message, self.session.engine.encoding())?);
         Ok(())
