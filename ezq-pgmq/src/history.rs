@@ -10,11 +10,12 @@ use chrono::{DateTime, Utc};
 use ezq_core::engine::Death;
 use ezq_core::headers::DEAD;
 use ezq_core::{CopyState, EventCopy, History, QueueName, flat_origin};
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres, Row};
 
 use crate::removal::{self, LIFE};
-use crate::{claim, missing, receipts, sql, trail};
+use crate::{claim, error, missing, receipts, sql, trail};
 
 /// The tables of a queue, as far as they are there; whether all of these may be read.
 const TABLES: &str = "
@@ -53,14 +54,21 @@ pub(crate) async fn read(
             unread.push(format!("the queue `{name}`"));
             continue;
         }
-        match Search::new(&queue, &row, event_id)?.run(connection, event_id).await {
+        let search = Search::new(&queue, &row, event_id)?;
+        let found = match search.run(connection, event_id).await {
+            Err(failure) if error::is_data(&failure) => {
+                search.run_singly(connection, event_id, &mut unread).await
+            }
+            found => found,
+        };
+        match found {
             Ok(found) => copies.extend(found),
             // Dropped since it was listed.
             Err(failure) if missing::of_pgmq(&failure).is_some() => {}
             Err(failure) => return Err(failure),
         }
     }
-    match trail::read(connection, event_id, queue).await? {
+    match trail::read(connection, event_id, queue, &mut unread).await? {
         Some(told) => {
             // What was handled since it was read is told as it is now.
             let same = |copy: &EventCopy, now: &EventCopy| {
@@ -119,7 +127,8 @@ impl<'a> Search<'a> {
         Ok(Self { queue, tables, number })
     }
 
-    fn statement(&self) -> String {
+    /// Finds the copies. Without `reads`, nothing is sent that the server may be unable to send.
+    fn statement(&self, reads: bool) -> String {
         let by_id = "message ->> 'id' = $1 AND message ? 'specversion' \
                      AND NOT coalesce(headers ? 'ezq-codec', false)";
         let find = |(place, table, time): &(&str, String, &str)| {
@@ -146,11 +155,14 @@ impl<'a> Search<'a> {
                 _ => "q.msg_id".to_owned(),
             };
             let (time, enqueued_at) = (sql::bounded(time), sql::bounded("q.enqueued_at"));
-            let event_type = sql::event_type("q.message", "q.headers");
+            let (event_type, headers) = match reads {
+                true => (sql::event_type("q.message", "q.headers"), "q.headers::text"),
+                false => ("NULL::text".to_owned(), "NULL::text"),
+            };
             let one = |condition: &String| {
                 format!(
                     "SELECT '{place}' AS place, {number} AS msg_id, q.read_ct, {enqueued_at} AS enqueued_at,
-                            {time} AS at, {event_type} AS event_type, q.headers::text AS headers,
+                            {time} AS at, {event_type} AS event_type, {headers} AS headers,
                             statement_timestamp() AS now
                      FROM {table} q WHERE {condition}"
                 )
@@ -168,11 +180,59 @@ impl<'a> Search<'a> {
         if self.tables.is_empty() {
             return Ok(Vec::new());
         }
-        let mut query = sqlx::query(AssertSqlSafe(self.statement())).bind(event_id.to_owned());
-        if let Some(number) = self.number {
-            query = query.bind(number);
+        let rows = self.bind(self.statement(true), event_id).fetch_all(connection).await?;
+        rows.iter().map(|row| self.copy(row)).collect()
+    }
+
+    /// The same where the server cannot send one of them: that one without type and headers, which is
+    /// told as unread.
+    async fn run_singly(
+        &self,
+        connection: &mut PgConnection,
+        event_id: &str,
+        unread: &mut Vec<String>,
+    ) -> Result<Vec<EventCopy>, sqlx::Error> {
+        let bare = self.bind(self.statement(false), event_id).fetch_all(&mut *connection).await?;
+        let mut copies = Vec::with_capacity(bare.len());
+        for bare in &bare {
+            let (place, number): (&str, i64) = (bare.try_get("place")?, bare.try_get("msg_id")?);
+            let stored_at: DateTime<Utc> = bare.try_get("enqueued_at")?;
+            let one = format!(
+                "SELECT * FROM ({}) c
+                 WHERE c.place = '{place}' AND c.msg_id = {number} AND c.enqueued_at = ${}",
+                self.statement(true),
+                if self.number.is_some() { 3 } else { 2 }
+            );
+            let query = self.bind(one, event_id).bind(stored_at);
+            match query.fetch_optional(&mut *connection).await {
+                Ok(Some(row)) => copies.push(self.copy(&row)?),
+                // Handled or moved since it was found.
+                Ok(None) => {}
+                Err(failure) if error::is_data(&failure) => {
+                    copies.push(self.copy(bare)?);
+                    let whose = match place {
+                        "q" => "",
+                        "a" => "archive of the ",
+                        _ => "dead letters of the ",
+                    };
+                    unread.push(format!(
+                        "type and headers of the message {number} in the {whose}queue `{}`, which the \
+                         server cannot send",
+                        self.queue
+                    ));
+                }
+                Err(failure) => return Err(failure),
+            }
         }
-        query.fetch_all(connection).await?.iter().map(|row| self.copy(row)).collect()
+        Ok(copies)
+    }
+
+    fn bind<'q>(&self, statement: String, event_id: &str) -> Query<'q, Postgres, PgArguments> {
+        let query = sqlx::query(AssertSqlSafe(statement)).bind(event_id.to_owned());
+        match self.number {
+            Some(number) => query.bind(number),
+            None => query,
+        }
     }
 
     fn copy(&self, row: &PgRow) -> Result<EventCopy, sqlx::Error> {

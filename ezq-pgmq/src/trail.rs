@@ -3,11 +3,11 @@
 
 use chrono::{DateTime, Utc};
 use ezq_core::{CopyState, EventCopy, QueueName};
-use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::claim::{self, micros};
-use crate::{receipts, sql};
+use crate::{error, receipts, sql};
 use std::time::Duration;
 
 /// Where it stands.
@@ -37,11 +37,13 @@ const READABLE: &str = "
     FROM pg_catalog.pg_class
     WHERE relname = 'trail' AND relnamespace = pg_catalog.to_regnamespace('ezq')";
 
-/// What the trail tells of an event; `None` where it may not be read.
+/// What the trail tells of an event; `None` where it may not be read. Of lines that the server cannot
+/// send it tells without type and headers, and says so among what is `unread`.
 pub(crate) async fn read(
     connection: &mut PgConnection,
     event_id: &str,
     queue: Option<&QueueName>,
+    unread: &mut Vec<String>,
 ) -> Result<Option<Vec<EventCopy>>, sqlx::Error> {
     let is_readable: Option<bool> =
         sqlx::query_scalar(READABLE).fetch_optional(&mut *connection).await?;
@@ -50,12 +52,23 @@ pub(crate) async fn read(
         Some(false) => return Ok(None),
         Some(true) => {}
     }
-    let statement = "
-        SELECT queue, message_id, event_type, published_at, deliveries, headers::text AS headers,
-               ended_at
-        FROM ezq.trail WHERE event_id = $1 AND ($2::text IS NULL OR queue = $2)";
-    let rows = sqlx::query(statement).bind(event_id).bind(queue.map(QueueName::as_str));
-    let rows = rows.fetch_all(connection).await?;
+    let lines = async |connection: &mut PgConnection, columns: &str| {
+        let statement = format!(
+            "SELECT queue, message_id, published_at, deliveries, ended_at, {columns}
+             FROM ezq.trail WHERE event_id = $1 AND ($2::text IS NULL OR queue = $2)"
+        );
+        let query = sqlx::query(AssertSqlSafe(statement)).bind(event_id);
+        query.bind(queue.map(QueueName::as_str)).fetch_all(connection).await
+    };
+    let rows = match lines(connection, "event_type, headers::text AS headers").await {
+        Err(failure) if error::is_data(&failure) => {
+            let rows = lines(connection, "NULL::text AS event_type, NULL::text AS headers").await?;
+            let count = rows.len();
+            unread.push(format!("types and headers of {count} lines of the trail: the server cannot send one of them"));
+            rows
+        }
+        rows => rows?,
+    };
     rows.iter().map(copy).collect::<Result<_, _>>().map(Some)
 }
 

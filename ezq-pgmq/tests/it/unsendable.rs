@@ -89,3 +89,27 @@ async fn a_read_count_at_its_limit() {
     assert_eq!(drain(&engine, &queue).await, ["1", "3"]);
     is_a_dead_letter(&engine, &queue, 1).await;
 }
+
+#[tokio::test]
+async fn the_history_of_an_event_of_which_one_copy_cannot_be_sent() {
+    let (engine, queue, mut own) = without_encoding().await;
+    let event = r#"{"specversion":"1.0","id":"e","source":"/s","type":"t","data":1}"#;
+    publish(&engine, &queue, &[event]).await;
+    for (table, headers) in [("q", "'{}'"), ("a", "jsonb_build_object('h', chr(233))")] {
+        // An archive's ids are not drawn.
+        let given = if table == "q" { "OVERRIDING SYSTEM VALUE" } else { "" };
+        let copy = format!(
+            "INSERT INTO pgmq.{table}_{queue} (msg_id, vt, message, headers) {given}
+             SELECT 7, now(), jsonb_build_object('specversion', '1.0', 'id', 'e', 'type', chr(233)),
+                    {headers}"
+        );
+        run(&mut own, &copy).await;
+    }
+    let history = engine.history("e", Some(&queue)).await.unwrap();
+    let types: Vec<_> = history.copies.iter().map(|copy| copy.event_type.as_deref()).collect();
+    assert_eq!(types.iter().flatten().collect::<Vec<_>>(), [&"t"], "{history}");
+    assert_eq!(types.len(), 3, "{history}");
+    assert_eq!(history.unread.len(), 2, "{history}");
+    let told = format!("the message 7 in the archive of the queue `{queue}`");
+    assert!(history.to_string().contains(&told), "{history}");
+}
