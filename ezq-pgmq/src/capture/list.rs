@@ -35,6 +35,10 @@ pub struct CapturedTable {
     pub uncovered: Vec<String>,
     /// Whether the triggers fire: someone may have disabled them.
     pub is_enabled: bool,
+    /// What a capture could not do itself, where an older ezq captured the table and
+    /// [`manage_schema`](crate::PgmqConfig::manage_schema) is off: the statements that bring it up to
+    /// date. They are for the function's owner. In a [list](Captures::list) there are none.
+    pub upgrade: Option<String>,
 }
 
 /// The tables of a database whose changes are captured.
@@ -168,6 +172,7 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
         key: text("key"),
         uncovered: row.try_get("uncovered")?,
         is_enabled: row.try_get("is_enabled")?,
+        upgrade: None,
     };
     Ok(Found {
         captured,

@@ -34,11 +34,11 @@ use table::Table;
 /// not wait for each other: of the processes that consume the queue one looks for what was committed,
 /// every 50 ms, by a statement that reads no table, and wakes the others.
 ///
-/// What a newer ezq captured with the same options is left as it is; what an older one captured is
-/// brought up to date, or with `manage_schema(false)` left as it is, with a warning that says what to
-/// run. To capture again with the same options changes nothing, takes no lock on the table, and may be
-/// done by every process at its start; other options replace what was said before. A table has one
-/// capture.
+/// What a newer ezq captured with the same options is left as it is. What an older one captured is
+/// brought up to date, or with `manage_schema(false)` left as it is, with a warning:
+/// [`CapturedTable::upgrade`] says what to run. To capture again with the same options changes
+/// nothing, takes no lock on the table, and may be done by every process at its start; other options
+/// replace what was said before. A table has one capture.
 ///
 /// # What is not captured
 /// An update that changes none of the captured columns; what replication applies, and what a session

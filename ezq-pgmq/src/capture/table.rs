@@ -192,13 +192,16 @@ impl Table {
             Standing::Good => return found.map(|found| found.captured).ok_or_else(gone),
             Standing::Newer => return Err(self.newer()),
             Standing::Older if !engine.manages_schema() => {
-                let sql = format!("{PIN}{}", self.statements(config, found.as_ref()));
+                let upgrade = format!("{PIN}{}", self.statements(config, found.as_ref()));
+                let upgrade = Some(upgrade);
+                let found = found.ok_or_else(gone)?;
                 ezq_core::private::warn!(
                     table = self.quoted(),
-                    sql,
-                    "an older ezq captured this table: run these statements there as its owner"
+                    function = format!("ezq.{}", quoted(&found.function)),
+                    "an older ezq captured this table, and `manage_schema` is off: capture it once where \
+                     it is on, or run the statements in `CapturedTable::upgrade` as the function's owner"
                 );
-                return found.map(|found| found.captured).ok_or_else(gone);
+                return Ok(CapturedTable { upgrade, ..found.captured });
             }
             Standing::Absent | Standing::Other if !engine.manages_schema() => {
                 let message = format!(

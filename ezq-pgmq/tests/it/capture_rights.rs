@@ -214,8 +214,13 @@ async fn the_function_of_a_newer_ezq_is_left_as_it_is_and_that_of_an_older_one_i
 
     // The first ezq did not say which it was.
     remake(&mut own, t, None).await;
-    passive.capture(t, &queue).await.unwrap();
+    let left = passive.capture(t, &queue).await.unwrap();
     assert!(is_remade(&mut own, t).await);
+    run(&mut connection().await, &left.upgrade.unwrap()).await;
+    assert!(!is_remade(&mut own, t).await);
+    assert_eq!(passive.capture(t, &queue).await.unwrap().upgrade, None);
+
+    remake(&mut own, t, None).await;
     let error = passive.capture(t, &queue).source("other").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
     engine.capture(t, &queue).await.unwrap();
