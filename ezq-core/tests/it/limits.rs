@@ -264,7 +264,7 @@ async fn a_handler_that_panics_when_its_lease_is_lost_has_made_no_attempt() {
 async fn marks(engine: &Faulty) -> Progress {
     let queue = QueueName::default();
     let ttl = Duration::from_secs(1);
-    let request = LeaseRequest { queue, max: 1, ttl, keys: 1, before: None };
+    let request = LeaseRequest { queue, max: 1, ttl, keys: 1, after: None, before: None };
     let leased = engine.memory.lease(request).await.unwrap();
     Progress::from_headers(&leased.deliveries[0].headers)
 }
