@@ -237,6 +237,8 @@ async fn finish(
         return Ok(each.into_iter().map(failed).collect());
     };
     outgoing.extend(returned);
+    // All wait at once, as long as one would.
+    join_all(done.iter().map(|member| member.received.lease.revived())).await;
     let finished = |member: &&Member| {
         let mark = (means.handler.name.clone(), member.done.clone());
         let mark = (!member.is_sole).then(|| Progress([mark].into()));

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
@@ -23,8 +24,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Lease {
     start: Instant,
+    ttl: Duration,
     /// Milliseconds from `start`.
     expires: AtomicU64,
+    renewal: Notify,
     cancel: CancellationToken,
     /// A handler's transaction is about to settle the delivery: a renewal has nothing to say.
     settling: AtomicBool,
@@ -37,7 +40,9 @@ impl Lease {
     pub(crate) fn new(start: Instant, ttl: Duration) -> Self {
         Self {
             start,
+            ttl,
             expires: AtomicU64::new(millis(ttl)),
+            renewal: Notify::new(),
             cancel: CancellationToken::new(),
             settling: AtomicBool::new(false),
             newer: Mutex::default(),
@@ -48,11 +53,40 @@ impl Lease {
     pub(crate) fn renewed(&self, now: Instant, ttl: Duration) {
         self.expires
             .store(millis(now.duration_since(self.start).saturating_add(ttl)), Ordering::Relaxed);
+        self.renewal.notify_waiters();
+    }
+
+    /// When the newest renewal, or the claim, was sent.
+    pub(crate) fn since(&self) -> Instant {
+        let expires = Duration::from_millis(self.expires.load(Ordering::Relaxed));
+        self.start + expires.saturating_sub(self.ttl)
     }
 
     /// Whether it has run out by this worker's own clock.
     pub(crate) fn is_expired(&self) -> bool {
         Instant::now() >= self.start + Duration::from_millis(self.expires.load(Ordering::Relaxed))
+    }
+
+    /// Waits while it has run out, until it is renewed or lost: a claim of this worker itself may be
+    /// about to take the delivery, and a transaction could not go on under the newer receipt. After
+    /// the time in which a renewal comes it waits no longer.
+    pub(crate) async fn revived(&self) {
+        if !self.is_expired() {
+            return;
+        }
+        let revived = async {
+            loop {
+                let renewed = self.renewal.notified();
+                if !self.is_expired() {
+                    return;
+                }
+                renewed.await;
+            }
+        };
+        tokio::select! {
+            _ = timeout(self.ttl / 3, revived) => {}
+            () = self.cancel.cancelled() => {}
+        }
     }
 
     /// Says whether a handler's transaction settles the delivery just now.

@@ -63,6 +63,7 @@ impl<'a> Finishing<'a> {
             return Ran::Done(outgoing, None);
         };
         let lease = &self.received.lease;
+        lease.revived().await;
         if lease.cancel().is_cancelled() {
             unit.abandon().await;
             return Ran::Cancelled;

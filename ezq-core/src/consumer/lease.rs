@@ -164,12 +164,22 @@ impl Leases {
     /// Notes what came of renewing everything; whether that is news.
     fn note_renewal(&self, sent: Instant, failing: bool) -> bool {
         if !failing {
-            let since = sent.saturating_duration_since(self.began).as_millis();
+            let since = self.settling_since().map_or(sent, |since| since.min(sent));
+            let since = since.saturating_duration_since(self.began).as_millis();
             self.renewed.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::SeqCst);
         }
         let before = self.failing.swap(failing, Ordering::SeqCst);
         self.renewal.notify_one();
         before != failing
+    }
+
+    /// Since when the oldest lease runs that was left out of the renewals for longer than usual: its
+    /// handler's transaction settles it, and does not get on.
+    fn settling_since(&self) -> Option<Instant> {
+        let table = self.table();
+        let settling = table.values().filter(|held| held.lease.is_settling());
+        let oldest = settling.map(|held| held.lease.since()).min()?;
+        (oldest.elapsed() > self.ttl / 2).then_some(oldest)
     }
 
     /// Whether this delivery is still held.
@@ -298,7 +308,7 @@ impl<F: Fn(&Receipt) -> bool + Send> Renewer<F> {
                         info!(queue = %self.queue, "renewing leases works again");
                         self.note(Ok(()));
                     }
-                    if busy {
+                    if busy || !self.leases.are_renewed() {
                         pause = ttl / 10;
                     }
                 }

@@ -67,6 +67,10 @@ pub(crate) struct Faults {
     pub lose: AtomicBool,
     /// How many milliseconds one call to settle takes.
     pub slow: AtomicU64,
+    /// How many milliseconds each of a commit's two round trips takes.
+    pub trip: AtomicU64,
+    /// How many milliseconds a claim is on its way to the store.
+    pub way: AtomicU64,
     /// Every renewal fails.
     pub unrenewable: AtomicBool,
     /// How many times faster than this process' the store's clock goes, if it does.
@@ -189,6 +193,7 @@ impl Engine for Faulty {
         self.faults.fetches.fetch_add(1, Ordering::SeqCst);
         self.answer(Call::Lease).await;
         next(&self.faults.lease)?;
+        tokio::time::sleep(Duration::from_millis(self.faults.way.load(Ordering::SeqCst))).await;
         let ttl = self.ttl(request.ttl);
         let leased = self.memory.lease(LeaseRequest { ttl, ..request }).await?;
         let count = leased.deliveries.len().cast_signed();
@@ -354,6 +359,9 @@ impl UnitOfWork for Transaction {
         outgoing: Vec<Outgoing>,
     ) -> Result<SettleOutcome> {
         self.0.answer(Call::Commit).await;
+        let trip = Duration::from_millis(self.0.faults.trip.load(Ordering::SeqCst));
+        tokio::time::sleep(trip).await;
+        tokio::time::sleep(trip).await;
         let queue = QueueName::default();
         let settle = |done: Finished| (done.receipt, Settle::Ack { outgoing: Vec::new() });
         let settlements = finished.into_iter().map(settle).collect();

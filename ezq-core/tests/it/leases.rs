@@ -111,12 +111,74 @@ async fn what_a_claim_brings_that_is_still_held_goes_on_and_runs_once() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_transaction_commits_under_the_receipt_that_its_own_consumer_claimed() {
-    let mut engine = Faulty::default();
+/// An engine that has transactions.
+fn transactional() -> Faulty {
+    let engine = Faulty::default();
     let mut capabilities = engine.memory.capabilities().clone();
     capabilities.transactions = true;
-    engine.capabilities = Some(capabilities);
+    Faulty { capabilities: Some(capabilities), ..engine }
+}
+
+/// Handles four events, and stops the process meanwhile for longer than its leases.
+async fn run_stopped(handler: Handler, stops_at: Duration, way: u64) {
+    let engine = transactional();
+    engine.faults.way.store(way, Ordering::SeqCst);
+    engine.faults.trip.store(400, Ordering::SeqCst);
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler.timeout(None))
+        .configure(|config| config.poll_max = Some(Duration::from_millis(10)))
+        .build(engine)
+        .unwrap();
+    app.publish_all(&steps(4)).await.unwrap();
+    let consumer = app.consumer().concurrency(8).lease(secs(2)).spawn();
+    tokio::time::sleep(stops_at).await;
+    // All that falls due meanwhile comes at once, as after a stop of the process.
+    tokio::time::advance(secs(6)).await;
+    tokio::time::sleep(secs(30)).await;
+    consumer.stop();
+    let report = within(consumer.wait()).await.unwrap();
+    assert_eq!((report.counts.handled, report.counts.lost), (4, 0), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_of_a_handler_that_ends_after_a_stop_is_not_overtaken_by_a_claim() {
+    // There may be a claim on its way when the process is stopped.
+    for (batch, way) in [(false, 0), (true, 0), (false, 300), (true, 300)] {
+        let (began, mut begins) = mpsc::unbounded_channel();
+        let handler = if batch {
+            Handler::on_batch("within", move |steps: Batch<Step>, _: Within| {
+                for step in &steps {
+                    let _ = began.send(step.event.n);
+                }
+                tokio::time::sleep(secs(3))
+            })
+        } else {
+            Handler::on("within", move |step: Step, _: Within| {
+                let _ = began.send(step.n);
+                tokio::time::sleep(secs(3))
+            })
+        };
+        // It ends before the next renewal.
+        run_stopped(handler, Duration::from_millis(2900), way).await;
+        assert_eq!(all(&mut begins), [0, 1, 2, 3]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_commits_during_a_stop_is_not_overtaken_by_a_claim() {
+    let (began, mut begins) = mpsc::unbounded_channel();
+    let handler = Handler::on("within", move |step: Step, _: Within| {
+        let _ = began.send(step.n);
+        tokio::time::sleep(secs(1))
+    });
+    run_stopped(handler, Duration::from_millis(1200), 0).await;
+    assert_eq!(all(&mut begins), [0, 1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_commits_under_the_receipt_that_its_own_consumer_claimed() {
+    let engine = transactional();
     engine.faults.fast.store(100, Ordering::SeqCst);
     let runs = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&runs);
