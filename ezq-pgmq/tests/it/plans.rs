@@ -9,6 +9,7 @@ use ezq_core::{
     Retention, SettleOutcome,
 };
 use ezq_pgmq::PgmqEngine;
+use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
 use crate::support::*;
@@ -20,6 +21,13 @@ const ROWS: usize = 100_000;
 /// A session that is idle reports what it counted after so long at the latest (a constant of the
 /// server's).
 const REPORTED: Duration = Duration::from_secs(11);
+
+/// A database in which nobody else reads: a history, for one, reads through all queues.
+async fn alone() -> (String, PgConnection, QueueName) {
+    let url = fresh_database().await;
+    let own = PgConnection::connect(&url).await.unwrap();
+    (url, own, unique("q"))
+}
 
 /// How often a table was read from end to end, with one scan of its own.
 async fn scans(connection: &mut PgConnection, table: &str) -> i64 {
@@ -78,8 +86,9 @@ fn mark() -> Progress {
 #[tokio::test]
 async fn a_transaction_planned_on_an_empty_queue_finds_its_message_by_key() {
     for retention in [Retention::Delete, Retention::ARCHIVE] {
-        let (engine, queue) = archiving(retention).await;
-        let (mut own, table) = (connection().await, format!("q_{queue}"));
+        let (url, mut own, queue) = alone().await;
+        let engine = archiving_at(&url, &queue, retention).await;
+        let table = format!("q_{queue}");
         vacuum(&mut own, &queue).await;
         for n in 0..UNTIL_KEPT {
             transaction(&engine, &queue, None).await;
@@ -103,8 +112,9 @@ async fn a_transaction_planned_on_an_empty_queue_finds_its_message_by_key() {
 
 #[tokio::test]
 async fn what_the_engine_itself_planned_on_an_empty_queue_finds_rows_by_key() {
-    let (engine, queue) = engine_and_queue().await;
-    let mut own = connection().await;
+    let (url, mut own, queue) = alone().await;
+    let engine = engine_at(&url).await;
+    engine.ensure_queue(&queue).await.unwrap();
     vacuum(&mut own, &queue).await;
     for n in 0..UNTIL_KEPT {
         everything(&engine, &queue).await;
