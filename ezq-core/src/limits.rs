@@ -2,9 +2,9 @@
 //! goes on.
 //!
 //! A delivery takes a place among those that its consumer handles at once, but not while all that is
-//! left of it waits for its handlers' limits or batches. A run that got its permit asks the coordinator for the
-//! delivery's place again, and gets it before anything new begins. So the consumer's concurrency
-//! holds, and no handler's backlog keeps the others from it.
+//! left of it waits for its handlers' limits or batches. A run that got its permit asks the
+//! coordinator for the delivery's place again, and gets it before anything new begins. So the
+//! consumer's concurrency holds, and no handler's backlog keeps the others from it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
