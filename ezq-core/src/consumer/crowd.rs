@@ -20,12 +20,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::report::Tally;
 use super::run::{Item, Run};
 use crate::clock::later;
 use crate::engine::{Position, Receipt};
 use crate::limits::Limited;
-use crate::settlement::Settle;
 
 /// For how long a handler may have enough before the consumer looks past its events; and how long
 /// after a walk began the next one does at the earliest.
@@ -249,15 +247,15 @@ impl Run {
         }
     }
 
-    /// Gives a delivery back at once if its handler has enough, and with it what follows it of its
-    /// key; else it is kept.
-    pub(super) fn pass_over(&mut self, item: Item, key: Option<&str>) -> Option<Item> {
+    /// Whether a delivery is to go back at once: its handler has enough, or it follows one of its key
+    /// that goes back.
+    pub(super) fn passes_over(&mut self, item: &Item, key: Option<&str>) -> bool {
         let crowd = &mut self.crowd;
-        let Some(walk) = &mut crowd.walk else { return Some(item) };
+        let Some(walk) = &mut crowd.walk else { return false };
         let intake = &mut crowd.intake;
         // What is begun of a key goes on.
         if key.is_some_and(|key| self.lanes.has(key)) {
-            return Some(item);
+            return false;
         }
         if !key.is_some_and(|key| intake.keys.contains(key)) {
             let due = self.app.dispatcher.limited_on(&item.work);
@@ -269,7 +267,7 @@ impl Run {
             if full.is_empty() {
                 intake.to_come.extend(due);
                 intake.after = Some(item.position.clone());
-                return Some(item);
+                return false;
             }
             if let Some(after) = &intake.after {
                 full.into_iter().for_each(|handler| walk.leave(handler, after));
@@ -277,10 +275,9 @@ impl Run {
         }
         intake.keys.extend(key.map(str::to_owned));
         intake.after = Some(item.position.clone());
-        intake.passed = intake.passed.take().max(Some(item.position));
+        intake.passed = intake.passed.take().max(Some(item.position.clone()));
         crowd.returning.push(item.receipt.clone());
-        self.send(item.receipt, Settle::Release, Tally::Returned);
-        None
+        true
     }
 
     /// Whether to look past one handler's events at all: others may stand behind.

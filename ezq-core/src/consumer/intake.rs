@@ -70,7 +70,9 @@ impl Run {
     fn line_up(&mut self, item: Item) {
         let received = Arc::clone(&item.work.received);
         let key = received.headers.key();
-        let Some(item) = self.pass_over(item, key.as_deref()) else { return };
+        if self.passes_over(&item, key.as_deref()) {
+            return self.send(item.receipt, Settle::Release, Tally::Returned);
+        }
         let Some(key) = key else {
             return self.buffer.push_back(item);
         };
