@@ -2,9 +2,9 @@
 //!
 //! Invariant: no panic of the user's code gets past it, wherever that code is called.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,8 +84,17 @@ pub(crate) async fn run(
     let call = Call { context, services: Arc::clone(&services), transaction, is_single };
     let transaction = call.transaction.clone();
     let invoke = || async {
+        let first = handler.quickness.measure();
         let mut called = function(call);
-        Begins::with(begins, Pin::new(&mut called)).await
+        let mut begins = Some((first, begins));
+        poll_fn(|context| {
+            let polled = called.as_mut().poll(context);
+            if let Some((first, _begins)) = begins.take() {
+                first.ends(polled.is_ready());
+            }
+            polled
+        })
+        .await
     };
     let ran = guarded(&handler.name, invoke, timeout, cancelled.cancelled());
     let ran = match ran.instrument(span).await {

@@ -23,6 +23,7 @@ use crate::engine::{MessageId, Outgoing};
 use crate::finishing::Finishing;
 use crate::handler::{Handler, HandlerOptions, Invoke};
 use crate::headers::MAX_ATTEMPTS;
+use crate::in_place::in_a_task;
 use crate::limits::Place;
 use crate::logging::{error, warn};
 use crate::outcome::Action;
@@ -34,6 +35,9 @@ use crate::{
     Backoff, Config, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName, HandlerState,
     Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle,
 };
+
+/// More handlers than these are not quick together.
+const QUICK_AT_ONCE: usize = 4;
 
 /// The handlers of an application, with what they run under.
 #[derive(Debug)]
@@ -102,6 +106,9 @@ impl Dispatcher {
         let now = work.clock.now();
         let is_due = |handler: &&Arc<Handler>| is_due(handler, &known, now);
         let due: Vec<&Arc<Handler>> = handlers.iter().filter(is_due).collect();
+        if !are_quick(&due) {
+            in_a_task().await;
+        }
         let finishing = Finishing::of(handlers, received, &self.services, &known);
         let place = self.place(&due, work);
         let begin = |count| {
@@ -110,7 +117,7 @@ impl Dispatcher {
             }
         };
         let run = async |handler: &Arc<Handler>| {
-            let ran = self.run(handler, work, &known, place.as_ref()).await;
+            let ran = self.run(handler, work, &known, place.as_deref()).await;
             let ran = match &finishing {
                 Some(finishing) => finishing.finish(handler, ran).await,
                 None => ran,
@@ -308,6 +315,15 @@ impl Dispatcher {
             errors,
         }
     }
+}
+
+/// Whether handlers are likely to be done with at once. What takes a transaction or batches waits.
+fn are_quick(due: &[&Arc<Handler>]) -> bool {
+    let is_quick = |handler: &&Arc<Handler>| {
+        let waits = handler.transactions > 0 || matches!(handler.invoke, Invoke::Batch(_));
+        !waits && handler.quickness.is_quick()
+    };
+    due.len() <= QUICK_AT_ONCE && due.iter().all(is_quick)
 }
 
 /// Whether a handler is to run on a delivery now.

@@ -12,6 +12,7 @@ use crate::event::is_control;
 use crate::extract::{Extract, Provided};
 use crate::outcome::HandlerOutput;
 use crate::publisher::Draft;
+use crate::quickness::Quickness;
 use crate::schedule::{Plan, Template};
 use crate::{
     Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Pattern, Result,
@@ -132,6 +133,7 @@ pub struct Handler {
     pub(crate) returned: Vec<EventDescriptor>,
     /// What publishes the ticks that it takes, and the type name they have.
     pub(crate) schedule: Option<(&'static str, Schedule)>,
+    pub(crate) quickness: Arc<Quickness>,
 }
 
 /// What to call.
@@ -222,6 +224,7 @@ impl Handler {
             options: HandlerOptions::default(),
             returned: Vec::new(),
             schedule: None,
+            quickness: Arc::default(),
         }
     }
 

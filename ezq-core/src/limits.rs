@@ -286,10 +286,15 @@ impl Dispatcher {
     }
 
     /// What a delivery takes of its consumer's concurrency, if a handler of it may have to wait.
-    pub(crate) fn place<'w>(&self, due: &[&Arc<Handler>], work: &'w Work) -> Option<Place<'w>> {
+    /// In a box: most deliveries have none.
+    pub(crate) fn place<'w>(
+        &self,
+        due: &[&Arc<Handler>],
+        work: &'w Work,
+    ) -> Option<Box<Place<'w>>> {
         let may_wait = |handler: &&Arc<Handler>| {
             matches!(handler.invoke, Invoke::Batch(_)) || self.limits.contains_key(&handler.name)
         };
-        due.iter().any(may_wait).then(|| Place::of(work))
+        due.iter().any(may_wait).then(|| Box::new(Place::of(work)))
     }
 }

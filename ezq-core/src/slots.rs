@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::HandlerName;
 use crate::gathering::{Gathering, Gatherings, Waiting};
+use crate::in_place::is_in_place;
 use crate::limits::{Limited, Wanting};
 
 /// The places of one consumer.
@@ -249,8 +250,9 @@ pub(crate) struct Begins {
 }
 
 impl Begins {
-    /// Runs what begins with its first poll. It is borrowed, since a future that is passed by value
-    /// takes its space twice.
+    /// Runs what begins with its first poll, or, if that is the coordinator's and does not end it,
+    /// with the first poll in its task. It is borrowed, since a future that is passed by value takes
+    /// its space twice.
     pub(crate) async fn with<T>(
         guard: impl Sized,
         mut begun: Pin<&mut impl Future<Output = T>>,
@@ -258,7 +260,9 @@ impl Begins {
         let mut guard = Some(guard);
         poll_fn(|context| {
             let polled = begun.as_mut().poll(context);
-            guard.take();
+            if polled.is_ready() || !is_in_place(context) {
+                guard.take();
+            }
             polled
         })
         .await

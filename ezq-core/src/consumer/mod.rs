@@ -7,7 +7,6 @@ mod direct;
 mod doubts;
 mod fetch;
 mod handle;
-mod inline;
 mod intake;
 mod lanes;
 mod lease;

@@ -18,7 +18,6 @@ use super::crowd::Crowd;
 use super::direct::endless;
 use super::doubts::warn_of_doubts;
 use super::fetch::Fetched;
-use super::inline::Inline;
 use super::lanes::{Lanes, Turn};
 use super::lease::{Leases, Renewer};
 use super::observed::Observed;
@@ -88,7 +87,6 @@ pub(super) struct Run {
     pub(super) leases: Arc<Leases>,
     pub(super) settler: Arc<Outbox>,
     pub(super) tasks: JoinSet<()>,
-    pub(super) inline: Inline,
     pub(super) slots: Arc<Slots>,
     pub(super) buffer: VecDeque<Item>,
     /// The fetch by lease that has not come yet.
@@ -191,7 +189,6 @@ pub(super) async fn run(
         leases,
         settler,
         tasks: JoinSet::new(),
-        inline: Inline::default(),
         slots,
         buffer: VecDeque::new(),
         leasing: None,

@@ -1,13 +1,12 @@
 //! Stopping: by a control event, which keeps its place in the queue, or from outside.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{Instrument, info};
 
 use super::report::{StopReason, Tally};
 use super::run::{Item, Phase, Run};
@@ -16,6 +15,7 @@ use super::waits::at;
 use crate::dispatcher::Work;
 use crate::error_chain;
 use crate::event::{Control, End};
+use crate::inner::Inner;
 use crate::logging::{error, warn};
 use crate::settlement::{Progress, Settle};
 
@@ -188,41 +188,51 @@ impl Run {
     /// Runs the handlers of the control event, then settles it.
     pub(super) async fn settle_control(&mut self, stops: &mut Listener) {
         let Some((item, control)) = self.control.take() else { return };
-        let (app, for_all) = (Arc::clone(&self.app), is_for_all(&control));
-        let handlers = async {
-            let queue = &item.work.received.queue;
-            let outgoing = app.dispatcher.control(&item.work).await;
-            let mut settle = Settle::Ack { outgoing: Vec::new() };
-            let published = if for_all {
-                // It was given back when it was met: no settlement takes them along.
-                app.services.publish_returned(outgoing).await
-            } else {
-                settle = Settle::Ack { outgoing };
-                app.publish_elsewhere(queue, &mut settle).await
-            };
-            if let Err(error) = published {
-                let error = error_chain(&error);
-                error!(%queue, error, "events of a handler of `{control}` are not published");
-            }
-            settle
-        };
-        let mut handlers = pin!(handlers);
+        let for_all = is_for_all(&control);
+        let receipt = item.receipt;
+        let lease = Arc::clone(&item.work.received.lease);
+        // In a task: a handler that keeps its thread must not keep this from hearing a stop.
+        let mut handlers = JoinSet::new();
+        let handled = handle_control(Arc::clone(&self.app), item.work, control);
+        handlers.spawn(handled.in_current_span());
         let settle = loop {
             if stops.ends().is_some() {
-                item.work.received.lease.cancel().cancel();
+                lease.cancel().cancel();
             }
             let left = stops.handlers_end();
             tokio::select! {
                 biased;
-                settle = &mut handlers => break settle,
+                Some(settle) = handlers.join_next() => break settle.unwrap_or_else(|_| {
+                    self.panicked();
+                    Settle::Release
+                }),
                 _ = stops.next() => {}
                 () = at(left) => break Settle::Ack { outgoing: Vec::new() },
             }
         };
         if !for_all {
-            self.send(item.receipt.clone(), settle, Tally::Control);
+            self.send(receipt, settle, Tally::Control);
         }
     }
+}
+
+/// Runs the handlers of a control event; how it is to be settled.
+async fn handle_control(app: Arc<Inner>, work: Work, control: Control) -> Settle {
+    let queue = &work.received.queue;
+    let outgoing = app.dispatcher.control(&work).await;
+    let mut settle = Settle::Ack { outgoing: Vec::new() };
+    let published = if is_for_all(&control) {
+        // It was given back when it was met: no settlement takes them along.
+        app.services.publish_returned(outgoing).await
+    } else {
+        settle = Settle::Ack { outgoing };
+        app.publish_elsewhere(queue, &mut settle).await
+    };
+    if let Err(error) = published {
+        let error = error_chain(&error);
+        error!(%queue, error, "events of a handler of `{control}` are not published");
+    }
+    settle
 }
 
 fn is_for_all(control: &Control) -> bool {

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use tracing::Instrument;
 
-use super::inline::Begun;
 use super::lanes::Stepped;
 use super::report::Tally;
 use super::run::{Item, Run};
 use super::task::handle;
+use crate::in_place::{self, Begun};
 use crate::logging::error;
 use crate::settlement::Settle;
 
@@ -91,7 +91,7 @@ impl Run {
                 item,
                 self.slots.started(),
             );
-            match self.inline.begin(Box::pin(handled)) {
+            match in_place::begin(Box::pin(handled)) {
                 Begun::Done => {}
                 Begun::Panicked => self.panicked(),
                 Begun::Waits(running) => {

@@ -3,6 +3,7 @@
 
 mod attributes;
 mod background;
+mod blocking;
 mod consumer;
 mod engines;
 mod failing;
