@@ -20,7 +20,11 @@ struct User {
 
 /// One type for all that may become of a row; a type for each does as well.
 #[derive(Event, Serialize, Deserialize)]
-#[event(type = "users.updated", alias = "users.created", alias = "users.deleted")]
+#[event(
+    type = "users.updated",
+    alias = "users.created",
+    alias = "users.deleted"
+)]
 struct UserChanged(Change<User>);
 
 #[on_event(queue = "capture_example")]
@@ -60,10 +64,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     )
     .execute(ezq.pool())
     .await?;
-    let users = ezq.capture("example_capture.users").queue("capture_example");
+    let users = ezq
+        .capture("example_capture.users")
+        .queue("capture_example");
     // The key orders what becomes of one user.
     let captured = users.named("users").without(["password"]).key("id").await?;
-    println!("captured: {:?} of {}.{}", captured.columns, captured.schema, captured.table);
+    println!(
+        "captured: {:?} of {}.{}",
+        captured.columns, captured.schema, captured.table
+    );
 
     let mut writer = ezq.pool().acquire().await?;
     for statement in WRITER {
@@ -71,11 +80,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         sqlx::raw_sql(statement).execute(&mut *writer).await?;
     }
     println!("what the handler sees");
-    ezq.publish(&End::default()).queue("capture_example").await?;
+    ezq.publish(&End::default())
+        .queue("capture_example")
+        .await?;
     let report = ezq.consumer().queue("capture_example").run().await?;
     println!("{report}");
 
     ezq.captures().remove("example_capture.users").await?;
-    sqlx::raw_sql("drop schema example_capture cascade").execute(&mut *writer).await?;
+    sqlx::raw_sql("drop schema example_capture cascade")
+        .execute(&mut *writer)
+        .await?;
     Ok(())
 }

@@ -29,27 +29,36 @@ impl Queues {
     fn put(&mut self, message: Outgoing) -> Result<MessageId> {
         self.1 += 1;
         let id = MessageId::Number(self.1);
-        self.find(&message.queue.clone())?.push(Delivery::stored(id.clone(), message, Utc::now()));
+        self.find(&message.queue.clone())?
+            .push(Delivery::stored(id.clone(), message, Utc::now()));
         Ok(id)
     }
 
     /// What can fail comes first, so that a settlement is done or not done.
     fn settle(&mut self, queue: &QueueName, by: &Receipt, how: Settle) -> Result<SettleOutcome> {
         let outgoing = how.outgoing().to_vec();
-        outgoing.iter().try_for_each(|event| self.find(&event.queue).map(drop))?;
+        outgoing
+            .iter()
+            .try_for_each(|event| self.find(&event.queue).map(drop))?;
         let messages = self.find(queue)?;
         let held = messages.iter().position(|message| message.receipt == *by);
-        let Some(place) = held else { return Ok(SettleOutcome::LeaseLost) };
+        let Some(place) = held else {
+            return Ok(SettleOutcome::LeaseLost);
+        };
         let message = messages.swap_remove(place);
         match how {
             Settle::Ack { .. } => {}
-            Settle::Retry { after, progress, .. } => {
+            Settle::Retry {
+                after, progress, ..
+            } => {
                 messages.push(message.returned_at(later(after), &progress));
             }
             Settle::Release => messages.push(message.returned_at(Utc::now(), &Progress::default())),
             Settle::DeadLetter { reason, .. } => eprintln!("given up: {}", reason.error),
         }
-        outgoing.into_iter().try_for_each(|event| self.put(event).map(drop))?;
+        outgoing
+            .into_iter()
+            .try_for_each(|event| self.put(event).map(drop))?;
         Ok(SettleOutcome::Done)
     }
 }
@@ -71,12 +80,25 @@ impl Engine for Shelf {
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         let mut queues = self.0.lock().await;
-        Ok(messages.into_iter().map(|message| queues.put(message).into()).collect())
+        Ok(messages
+            .into_iter()
+            .map(|message| queues.put(message).into())
+            .collect())
     }
 
-    async fn lease(&self, LeaseRequest { queue, max, ttl, .. }: LeaseRequest) -> Result<Leased> {
+    async fn lease(
+        &self,
+        LeaseRequest {
+            queue, max, ttl, ..
+        }: LeaseRequest,
+    ) -> Result<Leased> {
         let (mut queues, now, mut leased) = (self.0.lock().await, Utc::now(), Leased::default());
-        for message in queues.find(&queue)?.iter_mut().filter(|m| m.due <= now).take(max) {
+        for message in queues
+            .find(&queue)?
+            .iter_mut()
+            .filter(|m| m.due <= now)
+            .take(max)
+        {
             (message.deliveries, message.leased_at) = (message.deliveries + 1, now);
             let token = [message.deliveries.into(), 0, 0];
             message.receipt = Receipt::new(message.receipt.message_id().clone(), token);
@@ -105,7 +127,9 @@ impl Engine for Shelf {
         let mut queues = self.0.lock().await;
         let messages = queues.find(queue)?;
         let extend = |receipt: &Receipt| {
-            let held = messages.iter_mut().find(|message| message.receipt == *receipt);
+            let held = messages
+                .iter_mut()
+                .find(|message| message.receipt == *receipt);
             let due = held.map(|message| message.due = later(ttl));
             due.map_or(ExtendOutcome::LeaseLost, |()| ExtendOutcome::Extended)
         };

@@ -26,7 +26,10 @@ impl Codec for Sealed {
     fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
         let plain = WireFormat::CloudEvents.encode(event, headers)?;
         let mut body = ChaCha20Poly1305::generate_nonce(&mut OsRng).to_vec();
-        let sealed = self.0.encrypt(body[..].into(), plain.as_bytes()).map_err(|_| "too long")?;
+        let sealed = self
+            .0
+            .encrypt(body[..].into(), plain.as_bytes())
+            .map_err(|_| "too long")?;
         body.extend(sealed);
         Ok(serde_json::to_string(&BASE64.encode(body))?)
     }
@@ -34,7 +37,10 @@ impl Codec for Sealed {
     fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
         let body = BASE64.decode(serde_json::from_str::<String>(body)?)?;
         let (nonce, sealed) = body.split_at_checked(NONCE).ok_or("too short")?;
-        let plain = self.0.decrypt(nonce.into(), sealed).map_err(|_| "the seal is broken")?;
+        let plain = self
+            .0
+            .decrypt(nonce.into(), sealed)
+            .map_err(|_| "the seal is broken")?;
         WireFormat::CloudEvents.decode(std::str::from_utf8(&plain)?, origin)
     }
 
@@ -68,7 +74,10 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         .connect()
         .await?;
 
-    let diagnosed = Diagnosed { patient: 7, diagnosis: "a cold".into() };
+    let diagnosed = Diagnosed {
+        patient: 7,
+        diagnosis: "a cold".into(),
+    };
     let published = ezq.publish(&diagnosed).await?;
     let table = format!("pgmq.q_{queue}");
     let read = format!("SELECT message #>> '{{}}' FROM {table} WHERE msg_id = $1");
@@ -76,7 +85,11 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         .bind(published.id.as_number())
         .fetch_one(ezq.pool())
         .await?;
-    println!("in the table: {}... ({} characters)", &stored[..16], stored.len());
+    println!(
+        "in the table: {}... ({} characters)",
+        &stored[..16],
+        stored.len()
+    );
     assert!(!stored.contains("cold"));
 
     // The same body with one character changed, and one that was never sealed.
@@ -86,13 +99,23 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     }];
     for body in forged {
         let send = ezq::sqlx::query("SELECT pgmq.send($1, $2::text::jsonb)");
-        send.bind(queue.as_str()).bind(body).execute(ezq.pool()).await?;
+        send.bind(queue.as_str())
+            .bind(body)
+            .execute(ezq.pool())
+            .await?;
     }
 
     ezq.publish(&End::default()).await?;
     println!("{}", ezq.consumer().run().await?);
-    for letter in ezq.dead_letters(&queue)?.list(&DeadLetterFilter::all(), 10).await? {
-        println!("not handled: {}", letter.reason.map(|reason| reason.error).unwrap_or_default());
+    for letter in ezq
+        .dead_letters(&queue)?
+        .list(&DeadLetterFilter::all(), 10)
+        .await?
+    {
+        println!(
+            "not handled: {}",
+            letter.reason.map(|reason| reason.error).unwrap_or_default()
+        );
         ezq.dead_letters(&queue)?.discard(&letter.id).await?;
     }
     Ok(())

@@ -73,8 +73,16 @@ async fn main() -> Result<()> {
     let queue = QueueName::new(QUEUE)?;
     ezq.engine(&queue).ensure_queue(&queue).await?;
     ezq.purge(&queue).await?;
-    let mut demo = Demo { ezq, queue, started };
-    if waits { demo.wait_for_ctrl_c().await } else { demo.show_all().await }
+    let mut demo = Demo {
+        ezq,
+        queue,
+        started,
+    };
+    if waits {
+        demo.wait_for_ctrl_c().await
+    } else {
+        demo.show_all().await
+    }
 }
 
 impl Demo {
@@ -91,7 +99,11 @@ impl Demo {
         self.publish("job 1", 300).await?;
         self.publish("job 2", 300).await?;
         let token = CancellationToken::new();
-        let consumer = self.consumer().concurrency(1).stop_on(token.clone()).spawn();
+        let consumer = self
+            .consumer()
+            .concurrency(1)
+            .stop_on(token.clone())
+            .spawn();
         self.begun().await?;
         token.cancel();
         println!("    {}", consumer.wait().await?);
@@ -111,7 +123,10 @@ impl Demo {
     async fn end_within_a_time(&mut self) -> Result<()> {
         println!("\nEnd with a time: who is not done by then is cancelled");
         self.publish("job 5", 500).await?;
-        self.ezq.publish(&End::within(Duration::from_millis(250))).queue(&self.queue).await?;
+        self.ezq
+            .publish(&End::within(Duration::from_millis(250)))
+            .queue(&self.queue)
+            .await?;
         let report = self.consumer().run().await?;
         println!("    {report}");
         self.left().await
@@ -130,10 +145,17 @@ impl Demo {
         println!(
             "\nSIGTERM, as a service manager sends it: as a token, within a grace of your own"
         );
-        let consumer = self.consumer().stop_on_signals().grace(Duration::from_secs(5)).spawn();
+        let consumer = self
+            .consumer()
+            .stop_on_signals()
+            .grace(Duration::from_secs(5))
+            .spawn();
         self.begun().await?;
         let own = std::process::id().to_string();
-        tokio::process::Command::new("kill").args(["-TERM", &own]).status().await?;
+        tokio::process::Command::new("kill")
+            .args(["-TERM", &own])
+            .status()
+            .await?;
         println!("    {}", consumer.wait().await?);
         self.left().await
     }
@@ -163,17 +185,28 @@ impl Demo {
     }
 
     async fn publish(&self, name: &str, millis: u64) -> Result<()> {
-        self.ezq.publish(&Job { name: name.to_owned(), millis }).await?;
+        self.ezq
+            .publish(&Job {
+                name: name.to_owned(),
+                millis,
+            })
+            .await?;
         Ok(())
     }
 
     /// Waits until a job of the newest consumer has begun.
     async fn begun(&mut self) -> Result<()> {
-        self.started.recv().await.ok_or_else(|| "no job will begin any more".into())
+        self.started
+            .recv()
+            .await
+            .ok_or_else(|| "no job will begin any more".into())
     }
 
     async fn left(&self) -> Result<()> {
-        println!("    waiting in the queue: {}", self.ezq.stats(&self.queue).await?.ready);
+        println!(
+            "    waiting in the queue: {}",
+            self.ezq.stats(&self.queue).await?.ready
+        );
         Ok(())
     }
 }

@@ -52,9 +52,15 @@ async fn place(Shared(ezq): Shared<Ezq>, Json(new): Json<NewOrder>) -> (StatusCo
     let placed = async {
         let mut tx = ezq.pool().begin().await?;
         let insert = "insert into orders_example (customer, cents) values ($1, $2) returning id";
-        let insert = sqlx::query_scalar(insert).bind(&new.customer).bind(new.cents);
+        let insert = sqlx::query_scalar(insert)
+            .bind(&new.customer)
+            .bind(new.cents);
         let order = insert.fetch_one(&mut *tx).await?;
-        let event = OrderPlaced { order, customer: new.customer, cents: new.cents };
+        let event = OrderPlaced {
+            order,
+            customer: new.customer,
+            cents: new.cents,
+        };
         ezq.publish_in(&mut tx, &event).await?;
         tx.commit().await?;
         Result::Ok(order)
@@ -67,7 +73,11 @@ async fn place(Shared(ezq): Shared<Ezq>, Json(new): Json<NewOrder>) -> (StatusCo
 
 async fn ready(Shared(ezq): Shared<Ezq>) -> (StatusCode, String) {
     let health = ezq.health().await;
-    let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if health.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, health.to_string())
 }
 
@@ -83,8 +93,13 @@ async fn charge(
         .bind(event.order)
         .execute(&mut *tx)
         .await?;
-    publisher.broadcast(&OrderPaid { order: event.order }).await?;
-    println!("shop: charged {} cents for order {}", event.cents, event.order);
+    publisher
+        .broadcast(&OrderPaid { order: event.order })
+        .await?;
+    println!(
+        "shop: charged {} cents for order {}",
+        event.cents, event.order
+    );
     Ok(())
 }
 
@@ -97,7 +112,11 @@ async fn notify(event: OrderPlaced, context: Context) {
 
 #[on_event]
 async fn ship(event: OrderPaid, context: Context) {
-    println!("order {}, from {}", event.order, context.envelope().source());
+    println!(
+        "order {}, from {}",
+        event.order,
+        context.envelope().source()
+    );
 }
 
 #[tokio::main]
@@ -113,7 +132,10 @@ async fn main() -> Result<()> {
 /// The second application, in a process of its own. It ends when its input closes, so that it does
 /// not outlive the shop.
 async fn shipping() -> Result<()> {
-    let ezq = Ezq::builder().app("shipping").without_discovered_handlers().handler::<ship>();
+    let ezq = Ezq::builder()
+        .app("shipping")
+        .without_discovered_handlers()
+        .handler::<ship>();
     let ezq = ezq.connect().await?;
     let token = CancellationToken::new();
     let closed = token.clone();
@@ -121,7 +143,12 @@ async fn shipping() -> Result<()> {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         closed.cancel();
     });
-    ezq.consumer().queue(SHIPPING).subscribe().stop_on(token).run().await?;
+    ezq.consumer()
+        .queue(SHIPPING)
+        .subscribe()
+        .stop_on(token)
+        .run()
+        .await?;
     Ok(())
 }
 
@@ -130,8 +157,15 @@ async fn shop(waits: bool) -> Result<()> {
         Ok(url) => url,
         Err(_) => ezq::pgmq::embedded::EmbeddedPostgres::shared().await?.url(),
     };
-    let ezq = Ezq::builder().database_url(&url).app("shop").without_discovered_handlers();
-    let ezq = ezq.handler::<charge>().handler::<notify>().connect().await?;
+    let ezq = Ezq::builder()
+        .database_url(&url)
+        .app("shop")
+        .without_discovered_handlers();
+    let ezq = ezq
+        .handler::<charge>()
+        .handler::<notify>()
+        .connect()
+        .await?;
     let table = "create table if not exists orders_example (id bigint generated always as identity
                  primary key, customer text not null, cents bigint not null check (cents > 0),
                  paid boolean not null default false)";
@@ -157,7 +191,9 @@ async fn shop(waits: bool) -> Result<()> {
     let consumer = ezq.consumer().queue(SHOP).spawn();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let routes = Router::new().route("/orders", post(place)).route("/ready", get(ready));
+    let routes = Router::new()
+        .route("/orders", post(place))
+        .route("/ready", get(ready));
     let server = axum::serve(listener, routes.with_state(ezq.clone()));
     let server = tokio::spawn(async move { server.await });
 
@@ -167,7 +203,10 @@ async fn shop(waits: bool) -> Result<()> {
     println!("GET /ready: {}", request(&at, "GET", "/ready", "").await?);
     for (customer, cents) in [("ada", 1250), ("grace", 0), ("linus", 900)] {
         let order = format!(r#"{{"customer":"{customer}","cents":{cents}}}"#);
-        println!("POST /orders {order}: {}", request(&at, "POST", "/orders", &order).await?);
+        println!(
+            "POST /orders {order}: {}",
+            request(&at, "POST", "/orders", &order).await?
+        );
     }
     hear(&mut other, 2).await?;
     if waits {

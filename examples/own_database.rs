@@ -24,10 +24,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ezq = Ezq::builder().pool(pool).connect().await?;
 
     let mut tx = ezq.pool().begin().await?;
-    sqlx::query("update orders set paid = true where id = 7").execute(&mut *tx).await?;
+    sqlx::query("update orders set paid = true where id = 7")
+        .execute(&mut *tx)
+        .await?;
     ezq.publish_in(&mut tx, &OrderPaid { order: 7 }).await?; // seen only if the transaction commits
     tx.commit().await?;
 
-    ezq.consumer().queue("orders").stop_on_signals().run().await?;
+    ezq.consumer()
+        .queue("orders")
+        .stop_on_signals()
+        .run()
+        .await?;
     Ok(())
 }

@@ -21,7 +21,11 @@ async fn greet(event: UserCreated) -> Result<(), std::io::Error> {
 #[tokio::main]
 async fn main() -> ezq::Result<()> {
     let ezq = Ezq::connect().await?;
-    ezq.publish(&UserCreated { user_id: 1, username: "ada".into() }).await?;
+    ezq.publish(&UserCreated {
+        user_id: 1,
+        username: "ada".into(),
+    })
+    .await?;
     ezq.publish(&End::default()).await?;
     let report = ezq.consumer().run().await?;
     println!("{report}");

@@ -23,7 +23,10 @@ mod once {
     #[on_event]
     async fn book(event: OrderPaid, mut tx: Tx) -> Result<ReceiptDue, sqlx::Error> {
         let paid = "update orders set paid = true where id = $1";
-        sqlx::query(paid).bind(event.order).execute(&mut *tx).await?;
+        sqlx::query(paid)
+            .bind(event.order)
+            .execute(&mut *tx)
+            .await?;
         Ok(ReceiptDue { order: event.order }) // published by the commit that acknowledges `event`
     }
 
@@ -85,7 +88,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ezq.publish(&once::paid(order)).await?;
     }
     println!("orders: {}", ezq.consumer().until_idle().run().await?);
-    println!("receipts: {}", ezq.consumer().queue("receipts").until_idle().run().await?);
+    println!(
+        "receipts: {}",
+        ezq.consumer().queue("receipts").until_idle().run().await?
+    );
     let counted =
         "select count(*) filter (where paid), (select count(*) from receipts) from orders";
     let (paid, printed): (i64, i64) = sqlx::query_as(counted).fetch_one(ezq.pool()).await?;

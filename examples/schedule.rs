@@ -29,8 +29,13 @@ impl Worker {
 
 #[on_schedule(every = "1s", name = "example.sweep", queue = "schedule_example")]
 async fn sweep(tick: Tick, State(worker): State<Worker>) {
-    let since = tick.previous.map_or(0, |previous| (tick.due - previous).num_seconds());
-    println!("    the tick of {}, {since} s after the one before", tick.due.format("%H:%M:%S"));
+    let since = tick
+        .previous
+        .map_or(0, |previous| (tick.due - previous).num_seconds());
+    println!(
+        "    the tick of {}, {since} s after the one before",
+        tick.due.format("%H:%M:%S")
+    );
     worker.did("swept");
 }
 
@@ -59,19 +64,33 @@ async fn send_invoices(event: InvoicesDue, State(worker): State<Worker>) {
 }
 
 async fn start(number: u32, done: &UnboundedSender<&'static str>) -> Result<(Ezq, ConsumerHandle)> {
-    let first_of_month = Schedule::cron("0 6 1 * *").tz("Europe/Paris").missed(Missed::FireOnce);
+    let first_of_month = Schedule::cron("0 6 1 * *")
+        .tz("Europe/Paris")
+        .missed(Missed::FireOnce);
     let ezq = Ezq::builder()
         .state(Worker(number, done.clone()))
-        .schedule("example.invoices", first_of_month, &InvoicesDue { region: "north".into() })
+        .schedule(
+            "example.invoices",
+            first_of_month,
+            &InvoicesDue {
+                region: "north".into(),
+            },
+        )
         .connect()
         .await?;
-    let consumer = ezq.consumer().queue("schedule_example").stop_on_signals().spawn();
+    let consumer = ezq
+        .consumer()
+        .queue("schedule_example")
+        .stop_on_signals()
+        .spawn();
     Ok((ezq, consumer))
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let waits = std::env::args().nth(1).is_some_and(|argument| argument == "--wait");
+    let waits = std::env::args()
+        .nth(1)
+        .is_some_and(|argument| argument == "--wait");
     let (done, mut did) = unbounded_channel();
     let (ezq, first) = start(1, &done).await?;
     let (_other, second) = start(2, &done).await?;
@@ -84,7 +103,9 @@ async fn main() -> Result<()> {
     let schedules = ezq.schedules()?;
     println!("\nwhat comes next");
     for schedule in schedules.list().await? {
-        let next = schedule.next_at.map_or("never".into(), |at| at.format("%F %T UTC").to_string());
+        let next = schedule
+            .next_at
+            .map_or("never".into(), |at| at.format("%F %T UTC").to_string());
         println!("    {:<17} {next}: {}", schedule.name, schedule.definition);
     }
 

@@ -142,7 +142,8 @@ impl Ezq {
         connection: &mut PgConnection,
         event: &E,
     ) -> Result<Broadcasted> {
-        self.broadcast_prepared_in(connection, self.app.broadcast(event)).await
+        self.broadcast_prepared_in(connection, self.app.broadcast(event))
+            .await
     }
 
     /// As [`broadcast_in`](Self::broadcast_in), for an event with options:
@@ -156,7 +157,10 @@ impl Ezq {
         broadcast: Broadcast,
     ) -> Result<Broadcasted> {
         let prepared = broadcast.prepare()?;
-        let copies = self.engine.broadcast_in(connection, prepared.message.clone()).await?;
+        let copies = self
+            .engine
+            .broadcast_in(connection, prepared.message.clone())
+            .await?;
         prepared.broadcasted(copies)
     }
 

@@ -45,7 +45,9 @@ impl Ezq {
     /// ```
     pub fn capture(&self, table: impl Into<String>) -> Capture {
         let config = self.config();
-        self.pgmq().capture(table, &config.queue).source(&config.app)
+        self.pgmq()
+            .capture(table, &config.queue)
+            .source(&config.app)
     }
 
     /// The tables whose changes are captured: listed, and removed.

@@ -14,13 +14,21 @@ use tokio::process::{Child, ChildStdout, Command};
 use crate::{Commit, Result};
 
 /// Settings of the user's that would change what is read.
-const CONFIG: [&str; 3] = ["log.showSignature=false", "log.showRoot=true", "diff.relative=false"];
+const CONFIG: [&str; 3] = [
+    "log.showSignature=false",
+    "log.showRoot=true",
+    "diff.relative=false",
+];
 
 fn git(repo: &Path) -> Command {
     let mut git = Command::new("git");
-    git.arg("-C").arg(repo).args(CONFIG.iter().flat_map(|setting| ["-c", setting]));
+    git.arg("-C")
+        .arg(repo)
+        .args(CONFIG.iter().flat_map(|setting| ["-c", setting]));
     // Inside a hook these would point git elsewhere.
-    git.env_remove("GIT_DIR").env_remove("GIT_WORK_TREE").env_remove("GIT_INDEX_FILE");
+    git.env_remove("GIT_DIR")
+        .env_remove("GIT_WORK_TREE")
+        .env_remove("GIT_INDEX_FILE");
     git.env("LC_ALL", "C").stdin(Stdio::null());
     git
 }
@@ -54,7 +62,9 @@ pub(crate) async fn head(repo: &Path) -> Result<String> {
 
 /// How many commits a commit's history has, itself included.
 pub(crate) async fn count(repo: &Path, head: &str) -> Result<u64> {
-    Ok(answer(repo, &["rev-list", "--count", head]).await??.parse()?)
+    Ok(answer(repo, &["rev-list", "--count", head])
+        .await??
+        .parse()?)
 }
 
 /// A commit's history, newest first.
@@ -70,7 +80,14 @@ impl History {
         let mut git = git(repo)
             // Merges are listed as well, without files. The raw form marks each path by a field
             // that begins with a colon, which no hash does.
-            .args(["log", "-z", "--raw", "--no-renames", "--no-color", "--encoding=UTF-8"])
+            .args([
+                "log",
+                "-z",
+                "--raw",
+                "--no-renames",
+                "--no-color",
+                "--encoding=UTF-8",
+            ])
             .args(["--date=format:%H", "--format=%H%x00%an%x00%ad%x00%s"])
             .args([head, "--"])
             .stdout(Stdio::piped())
@@ -78,7 +95,11 @@ impl History {
             .spawn()
             .map_err(explain)?;
         let output = git.stdout.take().ok_or("`git log` has no output")?;
-        Ok(Self { git, output: BufReader::new(output), ahead: None })
+        Ok(Self {
+            git,
+            output: BufReader::new(output),
+            ahead: None,
+        })
     }
 
     /// The next commit; `None` after the last one.
@@ -89,20 +110,34 @@ impl History {
         };
         let Some(hash) = first else {
             let status = self.git.wait().await?;
-            return if status.success() { Ok(None) } else { Err("`git log` failed".into()) };
+            return if status.success() {
+                Ok(None)
+            } else {
+                Err("`git log` failed".into())
+            };
         };
         let (author, hour, subject) = (self.text().await?, self.text().await?, self.text().await?);
         let mut files = Vec::new();
         while let Some(field) = self.field().await? {
             // A line break stands between a message and its first file.
-            if !field.strip_prefix(b"\n").unwrap_or(&field).starts_with(b":") {
+            if !field
+                .strip_prefix(b"\n")
+                .unwrap_or(&field)
+                .starts_with(b":")
+            {
                 self.ahead = Some(field);
                 break;
             }
             files.push(self.text().await?);
         }
         // Dates that git cannot make out have no hour.
-        Ok(Some(Commit { hash: text(&hash), author, hour: hour.parse().ok(), subject, files }))
+        Ok(Some(Commit {
+            hash: text(&hash),
+            author,
+            hour: hour.parse().ok(),
+            subject,
+            files,
+        }))
     }
 
     async fn field(&mut self) -> Result<Option<Vec<u8>>> {
@@ -112,7 +147,10 @@ impl History {
     }
 
     async fn text(&mut self) -> Result<String> {
-        let field = self.field().await?.ok_or("`git log` ended within a commit")?;
+        let field = self
+            .field()
+            .await?
+            .ok_or("`git log` ended within a commit")?;
         Ok(text(&field))
     }
 }

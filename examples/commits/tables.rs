@@ -55,7 +55,12 @@ pub(crate) async fn print(pool: &PgPool) -> Result<()> {
     )
     .fetch_all(pool)
     .await?;
-    let most = hours.iter().map(|(count, _)| *count).max().unwrap_or(0).max(1);
+    let most = hours
+        .iter()
+        .map(|(count, _)| *count)
+        .max()
+        .unwrap_or(0)
+        .max(1);
     println!("\n   hour  commits");
     for (count, hour) in hours {
         let line = format!("  {hour:>2}:00  {count:>7}  {}", bar(count, most));
@@ -75,9 +80,14 @@ fn table(count: &str, name: &str, rows: Vec<(i64, String)>) {
 fn bar(count: i64, most: i64) -> String {
     const WIDTH: i64 = 48;
     const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let eighths = (count * WIDTH * 8).div_euclid(most).max(i64::from(count > 0));
+    let eighths = (count * WIDTH * 8)
+        .div_euclid(most)
+        .max(i64::from(count > 0));
     let full = "█".repeat(usize::try_from(eighths / 8).unwrap_or(0));
-    full + usize::try_from(eighths % 8).ok().and_then(|rest| PARTS.get(rest)).unwrap_or(&"")
+    full + usize::try_from(eighths % 8)
+        .ok()
+        .and_then(|rest| PARTS.get(rest))
+        .unwrap_or(&"")
 }
 
 /// Names from a history may hold anything, also what a terminal would obey.

@@ -19,7 +19,11 @@ const RECEIPTS: &str = "interop_example_receipts";
 
 // Read under both names: the alias is the name of the Python class.
 #[derive(Event, Serialize, Deserialize)]
-#[event(type = "order.placed", alias = "OrderPlaced", queue = "interop_example_orders")]
+#[event(
+    type = "order.placed",
+    alias = "OrderPlaced",
+    queue = "interop_example_orders"
+)]
 struct OrderPlaced {
     order: i64,
     customer: String,
@@ -46,13 +50,20 @@ async fn charge(event: OrderPlaced, context: Context) -> (OrderCharged, ReceiptP
         event.customer,
         context.envelope().source()
     );
-    (OrderCharged { order: event.order }, ReceiptPrinted { order: event.order })
+    (
+        OrderCharged { order: event.order },
+        ReceiptPrinted { order: event.order },
+    )
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     for program in ["python3", "psql"] {
-        let version = Command::new(program).arg("--version").stdout(Stdio::null()).status().await;
+        let version = Command::new(program)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status()
+            .await;
         if !version.is_ok_and(|status| status.success()) {
             println!("SKIPPED: `{program}` is not installed; this example needs python3 and psql");
             return Ok(());
@@ -64,10 +75,16 @@ async fn main() -> Result<()> {
     };
     let ezq = Ezq::builder().database_url(&url).connect().await?;
     for queue in [ORDERS, RECEIPTS] {
-        sqlx::query("select pgmq.create($1)").bind(queue).execute(ezq.pool()).await?;
+        sqlx::query("select pgmq.create($1)")
+            .bind(queue)
+            .execute(ezq.pool())
+            .await?;
     }
 
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python_interop/shop.py");
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/examples/python_interop/shop.py"
+    );
     let mut python = Command::new("python3")
         .args([script, ORDERS, RECEIPTS])
         .env("DATABASE_URL", &url)

@@ -35,7 +35,11 @@ pub(crate) struct Job {
 impl Job {
     pub(crate) fn new(case: &str, side: &str, n: usize) -> Self {
         let queue = format!("bench_{case}_{side}_{n}");
-        Self { queue, concurrency: CONCURRENCY, retention: Retention::Delete }
+        Self {
+            queue,
+            concurrency: CONCURRENCY,
+            retention: Retention::Delete,
+        }
     }
 }
 
@@ -47,8 +51,13 @@ impl Application {
     ) -> Result<Self> {
         let handled = Arc::new(AtomicU64::new(0));
         let handler = handler(Arc::clone(&handled));
-        let builder = Ezq::builder().database_url(url).without_discovered_handlers();
-        Ok(Self { ezq: builder.register(handler).connect().await?, handled })
+        let builder = Ezq::builder()
+            .database_url(url)
+            .without_discovered_handlers();
+        Ok(Self {
+            ezq: builder.register(handler).connect().await?,
+            handled,
+        })
     }
 
     /// One whose handler does nothing else.
@@ -81,17 +90,33 @@ impl Application {
         template.copy(ezq, &job.queue).await?;
         handled.store(0, Ordering::Relaxed);
 
-        let consumer = ezq.consumer().queue(&queue).concurrency(job.concurrency).until_idle();
+        let consumer = ezq
+            .consumer()
+            .queue(&queue)
+            .concurrency(job.concurrency)
+            .until_idle();
         let started = Instant::now();
         let report = consumer.run().await?;
         let took = started.elapsed();
 
         let events = template.due;
-        check("the number of events that ezq reports", report.counts.handled, events)?;
+        check(
+            "the number of events that ezq reports",
+            report.counts.handled,
+            events,
+        )?;
         let seen = handled.load(Ordering::Relaxed);
-        check("the number of events that the handlers saw", seen, events * handlers)?;
+        check(
+            "the number of events that the handlers saw",
+            seen,
+            events * handlers,
+        )?;
         let kept = count(ezq, &format!("pgmq.a_{queue}")).await?;
-        let wanted = if job.retention.is_archive() { events } else { 0 };
+        let wanted = if job.retention.is_archive() {
+            events
+        } else {
+            0
+        };
         check("the number of events in the archive", kept, wanted)?;
         drop_queue(ezq, &job.queue, template.later).await?;
         drop_queue(ezq, &queue.dead_letters(), 0).await?;
@@ -106,7 +131,10 @@ impl Application {
     ) -> Result<Map<String, Value>> {
         let mut settings = database.settings().await?;
         settings.insert("events".into(), json!(template.due));
-        settings.insert("body_bytes".into(), json!(template.body_bytes(&self.ezq).await?));
+        settings.insert(
+            "body_bytes".into(),
+            json!(template.body_bytes(&self.ezq).await?),
+        );
         settings.insert("concurrency".into(), json!(CONCURRENCY));
         template.drop(&self.ezq).await?;
         self.ezq.close().await;

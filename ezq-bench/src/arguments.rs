@@ -46,11 +46,20 @@ impl Arguments {
     }
 
     pub(crate) fn read(words: impl IntoIterator<Item = String>) -> Result<Wish, String> {
-        let mut arguments =
-            Self { cases: Vec::new(), json: false, database_url: None, pairs: None, events: None };
+        let mut arguments = Self {
+            cases: Vec::new(),
+            json: false,
+            database_url: None,
+            pairs: None,
+            events: None,
+        };
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or_else(|| format!("`{word}` needs a value"));
+            let mut value = || {
+                words
+                    .next()
+                    .ok_or_else(|| format!("`{word}` needs a value"))
+            };
             match word.as_str() {
                 "--help" | "-h" => return Ok(Wish::Help),
                 "--list" => return Ok(Wish::List),
@@ -58,7 +67,10 @@ impl Arguments {
                 "--database-url" => arguments.database_url = Some(value()?),
                 "--pairs" => arguments.pairs = Some(number(&word, &value()?)?),
                 "--events" => arguments.events = Some(number(&word, &value()?)?),
-                name => match cases::ALL.iter().chain(cases::GROWTH).find(|case| case.name == name)
+                name => match cases::ALL
+                    .iter()
+                    .chain(cases::GROWTH)
+                    .find(|case| case.name == name)
                 {
                     Some(case) => arguments.cases.push(case),
                     None if name.starts_with('-') => return Err(format!("no option `{name}`")),
@@ -100,7 +112,13 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_know() {
-        for line in ["--quick", "consumes", "--pairs", "--pairs 0", "--events many"] {
+        for line in [
+            "--quick",
+            "consumes",
+            "--pairs",
+            "--pairs 0",
+            "--events many",
+        ] {
             assert!(read(line).is_err(), "{line}");
         }
     }

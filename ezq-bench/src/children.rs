@@ -22,7 +22,10 @@ pub(crate) struct Child {
 impl Child {
     /// Starts one, which finds the database at a URL.
     pub(crate) fn start(role: &str, url: &str) -> Result<Self> {
-        Self::spawn(Command::new(std::env::current_exe()?).env("DATABASE_URL", url), role)
+        Self::spawn(
+            Command::new(std::env::current_exe()?).env("DATABASE_URL", url),
+            role,
+        )
     }
 
     /// Starts one under another program, such as a profiler, whose messages are thrown away.
@@ -32,15 +35,25 @@ impl Child {
         role: &str,
     ) -> Result<Self> {
         let mut command = Command::new(program);
-        command.args(arguments).arg(std::env::current_exe()?).stderr(Stdio::null());
+        command
+            .args(arguments)
+            .arg(std::env::current_exe()?)
+            .stderr(Stdio::null());
         Self::spawn(&mut command, role)
     }
 
     fn spawn(command: &mut Command, role: &str) -> Result<Self> {
-        command.env(ROLE, role).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command
+            .env(ROLE, role)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
         let mut process = command.spawn()?;
         let answers = process.stdout.take().ok_or("the child has no output")?;
-        Ok(Self { process, answers: BufReader::new(answers).lines() })
+        Ok(Self {
+            process,
+            answers: BufReader::new(answers).lines(),
+        })
     }
 
     /// The next line that it prints.
@@ -55,14 +68,22 @@ impl Child {
 
     /// Lets it go on.
     pub(crate) async fn go(&mut self) -> Result<()> {
-        let input = self.process.stdin.as_mut().ok_or("the child has no input")?;
+        let input = self
+            .process
+            .stdin
+            .as_mut()
+            .ok_or("the child has no input")?;
         Ok(input.write_all(b"go\n").await?)
     }
 
     /// Waits until it has ended, and well.
     pub(crate) async fn end(mut self) -> Result<()> {
         let status = self.process.wait().await?;
-        if status.success() { Ok(()) } else { Err(format!("the child failed: {status}").into()) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("the child failed: {status}").into())
+        }
     }
 
     /// Kills it, as by `kill -9`.
@@ -81,8 +102,14 @@ impl Child {
 /// Waits until the parent lets this child go on.
 pub(crate) async fn told_to_go() -> Result<()> {
     let mut line = String::new();
-    BufReader::new(tokio::io::stdin()).read_line(&mut line).await?;
-    if line.is_empty() { Err("the parent is gone".into()) } else { Ok(()) }
+    BufReader::new(tokio::io::stdin())
+        .read_line(&mut line)
+        .await?;
+    if line.is_empty() {
+        Err("the parent is gone".into())
+    } else {
+        Ok(())
+    }
 }
 
 /// Does what a child is for, if this process is one.

@@ -17,10 +17,16 @@ pub(crate) struct Database {
 impl Database {
     pub(crate) async fn open(url: Option<&str>) -> Result<Self> {
         if let Some(url) = url {
-            return Ok(Self { url: url.to_owned(), _server: None });
+            return Ok(Self {
+                url: url.to_owned(),
+                _server: None,
+            });
         }
         let server = EmbeddedPostgres::builder().durable(true).start().await?;
-        Ok(Self { url: server.url(), _server: Some(server) })
+        Ok(Self {
+            url: server.url(),
+            _server: Some(server),
+        })
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -63,5 +69,8 @@ fn cpu() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find(|line| line.starts_with("model name"));
     let name = name.and_then(|line| line.split_once(": "));
-    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+    name.map_or_else(
+        || std::env::consts::ARCH.to_owned(),
+        |(_, name)| name.trim().to_owned(),
+    )
 }

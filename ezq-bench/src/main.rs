@@ -72,7 +72,14 @@ async fn fulfil(wish: Wish) -> Result<()> {
     }
     for case in &arguments.cases {
         for outcome in (case.run)(&arguments, &database).await? {
-            println!("{}", if arguments.json { outcome.json() } else { outcome.row() });
+            println!(
+                "{}",
+                if arguments.json {
+                    outcome.json()
+                } else {
+                    outcome.row()
+                }
+            );
         }
     }
     Ok(())

@@ -76,11 +76,23 @@ impl Outcome {
             Figures::Pairs(pairs) => {
                 let ratios = pairs.ratios();
                 let (ezq, reference) = (pairs.ezq(), figure(pairs.reference()));
-                (ezq, reference, json!(cut(ratios.median)), ratios, pairs.len())
+                (
+                    ezq,
+                    reference,
+                    json!(cut(ratios.median)),
+                    ratios,
+                    pairs.len(),
+                )
             }
             Figures::Alone(values) => {
                 let spread = Spread::of(values);
-                (spread.median, Value::Null, Value::Null, spread, values.len())
+                (
+                    spread.median,
+                    Value::Null,
+                    Value::Null,
+                    spread,
+                    values.len(),
+                )
             }
         };
         let mut line = json!({
@@ -114,15 +126,30 @@ impl Outcome {
             Figures::Pairs(pairs) => {
                 let ratios = pairs.ratios();
                 let (ezq, reference) = (pairs.ezq(), shown(pairs.reference()));
-                (ezq, reference, format!("{:.2}", ratios.median), ratios, pairs.len())
+                (
+                    ezq,
+                    reference,
+                    format!("{:.2}", ratios.median),
+                    ratios,
+                    pairs.len(),
+                )
             }
             Figures::Alone(values) => {
                 let spread = Spread::of(values);
-                (spread.median, "-".to_owned(), "-".to_owned(), spread, values.len())
+                (
+                    spread.median,
+                    "-".to_owned(),
+                    "-".to_owned(),
+                    spread,
+                    values.len(),
+                )
             }
         };
-        let point: Vec<String> =
-            self.point.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let point: Vec<String> = self
+            .point
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
         let row = format!(
             "{:<18} {:>12} {reference:>12} {ratio:>6} {:>7.2} {:>7.2}  {:<15} {count} {}",
             self.name,
@@ -138,11 +165,19 @@ impl Outcome {
 
 /// As many digits as mean something.
 fn figure(value: f64) -> Value {
-    json!(if value.abs() >= 1000.0 { value.round() } else { cut(value) })
+    json!(if value.abs() >= 1000.0 {
+        value.round()
+    } else {
+        cut(value)
+    })
 }
 
 fn shown(value: f64) -> String {
-    if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+    if value.abs() >= 1000.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
 }
 
 fn cut(value: f64) -> f64 {

@@ -69,7 +69,11 @@ impl Pairs {
 
     /// How the ratios of the pairs lie.
     pub(crate) fn ratios(&self) -> Spread {
-        let ratios = self.ezq.iter().zip(&self.reference).map(|(ezq, reference)| ezq / reference);
+        let ratios = self
+            .ezq
+            .iter()
+            .zip(&self.reference)
+            .map(|(ezq, reference)| ezq / reference);
         Spread::of(&ratios.collect::<Vec<_>>())
     }
 }
@@ -87,7 +91,11 @@ impl Spread {
         let mut values = values.to_vec();
         values.sort_by(f64::total_cmp);
         let end = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
-        Self { min: end(values.first()), median: median(&values), max: end(values.last()) }
+        Self {
+            min: end(values.first()),
+            median: median(&values),
+            max: end(values.last()),
+        }
     }
 }
 
@@ -130,8 +138,18 @@ mod tests {
 
     #[test]
     fn the_median_of_the_ratios_counts_and_not_the_ratio_of_the_medians() {
-        let pairs = Pairs { ezq: vec![10.0, 30.0, 20.0], reference: vec![20.0, 10.0, 10.0] };
-        assert_eq!(pairs.ratios(), Spread { min: 0.5, median: 2.0, max: 3.0 });
+        let pairs = Pairs {
+            ezq: vec![10.0, 30.0, 20.0],
+            reference: vec![20.0, 10.0, 10.0],
+        };
+        assert_eq!(
+            pairs.ratios(),
+            Spread {
+                min: 0.5,
+                median: 2.0,
+                max: 3.0
+            }
+        );
         assert_eq!((pairs.ezq(), pairs.reference()), (20.0, 10.0));
     }
 
@@ -143,7 +161,10 @@ mod tests {
     #[test]
     fn a_percentile_is_a_value_that_was_seen() {
         let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
-        assert_eq!([50, 99, 100].map(|p| percentile(&values, p)), [100.0, 198.0, 200.0]);
+        assert_eq!(
+            [50, 99, 100].map(|p| percentile(&values, p)),
+            [100.0, 198.0, 200.0]
+        );
         assert!(percentile(&[], 50).is_nan());
     }
 
@@ -152,10 +173,22 @@ mod tests {
         let order = RefCell::new(String::new());
         let run = |name: char, events: usize| {
             order.borrow_mut().push(name);
-            std::future::ready(Ok(Run { events, took: Duration::from_secs(1) }))
+            std::future::ready(Ok(Run {
+                events,
+                took: Duration::from_secs(1),
+            }))
         };
-        let pairs = Pairs::measure("", 3, |n| run('a', 10 * n), |_| run('b', 10)).await.unwrap();
+        let pairs = Pairs::measure("", 3, |n| run('a', 10 * n), |_| run('b', 10))
+            .await
+            .unwrap();
         assert_eq!(*order.borrow(), "abbaabba");
-        assert_eq!(pairs.ratios(), Spread { min: 1.0, median: 2.0, max: 3.0 });
+        assert_eq!(
+            pairs.ratios(),
+            Spread {
+                min: 1.0,
+                median: 2.0,
+                max: 3.0
+            }
+        );
     }
 }

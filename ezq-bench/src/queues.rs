@@ -25,11 +25,18 @@ pub(crate) struct Payload {
 
 impl Payload {
     pub(crate) fn new(n: usize) -> Self {
-        Self { n, text: TEXT.into(), key: None }
+        Self {
+            n,
+            text: TEXT.into(),
+            key: None,
+        }
     }
 
     pub(crate) fn with_key(n: usize, key: impl ToString) -> Self {
-        Self { key: Some(key.to_string()), ..Self::new(n) }
+        Self {
+            key: Some(key.to_string()),
+            ..Self::new(n)
+        }
     }
 
     /// What a handler writes of it.
@@ -62,13 +69,20 @@ impl Template {
     pub(crate) async fn create(ezq: &Ezq, name: &str) -> Result<Self> {
         let name = format!("bench_{name}_template");
         create(ezq, &name).await?;
-        Ok(Self { name, due: 0, later: 0, is_keyed: false })
+        Ok(Self {
+            name,
+            due: 0,
+            later: 0,
+            is_keyed: false,
+        })
     }
 
     /// One with so many events that are due, without keys.
     pub(crate) async fn plain(ezq: &Ezq, name: &str, events: usize) -> Result<Self> {
         let mut template = Self::create(ezq, name).await?;
-        template.add(ezq, (0..events).map(Payload::new), false).await?;
+        template
+            .add(ezq, (0..events).map(Payload::new), false)
+            .await?;
         Ok(template)
     }
 
@@ -79,13 +93,24 @@ impl Template {
         events: impl Iterator<Item = Payload>,
         tomorrow: bool,
     ) -> Result<()> {
-        let after = if tomorrow { Duration::from_secs(24 * 3600) } else { Duration::ZERO };
+        let after = if tomorrow {
+            Duration::from_secs(24 * 3600)
+        } else {
+            Duration::ZERO
+        };
         let mut events = events.peekable();
         while events.peek().is_some() {
             let batch: Vec<Payload> = events.by_ref().take(1000).collect();
             self.is_keyed |= batch.iter().any(|event| event.key.is_some());
-            *if tomorrow { &mut self.later } else { &mut self.due } += batch.len();
-            ezq.publish_all(&batch).queue(self.name.as_str()).after(after).await?;
+            *if tomorrow {
+                &mut self.later
+            } else {
+                &mut self.due
+            } += batch.len();
+            ezq.publish_all(&batch)
+                .queue(self.name.as_str())
+                .after(after)
+                .await?;
         }
         Ok(())
     }
@@ -94,9 +119,14 @@ impl Template {
     pub(crate) async fn copy(&self, ezq: &Ezq, queue: &str) -> Result<()> {
         if self.is_keyed {
             // A queue is prepared for keys by the first that is published to it.
-            ezq.publish(&Payload::with_key(0, "first")).queue(queue).await?;
+            ezq.publish(&Payload::with_key(0, "first"))
+                .queue(queue)
+                .await?;
         }
-        query("select pgmq.purge_queue($1)").bind(queue).execute(ezq.pool()).await?;
+        query("select pgmq.purge_queue($1)")
+            .bind(queue)
+            .execute(ezq.pool())
+            .await?;
         let (table, template) = (format!("pgmq.q_{queue}"), &self.name);
         let copy = format!(
             "insert into {table} (vt, enqueued_at, message, headers)
@@ -104,7 +134,9 @@ impl Template {
         );
         let mut connection = ezq.pool().acquire().await?;
         connection.execute(AssertSqlSafe(copy)).await?;
-        connection.execute(AssertSqlSafe(format!("vacuum analyze {table}"))).await?;
+        connection
+            .execute(AssertSqlSafe(format!("vacuum analyze {table}")))
+            .await?;
         drop(connection);
         checkpoint(ezq).await;
         Ok(())
@@ -112,21 +144,34 @@ impl Template {
 
     /// The mean size of a body as text.
     pub(crate) async fn body_bytes(&self, ezq: &Ezq) -> Result<i64> {
-        let sql =
-            format!("select avg(octet_length(message::text))::bigint from pgmq.q_{}", self.name);
-        Ok(query_scalar(AssertSqlSafe(sql)).fetch_one(ezq.pool()).await?)
+        let sql = format!(
+            "select avg(octet_length(message::text))::bigint from pgmq.q_{}",
+            self.name
+        );
+        Ok(query_scalar(AssertSqlSafe(sql))
+            .fetch_one(ezq.pool())
+            .await?)
     }
 
     pub(crate) async fn drop(self, ezq: &Ezq) -> Result<()> {
-        query("select pgmq.drop_queue($1)").bind(self.name).execute(ezq.pool()).await?;
+        query("select pgmq.drop_queue($1)")
+            .bind(self.name)
+            .execute(ezq.pool())
+            .await?;
         Ok(())
     }
 }
 
 /// Creates a queue as PGMQ does, or empties it.
 pub(crate) async fn create(ezq: &Ezq, queue: &str) -> Result<()> {
-    query("select pgmq.create($1)").bind(queue).execute(ezq.pool()).await?;
-    query("select pgmq.purge_queue($1)").bind(queue).execute(ezq.pool()).await?;
+    query("select pgmq.create($1)")
+        .bind(queue)
+        .execute(ezq.pool())
+        .await?;
+    query("select pgmq.purge_queue($1)")
+        .bind(queue)
+        .execute(ezq.pool())
+        .await?;
     Ok(())
 }
 
@@ -139,13 +184,22 @@ pub(crate) async fn checkpoint(ezq: &Ezq) {
 /// How many rows a table has.
 pub(crate) async fn count(ezq: &Ezq, table: &str) -> Result<u64> {
     let sql = format!("select count(*) from {table}");
-    let rows: i64 = query_scalar(AssertSqlSafe(sql)).fetch_one(ezq.pool()).await?;
+    let rows: i64 = query_scalar(AssertSqlSafe(sql))
+        .fetch_one(ezq.pool())
+        .await?;
     Ok(rows.unsigned_abs())
 }
 
 /// Drops a queue, of which exactly so many messages may be left.
 pub(crate) async fn drop_queue(ezq: &Ezq, queue: &str, left: usize) -> Result<()> {
-    check("the number of messages left", count(ezq, &format!("pgmq.q_{queue}")).await?, left)?;
-    query("select pgmq.drop_queue($1)").bind(queue).execute(ezq.pool()).await?;
+    check(
+        "the number of messages left",
+        count(ezq, &format!("pgmq.q_{queue}")).await?,
+        left,
+    )?;
+    query("select pgmq.drop_queue($1)")
+        .bind(queue)
+        .execute(ezq.pool())
+        .await?;
     Ok(())
 }

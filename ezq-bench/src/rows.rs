@@ -30,8 +30,14 @@ impl Rows {
         let (rows, distinct): (i64, i64) =
             query_as(AssertSqlSafe(sql)).fetch_one(ezq.pool()).await?;
         check("the number of rows", rows.unsigned_abs(), events)?;
-        check("the number of events with a row", distinct.unsigned_abs(), events)?;
-        query(AssertSqlSafe(format!("drop table {}", self.0))).execute(ezq.pool()).await?;
+        check(
+            "the number of events with a row",
+            distinct.unsigned_abs(),
+            events,
+        )?;
+        query(AssertSqlSafe(format!("drop table {}", self.0)))
+            .execute(ezq.pool())
+            .await?;
         Ok(())
     }
 }

@@ -55,7 +55,10 @@ pub async fn run(harness: &dyn Harness) -> Report {
     let mut entries = Vec::new();
     for case in cases() {
         let verdict = case.run(harness).await;
-        entries.push(Entry { case: case.name(), verdict });
+        entries.push(Entry {
+            case: case.name(),
+            verdict,
+        });
     }
     Report::new(entries)
 }

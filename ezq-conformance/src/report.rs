@@ -35,18 +35,22 @@ impl Report {
 
     /// The cases that failed, each with what was seen.
     pub fn failed(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.entries.iter().filter_map(|entry| match &entry.verdict {
-            Verdict::Failed(what) => Some((entry.case, what.as_str())),
-            _ => None,
-        })
+        self.entries
+            .iter()
+            .filter_map(|entry| match &entry.verdict {
+                Verdict::Failed(what) => Some((entry.case, what.as_str())),
+                _ => None,
+            })
     }
 
     /// The cases that could not be run, each with the reason.
     pub fn skipped(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.entries.iter().filter_map(|entry| match &entry.verdict {
-            Verdict::Skipped(why) => Some((entry.case, why.as_str())),
-            _ => None,
-        })
+        self.entries
+            .iter()
+            .filter_map(|entry| match &entry.verdict {
+                Verdict::Skipped(why) => Some((entry.case, why.as_str())),
+                _ => None,
+            })
     }
 
     /// How many cases passed.
@@ -61,7 +65,11 @@ impl Report {
     /// # Errors
     /// When a case failed.
     pub fn into_result(self) -> Result<(), Self> {
-        if self.failed().next().is_none() { Ok(()) } else { Err(self) }
+        if self.failed().next().is_none() {
+            Ok(())
+        } else {
+            Err(self)
+        }
     }
 }
 
@@ -96,8 +104,10 @@ mod tests {
     use super::*;
 
     fn report(verdicts: &[(&'static str, Verdict)]) -> Report {
-        let entry =
-            |(case, verdict): &(&'static str, Verdict)| Entry { case, verdict: verdict.clone() };
+        let entry = |(case, verdict): &(&'static str, Verdict)| Entry {
+            case,
+            verdict: verdict.clone(),
+        };
         Report::new(verdicts.iter().map(entry).collect())
     }
 

@@ -113,9 +113,18 @@ impl<'h> Stage<'h> {
     /// Publishes a message that is never due, and checks that it has the id's number.
     pub(crate) async fn publish_in_place_of(&self, n: i64, id: &MessageId) -> Result<MessageId> {
         let due = Due::After(HOLD);
-        let mut ids = self.publish(vec![Outgoing { due, ..self.message(n) }]).await?;
+        let mut ids = self
+            .publish(vec![Outgoing {
+                due,
+                ..self.message(n)
+            }])
+            .await?;
         let new = ids.remove(0);
-        check_eq!(new.to_string(), id.to_string(), "the id that is issued again");
+        check_eq!(
+            new.to_string(),
+            id.to_string(),
+            "the id that is issued again"
+        );
         Ok(new)
     }
 
@@ -136,7 +145,10 @@ impl<'h> Stage<'h> {
     /// A message to the other queue, as handlers return them.
     pub(crate) fn outgoing(&self, n: i64) -> Outgoing {
         let queue = self.other.clone();
-        Outgoing { queue, ..self.message(n) }
+        Outgoing {
+            queue,
+            ..self.message(n)
+        }
     }
 
     /// Publishes messages of which none may be refused; their ids.
@@ -179,7 +191,10 @@ impl<'h> Stage<'h> {
 
     pub(crate) async fn lease_before(&self, place: Position) -> Result<Vec<Delivery>> {
         let before = Some(place);
-        let request = LeaseRequest { before, ..self.ask(100, HOLD) };
+        let request = LeaseRequest {
+            before,
+            ..self.ask(100, HOLD)
+        };
         Ok(self.request(request).await?.deliveries)
     }
 
@@ -190,7 +205,11 @@ impl<'h> Stage<'h> {
         max: usize,
     ) -> Result<Vec<Delivery>> {
         let (after, before) = (Some(after.clone()), before.cloned());
-        let request = LeaseRequest { after, before, ..self.ask(max, HOLD) };
+        let request = LeaseRequest {
+            after,
+            before,
+            ..self.ask(max, HOLD)
+        };
         Ok(self.request(request).await?.deliveries)
     }
 
@@ -200,13 +219,23 @@ impl<'h> Stage<'h> {
     }
 
     pub(crate) fn ask(&self, max: usize, ttl: Duration) -> LeaseRequest {
-        LeaseRequest { queue: self.queue.clone(), max, ttl, keys: max, before: None, after: None }
+        LeaseRequest {
+            queue: self.queue.clone(),
+            max,
+            ttl,
+            keys: max,
+            before: None,
+            after: None,
+        }
     }
 
     /// What the other queue hands out, by number.
     pub(crate) async fn arrived(&self) -> Result<Vec<i64>> {
         let queue = self.other.clone();
-        let request = LeaseRequest { queue, ..self.ask(100, HOLD) };
+        let request = LeaseRequest {
+            queue,
+            ..self.ask(100, HOLD)
+        };
         Ok(numbers(&self.request(request).await?.deliveries))
     }
 
@@ -219,7 +248,11 @@ impl<'h> Stage<'h> {
     /// store issues each id once.
     pub(crate) async fn lose_newest(&self, queue: &str) -> CaseResult {
         let skipped = || CaseError::Skipped("the store issues no id again".to_owned());
-        self.harness.lose_newest(queue).await.map(drop).ok_or_else(skipped)
+        self.harness
+            .lose_newest(queue)
+            .await
+            .map(drop)
+            .ok_or_else(skipped)
     }
 
     /// Publishes one message and leases it.
@@ -294,15 +327,25 @@ impl<'h> Stage<'h> {
 }
 
 pub(crate) fn ack() -> Settle {
-    Settle::Ack { outgoing: Vec::new() }
+    Settle::Ack {
+        outgoing: Vec::new(),
+    }
 }
 
 pub(crate) fn retry(after: Duration) -> Settle {
-    Settle::Retry { after, progress: Progress::default(), outgoing: Vec::new() }
+    Settle::Retry {
+        after,
+        progress: Progress::default(),
+        outgoing: Vec::new(),
+    }
 }
 
 pub(crate) fn bury() -> Settle {
-    Settle::DeadLetter { reason: reason(), progress: Progress::default(), outgoing: Vec::new() }
+    Settle::DeadLetter {
+        reason: reason(),
+        progress: Progress::default(),
+        outgoing: Vec::new(),
+    }
 }
 
 pub(crate) fn reason() -> Reason {
@@ -329,7 +372,9 @@ pub(crate) fn only(mut deliveries: Vec<Delivery>) -> Result<Delivery> {
     let seen = numbers(&deliveries);
     match (deliveries.pop(), deliveries.is_empty()) {
         (Some(delivery), true) => Ok(delivery),
-        _ => Err(CaseError::Failed(format!("expected one delivery, got {seen:?}"))),
+        _ => Err(CaseError::Failed(format!(
+            "expected one delivery, got {seen:?}"
+        ))),
     }
 }
 
@@ -337,9 +382,10 @@ pub(crate) fn only(mut deliveries: Vec<Delivery>) -> Result<Delivery> {
 pub(crate) fn unknown_id(id: &MessageId) -> MessageId {
     match id {
         MessageId::Number(number) => MessageId::Number(number + 1_000_000),
-        MessageId::Dated { number, stored_at } => {
-            MessageId::Dated { number: number + 1_000_000, stored_at: *stored_at }
-        }
+        MessageId::Dated { number, stored_at } => MessageId::Dated {
+            number: number + 1_000_000,
+            stored_at: *stored_at,
+        },
         other => MessageId::Text(format!("{other}-unknown").into()),
     }
 }

@@ -137,7 +137,12 @@ impl App {
 
     /// The handlers it knows, in the order in which they run.
     pub fn handlers(&self) -> impl Iterator<Item = &Handler> {
-        self.inner.dispatcher.registry.handlers().iter().map(|handler| &**handler)
+        self.inner
+            .dispatcher
+            .registry
+            .handlers()
+            .iter()
+            .map(|handler| &**handler)
     }
 
     /// Closes the engines: their background work ends. Stop the consumers first. Waits a second at
@@ -335,18 +340,30 @@ impl AppBuilder {
                 Error::new(ErrorKind::Configuration, text)
             })?;
         }
-        let engines = Engines { default: Arc::new(engine), named: self.named, routes: self.routes };
+        let engines = Engines {
+            default: Arc::new(engine),
+            named: self.named,
+            routes: self.routes,
+        };
         engines.validate()?;
         if self.discover {
             let explicit: Vec<_> = self.handlers.iter().map(|h| h.name().clone()).collect();
-            let found = inventory::iter::<Discovered>.into_iter().map(|Discovered(make)| make());
-            self.handlers.extend(found.filter(|handler| !explicit.contains(handler.name())));
+            let found = inventory::iter::<Discovered>
+                .into_iter()
+                .map(|Discovered(make)| make());
+            self.handlers
+                .extend(found.filter(|handler| !explicit.contains(handler.name())));
         }
         let registry = Registry::new(self.handlers)?;
         registry.check_options(&config.handlers)?;
         let mut codecs = self.codecs;
         codecs.wire = config.wire;
-        codecs.validate(registry.handlers().iter().map(|handler| handler.subscription()))?;
+        codecs.validate(
+            registry
+                .handlers()
+                .iter()
+                .map(|handler| handler.subscription()),
+        )?;
         let config = Arc::new(config);
         let services = Arc::new(Services {
             states: self.states,
@@ -359,17 +376,33 @@ impl AppBuilder {
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,
         });
-        let of_handlers = registry.handlers().iter().filter_map(|handler| handler.plan());
+        let of_handlers = registry
+            .handlers()
+            .iter()
+            .filter_map(|handler| handler.plan());
         self.schedules.extend(of_handlers);
         let schedules = Plans::new(self.schedules, &Publisher::new(Arc::clone(&services)))?;
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
         let (parties, consumers) = (self.parties, Mutex::default());
-        let inner = Inner { services, dispatcher, config, schedules, parties, consumers };
+        let inner = Inner {
+            services,
+            dispatcher,
+            config,
+            schedules,
+            parties,
+            consumers,
+        };
         inner.check()?;
         inner.check_reach()?;
         for (queue, retention) in &inner.config.retention {
-            inner.services.engines.of(queue).set_retention(queue, *retention)?;
+            inner
+                .services
+                .engines
+                .of(queue)
+                .set_retention(queue, *retention)?;
         }
-        Ok(App { inner: Arc::new(inner) })
+        Ok(App {
+            inner: Arc::new(inner),
+        })
     }
 }

@@ -52,7 +52,9 @@ pub(crate) async fn run(
     if cancelled.is_cancelled() {
         return Ran::Cancelled;
     }
-    let Invoke::One(function) = &handler.invoke else { return Ran::Cancelled };
+    let Invoke::One(function) = &handler.invoke else {
+        return Ran::Cancelled;
+    };
     let mut transaction = None;
     if handler.transactions > 0 {
         let begun = tokio::select! {
@@ -81,7 +83,12 @@ pub(crate) async fn run(
         traceparent = received.traceparent(),
     );
     let (services, is_single) = (Arc::clone(services), true);
-    let call = Call { context, services: Arc::clone(&services), transaction, is_single };
+    let call = Call {
+        context,
+        services: Arc::clone(&services),
+        transaction,
+        is_single,
+    };
     let transaction = call.transaction.clone();
     let invoke = || async {
         let first = handler.quickness.measure();
@@ -123,12 +130,18 @@ pub(crate) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
     // lies here once, and what waits for it borrows it: one for each event is allocated.
     let guarded = AssertUnwindSafe(async {
         let mut said = pin!(async {
-            invoke().await.map_err(|error| (error.action, bounded(&error.to_string())))
+            invoke()
+                .await
+                .map_err(|error| (error.action, bounded(&error.to_string())))
         });
         let limited = async {
-            let Some(timeout) = timeout else { return said.as_mut().await };
+            let Some(timeout) = timeout else {
+                return said.as_mut().await;
+            };
             let timed_out = |_| Err((Action::Retry, format!("timed out after {timeout:?}")));
-            tokio::time::timeout(timeout, said.as_mut()).await.unwrap_or_else(timed_out)
+            tokio::time::timeout(timeout, said.as_mut())
+                .await
+                .unwrap_or_else(timed_out)
         };
         tokio::select! {
             biased;
@@ -158,13 +171,17 @@ async fn finished(
     drafts: Vec<Draft>,
 ) -> Ran {
     let publisher = Publisher::caused_by(services, received);
-    let returned: Result<Vec<Outgoing>> =
-        drafts.into_iter().map(|draft| publisher.finish(draft)).collect();
+    let returned: Result<Vec<Outgoing>> = drafts
+        .into_iter()
+        .map(|draft| publisher.finish(draft))
+        .collect();
     let returned = match returned {
         Ok(returned) => returned,
         Err(error) => return Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
     };
-    let Some(transaction) = transaction else { return Ran::Done(returned, None) };
+    let Some(transaction) = transaction else {
+        return Ran::Done(returned, None);
+    };
     if let Err(error) = transaction.accept_returned(services, &returned).await {
         return hindered(handler, received, &error, Action::Fatal);
     }
@@ -215,5 +232,6 @@ fn cut(text: &str) -> &str {
 
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }

@@ -59,10 +59,9 @@ pub(crate) fn check(event: &Envelope) -> Result<(), Refusal> {
         }
     }
     match &event.data {
-        Data::Base64(text) if STANDARD.decode(text).is_err() => {
-            Err("`data_base64` is not base64: it has the letters of RFC 4648 and its padding"
-                .into())
-        }
+        Data::Base64(text) if STANDARD.decode(text).is_err() => Err(
+            "`data_base64` is not base64: it has the letters of RFC 4648 and its padding".into(),
+        ),
         Data::Base64(_) | Data::Json(_) | Data::None => Ok(()),
     }
 }
@@ -106,7 +105,10 @@ fn is_noncharacter(c: char) -> bool {
 
 /// A URI, or a reference to one.
 fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
-    if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte)) {
+    if text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte))
+    {
         // Nothing that needs a closer look: a path, or one name.
         return Ok(());
     }
@@ -128,7 +130,9 @@ fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
     // A colon before any slash ends a scheme.
     let first = text.split(['/', '?', '#']).next().unwrap_or_default();
     if first.contains(':') && scheme(text).is_none() {
-        return Err(format!("the attribute `{name}` is no URI: it has no scheme before `:`").into());
+        return Err(
+            format!("the attribute `{name}` is no URI: it has no scheme before `:`").into(),
+        );
     }
     Ok(())
 }
@@ -160,7 +164,9 @@ fn check_media_type(text: &str) -> Result<(), Refusal> {
     let mut parts = text.split(';');
     let essence = parts.next().unwrap_or_default().trim().split_once('/');
     let is_parameter = |part: &str| {
-        part.trim().split_once('=').is_some_and(|(name, value)| is_token(name) && !value.is_empty())
+        part.trim()
+            .split_once('=')
+            .is_some_and(|(name, value)| is_token(name) && !value.is_empty())
     };
     let is_named = essence.is_some_and(|(kind, form)| is_token(kind) && is_token(form));
     if is_named && parts.all(is_parameter) {
@@ -171,7 +177,12 @@ fn check_media_type(text: &str) -> Result<(), Refusal> {
 
 /// Whether a media type means JSON.
 pub(crate) fn is_json(media_type: &str) -> bool {
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     essence.ends_with("+json") || matches!(&*essence, "application/json" | "text/json")
 }
 

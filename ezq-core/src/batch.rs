@@ -98,7 +98,10 @@ pub(crate) struct BatchLimits {
 
 impl Default for BatchLimits {
     fn default() -> Self {
-        Self { size: 100, wait: Duration::from_millis(20) }
+        Self {
+            size: 100,
+            wait: Duration::from_millis(20),
+        }
     }
 }
 
@@ -124,7 +127,10 @@ impl BatchCall {
         for context in &self.contexts {
             unread.push(match E::from_event(&context.received) {
                 Ok(event) => {
-                    items.push(BatchItem { event, context: context.clone() });
+                    items.push(BatchItem {
+                        event,
+                        context: context.clone(),
+                    });
                     None
                 }
                 Err(error) => Some(error),
@@ -163,12 +169,20 @@ impl Unread {
                 "a batch of {count} events got {} results: return one for each event, in their order",
                 each.len()
             );
-            return Err(HandlerError::fatal(Error::new(ErrorKind::Configuration, text)));
+            return Err(HandlerError::fatal(Error::new(
+                ErrorKind::Configuration,
+                text,
+            )));
         }
         let mut each = each.into_iter();
-        let results =
-            self.0.into_iter().filter_map(|unread| unread.map(Err).or_else(|| each.next()));
-        Ok(BatchResults { shared, each: results.collect() })
+        let results = self
+            .0
+            .into_iter()
+            .filter_map(|unread| unread.map(Err).or_else(|| each.next()));
+        Ok(BatchResults {
+            shared,
+            each: results.collect(),
+        })
     }
 }
 
@@ -200,7 +214,10 @@ impl<T: Emit> BatchOutput for T {
     fn into_results(self, count: usize) -> Result<BatchResults, HandlerError> {
         let mut shared = Vec::new();
         self.emit(&mut shared).map_err(HandlerError::fatal)?;
-        Ok(BatchResults { shared, each: (0..count).map(|_| Ok(Vec::new())).collect() })
+        Ok(BatchResults {
+            shared,
+            each: (0..count).map(|_| Ok(Vec::new())).collect(),
+        })
     }
 }
 
@@ -222,10 +239,16 @@ impl<T: Emit, E: Into<HandlerError> + Send> BatchOutput for Vec<Result<T, E>> {
     fn into_results(self, _: usize) -> Result<BatchResults, HandlerError> {
         let result = |result: Result<T, E>| {
             let mut drafts = Vec::new();
-            result.map_err(Into::into)?.emit(&mut drafts).map_err(HandlerError::fatal)?;
+            result
+                .map_err(Into::into)?
+                .emit(&mut drafts)
+                .map_err(HandlerError::fatal)?;
             Ok(drafts)
         };
-        Ok(BatchResults { shared: Vec::new(), each: self.into_iter().map(result).collect() })
+        Ok(BatchResults {
+            shared: Vec::new(),
+            each: self.into_iter().map(result).collect(),
+        })
     }
 }
 

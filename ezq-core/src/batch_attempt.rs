@@ -54,11 +54,18 @@ pub(crate) async fn run(
     begins: Vec<Begins>,
     is_inline: bool,
 ) -> Result<Vec<Ran>, Ran> {
-    let Some(first) = members.first() else { return Ok(Vec::new()) };
+    let Some(first) = members.first() else {
+        return Ok(Vec::new());
+    };
     if members.iter().any(Member::is_cancelled) {
         return Err(Ran::Cancelled);
     }
-    let Means { handler, services, timeout, .. } = means;
+    let Means {
+        handler,
+        services,
+        timeout,
+        ..
+    } = means;
     if handler.transactions == 0 {
         let (shared, each) = call(means, members, None, begins).await?;
         return without_transaction(means, members, shared, each).await;
@@ -87,7 +94,9 @@ pub(crate) async fn run_claimed(
     transaction: &Arc<Transaction>,
 ) -> bool {
     let called = call(means, members, Some(transaction), Vec::new()).await;
-    let Ok((shared, each)) = called else { return false };
+    let Ok((shared, each)) = called else {
+        return false;
+    };
     if each.iter().any(Result::is_err) {
         return false;
     }
@@ -108,7 +117,12 @@ async fn call(
     transaction: Option<&Arc<Transaction>>,
     begins: Vec<Begins>,
 ) -> Result<(Vec<Outgoing>, Vec<Said>), Ran> {
-    let Means { handler, services, timeout, .. } = means;
+    let Means {
+        handler,
+        services,
+        timeout,
+        ..
+    } = means;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let context = |member: &Member| Context {
         received: Arc::clone(&member.received),
@@ -129,7 +143,12 @@ async fn call(
     );
     let is_single = contexts.len() == 1;
     let cancelled = cancelled(members, transaction.is_some());
-    let call = Call { context, services: Arc::clone(&services), transaction, is_single };
+    let call = Call {
+        context,
+        services: Arc::clone(&services),
+        transaction,
+        is_single,
+    };
     let invoke = || async {
         let mut called = (means.invoke)(BatchCall { call, contexts });
         let results = Begins::with(begins, Pin::new(&mut called)).await?;
@@ -137,7 +156,10 @@ async fn call(
         let said = |result: Result<Vec<Draft>, crate::HandlerError>| {
             result.map_err(|error| (error.action, bounded(&error.to_string())))
         };
-        Ok((results.shared, results.each.into_iter().map(said).collect::<Vec<_>>()))
+        Ok((
+            results.shared,
+            results.each.into_iter().map(said).collect::<Vec<_>>(),
+        ))
     };
     let called = guarded(&handler.name, invoke, timeout, cancelled);
     let (shared, each) = match called.instrument(span).await {
@@ -147,12 +169,19 @@ async fn call(
     };
     let refused = |error: Error| (Action::Fatal, bounded(&error_chain(&error)));
     let publisher = Publisher::new(Arc::clone(&services));
-    let shared: Result<Vec<_>> = shared.into_iter().map(|draft| publisher.finish(draft)).collect();
-    let shared = shared.map_err(refused).map_err(|(action, error)| Ran::Failed(action, error))?;
+    let shared: Result<Vec<_>> = shared
+        .into_iter()
+        .map(|draft| publisher.finish(draft))
+        .collect();
+    let shared = shared
+        .map_err(refused)
+        .map_err(|(action, error)| Ran::Failed(action, error))?;
     let finish = |(member, drafts): (&Member, Result<Vec<Draft>, _>)| {
         let publisher = Publisher::caused_by(&services, &member.received);
-        let outgoing: Result<Vec<_>> =
-            drafts?.into_iter().map(|draft| publisher.finish(draft)).collect();
+        let outgoing: Result<Vec<_>> = drafts?
+            .into_iter()
+            .map(|draft| publisher.finish(draft))
+            .collect();
         outgoing.map_err(refused)
     };
     Ok((shared, members.iter().zip(each).map(finish).collect()))
@@ -160,7 +189,9 @@ async fn call(
 
 /// The trace contexts that a batch's events came with, each once.
 fn traceparents(members: &[Member]) -> Option<DebugValue<BTreeSet<&str>>> {
-    let found = members.iter().filter_map(|member| member.received.traceparent());
+    let found = members
+        .iter()
+        .filter_map(|member| member.received.traceparent());
     let mut distinct = BTreeSet::new();
     for traceparent in found {
         if distinct.len() == MAX_TRACEPARENTS {
@@ -175,8 +206,12 @@ fn traceparents(members: &[Member]) -> Option<DebugValue<BTreeSet<&str>>> {
 /// Fires when the batch is of no use any more: for one that commits as a whole, when one lease is
 /// lost; otherwise when all are.
 fn cancelled(members: &[Member], any: bool) -> impl Future<Output = ()> + use<> {
-    let tokens = members.iter().map(|member| member.received.lease.cancel().clone());
-    let tokens: Vec<_> = tokens.map(|token| Box::pin(token.cancelled_owned())).collect();
+    let tokens = members
+        .iter()
+        .map(|member| member.received.lease.cancel().clone());
+    let tokens: Vec<_> = tokens
+        .map(|token| Box::pin(token.cancelled_owned()))
+        .collect();
     async move {
         if any {
             select_all(tokens).await;
@@ -242,7 +277,10 @@ async fn finish(
     let finished = |member: &&Member| {
         let mark = (means.handler.name.clone(), member.done.clone());
         let mark = (!member.is_sole).then(|| Progress([mark].into()));
-        Finished { receipt: member.received.newest_receipt(), mark }
+        Finished {
+            receipt: member.received.newest_receipt(),
+            mark,
+        }
     };
     let finished = done.iter().filter(|_| !is_claimed).map(finished).collect();
     let settling = |settling: bool| {
@@ -252,7 +290,11 @@ async fn finish(
     };
     settling(true);
     let notices = &means.services.notices;
-    let told = if notices.are_heard() { outgoing.clone() } else { Vec::new() };
+    let told = if notices.are_heard() {
+        outgoing.clone()
+    } else {
+        Vec::new()
+    };
     let outcome = unit.finish(finished, outgoing).await;
     if !matches!(outcome, Ok(SettleOutcome::Done)) {
         settling(false);
@@ -286,7 +328,9 @@ fn hindrance(
     error: &Error,
     otherwise: Action,
 ) -> Result<Vec<Ran>, Ran> {
-    let Some(first) = members.first() else { return Ok(Vec::new()) };
+    let Some(first) = members.first() else {
+        return Ok(Vec::new());
+    };
     match hindered(means.handler, &first.received, error, otherwise) {
         Ran::PutOff(error) => Ok(members.iter().map(|_| Ran::PutOff(error.clone())).collect()),
         failed => Err(failed),

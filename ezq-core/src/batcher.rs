@@ -46,7 +46,9 @@ impl Dispatcher {
     pub(crate) fn sole_batch(&self, queue: &QueueName) -> Option<(Means<'_>, usize)> {
         let is_ordinary = |handler: &&Arc<Handler>| !handler.takes_control();
         let mut handlers = self.registry.of(queue).iter().filter(is_ordinary);
-        let (handler, None) = (handlers.next()?, handlers.next()) else { return None };
+        let (handler, None) = (handlers.next()?, handlers.next()) else {
+            return None;
+        };
         let (Invoke::Batch(invoke), 1) = (&handler.invoke, handler.transactions) else {
             return None;
         };
@@ -55,9 +57,18 @@ impl Dispatcher {
     }
 
     pub(crate) fn means<'a>(&'a self, handler: &'a Handler, invoke: &'a InvokeBatch) -> Means<'a> {
-        let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
+        let timeout = self
+            .options(handler)
+            .timeout
+            .unwrap_or(self.config.handler_timeout);
         let turns = self.limits.get(&handler.name);
-        Means { handler, invoke, services: &self.services, timeout, turns }
+        Means {
+            handler,
+            invoke,
+            services: &self.services,
+            timeout,
+            turns,
+        }
     }
 }
 
@@ -70,7 +81,9 @@ pub(crate) async fn run_in_batch(
     (slots, place): (&Arc<Slots>, Option<&Place<'_>>),
 ) -> Ran {
     let cancelled = member.received.lease.cancel().clone();
-    let limited = means.turns.and_then(|_| slots.limited.index(&means.handler.name));
+    let limited = means
+        .turns
+        .and_then(|_| slots.limited.index(&means.handler.name));
     let waits = place.map(|place| place.gathers(limited.is_some()));
     let begins = slots.to_call(limited);
     if alone || limits.size <= 1 {
@@ -80,7 +93,11 @@ pub(crate) async fn run_in_batch(
     }
     let handler = &means.handler.name;
     let (answer, answered) = oneshot::channel();
-    let waiting = Waiting { member, answer, begins };
+    let waiting = Waiting {
+        member,
+        answer,
+        begins,
+    };
     let (gathering, leads) = slots.gather(handler, limits.size, waiting);
     if !leads {
         // Who led the batch is gone with its consumer.
@@ -92,7 +109,11 @@ pub(crate) async fn run_in_batch(
         drop(waits);
         return ran;
     }
-    let lead = Lead { slots, handler, gathering: &gathering };
+    let lead = Lead {
+        slots,
+        handler,
+        gathering: &gathering,
+    };
     tokio::select! {
         () = gathering.closed() => {}
         () = sleep(limits.wait) => {}
@@ -177,17 +198,23 @@ async fn run_each(
 async fn run_singly(means: Means<'_>, members: &[Member], slots: &Slots) -> Vec<Ran> {
     let mut singly: Vec<BoxFuture<'_, (usize, Ran)>> = Vec::with_capacity(members.len());
     for (index, member) in members.iter().enumerate() {
-        singly.push(Box::pin(async move { (index, run_alone(means, member, slots).await) }));
+        singly.push(Box::pin(async move {
+            (index, run_alone(means, member, slots).await)
+        }));
     }
-    let mut ran: Vec<(usize, Ran)> =
-        stream::iter(singly).buffer_unordered(slots.concurrency()).collect().await;
+    let mut ran: Vec<(usize, Ran)> = stream::iter(singly)
+        .buffer_unordered(slots.concurrency())
+        .collect()
+        .await;
     ran.sort_by_key(|(index, _)| *index);
     ran.into_iter().map(|(_, ran)| ran).collect()
 }
 
 async fn run_alone(means: Means<'_>, member: &Member, slots: &Slots) -> Ran {
     let alone = std::slice::from_ref(member);
-    let Some(_turn) = turn(means, alone, slots).await else { return Ran::Cancelled };
+    let Some(_turn) = turn(means, alone, slots).await else {
+        return Ran::Cancelled;
+    };
     match run(means, alone, Vec::new(), false).await {
         Ok(mut ran) => ran.pop().unwrap_or(Ran::Cancelled),
         Err(failure) => failure,
@@ -204,8 +231,12 @@ async fn turn<'a>(
     if slots.is_stopped() || members.is_empty() {
         return None;
     }
-    let Some(turns) = means.turns else { return Some(None) };
-    let cancelled = members.iter().map(|member| member.received.lease.cancel().cancelled());
+    let Some(turns) = means.turns else {
+        return Some(None);
+    };
+    let cancelled = members
+        .iter()
+        .map(|member| member.received.lease.cancel().cancelled());
     tokio::select! {
         biased;
         turn = turns.acquire() => turn.ok().map(Some),

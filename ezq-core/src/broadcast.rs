@@ -159,7 +159,10 @@ impl Broadcast {
             due: options.due,
             dedupe: written.dedupe,
         };
-        Ok(PreparedBroadcast { message, event_id: written.event_id })
+        Ok(PreparedBroadcast {
+            message,
+            event_id: written.event_id,
+        })
     }
 
     async fn send(self) -> Result<Broadcasted> {
@@ -173,7 +176,12 @@ impl Broadcast {
                 transaction.broadcast(services, prepared.message).await?;
                 let (copies, missing) = (Vec::new(), Vec::new());
                 let event_id = prepared.event_id;
-                return Ok(Broadcasted { event_id, copies, missing, is_pending: true });
+                return Ok(Broadcasted {
+                    event_id,
+                    copies,
+                    missing,
+                    is_pending: true,
+                });
             }
             let store = services.engines.broadcasts()?;
             let copies = store.broadcast(prepared.message.clone()).await?;
@@ -252,6 +260,10 @@ impl Publisher {
     }
 
     fn to_broadcast(&self, draft: Result<Draft>) -> Broadcast {
-        Broadcast { publisher: self.clone(), draft, options: Ok(PublishOptions::default()) }
+        Broadcast {
+            publisher: self.clone(),
+            draft,
+            options: Ok(PublishOptions::default()),
+        }
     }
 }

@@ -14,7 +14,8 @@ pub(crate) fn later(from: Instant, pause: Duration) -> Instant {
 /// So long after a time; what the calendar cannot hold is its end.
 pub(crate) fn after(time: DateTime<Utc>, pause: Duration) -> DateTime<Utc> {
     let pause = TimeDelta::from_std(pause).unwrap_or(TimeDelta::MAX);
-    time.checked_add_signed(pause).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    time.checked_add_signed(pause)
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 /// The engine's clock as a worker can tell it: what the delivery said, and what passed since then

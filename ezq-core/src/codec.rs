@@ -59,7 +59,10 @@ pub struct Origin<'a> {
 #[must_use]
 pub fn flat_origin(event_id: &str) -> Option<(QueueName, MessageId)> {
     let (queue, number) = event_id.rsplit_once(':')?;
-    Some((QueueName::new(queue).ok()?, MessageId::Number(number.parse().ok()?)))
+    Some((
+        QueueName::new(queue).ok()?,
+        MessageId::Number(number.parse().ok()?),
+    ))
 }
 
 /// The id of an event in the flat form.
@@ -103,14 +106,20 @@ pub fn decode(body: &str, origin: Origin<'_>) -> Result<Envelope> {
     } else if members.find("_type").is_some() {
         from_flat(&members, origin)
     } else {
-        Err(undecodable("the body has neither `specversion` nor `_type`".into()))
+        Err(undecodable(
+            "the body has neither `specversion` nor `_type`".into(),
+        ))
     }
 }
 
 /// The type that a body claims to be which says itself what it is, in either form.
 pub(crate) fn plain_type(body: &str) -> Option<String> {
     let members: Members<'_> = serde_json::from_str(body).ok()?;
-    let name = if members.find("specversion").is_some() { "type" } else { "_type" };
+    let name = if members.find("specversion").is_some() {
+        "type"
+    } else {
+        "_type"
+    };
     let said = members.find(name).is_some() || name == "type";
     said.then(|| members.text(name).ok().flatten().unwrap_or_default())
 }
@@ -121,7 +130,9 @@ fn undecodable(why: Cow<'static, str>) -> Error {
 
 fn cloud_event(members: &Members<'_>) -> Result<Envelope> {
     if let Some(name) = members.twice() {
-        return Err(undecodable(format!("the body has `{}` twice", name.escape_debug()).into()));
+        return Err(undecodable(
+            format!("the body has `{}` twice", name.escape_debug()).into(),
+        ));
     }
     let required = |name: &str| {
         members
@@ -130,7 +141,9 @@ fn cloud_event(members: &Members<'_>) -> Result<Envelope> {
     };
     let version = required("specversion")?;
     if version != "1.0" {
-        return Err(undecodable(format!("specversion `{version}` is not 1.0").into()));
+        return Err(undecodable(
+            format!("specversion `{version}` is not 1.0").into(),
+        ));
     }
     let time = members.text("time")?.map(|text| {
         DateTime::parse_from_rfc3339(&text).map_err(|error| {
@@ -140,7 +153,9 @@ fn cloud_event(members: &Members<'_>) -> Result<Envelope> {
     });
     let data = match (members.find("data"), members.text("data_base64")?) {
         (Some(_), Some(_)) => {
-            return Err(undecodable("the body has both `data` and `data_base64`".into()));
+            return Err(undecodable(
+                "the body has both `data` and `data_base64`".into(),
+            ));
         }
         (Some(raw), None) => Data::Json(raw.to_owned()),
         (None, Some(text)) => Data::Base64(text),
@@ -230,7 +245,10 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
         Some("null") if is_empty => Data::Json(raw("null".into())?),
         _ => Data::Json(raw(data)?),
     };
-    let version = origin.headers.value(FLAT_VERSION).and_then(AttributeValue::from_json);
+    let version = origin
+        .headers
+        .value(FLAT_VERSION)
+        .and_then(AttributeValue::from_json);
     let (queue, message_id) = replayed(origin.headers)
         .unwrap_or_else(|| (origin.queue.clone(), origin.message_id.clone()));
     Envelope {
@@ -280,7 +298,9 @@ fn flat(envelope: &Envelope, format: WireFormat) -> Result<String, String> {
     // By either name a reader would take the payload for what tells what the body is.
     for field in ["_type", "specversion"] {
         if members.find(field).is_some() {
-            return Err(format!("`{name}` has no flat form: its data has a field `{field}`"));
+            return Err(format!(
+                "`{name}` has no flat form: its data has a field `{field}`"
+            ));
         }
     }
     let name = quoted(name).map_err(|error| error.to_string())?;
@@ -320,7 +340,9 @@ fn repeated<N: Copy + Eq + Hash>(mut names: impl ExactSizeIterator<Item = N> + C
     let all = names.clone();
     let is_again = |place: usize, name: N| all.clone().take(place).any(|before| before == name);
     let mut places = names.enumerate();
-    places.find(|(place, name)| is_again(*place, *name)).map(|(_, name)| name)
+    places
+        .find(|(place, name)| is_again(*place, *name))
+        .map(|(_, name)| name)
 }
 
 /// The members of a JSON object, in their order, values as they stand in the text.
@@ -328,7 +350,11 @@ struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
     fn find(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(found, _)| found == name).map(|(_, raw)| *raw)
+        self.0
+            .iter()
+            .rev()
+            .find(|(found, _)| found == name)
+            .map(|(_, raw)| *raw)
     }
 
     /// A name that stands here twice, so that two readers could take two values for it.
@@ -338,7 +364,9 @@ impl<'a> Members<'a> {
 
     /// A text member; `null` counts as absent, as CloudEvents says.
     fn text(&self, name: &str) -> Result<Option<String>> {
-        let Some(raw) = self.find(name) else { return Ok(None) };
+        let Some(raw) = self.find(name) else {
+            return Ok(None);
+        };
         serde_json::from_str(raw.get())
             .map_err(|error| undecodable(format!("`{name}` is not text").into()).with_source(error))
     }

@@ -154,11 +154,15 @@ impl Codecs {
     ) -> Result<()> {
         let wrong = |why: String| Err(Error::new(ErrorKind::Configuration, why));
         if let Some(name) = &self.twice {
-            return wrong(format!("two codecs have the name `{name}`: messages are read by it"));
+            return wrong(format!(
+                "two codecs have the name `{name}`: messages are read by it"
+            ));
         }
         if let Some(name) = self.added.keys().find(|name| !is_name(name)) {
             let name = name.escape_debug();
-            return wrong(format!("a codec has the name `{name}`: use 1 to 60 visible characters"));
+            return wrong(format!(
+                "a codec has the name `{name}`: use 1 to 60 visible characters"
+            ));
         }
         for (name, codec) in &self.added {
             if let Err(why) = guarded(|| codec.check()) {
@@ -249,7 +253,9 @@ impl Codecs {
 
     /// The codec that a message names and that the application does not have.
     pub(crate) fn unknown(&self, headers: &Headers) -> Option<Error> {
-        let name = headers.text(CODEC).filter(|name| self.find(name).is_none())?;
+        let name = headers
+            .text(CODEC)
+            .filter(|name| self.find(name).is_none())?;
         let name = name.escape_debug();
         let text = format!("no codec here is the `{name}` that the body was written with");
         Some(Error::new(ErrorKind::UnknownCodec, text))
@@ -300,7 +306,11 @@ fn plainly(format: WireFormat, event: &Envelope, headers: &mut Headers) -> Resul
 
 /// The form that says itself what it is, by its name as a codec.
 fn plain(name: &str) -> Option<WireFormat> {
-    let formats = [WireFormat::CloudEvents, WireFormat::Flat, WireFormat::Ezvent];
+    let formats = [
+        WireFormat::CloudEvents,
+        WireFormat::Flat,
+        WireFormat::Ezvent,
+    ];
     formats.into_iter().find(|format| format.name() == name)
 }
 

@@ -179,12 +179,18 @@ const OPTIONS: [(&str, Set); 22] = [
         config.event_routes = routing::read(text)?;
         Ok(())
     }),
-    ("EZQ_CONCURRENCY", |config, text| whole(text, &mut config.concurrency)),
-    ("EZQ_LEASE", |config, text| duration(text).map(|lease| config.lease = lease)),
+    ("EZQ_CONCURRENCY", |config, text| {
+        whole(text, &mut config.concurrency)
+    }),
+    ("EZQ_LEASE", |config, text| {
+        duration(text).map(|lease| config.lease = lease)
+    }),
     ("EZQ_HANDLER_TIMEOUT", |config, text| {
         duration_or_none(text).map(|timeout| config.handler_timeout = timeout)
     }),
-    ("EZQ_MAX_ATTEMPTS", |config, text| whole(text, &mut config.retry.max_attempts)),
+    ("EZQ_MAX_ATTEMPTS", |config, text| {
+        whole(text, &mut config.retry.max_attempts)
+    }),
     ("EZQ_UNKNOWN_TYPES", |config, text| {
         config.unknown_types = match text {
             "retry" => UnknownTypes::default(),
@@ -194,12 +200,24 @@ const OPTIONS: [(&str, Set); 22] = [
         };
         Ok(())
     }),
-    ("EZQ_MAX_DELIVERIES", |config, text| whole(text, &mut config.max_deliveries)),
-    ("EZQ_POLL_MIN", |config, text| duration(text).map(|poll| config.poll_min = Some(poll))),
-    ("EZQ_POLL_MAX", |config, text| duration(text).map(|poll| config.poll_max = Some(poll))),
-    ("EZQ_SETTLE_BATCH", |config, text| whole(text, &mut config.settle_batch)),
-    ("EZQ_SETTLE_MAX_AGE", |config, text| duration(text).map(|age| config.settle_max_age = age)),
-    ("EZQ_MESSAGE_LIMIT", |config, text| whole(text, &mut config.message_limit)),
+    ("EZQ_MAX_DELIVERIES", |config, text| {
+        whole(text, &mut config.max_deliveries)
+    }),
+    ("EZQ_POLL_MIN", |config, text| {
+        duration(text).map(|poll| config.poll_min = Some(poll))
+    }),
+    ("EZQ_POLL_MAX", |config, text| {
+        duration(text).map(|poll| config.poll_max = Some(poll))
+    }),
+    ("EZQ_SETTLE_BATCH", |config, text| {
+        whole(text, &mut config.settle_batch)
+    }),
+    ("EZQ_SETTLE_MAX_AGE", |config, text| {
+        duration(text).map(|age| config.settle_max_age = age)
+    }),
+    ("EZQ_MESSAGE_LIMIT", |config, text| {
+        whole(text, &mut config.message_limit)
+    }),
     ("EZQ_WIRE", |config, text| {
         config.wire = match text {
             "cloudevents" => WireFormat::CloudEvents,
@@ -209,11 +227,21 @@ const OPTIONS: [(&str, Set); 22] = [
         };
         Ok(())
     }),
-    ("EZQ_GRACE", |config, text| duration_or_none(text).map(|grace| config.grace = grace)),
-    ("EZQ_DEDUPE_WINDOW", |config, text| duration(text).map(|w| config.dedupe_window = w)),
-    ("EZQ_CONNECT_TIMEOUT", |config, text| duration(text).map(|t| config.connect_timeout = t)),
-    ("EZQ_SUBSCRIBE", |config, text| yes_or_no(text, &mut config.subscribe)),
-    ("EZQ_MANAGE_SCHEMA", |config, text| yes_or_no(text, &mut config.manage_schema)),
+    ("EZQ_GRACE", |config, text| {
+        duration_or_none(text).map(|grace| config.grace = grace)
+    }),
+    ("EZQ_DEDUPE_WINDOW", |config, text| {
+        duration(text).map(|w| config.dedupe_window = w)
+    }),
+    ("EZQ_CONNECT_TIMEOUT", |config, text| {
+        duration(text).map(|t| config.connect_timeout = t)
+    }),
+    ("EZQ_SUBSCRIBE", |config, text| {
+        yes_or_no(text, &mut config.subscribe)
+    }),
+    ("EZQ_MANAGE_SCHEMA", |config, text| {
+        yes_or_no(text, &mut config.manage_schema)
+    }),
     // The process's, not the application's: read by the first warning, and where no database is
     // configured. Here they are only checked.
     ("EZQ_STDERR", |_, text| yes_or_no(text, &mut false)),
@@ -247,7 +275,11 @@ impl Config {
     /// As [`from_env`](Self::from_env).
     pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
         let mut config = Self::default();
-        let known: Vec<&str> = OPTIONS.iter().map(|(option, _)| *option).chain(OTHERS).collect();
+        let known: Vec<&str> = OPTIONS
+            .iter()
+            .map(|(option, _)| *option)
+            .chain(OTHERS)
+            .collect();
         for (name, value) in vars {
             if !name.starts_with("EZQ_") || OTHERS.contains(&name.as_str()) {
                 continue;
@@ -288,33 +320,61 @@ impl Config {
             )));
         }
         if self.app.len() > APP_LIMIT {
-            return Err(wrong(format!("the application's name has more than {APP_LIMIT} bytes")));
+            return Err(wrong(format!(
+                "the application's name has more than {APP_LIMIT} bytes"
+            )));
         }
         if [self.poll_min, self.poll_max].contains(&Some(Duration::ZERO)) {
-            return Err(wrong("`poll_min` and `poll_max` must be longer than nothing".into()));
+            return Err(wrong(
+                "`poll_min` and `poll_max` must be longer than nothing".into(),
+            ));
         }
         if let (Some(min), Some(max)) = (self.poll_min, self.poll_max)
             && min > max
         {
             return Err(wrong("`poll_min` is longer than `poll_max`".into()));
         }
-        if self.retention.values().any(|retention| retention.keep() == Some(Duration::ZERO)) {
-            return Err(wrong("an archive must keep events for longer than nothing".into()));
+        if self
+            .retention
+            .values()
+            .any(|retention| retention.keep() == Some(Duration::ZERO))
+        {
+            return Err(wrong(
+                "an archive must keep events for longer than nothing".into(),
+            ));
         }
         if self.dedupe_window.is_zero() {
             return Err(wrong("`dedupe_window` must be longer than nothing".into()));
         }
-        if self.handlers.values().any(|options| options.max_attempts == Some(0)) {
-            return Err(wrong("`max_attempts` of a handler must be at least 1".into()));
+        if self
+            .handlers
+            .values()
+            .any(|options| options.max_attempts == Some(0))
+        {
+            return Err(wrong(
+                "`max_attempts` of a handler must be at least 1".into(),
+            ));
         }
-        if self.handlers.values().any(|options| options.batch_size == Some(0)) {
+        if self
+            .handlers
+            .values()
+            .any(|options| options.batch_size == Some(0))
+        {
             return Err(wrong("`batch_size` of a handler must be at least 1".into()));
         }
         if self.connect_timeout.is_zero() {
-            return Err(wrong("`connect_timeout` must be longer than nothing".into()));
+            return Err(wrong(
+                "`connect_timeout` must be longer than nothing".into(),
+            ));
         }
-        if self.handlers.values().any(|options| options.concurrency == Some(0)) {
-            return Err(wrong("`concurrency` of a handler must be at least 1".into()));
+        if self
+            .handlers
+            .values()
+            .any(|options| options.concurrency == Some(0))
+        {
+            return Err(wrong(
+                "`concurrency` of a handler must be at least 1".into(),
+            ));
         }
         Ok(())
     }
@@ -330,17 +390,25 @@ fn whole<N: std::str::FromStr>(text: &str, target: &mut N) -> Result<(), String>
 }
 
 fn yes_or_no(text: &str, target: &mut bool) -> Result<(), String> {
-    *target = text.parse().map_err(|_| "use `true` or `false`".to_owned())?;
+    *target = text
+        .parse()
+        .map_err(|_| "use `true` or `false`".to_owned())?;
     Ok(())
 }
 
 fn duration_or_none(text: &str) -> Result<Option<Duration>, String> {
-    if text == "none" { Ok(None) } else { duration(text).map(Some) }
+    if text == "none" {
+        Ok(None)
+    } else {
+        duration(text).map(Some)
+    }
 }
 
 /// Reads a whole number and a unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let scale = match unit {
         "ms" => 1,
@@ -350,7 +418,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => 0,
     };
-    let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    let millis = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(scale));
     match millis {
         Some(millis) if scale > 0 => Ok(Duration::from_millis(millis)),
         _ => Err("use a whole number and a unit, as in `500ms`, `30s`, `5m` or `1h`".to_owned()),

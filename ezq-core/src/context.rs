@@ -51,8 +51,10 @@ impl Lease {
 
     /// Notes that it was renewed for `ttl` from `now`, the time before the renewal was sent.
     pub(crate) fn renewed(&self, now: Instant, ttl: Duration) {
-        self.expires
-            .store(millis(now.duration_since(self.start).saturating_add(ttl)), Ordering::Relaxed);
+        self.expires.store(
+            millis(now.duration_since(self.start).saturating_add(ttl)),
+            Ordering::Relaxed,
+        );
         self.renewal.notify_waiters();
     }
 
@@ -112,7 +114,10 @@ impl Lease {
 
     /// The receipt that settles, where it is not the one with which the delivery came.
     pub(crate) fn newer(&self) -> Option<Receipt> {
-        self.newer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.newer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn cancel(&self) -> &CancellationToken {
@@ -143,7 +148,10 @@ impl Received {
     /// The W3C trace context it came with, if it is one: a header may hold any text.
     pub(crate) fn traceparent(&self) -> Option<&str> {
         let text = self.headers.text(TRACEPARENT)?;
-        let is_hex = text.split('-').flat_map(str::bytes).all(|byte| byte.is_ascii_hexdigit());
+        let is_hex = text
+            .split('-')
+            .flat_map(str::bytes)
+            .all(|byte| byte.is_ascii_hexdigit());
         // Version, trace id, parent id, flags.
         (is_hex && text.split('-').map(str::len).eq([2, 32, 16, 2])).then_some(text)
     }
@@ -163,8 +171,13 @@ impl Received {
             Some(newer) => (false, newer),
             None => (true, version.saturating_sub(event.version)),
         };
-        let named = types.iter().enumerate().filter(|(_, event)| event.matches(name));
-        named.min_by_key(|(_, event)| distance(event)).map(|(place, _)| place)
+        let named = types
+            .iter()
+            .enumerate()
+            .filter(|(_, event)| event.matches(name));
+        named
+            .min_by_key(|(_, event)| distance(event))
+            .map(|(place, _)| place)
     }
 
     /// What settles it now.
@@ -191,7 +204,9 @@ impl Received {
     /// Reads a schedule's tick.
     pub(crate) fn tick(&self) -> Result<Tick, HandlerError> {
         let name = self.envelope.event_type();
-        self.envelope.decode_data(name).map_err(HandlerError::undecodable)
+        self.envelope
+            .decode_data(name)
+            .map_err(HandlerError::undecodable)
     }
 
     /// What to answer for an event that no variant takes.
@@ -339,7 +354,9 @@ impl Call {
     /// Shows the handler's transaction to its engine's extractor: `None` unless one of the
     /// handler's extractors says that it [needs](crate::Extract::TRANSACTION) it.
     pub fn unit_of_work<R>(&self, show: impl FnOnce(&mut dyn UnitOfWork) -> R) -> Option<R> {
-        self.transaction.as_ref().and_then(|transaction| transaction.with(show))
+        self.transaction
+            .as_ref()
+            .and_then(|transaction| transaction.with(show))
     }
 
     /// The application's state of a type, if it was given one.

@@ -85,7 +85,9 @@ impl DeadLetterFilter {
         self.handler
             .as_ref()
             .is_none_or(|name| reason.is_some_and(|reason| reason.handler.as_ref() == Some(name)))
-            && self.reason.is_none_or(|kind| reason.is_some_and(|reason| reason.kind == kind))
+            && self
+                .reason
+                .is_none_or(|kind| reason.is_some_and(|reason| reason.kind == kind))
             && self.died_after.is_none_or(|time| letter.died_at >= time)
             && self.died_before.is_none_or(|time| letter.died_at < time)
             && self.event_type.as_ref().is_none_or(is_type)
@@ -129,7 +131,10 @@ pub struct DeadLetterQueue<'a> {
 
 impl<'a> DeadLetterQueue<'a> {
     pub(crate) fn new(store: &'a dyn DeadLetters, queue: &QueueName) -> Self {
-        Self { store, queue: queue.clone() }
+        Self {
+            store,
+            queue: queue.clone(),
+        }
     }
 
     /// The oldest that fit, at most `limit`. Those that do not fit are read too, a page at a time.
@@ -178,7 +183,13 @@ impl<'a> DeadLetterQueue<'a> {
     }
 
     fn act(&self, action: Action, which: DeadLetterSelection) -> DeadLetterAction<'a> {
-        DeadLetterAction { letters: self.clone(), action, which, rate: None, dry_run: false }
+        DeadLetterAction {
+            letters: self.clone(),
+            action,
+            which,
+            rate: None,
+            dry_run: false,
+        }
     }
 
     /// Goes through those that fit, oldest first, as long as it is told to go on.
@@ -190,7 +201,9 @@ impl<'a> DeadLetterQueue<'a> {
         let mut after = None;
         loop {
             let page = self.store.list(&self.queue, after.as_ref(), PAGE).await?;
-            let Some(last) = page.last().map(|letter| letter.id.clone()) else { return Ok(()) };
+            let Some(last) = page.last().map(|letter| letter.id.clone()) else {
+                return Ok(());
+            };
             for letter in page {
                 if filter.fits(&letter) && !visit(letter) {
                     return Ok(());
@@ -203,7 +216,9 @@ impl<'a> DeadLetterQueue<'a> {
 
 impl std::fmt::Debug for DeadLetterQueue<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeadLetterQueue").field("queue", &self.queue).finish_non_exhaustive()
+        f.debug_struct("DeadLetterQueue")
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
     }
 }
 
@@ -246,7 +261,10 @@ impl<'a> DeadLetterAction<'a> {
     async fn run(self) -> Result<Vec<MessageId>> {
         let DeadLetterQueue { store, queue } = &self.letters;
         if self.rate == Some(0) {
-            return Err(Error::new(ErrorKind::Configuration, "`rate` must be at least 1 a second"));
+            return Err(Error::new(
+                ErrorKind::Configuration,
+                "`rate` must be at least 1 a second",
+            ));
         }
         // All that there are now: what dies again meanwhile is not met a second time.
         let mut ids = Vec::new();
@@ -269,13 +287,17 @@ impl<'a> DeadLetterAction<'a> {
         if self.dry_run {
             return Ok(ids);
         }
-        let rate = self.rate.map(|rate| usize::try_from(rate).unwrap_or(usize::MAX));
+        let rate = self
+            .rate
+            .map(|rate| usize::try_from(rate).unwrap_or(usize::MAX));
         let mut done = Vec::new();
         for (index, chunk) in ids.chunks(rate.unwrap_or(PAGE).min(PAGE)).enumerate() {
             if let (Some(rate), 1..) = (self.rate, index) {
                 let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
                 // Not nothing: that was refused.
-                let pause = Duration::from_secs(1).saturating_mul(count).checked_div(rate);
+                let pause = Duration::from_secs(1)
+                    .saturating_mul(count)
+                    .checked_div(rate);
                 sleep(pause.unwrap_or_default()).await;
             }
             done.extend(match self.action {

@@ -77,18 +77,38 @@ impl Dispatcher {
     pub(crate) fn new(registry: Registry, services: Arc<Services>, config: Arc<Config>) -> Self {
         let (limits, batches) = (HashMap::new(), HashMap::new());
         let strangers = Strangers::default();
-        let mut dispatcher = Self { registry, services, config, strangers, limits, batches };
+        let mut dispatcher = Self {
+            registry,
+            services,
+            config,
+            strangers,
+            limits,
+            batches,
+        };
         let limit = |handler: &Arc<Handler>| {
             let limit = dispatcher.options(handler).concurrency?;
-            Some((handler.name.clone(), Semaphore::new(limit.min(Semaphore::MAX_PERMITS))))
+            Some((
+                handler.name.clone(),
+                Semaphore::new(limit.min(Semaphore::MAX_PERMITS)),
+            ))
         };
-        dispatcher.limits = dispatcher.registry.handlers().iter().filter_map(limit).collect();
+        dispatcher.limits = dispatcher
+            .registry
+            .handlers()
+            .iter()
+            .filter_map(limit)
+            .collect();
         let batch = |handler: &Arc<Handler>| {
             let limits = dispatcher.options(handler).batch();
             let is_batch = matches!(handler.invoke, Invoke::Batch(_));
             is_batch.then(|| (handler.name.clone(), limits))
         };
-        dispatcher.batches = dispatcher.registry.handlers().iter().filter_map(batch).collect();
+        dispatcher.batches = dispatcher
+            .registry
+            .handlers()
+            .iter()
+            .filter_map(batch)
+            .collect();
         dispatcher
     }
 
@@ -182,7 +202,9 @@ impl Dispatcher {
         let none = Progress::default();
         let received = &work.received;
         let handlers = self.registry.find(&received.queue, &received.envelope);
-        let runs = handlers.iter().map(|handler| self.run(handler, work, &none, None));
+        let runs = handlers
+            .iter()
+            .map(|handler| self.run(handler, work, &none, None));
         let mut outgoing = Vec::new();
         for (handler, ran) in handlers.iter().zip(join_all(runs).await) {
             match ran {
@@ -205,7 +227,10 @@ impl Dispatcher {
         place: Option<&Place<'_>>,
     ) -> Ran {
         let attempt = next_attempt(known.0.get(&handler.name));
-        let timeout = self.options(handler).timeout.unwrap_or(self.config.handler_timeout);
+        let timeout = self
+            .options(handler)
+            .timeout
+            .unwrap_or(self.config.handler_timeout);
         if let (Invoke::Batch(invoke), Some(limits)) =
             (&handler.invoke, self.batches.get(&handler.name))
         {
@@ -241,7 +266,14 @@ impl Dispatcher {
                 () = cancelled.cancelled() => return Ran::Cancelled,
             },
         };
-        attempt::run(handler, &work.received, &self.services, (attempt, timeout), begins).await
+        attempt::run(
+            handler,
+            &work.received,
+            &self.services,
+            (attempt, timeout),
+            begins,
+        )
+        .await
     }
 
     pub(crate) fn options(&self, handler: &Handler) -> HandlerOptions {
@@ -270,7 +302,9 @@ impl Dispatcher {
     ) -> HandlerMark {
         let name = &handler.name;
         let policy = self.policy(handler, received);
-        let earlier = earlier.cloned().unwrap_or_else(|| mark(HandlerState::Retry));
+        let earlier = earlier
+            .cloned()
+            .unwrap_or_else(|| mark(HandlerState::Retry));
         let attempts = next_attempt(Some(&earlier));
         let (policy, exhausted) = match (action, self.config.unknown_types) {
             (Action::Snooze(pause), _) => {
@@ -295,7 +329,14 @@ impl Dispatcher {
             _ => pause(policy.backoff, attempts, &error),
         };
         let mut errors = earlier.errors;
-        remember(&mut errors, ErrorRecord { at: now, attempt: attempts, error });
+        remember(
+            &mut errors,
+            ErrorRecord {
+                at: now,
+                attempt: attempts,
+                error,
+            },
+        );
         let reason = match action {
             Action::Fatal => Some(ReasonKind::Fatal),
             Action::Undecodable => Some(ReasonKind::Undecodable),
@@ -305,7 +346,13 @@ impl Dispatcher {
             _ => (attempts >= policy.max_attempts).then_some(exhausted),
         };
         if reason.is_some() {
-            return HandlerMark { state: HandlerState::Dead, reason, attempts, due: None, errors };
+            return HandlerMark {
+                state: HandlerState::Dead,
+                reason,
+                attempts,
+                due: None,
+                errors,
+            };
         }
         HandlerMark {
             state: HandlerState::Retry,
@@ -332,7 +379,8 @@ pub(crate) fn is_due(handler: &Handler, known: &Progress, now: DateTime<Utc>) ->
         None => true,
         Some(mark) if mark.state == HandlerState::Retry => {
             // What the store rounds must not put a handler off to another delivery.
-            mark.due.is_none_or(|due| due <= now + TimeDelta::milliseconds(20))
+            mark.due
+                .is_none_or(|due| due <= now + TimeDelta::milliseconds(20))
         }
         Some(_) => false,
     }
@@ -377,9 +425,11 @@ fn conclude(
             let (attempt, error) = (mark.attempts, &last.error);
             say!(warn, received, handler = %name, attempt, %error, ?retry_in, "handler failed");
         }
-        if let (HandlerState::Dead, Some(last), true) =
-            (mark.state, mark.errors.last(), next.is_some() || dead.is_some_and(|(d, _)| d != name))
-        {
+        if let (HandlerState::Dead, Some(last), true) = (
+            mark.state,
+            mark.errors.last(),
+            next.is_some() || dead.is_some_and(|(d, _)| d != name),
+        ) {
             let (attempt, error) = (mark.attempts, &last.error);
             say!(error, received, handler = %name, attempt, %error, "handler gave up");
         }
@@ -389,7 +439,11 @@ fn conclude(
         if marks.0.is_empty() && after.is_zero() {
             return Settle::Release;
         }
-        return Settle::Retry { after, progress: marks, outgoing };
+        return Settle::Retry {
+            after,
+            progress: marks,
+            outgoing,
+        };
     }
     match dead {
         None => Settle::Ack { outgoing },
@@ -397,7 +451,11 @@ fn conclude(
             let reason = Reason {
                 kind: mark.reason.unwrap_or(ReasonKind::Fatal),
                 handler: Some(name.clone()),
-                error: mark.errors.last().map(|last| last.error.clone()).unwrap_or_default(),
+                error: mark
+                    .errors
+                    .last()
+                    .map(|last| last.error.clone())
+                    .unwrap_or_default(),
                 attempts: mark.attempts,
             };
             buried(received, reason, marks, outgoing)
@@ -411,9 +469,18 @@ pub(crate) fn buried(
     progress: Progress,
     outgoing: Vec<Outgoing>,
 ) -> Settle {
-    let Received { queue, receipt, envelope, .. } = received;
+    let Received {
+        queue,
+        receipt,
+        envelope,
+        ..
+    } = received;
     log_dead_letter(queue, receipt.message_id(), Some(envelope), &reason);
-    Settle::DeadLetter { reason, progress, outgoing }
+    Settle::DeadLetter {
+        reason,
+        progress,
+        outgoing,
+    }
 }
 
 /// Says, once for each, that a message is given up.
@@ -437,7 +504,13 @@ pub(crate) fn log_dead_letter(
 }
 
 pub(crate) fn mark(state: HandlerState) -> HandlerMark {
-    HandlerMark { state, reason: None, attempts: 0, due: None, errors: Vec::new() }
+    HandlerMark {
+        state,
+        reason: None,
+        attempts: 0,
+        due: None,
+        errors: Vec::new(),
+    }
 }
 
 /// Adds an error to those that a mark keeps.
@@ -454,5 +527,9 @@ pub(crate) fn next_attempt(mark: Option<&HandlerMark>) -> u32 {
 /// The mark of a handler that succeeded; what failed before stays told.
 pub(crate) fn done(earlier: Option<&HandlerMark>) -> HandlerMark {
     let errors = earlier.map(|mark| mark.errors.clone()).unwrap_or_default();
-    HandlerMark { attempts: next_attempt(earlier), errors, ..mark(HandlerState::Done) }
+    HandlerMark {
+        attempts: next_attempt(earlier),
+        errors,
+        ..mark(HandlerState::Done)
+    }
 }

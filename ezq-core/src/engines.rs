@@ -32,7 +32,10 @@ impl Engines {
 
     /// The engine that keeps a queue.
     pub(crate) fn of(&self, queue: &QueueName) -> &Arc<dyn Engine> {
-        self.routes.get(queue).and_then(|name| self.named.get(name)).unwrap_or(&self.default)
+        self.routes
+            .get(queue)
+            .and_then(|name| self.named.get(name))
+            .unwrap_or(&self.default)
     }
 
     /// Whether two queues are kept by one engine, so that one step can change both.
@@ -44,7 +47,10 @@ impl Engines {
     pub(crate) fn broadcasts(&self) -> Result<&dyn Broadcasts> {
         self.default.broadcasts().ok_or_else(|| {
             let name = self.default.capabilities().name;
-            Error::new(ErrorKind::Unsupported, format!("the engine `{name}` does not broadcast"))
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("the engine `{name}` does not broadcast"),
+            )
         })
     }
 
@@ -117,8 +123,9 @@ async fn publish_to(engine: &dyn Engine, messages: Vec<Outgoing>) -> Result<Vec<
         .collect();
     if !again.is_empty() {
         ensure(engine, again.iter().map(|index| &copy[*index])).await?;
-        let retried =
-            engine.publish(again.iter().map(|index| copy[*index].clone()).collect()).await?;
+        let retried = engine
+            .publish(again.iter().map(|index| copy[*index].clone()).collect())
+            .await?;
         for (index, outcome) in again.into_iter().zip(retried) {
             outcomes[index] = outcome;
         }

@@ -47,7 +47,11 @@ impl AttributeValue {
     pub(crate) fn from_json(value: &serde_json::Value) -> Option<Self> {
         let integer = || value.as_i64().and_then(|number| i32::try_from(number).ok());
         let text = || value.as_str().map(|text| Self::Text(text.to_owned()));
-        value.as_bool().map(Self::Boolean).or_else(|| integer().map(Self::Integer)).or_else(text)
+        value
+            .as_bool()
+            .map(Self::Boolean)
+            .or_else(|| integer().map(Self::Integer))
+            .or_else(text)
     }
 }
 
@@ -232,10 +236,12 @@ impl Envelope {
     fn json_in_base64(&self, name: &str, text: &str) -> Result<String> {
         let is_json = self.datacontenttype.as_deref().is_none_or(is_json);
         let bytes = STANDARD.decode(text).ok().filter(|_| is_json);
-        bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| {
-            let text = format!("`{name}` has binary data, which is not JSON");
-            Error::new(ErrorKind::Decode, text)
-        })
+        bytes
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .ok_or_else(|| {
+                let text = format!("`{name}` has binary data, which is not JSON");
+                Error::new(ErrorKind::Decode, text)
+            })
     }
 
     /// The envelope, if it is valid; else an error of a kind, saying what is not.

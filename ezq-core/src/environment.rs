@@ -10,8 +10,14 @@ pub(crate) fn warn_of_unknown(variable: &str, value: &str, options: &[&str]) {
         return;
     }
     match nearest(variable, options) {
-        Some(option) => warn!(variable, "no option of ezq, so it has no effect: is it `{option}`?"),
-        None => warn!(variable, "no option of ezq, so it has no effect: see `ezq::Config`"),
+        Some(option) => warn!(
+            variable,
+            "no option of ezq, so it has no effect: is it `{option}`?"
+        ),
+        None => warn!(
+            variable,
+            "no option of ezq, so it has no effect: see `ezq::Config`"
+        ),
     }
 }
 
@@ -28,11 +34,15 @@ fn is_service_link(variable: &str, value: &str) -> bool {
     {
         return true;
     }
-    let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let is_address = ["tcp://", "udp://", "sctp://"]
+        .iter()
+        .any(|scheme| value.starts_with(scheme));
     if variable.ends_with("_PORT") && is_address {
         return true;
     }
-    variable.rsplit_once("_PORT_").is_some_and(|(_, port)| is_port(port))
+    variable
+        .rsplit_once("_PORT_")
+        .is_some_and(|(_, port)| is_port(port))
 }
 
 /// Whether it reads `5432_TCP` or `5432_TCP_ADDR`.
@@ -40,8 +50,12 @@ fn is_port(text: &str) -> bool {
     let mut parts = text.split('_');
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     parts.next().is_some_and(is_number)
-        && parts.next().is_some_and(|part| ["TCP", "UDP", "SCTP"].contains(&part))
-        && parts.next().is_none_or(|part| ["PROTO", "PORT", "ADDR"].contains(&part))
+        && parts
+            .next()
+            .is_some_and(|part| ["TCP", "UDP", "SCTP"].contains(&part))
+        && parts
+            .next()
+            .is_none_or(|part| ["PROTO", "PORT", "ADDR"].contains(&part))
         && parts.next().is_none()
 }
 
@@ -105,7 +119,13 @@ mod tests {
 
     #[test]
     fn the_option_that_was_meant_is_found() {
-        let options = ["EZQ_LEASE", "EZQ_CONCURRENCY", "EZQ_QUEUE", "EZQ_POLL_MIN", "EZQ_POLL_MAX"];
+        let options = [
+            "EZQ_LEASE",
+            "EZQ_CONCURRENCY",
+            "EZQ_QUEUE",
+            "EZQ_POLL_MIN",
+            "EZQ_POLL_MAX",
+        ];
         for (variable, meant) in [
             ("EZQ_LEASES", Some("EZQ_LEASE")),
             ("EZQ_lease", Some("EZQ_LEASE")),

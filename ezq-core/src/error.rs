@@ -105,7 +105,13 @@ impl Error {
     /// done, what to do.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { inner: Box::new(Inner { kind, message: message.into(), source: None }) }
+        Self {
+            inner: Box::new(Inner {
+                kind,
+                message: message.into(),
+                source: None,
+            }),
+        }
     }
 
     /// The same error with the error that caused it.
@@ -130,14 +136,21 @@ impl Error {
     /// Whether doing the same again later may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Connection | ErrorKind::Transient)
+        matches!(
+            self.inner.kind,
+            ErrorKind::Connection | ErrorKind::Transient
+        )
     }
 }
 
 /// For people, since `main` shows it: the chain of errors, then the kind. `{:#?}` shows the parts.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, message, source } = &*self.inner;
+        let Inner {
+            kind,
+            message,
+            source,
+        } = &*self.inner;
         if f.alternate() {
             let mut parts = f.debug_struct("Error");
             return parts
@@ -158,7 +171,10 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.inner.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+        self.inner
+            .source
+            .as_ref()
+            .map(|source| &**source as &(dyn StdError + 'static))
     }
 }
 

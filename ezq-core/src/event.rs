@@ -132,7 +132,10 @@ impl End {
     /// An end that gives running handlers a time.
     #[must_use]
     pub fn within(timeout: Duration) -> Self {
-        Self { timeout: Some(timeout), all: false }
+        Self {
+            timeout: Some(timeout),
+            all: false,
+        }
     }
 }
 
@@ -165,7 +168,9 @@ fn secs<S: Serializer>(timeout: &Option<Duration>, to: S) -> Result<S::Ok, S::Er
 }
 
 fn from_secs<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    let Some(secs) = Option::<f64>::deserialize(from)? else { return Ok(None) };
+    let Some(secs) = Option::<f64>::deserialize(from)? else {
+        return Ok(None);
+    };
     Duration::try_from_secs_f64(secs)
         .map(Some)
         .map_err(|error| D::Error::custom(format_args!("timeout in seconds: {error}")))

@@ -58,11 +58,17 @@ pub struct State<T>(pub T);
 
 impl<T: Clone + Send + Sync + 'static> Extract for State<T> {
     fn check(provided: &Provided<'_>) -> Result<()> {
-        if provided.states.holds::<T>() { Ok(()) } else { Err(missing::<T>()) }
+        if provided.states.holds::<T>() {
+            Ok(())
+        } else {
+            Err(missing::<T>())
+        }
     }
 
     async fn extract(call: &Call) -> Result<Self, HandlerError> {
-        call.state().map(State).ok_or_else(|| HandlerError::fatal(missing::<T>()))
+        call.state()
+            .map(State)
+            .ok_or_else(|| HandlerError::fatal(missing::<T>()))
     }
 }
 
@@ -100,7 +106,10 @@ impl States {
     }
 
     pub(crate) fn find<T: Clone + 'static>(&self) -> Option<T> {
-        self.0.get(&TypeId::of::<T>()).and_then(|state| state.downcast_ref::<T>()).cloned()
+        self.0
+            .get(&TypeId::of::<T>())
+            .and_then(|state| state.downcast_ref::<T>())
+            .cloned()
     }
 }
 

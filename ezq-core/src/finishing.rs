@@ -41,11 +41,22 @@ impl<'a> Finishing<'a> {
             return None;
         }
         let is_done = |handler: &&Arc<Handler>| {
-            known.0.get(&handler.name).is_some_and(|mark| mark.state == HandlerState::Done)
+            known
+                .0
+                .get(&handler.name)
+                .is_some_and(|mark| mark.state == HandlerState::Done)
         };
         let open = handlers.len() - handlers.iter().filter(is_done).count();
-        let turn = Mutex::new(Turn { open, outgoing: Vec::new() });
-        Some(Self { received, services, known, turn })
+        let turn = Mutex::new(Turn {
+            open,
+            outgoing: Vec::new(),
+        });
+        Some(Self {
+            received,
+            services,
+            known,
+            turn,
+        })
     }
 
     /// Finishes a handler's transaction, if it succeeded and has one.
@@ -55,7 +66,9 @@ impl<'a> Finishing<'a> {
             let mut turn = self.turn.lock().await;
             turn.open = turn.open.saturating_sub(1);
         }
-        let Ran::Done(outgoing, unit) = ran else { return ran };
+        let Ran::Done(outgoing, unit) = ran else {
+            return ran;
+        };
         let mut turn = self.turn.lock().await;
         let Some(unit) = unit else {
             turn.open = turn.open.saturating_sub(1);
@@ -68,13 +81,18 @@ impl<'a> Finishing<'a> {
             unit.abandon().await;
             return Ran::Cancelled;
         }
-        let here =
-            |event: &Outgoing| self.services.engines.same(&self.received.queue, &event.queue);
+        let here = |event: &Outgoing| {
+            self.services
+                .engines
+                .same(&self.received.queue, &event.queue)
+        };
         let last = turn.open == 1 && turn.outgoing.iter().all(here);
         if last {
             let earlier = std::mem::take(&mut turn.outgoing);
             lease.set_settling(true);
-            let ran = self.commit(handler, unit, true, [earlier, outgoing].concat()).await;
+            let ran = self
+                .commit(handler, unit, true, [earlier, outgoing].concat())
+                .await;
             lease.set_settling(matches!(ran, Ran::Settled));
             return ran;
         }
@@ -94,9 +112,16 @@ impl<'a> Finishing<'a> {
     ) -> Ran {
         let mark = done(self.known.0.get(&handler.name));
         let mark = (!last).then(|| Progress([(handler.name.clone(), mark)].into()));
-        let finished = Finished { receipt: self.received.newest_receipt(), mark };
+        let finished = Finished {
+            receipt: self.received.newest_receipt(),
+            mark,
+        };
         let notices = &self.services.notices;
-        let told = if notices.are_heard() { outgoing.clone() } else { Vec::new() };
+        let told = if notices.are_heard() {
+            outgoing.clone()
+        } else {
+            Vec::new()
+        };
         match unit.finish(vec![finished], outgoing).await {
             Ok(SettleOutcome::Done) => {
                 notices.went_out(&told);

@@ -114,7 +114,11 @@ impl Serializer for Walk {
     }
 
     fn serialize_f64(self, number: f64) -> Result<(), Found> {
-        if number.is_finite() { Ok(()) } else { Err(Found::NotFinite(String::new())) }
+        if number.is_finite() {
+            Ok(())
+        } else {
+            Err(Found::NotFinite(String::new()))
+        }
     }
 
     fn serialize_none(self) -> Result<(), Found> {
@@ -148,7 +152,9 @@ impl Serializer for Walk {
         variant: &str,
         value: &T,
     ) -> Result<(), Found> {
-        value.serialize(self).map_err(|found| found.below(format_args!(".{variant}")))
+        value
+            .serialize(self)
+            .map_err(|found| found.below(format_args!(".{variant}")))
     }
 
     fn serialize_seq(self, _: Option<usize>) -> Result<Items, Found> {
@@ -188,7 +194,9 @@ impl Items {
     fn walk<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Found> {
         let place = self.0;
         self.0 = place.saturating_add(1);
-        value.serialize(Walk).map_err(|found| found.below(format_args!("[{place}]")))
+        value
+            .serialize(Walk)
+            .map_err(|found| found.below(format_args!("[{place}]")))
     }
 }
 

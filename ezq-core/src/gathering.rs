@@ -63,7 +63,10 @@ impl Gatherings {
     /// Closes one batch.
     pub(crate) fn leave(&self, handler: &HandlerName, gathering: &Arc<Gathering>) {
         let mut open = self.open();
-        if open.get(handler).is_some_and(|current| Arc::ptr_eq(current, gathering)) {
+        if open
+            .get(handler)
+            .is_some_and(|current| Arc::ptr_eq(current, gathering))
+        {
             open.remove(handler);
         }
     }
@@ -90,6 +93,8 @@ impl Gathering {
 
 impl std::fmt::Debug for Gatherings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gatherings").field("open", &self.open().len()).finish()
+        f.debug_struct("Gatherings")
+            .field("open", &self.open().len())
+            .finish()
     }
 }

@@ -110,7 +110,9 @@ impl FromEvent for AnyEvent {
     }
 
     fn from_event(received: &Received) -> Result<Self, HandlerError> {
-        Ok(Self { envelope: received.envelope.clone() })
+        Ok(Self {
+            envelope: received.envelope.clone(),
+        })
     }
 }
 
@@ -269,7 +271,10 @@ impl Handler {
     ) -> Self {
         let types = vec![EventDescriptor::tick(event_type)];
         let handler = Self::new(name, Subscription::Types(types), invoke);
-        Self { schedule: Some((event_type, schedule)), ..handler }
+        Self {
+            schedule: Some((event_type, schedule)),
+            ..handler
+        }
     }
 
     /// Its schedule, if it has one, whose ticks go where it takes them from.
@@ -280,7 +285,11 @@ impl Handler {
             None => schedule,
         };
         let template = Ok(Template::Tick(event_type));
-        Some(Plan { name: self.name.as_str().to_owned(), schedule, template })
+        Some(Plan {
+            name: self.name.as_str().to_owned(),
+            schedule,
+            template,
+        })
     }
 
     /// Whether it takes `End` or `Interrupt`, alone or among others.

@@ -71,9 +71,15 @@ impl Headers {
     #[must_use]
     pub fn from_value(value: Value) -> Self {
         match value {
-            Value::Object(entries) => Self { entries, original: None },
+            Value::Object(entries) => Self {
+                entries,
+                original: None,
+            },
             Value::Null => Self::default(),
-            other => Self { entries: Map::new(), original: Some(other) },
+            other => Self {
+                entries: Map::new(),
+                original: Some(other),
+            },
         }
     }
 
@@ -160,6 +166,9 @@ impl Headers {
     /// A whole number under a key, if one stands there.
     #[must_use]
     pub fn number(&self, key: &str) -> Option<u32> {
-        self.entries.get(key).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok())
+        self.entries
+            .get(key)
+            .and_then(Value::as_u64)
+            .and_then(|n| u32::try_from(n).ok())
     }
 }

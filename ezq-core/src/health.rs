@@ -139,7 +139,12 @@ impl EngineHealth {
             Err(_) => Some(late(patience)),
         };
         let answered_in = error.is_none().then(|| asked.elapsed());
-        Self { name: name.cloned(), kind, answered_in, error }
+        Self {
+            name: name.cloned(),
+            kind,
+            answered_in,
+            error,
+        }
     }
 }
 
@@ -184,13 +189,19 @@ impl App {
 impl Inner {
     /// Notes a consumer that begins.
     pub(crate) fn note(&self, observed: &Arc<Observed>) {
-        let mut known = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .consumers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         forget(&mut known);
         known.push(Arc::clone(observed));
     }
 
     pub(crate) fn consumers(&self) -> Vec<Arc<Observed>> {
-        let mut known = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .consumers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         forget(&mut known);
         known.clone()
     }
@@ -211,7 +222,11 @@ fn forget(known: &mut Vec<Arc<Observed>>) {
             (Some(_), None) => is_held,
         };
 
-        if let Some(queue) = one.queue.clone().filter(|_| one.failed().is_some() || one.has_run()) {
+        if let Some(queue) = one
+            .queue
+            .clone()
+            .filter(|_| one.failed().is_some() || one.has_run())
+        {
             newer.entry(queue).or_insert(one.began);
         }
         is_told
@@ -221,9 +236,17 @@ fn forget(known: &mut Vec<Arc<Observed>>) {
 
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_ready() { "ready" } else { "not ready" })?;
-        self.engines.iter().try_for_each(|engine| write!(f, "; {engine}"))?;
-        self.consumers.iter().try_for_each(|consumer| write!(f, "; {consumer}"))
+        f.write_str(if self.is_ready() {
+            "ready"
+        } else {
+            "not ready"
+        })?;
+        self.engines
+            .iter()
+            .try_for_each(|engine| write!(f, "; {engine}"))?;
+        self.consumers
+            .iter()
+            .try_for_each(|consumer| write!(f, "; {consumer}"))
     }
 }
 
@@ -247,13 +270,17 @@ impl fmt::Display for ConsumerHealth {
         if let Some(lag) = self.lag.filter(|lag| !lag.is_zero()) {
             write!(f, ", {lag:.1?} behind")?;
         }
-        self.error.as_ref().map_or(Ok(()), |error| write!(f, ", failing: {error}"))
+        self.error
+            .as_ref()
+            .map_or(Ok(()), |error| write!(f, ", failing: {error}"))
     }
 }
 
 #[allow(clippy::ref_option)]
 fn seconds<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_secs_f64()).serialize(to)
+    duration
+        .map(|duration| duration.as_secs_f64())
+        .serialize(to)
 }
 
 #[allow(clippy::ref_option)]

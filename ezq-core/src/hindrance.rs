@@ -24,23 +24,51 @@ impl Dispatcher {
     pub(crate) fn hindered(&self, work: &Work, settle: Settle, error: String) -> Settle {
         let received = &work.received;
         let (due_in, mut progress, outgoing) = match settle {
-            Settle::Retry { after, progress, outgoing } => (after, progress, outgoing),
+            Settle::Retry {
+                after,
+                progress,
+                outgoing,
+            } => (after, progress, outgoing),
             _ => (Duration::ZERO, Progress::default(), Vec::new()),
         };
         let name = HandlerName::from(STORE);
         let earlier = Progress::from_headers(&received.headers).0.remove(&name);
         let attempts = next_attempt(earlier.as_ref());
         let mut errors = earlier.map(|mark| mark.errors).unwrap_or_default();
-        let record = ErrorRecord { at: work.clock.now(), attempt: attempts, error: error.clone() };
+        let record = ErrorRecord {
+            at: work.clock.now(),
+            attempt: attempts,
+            error: error.clone(),
+        };
         remember(&mut errors, record);
         let is_too_often = attempts > self.config.max_deliveries;
-        let state = if is_too_often { HandlerState::Dead } else { HandlerState::Retry };
+        let state = if is_too_often {
+            HandlerState::Dead
+        } else {
+            HandlerState::Retry
+        };
         let retry_in = pause(BACKOFF, attempts, &error);
-        progress.0.insert(name, HandlerMark { attempts, errors, ..mark(state) });
+        progress.0.insert(
+            name,
+            HandlerMark {
+                attempts,
+                errors,
+                ..mark(state)
+            },
+        );
         if is_too_often {
-            let reason = Reason { kind: ReasonKind::StoreFailed, handler: None, error, attempts };
+            let reason = Reason {
+                kind: ReasonKind::StoreFailed,
+                handler: None,
+                error,
+                attempts,
+            };
             return buried(received, reason, progress, outgoing);
         }
-        Settle::Retry { after: due_in.max(retry_in), progress, outgoing }
+        Settle::Retry {
+            after: due_in.max(retry_in),
+            progress,
+            outgoing,
+        }
     }
 }

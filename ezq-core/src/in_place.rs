@@ -39,7 +39,14 @@ pub(crate) fn is_in_place(context: &Context<'_>) -> bool {
 
 /// Goes on in a task, where that is not so already.
 pub(crate) async fn in_a_task() {
-    poll_fn(|context| if is_in_place(context) { Poll::Pending } else { Poll::Ready(()) }).await;
+    poll_fn(|context| {
+        if is_in_place(context) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
 }
 
 #[cfg(test)]

@@ -79,7 +79,10 @@ impl InlineReport {
 
     /// The handlers that are not done.
     pub fn failures(&self) -> impl Iterator<Item = (&HandlerName, &InlineOutcome)> {
-        let undone = self.outcomes.iter().filter(|(_, outcome)| !outcome.is_done());
+        let undone = self
+            .outcomes
+            .iter()
+            .filter(|(_, outcome)| !outcome.is_done());
         undone.map(|(name, outcome)| (name, outcome))
     }
 
@@ -110,8 +113,14 @@ impl fmt::Display for InlineReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}` was dispatched inline", self.event_type)?;
         let outcomes = self.outcomes.iter();
-        outcomes.clone().try_for_each(|(name, outcome)| write!(f, "; `{name}` {outcome}"))?;
-        if outcomes.len() == 0 { f.write_str("; no handler takes it") } else { Ok(()) }
+        outcomes
+            .clone()
+            .try_for_each(|(name, outcome)| write!(f, "; `{name}` {outcome}"))?;
+        if outcomes.len() == 0 {
+            f.write_str("; no handler takes it")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -178,16 +187,29 @@ impl App {
         self.inner.check_queue(&received.queue)?;
         let (event_id, event_type) = (received.envelope.id(), received.envelope.event_type());
         let span = received.parent.clone();
-        let outcomes = self.inner.dispatcher.run_inline(&work).instrument(span).await;
+        let outcomes = self
+            .inner
+            .dispatcher
+            .run_inline(&work)
+            .instrument(span)
+            .await;
         let (event_id, event_type) = (event_id.to_owned(), event_type.to_owned());
-        Ok(InlineReport { event_id, event_type, outcomes })
+        Ok(InlineReport {
+            event_id,
+            event_type,
+            outcomes,
+        })
     }
 
     /// The event as a delivery: written and read again, so that handlers see what a queue would
     /// give them.
     fn work(&self, publish: Publish) -> Result<Work> {
         let invalid = |why: &str| Err(Error::new(ErrorKind::InvalidEvent, why));
-        let Publish { publisher, draft, options } = publish;
+        let Publish {
+            publisher,
+            draft,
+            options,
+        } = publish;
         let (draft, options) = (draft?, options?);
         if options.due != Due::Now {
             return invalid("what is dispatched inline runs now: publish it for a delay");
@@ -208,8 +230,12 @@ impl App {
             return invalid("a control event stops a consumer: publish it to that one's queue");
         }
         let (enqueued_at, message_id, headers) = (Utc::now(), MessageId::Pending, written.headers);
-        let origin =
-            Origin { queue: &queue, message_id: &message_id, enqueued_at, headers: &headers };
+        let origin = Origin {
+            queue: &queue,
+            message_id: &message_id,
+            enqueued_at,
+            headers: &headers,
+        };
         let mut envelope = publisher.services.codecs.read(&written.body, origin)?;
         // The flat form's id would be its place in a queue.
         envelope.id = written.event_id;
@@ -231,7 +257,10 @@ impl App {
             lease,
             parent,
         };
-        let clock = EngineClock { at: enqueued_at, read: Instant::now() };
+        let clock = EngineClock {
+            at: enqueued_at,
+            read: Instant::now(),
+        };
         Ok(Work {
             received: Arc::new(received),
             clock,
@@ -247,7 +276,9 @@ impl Dispatcher {
         let handlers = self.registry.find(&received.queue, &received.envelope);
         let mut outcomes = Vec::with_capacity(handlers.len());
         for group in handlers.chunk_by(|a, b| a.order == b.order) {
-            let runs = group.iter().map(|handler| self.run_one_inline(handler, work));
+            let runs = group
+                .iter()
+                .map(|handler| self.run_one_inline(handler, work));
             let names = group.iter().map(|handler| handler.name.clone());
             outcomes.extend(names.zip(join_all(runs).await));
         }
@@ -273,26 +304,35 @@ impl Dispatcher {
                 ran.map_or_else(|ran| ran, |mut each| each.pop().unwrap_or(Ran::Cancelled))
             }
         };
-        let failed = |error: String| InlineOutcome::Failed { error, is_fatal: false };
+        let failed = |error: String| InlineOutcome::Failed {
+            error,
+            is_fatal: false,
+        };
         match ran {
             Ran::Done(events, None) => match self.services.publish_returned(events).await {
                 Ok(()) => InlineOutcome::Done,
-                Err(why) => {
-                    failed(format!("its events could not be published: {}", error_chain(&why)))
-                }
+                Err(why) => failed(format!(
+                    "its events could not be published: {}",
+                    error_chain(&why)
+                )),
             },
             Ran::Done(events, Some(unit)) => {
                 let notices = &self.services.notices;
-                let told = if notices.are_heard() { events.clone() } else { Vec::new() };
+                let told = if notices.are_heard() {
+                    events.clone()
+                } else {
+                    Vec::new()
+                };
                 match unit.finish(Vec::new(), events).await {
                     Ok(SettleOutcome::Done) => {
                         notices.went_out(&told);
                         InlineOutcome::Done
                     }
                     Ok(SettleOutcome::LeaseLost) => failed("its transaction had ended".into()),
-                    Ok(SettleOutcome::Failed { error, .. }) | Err(error) => {
-                        failed(format!("it could not be committed: {}", error_chain(&error)))
-                    }
+                    Ok(SettleOutcome::Failed { error, .. }) | Err(error) => failed(format!(
+                        "it could not be committed: {}",
+                        error_chain(&error)
+                    )),
                 }
             }
             Ran::Marked | Ran::Settled => InlineOutcome::Done,
@@ -303,7 +343,10 @@ impl Dispatcher {
                 }
                 Action::Retry => failed(error),
                 Action::Fatal | Action::Undecodable | Action::NewerVersion => {
-                    InlineOutcome::Failed { error, is_fatal: true }
+                    InlineOutcome::Failed {
+                        error,
+                        is_fatal: true,
+                    }
                 }
             },
             Ran::PutOff(error) => failed(format!("its transaction could not be made: {error}")),

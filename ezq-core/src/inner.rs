@@ -40,8 +40,13 @@ impl Inner {
     }
 
     fn check_handler(&self, handler: &Handler, queue: &QueueName) -> Result<()> {
-        let Services { states, engines, .. } = &*self.services;
-        let provided = Provided { states, capabilities: engines.of(queue).capabilities() };
+        let Services {
+            states, engines, ..
+        } = &*self.services;
+        let provided = Provided {
+            states,
+            capabilities: engines.of(queue).capabilities(),
+        };
         handler.checks.iter().try_for_each(|check| {
             check(&provided).map_err(|error| {
                 let message = format!("the handler `{}` cannot run: {error}", handler.name);
@@ -58,12 +63,18 @@ impl Inner {
         settle: &mut Settle,
     ) -> Result<()> {
         let engines = &self.services.engines;
-        let Some(outgoing) = settle.outgoing_mut() else { return Ok(()) };
-        if outgoing.iter().all(|event| engines.same(queue, &event.queue)) {
+        let Some(outgoing) = settle.outgoing_mut() else {
+            return Ok(());
+        };
+        if outgoing
+            .iter()
+            .all(|event| engines.same(queue, &event.queue))
+        {
             return Ok(());
         }
-        let (here, elsewhere): (Vec<_>, Vec<_>) =
-            outgoing.drain(..).partition(|event| engines.same(queue, &event.queue));
+        let (here, elsewhere): (Vec<_>, Vec<_>) = outgoing
+            .drain(..)
+            .partition(|event| engines.same(queue, &event.queue));
         *outgoing = here;
         self.services.publish_returned(elsewhere).await
     }

@@ -54,8 +54,15 @@ impl Backlog {
 impl Limited {
     /// Handlers, each with how much may wait for it before it has enough.
     pub(crate) fn of(handlers: impl IntoIterator<Item = (HandlerName, usize)>) -> Self {
-        let backlog = |(handler, most)| Backlog { handler, waiting: AtomicUsize::new(0), most };
-        Self { handlers: handlers.into_iter().map(backlog).collect(), wanting: Mutex::default() }
+        let backlog = |(handler, most)| Backlog {
+            handler,
+            waiting: AtomicUsize::new(0),
+            most,
+        };
+        Self {
+            handlers: handlers.into_iter().map(backlog).collect(),
+            wanting: Mutex::default(),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -64,7 +71,9 @@ impl Limited {
 
     /// By what a handler is known here.
     pub(crate) fn index(&self, handler: &HandlerName) -> Option<usize> {
-        self.handlers.iter().position(|backlog| backlog.handler == *handler)
+        self.handlers
+            .iter()
+            .position(|backlog| backlog.handler == *handler)
     }
 
     /// Notes that a run of a handler is to come.
@@ -89,7 +98,9 @@ impl Limited {
 
     /// Whether any handler has enough.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.handlers.iter().any(|backlog| backlog.count() >= backlog.most)
+        self.handlers
+            .iter()
+            .any(|backlog| backlog.count() >= backlog.most)
     }
 
     /// Whether at most half of what may waits for a handler.
@@ -109,7 +120,9 @@ impl Limited {
     /// The first that wants a place; one that may kill its worker only if no other such runs.
     pub(crate) fn next(&self, has_suspect: bool) -> Option<Wanting> {
         let mut wanting = self.wanting();
-        let index = wanting.iter().position(|one| !(one.is_suspect && has_suspect))?;
+        let index = wanting
+            .iter()
+            .position(|one| !(one.is_suspect && has_suspect))?;
         wanting.remove(index)
     }
 
@@ -141,7 +154,11 @@ struct State {
 
 impl<'a> Place<'a> {
     pub(crate) fn of(work: &'a Work) -> Self {
-        Self { slots: &work.slots, suspect: &work.suspect, state: Mutex::default() }
+        Self {
+            slots: &work.slots,
+            suspect: &work.suspect,
+            state: Mutex::default(),
+        }
     }
 
     /// So many handlers begin.
@@ -216,7 +233,11 @@ impl<'a> Place<'a> {
                 // delivery that may kill its worker runs.
                 return;
             }
-            let suspect = self.suspect.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let suspect = self
+                .suspect
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             state.is_suspect |= suspect.is_some();
         }
     }
@@ -243,7 +264,11 @@ impl<'a> Waits<'a> {
         state.gathering += usize::from(gathers);
         place.park_if_idle(&mut state);
         drop(state);
-        Self { place, is_limited, gathers }
+        Self {
+            place,
+            is_limited,
+            gathers,
+        }
     }
 }
 
@@ -267,7 +292,10 @@ impl Dispatcher {
         let handlers = self.registry.of(queue).iter();
         let limited = handlers.filter(|handler| self.limits.contains_key(&handler.name));
         Limited::of(limited.map(|handler| {
-            let batch = self.batches.get(&handler.name).map_or(0, |limits| limits.size);
+            let batch = self
+                .batches
+                .get(&handler.name)
+                .map_or(0, |limits| limits.size);
             (handler.name.clone(), most.saturating_add(batch))
         }))
     }
@@ -276,13 +304,19 @@ impl Dispatcher {
     pub(crate) fn limited_on(&self, work: &Work) -> Vec<usize> {
         let (received, limited) = (&work.received, &work.slots.limited);
         let handlers = self.registry.find(&received.queue, &received.envelope);
-        if !handlers.iter().any(|handler| limited.index(&handler.name).is_some()) {
+        if !handlers
+            .iter()
+            .any(|handler| limited.index(&handler.name).is_some())
+        {
             return Vec::new();
         }
         let known = Progress::from_headers(&received.headers);
         let now = work.clock.now();
-        let due = handlers.iter().filter(|handler| is_due(handler, &known, now));
-        due.filter_map(|handler| limited.index(&handler.name)).collect()
+        let due = handlers
+            .iter()
+            .filter(|handler| is_due(handler, &known, now));
+        due.filter_map(|handler| limited.index(&handler.name))
+            .collect()
     }
 
     /// What a delivery takes of its consumer's concurrency, if a handler of it may have to wait.

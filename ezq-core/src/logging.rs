@@ -99,7 +99,9 @@ pub fn add(fields: &mut String, name: &str, value: &dyn Debug) {
     if text == "None" {
         return;
     }
-    let inner = text.strip_prefix("Some(").and_then(|rest| rest.strip_suffix(')'));
+    let inner = text
+        .strip_prefix("Some(")
+        .and_then(|rest| rest.strip_suffix(')'));
     fields.push_str(&format!(" {name}={}", inner.unwrap_or(&text)));
 }
 
@@ -134,6 +136,9 @@ mod tests {
         add(&mut fields, "handler", &Some("book"));
         add(&mut fields, "event_id", &None::<&str>);
         add(&mut fields, "count", &3);
-        assert_eq!(fields, r#" queue=orders error="it \"broke\"" handler="book" count=3"#);
+        assert_eq!(
+            fields,
+            r#" queue=orders error="it \"broke\"" handler="book" count=3"#
+        );
     }
 }

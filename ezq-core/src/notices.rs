@@ -130,12 +130,16 @@ impl Notices {
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Told> {
-        self.sender.get_or_init(|| broadcast::Sender::new(NOTICES_KEPT)).subscribe()
+        self.sender
+            .get_or_init(|| broadcast::Sender::new(NOTICES_KEPT))
+            .subscribe()
     }
 
     /// Whether anyone listens: what costs something to tell is to be told only then.
     pub(crate) fn are_heard(&self) -> bool {
-        self.sender.get().is_some_and(|sender| sender.receiver_count() > 0)
+        self.sender
+            .get()
+            .is_some_and(|sender| sender.receiver_count() > 0)
     }
 
     fn tell(
@@ -145,10 +149,18 @@ impl Notices {
         event_type: Option<&str>,
         kind: NoticeKind,
     ) {
-        let Some(sender) = self.sender.get() else { return };
+        let Some(sender) = self.sender.get() else {
+            return;
+        };
         let (queue, at) = (queue.clone(), Utc::now());
         let (event_id, event_type) = (event_id.map(str::to_owned), event_type.map(str::to_owned));
-        let notice = Notice { at, queue, event_id, event_type, kind };
+        let notice = Notice {
+            at,
+            queue,
+            event_id,
+            event_type,
+            kind,
+        };
         // Nobody may be listening any more.
         let _ = sender.send(Told::Notice(Arc::new(notice)));
     }
@@ -156,8 +168,17 @@ impl Notices {
     /// An event is about to be stored.
     pub(crate) fn publishing(&self, prepared: &Prepared) {
         if self.are_heard() {
-            let Prepared { outgoing, event_id, event_type } = prepared;
-            self.tell(&outgoing.queue, Some(event_id), Some(event_type), NoticeKind::Publishing);
+            let Prepared {
+                outgoing,
+                event_id,
+                event_type,
+            } = prepared;
+            self.tell(
+                &outgoing.queue,
+                Some(event_id),
+                Some(event_type),
+                NoticeKind::Publishing,
+            );
         }
     }
 
@@ -172,12 +193,16 @@ impl Notices {
             return;
         }
         let kind = match result {
-            Ok(Published { id, is_duplicate, .. }) => {
-                NoticeKind::Published { message_id: id.clone(), is_duplicate: *is_duplicate }
-            }
-            Err(error) => {
-                NoticeKind::PublishFailed { kind: error.kind(), error: crate::error_chain(error) }
-            }
+            Ok(Published {
+                id, is_duplicate, ..
+            }) => NoticeKind::Published {
+                message_id: id.clone(),
+                is_duplicate: *is_duplicate,
+            },
+            Err(error) => NoticeKind::PublishFailed {
+                kind: error.kind(),
+                error: crate::error_chain(error),
+            },
         };
         self.tell(queue, Some(event_id), Some(event_type), kind);
     }
@@ -187,7 +212,9 @@ impl Notices {
         if events.is_empty() || !self.are_heard() {
             return;
         }
-        events.iter().for_each(|event| self.stored(event, &MessageId::Pending));
+        events
+            .iter()
+            .for_each(|event| self.stored(event, &MessageId::Pending));
     }
 
     /// A message was stored, under an id.
@@ -195,9 +222,17 @@ impl Notices {
         if !self.are_heard() {
             return;
         }
-        let Outgoing { queue, body, headers, .. } = message;
+        let Outgoing {
+            queue,
+            body,
+            headers,
+            ..
+        } = message;
         let (event_id, event_type) = names(body, headers);
-        let kind = NoticeKind::Published { message_id: id.clone(), is_duplicate: false };
+        let kind = NoticeKind::Published {
+            message_id: id.clone(),
+            is_duplicate: false,
+        };
         self.tell(queue, event_id.as_deref(), event_type.as_deref(), kind);
     }
 
@@ -205,7 +240,11 @@ impl Notices {
     pub(crate) fn handled(&self, received: &Received) {
         if self.are_heard() {
             let message_id = received.receipt.message_id().clone();
-            self.of(&received.queue, Some(received), NoticeKind::Handled { message_id });
+            self.of(
+                &received.queue,
+                Some(received),
+                NoticeKind::Handled { message_id },
+            );
         }
     }
 
@@ -223,12 +262,17 @@ impl Notices {
         let message_id = message_id.clone();
         let kind = match settle {
             Settle::Ack { .. } => NoticeKind::Handled { message_id },
-            Settle::Retry { after, progress, .. } => {
-                NoticeKind::Retried { message_id, after: *after, progress: progress.clone() }
-            }
-            Settle::DeadLetter { reason, .. } => {
-                NoticeKind::DeadLettered { message_id, reason: reason.clone() }
-            }
+            Settle::Retry {
+                after, progress, ..
+            } => NoticeKind::Retried {
+                message_id,
+                after: *after,
+                progress: progress.clone(),
+            },
+            Settle::DeadLetter { reason, .. } => NoticeKind::DeadLettered {
+                message_id,
+                reason: reason.clone(),
+            },
             Settle::Release => return,
         };
         self.of(queue, received, kind);
@@ -255,9 +299,13 @@ impl Notices {
     /// Waits until hooks were told of everything so far, or a second.
     pub(crate) async fn flush(&self) {
         let told = Arc::new(Notify::new());
-        let Some(sender) = self.sender.get().filter(|_| self.has_hooks) else { return };
+        let Some(sender) = self.sender.get().filter(|_| self.has_hooks) else {
+            return;
+        };
         if sender.send(Told::Flush(Arc::clone(&told))).is_ok()
-            && tokio::time::timeout(PATIENCE, told.notified()).await.is_err()
+            && tokio::time::timeout(PATIENCE, told.notified())
+                .await
+                .is_err()
         {
             warn!("hooks are still busy: what they were not told of yet may be missed");
         }
@@ -377,7 +425,10 @@ impl App {
     /// ```
     #[must_use]
     pub fn notices(&self) -> NoticeStream {
-        NoticeStream { receiver: self.inner.services.notices.subscribe(), missed: 0 }
+        NoticeStream {
+            receiver: self.inner.services.notices.subscribe(),
+            missed: 0,
+        }
     }
 
     /// How many notices [hooks](AppBuilder::hook) missed so far, because they were too slow.
@@ -391,8 +442,15 @@ impl App {
     /// never confirmed are handled all the same.
     pub fn confirm(&self, published: &Published) {
         let services = &self.inner.services;
-        let Published { queue, event_id, event_type, .. } = published;
-        services.notices.published(queue, (event_id, event_type), Ok(published));
+        let Published {
+            queue,
+            event_id,
+            event_type,
+            ..
+        } = published;
+        services
+            .notices
+            .published(queue, (event_id, event_type), Ok(published));
         services.engines.of(queue).wake(queue);
     }
 }

@@ -25,7 +25,9 @@ impl App {
     /// # Errors
     /// When the engine could not be asked.
     pub async fn cancel(&self, published: &Published) -> Result<bool> {
-        self.engine(&published.queue).cancel(&published.queue, &published.id).await
+        self.engine(&published.queue)
+            .cancel(&published.queue, &published.id)
+            .await
     }
 
     /// Moves a scheduled event; whether it was still there and never delivered.
@@ -33,7 +35,9 @@ impl App {
     /// # Errors
     /// When the engine could not be asked.
     pub async fn reschedule(&self, published: &Published, due: Due) -> Result<bool> {
-        self.engine(&published.queue).reschedule(&published.queue, &published.id, due).await
+        self.engine(&published.queue)
+            .reschedule(&published.queue, &published.id, due)
+            .await
     }
 
     /// Gives up an event that waits: moves one message, due or not, to the dead letters, with the
@@ -79,9 +83,14 @@ impl App {
             id.clone(),
             bounded(&reason.into()),
         );
-        tokio::spawn(given_up.in_current_span()).await.unwrap_or_else(|cut| {
-            Err(Error::new(ErrorKind::Engine, "giving an event up was cut off").with_source(cut))
-        })
+        tokio::spawn(given_up.in_current_span())
+            .await
+            .unwrap_or_else(|cut| {
+                Err(
+                    Error::new(ErrorKind::Engine, "giving an event up was cut off")
+                        .with_source(cut),
+                )
+            })
     }
 
     /// How many messages a queue holds.
@@ -123,7 +132,10 @@ impl App {
         let engine = self.engine(queue);
         let store = engine.dead_letters().ok_or_else(|| {
             let name = engine.capabilities().name;
-            Error::new(ErrorKind::Unsupported, format!("the engine `{name}` lists no dead letters"))
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("the engine `{name}` lists no dead letters"),
+            )
         })?;
         Ok(DeadLetterQueue::new(store, queue))
     }
@@ -169,10 +181,17 @@ async fn give_up(
     id: MessageId,
     error: String,
 ) -> Result<bool> {
-    let Some(delivery) = engine.lease_by_id(&queue, &id, LEASE).await? else { return Ok(false) };
+    let Some(delivery) = engine.lease_by_id(&queue, &id, LEASE).await? else {
+        return Ok(false);
+    };
     // Without this lease.
     let attempts = delivery.deliveries.saturating_sub(1);
-    let reason = Reason { kind: ReasonKind::Operator, handler: None, error, attempts };
+    let reason = Reason {
+        kind: ReasonKind::Operator,
+        handler: None,
+        error,
+        attempts,
+    };
     let receipt = &delivery.receipt;
     let settle = Settle::DeadLetter {
         reason: reason.clone(),
@@ -201,7 +220,9 @@ async fn give_up(
 
 /// Gives a lease back; why that did not work, if it did not.
 async fn put_back(engine: &dyn Engine, queue: &QueueName, receipt: &Receipt) -> Option<String> {
-    let released = engine.settle(queue, vec![(receipt.clone(), Settle::Release)]).await;
+    let released = engine
+        .settle(queue, vec![(receipt.clone(), Settle::Release)])
+        .await;
     match released.map(|mut outcomes| outcomes.pop()) {
         Ok(Some(SettleOutcome::Failed { error, .. })) | Err(error) => Some(error_chain(&error)),
         Ok(Some(SettleOutcome::Done | SettleOutcome::LeaseLost) | None) => None,

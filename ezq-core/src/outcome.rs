@@ -44,7 +44,10 @@ pub(crate) enum Action {
 
 impl HandlerError {
     fn with(action: Action, source: impl Into<Source>) -> Self {
-        Self { action, source: source.into() }
+        Self {
+            action,
+            source: source.into(),
+        }
     }
 
     /// A failure that the handler's policy retries.

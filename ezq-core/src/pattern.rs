@@ -48,7 +48,10 @@ impl Pattern {
         } else {
             return Ok(Self(pattern.into()));
         };
-        let text = format!("`{}` is no pattern of event types: {why}", pattern.escape_debug());
+        let text = format!(
+            "`{}` is no pattern of event types: {why}",
+            pattern.escape_debug()
+        );
         Err(Error::new(ErrorKind::InvalidPattern, text))
     }
 
@@ -138,7 +141,11 @@ mod tests {
             ("a.#", &["a", "a.b", "a.b.c"], &["ab", "b.a"]),
             ("#.c", &["c", "a.c", "a.b.c", "c.c"], &["a.b", "c.d"]),
             ("a.#.c", &["a.c", "a.b.c", "a.c.c"], &["a", "a.c.d"]),
-            ("#.b.#.d.#", &["b.d", "a.b.c.d.e", "b.b.d.d"], &["d.b", "b", "a.c.d"]),
+            (
+                "#.b.#.d.#",
+                &["b.d", "a.b.c.d.e", "b.b.d.d"],
+                &["d.b", "b", "a.c.d"],
+            ),
             ("#", &["a", "a.b", ""], &[]),
         ];
         for (pattern, hits, misses) in cases {

@@ -186,7 +186,10 @@ impl<O> Copy for Output<O> {}
 /// What is done with what a handler returns.
 #[must_use]
 pub fn output<O: HandlerOutput>() -> Output<O> {
-    Output { types: O::returned_types, take: O::into_drafts }
+    Output {
+        types: O::returned_types,
+        take: O::into_drafts,
+    }
 }
 
 /// As [`Output`], of a handler of batches.
@@ -209,5 +212,8 @@ impl<O> Copy for OutputOfBatch<O> {}
 /// What is done with what a handler of batches returns.
 #[must_use]
 pub fn batch_output<O: BatchOutput>() -> OutputOfBatch<O> {
-    OutputOfBatch { types: O::returned_types, take: Unread::results::<O> }
+    OutputOfBatch {
+        types: O::returned_types,
+        take: Unread::results::<O>,
+    }
 }

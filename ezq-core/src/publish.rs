@@ -212,7 +212,11 @@ impl Publish {
             event_id = %prepared.event_id,
             event_type = %prepared.event_type,
         );
-        let stored = publisher.store(vec![prepared]).instrument(span).await?.pop();
+        let stored = publisher
+            .store(vec![prepared])
+            .instrument(span)
+            .await?
+            .pop();
         let lost = || Error::new(ErrorKind::Engine, "the engine gave no outcome");
         stored.unwrap_or_else(|| Err(lost()))
     }

@@ -165,7 +165,11 @@ impl fmt::Display for PublishAllError {
         for (index, error) in self.failures().take(NAMED) {
             write!(f, "; the one at {index}: {}", error_chain(error))?;
         }
-        if failed > NAMED { f.write_str("; and more") } else { Ok(()) }
+        if failed > NAMED {
+            f.write_str("; and more")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -185,7 +189,11 @@ impl From<PublishAllError> for Error {
             return error;
         }
         let is_any_stored = failure.stored().next().is_some();
-        let kind = if is_any_stored { ErrorKind::PartlyPublished } else { failure.kind() };
+        let kind = if is_any_stored {
+            ErrorKind::PartlyPublished
+        } else {
+            failure.kind()
+        };
         Self::new(kind, failure.to_string()).with_source(failure)
     }
 }

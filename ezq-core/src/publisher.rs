@@ -52,7 +52,11 @@ impl Services {
         if events.is_empty() {
             return Ok(());
         }
-        let told = if self.notices.are_heard() { events.clone() } else { Vec::new() };
+        let told = if self.notices.are_heard() {
+            events.clone()
+        } else {
+            Vec::new()
+        };
         for outcome in self.engines.publish(events).await? {
             if let PublishOutcome::Failed(error) = outcome {
                 return Err(error);
@@ -74,22 +78,44 @@ pub struct Draft {
 
 #[derive(Debug, Clone)]
 enum Content {
-    Event { event_type: &'static str, version: u32, data: Box<RawValue> },
+    Event {
+        event_type: &'static str,
+        version: u32,
+        data: Box<RawValue>,
+    },
     Envelope(Box<Envelope>),
 }
 
 impl Draft {
     pub(crate) fn of<E: Event>(event: &E) -> Result<Self> {
         let data = finite::to_json(E::TYPE, event)?;
-        let content = Content::Event { event_type: E::TYPE, version: E::VERSION, data };
-        Ok(Self { content, queue: E::QUEUE, key: event.key(), codec: E::CODEC })
+        let content = Content::Event {
+            event_type: E::TYPE,
+            version: E::VERSION,
+            data,
+        };
+        Ok(Self {
+            content,
+            queue: E::QUEUE,
+            key: event.key(),
+            codec: E::CODEC,
+        })
     }
 
     /// A schedule's tick, under the type name of the function that takes it.
     pub(crate) fn tick(event_type: &'static str, tick: &Tick) -> Result<Self> {
         let data = finite::to_json(event_type, tick)?;
-        let content = Content::Event { event_type, version: 1, data };
-        Ok(Self { content, queue: None, key: None, codec: None })
+        let content = Content::Event {
+            event_type,
+            version: 1,
+            data,
+        };
+        Ok(Self {
+            content,
+            queue: None,
+            key: None,
+            codec: None,
+        })
     }
 }
 
@@ -106,7 +132,12 @@ impl Draft {
 impl From<Envelope> for Draft {
     fn from(envelope: Envelope) -> Self {
         let content = Content::Envelope(Box::new(envelope));
-        Self { content, queue: None, key: None, codec: None }
+        Self {
+            content,
+            queue: None,
+            key: None,
+            codec: None,
+        }
     }
 }
 
@@ -154,12 +185,23 @@ impl Published {
         outcome: Option<PublishOutcome>,
     ) -> Result<Self> {
         match outcome {
-            Some(PublishOutcome::Stored(id)) => {
-                Ok(Self { queue, id, event_id, event_type, is_duplicate: false })
-            }
-            Some(PublishOutcome::Duplicate(Some(Original { message_id: id, event_id }))) => {
-                Ok(Self { queue, id, event_id, event_type, is_duplicate: true })
-            }
+            Some(PublishOutcome::Stored(id)) => Ok(Self {
+                queue,
+                id,
+                event_id,
+                event_type,
+                is_duplicate: false,
+            }),
+            Some(PublishOutcome::Duplicate(Some(Original {
+                message_id: id,
+                event_id,
+            }))) => Ok(Self {
+                queue,
+                id,
+                event_id,
+                event_type,
+                is_duplicate: true,
+            }),
             Some(PublishOutcome::Failed(error)) => Err(error),
             Some(PublishOutcome::Duplicate(None)) | None => Err(Error::new(
                 ErrorKind::Engine,
@@ -187,22 +229,36 @@ impl Prepared {
     /// # Errors
     /// What kept it from being stored.
     pub fn published(self, outcome: PublishOutcome) -> Result<Published> {
-        Published::of(self.outgoing.queue, (self.event_id, self.event_type), Some(outcome))
+        Published::of(
+            self.outgoing.queue,
+            (self.event_id, self.event_type),
+            Some(outcome),
+        )
     }
 }
 
 impl Publisher {
     pub(crate) fn new(services: Arc<Services>) -> Self {
-        Self { services, cause: None, transaction: None }
+        Self {
+            services,
+            cause: None,
+            transaction: None,
+        }
     }
 
     pub(crate) fn caused_by(services: &Arc<Services>, received: &Arc<Received>) -> Self {
-        Self { cause: Some(Arc::clone(received)), ..Self::new(Arc::clone(services)) }
+        Self {
+            cause: Some(Arc::clone(received)),
+            ..Self::new(Arc::clone(services))
+        }
     }
 
     /// Keeps what it publishes until a handler's transaction commits.
     pub(crate) fn within(self, transaction: Option<&Arc<Transaction>>) -> Self {
-        Self { transaction: transaction.cloned(), ..self }
+        Self {
+            transaction: transaction.cloned(),
+            ..self
+        }
     }
 
     /// Stores messages, one result each; in a handler that has a transaction, once that commits.
@@ -216,17 +272,28 @@ impl Publisher {
         }
         let (outgoing, ids): (Vec<Outgoing>, Vec<_>) = messages
             .into_iter()
-            .map(|Prepared { outgoing, event_id, event_type }| {
-                let queue = outgoing.queue.clone();
-                (outgoing, (queue, (event_id, event_type)))
-            })
+            .map(
+                |Prepared {
+                     outgoing,
+                     event_id,
+                     event_type,
+                 }| {
+                    let queue = outgoing.queue.clone();
+                    (outgoing, (queue, (event_id, event_type)))
+                },
+            )
             .unzip();
         let notices = &self.services.notices;
-        let outcomes = self.services.engines.publish(outgoing).await.inspect_err(|error| {
-            for (queue, (event_id, event_type)) in &ids {
-                notices.published(queue, (event_id, event_type), Err(error));
-            }
-        });
+        let outcomes = self
+            .services
+            .engines
+            .publish(outgoing)
+            .await
+            .inspect_err(|error| {
+                for (queue, (event_id, event_type)) in &ids {
+                    notices.published(queue, (event_id, event_type), Err(error));
+                }
+            });
         let mut outcomes = outcomes?.into_iter();
         let stored = |(queue, names): (QueueName, (String, String))| {
             let names_here = notices.are_heard().then(|| (queue.clone(), names.clone()));
@@ -274,7 +341,11 @@ impl Publisher {
     }
 
     fn drafted(&self, draft: Result<Draft>) -> Publish {
-        Publish { publisher: self.clone(), draft, options: Ok(PublishOptions::default()) }
+        Publish {
+            publisher: self.clone(),
+            draft,
+            options: Ok(PublishOptions::default()),
+        }
     }
 
     /// Publishes events in one round trip. One that cannot be stored harms no other, and is an error
@@ -299,20 +370,45 @@ impl Publisher {
     pub(crate) fn finish(&self, draft: Draft) -> Result<Outgoing> {
         let prepared = self.prepare(draft, &PublishOptions::default())?;
         self.services.notices.publishing(&prepared);
-        let Prepared { outgoing, event_id, event_type } = prepared;
+        let Prepared {
+            outgoing,
+            event_id,
+            event_type,
+        } = prepared;
         let (queue, services) = (&outgoing.queue, &self.services);
-        services.engines.of(queue).check(&outgoing).inspect_err(|error| {
-            services.notices.published(queue, (&event_id, &event_type), Err(error));
-        })?;
+        services
+            .engines
+            .of(queue)
+            .check(&outgoing)
+            .inspect_err(|error| {
+                services
+                    .notices
+                    .published(queue, (&event_id, &event_type), Err(error));
+            })?;
         Ok(outgoing)
     }
 
     pub(crate) fn prepare(&self, draft: Draft, options: &PublishOptions) -> Result<Prepared> {
         let queue = self.destination(&draft, options)?;
-        let Written { body, headers, dedupe, event_id, event_type } =
-            self.write(draft, options, Some(&queue))?;
-        let outgoing = Outgoing { queue, body, headers, due: options.due, dedupe };
-        Ok(Prepared { outgoing, event_id, event_type })
+        let Written {
+            body,
+            headers,
+            dedupe,
+            event_id,
+            event_type,
+        } = self.write(draft, options, Some(&queue))?;
+        let outgoing = Outgoing {
+            queue,
+            body,
+            headers,
+            due: options.due,
+            dedupe,
+        };
+        Ok(Prepared {
+            outgoing,
+            event_id,
+            event_type,
+        })
     }
 
     /// The queue that an event goes to.
@@ -331,7 +427,9 @@ impl Publisher {
         queue: Option<&QueueName>,
     ) -> Result<Written> {
         let services = &*self.services;
-        let engine = queue.map_or(&services.engines.default, |queue| services.engines.of(queue));
+        let engine = queue.map_or(&services.engines.default, |queue| {
+            services.engines.of(queue)
+        });
         let capabilities = engine.capabilities();
         if options.due != Due::Now && !capabilities.delayed {
             let message = format!("the engine `{}` cannot delay an event", capabilities.name);
@@ -353,13 +451,19 @@ impl Publisher {
         }
         let mut envelope = match draft.content {
             Content::Envelope(envelope) => *envelope,
-            Content::Event { event_type, version, data } => {
+            Content::Event {
+                event_type,
+                version,
+                data,
+            } => {
                 let mut envelope = Envelope::builder(event_type, &*services.source).0;
                 envelope.data = Data::Json(data);
                 if version != 1 {
                     let version = i32::try_from(version).unwrap_or(i32::MAX);
                     let value = AttributeValue::Integer(version);
-                    envelope.extensions.insert(VERSION_ATTRIBUTE.to_owned(), value);
+                    envelope
+                        .extensions
+                        .insert(VERSION_ATTRIBUTE.to_owned(), value);
                 }
                 envelope
             }
@@ -378,7 +482,9 @@ impl Publisher {
         if let Err(error) = envelope.version() {
             return Err(Error::new(ErrorKind::InvalidEvent, error.to_string()));
         }
-        let body = services.codecs.write(&envelope, draft.codec, queue, &mut headers)?;
+        let body = services
+            .codecs
+            .write(&envelope, draft.codec, queue, &mut headers)?;
         if body.len() > services.message_limit {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -392,17 +498,29 @@ impl Publisher {
             ));
         }
         let dedupe = match (&options.dedupe_key, options.dedupe_window) {
-            (Some(key), window) => {
-                Some(Dedupe::new(key, window.unwrap_or(services.dedupe_window), &envelope.id)?)
-            }
+            (Some(key), window) => Some(Dedupe::new(
+                key,
+                window.unwrap_or(services.dedupe_window),
+                &envelope.id,
+            )?),
             (None, Some(_)) => {
                 let message = "a dedupe window means nothing without a dedupe key";
                 return Err(Error::new(ErrorKind::InvalidEvent, message));
             }
             (None, None) => None,
         };
-        let Envelope { id: event_id, event_type, .. } = envelope;
-        Ok(Written { body, headers, dedupe, event_id, event_type })
+        let Envelope {
+            id: event_id,
+            event_type,
+            ..
+        } = envelope;
+        Ok(Written {
+            body,
+            headers,
+            dedupe,
+            event_id,
+            event_type,
+        })
     }
 
     fn headers(&self, options: &PublishOptions, key: Option<String>) -> Headers {
@@ -417,8 +535,10 @@ impl Publisher {
                 }
             }
             found.insert_absent(headers::CAUSATION_ID, cause.envelope.id());
-            let correlation =
-                cause.headers.text(headers::CORRELATION_ID).unwrap_or(cause.envelope.id());
+            let correlation = cause
+                .headers
+                .text(headers::CORRELATION_ID)
+                .unwrap_or(cause.envelope.id());
             found.insert_absent(headers::CORRELATION_ID, correlation);
         }
         if let Some(key) = options.key.clone().or(key) {

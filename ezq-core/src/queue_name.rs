@@ -84,7 +84,9 @@ impl QueueName {
 
 /// FNV-1a of 32 bits: short, and the same for ever and in every language.
 fn hash(name: &str) -> u32 {
-    name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    name.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// The queue `ezq`.
@@ -148,7 +150,14 @@ mod tests {
 
     #[test]
     fn takes_the_names_that_are_in_use_with_pgmq() {
-        for text in ["my-queue", "user.events", "a:b/c@d", "9", "_", &"a".repeat(47)] {
+        for text in [
+            "my-queue",
+            "user.events",
+            "a:b/c@d",
+            "9",
+            "_",
+            &"a".repeat(47),
+        ] {
             assert_eq!(name(text).as_str(), text);
         }
         assert_eq!(name("MyQueue"), name("myqueue"), "they share a table");
@@ -179,7 +188,10 @@ mod tests {
 
     #[test]
     fn the_dead_letters_of_long_names_are_queues_of_their_own() {
-        assert_eq!(name(&"a".repeat(43)).dead_letters(), format!("{}_dlq", "a".repeat(43)));
+        assert_eq!(
+            name(&"a".repeat(43)).dead_letters(),
+            format!("{}_dlq", "a".repeat(43))
+        );
         let long = name(&"a".repeat(44)).dead_letters();
         assert_eq!(long, format!("{}_c3fada01_dlq", "a".repeat(34)));
         assert_ne!(long, name(&"a".repeat(45)).dead_letters());

@@ -33,7 +33,11 @@ pub(crate) struct Quickness {
 
 impl Default for Quickness {
     fn default() -> Self {
-        Self { owed: AtomicU32::new(FEWEST), penalty: AtomicU32::new(0), good: AtomicU32::new(0) }
+        Self {
+            owed: AtomicU32::new(FEWEST),
+            penalty: AtomicU32::new(0),
+            good: AtomicU32::new(0),
+        }
     }
 }
 
@@ -45,7 +49,11 @@ impl Quickness {
 
     /// Measures the first poll of a run, from now on.
     pub(crate) fn measure(&self) -> FirstPoll<'_> {
-        FirstPoll { quickness: self, began: Instant::now(), is_done: false }
+        FirstPoll {
+            quickness: self,
+            began: Instant::now(),
+            is_done: false,
+        }
     }
 
     fn learn(&self, is_short: bool) {
@@ -53,8 +61,11 @@ impl Quickness {
         let penalty = self.penalty.load(Relaxed);
         if !is_short {
             self.good.store(0, Relaxed);
-            let penalty =
-                if owed == 0 { penalty.saturating_mul(2).clamp(FEWEST, MOST) } else { penalty };
+            let penalty = if owed == 0 {
+                penalty.saturating_mul(2).clamp(FEWEST, MOST)
+            } else {
+                penalty
+            };
             self.penalty.store(penalty, Relaxed);
             self.owed.store(penalty.max(FEWEST), Relaxed);
         } else if owed > 0 {
@@ -86,7 +97,8 @@ impl FirstPoll<'_> {
 
 impl Drop for FirstPoll<'_> {
     fn drop(&mut self) {
-        self.quickness.learn(self.is_done && self.began.elapsed() <= SHORT);
+        self.quickness
+            .learn(self.is_done && self.began.elapsed() <= SHORT);
     }
 }
 
@@ -116,7 +128,11 @@ mod tests {
         learn(&quickness, true, FEWEST - 1);
         assert!(!quickness.is_quick());
         quickness.learn(false);
-        assert_eq!(owes(&quickness), FEWEST, "one that was not short begins anew");
+        assert_eq!(
+            owes(&quickness),
+            FEWEST,
+            "one that was not short begins anew"
+        );
     }
 
     #[test]

@@ -34,12 +34,18 @@ pub struct RawJson {
 
 impl RawJson {
     pub(crate) fn new() -> Self {
-        Self { name: "raw".into(), event_type: None }
+        Self {
+            name: "raw".into(),
+            event_type: None,
+        }
     }
 
     /// A codec under a name for bodies that are events of a type, unless they say otherwise.
     pub fn of(name: impl Into<String>, event_type: impl Into<String>) -> Self {
-        Self { name: name.into(), event_type: Some(event_type.into()) }
+        Self {
+            name: name.into(),
+            event_type: Some(event_type.into()),
+        }
     }
 }
 
@@ -65,7 +71,10 @@ impl Codec for RawJson {
             }
         };
         set("source", Some(event.source()));
-        set("time", event.time().map(|time| time.to_rfc3339()).as_deref());
+        set(
+            "time",
+            event.time().map(|time| time.to_rfc3339()).as_deref(),
+        );
         set("subject", event.subject());
         set("datacontenttype", event.datacontenttype());
         set("dataschema", event.dataschema());
@@ -77,20 +86,29 @@ impl Codec for RawJson {
     }
 
     fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
-        let Origin { queue, message_id, enqueued_at, headers } = origin;
+        let Origin {
+            queue,
+            message_id,
+            enqueued_at,
+            headers,
+        } = origin;
         let Some(event_type) = headers.text(CE_TYPE).or(self.event_type.as_deref()) else {
             if plain_type(body).is_some() {
                 return Ok(decode(body, origin)?);
             }
             return Err(format!("nothing says its type: set the header `{CE_TYPE}`").into());
         };
-        let id = headers.text(CE_ID).map_or_else(|| flat_id(queue, message_id), str::to_owned);
+        let id = headers
+            .text(CE_ID)
+            .map_or_else(|| flat_id(queue, message_id), str::to_owned);
         let mut event = Envelope::builder(event_type, format!("/queues/{queue}"))
             .id(id)
             .time(enqueued_at.fixed_offset())
             .json(body)?;
         for (name, value) in headers.as_object() {
-            let Some(name) = name.strip_prefix(CE_PREFIX) else { continue };
+            let Some(name) = name.strip_prefix(CE_PREFIX) else {
+                continue;
+            };
             let text = value.as_str().unwrap_or_default().to_owned();
             match name {
                 "id" | "type" | "specversion" => {}

@@ -30,10 +30,16 @@ impl Inner {
     /// Refuses events that could only die, and warns of those that die unless a publisher says
     /// where they go.
     pub(crate) fn check_reach(&self) -> Result<()> {
-        self.schedules.planned.iter().try_for_each(|planned| self.check_schedule(planned))?;
+        self.schedules
+            .planned
+            .iter()
+            .try_for_each(|planned| self.check_schedule(planned))?;
 
         for handler in self.dispatcher.registry.handlers() {
-            handler.returned.iter().try_for_each(|event| self.check_returned(handler, event))?;
+            handler
+                .returned
+                .iter()
+                .try_for_each(|event| self.check_returned(handler, event))?;
         }
         if !self.config.subscribe {
             self.warn_of_unreached();
@@ -42,7 +48,12 @@ impl Inner {
     }
 
     fn check_schedule(&self, planned: &Planned) -> Result<()> {
-        let Planned { name, queue, event_type, .. } = planned;
+        let Planned {
+            name,
+            queue,
+            event_type,
+            ..
+        } = planned;
         let (taker, certain) = match self.fate(queue, event_type) {
             Fate::Fine => return Ok(()),
             Fate::Dies { taker } => (taker, true),
@@ -52,7 +63,9 @@ impl Inner {
         let name = name.escape_debug();
         let text = if planned.is_tick() {
             let owners = self.dispatcher.registry.owners(queue).unwrap_or_default();
-            let owner = owners.first().map_or("another", |owner| owner.name.as_str());
+            let owner = owners
+                .first()
+                .map_or("another", |owner| owner.name.as_str());
             format!(
                 "the schedule `{name}` publishes its ticks to the queue `{queue}`, which the \
                  handler `{owner}` has to itself, so its function would never run: write \
@@ -75,8 +88,12 @@ impl Inner {
     }
 
     fn check_returned(&self, handler: &Handler, event: &EventDescriptor) -> Result<()> {
-        let Some(queue) = self.published_to(event) else { return Ok(()) };
-        let Fate::Dies { taker } = self.fate(&queue, event.type_name) else { return Ok(()) };
+        let Some(queue) = self.published_to(event) else {
+            return Ok(());
+        };
+        let Fate::Dies { taker } = self.fate(&queue, event.type_name) else {
+            return Ok(());
+        };
         let text = format!(
             "the handler `{}` returns `{}`, which goes to the queue `{queue}`, where no handler \
              takes it: `{}` reads {} only. {}",
@@ -95,8 +112,10 @@ impl Inner {
             if unreached.is_empty() {
                 continue;
             }
-            let published: Vec<String> =
-                unreached.iter().map(|(name, queue)| format!("`{name}` to `{queue}`")).collect();
+            let published: Vec<String> = unreached
+                .iter()
+                .map(|(name, queue)| format!("`{name}` to `{queue}`"))
+                .collect();
             warn!(
                 handler = %handler.name,
                 "the handler `{}` reads {} only, but what it takes is published to where no handler \
@@ -123,7 +142,9 @@ impl Inner {
         let published = events.filter_map(|event| Some((event, self.published_to(event)?)));
         let unreached = published
             .filter(|(event, queue)| !matches!(self.fate(queue, event.type_name), Fate::Fine));
-        unreached.map(|(event, queue)| (event.type_name, queue)).collect()
+        unreached
+            .map(|(event, queue)| (event.type_name, queue))
+            .collect()
     }
 
     /// Where an event goes whose publisher names no queue. A function of the user's that fails says
@@ -139,11 +160,17 @@ impl Inner {
             return Fate::Fine;
         }
         let named = |handler: &&Arc<Handler>| !types(handler).is_empty() && takes(handler);
-        let Some(taker) = registry.handlers().iter().find(named) else { return Fate::Fine };
+        let Some(taker) = registry.handlers().iter().find(named) else {
+            return Fate::Fine;
+        };
 
         // Of other queues nobody knows here who consumes them.
         let is_ours = *queue == self.config.queue || registry.owners(queue).is_some();
-        if is_ours { Fate::Dies { taker } } else { Fate::Elsewhere { taker } }
+        if is_ours {
+            Fate::Dies { taker }
+        } else {
+            Fate::Elsewhere { taker }
+        }
     }
 }
 

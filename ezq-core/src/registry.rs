@@ -39,9 +39,16 @@ struct Takers {
 impl Takers {
     /// Those of an event's own version, else of the next newer, else of the newest.
     fn of(&self, envelope: &Envelope) -> &[Arc<Handler>] {
-        let Some((_, newest)) = self.by_version.last_key_value() else { return &self.all };
-        let Ok(version) = envelope.version() else { return &self.all };
-        self.by_version.range(version..).next().map_or(newest, |(_, takers)| takers)
+        let Some((_, newest)) = self.by_version.last_key_value() else {
+            return &self.all;
+        };
+        let Ok(version) = envelope.version() else {
+            return &self.all;
+        };
+        self.by_version
+            .range(version..)
+            .next()
+            .map_or(newest, |(_, takers)| takers)
     }
 }
 
@@ -121,7 +128,11 @@ impl Table {
         let is_wide =
             |handler: &&Arc<Handler>| !matches!(handler.subscription, Subscription::Types(_));
         self.wide = self.handlers.iter().filter(is_wide).cloned().collect();
-        let events = self.handlers.iter().flat_map(|handler| types(handler)).copied();
+        let events = self
+            .handlers
+            .iter()
+            .flat_map(|handler| types(handler))
+            .copied();
         for name in events.flat_map(names).collect::<Vec<&'static str>>() {
             self.by_type.insert(name, self.takers(name));
         }
@@ -129,12 +140,19 @@ impl Table {
 
     fn takers(&self, name: &str) -> Takers {
         let taking = |takes: &dyn Fn(&Handler) -> bool| -> Vec<Arc<Handler>> {
-            self.handlers.iter().filter(|handler| takes(handler)).cloned().collect()
+            self.handlers
+                .iter()
+                .filter(|handler| takes(handler))
+                .cloned()
+                .collect()
         };
         let all = taking(&|handler| takes(handler, name));
         let versions: BTreeSet<u32> = all.iter().flat_map(|taker| versions(taker, name)).collect();
         if versions.len() < 2 {
-            return Takers { all, by_version: BTreeMap::new() };
+            return Takers {
+                all,
+                by_version: BTreeMap::new(),
+            };
         }
 
         let of_version = |version: u32| {
@@ -144,13 +162,19 @@ impl Table {
             };
             (version, taking(&takes))
         };
-        Takers { all, by_version: versions.into_iter().map(of_version).collect() }
+        Takers {
+            all,
+            by_version: versions.into_iter().map(of_version).collect(),
+        }
     }
 }
 
 /// In which versions a handler takes a type.
 fn versions(handler: &Handler, name: &str) -> impl Iterator<Item = u32> {
-    types(handler).iter().filter(move |event| event.matches(name)).map(|event| event.version)
+    types(handler)
+        .iter()
+        .filter(move |event| event.matches(name))
+        .map(|event| event.version)
 }
 
 /// Where a handler takes its events from, in words.
@@ -305,7 +329,9 @@ fn unique_events(handlers: &[Handler]) -> Result<()> {
 /// converted to a newer version: both would do what one of them is to do.
 fn unambiguous_versions(handlers: &[Handler]) -> Result<()> {
     let taken = || {
-        handlers.iter().flat_map(|handler| types(handler).iter().map(move |event| (handler, event)))
+        handlers
+            .iter()
+            .flat_map(|handler| types(handler).iter().map(move |event| (handler, event)))
     };
     for (newer, converted) in taken().filter(|(_, event)| event.oldest < event.version) {
         let read = converted.oldest..converted.version;

@@ -14,7 +14,10 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { max_attempts: 5, backoff: Backoff::default() }
+        Self {
+            max_attempts: 5,
+            backoff: Backoff::default(),
+        }
     }
 }
 

@@ -43,7 +43,10 @@ impl Routing {
                 return Ok(Some(queue));
             }
         }
-        let found = self.patterns.iter().find(|(pattern, _)| pattern.matches(event_type));
+        let found = self
+            .patterns
+            .iter()
+            .find(|(pattern, _)| pattern.matches(event_type));
         Ok(found.map(|(_, queue)| queue.clone()))
     }
 }
@@ -87,5 +90,8 @@ pub(crate) fn read(text: &str) -> Result<Vec<(Pattern, QueueName)>, String> {
         let queue = QueueName::new(queue.trim()).map_err(|error| error.to_string())?;
         Ok((pattern, queue))
     };
-    text.split(',').filter(|part| !part.trim().is_empty()).map(route).collect()
+    text.split(',')
+        .filter(|part| !part.trim().is_empty())
+        .map(route)
+        .collect()
 }

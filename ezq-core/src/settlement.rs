@@ -157,7 +157,10 @@ impl Progress {
     pub fn from_headers(headers: &Headers) -> Self {
         let marks = headers.as_object().iter().filter_map(|(key, value)| {
             let name = key.strip_prefix(HANDLER_PREFIX)?;
-            Some((HandlerName::from(name), HandlerMark::deserialize(value).ok()?))
+            Some((
+                HandlerName::from(name),
+                HandlerMark::deserialize(value).ok()?,
+            ))
         });
         Self(marks.collect())
     }

@@ -39,7 +39,11 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn of(concurrency: usize, limited: Limited) -> Self {
-        Self { concurrency, limited, ..Self::default() }
+        Self {
+            concurrency,
+            limited,
+            ..Self::default()
+        }
     }
 
     /// How many events of a failed batch may run beside each other.
@@ -93,17 +97,23 @@ impl Slots {
     pub(crate) fn park(self: &Arc<Self>, is_aside: bool) -> Parked {
         self.count_parked(is_aside);
         self.changed.notify_one();
-        Parked { slots: Arc::clone(self), is_aside, is_counted: true }
+        Parked {
+            slots: Arc::clone(self),
+            is_aside,
+            is_counted: true,
+        }
     }
 
     fn count_parked(&self, is_aside: bool) {
         self.parked.fetch_add(1, Ordering::AcqRel);
-        self.aside.fetch_add(usize::from(is_aside), Ordering::AcqRel);
+        self.aside
+            .fetch_add(usize::from(is_aside), Ordering::AcqRel);
     }
 
     fn uncount_parked(&self, is_aside: bool) {
         self.parked.fetch_sub(1, Ordering::AcqRel);
-        self.aside.fetch_sub(usize::from(is_aside), Ordering::AcqRel);
+        self.aside
+            .fetch_sub(usize::from(is_aside), Ordering::AcqRel);
     }
 
     /// Waits until the coordinator gives a parked delivery a place. Outside a consumer there are
@@ -128,7 +138,10 @@ impl Slots {
             // It counts from now on, and not only once it goes on.
             self.uncount_parked(true);
             let suspect = is_suspect.then(|| self.suspect());
-            let granted = Granted { slots: Some(Arc::clone(self)), suspect };
+            let granted = Granted {
+                slots: Some(Arc::clone(self)),
+                suspect,
+            };
             if give.send(granted).is_ok() {
                 return true;
             }
@@ -154,7 +167,11 @@ impl Slots {
     /// Notes that a delivery is started, until its task was polled.
     pub(crate) fn started(self: &Arc<Self>) -> Begins {
         self.unpolled.fetch_add(1, Ordering::SeqCst);
-        Begins { slots: Arc::clone(self), is_call: false, limited: None }
+        Begins {
+            slots: Arc::clone(self),
+            is_call: false,
+            limited: None,
+        }
     }
 
     /// Notes that a handler is to run, until it was called; where it has a limit, as what of that
@@ -164,7 +181,11 @@ impl Slots {
         if let Some(index) = limited {
             self.limited.waits(index);
         }
-        Begins { slots: Arc::clone(self), is_call: true, limited }
+        Begins {
+            slots: Arc::clone(self),
+            is_call: true,
+            limited,
+        }
     }
 
     /// Whether every delivery that was started was polled: it runs, or waits for what it needs.
@@ -271,7 +292,14 @@ impl Begins {
 
 impl Drop for Begins {
     fn drop(&mut self) {
-        let Slots { unpolled, uncalled, watched, changed, limited, .. } = &*self.slots;
+        let Slots {
+            unpolled,
+            uncalled,
+            watched,
+            changed,
+            limited,
+            ..
+        } = &*self.slots;
         if let Some(index) = self.limited {
             limited.waits_no_more(index);
         }
@@ -312,9 +340,18 @@ mod tests {
             parent: Span::none(),
         };
         let received = Arc::new(received);
-        let member = Member { received, attempt: 1, done: first_time(), is_sole: true };
+        let member = Member {
+            received,
+            attempt: 1,
+            done: first_time(),
+            is_sole: true,
+        };
         let (answer, _) = oneshot::channel();
-        Waiting { member, answer, begins: slots.started() }
+        Waiting {
+            member,
+            answer,
+            begins: slots.started(),
+        }
     }
 
     #[test]

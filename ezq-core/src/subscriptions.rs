@@ -47,7 +47,10 @@ pub struct EventParties {
 
 impl<'a> Subscriptions<'a> {
     pub(crate) fn new(inner: &'a Inner) -> Result<Self> {
-        Ok(Self { store: inner.services.engines.broadcasts()?, inner })
+        Ok(Self {
+            store: inner.services.engines.broadcasts()?,
+            inner,
+        })
     }
 
     /// Every subscription of every application, by queue, pattern and application.
@@ -90,12 +93,18 @@ impl<'a> Subscriptions<'a> {
         let said = self.store.parties(event_type).await?;
         let with = |role: EventRole| {
             let of_role = said.iter().filter(move |party| party.role == role);
-            of_role.map(|party| party.app.clone()).collect::<BTreeSet<String>>()
+            of_role
+                .map(|party| party.app.clone())
+                .collect::<BTreeSet<String>>()
         };
         let owners = with(EventRole::Owner);
         let publishers = with(EventRole::Publisher).union(&owners).cloned().collect();
         let recipients = self.test(event_type).await?;
-        Ok(EventParties { owners: owners.into_iter().collect(), publishers, recipients })
+        Ok(EventParties {
+            owners: owners.into_iter().collect(),
+            publishers,
+            recipients,
+        })
     }
 
     /// Subscribes a queue, for this application, to the types that match a pattern; whether that is
@@ -111,7 +120,11 @@ impl<'a> Subscriptions<'a> {
     ) -> Result<bool> {
         let (queue, pattern) = (queue.try_into()?, pattern.try_into()?);
         self.inner.services.engines.check_broadcast(&queue)?;
-        Ok(self.store.subscribe(&self.inner.config.app, &queue, &[pattern]).await? > 0)
+        Ok(self
+            .store
+            .subscribe(&self.inner.config.app, &queue, &[pattern])
+            .await?
+            > 0)
     }
 
     /// Removes a subscription of this application; whether there was one. Another application's
@@ -125,7 +138,11 @@ impl<'a> Subscriptions<'a> {
         pattern: impl TryInto<Pattern, Error = Error>,
     ) -> Result<bool> {
         let one = (queue.try_into()?, pattern.try_into()?);
-        Ok(self.store.unsubscribe(&self.inner.config.app, &[one]).await? > 0)
+        Ok(self
+            .store
+            .unsubscribe(&self.inner.config.app, &[one])
+            .await?
+            > 0)
     }
 
     /// Removes every subscription of an application, such as one that is no more, and all that it
@@ -146,7 +163,10 @@ impl<'a> Subscriptions<'a> {
     /// # Errors
     /// When the store could not be written.
     pub async fn forget(&self, app: &str, event_type: &str) -> Result<bool> {
-        Ok(self.forget_unless(app, |party| party.event_type != event_type).await? > 0)
+        Ok(self
+            .forget_unless(app, |party| party.event_type != event_type)
+            .await?
+            > 0)
     }
 
     /// Removes this application's subscriptions, but those that its handlers ask for in these
@@ -162,18 +182,26 @@ impl<'a> Subscriptions<'a> {
             wanted.insert(queue, self.inner.patterns(queue)?);
         }
         let stays = |one: &QueueSubscription| {
-            wanted.get(&one.queue).is_some_and(|patterns| patterns.contains(&one.pattern))
+            wanted
+                .get(&one.queue)
+                .is_some_and(|patterns| patterns.contains(&one.pattern))
         };
         let app = &self.inner.config.app;
         let said = self.inner.said();
-        let forgotten = self.forget_unless(app, |party| said.contains(party)).await?;
+        let forgotten = self
+            .forget_unless(app, |party| said.contains(party))
+            .await?;
         Ok(forgotten.saturating_add(self.remove_unless(app, stays).await?))
     }
 
     async fn forget_unless(&self, app: &str, stays: impl Fn(&EventParty) -> bool) -> Result<u64> {
         let mut goes = self.store.said_by(app).await?;
         goes.retain(|party| !stays(party));
-        if goes.is_empty() { Ok(0) } else { self.store.forget(&goes).await }
+        if goes.is_empty() {
+            Ok(0)
+        } else {
+            self.store.forget(&goes).await
+        }
     }
 
     async fn remove_unless(
@@ -184,13 +212,19 @@ impl<'a> Subscriptions<'a> {
         let standing = self.list().await?.into_iter();
         let goes = standing.filter(|one| one.app == app && !stays(one));
         let which: Vec<_> = goes.map(|one| (one.queue, one.pattern)).collect();
-        if which.is_empty() { Ok(0) } else { self.store.unsubscribe(app, &which).await }
+        if which.is_empty() {
+            Ok(0)
+        } else {
+            self.store.unsubscribe(app, &which).await
+        }
     }
 }
 
 impl std::fmt::Debug for Subscriptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subscriptions").field("app", &self.inner.config.app).finish_non_exhaustive()
+        f.debug_struct("Subscriptions")
+            .field("app", &self.inner.config.app)
+            .finish_non_exhaustive()
     }
 }
 
@@ -210,14 +244,22 @@ impl Inner {
         if self.parties.is_empty() {
             return Ok(());
         }
-        self.services.engines.broadcasts()?.record(&self.said()).await
+        self.services
+            .engines
+            .broadcasts()?
+            .record(&self.said())
+            .await
     }
 
     /// What this application says of types.
     fn said(&self) -> Vec<EventParty> {
         let of_app = |(role, event_type): &(EventRole, &'static str)| {
             let (event_type, app) = ((*event_type).to_owned(), self.config.app.clone());
-            EventParty { event_type, role: *role, app }
+            EventParty {
+                event_type,
+                role: *role,
+                app,
+            }
         };
         self.parties.iter().map(of_app).collect()
     }
@@ -246,7 +288,10 @@ fn patterns_of(handler: &Handler) -> Result<Vec<Pattern>> {
             let names = types.iter().flat_map(|event| {
                 std::iter::once(event.type_name).chain(event.aliases.iter().copied())
             });
-            names.filter(|name| !is_control(name)).map(literal).collect()
+            names
+                .filter(|name| !is_control(name))
+                .map(literal)
+                .collect()
         }
     }
 }

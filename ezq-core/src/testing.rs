@@ -98,7 +98,11 @@ impl TestApp {
     #[must_use]
     pub fn published<E: Event>(&self) -> Vec<E> {
         let codecs = self.codecs();
-        self.engine.all_published().iter().filter_map(|one| read(codecs, one)).collect()
+        self.engine
+            .all_published()
+            .iter()
+            .filter_map(|one| read(codecs, one))
+            .collect()
     }
 
     /// The last event of a type that was published.

@@ -33,14 +33,23 @@ impl Transaction {
     ) -> Result<Self> {
         let engine = Arc::clone(services.engines.of(queue));
         let unit = engine.begin(queue, limit).await?;
-        let state = Mutex::new(Some(Open { unit, published: Vec::new() }));
-        Ok(Self { engine, queue: queue.clone(), state })
+        let state = Mutex::new(Some(Open {
+            unit,
+            published: Vec::new(),
+        }));
+        Ok(Self {
+            engine,
+            queue: queue.clone(),
+            state,
+        })
     }
 
     /// Takes messages out of the queue inside the transaction.
     pub(crate) async fn claim(&self, max: usize) -> Result<Vec<Delivery>> {
         // Nobody else has it yet.
-        let Some(mut open) = self.state().take() else { return Ok(Vec::new()) };
+        let Some(mut open) = self.state().take() else {
+            return Ok(Vec::new());
+        };
         let claimed = open.unit.claim(max).await;
         *self.state() = Some(open);
         claimed
@@ -57,9 +66,12 @@ impl Transaction {
         services: &Services,
         prepared: Prepared,
     ) -> Result<Published> {
-        self.accept(services, std::slice::from_ref(&prepared.outgoing)).await?;
+        self.accept(services, std::slice::from_ref(&prepared.outgoing))
+            .await?;
         let mut state = self.state();
-        let Some(open) = state.as_mut() else { return Err(ended()) };
+        let Some(open) = state.as_mut() else {
+            return Err(ended());
+        };
         open.published.push(prepared.outgoing.clone());
         drop(state);
         prepared.published(PublishOutcome::Stored(MessageId::Pending))
@@ -73,7 +85,8 @@ impl Transaction {
     ) -> Result<()> {
         services.engines.check_broadcast(&self.queue)?;
         services.engines.broadcasts()?.ready().await?;
-        self.with(|unit| unit.broadcast(message)).unwrap_or_else(|| Err(ended()))
+        self.with(|unit| unit.broadcast(message))
+            .unwrap_or_else(|| Err(ended()))
     }
 
     /// Makes sure that the transaction can store events, as far as that can be told beforehand.
@@ -100,7 +113,9 @@ impl Transaction {
 
     async fn has_made(&self, queue: &QueueName) -> bool {
         // Out of the lock while it is asked.
-        let Some(mut open) = self.state().take() else { return false };
+        let Some(mut open) = self.state().take() else {
+            return false;
+        };
         let has_made = open.unit.has_made(queue).await;
         *self.state() = Some(open);
         has_made
@@ -143,6 +158,8 @@ fn ended() -> Error {
 
 impl std::fmt::Debug for Transaction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Transaction").field("open", &self.state().is_some()).finish_non_exhaustive()
+        f.debug_struct("Transaction")
+            .field("open", &self.state().is_some())
+            .finish_non_exhaustive()
     }
 }

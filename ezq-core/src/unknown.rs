@@ -50,10 +50,13 @@ impl Strangers {
 
     /// Those of a queue, which are forgotten by that.
     pub(crate) fn take(&self, queue: &QueueName) -> Vec<String> {
-        let Some(kept) = self.0.get() else { return Vec::new() };
+        let Some(kept) = self.0.get() else {
+            return Vec::new();
+        };
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (taken, rest): (BTreeSet<_>, BTreeSet<_>) =
-            std::mem::take(&mut *kept).into_iter().partition(|(of, _)| of == queue);
+        let (taken, rest): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut *kept)
+            .into_iter()
+            .partition(|(of, _)| of == queue);
         *kept = rest;
         taken.into_iter().map(|(_, why)| why).collect()
     }
@@ -65,7 +68,12 @@ impl Dispatcher {
         let received = &work.received;
         let envelope = Some(&received.envelope);
         let (queue, message_id) = (&received.queue, received.receipt.message_id());
-        let stranger = Stranger { queue, message_id, envelope, headers: &received.headers };
+        let stranger = Stranger {
+            queue,
+            message_id,
+            envelope,
+            headers: &received.headers,
+        };
         let why = self.why_unknown(received.envelope.event_type());
         // What a handler brought forth may be for another application.
         let is_caused = received.headers.value(CAUSATION_ID).is_some();
@@ -77,7 +85,11 @@ impl Dispatcher {
 
     /// Why nothing here takes a type: the queue may be the wrong one.
     fn why_unknown(&self, event_type: &str) -> String {
-        let takers = self.registry.handlers().iter().filter(|handler| takes(handler, event_type));
+        let takers = self
+            .registry
+            .handlers()
+            .iter()
+            .filter(|handler| takes(handler, event_type));
         let places: Vec<String> = takers.map(|handler| place(handler)).collect();
         if places.is_empty() {
             static HINT: Once = Once::new();
@@ -104,12 +116,22 @@ impl Dispatcher {
         headers: &Headers,
         error: &Error,
     ) -> Settle {
-        let stranger = Stranger { queue, message_id, envelope: None, headers };
+        let stranger = Stranger {
+            queue,
+            message_id,
+            envelope: None,
+            headers,
+        };
         self.put_off(&stranger, ReasonKind::Undecodable, &error.to_string())
     }
 
     fn put_off(&self, stranger: &Stranger<'_>, kind: ReasonKind, why: &str) -> Settle {
-        let Stranger { queue, message_id, envelope, headers } = stranger;
+        let Stranger {
+            queue,
+            message_id,
+            envelope,
+            headers,
+        } = stranger;
         let event_id = envelope.map(Envelope::id);
         let event_type = envelope.map(Envelope::event_type);
         let name = HandlerName::from(UNKNOWN);
@@ -118,20 +140,38 @@ impl Dispatcher {
         let policy = match self.config.unknown_types {
             UnknownTypes::Skip => {
                 info!(%queue, %message_id, event_id, event_type, why, "event skipped");
-                return Settle::Ack { outgoing: Vec::new() };
+                return Settle::Ack {
+                    outgoing: Vec::new(),
+                };
             }
             UnknownTypes::Retry(policy) if attempts < policy.max_attempts => policy,
             _ => {
-                let reason = Reason { kind, handler: None, error: why, attempts };
+                let reason = Reason {
+                    kind,
+                    handler: None,
+                    error: why,
+                    attempts,
+                };
                 log_dead_letter(queue, message_id, *envelope, &reason);
                 let (progress, outgoing) = (Progress::default(), Vec::new());
-                return Settle::DeadLetter { reason, progress, outgoing };
+                return Settle::DeadLetter {
+                    reason,
+                    progress,
+                    outgoing,
+                };
             }
         };
         let after: Duration = pause(policy.backoff, attempts, &why);
         warn!(%queue, %message_id, event_id, event_type, attempts, retry_in = ?after, "{why}");
-        let mark = HandlerMark { attempts, ..mark(HandlerState::Retry) };
+        let mark = HandlerMark {
+            attempts,
+            ..mark(HandlerState::Retry)
+        };
         let progress = Progress([(name, mark)].into());
-        Settle::Retry { after, progress, outgoing: Vec::new() }
+        Settle::Retry {
+            after,
+            progress,
+            outgoing: Vec::new(),
+        }
     }
 }

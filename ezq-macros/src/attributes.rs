@@ -17,11 +17,19 @@ pub(crate) struct Key {
 
 impl Key {
     pub(crate) const fn once(name: &'static str, form: &'static str) -> Self {
-        Self { name, form, repeatable: false }
+        Self {
+            name,
+            form,
+            repeatable: false,
+        }
     }
 
     pub(crate) const fn repeatable(name: &'static str, form: &'static str) -> Self {
-        Self { name, form, repeatable: true }
+        Self {
+            name,
+            form,
+            repeatable: true,
+        }
     }
 }
 
@@ -46,7 +54,10 @@ pub(crate) struct Entries {
 
 impl Entries {
     pub(crate) fn new(keys: &'static [Key]) -> Self {
-        Self { keys, found: Vec::new() }
+        Self {
+            keys,
+            found: Vec::new(),
+        }
     }
 
     /// Reads `a = 1, b(...), c = "x"`.
@@ -72,7 +83,10 @@ impl Entries {
             None => return,
             Some(TokenTree::Ident(ident)) => ident,
             Some(other) => {
-                errors.push(Error::new(other.span(), format!("expected a key: {}", self.listed())));
+                errors.push(Error::new(
+                    other.span(),
+                    format!("expected a key: {}", self.listed()),
+                ));
                 return;
             }
         };
@@ -87,22 +101,33 @@ impl Entries {
             errors.push(Error::new(ident.span(), message));
             return;
         }
-        self.found.push(Entry { key, span: ident.span(), value });
+        self.found.push(Entry {
+            key,
+            span: ident.span(),
+            value,
+        });
     }
 
     fn known(&self, ident: &Ident) -> Result<&'static Key> {
         let name = ident.unraw().to_string();
-        self.keys.iter().find(|key| key.name == name).ok_or_else(|| {
-            let hint = match suggest::nearest(&name, self.keys.iter().map(|key| key.name)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => self.listed(),
-            };
-            Error::new(ident.span(), format!("unknown key `{name}`: {hint}"))
-        })
+        self.keys
+            .iter()
+            .find(|key| key.name == name)
+            .ok_or_else(|| {
+                let hint = match suggest::nearest(&name, self.keys.iter().map(|key| key.name)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => self.listed(),
+                };
+                Error::new(ident.span(), format!("unknown key `{name}`: {hint}"))
+            })
     }
 
     fn listed(&self) -> String {
-        let names: Vec<_> = self.keys.iter().map(|key| format!("`{}`", key.name)).collect();
+        let names: Vec<_> = self
+            .keys
+            .iter()
+            .map(|key| format!("`{}`", key.name))
+            .collect();
         match names.as_slice() {
             [only] => format!("the only key is {only}"),
             _ => format!("the keys are {}", names.join(", ")),
@@ -114,7 +139,9 @@ impl Entries {
     }
 
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &Entry> {
-        self.found.iter().filter(move |entry| entry.key.name == name)
+        self.found
+            .iter()
+            .filter(move |entry| entry.key.name == name)
     }
 }
 
@@ -142,7 +169,10 @@ fn value(
 impl Entry {
     /// The mistake of a value that is not what the key takes.
     fn teach(&self, span: Span) -> Error {
-        Error::new(span, format!("`{}` is written `{}`", self.key.name, self.key.form))
+        Error::new(
+            span,
+            format!("`{}` is written `{}`", self.key.name, self.key.form),
+        )
     }
 
     /// What stands right of the `=`.
@@ -150,7 +180,11 @@ impl Entry {
         match &self.value {
             Value::Listed(_) => Err(self.teach(self.span)),
             Value::Assigned(tokens) => {
-                let first = tokens.clone().into_iter().next().map_or(self.span, |t| t.span());
+                let first = tokens
+                    .clone()
+                    .into_iter()
+                    .next()
+                    .map_or(self.span, |t| t.span());
                 parser.parse2(tokens.clone()).map_err(|_| self.teach(first))
             }
         }
@@ -175,7 +209,10 @@ impl Entry {
         if text.trim().is_empty() {
             return Err(Error::new(
                 literal.span(),
-                format!("`{}` must not be empty: write `{}`", self.key.name, self.key.form),
+                format!(
+                    "`{}` must not be empty: write `{}`",
+                    self.key.name, self.key.form
+                ),
             ));
         }
         if text.contains(char::is_control) {
@@ -207,7 +244,10 @@ impl Entry {
     /// A whole number, which may be negative.
     pub(crate) fn signed(&self) -> Result<i32> {
         let (minus, literal) = self.parse_with(|input: syn::parse::ParseStream<'_>| {
-            Ok((input.parse::<Option<Token![-]>>()?, input.parse::<LitInt>()?))
+            Ok((
+                input.parse::<Option<Token![-]>>()?,
+                input.parse::<LitInt>()?,
+            ))
         })?;
         let sign = if minus.is_some() { "-" } else { "" };
         format!("{sign}{}", literal.base10_digits())
@@ -226,7 +266,10 @@ pub(crate) fn private(entries: &Entries, errors: &mut Errors) -> TokenStream {
     entries
         .find("crate")
         .and_then(|entry| errors.take(entry.parse_with(syn::Path::parse_mod_style)))
-        .map_or_else(|| quote::quote!(::ezq::__private), |path| quote::quote!(#path::__private))
+        .map_or_else(
+            || quote::quote!(::ezq::__private),
+            |path| quote::quote!(#path::__private),
+        )
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ pub(crate) const FORM: &str =
 ///
 /// Anything else, zero, and what a `u64` of milliseconds cannot hold; the text says what to write.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let millis_per_unit: u64 = match unit {
         "ms" => 1,
@@ -51,7 +53,9 @@ mod tests {
 
     #[test]
     fn refuses_other_forms_and_says_the_accepted_one() {
-        for text in ["", "30", "s", "30 s", "1.5s", "-1s", "30sec", "1h30m", "٣s", "30S"] {
+        for text in [
+            "", "30", "s", "30 s", "1.5s", "-1s", "30sec", "1h30m", "٣s", "30S",
+        ] {
             let message = parse(text).expect_err(text);
             assert!(message.contains(FORM), "{text}: {message}");
         }
@@ -60,7 +64,15 @@ mod tests {
     #[test]
     fn refuses_zero_and_overflow() {
         assert!(parse("0s").expect_err("zero").contains("zero"));
-        assert!(parse("99999999999999999999d").expect_err("digits").contains("too long"));
-        assert!(parse("18446744073709551615d").expect_err("product").contains("too long"));
+        assert!(
+            parse("99999999999999999999d")
+                .expect_err("digits")
+                .contains("too long")
+        );
+        assert!(
+            parse("18446744073709551615d")
+                .expect_err("product")
+                .contains("too long")
+        );
     }
 }

@@ -93,7 +93,9 @@ pub(crate) fn read(input: &DeriveInput, keys: &'static [Key], errors: &mut Error
         }
     };
     let fields = |fields: &syn::Fields, errors: &mut Errors| {
-        fields.iter().for_each(|field| misplaced(&field.attrs, errors));
+        fields
+            .iter()
+            .for_each(|field| misplaced(&field.attrs, errors));
     };
     match &input.data {
         Data::Struct(data) => fields(&data.fields, errors),
@@ -126,7 +128,10 @@ pub(crate) fn refuse_generics(generics: &Generics, errors: &mut Errors) {
 
 fn validate(input: &DeriveInput, entries: &Entries, errors: &mut Errors) -> Options {
     let mut options = Options::defaults(input);
-    if let Some(name) = entries.find("type").and_then(|entry| errors.take(type_name(entry))) {
+    if let Some(name) = entries
+        .find("type")
+        .and_then(|entry| errors.take(type_name(entry)))
+    {
         options.name = name;
     }
     for entry in entries.all("alias") {
@@ -138,15 +143,23 @@ fn validate(input: &DeriveInput, entries: &Entries, errors: &mut Errors) -> Opti
             let message = "this alias is the type's own name: drop it";
             errors.push(Error::new(alias.span(), message));
         } else if options.aliases.iter().any(|other| other.value() == text) {
-            errors.push(Error::new(alias.span(), "this alias is given twice: keep one of them"));
+            errors.push(Error::new(
+                alias.span(),
+                "this alias is given twice: keep one of them",
+            ));
         } else {
             options.aliases.push(alias);
         }
     }
-    if let Some(version) = entries.find("version").and_then(|e| errors.take(e.positive())) {
+    if let Some(version) = entries
+        .find("version")
+        .and_then(|e| errors.take(e.positive()))
+    {
         options.version = version;
     }
-    options.queue = entries.find("queue").and_then(|entry| errors.take(queue_name(entry)));
+    options.queue = entries
+        .find("queue")
+        .and_then(|entry| errors.take(queue_name(entry)));
     if let Some(entry) = entries.find("from") {
         options.from = errors.take(entry.parse::<Path>());
         if options.version == 1 && entries.find("version").is_none() {
@@ -155,8 +168,12 @@ fn validate(input: &DeriveInput, entries: &Entries, errors: &mut Errors) -> Opti
             errors.push(Error::new(entry.span, message));
         }
     }
-    options.codec = entries.find("codec").and_then(|entry| errors.take(codec_name(entry)));
-    options.key = entries.find("key").and_then(|e| errors.take(event_key::resolve(e, input)));
+    options.codec = entries
+        .find("codec")
+        .and_then(|entry| errors.take(codec_name(entry)));
+    options.key = entries
+        .find("key")
+        .and_then(|e| errors.take(event_key::resolve(e, input)));
     options
 }
 
@@ -165,7 +182,10 @@ fn type_name(entry: &Entry) -> syn::Result<LitStr> {
     let literal = entry.text()?;
     let text = literal.value();
     if text.trim() != text {
-        let message = format!("`{}` must not begin or end with white space", entry.key.name);
+        let message = format!(
+            "`{}` must not begin or end with white space",
+            entry.key.name
+        );
         return Err(Error::new(literal.span(), message));
     }
     Ok(literal)
@@ -200,7 +220,15 @@ pub(crate) fn queue_name(entry: &Entry) -> syn::Result<LitStr> {
 }
 
 fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> TokenStream {
-    let Options { name, version, aliases, queue, key, codec, from } = options;
+    let Options {
+        name,
+        version,
+        aliases,
+        queue,
+        key,
+        codec,
+        from,
+    } = options;
     let ident = &input.ident;
     let where_clause = &input.generics.where_clause;
     let optional = |value: &Option<LitStr>| match value {

@@ -26,7 +26,9 @@ impl EventKey {
 
 /// The way from a value to what its fields lead to.
 fn steps(from: &TokenStream, path: &[Member], private: &TokenStream) -> TokenStream {
-    let Some((member, rest)) = path.split_first() else { return TokenStream::new() };
+    let Some((member, rest)) = path.split_first() else {
+        return TokenStream::new();
+    };
     let span = Span::call_site().located_at(member_span(member));
     // What has no text is underlined where the user named it.
     let inner = quote_spanned!(span=> __ezq_inner);
@@ -69,12 +71,23 @@ pub(crate) fn resolve(entry: &Entry, input: &DeriveInput) -> Result<EventKey> {
 fn members(input: ParseStream<'_>) -> Result<Result<Vec<Member>>> {
     if input.peek(LitStr) {
         let literal: LitStr = input.parse()?;
-        return Ok(literal.value().split('.').map(|part| member(part, literal.span())).collect());
+        return Ok(literal
+            .value()
+            .split('.')
+            .map(|part| member(part, literal.span()))
+            .collect());
     }
     let parts = Punctuated::<Ident, Token![.]>::parse_separated_nonempty_with(input, |input| {
-        if input.peek(syn::LitInt) { Err(input.error("a string")) } else { Ident::parse_any(input) }
+        if input.peek(syn::LitInt) {
+            Err(input.error("a string"))
+        } else {
+            Ident::parse_any(input)
+        }
     })?;
-    Ok(parts.iter().map(|part| member(&part.unraw().to_string(), part.span())).collect())
+    Ok(parts
+        .iter()
+        .map(|part| member(&part.unraw().to_string(), part.span()))
+        .collect())
 }
 
 fn member(part: &str, span: Span) -> Result<Member> {
@@ -97,12 +110,16 @@ fn member(part: &str, span: Span) -> Result<Member> {
 
 fn field<'a>(fields: &'a Fields, member: &Member) -> Option<&'a syn::Field> {
     match member {
-        Member::Named(name) => fields
+        Member::Named(name) => fields.iter().find(|field| {
+            field
+                .ident
+                .as_ref()
+                .is_some_and(|i| i.unraw() == name.unraw())
+        }),
+        Member::Unnamed(index) => fields
             .iter()
-            .find(|field| field.ident.as_ref().is_some_and(|i| i.unraw() == name.unraw())),
-        Member::Unnamed(index) => {
-            fields.iter().nth(index.index as usize).filter(|field| field.ident.is_none())
-        }
+            .nth(index.index as usize)
+            .filter(|field| field.ident.is_none()),
     }
 }
 

@@ -53,10 +53,16 @@ fn members<'a>(input: &'a DeriveInput, errors: &mut Errors) -> Vec<Member<'a>> {
             continue;
         };
         let written = member.event.to_token_stream().to_string();
-        match members.iter().find(|m| m.event.to_token_stream().to_string() == written) {
+        match members
+            .iter()
+            .find(|m| m.event.to_token_stream().to_string() == written)
+        {
             Some(earlier) => errors.push(Error::new_spanned(
                 member.event,
-                format!("`{}` holds this event already: drop one of the two", earlier.variant),
+                format!(
+                    "`{}` holds this event already: drop one of the two",
+                    earlier.variant
+                ),
             )),
             None => members.push(member),
         }
@@ -66,9 +72,10 @@ fn members<'a>(input: &'a DeriveInput, errors: &mut Errors) -> Vec<Member<'a>> {
 
 fn member(variant: &Variant) -> syn::Result<Member<'_>> {
     match &variant.fields {
-        Fields::Unnamed(fields) if fields.unnamed.len() == 1 => {
-            Ok(Member { variant: &variant.ident, event: &fields.unnamed[0].ty })
-        }
+        Fields::Unnamed(fields) if fields.unnamed.len() == 1 => Ok(Member {
+            variant: &variant.ident,
+            event: &fields.unnamed[0].ty,
+        }),
         _ => {
             let name = &variant.ident;
             let message = format!("a variant holds exactly one event: write `{name}(MyEvent)`");

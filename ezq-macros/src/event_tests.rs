@@ -26,8 +26,14 @@ fn an_event_is_named_after_its_type() {
             user_id: i64,
         }
     ));
-    assert!(text.contains("impl::ezq::__private::EventforUserCreated{"), "{text}");
-    assert!(text.contains(r#"TYPE:&'staticstr="UserCreated";"#), "{text}");
+    assert!(
+        text.contains("impl::ezq::__private::EventforUserCreated{"),
+        "{text}"
+    );
+    assert!(
+        text.contains(r#"TYPE:&'staticstr="UserCreated";"#),
+        "{text}"
+    );
     assert!(text.contains("VERSION:u32=1u32;"), "{text}");
     assert!(!text.contains("fnkey"), "{text}");
     let text = expanded(&parse_quote!(
@@ -158,7 +164,10 @@ fn refuses_what_the_wire_or_the_queue_could_not_carry() {
             #[event(queue = #queue)]
             struct E;
         ));
-        assert!(message.contains("is not a queue name"), "{queue}: {message}");
+        assert!(
+            message.contains("is not a queue name"),
+            "{queue}: {message}"
+        );
     }
 }
 
@@ -197,5 +206,8 @@ fn a_mistaken_event_is_an_event_still() {
         struct E;
     ))
     .to_string();
-    assert!(text.contains("compile_error") && text.contains("Event for E"), "{text}");
+    assert!(
+        text.contains("compile_error") && text.contains("Event for E"),
+        "{text}"
+    );
 }

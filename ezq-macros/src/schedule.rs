@@ -17,7 +17,9 @@ const FORM: &str = "write minute, hour, day of the month, month and day of the w
 /// The cron expression before the keys, if there is one, and what follows it.
 pub(crate) fn split(arguments: TokenStream) -> (Option<Result<LitStr>>, TokenStream) {
     let mut tokens = arguments.into_iter().peekable();
-    let Some(TokenTree::Literal(_)) = tokens.peek() else { return (None, tokens.collect()) };
+    let Some(TokenTree::Literal(_)) = tokens.peek() else {
+        return (None, tokens.collect());
+    };
     let literal = tokens.next().map(TokenStream::from).unwrap_or_default();
     let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(p) if p.as_char() == ',');
     let rest: TokenStream = match tokens.peek() {
@@ -46,7 +48,9 @@ pub(crate) fn validate(
                     "an interval has no time zone: leave out `tz`, or give a cron expression";
                 errors.push(Error::new(tz.span, message));
             }
-            errors.take(interval(entry)).map(|literal| quote!(every(#literal)))
+            errors
+                .take(interval(entry))
+                .map(|literal| quote!(every(#literal)))
         }
         (Some(_), Some(entry)) => {
             let message = "a schedule has a cron expression or an interval: leave out one of them";
@@ -60,9 +64,13 @@ pub(crate) fn validate(
             None
         }
     };
-    let tz = entries.find("tz").and_then(|entry| errors.take(entry.text()));
+    let tz = entries
+        .find("tz")
+        .and_then(|entry| errors.take(entry.text()));
     let tz = tz.map(|tz| quote!(.tz(#tz)));
-    let missed = entries.find("missed").and_then(|entry| errors.take(missed(entry)));
+    let missed = entries
+        .find("missed")
+        .and_then(|entry| errors.take(missed(entry)));
     let missed = missed.map(|missed| quote!(.missed(#private::Missed::#missed)));
     let rhythm = rhythm.unwrap_or_else(|| quote!(every("1s")));
     quote!(#private::Schedule::#rhythm #tz #missed)
@@ -71,12 +79,20 @@ pub(crate) fn validate(
 fn cron(literal: &LitStr) -> Result<()> {
     let text = literal.value();
     // ezq-core reads expressions in the same way.
-    let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
-    let has_gap = text.split_whitespace().any(|field| field.split(',').any(str::is_empty));
+    let parser = CronParser::builder()
+        .seconds(Seconds::Optional)
+        .year(Year::Disallowed)
+        .build();
+    let has_gap = text
+        .split_whitespace()
+        .any(|field| field.split(',').any(str::is_empty));
     if !has_gap && parser.parse(&text).is_ok() {
         return Ok(());
     }
-    let message = format!("\"{}\" is not a cron expression: {FORM}", text.escape_debug());
+    let message = format!(
+        "\"{}\" is not a cron expression: {FORM}",
+        text.escape_debug()
+    );
     Err(Error::new(literal.span(), message))
 }
 

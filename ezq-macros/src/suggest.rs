@@ -62,7 +62,10 @@ mod tests {
     #[test]
     fn finds_the_word_within_a_longer_one() {
         assert_eq!(nearest("timeout_secs", KEYS), Some("timeout"));
-        assert_eq!(nearest("attempts", ["max_attempts", "max"]), Some("max_attempts"));
+        assert_eq!(
+            nearest("attempts", ["max_attempts", "max"]),
+            Some("max_attempts")
+        );
         assert_eq!(nearest("max_age", ["max_attempts", "max"]), None);
     }
 

@@ -40,8 +40,21 @@ impl Row {
         let headers = publish::storable(&message.body, &message.headers, dedupe, encoding)?;
         let (after_us, at) = publish::due(message.due);
         let keyed = message.headers.key().is_some();
-        let BroadcastMessage { event_type, body, dedupe, .. } = message;
-        Ok(Self { event_type, body, headers, after_us, at, dedupe, keyed })
+        let BroadcastMessage {
+            event_type,
+            body,
+            dedupe,
+            ..
+        } = message;
+        Ok(Self {
+            event_type,
+            body,
+            headers,
+            after_us,
+            at,
+            dedupe,
+            keyed,
+        })
     }
 
     pub(crate) fn event_type(&self) -> &str {
@@ -75,7 +88,10 @@ pub(crate) async fn insert_in(
 ) -> Result<(Copies, Option<Writer>), sqlx::Error> {
     let statement = format!("SELECT {COPIES}, {WRITER} AS writer FROM {BROADCAST}");
     let copies = call(connection, row, statement).await?;
-    let writer = copies.first().map(|copy| copy.try_get("writer")).transpose()?;
+    let writer = copies
+        .first()
+        .map(|copy| copy.try_get("writer"))
+        .transpose()?;
     let copies = copies.iter().map(outcome).collect::<Result<_, _>>()?;
     Ok((copies, writer))
 }
@@ -107,7 +123,10 @@ fn outcome(copy: &PgRow) -> Result<(QueueName, PublishOutcome), sqlx::Error> {
     };
     let message_id = receipts::dated(number, copy.try_get("stored_at")?);
     let outcome = match copy.try_get("first_event_id")? {
-        Some(event_id) => PublishOutcome::Duplicate(Some(Original { message_id, event_id })),
+        Some(event_id) => PublishOutcome::Duplicate(Some(Original {
+            message_id,
+            event_id,
+        })),
         None => PublishOutcome::Stored(message_id),
     };
     Ok((queue, outcome))

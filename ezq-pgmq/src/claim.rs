@@ -52,7 +52,10 @@ impl Claim {
         let grace = grace.unwrap_or_else(|| (ttl / 2).max(Duration::from_secs(2)));
         // A text id stands in no queue of ours; nothing is before it at the same instant.
         let id = |position: &Position| position.message_id.as_number().unwrap_or(i64::MIN);
-        let before = request.before.as_ref().map(|position| (position.due, id(position)));
+        let before = request
+            .before
+            .as_ref()
+            .map(|position| (position.due, id(position)));
         let after = request.after.as_ref().map(|position| {
             // No message's place tells an earlier time than the year 1.
             let due = Some(position.due).filter(|due| due.year() >= 1);
@@ -90,7 +93,9 @@ impl Claim {
         }
         batch.sort();
         if batch.claimed.is_empty() && from.is_none() {
-            batch.next_due = self.next_due(connection, self.next_due_statement(), None).await?;
+            batch.next_due = self
+                .next_due(connection, self.next_due_statement(), None)
+                .await?;
         }
         Ok(batch)
     }
@@ -196,12 +201,19 @@ impl Claim {
         let was_due = "(ARRAY(SELECT vt FROM picked ORDER BY msg_id))\
                        [pg_catalog.width_bucket(q.msg_id, ARRAY(SELECT msg_id FROM picked ORDER BY msg_id))]";
         let (due, enqueued_at) = (sql::bounded(was_due), sql::bounded("q.enqueued_at"));
-        let last_read =
-            if self.shape.last_read { ", last_read_at = pg_catalog.clock_timestamp()" } else { "" };
+        let last_read = if self.shape.last_read {
+            ", last_read_at = pg_catalog.clock_timestamp()"
+        } else {
+            ""
+        };
         // What cannot be read may have been read as often as can be counted.
         let (read_ct, body, headers) = match self.reads {
             true => ("q.read_ct + 1", "q.message::text", "q.headers::text"),
-            false => ("least(q.read_ct, 2147483646) + 1", "NULL::text", "NULL::text"),
+            false => (
+                "least(q.read_ct, 2147483646) + 1",
+                "NULL::text",
+                "NULL::text",
+            ),
         };
         format!(
             "UPDATE {table} q
@@ -221,14 +233,19 @@ impl Claim {
         let fence = fence("q");
         let (due, enqueued_at) = (sql::bounded("q.vt"), sql::bounded("q.enqueued_at"));
         let grace = self.grace_us.to_string();
-        let picked = self.pick("true", &self.max.to_string(), 1).replace("$1", &grace);
+        let picked = self
+            .pick("true", &self.max.to_string(), 1)
+            .replace("$1", &grace);
         let condition = format!("q.msg_id = ANY (ARRAY(SELECT p.msg_id FROM ({picked}) p))");
         let answer = format!(
             "q.msg_id, q.read_ct, {fence} AS fence, {{rel}} AS rel, {due} AS due,
              {enqueued_at} AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
              q.message::text AS body, q.headers::text AS headers"
         );
-        format!("/* {period}, plan {plan} */ {}", removal.take(queue, &condition, &answer))
+        format!(
+            "/* {period}, plan {plan} */ {}",
+            removal.take(queue, &condition, &answer)
+        )
     }
 
     fn next_due_statement(&self) -> String {
@@ -322,7 +339,10 @@ pub(crate) struct Claimed {
 
 impl Batch {
     pub(crate) fn push(&mut self, row: &PgRow) -> Result<(), sqlx::Error> {
-        self.claimed.push(Claimed { delivery: delivery(row)?, key: row.try_get("key")? });
+        self.claimed.push(Claimed {
+            delivery: delivery(row)?,
+            key: row.try_get("key")?,
+        });
         Ok(())
     }
 
@@ -333,7 +353,8 @@ impl Batch {
     }
 
     pub(crate) fn sort(&mut self) {
-        self.claimed.sort_by_key(|claimed| claimed.delivery.position());
+        self.claimed
+            .sort_by_key(|claimed| claimed.delivery.position());
     }
 }
 
@@ -355,11 +376,17 @@ pub(crate) fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let id = receipts::dated(row.try_get("msg_id")?, stored_at);
     let headers = headers(row.try_get("headers")?);
     let enqueued_at = receipts::first_stored(&headers).unwrap_or(stored_at);
-    let token = [row.try_get("fence")?, row.try_get("rel")?, due.timestamp_micros()];
+    let token = [
+        row.try_get("fence")?,
+        row.try_get("rel")?,
+        due.timestamp_micros(),
+    ];
     Ok(Delivery {
         receipt: Receipt::new(id, token),
         // Another client may store no message at all.
-        body: row.try_get::<Option<String>, _>("body")?.unwrap_or_else(|| "null".to_owned()),
+        body: row
+            .try_get::<Option<String>, _>("body")?
+            .unwrap_or_else(|| "null".to_owned()),
         deliveries: u32::try_from(read_ct).unwrap_or(0),
         enqueued_at,
         headers,
@@ -374,8 +401,10 @@ pub(crate) async fn read(
     queue: &QueueName,
     id: Option<i64>,
 ) -> Result<Option<(String, Headers)>, sqlx::Error> {
-    let statement =
-        format!("SELECT message::text, headers::text FROM {} WHERE msg_id = $1", sql::table(queue));
+    let statement = format!(
+        "SELECT message::text, headers::text FROM {} WHERE msg_id = $1",
+        sql::table(queue)
+    );
     let query = sqlx::query_as::<_, (Option<String>, Option<String>)>(AssertSqlSafe(statement));
     let found = query.bind(id).fetch_optional(connection).await?;
     let or_null = |body: Option<String>| body.unwrap_or_else(|| "null".to_owned());

@@ -51,18 +51,27 @@ async fn look_and_lease(
         claim.update()
     );
 
-    let query = sqlx::query(AssertSqlSafe(look)).bind(id.as_number()).bind(id.stored_at());
+    let query = sqlx::query(AssertSqlSafe(look))
+        .bind(id.as_number())
+        .bind(id.stored_at());
     let Some(row) = query.fetch_optional(&mut *connection).await? else {
         return Ok(Claimed::Absent);
     };
     let (due, now): (DateTime<Utc>, DateTime<Utc>) = (row.try_get("due")?, row.try_get("now")?);
     let deliveries = u32::try_from(row.try_get::<i32, _>("read_ct")?).unwrap_or(0);
-    let state = CopyState::of(due, deliveries, &claim::headers(row.try_get("headers")?), now);
+    let state = CopyState::of(
+        due,
+        deliveries,
+        &claim::headers(row.try_get("headers")?),
+        now,
+    );
     if matches!(state, CopyState::Leased { .. }) {
         return Ok(Claimed::Held);
     }
 
-    let query = sqlx::query(AssertSqlSafe(lease)).bind(id.as_number()).bind(id.stored_at());
+    let query = sqlx::query(AssertSqlSafe(lease))
+        .bind(id.as_number())
+        .bind(id.stored_at());
     let row = query.bind(claim.ttl_us).fetch_one(connection).await?;
     Ok(Claimed::Leased(Box::new(claim::delivery(&row)?)))
 }

@@ -56,8 +56,16 @@ impl Commits {
         if self.open.len() >= CAPACITY && !self.open.contains_key(&writer) {
             return;
         }
-        let first = || Open { queues: HashSet::new(), since: now, next_look: now + FIRST_PAUSE };
-        self.open.entry(writer).or_insert_with(first).queues.insert(queue.clone());
+        let first = || Open {
+            queues: HashSet::new(),
+            since: now,
+            next_look: now + FIRST_PAUSE,
+        };
+        self.open
+            .entry(writer)
+            .or_insert_with(first)
+            .queues
+            .insert(queue.clone());
     }
 
     /// When to look next, if anything is watched.
@@ -87,7 +95,10 @@ impl Commits {
 
     /// A transaction ended: it is watched no longer. The queues in which it stored something.
     pub(crate) fn ended(&mut self, writer: Writer) -> HashSet<QueueName> {
-        self.open.remove(&writer).map(|open| open.queues).unwrap_or_default()
+        self.open
+            .remove(&writer)
+            .map(|open| open.queues)
+            .unwrap_or_default()
     }
 }
 
@@ -96,7 +107,10 @@ pub(crate) async fn ended(
     connection: &mut PgConnection,
     writers: &[Writer],
 ) -> Result<Vec<(Writer, bool)>, sqlx::Error> {
-    sqlx::query_as(ENDED).bind(writers).fetch_all(connection).await
+    sqlx::query_as(ENDED)
+        .bind(writers)
+        .fetch_all(connection)
+        .await
 }
 
 #[cfg(test)]

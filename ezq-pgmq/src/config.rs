@@ -109,7 +109,10 @@ impl PgmqConfig {
     #[must_use]
     pub fn pool(pool: PgPool) -> Self {
         let options = PgConnectOptions::clone(&pool.connect_options());
-        Self { pool: Some(pool), ..Self::options(options) }
+        Self {
+            pool: Some(pool),
+            ..Self::options(options)
+        }
     }
 
     /// How many connections the engine's own pool may open for publishing and transactions, at
@@ -199,7 +202,11 @@ impl PgmqConfig {
         if let Some((name, _)) = durations.iter().find(is_nothing) {
             return wrong(format!("`{name}` must be longer than nothing"));
         }
-        if self.retention.iter().any(|(_, keeps)| keeps.keep() == Some(Duration::ZERO)) {
+        if self
+            .retention
+            .iter()
+            .any(|(_, keeps)| keeps.keep() == Some(Duration::ZERO))
+        {
             return wrong("an archive must keep events for longer than nothing");
         }
         match (self.max_connections, &self.pool) {
@@ -246,7 +253,11 @@ impl Place {
             }
             None => format!("{}:{}", options.get_host(), options.get_port()),
         };
-        Self { role, database, server }
+        Self {
+            role,
+            database,
+            server,
+        }
     }
 
     pub(crate) fn server(&self) -> &str {
@@ -268,7 +279,12 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_url_without_repeating_it() {
-        for url in ["", "secret", "mysql://a:secret@h/d", "postgres://a:secret@h:port/d"] {
+        for url in [
+            "",
+            "secret",
+            "mysql://a:secret@h/d",
+            "postgres://a:secret@h:port/d",
+        ] {
             let error = PgmqConfig::url(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Configuration, "{url}");
             assert!(!format!("{error:?}").contains("secret"), "{url}");

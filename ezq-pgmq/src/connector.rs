@@ -92,7 +92,9 @@ pub(crate) struct Connector {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("place", &self.place.to_string()).finish_non_exhaustive()
+        f.debug_struct("Connector")
+            .field("place", &self.place.to_string())
+            .finish_non_exhaustive()
     }
 }
 
@@ -101,7 +103,9 @@ impl Connector {
         let mut source = config.options_from.clone();
         if let (None, Some(pool)) = (&source, &config.pool) {
             let pool = pool.clone();
-            source = Some(Arc::new(move || PgConnectOptions::clone(&pool.connect_options())));
+            source = Some(Arc::new(move || {
+                PgConnectOptions::clone(&pool.connect_options())
+            }));
         }
         let mut options = config.options.clone();
         if options.get_application_name().is_none() {
@@ -123,7 +127,9 @@ impl Connector {
 
     /// The options as they are now.
     pub(crate) fn options(&self) -> PgConnectOptions {
-        let Some(source) = &self.source else { return self.options.clone() };
+        let Some(source) = &self.source else {
+            return self.options.clone();
+        };
         let name = self.options.get_application_name().unwrap_or("ezq");
         source().application_name(name)
     }
@@ -152,7 +158,11 @@ impl Connector {
             let row = row.fetch_one(&mut connection).await?;
             let (pid, encoding) = (row.try_get(0)?, Encoding::of(row.try_get(1)?));
             keep_alive(&mut connection).await?;
-            Ok(Session { connection, pid, encoding })
+            Ok(Session {
+                connection,
+                pid,
+                encoding,
+            })
         };
         match timeout(self.connect_timeout, open).await {
             Ok(result) => result.map_err(|failure| error::of(failure, &self.place)),

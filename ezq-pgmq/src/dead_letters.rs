@@ -24,7 +24,9 @@ pub(crate) async fn list(
     );
     let after = after.and_then(MessageId::as_number).unwrap_or(0);
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let query = sqlx::query(AssertSqlSafe(statement)).bind(after).bind(limit);
+    let query = sqlx::query(AssertSqlSafe(statement))
+        .bind(after)
+        .bind(limit);
     match query.fetch_all(&mut *connection).await {
         Ok(rows) => rows.iter().map(dead_letter).collect(),
         Err(failure) if error::is_data(&failure) => {
@@ -43,7 +45,9 @@ async fn list_singly(
 ) -> Result<Vec<DeadLetter>, sqlx::Error> {
     let dead = sql::dead_table(queue);
     let ids = format!("SELECT msg_id FROM {dead} WHERE msg_id > $1 ORDER BY msg_id LIMIT $2");
-    let ids = sqlx::query_scalar::<_, i64>(AssertSqlSafe(ids)).bind(after).bind(limit);
+    let ids = sqlx::query_scalar::<_, i64>(AssertSqlSafe(ids))
+        .bind(after)
+        .bind(limit);
     let mut letters = Vec::new();
     for id in ids.fetch_all(&mut *connection).await? {
         letters.extend(find(connection, queue, &MessageId::Number(id)).await?);
@@ -75,7 +79,9 @@ pub(crate) async fn find(
     let mut failure = None;
     for columns in [columns(), unread] {
         let statement = format!("SELECT {columns} FROM {dead} g WHERE {is_meant}");
-        let query = sqlx::query(AssertSqlSafe(statement)).bind(id.as_number()).bind(id.stored_at());
+        let query = sqlx::query(AssertSqlSafe(statement))
+            .bind(id.as_number())
+            .bind(id.stored_at());
         match query.fetch_optional(&mut *connection).await {
             Ok(row) => return row.as_ref().map(dead_letter).transpose(),
             Err(refused) if error::is_data(&refused) => failure = Some(refused),
@@ -162,8 +168,15 @@ async fn removed(
     let numbered = || ids.iter().filter(|id| id.as_number().is_some());
     let numbers: Vec<Option<i64>> = numbered().map(MessageId::as_number).collect();
     let times: Vec<Option<DateTime<Utc>>> = numbered().map(MessageId::stored_at).collect();
-    let query = sqlx::query(AssertSqlSafe(statement)).bind(numbers).bind(times);
-    query.fetch_all(connection).await?.iter().map(receipts::message_id).collect()
+    let query = sqlx::query(AssertSqlSafe(statement))
+        .bind(numbers)
+        .bind(times);
+    query
+        .fetch_all(connection)
+        .await?
+        .iter()
+        .map(receipts::message_id)
+        .collect()
 }
 
 fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
@@ -174,8 +187,12 @@ fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
         id: receipts::message_id(row)?,
         original_id: receipts::original(&death),
         reason: death.reason,
-        body: row.try_get::<Option<String>, _>("body")?.unwrap_or_else(|| "null".to_owned()),
-        enqueued_at: first_stored(&headers).or(death.enqueued_at).unwrap_or(stored_at),
+        body: row
+            .try_get::<Option<String>, _>("body")?
+            .unwrap_or_else(|| "null".to_owned()),
+        enqueued_at: first_stored(&headers)
+            .or(death.enqueued_at)
+            .unwrap_or(stored_at),
         died_at: death.died_at.unwrap_or(stored_at),
         headers: without_reason(headers),
     })

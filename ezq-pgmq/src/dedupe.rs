@@ -84,9 +84,14 @@ pub(crate) async fn insert(
     );
     let each = || rows.iter().map(|row| row.dedupe.as_ref());
     let keys: Vec<Option<&str>> = each().map(|key| key.map(Dedupe::key)).collect();
-    let windows: Vec<Option<i64>> = each().map(|key| key.map(|key| micros(key.window()))).collect();
+    let windows: Vec<Option<i64>> = each()
+        .map(|key| key.map(|key| micros(key.window())))
+        .collect();
     let events: Vec<Option<&str>> = each().map(|key| key.map(Dedupe::event_id)).collect();
-    let query = publish::with_columns(statement, rows).bind(keys).bind(windows).bind(events);
+    let query = publish::with_columns(statement, rows)
+        .bind(keys)
+        .bind(windows)
+        .bind(events);
     query.bind(queue.as_str()).fetch_all(connection).await
 }
 
@@ -100,7 +105,10 @@ pub(crate) fn outcome(row: &PgRow) -> Result<PublishOutcome, sqlx::Error> {
     if message_id == id {
         return Ok(PublishOutcome::Stored(id));
     }
-    let original = Original { message_id, event_id: row.try_get("event_id")? };
+    let original = Original {
+        message_id,
+        event_id: row.try_get("event_id")?,
+    };
     Ok(PublishOutcome::Duplicate(Some(original)))
 }
 
@@ -119,8 +127,9 @@ pub(crate) async fn free_absent(
     connection: &mut PgConnection,
     queue: &str,
 ) -> Result<(), sqlx::Error> {
-    let is_removable: Option<bool> =
-        sqlx::query_scalar(REMOVABLE).fetch_optional(&mut *connection).await?;
+    let is_removable: Option<bool> = sqlx::query_scalar(REMOVABLE)
+        .fetch_optional(&mut *connection)
+        .await?;
     match is_removable {
         None => return Ok(()),
         Some(true) => {}
@@ -156,7 +165,9 @@ pub(crate) async fn sweep(connection: &mut PgConnection) -> Result<u64, sqlx::Er
            SELECT ctid FROM ezq.dedupe WHERE free_at <= pg_catalog.statement_timestamp()
            ORDER BY free_at LIMIT {SWEEP} FOR UPDATE SKIP LOCKED))"
     );
-    let done = sqlx::query(AssertSqlSafe(statement)).execute(connection).await?;
+    let done = sqlx::query(AssertSqlSafe(statement))
+        .execute(connection)
+        .await?;
     Ok(done.rows_affected())
 }
 
@@ -168,7 +179,8 @@ pub(crate) async fn sweep_all(link: Arc<Link>) {
             let mut link = link.checkout().await?;
             let (place, watch) = (link.place().clone(), link.watch());
             let result = watch.limit(sweep(link.connection())).await;
-            link.end(result).map_err(|failure| error::of(failure, &place))
+            link.end(result)
+                .map_err(|failure| error::of(failure, &place))
         };
         match removed.await {
             Ok(removed) if removed < SWEEP => return,

@@ -168,7 +168,9 @@ fn escaped(text: &str) -> Option<(char, &str)> {
 
 /// Headers as they were read, with ezq's own names in them as they were given.
 pub(crate) fn restore(headers: &mut Value) {
-    let Value::Object(entries) = headers else { return };
+    let Value::Object(entries) = headers else {
+        return;
+    };
     let is_written = |key: &&String| key.starts_with(HANDLER_PREFIX) && key.contains(ESCAPE);
     let written: Vec<String> = entries.keys().filter(is_written).cloned().collect();
     for key in written {
@@ -176,10 +178,14 @@ pub(crate) fn restore(headers: &mut Value) {
             entries.insert(original(&key).into_owned(), mark);
         }
     }
-    for (header, path) in
-        [(DEAD, "/reason/handler"), (REDRIVEN, "/reason/handler"), (REPLAY, "/name")]
-    {
-        let name = entries.get_mut(header).and_then(|value| value.pointer_mut(path));
+    for (header, path) in [
+        (DEAD, "/reason/handler"),
+        (REDRIVEN, "/reason/handler"),
+        (REPLAY, "/name"),
+    ] {
+        let name = entries
+            .get_mut(header)
+            .and_then(|value| value.pointer_mut(path));
         if let Some(Value::String(name)) = name
             && let Cow::Owned(given) = original(name)
         {
@@ -192,17 +198,33 @@ pub(crate) fn restore(headers: &mut Value) {
 mod tests {
     use super::*;
 
-    const ALL: [Encoding; 4] =
-        [Encoding::Utf8, Encoding::SqlAscii, Encoding::Latin1, Encoding::Other];
+    const ALL: [Encoding; 4] = [
+        Encoding::Utf8,
+        Encoding::SqlAscii,
+        Encoding::Latin1,
+        Encoding::Other,
+    ];
 
     #[test]
     fn a_name_is_read_back_as_it_was_given() {
-        let names =
-            ["a", "größe", "→", "a\0b", r"\u{2192}", r"\\u{5c}u{", r"\u{", r"\u{zz}", r"\u{d800}"];
+        let names = [
+            "a",
+            "größe",
+            "→",
+            "a\0b",
+            r"\u{2192}",
+            r"\\u{5c}u{",
+            r"\u{",
+            r"\u{zz}",
+            r"\u{d800}",
+        ];
         for encoding in ALL {
             for name in names {
                 let written = encoding.name(name);
-                assert!(written.chars().all(|c| encoding.holds(c)), "{encoding:?}: {name}");
+                assert!(
+                    written.chars().all(|c| encoding.holds(c)),
+                    "{encoding:?}: {name}"
+                );
                 assert_eq!(original(&written), name, "{encoding:?}");
             }
         }
@@ -223,11 +245,16 @@ mod tests {
     fn headers_have_their_names_again() {
         let mark = serde_json::json!({"state": "done"});
         let mut progress = Progress::default();
-        progress.0.insert("→".into(), serde_json::from_value(mark.clone()).unwrap());
+        progress
+            .0
+            .insert("→".into(), serde_json::from_value(mark.clone()).unwrap());
         let mut headers = Value::Object(Encoding::Latin1.marks(&progress));
         assert_eq!(headers, serde_json::json!({ r"ezq-h:\u{2192}": mark }));
         headers["x"] = r"\u{41}".into();
         restore(&mut headers);
-        assert_eq!(headers, serde_json::json!({ "ezq-h:→": mark, "x": r"\u{41}" }));
+        assert_eq!(
+            headers,
+            serde_json::json!({ "ezq-h:→": mark, "x": r"\u{41}" })
+        );
     }
 }

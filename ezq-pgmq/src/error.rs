@@ -60,12 +60,20 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
         }
         ErrorKind::Transient if is_locked(&error) => {
             let told = locked_by(&error);
-            let told = told.as_deref().unwrap_or("waits for another session's lock");
-            format!("a statement at {} {told}: see pg_stat_activity and pg_locks", place.server())
+            let told = told
+                .as_deref()
+                .unwrap_or("waits for another session's lock");
+            format!(
+                "a statement at {} {told}: see pg_stat_activity and pg_locks",
+                place.server()
+            )
         }
         ErrorKind::Transient => format!("the database at {} gave up for now", place.server()),
         ErrorKind::Connection if is_given_up(&error) => {
-            format!("the server at {} takes too long for an answer", place.server())
+            format!(
+                "the server at {} takes too long for an answer",
+                place.server()
+            )
         }
         ErrorKind::Engine if missing::is_table(&error) => format!(
             "a trigger or a view at {} asks for a table that does not exist",
@@ -126,7 +134,10 @@ pub(crate) fn is_untranslatable(error: &sqlx::Error) -> bool {
 
 /// What was given as a table's name is none: wrong syntax, or a database or schema that is not there.
 pub(crate) fn is_name(error: &sqlx::Error) -> bool {
-    matches!(code(error).as_deref(), Some("42601" | "42602" | "0A000" | "22023" | "3F000"))
+    matches!(
+        code(error).as_deref(),
+        Some("42601" | "42602" | "0A000" | "22023" | "3F000")
+    )
 }
 
 /// A deadlock or a serialisation failure: the same statement again helps at once.
@@ -232,7 +243,10 @@ pub(crate) fn is_login(error: &sqlx::Error) -> bool {
 }
 
 pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(DatabaseError::code).map(Into::into)
+    error
+        .as_database_error()
+        .and_then(DatabaseError::code)
+        .map(Into::into)
 }
 
 /// The error of statements that are waited for no longer.
@@ -252,7 +266,9 @@ pub(crate) fn is_given_up(error: &sqlx::Error) -> bool {
 }
 
 fn as_given_up(error: &sqlx::Error) -> Option<&GivenUp> {
-    let sqlx::Error::Io(error) = error else { return None };
+    let sqlx::Error::Io(error) = error else {
+        return None;
+    };
     error.get_ref()?.downcast_ref()
 }
 
@@ -327,7 +343,10 @@ pub(crate) fn held_by(error: sqlx::Error, holders: &[i32]) -> sqlx::Error {
         sqlx::Error::Database(inner)
             if inner.code().as_deref() == Some(LOCK_TIMEOUT) && !holders.is_empty() =>
         {
-            sqlx::Error::Database(Box::new(Locked { told: held(holders), inner }))
+            sqlx::Error::Database(Box::new(Locked {
+                told: held(holders),
+                inner,
+            }))
         }
         other => other,
     }
@@ -386,12 +405,17 @@ mod tests {
     async fn a_session_that_the_server_ended_is_lost_whatever_the_reason() {
         let server = EmbeddedPostgres::shared().await.unwrap();
         // Told as one that was idle in a transaction for too long is.
-        let ended = PgConnection::connect(&server.database_url("nowhere")).await.unwrap_err();
+        let ended = PgConnection::connect(&server.database_url("nowhere"))
+            .await
+            .unwrap_err();
         assert_eq!(code(&ended).as_deref(), Some("3D000"));
         assert!(is_lost(&ended) && !keeps_connection(&ended));
 
         let mut stands = PgConnection::connect(&server.url()).await.unwrap();
-        let failed = sqlx::raw_sql("SELECT 1 / 0").execute(&mut stands).await.unwrap_err();
+        let failed = sqlx::raw_sql("SELECT 1 / 0")
+            .execute(&mut stands)
+            .await
+            .unwrap_err();
         assert!(!is_lost(&failed) && keeps_connection(&failed));
     }
 }

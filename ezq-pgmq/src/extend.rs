@@ -37,7 +37,12 @@ pub(crate) async fn extend(
         receipts::locked(&table, "", "wanted w", " SKIP LOCKED"),
         receipts::carries("q", "w.fence", "w.rel", "w.at")
     );
-    let Columns { ids, fences, rels, times } = receipts.iter().filter_map(receipts::key).collect();
+    let Columns {
+        ids,
+        fences,
+        rels,
+        times,
+    } = receipts.iter().filter_map(receipts::key).collect();
     let rows =
         sqlx::query_as::<_, (i64, i64, i64, DateTime<Utc>, bool, bool)>(AssertSqlSafe(statement))
             .bind(ids)

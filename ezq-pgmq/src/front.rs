@@ -46,7 +46,9 @@ impl Fronts {
     /// When what the next claim looks at is due at the earliest; `None` for the very front.
     pub(crate) fn of(&self, queue: &QueueName) -> Option<DateTime<Utc>> {
         let front = self.fronts().get(queue).copied();
-        front.filter(|front| Instant::now() < front.until).and_then(|front| front.ended)
+        front
+            .filter(|front| Instant::now() < front.until)
+            .and_then(|front| front.ended)
     }
 
     pub(crate) fn keep(&self, queue: &QueueName, went: &Went) {

@@ -55,7 +55,11 @@ impl Stopper {
         if let Ok(result) = timeout(self.patience, &mut statement).await {
             return result;
         }
-        let holders = timeout(ASKING, self.stop(mark)).await.ok().flatten().unwrap_or_default();
+        let holders = timeout(ASKING, self.stop(mark))
+            .await
+            .ok()
+            .flatten()
+            .unwrap_or_default();
         // It has just been done, or tells that it was stopped.
         match timeout(ASKING, statement).await {
             Ok(Ok(done)) => Ok(done),

@@ -55,7 +55,10 @@ struct Waiting {
 
 impl Groups {
     pub(crate) fn new(means: Means) -> Self {
-        Self { means, queues: Arc::default() }
+        Self {
+            means,
+            queues: Arc::default(),
+        }
     }
 
     /// Stores rows of one queue; an outcome each, in their order, or none where the runtime ends.
@@ -80,7 +83,11 @@ impl Groups {
 
     /// Stores rows of one queue in statements of their own.
     pub(crate) async fn run(&self, queue: &QueueName, rows: &[Row]) -> Vec<PublishOutcome> {
-        let Means { lender, place, stopper } = &self.means;
+        let Means {
+            lender,
+            place,
+            stopper,
+        } = &self.means;
         publish::store(lender, place, stopper, queue, rows).await
     }
 
@@ -89,7 +96,11 @@ impl Groups {
         let group = queues.entry(queue.clone()).or_default();
         if group.running < PLACES {
             group.running += 1;
-            let turn = Turn { groups: self.clone(), queue: queue.clone(), held: true };
+            let turn = Turn {
+                groups: self.clone(),
+                queue: queue.clone(),
+                held: true,
+            };
             return Entered::First(turn, rows);
         }
         let (done, outcomes) = oneshot::channel();
@@ -118,7 +129,9 @@ impl Turn {
     /// The callers who go next; if there are none, the place is given up.
     fn next(&mut self) -> Vec<Waiting> {
         let mut queues = self.groups.queues();
-        let Some(group) = queues.get_mut(&self.queue) else { return Vec::new() };
+        let Some(group) = queues.get_mut(&self.queue) else {
+            return Vec::new();
+        };
         // Whoever was cut off before it began is not stored.
         group.waiting.retain(|one| !one.done.is_closed());
         let (mut rows, mut bytes) = (0, 0);
@@ -143,8 +156,10 @@ impl Turn {
     async fn go_on(mut self, mut group: Vec<Waiting>) {
         while !group.is_empty() {
             let counts: Vec<usize> = group.iter().map(|one| one.rows.len()).collect();
-            let rows: Vec<Row> =
-                group.iter_mut().flat_map(|one| std::mem::take(&mut one.rows)).collect();
+            let rows: Vec<Row> = group
+                .iter_mut()
+                .flat_map(|one| std::mem::take(&mut one.rows))
+                .collect();
             let mut outcomes = self.groups.run(&self.queue, &rows).await.into_iter();
             for (one, count) in group.into_iter().zip(counts) {
                 // Its caller may have been cut off.
@@ -164,7 +179,14 @@ impl Drop for Turn {
         match Handle::try_current() {
             Ok(runtime) if !next.is_empty() => {
                 let (groups, queue) = (self.groups.clone(), self.queue.clone());
-                runtime.spawn(Turn { groups, queue, held: true }.go_on(next));
+                runtime.spawn(
+                    Turn {
+                        groups,
+                        queue,
+                        held: true,
+                    }
+                    .go_on(next),
+                );
             }
             Ok(_) => {}
             // The runtime has ended, and those who wait with it.

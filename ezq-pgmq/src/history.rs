@@ -49,7 +49,9 @@ pub(crate) async fn read(
     for row in rows {
         asked_at = row.try_get("now")?;
         let name: String = row.try_get("name")?;
-        let Ok(queue) = QueueName::new(&name) else { continue };
+        let Ok(queue) = QueueName::new(&name) else {
+            continue;
+        };
         if !row.try_get::<bool, _>("is_readable")? {
             unread.push(format!("the queue `{name}`"));
             continue;
@@ -94,8 +96,10 @@ async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueName>, sqlx::E
     )
     .fetch_all(connection)
     .await?;
-    let mut queues: Vec<QueueName> =
-        names.iter().filter_map(|name| QueueName::new(name).ok()).collect();
+    let mut queues: Vec<QueueName> = names
+        .iter()
+        .filter_map(|name| QueueName::new(name).ok())
+        .collect();
     let dead: HashSet<String> = queues.iter().map(QueueName::dead_letters).collect();
     queues.retain(|queue| !dead.contains(queue.as_str()));
     Ok(queues)
@@ -124,7 +128,11 @@ impl<'a> Search<'a> {
         }
         let origin = flat_origin(event_id).filter(|(name, _)| name == queue);
         let number = origin.and_then(|(_, id)| id.as_number());
-        Ok(Self { queue, tables, number })
+        Ok(Self {
+            queue,
+            tables,
+            number,
+        })
     }
 
     /// Finds the copies. Without `reads`, nothing is sent that the server may be unable to send.
@@ -167,9 +175,17 @@ impl<'a> Search<'a> {
                      FROM {table} q WHERE {condition}"
                 )
             };
-            conditions.iter().map(one).collect::<Vec<_>>().join(" UNION ")
+            conditions
+                .iter()
+                .map(one)
+                .collect::<Vec<_>>()
+                .join(" UNION ")
         };
-        self.tables.iter().map(find).collect::<Vec<_>>().join(" UNION ALL ")
+        self.tables
+            .iter()
+            .map(find)
+            .collect::<Vec<_>>()
+            .join(" UNION ALL ")
     }
 
     async fn run(
@@ -180,7 +196,10 @@ impl<'a> Search<'a> {
         if self.tables.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.bind(self.statement(true), event_id).fetch_all(connection).await?;
+        let rows = self
+            .bind(self.statement(true), event_id)
+            .fetch_all(connection)
+            .await?;
         rows.iter().map(|row| self.copy(row)).collect()
     }
 
@@ -192,7 +211,10 @@ impl<'a> Search<'a> {
         event_id: &str,
         unread: &mut Vec<String>,
     ) -> Result<Vec<EventCopy>, sqlx::Error> {
-        let bare = self.bind(self.statement(false), event_id).fetch_all(&mut *connection).await?;
+        let bare = self
+            .bind(self.statement(false), event_id)
+            .fetch_all(&mut *connection)
+            .await?;
         let mut copies = Vec::with_capacity(bare.len());
         for bare in &bare {
             let (place, number): (&str, i64) = (bare.try_get("place")?, bare.try_get("msg_id")?);
@@ -256,11 +278,18 @@ impl<'a> Search<'a> {
                 let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
                 let original = receipts::original(&death).unwrap_or_else(|| id.clone());
                 let (at, reason) = (death.died_at.unwrap_or(at), death.reason);
-                let state = CopyState::Dead { letter: id, at, reason };
+                let state = CopyState::Dead {
+                    letter: id,
+                    at,
+                    reason,
+                };
                 let stored_at = death.enqueued_at.unwrap_or(stored_at);
                 copy(original, stored_at, state, death.deliveries.unwrap_or(0))
             }
         };
-        Ok(EventCopy { event_type: row.try_get("event_type")?, ..copy })
+        Ok(EventCopy {
+            event_type: row.try_get("event_type")?,
+            ..copy
+        })
     }
 }

@@ -66,7 +66,9 @@ impl Inbox {
     /// # Cancel safety
     /// Dropped, it leaves the table whole or absent.
     pub async fn create(connection: &mut PgConnection) -> Result<()> {
-        schema::migrate(connection, Part::Inbox).await.map_err(failed)
+        schema::migrate(connection, Part::Inbox)
+            .await
+            .map_err(failed)
     }
 
     /// The statements that create the table, with the grants that `role` needs, for an

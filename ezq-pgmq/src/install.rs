@@ -51,7 +51,12 @@ pub(crate) async fn ensure(
     deadline: Instant,
 ) -> Result<()> {
     let place = connector.place();
-    let found = async { Ok((ownership::stranger(connection).await?, probe(connection).await?)) };
+    let found = async {
+        Ok((
+            ownership::stranger(connection).await?,
+            probe(connection).await?,
+        ))
+    };
     let late = |_| Err(error::given_up(connector.connect_timeout()));
     let found = timeout_at(deadline, found).await.unwrap_or_else(late);
     let (stranger, found) = found.map_err(|failure| error::of(failure, place))?;
@@ -84,7 +89,9 @@ pub(crate) async fn ensure(
 #[must_use]
 pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
     let mut text = format!("{}create extension if not exists pgmq;\n", sql::PIN);
-    let names = queues.iter().flat_map(|queue| [queue.to_string(), queue.dead_letters()]);
+    let names = queues
+        .iter()
+        .flat_map(|queue| [queue.to_string(), queue.dead_letters()]);
     let names: Vec<String> = names.collect();
     for name in &names {
         // Writing to a string cannot fail.
@@ -93,7 +100,13 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
     for queue in queues {
         text.push_str(&retention::index_sql(queue));
     }
-    for part in [Part::Engine, Part::Broadcast, Part::Schedules, Part::Replays, Part::Trail] {
+    for part in [
+        Part::Engine,
+        Part::Broadcast,
+        Part::Schedules,
+        Part::Replays,
+        Part::Trail,
+    ] {
         text.push_str(&schema::sql(part, role));
     }
     if let Some(role) = role {
@@ -101,7 +114,10 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
         let _ = writeln!(text, "grant usage on schema pgmq to {role};");
         for name in &names {
             let table = sql::in_pgmq(&format!("q_{name}"));
-            let _ = writeln!(text, "grant select, insert, update, delete on {table} to {role};");
+            let _ = writeln!(
+                text,
+                "grant select, insert, update, delete on {table} to {role};"
+            );
         }
         for queue in queues {
             let archive = sql::archive_table(queue);
@@ -136,15 +152,20 @@ async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
 }
 
 fn is_too_old(version: &str) -> bool {
-    let numbers =
-        |text: &str| -> Vec<u32> { text.split('.').map_while(|part| part.parse().ok()).collect() };
+    let numbers = |text: &str| -> Vec<u32> {
+        text.split('.')
+            .map_while(|part| part.parse().ok())
+            .collect()
+    };
     numbers(version) < numbers(OLDEST_PGMQ)
 }
 
 async fn install(connector: &Connector, deadline: Instant) -> Result<()> {
     let place = connector.place();
     let late = |_| Err(error::timed_out(place, connector.connect_timeout()));
-    let mut guard = timeout_at(deadline, connector.connect()).await.unwrap_or_else(late)?;
+    let mut guard = timeout_at(deadline, connector.connect())
+        .await
+        .unwrap_or_else(late)?;
     let result = install_locked(&mut guard, connector, deadline).await;
     // Ends the transaction, and with it the lock.
     let _ = guard.close().await;
@@ -164,7 +185,10 @@ async fn install_locked(
     deadline: Instant,
 ) -> Result<()> {
     let place = connector.place();
-    let left = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
+    let left = deadline
+        .saturating_duration_since(Instant::now())
+        .as_millis()
+        .max(1);
     let locked = async {
         let mut tx = guard.begin().await?;
         let wait = format!("SET LOCAL lock_timeout = {left}");
@@ -185,7 +209,10 @@ async fn install_locked(
     }
     if available && create_extension(&mut tx).await {
         tracing::info!(database = place.database, "installed PGMQ as an extension");
-        return tx.commit().await.map_err(|failure| error::of(failure, place));
+        return tx
+            .commit()
+            .await
+            .map_err(|failure| error::of(failure, place));
     }
     install_from_sql(connector).await?;
     tracing::info!(database = place.database, "installed PGMQ from SQL");
@@ -195,7 +222,9 @@ async fn install_locked(
 async fn create_extension(tx: &mut PgConnection) -> bool {
     let created = async {
         let mut attempt = tx.begin().await?;
-        sqlx::raw_sql("CREATE EXTENSION pgmq").execute(&mut *attempt).await?;
+        sqlx::raw_sql("CREATE EXTENSION pgmq")
+            .execute(&mut *attempt)
+            .await?;
         attempt.commit().await
     };
     match created.await {

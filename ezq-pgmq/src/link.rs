@@ -124,7 +124,12 @@ impl Link {
                 Err(failure) => return Err(failure),
             }
         };
-        Ok(Checkout { link: self, _turn: turn, session, is_rested })
+        Ok(Checkout {
+            link: self,
+            _turn: turn,
+            session,
+            is_rested,
+        })
     }
 
     async fn turn(&self) -> Result<Turn<'_>, AcquireError> {
@@ -200,7 +205,10 @@ impl Link {
     {
         let asked = async {
             let mut link = self.checkout().await.ok()?;
-            let answer = sqlx::query_scalar(statement).bind(pid).fetch_one(link.connection()).await;
+            let answer = sqlx::query_scalar(statement)
+                .bind(pid)
+                .fetch_one(link.connection())
+                .await;
             link.end(answer).ok()
         };
         timeout(ASKING, asked).await.ok().flatten()
@@ -209,7 +217,10 @@ impl Link {
 
 impl<'a> Turn<'a> {
     fn first(permit: Result<SemaphorePermit<'a>, AcquireError>) -> Result<Self, AcquireError> {
-        Ok(Self { _permit: permit?, is_spare: false })
+        Ok(Self {
+            _permit: permit?,
+            is_spare: false,
+        })
     }
 }
 
@@ -242,9 +253,18 @@ impl Checkout<'_> {
 
     /// What waits for the call's statements.
     pub(crate) fn watch(&self) -> Watch {
-        let Link { connector, planning, urgent, .. } = self.link;
+        let Link {
+            connector,
+            planning,
+            urgent,
+            ..
+        } = self.link;
         let patience = connector.patience(*planning);
-        Watch { patience, pid: self.session.pid, urgent: urgent.clone() }
+        Watch {
+            patience,
+            pid: self.session.pid,
+            urgent: urgent.clone(),
+        }
     }
 
     /// Gives the connection back if it can be used again. Of what was given up the statement that
@@ -294,17 +314,23 @@ impl Watch {
                 // Asked while it waits: later nobody knows.
                 holders = self.holders() => holders,
             };
-            statements.await.map_err(|failure| error::held_by(failure, &holders))
+            statements
+                .await
+                .map_err(|failure| error::held_by(failure, &holders))
         };
         limit(self.patience, watched).await
     }
 
     async fn holders(&self) -> Vec<i32> {
         sleep(LOCK_TIMEOUT.min(self.patience / 2) / 2).await;
-        let Some(urgent) = &self.urgent else { return pending().await };
+        let Some(urgent) = &self.urgent else {
+            return pending().await;
+        };
         let who = "SELECT pg_catalog.pg_blocking_pids($1)";
         // In a box, like all that is rare in a call: every call's future has room for what is not.
-        Box::pin(urgent.ask(who, self.pid)).await.unwrap_or_default()
+        Box::pin(urgent.ask(who, self.pid))
+            .await
+            .unwrap_or_default()
     }
 }
 

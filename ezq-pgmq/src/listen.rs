@@ -53,7 +53,10 @@ pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch:
             Err(failure) => failure,
         };
         let failure = ezq_core::error_chain(&failure);
-        tracing::debug!(failure, "not listening for wake-ups just now; consumers poll");
+        tracing::debug!(
+            failure,
+            "not listening for wake-ups just now; consumers poll"
+        );
         state.send_replace(State::Failing(failure));
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -66,7 +69,9 @@ pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch:
 /// Listening is not possible just now.
 pub(crate) async fn ready(mut state: watch::Receiver<State>) -> Result<()> {
     let stopped = || Error::new(ErrorKind::Connection, "the engine is closed");
-    let settled = state.wait_for(|state| !matches!(state, State::Connecting)).await;
+    let settled = state
+        .wait_for(|state| !matches!(state, State::Connecting))
+        .await;
     match &*settled.map_err(|_| stopped())? {
         State::Failing(failure) => {
             let text = "cannot listen for wake-ups just now";
@@ -152,11 +157,18 @@ struct Watch {
 impl Watch {
     fn new(patience: Duration) -> Self {
         let (looks, heard_of) = (Looks::default(), HashSet::new());
-        Self { looks, heard_of, learn_at: Instant::now(), patience }
+        Self {
+            looks,
+            heard_of,
+            learn_at: Instant::now(),
+            patience,
+        }
     }
 
     fn next(&self) -> Instant {
-        self.looks.next().map_or(self.learn_at, |look| look.min(self.learn_at))
+        self.looks
+            .next()
+            .map_or(self.learn_at, |look| look.min(self.learn_at))
     }
 
     fn learn_soon(&mut self) {

@@ -50,7 +50,10 @@ fn names(message: &str) -> impl Iterator<Item = &str> {
 }
 
 fn message(failure: &sqlx::Error) -> &str {
-    failure.as_database_error().map(DatabaseError::message).unwrap_or_default()
+    failure
+        .as_database_error()
+        .map(DatabaseError::message)
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -71,6 +74,9 @@ mod tests {
             let message = format!("relation \"{longer}\" does not exist");
             assert!(is_named(&message, longer) && !is_named(&message, "pgmq.q_orders"));
         }
-        assert!(is_named("function ezq.recipients(text) does not exist", "ezq.recipients"));
+        assert!(is_named(
+            "function ezq.recipients(text) does not exist",
+            "ezq.recipients"
+        ));
     }
 }

@@ -33,7 +33,11 @@ struct State {
 
 impl Default for Plans {
     fn default() -> Self {
-        Self(Mutex::new(State { number: 0, next: None, pause: SHORTEST }))
+        Self(Mutex::new(State {
+            number: 0,
+            next: None,
+            pause: SHORTEST,
+        }))
     }
 }
 

@@ -52,7 +52,12 @@ pub(crate) struct Waiting {
 
 impl Lender {
     pub(crate) fn new(pool: PgPool, is_own: bool, connector: Connector) -> Self {
-        Self { pool, hands_on: is_own, connector, waiting: Mutex::default() }
+        Self {
+            pool,
+            hands_on: is_own,
+            connector,
+            waiting: Mutex::default(),
+        }
     }
 
     pub(crate) fn pool(&self) -> &PgPool {
@@ -86,10 +91,16 @@ impl Lender {
         {
             let mut waiting = self.waiting();
             // The pool had one for them.
-            while waiting.front().is_some_and(|first| first.sender.is_closed()) {
+            while waiting
+                .front()
+                .is_some_and(|first| first.sender.is_closed())
+            {
                 waiting.pop_front();
             }
-            waiting.push_back(Waiting { begin: begin.map(str::to_owned), sender });
+            waiting.push_back(Waiting {
+                begin: begin.map(str::to_owned),
+                sender,
+            });
         }
         tokio::select! {
             biased;
@@ -118,7 +129,12 @@ impl Lender {
     }
 
     fn lend(self: &Arc<Self>, connection: PoolConnection<Postgres>) -> Pooled {
-        Pooled { connection, lender: Arc::clone(self), hands: 0, given_back: false }
+        Pooled {
+            connection,
+            lender: Arc::clone(self),
+            hands: 0,
+            given_back: false,
+        }
     }
 
     /// Whether every connection that there may be is in use.
@@ -183,7 +199,9 @@ impl Pooled {
     }
 
     pub(crate) fn pass_to(mut self, next: Option<Waiting>) {
-        let Some(next) = next else { return self.give_back() };
+        let Some(next) = next else {
+            return self.give_back();
+        };
         if next.begin.is_none() {
             // Of a transaction that nobody asked for.
             PgTransactionManager::start_rollback(&mut self);
@@ -251,9 +269,15 @@ mod tests {
 
     async fn lender(connections: u32) -> Arc<Lender> {
         let url = EmbeddedPostgres::shared().await.unwrap().url();
-        let pool = PgPoolOptions::new().max_connections(connections).test_before_acquire(false);
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .test_before_acquire(false);
         let connector = Connector::new(&PgmqConfig::url(&url).unwrap());
-        Arc::new(Lender::new(pool.connect(&url).await.unwrap(), true, connector))
+        Arc::new(Lender::new(
+            pool.connect(&url).await.unwrap(),
+            true,
+            connector,
+        ))
     }
 
     fn begin(name: &str) -> String {
@@ -266,7 +290,10 @@ mod tests {
     }
 
     async fn is_in_transaction(connection: &mut PgConnection) -> bool {
-        sqlx::raw_sql("SAVEPOINT here").execute(connection).await.is_ok()
+        sqlx::raw_sql("SAVEPOINT here")
+            .execute(connection)
+            .await
+            .is_ok()
     }
 
     /// One use of a connection, of one kind or another.
@@ -309,12 +336,17 @@ mod tests {
             });
         }
         let all = async { while tasks.join_next().await.transpose().unwrap().is_some() {} };
-        timeout(Duration::from_secs(60), all).await.expect("nobody is left waiting");
+        timeout(Duration::from_secs(60), all)
+            .await
+            .expect("nobody is left waiting");
         // What went back in the background is there again.
         let mut free = Vec::new();
         for _ in 0..3 {
             free.push(
-                timeout(Duration::from_secs(10), lender.pool.acquire()).await.unwrap().unwrap(),
+                timeout(Duration::from_secs(10), lender.pool.acquire())
+                    .await
+                    .unwrap()
+                    .unwrap(),
             );
         }
         for connection in &mut free {

@@ -30,7 +30,9 @@ const SESSION: &str = "SELECT pg_catalog.concat(s.pid, ' ', s.backend_start)
 /// [`ErrorKind::Unsupported`] if they are; when the first connection fails.
 pub(crate) async fn refuse(first: &mut PgConnection, connector: &Connector) -> Result<()> {
     let failed = |failure| error::of(failure, connector.place());
-    let had = limit(connector.connect_timeout(), session(first)).await.map_err(failed)?;
+    let had = limit(connector.connect_timeout(), session(first))
+        .await
+        .map_err(failed)?;
     let Ok(Ok(mut second)) = timeout(PATIENCE, connector.options().connect()).await else {
         tracing::debug!("no second connection: a pooler that shares sessions would not be noticed");
         return Ok(());
@@ -61,5 +63,8 @@ pub(crate) async fn refuse(first: &mut PgConnection, connector: &Connector) -> R
 /// By the simple protocol, which prepares nothing.
 async fn session(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
     use sqlx::Row as _;
-    sqlx::raw_sql(SESSION).fetch_one(connection).await?.try_get(0)
+    sqlx::raw_sql(SESSION)
+        .fetch_one(connection)
+        .await?
+        .try_get(0)
 }

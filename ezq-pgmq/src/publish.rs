@@ -47,7 +47,14 @@ impl Row {
         let headers = checked(&message, encoding)?;
         let (after_us, at) = due(message.due);
         let keyed = message.headers.key().is_some();
-        Ok(Self { body: message.body, headers, after_us, at, dedupe: message.dedupe, keyed })
+        Ok(Self {
+            body: message.body,
+            headers,
+            after_us,
+            at,
+            dedupe: message.dedupe,
+            keyed,
+        })
     }
 
     /// It has an ordering key.
@@ -71,7 +78,12 @@ pub(crate) fn due(due: Due) -> (i64, Option<DateTime<Utc>>) {
 
 /// The headers of a message as the table keeps them, if the database can keep all of it.
 pub(crate) fn checked(message: &Outgoing, encoding: Encoding) -> Result<Option<String>> {
-    storable(&message.body, &message.headers, message.dedupe.as_ref(), encoding)
+    storable(
+        &message.body,
+        &message.headers,
+        message.dedupe.as_ref(),
+        encoding,
+    )
 }
 
 /// The headers as the table keeps them, if the database can keep them, the body and the dedupe key.
@@ -125,7 +137,9 @@ pub(crate) async fn insert(
     queue: &QueueName,
     rows: &[Row],
 ) -> Result<Vec<PublishOutcome>, sqlx::Error> {
-    insert_with(connection, queue, rows, "").await.map(|(outcomes, _)| outcomes)
+    insert_with(connection, queue, rows, "")
+        .await
+        .map(|(outcomes, _)| outcomes)
 }
 
 /// The same in a caller's transaction, and which one it is.
@@ -136,7 +150,10 @@ pub(crate) async fn insert_in(
 ) -> Result<(Vec<PublishOutcome>, Option<Writer>), sqlx::Error> {
     let writer = format!(", {WRITER} AS writer");
     let (outcomes, stored) = insert_with(connection, queue, rows, &writer).await?;
-    let writer = stored.first().map(|row| row.try_get("writer")).transpose()?;
+    let writer = stored
+        .first()
+        .map(|row| row.try_get("writer"))
+        .transpose()?;
     Ok((outcomes, writer))
 }
 
@@ -149,7 +166,10 @@ async fn insert_with(
 ) -> Result<(Vec<PublishOutcome>, Vec<PgRow>), sqlx::Error> {
     if rows.iter().any(|row| row.dedupe.is_some()) {
         let stored = dedupe::insert(connection, queue, rows, columns).await?;
-        let outcomes = stored.iter().map(dedupe::outcome).collect::<Result<_, _>>()?;
+        let outcomes = stored
+            .iter()
+            .map(dedupe::outcome)
+            .collect::<Result<_, _>>()?;
         return Ok((outcomes, stored));
     }
     let statement = format!(
@@ -167,7 +187,10 @@ async fn insert_with(
     );
     let stored = with_columns(statement, rows).fetch_all(connection).await?;
     let outcome = |row: &PgRow| Ok(PublishOutcome::Stored(receipts::message_id(row)?));
-    let outcomes = stored.iter().map(outcome).collect::<Result<_, sqlx::Error>>()?;
+    let outcomes = stored
+        .iter()
+        .map(outcome)
+        .collect::<Result<_, sqlx::Error>>()?;
     Ok((outcomes, stored))
 }
 
@@ -180,7 +203,9 @@ pub(crate) fn with_columns<'q>(
     let headers: Vec<Option<&str>> = rows.iter().map(|row| row.headers.as_deref()).collect();
     let afters: Vec<i64> = rows.iter().map(|row| row.after_us).collect();
     let times: Vec<Option<DateTime<Utc>>> = rows.iter().map(|row| row.at).collect();
-    let query = sqlx::query(AssertSqlSafe(statement)).bind(bodies).bind(headers);
+    let query = sqlx::query(AssertSqlSafe(statement))
+        .bind(bodies)
+        .bind(headers);
     query.bind(afters).bind(times).bind(twins(rows))
 }
 

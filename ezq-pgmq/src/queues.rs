@@ -56,7 +56,9 @@ struct PutOff(Arc<Mutex<HashMap<QueueName, Instant>>>);
 
 impl PutOff {
     fn is_due(&self, queue: &QueueName) -> bool {
-        self.lock().get(queue).is_none_or(|until| Instant::now() >= *until)
+        self.lock()
+            .get(queue)
+            .is_none_or(|until| Instant::now() >= *until)
     }
 
     fn until(&self, queue: &QueueName, pause: Duration) {
@@ -131,8 +133,9 @@ impl Queues {
         let asked = sqlx::query_scalar("SELECT pg_catalog.to_regclass($1) IS NOT NULL")
             .bind(sql::table(queue))
             .fetch_one(transaction);
-        let stands_here: bool =
-            asked.await.map_err(|failure| error::of(failure, link.connector().place()))?;
+        let stands_here: bool = asked
+            .await
+            .map_err(|failure| error::of(failure, link.connector().place()))?;
 
         Ok(stands_here && !find(queue, link).await?.queue)
     }
@@ -144,7 +147,9 @@ impl Queues {
         if indexed || !self.put_off.is_due(queue) {
             return;
         }
-        let Ok(found) = find(queue, link).await else { return };
+        let Ok(found) = find(queue, link).await else {
+            return;
+        };
         if !found.queue || found.shape.keyed {
             return self.remember_if_whole(queue, &found);
         }
@@ -214,26 +219,39 @@ impl Queues {
 async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
     let mut link = link.checkout().await?;
     let (place, watch) = (link.place().clone(), link.watch());
-    let probe = sqlx::query(AssertSqlSafe(format!("{PROBE}, {} AS has_keys", keys::index::PROBE)))
-        .bind(queue.as_str().to_owned())
-        .bind(queue.dead_letters())
-        .fetch_one(link.connection());
+    let probe = sqlx::query(AssertSqlSafe(format!(
+        "{PROBE}, {} AS has_keys",
+        keys::index::PROBE
+    )))
+    .bind(queue.as_str().to_owned())
+    .bind(queue.dead_letters())
+    .fetch_one(link.connection());
     let result = watch.limit(probe).await;
-    let row = link.end(result).map_err(|failure| error::of(failure, &place))?;
-    let read =
-        |column: &str| row.try_get::<bool, _>(column).map_err(|failure| error::of(failure, &place));
+    let row = link
+        .end(result)
+        .map_err(|failure| error::of(failure, &place))?;
+    let read = |column: &str| {
+        row.try_get::<bool, _>(column)
+            .map_err(|failure| error::of(failure, &place))
+    };
     Ok(Found {
         queue: read("has_queue")?,
         dead: read("has_dead")?,
-        shape: Shape { last_read: read("has_last_read")?, keyed: read("has_keys")? },
+        shape: Shape {
+            last_read: read("has_last_read")?,
+            keyed: read("has_keys")?,
+        },
     })
 }
 
 async fn index(queue: &QueueName, link: &Link) -> Result<bool> {
     let mut link = link.checkout().await?;
     let (place, watch) = (link.place().clone(), link.watch());
-    let result = watch.limit(keys::index::create_on_small(link.connection(), queue)).await;
-    link.end(result).map_err(|failure| error::of(failure, &place))
+    let result = watch
+        .limit(keys::index::create_on_small(link.connection(), queue))
+        .await;
+    link.end(result)
+        .map_err(|failure| error::of(failure, &place))
 }
 
 /// Creates what is absent of a queue, its archive and its dead letters.
@@ -241,7 +259,8 @@ pub(crate) async fn create(queue: &QueueName, link: &Link) -> Result<()> {
     let mut link = link.checkout().await?;
     let (place, watch) = (link.place().clone(), link.watch());
     let result = watch.limit(create_locked(link.connection(), queue)).await;
-    link.end(result).map_err(|failure| error::of(failure, &place))
+    link.end(result)
+        .map_err(|failure| error::of(failure, &place))
 }
 
 async fn create_locked(
@@ -254,17 +273,28 @@ async fn create_locked(
     }
     let mut tx = connection.begin().await?;
     // Many processes may start at once, and each waits for its turn.
-    sqlx::query("SET LOCAL lock_timeout = '20s'").execute(&mut *tx).await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
+    sqlx::query("SET LOCAL lock_timeout = '20s'")
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(LOCK_KEY)
+        .execute(&mut *tx)
+        .await?;
     for name in &names {
         // A queue that stands is left alone: its owner may be another role.
-        let stands: (bool, bool) = sqlx::query_as(STANDS).bind(name).fetch_one(&mut *tx).await?;
+        let stands: (bool, bool) = sqlx::query_as(STANDS)
+            .bind(name)
+            .fetch_one(&mut *tx)
+            .await?;
         let (has_queue, has_archive) = stands;
         if !has_queue {
             dedupe::free_absent(&mut tx, name).await?;
         }
         if !(has_queue && has_archive) {
-            sqlx::query("SELECT pgmq.create($1)").bind(name).execute(&mut *tx).await?;
+            sqlx::query("SELECT pgmq.create($1)")
+                .bind(name)
+                .execute(&mut *tx)
+                .await?;
         }
         if has_archive && !has_queue {
             let behind = removal::number_behind_archive(name);

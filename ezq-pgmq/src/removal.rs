@@ -44,7 +44,10 @@ impl Removal {
         let table = sql::table(queue);
         let delete = format!("DELETE FROM {table} q WHERE {condition}");
         let Some((columns, keep)) = self.keep(queue) else {
-            return format!("{delete} RETURNING {}", answer.replace("{rel}", "q.tableoid::bigint"));
+            return format!(
+                "{delete} RETURNING {}",
+                answer.replace("{rel}", "q.tableoid::bigint")
+            );
         };
         let answer = answer.replace("{rel}", "q.rel");
         format!(
@@ -70,7 +73,10 @@ impl Removal {
 fn columns(last_read: bool, of: &str) -> String {
     let mut columns = vec!["read_ct", "enqueued_at", "vt", "message", "headers"];
     columns.extend(last_read.then_some("last_read_at"));
-    let columns: Vec<String> = columns.into_iter().map(|name| format!("{of}{name}")).collect();
+    let columns: Vec<String> = columns
+        .into_iter()
+        .map(|name| format!("{of}{name}"))
+        .collect();
     columns.join(", ")
 }
 

@@ -33,7 +33,10 @@ pub(crate) struct Retentions {
 
 impl Default for Retentions {
     fn default() -> Self {
-        Self { known: Mutex::default(), trail: Schema::new(Part::Trail) }
+        Self {
+            known: Mutex::default(),
+            trail: Schema::new(Part::Trail),
+        }
     }
 }
 
@@ -47,15 +50,22 @@ struct Known {
 
 impl Retentions {
     pub(crate) fn set(&self, queue: &QueueName, retention: Retention) {
-        let known = Known { retention, removal: None, is_indexed: false };
+        let known = Known {
+            retention,
+            removal: None,
+            is_indexed: false,
+        };
         self.lock().insert(queue.clone(), known);
     }
 
     /// The queues whose archives, or trails, have a limit of age.
     pub(crate) fn aged(&self) -> Vec<(QueueName, Retention)> {
         let known = self.lock();
-        let aged = known.iter().filter(|(_, known)| known.retention.keep().is_some());
-        aged.map(|(queue, known)| (queue.clone(), known.retention)).collect()
+        let aged = known
+            .iter()
+            .filter(|(_, known)| known.retention.keep().is_some());
+        aged.map(|(queue, known)| (queue.clone(), known.retention))
+            .collect()
     }
 
     /// How messages of a queue leave it. An archive or a trail that is absent is created where `manage`
@@ -66,17 +76,21 @@ impl Retentions {
         link: &Link,
         manage: bool,
     ) -> Result<Removal> {
-        self.look(queue, link, manage).await.map_err(|error| match error.kind() {
-            ErrorKind::SchemaMissing => {
-                let text = "what was handled waits until the trail can be written";
-                Error::new(ErrorKind::Transient, text).with_source(error)
-            }
-            _ => error,
-        })
+        self.look(queue, link, manage)
+            .await
+            .map_err(|error| match error.kind() {
+                ErrorKind::SchemaMissing => {
+                    let text = "what was handled waits until the trail can be written";
+                    Error::new(ErrorKind::Transient, text).with_source(error)
+                }
+                _ => error,
+            })
     }
 
     async fn look(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<Removal> {
-        let Some(known) = self.kept(queue) else { return Ok(Removal::Delete) };
+        let Some(known) = self.kept(queue) else {
+            return Ok(Removal::Delete);
+        };
         if let Some(removal) = known.removal {
             return Ok(removal);
         }
@@ -98,7 +112,9 @@ impl Retentions {
     /// Makes the archive of a queue ready, if it is to have one: the table, and where `manage`
     /// allows it the index for histories.
     pub(crate) async fn ensure(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<()> {
-        let Some(known) = self.kept(queue) else { return Ok(()) };
+        let Some(known) = self.kept(queue) else {
+            return Ok(());
+        };
         self.look(queue, link, manage).await?;
         if manage && !known.is_indexed && known.retention.is_archive() {
             self.change(queue, |known| known.is_indexed = true);
@@ -117,7 +133,10 @@ impl Retentions {
     }
 
     fn kept(&self, queue: &QueueName) -> Option<Known> {
-        self.lock().get(queue).copied().filter(|known| known.retention != Retention::Delete)
+        self.lock()
+            .get(queue)
+            .copied()
+            .filter(|known| known.retention != Retention::Delete)
     }
 
     fn change(&self, queue: &QueueName, change: impl FnOnce(&mut Known)) {
@@ -137,25 +156,34 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Option<Removal>> {
     let found = async {
         let query = sqlx::query(PROBE).bind(queue.as_str().to_owned());
         let row = query.fetch_one(link.connection()).await?;
-        let removal = Removal::Archive { last_read: row.try_get("has_last_read")? };
+        let removal = Removal::Archive {
+            last_read: row.try_get("has_last_read")?,
+        };
         Ok(row.try_get::<bool, _>("has_archive")?.then_some(removal))
     };
     let result = watch.limit(found).await;
-    link.end(result).map_err(|failure| error::of(failure, &place))
+    link.end(result)
+        .map_err(|failure| error::of(failure, &place))
 }
 
 async fn index(queue: &QueueName, link: &Link) -> Result<()> {
     let mut link = link.checkout().await?;
     let (place, watch) = (link.place().clone(), link.watch());
     let result = watch.limit(index_small(link.connection(), queue)).await;
-    link.end(result).map_err(|failure| error::of(failure, &place))
+    link.end(result)
+        .map_err(|failure| error::of(failure, &place))
 }
 
 /// The statements by which an administrator indexes an archive: at once where it is small. Elsewhere
 /// they would keep acknowledgements waiting, and are left to be run by hand.
 pub(crate) fn index_sql(queue: &QueueName) -> String {
-    let statements = [sql::create_archive_index(queue), sql::create_archive_codec_index(queue)];
-    let by_hand = statements.each_ref().map(|statement| concurrently(statement));
+    let statements = [
+        sql::create_archive_index(queue),
+        sql::create_archive_codec_index(queue),
+    ];
+    let by_hand = statements
+        .each_ref()
+        .map(|statement| concurrently(statement));
     format!(
         "do $ezq$ begin\n\
          if exists (select from pg_catalog.pg_class where oid = '{}'::regclass and relkind = 'r' \
@@ -186,11 +214,16 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
     .bind(sql::archive_codec_index(queue))
     .fetch_optional(&mut *connection)
     .await?;
-    let statements = [sql::create_archive_index(queue), sql::create_archive_codec_index(queue)];
+    let statements = [
+        sql::create_archive_index(queue),
+        sql::create_archive_codec_index(queue),
+    ];
     match found {
         Some((false, true)) => {}
         Some((false, false)) => {
-            let by_hand = statements.map(|statement| concurrently(&statement)).join(";\n");
+            let by_hand = statements
+                .map(|statement| concurrently(&statement))
+                .join(";\n");
             let by_hand = format!("{}{by_hand};", sql::PIN);
             ezq_core::private::warn!(%queue, %by_hand, "the archive is too large to be given its index now");
             return Ok(());
@@ -199,10 +232,17 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
         _ => return Ok(()),
     }
     let mut tx = connection.begin().await?;
-    sqlx::query("SET LOCAL lock_timeout = '1s'").execute(&mut *tx).await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
+    sqlx::query("SET LOCAL lock_timeout = '1s'")
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(LOCK_KEY)
+        .execute(&mut *tx)
+        .await?;
     for statement in statements {
-        sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await?;
+        sqlx::query(AssertSqlSafe(statement))
+            .execute(&mut *tx)
+            .await?;
     }
     tx.commit().await
 }

@@ -48,11 +48,16 @@ pub(crate) async fn look(
         now = Some(row.try_get("now")?);
         rows.extend(schedule(row)?);
     }
-    Ok(KeptSchedules { now: now.ok_or(sqlx::Error::RowNotFound)?, rows })
+    Ok(KeptSchedules {
+        now: now.ok_or(sqlx::Error::RowNotFound)?,
+        rows,
+    })
 }
 
 fn schedule(row: &PgRow) -> Result<Option<ScheduleRow>, sqlx::Error> {
-    let Some(name) = row.try_get::<Option<&str>, _>("name")? else { return Ok(None) };
+    let Some(name) = row.try_get::<Option<&str>, _>("name")? else {
+        return Ok(None);
+    };
     let given = |written| encoding::original(written).into_owned();
     Ok(Some(ScheduleRow {
         name: given(name),
@@ -84,8 +89,16 @@ pub(crate) async fn register(
              WHERE name = $1 AND definition = $5"
         }
     };
-    let Registration { name, application, definition, next_at } = new;
-    let mut query = sqlx::query(statement).bind(name).bind(application).bind(definition);
+    let Registration {
+        name,
+        application,
+        definition,
+        next_at,
+    } = new;
+    let mut query = sqlx::query(statement)
+        .bind(name)
+        .bind(application)
+        .bind(definition);
     query = query.bind(next_at);
     if let Some(old) = instead_of {
         query = query.bind(old);
@@ -106,10 +119,16 @@ const MOVE: &str = "\
               AND paused_at IS NULL)
     RETURNING name";
 
-type Times = (Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+type Times = (
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
+);
 
 fn times(tick: Option<Advance<'_>>) -> Times {
-    tick.map_or_else(Times::default, |tick| (Some(tick.from), Some(tick.due), Some(tick.to)))
+    tick.map_or_else(Times::default, |tick| {
+        (Some(tick.from), Some(tick.due), Some(tick.to))
+    })
 }
 
 /// Moves a row on and stores its message in one statement; the message's id, if it did.
@@ -152,8 +171,16 @@ pub(crate) async fn leave_out(
         UPDATE ezq.schedules SET next_at = $4, seen_at = clock_timestamp()
         WHERE name = $1 AND definition = $2 AND next_at = $3 AND next_at <= clock_timestamp()
           AND paused_at IS NULL";
-    let query = sqlx::query(statement).bind(name).bind(tick.definition).bind(tick.from);
-    Ok(query.bind(tick.to).execute(connection).await?.rows_affected() > 0)
+    let query = sqlx::query(statement)
+        .bind(name)
+        .bind(tick.definition)
+        .bind(tick.from);
+    Ok(query
+        .bind(tick.to)
+        .execute(connection)
+        .await?
+        .rows_affected()
+        > 0)
 }
 
 pub(crate) async fn pause(
@@ -169,11 +196,19 @@ pub(crate) async fn pause(
              paused_at = NULL
          WHERE name = $1"
     };
-    let done = sqlx::query(statement).bind(name).execute(connection).await?;
+    let done = sqlx::query(statement)
+        .bind(name)
+        .execute(connection)
+        .await?;
     Ok(done.rows_affected() > 0)
 }
 
 pub(crate) async fn remove(connection: &mut PgConnection, name: &str) -> Result<bool, sqlx::Error> {
     let statement = "DELETE FROM ezq.schedules WHERE name = $1";
-    Ok(sqlx::query(statement).bind(name).execute(connection).await?.rows_affected() > 0)
+    Ok(sqlx::query(statement)
+        .bind(name)
+        .execute(connection)
+        .await?
+        .rows_affected()
+        > 0)
 }

@@ -40,7 +40,11 @@ pub(crate) fn in_pgmq(name: &str) -> String {
 /// statements read as one would write them.
 pub(crate) fn identifier(name: &str) -> String {
     let needs_none = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    if name.bytes().all(needs_none) { name.to_owned() } else { quoted(name) }
+    if name.bytes().all(needs_none) {
+        name.to_owned()
+    } else {
+        quoted(name)
+    }
 }
 
 /// The name of the index by which an event's history is found in a large archive.
@@ -111,7 +115,9 @@ pub(crate) fn first_stored(row: &str, header: &str) -> String {
 /// Whether a message is an event that is ezq's own, such as `End`.
 pub(crate) fn is_control(message: &str) -> String {
     let names = [End::TYPE, Interrupt::TYPE].into_iter();
-    let names = names.chain(End::ALIASES.iter().copied()).chain(Interrupt::ALIASES.iter().copied());
+    let names = names
+        .chain(End::ALIASES.iter().copied())
+        .chain(Interrupt::ALIASES.iter().copied());
     let names: Vec<String> = names.map(|name| format!("'{name}'")).collect();
     let event_type = plain_type(message);
     format!("(coalesce({event_type}, '') IN ({}))", names.join(", "))
@@ -126,7 +132,10 @@ fn plain_type(message: &str) -> String {
 
 /// The name of a message's type, which stands in its headers where a codec wrote the body.
 pub(crate) fn event_type(message: &str, headers: &str) -> String {
-    let (plain, beside) = (plain_type(message), format!("{headers} ->> 'ce-type'::text"));
+    let (plain, beside) = (
+        plain_type(message),
+        format!("{headers} ->> 'ce-type'::text"),
+    );
     format!(
         "CASE WHEN {headers} ? 'ezq-codec'::text THEN {beside} ELSE coalesce({plain}, {beside}) END"
     )
@@ -147,5 +156,8 @@ pub(crate) fn returned(headers: &str) -> String {
 
 /// The number of settled deliveries that `headers` count, and one more, with those it covers.
 pub(crate) fn returned_once_more(headers: &str, covers: &str) -> String {
-    format!("pg_catalog.jsonb_build_object('ezq-returned', 1 + {covers} + {})", returned(headers))
+    format!(
+        "pg_catalog.jsonb_build_object('ezq-returned', 1 + {covers} + {})",
+        returned(headers)
+    )
 }

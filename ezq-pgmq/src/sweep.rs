@@ -61,7 +61,9 @@ impl Sweeper {
     }
 
     async fn queue(&self, queue: &QueueName, retention: Retention) -> Result<u64> {
-        let Some(keep) = retention.keep() else { return Ok(0) };
+        let Some(keep) = retention.keep() else {
+            return Ok(0);
+        };
         let mut removed = 0;
         loop {
             let mut link = self.link.checkout().await?;
@@ -69,7 +71,11 @@ impl Sweeper {
             let connection = link.connection();
             let result = match retention.is_archive() {
                 true => watch.limit(expire(connection, queue, keep)).await,
-                false => watch.limit(trail::expire(connection, queue, keep, BATCH)).await,
+                false => {
+                    watch
+                        .limit(trail::expire(connection, queue, keep, BATCH))
+                        .await
+                }
             };
             let count = match link.end(result) {
                 Ok(count) => count,
@@ -103,7 +109,9 @@ async fn expire(
     let lock = format!(
         "SELECT pg_catalog.pg_try_advisory_xact_lock($1 + '{table}'::regclass::oid::bigint)"
     );
-    let is_ours = sqlx::query_scalar(AssertSqlSafe(lock)).bind(LOCK_KEY).fetch_one(&mut *tx);
+    let is_ours = sqlx::query_scalar(AssertSqlSafe(lock))
+        .bind(LOCK_KEY)
+        .fetch_one(&mut *tx);
     if !is_ours.await? {
         tx.rollback().await?;
         return Ok(0);

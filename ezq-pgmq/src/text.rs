@@ -17,7 +17,10 @@ pub(crate) fn check(json: &str, encoding: Encoding) -> Result<(), Error> {
     }
     let bytes = json.as_bytes();
     let mut at = 0;
-    while let Some(step) = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b == b'\\')) {
+    while let Some(step) = bytes
+        .get(at..)
+        .and_then(|rest| rest.iter().position(|b| *b == b'\\'))
+    {
         at += step;
         match unit(bytes, at) {
             None => at += 2,
@@ -73,7 +76,9 @@ pub(crate) fn refused_with(failure: sqlx::Error, what: &str) -> Error {
 }
 
 fn lacks(what: &str) -> Error {
-    refused(&format!("the database's encoding lacks `{what}`, as UTF8 would not"))
+    refused(&format!(
+        "the database's encoding lacks `{what}`, as UTF8 would not"
+    ))
 }
 
 #[cfg(test)]
@@ -97,8 +102,14 @@ mod tests {
 
     #[test]
     fn lets_pass_what_jsonb_takes() {
-        for good in [r#""\\u0000""#, r#""\ud83d\ude00""#, r#""\u00e4\n\\""#, "{}", "", r#""\u12""#]
-        {
+        for good in [
+            r#""\\u0000""#,
+            r#""\ud83d\ude00""#,
+            r#""\u00e4\n\\""#,
+            "{}",
+            "",
+            r#""\u12""#,
+        ] {
             check(good, Encoding::Utf8).unwrap();
         }
     }
@@ -106,13 +117,20 @@ mod tests {
     #[test]
     fn refuses_what_the_encoding_lacks() {
         use Encoding::{Latin1, Other, SqlAscii};
-        let refused = [(Latin1, r#""→""#), (Latin1, r#""\u2192""#), (SqlAscii, r#""\u00fc""#)];
+        let refused = [
+            (Latin1, r#""→""#),
+            (Latin1, r#""\u2192""#),
+            (SqlAscii, r#""\u00fc""#),
+        ];
         for (encoding, bad) in refused {
             let error = check(bad, encoding).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{encoding:?}: {bad}");
         }
-        for (encoding, good) in [(Latin1, r#""ü\u00fc""#), (SqlAscii, r#""→\u0041""#), (Other, "→")]
-        {
+        for (encoding, good) in [
+            (Latin1, r#""ü\u00fc""#),
+            (SqlAscii, r#""→\u0041""#),
+            (Other, "→"),
+        ] {
             check(good, encoding).unwrap();
         }
     }

@@ -15,8 +15,10 @@ pub(crate) const TABLE: &str = "ezq.trail";
 
 /// Records what `gone` has. The id of an event that does not say it is where it was stored.
 pub(crate) fn record(queue: &QueueName) -> String {
-    let (is_control, event_type) =
-        (sql::is_control("message"), sql::event_type("message", "headers"));
+    let (is_control, event_type) = (
+        sql::is_control("message"),
+        sql::event_type("message", "headers"),
+    );
     let beside = sql::ID_BESIDE;
     format!(
         "INSERT INTO ezq.trail
@@ -45,8 +47,9 @@ pub(crate) async fn read(
     queue: Option<&QueueName>,
     unread: &mut Vec<String>,
 ) -> Result<Option<Vec<EventCopy>>, sqlx::Error> {
-    let is_readable: Option<bool> =
-        sqlx::query_scalar(READABLE).fetch_optional(&mut *connection).await?;
+    let is_readable: Option<bool> = sqlx::query_scalar(READABLE)
+        .fetch_optional(&mut *connection)
+        .await?;
     match is_readable {
         None => return Ok(Some(Vec::new())),
         Some(false) => return Ok(None),
@@ -58,11 +61,18 @@ pub(crate) async fn read(
              FROM ezq.trail WHERE event_id = $1 AND ($2::text IS NULL OR queue = $2)"
         );
         let query = sqlx::query(AssertSqlSafe(statement)).bind(event_id);
-        query.bind(queue.map(QueueName::as_str)).fetch_all(connection).await
+        query
+            .bind(queue.map(QueueName::as_str))
+            .fetch_all(connection)
+            .await
     };
     let rows = match lines(connection, "event_type, headers::text AS headers").await {
         Err(failure) if error::is_data(&failure) => {
-            let rows = lines(connection, "NULL::text AS event_type, NULL::text AS headers").await?;
+            let rows = lines(
+                connection,
+                "NULL::text AS event_type, NULL::text AS headers",
+            )
+            .await?;
             let count = rows.len();
             unread.push(format!("types and headers of {count} lines of the trail: the server cannot send one of them"));
             rows
@@ -83,7 +93,11 @@ fn copy(row: &PgRow) -> Result<EventCopy, sqlx::Error> {
     let copy = EventCopy::new(&queue, id, published_at, &headers, state);
     let deliveries: i32 = row.try_get("deliveries")?;
     let deliveries = u32::try_from(deliveries).unwrap_or(0);
-    Ok(EventCopy { event_type: row.try_get("event_type")?, deliveries, ..copy })
+    Ok(EventCopy {
+        event_type: row.try_get("event_type")?,
+        deliveries,
+        ..copy
+    })
 }
 
 /// Removes the oldest lines of a queue that are past their time, at most `limit`; how many. Those

@@ -21,7 +21,9 @@ pub(crate) async fn cancel(
     let table = sql::table(queue);
     let is_meant = receipts::is_meant("q", "$1", "$2");
     let statement = format!("DELETE FROM {table} q WHERE {is_meant} AND q.read_ct = 0");
-    let query = sqlx::query(AssertSqlSafe(statement)).bind(id.as_number()).bind(id.stored_at());
+    let query = sqlx::query(AssertSqlSafe(statement))
+        .bind(id.as_number())
+        .bind(id.stored_at());
     let done = query.execute(connection).await?;
     Ok(done.rows_affected() > 0)
 }
@@ -61,7 +63,9 @@ pub(crate) async fn last(
     queue: &QueueName,
 ) -> Result<Option<i64>, sqlx::Error> {
     let statement = format!("SELECT max(msg_id) FROM {}", sql::table(queue));
-    sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(connection).await
+    sqlx::query_scalar(AssertSqlSafe(statement))
+        .fetch_one(connection)
+        .await
 }
 
 /// Removes the next messages after a number, up to another one: how many, and the last of them if
@@ -81,7 +85,9 @@ pub(crate) async fn purge(
            DELETE FROM {table} q USING locked l WHERE q.msg_id = l.msg_id RETURNING q.msg_id)
          SELECT count(*), max(msg_id) FROM gone"
     );
-    let query = sqlx::query_as(AssertSqlSafe(statement)).bind(after).bind(last);
+    let query = sqlx::query_as(AssertSqlSafe(statement))
+        .bind(after)
+        .bind(last);
     let (count, next): (i64, Option<i64>) = query.fetch_one(connection).await?;
     Ok((u64::try_from(count).unwrap_or(0), next))
 }
@@ -120,7 +126,9 @@ pub(crate) async fn stats(
         sql::bounded("vt"),
         sql::table(queue)
     );
-    let row = sqlx::query(AssertSqlSafe(statement)).fetch_one(connection).await?;
+    let row = sqlx::query(AssertSqlSafe(statement))
+        .fetch_one(connection)
+        .await?;
     let count = |column: &str| -> Result<u64, sqlx::Error> {
         let count: i64 = row.try_get(column)?;
         Ok(u64::try_from(count).unwrap_or(0))

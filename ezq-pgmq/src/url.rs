@@ -31,8 +31,12 @@ const KNOWN: [&str; 18] = [
 /// # Errors
 /// [`ErrorKind::Configuration`], which repeats nothing of what may be a password.
 pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
-    let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
-    let Some(rest) = rest else { return Err(unreadable()) };
+    let rest = url
+        .strip_prefix("postgres://")
+        .or_else(|| url.strip_prefix("postgresql://"));
+    let Some(rest) = rest else {
+        return Err(unreadable());
+    };
     // Without its code, a sign of the password would end the part of the URL that it stands in.
     if let Some((before, _)) = rest.rsplit_once('@')
         && before.contains(['/', '?', '#'])
@@ -41,7 +45,9 @@ pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = &rest[..end];
-    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+    let hosts = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, hosts)| hosts);
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let mut is_list = hosts.contains(',');
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -61,7 +67,11 @@ pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
     let options = PgConnectOptions::from_str(url).map_err(|_| unreadable())?;
     // It keeps the brackets of an IPv6 address, and then looks for a host of that name.
     let host = options.get_host();
-    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned) {
+    match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .map(str::to_owned)
+    {
         Some(address) => Ok(options.host(&address)),
         None => Ok(options),
     }
@@ -77,7 +87,11 @@ fn unreadable() -> Error {
 fn unknown(name: &str) -> Error {
     // What is no name may be a part of a password.
     let is_name = name.len() <= 40 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    let name = if is_name { format!("`{name}`") } else { "one of them".to_owned() };
+    let name = if is_name {
+        format!("`{name}`")
+    } else {
+        "one of them".to_owned()
+    };
     let text = format!(
         "the parameter {name} of the database URL is not supported: ezq knows {}; a service file or a \
          key's password is not read",
@@ -92,11 +106,21 @@ mod tests {
 
     #[test]
     fn takes_the_brackets_off_an_address() {
-        for url in ["postgres://app@[::1]:5433/db", "postgres://app@[fe80::1]/db?sslmode=disable"] {
+        for url in [
+            "postgres://app@[::1]:5433/db",
+            "postgres://app@[fe80::1]/db?sslmode=disable",
+        ] {
             let options = read(url).unwrap();
-            assert!(!options.get_host().contains(['[', ']']), "{}", options.get_host());
+            assert!(
+                !options.get_host().contains(['[', ']']),
+                "{}",
+                options.get_host()
+            );
         }
-        assert_eq!(read("postgres://app@[::1]:5433/db").unwrap().get_port(), 5433);
+        assert_eq!(
+            read("postgres://app@[::1]:5433/db").unwrap().get_port(),
+            5433
+        );
     }
 
     #[test]
@@ -119,9 +143,11 @@ mod tests {
     #[test]
     fn says_what_is_not_supported() {
         let of = |url: &str| read(url).unwrap_err().to_string();
-        for url in
-            ["postgres://a@one,two/db", "postgres:///db?host=one,two", "postgres://h/db?port=1%2C2"]
-        {
+        for url in [
+            "postgres://a@one,two/db",
+            "postgres:///db?host=one,two",
+            "postgres://h/db?port=1%2C2",
+        ] {
             assert!(of(url).contains("several hosts"), "{url}");
         }
         assert!(of("postgres:///db?service=shop").contains("`service`"));

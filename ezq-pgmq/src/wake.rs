@@ -50,7 +50,11 @@ impl Wake {
 
     /// The queues of which someone here wants to be told.
     pub(crate) fn queues(&self) -> Vec<String> {
-        self.lock().counters.keys().map(ToString::to_string).collect()
+        self.lock()
+            .counters
+            .keys()
+            .map(ToString::to_string)
+            .collect()
     }
 
     /// Waits until there may be one more of them.
@@ -121,7 +125,9 @@ impl Wake {
             return;
         };
         let watch = link.watch();
-        let result = watch.limit(commits::ended(link.connection(), &writers)).await;
+        let result = watch
+            .limit(commits::ended(link.connection(), &writers))
+            .await;
         match link.end(result) {
             Ok(ended) => {
                 for (writer, is_committed) in ended {
@@ -161,8 +167,10 @@ impl Wake {
 
 impl State {
     fn bump(&self, queue: &str) {
-        let counter =
-            self.counters.iter().find(|(name, _)| name.as_str().eq_ignore_ascii_case(queue));
+        let counter = self
+            .counters
+            .iter()
+            .find(|(name, _)| name.as_str().eq_ignore_ascii_case(queue));
         if let Some((_, counter)) = counter {
             bump(counter);
         }

@@ -31,26 +31,39 @@ fn collects(size: usize) -> (Handler, Log<Vec<i64>>) {
         batches.push(numbers(&batch));
         async {}
     });
-    (handler.batch_size(size).batch_wait(Duration::from_millis(300)), log)
+    (
+        handler
+            .batch_size(size)
+            .batch_wait(Duration::from_millis(300)),
+        log,
+    )
 }
 
 /// A table with one row for each effect.
 async fn ledger(ezq: &Ezq, queue: &QueueName) -> String {
     let name = format!("public.batches_{queue}");
     let text = format!("create table {name} (n bigint)");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(ezq.pool()).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(text))
+        .execute(ezq.pool())
+        .await
+        .unwrap();
     name
 }
 
 async fn effects(ezq: &Ezq, queue: &QueueName) -> Vec<i64> {
     let text = format!("select n from public.batches_{queue} order by n");
-    sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(ezq.pool()).await.unwrap()
+    sqlx::query_scalar(sqlx::AssertSqlSafe(text))
+        .fetch_all(ezq.pool())
+        .await
+        .unwrap()
 }
 
 /// A handler that writes every number of its batch, and then fails for the numbers named.
 fn writes(queue: &QueueName, log: &Log<Vec<i64>>, bad: &'static [i64]) -> Handler {
-    let (text, log) =
-        (format!("insert into public.batches_{queue} select unnest($1::bigint[])"), log.clone());
+    let (text, log) = (
+        format!("insert into public.batches_{queue} select unnest($1::bigint[])"),
+        log.clone(),
+    );
     let handler = Handler::on_batch("writes", move |batch: Batch<Numbered>, mut tx: Tx| {
         let (text, log) = (text.clone(), log.clone());
         async move {
@@ -64,7 +77,9 @@ fn writes(queue: &QueueName, log: &Log<Vec<i64>>, bad: &'static [i64]) -> Handle
             Ok(())
         }
     });
-    handler.batch_size(10).batch_wait(Duration::from_millis(100))
+    handler
+        .batch_size(10)
+        .batch_wait(Duration::from_millis(100))
 }
 
 #[tokio::test]
@@ -74,7 +89,9 @@ async fn a_batch_is_as_full_as_it_can_be_and_in_order() {
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish_all(&numbered(1..=25)).await.unwrap();
     // Waiting for a batch takes no place among what is handled at once.
-    let report = soon(ezq.consumer().concurrency(1).until_idle().run()).await.unwrap();
+    let report = soon(ezq.consumer().concurrency(1).until_idle().run())
+        .await
+        .unwrap();
     assert_eq!(report.counts.handled, 25);
     let expected: Vec<Vec<i64>> =
         vec![(1..=10).collect(), (11..=20).collect(), (21..=25).collect()];
@@ -102,8 +119,15 @@ async fn each_event_of_a_batch_may_have_an_outcome_of_its_own() {
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish_all(&numbered(1..=4)).await.unwrap();
     let counts = drain(&ezq).await.counts;
-    assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (3, 1, 1));
-    assert_eq!(log.take(), [vec![1, 2, 3, 4], vec![2]], "what failed comes alone");
+    assert_eq!(
+        (counts.handled, counts.retried, counts.dead_lettered),
+        (3, 1, 1)
+    );
+    assert_eq!(
+        log.take(),
+        [vec![1, 2, 3, 4], vec![2]],
+        "what failed comes alone"
+    );
     let letter = only_dead(&ezq, &queue).await;
     assert_eq!(letter.reason.unwrap().kind, ReasonKind::Fatal);
 }
@@ -116,14 +140,28 @@ async fn a_failed_batch_falls_back_to_single_events() {
     let handler = Handler::on_batch("fails", move |batch: Batch<Numbered>| {
         let numbers = numbers(&batch);
         batches.push(numbers.clone());
-        async move { if numbers.contains(&2) { Err("2 is bad") } else { Ok(()) } }
+        async move {
+            if numbers.contains(&2) {
+                Err("2 is bad")
+            } else {
+                Ok(())
+            }
+        }
     });
-    let handler = handler.batch_wait(Duration::from_millis(300)).max_attempts(2);
+    let handler = handler
+        .batch_wait(Duration::from_millis(300))
+        .max_attempts(2);
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish_all(&numbered(1..=3)).await.unwrap();
     let counts = drain(&ezq).await.counts;
-    assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (2, 1, 1));
-    assert_eq!(log.take(), [vec![1, 2, 3], vec![1], vec![2], vec![3], vec![2]]);
+    assert_eq!(
+        (counts.handled, counts.retried, counts.dead_lettered),
+        (2, 1, 1)
+    );
+    assert_eq!(
+        log.take(),
+        [vec![1, 2, 3], vec![1], vec![2], vec![3], vec![2]]
+    );
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
 }
@@ -138,7 +176,10 @@ async fn an_event_that_cannot_be_read_fails_alone() {
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.dead_lettered), (2, 1));
     assert_eq!(log.take(), [vec![1, 3]]);
-    assert_eq!(only_dead(&ezq, &queue).await.reason.unwrap().kind, ReasonKind::Undecodable);
+    assert_eq!(
+        only_dead(&ezq, &queue).await.reason.unwrap().kind,
+        ReasonKind::Undecodable
+    );
 }
 
 #[tokio::test]
@@ -170,7 +211,10 @@ async fn a_batch_commits_its_effects_once_and_a_bad_event_holds_up_no_other() {
     let expected: Vec<i64> = (1..=40).filter(|n| *n != 17).collect();
     assert_eq!(effects(&ezq, &queue).await, expected);
     assert_eq!(held(&ezq, &queue).await, [0, 0, 0, 1]);
-    assert!(log.take().iter().any(|batch| batch.len() == 10), "no batch was full");
+    assert!(
+        log.take().iter().any(|batch| batch.len() == 10),
+        "no batch was full"
+    );
 }
 
 #[tokio::test]
@@ -178,9 +222,15 @@ async fn a_batch_in_a_transaction_beside_other_handlers_marks_its_events() {
     let queue = queue();
     let log = Log::new();
     let other = Handler::on("other", |_: Numbered, context: Context| async move {
-        if context.attempt() < 2 { Err("not yet") } else { Ok(()) }
+        if context.attempt() < 2 {
+            Err("not yet")
+        } else {
+            Ok(())
+        }
     });
-    let builder = app(&queue).register(writes(&queue, &log, &[])).register(other);
+    let builder = app(&queue)
+        .register(writes(&queue, &log, &[]))
+        .register(other);
     let ezq = builder.connect().await.unwrap();
     ledger(&ezq, &queue).await;
     ezq.publish_all(&numbered(1..=8)).await.unwrap();
@@ -202,7 +252,9 @@ async fn a_lease_lost_in_the_middle_of_a_batch_costs_the_others_nothing() {
             async move {
                 let numbers = numbers(&batch);
                 if numbers.len() > 1 {
-                    sqlx::raw_sql(sqlx::AssertSqlSafe(steal)).execute(&pool).await?;
+                    sqlx::raw_sql(sqlx::AssertSqlSafe(steal))
+                        .execute(&pool)
+                        .await?;
                 }
                 let insert = sqlx::query(sqlx::AssertSqlSafe(text)).bind(&numbers);
                 insert.execute(&mut *tx).await.map(|_| ())
@@ -252,7 +304,9 @@ static COUNTED: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new())
 #[on_event(batch(size = 4, wait = "300ms"))]
 async fn sum(batch: Batch<Counted>) -> Result<Summed, HandlerError> {
     COUNTED.lock().unwrap().push(batch.len());
-    Ok(Summed { sum: batch.events().map(|event| event.n).sum() })
+    Ok(Summed {
+        sum: batch.events().map(|event| event.n).sum(),
+    })
 }
 
 #[tokio::test]
@@ -271,9 +325,15 @@ async fn took(
     queue: &QueueName,
     batch: &Batch<Numbered>,
 ) -> Result<bool, sqlx::Error> {
-    let ids: Vec<_> = batch.iter().map(|item| item.context.message_id().as_number()).collect();
+    let ids: Vec<_> = batch
+        .iter()
+        .map(|item| item.context.message_id().as_number())
+        .collect();
     let text = format!("select count(*) = 0 from pgmq.q_{queue} where msg_id = any($1)");
-    sqlx::query_scalar(sqlx::AssertSqlSafe(text)).bind(ids).fetch_one(&mut **tx).await
+    sqlx::query_scalar(sqlx::AssertSqlSafe(text))
+        .bind(ids)
+        .fetch_one(&mut **tx)
+        .await
 }
 
 /// A handler that says how it got each batch and fails once at a number.
@@ -295,7 +355,9 @@ fn direct(queue: &QueueName, log: &Log<bool>, fails_at: i64) -> Handler {
                 return Err(HandlerError::retry("once"));
             }
             log.push(took);
-            Ok(Summed { sum: numbers.iter().sum() })
+            Ok(Summed {
+                sum: numbers.iter().sum(),
+            })
         }
     })
 }
@@ -314,8 +376,14 @@ async fn a_backlog_is_claimed_inside_the_transaction_once_a_leased_batch_succeed
     let took = log.take();
     assert!(!took[0], "the first batch is leased");
     assert!(took.iter().filter(|took| **took).count() > 10, "{took:?}");
-    let failed = took.iter().skip_while(|took| !**took).skip_while(|took| **took);
-    assert!(failed.clone().any(|took| !took) && failed.clone().any(|took| *took), "{took:?}");
+    let failed = took
+        .iter()
+        .skip_while(|took| !**took)
+        .skip_while(|took| **took);
+    assert!(
+        failed.clone().any(|took| !took) && failed.clone().any(|took| *took),
+        "{took:?}"
+    );
 }
 
 #[tokio::test]
@@ -344,16 +412,29 @@ async fn a_handler_with_a_queue_of_its_own_shares_it_with_nobody() {
         seen.push(event.n);
         async {}
     });
-    let ezq = app(&shared).register(handler).register(other).connect().await.unwrap();
+    let ezq = app(&shared)
+        .register(handler)
+        .register(other)
+        .connect()
+        .await
+        .unwrap();
     ledger(&ezq, &own).await;
     ezq.publish_all(&numbered(1..=2)).await.unwrap();
-    ezq.publish_all(&numbered(101..=200)).queue(&own).await.unwrap();
+    ezq.publish_all(&numbered(101..=200))
+        .queue(&own)
+        .await
+        .unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 2);
-    let report = soon(ezq.consumer().queue(&own).until_idle().run()).await.unwrap();
+    let report = soon(ezq.consumer().queue(&own).until_idle().run())
+        .await
+        .unwrap();
     assert_eq!(report.counts.handled, 100);
     assert_eq!(log.sorted(), [1, 2]);
     assert_eq!(effects(&ezq, &own).await, (101..=200).collect::<Vec<_>>());
-    assert!(own_log.take().contains(&true), "alone in its queue, it claims by itself");
+    assert!(
+        own_log.take().contains(&true),
+        "alone in its queue, it claims by itself"
+    );
     let wrong = Handler::on("wrong", |_: Numbered| async {}).queue("No Such Queue");
     let error = app(&shared).register(wrong).connect().await.unwrap_err();
     assert_eq!(error.kind(), ezq::ErrorKind::InvalidQueueName, "{error}");
@@ -384,7 +465,11 @@ pub(crate) async fn import(importer: Importer) {
         }
     });
     let builder = app(&queue).register(handler.batch_size(20));
-    let ezq = builder.configure(|config| config.max_deliveries = 16).connect().await.unwrap();
+    let ezq = builder
+        .configure(|config| config.max_deliveries = 16)
+        .connect()
+        .await
+        .unwrap();
     let consumer = ezq.consumer().concurrency(2).lease(Duration::from_secs(1));
     let report = consumer.until_idle().run().await.unwrap();
     say(&format!("report {report}"));
@@ -403,7 +488,10 @@ async fn an_event_that_kills_its_process_ends_in_the_dead_letters_and_harms_no_o
         .unwrap();
     ledger(&ezq, &queue).await;
     ezq.publish_all(&numbered(1..=300)).await.unwrap();
-    let importer = Importer { queue: queue.to_string(), killed_by: 117 };
+    let importer = Importer {
+        queue: queue.to_string(),
+        killed_by: 117,
+    };
     let mut deaths = 0;
     while held(&ezq, &queue).await != [0, 0, 0, 1] {
         let mut child = Process::start(&url, &Role::Importer(importer.clone()));
@@ -422,17 +510,22 @@ async fn an_event_that_kills_its_process_ends_in_the_dead_letters_and_harms_no_o
 #[tokio::test]
 async fn a_batch_whose_transaction_is_spoiled_does_not_count_as_done() {
     for (spoils, says) in [
-        ("select 1 / 0", "a statement of the handler failed in its `Tx`"),
+        (
+            "select 1 / 0",
+            "a statement of the handler failed in its `Tx`",
+        ),
         ("rollback", "the handler ended its transaction itself"),
     ] {
         let queue = queue();
-        let handler =
-            Handler::on_batch("spoils", move |batch: Batch<Numbered>, mut tx: Tx| async move {
+        let handler = Handler::on_batch(
+            "spoils",
+            move |batch: Batch<Numbered>, mut tx: Tx| async move {
                 if batch.events().any(|event| event.n == 150) {
                     // Its failure is hidden.
                     let _ = sqlx::raw_sql(spoils).execute(&mut *tx).await;
                 }
-            });
+            },
+        );
         let handler = handler.batch_size(20).max_attempts(1);
         let ezq = app(&queue).register(handler).connect().await.unwrap();
         ezq.publish_all(&numbered(1..=300)).await.unwrap();

@@ -65,7 +65,10 @@ async fn database() -> (String, PgConnection) {
 }
 
 fn builder(url: &str, app: &str) -> EzqBuilder {
-    Ezq::builder().database_url(url).without_discovered_handlers().app(app)
+    Ezq::builder()
+        .database_url(url)
+        .without_discovered_handlers()
+        .app(app)
 }
 
 async fn bystander(url: &str, app: &str) -> Ezq {
@@ -78,7 +81,11 @@ fn parts(builder: EzqBuilder, app: &str) -> (EzqBuilder, Vec<&'static str>) {
         "shop" => {
             let created = Handler::on("created", |_: OrderCreated| async {});
             let paid = Handler::on("paid", |event: OrderPaid, context: Context| async move {
-                say(&format!("paid {} from {}", event.order, context.envelope().source()));
+                say(&format!(
+                    "paid {} from {}",
+                    event.order,
+                    context.envelope().source()
+                ));
             });
             (builder.register(created).register(paid), vec!["shop"])
         }
@@ -94,10 +101,15 @@ fn parts(builder: EzqBuilder, app: &str) -> (EzqBuilder, Vec<&'static str>) {
                 Ok::<_, HandlerError>(())
             };
             let welcome = Handler::on("welcome", |_: UserCreated| async {}).queue("welcome");
-            let builder = builder.register(Handler::on("confirm", confirm)).register(welcome);
+            let builder = builder
+                .register(Handler::on("confirm", confirm))
+                .register(welcome);
             (builder, vec!["mail", "welcome"])
         }
-        _ => (builder.register(Handler::on("audit", |_: AnyEvent| async {})), vec!["audit"]),
+        _ => (
+            builder.register(Handler::on("audit", |_: AnyEvent| async {})),
+            vec!["audit"],
+        ),
     }
 }
 
@@ -117,7 +129,13 @@ pub(crate) async fn take_part(member: Member, words: Words) {
     words.wait().await;
     let ezq = builder.connect().await.unwrap();
     for queue in &queues {
-        ezq.consumer().queue(*queue).subscribe().until_idle().run().await.unwrap();
+        ezq.consumer()
+            .queue(*queue)
+            .subscribe()
+            .until_idle()
+            .run()
+            .await
+            .unwrap();
     }
     say("subscribed");
     if member.stays {
@@ -127,7 +145,13 @@ pub(crate) async fn take_part(member: Member, words: Words) {
 }
 
 fn member(url: &str, app: &str, stays: bool) -> Process {
-    Process::start(url, &Role::Member(Member { app: app.to_owned(), stays }))
+    Process::start(
+        url,
+        &Role::Member(Member {
+            app: app.to_owned(),
+            stays,
+        }),
+    )
 }
 
 async fn standing(ezq: &Ezq) -> Vec<(String, String, String)> {
@@ -140,17 +164,24 @@ async fn standing(ezq: &Ezq) -> Vec<(String, String, String)> {
 }
 
 fn owned(all: &[(&str, &str, &str)]) -> Vec<(String, String, String)> {
-    all.iter().map(|(a, q, p)| ((*a).to_owned(), (*q).to_owned(), (*p).to_owned())).collect()
+    all.iter()
+        .map(|(a, q, p)| ((*a).to_owned(), (*q).to_owned(), (*p).to_owned()))
+        .collect()
 }
 
 fn names(recipients: &[Recipient]) -> Vec<&str> {
-    recipients.iter().map(|recipient| recipient.queue.as_str()).collect()
+    recipients
+        .iter()
+        .map(|recipient| recipient.queue.as_str())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_processes_of_three_applications_leave_exactly_the_right_subscriptions() {
     let (url, _) = database().await;
-    let apps = ["shop", "mail", "audit", "shop", "mail", "audit", "shop", "mail", "audit", "shop"];
+    let apps = [
+        "shop", "mail", "audit", "shop", "mail", "audit", "shop", "mail", "audit", "shop",
+    ];
     // Not even PGMQ is there.
     let mut members: Vec<Process> = apps.iter().map(|app| member(&url, app, false)).collect();
     for member in &mut members {
@@ -164,7 +195,12 @@ async fn ten_processes_of_three_applications_leave_exactly_the_right_subscriptio
     }
     let ezq = bystander(&url, "other").await;
     assert_eq!(standing(&ezq).await, owned(&ALL));
-    let recipients = ezq.subscriptions().unwrap().test("order.created").await.unwrap();
+    let recipients = ezq
+        .subscriptions()
+        .unwrap()
+        .test("order.created")
+        .await
+        .unwrap();
     assert_eq!(names(&recipients), ["audit", "mail", "shop"]);
     let sent = ezq.broadcast(&UserCreated { user: 1 }).await.unwrap();
     let queues: Vec<_> = sent.copies.iter().map(|copy| copy.queue.as_str()).collect();
@@ -176,19 +212,30 @@ async fn an_event_reaches_another_application_and_that_one_answers() {
     let (url, mut own) = database().await;
     let (shop, _) = parts(builder(&url, "shop"), "shop");
     let shop = shop.connect().await.unwrap();
-    soon(shop.consumer().queue("shop").subscribe().until_idle().run()).await.unwrap();
+    soon(shop.consumer().queue("shop").subscribe().until_idle().run())
+        .await
+        .unwrap();
     let mut mail = member(&url, "mail", true);
     mail.hear("up").await;
     mail.tell("go").await;
     mail.hear("subscribed").await;
 
     let mut tx = shop.pool().begin().await.unwrap();
-    let sent = shop.broadcast_in(&mut tx, &OrderCreated { order: 1, total: 5 }).await.unwrap();
+    let sent = shop
+        .broadcast_in(&mut tx, &OrderCreated { order: 1, total: 5 })
+        .await
+        .unwrap();
     assert_eq!(sent.copies.len(), 2);
     tx.rollback().await.unwrap();
     let mut tx = shop.pool().begin().await.unwrap();
-    let sent = shop.broadcast_in(&mut tx, &OrderCreated { order: 2, total: 5 }).await.unwrap();
-    assert_eq!(scalar::<i64>(&mut own, "SELECT count(*) FROM pgmq.q_shop").await, 0);
+    let sent = shop
+        .broadcast_in(&mut tx, &OrderCreated { order: 2, total: 5 })
+        .await
+        .unwrap();
+    assert_eq!(
+        scalar::<i64>(&mut own, "SELECT count(*) FROM pgmq.q_shop").await,
+        0
+    );
     tx.commit().await.unwrap();
 
     // Only the order that was committed is confirmed, and paid for.
@@ -205,14 +252,24 @@ async fn an_event_reaches_another_application_and_that_one_answers() {
 #[tokio::test]
 async fn a_consumer_subscribes_only_where_that_is_said() {
     let (url, _) = database().await;
-    let ezq = parts(builder(&url, "shop"), "shop").0.connect().await.unwrap();
-    soon(ezq.consumer().queue("shop").until_idle().run()).await.unwrap();
+    let ezq = parts(builder(&url, "shop"), "shop")
+        .0
+        .connect()
+        .await
+        .unwrap();
+    soon(ezq.consumer().queue("shop").until_idle().run())
+        .await
+        .unwrap();
     assert_eq!(standing(&ezq).await, []);
     let sent = ezq.broadcast(&UserCreated { user: 1 }).await.unwrap();
     assert!(sent.copies.is_empty() && sent.missing.is_empty());
-    let always = parts(builder(&url, "shop"), "shop").0.configure(|config| config.subscribe = true);
+    let always = parts(builder(&url, "shop"), "shop")
+        .0
+        .configure(|config| config.subscribe = true);
     let always = always.connect().await.unwrap();
-    soon(always.consumer().queue("shop").until_idle().run()).await.unwrap();
+    soon(always.consumer().queue("shop").until_idle().run())
+        .await
+        .unwrap();
     assert_eq!(standing(&ezq).await, owned(&ALL[3..]));
 }
 
@@ -224,12 +281,27 @@ async fn a_start_only_adds_and_a_removal_counts_for_the_next_event_everywhere() 
         .connect()
         .await
         .unwrap();
-    soon(old.consumer().queue("shop").subscribe().until_idle().run()).await.unwrap();
-    let new = parts(builder(&url, "shop"), "shop").0.connect().await.unwrap();
-    soon(new.consumer().queue("shop").subscribe().until_idle().run()).await.unwrap();
+    soon(old.consumer().queue("shop").subscribe().until_idle().run())
+        .await
+        .unwrap();
+    let new = parts(builder(&url, "shop"), "shop")
+        .0
+        .connect()
+        .await
+        .unwrap();
+    soon(new.consumer().queue("shop").subscribe().until_idle().run())
+        .await
+        .unwrap();
     // A rolling deployment: what the old version handles still reaches it.
     let publisher = bystander(&url, "other").await;
-    let copies = async || publisher.broadcast(&UserCreated { user: 1 }).await.unwrap().copies.len();
+    let copies = async || {
+        publisher
+            .broadcast(&UserCreated { user: 1 })
+            .await
+            .unwrap()
+            .copies
+            .len()
+    };
     assert_eq!(copies().await, 1);
 
     let subscriptions = new.subscriptions().unwrap();
@@ -239,8 +311,22 @@ async fn a_start_only_adds_and_a_removal_counts_for_the_next_event_everywhere() 
     assert_eq!(subscriptions.prune(&[name("shop")]).await.unwrap(), 0);
 
     // Another's subscription is another's.
-    assert!(publisher.subscriptions().unwrap().add("shop", "order.#").await.unwrap());
-    assert!(!publisher.subscriptions().unwrap().add("shop", "order.#").await.unwrap());
+    assert!(
+        publisher
+            .subscriptions()
+            .unwrap()
+            .add("shop", "order.#")
+            .await
+            .unwrap()
+    );
+    assert!(
+        !publisher
+            .subscriptions()
+            .unwrap()
+            .add("shop", "order.#")
+            .await
+            .unwrap()
+    );
     assert!(!subscriptions.remove("shop", "order.#").await.unwrap());
     assert!(subscriptions.remove("shop", "order.paid").await.unwrap());
     assert_eq!(subscriptions.prune(&[]).await.unwrap(), 2);
@@ -261,7 +347,10 @@ async fn what_a_handler_broadcasts_goes_out_with_its_transaction() {
     let handler = move |event: Numbered, mut tx: Tx, publisher: Publisher, context: Context| {
         let told = told.clone();
         async move {
-            sqlx::query("INSERT INTO done VALUES ($1)").bind(event.n).execute(&mut *tx).await?;
+            sqlx::query("INSERT INTO done VALUES ($1)")
+                .bind(event.n)
+                .execute(&mut *tx)
+                .await?;
             let sent = publisher.broadcast(&UserCreated { user: event.n }).await?;
             told.push(sent.is_pending && sent.copies.is_empty());
             if context.attempt() == 1 {
@@ -270,15 +359,24 @@ async fn what_a_handler_broadcasts_goes_out_with_its_transaction() {
             Ok(())
         }
     };
-    let ezq = app(&queue).database_url(&url).register(Handler::on("book", handler));
+    let ezq = app(&queue)
+        .database_url(&url)
+        .register(Handler::on("book", handler));
     let ezq = ezq.connect().await.unwrap();
     run(&mut own, "CREATE TABLE done (n bigint)").await;
     ezq.engine(&target).ensure_queue(&target).await.unwrap();
-    ezq.subscriptions().unwrap().add(&target, "user.#").await.unwrap();
+    ezq.subscriptions()
+        .unwrap()
+        .add(&target, "user.#")
+        .await
+        .unwrap();
     ezq.publish(&Numbered { n: 7 }).await.unwrap();
     drain(&ezq).await;
     assert_eq!(log.take(), [true, true]);
-    assert_eq!(scalar::<Vec<i64>>(&mut own, "SELECT array_agg(n) FROM done").await, [7]);
+    assert_eq!(
+        scalar::<Vec<i64>>(&mut own, "SELECT array_agg(n) FROM done").await,
+        [7]
+    );
     let copies = format!("SELECT array_agg(message #>> '{{data,user}}') FROM pgmq.q_{target}");
     assert_eq!(scalar::<Vec<String>>(&mut own, &copies).await, ["7"]);
     // It knows what caused it.
@@ -299,22 +397,49 @@ async fn a_dropped_queue_is_told_and_the_others_get_their_copies() {
         let copies = sent.copies.iter().map(|copy| copy.queue.to_string());
         (copies.collect::<Vec<_>>(), sent.missing)
     };
-    let expected = (vec!["one".to_owned(), "three".to_owned()], vec![name("two")]);
-    assert_eq!(told(ezq.broadcast(&UserCreated { user: 1 }).await.unwrap()), expected);
+    let expected = (
+        vec!["one".to_owned(), "three".to_owned()],
+        vec![name("two")],
+    );
+    assert_eq!(
+        told(ezq.broadcast(&UserCreated { user: 1 }).await.unwrap()),
+        expected
+    );
     let mut tx = ezq.pool().begin().await.unwrap();
-    assert_eq!(told(ezq.broadcast_in(&mut tx, &UserCreated { user: 2 }).await.unwrap()), expected);
+    assert_eq!(
+        told(
+            ezq.broadcast_in(&mut tx, &UserCreated { user: 2 })
+                .await
+                .unwrap()
+        ),
+        expected
+    );
     // The transaction is as good as before.
     tx.commit().await.unwrap();
     for queue in ["one", "three"].map(name) {
         assert_eq!(ezq.stats(&queue).await.unwrap().ready, 2);
     }
-    let recipients = ezq.subscriptions().unwrap().test("user.created").await.unwrap();
+    let recipients = ezq
+        .subscriptions()
+        .unwrap()
+        .test("user.created")
+        .await
+        .unwrap();
     let missing: Vec<_> = recipients.iter().filter(|one| !one.exists).collect();
     assert_eq!(missing.len(), 1);
     assert_eq!(missing[0].queue, name("two"));
     // Its consumer makes it anew, and it is subscribed as before.
-    soon(ezq.consumer().queue("two").until_idle().run()).await.unwrap();
-    assert_eq!(ezq.broadcast(&UserCreated { user: 3 }).await.unwrap().copies.len(), 3);
+    soon(ezq.consumer().queue("two").until_idle().run())
+        .await
+        .unwrap();
+    assert_eq!(
+        ezq.broadcast(&UserCreated { user: 3 })
+            .await
+            .unwrap()
+            .copies
+            .len(),
+        3
+    );
 }
 
 #[tokio::test]
@@ -323,18 +448,34 @@ async fn options_reach_every_copy() {
     let ezq = bystander(&url, "shop").await;
     for queue in ["one", "two"].map(name) {
         ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
-        ezq.subscriptions().unwrap().add(&queue, "order.*").await.unwrap();
+        ezq.subscriptions()
+            .unwrap()
+            .add(&queue, "order.*")
+            .await
+            .unwrap();
     }
     let hour = Duration::from_secs(3600);
     let broadcast = || {
         let broadcast = ezq.broadcast(&OrderCreated { order: 7, total: 5 });
-        broadcast.after(hour).subject("order 7").header("priority", 9).dedupe_key("order-7")
+        broadcast
+            .after(hour)
+            .subject("order 7")
+            .header("priority", 9)
+            .dedupe_key("order-7")
     };
     let sent = broadcast().await.unwrap();
     let again = broadcast().await.unwrap();
-    assert!(again.copies.iter().all(|copy| copy.is_duplicate && copy.event_id == sent.event_id));
+    assert!(
+        again
+            .copies
+            .iter()
+            .all(|copy| copy.is_duplicate && copy.event_id == sent.event_id)
+    );
     let ids = |sent: &ezq::Broadcasted| -> BTreeSet<_> {
-        sent.copies.iter().map(|copy| (copy.queue.clone(), copy.id.clone())).collect()
+        sent.copies
+            .iter()
+            .map(|copy| (copy.queue.clone(), copy.id.clone()))
+            .collect()
     };
     assert_eq!(ids(&sent), ids(&again));
     for queue in ["one", "two"] {
@@ -356,18 +497,39 @@ async fn options_reach_every_copy() {
 #[tokio::test]
 async fn who_owns_publishes_and_handles_a_type_is_told() {
     let (url, _) = database().await;
-    let shop = builder(&url, "shop").owns::<OrderCreated>().connect().await.unwrap();
+    let shop = builder(&url, "shop")
+        .owns::<OrderCreated>()
+        .connect()
+        .await
+        .unwrap();
     let (mail, queues) = parts(builder(&url, "mail"), "mail");
-    let mail = mail.publishes::<OrderCreated>().publishes::<OrderPaid>().connect().await.unwrap();
+    let mail = mail
+        .publishes::<OrderCreated>()
+        .publishes::<OrderPaid>()
+        .connect()
+        .await
+        .unwrap();
     for queue in queues {
-        soon(mail.consumer().queue(queue).subscribe().until_idle().run()).await.unwrap();
+        soon(mail.consumer().queue(queue).subscribe().until_idle().run())
+            .await
+            .unwrap();
     }
-    let parties = shop.subscriptions().unwrap().parties("order.created").await.unwrap();
+    let parties = shop
+        .subscriptions()
+        .unwrap()
+        .parties("order.created")
+        .await
+        .unwrap();
     assert_eq!(parties.owners, ["shop"]);
     assert_eq!(parties.publishers, ["mail", "shop"]);
     assert_eq!(names(&parties.recipients), ["mail"]);
     assert_eq!(parties.recipients[0].subscriptions[0].app, "mail");
-    let parties = shop.subscriptions().unwrap().parties("order.paid").await.unwrap();
+    let parties = shop
+        .subscriptions()
+        .unwrap()
+        .parties("order.paid")
+        .await
+        .unwrap();
     assert!(parties.owners.is_empty() && parties.recipients.is_empty());
     assert_eq!(parties.publishers, ["mail"]);
 }
@@ -375,26 +537,59 @@ async fn who_owns_publishes_and_handles_a_type_is_told() {
 #[tokio::test]
 async fn what_an_application_said_can_be_taken_back() {
     let (url, _) = database().await;
-    let shop = builder(&url, "shop").owns::<OrderCreated>().publishes::<OrderPaid>();
+    let shop = builder(&url, "shop")
+        .owns::<OrderCreated>()
+        .publishes::<OrderPaid>();
     let shop = shop.connect().await.unwrap();
-    let mail = builder(&url, "mail").publishes::<OrderCreated>().publishes::<OrderPaid>();
+    let mail = builder(&url, "mail")
+        .publishes::<OrderCreated>()
+        .publishes::<OrderPaid>();
     let mail = mail.connect().await.unwrap();
     let publishers = async |event_type: &str| {
-        shop.subscriptions().unwrap().parties(event_type).await.unwrap().publishers
+        shop.subscriptions()
+            .unwrap()
+            .parties(event_type)
+            .await
+            .unwrap()
+            .publishers
     };
 
-    assert!(mail.subscriptions().unwrap().forget("mail", "order.paid").await.unwrap());
-    assert!(!mail.subscriptions().unwrap().forget("mail", "order.paid").await.unwrap());
+    assert!(
+        mail.subscriptions()
+            .unwrap()
+            .forget("mail", "order.paid")
+            .await
+            .unwrap()
+    );
+    assert!(
+        !mail
+            .subscriptions()
+            .unwrap()
+            .forget("mail", "order.paid")
+            .await
+            .unwrap()
+    );
     assert_eq!(publishers("order.paid").await, ["shop"]);
     assert_eq!(publishers("order.created").await, ["mail", "shop"]);
 
     // A newer version of it says less.
-    let newer = builder(&url, "shop").owns::<OrderCreated>().connect().await.unwrap();
+    let newer = builder(&url, "shop")
+        .owns::<OrderCreated>()
+        .connect()
+        .await
+        .unwrap();
     assert_eq!(newer.subscriptions().unwrap().prune(&[]).await.unwrap(), 1);
     assert!(publishers("order.paid").await.is_empty());
     assert_eq!(publishers("order.created").await, ["mail", "shop"]);
 
-    assert_eq!(shop.subscriptions().unwrap().remove_app("mail").await.unwrap(), 1);
+    assert_eq!(
+        shop.subscriptions()
+            .unwrap()
+            .remove_app("mail")
+            .await
+            .unwrap(),
+        1
+    );
     assert_eq!(publishers("order.created").await, ["shop"]);
 }
 
@@ -410,7 +605,10 @@ async fn what_cannot_be_broadcast_or_subscribed_is_refused() {
     let refused = subscriptions.add(&elsewhere, "#").await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
     let refused = ezq.consumer().queue(&elsewhere).subscribe().run();
-    assert_eq!(soon(refused).await.unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(
+        soon(refused).await.unwrap_err().kind(),
+        ErrorKind::Unsupported
+    );
     let refused = subscriptions.add("shop", "order*").await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidPattern);
     let refused = subscriptions.add("sh op", "order.*").await.unwrap_err();

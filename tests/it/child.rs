@@ -91,7 +91,9 @@ pub(crate) async fn create_ledger(connection: &mut sqlx::PgConnection, queue: &Q
 /// Not a test: what a child runs. In the test run itself it has nothing to do.
 #[test]
 fn child_main() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
     let role: Role = serde_json::from_str(&role).unwrap();
     let words = Words::listen();
     let blocks = matches!(&role, Role::Worker(worker) if worker.waits == Waits::BlockingForWord);
@@ -117,7 +119,9 @@ fn child_main() {
 }
 
 async fn work(worker: Worker, words: Words) {
-    let Worker { concurrency, lease, .. } = worker;
+    let Worker {
+        concurrency, lease, ..
+    } = worker;
     let queue = worker.queue.clone();
     let ledger = Ledger::open(&worker.queue, &worker.name);
     let words = Arc::new(words);
@@ -133,23 +137,36 @@ async fn work(worker: Worker, words: Words) {
                 Waits::BlockingForWord => drop(words.block()),
             }
             if worker.waits != Waits::BlockingForWord {
-                ledger.write(job.n, &context, worker.says == Outcome::Done).await;
+                ledger
+                    .write(job.n, &context, worker.says == Outcome::Done)
+                    .await;
             }
             std::mem::forget(cut_short);
             say(&format!("ended {}", job.n));
             match worker.says {
                 Outcome::Done => Ok(()),
-                Outcome::Retry => {
-                    Err(HandlerError::retry_after(Duration::from_secs(3600), "told to retry"))
-                }
+                Outcome::Retry => Err(HandlerError::retry_after(
+                    Duration::from_secs(3600),
+                    "told to retry",
+                )),
                 Outcome::Fatal => Err(HandlerError::fatal("told to give up")),
             }
         }
     });
-    let builder = Ezq::builder().without_discovered_handlers().register(handler);
+    let builder = Ezq::builder()
+        .without_discovered_handlers()
+        .register(handler);
     // A settlement goes out at once, before anything else of this process can.
-    let ezq = builder.configure(|config| config.settle_batch = 1).connect().await.unwrap();
-    let consumer = ezq.consumer().queue(queue).concurrency(concurrency).lease(lease);
+    let ezq = builder
+        .configure(|config| config.settle_batch = 1)
+        .connect()
+        .await
+        .unwrap();
+    let consumer = ezq
+        .consumer()
+        .queue(queue)
+        .concurrency(concurrency)
+        .lease(lease);
     let handle = consumer.stop_on_signals().spawn();
     say("ready");
     say(&format!("report {}", handle.wait().await.unwrap()));
@@ -175,8 +192,15 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub(crate) fn open(queue: &str, worker: &str) -> Self {
         let url = std::env::var("DATABASE_URL").unwrap();
-        let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&url).unwrap();
-        Self { pool, table: format!("ledger_{queue}"), worker: worker.to_owned() }
+        let pool = PgPoolOptions::new()
+            .max_connections(2)
+            .connect_lazy(&url)
+            .unwrap();
+        Self {
+            pool,
+            table: format!("ledger_{queue}"),
+            worker: worker.to_owned(),
+        }
     }
 
     pub(crate) async fn write(&self, n: i64, context: &Context, ok: bool) {
@@ -218,12 +242,18 @@ impl Words {
             }
             std::process::exit(3);
         });
-        Self { last: receiver, blocking: Mutex::new(blocking) }
+        Self {
+            last: receiver,
+            blocking: Mutex::new(blocking),
+        }
     }
 
     pub(crate) async fn wait(&self) -> String {
         let mut last = self.last.clone();
-        last.wait_for(|word| !word.is_empty()).await.unwrap().clone()
+        last.wait_for(|word| !word.is_empty())
+            .await
+            .unwrap()
+            .clone()
     }
 
     fn block(&self) -> String {
@@ -247,7 +277,9 @@ impl Process {
     /// A child that works on a database.
     pub(crate) fn start(url: &str, role: &Role) -> Self {
         let mut command = Self::command(role);
-        command.env("DATABASE_URL", url).env_remove("EZQ_DATABASE_URL");
+        command
+            .env("DATABASE_URL", url)
+            .env_remove("EZQ_DATABASE_URL");
         Self::spawn(command)
     }
 
@@ -286,12 +318,18 @@ impl Process {
         variables: &[(&str, &str)],
     ) -> std::process::Output {
         let mut command = Self::command(role);
-        command.env("DATABASE_URL", url).env_remove("EZQ_DATABASE_URL").envs(variables.to_vec());
+        command
+            .env("DATABASE_URL", url)
+            .env_remove("EZQ_DATABASE_URL")
+            .envs(variables.to_vec());
         command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // Its end would end the child.
         let _input = child.stdin.take();
-        timeout(CEILING, child.wait_with_output()).await.expect("it ends in time").unwrap()
+        timeout(CEILING, child.wait_with_output())
+            .await
+            .expect("it ends in time")
+            .unwrap()
     }
 
     fn command(role: &Role) -> Command {
@@ -309,14 +347,20 @@ impl Process {
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let orders = child.stdin.take().unwrap();
-        Self { child, lines, orders }
+        Self {
+            child,
+            lines,
+            orders,
+        }
     }
 
     /// The rest of the next line that begins with a word.
     pub(crate) async fn hear(&mut self, word: &str) -> String {
         let next = async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
-                if let Some(rest) = line.strip_prefix('@').and_then(|line| line.strip_prefix(word))
+                if let Some(rest) = line
+                    .strip_prefix('@')
+                    .and_then(|line| line.strip_prefix(word))
                 {
                     return rest.trim().to_owned();
                 }
@@ -328,19 +372,32 @@ impl Process {
     }
 
     pub(crate) async fn tell(&mut self, word: &str) {
-        self.orders.write_all(format!("{word}\n").as_bytes()).await.unwrap();
+        self.orders
+            .write_all(format!("{word}\n").as_bytes())
+            .await
+            .unwrap();
     }
 
     /// Sends a signal by its name.
     pub(crate) async fn signal(&self, name: &str) {
         let pid = self.child.id().expect("it still runs").to_string();
         let kill = ["-c", "kill -s \"$0\" \"$1\"", name, &pid];
-        assert!(Command::new("/bin/sh").args(kill).status().await.unwrap().success());
+        assert!(
+            Command::new("/bin/sh")
+                .args(kill)
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
     }
 
     /// Waits until it ended by itself.
     pub(crate) async fn end(&mut self) -> ExitStatus {
-        timeout(CEILING, self.child.wait()).await.expect("it ends in time").unwrap()
+        timeout(CEILING, self.child.wait())
+            .await
+            .expect("it ends in time")
+            .unwrap()
     }
 
     /// Stops its consumer; the report it printed.
@@ -359,7 +416,10 @@ impl Process {
 
 /// The number before a word of a printed report.
 pub(crate) fn count(report: &str, what: &str) -> u64 {
-    let words: Vec<&str> = report.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = report
+        .split([' ', ','])
+        .filter(|word| !word.is_empty())
+        .collect();
     let at = words.iter().position(|word| *word == what);
     at.map_or(0, |at| words[at - 1].parse().unwrap())
 }

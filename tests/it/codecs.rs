@@ -34,7 +34,9 @@ impl Codec for Hidden {
     fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
         let text = WireFormat::CloudEvents.encode(event, headers)?;
         headers.insert("hidden-by", "it");
-        Ok(serde_json::to_string(&text.bytes().rev().collect::<Vec<u8>>())?)
+        Ok(serde_json::to_string(
+            &text.bytes().rev().collect::<Vec<u8>>(),
+        )?)
     }
 
     fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
@@ -51,12 +53,17 @@ impl Codec for Hidden {
 
 /// An application whose queue has a codec.
 fn with(queue: &QueueName, codec: &str) -> EzqBuilder {
-    app(queue).codec(Hidden::default()).queue_codec(queue, codec)
+    app(queue)
+        .codec(Hidden::default())
+        .queue_codec(queue, codec)
 }
 
 async fn body(ezq: &Ezq, queue: &QueueName) -> String {
     let text = format!("select message::text from pgmq.q_{queue} order by msg_id desc limit 1");
-    ezq::sqlx::query_scalar(ezq::sqlx::AssertSqlSafe(text)).fetch_one(ezq.pool()).await.unwrap()
+    ezq::sqlx::query_scalar(ezq::sqlx::AssertSqlSafe(text))
+        .fetch_one(ezq.pool())
+        .await
+        .unwrap()
 }
 
 #[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
@@ -97,10 +104,19 @@ async fn under_every_codec_events_are_handled_returned_and_committed_with_a_tran
                     Ok::<_, ezq::sqlx::Error>(Doubled { n: 2 * event.n })
                 }
             }))
-            .register(Handler::on("fails_once", move |event: Numbered, context: Context| {
-                seen.push(format!("{} at {}", event.n, context.attempt()));
-                async move { if context.attempt() > 1 { Ok(()) } else { Err("not yet") } }
-            }))
+            .register(Handler::on(
+                "fails_once",
+                move |event: Numbered, context: Context| {
+                    seen.push(format!("{} at {}", event.n, context.attempt()));
+                    async move {
+                        if context.attempt() > 1 {
+                            Ok(())
+                        } else {
+                            Err("not yet")
+                        }
+                    }
+                },
+            ))
             .register(Handler::on("told", move |event: Doubled| {
                 told.push(format!("doubled {}", event.n));
                 async {}
@@ -109,7 +125,10 @@ async fn under_every_codec_events_are_handled_returned_and_committed_with_a_tran
             .await
             .unwrap();
         let create = format!("create table {table} (n bigint)");
-        ezq::sqlx::raw_sql(ezq::sqlx::AssertSqlSafe(create)).execute(ezq.pool()).await.unwrap();
+        ezq::sqlx::raw_sql(ezq::sqlx::AssertSqlSafe(create))
+            .execute(ezq.pool())
+            .await
+            .unwrap();
         let mut tx = ezq.pool().begin().await.unwrap();
         ezq.publish_in(&mut tx, &Numbered { n: 7 }).await.unwrap();
         tx.commit().await.unwrap();
@@ -133,7 +152,11 @@ async fn under_every_codec_batches_are_claimed_leased_or_in_their_transaction() 
             batch.events().for_each(|event| numbers.push(event.n));
             async {}
         });
-        let ezq = with(&queue, codec).register(sum.batch_size(10)).connect().await.unwrap();
+        let ezq = with(&queue, codec)
+            .register(sum.batch_size(10))
+            .connect()
+            .await
+            .unwrap();
         ezq.publish_all(&numbered(0..60)).await.unwrap();
         drain(&ezq).await;
         assert_eq!(log.sorted(), Vec::from_iter(0..60), "{codec}");
@@ -150,17 +173,26 @@ async fn under_every_codec_keys_order_duplicates_are_told_and_headers_are_kept()
             let headers = context.headers();
             assert_eq!(headers.text("shop"), Some("berlin"));
             assert_eq!(headers.text("correlation-id"), Some("flow"));
-            assert_eq!((headers.key().as_deref(), context.queue()), (Some("k"), &from));
+            assert_eq!(
+                (headers.key().as_deref(), context.queue()),
+                (Some("k"), &from)
+            );
             let fails = event.n == 1 && context.attempt() == 1;
             if !fails {
                 seen.push(event.n);
             }
             async move { if fails { Err("not yet") } else { Ok(()) } }
         });
-        let ezq = with(&queue, codec).register(first_fails).connect().await.unwrap();
+        let ezq = with(&queue, codec)
+            .register(first_fails)
+            .connect()
+            .await
+            .unwrap();
         let publish = |n| {
             let publish = ezq.publish(&Numbered { n }).key("k").correlation_id("flow");
-            publish.header("shop", "berlin").dedupe_key(format!("n-{n}"))
+            publish
+                .header("shop", "berlin")
+                .dedupe_key(format!("n-{n}"))
         };
         let first = publish(1).await.unwrap();
         assert!(publish(1).await.unwrap().is_duplicate, "{codec}");
@@ -179,7 +211,10 @@ async fn under_every_codec_history_tells_of_an_event_in_the_queue_the_archive_an
     for codec in EVERY {
         let (queue, queue_dead) = (queue(), queue());
         let build = |queue: &QueueName, handler| {
-            with(queue, codec).register(handler).retention(queue, Retention::ARCHIVE).connect()
+            with(queue, codec)
+                .register(handler)
+                .retention(queue, Retention::ARCHIVE)
+                .connect()
         };
         let ezq = build(&queue, Work::quick().0).await.unwrap();
         let published = ezq.publish(&Numbered { n: 1 }).await.unwrap();
@@ -195,9 +230,15 @@ async fn under_every_codec_history_tells_of_an_event_in_the_queue_the_archive_an
             assert_eq!(copy.event_type.as_deref(), Some("test.numbered"), "{codec}");
             copy.state
         };
-        assert!(matches!(copy(&ezq, &id).await, CopyState::Waiting { .. }), "{codec}");
+        assert!(
+            matches!(copy(&ezq, &id).await, CopyState::Waiting { .. }),
+            "{codec}"
+        );
         drain(&ezq).await;
-        assert!(matches!(copy(&ezq, &id).await, CopyState::Archived { .. }), "{codec}");
+        assert!(
+            matches!(copy(&ezq, &id).await, CopyState::Archived { .. }),
+            "{codec}"
+        );
 
         let fatal = Handler::on("fatal", |_: Numbered, context: Context| async move {
             match context.headers().value("ezq-redriven") {
@@ -212,7 +253,10 @@ async fn under_every_codec_history_tells_of_an_event_in_the_queue_the_archive_an
             _ => published.event_id.clone(),
         };
         drain(&ezq).await;
-        assert!(matches!(copy(&ezq, &id).await, CopyState::Dead { .. }), "{codec}");
+        assert!(
+            matches!(copy(&ezq, &id).await, CopyState::Dead { .. }),
+            "{codec}"
+        );
         // Found by its type, and read again after it was redriven.
         let letters = ezq.dead_letters(&queue_dead).unwrap();
         let other = DeadLetterFilter::all().event_type("test.doubled");
@@ -220,19 +264,27 @@ async fn under_every_codec_history_tells_of_an_event_in_the_queue_the_archive_an
         let ours = DeadLetterFilter::all().event_type("test.numbered");
         assert_eq!(letters.redrive(ours).await.unwrap().len(), 1, "{codec}");
         drain(&ezq).await;
-        assert!(matches!(copy(&ezq, &id).await, CopyState::Archived { .. }), "{codec}");
+        assert!(
+            matches!(copy(&ezq, &id).await, CopyState::Archived { .. }),
+            "{codec}"
+        );
     }
 }
 
 #[tokio::test]
 async fn control_events_stop_a_consumer_under_every_codec() {
-    for (codec, exclusive) in
-        EVERY.map(|codec| (codec, false)).into_iter().chain([("hidden", true)])
+    for (codec, exclusive) in EVERY
+        .map(|codec| (codec, false))
+        .into_iter()
+        .chain([("hidden", true)])
     {
         let queue = queue();
         let (handler, work) = Work::quick();
         let ezq = app(&queue)
-            .codec(Hidden { exclusive, ..Hidden::default() })
+            .codec(Hidden {
+                exclusive,
+                ..Hidden::default()
+            })
             .queue_codec(&queue, codec)
             .retention(&queue, Retention::ARCHIVE)
             .register(handler)
@@ -243,13 +295,24 @@ async fn control_events_stop_a_consumer_under_every_codec() {
         let end = ezq.publish(&End::default()).await.unwrap();
         ezq.publish(&Interrupt::default()).await.unwrap();
         for reason in [StopReason::End, StopReason::Interrupt] {
-            assert_eq!(soon(ezq.consumer().run()).await.unwrap().reason, reason, "{codec}");
+            assert_eq!(
+                soon(ezq.consumer().run()).await.unwrap().reason,
+                reason,
+                "{codec}"
+            );
         }
         assert_eq!(work.handled.take(), [1], "{codec}");
         // As everywhere, a control event is not archived.
-        assert!(ezq.history(&end.event_id).await.unwrap().is_empty(), "{codec}");
+        assert!(
+            ezq.history(&end.event_id).await.unwrap().is_empty(),
+            "{codec}"
+        );
         send_batch(&ezq, &queue, &[r#"{"_type": "EZQEndEvent"}"#.into()]).await;
-        assert_eq!(soon(ezq.consumer().run()).await.unwrap().reason, StopReason::End, "{codec}");
+        assert_eq!(
+            soon(ezq.consumer().run()).await.unwrap().reason,
+            StopReason::End,
+            "{codec}"
+        );
         ezq.stop_all(&queue, None).await.unwrap();
         assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0], "{codec}");
     }
@@ -259,7 +322,11 @@ async fn control_events_stop_a_consumer_under_every_codec() {
 async fn what_a_codec_cannot_read_is_a_dead_letter_that_names_it_and_holds_up_no_other() {
     let queue = queue();
     let (handler, work) = Work::quick();
-    let ezq = with(&queue, "hidden").register(handler).connect().await.unwrap();
+    let ezq = with(&queue, "hidden")
+        .register(handler)
+        .connect()
+        .await
+        .unwrap();
     send_batch(&ezq, &queue, &[r#"{"odd": 1}"#.into(), "[300]".into()]).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
@@ -270,7 +337,9 @@ async fn what_a_codec_cannot_read_is_a_dead_letter_that_names_it_and_holds_up_no
         let reason = letter.reason.unwrap();
         assert_eq!(reason.kind, ReasonKind::Undecodable);
         assert!(
-            reason.error.starts_with("the codec `hidden` cannot read the body: "),
+            reason
+                .error
+                .starts_with("the codec `hidden` cannot read the body: "),
             "{reason:?}"
         );
     }
@@ -280,7 +349,10 @@ async fn what_a_codec_cannot_read_is_a_dead_letter_that_names_it_and_holds_up_no
 async fn a_codec_that_panics_kills_no_consumer() {
     let (queue, codec) = (queue(), Hidden::default());
     let (handler, work) = Work::quick();
-    let build = app(&queue).codec(codec.clone()).queue_codec(&queue, "hidden").register(handler);
+    let build = app(&queue)
+        .codec(codec.clone())
+        .queue_codec(&queue, "hidden")
+        .register(handler);
     let ezq = build.connect().await.unwrap();
     codec.broken.store(true, Ordering::Relaxed);
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
@@ -288,7 +360,11 @@ async fn a_codec_that_panics_kills_no_consumer() {
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
     assert!(reason.error.contains("the codec is broken"), "{reason:?}");
     codec.broken.store(false, Ordering::Relaxed);
-    ezq.dead_letters(&queue).unwrap().redrive(DeadLetterFilter::all()).await.unwrap();
+    ezq.dead_letters(&queue)
+        .unwrap()
+        .redrive(DeadLetterFilter::all())
+        .await
+        .unwrap();
     drain(&ezq).await;
     assert_eq!(work.handled.take(), [1]);
 }
@@ -296,13 +372,21 @@ async fn a_codec_that_panics_kills_no_consumer() {
 #[tokio::test]
 async fn a_codec_that_is_not_known_here_is_tried_again_and_then_a_dead_letter() {
     let queue = queue();
-    let newer = with(&queue, "hidden").register(Work::quick().0).connect().await.unwrap();
+    let newer = with(&queue, "hidden")
+        .register(Work::quick().0)
+        .connect()
+        .await
+        .unwrap();
     newer.publish(&Numbered { n: 1 }).await.unwrap();
     let older = |attempts| {
-        let policy =
-            RetryPolicy { max_attempts: attempts, backoff: Backoff::constant(Duration::ZERO) };
+        let policy = RetryPolicy {
+            max_attempts: attempts,
+            backoff: Backoff::constant(Duration::ZERO),
+        };
         let unknown_types = UnknownTypes::Retry(policy);
-        app(&queue).configure(move |config| config.unknown_types = unknown_types).connect()
+        app(&queue)
+            .configure(move |config| config.unknown_types = unknown_types)
+            .connect()
     };
     let handle = older(1_000_000).await.unwrap().consumer().spawn();
     crate::kit::until(|| async { handle.counts().retried > 3 }).await;
@@ -313,7 +397,12 @@ async fn a_codec_that_is_not_known_here_is_tried_again_and_then_a_dead_letter() 
     let reason = only_dead(&newer, &queue).await.reason.unwrap();
     assert_eq!(reason.kind, ReasonKind::Undecodable);
     assert!(reason.error.contains("`hidden`"), "{reason:?}");
-    newer.dead_letters(&queue).unwrap().redrive(DeadLetterFilter::all()).await.unwrap();
+    newer
+        .dead_letters(&queue)
+        .unwrap()
+        .redrive(DeadLetterFilter::all())
+        .await
+        .unwrap();
     assert_eq!(drain(&newer).await.counts.handled, 1);
 }
 
@@ -336,13 +425,24 @@ async fn an_event_has_its_own_codec_over_its_queue_s_and_the_application_s_word_
     let secret = |word: &str| Secret { word: word.into() };
     ezq.publish(&secret("one")).await.unwrap();
     assert!(body(&ezq, &queue).await.starts_with('['));
-    let over = build().event_codec("test.secret", "raw").connect().await.unwrap();
+    let over = build()
+        .event_codec("test.secret", "raw")
+        .connect()
+        .await
+        .unwrap();
     over.publish(&secret("two")).await.unwrap();
     assert_eq!(body(&ezq, &queue).await, r#"{"word": "two"}"#);
     // An envelope known at run time follows the application's word, and else the queue's.
-    let envelope = Envelope::builder("test.secret", "it").data(&secret("three")).unwrap();
-    ezq.publish_envelope(envelope.build().unwrap()).await.unwrap();
-    assert_eq!(body(&ezq, &queue).await, r#"{"word": "three", "_type": "test.secret"}"#);
+    let envelope = Envelope::builder("test.secret", "it")
+        .data(&secret("three"))
+        .unwrap();
+    ezq.publish_envelope(envelope.build().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(
+        body(&ezq, &queue).await,
+        r#"{"word": "three", "_type": "test.secret"}"#
+    );
     // Whatever the codec, all are read by whoever has it.
     drain(&ezq).await;
     assert_eq!(log.take(), ["one", "two", "three"]);
@@ -356,7 +456,12 @@ async fn what_chooses_no_codec_that_there_is_fails_when_it_is_built_or_published
         (app(&queue).queue_codec(&queue, "odd"), "`odd`"),
         (app(&queue).event_codec("test.numbered", "odd"), "`odd`"),
         (app(&queue).register(secret), "`hidden`"),
-        (app(&queue).codec(Hidden::default()).codec(Hidden::default()), "`hidden`"),
+        (
+            app(&queue)
+                .codec(Hidden::default())
+                .codec(Hidden::default()),
+            "`hidden`",
+        ),
         (app(&queue).codec(RawJson::of("raw", "x")), "`raw`"),
         (app(&queue).codec(RawJson::of("flat", "x")), "`flat`"),
         (app(&queue).codec(RawJson::of("", "x")), "``"),
@@ -366,10 +471,17 @@ async fn what_chooses_no_codec_that_there_is_fails_when_it_is_built_or_published
         assert_eq!(error.kind(), ErrorKind::Configuration);
         assert!(error.to_string().contains(named), "{error}");
     }
-    let error = app(&queue).queue_codec("Orders!", "raw").connect().await.unwrap_err();
+    let error = app(&queue)
+        .queue_codec("Orders!", "raw")
+        .connect()
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidQueueName);
     let ezq = app(&queue).connect().await.unwrap();
-    let error = ezq.publish(&Secret { word: "no".into() }).await.unwrap_err();
+    let error = ezq
+        .publish(&Secret { word: "no".into() })
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("`hidden`"), "{error}");
 }
@@ -400,15 +512,23 @@ impl Codec for Bad {
 async fn what_a_codec_cannot_write_is_refused_at_publish_and_fails_the_handler_that_returns_it() {
     for name in ["panics", "fails", "no_json", "deep"] {
         let queue = queue();
-        let double = Handler::on("double", |event: Numbered| async move { Doubled { n: event.n } });
-        let builder = app(&queue).codec(Bad(name)).event_codec("test.doubled", name);
+        let double = Handler::on(
+            "double",
+            |event: Numbered| async move { Doubled { n: event.n } },
+        );
+        let builder = app(&queue)
+            .codec(Bad(name))
+            .event_codec("test.doubled", name);
         let ezq = builder.register(double).connect().await.unwrap();
         let error = ezq.publish(&Doubled { n: 1 }).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Encode);
         assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
         ezq.publish(&Numbered { n: 1 }).await.unwrap();
         drain(&ezq).await;
-        assert_eq!(only_dead(&ezq, &queue).await.reason.unwrap().kind, ReasonKind::Fatal);
+        assert_eq!(
+            only_dead(&ezq, &queue).await.reason.unwrap().kind,
+            ReasonKind::Fatal
+        );
     }
 }
 
@@ -417,7 +537,10 @@ async fn raw_bodies_of_other_programs_are_events_of_a_type() {
     let (queue, log) = (queue(), Log::new());
     let seen = log.clone();
     let handler = Handler::on("reads", move |event: AnyEvent, context: Context| {
-        seen.push((event.event_type().to_owned(), event.data().unwrap().to_owned()));
+        seen.push((
+            event.event_type().to_owned(),
+            event.data().unwrap().to_owned(),
+        ));
         assert!(!context.event_id().is_empty());
         async {}
     });
@@ -433,7 +556,10 @@ async fn raw_bodies_of_other_programs_are_events_of_a_type() {
     let headers =
         r#"{"ce-type": "test.other", "ce-id": "theirs", "ce-time": "2026-01-02T03:04:05Z"}"#;
     for (body, headers) in [("3", headers), ("4", r#"{"ce-type": 7}"#), ("5", "[]")] {
-        let send = ezq::sqlx::query(send).bind(queue.as_str()).bind(body).bind(headers);
+        let send = ezq::sqlx::query(send)
+            .bind(queue.as_str())
+            .bind(body)
+            .bind(headers);
         send.execute(ezq.pool()).await.unwrap();
     }
     let history = ezq.history("theirs").await.unwrap();
@@ -441,8 +567,13 @@ async fn raw_bodies_of_other_programs_are_events_of_a_type() {
     drain(&ezq).await;
     let found = |name: &str, data: &str| (format!("test.{name}"), data.to_owned());
     let numbered = |data| found("numbered", data);
-    let wanted =
-        [numbered("3"), numbered("4"), numbered("5"), numbered("[2]"), numbered("{\"n\": 1}")];
+    let wanted = [
+        numbered("3"),
+        numbered("4"),
+        numbered("5"),
+        numbered("[2]"),
+        numbered("{\"n\": 1}"),
+    ];
     let mut wanted = Vec::from(wanted);
     wanted[0] = found("other", "3");
     wanted.sort();
@@ -464,10 +595,18 @@ async fn raw_json_keeps_every_attribute() {
     let (queue, log) = (queue(), Log::new());
     let seen = log.clone();
     let handler = Handler::on("reads", move |event: AnyEvent| {
-        seen.push(WireFormat::CloudEvents.encode(event.envelope(), &mut Headers::new()).unwrap());
+        seen.push(
+            WireFormat::CloudEvents
+                .encode(event.envelope(), &mut Headers::new())
+                .unwrap(),
+        );
         async {}
     });
-    let ezq = with(&queue, "raw").register(handler).connect().await.unwrap();
+    let ezq = with(&queue, "raw")
+        .register(handler)
+        .connect()
+        .await
+        .unwrap();
     let envelope = Envelope::builder("test.full", "/a/b")
         .subject("s")
         .datacontenttype("application/json")
@@ -479,7 +618,9 @@ async fn raw_json_keeps_every_attribute() {
         .unwrap()
         .build()
         .unwrap();
-    let plain = WireFormat::CloudEvents.encode(&envelope, &mut Headers::new()).unwrap();
+    let plain = WireFormat::CloudEvents
+        .encode(&envelope, &mut Headers::new())
+        .unwrap();
     ezq.publish_envelope(envelope).await.unwrap();
     drain(&ezq).await;
     assert_eq!(log.take(), [plain]);
@@ -491,20 +632,35 @@ async fn an_exclusive_codec_takes_nothing_else_and_another_reads_what_says_what_
         let queue = queue();
         let (handler, work) = Work::quick();
         let ezq = app(&queue)
-            .codec(Hidden { exclusive, ..Hidden::default() })
+            .codec(Hidden {
+                exclusive,
+                ..Hidden::default()
+            })
             .queue_codec(&queue, "hidden")
             .register(handler)
             .connect()
             .await
             .unwrap();
-        let plain = app(&queue).queue_codec(&queue, "raw").connect().await.unwrap();
+        let plain = app(&queue)
+            .queue_codec(&queue, "raw")
+            .connect()
+            .await
+            .unwrap();
         plain.publish(&Numbered { n: 1 }).await.unwrap();
         let cloud = r#"{"specversion": "1.0", "id": "1", "source": "x", "type": "test.numbered", "data": {"n": 2}}"#;
-        send_batch(&ezq, &queue, &[cloud.into(), r#"{"_type": "test.numbered", "n": 3}"#.into()])
-            .await;
+        send_batch(
+            &ezq,
+            &queue,
+            &[cloud.into(), r#"{"_type": "test.numbered", "n": 3}"#.into()],
+        )
+        .await;
         ezq.publish(&Numbered { n: 4 }).await.unwrap();
         drain(&ezq).await;
-        let (handled, died) = if exclusive { (vec![4], 3) } else { (vec![1, 2, 3, 4], 0) };
+        let (handled, died) = if exclusive {
+            (vec![4], 3)
+        } else {
+            (vec![1, 2, 3, 4], 0)
+        };
         assert_eq!(work.handled.sorted(), handled);
         assert_eq!(dead(&ezq, &queue).await.len(), died);
     }
@@ -524,7 +680,11 @@ impl Codec for Marked {
 
     fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
         let event = WireFormat::CloudEvents.decode(body, origin)?;
-        if event.source() == "known" { Ok(event) } else { Err("no mark".into()) }
+        if event.source() == "known" {
+            Ok(event)
+        } else {
+            Err("no mark".into())
+        }
     }
 
     fn is_exclusive(&self) -> bool {
@@ -536,7 +696,10 @@ impl Codec for Marked {
 async fn an_exclusive_codec_decides_about_plain_bodies_of_other_programs() {
     let queue = queue();
     let (handler, work) = Work::quick();
-    let builder = app(&queue).codec(Marked).queue_codec(&queue, "marked").register(handler);
+    let builder = app(&queue)
+        .codec(Marked)
+        .queue_codec(&queue, "marked")
+        .register(handler);
     let ezq = builder.connect().await.unwrap();
     let body = |source: &str, n: i64| {
         format!(
@@ -554,22 +717,50 @@ async fn an_exclusive_codec_decides_about_plain_bodies_of_other_programs() {
 #[tokio::test]
 async fn what_is_broadcast_is_written_by_its_type_s_codec_and_not_by_a_queue_s() {
     let queue = queue();
-    let strict = Hidden { exclusive: true, ..Hidden::default() };
-    let build = || app(&queue).codec(strict.clone()).queue_codec(&queue, "hidden");
+    let strict = Hidden {
+        exclusive: true,
+        ..Hidden::default()
+    };
+    let build = || {
+        app(&queue)
+            .codec(strict.clone())
+            .queue_codec(&queue, "hidden")
+    };
     let ezq = build().connect().await.unwrap();
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
     // Of the test's own, since the database is shared.
     let event_type = format!("test.{queue}");
-    ezq.subscriptions().unwrap().add(&queue, event_type.as_str()).await.unwrap();
-    let event = || Envelope::builder(&event_type, "it").data(&Doubled { n: 7 }).unwrap();
-    ezq.broadcast_envelope(event().build().unwrap()).await.unwrap();
+    ezq.subscriptions()
+        .unwrap()
+        .add(&queue, event_type.as_str())
+        .await
+        .unwrap();
+    let event = || {
+        Envelope::builder(&event_type, "it")
+            .data(&Doubled { n: 7 })
+            .unwrap()
+    };
+    ezq.broadcast_envelope(event().build().unwrap())
+        .await
+        .unwrap();
     assert!(body(&ezq, &queue).await.starts_with(r#"{"id": "#));
     drain(&ezq).await;
     assert_eq!(dead(&ezq, &queue).await.len(), 1);
-    let typed = build().event_codec(&event_type, "hidden").connect().await.unwrap();
-    typed.broadcast_envelope(event().build().unwrap()).await.unwrap();
+    let typed = build()
+        .event_codec(&event_type, "hidden")
+        .connect()
+        .await
+        .unwrap();
+    typed
+        .broadcast_envelope(event().build().unwrap())
+        .await
+        .unwrap();
     assert!(body(&ezq, &queue).await.starts_with("[125, "));
-    ezq.subscriptions().unwrap().remove(&queue, event_type.as_str()).await.unwrap();
+    ezq.subscriptions()
+        .unwrap()
+        .remove(&queue, event_type.as_str())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -584,7 +775,10 @@ async fn an_archive_is_searched_by_its_index_for_what_a_codec_wrote() {
          SELECT n, now(), '[1]', jsonb_build_object('ezq-codec', 'hidden', 'ce-id', 'c-' || n)
          FROM generate_series(1001, 21000) n; ANALYZE pgmq.a_{queue}"
     );
-    ezq::sqlx::raw_sql(ezq::sqlx::AssertSqlSafe(text)).execute(ezq.pool()).await.unwrap();
+    ezq::sqlx::raw_sql(ezq::sqlx::AssertSqlSafe(text))
+        .execute(ezq.pool())
+        .await
+        .unwrap();
     assert_eq!(ezq.history("c-1077").await.unwrap().copies.len(), 1);
     let scans = format!(
         "SELECT coalesce(sum(idx_scan), 0)::bigint > 0 FROM pg_stat_user_indexes
@@ -592,7 +786,10 @@ async fn an_archive_is_searched_by_its_index_for_what_a_codec_wrote() {
     );
     crate::kit::until(|| async {
         let scans = ezq::sqlx::AssertSqlSafe(scans.clone());
-        ezq::sqlx::query_scalar(scans).fetch_one(ezq.pool()).await.unwrap()
+        ezq::sqlx::query_scalar(scans)
+            .fetch_one(ezq.pool())
+            .await
+            .unwrap()
     })
     .await;
 }

@@ -25,8 +25,14 @@ fn every_option_of_the_environment_takes_effect() {
     let mut expected = Config::default();
     expected.app = "shop".into();
     expected.queue = ezq::QueueName::new("orders").unwrap();
-    let orders = (ezq::Pattern::new("order.*").unwrap(), ezq::QueueName::new("o").unwrap());
-    let rest = (ezq::Pattern::new("#").unwrap(), ezq::QueueName::new("rest").unwrap());
+    let orders = (
+        ezq::Pattern::new("order.*").unwrap(),
+        ezq::QueueName::new("o").unwrap(),
+    );
+    let rest = (
+        ezq::Pattern::new("#").unwrap(),
+        ezq::QueueName::new("rest").unwrap(),
+    );
     expected.event_routes = vec![orders, rest];
     expected.concurrency = 3;
     expected.lease = secs(2);
@@ -114,7 +120,10 @@ fn a_wrong_value_is_refused_with_its_name_and_what_to_write() {
     for (name, value) in wrong {
         let error = from(&[(name, value)]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration, "{name}={value}");
-        assert!(error.to_string().starts_with(&format!("{name}={value}: ")), "{error}");
+        assert!(
+            error.to_string().starts_with(&format!("{name}={value}: ")),
+            "{error}"
+        );
     }
 }
 
@@ -135,7 +144,10 @@ async fn an_option_out_of_range_fails_when_the_application_is_built() {
             config.poll_max = Some(Duration::from_secs(1));
         },
         |config| {
-            let options = ezq::HandlerOptions { max_attempts: Some(0), ..Default::default() };
+            let options = ezq::HandlerOptions {
+                max_attempts: Some(0),
+                ..Default::default()
+            };
             config.handlers.insert("work".into(), options);
         },
     ];
@@ -145,7 +157,10 @@ async fn an_option_out_of_range_fails_when_the_application_is_built() {
         assert_eq!(error.kind(), ErrorKind::Configuration, "change {index}");
     }
     let ezq = app(&queue()).connect().await.unwrap();
-    for consumer in [ezq.consumer().concurrency(0), ezq.consumer().lease(Duration::ZERO)] {
+    for consumer in [
+        ezq.consumer().concurrency(0),
+        ezq.consumer().lease(Duration::ZERO),
+    ] {
         let error = soon(consumer.run()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
     }
@@ -173,21 +188,37 @@ async fn code_wins_over_the_environment_and_that_over_the_defaults() {
     };
     let output = child(None);
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{output:?}"
+    );
     let ezq = app(&queue).connect().await.unwrap();
-    assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0], "it published to this database and queue");
+    assert_eq!(
+        held(&ezq, &queue).await,
+        [1, 0, 0, 0],
+        "it published to this database and queue"
+    );
 
     let output = child(Some(("EZQ_MAX_DELIVERIES", "many")));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && text.contains("EZQ_MAX_DELIVERIES=many"), "{output:?}");
+    assert!(
+        !output.status.success() && text.contains("EZQ_MAX_DELIVERIES=many"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test]
 async fn in_a_process_of_its_own() {
     // Run by the test above, in an environment of its own; elsewhere there is nothing to see.
-    let Ok(queue) = std::env::var(CHILD) else { return };
+    let Ok(queue) = std::env::var(CHILD) else {
+        return;
+    };
     let builder = Ezq::builder().without_discovered_handlers();
-    let ezq = builder.configure(|config| config.concurrency = 7).connect().await.unwrap();
+    let ezq = builder
+        .configure(|config| config.concurrency = 7)
+        .connect()
+        .await
+        .unwrap();
     let config = ezq.config();
     assert_eq!(config.queue.as_str(), queue);
     assert_eq!(config.lease, Duration::from_secs(3));
@@ -203,16 +234,25 @@ async fn embedded() -> PgConnectOptions {
 #[tokio::test]
 async fn a_pool_of_one_connection_publishes_and_consumes() {
     let queue = queue();
-    let pool = PgPoolOptions::new().max_connections(1).connect_with(embedded().await).await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(embedded().await)
+        .await;
     let pool = pool.unwrap();
     let (handler, work) = Work::quick();
-    let chain = Handler::on("chain", |event: Numbered, publisher: Publisher| async move {
-        if event.n <= 20 {
-            publisher.publish(&Numbered { n: event.n + 100 }).await?;
-        }
-        Ok::<_, HandlerError>((event.n <= 20).then_some(Numbered { n: event.n + 200 }))
-    });
-    let builder = app(&queue).pool(pool.clone()).register(handler).register(chain);
+    let chain = Handler::on(
+        "chain",
+        |event: Numbered, publisher: Publisher| async move {
+            if event.n <= 20 {
+                publisher.publish(&Numbered { n: event.n + 100 }).await?;
+            }
+            Ok::<_, HandlerError>((event.n <= 20).then_some(Numbered { n: event.n + 200 }))
+        },
+    );
+    let builder = app(&queue)
+        .pool(pool.clone())
+        .register(handler)
+        .register(chain);
     let ezq = builder.connect().await.unwrap();
     assert_eq!(ezq.pool().options().get_max_connections(), 1);
     ezq.publish_all(&numbered(1..=20)).await.unwrap();
@@ -229,8 +269,15 @@ async fn a_pool_of_one_connection_publishes_and_consumes() {
     until(async || consumer.counts().handled == 62).await;
     assert_eq!(published.queue, queue);
     consumer.stop();
-    assert_eq!(soon(consumer.wait()).await.unwrap().reason, StopReason::Handle);
-    let expected: Vec<i64> = (1..=20).chain(101..=120).chain(201..=220).chain([400, 500]).collect();
+    assert_eq!(
+        soon(consumer.wait()).await.unwrap().reason,
+        StopReason::Handle
+    );
+    let expected: Vec<i64> = (1..=20)
+        .chain(101..=120)
+        .chain(201..=220)
+        .chain([400, 500])
+        .collect();
     assert_eq!(work.handled.sorted(), expected);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
@@ -253,16 +300,28 @@ async fn nothing_is_created_where_the_schema_is_not_managed() {
 
     managed.publish(&Numbered { n: 1 }).await.unwrap();
     let builder = app(&queue).manage_schema(false).register(Work::quick().0);
-    assert_eq!(drain(&builder.connect().await.unwrap()).await.counts.handled, 1);
+    assert_eq!(
+        drain(&builder.connect().await.unwrap())
+            .await
+            .counts
+            .handled,
+        1
+    );
 }
 
 /// What connecting fails with, in time and without a password.
 async fn refused(builder: EzqBuilder) -> Error {
     let began = Instant::now();
-    let builder = builder.without_discovered_handlers().connect_timeout(Duration::from_secs(2));
+    let builder = builder
+        .without_discovered_handlers()
+        .connect_timeout(Duration::from_secs(2));
     let debug = format!("{builder:?}");
     let error = builder.connect().await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        began.elapsed()
+    );
     let all = format!("{error} {error:?} {} {debug}", error_chain(&error));
     assert!(!all.contains("hunter2"), "{all}");
     error
@@ -278,7 +337,11 @@ async fn a_server_that_is_not_there_or_says_nothing() {
     let port = listener.local_addr().unwrap().port();
     let url = format!("postgres://app:hunter2@127.0.0.1:{port}/app");
     let error = refused(at(&url)).await;
-    assert_eq!(error.kind(), ErrorKind::Connection, "it accepts and says nothing");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Connection,
+        "it accepts and says nothing"
+    );
     drop(listener);
     let error = refused(at(&url)).await;
     assert_eq!(error.kind(), ErrorKind::Connection, "nothing listens");
@@ -291,8 +354,12 @@ async fn a_server_that_is_not_there_or_says_nothing() {
 fn outside_of_a_runtime_it_says_so() {
     let mut connecting = Box::pin(at("postgres://app@localhost/app").connect());
     let waker = std::task::Waker::noop();
-    let polled = connecting.as_mut().poll(&mut std::task::Context::from_waker(waker));
-    let std::task::Poll::Ready(Err(error)) = polled else { panic!("it waits") };
+    let polled = connecting
+        .as_mut()
+        .poll(&mut std::task::Context::from_waker(waker));
+    let std::task::Poll::Ready(Err(error)) = polled else {
+        panic!("it waits")
+    };
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("#[tokio::main]"), "{error}");
 }
@@ -303,7 +370,10 @@ async fn a_role_without_rights_is_told_what_grants_them() {
     // Makes sure that PGMQ stands.
     app(&queue()).connect().await.unwrap();
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
-    sqlx::raw_sql("CREATE ROLE rightless LOGIN").execute(&mut own).await.unwrap();
+    sqlx::raw_sql("CREATE ROLE rightless LOGIN")
+        .execute(&mut own)
+        .await
+        .unwrap();
     let refusal = async || {
         let ezq = at(&server.url().replace("postgres@", "rightless@"));
         match ezq.without_discovered_handlers().connect().await {
@@ -322,7 +392,9 @@ async fn a_role_without_rights_is_told_what_grants_them() {
 #[tokio::test]
 async fn a_database_that_does_not_exist() {
     let server = EmbeddedPostgres::shared().await.unwrap();
-    let url = server.database_url("no_such_database").replace("postgres@", "postgres:hunter2@");
+    let url = server
+        .database_url("no_such_database")
+        .replace("postgres@", "postgres:hunter2@");
     let error = refused(at(&url)).await;
     assert_eq!(error.kind(), ErrorKind::DatabaseMissing);
     assert!(error.to_string().contains("no_such_database"), "{error}");
@@ -330,8 +402,17 @@ async fn a_database_that_does_not_exist() {
 
 #[tokio::test]
 async fn a_url_that_is_none() {
-    for url in ["hunter2", "", "mysql://app:hunter2@db/app", "postgres://app:hunter2@db:port/app"] {
-        assert_eq!(refused(at(url)).await.kind(), ErrorKind::Configuration, "{url}");
+    for url in [
+        "hunter2",
+        "",
+        "mysql://app:hunter2@db/app",
+        "postgres://app:hunter2@db:port/app",
+    ] {
+        assert_eq!(
+            refused(at(url)).await.kind(),
+            ErrorKind::Configuration,
+            "{url}"
+        );
     }
 }
 
@@ -347,7 +428,10 @@ async fn a_wrong_password() {
         "SELECT pg_reload_conf()",
     ];
     for statement in settings {
-        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+        sqlx::raw_sql(statement)
+            .execute(&mut connection)
+            .await
+            .unwrap();
     }
     // The reload takes a moment.
     until(async || {

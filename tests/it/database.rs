@@ -20,12 +20,18 @@ pub(crate) async fn server() -> &'static EmbeddedPostgres {
 
 /// A name that no other test uses.
 pub(crate) fn unique(prefix: &str) -> QueueName {
-    QueueName::new(&format!("{prefix}_{}", COUNTER.fetch_add(1, Ordering::Relaxed))).unwrap()
+    QueueName::new(&format!(
+        "{prefix}_{}",
+        COUNTER.fetch_add(1, Ordering::Relaxed)
+    ))
+    .unwrap()
 }
 
 /// An application with these handlers alone.
 pub(crate) async fn app(url: &str, handlers: impl IntoIterator<Item = Handler>) -> Ezq {
-    let mut builder = Ezq::builder().database_url(url).without_discovered_handlers();
+    let mut builder = Ezq::builder()
+        .database_url(url)
+        .without_discovered_handlers();
     builder = builder.connect_timeout(Duration::from_secs(2));
     for handler in handlers {
         builder = builder.register(handler);
@@ -38,14 +44,20 @@ pub(crate) async fn connection(url: &str) -> PgConnection {
 }
 
 pub(crate) async fn run(connection: &mut PgConnection, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(connection)
+        .await
+        .unwrap();
 }
 
 pub(crate) async fn scalar<T>(connection: &mut PgConnection, sql: &str) -> T
 where
     T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
-    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap()
+    sqlx::query_scalar(AssertSqlSafe(sql))
+        .fetch_one(connection)
+        .await
+        .unwrap()
 }
 
 /// Waits until a question about tables is answered with yes.

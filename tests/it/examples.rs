@@ -14,9 +14,19 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// An example's program, which `cargo test` builds beside the tests.
 fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
-    let program = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
+    let program = tests
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("examples")
+        .join(name);
     let found = program.is_file();
-    assert!(found, "{} is missing: run `cargo build --examples`", program.display());
+    assert!(
+        found,
+        "{} is missing: run `cargo build --examples`",
+        program.display()
+    );
     let mut command = Command::new(program);
     // Options of the caller's would change what is printed.
     command.env_remove("EZQ_QUEUE").stdin(Stdio::null());
@@ -25,7 +35,11 @@ fn example(name: &str) -> Command {
 
 /// Runs a program to its end, which must come in time.
 fn run(command: &mut Command) -> Output {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     finish(child)
 }
 
@@ -36,7 +50,9 @@ fn finish(child: Child) -> Output {
     match waiting.recv_timeout(PATIENCE) {
         Ok(output) => output.unwrap(),
         Err(_) => {
-            let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status();
+            let _ = Command::new("kill")
+                .args(["-KILL", &id.to_string()])
+                .status();
             panic!("still running after {PATIENCE:?}");
         }
     }
@@ -49,7 +65,11 @@ fn text(bytes: &[u8]) -> String {
 /// What a program that must succeed printed.
 fn printed(output: Output) -> String {
     let (out, complaints) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{}\n{out}\n{complaints}", output.status);
+    assert!(
+        output.status.success(),
+        "{}\n{out}\n{complaints}",
+        output.status
+    );
     out
 }
 
@@ -70,7 +90,13 @@ fn quickstart_greets_and_reports() {
     let queue = format!("quickstart_{}", std::process::id());
     let out = printed(run(example("quickstart").env("EZQ_QUEUE", queue)));
     assert!(out.contains("hello ada\n"), "{out}");
-    assert_in_order(&out, &["stopped by End after", ": 1 handled, 0 retried, 0 dead-lettered"]);
+    assert_in_order(
+        &out,
+        &[
+            "stopped by End after",
+            ": 1 handled, 0 retried, 0 dead-lettered",
+        ],
+    );
 }
 
 #[test]
@@ -105,9 +131,14 @@ async fn own_database_commits_an_event_with_a_row_and_handles_it() {
     crate::database::run(&mut own, table).await;
 
     let mut command = example("own_database");
-    command.env("DATABASE_URL", url).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .env("DATABASE_URL", url)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
     let (sender, handled) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let mut lines = lines;
@@ -115,10 +146,21 @@ async fn own_database_commits_an_event_with_a_row_and_handles_it() {
     });
     let handled = tokio::time::timeout(PATIENCE, handled).await;
     let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
     let output = finish(child);
     assert_eq!(handled.unwrap(), Ok(true), "{}", text(&output.stderr));
-    assert!(output.status.success(), "{}\n{}", output.status, text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        output.status,
+        text(&output.stderr)
+    );
     assert!(scalar::<bool>(&mut own, "SELECT paid FROM orders").await);
     let left = "SELECT count(*) FROM pgmq.q_orders";
     assert_eq!(scalar::<i64>(&mut own, left).await, 0);
@@ -188,7 +230,11 @@ fn graceful_shutdown_shows_every_way_to_stop() {
     let _alone = alone();
     let started = Instant::now();
     let out = printed(run(&mut example("graceful_shutdown")));
-    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        started.elapsed()
+    );
     assert_in_order(
         &out,
         &[
@@ -218,16 +264,39 @@ fn graceful_shutdown_shows_every_way_to_stop() {
 fn graceful_shutdown_waits_for_ctrl_c() {
     let _alone = alone();
     let mut command = example("graceful_shutdown");
-    let mut child =
-        command.arg("--wait").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|line| line.contains("job 1 begins")), "no job began");
+    let mut child = command
+        .arg("--wait")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(
+        lines.any(|line| line.contains("job 1 begins")),
+        "no job began"
+    );
     let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
     let rest: Vec<String> = lines.collect();
     let output = finish(child);
-    assert!(output.status.success(), "{}\n{}", output.status, text(&output.stderr));
-    assert_in_order(&rest.join("\n"), &["job 1 is done", "stopped by a signal after"]);
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        output.status,
+        text(&output.stderr)
+    );
+    assert_in_order(
+        &rest.join("\n"),
+        &["job 1 is done", "stopped by a signal after"],
+    );
 }
 
 #[test]
@@ -283,7 +352,10 @@ fn orders_service_commits_orders_with_their_events_and_another_application_hears
         ],
     );
     // In no particular order, once each; and nothing of the order that was rolled back.
-    for line in ["shop: charged 1250 cents for order ", "shop: told linus about order "] {
+    for line in [
+        "shop: charged 1250 cents for order ",
+        "shop: told linus about order ",
+    ] {
         assert_eq!(out.matches(line).count(), 1, "{out}");
     }
     assert_eq!(out.matches("shipping: order ").count(), 2, "{out}");
@@ -294,8 +366,12 @@ fn orders_service_commits_orders_with_their_events_and_another_application_hears
 #[test]
 fn python_interop_reads_and_writes_both_forms() {
     let test = "examples::python_interop_reads_and_writes_both_forms";
-    let Some(_) = skip::program("python3", "python3", test) else { return };
-    let Some(_) = skip::program("psql", "postgresql-client", test) else { return };
+    let Some(_) = skip::program("python3", "python3", test) else {
+        return;
+    };
+    let Some(_) = skip::program("psql", "postgresql-client", test) else {
+        return;
+    };
     let out = printed(run(&mut example("python_interop")));
     assert_in_order(
         &out,
@@ -343,7 +419,9 @@ fn git(repo: &Path, arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut git = Command::new("git");
     git.arg("-C").arg(repo).args(arguments);
     // Inside a hook these would point git elsewhere.
-    git.env_remove("GIT_DIR").env_remove("GIT_WORK_TREE").env_remove("GIT_INDEX_FILE");
+    git.env_remove("GIT_DIR")
+        .env_remove("GIT_WORK_TREE")
+        .env_remove("GIT_INDEX_FILE");
     git.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut git = git.spawn().expect("git is installed");
     git.stdin.take().unwrap().write_all(input).unwrap();
@@ -369,7 +447,13 @@ fn odd_repository(repo: &Path) {
         M 100644 inline \"no utf-8 \xff\"\ndata 1\nx\n";
     commit(1, b"Ada", 1_700_000_000, "one\n\nwith a body", weird);
     commit(2, b"Ada", 1_700_000_000, "", b"from :1\n");
-    commit(3, b"Grace \xff", 1_700_000_000, "three", b"from :1\nM 100644 inline side\ndata 1\nx\n");
+    commit(
+        3,
+        b"Grace \xff",
+        1_700_000_000,
+        "three",
+        b"from :1\nM 100644 inline side\ndata 1\nx\n",
+    );
     commit(
         4,
         b"Ada",
@@ -377,7 +461,13 @@ fn odd_repository(repo: &Path) {
         "merge",
         b"from :2\nmerge :3\nM 100644 inline side\ndata 1\nx\n",
     );
-    commit(5, b"", 1_700_003_600, ":100644 looks like a file", b"from :4\n");
+    commit(
+        5,
+        b"",
+        1_700_003_600,
+        ":100644 looks like a file",
+        b"from :4\n",
+    );
     git(repo, &["fast-import", "--quiet", "--force"], &history);
 }
 
@@ -414,25 +504,39 @@ fn commits_says_what_is_wrong_with_a_repository() {
     let folder = Folder::new("none");
     let output = run(example("commits").arg("--repo").arg(&folder.0));
     assert_eq!(output.status.code(), Some(1));
-    assert_in_order(&text(&output.stderr), &["cannot read the history of", "not a git repository"]);
+    assert_in_order(
+        &text(&output.stderr),
+        &["cannot read the history of", "not a git repository"],
+    );
 
     git(&folder.0, &["init", "--quiet"], b"");
     let output = run(example("commits").arg("--repo").arg(&folder.0));
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("has no commits"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("has no commits"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
 fn commits_says_that_git_is_missing() {
     let output = run(example("commits").env("PATH", "/nonexistent"));
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("`git` is not installed"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("`git` is not installed"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
 fn commits_refuses_unknown_arguments_and_explains_itself() {
     let output = run(example("commits").arg("--depth"));
     assert_eq!(output.status.code(), Some(2));
-    assert_in_order(&text(&output.stderr), &["unknown argument `--depth`", "Usage: commits"]);
+    assert_in_order(
+        &text(&output.stderr),
+        &["unknown argument `--depth`", "Usage: commits"],
+    );
     assert!(printed(run(example("commits").arg("--help"))).contains("--repo PATH"));
 }

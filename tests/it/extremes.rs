@@ -20,7 +20,10 @@ async fn a_handler_of_one_event_in_a_transaction_may_take_for_ever() {
     for time in LONGEST {
         let queue = queue();
         let handler = Handler::on("one", |_: Numbered, _: Tx| async {}).timeout(Some(time));
-        let handler = handler.max_attempts(u32::MAX).concurrency(usize::MAX).order(i32::MAX);
+        let handler = handler
+            .max_attempts(u32::MAX)
+            .concurrency(usize::MAX)
+            .order(i32::MAX);
         let ezq = app(&queue).register(handler).connect().await.unwrap();
         ezq.publish(&Numbered { n: 1 }).await.unwrap();
         assert_eq!(drain(&ezq).await.counts.handled, 1, "{time:?}");
@@ -37,7 +40,10 @@ async fn batches_may_be_of_any_size() {
                 .timeout(Some(time))
         };
         let elsewhere = batch("elsewhere").queue("it_extremes_elsewhere");
-        let builder = app(&queue).register(batch("one")).register(batch("two")).register(elsewhere);
+        let builder = app(&queue)
+            .register(batch("one"))
+            .register(batch("two"))
+            .register(elsewhere);
         let ezq = builder.connect().await.unwrap();
         ezq.publish_all(&numbered(1..=3)).await.unwrap();
         assert_eq!(drain(&ezq).await.counts.handled, 3, "{time:?}");
@@ -65,13 +71,29 @@ async fn every_option_of_the_application_is_taken_at_its_largest() {
             config.dedupe_window = time;
             config.connect_timeout = time;
         });
-        let ezq = builder.retention(&queue, Retention::archive_for(time)).connect().await.unwrap();
-        ezq.publish(&Numbered { n: 1 }).dedupe_key("one").dedupe_window(time).await.unwrap();
-        let consumer = ezq.consumer().grace(time).restart(Backoff::constant(time)).spawn();
+        let ezq = builder
+            .retention(&queue, Retention::archive_for(time))
+            .connect()
+            .await
+            .unwrap();
+        ezq.publish(&Numbered { n: 1 })
+            .dedupe_key("one")
+            .dedupe_window(time)
+            .await
+            .unwrap();
+        let consumer = ezq
+            .consumer()
+            .grace(time)
+            .restart(Backoff::constant(time))
+            .spawn();
         until(async || consumer.counts().handled == 1).await;
         consumer.stop();
         soon(consumer.wait()).await.unwrap();
-        ezq.publish(&Numbered { n: 2 }).after(time).max_attempts(u32::MAX).await.unwrap();
+        ezq.publish(&Numbered { n: 2 })
+            .after(time)
+            .max_attempts(u32::MAX)
+            .await
+            .unwrap();
         assert_eq!(held(&ezq, &queue).await, [0, 0, 1, 0], "{time:?}");
         ezq.pgmq().sweep().await.unwrap();
         ezq.blocked_keys(&queue, usize::MAX).await.unwrap();
@@ -91,7 +113,11 @@ async fn what_a_handler_asks_for_is_taken_at_its_largest() {
         let ezq = app(&queue).register(asks).connect().await.unwrap();
         ezq.publish_all(&numbered(1..=2)).await.unwrap();
         assert_eq!(drain(&ezq).await.counts.retried, 2, "{time:?}");
-        assert_eq!(held(&ezq, &queue).await, [0, 2, 0, 0], "delivered before, and not due");
+        assert_eq!(
+            held(&ezq, &queue).await,
+            [0, 2, 0, 0],
+            "delivered before, and not due"
+        );
     }
 }
 
@@ -99,7 +125,11 @@ async fn what_a_handler_asks_for_is_taken_at_its_largest() {
 async fn an_operator_may_ask_for_any_number() {
     let queue = queue();
     let fails = Handler::on("fails", |_: Numbered| async { Err::<(), _>("no") });
-    let ezq = app(&queue).register(fails.max_attempts(1)).connect().await.unwrap();
+    let ezq = app(&queue)
+        .register(fails.max_attempts(1))
+        .connect()
+        .await
+        .unwrap();
     ezq.publish_all(&numbered(1..=3)).await.unwrap();
     drain(&ezq).await;
     let letters = ezq.dead_letters(&queue).unwrap();
@@ -119,8 +149,13 @@ async fn every_option_of_the_engine_is_taken_at_its_largest() {
     let ezq = app(&queue()).connect().await.unwrap();
     for time in LONGEST {
         let options = ezq.pool().connect_options().as_ref().clone();
-        let config = PgmqConfig::options(options).connect_timeout(time).statement_timeout(time);
-        let config = config.restart_grace(time).sweep_interval(time).max_connections(u32::MAX);
+        let config = PgmqConfig::options(options)
+            .connect_timeout(time)
+            .statement_timeout(time);
+        let config = config
+            .restart_grace(time)
+            .sweep_interval(time)
+            .max_connections(u32::MAX);
         let engine = PgmqEngine::connect(config).await.unwrap();
         let queue = queue();
         engine.ensure_queue(&queue).await.unwrap();

@@ -32,18 +32,30 @@ impl Pair {
         let standby = EmbeddedPostgres::builder().start().await.unwrap();
         let folders = [folder(&primary).await, folder(&standby).await];
         let address = folders[0].join("address");
-        let pair = Self { primary, standby, address };
+        let pair = Self {
+            primary,
+            standby,
+            address,
+        };
         pair.point_at(&folders[0]);
 
         let connects_to = format!("host={} user=postgres", folders[0].display());
         let mut own = connection(&pair.primary.url()).await;
-        run(&mut own, &format!("ALTER SYSTEM SET primary_conninfo = '{connects_to}'")).await;
+        run(
+            &mut own,
+            &format!("ALTER SYSTEM SET primary_conninfo = '{connects_to}'"),
+        )
+        .await;
         drop(own);
         pair.primary.stop(false).await.unwrap();
         pair.standby.stop(false).await.unwrap();
         let [from, to] = folders.map(|folder| folder.join("data"));
         std::fs::remove_dir_all(&to).unwrap();
-        let copied = Command::new("cp").arg("-a").args([&from, &to]).status().unwrap();
+        let copied = Command::new("cp")
+            .arg("-a")
+            .args([&from, &to])
+            .status()
+            .unwrap();
         assert!(copied.success());
         std::fs::write(to.join("standby.signal"), "").unwrap();
         pair.primary.start_again().await.unwrap();
@@ -53,7 +65,10 @@ impl Pair {
 
     /// The URL of whichever serves.
     fn url(&self) -> String {
-        format!("postgres://postgres@localhost/postgres?host={}", self.address.display())
+        format!(
+            "postgres://postgres@localhost/postgres?host={}",
+            self.address.display()
+        )
     }
 
     fn point_at(&self, folder: &Path) {
@@ -81,7 +96,10 @@ impl Pair {
     async fn fail_over(&self) {
         self.primary.stop(true).await.unwrap();
         let mut own = connection(&self.standby.url()).await;
-        assert!(scalar::<bool>(&mut own, "SELECT pg_promote()").await, "not promoted in time");
+        assert!(
+            scalar::<bool>(&mut own, "SELECT pg_promote()").await,
+            "not promoted in time"
+        );
         self.point_at(&folder(&self.standby).await);
     }
 }
@@ -116,7 +134,11 @@ impl Seen {
 
     fn new(open: bool) -> Self {
         let (begun, handled) = (Arc::new(watch::Sender::new(0)), Arc::default());
-        Self { begun, handled, open: Arc::new(watch::Sender::new(open)) }
+        Self {
+            begun,
+            handled,
+            open: Arc::new(watch::Sender::new(open)),
+        }
     }
 }
 
@@ -139,15 +161,26 @@ async fn what_is_published_after_a_fail_over_is_handled_whatever_older_workers_s
     let consumer = old_app.consumer().grace(lease);
     publish(&url, &queue, 0..1).await;
     let held = usize::try_from(LOST).unwrap() + 1;
-    let holder = consumer.queue(&queue).concurrency(held).lease(lease).spawn();
-    old.begun.subscribe().wait_for(|begun| *begun == 1).await.unwrap();
+    let holder = consumer
+        .queue(&queue)
+        .concurrency(held)
+        .lease(lease)
+        .spawn();
+    old.begun
+        .subscribe()
+        .wait_for(|begun| *begun == 1)
+        .await
+        .unwrap();
     pair.is_caught_up().await;
     pair.cut().await;
     publish(&url, &queue, 1..=LOST).await;
-    tokio::time::timeout(CEILING, old.begun.subscribe().wait_for(|begun| *begun == held))
-        .await
-        .expect("all are leased")
-        .unwrap();
+    tokio::time::timeout(
+        CEILING,
+        old.begun.subscribe().wait_for(|begun| *begun == held),
+    )
+    .await
+    .expect("all are leased")
+    .unwrap();
     // It begins nothing new, and goes on with what it holds.
     holder.stop();
 
@@ -156,29 +189,52 @@ async fn what_is_published_after_a_fail_over_is_handled_whatever_older_workers_s
     let mut own = connection(&url).await;
     let reissued = format!("SELECT min(msg_id) FROM pgmq.q_{queue} WHERE msg_id > 1");
     let first: i64 = scalar(&mut own, &reissued).await;
-    assert!(first <= LOST, "no number is issued again: the first is {first}");
+    assert!(
+        first <= LOST,
+        "no number is issued again: the first is {first}"
+    );
 
     // Another worker has the new messages when the first acknowledges the old ones.
     let new = Seen::new(false);
     let new_app = app(&url, [new.handler()]).await;
-    let taker = new_app.consumer().queue(&queue).concurrency(held).lease(lease).spawn();
+    let taker = new_app
+        .consumer()
+        .queue(&queue)
+        .concurrency(held)
+        .lease(lease)
+        .spawn();
     let all = usize::try_from(AFTER).unwrap();
-    tokio::time::timeout(CEILING, new.begun.subscribe().wait_for(|begun| *begun >= all))
-        .await
-        .expect("the new messages are leased")
-        .unwrap();
+    tokio::time::timeout(
+        CEILING,
+        new.begun.subscribe().wait_for(|begun| *begun >= all),
+    )
+    .await
+    .expect("the new messages are leased")
+    .unwrap();
     old.open.send_replace(true);
     let lost = holder.wait().await.unwrap();
     println!("the worker of before: {lost}");
     let left: i64 = scalar(&mut own, &format!("SELECT count(*) FROM pgmq.q_{queue}")).await;
-    assert!(left >= AFTER, "late acknowledgements removed {} messages", AFTER - left);
+    assert!(
+        left >= AFTER,
+        "late acknowledgements removed {} messages",
+        AFTER - left
+    );
 
     new.open.send_replace(true);
-    until(&mut own, &format!("SELECT count(*) = 0 FROM pgmq.q_{queue}")).await;
+    until(
+        &mut own,
+        &format!("SELECT count(*) = 0 FROM pgmq.q_{queue}"),
+    )
+    .await;
     taker.stop();
     taker.wait().await.unwrap();
     let handled = new.handled.lock().unwrap().clone();
     for n in 1001..=1000 + AFTER {
-        assert_eq!(handled.get(&n), Some(&1), "event {n} of after the fail-over");
+        assert_eq!(
+            handled.get(&n),
+            Some(&1),
+            "event {n} of after the fail-over"
+        );
     }
 }

@@ -29,7 +29,9 @@ impl Seen {
     async fn until(&self, enough: impl Fn(&BTreeMap<i64, u32>) -> bool) {
         let mut seen = self.0.subscribe();
         let waited = tokio::time::timeout(CEILING, seen.wait_for(|seen| enough(seen))).await;
-        waited.unwrap_or_else(|_| panic!("handled only {:?}", self.0.borrow())).unwrap();
+        waited
+            .unwrap_or_else(|_| panic!("handled only {:?}", self.0.borrow()))
+            .unwrap();
     }
 
     async fn until_has(&self, n: i64) {
@@ -50,7 +52,10 @@ impl Seen {
 
     fn twice(&self) -> Vec<i64> {
         let seen = self.0.borrow();
-        seen.iter().filter(|(_, times)| **times > 1).map(|(n, _)| *n).collect()
+        seen.iter()
+            .filter(|(_, times)| **times > 1)
+            .map(|(n, _)| *n)
+            .collect()
     }
 }
 
@@ -71,7 +76,11 @@ async fn goes_on_after_its_queue_is_dropped() {
     }
     // Also when nobody publishes: the consumer itself creates it again.
     run(&mut own, &format!("SELECT pgmq.drop_queue('{queue}')")).await;
-    until(&mut own, &format!("SELECT to_regclass('pgmq.q_{queue}') IS NOT NULL")).await;
+    until(
+        &mut own,
+        &format!("SELECT to_regclass('pgmq.q_{queue}') IS NOT NULL"),
+    )
+    .await;
     handle.stop();
     let report = handle.wait().await.unwrap();
     assert_eq!(report.reason, StopReason::Handle);
@@ -95,14 +104,29 @@ async fn what_ran_when_its_queue_was_dropped_settles_nothing_of_the_new_one() {
         }
     });
     let ezq = app(&url, [handler]).await;
-    let first = ezq.consumer().queue(&queue).concurrency(1).lease(CEILING).spawn();
-    ezq.publish_all(&[Job { n: 1 }, Job { n: 2 }]).queue(&queue).await.unwrap();
+    let first = ezq
+        .consumer()
+        .queue(&queue)
+        .concurrency(1)
+        .lease(CEILING)
+        .spawn();
+    ezq.publish_all(&[Job { n: 1 }, Job { n: 2 }])
+        .queue(&queue)
+        .await
+        .unwrap();
     starts.wait_for(|n| *n == 1).await.unwrap();
     // The second is held behind it: there is no room for what comes to the new queue.
-    until(&mut own, &format!("SELECT sum(read_ct) = 2 FROM pgmq.q_{queue}")).await;
+    until(
+        &mut own,
+        &format!("SELECT sum(read_ct) = 2 FROM pgmq.q_{queue}"),
+    )
+    .await;
     run(&mut own, &format!("SELECT pgmq.drop_queue('{queue}')")).await;
     // Others hold the new queue's messages: the same ids, the same read counts.
-    ezq.publish_all(&[Job { n: 3 }, Job { n: 4 }]).queue(&queue).await.unwrap();
+    ezq.publish_all(&[Job { n: 3 }, Job { n: 4 }])
+        .queue(&queue)
+        .await
+        .unwrap();
     let claim = format!("UPDATE pgmq.q_{queue} SET read_ct = 1, vt = now() + interval '1 hour'");
     run(&mut own, &claim).await;
     let ids = format!("SELECT string_agg(msg_id::text, ' ' ORDER BY msg_id) FROM pgmq.q_{queue}");
@@ -111,26 +135,36 @@ async fn what_ran_when_its_queue_was_dropped_settles_nothing_of_the_new_one() {
     go.send_replace(2);
     first.stop();
     let report = first.wait().await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.lost), (0, 2), "{report}");
+    assert_eq!(
+        (report.counts.handled, report.counts.lost),
+        (0, 2),
+        "{report}"
+    );
     assert_eq!(snapshot(&mut own, &queue).await, held);
 }
 
 /// Publishes an event with a dedupe key to the queue `kept`, by its own publisher.
 fn publishing(name: &'static str) -> Handler {
-    Handler::on(name, move |Job { n }: Job, publisher: Publisher| async move {
-        let event = publisher.publish(&Job { n }).queue("kept");
-        event.dedupe_key(format!("{name} {n}")).await.map(drop)
-    })
+    Handler::on(
+        name,
+        move |Job { n }: Job, publisher: Publisher| async move {
+            let event = publisher.publish(&Job { n }).queue("kept");
+            event.dedupe_key(format!("{name} {n}")).await.map(drop)
+        },
+    )
 }
 
 /// The same in a transaction, with which the event goes out.
 fn committing(name: &'static str) -> Handler {
-    Handler::on(name, move |Job { n }: Job, publisher: Publisher, mut tx: Tx| async move {
-        sqlx::query("SELECT 1").execute(&mut *tx).await?;
-        let event = publisher.publish(&Job { n }).queue("kept");
-        event.dedupe_key(format!("{name} {n}")).await?;
-        Ok::<_, HandlerError>(())
-    })
+    Handler::on(
+        name,
+        move |Job { n }: Job, publisher: Publisher, mut tx: Tx| async move {
+            sqlx::query("SELECT 1").execute(&mut *tx).await?;
+            let event = publisher.publish(&Job { n }).queue("kept");
+            event.dedupe_key(format!("{name} {n}")).await?;
+            Ok::<_, HandlerError>(())
+        },
+    )
 }
 
 #[tokio::test]
@@ -141,8 +175,12 @@ async fn handlers_go_on_after_the_tables_were_dropped_that_their_events_need() {
     let url = server().await.database_url(name.as_str());
     for handler in [publishing("plain"), committing("in a transaction")] {
         let queue = unique("q");
-        let builder = Ezq::builder().database_url(&url).without_discovered_handlers();
-        let builder = builder.register(handler).retention(&queue, ezq::Retention::TRAIL);
+        let builder = Ezq::builder()
+            .database_url(&url)
+            .without_discovered_handlers();
+        let builder = builder
+            .register(handler)
+            .retention(&queue, ezq::Retention::TRAIL);
         let ezq = builder.connect().await.unwrap();
         let mut own = connection(&url).await;
         let consumer = ezq.consumer().queue(&queue).spawn();
@@ -175,13 +213,24 @@ async fn a_dropped_dead_letter_queue_is_created_again_for_the_next_dead_letter()
     let url = server().await.url();
     let mut own = connection(&url).await;
     let queue = unique("faults");
-    let fatal =
-        Handler::on("fatal", |_: Job| async { Err::<(), _>(HandlerError::fatal("as told")) });
+    let fatal = Handler::on("fatal", |_: Job| async {
+        Err::<(), _>(HandlerError::fatal("as told"))
+    });
     let ezq = app(&url, [fatal]).await;
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
-    run(&mut own, &format!("SELECT pgmq.drop_queue('{}')", queue.dead_letters())).await;
+    run(
+        &mut own,
+        &format!("SELECT pgmq.drop_queue('{}')", queue.dead_letters()),
+    )
+    .await;
     ezq.publish(&Job { n: 1 }).queue(&queue).await.unwrap();
-    let report = ezq.consumer().queue(&queue).until_idle().run().await.unwrap();
+    let report = ezq
+        .consumer()
+        .queue(&queue)
+        .until_idle()
+        .run()
+        .await
+        .unwrap();
     assert_eq!(report.counts.dead_lettered, 1, "{report}");
     assert_eq!(ezq.stats(&queue).await.unwrap().dead, 1);
 }
@@ -209,12 +258,21 @@ async fn publish_meanwhile(
 
 async fn goes_on_after_restarts(immediate: bool) {
     // A crash may not lose what was committed.
-    let server = EmbeddedPostgres::builder().durable(true).start().await.unwrap();
+    let server = EmbeddedPostgres::builder()
+        .durable(true)
+        .start()
+        .await
+        .unwrap();
     let queue = unique("faults");
     let seen = Seen::new();
     let ezq = app(&server.url(), [seen.handler(Duration::from_millis(20))]).await;
     let lease = Duration::from_secs(5);
-    let handle = ezq.consumer().queue(&queue).concurrency(8).lease(lease).spawn();
+    let handle = ezq
+        .consumer()
+        .queue(&queue)
+        .concurrency(8)
+        .lease(lease)
+        .spawn();
     let publisher = app(&server.url(), []).await;
     let (stop, stopped) = watch::channel(false);
     let publishing = tokio::spawn(publish_meanwhile(publisher, queue.clone(), stopped));
@@ -239,9 +297,14 @@ async fn goes_on_after_restarts(immediate: bool) {
     for error in &errors {
         assert!(error.is_transient(), "{error:?}");
     }
-    seen.until(|seen| stored.iter().all(|n| seen.contains_key(n))).await;
+    seen.until(|seen| stored.iter().all(|n| seen.contains_key(n)))
+        .await;
     let mut own = connection(&server.url()).await;
-    until(&mut own, &format!("SELECT count(*) = 0 FROM pgmq.q_{queue}")).await;
+    until(
+        &mut own,
+        &format!("SELECT count(*) = 0 FROM pgmq.q_{queue}"),
+    )
+    .await;
     handle.stop();
     let report = handle.wait().await.unwrap();
     println!(
@@ -275,7 +338,12 @@ async fn goes_on_when_all_its_connections_are_cut() {
     let ezq = app(&url, [seen.handler(Duration::from_millis(20))]).await;
     let jobs: Vec<Job> = (1..=JOBS).map(|n| Job { n }).collect();
     ezq.publish_all(&jobs).queue(&queue).await.unwrap();
-    let handle = ezq.consumer().queue(&queue).concurrency(4).lease(Duration::from_secs(5)).spawn();
+    let handle = ezq
+        .consumer()
+        .queue(&queue)
+        .concurrency(4)
+        .lease(Duration::from_secs(5))
+        .spawn();
     let cut = format!(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
          WHERE application_name = '{name}'"
@@ -286,7 +354,11 @@ async fn goes_on_when_all_its_connections_are_cut() {
         cuts += scalar::<i64>(&mut own, &cut).await;
     }
     seen.until(|seen| seen.len() == 300).await;
-    until(&mut own, &format!("SELECT count(*) = 0 FROM pgmq.q_{queue}")).await;
+    until(
+        &mut own,
+        &format!("SELECT count(*) = 0 FROM pgmq.q_{queue}"),
+    )
+    .await;
     handle.stop();
     let report = handle.wait().await.unwrap();
     println!("{cuts} connections cut in 8 rounds; {report}");
@@ -309,8 +381,11 @@ async fn goes_on_after_a_read_only_time() {
     let handle = ezq.consumer().queue(&queue).spawn();
     ezq.publish(&Job { n: 1 }).queue(&queue).await.unwrap();
     seen.until_has(1).await;
-    run(&mut own, &format!("ALTER DATABASE {database} SET default_transaction_read_only = on"))
-        .await;
+    run(
+        &mut own,
+        &format!("ALTER DATABASE {database} SET default_transaction_read_only = on"),
+    )
+    .await;
     let cut = format!(
         "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
          WHERE datname = '{database}'"
@@ -324,13 +399,23 @@ async fn goes_on_after_a_read_only_time() {
             break error;
         }
     };
-    assert!(ezq::error_chain(&refused).contains("read-only"), "{refused:?}");
+    assert!(
+        ezq::error_chain(&refused).contains("read-only"),
+        "{refused:?}"
+    );
     assert!(handle.is_running());
     // Lifted for new connections: those that stand were opened read-only and stay so.
-    run(&mut own, &format!("ALTER DATABASE {database} RESET default_transaction_read_only")).await;
+    run(
+        &mut own,
+        &format!("ALTER DATABASE {database} RESET default_transaction_read_only"),
+    )
+    .await;
     let lifted = Instant::now();
     while let Err(error) = ezq.publish(&Job { n: 3 }).queue(&queue).await {
-        assert!(error.is_transient() && lifted.elapsed() < CEILING / 2, "{error:?}");
+        assert!(
+            error.is_transient() && lifted.elapsed() < CEILING / 2,
+            "{error:?}"
+        );
     }
     seen.until_has(3).await;
     println!("handled {:?} after the read-only time", lifted.elapsed());
@@ -348,21 +433,44 @@ async fn stops_though_the_server_stays_away() {
         let mut gate = gate.clone();
         async move { drop(gate.wait_for(|go| *go).await) }
     });
-    let builder = Ezq::builder().database_url(server.url()).without_discovered_handlers();
+    let builder = Ezq::builder()
+        .database_url(server.url())
+        .without_discovered_handlers();
     // Each settlement is a batch of its own, and they wait behind one another.
-    let builder = builder.register(handler).configure(|config| config.settle_batch = 1);
+    let builder = builder
+        .register(handler)
+        .configure(|config| config.settle_batch = 1);
     let ezq = builder.connect().await.unwrap();
     let jobs: Vec<Job> = (1..=4).map(|n| Job { n }).collect();
     ezq.publish_all(&jobs).queue(&queue).await.unwrap();
     let lease = Duration::from_secs(1);
-    let handle = ezq.consumer().queue(&queue).concurrency(4).lease(lease).spawn();
+    let handle = ezq
+        .consumer()
+        .queue(&queue)
+        .concurrency(4)
+        .lease(lease)
+        .spawn();
     let mut own = connection(&server.url()).await;
-    until(&mut own, &format!("SELECT sum(read_ct) = 4 FROM pgmq.q_{queue}")).await;
+    until(
+        &mut own,
+        &format!("SELECT sum(read_ct) = 4 FROM pgmq.q_{queue}"),
+    )
+    .await;
     server.stop(false).await.unwrap();
     go.send_replace(true);
     handle.stop();
     let stopping = Instant::now();
-    let report = tokio::time::timeout(CEILING, handle.wait()).await.expect("it stops").unwrap();
-    println!("stopped {:?} after it was told: {report}", stopping.elapsed());
-    assert_eq!((report.counts.handled, report.counts.lost), (0, 4), "{report}");
+    let report = tokio::time::timeout(CEILING, handle.wait())
+        .await
+        .expect("it stops")
+        .unwrap();
+    println!(
+        "stopped {:?} after it was told: {report}",
+        stopping.elapsed()
+    );
+    assert_eq!(
+        (report.counts.handled, report.counts.lost),
+        (0, 4),
+        "{report}"
+    );
 }

@@ -23,7 +23,9 @@ struct Named {
 }
 
 fn named(name: &str) -> Named {
-    Named { name: name.to_owned() }
+    Named {
+        name: name.to_owned(),
+    }
 }
 
 /// A handler that writes down its attempts and fails the first few.
@@ -32,7 +34,13 @@ fn failing(name: &str, failures: u32) -> (Handler, Log<u32>) {
     let attempts = log.clone();
     let handler = Handler::on(name, move |_: Numbered, context: Context| {
         attempts.push(context.attempt());
-        async move { if context.attempt() <= failures { Err("not yet") } else { Ok(()) } }
+        async move {
+            if context.attempt() <= failures {
+                Err("not yet")
+            } else {
+                Ok(())
+            }
+        }
     });
     (handler, log)
 }
@@ -89,15 +97,23 @@ async fn a_panic_is_a_failure_of_that_handler_alone() {
         assert_ne!(event.n, 7, "boom");
     }
     let (good, good_log) = failing("good", 0);
-    let builder = app(&queue).register(good).register(Handler::on("panics", panics));
+    let builder = app(&queue)
+        .register(good)
+        .register(Handler::on("panics", panics));
     let ezq = builder.connect().await.unwrap();
     ezq.publish_all(&numbered(7..=8)).await.unwrap();
     let counts = drain(&ezq).await.counts;
-    assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (1, 4, 1));
+    assert_eq!(
+        (counts.handled, counts.retried, counts.dead_lettered),
+        (1, 4, 1)
+    );
     assert_eq!(good_log.take(), [1, 1], "once for each event");
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 5));
-    assert!(reason.error.starts_with("panicked: ") && reason.error.contains("boom"), "{reason:?}");
+    assert!(
+        reason.error.starts_with("panicked: ") && reason.error.contains("boom"),
+        "{reason:?}"
+    );
 }
 
 #[tokio::test]
@@ -112,7 +128,9 @@ async fn a_timeout_ends_a_run_and_counts_as_a_failure() {
             std::future::pending::<()>().await;
         }
     });
-    let hangs = hangs.timeout(Some(Duration::from_millis(50))).max_attempts(2);
+    let hangs = hangs
+        .timeout(Some(Duration::from_millis(50)))
+        .max_attempts(2);
     let ezq = run_one(&queue, hangs).await;
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
@@ -151,7 +169,12 @@ async fn a_fatal_error_moves_the_event_to_the_dead_letters_with_all_that_is_know
         let parsed: Result<i32, _> = "x".parse::<i32>().map_err(Outer);
         parsed.map(drop).fatal()
     });
-    let ezq = app(&queue).register(good).register(fatal).connect().await.unwrap();
+    let ezq = app(&queue)
+        .register(good)
+        .register(fatal)
+        .connect()
+        .await
+        .unwrap();
     let published = ezq
         .publish(&Numbered { n: 7 })
         .header("tenant", "acme")
@@ -159,7 +182,10 @@ async fn a_fatal_error_moves_the_event_to_the_dead_letters_with_all_that_is_know
         .await
         .unwrap();
     let counts = drain(&ezq).await.counts;
-    assert_eq!((counts.dead_lettered, counts.retried, counts.handled), (1, 0, 0));
+    assert_eq!(
+        (counts.dead_lettered, counts.retried, counts.handled),
+        (1, 0, 0)
+    );
     assert_eq!(good_log.take(), [1]);
 
     let letter = only_dead(&ezq, &queue).await;
@@ -176,8 +202,10 @@ async fn a_fatal_error_moves_the_event_to_the_dead_letters_with_all_that_is_know
     assert_eq!(body["id"], published.event_id);
     assert_eq!(body["data"]["n"], 7);
     let marks = Progress::from_headers(&letter.headers).0;
-    let states: BTreeMap<_, _> =
-        marks.iter().map(|(name, mark)| (name.as_str(), mark.state)).collect();
+    let states: BTreeMap<_, _> = marks
+        .iter()
+        .map(|(name, mark)| (name.as_str(), mark.state))
+        .collect();
     let expected = [("fatal", HandlerState::Dead), ("good", HandlerState::Done)];
     assert_eq!(states, BTreeMap::from(expected));
 }
@@ -194,7 +222,10 @@ async fn a_discarded_event_is_done() {
     let ezq = app(&queue).register(discards).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     let counts = drain(&ezq).await.counts;
-    assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (1, 0, 0));
+    assert_eq!(
+        (counts.handled, counts.retried, counts.dead_lettered),
+        (1, 0, 0)
+    );
     assert_eq!(log.take().len(), 1);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
@@ -213,8 +244,9 @@ async fn three_runs(error: fn() -> HandlerError, attempts: u32) -> (Vec<u32>, Ve
         };
         async move { if run < 3 { Err(error()) } else { Ok(()) } }
     });
-    let handler =
-        handler.max_attempts(attempts).backoff(Backoff::constant(Duration::from_secs(3600)));
+    let handler = handler
+        .max_attempts(attempts)
+        .backoff(Backoff::constant(Duration::from_secs(3600)));
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     let consumer = ezq.consumer().spawn();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
@@ -224,7 +256,10 @@ async fn three_runs(error: fn() -> HandlerError, attempts: u32) -> (Vec<u32>, Ve
     soon(consumer.wait()).await.unwrap();
     let runs = log.take();
     let pauses = runs.windows(2).map(|pair| pair[1].1 - pair[0].1).collect();
-    (runs.into_iter().map(|(attempt, _)| attempt).collect(), pauses)
+    (
+        runs.into_iter().map(|(attempt, _)| attempt).collect(),
+        pauses,
+    )
 }
 
 #[tokio::test]
@@ -243,7 +278,10 @@ async fn retry_after_overrides_the_policy_and_counts() {
     let (attempts, pauses) = three_runs(|| HandlerError::retry_after(PAUSE, "busy"), 3).await;
     assert_eq!(attempts, [1, 2, 3]);
     for between in pauses {
-        assert!(between >= pause && between < Duration::from_secs(5), "{between:?}");
+        assert!(
+            between >= pause && between < Duration::from_secs(5),
+            "{between:?}"
+        );
     }
 }
 
@@ -281,7 +319,10 @@ async fn exhausted_attempts_end_in_the_dead_letters_with_the_newest_errors() {
         .iter()
         .map(|record| (record.attempt, record.error.as_str()))
         .collect();
-    assert_eq!(errors, [(2, "failure 2"), (3, "failure 3"), (4, "failure 4")]);
+    assert_eq!(
+        errors,
+        [(2, "failure 2"), (3, "failure 3"), (4, "failure 4")]
+    );
 }
 
 #[tokio::test]
@@ -289,11 +330,21 @@ async fn an_event_may_state_its_own_attempts() {
     for (attempts, expected) in [(2, vec![1, 2]), (7, vec![1, 2, 3, 4, 5, 6, 7])] {
         let queue = queue();
         let (never, log) = failing("never", u32::MAX);
-        let ezq = app(&queue).register(never.max_attempts(3)).connect().await.unwrap();
-        ezq.publish(&Numbered { n: 1 }).max_attempts(attempts).await.unwrap();
+        let ezq = app(&queue)
+            .register(never.max_attempts(3))
+            .connect()
+            .await
+            .unwrap();
+        ezq.publish(&Numbered { n: 1 })
+            .max_attempts(attempts)
+            .await
+            .unwrap();
         drain(&ezq).await;
         assert_eq!(log.take(), expected);
-        assert_eq!(only_dead(&ezq, &queue).await.reason.unwrap().attempts, attempts);
+        assert_eq!(
+            only_dead(&ezq, &queue).await.reason.unwrap().attempts,
+            attempts
+        );
     }
 }
 
@@ -301,10 +352,15 @@ async fn an_event_may_state_its_own_attempts() {
 async fn the_configuration_of_a_handler_wins_over_its_own() {
     let queue = queue();
     let (never, log) = failing("never", u32::MAX);
-    let options = HandlerOptions { max_attempts: Some(2), ..HandlerOptions::default() };
-    let builder = app(&queue).register(never.max_attempts(4)).configure(|config| {
-        config.handlers.insert("never".into(), options);
-    });
+    let options = HandlerOptions {
+        max_attempts: Some(2),
+        ..HandlerOptions::default()
+    };
+    let builder = app(&queue)
+        .register(never.max_attempts(4))
+        .configure(|config| {
+            config.handlers.insert("never".into(), options);
+        });
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
@@ -335,7 +391,11 @@ async fn handlers_run_in_their_order_and_those_of_one_order_together() {
                 log.push(format!("{name} begins"));
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 log.push(format!("{name} ends"));
-                if name == "first" { Err("a failure holds up none") } else { Ok(()) }
+                if name == "first" {
+                    Err("a failure holds up none")
+                } else {
+                    Ok(())
+                }
             }
         });
         handler.order(order).max_attempts(1)
@@ -422,7 +482,11 @@ async fn a_catch_all_takes_every_event_beside_the_others() {
     ezq.publish(&named("two")).await.unwrap();
     send_batch(&ezq, &queue, &[r#"{"_type": "Unheard", "n": 3}"#.into()]).await;
     assert_eq!(drain(&ezq).await.counts.handled, 3);
-    let expected = [("Unheard", Some(3)), ("test.named", None), ("test.numbered", Some(1))];
+    let expected = [
+        ("Unheard", Some(3)),
+        ("test.named", None),
+        ("test.numbered", Some(1)),
+    ];
     assert_eq!(all.sorted(), expected.map(|(name, n)| (name.to_owned(), n)));
     assert_eq!(typed.take(), [1]);
 }
@@ -455,10 +519,13 @@ async fn a_handler_draws_state_publisher_and_context() {
         .configure(|config| config.app = "shop".into())
         .state(Plans("plan"))
         .register(handler.timeout(Some(Duration::from_secs(20))))
-        .register(Handler::on("named", move |event: Named, context: Context| {
-            named_seen.push((event.name, context));
-            async {}
-        }))
+        .register(Handler::on(
+            "named",
+            move |event: Named, context: Context| {
+                named_seen.push((event.name, context));
+                async {}
+            },
+        ))
         .connect()
         .await
         .unwrap();
@@ -481,8 +548,14 @@ async fn a_handler_draws_state_publisher_and_context() {
 
     let (name, caused) = names.take().remove(0);
     assert_eq!(name, "plan 1");
-    assert_eq!(caused.headers().text("causation-id"), Some(published.event_id.as_str()));
-    assert_eq!(caused.headers().text("correlation-id"), Some(published.event_id.as_str()));
+    assert_eq!(
+        caused.headers().text("causation-id"),
+        Some(published.event_id.as_str())
+    );
+    assert_eq!(
+        caused.headers().text("correlation-id"),
+        Some(published.event_id.as_str())
+    );
 }
 
 #[tokio::test]
@@ -499,7 +572,10 @@ async fn what_cannot_run_fails_when_the_application_is_built() {
     let queue = queue();
     let kind = async |builder: ezq::EzqBuilder| builder.connect().await.unwrap_err().kind();
     let needs = Handler::on("needs", |_: Numbered, _: State<u128>| async {});
-    assert_eq!(kind(app(&queue).register(needs)).await, ErrorKind::MissingState);
+    assert_eq!(
+        kind(app(&queue).register(needs)).await,
+        ErrorKind::MissingState
+    );
 
     let typed = || Handler::on("typed", take::<Numbered>);
     let twice = app(&queue).register(typed()).register(typed());
@@ -514,7 +590,9 @@ async fn what_cannot_run_fails_when_the_application_is_built() {
     assert_eq!(kind(both).await, ErrorKind::DuplicateEvent);
 
     let stray = app(&queue).register(typed()).configure(|config| {
-        config.handlers.insert("typo".into(), HandlerOptions::default());
+        config
+            .handlers
+            .insert("typo".into(), HandlerOptions::default());
     });
     assert_eq!(kind(stray).await, ErrorKind::Configuration);
 
@@ -550,13 +628,26 @@ async fn returned_events_are_published_with_their_cause() {
         match event.n {
             1 => Ok((
                 named("one"),
-                (vec![Numbered { n: 2 }, Numbered { n: 3 }], None::<Named>, Some(named("some"))),
+                (
+                    vec![Numbered { n: 2 }, Numbered { n: 3 }],
+                    None::<Named>,
+                    Some(named("some")),
+                ),
             )),
             _ => Err(HandlerError::discard("enough")),
         }
     });
-    let ezq = app(&queue).register(audit).register(returns).connect().await.unwrap();
-    let first = ezq.publish(&Numbered { n: 1 }).correlation_id("flow").await.unwrap();
+    let ezq = app(&queue)
+        .register(audit)
+        .register(returns)
+        .connect()
+        .await
+        .unwrap();
+    let first = ezq
+        .publish(&Numbered { n: 1 })
+        .correlation_id("flow")
+        .await
+        .unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 5);
     let cause = || Some(first.event_id.clone());
     let flow = || Some("flow".to_owned());
@@ -604,7 +695,9 @@ async fn a_returned_event_is_published_once_although_another_handler_retries() {
     let names = Log::new();
     let seen = names.clone();
     let ezq = app(&queue)
-        .register(Handler::on("returns", |_: Numbered| async { named("once") }))
+        .register(Handler::on("returns", |_: Numbered| async {
+            named("once")
+        }))
         .register(bad)
         .register(Handler::on("named", move |event: Named| {
             seen.push(event.name);
@@ -631,7 +724,10 @@ async fn a_returned_event_that_cannot_be_stored_costs_its_handler_the_event() {
         }
     });
     let ignores = Handler::on("ignores", |_: Named| async {});
-    let ezq = app(&queue).register(good).register(returns).register(ignores);
+    let ezq = app(&queue)
+        .register(good)
+        .register(returns)
+        .register(ignores);
     let ezq = ezq.connect().await.unwrap();
     ezq.publish_all(&numbered(1..=4)).await.unwrap();
     let counts = drain(&ezq).await.counts;
@@ -644,13 +740,23 @@ async fn a_returned_event_that_cannot_be_stored_costs_its_handler_the_event() {
     }
     // A redrive runs that handler again, and not the one that had done its part.
     let letters = ezq.dead_letters(&queue).unwrap();
-    assert_eq!(letters.redrive(DeadLetterFilter::all()).await.unwrap().len(), 2);
+    assert_eq!(
+        letters
+            .redrive(DeadLetterFilter::all())
+            .await
+            .unwrap()
+            .len(),
+        2
+    );
     assert_eq!(drain(&ezq).await.counts.dead_lettered, 2);
     assert_eq!(good_log.take(), Vec::<u32>::new());
 }
 
 fn patiently(max_attempts: u32) -> UnknownTypes {
-    UnknownTypes::Retry(RetryPolicy { max_attempts, backoff: Backoff::constant(Duration::ZERO) })
+    UnknownTypes::Retry(RetryPolicy {
+        max_attempts,
+        backoff: Backoff::constant(Duration::ZERO),
+    })
 }
 
 #[tokio::test]
@@ -663,11 +769,17 @@ async fn an_unknown_type_is_retried_then_a_dead_letter_or_skipped() {
     for (policy, expected) in cases {
         let queue = queue();
         let (handler, _) = failing("numbered", 0);
-        let builder = app(&queue).register(handler).configure(|c| c.unknown_types = policy);
+        let builder = app(&queue)
+            .register(handler)
+            .configure(|c| c.unknown_types = policy);
         let ezq = builder.connect().await.unwrap();
         ezq.publish(&named("unheard")).await.unwrap();
         let counts = drain(&ezq).await.counts;
-        assert_eq!((counts.handled, counts.retried, counts.dead_lettered), expected, "{policy:?}");
+        assert_eq!(
+            (counts.handled, counts.retried, counts.dead_lettered),
+            expected,
+            "{policy:?}"
+        );
         if expected.2 == 1 {
             let reason = only_dead(&ezq, &queue).await.reason.unwrap();
             assert_eq!(reason.kind, ReasonKind::UnknownType);
@@ -680,7 +792,10 @@ async fn an_unknown_type_is_retried_then_a_dead_letter_or_skipped() {
 #[tokio::test]
 async fn an_unknown_type_waits_for_a_process_that_knows_it() {
     let queue = queue();
-    let policy = RetryPolicy { backoff: Backoff::constant(PAUSE), ..RetryPolicy::default() };
+    let policy = RetryPolicy {
+        backoff: Backoff::constant(PAUSE),
+        ..RetryPolicy::default()
+    };
     let old = app(&queue).configure(|config| config.unknown_types = UnknownTypes::Retry(policy));
     let old = old.connect().await.unwrap();
     old.publish(&Numbered { n: 1 }).await.unwrap();
@@ -710,11 +825,17 @@ async fn a_newer_version_is_not_guessed_at() {
     for (policy, expected) in cases {
         let queue = queue();
         let (handler, log) = failing("old", 0);
-        let builder = app(&queue).register(handler).configure(|c| c.unknown_types = policy);
+        let builder = app(&queue)
+            .register(handler)
+            .configure(|c| c.unknown_types = policy);
         let ezq = builder.connect().await.unwrap();
         ezq.publish(&Newer { n: 1 }).await.unwrap();
         let counts = drain(&ezq).await.counts;
-        assert_eq!((counts.handled, counts.retried, counts.dead_lettered), expected, "{policy:?}");
+        assert_eq!(
+            (counts.handled, counts.retried, counts.dead_lettered),
+            expected,
+            "{policy:?}"
+        );
         assert!(log.take().is_empty());
         if expected.2 == 1 {
             let reason = only_dead(&ezq, &queue).await.reason.unwrap();
@@ -743,8 +864,17 @@ async fn a_redrive_runs_again_only_what_had_failed() {
         let mended = *switch.lock().unwrap();
         async move { if mended { Ok(()) } else { Err("broken") } }
     });
-    let ezq = app(&queue).register(good).register(bad.max_attempts(2)).connect().await.unwrap();
-    let published = ezq.publish(&Numbered { n: 1 }).header("tenant", "acme").await.unwrap();
+    let ezq = app(&queue)
+        .register(good)
+        .register(bad.max_attempts(2))
+        .connect()
+        .await
+        .unwrap();
+    let published = ezq
+        .publish(&Numbered { n: 1 })
+        .header("tenant", "acme")
+        .await
+        .unwrap();
     drain(&ezq).await;
     assert_eq!((good_log.take(), log.take()), (vec![1], vec![1, 2]));
 
@@ -757,7 +887,11 @@ async fn a_redrive_runs_again_only_what_had_failed() {
     assert_eq!(letters.redrive(&letter.id).await.unwrap(), [letter.id]);
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
     assert_eq!(drain(&ezq).await.counts.handled, 1);
-    assert_eq!((good_log.take(), log.take()), (vec![], vec![1]), "attempts start anew");
+    assert_eq!(
+        (good_log.take(), log.take()),
+        (vec![], vec![1]),
+        "attempts start anew"
+    );
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
 
@@ -768,9 +902,15 @@ async fn dead_letters_are_chosen_by_filter_redriven_at_a_rate_and_discarded() {
         if event.n < 8 { Err("no") } else { Ok(()) }
     });
     let fatal = Handler::on("fatal", |event: Numbered| async move {
-        if event.n < 3 { Err(HandlerError::fatal("never")) } else { Ok(()) }
+        if event.n < 3 {
+            Err(HandlerError::fatal("never"))
+        } else {
+            Ok(())
+        }
     });
-    let ezq = app(&queue).register(fails.max_attempts(1).order(1)).register(fatal);
+    let ezq = app(&queue)
+        .register(fails.max_attempts(1).order(1))
+        .register(fatal);
     let ezq = ezq.connect().await.unwrap();
     ezq.publish_all(&numbered(0..=9)).await.unwrap();
     drain(&ezq).await;
@@ -783,7 +923,10 @@ async fn dead_letters_are_chosen_by_filter_redriven_at_a_rate_and_discarded() {
     assert_eq!(count(all.clone().handler("fatal")).await, 3);
     assert_eq!(count(all.clone().handler("fails")).await, 5);
     assert_eq!(count(all.clone().reason(ReasonKind::MaxAttempts)).await, 5);
-    assert_eq!(count(all.clone().reason(ReasonKind::Fatal).handler("fails")).await, 0);
+    assert_eq!(
+        count(all.clone().reason(ReasonKind::Fatal).handler("fails")).await,
+        0
+    );
     assert_eq!(count(all.clone().event_type("test.numbered")).await, 8);
     assert_eq!(count(all.clone().event_type("test.other")).await, 0);
     assert_eq!(count(all.clone().died_before(died[0].died_at)).await, 0);
@@ -791,17 +934,39 @@ async fn dead_letters_are_chosen_by_filter_redriven_at_a_rate_and_discarded() {
     assert_eq!(letters.list(&all, 2).await.unwrap().len(), 2);
 
     let fatal = all.clone().handler("fatal");
-    assert_eq!(letters.redrive(fatal.clone()).dry_run().await.unwrap().len(), 3);
-    assert_eq!(letters.discard(all.clone()).dry_run().await.unwrap().len(), 8);
-    assert_eq!(held(&ezq, &queue).await, [0, 0, 0, 8], "a dry run does nothing");
+    assert_eq!(
+        letters
+            .redrive(fatal.clone())
+            .dry_run()
+            .await
+            .unwrap()
+            .len(),
+        3
+    );
+    assert_eq!(
+        letters.discard(all.clone()).dry_run().await.unwrap().len(),
+        8
+    );
+    assert_eq!(
+        held(&ezq, &queue).await,
+        [0, 0, 0, 8],
+        "a dry run does nothing"
+    );
 
     let begun = tokio::time::Instant::now();
     assert_eq!(letters.redrive(fatal).rate(2).await.unwrap().len(), 3);
-    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_millis(500),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(held(&ezq, &queue).await, [3, 0, 0, 5]);
 
     let one = letters.list(&all, 1).await.unwrap().remove(0).id;
-    assert_eq!(letters.discard(&one).await.unwrap(), std::slice::from_ref(&one));
+    assert_eq!(
+        letters.discard(&one).await.unwrap(),
+        std::slice::from_ref(&one)
+    );
     assert_eq!(letters.discard(&one).await.unwrap(), []);
     assert!(letters.get(&one).await.unwrap().is_none());
     assert_eq!(letters.discard(all).await.unwrap().len(), 4);
@@ -822,7 +987,9 @@ struct PricedV2 {
 
 impl From<PricedV1> for PricedV2 {
     fn from(old: PricedV1) -> Self {
-        Self { cents: u64::from(old.euros) * 100 }
+        Self {
+            cents: u64::from(old.euros) * 100,
+        }
     }
 }
 
@@ -835,7 +1002,10 @@ struct Priced {
 
 impl From<PricedV2> for Priced {
     fn from(old: PricedV2) -> Self {
-        Self { cents: old.cents, currency: "EUR".into() }
+        Self {
+            cents: old.cents,
+            currency: "EUR".into(),
+        }
     }
 }
 
@@ -851,12 +1021,23 @@ async fn older_versions_go_through_those_between_to_the_current_one() {
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish(&PricedV1 { euros: 3 }).await.unwrap();
     ezq.publish(&PricedV2 { cents: 450 }).await.unwrap();
-    ezq.publish(&Priced { cents: 5, currency: "CHF".into() }).await.unwrap();
+    ezq.publish(&Priced {
+        cents: 5,
+        currency: "CHF".into(),
+    })
+    .await
+    .unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 3);
     let mut prices = log.take();
     prices.sort_by_key(|price| std::cmp::Reverse(price.cents));
-    let priced = |cents, currency: &str| Priced { cents, currency: currency.into() };
-    assert_eq!(prices, [priced(450, "EUR"), priced(300, "EUR"), priced(5, "CHF")]);
+    let priced = |cents, currency: &str| Priced {
+        cents,
+        currency: currency.into(),
+    };
+    assert_eq!(
+        prices,
+        [priced(450, "EUR"), priced(300, "EUR"), priced(5, "CHF")]
+    );
 }
 
 static DISCOVERED: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
@@ -869,7 +1050,10 @@ struct Discovered {
 
 #[on_event(name = "it.discovered", timeout = "10s")]
 async fn discovered(event: Discovered, context: Context) {
-    DISCOVERED.lock().unwrap().push((event.by, context.handler().to_string()));
+    DISCOVERED
+        .lock()
+        .unwrap()
+        .push((event.by, context.handler().to_string()));
 }
 
 #[tokio::test]
@@ -877,10 +1061,19 @@ async fn annotated_handlers_are_found_without_being_registered() {
     let queue = queue();
     let own = queue.clone();
     // Another annotated handler of this binary asks for this state.
-    let builder = Ezq::builder().configure(|config| config.queue = own).state("");
+    let builder = Ezq::builder()
+        .configure(|config| config.queue = own)
+        .state("");
     let ezq = builder.connect().await.unwrap();
-    assert!(ezq.handlers().any(|handler| handler.name().as_str() == "it.discovered"));
-    ezq.publish(&Discovered { by: queue.to_string() }).await.unwrap();
+    assert!(
+        ezq.handlers()
+            .any(|handler| handler.name().as_str() == "it.discovered")
+    );
+    ezq.publish(&Discovered {
+        by: queue.to_string(),
+    })
+    .await
+    .unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 1);
     let seen = DISCOVERED.lock().unwrap().clone();
     assert_eq!(seen, [(queue.to_string(), "it.discovered".to_owned())]);

@@ -17,14 +17,20 @@ async fn health_follows_the_database() {
     let handle = ezq.consumer().spawn();
     until(async || ezq.health().await.is_ready()).await;
     let health = ezq.health().await;
-    assert_eq!((&health.engines[0].name, health.engines[0].kind), (&None, "pgmq"));
+    assert_eq!(
+        (&health.engines[0].name, health.engines[0].kind),
+        (&None, "pgmq")
+    );
     assert!(health.engines[0].answered_in.is_some());
 
     postgres.stop(false).await.unwrap();
     until(async || !ezq.health().await.is_ready()).await;
     // The consumer rides it out: no reason to end the process.
     let health = ezq.health().await;
-    assert!(health.is_live() && health.engines[0].error.is_some(), "{health}");
+    assert!(
+        health.is_live() && health.engines[0].error.is_some(),
+        "{health}"
+    );
     assert!(handle.is_running());
 
     postgres.start_again().await.unwrap();
@@ -41,7 +47,11 @@ async fn the_lag_is_how_long_the_oldest_event_waits() {
     let ezq = app(&server().await.url(), []).await;
     ezq.publish(&Numbered { n: 1 }).queue(&queue).await.unwrap();
     let mut own = connection(&server().await.url()).await;
-    run(&mut own, &format!("UPDATE pgmq.q_{queue} SET vt = vt - interval '1 hour'")).await;
+    run(
+        &mut own,
+        &format!("UPDATE pgmq.q_{queue} SET vt = vt - interval '1 hour'"),
+    )
+    .await;
     let hour = Duration::from_secs(3600);
     let lag = ezq.engine(&queue).lag(&queue).await.unwrap().unwrap();
     assert!(lag >= hour && lag < 2 * hour, "{lag:?}");
@@ -49,7 +59,11 @@ async fn the_lag_is_how_long_the_oldest_event_waits() {
 
 #[tokio::test]
 async fn a_consumer_that_lacks_a_right_starts_again_until_it_is_granted() {
-    let (url, queue, role) = (server().await.url(), unique("health"), unique("health_role"));
+    let (url, queue, role) = (
+        server().await.url(),
+        unique("health"),
+        unique("health_role"),
+    );
     let mut own = connection(&url).await;
     // Makes sure that PGMQ stands.
     app(&url, []).await;
@@ -58,7 +72,9 @@ async fn a_consumer_that_lacks_a_right_starts_again_until_it_is_granted() {
     let handler = Handler::on("quick", |_: Numbered| async {});
     let ezq = app(&url.replace("postgres@", &format!("{role}@")), [handler]).await;
     let consumer = ezq.consumer().queue(&queue);
-    let handle = consumer.restart(Backoff::constant(Duration::from_millis(50))).spawn();
+    let handle = consumer
+        .restart(Backoff::constant(Duration::from_millis(50)))
+        .spawn();
     let restarting = |state: &ConsumerState| matches!(state, ConsumerState::Restarting(_));
     soon(handle.states().wait_for(restarting)).await.unwrap();
     assert!(ezq.health().await.is_live());
@@ -67,7 +83,13 @@ async fn a_consumer_that_lacks_a_right_starts_again_until_it_is_granted() {
     // Here PGMQ is not there as an extension.
     let setup = &setup.replace("create extension if not exists pgmq;", "");
     run(&mut own, setup).await;
-    soon(handle.states().wait_for(|state| *state == ConsumerState::Running)).await.unwrap();
+    soon(
+        handle
+            .states()
+            .wait_for(|state| *state == ConsumerState::Running),
+    )
+    .await
+    .unwrap();
     ezq.publish(&Numbered { n: 1 }).queue(&queue).await.unwrap();
     until(async || handle.counts().handled == 1).await;
     until(async || ezq.health().await.is_ready()).await;

@@ -36,38 +36,77 @@ async fn state(ezq: &Ezq, event_id: &str) -> CopyState {
 async fn an_event_is_told_from_its_publication_to_the_archive() {
     let queue = queue();
     let (handler, succeeds) = failing();
-    let builder = app(&queue).register(handler).retention(&queue, Retention::ARCHIVE);
-    let ezq = builder.configure(|config| config.retry.max_attempts = 2).connect().await.unwrap();
+    let builder = app(&queue)
+        .register(handler)
+        .retention(&queue, Retention::ARCHIVE);
+    let ezq = builder
+        .configure(|config| config.retry.max_attempts = 2)
+        .connect()
+        .await
+        .unwrap();
 
-    let event = ezq.publish(&Numbered { n: 1 }).after(Duration::from_secs(3600)).await.unwrap();
+    let event = ezq
+        .publish(&Numbered { n: 1 })
+        .after(Duration::from_secs(3600))
+        .await
+        .unwrap();
     let id = event.event_id.as_str();
     assert!(matches!(state(&ezq, id).await, CopyState::Waiting { .. }));
     ezq.reschedule(&event, ezq::Due::Now).await.unwrap();
     drain(&ezq).await;
-    let CopyState::Dead { reason: Some(reason), letter, .. } = state(&ezq, id).await else {
+    let CopyState::Dead {
+        reason: Some(reason),
+        letter,
+        ..
+    } = state(&ezq, id).await
+    else {
         panic!("{}", ezq.history(id).await.unwrap());
     };
-    assert_eq!((reason.attempts, reason.error.as_str()), (2, "no such address"));
+    assert_eq!(
+        (reason.attempts, reason.error.as_str()),
+        (2, "no such address")
+    );
     let dead = ezq.history(id).queue(&queue).await.unwrap();
     let mark = dead.copies[0].handlers.0.values().next().unwrap();
-    assert_eq!((mark.state, mark.attempts, mark.errors.len()), (HandlerState::Dead, 2, 2));
+    assert_eq!(
+        (mark.state, mark.attempts, mark.errors.len()),
+        (HandlerState::Dead, 2, 2)
+    );
     assert_eq!(dead.copies[0].event_type.as_deref(), Some("test.numbered"));
 
     let letters = ezq.dead_letters(&queue).unwrap();
     letters.redrive(&letter).await.unwrap();
     succeeds.store(true, Ordering::Relaxed);
     let told = ezq.history(id).await.unwrap().to_string();
-    assert!(told.contains("not delivered yet since it was redriven, ready since"), "{told}");
+    assert!(
+        told.contains("not delivered yet since it was redriven, ready since"),
+        "{told}"
+    );
     drain(&ezq).await;
     let archived = ezq.history(id).await.unwrap();
     let copy = &archived.copies[0];
-    assert!(matches!(copy.state, CopyState::Archived { .. }), "{archived}");
+    assert!(
+        matches!(copy.state, CopyState::Archived { .. }),
+        "{archived}"
+    );
     assert_eq!(copy.published_at, dead.copies[0].published_at);
     assert_eq!(copy.died_before.as_ref().unwrap().reason, Some(reason));
     let told = archived.to_string();
-    assert!(told.contains("since it was redriven, handled and archived"), "{told}");
-    assert!(told.contains("had died") && told.contains("no such address"), "{told}");
-    assert!(letters.list(&DeadLetterFilter::all(), 1).await.unwrap().is_empty());
+    assert!(
+        told.contains("since it was redriven, handled and archived"),
+        "{told}"
+    );
+    assert!(
+        told.contains("had died") && told.contains("no such address"),
+        "{told}"
+    );
+    assert!(
+        letters
+            .list(&DeadLetterFilter::all(), 1)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -79,7 +118,10 @@ async fn nothing_is_kept_of_an_event_unless_that_is_said() {
     drain(&ezq).await;
     let history = ezq.history(event.event_id).await.unwrap();
     assert!(history.is_empty());
-    assert!(history.to_string().contains("Retention::ARCHIVE"), "{history}");
+    assert!(
+        history.to_string().contains("Retention::ARCHIVE"),
+        "{history}"
+    );
 }
 
 #[tokio::test]
@@ -91,7 +133,9 @@ async fn an_event_in_the_flat_form_is_told_by_the_id_its_handlers_see() {
         seen.push(context.event_id().to_owned());
         std::future::ready(())
     });
-    let builder = app(&queue).register(handler).retention(&queue, Retention::ARCHIVE);
+    let builder = app(&queue)
+        .register(handler)
+        .retention(&queue, Retention::ARCHIVE);
     let builder = builder.configure(|config| config.wire = WireFormat::Flat);
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
@@ -104,12 +148,17 @@ async fn an_event_in_the_flat_form_is_told_by_the_id_its_handlers_see() {
 async fn an_end_is_not_archived_and_what_it_ends_is() {
     let queue = queue();
     let (handler, _) = Work::quick();
-    let builder = app(&queue).register(handler).retention(&queue, Retention::ARCHIVE);
+    let builder = app(&queue)
+        .register(handler)
+        .retention(&queue, Retention::ARCHIVE);
     let ezq = builder.connect().await.unwrap();
     let event = ezq.publish(&Numbered { n: 1 }).await.unwrap();
     let end = ezq.publish(&End::default()).await.unwrap();
     ezq.consumer().run().await.unwrap();
-    assert!(matches!(state(&ezq, &event.event_id).await, CopyState::Archived { .. }));
+    assert!(matches!(
+        state(&ezq, &event.event_id).await,
+        CopyState::Archived { .. }
+    ));
     assert!(ezq.history(end.event_id).await.unwrap().is_empty());
 }
 
@@ -117,7 +166,11 @@ async fn an_end_is_not_archived_and_what_it_ends_is() {
 async fn a_retention_that_makes_no_sense_fails_when_the_application_is_built() {
     let built = |queue: &str, retention| {
         let builder = ezq::App::builder().without_discovered_handlers();
-        builder.retention(queue, retention).build(MemoryEngine::new()).map(|_| ()).unwrap_err()
+        builder
+            .retention(queue, retention)
+            .build(MemoryEngine::new())
+            .map(|_| ())
+            .unwrap_err()
     };
     let error = built("Orders!", Retention::ARCHIVE);
     assert_eq!(error.kind(), ErrorKind::InvalidQueueName);
@@ -174,7 +227,10 @@ fn plain() -> Plain {
 async fn an_engine_without_archive_or_history_says_so() {
     let orders = QueueName::new("orders").unwrap();
     let builder = || ezq::App::builder().without_discovered_handlers();
-    let refused = builder().retention(&orders, Retention::ARCHIVE).build(plain()).map(|_| ());
+    let refused = builder()
+        .retention(&orders, Retention::ARCHIVE)
+        .build(plain())
+        .map(|_| ());
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
     let app = builder().build(plain()).unwrap();
     let unable = app.history("e").await.unwrap_err();
@@ -187,8 +243,21 @@ async fn an_engine_without_archive_or_history_says_so() {
         .unwrap();
     let event = app.publish(&Numbered { n: 1 }).await.unwrap();
     let history = app.history(&event.event_id).await.unwrap();
-    assert_eq!((history.copies.len(), history.unread.len()), (1, 1), "{history}");
-    assert!(history.to_string().contains("not looked into: the engine `plain`"), "{history}");
-    let unable = app.history(&event.event_id).queue(&orders).await.unwrap_err();
+    assert_eq!(
+        (history.copies.len(), history.unread.len()),
+        (1, 1),
+        "{history}"
+    );
+    assert!(
+        history
+            .to_string()
+            .contains("not looked into: the engine `plain`"),
+        "{history}"
+    );
+    let unable = app
+        .history(&event.event_id)
+        .queue(&orders)
+        .await
+        .unwrap_err();
     assert_eq!(unable.kind(), ErrorKind::Unsupported);
 }

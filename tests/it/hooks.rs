@@ -34,7 +34,11 @@ fn kind(notice: &Notice) -> &'static str {
 fn told(notices: &mut NoticeStream) -> Vec<String> {
     let all = std::iter::from_fn(|| notices.try_recv());
     let line = |notice: std::sync::Arc<Notice>| {
-        let event_type = notice.event_type.as_deref().unwrap_or("?").trim_start_matches("test.");
+        let event_type = notice
+            .event_type
+            .as_deref()
+            .unwrap_or("?")
+            .trim_start_matches("test.");
         format!("{event_type} {}", kind(&notice))
     };
     all.map(line).collect()
@@ -46,9 +50,16 @@ fn count(lines: &[String], line: &str) -> usize {
 
 /// Fails at first, then returns another event.
 fn fails_once() -> Handler {
-    Handler::on("fails_once", |event: Numbered, context: Context| async move {
-        if context.attempt() == 1 { Err("not yet") } else { Ok(Hooked { n: event.n }) }
-    })
+    Handler::on(
+        "fails_once",
+        |event: Numbered, context: Context| async move {
+            if context.attempt() == 1 {
+                Err("not yet")
+            } else {
+                Ok(Hooked { n: event.n })
+            }
+        },
+    )
 }
 
 #[tokio::test]
@@ -73,16 +84,32 @@ async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
         while let Some(notice) = notices.try_recv() {
             assert_eq!(notice.queue, queue);
             match (&notice.kind, notice.event_type.as_deref().unwrap()) {
-                (NoticeKind::Published { message_id, is_duplicate }, "test.numbered") => {
+                (
+                    NoticeKind::Published {
+                        message_id,
+                        is_duplicate,
+                    },
+                    "test.numbered",
+                ) => {
                     assert_eq!((message_id, is_duplicate), (&published.id, &false));
                 }
                 (NoticeKind::Published { message_id, .. }, _) => {
                     assert_eq!(*message_id, MessageId::Pending);
                 }
-                (NoticeKind::Retried { message_id, after, progress }, _) => {
+                (
+                    NoticeKind::Retried {
+                        message_id,
+                        after,
+                        progress,
+                    },
+                    _,
+                ) => {
                     assert_eq!((message_id, after), (&published.id, &Duration::ZERO));
                     let mark = progress.0.values().next().unwrap();
-                    assert_eq!((mark.attempts, mark.errors[0].error.as_str()), (1, "not yet"));
+                    assert_eq!(
+                        (mark.attempts, mark.errors[0].error.as_str()),
+                        (1, "not yet")
+                    );
                 }
                 (NoticeKind::Handled { message_id }, _) => assert_eq!(*message_id, published.id),
                 (NoticeKind::DeadLettered { reason, .. }, _) => {
@@ -98,13 +125,21 @@ async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
             .filter(|(_, id)| *id == published.event_id)
             .map(|(kind, _)| *kind)
             .collect();
-        assert_eq!(of_first, ["publishing", "published", "retried", "handled"], "{codec}");
+        assert_eq!(
+            of_first,
+            ["publishing", "published", "retried", "handled"],
+            "{codec}"
+        );
         let of_other: Vec<_> = seen
             .iter()
             .filter(|(_, id)| *id != published.event_id)
             .map(|(kind, _)| *kind)
             .collect();
-        assert_eq!(of_other, ["publishing", "published", "dead-lettered"], "{codec}");
+        assert_eq!(
+            of_other,
+            ["publishing", "published", "dead-lettered"],
+            "{codec}"
+        );
         // Closing waits for the hooks.
         ezq.close().await;
         assert_eq!(log.take(), seen, "{codec}");
@@ -117,12 +152,24 @@ async fn what_a_handler_s_transaction_publishes_is_told_only_once_it_committed()
     let handler = Handler::on(
         "tx",
         |event: Numbered, publisher: Publisher, context: Context, _: Tx| async move {
-            publisher.publish(&Hooked { n: event.n }).await.map_err(HandlerError::fatal)?;
-            if context.attempt() == 1 { Err(HandlerError::retry("not yet")) } else { Ok(()) }
+            publisher
+                .publish(&Hooked { n: event.n })
+                .await
+                .map_err(HandlerError::fatal)?;
+            if context.attempt() == 1 {
+                Err(HandlerError::retry("not yet"))
+            } else {
+                Ok(())
+            }
         },
     );
     let gone = Handler::on("gone", |_: Hooked| async {});
-    let ezq = app(&queue).register(handler).register(gone).connect().await.unwrap();
+    let ezq = app(&queue)
+        .register(handler)
+        .register(gone)
+        .connect()
+        .await
+        .unwrap();
     let mut notices = ezq.notices();
     ezq.publish(&Numbered { n: 7 }).await.unwrap();
     drain(&ezq).await;
@@ -131,7 +178,10 @@ async fn what_a_handler_s_transaction_publishes_is_told_only_once_it_committed()
     assert_eq!(count(&told, "hooked published"), 1, "{told:?}");
     assert_eq!(count(&told, "numbered handled"), 1, "{told:?}");
     let place = |line: &str| told.iter().position(|found| found == line).unwrap();
-    assert!(place("numbered retried") < place("hooked published"), "{told:?}");
+    assert!(
+        place("numbered retried") < place("hooked published"),
+        "{told:?}"
+    );
 }
 
 #[tokio::test]
@@ -145,10 +195,16 @@ async fn what_is_published_in_a_caller_s_transaction_is_told_when_that_is_confir
     let mut tx = ezq.pool().begin().await.unwrap();
     let published = ezq.publish_in(&mut tx, &Numbered { n: 2 }).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(told(&mut notices), ["numbered publishing", "numbered publishing"]);
+    assert_eq!(
+        told(&mut notices),
+        ["numbered publishing", "numbered publishing"]
+    );
     ezq.confirm(&published);
     let notice = notices.try_recv().unwrap();
-    assert_eq!((kind(&notice), notice.event_id.as_ref()), ("published", Some(&published.event_id)));
+    assert_eq!(
+        (kind(&notice), notice.event_id.as_ref()),
+        ("published", Some(&published.event_id))
+    );
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
 }
 
@@ -188,22 +244,41 @@ async fn what_is_not_stored_is_told_with_its_error() {
     let queue = queue();
     let ezq = app(&queue).connect().await.unwrap();
     let mut notices = ezq.notices();
-    let refused = ezq::Envelope::builder("test.refused", "it").json(r#""\u0000""#).unwrap();
-    ezq.publish_envelope(refused.build().unwrap()).await.unwrap_err();
+    let refused = ezq::Envelope::builder("test.refused", "it")
+        .json(r#""\u0000""#)
+        .unwrap();
+    ezq.publish_envelope(refused.build().unwrap())
+        .await
+        .unwrap_err();
     assert_eq!(kind(&notices.try_recv().unwrap()), "publishing");
     let notice = notices.try_recv().unwrap();
-    let NoticeKind::PublishFailed { kind, error } = &notice.kind else { panic!("{notice:?}") };
+    let NoticeKind::PublishFailed { kind, error } = &notice.kind else {
+        panic!("{notice:?}")
+    };
     assert_eq!(*kind, ErrorKind::InvalidEvent);
     assert!(!error.is_empty() && notice.event_type.as_deref() == Some("test.refused"));
     // What cannot be an event at all is no event to tell of.
-    ezq.publish(&Numbered { n: 1 }).subject("\n").await.unwrap_err();
+    ezq.publish(&Numbered { n: 1 })
+        .subject("\n")
+        .await
+        .unwrap_err();
     assert!(notices.try_recv().is_none());
     // A duplicate is told as one.
     for _ in 0..2 {
-        ezq.publish(&Numbered { n: 1 }).dedupe_key("one").await.unwrap();
+        ezq.publish(&Numbered { n: 1 })
+            .dedupe_key("one")
+            .await
+            .unwrap();
     }
-    let duplicates = std::iter::from_fn(|| notices.try_recv())
-        .filter(|n| matches!(n.kind, NoticeKind::Published { is_duplicate: true, .. }));
+    let duplicates = std::iter::from_fn(|| notices.try_recv()).filter(|n| {
+        matches!(
+            n.kind,
+            NoticeKind::Published {
+                is_duplicate: true,
+                ..
+            }
+        )
+    });
     assert_eq!(duplicates.count(), 1);
 }
 
@@ -221,9 +296,13 @@ async fn a_message_that_cannot_be_read_is_told_without_a_name() {
 async fn batches_are_told_event_by_event_also_where_a_transaction_claims_them() {
     let queue = queue();
     let handler = Handler::on_batch("batch", |batch: Batch<Numbered>, _: Tx| async move {
-        Hooked { n: batch.events().map(|event| event.n).sum() }
+        Hooked {
+            n: batch.events().map(|event| event.n).sum(),
+        }
     });
-    let builder = app(&queue).event_codec("test.hooked", "raw").register(handler.batch_size(20));
+    let builder = app(&queue)
+        .event_codec("test.hooked", "raw")
+        .register(handler.batch_size(20));
     let ezq = builder.connect().await.unwrap();
     ezq.publish_all(&numbered(0..200)).await.unwrap();
     let mut notices = ezq.notices();
@@ -232,7 +311,10 @@ async fn batches_are_told_event_by_event_also_where_a_transaction_claims_them() 
     assert_eq!(count(&told, "numbered handled"), 200);
     let (publishing, published) = ("hooked publishing", "hooked published");
     assert!(count(&told, published) >= 10, "{told:?}");
-    assert!(count(&told, publishing) >= count(&told, published), "{told:?}");
+    assert!(
+        count(&told, publishing) >= count(&told, published),
+        "{told:?}"
+    );
 }
 
 fn quick(queue: &QueueName) -> EzqBuilder {
@@ -270,7 +352,10 @@ async fn a_subscriber_that_is_slow_is_told_how_many_it_missed_and_holds_up_nobod
     ezq.publish_all(&numbered(0..1000)).await.unwrap();
     drain(&ezq).await;
     let kept = told(&mut notices);
-    assert_eq!((kept.len() as u64 + notices.missed(), kept.len()), (3000, NOTICES_KEPT));
+    assert_eq!(
+        (kept.len() as u64 + notices.missed(), kept.len()),
+        (3000, NOTICES_KEPT)
+    );
     // The newest are kept.
     assert_eq!(count(&kept, "numbered handled"), 1000);
     drop(notices);
@@ -285,7 +370,11 @@ async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits
     let event_type = format!("test.{queue}");
     for queue in [&queue, &other] {
         ezq.engine(queue).ensure_queue(queue).await.unwrap();
-        ezq.subscriptions().unwrap().add(queue, event_type.as_str()).await.unwrap();
+        ezq.subscriptions()
+            .unwrap()
+            .add(queue, event_type.as_str())
+            .await
+            .unwrap();
     }
     let event = || ezq::Envelope::builder(&event_type, "it").build().unwrap();
     let mut notices = ezq.notices();
@@ -302,14 +391,25 @@ async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits
     assert_eq!(published(&mut notices).as_slice(), wanted.as_slice());
     // A queue that is missing is told beside them.
     let missing = crate::kit::queue();
-    ezq.subscriptions().unwrap().add(&missing, event_type.as_str()).await.unwrap();
+    ezq.subscriptions()
+        .unwrap()
+        .add(&missing, event_type.as_str())
+        .await
+        .unwrap();
     assert_eq!(
         ezq.broadcast_envelope(event()).await.unwrap().missing,
         std::slice::from_ref(&missing)
     );
     let told = published(&mut notices);
-    assert_eq!((told.len(), &told[0]), (3, &("publish failed", missing.clone())));
-    ezq.subscriptions().unwrap().remove(&missing, event_type.as_str()).await.unwrap();
+    assert_eq!(
+        (told.len(), &told[0]),
+        (3, &("publish failed", missing.clone()))
+    );
+    ezq.subscriptions()
+        .unwrap()
+        .remove(&missing, event_type.as_str())
+        .await
+        .unwrap();
     let mut tx = ezq.pool().begin().await.unwrap();
     let broadcast = ezq.broadcast_envelope(event());
     let done = ezq.broadcast_prepared_in(&mut tx, broadcast).await.unwrap();
@@ -329,7 +429,9 @@ async fn an_event_of_a_schedule_is_told_by_whoever_stored_it() {
     let mut notices = ezq.notices();
     let published = ezq.schedules().unwrap().run_now(&name).await.unwrap();
     let notice = notices.try_recv().unwrap();
-    let NoticeKind::Published { message_id, .. } = &notice.kind else { panic!("{notice:?}") };
+    let NoticeKind::Published { message_id, .. } = &notice.kind else {
+        panic!("{notice:?}")
+    };
     assert_eq!((message_id, &notice.queue), (&published.id, &queue));
     assert_eq!(notice.event_id.as_ref(), Some(&published.event_id));
     assert!(notices.try_recv().is_none());

@@ -19,13 +19,18 @@ async fn elsewhere() -> (String, PgPool) {
     run(&mut own, &format!("CREATE DATABASE {name}")).await;
     let url = server().await.database_url(name.as_str());
     let pool = PgPool::connect(&url).await.unwrap();
-    sqlx::raw_sql("CREATE TABLE effects (n bigint)").execute(&pool).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE effects (n bigint)")
+        .execute(&pool)
+        .await
+        .unwrap();
     (url, pool)
 }
 
 async fn with_inbox() -> (String, PgPool) {
     let (url, pool) = elsewhere().await;
-    Inbox::create(&mut pool.acquire().await.unwrap()).await.unwrap();
+    Inbox::create(&mut pool.acquire().await.unwrap())
+        .await
+        .unwrap();
     (url, pool)
 }
 
@@ -35,13 +40,19 @@ async fn take_effect(pool: &PgPool, context: &Context, n: i64) -> Result<bool, H
     if !Inbox::first(&mut tx, context).await? {
         return Ok(false);
     }
-    sqlx::query("INSERT INTO effects VALUES ($1)").bind(n).execute(&mut *tx).await?;
+    sqlx::query("INSERT INTO effects VALUES ($1)")
+        .bind(n)
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
     Ok(true)
 }
 
 async fn effects(pool: &PgPool) -> Vec<i64> {
-    sqlx::query_scalar("SELECT n FROM effects ORDER BY n").fetch_all(pool).await.unwrap()
+    sqlx::query_scalar("SELECT n FROM effects ORDER BY n")
+        .fetch_all(pool)
+        .await
+        .unwrap()
 }
 
 /// A worker whose handler commits elsewhere and never comes to its acknowledgement.
@@ -61,10 +72,17 @@ pub(crate) async fn book(booker: Booker) {
             std::future::pending::<Result<(), HandlerError>>().await
         }
     });
-    let ezq = Ezq::builder().without_discovered_handlers().register(handler);
+    let ezq = Ezq::builder()
+        .without_discovered_handlers()
+        .register(handler);
     let ezq = ezq.connect().await.unwrap();
     let lease = Duration::from_secs(1);
-    ezq.consumer().queue(booker.queue).lease(lease).run().await.unwrap();
+    ezq.consumer()
+        .queue(booker.queue)
+        .lease(lease)
+        .run()
+        .await
+        .unwrap();
 }
 
 /// The session is the application's, and so is its search path.
@@ -75,8 +93,9 @@ async fn nothing_of_the_search_path_runs_with_the_rights_of_who_notes_an_event()
                 CREATE FUNCTION trap.convert_to(text, text) RETURNS bytea LANGUAGE plpgsql AS
                   $$ BEGIN INSERT INTO trap.sprung VALUES (1); RETURN ''; END $$";
     sqlx::raw_sql(trap).execute(&pool).await.unwrap();
-    let pool =
-        PgPool::connect(&format!("{elsewhere}&options=-csearch_path%3Dpublic,trap")).await.unwrap();
+    let pool = PgPool::connect(&format!("{elsewhere}&options=-csearch_path%3Dpublic,trap"))
+        .await
+        .unwrap();
     let queue = queue();
     let handler = Handler::on("book", {
         let pool = pool.clone();
@@ -95,8 +114,10 @@ async fn nothing_of_the_search_path_runs_with_the_rights_of_who_notes_an_event()
     send_batch(&ezq, &queue, &[body]).await;
     assert_eq!(drain(&ezq).await.counts.handled, 1);
     assert_eq!(effects(&pool).await, [1]);
-    let sprung: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM trap.sprung").fetch_one(&pool).await.unwrap();
+    let sprung: i64 = sqlx::query_scalar("SELECT count(*) FROM trap.sprung")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
     assert_eq!(sprung, 0);
 }
 
@@ -116,7 +137,10 @@ async fn a_worker_that_is_killed_before_it_acknowledges_leaves_one_effect() {
     });
     let ezq = database::app(&url, [handler]).await;
     ezq.publish(&Job { n: 7 }).queue(&queue).await.unwrap();
-    let booker = Booker { queue: queue.to_string(), elsewhere };
+    let booker = Booker {
+        queue: queue.to_string(),
+        elsewhere,
+    };
     let mut child = Process::start(&url, &Role::Booker(booker));
     assert_eq!(child.hear("booked").await, "true");
     child.kill().await;
@@ -152,7 +176,9 @@ async fn a_handler_that_fails_after_its_commit_has_one_effect_and_each_handler_i
             }
         })
     };
-    let ezq = app(&queue).register(handler("one")).register(handler("other"));
+    let ezq = app(&queue)
+        .register(handler("one"))
+        .register(handler("other"));
     let ezq = ezq.connect().await.unwrap();
     for n in [1, 2] {
         ezq.publish(&Numbered { n }).await.unwrap();
@@ -230,7 +256,10 @@ async fn old_rows_are_forgotten_and_young_ones_are_not() {
     let hour = Duration::from_secs(3600);
     assert_eq!(Inbox::forget(&mut own, hour).await.unwrap(), 2500);
     assert_eq!(Inbox::forget(&mut own, Duration::MAX).await.unwrap(), 0);
-    assert_eq!(scalar::<i64>(&mut own, "SELECT count(*) FROM ezq.inbox").await, 10);
+    assert_eq!(
+        scalar::<i64>(&mut own, "SELECT count(*) FROM ezq.inbox").await,
+        10
+    );
 }
 
 #[tokio::test]
@@ -278,7 +307,10 @@ async fn an_inbox_may_stand_beside_the_queues_own_tables() {
     Inbox::create(&mut own).await.unwrap();
     let queue = QueueName::new("orders").unwrap();
     for is_duplicate in [false, true] {
-        let publish = ezq.publish(&Numbered { n: 1 }).queue(&queue).dedupe_key("1");
+        let publish = ezq
+            .publish(&Numbered { n: 1 })
+            .queue(&queue)
+            .dedupe_key("1");
         assert_eq!(publish.await.unwrap().is_duplicate, is_duplicate);
     }
     Inbox::create(&mut own).await.unwrap();
@@ -298,8 +330,9 @@ async fn an_event_with_a_long_id_takes_effect_once() {
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
     // Of a kind that does not compress.
-    let id: String =
-        (0..1000_u32).map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761))).collect();
+    let id: String = (0..1000_u32)
+        .map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761)))
+        .collect();
     let body = |id: &str, n: i64| {
         let of = <Numbered as Event>::TYPE;
         format!(

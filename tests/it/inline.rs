@@ -20,11 +20,18 @@ struct Inlined {
 
 /// What each handler did, by name.
 fn outcomes(report: &InlineReport) -> Vec<(&str, &InlineOutcome)> {
-    report.outcomes.iter().map(|(name, outcome)| (name.as_str(), outcome)).collect()
+    report
+        .outcomes
+        .iter()
+        .map(|(name, outcome)| (name.as_str(), outcome))
+        .collect()
 }
 
 fn failed(error: &str, is_fatal: bool) -> InlineOutcome {
-    InlineOutcome::Failed { error: error.to_owned(), is_fatal }
+    InlineOutcome::Failed {
+        error: error.to_owned(),
+        is_fatal,
+    }
 }
 
 #[tokio::test]
@@ -33,7 +40,10 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
     let writes = |name: &'static str| {
         let log = log.clone();
         Handler::on(name, move |_: Numbered, context: Context| {
-            assert_eq!((context.attempt(), context.message_id()), (1, &MessageId::Pending));
+            assert_eq!(
+                (context.attempt(), context.message_id()),
+                (1, &MessageId::Pending)
+            );
             assert!(!context.is_lease_expired());
             // The one that is to be first takes its time.
             let pause = Duration::from_millis(if name == "first" { 50 } else { 0 });
@@ -89,7 +99,13 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
             ("fails", &failed("not yet", false)),
             ("fatal", &failed("never", true)),
             ("hangs", &failed("timed out after 20ms", false)),
-            ("later", &InlineOutcome::PutOff { after: minute, error: "snoozed".into() }),
+            (
+                "later",
+                &InlineOutcome::PutOff {
+                    after: minute,
+                    error: "snoozed".into()
+                }
+            ),
             ("no_use", &InlineOutcome::Discarded("old".into())),
             ("panics", &failed("panicked: oh no", false)),
             ("last", &InlineOutcome::Done),
@@ -99,7 +115,12 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
     assert_eq!(report.failures().count(), 5);
     let error = report.into_result().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::HandlerFailed);
-    assert!(error.to_string().contains("`panics` failed: panicked: oh no"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("`panics` failed: panicked: oh no"),
+        "{error}"
+    );
     // Nothing went through the queue.
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
@@ -108,7 +129,10 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
     let report = ezq.dispatch_prepared_inline(elsewhere).await.unwrap();
     assert_eq!(outcomes(&report), [("elsewhere", &InlineOutcome::Done)]);
     let unknown = Envelope::builder("test.unknown", "it").build().unwrap();
-    let report = ezq.dispatch_prepared_inline(ezq.publish_envelope(unknown)).await.unwrap();
+    let report = ezq
+        .dispatch_prepared_inline(ezq.publish_envelope(unknown))
+        .await
+        .unwrap();
     assert!(report.is_done() && report.outcomes.is_empty());
     report.into_result().unwrap();
 }
@@ -124,16 +148,27 @@ async fn under_every_codec_a_handler_gets_what_a_queue_would_give_it_and_its_eve
             Inlined { n: 2 * event.n }
         });
         let told = Handler::on("told", move |event: Inlined, context: Context| {
-            causes.push((event.n, context.headers().text("causation-id").unwrap().to_owned()));
+            causes.push((
+                event.n,
+                context.headers().text("causation-id").unwrap().to_owned(),
+            ));
             async {}
         });
-        let builder = app(&queue).queue_codec(&queue, codec).register(double).register(told);
+        let builder = app(&queue)
+            .queue_codec(&queue, codec)
+            .register(double)
+            .register(told);
         let ezq = builder.connect().await.unwrap();
         let mut notices = ezq.notices();
         let event = ezq.publish(&Numbered { n: 7 }).header("shop", "berlin");
         let report = ezq.dispatch_prepared_inline(event).await.unwrap();
         assert!(report.is_done(), "{report}");
-        assert_eq!(report.event_id.len(), 36, "an id of its own: {}", report.event_id);
+        assert_eq!(
+            report.event_id.len(),
+            36,
+            "an id of its own: {}",
+            report.event_id
+        );
         let told = std::iter::from_fn(|| notices.try_recv());
         let told = told.filter(|notice| matches!(notice.kind, ezq::NoticeKind::Published { .. }));
         assert_eq!(told.count(), 1, "{codec}");
@@ -145,13 +180,19 @@ async fn under_every_codec_a_handler_gets_what_a_queue_would_give_it_and_its_eve
 async fn ledger(ezq: &Ezq, queue: &QueueName) -> String {
     let name = format!("public.inline_{queue}");
     let create = format!("create table {name} (n bigint)");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(ezq.pool()).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(create))
+        .execute(ezq.pool())
+        .await
+        .unwrap();
     name
 }
 
 async fn written(ezq: &Ezq, table: &str) -> Vec<i64> {
     let read = format!("select n from {table} order by n");
-    sqlx::query_scalar(sqlx::AssertSqlSafe(read)).fetch_all(ezq.pool()).await.unwrap()
+    sqlx::query_scalar(sqlx::AssertSqlSafe(read))
+        .fetch_all(ezq.pool())
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -159,28 +200,40 @@ async fn a_handler_s_transaction_commits_with_its_events_or_leaves_nothing() {
     let queue = queue();
     let insert = format!("insert into public.inline_{queue} values ($1)");
     let one = insert.clone();
-    let single = Handler::on("single", move |event: Numbered, publisher: Publisher, mut tx: Tx| {
-        let insert = sqlx::query(sqlx::AssertSqlSafe(one.clone())).bind(event.n);
-        async move {
-            insert.execute(&mut *tx).await?;
-            publisher.publish(&Inlined { n: event.n }).await?;
-            if event.n < 0 {
-                Err(HandlerError::retry("negative"))
-            } else {
-                Ok(Inlined { n: 10 * event.n })
+    let single = Handler::on(
+        "single",
+        move |event: Numbered, publisher: Publisher, mut tx: Tx| {
+            let insert = sqlx::query(sqlx::AssertSqlSafe(one.clone())).bind(event.n);
+            async move {
+                insert.execute(&mut *tx).await?;
+                publisher.publish(&Inlined { n: event.n }).await?;
+                if event.n < 0 {
+                    Err(HandlerError::retry("negative"))
+                } else {
+                    Ok(Inlined { n: 10 * event.n })
+                }
             }
-        }
-    });
+        },
+    );
     let batch = Handler::on_batch("batch", move |batch: Batch<Inlined>, mut tx: Tx| {
         let numbers: Vec<i64> = batch.events().map(|event| event.n).collect();
         let insert = sqlx::query(sqlx::AssertSqlSafe(insert.clone())).bind(numbers[0]);
         async move {
             assert_eq!(numbers.len(), 1);
             insert.execute(&mut *tx).await?;
-            if numbers[0] < 0 { Err(HandlerError::fatal("negative")) } else { Ok(()) }
+            if numbers[0] < 0 {
+                Err(HandlerError::fatal("negative"))
+            } else {
+                Ok(())
+            }
         }
     });
-    let ezq = app(&queue).register(single).register(batch).connect().await.unwrap();
+    let ezq = app(&queue)
+        .register(single)
+        .register(batch)
+        .connect()
+        .await
+        .unwrap();
     let table = ledger(&ezq, &queue).await;
     let mut notices = ezq.notices();
 
@@ -192,8 +245,16 @@ async fn a_handler_s_transaction_commits_with_its_events_or_leaves_nothing() {
     assert!(written(&ezq, &table).await.is_empty());
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 
-    ezq.dispatch_inline(&Numbered { n: 1 }).await.unwrap().into_result().unwrap();
-    ezq.dispatch_inline(&Inlined { n: 2 }).await.unwrap().into_result().unwrap();
+    ezq.dispatch_inline(&Numbered { n: 1 })
+        .await
+        .unwrap()
+        .into_result()
+        .unwrap();
+    ezq.dispatch_inline(&Inlined { n: 2 })
+        .await
+        .unwrap()
+        .into_result()
+        .unwrap();
     assert_eq!(written(&ezq, &table).await, [1, 2]);
     // What the handler published and what it returned.
     assert_eq!(held(&ezq, &queue).await, [2, 0, 0, 0]);
@@ -204,7 +265,11 @@ async fn a_handler_s_transaction_commits_with_its_events_or_leaves_nothing() {
     assert_eq!(written(&ezq, &table).await, [1, 1, 2, 10]);
     // Its connections are given back.
     for n in 0..30 {
-        ezq.dispatch_inline(&Inlined { n }).await.unwrap().into_result().unwrap();
+        ezq.dispatch_inline(&Inlined { n })
+            .await
+            .unwrap()
+            .into_result()
+            .unwrap();
     }
 }
 
@@ -219,15 +284,25 @@ async fn a_dropped_dispatch_rolls_its_transactions_back() {
             std::future::pending::<()>().await;
         }
     });
-    let ezq = app(&queue).register(hangs.timeout(None)).connect().await.unwrap();
+    let ezq = app(&queue)
+        .register(hangs.timeout(None))
+        .connect()
+        .await
+        .unwrap();
     let table = ledger(&ezq, &queue).await;
     let dispatch = ezq.dispatch_inline(&Numbered { n: 1 });
-    assert!(tokio::time::timeout(Duration::from_millis(500), dispatch).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(500), dispatch)
+            .await
+            .is_err()
+    );
     assert!(written(&ezq, &table).await.is_empty());
     let lock = format!("lock table {table} in access exclusive mode");
     let mut tx = ezq.pool().begin().await.unwrap();
     // Nothing holds it any more.
-    soon(sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *tx)).await.unwrap();
+    soon(sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *tx))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -254,15 +329,35 @@ async fn what_only_a_queue_can_do_is_refused_and_runs_nothing() {
         .unwrap();
     let event = || ezq.publish(&Numbered { n: 1 });
     for (publish, kind, says) in [
-        (event().after(Duration::from_secs(1)), ErrorKind::InvalidEvent, "delay"),
-        (event().dedupe_key("k"), ErrorKind::InvalidEvent, "dedupe key"),
+        (
+            event().after(Duration::from_secs(1)),
+            ErrorKind::InvalidEvent,
+            "delay",
+        ),
+        (
+            event().dedupe_key("k"),
+            ErrorKind::InvalidEvent,
+            "dedupe key",
+        ),
         (event().subject("\n"), ErrorKind::InvalidEvent, "subject"),
-        (event().queue("Orders!"), ErrorKind::InvalidQueueName, "Orders!"),
-        (event().queue(&other), ErrorKind::Unsupported, "`memory` has no transactions"),
+        (
+            event().queue("Orders!"),
+            ErrorKind::InvalidQueueName,
+            "Orders!",
+        ),
+        (
+            event().queue(&other),
+            ErrorKind::Unsupported,
+            "`memory` has no transactions",
+        ),
     ] {
         let error = ezq.dispatch_prepared_inline(publish).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
-        assert!(ezq::error_chain(&error).contains(says), "{}", ezq::error_chain(&error));
+        assert!(
+            ezq::error_chain(&error).contains(says),
+            "{}",
+            ezq::error_chain(&error)
+        );
     }
     let error = ezq.dispatch_inline(&End::default()).await.unwrap_err();
     assert!(error.to_string().contains("control event"), "{error}");
@@ -275,7 +370,10 @@ async fn an_event_that_cannot_be_published_fails_the_handler_that_returned_it() 
     let bad = Handler::on("bad", |_: Numbered| async { Bad { text: "\0".into() } });
     let ezq = app(&queue).register(bad).connect().await.unwrap();
     let report = ezq.dispatch_inline(&Numbered { n: 1 }).await.unwrap();
-    assert!(matches!(report.outcomes[0].1, InlineOutcome::Failed { .. }), "{report}");
+    assert!(
+        matches!(report.outcomes[0].1, InlineOutcome::Failed { .. }),
+        "{report}"
+    );
 }
 
 #[derive(Event, Serialize, Deserialize, Debug)]

@@ -27,7 +27,11 @@ pub(crate) fn numbered(range: impl IntoIterator<Item = i64>) -> Vec<Numbered> {
 
 /// A name that no other test has, in this or another process.
 pub(crate) fn queue() -> QueueName {
-    let id = ezq::Envelope::builder("t", "t").build().unwrap().id().replace('-', "");
+    let id = ezq::Envelope::builder("t", "t")
+        .build()
+        .unwrap()
+        .id()
+        .replace('-', "");
     QueueName::new(&format!("it_{id}")).unwrap()
 }
 
@@ -35,18 +39,22 @@ pub(crate) fn queue() -> QueueName {
 pub(crate) fn app(queue: &QueueName) -> EzqBuilder {
     show_warnings_of_failed_tests();
     let queue = queue.clone();
-    Ezq::builder().without_discovered_handlers().configure(|config| {
-        config.queue = queue;
-        config.concurrency = 4;
-        config.retry.backoff = Backoff::constant(Duration::ZERO);
-    })
+    Ezq::builder()
+        .without_discovered_handlers()
+        .configure(|config| {
+            config.queue = queue;
+            config.concurrency = 4;
+            config.retry.backoff = Backoff::constant(Duration::ZERO);
+        })
 }
 
 /// Warnings go where the harness captures them, and not to stderr.
 fn show_warnings_of_failed_tests() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let subscriber = tracing_subscriber::fmt().with_max_level(Level::WARN).with_test_writer();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(Level::WARN)
+            .with_test_writer();
         subscriber.init();
     });
 }
@@ -89,7 +97,11 @@ pub(crate) async fn send_batch(ezq: &Ezq, queue: &QueueName, bodies: &[String]) 
 
 /// Every dead letter of a queue, oldest first.
 pub(crate) async fn dead(ezq: &Ezq, queue: &QueueName) -> Vec<DeadLetter> {
-    ezq.dead_letters(queue).unwrap().list(&ezq::DeadLetterFilter::all(), 1000).await.unwrap()
+    ezq.dead_letters(queue)
+        .unwrap()
+        .list(&ezq::DeadLetterFilter::all(), 1000)
+        .await
+        .unwrap()
 }
 
 /// The only dead letter of a queue.
@@ -167,7 +179,10 @@ impl Work {
             let (waits, sender, gate) = (Arc::clone(&waits), sender.clone(), Arc::clone(&gate));
             let (handled, dropped) = (handled.clone(), dropped.clone());
             async move {
-                let mut unfinished = Unfinished { n: Some(n), dropped };
+                let mut unfinished = Unfinished {
+                    n: Some(n),
+                    dropped,
+                };
                 // Nobody may be watching any more.
                 let _ = sender.send(n);
                 if waits.contains(&n) {

@@ -36,7 +36,10 @@ async fn nothing_is_left_however_the_process_ends() {
         if ending.chars().all(char::is_uppercase) {
             processes = processes_of(&folder);
             assert!(folder.exists(), "{ending}");
-            assert!(processes.len() > 2 || cfg!(not(target_os = "linux")), "{processes:?}");
+            assert!(
+                processes.len() > 2 || cfg!(not(target_os = "linux")),
+                "{processes:?}"
+            );
             child.signal(ending).await;
         }
         child.end().await;
@@ -45,7 +48,11 @@ async fn nothing_is_left_however_the_process_ends() {
         while folder.exists() || processes.iter().any(is_there) || !processes_of(&folder).is_empty()
         {
             let left = processes_of(&folder);
-            assert!(began.elapsed() < LIMIT, "{ending}: {} is left, {left:?}", folder.display());
+            assert!(
+                began.elapsed() < LIMIT,
+                "{ending}: {} is left, {left:?}",
+                folder.display()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         println!("{ending}: gone after {:?}", began.elapsed());
@@ -73,10 +80,17 @@ async fn nothing_is_left_when_the_process_is_killed_while_its_server_starts() {
         child.kill().await;
         let began = Instant::now();
         while !is_empty(&temporary) || !processes_of(&temporary).is_empty() {
-            assert!(began.elapsed() < LIMIT, "left: {:?}", processes_of(&temporary));
+            assert!(
+                began.elapsed() < LIMIT,
+                "left: {:?}",
+                processes_of(&temporary)
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        println!("killed {pause} ms after the first file: gone after {:?}", began.elapsed());
+        println!(
+            "killed {pause} ms after the first file: gone after {:?}",
+            began.elapsed()
+        );
         std::fs::remove_dir(&temporary).unwrap();
     }
 }
@@ -89,14 +103,27 @@ fn is_empty(folder: &Path) -> bool {
 /// system does not list them as files.
 fn processes_of(folder: &Path) -> Vec<u32> {
     let name = folder.file_name().unwrap().to_str().unwrap();
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| {
-        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        Some((pid, parent(pid)?, std::fs::read(format!("/proc/{pid}/cmdline")).ok()?))
-    });
+    let processes = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            Some((
+                pid,
+                parent(pid)?,
+                std::fs::read(format!("/proc/{pid}/cmdline")).ok()?,
+            ))
+        });
     let processes: Vec<(u32, u32, Vec<u8>)> = processes.collect();
     let names = |line: &[u8]| String::from_utf8_lossy(line).contains(name);
-    let named = |pid: u32| processes.iter().any(|(of, _, line)| *of == pid && names(line));
-    let ours = processes.iter().filter(|(pid, parent, _)| named(*pid) || named(*parent));
+    let named = |pid: u32| {
+        processes
+            .iter()
+            .any(|(of, _, line)| *of == pid && names(line))
+    };
+    let ours = processes
+        .iter()
+        .filter(|(pid, parent, _)| named(*pid) || named(*parent));
     ours.map(|(pid, ..)| *pid).collect()
 }
 
@@ -105,5 +132,9 @@ fn parent(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in brackets, may hold anything.
     let mut words = stat.rsplit_once(')')?.1.split_whitespace();
-    if words.next()? == "Z" { None } else { words.next()?.parse().ok() }
+    if words.next()? == "Z" {
+        None
+    } else {
+        words.next()?.parse().ok()
+    }
 }

@@ -31,7 +31,11 @@ async fn a_locked_row_delays_its_own_acknowledgement_and_nobody_elses() {
     let consumer = ezq.consumer().queue(&queue).concurrency(20).spawn();
     let others = ezq.consumer().queue(&other).spawn();
     starts.wait_for(|count| *count == 20).await.unwrap();
-    let id: i64 = scalar(&mut own, &format!("SELECT max(msg_id) - 7 FROM pgmq.q_{queue}")).await;
+    let id: i64 = scalar(
+        &mut own,
+        &format!("SELECT max(msg_id) - 7 FROM pgmq.q_{queue}"),
+    )
+    .await;
     let lock = format!("BEGIN; SELECT FROM pgmq.q_{queue} WHERE msg_id = {id} FOR UPDATE");
     run(&mut holder, &lock).await;
     go.send_replace(true);
@@ -53,7 +57,11 @@ async fn a_locked_row_delays_its_own_acknowledgement_and_nobody_elses() {
     };
     tokio::time::timeout(CEILING, all).await.unwrap();
     run(&mut holder, "ROLLBACK").await;
-    until(&mut own, &format!("SELECT count(*) = 0 FROM pgmq.q_{queue}")).await;
+    until(
+        &mut own,
+        &format!("SELECT count(*) = 0 FROM pgmq.q_{queue}"),
+    )
+    .await;
     consumer.stop();
     others.stop();
     let Counts { handled, lost, .. } = consumer.wait().await.unwrap().counts;

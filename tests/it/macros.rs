@@ -9,7 +9,12 @@ use ezq::{
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, PartialEq, Event, Serialize, Deserialize)]
-#[event(type = "order.placed", version = 2, queue = "orders", key = "customer.id")]
+#[event(
+    type = "order.placed",
+    version = 2,
+    queue = "orders",
+    key = "customer.id"
+)]
 #[event(alias = "OrderPlaced")]
 struct OrderPlaced {
     customer: Customer,
@@ -50,7 +55,9 @@ async fn refuse(_event: Moved) -> Result<(), HandlerError> {
 }
 
 fn moved(account: &str) -> Moved {
-    Moved { account: Some(account.to_owned()) }
+    Moved {
+        account: Some(account.to_owned()),
+    }
 }
 
 #[test]
@@ -65,7 +72,9 @@ fn an_event_is_described_by_its_attributes() {
 
 #[test]
 fn a_key_comes_from_its_field_and_may_be_absent() {
-    let order = OrderPlaced { customer: Customer { id: 7 } };
+    let order = OrderPlaced {
+        customer: Customer { id: 7 },
+    };
     assert_eq!(ezq::Event::key(&order).as_deref(), Some("7"));
     assert_eq!(ezq::Event::key(&moved("a")).as_deref(), Some("a"));
     assert_eq!(ezq::Event::key(&Moved { account: None }), None);
@@ -86,7 +95,10 @@ fn handlers_are_found_at_link_time() {
         .map(|discovered| (discovered.0)().name().to_string())
         .collect();
     for name in [concat!(module_path!(), "::see"), "pinned"] {
-        assert!(names.iter().any(|found| found == name), "{name} is not in {names:?}");
+        assert!(
+            names.iter().any(|found| found == name),
+            "{name} is not in {names:?}"
+        );
     }
 }
 
@@ -101,7 +113,11 @@ async fn a_handler_takes_its_event_and_extractors_and_publishes_what_it_returns(
     let app = TestApp::new(|builder| builder.handler::<see>().state("saw")).expect("an app");
     app.publish(&moved("a")).await.expect("published");
     let report = app.drain().await.expect("drained");
-    assert_eq!(app.assert_published::<Seen>(), Seen("saw a 1".to_owned()), "{report}");
+    assert_eq!(
+        app.assert_published::<Seen>(),
+        Seen("saw a 1".to_owned()),
+        "{report}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +125,11 @@ async fn the_retry_settings_reach_the_consumer() {
     let app = TestApp::new(|builder| builder.handler::<refuse>()).expect("an app");
     app.publish(&moved("a")).await.expect("published");
     let report = app.drain().await.expect("drained");
-    assert_eq!((report.reason, report.counts.dead_lettered), (StopReason::Idle, 1), "{report}");
+    assert_eq!(
+        (report.reason, report.counts.dead_lettered),
+        (StopReason::Idle, 1),
+        "{report}"
+    );
 }
 
 fn by_the_error(attempt: u32, error: &str, _random: f64) -> std::time::Duration {

@@ -45,16 +45,23 @@ struct Diagnostic {
 fn each_mistake_is_one_error_that_says_what_to_write() {
     let mistakes = cases(&Path::new(ROOT).join("tests/ui"), "mistake-");
     let passing = cases(&Path::new(ROOT).join("tests/ui/pass"), "pass-");
-    assert!(mistakes.len() >= 12 && !passing.is_empty(), "the cases are where they were");
+    assert!(
+        mistakes.len() >= 12 && !passing.is_empty(),
+        "the cases are where they were"
+    );
     let all: BTreeMap<_, _> = mistakes.iter().chain(&passing).collect();
     let diagnostics = check(&all);
 
     let mut failures = String::new();
     for (name, path) in all {
         let source = fs::read_to_string(path).expect("a readable case");
-        let given = diagnostics.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+        let given = diagnostics
+            .get(name.as_str())
+            .map_or(&[][..], Vec::as_slice);
         let verdict = if passing.contains_key(name) {
-            given.first().map_or(Ok(()), |first| Err(first.rendered.clone()))
+            given
+                .first()
+                .map_or(Ok(()), |first| Err(first.rendered.clone()))
         } else {
             compare(&source, given)
         };
@@ -71,7 +78,11 @@ fn cases(directory: &Path, prefix: &str) -> BTreeMap<String, PathBuf> {
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| {
-            let stem = path.file_stem().expect("a stem").to_string_lossy().into_owned();
+            let stem = path
+                .file_stem()
+                .expect("a stem")
+                .to_string_lossy()
+                .into_owned();
             (format!("{prefix}{stem}"), path)
         })
         .collect()
@@ -94,9 +105,15 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
         write!(manifest, "\n[[bin]]\nname = {name:?}\npath = {path:?}\n").expect("a string");
     }
     fs::write(scratch.join("Cargo.toml"), manifest).expect("a manifest");
-    fs::copy(Path::new(ROOT).join("Cargo.lock"), scratch.join("Cargo.lock")).expect("a lock file");
+    fs::copy(
+        Path::new(ROOT).join("Cargo.lock"),
+        scratch.join("Cargo.lock"),
+    )
+    .expect("a lock file");
 
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("the target directory");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     // What cargo says about this package, build scripts would take for a change of theirs, and
@@ -108,7 +125,14 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
         }
     }
     let output = command
-        .args(["check", "--offline", "--keep-going", "--bins", "--message-format=json", "--quiet"])
+        .args([
+            "check",
+            "--offline",
+            "--keep-going",
+            "--bins",
+            "--message-format=json",
+            "--quiet",
+        ])
         .arg("--target-dir")
         .arg(target)
         .current_dir(&scratch)
@@ -122,16 +146,29 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
     let mut reached = BTreeSet::new();
     let mut diagnostics: BTreeMap<String, Vec<Diagnostic>> = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let Ok(message) = serde_json::from_str::<Value>(line) else { continue };
-        let Some(target) = message["target"]["name"].as_str() else { continue };
+        let Ok(message) = serde_json::from_str::<Value>(line) else {
+            continue;
+        };
+        let Some(target) = message["target"]["name"].as_str() else {
+            continue;
+        };
         reached.insert(target.to_owned());
         if let Some(diagnostic) = diagnostic(&message["message"]) {
-            diagnostics.entry(target.to_owned()).or_default().push(diagnostic);
+            diagnostics
+                .entry(target.to_owned())
+                .or_default()
+                .push(diagnostic);
         }
     }
-    let unreached: Vec<_> = cases.keys().filter(|name| !reached.contains(**name)).collect();
+    let unreached: Vec<_> = cases
+        .keys()
+        .filter(|name| !reached.contains(**name))
+        .collect();
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(unreached.is_empty(), "cargo did not get to {unreached:?}:\n{complaint}");
+    assert!(
+        unreached.is_empty(),
+        "cargo did not get to {unreached:?}:\n{complaint}"
+    );
     diagnostics
 }
 
@@ -154,14 +191,24 @@ fn underlined(span: &Value) -> Option<String> {
     let line = &span["text"][0];
     let column = |key: &str| usize::try_from(line[key].as_u64()?).ok()?.checked_sub(1);
     let (start, end) = (column("highlight_start")?, column("highlight_end")?);
-    Some(line["text"].as_str()?.chars().skip(start).take(end - start).collect())
+    Some(
+        line["text"]
+            .as_str()?
+            .chars()
+            .skip(start)
+            .take(end - start)
+            .collect(),
+    )
 }
 
 fn expectations(source: &str) -> Vec<Expected> {
     let mut expected: Vec<Expected> = Vec::new();
     for line in source.lines().map_while(|line| line.strip_prefix("// ")) {
         if let Some(sentence) = line.strip_prefix("error: ") {
-            expected.push(Expected { sentences: vec![sentence.to_owned()], at: None });
+            expected.push(Expected {
+                sentences: vec![sentence.to_owned()],
+                at: None,
+            });
         } else if let (Some(sentence), Some(last)) =
             (line.strip_prefix("note: "), expected.last_mut())
         {
@@ -177,8 +224,16 @@ fn expectations(source: &str) -> Vec<Expected> {
 fn compare(source: &str, given: &[Diagnostic]) -> Result<(), String> {
     let expected = expectations(source);
     let others = source.lines().any(|line| line == "// others");
-    let errors: Vec<_> = given.iter().filter(|diagnostic| diagnostic.is_error).collect();
-    let rendered = || errors.iter().map(|error| error.rendered.as_str()).collect::<String>();
+    let errors: Vec<_> = given
+        .iter()
+        .filter(|diagnostic| diagnostic.is_error)
+        .collect();
+    let rendered = || {
+        errors
+            .iter()
+            .map(|error| error.rendered.as_str())
+            .collect::<String>()
+    };
     if expected.is_empty() {
         return Err("no `// error:` says what is expected".to_owned());
     }
@@ -188,13 +243,27 @@ fn compare(source: &str, given: &[Diagnostic]) -> Result<(), String> {
     }
     for expected in expected {
         let fits = |error: &&&Diagnostic| {
-            expected.sentences.iter().all(|sentence| error.rendered.contains(sentence.as_str()))
+            expected
+                .sentences
+                .iter()
+                .all(|sentence| error.rendered.contains(sentence.as_str()))
         };
         let Some(error) = errors.iter().find(fits) else {
-            return Err(format!("nothing says {:?}:\n{}", expected.sentences, rendered()));
+            return Err(format!(
+                "nothing says {:?}:\n{}",
+                expected.sentences,
+                rendered()
+            ));
         };
-        if expected.at.as_ref().is_some_and(|at| !error.at.contains(at)) {
-            return Err(format!("{:?} is not at {:?}:\n{}", error.at, expected.at, error.rendered));
+        if expected
+            .at
+            .as_ref()
+            .is_some_and(|at| !error.at.contains(at))
+        {
+            return Err(format!(
+                "{:?} is not at {:?}:\n{}",
+                error.at, expected.at, error.rendered
+            ));
         }
     }
     Ok(())

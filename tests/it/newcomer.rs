@@ -47,13 +47,19 @@ pub(crate) async fn make(mistake: Mistake) {
     }
     let fails = matches!(mistake, Mistake::FailingHandler | Mistake::HeardFailure);
     let pay = Handler::on("pay", move |_: Paid| async move {
-        if fails { Err(std::io::Error::other("the card is stolen")) } else { Ok(()) }
+        if fails {
+            Err(std::io::Error::other("the card is stolen"))
+        } else {
+            Ok(())
+        }
     });
-    let mut builder = Ezq::builder().without_discovered_handlers().configure(|config| {
-        config.retry.max_attempts = 2;
-        config.retry.backoff = Backoff::constant(Duration::ZERO);
-        config.unknown_types = UnknownTypes::DeadLetter;
-    });
+    let mut builder = Ezq::builder()
+        .without_discovered_handlers()
+        .configure(|config| {
+            config.retry.max_attempts = 2;
+            config.retry.backoff = Backoff::constant(Duration::ZERO);
+            config.unknown_types = UnknownTypes::DeadLetter;
+        });
     builder = match mistake {
         Mistake::NoHandler => builder,
         Mistake::HandlerOfAnotherType => builder.register(Handler::on("send", |_: Sent| async {})),
@@ -102,8 +108,14 @@ async fn a_program_without_a_mistake_prints_nothing() {
 async fn a_program_without_a_database_is_told_that_its_events_end_with_it() {
     let text = seen(Mistake::None, &[("DATABASE_URL", "")]).await;
     let line = text.lines().next().unwrap();
-    assert!(line.starts_with("WARN") && line.contains("no database is configured"), "{text}");
-    assert!(line.contains("folder=/") && line.contains("/ezq-postgres-"), "{text}");
+    assert!(
+        line.starts_with("WARN") && line.contains("no database is configured"),
+        "{text}"
+    );
+    assert!(
+        line.contains("folder=/") && line.contains("/ezq-postgres-"),
+        "{text}"
+    );
     assert_eq!(text.lines().count(), 2, "the hint and nothing else: {text}");
 }
 
@@ -113,7 +125,10 @@ async fn a_program_without_a_database_is_refused_where_none_may_stand_in() {
     let variables = [("EZQ_QUEUE", queue.as_str()), ("EZQ_EMBEDDED", "false")];
     let output = Process::output("", &Role::Newcomer(Mistake::None), &variables).await;
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && text.contains("set DATABASE_URL"), "{text}");
+    assert!(
+        !output.status.success() && text.contains("set DATABASE_URL"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -123,16 +138,25 @@ async fn a_failing_handler_is_seen_with_its_error_and_what_becomes_of_the_event(
     assert_eq!(lines.len(), 3, "{text}");
     for (line, level) in [(lines[0], "WARN"), (lines[2], "ERROR")] {
         assert!(line.starts_with(level), "{text}");
-        assert!(line.contains("the card is stolen") && line.contains("pay"), "{text}");
+        assert!(
+            line.contains("the card is stolen") && line.contains("pay"),
+            "{text}"
+        );
     }
-    assert!(lines[1].contains("`EZQ_STDERR=false`"), "the hint comes once: {text}");
+    assert!(
+        lines[1].contains("`EZQ_STDERR=false`"),
+        "the hint comes once: {text}"
+    );
     assert!(lines[2].contains("dead letters"), "{text}");
 }
 
 #[tokio::test]
 async fn a_type_that_no_handler_takes_is_seen() {
     let text = seen(Mistake::HandlerOfAnotherType, &[]).await;
-    assert!(text.contains("no handler here takes `order.paid`"), "{text}");
+    assert!(
+        text.contains("no handler here takes `order.paid`"),
+        "{text}"
+    );
     assert!(text.contains("use my_handlers as _;"), "{text}");
 }
 
@@ -153,7 +177,10 @@ async fn a_program_without_handlers_is_told_how_those_of_a_library_are_found() {
 #[tokio::test]
 async fn a_consumer_of_another_queue_than_its_events_go_to_says_so() {
     let text = seen(Mistake::WrongQueue, &[]).await;
-    assert!(text.contains("QUEUE_other") && text.contains("`order.paid` to `QUEUE`"), "{text}");
+    assert!(
+        text.contains("QUEUE_other") && text.contains("`order.paid` to `QUEUE`"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -166,7 +193,10 @@ async fn a_consumer_that_fails_is_seen_though_nobody_waits_for_it() {
 async fn a_broadcast_that_reaches_nobody_is_seen_once_for_its_type() {
     let text = seen(Mistake::NobodySubscribed, &[]).await;
     assert_eq!(text.matches("broadcast to nobody").count(), 1, "{text}");
-    assert!(text.contains("order.paid") && text.contains(".subscribe()"), "{text}");
+    assert!(
+        text.contains("order.paid") && text.contains(".subscribe()"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -178,17 +208,33 @@ async fn a_misspelt_option_is_told_with_the_nearest_one_and_a_service_link_is_no
         ("EZQ_WORKER_PORT_80_TCP", "tcp://10.0.0.1:80"),
     ];
     let text = seen(Mistake::None, &variables).await;
-    assert!(text.contains("EZQ_LEASES") && text.contains("is it `EZQ_LEASE`?"), "{text}");
-    assert!(!text.contains("EZQ_WORKER") && !text.contains("hunter2"), "{text}");
+    assert!(
+        text.contains("EZQ_LEASES") && text.contains("is it `EZQ_LEASE`?"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("EZQ_WORKER") && !text.contains("hunter2"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn the_test_kit_reads_no_environment() {
-    assert_eq!(seen(Mistake::TestKit, &[("EZQ_LEASE", "long"), ("EZQ_LEASES", "2s")]).await, "");
+    assert_eq!(
+        seen(
+            Mistake::TestKit,
+            &[("EZQ_LEASE", "long"), ("EZQ_LEASES", "2s")]
+        )
+        .await,
+        ""
+    );
 }
 
 #[tokio::test]
 async fn nothing_is_printed_where_it_is_not_wanted_or_logging_is_set_up() {
-    assert_eq!(seen(Mistake::FailingHandler, &[("EZQ_STDERR", "false")]).await, "");
+    assert_eq!(
+        seen(Mistake::FailingHandler, &[("EZQ_STDERR", "false")]).await,
+        ""
+    );
     assert_eq!(seen(Mistake::HeardFailure, &[]).await, "");
 }

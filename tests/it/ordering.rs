@@ -46,8 +46,9 @@ fn fails(event: &Move, attempt: u32, seed: u64) -> bool {
 pub(crate) async fn work(plan: Plan) {
     let Plan { queue, seed } = plan;
     let ledger = format!("moves_{queue}");
-    let handler =
-        Handler::on("work", move |event: Move, context: Context, State(pool): State<PgPool>| {
+    let handler = Handler::on(
+        "work",
+        move |event: Move, context: Context, State(pool): State<PgPool>| {
             let ledger = ledger.clone();
             async move {
                 let began = "SELECT clock_timestamp()::text";
@@ -64,15 +65,30 @@ pub(crate) async fn work(plan: Plan) {
                     .bind(began)
                     .execute(&pool)
                     .await?;
-                if fails { Err(HandlerError::retry("as the hash says")) } else { Ok(()) }
+                if fails {
+                    Err(HandlerError::retry("as the hash says"))
+                } else {
+                    Ok(())
+                }
             }
-        });
-    let handler =
-        handler.max_attempts(MAX_ATTEMPTS).backoff(Backoff::constant(Duration::from_millis(50)));
-    let ezq = Ezq::builder().without_discovered_handlers().register(handler);
+        },
+    );
+    let handler = handler
+        .max_attempts(MAX_ATTEMPTS)
+        .backoff(Backoff::constant(Duration::from_millis(50)));
+    let ezq = Ezq::builder()
+        .without_discovered_handlers()
+        .register(handler);
     let ezq = ezq.connect().await.unwrap();
-    let consumer = ezq.consumer().queue(queue).concurrency(8).lease(Duration::from_secs(1));
-    say(&format!("report {}", consumer.stop_on_signals().run().await.unwrap()));
+    let consumer = ezq
+        .consumer()
+        .queue(queue)
+        .concurrency(8)
+        .lease(Duration::from_secs(1));
+    say(&format!(
+        "report {}",
+        consumer.stop_on_signals().run().await.unwrap()
+    ));
 }
 
 #[tokio::test]
@@ -94,7 +110,15 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
     let events = (0..EACH).flat_map(|n| (0..KEYS).map(move |account| Move { account, n }));
     let events: Vec<Move> = events.collect();
     ezq.publish_all(&events).queue(&queue).await.unwrap();
-    let start = || Process::start(&url, &Role::Ordering(Plan { queue: queue.to_string(), seed }));
+    let start = || {
+        Process::start(
+            &url,
+            &Role::Ordering(Plan {
+                queue: queue.to_string(),
+                seed,
+            }),
+        )
+    };
     let mut workers: Vec<Process> = (0..WORKERS).map(|_| start()).collect();
     let began = Instant::now();
     let left = format!("SELECT count(*) FROM pgmq.q_{queue}");
@@ -103,16 +127,26 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
         workers[kill % WORKERS].kill().await;
         workers[kill % WORKERS] = start();
     }
-    assert!(scalar::<i64>(&mut own, &left).await > 0, "the work was over before the last kill");
+    assert!(
+        scalar::<i64>(&mut own, &left).await > 0,
+        "the work was over before the last kill"
+    );
     while scalar::<i64>(&mut own, &left).await > 0 {
-        assert!(began.elapsed() < CEILING, "seed {seed}: the queue does not get empty");
+        assert!(
+            began.elapsed() < CEILING,
+            "seed {seed}: the queue does not get empty"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let mut returned = 0;
     for worker in &mut workers {
         returned += count(&worker.stop().await, "returned");
     }
-    println!("{} events in {:.1?}, {returned} given back", events.len(), began.elapsed());
+    println!(
+        "{} events in {:.1?}, {returned} given back",
+        events.len(),
+        began.elapsed()
+    );
     let dead = dead(&ezq, &queue).await;
     let order = first_successes(&mut own, &queue).await;
     for account in 0..KEYS {
@@ -127,21 +161,28 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
              AND a.began < b.ended AND b.began < a.ended"
         )
     };
-    let (same, others): (i64, i64) =
-        (scalar(&mut own, &overlaps("=")).await, scalar(&mut own, &overlaps("<>")).await);
+    let (same, others): (i64, i64) = (
+        scalar(&mut own, &overlaps("=")).await,
+        scalar(&mut own, &overlaps("<>")).await,
+    );
     assert_eq!(same, 0, "seed {seed}: two events of one key at once");
     assert!(others > 100, "keys did not run beside each other: {others}");
     run(&mut own, &format!("DROP TABLE moves_{queue}")).await;
 }
 
 fn rand_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
     now.as_secs() ^ u64::from(now.subsec_micros()) << 32
 }
 
 async fn dead(ezq: &Ezq, queue: &QueueName) -> BTreeSet<(i64, i64)> {
     let letters = ezq.dead_letters(queue).unwrap();
-    let letters = letters.list(&DeadLetterFilter::all(), usize::MAX).await.unwrap();
+    let letters = letters
+        .list(&DeadLetterFilter::all(), usize::MAX)
+        .await
+        .unwrap();
     let event = |body: &str| -> (i64, i64) {
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let event: Move = serde_json::from_value(body["data"].clone()).unwrap();
@@ -155,7 +196,10 @@ async fn first_successes(own: &mut PgConnection, queue: &QueueName) -> BTreeMap<
     let sql = format!(
         "SELECT account, n FROM moves_{queue} WHERE ok GROUP BY account, n ORDER BY min(ended)"
     );
-    let rows: Vec<(i64, i64)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(own).await.unwrap();
+    let rows: Vec<(i64, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+        .fetch_all(own)
+        .await
+        .unwrap();
     let mut order: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
     for (account, n) in rows {
         order.entry(account).or_default().push(n);
@@ -173,7 +217,11 @@ async fn consumers_of_one_process_share_keys_and_an_end_drains_them() {
         let log = std::sync::Arc::clone(&inner);
         async move {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            log.lock().unwrap().entry(event.account).or_default().push(event.n);
+            log.lock()
+                .unwrap()
+                .entry(event.account)
+                .or_default()
+                .push(event.n);
         }
     });
     let ezq = app(&url, [handler]).await;
@@ -182,18 +230,44 @@ async fn consumers_of_one_process_share_keys_and_an_end_drains_them() {
     let others = (0..20).flat_map(|n| (1..=20).map(move |account| Move { account, n }));
     let events: Vec<Move> = hot.chain(others).collect();
     ezq.publish_all(&events).queue(&queue).await.unwrap();
-    let idle = || ezq.consumer().queue(&queue).concurrency(8).until_idle().run();
+    let idle = || {
+        ezq.consumer()
+            .queue(&queue)
+            .concurrency(8)
+            .until_idle()
+            .run()
+    };
     ezq.publish(&End::default()).queue(&queue).await.unwrap();
-    let report = ezq.consumer().queue(&queue).concurrency(16).run().await.unwrap();
-    assert_eq!((report.reason, report.counts.handled), (StopReason::End, 700), "{report}");
+    let report = ezq
+        .consumer()
+        .queue(&queue)
+        .concurrency(16)
+        .run()
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.reason, report.counts.handled),
+        (StopReason::End, 700),
+        "{report}"
+    );
     ezq.publish_all(&events).queue(&queue).await.unwrap();
     let reports = tokio::try_join!(idle(), idle(), idle()).unwrap();
     let handled = [&reports.0, &reports.1, &reports.2].map(|report| report.counts.handled);
-    let rest = ezq.consumer().queue(&queue).until_idle().run().await.unwrap();
+    let rest = ezq
+        .consumer()
+        .queue(&queue)
+        .until_idle()
+        .run()
+        .await
+        .unwrap();
     assert_eq!(handled.iter().sum::<u64>() + rest.counts.handled, 700);
     for (account, numbers) in &*log.lock().unwrap() {
         let count = if *account == 0 { 300 } else { 20 };
-        assert_eq!(*numbers, (0..count).chain(0..count).collect::<Vec<_>>(), "{account}");
+        assert_eq!(
+            *numbers,
+            (0..count).chain(0..count).collect::<Vec<_>>(),
+            "{account}"
+        );
     }
 }
 
@@ -203,20 +277,37 @@ async fn a_key_that_waits_for_a_retry_is_listed() {
     let queue = unique("ordering");
     let handler = Handler::on("work", |event: Move| async move {
         match event.account {
-            1 => Err(HandlerError::retry_after(Duration::from_secs(600), "not now")),
+            1 => Err(HandlerError::retry_after(
+                Duration::from_secs(600),
+                "not now",
+            )),
             _ => Ok(()),
         }
     });
     let ezq = app(&url, [handler]).await;
-    let events: Vec<Move> =
-        (0..4).flat_map(|n| (0..3).map(move |account| Move { account, n })).collect();
+    let events: Vec<Move> = (0..4)
+        .flat_map(|n| (0..3).map(move |account| Move { account, n }))
+        .collect();
     ezq.publish_all(&events).queue(&queue).await.unwrap();
-    let report = ezq.consumer().queue(&queue).until_idle().run().await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.retried), (8, 1), "{report}");
+    let report = ezq
+        .consumer()
+        .queue(&queue)
+        .until_idle()
+        .run()
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.counts.handled, report.counts.retried),
+        (8, 1),
+        "{report}"
+    );
     let blocked = ezq.blocked_keys(&queue, 10).await.unwrap();
     assert_eq!(blocked.len(), 1);
     let one = &blocked[0];
-    assert_eq!((one.key.as_str(), one.blocker, one.waiting), ("1", Blocker::Retry, 3));
+    assert_eq!(
+        (one.key.as_str(), one.blocker, one.waiting),
+        ("1", Blocker::Retry, 3)
+    );
     assert!(one.until > chrono::Utc::now() + Duration::from_secs(500));
 }
 
@@ -235,5 +326,9 @@ async fn transactions_that_take_the_lock_of_a_key_publish_in_their_order() {
         (id, Instant::now())
     };
     let (one, two) = tokio::join!(publish(1, 200), publish(2, 0));
-    assert_eq!(one.0 < two.0, one.1 < two.1, "ids in the order of the commits");
+    assert_eq!(
+        one.0 < two.0,
+        one.1 < two.1,
+        "ids in the order of the commits"
+    );
 }

@@ -37,17 +37,31 @@ async fn status(ezq: &Ezq, event_id: &str) -> (Option<EventStatus>, Option<Strin
 async fn a_scheduled_event_is_pending_and_a_failed_one_is_retried_or_redriven() {
     let queue = queue();
     let (handler, succeeds) = stubborn();
-    let builder = app(&queue).register(handler).retention(&queue, Retention::ARCHIVE);
+    let builder = app(&queue)
+        .register(handler)
+        .retention(&queue, Retention::ARCHIVE);
     let builder = builder.configure(|config| config.retry.backoff = Backoff::constant(HOUR));
     let ezq = builder.connect().await.unwrap();
     let error = |n: i64| Some(format!("no answer to {n}"));
 
     let in_an_hour = chrono::Utc::now() + HOUR;
-    let patient = ezq.publish(&Numbered { n: 1 }).at(in_an_hour).await.unwrap();
-    let single = ezq.publish(&Numbered { n: 2 }).at(in_an_hour).max_attempts(1).await.unwrap();
+    let patient = ezq
+        .publish(&Numbered { n: 1 })
+        .at(in_an_hour)
+        .await
+        .unwrap();
+    let single = ezq
+        .publish(&Numbered { n: 2 })
+        .at(in_an_hour)
+        .max_attempts(1)
+        .await
+        .unwrap();
     drain(&ezq).await;
     for event in [&patient, &single] {
-        assert_eq!(status(&ezq, &event.event_id).await, (Some(EventStatus::Pending), None));
+        assert_eq!(
+            status(&ezq, &event.event_id).await,
+            (Some(EventStatus::Pending), None)
+        );
         ezq.reschedule(event, Due::Now).await.unwrap();
     }
 
@@ -59,7 +73,10 @@ async fn a_scheduled_event_is_pending_and_a_failed_one_is_retried_or_redriven() 
 
     succeeds.store(true, Ordering::Relaxed);
     let letters = ezq.dead_letters(&queue).unwrap();
-    letters.redrive(DeadLetterFilter::all().event_type("test.numbered")).await.unwrap();
+    letters
+        .redrive(DeadLetterFilter::all().event_type("test.numbered"))
+        .await
+        .unwrap();
     let again = (Some(EventStatus::Pending), error(2));
     assert_eq!(status(&ezq, &single.event_id).await, again);
     drain(&ezq).await;
@@ -76,7 +93,10 @@ async fn an_event_is_processing_while_its_handler_runs_and_nothing_is_kept_of_it
     let event = ezq.publish(&Numbered { n: 1 }).await.unwrap();
     let handle = ezq.consumer().spawn();
     assert_eq!(work.started().await, 1);
-    assert_eq!(status(&ezq, &event.event_id).await, (Some(EventStatus::Processing), None));
+    assert_eq!(
+        status(&ezq, &event.event_id).await,
+        (Some(EventStatus::Processing), None)
+    );
     work.open();
     until(|| async { status(&ezq, &event.event_id).await.0.is_none() }).await;
     handle.stop();
@@ -88,14 +108,30 @@ async fn of_several_copies_the_one_with_most_amiss_tells_the_status() {
     let (good, bad) = (queue(), queue());
     let (handler, succeeds) = stubborn();
     let builder = app(&good).register(handler);
-    let builder = builder.retention(&good, Retention::ARCHIVE).retention(&bad, Retention::ARCHIVE);
-    let ezq = builder.configure(|config| config.retry.max_attempts = 1).connect().await.unwrap();
-    let envelope = ezq::Envelope::builder("test.numbered", "tests").json(r#"{"n":5}"#).unwrap();
+    let builder = builder
+        .retention(&good, Retention::ARCHIVE)
+        .retention(&bad, Retention::ARCHIVE);
+    let ezq = builder
+        .configure(|config| config.retry.max_attempts = 1)
+        .connect()
+        .await
+        .unwrap();
+    let envelope = ezq::Envelope::builder("test.numbered", "tests")
+        .json(r#"{"n":5}"#)
+        .unwrap();
     let envelope = envelope.build().unwrap();
     let run = async |queue: &QueueName, succeed: bool| {
         succeeds.store(succeed, Ordering::Relaxed);
-        ezq.publish_envelope(envelope.clone()).queue(queue).await.unwrap();
-        ezq.consumer().queue(queue).until_idle().run().await.unwrap();
+        ezq.publish_envelope(envelope.clone())
+            .queue(queue)
+            .await
+            .unwrap();
+        ezq.consumer()
+            .queue(queue)
+            .until_idle()
+            .run()
+            .await
+            .unwrap();
         status(&ezq, envelope.id()).await
     };
     assert_eq!(run(&good, true).await, (Some(EventStatus::Handled), None));
@@ -105,7 +141,10 @@ async fn of_several_copies_the_one_with_most_amiss_tells_the_status() {
 
 #[tokio::test]
 async fn nothing_is_told_of_an_event_that_never_was() {
-    let app = ezq::App::builder().without_discovered_handlers().build(MemoryEngine::new()).unwrap();
+    let app = ezq::App::builder()
+        .without_discovered_handlers()
+        .build(MemoryEngine::new())
+        .unwrap();
     let history = app.history("no such event").await.unwrap();
     assert_eq!((history.status(), history.last_error()), (None, None));
 }

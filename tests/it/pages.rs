@@ -43,11 +43,20 @@ async fn the_sql_of_the_pages_runs() {
     let mut admin = connection(&server().await.url()).await;
     run(&mut admin, &format!("CREATE DATABASE {database}")).await;
     let url = server().await.database_url(database.as_str());
-    ezq::Ezq::builder().database_url(&url).without_discovered_handlers().connect().await.unwrap();
+    ezq::Ezq::builder()
+        .database_url(&url)
+        .without_discovered_handlers()
+        .connect()
+        .await
+        .unwrap();
     let mut own = connection(&url).await;
     let setup = ezq::pgmq::setup_sql(&[QueueName::new("orders").unwrap()], None);
     // PGMQ stands, from SQL.
-    run(&mut own, &setup.replace("create extension if not exists pgmq;", "")).await;
+    run(
+        &mut own,
+        &setup.replace("create extension if not exists pgmq;", ""),
+    )
+    .await;
     run(
         &mut own,
         "INSERT INTO ezq.subscriptions (app, queue, pattern) VALUES ('mail', 'orders', 'order.*')",
@@ -81,7 +90,9 @@ async fn the_sql_of_the_pages_runs() {
 fn the_programs_of_the_readme_are_the_examples() {
     let unindented = |name: &str| {
         let text = read(&format!("examples/{name}.rs"));
-        text.lines().flat_map(|line| [line.trim(), "\n"]).collect::<String>()
+        text.lines()
+            .flat_map(|line| [line.trim(), "\n"])
+            .collect::<String>()
     };
     let examples = ["quickstart", "readme", "own_database"].map(unindented);
     let shown = blocks("README.md", "rust");
@@ -96,12 +107,22 @@ fn the_programs_of_the_readme_are_the_examples() {
 #[test]
 fn no_page_has_lines_that_only_rustdoc_hides() {
     let pages = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/migrating"));
-    let pages = pages.unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let pages = pages
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let pages = pages.map(|name| format!("docs/migrating/{name}"));
-    let others = ["README.md", "docs/production.md", "docs/guarantees.md", "docs/upgrading.md"];
+    let others = [
+        "README.md",
+        "docs/production.md",
+        "docs/guarantees.md",
+        "docs/upgrading.md",
+    ];
     for page in pages.chain(others.map(String::from)) {
         for block in blocks(&page, "rust") {
-            assert!(!block.lines().any(|line| line.starts_with("# ")), "{page}:\n{block}");
+            assert!(
+                !block.lines().any(|line| line.starts_with("# ")),
+                "{page}:\n{block}"
+            );
         }
     }
 }

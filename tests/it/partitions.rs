@@ -23,7 +23,13 @@ const STUCK: Duration = Duration::from_secs(25);
 
 fn message(queue: &QueueName) -> Outgoing {
     let headers = ezq::headers::Headers::new();
-    Outgoing { queue: queue.clone(), body: "1".to_owned(), headers, due: Due::Now, dedupe: None }
+    Outgoing {
+        queue: queue.clone(),
+        body: "1".to_owned(),
+        headers,
+        due: Due::Now,
+        dedupe: None,
+    }
 }
 
 /// Tries until it works; how long that took.
@@ -31,7 +37,11 @@ async fn until_it_works<T, F: Future<Output = ezq::Result<T>>>(work: impl Fn() -
     let began = Instant::now();
     while let Err(error) = work().await {
         assert!(error.is_transient(), "{error:?}");
-        assert!(began.elapsed() < STUCK, "still: {}", ezq::error_chain(&error));
+        assert!(
+            began.elapsed() < STUCK,
+            "still: {}",
+            ezq::error_chain(&error)
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     began.elapsed()
@@ -80,7 +90,10 @@ async fn a_transaction_whose_connection_died_occupies_no_connection_of_the_pool(
     let (proxy, engine, queue) = engine_of_one().await;
     let unit = engine.begin(&queue, None).await.unwrap();
     proxy.strand();
-    let error = unit.finish(Vec::new(), vec![message(&queue)]).await.unwrap_err();
+    let error = unit
+        .finish(Vec::new(), vec![message(&queue)])
+        .await
+        .unwrap_err();
     assert!(error.is_transient(), "{error:?}");
     let took = until_it_works(|| engine.begin(&queue, None)).await;
     println!("begun again after {took:.1?}");
@@ -92,7 +105,9 @@ async fn a_transaction_that_could_not_begin_occupies_no_connection_of_the_pool()
     engine.publish(vec![message(&queue)]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     proxy.strand();
-    let Err(error) = engine.begin(&queue, None).await else { panic!("it has begun") };
+    let Err(error) = engine.begin(&queue, None).await else {
+        panic!("it has begun")
+    };
     assert!(error.is_transient(), "{error:?}");
     let took = until_it_works(|| engine.begin(&queue, None)).await;
     println!("begun again after {took:.1?}");
@@ -109,16 +124,31 @@ async fn an_idle_worker_hears_of_events_again_soon_after_its_connections_died() 
         std::future::ready(())
     });
     let ezq = app(&proxied, [handler]).await;
-    let consumer = ezq.consumer().queue(&queue).lease(Duration::from_secs(2)).spawn();
+    let consumer = ezq
+        .consumer()
+        .queue(&queue)
+        .lease(Duration::from_secs(2))
+        .spawn();
     let publisher = app(&url, []).await;
-    publisher.publish(&Job { n: 1 }).queue(&queue).await.unwrap();
+    publisher
+        .publish(&Job { n: 1 })
+        .queue(&queue)
+        .await
+        .unwrap();
     assert_eq!(soon(runs.recv()).await, Some(1));
     proxy.strand();
     let died = Instant::now();
-    publisher.publish(&Job { n: 2 }).queue(&queue).await.unwrap();
+    publisher
+        .publish(&Job { n: 2 })
+        .queue(&queue)
+        .await
+        .unwrap();
     let heard = tokio::time::timeout(STUCK, runs.recv()).await;
     assert_eq!(heard.expect("it stays deaf"), Some(2));
-    println!("heard of the next event {:.1?} after its connections died", died.elapsed());
+    println!(
+        "heard of the next event {:.1?} after its connections died",
+        died.elapsed()
+    );
     consumer.stop();
     assert_eq!(consumer.wait().await.unwrap().counts.handled, 2);
 }
@@ -149,8 +179,15 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
     let (proxy, proxied) = Proxy::before(&url);
     let queue = unique("partition");
     let mut own = connection(&url).await;
-    run(&mut own, &format!("create table effects_{queue} (n bigint)")).await;
-    let (insert, ran) = (format!("insert into effects_{queue} values ($1)"), Log::new());
+    run(
+        &mut own,
+        &format!("create table effects_{queue} (n bigint)"),
+    )
+    .await;
+    let (insert, ran) = (
+        format!("insert into effects_{queue} values ($1)"),
+        Log::new(),
+    );
     let runs = ran.clone();
     let handler = Handler::on("book", move |job: Job, mut tx: Tx| {
         let insert = insert.clone();
@@ -160,22 +197,46 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
             insert.execute(&mut *tx).await.map(|_| ())
         }
     });
-    let config = PgmqConfig::url(&proxied).unwrap().statement_timeout(Duration::from_secs(1));
+    let config = PgmqConfig::url(&proxied)
+        .unwrap()
+        .statement_timeout(Duration::from_secs(1));
     let engine = PgmqEngine::connect(config).await.unwrap();
-    let builder = ezq::App::builder().without_discovered_handlers().register(handler);
+    let builder = ezq::App::builder()
+        .without_discovered_handlers()
+        .register(handler);
     let worker = builder.build(engine).unwrap();
-    let consumer = worker.consumer().queue(&queue).lease(Duration::from_secs(1)).spawn();
+    let consumer = worker
+        .consumer()
+        .queue(&queue)
+        .lease(Duration::from_secs(1))
+        .spawn();
     let publisher = app(&url, []).await;
     let effects = |n: i64| format!("select count(*) = {n} from effects_{queue}");
-    publisher.publish(&Job { n: 1 }).queue(&queue).await.unwrap();
+    publisher
+        .publish(&Job { n: 1 })
+        .queue(&queue)
+        .await
+        .unwrap();
     until(&mut own, &effects(1)).await;
     proxy.strand_at("COMMIT");
-    publisher.publish(&Job { n: 2 }).queue(&queue).await.unwrap();
+    publisher
+        .publish(&Job { n: 2 })
+        .queue(&queue)
+        .await
+        .unwrap();
     until(&mut own, &effects(2)).await;
-    publisher.publish(&Job { n: 3 }).queue(&queue).await.unwrap();
+    publisher
+        .publish(&Job { n: 3 })
+        .queue(&queue)
+        .await
+        .unwrap();
     until(&mut own, &effects(3)).await;
     assert!(proxy.has_stranded(), "no commit was met");
-    until(&mut own, &format!("select count(*) = 0 from pgmq.q_{queue}")).await;
+    until(
+        &mut own,
+        &format!("select count(*) = 0 from pgmq.q_{queue}"),
+    )
+    .await;
     // Long enough for whoever believes that nothing was committed.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let twice = format!(
@@ -185,5 +246,9 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
     assert_eq!(ran.sorted(), [1, 2, 3]);
     consumer.stop();
     let counts = consumer.wait().await.unwrap().counts;
-    assert_eq!((counts.handled + counts.lost, counts.dead_lettered), (3, 0), "{counts}");
+    assert_eq!(
+        (counts.handled + counts.lost, counts.dead_lettered),
+        (3, 0),
+        "{counts}"
+    );
 }

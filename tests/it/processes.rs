@@ -24,15 +24,21 @@ impl Scene {
 
     async fn new() -> Self {
         let url = server().await.url();
-        let mut scene =
-            Self { queue: unique("processes"), connection: connection(&url).await, url };
+        let mut scene = Self {
+            queue: unique("processes"),
+            connection: connection(&url).await,
+            url,
+        };
         create_ledger(&mut scene.connection, &scene.queue).await;
         scene
     }
 
     async fn publish(&self, numbers: std::ops::RangeInclusive<i64>) {
         let ezq = app(&self.url, []).await;
-        ezq.engine(&self.queue).ensure_queue(&self.queue).await.unwrap();
+        ezq.engine(&self.queue)
+            .ensure_queue(&self.queue)
+            .await
+            .unwrap();
         let jobs: Vec<Job> = numbers.map(|n| Job { n }).collect();
         ezq.publish_all(&jobs).queue(&self.queue).await.unwrap();
         ezq.close().await;
@@ -80,7 +86,10 @@ const SECOND_RETURNED: &str = "count(*) FILTER (WHERE headers ->> 'ezq-returned'
 async fn a_signal_lets_the_running_handler_finish() {
     for signal in ["TERM", "INT"] {
         let mut scene = Scene::with_jobs(1..=2).await;
-        let mut child = scene.start(Worker { waits: Waits::Word, ..scene.worker("a") });
+        let mut child = scene.start(Worker {
+            waits: Waits::Word,
+            ..scene.worker("a")
+        });
         child.hear("started 1").await;
         scene.until("count(*) FILTER (WHERE read_ct = 1) = 2").await;
         child.signal(signal).await;
@@ -92,14 +101,19 @@ async fn a_signal_lets_the_running_handler_finish() {
         assert!(report.ends_with("1 handled, 0 retried, 0 dead-lettered, 0 cancelled, 1 returned"));
         assert_eq!(child.end().await.code(), Some(0));
         // The second is there for the next consumer, at once.
-        scene.until("count(*) = 1 AND bool_and(vt <= clock_timestamp() AND read_ct = 1)").await;
+        scene
+            .until("count(*) = 1 AND bool_and(vt <= clock_timestamp() AND read_ct = 1)")
+            .await;
     }
 }
 
 #[tokio::test]
 async fn a_second_signal_interrupts_the_running_handler() {
     let mut scene = Scene::with_jobs(1..=2).await;
-    let mut child = scene.start(Worker { waits: Waits::Forever, ..scene.worker("a") });
+    let mut child = scene.start(Worker {
+        waits: Waits::Forever,
+        ..scene.worker("a")
+    });
     child.hear("started 1").await;
     scene.until("count(*) FILTER (WHERE read_ct = 1) = 2").await;
     child.signal("TERM").await;
@@ -111,8 +125,15 @@ async fn a_second_signal_interrupts_the_running_handler() {
     assert!(report.ends_with("0 handled, 0 retried, 0 dead-lettered, 1 cancelled, 1 returned"));
     assert_eq!(child.end().await.code(), Some(0));
     let (all, due): (i64, i64) = (
-        scene.ask(&format!("count(*) FROM pgmq.q_{}", scene.queue)).await,
-        scene.ask(&format!("count(*) FROM pgmq.q_{} WHERE vt <= now()", scene.queue)).await,
+        scene
+            .ask(&format!("count(*) FROM pgmq.q_{}", scene.queue))
+            .await,
+        scene
+            .ask(&format!(
+                "count(*) FROM pgmq.q_{} WHERE vt <= now()",
+                scene.queue
+            ))
+            .await,
     );
     assert_eq!((all, due), (2, 2));
 }
@@ -129,13 +150,23 @@ async fn a_stale_settlement(stale: Outcome, fresh: Outcome) {
     });
     a.hear("started 1").await;
     a.signal("STOP").await;
-    let mut b = scene.start(Worker { says: fresh, ..scene.worker("b") });
+    let mut b = scene.start(Worker {
+        says: fresh,
+        ..scene.worker("b")
+    });
     b.hear("ended 1").await;
     match fresh {
         Outcome::Done => scene.until("count(*) = 0").await,
-        Outcome::Retry => scene.until("bool_and(vt > now() + interval '50 min')").await,
+        Outcome::Retry => {
+            scene
+                .until("bool_and(vt > now() + interval '50 min')")
+                .await
+        }
         Outcome::Fatal => {
-            let dead = format!("SELECT count(*) = 1 FROM pgmq.q_{}", scene.queue.dead_letters());
+            let dead = format!(
+                "SELECT count(*) = 1 FROM pgmq.q_{}",
+                scene.queue.dead_letters()
+            );
             until(&mut scene.connection, &dead).await;
         }
     }
@@ -156,11 +187,21 @@ async fn a_stale_settlement(stale: Outcome, fresh: Outcome) {
         Outcome::Retry => "retried",
         Outcome::Fatal => "dead-lettered",
     };
-    assert_eq!((count(&report, what), count(&report, "lost")), (1, 0), "{report}");
+    assert_eq!(
+        (count(&report, what), count(&report, "lost")),
+        (1, 0),
+        "{report}"
+    );
     let ledger = scene.ledger();
-    let workers: String =
-        scene.ask(&format!("string_agg(worker || deliveries || attempt, ' ') FROM {ledger}")).await;
-    assert_eq!(workers, "b21", "B had the second delivery, of the first attempt");
+    let workers: String = scene
+        .ask(&format!(
+            "string_agg(worker || deliveries || attempt, ' ') FROM {ledger}"
+        ))
+        .await;
+    assert_eq!(
+        workers, "b21",
+        "B had the second delivery, of the first attempt"
+    );
 }
 
 #[tokio::test]
@@ -191,7 +232,11 @@ async fn a_stale_worker_cannot_dead_letter() {
 async fn a_stale_worker_learns_it_and_its_handler_is_cancelled() {
     let mut scene = Scene::with_jobs(1..=1).await;
     let lease = Duration::from_secs(1);
-    let mut a = scene.start(Worker { lease, waits: Waits::Forever, ..scene.worker("a") });
+    let mut a = scene.start(Worker {
+        lease,
+        waits: Waits::Forever,
+        ..scene.worker("a")
+    });
     a.hear("started 1").await;
     a.signal("STOP").await;
     let mut b = scene.start(scene.worker("b"));
@@ -209,7 +254,12 @@ async fn the_only_worker_takes_nothing_from_itself_after_it_was_stopped_for_long
     let mut scene = Scene::with_jobs(1..=8).await;
     let waits = Waits::For(Duration::from_secs(2));
     let lease = Duration::from_secs(1);
-    let mut a = scene.start(Worker { concurrency: 4, lease, waits, ..scene.worker("a") });
+    let mut a = scene.start(Worker {
+        concurrency: 4,
+        lease,
+        waits,
+        ..scene.worker("a")
+    });
     for _ in 0..2 {
         a.hear("started").await;
     }
@@ -218,7 +268,10 @@ async fn the_only_worker_takes_nothing_from_itself_after_it_was_stopped_for_long
     a.signal("CONT").await;
     scene.until("count(*) = 0").await;
     let report = a.stop().await;
-    assert!(report.contains("8 handled, 0 retried, 0 dead-lettered, 0 cancelled"), "{report}");
+    assert!(
+        report.contains("8 handled, 0 retried, 0 dead-lettered, 0 cancelled"),
+        "{report}"
+    );
     assert_eq!(count(&report, "lost"), 0, "{report}");
 }
 
@@ -227,17 +280,32 @@ async fn two_workers_share_the_work_and_handle_nothing_twice() {
     const JOBS: i64 = 400;
     let mut scene = Scene::new().await;
     let waits = Waits::For(Duration::from_millis(10));
-    let worker = |name: &str| Worker { concurrency: 4, waits, ..scene.worker(name) };
+    let worker = |name: &str| Worker {
+        concurrency: 4,
+        waits,
+        ..scene.worker(name)
+    };
     let (mut a, mut b) = (scene.start(worker("a")), scene.start(worker("b")));
     a.hear("ready").await;
     b.hear("ready").await;
     scene.publish(1..=JOBS).await;
     let ledger = scene.ledger();
-    until(&mut scene.connection, &format!("SELECT count(*) >= {JOBS} FROM {ledger}")).await;
+    until(
+        &mut scene.connection,
+        &format!("SELECT count(*) >= {JOBS} FROM {ledger}"),
+    )
+    .await;
     let reports = [a.stop().await, b.stop().await];
-    let handled: Vec<u64> = reports.iter().map(|report| count(report, "handled")).collect();
+    let handled: Vec<u64> = reports
+        .iter()
+        .map(|report| count(report, "handled"))
+        .collect();
     assert!(handled.iter().all(|handled| *handled > 0), "{reports:?}");
-    assert_eq!(handled.iter().sum::<u64>(), JOBS.unsigned_abs(), "{reports:?}");
+    assert_eq!(
+        handled.iter().sum::<u64>(),
+        JOBS.unsigned_abs(),
+        "{reports:?}"
+    );
     let rows: i64 = scene.ask(&format!("count(*) FROM {ledger}")).await;
     let events: i64 = scene.ask(&format!("count(DISTINCT n) FROM {ledger}")).await;
     assert_eq!((rows, events), (JOBS, JOBS));
@@ -249,8 +317,15 @@ async fn another_worker_takes_over_what_a_killed_one_held() {
     const JOBS: i64 = 10;
     let mut scene = Scene::with_jobs(1..=JOBS).await;
     let lease = Duration::from_secs(2);
-    let worker = |name: &str| Worker { concurrency: 10, lease, ..scene.worker(name) };
-    let mut a = scene.start(Worker { waits: Waits::Forever, ..worker("a") });
+    let worker = |name: &str| Worker {
+        concurrency: 10,
+        lease,
+        ..scene.worker(name)
+    };
+    let mut a = scene.start(Worker {
+        waits: Waits::Forever,
+        ..worker("a")
+    });
     for _ in 0..JOBS {
         a.hear("started").await;
     }
@@ -261,14 +336,26 @@ async fn another_worker_takes_over_what_a_killed_one_held() {
     for _ in 0..JOBS {
         b.hear("ended").await;
     }
-    println!("taken over {:?} after the kill, lease {lease:?}", killed.elapsed());
+    println!(
+        "taken over {:?} after the kill, lease {lease:?}",
+        killed.elapsed()
+    );
     scene.until("count(*) = 0").await;
     let report = b.stop().await;
-    assert_eq!((count(&report, "handled"), count(&report, "lost")), (10, 0), "{report}");
+    assert_eq!(
+        (count(&report, "handled"), count(&report, "lost")),
+        (10, 0),
+        "{report}"
+    );
     let ledger = scene.ledger();
     let rows = format!(
         "count(*) FROM {ledger} WHERE worker = 'b' AND ok AND deliveries = 2 AND attempt = 1"
     );
     assert_eq!(scene.ask::<i64>(&rows).await, JOBS);
-    assert_eq!(scene.ask::<i64>(&format!("count(DISTINCT n) FROM {ledger}")).await, JOBS);
+    assert_eq!(
+        scene
+            .ask::<i64>(&format!("count(DISTINCT n) FROM {ledger}"))
+            .await,
+        JOBS
+    );
 }

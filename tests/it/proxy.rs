@@ -40,9 +40,15 @@ struct Switches {
 impl Proxy {
     /// A proxy for the server that a URL names by the folder of its socket.
     pub(crate) fn before(url: &str) -> (Self, String) {
-        let (start, rest) = url.split_once("host=").expect("the server listens on a socket");
+        let (start, rest) = url
+            .split_once("host=")
+            .expect("the server listens on a socket");
         let (host, end) = rest.split_once('&').expect("more options follow");
-        let name = ezq::Envelope::builder("t", "t").build().unwrap().id().to_owned();
+        let name = ezq::Envelope::builder("t", "t")
+            .build()
+            .unwrap()
+            .id()
+            .to_owned();
         let folder = std::env::temp_dir().join(format!("proxy_{}", &name[24..]));
         std::fs::create_dir(&folder).unwrap();
         let socket = std::fs::read_dir(host)
@@ -60,7 +66,14 @@ impl Proxy {
         let target = Path::new(host).join(socket);
         let accepting = tokio::spawn(accept(listener, target, switches.clone()));
         let url = format!("{start}host={}&{end}", folder.display());
-        (Self { folder, switches, accepting }, url)
+        (
+            Self {
+                folder,
+                switches,
+                accepting,
+            },
+            url,
+        )
     }
 
     pub(crate) fn set(&self, mode: Mode) {
@@ -75,7 +88,9 @@ impl Proxy {
     /// Leaves every connection that there is half open for good, as when an address moves to another
     /// machine; new ones work.
     pub(crate) fn strand(&self) {
-        self.switches.strandings.send_modify(|strandings| *strandings += 1);
+        self.switches
+            .strandings
+            .send_modify(|strandings| *strandings += 1);
     }
 
     /// Leaves the next connection half open on which these bytes are sent: they arrive, and are not
@@ -105,12 +120,15 @@ async fn accept(listener: UnixListener, target: PathBuf, switches: Switches) {
         let target = target.clone();
         tokio::spawn(async move {
             // While the server is down its clients are turned away.
-            let Ok(server) = UnixStream::connect(target).await else { return };
+            let Ok(server) = UnixStream::connect(target).await else {
+                return;
+            };
             let (mut client, mut server) = (client.into_split(), server.into_split());
             let trapped = |sent: &[u8]| {
                 let mut trap = trap.lock().unwrap();
                 let met = trap.as_ref().is_some_and(|bytes| {
-                    sent.windows(bytes.len()).any(|window| window == bytes.as_slice())
+                    sent.windows(bytes.len())
+                        .any(|window| window == bytes.as_slice())
                 });
                 met && trap.take().is_some()
             };
@@ -146,12 +164,18 @@ async fn pump(
         if mode.wait_for(|mode| *mode != Mode::Stall).await.is_err() {
             return false;
         }
-        let Ok(count) = from.read(&mut buffer).await else { return false };
+        let Ok(count) = from.read(&mut buffer).await else {
+            return false;
+        };
         if count == 0 {
             return false;
         }
         // What was read just before a stall waits as well.
-        let Ok(now) = mode.wait_for(|mode| *mode != Mode::Stall).await.map(|mode| *mode) else {
+        let Ok(now) = mode
+            .wait_for(|mode| *mode != Mode::Stall)
+            .await
+            .map(|mode| *mode)
+        else {
             return false;
         };
         let arrives = now == Mode::Pass || now == also;

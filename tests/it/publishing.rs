@@ -44,17 +44,26 @@ async fn lateness(publish: impl AsyncFn(&Ezq) -> Published) -> i64 {
     let queue = queue();
     let log = Log::new();
     let seen = log.clone();
-    let handler = Handler::on("clock", move |_: Numbered, State(pool): State<sqlx::PgPool>| {
-        let seen = seen.clone();
-        async move {
-            let now: DateTime<Utc> =
-                sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&pool).await?;
-            seen.push(now);
-            Ok::<(), HandlerError>(())
-        }
-    });
+    let handler = Handler::on(
+        "clock",
+        move |_: Numbered, State(pool): State<sqlx::PgPool>| {
+            let seen = seen.clone();
+            async move {
+                let now: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
+                    .fetch_one(&pool)
+                    .await?;
+                seen.push(now);
+                Ok::<(), HandlerError>(())
+            }
+        },
+    );
     let pool = app(&queue).connect().await.unwrap().pool().clone();
-    let ezq = app(&queue).state(pool).register(handler).connect().await.unwrap();
+    let ezq = app(&queue)
+        .state(pool)
+        .register(handler)
+        .connect()
+        .await
+        .unwrap();
     let consumer = ezq.consumer().spawn();
     let published = publish(&ezq).await;
     let due: DateTime<Utc> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
@@ -74,7 +83,10 @@ async fn lateness(publish: impl AsyncFn(&Ezq) -> Published) -> i64 {
 async fn a_delay_is_kept_to_the_millisecond() {
     let late = lateness(async |ezq| {
         let event = Numbered { n: 1 };
-        ezq.publish(&event).after(Duration::from_millis(700)).await.unwrap()
+        ezq.publish(&event)
+            .after(Duration::from_millis(700))
+            .await
+            .unwrap()
     })
     .await;
     assert!((0..PROMPT).contains(&late), "{late} us late");
@@ -96,8 +108,10 @@ async fn a_time_is_kept_to_the_millisecond() {
     assert_eq!(due, at);
 
     let late = lateness(async |ezq| {
-        let now: DateTime<Utc> =
-            sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(ezq.pool()).await.unwrap();
+        let now: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
+            .fetch_one(ezq.pool())
+            .await
+            .unwrap();
         let at = now + Duration::from_millis(700);
         ezq.publish(&Numbered { n: 1 }).at(at).await.unwrap()
     })
@@ -110,8 +124,13 @@ async fn a_time_in_the_past_means_at_once_and_not_before_others() {
     let queue = queue();
     let (ezq, work) = connect(&queue).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
-    ezq.publish(&Numbered { n: 2 }).at(DateTime::UNIX_EPOCH).await.unwrap();
-    let report = soon(ezq.consumer().concurrency(1).until_idle().run()).await.unwrap();
+    ezq.publish(&Numbered { n: 2 })
+        .at(DateTime::UNIX_EPOCH)
+        .await
+        .unwrap();
+    let report = soon(ezq.consumer().concurrency(1).until_idle().run())
+        .await
+        .unwrap();
     assert_eq!(report.counts.handled, 2);
     assert_eq!(work.handled.take(), [1, 2]);
 }
@@ -121,14 +140,32 @@ async fn times_and_delays_beyond_every_calendar_are_kept_as_far_as_it_goes() {
     let queue = queue();
     let (ezq, work) = connect(&queue).await;
     let event = |n| Numbered { n };
-    ezq.publish(&event(1)).at(DateTime::<Utc>::MIN_UTC).await.unwrap();
-    ezq.publish(&event(2)).at(DateTime::<Utc>::MAX_UTC).await.unwrap();
+    ezq.publish(&event(1))
+        .at(DateTime::<Utc>::MIN_UTC)
+        .await
+        .unwrap();
+    ezq.publish(&event(2))
+        .at(DateTime::<Utc>::MAX_UTC)
+        .await
+        .unwrap();
     ezq.publish(&event(3)).after(Duration::MAX).await.unwrap();
     let moved = ezq.publish(&event(4)).await.unwrap();
-    assert!(ezq.reschedule(&moved, Due::After(Duration::MAX)).await.unwrap());
-    assert!(ezq.reschedule(&moved, Due::At(DateTime::<Utc>::MAX_UTC)).await.unwrap());
+    assert!(
+        ezq.reschedule(&moved, Due::After(Duration::MAX))
+            .await
+            .unwrap()
+    );
+    assert!(
+        ezq.reschedule(&moved, Due::At(DateTime::<Utc>::MAX_UTC))
+            .await
+            .unwrap()
+    );
     assert_eq!(held(&ezq, &queue).await, [1, 0, 3, 0]);
-    assert!(ezq.reschedule(&moved, Due::At(DateTime::<Utc>::MIN_UTC)).await.unwrap());
+    assert!(
+        ezq.reschedule(&moved, Due::At(DateTime::<Utc>::MIN_UTC))
+            .await
+            .unwrap()
+    );
     assert_eq!(drain(&ezq).await.counts.handled, 2);
     assert_eq!(work.handled.sorted(), [1, 4]);
     assert_eq!(held(&ezq, &queue).await, [0, 0, 2, 0]);
@@ -140,7 +177,10 @@ async fn what_is_due_later_is_not_handled_before() {
     let (ezq, work) = connect(&queue).await;
     let hour = Duration::from_secs(3600);
     ezq.publish(&Numbered { n: 1 }).after(hour).await.unwrap();
-    ezq.publish(&Numbered { n: 2 }).at(Utc::now() + hour).await.unwrap();
+    ezq.publish(&Numbered { n: 2 })
+        .at(Utc::now() + hour)
+        .await
+        .unwrap();
     ezq.publish_all(&numbered(3..=4)).after(hour).await.unwrap();
     ezq.publish(&Numbered { n: 5 }).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 1);
@@ -169,7 +209,9 @@ async fn publish_all_keeps_order_and_tells_every_id() {
         .map(|(one, n): (_, i64)| (number(one), one.event_id.clone(), n.to_string()))
         .collect();
     assert_eq!(rows, expected);
-    soon(ezq.consumer().concurrency(1).until_idle().run()).await.unwrap();
+    soon(ezq.consumer().concurrency(1).until_idle().run())
+        .await
+        .unwrap();
     assert_eq!(work.handled.take(), (1..=500).collect::<Vec<_>>());
 }
 
@@ -179,19 +221,31 @@ async fn publish_all_fails_where_an_event_is_refused_and_tells_what_was_stored()
     let ezq = app(&queue).connect().await.unwrap();
     let events = [raw("1"), raw(r#""\u0000""#), raw("2")];
     let failure = ezq.publish_all(&events).await.unwrap_err();
-    let failed: Vec<_> = failure.failures().map(|(at, why)| (at, why.kind())).collect();
+    let failed: Vec<_> = failure
+        .failures()
+        .map(|(at, why)| (at, why.kind()))
+        .collect();
     assert_eq!(failed, [(1, ErrorKind::InvalidEvent)]);
     assert_eq!(failure.stored().count(), 2);
     let stored: BTreeSet<i64> = failure.stored().map(number).collect();
     let text = format!("select msg_id from pgmq.q_{queue}");
-    let rows: Vec<i64> =
-        sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(ezq.pool()).await.unwrap();
+    let rows: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(text))
+        .fetch_all(ezq.pool())
+        .await
+        .unwrap();
     assert_eq!(rows.into_iter().collect::<BTreeSet<_>>(), stored);
 
     // Behind `?`, a retry of the whole is no good advice.
     let error = ezq::Error::from(failure);
-    assert_eq!((error.kind(), error.is_transient()), (ErrorKind::PartlyPublished, false));
-    assert!(error.to_string().starts_with("1 of 3 events are not published; the one at 1: "));
+    assert_eq!(
+        (error.kind(), error.is_transient()),
+        (ErrorKind::PartlyPublished, false)
+    );
+    assert!(
+        error
+            .to_string()
+            .starts_with("1 of 3 events are not published; the one at 1: ")
+    );
     let inner = std::error::Error::source(&error).unwrap();
     let inner = inner.downcast_ref::<ezq::PublishAllError>().unwrap();
     assert_eq!(inner.stored().count(), 2);
@@ -230,8 +284,10 @@ async fn one_bad_event_harms_no_other_of_its_batch() {
     ];
     let events: Vec<Raw> = events.into_iter().map(raw).collect();
     let outcomes = ezq.publish_all(&events).outcomes().await.unwrap();
-    let kinds: Vec<_> =
-        outcomes.iter().map(|outcome| outcome.as_ref().err().map(ezq::Error::kind)).collect();
+    let kinds: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| outcome.as_ref().err().map(ezq::Error::kind))
+        .collect();
     let refused = Some(ErrorKind::InvalidEvent);
     let expected = [
         None,
@@ -251,8 +307,16 @@ async fn one_bad_event_harms_no_other_of_its_batch() {
     assert_eq!(kinds, expected);
     assert_eq!(drain(&ezq).await.counts.handled, 7);
     assert_eq!(seen.sorted(), ["1", "2", "3", "4", "5", "6", "7"]);
-    for (event, expected) in events.iter().zip(expected).filter(|(_, kind)| kind.is_some()) {
-        assert_eq!(ezq.publish(event).await.map_err(|e| e.kind()).err(), expected, "{event:?}");
+    for (event, expected) in events
+        .iter()
+        .zip(expected)
+        .filter(|(_, kind)| kind.is_some())
+    {
+        assert_eq!(
+            ezq.publish(event).await.map_err(|e| e.kind()).err(),
+            expected,
+            "{event:?}"
+        );
     }
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
@@ -285,10 +349,18 @@ async fn an_event_that_is_moved_nearer_is_handled_then() {
     let consumer = ezq.consumer().spawn();
     ezq.publish(&Numbered { n: 2 }).await.unwrap();
     until(async || consumer.counts().handled == 1).await;
-    assert!(ezq.reschedule(&published, Due::After(Duration::from_millis(50))).await.unwrap());
+    assert!(
+        ezq.reschedule(&published, Due::After(Duration::from_millis(50)))
+            .await
+            .unwrap()
+    );
     let moved = Instant::now();
     until(async || consumer.counts().handled == 2).await;
-    assert!(moved.elapsed() < Duration::from_secs(4), "{:?}", moved.elapsed());
+    assert!(
+        moved.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        moved.elapsed()
+    );
     assert_eq!(work.handled.take(), [2, 1]);
 }
 
@@ -313,7 +385,9 @@ async fn an_event_in_a_transaction_that_rolls_back_never_was() {
     let mut tx = ezq.pool().begin().await.unwrap();
     let event = Numbered { n: 1 };
     ezq.publish_in(&mut tx, &event).await.unwrap();
-    ezq.publish_prepared_in(&mut tx, ezq.publish(&event).after(PAUSE)).await.unwrap();
+    ezq.publish_prepared_in(&mut tx, ezq.publish(&event).after(PAUSE))
+        .await
+        .unwrap();
     tx.rollback().await.unwrap();
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
@@ -324,14 +398,22 @@ async fn a_queue_that_the_transaction_itself_has_made_is_published_to() {
     let made = queue();
     let mut tx = ezq.pool().begin().await.unwrap();
     let create = "select pgmq.create($1)";
-    sqlx::query(create).bind(made.as_str()).execute(&mut *tx).await.unwrap();
+    sqlx::query(create)
+        .bind(made.as_str())
+        .execute(&mut *tx)
+        .await
+        .unwrap();
 
     let publish = ezq.publish(&Numbered { n: 1 }).queue(&made);
-    let published = soon(ezq.publish_prepared_in(&mut tx, publish)).await.unwrap();
+    let published = soon(ezq.publish_prepared_in(&mut tx, publish))
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
 
     assert_eq!(published.queue, made);
-    let report = soon(ezq.consumer().queue(&made).until_idle().run()).await.unwrap();
+    let report = soon(ezq.consumer().queue(&made).until_idle().run())
+        .await
+        .unwrap();
     assert_eq!(report.counts.handled, 1);
     assert_eq!(work.handled.take(), [1]);
 }
@@ -356,7 +438,11 @@ async fn an_event_with_a_known_key_is_a_duplicate_of_the_first() {
     // Another queue, another key, no key.
     let elsewhere = crate::kit::queue();
     assert!(!publish(4).queue(&elsewhere).await.unwrap().is_duplicate);
-    let other = ezq.publish(&Numbered { n: 5 }).dedupe_key("order-8").await.unwrap();
+    let other = ezq
+        .publish(&Numbered { n: 5 })
+        .dedupe_key("order-8")
+        .await
+        .unwrap();
     assert!(!other.is_duplicate && other.event_id != first.event_id);
     ezq.publish(&Numbered { n: 6 }).await.unwrap();
     drain(&ezq).await;
@@ -369,18 +455,30 @@ async fn a_key_is_free_after_the_window_of_the_publish_or_of_the_application() {
     let minute = Duration::from_secs(60);
     let builder = app(&queue).configure(|config| config.dedupe_window = minute);
     let ezq = builder.connect().await.unwrap();
-    ezq.publish(&Numbered { n: 1 }).dedupe_key("a").await.unwrap();
-    ezq.publish(&Numbered { n: 1 }).dedupe_key("b").dedupe_window(2 * minute).await.unwrap();
+    ezq.publish(&Numbered { n: 1 })
+        .dedupe_key("a")
+        .await
+        .unwrap();
+    ezq.publish(&Numbered { n: 1 })
+        .dedupe_key("b")
+        .dedupe_window(2 * minute)
+        .await
+        .unwrap();
     let sql = "SELECT array_agg(extract(epoch FROM free_at - taken_at)::int ORDER BY key)
                FROM ezq.dedupe WHERE queue = $1";
-    let windows: Vec<i32> =
-        sqlx::query_scalar(sql).bind(queue.as_str()).fetch_one(ezq.pool()).await.unwrap();
+    let windows: Vec<i32> = sqlx::query_scalar(sql)
+        .bind(queue.as_str())
+        .fetch_one(ezq.pool())
+        .await
+        .unwrap();
     assert_eq!(windows, [60, 120]);
     for wrong in [
         ezq.publish(&Numbered { n: 1 }).dedupe_key(""),
         ezq.publish(&Numbered { n: 1 }).dedupe_key("a".repeat(256)),
         ezq.publish(&Numbered { n: 1 }).dedupe_key("a\0"),
-        ezq.publish(&Numbered { n: 1 }).dedupe_key("a").dedupe_window(Duration::ZERO),
+        ezq.publish(&Numbered { n: 1 })
+            .dedupe_key("a")
+            .dedupe_window(Duration::ZERO),
         ezq.publish(&Numbered { n: 1 }).dedupe_window(minute),
     ] {
         assert_eq!(wrong.await.unwrap_err().kind(), ErrorKind::InvalidEvent);
@@ -393,7 +491,12 @@ async fn a_key_in_a_transaction_is_taken_when_that_commits() {
     let (ezq, _) = connect(&queue).await;
     let publish = || ezq.publish(&Numbered { n: 1 }).dedupe_key("a");
     let mut tx = ezq.pool().begin().await.unwrap();
-    assert!(!ezq.publish_prepared_in(&mut tx, publish()).await.unwrap().is_duplicate);
+    assert!(
+        !ezq.publish_prepared_in(&mut tx, publish())
+            .await
+            .unwrap()
+            .is_duplicate
+    );
     tx.rollback().await.unwrap();
     let mut tx = ezq.pool().begin().await.unwrap();
     let first = ezq.publish_prepared_in(&mut tx, publish()).await.unwrap();
@@ -472,17 +575,35 @@ async fn options_reach_the_envelope_and_the_headers() {
     assert_eq!(headers.text("tenant"), Some("acme"));
     assert_eq!(headers.number("weight"), Some(2));
 
-    let error = ezq.publish(&Numbered { n: 1 }).header("ezq-h:x", 1).await.unwrap_err();
+    let error = ezq
+        .publish(&Numbered { n: 1 })
+        .header("ezq-h:x", 1)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidEvent);
-    let error = ezq.publish(&Numbered { n: 1 }).subject("").await.unwrap_err();
+    let error = ezq
+        .publish(&Numbered { n: 1 })
+        .subject("")
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidEvent);
-    let error = ezq.publish(&Numbered { n: 1 }).source("my shop").await.unwrap_err();
+    let error = ezq
+        .publish(&Numbered { n: 1 })
+        .source("my shop")
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidEvent);
-    ezq.publish(&Numbered { n: 1 }).source("/sensors/7").await.unwrap();
+    ezq.publish(&Numbered { n: 1 })
+        .source("/sensors/7")
+        .await
+        .unwrap();
     ezq.publish(&Numbered { n: 2 }).await.unwrap();
     drain(&ezq).await;
-    let mut sources: Vec<String> =
-        log.take().iter().map(|context| context.envelope().source().to_owned()).collect();
+    let mut sources: Vec<String> = log
+        .take()
+        .iter()
+        .map(|context| context.envelope().source().to_owned())
+        .collect();
     sources.sort();
     assert_eq!(sources, ["/sensors/7", "shop"]);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
@@ -539,7 +660,10 @@ async fn an_event_known_only_at_run_time_keeps_all_its_attributes() {
     ezq.publish_envelope(binary.build().unwrap()).await.unwrap();
     drain(&ezq).await;
     let seen = log.take();
-    let envelope = seen.iter().find(|envelope| envelope.id() == "my-id").unwrap();
+    let envelope = seen
+        .iter()
+        .find(|envelope| envelope.id() == "my-id")
+        .unwrap();
     assert_eq!(envelope.event_type(), "com.example.made");
     assert_eq!(envelope.source(), "/made/here");
     assert_eq!(envelope.time(), Some(time));
@@ -553,7 +677,11 @@ async fn an_event_known_only_at_run_time_keeps_all_its_attributes() {
         ("text".to_owned(), AttributeValue::Text("7".into())),
     ];
     assert_eq!(extensions, BTreeMap::from(expected));
-    assert!(envelope.data().unwrap().contains("19.90"), "{:?}", envelope.data());
+    assert!(
+        envelope.data().unwrap().contains("19.90"),
+        "{:?}",
+        envelope.data()
+    );
     assert_eq!(seen.iter().find_map(Envelope::data_base64), Some("AAEC"));
 }
 
@@ -580,7 +708,9 @@ async fn the_flat_form_is_written_where_it_is_chosen_and_read_everywhere() {
     let builder = app(&queue).configure(|config| config.wire = WireFormat::Flat);
     let ezq = builder.register(handler).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
-    ezq.publish(&End::within(Duration::from_millis(1500))).await.unwrap();
+    ezq.publish(&End::within(Duration::from_millis(1500)))
+        .await
+        .unwrap();
     let builder = app(&queue).configure(|config| config.wire = WireFormat::Ezvent);
     let later = builder.connect().await.unwrap();
     later.publish(&Interrupt {}).await.unwrap();
@@ -628,15 +758,29 @@ struct Inner {
 }
 
 fn rich() -> Rich {
-    let deeper = Inner { tags: vec![], deeper: None };
-    let inner =
-        Inner { tags: vec!["a".into(), "\"b\\\u{1f600}".into()], deeper: Some(deeper.into()) };
+    let deeper = Inner {
+        tags: vec![],
+        deeper: None,
+    };
+    let inner = Inner {
+        tags: vec!["a".into(), "\"b\\\u{1f600}".into()],
+        deeper: Some(deeper.into()),
+    };
     Rich {
-        shape: Shape::Line { from: (0, -1), to: (i32::MAX, i32::MIN) },
+        shape: Shape::Line {
+            from: (0, -1),
+            to: (i32::MAX, i32::MIN),
+        },
         line: vec![Shape::Dot, Shape::Circle(0.1)],
         nested: BTreeMap::from([
             ("key with spaces".into(), inner),
-            ("".into(), Inner { tags: vec![], deeper: None }),
+            (
+                "".into(),
+                Inner {
+                    tags: vec![],
+                    deeper: None,
+                },
+            ),
         ]),
         maybe: Some(9_007_199_254_740_993),
         absent: None,
@@ -670,7 +814,14 @@ async fn rich_payloads_come_back_as_they_went() {
     assert_eq!(drain(&ezq).await.counts.handled, 2);
     let seen = log.take();
     assert!(seen.contains(&rich()), "{seen:?}");
-    assert!(seen.contains(&Rich { maybe: None, defaulted: 0, ..rich() }), "{seen:?}");
+    assert!(
+        seen.contains(&Rich {
+            maybe: None,
+            defaulted: 0,
+            ..rich()
+        }),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
@@ -731,7 +882,10 @@ async fn a_message_id_beyond_31_bits_is_like_any_other() {
     let ids: Vec<i64> = stored.iter().map(number).collect();
     assert_eq!(ids, [first + 1, first + 2, first + 3]);
     let counts = drain(&ezq).await.counts;
-    assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (2, 1, 1));
+    assert_eq!(
+        (counts.handled, counts.retried, counts.dead_lettered),
+        (2, 1, 1)
+    );
     let mut expected =
         [(1, 1), (2, 1), (2, 2), (3, 1)].map(|(n, attempt)| (Some(first + n), attempt));
     expected.sort();
@@ -751,8 +905,11 @@ async fn a_body_of_exactly_the_limit_is_handled_and_one_byte_more_refused() {
     });
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     let text = |length: usize| raw(format!("\"{}\"", "x".repeat(length)));
-    let size =
-        |event: &Raw| ezq.publish(event).prepare().map(|prepared| prepared.outgoing.body.len());
+    let size = |event: &Raw| {
+        ezq.publish(event)
+            .prepare()
+            .map(|prepared| prepared.outgoing.body.len())
+    };
     let around = size(&text(0)).unwrap();
     // The time's fraction has as many digits as it needs: take a body of the usual length.
     let mut length = 1024 * 1024 - around;
@@ -778,12 +935,19 @@ async fn a_body_of_exactly_the_limit_is_handled_and_one_byte_more_refused() {
     assert!(error.to_string().contains("1048576"), "{error}");
     let stricter = app(&queue).configure(|config| config.message_limit = around + 10);
     let stricter = stricter.connect().await.unwrap();
-    assert_eq!(stricter.publish(&text(100)).await.unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(
+        stricter.publish(&text(100)).await.unwrap_err().kind(),
+        ErrorKind::TooLarge
+    );
 }
 
 fn nested(levels: usize) -> String {
     let (open, close) = (r#"{"a":["#.repeat(levels / 2), "]}".repeat(levels / 2));
-    let (first, last) = if levels % 2 == 1 { ("[", "]") } else { ("", "") };
+    let (first, last) = if levels % 2 == 1 {
+        ("[", "]")
+    } else {
+        ("", "")
+    };
     format!("{first}{open}{close}{last}")
 }
 
@@ -802,14 +966,22 @@ async fn a_hundred_levels_of_nesting_are_handled_and_too_many_refused() {
     });
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     let envelope = |levels: usize| {
-        let data = Envelope::builder("test.tree", "it").json(&nested(levels)).unwrap();
+        let data = Envelope::builder("test.tree", "it")
+            .json(&nested(levels))
+            .unwrap();
         ezq.publish_envelope(data.build().unwrap())
     };
     for levels in [100, MAX_NESTING] {
         envelope(levels).await.unwrap();
     }
-    assert_eq!(envelope(MAX_NESTING + 1).await.unwrap_err().kind(), ErrorKind::InvalidEvent);
-    assert_eq!(envelope(5000).await.unwrap_err().kind(), ErrorKind::InvalidEvent);
+    assert_eq!(
+        envelope(MAX_NESTING + 1).await.unwrap_err().kind(),
+        ErrorKind::InvalidEvent
+    );
+    assert_eq!(
+        envelope(5000).await.unwrap_err().kind(),
+        ErrorKind::InvalidEvent
+    );
     assert_eq!(drain(&ezq).await.counts.handled, 2);
     assert_eq!(log.sorted(), [nested(100).len(), nested(MAX_NESTING).len()]);
 }
@@ -841,7 +1013,9 @@ async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_ha
         cloud(&format!(r#"{full}, "data": []"#)),
         cloud(&format!(r#"{full}, "data": {{"n": 1}}, "data_base64": """#)),
         cloud(&format!(r#"{full}, "data_base64": "AAEC""#)),
-        cloud(&format!(r#"{full}, "data": {{"n": 1}}, "time": "yesterday""#)),
+        cloud(&format!(
+            r#"{full}, "data": {{"n": 1}}, "time": "yesterday""#
+        )),
         cloud(&format!(r#"{full}, "data": {{"n": 1}}, "Bad_Name": 1"#)),
         cloud(&format!(r#"{full}, "data": {{"n": 1}}, "eventversion": 0"#)),
         cloud(r#", "id": "", "source": "s", "type": "test.numbered", "data": {"n": 1}"#),
@@ -874,7 +1048,12 @@ async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_ha
     let letters: BTreeMap<_, _> = dead(&ezq, &queue)
         .await
         .into_iter()
-        .map(|letter| (letter.original_id.as_ref().unwrap().as_number().unwrap(), letter))
+        .map(|letter| {
+            (
+                letter.original_id.as_ref().unwrap().as_number().unwrap(),
+                letter,
+            )
+        })
         .collect();
     for (id, body) in ids.iter().zip(&bodies).skip(1).step_by(2) {
         let letter = &letters[id];
@@ -886,7 +1065,10 @@ async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_ha
         assert_eq!(kept, sent, "kept as it was");
     }
     let unheard = &letters[ids.last().unwrap()];
-    assert_eq!(unheard.reason.as_ref().unwrap().kind, ReasonKind::UnknownType);
+    assert_eq!(
+        unheard.reason.as_ref().unwrap().kind,
+        ReasonKind::UnknownType
+    );
 }
 
 #[tokio::test]
@@ -929,11 +1111,19 @@ async fn headers_that_are_no_object_are_kept_along() {
             .unwrap();
     }
     let counts = drain(&ezq).await.counts;
-    assert_eq!((counts.handled, counts.retried, counts.dead_lettered), (8, 4, 4));
+    assert_eq!(
+        (counts.handled, counts.retried, counts.dead_lettered),
+        (8, 4, 4)
+    );
     let kept: Vec<_> = dead(&ezq, &queue)
         .await
         .iter()
-        .map(|letter| letter.headers.value("ezq-original-headers").map(ToString::to_string))
+        .map(|letter| {
+            letter
+                .headers
+                .value("ezq-original-headers")
+                .map(ToString::to_string)
+        })
         .collect();
     let text = |text: &str| Some(text.to_owned());
     assert_eq!(kept[..3], [text(r#"["a",1]"#), text("7"), text("\"text\"")]);
@@ -944,7 +1134,9 @@ async fn a_queue_name_that_sql_would_misread_is_refused_everywhere() {
     let queue = queue();
     let (ezq, _) = connect(&queue).await;
     let long = "a".repeat(48);
-    let names = ["a;b", "a\"b", "a'b", "a b", "a*/b", &long, "", "a--b", "ä", "a\0b", "a\\b"];
+    let names = [
+        "a;b", "a\"b", "a'b", "a b", "a*/b", &long, "", "a--b", "ä", "a\0b", "a\\b",
+    ];
     for name in names {
         let event = Numbered { n: 1 };
         let error = ezq.publish(&event).queue(name).await.unwrap_err();

@@ -40,10 +40,12 @@ fn mail() -> Handler {
 
 fn build(handlers: impl FnOnce(AppBuilder) -> AppBuilder) -> ezq::Result<App> {
     // What a machine's environment says of queues is not what this is about.
-    let builder = App::builder().without_discovered_handlers().configure(|config| {
-        config.queue = ezq::QueueName::default();
-        config.subscribe = false;
-    });
+    let builder = App::builder()
+        .without_discovered_handlers()
+        .configure(|config| {
+            config.queue = ezq::QueueName::default();
+            config.subscribe = false;
+        });
     handlers(builder).build(MemoryEngine::new())
 }
 
@@ -56,16 +58,28 @@ fn refused(handlers: impl FnOnce(AppBuilder) -> AppBuilder) -> String {
 #[test]
 fn a_schedule_whose_queue_another_handler_has_to_itself_is_refused() {
     let said = refused(|app| app.handler::<daily>().register(mail()));
-    assert!(said.contains("`reach.daily`") && said.contains("`ezq`"), "{said}");
-    assert!(said.contains("`reach.mail`") && said.contains("queue = \"...\""), "{said}");
+    assert!(
+        said.contains("`reach.daily`") && said.contains("`ezq`"),
+        "{said}"
+    );
+    assert!(
+        said.contains("`reach.mail`") && said.contains("queue = \"...\""),
+        "{said}"
+    );
     build(|app| app.handler::<daily>()).unwrap();
 }
 
 #[test]
 fn a_scheduled_event_whose_handler_reads_another_queue_is_refused() {
     let every = || Schedule::every("30s");
-    let said = refused(|app| app.register(print()).schedule("due", every(), &ReceiptDue {}));
-    assert!(said.contains("`receipts`") && said.contains("`reach.print`"), "{said}");
+    let said = refused(|app| {
+        app.register(print())
+            .schedule("due", every(), &ReceiptDue {})
+    });
+    assert!(
+        said.contains("`receipts`") && said.contains("`reach.print`"),
+        "{said}"
+    );
     let to = every().queue("receipts");
     build(|app| app.register(print()).schedule("due", to, &ReceiptDue {})).unwrap();
 }
@@ -73,14 +87,23 @@ fn a_scheduled_event_whose_handler_reads_another_queue_is_refused() {
 #[test]
 fn an_event_that_a_handler_returns_to_where_nobody_takes_it_is_refused() {
     let said = refused(|app| app.handler::<book>().register(print()));
-    for part in ["`reach.book`", "`reach.receipt_due`", "`ezq`", "`reach.print`", "`receipts`"] {
+    for part in [
+        "`reach.book`",
+        "`reach.receipt_due`",
+        "`ezq`",
+        "`reach.print`",
+        "`receipts`",
+    ] {
         assert!(said.contains(part), "{part} is not in: {said}");
     }
     assert!(said.contains("#[event(queue = \"receipts\")]"), "{said}");
     let closure = Handler::on("book", |_: Paid| async { (ReceiptDue {}, Some(Placed {})) });
     refused(|app| app.register(closure).register(print()));
     let batch = Handler::on_batch("book", |batch: Batch<Paid>| async move {
-        batch.events().map(|_| Ok(ReceiptDue {})).collect::<Vec<Result<_, std::io::Error>>>()
+        batch
+            .events()
+            .map(|_| Ok(ReceiptDue {}))
+            .collect::<Vec<Result<_, std::io::Error>>>()
     });
     refused(|app| app.register(batch).register(print()));
 
@@ -99,16 +122,25 @@ fn a_type_that_is_published_to_where_nobody_takes_it_is_a_warning() {
         let (capture, _guard) = Capture::begin();
         build(handlers).unwrap();
         let lines = capture.at(Level::WARN);
-        lines.iter().map(|line| line.field("message").to_owned()).collect::<Vec<String>>()
+        lines
+            .iter()
+            .map(|line| line.field("message").to_owned())
+            .collect::<Vec<String>>()
     };
     let lines = warned(|app| app.register(print()));
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("`reach.print`") && lines[0].contains("`ezq`"), "{lines:?}");
+    assert!(
+        lines[0].contains("`reach.print`") && lines[0].contains("`ezq`"),
+        "{lines:?}"
+    );
     // Its own queue is another one.
     assert_eq!(warned(|app| app.register(mail())).len(), 1);
     // It is meant to get copies of what is broadcast.
     assert!(
-        warned(|app| app.register(print()).configure(|config| config.subscribe = true)).is_empty()
+        warned(|app| app
+            .register(print())
+            .configure(|config| config.subscribe = true))
+        .is_empty()
     );
     assert!(warned(|app| app.handler::<book>().handler::<daily>()).is_empty());
 }
@@ -128,7 +160,10 @@ async fn each_handler_that_gets_nothing_is_named_in_one_warning() {
     let cases: [(&[Make], &[&str]); 3] = [
         (&[both], &["reach.both"]),
         (&[place, keep], &["reach.place", "reach.keep"]),
-        (&[both, place, keep], &["reach.both", "reach.place", "reach.keep"]),
+        (
+            &[both, place, keep],
+            &["reach.both", "reach.place", "reach.keep"],
+        ),
     ];
     for (handlers, names) in cases {
         let (capture, _guard) = Capture::begin();
@@ -137,7 +172,9 @@ async fn each_handler_that_gets_nothing_is_named_in_one_warning() {
         app.consumer().until_idle().run().await.unwrap();
         let lines = capture.at(Level::WARN);
         for name in names {
-            let naming = lines.iter().filter(|line| format!("{line:?}").contains(name));
+            let naming = lines
+                .iter()
+                .filter(|line| format!("{line:?}").contains(name));
             assert_eq!(naming.count(), 1, "{name}: {lines:?}");
         }
     }
@@ -150,7 +187,10 @@ async fn a_schedule_whose_queue_no_consumer_reads_is_a_warning() {
     let app = TestApp::new(|app| app.schedule("hourly", schedule, &Paid {})).unwrap();
     let said = |capture: &Capture| {
         let lines = capture.at(Level::WARN);
-        lines.iter().filter(|line| line.field("message").contains("no consumer")).count()
+        lines
+            .iter()
+            .filter(|line| line.field("message").contains("no consumer"))
+            .count()
     };
     let consumer = app.consumer().spawn();
     tokio::time::sleep(std::time::Duration::from_secs(300)).await;
@@ -159,7 +199,10 @@ async fn a_schedule_whose_queue_no_consumer_reads_is_a_warning() {
     consumer.wait().await.unwrap();
 
     let (capture, _guard) = Capture::begin();
-    let consumers = [app.consumer().spawn(), app.consumer().queue("elsewhere").spawn()];
+    let consumers = [
+        app.consumer().spawn(),
+        app.consumer().queue("elsewhere").spawn(),
+    ];
     tokio::time::sleep(std::time::Duration::from_secs(300)).await;
     assert_eq!(said(&capture), 0);
     drop(consumers);

@@ -28,7 +28,9 @@ impl Codec for Reversed {
 
     fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
         let text = WireFormat::CloudEvents.encode(event, headers)?;
-        Ok(serde_json::to_string(&text.chars().rev().collect::<Vec<char>>())?)
+        Ok(serde_json::to_string(
+            &text.chars().rev().collect::<Vec<char>>(),
+        )?)
     }
 
     fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
@@ -111,18 +113,26 @@ fn numbers() -> impl Strategy<Value = Numbers> {
     let named = prop::collection::btree_map(".{0,4}", any::<f32>(), 0..3);
     let whole = (any::<i64>(), any::<u64>(), any::<u128>());
     let several = prop::collection::vec(doubles(), 0..3);
-    (doubles(), singles(), whole, prop::option::of(doubles()), several, named).prop_map(
-        |(double, single, (signed, unsigned, wide), maybe, several, named)| Numbers {
-            double,
-            single,
-            signed,
-            unsigned,
-            wide,
-            maybe,
-            several,
-            named,
-        },
+    (
+        doubles(),
+        singles(),
+        whole,
+        prop::option::of(doubles()),
+        several,
+        named,
     )
+        .prop_map(
+            |(double, single, (signed, unsigned, wide), maybe, several, named)| Numbers {
+                double,
+                single,
+                signed,
+                unsigned,
+                wide,
+                maybe,
+                several,
+                named,
+            },
+        )
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
@@ -135,14 +145,28 @@ fn kinds() -> impl Strategy<Value = Kind> {
 
 fn texts() -> impl Strategy<Value = Texts> {
     let names = prop::collection::btree_map(any::<String>(), any::<Option<String>>(), 0..3);
-    (any::<String>(), any::<char>(), names, any::<Option<String>>(), kinds())
-        .prop_map(|(text, letter, names, own_id, kind)| Texts { text, letter, names, own_id, kind })
+    (
+        any::<String>(),
+        any::<char>(),
+        names,
+        any::<Option<String>>(),
+        kinds(),
+    )
+        .prop_map(|(text, letter, names, own_id, kind)| Texts {
+            text,
+            letter,
+            names,
+            own_id,
+            kind,
+        })
 }
 
 fn several<T: Debug>(strategy: impl Strategy<Value = T>, count: usize) -> Vec<T> {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
+    (0..count)
+        .map(|_| strategy.new_tree(&mut runner).unwrap().current())
+        .collect()
 }
 
 /// Publishes each value, and compares what is handled with what was accepted.
@@ -171,7 +195,10 @@ where
 fn taking<E: Event + Clone + DeserializeOwned>(log: &Log<(u64, E)>) -> Handler {
     let log = log.clone();
     Handler::on(E::TYPE, move |event: E, context: Context| {
-        log.push((context.headers().value("number").unwrap().as_u64().unwrap(), event));
+        log.push((
+            context.headers().value("number").unwrap().as_u64().unwrap(),
+            event,
+        ));
         async {}
     })
 }
@@ -183,7 +210,10 @@ async fn round_trips<E: Event + Debug + Clone + PartialEq>(values: &[E]) -> [[us
         let log = Log::new();
         let queue = queue();
         let of_memory = TestApp::new(|app| {
-            let app = app.codec(Reversed).queue_codec(&queue, codec).register(taking(&log));
+            let app = app
+                .codec(Reversed)
+                .queue_codec(&queue, codec)
+                .register(taking(&log));
             app.configure(|config| config.queue = queue.clone())
         });
         let memory = of_memory.unwrap();
@@ -200,9 +230,20 @@ async fn round_trips<E: Event + Debug + Clone + PartialEq>(values: &[E]) -> [[us
 async fn numbers_are_read_back_equal_or_refused() {
     let values = several(numbers(), 150);
     let is_finite = |value: &&Numbers| {
-        let Numbers { double, single, maybe, several, named, .. } = value;
+        let Numbers {
+            double,
+            single,
+            maybe,
+            several,
+            named,
+            ..
+        } = value;
         let singles = named.values().chain([single]);
-        several.iter().chain(maybe).chain([double]).all(|number| number.is_finite())
+        several
+            .iter()
+            .chain(maybe)
+            .chain([double])
+            .all(|number| number.is_finite())
             && singles.copied().all(f32::is_finite)
     };
     let finite = values.iter().filter(is_finite).count();
@@ -210,7 +251,12 @@ async fn numbers_are_read_back_equal_or_refused() {
     let counts = round_trips(&values).await;
     assert_eq!(counts[0], [finite; 5]);
     // A number's name may hold what `jsonb` does not take.
-    assert!(counts[1].iter().all(|count| (finite / 2..=finite).contains(count)), "{counts:?}");
+    assert!(
+        counts[1]
+            .iter()
+            .all(|count| (finite / 2..=finite).contains(count)),
+        "{counts:?}"
+    );
 }
 
 #[tokio::test]
@@ -222,14 +268,23 @@ async fn texts_are_read_back_equal_or_refused() {
 
 #[tokio::test]
 async fn shapes_of_every_kind_are_read_back_equal_or_refused() {
-    let maybe = [None, Some(BTreeMap::new()), Some(BTreeMap::from([("a".to_owned(), 1)]))];
+    let maybe = [
+        None,
+        Some(BTreeMap::new()),
+        Some(BTreeMap::from([("a".to_owned(), 1)])),
+    ];
     assert_eq!(round_trips(&maybe.map(Maybe)).await, [[3; 5]; 2]);
     assert_eq!(round_trips(&[Unit]).await, [[1; 5]; 2]);
     assert_eq!(round_trips(&[Empty {}]).await, [[1; 5]; 2]);
     // The flat form is an object, and tells by a name what it is.
-    assert_eq!(round_trips(&[Pair(1, "a".into())]).await, [[1, 0, 0, 1, 1]; 2]);
+    assert_eq!(
+        round_trips(&[Pair(1, "a".into())]).await,
+        [[1, 0, 0, 1, 1]; 2]
+    );
     assert_eq!(round_trips(&[Kind::Nothing]).await, [[1, 0, 0, 1, 1]; 2]);
-    let reserved = Reserved { specversion: "1.0".into() };
+    let reserved = Reserved {
+        specversion: "1.0".into(),
+    };
     assert_eq!(round_trips(&[reserved]).await, [[1, 0, 0, 1, 1]; 2]);
 }
 
@@ -245,16 +300,32 @@ async fn data_that_is_absent_null_or_binary_stays_so() {
             seen.push((text(envelope.data()), text(envelope.data_base64())));
             async {}
         });
-        let ezq = app(&queue).codec(Reversed).queue_codec(&queue, codec).register(any);
+        let ezq = app(&queue)
+            .codec(Reversed)
+            .queue_codec(&queue, codec)
+            .register(any);
         let ezq = ezq.connect().await.unwrap();
         let event = || Envelope::builder("t", "s");
-        ezq.publish_envelope(event().build().unwrap()).await.unwrap();
-        ezq.publish_envelope(event().json("null").unwrap().build().unwrap()).await.unwrap();
-        ezq.publish_envelope(event().json("{}").unwrap().build().unwrap()).await.unwrap();
-        let binary = ezq.publish_envelope(event().data_base64("AAE=").build().unwrap()).await;
-        soon(ezq.consumer().concurrency(1).until_idle().run()).await.unwrap();
-        let mut expected =
-            vec![(None, None), (Some("null".into()), None), (Some("{}".into()), None)];
+        ezq.publish_envelope(event().build().unwrap())
+            .await
+            .unwrap();
+        ezq.publish_envelope(event().json("null").unwrap().build().unwrap())
+            .await
+            .unwrap();
+        ezq.publish_envelope(event().json("{}").unwrap().build().unwrap())
+            .await
+            .unwrap();
+        let binary = ezq
+            .publish_envelope(event().data_base64("AAE=").build().unwrap())
+            .await;
+        soon(ezq.consumer().concurrency(1).until_idle().run())
+            .await
+            .unwrap();
+        let mut expected = vec![
+            (None, None),
+            (Some("null".into()), None),
+            (Some("{}".into()), None),
+        ];
         match [true, false, false, false, true][place] {
             true => expected.push((None, Some("AAE=".into()))),
             false => assert!(binary.is_err(), "{codec}"),
@@ -269,13 +340,23 @@ async fn json_in_base64_is_read_as_json() {
     let app = TestApp::new(|app| app.register(taking::<Pair>(&log))).unwrap();
     // [1,"a"]
     let event = || Envelope::builder(Pair::TYPE, "s").data_base64("WzEsImEiXQ==");
-    let json =
-        |envelope: Envelope| app.publish_envelope(envelope).header("number", 1).into_future();
+    let json = |envelope: Envelope| {
+        app.publish_envelope(envelope)
+            .header("number", 1)
+            .into_future()
+    };
     json(event().build().unwrap()).await.unwrap();
-    for media_type in ["application/json", "Application/Problem+JSON; charset=utf-8"] {
-        json(event().datacontenttype(media_type).build().unwrap()).await.unwrap();
+    for media_type in [
+        "application/json",
+        "Application/Problem+JSON; charset=utf-8",
+    ] {
+        json(event().datacontenttype(media_type).build().unwrap())
+            .await
+            .unwrap();
     }
-    json(event().datacontenttype("image/png").build().unwrap()).await.unwrap();
+    json(event().datacontenttype("image/png").build().unwrap())
+        .await
+        .unwrap();
     let counts = app.drain().await.unwrap().counts;
     assert_eq!((counts.handled, counts.dead_lettered), (3, 1));
     assert_eq!(log.take(), vec![(1, Pair(1, "a".into())); 3]);
@@ -296,8 +377,15 @@ async fn what_is_no_number_is_refused_with_its_place() {
     };
     let error = app.publish(&numbers).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Encode);
-    assert!(ezq::error_chain(&error).contains("`several[1]`"), "{error:?}");
-    let hidden = Numbers { maybe: Some(f64::NEG_INFINITY), several: Vec::new(), ..numbers };
+    assert!(
+        ezq::error_chain(&error).contains("`several[1]`"),
+        "{error:?}"
+    );
+    let hidden = Numbers {
+        maybe: Some(f64::NEG_INFINITY),
+        several: Vec::new(),
+        ..numbers
+    };
     let error = app.publish(&hidden).await.unwrap_err();
     assert!(ezq::error_chain(&error).contains("`maybe`"), "{error:?}");
     let error = Envelope::builder("t", "s").data(&hidden).unwrap_err();

@@ -47,7 +47,9 @@ fn routed(app: AppBuilder) -> AppBuilder {
 
 async fn create(app: &TestApp, queues: &[&str]) {
     for queue in queues.iter().copied().map(name) {
-        ezq::Engine::ensure_queue(app.engine(), &queue).await.unwrap();
+        ezq::Engine::ensure_queue(app.engine(), &queue)
+            .await
+            .unwrap();
     }
 }
 
@@ -57,12 +59,22 @@ async fn the_call_wins_over_function_configuration_and_attribute() {
         (Created { id: event.id }, UserCreated { id: event.id })
     });
     let app = TestApp::new(|app| routed(app).register(returns)).unwrap();
-    create(&app, &["ezq", "attribute", "configured", "function", "call"]).await;
+    create(
+        &app,
+        &["ezq", "attribute", "configured", "function", "call"],
+    )
+    .await;
     let queue = async |publish: ezq::Publish| publish.await.unwrap().queue.to_string();
-    assert_eq!(queue(app.publish(&Export { id: 1 }).queue("call")).await, "call");
+    assert_eq!(
+        queue(app.publish(&Export { id: 1 }).queue("call")).await,
+        "call"
+    );
     assert_eq!(queue(app.publish(&Export { id: 1 })).await, "function");
     assert_eq!(queue(app.publish(&Created { id: 1 })).await, "configured");
-    assert_eq!(queue(app.publish(&UserCreated { id: 1 })).await, "attribute");
+    assert_eq!(
+        queue(app.publish(&UserCreated { id: 1 })).await,
+        "attribute"
+    );
     assert_eq!(queue(app.publish(&UserDeleted { id: 1 })).await, "ezq");
     let envelope = Envelope::builder("order.paid", "shop").build().unwrap();
     assert_eq!(queue(app.publish_envelope(envelope)).await, "configured");
@@ -78,7 +90,10 @@ async fn the_call_wins_over_function_configuration_and_attribute() {
 #[tokio::test]
 async fn control_events_are_routed_by_nothing() {
     let app = TestApp::new(|app| app.route_events(|_| Some(name("elsewhere")))).unwrap();
-    assert_eq!(app.publish(&End::default()).await.unwrap().queue, name("ezq"));
+    assert_eq!(
+        app.publish(&End::default()).await.unwrap().queue,
+        name("ezq")
+    );
     assert_eq!(app.publish(&Interrupt {}).await.unwrap().queue, name("ezq"));
 }
 
@@ -89,7 +104,10 @@ async fn a_route_that_panics_is_an_error_of_that_publish() {
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("no idea"), "{error}");
     // Whoever names a queue does not ask.
-    app.publish(&Created { id: 1 }).queue("attribute").await.unwrap();
+    app.publish(&Created { id: 1 })
+        .queue("attribute")
+        .await
+        .unwrap();
 }
 
 fn seen(log: &Log<String>, handler: &'static str) -> impl Fn(AnyEvent) -> Seen + Clone + use<> {
@@ -112,14 +130,29 @@ async fn a_handler_takes_the_types_that_its_pattern_means() {
     };
     let app = TestApp::new(|app| {
         app.register(Handler::on("orders", seen(&log, "orders")).pattern("order.*"))
-            .register(Handler::on("both", seen(&log, "both")).pattern("*.paid").pattern("user.#"))
+            .register(
+                Handler::on("both", seen(&log, "both"))
+                    .pattern("*.paid")
+                    .pattern("user.#"),
+            )
             .register(Handler::on("created", created))
             .configure(|config| config.unknown_types = ezq::UnknownTypes::DeadLetter)
     });
     let app = app.unwrap();
-    for event_type in ["order.created", "order.paid", "user", "order.line.added", "ezq.unknown"] {
-        let envelope = Envelope::builder(event_type, "shop").json(r#"{"id":1}"#).unwrap();
-        app.publish_envelope(envelope.build().unwrap()).queue("ezq").await.unwrap();
+    for event_type in [
+        "order.created",
+        "order.paid",
+        "user",
+        "order.line.added",
+        "ezq.unknown",
+    ] {
+        let envelope = Envelope::builder(event_type, "shop")
+            .json(r#"{"id":1}"#)
+            .unwrap();
+        app.publish_envelope(envelope.build().unwrap())
+            .queue("ezq")
+            .await
+            .unwrap();
     }
     // Nobody takes two of them.
     let error = app.drain().await.unwrap_err();
@@ -138,7 +171,11 @@ async fn a_handler_takes_the_types_that_its_pattern_means() {
     assert_eq!(app.stats(&name("ezq")).await.unwrap().dead, 2);
 }
 
-#[on_event(pattern = "shop.order.*", pattern = "shop.user.#", queue = "it_routing_audit")]
+#[on_event(
+    pattern = "shop.order.*",
+    pattern = "shop.user.#",
+    queue = "it_routing_audit"
+)]
 async fn audit(_: AnyEvent) {}
 
 #[tokio::test]
@@ -147,18 +184,36 @@ async fn a_consumer_subscribes_to_the_patterns_of_its_handlers() {
     let mut admin = crate::database::connection(&server().await.url()).await;
     crate::database::run(&mut admin, &format!("CREATE DATABASE {database}")).await;
     let url = server().await.database_url(database.as_str());
-    let ezq = Ezq::builder().database_url(url).without_discovered_handlers();
+    let ezq = Ezq::builder()
+        .database_url(url)
+        .without_discovered_handlers();
     let ezq = ezq.app("audit").handler::<audit>().connect().await.unwrap();
-    let run = || ezq.consumer().queue("it_routing_audit").subscribe().until_idle().run();
+    let run = || {
+        ezq.consumer()
+            .queue("it_routing_audit")
+            .subscribe()
+            .until_idle()
+            .run()
+    };
     soon(run()).await.unwrap();
     let standing = ezq.subscriptions().unwrap().list().await.unwrap();
     let patterns: Vec<&str> = standing.iter().map(|one| one.pattern.as_str()).collect();
     assert_eq!(patterns, ["shop.order.*", "shop.user.#"]);
     // Handlers without a queue of their own are not asked by its consumer, nor it by theirs.
-    soon(ezq.consumer().queue("it_routing_other").subscribe().until_idle().run()).await.unwrap();
+    soon(
+        ezq.consumer()
+            .queue("it_routing_other")
+            .subscribe()
+            .until_idle()
+            .run(),
+    )
+    .await
+    .unwrap();
     assert_eq!(ezq.subscriptions().unwrap().list().await.unwrap().len(), 2);
     // An event of another application, known by its name alone.
-    let event = Envelope::builder("shop.user.name.changed", "crm").build().unwrap();
+    let event = Envelope::builder("shop.user.name.changed", "crm")
+        .build()
+        .unwrap();
     let sent = ezq.broadcast_envelope(event).await.unwrap();
     assert_eq!(sent.copies.len(), 1);
     assert_eq!(soon(run()).await.unwrap().counts.handled, 1);
@@ -168,8 +223,13 @@ async fn a_consumer_subscribes_to_the_patterns_of_its_handlers() {
 fn a_pattern_that_makes_no_sense_fails_when_the_application_is_built() {
     let typed = Handler::on("typed", |_: Created| async {}).pattern("order.*");
     let bad = Handler::on("bad", |_: AnyEvent| async {}).pattern("order*");
-    for (handler, kind) in [(typed, ErrorKind::Configuration), (bad, ErrorKind::InvalidPattern)] {
-        let app = App::builder().without_discovered_handlers().register(handler);
+    for (handler, kind) in [
+        (typed, ErrorKind::Configuration),
+        (bad, ErrorKind::InvalidPattern),
+    ] {
+        let app = App::builder()
+            .without_discovered_handlers()
+            .register(handler);
         assert_eq!(app.build(MemoryEngine::new()).unwrap_err().kind(), kind);
     }
 }

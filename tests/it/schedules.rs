@@ -43,7 +43,9 @@ fn keeper(every: &str) -> Handler {
 }
 
 async fn connect(every: &str, configure: impl FnOnce(&mut Config)) -> Ezq {
-    let builder = Ezq::builder().without_discovered_handlers().register(keeper(every));
+    let builder = Ezq::builder()
+        .without_discovered_handlers()
+        .register(keeper(every));
     builder.configure(configure).connect().await.unwrap()
 }
 
@@ -63,20 +65,32 @@ impl Scene {
     async fn new() -> Self {
         let server: &EmbeddedPostgres = server().await;
         let name = unique("clock");
-        run(&mut connection(&server.url()).await, &format!("CREATE DATABASE {name}")).await;
+        run(
+            &mut connection(&server.url()).await,
+            &format!("CREATE DATABASE {name}"),
+        )
+        .await;
         let url = server.database_url(name.as_str());
-        let ezq = Ezq::builder().database_url(&url).without_discovered_handlers();
+        let ezq = Ezq::builder()
+            .database_url(&url)
+            .without_discovered_handlers();
         let ezq = ezq.connect().await.unwrap();
         for queue in ["ticks", "idle", "reminders"] {
             let queue = ezq::QueueName::new(queue).unwrap();
             ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
         }
         ezq.close().await;
-        Self { own: connection(&url).await, url }
+        Self {
+            own: connection(&url).await,
+            url,
+        }
     }
 
     async fn start(&self, every: &str) -> Process {
-        let told = Timekeeper { every: every.to_owned(), app: "clock".to_owned() };
+        let told = Timekeeper {
+            every: every.to_owned(),
+            app: "clock".to_owned(),
+        };
         let mut child = Process::start(&self.url, &Role::Timekeeper(told));
         child.hear("ready").await;
         child
@@ -87,7 +101,11 @@ impl Scene {
     }
 
     async fn until_ticks(&mut self, count: i64) {
-        until(&mut self.own, &format!("SELECT count(*) >= {count} FROM pgmq.q_ticks")).await;
+        until(
+            &mut self.own,
+            &format!("SELECT count(*) >= {count} FROM pgmq.q_ticks"),
+        )
+        .await;
     }
 
     /// No tick was lost and none fired twice.
@@ -152,11 +170,16 @@ async fn a_process_that_is_killed_at_a_tick_neither_loses_nor_doubles_it() {
 #[tokio::test]
 async fn a_process_whose_clock_is_wrong_ticks_by_that_of_the_database() {
     let test = "schedules::a_process_whose_clock_is_wrong_ticks_by_that_of_the_database";
-    let Some(_) = skip::program("faketime", "faketime", test) else { return };
+    let Some(_) = skip::program("faketime", "faketime", test) else {
+        return;
+    };
     let mut scene = Scene::new().await;
     for offset in ["+1d", "-1d"] {
         let count = scene.count().await;
-        let told = Timekeeper { every: "1s".to_owned(), app: "clock".to_owned() };
+        let told = Timekeeper {
+            every: "1s".to_owned(),
+            app: "clock".to_owned(),
+        };
         let mut child = Process::start_at(offset, &scene.url, &Role::Timekeeper(told)).await;
         scene.until_ticks(count + 3).await;
         child.stop().await;
@@ -194,7 +217,11 @@ async fn two_versions_at_once_do_not_fight_and_the_last_that_began_decides() {
     let mut old = scene.start("1s").await;
     scene.until_ticks(2).await;
     let mut new = scene.start("365d").await;
-    until(&mut scene.own, "SELECT definition LIKE 'every 31536000s%' FROM ezq.schedules").await;
+    until(
+        &mut scene.own,
+        "SELECT definition LIKE 'every 31536000s%' FROM ezq.schedules",
+    )
+    .await;
     let count = scene.count().await;
     // The old version lives, and is silent.
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -203,7 +230,11 @@ async fn two_versions_at_once_do_not_fight_and_the_last_that_began_decides() {
     // As two minutes later.
     let gone = "UPDATE ezq.schedules SET seen_at = seen_at - interval '3 min'";
     run(&mut scene.own, gone).await;
-    until(&mut scene.own, "SELECT definition LIKE 'every 1s%' FROM ezq.schedules").await;
+    until(
+        &mut scene.own,
+        "SELECT definition LIKE 'every 1s%' FROM ezq.schedules",
+    )
+    .await;
     scene.until_ticks(count + 1).await;
     old.stop().await;
     scene.assert_chain().await;
@@ -214,9 +245,15 @@ async fn schedules_are_changed_from_another_process() {
     let mut scene = Scene::new().await;
     let mut child = scene.start("1s").await;
     scene.until_ticks(1).await;
-    let builder = Ezq::builder().database_url(&scene.url).without_discovered_handlers();
+    let builder = Ezq::builder()
+        .database_url(&scene.url)
+        .without_discovered_handlers();
     let remind = Schedule::cron("0 9 * * MON").tz("Europe/Paris");
-    let ezq = builder.schedule("Erinnerung \"A\"", remind, &Reminder {}).connect().await.unwrap();
+    let ezq = builder
+        .schedule("Erinnerung \"A\"", remind, &Reminder {})
+        .connect()
+        .await
+        .unwrap();
     let schedules = ezq.schedules().unwrap();
     schedules.pause("chain").await.unwrap();
     let paused = schedules.list().await.unwrap();
@@ -231,8 +268,13 @@ async fn schedules_are_changed_from_another_process() {
     // Its own, which nobody has fired yet; another's event is not known here.
     let published = schedules.run_now("Erinnerung \"A\"").await.unwrap();
     assert_eq!(published.queue.as_str(), "reminders");
-    assert_eq!(schedules.run_now("chain").await.unwrap_err().kind(), ErrorKind::ScheduleMissing);
-    let [mine, _] = &schedules.list().await.unwrap()[..] else { panic!() };
+    assert_eq!(
+        schedules.run_now("chain").await.unwrap_err().kind(),
+        ErrorKind::ScheduleMissing
+    );
+    let [mine, _] = &schedules.list().await.unwrap()[..] else {
+        panic!()
+    };
     assert!(mine.is_known && mine.next_at.is_some() && mine.fired_at.is_some());
     assert!(schedules.remove("chain").await.unwrap());
     assert_eq!(schedules.list().await.unwrap().len(), 1);
@@ -244,21 +286,39 @@ async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_
     let mut shop = scene.start("1s").await;
     scene.until_ticks(1).await;
     let mail = || {
-        let builder = Ezq::builder().database_url(&scene.url).without_discovered_handlers();
+        let builder = Ezq::builder()
+            .database_url(&scene.url)
+            .without_discovered_handlers();
         let other = Schedule::every("1s").queue("reminders");
-        builder.app("mail").schedule("chain", other, &Reminder {}).connect()
+        builder
+            .app("mail")
+            .schedule("chain", other, &Reminder {})
+            .connect()
     };
     let mail = mail().await.unwrap();
     let refused = soon(mail.consumer().queue("idle").run()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Configuration);
-    assert!(refused.to_string().contains("`clock` has a schedule `chain`"), "{refused}");
-    let refused = mail.schedules().unwrap().run_now("chain").await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("`clock` has a schedule `chain`"),
+        "{refused}"
+    );
+    let refused = mail
+        .schedules()
+        .unwrap()
+        .run_now("chain")
+        .await
+        .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Configuration);
     let count = scene.count().await;
     scene.until_ticks(count + 2).await;
     shop.stop().await;
     scene.assert_chain().await;
-    assert_eq!(scalar::<i64>(&mut scene.own, "SELECT count(*) FROM pgmq.q_reminders").await, 0);
+    assert_eq!(
+        scalar::<i64>(&mut scene.own, "SELECT count(*) FROM pgmq.q_reminders").await,
+        0
+    );
     // Removed by hand, it is the second's.
     assert!(mail.schedules().unwrap().remove("chain").await.unwrap());
     let consumer = mail.consumer().queue("idle").spawn();
@@ -270,7 +330,9 @@ async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_
 #[tokio::test]
 async fn a_consumer_that_may_not_make_the_table_does_not_start() {
     let scene = Scene::new().await;
-    let builder = Ezq::builder().database_url(&scene.url).without_discovered_handlers();
+    let builder = Ezq::builder()
+        .database_url(&scene.url)
+        .without_discovered_handlers();
     let builder = builder.register(keeper("1s")).manage_schema(false);
     let ezq = builder.connect().await.unwrap();
     let error = ezq.consumer().queue("idle").run().await.unwrap_err();

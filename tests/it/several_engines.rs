@@ -12,7 +12,9 @@ struct Audited {
 
 #[tokio::test]
 async fn a_transaction_stores_nothing_for_a_queue_of_another_database() {
-    let elsewhere = PgmqEngine::connect(PgmqConfig::embedded().await.unwrap()).await.unwrap();
+    let elsewhere = PgmqEngine::connect(PgmqConfig::embedded().await.unwrap())
+        .await
+        .unwrap();
     let audit = QueueName::new("audit_elsewhere").unwrap();
     let ezq = Ezq::builder()
         .without_discovered_handlers()

@@ -8,7 +8,10 @@ const TEST: &str = "trials::workers_clocks_are_wrong";
 
 fn run_without_programs(required: &str) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", TEST]).env("PATH", "/nonexistent").env(skip::REQUIRE, required);
+    command
+        .args(["--exact", TEST])
+        .env("PATH", "/nonexistent")
+        .env(skip::REQUIRE, required);
     command.output().unwrap()
 }
 

@@ -33,11 +33,20 @@ struct Slow {
 impl Slow {
     fn new() -> Self {
         let (running, gate) = (Arc::default(), Arc::new(Semaphore::new(0)));
-        Self { begun: Log::new(), running, gate, odd: Log::new() }
+        Self {
+            begun: Log::new(),
+            running,
+            gate,
+            odd: Log::new(),
+        }
     }
 
     async fn run(self, n: i64, context: Context) {
-        assert_eq!(self.running.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+        assert_eq!(
+            self.running.fetch_add(1, Ordering::SeqCst),
+            0,
+            "two at once"
+        );
         let unsettled = context.deliveries() - context.headers().returned();
         if (context.attempt(), unsettled) != (1, 1) {
             self.odd.push(n);
@@ -70,7 +79,11 @@ impl Slow {
     /// Each ran once, at its first attempt.
     fn all_ran(&self) {
         assert_eq!(self.begun.sorted(), (0..BACKLOG).collect::<Vec<_>>());
-        assert_eq!(self.odd.take(), [0_i64; 0], "ran at a second attempt, or after a crash");
+        assert_eq!(
+            self.odd.take(),
+            [0_i64; 0],
+            "ran at a second attempt, or after a crash"
+        );
     }
 }
 
@@ -86,7 +99,9 @@ fn other() -> (Handler, Log<i64>) {
 
 async fn connect(queue: &QueueName, handlers: [Handler; 2]) -> Ezq {
     let app = app(queue).configure(|config| config.lease = Duration::from_secs(5));
-    let app = handlers.into_iter().fold(app, |app, handler| app.register(handler));
+    let app = handlers
+        .into_iter()
+        .fold(app, |app, handler| app.register(handler));
     app.connect().await.unwrap()
 }
 
@@ -124,7 +139,11 @@ async fn starves_nobody(slow: Handler, work: &Slow) -> Report {
     work.open();
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
-    assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0], "what stands behind the End");
+    assert_eq!(
+        held(&ezq, &queue).await,
+        [1, 0, 0, 0],
+        "what stands behind the End"
+    );
     ezq.close().await;
     report
 }
@@ -135,7 +154,11 @@ async fn a_backlog_of_a_limited_handler_keeps_no_other_from_being_handled() {
     let report = starves_nobody(work.handler(), &work).await;
     work.all_ran();
     let wanted = u64::try_from(BACKLOG).unwrap() + 2;
-    assert_eq!((report.counts.handled, report.counts.lost), (wanted, 0), "{report}");
+    assert_eq!(
+        (report.counts.handled, report.counts.lost),
+        (wanted, 0),
+        "{report}"
+    );
 }
 
 #[tokio::test]
@@ -144,7 +167,11 @@ async fn nor_does_one_whose_handler_has_a_transaction() {
     let report = starves_nobody(work.with_transaction(), &work).await;
     work.all_ran();
     let wanted = u64::try_from(BACKLOG).unwrap() + 2;
-    assert_eq!((report.counts.handled, report.counts.lost), (wanted, 0), "{report}");
+    assert_eq!(
+        (report.counts.handled, report.counts.lost),
+        (wanted, 0),
+        "{report}"
+    );
 }
 
 /// Where every message has the same due time, places differ by id alone.
@@ -164,12 +191,22 @@ async fn a_batch_that_another_client_sent_is_passed_as_well() {
     until(|| async { held(&ezq, &queue).await[1] == 1 }).await;
     work.open();
     let report = soon(consumer.wait()).await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.lost), (2, 0), "{report}");
-    assert_eq!(held(&ezq, &queue).await, [u64::try_from(BACKLOG).unwrap() - 1, 0, 0, 0]);
+    assert_eq!(
+        (report.counts.handled, report.counts.lost),
+        (2, 0),
+        "{report}"
+    );
+    assert_eq!(
+        held(&ezq, &queue).await,
+        [u64::try_from(BACKLOG).unwrap() - 1, 0, 0, 0]
+    );
 
     // What was given back is handled by whoever comes next, at its first attempt.
     let next = ezq.consumer().concurrency(4).until_idle().run();
-    assert_eq!(soon(next).await.unwrap().counts.handled, u64::try_from(BACKLOG).unwrap() - 1);
+    assert_eq!(
+        soon(next).await.unwrap().counts.handled,
+        u64::try_from(BACKLOG).unwrap() - 1
+    );
     work.all_ran();
     ezq.close().await;
 }
@@ -200,7 +237,10 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
         let key = n.to_string();
         ezq.publish(&Numbered { n: 2 * n }).key(&key).await.unwrap();
         ezq.publish(&Other { n }).key(&key).await.unwrap();
-        ezq.publish(&Numbered { n: 2 * n + 1 }).key(&key).await.unwrap();
+        ezq.publish(&Numbered { n: 2 * n + 1 })
+            .key(&key)
+            .await
+            .unwrap();
     }
     for _ in 0..20 {
         ezq.publish(&Other { n: KEYS }).key("free").await.unwrap();
@@ -208,7 +248,11 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
     let consumer = ezq.consumer().concurrency(4).spawn();
     let mut free = 0;
     until(|| {
-        free += log.take().iter().filter(|entry| **entry == (KEYS, 1)).count();
+        free += log
+            .take()
+            .iter()
+            .filter(|entry| **entry == (KEYS, 1))
+            .count();
         let all = free == 20;
         async move { all }
     })
@@ -217,10 +261,18 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
     ezq.publish(&End::default()).await.unwrap();
     work.open();
     let report = soon(consumer.wait()).await.unwrap();
-    assert_eq!(report.counts.handled, u64::try_from(3 * KEYS + 20).unwrap(), "{report}");
+    assert_eq!(
+        report.counts.handled,
+        u64::try_from(3 * KEYS + 20).unwrap(),
+        "{report}"
+    );
     let ended = log.take();
     for key in 0..KEYS {
-        let order: Vec<i64> = ended.iter().filter(|(of, _)| *of == key).map(|(_, n)| *n).collect();
+        let order: Vec<i64> = ended
+            .iter()
+            .filter(|(of, _)| *of == key)
+            .map(|(_, n)| *n)
+            .collect();
         assert_eq!(order, [0, 1, 2], "key {key}");
     }
     assert_eq!(work.odd.take(), [0_i64; 0]);

@@ -31,8 +31,20 @@ fn flat(event_type: &str, data: &impl Serialize) -> String {
 }
 
 fn all_settled(counts: Counts, expected: [u64; 5]) {
-    let Counts { handled, retried, dead_lettered, cancelled, returned, lost, .. } = counts;
-    assert_eq!([handled, retried, dead_lettered, cancelled, returned], expected, "{counts}");
+    let Counts {
+        handled,
+        retried,
+        dead_lettered,
+        cancelled,
+        returned,
+        lost,
+        ..
+    } = counts;
+    assert_eq!(
+        [handled, retried, dead_lettered, cancelled, returned],
+        expected,
+        "{counts}"
+    );
     assert_eq!(lost, 0, "{counts}");
 }
 
@@ -62,7 +74,9 @@ async fn end_cancels_what_runs_longer_than_its_timeout() {
     let (handler, mut work) = Work::waiting_for([1]);
     let ezq = connect(&queue, handler).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
-    ezq.publish(&End::within(Duration::from_millis(300))).await.unwrap();
+    ezq.publish(&End::within(Duration::from_millis(300)))
+        .await
+        .unwrap();
 
     let report = soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
@@ -70,7 +84,11 @@ async fn end_cancels_what_runs_longer_than_its_timeout() {
     assert!(report.elapsed >= Duration::from_millis(300), "{report}");
     assert_eq!(work.started().await, 1);
     assert_eq!(work.dropped.take(), [1], "its future is gone");
-    assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0], "readable at once, the End is settled");
+    assert_eq!(
+        held(&ezq, &queue).await,
+        [1, 0, 0, 0],
+        "readable at once, the End is settled"
+    );
 
     work.open();
     all_settled(drain(&ezq).await.counts, [1, 0, 0, 0, 0]);
@@ -83,7 +101,9 @@ async fn end_waits_for_what_finishes_within_its_timeout() {
     let (handler, mut work) = Work::waiting_for([1]);
     let ezq = connect(&queue, handler).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
-    ezq.publish(&End::within(Duration::from_secs(60))).await.unwrap();
+    ezq.publish(&End::within(Duration::from_secs(60)))
+        .await
+        .unwrap();
 
     let consumer = ezq.consumer().spawn();
     assert_eq!(work.started().await, 1);
@@ -102,20 +122,30 @@ async fn what_stood_after_an_end_in_one_batch_is_left_to_others() {
         let queue = queue();
         let (handler, work) = Work::quick();
         let ezq = connect(&queue, handler).await;
-        let mut batch: Vec<_> =
-            numbered(1..=10).iter().map(|event| outgoing(&ezq, event)).collect();
+        let mut batch: Vec<_> = numbered(1..=10)
+            .iter()
+            .map(|event| outgoing(&ezq, event))
+            .collect();
         batch.insert(5, outgoing(&ezq, &End::default()));
         let engine = ezq.engine(&queue);
         engine.ensure_queue(&queue).await.unwrap();
         engine.publish(batch).await.unwrap();
 
-        let report = soon(ezq.consumer().concurrency(concurrency).run()).await.unwrap();
+        let report = soon(ezq.consumer().concurrency(concurrency).run())
+            .await
+            .unwrap();
         assert_eq!(report.reason, StopReason::End);
-        assert_eq!(work.handled.sorted(), [1, 2, 3, 4, 5], "concurrency {concurrency}");
+        assert_eq!(
+            work.handled.sorted(),
+            [1, 2, 3, 4, 5],
+            "concurrency {concurrency}"
+        );
         all_settled(report.counts, [5, 0, 0, 0, report.counts.returned]);
         assert_eq!(held(&ezq, &queue).await, [5, 0, 0, 0]);
 
-        let other = soon(ezq.consumer().concurrency(1).until_idle().run()).await.unwrap();
+        let other = soon(ezq.consumer().concurrency(1).until_idle().run())
+            .await
+            .unwrap();
         all_settled(other.counts, [5, 0, 0, 0, 0]);
         assert_eq!(work.handled.take(), [6, 7, 8, 9, 10], "in their order");
     }
@@ -127,14 +157,22 @@ async fn what_stood_after_an_end_with_the_same_due_time_is_left_to_others() {
         let queue = queue();
         let (handler, work) = Work::quick();
         let ezq = connect(&queue, handler).await;
-        let mut batch: Vec<_> =
-            numbered(1..=10).iter().map(|event| flat("test.numbered", event)).collect();
+        let mut batch: Vec<_> = numbered(1..=10)
+            .iter()
+            .map(|event| flat("test.numbered", event))
+            .collect();
         batch.insert(5, r#"{"_type": "EZQEndEvent"}"#.into());
         send_batch(&ezq, &queue, &batch).await;
 
-        let report = soon(ezq.consumer().concurrency(concurrency).run()).await.unwrap();
+        let report = soon(ezq.consumer().concurrency(concurrency).run())
+            .await
+            .unwrap();
         assert_eq!(report.reason, StopReason::End);
-        assert_eq!(work.handled.sorted(), [1, 2, 3, 4, 5], "concurrency {concurrency}");
+        assert_eq!(
+            work.handled.sorted(),
+            [1, 2, 3, 4, 5],
+            "concurrency {concurrency}"
+        );
         assert_eq!(held(&ezq, &queue).await, [5, 0, 0, 0]);
 
         let other = soon(ezq.consumer().until_idle().run()).await.unwrap();
@@ -151,7 +189,9 @@ async fn an_end_that_is_claimed_first_waits_for_what_precedes_it() {
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
     // One due time, and stored in another order than that of their ids.
     let end = [(50, r#"{"_type": "EZQEndEvent"}"#.to_owned())];
-    let others = (1..=10).chain(51..=55).map(|n| (n, flat("test.numbered", &Numbered { n })));
+    let others = (1..=10)
+        .chain(51..=55)
+        .map(|n| (n, flat("test.numbered", &Numbered { n })));
     let (ids, bodies): (Vec<i64>, Vec<String>) = end.into_iter().chain(others).unzip();
     sqlx::query(sqlx::AssertSqlSafe(format!(
         "INSERT INTO pgmq.q_{queue} (msg_id, vt, message) OVERRIDING SYSTEM VALUE
@@ -199,21 +239,31 @@ async fn end_does_not_wait_for_what_falls_due_later() {
         seen.push(event.n);
         async move {
             match event.n {
-                1 => Err(HandlerError::retry_after(Duration::from_secs(3600), "later")),
+                1 => Err(HandlerError::retry_after(
+                    Duration::from_secs(3600),
+                    "later",
+                )),
                 _ => Ok(()),
             }
         }
     });
     let ezq = connect(&queue, handler).await;
     ezq.publish_all(&numbered(1..=2)).await.unwrap();
-    ezq.publish(&Numbered { n: 3 }).after(Duration::from_secs(3600)).await.unwrap();
+    ezq.publish(&Numbered { n: 3 })
+        .after(Duration::from_secs(3600))
+        .await
+        .unwrap();
     ezq.publish(&End::default()).await.unwrap();
 
     let report = soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     all_settled(report.counts, [1, 1, 0, 0, 0]);
     assert_eq!(log.sorted(), [1, 2]);
-    assert_eq!(held(&ezq, &queue).await, [0, 1, 1, 0], "one retry, one scheduled");
+    assert_eq!(
+        held(&ezq, &queue).await,
+        [0, 1, 1, 0],
+        "one retry, one scheduled"
+    );
 }
 
 #[tokio::test]
@@ -232,7 +282,11 @@ async fn interrupt_cancels_what_runs_and_stops_no_other() {
     assert_eq!(report.reason, StopReason::Interrupt);
     all_settled(report.counts, [0, 0, 0, 3, 0]);
     assert_eq!(work.dropped.sorted(), [1, 2, 3]);
-    assert_eq!(held(&ezq, &queue).await, [3, 0, 0, 0], "the Interrupt itself is settled");
+    assert_eq!(
+        held(&ezq, &queue).await,
+        [3, 0, 0, 0],
+        "the Interrupt itself is settled"
+    );
 
     work.open();
     all_settled(drain(&ezq).await.counts, [3, 0, 0, 0, 0]);
@@ -249,11 +303,17 @@ async fn what_precedes_an_interrupt_is_handled() {
         ezq.publish(&Interrupt::default()).await.unwrap();
         ezq.publish_all(&numbered([-1, -2, -3])).await.unwrap();
 
-        let report = soon(ezq.consumer().concurrency(concurrency).run()).await.unwrap();
+        let report = soon(ezq.consumer().concurrency(concurrency).run())
+            .await
+            .unwrap();
         assert_eq!(report.reason, StopReason::Interrupt);
         assert_eq!(work.handled.sorted(), (1..=count).collect::<Vec<_>>());
         assert_eq!(report.counts.cancelled, 0, "{report}");
-        assert_eq!(held(&ezq, &queue).await, [3, 0, 0, 0], "what stands behind it");
+        assert_eq!(
+            held(&ezq, &queue).await,
+            [3, 0, 0, 0],
+            "what stands behind it"
+        );
     }
 }
 
@@ -301,7 +361,9 @@ async fn an_interrupt_waits_for_what_stands_before_it_of_a_key_and_for_no_other_
     });
     let ezq = connect(&queue, handler).await;
     let event = |key: &str, n| OfAKey { key: key.into(), n };
-    ezq.publish_all(&[event("b", 1), event("a", 1), event("a", 2), event("a", 3)]).await.unwrap();
+    ezq.publish_all(&[event("b", 1), event("a", 1), event("a", 2), event("a", 3)])
+        .await
+        .unwrap();
     ezq.publish(&Interrupt::default()).await.unwrap();
     ezq.publish(&event("b", 2)).await.unwrap();
 
@@ -314,7 +376,10 @@ async fn an_interrupt_waits_for_what_stands_before_it_of_a_key_and_for_no_other_
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
     all_settled(report.counts, [2, 0, 0, 2, report.counts.returned]);
-    assert_eq!([begins.try_recv().unwrap().1, begins.try_recv().unwrap().1], [2, 3]);
+    assert_eq!(
+        [begins.try_recv().unwrap().1, begins.try_recv().unwrap().1],
+        [2, 3]
+    );
     assert!(begins.try_recv().is_err());
     assert_eq!(held(&ezq, &queue).await, [3, 0, 0, 0]);
 }
@@ -332,10 +397,20 @@ async fn control_events_of_python_ezq_stop_a_consumer() {
         ("EZInterruptEvent", StopReason::Interrupt),
     ] {
         send_batch(&ezq, &queue, &[format!(r#"{{"_type": "{name}"}}"#)]).await;
-        assert_eq!(soon(ezq.consumer().until_idle().run()).await.unwrap().reason, reason, "{name}");
+        assert_eq!(
+            soon(ezq.consumer().until_idle().run())
+                .await
+                .unwrap()
+                .reason,
+            reason,
+            "{name}"
+        );
     }
 
-    let bodies = [flat("test.numbered", &Numbered { n: 1 }), flat("EZQEndEvent", &Timeout(0.2))];
+    let bodies = [
+        flat("test.numbered", &Numbered { n: 1 }),
+        flat("EZQEndEvent", &Timeout(0.2)),
+    ];
     send_batch(&ezq, &queue, &bodies).await;
     let report = soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
@@ -348,12 +423,19 @@ async fn control_events_of_python_ezq_stop_a_consumer() {
 async fn control_events_without_data_stop_a_consumer() {
     let queue = queue();
     let ezq = connect(&queue, Work::quick().0).await;
-    for (event_type, reason) in
-        [(End::TYPE, StopReason::End), (Interrupt::TYPE, StopReason::Interrupt)]
-    {
+    for (event_type, reason) in [
+        (End::TYPE, StopReason::End),
+        (Interrupt::TYPE, StopReason::Interrupt),
+    ] {
         let envelope = ezq::Envelope::builder(event_type, "it").build().unwrap();
         ezq.publish_envelope(envelope).await.unwrap();
-        assert_eq!(soon(ezq.consumer().until_idle().run()).await.unwrap().reason, reason);
+        assert_eq!(
+            soon(ezq.consumer().until_idle().run())
+                .await
+                .unwrap()
+                .reason,
+            reason
+        );
         assert_eq!(held(&ezq, &queue).await, [0; 4]);
     }
 }
@@ -371,7 +453,10 @@ async fn an_end_that_cannot_be_read_is_a_dead_letter_and_stops_nothing() {
     let queue = queue();
     let (handler, work) = Work::quick();
     let ezq = connect(&queue, handler).await;
-    let bodies = [flat("EZQEndEvent", &Timeout(-1.0)), flat("test.numbered", &Numbered { n: 1 })];
+    let bodies = [
+        flat("EZQEndEvent", &Timeout(-1.0)),
+        flat("test.numbered", &Numbered { n: 1 }),
+    ];
     send_batch(&ezq, &queue, &bodies).await;
     all_settled(drain(&ezq).await.counts, [1, 0, 1, 0, 0]);
     assert_eq!(work.handled.take(), [1]);
@@ -387,7 +472,11 @@ async fn one_end_stops_one_consumer() {
     let (one, other) = (ezq.consumer().spawn(), ezq.consumer().spawn());
     ezq.publish(&End::default()).await.unwrap();
     until(async || !(one.is_running() && other.is_running())).await;
-    let (stopped, running) = if one.is_running() { (other, one) } else { (one, other) };
+    let (stopped, running) = if one.is_running() {
+        (other, one)
+    } else {
+        (one, other)
+    };
     assert_eq!(soon(stopped.wait()).await.unwrap().reason, StopReason::End);
 
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
@@ -403,7 +492,9 @@ async fn two_ends_stop_two_consumers() {
     let queue = queue();
     let ezq = connect(&queue, Work::quick().0).await;
     let (one, other) = (ezq.consumer().spawn(), ezq.consumer().spawn());
-    ezq.publish_all(&[End::default(), End::default()]).await.unwrap();
+    ezq.publish_all(&[End::default(), End::default()])
+        .await
+        .unwrap();
     for consumer in [one, other] {
         assert_eq!(soon(consumer.wait()).await.unwrap().reason, StopReason::End);
     }
@@ -480,7 +571,9 @@ async fn a_token_set_by_a_handler_stops_its_consumer() {
     });
     let ezq = connect(&queue, handler).await;
     ezq.publish_all(&numbered(1..=5)).await.unwrap();
-    let report = soon(ezq.consumer().concurrency(1).stop_on(token).run()).await.unwrap();
+    let report = soon(ezq.consumer().concurrency(1).stop_on(token).run())
+        .await
+        .unwrap();
     assert_eq!(report.reason, StopReason::Token);
     let handled = log.take();
     assert_eq!(handled[0], 1, "the handler that stopped it finished");
@@ -505,7 +598,10 @@ async fn what_was_fetched_and_not_begun_goes_back_at_once_when_a_token_fires() {
     until(async || held(&ezq, &queue).await == [8, 2, 0, 0]).await;
     all_settled(drain(&ezq).await.counts, [8, 0, 0, 0, 0]);
     assert_eq!(work.handled.sorted(), (3..=10).collect::<Vec<_>>());
-    assert!(consumer.is_running(), "it waits for its handlers without limit");
+    assert!(
+        consumer.is_running(),
+        "it waits for its handlers without limit"
+    );
     assert_eq!(consumer.counts().returned, 2);
 
     work.open();
@@ -584,7 +680,11 @@ async fn a_handle_stops_an_idle_consumer_without_delay() {
     consumer.stop();
     soon(consumer.wait()).await.unwrap();
     // It would look at the queue again only after a second.
-    assert!(asked.elapsed() < Duration::from_millis(900), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        asked.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -623,7 +723,11 @@ async fn a_handle_interrupts_what_an_end_waits_for() {
     let report = soon(consumer.wait()).await.unwrap();
     all_settled(report.counts, [0, 0, 0, 1, report.counts.returned]);
     // The End is left to another consumer unless it was known already that nothing precedes it.
-    let left = if report.reason == StopReason::End { 1 } else { 2 };
+    let left = if report.reason == StopReason::End {
+        1
+    } else {
+        2
+    };
     assert_eq!(held(&ezq, &queue).await, [left, 0, 0, 0], "{report}");
 }
 
@@ -642,10 +746,13 @@ async fn handlers_of_control_events_run_and_cannot_prevent_the_stop() {
             on_end.push("end");
             async {}
         }))
-        .register(Handler::on("says_interrupt", move |_: Interrupt, context: Context| {
-            on_interrupt.push("interrupt");
-            async move { assert_eq!(context.attempt(), 1) }
-        }))
+        .register(Handler::on(
+            "says_interrupt",
+            move |_: Interrupt, context: Context| {
+                on_interrupt.push("interrupt");
+                async move { assert_eq!(context.attempt(), 1) }
+            },
+        ))
         .connect()
         .await
         .unwrap();
@@ -670,7 +777,10 @@ async fn handlers_of_control_events_are_bounded_by_their_timeout() {
         .timeout(Some(Duration::from_millis(50)));
     let ezq = connect(&queue, hangs).await;
     ezq.publish(&End::default()).await.unwrap();
-    assert_eq!(soon(ezq.consumer().run()).await.unwrap().reason, StopReason::End);
+    assert_eq!(
+        soon(ezq.consumer().run()).await.unwrap().reason,
+        StopReason::End
+    );
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
 

@@ -51,15 +51,29 @@ pub(crate) async fn work(plan: Plan) {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let fails = fails(job.n, context.attempt(), seed);
             ledger.write(job.n, &context, !fails).await;
-            if fails { Err(HandlerError::retry("as the hash says")) } else { Ok(()) }
+            if fails {
+                Err(HandlerError::retry("as the hash says"))
+            } else {
+                Ok(())
+            }
         }
     });
-    let handler =
-        handler.max_attempts(MAX_ATTEMPTS).backoff(Backoff::constant(Duration::from_millis(200)));
-    let builder = Ezq::builder().without_discovered_handlers().register(handler);
+    let handler = handler
+        .max_attempts(MAX_ATTEMPTS)
+        .backoff(Backoff::constant(Duration::from_millis(200)));
+    let builder = Ezq::builder()
+        .without_discovered_handlers()
+        .register(handler);
     let ezq = builder.connect().await.unwrap();
-    let consumer = ezq.consumer().queue(plan.queue).concurrency(CONCURRENCY).lease(LEASE);
-    say(&format!("report {}", consumer.stop_on_signals().run().await.unwrap()));
+    let consumer = ezq
+        .consumer()
+        .queue(plan.queue)
+        .concurrency(CONCURRENCY)
+        .lease(LEASE);
+    say(&format!(
+        "report {}",
+        consumer.stop_on_signals().run().await.unwrap()
+    ));
 }
 
 #[tokio::test]
@@ -79,7 +93,14 @@ async fn every_event_ends_handled_or_dead_whatever_is_killed() {
     ezq.publish_all(&jobs).queue(&queue).await.unwrap();
 
     let start = |worker| {
-        Process::start(&url, &Role::Stress(Plan { queue: queue.to_string(), seed, worker }))
+        Process::start(
+            &url,
+            &Role::Stress(Plan {
+                queue: queue.to_string(),
+                seed,
+                worker,
+            }),
+        )
     };
     let mut workers: Vec<Process> = (0..WORKERS).map(start).collect();
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
@@ -91,9 +112,15 @@ async fn every_event_ends_handled_or_dead_whatever_is_killed() {
     }
     let left = format!("SELECT count(*) FROM pgmq.q_{queue}");
     let left_after_kills: i64 = scalar(&mut own, &left).await;
-    assert!(left_after_kills > 0, "the work was over before the last kill: kill earlier");
+    assert!(
+        left_after_kills > 0,
+        "the work was over before the last kill: kill earlier"
+    );
     while scalar::<i64>(&mut own, &left).await > 0 {
-        assert!(began.elapsed() < CEILING, "seed {seed}: the queue does not get empty");
+        assert!(
+            began.elapsed() < CEILING,
+            "seed {seed}: the queue does not get empty"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let worked = began.elapsed();
@@ -123,7 +150,9 @@ async fn every_event_ends_handled_or_dead_whatever_is_killed() {
 }
 
 pub(crate) fn seed_of_now() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
     now.as_secs() ^ u64::from(now.subsec_micros())
 }
 
@@ -160,10 +189,15 @@ async fn check_ledger(
                 coalesce(array_agg(DISTINCT attempt) FILTER (WHERE NOT ok), '{{}}')
          FROM ledger_{queue} GROUP BY n ORDER BY n"
     );
-    let rows: Vec<(i64, Vec<i32>, Vec<i32>)> =
-        sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection).await.unwrap();
+    let rows: Vec<(i64, Vec<i32>, Vec<i32>)> = sqlx::query_as(AssertSqlSafe(sql))
+        .fetch_all(connection)
+        .await
+        .unwrap();
     let events: Vec<i64> = rows.iter().map(|(n, ..)| *n).collect();
-    assert!(events.into_iter().eq(0..EVENTS), "seed {seed}: not every event was run");
+    assert!(
+        events.into_iter().eq(0..EVENTS),
+        "seed {seed}: not every event was run"
+    );
     for (n, succeeded, failed) in rows {
         let first_success = (1..=MAX_ATTEMPTS).find(|attempt| !fails(n, *attempt, seed));
         let as_dead = dead.contains(&n);
@@ -171,8 +205,15 @@ async fn check_ledger(
         match first_success {
             // Handled, at the very attempt that can succeed, and not dead.
             Some(attempt) => {
-                assert!(!as_dead, "seed {seed}: {n} is dead and could have succeeded");
-                assert_eq!(succeeded, [i32::try_from(attempt).unwrap()], "seed {seed}: {n}");
+                assert!(
+                    !as_dead,
+                    "seed {seed}: {n} is dead and could have succeeded"
+                );
+                assert_eq!(
+                    succeeded,
+                    [i32::try_from(attempt).unwrap()],
+                    "seed {seed}: {n}"
+                );
                 assert_eq!(failed, attempts(attempt - 1), "seed {seed}: {n}");
             }
             // Dead, after all its failures, and not handled.

@@ -31,7 +31,9 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn field(&self, name: &str) -> &str {
-        self.fields.get(name).unwrap_or_else(|| panic!("no `{name}` in {self:?}"))
+        self.fields
+            .get(name)
+            .unwrap_or_else(|| panic!("no `{name}` in {self:?}"))
     }
 }
 
@@ -55,11 +57,23 @@ impl Capture {
     }
 
     fn spans(&self, name: &str) -> Vec<Record> {
-        self.spans.lock().unwrap().iter().filter(|span| span.name == name).cloned().collect()
+        self.spans
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|span| span.name == name)
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn at(&self, level: Level) -> Vec<Record> {
-        self.events.lock().unwrap().iter().filter(|event| event.level == level).cloned().collect()
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|event| event.level == level)
+            .cloned()
+            .collect()
     }
 }
 
@@ -88,7 +102,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
         span.extensions_mut().insert(fields.clone());
         if is_ours(metadata.target()) {
             let parent = span.parent().map(|parent| parent.name());
-            let record = Record { name: metadata.name(), level: *metadata.level(), fields, parent };
+            let record = Record {
+                name: metadata.name(),
+                level: *metadata.level(),
+                fields,
+                parent,
+            };
             self.spans.lock().unwrap().push(record);
         }
     }
@@ -100,11 +119,21 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
         }
         let mut fields = Fields::new();
         for span in context.event_scope(event).into_iter().flatten() {
-            fields.extend(span.extensions().get::<Fields>().cloned().unwrap_or_default());
+            fields.extend(
+                span.extensions()
+                    .get::<Fields>()
+                    .cloned()
+                    .unwrap_or_default(),
+            );
         }
         event.record(&mut Read(&mut fields));
         let parent = context.event_span(event).map(|span| span.name());
-        let record = Record { name: metadata.name(), level: *metadata.level(), fields, parent };
+        let record = Record {
+            name: metadata.name(),
+            level: *metadata.level(),
+            fields,
+            parent,
+        };
         self.events.lock().unwrap().push(record);
     }
 }
@@ -128,7 +157,11 @@ async fn publishing_leasing_and_handling_have_a_span_each() {
 
     let spans = capture.spans("ezq.lease");
     assert!(spans.len() > 1, "{spans:?}");
-    assert!(spans.iter().all(|span| span.field("queue") == queue.as_str()));
+    assert!(
+        spans
+            .iter()
+            .all(|span| span.field("queue") == queue.as_str())
+    );
 
     let said = |event: &Record| event.fields["message"] == "the handler speaks";
     let said = capture.at(Level::INFO).into_iter().find(said).unwrap();
@@ -149,7 +182,12 @@ async fn a_consumer_lists_its_handlers_when_it_starts() {
     let queue = queue();
     let mail = Handler::on("mail", |_: Numbered| async {});
     let audit = Handler::on("audit", |_: AnyEvent| async {});
-    let ezq = app(&queue).register(mail).register(audit).connect().await.unwrap();
+    let ezq = app(&queue)
+        .register(mail)
+        .register(audit)
+        .connect()
+        .await
+        .unwrap();
     drain(&ezq).await;
     let started = |event: &Record| event.fields["message"] == "consumer started";
     let started = capture.at(Level::INFO).into_iter().find(started).unwrap();
@@ -176,8 +214,16 @@ async fn what_goes_well_warns_of_nothing() {
     ezq.publish(&End::default()).await.unwrap();
     ezq.consumer().run().await.unwrap();
     ezq.close().await;
-    assert!(capture.at(Level::WARN).is_empty(), "{:?}", capture.at(Level::WARN));
-    assert!(capture.at(Level::ERROR).is_empty(), "{:?}", capture.at(Level::ERROR));
+    assert!(
+        capture.at(Level::WARN).is_empty(),
+        "{:?}",
+        capture.at(Level::WARN)
+    );
+    assert!(
+        capture.at(Level::ERROR).is_empty(),
+        "{:?}",
+        capture.at(Level::ERROR)
+    );
 }
 
 #[tokio::test]
@@ -217,10 +263,18 @@ async fn a_failure_is_logged_once_as_a_warning_and_the_last_once_as_an_error() {
 async fn a_message_that_cannot_be_read_is_logged_once_as_an_error() {
     let (capture, _guard) = Capture::begin();
     let queue = queue();
-    let ezq = app(&queue).register(Work::quick().0).connect().await.unwrap();
+    let ezq = app(&queue)
+        .register(Work::quick().0)
+        .connect()
+        .await
+        .unwrap();
     let ids = send_batch(&ezq, &queue, &["[]".into()]).await;
     assert_eq!(drain(&ezq).await.counts.dead_lettered, 1);
-    assert!(capture.at(Level::WARN).is_empty(), "{:?}", capture.at(Level::WARN));
+    assert!(
+        capture.at(Level::WARN).is_empty(),
+        "{:?}",
+        capture.at(Level::WARN)
+    );
     let errors = capture.at(Level::ERROR);
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert_eq!(errors[0].field("reason"), "undecodable");
@@ -233,8 +287,10 @@ async fn an_unknown_type_is_logged_once_for_each_time_it_came() {
     let (capture, _guard) = Capture::begin();
     let queue = queue();
     let ezq = app(&queue).configure(|config| {
-        config.unknown_types =
-            UnknownTypes::Retry(ezq::RetryPolicy { max_attempts: 2, ..config.retry });
+        config.unknown_types = UnknownTypes::Retry(ezq::RetryPolicy {
+            max_attempts: 2,
+            ..config.retry
+        });
     });
     let ezq = ezq.connect().await.unwrap();
     let published = ezq.publish(&Numbered { n: 1 }).await.unwrap();
@@ -242,7 +298,11 @@ async fn an_unknown_type_is_logged_once_for_each_time_it_came() {
     let (mut warnings, errors) = (capture.at(Level::WARN), capture.at(Level::ERROR));
     // Others are about the application: that it has no handler.
     warnings.retain(|warning| warning.fields.contains_key("event_id"));
-    assert_eq!((warnings.len(), errors.len()), (1, 1), "{warnings:?} {errors:?}");
+    assert_eq!(
+        (warnings.len(), errors.len()),
+        (1, 1),
+        "{warnings:?} {errors:?}"
+    );
     for record in [&warnings[0], &errors[0]] {
         assert_eq!(record.field("event_id"), published.event_id);
         assert_eq!(record.field("event_type"), "test.numbered");
@@ -253,10 +313,22 @@ async fn an_unknown_type_is_logged_once_for_each_time_it_came() {
 #[tokio::test]
 async fn an_error_that_is_returned_is_not_logged_too() {
     let (capture, _guard) = Capture::begin();
-    let ezq = app(&queue()).configure(|config| config.message_limit = 10).connect().await.unwrap();
+    let ezq = app(&queue())
+        .configure(|config| config.message_limit = 10)
+        .connect()
+        .await
+        .unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap_err();
-    assert!(capture.at(Level::WARN).is_empty(), "{:?}", capture.at(Level::WARN));
-    assert!(capture.at(Level::ERROR).is_empty(), "{:?}", capture.at(Level::ERROR));
+    assert!(
+        capture.at(Level::WARN).is_empty(),
+        "{:?}",
+        capture.at(Level::WARN)
+    );
+    assert!(
+        capture.at(Level::ERROR).is_empty(),
+        "{:?}",
+        capture.at(Level::ERROR)
+    );
 }
 
 #[tokio::test]
@@ -270,11 +342,24 @@ async fn spans_of_a_consumers_work_have_no_parent_and_name_their_trace() {
     });
     let ezq = app(&queue()).register(handler).connect().await.unwrap();
     for n in 1..=6 {
-        ezq.publish(&Numbered { n }).header("traceparent", TRACE).await.unwrap();
+        ezq.publish(&Numbered { n })
+            .header("traceparent", TRACE)
+            .await
+            .unwrap();
     }
     ezq.publish(&Numbered { n: 7 }).await.unwrap();
-    ezq.publish(&Numbered { n: 8 }).header("traceparent", "no\ntrace").await.unwrap();
-    assert_eq!(drain(&ezq).instrument(info_span!("caller")).await.counts.handled, 8);
+    ezq.publish(&Numbered { n: 8 })
+        .header("traceparent", "no\ntrace")
+        .await
+        .unwrap();
+    assert_eq!(
+        drain(&ezq)
+            .instrument(info_span!("caller"))
+            .await
+            .counts
+            .handled,
+        8
+    );
 
     for name in ["ezq.lease", "ezq.handle", "ezq.settle"] {
         let spans = capture.spans(name);
@@ -283,7 +368,10 @@ async fn spans_of_a_consumers_work_have_no_parent_and_name_their_trace() {
     }
     let spans = capture.spans("ezq.handle");
     assert_eq!(spans.len(), 8, "{spans:?}");
-    let traced: Vec<_> = spans.iter().filter_map(|span| span.fields.get("traceparent")).collect();
+    let traced: Vec<_> = spans
+        .iter()
+        .filter_map(|span| span.fields.get("traceparent"))
+        .collect();
     assert_eq!(traced, [TRACE; 6], "{spans:?}");
 }
 
@@ -295,15 +383,28 @@ async fn the_span_of_a_batch_has_no_parent_and_names_each_of_its_traces_once() {
     let handler = handler.batch_size(3).batch_wait(PATIENCE);
     let ezq = app(&queue()).register(handler).connect().await.unwrap();
     for (n, trace) in (1..).zip([TRACE, &other, TRACE]) {
-        ezq.publish(&Numbered { n }).header("traceparent", trace).await.unwrap();
+        ezq.publish(&Numbered { n })
+            .header("traceparent", trace)
+            .await
+            .unwrap();
     }
-    assert_eq!(drain(&ezq).instrument(info_span!("caller")).await.counts.handled, 3);
+    assert_eq!(
+        drain(&ezq)
+            .instrument(info_span!("caller"))
+            .await
+            .counts
+            .handled,
+        3
+    );
 
     let spans = capture.spans("ezq.handle_batch");
     assert!(spans.iter().all(|span| span.parent.is_none()), "{spans:?}");
     assert_eq!(spans.len(), 1, "{spans:?}");
     assert_eq!(spans[0].field("count"), "3");
-    assert_eq!(spans[0].field("traceparents"), format!("{{{TRACE:?}, {other:?}}}"));
+    assert_eq!(
+        spans[0].field("traceparents"),
+        format!("{{{TRACE:?}, {other:?}}}")
+    );
 }
 
 #[tokio::test]
@@ -311,7 +412,12 @@ async fn handlers_of_what_is_dispatched_inline_are_in_its_span() {
     let (capture, _guard) = Capture::begin();
     let one = Handler::on("one", |_: Numbered| async {});
     let many = Handler::on_batch("many", |_: Batch<Numbered>| async {});
-    let ezq = app(&queue()).register(one).register(many).connect().await.unwrap();
+    let ezq = app(&queue())
+        .register(one)
+        .register(many)
+        .connect()
+        .await
+        .unwrap();
     let dispatched = ezq.dispatch_inline(&Numbered { n: 1 });
     let report = dispatched.instrument(info_span!("caller")).await.unwrap();
     assert_eq!(report.outcomes.len(), 2, "{report:?}");
@@ -336,12 +442,19 @@ async fn what_a_consumer_logs_of_an_event_is_in_the_span_that_runs_it() {
         }
         Err::<(), _>("broken")
     });
-    let ezq = app(&queue()).register(handler.max_attempts(1)).connect().await.unwrap();
+    let ezq = app(&queue())
+        .register(handler.max_attempts(1))
+        .connect()
+        .await
+        .unwrap();
     ezq.publish_all(&numbered(1..=4)).await.unwrap();
     let report = drain(&ezq).instrument(info_span!("caller")).await;
     assert_eq!(report.counts.dead_lettered, 4);
 
     let errors = capture.at(Level::ERROR);
     assert_eq!(errors.len(), 4, "{errors:?}");
-    assert!(errors.iter().all(|error| error.parent == Some("caller")), "{errors:?}");
+    assert!(
+        errors.iter().all(|error| error.parent == Some("caller")),
+        "{errors:?}"
+    );
 }

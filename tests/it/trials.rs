@@ -65,7 +65,11 @@ pub(crate) async fn work(plan: Plan) {
     let worker = i32::try_from(plan.worker).unwrap();
     let (takes, seed) = (plan.takes, plan.seed);
     let fail = move |n: i64, context: &Context| {
-        if fails(n, context.attempt(), seed) { Err(HandlerError::retry("by lot")) } else { Ok(()) }
+        if fails(n, context.attempt(), seed) {
+            Err(HandlerError::retry("by lot"))
+        } else {
+            Ok(())
+        }
     };
     let insert = row("tx");
     let tx = Handler::on("tx", move |job: Job, mut tx: Tx, context: Context| {
@@ -89,32 +93,50 @@ pub(crate) async fn work(plan: Plan) {
         }
     });
     let insert = row("followed");
-    let followed = Handler::on("followed", move |event: Followed, mut tx: Tx, context: Context| {
-        let insert = insert.clone();
-        async move {
-            let insert = sqlx::query(AssertSqlSafe(insert)).bind(event.n).bind(worker);
-            insert.execute(&mut *tx).await?;
-            tokio::time::sleep(takes).await;
-            fail(event.n + 2, &context)
-        }
-    });
+    let followed = Handler::on(
+        "followed",
+        move |event: Followed, mut tx: Tx, context: Context| {
+            let insert = insert.clone();
+            async move {
+                let insert = sqlx::query(AssertSqlSafe(insert))
+                    .bind(event.n)
+                    .bind(worker);
+                insert.execute(&mut *tx).await?;
+                tokio::time::sleep(takes).await;
+                fail(event.n + 2, &context)
+            }
+        },
+    );
     let queue = QueueName::new(&plan.queue).unwrap();
-    let mut builder = Ezq::builder().without_discovered_handlers().pool(pool).configure(|config| {
-        config.queue = queue;
-        // What a fault of the database does to a handler is no reason to give up.
-        config.retry.max_attempts = 1000;
-        config.retry.backoff = Backoff::constant(Duration::from_millis(50));
-        config.max_deliveries = 1000;
-    });
+    let mut builder = Ezq::builder()
+        .without_discovered_handlers()
+        .pool(pool)
+        .configure(|config| {
+            config.queue = queue;
+            // What a fault of the database does to a handler is no reason to give up.
+            config.retry.max_attempts = 1000;
+            config.retry.backoff = Backoff::constant(Duration::from_millis(50));
+            config.max_deliveries = 1000;
+        });
     for handler in [tx, plain, followed] {
         builder = builder.register(handler);
     }
     // A worker may be started while the database is away.
-    let ezq = builder.connect_timeout(Duration::from_secs(60)).connect().await.unwrap();
-    let consumer = ezq.consumer().concurrency(plan.concurrency).lease(plan.lease);
+    let ezq = builder
+        .connect_timeout(Duration::from_secs(60))
+        .connect()
+        .await
+        .unwrap();
+    let consumer = ezq
+        .consumer()
+        .concurrency(plan.concurrency)
+        .lease(plan.lease);
     say("ready");
     say(&format!("clock {}", ezq::chrono::Utc::now().timestamp()));
-    say(&format!("report {}", consumer.stop_on_signals().run().await.unwrap()));
+    say(&format!(
+        "report {}",
+        consumer.stop_on_signals().run().await.unwrap()
+    ));
 }
 
 /// A queue with its ledger, its events and its workers.
@@ -130,7 +152,9 @@ struct Trial {
 
 impl Trial {
     async fn new(url: &str, events: i64) -> Self {
-        let seed = std::env::var("TRIAL_SEED").ok().map(|seed| seed.parse().unwrap());
+        let seed = std::env::var("TRIAL_SEED")
+            .ok()
+            .map(|seed| seed.parse().unwrap());
         let seed = seed.unwrap_or_else(seed_of_now);
         println!("TRIAL_SEED={seed}");
         let queue = unique("trial");
@@ -144,7 +168,15 @@ impl Trial {
             takes: Duration::from_millis(10),
         };
         let (url, workers) = (url.to_owned(), Vec::new());
-        let trial = Self { url, queue, events: 0, seed, plan, workers, started: 0 };
+        let trial = Self {
+            url,
+            queue,
+            events: 0,
+            seed,
+            plan,
+            workers,
+            started: 0,
+        };
         let mut own = connection(&trial.url).await;
         let table = format!(
             "create table trial_{} (n bigint, who text, worker int, \
@@ -160,8 +192,13 @@ impl Trial {
     /// Publishes so many events more.
     async fn publish(&mut self, count: i64) {
         let ezq = app(&self.url, []).await;
-        let jobs: Vec<Job> = (self.events..self.events + count).map(|n| Job { n }).collect();
-        ezq.engine(&self.queue).ensure_queue(&self.queue).await.unwrap();
+        let jobs: Vec<Job> = (self.events..self.events + count)
+            .map(|n| Job { n })
+            .collect();
+        ezq.engine(&self.queue)
+            .ensure_queue(&self.queue)
+            .await
+            .unwrap();
         ezq.publish_all(&jobs).queue(&self.queue).await.unwrap();
         self.events += count;
         ezq.close().await;
@@ -169,7 +206,10 @@ impl Trial {
 
     fn role(&mut self) -> Role {
         self.started += 1;
-        Role::Trial(Plan { worker: self.started, ..self.plan.clone() })
+        Role::Trial(Plan {
+            worker: self.started,
+            ..self.plan.clone()
+        })
     }
 
     async fn start(&mut self, url: &str) -> usize {
@@ -196,7 +236,9 @@ impl Trial {
 
     /// A number below a limit, the same in every run of one seed.
     fn lot(&self, of: u64, limit: u64) -> u64 {
-        let mut z = self.seed.wrapping_add(of.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut z = self
+            .seed
+            .wrapping_add(of.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         (z ^ (z >> 31)) % limit
     }
@@ -240,8 +282,11 @@ impl Trial {
             tx: (ask(&rows("tx")).await, ask(&events("tx")).await),
             followed: (ask(&rows("followed")).await, ask(&events("followed")).await),
             plain: (ask(&rows("plain")).await, ask(&events("plain")).await),
-            dead: ask(&format!("(select count(*) from pgmq.q_{})", self.queue.dead_letters()))
-                .await,
+            dead: ask(&format!(
+                "(select count(*) from pgmq.q_{})",
+                self.queue.dead_letters()
+            ))
+            .await,
             workers: self.started,
         }
     }
@@ -269,7 +314,14 @@ impl Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { events, tx, followed, plain, dead, workers } = self;
+        let Self {
+            events,
+            tx,
+            followed,
+            plain,
+            dead,
+            workers,
+        } = self;
         write!(
             f,
             "{events} events, {workers} workers; `Tx`: {} effects on {} events, of what it returned {} \
@@ -291,7 +343,10 @@ async fn workers_are_killed_at_random_moments() {
         pause(50 + trial.lot(kill, 400)).await;
         trial.replace(usize::try_from(kill % 3).unwrap()).await;
     }
-    assert!(trial.left().await > 0, "the work was over before the last kill");
+    assert!(
+        trial.left().await > 0,
+        "the work was over before the last kill"
+    );
     trial.settle().await;
 }
 
@@ -306,7 +361,10 @@ async fn the_server_crashes_and_restarts() {
         pause(trial.lot(crash + 10, 1500)).await;
         postgres.start_again().await.unwrap();
     }
-    assert!(trial.left().await > 0, "the work was over before the last crash");
+    assert!(
+        trial.left().await > 0,
+        "the work was over before the last crash"
+    );
     trial.settle().await;
 }
 
@@ -343,7 +401,10 @@ async fn connections_are_cut_stalled_and_half_open() {
         }
         proxy.set(Mode::Pass);
     }
-    assert!(trial.left().await > 0, "the work was over before the last fault");
+    assert!(
+        trial.left().await > 0,
+        "the work was over before the last fault"
+    );
     trial.settle().await;
 }
 
@@ -358,7 +419,11 @@ async fn a_worker_whose_connections_are_half_open_for_good_harms_no_other() {
     trial.start_several(1).await;
     let began = Instant::now();
     while trial.left().await > 0 {
-        assert!(began.elapsed() < CEILING, "{} are stuck", trial.left().await);
+        assert!(
+            began.elapsed() < CEILING,
+            "{} are stuck",
+            trial.left().await
+        );
         pause(50).await;
     }
     trial.workers[0].kill().await;
@@ -369,7 +434,9 @@ async fn a_worker_whose_connections_are_half_open_for_good_harms_no_other() {
 #[tokio::test]
 async fn workers_clocks_are_wrong() {
     let test = "trials::workers_clocks_are_wrong";
-    let Some(_) = skip::program("faketime", "faketime", test) else { return };
+    let Some(_) = skip::program("faketime", "faketime", test) else {
+        return;
+    };
     let mut trial = Trial::new(&server().await.url(), 600).await;
     for offset in ["+3h", "-2d"] {
         let role = trial.role();
@@ -379,7 +446,10 @@ async fn workers_clocks_are_wrong() {
     }
     let clock = trial.workers[0].hear("clock").await.parse::<i64>().unwrap();
     let ours = ezq::chrono::Utc::now().timestamp();
-    assert!((clock - ours - 3 * 3600).abs() < 60, "the worker's clock says {clock}, ours {ours}");
+    assert!(
+        (clock - ours - 3 * 3600).abs() < 60,
+        "the worker's clock says {clock}, ours {ours}"
+    );
     pause(300).await;
     trial.replace(0).await;
     trial.settle().await;
@@ -398,8 +468,11 @@ async fn the_database_is_read_only_for_a_while() {
         pause(300).await;
         for (state, length) in [("on", 1200), ("off", 0)] {
             let mut own = connection(&server().await.url()).await;
-            let database: String =
-                scalar(&mut connection(&trial.url).await, "select current_database()::text").await;
+            let database: String = scalar(
+                &mut connection(&trial.url).await,
+                "select current_database()::text",
+            )
+            .await;
             let alter = format!(
                 "alter database {database} set default_transaction_read_only = {state};
                  select pg_terminate_backend(pid) from pg_stat_activity
@@ -441,7 +514,11 @@ enum Fault {
 async fn soak() {
     let minutes: u64 = std::env::var("SOAK_MINUTES").map_or(1, |text| text.parse().unwrap());
     let end = Instant::now() + Duration::from_secs(60 * minutes);
-    let postgres = EmbeddedPostgres::builder().durable(true).start().await.unwrap();
+    let postgres = EmbeddedPostgres::builder()
+        .durable(true)
+        .start()
+        .await
+        .unwrap();
     let (proxy, proxied) = Proxy::before(&postgres.url());
     let mut trial = Trial::new(&postgres.url(), 500).await;
     trial.start_several(2).await;
@@ -471,7 +548,11 @@ async fn soak() {
                 let place = usize::try_from(length % 3).unwrap();
                 trial.workers[place].kill().await;
                 let role = trial.role();
-                let url = if place == 2 { proxied.clone() } else { trial.url.clone() };
+                let url = if place == 2 {
+                    proxied.clone()
+                } else {
+                    trial.url.clone()
+                };
                 trial.workers[place] = Process::start(&url, &role);
                 trial.workers[place].hear("ready").await;
             }
@@ -488,7 +569,11 @@ async fn soak() {
             }
             Fault::Strand => proxy.strand(),
             Fault::Swallow | Fault::Mute => {
-                proxy.set(if matches!(fault, Fault::Mute) { Mode::Mute } else { Mode::Swallow });
+                proxy.set(if matches!(fault, Fault::Mute) {
+                    Mode::Mute
+                } else {
+                    Mode::Swallow
+                });
                 pause(length).await;
                 proxy.cut();
                 proxy.set(Mode::Pass);
@@ -499,7 +584,10 @@ async fn soak() {
     println!("{minutes} minutes, faults: {faults:?}");
     let began = Instant::now();
     trial.settle().await;
-    println!("worked off within {:.1?} of the last fault", began.elapsed());
+    println!(
+        "worked off within {:.1?} of the last fault",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -514,16 +602,26 @@ async fn ten_running_events_of_a_killed_worker_are_taken_over_when_their_lease_e
             ..trial.plan
         };
         trial.start_several(1).await;
-        let running = format!("select count(*) = 10 from pgmq.q_{} where read_ct = 1", trial.queue);
+        let running = format!(
+            "select count(*) = 10 from pgmq.q_{} where read_ct = 1",
+            trial.queue
+        );
         crate::database::until(&mut connection(&trial.url).await, &running).await;
         trial.plan.takes = Duration::ZERO;
         let began = Instant::now();
         trial.replace(0).await;
         while trial.left().await > 0 {
-            assert!(began.elapsed() < CEILING, "{} are stuck", trial.left().await);
+            assert!(
+                began.elapsed() < CEILING,
+                "{} are stuck",
+                trial.left().await
+            );
             pause(20).await;
         }
-        println!("lease {lease} s: all taken over and done after {:.1?}", began.elapsed());
+        println!(
+            "lease {lease} s: all taken over and done after {:.1?}",
+            began.elapsed()
+        );
         trial.settle().await;
     }
 }
@@ -535,7 +633,10 @@ async fn a_restart_that_takes_longer_than_the_lease_makes_nobody_take_over_what_
     trial.plan.takes = Duration::from_secs(7);
     trial.plan.lease = Duration::from_secs(2);
     trial.start_several(1).await;
-    let held = format!("select count(*) = 4 from pgmq.q_{} where read_ct = 1", trial.queue);
+    let held = format!(
+        "select count(*) = 4 from pgmq.q_{} where read_ct = 1",
+        trial.queue
+    );
     crate::database::until(&mut connection(&trial.url).await, &held).await;
     trial.start_several(1).await;
     postgres.stop(true).await.unwrap();

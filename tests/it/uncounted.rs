@@ -15,9 +15,17 @@ fn runs(text: String) -> Handler {
     let count = Arc::new(AtomicU32::new(0));
     let runs = Handler::on("runs", move |_: Numbered, mut tx: Tx| {
         // So that a consumer without end does not run for ever.
-        assert!(count.fetch_add(1, Ordering::SeqCst) < 20, "it runs again and again");
+        assert!(
+            count.fetch_add(1, Ordering::SeqCst) < 20,
+            "it runs again and again"
+        );
         let text = text.clone();
-        async move { sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut *tx).await.map(|_| ()) }
+        async move {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(text))
+                .execute(&mut *tx)
+                .await
+                .map(|_| ())
+        }
     });
     runs.max_attempts(2)
 }
@@ -26,9 +34,17 @@ fn runs(text: String) -> Handler {
 fn runs_batches(text: String) -> Handler {
     let count = Arc::new(AtomicU32::new(0));
     let runs = Handler::on_batch("runs", move |_: Batch<Numbered>, mut tx: Tx| {
-        assert!(count.fetch_add(1, Ordering::SeqCst) < 20, "it runs again and again");
+        assert!(
+            count.fetch_add(1, Ordering::SeqCst) < 20,
+            "it runs again and again"
+        );
         let text = text.clone();
-        async move { sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut *tx).await.map(|_| ()) }
+        async move {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(text))
+                .execute(&mut *tx)
+                .await
+                .map(|_| ())
+        }
     });
     runs.max_attempts(2)
 }
@@ -39,29 +55,51 @@ async fn death(queue: &QueueName, handler: Handler, setup: &str) -> Reason {
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     // A session of its own, so that it may hold a lock until all is over.
     let mut session = ezq.pool().connect_options().connect().await.unwrap();
-    sqlx::raw_sql(sqlx::AssertSqlSafe(setup.to_owned())).execute(&mut session).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(setup.to_owned()))
+        .execute(&mut session)
+        .await
+        .unwrap();
     drain(&ezq).await;
     only_dead(&ezq, queue).await.reason.unwrap()
 }
 
 /// Both kinds of handlers die of it after two attempts, and say why.
 async fn is_the_handlers_own(text: &str, setup: &str, why: &str) {
-    for (handler, kind) in [(runs as fn(String) -> Handler, "one"), (runs_batches, "batch")] {
+    for (handler, kind) in [
+        (runs as fn(String) -> Handler, "one"),
+        (runs_batches, "batch"),
+    ] {
         let queue = queue();
         let name = format!("{queue}_{kind}");
-        let (text, setup) = (text.replace("QUEUE", queue.as_str()), setup.replace("NAME", &name));
+        let (text, setup) = (
+            text.replace("QUEUE", queue.as_str()),
+            setup.replace("NAME", &name),
+        );
         let handler = handler(text.replace("NAME", &name));
         let reason = death(&queue, handler, &setup).await;
         let expected = (ReasonKind::MaxAttempts, 2, Some("runs".into()));
-        assert_eq!((reason.kind, reason.attempts, reason.handler), expected, "{kind}");
+        assert_eq!(
+            (reason.kind, reason.attempts, reason.handler),
+            expected,
+            "{kind}"
+        );
         assert!(reason.error.contains(why), "{kind}: {}", reason.error);
-        assert!(!reason.error.contains("queue"), "{kind} blames the queue: {}", reason.error);
+        assert!(
+            !reason.error.contains("queue"),
+            "{kind} blames the queue: {}",
+            reason.error
+        );
     }
 }
 
 #[tokio::test]
 async fn a_read_only_transaction_is_the_handlers_own() {
-    is_the_handlers_own("set transaction read only", "", "made its transaction read-only").await;
+    is_the_handlers_own(
+        "set transaction read only",
+        "",
+        "made its transaction read-only",
+    )
+    .await;
 }
 
 /// A table whose deferred trigger runs a statement at the commit.
@@ -78,8 +116,12 @@ fn deferred(statement: &str) -> String {
 #[tokio::test]
 async fn a_deferred_trigger_that_misses_a_table_is_the_handlers_own() {
     let setup = deferred("perform 1 from public.nowhere");
-    is_the_handlers_own("insert into public.t_NAME values (1)", &setup, "could not be committed")
-        .await;
+    is_the_handlers_own(
+        "insert into public.t_NAME values (1)",
+        &setup,
+        "could not be committed",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -98,7 +140,11 @@ async fn a_commit_that_is_cancelled_is_no_attempt() {
                        raise exception using errcode = 'query_canceled'; end if";
     let setup = format!("create sequence public.s_NAME; {}", deferred(cancelled));
     let insert = format!("insert into public.t_{queue} values (1)");
-    let ezq = app(&queue).register(runs(insert).max_attempts(1)).connect().await.unwrap();
+    let ezq = app(&queue)
+        .register(runs(insert).max_attempts(1))
+        .connect()
+        .await
+        .unwrap();
     let setup = sqlx::AssertSqlSafe(setup.replace("NAME", queue.as_str()));
     sqlx::raw_sql(setup).execute(ezq.pool()).await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
@@ -114,7 +160,10 @@ async fn a_transaction_that_is_made_serializable_is_the_handlers_own() {
     let count = Arc::new(AtomicU32::new(0));
     let renew = format!("update pgmq.q_{queue} set vt = vt + interval '1 s'");
     let isolates = Handler::on("isolates", move |_: Numbered, mut tx: Tx| {
-        assert!(count.fetch_add(1, Ordering::SeqCst) < 20, "it runs again and again");
+        assert!(
+            count.fetch_add(1, Ordering::SeqCst) < 20,
+            "it runs again and again"
+        );
         let renew = renew.clone();
         async move {
             let text = "set transaction isolation level serializable; select 1";
@@ -138,13 +187,19 @@ async fn a_handler_that_removes_its_own_message_is_told_not_to() {
 async fn a_handler_that_cancels_its_token_commits_all_the_same() {
     let queue = queue();
     let count = Arc::new(AtomicU32::new(0));
-    let cancels = Handler::on("cancels", move |_: Numbered, mut tx: Tx, context: Context| {
-        assert!(count.fetch_add(1, Ordering::SeqCst) < 20, "it runs again and again");
-        async move {
-            let _guard = context.cancellation().drop_guard();
-            sqlx::query("select 1").execute(&mut *tx).await.map(|_| ())
-        }
-    });
+    let cancels = Handler::on(
+        "cancels",
+        move |_: Numbered, mut tx: Tx, context: Context| {
+            assert!(
+                count.fetch_add(1, Ordering::SeqCst) < 20,
+                "it runs again and again"
+            );
+            async move {
+                let _guard = context.cancellation().drop_guard();
+                sqlx::query("select 1").execute(&mut *tx).await.map(|_| ())
+            }
+        },
+    );
     let ezq = app(&queue).register(cancels).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 1);

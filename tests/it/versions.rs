@@ -28,7 +28,10 @@ struct V3 {
 
 impl From<V2> for V3 {
     fn from(V2 { cents }: V2) -> Self {
-        Self { cents, currency: "EUR".into() }
+        Self {
+            cents,
+            currency: "EUR".into(),
+        }
     }
 }
 
@@ -50,7 +53,12 @@ async fn told(build: impl FnOnce(AppBuilder) -> AppBuilder, log: &Log<String>) -
     let app = TestApp::new(build).unwrap();
     app.publish(&V1 { euros: 1 }).await.unwrap();
     app.publish(&V2 { cents: 200 }).await.unwrap();
-    app.publish(&V3 { cents: 300, currency: "CHF".into() }).await.unwrap();
+    app.publish(&V3 {
+        cents: 300,
+        currency: "CHF".into(),
+    })
+    .await
+    .unwrap();
     let counts = app.drain().await.unwrap().counts;
     assert_eq!((counts.retried, counts.dead_lettered), (0, 0));
     log.sorted()
@@ -78,7 +86,17 @@ async fn what_takes_every_event_takes_every_version() {
         async {}
     });
     let found = told(|app| app.register(old).register(new).register(any), &log).await;
-    assert_eq!(found, [FIRST, SECOND_AS_THIRD, THIRD, "any priced", "any priced", "any priced"]);
+    assert_eq!(
+        found,
+        [
+            FIRST,
+            SECOND_AS_THIRD,
+            THIRD,
+            "any priced",
+            "any priced",
+            "any priced"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -107,7 +125,10 @@ fn a_version_that_two_handlers_would_read_in_two_ways_is_refused() {
         assert!(said.contains(part), "{part} is not in: {said}");
     }
     // In queues of their own they do not meet.
-    let (old, new) = (tell::<V2>("old", &log).queue("old"), tell::<V3>("new", &log));
+    let (old, new) = (
+        tell::<V2>("old", &log).queue("old"),
+        tell::<V3>("new", &log),
+    );
     TestApp::new(|app| app.register(old).register(new)).unwrap();
 }
 
@@ -120,7 +141,15 @@ async fn a_version_outlives_the_flat_form() {
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&V2 { cents: 200 }).await.unwrap();
     let mut tx = ezq.pool().begin().await.unwrap();
-    ezq.publish_in(&mut tx, &V3 { cents: 300, currency: "CHF".into() }).await.unwrap();
+    ezq.publish_in(
+        &mut tx,
+        &V3 {
+            cents: 300,
+            currency: "CHF".into(),
+        },
+    )
+    .await
+    .unwrap();
     tx.commit().await.unwrap();
     // The body is what Python reads, and nothing else.
     let bodies: Vec<String> = ezq::sqlx::query_scalar(ezq::sqlx::AssertSqlSafe(format!(

@@ -43,8 +43,12 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
         arguments.repetitions(REPETITIONS),
         |n| async move {
             let mut other = database.connect().await?;
-            let mut open = other.begin_with("begin isolation level repeatable read").await?;
-            query("select count(*) from pgmq.meta").execute(&mut *open).await?;
+            let mut open = other
+                .begin_with("begin isolation level repeatable read")
+                .await?;
+            query("select count(*) from pgmq.meta")
+                .execute(&mut *open)
+                .await?;
             let run = pass_through(ezq, &format!("bench_bloat_{n}"), of_pair(n)).await?;
             open.rollback().await?;
             Ok(run)
@@ -65,14 +69,20 @@ async fn pass_through(ezq: &Ezq, name: &str, events: usize) -> Result<Run> {
     ezq.pgmq().ensure_queue(&queue).await?;
     ezq.purge(&queue).await?;
     checkpoint(ezq).await;
-    let consumer = ezq.consumer().queue(&queue).concurrency(CONCURRENCY).spawn();
+    let consumer = ezq
+        .consumer()
+        .queue(&queue)
+        .concurrency(CONCURRENCY)
+        .spawn();
 
     let started = Instant::now();
     for first in (0..events).step_by(BATCH) {
         while consumer.counts().handled + (AHEAD as u64) < first as u64 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let batch: Vec<Payload> = (first..events.min(first + BATCH)).map(Payload::new).collect();
+        let batch: Vec<Payload> = (first..events.min(first + BATCH))
+            .map(Payload::new)
+            .collect();
         ezq.publish_all(&batch).queue(&queue).await?;
     }
     while consumer.counts().handled < events as u64 {
@@ -81,7 +91,11 @@ async fn pass_through(ezq: &Ezq, name: &str, events: usize) -> Result<Run> {
     let took = started.elapsed();
 
     consumer.stop();
-    check("the number of events handled", consumer.wait().await?.counts.handled, events)?;
+    check(
+        "the number of events handled",
+        consumer.wait().await?.counts.handled,
+        events,
+    )?;
     drop_queue(ezq, name, 0).await?;
     drop_queue(ezq, &queue.dead_letters(), 0).await?;
     Ok(Run { events, took })

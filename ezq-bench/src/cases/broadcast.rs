@@ -45,7 +45,13 @@ const fn case(
     about: &'static str,
     run: for<'a> fn(&'a Arguments, &'a Database) -> CaseFuture<'a>,
 ) -> Case {
-    Case { name, about, unit: "events/s", target: None, run }
+    Case {
+        name,
+        about,
+        unit: "events/s",
+        target: None,
+        run,
+    }
 }
 
 async fn run(
@@ -55,7 +61,9 @@ async fn run(
     database: &Database,
 ) -> Result<Vec<Outcome>> {
     let events = arguments.events.unwrap_or(EVENTS);
-    let ezq = Ezq::builder().database_url(database.url()).without_discovered_handlers();
+    let ezq = Ezq::builder()
+        .database_url(database.url())
+        .without_discovered_handlers();
     let ezq = ezq.app(APP).connect().await?;
     let names = (0..queues).map(|n| QueueName::new(&format!("bench_broadcast_{n}")));
     let names = names.collect::<ezq::Result<Vec<_>>>()?;
@@ -81,7 +89,10 @@ async fn run(
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
     settings.insert("queues".into(), json!(queues));
-    settings.insert("body_bytes".into(), json!(Bodies::default().next(&Payload::new(0))?.len()));
+    settings.insert(
+        "body_bytes".into(),
+        json!(Bodies::default().next(&Payload::new(0))?.len()),
+    );
     Ok(vec![Outcome::of(case, Figures::Pairs(pairs), settings)])
 }
 
@@ -92,7 +103,10 @@ async fn broadcast(ezq: &Ezq, queues: &[QueueName], events: usize) -> Result<Run
         let sent = ezq.broadcast(&Payload::new(n)).await?;
         check("copies", sent.copies.len() as u64, queues.len())?;
     }
-    Ok(Run { events, took: began.elapsed() })
+    Ok(Run {
+        events,
+        took: began.elapsed(),
+    })
 }
 
 async fn insert(
@@ -109,18 +123,26 @@ async fn insert(
         )
     };
     let copies: Vec<String> = queues.iter().map(copy).collect();
-    let ids: Vec<String> =
-        queues.iter().map(|queue| format!("select msg_id from {queue}")).collect();
+    let ids: Vec<String> = queues
+        .iter()
+        .map(|queue| format!("select msg_id from {queue}"))
+        .collect();
     let sql = format!("with {} {}", copies.join(", "), ids.join(" union all "));
     let mut connection = plain.lock().await;
     let began = Instant::now();
     let mut bodies = Bodies::default();
     for n in 0..events {
         let body = bodies.next(&Payload::new(n))?;
-        let ids = query(AssertSqlSafe(sql.clone())).bind(body).fetch_all(&mut *connection).await?;
+        let ids = query(AssertSqlSafe(sql.clone()))
+            .bind(body)
+            .fetch_all(&mut *connection)
+            .await?;
         check("copies", ids.len() as u64, queues.len())?;
     }
-    Ok(Run { events, took: began.elapsed() })
+    Ok(Run {
+        events,
+        took: began.elapsed(),
+    })
 }
 
 async fn empty(ezq: &Ezq, queues: &[QueueName]) -> Result<()> {

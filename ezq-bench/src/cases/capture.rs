@@ -37,7 +37,8 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     let mut own = database.connect().await?;
     let engine = connect(database).await?;
     engine.ensure_queue(&queue).await?;
-    own.execute("drop table if exists bench_capture; create table bench_capture (n int)").await?;
+    own.execute("drop table if exists bench_capture; create table bench_capture (n int)")
+        .await?;
     engine.capture(NAME, &queue).await?;
     engine.close().await;
 
@@ -54,8 +55,10 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     );
     let pairs = pairs.await?;
 
-    own.execute(AssertSqlSafe(format!("drop table {NAME}; select pgmq.drop_queue('{NAME}')")))
-        .await?;
+    own.execute(AssertSqlSafe(format!(
+        "drop table {NAME}; select pgmq.drop_queue('{NAME}')"
+    )))
+    .await?;
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(each * SESSIONS));
     settings.insert("sessions".into(), json!(SESSIONS));
@@ -74,7 +77,10 @@ async fn woken(
     each: usize,
 ) -> Result<Run> {
     let engine = connect(database).await?;
-    let mut wakeups = engine.wakeups(queue).await?.ok_or("the engine wakes nobody")?;
+    let mut wakeups = engine
+        .wakeups(queue)
+        .await?
+        .ok_or("the engine wakes nobody")?;
     let before = *wakeups.borrow_and_update();
     let run = insert(database, sessions, each).await?;
     wakeups.changed().await?;
@@ -98,7 +104,9 @@ async fn insert(
     for mut session in sessions.drain(..) {
         tasks.spawn(async move {
             for _ in 0..each {
-                session.execute("insert into bench_capture values (1)").await?;
+                session
+                    .execute("insert into bench_capture values (1)")
+                    .await?;
             }
             Ok::<_, ezq::sqlx::Error>(session)
         });
@@ -110,7 +118,9 @@ async fn insert(
 
     let events = each * SESSIONS;
     let count = format!("select count(*) from pgmq.q_{NAME}");
-    let stored: i64 = query_scalar(AssertSqlSafe(count)).fetch_one(&mut own).await?;
+    let stored: i64 = query_scalar(AssertSqlSafe(count))
+        .fetch_one(&mut own)
+        .await?;
     check("the number of events", u64::try_from(stored)?, events)?;
     Ok(Run { events, took })
 }

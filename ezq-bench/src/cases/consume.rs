@@ -42,7 +42,10 @@ pub(super) async fn run(
     let template = Template::plain(&application.ezq, case.name, events).await?;
     let plain = Mutex::new(database.connect().await?);
 
-    let job = |n| Job { retention, ..Job::new(case.name, "ezq", n) };
+    let job = |n| Job {
+        retention,
+        ..Job::new(case.name, "ezq", n)
+    };
     let pairs = Pairs::measure(
         case.name,
         arguments.pairs(),
@@ -85,8 +88,11 @@ async fn read_and_remove(
             break;
         }
         let ids: Vec<i64> = messages.iter().map(|(id, _)| *id).collect();
-        let gone: Vec<i64> =
-            query_scalar(remove).bind(&queue).bind(ids).fetch_all(&mut *connection).await?;
+        let gone: Vec<i64> = query_scalar(remove)
+            .bind(&queue)
+            .bind(ids)
+            .fetch_all(&mut *connection)
+            .await?;
         removed += gone.len() as u64;
     }
     let took = started.elapsed();
@@ -94,7 +100,11 @@ async fn read_and_remove(
     let events = template.due;
     check("the number of messages that were removed", removed, events)?;
     let wanted = if retention.is_archive() { events } else { 0 };
-    check("the archive", count(ezq, &format!("pgmq.a_{queue}")).await?, wanted)?;
+    check(
+        "the archive",
+        count(ezq, &format!("pgmq.a_{queue}")).await?,
+        wanted,
+    )?;
     drop_queue(ezq, &queue, 0).await?;
     Ok(Run { events, took })
 }

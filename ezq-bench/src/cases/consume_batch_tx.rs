@@ -60,7 +60,9 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
         arguments.pairs(),
         |n| async move {
             ROWS.create(&app.ezq).await?;
-            let run = app.work_off(template_of_run, Job::new(CASE.name, "ezq", n)).await?;
+            let run = app
+                .work_off(template_of_run, Job::new(CASE.name, "ezq", n))
+                .await?;
             ROWS.check_and_drop(&app.ezq, run.events).await?;
             Ok(run)
         },
@@ -99,18 +101,24 @@ async fn claim_delete_insert(
     let started = Instant::now();
     loop {
         let mut tx = connection.begin().await?;
-        let messages: Vec<(i64, String)> =
-            query_as(AssertSqlSafe(claim.clone())).fetch_all(&mut *tx).await?;
+        let messages: Vec<(i64, String)> = query_as(AssertSqlSafe(claim.clone()))
+            .fetch_all(&mut *tx)
+            .await?;
         if messages.is_empty() {
             tx.rollback().await?;
             break;
         }
-        let numbers: Vec<i64> =
-            messages.iter().map(|(_, body)| number(body)).collect::<Result<_>>()?;
+        let numbers: Vec<i64> = messages
+            .iter()
+            .map(|(_, body)| number(body))
+            .collect::<Result<_>>()?;
         query(INSERT).bind(numbers).execute(&mut *tx).await?;
         tx.commit().await?;
     }
     let took = started.elapsed();
     drop_queue(ezq, &queue, 0).await?;
-    Ok(Run { events: template.due, took })
+    Ok(Run {
+        events: template.due,
+        took,
+    })
 }

@@ -27,8 +27,12 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     let ezq = &application.ezq;
     let events = arguments.events.unwrap_or(EVENTS);
     let mut delayed = Template::create(ezq, "delayed").await?;
-    delayed.add(ezq, (0..2 * events).map(Payload::new), true).await?;
-    delayed.add(ezq, (0..events).map(Payload::new), false).await?;
+    delayed
+        .add(ezq, (0..2 * events).map(Payload::new), true)
+        .await?;
+    delayed
+        .add(ezq, (0..events).map(Payload::new), false)
+        .await?;
     let plain = Template::plain(ezq, CASE.name, events).await?;
     let pairs = Pairs::measure(
         CASE.name,

@@ -58,7 +58,9 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
         arguments.pairs(),
         |n| async move {
             ROWS.create(&app.ezq).await?;
-            let run = app.work_off(template_of_run, Job::new(CASE.name, "ezq", n)).await?;
+            let run = app
+                .work_off(template_of_run, Job::new(CASE.name, "ezq", n))
+                .await?;
             ROWS.check_and_drop(&app.ezq, run.events).await?;
             Ok(run)
         },
@@ -93,16 +95,25 @@ async fn plain(
     }
 
     let started = Instant::now();
-    let workers: Vec<_> =
-        open.into_iter().map(|connection| tokio::spawn(work(connection, queue.clone()))).collect();
+    let workers: Vec<_> = open
+        .into_iter()
+        .map(|connection| tokio::spawn(work(connection, queue.clone())))
+        .collect();
     let mut handled = 0;
     for worker in workers {
         handled += worker.await??;
     }
     let took = started.elapsed();
-    check("the number of messages that were deleted", handled, template.due)?;
+    check(
+        "the number of messages that were deleted",
+        handled,
+        template.due,
+    )?;
     drop_queue(ezq, &queue, 0).await?;
-    Ok(Run { events: template.due, took })
+    Ok(Run {
+        events: template.due,
+        took,
+    })
 }
 
 async fn work(mut connection: PgConnection, queue: String) -> Result<u64> {
@@ -122,8 +133,11 @@ async fn work(mut connection: PgConnection, queue: String) -> Result<u64> {
         for (id, reads, body) in messages {
             let number = number(&body)?;
             let mut tx = connection.begin().await?;
-            let deleted =
-                query(AssertSqlSafe(delete.clone())).bind(id).bind(reads).execute(&mut *tx).await?;
+            let deleted = query(AssertSqlSafe(delete.clone()))
+                .bind(id)
+                .bind(reads)
+                .execute(&mut *tx)
+                .await?;
             if deleted.rows_affected() == 1 {
                 query(INSERT).bind(number).execute(&mut *tx).await?;
                 tx.commit().await?;

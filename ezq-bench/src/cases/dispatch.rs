@@ -54,9 +54,15 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     let mut pairs = Pairs::default();
     for _ in 0..repetitions {
         let (ezq, plain) = if counts {
-            (instructions("ezq", events).await?, instructions("plain", events).await?)
+            (
+                instructions("ezq", events).await?,
+                instructions("plain", events).await?,
+            )
         } else {
-            (nanoseconds("ezq", events).await?, nanoseconds("plain", events).await?)
+            (
+                nanoseconds("ezq", events).await?,
+                nanoseconds("plain", events).await?,
+            )
         };
         pairs.push(ezq, plain);
         bar.inc(1);
@@ -65,14 +71,23 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
     settings.insert("concurrency".into(), json!(CONCURRENCY));
-    settings.insert("counted_by".into(), json!(if counts { "callgrind" } else { "time" }));
-    let case = Case { unit: if counts { CASE.unit } else { "ns" }, ..CASE };
+    settings.insert(
+        "counted_by".into(),
+        json!(if counts { "callgrind" } else { "time" }),
+    );
+    let case = Case {
+        unit: if counts { CASE.unit } else { "ns" },
+        ..CASE
+    };
     Ok(vec![Outcome::of(&case, Figures::Pairs(pairs), settings)])
 }
 
 /// Instructions an event, of a process of its own.
 async fn instructions(side: &str, events: usize) -> Result<f64> {
-    let (short, long) = (counted(side, SHORT).await?, counted(side, SHORT + events).await?);
+    let (short, long) = (
+        counted(side, SHORT).await?,
+        counted(side, SHORT + events).await?,
+    );
     Ok((long as f64 - short as f64) / events as f64)
 }
 
@@ -84,7 +99,9 @@ async fn counted(side: &str, events: usize) -> Result<u64> {
     child.end().await?;
     let profile = tokio::fs::read_to_string(&file).await?;
     tokio::fs::remove_file(&file).await?;
-    let total = profile.lines().find_map(|line| line.strip_prefix("totals: "));
+    let total = profile
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: "));
     Ok(total.ok_or("callgrind told no total")?.trim().parse()?)
 }
 
@@ -125,10 +142,26 @@ async fn dispatch(events: usize) -> Result<()> {
         settled: Arc::default(),
     };
     let settled = Arc::clone(&feed.settled);
-    let app = App::builder().without_discovered_handlers().register(handler).build(feed)?;
-    let report = app.consumer().concurrency(CONCURRENCY).until_idle().run().await?;
-    check("the number of events reported", report.counts.handled, events)?;
-    check("the number of settlements", settled.load(Ordering::Relaxed), events)?;
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(feed)?;
+    let report = app
+        .consumer()
+        .concurrency(CONCURRENCY)
+        .until_idle()
+        .run()
+        .await?;
+    check(
+        "the number of events reported",
+        report.counts.handled,
+        events,
+    )?;
+    check(
+        "the number of settlements",
+        settled.load(Ordering::Relaxed),
+        events,
+    )?;
     check("the sum", handled.load(Ordering::Relaxed), 7 * events)
 }
 
@@ -162,11 +195,24 @@ impl Engine for Feed {
             let id = MessageId::Number(i64::try_from(n).unwrap_or(i64::MAX));
             let (queue, body) = (request.queue.clone(), self.body.clone());
             let headers = Headers::new();
-            let message = Outgoing { queue, body, headers, due: Due::Now, dedupe: None };
-            Delivery { deliveries: 1, ..Delivery::stored(id, message, now) }
+            let message = Outgoing {
+                queue,
+                body,
+                headers,
+                due: Due::Now,
+                dedupe: None,
+            };
+            Delivery {
+                deliveries: 1,
+                ..Delivery::stored(id, message, now)
+            }
         };
         let deliveries = (left - count..left).map(delivery).collect();
-        Ok(Leased { deliveries, next_due: None, is_held_up: false })
+        Ok(Leased {
+            deliveries,
+            next_due: None,
+            is_held_up: false,
+        })
     }
 
     async fn settle(
@@ -174,7 +220,8 @@ impl Engine for Feed {
         _: &QueueName,
         settlements: Vec<(Receipt, Settle)>,
     ) -> ezq::Result<Vec<SettleOutcome>> {
-        self.settled.fetch_add(settlements.len() as u64, Ordering::Relaxed);
+        self.settled
+            .fetch_add(settlements.len() as u64, Ordering::Relaxed);
         Ok(settlements.iter().map(|_| SettleOutcome::Done).collect())
     }
 

@@ -50,7 +50,9 @@ const CLAIMS: usize = 10;
 
 async fn queued(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
     let most = arguments.events.unwrap_or(1_000_000);
-    let mut sizes = [1000, 10_000, 100_000, 1_000_000].map(|size: usize| size.min(most)).to_vec();
+    let mut sizes = [1000, 10_000, 100_000, 1_000_000]
+        .map(|size: usize| size.min(most))
+        .to_vec();
     sizes.dedup();
     let repetitions = arguments.repetitions(REPETITIONS);
     let application = Application::counting(database.url()).await?;
@@ -59,7 +61,9 @@ async fn queued(arguments: &Arguments, database: &Database) -> Result<Vec<Outcom
     let bar = bar(QUEUED.name, sizes.len() * repetitions)?;
     let mut points = Vec::new();
     for size in sizes {
-        template.add(ezq, (template.due..size).map(Payload::new), false).await?;
+        template
+            .add(ezq, (template.due..size).map(Payload::new), false)
+            .await?;
         let (mut rates, mut claims) = (Vec::new(), Vec::new());
         for n in 0..repetitions {
             claims.push(claim(ezq, &template, n).await?);
@@ -73,7 +77,13 @@ async fn queued(arguments: &Arguments, database: &Database) -> Result<Vec<Outcom
     let mut settings = application.close(database, template).await?;
     settings.remove("events");
     let outcomes = points.into_iter().flat_map(|(size, rates, claims)| {
-        let (own, case) = (settings.clone(), Case { unit: "us", ..QUEUED });
+        let (own, case) = (
+            settings.clone(),
+            Case {
+                unit: "us",
+                ..QUEUED
+            },
+        );
         let claims =
             Outcome::of(&case, Figures::Alone(claims), own).part("grow_queued_claim", None);
         let rates = Outcome::of(&QUEUED, Figures::Alone(rates), settings.clone());
@@ -106,7 +116,11 @@ async fn claim(ezq: &Ezq, template: &Template, n: usize) -> Result<f64> {
         claimed += lease().await?.deliveries.len();
     }
     let took = started.elapsed();
-    check("the number of messages claimed", claimed as u64, template.due.min(CLAIM * CLAIMS))?;
+    check(
+        "the number of messages claimed",
+        claimed as u64,
+        template.due.min(CLAIM * CLAIMS),
+    )?;
     ezq.purge(&queue).await?;
     drop_queue(ezq, &name, 0).await?;
     drop_queue(ezq, &queue.dead_letters(), 0).await?;
@@ -121,7 +135,9 @@ async fn handlers(arguments: &Arguments, database: &Database) -> Result<Vec<Outc
     let mut outcomes = Vec::new();
     for count in counts {
         let handled = Arc::new(AtomicU64::new(0));
-        let mut builder = Ezq::builder().database_url(database.url()).without_discovered_handlers();
+        let mut builder = Ezq::builder()
+            .database_url(database.url())
+            .without_discovered_handlers();
         for n in 0..count {
             let counter = Arc::clone(&handled);
             builder = builder.register(Handler::on(&format!("noop{n}"), move |_: Payload| {
@@ -130,7 +146,10 @@ async fn handlers(arguments: &Arguments, database: &Database) -> Result<Vec<Outc
                 std::future::ready(())
             }));
         }
-        let application = Application { ezq: builder.connect().await?, handled };
+        let application = Application {
+            ezq: builder.connect().await?,
+            handled,
+        };
         let template = Template::plain(&application.ezq, HANDLERS.name, events).await?;
         let mut rates = Vec::new();
         for n in 0..repetitions {
@@ -191,7 +210,13 @@ async fn work_off_all(
     let started = Instant::now();
     let consumers: Vec<_> = queues
         .iter()
-        .map(|queue| ezq.consumer().queue(queue).concurrency(CONCURRENCY).until_idle().spawn())
+        .map(|queue| {
+            ezq.consumer()
+                .queue(queue)
+                .concurrency(CONCURRENCY)
+                .until_idle()
+                .spawn()
+        })
         .collect();
     for consumer in consumers {
         let handled = consumer.wait().await?.counts.handled;

@@ -36,7 +36,9 @@ async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
         .start()
         .await?;
     let mut observer = PgConnection::connect(&server.url()).await?;
-    query("create extension pg_stat_statements").execute(&mut observer).await?;
+    query("create extension pg_stat_statements")
+        .execute(&mut observer)
+        .await?;
     let application = Application::counting(&server.url()).await?;
     let other = Application::counting(&server.url()).await?;
     let consumer = application.ezq.consumer().queue(QUEUE).spawn();
@@ -63,17 +65,27 @@ async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
     for _ in 0..repetitions {
         let (before, started) = (statements(&mut observer).await?, Instant::now());
         tokio::time::sleep(WINDOW).await;
-        let (after, seconds) = (statements(&mut observer).await?, started.elapsed().as_secs_f64());
+        let (after, seconds) = (
+            statements(&mut observer).await?,
+            started.elapsed().as_secs_f64(),
+        );
         rates.push((after - before) as f64 / seconds);
         bar.inc(1);
     }
     bar.finish_and_clear();
     wake().await?;
     consumer.stop();
-    check("the number of events handled", consumer.wait().await?.counts.handled, 2)?;
+    check(
+        "the number of events handled",
+        consumer.wait().await?.counts.handled,
+        2,
+    )?;
     application.ezq.close().await;
     other.ezq.close().await;
-    let mut settings = Database::open(Some(&server.url())).await?.settings().await?;
+    let mut settings = Database::open(Some(&server.url()))
+        .await?
+        .settings()
+        .await?;
     settings.insert("window_s".into(), json!(WINDOW.as_secs()));
     settings.insert("counted_by".into(), json!("pg_stat_statements"));
     Ok(vec![Outcome::of(&CASE, Figures::Alone(rates), settings)])

@@ -45,7 +45,9 @@ type Started = mpsc::UnboundedReceiver<(usize, Instant)>;
 
 async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
     let url = database.url();
-    let publisher = Ezq::builder().database_url(url).without_discovered_handlers();
+    let publisher = Ezq::builder()
+        .database_url(url)
+        .without_discovered_handlers();
     let publisher = publisher.connect().await?;
     let (start, mut started) = mpsc::unbounded_channel();
     let handler = Handler::on("noop", move |event: Payload| {
@@ -57,7 +59,9 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
         config.poll_min = Some(NEVER);
         config.poll_max = Some(NEVER);
     };
-    let builder = Ezq::builder().database_url(url).without_discovered_handlers();
+    let builder = Ezq::builder()
+        .database_url(url)
+        .without_discovered_handlers();
     let ezq = builder.configure(never).register(handler).connect().await?;
     let consumer = ezq.consumer().queue(QUEUE).spawn();
     let mut reference = Reference::open(&publisher, database).await?;
@@ -80,7 +84,11 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
 
     consumer.stop();
     let handled = consumer.wait().await?.counts.handled;
-    check("the number of events handled", handled, events * (repetitions + 1))?;
+    check(
+        "the number of events handled",
+        handled,
+        events * (repetitions + 1),
+    )?;
     ezq.close().await;
     drop_queue(&publisher, QUEUE, 0).await?;
     drop_queue(&publisher, &QueueName::new(QUEUE)?.dead_letters(), 0).await?;
@@ -93,7 +101,10 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
         Outcome::of(&CASE, Figures::Pairs(pairs), settings.clone())
             .part(name, Some(Target::AtMost(most)))
     };
-    Ok(vec![part("latency_p50", middle, 2.0), part("latency_p99", tail, 3.0)])
+    Ok(vec![
+        part("latency_p50", middle, 2.0),
+        part("latency_p99", tail, 3.0),
+    ])
 }
 
 /// Publishes one event a period, whatever became of the one before; the milliseconds of each.
@@ -108,7 +119,10 @@ async fn publish(ezq: &Ezq, started: &mut Started, events: usize) -> Result<Vec<
     let mut times = Vec::with_capacity(events);
     while times.len() < events {
         let next = timeout(Duration::from_secs(60), started.recv()).await;
-        let (n, at) = next.ok().flatten().ok_or("events are left that nobody was woken for")?;
+        let (n, at) = next
+            .ok()
+            .flatten()
+            .ok_or("events are left that nobody was woken for")?;
         times.push(at.saturating_duration_since(sent[n]).as_secs_f64() * 1000.0);
     }
     Ok(times)
@@ -124,11 +138,18 @@ struct Reference {
 impl Reference {
     async fn open(ezq: &Ezq, database: &Database) -> Result<Self> {
         create(ezq, PLAIN).await?;
-        query("select pgmq.send($1, '{}'::jsonb)").bind(PLAIN).execute(ezq.pool()).await?;
+        query("select pgmq.send($1, '{}'::jsonb)")
+            .bind(PLAIN)
+            .execute(ezq.pool())
+            .await?;
         let mut listener = PgListener::connect(database.url()).await?;
         listener.listen(PLAIN).await?;
         let (notifier, reader) = (database.connect().await?, database.connect().await?);
-        Ok(Self { listener, notifier, reader })
+        Ok(Self {
+            listener,
+            notifier,
+            reader,
+        })
     }
 
     /// The milliseconds of so many rounds, half a period after the events.
@@ -140,7 +161,10 @@ impl Reference {
         for _ in 0..rounds {
             ticks.tick().await;
             let sent = Instant::now();
-            query("select pg_notify($1, '')").bind(PLAIN).execute(&mut self.notifier).await?;
+            query("select pg_notify($1, '')")
+                .bind(PLAIN)
+                .execute(&mut self.notifier)
+                .await?;
             self.listener.recv().await?;
             // For no time, so that the message is there again for the next round.
             let found: Vec<i64> = query_scalar("select msg_id from pgmq.read($1, 0, 1)")

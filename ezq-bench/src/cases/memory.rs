@@ -44,12 +44,18 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
         let mut child = Child::start(&format!("memory {queue} {events}"), database.url())?;
         let answer = child.answer().await?;
         child.end().await?;
-        let numbers: Vec<u64> =
-            answer.split(' ').map(|word| Ok(word.parse()?)).collect::<Result<_>>()?;
+        let numbers: Vec<u64> = answer
+            .split(' ')
+            .map(|word| Ok(word.parse()?))
+            .collect::<Result<_>>()?;
         let [handled, tenth, end, highest] = numbers[..] else {
             return Err(format!("`{answer}` is no answer").into());
         };
-        check("the number of events that the process handled", handled, events)?;
+        check(
+            "the number of events that the process handled",
+            handled,
+            events,
+        )?;
         grown.push((end as f64 - tenth as f64) / 1024.0);
         most.push(highest as f64 / 1024.0);
         drop_queue(ezq, &name, 0).await?;
@@ -62,14 +68,22 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
         Outcome::of(&CASE, Figures::Alone(values), settings.clone())
             .part(name, Some(Target::AtMost(most)))
     };
-    Ok(vec![part("memory_growth", grown, 8.0), part("memory_most", most, 64.0)])
+    Ok(vec![
+        part("memory_growth", grown, 8.0),
+        part("memory_most", most, 64.0),
+    ])
 }
 
 /// The process: it works the queue off, and prints what it handled and its sizes in kB.
 pub(crate) async fn work(url: &str, queue: &str, events: &str) -> Result<()> {
     let Application { ezq, handled } = Application::counting(url).await?;
     let tenth = events.parse::<u64>()? / 10;
-    let consumer = ezq.consumer().queue(queue).concurrency(CONCURRENCY).until_idle().spawn();
+    let consumer = ezq
+        .consumer()
+        .queue(queue)
+        .concurrency(CONCURRENCY)
+        .until_idle()
+        .spawn();
     let (mut at_tenth, mut most) = (None, 0);
     while consumer.is_running() {
         let size = resident()?;
@@ -81,7 +95,11 @@ pub(crate) async fn work(url: &str, queue: &str, events: &str) -> Result<()> {
     }
     let end = resident()?;
     let handled = consumer.wait().await?.counts.handled;
-    println!("{handled} {} {end} {}", at_tenth.unwrap_or(end), most.max(end));
+    println!(
+        "{handled} {} {end} {}",
+        at_tenth.unwrap_or(end),
+        most.max(end)
+    );
     ezq.close().await;
     Ok(())
 }
@@ -91,5 +109,7 @@ fn resident() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let size = line.and_then(|line| line.split_whitespace().next());
-    Ok(size.ok_or("this system does not tell the size of a process")?.parse()?)
+    Ok(size
+        .ok_or("this system does not tell the size of a process")?
+        .parse()?)
 }

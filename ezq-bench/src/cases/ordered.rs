@@ -37,7 +37,11 @@ const EVENTS: usize = 100_000;
 const KEYS: usize = 1000;
 
 fn hot(n: usize) -> usize {
-    if n.is_multiple_of(2) { KEYS } else { n / 2 % KEYS }
+    if n.is_multiple_of(2) {
+        KEYS
+    } else {
+        n / 2 % KEYS
+    }
 }
 
 /// The newest event of each key, and how many came before an earlier one of theirs.
@@ -55,7 +59,9 @@ impl Order {
     }
 
     fn reset(&self) {
-        self.newest.iter().for_each(|newest| newest.store(0, Ordering::Relaxed));
+        self.newest
+            .iter()
+            .for_each(|newest| newest.store(0, Ordering::Relaxed));
     }
 }
 
@@ -66,7 +72,10 @@ async fn run(
     key: fn(usize) -> usize,
 ) -> Result<Vec<Outcome>> {
     let newest = (0..=KEYS).map(|_| AtomicUsize::new(0)).collect();
-    let order = Arc::new(Order { newest, wrong: AtomicU64::new(0) });
+    let order = Arc::new(Order {
+        newest,
+        wrong: AtomicU64::new(0),
+    });
     let seen = Arc::clone(&order);
     let handler = move |counter: Arc<AtomicU64>| {
         Handler::on("noop", move |event: Payload| {
@@ -79,7 +88,13 @@ async fn run(
     let plain = Application::counting(database.url()).await?;
     let events = arguments.events.unwrap_or(EVENTS);
     let mut keyed = Template::create(&ordered.ezq, "keyed").await?;
-    keyed.add(&ordered.ezq, (0..events).map(|n| Payload::with_key(n, key(n))), false).await?;
+    keyed
+        .add(
+            &ordered.ezq,
+            (0..events).map(|n| Payload::with_key(n, key(n))),
+            false,
+        )
+        .await?;
     let template = Template::plain(&plain.ezq, case.name, events).await?;
 
     let pairs = Pairs::measure(
@@ -92,7 +107,11 @@ async fn run(
         |n| plain.work_off(&template, Job::new(case.name, "plain", n)),
     );
     let pairs = pairs.await?;
-    check("the number of events out of order", order.wrong.load(Ordering::Relaxed), 0)?;
+    check(
+        "the number of events out of order",
+        order.wrong.load(Ordering::Relaxed),
+        0,
+    )?;
     keyed.drop(&ordered.ezq).await?;
     ordered.ezq.close().await;
     let mut settings = plain.close(database, template).await?;

@@ -76,10 +76,17 @@ async fn work_off(
     for child in children {
         child.end().await?;
     }
-    check("the number of events that the processes handled", handled, template.due)?;
+    check(
+        "the number of events that the processes handled",
+        handled,
+        template.due,
+    )?;
     drop_queue(ezq, &name, 0).await?;
     drop_queue(ezq, &queue.dead_letters(), 0).await?;
-    Ok(Run { events: template.due, took })
+    Ok(Run {
+        events: template.due,
+        took,
+    })
 }
 
 /// One of the processes: it says when it is ready, and what it handled.
@@ -87,7 +94,12 @@ pub(crate) async fn work(url: &str, queue: &str) -> Result<()> {
     let Application { ezq, handled } = Application::counting(url).await?;
     println!("ready");
     told_to_go().await?;
-    ezq.consumer().queue(queue).concurrency(CONCURRENCY).until_idle().run().await?;
+    ezq.consumer()
+        .queue(queue)
+        .concurrency(CONCURRENCY)
+        .until_idle()
+        .run()
+        .await?;
     println!("{}", handled.load(Ordering::Relaxed));
     ezq.close().await;
     Ok(())

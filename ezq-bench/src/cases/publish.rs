@@ -59,7 +59,10 @@ async fn run(
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
     settings.insert("batch".into(), json!(batch));
-    settings.insert("body_bytes".into(), json!(Bodies::default().next(&Payload::new(0))?.len()));
+    settings.insert(
+        "body_bytes".into(),
+        json!(Bodies::default().next(&Payload::new(0))?.len()),
+    );
     Ok(vec![Outcome::of(case, Figures::Pairs(pairs), settings)])
 }
 
@@ -76,7 +79,9 @@ async fn publish(ezq: &Ezq, events: usize, batch: usize, n: usize) -> Result<Run
             ezq.publish(&Payload::new(first)).queue(&queue).await?;
             continue;
         }
-        let batch: Vec<Payload> = (first..events.min(first + batch)).map(Payload::new).collect();
+        let batch: Vec<Payload> = (first..events.min(first + batch))
+            .map(Payload::new)
+            .collect();
         ezq.publish_all(&batch).queue(&queue).await?;
     }
     let took = started.elapsed();
@@ -103,7 +108,10 @@ async fn send(
         if batch == 1 {
             let body = bodies.next(&Payload::new(first))?;
             let send = query_scalar::<_, i64>("select pgmq.send($1, $2::text::jsonb)");
-            send.bind(&queue).bind(body).fetch_one(&mut *connection).await?;
+            send.bind(&queue)
+                .bind(body)
+                .fetch_one(&mut *connection)
+                .await?;
             sent += 1;
             continue;
         }

@@ -35,7 +35,11 @@ const TASKS: usize = 64;
 const POOL: u32 = 8;
 
 async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
-    let pool = || PgPoolOptions::new().max_connections(POOL).min_connections(POOL);
+    let pool = || {
+        PgPoolOptions::new()
+            .max_connections(POOL)
+            .min_connections(POOL)
+    };
     let plain = pool().connect(database.url()).await?;
     let ezq = Ezq::builder().pool(pool().connect(database.url()).await?);
     let ezq = ezq.without_discovered_handlers().connect().await?;
@@ -105,10 +109,14 @@ where
     F: Future<Output = Result<()>> + Send + 'static,
 {
     let started = Instant::now();
-    let mut tasks: JoinSet<Result<()>> =
-        (0..TASKS).map(|first| task(first * each..(first + 1) * each)).collect();
+    let mut tasks: JoinSet<Result<()>> = (0..TASKS)
+        .map(|first| task(first * each..(first + 1) * each))
+        .collect();
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
-    Ok(Run { events: TASKS * each, took: started.elapsed() })
+    Ok(Run {
+        events: TASKS * each,
+        took: started.elapsed(),
+    })
 }

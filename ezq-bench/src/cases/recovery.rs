@@ -79,7 +79,12 @@ async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {
         worker.still_runs()?;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let consumer = other.consumer().queue(&queue).concurrency(RUNNING).lease(lease).spawn();
+    let consumer = other
+        .consumer()
+        .queue(&queue)
+        .concurrency(RUNNING)
+        .lease(lease)
+        .spawn();
     // It looks once and finds nothing; and the worker's last renewal is a while ago, or not.
     tokio::time::sleep(Duration::from_millis(500 + 137 * n as u64)).await;
     worker.kill()?;
@@ -92,15 +97,24 @@ async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {
     }
     let took = killed.elapsed();
     consumer.stop();
-    check("the number of events taken over", consumer.wait().await?.counts.handled, RUNNING)?;
-    query("select pgmq.drop_queue($1)").bind(&name).execute(other.pool()).await?;
+    check(
+        "the number of events taken over",
+        consumer.wait().await?.counts.handled,
+        RUNNING,
+    )?;
+    query("select pgmq.drop_queue($1)")
+        .bind(&name)
+        .execute(other.pool())
+        .await?;
     other.close().await;
     Ok(took.as_secs_f64())
 }
 
 async fn application(url: &str, takes: Duration) -> Result<Ezq> {
     let held = Handler::on("held", move |_: Held| tokio::time::sleep(takes)).timeout(None);
-    let builder = Ezq::builder().database_url(url).without_discovered_handlers();
+    let builder = Ezq::builder()
+        .database_url(url)
+        .without_discovered_handlers();
     Ok(builder.register(held).connect().await?)
 }
 
@@ -108,6 +122,11 @@ async fn application(url: &str, takes: Duration) -> Result<Ezq> {
 pub(crate) async fn work(url: &str, queue: &str, lease: &str) -> Result<()> {
     let ezq = application(url, Duration::MAX / 4).await?;
     let lease = Duration::from_secs(lease.parse()?);
-    ezq.consumer().queue(queue).concurrency(RUNNING).lease(lease).run().await?;
+    ezq.consumer()
+        .queue(queue)
+        .concurrency(RUNNING)
+        .lease(lease)
+        .run()
+        .await?;
     Ok(())
 }

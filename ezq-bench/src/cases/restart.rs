@@ -37,10 +37,17 @@ async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
     let seen = Arc::new(Mutex::new(HashSet::new()));
     let handled = Arc::clone(&seen);
     let handler = Handler::on("note", move |event: Payload| {
-        handled.lock().unwrap_or_else(PoisonError::into_inner).insert(event.n);
+        handled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(event.n);
         std::future::ready(())
     });
-    let seen = |n: usize| seen.lock().unwrap_or_else(PoisonError::into_inner).contains(&n);
+    let seen = |n: usize| {
+        seen.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&n)
+    };
     let Application { ezq, .. } = Application::open(&server.url(), |_| handler).await?;
     let consumer = ezq.consumer().queue(QUEUE).spawn();
 
@@ -69,11 +76,18 @@ async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    check("the number of events handled", (0..next).filter(|n| seen(*n)).count() as u64, next)?;
+    check(
+        "the number of events handled",
+        (0..next).filter(|n| seen(*n)).count() as u64,
+        next,
+    )?;
     consumer.stop();
     consumer.wait().await?;
     ezq.close().await;
-    let mut settings = Database::open(Some(&server.url())).await?.settings().await?;
+    let mut settings = Database::open(Some(&server.url()))
+        .await?
+        .settings()
+        .await?;
     settings.insert("events".into(), json!(BEFORE));
     Ok(vec![Outcome::of(&CASE, Figures::Alone(seconds), settings)])
 }

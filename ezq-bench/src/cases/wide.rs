@@ -28,7 +28,10 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     let application = Application::counting(database.url()).await?;
     let events = arguments.events.unwrap_or(EVENTS);
     let template = Template::plain(&application.ezq, CASE.name, events).await?;
-    let at = |side, n, concurrency| Job { concurrency, ..Job::new(CASE.name, side, n) };
+    let at = |side, n, concurrency| Job {
+        concurrency,
+        ..Job::new(CASE.name, side, n)
+    };
     let pairs = Pairs::measure(
         CASE.name,
         arguments.pairs(),

@@ -27,9 +27,21 @@ async fn after_hands_out_only_what_stands_after_a_place(stage: &Stage<'_>) -> Ca
         "after the last"
     );
     let between = stage.lease_after(&places[0], Some(&places[3]), 5).await?;
-    check_eq!(numbers(&between), [2, 3], "between the first and the fourth");
-    check_eq!(numbers(&stage.lease_after(&places[3], None, 5).await?), [5], "after the fourth");
-    check_eq!(numbers(&stage.lease_after(&Position::FIRST, None, 5).await?), [1, 4], "after none");
+    check_eq!(
+        numbers(&between),
+        [2, 3],
+        "between the first and the fourth"
+    );
+    check_eq!(
+        numbers(&stage.lease_after(&places[3], None, 5).await?),
+        [5],
+        "after the fourth"
+    );
+    check_eq!(
+        numbers(&stage.lease_after(&Position::FIRST, None, 5).await?),
+        [1, 4],
+        "after none"
+    );
     Ok(())
 }
 
@@ -42,7 +54,9 @@ async fn after_goes_from_place_to_place_through_a_queue(stage: &Stage<'_>) -> Ca
         let (mut seen, mut place) = (Vec::new(), Position::FIRST);
         loop {
             let leased = stage.lease_after(&place, None, 4).await?;
-            let Some(last) = leased.last().filter(|_| seen.len() <= all.len()) else { break };
+            let Some(last) = leased.last().filter(|_| seen.len() <= all.len()) else {
+                break;
+            };
             place = last.position();
             seen.extend(numbers(&leased));
             // Given back in any order, and before the next look.
@@ -52,7 +66,11 @@ async fn after_goes_from_place_to_place_through_a_queue(stage: &Stage<'_>) -> Ca
         }
         check_eq!(seen, all, "what was passed in round {round}");
     }
-    check_eq!(numbers(&stage.lease(30, HOLD).await?), all, "what is there in the end");
+    check_eq!(
+        numbers(&stage.lease(30, HOLD).await?),
+        all,
+        "what is there in the end"
+    );
     Ok(())
 }
 
@@ -61,9 +79,15 @@ async fn after_tells_of_nothing_that_stands_before_it(stage: &Stage<'_>) -> Case
     stage.publish_numbers(&[1, 2]).await?;
     let mut leased = stage.lease(2, HOLD).await?;
     let last = leased.pop().map(|d| d.position());
-    let back = leased.into_iter().map(|d| (d.receipt, Settle::Release)).collect();
+    let back = leased
+        .into_iter()
+        .map(|d| (d.receipt, Settle::Release))
+        .collect();
     stage.done(back).await?;
-    let request = LeaseRequest { after: last, ..stage.ask(10, HOLD) };
+    let request = LeaseRequest {
+        after: last,
+        ..stage.ask(10, HOLD)
+    };
     let leased = stage.request(request).await?;
     check_eq!(numbers(&leased.deliveries), [0_i64; 0], "after the last");
     // A consumer that was told so would ask again and again.

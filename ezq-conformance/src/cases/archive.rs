@@ -26,7 +26,9 @@ cases![
 
 fn archive(stage: &Stage<'_>) -> CaseResult {
     stage.needs("archive", |capabilities| capabilities.archive)?;
-    Ok(stage.engine.set_retention(&stage.queue, Retention::ARCHIVE)?)
+    Ok(stage
+        .engine
+        .set_retention(&stage.queue, Retention::ARCHIVE)?)
 }
 
 async fn an_acknowledged_message_is_archived_with_its_headers(stage: &Stage<'_>) -> CaseResult {
@@ -36,7 +38,11 @@ async fn an_acknowledged_message_is_archived_with_its_headers(stage: &Stage<'_>)
     stage.publish(vec![event]).await?;
     let first = stage.take(HOLD).await?;
     let marks = progress([("shop::a", mark(HandlerState::Retry, 1, "no"))]);
-    let retry = Settle::Retry { after: Duration::ZERO, progress: marks.clone(), outgoing: vec![] };
+    let retry = Settle::Retry {
+        after: Duration::ZERO,
+        progress: marks.clone(),
+        outgoing: vec![],
+    };
     stage.done(vec![(first.receipt.clone(), retry)]).await?;
     let second = stage.take(HOLD).await?;
     stage.done(vec![(second.receipt, ack())]).await?;
@@ -54,7 +60,9 @@ async fn an_acknowledged_message_is_archived_with_its_headers(stage: &Stage<'_>)
 async fn an_acknowledged_message_is_gone_without_an_archive(stage: &Stage<'_>) -> CaseResult {
     archive(stage)?;
     let kept = stage.fresh_event("e-1").await?;
-    stage.engine.set_retention(&stage.queue, Retention::Delete)?;
+    stage
+        .engine
+        .set_retention(&stage.queue, Retention::Delete)?;
     stage.done(vec![(kept.receipt, ack())]).await?;
     stage.is_empty().await?;
     let copies = stage.history("e-1").await?;
@@ -81,14 +89,23 @@ async fn a_trail_tells_of_a_message_that_is_gone(stage: &Stage<'_>) -> CaseResul
 
 async fn archived_messages_leave_with_their_events(stage: &Stage<'_>) -> CaseResult {
     archive(stage)?;
-    stage.publish(vec![stage.event("e-1"), stage.event("e-2")]).await?;
+    stage
+        .publish(vec![stage.event("e-1"), stage.event("e-2")])
+        .await?;
     let deliveries = stage.lease(2, HOLD).await?;
-    let settle = |n: i64| Settle::Ack { outgoing: vec![stage.outgoing(n)] };
+    let settle = |n: i64| Settle::Ack {
+        outgoing: vec![stage.outgoing(n)],
+    };
     let receipts = deliveries.into_iter().map(|delivery| delivery.receipt);
-    stage.done(receipts.zip([settle(1), settle(2)]).collect()).await?;
+    stage
+        .done(receipts.zip([settle(1), settle(2)]).collect())
+        .await?;
     for id in ["e-1", "e-2"] {
         let copy = stage.copy(id).await?;
-        check!(matches!(copy.state, CopyState::Archived { .. }), "`{id}` is {copy:?}");
+        check!(
+            matches!(copy.state, CopyState::Archived { .. }),
+            "`{id}` is {copy:?}"
+        );
     }
     check_eq!(stage.arrived().await?, [1, 2], "events that left with them");
     Ok(())
@@ -102,10 +119,16 @@ async fn a_stale_ack_archives_nothing(stage: &Stage<'_>) -> CaseResult {
     let current = stage.take(HOLD).await?;
     stage.lost(&stale.receipt, ack()).await?;
     let copy = stage.copy("e-1").await?;
-    check!(matches!(copy.state, CopyState::Leased { .. }), "it should be leased: {copy:?}");
+    check!(
+        matches!(copy.state, CopyState::Leased { .. }),
+        "it should be leased: {copy:?}"
+    );
     stage.done(vec![(current.receipt, ack())]).await?;
     let copy = stage.copy("e-1").await?;
-    check!(matches!(copy.state, CopyState::Archived { .. }), "it should be archived: {copy:?}");
+    check!(
+        matches!(copy.state, CopyState::Archived { .. }),
+        "it should be archived: {copy:?}"
+    );
     Ok(())
 }
 
@@ -125,12 +148,24 @@ async fn a_control_event_is_not_archived(stage: &Stage<'_>) -> CaseResult {
     end.body = end.body.replace("shop.paid", End::TYPE);
     let flat = stage.text(r#"{"_type": "EZQInterruptEvent"}"#);
     let ids = stage.publish(vec![end, flat]).await?;
-    let receipts = stage.lease(2, HOLD).await?.into_iter().map(|delivery| delivery.receipt);
-    stage.done(receipts.map(|receipt| (receipt, ack())).collect()).await?;
-    let flat_id = ids.last().map(|id| format!("{}:{id}", stage.queue)).unwrap_or_default();
+    let receipts = stage
+        .lease(2, HOLD)
+        .await?
+        .into_iter()
+        .map(|delivery| delivery.receipt);
+    stage
+        .done(receipts.map(|receipt| (receipt, ack())).collect())
+        .await?;
+    let flat_id = ids
+        .last()
+        .map(|id| format!("{}:{id}", stage.queue))
+        .unwrap_or_default();
     for id in ["e-1", &flat_id] {
         let copies = stage.history(id).await?;
-        check!(copies.is_empty(), "a control event should be gone: {copies:?}");
+        check!(
+            copies.is_empty(),
+            "a control event should be gone: {copies:?}"
+        );
     }
     Ok(())
 }
@@ -140,33 +175,67 @@ async fn an_archive_is_refused_where_there_is_none(stage: &Stage<'_>) -> CaseRes
     let has_archive = stage.engine.capabilities().archive;
     let kind = answer.err().map(|error| error.kind());
     let wanted = (!has_archive).then_some(ErrorKind::Unsupported);
-    check_eq!(kind, wanted, "the answer to setting an archive, which is offered: {has_archive}");
-    Ok(stage.engine.set_retention(&stage.queue, Retention::Delete)?)
+    check_eq!(
+        kind,
+        wanted,
+        "the answer to setting an archive, which is offered: {has_archive}"
+    );
+    Ok(stage
+        .engine
+        .set_retention(&stage.queue, Retention::Delete)?)
 }
 
 async fn a_transaction_archives_what_it_acknowledges(stage: &Stage<'_>) -> CaseResult {
     archive(stage)?;
     stage.needs("transactions", |c| c.transactions)?;
-    stage.publish(vec![stage.event("e-1"), stage.event("e-2")]).await?;
-    let receipts = stage.lease(2, HOLD).await?.into_iter().map(|delivery| delivery.receipt);
+    stage
+        .publish(vec![stage.event("e-1"), stage.event("e-2")])
+        .await?;
+    let receipts = stage
+        .lease(2, HOLD)
+        .await?
+        .into_iter()
+        .map(|delivery| delivery.receipt);
     let marks = progress([("shop::a", mark(HandlerState::Done, 1, ""))]);
     let marks = [None, Some(marks)].into_iter();
-    let finished = receipts.zip(marks).map(|(receipt, mark)| Finished { receipt, mark });
+    let finished = receipts
+        .zip(marks)
+        .map(|(receipt, mark)| Finished { receipt, mark });
     let finished: Vec<_> = finished.collect();
     let unit = stage.engine.begin(&stage.queue, None).await?;
-    let outcome = unit.finish(finished.clone(), vec![stage.outgoing(1)]).await?;
-    check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+    let outcome = unit
+        .finish(finished.clone(), vec![stage.outgoing(1)])
+        .await?;
+    check!(
+        matches!(outcome, SettleOutcome::Done),
+        "finishing answered {outcome:?}"
+    );
     let copy = stage.copy("e-1").await?;
-    check!(matches!(copy.state, CopyState::Archived { .. }), "it should be archived: {copy:?}");
+    check!(
+        matches!(copy.state, CopyState::Archived { .. }),
+        "it should be archived: {copy:?}"
+    );
     let copy = stage.copy("e-2").await?;
-    check!(matches!(copy.state, CopyState::Leased { .. }), "it is not done: {copy:?}");
+    check!(
+        matches!(copy.state, CopyState::Leased { .. }),
+        "it is not done: {copy:?}"
+    );
     // The whole is rolled back, with what it would have archived.
-    let all = finished.into_iter().map(|one| Finished { mark: None, ..one }).collect();
+    let all = finished
+        .into_iter()
+        .map(|one| Finished { mark: None, ..one })
+        .collect();
     let unit = stage.engine.begin(&stage.queue, None).await?;
     let outcome = unit.finish(all, Vec::new()).await?;
-    check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
+    check!(
+        matches!(outcome, SettleOutcome::LeaseLost),
+        "finishing answered {outcome:?}"
+    );
     let copy = stage.copy("e-2").await?;
-    check!(matches!(copy.state, CopyState::Leased { .. }), "it is not done: {copy:?}");
+    check!(
+        matches!(copy.state, CopyState::Leased { .. }),
+        "it is not done: {copy:?}"
+    );
     Ok(())
 }
 
@@ -176,10 +245,17 @@ async fn what_a_transaction_claimed_is_archived_with_it(stage: &Stage<'_>) -> Ca
     stage.publish(vec![stage.event("e-1")]).await?;
     for commits in [false, true] {
         let mut unit = stage.engine.begin(&stage.queue, None).await?;
-        check_eq!(unit.claim(2).await?.len(), 1, "what the transaction claimed");
+        check_eq!(
+            unit.claim(2).await?.len(),
+            1,
+            "what the transaction claimed"
+        );
         if commits {
             let outcome = unit.finish(Vec::new(), Vec::new()).await?;
-            check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+            check!(
+                matches!(outcome, SettleOutcome::Done),
+                "finishing answered {outcome:?}"
+            );
         } else {
             unit.abandon().await;
         }

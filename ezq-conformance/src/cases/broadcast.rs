@@ -59,7 +59,9 @@ async fn subscribe(
     queue: &QueueName,
     patterns: &[&str],
 ) -> Result<u64, CaseError> {
-    let patterns = patterns.iter().map(|pattern| Pattern::new(&named(stage, pattern)));
+    let patterns = patterns
+        .iter()
+        .map(|pattern| Pattern::new(&named(stage, pattern)));
     let patterns = patterns.collect::<Result<Vec<_>, _>>()?;
     Ok(store(stage)?.subscribe(app, queue, &patterns).await?)
 }
@@ -71,7 +73,9 @@ async fn stored(stage: &Stage<'_>, message: BroadcastMessage) -> Result<Vec<Queu
         match outcome {
             PublishOutcome::Stored(_) => queues.push(queue),
             other => {
-                return Err(CaseError::Failed(format!("the copy for `{queue}` is {other:?}")));
+                return Err(CaseError::Failed(format!(
+                    "the copy for `{queue}` is {other:?}"
+                )));
             }
         }
     }
@@ -79,7 +83,11 @@ async fn stored(stage: &Stage<'_>, message: BroadcastMessage) -> Result<Vec<Queu
 }
 
 async fn each_subscribed_queue_gets_one_copy(stage: &Stage<'_>) -> CaseResult {
-    check_eq!(stored(stage, event(stage, "paid", 1)).await?.len(), 0, "copies for nobody");
+    check_eq!(
+        stored(stage, event(stage, "paid", 1)).await?.len(),
+        0,
+        "copies for nobody"
+    );
     let (queue, other) = (&stage.queue, &stage.other);
     subscribe(stage, "shop", queue, &["paid", "*", "#"]).await?;
     subscribe(stage, "mail", queue, &["paid"]).await?;
@@ -94,7 +102,11 @@ async fn each_subscribed_queue_gets_one_copy(stage: &Stage<'_>) -> CaseResult {
         [queue.clone(), other.clone()],
         "queues"
     );
-    check_eq!(stored(stage, event(stage, "lost", 4)).await?, std::slice::from_ref(queue), "queues");
+    check_eq!(
+        stored(stage, event(stage, "lost", 4)).await?,
+        std::slice::from_ref(queue),
+        "queues"
+    );
     let mut read = numbers(&stage.lease(10, HOLD).await?);
     read.sort_unstable();
     check_eq!(read, [2, 3, 4], "copies in the first queue");
@@ -119,9 +131,15 @@ async fn patterns_mean_whole_segments(stage: &Stage<'_>) -> CaseResult {
         for name in types {
             let queues = stored(stage, event(stage, name, 1)).await?;
             let expected = whole.matches(&named(stage, name));
-            check_eq!(!queues.is_empty(), expected, "whether `{pattern}` means `{name}`");
+            check_eq!(
+                !queues.is_empty(),
+                expected,
+                "whether `{pattern}` means `{name}`"
+            );
         }
-        let removed = store(stage)?.unsubscribe("shop", &[(stage.queue.clone(), whole)]).await?;
+        let removed = store(stage)?
+            .unsubscribe("shop", &[(stage.queue.clone(), whole)])
+            .await?;
         check_eq!(removed, 1, "subscriptions removed");
     }
     Ok(())
@@ -129,14 +147,33 @@ async fn patterns_mean_whole_segments(stage: &Stage<'_>) -> CaseResult {
 
 async fn a_subscription_stands_once(stage: &Stage<'_>) -> CaseResult {
     let queue = &stage.queue;
-    check_eq!(subscribe(stage, "shop", queue, &["a", "b.#"]).await?, 2, "new subscriptions");
-    check_eq!(subscribe(stage, "shop", queue, &["b.#", "a", "c"]).await?, 1, "new subscriptions");
-    check_eq!(subscribe(stage, "mail", queue, &["a"]).await?, 1, "new subscriptions");
-    check_eq!(subscribe(stage, "mail", &stage.missing, &["a"]).await?, 1, "new subscriptions");
+    check_eq!(
+        subscribe(stage, "shop", queue, &["a", "b.#"]).await?,
+        2,
+        "new subscriptions"
+    );
+    check_eq!(
+        subscribe(stage, "shop", queue, &["b.#", "a", "c"]).await?,
+        1,
+        "new subscriptions"
+    );
+    check_eq!(
+        subscribe(stage, "mail", queue, &["a"]).await?,
+        1,
+        "new subscriptions"
+    );
+    check_eq!(
+        subscribe(stage, "mail", &stage.missing, &["a"]).await?,
+        1,
+        "new subscriptions"
+    );
     let listed = second(stage)?.subscriptions().await?;
-    let ours = listed.iter().filter(|one| [queue, &stage.missing].contains(&&one.queue));
-    let ours: Vec<_> =
-        ours.map(|one| (one.app.as_str(), one.pattern.as_str(), one.queue_exists)).collect();
+    let ours = listed
+        .iter()
+        .filter(|one| [queue, &stage.missing].contains(&&one.queue));
+    let ours: Vec<_> = ours
+        .map(|one| (one.app.as_str(), one.pattern.as_str(), one.queue_exists))
+        .collect();
     let name = |rest: &str| named(stage, rest);
     let (a, b, c) = (name("a"), name("b.#"), name("c"));
     let expected = [
@@ -157,11 +194,31 @@ async fn a_removed_subscription_gets_no_more_copies(stage: &Stage<'_>) -> CaseRe
     subscribe(stage, "mail", &other, &["a"]).await?;
     let a = Pattern::new(&named(stage, "a"))?;
     let both = [(queue.clone(), a.clone()), (other, a.clone())];
-    check_eq!(second(stage)?.unsubscribe("mail", &both).await?, 2, "subscriptions removed");
-    check_eq!(second(stage)?.unsubscribe("mail", &both).await?, 0, "subscriptions removed again");
-    check_eq!(stored(stage, event(stage, "a", 1)).await?, std::slice::from_ref(&queue), "queues");
-    check_eq!(second(stage)?.unsubscribe("shop", &both).await?, 1, "subscriptions removed");
-    check_eq!(stored(stage, event(stage, "a", 2)).await?.len(), 0, "queues");
+    check_eq!(
+        second(stage)?.unsubscribe("mail", &both).await?,
+        2,
+        "subscriptions removed"
+    );
+    check_eq!(
+        second(stage)?.unsubscribe("mail", &both).await?,
+        0,
+        "subscriptions removed again"
+    );
+    check_eq!(
+        stored(stage, event(stage, "a", 1)).await?,
+        std::slice::from_ref(&queue),
+        "queues"
+    );
+    check_eq!(
+        second(stage)?.unsubscribe("shop", &both).await?,
+        1,
+        "subscriptions removed"
+    );
+    check_eq!(
+        stored(stage, event(stage, "a", 2)).await?.len(),
+        0,
+        "queues"
+    );
     Ok(())
 }
 
@@ -189,14 +246,24 @@ async fn a_copy_is_delayed_as_a_published_message(stage: &Stage<'_>) -> CaseResu
     stage.needs("delayed", |c| c.delayed)?;
     subscribe(stage, "shop", &stage.queue, &["#"]).await?;
     let pause = Duration::from_millis(500);
-    let after = BroadcastMessage { due: Due::After(pause), ..event(stage, "a", 1) };
-    let far = BroadcastMessage { due: Due::After(HOLD), ..event(stage, "a", 2) };
+    let after = BroadcastMessage {
+        due: Due::After(pause),
+        ..event(stage, "a", 1)
+    };
+    let far = BroadcastMessage {
+        due: Due::After(HOLD),
+        ..event(stage, "a", 2)
+    };
     stored(stage, after).await?;
     stored(stage, far).await?;
     check_eq!(stage.stats().await?.scheduled, 2, "scheduled copies");
     stage.nothing_readable().await?;
     stage.pass(pause).await;
-    check_eq!(number_in(&stage.take(HOLD).await?.body), 1, "the copy that fell due");
+    check_eq!(
+        number_in(&stage.take(HOLD).await?.body),
+        1,
+        "the copy that fell due"
+    );
     Ok(())
 }
 
@@ -209,14 +276,25 @@ async fn a_copy_has_headers_and_key(stage: &Stage<'_>) -> CaseResult {
     }
     for n in [1, 2] {
         let headers = headers.clone();
-        stored(stage, BroadcastMessage { headers, ..event(stage, "a", n) }).await?;
+        stored(
+            stage,
+            BroadcastMessage {
+                headers,
+                ..event(stage, "a", n)
+            },
+        )
+        .await?;
     }
     let first = stage.lease(1, HOLD).await?;
     check_eq!(first.len(), 1, "copies");
     check_eq!(first[0].headers, headers, "headers");
     if stage.engine.capabilities().keys {
         check_eq!(number_in(&first[0].body), 1, "the first of the key");
-        check_eq!(stage.lease_second(10, HOLD).await?.len(), 0, "copies while their key is held");
+        check_eq!(
+            stage.lease_second(10, HOLD).await?.len(),
+            0,
+            "copies while their key is held"
+        );
     }
     Ok(())
 }
@@ -226,7 +304,10 @@ async fn of_one_dedupe_key_each_queue_stores_one_copy(stage: &Stage<'_>) -> Case
     subscribe(stage, "shop", &stage.queue, &["a"]).await?;
     let keyed = |n: i64| -> Result<_, CaseError> {
         let dedupe = Some(Dedupe::new("order-7", HOLD, format!("event-{n}"))?);
-        Ok(BroadcastMessage { dedupe, ..event(stage, "a", n) })
+        Ok(BroadcastMessage {
+            dedupe,
+            ..event(stage, "a", n)
+        })
     };
     check_eq!(stored(stage, keyed(1)?).await?.len(), 1, "copies");
     // It was not subscribed then, so it has none yet.
@@ -235,14 +316,23 @@ async fn of_one_dedupe_key_each_queue_stores_one_copy(stage: &Stage<'_>) -> Case
         let PublishOutcome::Duplicate(original) = outcome else {
             return Err(CaseError::Failed(format!("the second copy is {outcome:?}")));
         };
-        let first = original.as_ref().is_none_or(|original| original.event_id == "event-1");
+        let first = original
+            .as_ref()
+            .is_none_or(|original| original.event_id == "event-1");
         check!(first, "the first copy is not {original:?}");
     }
     // A published message takes the same key.
     let message = keyed(3)?.copy(&stage.queue);
     let outcomes = stage.outcomes(vec![message]).await?;
-    check!(matches!(outcomes[..], [PublishOutcome::Duplicate(_)]), "publishing gave {outcomes:?}");
-    check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "copies in the first queue");
+    check!(
+        matches!(outcomes[..], [PublishOutcome::Duplicate(_)]),
+        "publishing gave {outcomes:?}"
+    );
+    check_eq!(
+        numbers(&stage.lease(10, HOLD).await?),
+        [1],
+        "copies in the first queue"
+    );
     check_eq!(stage.arrived().await?, [2], "copies in the second queue");
     Ok(())
 }
@@ -251,20 +341,37 @@ async fn a_refused_broadcast_stores_no_copy(stage: &Stage<'_>) -> CaseResult {
     const FEASIBLE: usize = 16 << 20;
     subscribe(stage, "shop", &stage.queue, &["a"]).await?;
     subscribe(stage, "shop", &stage.other, &["a"]).await?;
-    let limit = stage.engine.capabilities().max_body.filter(|limit| *limit <= FEASIBLE);
+    let limit = stage
+        .engine
+        .capabilities()
+        .max_body
+        .filter(|limit| *limit <= FEASIBLE);
     let large = limit.map(|limit| format!("\"{}\"", "x".repeat(limit)));
-    let bad = [Some(r#"{"cut":"#.to_owned()), Some(r#""\u0000""#.to_owned()), large];
+    let bad = [
+        Some(r#"{"cut":"#.to_owned()),
+        Some(r#""\u0000""#.to_owned()),
+        large,
+    ];
     for body in bad.into_iter().flatten() {
-        let message = BroadcastMessage { body, ..event(stage, "a", 1) };
+        let message = BroadcastMessage {
+            body,
+            ..event(stage, "a", 1)
+        };
         if let Ok(copies) = store(stage)?.broadcast(message).await {
             // The store takes any text.
-            let whole = copies.iter().all(|(_, o)| matches!(o, PublishOutcome::Stored(_)));
+            let whole = copies
+                .iter()
+                .all(|(_, o)| matches!(o, PublishOutcome::Stored(_)));
             check!(whole, "a broadcast is stored in part: {copies:?}");
             stage.engine.purge(&stage.queue).await?;
             stage.engine.purge(&stage.other).await?;
         }
         stage.is_empty().await?;
-        check_eq!(stage.arrived().await?.len(), 0, "copies of what was refused");
+        check_eq!(
+            stage.arrived().await?.len(),
+            0,
+            "copies of what was refused"
+        );
     }
     stored(stage, event(stage, "a", 2)).await?;
     check_eq!(stage.arrived().await?, [2], "copies");
@@ -273,7 +380,10 @@ async fn a_refused_broadcast_stores_no_copy(stage: &Stage<'_>) -> CaseResult {
 
 async fn concurrent_subscribers_add_each_once(stage: &Stage<'_>) -> CaseResult {
     let names: Vec<String> = (0..20).map(|n| named(stage, &format!("t{n}"))).collect();
-    let patterns = names.iter().map(|name| Pattern::new(name)).collect::<Result<Vec<_>, _>>()?;
+    let patterns = names
+        .iter()
+        .map(|name| Pattern::new(name))
+        .collect::<Result<Vec<_>, _>>()?;
     let turned: Vec<_> = patterns.iter().rev().cloned().collect();
     let (one, other, queue) = (store(stage)?, second(stage)?, &stage.queue);
     let added = tokio::join!(
@@ -282,16 +392,28 @@ async fn concurrent_subscribers_add_each_once(stage: &Stage<'_>) -> CaseResult {
         one.subscribe("mail", queue, &turned),
         other.subscribe("mail", queue, &patterns),
     );
-    check_eq!(added.0? + added.1? + added.2? + added.3?, 40, "new subscriptions");
+    check_eq!(
+        added.0? + added.1? + added.2? + added.3?,
+        40,
+        "new subscriptions"
+    );
     let listed = one.subscriptions().await?;
-    check_eq!(listed.iter().filter(|one| one.queue == *queue).count(), 40, "subscriptions");
+    check_eq!(
+        listed.iter().filter(|one| one.queue == *queue).count(),
+        40,
+        "subscriptions"
+    );
     Ok(())
 }
 
 async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult {
     let party = |app: &str, role| {
         let (event_type, app) = (named(stage, "a"), app.to_owned());
-        EventParty { event_type, role, app }
+        EventParty {
+            event_type,
+            role,
+            app,
+        }
     };
     let shop = party("shop", EventRole::Owner);
     let mail = party("mail", EventRole::Publisher);
@@ -299,13 +421,28 @@ async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult
     second(stage)?.record(std::slice::from_ref(&shop)).await?;
     let told = second(stage)?.parties(&named(stage, "a")).await?;
     check_eq!(told, [shop.clone(), mail.clone()], "parties");
-    check_eq!(store(stage)?.parties(&named(stage, "b")).await?.len(), 0, "parties of another");
+    check_eq!(
+        store(stage)?.parties(&named(stage, "b")).await?.len(),
+        0,
+        "parties of another"
+    );
     // Other runs may say things as `shop`, too.
     let said = store(stage)?.said_by("shop").await?;
-    check!(said.contains(&shop) && !said.contains(&mail), "what one said: {said:?}");
-    check_eq!(second(stage)?.forget(std::slice::from_ref(&shop)).await?, 1, "forgotten");
+    check!(
+        said.contains(&shop) && !said.contains(&mail),
+        "what one said: {said:?}"
+    );
+    check_eq!(
+        second(stage)?.forget(std::slice::from_ref(&shop)).await?,
+        1,
+        "forgotten"
+    );
     check_eq!(store(stage)?.forget(&[shop]).await?, 0, "forgotten twice");
-    check_eq!(store(stage)?.parties(&named(stage, "a")).await?, [mail], "what another said");
+    check_eq!(
+        store(stage)?.parties(&named(stage, "a")).await?,
+        [mail],
+        "what another said"
+    );
     Ok(())
 }
 
@@ -313,7 +450,12 @@ async fn a_transaction_broadcasts_when_it_commits(stage: &Stage<'_>) -> CaseResu
     stage.needs("transactions", |c| c.transactions)?;
     store(stage)?.ready().await?;
     subscribe(stage, "shop", &stage.other, &["a"]).await?;
-    let last = |receipt: &Receipt| vec![Finished { receipt: receipt.clone(), mark: None }];
+    let last = |receipt: &Receipt| {
+        vec![Finished {
+            receipt: receipt.clone(),
+            mark: None,
+        }]
+    };
     for (n, commits) in [(1, true), (2, false)] {
         let receipt = stage.fresh(HOLD).await?.receipt;
         let mut unit = stage.engine.begin(&stage.queue, None).await?;
@@ -321,15 +463,25 @@ async fn a_transaction_broadcasts_when_it_commits(stage: &Stage<'_>) -> CaseResu
         check_eq!(stage.arrived().await?.len(), 0, "copies before the commit");
         if commits {
             let outcome = unit.finish(last(&receipt), Vec::new()).await?;
-            check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+            check!(
+                matches!(outcome, SettleOutcome::Done),
+                "finishing answered {outcome:?}"
+            );
             check_eq!(stage.arrived().await?, [n], "copies");
         } else {
             unit.abandon().await;
-            check_eq!(stage.arrived().await?.len(), 0, "copies of what was abandoned");
+            check_eq!(
+                stage.arrived().await?.len(),
+                0,
+                "copies of what was abandoned"
+            );
         }
     }
     let mut unit = stage.engine.begin(&stage.queue, None).await?;
-    let bad = BroadcastMessage { body: r#""\u0000""#.to_owned(), ..event(stage, "a", 3) };
+    let bad = BroadcastMessage {
+        body: r#""\u0000""#.to_owned(),
+        ..event(stage, "a", 3)
+    };
     if let Err(error) = unit.broadcast(bad) {
         let why = error_chain(&error);
         check_eq!(error.kind(), ErrorKind::InvalidEvent, "the refusal: {why}");

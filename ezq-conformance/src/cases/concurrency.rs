@@ -38,7 +38,11 @@ async fn concurrent_workers_never_share_a_message(stage: &Stage<'_>) -> CaseResu
     }
     let ids = joined(workers).await?.concat();
     let different: HashSet<_> = ids.iter().collect();
-    check_eq!(ids.len(), different.len(), "messages handed out, and different ones");
+    check_eq!(
+        ids.len(),
+        different.len(),
+        "messages handed out, and different ones"
+    );
     check_eq!(ids.len(), MESSAGES, "messages handed out");
     stage.is_empty().await
 }
@@ -57,7 +61,11 @@ async fn drain(
         empty = if deliveries.is_empty() { empty + 1 } else { 0 };
         let receipts = deliveries.into_iter().map(|d| d.receipt);
         let batch: Vec<_> = receipts.map(|receipt| (receipt, ack())).collect();
-        ids.extend(batch.iter().map(|(receipt, _)| receipt.message_id().clone()));
+        ids.extend(
+            batch
+                .iter()
+                .map(|(receipt, _)| receipt.message_id().clone()),
+        );
         if !batch.is_empty() {
             engine.settle(&request.queue, batch).await?;
         }
@@ -84,7 +92,9 @@ async fn settle_all(
     receipts: Vec<Receipt>,
     settle: Settle,
 ) -> Result<Vec<SettleOutcome>> {
-    let batch = receipts.into_iter().map(|receipt| (receipt, settle.clone()));
+    let batch = receipts
+        .into_iter()
+        .map(|receipt| (receipt, settle.clone()));
     engine.settle(&queue, batch.collect()).await
 }
 
@@ -101,9 +111,19 @@ async fn concurrent_acks_in_opposite_order_succeed_once_each(stage: &Stage<'_>) 
             tasks.spawn(settle_all(client, stage.queue.clone(), receipts, ack()));
         }
         let outcomes: Vec<_> = joined(tasks).await?.into_iter().flatten().collect();
-        let done = outcomes.iter().filter(|o| matches!(o, SettleOutcome::Done)).count();
-        let lost = outcomes.iter().filter(|o| matches!(o, SettleOutcome::LeaseLost)).count();
-        check_eq!((done, lost), (BATCH, BATCH), "done and lost in round {round}");
+        let done = outcomes
+            .iter()
+            .filter(|o| matches!(o, SettleOutcome::Done))
+            .count();
+        let lost = outcomes
+            .iter()
+            .filter(|o| matches!(o, SettleOutcome::LeaseLost))
+            .count();
+        check_eq!(
+            (done, lost),
+            (BATCH, BATCH),
+            "done and lost in round {round}"
+        );
     }
     stage.is_empty().await
 }
@@ -111,8 +131,11 @@ async fn concurrent_acks_in_opposite_order_succeed_once_each(stage: &Stage<'_>) 
 async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<'_>) -> CaseResult {
     for round in 0..ROUNDS {
         let receipts = leased(stage).await?;
-        let (even, odd): (Vec<_>, Vec<_>) =
-            receipts.iter().cloned().enumerate().partition(|(n, _)| n % 2 == 0);
+        let (even, odd): (Vec<_>, Vec<_>) = receipts
+            .iter()
+            .cloned()
+            .enumerate()
+            .partition(|(n, _)| n % 2 == 0);
         let receipts_of = |half: Vec<(usize, Receipt)>| half.into_iter().map(|(_, r)| r).collect();
         let mut odd: Vec<_> = receipts_of(odd);
         odd.reverse();
@@ -133,10 +156,16 @@ async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<
             renewals.spawn(async move { client.extend(&queue, &receipts, HOLD).await });
         }
         let renewed: Vec<_> = joined(renewals).await?;
-        check!(renewed.iter().all(|o| o.len() == BATCH), "a renewal left a message out");
+        check!(
+            renewed.iter().all(|o| o.len() == BATCH),
+            "a renewal left a message out"
+        );
         for outcome in joined(tasks).await?.into_iter().flatten() {
             let done = matches!(outcome, SettleOutcome::Done);
-            check!(done, "round {round}: a receipt that holds answered {outcome:?}");
+            check!(
+                done,
+                "round {round}: a receipt that holds answered {outcome:?}"
+            );
         }
         // A renewal that came after a release would have taken the message back.
         stage.pass(Duration::from_millis(1)).await;

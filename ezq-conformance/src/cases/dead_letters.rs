@@ -26,7 +26,11 @@ async fn died(stage: &Stage<'_>, n: i64) -> Result<DeadLetter, CaseError> {
     stage.publish(vec![message]).await?;
     let delivery = stage.take(HOLD).await?;
     let done = progress([("shop::a", mark(HandlerState::Done, 1, ""))]);
-    let again = Settle::Retry { after: Default::default(), progress: done, outgoing: Vec::new() };
+    let again = Settle::Retry {
+        after: Default::default(),
+        progress: done,
+        outgoing: Vec::new(),
+    };
     stage.done(vec![(delivery.receipt, again)]).await?;
     let delivery = stage.take(HOLD).await?;
     let original_id = Some(delivery.receipt.message_id().clone());
@@ -34,10 +38,16 @@ async fn died(stage: &Stage<'_>, n: i64) -> Result<DeadLetter, CaseError> {
         ("shop::b", mark(HandlerState::Dead, 3, "no")),
         ("shop::c", mark(HandlerState::Retry, 2, "not yet")),
     ]);
-    let bury = Settle::DeadLetter { reason: reason(), progress: dead, outgoing: Vec::new() };
+    let bury = Settle::DeadLetter {
+        reason: reason(),
+        progress: dead,
+        outgoing: Vec::new(),
+    };
     stage.done(vec![(delivery.receipt, bury)]).await?;
     let listed = letters.list(&stage.queue, None, 100).await?;
-    let found = listed.into_iter().find(|letter| letter.original_id == original_id);
+    let found = listed
+        .into_iter()
+        .find(|letter| letter.original_id == original_id);
     found.ok_or_else(|| CaseError::Failed("the dead letter is not listed".to_owned()))
 }
 
@@ -46,14 +56,29 @@ async fn an_id_moves_and_discards_no_dead_letter_that_got_it(stage: &Stage<'_>) 
     let old = died(stage, 1).await?.id;
     stage.lose_newest(&queue.dead_letters()).await?;
     let new = died(stage, 2).await?.id;
-    check_eq!(new.to_string(), old.to_string(), "the id that is issued again");
+    check_eq!(
+        new.to_string(),
+        old.to_string(),
+        "the id that is issued again"
+    );
 
     let old = [old];
-    check!(letters.find(queue, &old[0]).await?.is_none(), "another dead letter was found");
+    check!(
+        letters.find(queue, &old[0]).await?.is_none(),
+        "another dead letter was found"
+    );
     check_eq!(letters.redrive(queue, &old).await?, [], "what was redriven");
-    check_eq!(letters.discard(queue, &old).await?, [], "what was discarded");
+    check_eq!(
+        letters.discard(queue, &old).await?,
+        [],
+        "what was discarded"
+    );
     let new = [new];
-    check_eq!(letters.discard(queue, &new).await?, new, "what its own id discards");
+    check_eq!(
+        letters.discard(queue, &new).await?,
+        new,
+        "what its own id discards"
+    );
     Ok(())
 }
 
@@ -64,19 +89,34 @@ async fn a_dead_letter_keeps_the_message_and_the_reason(stage: &Stage<'_>) -> Ca
     check_eq!(stage.stats().await?.dead, 1, "dead letters");
     check_eq!(number_in(&letter.body), 7, "the body");
     check_eq!(letter.reason, Some(reason()), "the reason");
-    check_eq!(letter.headers.text("correlation-id"), Some("c-1"), "the publisher's header");
-    check_eq!(letter.headers.value(DEAD), None, "the reason among the headers");
+    check_eq!(
+        letter.headers.text("correlation-id"),
+        Some("c-1"),
+        "the publisher's header"
+    );
+    check_eq!(
+        letter.headers.value(DEAD),
+        None,
+        "the reason among the headers"
+    );
     let marks = progress([
         ("shop::a", mark(HandlerState::Done, 1, "")),
         ("shop::b", mark(HandlerState::Dead, 3, "no")),
         ("shop::c", mark(HandlerState::Retry, 2, "not yet")),
     ]);
     check_eq!(Progress::from_headers(&letter.headers), marks, "marks");
-    check!(letter.died_at >= letter.enqueued_at, "it died before it was stored");
+    check!(
+        letter.died_at >= letter.enqueued_at,
+        "it died before it was stored"
+    );
 
     let letters = stage.dead_letters()?;
     let found = letters.find(&stage.queue, &letter.id).await?;
-    check_eq!(found.map(|found| found.reason), Some(letter.reason), "the reason of what is found");
+    check_eq!(
+        found.map(|found| found.reason),
+        Some(letter.reason),
+        "the reason of what is found"
+    );
     let unknown = letters.find(&stage.queue, &unknown_id(&letter.id)).await?;
     check!(unknown.is_none(), "an unknown id finds {unknown:?}");
     Ok(())
@@ -109,13 +149,25 @@ async fn a_redrive_runs_again_only_what_had_failed(stage: &Stage<'_>) -> CaseRes
     check_eq!(number_in(&delivery.body), 1, "the body");
     let done = progress([("shop::a", mark(HandlerState::Done, 1, ""))]);
     check_eq!(Progress::from_headers(&delivery.headers), done, "marks");
-    check_eq!(delivery.headers.text("correlation-id"), Some("c-1"), "the publisher's header");
+    check_eq!(
+        delivery.headers.text("correlation-id"),
+        Some("c-1"),
+        "the publisher's header"
+    );
     check_eq!(delivery.headers.value(DEAD), None, "the old reason");
-    check_eq!(delivery.enqueued_at, letter.enqueued_at, "when it was first stored");
+    check_eq!(
+        delivery.enqueued_at,
+        letter.enqueued_at,
+        "when it was first stored"
+    );
     check_eq!(delivery.unsettled_deliveries(), 1, "unsettled deliveries");
     stage.pass(SHORT).await;
     let delivery = stage.take(HOLD).await?;
-    check_eq!(delivery.unsettled_deliveries(), 2, "unsettled deliveries after a crash");
+    check_eq!(
+        delivery.unsettled_deliveries(),
+        2,
+        "unsettled deliveries after a crash"
+    );
     stage.done(vec![(delivery.receipt, ack())]).await?;
     stage.is_empty().await
 }
@@ -129,9 +181,19 @@ async fn a_redrive_moves_each_message_once(stage: &Stage<'_>) -> CaseResult {
     check_eq!(moved, asked[1..], "ids moved");
     let again = letters.redrive(&stage.queue, &asked[1..]).await?;
     check!(again.is_empty(), "it was moved twice: {again:?}");
-    check!(letters.find(&stage.queue, &second).await?.is_none(), "it is still a dead letter");
-    check!(letters.find(&stage.queue, &first).await?.is_some(), "another dead letter is gone");
-    check_eq!(number_in(&stage.take(HOLD).await?.body), 2, "the message that came back");
+    check!(
+        letters.find(&stage.queue, &second).await?.is_none(),
+        "it is still a dead letter"
+    );
+    check!(
+        letters.find(&stage.queue, &first).await?.is_some(),
+        "another dead letter is gone"
+    );
+    check_eq!(
+        number_in(&stage.take(HOLD).await?.body),
+        2,
+        "the message that came back"
+    );
     Ok(())
 }
 
@@ -140,13 +202,19 @@ async fn a_redriven_message_can_die_again(stage: &Stage<'_>) -> CaseResult {
     let letter = died(stage, 1).await?;
     letters.redrive(&stage.queue, &[letter.id]).await?;
     let delivery = stage.take(HOLD).await?;
-    stage.done(vec![(delivery.receipt, retry(Default::default()))]).await?;
+    stage
+        .done(vec![(delivery.receipt, retry(Default::default()))])
+        .await?;
     let delivery = stage.take(HOLD).await?;
     let mut reason = reason();
     reason.error = "again".to_owned();
     let wanted = Some(reason.clone());
     let dead = progress([("shop::b", mark(HandlerState::Dead, 5, "still no"))]);
-    let bury = Settle::DeadLetter { reason, progress: dead, outgoing: Vec::new() };
+    let bury = Settle::DeadLetter {
+        reason,
+        progress: dead,
+        outgoing: Vec::new(),
+    };
     stage.done(vec![(delivery.receipt, bury)]).await?;
     let listed = letters.list(&stage.queue, None, 10).await?;
     let reasons: Vec<_> = listed.into_iter().map(|letter| letter.reason).collect();
@@ -161,7 +229,13 @@ async fn a_discarded_dead_letter_is_gone_for_good(stage: &Stage<'_>) -> CaseResu
     let asked = [unknown_id(&second), second.clone()];
     let gone = letters.discard(&stage.queue, &asked).await?;
     check_eq!(gone, asked[1..], "ids discarded");
-    check!(letters.find(&stage.queue, &second).await?.is_none(), "it is still a dead letter");
-    check!(letters.find(&stage.queue, &first).await?.is_some(), "another dead letter is gone");
+    check!(
+        letters.find(&stage.queue, &second).await?.is_none(),
+        "it is still a dead letter"
+    );
+    check!(
+        letters.find(&stage.queue, &first).await?.is_some(),
+        "another dead letter is gone"
+    );
     stage.is_empty().await
 }

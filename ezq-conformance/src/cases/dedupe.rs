@@ -48,10 +48,15 @@ fn id_of(outcome: &PublishOutcome) -> Option<&MessageId> {
 /// Checks that nothing was stored, and which message is named where the engine names one.
 fn duplicate_of(outcome: &PublishOutcome, id: &MessageId, event_id: &str) -> CaseResult {
     let PublishOutcome::Duplicate(original) = outcome else {
-        return Err(CaseError::Failed(format!("a duplicate answered {outcome:?}")));
+        return Err(CaseError::Failed(format!(
+            "a duplicate answered {outcome:?}"
+        )));
     };
     if let Some(original) = original {
-        let wanted = Original { message_id: id.clone(), event_id: event_id.to_owned() };
+        let wanted = Original {
+            message_id: id.clone(),
+            event_id: event_id.to_owned(),
+        };
         check_eq!(*original, wanted, "the message that was first");
     }
     Ok(())
@@ -89,7 +94,9 @@ async fn of_equal_keys_in_one_batch_the_first_is_stored(stage: &Stage<'_>) -> Ca
     let outcomes = stage.outcomes(batch).await?;
     let ids: Vec<_> = outcomes.iter().map(id_of).collect();
     let [Some(first), Some(third), Some(_), None, None, Some(_)] = ids[..] else {
-        return Err(CaseError::Failed(format!("the batch answered {outcomes:?}")));
+        return Err(CaseError::Failed(format!(
+            "the batch answered {outcomes:?}"
+        )));
     };
     duplicate_of(&outcomes[3], third, "event-3")?;
     duplicate_of(&outcomes[4], &before, "event-1")?;
@@ -128,7 +135,10 @@ async fn a_key_outlives_its_message(stage: &Stage<'_>) -> CaseResult {
     stage.is_empty().await?;
     duplicates(stage, 1, held(stage, 2, "a")?, &id).await?;
     if stage.engine.capabilities().delayed {
-        let later = Outgoing { due: Due::After(HOLD), ..held(stage, 3, "b")? };
+        let later = Outgoing {
+            due: Due::After(HOLD),
+            ..held(stage, 3, "b")?
+        };
         let id = stored(stage, later).await?;
         duplicates(stage, 3, held(stage, 4, "b")?, &id).await?;
         stage.nothing_readable().await?;
@@ -140,7 +150,11 @@ async fn a_key_counts_in_its_own_queue(stage: &Stage<'_>) -> CaseResult {
     needs(stage)?;
     stored(stage, held(stage, 1, "a")?).await?;
     stored(stage, keyed(stage.outgoing(2), "a", HOLD)?).await?;
-    check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "messages of the first queue");
+    check_eq!(
+        numbers(&stage.lease(10, HOLD).await?),
+        [1],
+        "messages of the first queue"
+    );
     check_eq!(stage.arrived().await?, [2], "messages of the second queue");
     Ok(())
 }
@@ -148,13 +162,25 @@ async fn a_key_counts_in_its_own_queue(stage: &Stage<'_>) -> CaseResult {
 async fn a_refused_message_leaves_its_key_free(stage: &Stage<'_>) -> CaseResult {
     needs(stage)?;
     const FEASIBLE: usize = 16 << 20;
-    let limit = stage.engine.capabilities().max_body.filter(|limit| *limit <= FEASIBLE);
+    let limit = stage
+        .engine
+        .capabilities()
+        .max_body
+        .filter(|limit| *limit <= FEASIBLE);
     let large = limit.map(|limit| format!("\"{}\"", "x".repeat(limit)));
-    let bad = [Some(r#"{"cut":"#.to_owned()), Some(r#""\u0000""#.to_owned()), large];
+    let bad = [
+        Some(r#"{"cut":"#.to_owned()),
+        Some(r#""\u0000""#.to_owned()),
+        large,
+    ];
     for (bad, key) in bad.into_iter().flatten().zip(["a", "b", "c"]) {
         let refused = keyed(stage.text(bad.as_str()), key, HOLD)?;
         // A good one with the same key behind it, and another beside it.
-        let batch = vec![refused, held(stage, 1, key)?, held(stage, 2, &format!("{key}2"))?];
+        let batch = vec![
+            refused,
+            held(stage, 1, key)?,
+            held(stage, 2, &format!("{key}2"))?,
+        ];
         let outcomes = stage.outcomes(batch).await?;
         if !matches!(outcomes[0], PublishOutcome::Failed(_)) {
             // The store takes any text.
@@ -190,7 +216,9 @@ async fn concurrent_publishers_of_one_key_store_one_message(stage: &Stage<'_>) -
             one.publish(batch(round, true)?),
             other.publish(batch(round, false)?),
         );
-        let outcomes = [answers.0?, answers.1?, answers.2?, answers.3?].into_iter().flatten();
+        let outcomes = [answers.0?, answers.1?, answers.2?, answers.3?]
+            .into_iter()
+            .flatten();
         let mut count = 0;
         for outcome in outcomes {
             match outcome {
@@ -214,7 +242,9 @@ async fn a_settlement_leaves_out_a_duplicate(stage: &Stage<'_>) -> CaseResult {
         keyed(stage.outgoing(3), "b", HOLD)?,
         stage.outgoing(4),
     ];
-    stage.done(vec![(receipt, Settle::Ack { outgoing })]).await?;
+    stage
+        .done(vec![(receipt, Settle::Ack { outgoing })])
+        .await?;
     stage.is_empty().await?;
     let mut arrived = stage.arrived().await?;
     arrived.sort_unstable();

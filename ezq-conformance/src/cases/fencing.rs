@@ -33,7 +33,11 @@ async fn taken_over(stage: &Stage<'_>) -> Result<(Receipt, Delivery), CaseError>
 
 /// The second worker's lease stands as if nobody had tried anything.
 async fn unchanged(stage: &Stage<'_>, current: Delivery) -> CaseResult {
-    check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
+    check_eq!(
+        stage.arrived().await?,
+        [0_i64; 0],
+        "outgoing events of a lost lease"
+    );
     stage.nothing_readable().await?;
     let dead = stage.stats().await?.dead;
     check_eq!(dead, 0, "dead letters");
@@ -41,7 +45,11 @@ async fn unchanged(stage: &Stage<'_>, current: Delivery) -> CaseResult {
     let again = stage.take(HOLD).await?;
     check_eq!(again.deliveries, 3, "deliveries");
     check_eq!(again.headers.returned(), 1, "returned");
-    check_eq!(Progress::from_headers(&again.headers), Progress::default(), "marks");
+    check_eq!(
+        Progress::from_headers(&again.headers),
+        Progress::default(),
+        "marks"
+    );
     stage.done(vec![(again.receipt, ack())]).await?;
     stage.is_empty().await
 }
@@ -60,7 +68,11 @@ async fn a_stale_ack_changes_nothing(stage: &Stage<'_>) -> CaseResult {
 async fn a_stale_retry_changes_nothing(stage: &Stage<'_>) -> CaseResult {
     let (stale, current) = taken_over(stage).await?;
     let outgoing = vec![stage.outgoing(1)];
-    let retry = Settle::Retry { after: Duration::ZERO, progress: stray(), outgoing };
+    let retry = Settle::Retry {
+        after: Duration::ZERO,
+        progress: stray(),
+        outgoing,
+    };
     stage.lost(&stale, retry).await?;
     unchanged(stage, current).await
 }
@@ -68,7 +80,11 @@ async fn a_stale_retry_changes_nothing(stage: &Stage<'_>) -> CaseResult {
 async fn a_stale_dead_letter_changes_nothing(stage: &Stage<'_>) -> CaseResult {
     let (stale, current) = taken_over(stage).await?;
     let outgoing = vec![stage.outgoing(1)];
-    let bury = Settle::DeadLetter { reason: reason(), progress: stray(), outgoing };
+    let bury = Settle::DeadLetter {
+        reason: reason(),
+        progress: stray(),
+        outgoing,
+    };
     stage.lost(&stale, bury).await?;
     unchanged(stage, current).await
 }
@@ -82,7 +98,10 @@ async fn a_stale_release_changes_nothing(stage: &Stage<'_>) -> CaseResult {
 async fn a_stale_extension_changes_nothing(stage: &Stage<'_>) -> CaseResult {
     let (stale, current) = taken_over(stage).await?;
     let stale = [stale];
-    let outcomes = stage.engine.extend(&stage.queue, &stale, Duration::from_millis(1)).await?;
+    let outcomes = stage
+        .engine
+        .extend(&stage.queue, &stale, Duration::from_millis(1))
+        .await?;
     check_eq!(outcomes, [ExtendOutcome::LeaseLost], "outcomes");
     stage.pass(Duration::from_millis(1)).await;
     unchanged(stage, current).await
@@ -91,15 +110,30 @@ async fn a_stale_extension_changes_nothing(stage: &Stage<'_>) -> CaseResult {
 async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> CaseResult {
     let (stale, current) = taken_over(stage).await?;
     stage.publish_numbers(&[2, 3]).await?;
-    let mut receipts: Vec<_> = stage.lease(2, HOLD).await?.into_iter().map(|d| d.receipt).collect();
+    let mut receipts: Vec<_> = stage
+        .lease(2, HOLD)
+        .await?
+        .into_iter()
+        .map(|d| d.receipt)
+        .collect();
     check_eq!(receipts.len(), 2, "messages leased");
     receipts.insert(1, stale);
-    let batch = receipts.into_iter().map(|receipt| (receipt, ack())).collect();
+    let batch = receipts
+        .into_iter()
+        .map(|receipt| (receipt, ack()))
+        .collect();
     let outcomes = stage.settle(batch).await?;
     use SettleOutcome::{Done, LeaseLost};
-    check!(matches!(outcomes.as_slice(), [Done, LeaseLost, Done]), "outcomes are {outcomes:?}");
+    check!(
+        matches!(outcomes.as_slice(), [Done, LeaseLost, Done]),
+        "outcomes are {outcomes:?}"
+    );
     let stats = stage.stats().await?;
-    check_eq!((stats.ready, stats.in_progress), (0, 1), "messages ready and leased");
+    check_eq!(
+        (stats.ready, stats.in_progress),
+        (0, 1),
+        "messages ready and leased"
+    );
     stage.done(vec![(current.receipt, ack())]).await
 }
 
@@ -116,14 +150,22 @@ async fn a_second_ack_is_lost(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(HOLD).await?;
     stage.done(vec![(delivery.receipt.clone(), ack())]).await?;
     let outgoing = vec![stage.outgoing(1)];
-    stage.lost(&delivery.receipt, Settle::Ack { outgoing }).await?;
-    check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
+    stage
+        .lost(&delivery.receipt, Settle::Ack { outgoing })
+        .await?;
+    check_eq!(
+        stage.arrived().await?,
+        [0_i64; 0],
+        "outgoing events of a lost lease"
+    );
     Ok(())
 }
 
 async fn a_receipt_is_void_after_its_retry(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(HOLD).await?;
-    stage.done(vec![(delivery.receipt.clone(), retry(Duration::ZERO))]).await?;
+    stage
+        .done(vec![(delivery.receipt.clone(), retry(Duration::ZERO))])
+        .await?;
     stage.lost(&delivery.receipt, retry(HOLD)).await?;
     stage.lost(&delivery.receipt, ack()).await?;
     let again = stage.take(HOLD).await?;
@@ -133,10 +175,14 @@ async fn a_receipt_is_void_after_its_retry(stage: &Stage<'_>) -> CaseResult {
 
 async fn a_receipt_is_void_after_its_release(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(HOLD).await?;
-    stage.done(vec![(delivery.receipt.clone(), Settle::Release)]).await?;
+    stage
+        .done(vec![(delivery.receipt.clone(), Settle::Release)])
+        .await?;
     stage.lost(&delivery.receipt, Settle::Release).await?;
     stage.lost(&delivery.receipt, ack()).await?;
-    let outcomes = stage.extend(std::slice::from_ref(&delivery.receipt)).await?;
+    let outcomes = stage
+        .extend(std::slice::from_ref(&delivery.receipt))
+        .await?;
     check_eq!(outcomes, [ExtendOutcome::LeaseLost], "outcomes");
     let again = stage.take(HOLD).await?;
     check_eq!(again.headers.returned(), 1, "returned");
@@ -157,25 +203,51 @@ async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> C
         stage.lose_newest(stage.queue.as_str()).await?;
         stage.publish(vec![message(2)]).await?;
         let new = only(stage.lease_second(10, HOLD).await?)?;
-        let (was, is) = (old.message_id().to_string(), new.receipt.message_id().to_string());
+        let (was, is) = (
+            old.message_id().to_string(),
+            new.receipt.message_id().to_string(),
+        );
         check_eq!(was, is, "the id that is issued again");
 
-        let bury = Settle::DeadLetter { reason: reason(), progress: stray(), outgoing: Vec::new() };
-        let with_event = Settle::Ack { outgoing: vec![stage.outgoing(1)] };
-        for settle in [ack(), with_event, retry(Duration::ZERO), Settle::Release, bury] {
+        let bury = Settle::DeadLetter {
+            reason: reason(),
+            progress: stray(),
+            outgoing: Vec::new(),
+        };
+        let with_event = Settle::Ack {
+            outgoing: vec![stage.outgoing(1)],
+        };
+        for settle in [
+            ack(),
+            with_event,
+            retry(Duration::ZERO),
+            Settle::Release,
+            bury,
+        ] {
             stage.lost(&old, settle).await?;
         }
         let both = [old, new.receipt.clone()];
         let outcomes = stage.extend(&both).await?;
-        check_eq!(outcomes, [ExtendOutcome::LeaseLost, ExtendOutcome::Extended], "outcomes");
+        check_eq!(
+            outcomes,
+            [ExtendOutcome::LeaseLost, ExtendOutcome::Extended],
+            "outcomes"
+        );
         stage.nothing_readable().await?;
         check_eq!(stage.stats().await?.dead, 0, "dead letters");
-        check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a void receipt");
+        check_eq!(
+            stage.arrived().await?,
+            [0_i64; 0],
+            "outgoing events of a void receipt"
+        );
 
         let [old, new] = both;
         let outcomes = stage.settle(vec![(old, ack()), (new, ack())]).await?;
         use SettleOutcome::{Done, LeaseLost};
-        check!(matches!(outcomes.as_slice(), [LeaseLost, Done]), "outcomes are {outcomes:?}");
+        check!(
+            matches!(outcomes.as_slice(), [LeaseLost, Done]),
+            "outcomes are {outcomes:?}"
+        );
         stage.is_empty().await?;
     }
     Ok(())
@@ -195,6 +267,10 @@ async fn a_purge_voids_receipts(stage: &Stage<'_>) -> CaseResult {
     let outcomes = stage.extend(&receipts).await?;
     check_eq!(outcomes, [ExtendOutcome::LeaseLost; 2], "outcomes");
     stage.publish_numbers(&[4]).await?;
-    check_eq!(numbers(&stage.lease(10, HOLD).await?), [4], "the queue after its purge");
+    check_eq!(
+        numbers(&stage.lease(10, HOLD).await?),
+        [4],
+        "the queue after its purge"
+    );
     Ok(())
 }

@@ -34,7 +34,10 @@ async fn a_lease_hides_the_message_from_everyone(stage: &Stage<'_>) -> CaseResul
     stage.nothing_readable().await?;
     let elsewhere = stage.lease_second(10, HOLD).await?;
     check!(elsewhere.is_empty(), "a second client got a leased message");
-    check!(delivery.leased_at >= delivery.due, "leased before it was due");
+    check!(
+        delivery.leased_at >= delivery.due,
+        "leased before it was due"
+    );
     stage.done(vec![(delivery.receipt, ack())]).await
 }
 
@@ -44,7 +47,11 @@ async fn no_more_is_handed_out_than_was_asked_for(stage: &Stage<'_>) -> CaseResu
     for max in [1, 3, 3, 3] {
         sizes.push(stage.lease(max, HOLD).await?.len());
     }
-    check_eq!(sizes, [1, 3, 1, 0], "messages for leases of 1, 3, 3, 3 of 5");
+    check_eq!(
+        sizes,
+        [1, 3, 1, 0],
+        "messages for leases of 1, 3, 3, 3 of 5"
+    );
     Ok(())
 }
 
@@ -52,13 +59,20 @@ async fn an_expired_lease_delivers_again(stage: &Stage<'_>) -> CaseResult {
     let first = stage.fresh(SHORT).await?;
     stage.pass(SHORT).await;
     let second = only(stage.lease_second(10, HOLD).await?)?;
-    check_eq!(second.receipt.message_id(), first.receipt.message_id(), "the message");
+    check_eq!(
+        second.receipt.message_id(),
+        first.receipt.message_id(),
+        "the message"
+    );
     check_eq!(second.body, first.body, "the body");
     check_eq!(second.headers, first.headers, "the headers");
     check_eq!(second.enqueued_at, first.enqueued_at, "when it was stored");
     check_eq!(second.deliveries, first.deliveries + 1, "deliveries");
     check_eq!(second.unsettled_deliveries(), 2, "unsettled deliveries");
-    check!(second.receipt != first.receipt, "two deliveries share one receipt");
+    check!(
+        second.receipt != first.receipt,
+        "two deliveries share one receipt"
+    );
     stage.done(vec![(second.receipt, ack())]).await
 }
 
@@ -78,7 +92,9 @@ async fn a_message_stays_in_the_store_until_it_is_settled(stage: &Stage<'_>) -> 
 async fn an_extended_lease_outlasts_its_first_time(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(SHORT).await?;
     // Only another delivery voids a receipt, so being late here is no failure.
-    let outcomes = stage.extend(std::slice::from_ref(&delivery.receipt)).await?;
+    let outcomes = stage
+        .extend(std::slice::from_ref(&delivery.receipt))
+        .await?;
     check_eq!(outcomes, [ExtendOutcome::Extended], "outcomes");
     stage.pass(SHORT).await;
     stage.nothing_readable().await?;
@@ -97,7 +113,11 @@ async fn extending_is_answered_per_message(stage: &Stage<'_>) -> CaseResult {
     let asked = [last.clone(), unknown, first.clone(), gone.clone()];
     let outcomes = stage.extend(&asked).await?;
     use ExtendOutcome::{Extended, LeaseLost};
-    check_eq!(outcomes, [Extended, LeaseLost, Extended, LeaseLost], "outcomes");
+    check_eq!(
+        outcomes,
+        [Extended, LeaseLost, Extended, LeaseLost],
+        "outcomes"
+    );
     Ok(())
 }
 
@@ -105,7 +125,10 @@ async fn an_empty_lease_tells_when_the_next_message_falls_due(stage: &Stage<'_>)
     stage.needs("delayed", |c| c.delayed)?;
     let pause = HOLD;
     let later = [pause * 2, pause].map(Due::After);
-    let batch = later.map(|due| Outgoing { due, ..stage.message(1) });
+    let batch = later.map(|due| Outgoing {
+        due,
+        ..stage.message(1)
+    });
     stage.publish(batch.to_vec()).await?;
     let leased = stage.request(stage.ask(10, HOLD)).await?;
     check!(leased.deliveries.is_empty(), "a delayed message came early");
@@ -140,11 +163,25 @@ async fn before_hands_out_only_what_stands_before_a_place(stage: &Stage<'_>) -> 
     let first = leased[0].position();
     let middle = leased[2].position();
     let back = leased.into_iter().rev();
-    let back = back.map(|d| (d.receipt, ezq_core::Settle::Release)).collect();
+    let back = back
+        .map(|d| (d.receipt, ezq_core::Settle::Release))
+        .collect();
     stage.done(back).await?;
-    check_eq!(numbers(&stage.lease_before(first).await?), [0_i64; 0], "before the first");
-    check_eq!(numbers(&stage.lease_before(middle.clone()).await?), [1, 2], "before the third");
-    check_eq!(numbers(&stage.lease_before(middle).await?), [0_i64; 0], "before the third, again");
+    check_eq!(
+        numbers(&stage.lease_before(first).await?),
+        [0_i64; 0],
+        "before the first"
+    );
+    check_eq!(
+        numbers(&stage.lease_before(middle.clone()).await?),
+        [1, 2],
+        "before the third"
+    );
+    check_eq!(
+        numbers(&stage.lease_before(middle).await?),
+        [0_i64; 0],
+        "before the third, again"
+    );
     check_eq!(numbers(&stage.lease(5, HOLD).await?), [3, 4, 5], "the rest");
     Ok(())
 }
@@ -156,7 +193,9 @@ async fn before_stays_exact_while_its_own_message_is_leased(stage: &Stage<'_>) -
     check_eq!(numbers(&leased), [1, 2, 3], "the start of the batch");
     let end = leased.remove(2);
     let first = leased.remove(0);
-    stage.done(vec![(first.receipt, ezq_core::Settle::Release)]).await?;
+    stage
+        .done(vec![(first.receipt, ezq_core::Settle::Release)])
+        .await?;
     stage.publish_numbers(&[5]).await?;
     let ready = numbers(&stage.lease_before(end.position()).await?);
     check_eq!(ready, [1], "before the third");
@@ -171,16 +210,21 @@ async fn by_id(
     id: &MessageId,
 ) -> Result<Result<Option<Delivery>, Error>, CaseError> {
     match stage.engine.lease_by_id(&stage.queue, id, HOLD).await {
-        Err(error) if error.kind() == ErrorKind::Unsupported => {
-            Err(CaseError::Skipped("the engine leases no message by its id".to_owned()))
-        }
+        Err(error) if error.kind() == ErrorKind::Unsupported => Err(CaseError::Skipped(
+            "the engine leases no message by its id".to_owned(),
+        )),
         answer => Ok(answer),
     }
 }
 
 async fn a_message_is_leased_by_its_id_whenever_it_is_due(stage: &Stage<'_>) -> CaseResult {
-    let late = Outgoing { due: Due::After(HOLD), ..stage.message(2) };
-    let ids = stage.publish(vec![stage.message(1), late, stage.message(3)]).await?;
+    let late = Outgoing {
+        due: Due::After(HOLD),
+        ..stage.message(2)
+    };
+    let ids = stage
+        .publish(vec![stage.message(1), late, stage.message(3)])
+        .await?;
     let mut receipts = Vec::new();
     for (id, n) in ids.iter().zip([1, 2]) {
         let leased = by_id(stage, id).await??;
@@ -196,11 +240,17 @@ async fn a_message_is_leased_by_its_id_whenever_it_is_due(stage: &Stage<'_>) -> 
     check!(unknown.is_none(), "an unknown message was found");
 
     let late = receipts.remove(1);
-    stage.done(vec![(late, Settle::Release), (receipts.remove(0), bury())]).await?;
+    stage
+        .done(vec![(late, Settle::Release), (receipts.remove(0), bury())])
+        .await?;
     stage.nothing_readable().await?;
     let stats = stage.stats().await?;
     let seen = (stats.in_progress, stats.scheduled, stats.dead);
-    check_eq!(seen, (2, 0, 1), "the one at work, the one given back to its time, and the dead one");
+    check_eq!(
+        seen,
+        (2, 0, 1),
+        "the one at work, the one given back to its time, and the dead one"
+    );
     Ok(())
 }
 
@@ -208,7 +258,10 @@ async fn what_a_worker_has_is_leased_by_its_id_to_nobody(stage: &Stage<'_>) -> C
     let first = stage.fresh(SHORT).await?;
     let id = first.receipt.message_id().clone();
     let held = by_id(stage, &id).await?.map_err(|error| error.kind());
-    check!(matches!(held, Err(ErrorKind::LeaseLost)), "a held message answered {held:?}");
+    check!(
+        matches!(held, Err(ErrorKind::LeaseLost)),
+        "a held message answered {held:?}"
+    );
     stage.pass(SHORT).await;
     // Its holder may have crashed: it is there for the next.
     let second = by_id(stage, &id).await??;
@@ -225,9 +278,16 @@ async fn what_waits_for_a_retry_after_a_crash_is_leased_by_its_id(stage: &Stage<
     let again = stage.take(HOLD).await?;
     // As a consumer settles it: the mark tells when its handler is to run again.
     let due = Some(again.leased_at + HOLD);
-    let waits = HandlerMark { due, ..mark(HandlerState::Retry, 1, "not yet") };
+    let waits = HandlerMark {
+        due,
+        ..mark(HandlerState::Retry, 1, "not yet")
+    };
     let progress = progress([("shop::mail", waits)]);
-    let settle = Settle::Retry { after: HOLD, progress, outgoing: Vec::new() };
+    let settle = Settle::Retry {
+        after: HOLD,
+        progress,
+        outgoing: Vec::new(),
+    };
     stage.done(vec![(again.receipt, settle)]).await?;
     let leased = by_id(stage, &id).await??;
     check!(leased.is_some(), "it was not found");

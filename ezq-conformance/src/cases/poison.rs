@@ -58,7 +58,10 @@ async fn odd_headers(stage: &Stage<'_>) -> Result<usize, CaseError> {
     let mut stored = 0;
     for (n, headers) in HEADERS.iter().enumerate() {
         let body = format!(r#"{{"n":{n}}}"#);
-        let held = stage.harness.insert_raw(&stage.queue, &body, *headers).await;
+        let held = stage
+            .harness
+            .insert_raw(&stage.queue, &body, *headers)
+            .await;
         stored += usize::from(held);
     }
     if stored == 0 {
@@ -80,7 +83,10 @@ async fn odd_bodies_are_delivered_beside_good_ones(stage: &Stage<'_>) -> CaseRes
     stage.publish_numbers(&[7]).await?;
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored + 1, "deliveries");
-    check!(numbers(&leased).contains(&7), "the good message did not come along");
+    check!(
+        numbers(&leased).contains(&7),
+        "the good message did not come along"
+    );
     let batch = leased.into_iter().map(|d| (d.receipt, ack())).collect();
     stage.done(batch).await?;
     stage.is_empty().await
@@ -100,8 +106,17 @@ async fn odd_headers_are_delivered_beside_good_ones(stage: &Stage<'_>) -> CaseRe
             Some("true") => Some(json!(true)),
             _ => None,
         };
-        check_eq!(delivery.headers.original(), wanted.as_ref(), "original of {:?}", HEADERS.get(n));
-        check_eq!(delivery.unsettled_deliveries(), 1, "unsettled deliveries of number {n}");
+        check_eq!(
+            delivery.headers.original(),
+            wanted.as_ref(),
+            "original of {:?}",
+            HEADERS.get(n)
+        );
+        check_eq!(
+            delivery.unsettled_deliveries(),
+            1,
+            "unsettled deliveries of number {n}"
+        );
     }
     let batch = leased.into_iter().map(|d| (d.receipt, ack())).collect();
     stage.done(batch).await?;
@@ -117,7 +132,14 @@ async fn odd_headers_take_marks(stage: &Stage<'_>) -> CaseResult {
         let batch = leased.into_iter().map(|delivery| {
             let progress = progress([("shop::a", failed.clone())]);
             let (after, outgoing) = (Duration::ZERO, Vec::new());
-            (delivery.receipt, Settle::Retry { after, progress, outgoing })
+            (
+                delivery.receipt,
+                Settle::Retry {
+                    after,
+                    progress,
+                    outgoing,
+                },
+            )
         });
         stage.done(batch.collect()).await?;
     }
@@ -129,7 +151,11 @@ async fn odd_headers_take_marks(stage: &Stage<'_>) -> CaseResult {
         let a = marks.0.get(&HandlerName::from("shop::a"));
         check_eq!(a, Some(&failed), "the mark on number {n}");
         check_eq!(delivery.headers.returned(), 2, "returned of number {n}");
-        check_eq!(delivery.unsettled_deliveries(), 1, "unsettled deliveries of number {n}");
+        check_eq!(
+            delivery.unsettled_deliveries(),
+            1,
+            "unsettled deliveries of number {n}"
+        );
     }
     Ok(())
 }
@@ -166,7 +192,14 @@ async fn headers_that_are_no_object_go_along_to_the_dead_letters(stage: &Stage<'
     let dead = progress([("shop::a", mark(HandlerState::Dead, 1, "no"))]);
     let batch = leased.into_iter().map(|delivery| {
         let (progress, outgoing) = (dead.clone(), Vec::new());
-        (delivery.receipt, Settle::DeadLetter { reason: reason(), progress, outgoing })
+        (
+            delivery.receipt,
+            Settle::DeadLetter {
+                reason: reason(),
+                progress,
+                outgoing,
+            },
+        )
     });
     stage.done(batch.collect()).await?;
     let listed = letters.list(&stage.queue, None, 100).await?;
@@ -181,15 +214,30 @@ async fn headers_that_are_no_object_go_along_to_the_dead_letters(stage: &Stage<'
             _ => None,
         };
         let kept = letter.headers.value(ORIGINAL_HEADERS);
-        check_eq!(kept, wanted.as_ref(), "original headers of {:?}", HEADERS.get(n));
-        check_eq!(Progress::from_headers(&letter.headers), dead, "marks of number {n}");
+        check_eq!(
+            kept,
+            wanted.as_ref(),
+            "original headers of {:?}",
+            HEADERS.get(n)
+        );
+        check_eq!(
+            Progress::from_headers(&letter.headers),
+            dead,
+            "marks of number {n}"
+        );
         check_eq!(letter.reason, Some(reason()), "the reason of number {n}");
     }
     let ids: Vec<_> = listed.into_iter().map(|letter| letter.id).collect();
-    check_eq!(letters.redrive(&stage.queue, &ids).await?.len(), stored, "letters moved");
+    check_eq!(
+        letters.redrive(&stage.queue, &ids).await?.len(),
+        stored,
+        "letters moved"
+    );
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored, "deliveries after the redrive");
-    let marks = leased.iter().flat_map(|d| Progress::from_headers(&d.headers).0);
+    let marks = leased
+        .iter()
+        .flat_map(|d| Progress::from_headers(&d.headers).0);
     check_eq!(marks.count(), 0, "marks after the redrive");
     Ok(())
 }

@@ -51,7 +51,12 @@ async fn batches_come_out_one_after_another(stage: &Stage<'_>) -> CaseResult {
 }
 
 async fn one_call_may_publish_to_several_queues(stage: &Stage<'_>) -> CaseResult {
-    let batch = [stage.message(1), stage.outgoing(2), stage.message(3), stage.outgoing(4)];
+    let batch = [
+        stage.message(1),
+        stage.outgoing(2),
+        stage.message(3),
+        stage.outgoing(4),
+    ];
     let ids = stage.publish(batch.to_vec()).await?;
     let leased = stage.lease(10, HOLD).await?;
     let mut read: Vec<_> = leased.iter().map(|d| d.receipt.message_id()).collect();
@@ -102,7 +107,9 @@ async fn a_body_keeps_its_bytes(stage: &Stage<'_>) -> CaseResult {
 }
 
 async fn a_body_of_one_mebibyte_comes_back(stage: &Stage<'_>) -> CaseResult {
-    stage.needs("bodies of 1 MiB", |c| c.max_body.is_none_or(|max| max >= 1 << 20))?;
+    stage.needs("bodies of 1 MiB", |c| {
+        c.max_body.is_none_or(|max| max >= 1 << 20)
+    })?;
     let body = format!("\"{}\"", "x".repeat((1 << 20) - 2));
     stage.publish(vec![stage.text(body.clone())]).await?;
     let read = stage.take(HOLD).await?;
@@ -113,15 +120,22 @@ async fn a_body_of_one_mebibyte_comes_back(stage: &Stage<'_>) -> CaseResult {
 async fn headers_come_back(stage: &Stage<'_>) -> CaseResult {
     let mut message = stage.message(1);
     message.headers.insert("correlation-id", "ä \"quoted\"");
-    message.headers.insert("x-number", 9_007_199_254_740_993_i64);
-    message.headers.insert("x-nested", json!({ "list": [1, null, "2"] }));
+    message
+        .headers
+        .insert("x-number", 9_007_199_254_740_993_i64);
+    message
+        .headers
+        .insert("x-nested", json!({ "list": [1, null, "2"] }));
     let wanted = message.headers.clone();
     stage.publish(vec![message, stage.message(2)]).await?;
     let leased = stage.lease(10, HOLD).await?;
     let read: Vec<_> = leased.iter().map(|d| &d.headers).collect();
     let with = read.iter().filter(|headers| ***headers == wanted).count();
     let without = read.iter().filter(|headers| headers.is_empty()).count();
-    check!((with, without) == (1, 1), "headers of two messages: {read:?}");
+    check!(
+        (with, without) == (1, 1),
+        "headers of two messages: {read:?}"
+    );
     Ok(())
 }
 
@@ -146,7 +160,12 @@ async fn refusable(stage: &Stage<'_>, bad: Outgoing) -> Result<PublishOutcome, C
 
 async fn a_refused_body_harms_no_other(stage: &Stage<'_>) -> CaseResult {
     // Text that a store of text keeps, and one of jsonb refuses in three different ways.
-    for bad in [r#"{"text":"\u0000"}"#, r#"{"text":"\ud800"}"#, r#"{"cut":"#, ""] {
+    for bad in [
+        r#"{"text":"\u0000"}"#,
+        r#"{"text":"\ud800"}"#,
+        r#"{"cut":"#,
+        "",
+    ] {
         match refusable(stage, stage.text(bad)).await? {
             PublishOutcome::Failed(error) => {
                 check_eq!(error.kind(), ErrorKind::InvalidEvent, "refusing `{bad}`");
@@ -171,15 +190,28 @@ async fn a_body_over_the_limit_is_refused(stage: &Stage<'_>) -> CaseResult {
     };
     check_eq!(error.kind(), ErrorKind::TooLarge, "refusing too much");
     let outcome = refusable(stage, stage.text(text(limit))).await?;
-    check!(matches!(outcome, PublishOutcome::Stored(_)), "the limit answered {outcome:?}");
+    check!(
+        matches!(outcome, PublishOutcome::Stored(_)),
+        "the limit answered {outcome:?}"
+    );
     Ok(())
 }
 
 async fn an_absurd_delay_harms_no_other(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
     for due in [Due::After(Duration::MAX), Due::At(DateTime::<Utc>::MAX_UTC)] {
-        let outcome = refusable(stage, Outgoing { due, ..stage.message(-1) }).await?;
-        let known = matches!(outcome, PublishOutcome::Stored(_) | PublishOutcome::Failed(_));
+        let outcome = refusable(
+            stage,
+            Outgoing {
+                due,
+                ..stage.message(-1)
+            },
+        )
+        .await?;
+        let known = matches!(
+            outcome,
+            PublishOutcome::Stored(_) | PublishOutcome::Failed(_)
+        );
         check!(known, "{due:?} answered {outcome:?}");
     }
     Ok(())

@@ -27,10 +27,16 @@ async fn ensuring_a_queue_again_keeps_its_messages(stage: &Stage<'_>) -> CaseRes
 }
 
 async fn a_queue_keeps_to_itself(stage: &Stage<'_>) -> CaseResult {
-    stage.publish(vec![stage.message(1), stage.outgoing(2)]).await?;
+    stage
+        .publish(vec![stage.message(1), stage.outgoing(2)])
+        .await?;
     let delivery = stage.take(HOLD).await?;
     stage.engine.purge(&stage.queue).await?;
-    check_eq!(stage.arrived().await?, [2], "messages of another queue after a purge");
+    check_eq!(
+        stage.arrived().await?,
+        [2],
+        "messages of another queue after a purge"
+    );
     let settled = vec![(delivery.receipt, Settle::Release)];
     let outcomes = stage.engine.settle(&stage.other, settled).await?;
     let lost = matches!(outcomes.as_slice(), [SettleOutcome::LeaseLost]);
@@ -53,13 +59,25 @@ async fn statistics_count_every_state(stage: &Stage<'_>) -> CaseResult {
     }
     let mut scheduled = 0;
     if stage.engine.capabilities().delayed {
-        stage.publish(vec![Outgoing { due: Due::After(HOLD), ..stage.message(6) }]).await?;
+        stage
+            .publish(vec![Outgoing {
+                due: Due::After(HOLD),
+                ..stage.message(6)
+            }])
+            .await?;
         scheduled = 1;
     }
     let stats = stage.stats().await?;
     let seen = (stats.ready, stats.in_progress, stats.scheduled, stats.dead);
-    check_eq!(seen, (2, in_progress, scheduled, dead), "ready, in progress, scheduled, dead");
-    check!(stats.oldest_ready.is_some(), "the age of the oldest ready message is unknown");
+    check_eq!(
+        seen,
+        (2, in_progress, scheduled, dead),
+        "ready, in progress, scheduled, dead"
+    );
+    check!(
+        stats.oldest_ready.is_some(),
+        "the age of the oldest ready message is unknown"
+    );
     stage.lease(10, HOLD).await?;
     let stats = stage.stats().await?;
     check_eq!(stats.ready, 0, "ready");
@@ -68,16 +86,36 @@ async fn statistics_count_every_state(stage: &Stage<'_>) -> CaseResult {
 }
 
 async fn the_lag_is_how_long_the_oldest_has_been_due(stage: &Stage<'_>) -> CaseResult {
-    check_eq!(stage.engine.lag(&stage.queue).await?, None, "the lag of an empty queue");
+    check_eq!(
+        stage.engine.lag(&stage.queue).await?,
+        None,
+        "the lag of an empty queue"
+    );
     if stage.engine.capabilities().delayed {
-        stage.publish(vec![Outgoing { due: Due::After(HOLD), ..stage.message(1) }]).await?;
-        check_eq!(stage.engine.lag(&stage.queue).await?, None, "the lag before anything is due");
+        stage
+            .publish(vec![Outgoing {
+                due: Due::After(HOLD),
+                ..stage.message(1)
+            }])
+            .await?;
+        check_eq!(
+            stage.engine.lag(&stage.queue).await?,
+            None,
+            "the lag before anything is due"
+        );
     }
     stage.publish_numbers(&[2]).await?;
     let lag = stage.engine.lag(&stage.queue).await?;
-    check!(lag.is_some_and(|lag| lag < HOLD), "the lag of what was just published is {lag:?}");
+    check!(
+        lag.is_some_and(|lag| lag < HOLD),
+        "the lag of what was just published is {lag:?}"
+    );
     stage.lease(10, HOLD).await?;
-    check_eq!(stage.engine.lag(&stage.queue).await?, None, "the lag where all is leased");
+    check_eq!(
+        stage.engine.lag(&stage.queue).await?,
+        None,
+        "the lag where all is leased"
+    );
     match stage.engine.lag(&stage.missing).await {
         Ok(lag) => check!(false, "the lag of a missing queue is {lag:?}"),
         Err(error) => check_eq!(error.kind(), ErrorKind::QueueMissing, "the error"),
@@ -96,7 +134,10 @@ async fn leasing_from_a_missing_queue_says_so(stage: &Stage<'_>) -> CaseResult {
 }
 
 fn to_missing(stage: &Stage<'_>) -> Outgoing {
-    Outgoing { queue: stage.missing.clone(), ..stage.message(1) }
+    Outgoing {
+        queue: stage.missing.clone(),
+        ..stage.message(1)
+    }
 }
 
 async fn publishing_to_a_missing_queue_says_so(stage: &Stage<'_>) -> CaseResult {
@@ -115,7 +156,12 @@ async fn publishing_to_a_missing_queue_says_so(stage: &Stage<'_>) -> CaseResult 
 }
 
 async fn publishing_to_a_missing_queue_harms_no_other(stage: &Stage<'_>) -> CaseResult {
-    let batch = vec![stage.message(1), to_missing(stage), stage.outgoing(2), stage.message(3)];
+    let batch = vec![
+        stage.message(1),
+        to_missing(stage),
+        stage.outgoing(2),
+        stage.message(3),
+    ];
     let outcomes = stage.outcomes(batch).await?;
     use PublishOutcome::{Failed, Stored};
     let [Stored(_), Failed(error), Stored(_), Stored(_)] = outcomes.as_slice() else {

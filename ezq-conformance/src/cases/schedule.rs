@@ -23,7 +23,12 @@ cases![
 const PAUSE: Duration = Duration::from_millis(700);
 
 async fn later(stage: &Stage<'_>, n: i64, due: Due) -> Result<MessageId, CaseError> {
-    let mut ids = stage.publish(vec![Outgoing { due, ..stage.message(n) }]).await?;
+    let mut ids = stage
+        .publish(vec![Outgoing {
+            due,
+            ..stage.message(n)
+        }])
+        .await?;
     Ok(ids.remove(0))
 }
 
@@ -33,12 +38,18 @@ async fn a_delay_is_neither_early_nor_late(stage: &Stage<'_>) -> CaseResult {
     later(stage, 1, Due::After(PAUSE)).await?;
     let early = stage.lease(10, HOLD).await?;
     // On a machine so slow that the pause is over by now, this says nothing.
-    check!(early.is_empty() || started.elapsed() >= PAUSE, "it came early");
+    check!(
+        early.is_empty() || started.elapsed() >= PAUSE,
+        "it came early"
+    );
     if early.is_empty() {
         // Whole seconds would show: what was due after 0.7 s would come after 1 s, or at once.
         stage.pass(PAUSE).await;
         let delivery = stage.take(HOLD).await?;
-        check!(delivery.leased_at >= delivery.due, "leased before it was due");
+        check!(
+            delivery.leased_at >= delivery.due,
+            "leased before it was due"
+        );
     }
     Ok(())
 }
@@ -55,9 +66,16 @@ async fn a_time_is_neither_early_nor_late(stage: &Stage<'_>) -> CaseResult {
     if early.is_empty() {
         stage.pass(Duration::from_millis(733)).await;
         let delivery = stage.take(HOLD).await?;
-        check!(delivery.leased_at >= at, "leased before the time it was due");
+        check!(
+            delivery.leased_at >= at,
+            "leased before the time it was due"
+        );
         let off = (delivery.due - at).abs();
-        check!(off <= TimeDelta::milliseconds(1), "due at {at}, said {}", delivery.due);
+        check!(
+            off <= TimeDelta::milliseconds(1),
+            "due at {at}, said {}",
+            delivery.due
+        );
     }
     Ok(())
 }
@@ -84,7 +102,11 @@ async fn messages_come_out_by_due_time(stage: &Stage<'_>) -> CaseResult {
     });
     stage.publish(batch.to_vec()).await?;
     stage.pass(Duration::from_millis(250)).await;
-    check_eq!(numbers(&stage.lease(10, HOLD).await?), [2, 3, 1], "messages");
+    check_eq!(
+        numbers(&stage.lease(10, HOLD).await?),
+        [2, 3, 1],
+        "messages"
+    );
     Ok(())
 }
 
@@ -95,11 +117,20 @@ async fn an_id_takes_back_and_moves_no_message_that_got_it(stage: &Stage<'_>) ->
     let new = stage.publish_in_place_of(2, &old).await?;
 
     let engine = &stage.engine;
-    check!(!engine.cancel(&stage.queue, &old).await?, "another message was taken back");
-    check!(!engine.reschedule(&stage.queue, &old, Due::Now).await?, "another message was moved");
+    check!(
+        !engine.cancel(&stage.queue, &old).await?,
+        "another message was taken back"
+    );
+    check!(
+        !engine.reschedule(&stage.queue, &old, Due::Now).await?,
+        "another message was moved"
+    );
     stage.nothing_readable().await?;
     check_eq!(stage.stats().await?.scheduled, 1, "scheduled messages");
-    check!(engine.cancel(&stage.queue, &new).await?, "its own id did not take it back");
+    check!(
+        engine.cancel(&stage.queue, &new).await?,
+        "its own id did not take it back"
+    );
     Ok(())
 }
 
@@ -111,7 +142,10 @@ async fn a_scheduled_message_can_be_taken_back(stage: &Stage<'_>) -> CaseResult 
     let cancel = |id| stage.engine.cancel(&stage.queue, id);
     check!(cancel(&id).await?, "a scheduled message was not found");
     check!(!cancel(&id).await?, "it was taken back twice");
-    check!(!cancel(&unknown_id(&kept)).await?, "an unknown message was taken back");
+    check!(
+        !cancel(&unknown_id(&kept)).await?,
+        "an unknown message was taken back"
+    );
     stage.pass(pause).await;
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [2], "messages");
     Ok(())
@@ -122,10 +156,19 @@ async fn a_scheduled_message_can_be_moved(stage: &Stage<'_>) -> CaseResult {
     let sooner = later(stage, 1, Due::After(HOLD)).await?;
     let later = later(stage, 2, Due::Now).await?;
     let move_to = |id, due| stage.engine.reschedule(&stage.queue, id, due);
-    check!(move_to(&later, Due::After(HOLD)).await?, "a ready message was not moved");
+    check!(
+        move_to(&later, Due::After(HOLD)).await?,
+        "a ready message was not moved"
+    );
     stage.nothing_readable().await?;
-    check!(move_to(&sooner, Due::Now).await?, "a scheduled message was not moved");
-    check!(!move_to(&unknown_id(&later), Due::Now).await?, "an unknown message was moved");
+    check!(
+        move_to(&sooner, Due::Now).await?,
+        "a scheduled message was not moved"
+    );
+    check!(
+        !move_to(&unknown_id(&later), Due::Now).await?,
+        "an unknown message was moved"
+    );
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "messages");
     check_eq!(stage.stats().await?.scheduled, 1, "scheduled messages");
     Ok(())

@@ -42,7 +42,10 @@ async fn a_retry_waits_for_its_pause(stage: &Stage<'_>) -> CaseResult {
     stage.done(vec![(delivery.receipt, retry(pause))]).await?;
     let early = stage.lease(10, HOLD).await?;
     // On a machine so slow that the pause is over by now, this says nothing.
-    check!(early.is_empty() || started.elapsed() >= pause, "it came early");
+    check!(
+        early.is_empty() || started.elapsed() >= pause,
+        "it came early"
+    );
     if early.is_empty() {
         stage.pass(pause).await;
         let again = stage.take(HOLD).await?;
@@ -52,14 +55,22 @@ async fn a_retry_waits_for_its_pause(stage: &Stage<'_>) -> CaseResult {
 }
 
 pub(super) fn mark(state: HandlerState, attempts: u32, error: &str) -> HandlerMark {
-    let record = |at| ErrorRecord { at, attempt: attempts, error: error.to_owned() };
+    let record = |at| ErrorRecord {
+        at,
+        attempt: attempts,
+        error: error.to_owned(),
+    };
     let at = DateTime::from_timestamp_micros(1_700_000_000_123_456);
     HandlerMark {
         state,
         reason: None,
         attempts,
         due: at,
-        errors: at.filter(|_| !error.is_empty()).map(record).into_iter().collect(),
+        errors: at
+            .filter(|_| !error.is_empty())
+            .map(record)
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -69,7 +80,11 @@ pub(super) fn progress<const N: usize>(marks: [(&str, HandlerMark); N]) -> Progr
 }
 
 fn retry_with(progress: Progress) -> Settle {
-    Settle::Retry { after: Duration::ZERO, progress, outgoing: Vec::new() }
+    Settle::Retry {
+        after: Duration::ZERO,
+        progress,
+        outgoing: Vec::new(),
+    }
 }
 
 async fn a_retry_keeps_the_marks_of_every_handler(stage: &Stage<'_>) -> CaseResult {
@@ -80,24 +95,42 @@ async fn a_retry_keeps_the_marks_of_every_handler(stage: &Stage<'_>) -> CaseResu
     let failed = mark(HandlerState::Retry, 1, "first: \"quoted\" 'text' ä");
     let failed_again = mark(HandlerState::Retry, 2, "second");
     // Each worker knows only the handlers it ran.
-    for step in [("shop::a", &a), ("shop::b", &failed), ("shop::b", &failed_again)] {
+    for step in [
+        ("shop::a", &a),
+        ("shop::b", &failed),
+        ("shop::b", &failed_again),
+    ] {
         let (name, mark) = step;
         let delivery = stage.take(HOLD).await?;
         let progress = progress([(name, mark.clone())]);
-        stage.done(vec![(delivery.receipt, retry_with(progress))]).await?;
+        stage
+            .done(vec![(delivery.receipt, retry_with(progress))])
+            .await?;
     }
     let delivery = stage.take(HOLD).await?;
     let wanted = progress([("shop::a", a), ("shop::b", failed_again)]);
     check_eq!(Progress::from_headers(&delivery.headers), wanted, "marks");
-    check_eq!(delivery.headers.text("correlation-id"), Some("c-1"), "the publisher's header");
+    check_eq!(
+        delivery.headers.text("correlation-id"),
+        Some("c-1"),
+        "the publisher's header"
+    );
     Ok(())
 }
 
 async fn a_settled_delivery_does_not_count_as_a_crash(stage: &Stage<'_>) -> CaseResult {
-    let steps = [(Some(retry(Duration::ZERO)), 1), (Some(Settle::Release), 1), (None, 1)];
+    let steps = [
+        (Some(retry(Duration::ZERO)), 1),
+        (Some(Settle::Release), 1),
+        (None, 1),
+    ];
     let mut delivery = stage.fresh(SHORT).await?;
     for (settle, unsettled) in steps {
-        check_eq!(delivery.unsettled_deliveries(), unsettled, "unsettled deliveries");
+        check_eq!(
+            delivery.unsettled_deliveries(),
+            unsettled,
+            "unsettled deliveries"
+        );
         match settle {
             Some(settle) => stage.done(vec![(delivery.receipt, settle)]).await?,
             None => stage.pass(SHORT).await,
@@ -106,7 +139,11 @@ async fn a_settled_delivery_does_not_count_as_a_crash(stage: &Stage<'_>) -> Case
     }
     check_eq!(delivery.headers.returned(), 2, "returned");
     check_eq!(delivery.deliveries, 4, "deliveries");
-    check_eq!(delivery.unsettled_deliveries(), 2, "unsettled deliveries after a crash");
+    check_eq!(
+        delivery.unsettled_deliveries(),
+        2,
+        "unsettled deliveries after a crash"
+    );
     Ok(())
 }
 
@@ -141,12 +178,20 @@ async fn a_mixed_batch_settles_each_in_its_own_way(stage: &Stage<'_>) -> CaseRes
         batch.push((delivery.receipt, settle));
     }
     stage.done(batch).await?;
-    check_eq!(numbers(&stage.lease(4, HOLD).await?), [3], "readable messages");
+    check_eq!(
+        numbers(&stage.lease(4, HOLD).await?),
+        [3],
+        "readable messages"
+    );
     let dead = dead_letters.list(&stage.queue, None, 10).await?;
     let dead: Vec<_> = dead.iter().map(|letter| number_in(&letter.body)).collect();
     check_eq!(dead, [4], "dead letters");
     let stats = stage.stats().await?;
-    check_eq!(stats.in_progress, 2, "messages that were retried or are leased");
+    check_eq!(
+        stats.in_progress,
+        2,
+        "messages that were retried or are leased"
+    );
     Ok(())
 }
 
@@ -156,10 +201,16 @@ async fn outgoing_events_leave_with_every_settlement(stage: &Stage<'_>) -> CaseR
     let mut batch = Vec::new();
     for delivery in stage.lease(2, HOLD).await? {
         let settle = if number_in(&delivery.body) == 1 {
-            Settle::Ack { outgoing: outgoing(10) }
+            Settle::Ack {
+                outgoing: outgoing(10),
+            }
         } else {
             let after = Duration::ZERO;
-            Settle::Retry { after, progress: Progress::default(), outgoing: outgoing(20) }
+            Settle::Retry {
+                after,
+                progress: Progress::default(),
+                outgoing: outgoing(20),
+            }
         };
         batch.push((delivery.receipt, settle));
     }
@@ -168,7 +219,11 @@ async fn outgoing_events_leave_with_every_settlement(stage: &Stage<'_>) -> CaseR
     if stage.engine.dead_letters().is_some() {
         let delivery = stage.take(HOLD).await?;
         let outgoing = outgoing(30);
-        let bury = Settle::DeadLetter { reason: reason(), progress: Progress::default(), outgoing };
+        let bury = Settle::DeadLetter {
+            reason: reason(),
+            progress: Progress::default(),
+            outgoing,
+        };
         stage.done(vec![(delivery.receipt, bury)]).await?;
         wanted.extend([30, 31]);
     }
@@ -186,7 +241,10 @@ async fn outgoing_events_for_a_missing_queue_fail_their_settlement_alone(
     for delivery in stage.lease(3, HOLD).await? {
         let n = number_in(&delivery.body);
         let queue = if n == 2 { &stage.missing } else { &stage.other };
-        let outgoing = vec![Outgoing { queue: queue.clone(), ..stage.message(n * 10) }];
+        let outgoing = vec![Outgoing {
+            queue: queue.clone(),
+            ..stage.message(n * 10)
+        }];
         batch.push((n, (delivery.receipt, Settle::Ack { outgoing })));
     }
     let (numbers, batch): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
@@ -215,9 +273,18 @@ async fn of_two_settlements_of_one_delivery_the_first_possible_counts(
 ) -> CaseResult {
     let receipt = stage.fresh(HOLD).await?.receipt;
     let queue = stage.missing.clone();
-    let impossible = Settle::Ack { outgoing: vec![Outgoing { queue, ..stage.message(2) }] };
-    let possible = Settle::Ack { outgoing: vec![stage.outgoing(3)] };
-    let late = Settle::Ack { outgoing: vec![stage.outgoing(4)] };
+    let impossible = Settle::Ack {
+        outgoing: vec![Outgoing {
+            queue,
+            ..stage.message(2)
+        }],
+    };
+    let possible = Settle::Ack {
+        outgoing: vec![stage.outgoing(3)],
+    };
+    let late = Settle::Ack {
+        outgoing: vec![stage.outgoing(4)],
+    };
     let batch = [impossible, possible, late].map(|settle| (receipt.clone(), settle));
     let outcomes = stage.settle(batch.to_vec()).await?;
     use SettleOutcome::{Done, Failed, LeaseLost};
@@ -244,7 +311,11 @@ async fn errors_with_any_text_can_be_kept(stage: &Stage<'_>) -> CaseResult {
         let mut reason = reason();
         reason.error = text.to_owned();
         let (progress, outgoing) = (Progress::default(), Vec::new());
-        let bury = Settle::DeadLetter { reason, progress, outgoing };
+        let bury = Settle::DeadLetter {
+            reason,
+            progress,
+            outgoing,
+        };
         stage.done(vec![(delivery.receipt, bury)]).await?;
     }
     Ok(())

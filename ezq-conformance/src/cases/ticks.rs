@@ -38,9 +38,16 @@ impl<'a, 'h> Scheduled<'a, 'h> {
     async fn new(stage: &'a Stage<'h>) -> Result<Self, CaseError> {
         stage.needs("schedules", |c| c.schedules)?;
         let name = format!("{} \"Täglich\"; '", stage.queue);
-        let scheduled = Self { stage, store: store(&*stage.engine)?, name };
+        let scheduled = Self {
+            stage,
+            store: store(&*stage.engine)?,
+            name,
+        };
         let at = scheduled.look().await?.now + TimeDelta::from_std(SOON).unwrap_or_default();
-        check!(scheduled.register(DEFINITION, at, None).await?, "it could not be registered");
+        check!(
+            scheduled.register(DEFINITION, at, None).await?,
+            "it could not be registered"
+        );
         Ok(scheduled)
     }
 
@@ -49,7 +56,12 @@ impl<'a, 'h> Scheduled<'a, 'h> {
     }
 
     async fn row(&self) -> Result<ScheduleRow, CaseError> {
-        let found = self.look().await?.rows.into_iter().find(|row| row.name == self.name);
+        let found = self
+            .look()
+            .await?
+            .rows
+            .into_iter()
+            .find(|row| row.name == self.name);
         found.ok_or_else(|| CaseError::Failed("the schedule is not listed".to_owned()))
     }
 
@@ -59,20 +71,37 @@ impl<'a, 'h> Scheduled<'a, 'h> {
         next_at: chrono::DateTime<chrono::Utc>,
         instead_of: Option<&str>,
     ) -> Result<bool, CaseError> {
-        let new = Registration { name: &self.name, application: "suite", definition, next_at };
+        let new = Registration {
+            name: &self.name,
+            application: "suite",
+            definition,
+            next_at,
+        };
         Ok(self.store.register(new, instead_of).await?)
     }
 
     fn firing<'f>(&'f self, row: &'f ScheduleRow, message: Option<Outgoing>) -> Firing<'f> {
         let from = row.next_at;
         let to = from + TimeDelta::days(1);
-        let tick = Advance { definition: DEFINITION, from, due: from, to };
-        Firing { name: &self.name, tick: Some(tick), message }
+        let tick = Advance {
+            definition: DEFINITION,
+            from,
+            due: from,
+            to,
+        };
+        Firing {
+            name: &self.name,
+            tick: Some(tick),
+            message,
+        }
     }
 
     /// Fires for the tick that the row has.
     async fn fire(&self, row: &ScheduleRow) -> Result<Fired, CaseError> {
-        Ok(self.store.fire(self.firing(row, Some(self.stage.message(1)))).await?)
+        Ok(self
+            .store
+            .fire(self.firing(row, Some(self.stage.message(1))))
+            .await?)
     }
 
     async fn not_due(&self, row: &ScheduleRow, why: &str) -> CaseResult {
@@ -95,19 +124,40 @@ fn store(engine: &dyn Engine) -> Result<&dyn ScheduleStore, CaseError> {
 async fn a_tick_fires_once_when_its_time_has_come(stage: &Stage<'_>) -> CaseResult {
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
-    check!(row.last_tick.is_none() && row.fired_at.is_none(), "it has fired: {row:?}");
-    check_eq!((&*row.definition, &*row.application), (DEFINITION, "suite"), "what was registered");
+    check!(
+        row.last_tick.is_none() && row.fired_at.is_none(),
+        "it has fired: {row:?}"
+    );
+    check_eq!(
+        (&*row.definition, &*row.application),
+        (DEFINITION, "suite"),
+        "what was registered"
+    );
     scheduled.not_due(&row, "before its time").await?;
     check_eq!(scheduled.row().await?, row, "the row before its time");
     stage.pass(SOON).await;
     let fired = scheduled.fire(&row).await?;
-    check!(matches!(fired, Fired::Done(Some(_))), "the tick answered {fired:?}");
-    check_eq!(scheduled.fire(&row).await?, Fired::NotDue, "the same tick again");
+    check!(
+        matches!(fired, Fired::Done(Some(_))),
+        "the tick answered {fired:?}"
+    );
+    check_eq!(
+        scheduled.fire(&row).await?,
+        Fired::NotDue,
+        "the same tick again"
+    );
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "messages");
     let after = scheduled.row().await?;
-    check_eq!(after.next_at, row.next_at + TimeDelta::days(1), "the next tick");
+    check_eq!(
+        after.next_at,
+        row.next_at + TimeDelta::days(1),
+        "the next tick"
+    );
     check_eq!(after.last_tick, Some(row.next_at), "the last tick");
-    check!(after.fired_at.is_some_and(|at| at >= row.next_at), "it fired: {after:?}");
+    check!(
+        after.fired_at.is_some_and(|at| at >= row.next_at),
+        "it fired: {after:?}"
+    );
     scheduled.end().await
 }
 
@@ -124,7 +174,10 @@ async fn concurrent_processes_fire_a_tick_once(stage: &Stage<'_>) -> CaseResult 
         second.fire(firing())
     );
     let fired = [a?, b?, c?, d?];
-    let done = fired.iter().filter(|fired| matches!(fired, Fired::Done(_))).count();
+    let done = fired
+        .iter()
+        .filter(|fired| matches!(fired, Fired::Done(_)))
+        .count();
     check_eq!(done, 1, "firings of one tick: {fired:?}");
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "messages");
     scheduled.end().await
@@ -134,27 +187,52 @@ async fn a_tick_whose_queue_is_missing_stays(stage: &Stage<'_>) -> CaseResult {
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     stage.pass(SOON).await;
-    let message = Outgoing { queue: stage.missing.clone(), ..stage.message(1) };
-    match scheduled.store.fire(scheduled.firing(&row, Some(message))).await {
-        Err(error) => check_eq!(error.kind(), ErrorKind::QueueMissing, "the kind of the error"),
+    let message = Outgoing {
+        queue: stage.missing.clone(),
+        ..stage.message(1)
+    };
+    match scheduled
+        .store
+        .fire(scheduled.firing(&row, Some(message)))
+        .await
+    {
+        Err(error) => check_eq!(
+            error.kind(),
+            ErrorKind::QueueMissing,
+            "the kind of the error"
+        ),
         Ok(fired) => check!(false, "a missing queue answered {fired:?}"),
     }
     check_eq!(scheduled.row().await?, row, "the row after a failure");
     let fired = scheduled.fire(&row).await?;
-    check!(matches!(fired, Fired::Done(Some(_))), "the tick answered {fired:?}");
+    check!(
+        matches!(fired, Fired::Done(Some(_))),
+        "the tick answered {fired:?}"
+    );
     scheduled.end().await
 }
 
 async fn a_tick_that_is_left_out_moves_the_schedule_on(stage: &Stage<'_>) -> CaseResult {
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
-    check_eq!(scheduled.store.fire(scheduled.firing(&row, None)).await?, Fired::NotDue, "early");
+    check_eq!(
+        scheduled.store.fire(scheduled.firing(&row, None)).await?,
+        Fired::NotDue,
+        "early"
+    );
     stage.pass(SOON).await;
     let fired = scheduled.store.fire(scheduled.firing(&row, None)).await?;
     check_eq!(fired, Fired::Done(None), "a tick that is left out");
     let after = scheduled.row().await?;
-    check_eq!(after.next_at, row.next_at + TimeDelta::days(1), "the next tick");
-    check!(after.last_tick.is_none() && after.fired_at.is_none(), "it did not fire: {after:?}");
+    check_eq!(
+        after.next_at,
+        row.next_at + TimeDelta::days(1),
+        "the next tick"
+    );
+    check!(
+        after.last_tick.is_none() && after.fired_at.is_none(),
+        "it did not fire: {after:?}"
+    );
     stage.is_empty().await?;
     scheduled.end().await
 }
@@ -167,16 +245,29 @@ async fn a_paused_schedule_does_not_tick(stage: &Stage<'_>) -> CaseResult {
     let paused = scheduled.row().await?.paused_at;
     check!(paused.is_some(), "it does not say that it is paused");
     check!(pause(true).await?, "the paused schedule was not found");
-    check_eq!(scheduled.row().await?.paused_at, paused, "the time since when it is paused");
+    check_eq!(
+        scheduled.row().await?.paused_at,
+        paused,
+        "the time since when it is paused"
+    );
     stage.pass(SOON).await;
     scheduled.not_due(&row, "a paused schedule").await?;
     check!(pause(false).await?, "the paused schedule was not found");
     let after = scheduled.row().await?;
     check!(after.paused_at.is_none(), "it says that it is paused");
-    check!(after.resumed_at.is_some_and(|at| at > row.next_at), "it went on: {after:?}");
+    check!(
+        after.resumed_at.is_some_and(|at| at > row.next_at),
+        "it went on: {after:?}"
+    );
     let fired = scheduled.fire(&row).await?;
-    check!(matches!(fired, Fired::Done(Some(_))), "a schedule that went on answered {fired:?}");
-    check!(!scheduled.store.pause("no such schedule", true).await?, "an unknown one was paused");
+    check!(
+        matches!(fired, Fired::Done(Some(_))),
+        "a schedule that went on answered {fired:?}"
+    );
+    check!(
+        !scheduled.store.pause("no such schedule", true).await?,
+        "an unknown one was paused"
+    );
     scheduled.end().await
 }
 
@@ -184,13 +275,32 @@ async fn a_schedule_is_changed_only_by_who_knows_its_definition(stage: &Stage<'_
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     let at = row.next_at;
-    check!(!scheduled.register("another", at, None).await?, "one that stands was new");
-    check!(!scheduled.register("another", at, Some("a third")).await?, "another's was changed");
-    check_eq!(scheduled.row().await?.definition, DEFINITION, "the definition");
-    check!(scheduled.register("another", at, Some(DEFINITION)).await?, "it was not changed");
-    check_eq!(scheduled.row().await?.definition, "another", "the definition");
+    check!(
+        !scheduled.register("another", at, None).await?,
+        "one that stands was new"
+    );
+    check!(
+        !scheduled.register("another", at, Some("a third")).await?,
+        "another's was changed"
+    );
+    check_eq!(
+        scheduled.row().await?.definition,
+        DEFINITION,
+        "the definition"
+    );
+    check!(
+        scheduled.register("another", at, Some(DEFINITION)).await?,
+        "it was not changed"
+    );
+    check_eq!(
+        scheduled.row().await?.definition,
+        "another",
+        "the definition"
+    );
     stage.pass(SOON).await;
-    scheduled.not_due(&row, "a tick of an old definition").await?;
+    scheduled
+        .not_due(&row, "a tick of an old definition")
+        .await?;
     scheduled.end().await
 }
 
@@ -199,15 +309,33 @@ async fn a_schedule_fires_by_hand_and_stays_as_it_is(stage: &Stage<'_>) -> CaseR
     let row = scheduled.row().await?;
     scheduled.store.pause(&scheduled.name, true).await?;
     let message = Some(stage.message(1));
-    let firing = Firing { name: &scheduled.name, tick: None, message };
+    let firing = Firing {
+        name: &scheduled.name,
+        tick: None,
+        message,
+    };
     let fired = scheduled.store.fire(firing.clone()).await?;
-    check!(matches!(fired, Fired::Done(Some(_))), "by hand it answered {fired:?}");
+    check!(
+        matches!(fired, Fired::Done(Some(_))),
+        "by hand it answered {fired:?}"
+    );
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "messages");
     let after = scheduled.row().await?;
-    check_eq!((after.next_at, after.last_tick), (row.next_at, None), "the ticks");
+    check_eq!(
+        (after.next_at, after.last_tick),
+        (row.next_at, None),
+        "the ticks"
+    );
     check!(after.fired_at.is_some(), "it does not say that it fired");
-    let unknown = Firing { name: "no such schedule", ..firing };
-    check_eq!(scheduled.store.fire(unknown).await?, Fired::NotDue, "an unknown schedule");
+    let unknown = Firing {
+        name: "no such schedule",
+        ..firing
+    };
+    check_eq!(
+        scheduled.store.fire(unknown).await?,
+        Fired::NotDue,
+        "an unknown schedule"
+    );
     scheduled.end().await
 }
 
@@ -216,11 +344,24 @@ async fn a_process_that_has_the_definition_is_seen(stage: &Stage<'_>) -> CaseRes
     let row = scheduled.row().await?;
     stage.pass(SOON).await;
     // Firing is being there, whatever the store leaves out of what was seen a moment ago.
-    scheduled.store.look(&[(&scheduled.name, "another")]).await?;
-    check_eq!(scheduled.row().await?.seen_at, row.seen_at, "when it was seen by another");
+    scheduled
+        .store
+        .look(&[(&scheduled.name, "another")])
+        .await?;
+    check_eq!(
+        scheduled.row().await?.seen_at,
+        row.seen_at,
+        "when it was seen by another"
+    );
     scheduled.fire(&row).await?;
-    check!(scheduled.row().await?.seen_at > row.seen_at, "who fires is not seen");
-    let kept = scheduled.store.look(&[(&scheduled.name, DEFINITION)]).await?;
+    check!(
+        scheduled.row().await?.seen_at > row.seen_at,
+        "who fires is not seen"
+    );
+    let kept = scheduled
+        .store
+        .look(&[(&scheduled.name, DEFINITION)])
+        .await?;
     check!(kept.now >= row.seen_at, "the clock goes back");
     scheduled.end().await
 }
@@ -229,9 +370,23 @@ async fn a_removed_schedule_does_not_fire(stage: &Stage<'_>) -> CaseResult {
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     stage.pass(SOON).await;
-    check!(scheduled.store.remove(&scheduled.name).await?, "it was not found");
-    check!(!scheduled.store.remove(&scheduled.name).await?, "it was removed twice");
+    check!(
+        scheduled.store.remove(&scheduled.name).await?,
+        "it was not found"
+    );
+    check!(
+        !scheduled.store.remove(&scheduled.name).await?,
+        "it was removed twice"
+    );
     scheduled.not_due(&row, "a removed schedule").await?;
-    check!(scheduled.look().await?.rows.iter().all(|r| r.name != row.name), "it is listed");
+    check!(
+        scheduled
+            .look()
+            .await?
+            .rows
+            .iter()
+            .all(|r| r.name != row.name),
+        "it is listed"
+    );
     Ok(())
 }

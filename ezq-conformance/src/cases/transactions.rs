@@ -32,19 +32,30 @@ fn mark() -> Progress {
 }
 
 fn last(receipt: &Receipt) -> Finished {
-    Finished { receipt: receipt.clone(), mark: None }
+    Finished {
+        receipt: receipt.clone(),
+        mark: None,
+    }
 }
 
 fn marked(receipt: &Receipt) -> Finished {
-    Finished { receipt: receipt.clone(), mark: Some(mark()) }
+    Finished {
+        receipt: receipt.clone(),
+        mark: Some(mark()),
+    }
 }
 
 async fn the_last_handlers_transaction_removes_the_message(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     let receipt = stage.fresh(HOLD).await?.receipt;
     let unit = stage.engine.begin(&stage.queue, None).await?;
-    let outcome = unit.finish(vec![last(&receipt)], vec![stage.outgoing(1)]).await?;
-    check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+    let outcome = unit
+        .finish(vec![last(&receipt)], vec![stage.outgoing(1)])
+        .await?;
+    check!(
+        matches!(outcome, SettleOutcome::Done),
+        "finishing answered {outcome:?}"
+    );
     check_eq!(stage.arrived().await?, [1], "outgoing events");
     stage.is_empty().await?;
     stage.lost(&receipt, ack()).await
@@ -54,8 +65,13 @@ async fn an_earlier_handlers_transaction_marks_it_done(stage: &Stage<'_>) -> Cas
     stage.needs("transactions", |c| c.transactions)?;
     let receipt = stage.fresh(HOLD).await?.receipt;
     let unit = stage.engine.begin(&stage.queue, None).await?;
-    let outcome = unit.finish(vec![marked(&receipt)], vec![stage.outgoing(1)]).await?;
-    check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+    let outcome = unit
+        .finish(vec![marked(&receipt)], vec![stage.outgoing(1)])
+        .await?;
+    check!(
+        matches!(outcome, SettleOutcome::Done),
+        "finishing answered {outcome:?}"
+    );
     check_eq!(stage.arrived().await?, [1], "outgoing events");
     stage.nothing_readable().await?;
     stage.done(vec![(receipt, Settle::Release)]).await?;
@@ -72,13 +88,28 @@ async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> 
         let unit = stage.engine.begin(&stage.queue, None).await?;
         stage.pass(SHORT).await;
         let current = only(stage.lease_second(10, HOLD).await?)?;
-        let finished = if is_last { last(&stale) } else { marked(&stale) };
+        let finished = if is_last {
+            last(&stale)
+        } else {
+            marked(&stale)
+        };
         let outcome = unit.finish(vec![finished], vec![stage.outgoing(1)]).await?;
-        check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
-        check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
+        check!(
+            matches!(outcome, SettleOutcome::LeaseLost),
+            "finishing answered {outcome:?}"
+        );
+        check_eq!(
+            stage.arrived().await?,
+            [0_i64; 0],
+            "outgoing events of a lost lease"
+        );
         stage.done(vec![(current.receipt, Settle::Release)]).await?;
         let again = stage.take(HOLD).await?;
-        check_eq!(Progress::from_headers(&again.headers), Progress::default(), "marks");
+        check_eq!(
+            Progress::from_headers(&again.headers),
+            Progress::default(),
+            "marks"
+        );
         stage.done(vec![(again.receipt, ack())]).await?;
     }
     Ok(())
@@ -96,11 +127,22 @@ async fn a_transaction_leaves_a_message_that_got_its_id(stage: &Stage<'_>) -> Ca
         let unit = stage.engine.begin(&stage.queue, None).await?;
         let finished = if is_last { last(&old) } else { marked(&old) };
         let outcome = unit.finish(vec![finished], vec![stage.outgoing(1)]).await?;
-        check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
-        check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a void receipt");
+        check!(
+            matches!(outcome, SettleOutcome::LeaseLost),
+            "finishing answered {outcome:?}"
+        );
+        check_eq!(
+            stage.arrived().await?,
+            [0_i64; 0],
+            "outgoing events of a void receipt"
+        );
         stage.done(vec![(new, Settle::Release)]).await?;
         let again = stage.take(HOLD).await?;
-        check_eq!(Progress::from_headers(&again.headers), Progress::default(), "marks");
+        check_eq!(
+            Progress::from_headers(&again.headers),
+            Progress::default(),
+            "marks"
+        );
         stage.done(vec![(again.receipt, ack())]).await?;
     }
     Ok(())
@@ -122,22 +164,42 @@ async fn a_transaction_finishes_a_batch_or_nothing_of_it(stage: &Stage<'_>) -> C
     let batch = stage.lease(10, HOLD).await?;
     let receipts: Vec<_> = batch.into_iter().map(|delivery| delivery.receipt).collect();
     let finished = |receipts: &[Receipt]| vec![last(&receipts[0]), marked(&receipts[1])];
-    stage.done(vec![(receipts[2].clone(), Settle::Release)]).await?;
+    stage
+        .done(vec![(receipts[2].clone(), Settle::Release)])
+        .await?;
     let unit = stage.engine.begin(&stage.queue, None).await?;
     let mut with_lost = finished(&receipts);
     with_lost.push(last(&receipts[2]));
     let outcome = unit.finish(with_lost, vec![stage.outgoing(1)]).await?;
-    check!(matches!(outcome, SettleOutcome::LeaseLost), "finishing answered {outcome:?}");
-    check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events of a lost lease");
+    check!(
+        matches!(outcome, SettleOutcome::LeaseLost),
+        "finishing answered {outcome:?}"
+    );
+    check_eq!(
+        stage.arrived().await?,
+        [0_i64; 0],
+        "outgoing events of a lost lease"
+    );
     let unit = stage.engine.begin(&stage.queue, None).await?;
-    let outcome = unit.finish(finished(&receipts), vec![stage.outgoing(2)]).await?;
-    check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+    let outcome = unit
+        .finish(finished(&receipts), vec![stage.outgoing(2)])
+        .await?;
+    check!(
+        matches!(outcome, SettleOutcome::Done),
+        "finishing answered {outcome:?}"
+    );
     check_eq!(stage.arrived().await?, [2], "outgoing events");
     stage.lost(&receipts[0], ack()).await?;
-    stage.done(vec![(receipts[1].clone(), Settle::Release)]).await?;
+    stage
+        .done(vec![(receipts[1].clone(), Settle::Release)])
+        .await?;
     let left = stage.lease(10, HOLD).await?;
     check_eq!(numbers(&left), [2, 3], "what is left of the batch");
-    check_eq!(Progress::from_headers(&left[0].headers), mark(), "the handler's mark");
+    check_eq!(
+        Progress::from_headers(&left[0].headers),
+        mark(),
+        "the handler's mark"
+    );
     Ok(())
 }
 
@@ -148,7 +210,11 @@ async fn a_claim_inside_a_transaction_commits_with_it(stage: &Stage<'_>) -> Case
         let mut unit = stage.engine.begin(&stage.queue, None).await?;
         let claimed = unit.claim(2).await?;
         check_eq!(numbers(&claimed), [1, 2], "what the transaction claimed");
-        check_eq!(claimed[0].deliveries, 0, "deliveries, which the claim does not count");
+        check_eq!(
+            claimed[0].deliveries,
+            0,
+            "deliveries, which the claim does not count"
+        );
         let others = stage.second.lease(stage.ask(10, SHORT)).await?.deliveries;
         check_eq!(numbers(&others), [3], "what others get meanwhile");
         for other in others {
@@ -156,7 +222,10 @@ async fn a_claim_inside_a_transaction_commits_with_it(stage: &Stage<'_>) -> Case
         }
         if commits {
             let outcome = unit.finish(Vec::new(), vec![stage.outgoing(1)]).await?;
-            check!(matches!(outcome, SettleOutcome::Done), "finishing answered {outcome:?}");
+            check!(
+                matches!(outcome, SettleOutcome::Done),
+                "finishing answered {outcome:?}"
+            );
         } else {
             unit.abandon().await;
         }

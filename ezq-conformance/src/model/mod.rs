@@ -43,11 +43,21 @@ impl ModelConfig {
     /// # Errors
     /// When one of them is set and no number.
     pub fn from_env() -> Result<Self, ParseIntError> {
-        let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>()).transpose();
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let number = |name| {
+            std::env::var(name)
+                .ok()
+                .map(|text| text.parse::<u64>())
+                .transpose()
+        };
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         let seed = number(SEED)?.unwrap_or_else(|| u64::from(since.subsec_nanos()));
         let steps = number(STEPS)?.and_then(|steps| usize::try_from(steps).ok());
-        Ok(Self { seed, steps: steps.unwrap_or(10_000) })
+        Ok(Self {
+            seed,
+            steps: steps.unwrap_or(10_000),
+        })
     }
 }
 
@@ -69,7 +79,9 @@ pub struct ModelReport {
 impl fmt::Display for ModelReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} steps", self.steps)?;
-        self.counts.iter().try_for_each(|(what, count)| write!(f, "\n{count:>7} {what}"))
+        self.counts
+            .iter()
+            .try_for_each(|(what, count)| write!(f, "\n{count:>7} {what}"))
     }
 }
 
@@ -89,8 +101,14 @@ pub struct ModelFailure {
 impl fmt::Display for ModelFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.what)?;
-        writeln!(f, "again with {SEED}={}; the shortest sequence found:", self.seed)?;
-        self.operations.iter().try_for_each(|operation| writeln!(f, "  {operation}"))
+        writeln!(
+            f,
+            "again with {SEED}={}; the shortest sequence found:",
+            self.seed
+        )?;
+        self.operations
+            .iter()
+            .try_for_each(|operation| writeln!(f, "  {operation}"))
     }
 }
 
@@ -146,6 +164,14 @@ fn failure(seed: u64, failing: Failing) -> ModelFailure {
     let what = match failing.error {
         CaseError::Failed(what) | CaseError::Skipped(what) => what,
     };
-    let operations = failing.operations.iter().map(|operation| format!("{operation:?}")).collect();
-    ModelFailure { seed, what, operations }
+    let operations = failing
+        .operations
+        .iter()
+        .map(|operation| format!("{operation:?}"))
+        .collect();
+    ModelFailure {
+        seed,
+        what,
+        operations,
+    }
 }

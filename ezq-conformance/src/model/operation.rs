@@ -141,12 +141,22 @@ pub(super) fn operation() -> BoxedStrategy<Operation> {
         (
             5,
             (queue(), whose(), vec(pick(), 1..4), hours())
-                .prop_map(|(queue, by, picks, hours)| Extend { queue, by, picks, hours })
+                .prop_map(|(queue, by, picks, hours)| Extend {
+                    queue,
+                    by,
+                    picks,
+                    hours,
+                })
                 .boxed(),
         ),
         (3, worker().prop_map(|worker| Crash { worker }).boxed()),
         (6, hours().prop_map(|hours| Advance { hours }).boxed()),
-        (3, (queue(), pick()).prop_map(|(queue, pick)| Cancel { queue, pick }).boxed()),
+        (
+            3,
+            (queue(), pick())
+                .prop_map(|(queue, pick)| Cancel { queue, pick })
+                .boxed(),
+        ),
         (
             3,
             (queue(), pick(), when())
@@ -180,14 +190,32 @@ fn settlement() -> impl Strategy<Value = Settlement> {
         2 => Just(How::Bury),
     ];
     let target = prop_oneof![8 => queue(), 1 => Just(MISSING)];
-    let state =
-        prop_oneof![Just(HandlerState::Done), Just(HandlerState::Retry), Just(HandlerState::Dead)];
+    let state = prop_oneof![
+        Just(HandlerState::Done),
+        Just(HandlerState::Retry),
+        Just(HandlerState::Dead)
+    ];
     let outgoing = prop_oneof![3 => Just(Vec::new()), 1 => vec(target, 1..3)];
     (pick(), how, vec((0..3_usize, state), 0..3), outgoing).prop_map(
         |(pick, how, marks, outgoing)| match how {
-            How::Release => Settlement { pick, how, marks: Vec::new(), outgoing: Vec::new() },
-            How::Ack => Settlement { pick, how, marks: Vec::new(), outgoing },
-            How::Retry { .. } | How::Bury => Settlement { pick, how, marks, outgoing },
+            How::Release => Settlement {
+                pick,
+                how,
+                marks: Vec::new(),
+                outgoing: Vec::new(),
+            },
+            How::Ack => Settlement {
+                pick,
+                how,
+                marks: Vec::new(),
+                outgoing,
+            },
+            How::Retry { .. } | How::Bury => Settlement {
+                pick,
+                how,
+                marks,
+                outgoing,
+            },
         },
     )
 }

@@ -55,11 +55,15 @@ impl<'h> Play<'h> {
         operations: &[Operation],
         report: &'h mut ModelReport,
     ) -> std::result::Result<(), (usize, CaseError)> {
-        let mut play = Self::open(harness, report).await.map_err(|error| (0, error))?;
+        let mut play = Self::open(harness, report)
+            .await
+            .map_err(|error| (0, error))?;
         for (index, operation) in operations.iter().enumerate() {
             play.step(operation).await.map_err(|error| (index, error))?;
         }
-        play.finish().await.map_err(|error| (operations.len(), error))
+        play.finish()
+            .await
+            .map_err(|error| (operations.len(), error))
     }
 
     async fn open(harness: &'h dyn Harness, report: &'h mut ModelReport) -> Result<Self> {
@@ -68,7 +72,9 @@ impl<'h> Play<'h> {
         stage.needs("ordered", |c| c.ordered)?;
         stage.dead_letters()?;
         let probe = stage.fresh(HOLD).await?;
-        stage.done(vec![(probe.receipt, crate::stage::ack())]).await?;
+        stage
+            .done(vec![(probe.receipt, crate::stage::ack())])
+            .await?;
         Ok(Self {
             stage,
             reference: Reference::new(),
@@ -89,13 +95,24 @@ impl<'h> Play<'h> {
         self.reference.begin_step();
         let effective = match operation {
             Operation::Publish(messages) => self.publish(messages).await,
-            Operation::Lease { queue, worker, max, hours, before, after } => {
-                self.lease(*queue, *worker, *max, *hours, (*before, *after)).await
+            Operation::Lease {
+                queue,
+                worker,
+                max,
+                hours,
+                before,
+                after,
+            } => {
+                self.lease(*queue, *worker, *max, *hours, (*before, *after))
+                    .await
             }
             Operation::Settle { queue, by, batch } => self.settle(*queue, *by, batch).await,
-            Operation::Extend { queue, by, picks, hours } => {
-                self.extend(*queue, *by, picks, *hours).await
-            }
+            Operation::Extend {
+                queue,
+                by,
+                picks,
+                hours,
+            } => self.extend(*queue, *by, picks, *hours).await,
             Operation::Crash { worker } => {
                 self.abandoned.append(&mut self.hands[*worker]);
                 Ok(true)
@@ -127,7 +144,15 @@ impl<'h> Play<'h> {
         self.step(&Operation::Advance { hours: 24 }).await?;
         for queue in 0..QUEUES {
             let (worker, max, hours, before, after) = (0, ALL, 1, None, None);
-            self.step(&Operation::Lease { queue, worker, max, hours, before, after }).await?;
+            self.step(&Operation::Lease {
+                queue,
+                worker,
+                max,
+                hours,
+                before,
+                after,
+            })
+            .await?;
             self.step(&Operation::Look { queue }).await?;
         }
         self.stage.close().await;
@@ -144,11 +169,14 @@ impl<'h> Play<'h> {
         let rows = messages.iter().zip(outcomes).zip(first..);
         for (place, (((queue, when), outcome), number)) in rows.enumerate() {
             let PublishOutcome::Stored(id) = outcome else {
-                return Err(CaseError::Failed(format!("publishing answered {outcome:?}")));
+                return Err(CaseError::Failed(format!(
+                    "publishing answered {outcome:?}"
+                )));
             };
             let due = self.reference.due(*when, Some((0, place)));
             self.ids[*queue].push(id.clone());
-            self.reference.publish(*queue, number, Some(id), due, Progress::default());
+            self.reference
+                .publish(*queue, number, Some(id), due, Progress::default());
             self.count("published");
         }
         Ok(true)
@@ -158,8 +186,14 @@ impl<'h> Play<'h> {
         let number = self.numbers;
         self.numbers += 1;
         let mut message = self.stage.message(number);
-        message.headers.insert("correlation-id", correlation(number));
-        Outgoing { queue: self.queue(queue), due: self.due(when), ..message }
+        message
+            .headers
+            .insert("correlation-id", correlation(number));
+        Outgoing {
+            queue: self.queue(queue),
+            due: self.due(when),
+            ..message
+        }
     }
 
     fn queue(&self, queue: usize) -> QueueName {
@@ -207,12 +241,26 @@ impl<'h> Play<'h> {
         let place = |pick: Option<Pick>| pick.and_then(|pick| picked(&here, pick)).cloned().unzip();
         let (before, may_precede) = place(before);
         let (after, may_follow) = place(after);
-        let bounds = Bounds { before: may_precede, after: may_follow };
+        let bounds = Bounds {
+            before: may_precede,
+            after: may_follow,
+        };
         let (queue_name, ttl) = (self.queue(queue), span(2 * hours));
-        let request = LeaseRequest { queue: queue_name, max, ttl, keys: max, before, after };
+        let request = LeaseRequest {
+            queue: queue_name,
+            max,
+            ttl,
+            keys: max,
+            before,
+            after,
+        };
         let leased = self.client(Whose::Worker(worker)).lease(request).await?;
 
-        let numbers: Vec<i64> = leased.deliveries.iter().map(|d| number_in(&d.body)).collect();
+        let numbers: Vec<i64> = leased
+            .deliveries
+            .iter()
+            .map(|d| number_in(&d.body))
+            .collect();
         self.reference.lease(queue, &numbers, max, bounds)?;
         if leased.deliveries.is_empty() {
             let next = self.reference.next_due(queue, bounds);
@@ -240,7 +288,10 @@ impl<'h> Play<'h> {
             // An engine need not know.
             (seen, _) => seen.is_none(),
         };
-        check!(right, "the next message falls due after {wanted:?}, the engine says {seen:?}");
+        check!(
+            right,
+            "the next message falls due after {wanted:?}, the engine says {seen:?}"
+        );
         Ok(())
     }
 
@@ -254,13 +305,27 @@ impl<'h> Play<'h> {
     ) -> CaseResult {
         let receipt = self.receipts.len();
         let Some(wanted) = self.reference.deliver(number, receipt, hours) else {
-            return Err(CaseError::Failed(format!("nobody published message {number}")));
+            return Err(CaseError::Failed(format!(
+                "nobody published message {number}"
+            )));
         };
         let id = delivery.receipt.message_id().clone();
-        check_eq!(id, wanted.id.clone().unwrap_or(id.clone()), "the id of message {number}");
-        check_eq!(delivery.deliveries, wanted.deliveries, "deliveries of message {number}");
+        check_eq!(
+            id,
+            wanted.id.clone().unwrap_or(id.clone()),
+            "the id of message {number}"
+        );
+        check_eq!(
+            delivery.deliveries,
+            wanted.deliveries,
+            "deliveries of message {number}"
+        );
         let (had_died, headers) = apart(&delivery.headers);
-        check_eq!(had_died, wanted.had_died, "what message {number} had died of");
+        check_eq!(
+            had_died,
+            wanted.had_died,
+            "what message {number} had died of"
+        );
         check_eq!(headers, wanted.headers(), "headers of message {number}");
         let now = self.reference.now();
         let times = [
@@ -271,7 +336,10 @@ impl<'h> Play<'h> {
         for (what, seen, wanted) in times {
             let about = self.time(wanted.half_hour);
             let right = self.is_about(seen, wanted);
-            check!(right, "message {number} was {what} at {about}, the engine says {seen}");
+            check!(
+                right,
+                "message {number} was {what} at {about}, the engine says {seen}"
+            );
         }
         if wanted.id.is_none() {
             self.reference.learn_id(number, &id);
@@ -282,7 +350,10 @@ impl<'h> Play<'h> {
             (n, returned) if n == returned + 1 => "delivered after a return",
             _ => "delivered after an expiry",
         });
-        let place = Standing { due: wanted.stood, number };
+        let place = Standing {
+            due: wanted.stood,
+            number,
+        };
         self.places.push((queue, delivery.position(), place));
         self.hands[worker].push(receipt);
         self.receipts.push((queue, delivery.receipt));
@@ -296,18 +367,30 @@ impl<'h> Play<'h> {
     }
 
     async fn cancel(&mut self, queue: usize, pick: Pick) -> Result<bool> {
-        let Some(id) = picked(&self.ids[queue], pick).cloned() else { return Ok(false) };
+        let Some(id) = picked(&self.ids[queue], pick).cloned() else {
+            return Ok(false);
+        };
         let seen = self.stage.engine.cancel(&self.queue(queue), &id).await?;
         let wanted = self.reference.cancel(queue, &id);
         check_eq!(seen, wanted, "whether message {id} could be taken back");
-        self.count(if wanted { "cancelled" } else { "could not cancel" });
+        self.count(if wanted {
+            "cancelled"
+        } else {
+            "could not cancel"
+        });
         Ok(true)
     }
 
     async fn reschedule(&mut self, queue: usize, pick: Pick, when: When) -> Result<bool> {
-        let Some(id) = picked(&self.ids[queue], pick).cloned() else { return Ok(false) };
+        let Some(id) = picked(&self.ids[queue], pick).cloned() else {
+            return Ok(false);
+        };
         let due = self.due(when);
-        let seen = self.stage.engine.reschedule(&self.queue(queue), &id, due).await?;
+        let seen = self
+            .stage
+            .engine
+            .reschedule(&self.queue(queue), &id, due)
+            .await?;
         let wanted = self.reference.reschedule(queue, &id, when);
         check_eq!(seen, wanted, "whether message {id} could be moved");
         self.count(if wanted { "moved" } else { "could not move" });
@@ -315,10 +398,17 @@ impl<'h> Play<'h> {
     }
 
     async fn lose(&mut self, queue: usize) -> Result<bool> {
-        let lost = self.stage.harness.lose_newest(self.queue(queue).as_str()).await;
+        let lost = self
+            .stage
+            .harness
+            .lose_newest(self.queue(queue).as_str())
+            .await;
         let Some(body) = lost else { return Ok(false) };
         let number = number_in(&body);
-        check!(self.reference.lose(number), "message {number} was lost, and is not in the queue");
+        check!(
+            self.reference.lose(number),
+            "message {number} was lost, and is not in the queue"
+        );
         self.count("lost");
         Ok(true)
     }
@@ -349,5 +439,8 @@ fn span(half_hours: i64) -> Duration {
 fn apart(headers: &Headers) -> (Option<Reason>, Headers) {
     let mut entries = headers.as_object().clone();
     let death = entries.remove(REDRIVEN).map(|death| Death::read(&death));
-    (death.and_then(|death| death.reason), Headers::from_value(entries.into()))
+    (
+        death.and_then(|death| death.reason),
+        Headers::from_value(entries.into()),
+    )
 }

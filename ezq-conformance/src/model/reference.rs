@@ -42,7 +42,10 @@ impl Time {
 
 impl fmt::Debug for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (hours, half) = (self.half_hour / 2, if self.half_hour % 2 == 0 { "" } else { ":30" });
+        let (hours, half) = (
+            self.half_hour / 2,
+            if self.half_hour % 2 == 0 { "" } else { ":30" },
+        );
         write!(f, "{hours}{half} h in step {}", self.step)
     }
 }
@@ -106,8 +109,16 @@ pub(super) struct Reference {
 
 impl Reference {
     pub(super) fn new() -> Self {
-        let now = Time { half_hour: 0, step: 0, place: None };
-        Self { now, messages: Vec::new(), letters: Vec::new() }
+        let now = Time {
+            half_hour: 0,
+            step: 0,
+            place: None,
+        };
+        Self {
+            now,
+            messages: Vec::new(),
+            letters: Vec::new(),
+        }
     }
 
     pub(super) fn now(&self) -> Time {
@@ -133,7 +144,11 @@ impl Reference {
             When::After { hours } => 2 * hours,
             When::At { hours } => (2 * hours + 1).max(0),
         };
-        Time { half_hour: self.now.half_hour + half_hours, place, ..self.now }
+        Time {
+            half_hour: self.now.half_hour + half_hours,
+            place,
+            ..self.now
+        }
     }
 
     pub(super) fn publish(
@@ -204,7 +219,9 @@ impl Reference {
         let due = |number: &i64| may.iter().find(|(_, n)| n == number).map(|(due, _)| *due);
         let dues: Option<Vec<Time>> = numbers.iter().map(due).collect();
         let seen = || format!("may be readable: {may:?}; of {max} handed out: {numbers:?}");
-        let Some(dues) = dues else { return Err(CaseError::Failed(seen())) };
+        let Some(dues) = dues else {
+            return Err(CaseError::Failed(seen()));
+        };
         let distinct = (1..numbers.len()).all(|i| !numbers[..i].contains(&numbers[i]));
         check!(distinct, "one twice, {}", seen());
         let in_order = (1..dues.len()).all(|i| !dues[..i].iter().any(|d| dues[i].precedes(d)));
@@ -212,8 +229,11 @@ impl Reference {
         let left = || must.iter().filter(|(_, number)| !numbers.contains(number));
         let is_passed_over = |due: &Time| dues.iter().any(|d| due.precedes(d));
         let full = numbers.len() == max;
-        let complete =
-            if full { !left().any(|(due, _)| is_passed_over(due)) } else { left().count() == 0 };
+        let complete = if full {
+            !left().any(|(due, _)| is_passed_over(due))
+        } else {
+            left().count() == 0
+        };
         check!(complete, "passed over, {}", seen());
         Ok(())
     }
@@ -221,7 +241,10 @@ impl Reference {
     /// Notes that a message was handed out with a receipt; the message as it was handed out.
     pub(super) fn deliver(&mut self, number: i64, receipt: usize, hours: i64) -> Option<Message> {
         let until = self.due(When::After { hours }, None);
-        let message = self.messages.iter_mut().find(|message| message.number == number)?;
+        let message = self
+            .messages
+            .iter_mut()
+            .find(|message| message.number == number)?;
         message.stood = message.due;
         message.due = until;
         message.deliveries += 1;
@@ -230,7 +253,10 @@ impl Reference {
     }
 
     pub(super) fn learn_id(&mut self, number: i64, id: &MessageId) {
-        let message = self.messages.iter_mut().find(|message| message.number == number);
+        let message = self
+            .messages
+            .iter_mut()
+            .find(|message| message.number == number);
         if let Some(message) = message {
             message.id = Some(id.clone());
         }
@@ -255,7 +281,9 @@ impl Reference {
         progress: &Progress,
         reason: Reason,
     ) -> Ending {
-        let Some(index) = self.held(queue, receipt) else { return Ending::LeaseLost };
+        let Some(index) = self.held(queue, receipt) else {
+            return Ending::LeaseLost;
+        };
         let died = self.now;
         let later = |hours| self.due(When::After { hours }, None);
         let due = match how {
@@ -267,7 +295,12 @@ impl Reference {
         message.holder = None;
         match how {
             How::Ack => {}
-            How::Bury => self.letters.push(Letter { message, id: None, reason, died }),
+            How::Bury => self.letters.push(Letter {
+                message,
+                id: None,
+                reason,
+                died,
+            }),
             How::Retry { .. } | How::Release => {
                 message.due = due;
                 message.returned += 1;
@@ -279,7 +312,9 @@ impl Reference {
 
     pub(super) fn extend(&mut self, queue: usize, receipt: usize, hours: i64) -> bool {
         let until = self.due(When::After { hours }, None);
-        let Some(index) = self.held(queue, receipt) else { return false };
+        let Some(index) = self.held(queue, receipt) else {
+            return false;
+        };
         self.messages[index].due = until;
         true
     }
@@ -304,7 +339,10 @@ impl Reference {
 
     /// Removes a message, whoever holds it; whether it was there.
     pub(super) fn lose(&mut self, number: i64) -> bool {
-        let index = self.messages.iter().position(|message| message.number == number);
+        let index = self
+            .messages
+            .iter()
+            .position(|message| message.number == number);
         index.map(|index| self.messages.remove(index)).is_some()
     }
 
@@ -316,11 +354,16 @@ impl Reference {
 
     /// The dead letters of a queue, oldest first.
     pub(super) fn letters(&self, queue: usize) -> impl Iterator<Item = &Letter> {
-        self.letters.iter().filter(move |letter| letter.message.queue == queue)
+        self.letters
+            .iter()
+            .filter(move |letter| letter.message.queue == queue)
     }
 
     pub(super) fn learn_letter_id(&mut self, number: i64, id: &MessageId) {
-        let letter = self.letters.iter_mut().find(|letter| letter.message.number == number);
+        let letter = self
+            .letters
+            .iter_mut()
+            .find(|letter| letter.message.number == number);
         if let Some(letter) = letter {
             letter.id = Some(id.clone());
         }
@@ -337,8 +380,15 @@ impl Reference {
     /// Moves a dead letter back; whether it was there.
     pub(super) fn redrive(&mut self, queue: usize, id: &MessageId) -> bool {
         let due = self.due(When::Now, None);
-        let Some(letter) = self.discard(queue, id) else { return false };
-        let Message { number, mut marks, stored, .. } = letter.message;
+        let Some(letter) = self.discard(queue, id) else {
+            return false;
+        };
+        let Message {
+            number,
+            mut marks,
+            stored,
+            ..
+        } = letter.message;
         marks.0.retain(|_, mark| mark.state == HandlerState::Done);
         self.publish(queue, number, None, due, marks);
         // It keeps the time at which it was first stored.
@@ -351,7 +401,11 @@ impl Reference {
 
     /// All counts; `oldest_ready` is told apart, as a time.
     pub(super) fn stats(&self, queue: usize) -> (QueueStats, Option<Time>) {
-        let held = || self.messages.iter().filter(|message| message.queue == queue);
+        let held = || {
+            self.messages
+                .iter()
+                .filter(|message| message.queue == queue)
+        };
         let ready = |message: &&Message| self.is_due(message);
         let delivered = |message: &&Message| message.deliveries > 0;
         let stats = QueueStats {
@@ -368,10 +422,16 @@ impl Reference {
     /// When the next message falls due, of those that stand before a place.
     pub(super) fn next_due(&self, queue: usize, bounds: Bounds) -> Option<Time> {
         let waits = |message: &&Message| {
-            let stands = bounds.before.is_none_or(|before| message.due.precedes(&before.due));
+            let stands = bounds
+                .before
+                .is_none_or(|before| message.due.precedes(&before.due));
             message.queue == queue && !self.is_due(message) && stands
         };
-        self.messages.iter().filter(waits).map(|message| message.due).min_by_key(Time::moment)
+        self.messages
+            .iter()
+            .filter(waits)
+            .map(|message| message.due)
+            .min_by_key(Time::moment)
     }
 }
 

@@ -51,13 +51,21 @@ impl Sequence {
             return Ok(());
         };
         self.0.truncate(at + 1);
-        let mut shrinking = Shrinking { harness, sequence: self, error, tries: TRIES };
+        let mut shrinking = Shrinking {
+            harness,
+            sequence: self,
+            error,
+            tries: TRIES,
+        };
         if !matches!(shrinking.error, CaseError::Skipped(_)) {
             shrinking.drop_runs().await;
             shrinking.simplify_each().await;
             shrinking.drop_runs().await;
         }
-        Err(Failing { operations: shrinking.sequence.operations(), error: shrinking.error })
+        Err(Failing {
+            operations: shrinking.sequence.operations(),
+            error: shrinking.error,
+        })
     }
 }
 

@@ -15,7 +15,11 @@ impl Broadcasts for Broken {
 
     async fn subscribe(&self, app: &str, queue: &QueueName, patterns: &[Pattern]) -> Result<u64> {
         let added = self.inner.subscribe(app, queue, patterns).await?;
-        Ok(if self.is(Fault::AddsAgain) { patterns.len() as u64 } else { added })
+        Ok(if self.is(Fault::AddsAgain) {
+            patterns.len() as u64
+        } else {
+            added
+        })
     }
 
     async fn unsubscribe(&self, app: &str, which: &[(QueueName, Pattern)]) -> Result<u64> {

@@ -218,12 +218,17 @@ impl Broken {
 
     fn has_ended(&self, receipt: &Receipt) -> bool {
         let ends = self.ends.lock().unwrap();
-        ends.get(receipt).is_some_and(|end| *end <= self.inner.now())
+        ends.get(receipt)
+            .is_some_and(|end| *end <= self.inner.now())
     }
 }
 
 fn retry_now() -> Settle {
-    Settle::Retry { after: Duration::ZERO, progress: Progress::default(), outgoing: vec![] }
+    Settle::Retry {
+        after: Duration::ZERO,
+        progress: Progress::default(),
+        outgoing: vec![],
+    }
 }
 
 pub(crate) fn refused() -> Error {
@@ -310,7 +315,10 @@ impl Engine for Broken {
                 (PublishOutcome::Duplicate(_), Fault::NamesTheDuplicateItself) => {
                     let event_id = dedupe.event_id().to_owned();
                     let message_id = MessageId::Number(0);
-                    *outcome = PublishOutcome::Duplicate(Some(Original { message_id, event_id }));
+                    *outcome = PublishOutcome::Duplicate(Some(Original {
+                        message_id,
+                        event_id,
+                    }));
                 }
                 (PublishOutcome::Failed(_), Fault::TakesKeysOfRefused)
                 | (PublishOutcome::Stored(_), Fault::SharesKeysBetweenQueues)
@@ -340,7 +348,9 @@ impl Engine for Broken {
             let behind = |d: &&Delivery| d.key().is_some_and(|key| !keys.insert(key.into_owned()));
             let behind: Vec<_> = leased.deliveries.iter().filter(behind).cloned().collect();
             for Delivery { receipt, .. } in behind {
-                self.inner.settle(&request.queue, vec![(receipt, Settle::Release)]).await?;
+                self.inner
+                    .settle(&request.queue, vec![(receipt, Settle::Release)])
+                    .await?;
             }
         }
         for Delivery { receipt, .. } in &leased.deliveries {
@@ -352,7 +362,9 @@ impl Engine for Broken {
             Fault::SharesMessages => {
                 let mut last = self.last.lock().unwrap();
                 let fresh = leased.deliveries.clone();
-                leased.deliveries.extend(std::mem::replace(&mut *last, fresh));
+                leased
+                    .deliveries
+                    .extend(std::mem::replace(&mut *last, fresh));
                 leased.deliveries.truncate(request.max);
             }
             Fault::MistakesHeldUp => leased.is_held_up = !leased.is_held_up,
@@ -390,7 +402,9 @@ impl Engine for Broken {
         self.settled.store(true, Ordering::Relaxed);
         for (receipt, mut settle) in settlements {
             if let (Settle::Ack { outgoing }, Fault::IgnoresKeys) = (&mut settle, self.fault) {
-                outgoing.iter_mut().for_each(|message| message.dedupe = None);
+                outgoing
+                    .iter_mut()
+                    .for_each(|message| message.dedupe = None);
             }
             let (receipt, settle) = self.twist(queue, (receipt, settle));
             if self.is(Fault::VoidsExpiredLeases) && self.has_ended(&receipt) {

@@ -51,12 +51,21 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     ),
     (
         Fault::PublishesToOneQueue,
-        &["one_call_may_publish_to_several_queues", "a_queue_keeps_to_itself"],
+        &[
+            "one_call_may_publish_to_several_queues",
+            "a_queue_keeps_to_itself",
+        ],
     ),
-    (Fault::RefusesEmptyBatches, &["nothing_may_be_published_settled_and_extended"]),
+    (
+        Fault::RefusesEmptyBatches,
+        &["nothing_may_be_published_settled_and_extended"],
+    ),
     (Fault::ReadsNumbersAsFloats, &["a_body_keeps_its_values"]),
     (Fault::DropsWhiteSpace, &["a_body_keeps_its_bytes"]),
-    (Fault::CutsLongBodies, &["a_body_of_one_mebibyte_comes_back"]),
+    (
+        Fault::CutsLongBodies,
+        &["a_body_of_one_mebibyte_comes_back"],
+    ),
     (Fault::DropsHeaders, &["headers_come_back"]),
     (
         Fault::FailsBatchesWhole,
@@ -83,17 +92,35 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "a_time_in_the_past_is_at_once",
         ],
     ),
-    (Fault::LeasesNothing, &["a_lease_hides_the_message_from_everyone"]),
+    (
+        Fault::LeasesNothing,
+        &["a_lease_hides_the_message_from_everyone"],
+    ),
     (
         Fault::LeasesForEver,
-        &["an_expired_lease_delivers_again", "a_message_stays_in_the_store_until_it_is_settled"],
+        &[
+            "an_expired_lease_delivers_again",
+            "a_message_stays_in_the_store_until_it_is_settled",
+        ],
     ),
     (
         Fault::SharesMessages,
-        &["concurrent_workers_never_share_a_message", "a_lease_hides_the_message_from_everyone"],
+        &[
+            "concurrent_workers_never_share_a_message",
+            "a_lease_hides_the_message_from_everyone",
+        ],
     ),
-    (Fault::LeasesInAnyOrder, &["a_batch_comes_out_in_its_order", "messages_come_out_by_due_time"]),
-    (Fault::IgnoresMax, &["no_more_is_handed_out_than_was_asked_for"]),
+    (
+        Fault::LeasesInAnyOrder,
+        &[
+            "a_batch_comes_out_in_its_order",
+            "messages_come_out_by_due_time",
+        ],
+    ),
+    (
+        Fault::IgnoresMax,
+        &["no_more_is_handed_out_than_was_asked_for"],
+    ),
     (
         Fault::IgnoresBefore,
         &[
@@ -131,9 +158,15 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     ),
     (
         Fault::CreatesQueues,
-        &["leasing_from_a_missing_queue_says_so", "publishing_to_a_missing_queue_says_so"],
+        &[
+            "leasing_from_a_missing_queue_says_so",
+            "publishing_to_a_missing_queue_says_so",
+        ],
     ),
-    (Fault::SaysDueNow, &["an_empty_lease_tells_when_the_next_message_falls_due"]),
+    (
+        Fault::SaysDueNow,
+        &["an_empty_lease_tells_when_the_next_message_falls_due"],
+    ),
     (Fault::NeverWakes, &["publishing_wakes_who_waits"]),
     (
         Fault::AcceptsStaleReceipts,
@@ -157,7 +190,10 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "concurrent_acks_in_opposite_order_succeed_once_each",
         ],
     ),
-    (Fault::VoidsExpiredLeases, &["an_expired_lease_holds_until_the_message_is_handed_out_again"]),
+    (
+        Fault::VoidsExpiredLeases,
+        &["an_expired_lease_holds_until_the_message_is_handed_out_again"],
+    ),
     (
         Fault::SettlesAllOrNothing,
         &[
@@ -197,7 +233,10 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "archived_messages_leave_with_their_events",
         ],
     ),
-    (Fault::ReleasesToTheEnd, &["a_release_returns_to_its_old_place_at_once"]),
+    (
+        Fault::ReleasesToTheEnd,
+        &["a_release_returns_to_its_old_place_at_once"],
+    ),
     (
         Fault::SaysExtended,
         &[
@@ -217,14 +256,29 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     (Fault::PurgesNothing, &["a_purge_voids_receipts"]),
     (
         Fault::CountsNothing,
-        &["statistics_count_every_state", "the_lag_is_how_long_the_oldest_has_been_due"],
+        &[
+            "statistics_count_every_state",
+            "the_lag_is_how_long_the_oldest_has_been_due",
+        ],
     ),
-    (Fault::EmptiesOnEnsure, &["ensuring_a_queue_again_keeps_its_messages"]),
-    (Fault::BeginsNothing, &["transactions_are_refused_where_there_are_none"]),
+    (
+        Fault::EmptiesOnEnsure,
+        &["ensuring_a_queue_again_keeps_its_messages"],
+    ),
+    (
+        Fault::BeginsNothing,
+        &["transactions_are_refused_where_there_are_none"],
+    ),
     (Fault::IsNeverHealthy, &["a_store_that_answers_is_healthy"]),
     (Fault::KeepsNoNul, &["errors_with_any_text_can_be_kept"]),
-    (Fault::LosesDeadLetters, &["a_dead_letter_keeps_the_message_and_the_reason"]),
-    (Fault::ListsFromTheStart, &["dead_letters_are_listed_page_by_page"]),
+    (
+        Fault::LosesDeadLetters,
+        &["a_dead_letter_keeps_the_message_and_the_reason"],
+    ),
+    (
+        Fault::ListsFromTheStart,
+        &["dead_letters_are_listed_page_by_page"],
+    ),
     (
         Fault::RedrivesNothing,
         &[
@@ -250,10 +304,19 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "of_equal_keys_in_one_batch_the_first_is_stored",
         ],
     ),
-    (Fault::KeepsKeysForEver, &["a_key_is_free_again_when_its_window_ends"]),
+    (
+        Fault::KeepsKeysForEver,
+        &["a_key_is_free_again_when_its_window_ends"],
+    ),
     (Fault::FreesKeysOnSettling, &["a_key_outlives_its_message"]),
-    (Fault::SharesKeysBetweenQueues, &["a_key_counts_in_its_own_queue"]),
-    (Fault::TakesKeysOfRefused, &["a_refused_message_leaves_its_key_free"]),
+    (
+        Fault::SharesKeysBetweenQueues,
+        &["a_key_counts_in_its_own_queue"],
+    ),
+    (
+        Fault::TakesKeysOfRefused,
+        &["a_refused_message_leaves_its_key_free"],
+    ),
     (
         Fault::IgnoresKeys,
         &[
@@ -275,9 +338,18 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "a_retried_message_holds_up_its_key_and_no_other",
         ],
     ),
-    (Fault::AnyOfAKeyLetsGo, &["a_key_waits_for_every_message_of_it_that_is_leased"]),
-    (Fault::AcksNothing, &["what_one_call_hands_out_of_a_key_follows_each_other"]),
-    (Fault::KeepsDeadLetters, &["a_dead_letter_lets_go_of_its_key"]),
+    (
+        Fault::AnyOfAKeyLetsGo,
+        &["a_key_waits_for_every_message_of_it_that_is_leased"],
+    ),
+    (
+        Fault::AcksNothing,
+        &["what_one_call_hands_out_of_a_key_follows_each_other"],
+    ),
+    (
+        Fault::KeepsDeadLetters,
+        &["a_dead_letter_lets_go_of_its_key"],
+    ),
     (
         Fault::FiresWhatever,
         &[
@@ -289,14 +361,29 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "a_process_that_has_the_definition_is_seen",
         ],
     ),
-    (Fault::FiresNothing, &["a_schedule_fires_by_hand_and_stays_as_it_is"]),
-    (Fault::MovesOnBeforeFiring, &["a_tick_whose_queue_is_missing_stays"]),
-    (Fault::ChangesWhatever, &["a_schedule_is_changed_only_by_who_knows_its_definition"]),
+    (
+        Fault::FiresNothing,
+        &["a_schedule_fires_by_hand_and_stays_as_it_is"],
+    ),
+    (
+        Fault::MovesOnBeforeFiring,
+        &["a_tick_whose_queue_is_missing_stays"],
+    ),
+    (
+        Fault::ChangesWhatever,
+        &["a_schedule_is_changed_only_by_who_knows_its_definition"],
+    ),
     (Fault::PausesNothing, &["a_paused_schedule_does_not_tick"]),
-    (Fault::RemovesNoSchedule, &["a_removed_schedule_does_not_fire"]),
+    (
+        Fault::RemovesNoSchedule,
+        &["a_removed_schedule_does_not_fire"],
+    ),
     (
         Fault::BlocksNothing,
-        &["blocked_keys_are_listed", "a_crash_does_not_make_a_later_retry_look_like_a_lease"],
+        &[
+            "blocked_keys_are_listed",
+            "a_crash_does_not_make_a_later_retry_look_like_a_lease",
+        ],
     ),
     (
         Fault::FindsNothingById,
@@ -305,9 +392,18 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "what_waits_for_a_retry_after_a_crash_is_leased_by_its_id",
         ],
     ),
-    (Fault::SharesById, &["what_a_worker_has_is_leased_by_its_id_to_nobody"]),
-    (Fault::MistakesHeldUp, &["what_a_key_keeps_before_a_place_is_told"]),
-    (Fault::DiscardsNothing, &["a_discarded_dead_letter_is_gone_for_good"]),
+    (
+        Fault::SharesById,
+        &["what_a_worker_has_is_leased_by_its_id_to_nobody"],
+    ),
+    (
+        Fault::MistakesHeldUp,
+        &["what_a_key_keeps_before_a_place_is_told"],
+    ),
+    (
+        Fault::DiscardsNothing,
+        &["a_discarded_dead_letter_is_gone_for_good"],
+    ),
     (
         Fault::ArchivesNothing,
         &[
@@ -316,9 +412,18 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "archived_messages_leave_with_their_events",
         ],
     ),
-    (Fault::ArchivesEverything, &["an_acknowledged_message_is_gone_without_an_archive"]),
-    (Fault::ArchivesControlEvents, &["a_control_event_is_not_archived"]),
-    (Fault::ClaimsNoArchive, &["an_archive_is_refused_where_there_is_none"]),
+    (
+        Fault::ArchivesEverything,
+        &["an_acknowledged_message_is_gone_without_an_archive"],
+    ),
+    (
+        Fault::ArchivesControlEvents,
+        &["a_control_event_is_not_archived"],
+    ),
+    (
+        Fault::ClaimsNoArchive,
+        &["an_archive_is_refused_where_there_is_none"],
+    ),
     (
         Fault::TellsNothing,
         &[
@@ -328,7 +433,10 @@ const CAUGHT: &[(Fault, &[&str])] = &[
             "history_finds_every_copy",
         ],
     ),
-    (Fault::TellsOfOthers, &["nothing_is_told_of_an_unknown_event"]),
+    (
+        Fault::TellsOfOthers,
+        &["nothing_is_told_of_an_unknown_event"],
+    ),
     (Fault::TellsOneCopy, &["history_finds_every_copy"]),
     (
         Fault::TellsWrongStates,
@@ -341,17 +449,44 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     ),
     (
         Fault::MeansPrefixes,
-        &["each_subscribed_queue_gets_one_copy", "patterns_mean_whole_segments"],
+        &[
+            "each_subscribed_queue_gets_one_copy",
+            "patterns_mean_whole_segments",
+        ],
     ),
-    (Fault::AddsAgain, &["a_subscription_stands_once", "concurrent_subscribers_add_each_once"]),
-    (Fault::KeepsSubscriptions, &["a_removed_subscription_gets_no_more_copies"]),
-    (Fault::NeedsEveryQueue, &["a_subscribed_queue_that_is_missing_harms_no_other"]),
-    (Fault::DelaysAreEarly, &["a_copy_is_delayed_as_a_published_message"]),
+    (
+        Fault::AddsAgain,
+        &[
+            "a_subscription_stands_once",
+            "concurrent_subscribers_add_each_once",
+        ],
+    ),
+    (
+        Fault::KeepsSubscriptions,
+        &["a_removed_subscription_gets_no_more_copies"],
+    ),
+    (
+        Fault::NeedsEveryQueue,
+        &["a_subscribed_queue_that_is_missing_harms_no_other"],
+    ),
+    (
+        Fault::DelaysAreEarly,
+        &["a_copy_is_delayed_as_a_published_message"],
+    ),
     (Fault::DropsHeaders, &["a_copy_has_headers_and_key"]),
-    (Fault::IgnoresDedupeKeys, &["of_one_dedupe_key_each_queue_stores_one_copy"]),
+    (
+        Fault::IgnoresDedupeKeys,
+        &["of_one_dedupe_key_each_queue_stores_one_copy"],
+    ),
     (Fault::CopiesInPart, &["a_refused_broadcast_stores_no_copy"]),
-    (Fault::ForgetsParties, &["what_applications_say_of_types_is_told"]),
-    (Fault::ForgetsDeaths, &["history_tells_what_a_redriven_event_had_died_of"]),
+    (
+        Fault::ForgetsParties,
+        &["what_applications_say_of_types_is_told"],
+    ),
+    (
+        Fault::ForgetsDeaths,
+        &["history_tells_what_a_redriven_event_had_died_of"],
+    ),
 ];
 
 /// What the memory engine cannot show, broken or not.
@@ -397,7 +532,9 @@ async fn every_fault_is_caught_by_the_cases_that_name_its_rule() {
 fn every_case_can_fail() {
     let all: BTreeSet<_> = cases().iter().map(|case| case.name()).collect();
     let caught = CAUGHT.iter().flat_map(|(_, names)| *names);
-    let caught = caught.chain(&WITHOUT_TRANSACTIONS).chain(&WITHOUT_REISSUED_IDS);
+    let caught = caught
+        .chain(&WITHOUT_TRANSACTIONS)
+        .chain(&WITHOUT_REISSUED_IDS);
     let caught: BTreeSet<_> = caught.copied().collect();
     assert_eq!(all, caught);
 }

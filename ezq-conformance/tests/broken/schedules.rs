@@ -16,21 +16,43 @@ impl ScheduleStore for Broken {
         if self.is(Fault::ChangesWhatever) {
             let rows = self.inner.look(&[]).await?.rows;
             let old = rows.iter().find(|row| row.name == new.name);
-            return self.inner.register(new, old.map(|row| &*row.definition)).await;
+            return self
+                .inner
+                .register(new, old.map(|row| &*row.definition))
+                .await;
         }
         self.inner.register(new, instead_of).await
     }
 
     async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
-        let Firing { name, tick, message } = firing.clone();
-        let by_hand = Firing { tick: None, ..firing.clone() };
+        let Firing {
+            name,
+            tick,
+            message,
+        } = firing.clone();
+        let by_hand = Firing {
+            tick: None,
+            ..firing.clone()
+        };
         match tick {
             _ if self.is(Fault::FiresWhatever) => self.inner.fire(by_hand).await,
             _ if self.is(Fault::FiresNothing) => {
-                self.inner.fire(Firing { message: None, ..firing }).await
+                self.inner
+                    .fire(Firing {
+                        message: None,
+                        ..firing
+                    })
+                    .await
             }
             Some(_) if self.is(Fault::MovesOnBeforeFiring) => {
-                let moved = self.inner.fire(Firing { name, tick, message: None }).await?;
+                let moved = self
+                    .inner
+                    .fire(Firing {
+                        name,
+                        tick,
+                        message: None,
+                    })
+                    .await?;
                 match moved {
                     Fired::Done(_) if message.is_some() => self.inner.fire(by_hand).await,
                     other => Ok(other),

@@ -8,7 +8,15 @@ fn read(body: &str) -> Result<Envelope> {
     let queue = QueueName::new("orders").unwrap();
     let enqueued_at = "2026-01-02T03:04:05Z".parse().unwrap();
     let (message_id, headers) = (&MessageId::Number(7), &crate::Headers::new());
-    decode(body, Origin { queue: &queue, message_id, enqueued_at, headers })
+    decode(
+        body,
+        Origin {
+            queue: &queue,
+            message_id,
+            enqueued_at,
+            headers,
+        },
+    )
 }
 
 fn why(body: &str) -> String {
@@ -55,17 +63,27 @@ fn refuses_what_cloudevents_refuses() {
     ] {
         let mut body = valid.clone();
         body[name] = value;
-        assert_eq!(read(&body.to_string()).unwrap_err().kind(), ErrorKind::Decode, "{body}");
+        assert_eq!(
+            read(&body.to_string()).unwrap_err().kind(),
+            ErrorKind::Decode,
+            "{body}"
+        );
     }
     for name in ["id", "source", "type"] {
         let mut body = valid.clone();
         body.as_object_mut().unwrap().remove(name);
-        assert_eq!(why(&body.to_string()), format!("the attribute `{name}` is missing"));
+        assert_eq!(
+            why(&body.to_string()),
+            format!("the attribute `{name}` is missing")
+        );
     }
     let mut both = valid.clone();
     both["data"] = json!(1);
     both["data_base64"] = json!("AA==");
-    assert_eq!(why(&both.to_string()), "the body has both `data` and `data_base64`");
+    assert_eq!(
+        why(&both.to_string()),
+        "the body has both `data` and `data_base64`"
+    );
 }
 
 #[test]
@@ -80,8 +98,14 @@ fn reads_the_flat_form_of_python() {
     let envelope = read(r#"{"_type":"UserCreated","user_id":1,"id":"mine","type":2}"#).unwrap();
     assert_eq!(envelope.event_type(), "UserCreated");
     assert_eq!(envelope.id(), "orders:7");
-    assert_eq!(envelope.data(), Some(r#"{"user_id":1,"id":"mine","type":2}"#));
-    assert_eq!(envelope.time().unwrap().to_rfc3339(), "2026-01-02T03:04:05+00:00");
+    assert_eq!(
+        envelope.data(),
+        Some(r#"{"user_id":1,"id":"mine","type":2}"#)
+    );
+    assert_eq!(
+        envelope.time().unwrap().to_rfc3339(),
+        "2026-01-02T03:04:05+00:00"
+    );
 }
 
 #[test]
@@ -103,29 +127,59 @@ fn refuses_bodies_that_are_no_event() {
 #[test]
 fn writes_the_flat_form() {
     let write = |data: Value| {
-        let envelope = Envelope::builder("UserCreated", "s").data(&data).unwrap().build().unwrap();
+        let envelope = Envelope::builder("UserCreated", "s")
+            .data(&data)
+            .unwrap()
+            .build()
+            .unwrap();
         encode(&envelope, WireFormat::Flat)
     };
-    assert_eq!(write(json!({"user_id": 1})).unwrap(), r#"{"_type":"UserCreated","user_id":1}"#);
+    assert_eq!(
+        write(json!({"user_id": 1})).unwrap(),
+        r#"{"_type":"UserCreated","user_id":1}"#
+    );
     assert_eq!(write(json!({})).unwrap(), r#"{"_type":"UserCreated"}"#);
     assert_eq!(write(Value::Null).unwrap(), r#"{"_type":"UserCreated"}"#);
-    assert_eq!(write(json!([1])).unwrap_err().kind(), ErrorKind::InvalidEvent);
-    assert_eq!(write(json!({"_type": 1})).unwrap_err().kind(), ErrorKind::InvalidEvent);
-    let end = Envelope::builder(End::TYPE, "s").data(&End::default()).unwrap().build().unwrap();
-    assert_eq!(encode(&end, WireFormat::Flat).unwrap(), r#"{"_type":"EZQEndEvent"}"#);
-    assert_eq!(encode(&end, WireFormat::Ezvent).unwrap(), r#"{"_type":"EZEndEvent"}"#);
+    assert_eq!(
+        write(json!([1])).unwrap_err().kind(),
+        ErrorKind::InvalidEvent
+    );
+    assert_eq!(
+        write(json!({"_type": 1})).unwrap_err().kind(),
+        ErrorKind::InvalidEvent
+    );
+    let end = Envelope::builder(End::TYPE, "s")
+        .data(&End::default())
+        .unwrap()
+        .build()
+        .unwrap();
+    assert_eq!(
+        encode(&end, WireFormat::Flat).unwrap(),
+        r#"{"_type":"EZQEndEvent"}"#
+    );
+    assert_eq!(
+        encode(&end, WireFormat::Ezvent).unwrap(),
+        r#"{"_type":"EZEndEvent"}"#
+    );
 }
 
 #[test]
 fn refuses_nesting_that_could_not_be_read_back() {
     let nested = |levels: usize| {
         let text = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
-        let envelope = Envelope::builder("t", "s").json(&text).unwrap().build().unwrap();
+        let envelope = Envelope::builder("t", "s")
+            .json(&text)
+            .unwrap()
+            .build()
+            .unwrap();
         encode(&envelope, WireFormat::CloudEvents)
     };
     let body = nested(MAX_NESTING).unwrap();
     serde_json::from_str::<Value>(read(&body).unwrap().data().unwrap()).unwrap();
-    assert_eq!(nested(MAX_NESTING + 1).unwrap_err().kind(), ErrorKind::InvalidEvent);
+    assert_eq!(
+        nested(MAX_NESTING + 1).unwrap_err().kind(),
+        ErrorKind::InvalidEvent
+    );
     let text = r#"{"a":"[[[\"[["}"#;
     assert_eq!(nesting(text), 1);
 }
@@ -159,14 +213,25 @@ fn a_name_that_comes_twice_is_found_with_few_comparisons() {
         let compared = Cell::new(0);
         let found = |names: &[String]| {
             compared.set(0);
-            let counted = names.iter().map(|name| Counted { name, compared: &compared });
+            let counted = names.iter().map(|name| Counted {
+                name,
+                compared: &compared,
+            });
             repeated(counted).map(|found| found.name.to_owned())
         };
         assert_eq!(found(&names), None);
-        assert!(compared.get() <= count * FEW, "{} of {count}", compared.get());
+        assert!(
+            compared.get() <= count * FEW,
+            "{} of {count}",
+            compared.get()
+        );
         names[count - 1] = names[count / 2 - 1].clone();
         assert_eq!(found(&names), Some((count / 2 - 1).to_string()));
-        assert!(compared.get() <= count * FEW, "{} of {count}", compared.get());
+        assert!(
+            compared.get() <= count * FEW,
+            "{} of {count}",
+            compared.get()
+        );
     }
 }
 

@@ -100,7 +100,13 @@ impl Walk {
     fn begin() -> Self {
         let now = Instant::now();
         let (reached, left) = (Position::FIRST, Vec::new());
-        Self { reached, began: now, passed: now, left, is_ready: false }
+        Self {
+            reached,
+            began: now,
+            passed: now,
+            left,
+            is_ready: false,
+        }
     }
 
     /// When the next one begins.
@@ -134,7 +140,10 @@ impl Walk {
 
 impl Crowd {
     pub(super) fn new(looks_past: bool) -> Self {
-        Self { looks_past, ..Self::default() }
+        Self {
+            looks_past,
+            ..Self::default()
+        }
     }
 
     pub(super) fn walks(&self) -> bool {
@@ -151,7 +160,10 @@ impl Crowd {
     pub(super) fn due(&self, waits: bool) -> Option<Instant> {
         match &self.walk {
             Some(walk) => waits.then(|| walk.next()),
-            None => self.since.filter(|_| self.looks_past).map(|since| later(since, MOMENT)),
+            None => self
+                .since
+                .filter(|_| self.looks_past)
+                .map(|since| later(since, MOMENT)),
         }
     }
 
@@ -178,7 +190,9 @@ impl Crowd {
 
     /// All of it is taken in; its last place, if there was anything.
     pub(super) fn took_in(&mut self, look: &Look, last: Option<Position>) {
-        let Intake { refilled, passed, .. } = std::mem::take(&mut self.intake);
+        let Intake {
+            refilled, passed, ..
+        } = std::mem::take(&mut self.intake);
         let Some(walk) = &mut self.walk else { return };
         if *look != Look::Front
             && let Some(place) = passed.filter(|place| *place > walk.reached)
@@ -237,7 +251,9 @@ impl Run {
 
     /// How the next fetch is to look at the queue.
     pub(super) fn next_look(&mut self) -> Look {
-        let Some(walk) = &mut self.crowd.walk else { return Look::Front };
+        let Some(walk) = &mut self.crowd.walk else {
+            return Look::Front;
+        };
         if walk.is_ready && walk.next() <= Instant::now() {
             *walk = Walk::begin();
         }
@@ -251,7 +267,9 @@ impl Run {
     /// that goes back.
     pub(super) fn passes_over(&mut self, item: &Item, key: Option<&str>) -> bool {
         let crowd = &mut self.crowd;
-        let Some(walk) = &mut crowd.walk else { return false };
+        let Some(walk) = &mut crowd.walk else {
+            return false;
+        };
         let intake = &mut crowd.intake;
         // What is begun of a key goes on.
         if key.is_some_and(|key| self.lanes.has(key)) {
@@ -260,7 +278,11 @@ impl Run {
         if !key.is_some_and(|key| intake.keys.contains(key)) {
             let due = self.app.dispatcher.limited_on(&item.work);
             let has_enough = |handler: &usize| {
-                let to_come = intake.to_come.iter().filter(|other| *other == handler).count();
+                let to_come = intake
+                    .to_come
+                    .iter()
+                    .filter(|other| *other == handler)
+                    .count();
                 self.slots.limited.has_enough(*handler, to_come)
             };
             let full: Vec<usize> = due.iter().copied().filter(has_enough).collect();
@@ -270,7 +292,8 @@ impl Run {
                 return false;
             }
             if let Some(after) = &intake.after {
-                full.into_iter().for_each(|handler| walk.leave(handler, after));
+                full.into_iter()
+                    .for_each(|handler| walk.leave(handler, after));
             }
         }
         intake.keys.extend(key.map(str::to_owned));

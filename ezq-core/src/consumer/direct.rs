@@ -101,8 +101,10 @@ impl Direct {
             }
         };
         let count = claimed.len();
-        let members: Option<Vec<Member>> =
-            claimed.into_iter().map(|delivery| self.ordinary(means, delivery)).collect();
+        let members: Option<Vec<Member>> = claimed
+            .into_iter()
+            .map(|delivery| self.ordinary(means, delivery))
+            .collect();
         if members.is_none() {
             // What came after it is not to be handled before a leased batch was.
             self.slots.prove(false);
@@ -117,7 +119,9 @@ impl Direct {
             warn!(queue = %self.queue, %handler, count, "a batch failed: its events are leased");
             return None;
         }
-        members.iter().for_each(|member| self.app.services.notices.handled(&member.received));
+        members
+            .iter()
+            .for_each(|member| self.app.services.notices.handled(&member.received));
         Some((count, count == size))
     }
 
@@ -145,6 +149,11 @@ impl Direct {
             return None;
         }
         let (received, done) = (work.received, batch_attempt::first_time());
-        Some(Member { received, attempt: 1, done, is_sole: true })
+        Some(Member {
+            received,
+            attempt: 1,
+            done,
+            is_sole: true,
+        })
     }
 }

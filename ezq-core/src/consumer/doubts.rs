@@ -63,7 +63,9 @@ fn warn_of_other_queues(app: &Inner, queue: &QueueName) {
     if elsewhere.is_empty() {
         return;
     }
-    let told = elsewhere.iter().map(|(name, queue)| format!("`{name}` to `{queue}`"));
+    let told = elsewhere
+        .iter()
+        .map(|(name, queue)| format!("`{name}` to `{queue}`"));
     let published = told.collect::<Vec<_>>().join(", ");
     warn!(
         %queue, published,

@@ -56,7 +56,10 @@ pub(super) struct Answer {
 impl Fetched {
     /// The engine panicked.
     pub(super) fn panicked() -> Self {
-        let result = Err(Error::new(ErrorKind::Engine, "the engine panicked while claiming"));
+        let result = Err(Error::new(
+            ErrorKind::Engine,
+            "the engine panicked while claiming",
+        ));
         Self::Leased(Box::new(Answer::new(result, Instant::now())))
     }
 }
@@ -108,7 +111,9 @@ impl Run {
         let unsettled = self.app.config.settle_batch.saturating_mul(4);
         let apart = self.lanes.waiting() + self.slots.aside();
         let held = self.leases.count().saturating_sub(apart);
-        self.most().saturating_add(unsettled).saturating_sub(held + self.incoming)
+        self.most()
+            .saturating_add(unsettled)
+            .saturating_sub(held + self.incoming)
     }
 
     /// How much more may be asked for.
@@ -132,7 +137,11 @@ impl Run {
         self.backlog
             && self.phase == Phase::Running
             && self.slots.is_proven()
-            && self.app.dispatcher.sole_batch(&self.settings.queue).is_some()
+            && self
+                .app
+                .dispatcher
+                .sole_batch(&self.settings.queue)
+                .is_some()
     }
 
     pub(super) fn start_fetch(&mut self) {
@@ -150,7 +159,8 @@ impl Run {
                 slots: Arc::clone(&self.slots),
                 lease: Arc::clone(&self.direct),
             };
-            self.fetch.spawn(async move { Fetched::Direct(direct.run().await) }.in_current_span());
+            self.fetch
+                .spawn(async move { Fetched::Direct(direct.run().await) }.in_current_span());
             return self.start_fetch();
         }
         // What an `Interrupt` is to cancel in the end must not keep its turn from coming.
@@ -176,10 +186,20 @@ impl Run {
             let span = debug_span!(parent: None, "ezq.lease", %queue, max);
             let sent = Instant::now();
             let result = engine.lease(request).instrument(span).await;
-            let full = result.as_ref().is_ok_and(|leased| leased.deliveries.len() >= max);
+            let full = result
+                .as_ref()
+                .is_ok_and(|leased| leased.deliveries.len() >= max);
             let answer = Answer::new(result, sent);
-            let mut fetched =
-                Answer { full, settled, keyless, early, look, returned, number, ..answer };
+            let mut fetched = Answer {
+                full,
+                settled,
+                keyless,
+                early,
+                look,
+                returned,
+                number,
+                ..answer
+            };
             match &fetched.result {
                 Err(error) if error.kind() == ErrorKind::QueueMissing => {
                     fetched.created = Some(engine.ensure_queue(&queue).await);
@@ -264,9 +284,17 @@ impl Run {
         debug!(queue = %self.settings.queue, count = leased.deliveries.len(), fetched.full, "leased");
         self.pace.now();
         // What waits for its handler's limit would only be more of it, unless that is looked past.
-        let busy = if self.crowd.walks() { self.at_work() } else { self.tasks.len() };
+        let busy = if self.crowd.walks() {
+            self.at_work()
+        } else {
+            self.tasks.len()
+        };
         let starved = self.buffer.is_empty() && busy <= self.settings.concurrency / 2;
-        let bytes = leased.deliveries.iter().map(|delivery| delivery.body.len()).sum();
+        let bytes = leased
+            .deliveries
+            .iter()
+            .map(|delivery| delivery.body.len())
+            .sum();
         self.window.filled(fetched.full, starved, bytes);
         if fetched.full && !self.crowd.walks() {
             // The next are claimed while these are read.

@@ -31,7 +31,10 @@ impl Run {
         let position = delivery.position();
         let lease = Arc::new(Lease::new(sent, self.settings.lease));
         self.leases.hold(&delivery, &lease);
-        let stops_here = self.control.as_ref().is_some_and(|(item, _)| position > item.position);
+        let stops_here = self
+            .control
+            .as_ref()
+            .is_some_and(|(item, _)| position > item.position);
         if stops_here || matches!(self.phase, Phase::Finishing | Phase::Cancelling) {
             return self.send(delivery.receipt, Settle::Release, Tally::Returned);
         }
@@ -58,7 +61,12 @@ impl Run {
             Err(error) => return self.bury_undecodable(receipt, &error),
         };
         let control = control(&work.received);
-        let item = Item { receipt, position, work, turn: None };
+        let item = Item {
+            receipt,
+            position,
+            work,
+            turn: None,
+        };
         match control {
             Ok(None) => self.line_up(item),
             Ok(Some(control)) => self.meet(item, control),
@@ -87,13 +95,25 @@ impl Run {
     fn bury_undecodable(&self, receipt: Receipt, error: &Error) {
         let error = bounded(&error_chain(error));
         let kind = ReasonKind::Undecodable;
-        self.bury(receipt, Reason { kind, handler: None, error, attempts: 1 });
+        self.bury(
+            receipt,
+            Reason {
+                kind,
+                handler: None,
+                error,
+                attempts: 1,
+            },
+        );
     }
 
     fn bury(&self, receipt: Receipt, reason: Reason) {
         log_dead_letter(&self.settings.queue, receipt.message_id(), None, &reason);
         let (progress, outgoing) = (Progress::default(), Vec::new());
-        let settle = Settle::DeadLetter { reason, progress, outgoing };
+        let settle = Settle::DeadLetter {
+            reason,
+            progress,
+            outgoing,
+        };
         self.send(receipt, settle, Tally::DeadLettered);
     }
 }
@@ -108,8 +128,17 @@ pub(super) fn read(
 ) -> Result<Work> {
     let receipt = delivery.receipt;
     let message_id = receipt.message_id();
-    let Delivery { enqueued_at, ref headers, .. } = delivery;
-    let origin = Origin { queue, message_id, enqueued_at, headers };
+    let Delivery {
+        enqueued_at,
+        ref headers,
+        ..
+    } = delivery;
+    let origin = Origin {
+        queue,
+        message_id,
+        enqueued_at,
+        headers,
+    };
     let envelope = codecs.read(&delivery.body, origin)?;
     let received = Arc::new(Received {
         envelope,
@@ -121,8 +150,16 @@ pub(super) fn read(
         lease,
         parent: Span::none(),
     });
-    let clock = EngineClock { at: delivery.leased_at, read: Instant::now() };
-    Ok(Work { received, clock, slots: Arc::clone(slots), suspect: Mutex::default() })
+    let clock = EngineClock {
+        at: delivery.leased_at,
+        read: Instant::now(),
+    };
+    Ok(Work {
+        received,
+        clock,
+        slots: Arc::clone(slots),
+        suspect: Mutex::default(),
+    })
 }
 
 /// The control event that a delivery is, if it is one.
@@ -131,7 +168,13 @@ fn control(received: &Received) -> Result<Option<Control>> {
         return Ok(None);
     }
     if received.is::<End>() {
-        return received.envelope.decode().map(|end| Some(Control::End(end)));
+        return received
+            .envelope
+            .decode()
+            .map(|end| Some(Control::End(end)));
     }
-    received.envelope.decode::<Interrupt>().map(|_| Some(Control::Interrupt))
+    received
+        .envelope
+        .decode::<Interrupt>()
+        .map(|_| Some(Control::Interrupt))
 }

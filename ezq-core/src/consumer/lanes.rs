@@ -60,7 +60,13 @@ pub(super) enum Stepped {
 impl Lanes {
     pub(super) fn new() -> Self {
         let (sender, steps) = mpsc::unbounded_channel();
-        Self { lanes: HashMap::new(), waiting: 0, last: 0, sender, steps }
+        Self {
+            lanes: HashMap::new(),
+            waiting: 0,
+            last: 0,
+            sender,
+            steps,
+        }
     }
 
     /// Takes in a delivery with a key, unless as many wait already as may.
@@ -78,7 +84,15 @@ impl Lanes {
         let (key, number): (Arc<str>, u64) = (key.into(), self.last);
         item.turn = Some(self.turn(&key, number));
         let (current, waiting) = (item.receipt.clone(), VecDeque::new());
-        self.lanes.insert(key, Lane { number, current, waiting, closed: false });
+        self.lanes.insert(
+            key,
+            Lane {
+                number,
+                current,
+                waiting,
+                closed: false,
+            },
+        );
         Entered::Starts(item)
     }
 
@@ -89,7 +103,12 @@ impl Lanes {
 
     fn turn(&self, key: &Arc<str>, number: u64) -> Turn {
         let (key, steps) = (Arc::clone(key), self.sender.clone());
-        Turn { key, number, steps, passed: false }
+        Turn {
+            key,
+            number,
+            steps,
+            passed: false,
+        }
     }
 
     /// Waits for the next step.
@@ -103,8 +122,16 @@ impl Lanes {
     }
 
     pub(super) fn follow(&mut self, step: Step) -> Stepped {
-        let Step { key, number, goes_on } = step;
-        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.number == number) else {
+        let Step {
+            key,
+            number,
+            goes_on,
+        } = step;
+        let Some(lane) = self
+            .lanes
+            .get_mut(&key)
+            .filter(|lane| lane.number == number)
+        else {
             return Stepped::Nothing;
         };
         if goes_on && let Some(mut next) = lane.waiting.pop_front() {
@@ -113,11 +140,20 @@ impl Lanes {
             next.turn = Some(self.turn(&key, number));
             return Stepped::Starts(next);
         }
-        let Some(Lane { current, waiting: rest, .. }) = self.lanes.remove(&key) else {
+        let Some(Lane {
+            current,
+            waiting: rest,
+            ..
+        }) = self.lanes.remove(&key)
+        else {
             return Stepped::Nothing;
         };
         self.waiting -= rest.len();
-        if goes_on { Stepped::Nothing } else { Stepped::Ended { current, rest } }
+        if goes_on {
+            Stepped::Nothing
+        } else {
+            Stepped::Ended { current, rest }
+        }
     }
 
     /// How many deliveries wait for another of their key.
@@ -128,14 +164,21 @@ impl Lanes {
     /// Gives up all that waits.
     pub(super) fn clear(&mut self) -> Vec<Item> {
         self.waiting = 0;
-        self.lanes.drain().flat_map(|(_, lane)| lane.waiting).collect()
+        self.lanes
+            .drain()
+            .flat_map(|(_, lane)| lane.waiting)
+            .collect()
     }
 
     /// Gives up what waits and stands after a place. Places rise within a lane.
     pub(super) fn cut(&mut self, place: &Position) -> Vec<Item> {
         let mut cut = Vec::new();
         for lane in self.lanes.values_mut() {
-            let kept = lane.waiting.iter().take_while(|item| item.position <= *place).count();
+            let kept = lane
+                .waiting
+                .iter()
+                .take_while(|item| item.position <= *place)
+                .count();
             let rest = lane.waiting.split_off(kept);
             lane.closed |= !rest.is_empty();
             cut.extend(rest);
@@ -169,7 +212,11 @@ impl Turn {
 
     fn say(&self, goes_on: bool) {
         // Nobody listens once the consumer has ended.
-        let _ = self.steps.send(Step { key: Arc::clone(&self.key), number: self.number, goes_on });
+        let _ = self.steps.send(Step {
+            key: Arc::clone(&self.key),
+            number: self.number,
+            goes_on,
+        });
     }
 }
 

@@ -84,9 +84,12 @@ impl Leases {
             returned: delivery.headers.returned(),
         };
         self.keyed.fetch_add(usize::from(keyed), Ordering::SeqCst);
-        let stale = self.table().insert(delivery.receipt.message_id().clone(), held);
+        let stale = self
+            .table()
+            .insert(delivery.receipt.message_id().clone(), held);
         if let Some(stale) = stale {
-            self.keyed.fetch_sub(usize::from(stale.keyed), Ordering::SeqCst);
+            self.keyed
+                .fetch_sub(usize::from(stale.keyed), Ordering::SeqCst);
             stale.lease.cancel().cancel();
         }
     }
@@ -97,7 +100,9 @@ impl Leases {
     /// ever had the message.
     pub(super) fn go_on(&self, delivery: &Delivery, sent: Instant) -> bool {
         let mut table = self.table();
-        let Some(held) = table.get_mut(delivery.receipt.message_id()) else { return false };
+        let Some(held) = table.get_mut(delivery.receipt.message_id()) else {
+            return false;
+        };
         let is_next = held.enqueued_at == delivery.enqueued_at
             && held.deliveries.checked_add(1) == Some(delivery.deliveries)
             && held.returned == delivery.headers.returned();
@@ -122,7 +127,9 @@ impl Leases {
 
     fn lease_of(&self, first: &Receipt) -> Option<Arc<Lease>> {
         let table = self.table();
-        let held = table.get(first.message_id()).filter(|held| held.receipt == *first)?;
+        let held = table
+            .get(first.message_id())
+            .filter(|held| held.receipt == *first)?;
         Some(Arc::clone(&held.lease))
     }
 
@@ -166,7 +173,8 @@ impl Leases {
         if !failing {
             let since = self.settling_since().map_or(sent, |since| since.min(sent));
             let since = since.saturating_duration_since(self.began).as_millis();
-            self.renewed.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::SeqCst);
+            self.renewed
+                .store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::SeqCst);
         }
         let before = self.failing.swap(failing, Ordering::SeqCst);
         self.renewal.notify_one();
@@ -184,7 +192,9 @@ impl Leases {
 
     /// Whether this delivery is still held.
     pub(super) fn holds(&self, receipt: &Receipt) -> bool {
-        self.table().get(receipt.message_id()).is_some_and(|held| held.receipt == *receipt)
+        self.table()
+            .get(receipt.message_id())
+            .is_some_and(|held| held.receipt == *receipt)
     }
 
     /// Lets a delivery go, once it is settled; whether it was held.
@@ -201,7 +211,9 @@ impl Leases {
 
     fn remove(&self, receipt: &Receipt) -> Option<Held> {
         let mut table = self.table();
-        table.get(receipt.message_id()).filter(|held| held.receipt == *receipt)?;
+        table
+            .get(receipt.message_id())
+            .filter(|held| held.receipt == *receipt)?;
         let held = table.remove(receipt.message_id());
         drop(table);
         self.freed.notify_one();
@@ -234,14 +246,21 @@ impl Leases {
     /// Cancels the handlers of one delivery, if they still run.
     pub(super) fn cancel(&self, receipt: &Receipt) {
         let table = self.table();
-        if let Some(held) = table.get(receipt.message_id()).filter(|h| h.receipt == *receipt) {
+        if let Some(held) = table
+            .get(receipt.message_id())
+            .filter(|h| h.receipt == *receipt)
+        {
             held.lease.cancel().cancel();
         }
     }
 
     /// Cancels every handler that runs, but for the delivery of a control event.
     pub(super) fn cancel_all(&self, but: Option<&Receipt>) {
-        for held in self.table().values().filter(|held| Some(&held.receipt) != but) {
+        for held in self
+            .table()
+            .values()
+            .filter(|held| Some(&held.receipt) != but)
+        {
             held.lease.cancel().cancel();
         }
     }
@@ -275,7 +294,9 @@ impl Leases {
         if !self.table().get(first.message_id()).is_some_and(ours) {
             return false;
         }
-        let Some(held) = self.remove(first) else { return false };
+        let Some(held) = self.remove(first) else {
+            return false;
+        };
         held.lease.cancel().cancel();
         true
     }
@@ -369,7 +390,9 @@ impl<F: Fn(&Receipt) -> bool + Send> Renewer<F> {
     }
 
     fn lose(&self, receipt: &Receipt) {
-        let Some(first) = self.leases.first(receipt) else { return };
+        let Some(first) = self.leases.first(receipt) else {
+            return;
+        };
         if !(self.settling)(&first) && self.leases.lost(&first) {
             let message_id = receipt.message_id();
             warn!(queue = %self.queue, %message_id, "lease lost: its handlers are cancelled");

@@ -196,7 +196,10 @@ impl Consumer {
         running.spawn(self.run_with(stops, watched).in_current_span());
         match running.join_next().await {
             Some(Ok(ended)) => ended,
-            _ => Err(Error::new(ErrorKind::Engine, "the runtime shut down while a consumer ran")),
+            _ => Err(Error::new(
+                ErrorKind::Engine,
+                "the runtime shut down while a consumer ran",
+            )),
         }
     }
 
@@ -217,7 +220,12 @@ impl Consumer {
                 error!(queue, error = %error_chain(failure), "consumer failed");
             })
         });
-        ConsumerHandle { app, stops, observed, task }
+        ConsumerHandle {
+            app,
+            stops,
+            observed,
+            task,
+        }
     }
 
     /// From here on it is told of. It is watched before its task has its first turn, since it may
@@ -225,7 +233,13 @@ impl Consumer {
     fn begin(&self) -> (Stops, Watched) {
         let observed = Arc::new(Observed::new(self.queue.as_ref().ok()));
         self.app.note(&observed);
-        (Stops { token: self.tokens.clone(), ..Stops::default() }, Watched(observed))
+        (
+            Stops {
+                token: self.tokens.clone(),
+                ..Stops::default()
+            },
+            Watched(observed),
+        )
     }
 
     async fn run_with(self, stops: Stops, watched: Watched) -> Result<Report> {
@@ -243,17 +257,27 @@ impl Consumer {
             let started = Instant::now();
             let (app, settings_now) = (Arc::clone(&app), settings.clone());
             let run = run::run(app, settings_now, &mut stops, Arc::clone(observed));
-            let ended = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|panic| {
-                let text = format!("the consumer panicked: {}", panic_text(&*panic));
-                Err(Error::new(ErrorKind::Engine, text))
-            });
+            let ended = AssertUnwindSafe(run)
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|panic| {
+                    let text = format!("the consumer panicked: {}", panic_text(&*panic));
+                    Err(Error::new(ErrorKind::Engine, text))
+                });
             let (failure, pauses) = match (ended, restart) {
                 (Err(failure), Some(pauses)) if !is_final(&failure) => (failure, pauses),
                 (ended, _) => {
-                    return ended.map(|report| Report { elapsed: began.elapsed(), ..report });
+                    return ended.map(|report| Report {
+                        elapsed: began.elapsed(),
+                        ..report
+                    });
                 }
             };
-            failures = if started.elapsed() >= STEADY { 1 } else { failures + 1 };
+            failures = if started.elapsed() >= STEADY {
+                1
+            } else {
+                failures + 1
+            };
             let why = error_chain(&failure);
             let pause = pause(pauses, failures, &why);
             error!(queue = %settings.queue, error = why, ?pause, "consumer failed and starts again");
@@ -267,7 +291,11 @@ impl Consumer {
                 },
             };
             let counts = observed.counters.counts();
-            return Ok(Report { reason, counts, elapsed: began.elapsed() });
+            return Ok(Report {
+                reason,
+                counts,
+                elapsed: began.elapsed(),
+            });
         }
     }
 
@@ -303,5 +331,8 @@ impl Consumer {
 /// Whether starting again cannot help: the application itself is wrong.
 fn is_final(error: &Error) -> bool {
     use ErrorKind::{Configuration, InvalidQueueName, MissingState, Unsupported};
-    matches!(error.kind(), Configuration | InvalidQueueName | MissingState | Unsupported)
+    matches!(
+        error.kind(),
+        Configuration | InvalidQueueName | MissingState | Unsupported
+    )
 }

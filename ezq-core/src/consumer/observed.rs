@@ -113,7 +113,11 @@ impl Observed {
     /// How long ago a claim was answered, if one was.
     pub(crate) fn last_claim(&self) -> Option<Duration> {
         let claimed = self.claimed.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.began.elapsed().saturating_sub(Duration::from_millis(claimed)))
+        Some(
+            self.began
+                .elapsed()
+                .saturating_sub(Duration::from_millis(claimed)),
+        )
     }
 
     pub(crate) fn failing(&self) -> Option<String> {
@@ -143,14 +147,20 @@ impl Observed {
         drop(refused);
         if answer.is_ok() {
             let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-            self.claimed.store(millis.saturating_add(1), Ordering::Relaxed);
+            self.claimed
+                .store(millis.saturating_add(1), Ordering::Relaxed);
         }
     }
 
     /// Notes how a batch of settlements was answered.
     pub(super) fn settled(&self, answer: Result<(), &Error>) {
-        let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = answer.err().map(|error| format!("settling fails: {}", error_chain(error)));
+        let mut unsettled = self
+            .unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let told = answer
+            .err()
+            .map(|error| format!("settling fails: {}", error_chain(error)));
         *unsettled = told;
     }
 
@@ -158,15 +168,20 @@ impl Observed {
     /// batches may be tried beside each other: each notes anew with every try.
     pub(super) fn settled_later(&self, answer: Result<(), &Error>) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        *left =
-            answer.err().map(|error| format!("settling some events fails: {}", error_chain(error)));
+        *left = answer
+            .err()
+            .map(|error| format!("settling some events fails: {}", error_chain(error)));
     }
 
     /// Notes whether leases can be renewed.
     pub(super) fn renewed(&self, answer: Result<(), &Error>) {
-        let mut unrenewed = self.unrenewed.lock().unwrap_or_else(PoisonError::into_inner);
-        *unrenewed =
-            answer.err().map(|error| format!("renewing leases fails: {}", error_chain(error)));
+        let mut unrenewed = self
+            .unrenewed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *unrenewed = answer
+            .err()
+            .map(|error| format!("renewing leases fails: {}", error_chain(error)));
     }
 
     pub(super) fn is_in(&self, phase: Phase) {

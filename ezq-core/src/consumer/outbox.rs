@@ -41,9 +41,23 @@ struct Waiting {
 /// Both ends; a batch is full at a size, and due when its oldest settlement is of age.
 pub(super) fn outbox(size: usize, max_age: Duration) -> (Arc<Outbox>, Batches) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let waiting = Arc::new(Waiting { size, count: AtomicIsize::new(0), full: Notify::new() });
-    let outbox = Outbox { sender, waiting: WakesAtTheEnd(Arc::clone(&waiting)) };
-    (Arc::new(outbox), Batches { receiver, waiting, max_age })
+    let waiting = Arc::new(Waiting {
+        size,
+        count: AtomicIsize::new(0),
+        full: Notify::new(),
+    });
+    let outbox = Outbox {
+        sender,
+        waiting: WakesAtTheEnd(Arc::clone(&waiting)),
+    };
+    (
+        Arc::new(outbox),
+        Batches {
+            receiver,
+            waiting,
+            max_age,
+        },
+    )
 }
 
 impl Outbox {
@@ -80,7 +94,9 @@ impl Batches {
         }
         let mut batch = vec![first];
         while batch.len() < self.waiting.size.saturating_mul(4) {
-            let Ok(next) = self.receiver.try_recv() else { break };
+            let Ok(next) = self.receiver.try_recv() else {
+                break;
+            };
             batch.push(next);
         }
         let count = isize::try_from(batch.len()).unwrap_or(isize::MAX);
@@ -112,7 +128,8 @@ mod tests {
     impl Wake for Looks {
         fn wake(self: Arc<Self>) {
             self.wakes.fetch_add(1, Ordering::SeqCst);
-            self.senders.fetch_add(self.sender.strong_count(), Ordering::SeqCst);
+            self.senders
+                .fetch_add(self.sender.strong_count(), Ordering::SeqCst);
         }
     }
 
@@ -126,7 +143,11 @@ mod tests {
         });
         let waker = Waker::from(Arc::clone(&looks));
         let mut full = pin!(batches.waiting.full.notified());
-        assert!(full.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(
+            full.as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
 
         drop(outbox);
         assert_eq!(looks.wakes.load(Ordering::SeqCst), 1);

@@ -19,14 +19,21 @@ pub(super) struct Pace {
 impl Pace {
     /// A pace between two pauses; the first look is at once.
     pub(super) fn new(min: Duration, max: Duration) -> Self {
-        Self { min, max: max.max(min), misses: 0, next: Instant::now() }
+        Self {
+            min,
+            max: max.max(min),
+            misses: 0,
+            next: Instant::now(),
+        }
     }
 
     /// The pace of an application: slower where the engine wakes the consumer.
     pub(super) fn of(config: &Config, wakes: bool) -> Self {
         let (min, max) = if wakes { (1000, 5000) } else { (100, 1000) };
         let max = config.poll_max.unwrap_or(Duration::from_millis(max));
-        let min = config.poll_min.unwrap_or(Duration::from_millis(min).min(max));
+        let min = config
+            .poll_min
+            .unwrap_or(Duration::from_millis(min).min(max));
         Self::new(min, max)
     }
 
@@ -43,7 +50,10 @@ impl Pace {
 
     /// There was nothing; if the engine knows when the next message falls due, not later than that.
     pub(super) fn idle(&mut self, next_due: Option<Duration>, random: f64) {
-        let pause = self.min.saturating_mul(1 << self.misses.min(16)).min(self.max);
+        let pause = self
+            .min
+            .saturating_mul(1 << self.misses.min(16))
+            .min(self.max);
         self.misses = self.misses.saturating_add(1);
         let pause = pause.mul_f64(0.8 + 0.2 * random);
         self.next = later(Instant::now(), next_due.map_or(pause, |due| due.min(pause)));
@@ -53,7 +63,10 @@ impl Pace {
     pub(super) fn failed(&mut self, random: f64) {
         let pause = Duration::from_millis(50).saturating_mul(1 << self.misses.min(8));
         self.misses = self.misses.saturating_add(1);
-        self.next = Instant::now() + pause.min(Duration::from_secs(1)).mul_f64(0.8 + 0.2 * random);
+        self.next = Instant::now()
+            + pause
+                .min(Duration::from_secs(1))
+                .mul_f64(0.8 + 0.2 * random);
     }
 
     /// Look again after a pause, without counting a miss.

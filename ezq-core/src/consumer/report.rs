@@ -130,7 +130,11 @@ impl fmt::Display for Counts {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { reason, counts, elapsed } = self;
+        let Self {
+            reason,
+            counts,
+            elapsed,
+        } = self;
         write!(f, "stopped by {reason} after {elapsed:.1?}: {counts}")
     }
 }

@@ -221,7 +221,11 @@ pub(super) async fn run(
         _ = background.join_next() => return Err(broken("renewing leases or keeping the time")),
     }
     run.settle_control(stops).await;
-    let (queue, reason, leases) = (run.settings.queue.clone(), run.reason, Arc::clone(&run.leases));
+    let (queue, reason, leases) = (
+        run.settings.queue.clone(),
+        run.reason,
+        Arc::clone(&run.leases),
+    );
     let patience = run.settings.lease.min(PATIENCE);
     drop(run);
     if let Err(why) = settle_the_rest(settling, stops, patience).await {
@@ -229,7 +233,11 @@ pub(super) async fn run(
     }
     (0..leases.abandon()).for_each(|_| counters.add(Tally::Lost));
     drop(background);
-    let report = Report { reason, counts: counters.counts(), elapsed: started.elapsed() };
+    let report = Report {
+        reason,
+        counts: counters.counts(),
+        elapsed: started.elapsed(),
+    };
     info!(%queue, "consumer {report}");
     Ok(report)
 }

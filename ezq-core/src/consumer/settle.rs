@@ -51,7 +51,9 @@ pub(super) struct Settling {
 impl Settling {
     /// Whether the lease has not run out by this worker's own clock.
     fn is_leased(&self) -> bool {
-        self.received.as_ref().is_some_and(|received| !received.lease.is_expired())
+        self.received
+            .as_ref()
+            .is_some_and(|received| !received.lease.is_expired())
     }
 }
 
@@ -156,7 +158,9 @@ impl Settler {
             self.abandon(batch);
             return Vec::new();
         }
-        self.in_flight.set().extend(batch.iter().map(|one| one.receipt.clone()));
+        self.in_flight
+            .set()
+            .extend(batch.iter().map(|one| one.receipt.clone()));
         loop {
             let left = self.attempt(batch).await;
             if let Some(left @ Left { is_down: true, .. }) = left {
@@ -197,7 +201,10 @@ impl Settler {
     /// consumer has stopped, until it is time to give up.
     async fn settle_later(self: Arc<Self>, mut batch: Vec<Settling>, closing: CancellationToken) {
         let receipts = batch.iter().map(|one| one.receipt.clone()).collect();
-        let _held = Held { settler: &self, receipts };
+        let _held = Held {
+            settler: &self,
+            receipts,
+        };
         let (mut pause, mut give_up) = (FIRST_PAUSE, None);
         loop {
             sleep(pause).await;
@@ -230,25 +237,45 @@ impl Settler {
                 Some(received) => received.lease.newer(),
                 None => self.leases.newer(&one.receipt),
             };
-            (one.tried_as.as_ref().unwrap_or(&one.receipt).clone(), one.settle.clone())
+            (
+                one.tried_as.as_ref().unwrap_or(&one.receipt).clone(),
+                one.settle.clone(),
+            )
         });
         let pairs = pairs.collect();
-        let result = self.engine.settle(&self.queue, pairs).instrument(span).await;
+        let result = self
+            .engine
+            .settle(&self.queue, pairs)
+            .instrument(span)
+            .await;
         let is_down = result.is_err();
         let failures = match result {
             Ok(outcomes) => self.sort_out(batch, outcomes),
             Err(error) => {
                 self.note(Err(&error));
                 let mut failures = Failures::default();
-                batch.into_iter().for_each(|one| failures.add(one, error.without_source()));
-                Failures { error: Some(error), ..failures }
+                batch
+                    .into_iter()
+                    .for_each(|one| failures.add(one, error.without_source()));
+                Failures {
+                    error: Some(error),
+                    ..failures
+                }
             }
         };
-        let Failures { again: mut batch, missing, error } = failures;
+        let Failures {
+            again: mut batch,
+            missing,
+            error,
+        } = failures;
         if !missing.is_empty() {
             batch.extend(self.mend(missing).await);
         }
-        (!batch.is_empty()).then_some(Left { batch, error, is_down })
+        (!batch.is_empty()).then_some(Left {
+            batch,
+            error,
+            is_down,
+        })
     }
 
     /// Books what is settled; what is left is to be tried again.
@@ -289,7 +316,9 @@ impl Settler {
 
     /// Whether a delivery whose lease was lost may be held here all the same.
     fn is_still_ours(&self, one: &mut Settling) -> bool {
-        let Some(newest) = self.leases.newest(&one.receipt) else { return false };
+        let Some(newest) = self.leases.newest(&one.receipt) else {
+            return false;
+        };
         newest != *one.tried_as.as_ref().unwrap_or(&one.receipt)
             || self.leases.is_in_doubt(&mut one.doubt)
     }
@@ -375,9 +404,17 @@ impl Settler {
         let publishes = !one.settle.outgoing().is_empty();
         let progress = one.settle.into_progress();
         // Its events do not go out: after a redrive the handlers that returned them run again.
-        let progress = if publishes { progress.without_done() } else { progress };
+        let progress = if publishes {
+            progress.without_done()
+        } else {
+            progress
+        };
         let settle = give_up(queue, message_id, progress, &why);
-        Some(Settling { settle, tally: Tally::DeadLettered, ..one })
+        Some(Settling {
+            settle,
+            tally: Tally::DeadLettered,
+            ..one
+        })
     }
 }
 
@@ -389,8 +426,17 @@ struct Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        let Settler { leases, in_flight, counters, .. } = self.settler;
-        for receipt in self.receipts.iter().filter(|receipt| in_flight.set().remove(receipt)) {
+        let Settler {
+            leases,
+            in_flight,
+            counters,
+            ..
+        } = self.settler;
+        for receipt in self
+            .receipts
+            .iter()
+            .filter(|receipt| in_flight.set().remove(receipt))
+        {
             leases.release(receipt);
             counters.add(Tally::Lost);
         }
@@ -410,7 +456,16 @@ fn is_for_good(settle: &Settle, error: &Error) -> bool {
 /// What a message whose settlement cannot be made becomes instead: a dead letter with these marks.
 pub(super) fn give_up(queue: &QueueName, id: &MessageId, progress: Progress, why: &str) -> Settle {
     let kind = ReasonKind::Fatal;
-    let reason = Reason { kind, handler: None, error: bounded(why), attempts: 1 };
+    let reason = Reason {
+        kind,
+        handler: None,
+        error: bounded(why),
+        attempts: 1,
+    };
     log_dead_letter(queue, id, None, &reason);
-    Settle::DeadLetter { reason, progress, outgoing: Vec::new() }
+    Settle::DeadLetter {
+        reason,
+        progress,
+        outgoing: Vec::new(),
+    }
 }

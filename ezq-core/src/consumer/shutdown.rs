@@ -81,14 +81,17 @@ impl Run {
 
     /// Learns from an answer when this consumer began; the quickest answer tells best.
     pub(super) fn learn_beginning(&mut self, leased_at: DateTime<Utc>, sent: Instant) {
-        let Ok(since) = TimeDelta::from_std(sent.duration_since(self.started)) else { return };
+        let Ok(since) = TimeDelta::from_std(sent.duration_since(self.started)) else {
+            return;
+        };
         let began = leased_at - since;
         self.began = Some(self.began.map_or(began, |earlier| earlier.min(began)));
     }
 
     /// Whether this consumer began only after a message was stored.
     fn began_after(&self, work: &Work) -> bool {
-        self.began.is_some_and(|began| began > work.received.enqueued_at)
+        self.began
+            .is_some_and(|began| began > work.received.enqueued_at)
     }
 
     /// Does what was asked for from outside.
@@ -142,7 +145,8 @@ impl Run {
         self.slots.stop();
         self.gives_up = Some(Instant::now() + ANSWER);
         self.direct.cancel().cancel();
-        self.leases.cancel_all(self.control.as_ref().map(|(item, _)| &item.receipt));
+        self.leases
+            .cancel_all(self.control.as_ref().map(|(item, _)| &item.receipt));
         self.return_buffer();
     }
 
@@ -187,7 +191,9 @@ impl Run {
 
     /// Runs the handlers of the control event, then settles it.
     pub(super) async fn settle_control(&mut self, stops: &mut Listener) {
-        let Some((item, control)) = self.control.take() else { return };
+        let Some((item, control)) = self.control.take() else {
+            return;
+        };
         let for_all = is_for_all(&control);
         let receipt = item.receipt;
         let lease = Arc::clone(&item.work.received.lease);
@@ -220,7 +226,9 @@ impl Run {
 async fn handle_control(app: Arc<Inner>, work: Work, control: Control) -> Settle {
     let queue = &work.received.queue;
     let outgoing = app.dispatcher.control(&work).await;
-    let mut settle = Settle::Ack { outgoing: Vec::new() };
+    let mut settle = Settle::Ack {
+        outgoing: Vec::new(),
+    };
     let published = if is_for_all(&control) {
         // It was given back when it was met: no settlement takes them along.
         app.services.publish_returned(outgoing).await
@@ -242,8 +250,14 @@ fn is_for_all(control: &Control) -> bool {
 /// What a consumer that began after an `End` for all does with it.
 fn left_to_others(work: &Work) -> Settle {
     if work.clock.at - work.received.enqueued_at > KEPT_FOR_ALL {
-        return Settle::Ack { outgoing: Vec::new() };
+        return Settle::Ack {
+            outgoing: Vec::new(),
+        };
     }
     let progress = Progress::default();
-    Settle::Retry { after: LEFT_TO_OTHERS, progress, outgoing: Vec::new() }
+    Settle::Retry {
+        after: LEFT_TO_OTHERS,
+        progress,
+        outgoing: Vec::new(),
+    }
 }

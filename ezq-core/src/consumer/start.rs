@@ -43,9 +43,13 @@ async fn set_up(app: &Inner, settings: &Settings) -> Result<()> {
     if !settings.until_idle {
         app.ready_to_schedule().await?;
     }
-    let Some(patterns) = &settings.subscribe else { return Ok(()) };
+    let Some(patterns) = &settings.subscribe else {
+        return Ok(());
+    };
     let store = app.services.engines.broadcasts()?;
-    let added = store.subscribe(&app.config.app, &settings.queue, patterns).await?;
+    let added = store
+        .subscribe(&app.config.app, &settings.queue, patterns)
+        .await?;
     if added > 0 {
         let patterns: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
         info!(queue = %settings.queue, app = app.config.app, added, ?patterns, "subscribed");

@@ -53,7 +53,11 @@ impl Run {
             let other = self.buffer.iter().position(|item| !is_suspect(item))?;
             return self.buffer.remove(other);
         }
-        let suspects = self.buffer.iter().enumerate().filter(|(_, item)| is_suspect(item));
+        let suspects = self
+            .buffer
+            .iter()
+            .enumerate()
+            .filter(|(_, item)| is_suspect(item));
         let suspects: Vec<usize> = suspects.map(|(index, _)| index).collect();
         let picked = suspects.get(rand::random_range(0..suspects.len()))?;
         let mut item = self.buffer.remove(*picked)?;
@@ -73,7 +77,9 @@ impl Run {
             if !self.may_start() {
                 return false;
             }
-            let Some(item) = self.next_item() else { return false };
+            let Some(item) = self.next_item() else {
+                return false;
+            };
             if !self.leases.holds(&item.receipt) {
                 self.counters.add(Tally::Lost);
                 continue;
@@ -109,7 +115,10 @@ impl Run {
     /// Gives back what was fetched ahead and waits for too long.
     pub(super) fn give_back(&mut self) {
         self.window.shrink();
-        for item in self.buffer.split_off(self.window.least().min(self.buffer.len())) {
+        for item in self
+            .buffer
+            .split_off(self.window.least().min(self.buffer.len()))
+        {
             self.send(item.receipt, Settle::Release, Tally::Returned);
         }
     }

@@ -61,7 +61,14 @@ impl Listener {
     /// Signals are heard from now on: until then they end the process.
     pub(super) fn new(stops: Stops, signals: bool, grace: Option<Duration>) -> Result<Self> {
         let signals = signals.then(Signals::listen).transpose()?;
-        Ok(Self { stops, signals, grace, asked: None, deadline: None, cut_off: None })
+        Ok(Self {
+            stops,
+            signals,
+            grace,
+            asked: None,
+            deadline: None,
+            cut_off: None,
+        })
     }
 
     /// Waits for what is asked next: once to finish, and once to cancel.
@@ -93,7 +100,9 @@ impl Listener {
         };
         match asked {
             Asked::ToFinish(_) => {
-                self.deadline = self.grace.and_then(|grace| Instant::now().checked_add(grace));
+                self.deadline = self
+                    .grace
+                    .and_then(|grace| Instant::now().checked_add(grace));
             }
             Asked::ToCancel(_) => self.cut_off = Some(Instant::now()),
         }

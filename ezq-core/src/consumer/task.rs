@@ -61,11 +61,17 @@ pub(super) async fn handle(
         settle = if error.is_transient() {
             warn!(%queue, %message_id, error = why, "its events could not be published: it comes again");
             // No mark of this delivery is kept: the handlers whose events these are run again.
-            app.dispatcher.hindered(&item.work, Settle::Release, bounded(&why))
+            app.dispatcher
+                .hindered(&item.work, Settle::Release, bounded(&why))
         } else {
             // Events for this engine do not go out either, so their handlers must run again.
             let progress = settle.into_progress().without_done();
-            give_up(queue, message_id, progress, &format!("its events cannot be published: {why}"))
+            give_up(
+                queue,
+                message_id,
+                progress,
+                &format!("its events cannot be published: {why}"),
+            )
         };
     }
     let tally = match Tally::of(&settle) {

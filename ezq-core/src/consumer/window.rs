@@ -29,7 +29,12 @@ pub(super) struct Window {
 impl Window {
     pub(super) fn new(concurrency: usize) -> Self {
         let least = concurrency.saturating_mul(2);
-        Self { least, now: least, filled: Instant::now(), full: false }
+        Self {
+            least,
+            now: least,
+            filled: Instant::now(),
+            full: false,
+        }
     }
 
     /// How much may be held unhandled.
@@ -44,7 +49,11 @@ impl Window {
 
     /// With how much waiting to ask for more.
     pub(super) fn low(&self) -> usize {
-        if self.now > self.least { self.now / 2 } else { self.now / 4 }
+        if self.now > self.least {
+            self.now / 2
+        } else {
+            self.now / 4
+        }
     }
 
     /// A fetch has come, full or not; it found its consumer with nothing to do, or not.

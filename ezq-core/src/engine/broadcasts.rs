@@ -26,8 +26,20 @@ impl BroadcastMessage {
     /// The copy for one queue.
     #[must_use]
     pub fn copy(&self, queue: &QueueName) -> Outgoing {
-        let Self { body, headers, due, dedupe, .. } = self.clone();
-        Outgoing { queue: queue.clone(), body, headers, due, dedupe }
+        let Self {
+            body,
+            headers,
+            due,
+            dedupe,
+            ..
+        } = self.clone();
+        Outgoing {
+            queue: queue.clone(),
+            body,
+            headers,
+            due,
+            dedupe,
+        }
     }
 }
 
@@ -52,7 +64,13 @@ impl QueueSubscription {
     #[must_use]
     pub fn new(app: &str, queue: &QueueName, pattern: &Pattern, since: DateTime<Utc>) -> Self {
         let (app, queue, pattern) = (app.to_owned(), queue.clone(), pattern.clone());
-        Self { app, queue, pattern, since, queue_exists: true }
+        Self {
+            app,
+            queue,
+            pattern,
+            since,
+            queue_exists: true,
+        }
     }
 }
 

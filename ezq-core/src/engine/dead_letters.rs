@@ -52,9 +52,13 @@ impl Death {
         let time = |field: &str| value.get(field)?.as_str()?.parse().ok();
         let number = value.get("id").and_then(Value::as_i64);
         Self {
-            reason: value.get("reason").and_then(|reason| Reason::deserialize(reason).ok()),
+            reason: value
+                .get("reason")
+                .and_then(|reason| Reason::deserialize(reason).ok()),
             message_id: number.map(MessageId::Number),
-            deliveries: value.get("deliveries").and_then(|n| u32::deserialize(n).ok()),
+            deliveries: value
+                .get("deliveries")
+                .and_then(|n| u32::deserialize(n).ok()),
             enqueued_at: time("enqueued_at"),
             died_at: time("died_at"),
         }

@@ -58,7 +58,11 @@ impl Dedupe {
         if window.is_zero() {
             return wrong("the dedupe window must be longer than nothing");
         }
-        Ok(Self { key, window, event_id: event_id.into() })
+        Ok(Self {
+            key,
+            window,
+            event_id: event_id.into(),
+        })
     }
 
     /// The key.
@@ -97,7 +101,12 @@ mod tests {
     fn refuses_what_no_engine_should_have_to_keep() {
         let hour = Duration::from_secs(3600);
         let long = "ä".repeat(128);
-        let wrong = [("", hour), (&*long, hour), ("a\0b", hour), ("a", Duration::ZERO)];
+        let wrong = [
+            ("", hour),
+            (&*long, hour),
+            ("a\0b", hour),
+            ("a", Duration::ZERO),
+        ];
         for (key, window) in wrong {
             let error = Dedupe::new(key, window, "1").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{key:?}");

@@ -132,8 +132,10 @@ pub struct Position {
 
 impl Position {
     /// Before the place of every message.
-    pub const FIRST: Self =
-        Self { due: DateTime::<Utc>::MIN_UTC, message_id: MessageId::Number(i64::MIN) };
+    pub const FIRST: Self = Self {
+        due: DateTime::<Utc>::MIN_UTC,
+        message_id: MessageId::Number(i64::MIN),
+    };
 }
 
 /// The right to settle one delivery: opaque outside its engine, and void once another delivery of
@@ -161,7 +163,11 @@ impl Receipt {
     /// with the time at which the message was stored.
     #[must_use]
     pub fn new(message_id: MessageId, token: [i64; 3]) -> Self {
-        Self { message_id, token, covers: 0 }
+        Self {
+            message_id,
+            token,
+            covers: 0,
+        }
     }
 
     /// The message it belongs to.
@@ -261,7 +267,15 @@ impl Delivery {
     pub fn stored(id: MessageId, message: Outgoing, now: DateTime<Utc>) -> Self {
         let Outgoing { body, headers, .. } = message;
         let receipt = Receipt::new(id, [0; 3]);
-        Self { receipt, body, headers, deliveries: 0, enqueued_at: now, due: now, leased_at: now }
+        Self {
+            receipt,
+            body,
+            headers,
+            deliveries: 0,
+            enqueued_at: now,
+            due: now,
+            leased_at: now,
+        }
     }
 
     /// What [`stored`](Self::stored) kept, as it waits for its next delivery after a retry or a
@@ -270,13 +284,20 @@ impl Delivery {
     pub fn returned_at(mut self, due: DateTime<Utc>, progress: &Progress) -> Self {
         self.headers.give_back(progress);
         let receipt = Receipt::new(self.receipt.message_id, [0; 3]);
-        Self { receipt, due, ..self }
+        Self {
+            receipt,
+            due,
+            ..self
+        }
     }
 
     /// Its place in the queue.
     #[must_use]
     pub fn position(&self) -> Position {
-        Position { due: self.due, message_id: self.receipt.message_id.clone() }
+        Position {
+            due: self.due,
+            message_id: self.receipt.message_id.clone(),
+        }
     }
 
     /// Its ordering key, if it has one.

@@ -30,7 +30,13 @@ impl BlockedKey {
         until: DateTime<Utc>,
         waiting: u64,
     ) -> Self {
-        Self { key: key.into(), head, blocker, until, waiting }
+        Self {
+            key: key.into(),
+            head,
+            blocker,
+            until,
+            waiting,
+        }
     }
 }
 

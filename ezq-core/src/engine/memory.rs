@@ -115,9 +115,14 @@ impl MemoryEngine {
             max_body,
             ..Capabilities::new("memory")
         };
-        let shared =
-            Shared { capabilities, clock: Clock::new(), store: Mutex::new(Store::new(max_body)) };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            capabilities,
+            clock: Clock::new(),
+            store: Mutex::new(Store::new(max_body)),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// The time on the engine's clock.
@@ -131,7 +136,12 @@ impl MemoryEngine {
     #[must_use]
     pub fn published(&self, queue: &QueueName) -> Vec<Published> {
         let to_queue = |published: &&Published| published.message.queue == *queue;
-        self.store().published().iter().filter(to_queue).cloned().collect()
+        self.store()
+            .published()
+            .iter()
+            .filter(to_queue)
+            .cloned()
+            .collect()
     }
 
     /// Everything published so far to any queue, oldest first.
@@ -156,7 +166,10 @@ impl MemoryEngine {
     // A panic while the lock is held leaves whole queues behind: every step checks first and
     // changes afterwards. So a poisoned lock is usable.
     fn store(&self) -> MutexGuard<'_, Store> {
-        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .store
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -179,7 +192,10 @@ impl Engine for MemoryEngine {
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         let mut store = self.store();
         let now = self.shared.clock.now();
-        Ok(messages.into_iter().map(|message| store.publish(message, now)).collect())
+        Ok(messages
+            .into_iter()
+            .map(|message| store.publish(message, now))
+            .collect())
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
@@ -274,7 +290,9 @@ impl Engine for MemoryEngine {
     }
 
     async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
-        Ok(self.store().history(event_id, queue, self.shared.clock.now()))
+        Ok(self
+            .store()
+            .history(event_id, queue, self.shared.clock.now()))
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {

@@ -151,7 +151,10 @@ pub trait Engine: Send + Sync + 'static {
         let _ = (queue, limit);
         Err(Error::new(
             ErrorKind::Unsupported,
-            format!("the engine `{}` has no transactions", self.capabilities().name),
+            format!(
+                "the engine `{}` has no transactions",
+                self.capabilities().name
+            ),
         ))
     }
 
@@ -267,7 +270,10 @@ pub trait Engine: Send + Sync + 'static {
         let _ = (event_id, queue);
         Err(Error::new(
             ErrorKind::Unsupported,
-            format!("the engine `{}` tells no event's history", self.capabilities().name),
+            format!(
+                "the engine `{}` tells no event's history",
+                self.capabilities().name
+            ),
         ))
     }
 

@@ -30,7 +30,10 @@ pub trait UnitOfWork: Send {
     /// [`ErrorKind::Unsupported`] if the engine, or this queue, has no such claim.
     async fn claim(&mut self, max: usize) -> Result<Vec<Delivery>> {
         let _ = max;
-        Err(Error::new(ErrorKind::Unsupported, "no claim inside a transaction"))
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "no claim inside a transaction",
+        ))
     }
 
     /// Keeps an event that goes to every subscribed queue when the transaction commits, beside the
@@ -40,7 +43,10 @@ pub trait UnitOfWork: Send {
     /// [`ErrorKind::Unsupported`] if the engine does not broadcast; [`ErrorKind::InvalidEvent`] for
     /// an event that the store cannot keep.
     fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
-        let text = format!("no transaction of this engine can broadcast `{}`", message.event_type);
+        let text = format!(
+            "no transaction of this engine can broadcast `{}`",
+            message.event_type
+        );
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 

@@ -121,7 +121,12 @@ impl History {
     #[must_use]
     pub fn new(event_id: &str, asked_at: DateTime<Utc>, copies: Vec<EventCopy>) -> Self {
         let event_id = event_id.to_owned();
-        let mut history = Self { event_id, asked_at, copies, unread: Vec::new() };
+        let mut history = Self {
+            event_id,
+            asked_at,
+            copies,
+            unread: Vec::new(),
+        };
         history.sort();
         history
     }
@@ -133,8 +138,13 @@ impl History {
     }
 
     fn sort(&mut self) {
-        let place =
-            |copy: &EventCopy| (copy.published_at, copy.queue.clone(), copy.message_id.clone());
+        let place = |copy: &EventCopy| {
+            (
+                copy.published_at,
+                copy.queue.clone(),
+                copy.message_id.clone(),
+            )
+        };
         self.copies.sort_by_key(place);
     }
 }
@@ -150,7 +160,9 @@ impl EventCopy {
         state: CopyState,
     ) -> Self {
         let died_before = headers.value(REDRIVEN).map(Death::read);
-        let replay = headers.value(REPLAY).and_then(|replay| replay.get("name")?.as_str());
+        let replay = headers
+            .value(REPLAY)
+            .and_then(|replay| replay.get("name")?.as_str());
         let first = died_before.as_ref().and_then(|death| death.enqueued_at);
         Self {
             queue: queue.clone(),

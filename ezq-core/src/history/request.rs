@@ -24,7 +24,11 @@ pub struct HistoryRequest<'a> {
 
 impl<'a> HistoryRequest<'a> {
     pub(crate) fn new(engines: &'a Engines, event_id: String) -> Self {
-        Self { engines, event_id, queue: Ok(None) }
+        Self {
+            engines,
+            event_id,
+            queue: Ok(None),
+        }
     }
 
     /// Only in this queue, its archive and its dead letters. Defaults to all queues.
@@ -34,7 +38,11 @@ impl<'a> HistoryRequest<'a> {
     }
 
     async fn ask(self) -> Result<History> {
-        let Self { engines, event_id, queue } = self;
+        let Self {
+            engines,
+            event_id,
+            queue,
+        } = self;
         if let Some(queue) = queue? {
             return engines.of(&queue).history(&event_id, Some(&queue)).await;
         }
@@ -59,7 +67,10 @@ impl<'a> HistoryRequest<'a> {
             (Some(whole), _) => whole,
             (None, Some(refusal)) => return Err(refusal),
             (None, None) => {
-                return Err(Error::new(ErrorKind::Unsupported, "there is no engine to ask"));
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "there is no engine to ask",
+                ));
             }
         };
         whole.unread.extend(unread);

@@ -31,22 +31,39 @@ impl fmt::Display for History {
 }
 
 fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let EventCopy { queue, message_id, event_type, published_at, deliveries, .. } = copy;
+    let EventCopy {
+        queue,
+        message_id,
+        event_type,
+        published_at,
+        deliveries,
+        ..
+    } = copy;
     let event_type = event_type.as_deref().unwrap_or("of no type");
     write!(f, "\n{queue} {message_id}, {event_type}: ")?;
     match &copy.replay {
-        Some(replay) => write!(f, "handed over by the replay `{replay}` {}", Time(*published_at))?,
+        Some(replay) => write!(
+            f,
+            "handed over by the replay `{replay}` {}",
+            Time(*published_at)
+        )?,
         None => write!(f, "published {}", Time(*published_at))?,
     }
-    let is_acknowledged =
-        matches!(copy.state, CopyState::Archived { .. } | CopyState::Handled { .. });
+    let is_acknowledged = matches!(
+        copy.state,
+        CopyState::Archived { .. } | CopyState::Handled { .. }
+    );
     match deliveries {
         // A claim inside a transaction counts no delivery.
         0 if is_acknowledged => {}
         0 => f.write_str(", not delivered yet")?,
         n => write!(f, ", delivered {}", Times(*n))?,
     }
-    f.write_str(if copy.died_before.is_some() { " since it was redriven, " } else { ", " })?;
+    f.write_str(if copy.died_before.is_some() {
+        " since it was redriven, "
+    } else {
+        ", "
+    })?;
     let done = match &copy.state {
         CopyState::Waiting { due } if *due <= now => write!(f, "ready since {}", Time(*due)),
         CopyState::Waiting { due } => write!(f, "waiting until {}", Time(*due)),
@@ -66,7 +83,12 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
     for (name, mark) in &copy.handlers.0 {
         handler(name, mark, is_acknowledged, f)?;
     }
-    let Some(Death { reason, died_at, .. }) = &copy.died_before else { return Ok(()) };
+    let Some(Death {
+        reason, died_at, ..
+    }) = &copy.died_before
+    else {
+        return Ok(());
+    };
     f.write_str("\n  redriven; had died")?;
     if let Some(at) = died_at {
         write!(f, " {}", Time(*at))?;
@@ -75,7 +97,15 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
 }
 
 fn died_of(reason: Option<&Reason>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let Some(Reason { kind, handler, error, attempts }) = reason else { return Ok(()) };
+    let Some(Reason {
+        kind,
+        handler,
+        error,
+        attempts,
+    }) = reason
+    else {
+        return Ok(());
+    };
     write!(f, ": {kind}")?;
     if let Some(handler) = handler {
         write!(f, " of {handler}")?;
@@ -102,7 +132,13 @@ fn handler(
         n => write!(f, ", failed {}", Times(n))?,
     }
     for record in &mark.errors {
-        write!(f, "\n    attempt {}, {}: {}", record.attempt, Time(record.at), record.error)?;
+        write!(
+            f,
+            "\n    attempt {}, {}: {}",
+            record.attempt,
+            Time(record.at),
+            record.error
+        )?;
     }
     Ok(())
 }

@@ -83,7 +83,11 @@ impl EventCopy {
     /// it was redriven.
     #[must_use]
     pub fn last_error(&self) -> Option<&str> {
-        if let CopyState::Dead { reason: Some(reason), .. } = &self.state {
+        if let CopyState::Dead {
+            reason: Some(reason),
+            ..
+        } = &self.state
+        {
             return Some(&reason.error);
         }
         let errors = self.handlers.0.values().flat_map(|mark| &mark.errors);
@@ -112,13 +116,30 @@ mod tests {
     /// A copy whose handlers failed with these errors at these seconds.
     fn copy(state: CopyState, errors: &[(&'static str, i64)]) -> EventCopy {
         let queue = QueueName::default();
-        let mut copy =
-            EventCopy::new(&queue, MessageId::Number(1), second(0), &Headers::new(), state);
+        let mut copy = EventCopy::new(
+            &queue,
+            MessageId::Number(1),
+            second(0),
+            &Headers::new(),
+            state,
+        );
         for (index, (error, at)) in errors.iter().enumerate() {
-            let errors = vec![ErrorRecord { attempt: 1, at: second(*at), error: (*error).into() }];
+            let errors = vec![ErrorRecord {
+                attempt: 1,
+                at: second(*at),
+                error: (*error).into(),
+            }];
             let state = HandlerState::Retry;
-            let mark = HandlerMark { state, reason: None, attempts: 1, due: None, errors };
-            copy.handlers.0.insert(HandlerName::from(format!("h{index}").as_str()), mark);
+            let mark = HandlerMark {
+                state,
+                reason: None,
+                attempts: 1,
+                due: None,
+                errors,
+            };
+            copy.handlers
+                .0
+                .insert(HandlerName::from(format!("h{index}").as_str()), mark);
         }
         copy
     }

@@ -28,7 +28,11 @@ impl AppBuilder {
     /// minutes, the others' definition takes its place.
     pub fn schedule<E: Event>(mut self, name: &str, schedule: Schedule, event: &E) -> Self {
         let template = Draft::of(event).map(Template::Event);
-        self.schedules.push(Plan { name: name.to_owned(), schedule, template });
+        self.schedules.push(Plan {
+            name: name.to_owned(),
+            schedule,
+            template,
+        });
         self
     }
 }

@@ -60,7 +60,10 @@ pub struct ScheduleStatus {
 
 impl<'a> Schedules<'a> {
     pub(crate) fn of(inner: &'a Arc<Inner>) -> Result<Self> {
-        Ok(Self { inner, store: inner.schedule_store()? })
+        Ok(Self {
+            inner,
+            store: inner.schedule_store()?,
+        })
     }
 
     /// Every schedule, by name. One of this application is there once a consumer of it has run, or
@@ -79,7 +82,14 @@ impl<'a> Schedules<'a> {
             last_tick: row.last_tick,
             fired_at: row.fired_at,
         };
-        Ok(self.inner.look_at(&[]).await?.rows.into_iter().map(status).collect())
+        Ok(self
+            .inner
+            .look_at(&[])
+            .await?
+            .rows
+            .into_iter()
+            .map(status)
+            .collect())
     }
 
     /// Lets a schedule's ticks pass until it is [resumed](Self::resume), in every process at once.
@@ -133,11 +143,19 @@ impl<'a> Schedules<'a> {
         let prepared = planned.message(&publisher, now, previous)?;
         let queue = prepared.outgoing.queue.clone();
         let (event_id, event_type) = (prepared.event_id, prepared.event_type);
-        let firing = Firing { name, tick: None, message: Some(prepared.outgoing) };
+        let firing = Firing {
+            name,
+            tick: None,
+            message: Some(prepared.outgoing),
+        };
         match self.inner.store_firing(firing).await? {
-            Fired::Done(Some(id)) => {
-                Ok(Published { queue, id, event_id, event_type, is_duplicate: false })
-            }
+            Fired::Done(Some(id)) => Ok(Published {
+                queue,
+                id,
+                event_id,
+                event_type,
+                is_duplicate: false,
+            }),
             Fired::Done(None) | Fired::NotDue => Err(missing(name)),
         }
     }

@@ -77,7 +77,12 @@ impl Schedule {
     }
 
     fn of(rhythm: Rhythm) -> Self {
-        Self { rhythm, tz: None, missed: Missed::default(), queue: None }
+        Self {
+            rhythm,
+            tz: None,
+            missed: Missed::default(),
+            queue: None,
+        }
     }
 
     /// The time zone of a cron expression, by its name in the IANA database, such as

@@ -70,12 +70,20 @@ impl Planned {
         previous: Option<DateTime<Utc>>,
     ) -> Result<Prepared> {
         let draft = match &self.template {
-            Template::Tick(event_type) => {
-                Draft::tick(event_type, &Tick { schedule: self.name.clone(), due, previous })?
-            }
+            Template::Tick(event_type) => Draft::tick(
+                event_type,
+                &Tick {
+                    schedule: self.name.clone(),
+                    due,
+                    previous,
+                },
+            )?,
             Template::Event(draft) => draft.clone(),
         };
-        let options = PublishOptions { time: Some(due), ..self.options.clone() };
+        let options = PublishOptions {
+            time: Some(due),
+            ..self.options.clone()
+        };
         publisher.prepare(draft, &options)
     }
 }
@@ -105,12 +113,18 @@ impl Plans {
                 Error::new(error.kind(), why).with_source(error)
             })?);
         }
-        Ok(Self { planned, turn: Semaphore::new(1), nudge: Notify::new() })
+        Ok(Self {
+            planned,
+            turn: Semaphore::new(1),
+            nudge: Notify::new(),
+        })
     }
 
     /// The rows are gone with their table: they are put in place anew.
     pub(super) fn forget(&self) {
-        self.planned.iter().for_each(|planned| planned.registered.store(false, Ordering::Relaxed));
+        self.planned
+            .iter()
+            .for_each(|planned| planned.registered.store(false, Ordering::Relaxed));
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&Planned> {
@@ -119,7 +133,11 @@ impl Plans {
 }
 
 fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
-    let Plan { name, schedule, template } = plan;
+    let Plan {
+        name,
+        schedule,
+        template,
+    } = plan;
     if name.trim().is_empty() || name.contains(char::is_control) || name.len() > NAME_LIMIT {
         let why = format!(
             "its name must have 1 to {NAME_LIMIT} bytes, something to read, and no control characters"
@@ -137,7 +155,10 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
         queue: publisher.services.default_queue.clone(),
         event_type: String::new(),
         registered: AtomicBool::new(false),
-        options: PublishOptions { queue, ..PublishOptions::default() },
+        options: PublishOptions {
+            queue,
+            ..PublishOptions::default()
+        },
         template: template?,
     };
     // What cannot be published is refused now, not at the first tick.

@@ -47,7 +47,9 @@ impl Inner {
 
     /// Fires what falls due until it is dropped.
     pub(crate) async fn keep_schedules(self: Arc<Self>) {
-        let Ok(_turn) = self.schedules.turn.acquire().await else { return };
+        let Ok(_turn) = self.schedules.turn.acquire().await else {
+            return;
+        };
         let mut pause = RETRY;
         let mut looked = false;
         loop {
@@ -76,8 +78,17 @@ impl Inner {
     /// Tells of schedules whose events pile up as far as this process knows.
     fn warn_of_unread_schedules(&self) {
         let consumers = self.consumers();
-        let is_read = |queue| consumers.iter().any(|one| one.queue.as_ref() == Some(queue));
-        for planned in self.schedules.planned.iter().filter(|planned| !is_read(&planned.queue)) {
+        let is_read = |queue| {
+            consumers
+                .iter()
+                .any(|one| one.queue.as_ref() == Some(queue))
+        };
+        for planned in self
+            .schedules
+            .planned
+            .iter()
+            .filter(|planned| !is_read(&planned.queue))
+        {
             let (schedule, queue) = (&planned.name, &planned.queue);
             warn!(
                 schedule,
@@ -92,7 +103,10 @@ impl Inner {
         let engine = &self.services.engines.default;
         engine.schedules().ok_or_else(|| {
             let name = engine.capabilities().name;
-            Error::new(ErrorKind::Unsupported, format!("the engine `{name}` keeps no schedules"))
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("the engine `{name}` keeps no schedules"),
+            )
         })
     }
 
@@ -156,7 +170,12 @@ impl Inner {
         if !planned.differs_from(row, &self.services.source) || now - row.seen_at > GONE {
             return Ok(());
         }
-        let ScheduleRow { name, application, definition, .. } = row;
+        let ScheduleRow {
+            name,
+            application,
+            definition,
+            ..
+        } = row;
         let text = format!(
             "the application `{application}` has a schedule `{}`, too ({definition}; here: {}): give \
              one of them another name. If it has moved here, stop it there and remove it by \
@@ -187,12 +206,22 @@ impl Inner {
         if row.definition != planned.definition {
             self.owned(planned, row, now)?;
             if !begins && now - row.seen_at <= GONE {
-                debug!(schedule = name, theirs = row.definition, "another definition is in force");
+                debug!(
+                    schedule = name,
+                    theirs = row.definition,
+                    "another definition is in force"
+                );
                 return Ok(LOOK);
             }
             if self.register(planned, Some(row), now).await? {
                 let (old, new, theirs) = (&row.definition, &planned.definition, &row.application);
-                info!(schedule = name, old, new, application = theirs, "a schedule was changed");
+                info!(
+                    schedule = name,
+                    old,
+                    new,
+                    application = theirs,
+                    "a schedule was changed"
+                );
             }
             return Ok(Duration::ZERO);
         }
@@ -216,7 +245,9 @@ impl Inner {
         now: DateTime<Utc>,
     ) -> Result<bool> {
         let last = old.and_then(|row| row.last_tick);
-        let after = old.map_or(now, |row| row.seen_at.max(last.unwrap_or(row.seen_at)).min(now));
+        let after = old.map_or(now, |row| {
+            row.seen_at.max(last.unwrap_or(row.seen_at)).min(now)
+        });
         let registration = Registration {
             name: &planned.name,
             application: &self.services.source,
@@ -224,7 +255,9 @@ impl Inner {
             next_at: planned.when.next(after, last.unwrap_or(after))?,
         };
         let instead_of = old.map(|row| &*row.definition);
-        self.schedule_store()?.register(registration, instead_of).await
+        self.schedule_store()?
+            .register(registration, instead_of)
+            .await
     }
 
     async fn fire(&self, planned: &Planned, row: &ScheduleRow, now: DateTime<Utc>) -> Result<()> {
@@ -233,7 +266,12 @@ impl Inner {
         let missed = planned.missed == Missed::Skip && now - due > ON_TIME;
         let is_left_out = missed || row.resumed_at.is_some_and(|resumed| due <= resumed);
         let to = planned.when.next(now, from)?;
-        let tick = Advance { definition: &planned.definition, from, due, to };
+        let tick = Advance {
+            definition: &planned.definition,
+            from,
+            due,
+            to,
+        };
         let message = match is_left_out {
             true => None,
             false => {
@@ -241,7 +279,11 @@ impl Inner {
                 Some(planned.message(&publisher, due, row.last_tick)?.outgoing)
             }
         };
-        let firing = Firing { name: &planned.name, tick: Some(tick), message };
+        let firing = Firing {
+            name: &planned.name,
+            tick: Some(tick),
+            message,
+        };
         if let Fired::Done(id) = self.store_firing(firing).await? {
             let (schedule, id) = (&planned.name, id.map(|id| id.to_string()));
             match id {
@@ -258,7 +300,11 @@ impl Inner {
         let fired = match store.fire(firing.clone()).await {
             Err(error) if error.kind() == ErrorKind::QueueMissing => {
                 if let Some(message) = &firing.message {
-                    self.services.engines.default.ensure_queue(&message.queue).await?;
+                    self.services
+                        .engines
+                        .default
+                        .ensure_queue(&message.queue)
+                        .await?;
                 }
                 store.fire(firing.clone()).await
             }

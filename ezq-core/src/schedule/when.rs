@@ -36,10 +36,14 @@ impl When {
             )),
             (Rhythm::Every(interval), None) => {
                 let length = duration(interval).map_err(|how| {
-                    wrong(format!("`{}` is not an interval: {how}", interval.escape_debug()))
+                    wrong(format!(
+                        "`{}` is not an interval: {how}",
+                        interval.escape_debug()
+                    ))
                 })?;
-                let length =
-                    TimeDelta::from_std(length).ok().filter(|l| *l <= TimeDelta::days(36_500));
+                let length = TimeDelta::from_std(length)
+                    .ok()
+                    .filter(|l| *l <= TimeDelta::days(36_500));
                 match length {
                     Some(length) if length >= TimeDelta::seconds(1) => Ok(Self::Every(length)),
                     _ => Err(wrong(format!(
@@ -65,9 +69,9 @@ impl When {
     /// The newest time up to now, of those from `from` on, which is one and has come.
     pub(super) fn newest(&self, from: DateTime<Utc>, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
         match self {
-            Self::Cron { cron, tz } => {
-                Ok(zoned::previous(cron, *tz, now).ok_or_else(endless)?.max(from))
-            }
+            Self::Cron { cron, tz } => Ok(zoned::previous(cron, *tz, now)
+                .ok_or_else(endless)?
+                .max(from)),
             Self::Every(length) => step(from, *length, passed(from, now, *length)),
         }
     }
@@ -89,13 +93,21 @@ fn passed(from: DateTime<Utc>, to: DateTime<Utc>, length: TimeDelta) -> i64 {
 }
 
 fn step(from: DateTime<Utc>, length: TimeDelta, count: i64) -> Result<DateTime<Utc>> {
-    let millis = length.num_milliseconds().checked_mul(count).and_then(TimeDelta::try_milliseconds);
-    millis.and_then(|millis| from.checked_add_signed(millis)).ok_or_else(endless)
+    let millis = length
+        .num_milliseconds()
+        .checked_mul(count)
+        .and_then(TimeDelta::try_milliseconds);
+    millis
+        .and_then(|millis| from.checked_add_signed(millis))
+        .ok_or_else(endless)
 }
 
 fn parse(expression: &str) -> Result<Cron> {
     // ezq-macros reads expressions in the same way.
-    let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
+    let parser = CronParser::builder()
+        .seconds(Seconds::Optional)
+        .year(Year::Disallowed)
+        .build();
     let refused = || {
         let text = format!(
             "`{}` is not a cron expression: write minute, hour, day of the month, month and day of \
@@ -105,20 +117,30 @@ fn parse(expression: &str) -> Result<Cron> {
         wrong(text)
     };
     // croner takes a list with an empty place, and looks for what that names until the year 5000.
-    if expression.split_whitespace().any(|field| field.split(',').any(str::is_empty)) {
+    if expression
+        .split_whitespace()
+        .any(|field| field.split(',').any(str::is_empty))
+    {
         return Err(refused());
     }
-    parser.parse(expression).map_err(|error| refused().with_source(error))
+    parser
+        .parse(expression)
+        .map_err(|error| refused().with_source(error))
 }
 
 fn zone(name: &str) -> Result<Tz> {
     name.parse().map_err(|_| {
-        let near = TZ_VARIANTS.iter().find(|tz| tz.name().eq_ignore_ascii_case(name.trim()));
+        let near = TZ_VARIANTS
+            .iter()
+            .find(|tz| tz.name().eq_ignore_ascii_case(name.trim()));
         let hint = near.map_or_else(
             || "write its name in the IANA database, such as `Europe/Paris`".to_owned(),
             |tz| format!("write `{}`", tz.name()),
         );
-        wrong(format!("there is no time zone `{}`: {hint}", name.escape_debug()))
+        wrong(format!(
+            "there is no time zone `{}`: {hint}",
+            name.escape_debug()
+        ))
     })
 }
 

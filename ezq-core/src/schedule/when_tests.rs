@@ -5,13 +5,17 @@ fn when(schedule: Schedule) -> When {
 }
 
 fn time(text: &str) -> DateTime<Utc> {
-    DateTime::parse_from_rfc3339(text).unwrap().with_timezone(&Utc)
+    DateTime::parse_from_rfc3339(text)
+        .unwrap()
+        .with_timezone(&Utc)
 }
 
 /// The next times, as that zone's clocks show them.
 fn ticks(schedule: Schedule, from: &str, count: usize) -> Vec<String> {
     let when = when(schedule);
-    let When::Cron { tz, .. } = &when else { panic!("no cron expression") };
+    let When::Cron { tz, .. } = &when else {
+        panic!("no cron expression")
+    };
     let (tz, mut now) = (*tz, time(from));
     let mut found = Vec::new();
     for _ in 0..count {
@@ -21,7 +25,11 @@ fn ticks(schedule: Schedule, from: &str, count: usize) -> Vec<String> {
         for at in [next, next + TimeDelta::milliseconds(500)] {
             assert_eq!(when.newest(now, at).unwrap(), next, "at {at}");
         }
-        found.push(next.with_timezone(&tz).format("%d %H:%M:%S %:z").to_string());
+        found.push(
+            next.with_timezone(&tz)
+                .format("%d %H:%M:%S %:z")
+                .to_string(),
+        );
         now = next;
     }
     found
@@ -34,14 +42,28 @@ fn paris(expression: &str) -> Schedule {
 #[test]
 fn mondays_at_nine_are_nine_in_summer_and_in_winter() {
     let found = ticks(paris("0 9 * * MON"), "2026-03-17T00:00:00Z", 3);
-    assert_eq!(found, ["23 09:00:00 +01:00", "30 09:00:00 +02:00", "06 09:00:00 +02:00"]);
+    assert_eq!(
+        found,
+        [
+            "23 09:00:00 +01:00",
+            "30 09:00:00 +02:00",
+            "06 09:00:00 +02:00"
+        ]
+    );
 }
 
 // On 29 March 2026 the clocks of Paris go from 02:00 to 03:00.
 #[test]
 fn a_fixed_time_in_the_gap_of_spring_ticks_once_right_after_it() {
     let found = ticks(paris("30 2 * * *"), "2026-03-28T00:00:00Z", 3);
-    assert_eq!(found, ["28 02:30:00 +01:00", "29 03:00:00 +02:00", "30 02:30:00 +02:00"]);
+    assert_eq!(
+        found,
+        [
+            "28 02:30:00 +01:00",
+            "29 03:00:00 +02:00",
+            "30 02:30:00 +02:00"
+        ]
+    );
 }
 
 #[test]
@@ -49,7 +71,12 @@ fn steps_leave_out_the_gap_of_spring() {
     let found = ticks(paris("*/30 * * * *"), "2026-03-29T00:20:00Z", 4);
     assert_eq!(
         found,
-        ["29 01:30:00 +01:00", "29 03:00:00 +02:00", "29 03:30:00 +02:00", "29 04:00:00 +02:00"]
+        [
+            "29 01:30:00 +01:00",
+            "29 03:00:00 +02:00",
+            "29 03:30:00 +02:00",
+            "29 04:00:00 +02:00"
+        ]
     );
 }
 
@@ -77,7 +104,13 @@ fn steps_go_through_the_hour_that_comes_twice_in_autumn_twice() {
 
 #[test]
 fn the_newest_of_many_missed_ticks_is_found_across_changes_of_the_clocks() {
-    for expression in ["0 0 9 * * *", "30 2 * * *", "*/15 * * * *", "0 2,3 * * *", "0 12 L * *"] {
+    for expression in [
+        "0 0 9 * * *",
+        "30 2 * * *",
+        "*/15 * * * *",
+        "0 2,3 * * *",
+        "0 12 L * *",
+    ] {
         let when = when(paris(expression));
         for start in ["2026-03-26T00:00:00Z", "2026-10-22T00:00:00Z"] {
             let (from, end) = (time(start), time(start) + TimeDelta::days(7));
@@ -86,7 +119,11 @@ fn the_newest_of_many_missed_ticks_is_found_across_changes_of_the_clocks() {
             while newest < end {
                 let next = when.next(newest, newest).unwrap();
                 let before = next - TimeDelta::milliseconds(1);
-                assert_eq!(when.newest(first, before).unwrap(), newest, "{expression} at {before}");
+                assert_eq!(
+                    when.newest(first, before).unwrap(),
+                    newest,
+                    "{expression} at {before}"
+                );
                 newest = next;
             }
         }
@@ -97,16 +134,31 @@ fn the_newest_of_many_missed_ticks_is_found_across_changes_of_the_clocks() {
 fn intervals_keep_their_step_whatever_was_missed() {
     let when = when(Schedule::every("90s"));
     let anchor = time("2026-01-01T00:00:10.25Z");
-    assert_eq!(when.next(anchor, anchor).unwrap(), time("2026-01-01T00:01:40.25Z"));
+    assert_eq!(
+        when.next(anchor, anchor).unwrap(),
+        time("2026-01-01T00:01:40.25Z")
+    );
     let late = time("2026-01-01T00:05:00Z");
-    assert_eq!(when.newest(anchor, late).unwrap(), time("2026-01-01T00:04:40.25Z"));
-    assert_eq!(when.next(late, anchor).unwrap(), time("2026-01-01T00:06:10.25Z"));
+    assert_eq!(
+        when.newest(anchor, late).unwrap(),
+        time("2026-01-01T00:04:40.25Z")
+    );
+    assert_eq!(
+        when.next(late, anchor).unwrap(),
+        time("2026-01-01T00:06:10.25Z")
+    );
 }
 
 #[test]
 fn the_same_schedule_is_said_in_one_way() {
-    assert_eq!(when(Schedule::every("60s")).to_string(), when(Schedule::every("1m")).to_string());
-    assert_eq!(when(paris("0 9 * * mon")).to_string(), "cron 0 9 * * 1 (Europe/Paris)");
+    assert_eq!(
+        when(Schedule::every("60s")).to_string(),
+        when(Schedule::every("1m")).to_string()
+    );
+    assert_eq!(
+        when(paris("0 9 * * mon")).to_string(),
+        "cron 0 9 * * 1 (Europe/Paris)"
+    );
 }
 
 #[test]
@@ -117,7 +169,13 @@ fn what_names_no_times_is_refused_with_what_to_write() {
         error.to_string()
     };
     assert!(refused(Schedule::cron("0 9 * *")).contains("such as `0 9 * * MON`"));
-    for expression in [", * * * *", "1,,2 * * * *", "* * * * MON,", "0 0 31 4 *", "* * 30 2 *"] {
+    for expression in [
+        ", * * * *",
+        "1,,2 * * * *",
+        "* * * * MON,",
+        "0 0 31 4 *",
+        "* * 30 2 *",
+    ] {
         refused(Schedule::cron(expression));
     }
     assert!(refused(Schedule::cron("61 9 * * *")).contains("is not a cron expression"));

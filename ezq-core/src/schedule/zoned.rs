@@ -69,7 +69,10 @@ pub(super) fn previous(cron: &Cron, tz: Tz, until: DateTime<Utc>) -> Option<Date
 fn next_shown(cron: &Cron, tz: Tz, mut from: DateTime<Utc>) -> Option<DateTime<Utc>> {
     loop {
         let stretch = stretch_from(tz, from)?;
-        let named = next_named(cron, on_clock(from, stretch.ahead)?.checked_sub_signed(SECOND)?)?;
+        let named = next_named(
+            cron,
+            on_clock(from, stretch.ahead)?.checked_sub_signed(SECOND)?,
+        )?;
         let tick = off_clock(named, stretch.ahead)?;
         if tick < stretch.until {
             return Some(tick);
@@ -87,8 +90,10 @@ fn next_shown(cron: &Cron, tz: Tz, mut from: DateTime<Utc>) -> Option<DateTime<U
 fn previous_shown(cron: &Cron, tz: Tz, mut until: DateTime<Utc>) -> Option<DateTime<Utc>> {
     loop {
         let stretch = stretch_until(tz, until)?;
-        let named =
-            previous_named(cron, on_clock(until, stretch.ahead)?.checked_add_signed(SECOND)?)?;
+        let named = previous_named(
+            cron,
+            on_clock(until, stretch.ahead)?.checked_add_signed(SECOND)?,
+        )?;
         let tick = off_clock(named, stretch.ahead)?;
         if tick >= stretch.from {
             return Some(tick);
@@ -126,7 +131,11 @@ fn stretch_from(tz: Tz, from: DateTime<Utc>) -> Option<Stretch> {
         }
         even = look;
     }
-    Some(Stretch { from, until: even, ahead })
+    Some(Stretch {
+        from,
+        until: even,
+        ahead,
+    })
 }
 
 /// For how long the clock went evenly up to a moment, this one included.
@@ -142,7 +151,11 @@ fn stretch_until(tz: Tz, until: DateTime<Utc>) -> Option<Stretch> {
         }
         even = look;
     }
-    Some(Stretch { from: even, until, ahead })
+    Some(Stretch {
+        from: even,
+        until,
+        ahead,
+    })
 }
 
 /// The first moment of another offset, between two moments of different ones.
@@ -150,7 +163,11 @@ fn change(tz: Tz, mut before: DateTime<Utc>, mut after: DateTime<Utc>) -> DateTi
     let old = ahead(tz, before);
     while after - before > SECOND {
         let middle = before + TimeDelta::seconds((after - before).num_seconds() / 2);
-        if ahead(tz, middle) == old { before = middle } else { after = middle }
+        if ahead(tz, middle) == old {
+            before = middle
+        } else {
+            after = middle
+        }
     }
     after
 }
@@ -187,7 +204,9 @@ fn next_named(cron: &Cron, after: NaiveDateTime) -> Option<NaiveDateTime> {
 
 /// The last one before another.
 fn previous_named(cron: &Cron, before: NaiveDateTime) -> Option<NaiveDateTime> {
-    let found = cron.find_previous_occurrence(&before.and_utc(), false).ok()?;
+    let found = cron
+        .find_previous_occurrence(&before.and_utc(), false)
+        .ok()?;
     Some(found.naive_utc())
 }
 

@@ -56,23 +56,37 @@ fn an_attribute_that_is_none_is_refused_where_the_event_is_made() {
         ("a noncharacter in an extension", |event| {
             event.extension("x", AttributeValue::Text("\u{FDEF}".into()))
         }),
-        ("binary data that is not base64", |event| event.data_base64("a!")),
-        ("base64 without its padding", |event| event.data_base64("AAE")),
+        ("binary data that is not base64", |event| {
+            event.data_base64("a!")
+        }),
+        ("base64 without its padding", |event| {
+            event.data_base64("AAE")
+        }),
         ("no media type", |event| event.datacontenttype("nonsense")),
-        ("a media type without a form", |event| event.datacontenttype("text/")),
-        ("a parameter without a value", |event| event.datacontenttype("text/plain; charset")),
+        ("a media type without a form", |event| {
+            event.datacontenttype("text/")
+        }),
+        ("a parameter without a value", |event| {
+            event.datacontenttype("text/plain; charset")
+        }),
         ("a schema without a scheme", |event| event.dataschema(":")),
-        ("a schema that is only a scheme", |event| event.dataschema("https:")),
-        ("a relative schema", |event| event.dataschema("/schemas/order")),
-        ("half an escape", |event| event.dataschema("https://example.com/%2")),
+        ("a schema that is only a scheme", |event| {
+            event.dataschema("https:")
+        }),
+        ("a relative schema", |event| {
+            event.dataschema("/schemas/order")
+        }),
+        ("half an escape", |event| {
+            event.dataschema("https://example.com/%2")
+        }),
     ];
     for (what, change) in refused {
         let error = change(event()).build().expect_err(what);
         assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{what}");
     }
-    for source in
-        ["a\"b", "my shop", "a<b>", "a{b}", "a|b", "a\\b", "a^b", "a`b", ":a", "1:a", "%zz"]
-    {
+    for source in [
+        "a\"b", "my shop", "a<b>", "a{b}", "a|b", "a\\b", "a^b", "a`b", ":a", "1:a", "%zz",
+    ] {
         let error = Envelope::builder("t", source).build().expect_err(source);
         assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{source}");
     }
@@ -90,7 +104,9 @@ fn an_attribute_that_is_one_is_taken() {
         |event| event.dataschema("urn:shop:order"),
         |event| event.dataschema("https://example.com/%20#a"),
     ];
-    taken.into_iter().for_each(|change| drop(change(event()).build().unwrap()));
+    taken
+        .into_iter()
+        .for_each(|change| drop(change(event()).build().unwrap()));
     for source in [
         "shop",
         "/shop",
@@ -109,10 +125,24 @@ fn a_body_that_says_an_attribute_twice_is_refused() {
     let queue = QueueName::default();
     let (message_id, headers) = (MessageId::Number(1), Headers::new());
     let enqueued_at = chrono::Utc::now();
-    let origin = Origin { queue: &queue, message_id: &message_id, enqueued_at, headers: &headers };
-    for again in [r#""type":"u""#, r#""x":1,"x":2"#, r#""data":1,"data":2"#, r#""t\u0079pe":"u""#] {
+    let origin = Origin {
+        queue: &queue,
+        message_id: &message_id,
+        enqueued_at,
+        headers: &headers,
+    };
+    for again in [
+        r#""type":"u""#,
+        r#""x":1,"x":2"#,
+        r#""data":1,"data":2"#,
+        r#""t\u0079pe":"u""#,
+    ] {
         let body = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t",{again}}}"#);
-        assert_eq!(decode(&body, origin).unwrap_err().kind(), ErrorKind::Decode, "{body}");
+        assert_eq!(
+            decode(&body, origin).unwrap_err().kind(),
+            ErrorKind::Decode,
+            "{body}"
+        );
     }
 }
 
@@ -125,17 +155,27 @@ fn a_name_that_would_kill_every_event_is_refused_when_the_application_is_built()
     };
     refused("a name with a space", |app| app.app("my shop"));
     refused("a name with a quote", |app| app.app("a\"b"));
-    refused("a name that looks like a scheme", |app| app.app("my_shop:1"));
-    refused("a codec of a type that cannot be", |app| app.codec(RawJson::of("mine", "a\nb")));
-    refused("a codec of no type", |app| app.codec(RawJson::of("mine", "")));
-    refused("a codec for a type that cannot be", |app| app.event_codec("", "raw"));
+    refused("a name that looks like a scheme", |app| {
+        app.app("my_shop:1")
+    });
+    refused("a codec of a type that cannot be", |app| {
+        app.codec(RawJson::of("mine", "a\nb"))
+    });
+    refused("a codec of no type", |app| {
+        app.codec(RawJson::of("mine", ""))
+    });
+    refused("a codec for a type that cannot be", |app| {
+        app.event_codec("", "raw")
+    });
     refused("a handler of a type that cannot be", |app| {
         app.register(Handler::on("nameless", |_: Nameless| async {}))
     });
     refused("a handler of a type whose queue cannot be", |app| {
         app.register(Handler::on("homeless", |_: Homeless| async {}))
     });
-    refused("an owner of a type that cannot be", |app| app.owns::<Nameless>());
+    refused("an owner of a type that cannot be", |app| {
+        app.owns::<Nameless>()
+    });
     TestApp::new(|app| app.app("https://shop.example/orders")).unwrap();
     assert!(Config::default().validate().is_ok());
 }

@@ -15,16 +15,25 @@ fn secs(n: u64) -> Duration {
 
 fn app(engine: impl Engine) -> App {
     let handler = Handler::on("quick", |_: Step| async {});
-    App::builder().without_discovered_handlers().register(handler).build(engine).unwrap()
+    App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(engine)
+        .unwrap()
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(secs(600), what).await.expect("it is stuck")
+    tokio::time::timeout(secs(600), what)
+        .await
+        .expect("it is stuck")
 }
 
 /// Waits for a state.
 async fn turns(handle: &ConsumerHandle, wanted: impl Fn(&ConsumerState) -> bool) -> ConsumerState {
-    within(handle.states().wait_for(|state| wanted(state))).await.unwrap().clone()
+    within(handle.states().wait_for(|state| wanted(state)))
+        .await
+        .unwrap()
+        .clone()
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,11 +72,17 @@ async fn a_failed_consumer_starts_again_and_handles_what_it_had() {
     let app = app(engine.clone());
     app.publish(&Step { n: 1 }).await.unwrap();
     let handle = app.consumer().restart(Backoff::constant(secs(30))).spawn();
-    let state = turns(&handle, |state| matches!(state, ConsumerState::Restarting(_))).await;
+    let state = turns(&handle, |state| {
+        matches!(state, ConsumerState::Restarting(_))
+    })
+    .await;
     assert!(state.to_string().contains("settling"), "{state}");
     assert!(app.health().await.is_live() && !app.health().await.is_ready());
     turns(&handle, |state| *state == ConsumerState::Running).await;
-    turns(&handle, |state| matches!(state, ConsumerState::Restarting(_))).await;
+    turns(&handle, |state| {
+        matches!(state, ConsumerState::Restarting(_))
+    })
+    .await;
     engine.faults.panics.store(false, Ordering::SeqCst);
     while handle.counts().handled == 0 {
         tokio::time::sleep(secs(1)).await;
@@ -76,7 +91,10 @@ async fn a_failed_consumer_starts_again_and_handles_what_it_had() {
     assert!(health.is_ready() && health.restarts == 2, "{health}");
     handle.stop();
     let report = within(handle.wait()).await.unwrap();
-    assert_eq!((report.reason, report.counts.handled), (StopReason::Handle, 1));
+    assert_eq!(
+        (report.reason, report.counts.handled),
+        (StopReason::Handle, 1)
+    );
     assert!(report.elapsed >= secs(60), "{report}");
 }
 
@@ -95,7 +113,10 @@ async fn the_pauses_before_a_restart_grow_and_begin_anew_after_a_minute() {
             tokio::time::sleep(secs(61)).await;
         }
         app.publish(&Step { n: 1 }).await.unwrap();
-        turns(&handle, |state| matches!(state, ConsumerState::Restarting(_))).await;
+        turns(&handle, |state| {
+            matches!(state, ConsumerState::Restarting(_))
+        })
+        .await;
         let failed = tokio::time::Instant::now();
         app.purge(&QueueName::default()).await.unwrap();
         turns(&handle, |state| *state == ConsumerState::Running).await;
@@ -122,7 +143,10 @@ async fn a_stop_ends_the_pause_before_a_restart() {
         }
         engine.faults.panics.store(true, Ordering::SeqCst);
         app.publish(&Step { n: 2 }).await.unwrap();
-        turns(&handle, |state| matches!(state, ConsumerState::Restarting(_))).await;
+        turns(&handle, |state| {
+            matches!(state, ConsumerState::Restarting(_))
+        })
+        .await;
         let began = tokio::time::Instant::now();
         match way {
             "stop" => handle.stop(),
@@ -143,21 +167,32 @@ async fn an_engine_that_fails_is_not_ready_although_nothing_consumes() {
     assert!(app.health().await.is_ready());
     engine.faults.mute.store(true, Ordering::SeqCst);
     let health = app.health().await;
-    assert!(health.consumers.is_empty() && !health.is_ready() && health.is_live(), "{health}");
+    assert!(
+        health.consumers.is_empty() && !health.is_ready() && health.is_live(),
+        "{health}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_cannot_settle_is_not_ready() {
     let engine = Faulty::default();
     let app = app(engine.clone());
-    engine.faults.settle.lock().unwrap().extend([ErrorKind::Connection; 100]);
+    engine
+        .faults
+        .settle
+        .lock()
+        .unwrap()
+        .extend([ErrorKind::Connection; 100]);
     let handle = app.consumer().spawn();
     app.publish(&Step { n: 1 }).await.unwrap();
     // It still claims.
     tokio::time::sleep(secs(10)).await;
     let health = app.health().await;
     assert!(health.is_live() && !health.is_ready(), "{health}");
-    assert!(health.to_string().contains("failing: settling fails"), "{health}");
+    assert!(
+        health.to_string().contains("failing: settling fails"),
+        "{health}"
+    );
     engine.faults.settle.lock().unwrap().clear();
     while handle.counts().handled == 0 {
         tokio::time::sleep(secs(1)).await;
@@ -167,7 +202,12 @@ async fn a_consumer_that_cannot_settle_is_not_ready() {
 
 #[test]
 fn a_consumer_whose_runtime_is_gone_is_told_of_as_failed() {
-    let build = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let build = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     let runtime = build();
     let app = app(Faulty::default());
     let handle = runtime.block_on(async {
@@ -176,7 +216,11 @@ fn a_consumer_whose_runtime_is_gone_is_told_of_as_failed() {
         handle
     });
     drop(runtime);
-    assert!(matches!(handle.state(), ConsumerState::Failed(_)), "{}", handle.state());
+    assert!(
+        matches!(handle.state(), ConsumerState::Failed(_)),
+        "{}",
+        handle.state()
+    );
     assert!(!build().block_on(app.health()).is_live());
 }
 
@@ -276,28 +320,45 @@ async fn a_consumer_that_stopped_as_told_is_no_failure() {
     handle.interrupt();
     within(handle.wait()).await.unwrap();
     let health = app.health().await;
-    assert!(health.consumers.is_empty() && health.is_live() && health.is_ready(), "{health}");
+    assert!(
+        health.consumers.is_empty() && health.is_live() && health.is_ready(),
+        "{health}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn health_tells_what_fails_while_it_fails() {
     let engine = Faulty::default();
     let app = app(engine.clone());
-    assert!(app.health().await.is_ready(), "an application without consumers");
+    assert!(
+        app.health().await.is_ready(),
+        "an application without consumers"
+    );
     let handle = app.consumer().spawn();
     turns(&handle, |state| *state == ConsumerState::Running).await;
     tokio::time::sleep(secs(10)).await;
     let health = app.health().await;
     assert!(health.is_ready(), "{health}");
-    assert!(health.consumers[0].last_claim.unwrap() < secs(6), "{health:?}");
+    assert!(
+        health.consumers[0].last_claim.unwrap() < secs(6),
+        "{health:?}"
+    );
     assert_eq!(health.consumers[0].lag, Some(Duration::ZERO));
 
-    engine.faults.lease.lock().unwrap().extend([ErrorKind::Connection; 100]);
+    engine
+        .faults
+        .lease
+        .lock()
+        .unwrap()
+        .extend([ErrorKind::Connection; 100]);
     app.publish(&Step { n: 1 }).await.unwrap();
     tokio::time::sleep(secs(10)).await;
     let health = app.health().await;
     assert!(health.is_live() && !health.is_ready(), "{health}");
-    assert!(health.to_string().contains("a fault of the test"), "{health}");
+    assert!(
+        health.to_string().contains("a fault of the test"),
+        "{health}"
+    );
     assert!(health.consumers[0].lag.unwrap() >= secs(9), "{health}");
 
     engine.faults.lease.lock().unwrap().clear();
@@ -327,7 +388,10 @@ async fn an_engine_that_does_not_answer_keeps_no_probe_waiting() {
     // The connect timeout, once for everything.
     assert_eq!(asked.elapsed().as_secs(), 5);
     assert!(health.is_live() && !health.is_ready(), "{health}");
-    assert_eq!(health.engines[0].error.as_deref(), Some("no answer within 5s"));
+    assert_eq!(
+        health.engines[0].error.as_deref(),
+        Some("no answer within 5s")
+    );
     assert!(health.engines[0].answered_in.is_none() && health.consumers[0].lag.is_none());
 }
 
@@ -349,7 +413,12 @@ async fn a_run_that_was_dropped_is_told_of_as_failed_although_another_still_runs
 
 #[test]
 fn a_consumer_that_never_had_its_turn_is_told_of_as_failed() {
-    let build = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let build = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     let (runtime, app) = (build(), app(Faulty::default()));
     runtime.block_on(async { drop(app.consumer().spawn()) });
     drop(runtime);

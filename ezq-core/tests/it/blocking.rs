@@ -41,12 +41,19 @@ impl Thread {
 
 fn app(handlers: Vec<Handler>) -> App {
     let builder = App::builder().without_discovered_handlers();
-    handlers.into_iter().fold(builder, AppBuilder::register).build(MemoryEngine::new()).unwrap()
+    handlers
+        .into_iter()
+        .fold(builder, AppBuilder::register)
+        .build(MemoryEngine::new())
+        .unwrap()
 }
 
 /// Where the others are seen to go on: a handler's name and what it was called for.
 async fn next(calls: &mut UnboundedReceiver<u32>) -> u32 {
-    tokio::time::timeout(LONG, calls.recv()).await.expect("nothing else was handled").unwrap()
+    tokio::time::timeout(LONG, calls.recv())
+        .await
+        .expect("nothing else was handled")
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -71,7 +78,11 @@ async fn a_handler_that_keeps_its_thread_delays_no_other_event() {
         assert_eq!(next(&mut calls).await, n);
     }
     release.send(()).unwrap();
-    assert_eq!(keeps.recv().await, Some(true), "others were handled only after it");
+    assert_eq!(
+        keeps.recv().await,
+        Some(true),
+        "others were handled only after it"
+    );
     assert_eq!(next(&mut calls).await, 1);
     consumer.stop();
     consumer.wait().await.unwrap();
@@ -193,7 +204,11 @@ async fn an_interrupt_is_heard_while_a_control_events_handler_keeps_its_thread()
     let asked = Instant::now();
     consumer.interrupt();
     consumer.wait().await.unwrap();
-    assert!(asked.elapsed() < LONG / 2, "it was heard only after {:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < LONG / 2,
+        "it was heard only after {:?}",
+        asked.elapsed()
+    );
     assert_eq!(count.load(Ordering::SeqCst), 0, "the handler had ended");
     release.send(()).unwrap();
 }

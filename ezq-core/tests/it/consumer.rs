@@ -10,7 +10,11 @@ use crate::faulty::Faulty;
 use crate::fixtures::Step;
 
 fn app(engine: &Faulty, handler: Handler) -> App {
-    App::builder().without_discovered_handlers().register(handler).build(engine.clone()).unwrap()
+    App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(engine.clone())
+        .unwrap()
 }
 
 fn secs(n: u64) -> Duration {
@@ -37,7 +41,13 @@ async fn renews_its_lease_for_as_long_as_a_handler_runs() {
     .timeout(None);
     let app = app(&engine, handler);
     publish(&app, 1).await;
-    let report = app.consumer().lease(secs(2)).until_idle().run().await.unwrap();
+    let report = app
+        .consumer()
+        .lease(secs(2))
+        .until_idle()
+        .run()
+        .await
+        .unwrap();
     assert_eq!((report.counts.handled, report.counts.lost), (1, 0));
     assert_eq!(runs.try_recv().unwrap(), 1);
 }
@@ -65,7 +75,10 @@ async fn cancels_a_handler_whose_lease_is_lost_and_settles_nothing() {
     consumer.stop();
     let report = consumer.wait().await.unwrap();
     assert_eq!(report.counts.lost, 1);
-    assert_eq!(report.counts.handled + report.counts.cancelled + report.counts.retried, 0);
+    assert_eq!(
+        report.counts.handled + report.counts.cancelled + report.counts.retried,
+        0
+    );
     assert!(engine.faults.batches.lock().unwrap().is_empty());
 }
 
@@ -79,7 +92,11 @@ async fn settles_again_after_a_passing_failure_and_handles_once() {
     });
     let app = app(&engine, handler);
     publish(&app, 3).await;
-    let faults = [ErrorKind::Connection, ErrorKind::Transient, ErrorKind::Connection];
+    let faults = [
+        ErrorKind::Connection,
+        ErrorKind::Transient,
+        ErrorKind::Connection,
+    ];
     engine.faults.settle.lock().unwrap().extend(faults);
     engine.faults.lease.lock().unwrap().extend(faults);
     let report = app.consumer().until_idle().run().await.unwrap();
@@ -152,11 +169,21 @@ async fn gives_back_what_it_fetched_ahead_when_its_handlers_slow_down() {
     publish(&app, QUICK + SLOW).await;
     let consumer = app.consumer().concurrency(4).spawn();
     tokio::time::sleep(secs(60)).await;
-    assert!(engine.faults.most_held.load(Ordering::SeqCst) > 100, "it fetched far ahead");
+    assert!(
+        engine.faults.most_held.load(Ordering::SeqCst) > 100,
+        "it fetched far ahead"
+    );
     assert!(consumer.counts().returned > 0);
 
     let quick = self::app(&engine, Handler::on("quick", |_: Step| async {}));
-    let others = quick.consumer().until_idle().run().await.unwrap().counts.handled;
+    let others = quick
+        .consumer()
+        .until_idle()
+        .run()
+        .await
+        .unwrap()
+        .counts
+        .handled;
     assert_eq!(u64::from(SLOW) - others, 4 + 2 * 4, "four run, eight wait");
     consumer.interrupt();
     consumer.wait().await.unwrap();
@@ -173,7 +200,13 @@ async fn handlers_that_wait_begin_in_tasks_of_their_own() {
     });
     let app = app(&engine, handler);
     publish(&app, 100).await;
-    let report = app.consumer().concurrency(1).until_idle().run().await.unwrap();
+    let report = app
+        .consumer()
+        .concurrency(1)
+        .until_idle()
+        .run()
+        .await
+        .unwrap();
     assert_eq!(report.counts.handled, 100);
     let tasks: Vec<_> = threads.lock().unwrap().clone();
     let own = tasks.iter().filter(|id| **id != tasks[0]).count();
@@ -187,7 +220,10 @@ async fn goes_on_once_the_settlements_it_waited_for_are_done() {
     let app = app(&engine, Handler::on("quick", |_: Step| async {}));
     publish(&app, 5000).await;
     let run = app.consumer().concurrency(16).until_idle().run();
-    let report = tokio::time::timeout(secs(60), run).await.expect("it goes on").unwrap();
+    let report = tokio::time::timeout(secs(60), run)
+        .await
+        .expect("it goes on")
+        .unwrap();
     assert_eq!(report.counts.handled, 5000);
     // The largest window, and what waits to be settled or is just being settled.
     assert!(engine.faults.most_held.load(Ordering::SeqCst) <= 1024 + 4 * 100 + 400);
@@ -197,15 +233,24 @@ async fn goes_on_once_the_settlements_it_waited_for_are_done() {
 async fn an_end_behind_any_number_of_events_is_not_waited_for() {
     for count in 0..130 {
         let engine = Faulty::default();
-        let handler = Handler::on("steps", |_: Step| tokio::time::sleep(Duration::from_millis(10)));
+        let handler = Handler::on("steps", |_: Step| {
+            tokio::time::sleep(Duration::from_millis(10))
+        });
         let app = app(&engine, handler);
         publish(&app, count).await;
         app.publish(&End::default()).await.unwrap();
         let began = Instant::now();
         let report = app.consumer().concurrency(8).run().await.unwrap();
-        assert_eq!((report.counts.handled, report.reason), (u64::from(count), StopReason::End));
+        assert_eq!(
+            (report.counts.handled, report.reason),
+            (u64::from(count), StopReason::End)
+        );
         let most = Duration::from_millis(10 * u64::from(count.div_ceil(8)) + 100);
-        assert!(began.elapsed() < most, "{count} events took {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < most,
+            "{count} events took {:?}",
+            began.elapsed()
+        );
     }
 }
 
@@ -221,7 +266,11 @@ async fn flushes_a_settlement_by_its_age_although_others_keep_coming() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let batches = engine.faults.batches.lock().unwrap().clone();
-    assert!(batches[0].0 - begun <= Duration::from_millis(8), "{:?}", batches[0].0 - begun);
+    assert!(
+        batches[0].0 - begun <= Duration::from_millis(8),
+        "{:?}",
+        batches[0].0 - begun
+    );
     let gaps = batches.windows(2).map(|pair| pair[1].0 - pair[0].0);
     assert!(gaps.max().unwrap() <= Duration::from_millis(8));
     consumer.stop();
@@ -249,12 +298,24 @@ async fn fills_a_batch_of_settlements_without_waiting_for_its_age() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(begun.elapsed() < secs(10));
-    let sizes: Vec<usize> =
-        engine.faults.batches.lock().unwrap().iter().map(|(_, size)| *size).collect();
-    assert!(sizes.iter().all(|size| (10..=40).contains(size)), "{sizes:?}");
+    let sizes: Vec<usize> = engine
+        .faults
+        .batches
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(_, size)| *size)
+        .collect();
+    assert!(
+        sizes.iter().all(|size| (10..=40).contains(size)),
+        "{sizes:?}"
+    );
     consumer.stop();
     assert_eq!(consumer.wait().await.unwrap().counts.handled, 40);
-    assert!(begun.elapsed() < secs(10), "the rest is settled at the stop, not at its age");
+    assert!(
+        begun.elapsed() < secs(10),
+        "the rest is settled at the stop, not at its age"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,10 +345,18 @@ async fn a_settlement_that_the_store_refuses_ends_in_the_dead_letters() {
     let report = app.consumer().until_idle().run().await.unwrap();
     assert_eq!((report.counts.handled, report.counts.dead_lettered), (0, 2));
     let queue = QueueName::default();
-    let letters =
-        app.dead_letters(&queue).unwrap().list(&DeadLetterFilter::all(), 10).await.unwrap();
+    let letters = app
+        .dead_letters(&queue)
+        .unwrap()
+        .list(&DeadLetterFilter::all(), 10)
+        .await
+        .unwrap();
     let reason = letters[0].reason.as_ref().unwrap();
-    assert!(reason.error.contains("refused by the test"), "{}", reason.error);
+    assert!(
+        reason.error.contains("refused by the test"),
+        "{}",
+        reason.error
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -304,15 +373,26 @@ async fn a_message_that_kills_its_workers_ends_in_the_dead_letters() {
     for _ in 0..3 {
         // A consumer whose future is dropped leaves its lease behind, as a killed process does.
         let run = app.consumer().lease(secs(1)).run();
-        assert!(tokio::time::timeout(Duration::from_millis(500), run).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(500), run)
+                .await
+                .is_err()
+        );
         tokio::time::sleep(secs(1)).await;
     }
     let report = app.consumer().until_idle().run().await.unwrap();
     assert_eq!(report.counts.dead_lettered, 1);
     let queue = QueueName::default();
-    let letters =
-        app.dead_letters(&queue).unwrap().list(&DeadLetterFilter::all(), 10).await.unwrap();
-    assert_eq!(letters[0].reason.as_ref().unwrap().kind, ReasonKind::MaxDeliveries);
+    let letters = app
+        .dead_letters(&queue)
+        .unwrap()
+        .list(&DeadLetterFilter::all(), 10)
+        .await
+        .unwrap();
+    assert_eq!(
+        letters[0].reason.as_ref().unwrap().kind,
+        ReasonKind::MaxDeliveries
+    );
 }
 
 /// Consumers that end as killed processes do, until each of `count` messages was delivered so often.
@@ -322,7 +402,11 @@ async fn crash(engine: &Faulty, count: u32, deliveries: u32) {
     publish(&app, count).await;
     for _ in 0..deliveries {
         let run = app.consumer().concurrency(8).lease(secs(1)).run();
-        assert!(tokio::time::timeout(Duration::from_millis(500), run).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(500), run)
+                .await
+                .is_err()
+        );
         tokio::time::sleep(secs(1)).await;
     }
 }
@@ -346,6 +430,10 @@ async fn what_was_delivered_often_and_never_settled_runs_one_at_a_time() {
         let consumer = app(&engine, handler).consumer().concurrency(8);
         let report = consumer.until_idle().run().await.unwrap();
         assert_eq!(report.counts.handled, 6);
-        assert_eq!(seen.load(Ordering::SeqCst), at_once, "after {crashes} crashes");
+        assert_eq!(
+            seen.load(Ordering::SeqCst),
+            at_once,
+            "after {crashes} crashes"
+        );
     }
 }

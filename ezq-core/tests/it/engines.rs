@@ -29,10 +29,9 @@ async fn a_queue_is_kept_by_the_engine_it_is_routed_to() {
     let audit = QueueName::new("audit").unwrap();
     let app = TestApp::new(|builder| {
         builder
-            .register(Handler::on(
-                "pay",
-                |event: Paid| async move { Audited { order: event.order } },
-            ))
+            .register(Handler::on("pay", |event: Paid| async move {
+                Audited { order: event.order }
+            }))
             .named_engine("archive", other.clone())
             .route(&audit, "archive")
     })
@@ -105,7 +104,10 @@ impl Extract for NeedsTransactions {
         if provided.capabilities.transactions {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Unsupported, "the engine has no transactions"))
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "the engine has no transactions",
+        ))
     }
 
     async fn extract(_: &Call) -> Result<Self, HandlerError> {
@@ -124,11 +126,20 @@ fn an_application_that_asks_an_engine_for_what_it_cannot_do_fails_at_build() {
 #[tokio::test]
 async fn an_event_that_its_engine_cannot_delay_or_deduplicate_is_refused_and_not_stored() {
     let capabilities = Some(Capabilities::new("plain"));
-    let engine = Faulty { capabilities, ..Faulty::default() };
-    let app = App::builder().without_discovered_handlers().build(engine.clone()).unwrap();
+    let engine = Faulty {
+        capabilities,
+        ..Faulty::default()
+    };
+    let app = App::builder()
+        .without_discovered_handlers()
+        .build(engine.clone())
+        .unwrap();
     let event = Paid { order: 7 };
     let minute = std::time::Duration::from_secs(60);
-    for publish in [app.publish(&event).dedupe_key("7"), app.publish(&event).after(minute)] {
+    for publish in [
+        app.publish(&event).dedupe_key("7"),
+        app.publish(&event).after(minute),
+    ] {
         let error = publish.await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("`plain`"), "{error}");
@@ -144,7 +155,23 @@ async fn health_tells_engines_of_one_kind_apart() {
         builder.named_engine("audit", MemoryEngine::new())
     });
     let health = app.unwrap().health().await;
-    let named: Vec<_> = health.engines.iter().map(|one| (one.name.as_deref(), one.kind)).collect();
-    assert_eq!(named, [(None, "memory"), (Some("audit"), "memory"), (Some("cache"), "memory")]);
-    assert!(health.to_string().contains("the engine `cache` (memory) answers"), "{health}");
+    let named: Vec<_> = health
+        .engines
+        .iter()
+        .map(|one| (one.name.as_deref(), one.kind))
+        .collect();
+    assert_eq!(
+        named,
+        [
+            (None, "memory"),
+            (Some("audit"), "memory"),
+            (Some("cache"), "memory")
+        ]
+    );
+    assert!(
+        health
+            .to_string()
+            .contains("the engine `cache` (memory) answers"),
+        "{health}"
+    );
 }

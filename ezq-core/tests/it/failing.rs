@@ -33,9 +33,18 @@ fn handlers(runs: &Runs) -> [Handler; 2] {
         let mut runs = two.lock().unwrap();
         runs.push("mail");
         let is_first = runs.iter().filter(|name| **name == "mail").count() == 1;
-        async move { if is_first { Err("no connection") } else { Ok(()) } }
+        async move {
+            if is_first {
+                Err("no connection")
+            } else {
+                Ok(())
+            }
+        }
     });
-    [book, mail.backoff(Backoff::constant(Duration::from_secs(3600)))]
+    [
+        book,
+        mail.backoff(Backoff::constant(Duration::from_secs(3600))),
+    ]
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,14 +61,27 @@ async fn an_event_that_waits_for_a_retry_is_given_up_and_redriven_by_hand() {
     handle.wait().await.unwrap();
 
     let mut notices = app.notices();
-    assert!(app.fail(&paid.queue, &paid.id, "a test order (Ada)").await.unwrap());
+    assert!(
+        app.fail(&paid.queue, &paid.id, "a test order (Ada)")
+            .await
+            .unwrap()
+    );
     let notice = notices.recv().await.unwrap();
     assert_eq!(notice.event_type.as_deref(), Some("paid"));
-    let NoticeKind::DeadLettered { reason: told, .. } = &notice.kind else { panic!("{notice:?}") };
+    let NoticeKind::DeadLettered { reason: told, .. } = &notice.kind else {
+        panic!("{notice:?}")
+    };
     assert_eq!(told.error, "a test order (Ada)");
-    assert!(!app.fail(&paid.queue, &paid.id, "again").await.unwrap(), "it is gone");
+    assert!(
+        !app.fail(&paid.queue, &paid.id, "again").await.unwrap(),
+        "it is gone"
+    );
     let letters = app.dead_letters(&paid.queue).unwrap();
-    let letter = letters.list(&DeadLetterFilter::all(), 10).await.unwrap().remove(0);
+    let letter = letters
+        .list(&DeadLetterFilter::all(), 10)
+        .await
+        .unwrap()
+        .remove(0);
     let reason = letter.reason.clone().unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::Operator, 1));
     assert_eq!(reason.error, "a test order (Ada)");
@@ -69,7 +91,11 @@ async fn an_event_that_waits_for_a_retry_is_given_up_and_redriven_by_hand() {
 
     letters.redrive(&letter.id).await.unwrap();
     app.drain().await.unwrap();
-    assert_eq!(*runs.lock().unwrap(), ["book", "mail", "mail"], "what was done stays done");
+    assert_eq!(
+        *runs.lock().unwrap(),
+        ["book", "mail", "mail"],
+        "what was done stays done"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,11 +105,24 @@ async fn an_event_that_a_worker_has_is_left_to_it() {
     let unknown = MessageId::Number(paid.id.as_number().unwrap() + 1);
     assert!(!app.fail(&paid.queue, &unknown, "unknown").await.unwrap());
     let ttl = Duration::from_secs(10);
-    let request =
-        LeaseRequest { queue: paid.queue.clone(), max: 1, ttl, keys: 1, before: None, after: None };
-    assert_eq!(app.engine().lease(request).await.unwrap().deliveries.len(), 1);
+    let request = LeaseRequest {
+        queue: paid.queue.clone(),
+        max: 1,
+        ttl,
+        keys: 1,
+        before: None,
+        after: None,
+    };
+    assert_eq!(
+        app.engine().lease(request).await.unwrap().deliveries.len(),
+        1
+    );
     let error = app.fail(&paid.queue, &paid.id, "held").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LeaseLost);
     tokio::time::advance(ttl + Duration::from_millis(1)).await;
-    assert!(app.fail(&paid.queue, &paid.id, "its worker crashed").await.unwrap());
+    assert!(
+        app.fail(&paid.queue, &paid.id, "its worker crashed")
+            .await
+            .unwrap()
+    );
 }

@@ -169,7 +169,9 @@ impl Faulty {
 #[async_trait]
 impl Engine for Faulty {
     fn capabilities(&self) -> &Capabilities {
-        self.capabilities.as_ref().unwrap_or(self.memory.capabilities())
+        self.capabilities
+            .as_ref()
+            .unwrap_or(self.memory.capabilities())
     }
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
@@ -193,7 +195,10 @@ impl Engine for Faulty {
         self.faults.fetches.fetch_add(1, Ordering::SeqCst);
         self.answer(Call::Lease).await;
         next(&self.faults.lease)?;
-        tokio::time::sleep(Duration::from_millis(self.faults.way.load(Ordering::SeqCst))).await;
+        tokio::time::sleep(Duration::from_millis(
+            self.faults.way.load(Ordering::SeqCst),
+        ))
+        .await;
         let ttl = self.ttl(request.ttl);
         let leased = self.memory.lease(LeaseRequest { ttl, ..request }).await?;
         let count = leased.deliveries.len().cast_signed();
@@ -205,7 +210,12 @@ impl Engine for Faulty {
     async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
         self.answer(Call::Wakeups).await;
         let deaf = |left: usize| left.checked_sub(1);
-        if self.faults.deaf.fetch_update(Ordering::SeqCst, Ordering::SeqCst, deaf).is_ok() {
+        if self
+            .faults
+            .deaf
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, deaf)
+            .is_ok()
+        {
             return Err(Error::new(ErrorKind::Connection, "a fault of the test"));
         }
         self.memory.wakeups(queue).await
@@ -218,15 +228,29 @@ impl Engine for Faulty {
     ) -> Result<Vec<SettleOutcome>> {
         self.answer(Call::Settle).await;
         next(&self.faults.settle)?;
-        assert!(!self.faults.panics.load(Ordering::SeqCst), "a panic of the test");
+        assert!(
+            !self.faults.panics.load(Ordering::SeqCst),
+            "a panic of the test"
+        );
         let slow = self.faults.slow.load(Ordering::SeqCst);
         if slow > 0 {
             tokio::time::sleep(Duration::from_millis(slow)).await;
         }
-        self.faults.batches.lock().unwrap().push((Instant::now(), settlements.len()));
-        self.faults.held.fetch_sub(settlements.len().cast_signed(), Ordering::SeqCst);
+        self.faults
+            .batches
+            .lock()
+            .unwrap()
+            .push((Instant::now(), settlements.len()));
+        self.faults
+            .held
+            .fetch_sub(settlements.len().cast_signed(), Ordering::SeqCst);
         let unheard = |left: usize| left.checked_sub(1);
-        if self.faults.unheard.fetch_update(Ordering::SeqCst, Ordering::SeqCst, unheard).is_ok() {
+        if self
+            .faults
+            .unheard
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, unheard)
+            .is_ok()
+        {
             self.memory.settle(queue, settlements).await?;
             return Err(Error::new(ErrorKind::Connection, "a fault of the test"));
         }
@@ -240,18 +264,27 @@ impl Engine for Faulty {
         }
         let mut outcomes = Vec::new();
         for (receipt, settle) in settlements {
-            let is_locked = receipt.message_id().as_number().is_some_and(|id| locked.contains(&id));
+            let is_locked = receipt
+                .message_id()
+                .as_number()
+                .is_some_and(|id| locked.contains(&id));
             outcomes.push(match settle {
                 _ if is_locked => SettleOutcome::Failed {
                     receipt,
                     error: Error::new(ErrorKind::Transient, "locked by the test"),
                 },
-                _ if !refuses => {
-                    self.memory.settle(queue, vec![(receipt, settle)]).await?.pop().unwrap()
-                }
-                Settle::DeadLetter { .. } => {
-                    self.memory.settle(queue, vec![(receipt, settle)]).await?.pop().unwrap()
-                }
+                _ if !refuses => self
+                    .memory
+                    .settle(queue, vec![(receipt, settle)])
+                    .await?
+                    .pop()
+                    .unwrap(),
+                Settle::DeadLetter { .. } => self
+                    .memory
+                    .settle(queue, vec![(receipt, settle)])
+                    .await?
+                    .pop()
+                    .unwrap(),
                 _ => SettleOutcome::Failed {
                     receipt,
                     error: Error::new(ErrorKind::InvalidEvent, "refused by the test"),
@@ -350,7 +383,10 @@ struct Transaction(Faulty);
 impl UnitOfWork for Transaction {
     async fn claim(&mut self, _: usize) -> Result<Vec<Delivery>> {
         self.0.answer(Call::Claim).await;
-        Err(Error::new(ErrorKind::Unsupported, "no claim inside a transaction"))
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "no claim inside a transaction",
+        ))
     }
 
     async fn finish(
@@ -363,7 +399,14 @@ impl UnitOfWork for Transaction {
         tokio::time::sleep(trip).await;
         tokio::time::sleep(trip).await;
         let queue = QueueName::default();
-        let settle = |done: Finished| (done.receipt, Settle::Ack { outgoing: Vec::new() });
+        let settle = |done: Finished| {
+            (
+                done.receipt,
+                Settle::Ack {
+                    outgoing: Vec::new(),
+                },
+            )
+        };
         let settlements = finished.into_iter().map(settle).collect();
         self.0.memory.publish(outgoing).await?;
         Ok(self.0.memory.settle(&queue, settlements).await?.remove(0))

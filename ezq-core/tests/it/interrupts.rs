@@ -34,7 +34,11 @@ fn secs(n: u64) -> Duration {
 }
 
 fn app(engine: impl Engine, handler: Handler) -> App {
-    App::builder().without_discovered_handlers().register(handler).build(engine).unwrap()
+    App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(engine)
+        .unwrap()
 }
 
 async fn publish(app: &App, steps: &[Step]) {
@@ -42,7 +46,9 @@ async fn publish(app: &App, steps: &[Step]) {
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(secs(600), what).await.expect("it is stuck")
+    tokio::time::timeout(secs(600), what)
+        .await
+        .expect("it is stuck")
 }
 
 async fn next(begins: &mut mpsc::UnboundedReceiver<u32>) -> u32 {
@@ -93,11 +99,20 @@ async fn all_that_precedes_is_handled(count: u32, concurrency: usize) {
     app.publish(&Interrupt::default()).await.unwrap();
     publish(&app, &steps(count..count + 3)).await;
 
-    let report = within(app.consumer().concurrency(concurrency).run()).await.unwrap();
+    let report = within(app.consumer().concurrency(concurrency).run())
+        .await
+        .unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
     assert_eq!(log.numbers(), (0..count).collect::<Vec<_>>());
-    assert_eq!((report.counts.handled, report.counts.cancelled), (u64::from(count), 0));
-    assert_eq!(ready(&app).await, 3, "what stands behind it is left, and it is settled");
+    assert_eq!(
+        (report.counts.handled, report.counts.cancelled),
+        (u64::from(count), 0)
+    );
+    assert_eq!(
+        ready(&app).await,
+        3,
+        "what stands behind it is left, and it is settled"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,21 +196,29 @@ async fn an_interrupt_waits_for_a_handlers_limit() {
 fn batches(waits: bool) -> (Handler, mpsc::UnboundedReceiver<Vec<u32>>) {
     let (given, batches) = mpsc::unbounded_channel();
     let handler = Handler::on_batch("batches", move |batch: Batch<Step>| {
-        given.send(batch.events().map(|step| step.n).collect()).unwrap();
+        given
+            .send(batch.events().map(|step| step.n).collect())
+            .unwrap();
         async move {
             if waits {
                 tokio::time::sleep(secs(3600)).await;
             }
         }
     });
-    (handler.batch_size(10).batch_wait(secs(1800)).timeout(None), batches)
+    (
+        handler.batch_size(10).batch_wait(secs(1800)).timeout(None),
+        batches,
+    )
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_gathers_begins_once_nothing_can_join_it_before_a_control_event() {
-    for (waits, ends, handled) in
-        [(false, false, 13), (true, false, 0), (false, true, 13), (true, true, 13)]
-    {
+    for (waits, ends, handled) in [
+        (false, false, 13),
+        (true, false, 0),
+        (false, true, 13),
+        (true, true, 13),
+    ] {
         let (handler, mut given) = batches(waits);
         let app = app(MemoryEngine::new(), handler);
         publish(&app, &steps(0..13)).await;
@@ -206,13 +229,27 @@ async fn a_batch_that_gathers_begins_once_nothing_can_join_it_before_a_control_e
         }
         let began = tokio::time::Instant::now();
         let report = app.consumer().concurrency(4).run();
-        let report = tokio::time::timeout(secs(20_000), report).await.unwrap().unwrap();
+        let report = tokio::time::timeout(secs(20_000), report)
+            .await
+            .unwrap()
+            .unwrap();
         let given: Vec<Vec<u32>> = std::iter::from_fn(|| given.try_recv().ok()).collect();
-        assert_eq!(given.concat(), (0..13).collect::<Vec<_>>(), "all of them in batches");
+        assert_eq!(
+            given.concat(),
+            (0..13).collect::<Vec<_>>(),
+            "all of them in batches"
+        );
         assert_eq!(given.len(), 2, "{given:?}");
-        assert_eq!((report.counts.handled, report.counts.cancelled), (handled, 13 - handled));
+        assert_eq!(
+            (report.counts.handled, report.counts.cancelled),
+            (handled, 13 - handled)
+        );
         let most = if waits && ends { secs(3601) } else { secs(1) };
-        assert!(began.elapsed() < most, "{:?} ({waits}, {ends})", began.elapsed());
+        assert!(
+            began.elapsed() < most,
+            "{:?} ({waits}, {ends})",
+            began.elapsed()
+        );
     }
 }
 
@@ -232,7 +269,11 @@ async fn the_earlier_of_two_control_events_counts() {
         let report = within(app.consumer().concurrency(2).run()).await.unwrap();
         stopped.push((report.reason, report.counts.handled));
     }
-    let expected = [(StopReason::Interrupt, 3), (StopReason::End, 2), (StopReason::Interrupt, 2)];
+    let expected = [
+        (StopReason::Interrupt, 3),
+        (StopReason::End, 2),
+        (StopReason::Interrupt, 2),
+    ];
     assert_eq!(stopped, expected);
     assert_eq!(ready(&app).await, 0);
 }
@@ -255,10 +296,17 @@ async fn a_handle_stops_a_consumer_before_an_interrupt_has_its_turn() {
             consumer.stop();
         }
         let report = within(consumer.wait()).await.unwrap();
-        assert_eq!((report.reason, report.counts.cancelled), (StopReason::Handle, 1));
+        assert_eq!(
+            (report.reason, report.counts.cancelled),
+            (StopReason::Handle, 1)
+        );
         assert!(asked.elapsed() < secs(if interrupts { 1 } else { 7 }));
         assert_eq!(begun.numbers(), [0]);
-        assert_eq!(ready(&app).await, 6, "with the Interrupt, which another is to meet");
+        assert_eq!(
+            ready(&app).await,
+            6,
+            "with the Interrupt, which another is to meet"
+        );
     }
 }
 
@@ -270,13 +318,25 @@ async fn an_interrupt_that_is_met_while_an_end_behind_it_drains_counts() {
     let app = app(engine, handler);
     publish(&app, &steps(0..1)).await;
     // The End falls due later, and yet is met first: the Interrupt is moved before it.
-    let later = app.publish(&Interrupt::default()).after(secs(30)).await.unwrap();
-    app.publish(&End::within(secs(5))).after(secs(10)).await.unwrap();
+    let later = app
+        .publish(&Interrupt::default())
+        .after(secs(30))
+        .await
+        .unwrap();
+    app.publish(&End::within(secs(5)))
+        .after(secs(10))
+        .await
+        .unwrap();
     let consumer = app.consumer().concurrency(4).spawn();
     assert_eq!(next(&mut begins).await, 0);
     tokio::time::sleep(secs(9)).await;
-    app.reschedule(&later, Due::After(Duration::ZERO)).await.unwrap();
+    app.reschedule(&later, Due::After(Duration::ZERO))
+        .await
+        .unwrap();
     let report = within(consumer.wait()).await.unwrap();
-    assert_eq!((report.reason, report.counts.cancelled), (StopReason::Interrupt, 1));
+    assert_eq!(
+        (report.reason, report.counts.cancelled),
+        (StopReason::Interrupt, 1)
+    );
     assert_eq!(begun.numbers(), [0]);
 }

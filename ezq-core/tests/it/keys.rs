@@ -46,7 +46,11 @@ impl Log {
 
     fn begin(&self, step: &Step) -> Running {
         let mut entries = self.entries();
-        assert!(entries.running.insert(step.key), "two of key {} at once", step.key);
+        assert!(
+            entries.running.insert(step.key),
+            "two of key {} at once",
+            step.key
+        );
         entries.most = entries.most.max(entries.running.len());
         entries.begun.push((step.key, step.n));
         Running(self.clone(), step.key)
@@ -58,7 +62,12 @@ impl Log {
 
     fn of(&self, key: u32) -> Vec<u32> {
         let entries = self.entries();
-        entries.done.iter().filter(|(of, _)| *of == key).map(|(_, n)| *n).collect()
+        entries
+            .done
+            .iter()
+            .filter(|(of, _)| *of == key)
+            .map(|(_, n)| *n)
+            .collect()
     }
 }
 
@@ -70,7 +79,11 @@ impl Drop for Running {
 
 fn app(engine: &Faulty, handler: Handler) -> App {
     let handler = handler.backoff(Backoff::constant(secs(10)));
-    App::builder().without_discovered_handlers().register(handler).build(engine.clone()).unwrap()
+    App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(engine.clone())
+        .unwrap()
 }
 
 fn secs(n: u64) -> Duration {
@@ -107,10 +120,22 @@ fn handler(log: &Log, fails: impl Fn(&Step, u32) -> bool + Send + Sync + 'static
 async fn events_of_one_key_run_one_after_another_and_keys_beside_each_other() {
     let (engine, log) = (Faulty::default(), Log::default());
     let app = app(&engine, handler(&log, |_, _| false));
-    let all: Vec<Step> = (0..40).flat_map(|n| (0..5).map(move |key| Step { key, n })).collect();
+    let all: Vec<Step> = (0..40)
+        .flat_map(|n| (0..5).map(move |key| Step { key, n }))
+        .collect();
     publish(&app, &all).await;
-    let report = app.consumer().concurrency(8).until_idle().run().await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.lost), (200, 0), "{report}");
+    let report = app
+        .consumer()
+        .concurrency(8)
+        .until_idle()
+        .run()
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.counts.handled, report.counts.lost),
+        (200, 0),
+        "{report}"
+    );
     for key in 0..5 {
         assert_eq!(log.of(key), (0..40).collect::<Vec<_>>());
     }
@@ -132,10 +157,17 @@ async fn a_retry_holds_up_its_own_key_and_no_other() {
     tokio::time::sleep(secs(60)).await;
     consumer.stop();
     let report = consumer.wait().await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.retried), (40, 2), "{report}");
+    assert_eq!(
+        (report.counts.handled, report.counts.retried),
+        (40, 2),
+        "{report}"
+    );
     assert_eq!(log.of(1), (0..20).collect::<Vec<_>>());
     // What stood behind it was given back, not lost, and counts as no crash.
-    assert!(report.counts.returned > 0 && report.counts.lost == 0, "{report}");
+    assert!(
+        report.counts.returned > 0 && report.counts.lost == 0,
+        "{report}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,8 +187,18 @@ async fn a_dead_letter_lets_the_next_of_its_key_start() {
     });
     let app = app(&engine, handler);
     publish(&app, &steps(1, 0..10)).await;
-    let report = app.consumer().concurrency(32).until_idle().run().await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.dead_lettered), (9, 1), "{report}");
+    let report = app
+        .consumer()
+        .concurrency(32)
+        .until_idle()
+        .run()
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.counts.handled, report.counts.dead_lettered),
+        (9, 1),
+        "{report}"
+    );
     assert_eq!(report.counts.returned, 0, "{report}");
     assert_eq!(log.of(1), [0, 2, 3, 4, 5, 6, 7, 8, 9]);
 }
@@ -181,7 +223,12 @@ async fn what_follows_a_returned_event_starts_only_once_that_is_stored() {
     });
     let app = app(&engine, handler);
     publish(&app, &steps(1, 0..4)).await;
-    engine.faults.settle.lock().unwrap().extend(vec![ErrorKind::Connection; 5]);
+    engine
+        .faults
+        .settle
+        .lock()
+        .unwrap()
+        .extend(vec![ErrorKind::Connection; 5]);
     let consumer = app.consumer().concurrency(16).spawn();
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(log.of(1), [0]);
@@ -204,8 +251,16 @@ async fn what_follows_an_event_whose_lease_was_lost_is_cancelled() {
     tokio::time::sleep(secs(5)).await;
     consumer.stop();
     let report = consumer.wait().await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.lost), (0, 4), "{report}");
-    assert_eq!(log.of(1), [0], "the second was cut off, the others never began");
+    assert_eq!(
+        (report.counts.handled, report.counts.lost),
+        (0, 4),
+        "{report}"
+    );
+    assert_eq!(
+        log.of(1),
+        [0],
+        "the second was cut off, the others never began"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -220,10 +275,16 @@ async fn a_hot_key_does_not_keep_others_from_being_fetched() {
     let hot = log.of(0).len();
     let others = log.entries().done.len() - hot;
     // Seven of eight are left to the others, which stand behind the hot key.
-    assert!(others == 100 && hot >= 8, "{others} of the others, {hot} of the hot key");
+    assert!(
+        others == 100 && hot >= 8,
+        "{others} of the others, {hot} of the hot key"
+    );
     consumer.interrupt();
     let report = consumer.wait().await.unwrap();
-    assert!(engine.faults.most_held.load(Ordering::SeqCst) <= 4 * 8, "{report}");
+    assert!(
+        engine.faults.most_held.load(Ordering::SeqCst) <= 4 * 8,
+        "{report}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,7 +295,11 @@ async fn an_end_drains_keys_that_stand_before_it_and_nothing_behind() {
     app.publish(&End::default()).await.unwrap();
     publish(&app, &steps(1, 30..40)).await;
     let report = app.consumer().concurrency(32).run().await.unwrap();
-    assert_eq!((report.reason, report.counts.handled), (StopReason::End, 30), "{report}");
+    assert_eq!(
+        (report.reason, report.counts.handled),
+        (StopReason::End, 30),
+        "{report}"
+    );
     assert_eq!(log.of(1), (0..30).collect::<Vec<_>>());
     let stats = app.stats(&QueueName::default()).await.unwrap();
     assert_eq!((stats.ready, stats.in_progress), (10, 0));
@@ -255,7 +320,10 @@ async fn a_stop_gives_back_what_waits_in_a_lane() {
         }
         let counts = consumer.wait().await.unwrap().counts;
         let done = u64::from(!interrupt);
-        assert_eq!((counts.handled, counts.cancelled, counts.returned), (done, 1 - done, 9));
+        assert_eq!(
+            (counts.handled, counts.cancelled, counts.returned),
+            (done, 1 - done, 9)
+        );
         let stats = app.stats(&QueueName::default()).await.unwrap();
         assert_eq!((stats.ready, stats.in_progress), (10 - done, 0));
     }
@@ -266,7 +334,9 @@ async fn two_consumers_never_share_a_key() {
     let (engine, log) = (Faulty::default(), Log::default());
     let fails = |step: &Step, attempt: u32| (step.n * 7 + step.key + attempt).is_multiple_of(5);
     let app = app(&engine, handler(&log, fails).max_attempts(50));
-    let all: Vec<Step> = (0..25).flat_map(|n| (0..6).map(move |key| Step { key, n })).collect();
+    let all: Vec<Step> = (0..25)
+        .flat_map(|n| (0..6).map(move |key| Step { key, n }))
+        .collect();
     publish(&app, &all).await;
     let consumers = [(); 3].map(|()| app.consumer().concurrency(12).spawn());
     let enough = Arc::new(Semaphore::new(0));
@@ -277,7 +347,12 @@ async fn two_consumers_never_share_a_key() {
             break;
         }
     }
-    assert_eq!(enough.available_permits(), 1, "{:?}", log.entries().done.len());
+    assert_eq!(
+        enough.available_permits(),
+        1,
+        "{:?}",
+        log.entries().done.len()
+    );
     for consumer in consumers {
         consumer.stop();
         assert_eq!(consumer.wait().await.unwrap().counts.lost, 0);
@@ -289,7 +364,10 @@ async fn two_consumers_never_share_a_key() {
 
 #[tokio::test(start_paused = true)]
 async fn publishing_with_a_key_needs_an_engine_that_orders_by_it() {
-    let engine = Faulty { capabilities: Some(Capabilities::new("keyless")), ..Faulty::default() };
+    let engine = Faulty {
+        capabilities: Some(Capabilities::new("keyless")),
+        ..Faulty::default()
+    };
     let app = app(&engine, handler(&Log::default(), |_, _| false));
     let error = app.publish(&Step { key: 1, n: 1 }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -300,7 +378,11 @@ fn whatever_stands_in_place_of_a_key_is_one_but_null() {
     use ezq_core::headers::{Headers, KEY};
     let mut headers = Headers::new();
     assert_eq!(headers.key(), None);
-    for (value, key) in [("a".into(), Some("a")), (5.into(), Some("5")), (().into(), None)] {
+    for (value, key) in [
+        ("a".into(), Some("a")),
+        (5.into(), Some("5")),
+        (().into(), None),
+    ] {
         let value: serde_json::Value = value;
         headers.insert(KEY, value);
         assert_eq!(headers.key().as_deref(), key);

@@ -45,7 +45,9 @@ fn app(engine: &Faulty, handler: Handler) -> App {
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(secs(600), what).await.expect("it is stuck")
+    tokio::time::timeout(secs(600), what)
+        .await
+        .expect("it is stuck")
 }
 
 /// A handler that takes a while, and says which events it began.
@@ -75,11 +77,22 @@ async fn a_consumer_that_cannot_renew_is_not_ready_and_claims_nothing_until_it_c
     tokio::time::sleep(secs(1)).await;
     let health = app.health().await;
     assert!(health.is_live() && !health.is_ready(), "{health}");
-    assert!(health.to_string().contains("renewing leases fails"), "{health}");
+    assert!(
+        health.to_string().contains("renewing leases fails"),
+        "{health}"
+    );
     let claims = engine.faults.fetches.load(Ordering::SeqCst);
     tokio::time::sleep(secs(30)).await;
-    assert_eq!(engine.faults.fetches.load(Ordering::SeqCst), claims, "it claimed");
-    assert_eq!(all(&mut begins), [0], "what it had begun it ends, and begins nothing again");
+    assert_eq!(
+        engine.faults.fetches.load(Ordering::SeqCst),
+        claims,
+        "it claimed"
+    );
+    assert_eq!(
+        all(&mut begins),
+        [0],
+        "what it had begun it ends, and begins nothing again"
+    );
     assert_eq!(consumer.counts().handled, 1);
 
     engine.faults.unrenewable.store(false, Ordering::SeqCst);
@@ -101,12 +114,18 @@ async fn what_a_claim_brings_that_is_still_held_goes_on_and_runs_once() {
         let (handler, mut begins) = slow(secs(5));
         let app = app(&engine, handler);
         let mut steps = steps(5);
-        steps.iter_mut().for_each(|step| step.key = keyed.then(|| "one".to_owned()));
+        steps
+            .iter_mut()
+            .for_each(|step| step.key = keyed.then(|| "one".to_owned()));
         app.publish_all(&steps).await.unwrap();
         let consumer = app.consumer().concurrency(3).lease(secs(10)).until_idle();
         let report = within(consumer.run()).await.unwrap();
         assert_eq!(all(&mut begins), [0, 1, 2, 3, 4]);
-        assert_eq!((report.counts.handled, report.counts.lost), (5, 0), "{report}");
+        assert_eq!(
+            (report.counts.handled, report.counts.lost),
+            (5, 0),
+            "{report}"
+        );
         assert_eq!(report.counts.dead_lettered, 0);
     }
 }
@@ -116,7 +135,10 @@ fn transactional() -> Faulty {
     let engine = Faulty::default();
     let mut capabilities = engine.memory.capabilities().clone();
     capabilities.transactions = true;
-    Faulty { capabilities: Some(capabilities), ..engine }
+    Faulty {
+        capabilities: Some(capabilities),
+        ..engine
+    }
 }
 
 /// Handles four events, and stops the process meanwhile for longer than its leases.
@@ -138,7 +160,11 @@ async fn run_stopped(handler: Handler, stops_at: Duration, way: u64) {
     tokio::time::sleep(secs(30)).await;
     consumer.stop();
     let report = within(consumer.wait()).await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.lost), (4, 0), "{report}");
+    assert_eq!(
+        (report.counts.handled, report.counts.lost),
+        (4, 0),
+        "{report}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -188,8 +214,14 @@ async fn a_transaction_commits_under_the_receipt_that_its_own_consumer_claimed()
     });
     let app = app(&engine, handler);
     app.publish_all(&steps(1)).await.unwrap();
-    let report = within(app.consumer().lease(secs(10)).until_idle().run()).await.unwrap();
-    assert_eq!((report.counts.handled, runs.load(Ordering::SeqCst)), (1, 1), "{report}");
+    let report = within(app.consumer().lease(secs(10)).until_idle().run())
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.counts.handled, runs.load(Ordering::SeqCst)),
+        (1, 1),
+        "{report}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,12 +233,21 @@ async fn the_acknowledgement_of_what_is_done_survives_its_own_consumers_claim() 
     let (handler, mut begins) = slow(Duration::ZERO);
     let app = app(&engine, handler);
     app.publish_all(&steps(20)).await.unwrap();
-    let consumer = app.consumer().concurrency(4).lease(secs(10)).until_idle().spawn();
+    let consumer = app
+        .consumer()
+        .concurrency(4)
+        .lease(secs(10))
+        .until_idle()
+        .spawn();
     tokio::time::sleep(secs(1)).await;
     engine.faults.fast.store(1, Ordering::SeqCst);
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(all(&mut begins), (0..20).collect::<Vec<_>>());
-    assert_eq!((report.counts.handled, report.counts.lost), (20, 0), "{report}");
+    assert_eq!(
+        (report.counts.handled, report.counts.lost),
+        (20, 0),
+        "{report}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,13 +260,23 @@ async fn what_comes_back_after_a_retry_runs_again() {
         seen.lock().unwrap().push(context.attempt());
         async move {
             tokio::time::sleep(secs(1)).await;
-            if context.attempt() < 3 { Err("not yet") } else { Ok(()) }
+            if context.attempt() < 3 {
+                Err("not yet")
+            } else {
+                Ok(())
+            }
         }
     });
     let app = app(&engine, handler.backoff(Backoff::constant(Duration::ZERO)));
     app.publish_all(&steps(1)).await.unwrap();
-    let report = within(app.consumer().lease(secs(10)).until_idle().run()).await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.retried), (1, 2), "{report}");
+    let report = within(app.consumer().lease(secs(10)).until_idle().run())
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.counts.handled, report.counts.retried),
+        (1, 2),
+        "{report}"
+    );
     assert_eq!(*attempts.lock().unwrap(), [1, 2, 3]);
 }
 
@@ -251,7 +302,13 @@ async fn what_another_worker_had_in_between_does_not_go_on() {
             before: None,
             after: None,
         };
-        taken |= !engine.memory.lease(request).await.unwrap().deliveries.is_empty();
+        taken |= !engine
+            .memory
+            .lease(request)
+            .await
+            .unwrap()
+            .deliveries
+            .is_empty();
         if taken {
             break;
         }
@@ -259,7 +316,11 @@ async fn what_another_worker_had_in_between_does_not_go_on() {
     }
     engine.faults.fast.store(1, Ordering::SeqCst);
     if taken {
-        assert_eq!(within(begins.recv()).await, Some(0), "it runs once more, from its beginning");
+        assert_eq!(
+            within(begins.recv()).await,
+            Some(0),
+            "it runs once more, from its beginning"
+        );
     }
     consumer.interrupt();
     within(consumer.wait()).await.unwrap();
@@ -268,7 +329,10 @@ async fn what_another_worker_had_in_between_does_not_go_on() {
 
 #[test]
 fn handlers_that_block_their_runtime_for_longer_than_the_lease_kill_nothing() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let engine = Faulty::default();
         let runs = Arc::new(AtomicU32::new(0));
@@ -281,8 +345,15 @@ fn handlers_that_block_their_runtime_for_longer_than_the_lease_kill_nothing() {
         let app = app(&engine, handler);
         app.publish_all(&steps(5)).await.unwrap();
         let consumer = app.consumer().concurrency(5).lease(secs(1)).until_idle();
-        let report = tokio::time::timeout(secs(60), consumer.run()).await.unwrap().unwrap();
-        assert_eq!((report.counts.handled, report.counts.dead_lettered), (5, 0), "{report}");
+        let report = tokio::time::timeout(secs(60), consumer.run())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (report.counts.handled, report.counts.dead_lettered),
+            (5, 0),
+            "{report}"
+        );
         assert_eq!(runs.load(Ordering::SeqCst), 5);
     });
 }

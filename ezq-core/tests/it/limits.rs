@@ -17,8 +17,13 @@ use crate::logs::Logs;
 
 fn app(handler: Handler, configure: impl FnOnce(&mut Config)) -> (App, Faulty) {
     let engine = Faulty::default();
-    let builder = App::builder().without_discovered_handlers().register(handler);
-    (builder.configure(configure).build(engine.clone()).unwrap(), engine)
+    let builder = App::builder()
+        .without_discovered_handlers()
+        .register(handler);
+    (
+        builder.configure(configure).build(engine.clone()).unwrap(),
+        engine,
+    )
 }
 
 fn quick() -> Handler {
@@ -34,13 +39,19 @@ impl Event for Lone {
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(600), what).await.expect("it is stuck")
+    tokio::time::timeout(Duration::from_secs(600), what)
+        .await
+        .expect("it is stuck")
 }
 
 async fn the_dead_letter(app: &App) -> Reason {
     let queue = QueueName::default();
-    let letters =
-        app.dead_letters(&queue).unwrap().list(&DeadLetterFilter::all(), 10).await.unwrap();
+    let letters = app
+        .dead_letters(&queue)
+        .unwrap()
+        .list(&DeadLetterFilter::all(), 10)
+        .await
+        .unwrap();
     assert_eq!(letters.len(), 1);
     letters[0].reason.clone().unwrap()
 }
@@ -81,25 +92,33 @@ async fn takes_every_option_at_its_smallest() {
         config.retry.max_attempts = 1;
         config.max_deliveries = 1;
     });
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }])
+        .await
+        .unwrap();
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(report.counts.handled, 3);
 }
 
 #[test]
 fn refuses_to_look_without_a_pause() {
-    for set in [(|config| config.poll_min = Some(Duration::ZERO)) as fn(&mut Config), |config| {
-        config.poll_max = Some(Duration::ZERO)
-    }] {
+    for set in [
+        (|config| config.poll_min = Some(Duration::ZERO)) as fn(&mut Config),
+        |config| config.poll_max = Some(Duration::ZERO),
+    ] {
         let mut config = Config::default();
         set(&mut config);
-        assert_eq!(config.validate().unwrap_err().kind(), ErrorKind::Configuration);
+        assert_eq!(
+            config.validate().unwrap_err().kind(),
+            ErrorKind::Configuration
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_longest_pause_alone_takes_effect() {
-    let (app, engine) = app(quick(), |config| config.poll_max = Some(Duration::from_millis(100)));
+    let (app, engine) = app(quick(), |config| {
+        config.poll_max = Some(Duration::from_millis(100))
+    });
     let consumer = app.consumer().spawn();
     tokio::time::sleep(Duration::from_secs(10)).await;
     let fetches = engine.faults.fetches.load(Ordering::SeqCst);
@@ -114,7 +133,13 @@ async fn an_end_with_the_longest_timeout_stops_its_consumer() {
     let queue = QueueName::default();
     engine.ensure_queue(&queue).await.unwrap();
     let body = r#"{"_type": "EZQEndEvent", "timeout": 1e19}"#.to_owned();
-    let end = Outgoing { queue, body, headers: Headers::new(), due: Due::Now, dedupe: None };
+    let end = Outgoing {
+        queue,
+        body,
+        headers: Headers::new(),
+        due: Due::Now,
+        dedupe: None,
+    };
     engine.publish(vec![end]).await.unwrap();
     let report = within(app.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
@@ -133,7 +158,10 @@ async fn the_longest_pauses_are_remembered_with_their_attempt() {
         let step = app.publish(&Step { n });
         step.after(Duration::from_secs(1)).await.unwrap();
     }
-    app.publish(&Step { n: 2 }).after(Duration::MAX).await.unwrap();
+    app.publish(&Step { n: 2 })
+        .after(Duration::MAX)
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(report.counts.retried, 2);
@@ -145,7 +173,13 @@ async fn the_longest_pauses_are_remembered_with_their_attempt() {
 fn a_mark_of_the_longest_pause_is_read_back() {
     let due = Some(chrono::DateTime::<chrono::Utc>::MAX_UTC);
     let state = HandlerState::Retry;
-    let mark = HandlerMark { state, reason: None, attempts: u32::MAX, due, errors: Vec::new() };
+    let mark = HandlerMark {
+        state,
+        reason: None,
+        attempts: u32::MAX,
+        due,
+        errors: Vec::new(),
+    };
     let progress = Progress([(HandlerName::from("a: \"b\"'"), mark)].into());
     let mut headers = Headers::new();
     headers.merge(&progress);
@@ -160,8 +194,14 @@ async fn attempts_that_another_client_made_up_do_not_overflow() {
     let mut message = prepared.outgoing;
     let mark = serde_json::json!({"state": "retry", "attempts": u32::MAX});
     message.headers.insert("ezq-h:fails", mark);
-    app.engine(&message.queue).ensure_queue(&message.queue).await.unwrap();
-    app.engine(&message.queue.clone()).publish(vec![message]).await.unwrap();
+    app.engine(&message.queue)
+        .ensure_queue(&message.queue)
+        .await
+        .unwrap();
+    app.engine(&message.queue.clone())
+        .publish(vec![message])
+        .await
+        .unwrap();
     within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(the_dead_letter(&app).await.kind, ReasonKind::MaxAttempts);
 }
@@ -189,7 +229,11 @@ async fn an_error_that_panics_when_it_is_written_is_a_failed_attempt() {
     within(consumer.wait()).await.unwrap();
     let reason = the_dead_letter(&app).await;
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
-    assert!(reason.error.contains("panicked: no words"), "{}", reason.error);
+    assert!(
+        reason.error.contains("panicked: no words"),
+        "{}",
+        reason.error
+    );
 }
 
 struct Bomb;
@@ -206,7 +250,9 @@ async fn a_handler_that_panics_when_it_is_cut_off_is_a_failed_attempt() {
         let _bomb = Bomb;
         std::future::pending::<()>().await;
     });
-    let handler = handler.timeout(Some(Duration::from_secs(1))).max_attempts(1);
+    let handler = handler
+        .timeout(Some(Duration::from_secs(1)))
+        .max_attempts(1);
     let (app, _) = app(handler, |_| {});
     app.publish(&Step { n: 0 }).await.unwrap();
     within(app.consumer().until_idle().run()).await.unwrap();
@@ -236,7 +282,10 @@ async fn a_handler_that_panics_when_a_stop_cuts_it_off_has_made_no_attempt() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         consumer.interrupt();
         let counts = within(consumer.wait()).await.unwrap().counts;
-        assert_eq!((counts.cancelled, counts.retried, counts.dead_lettered), (1, 0, 0));
+        assert_eq!(
+            (counts.cancelled, counts.retried, counts.dead_lettered),
+            (1, 0, 0)
+        );
         assert_eq!(logs.count(Level::WARN, "panicked: dropped"), 1);
         assert_eq!(marks(&engine).await, Progress::default());
     }
@@ -264,7 +313,14 @@ async fn a_handler_that_panics_when_its_lease_is_lost_has_made_no_attempt() {
 async fn marks(engine: &Faulty) -> Progress {
     let queue = QueueName::default();
     let ttl = Duration::from_secs(1);
-    let request = LeaseRequest { queue, max: 1, ttl, keys: 1, after: None, before: None };
+    let request = LeaseRequest {
+        queue,
+        max: 1,
+        ttl,
+        keys: 1,
+        after: None,
+        before: None,
+    };
     let leased = engine.memory.lease(request).await.unwrap();
     Progress::from_headers(&leased.deliveries[0].headers)
 }
@@ -296,8 +352,12 @@ async fn nothing_new_starts_in_a_delivery_that_was_cancelled() {
 
 #[tokio::test(start_paused = true)]
 async fn the_reason_of_an_unknown_type_is_bounded_like_every_error() {
-    let (app, _) = app(quick(), |config| config.unknown_types = UnknownTypes::DeadLetter);
-    let envelope = Envelope::builder("x".repeat(100_000), "test").build().unwrap();
+    let (app, _) = app(quick(), |config| {
+        config.unknown_types = UnknownTypes::DeadLetter
+    });
+    let envelope = Envelope::builder("x".repeat(100_000), "test")
+        .build()
+        .unwrap();
     app.publish_envelope(envelope).await.unwrap();
     within(app.consumer().until_idle().run()).await.unwrap();
     assert!(the_dead_letter(&app).await.error.len() <= ERROR_TEXT_LIMIT);
@@ -307,18 +367,34 @@ async fn the_reason_of_an_unknown_type_is_bounded_like_every_error() {
 async fn an_envelope_whose_version_is_none_is_refused_when_it_is_published() {
     let (app, _) = app(quick(), |_| {});
     let published = |version| {
-        let envelope = Envelope::builder(Step::TYPE, "test").json(r#"{"n": 1}"#).unwrap();
-        let envelope = envelope.extension(VERSION_ATTRIBUTE, version).build().unwrap();
+        let envelope = Envelope::builder(Step::TYPE, "test")
+            .json(r#"{"n": 1}"#)
+            .unwrap();
+        let envelope = envelope
+            .extension(VERSION_ATTRIBUTE, version)
+            .build()
+            .unwrap();
         app.publish_envelope(envelope).into_future()
     };
     let whole = [AttributeValue::Integer(0), AttributeValue::Integer(-1)];
-    let others = [AttributeValue::Text("1.5".to_owned()), AttributeValue::Boolean(true)];
+    let others = [
+        AttributeValue::Text("1.5".to_owned()),
+        AttributeValue::Boolean(true),
+    ];
     for version in whole.into_iter().chain(others) {
-        let error = published(version.clone()).await.expect_err(&format!("{version:?}"));
+        let error = published(version.clone())
+            .await
+            .expect_err(&format!("{version:?}"));
         assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{version:?}");
-        assert!(error.to_string().contains("a whole number from 1 on"), "{error}");
+        assert!(
+            error.to_string().contains("a whole number from 1 on"),
+            "{error}"
+        );
     }
-    for version in [AttributeValue::Integer(1), AttributeValue::Text("2".to_owned())] {
+    for version in [
+        AttributeValue::Integer(1),
+        AttributeValue::Text("2".to_owned()),
+    ] {
         published(version).await.unwrap();
     }
 }
@@ -327,7 +403,9 @@ async fn an_envelope_whose_version_is_none_is_refused_when_it_is_published() {
 fn a_name_that_no_store_can_keep_is_refused_at_build() {
     for name in ["", "a\0b", "a\nb"] {
         let handler = Handler::on(name, |_: Step| async {});
-        let app = App::builder().without_discovered_handlers().register(handler);
+        let app = App::builder()
+            .without_discovered_handlers()
+            .register(handler);
         let error = app.build(MemoryEngine::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration, "{name:?}");
     }
@@ -359,7 +437,9 @@ async fn a_handler_runs_no_more_often_at_once_than_it_says_across_consumers() {
         })
         .concurrency(2)
     };
-    let app = App::builder().without_discovered_handlers().register(handler);
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler);
     let app = app.build(MemoryEngine::new()).unwrap();
     let steps: Vec<Step> = (0..12).map(|n| Step { n }).collect();
     app.publish_all(&steps).await.unwrap();
@@ -375,9 +455,13 @@ async fn a_handler_runs_no_more_often_at_once_than_it_says_across_consumers() {
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_its_turn_goes_back_when_it_is_interrupted() {
     let handler = Handler::on("stuck", |_: Step| std::future::pending::<()>()).concurrency(1);
-    let app = App::builder().without_discovered_handlers().register(handler);
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler);
     let app = app.build(MemoryEngine::new()).unwrap();
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }])
+        .await
+        .unwrap();
     let consumer = app.consumer().spawn();
     tokio::time::sleep(Duration::from_millis(50)).await;
     consumer.interrupt();
@@ -388,8 +472,13 @@ async fn what_waits_for_its_turn_goes_back_when_it_is_interrupted() {
 #[test]
 fn a_limit_of_nothing_is_refused() {
     let handler = Handler::on("none", |_: Step| async {}).concurrency(0);
-    let app = App::builder().without_discovered_handlers().register(handler);
-    assert_eq!(app.build(MemoryEngine::new()).unwrap_err().kind(), ErrorKind::Configuration);
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler);
+    assert_eq!(
+        app.build(MemoryEngine::new()).unwrap_err().kind(),
+        ErrorKind::Configuration
+    );
 }
 
 /// Counts how many run at once.
@@ -419,7 +508,10 @@ fn app_with_batches(count: usize, wait: Duration, others: Vec<Handler>) -> App {
     });
     let builder = App::builder().without_discovered_handlers();
     let handlers = batches.chain(others);
-    handlers.fold(builder, AppBuilder::register).build(MemoryEngine::new()).unwrap()
+    handlers
+        .fold(builder, AppBuilder::register)
+        .build(MemoryEngine::new())
+        .unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -429,7 +521,9 @@ async fn an_event_keeps_its_place_while_one_handler_runs_and_others_wait_for_bat
         let runs = slow.clone();
         let handler = Handler::on("slow", move |_: Step| runs.clone().run());
         let app = app_with_batches(batches, Duration::from_secs(60), vec![handler]);
-        app.publish_all(&(0..12).map(|n| Step { n }).collect::<Vec<_>>()).await.unwrap();
+        app.publish_all(&(0..12).map(|n| Step { n }).collect::<Vec<_>>())
+            .await
+            .unwrap();
         let report = app.consumer().concurrency(3).until_idle().run();
         let report = within(report).await.unwrap();
         assert_eq!((report.counts.handled, slow.most()), (12, 3), "{batches}");
@@ -443,11 +537,21 @@ async fn an_event_that_waits_for_two_batches_makes_room_for_one_other() {
         let runs = slow.clone();
         let handler = Handler::on("slow", move |_: Lone| runs.clone().run());
         let app = app_with_batches(batches, Duration::from_secs(600), vec![handler]);
-        app.publish_all(&(0..6).map(|n| Step { n }).collect::<Vec<_>>()).await.unwrap();
-        app.publish_all(&(0..12).map(|_| Lone {}).collect::<Vec<_>>()).await.unwrap();
+        app.publish_all(&(0..6).map(|n| Step { n }).collect::<Vec<_>>())
+            .await
+            .unwrap();
+        app.publish_all(&(0..12).map(|_| Lone {}).collect::<Vec<_>>())
+            .await
+            .unwrap();
         let report = app.consumer().concurrency(3).until_idle().run();
-        let report = tokio::time::timeout(Duration::from_secs(3600), report).await.unwrap();
-        assert_eq!((report.unwrap().counts.handled, slow.most()), (18, 3), "{batches}");
+        let report = tokio::time::timeout(Duration::from_secs(3600), report)
+            .await
+            .unwrap();
+        assert_eq!(
+            (report.unwrap().counts.handled, slow.most()),
+            (18, 3),
+            "{batches}"
+        );
     }
 }
 
@@ -459,10 +563,17 @@ async fn a_batch_gathers_more_than_the_concurrency_beside_handlers_that_are_done
         async {}
     });
     let soon = Handler::on("soon", |_: Step| tokio::time::sleep(Duration::from_secs(1)));
-    let others = vec![gathers.batch_size(12).batch_wait(Duration::from_secs(500)), soon];
+    let others = vec![
+        gathers.batch_size(12).batch_wait(Duration::from_secs(500)),
+        soon,
+    ];
     let app = app_with_batches(0, Duration::ZERO, others);
-    app.publish_all(&(0..12).map(|n| Step { n }).collect::<Vec<_>>()).await.unwrap();
-    let report = within(app.consumer().concurrency(3).until_idle().run()).await.unwrap();
+    app.publish_all(&(0..12).map(|n| Step { n }).collect::<Vec<_>>())
+        .await
+        .unwrap();
+    let report = within(app.consumer().concurrency(3).until_idle().run())
+        .await
+        .unwrap();
     assert_eq!((report.counts.handled, sizes.recv().await), (12, Some(12)));
     assert!(report.elapsed < Duration::from_secs(10), "{report}");
 }

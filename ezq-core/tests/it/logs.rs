@@ -27,7 +27,10 @@ impl Logs {
     /// How many lines of a level hold a text.
     pub(crate) fn count(&self, level: Level, text: &str) -> usize {
         let lines = self.0.lock().unwrap();
-        lines.iter().filter(|(at, line)| *at == level && line.contains(text)).count()
+        lines
+            .iter()
+            .filter(|(at, line)| *at == level && line.contains(text))
+            .count()
     }
 }
 
@@ -59,7 +62,10 @@ impl Subscriber for Logs {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line(String::new());
         event.record(&mut line);
-        self.0.lock().unwrap().push((*event.metadata().level(), line.0));
+        self.0
+            .lock()
+            .unwrap()
+            .push((*event.metadata().level(), line.0));
     }
 
     fn enter(&self, _: &Id) {}

@@ -21,7 +21,9 @@ impl Event for Next {
 }
 
 fn build(handler: Handler, change: impl FnOnce(&mut Config)) -> Result<App> {
-    let app = App::builder().without_discovered_handlers().register(handler);
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler);
     app.configure(change).build(MemoryEngine::new())
 }
 
@@ -42,10 +44,16 @@ async fn published_by_a_handler(
         async move { publish.await.map(|_| ()) }
     });
     let engine = MemoryEngine::new();
-    let app = App::builder().without_discovered_handlers().register(handler);
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler);
     let app = app.build(engine.clone()).unwrap();
     let cause = app.publish(&Step {}).correlation_id("flow-1");
-    cause.header("traceparent", "trace-1").header("tracestate", "state-1").await.unwrap();
+    cause
+        .header("traceparent", "trace-1")
+        .header("tracestate", "state-1")
+        .await
+        .unwrap();
     app.consumer().until_idle().run().await.unwrap();
     let next = QueueName::new("next").unwrap();
     let mut messages = engine.published(&next);
@@ -62,14 +70,20 @@ async fn what_a_handler_publishes_names_its_cause_unless_it_says_another() {
     assert!(headers.text("causation-id").is_some());
 
     let said = |publish: Publish| {
-        let publish = publish.header("traceparent", "trace-2").header("causation-id", "cause-2");
+        let publish = publish
+            .header("traceparent", "trace-2")
+            .header("causation-id", "cause-2");
         publish.header("correlation-id", "flow-2")
     };
     let headers = published_by_a_handler(said).await;
     assert_eq!(headers.text("correlation-id"), Some("flow-2"));
     assert_eq!(headers.text("causation-id"), Some("cause-2"));
     assert_eq!(headers.text("traceparent"), Some("trace-2"));
-    assert_eq!(headers.text("tracestate"), None, "a state belongs to its parent");
+    assert_eq!(
+        headers.text("tracestate"),
+        None,
+        "a state belongs to its parent"
+    );
 
     let headers = published_by_a_handler(|publish| publish.correlation_id("flow-3")).await;
     assert_eq!(headers.text("correlation-id"), Some("flow-3"));
@@ -88,7 +102,9 @@ async fn options_of_an_event_that_mean_nothing_are_refused() {
     for publish in refused {
         assert_eq!(publish.await.unwrap_err().kind(), ErrorKind::InvalidEvent);
     }
-    let inline = app.dispatch_prepared_inline(app.publish(&Step {}).max_attempts(2)).await;
+    let inline = app
+        .dispatch_prepared_inline(app.publish(&Step {}).max_attempts(2))
+        .await;
     assert_eq!(inline.unwrap_err().kind(), ErrorKind::InvalidEvent);
 }
 
@@ -109,11 +125,41 @@ fn options_of_a_handler_that_mean_nothing_are_refused() {
     }
     let options = HandlerOptions::default;
     let configured = [
-        ("plain", HandlerOptions { batch_size: Some(10), ..options() }),
-        ("plain", HandlerOptions { batch_wait: Some(wait), ..options() }),
-        ("plain", HandlerOptions { batch_size: Some(0), ..options() }),
-        ("plain", HandlerOptions { max_attempts: Some(0), ..options() }),
-        ("plain", HandlerOptions { concurrency: Some(0), ..options() }),
+        (
+            "plain",
+            HandlerOptions {
+                batch_size: Some(10),
+                ..options()
+            },
+        ),
+        (
+            "plain",
+            HandlerOptions {
+                batch_wait: Some(wait),
+                ..options()
+            },
+        ),
+        (
+            "plain",
+            HandlerOptions {
+                batch_size: Some(0),
+                ..options()
+            },
+        ),
+        (
+            "plain",
+            HandlerOptions {
+                max_attempts: Some(0),
+                ..options()
+            },
+        ),
+        (
+            "plain",
+            HandlerOptions {
+                concurrency: Some(0),
+                ..options()
+            },
+        ),
         ("nobody", options()),
     ];
     for (name, options) in configured {
@@ -130,10 +176,14 @@ async fn a_rate_of_nothing_is_refused() {
     let app = build(plain(), |_| {}).unwrap();
     let queue = app.config().queue.clone();
     let letters = app.dead_letters(&queue).unwrap();
-    for action in
-        [letters.redrive(DeadLetterFilter::all()), letters.discard(DeadLetterFilter::all())]
-    {
-        assert_eq!(action.rate(0).await.unwrap_err().kind(), ErrorKind::Configuration);
+    for action in [
+        letters.redrive(DeadLetterFilter::all()),
+        letters.discard(DeadLetterFilter::all()),
+    ] {
+        assert_eq!(
+            action.rate(0).await.unwrap_err().kind(),
+            ErrorKind::Configuration
+        );
     }
 }
 
@@ -149,6 +199,9 @@ async fn each_token_that_a_consumer_was_given_stops_it() {
         let handle = consumer.spawn();
         tokens[fires].cancel();
         let ended = tokio::time::timeout(Duration::from_secs(60), handle.wait()).await;
-        assert_eq!(ended.expect("it hears no token").unwrap().reason, StopReason::Token);
+        assert_eq!(
+            ended.expect("it hears no token").unwrap().reason,
+            StopReason::Token
+        );
     }
 }

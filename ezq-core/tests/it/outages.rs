@@ -17,11 +17,17 @@ fn secs(n: u64) -> Duration {
 }
 
 fn app(engine: impl Engine, handler: Handler) -> App {
-    App::builder().without_discovered_handlers().register(handler).build(engine).unwrap()
+    App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(engine)
+        .unwrap()
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(secs(600), what).await.expect("it is stuck")
+    tokio::time::timeout(secs(600), what)
+        .await
+        .expect("it is stuck")
 }
 
 /// A handler that takes a while, and says which events it was given.
@@ -41,7 +47,9 @@ async fn a_renewal_without_an_answer_is_asked_again_before_the_lease_is_over() {
     let (handler, mut runs) = slow(secs(60));
     let app = app(engine.clone(), handler);
     app.publish(&Step { n: 0 }).await.unwrap();
-    let consumers: Vec<_> = (0..2).map(|_| app.consumer().lease(secs(2)).spawn()).collect();
+    let consumers: Vec<_> = (0..2)
+        .map(|_| app.consumer().lease(secs(2)).spawn())
+        .collect();
     tokio::time::sleep(secs(61)).await;
     assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 1);
     for consumer in consumers {
@@ -55,7 +63,9 @@ async fn what_outstayed_its_lease_before_it_began_is_left_to_its_next_holder() {
     let engine = Faulty::default();
     let (handler, mut runs) = slow(secs(30));
     let app = app(engine.clone(), handler);
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }])
+        .await
+        .unwrap();
     let cut_off = app.consumer().concurrency(1).lease(secs(2)).spawn();
     assert_eq!(runs.recv().await, Some(0));
     engine.faults.silent.store(usize::MAX, Ordering::SeqCst);
@@ -63,7 +73,10 @@ async fn what_outstayed_its_lease_before_it_began_is_left_to_its_next_holder() {
     let (handler, mut elsewhere) = slow(secs(1));
     let other = self::app(engine.memory.clone(), handler);
     other.consumer().until_idle().run().await.unwrap();
-    assert_eq!(std::iter::from_fn(|| elsewhere.try_recv().ok()).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(
+        std::iter::from_fn(|| elsewhere.try_recv().ok()).collect::<Vec<_>>(),
+        [0, 1]
+    );
     tokio::time::sleep(secs(60)).await;
     assert!(runs.try_recv().is_err(), "handled here as well");
     cut_off.stop();
@@ -94,7 +107,10 @@ async fn an_event_whose_task_dies_comes_again_and_ends_in_the_dead_letters() {
     app.publish(&Step { n: 0 }).await.unwrap();
     let consumer = app.consumer().lease(secs(1)).spawn();
     tokio::time::sleep(secs(30)).await;
-    assert_eq!((consumer.counts().lost, consumer.counts().dead_lettered), (2, 1));
+    assert_eq!(
+        (consumer.counts().lost, consumer.counts().dead_lettered),
+        (2, 1)
+    );
     consumer.stop();
     within(consumer.wait()).await.unwrap();
 }
@@ -127,10 +143,18 @@ async fn settling_that_fails_for_long_is_warned_of_once_for_each_kind_of_error()
     app.publish(&Step { n: 0 }).await.unwrap();
     let locked = || std::iter::repeat_n(ErrorKind::Transient, 40);
     let away = std::iter::repeat_n(ErrorKind::Connection, 20);
-    engine.faults.settle.lock().unwrap().extend(locked().chain(away).chain(locked()));
+    engine
+        .faults
+        .settle
+        .lock()
+        .unwrap()
+        .extend(locked().chain(away).chain(locked()));
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(report.counts.handled, 1);
-    assert_eq!(logs.count(Level::WARN, "settling failed, will try again"), 2);
+    assert_eq!(
+        logs.count(Level::WARN, "settling failed, will try again"),
+        2
+    );
     assert_eq!(logs.count(Level::DEBUG, "settling fails still"), 98);
     assert_eq!(logs.count(Level::INFO, "settling works again"), 1);
 
@@ -138,7 +162,10 @@ async fn settling_that_fails_for_long_is_warned_of_once_for_each_kind_of_error()
     engine.faults.settle.lock().unwrap().extend(locked());
     app.publish(&Step { n: 1 }).await.unwrap();
     within(app.consumer().until_idle().run()).await.unwrap();
-    assert_eq!(logs.count(Level::WARN, "settling failed, will try again"), 3);
+    assert_eq!(
+        logs.count(Level::WARN, "settling failed, will try again"),
+        3
+    );
     assert_eq!(logs.count(Level::INFO, "settling works again"), 2);
 }
 
@@ -146,15 +173,22 @@ async fn settling_that_fails_for_long_is_warned_of_once_for_each_kind_of_error()
 async fn an_event_for_a_queue_that_cannot_be_made_holds_up_no_other() {
     let engine = Faulty::default();
     *engine.faults.forbidden.lock().unwrap() = Some(QueueName::new("mail").unwrap());
-    let handler =
-        Handler::on("sends", |step: Step| async move { (step.n == 0).then_some(Mail {}) });
+    let handler = Handler::on("sends", |step: Step| async move {
+        (step.n == 0).then_some(Mail {})
+    });
     let app = app(engine.clone(), handler);
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }])
+        .await
+        .unwrap();
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!((report.counts.handled, report.counts.dead_lettered), (2, 1));
     let queue = QueueName::default();
-    let letters =
-        app.dead_letters(&queue).unwrap().list(&DeadLetterFilter::all(), 10).await.unwrap();
+    let letters = app
+        .dead_letters(&queue)
+        .unwrap()
+        .list(&DeadLetterFilter::all(), 10)
+        .await
+        .unwrap();
     let error = &letters[0].reason.as_ref().unwrap().error;
     assert!(error.contains("forbidden by the test"), "{error}");
 }
@@ -187,14 +221,19 @@ async fn a_token_is_heard_while_an_end_drains_its_queue() {
     let engine = Faulty::default();
     let (handler, mut runs) = slow(secs(100));
     let app = app(engine.clone(), handler);
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }])
+        .await
+        .unwrap();
     app.publish(&End::default()).await.unwrap();
     let consumer = app.consumer().concurrency(2).grace(secs(5)).spawn();
     tokio::time::sleep(secs(10)).await;
     consumer.stop();
     let stopping = tokio::time::timeout(secs(10), consumer.wait());
     let report = stopping.await.expect("its grace is over").unwrap();
-    assert_eq!((report.reason, report.counts.cancelled), (StopReason::Handle, 2));
+    assert_eq!(
+        (report.reason, report.counts.cancelled),
+        (StopReason::Handle, 2)
+    );
     assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 2);
     // The End goes on to the next consumer, with what stood before it.
     let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
@@ -218,7 +257,10 @@ async fn an_end_that_waits_only_for_handlers_has_done_its_work_when_its_consumer
         }
         let stopping = tokio::time::timeout(secs(10), consumer.wait());
         let report = stopping.await.expect("its grace is over").unwrap();
-        assert_eq!((report.reason, report.counts.cancelled), (StopReason::End, 1));
+        assert_eq!(
+            (report.reason, report.counts.cancelled),
+            (StopReason::End, 1)
+        );
         let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
         assert_eq!(stats.ready, 1);
     }
@@ -229,14 +271,27 @@ async fn an_end_goes_back_when_its_consumer_is_interrupted_before_all_that_prece
     let engine = Faulty::default();
     let (handler, _runs) = slow(secs(100));
     let app = app(engine.clone(), handler);
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }])
+        .await
+        .unwrap();
     app.publish(&End::default()).await.unwrap();
     let consumer = app.consumer().concurrency(2).spawn();
     tokio::time::sleep(secs(10)).await;
     consumer.interrupt();
     let report = within(consumer.wait()).await.unwrap();
-    assert_eq!((report.reason, report.counts.cancelled), (StopReason::Handle, 2));
-    assert_eq!(engine.memory.stats(&QueueName::default()).await.unwrap().ready, 4);
+    assert_eq!(
+        (report.reason, report.counts.cancelled),
+        (StopReason::Handle, 2)
+    );
+    assert_eq!(
+        engine
+            .memory
+            .stats(&QueueName::default())
+            .await
+            .unwrap()
+            .ready,
+        4
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,16 +299,29 @@ async fn an_end_goes_back_when_its_consumer_is_stopped_before_all_that_precedes_
     let engine = Faulty::default();
     let (handler, mut runs) = slow(secs(100));
     let app = app(engine.clone(), handler.concurrency(1));
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }])
+        .await
+        .unwrap();
     app.publish(&End::default()).await.unwrap();
     let consumer = app.consumer().concurrency(4).spawn();
     tokio::time::sleep(secs(10)).await;
     consumer.stop();
     let report = within(consumer.wait()).await.unwrap();
-    assert_eq!((report.reason, report.counts.handled), (StopReason::Handle, 1));
+    assert_eq!(
+        (report.reason, report.counts.handled),
+        (StopReason::Handle, 1)
+    );
     assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 1);
     // What waited for the handler's limit comes again before the End.
-    assert_eq!(engine.memory.stats(&QueueName::default()).await.unwrap().ready, 2);
+    assert_eq!(
+        engine
+            .memory
+            .stats(&QueueName::default())
+            .await
+            .unwrap()
+            .ready,
+        2
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,7 +349,11 @@ async fn a_consumer_that_could_not_listen_at_its_start_listens_later() {
     while consumer.counts().handled < 1 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert!(published.elapsed() < Duration::from_millis(100), "{:?}", published.elapsed());
+    assert!(
+        published.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        published.elapsed()
+    );
     consumer.stop();
     within(consumer.wait()).await.unwrap();
 }
@@ -346,7 +418,9 @@ async fn a_consumer_stops_although_an_event_stays_locked() {
 async fn what_was_settled_by_a_try_whose_answer_was_lost_counts_as_settled() {
     let engine = Faulty::default();
     let app = quick(&engine);
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }])
+        .await
+        .unwrap();
     engine.faults.unheard.store(1, Ordering::SeqCst);
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!((report.counts.handled, report.counts.lost), (2, 0));
@@ -384,7 +458,9 @@ async fn a_consumer_that_was_stopped_while_its_store_refused_it_is_no_failure() 
     tokio::time::sleep(secs(10)).await;
     assert!(consumer.health().await.refused_for.is_some());
     consumer.stop();
-    within(consumer.states().wait_for(ConsumerState::is_ended)).await.unwrap();
+    within(consumer.states().wait_for(ConsumerState::is_ended))
+        .await
+        .unwrap();
     tokio::time::sleep(secs(3600)).await;
     assert_eq!(consumer.health().await.refused_for, None);
     assert!(app.health().await.is_live());
@@ -412,10 +488,18 @@ async fn the_events_of_a_failed_batch_run_beside_each_other_up_to_the_concurrenc
         let handler = handler.batch_size(50).timeout(None);
         let handler = limit.into_iter().fold(handler, Handler::concurrency);
         let app = app(MemoryEngine::new(), handler);
-        app.publish_all(&(0..50).map(|n| Step { n }).collect::<Vec<_>>()).await.unwrap();
+        app.publish_all(&(0..50).map(|n| Step { n }).collect::<Vec<_>>())
+            .await
+            .unwrap();
         let report = app.consumer().concurrency(5).until_idle().run();
-        let report = tokio::time::timeout(secs(2000), report).await.unwrap().unwrap();
-        assert_eq!((report.counts.handled, most.load(Ordering::SeqCst)), (50, at_once));
+        let report = tokio::time::timeout(secs(2000), report)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (report.counts.handled, most.load(Ordering::SeqCst)),
+            (50, at_once)
+        );
         let expected = secs(25) * 50 / u32::try_from(at_once).unwrap();
         assert!(report.elapsed < expected + secs(5), "{report}");
     }

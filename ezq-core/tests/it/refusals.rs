@@ -21,7 +21,9 @@ fn mail() -> QueueName {
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(secs(600), what).await.expect("it is stuck")
+    tokio::time::timeout(secs(600), what)
+        .await
+        .expect("it is stuck")
 }
 
 async fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -65,19 +67,29 @@ fn handlers(fails: fn() -> HandlerError) -> ([Handler; 2], Arc<AtomicU32>) {
 /// Redrives the only dead letter of the default queue, and works it off.
 async fn redrive(app: &App) {
     let letters = app.dead_letters(&QueueName::default()).unwrap();
-    let letter = letters.list(&DeadLetterFilter::all(), 2).await.unwrap().pop().unwrap();
+    let letter = letters
+        .list(&DeadLetterFilter::all(), 2)
+        .await
+        .unwrap()
+        .pop()
+        .unwrap();
     letters.redrive(&letter.id).await.unwrap();
     within(app.consumer().until_idle().run()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_event_whose_settlement_was_refused_is_returned_again_after_a_redrive() {
-    let failures: [fn() -> HandlerError; 2] =
-        [|| HandlerError::retry("once"), || HandlerError::fatal("once")];
+    let failures: [fn() -> HandlerError; 2] = [
+        || HandlerError::retry("once"),
+        || HandlerError::fatal("once"),
+    ];
     for fails in failures {
         let engine = Faulty::default();
         let ([book, post], runs) = handlers(fails);
-        let builder = App::builder().without_discovered_handlers().register(book).register(post);
+        let builder = App::builder()
+            .without_discovered_handlers()
+            .register(book)
+            .register(post);
         let app = builder.build(engine.clone()).unwrap();
         let publishes = |settle: &Settle| !settle.outgoing().is_empty();
         let refuses = refuse(&engine, ErrorKind::Permission, publishes);
@@ -88,7 +100,11 @@ async fn an_event_whose_settlement_was_refused_is_returned_again_after_a_redrive
 
         refuses.store(false, Ordering::SeqCst);
         redrive(&app).await;
-        assert_eq!(engine.memory.published(&mail()).len(), 1, "the event is lost");
+        assert_eq!(
+            engine.memory.published(&mail()).len(),
+            1,
+            "the event is lost"
+        );
         assert_eq!(runs.load(Ordering::SeqCst), 2);
     }
 }
@@ -112,7 +128,11 @@ async fn an_event_that_another_engine_refused_is_returned_again_after_a_redrive(
 
     *other.faults.publish.lock().unwrap() = None;
     redrive(&app).await;
-    assert_eq!(other.memory.published(&mail()).len(), 1, "the event is lost");
+    assert_eq!(
+        other.memory.published(&mail()).len(),
+        1,
+        "the event is lost"
+    );
     assert_eq!(runs.load(Ordering::SeqCst), 2);
 }
 
@@ -134,24 +154,38 @@ fn flaky(fails: fn() -> HandlerError) -> (Handler, Arc<Mutex<BTreeMap<u32, u32>>
 async fn acknowledgements_that_the_store_cannot_make_wait_beside_what_it_can_settle() {
     let engine = Faulty::default();
     let (handler, runs) = flaky(|| HandlerError::retry("once"));
-    let app = App::builder().without_discovered_handlers().register(handler).build(engine.clone());
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(engine.clone());
     let app = app.unwrap();
     let acknowledges = |settle: &Settle| matches!(settle, Settle::Ack { .. });
     let refuses = refuse(&engine, ErrorKind::Permission, acknowledges);
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }])
+        .await
+        .unwrap();
     let consumer = app.consumer().lease(secs(10)).spawn();
     until("nothing is retried", || consumer.counts().retried == 1).await;
     tokio::time::sleep(secs(60)).await;
     let counts = consumer.counts();
-    assert_eq!((counts.handled, counts.dead_lettered, counts.lost), (0, 0, 0));
+    assert_eq!(
+        (counts.handled, counts.dead_lettered, counts.lost),
+        (0, 0, 0)
+    );
     let health = app.health().await;
     assert!(!health.is_ready(), "{health}");
-    assert!(health.to_string().contains("a fault of the test"), "{health}");
+    assert!(
+        health.to_string().contains("a fault of the test"),
+        "{health}"
+    );
 
     refuses.store(false, Ordering::SeqCst);
     until("nothing is acknowledged", || consumer.counts().handled == 3).await;
     assert!(app.health().await.is_ready());
-    assert_eq!(*runs.lock().unwrap(), BTreeMap::from([(0, 2), (1, 1), (2, 1)]));
+    assert_eq!(
+        *runs.lock().unwrap(),
+        BTreeMap::from([(0, 2), (1, 1), (2, 1)])
+    );
     consumer.stop();
     assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
 }
@@ -160,16 +194,24 @@ async fn acknowledgements_that_the_store_cannot_make_wait_beside_what_it_can_set
 async fn a_dead_letter_that_the_store_cannot_write_waits_and_its_handler_does_not_run_again() {
     let engine = Faulty::default();
     let (handler, runs) = flaky(|| HandlerError::fatal("for good"));
-    let app = App::builder().without_discovered_handlers().register(handler).build(engine.clone());
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(engine.clone());
     let app = app.unwrap();
     let buries = |settle: &Settle| matches!(settle, Settle::DeadLetter { .. });
     let refuses = refuse(&engine, ErrorKind::Engine, buries);
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }])
+        .await
+        .unwrap();
     let consumer = app.consumer().lease(secs(10)).spawn();
     until("nothing is acknowledged", || consumer.counts().handled == 1).await;
     tokio::time::sleep(secs(60)).await;
     refuses.store(false, Ordering::SeqCst);
-    until("nothing is a dead letter", || consumer.counts().dead_lettered == 1).await;
+    until("nothing is a dead letter", || {
+        consumer.counts().dead_lettered == 1
+    })
+    .await;
     assert_eq!(*runs.lock().unwrap(), BTreeMap::from([(0, 1), (1, 1)]));
     consumer.stop();
     assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
@@ -179,9 +221,15 @@ async fn a_dead_letter_that_the_store_cannot_write_waits_and_its_handler_does_no
 async fn an_answer_that_was_lost_is_told_from_a_lock_in_the_same_batch() {
     let engine = Faulty::default();
     let handler = Handler::on("quick", |_: Step| async {});
-    let app = App::builder().without_discovered_handlers().register(handler).build(engine.clone());
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(engine.clone());
     let app = app.unwrap();
-    let published = app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    let published = app
+        .publish_all(&[Step { n: 0 }, Step { n: 1 }])
+        .await
+        .unwrap();
     let unheard = published[0].id.clone();
     let mut tries = BTreeMap::new();
     *engine.faults.judge.lock().unwrap() = Some(Box::new(move |receipt, _| {
@@ -193,23 +241,41 @@ async fn an_answer_that_was_lost_is_told_from_a_lock_in_the_same_batch() {
         })
     }));
     let report = within(app.consumer().until_idle().run()).await.unwrap();
-    assert_eq!(engine.faults.batches.lock().unwrap()[0].1, 2, "two batches prove nothing");
+    assert_eq!(
+        engine.faults.batches.lock().unwrap()[0].1,
+        2,
+        "two batches prove nothing"
+    );
     assert_eq!((report.counts.handled, report.counts.lost), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_queue_is_created_beside_a_lock_in_the_same_batch() {
     let engine = Faulty::default();
-    let handler =
-        Handler::on("sends", |step: Step| async move { (step.n == 0).then_some(Mail {}) });
-    let app = App::builder().without_discovered_handlers().register(handler).build(engine.clone());
+    let handler = Handler::on("sends", |step: Step| async move {
+        (step.n == 0).then_some(Mail {})
+    });
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(engine.clone());
     let app = app.unwrap();
-    let published = app.publish_all(&[Step { n: 0 }, Step { n: 1 }]).await.unwrap();
+    let published = app
+        .publish_all(&[Step { n: 0 }, Step { n: 1 }])
+        .await
+        .unwrap();
     let id = published[1].id.as_number().unwrap();
     engine.faults.locked.lock().unwrap().insert(id);
     let consumer = app.consumer().spawn();
-    until("the queue is not created", || consumer.counts().handled == 1).await;
-    assert_eq!(engine.faults.batches.lock().unwrap()[0].1, 2, "two batches prove nothing");
+    until("the queue is not created", || {
+        consumer.counts().handled == 1
+    })
+    .await;
+    assert_eq!(
+        engine.faults.batches.lock().unwrap()[0].1,
+        2,
+        "two batches prove nothing"
+    );
     assert_eq!(engine.memory.published(&mail()).len(), 1);
     engine.faults.locked.lock().unwrap().clear();
     until("the lock is gone", || consumer.counts().handled == 2).await;
@@ -233,16 +299,25 @@ fn summing(engine: &Faulty) -> App {
         let steps = batch.events().map(|step| step.n).collect();
         async { Sum { steps } }
     });
-    App::builder().without_discovered_handlers().register(handler).build(engine.clone()).unwrap()
+    App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .build(engine.clone())
+        .unwrap()
 }
 
 fn sums(engine: &Faulty) -> Vec<Vec<u32>> {
     let published = engine.memory.published(&QueueName::new("sums").unwrap());
     let steps = |body: &str| {
         let mut body: serde_json::Value = serde_json::from_str(body).unwrap();
-        serde_json::from_value::<Sum>(body["data"].take()).unwrap().steps
+        serde_json::from_value::<Sum>(body["data"].take())
+            .unwrap()
+            .steps
     };
-    published.iter().map(|one| steps(&one.message.body)).collect()
+    published
+        .iter()
+        .map(|one| steps(&one.message.body))
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,7 +345,9 @@ async fn what_a_batch_without_a_transaction_returns_is_stored_before_any_of_it_i
 async fn a_batch_whose_events_cannot_be_stored_is_not_acknowledged() {
     let engine = Faulty::default();
     let app = summing(&engine);
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }]).await.unwrap();
+    app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }])
+        .await
+        .unwrap();
     let is_down = Arc::new(AtomicBool::new(true));
     *engine.faults.publish.lock().unwrap() = Some(ErrorKind::Connection);
     let publishes_while_down = Arc::clone(&is_down);

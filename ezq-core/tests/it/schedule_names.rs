@@ -13,7 +13,10 @@ use crate::schedules::{MINUTE, builder, pass, row, stop, sweep, ticks};
 fn named(engine: &MemoryEngine, name: &str, queue: &str, every: &str) -> App {
     let builder = builder().configure(|config| config.app = name.into());
     let schedule = Schedule::every(every).queue(queue);
-    builder.schedule("sweep", schedule, &sweep()).build(engine.clone()).unwrap()
+    builder
+        .schedule("sweep", schedule, &sweep())
+        .build(engine.clone())
+        .unwrap()
 }
 
 async fn refusal(app: &App) -> Error {
@@ -31,9 +34,14 @@ async fn a_name_that_another_application_has_for_something_else_is_refused_while
     let refused = refusal(&mail).await;
     assert_eq!(refused.kind(), ErrorKind::Configuration);
     let text = refused.to_string();
-    assert!(text.contains("`shop` has a schedule `sweep`") && text.contains("to mail"), "{text}");
+    assert!(
+        text.contains("`shop` has a schedule `sweep`") && text.contains("to mail"),
+        "{text}"
+    );
     let schedules = mail.schedules().unwrap();
-    let [theirs] = &schedules.list().await.unwrap()[..] else { panic!() };
+    let [theirs] = &schedules.list().await.unwrap()[..] else {
+        panic!()
+    };
     assert!(!theirs.is_known && theirs.application == "shop");
     for refused in [
         schedules.run_now("sweep").await.unwrap_err(),
@@ -43,14 +51,21 @@ async fn a_name_that_another_application_has_for_something_else_is_refused_while
         assert_eq!(refused.kind(), ErrorKind::Configuration);
     }
     // Neither another version nor another program of it, nor who only watches, is refused.
-    for other in [named(&engine, "shop", "other", "1m"), named(&engine, "api", "shop", "1m")] {
+    for other in [
+        named(&engine, "shop", "other", "1m"),
+        named(&engine, "api", "shop", "1m"),
+    ] {
         other.schedules().unwrap().pause("sweep").await.unwrap();
         other.schedules().unwrap().resume("sweep").await.unwrap();
     }
     assert_eq!(row(&engine).await.application, "shop");
     let all = engine.all_published().len();
     pass(MINUTE).await;
-    assert_eq!(engine.all_published().len(), all + 1, "the shop's ticks go on");
+    assert_eq!(
+        engine.all_published().len(),
+        all + 1,
+        "the shop's ticks go on"
+    );
     // Where that one is gone, it is this one's.
     stop(shops).await;
     pass(3 * MINUTE).await;
@@ -65,7 +80,10 @@ async fn a_name_that_another_application_has_for_something_else_is_refused_while
 #[tokio::test(start_paused = true)]
 async fn two_applications_that_start_at_once_with_one_name_do_not_fight_for_it() {
     let engine = MemoryEngine::new();
-    let apps = [named(&engine, "shop", "shop", "30s"), named(&engine, "mail", "mail", "30s")];
+    let apps = [
+        named(&engine, "shop", "shop", "30s"),
+        named(&engine, "mail", "mail", "30s"),
+    ];
     // Both looked before either had registered.
     let consumers = apps.each_ref().map(|app| app.consumer().spawn());
     pass(10 * MINUTE).await;
@@ -92,7 +110,12 @@ async fn a_name_that_another_application_took_in_a_new_table_is_not_taken_back()
         next_at: engine.memory.now() + TimeDelta::days(1),
     };
     assert!(store.register(theirs, None).await.unwrap());
-    engine.faults.schedules.lock().unwrap().push_back(ErrorKind::SchemaMissing);
+    engine
+        .faults
+        .schedules
+        .lock()
+        .unwrap()
+        .push_back(ErrorKind::SchemaMissing);
     pass(MINUTE).await;
     assert_eq!(row(&engine.memory).await.application, "shop");
     stop(consumer).await;
@@ -103,11 +126,17 @@ async fn a_schedule_that_cannot_fire_leaves_the_versions_of_others_alone() {
     let engine = Faulty::default();
     *engine.faults.forbidden.lock().unwrap() = Some(QueueName::new("forbidden").unwrap());
     let with = |builder: AppBuilder, schedule| {
-        builder.schedule("sweep", schedule, &sweep()).build(engine.clone()).unwrap()
+        builder
+            .schedule("sweep", schedule, &sweep())
+            .build(engine.clone())
+            .unwrap()
     };
     let stuck = || {
         let stuck = Schedule::every("1s").queue("forbidden");
-        with(builder().schedule("stuck", stuck, &sweep()), Schedule::every("1m"))
+        with(
+            builder().schedule("stuck", stuck, &sweep()),
+            Schedule::every("1m"),
+        )
     };
     let first = stuck().consumer().spawn();
     pass(MINUTE).await;
@@ -119,7 +148,14 @@ async fn a_schedule_that_cannot_fire_leaves_the_versions_of_others_alone() {
     let news = new.consumer().spawn();
     for _ in 0..30 {
         pass(Duration::from_secs(1)).await;
-        let rows = engine.memory.schedules().unwrap().look(&[]).await.unwrap().rows;
+        let rows = engine
+            .memory
+            .schedules()
+            .unwrap()
+            .look(&[])
+            .await
+            .unwrap()
+            .rows;
         let sweep = rows.iter().find(|row| row.name == "sweep").unwrap();
         assert!(sweep.definition.starts_with("every 20s"), "{sweep:?}");
     }
@@ -137,7 +173,12 @@ async fn a_table_that_was_made_again_by_another_call_gets_its_rows_back() {
     let store: &dyn ScheduleStore = &engine.memory;
     // Whoever finds that it is gone: who lists, or who fires.
     assert!(store.remove("sweep").await.unwrap());
-    engine.faults.schedules.lock().unwrap().push_back(ErrorKind::SchemaMissing);
+    engine
+        .faults
+        .schedules
+        .lock()
+        .unwrap()
+        .push_back(ErrorKind::SchemaMissing);
     app.schedules().unwrap().list().await.unwrap_err();
     pass(3 * MINUTE).await;
     let before = ticks(&engine.memory).len();

@@ -22,16 +22,23 @@ impl Event for Sweep {
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) fn sweep() -> Sweep {
-    Sweep { what: "all".to_owned() }
+    Sweep {
+        what: "all".to_owned(),
+    }
 }
 
 pub(crate) fn builder() -> AppBuilder {
     let handler = Handler::on("sweep", |_: Sweep| async {});
-    App::builder().without_discovered_handlers().register(handler)
+    App::builder()
+        .without_discovered_handlers()
+        .register(handler)
 }
 
 fn app(engine: &MemoryEngine, schedule: Schedule) -> App {
-    builder().schedule("sweep", schedule, &sweep()).build(engine.clone()).unwrap()
+    builder()
+        .schedule("sweep", schedule, &sweep())
+        .build(engine.clone())
+        .unwrap()
 }
 
 /// When the ticks of what was published were due.
@@ -46,11 +53,21 @@ pub(crate) fn ticks(engine: &MemoryEngine) -> Vec<DateTime<Utc>> {
 
 /// The steps between times, in seconds.
 fn steps(times: &[DateTime<Utc>]) -> Vec<i64> {
-    times.windows(2).map(|pair| (pair[1] - pair[0]).num_seconds()).collect()
+    times
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).num_seconds())
+        .collect()
 }
 
 pub(crate) async fn row(engine: &MemoryEngine) -> ScheduleRow {
-    engine.schedules().unwrap().look(&[]).await.unwrap().rows.remove(0)
+    engine
+        .schedules()
+        .unwrap()
+        .look(&[])
+        .await
+        .unwrap()
+        .rows
+        .remove(0)
 }
 
 pub(crate) async fn stop(consumer: ConsumerHandle) {
@@ -69,8 +86,11 @@ async fn three_processes_fire_each_tick_once_and_on_time() {
     let apps = [(); 3].map(|()| app(&engine, Schedule::every("90s")));
     let began = engine.now();
     // Two consumers of one process share its turn.
-    let consumers: Vec<_> =
-        apps.iter().chain(&apps[..1]).map(|app| app.consumer().spawn()).collect();
+    let consumers: Vec<_> = apps
+        .iter()
+        .chain(&apps[..1])
+        .map(|app| app.consumer().spawn())
+        .collect();
     pass(90 * 10 * Duration::from_secs(1)).await;
     let found = ticks(&engine);
     assert_eq!(found.len(), 10, "{found:?}");
@@ -80,7 +100,10 @@ async fn three_processes_fire_each_tick_once_and_on_time() {
         let body: serde_json::Value = serde_json::from_str(&published.message.body).unwrap();
         let due: DateTime<Utc> = body["time"].as_str().unwrap().parse().unwrap();
         assert!(published.at >= due && published.at - due < TimeDelta::seconds(1));
-        assert_eq!((&body["type"], &body["data"]["what"]), (&"sweep".into(), &"all".into()));
+        assert_eq!(
+            (&body["type"], &body["data"]["what"]),
+            (&"sweep".into(), &"all".into())
+        );
     }
     let mut handled = 0;
     for consumer in consumers {
@@ -126,7 +149,11 @@ async fn missed_ticks_fire_once_or_not_at_all() {
         // The next keeps its place.
         pass(5 * MINUTE).await;
         let all = ticks(&engine);
-        assert_eq!((all[all.len() - 1] - before[0]).num_minutes(), 40, "{missed:?}");
+        assert_eq!(
+            (all[all.len() - 1] - before[0]).num_minutes(),
+            40,
+            "{missed:?}"
+        );
         stop(consumer).await;
     }
 }
@@ -158,7 +185,9 @@ async fn a_paused_schedule_is_silent_and_its_pause_is_not_made_up_for() {
     schedules.pause("sweep").await.unwrap();
     pass(10 * MINUTE).await;
     assert_eq!(ticks(&engine).len(), 1);
-    let [status] = &schedules.list().await.unwrap()[..] else { panic!() };
+    let [status] = &schedules.list().await.unwrap()[..] else {
+        panic!()
+    };
     assert!(status.is_paused && status.next_at.is_none() && status.fired_at.is_some());
     schedules.resume("sweep").await.unwrap();
     pass(Duration::from_secs(1)).await;
@@ -207,7 +236,10 @@ async fn a_schedule_is_run_by_hand_beside_its_ticks() {
 #[tokio::test(start_paused = true)]
 async fn the_version_that_began_last_decides_and_others_stand_by_until_it_is_gone() {
     let engine = MemoryEngine::new();
-    let (old, new) = (app(&engine, Schedule::every("1m")), app(&engine, Schedule::every("10s")));
+    let (old, new) = (
+        app(&engine, Schedule::every("1m")),
+        app(&engine, Schedule::every("10s")),
+    );
     let olds = old.consumer().spawn();
     pass(MINUTE).await;
     assert_eq!(ticks(&engine).len(), 1);
@@ -220,7 +252,11 @@ async fn the_version_that_began_last_decides_and_others_stand_by_until_it_is_gon
     stop(news).await;
     let before = ticks(&engine).len();
     pass(Duration::from_secs(100)).await;
-    assert_eq!(ticks(&engine).len(), before, "it is not gone for long enough");
+    assert_eq!(
+        ticks(&engine).len(),
+        before,
+        "it is not gone for long enough"
+    );
     pass(2 * MINUTE).await;
     assert!(row(&engine).await.definition.starts_with("every 60s"));
     let since = ticks(&engine).len() - before;
@@ -347,11 +383,16 @@ async fn a_scheduled_function_gets_its_own_ticks_and_its_consumer_subscribes_to_
     let (sender, mut ticks) = tokio::sync::mpsc::unbounded_channel();
     let function = |name: &'static str, event_type| {
         let sender = sender.clone();
-        scheduled(name, event_type, Schedule::every("1m"), move |call: Call| -> HandlerFuture {
-            let tick = tick(&call);
-            let sent = tick.map(|tick| sender.send((name, tick)).unwrap());
-            Box::pin(async { sent.map(|()| Vec::new()) })
-        })
+        scheduled(
+            name,
+            event_type,
+            Schedule::every("1m"),
+            move |call: Call| -> HandlerFuture {
+                let tick = tick(&call);
+                let sent = tick.map(|tick| sender.send((name, tick)).unwrap());
+                Box::pin(async { sent.map(|()| Vec::new()) })
+            },
+        )
     };
     let app = App::builder()
         .without_discovered_handlers()
@@ -359,18 +400,32 @@ async fn a_scheduled_function_gets_its_own_ticks_and_its_consumer_subscribes_to_
         .register(function("shop::b", "ezq.tick.shop::b").queue("own"))
         .build(engine.clone())
         .unwrap();
-    let (first, second) = (app.consumer().subscribe(), app.consumer().queue("own").subscribe());
+    let (first, second) = (
+        app.consumer().subscribe(),
+        app.consumer().queue("own").subscribe(),
+    );
     let (first, second) = (first.spawn(), second.spawn());
     pass(2 * MINUTE).await;
     let mut found = Vec::new();
     while let Ok((name, tick)) = ticks.try_recv() {
         assert_eq!(tick.schedule, name);
-        found.push((name, tick.previous.map(|previous| (tick.due - previous).num_seconds())));
+        found.push((
+            name,
+            tick.previous
+                .map(|previous| (tick.due - previous).num_seconds()),
+        ));
     }
     found.sort();
     let each = |name| [(name, None), (name, Some(60))];
     assert_eq!(found, [each("shop::a"), each("shop::b")].concat());
-    assert!(app.subscriptions().unwrap().list().await.unwrap().is_empty());
+    assert!(
+        app.subscriptions()
+            .unwrap()
+            .list()
+            .await
+            .unwrap()
+            .is_empty()
+    );
     stop(first).await;
     stop(second).await;
 }
@@ -381,13 +436,24 @@ fn what_cannot_be_kept_is_refused_when_the_application_is_built() {
         let error = change(builder()).build(MemoryEngine::new()).unwrap_err();
         (error.kind(), error.to_string())
     };
-    let (kind, text) =
-        refused(|app| app.schedule("a", Schedule::cron("0 9 * * MON").tz("Europe/Pari"), &sweep()));
+    let (kind, text) = refused(|app| {
+        app.schedule(
+            "a",
+            Schedule::cron("0 9 * * MON").tz("Europe/Pari"),
+            &sweep(),
+        )
+    });
     assert_eq!(kind, ErrorKind::Configuration);
-    assert!(text.contains("`a`") && text.contains("`Europe/Pari`"), "{text}");
+    assert!(
+        text.contains("`a`") && text.contains("`Europe/Pari`"),
+        "{text}"
+    );
     let (kind, text) = refused(|app| app.schedule("b", Schedule::cron("0 9 * *"), &sweep()));
     assert_eq!(kind, ErrorKind::Configuration);
-    assert!(text.contains("`b`") && text.contains("0 9 * * MON"), "{text}");
+    assert!(
+        text.contains("`b`") && text.contains("0 9 * * MON"),
+        "{text}"
+    );
     let (kind, _) = refused(|app| {
         let once = app.schedule("c", Schedule::every("1m"), &sweep());
         once.schedule("c", Schedule::every("2m"), &sweep())
@@ -402,14 +468,22 @@ fn what_cannot_be_kept_is_refused_when_the_application_is_built() {
     assert_eq!(kind, ErrorKind::InvalidQueueName);
     let (kind, text) = refused(|app| {
         let queue = QueueName::new("elsewhere").unwrap();
-        let app = app.named_engine("second", MemoryEngine::new()).route(&queue, "second");
+        let app = app
+            .named_engine("second", MemoryEngine::new())
+            .route(&queue, "second");
         app.schedule("e", Schedule::every("1m").queue("elsewhere"), &sweep())
     });
     assert_eq!(kind, ErrorKind::Unsupported);
     assert!(text.contains("`elsewhere`"), "{text}");
     let (kind, _) = refused(|app| {
         let app = app.configure(|config| config.message_limit = 1000);
-        app.schedule("f", Schedule::every("1m"), &Sweep { what: "x".repeat(1000) })
+        app.schedule(
+            "f",
+            Schedule::every("1m"),
+            &Sweep {
+                what: "x".repeat(1000),
+            },
+        )
     });
     assert_eq!(kind, ErrorKind::TooLarge);
 }
@@ -417,7 +491,10 @@ fn what_cannot_be_kept_is_refused_when_the_application_is_built() {
 #[test]
 fn an_engine_without_schedules_is_refused_when_the_application_is_built() {
     let capabilities = Some(Capabilities::new("plain"));
-    let engine = || Faulty { capabilities: capabilities.clone(), ..Faulty::default() };
+    let engine = || Faulty {
+        capabilities: capabilities.clone(),
+        ..Faulty::default()
+    };
     let app = builder().schedule("sweep", Schedule::every("1m"), &sweep());
     let error = app.build(engine()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);

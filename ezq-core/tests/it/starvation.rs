@@ -69,7 +69,9 @@ impl Seen {
     async fn others(&self, count: u32) {
         let all = self.others.acquire_many(count);
         let all = tokio::time::timeout(Duration::from_secs(600), all).await;
-        all.expect("the other handler's events wait").unwrap().forget();
+        all.expect("the other handler's events wait")
+            .unwrap()
+            .forget();
     }
 }
 
@@ -81,7 +83,12 @@ fn slow(seen: &Arc<Seen>) -> Handler {
         async move {
             seen.begins();
             let deliveries = context.deliveries() - context.headers().returned();
-            seen.begun.lock().unwrap().entry(step.n).or_default().push(deliveries);
+            seen.begun
+                .lock()
+                .unwrap()
+                .entry(step.n)
+                .or_default()
+                .push(deliveries);
             seen.let_go.acquire().await.unwrap().forget();
             seen.ends();
         }
@@ -104,7 +111,9 @@ fn other(seen: &Arc<Seen>) -> Handler {
 
 fn build(handlers: Vec<Handler>, engine: MemoryEngine, set: impl FnOnce(&mut Config)) -> App {
     let builder = App::builder().without_discovered_handlers().configure(set);
-    let builder = handlers.into_iter().fold(builder, |builder, one| builder.register(one));
+    let builder = handlers
+        .into_iter()
+        .fold(builder, |builder, one| builder.register(one));
     builder.build(engine).unwrap()
 }
 
@@ -122,7 +131,9 @@ async fn publish_steps(app: &App, count: u32) {
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(3600), what).await.expect("it is stuck")
+    tokio::time::timeout(Duration::from_secs(3600), what)
+        .await
+        .expect("it is stuck")
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,7 +151,11 @@ async fn a_backlog_of_a_limited_handler_keeps_no_other_from_being_handled() {
         let since = tokio::time::Instant::now();
         app.publish(&Other { n }).await.unwrap();
         seen.others(1).await;
-        assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+        assert!(
+            since.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            since.elapsed()
+        );
     }
     assert_eq!(seen.slow().len(), 1, "the first still runs");
 
@@ -148,19 +163,37 @@ async fn a_backlog_of_a_limited_handler_keeps_no_other_from_being_handled() {
     app.publish(&End::default()).await.unwrap();
     seen.let_go.add_permits(numbers(BACKLOG));
     let report = within(consumer.wait()).await.unwrap();
-    assert_eq!((report.reason, report.counts.handled), (StopReason::End, u64::from(BACKLOG) + 20));
+    assert_eq!(
+        (report.reason, report.counts.handled),
+        (StopReason::End, u64::from(BACKLOG) + 20)
+    );
     let slow = seen.slow();
     assert_eq!(slow.len(), numbers(BACKLOG));
-    assert!(slow.values().all(|deliveries| *deliveries == [1]), "{slow:?}");
-    assert_eq!(report.counts.lost + report.counts.retried + report.counts.dead_lettered, 0);
+    assert!(
+        slow.values().all(|deliveries| *deliveries == [1]),
+        "{slow:?}"
+    );
+    assert_eq!(
+        report.counts.lost + report.counts.retried + report.counts.dead_lettered,
+        0
+    );
 }
 
 /// Each ran once, at its first attempt, and no delivery of it was left unsettled.
 fn all_ran_once(seen: &Seen, count: u32) {
     let slow = seen.slow();
-    assert_eq!(slow.keys().copied().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
-    let odd: Vec<_> = slow.iter().filter(|(_, deliveries)| **deliveries != [1]).collect();
-    assert!(odd.is_empty(), "number, unsettled deliveries at each run: {odd:?}");
+    assert_eq!(
+        slow.keys().copied().collect::<Vec<_>>(),
+        (0..count).collect::<Vec<_>>()
+    );
+    let odd: Vec<_> = slow
+        .iter()
+        .filter(|(_, deliveries)| **deliveries != [1])
+        .collect();
+    assert!(
+        odd.is_empty(),
+        "number, unsettled deliveries at each run: {odd:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,9 +210,16 @@ async fn an_interrupt_behind_a_backlog_waits_until_all_of_it_was_begun() {
     seen.let_go.add_permits(numbers(STEPS) - 1);
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
-    assert_eq!((report.counts.handled, report.counts.cancelled), (u64::from(STEPS) - 1, 1));
+    assert_eq!(
+        (report.counts.handled, report.counts.cancelled),
+        (u64::from(STEPS) - 1, 1)
+    );
     all_ran_once(&seen, STEPS);
-    assert_eq!(seen.others.available_permits(), 0, "nothing that stands behind it starts");
+    assert_eq!(
+        seen.others.available_permits(),
+        0,
+        "nothing that stands behind it starts"
+    );
     assert_eq!(app.stats(&QueueName::default()).await.unwrap().ready, 2);
 }
 
@@ -194,13 +234,26 @@ async fn a_stop_gives_everything_back_that_waits_for_its_turn() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     seen.let_go.add_permits(1);
     let report = within(consumer.wait()).await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.cancelled, report.counts.lost), (1, 0, 0));
+    assert_eq!(
+        (
+            report.counts.handled,
+            report.counts.cancelled,
+            report.counts.lost
+        ),
+        (1, 0, 0)
+    );
     let stats = app.stats(&QueueName::default()).await.unwrap();
-    assert_eq!((stats.ready, stats.in_progress), (u64::from(BACKLOG) - 1, 0));
+    assert_eq!(
+        (stats.ready, stats.in_progress),
+        (u64::from(BACKLOG) - 1, 0)
+    );
 
     seen.let_go.add_permits(numbers(BACKLOG));
     let next = app.consumer().concurrency(CONCURRENCY).until_idle().run();
-    assert_eq!(within(next).await.unwrap().counts.handled, u64::from(BACKLOG) - 1);
+    assert_eq!(
+        within(next).await.unwrap().counts.handled,
+        u64::from(BACKLOG) - 1
+    );
     all_ran_once(&seen, BACKLOG);
 }
 
@@ -215,7 +268,10 @@ async fn an_end_whose_consumer_is_stopped_does_not_count_as_reached() {
     consumer.stop();
     tokio::time::sleep(Duration::from_secs(1)).await;
     seen.let_go.add_permits(1);
-    assert_eq!(within(consumer.wait()).await.unwrap().reason, StopReason::Handle);
+    assert_eq!(
+        within(consumer.wait()).await.unwrap().reason,
+        StopReason::Handle
+    );
     let stats = app.stats(&QueueName::default()).await.unwrap();
     assert_eq!(stats.ready, 6, "five events, and the End behind them");
 }
@@ -224,9 +280,13 @@ async fn an_end_whose_consumer_is_stopped_does_not_count_as_reached() {
 async fn what_waits_keeps_its_lease_and_is_bounded() {
     let seen = Arc::<Seen>::default();
     let lease = Duration::from_secs(2);
-    let app = build(vec![slow(&seen), other(&seen)], MemoryEngine::new(), |config| {
-        config.lease = lease;
-    });
+    let app = build(
+        vec![slow(&seen), other(&seen)],
+        MemoryEngine::new(),
+        |config| {
+            config.lease = lease;
+        },
+    );
     publish_steps(&app, BACKLOG).await;
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     let mut most = 0;
@@ -241,7 +301,10 @@ async fn what_waits_keeps_its_lease_and_is_bounded() {
     seen.let_go.add_permits(numbers(BACKLOG));
     app.publish(&End::default()).await.unwrap();
     let report = within(consumer.wait()).await.unwrap();
-    assert_eq!((report.counts.handled, report.counts.lost), (u64::from(BACKLOG), 0));
+    assert_eq!(
+        (report.counts.handled, report.counts.lost),
+        (u64::from(BACKLOG), 0)
+    );
     all_ran_once(&seen, BACKLOG);
 }
 
@@ -259,10 +322,21 @@ async fn a_crash_costs_what_waits_no_attempt() {
     tokio::time::sleep(2 * app.config().lease).await;
     consumer.stop();
     let counts = within(consumer.wait()).await.unwrap().counts;
-    assert_eq!((counts.handled, counts.dead_lettered), (u64::from(STEPS), 0));
+    assert_eq!(
+        (counts.handled, counts.dead_lettered),
+        (u64::from(STEPS), 0)
+    );
     let slow = seen.slow();
-    let again: Vec<u32> = slow.iter().filter(|(_, runs)| runs.len() > 1).map(|(n, _)| *n).collect();
-    assert_eq!((slow.len(), again), (numbers(STEPS), vec![0]), "only what ran runs again");
+    let again: Vec<u32> = slow
+        .iter()
+        .filter(|(_, runs)| runs.len() > 1)
+        .map(|(n, _)| *n)
+        .collect();
+    assert_eq!(
+        (slow.len(), again),
+        (numbers(STEPS), vec![0]),
+        "only what ran runs again"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -288,7 +362,11 @@ async fn the_other_handlers_of_an_event_do_not_wait_for_one_with_a_limit() {
             async move { seen.let_go.acquire().await.unwrap().forget() }
         })
     };
-    let app = app(vec![limited.concurrency(1).timeout(None), both, other(&seen)]);
+    let app = app(vec![
+        limited.concurrency(1).timeout(None),
+        both,
+        other(&seen),
+    ]);
     publish_steps(&app, 8).await;
     app.publish(&Other { n: 0 }).await.unwrap();
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
@@ -296,7 +374,10 @@ async fn the_other_handlers_of_an_event_do_not_wait_for_one_with_a_limit() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(beside.load(Ordering::SeqCst), 8);
     // One of them is done beside the handler that is at work.
-    assert!(seen.most.load(Ordering::SeqCst) <= CONCURRENCY, "more than the consumer handles");
+    assert!(
+        seen.most.load(Ordering::SeqCst) <= CONCURRENCY,
+        "more than the consumer handles"
+    );
     seen.let_go.add_permits(8);
     app.publish(&End::default()).await.unwrap();
     assert_eq!(within(consumer.wait()).await.unwrap().counts.handled, 9);
@@ -324,8 +405,13 @@ async fn what_gets_its_turn_has_a_place_like_everything_else() {
         app.publish(&Step { n }).await.unwrap();
         app.publish(&Other { n }).await.unwrap();
     }
-    let report = within(app.consumer().concurrency(3).until_idle().run()).await.unwrap();
-    assert_eq!((report.counts.handled, seen.most.load(Ordering::SeqCst)), (400, 3));
+    let report = within(app.consumer().concurrency(3).until_idle().run())
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.counts.handled, seen.most.load(Ordering::SeqCst)),
+        (400, 3)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -346,14 +432,19 @@ async fn a_handler_that_has_its_queue_to_itself_gives_nothing_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_quick_handler_with_a_limit_gives_nothing_back() {
-    let quick = Handler::on("quick", |_: Step| tokio::time::sleep(Duration::from_millis(5)));
+    let quick = Handler::on("quick", |_: Step| {
+        tokio::time::sleep(Duration::from_millis(5))
+    });
     let seen = Arc::<Seen>::default();
     let app = app(vec![quick.concurrency(1), other(&seen)]);
     publish_steps(&app, BACKLOG).await;
     app.publish(&Other { n: 0 }).await.unwrap();
     let consumer = app.consumer().concurrency(CONCURRENCY).until_idle().run();
     let counts = within(consumer).await.unwrap().counts;
-    assert_eq!((counts.handled, counts.returned), (u64::from(BACKLOG) + 1, 0));
+    assert_eq!(
+        (counts.handled, counts.returned),
+        (u64::from(BACKLOG) + 1, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,7 +458,12 @@ async fn a_batch_handler_with_a_limit_keeps_no_other_from_being_handled() {
                 for item in &batch {
                     let context = &item.context;
                     let deliveries = context.deliveries() - context.headers().returned();
-                    seen.begun.lock().unwrap().entry(item.event.n).or_default().push(deliveries);
+                    seen.begun
+                        .lock()
+                        .unwrap()
+                        .entry(item.event.n)
+                        .or_default()
+                        .push(deliveries);
                 }
                 seen.let_go.acquire().await.unwrap().forget();
             }
@@ -409,7 +505,11 @@ async fn several_handlers_with_limits_keep_each_other_from_nothing() {
     let since = tokio::time::Instant::now();
     seen.others(BACKLOG).await;
     assert_eq!(seen.slow().len(), 1, "the first still runs");
-    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        since.elapsed()
+    );
     consumer.interrupt();
     within(consumer.wait()).await.unwrap();
 }
@@ -429,7 +529,14 @@ async fn what_may_kill_its_worker_and_waits_keeps_no_other_such_event_from_runni
     let ttl = Duration::from_secs(10);
     let lease_all = async || {
         let queue = QueueName::default();
-        let all = LeaseRequest { queue, max: 100, ttl, keys: 100, before: None, after: None };
+        let all = LeaseRequest {
+            queue,
+            max: 100,
+            ttl,
+            keys: 100,
+            before: None,
+            after: None,
+        };
         assert_eq!(engine.lease(all).await.unwrap().deliveries.len(), 7);
     };
     lease_all().await;
@@ -486,7 +593,12 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
         Handler::on("behind", move |step: Step, context: Context| {
             let (seen, ended) = (Arc::clone(&seen), Arc::clone(&ended));
             async move {
-                seen.begun.lock().unwrap().entry(step.n).or_default().push(context.deliveries());
+                seen.begun
+                    .lock()
+                    .unwrap()
+                    .entry(step.n)
+                    .or_default()
+                    .push(context.deliveries());
                 seen.let_go.acquire().await.unwrap().forget();
                 ended.lock().unwrap().push((step.n / 10, step.n % 10));
             }
@@ -518,7 +630,11 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
     assert_eq!(report.counts.handled, u64::from(5 * KEYS + 10 * FREE));
     let ended = ended.lock().unwrap().clone();
     for key in 0..KEYS + FREE {
-        let order: Vec<u32> = ended.iter().filter(|(of, _)| *of == key).map(|(_, n)| *n).collect();
+        let order: Vec<u32> = ended
+            .iter()
+            .filter(|(of, _)| *of == key)
+            .map(|(_, n)| *n)
+            .collect();
         let all: Vec<u32> = (0..if key < KEYS { 5 } else { 10 }).collect();
         assert_eq!(order, all, "key {key}");
     }

@@ -131,15 +131,24 @@ fn engine(state: State) -> Faulty {
         State::Hangs(call) => Faulty::hanging(call),
         _ => Faulty::default(),
     };
-    engine.faults.away.store(state == State::CannotStart, Ordering::SeqCst);
-    engine.faults.panics.store(state == State::Pausing, Ordering::SeqCst);
+    engine
+        .faults
+        .away
+        .store(state == State::CannotStart, Ordering::SeqCst);
+    engine
+        .faults
+        .panics
+        .store(state == State::Pausing, Ordering::SeqCst);
     if state == State::CannotSettle {
         let failures = std::iter::repeat_n(ErrorKind::Connection, 1_000_000);
         engine.faults.settle.lock().unwrap().extend(failures);
     }
     let mut capabilities = engine.memory.capabilities().clone();
     capabilities.transactions = matches!(state, State::Hangs(Call::Begin | Call::Commit));
-    Faulty { capabilities: Some(capabilities), ..engine }
+    Faulty {
+        capabilities: Some(capabilities),
+        ..engine
+    }
 }
 
 /// A consumer, once it is in a state.
@@ -167,14 +176,26 @@ async fn consumer_in(state: State, token: &CancellationToken) -> ConsumerHandle 
             events.push(app.publish(&End::default()).prepare().unwrap().outgoing);
         }
         State::DrainsToAnInterrupt => {
-            events.push(app.publish(&Interrupt::default()).prepare().unwrap().outgoing);
+            events.push(
+                app.publish(&Interrupt::default())
+                    .prepare()
+                    .unwrap()
+                    .outgoing,
+            );
         }
         _ => {}
     }
     engine.memory.publish(events).await.unwrap();
 
-    let consumer = app.consumer().concurrency(2).grace(GRACE).stop_on(token.clone());
-    let consumer = consumer.stop_on_signals().restart(Backoff::constant(HOURS)).subscribe();
+    let consumer = app
+        .consumer()
+        .concurrency(2)
+        .grace(GRACE)
+        .stop_on(token.clone());
+    let consumer = consumer
+        .stop_on_signals()
+        .restart(Backoff::constant(HOURS))
+        .subscribe();
     let consumer = consumer.spawn();
     // Time is paused: it goes on when nothing else is left to do.
     tokio::time::sleep(10 * SECOND).await;
@@ -185,7 +206,10 @@ async fn consumer_in(state: State, token: &CancellationToken) -> ConsumerHandle 
 /// Sends this process a signal; done when it has come.
 async fn signal_this_process(own: &mut Signal) {
     let process = std::process::id().to_string();
-    let sent = std::process::Command::new("kill").args(["-TERM", &process]).status().unwrap();
+    let sent = std::process::Command::new("kill")
+        .args(["-TERM", &process])
+        .status()
+        .unwrap();
     assert!(sent.success());
     // Time is paused, but a signal takes its time.
     while own.recv().now_or_never().is_none() {
@@ -221,9 +245,15 @@ async fn every_stop_is_heard_in_every_state() {
                     signal_this_process(&mut own).await;
                 }
             }
-            let most = if way.is_patient() { GRACE + SECOND } else { SECOND };
+            let most = if way.is_patient() {
+                GRACE + SECOND
+            } else {
+                SECOND
+            };
             let ended = tokio::time::timeout(HOURS, consumer.wait()).await;
-            let Ok(ended) = ended else { panic!("{state:?} does not hear {way:?}") };
+            let Ok(ended) = ended else {
+                panic!("{state:?} does not hear {way:?}")
+            };
             let report = ended.unwrap();
             let reason = match way {
                 _ if state == State::HandlesAnEnd => StopReason::End,
@@ -232,7 +262,11 @@ async fn every_stop_is_heard_in_every_state() {
                 Way::Signal | Way::TwoSignals => StopReason::Signal,
             };
             assert_eq!(report.reason, reason, "{state:?}, {way:?}");
-            assert!(asked.elapsed() <= most, "{state:?}, {way:?}: {:?}", asked.elapsed());
+            assert!(
+                asked.elapsed() <= most,
+                "{state:?}, {way:?}: {:?}",
+                asked.elapsed()
+            );
         }
     }
 }
@@ -245,19 +279,30 @@ async fn a_claim_that_is_not_answered_is_given_up_soon_after_a_stop() {
         capabilities.transactions = true;
         engine.capabilities = Some(capabilities);
         let handler = Handler::on_batch("steps", |_: Batch<Step>, _: Within| async {});
-        let builder = App::builder().without_discovered_handlers().register(handler.batch_size(2));
+        let builder = App::builder()
+            .without_discovered_handlers()
+            .register(handler.batch_size(2));
         let app = builder.build(engine.clone()).unwrap();
         let steps: Vec<Step> = (0..100).map(|n| Step { n }).collect();
         app.publish_all(&steps).await.unwrap();
         let consumer = app.consumer().concurrency(2).spawn();
         tokio::time::sleep(10 * SECOND).await;
-        assert!(engine.faults.hung.lock().unwrap().contains(&call), "{call:?} was not made");
+        assert!(
+            engine.faults.hung.lock().unwrap().contains(&call),
+            "{call:?} was not made"
+        );
 
         let asked = Instant::now();
         consumer.stop();
         let ended = tokio::time::timeout(HOURS, consumer.wait()).await;
-        let report = ended.unwrap_or_else(|_| panic!("it waits for {call:?}")).unwrap();
+        let report = ended
+            .unwrap_or_else(|_| panic!("it waits for {call:?}"))
+            .unwrap();
         assert_eq!(report.reason, StopReason::Handle);
-        assert!(asked.elapsed() <= 6 * SECOND, "{call:?}: {:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() <= 6 * SECOND,
+            "{call:?}: {:?}",
+            asked.elapsed()
+        );
     }
 }

@@ -21,21 +21,29 @@ impl Event for Moved {
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(3600), what).await.expect("it runs for ever")
+    tokio::time::timeout(Duration::from_secs(3600), what)
+        .await
+        .expect("it runs for ever")
 }
 
 fn app(handler: Handler) -> AppBuilder {
-    App::builder().without_discovered_handlers().register(handler).configure(|config| {
-        config.retry.backoff = Backoff::constant(Duration::ZERO);
-        config.max_deliveries = 3;
-    })
+    App::builder()
+        .without_discovered_handlers()
+        .register(handler)
+        .configure(|config| {
+            config.retry.backoff = Backoff::constant(Duration::ZERO);
+            config.max_deliveries = 3;
+        })
 }
 
 /// Handles one event with a memory engine.
 async fn run_one(handler: Handler) -> Counts {
     let app = app(handler).build(MemoryEngine::new()).unwrap();
     app.publish(&Step { n: 0 }).await.unwrap();
-    within(app.consumer().until_idle().run()).await.unwrap().counts
+    within(app.consumer().until_idle().run())
+        .await
+        .unwrap()
+        .counts
 }
 
 /// Handles one event until it is a dead letter; why it is one.
@@ -54,7 +62,10 @@ async fn death(app: &App) -> (Reason, Progress) {
     let letters = app.dead_letters(&queue).unwrap();
     let mut letters = letters.list(&DeadLetterFilter::all(), 10).await.unwrap();
     let letter = letters.pop().unwrap();
-    (letter.reason.unwrap(), Progress::from_headers(&letter.headers))
+    (
+        letter.reason.unwrap(),
+        Progress::from_headers(&letter.headers),
+    )
 }
 
 /// What stands for an engine's transaction.
@@ -84,7 +95,10 @@ async fn a_handler_that_cancels_its_token_is_done_when_it_returns() {
     let seen = Arc::clone(&runs);
     let cancels = Handler::on("cancels", move |_: Step, context: Context| {
         // So that a consumer without end does not run for ever.
-        assert!(seen.fetch_add(1, Ordering::SeqCst) < 100, "it runs again and again");
+        assert!(
+            seen.fetch_add(1, Ordering::SeqCst) < 100,
+            "it runs again and again"
+        );
         async move {
             context.cancellation().cancel();
             tokio::task::yield_now().await;
@@ -100,7 +114,10 @@ async fn a_handler_that_fails_and_cancels_its_token_counts_its_attempts() {
     let runs = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&runs);
     let fails = Handler::on("fails", move |_: Step, context: Context| {
-        assert!(seen.fetch_add(1, Ordering::SeqCst) < 100, "it runs again and again");
+        assert!(
+            seen.fetch_add(1, Ordering::SeqCst) < 100,
+            "it runs again and again"
+        );
         async move {
             let _guard = context.cancellation().drop_guard();
             Err::<(), _>("on purpose")
@@ -116,7 +133,10 @@ async fn a_batch_handler_that_cancels_its_token_is_done_when_it_returns() {
     let runs = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&runs);
     let cancels = Handler::on_batch("cancels", move |batch: Batch<Step>| {
-        assert!(seen.fetch_add(1, Ordering::SeqCst) < 100, "it runs again and again");
+        assert!(
+            seen.fetch_add(1, Ordering::SeqCst) < 100,
+            "it runs again and again"
+        );
         async move {
             for item in &batch {
                 item.context.cancellation().cancel();
@@ -156,20 +176,33 @@ async fn the_token_of_a_handler_still_hears_of_an_interrupt() {
 
 #[tokio::test(start_paused = true)]
 async fn an_event_whose_transaction_never_begins_ends_in_the_dead_letters() {
-    for kind in [ErrorKind::Connection, ErrorKind::Transient, ErrorKind::QueueMissing] {
+    for kind in [
+        ErrorKind::Connection,
+        ErrorKind::Transient,
+        ErrorKind::QueueMissing,
+    ] {
         let needs = Handler::on("needs", |_: Step, _: Needed| async {});
         let app = app(needs).build(without_transactions(kind)).unwrap();
         let (reason, marks) = death(&app).await;
         assert_eq!((reason.kind, reason.attempts), (ReasonKind::StoreFailed, 4));
-        assert_eq!((reason.handler, &*reason.error), (None, "a fault of the test"));
-        assert_eq!(marks.0.get(&"needs".into()), None, "it was no attempt of the handler");
+        assert_eq!(
+            (reason.handler, &*reason.error),
+            (None, "a fault of the test")
+        );
+        assert_eq!(
+            marks.0.get(&"needs".into()),
+            None,
+            "it was no attempt of the handler"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_whose_transaction_never_begins_ends_in_the_dead_letters() {
     let needs = Handler::on_batch("needs", |_: Batch<Step>, _: Needed| async {});
-    let app = app(needs).build(without_transactions(ErrorKind::Connection)).unwrap();
+    let app = app(needs)
+        .build(without_transactions(ErrorKind::Connection))
+        .unwrap();
     let (reason, _) = death(&app).await;
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::StoreFailed, 4));
 }
@@ -180,9 +213,15 @@ async fn an_event_whose_events_another_engine_never_takes_ends_in_the_dead_lette
     *elsewhere.faults.publish.lock().unwrap() = Some(ErrorKind::Connection);
     let other = QueueName::new("other").unwrap();
     let returns = Handler::on("returns", |step: Step| async move { Moved { n: step.n } });
-    let builder = app(returns).named_engine("elsewhere", elsewhere).route(&other, "elsewhere");
+    let builder = app(returns)
+        .named_engine("elsewhere", elsewhere)
+        .route(&other, "elsewhere");
     let app = builder.build(MemoryEngine::new()).unwrap();
     let (reason, marks) = death(&app).await;
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::StoreFailed, 4));
-    assert_eq!(marks.0.get(&"returns".into()), None, "a redrive runs it again");
+    assert_eq!(
+        marks.0.get(&"returns".into()),
+        None,
+        "a redrive runs it again"
+    );
 }

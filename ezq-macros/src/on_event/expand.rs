@@ -26,9 +26,14 @@ pub(super) fn handler(
             quote!(::core::concat!(::core::module_path!(), #suffix))
         }
     };
-    let Signature { first, extractors, output } = signature;
-    let arguments: Vec<Ident> =
-        (0..extractors.len()).map(|i| format_ident!("__ezq_argument_{i}")).collect();
+    let Signature {
+        first,
+        extractors,
+        output,
+    } = signature;
+    let arguments: Vec<Ident> = (0..extractors.len())
+        .map(|i| format_ident!("__ezq_argument_{i}"))
+        .collect();
     let (converted, outcome) = outcome(ident, output, &arguments, *first, private);
     let settings = settings(options, private);
     let here = located(private, ident.span());
@@ -50,7 +55,10 @@ pub(super) fn handler(
             };
             (read, one)
         }
-        First::Tick => (quote_spanned!(place=> let __ezq_event = #here::tick(&__ezq_call)?;), one),
+        First::Tick => (
+            quote_spanned!(place=> let __ezq_event = #here::tick(&__ezq_call)?;),
+            one,
+        ),
         First::None => (TokenStream::new(), one),
     };
     let future = quote_spanned! {place=>
@@ -65,14 +73,19 @@ pub(super) fn handler(
         _ => (quote!(Call), quote!(HandlerFuture)),
     };
     let (new, takes) = match first {
-        First::Batch(event) => {
-            (quote!(Handler::batch), quote!(#private::batch_subscription::<#event>()))
-        }
-        First::Event(event) => (quote!(Handler::new), quote!(#private::subscription::<#event>())),
+        First::Batch(event) => (
+            quote!(Handler::batch),
+            quote!(#private::batch_subscription::<#event>()),
+        ),
+        First::Event(event) => (
+            quote!(Handler::new),
+            quote!(#private::subscription::<#event>()),
+        ),
         // Ticks of a type of their own, so that no other function takes them.
-        First::Tick | First::None => {
-            (quote!(scheduled), quote!(::core::concat!("ezq.tick.", #name), #schedule))
-        }
+        First::Tick | First::None => (
+            quote!(scheduled),
+            quote!(::core::concat!("ezq.tick.", #name), #schedule),
+        ),
     };
     let definition = quote! {
         #[allow(deprecated)]
@@ -154,7 +167,10 @@ pub(crate) fn handler_type(input: TokenStream) -> TokenStream {
 
 /// What decides whether the function is there decides it for the type, and for what hangs on that.
 fn conditions(attributes: &[Attribute]) -> Vec<&Attribute> {
-    attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect()
+    attributes
+        .iter()
+        .filter(|attribute| attribute.path().is_ident("cfg"))
+        .collect()
 }
 
 /// What converts what the handler returns, and its call. The former is spanned so that an unfit
@@ -217,7 +233,9 @@ fn settings(options: &Options, private: &TokenStream) -> TokenStream {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         quote!(.concurrency(#limit))
     });
-    let max_attempts = options.max_attempts.map(|attempts| quote!(.max_attempts(#attempts)));
+    let max_attempts = options
+        .max_attempts
+        .map(|attempts| quote!(.max_attempts(#attempts)));
     let backoff = options.backoff.as_ref().map(|backoff| {
         let value = match backoff {
             Backoff::Constant(wait) => {
@@ -246,7 +264,10 @@ fn settings(options: &Options, private: &TokenStream) -> TokenStream {
         quote!(.batch_wait(#wait))
     });
     let queue = options.queue.as_ref().map(|queue| quote!(.queue(#queue)));
-    let patterns = options.patterns.iter().map(|pattern| quote!(.pattern(#pattern)));
+    let patterns = options
+        .patterns
+        .iter()
+        .map(|pattern| quote!(.pattern(#pattern)));
     quote!(#order #queue #(#patterns)* #timeout #concurrency #max_attempts #backoff #batch_size #batch_wait)
 }
 

@@ -30,7 +30,9 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let options = options::validate(&entries, &mut errors);
 
     let teach = "`#[on_event]` goes on a function: write `async fn on_my_event(event: MyEvent)`";
-    let Some(function) = parse(&item, teach, &mut errors) else { return reported(errors, &item) };
+    let Some(function) = parse(&item, teach, &mut errors) else {
+        return reported(errors, &item);
+    };
     let signature = signature::validate(&function, &mut errors);
     if errors.is_empty()
         && let (Some(span), Some(First::Event(_))) =
@@ -40,7 +42,15 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
                        parameter";
         errors.push(syn::Error::new(span, message));
     }
-    finish(&item, &function, signature.as_ref(), &options, None, &private, errors)
+    finish(
+        &item,
+        &function,
+        signature.as_ref(),
+        &options,
+        None,
+        &private,
+        errors,
+    )
 }
 
 /// Expands `#[on_schedule]`: a handler of ticks, and the schedule that publishes them.
@@ -54,9 +64,19 @@ pub(crate) fn expand_scheduled(arguments: TokenStream, item: TokenStream) -> Tok
     let schedule = schedule::validate(expression, &entries, &private, &mut errors);
 
     let teach = "`#[on_schedule]` goes on a function: write `async fn my_task()`";
-    let Some(function) = parse(&item, teach, &mut errors) else { return reported(errors, &item) };
+    let Some(function) = parse(&item, teach, &mut errors) else {
+        return reported(errors, &item);
+    };
     let signature = signature::validate_scheduled(&function, &mut errors);
-    finish(&item, &function, signature.as_ref(), &options, Some(&schedule), &private, errors)
+    finish(
+        &item,
+        &function,
+        signature.as_ref(),
+        &options,
+        Some(&schedule),
+        &private,
+        errors,
+    )
 }
 
 fn parse(item: &TokenStream, teach: &str, errors: &mut Errors) -> Option<Function> {

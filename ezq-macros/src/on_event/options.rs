@@ -17,7 +17,10 @@ pub(super) const KEYS: &[Key] = &[
     Key::once("queue", "queue = \"mail\""),
     Key::repeatable("pattern", "pattern = \"order.*\""),
     Key::once("timeout", "timeout = \"30s\""),
-    Key::once("retry", "retry(max_attempts = 5, backoff = \"exponential\")"),
+    Key::once(
+        "retry",
+        "retry(max_attempts = 5, backoff = \"exponential\")",
+    ),
     Key::once("concurrency", "concurrency = 4"),
     Key::once("batch", "batch(size = 100, wait = \"20ms\")"),
     Key::once("crate", "crate = path::to::ezq"),
@@ -30,7 +33,10 @@ pub(super) const SCHEDULE_KEYS: &[Key] = &[
     Key::once("name", "name = \"reports.weekly\""),
     Key::once("queue", "queue = \"reports\""),
     Key::once("timeout", "timeout = \"30s\""),
-    Key::once("retry", "retry(max_attempts = 5, backoff = \"exponential\")"),
+    Key::once(
+        "retry",
+        "retry(max_attempts = 5, backoff = \"exponential\")",
+    ),
     Key::once("concurrency", "concurrency = 4"),
     Key::once("crate", "crate = path::to::ezq"),
 ];
@@ -42,7 +48,10 @@ const RETRY_KEYS: &[Key] = &[
     Key::once("max", "max = \"5m\""),
 ];
 
-const BATCH_KEYS: &[Key] = &[Key::once("size", "size = 100"), Key::once("wait", "wait = \"20ms\"")];
+const BATCH_KEYS: &[Key] = &[
+    Key::once("size", "size = 100"),
+    Key::once("wait", "wait = \"20ms\""),
+];
 
 const CURVES: [&str; 4] = ["exponential", "constant", "linear", "doubling_minutes"];
 
@@ -86,12 +95,25 @@ pub(super) struct Options {
 
 pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
     let mut options = Options {
-        name: entries.find("name").and_then(|entry| errors.take(entry.text())),
-        order: entries.find("order").and_then(|entry| errors.take(entry.signed())),
-        queue: entries.find("queue").and_then(|entry| errors.take(queue_name(entry))),
-        patterns: entries.all("pattern").filter_map(|entry| errors.take(pattern(entry))).collect(),
-        concurrency: entries.find("concurrency").and_then(|entry| errors.take(entry.positive())),
-        timeout: entries.find("timeout").and_then(|entry| errors.take(timeout(entry))),
+        name: entries
+            .find("name")
+            .and_then(|entry| errors.take(entry.text())),
+        order: entries
+            .find("order")
+            .and_then(|entry| errors.take(entry.signed())),
+        queue: entries
+            .find("queue")
+            .and_then(|entry| errors.take(queue_name(entry))),
+        patterns: entries
+            .all("pattern")
+            .filter_map(|entry| errors.take(pattern(entry)))
+            .collect(),
+        concurrency: entries
+            .find("concurrency")
+            .and_then(|entry| errors.take(entry.positive())),
+        timeout: entries
+            .find("timeout")
+            .and_then(|entry| errors.take(timeout(entry))),
         ..Options::default()
     };
     if let Some(entry) = entries.find("retry") {
@@ -124,18 +146,24 @@ fn batch(entry: &Entry, options: &mut Options, errors: &mut Errors) {
     };
     let mut batch = Entries::new(BATCH_KEYS);
     batch.read(list, errors);
-    options.batch_size = batch.find("size").and_then(|entry| errors.take(entry.positive()));
-    options.batch_wait = batch.find("wait").and_then(|entry| errors.take(length(entry)));
+    options.batch_size = batch
+        .find("size")
+        .and_then(|entry| errors.take(entry.positive()));
+    options.batch_wait = batch
+        .find("wait")
+        .and_then(|entry| errors.take(length(entry)));
 }
 
 fn timeout(entry: &Entry) -> Result<Timeout> {
     let literal: LitStr = entry.parse()?;
     match literal.value().as_str() {
         "none" => Ok(Timeout::Unlimited),
-        text => duration::parse(text).map(Timeout::After).map_err(|message| {
-            let message = format!("{message}, or \"none\" for no limit");
-            Error::new(literal.span(), message)
-        }),
+        text => duration::parse(text)
+            .map(Timeout::After)
+            .map_err(|message| {
+                let message = format!("{message}, or \"none\" for no limit");
+                Error::new(literal.span(), message)
+            }),
     }
 }
 
@@ -145,9 +173,12 @@ fn retry(entry: &Entry, options: &mut Options, errors: &mut Errors) {
     };
     let mut retry = Entries::new(RETRY_KEYS);
     retry.read(list, errors);
-    options.max_attempts =
-        retry.find("max_attempts").and_then(|entry| errors.take(entry.positive()));
-    let initial = retry.find("initial").map(|entry| errors.take(length(entry)));
+    options.max_attempts = retry
+        .find("max_attempts")
+        .and_then(|entry| errors.take(entry.positive()));
+    let initial = retry
+        .find("initial")
+        .map(|entry| errors.take(length(entry)));
     let max = retry.find("max").map(|entry| errors.take(length(entry)));
     let curve = retry.find("backoff").map(|entry| errors.take(curve(entry)));
     if initial.is_none() && max.is_none() && curve.is_none() {
@@ -167,7 +198,10 @@ fn retry(entry: &Entry, options: &mut Options, errors: &mut Errors) {
     };
     let whole = match &curve {
         Curve::Named("constant") => {
-            has_no("max", "a constant backoff has no `max`: it always waits `initial`");
+            has_no(
+                "max",
+                "a constant backoff has no `max`: it always waits `initial`",
+            );
             Some(Backoff::Constant(initial))
         }
         Curve::Named("doubling_minutes") => {
@@ -212,13 +246,22 @@ fn curve(entry: &Entry) -> Result<Curve> {
     }
     let literal: LitStr = entry.parse()?;
     let text = literal.value();
-    CURVES.into_iter().find(|curve| *curve == text).map(Curve::Named).ok_or_else(|| {
-        let hint = match suggest::nearest(&text, CURVES) {
-            Some(near) => format!("did you mean \"{near}\"?"),
-            None => "write \"exponential\", \"constant\", \"linear\" or \"doubling_minutes\", or \
+    CURVES
+        .into_iter()
+        .find(|curve| *curve == text)
+        .map(Curve::Named)
+        .ok_or_else(|| {
+            let hint = match suggest::nearest(&text, CURVES) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => {
+                    "write \"exponential\", \"constant\", \"linear\" or \"doubling_minutes\", or \
                      name a function of your own without quotes"
-                .to_owned(),
-        };
-        Error::new(literal.span(), format!("unknown backoff \"{}\": {hint}", text.escape_debug()))
-    })
+                        .to_owned()
+                }
+            };
+            Error::new(
+                literal.span(),
+                format!("unknown backoff \"{}\": {hint}", text.escape_debug()),
+            )
+        })
 }

@@ -23,7 +23,11 @@ impl Function {
         let visibility = input.parse()?;
         let signature = input.parse().map_err(not_a_function)?;
         let _body: TokenStream = input.parse()?;
-        Ok(Self { attributes, visibility, signature })
+        Ok(Self {
+            attributes,
+            visibility,
+            signature,
+        })
     }
 }
 
@@ -58,8 +62,16 @@ pub(super) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Optio
         return None;
     };
     let is_batch = is_named(event, "Batch", |arguments| !arguments.is_empty());
-    let first = if is_batch { First::Batch(event) } else { First::Event(event) };
-    Some(Signature { first, extractors: extractors.to_vec(), output: &signature.output })
+    let first = if is_batch {
+        First::Batch(event)
+    } else {
+        First::Event(event)
+    };
+    Some(Signature {
+        first,
+        extractors: extractors.to_vec(),
+        output: &signature.output,
+    })
 }
 
 /// The same of a function with a schedule, which need not take its tick.
@@ -69,13 +81,18 @@ pub(super) fn validate_scheduled<'a>(
 ) -> Option<Signature<'a>> {
     let signature = &function.signature;
     let mut extractors = parameters(signature, errors)?;
-    let takes_tick =
-        extractors.first().is_some_and(|ty| is_named(ty, "Tick", PathArguments::is_empty));
+    let takes_tick = extractors
+        .first()
+        .is_some_and(|ty| is_named(ty, "Tick", PathArguments::is_empty));
     let first = if takes_tick { First::Tick } else { First::None };
     if takes_tick {
         extractors.remove(0);
     }
-    Some(Signature { first, extractors, output: &signature.output })
+    Some(Signature {
+        first,
+        extractors,
+        output: &signature.output,
+    })
 }
 
 /// The types of the parameters. One mistake is reported for each part of the signature, the first
@@ -101,8 +118,13 @@ fn parameters<'a>(signature: &'a syn::Signature, errors: &mut Errors) -> Option<
 }
 
 fn is_named(ty: &Type, name: &str, has: impl Fn(&PathArguments) -> bool) -> bool {
-    let Type::Path(path) = ungrouped(ty) else { return false };
-    path.path.segments.last().is_some_and(|last| last.ident == name && has(&last.arguments))
+    let Type::Path(path) = ungrouped(ty) else {
+        return false;
+    };
+    path.path
+        .segments
+        .last()
+        .is_some_and(|last| last.ident == name && has(&last.arguments))
 }
 
 fn as_typed(argument: &FnArg) -> Option<&PatType> {
@@ -124,7 +146,10 @@ fn qualifiers(signature: &syn::Signature) -> Result<()> {
         return Err(Error::new(abi.extern_token.span, message));
     }
     if let Some(variadic) = &signature.variadic {
-        return Err(Error::new_spanned(variadic, "a handler has a fixed list of parameters"));
+        return Err(Error::new_spanned(
+            variadic,
+            "a handler has a fixed list of parameters",
+        ));
     }
     if signature.asyncness.is_none() {
         let message = format!("a handler is async: write `async fn {}`", signature.ident);
@@ -189,7 +214,14 @@ fn find_impl(tokens: TokenStream) -> Option<Span> {
 /// A type as people write it, near enough for a message.
 fn tidy(tokens: &TokenStream) -> String {
     let spaced = tokens.to_string();
-    [(" :: ", "::"), (" < ", "<"), ("< ", "<"), (" <", "<"), (" >", ">"), (" ,", ",")]
-        .into_iter()
-        .fold(spaced, |text, (from, to)| text.replace(from, to))
+    [
+        (" :: ", "::"),
+        (" < ", "<"),
+        ("< ", "<"),
+        (" <", "<"),
+        (" >", ">"),
+        (" ,", ","),
+    ]
+    .into_iter()
+    .fold(spaced, |text, (from, to)| text.replace(from, to))
 }

@@ -9,9 +9,11 @@ fn mistakes(arguments: TokenStream, item: TokenStream) -> Vec<String> {
     file.items
         .iter()
         .filter_map(|item| match item {
-            syn::Item::Macro(item) if item.mac.path.segments.len() == 2 => {
-                Some(syn::parse2::<syn::LitStr>(item.mac.tokens.clone()).expect("text").value())
-            }
+            syn::Item::Macro(item) if item.mac.path.segments.len() == 2 => Some(
+                syn::parse2::<syn::LitStr>(item.mac.tokens.clone())
+                    .expect("text")
+                    .value(),
+            ),
             _ => None,
         })
         .collect()
@@ -43,7 +45,10 @@ fn names_a_handler_after_its_path_unless_pinned() {
             async fn r#match(e: E) {}
         ),
     );
-    assert!(text.contains(r#"concat!(::core::module_path!(),"::match")"#), "{text}");
+    assert!(
+        text.contains(r#"concat!(::core::module_path!(),"::match")"#),
+        "{text}"
+    );
     let text = expanded(
         quote!(name = "pinned"),
         quote!(
@@ -63,7 +68,10 @@ fn takes_the_event_first_and_extractors_by_position() {
     );
     assert!(text.contains("from_event::<E>(&__ezq_call)?"), "{text}");
     assert!(text.contains("extract::<A>(&__ezq_call).await?"), "{text}");
-    assert!(text.contains(".requires::<A>().requires::<State<B>>()"), "{text}");
+    assert!(
+        text.contains(".requires::<A>().requires::<State<B>>()"),
+        "{text}"
+    );
     let call = "(__ezq_output.take)(f(__ezq_event,__ezq_argument_0,__ezq_argument_1).await)";
     assert!(text.contains(call), "{text}");
 }
@@ -74,7 +82,12 @@ fn forwards_the_settings() {
         quote!(
             order = -1,
             timeout = "1500ms",
-            retry(max_attempts = 3, backoff = "linear", initial = "2s", max = "1m"),
+            retry(
+                max_attempts = 3,
+                backoff = "linear",
+                initial = "2s",
+                max = "1m"
+            ),
             crate = events
         ),
         quote!(
@@ -87,14 +100,20 @@ fn forwards_the_settings() {
         "{text}"
     );
     assert!(text.contains(".max_attempts(3u32)"), "{text}");
-    assert!(text.contains("events::__private::Backoff::linear("), "{text}");
+    assert!(
+        text.contains("events::__private::Backoff::linear("),
+        "{text}"
+    );
     let text = expanded(
         quote!(timeout = "none"),
         quote!(
             async fn f(e: E) {}
         ),
     );
-    assert!(text.contains(".timeout(::core::option::Option::None)"), "{text}");
+    assert!(
+        text.contains(".timeout(::core::option::Option::None)"),
+        "{text}"
+    );
     assert!(!text.contains(".backoff"), "{text}");
 }
 
@@ -111,7 +130,10 @@ fn fills_in_the_rest_of_a_backoff() {
     let text = backoff(quote!(retry(initial = "10s")));
     assert!(text.contains("exponential(::core::time::Duration::new(10u64,0u32),::core::time::Duration::new(300u64,0u32))"), "{text}");
     let text = backoff(quote!(retry(backoff = "constant")));
-    assert!(text.contains("constant(::core::time::Duration::new(1u64,0u32))"), "{text}");
+    assert!(
+        text.contains("constant(::core::time::Duration::new(1u64,0u32))"),
+        "{text}"
+    );
     let text = backoff(quote!(concurrency = 4));
     assert!(text.contains(".concurrency(4usize)"), "{text}");
     let text = backoff(quote!(retry(backoff = "doubling_minutes")));
@@ -131,7 +153,11 @@ fn a_condition_covers_the_type_that_the_definition_hangs_on() {
             async fn f(e: E) {}
         ),
     );
-    assert_eq!(text.matches(r#"#[cfg(feature="mail")]"#).count(), 2, "{text}");
+    assert_eq!(
+        text.matches(r#"#[cfg(feature="mail")]"#).count(),
+        2,
+        "{text}"
+    );
 }
 
 #[test]
@@ -221,7 +247,10 @@ fn refuses_other_settings() {
             ),
         )
     };
-    assert_eq!(refused(quote!(timout = "3s")), "unknown key `timout`: did you mean `timeout`?");
+    assert_eq!(
+        refused(quote!(timout = "3s")),
+        "unknown key `timout`: did you mean `timeout`?"
+    );
     assert!(refused(quote!(queue = "my mail")).contains("is not a queue name"));
     assert!(refused(quote!(batch(size = 3))).contains("take `Batch<MyEvent>`"));
     assert!(refused(quote!(batch(size = 0))).contains("at least 1"));

@@ -64,7 +64,10 @@ pub(crate) async fn learn(
 ) -> Result<Learnt, sqlx::Error> {
     let fed = fed(connection, mine, looks).await?;
     if fed.is_empty() && looks.fed().is_empty() {
-        return Ok(Learnt { is_fed: false, new: Vec::new() });
+        return Ok(Learnt {
+            is_fed: false,
+            new: Vec::new(),
+        });
     }
     let held: Vec<i64> = looks.fed().iter().map(|fed| fed.lock).collect();
     let query = sqlx::query(FEEDS).bind(&fed).bind(LOCK_KEY).bind(&held);
@@ -77,7 +80,10 @@ pub(crate) async fn learn(
     if !gone.is_empty() {
         sqlx::query(UNLOCK).bind(gone).execute(connection).await?;
     }
-    Ok(Learnt { is_fed: !fed.is_empty(), new: looks.set(ours) })
+    Ok(Learnt {
+        is_fed: !fed.is_empty(),
+        new: looks.set(ours),
+    })
 }
 
 fn ours(row: &PgRow) -> Result<Option<Fed>, sqlx::Error> {
@@ -86,7 +92,11 @@ fn ours(row: &PgRow) -> Result<Option<Fed>, sqlx::Error> {
     }
     let name: &str = row.try_get("name")?;
     let queue = QueueName::new(name).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    Ok(Some(Fed { queue, ids: row.try_get("ids")?, lock: row.try_get("lock")? }))
+    Ok(Some(Fed {
+        queue,
+        ids: row.try_get("ids")?,
+        lock: row.try_get("lock")?,
+    }))
 }
 
 /// The queues among `mine` that captures feed: their own, and those that are subscribed to what they
@@ -112,7 +122,11 @@ async fn fed(
         match (text("queue"), text("name")) {
             (Some(queue), _) => drop(fed.insert(queue.to_owned())),
             (None, Some(name)) => {
-                broadcast.extend(OPERATIONS.iter().map(|operation| format!("{name}.{operation}")));
+                broadcast.extend(
+                    OPERATIONS
+                        .iter()
+                        .map(|operation| format!("{name}.{operation}")),
+                );
             }
             (None, None) => {}
         }
@@ -134,7 +148,8 @@ pub(crate) async fn look(
 ) -> Result<Vec<QueueName>, sqlx::Error> {
     let query = sqlx::query_as(LOOK).bind(looks.ids());
     let (snapshot, last): (String, Vec<Option<i64>>) = query.fetch_one(connection).await?;
-    let snapshot: Snapshot =
-        snapshot.parse().map_err(|why: &str| sqlx::Error::Decode(why.into()))?;
+    let snapshot: Snapshot = snapshot
+        .parse()
+        .map_err(|why: &str| sqlx::Error::Decode(why.into()))?;
     Ok(looks.look(snapshot, &last))
 }

@@ -92,14 +92,23 @@ impl<'a> Captures<'a> {
 async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<bool>, sqlx::Error> {
     let mut tx = connection.begin().await?;
     sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
-    sqlx::query("SET LOCAL lock_timeout = '3s'").execute(&mut *tx).await?;
-    let Some(oid) = resolved(&mut tx, table).await? else { return Ok(None) };
+    sqlx::query("SET LOCAL lock_timeout = '3s'")
+        .execute(&mut *tx)
+        .await?;
+    let Some(oid) = resolved(&mut tx, table).await? else {
+        return Ok(None);
+    };
     let found = of(&mut tx, Some(oid)).await?;
     for found in &found {
-        sqlx::raw_sql(AssertSqlSafe(sql::drop(&found.function))).execute(&mut *tx).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql::drop(&found.function)))
+            .execute(&mut *tx)
+            .await?;
     }
     // Who looks for its changes need not any more.
-    sqlx::query("SELECT pg_notify($1, '')").bind(super::feeds::CHANNEL).execute(&mut *tx).await?;
+    sqlx::query("SELECT pg_notify($1, '')")
+        .bind(super::feeds::CHANNEL)
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
     Ok(Some(!found.is_empty()))
 }
@@ -147,20 +156,30 @@ pub(super) async fn of(
     connection: &mut PgConnection,
     table: Option<i64>,
 ) -> Result<Vec<Found>, sqlx::Error> {
-    let rows = sqlx::query(sql::CAPTURES).bind(table).fetch_all(connection).await?;
+    let rows = sqlx::query(sql::CAPTURES)
+        .bind(table)
+        .fetch_all(connection)
+        .await?;
     rows.iter().map(found).collect()
 }
 
 fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
     // Anyone who owns the function may change its comment: what cannot be read is told as empty.
     let config: Option<String> = row.try_get("config")?;
-    let mut config: Value =
-        config.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-    let version = config.as_object_mut().and_then(|config| config.remove(sql::VERSION_FIELD));
+    let mut config: Value = config
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default();
+    let version = config
+        .as_object_mut()
+        .and_then(|config| config.remove(sql::VERSION_FIELD));
     let text = |field: &str| config.get(field).and_then(Value::as_str).map(str::to_owned);
     let columns = config.get("columns").and_then(Value::as_array);
     let names = |names: &Vec<Value>| {
-        names.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+        names
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let captured = CapturedTable {
         schema: row.try_get("schema")?,

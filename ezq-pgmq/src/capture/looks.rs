@@ -36,10 +36,20 @@ impl FromStr for Snapshot {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let unreadable = "no snapshot";
         let mut parts = text.split(':').skip(1);
-        let next = parts.next().and_then(|text| text.parse().ok()).ok_or(unreadable)?;
-        let running = parts.next().unwrap_or_default().split(',').filter(|text| !text.is_empty());
+        let next = parts
+            .next()
+            .and_then(|text| text.parse().ok())
+            .ok_or(unreadable)?;
+        let running = parts
+            .next()
+            .unwrap_or_default()
+            .split(',')
+            .filter(|text| !text.is_empty());
         let running = running.map(|text| text.parse().map_err(|_| unreadable));
-        Ok(Self { next, running: running.collect::<Result<_, _>>()? })
+        Ok(Self {
+            next,
+            running: running.collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -50,7 +60,11 @@ impl Snapshot {
 
     /// Whether any transaction ended between another snapshot and this one.
     fn ended_any_since(&self, before: &Self) -> bool {
-        self.next > before.next || before.running.iter().any(|writer| !self.is_running(*writer))
+        self.next > before.next
+            || before
+                .running
+                .iter()
+                .any(|writer| !self.is_running(*writer))
     }
 }
 
@@ -132,8 +146,13 @@ impl Looks {
     /// that nobody saw.
     pub(crate) fn set(&mut self, fed: Vec<Fed>) -> Vec<QueueName> {
         let is_new = |fed: &&Fed| !self.seen.contains_key(&fed.ids);
-        let new = fed.iter().filter(is_new).map(|fed| fed.queue.clone()).collect();
-        self.seen.retain(|ids, _| fed.iter().any(|fed| fed.ids == *ids));
+        let new = fed
+            .iter()
+            .filter(is_new)
+            .map(|fed| fed.queue.clone())
+            .collect();
+        self.seen
+            .retain(|ids, _| fed.iter().any(|fed| fed.ids == *ids));
         self.fed = fed;
         self.next = match self.fed.is_empty() {
             true => None,
@@ -167,7 +186,14 @@ impl Looks {
                 // The first look: anyone who runs may be about to commit something here.
                 _ => {
                     let writers = now.running.clone();
-                    self.seen.insert(fed.ids, Seen { last: *last, moved: true, writers });
+                    self.seen.insert(
+                        fed.ids,
+                        Seen {
+                            last: *last,
+                            moved: true,
+                            writers,
+                        },
+                    );
                     woken.push(fed.queue.clone());
                 }
             }
@@ -184,7 +210,11 @@ mod tests {
     fn looks(told: &[(&str, i64, bool)]) {
         let mut looks = Looks::default();
         let queue = QueueName::new("q").unwrap();
-        looks.set(vec![Fed { queue, ids: 7, lock: 1 }]);
+        looks.set(vec![Fed {
+            queue,
+            ids: 7,
+            lock: 1,
+        }]);
         // The first one wakes, and the next settles what began with it.
         looks.look("5:5:".parse().unwrap(), &[Some(0)]);
         assert!(looks.look("5:5:".parse().unwrap(), &[Some(0)]).is_empty());
@@ -201,7 +231,12 @@ mod tests {
 
     #[test]
     fn a_transaction_that_was_open_when_it_drew_an_id_wakes_when_it_ends() {
-        looks(&[("5:6:5", 1, true), ("5:6:5", 1, false), ("5:6:5", 1, false), ("6:6:", 1, true)]);
+        looks(&[
+            ("5:6:5", 1, true),
+            ("5:6:5", 1, false),
+            ("5:6:5", 1, false),
+            ("6:6:", 1, true),
+        ]);
     }
 
     #[test]
@@ -217,19 +252,32 @@ mod tests {
 
     #[test]
     fn an_id_that_was_drawn_after_the_snapshot_is_not_missed() {
-        looks(&[("5:5:", 1, false), ("5:6:5", 1, true), ("5:6:5", 1, false), ("6:6:", 1, true)]);
+        looks(&[
+            ("5:5:", 1, false),
+            ("5:6:5", 1, true),
+            ("5:6:5", 1, false),
+            ("6:6:", 1, true),
+        ]);
     }
 
     #[test]
     fn what_others_do_wakes_nobody() {
-        looks(&[("5:9:5", 0, false), ("9:12:9,10", 0, false), ("12:12:", 0, false)]);
+        looks(&[
+            ("5:9:5", 0, false),
+            ("9:12:9,10", 0, false),
+            ("12:12:", 0, false),
+        ]);
     }
 
     #[test]
     fn without_a_queue_there_is_no_look() {
         let mut looks = Looks::default();
         assert_eq!(looks.next(), None);
-        let fed = Fed { queue: QueueName::new("q").unwrap(), ids: 7, lock: 1 };
+        let fed = Fed {
+            queue: QueueName::new("q").unwrap(),
+            ids: 7,
+            lock: 1,
+        };
         assert_eq!(looks.set(vec![fed.clone()]).len(), 1);
         assert!(looks.next().is_some());
         looks.set(Vec::new());

@@ -149,7 +149,15 @@ impl Capture {
     }
 
     async fn install(self) -> Result<CapturedTable> {
-        let Self { engine, table, source, queue, name, columns, key } = self;
+        let Self {
+            engine,
+            table,
+            source,
+            queue,
+            name,
+            columns,
+            key,
+        } = self;
         let queue = queue?;
         let mut connection = engine.connector().connect().await?;
         let installed = async {
@@ -164,7 +172,9 @@ impl Capture {
                 }
                 None => ezq_core::engine::Broadcasts::ready(&engine).await?,
             }
-            table.refuse_lending(&mut connection, queue.as_ref(), &engine).await?;
+            table
+                .refuse_lending(&mut connection, queue.as_ref(), &engine)
+                .await?;
             table.install(&mut connection, &engine, &config).await
         };
         let installed = installed.await;
@@ -207,7 +217,9 @@ impl PgmqEngine {
 
 /// The table of a name, along the search path that the role has: ezq's own is another one.
 async fn resolved(connection: &mut PgConnection, name: &str) -> Result<Option<i64>, sqlx::Error> {
-    sqlx::raw_sql("RESET search_path").execute(&mut *connection).await?;
+    sqlx::raw_sql("RESET search_path")
+        .execute(&mut *connection)
+        .await?;
     let oid = sqlx::query_scalar("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid::bigint")
         .bind(name)
         .fetch_one(&mut *connection)

@@ -76,9 +76,21 @@ pub(super) const LENT: &str = "
 
 /// Each trigger: its name, when it fires, and which versions of the rows it is shown.
 pub(super) const TRIGGERS: [(&str, &str, &str); 4] = [
-    ("ezq_capture_insert", "insert", "referencing new table as ezq_new"),
-    ("ezq_capture_update", "update", "referencing old table as ezq_old new table as ezq_new"),
-    ("ezq_capture_delete", "delete", "referencing old table as ezq_old"),
+    (
+        "ezq_capture_insert",
+        "insert",
+        "referencing new table as ezq_new",
+    ),
+    (
+        "ezq_capture_update",
+        "update",
+        "referencing old table as ezq_old new table as ezq_new",
+    ),
+    (
+        "ezq_capture_delete",
+        "delete",
+        "referencing old table as ezq_old",
+    ),
     ("ezq_capture_truncate", "truncate", ""),
 ];
 

@@ -30,12 +30,17 @@ impl Table {
     ) -> Result<Self> {
         let asked = async {
             let oid = resolved(connection, name).await?;
-            sqlx::query(sql::TABLE).bind(oid).fetch_optional(&mut *connection).await
+            sqlx::query(sql::TABLE)
+                .bind(oid)
+                .fetch_optional(&mut *connection)
+                .await
         };
-        let row = asked.await.map_err(|failure| match error::is_name(&failure) {
-            true => absent(name).with_source(failure),
-            false => error::of(failure, engine.connector().place()),
-        })?;
+        let row = asked
+            .await
+            .map_err(|failure| match error::is_name(&failure) {
+                true => absent(name).with_source(failure),
+                false => error::of(failure, engine.connector().place()),
+            })?;
         let row = row.ok_or_else(|| absent(name))?;
         let table = Self {
             oid: get(&row, "oid")?,
@@ -188,7 +193,10 @@ impl Table {
         let failed = |failure| list::failed(failure, engine);
         let found = list::of(connection, Some(self.oid)).await.map_err(failed)?;
         let found = found.into_iter().next();
-        match found.as_ref().map_or(Standing::Absent, |found| found.standing(config)) {
+        match found
+            .as_ref()
+            .map_or(Standing::Absent, |found| found.standing(config))
+        {
             Standing::Good => return found.map(|found| found.captured).ok_or_else(gone),
             Standing::Newer => return Err(self.newer()),
             Standing::Older if !engine.manages_schema() => {
@@ -201,7 +209,10 @@ impl Table {
                     "an older ezq captured this table, and `manage_schema` is off: capture it once where \
                      it is on, or run the statements in `CapturedTable::upgrade` as the function's owner"
                 );
-                return Ok(CapturedTable { upgrade, ..found.captured });
+                return Ok(CapturedTable {
+                    upgrade,
+                    ..found.captured
+                });
             }
             Standing::Absent | Standing::Other if !engine.manages_schema() => {
                 let message = format!(
@@ -218,18 +229,27 @@ impl Table {
         let mut tx = connection.begin().await.map_err(failed)?;
         let made = async {
             sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
-            sqlx::query("SET LOCAL lock_timeout = '3s'").execute(&mut *tx).await?;
+            sqlx::query("SET LOCAL lock_timeout = '3s'")
+                .execute(&mut *tx)
+                .await?;
             schema::create_schema(&mut tx).await?;
             // Another may have been faster, with a newer ezq as well.
             let found = list::of(&mut tx, Some(self.oid)).await?.pop();
-            if found.as_ref().is_some_and(|found| found.version > sql::VERSION) {
+            if found
+                .as_ref()
+                .is_some_and(|found| found.version > sql::VERSION)
+            {
                 return Ok(found);
             }
             let statements = self.statements(config, found.as_ref());
-            sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *tx).await?;
+            sqlx::raw_sql(AssertSqlSafe(statements))
+                .execute(&mut *tx)
+                .await?;
             let orphans: Vec<String> = sqlx::query_scalar(sql::ORPHANS).fetch_all(&mut *tx).await?;
             for orphan in orphans {
-                sqlx::raw_sql(AssertSqlSafe(sql::drop(&orphan))).execute(&mut *tx).await?;
+                sqlx::raw_sql(AssertSqlSafe(sql::drop(&orphan)))
+                    .execute(&mut *tx)
+                    .await?;
             }
             let found = list::of(&mut tx, Some(self.oid)).await?.pop();
             tx.commit().await?;
@@ -280,5 +300,6 @@ where
 {
     let unread =
         |failure| Error::new(ErrorKind::Engine, "cannot read the catalogue").with_source(failure);
-    row.try_get(column).map_err(|failure: sqlx::Error| unread(failure))
+    row.try_get(column)
+        .map_err(|failure: sqlx::Error| unread(failure))
 }

@@ -19,7 +19,9 @@ impl Account {
             return Ok(None);
         }
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let account = ["postgres", "nobody"].iter().find_map(|name| find(&passwd, name));
+        let account = ["postgres", "nobody"]
+            .iter()
+            .find_map(|name| find(&passwd, name));
         let missing = || {
             let text = "Postgres does not run as root and /etc/passwd has no `postgres` or \
                         `nobody`: run as another user";
@@ -34,7 +36,9 @@ pub(super) fn effective_uid() -> Option<u32> {
         return Some(meta.uid());
     }
     let probe = std::env::temp_dir().join(format!("ezq-uid-{}", std::process::id()));
-    let uid = std::fs::File::create(&probe).and_then(|file| file.metadata()).map(|meta| meta.uid());
+    let uid = std::fs::File::create(&probe)
+        .and_then(|file| file.metadata())
+        .map(|meta| meta.uid());
     let _ = std::fs::remove_file(&probe);
     uid.ok()
 }

@@ -21,7 +21,9 @@ pub(super) fn binaries() -> Result<PathBuf> {
         );
         return Err(Error::new(ErrorKind::Configuration, text));
     }
-    candidates().find(|folder| is_complete(folder)).ok_or_else(missing)
+    candidates()
+        .find(|folder| is_complete(folder))
+        .ok_or_else(missing)
 }
 
 fn candidates() -> impl Iterator<Item = PathBuf> {
@@ -34,11 +36,16 @@ fn candidates() -> impl Iterator<Item = PathBuf> {
         .chain(versions("/usr/local/lib/postgresql", "bin"))
         .chain(versions("/opt/homebrew/opt", "bin"))
         .chain(versions("/usr/local/opt", "bin"))
-        .chain(versions("/Applications/Postgres.app/Contents/Versions", "bin"))
+        .chain(versions(
+            "/Applications/Postgres.app/Contents/Versions",
+            "bin",
+        ))
 }
 
 fn is_complete(folder: &Path) -> bool {
-    ["postgres", "initdb"].iter().all(|name| is_executable(&folder.join(name)))
+    ["postgres", "initdb"]
+        .iter()
+        .all(|name| is_executable(&folder.join(name)))
 }
 
 fn from_pg_config() -> Option<PathBuf> {
@@ -107,6 +114,9 @@ mod tests {
     #[test]
     fn the_error_names_a_command() {
         let text = missing().to_string();
-        assert!(text.contains("install") && text.contains("docker run"), "{text}");
+        assert!(
+            text.contains("install") && text.contains("docker run"),
+            "{text}"
+        );
     }
 }

@@ -38,7 +38,11 @@ impl Folder {
             Err(TryLockError::Error(_)) => None,
         };
         // It may have been removed between being opened and being locked.
-        Ok(path.exists().then_some(Self { path, account, _lock: lock }))
+        Ok(path.exists().then_some(Self {
+            path,
+            account,
+            _lock: lock,
+        }))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -72,14 +76,20 @@ pub(super) fn parents() -> Vec<PathBuf> {
 
 /// A path in a folder that nothing has; `None` if it were too long for the socket.
 pub(super) fn unused(parent: &Path) -> Option<PathBuf> {
-    let name = format!("{PREFIX}{}-{:08x}", std::process::id(), rand::random::<u32>());
+    let name = format!(
+        "{PREFIX}{}-{:08x}",
+        std::process::id(),
+        rand::random::<u32>()
+    );
     let path = parent.join(name);
     (path.as_os_str().len() <= PATH_LIMIT).then_some(path)
 }
 
 /// Whether a file's name is one that [`unused`] gives.
 pub(super) fn is_name(name: &str) -> bool {
-    let Some((pid, random)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'))
+    let Some((pid, random)) = name
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.split_once('-'))
     else {
         return false;
     };
@@ -105,9 +115,16 @@ mod tests {
     #[test]
     fn knows_its_own_names_and_no_others() {
         let path = unused(Path::new("/tmp")).unwrap();
-        assert!(is_name(path.file_name().unwrap().to_str().unwrap()), "{path:?}");
-        for other in ["ezq-postgres-", "ezq-postgres-1", "ezq-postgres-1-abc", "ezq-pg-1-0123abcd"]
-        {
+        assert!(
+            is_name(path.file_name().unwrap().to_str().unwrap()),
+            "{path:?}"
+        );
+        for other in [
+            "ezq-postgres-",
+            "ezq-postgres-1",
+            "ezq-postgres-1-abc",
+            "ezq-pg-1-0123abcd",
+        ] {
             assert!(!is_name(other), "{other}");
         }
         assert_eq!(unused(&PathBuf::from("/").join("long".repeat(20))), None);

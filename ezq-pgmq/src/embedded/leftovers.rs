@@ -23,12 +23,17 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Removes what others left. A failure is a warning: it keeps nobody from working.
 pub(super) fn remove_all(account: Option<&Account>) {
-    let Some(uid) = account.map(|account| account.uid).or_else(account::effective_uid) else {
+    let Some(uid) = account
+        .map(|account| account.uid)
+        .or_else(account::effective_uid)
+    else {
         return;
     };
     for path in folder::parents().iter().flat_map(|parent| folders(parent)) {
         // Held until it is removed, so that no two processes do it at once.
-        let Some(_lock) = lock(&path, uid) else { continue };
+        let Some(_lock) = lock(&path, uid) else {
+            continue;
+        };
         let folder = path.display();
         match remove(&path, account) {
             Ok(()) => tracing::info!(%folder, "removed a killed process's development Postgres"),
@@ -82,7 +87,9 @@ fn lock(path: &Path, uid: u32) -> Option<File> {
 
 /// The processes of Postgres that work in a folder: the server's in its data, `initdb` above that.
 fn processes_of(folder: &Path) -> Vec<String> {
-    let Ok(folder) = folder.canonicalize() else { return Vec::new() };
+    let Ok(folder) = folder.canonicalize() else {
+        return Vec::new();
+    };
     let data = folder::data(&folder);
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let ours = processes.filter(|process| {
@@ -93,13 +100,26 @@ fn processes_of(folder: &Path) -> Vec<String> {
             // Someone may look into the folder from a shell.
             && ["postgres", "initdb"].iter().any(|program| name.contains(program))
     });
-    ours.filter_map(|process| process.file_name().into_string().ok()).collect()
+    ours.filter_map(|process| process.file_name().into_string().ok())
+        .collect()
 }
 
 /// Sends a signal as the server's account, which reaches no other account's processes.
 fn kill(signal: &str, processes: &[String], account: Option<&Account>) -> std::io::Result<()> {
     let mut shell = command("/bin/sh", account);
-    shell.args(["-c", r#"signal=$1; shift; kill -s "$signal" "$@""#, "sh", signal]).args(processes);
+    shell
+        .args([
+            "-c",
+            r#"signal=$1; shift; kill -s "$signal" "$@""#,
+            "sh",
+            signal,
+        ])
+        .args(processes);
     // One that ended meanwhile is an error of the shell's.
-    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().map(drop)
+    shell
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .map(drop)
 }

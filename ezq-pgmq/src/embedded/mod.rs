@@ -91,8 +91,15 @@ impl EmbeddedBuilder {
             while let Some(path) = folder::unused(&parent) {
                 let mut shell = command("/bin/sh", account.as_ref());
                 shell.args(["-c", watchdog::SCRIPT, "ezq-postgres"]);
-                shell.arg(&path).arg(binaries.join("initdb")).arg(binaries.join("postgres"));
-                shell.arg("-D").arg(folder::data(&path)).arg("-k").arg(&path);
+                shell
+                    .arg(&path)
+                    .arg(binaries.join("initdb"))
+                    .arg(binaries.join("postgres"));
+                shell
+                    .arg("-D")
+                    .arg(folder::data(&path))
+                    .arg("-k")
+                    .arg(&path);
                 shell.args(self.arguments());
 
                 let mut watchdog = Watchdog::spawn(shell)?;
@@ -106,7 +113,10 @@ impl EmbeddedBuilder {
                 }
             }
         }
-        let text = format!("{NO_FOLDER}: {} and /tmp refuse it", std::env::temp_dir().display());
+        let text = format!(
+            "{NO_FOLDER}: {} and /tmp refuse it",
+            std::env::temp_dir().display()
+        );
         Err(failure(&text))
     }
 
@@ -201,7 +211,10 @@ impl EmbeddedPostgres {
 
     // One line to the keeper and one back; it answers within the server's own stopping time.
     fn order(&self, word: &str, answer: &str) -> Result<()> {
-        self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).order(word, answer)
+        self.watchdog
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .order(word, answer)
     }
 
     fn launch(builder: &EmbeddedBuilder) -> Result<Self> {
@@ -227,7 +240,10 @@ impl EmbeddedPostgres {
         let start = Start::of(&folder);
         watchdog.order("start", "started")?;
         start.wait_until_ready()?;
-        Ok(Self { watchdog: Mutex::new(watchdog), folder })
+        Ok(Self {
+            watchdog: Mutex::new(watchdog),
+            folder,
+        })
     }
 }
 
@@ -275,7 +291,10 @@ impl Start {
 // The file's text once its last line says that the server takes connections.
 fn ready_mark(pid_file: &Path) -> Option<String> {
     let text = std::fs::read_to_string(pid_file).ok()?;
-    let ready = text.lines().nth(7).is_some_and(|line| line.trim() == "ready");
+    let ready = text
+        .lines()
+        .nth(7)
+        .is_some_and(|line| line.trim() == "ready");
     ready.then_some(text)
 }
 

@@ -64,7 +64,11 @@ impl Watchdog {
             .map_err(|error| gone().with_source(error))?;
         let orders = shell.stdin.take();
         let answers = shell.stdout.take().ok_or_else(gone)?;
-        Ok(Self { shell, orders, answers: BufReader::new(answers) })
+        Ok(Self {
+            shell,
+            orders,
+            answers: BufReader::new(answers),
+        })
     }
 
     pub(super) fn order(&mut self, word: &str, answer: &str) -> Result<()> {
@@ -72,7 +76,9 @@ impl Watchdog {
         let orders = self.orders.as_mut().ok_or_else(gone)?;
         writeln!(orders, "{word}").map_err(|error| gone().with_source(error))?;
         let mut line = String::new();
-        self.answers.read_line(&mut line).map_err(|error| gone().with_source(error))?;
+        self.answers
+            .read_line(&mut line)
+            .map_err(|error| gone().with_source(error))?;
         if line.trim_end() == answer {
             return Ok(());
         }

@@ -76,7 +76,9 @@ macro_rules! on_control {
 
 impl Inner {
     async fn ready_to_broadcast(&self) -> Result<()> {
-        self.subscriptions.ensure(&self.control, &self.connector, self.manage_schema).await
+        self.subscriptions
+            .ensure(&self.control, &self.connector, self.manage_schema)
+            .await
     }
 
     /// Makes sure of what broadcasts need: a table for dedupe keys too, if one has a key.
@@ -167,7 +169,9 @@ impl PgmqEngine {
     ) -> Result<Vec<(QueueName, PublishOutcome)>> {
         let inner = &self.inner;
         let row = Row::new(message, inner.encoding)?;
-        inner.ready_for_broadcasts(std::slice::from_ref(&row)).await?;
+        inner
+            .ready_for_broadcasts(std::slice::from_ref(&row))
+            .await?;
         inner.start_notifying();
         let copies = broadcast::insert_in(connection, &row).await;
         let (copies, writer) = copies.map_err(|failure| inner.broadcast_failed(failure))?;
@@ -213,13 +217,18 @@ impl Broadcasts for PgmqEngine {
         let patterns: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
         let app = &*self.inner.encoding.name(app);
         let done = on_control!(self, |connection| {
-            let statement = sqlx::query(SUBSCRIBE).bind(app).bind(queue.as_str()).bind(&patterns);
+            let statement = sqlx::query(SUBSCRIBE)
+                .bind(app)
+                .bind(queue.as_str())
+                .bind(&patterns);
             statement.execute(connection)
         })?;
         if done.rows_affected() > 0 {
             // What captures broadcast may feed the queue now.
             on_control!(self, |connection| {
-                sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(connection)
+                sqlx::query("SELECT pg_notify($1, '')")
+                    .bind(CHANNEL)
+                    .execute(connection)
             })?;
         }
         Ok(done.rows_affected())
@@ -230,7 +239,10 @@ impl Broadcasts for PgmqEngine {
         let patterns: Vec<&str> = which.iter().map(|(_, pattern)| pattern.as_str()).collect();
         let app = &*self.inner.encoding.name(app);
         let done = on_control!(self, |connection| {
-            let statement = sqlx::query(UNSUBSCRIBE).bind(app).bind(&queues).bind(&patterns);
+            let statement = sqlx::query(UNSUBSCRIBE)
+                .bind(app)
+                .bind(&queues)
+                .bind(&patterns);
             statement.execute(connection)
         })?;
         Ok(done.rows_affected())
@@ -238,7 +250,10 @@ impl Broadcasts for PgmqEngine {
 
     async fn subscriptions(&self) -> Result<Vec<QueueSubscription>> {
         let rows = on_control!(self, |connection| sqlx::query(LIST).fetch_all(connection))?;
-        let read = rows.iter().map(subscription).collect::<Result<_, sqlx::Error>>();
+        let read = rows
+            .iter()
+            .map(subscription)
+            .collect::<Result<_, sqlx::Error>>();
         read.map_err(|failure| error::of(failure, self.place()))
     }
 
@@ -252,7 +267,10 @@ impl Broadcasts for PgmqEngine {
         inner.announce_copies(&copies);
         if row.is_keyed() {
             for queue in stored(&copies) {
-                inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
+                inner
+                    .queues
+                    .index_keys(queue, &inner.control, inner.manage_schema)
+                    .await;
             }
         }
         Ok(copies)
@@ -278,12 +296,22 @@ impl Broadcasts for PgmqEngine {
 impl PgmqEngine {
     /// How many rows a statement on these changed.
     async fn for_parties(&self, statement: &'static str, parties: &[EventParty]) -> Result<u64> {
-        let types: Vec<&str> = parties.iter().map(|party| party.event_type.as_str()).collect();
+        let types: Vec<&str> = parties
+            .iter()
+            .map(|party| party.event_type.as_str())
+            .collect();
         let roles: Vec<&str> = parties.iter().map(|party| role(party.role)).collect();
         let encoding = self.inner.encoding;
-        let apps: Vec<_> = parties.iter().map(|party| encoding.name(&party.app)).collect();
+        let apps: Vec<_> = parties
+            .iter()
+            .map(|party| encoding.name(&party.app))
+            .collect();
         let done = on_control!(self, |connection| {
-            sqlx::query(statement).bind(&types).bind(&roles).bind(&apps).execute(connection)
+            sqlx::query(statement)
+                .bind(&types)
+                .bind(&roles)
+                .bind(&apps)
+                .execute(connection)
         })?;
         Ok(done.rows_affected())
     }
@@ -296,7 +324,10 @@ impl PgmqEngine {
         let app = app.map(|app| self.inner.encoding.name(app));
         let app = app.as_deref();
         let rows = on_control!(self, |connection| {
-            sqlx::query(PARTIES).bind(event_type).bind(app).fetch_all(connection)
+            sqlx::query(PARTIES)
+                .bind(event_type)
+                .bind(app)
+                .fetch_all(connection)
         })?;
         let party = |row: &PgRow| {
             let role = match row.try_get("role")? {

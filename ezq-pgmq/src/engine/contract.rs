@@ -66,7 +66,9 @@ impl PgmqEngine {
         connection: &mut PgConnection,
         queue: &QueueName,
     ) -> Result<()> {
-        let Inner { queues, control, .. } = &*self.inner;
+        let Inner {
+            queues, control, ..
+        } = &*self.inner;
         if queues.is_made_in(connection, queue, control).await? {
             return Ok(());
         }
@@ -93,22 +95,33 @@ impl PgmqEngine {
         connection: &mut PgConnection,
         queue: &QueueName,
     ) -> bool {
-        let Inner { queues, control, .. } = &*self.inner;
-        let asked = timeout(self.patience(), queues.is_made_in(connection, queue, control));
+        let Inner {
+            queues, control, ..
+        } = &*self.inner;
+        let asked = timeout(
+            self.patience(),
+            queues.is_made_in(connection, queue, control),
+        );
         matches!(asked.await, Ok(Ok(true)))
     }
 
     /// Gives a queue the indexes for ordering keys, where that is possible.
     pub(crate) async fn index_keys(&self, queue: &QueueName) {
         let inner = &self.inner;
-        inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
+        inner
+            .queues
+            .index_keys(queue, &inner.control, inner.manage_schema)
+            .await;
     }
 
     /// Makes sure of the table of replays. It is looked for each time: replays are rare.
     pub(crate) async fn ready_to_replay(&self) -> Result<()> {
         let inner = &self.inner;
         inner.replays.forget();
-        inner.replays.ensure(&inner.control, &inner.connector, inner.manage_schema).await
+        inner
+            .replays
+            .ensure(&inner.control, &inner.connector, inner.manage_schema)
+            .await
     }
 
     /// How well the plans fit that the server keeps for statements in the pool's transactions.
@@ -137,15 +150,24 @@ impl PgmqEngine {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let ttl = Duration::from_secs(1);
-        let request =
-            LeaseRequest { queue: queue.clone(), max, ttl, keys: max, before: None, after: None };
+        let request = LeaseRequest {
+            queue: queue.clone(),
+            max,
+            ttl,
+            keys: max,
+            before: None,
+            after: None,
+        };
         Ok(Claim::new(&request, shape, inner.restart_grace))
     }
 
     /// How acknowledged messages leave a queue.
     pub(crate) async fn removal_of(&self, queue: &QueueName) -> Result<Removal> {
         let inner = &self.inner;
-        inner.retentions.removal(queue, &inner.control, inner.manage_schema).await
+        inner
+            .retentions
+            .removal(queue, &inner.control, inner.manage_schema)
+            .await
     }
 
     /// Makes sure that events with dedupe keys can be stored.
@@ -161,9 +183,13 @@ impl PgmqEngine {
     pub(crate) async fn urgently(&self, statement: &str, value: &str) -> Result<()> {
         let mut link = self.inner.urgent.checkout().await?;
         let (watch, statement) = (link.watch(), AssertSqlSafe(statement.to_owned()));
-        let query = sqlx::query(statement).bind(value).execute(link.connection());
+        let query = sqlx::query(statement)
+            .bind(value)
+            .execute(link.connection());
         let result = watch.limit(query).await;
-        link.end(result).map(|_| ()).map_err(|failure| error::of(failure, self.place()))
+        link.end(result)
+            .map(|_| ())
+            .map_err(|failure| error::of(failure, self.place()))
     }
 
     pub(crate) fn failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
@@ -230,7 +256,9 @@ impl Engine for PgmqEngine {
             keys: &inner.schema,
             no_keys: no_keys.as_ref(),
         };
-        let gives_back = settlements.iter().any(|(_, settle)| matches!(settle, Settle::Release));
+        let gives_back = settlements
+            .iter()
+            .any(|(_, settle)| matches!(settle, Settle::Release));
         let mut settled = Settling::new(means, queue).run(settlements).await;
         if gives_back {
             inner.fronts.forget(queue);
@@ -265,9 +293,12 @@ impl Engine for PgmqEngine {
     }
 
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
-        on_link!(self, self.inner.control, queue, |connection| upkeep::cancel(
-            connection, queue, id
-        ))
+        on_link!(
+            self,
+            self.inner.control,
+            queue,
+            |connection| upkeep::cancel(connection, queue, id)
+        )
     }
 
     async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool> {
@@ -291,7 +322,9 @@ impl Engine for PgmqEngine {
 
     async fn purge(&self, queue: &QueueName) -> Result<u64> {
         let control = &self.inner.control;
-        let last = on_link!(self, control, queue, |connection| upkeep::last(connection, queue))?;
+        let last = on_link!(self, control, queue, |connection| upkeep::last(
+            connection, queue
+        ))?;
         let (mut purged, mut next) = (0, last.map(|_| i64::MIN));
         // Others have the connection between two steps.
         while let (Some(after), Some(last)) = (next, last) {
@@ -305,7 +338,9 @@ impl Engine for PgmqEngine {
     }
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
-        on_link!(self, self.inner.control, queue, |connection| upkeep::stats(connection, queue))
+        on_link!(self, self.inner.control, queue, |connection| upkeep::stats(
+            connection, queue
+        ))
     }
 
     fn wake(&self, queue: &QueueName) {
@@ -313,7 +348,9 @@ impl Engine for PgmqEngine {
     }
 
     async fn lag(&self, queue: &QueueName) -> Result<Option<Duration>> {
-        on_link!(self, self.inner.control, queue, |connection| upkeep::lag(connection, queue))
+        on_link!(self, self.inner.control, queue, |connection| upkeep::lag(
+            connection, queue
+        ))
     }
 
     async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
@@ -328,7 +365,10 @@ impl Engine for PgmqEngine {
         let asked = sqlx::query_scalar::<_, bool>(IS_READ_ONLY).fetch_one(link.connection());
         let result = watch.limit(asked).await;
         let place = self.inner.connector.place();
-        match link.end(result).map_err(|failure| error::of(failure, place))? {
+        match link
+            .end(result)
+            .map_err(|failure| error::of(failure, place))?
+        {
             false => Ok(()),
             true => Err(error::read_only(place)),
         }

@@ -25,7 +25,9 @@ impl Inner {
     }
 
     pub(super) async fn ready_for_keys(&self) -> Result<()> {
-        self.schema.ensure(&self.control, &self.connector, self.manage_schema).await?;
+        self.schema
+            .ensure(&self.control, &self.connector, self.manage_schema)
+            .await?;
         self.sweep_soon();
         Ok(())
     }

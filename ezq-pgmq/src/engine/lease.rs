@@ -22,7 +22,10 @@ impl PgmqEngine {
     pub(super) async fn lease_free(&self, request: &LeaseRequest) -> Result<Leased> {
         let queue = &request.queue;
         for tries in 1.. {
-            let Batch { mut claimed, mut next_due } = self.claim_sendable(request).await?;
+            let Batch {
+                mut claimed,
+                mut next_due,
+            } = self.claim_sendable(request).await?;
             let contested = self.contested(queue, &claimed).await?;
             if !contested.is_empty() {
                 let is_contested =
@@ -44,7 +47,11 @@ impl PgmqEngine {
             let deliveries: Vec<_> = claimed.into_iter().map(|one| one.delivery).collect();
             let next_due = next_due.filter(|_| deliveries.is_empty());
             let is_held_up = deliveries.is_empty() && self.is_held_up(request).await?;
-            return Ok(Leased { deliveries, next_due, is_held_up });
+            return Ok(Leased {
+                deliveries,
+                next_due,
+                is_held_up,
+            });
         }
         Ok(Leased::default())
     }
@@ -57,7 +64,8 @@ impl PgmqEngine {
         let (inner, queue) = (&self.inner, &request.queue);
         let shape = inner.queues.shape(queue, &inner.control).await?;
         let claim = Claim::new(request, shape, inner.restart_grace);
-        on_link!(self, inner.claim, queue, |connection| claim.is_held_up(connection))
+        on_link!(self, inner.claim, queue, |connection| claim
+            .is_held_up(connection))
     }
 
     /// Claims messages, and reads them or not.
@@ -110,7 +118,8 @@ impl PgmqEngine {
                 claim.run_in_order(connection, after, false)
             });
         }
-        let batch = on_link!(self, inner.claim, queue, |connection| claim.run(connection, None))?;
+        let batch = on_link!(self, inner.claim, queue, |connection| claim
+            .run(connection, None))?;
         self.index_if_keyed(queue, &batch).await;
         Ok(batch)
     }
@@ -122,7 +131,10 @@ impl PgmqEngine {
             // Someone else's, or published in a transaction.
             inner.queues.forget(queue);
             inner.unindexed.add(queue);
-            inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
+            inner
+                .queues
+                .index_keys(queue, &inner.control, inner.manage_schema)
+                .await;
         }
     }
 
@@ -138,8 +150,14 @@ impl PgmqEngine {
     ) -> Result<Option<Delivery>> {
         let inner = &self.inner;
         let shape = inner.queues.shape(queue, &inner.control).await?;
-        let request =
-            LeaseRequest { queue: queue.clone(), max: 1, ttl, keys: 1, before: None, after: None };
+        let request = LeaseRequest {
+            queue: queue.clone(),
+            max: 1,
+            ttl,
+            keys: 1,
+            before: None,
+            after: None,
+        };
         let claim = Claim::new(&request, shape, inner.restart_grace);
         let claimed = on_link!(self, inner.control, queue, |connection| {
             claim_by_id::run(connection, &claim, id)
@@ -187,10 +205,19 @@ impl PgmqEngine {
         from: Option<DateTime<Utc>>,
     ) -> Result<Batch> {
         let (inner, queue) = (&self.inner, &request.queue);
-        let (took, batch) =
-            on_link!(self, inner.claim, queue, |connection| timed(claim.run(connection, from)))?;
+        let (took, batch) = on_link!(self, inner.claim, queue, |connection| timed(
+            claim.run(connection, from)
+        ))?;
         let (ended, count) = (batch.last_of(request.max), batch.claimed.len());
-        inner.fronts.keep(queue, &Went { from, ended, took, count });
+        inner.fronts.keep(
+            queue,
+            &Went {
+                from,
+                ended,
+                took,
+                count,
+            },
+        );
         Ok(batch)
     }
 
@@ -205,7 +232,12 @@ impl PgmqEngine {
             return Ok(keys);
         }
         let keys: Vec<i64> = keys.into_iter().collect();
-        let is_indexed = self.inner.queues.shape(queue, &self.inner.control).await?.keyed;
+        let is_indexed = self
+            .inner
+            .queues
+            .shape(queue, &self.inner.control)
+            .await?
+            .keyed;
         let contested = on_link!(self, self.inner.claim, queue, |connection| {
             keys::contested(connection, queue, is_indexed, &keys, &ids)
         })?;

@@ -113,7 +113,12 @@ impl PgmqEngine {
         let deadline = Instant::now() + connector.connect_timeout();
         let mut first = connector.open(Planning::Free).await?;
         let refused = pooler::refuse(&mut first.connection, &connector);
-        let late = |_| Err(error::timed_out(connector.place(), connector.connect_timeout()));
+        let late = |_| {
+            Err(error::timed_out(
+                connector.place(),
+                connector.connect_timeout(),
+            ))
+        };
         timeout_at(deadline, refused).await.unwrap_or_else(late)?;
         let manage = config.manage_schema;
         install::ensure(&mut first.connection, &connector, manage, deadline).await?;
@@ -122,7 +127,10 @@ impl PgmqEngine {
         let link = |planning| Link::new(connector.clone(), planning, Some(Arc::clone(&urgent)));
         let control = link(Planning::Free).with(first);
         let owns_pool = config.pool.is_none();
-        let pool = config.pool.clone().unwrap_or_else(|| own_pool(&config, &connector));
+        let pool = config
+            .pool
+            .clone()
+            .unwrap_or_else(|| own_pool(&config, &connector));
         let lender = Arc::new(Lender::new(pool, owns_pool, connector.clone()));
         let mut capabilities = Capabilities::new("pgmq");
         capabilities.durable = true;
@@ -145,7 +153,10 @@ impl PgmqEngine {
             interval: config.sweep_interval,
         };
         let patience = connector.patience(Planning::Free);
-        let stopper = Stopper { urgent: Arc::clone(&urgent), patience };
+        let stopper = Stopper {
+            urgent: Arc::clone(&urgent),
+            patience,
+        };
         let groups = Groups::new(Means {
             lender: Arc::clone(&lender),
             place: connector.place().clone(),
@@ -183,7 +194,9 @@ impl PgmqEngine {
         };
         inner.start_sweeping();
         inner.connector.runtime.watch(&mut inner.tasks().running);
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Removes from the archives what is older than they keep, now; how many messages. The engine
@@ -254,7 +267,9 @@ impl PgmqEngine {
                 }
                 error::on_queue(failure, &queue, place)
             })?;
-            let is_new = stored.iter().any(|outcome| matches!(outcome, PublishOutcome::Stored(_)));
+            let is_new = stored
+                .iter()
+                .any(|outcome| matches!(outcome, PublishOutcome::Stored(_)));
             for (index, outcome) in places.into_iter().zip(stored) {
                 outcomes[index] = Some(outcome);
             }
@@ -271,7 +286,10 @@ fn unanswered(messages: &[Outgoing]) -> Vec<Option<PublishOutcome>> {
 }
 
 fn lost() -> Error {
-    Error::new(ErrorKind::Engine, "the database gave fewer ids than messages")
+    Error::new(
+        ErrorKind::Engine,
+        "the database gave fewer ids than messages",
+    )
 }
 
 impl PgmqEngine {
@@ -317,7 +335,9 @@ impl Inner {
         for (queue, rows) in queues.into_inner() {
             let (places, rows): (Vec<usize>, Vec<Row>) = rows.into_iter().unzip();
             if rows.iter().any(Row::is_keyed) {
-                self.queues.index_keys(&queue, &self.control, self.manage_schema).await;
+                self.queues
+                    .index_keys(&queue, &self.control, self.manage_schema)
+                    .await;
             }
             let results = self.store(&queue, rows).await;
             let mut stored_here = false;
@@ -349,7 +369,9 @@ impl Inner {
             return Err(error);
         }
         let outcomes = outcomes.into_iter();
-        Ok(outcomes.map(|o| o.unwrap_or_else(|| PublishOutcome::Failed(lost()))).collect())
+        Ok(outcomes
+            .map(|o| o.unwrap_or_else(|| PublishOutcome::Failed(lost())))
+            .collect())
     }
 
     fn announce(&self, queue: &QueueName) {
@@ -403,7 +425,9 @@ impl Inner {
                 None => {
                     let (sender, state) = watch::channel(listen::State::Connecting);
                     let (connector, wake) = (self.connector.clone(), self.wake.clone());
-                    tasks.running.spawn(listen::forever(connector, wake, sender));
+                    tasks
+                        .running
+                        .spawn(listen::forever(connector, wake, sender));
                     tasks.listening = Some(state.clone());
                     state
                 }
@@ -420,7 +444,13 @@ impl Inner {
         };
         running.shutdown().await;
         self.wake.finish(&self.control).await;
-        for link in [&self.claim, &self.settle, &self.renew, &*self.control, &*self.urgent] {
+        for link in [
+            &self.claim,
+            &self.settle,
+            &self.renew,
+            &*self.control,
+            &*self.urgent,
+        ] {
             link.close().await;
         }
         if self.owns_pool {

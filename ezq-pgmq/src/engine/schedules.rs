@@ -16,7 +16,10 @@ macro_rules! on_schedules {
         let inner = &$engine.inner;
         let mut again = true;
         loop {
-            inner.timetable.ensure(&inner.control, &inner.connector, inner.manage_schema).await?;
+            inner
+                .timetable
+                .ensure(&inner.control, &inner.connector, inner.manage_schema)
+                .await?;
             let mut link: Checkout<'_> = Link::checkout(&inner.control).await?;
             let watch = link.watch();
             let $connection = link.connection();
@@ -43,10 +46,16 @@ impl ScheduleStore for PgmqEngine {
     async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
         let encoding = self.inner.encoding;
         let written = |text| encoding.name(text).into_owned();
-        let (names, definitions): (Vec<String>, Vec<String>) =
-            mine.iter().map(|(name, definition)| (written(name), written(definition))).unzip();
-        on_schedules!(self, |connection| schedules::look(connection, &names, &definitions))
-            .map_err(|failure| self.schedules_failed(failure))
+        let (names, definitions): (Vec<String>, Vec<String>) = mine
+            .iter()
+            .map(|(name, definition)| (written(name), written(definition)))
+            .unzip();
+        on_schedules!(self, |connection| schedules::look(
+            connection,
+            &names,
+            &definitions
+        ))
+        .map_err(|failure| self.schedules_failed(failure))
     }
 
     async fn register(&self, new: Registration<'_>, instead_of: Option<&str>) -> Result<bool> {
@@ -55,30 +64,56 @@ impl ScheduleStore for PgmqEngine {
             [new.name, new.application, new.definition].map(|text| encoding.name(text));
         let next_at = new.next_at;
         let (name, application, definition) = (&*name, &*application, &*definition);
-        let new = Registration { name, application, definition, next_at };
+        let new = Registration {
+            name,
+            application,
+            definition,
+            next_at,
+        };
         let instead_of = instead_of.map(|old| encoding.name(old));
         let instead_of = instead_of.as_deref();
-        on_schedules!(self, |connection| schedules::register(connection, new, instead_of))
-            .map_err(|failure| self.schedules_failed(failure))
+        on_schedules!(self, |connection| schedules::register(
+            connection, new, instead_of
+        ))
+        .map_err(|failure| self.schedules_failed(failure))
     }
 
     async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
-        let Firing { name, tick, message } = firing;
+        let Firing {
+            name,
+            tick,
+            message,
+        } = firing;
         let encoding = self.inner.encoding;
         let name = &*encoding.name(name);
-        let definition = tick.map(|tick| encoding.name(tick.definition)).unwrap_or_default();
-        let tick = tick.map(|tick| Advance { definition: &definition, ..tick });
+        let definition = tick
+            .map(|tick| encoding.name(tick.definition))
+            .unwrap_or_default();
+        let tick = tick.map(|tick| Advance {
+            definition: &definition,
+            ..tick
+        });
         let Some(message) = message else {
-            let Some(tick) = tick else { return Ok(Fired::NotDue) };
-            let moved =
-                on_schedules!(self, |connection| schedules::leave_out(connection, name, tick));
+            let Some(tick) = tick else {
+                return Ok(Fired::NotDue);
+            };
+            let moved = on_schedules!(self, |connection| schedules::leave_out(
+                connection, name, tick
+            ));
             let moved = moved.map_err(|failure| self.schedules_failed(failure))?;
-            return Ok(if moved { Fired::Done(None) } else { Fired::NotDue });
+            return Ok(if moved {
+                Fired::Done(None)
+            } else {
+                Fired::NotDue
+            });
         };
         let (inner, queue) = (&self.inner, &message.queue);
         let headers = publish::checked(&message, inner.encoding)?;
         if message.headers.key().is_some() {
-            inner.queues.index_keys(queue, &inner.control, inner.manage_schema).await;
+            inner
+                .queues
+                .index_keys(queue, &inner.control, inner.manage_schema)
+                .await;
         }
         let stored = on_schedules!(self, |connection| {
             schedules::fire(connection, name, tick, &message, headers.as_deref())
@@ -88,7 +123,9 @@ impl ScheduleStore for PgmqEngine {
             data if error::is_data(data) => text::refused_with(failure, "its body or headers"),
             _ => error::of(failure, self.place()),
         })?;
-        let Some(id) = stored else { return Ok(Fired::NotDue) };
+        let Some(id) = stored else {
+            return Ok(Fired::NotDue);
+        };
         inner.announce(queue);
         Ok(Fired::Done(Some(id)))
     }

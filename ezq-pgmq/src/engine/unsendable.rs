@@ -17,7 +17,10 @@ impl PgmqEngine {
     pub(super) async fn claim_sendable(&self, request: &LeaseRequest) -> Result<Batch> {
         let mut max = request.max;
         loop {
-            let fewer = LeaseRequest { max, ..request.clone() };
+            let fewer = LeaseRequest {
+                max,
+                ..request.clone()
+            };
             match self.claim(&fewer, true).await {
                 Err(error) if error::is_unsendable(&error) && max > 1 => max /= 2,
                 Err(error) if error::is_unsendable(&error) => {
@@ -33,7 +36,9 @@ impl PgmqEngine {
     async fn pass_over(&self, request: &LeaseRequest, error: Error) -> Result<Batch> {
         let mut batch = self.claim(request, false).await?;
         let queue = &request.queue;
-        let Some(Claimed { delivery, .. }) = batch.claimed.first_mut() else { return Err(error) };
+        let Some(Claimed { delivery, .. }) = batch.claimed.first_mut() else {
+            return Err(error);
+        };
         match self.read(queue, delivery).await {
             Ok(()) if delivery.deliveries < i32::MAX.unsigned_abs() => return Ok(batch),
             Err(failure) if !error::is_unsendable(&failure) => return Err(failure),
@@ -48,13 +53,20 @@ impl PgmqEngine {
             attempts: 0,
         };
         let progress = Progress::default();
-        let bury = Settle::DeadLetter { reason, progress, outgoing: Vec::new() };
+        let bury = Settle::DeadLetter {
+            reason,
+            progress,
+            outgoing: Vec::new(),
+        };
         for outcome in self.settle(queue, vec![(receipt, bury)]).await? {
             if let SettleOutcome::Failed { error, .. } = outcome {
                 return Err(error);
             }
         }
         ezq_core::private::warn!(%queue, %message_id, error = why, "a message that cannot be sent is a dead letter");
-        Ok(Batch { next_due: Some(Duration::ZERO), ..Batch::default() })
+        Ok(Batch {
+            next_due: Some(Duration::ZERO),
+            ..Batch::default()
+        })
     }
 }

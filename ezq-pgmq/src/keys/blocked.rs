@@ -20,7 +20,10 @@ pub(crate) async fn list(
     limit: usize,
 ) -> Result<Vec<BlockedKey>, sqlx::Error> {
     let query = sqlx::query(AssertSqlSafe(statement(queue)));
-    let rows = query.bind(i64::try_from(limit).unwrap_or(i64::MAX)).fetch_all(connection).await?;
+    let rows = query
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await?;
     rows.iter().map(blocked).collect()
 }
 
@@ -78,7 +81,13 @@ fn blocked(row: &PgRow) -> Result<BlockedKey, sqlx::Error> {
     let key: String = row.try_get("name")?;
     let head = receipts::message_id(row)?;
     let waiting: i64 = row.try_get("waiting")?;
-    Ok(BlockedKey::new(key, head, blocker, until, u64::try_from(waiting).unwrap_or(0)))
+    Ok(BlockedKey::new(
+        key,
+        head,
+        blocker,
+        until,
+        u64::try_from(waiting).unwrap_or(0),
+    ))
 }
 
 /// Until when a worker has a message of the key. The counts, by which the claim goes, do not tell a

@@ -31,7 +31,12 @@ pub(crate) struct Paths(Mutex<HashMap<QueueName, Path>>);
 impl Paths {
     pub(crate) fn of(&self, queue: &QueueName) -> Path {
         // A fleet does not begin at one key.
-        let begin = || Path { by_key: false, at: rand::random(), shared: false, odd: false };
+        let begin = || Path {
+            by_key: false,
+            at: rand::random(),
+            shared: false,
+            odd: false,
+        };
         self.paths().get(queue).copied().unwrap_or_else(begin)
     }
 
@@ -84,7 +89,11 @@ impl Claim {
             let asked_at = *asked_at.get_or_insert(looked.asked_at);
             let done = around && (looked.is_all || looked.reached >= begun);
             around |= looked.is_all;
-            path.at = if looked.is_all { i64::MIN } else { looked.reached };
+            path.at = if looked.is_all {
+                i64::MIN
+            } else {
+                looked.reached
+            };
             if !batch.claimed.is_empty() {
                 path.by_key = batch.keys() == 0;
                 return Ok(batch);
@@ -103,8 +112,13 @@ impl Claim {
         connection: &mut PgConnection,
         asked_at: DateTime<Utc>,
     ) -> Result<Batch, sqlx::Error> {
-        let next_due = self.next_due(connection, self.keyed_next_due(), Some(asked_at)).await?;
-        Ok(Batch { next_due, ..Batch::default() })
+        let next_due = self
+            .next_due(connection, self.keyed_next_due(), Some(asked_at))
+            .await?;
+        Ok(Batch {
+            next_due,
+            ..Batch::default()
+        })
     }
 
     async fn look(
@@ -131,7 +145,11 @@ impl Claim {
         for row in &rows {
             if looked.is_none() {
                 let (reached, is_all) = (row.try_get("reached")?, row.try_get("is_all")?);
-                looked = Some(Looked { reached, is_all, asked_at: row.try_get("asked_at")? });
+                looked = Some(Looked {
+                    reached,
+                    is_all,
+                    asked_at: row.try_get("asked_at")?,
+                });
             }
             if row.try_get::<Option<i64>, _>("msg_id")?.is_some() {
                 batch.push(row)?;
@@ -161,7 +179,11 @@ impl Batch {
 
     /// How many different keys there are.
     fn keys(&self) -> i64 {
-        let keys: HashSet<i64> = self.claimed.iter().filter_map(|claimed| claimed.key).collect();
+        let keys: HashSet<i64> = self
+            .claimed
+            .iter()
+            .filter_map(|claimed| claimed.key)
+            .collect();
         i64::try_from(keys.len()).unwrap_or(i64::MAX)
     }
 }

@@ -90,15 +90,22 @@ pub(crate) async fn create_on_small(
     }
     let mut tx = connection.begin().await?;
     // Others who change the schema hold up nobody but each other.
-    sqlx::query("SET LOCAL lock_timeout = '5s'").execute(&mut *tx).await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(&mut *tx).await?;
+    sqlx::query("SET LOCAL lock_timeout = '5s'")
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(LOCK_KEY)
+        .execute(&mut *tx)
+        .await?;
     sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
     for name in broken(&mut tx, queue).await? {
         let drop = format!("DROP INDEX {}", sql::in_pgmq(&name));
         sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *tx).await?;
     }
     for statement in statements(queue) {
-        sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await?;
+        sqlx::query(AssertSqlSafe(statement))
+            .execute(&mut *tx)
+            .await?;
     }
     tx.commit().await?;
     Ok(true)
@@ -115,7 +122,9 @@ pub(crate) async fn create_beside(connector: &Connector, queue: &QueueName) -> R
 }
 
 async fn build(connection: &mut PgConnection, queue: &QueueName) -> Result<bool, sqlx::Error> {
-    sqlx::raw_sql("SET statement_timeout = 0").execute(&mut *connection).await?;
+    sqlx::raw_sql("SET statement_timeout = 0")
+        .execute(&mut *connection)
+        .await?;
     // Two builds at once would wait for each other. The lock is the session's: a build is no
     // transaction.
     let is_alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
@@ -128,13 +137,19 @@ async fn build(connection: &mut PgConnection, queue: &QueueName) -> Result<bool,
     // One that somebody is building by hand is not dropped: that would wait for longer.
     for name in broken(connection, queue).await? {
         let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {}", sql::in_pgmq(&name));
-        sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *connection).await?;
+        sqlx::raw_sql(AssertSqlSafe(drop))
+            .execute(&mut *connection)
+            .await?;
     }
     // Transactions that began before are waited for.
-    sqlx::raw_sql("SET lock_timeout = '10min'").execute(&mut *connection).await?;
+    sqlx::raw_sql("SET lock_timeout = '10min'")
+        .execute(&mut *connection)
+        .await?;
     for statement in statements(queue) {
         let statement = statement.replacen("create index", "create index concurrently", 1);
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await?;
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(&mut *connection)
+            .await?;
     }
     Ok(true)
 }
@@ -149,5 +164,8 @@ async fn broken(
                   WHERE i.indrelid = to_regclass('pgmq.' || quote_ident('q_' || $1)) AND NOT i.indisvalid
                     AND c.relname IN ('q_' || $1 || '_ezq_keys', 'q_' || $1 || '_ezq_held',
                                       'q_' || $1 || '_ezq_plain')";
-    sqlx::query_scalar(broken).bind(queue.as_str()).fetch_all(connection).await
+    sqlx::query_scalar(broken)
+        .bind(queue.as_str())
+        .fetch_all(connection)
+        .await
 }

@@ -41,8 +41,11 @@ fn held_until(row: &str) -> String {
 /// Some message `l` of a key is leased, beside those that a condition leaves out. Where there is an
 /// index for it, `OFFSET 0` keeps the planner from reading all of that at once.
 pub(crate) fn leased(table: &str, key: &str, is_indexed: bool, beside: &str) -> String {
-    let (time, singly) =
-        if is_indexed { (held_until("l."), " OFFSET 0") } else { ("l.vt".to_owned(), "") };
+    let (time, singly) = if is_indexed {
+        (held_until("l."), " OFFSET 0")
+    } else {
+        ("l.vt".to_owned(), "")
+    };
     format!(
         "EXISTS (SELECT FROM {table} l WHERE {} AND {} = {key} AND l.read_ct > 0 \
          AND {time} > pg_catalog.statement_timestamp() AND {} < l.read_ct{beside}{singly})",
@@ -79,7 +82,9 @@ pub(crate) async fn contested(
     let leased = leased(&sql::table(queue), "k.key", is_indexed, others);
     let statement =
         format!("SELECT k.key FROM pg_catalog.unnest($1::bigint[]) k(key) WHERE {leased}");
-    let query = sqlx::query_scalar(AssertSqlSafe(statement)).bind(keys).bind(ids);
+    let query = sqlx::query_scalar(AssertSqlSafe(statement))
+        .bind(keys)
+        .bind(ids);
     query.fetch_all(connection).await
 }
 

@@ -89,7 +89,11 @@ impl Claim {
     /// `walk`: the keys from one on, with their first messages, as far as it takes to find enough.
     fn walk_keys(&self) -> (String, String) {
         let head = self.head(&format!("{} > w.key", hash("h")));
-        let from = if self.is_bounded() { BEFORE + 2 } else { BEFORE };
+        let from = if self.is_bounded() {
+            BEFORE + 2
+        } else {
+            BEFORE
+        };
         let walk = format!(
             "walk AS (
                SELECT 0::bigint AS place, 0::bigint AS count, 0::bigint AS found, ${from}::bigint AS key,

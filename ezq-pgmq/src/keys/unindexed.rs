@@ -80,15 +80,23 @@ impl Unindexed {
             let Some(place) = next else {
                 self.keep(queue, None);
                 let next_due = claim.next_unindexed(connection).await?;
-                return Ok(Batch { next_due, ..Batch::default() });
+                return Ok(Batch {
+                    next_due,
+                    ..Batch::default()
+                });
             };
-            let looked = claim.look_at_window(connection, Some(&place), false).await?;
+            let looked = claim
+                .look_at_window(connection, Some(&place), false)
+                .await?;
             self.keep(queue, looked.next.clone());
             if !looked.batch.claimed.is_empty() {
                 return Ok(looked.batch);
             }
             if began.elapsed() > SEARCH {
-                return Ok(Batch { next_due: Some(Duration::ZERO), ..Batch::default() });
+                return Ok(Batch {
+                    next_due: Some(Duration::ZERO),
+                    ..Batch::default()
+                });
             }
             next = looked.next;
         }
@@ -118,7 +126,9 @@ impl Claim {
         let due = due.map_or_else(|| "-infinity".to_owned(), |due| due.to_rfc3339());
         let mut place = (due, id);
         loop {
-            let looked = self.look_at_window(connection, Some(&place), is_indexed).await?;
+            let looked = self
+                .look_at_window(connection, Some(&place), is_indexed)
+                .await?;
             if !looked.batch.claimed.is_empty() {
                 return Ok(looked.batch);
             }
@@ -126,7 +136,10 @@ impl Claim {
                 Some(next) => place = next,
                 None => {
                     let next_due = self.next_unindexed(connection).await?;
-                    return Ok(Batch { next_due, ..Batch::default() });
+                    return Ok(Batch {
+                        next_due,
+                        ..Batch::default()
+                    });
                 }
             }
         }
@@ -146,7 +159,11 @@ impl Claim {
             .bind(from.map(|(vt, _)| vt.clone()))
             .bind(from.map_or(i64::MIN, |(_, id)| *id));
         let rows = self.bind_before(query).fetch_all(connection).await?;
-        let mut looked = Looked { batch: Batch::default(), next: None, has_keys: false };
+        let mut looked = Looked {
+            batch: Batch::default(),
+            next: None,
+            has_keys: false,
+        };
         for row in &rows {
             looked.has_keys = row.try_get("has_keys")?;
             if row.try_get("is_full")? {
@@ -224,8 +241,9 @@ impl Claim {
              FROM {} c WHERE c.vt > statement_timestamp()",
             self.table
         );
-        let wait: Option<i64> =
-            sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(connection).await?;
+        let wait: Option<i64> = sqlx::query_scalar(AssertSqlSafe(statement))
+            .fetch_one(connection)
+            .await?;
         Ok(wait.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
     }
 }

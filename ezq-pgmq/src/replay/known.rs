@@ -53,7 +53,10 @@ pub(super) async fn list(
     connection: &mut PgConnection,
     name: Option<&str>,
 ) -> Result<Vec<ReplayProgress>, sqlx::Error> {
-    let rows = sqlx::query(sql::LIST).bind(name).fetch_all(connection).await?;
+    let rows = sqlx::query(sql::LIST)
+        .bind(name)
+        .fetch_all(connection)
+        .await?;
     let queue = |name: &str| QueueName::new(name).map_err(|e| sqlx::Error::Decode(Box::new(e)));
     let read = |row: &PgRow| {
         Ok(ReplayProgress {

@@ -236,7 +236,9 @@ impl Replay {
                 }
                 if let Some(rate) = self.rate {
                     let count = u32::try_from(count).unwrap_or(u32::MAX);
-                    let pause = Duration::from_secs(1).saturating_mul(count).checked_div(rate);
+                    let pause = Duration::from_secs(1)
+                        .saturating_mul(count)
+                        .checked_div(rate);
                     tokio::time::sleep(pause.unwrap_or_default()).await;
                 }
             }
@@ -258,7 +260,12 @@ impl IntoFuture for Replay {
 
 impl fmt::Debug for Replay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, options, rate, .. } = self;
+        let Self {
+            name,
+            options,
+            rate,
+            ..
+        } = self;
         f.debug_struct("Replay")
             .field("name", name)
             .field("options", options)
@@ -315,7 +322,10 @@ struct Begun {
 }
 
 async fn locked(connection: &mut PgConnection, name: &str) -> Result<Option<Begun>, sqlx::Error> {
-    let row = sqlx::query(sql::LOCKED).bind(name).fetch_optional(connection).await?;
+    let row = sqlx::query(sql::LOCKED)
+        .bind(name)
+        .fetch_optional(connection)
+        .await?;
     let begun = |row: PgRow| {
         let definition: &str = row.try_get("definition")?;
         Ok(Begun {
@@ -350,7 +360,10 @@ async fn step(
                 .bind(options.target.as_str())
                 .bind(options.definition().to_string());
             begin.execute(&mut *tx).await.map_err(on_queue)?;
-            locked(&mut tx, name).await.map_err(on_queue)?.ok_or_else(|| gone(name))?
+            locked(&mut tx, name)
+                .await
+                .map_err(on_queue)?
+                .ok_or_else(|| gone(name))?
         }
     };
     if let Err(other) = options.check(name, &begun.definition) {
@@ -361,7 +374,9 @@ async fn step(
     let page = rate.unwrap_or(PAGE).min(PAGE);
     let statement = options.bind(sql::step(&options.queue, &options.target), &begun);
     let statement = statement.bind(i64::from(page)).bind(name.to_owned());
-    let row = limit(patience, statement.fetch_one(&mut *tx)).await.map_err(on_queue)?;
+    let row = limit(patience, statement.fetch_one(&mut *tx))
+        .await
+        .map_err(on_queue)?;
     let told = || Ok((row.try_get("is_finished")?, row.try_get::<i64, _>("count")?));
     let (is_finished, count) = told().map_err(on_queue)?;
     tx.commit().await.map_err(on_queue)?;
@@ -385,7 +400,13 @@ impl PgmqEngine {
             data: None,
         });
         let name = self.encoding().name(&name.into()).into_owned();
-        Replay { engine: self.clone(), name, options, rate: None, on_progress: None }
+        Replay {
+            engine: self.clone(),
+            name,
+            options,
+            rate: None,
+            on_progress: None,
+        }
     }
 
     /// The replays that were begun.
@@ -412,5 +433,8 @@ fn failed(failure: sqlx::Error, engine: &PgmqEngine) -> Error {
 }
 
 fn gone(name: &str) -> Error {
-    Error::new(ErrorKind::Transient, format!("the replay `{name}` was removed just now"))
+    Error::new(
+        ErrorKind::Transient,
+        format!("the replay `{name}` was removed just now"),
+    )
 }

@@ -52,7 +52,11 @@ fn meant(queue: &QueueName) -> String {
 
 /// How many messages are meant.
 pub(super) fn count(queue: &QueueName) -> String {
-    format!("SELECT count(*) FROM {} q WHERE {}", sql::archive_table(queue), meant(queue))
+    format!(
+        "SELECT count(*) FROM {} q WHERE {}",
+        sql::archive_table(queue),
+        meant(queue)
+    )
 }
 
 /// Hands over what is meant of the next `$9` messages under the name `$10`, and notes how far the
@@ -106,5 +110,8 @@ pub(super) fn regex(pattern: &Pattern) -> String {
             format!("[.]{}", name.chars().map(escape).collect::<String>())
         }
     };
-    format!("^{}$", pattern.as_str().split('.').map(segment).collect::<String>())
+    format!(
+        "^{}$",
+        pattern.as_str().split('.').map(segment).collect::<String>()
+    )
 }

@@ -15,7 +15,10 @@ pub(super) struct Migration {
 
 impl Migration {
     pub(super) fn tables(&self) -> impl Iterator<Item = &'static str> {
-        self.makes.iter().copied().filter(|name| !name.ends_with("()"))
+        self.makes
+            .iter()
+            .copied()
+            .filter(|name| !name.ends_with("()"))
     }
 }
 
@@ -60,7 +63,11 @@ create index if not exists inbox_handled_at on ezq.inbox (handled_at);
         version: 3,
         name: "subscriptions",
         part: Part::Broadcast,
-        makes: &["ezq.subscriptions", "ezq.event_parties", "ezq.pattern_regex()"],
+        makes: &[
+            "ezq.subscriptions",
+            "ezq.event_parties",
+            "ezq.pattern_regex()",
+        ],
         sql: include_str!("subscriptions.sql"),
     },
     Migration {

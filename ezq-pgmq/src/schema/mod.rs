@@ -87,7 +87,11 @@ impl Found {
             is_broken |= m.makes.iter().any(|name| !self.stands.contains(*name));
             is_broken || !self.applied.contains(&m.version)
         };
-        MIGRATIONS.iter().filter(|m| m.part == part).filter(missing).collect()
+        MIGRATIONS
+            .iter()
+            .filter(|m| m.part == part)
+            .filter(missing)
+            .collect()
     }
 
     /// The names of what a part lacks.
@@ -108,7 +112,9 @@ impl Found {
 
     /// Something was dropped that a migration had made.
     fn is_broken(&self, part: Part) -> bool {
-        self.missing(part).iter().any(|m| self.applied.contains(&m.version))
+        self.missing(part)
+            .iter()
+            .any(|m| self.applied.contains(&m.version))
     }
 }
 
@@ -121,7 +127,10 @@ pub(crate) struct Schema {
 
 impl Schema {
     pub(crate) fn new(part: Part) -> Self {
-        Self { part, stands: AtomicBool::new(false) }
+        Self {
+            part,
+            stands: AtomicBool::new(false),
+        }
     }
 
     /// Makes sure that the part's tables stand, and creates them where `manage` allows it.
@@ -157,10 +166,12 @@ impl Schema {
             if !manage {
                 return Err(absent());
             }
-            create(connector, self.part).await.map_err(|failure| match failure.kind() {
-                ErrorKind::Permission => absent().with_source(failure),
-                _ => failure,
-            })?;
+            create(connector, self.part)
+                .await
+                .map_err(|failure| match failure.kind() {
+                    ErrorKind::Permission => absent().with_source(failure),
+                    _ => failure,
+                })?;
         }
         self.stands.store(true, Ordering::Relaxed);
         Ok(())
@@ -208,9 +219,14 @@ async fn apply(connection: &mut PgConnection, part: Part) -> Result<(), sqlx::Er
             .execute(&mut *tx)
             .await?;
     }
-    for Migration { version, name, sql, .. } in found.missing(part) {
+    for Migration {
+        version, name, sql, ..
+    } in found.missing(part)
+    {
         sqlx::raw_sql(AssertSqlSafe(*sql)).execute(&mut *tx).await?;
-        sqlx::raw_sql(AssertSqlSafe(record(*version, name))).execute(&mut *tx).await?;
+        sqlx::raw_sql(AssertSqlSafe(record(*version, name)))
+            .execute(&mut *tx)
+            .await?;
         tracing::info!(version, name, "migrated the schema `ezq`");
     }
     tx.commit().await
@@ -238,7 +254,14 @@ pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
          perform pg_catalog.set_config('lock_timeout', '2s', true);\n"
     );
     let steps = || MIGRATIONS.iter().filter(|step| step.part == part);
-    for Migration { version, name, makes, sql: step, .. } in steps() {
+    for Migration {
+        version,
+        name,
+        makes,
+        sql: step,
+        ..
+    } in steps()
+    {
         let absent = makes.iter().map(|name| match name.strip_suffix("()") {
             None => format!("pg_catalog.to_regclass('{name}') is null"),
             Some(function) => format!(
@@ -265,7 +288,10 @@ pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
         let _ = writeln!(sql, "grant select on ezq.migrations to {role};");
         let tables: BTreeSet<&str> = steps().flat_map(Migration::tables).collect();
         for table in tables {
-            let _ = writeln!(sql, "grant select, insert, update, delete on {table} to {role};");
+            let _ = writeln!(
+                sql,
+                "grant select, insert, update, delete on {table} to {role};"
+            );
         }
     }
     sql
@@ -291,7 +317,9 @@ fn record(version: i32, name: &str) -> String {
 }
 
 async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
-    let stands: Option<Vec<String>> = sqlx::query_scalar(PROBE).fetch_one(&mut *connection).await?;
+    let stands: Option<Vec<String>> = sqlx::query_scalar(PROBE)
+        .fetch_one(&mut *connection)
+        .await?;
     let has_schema = stands.is_some();
     let stands = BTreeSet::from_iter(stands.unwrap_or_default());
     let mut applied = BTreeSet::new();
@@ -299,7 +327,11 @@ async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
         let versions = sqlx::query_scalar::<_, i32>("SELECT version FROM ezq.migrations");
         applied.extend(versions.fetch_all(connection).await?);
     }
-    Ok(Found { has_schema, stands, applied })
+    Ok(Found {
+        has_schema,
+        stands,
+        applied,
+    })
 }
 
 async fn create(connector: &Connector, part: Part) -> Result<()> {
@@ -318,7 +350,9 @@ pub(crate) fn out_of_reach(failure: sqlx::Error, part: Part, place: &Place) -> E
         return refused;
     }
     let steps = MIGRATIONS.iter().filter(|step| step.part == part);
-    let tables = steps.flat_map(Migration::tables).map(|table| format!("`{table}`"));
+    let tables = steps
+        .flat_map(Migration::tables)
+        .map(|table| format!("`{table}`"));
     let text = format!(
         "the role `{}` lacks a right on {} in the database `{}`: run this there as an administrator\n{}",
         place.role,

@@ -46,7 +46,11 @@ impl Item {
         };
         let (kind, outgoing) = match settle {
             Settle::Ack { outgoing } => (Kind::Ack, outgoing),
-            Settle::Retry { after, progress, outgoing } => {
+            Settle::Retry {
+                after,
+                progress,
+                outgoing,
+            } => {
                 let kind = Kind::Return {
                     after_us: Some(micros(after)),
                     due: None,
@@ -54,7 +58,11 @@ impl Item {
                 };
                 (kind, outgoing)
             }
-            Settle::DeadLetter { reason, progress, outgoing } => {
+            Settle::DeadLetter {
+                reason,
+                progress,
+                outgoing,
+            } => {
                 let marks = marks(&progress, Some(&reason), encoding);
                 (Kind::Dead { marks }, outgoing)
             }
@@ -73,7 +81,13 @@ impl Item {
         };
         let outgoing: Result<Vec<_>, Error> = outgoing.into_iter().map(row).collect();
         match outgoing {
-            Ok(outgoing) => Ok(Self { index, receipt, key, kind, outgoing }),
+            Ok(outgoing) => Ok(Self {
+                index,
+                receipt,
+                key,
+                kind,
+                outgoing,
+            }),
             Err(error) => Err((receipt, error)),
         }
     }

@@ -44,13 +44,19 @@ struct Seen {
 impl Locked {
     /// Whether to wait for the rows of a queue.
     pub(super) fn wait(&self, queue: &QueueName) -> Wait {
-        let is_recent = self.seen().get(queue).is_some_and(|seen| seen.at.elapsed() < PASSED);
+        let is_recent = self
+            .seen()
+            .get(queue)
+            .is_some_and(|seen| seen.at.elapsed() < PASSED);
         if is_recent { Wait::Not } else { Wait::ForLocks }
     }
 
     /// A statement waited in vain.
     pub(super) fn saw(&self, queue: &QueueName, error: &Error) {
-        let seen = Seen { at: Instant::now(), error: error.without_source() };
+        let seen = Seen {
+            at: Instant::now(),
+            error: error.without_source(),
+        };
         self.seen().insert(queue.clone(), seen);
     }
 
@@ -58,7 +64,10 @@ impl Locked {
     pub(super) fn still(&self, queue: &QueueName) -> Error {
         let mut all = self.seen();
         let Some(seen) = all.get_mut(queue) else {
-            return Error::new(ErrorKind::Transient, "another session has the message locked");
+            return Error::new(
+                ErrorKind::Transient,
+                "another session has the message locked",
+            );
         };
         seen.at = Instant::now();
         seen.error.without_source()

@@ -72,7 +72,13 @@ pub(crate) struct Settling<'a> {
 
 impl<'a> Settling<'a> {
     pub(crate) fn new(means: Means<'a>, queue: &'a QueueName) -> Self {
-        Self { means, queue, outcomes: Vec::new(), woken: HashSet::new(), broken: 0 }
+        Self {
+            means,
+            queue,
+            outcomes: Vec::new(),
+            woken: HashSet::new(),
+            broken: 0,
+        }
     }
 
     pub(crate) async fn run(mut self, settlements: Vec<(Receipt, Settle)>) -> Settled {
@@ -103,7 +109,9 @@ impl<'a> Settling<'a> {
         let count = self.outcomes.len();
         let outcomes = self.outcomes.into_iter();
         Settled {
-            outcomes: outcomes.map(|o| o.unwrap_or(SettleOutcome::LeaseLost)).collect(),
+            outcomes: outcomes
+                .map(|o| o.unwrap_or(SettleOutcome::LeaseLost))
+                .collect(),
             woken: self.woken,
             is_broken: self.broken == count,
         }
@@ -157,7 +165,9 @@ impl<'a> Settling<'a> {
                 continue;
             }
             if error::is_locked(&failure) {
-                return Err(Failure::Locked(error::on_queue(failure, self.queue, &place)));
+                return Err(Failure::Locked(error::on_queue(
+                    failure, self.queue, &place,
+                )));
             }
             tries += 1;
             if error::is_conflict(&failure) && tries < CONFLICT_TRIES {
@@ -196,7 +206,12 @@ impl<'a> Settling<'a> {
     }
 
     async fn removal(&self) -> Result<Removal> {
-        let Means { control, retentions, manage_schema, .. } = self.means;
+        let Means {
+            control,
+            retentions,
+            manage_schema,
+            ..
+        } = self.means;
         retentions.removal(self.queue, control, manage_schema).await
     }
 
@@ -204,14 +219,29 @@ impl<'a> Settling<'a> {
     // consumer's affair, for deliveries of a dropped queue cannot be settled; queues of events are their
     // publishers'.
     async fn repair(&self, items: &[Item]) -> Result<(), Failure> {
-        let Means { control, queues, retentions, manage_schema, keys, .. } = self.means;
+        let Means {
+            control,
+            queues,
+            retentions,
+            manage_schema,
+            keys,
+            ..
+        } = self.means;
         queues.forget(self.queue);
         retentions.forget(self.queue);
         keys.forget();
-        queues.shape(self.queue, control).await.map_err(Failure::Other)?;
-        queues.ensure(self.queue, control, manage_schema).await.map_err(Failure::Other)?;
+        queues
+            .shape(self.queue, control)
+            .await
+            .map_err(Failure::Other)?;
+        queues
+            .ensure(self.queue, control, manage_schema)
+            .await
+            .map_err(Failure::Other)?;
         if items.iter().any(Item::has_keys) {
-            let ensured = keys.ensure(control, control.connector(), manage_schema).await;
+            let ensured = keys
+                .ensure(control, control.connector(), manage_schema)
+                .await;
             // What has no key is settled without them.
             ensured.map_err(Failure::Data)?;
         }
@@ -220,8 +250,12 @@ impl<'a> Settling<'a> {
 
     // Which of the events' queues is not there.
     async fn missing_target(&self, items: &[Item]) -> Option<Error> {
-        let Means { control, queues, .. } = self.means;
-        let targets = items.iter().flat_map(|item| item.outgoing.iter().map(|(queue, _)| queue));
+        let Means {
+            control, queues, ..
+        } = self.means;
+        let targets = items
+            .iter()
+            .flat_map(|item| item.outgoing.iter().map(|(queue, _)| queue));
         let targets: HashSet<&QueueName> = targets.collect();
         for target in targets {
             queues.forget(target);
@@ -246,7 +280,8 @@ impl<'a> Settling<'a> {
             if matches!(item.kind, Kind::Return { .. }) {
                 self.woken.insert(self.queue.clone());
             }
-            self.woken.extend(item.outgoing.into_iter().map(|(queue, _)| queue));
+            self.woken
+                .extend(item.outgoing.into_iter().map(|(queue, _)| queue));
             self.put(item.index, SettleOutcome::Done);
         }
     }
@@ -296,7 +331,11 @@ struct Applied {
 fn split(items: Vec<Item>) -> Result<Vec<Vec<Item>>, Vec<Item>> {
     let mut parts: HashMap<(bool, BTreeSet<QueueName>), Vec<Item>> = HashMap::new();
     for item in items {
-        let targets = item.outgoing.iter().map(|(queue, _)| queue.clone()).collect();
+        let targets = item
+            .outgoing
+            .iter()
+            .map(|(queue, _)| queue.clone())
+            .collect();
         let is_dead = matches!(item.kind, Kind::Dead { .. });
         parts.entry((is_dead, targets)).or_default().push(item);
     }
@@ -319,16 +358,27 @@ async fn apply(
         [first, ..] if !first.is_plain() => {
             transact(&mut *connection, queue, removal, all, wait).await?
         }
-        [Item { kind: Kind::Ack, .. }, ..] => {
+        [
+            Item {
+                kind: Kind::Ack, ..
+            },
+            ..,
+        ] => {
             let keys: Vec<Key> = items.iter().map(Item::key).collect();
             statements::acknowledge(&mut *connection, queue, removal, &keys, wait).await?
         }
         _ => statements::put_back(&mut *connection, queue, &all, wait).await?,
     };
-    let mut applied = Applied { done, locked: HashSet::new() };
+    let mut applied = Applied {
+        done,
+        locked: HashSet::new(),
+    };
     if wait == Wait::Not && applied.done.len() < items.len() {
         // Passed for its lock, or not there any more.
-        let open = items.iter().map(Item::key).filter(|key| !applied.done.contains(key));
+        let open = items
+            .iter()
+            .map(Item::key)
+            .filter(|key| !applied.done.contains(key));
         applied.locked = statements::standing(connection, queue, open).await?;
     }
     Ok(applied)

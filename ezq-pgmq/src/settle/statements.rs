@@ -20,8 +20,17 @@ type Query<'q> = QueryAs<'q, Postgres, Key, PgArguments>;
 
 /// A statement with the keys of receipts bound, column by column: `$1` to `$4` of [`RECEIPTS`].
 fn with_keys<'q>(statement: String, keys: impl Iterator<Item = Key>) -> Query<'q> {
-    let Columns { ids, fences, rels, times } = keys.collect();
-    sqlx::query_as(AssertSqlSafe(statement)).bind(ids).bind(fences).bind(rels).bind(times)
+    let Columns {
+        ids,
+        fences,
+        rels,
+        times,
+    } = keys.collect();
+    sqlx::query_as(AssertSqlSafe(statement))
+        .bind(ids)
+        .bind(fences)
+        .bind(rels)
+        .bind(times)
 }
 
 async fn keys(query: Query<'_>, connection: &mut PgConnection) -> Done {
@@ -50,7 +59,11 @@ pub(super) async fn lock(
     wait: Wait,
 ) -> Done {
     let statement = locked(&sql::table(queue), "", RECEIPTS, wait.sql());
-    keys(with_keys(statement, items.iter().map(|item| item.key())), connection).await
+    keys(
+        with_keys(statement, items.iter().map(|item| item.key())),
+        connection,
+    )
+    .await
 }
 
 /// Removes acknowledged messages.
@@ -126,7 +139,10 @@ pub(super) async fn put_back(
     let (afters, dues): (Vec<Option<i64>>, Vec<Option<DateTime<Utc>>>) =
         items.iter().map(column).unzip();
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
-    let covers: Vec<i64> = items.iter().map(|item| item.receipt.covers().into()).collect();
+    let covers: Vec<i64> = items
+        .iter()
+        .map(|item| item.receipt.covers().into())
+        .collect();
     let query = with_keys(statement, items.iter().map(|item| item.key()))
         .bind(afters)
         .bind(dues)

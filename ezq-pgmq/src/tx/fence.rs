@@ -42,7 +42,9 @@ impl Session {
             );
             let marks = marked.iter().filter_map(|one| one.mark.as_ref());
             let encoding = self.engine.encoding();
-            let marks: Vec<Value> = marks.map(|mark| Value::Object(encoding.marks(mark))).collect();
+            let marks: Vec<Value> = marks
+                .map(|mark| Value::Object(encoding.marks(mark)))
+                .collect();
             let query = self.with_receipts(statement, &marked).bind(marks);
             held += query.execute(&mut *connection).await?.rows_affected();
         }
@@ -71,8 +73,13 @@ impl Session {
             sql::table(&self.queue),
             receipts::carries("q", "$2", "$3", "$4")
         );
-        let Some((id, fence, rel, at)) = receipts::key(&one.receipt) else { return Ok(0) };
-        let query = sqlx::query(AssertSqlSafe(statement)).bind(id).bind(fence).bind(rel);
+        let Some((id, fence, rel, at)) = receipts::key(&one.receipt) else {
+            return Ok(0);
+        };
+        let query = sqlx::query(AssertSqlSafe(statement))
+            .bind(id)
+            .bind(fence)
+            .bind(rel);
         let query = query.bind(at).bind(&self.name);
         Ok(query.execute(connection).await?.rows_affected())
     }
@@ -117,7 +124,18 @@ fn with_receipts<'q>(
     finished: &[&Finished],
 ) -> Query<'q, Postgres, PgArguments> {
     // A receipt of another engine has no key, and so holds nothing.
-    let keys = finished.iter().filter_map(|one| receipts::key(&one.receipt));
-    let Columns { ids, fences, rels, times } = keys.collect();
-    sqlx::query(AssertSqlSafe(statement)).bind(ids).bind(fences).bind(rels).bind(times)
+    let keys = finished
+        .iter()
+        .filter_map(|one| receipts::key(&one.receipt));
+    let Columns {
+        ids,
+        fences,
+        rels,
+        times,
+    } = keys.collect();
+    sqlx::query(AssertSqlSafe(statement))
+        .bind(ids)
+        .bind(fences)
+        .bind(rels)
+        .bind(times)
 }

@@ -155,15 +155,30 @@ impl PgUnit {
         if let Some(time) = handler_limit {
             let idle_ms = time.saturating_mul(2).as_millis().clamp(10_000, 1 << 30);
             // Writing to a string cannot fail.
-            let _ = write!(begin, "; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
+            let _ = write!(
+                begin,
+                "; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
+            );
         }
         let begun = limit(engine.patience(), async {
             // The name and the number are ours.
-            Ok(Open { connection: engine.lender().begin(begin).await? })
+            Ok(Open {
+                connection: engine.lender().begin(begin).await?,
+            })
         });
-        let open = begun.await.map_err(|failure| error::of(failure, engine.place()))?;
-        let session = Session { engine: engine.clone(), queue: queue.clone(), name };
-        Ok(Self { session, broadcasts: Vec::new(), open: Arc::new(Mutex::new(open)) })
+        let open = begun
+            .await
+            .map_err(|failure| error::of(failure, engine.place()))?;
+        let session = Session {
+            engine: engine.clone(),
+            queue: queue.clone(),
+            name,
+        };
+        Ok(Self {
+            session,
+            broadcasts: Vec::new(),
+            open: Arc::new(Mutex::new(open)),
+        })
     }
 }
 
@@ -173,20 +188,33 @@ impl UnitOfWork for PgUnit {
         let Session { engine, queue, .. } = &self.session;
         let claim = engine.claim_of(queue, max).await?;
         let removal = engine.removal_of(queue).await?;
-        let Some(open) = Arc::get_mut(&mut self.open) else { return Err(spoilt::not_given_back()) };
+        let Some(open) = Arc::get_mut(&mut self.open) else {
+            return Err(spoilt::not_given_back());
+        };
         let connection = &mut open.get_mut().connection;
-        let claimed =
-            limit(engine.patience(), claim.take(connection, queue, removal, engine.plans())).await;
+        let claimed = limit(
+            engine.patience(),
+            claim.take(connection, queue, removal, engine.plans()),
+        )
+        .await;
         claimed.map_err(|failure| self.session.failed(failure, Step::Writing(queue)))
     }
 
     async fn has_made(&mut self, queue: &QueueName) -> bool {
-        let Some(open) = Arc::get_mut(&mut self.open) else { return false };
-        self.session.engine.has_made_in(&mut open.get_mut().connection, queue).await
+        let Some(open) = Arc::get_mut(&mut self.open) else {
+            return false;
+        };
+        self.session
+            .engine
+            .has_made_in(&mut open.get_mut().connection, queue)
+            .await
     }
 
     fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
-        self.broadcasts.push(broadcast::Row::new(message, self.session.engine.encoding())?);
+        self.broadcasts.push(broadcast::Row::new(
+            message,
+            self.session.engine.encoding(),
+        )?);
         Ok(())
     }
 
@@ -195,14 +223,22 @@ impl UnitOfWork for PgUnit {
         finished: Vec<Finished>,
         outgoing: Vec<Outgoing>,
     ) -> Result<SettleOutcome> {
-        let Self { session, broadcasts, open } = *self;
+        let Self {
+            session,
+            broadcasts,
+            open,
+        } = *self;
         let mut open = session.take_back(open).await?;
         session.engine.ready_for(&outgoing).await?;
         session.engine.ready_for_broadcasts(&broadcasts).await?;
         let mut events = ByQueue::default();
         for event in outgoing {
             let queue = event.queue.clone();
-            events.push(queue, 0, publish::Row::new(event, session.engine.encoding())?);
+            events.push(
+                queue,
+                0,
+                publish::Row::new(event, session.engine.encoding())?,
+            );
         }
         let events = events.into_inner();
         let removal = session.engine.removal_of(&session.queue).await?;

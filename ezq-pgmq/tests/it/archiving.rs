@@ -12,7 +12,10 @@ async fn a_batch_moves_whole_with_every_column() {
     let mut own = connection().await;
     let mut with_headers = message(&queue, r#"{"n": 1}"#);
     with_headers.headers.insert("mine", "x");
-    engine.publish(vec![with_headers, message(&queue, "[2]")]).await.unwrap();
+    engine
+        .publish(vec![with_headers, message(&queue, "[2]")])
+        .await
+        .unwrap();
     // What another client wrote moves as it is.
     let odd = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message, headers)
@@ -27,15 +30,25 @@ async fn a_batch_moves_whole_with_every_column() {
         )
     };
     let before: String = scalar(&mut own, &rows(&format!("q_{queue}"))).await;
-    let settlements = deliveries.into_iter().map(|delivery| (delivery.receipt, ack()));
+    let settlements = deliveries
+        .into_iter()
+        .map(|delivery| (delivery.receipt, ack()));
     let outcomes = engine.settle(&queue, settlements.collect()).await.unwrap();
     assert_eq!(outcomes.len(), 4);
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, SettleOutcome::Done)), "{outcomes:?}");
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, SettleOutcome::Done)),
+        "{outcomes:?}"
+    );
     let after: String = scalar(&mut own, &rows(&format!("a_{queue}"))).await;
     assert_eq!(before, after);
     let fresh = format!("SELECT bool_and(archived_at > enqueued_at) FROM pgmq.a_{queue}");
     assert!(scalar::<bool>(&mut own, &fresh).await);
-    assert_eq!(engine.stats(&queue).await.unwrap(), ezq_core::QueueStats::default());
+    assert_eq!(
+        engine.stats(&queue).await.unwrap(),
+        ezq_core::QueueStats::default()
+    );
 }
 
 #[tokio::test]
@@ -71,10 +84,20 @@ fn ids(queue: &QueueName, life: u32) -> [String; 3] {
 #[tokio::test]
 async fn a_queue_that_ezq_makes_beside_an_old_archive_goes_on_behind_it() {
     let (engine, queue) = archiving(Retention::ARCHIVE).await;
-    let mut last = archive(&engine, &queue, &ids(&queue, 1)).await.pop().unwrap();
+    let mut last = archive(&engine, &queue, &ids(&queue, 1))
+        .await
+        .pop()
+        .unwrap();
     for life in [2, 3] {
-        run(&mut connection().await, &format!("DROP TABLE pgmq.q_{queue}")).await;
-        let error = engine.publish(vec![message(&queue, "1")]).await.unwrap_err();
+        run(
+            &mut connection().await,
+            &format!("DROP TABLE pgmq.q_{queue}"),
+        )
+        .await;
+        let error = engine
+            .publish(vec![message(&queue, "1")])
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::QueueMissing);
         engine.ensure_queue(&queue).await.unwrap();
         for id in archive(&engine, &queue, &ids(&queue, life)).await {
@@ -85,7 +108,10 @@ async fn a_queue_that_ezq_makes_beside_an_old_archive_goes_on_behind_it() {
     assert_eq!(archived(&queue).await, 9);
     let mut own = connection().await;
     let kept = format!("SELECT array_agg(msg_id ORDER BY msg_id) FROM pgmq.a_{queue}");
-    assert_eq!(scalar::<Vec<i64>>(&mut own, &kept).await, Vec::from_iter(1..=9));
+    assert_eq!(
+        scalar::<Vec<i64>>(&mut own, &kept).await,
+        Vec::from_iter(1..=9)
+    );
 }
 
 #[tokio::test]
@@ -104,7 +130,9 @@ async fn of_a_queue_that_pgmq_makes_beside_an_old_archive_nothing_is_lost() {
     // Each is found, and known by the number that it had.
     for (event_id, id) in &all {
         let copies = engine.history(event_id, Some(&queue)).await.unwrap().copies;
-        let [copy] = &copies[..] else { panic!("{event_id}: {copies:?}") };
+        let [copy] = &copies[..] else {
+            panic!("{event_id}: {copies:?}")
+        };
         assert_eq!(copy.message_id, *id);
     }
     let done = engine.replay(queue.as_str(), &queue).await.unwrap();
@@ -119,7 +147,11 @@ async fn of_a_queue_that_pgmq_makes_beside_an_old_archive_nothing_is_lost() {
     assert_eq!(from, [1, 1, 1, 2, 2, 2, 3, 3, 3]);
     // What ezq makes anew goes on behind the numbers that queues have.
     run(&mut own, &format!("DROP TABLE pgmq.q_{queue}")).await;
-    engine_at(&server().await.url()).await.ensure_queue(&queue).await.unwrap();
+    engine_at(&server().await.url())
+        .await
+        .ensure_queue(&queue)
+        .await
+        .unwrap();
     let next = publish(&engine, &queue, &["1"]).await;
     assert_eq!(next[0].as_number(), Some(4));
 }
@@ -135,7 +167,11 @@ async fn an_event_of_the_flat_form_is_told_of_in_each_life_of_its_queue() {
         let anew = format!("DROP TABLE pgmq.q_{queue}; SELECT pgmq.create('{queue}')");
         run(&mut connection().await, &anew).await;
     }
-    let copies = engine.history(&format!("{queue}:1"), Some(&queue)).await.unwrap().copies;
+    let copies = engine
+        .history(&format!("{queue}:1"), Some(&queue))
+        .await
+        .unwrap()
+        .copies;
     let told: Vec<_> = copies.into_iter().map(|copy| copy.message_id).collect();
     assert_eq!(told, stored);
 }
@@ -159,8 +195,9 @@ async fn a_message_that_the_archive_holds_already_is_there_once() {
 async fn an_id_of_any_length_can_be_archived() {
     let (engine, queue) = archiving(Retention::ARCHIVE).await;
     // Incompressible, so that no index of whole values could hold it.
-    let id: String =
-        (0..20_000_u64).map(|n| format!("{:x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect();
+    let id: String = (0..20_000_u64)
+        .map(|n| format!("{:x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+        .collect();
     let body = format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t"}}"#);
     publish(&engine, &queue, &[&body]).await;
     assert_eq!(acknowledge_all(&engine, &queue).await, 1);
@@ -172,7 +209,11 @@ async fn a_missing_archive_is_created_again() {
     let (engine, queue) = archiving(Retention::ARCHIVE).await;
     publish(&engine, &queue, &["1"]).await;
     acknowledge_all(&engine, &queue).await;
-    run(&mut connection().await, &format!("DROP TABLE pgmq.a_{queue}")).await;
+    run(
+        &mut connection().await,
+        &format!("DROP TABLE pgmq.a_{queue}"),
+    )
+    .await;
     publish(&engine, &queue, &["2"]).await;
     assert_eq!(acknowledge_all(&engine, &queue).await, 1);
     assert_eq!(archived(&queue).await, 1);
@@ -200,9 +241,13 @@ async fn histories_have_an_index_where_the_schema_is_managed_and_the_archive_sma
     assert!(scalar::<bool>(&mut own, &has_index(&queue)).await);
     let (_, deleting) = engine_and_queue().await;
     assert!(!scalar::<bool>(&mut own, &has_index(&deleting)).await);
-    let config = PgmqConfig::url(&server().await.url()).unwrap().manage_schema(false);
+    let config = PgmqConfig::url(&server().await.url())
+        .unwrap()
+        .manage_schema(false);
     let careful = PgmqEngine::connect(config).await.unwrap();
-    careful.set_retention(&deleting, Retention::ARCHIVE).unwrap();
+    careful
+        .set_retention(&deleting, Retention::ARCHIVE)
+        .unwrap();
     careful.ensure_queue(&deleting).await.unwrap();
     assert!(!scalar::<bool>(&mut own, &has_index(&deleting)).await);
 }
@@ -213,7 +258,9 @@ async fn a_setup_leaves_the_index_of_a_large_archive_to_be_built_by_hand() {
     let url = fresh_database().await;
     let (engine, queue) = (engine_at(&url).await, unique("q"));
     engine.ensure_queue(&queue).await.unwrap();
-    let mut own = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let mut own = <sqlx::PgConnection as sqlx::Connection>::connect(&url)
+        .await
+        .unwrap();
     let setup = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), None);
     let setup = setup.replace("create extension if not exists pgmq;", "");
     // Stored as it is: what is random is not compressed.
@@ -229,8 +276,9 @@ async fn a_setup_leaves_the_index_of_a_large_archive_to_be_built_by_hand() {
     );
     assert_eq!(scalar::<i64>(&mut own, &indexes).await, 0);
     // What it says of them, and what it does while the archive is small.
-    let by_hand =
-        setup.lines().filter_map(|line| line.strip_prefix("-- create index concurrently"));
+    let by_hand = setup
+        .lines()
+        .filter_map(|line| line.strip_prefix("-- create index concurrently"));
     for statement in by_hand {
         run(&mut own, &format!("create index concurrently {statement}")).await;
     }
@@ -246,22 +294,33 @@ async fn a_role_with_the_grants_that_setup_prints_archives_and_sweeps() {
     let url = fresh_database().await;
     let queue = unique("q");
     let admin = engine_at(&url).await;
-    let mut own = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let mut own = <sqlx::PgConnection as sqlx::Connection>::connect(&url)
+        .await
+        .unwrap();
     run(&mut own, "CREATE ROLE archivist LOGIN").await;
     let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), Some("archivist"));
     // The development server has PGMQ from SQL.
-    run(&mut own, &sql.replace("create extension if not exists pgmq;", "")).await;
+    run(
+        &mut own,
+        &sql.replace("create extension if not exists pgmq;", ""),
+    )
+    .await;
     drop(admin);
     let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
     let month = Retention::archive_for(std::time::Duration::from_secs(30 * 24 * 3600));
     let config = PgmqConfig::options(options.username("archivist")).manage_schema(false);
-    let engine = PgmqEngine::connect(config.retention(&queue, month)).await.unwrap();
+    let engine = PgmqEngine::connect(config.retention(&queue, month))
+        .await
+        .unwrap();
     engine.ensure_queue(&queue).await.unwrap();
     let body = r#"{"specversion":"1.0","id":"e","source":"/s","type":"t"}"#;
     publish(&engine, &queue, &[body]).await;
     assert_eq!(acknowledge_all(&engine, &queue).await, 1);
-    run(&mut own, &format!("UPDATE pgmq.a_{queue} SET archived_at = now() - interval '31 days'"))
-        .await;
+    run(
+        &mut own,
+        &format!("UPDATE pgmq.a_{queue} SET archived_at = now() - interval '31 days'"),
+    )
+    .await;
     assert_eq!(engine.history("e", None).await.unwrap().copies.len(), 1);
     assert_eq!(engine.sweep().await.unwrap(), 1);
     assert!(engine.history("e", None).await.unwrap().is_empty());
@@ -270,8 +329,14 @@ async fn a_role_with_the_grants_that_setup_prints_archives_and_sweeps() {
 #[tokio::test]
 async fn an_absent_archive_that_may_not_be_created_is_told() {
     let (_, queue) = engine_and_queue().await;
-    run(&mut connection().await, &format!("DROP TABLE pgmq.a_{queue}")).await;
-    let config = PgmqConfig::url(&server().await.url()).unwrap().manage_schema(false);
+    run(
+        &mut connection().await,
+        &format!("DROP TABLE pgmq.a_{queue}"),
+    )
+    .await;
+    let config = PgmqConfig::url(&server().await.url())
+        .unwrap()
+        .manage_schema(false);
     let config = config.retention(&queue, Retention::ARCHIVE);
     let engine = PgmqEngine::connect(config).await.unwrap();
     let error = engine.ensure_queue(&queue).await.unwrap_err();

@@ -22,12 +22,18 @@ fn event(n: i32) -> BroadcastMessage {
 
 fn keyed_event(n: i32, key: &str) -> BroadcastMessage {
     let dedupe = Dedupe::new(key, Duration::from_secs(3600), n.to_string()).unwrap();
-    BroadcastMessage { dedupe: Some(dedupe), ..event(n) }
+    BroadcastMessage {
+        dedupe: Some(dedupe),
+        ..event(n)
+    }
 }
 
 async fn subscribe(engine: &PgmqEngine, queue: &QueueName, pattern: &str) {
     engine.ensure_queue(queue).await.unwrap();
-    engine.subscribe("shop", queue, &[Pattern::new(pattern).unwrap()]).await.unwrap();
+    engine
+        .subscribe("shop", queue, &[Pattern::new(pattern).unwrap()])
+        .await
+        .unwrap();
 }
 
 async fn database() -> (String, PgConnection) {
@@ -43,7 +49,11 @@ async fn a_change_of_the_schema_that_waits_for_a_transaction_holds_up_no_broadca
     let old = engine_at(&url).await;
     subscribe(&old, &queue, "order.*").await;
     // As if the last of it was still to come.
-    run(&mut own, "DELETE FROM ezq.migrations WHERE name = 'queue names'").await;
+    run(
+        &mut own,
+        "DELETE FROM ezq.migrations WHERE name = 'queue names'",
+    )
+    .await;
     let mut tx = own.begin().await.unwrap();
     old.broadcast_in(&mut tx, event(1)).await.unwrap();
 
@@ -79,7 +89,11 @@ pub(crate) async fn broadcasts(url: &str) {
         assert_eq!(copies.len(), 2);
     }
     for queue in [&one, &two] {
-        let mut bodies: Vec<_> = lease(&engine, queue).await.into_iter().map(|d| d.body).collect();
+        let mut bodies: Vec<_> = lease(&engine, queue)
+            .await
+            .into_iter()
+            .map(|d| d.body)
+            .collect();
         bodies.sort();
         assert_eq!(bodies, ["1", "2"]);
     }
@@ -100,7 +114,10 @@ async fn nothing_is_made_where_it_is_not_to_be_and_the_error_says_what_to_run() 
     let error = engine.broadcast_in(&mut tx, event(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
     // Nothing was sent: the transaction is as it was.
-    engine.publish_in(&mut tx, vec![message(&queue, "5")]).await.unwrap();
+    engine
+        .publish_in(&mut tx, vec![message(&queue, "5")])
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
     subscribe(&engine, &queue, "#").await;
@@ -120,14 +137,24 @@ async fn a_role_that_may_not_write_into_one_of_the_queues_stores_no_copy() {
     let role = unique("role");
     let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&one), Some(role.as_str()));
     run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
-    run(&mut own, &sql.replace("create extension if not exists pgmq;", "")).await;
+    run(
+        &mut own,
+        &sql.replace("create extension if not exists pgmq;", ""),
+    )
+    .await;
     let engine = engine_at(&url.replace("postgres@", &format!("{role}@"))).await;
     let error = engine.broadcast(event(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
     assert_eq!(admin.stats(&one).await.unwrap().ready, 0);
     // What setup prints is enough for the queues that it names.
-    engine.unsubscribe("shop", &[(two, Pattern::new("#").unwrap())]).await.unwrap();
-    assert_eq!(engine.broadcast(keyed_event(1, "a")).await.unwrap().len(), 1);
+    engine
+        .unsubscribe("shop", &[(two, Pattern::new("#").unwrap())])
+        .await
+        .unwrap();
+    assert_eq!(
+        engine.broadcast(keyed_event(1, "a")).await.unwrap().len(),
+        1
+    );
     assert_eq!(lease_one(&engine, &one).await.body, "1");
 }
 
@@ -140,7 +167,10 @@ async fn ten_who_need_it_at_once_make_one() {
     for _ in 0..10 {
         let (engine, queue) = (engine_at(&url).await, queue.clone());
         subscribers.spawn(async move {
-            engine.subscribe("shop", &queue, &[Pattern::new("#").unwrap()]).await.unwrap()
+            engine
+                .subscribe("shop", &queue, &[Pattern::new("#").unwrap()])
+                .await
+                .unwrap()
         });
     }
     assert_eq!(subscribers.join_all().await.into_iter().sum::<u64>(), 1);
@@ -194,8 +224,14 @@ async fn another_client_subscribes_and_broadcasts_by_sql() {
         )
     };
     run(&mut own, &insert(queue.as_str(), "order.#")).await;
-    let bad =
-        [("MyOrders", "a"), ("q", "a*"), ("q", ""), ("q\"; x", "a"), ("q", "a\n"), ("q", "\u{85}")];
+    let bad = [
+        ("MyOrders", "a"),
+        ("q", "a*"),
+        ("q", ""),
+        ("q\"; x", "a"),
+        ("q", "a\n"),
+        ("q", "\u{85}"),
+    ];
     for (queue, pattern) in bad {
         let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(insert(queue, pattern)));
         refused.execute(&mut own).await.unwrap_err();
@@ -215,11 +251,17 @@ async fn a_subscriber_that_waits_is_woken() {
     let mut woken = subscriber.wakeups(&queue).await.unwrap().unwrap();
     woken.mark_unchanged();
     publisher.broadcast(event(1)).await.unwrap();
-    tokio::time::timeout(TTL, woken.changed()).await.unwrap().unwrap();
+    tokio::time::timeout(TTL, woken.changed())
+        .await
+        .unwrap()
+        .unwrap();
     woken.mark_unchanged();
     let mut own = PgConnection::connect(&url).await.unwrap();
     publisher.broadcast_in(&mut own, event(2)).await.unwrap();
-    tokio::time::timeout(TTL, woken.changed()).await.unwrap().unwrap();
+    tokio::time::timeout(TTL, woken.changed())
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -239,9 +281,16 @@ async fn broadcasts_and_publishes_of_the_same_keys_never_deadlock() {
                 let mut connection = engine.pool().acquire().await.unwrap();
                 let mut tx = connection.begin().await.unwrap();
                 if turn % 2 == 0 {
-                    engine.broadcast_in(&mut tx, keyed_event(n, &key)).await.unwrap();
+                    engine
+                        .broadcast_in(&mut tx, keyed_event(n, &key))
+                        .await
+                        .unwrap();
                 } else {
-                    let all = queues.iter().rev().map(|queue| keyed(queue, "1", &key)).collect();
+                    let all = queues
+                        .iter()
+                        .rev()
+                        .map(|queue| keyed(queue, "1", &key))
+                        .collect();
                     engine.publish_in(&mut tx, all).await.unwrap();
                 }
                 tx.commit().await.unwrap();
@@ -260,28 +309,54 @@ async fn a_copy_with_a_key_is_known_by_number_and_time() {
     let engine = engine_at(&url).await;
     let queue = unique("q");
     subscribe(&engine, &queue, "#").await;
-    let id = stored(engine.broadcast(keyed_event(1, "a")).await.unwrap().remove(0).1);
+    let id = stored(
+        engine
+            .broadcast(keyed_event(1, "a"))
+            .await
+            .unwrap()
+            .remove(0)
+            .1,
+    );
     let told = |outcome: PublishOutcome| match outcome {
         PublishOutcome::Duplicate(Some(original)) => original.message_id,
         other => panic!("no duplicate: {other:?}"),
     };
-    let again = engine.broadcast(keyed_event(2, "a")).await.unwrap().remove(0).1;
+    let again = engine
+        .broadcast(keyed_event(2, "a"))
+        .await
+        .unwrap()
+        .remove(0)
+        .1;
     assert_eq!(told(again), id);
-    let again = engine.publish(vec![keyed(&queue, "3", "a")]).await.unwrap().remove(0);
+    let again = engine
+        .publish(vec![keyed(&queue, "3", "a")])
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!(told(again), id);
     let listed = format!("SELECT enqueued_at FROM pgmq.q_{queue}");
     let stored_at: chrono::DateTime<chrono::Utc> = scalar(&mut own, &listed).await;
     assert_eq!(id.stored_at(), Some(stored_at));
 
     // After a fail-over to a replica that lags, the number is another message's.
-    assert_eq!(lose_newest(&mut own, queue.as_str()).await.as_deref(), Some("1"));
-    let [other] = &publish(&engine, &queue, &["4"]).await[..] else { panic!("one") };
+    assert_eq!(
+        lose_newest(&mut own, queue.as_str()).await.as_deref(),
+        Some("1")
+    );
+    let [other] = &publish(&engine, &queue, &["4"]).await[..] else {
+        panic!("one")
+    };
     assert_eq!(other.as_number(), id.as_number());
     assert!(!engine.cancel(&queue, &id).await.unwrap());
     assert!(engine.cancel(&queue, other).await.unwrap());
     // So is the number of a key: its own message was another.
     lose_newest(&mut own, queue.as_str()).await;
-    let again = engine.broadcast(keyed_event(5, "a")).await.unwrap().remove(0).1;
+    let again = engine
+        .broadcast(keyed_event(5, "a"))
+        .await
+        .unwrap()
+        .remove(0)
+        .1;
     assert_eq!(told(again), id);
     assert_eq!(engine.stats(&queue).await.unwrap().ready, 0);
 }

@@ -20,11 +20,17 @@ async fn table() -> (PgmqEngine, QueueName, PgConnection) {
 /// The types and payloads that a queue holds, in the order of their ids.
 async fn events(own: &mut PgConnection, queue: &QueueName) -> Vec<(String, Change<Value>)> {
     let sql = format!("SELECT message FROM pgmq.q_{queue} ORDER BY msg_id");
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(own).await.unwrap();
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .fetch_all(own)
+        .await
+        .unwrap();
     let read = |row: &sqlx::postgres::PgRow| {
         let message: Value = row.get(0);
         let text = message["type"].as_str().unwrap().to_owned();
-        (text, serde_json::from_value(message["data"].clone()).unwrap())
+        (
+            text,
+            serde_json::from_value(message["data"].clone()).unwrap(),
+        )
     };
     rows.iter().map(read).collect()
 }
@@ -40,8 +46,16 @@ pub(crate) async fn captures(url: &str) {
     let queue = unique("q");
     run(&mut own, "CREATE TABLE captured (id int, name text)").await;
     engine.capture("captured", &queue).await.unwrap();
-    run(&mut own, "INSERT INTO captured SELECT n, 'x' FROM generate_series(1, 3) n").await;
-    run(&mut own, "UPDATE captured SET name = 'y' WHERE id = 2; DELETE FROM captured").await;
+    run(
+        &mut own,
+        "INSERT INTO captured SELECT n, 'x' FROM generate_series(1, 3) n",
+    )
+    .await;
+    run(
+        &mut own,
+        "UPDATE captured SET name = 'y' WHERE id = 2; DELETE FROM captured",
+    )
+    .await;
     assert_eq!(lease(&engine, &queue).await.len(), 7);
     assert!(engine.captures().remove("captured").await.unwrap());
     run(&mut own, "DROP TABLE captured").await;
@@ -50,15 +64,25 @@ pub(crate) async fn captures(url: &str) {
 #[tokio::test]
 async fn every_change_is_an_event_of_the_writers_transaction() {
     let (engine, queue, mut own) = table().await;
-    let captured = engine.capture(queue.as_str(), &queue).source("shop").await.unwrap();
-    assert_eq!((captured.schema.as_str(), captured.is_enabled), ("public", true));
+    let captured = engine
+        .capture(queue.as_str(), &queue)
+        .source("shop")
+        .await
+        .unwrap();
+    assert_eq!(
+        (captured.schema.as_str(), captured.is_enabled),
+        ("public", true)
+    );
     let insert = format!("INSERT INTO {queue} VALUES (1, 'ada', 's', 1.10)");
     run(&mut own, &format!("BEGIN; {insert}; ROLLBACK")).await;
     assert_eq!(count(&mut own, &queue).await, 0);
     let mut tx = own.begin().await.unwrap();
     run(&mut tx, &insert).await;
     let transaction = "SELECT pg_current_xact_id()::text";
-    let transaction: u64 = scalar::<String>(&mut tx, transaction).await.parse().unwrap();
+    let transaction: u64 = scalar::<String>(&mut tx, transaction)
+        .await
+        .parse()
+        .unwrap();
     tx.commit().await.unwrap();
     // The key changes as well.
     run(&mut own, &format!("UPDATE {queue} SET id = 2, name = NULL")).await;
@@ -68,8 +92,13 @@ async fn every_change_is_an_event_of_the_writers_transaction() {
     let found = events(&mut own, &queue).await;
     let types: Vec<String> = found.iter().map(|(name, _)| name.clone()).collect();
     let expected = ["created", "updated", "deleted", "truncated"];
-    assert_eq!(types, expected.map(|operation| format!("{queue}.{operation}")));
-    let [created, updated, deleted, truncated] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(
+        types,
+        expected.map(|operation| format!("{queue}.{operation}"))
+    );
+    let [created, updated, deleted, truncated] = &found[..] else {
+        panic!("{found:?}")
+    };
     let row = |id: i64, name: Value| {
         Some(json!({ "id": id, "name": name, "secret": "s", "amount": 1.10 }))
     };
@@ -88,8 +117,17 @@ async fn every_change_is_an_event_of_the_writers_transaction() {
 #[tokio::test]
 async fn a_captured_event_is_one_as_ezq_publishes_it() {
     let (engine, queue, mut own) = table().await;
-    engine.capture(queue.as_str(), &queue).source("shop").key("name").await.unwrap();
-    run(&mut own, "SET timezone = 'Asia/Kathmandu'; SET datestyle = 'German'").await;
+    engine
+        .capture(queue.as_str(), &queue)
+        .source("shop")
+        .key("name")
+        .await
+        .unwrap();
+    run(
+        &mut own,
+        "SET timezone = 'Asia/Kathmandu'; SET datestyle = 'German'",
+    )
+    .await;
     let big = "123456789012345678901234567890.10";
     run(
         &mut own,
@@ -97,7 +135,9 @@ async fn a_captured_event_is_one_as_ezq_publishes_it() {
     )
     .await;
     let deliveries = lease(&engine, &queue).await;
-    let [first, second] = &deliveries[..] else { panic!("{deliveries:?}") };
+    let [first, second] = &deliveries[..] else {
+        panic!("{deliveries:?}")
+    };
     assert_eq!(first.headers.key().as_deref(), Some("ada"));
     assert_eq!(second.headers, Headers::new());
     let origin = Origin {
@@ -115,8 +155,15 @@ async fn a_captured_event_is_one_as_ezq_publishes_it() {
     let age = chrono::Utc::now() - envelope.time().unwrap().to_utc();
     assert!(age.num_seconds().abs() < 300, "{age}");
     let stamp = i64::from_str_radix(&format!("{}{}", id[0], id[1]), 16).unwrap();
-    assert!((stamp - envelope.time().unwrap().timestamp_millis()).abs() < 300_000, "{stamp}");
-    assert!(envelope.data().unwrap().contains(big), "{:?}", envelope.data());
+    assert!(
+        (stamp - envelope.time().unwrap().timestamp_millis()).abs() < 300_000,
+        "{stamp}"
+    );
+    assert!(
+        envelope.data().unwrap().contains(big),
+        "{:?}",
+        envelope.data()
+    );
 }
 
 #[tokio::test]
@@ -124,9 +171,17 @@ async fn a_statement_on_10_000_rows_is_one_insert_and_keeps_their_order() {
     let (engine, queue, mut own) = table().await;
     engine.capture(queue.as_str(), &queue).await.unwrap();
     let rows = "SELECT n, 'name ' || n FROM generate_series(1, 10000) n";
-    run(&mut own, &format!("INSERT INTO {queue} (id, name) {rows} ORDER BY n DESC")).await;
+    run(
+        &mut own,
+        &format!("INSERT INTO {queue} (id, name) {rows} ORDER BY n DESC"),
+    )
+    .await;
     // Every key becomes another row's: only their places tell the pairs.
-    run(&mut own, &format!("ALTER TABLE {queue} DROP CONSTRAINT {queue}_pkey")).await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE {queue} DROP CONSTRAINT {queue}_pkey"),
+    )
+    .await;
     run(&mut own, &format!("UPDATE {queue} SET id = 10001 - id")).await;
     run(&mut own, &format!("DELETE FROM {queue}")).await;
     let found = events(&mut own, &queue).await;
@@ -139,17 +194,26 @@ async fn a_statement_on_10_000_rows_is_one_insert_and_keeps_their_order() {
         assert_eq!(*name, format!("{queue}.updated"));
         let (old, new) = (change.old.as_ref().unwrap(), change.new.as_ref().unwrap());
         assert_eq!(old["name"], new["name"]);
-        assert_eq!(old["id"].as_i64().unwrap() + new["id"].as_i64().unwrap(), 10_001);
+        assert_eq!(
+            old["id"].as_i64().unwrap() + new["id"].as_i64().unwrap(),
+            10_001
+        );
     }
-    assert!(found[20_000..].iter().all(|(name, _)| *name == format!("{queue}.deleted")));
+    assert!(
+        found[20_000..]
+            .iter()
+            .all(|(name, _)| *name == format!("{queue}.deleted"))
+    );
     let sql = format!(
         "SELECT count(DISTINCT xmin::text), count(DISTINCT message ->> 'id'),
                 bool_and(vt > before) FROM (
            SELECT xmin, message, vt, coalesce(lag(vt) OVER (ORDER BY msg_id), '-infinity') AS before
            FROM pgmq.q_{queue} WHERE message ->> 'type' = '{queue}.created') q"
     );
-    let told: (i64, i64, bool) =
-        sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut own).await.unwrap();
+    let told: (i64, i64, bool) = sqlx::query_as(AssertSqlSafe(sql))
+        .fetch_one(&mut own)
+        .await
+        .unwrap();
     assert_eq!(told, (1, 10_000, true));
 }
 
@@ -211,16 +275,43 @@ async fn concurrent_writers_with_roll_backs_match_the_tables_own_audit() {
 #[tokio::test]
 async fn an_excluded_column_stands_nowhere_and_makes_no_event() {
     let (engine, queue, mut own) = table().await;
-    let captured = engine.capture(queue.as_str(), &queue).without(["secret"]).await.unwrap();
-    assert_eq!(captured.columns.as_deref(), Some(&["id", "name", "amount"].map(String::from)[..]));
-    run(&mut own, &format!("INSERT INTO {queue} VALUES (1, 'ada', 'hush')")).await;
+    let captured = engine
+        .capture(queue.as_str(), &queue)
+        .without(["secret"])
+        .await
+        .unwrap();
+    assert_eq!(
+        captured.columns.as_deref(),
+        Some(&["id", "name", "amount"].map(String::from)[..])
+    );
+    run(
+        &mut own,
+        &format!("INSERT INTO {queue} VALUES (1, 'ada', 'hush')"),
+    )
+    .await;
     run(&mut own, &format!("UPDATE {queue} SET secret = 'hushhush'")).await;
     assert_eq!(count(&mut own, &queue).await, 1);
-    run(&mut own, &format!("UPDATE {queue} SET secret = 'hush!', name = 'Ada'")).await;
+    run(
+        &mut own,
+        &format!("UPDATE {queue} SET secret = 'hush!', name = 'Ada'"),
+    )
+    .await;
     // A renamed or added column is not taken for another one that was not excluded.
-    run(&mut own, &format!("ALTER TABLE {queue} RENAME secret TO password")).await;
-    run(&mut own, &format!("ALTER TABLE {queue} ADD salt text DEFAULT 'hush'")).await;
-    run(&mut own, &format!("UPDATE {queue} SET password = 'hush?', salt = 'hush'")).await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE {queue} RENAME secret TO password"),
+    )
+    .await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE {queue} ADD salt text DEFAULT 'hush'"),
+    )
+    .await;
+    run(
+        &mut own,
+        &format!("UPDATE {queue} SET password = 'hush?', salt = 'hush'"),
+    )
+    .await;
     run(&mut own, &format!("DELETE FROM {queue}")).await;
     let found = events(&mut own, &queue).await;
     assert_eq!(found.len(), 3);
@@ -230,9 +321,16 @@ async fn an_excluded_column_stands_nowhere_and_makes_no_event() {
     for word in ["hush", "secret", "password", "salt"] {
         assert!(!all.contains(word), "{word} in {all}");
     }
-    engine.capture(queue.as_str(), &queue).columns(["name"]).await.unwrap();
-    run(&mut own, &format!("INSERT INTO {queue} VALUES (2, 'bob'); UPDATE {queue} SET id = 3"))
-        .await;
+    engine
+        .capture(queue.as_str(), &queue)
+        .columns(["name"])
+        .await
+        .unwrap();
+    run(
+        &mut own,
+        &format!("INSERT INTO {queue} VALUES (2, 'bob'); UPDATE {queue} SET id = 3"),
+    )
+    .await;
     let found = events(&mut own, &queue).await;
     assert_eq!(found.len(), 4);
     assert_eq!(found[3].1.new, Some(json!({ "name": "bob" })));
@@ -244,10 +342,23 @@ async fn odd_names_are_quoted_and_other_schemas_told_apart() {
     let columns = r#""o" text, "old" text, "line" int, "it's" int, "a\b" int, "hidden" int"#;
     let schema = format!("Odd \"{queue}\" \\ schema").replace('"', "\"\"");
     let table = format!("\"{schema}\".\"T'a\\ble.x\"");
-    run(&mut own, &format!("CREATE SCHEMA \"{schema}\"; CREATE TABLE {table} ({columns})")).await;
-    engine.capture(&table, &queue).without(["hidden"]).key("it's").await.unwrap();
+    run(
+        &mut own,
+        &format!("CREATE SCHEMA \"{schema}\"; CREATE TABLE {table} ({columns})"),
+    )
+    .await;
+    engine
+        .capture(&table, &queue)
+        .without(["hidden"])
+        .key("it's")
+        .await
+        .unwrap();
     run(&mut own, "SET standard_conforming_strings = off").await;
-    run(&mut own, &format!("INSERT INTO {table} VALUES ('1', '2', 3, 4, 5, 6)")).await;
+    run(
+        &mut own,
+        &format!("INSERT INTO {table} VALUES ('1', '2', 3, 4, 5, 6)"),
+    )
+    .await;
     run(&mut own, &format!("UPDATE {table} SET line = 4")).await;
     let found = events(&mut own, &queue).await;
     let name = format!("Odd \"{queue}\" \\ schema.T'a\\ble.x");
@@ -295,7 +406,10 @@ async fn a_capture_is_made_once_listed_and_removed_without_a_trace() {
     run(&mut own, "DROP TABLE gone").await;
     engine.capture("two", &queue).broadcast().await.unwrap();
     let found = engine.captures().list().await.unwrap();
-    let told: Vec<_> = found.iter().map(|c| (c.table.as_str(), c.queue.clone())).collect();
+    let told: Vec<_> = found
+        .iter()
+        .map(|c| (c.table.as_str(), c.queue.clone()))
+        .collect();
     assert_eq!(told, [("one", Some(queue.clone())), ("two", None)]);
     let functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'capture\\_%'";
     assert_eq!(scalar::<i64>(&mut own, functions).await, 2);
@@ -311,7 +425,11 @@ async fn a_capture_is_made_once_listed_and_removed_without_a_trace() {
     assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
     tx.commit().await.unwrap();
     assert_eq!(count(&mut own, &queue).await, 1);
-    run(&mut own, "ALTER TABLE one DISABLE TRIGGER ezq_capture_insert").await;
+    run(
+        &mut own,
+        "ALTER TABLE one DISABLE TRIGGER ezq_capture_insert",
+    )
+    .await;
     assert!(!engine.captures().list().await.unwrap()[0].is_enabled);
     assert!(engine.captures().remove("one").await.unwrap());
     assert!(!engine.captures().remove("one").await.unwrap());
@@ -334,7 +452,10 @@ async fn a_captured_change_is_broadcast_to_who_is_subscribed() {
     run(&mut own, "INSERT INTO users VALUES (0)").await;
     for (queue, pattern) in [(&one, "users.*"), (&two, "users.created"), (&missing, "#")] {
         use ezq_core::engine::Broadcasts as _;
-        engine.subscribe("a", queue, &[Pattern::new(pattern).unwrap()]).await.unwrap();
+        engine
+            .subscribe("a", queue, &[Pattern::new(pattern).unwrap()])
+            .await
+            .unwrap();
     }
     engine.ensure_queue(&one).await.unwrap();
     engine.ensure_queue(&two).await.unwrap();
@@ -343,7 +464,10 @@ async fn a_captured_change_is_broadcast_to_who_is_subscribed() {
         "INSERT INTO users SELECT generate_series(1, 100); DELETE FROM users WHERE id = 1",
     )
     .await;
-    assert_eq!((count(&mut own, &one).await, count(&mut own, &two).await), (101, 100));
+    assert_eq!(
+        (count(&mut own, &one).await, count(&mut own, &two).await),
+        (101, 100)
+    );
     let same = format!(
         "SELECT bool_and(a.message = b.message) FROM pgmq.q_{one} a JOIN pgmq.q_{two} b USING (msg_id)"
     );
@@ -355,9 +479,20 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
     let (engine, queue, mut own) = table().await;
     engine.capture(queue.as_str(), &queue).await.unwrap();
     let role = unique("role");
-    run(&mut own, &format!("CREATE ROLE {role} LOGIN; GRANT INSERT ON {queue} TO {role}")).await;
-    run(&mut own, &format!("CREATE SCHEMA {role} AUTHORIZATION {role}")).await;
-    let url = server().await.url().replace("postgres@", &format!("{role}@"));
+    run(
+        &mut own,
+        &format!("CREATE ROLE {role} LOGIN; GRANT INSERT ON {queue} TO {role}"),
+    )
+    .await;
+    run(
+        &mut own,
+        &format!("CREATE SCHEMA {role} AUTHORIZATION {role}"),
+    )
+    .await;
+    let url = server()
+        .await
+        .url()
+        .replace("postgres@", &format!("{role}@"));
     let mut writer = PgConnection::connect(&url).await.unwrap();
     // Objects of the writer's own do not come in the way.
     run(
@@ -368,7 +503,11 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
         ),
     )
     .await;
-    run(&mut writer, &format!("INSERT INTO public.{queue} VALUES (1, 'ada')")).await;
+    run(
+        &mut writer,
+        &format!("INSERT INTO public.{queue} VALUES (1, 'ada')"),
+    )
+    .await;
     let found = events(&mut own, &queue).await;
     assert_eq!(found[0].1.new.as_ref().unwrap()["name"], "ada");
     let function = format!(
@@ -380,15 +519,36 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
         "CREATE TABLE forged (id int); CREATE TRIGGER t AFTER INSERT ON forged
          REFERENCING NEW TABLE AS ezq_new FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
     );
-    run(&mut own, &format!("GRANT USAGE ON SCHEMA ezq, pgmq TO {role}")).await;
-    let refused = sqlx::raw_sql(AssertSqlSafe(forged)).execute(&mut writer).await.unwrap_err();
-    assert_eq!(refused.as_database_error().unwrap().code().unwrap(), "42501", "{refused}");
+    run(
+        &mut own,
+        &format!("GRANT USAGE ON SCHEMA ezq, pgmq TO {role}"),
+    )
+    .await;
+    let refused = sqlx::raw_sql(AssertSqlSafe(forged))
+        .execute(&mut writer)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.as_database_error().unwrap().code().unwrap(),
+        "42501",
+        "{refused}"
+    );
     // A role that may read and no more cannot capture.
     let reader = engine_at(&url).await;
-    let error = reader.capture(format!("public.{queue}"), &queue).await.unwrap_err();
+    let error = reader
+        .capture(format!("public.{queue}"), &queue)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission);
-    assert!(error.to_string().contains("grant trigger, select on"), "{error}");
-    let error = reader.captures().remove(&format!("public.{queue}")).await.unwrap_err();
+    assert!(
+        error.to_string().contains("grant trigger, select on"),
+        "{error}"
+    );
+    let error = reader
+        .captures()
+        .remove(&format!("public.{queue}"))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission);
     assert_eq!(
         reader
@@ -425,13 +585,26 @@ async fn what_is_not_covered_is_refused_with_a_message() {
     let queue_table = format!("pgmq.q_{t}");
     use ezq_core::engine::Broadcasts as _;
     engine.ready().await.unwrap();
-    for table in names.iter().chain(&internal).chain([&queue_table, &t.to_owned()]) {
+    for table in names
+        .iter()
+        .chain(&internal)
+        .chain([&queue_table, &t.to_owned()])
+    {
         let error = engine.capture(table, &queue).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{table}: {error:?}");
-        assert!(error.to_string().contains("cannot be captured: it is "), "{error}");
+        assert!(
+            error.to_string().contains("cannot be captured: it is "),
+            "{error}"
+        );
     }
-    for table in ["nowhere", "no.such.name.at.all", "", "a b", "x; drop table y", "other.public.t"]
-    {
+    for table in [
+        "nowhere",
+        "no.such.name.at.all",
+        "",
+        "a b",
+        "x; drop table y",
+        "other.public.t",
+    ] {
         let error = engine.capture(table, &queue).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration, "{table}: {error:?}");
         let error = engine.captures().remove(table).await.unwrap_err();
@@ -453,7 +626,10 @@ async fn what_is_not_covered_is_refused_with_a_message() {
         let error = wrong.await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
     }
-    assert_eq!(ok().queue("Not A Queue").await.unwrap_err().kind(), ErrorKind::InvalidQueueName);
+    assert_eq!(
+        ok().queue("Not A Queue").await.unwrap_err().kind(),
+        ErrorKind::InvalidQueueName
+    );
     let triggers = format!(
         "SELECT count(*) FROM pg_trigger WHERE tgrelid::regclass::text LIKE '{t}%' AND NOT tgisinternal"
     );
@@ -483,7 +659,18 @@ async fn a_queue_that_is_gone_fails_the_writer_with_a_message() {
     engine.capture(queue.as_str(), &queue).await.unwrap();
     run(&mut own, &format!("SELECT pgmq.drop_queue('{queue}')")).await;
     let insert = format!("INSERT INTO {queue} VALUES (1)");
-    let error = sqlx::raw_sql(AssertSqlSafe(insert)).execute(&mut own).await.unwrap_err();
-    assert!(error.to_string().contains(&format!("the queue \"{queue}\"")), "{error}");
-    assert_eq!(scalar::<i64>(&mut own, &format!("SELECT count(*) FROM {queue}")).await, 0);
+    let error = sqlx::raw_sql(AssertSqlSafe(insert))
+        .execute(&mut own)
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("the queue \"{queue}\"")),
+        "{error}"
+    );
+    assert_eq!(
+        scalar::<i64>(&mut own, &format!("SELECT count(*) FROM {queue}")).await,
+        0
+    );
 }

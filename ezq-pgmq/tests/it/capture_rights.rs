@@ -28,7 +28,11 @@ impl Database {
         for role in [&owner, &capturer] {
             run(&mut admin, &format!("CREATE ROLE {role} LOGIN")).await;
             let setup = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), Some(role.as_str()));
-            run(&mut admin, &setup.replace("create extension if not exists pgmq;", "")).await;
+            run(
+                &mut admin,
+                &setup.replace("create extension if not exists pgmq;", ""),
+            )
+            .await;
         }
         run(
             &mut admin,
@@ -39,14 +43,25 @@ impl Database {
         )
         .await;
         let owner = PgConnection::connect(&login(&url, &owner)).await.unwrap();
-        Self { url, owner, admin, capturer, queue }
+        Self {
+            url,
+            owner,
+            admin,
+            capturer,
+            queue,
+        }
     }
 
     /// What the events in the queue say of the rows after the change, in the order of their ids.
     async fn rows(&mut self) -> Vec<Value> {
-        let sql =
-            format!("SELECT message #> '{{data,new}}' FROM pgmq.q_{} ORDER BY msg_id", self.queue);
-        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut self.admin).await.unwrap();
+        let sql = format!(
+            "SELECT message #> '{{data,new}}' FROM pgmq.q_{} ORDER BY msg_id",
+            self.queue
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .fetch_all(&mut self.admin)
+            .await
+            .unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     }
 }
@@ -89,7 +104,11 @@ async fn what_a_tables_types_do_is_not_done_with_the_rights_of_who_captured_it()
         let engine = engine_at(&url).await;
         engine.capture("s.t", &database.queue).await.unwrap();
         run(&mut database.owner, insert).await;
-        run(&mut database.owner, "UPDATE s.t SET id = 1; DELETE FROM s.t").await;
+        run(
+            &mut database.owner,
+            "UPDATE s.t SET id = 1; DELETE FROM s.t",
+        )
+        .await;
         assert_eq!(database.rows().await, [expected.clone(), Value::Null]);
         engine.captures().remove("s.t").await.unwrap();
         engine.purge(&database.queue).await.unwrap();
@@ -100,7 +119,11 @@ async fn what_a_tables_types_do_is_not_done_with_the_rights_of_who_captured_it()
     // Who captures a table of their own runs their own code.
     run(&mut database.owner, "CREATE TABLE s.own (mood s.mood)").await;
     let owner: String = scalar(&mut database.owner, "SELECT current_user::text").await;
-    run(&mut database.admin, &format!("GRANT CREATE ON SCHEMA ezq TO {owner}")).await;
+    run(
+        &mut database.admin,
+        &format!("GRANT CREATE ON SCHEMA ezq TO {owner}"),
+    )
+    .await;
     let owner = QueueName::new(&owner).unwrap();
     let engine = engine_at(&login(&database.url, &owner)).await;
     engine.capture("s.own", &database.queue).await.unwrap();
@@ -111,7 +134,13 @@ async fn what_a_tables_types_do_is_not_done_with_the_rights_of_who_captured_it()
 #[tokio::test]
 async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     let mut database = Database::new().await;
-    let Database { url, owner, admin, queue, .. } = &mut database;
+    let Database {
+        url,
+        owner,
+        admin,
+        queue,
+        ..
+    } = &mut database;
     run(owner, "CREATE TABLE s.t (id int)").await;
     let role: String = scalar(owner, "SELECT current_user::text").await;
     let engine = engine_at(url).await;
@@ -125,8 +154,15 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     assert!(refused.to_string().contains(&role), "{refused}");
     // What was captured before fails its writers, and does not lend.
     let insert = "INSERT INTO s.t VALUES (1)";
-    let refused = sqlx::raw_sql(insert).execute(&mut *owner).await.unwrap_err();
-    assert_eq!(refused.as_database_error().unwrap().code().unwrap(), "42501", "{refused}");
+    let refused = sqlx::raw_sql(insert)
+        .execute(&mut *owner)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.as_database_error().unwrap().code().unwrap(),
+        "42501",
+        "{refused}"
+    );
 
     run(admin, &give("postgres")).await;
     run(owner, insert).await;
@@ -142,21 +178,31 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     .await;
     let error = engine.capture("s.t", queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
-    sqlx::raw_sql(insert).execute(&mut *owner).await.unwrap_err();
+    sqlx::raw_sql(insert)
+        .execute(&mut *owner)
+        .await
+        .unwrap_err();
 
     // Of those that are subscribed only this one is left out.
     let other = unique("q");
     engine.ensure_queue(&other).await.unwrap();
     engine.capture("s.t", queue).broadcast().await.unwrap();
     for queue in [&*queue, &other] {
-        engine.subscribe("a", queue, &[Pattern::new("s.t.#").unwrap()]).await.unwrap();
+        engine
+            .subscribe("a", queue, &[Pattern::new("s.t.#").unwrap()])
+            .await
+            .unwrap();
     }
     let count = |queue: &QueueName| format!("SELECT count(*) FROM pgmq.q_{queue}");
     let before: i64 = scalar(admin, &count(queue)).await;
     run(owner, insert).await;
     assert_eq!(scalar::<i64>(admin, &count(queue)).await, before);
     assert_eq!(scalar::<i64>(admin, &count(&other)).await, 1);
-    run(admin, &format!("ALTER TABLE ezq.subscriptions OWNER TO {role}")).await;
+    run(
+        admin,
+        &format!("ALTER TABLE ezq.subscriptions OWNER TO {role}"),
+    )
+    .await;
     let error = engine.capture("s.t", queue).broadcast().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
 }
@@ -168,8 +214,10 @@ async fn remake(own: &mut PgConnection, table: &str, version: Option<u64>) {
          JOIN pg_proc p ON p.oid = t.tgfoid
          WHERE t.tgrelid = '{table}'::regclass AND t.tgname = 'ezq_capture_insert'"
     );
-    let (name, comment): (String, String) =
-        sqlx::query_as(AssertSqlSafe(found)).fetch_one(&mut *own).await.unwrap();
+    let (name, comment): (String, String) = sqlx::query_as(AssertSqlSafe(found))
+        .fetch_one(&mut *own)
+        .await
+        .unwrap();
     let mut comment: Value = serde_json::from_str(&comment).unwrap();
     comment.as_object_mut().unwrap().remove("version");
     if let Some(version) = version {
@@ -199,7 +247,9 @@ async fn the_function_of_a_newer_ezq_is_left_as_it_is_and_that_of_an_older_one_i
     let (engine, queue) = engine_and_queue().await;
     let (t, mut own) = (queue.as_str(), connection().await);
     run(&mut own, &format!("CREATE TABLE {t} (id int)")).await;
-    let config = PgmqConfig::url(&server().await.url()).unwrap().manage_schema(false);
+    let config = PgmqConfig::url(&server().await.url())
+        .unwrap()
+        .manage_schema(false);
     let passive = PgmqEngine::connect(config).await.unwrap();
     engine.capture(t, &queue).await.unwrap();
 
@@ -221,7 +271,11 @@ async fn the_function_of_a_newer_ezq_is_left_as_it_is_and_that_of_an_older_one_i
     assert_eq!(passive.capture(t, &queue).await.unwrap().upgrade, None);
 
     remake(&mut own, t, None).await;
-    let error = passive.capture(t, &queue).source("other").await.unwrap_err();
+    let error = passive
+        .capture(t, &queue)
+        .source("other")
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
     engine.capture(t, &queue).await.unwrap();
     assert!(!is_remade(&mut own, t).await);

@@ -13,7 +13,10 @@ async fn take(own: &mut PgConnection, queue: &str) -> Vec<(Value, Option<String>
         "WITH gone AS (DELETE FROM pgmq.q_{queue} RETURNING msg_id, message, headers)
          SELECT message -> 'data', headers ->> 'x-pgmq-group' FROM gone ORDER BY msg_id"
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(own).await.unwrap();
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .fetch_all(own)
+        .await
+        .unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
@@ -53,7 +56,10 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
     .await;
     let found = take(&mut own, t).await;
     let change = &found[0].0;
-    assert_eq!((&change["schema"], &change["table"]), (&json!(format!("{t}_s")), &json!("odd")));
+    assert_eq!(
+        (&change["schema"], &change["table"]),
+        (&json!(format!("{t}_s")), &json!("odd"))
+    );
     assert_eq!(change["operation"], "created");
     let expected = json!({
         "id": 7, "made": 14, "doc": { "b": [1, null] }, "bytes": "\\x00ff",
@@ -64,21 +70,42 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
     });
     assert_eq!(change["new"], expected);
     let second = &found[1].0["new"];
-    assert_eq!((&second["real"], &second["exact"]), (&json!("NaN"), &json!("NaN")));
-    assert_eq!((&second["at"], &second["texts"]), (&json!("infinity"), &json!([])));
+    assert_eq!(
+        (&second["real"], &second["exact"]),
+        (&json!("NaN"), &json!("NaN"))
+    );
+    assert_eq!(
+        (&second["at"], &second["texts"]),
+        (&json!("infinity"), &json!([]))
+    );
 }
 
 #[tokio::test]
 async fn the_key_of_an_event_is_that_of_the_row_as_it_was_left() {
     let (engine, queue) = engine_and_queue().await;
     let (t, mut own) = (queue.as_str(), connection().await);
-    run(&mut own, &format!("CREATE TABLE {t} (id int PRIMARY KEY, owner text)")).await;
+    run(
+        &mut own,
+        &format!("CREATE TABLE {t} (id int PRIMARY KEY, owner text)"),
+    )
+    .await;
     engine.capture(t, &queue).key("owner").await.unwrap();
     let index = format!("SELECT count(*) FROM pg_indexes WHERE tablename = 'q_{t}'");
-    assert!(scalar::<i64>(&mut own, &index).await > 2, "keys are looked up by an index");
+    assert!(
+        scalar::<i64>(&mut own, &index).await > 2,
+        "keys are looked up by an index"
+    );
     run(&mut own, &format!("INSERT INTO {t} VALUES (1, 'ada')")).await;
-    run(&mut own, &format!("UPDATE {t} SET owner = 'bob'; DELETE FROM {t}; TRUNCATE {t}")).await;
-    let keys: Vec<_> = take(&mut own, t).await.into_iter().map(|(_, key)| key).collect();
+    run(
+        &mut own,
+        &format!("UPDATE {t} SET owner = 'bob'; DELETE FROM {t}; TRUNCATE {t}"),
+    )
+    .await;
+    let keys: Vec<_> = take(&mut own, t)
+        .await
+        .into_iter()
+        .map(|(_, key)| key)
+        .collect();
     let text = |name: &str| Some(name.to_owned());
     assert_eq!(keys, [text("ada"), text("bob"), text("bob"), None]);
 }
@@ -87,13 +114,23 @@ async fn the_key_of_an_event_is_that_of_the_row_as_it_was_left() {
 async fn what_jsonb_cannot_hold_fails_the_writer_unless_it_is_left_out() {
     let (engine, queue) = engine_and_queue().await;
     let (t, mut own) = (queue.as_str(), connection().await);
-    run(&mut own, &format!("CREATE TABLE {t} (\"100%s\" int, raw json)")).await;
+    run(
+        &mut own,
+        &format!("CREATE TABLE {t} (\"100%s\" int, raw json)"),
+    )
+    .await;
     engine.capture(t, &queue).await.unwrap();
     let insert = format!(r#"INSERT INTO {t} VALUES (1, '"\u0000"')"#);
-    let refused = sqlx::raw_sql(AssertSqlSafe(insert.clone())).execute(&mut own).await;
+    let refused = sqlx::raw_sql(AssertSqlSafe(insert.clone()))
+        .execute(&mut own)
+        .await;
     assert!(refused.unwrap_err().to_string().contains("Unicode"));
     engine.capture(t, &queue).without(["raw"]).await.unwrap();
-    run(&mut own, &format!("{insert}; UPDATE {t} SET raw = '1e400000'; DELETE FROM {t}")).await;
+    run(
+        &mut own,
+        &format!("{insert}; UPDATE {t} SET raw = '1e400000'; DELETE FROM {t}"),
+    )
+    .await;
     let found = take(&mut own, t).await;
     assert_eq!(found.len(), 2);
     assert_eq!(found[0].0["new"], json!({ "100%s": 1 }));
@@ -104,10 +141,18 @@ async fn what_jsonb_cannot_hold_fails_the_writer_unless_it_is_left_out() {
 async fn a_table_may_change_while_it_is_captured() {
     let (engine, queue) = engine_and_queue().await;
     let (t, mut own) = (queue.as_str(), connection().await);
-    run(&mut own, &format!("CREATE TABLE {t} (id int, a text, b text)")).await;
+    run(
+        &mut own,
+        &format!("CREATE TABLE {t} (id int, a text, b text)"),
+    )
+    .await;
     engine.capture(t, &queue).await.unwrap();
     run(&mut own, &format!("INSERT INTO {t} VALUES (1, 'a', 'b')")).await;
-    run(&mut own, &format!("ALTER TABLE {t} ADD c int DEFAULT 5, DROP a")).await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE {t} ADD c int DEFAULT 5, DROP a"),
+    )
+    .await;
     run(&mut own, &format!("UPDATE {t} SET c = 6")).await;
     let found = take(&mut own, t).await;
     assert_eq!(found[0].0["new"], json!({ "id": 1, "a": "a", "b": "b" }));
@@ -115,18 +160,37 @@ async fn a_table_may_change_while_it_is_captured() {
     assert_eq!(found[1].0["changed"], json!(["c"]));
     // Those that were chosen are gone, one after the other.
     engine.capture(t, &queue).columns(["b", "c"]).await.unwrap();
-    run(&mut own, &format!("ALTER TABLE {t} DROP b; UPDATE {t} SET c = 7")).await;
-    run(&mut own, &format!("ALTER TABLE {t} DROP c; UPDATE {t} SET id = 2; DELETE FROM {t}")).await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE {t} DROP b; UPDATE {t} SET c = 7"),
+    )
+    .await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE {t} DROP c; UPDATE {t} SET id = 2; DELETE FROM {t}"),
+    )
+    .await;
     let found = take(&mut own, t).await;
     assert_eq!(found[0].0["new"], json!({ "c": 7 }));
     assert_eq!((found.len(), &found[1].0["old"]), (2, &json!({})));
     // As a partition it is not covered any more, and the next start is told.
-    run(&mut own, &format!("CREATE TABLE {t}_p (id int) PARTITION BY LIST (id)")).await;
-    run(&mut own, &format!("ALTER TABLE {t}_p ATTACH PARTITION {t} DEFAULT")).await;
+    run(
+        &mut own,
+        &format!("CREATE TABLE {t}_p (id int) PARTITION BY LIST (id)"),
+    )
+    .await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE {t}_p ATTACH PARTITION {t} DEFAULT"),
+    )
+    .await;
     let error = engine.capture(t, &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let listed = engine.captures().list().await.unwrap();
-    let listed = listed.into_iter().find(|captured| captured.table == t).unwrap();
+    let listed = listed
+        .into_iter()
+        .find(|captured| captured.table == t)
+        .unwrap();
     assert_eq!(listed.uncovered, [format!("public.{t}_p")]);
     assert!(engine.captures().remove(t).await.unwrap());
 }
@@ -136,10 +200,24 @@ async fn a_child_that_a_captured_table_got_later_is_listed() {
     let (engine, queue) = engine_and_queue().await;
     let (t, mut own) = (queue.as_str(), connection().await);
     run(&mut own, &format!("CREATE TABLE {t} (id int)")).await;
-    assert!(engine.capture(t, &queue).await.unwrap().uncovered.is_empty());
-    run(&mut own, &format!("CREATE TABLE {t}_child () INHERITS ({t})")).await;
+    assert!(
+        engine
+            .capture(t, &queue)
+            .await
+            .unwrap()
+            .uncovered
+            .is_empty()
+    );
+    run(
+        &mut own,
+        &format!("CREATE TABLE {t}_child () INHERITS ({t})"),
+    )
+    .await;
     let listed = engine.captures().list().await.unwrap();
-    let listed = listed.into_iter().find(|captured| captured.table == t).unwrap();
+    let listed = listed
+        .into_iter()
+        .find(|captured| captured.table == t)
+        .unwrap();
     assert_eq!(listed.uncovered, [format!("public.{t}_child")]);
     let error = engine.capture(t, &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -160,7 +238,10 @@ async fn every_way_to_write_rows_is_told() {
     .await;
     engine.capture(t, &queue).await.unwrap();
     engine.capture(format!("{t}_child"), &queue).await.unwrap();
-    let mut copy = own.copy_in_raw(&format!("COPY {t} FROM STDIN")).await.unwrap();
+    let mut copy = own
+        .copy_in_raw(&format!("COPY {t} FROM STDIN"))
+        .await
+        .unwrap();
     copy.send(&b"1\ta\n2\tb\n"[..]).await.unwrap();
     copy.finish().await.unwrap();
     run(
@@ -178,8 +259,16 @@ async fn every_way_to_write_rows_is_told() {
         .iter()
         .map(|(change, _)| {
             let text = |field: &str| change[field].as_str().unwrap().to_owned();
-            let row = if change["new"].is_null() { &change["old"] } else { &change["new"] };
-            (text("table"), text("operation"), row["id"].as_i64().unwrap())
+            let row = if change["new"].is_null() {
+                &change["old"]
+            } else {
+                &change["new"]
+            };
+            (
+                text("table"),
+                text("operation"),
+                row["id"].as_i64().unwrap(),
+            )
         })
         .collect();
     told.sort_unstable();

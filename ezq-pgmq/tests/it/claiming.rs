@@ -13,7 +13,14 @@ use crate::keys_cost::reads_of;
 use crate::support::*;
 
 fn request(queue: &QueueName, max: usize) -> LeaseRequest {
-    LeaseRequest { queue: queue.clone(), max, ttl: TTL, keys: max, before: None, after: None }
+    LeaseRequest {
+        queue: queue.clone(),
+        max,
+        ttl: TTL,
+        keys: max,
+        before: None,
+        after: None,
+    }
 }
 
 #[tokio::test]
@@ -43,7 +50,10 @@ async fn fills_in_every_field_of_a_delivery() {
     assert!(first.due <= first.leased_at && first.enqueued_at <= first.leased_at);
     let [_, rel, due] = first.receipt.token();
     assert_eq!(due, first.due.timestamp_micros());
-    assert_eq!(first.receipt.message_id().stored_at(), Some(first.enqueued_at));
+    assert_eq!(
+        first.receipt.message_id().stored_at(),
+        Some(first.enqueued_at)
+    );
     let sql = format!("SELECT 'pgmq.q_{queue}'::regclass::oid::bigint");
     assert_eq!(rel, scalar::<i64>(&mut connection().await, &sql).await);
     expire(&queue).await;
@@ -59,7 +69,10 @@ async fn hands_out_only_what_stands_before_a_position() {
         let release = (delivery.receipt.clone(), ezq_core::Settle::Release);
         engine.settle(&queue, vec![release]).await.unwrap();
     }
-    let before = LeaseRequest { before: Some(all[2].position()), ..request(&queue, 10) };
+    let before = LeaseRequest {
+        before: Some(all[2].position()),
+        ..request(&queue, 10)
+    };
     let leased = engine.lease(before.clone()).await.unwrap();
     let bodies: Vec<_> = leased.deliveries.iter().map(|d| d.body.as_str()).collect();
     assert_eq!(bodies, ["1", "2"]);
@@ -70,21 +83,41 @@ async fn hands_out_only_what_stands_before_a_position() {
 #[tokio::test]
 async fn tells_when_the_next_message_falls_due() {
     let (engine, queue) = engine_and_queue().await;
-    assert_eq!(engine.lease(request(&queue, 1)).await.unwrap().next_due, None);
-    let later = Outgoing { due: Due::After(Duration::from_millis(300)), ..message(&queue, "1") };
+    assert_eq!(
+        engine.lease(request(&queue, 1)).await.unwrap().next_due,
+        None
+    );
+    let later = Outgoing {
+        due: Due::After(Duration::from_millis(300)),
+        ..message(&queue, "1")
+    };
     engine.publish(vec![later]).await.unwrap();
     let leased = engine.lease(request(&queue, 1)).await.unwrap();
     let next_due = leased.next_due.unwrap();
-    assert!(leased.deliveries.is_empty() && next_due <= Duration::from_millis(300), "{next_due:?}");
+    assert!(
+        leased.deliveries.is_empty() && next_due <= Duration::from_millis(300),
+        "{next_due:?}"
+    );
     tokio::time::sleep(next_due).await;
-    assert_eq!(engine.lease(request(&queue, 1)).await.unwrap().deliveries.len(), 1);
+    assert_eq!(
+        engine
+            .lease(request(&queue, 1))
+            .await
+            .unwrap()
+            .deliveries
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
 async fn is_due_to_the_microsecond() {
     let (engine, queue) = engine_and_queue().await;
     let at = chrono::DateTime::from_timestamp_micros(4_102_444_800_123_457).unwrap();
-    let later = |at| Outgoing { due: Due::At(at), ..message(&queue, "1") };
+    let later = |at| Outgoing {
+        due: Due::At(at),
+        ..message(&queue, "1")
+    };
     engine.publish(vec![later(at), later(at)]).await.unwrap();
     let sql = format!("SELECT array_agg(vt ORDER BY msg_id) FROM pgmq.q_{queue}");
     let times: Vec<chrono::DateTime<Utc>> = scalar(&mut connection().await, &sql).await;
@@ -104,12 +137,22 @@ async fn odd_rows_of_other_clients_harm_no_other() {
     let deliveries = lease(&engine, &queue).await;
     assert_eq!(deliveries.len(), 6);
     assert_eq!(deliveries[0].body, "null");
-    assert_eq!(deliveries[1].headers.original(), Some(&serde_json::json!([1])));
+    assert_eq!(
+        deliveries[1].headers.original(),
+        Some(&serde_json::json!([1]))
+    );
     assert_eq!(deliveries[2].body, deep);
     assert!(deliveries.iter().all(|d| d.headers.is_empty()));
-    let all = deliveries.into_iter().map(|d| (d.receipt, retry(Duration::ZERO)));
+    let all = deliveries
+        .into_iter()
+        .map(|d| (d.receipt, retry(Duration::ZERO)));
     let outcomes = engine.settle(&queue, all.collect()).await.unwrap();
-    assert!(outcomes.iter().all(|o| matches!(o, ezq_core::SettleOutcome::Done)), "{outcomes:?}");
+    assert!(
+        outcomes
+            .iter()
+            .all(|o| matches!(o, ezq_core::SettleOutcome::Done)),
+        "{outcomes:?}"
+    );
 }
 
 #[tokio::test]
@@ -120,9 +163,17 @@ async fn ids_go_beyond_32_bits() {
     let ids = publish(&engine, &queue, &["1"]).await;
     assert_eq!(ids[0].as_number(), Some((1 << 40) + 1));
     let delivery = lease_one(&engine, &queue).await;
-    let outcomes = engine.settle(&queue, vec![(delivery.receipt, dead())]).await.unwrap();
+    let outcomes = engine
+        .settle(&queue, vec![(delivery.receipt, dead())])
+        .await
+        .unwrap();
     assert!(matches!(outcomes[..], [ezq_core::SettleOutcome::Done]));
-    let dead = engine.dead_letters().unwrap().list(&queue, None, 10).await.unwrap();
+    let dead = engine
+        .dead_letters()
+        .unwrap()
+        .list(&queue, None, 10)
+        .await
+        .unwrap();
     assert_eq!(dead[0].original_id.as_ref(), Some(&ids[0]));
 }
 
@@ -151,11 +202,17 @@ async fn no_statement_reads_100_000_delayed_messages() {
     for _ in 0..8 {
         assert!(lease(&engine, &queue).await.is_empty());
         publish(&engine, &queue, &["1", "2", "3"]).await;
-        let receipts: Vec<_> =
-            lease(&engine, &queue).await.into_iter().map(|d| d.receipt).collect();
+        let receipts: Vec<_> = lease(&engine, &queue)
+            .await
+            .into_iter()
+            .map(|d| d.receipt)
+            .collect();
         engine.extend(&queue, &receipts, TTL).await.unwrap();
         let settles = [ack(), retry(Duration::ZERO), dead()];
-        engine.settle(&queue, receipts.into_iter().zip(settles).collect()).await.unwrap();
+        engine
+            .settle(&queue, receipts.into_iter().zip(settles).collect())
+            .await
+            .unwrap();
         let again = lease_one(&engine, &queue).await.receipt;
         engine.settle(&queue, vec![(again, ack())]).await.unwrap();
     }
@@ -189,9 +246,15 @@ async fn no_statement_reads_100_000_delayed_messages() {
             dead()
         }
     });
-    let outcomes =
-        engine.settle(&queue, receipts.into_iter().zip(settles).collect()).await.unwrap();
-    assert!(outcomes.iter().all(|o| matches!(o, ezq_core::SettleOutcome::Done)));
+    let outcomes = engine
+        .settle(&queue, receipts.into_iter().zip(settles).collect())
+        .await
+        .unwrap();
+    assert!(
+        outcomes
+            .iter()
+            .all(|o| matches!(o, ezq_core::SettleOutcome::Done))
+    );
     // The backend reports its numbers at the latest when it goes.
     engine.close().await;
     let mut last = before;
@@ -203,13 +266,21 @@ async fn no_statement_reads_100_000_delayed_messages() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(last > before && last - before < 5_000, "{} rows or scans", last - before);
+    assert!(
+        last > before && last - before < 5_000,
+        "{} rows or scans",
+        last - before
+    );
 }
 
 /// The numbers of a claim of at most so many.
 async fn claim(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<String> {
     let leased = engine.lease(request(queue, max)).await.unwrap();
-    leased.deliveries.into_iter().map(|delivery| delivery.body).collect()
+    leased
+        .deliveries
+        .into_iter()
+        .map(|delivery| delivery.body)
+        .collect()
 }
 
 /// A queue before whose 1,000 messages stand 400,000 that were deleted, and cannot be vacuumed while
@@ -224,7 +295,11 @@ async fn bloated() -> (PgmqEngine, QueueName, [PgConnection; 2]) {
     }
     let mut own = connection().await;
     let mut other = connection().await;
-    run(&mut other, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgmq.meta").await;
+    run(
+        &mut other,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgmq.meta",
+    )
+    .await;
     let sql = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message)
          SELECT now() - interval '1 hour', '0' FROM generate_series(1, 400000);
@@ -236,7 +311,11 @@ async fn bloated() -> (PgmqEngine, QueueName, [PgConnection; 2]) {
     run(&mut own, &sql).await;
     assert_eq!(claim(&engine, &queue, 1).await, ["1"]);
     put_before(&mut own, &queue).await;
-    assert_eq!(claim(&engine, &queue, 1).await, ["0"], "one look that took long proves nothing");
+    assert_eq!(
+        claim(&engine, &queue, 1).await,
+        ["0"],
+        "one look that took long proves nothing"
+    );
     for body in ["2", "3"] {
         assert_eq!(claim(&engine, &queue, 1).await, [body]);
     }
@@ -257,7 +336,11 @@ async fn claims_that_go_on_leave_nothing_behind() {
 
     // What is due before all others comes before a queue counts as empty.
     put_before(&mut own, &queue).await;
-    assert_eq!(claim(&engine, &queue, 1).await, ["4"], "it goes on where the last one ended");
+    assert_eq!(
+        claim(&engine, &queue, 1).await,
+        ["4"],
+        "it goes on where the last one ended"
+    );
     let mut got = Vec::new();
     loop {
         let leased = engine.lease(request(&queue, 996)).await.unwrap().deliveries;
@@ -267,23 +350,35 @@ async fn claims_that_go_on_leave_nothing_behind() {
         got.extend(leased);
     }
     assert_eq!(got.len(), 997);
-    assert!(got.iter().any(|delivery| delivery.body == "0"), "it was left behind");
+    assert!(
+        got.iter().any(|delivery| delivery.body == "0"),
+        "it was left behind"
+    );
 
     // What is given back comes before what follows it.
     let release = |delivery: Delivery| (delivery.receipt, ezq_core::Settle::Release);
-    engine.settle(&queue, got.into_iter().map(release).collect()).await.unwrap();
+    engine
+        .settle(&queue, got.into_iter().map(release).collect())
+        .await
+        .unwrap();
     assert_eq!(claim(&engine, &queue, 1).await, ["0"]);
     assert_eq!(claim(&engine, &queue, 1).await, ["5"]);
     let six = engine.lease(request(&queue, 1)).await.unwrap().deliveries;
     let place = six[0].position();
     assert_eq!(claim(&engine, &queue, 1).await, ["7"]);
-    engine.settle(&queue, six.into_iter().map(release).collect()).await.unwrap();
+    engine
+        .settle(&queue, six.into_iter().map(release).collect())
+        .await
+        .unwrap();
     assert_eq!(claim(&engine, &queue, 1).await, ["6"]);
 
     // What stands before a position is found as well.
     assert_eq!(claim(&engine, &queue, 1).await, ["8"]);
     put_before(&mut own, &queue).await;
-    let before = LeaseRequest { before: Some(place), ..request(&queue, 5) };
+    let before = LeaseRequest {
+        before: Some(place),
+        ..request(&queue, 5)
+    };
     assert_eq!(engine.lease(before).await.unwrap().deliveries.len(), 1);
     assert_eq!(claim(&engine, &queue, 1).await, ["9"]);
 
@@ -321,7 +416,11 @@ async fn a_claim_that_waits_for_another_queues_does_not_count_as_slow() {
     assert_eq!(claim(&engine, &other, 1).await.len(), 0);
     assert_eq!(claim(&engine, &queue, 1).await, ["1"]);
     for _ in 0..2 {
-        run(&mut own, &format!("BEGIN; LOCK TABLE pgmq.q_{other} IN ACCESS EXCLUSIVE MODE")).await;
+        run(
+            &mut own,
+            &format!("BEGIN; LOCK TABLE pgmq.q_{other} IN ACCESS EXCLUSIVE MODE"),
+        )
+        .await;
         let neighbour = tokio::spawn({
             let (engine, other) = (engine.clone(), other.clone());
             // It may give up before the lock is released.
@@ -379,5 +478,8 @@ async fn row_level_security_is_an_error_and_no_empty_queue() {
     let limited = engine_at(&url.replace("//postgres@", &format!("//{role}@"))).await;
     let error = limited.lease(request(&queue, 10)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
-    assert!(ezq_core::error_chain(&error).contains("row-level security"), "{error:?}");
+    assert!(
+        ezq_core::error_chain(&error).contains("row-level security"),
+        "{error:?}"
+    );
 }

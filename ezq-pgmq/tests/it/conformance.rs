@@ -25,7 +25,9 @@ impl Harness for Pgmq {
             "INSERT INTO pgmq.\"q_{queue}\" (vt, message, headers)
              VALUES (clock_timestamp(), $1::jsonb, $2::jsonb)"
         );
-        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(body).bind(headers);
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(body)
+            .bind(headers);
         query.execute(&mut connection().await).await.is_ok()
     }
 
@@ -35,7 +37,11 @@ impl Harness for Pgmq {
 
     async fn discard(&self, queue: &QueueName) {
         for name in [queue.to_string(), queue.dead_letters()] {
-            run(&mut connection().await, &format!("SELECT pgmq.drop_queue('{name}')")).await;
+            run(
+                &mut connection().await,
+                &format!("SELECT pgmq.drop_queue('{name}')"),
+            )
+            .await;
         }
     }
 }

@@ -16,7 +16,11 @@ use crate::support::*;
 async fn refused(config: PgmqConfig) -> Error {
     let began = Instant::now();
     let error = PgmqEngine::connect(config).await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        began.elapsed()
+    );
     let everything = format!("{error:?} {}", error_chain(&error));
     assert!(!everything.contains("hunter2"), "{everything}");
     error
@@ -29,7 +33,11 @@ async fn a_wrong_password() {
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
     run(&mut own, "CREATE ROLE app LOGIN PASSWORD 'right'").await;
     let hba: String = scalar(&mut own, "SHOW hba_file").await;
-    run(&mut own, &format!("COPY (SELECT 'local all all scram-sha-256') TO '{hba}'")).await;
+    run(
+        &mut own,
+        &format!("COPY (SELECT 'local all all scram-sha-256') TO '{hba}'"),
+    )
+    .await;
     run(&mut own, "SELECT pg_reload_conf()").await;
     drop(own);
     let url = |password: &str| {
@@ -65,7 +73,10 @@ async fn a_port_where_nothing_listens() {
     let url = format!("postgres://app:hunter2@127.0.0.1:{port}/app");
     let error = refused(PgmqConfig::url(&url).unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::Connection);
-    assert!(error.to_string().contains("check that the server runs"), "{error}");
+    assert!(
+        error.to_string().contains("check that the server runs"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -76,7 +87,10 @@ async fn a_host_that_never_answers() {
     let config = PgmqConfig::url(&url).unwrap();
     let error = refused(config.connect_timeout(Duration::from_millis(300))).await;
     assert_eq!(error.kind(), ErrorKind::Connection);
-    assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
+    assert!(
+        error.to_string().contains(&format!("127.0.0.1:{port}")),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -89,7 +103,10 @@ async fn a_database_that_does_not_exist() {
 
 #[tokio::test]
 async fn a_role_that_does_not_exist() {
-    let url = server().await.url().replace("postgres@", "nobody_here:hunter2@");
+    let url = server()
+        .await
+        .url()
+        .replace("postgres@", "nobody_here:hunter2@");
     let error = refused(PgmqConfig::url(&url).unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::Permission);
 }
@@ -98,29 +115,50 @@ async fn a_role_that_does_not_exist() {
 async fn no_right_to_install() {
     let url = fresh_database().await;
     let role = unique("role");
-    run(&mut connection().await, &format!("CREATE ROLE {role} LOGIN")).await;
+    run(
+        &mut connection().await,
+        &format!("CREATE ROLE {role} LOGIN"),
+    )
+    .await;
     let url = url.replace("postgres@", &format!("{role}:hunter2@"));
     let error = refused(PgmqConfig::url(&url).unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::PgmqMissing);
-    assert!(error.to_string().contains("CREATE EXTENSION pgmq"), "{error}");
+    assert!(
+        error.to_string().contains("CREATE EXTENSION pgmq"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn a_pool_of_one_works_while_a_transaction_holds_it() {
     let url = server().await.url();
-    let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
-    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone())).await.unwrap();
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect(&url)
+        .await
+        .unwrap();
+    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone()))
+        .await
+        .unwrap();
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1", "2"]).await;
     let mut tx = pool.begin().await.unwrap();
-    engine.publish_in(&mut tx, vec![message(&queue, "3")]).await.unwrap();
+    engine
+        .publish_in(&mut tx, vec![message(&queue, "3")])
+        .await
+        .unwrap();
     let deliveries = lease(&engine, &queue).await;
     let receipts: Vec<_> = deliveries.iter().map(|d| d.receipt.clone()).collect();
     engine.extend(&queue, &receipts, TTL).await.unwrap();
-    let event = ezq_core::Settle::Ack { outgoing: vec![message(&queue, "4")] };
+    let event = ezq_core::Settle::Ack {
+        outgoing: vec![message(&queue, "4")],
+    };
     engine
-        .settle(&queue, vec![(receipts[0].clone(), event), (receipts[1].clone(), dead())])
+        .settle(
+            &queue,
+            vec![(receipts[0].clone(), event), (receipts[1].clone(), dead())],
+        )
         .await
         .unwrap();
     engine.health_check().await.unwrap();
@@ -134,7 +172,9 @@ async fn a_pool_of_one_works_while_a_transaction_holds_it() {
 
 #[tokio::test]
 async fn a_connection_that_passes_from_hand_to_hand_comes_back_for_others() {
-    let config = PgmqConfig::url(&server().await.url()).unwrap().max_connections(1);
+    let config = PgmqConfig::url(&server().await.url())
+        .unwrap()
+        .max_connections(1);
     let engine = PgmqEngine::connect(config).await.unwrap();
     let queues: Vec<_> = (0..6).map(|_| unique("q")).collect();
     for queue in &queues {
@@ -176,7 +216,14 @@ async fn a_connection_that_passes_from_hand_to_hand_comes_back_for_others() {
 #[tokio::test]
 async fn own_connections_judge_rows_as_they_are_now() {
     let url = fresh_database().await;
-    let name = url.split_once("5432/").unwrap().1.split('?').next().unwrap().to_owned();
+    let name = url
+        .split_once("5432/")
+        .unwrap()
+        .1
+        .split('?')
+        .next()
+        .unwrap()
+        .to_owned();
     let sql =
         format!("ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'");
     run(&mut connection().await, &sql).await;
@@ -212,7 +259,11 @@ async fn the_server_looks_whether_the_peers_of_the_engines_own_pool_still_stand(
 /// A session that holds the lock under which ezq changes schemas.
 async fn busy_schema(url: &str) -> PgConnection {
     let mut holder = PgConnection::connect(url).await.unwrap();
-    run(&mut holder, &format!("BEGIN; SELECT pg_advisory_xact_lock({})", 0x65_7a_71_01)).await;
+    run(
+        &mut holder,
+        &format!("BEGIN; SELECT pg_advisory_xact_lock({})", 0x65_7a_71_01),
+    )
+    .await;
     holder
 }
 
@@ -220,7 +271,11 @@ async fn busy_schema(url: &str) -> PgConnection {
 async fn the_connect_timeout_bounds_the_wait_for_an_installation() {
     let url = fresh_database().await;
     let mut holder = busy_schema(&url).await;
-    let config = || PgmqConfig::url(&url).unwrap().connect_timeout(Duration::from_secs(2));
+    let config = || {
+        PgmqConfig::url(&url)
+            .unwrap()
+            .connect_timeout(Duration::from_secs(2))
+    };
     let error = refused(config()).await;
     assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
     run(&mut holder, "ROLLBACK").await;
@@ -246,7 +301,9 @@ async fn health_and_the_end_of_a_transaction_wait_for_no_queue_in_the_making() {
         unit.abandon().await;
         engine.stats(&queue).await.unwrap();
     };
-    tokio::time::timeout(Duration::from_secs(10), others).await.expect("they wait for nothing");
+    tokio::time::timeout(Duration::from_secs(10), others)
+        .await
+        .expect("they wait for nothing");
     assert!(!creating.is_finished());
     run(&mut holder, "ROLLBACK").await;
     creating.await.unwrap().unwrap();
@@ -288,7 +345,12 @@ async fn a_schema_of_a_stranger_is_refused_with_its_owner() {
         // A superuser is a member of every role, and would lend its rights all the more.
         let error = refused(config()).await;
         assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
-        assert!(error.to_string().contains(&format!("the role `{stranger}`")), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("the role `{stranger}`")),
+            "{error}"
+        );
         // Whoever was made a member trusts it.
         let database: String = scalar(&mut own, "SELECT current_database()").await;
         let grant =
@@ -326,7 +388,10 @@ async fn what_a_stranger_made_in_the_schema_is_refused_with_its_owner() {
         let error = PgmqEngine::connect(config()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Permission);
         let text = error.to_string();
-        assert!(text.contains(what) && text.contains(stranger.as_str()), "{text}");
+        assert!(
+            text.contains(what) && text.contains(stranger.as_str()),
+            "{text}"
+        );
         // What captures a table is its owner's.
         run(&mut own, &format!("DROP {made}")).await;
         PgmqEngine::connect(config()).await.unwrap();
@@ -342,7 +407,10 @@ async fn a_schema_that_a_stranger_takes_later_is_refused_as_well() {
     let mut own = PgConnection::connect(&url).await.unwrap();
     let sql = format!("CREATE ROLE {stranger}; CREATE SCHEMA ezq AUTHORIZATION {stranger}");
     run(&mut own, &sql).await;
-    let error = engine.publish(vec![keyed(&queue, "1", "key")]).await.unwrap_err();
+    let error = engine
+        .publish(vec![keyed(&queue, "1", "key")])
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
     assert!(error.to_string().contains(stranger.as_str()), "{error}");
 }
@@ -362,14 +430,28 @@ async fn what_was_cut_while_it_was_idle_is_opened_again_and_the_call_repeated() 
     run(&mut own, "SET idle_session_timeout = 0").await;
     for _ in 0..5 {
         publish(&engine, &queue, &["1"]).await;
-        let receipts: Vec<_> =
-            lease(&engine, &queue).await.into_iter().map(|d| d.receipt).collect();
+        let receipts: Vec<_> = lease(&engine, &queue)
+            .await
+            .into_iter()
+            .map(|d| d.receipt)
+            .collect();
         engine.extend(&queue, &receipts, TTL).await.unwrap();
-        let batch = receipts.into_iter().map(|receipt| (receipt, ack())).collect();
+        let batch = receipts
+            .into_iter()
+            .map(|receipt| (receipt, ack()))
+            .collect();
         let outcomes = engine.settle(&queue, batch).await.unwrap();
-        assert!(matches!(outcomes[..], [ezq_core::SettleOutcome::Done]), "{outcomes:?}");
+        assert!(
+            matches!(outcomes[..], [ezq_core::SettleOutcome::Done]),
+            "{outcomes:?}"
+        );
         engine.stats(&queue).await.unwrap();
-        engine.dead_letters().unwrap().list(&queue, None, 1).await.unwrap();
+        engine
+            .dead_letters()
+            .unwrap()
+            .list(&queue, None, 1)
+            .await
+            .unwrap();
         engine.health_check().await.unwrap();
         while scalar::<i64>(&mut own, sessions).await > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -423,14 +505,21 @@ async fn works(engine: &PgmqEngine, queue: &ezq_core::QueueName) {
         healthy.await;
         acknowledge_all(engine, queue).await;
     };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("it works again");
+    tokio::time::timeout(Duration::from_secs(60), all)
+        .await
+        .expect("it works again");
 }
 
 #[tokio::test]
 async fn a_password_that_the_pool_was_given_counts_for_ezqs_connections_as_well() {
     let (server, mut own) = guarded().await;
-    let pool = PgPoolOptions::new().connect_with(options(&server, "one")).await.unwrap();
-    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone())).await.unwrap();
+    let pool = PgPoolOptions::new()
+        .connect_with(options(&server, "one"))
+        .await
+        .unwrap();
+    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone()))
+        .await
+        .unwrap();
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     works(&engine, &queue).await;
@@ -445,8 +534,13 @@ async fn a_password_comes_from_a_function_that_is_asked_again() {
     let (one, two) = (options(&server, "one"), options(&server, "two"));
     let is_rotated = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&is_rotated);
-    let config = PgmqConfig::options(one.clone())
-        .options_from(move || if asked.load(Ordering::SeqCst) { two.clone() } else { one.clone() });
+    let config = PgmqConfig::options(one.clone()).options_from(move || {
+        if asked.load(Ordering::SeqCst) {
+            two.clone()
+        } else {
+            one.clone()
+        }
+    });
     let engine = PgmqEngine::connect(config).await.unwrap();
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
@@ -474,7 +568,10 @@ async fn an_engine_whose_runtime_has_ended_says_so() {
         engine
     });
     for error in [
-        engine.publish(vec![message(&queue, "2")]).await.unwrap_err(),
+        engine
+            .publish(vec![message(&queue, "2")])
+            .await
+            .unwrap_err(),
         engine.stats(&queue).await.unwrap_err(),
         engine.health_check().await.unwrap_err(),
     ] {

@@ -14,7 +14,13 @@ use sqlx::Connection as _;
 use crate::support::*;
 
 fn mark(state: HandlerState) -> HandlerMark {
-    HandlerMark { state, attempts: 1, due: None, reason: None, errors: Vec::new() }
+    HandlerMark {
+        state,
+        attempts: 1,
+        due: None,
+        reason: None,
+        errors: Vec::new(),
+    }
 }
 
 #[tokio::test]
@@ -37,31 +43,69 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
         progress: Progress(marks.into()),
         outgoing: vec![message(&queue, "\"event\"")],
     };
-    let outcomes = engine.settle(&queue, vec![(delivery.receipt.clone(), settle)]).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
+    let outcomes = engine
+        .settle(&queue, vec![(delivery.receipt.clone(), settle)])
+        .await
+        .unwrap();
+    assert!(
+        matches!(outcomes[..], [SettleOutcome::Done]),
+        "{outcomes:?}"
+    );
     let event = lease_one(&engine, &queue).await;
     assert_eq!(event.body, "\"event\"");
-    engine.settle(&queue, vec![(event.receipt, ack())]).await.unwrap();
+    engine
+        .settle(&queue, vec![(event.receipt, ack())])
+        .await
+        .unwrap();
 
     let letters = engine.list(&queue, None, 10).await.unwrap();
     let [letter] = &letters[..] else {
         panic!("{letters:?}");
     };
     assert_eq!(letter.reason, Some(reason));
-    assert_eq!(letter.original_id.as_ref(), Some(delivery.receipt.message_id()));
-    assert_eq!((letter.body.as_str(), letter.enqueued_at), (r#"{"a": 1}"#, delivery.enqueued_at));
+    assert_eq!(
+        letter.original_id.as_ref(),
+        Some(delivery.receipt.message_id())
+    );
+    assert_eq!(
+        (letter.body.as_str(), letter.enqueued_at),
+        (r#"{"a": 1}"#, delivery.enqueued_at)
+    );
     assert!(letter.died_at >= delivery.leased_at);
     assert_eq!(Progress::from_headers(&letter.headers).0.len(), 2);
-    assert!(engine.list(&queue, Some(&letter.id), 10).await.unwrap().is_empty());
-    assert_eq!(engine.find(&queue, &letter.id).await.unwrap().unwrap().id, letter.id);
+    assert!(
+        engine
+            .list(&queue, Some(&letter.id), 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        engine.find(&queue, &letter.id).await.unwrap().unwrap().id,
+        letter.id
+    );
 
-    let moved = engine.redrive(&queue, std::slice::from_ref(&letter.id)).await.unwrap();
+    let moved = engine
+        .redrive(&queue, std::slice::from_ref(&letter.id))
+        .await
+        .unwrap();
     assert_eq!(moved, std::slice::from_ref(&letter.id));
-    assert!(engine.redrive(&queue, std::slice::from_ref(&letter.id)).await.unwrap().is_empty());
+    assert!(
+        engine
+            .redrive(&queue, std::slice::from_ref(&letter.id))
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert!(engine.find(&queue, &letter.id).await.unwrap().is_none());
     let again = lease_one(&engine, &queue).await;
     assert_eq!((again.body.as_str(), again.deliveries), (r#"{"a": 1}"#, 1));
-    let keys: Vec<_> = again.headers.as_object().keys().map(String::as_str).collect();
+    let keys: Vec<_> = again
+        .headers
+        .as_object()
+        .keys()
+        .map(String::as_str)
+        .collect();
     assert_eq!(keys, ["ezq-h:a", "ezq-redriven", "mine"]);
     let death = Death::read(again.headers.value(REDRIVEN).unwrap());
     assert_eq!(death.reason, letter.reason);
@@ -71,7 +115,10 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
     );
     let (died, original) = (death.message_id.unwrap(), delivery.receipt.message_id());
     assert_eq!(died.as_number(), original.as_number());
-    assert_eq!(again.enqueued_at, delivery.enqueued_at, "it was stored first then");
+    assert_eq!(
+        again.enqueued_at, delivery.enqueued_at,
+        "it was stored first then"
+    );
 }
 
 #[tokio::test]
@@ -81,7 +128,10 @@ async fn keeps_headers_that_are_no_object() {
         format!("INSERT INTO pgmq.q_{queue} (vt, message, headers) VALUES (now(), '1', '[7]')");
     run(&mut connection().await, &sql).await;
     let delivery = lease_one(&engine, &queue).await;
-    engine.settle(&queue, vec![(delivery.receipt, dead())]).await.unwrap();
+    engine
+        .settle(&queue, vec![(delivery.receipt, dead())])
+        .await
+        .unwrap();
     let letter = engine.list(&queue, None, 1).await.unwrap().remove(0);
     let original = letter.headers.value("ezq-original-headers");
     assert_eq!(original, Some(&serde_json::json!([7])));
@@ -91,33 +141,61 @@ async fn keeps_headers_that_are_no_object() {
 #[tokio::test]
 async fn an_operator_gives_up_one_message_and_no_other() {
     let (engine, queue) = engine_and_queue().await;
-    let app = App::builder().without_discovered_handlers().build(engine.clone()).unwrap();
+    let app = App::builder()
+        .without_discovered_handlers()
+        .build(engine.clone())
+        .unwrap();
     let event = |id: &str| {
         format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t","data":1}}"#)
     };
     let [first, second] = ["e-1", "e-2"].map(|id| {
         let mut late = message(&queue, &event(id));
         late.headers.insert(KEY, "k");
-        Outgoing { due: Due::After(TTL), ..late }
+        Outgoing {
+            due: Due::After(TTL),
+            ..late
+        }
     });
-    let ids: Vec<_> =
-        engine.publish(vec![first, second]).await.unwrap().into_iter().map(stored).collect();
+    let ids: Vec<_> = engine
+        .publish(vec![first, second])
+        .await
+        .unwrap()
+        .into_iter()
+        .map(stored)
+        .collect();
     // A number alone, which is the other one's by now as well, is not enough.
     let other_time = MessageId::Dated {
         number: ids[1].as_number().unwrap(),
         stored_at: ids[1].stored_at().unwrap() - chrono::TimeDelta::seconds(1),
     };
-    assert!(!app.fail(&queue, &other_time, "another message").await.unwrap());
+    assert!(
+        !app.fail(&queue, &other_time, "another message")
+            .await
+            .unwrap()
+    );
     assert!(app.fail(&queue, &ids[1], "a test → order").await.unwrap());
 
     let history = app.history("e-2").await.unwrap();
-    let CopyState::Dead { reason: Some(reason), .. } = &history.copies[0].state else {
+    let CopyState::Dead {
+        reason: Some(reason),
+        ..
+    } = &history.copies[0].state
+    else {
         panic!("{history}")
     };
-    assert_eq!((reason.kind, reason.error.as_str()), (ReasonKind::Operator, "a test → order"));
-    assert_eq!((history.copies[0].message_id.clone(), reason.attempts), (ids[1].clone(), 0));
+    assert_eq!(
+        (reason.kind, reason.error.as_str()),
+        (ReasonKind::Operator, "a test → order")
+    );
+    assert_eq!(
+        (history.copies[0].message_id.clone(), reason.attempts),
+        (ids[1].clone(), 0)
+    );
     let left = app.history("e-1").await.unwrap();
-    assert!(matches!(left.copies[0].state, CopyState::Waiting { .. }), "{left}");
+    assert!(
+        matches!(left.copies[0].state, CopyState::Waiting { .. }),
+        "{left}"
+    );
 
     // Whoever has its row locked decides, and is named.
     let mut other = connection().await;
@@ -133,9 +211,14 @@ async fn an_operator_gives_up_one_message_and_no_other() {
 #[tokio::test]
 async fn an_event_that_is_not_failed_keeps_its_time_and_stays_unlocked() {
     let (engine, queue) = engine_and_queue().await;
-    let app = App::builder().without_discovered_handlers().build(engine.clone()).unwrap();
-    let late =
-        Outgoing { due: Due::After(Duration::from_secs(7 * 86_400)), ..message(&queue, "1") };
+    let app = App::builder()
+        .without_discovered_handlers()
+        .build(engine.clone())
+        .unwrap();
+    let late = Outgoing {
+        due: Due::After(Duration::from_secs(7 * 86_400)),
+        ..message(&queue, "1")
+    };
     let id = stored(engine.publish(vec![late]).await.unwrap().remove(0));
     let mut other = connection().await;
     let vt = format!("SELECT vt FROM pgmq.q_{queue}");
@@ -152,7 +235,11 @@ async fn an_event_that_is_not_failed_keeps_its_time_and_stays_unlocked() {
     lease_one(&engine, &queue).await;
     let error = app.fail(&queue, &id, "held").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LeaseLost);
-    run(&mut other, &format!("SELECT FROM pgmq.q_{queue} FOR UPDATE NOWAIT")).await;
+    run(
+        &mut other,
+        &format!("SELECT FROM pgmq.q_{queue} FOR UPDATE NOWAIT"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -160,9 +247,19 @@ async fn a_missing_dead_letter_queue_is_created() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"]).await;
     let delivery = lease_one(&engine, &queue).await;
-    run(&mut connection().await, &format!("SELECT pgmq.drop_queue('{queue}_dlq')")).await;
-    let outcomes = engine.settle(&queue, vec![(delivery.receipt, dead())]).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
+    run(
+        &mut connection().await,
+        &format!("SELECT pgmq.drop_queue('{queue}_dlq')"),
+    )
+    .await;
+    let outcomes = engine
+        .settle(&queue, vec![(delivery.receipt, dead())])
+        .await
+        .unwrap();
+    assert!(
+        matches!(outcomes[..], [SettleOutcome::Done]),
+        "{outcomes:?}"
+    );
     assert_eq!(engine.stats(&queue).await.unwrap().dead, 1);
 }
 
@@ -171,8 +268,14 @@ async fn a_missing_dead_letter_queue_is_created() {
 async fn a_redrive_keeps_a_time_and_ignores_what_is_none() {
     let (engine, queue) = engine_and_queue().await;
     let wanted = [
-        (r#""2024-02-03T04:05:06.5+00:00""#, Some("2024-02-03T04:05:06.5Z")),
-        (r#""2024-02-03T04:05:06+05:30""#, Some("2024-02-02T22:35:06Z")),
+        (
+            r#""2024-02-03T04:05:06.5+00:00""#,
+            Some("2024-02-03T04:05:06.5Z"),
+        ),
+        (
+            r#""2024-02-03T04:05:06+05:30""#,
+            Some("2024-02-02T22:35:06Z"),
+        ),
         (r#""2024-13-03T04:05:06+00:00""#, None),
         (r#""long ago""#, None),
         ("7", None),
@@ -185,10 +288,20 @@ async fn a_redrive_keeps_a_time_and_ignores_what_is_none() {
         );
         run(&mut connection().await, &dead).await;
         let letter = engine.list(&queue, None, 10).await.unwrap().remove(0);
-        engine.redrive(&queue, std::slice::from_ref(&letter.id)).await.unwrap();
+        engine
+            .redrive(&queue, std::slice::from_ref(&letter.id))
+            .await
+            .unwrap();
         let again = lease_one(&engine, &queue).await;
         let first_stored = first_stored.map(|text| text.parse().unwrap());
-        assert_eq!(again.enqueued_at, first_stored.unwrap_or(letter.enqueued_at), "{at}");
-        engine.settle(&queue, vec![(again.receipt, ack())]).await.unwrap();
+        assert_eq!(
+            again.enqueued_at,
+            first_stored.unwrap_or(letter.enqueued_at),
+            "{at}"
+        );
+        engine
+            .settle(&queue, vec![(again.receipt, ack())])
+            .await
+            .unwrap();
     }
 }

@@ -17,9 +17,10 @@ async fn publish_one(engine: &PgmqEngine, message: Outgoing) -> PublishOutcome {
 
 fn duplicate(outcome: PublishOutcome) -> (MessageId, String) {
     match outcome {
-        PublishOutcome::Duplicate(Some(Original { message_id, event_id })) => {
-            (message_id, event_id)
-        }
+        PublishOutcome::Duplicate(Some(Original {
+            message_id,
+            event_id,
+        })) => (message_id, event_id),
         other => panic!("no duplicate: {other:?}"),
     }
 }
@@ -47,7 +48,11 @@ async fn a_window_ends_by_the_databases_clock() {
     assert_ne!(third, first);
     let seen = duplicate(publish_one(&engine, keyed(&queue, "4", "a")).await);
     assert_eq!(seen, (third, "3".to_owned()));
-    let bodies: Vec<_> = lease(&engine, &queue).await.into_iter().map(|d| d.body).collect();
+    let bodies: Vec<_> = lease(&engine, &queue)
+        .await
+        .into_iter()
+        .map(|d| d.body)
+        .collect();
     assert_eq!(bodies, ["1", "3"]);
 }
 
@@ -57,10 +62,17 @@ async fn any_window_and_any_text_is_a_key() {
     let key = "ä'\"\\;--😀 ".repeat(10);
     for (body, window) in [("1", Duration::MAX), ("2", Duration::from_nanos(1))] {
         let dedupe = Some(Dedupe::new(format!("{key}{body}"), window, "e").unwrap());
-        let message = || Outgoing { dedupe: dedupe.clone(), ..message(&queue, body) };
+        let message = || Outgoing {
+            dedupe: dedupe.clone(),
+            ..message(&queue, body)
+        };
         stored(publish_one(&engine, message()).await);
         let again = publish_one(&engine, message()).await;
-        assert_eq!(matches!(again, PublishOutcome::Duplicate(_)), body == "1", "{again:?}");
+        assert_eq!(
+            matches!(again, PublishOutcome::Duplicate(_)),
+            body == "1",
+            "{again:?}"
+        );
     }
 }
 
@@ -93,11 +105,15 @@ async fn publishers_whose_pool_isolates_more_are_tried_again() {
     let queue = QueueName::new("orders").unwrap();
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
     let isolate = "SET default_transaction_isolation = 'repeatable read'";
-    let pool = PgPoolOptions::new().max_connections(8).after_connect(move |connection, _| {
-        Box::pin(async move { connection.execute(isolate).await.map(drop) })
-    });
+    let pool = PgPoolOptions::new()
+        .max_connections(8)
+        .after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(isolate).await.map(drop) })
+        });
     let pool = pool.connect(&url).await.unwrap();
-    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone())).await.unwrap();
+    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone()))
+        .await
+        .unwrap();
     stored(publish_one(&engine, keyed(&queue, "1", "0")).await);
     for round in 1..=10 {
         // Holds the key until the others wait for it: the answer they get is then a conflict.
@@ -130,11 +146,20 @@ async fn a_key_of_an_open_transaction_is_waited_for() {
     for commits in [false, true] {
         let key = format!("{commits}");
         let mut tx = own.begin().await.unwrap();
-        let inside = engine.publish_in(&mut tx, vec![keyed(&queue, "1", &key)]).await.unwrap();
+        let inside = engine
+            .publish_in(&mut tx, vec![keyed(&queue, "1", &key)])
+            .await
+            .unwrap();
         let inside = stored(inside.into_iter().next().unwrap());
         // In the transaction itself it is a duplicate at once.
-        let again = engine.publish_in(&mut tx, vec![keyed(&queue, "2", &key)]).await.unwrap();
-        assert_eq!(duplicate(again.into_iter().next().unwrap()), (inside.clone(), "1".into()));
+        let again = engine
+            .publish_in(&mut tx, vec![keyed(&queue, "2", &key)])
+            .await
+            .unwrap();
+        assert_eq!(
+            duplicate(again.into_iter().next().unwrap()),
+            (inside.clone(), "1".into())
+        );
         let waiting = {
             let (engine, message) = (engine.clone(), keyed(&queue, "3", &key));
             tokio::spawn(async move { publish_one(&engine, message).await })
@@ -155,7 +180,11 @@ async fn a_key_of_an_open_transaction_is_waited_for() {
             tx.rollback().await.unwrap();
             stored(waiting.await.unwrap());
         }
-        let bodies: Vec<_> = lease(&engine, &queue).await.into_iter().map(|d| d.body).collect();
+        let bodies: Vec<_> = lease(&engine, &queue)
+            .await
+            .into_iter()
+            .map(|d| d.body)
+            .collect();
         assert_eq!(bodies, [if commits { "1" } else { "3" }]);
     }
 }
@@ -165,18 +194,33 @@ async fn a_roll_back_forgets_the_key() {
     let (engine, queue) = engine_and_queue().await;
     let mut own = connection().await;
     let mut tx = own.begin().await.unwrap();
-    let batch = vec![keyed(&queue, "1", "a"), message(&queue, "2"), keyed(&queue, "3", "a")];
+    let batch = vec![
+        keyed(&queue, "1", "a"),
+        message(&queue, "2"),
+        keyed(&queue, "3", "a"),
+    ];
     let outcomes = engine.publish_in(&mut tx, batch.clone()).await.unwrap();
     assert!(matches!(
         outcomes[..],
-        [PublishOutcome::Stored(_), PublishOutcome::Stored(_), PublishOutcome::Duplicate(Some(_))]
+        [
+            PublishOutcome::Stored(_),
+            PublishOutcome::Stored(_),
+            PublishOutcome::Duplicate(Some(_))
+        ]
     ));
     tx.rollback().await.unwrap();
     let mut tx = own.begin().await.unwrap();
     let outcomes = engine.publish_in(&mut tx, batch).await.unwrap();
-    assert!(matches!(outcomes[0], PublishOutcome::Stored(_)), "{outcomes:?}");
+    assert!(
+        matches!(outcomes[0], PublishOutcome::Stored(_)),
+        "{outcomes:?}"
+    );
     tx.commit().await.unwrap();
-    let bodies: Vec<_> = lease(&engine, &queue).await.into_iter().map(|d| d.body).collect();
+    let bodies: Vec<_> = lease(&engine, &queue)
+        .await
+        .into_iter()
+        .map(|d| d.body)
+        .collect();
     assert_eq!(bodies, ["1", "2"]);
 }
 
@@ -190,8 +234,11 @@ async fn transactions_that_publish_the_same_keys_in_any_order_never_deadlock() {
         for turn in 0..4 {
             let (engine, queues) = (engine.clone(), [one.clone(), other.clone()]);
             publishers.spawn(async move {
-                let pair =
-                    |n: usize| queues.clone().map(|q| keyed(&q, "1", &format!("{round}-{n}")));
+                let pair = |n: usize| {
+                    queues
+                        .clone()
+                        .map(|q| keyed(&q, "1", &format!("{round}-{n}")))
+                };
                 let mut batch: Vec<_> = (0..40).flat_map(pair).collect();
                 if turn % 2 == 0 {
                     batch.reverse();
@@ -201,7 +248,10 @@ async fn transactions_that_publish_the_same_keys_in_any_order_never_deadlock() {
                 // A deadlock would be the error here.
                 let outcomes = engine.publish_in(&mut tx, batch).await.unwrap();
                 tx.commit().await.unwrap();
-                outcomes.into_iter().filter(|o| matches!(o, PublishOutcome::Stored(_))).count()
+                outcomes
+                    .into_iter()
+                    .filter(|o| matches!(o, PublishOutcome::Stored(_)))
+                    .count()
             });
         }
         assert_eq!(publishers.join_all().await.into_iter().sum::<usize>(), 80);
@@ -219,23 +269,41 @@ async fn what_the_database_refuses_takes_no_key() {
         keyed(&queue, "3", "a"),
     ];
     let outcomes = engine.publish(batch).await.unwrap();
-    let PublishOutcome::Failed(refused) = &outcomes[1] else { panic!("{outcomes:?}") };
+    let PublishOutcome::Failed(refused) = &outcomes[1] else {
+        panic!("{outcomes:?}")
+    };
     assert_eq!(refused.kind(), ErrorKind::InvalidEvent);
     let stored = |o: &PublishOutcome| matches!(o, PublishOutcome::Stored(_));
-    assert!([0, 2, 3].iter().all(|n| stored(&outcomes[*n])), "{outcomes:?}");
-    assert_eq!(duplicate(publish_one(&engine, keyed(&queue, "4", "a")).await).1, "3");
+    assert!(
+        [0, 2, 3].iter().all(|n| stored(&outcomes[*n])),
+        "{outcomes:?}"
+    );
+    assert_eq!(
+        duplicate(publish_one(&engine, keyed(&queue, "4", "a")).await).1,
+        "3"
+    );
 }
 
 #[tokio::test]
 async fn a_queue_that_is_created_again_knows_no_keys() {
     let (engine, queue) = engine_and_queue().await;
     stored(publish_one(&engine, keyed(&queue, "1", "a")).await);
-    run(&mut connection().await, &format!("SELECT pgmq.drop_queue('{queue}')")).await;
-    let error = engine.publish(vec![keyed(&queue, "2", "a")]).await.unwrap_err();
+    run(
+        &mut connection().await,
+        &format!("SELECT pgmq.drop_queue('{queue}')"),
+    )
+    .await;
+    let error = engine
+        .publish(vec![keyed(&queue, "2", "a")])
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
     engine.ensure_queue(&queue).await.unwrap();
     stored(publish_one(&engine, keyed(&queue, "3", "a")).await);
-    assert_eq!(duplicate(publish_one(&engine, keyed(&queue, "4", "a")).await).1, "3");
+    assert_eq!(
+        duplicate(publish_one(&engine, keyed(&queue, "4", "a")).await).1,
+        "3"
+    );
 }
 
 #[tokio::test]
@@ -251,7 +319,11 @@ async fn a_table_that_was_dropped_alone_leaves_no_keys_either() {
     stored(publish_one(&engine, keyed(&other, "1", "a")).await);
     run(&mut connection().await, &fill).await;
     duplicate(publish_one(&engine, keyed(&queue, "1", "k25000")).await);
-    run(&mut connection().await, &format!("DROP TABLE pgmq.q_{queue}")).await;
+    run(
+        &mut connection().await,
+        &format!("DROP TABLE pgmq.q_{queue}"),
+    )
+    .await;
     // An archive or a queue of dead letters that is missing frees nothing.
     let missing = format!("SELECT pgmq.drop_queue('{}')", other.dead_letters());
     run(&mut connection().await, &missing).await;
@@ -291,11 +363,23 @@ async fn a_duplicate_that_leaves_with_a_settlement_is_left_out() {
     publish(&engine, &queue, &["1", "2"]).await;
     let outgoing = || vec![keyed(&target, "9", "a"), message(&target, "8")];
     for delivery in lease(&engine, &queue).await {
-        let settle = Settle::Ack { outgoing: outgoing() };
-        let outcomes = engine.settle(&queue, vec![(delivery.receipt, settle)]).await.unwrap();
-        assert!(matches!(outcomes[..], [ezq_core::SettleOutcome::Done]), "{outcomes:?}");
+        let settle = Settle::Ack {
+            outgoing: outgoing(),
+        };
+        let outcomes = engine
+            .settle(&queue, vec![(delivery.receipt, settle)])
+            .await
+            .unwrap();
+        assert!(
+            matches!(outcomes[..], [ezq_core::SettleOutcome::Done]),
+            "{outcomes:?}"
+        );
     }
-    let bodies: Vec<_> = lease(&engine, &target).await.into_iter().map(|d| d.body).collect();
+    let bodies: Vec<_> = lease(&engine, &target)
+        .await
+        .into_iter()
+        .map(|d| d.body)
+        .collect();
     assert_eq!(bodies, ["9", "8", "8"]);
 }
 
@@ -321,10 +405,16 @@ async fn keys_that_ended_are_swept_and_others_stay() {
         assert!(began.elapsed() < Duration::from_secs(30), "nobody swept");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(scalar::<String>(&mut own, "SELECT key FROM ezq.dedupe").await, "held");
+    assert_eq!(
+        scalar::<String>(&mut own, "SELECT key FROM ezq.dedupe").await,
+        "held"
+    );
     // Not at every publish.
     run(&mut own, fill).await;
     stored(publish_one(&engine, keyed(&queue, "3", "new")).await);
     engine.close().await;
-    assert_eq!(scalar::<i64>(&mut own, "SELECT count(*) FROM ezq.dedupe").await, 2502);
+    assert_eq!(
+        scalar::<i64>(&mut own, "SELECT count(*) FROM ezq.dedupe").await,
+        2502
+    );
 }

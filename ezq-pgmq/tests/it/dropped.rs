@@ -61,7 +61,13 @@ enum Use {
 fn event(key: Option<&str>) -> BroadcastMessage {
     let (event_type, body, headers) = ("order.created".to_owned(), "1".to_owned(), Headers::new());
     let dedupe = key.map(|key| Dedupe::new(key, TTL, "e").unwrap());
-    BroadcastMessage { event_type, body, headers, due: Due::Now, dedupe }
+    BroadcastMessage {
+        event_type,
+        body,
+        headers,
+        due: Due::Now,
+        dedupe,
+    }
 }
 
 impl Use {
@@ -71,11 +77,18 @@ impl Use {
         let key = key.as_str();
         match self {
             Self::PublishWithKey => {
-                stored(engine.publish(vec![keyed(queue, "1", key)]).await?.remove(0));
+                stored(
+                    engine
+                        .publish(vec![keyed(queue, "1", key)])
+                        .await?
+                        .remove(0),
+                );
             }
             Self::PublishInWithKey => {
                 let mut tx = engine.pool().begin().await.unwrap();
-                engine.publish_in(&mut tx, vec![keyed(queue, "1", key)]).await?;
+                engine
+                    .publish_in(&mut tx, vec![keyed(queue, "1", key)])
+                    .await?;
                 tx.commit().await.unwrap();
             }
             Self::SettleWithKey => {
@@ -83,7 +96,9 @@ impl Use {
                 settle_one(engine, queue, Settle::Ack { outgoing }).await?;
             }
             Self::BroadcastWithKey => {
-                engine.subscribe("shop", queue, &[Pattern::new("order.*").unwrap()]).await?;
+                engine
+                    .subscribe("shop", queue, &[Pattern::new("order.*").unwrap()])
+                    .await?;
                 assert!(!engine.broadcast(event(Some(key))).await?.is_empty());
             }
             Self::Acknowledge => settle_one(engine, queue, ack()).await?,
@@ -96,7 +111,9 @@ impl Use {
             Self::Subscribe => {
                 // A name that subscriptions take since one of the later changes.
                 let queue = QueueName::new(&format!("eu.{key}")).unwrap();
-                engine.subscribe("shop", &queue, &[Pattern::new("order.*").unwrap()]).await?;
+                engine
+                    .subscribe("shop", &queue, &[Pattern::new("order.*").unwrap()])
+                    .await?;
             }
             Self::Record => engine.record(&[party()]).await?,
             Self::Parties => drop(engine.parties("order.created").await?),
@@ -104,9 +121,20 @@ impl Use {
             Self::Register => drop(register(engine, key).await?),
             Self::Fire => {
                 let from = Utc::now() - TimeDelta::days(1);
-                let tick = Advance { definition: "daily", from, due: from, to: Utc::now() };
+                let tick = Advance {
+                    definition: "daily",
+                    from,
+                    due: from,
+                    to: Utc::now(),
+                };
                 let message = Some(message(queue, "1"));
-                engine.fire(Firing { name: key, tick: Some(tick), message }).await?;
+                engine
+                    .fire(Firing {
+                        name: key,
+                        tick: Some(tick),
+                        message,
+                    })
+                    .await?;
             }
             Self::Replay => drop(engine.replay(key, queue).await?),
             Self::ListReplays => drop(engine.replays().list().await?),
@@ -122,7 +150,9 @@ impl Use {
         what: &str,
     ) -> Result<(), Error> {
         for _ in 0..3 {
-            let Err(error) = self.run(engine, queue).await else { return Ok(()) };
+            let Err(error) = self.run(engine, queue).await else {
+                return Ok(());
+            };
             let told = ezq_core::error_chain(&error);
             assert!(told.contains(what), "{self:?} without {what}: {told}");
             if !error.is_transient() || told.contains("administrator") {
@@ -135,12 +165,21 @@ impl Use {
 
 fn party() -> EventParty {
     let (event_type, app) = ("order.created".to_owned(), "shop".to_owned());
-    EventParty { event_type, role: EventRole::Owner, app }
+    EventParty {
+        event_type,
+        role: EventRole::Owner,
+        app,
+    }
 }
 
 async fn register(engine: &PgmqEngine, name: &str) -> Result<bool, Error> {
     let next_at = Utc::now() - TimeDelta::days(1);
-    let new = Registration { name, application: "shop", definition: "daily", next_at };
+    let new = Registration {
+        name,
+        application: "shop",
+        definition: "daily",
+        next_at,
+    };
     engine.register(new, None).await
 }
 
@@ -154,7 +193,11 @@ async fn unique_target(engine: &PgmqEngine) -> QueueName {
 async fn settle_one(engine: &PgmqEngine, queue: &QueueName, settle: Settle) -> Result<(), Error> {
     publish(engine, queue, &["1"]).await;
     let receipt = lease(engine, queue).await.pop().unwrap().receipt;
-    match engine.settle(queue, vec![(receipt, settle)]).await?.remove(0) {
+    match engine
+        .settle(queue, vec![(receipt, settle)])
+        .await?
+        .remove(0)
+    {
         SettleOutcome::Done => Ok(()),
         SettleOutcome::Failed { error, .. } => Err(error),
         other => panic!("{other:?}"),
@@ -163,8 +206,12 @@ async fn settle_one(engine: &PgmqEngine, queue: &QueueName, settle: Settle) -> R
 
 /// An engine on a queue that leaves a trail.
 async fn connect(url: &str, queue: &QueueName, manage: bool) -> PgmqEngine {
-    let config = PgmqConfig::url(url).unwrap().retention(queue, Retention::TRAIL);
-    PgmqEngine::connect(config.manage_schema(manage)).await.unwrap()
+    let config = PgmqConfig::url(url)
+        .unwrap()
+        .retention(queue, Retention::TRAIL);
+    PgmqEngine::connect(config.manage_schema(manage))
+        .await
+        .unwrap()
 }
 
 /// A database in which everything is used already.
@@ -225,8 +272,11 @@ async fn what_is_not_to_be_made_again_is_told_by_name_with_what_to_run() {
         run(&mut own, &format!("DROP {kind} {name}")).await;
         let error = does.patiently(&engine, &queue, name).await.unwrap_err();
         // What was handled waits for its trail.
-        let kind =
-            if name == "ezq.trail" { ErrorKind::Transient } else { ErrorKind::SchemaMissing };
+        let kind = if name == "ezq.trail" {
+            ErrorKind::Transient
+        } else {
+            ErrorKind::SchemaMissing
+        };
         assert_eq!(error.kind(), kind, "{does:?}: {error:?}");
         run(&mut own, &to_run(&error)).await;
         does.patiently(&engine, &queue, name).await.unwrap();
@@ -238,11 +288,18 @@ async fn every_table_of_the_schema_is_among_those_that_were_dropped() {
     let (_, _, mut own) = database().await;
     let tables = "SELECT array_agg('ezq.' || relname) FROM pg_class
                   WHERE relnamespace = 'ezq'::regnamespace AND relkind = 'r'";
-    let stand: BTreeSet<String> =
-        scalar::<Vec<String>>(&mut own, tables).await.into_iter().collect();
-    let tables = USES.iter().filter(|(_, kind, _)| *kind == "TABLE").map(|(name, ..)| *name);
+    let stand: BTreeSet<String> = scalar::<Vec<String>>(&mut own, tables)
+        .await
+        .into_iter()
+        .collect();
+    let tables = USES
+        .iter()
+        .filter(|(_, kind, _)| *kind == "TABLE")
+        .map(|(name, ..)| *name);
     // These two have tests of their own.
-    let tables = tables.chain(["ezq.inbox", "ezq.migrations"]).map(str::to_owned);
+    let tables = tables
+        .chain(["ezq.inbox", "ezq.migrations"])
+        .map(str::to_owned);
     assert_eq!(stand, tables.collect());
 }
 
@@ -250,7 +307,13 @@ async fn every_table_of_the_schema_is_among_those_that_were_dropped() {
 async fn without_its_record_of_changes_all_is_as_before() {
     let (url, queue, mut own) = database().await;
     let running = connect(&url, &queue, true).await;
-    stored(running.publish(vec![keyed(&queue, "1", "kept")]).await.unwrap().remove(0));
+    stored(
+        running
+            .publish(vec![keyed(&queue, "1", "kept")])
+            .await
+            .unwrap()
+            .remove(0),
+    );
     run(&mut own, "DROP TABLE ezq.migrations").await;
     let passive = connect(&url, &queue, false).await;
     let error = Use::PublishWithKey.run(&passive, &queue).await.unwrap_err();
@@ -308,9 +371,19 @@ async fn a_table_that_a_trigger_asks_for_is_not_taken_for_a_queue() {
     let receipt = lease_one(&engine, &queue).await.receipt;
     run(&mut own, &trigger).await;
     let published = engine.publish(vec![message(&queue, "2")]).await.map(drop);
-    let settled = engine.settle(&queue, vec![(receipt, ack())]).await.map(drop);
+    let settled = engine
+        .settle(&queue, vec![(receipt, ack())])
+        .await
+        .map(drop);
     for error in [published.unwrap_err(), settled.unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::Engine, "{error:?}");
-        assert!(error.source().unwrap().to_string().contains("no_such_audit"), "{error:?}");
+        assert!(
+            error
+                .source()
+                .unwrap()
+                .to_string()
+                .contains("no_such_audit"),
+            "{error:?}"
+        );
     }
 }

@@ -57,10 +57,17 @@ impl Holder {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let line = lines.map(Result::unwrap).find(|line| line.contains("holding ")).unwrap();
+        let line = lines
+            .map(Result::unwrap)
+            .find(|line| line.contains("holding "))
+            .unwrap();
         let mut words = line.split("holding ").nth(1).unwrap().split(' ');
         let (url, pid) = (words.next().unwrap().to_owned(), words.next().unwrap());
-        Self { process, url, pid: pid.parse().unwrap() }
+        Self {
+            process,
+            url,
+            pid: pid.parse().unwrap(),
+        }
     }
 
     fn folder(&self) -> PathBuf {
@@ -106,11 +113,24 @@ impl Drop for Temporary {
 fn parent_of(pid: u32) -> u32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // The name, in brackets, may hold anything.
-    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap()
+    stat.rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 fn kill_hard(pid: u32) {
-    assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-KILL", &pid.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 #[tokio::test]
@@ -131,10 +151,24 @@ async fn server_and_watchdog_get_none_of_the_environment_but_where_programs_are(
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
         let environment = String::from_utf8(environment).unwrap();
         let entries = environment.split_terminator('\0');
-        let names: Vec<&str> = entries.map(|entry| entry.split_once('=').unwrap().0).collect();
-        assert!(names.contains(&"LC_ALL"), "this is no environment: {names:?}");
+        let names: Vec<&str> = entries
+            .map(|entry| entry.split_once('=').unwrap().0)
+            .collect();
+        assert!(
+            names.contains(&"LC_ALL"),
+            "this is no environment: {names:?}"
+        );
         // The last four are a shell's own.
-        let known = ["PATH", "LD_LIBRARY_PATH", "LC_ALL", "TZ", "PWD", "OLDPWD", "SHLVL", "_"];
+        let known = [
+            "PATH",
+            "LD_LIBRARY_PATH",
+            "LC_ALL",
+            "TZ",
+            "PWD",
+            "OLDPWD",
+            "SHLVL",
+            "_",
+        ];
         assert!(names.iter().all(|name| known.contains(name)), "{names:?}");
     }
 }
@@ -147,7 +181,13 @@ async fn what_a_process_left_that_was_killed_with_its_watchdog_is_removed_by_the
     kill_hard(killed.watchdog());
     killed.kill();
     assert!(killed.folder().exists());
-    assert_ne!(Path::new("/proc").join(killed.pid.to_string()).canonicalize().ok(), None);
+    assert_ne!(
+        Path::new("/proc")
+            .join(killed.pid.to_string())
+            .canonicalize()
+            .ok(),
+        None
+    );
 
     let next = Holder::start(&temporary.0);
     // Waited for by the start itself, so that it does not go on beside the program.
@@ -177,7 +217,12 @@ async fn what_a_process_left_that_was_killed_while_its_server_was_made_is_remove
     kill_hard(parent_of(initdb));
     killed.kill().unwrap();
     killed.wait().unwrap();
-    let left = std::fs::read_dir(&temporary.0).unwrap().next().unwrap().unwrap().path();
+    let left = std::fs::read_dir(&temporary.0)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
 
     let _next = Holder::start(&temporary.0);
     wait_until_gone(left, initdb).await;
@@ -185,13 +230,20 @@ async fn what_a_process_left_that_was_killed_while_its_server_was_made_is_remove
 
 /// The newest process of a program whose arguments name a folder.
 fn process_named(program: &str, folder: &Path) -> Option<u32> {
-    std::fs::read_dir("/proc").unwrap().flatten().find_map(|process| {
-        let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
-        let line = std::fs::read(process.path().join("cmdline")).ok()?;
-        let is_it = name.trim_end() == program
-            && String::from_utf8_lossy(&line).contains(folder.to_str().unwrap());
-        if is_it { process.file_name().to_str()?.parse().ok() } else { None }
-    })
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|process| {
+            let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
+            let line = std::fs::read(process.path().join("cmdline")).ok()?;
+            let is_it = name.trim_end() == program
+                && String::from_utf8_lossy(&line).contains(folder.to_str().unwrap());
+            if is_it {
+                process.file_name().to_str()?.parse().ok()
+            } else {
+                None
+            }
+        })
 }
 
 #[cfg(target_os = "linux")]
@@ -217,7 +269,10 @@ async fn a_start_leaves_alone_what_has_an_owner_or_is_another_s() {
     let _next = Holder::start(&temporary.0);
     let mut own = PgConnection::connect(&owned.url).await.unwrap();
     assert_eq!(scalar::<i32>(&mut own, "SELECT 1").await, 1);
-    assert_eq!(std::fs::read_to_string(precious.join("file")).unwrap(), "kept");
+    assert_eq!(
+        std::fs::read_to_string(precious.join("file")).unwrap(),
+        "kept"
+    );
     assert!(link.is_symlink() && unlike.exists());
     assert!(of_root.exists() || !gives_way);
 
@@ -261,11 +316,22 @@ async fn nothing_is_left_after_a_drop_and_the_folder_is_private() {
         .await
         .unwrap();
     let folder = folder_of(&server.url());
-    assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
-    let mut own = PgConnection::connect_with(&server.connect_options()).await.unwrap();
-    assert_eq!(scalar::<String>(&mut own, "SHOW max_connections").await, "17");
+    assert_eq!(
+        std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    let mut own = PgConnection::connect_with(&server.connect_options())
+        .await
+        .unwrap();
+    assert_eq!(
+        scalar::<String>(&mut own, "SHOW max_connections").await,
+        "17"
+    );
     assert_eq!(scalar::<String>(&mut own, "SHOW fsync").await, "on");
-    assert_eq!(scalar::<String>(&mut own, "SHOW listen_addresses").await, "");
+    assert_eq!(
+        scalar::<String>(&mut own, "SHOW listen_addresses").await,
+        ""
+    );
     let pid = pid_of(&server.url()).await;
     tokio::task::spawn_blocking(|| drop(server)).await.unwrap();
     wait_until_gone(folder, pid).await;
@@ -288,8 +354,17 @@ async fn keeps_its_data_over_a_restart_and_a_crash() {
 #[tokio::test]
 async fn a_setting_that_is_none_is_refused() {
     let builder = EmbeddedPostgres::builder().setting("fsync=off -c x", "1");
-    assert_eq!(builder.start().await.unwrap_err().kind(), ErrorKind::Configuration);
-    let error = EmbeddedPostgres::builder().setting("no_such_setting", "1").start().await;
+    assert_eq!(
+        builder.start().await.unwrap_err().kind(),
+        ErrorKind::Configuration
+    );
+    let error = EmbeddedPostgres::builder()
+        .setting("no_such_setting", "1")
+        .start()
+        .await;
     let error = error.unwrap_err();
-    assert!(ezq_core::error_chain(&error).contains("no_such_setting"), "{error:?}");
+    assert!(
+        ezq_core::error_chain(&error).contains("no_such_setting"),
+        "{error:?}"
+    );
 }

@@ -39,7 +39,9 @@ async fn database(encoding: &str) -> (PgmqEngine, QueueName, PgConnection) {
 }
 
 fn app(engine: &PgmqEngine, handler: Handler) -> App {
-    let app = App::builder().without_discovered_handlers().register(handler);
+    let app = App::builder()
+        .without_discovered_handlers()
+        .register(handler);
     app.build(engine.clone()).unwrap()
 }
 
@@ -58,7 +60,10 @@ async fn a_failure_is_counted_paused_and_told_whatever_its_text() {
             seen.lock().unwrap().push(Instant::now());
             async { Err::<(), _>("Zürich → ?") }
         });
-        let app = app(&engine, fails.max_attempts(3).backoff(Backoff::constant(PAUSE)));
+        let app = app(
+            &engine,
+            fails.max_attempts(3).backoff(Backoff::constant(PAUSE)),
+        );
         publish(&engine, &queue, &[&event("e", "x")]).await;
         let handle = app.consumer().queue(queue.as_str()).spawn();
         let letters = app.dead_letters(&queue).unwrap();
@@ -68,7 +73,10 @@ async fn a_failure_is_counted_paused_and_told_whatever_its_text() {
             if let Some(letter) = found.into_iter().next() {
                 break letter;
             }
-            assert!(begun.elapsed() < Duration::from_secs(60), "{encoding}: no dead letter");
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{encoding}: no dead letter"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
         handle.stop();
@@ -76,19 +84,42 @@ async fn a_failure_is_counted_paused_and_told_whatever_its_text() {
 
         let runs = std::mem::take(&mut *runs.lock().unwrap());
         assert_eq!(runs.len(), 3, "{encoding}");
-        assert!(runs.windows(2).all(|two| two[1] - two[0] >= PAUSE), "{encoding}: {runs:?}");
+        assert!(
+            runs.windows(2).all(|two| two[1] - two[0] >= PAUSE),
+            "{encoding}: {runs:?}"
+        );
         let reason = letter.reason.unwrap();
-        assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 3), "{encoding}");
+        assert_eq!(
+            (reason.kind, reason.attempts),
+            (ReasonKind::MaxAttempts, 3),
+            "{encoding}"
+        );
         assert_eq!(reason.handler.unwrap().as_str(), NAME, "{encoding}");
         assert_eq!(reason.error, shown, "{encoding}");
 
         // As an operator asks for it, and after a redrive.
         let by_handler = DeadLetterFilter::all().handler(NAME);
-        assert_eq!(letters.redrive(by_handler).await.unwrap().len(), 1, "{encoding}");
+        assert_eq!(
+            letters.redrive(by_handler).await.unwrap().len(),
+            1,
+            "{encoding}"
+        );
         let history = app.history("e").await.unwrap();
-        let died = history.copies[0].died_before.clone().unwrap().reason.unwrap();
-        assert_eq!(died.handler.unwrap().as_str(), NAME, "{encoding}: {history}");
-        assert!(matches!(history.copies[0].state, CopyState::Waiting { .. }), "{history}");
+        let died = history.copies[0]
+            .died_before
+            .clone()
+            .unwrap()
+            .reason
+            .unwrap();
+        assert_eq!(
+            died.handler.unwrap().as_str(),
+            NAME,
+            "{encoding}: {history}"
+        );
+        assert!(
+            matches!(history.copies[0].state, CopyState::Waiting { .. }),
+            "{history}"
+        );
     }
 }
 
@@ -116,12 +147,19 @@ async fn a_handler_whose_name_the_encoding_lacks_is_done_once() {
         });
         let again = again.backoff(Backoff::constant(Duration::from_millis(1)));
         let app = App::builder().without_discovered_handlers().register(named);
-        let app = app.register(in_transaction).register(again).build(engine.clone()).unwrap();
+        let app = app
+            .register(in_transaction)
+            .register(again)
+            .build(engine.clone())
+            .unwrap();
         publish(&engine, &queue, &[&event("e", "x")]).await;
         let handle = app.consumer().queue(queue.as_str()).spawn();
         let begun = Instant::now();
         while engine.stats(&queue).await.unwrap() != ezq_core::QueueStats::default() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{encoding}: it is still there");
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{encoding}: it is still there"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         handle.stop();
@@ -134,23 +172,38 @@ async fn a_handler_whose_name_the_encoding_lacks_is_done_once() {
 #[tokio::test]
 async fn an_event_is_stored_or_refused_with_the_reason() {
     for (encoding, good, bad) in [
-        ("LATIN1", &["ü", r"\u00fc", r"\\u2192"][..], &["→", r"\u2192", r"\ud83d\ude00"][..]),
+        (
+            "LATIN1",
+            &["ü", r"\u00fc", r"\\u2192"][..],
+            &["→", r"\u2192", r"\ud83d\ude00"][..],
+        ),
         ("WIN1252", &["ü", "€"], &["→", r"\u2192"]),
         ("SQL_ASCII", &["ü", "→", r"\u0041"], &[r"\u00fc"]),
-        ("UTF8", &["ü", "→", r"\u2192"], &[r"\ud83d", r"\u0000", "\0"]),
+        (
+            "UTF8",
+            &["ü", "→", r"\u2192"],
+            &[r"\ud83d", r"\u0000", "\0"],
+        ),
     ] {
         let (engine, queue, mut own) = database(encoding).await;
         for data in good {
             let told = format!("{encoding}: {data}");
-            engine.check(&message(&queue, &event("e", data))).expect(&told);
+            engine
+                .check(&message(&queue, &event("e", data)))
+                .expect(&told);
             publish(&engine, &queue, &[&event("e", data)]).await;
         }
         for data in bad {
             let told = format!("{encoding}: {data}");
             let refused = message(&queue, &event("e", data));
-            let outcomes = engine.publish(vec![refused, message(&queue, "1")]).await.unwrap();
-            let [ezq_core::PublishOutcome::Failed(error), ezq_core::PublishOutcome::Stored(_)] =
-                &outcomes[..]
+            let outcomes = engine
+                .publish(vec![refused, message(&queue, "1")])
+                .await
+                .unwrap();
+            let [
+                ezq_core::PublishOutcome::Failed(error),
+                ezq_core::PublishOutcome::Stored(_),
+            ] = &outcomes[..]
             else {
                 panic!("{told}: {outcomes:?}")
             };
@@ -168,7 +221,11 @@ async fn an_event_is_stored_or_refused_with_the_reason() {
         }
         let mut in_a_header = message(&queue, "1");
         in_a_header.headers.insert("h", "→");
-        assert_eq!(engine.check(&in_a_header).is_err(), encoding == "LATIN1", "{encoding}");
+        assert_eq!(
+            engine.check(&in_a_header).is_err(),
+            encoding == "LATIN1",
+            "{encoding}"
+        );
         let count = format!("SELECT count(*) FROM pgmq.q_{queue}");
         let stored = i64::try_from(good.len() + bad.len()).unwrap();
         assert_eq!(scalar::<i64>(&mut own, &count).await, stored, "{encoding}");
@@ -177,20 +234,33 @@ async fn an_event_is_stored_or_refused_with_the_reason() {
 
 #[tokio::test]
 async fn a_dedupe_key_is_stored_or_refused_with_the_reason() {
-    for (encoding, good, bad) in
-        [("LATIN1", "ü", Some("→")), ("WIN1252", "€", Some("→")), ("UTF8", "→", None)]
-    {
+    for (encoding, good, bad) in [
+        ("LATIN1", "ü", Some("→")),
+        ("WIN1252", "€", Some("→")),
+        ("UTF8", "→", None),
+    ] {
         let (engine, queue, mut own) = database(encoding).await;
-        stored(engine.publish(vec![keyed(&queue, "1", good)]).await.unwrap().remove(0));
+        stored(
+            engine
+                .publish(vec![keyed(&queue, "1", good)])
+                .await
+                .unwrap()
+                .remove(0),
+        );
         let Some(bad) = bad else { continue };
         let with_bad = || vec![keyed(&queue, "2", bad)];
         let refused = |error: Error| {
             assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{encoding}: {error}");
             let text = error.to_string();
-            assert!(text.contains("the database's encoding lacks"), "{encoding}: {text}");
+            assert!(
+                text.contains("the database's encoding lacks"),
+                "{encoding}: {text}"
+            );
         };
         let outcome = engine.publish(with_bad()).await.unwrap().remove(0);
-        let ezq_core::PublishOutcome::Failed(error) = outcome else { panic!("{outcome:?}") };
+        let ezq_core::PublishOutcome::Failed(error) = outcome else {
+            panic!("{outcome:?}")
+        };
         refused(error);
         let mut tx = own.begin().await.unwrap();
         refused(engine.publish_in(&mut tx, with_bad()).await.unwrap_err());
@@ -216,24 +286,51 @@ async fn names_in_the_tables_of_ezq_read_as_they_were_given() {
     for encoding in ["LATIN1", "WIN1252", "SQL_ASCII", "UTF8"] {
         let (engine, queue, _own) = database(encoding).await;
         let next_at = Utc::now() + TimeDelta::days(1);
-        let new = Registration { name: NAME, application: "app →", definition: "→", next_at };
+        let new = Registration {
+            name: NAME,
+            application: "app →",
+            definition: "→",
+            next_at,
+        };
         assert!(engine.register(new, None).await.unwrap(), "{encoding}");
-        let again = Registration { definition: "→→", ..new };
-        assert!(engine.register(again, Some("→")).await.unwrap(), "{encoding}");
+        let again = Registration {
+            definition: "→→",
+            ..new
+        };
+        assert!(
+            engine.register(again, Some("→")).await.unwrap(),
+            "{encoding}"
+        );
         let kept = engine.look(&[(NAME, "→→")]).await.unwrap().rows.remove(0);
         let names = [&*kept.name, &*kept.application, &*kept.definition];
         assert_eq!(names, [NAME, "app →", "→→"], "{encoding}");
         assert!(engine.pause(NAME, true).await.unwrap(), "{encoding}");
         assert!(engine.remove(NAME).await.unwrap(), "{encoding}");
 
-        assert_eq!(engine.replay(NAME, &queue).await.unwrap().name, NAME, "{encoding}");
-        assert_eq!(engine.replays().list().await.unwrap()[0].name, NAME, "{encoding}");
+        assert_eq!(
+            engine.replay(NAME, &queue).await.unwrap().name,
+            NAME,
+            "{encoding}"
+        );
+        assert_eq!(
+            engine.replays().list().await.unwrap()[0].name,
+            NAME,
+            "{encoding}"
+        );
         assert!(engine.replays().remove(NAME).await.unwrap(), "{encoding}");
 
         let pattern = [Pattern::new("order.*").unwrap()];
         engine.subscribe("app →", &queue, &pattern).await.unwrap();
-        assert_eq!(engine.subscriptions().await.unwrap()[0].app, "app →", "{encoding}");
+        assert_eq!(
+            engine.subscriptions().await.unwrap()[0].app,
+            "app →",
+            "{encoding}"
+        );
         let which = [(queue.clone(), pattern[0].clone())];
-        assert_eq!(engine.unsubscribe("app →", &which).await.unwrap(), 1, "{encoding}");
+        assert_eq!(
+            engine.unsubscribe("app →", &which).await.unwrap(),
+            1,
+            "{encoding}"
+        );
     }
 }

@@ -12,7 +12,14 @@ use sqlx::postgres::PgConnection;
 use crate::support::*;
 
 fn request(queue: &QueueName, ttl: Duration) -> LeaseRequest {
-    LeaseRequest { queue: queue.clone(), max: 10, ttl, keys: 10, before: None, after: None }
+    LeaseRequest {
+        queue: queue.clone(),
+        max: 10,
+        ttl,
+        keys: 10,
+        before: None,
+        after: None,
+    }
 }
 
 // What a consumer does: again, as long as the error says that it helps.
@@ -40,9 +47,18 @@ async fn goes_on_after_a_restart_and_after_a_crash() {
         server.stop(immediate).await.unwrap();
         for error in [
             engine.lease(request(&queue, TTL)).await.unwrap_err(),
-            engine.extend(&queue, std::slice::from_ref(&delivery.receipt), TTL).await.unwrap_err(),
-            engine.settle(&queue, vec![(delivery.receipt.clone(), ack())]).await.unwrap_err(),
-            engine.publish(vec![message(&queue, "2")]).await.unwrap_err(),
+            engine
+                .extend(&queue, std::slice::from_ref(&delivery.receipt), TTL)
+                .await
+                .unwrap_err(),
+            engine
+                .settle(&queue, vec![(delivery.receipt.clone(), ack())])
+                .await
+                .unwrap_err(),
+            engine
+                .publish(vec![message(&queue, "2")])
+                .await
+                .unwrap_err(),
             engine.health_check().await.unwrap_err(),
         ] {
             assert!(error.is_transient(), "{error:?}");
@@ -57,8 +73,14 @@ async fn goes_on_after_a_restart_and_after_a_crash() {
         until_it_works(|| engine.publish(vec![message(&queue, "2")])).await;
         let leased = until_it_works(|| engine.lease(request(&queue, TTL))).await;
         let again = leased.deliveries.into_iter().next().unwrap();
-        engine.settle(&queue, vec![(again.receipt, ack())]).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(10), wakeups.changed()).await.unwrap().unwrap();
+        engine
+            .settle(&queue, vec![(again.receipt, ack())])
+            .await
+            .unwrap();
+        tokio::time::timeout(Duration::from_secs(10), wakeups.changed())
+            .await
+            .unwrap()
+            .unwrap();
     }
 }
 
@@ -71,7 +93,9 @@ async fn holders_may_renew_before_others_claim_after_a_restart() {
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["\"held\""]).await;
-    let held = lease_for(&engine, &queue, Duration::from_millis(1)).await.remove(0);
+    let held = lease_for(&engine, &queue, Duration::from_millis(1))
+        .await
+        .remove(0);
     server.stop(true).await.unwrap();
     server.start_again().await.unwrap();
     // What was never delivered waits for nobody.
@@ -81,7 +105,10 @@ async fn holders_may_renew_before_others_claim_after_a_restart() {
     assert_eq!(bodies, ["\"new\""]);
     let leased = engine.lease(request(&queue, TTL)).await.unwrap();
     let next_due = leased.next_due.unwrap();
-    assert!(leased.deliveries.is_empty() && next_due > Duration::from_secs(20), "{next_due:?}");
+    assert!(
+        leased.deliveries.is_empty() && next_due > Duration::from_secs(20),
+        "{next_due:?}"
+    );
     let receipts = [held.receipt];
     let extended = until_it_works(|| engine.extend(&queue, &receipts, TTL)).await;
     assert_eq!(extended, [ExtendOutcome::Extended]);
@@ -93,7 +120,9 @@ async fn a_cut_connection_is_opened_again() {
     publish(&engine, &queue, &["1"]).await;
     let name = unique("app");
     let config = PgmqConfig::url(&server().await.url()).unwrap();
-    let engine = PgmqEngine::connect(config.application_name(name.as_str())).await.unwrap();
+    let engine = PgmqEngine::connect(config.application_name(name.as_str()))
+        .await
+        .unwrap();
     let delivery = lease_one(&engine, &queue).await;
     let sql = format!(
         "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
@@ -124,19 +153,35 @@ async fn a_receipt_from_before_a_crash_of_an_unlogged_queue_holds_no_message_of_
     until_it_works(|| engine.publish(vec![message(&queue, "\"after\"")])).await;
     let leased = until_it_works(|| engine.lease(request(&queue, TTL))).await;
     let after = leased.deliveries.into_iter().next().unwrap().receipt;
-    assert_eq!(after.message_id().as_number(), before.message_id().as_number());
-    assert_eq!(after.token()[..2], before.token()[..2], "only the time tells them apart");
+    assert_eq!(
+        after.message_id().as_number(),
+        before.message_id().as_number()
+    );
+    assert_eq!(
+        after.token()[..2],
+        before.token()[..2],
+        "only the time tells them apart"
+    );
 
     let receipts = [before.clone(), after.clone()];
     let extended = until_it_works(|| engine.extend(&queue, &receipts, TTL)).await;
-    assert_eq!(extended, [ExtendOutcome::LeaseLost, ExtendOutcome::Extended]);
+    assert_eq!(
+        extended,
+        [ExtendOutcome::LeaseLost, ExtendOutcome::Extended]
+    );
     for settle in [ack(), retry(Duration::ZERO), dead(), Settle::Release] {
         let late = || engine.settle(&queue, vec![(before.clone(), settle.clone())]);
         let outcomes = until_it_works(late).await;
-        assert!(matches!(outcomes[..], [SettleOutcome::LeaseLost]), "{settle:?}: {outcomes:?}");
+        assert!(
+            matches!(outcomes[..], [SettleOutcome::LeaseLost]),
+            "{settle:?}: {outcomes:?}"
+        );
     }
     let outcomes = engine.settle(&queue, vec![(after, ack())]).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
+    assert!(
+        matches!(outcomes[..], [SettleOutcome::Done]),
+        "{outcomes:?}"
+    );
 }
 
 #[tokio::test]
@@ -151,10 +196,22 @@ async fn a_dropped_queue_is_told_and_created_again() {
     run(&mut connection().await, &drop_both).await;
     for error in [
         engine.lease(request(&queue, TTL)).await.unwrap_err(),
-        engine.settle(&queue, vec![(receipt.clone(), ack())]).await.unwrap_err(),
-        engine.settle(&queue, vec![(receipt.clone(), dead())]).await.unwrap_err(),
-        engine.extend(&queue, std::slice::from_ref(&receipt), TTL).await.unwrap_err(),
-        engine.publish(vec![message(&queue, "2")]).await.unwrap_err(),
+        engine
+            .settle(&queue, vec![(receipt.clone(), ack())])
+            .await
+            .unwrap_err(),
+        engine
+            .settle(&queue, vec![(receipt.clone(), dead())])
+            .await
+            .unwrap_err(),
+        engine
+            .extend(&queue, std::slice::from_ref(&receipt), TTL)
+            .await
+            .unwrap_err(),
+        engine
+            .publish(vec![message(&queue, "2")])
+            .await
+            .unwrap_err(),
         engine.stats(&queue).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::QueueMissing, "{error:?}");

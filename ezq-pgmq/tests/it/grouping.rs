@@ -40,7 +40,11 @@ async fn two_held_up(engine: &PgmqEngine, queue: &QueueName) -> [Publishing; 2] 
 }
 
 async fn bodies(engine: &PgmqEngine, queue: &QueueName) -> Vec<String> {
-    let mut bodies: Vec<_> = lease(engine, queue).await.into_iter().map(|d| d.body).collect();
+    let mut bodies: Vec<_> = lease(engine, queue)
+        .await
+        .into_iter()
+        .map(|d| d.body)
+        .collect();
     bodies.sort();
     bodies
 }
@@ -64,8 +68,14 @@ async fn many_callers_share_commits_and_each_keeps_its_order() {
         });
     }
     let ids = callers.join_all().await;
-    assert!(ids.iter().all(|ids| ids.is_sorted()), "what a caller awaited stands first");
-    assert_eq!(ids.iter().flatten().collect::<HashSet<_>>().len(), CALLERS * EACH);
+    assert!(
+        ids.iter().all(|ids| ids.is_sorted()),
+        "what a caller awaited stands first"
+    );
+    assert_eq!(
+        ids.iter().flatten().collect::<HashSet<_>>().len(),
+        CALLERS * EACH
+    );
     let mut connection = connection().await;
     let disorder = format!(
         "SELECT count(*) FROM pgmq.q_{queue} a JOIN pgmq.q_{queue} b
@@ -75,7 +85,10 @@ async fn many_callers_share_commits_and_each_keeps_its_order() {
     assert_eq!(scalar::<i64>(&mut connection, &disorder).await, 0);
     let commits = format!("SELECT count(DISTINCT xmin::text) FROM pgmq.q_{queue}");
     let commits = scalar::<i64>(&mut connection, &commits).await;
-    assert!(commits * 4 < i64::try_from(CALLERS * EACH).unwrap(), "{commits} commits");
+    assert!(
+        commits * 4 < i64::try_from(CALLERS * EACH).unwrap(),
+        "{commits} commits"
+    );
 }
 
 #[tokio::test]
@@ -96,7 +109,9 @@ async fn one_that_the_database_refuses_fails_alone() {
             stored(published.unwrap().remove(0));
             continue;
         }
-        let PublishOutcome::Failed(error) = published.unwrap().remove(0) else { panic!("stored") };
+        let PublishOutcome::Failed(error) = published.unwrap().remove(0) else {
+            panic!("stored")
+        };
         assert_eq!(error.kind(), ErrorKind::InvalidEvent);
     }
     assert_eq!(bodies(&engine, &queue).await, ["1", "2", "3", "5", "7"]);
@@ -122,13 +137,24 @@ async fn a_caller_that_is_cut_off_holds_up_nobody() {
         stored(publishing.await.unwrap().unwrap().remove(0));
     }
     let bodies = bodies(&engine, &queue).await;
-    assert!(bodies.contains(&"3".into()) && bodies.contains(&"5".into()), "{bodies:?}");
-    assert!(!bodies.contains(&"4".into()), "cut off before it began: {bodies:?}");
+    assert!(
+        bodies.contains(&"3".into()) && bodies.contains(&"5".into()),
+        "{bodies:?}"
+    );
+    assert!(
+        !bodies.contains(&"4".into()),
+        "cut off before it began: {bodies:?}"
+    );
 }
 
 #[test]
 fn a_runtime_that_ends_takes_no_place_along() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     let first = runtime();
     let (engine, queue, holder) = first.block_on(async {
         let (engine, queue) = engine_and_queue().await;
@@ -144,6 +170,9 @@ fn a_runtime_that_ends_takes_no_place_along() {
         // The connections are of the first runtime: a failure is an answer, too.
         let publishing = engine.publish(vec![message(&queue, "4")]);
         let answered = tokio::time::timeout(Duration::from_secs(60), publishing).await;
-        assert!(answered.is_ok(), "it waits for a place that nobody gives up");
+        assert!(
+            answered.is_ok(),
+            "it waits for a place that nobody gives up"
+        );
     });
 }

@@ -16,7 +16,11 @@ fn event(id: &str) -> String {
 
 fn failed(attempt: u32, error: &str) -> Progress {
     let at = chrono::DateTime::UNIX_EPOCH;
-    let record = ErrorRecord { at, attempt, error: error.to_owned() };
+    let record = ErrorRecord {
+        at,
+        attempt,
+        error: error.to_owned(),
+    };
     let mark = HandlerMark {
         state: HandlerState::Retry,
         reason: None,
@@ -37,21 +41,45 @@ async fn finds_every_copy_in_all_queues_archives_and_dead_letters() {
     acknowledge_all(&engine, &queue).await;
     publish(&engine, &queue, &[&body, &event("another")]).await;
     let deliveries = lease(&engine, &queue).await;
-    engine.settle(&queue, vec![(deliveries[0].receipt.clone(), dead())]).await.unwrap();
+    engine
+        .settle(&queue, vec![(deliveries[0].receipt.clone(), dead())])
+        .await
+        .unwrap();
     publish(&engine, &queue, &[&body]).await;
     publish(&engine, &other, &[&body]).await;
     let history = engine.history(&id, None).await.unwrap();
-    let states: Vec<_> = history.copies.iter().map(|copy| (&copy.queue, &copy.state)).collect();
+    let states: Vec<_> = history
+        .copies
+        .iter()
+        .map(|copy| (&copy.queue, &copy.state))
+        .collect();
     let [(a, first), (b, second), (c, third), (d, fourth)] = states[..] else {
         panic!("{states:?}");
     };
     assert_eq!([a, b, c, d], [&queue, &queue, &queue, &other]);
     assert!(matches!(first, CopyState::Archived { .. }), "{first:?}");
     assert!(matches!(second, CopyState::Dead { .. }), "{second:?}");
-    assert!(matches!([third, fourth], [CopyState::Waiting { .. }, CopyState::Waiting { .. }]));
-    assert_eq!(engine.history(&id, Some(&other)).await.unwrap().copies.len(), 1);
+    assert!(matches!(
+        [third, fourth],
+        [CopyState::Waiting { .. }, CopyState::Waiting { .. }]
+    ));
+    assert_eq!(
+        engine
+            .history(&id, Some(&other))
+            .await
+            .unwrap()
+            .copies
+            .len(),
+        1
+    );
     let unknown = QueueName::new("no_such_queue").unwrap();
-    assert!(engine.history(&id, Some(&unknown)).await.unwrap().is_empty());
+    assert!(
+        engine
+            .history(&id, Some(&unknown))
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -59,7 +87,10 @@ async fn is_told_to_people() {
     let (engine, queue) = archiving(Retention::ARCHIVE).await;
     let id = format!("e-{queue}");
     let nothing = engine.history(&id, None).await.unwrap().to_string();
-    assert!(nothing.contains("nothing is kept") && nothing.contains("Retention"), "{nothing}");
+    assert!(
+        nothing.contains("nothing is kept") && nothing.contains("Retention"),
+        "{nothing}"
+    );
     publish(&engine, &queue, &[&event(&id)]).await;
     let delivery = lease_one(&engine, &queue).await;
     let retry = Settle::Retry {
@@ -67,7 +98,10 @@ async fn is_told_to_people() {
         progress: failed(2, "no such address"),
         outgoing: Vec::new(),
     };
-    engine.settle(&queue, vec![(delivery.receipt, retry)]).await.unwrap();
+    engine
+        .settle(&queue, vec![(delivery.receipt, retry)])
+        .await
+        .unwrap();
     let told = engine.history(&id, None).await.unwrap().to_string();
     assert!(told.contains("ready to be tried again"), "{told}");
     acknowledge_all(&engine, &queue).await;
@@ -76,10 +110,19 @@ async fn is_told_to_people() {
     let lines: Vec<_> = told.lines().collect();
     assert_eq!(lines.len(), 4, "{told}");
     assert_eq!(lines[0], format!("event {id}: 1 copy"));
-    assert!(lines[1].starts_with(&format!("{queue} 1, order.paid: published 2")), "{told}");
-    assert!(lines[1].contains("delivered 2 times, handled and archived 2"), "{told}");
+    assert!(
+        lines[1].starts_with(&format!("{queue} 1, order.paid: published 2")),
+        "{told}"
+    );
+    assert!(
+        lines[1].contains("delivered 2 times, handled and archived 2"),
+        "{told}"
+    );
     assert_eq!(lines[2], "  shop::mail: done at last, failed 2 times");
-    assert_eq!(lines[3], "    attempt 2, 1970-01-01 00:00:00.000 UTC: no such address");
+    assert_eq!(
+        lines[3],
+        "    attempt 2, 1970-01-01 00:00:00.000 UTC: no such address"
+    );
 }
 
 #[tokio::test]
@@ -89,7 +132,11 @@ async fn takes_no_lock_and_waits_for_none() {
     let mut own = connection().await;
     let mut tx = own.begin().await.unwrap();
     run(&mut tx, &format!("SELECT 1 FROM pgmq.q_{queue} FOR UPDATE")).await;
-    run(&mut tx, &format!("DELETE FROM pgmq.q_{queue} WHERE msg_id = 1")).await;
+    run(
+        &mut tx,
+        &format!("DELETE FROM pgmq.q_{queue} WHERE msg_id = 1"),
+    )
+    .await;
     let history = tokio::time::timeout(Duration::from_secs(20), engine.history("e", Some(&queue)));
     assert_eq!(history.await.unwrap().unwrap().copies.len(), 2);
     tx.rollback().await.unwrap();
@@ -113,11 +160,17 @@ async fn queues_that_may_not_be_read_are_named() {
     run(&mut own, &grant).await;
     let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
     let config = ezq_pgmq::PgmqConfig::options(options.username("reader"));
-    let reader = ezq_pgmq::PgmqEngine::connect(config.manage_schema(false)).await.unwrap();
+    let reader = ezq_pgmq::PgmqEngine::connect(config.manage_schema(false))
+        .await
+        .unwrap();
     let history = reader.history("e", None).await.unwrap();
     assert_eq!(history.copies.len(), 1);
     assert_eq!(history.unread, [format!("the queue `{theirs}`")]);
-    assert!(history.to_string().ends_with(&format!("not looked into: the queue `{theirs}`")));
+    assert!(
+        history
+            .to_string()
+            .ends_with(&format!("not looked into: the queue `{theirs}`"))
+    );
 }
 
 #[tokio::test]
@@ -127,7 +180,11 @@ async fn odd_rows_harm_nothing() {
                   ('-infinity', '-infinity', '{"specversion": 1, "id": "odd"}', '"x"'),
                   (now(), now(), '{"id": "odd", "x": [1]}', '{"ezq-redriven": 7, "ezq-dead": [2]}')"#;
     for table in ["q", "a"] {
-        let id = if table == "a" { "row_number() over (), " } else { "" };
+        let id = if table == "a" {
+            "row_number() over (), "
+        } else {
+            ""
+        };
         let column = if table == "a" { "msg_id, " } else { "" };
         let sql = format!(
             "INSERT INTO pgmq.{table}_{queue} ({column}vt, enqueued_at, message, headers)
@@ -166,7 +223,10 @@ async fn an_archive_is_searched_by_its_index() {
     );
     let began = std::time::Instant::now();
     while scalar::<i64>(&mut own, &scans).await == 0 {
-        assert!(began.elapsed() < Duration::from_secs(30), "the index was not used");
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "the index was not used"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -31,7 +31,10 @@ async fn ten_processes_start_at_once() {
         let output = output.await.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("published by"), "{text}");
+        assert!(
+            output.status.success() && text.contains("published by"),
+            "{text}"
+        );
     }
     let engine = engine_at(&url).await;
     let queue = ezq_core::QueueName::new(QUEUE).unwrap();
@@ -59,8 +62,10 @@ async fn a_role_without_rights_on_the_schema_works_on_a_finished_one() {
     run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
     let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), Some(role.as_str()));
     // PGMQ and the queue stand, from SQL.
-    let rest: Vec<&str> =
-        sql.lines().filter(|l| !l.contains(" extension ") && !l.contains("pgmq.create")).collect();
+    let rest: Vec<&str> = sql
+        .lines()
+        .filter(|l| !l.contains(" extension ") && !l.contains("pgmq.create"))
+        .collect();
     run(&mut own, &rest.join("\n")).await;
 
     let url = url.replace("postgres@", &format!("{role}@"));
@@ -73,19 +78,37 @@ async fn a_role_without_rights_on_the_schema_works_on_a_finished_one() {
         let settles = [ack(), dead()];
         let batch = deliveries.into_iter().map(|d| d.receipt).zip(settles);
         for outcome in engine.settle(&queue, batch.collect()).await.unwrap() {
-            assert!(matches!(outcome, ezq_core::SettleOutcome::Done), "{outcome:?}");
+            assert!(
+                matches!(outcome, ezq_core::SettleOutcome::Done),
+                "{outcome:?}"
+            );
         }
-        let letters = engine.dead_letters().unwrap().list(&queue, None, 10).await.unwrap();
-        engine.dead_letters().unwrap().redrive(&queue, &[letters[0].id.clone()]).await.unwrap();
+        let letters = engine
+            .dead_letters()
+            .unwrap()
+            .list(&queue, None, 10)
+            .await
+            .unwrap();
+        engine
+            .dead_letters()
+            .unwrap()
+            .redrive(&queue, &[letters[0].id.clone()])
+            .await
+            .unwrap();
         assert_eq!(engine.purge(&queue).await.unwrap(), 1);
         let keyed = || vec![keyed(&queue, "1", &format!("{manage}"))];
         stored(engine.publish(keyed()).await.unwrap().remove(0));
         let again = engine.publish(keyed()).await.unwrap();
-        assert!(matches!(again[..], [ezq_core::PublishOutcome::Duplicate(Some(_))]), "{again:?}");
+        assert!(
+            matches!(again[..], [ezq_core::PublishOutcome::Duplicate(Some(_))]),
+            "{again:?}"
+        );
         assert_eq!(engine.purge(&queue).await.unwrap(), 1);
         assert!(engine.wakeups(&queue).await.unwrap().is_some());
     }
-    let engine = PgmqEngine::connect(PgmqConfig::url(&url).unwrap()).await.unwrap();
+    let engine = PgmqEngine::connect(PgmqConfig::url(&url).unwrap())
+        .await
+        .unwrap();
     let error = engine.ensure_queue(&unique("new")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission);
 }
@@ -104,7 +127,10 @@ async fn nothing_is_created_where_the_schema_is_not_ours() {
     let engine = PgmqEngine::connect(config()).await.unwrap();
     let error = engine.ensure_queue(&unique("q")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
-    assert_eq!(scalar::<i64>(&mut own, "SELECT count(*) FROM pgmq.meta").await, 0);
+    assert_eq!(
+        scalar::<i64>(&mut own, "SELECT count(*) FROM pgmq.meta").await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -114,7 +140,9 @@ async fn a_pgmq_without_headers_is_too_old() {
     let sql = "CREATE SCHEMA pgmq; CREATE TABLE pgmq.meta (queue_name text);
                CREATE TYPE pgmq.message_record AS (msg_id bigint)";
     run(&mut own, sql).await;
-    let error = PgmqEngine::connect(PgmqConfig::url(&url).unwrap()).await.unwrap_err();
+    let error = PgmqEngine::connect(PgmqConfig::url(&url).unwrap())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PgmqMissing);
     assert!(error.to_string().contains(ezq_pgmq::OLDEST_PGMQ), "{error}");
 }

@@ -27,8 +27,14 @@ pub(crate) async fn publish_keyed(
 }
 
 pub(crate) async fn take(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<Delivery> {
-    let request =
-        LeaseRequest { queue: queue.clone(), max, ttl: TTL, keys: max, before: None, after: None };
+    let request = LeaseRequest {
+        queue: queue.clone(),
+        max,
+        ttl: TTL,
+        keys: max,
+        before: None,
+        after: None,
+    };
     engine.lease(request).await.unwrap().deliveries
 }
 
@@ -42,9 +48,15 @@ pub(crate) async fn settle(
     deliveries: Vec<Delivery>,
     how: &Settle,
 ) {
-    let all = deliveries.into_iter().map(|d| (d.receipt, how.clone())).collect();
+    let all = deliveries
+        .into_iter()
+        .map(|d| (d.receipt, how.clone()))
+        .collect();
     for outcome in engine.settle(queue, all).await.unwrap() {
-        assert!(matches!(outcome, ezq_core::SettleOutcome::Done), "{outcome:?}");
+        assert!(
+            matches!(outcome, ezq_core::SettleOutcome::Done),
+            "{outcome:?}"
+        );
     }
 }
 
@@ -86,9 +98,16 @@ async fn keys_of_another_client_are_kept_from_the_first_and_then_indexed() {
 #[tokio::test]
 async fn keys_are_kept_without_indexes_where_the_schema_is_not_ezqs() {
     let (owner, queue) = engine_and_queue().await;
-    let config = PgmqConfig::url(&server().await.url()).unwrap().manage_schema(false);
+    let config = PgmqConfig::url(&server().await.url())
+        .unwrap()
+        .manage_schema(false);
     let engine = PgmqEngine::connect(config).await.unwrap();
-    publish_keyed(&engine, &queue, &[("a", "1"), ("b", "2"), ("a", "3"), ("b", "4")]).await;
+    publish_keyed(
+        &engine,
+        &queue,
+        &[("a", "1"), ("b", "2"), ("a", "3"), ("b", "4")],
+    )
+    .await;
     let first = lease(&engine, &queue).await;
     assert_eq!(bodies(&first), ["1", "2"]);
     assert!(lease(&engine, &queue).await.is_empty() && lease(&owner, &queue).await.is_empty());
@@ -96,7 +115,11 @@ async fn keys_are_kept_without_indexes_where_the_schema_is_not_ezqs() {
     assert_eq!(bodies(&take(&engine, &queue, 1).await), ["1"]);
     assert_eq!(indexes(&queue).await, 0);
     // What the log says to run.
-    run(&mut connection().await, &ezq_pgmq::ordering_sql(std::slice::from_ref(&queue))).await;
+    run(
+        &mut connection().await,
+        &ezq_pgmq::ordering_sql(std::slice::from_ref(&queue)),
+    )
+    .await;
     assert_eq!(indexes(&queue).await, 3);
     let second = take(&engine, &queue, 10).await;
     assert_eq!(bodies(&second), ["2"]);
@@ -115,7 +138,10 @@ async fn a_key_may_be_of_any_length_and_shape() {
     let sql = format!("SELECT pgmq.send('{queue}', '5'::jsonb, '{{\"x-pgmq-group\": 7}}'::jsonb)");
     run(&mut connection().await, &sql).await;
     let first = take(&engine, &queue, 5).await;
-    let seen: BTreeSet<_> = first.iter().map(|d| d.key().unwrap().into_owned()).collect();
+    let seen: BTreeSet<_> = first
+        .iter()
+        .map(|d| d.key().unwrap().into_owned())
+        .collect();
     assert_eq!(seen.len(), 5);
     assert!(keys.iter().all(|key| seen.contains(*key)) && seen.contains("7"));
     assert!(take(&engine, &queue, 5).await.is_empty());
@@ -182,7 +208,9 @@ async fn every_message_comes_out_once_whatever_else_stands_before_it() {
         }
         for delivery in &deliveries {
             let key = delivery.key().map(|key| key.into_owned());
-            seen.entry(key).or_default().push(delivery.body.parse().unwrap());
+            seen.entry(key)
+                .or_default()
+                .push(delivery.body.parse().unwrap());
         }
         settle(&engine, &queue, deliveries, &ack()).await;
     }
@@ -198,8 +226,12 @@ async fn tells_when_the_next_message_that_can_be_claimed_falls_due() {
         due: Due::After(Duration::from_millis(ms)),
         ..keyed(&queue, key, "1")
     };
-    let first =
-        vec![late("a", 60_000), keyed(&queue, "a", "2"), late("a", 1000), late("b", 40_000)];
+    let first = vec![
+        late("a", 60_000),
+        keyed(&queue, "a", "2"),
+        late("a", 1000),
+        late("b", 40_000),
+    ];
     engine.publish(first).await.unwrap();
     let request = LeaseRequest {
         queue: queue.clone(),
@@ -212,10 +244,16 @@ async fn tells_when_the_next_message_that_can_be_claimed_falls_due() {
     let leased = engine.lease(request.clone()).await.unwrap();
     assert!(leased.deliveries.is_empty());
     let next = leased.next_due.unwrap();
-    assert!(next > Duration::from_secs(30) && next <= Duration::from_secs(40), "{next:?}");
+    assert!(
+        next > Duration::from_secs(30) && next <= Duration::from_secs(40),
+        "{next:?}"
+    );
     engine.publish(vec![late("c", 20_000)]).await.unwrap();
     let next = engine.lease(request).await.unwrap().next_due.unwrap();
-    assert!(next > Duration::from_secs(10) && next <= Duration::from_secs(20), "{next:?}");
+    assert!(
+        next > Duration::from_secs(10) && next <= Duration::from_secs(20),
+        "{next:?}"
+    );
 }
 
 #[tokio::test]
@@ -230,7 +268,10 @@ async fn an_earlier_message_that_is_committed_late_waits_for_what_is_leased() {
         }
         let mut late = connection().await;
         run(&mut late, "BEGIN").await;
-        engine.publish_in(&mut late, vec![keyed(&queue, "a", "1")]).await.unwrap();
+        engine
+            .publish_in(&mut late, vec![keyed(&queue, "a", "1")])
+            .await
+            .unwrap();
         publish_keyed(&engine, &queue, &[("a", "2"), ("a", "3")]).await;
         assert_eq!(indexes(&queue).await > 0, indexed);
         let second = take(&engine, &queue, 1).await;
@@ -246,7 +287,10 @@ async fn an_earlier_message_that_is_committed_late_waits_for_what_is_leased() {
 #[tokio::test]
 async fn a_run_ends_before_a_message_that_another_has() {
     let (engine, queue) = engine_and_queue().await;
-    let all: Vec<(&str, &str)> = ["1", "2", "3", "4", "5"].into_iter().map(|n| ("a", n)).collect();
+    let all: Vec<(&str, &str)> = ["1", "2", "3", "4", "5"]
+        .into_iter()
+        .map(|n| ("a", n))
+        .collect();
     publish_keyed(&engine, &queue, &all).await;
     let mut other = connection().await;
     let lock = format!("BEGIN; SELECT FROM pgmq.q_{queue} WHERE message = '3' FOR UPDATE");
@@ -277,7 +321,10 @@ async fn two_claims_of_one_key_that_could_not_see_each_other_do_not_both_hold_it
     run(&mut own, &sql).await;
     let mut late = connection().await;
     run(&mut late, "BEGIN").await;
-    engine.publish_in(&mut late, vec![keyed(&queue, "a", "1")]).await.unwrap();
+    engine
+        .publish_in(&mut late, vec![keyed(&queue, "a", "1")])
+        .await
+        .unwrap();
     publish_keyed(&engine, &queue, &[("a", "2")]).await;
     let (slow, of) = (engine.clone(), queue.clone());
     let slow = tokio::spawn(async move { take(&slow, &of, 1).await });
@@ -291,13 +338,23 @@ async fn two_claims_of_one_key_that_could_not_see_each_other_do_not_both_hold_it
     run(&mut late, "COMMIT").await;
     let first = take(&other, &queue, 1).await;
     assert_eq!(bodies(&first), ["1"]);
-    run(&mut own, &format!("SELECT pg_advisory_unlock(hashtext('{queue}'))")).await;
-    let second = timeout(Duration::from_secs(20), slow).await.unwrap().unwrap();
+    run(
+        &mut own,
+        &format!("SELECT pg_advisory_unlock(hashtext('{queue}'))"),
+    )
+    .await;
+    let second = timeout(Duration::from_secs(20), slow)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(bodies(&second), [] as [&str; 0], "both hold the key");
     settle(&other, &queue, first, &ack()).await;
     // It was given back, not lost.
     let second = take(&other, &queue, 1).await;
-    assert_eq!((bodies(&second), second[0].unsettled_deliveries()), (vec!["2"], 1));
+    assert_eq!(
+        (bodies(&second), second[0].unsettled_deliveries()),
+        (vec!["2"], 1)
+    );
 }
 
 #[tokio::test]
@@ -310,12 +367,18 @@ async fn the_lock_of_a_key_orders_transactions() {
     engine.lock_key(&mut two, &queue, "b").await.unwrap();
     let second = async {
         engine.lock_key(&mut two, &queue, "a").await.unwrap();
-        engine.publish_in(&mut two, vec![keyed(&queue, "a", "2")]).await.unwrap();
+        engine
+            .publish_in(&mut two, vec![keyed(&queue, "a", "2")])
+            .await
+            .unwrap();
         run(&mut two, "COMMIT").await;
     };
     let first = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        engine.publish_in(&mut one, vec![keyed(&queue, "a", "1")]).await.unwrap();
+        engine
+            .publish_in(&mut one, vec![keyed(&queue, "a", "1")])
+            .await
+            .unwrap();
         run(&mut one, "COMMIT").await;
     };
     tokio::join!(second, first);
@@ -341,7 +404,9 @@ async fn hot_key_ahead(queue: &QueueName, count: usize, others: &str) {
 
 async fn unmanaged() -> (PgmqEngine, QueueName) {
     let (_, queue) = engine_and_queue().await;
-    let config = PgmqConfig::url(&server().await.url()).unwrap().manage_schema(false);
+    let config = PgmqConfig::url(&server().await.url())
+        .unwrap()
+        .manage_schema(false);
     (PgmqEngine::connect(config).await.unwrap(), queue)
 }
 
@@ -364,7 +429,9 @@ async fn a_hot_key_ahead_is_claimed_without_the_indexes_and_so_is_what_follows_i
             settle(&engine, &queue, next, &ack()).await;
         }
     };
-    timeout(Duration::from_secs(120), all).await.expect("it is claimed");
+    timeout(Duration::from_secs(120), all)
+        .await
+        .expect("it is claimed");
 }
 
 /// How many builds are under way.
@@ -378,12 +445,20 @@ async fn a_large_queue_is_indexed_beside_what_goes_on() {
     hot_key_ahead(&queue, 1000, plain).await;
     // A transaction that is older than the build holds it up, and nobody else.
     let mut holder = connection().await;
-    run(&mut holder, &format!("BEGIN; DELETE FROM pgmq.q_{queue} WHERE msg_id = 5")).await;
+    run(
+        &mut holder,
+        &format!("BEGIN; DELETE FROM pgmq.q_{queue} WHERE msg_id = 5"),
+    )
+    .await;
     let publishing = publish_keyed(&engine, &queue, &[("a", "1")]);
-    timeout(Duration::from_secs(20), publishing).await.expect("it waits for no index");
+    timeout(Duration::from_secs(20), publishing)
+        .await
+        .expect("it waits for no index");
     let mut own = connection().await;
     let builds = async { while scalar::<i64>(&mut own, BUILDS).await == 0 {} };
-    timeout(Duration::from_secs(60), builds).await.expect("a build has begun");
+    timeout(Duration::from_secs(60), builds)
+        .await
+        .expect("a build has begun");
     publish(&engine, &queue, &["2"]).await;
     assert!(!take(&engine, &queue, 10).await.is_empty());
     run(&mut holder, "ROLLBACK").await;
@@ -399,7 +474,9 @@ async fn until_indexed(queue: &QueueName) {
     );
     let mut own = connection().await;
     let all = async { while scalar::<i64>(&mut own, &sql).await < 3 {} };
-    timeout(Duration::from_secs(120), all).await.expect("the indexes stand");
+    timeout(Duration::from_secs(120), all)
+        .await
+        .expect("the indexes stand");
 }
 
 /// What a build that was cut off leaves.

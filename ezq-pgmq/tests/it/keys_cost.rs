@@ -170,16 +170,27 @@ async fn a_claim_takes_runs_of_as_many_keys_as_are_of_use() {
         let leased = engine.lease(ask(expected)).await.unwrap().deliveries;
         let mut runs: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for delivery in &leased {
-            let run = runs.entry(delivery.key().unwrap().into_owned()).or_default();
+            let run = runs
+                .entry(delivery.key().unwrap().into_owned())
+                .or_default();
             run.push(delivery.receipt.message_id().as_number().unwrap());
         }
         assert_eq!((leased.len(), runs.len()), (20, expected));
         for (key, run) in runs {
-            assert!(run.is_sorted() && run.len() <= 20 / expected + 1, "{key}: {run:?}");
-            assert!(run.windows(2).all(|pair| pair[1] - pair[0] == 10), "{key}: {run:?}");
+            assert!(
+                run.is_sorted() && run.len() <= 20 / expected + 1,
+                "{key}: {run:?}"
+            );
+            assert!(
+                run.windows(2).all(|pair| pair[1] - pair[0] == 10),
+                "{key}: {run:?}"
+            );
         }
     }
-    assert!(engine.lease(ask(20)).await.unwrap().deliveries.is_empty(), "every key is held");
+    assert!(
+        engine.lease(ask(20)).await.unwrap().deliveries.is_empty(),
+        "every key is held"
+    );
 }
 
 #[tokio::test]
@@ -188,7 +199,11 @@ async fn a_list_of_blocked_keys_reads_nothing_of_100_000_free_ones() {
         let (engine, queue) = engine_and_queue().await;
         warm(&engine, &queue).await;
         let table = format!("pgmq.q_{queue}");
-        let analyze = if analyze.is_empty() { String::new() } else { format!("{analyze} {table}") };
+        let analyze = if analyze.is_empty() {
+            String::new()
+        } else {
+            format!("{analyze} {table}")
+        };
         let sql = format!(
             "ALTER TABLE {table} SET (autovacuum_enabled = false);
              INSERT INTO {table} (vt, read_ct, message, headers)
@@ -206,6 +221,10 @@ async fn a_list_of_blocked_keys_reads_nothing_of_100_000_free_ones() {
         let list = async |engine: &PgmqEngine| engine.blocked_keys(&queue, 1000).await.unwrap();
         let (read, blocked) = reads_by(engine, &queue, &sql, list).await;
         assert_eq!(blocked.len(), 100, "{analyze}");
-        assert!(read < 2_000, "{read} rows read to find {} {analyze}", blocked.len());
+        assert!(
+            read < 2_000,
+            "{read} rows read to find {} {analyze}",
+            blocked.len()
+        );
     }
 }

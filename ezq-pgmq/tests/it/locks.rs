@@ -27,12 +27,26 @@ async fn holder(lock: &str) -> (PgConnection, i32) {
 
 /// The id of a delivery in the middle, and the statement that locks its row.
 fn row_of(queue: &QueueName, deliveries: &[Delivery]) -> (i64, String) {
-    let id = deliveries[deliveries.len() / 2].receipt.message_id().as_number().unwrap();
-    (id, format!("SELECT FROM pgmq.q_{queue} WHERE msg_id = {id} FOR UPDATE"))
+    let id = deliveries[deliveries.len() / 2]
+        .receipt
+        .message_id()
+        .as_number()
+        .unwrap();
+    (
+        id,
+        format!("SELECT FROM pgmq.q_{queue} WHERE msg_id = {id} FOR UPDATE"),
+    )
 }
 
 fn request(queue: &QueueName) -> LeaseRequest {
-    LeaseRequest { queue: queue.clone(), max: 100, ttl: TTL, keys: 100, before: None, after: None }
+    LeaseRequest {
+        queue: queue.clone(),
+        max: 100,
+        ttl: TTL,
+        keys: 100,
+        before: None,
+        after: None,
+    }
 }
 
 async fn ids(queue: &QueueName) -> Vec<i64> {
@@ -53,8 +67,13 @@ async fn settles_all_but_the_locked_row(settle: impl Fn(usize) -> Settle) {
     let mut done = 0;
     for half in [10, 20] {
         let batch = open.split_off(open.len() - half.min(open.len()));
-        let batch = batch.into_iter().enumerate().map(|(n, receipt)| (receipt, settle(n)));
-        let outcomes = timeout(CEILING, engine.settle(&queue, batch.collect())).await.unwrap();
+        let batch = batch
+            .into_iter()
+            .enumerate()
+            .map(|(n, receipt)| (receipt, settle(n)));
+        let outcomes = timeout(CEILING, engine.settle(&queue, batch.collect()))
+            .await
+            .unwrap();
         for outcome in outcomes.unwrap() {
             match outcome {
                 SettleOutcome::Done => done += 1,
@@ -77,7 +96,10 @@ async fn settles_all_but_the_locked_row(settle: impl Fn(usize) -> Settle) {
     run(&mut holder, "ROLLBACK").await;
     let again = vec![(open.remove(0), settle(0))];
     let outcomes = engine.settle(&queue, again).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
+    assert!(
+        matches!(outcomes[..], [SettleOutcome::Done]),
+        "{outcomes:?}"
+    );
 }
 
 #[tokio::test]
@@ -92,7 +114,9 @@ async fn all_but_a_locked_row_is_returned_or_buried_or_publishes() {
     settles_all_but_the_locked_row(|n| match n % 4 {
         0 => retry(TTL),
         1 => dead(),
-        2 => Settle::Ack { outgoing: vec![message(&target, "2")] },
+        2 => Settle::Ack {
+            outgoing: vec![message(&target, "2")],
+        },
         _ => ack(),
     })
     .await;
@@ -106,19 +130,37 @@ async fn what_publishes_to_a_locked_queue_holds_up_nothing_else() {
     publish(&engine, &queue, &["1"; 3]).await;
     let deliveries = lease(&engine, &queue).await;
     let (mut holder, _) = holder(&format!("LOCK TABLE pgmq.q_{target} IN SHARE MODE")).await;
-    let sends = Settle::Ack { outgoing: vec![message(&target, "2")] };
+    let sends = Settle::Ack {
+        outgoing: vec![message(&target, "2")],
+    };
     let settles = [ack(), sends.clone(), dead()];
-    let batch = deliveries.into_iter().map(|one| one.receipt).zip(settles).collect();
-    let outcomes = timeout(CEILING, engine.settle(&queue, batch)).await.unwrap().unwrap();
-    let [SettleOutcome::Done, SettleOutcome::Failed { receipt, error }, SettleOutcome::Done] =
-        &outcomes[..]
+    let batch = deliveries
+        .into_iter()
+        .map(|one| one.receipt)
+        .zip(settles)
+        .collect();
+    let outcomes = timeout(CEILING, engine.settle(&queue, batch))
+        .await
+        .unwrap()
+        .unwrap();
+    let [
+        SettleOutcome::Done,
+        SettleOutcome::Failed { receipt, error },
+        SettleOutcome::Done,
+    ] = &outcomes[..]
     else {
         panic!("{outcomes:?}")
     };
     assert_eq!(error.kind(), ErrorKind::Transient);
     run(&mut holder, "ROLLBACK").await;
-    let outcomes = engine.settle(&queue, vec![(receipt.clone(), sends)]).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
+    let outcomes = engine
+        .settle(&queue, vec![(receipt.clone(), sends)])
+        .await
+        .unwrap();
+    assert!(
+        matches!(outcomes[..], [SettleOutcome::Done]),
+        "{outcomes:?}"
+    );
     assert_eq!(lease(&engine, &target).await.len(), 1);
 }
 
@@ -136,9 +178,18 @@ async fn a_locked_queue_holds_up_no_other() {
     let failed = |error: Error| {
         let text = error_chain(&error);
         assert_eq!(error.kind(), ErrorKind::Transient, "{text}");
-        assert_eq!(text.matches(&format!("lock held by pid {pid}")).count(), 1, "{text}");
+        assert_eq!(
+            text.matches(&format!("lock held by pid {pid}")).count(),
+            1,
+            "{text}"
+        );
     };
-    let acknowledge = || receipts.iter().map(|receipt| (receipt.clone(), ack())).collect();
+    let acknowledge = || {
+        receipts
+            .iter()
+            .map(|receipt| (receipt.clone(), ack()))
+            .collect()
+    };
     let waiting = async {
         let claims = async { failed(engine.lease(request(&locked)).await.unwrap_err()) };
         let renews = async { failed(engine.extend(&locked, &receipts, TTL).await.unwrap_err()) };
@@ -157,15 +208,26 @@ async fn a_locked_queue_holds_up_no_other() {
         let receipts: Vec<_> = mine.iter().map(|one| one.receipt.clone()).collect();
         let extended = engine.extend(&free, &receipts, TTL).await.unwrap();
         assert_eq!(extended, [ExtendOutcome::Extended; 2]);
-        let batch = receipts.into_iter().map(|receipt| (receipt, ack())).collect();
+        let batch = receipts
+            .into_iter()
+            .map(|receipt| (receipt, ack()))
+            .collect();
         let outcomes = engine.settle(&free, batch).await.unwrap();
-        assert!(matches!(outcomes[..], [SettleOutcome::Done, SettleOutcome::Done]));
+        assert!(matches!(
+            outcomes[..],
+            [SettleOutcome::Done, SettleOutcome::Done]
+        ));
         engine.health_check().await.unwrap();
     };
-    timeout(CEILING, async { tokio::join!(waiting, others) }).await.unwrap();
+    timeout(CEILING, async { tokio::join!(waiting, others) })
+        .await
+        .unwrap();
     run(&mut holder, "ROLLBACK").await;
     let outcomes = engine.settle(&locked, acknowledge()).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::Done, SettleOutcome::Done]), "{outcomes:?}");
+    assert!(
+        matches!(outcomes[..], [SettleOutcome::Done, SettleOutcome::Done]),
+        "{outcomes:?}"
+    );
 }
 
 /// How many statements of an application still run or wait.
@@ -179,7 +241,9 @@ async fn active(name: &str) -> i64 {
 
 async fn named() -> (PgmqEngine, QueueName, QueueName) {
     let (name, queue) = (unique("app"), unique("q"));
-    let config = PgmqConfig::url(&server().await.url()).unwrap().application_name(name.as_str());
+    let config = PgmqConfig::url(&server().await.url())
+        .unwrap()
+        .application_name(name.as_str());
     let engine = PgmqEngine::connect(config).await.unwrap();
     engine.ensure_queue(&queue).await.unwrap();
     (engine, queue, name)
@@ -205,8 +269,14 @@ async fn an_acknowledgement_that_was_given_up_succeeds_never() {
     let delivery = lease_one(&engine, &queue).await;
     let (_, lock) = row_of(&queue, std::slice::from_ref(&delivery));
     let (mut holder, _) = holder(&lock).await;
-    let settled = engine.settle(&queue, vec![(delivery.receipt, ack())]).await.unwrap();
-    assert!(matches!(settled[..], [SettleOutcome::Failed { .. }]), "{settled:?}");
+    let settled = engine
+        .settle(&queue, vec![(delivery.receipt, ack())])
+        .await
+        .unwrap();
+    assert!(
+        matches!(settled[..], [SettleOutcome::Failed { .. }]),
+        "{settled:?}"
+    );
     assert_eq!(active(name.as_str()).await, 0);
     run(&mut holder, "ROLLBACK").await;
     assert_eq!(ids(&queue).await.len(), 1);
@@ -216,7 +286,9 @@ async fn an_acknowledgement_that_was_given_up_succeeds_never() {
 async fn a_statement_whose_answer_nobody_waits_for_is_stopped() {
     let (engine, queue, name) = named().await;
     let url = server().await.url();
-    let config = PgmqConfig::url(&url).unwrap().application_name(name.as_str());
+    let config = PgmqConfig::url(&url)
+        .unwrap()
+        .application_name(name.as_str());
     let impatient = config.statement_timeout(Duration::from_millis(1500));
     let impatient = PgmqEngine::connect(impatient).await.unwrap();
     publish(&engine, &queue, &["1"]).await;
@@ -229,12 +301,20 @@ async fn a_statement_whose_answer_nobody_waits_for_is_stopped() {
          FOR EACH ROW EXECUTE FUNCTION slow_{queue}()"
     );
     run(&mut connection().await, &slow).await;
-    let renewed = timeout(CEILING, impatient.extend(&queue, receipts, TTL)).await.unwrap();
+    let renewed = timeout(CEILING, impatient.extend(&queue, receipts, TTL))
+        .await
+        .unwrap();
     let error = renewed.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
     let ended = async { while active(name.as_str()).await > 0 {} };
-    timeout(CEILING, ended).await.expect("it has ended on the server");
-    run(&mut connection().await, &format!("DROP TRIGGER slow ON pgmq.q_{queue}")).await;
+    timeout(CEILING, ended)
+        .await
+        .expect("it has ended on the server");
+    run(
+        &mut connection().await,
+        &format!("DROP TRIGGER slow ON pgmq.q_{queue}"),
+    )
+    .await;
     let extended = engine.extend(&queue, receipts, TTL).await.unwrap();
     assert_eq!(extended, [ExtendOutcome::Extended]);
 }
@@ -249,10 +329,17 @@ async fn publishes_nothing_later(config: PgmqConfig) {
     publish(&engine, &queue, &["1"]).await;
     let (mut holder, pid) = holder(&format!("LOCK TABLE pgmq.q_{queue} IN SHARE MODE")).await;
     for message in [message(&queue, "2"), keyed(&queue, "3", "key")] {
-        let error = timeout(CEILING, engine.publish(vec![message])).await.unwrap().unwrap_err();
+        let error = timeout(CEILING, engine.publish(vec![message]))
+            .await
+            .unwrap()
+            .unwrap_err();
         let text = error_chain(&error);
         assert_eq!(error.kind(), ErrorKind::Transient, "{text}");
-        assert_eq!(text.matches(&format!("lock held by pid {pid}")).count(), 1, "{text}");
+        assert_eq!(
+            text.matches(&format!("lock held by pid {pid}")).count(),
+            1,
+            "{text}"
+        );
     }
     let waits = format!(
         "SELECT count(*) FROM pg_locks
@@ -284,12 +371,24 @@ async fn a_publish_whose_standby_does_not_answer_is_not_told_of_as_stored() {
         .setting("synchronous_commit", "local");
     let server = server.start().await.unwrap();
     let queue = unique("q");
-    engine_at(&server.url()).await.ensure_queue(&queue).await.unwrap();
+    engine_at(&server.url())
+        .await
+        .ensure_queue(&queue)
+        .await
+        .unwrap();
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
-    run(&mut own, "ALTER ROLE CURRENT_USER SET synchronous_commit = on").await;
-    let config = PgmqConfig::url(&server.url()).unwrap().statement_timeout(Duration::from_secs(1));
+    run(
+        &mut own,
+        "ALTER ROLE CURRENT_USER SET synchronous_commit = on",
+    )
+    .await;
+    let config = PgmqConfig::url(&server.url())
+        .unwrap()
+        .statement_timeout(Duration::from_secs(1));
     let engine = PgmqEngine::connect(config).await.unwrap();
-    let published = timeout(CEILING, engine.publish(vec![message(&queue, "1")])).await.unwrap();
+    let published = timeout(CEILING, engine.publish(vec![message(&queue, "1")]))
+        .await
+        .unwrap();
     assert!(published.is_err(), "{published:?}");
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     assert_eq!(scalar::<i64>(&mut own, waiting).await, 1);
@@ -308,12 +407,20 @@ async fn a_login_whose_role_is_another_stops_its_own_statements() {
     run(&mut own, &sql).await;
     let name = unique("app");
     let config = PgmqConfig::url(&url.replace("postgres@", &format!("{login}@"))).unwrap();
-    let config = config.application_name(name.as_str()).statement_timeout(Duration::from_secs(1));
+    let config = config
+        .application_name(name.as_str())
+        .statement_timeout(Duration::from_secs(1));
     let engine = PgmqEngine::connect(config).await.unwrap();
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
-    run(&mut own, &format!("BEGIN; LOCK TABLE pgmq.q_{queue} IN SHARE MODE")).await;
-    let published = timeout(CEILING, engine.publish(vec![message(&queue, "1")])).await.unwrap();
+    run(
+        &mut own,
+        &format!("BEGIN; LOCK TABLE pgmq.q_{queue} IN SHARE MODE"),
+    )
+    .await;
+    let published = timeout(CEILING, engine.publish(vec![message(&queue, "1")]))
+        .await
+        .unwrap();
     let text = error_chain(&published.unwrap_err());
     assert_eq!(text.matches("lock held by pid").count(), 1, "{text}");
     run(&mut own, "ROLLBACK").await;

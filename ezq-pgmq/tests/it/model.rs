@@ -46,7 +46,11 @@ impl Moved {
         run(&mut clock, CLOCK).await;
         let database: String = scalar(&mut clock, "SELECT current_database()::text").await;
         // The functions look costly to the planner, which would compile each claim.
-        run(&mut clock, &format!("ALTER DATABASE {database} SET jit = off")).await;
+        run(
+            &mut clock,
+            &format!("ALTER DATABASE {database} SET jit = off"),
+        )
+        .await;
         Self {
             engine: Arc::new(engine_at(&url).await),
             second: Arc::new(engine_at(&url).await),
@@ -66,7 +70,10 @@ impl Harness for Moved {
     }
 
     async fn advance(&self, time: Duration) {
-        let sql = format!("UPDATE moved.clock SET ahead = ahead + interval '{} s'", time.as_secs());
+        let sql = format!(
+            "UPDATE moved.clock SET ahead = ahead + interval '{} s'",
+            time.as_secs()
+        );
         run(&mut *self.clock.lock().await, &sql).await;
     }
 
@@ -77,7 +84,11 @@ impl Harness for Moved {
     async fn discard(&self, queue: &QueueName) {
         let mut connection = self.clock.lock().await;
         for name in [queue.to_string(), queue.dead_letters()] {
-            run(&mut connection, &format!("SELECT pgmq.drop_queue('{name}')")).await;
+            run(
+                &mut connection,
+                &format!("SELECT pgmq.drop_queue('{name}')"),
+            )
+            .await;
         }
     }
 }

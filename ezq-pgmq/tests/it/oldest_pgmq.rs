@@ -72,10 +72,17 @@ fn from_metadata() -> PathBuf {
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
-    let pgmq = packages.iter().find(|package| package["name"] == "pgmq").unwrap();
+    let pgmq = packages
+        .iter()
+        .find(|package| package["name"] == "pgmq")
+        .unwrap();
     let manifest = PathBuf::from(pgmq["manifest_path"].as_str().unwrap());
     manifest.with_file_name("src").join("install/embedded/sql")
 }
@@ -111,14 +118,23 @@ async fn lives_a_whole_life(url: &str) {
     let deliveries = lease(&engine, &queue).await;
     let receipts: Vec<_> = deliveries.iter().map(|d| d.receipt.clone()).collect();
     let extended = engine.extend(&queue, &receipts, TTL).await.unwrap();
-    assert!(extended.iter().all(|outcome| *outcome == ExtendOutcome::Extended));
+    assert!(
+        extended
+            .iter()
+            .all(|outcome| *outcome == ExtendOutcome::Extended)
+    );
     let settles = [ack(), retry(Duration::ZERO), dead(), Settle::Release];
-    let outcomes = engine.settle(&queue, receipts.into_iter().zip(settles).collect()).await;
+    let outcomes = engine
+        .settle(&queue, receipts.into_iter().zip(settles).collect())
+        .await;
     for outcome in outcomes.unwrap() {
         assert!(matches!(outcome, SettleOutcome::Done), "{outcome:?}");
     }
     let letters = engine.list(&queue, None, 10).await.unwrap();
-    engine.redrive(&queue, &[letters[0].id.clone()]).await.unwrap();
+    engine
+        .redrive(&queue, &[letters[0].id.clone()])
+        .await
+        .unwrap();
     let stats = engine.stats(&queue).await.unwrap();
     assert_eq!((stats.ready, stats.dead), (3, 0));
     // Before 1.10 nothing tells when a message was leased: the grace of a fresh server counts.
@@ -132,16 +148,42 @@ async fn lives_a_whole_life(url: &str) {
     }
     bodies.sort();
     assert_eq!(bodies, ["2", "3", "4"]);
-    stored(engine.publish(vec![keyed(&queue, "5", "a")]).await.unwrap().remove(0));
+    stored(
+        engine
+            .publish(vec![keyed(&queue, "5", "a")])
+            .await
+            .unwrap()
+            .remove(0),
+    );
     let again = engine.publish(vec![keyed(&queue, "6", "a")]).await.unwrap();
-    assert!(matches!(again[..], [PublishOutcome::Duplicate(Some(_))]), "{again:?}");
+    assert!(
+        matches!(again[..], [PublishOutcome::Duplicate(Some(_))]),
+        "{again:?}"
+    );
     assert_eq!(lease_one(&engine, &queue).await.body, "5");
     let next_at = chrono::DateTime::UNIX_EPOCH;
-    let new = Registration { name: "a", application: "a", definition: "d", next_at };
+    let new = Registration {
+        name: "a",
+        application: "a",
+        definition: "d",
+        next_at,
+    };
     assert!(engine.register(new, None).await.unwrap());
-    let tick = Advance { definition: "d", from: next_at, due: next_at, to: chrono::Utc::now() };
-    let firing = Firing { name: "a", tick: Some(tick), message: Some(message(&queue, "7")) };
-    assert!(matches!(engine.fire(firing).await.unwrap(), Fired::Done(Some(_))));
+    let tick = Advance {
+        definition: "d",
+        from: next_at,
+        due: next_at,
+        to: chrono::Utc::now(),
+    };
+    let firing = Firing {
+        name: "a",
+        tick: Some(tick),
+        message: Some(message(&queue, "7")),
+    };
+    assert!(matches!(
+        engine.fire(firing).await.unwrap(),
+        Fired::Done(Some(_))
+    ));
     assert_eq!(lease_one(&engine, &queue).await.body, "7");
 }
 
@@ -153,8 +195,15 @@ async fn archives(url: &str, own: &mut PgConnection, queue: &QueueName) {
     publish(&engine, queue, &[body]).await;
     assert_eq!(acknowledge_all(&engine, queue).await, 1);
     let history = engine.history("e", Some(queue)).await.unwrap();
-    assert!(matches!(history.copies[0].state, CopyState::Archived { .. }), "{history}");
-    run(own, &format!("UPDATE pgmq.a_{queue} SET archived_at = now() - interval '2 h'")).await;
+    assert!(
+        matches!(history.copies[0].state, CopyState::Archived { .. }),
+        "{history}"
+    );
+    run(
+        own,
+        &format!("UPDATE pgmq.a_{queue} SET archived_at = now() - interval '2 h'"),
+    )
+    .await;
     assert_eq!(engine.sweep().await.unwrap(), 1);
 }
 
@@ -191,7 +240,12 @@ async fn a_queue_whose_last_read_at_came_later_and_stands_last() {
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1", "2"]).await;
-    assert_eq!(lease_for(&engine, &queue, Duration::from_millis(1)).await.len(), 2);
+    assert_eq!(
+        lease_for(&engine, &queue, Duration::from_millis(1))
+            .await
+            .len(),
+        2
+    );
     // What the upgrade to 1.10 does to a queue, under an engine that has looked at it before.
     let sql = format!("ALTER TABLE pgmq.q_{queue} ADD COLUMN last_read_at timestamptz");
     run(&mut own, &sql).await;
@@ -200,10 +254,17 @@ async fn a_queue_whose_last_read_at_came_later_and_stands_last() {
     assert!(deliveries.iter().any(|delivery| delivery.body == "3"));
     let fresh = engine_at(&url).await;
     publish(&fresh, &queue, &["4"]).await;
-    let delivery = lease(&fresh, &queue).await.into_iter().find(|d| d.body == "4").unwrap();
+    let delivery = lease(&fresh, &queue)
+        .await
+        .into_iter()
+        .find(|d| d.body == "4")
+        .unwrap();
     let sql = format!("SELECT last_read_at IS NOT NULL FROM pgmq.q_{queue} WHERE message = '4'");
     assert!(scalar::<bool>(&mut own, &sql).await);
-    let outcomes = fresh.settle(&queue, vec![(delivery.receipt, dead())]).await.unwrap();
+    let outcomes = fresh
+        .settle(&queue, vec![(delivery.receipt, dead())])
+        .await
+        .unwrap();
     assert!(matches!(outcomes[..], [SettleOutcome::Done]));
 }
 

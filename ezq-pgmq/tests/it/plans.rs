@@ -35,7 +35,11 @@ async fn scans(connection: &mut PgConnection, table: &str) -> i64 {
         format!("SELECT coalesce(seq_scan, 0) FROM pg_stat_user_tables WHERE relname = '{table}'");
     let before: i64 = scalar(connection, &count).await;
     tokio::time::sleep(REPORTED).await;
-    run(connection, &format!("SELECT count(message) FROM pgmq.{table}")).await;
+    run(
+        connection,
+        &format!("SELECT count(message) FROM pgmq.{table}"),
+    )
+    .await;
     run(connection, "SELECT pg_stat_force_next_flush()").await;
     loop {
         let now: i64 = scalar(connection, &count).await;
@@ -47,8 +51,16 @@ async fn scans(connection: &mut PgConnection, table: &str) -> i64 {
 }
 
 async fn vacuum(connection: &mut PgConnection, queue: &QueueName) {
-    for table in [format!("q_{queue}"), format!("q_{queue}_dlq"), format!("a_{queue}")] {
-        run(connection, &format!("ALTER TABLE pgmq.{table} SET (autovacuum_enabled = off)")).await;
+    for table in [
+        format!("q_{queue}"),
+        format!("q_{queue}_dlq"),
+        format!("a_{queue}"),
+    ] {
+        run(
+            connection,
+            &format!("ALTER TABLE pgmq.{table} SET (autovacuum_enabled = off)"),
+        )
+        .await;
         run(connection, &format!("VACUUM ANALYZE pgmq.{table}")).await;
     }
 }
@@ -69,7 +81,10 @@ async fn transaction(engine: &PgmqEngine, queue: &QueueName, mark: Option<Progre
     let receipt = lease_one(engine, queue).await.receipt;
     let unit = engine.begin(queue, None).await.unwrap();
     let is_marked = mark.is_some();
-    let finished = vec![Finished { receipt: receipt.clone(), mark }];
+    let finished = vec![Finished {
+        receipt: receipt.clone(),
+        mark,
+    }];
     let outcome = unit.finish(finished, Vec::new()).await.unwrap();
     assert!(matches!(outcome, SettleOutcome::Done), "{outcome:?}");
     if is_marked {
@@ -79,7 +94,13 @@ async fn transaction(engine: &PgmqEngine, queue: &QueueName, mark: Option<Progre
 
 fn mark() -> Progress {
     let state = HandlerState::Done;
-    let mark = HandlerMark { state, reason: None, attempts: 1, due: None, errors: Vec::new() };
+    let mark = HandlerMark {
+        state,
+        reason: None,
+        attempts: 1,
+        due: None,
+        errors: Vec::new(),
+    };
     Progress([(HandlerName::from("a"), mark)].into())
 }
 
@@ -106,7 +127,10 @@ async fn a_transaction_planned_on_an_empty_queue_finds_its_message_by_key() {
         // A slow one is planned anew at once, on each connection that is in use; one scan is the
         // test's own.
         let scanned = scans(&mut own, &table).await - before - 1;
-        assert!(scanned <= 4, "{retention:?}: {scanned} scans in 100 transactions");
+        assert!(
+            scanned <= 4,
+            "{retention:?}: {scanned} scans in 100 transactions"
+        );
     }
 }
 
@@ -124,28 +148,50 @@ async fn what_the_engine_itself_planned_on_an_empty_queue_finds_rows_by_key() {
     }
     fill(&mut own, &queue).await;
     let tables = [format!("q_{queue}"), format!("q_{queue}_dlq")];
-    let before = [scans(&mut own, &tables[0]).await, scans(&mut own, &tables[1]).await];
+    let before = [
+        scans(&mut own, &tables[0]).await,
+        scans(&mut own, &tables[1]).await,
+    ];
     for _ in 0..UNTIL_KEPT {
         everything(&engine, &queue).await;
     }
     for (table, before) in tables.iter().zip(before) {
-        assert_eq!(scans(&mut own, table).await - before - 1, 0, "scans of {table}");
+        assert_eq!(
+            scans(&mut own, table).await - before - 1,
+            0,
+            "scans of {table}"
+        );
     }
 }
 
 /// Each call that names messages.
 async fn everything(engine: &PgmqEngine, queue: &QueueName) {
     publish(engine, queue, &["1", "2", "3"]).await;
-    let mut receipts: Vec<_> =
-        lease(engine, queue).await.into_iter().map(|delivery| delivery.receipt).collect();
+    let mut receipts: Vec<_> = lease(engine, queue)
+        .await
+        .into_iter()
+        .map(|delivery| delivery.receipt)
+        .collect();
     assert_eq!(receipts.len(), 3);
     engine.extend(queue, &receipts, TTL).await.unwrap();
-    engine.settle(queue, vec![(receipts.remove(0), ack())]).await.unwrap();
-    engine.settle(queue, vec![(receipts.remove(0), retry(Duration::ZERO))]).await.unwrap();
-    engine.settle(queue, vec![(receipts.remove(0), dead())]).await.unwrap();
+    engine
+        .settle(queue, vec![(receipts.remove(0), ack())])
+        .await
+        .unwrap();
+    engine
+        .settle(queue, vec![(receipts.remove(0), retry(Duration::ZERO))])
+        .await
+        .unwrap();
+    engine
+        .settle(queue, vec![(receipts.remove(0), dead())])
+        .await
+        .unwrap();
     engine.lag(queue).await.unwrap();
     let again = lease_one(engine, queue).await;
-    engine.settle(queue, vec![(again.receipt, dead())]).await.unwrap();
+    engine
+        .settle(queue, vec![(again.receipt, dead())])
+        .await
+        .unwrap();
 
     let letters = engine.list(queue, None, 1).await.unwrap();
     let mut ids: Vec<MessageId> = letters.into_iter().map(|letter| letter.id).collect();
@@ -155,10 +201,21 @@ async fn everything(engine: &PgmqEngine, queue: &QueueName) {
     assert_eq!(engine.redrive(queue, &ids[..1]).await.unwrap(), &ids[..1]);
     assert_eq!(engine.discard(queue, &ids[1..]).await.unwrap(), &ids[1..]);
     let redriven = lease_one(engine, queue).await;
-    engine.settle(queue, vec![(redriven.receipt, ack())]).await.unwrap();
+    engine
+        .settle(queue, vec![(redriven.receipt, ack())])
+        .await
+        .unwrap();
 
-    let later = Outgoing { due: Due::After(TTL), ..message(queue, "4") };
+    let later = Outgoing {
+        due: Due::After(TTL),
+        ..message(queue, "4")
+    };
     let id = stored(engine.publish(vec![later]).await.unwrap().remove(0));
-    assert!(engine.reschedule(queue, &id, Due::After(TTL)).await.unwrap());
+    assert!(
+        engine
+            .reschedule(queue, &id, Due::After(TTL))
+            .await
+            .unwrap()
+    );
     assert!(engine.cancel(queue, &id).await.unwrap());
 }

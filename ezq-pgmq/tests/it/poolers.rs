@@ -48,9 +48,23 @@ impl Pooler {
         std::fs::create_dir(&folder).unwrap();
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
         let url = server().await.url();
-        let socket = url.split_once("host=").unwrap().1.split('&').next().unwrap();
-        let port = url.split_once("localhost:").unwrap().1.split('/').next().unwrap();
-        let user = user(socket).map(|name| format!("user = {name}")).unwrap_or_default();
+        let socket = url
+            .split_once("host=")
+            .unwrap()
+            .1
+            .split('&')
+            .next()
+            .unwrap();
+        let port = url
+            .split_once("localhost:")
+            .unwrap()
+            .1
+            .split('/')
+            .next()
+            .unwrap();
+        let user = user(socket)
+            .map(|name| format!("user = {name}"))
+            .unwrap_or_default();
         let config = format!(
             "[databases]\npooled = host={socket} port={port} dbname={database} user=postgres\n\
              [pgbouncer]\nunix_socket_dir = {}\nlisten_port = {PORT}\nauth_type = any\n\
@@ -76,8 +90,13 @@ impl Pooler {
     }
 
     fn options(&self) -> PgConnectOptions {
-        let options = PgConnectOptions::new_without_pgpass().socket(&self.folder).port(PORT);
-        options.username("postgres").database("pooled").ssl_mode(sqlx::postgres::PgSslMode::Disable)
+        let options = PgConnectOptions::new_without_pgpass()
+            .socket(&self.folder)
+            .port(PORT);
+        options
+            .username("postgres")
+            .database("pooled")
+            .ssl_mode(sqlx::postgres::PgSslMode::Disable)
     }
 
     fn config(&self) -> PgmqConfig {
@@ -95,7 +114,9 @@ impl Drop for Pooler {
 #[tokio::test]
 async fn session_pooling_is_like_the_server_itself() {
     let test = "poolers::session_pooling_is_like_the_server_itself";
-    let Some(pooler) = Pooler::start("session", "postgres", test).await else { return };
+    let Some(pooler) = Pooler::start("session", "postgres", test).await else {
+        return;
+    };
     let direct = engine().await;
     let engine = PgmqEngine::connect(pooler.config()).await.unwrap();
     let queue = unique("q");
@@ -112,7 +133,10 @@ async fn session_pooling_is_like_the_server_itself() {
         handled += acknowledge_all(&engine, &queue).await;
     }
     let mut tx = engine.pool().begin().await.unwrap();
-    engine.publish_in(&mut tx, vec![message(&queue, "1")]).await.unwrap();
+    engine
+        .publish_in(&mut tx, vec![message(&queue, "1")])
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(acknowledge_all(&direct, &queue).await, 1);
 }
@@ -120,16 +144,26 @@ async fn session_pooling_is_like_the_server_itself() {
 #[tokio::test]
 async fn transaction_pooling_is_refused_and_leaves_nothing_behind() {
     let url = fresh_database().await;
-    let database = url.split_once("localhost:").unwrap().1.split(['/', '?']).nth(1).unwrap();
+    let database = url
+        .split_once("localhost:")
+        .unwrap()
+        .1
+        .split(['/', '?'])
+        .nth(1)
+        .unwrap();
     let test = "poolers::transaction_pooling_is_refused_and_leaves_nothing_behind";
-    let Some(pooler) = Pooler::start("transaction", database, test).await else { return };
+    let Some(pooler) = Pooler::start("transaction", database, test).await else {
+        return;
+    };
     // An application's pool says where to connect, too.
     let pool = PgPool::connect_lazy_with(pooler.options());
     for config in [pooler.config(), PgmqConfig::pool(pool)] {
         let error = PgmqEngine::connect(config).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
         assert!(
-            error.to_string().contains("EZQ_DATABASE_URL lead to the server itself"),
+            error
+                .to_string()
+                .contains("EZQ_DATABASE_URL lead to the server itself"),
             "{error}"
         );
     }

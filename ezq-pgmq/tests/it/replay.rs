@@ -60,9 +60,11 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
         for _ in 0..2 {
             let replay = engine.replay(&name, &queue).to_queue(&target);
             let limit = Duration::from_millis(40 * (round + 1));
-            runs.spawn(
-                async move { tokio::time::timeout(limit, replay.into_future()).await.is_ok() },
-            );
+            runs.spawn(async move {
+                tokio::time::timeout(limit, replay.into_future())
+                    .await
+                    .is_ok()
+            });
         }
         runs.join_all().await;
     }
@@ -74,8 +76,16 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
         runs.spawn(async move { replay.await.unwrap() });
     }
     let done = runs.join_all().await;
-    assert!(done.iter().all(|done| done.is_finished && done.handed_over == 50_000), "{done:?}");
-    let again = engine.replay(&name, &queue).to_queue(&target).await.unwrap();
+    assert!(
+        done.iter()
+            .all(|done| done.is_finished && done.handed_over == 50_000),
+        "{done:?}"
+    );
+    let again = engine
+        .replay(&name, &queue)
+        .to_queue(&target)
+        .await
+        .unwrap();
     assert_eq!(again.handed_over, 50_000);
     let sql = format!(
         "SELECT count(*), count(DISTINCT message ->> 'id'),
@@ -84,8 +94,10 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
                   lag((message #>> '{{data,n}}')::int, 1, 0) OVER (ORDER BY msg_id) AS before
            FROM pgmq.q_{target}) q"
     );
-    let told: (i64, i64, bool) =
-        sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_one(&mut own).await.unwrap();
+    let told: (i64, i64, bool) = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .fetch_one(&mut own)
+        .await
+        .unwrap();
     assert_eq!(told, (50_000, 50_000, true));
     // Who claims them gets them in their order, too.
     let disordered = format!(
@@ -108,19 +120,38 @@ async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
         headers: &copy.headers,
     };
     assert_eq!(decode(&copy.body, origin).unwrap().id(), "e-1");
-    let mut keys: Vec<&str> = copy.headers.as_object().keys().map(String::as_str).collect();
+    let mut keys: Vec<&str> = copy
+        .headers
+        .as_object()
+        .keys()
+        .map(String::as_str)
+        .collect();
     keys.sort_unstable();
     assert_eq!(keys, ["correlation-id", REPLAY, KEY]);
-    assert_eq!(copy.headers.value(REPLAY).unwrap()["name"], json!(queue.as_str()));
+    assert_eq!(
+        copy.headers.value(REPLAY).unwrap()["name"],
+        json!(queue.as_str())
+    );
     // It says so in the history, beside what is archived, which is as it was.
     let history = engine.history("e-1", Some(&queue)).await.unwrap();
-    let [original, replayed] = &history.copies[..] else { panic!("{history}") };
-    assert!(matches!(original.state, CopyState::Archived { .. }), "{history}");
+    let [original, replayed] = &history.copies[..] else {
+        panic!("{history}")
+    };
+    assert!(
+        matches!(original.state, CopyState::Archived { .. }),
+        "{history}"
+    );
     assert_eq!((original.handlers.0.len(), &original.replay), (1, &None));
     assert_eq!(replayed.replay.as_deref(), Some(queue.as_str()));
-    assert!(history.to_string().contains("handed over by the replay"), "{history}");
+    assert!(
+        history.to_string().contains("handed over by the replay"),
+        "{history}"
+    );
     // Its archived copy is not replayed in turn: the original is.
-    let done = engine.settle(&queue, vec![(copy.receipt, ack())]).await.unwrap();
+    let done = engine
+        .settle(&queue, vec![(copy.receipt, ack())])
+        .await
+        .unwrap();
     assert_eq!((done.len(), archived(&queue).await), (1, 2));
     let again = engine.replay(format!("{queue} 2"), &queue).await.unwrap();
     assert_eq!(again.handed_over, 1);
@@ -130,9 +161,15 @@ async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
 async fn an_event_in_the_flat_form_keeps_its_id_too() {
     let (engine, queue) = archiving(Retention::ARCHIVE).await;
     let target = unique("target");
-    let id = publish(&engine, &queue, &[r#"{"_type": "Paid", "order": 7}"#]).await.remove(0);
+    let id = publish(&engine, &queue, &[r#"{"_type": "Paid", "order": 7}"#])
+        .await
+        .remove(0);
     acknowledge_all(&engine, &queue).await;
-    let replay = || engine.replay(format!("{queue}{}", 1), &queue).data(json!({ "order": 7 }));
+    let replay = || {
+        engine
+            .replay(format!("{queue}{}", 1), &queue)
+            .data(json!({ "order": 7 }))
+    };
     replay().to_queue(&target).await.unwrap();
     let copy = lease_one(&engine, &target).await;
     let origin = Origin {
@@ -141,7 +178,10 @@ async fn an_event_in_the_flat_form_keeps_its_id_too() {
         enqueued_at: copy.enqueued_at,
         headers: &copy.headers,
     };
-    assert_eq!(decode(&copy.body, origin).unwrap().id(), format!("{queue}:{id}"));
+    assert_eq!(
+        decode(&copy.body, origin).unwrap().id(),
+        format!("{queue}:{id}")
+    );
 }
 
 #[tokio::test]
@@ -149,17 +189,38 @@ async fn time_type_and_data_choose_and_a_dry_run_counts() {
     let (engine, queue, mut own) = archive(100).await;
     let start = |name: &str| engine.replay(format!("{queue} {name}"), &queue);
     assert_eq!(start("dry").dry_run().await.unwrap(), 100);
-    assert_eq!(start("t").event_type("order.paid").dry_run().await.unwrap(), 50);
-    assert_eq!(start("t").event_type("order.*").dry_run().await.unwrap(), 50);
-    assert_eq!(start("t").event_type("order.#").dry_run().await.unwrap(), 100);
     assert_eq!(
-        start("t").event_type("order.paid").event_type("order.line.*").dry_run().await.unwrap(),
+        start("t").event_type("order.paid").dry_run().await.unwrap(),
+        50
+    );
+    assert_eq!(
+        start("t").event_type("order.*").dry_run().await.unwrap(),
+        50
+    );
+    assert_eq!(
+        start("t").event_type("order.#").dry_run().await.unwrap(),
         100
     );
-    assert_eq!(start("t").event_type("order_paid").dry_run().await.unwrap(), 0);
+    assert_eq!(
+        start("t")
+            .event_type("order.paid")
+            .event_type("order.line.*")
+            .dry_run()
+            .await
+            .unwrap(),
+        100
+    );
+    assert_eq!(
+        start("t").event_type("order_paid").dry_run().await.unwrap(),
+        0
+    );
     let some = || {
-        let north = start("some").data(json!({ "region": "north" })).event_type("order.paid");
-        north.published_after(second(10)).published_before(second(50))
+        let north = start("some")
+            .data(json!({ "region": "north" }))
+            .event_type("order.paid");
+        north
+            .published_after(second(10))
+            .published_before(second(50))
     };
     assert_eq!(some().dry_run().await.unwrap(), 4);
     assert_eq!(count(&mut own, &queue).await, 0);
@@ -184,11 +245,29 @@ async fn time_type_and_data_choose_and_a_dry_run_counts() {
     assert_eq!(error.kind(), ErrorKind::Configuration);
     let error = start("some").dry_run().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
-    let names: Vec<String> =
-        engine.replays().list().await.unwrap().into_iter().map(|progress| progress.name).collect();
+    let names: Vec<String> = engine
+        .replays()
+        .list()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|progress| progress.name)
+        .collect();
     assert!(names.contains(&format!("{queue} some")), "{names:?}");
-    assert!(engine.replays().remove(&format!("{queue} some")).await.unwrap());
-    assert!(!engine.replays().remove(&format!("{queue} some")).await.unwrap());
+    assert!(
+        engine
+            .replays()
+            .remove(&format!("{queue} some"))
+            .await
+            .unwrap()
+    );
+    assert!(
+        !engine
+            .replays()
+            .remove(&format!("{queue} some"))
+            .await
+            .unwrap()
+    );
     assert_eq!(some().dry_run().await.unwrap(), 4);
 }
 
@@ -209,9 +288,12 @@ async fn what_is_archived_while_it_is_interrupted_is_not_part_of_it() {
     let name = queue.to_string();
     // Cut off after the first of them.
     let (told, mut tell) = tokio::sync::mpsc::unbounded_channel();
-    let first = engine.replay(&name, &queue).rate(1).on_progress(move |progress| {
-        let _ = told.send(progress.handed_over);
-    });
+    let first = engine
+        .replay(&name, &queue)
+        .rate(1)
+        .on_progress(move |progress| {
+            let _ = told.send(progress.handed_over);
+        });
     tokio::select! {
         _ = first.into_future() => panic!("it ended"),
         one = tell.recv() => assert_eq!(one, Some(1)),
@@ -232,8 +314,16 @@ async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
     let (target, name) = (unique("target"), queue.to_string());
     // Another transaction is about to archive the second one.
     let mut open = connection().await;
-    run(&mut own, &format!("CREATE TABLE kept AS SELECT * FROM pgmq.a_{queue}")).await;
-    run(&mut own, &format!("DELETE FROM pgmq.a_{queue} WHERE message ->> 'id' = 'e-2'")).await;
+    run(
+        &mut own,
+        &format!("CREATE TABLE kept AS SELECT * FROM pgmq.a_{queue}"),
+    )
+    .await;
+    run(
+        &mut own,
+        &format!("DELETE FROM pgmq.a_{queue} WHERE message ->> 'id' = 'e-2'"),
+    )
+    .await;
     let mut tx = open.begin().await.unwrap();
     let put_back = "SELECT * FROM kept WHERE message ->> 'id' = 'e-2'; DROP TABLE kept";
     run(&mut tx, &format!("INSERT INTO pgmq.a_{queue} {put_back}")).await;
@@ -248,11 +338,24 @@ async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
         Some(()) = has_begun.recv() => {}
     }
     tx.commit().await.unwrap();
-    let left = engine.replay(&name, &queue).to_queue(&target).dry_run().await.unwrap();
+    let left = engine
+        .replay(&name, &queue)
+        .to_queue(&target)
+        .dry_run()
+        .await
+        .unwrap();
     assert_eq!(left, 1, "one of the two that it means");
-    let done = engine.replay(&name, &queue).to_queue(&target).await.unwrap();
+    let done = engine
+        .replay(&name, &queue)
+        .to_queue(&target)
+        .await
+        .unwrap();
     assert_eq!((done.handed_over, count(&mut own, &target).await), (2, 2));
-    let anew = engine.replay(format!("{name} anew"), &queue).to_queue(&target).await.unwrap();
+    let anew = engine
+        .replay(format!("{name} anew"), &queue)
+        .to_queue(&target)
+        .await
+        .unwrap();
     assert_eq!(anew.handed_over, 3, "it was committed when this one began");
 }
 
@@ -260,19 +363,37 @@ async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
 async fn a_copy_that_comes_back_from_another_queue_is_not_replayed_where_it_came_from() {
     let (engine, queue, mut own) = archive(2).await;
     // Without their key, so that both can be leased at once.
-    run(&mut own, &format!("UPDATE pgmq.a_{queue} SET headers = NULL")).await;
+    run(
+        &mut own,
+        &format!("UPDATE pgmq.a_{queue} SET headers = NULL"),
+    )
+    .await;
     let (other, third) = (unique("q"), unique("q"));
     let other_engine = archiving_at(&server().await.url(), &other, Retention::ARCHIVE).await;
-    engine.replay(format!("{queue} out"), &queue).to_queue(&other).await.unwrap();
+    engine
+        .replay(format!("{queue} out"), &queue)
+        .to_queue(&other)
+        .await
+        .unwrap();
     assert_eq!(acknowledge_all(&other_engine, &other).await, 2);
-    let back = engine.replay(format!("{queue} back"), &other).to_queue(&queue);
+    let back = engine
+        .replay(format!("{queue} back"), &other)
+        .to_queue(&queue);
     assert_eq!(back.await.unwrap().handed_over, 2);
     let origin = format!(
         "SELECT bool_and(headers #>> '{{ezq-replay,queue}}' = '{queue}') FROM pgmq.q_{queue}"
     );
     assert!(scalar::<bool>(&mut own, &origin).await);
-    assert_eq!((acknowledge_all(&engine, &queue).await, archived(&queue).await), (2, 4));
-    let again = engine.replay(format!("{queue} again"), &queue).to_queue(&third);
+    assert_eq!(
+        (
+            acknowledge_all(&engine, &queue).await,
+            archived(&queue).await
+        ),
+        (2, 4)
+    );
+    let again = engine
+        .replay(format!("{queue} again"), &queue)
+        .to_queue(&third);
     assert_eq!(again.await.unwrap().handed_over, 2);
 }
 
@@ -284,18 +405,31 @@ async fn the_rate_is_kept_and_who_waits_is_woken() {
     let mut wakeups = other.wakeups(&target).await.unwrap().unwrap();
     wakeups.mark_unchanged();
     let began = std::time::Instant::now();
-    let replay = engine.replay(queue.to_string(), &queue).to_queue(&target).rate(45);
+    let replay = engine
+        .replay(queue.to_string(), &queue)
+        .to_queue(&target)
+        .rate(45);
     assert_eq!(replay.await.unwrap().handed_over, 90);
     // The second half comes a second after the first.
-    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
     let patience = Duration::from_secs(10);
-    tokio::time::timeout(patience, wakeups.changed()).await.unwrap().unwrap();
+    tokio::time::timeout(patience, wakeups.changed())
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_type_is_meant_letter_by_letter() {
     let (engine, queue) = archiving(Retention::ARCHIVE).await;
-    for (n, name) in ["c++.made", "c.made", "ccc.made", "a(b|c.x", "C++.made"].iter().enumerate() {
+    for (n, name) in ["c++.made", "c.made", "ccc.made", "a(b|c.x", "C++.made"]
+        .iter()
+        .enumerate()
+    {
         let body = format!(
             r#"{{"specversion": "1.0", "id": "{n}", "source": "s", "type": "{name}", "data": 1}}"#
         );
@@ -321,7 +455,11 @@ async fn what_cannot_be_replayed_is_a_typed_error() {
     // A mistyped name makes no queue and is no success.
     let (mistyped, target) = (unique("mistyped"), unique("target"));
     for target in [&mistyped, &target] {
-        let error = engine.replay("none", &mistyped).to_queue(target).await.unwrap_err();
+        let error = engine
+            .replay("none", &mistyped)
+            .to_queue(target)
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::QueueMissing);
     }
     let made =
@@ -331,7 +469,11 @@ async fn what_cannot_be_replayed_is_a_typed_error() {
     assert_eq!(error.kind(), ErrorKind::Configuration);
     let error = engine.replay("none", "No Queue").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidQueueName);
-    let error = engine.replay("none", &queue).event_type("a*").await.unwrap_err();
+    let error = engine
+        .replay("none", &queue)
+        .event_type("a*")
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidPattern);
     let url = fresh_database().await;
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
@@ -353,5 +495,8 @@ pub(crate) async fn replays(url: &str) {
     publish(&engine, &queue, &["1", "2"]).await;
     acknowledge_all(&engine, &queue).await;
     let done = engine.replay(queue.to_string(), &queue).await.unwrap();
-    assert_eq!((done.handed_over, lease(&engine, &queue).await.len()), (2, 2));
+    assert_eq!(
+        (done.handed_over, lease(&engine, &queue).await.len()),
+        (2, 2)
+    );
 }

@@ -28,15 +28,26 @@ async fn restored(url: &str) -> Option<String> {
     let target = fresh_database().await;
     let mut dump = Command::new(program("pg_dump").await?);
     let dump = dump.args(["-Fc", "--dbname", url]).output().unwrap();
-    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    assert!(
+        dump.status.success(),
+        "{}",
+        String::from_utf8_lossy(&dump.stderr)
+    );
 
     let file = std::env::temp_dir().join(format!("{}-{}.dump", std::process::id(), unique("ezq")));
     std::fs::write(&file, dump.stdout).unwrap();
     let mut restore = Command::new(program("pg_restore").await?);
-    let restored = restore.args(["--exit-on-error", "--dbname", &target]).arg(&file).output();
+    let restored = restore
+        .args(["--exit-on-error", "--dbname", &target])
+        .arg(&file)
+        .output();
     std::fs::remove_file(&file).unwrap();
     let restored = restored.unwrap();
-    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    assert!(
+        restored.status.success(),
+        "{}",
+        String::from_utf8_lossy(&restored.stderr)
+    );
     Some(target)
 }
 
@@ -50,7 +61,13 @@ fn original(outcome: PublishOutcome) -> MessageId {
 fn event(key: &str) -> BroadcastMessage {
     let (event_type, body, headers) = ("order.created".to_owned(), "1".to_owned(), Headers::new());
     let dedupe = Some(Dedupe::new(key, TTL * 100, "e").unwrap());
-    BroadcastMessage { event_type, body, headers, due: Due::Now, dedupe }
+    BroadcastMessage {
+        event_type,
+        body,
+        headers,
+        due: Due::Now,
+        dedupe,
+    }
 }
 
 #[tokio::test]
@@ -58,19 +75,37 @@ async fn dedupe_keys_hold_and_name_their_messages() {
     let (url, queue) = (fresh_database().await, unique("q"));
     let engine = engine_at(&url).await;
     engine.ensure_queue(&queue).await.unwrap();
-    engine.subscribe("shop", &queue, &[Pattern::new("#").unwrap()]).await.unwrap();
-    let published = stored(engine.publish(vec![keyed(&queue, "1", "a")]).await.unwrap().remove(0));
+    engine
+        .subscribe("shop", &queue, &[Pattern::new("#").unwrap()])
+        .await
+        .unwrap();
+    let published = stored(
+        engine
+            .publish(vec![keyed(&queue, "1", "a")])
+            .await
+            .unwrap()
+            .remove(0),
+    );
     let broadcast = stored(engine.broadcast(event("b")).await.unwrap().remove(0).1);
     engine.close().await;
 
-    let Some(url) = restored(&url).await else { return };
+    let Some(url) = restored(&url).await else {
+        return;
+    };
     let mut own = PgConnection::connect(&url).await.unwrap();
     let of_this_table =
         format!("SELECT bool_and(queue_table = 'pgmq.q_{queue}'::regclass::oid) FROM ezq.dedupe");
-    assert!(!scalar::<bool>(&mut own, &of_this_table).await, "the table has another oid");
+    assert!(
+        !scalar::<bool>(&mut own, &of_this_table).await,
+        "the table has another oid"
+    );
     let engine = engine_at(&url).await;
     for (key, first) in [("a", &published), ("b", &broadcast)] {
-        let again = engine.publish(vec![keyed(&queue, "2", key)]).await.unwrap().remove(0);
+        let again = engine
+            .publish(vec![keyed(&queue, "2", key)])
+            .await
+            .unwrap()
+            .remove(0);
         assert_eq!(original(again), *first);
         let again = engine.broadcast(event(key)).await.unwrap().remove(0).1;
         assert_eq!(original(again), *first);

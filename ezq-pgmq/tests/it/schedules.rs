@@ -15,7 +15,12 @@ const DEFINITION: &str = "every second";
 /// A schedule whose ticks have all come.
 async fn register(engine: &PgmqEngine, name: &str) -> Result<bool, Error> {
     let next_at = Utc::now() - TimeDelta::days(1);
-    let new = Registration { name, application: "test", definition: DEFINITION, next_at };
+    let new = Registration {
+        name,
+        application: "test",
+        definition: DEFINITION,
+        next_at,
+    };
     engine.register(new, None).await
 }
 
@@ -31,9 +36,20 @@ async fn fire(
     from: DateTime<Utc>,
 ) -> Result<Fired, Error> {
     let to = from + TimeDelta::seconds(1);
-    let tick = Some(Advance { definition: DEFINITION, from, due: from, to });
+    let tick = Some(Advance {
+        definition: DEFINITION,
+        from,
+        due: from,
+        to,
+    });
     let body = format!("\"{}\"", from.to_rfc3339());
-    engine.fire(Firing { name, tick, message: Some(message(queue, &body)) }).await
+    engine
+        .fire(Firing {
+            name,
+            tick,
+            message: Some(message(queue, &body)),
+        })
+        .await
 }
 
 async fn database() -> (String, QueueName, PgConnection) {
@@ -81,7 +97,11 @@ async fn a_firing_that_is_cut_off_in_the_middle_moves_nothing_and_comes_again() 
     let before = row(&engine, "a").await;
     // It has moved the row and waits for the queue when its server process is ended.
     let mut lock = own.begin().await.unwrap();
-    run(&mut lock, &format!("LOCK TABLE pgmq.q_{queue} IN EXCLUSIVE MODE")).await;
+    run(
+        &mut lock,
+        &format!("LOCK TABLE pgmq.q_{queue} IN EXCLUSIVE MODE"),
+    )
+    .await;
     let cut = {
         let (engine, queue) = (engine.clone(), queue.clone());
         tokio::spawn(async move { fire(&engine, &queue, "a", before.next_at).await })
@@ -98,7 +118,10 @@ async fn a_firing_that_is_cut_off_in_the_middle_moves_nothing_and_comes_again() 
     cut.await.unwrap().unwrap_err();
     lock.rollback().await.unwrap();
     assert_eq!(row(&engine, "a").await, before);
-    assert!(matches!(fire(&engine, &queue, "a", before.next_at).await, Ok(Fired::Done(Some(_)))));
+    assert!(matches!(
+        fire(&engine, &queue, "a", before.next_at).await,
+        Ok(Fired::Done(Some(_)))
+    ));
     let count = format!("SELECT count(*) FROM pgmq.q_{queue}");
     assert_eq!(scalar::<i64>(&mut own, &count).await, 1);
 }
@@ -108,7 +131,11 @@ async fn a_process_is_noted_without_waiting_for_others() {
     let (url, _, mut own) = database().await;
     let engine = engine_at(&url).await;
     register(&engine, "a").await.unwrap();
-    run(&mut own, "UPDATE ezq.schedules SET seen_at = now() - interval '1 h'").await;
+    run(
+        &mut own,
+        "UPDATE ezq.schedules SET seen_at = now() - interval '1 h'",
+    )
+    .await;
     let mut lock = own.begin().await.unwrap();
     run(&mut lock, "SELECT FROM ezq.schedules FOR UPDATE").await;
     let unseen = row(&engine, "a").await;
@@ -160,7 +187,10 @@ async fn a_role_without_rights_on_schedules_is_told_what_to_run() {
     }
     assert!(register(&engine, "a").await.unwrap());
     let from = row(&engine, "a").await.next_at;
-    assert!(matches!(fire(&engine, &queue, "a", from).await, Ok(Fired::Done(Some(_)))));
+    assert!(matches!(
+        fire(&engine, &queue, "a", from).await,
+        Ok(Fired::Done(Some(_)))
+    ));
     // What setup prints is enough as well.
     assert!(ezq_pgmq::setup_sql(&[], Some(role.as_str())).contains("on ezq.schedules to"));
 }
@@ -171,9 +201,15 @@ async fn a_schedules_table_that_was_dropped_is_made_again() {
     let engine = engine_at(&url).await;
     register(&engine, "a").await.unwrap();
     let from = row(&engine, "a").await.next_at;
-    for drop in ["DROP SCHEMA ezq CASCADE", "DROP TABLE ezq.schedules, ezq.migrations"] {
+    for drop in [
+        "DROP SCHEMA ezq CASCADE",
+        "DROP TABLE ezq.schedules, ezq.migrations",
+    ] {
         run(&mut own, drop).await;
-        assert_eq!(fire(&engine, &queue, "a", from).await.unwrap(), Fired::NotDue);
+        assert_eq!(
+            fire(&engine, &queue, "a", from).await.unwrap(),
+            Fired::NotDue
+        );
         assert!(register(&engine, "a").await.unwrap());
     }
     // The queue is another matter.
@@ -182,7 +218,10 @@ async fn a_schedules_table_that_was_dropped_is_made_again() {
     let error = fire(&engine, &queue, "a", from).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
     engine.ensure_queue(&queue).await.unwrap();
-    assert!(matches!(fire(&engine, &queue, "a", from).await, Ok(Fired::Done(Some(_)))));
+    assert!(matches!(
+        fire(&engine, &queue, "a", from).await,
+        Ok(Fired::Done(Some(_)))
+    ));
 }
 
 #[tokio::test]
@@ -199,7 +238,14 @@ async fn an_event_that_postgres_refuses_leaves_its_tick() {
             to: before.next_at + TimeDelta::seconds(1),
         });
         let message = Some(message(&queue, body));
-        let error = engine.fire(Firing { name: "a", tick, message }).await.unwrap_err();
+        let error = engine
+            .fire(Firing {
+                name: "a",
+                tick,
+                message,
+            })
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{error:?}");
     }
     assert_eq!(row(&engine, "a").await, before);

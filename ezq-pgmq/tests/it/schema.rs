@@ -27,12 +27,21 @@ async fn stands(own: &mut PgConnection) -> bool {
 async fn the_schema_comes_with_the_first_key_and_not_before() {
     let (url, queue, mut own) = database().await;
     // Made on a connection of the engine's own: the pool's only one is taken.
-    let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
-    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone())).await.unwrap();
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect(&url)
+        .await
+        .unwrap();
+    let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone()))
+        .await
+        .unwrap();
     publish(&engine, &queue, &["1"]).await;
     assert!(!stands(&mut own).await);
     let mut tx = pool.begin().await.unwrap();
-    let outcomes = engine.publish_in(&mut tx, vec![keyed(&queue, "2", "a")]).await.unwrap();
+    let outcomes = engine
+        .publish_in(&mut tx, vec![keyed(&queue, "2", "a")])
+        .await
+        .unwrap();
     assert!(matches!(outcomes[..], [PublishOutcome::Stored(_)]));
     assert!(stands(&mut own).await);
     tx.rollback().await.unwrap();
@@ -56,8 +65,14 @@ async fn ten_who_need_it_at_once_make_one() {
         let queue = queue.clone();
         publishers.spawn(async move { engine.publish(vec![keyed(&queue, "1", "a")]).await });
     }
-    let outcomes = publishers.join_all().await.into_iter().flat_map(Result::unwrap);
-    let count = outcomes.filter(|outcome| matches!(outcome, PublishOutcome::Stored(_))).count();
+    let outcomes = publishers
+        .join_all()
+        .await
+        .into_iter()
+        .flat_map(Result::unwrap);
+    let count = outcomes
+        .filter(|outcome| matches!(outcome, PublishOutcome::Stored(_)))
+        .count();
     assert_eq!(count, 1);
     assert_eq!(scalar::<Vec<i32>>(&mut own, VERSIONS).await, [1]);
 }
@@ -67,37 +82,69 @@ async fn where_it_is_not_to_be_made_the_error_says_what_to_run() {
     let (url, queue, mut own) = database().await;
     let config = || PgmqConfig::url(&url).unwrap().manage_schema(false);
     let engine = PgmqEngine::connect(config()).await.unwrap();
-    let error = engine.publish(vec![keyed(&queue, "1", "a")]).await.unwrap_err();
+    let error = engine
+        .publish(vec![keyed(&queue, "1", "a")])
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
     assert!(!stands(&mut own).await);
 
     // What has no key is stored all the same.
-    let batch = vec![keyed(&queue, "1", "a"), message(&queue, "2"), keyed(&queue, "3", "b")];
+    let batch = vec![
+        keyed(&queue, "1", "a"),
+        message(&queue, "2"),
+        keyed(&queue, "3", "b"),
+    ];
     let outcomes = engine.publish(batch).await.unwrap();
     assert!(matches!(
         outcomes[..],
-        [PublishOutcome::Failed(_), PublishOutcome::Stored(_), PublishOutcome::Failed(_)]
+        [
+            PublishOutcome::Failed(_),
+            PublishOutcome::Stored(_),
+            PublishOutcome::Failed(_)
+        ]
     ));
     let mut tx = own.begin().await.unwrap();
-    let error = engine.publish_in(&mut tx, vec![keyed(&queue, "4", "a")]).await.unwrap_err();
+    let error = engine
+        .publish_in(&mut tx, vec![keyed(&queue, "4", "a")])
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
     // Nothing was sent: the transaction is as it was.
-    engine.publish_in(&mut tx, vec![message(&queue, "5")]).await.unwrap();
+    engine
+        .publish_in(&mut tx, vec![message(&queue, "5")])
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
 
     // An event with a key fails its settlement alone.
     let deliveries = lease(&engine, &queue).await;
-    let with_key = Settle::Ack { outgoing: vec![keyed(&queue, "6", "a")] };
-    let settles = deliveries.into_iter().map(|d| d.receipt).zip([with_key, ack()]);
+    let with_key = Settle::Ack {
+        outgoing: vec![keyed(&queue, "6", "a")],
+    };
+    let settles = deliveries
+        .into_iter()
+        .map(|d| d.receipt)
+        .zip([with_key, ack()]);
     let outcomes = engine.settle(&queue, settles.collect()).await.unwrap();
-    let [SettleOutcome::Failed { error: refused, .. }, SettleOutcome::Done] = &outcomes[..] else {
+    let [
+        SettleOutcome::Failed { error: refused, .. },
+        SettleOutcome::Done,
+    ] = &outcomes[..]
+    else {
         panic!("{outcomes:?}");
     };
     assert_eq!(refused.kind(), ErrorKind::SchemaMissing);
 
     let text = error.to_string();
     run(&mut own, text.split_once('\n').unwrap().1).await;
-    stored(engine.publish(vec![keyed(&queue, "6", "a")]).await.unwrap().remove(0));
+    stored(
+        engine
+            .publish(vec![keyed(&queue, "6", "a")])
+            .await
+            .unwrap()
+            .remove(0),
+    );
 }
 
 #[tokio::test]
@@ -114,22 +161,44 @@ async fn a_role_that_may_not_make_it_or_not_use_it_is_told_what_to_run() {
     for made in [false, true] {
         if made {
             let admin = engine_at(&url).await;
-            stored(admin.publish(vec![keyed(&queue, "1", "b")]).await.unwrap().remove(0));
+            stored(
+                admin
+                    .publish(vec![keyed(&queue, "1", "b")])
+                    .await
+                    .unwrap()
+                    .remove(0),
+            );
         }
-        let error = engine.publish(vec![keyed(&queue, "1", "a")]).await.unwrap_err();
+        let error = engine
+            .publish(vec![keyed(&queue, "1", "a")])
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SchemaMissing, "{error:?}");
         assert!(std::error::Error::source(&error).is_some());
         if made {
             run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
         }
     }
-    stored(engine.publish(vec![keyed(&queue, "1", "a")]).await.unwrap().remove(0));
+    stored(
+        engine
+            .publish(vec![keyed(&queue, "1", "a")])
+            .await
+            .unwrap()
+            .remove(0),
+    );
 }
 
 #[tokio::test]
 async fn a_newer_schema_is_left_as_it_is() {
     let (url, queue, mut own) = database().await;
-    stored(engine_at(&url).await.publish(vec![keyed(&queue, "1", "a")]).await.unwrap().remove(0));
+    stored(
+        engine_at(&url)
+            .await
+            .publish(vec![keyed(&queue, "1", "a")])
+            .await
+            .unwrap()
+            .remove(0),
+    );
     let newer = "INSERT INTO ezq.migrations (version, name) VALUES (1000, 'of the future');
                  ALTER TABLE ezq.dedupe ADD COLUMN future text DEFAULT 'x';
                  CREATE TABLE ezq.future (n int)";
@@ -137,7 +206,13 @@ async fn a_newer_schema_is_left_as_it_is() {
     let engine = engine_at(&url).await;
     let again = engine.publish(vec![keyed(&queue, "2", "a")]).await.unwrap();
     assert!(matches!(again[..], [PublishOutcome::Duplicate(Some(_))]));
-    stored(engine.publish(vec![keyed(&queue, "3", "b")]).await.unwrap().remove(0));
+    stored(
+        engine
+            .publish(vec![keyed(&queue, "3", "b")])
+            .await
+            .unwrap()
+            .remove(0),
+    );
     assert_eq!(scalar::<Vec<i32>>(&mut own, VERSIONS).await, [1, 1000]);
     assert!(scalar::<bool>(&mut own, "SELECT to_regclass('ezq.future') IS NOT NULL").await);
 }
@@ -157,8 +232,12 @@ async fn a_schema_that_was_dropped_is_made_again() {
     publish(&engine, &queue, &["1"]).await;
     let receipt = lease_one(&engine, &queue).await.receipt;
     let settle = async || {
-        let with_key = Settle::Ack { outgoing: vec![keyed(&target, "2", "a")] };
-        engine.settle(&queue, vec![(receipt.clone(), with_key)]).await
+        let with_key = Settle::Ack {
+            outgoing: vec![keyed(&target, "2", "a")],
+        };
+        engine
+            .settle(&queue, vec![(receipt.clone(), with_key)])
+            .await
     };
     assert!(matches!(settle().await.unwrap()[..], [SettleOutcome::Done]));
 }
@@ -166,9 +245,19 @@ async fn a_schema_that_was_dropped_is_made_again() {
 #[tokio::test]
 async fn a_half_made_schema_is_completed() {
     let (url, queue, mut own) = database().await;
-    run(&mut own, "CREATE SCHEMA ezq; CREATE TABLE ezq.unrelated (n int)").await;
+    run(
+        &mut own,
+        "CREATE SCHEMA ezq; CREATE TABLE ezq.unrelated (n int)",
+    )
+    .await;
     let engine = engine_at(&url).await;
-    stored(engine.publish(vec![keyed(&queue, "1", "a")]).await.unwrap().remove(0));
+    stored(
+        engine
+            .publish(vec![keyed(&queue, "1", "a")])
+            .await
+            .unwrap()
+            .remove(0),
+    );
     assert_eq!(scalar::<Vec<i32>>(&mut own, VERSIONS).await, [1]);
 }
 
@@ -180,7 +269,13 @@ async fn what_setup_sql_prints_can_be_run_twice_and_leaves_nothing_to_do() {
     run(&mut own, &sql).await;
     let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
     let engine = PgmqEngine::connect(config).await.unwrap();
-    stored(engine.publish(vec![keyed(&queue, "1", "a")]).await.unwrap().remove(0));
+    stored(
+        engine
+            .publish(vec![keyed(&queue, "1", "a")])
+            .await
+            .unwrap()
+            .remove(0),
+    );
 }
 
 #[tokio::test]

@@ -82,35 +82,66 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
     engine.ensure_queue(queue).await.unwrap();
     engine.subscribe("app", queue, patterns).await.unwrap();
     let headers = Headers::from_value(serde_json::json!({ "x-pgmq-group": "k" }));
-    let ordered = ezq_core::Outgoing { headers, ..message(queue, "{\"specversion\": \"1.0\"}") };
-    engine.publish(vec![message(queue, "1"), keyed(queue, "2", "key"), ordered]).await.unwrap();
+    let ordered = ezq_core::Outgoing {
+        headers,
+        ..message(queue, "{\"specversion\": \"1.0\"}")
+    };
+    engine
+        .publish(vec![message(queue, "1"), keyed(queue, "2", "key"), ordered])
+        .await
+        .unwrap();
     engine.broadcast(broadcast()).await.unwrap();
     let mut tx = engine.pool().begin().await.unwrap();
-    engine.publish_in(&mut tx, vec![message(queue, "3"), keyed(queue, "4", "b")]).await.unwrap();
+    engine
+        .publish_in(&mut tx, vec![message(queue, "3"), keyed(queue, "4", "b")])
+        .await
+        .unwrap();
     engine.broadcast_in(&mut tx, broadcast()).await.unwrap();
     engine.lock_key(&mut tx, queue, "k").await.unwrap();
     tx.commit().await.unwrap();
     let deliveries = lease(engine, queue).await;
     let receipts: Vec<_> = deliveries.iter().map(|one| one.receipt.clone()).collect();
     engine.extend(queue, &receipts, TTL).await.unwrap();
-    let settles = [ack(), retry(TTL), dead(), Settle::Release].into_iter().cycle();
-    engine.settle(queue, receipts.into_iter().zip(settles).collect()).await.unwrap();
+    let settles = [ack(), retry(TTL), dead(), Settle::Release]
+        .into_iter()
+        .cycle();
+    engine
+        .settle(queue, receipts.into_iter().zip(settles).collect())
+        .await
+        .unwrap();
     // As handlers' transactions do.
     let mut unit = engine.begin(queue, None).await.unwrap();
     unit.claim(10).await.ok();
-    unit.finish(Vec::new(), vec![message(queue, "5")]).await.unwrap();
+    unit.finish(Vec::new(), vec![message(queue, "5")])
+        .await
+        .unwrap();
     for delivery in lease(engine, queue).await {
         let unit = engine.begin(queue, None).await.unwrap();
-        let finished = ezq_core::engine::Finished { receipt: delivery.receipt, mark: None };
-        unit.finish(vec![finished], vec![message(queue, "6")]).await.unwrap();
+        let finished = ezq_core::engine::Finished {
+            receipt: delivery.receipt,
+            mark: None,
+        };
+        unit.finish(vec![finished], vec![message(queue, "6")])
+            .await
+            .unwrap();
     }
     engine.stats(queue).await.unwrap();
     engine.lag(queue).await.unwrap();
     engine.blocked_keys(queue, 10).await.unwrap();
     engine.history("1", Some(queue)).await.unwrap();
-    let letters = engine.dead_letters().unwrap().list(queue, None, 10).await.unwrap();
+    let letters = engine
+        .dead_letters()
+        .unwrap()
+        .list(queue, None, 10)
+        .await
+        .unwrap();
     let ids: Vec<_> = letters.into_iter().map(|letter| letter.id).collect();
-    engine.dead_letters().unwrap().redrive(queue, &ids).await.unwrap();
+    engine
+        .dead_letters()
+        .unwrap()
+        .redrive(queue, &ids)
+        .await
+        .unwrap();
     engine.sweep().await.unwrap();
     engine.purge(queue).await.unwrap();
 }
@@ -134,8 +165,15 @@ async fn sprung(own: &mut PgConnection) -> Vec<String> {
 #[tokio::test]
 async fn nothing_of_the_search_path_runs_with_ezqs_rights() {
     let (url, mut own) = trapped().await;
-    let patterns = [Pattern::new("order.*").unwrap(), Pattern::new("order.paid").unwrap()];
-    for retention in [Retention::Delete, Retention::archive_for(TTL), Retention::trail_for(TTL)] {
+    let patterns = [
+        Pattern::new("order.*").unwrap(),
+        Pattern::new("order.paid").unwrap(),
+    ];
+    for retention in [
+        Retention::Delete,
+        Retention::archive_for(TTL),
+        Retention::trail_for(TTL),
+    ] {
         let queue = unique("q");
         let config = PgmqConfig::url(&url).unwrap().retention(&queue, retention);
         let engine = PgmqEngine::connect(config).await.unwrap();
@@ -155,7 +193,11 @@ async fn nothing_of_the_search_path_runs_with_ezqs_rights() {
 async fn nor_does_anything_on_the_applications_pool() {
     let (url, mut own) = trapped().await;
     let queue = unique("q");
-    let pool = PgPoolOptions::new().max_connections(3).connect(&url).await.unwrap();
+    let pool = PgPoolOptions::new()
+        .max_connections(3)
+        .connect(&url)
+        .await
+        .unwrap();
     let engine = PgmqEngine::connect(PgmqConfig::pool(pool)).await.unwrap();
     use_all(&engine, &queue, &[Pattern::new("order.#").unwrap()]).await;
     assert_eq!(sprung(&mut own).await, Vec::<String>::new());
@@ -174,10 +216,21 @@ async fn nothing_of_it_runs_in_what_is_printed_for_an_administrator() {
     let setup = ezq_pgmq::setup_sql(queues, None);
     let setup = setup.replace("create extension if not exists pgmq;", "");
     run(&mut own, &format!("SELECT pgmq.create('{queue}')")).await;
-    let refused = engine.publish(vec![keyed(&queue, "1", "a")]).await.unwrap_err().to_string();
+    let refused = engine
+        .publish(vec![keyed(&queue, "1", "a")])
+        .await
+        .unwrap_err()
+        .to_string();
     let (_, told) = refused.split_once('\n').unwrap();
     let inbox = Inbox::setup_sql(None);
-    for sql in [told, &setup, &ezq_pgmq::ordering_sql(queues), &inbox, &setup, &inbox] {
+    for sql in [
+        told,
+        &setup,
+        &ezq_pgmq::ordering_sql(queues),
+        &inbox,
+        &setup,
+        &inbox,
+    ] {
         run(&mut own, "SET search_path = trap, public").await;
         run(&mut own, sql).await;
         assert_eq!(sprung(&mut own).await, Vec::<String>::new(), "{sql}");

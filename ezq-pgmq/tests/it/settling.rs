@@ -18,18 +18,44 @@ async fn refuses_every_settlement_of_a_message_handed_out_again() {
     expire(&queue).await;
     let current = lease_one(&engine, &queue).await;
     let extra = message(&queue, "\"extra\"");
-    let with_event = Settle::Ack { outgoing: vec![extra] };
-    for settle in [ack(), retry(Duration::ZERO), dead(), Settle::Release, with_event] {
-        let outcomes = engine.settle(&queue, vec![(late.receipt.clone(), settle)]).await.unwrap();
-        assert!(matches!(outcomes[..], [SettleOutcome::LeaseLost]), "{outcomes:?}");
+    let with_event = Settle::Ack {
+        outgoing: vec![extra],
+    };
+    for settle in [
+        ack(),
+        retry(Duration::ZERO),
+        dead(),
+        Settle::Release,
+        with_event,
+    ] {
+        let outcomes = engine
+            .settle(&queue, vec![(late.receipt.clone(), settle)])
+            .await
+            .unwrap();
+        assert!(
+            matches!(outcomes[..], [SettleOutcome::LeaseLost]),
+            "{outcomes:?}"
+        );
     }
-    let extended =
-        engine.extend(&queue, &[late.receipt.clone(), current.receipt.clone()], TTL).await.unwrap();
-    assert_eq!(extended, [ExtendOutcome::LeaseLost, ExtendOutcome::Extended]);
+    let extended = engine
+        .extend(
+            &queue,
+            &[late.receipt.clone(), current.receipt.clone()],
+            TTL,
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        extended,
+        [ExtendOutcome::LeaseLost, ExtendOutcome::Extended]
+    );
     // The late one in one batch with the current one is still told apart.
     let both = vec![(late.receipt, ack()), (current.receipt, ack())];
     let outcomes = engine.settle(&queue, both).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::LeaseLost, SettleOutcome::Done]));
+    assert!(matches!(
+        outcomes[..],
+        [SettleOutcome::LeaseLost, SettleOutcome::Done]
+    ));
     let stats = engine.stats(&queue).await.unwrap();
     assert_eq!(stats, ezq_core::QueueStats::default());
 }
@@ -39,17 +65,31 @@ async fn refuses_receipts_of_a_queue_dropped_and_created_again() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"]).await;
     let old = lease_one(&engine, &queue).await;
-    run(&mut connection().await, &format!("SELECT pgmq.drop_queue('{queue}')")).await;
-    run(&mut connection().await, &format!("SELECT pgmq.create('{queue}')")).await;
+    run(
+        &mut connection().await,
+        &format!("SELECT pgmq.drop_queue('{queue}')"),
+    )
+    .await;
+    run(
+        &mut connection().await,
+        &format!("SELECT pgmq.create('{queue}')"),
+    )
+    .await;
     publish(&engine, &queue, &["2"]).await;
     let new = lease_one(&engine, &queue).await;
     let numbers = [&old, &new].map(|delivery| delivery.receipt.message_id().as_number());
     assert_eq!(numbers[0], numbers[1]);
-    let extended = engine.extend(&queue, std::slice::from_ref(&old.receipt), TTL).await.unwrap();
+    let extended = engine
+        .extend(&queue, std::slice::from_ref(&old.receipt), TTL)
+        .await
+        .unwrap();
     assert_eq!(extended, [ExtendOutcome::LeaseLost]);
     let both = vec![(old.receipt, ack()), (new.receipt, ack())];
     let outcomes = engine.settle(&queue, both).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::LeaseLost, SettleOutcome::Done]));
+    assert!(matches!(
+        outcomes[..],
+        [SettleOutcome::LeaseLost, SettleOutcome::Done]
+    ));
 }
 
 #[tokio::test]
@@ -59,10 +99,19 @@ async fn settles_one_delivery_once() {
     let receipt = lease_one(&engine, &queue).await.receipt;
     let twice = vec![(receipt.clone(), retry(TTL)), (receipt.clone(), ack())];
     let outcomes = engine.settle(&queue, twice).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::Done, SettleOutcome::LeaseLost]));
+    assert!(matches!(
+        outcomes[..],
+        [SettleOutcome::Done, SettleOutcome::LeaseLost]
+    ));
     for settle in [ack(), retry(TTL), Settle::Release, dead()] {
-        let outcomes = engine.settle(&queue, vec![(receipt.clone(), settle)]).await.unwrap();
-        assert!(matches!(outcomes[..], [SettleOutcome::LeaseLost]), "{outcomes:?}");
+        let outcomes = engine
+            .settle(&queue, vec![(receipt.clone(), settle)])
+            .await
+            .unwrap();
+        assert!(
+            matches!(outcomes[..], [SettleOutcome::LeaseLost]),
+            "{outcomes:?}"
+        );
     }
     let extended = engine.extend(&queue, &[receipt], TTL).await.unwrap();
     assert_eq!(extended, [ExtendOutcome::LeaseLost]);
@@ -101,11 +150,17 @@ async fn a_retry_merges_marks_and_keeps_other_headers() {
             progress,
             outgoing: vec![message(&queue, "\"event\"")],
         };
-        let outcomes = engine.settle(&queue, vec![(delivery.receipt, settle)]).await.unwrap();
+        let outcomes = engine
+            .settle(&queue, vec![(delivery.receipt, settle)])
+            .await
+            .unwrap();
         assert!(matches!(outcomes[..], [SettleOutcome::Done]));
         let event = lease(&engine, &queue).await;
         let event = event.into_iter().find(|d| d.body == "\"event\"").unwrap();
-        engine.settle(&queue, vec![(event.receipt, ack())]).await.unwrap();
+        engine
+            .settle(&queue, vec![(event.receipt, ack())])
+            .await
+            .unwrap();
         expire(&queue).await;
     }
     let delivery = lease_one(&engine, &queue).await;
@@ -120,7 +175,9 @@ async fn one_settlement_that_cannot_be_written_harms_no_other() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1", "2", "3"]).await;
     let deliveries = lease(&engine, &queue).await;
-    let event = |body: &str| Settle::Ack { outgoing: vec![message(&queue, body)] };
+    let event = |body: &str| Settle::Ack {
+        outgoing: vec![message(&queue, body)],
+    };
     let settles = [event("4"), event("no json"), event("\"\\u0000\"")];
     let batch = deliveries.iter().map(|d| d.receipt.clone()).zip(settles);
     let outcomes = engine.settle(&queue, batch.collect()).await.unwrap();
@@ -129,7 +186,10 @@ async fn one_settlement_that_cannot_be_written_harms_no_other() {
         let SettleOutcome::Failed { receipt, error } = outcome else {
             panic!("{outcome:?}");
         };
-        assert_eq!((receipt, error.kind()), (&delivery.receipt, ErrorKind::InvalidEvent));
+        assert_eq!(
+            (receipt, error.kind()),
+            (&delivery.receipt, ErrorKind::InvalidEvent)
+        );
     }
     // Their receipts are still good.
     let rest = deliveries[1..].iter().map(|d| (d.receipt.clone(), ack()));
@@ -144,16 +204,27 @@ async fn an_event_for_a_missing_queue_fails_its_settlement_alone() {
     publish(&engine, &queue, &["1"]).await;
     let target = unique("target");
     let receipt = lease_one(&engine, &queue).await.receipt;
-    let settle = Settle::Ack { outgoing: vec![message(&target, "2")] };
-    let mut outcomes = engine.settle(&queue, vec![(receipt, settle.clone())]).await.unwrap();
+    let settle = Settle::Ack {
+        outgoing: vec![message(&target, "2")],
+    };
+    let mut outcomes = engine
+        .settle(&queue, vec![(receipt, settle.clone())])
+        .await
+        .unwrap();
     let Some(SettleOutcome::Failed { receipt, error }) = outcomes.pop() else {
         panic!("{outcomes:?}");
     };
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
     assert!(error.to_string().contains(target.as_str()), "{error}");
     engine.ensure_queue(&target).await.unwrap();
-    let outcomes = engine.settle(&queue, vec![(receipt, settle)]).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
+    let outcomes = engine
+        .settle(&queue, vec![(receipt, settle)])
+        .await
+        .unwrap();
+    assert!(
+        matches!(outcomes[..], [SettleOutcome::Done]),
+        "{outcomes:?}"
+    );
     assert_eq!(lease_one(&engine, &target).await.body, "2");
 }
 
@@ -166,11 +237,15 @@ async fn concurrent_settlements_in_opposite_orders_do_not_deadlock() {
     for round in 0..20 {
         let deliveries = lease(&engine, &queue).await;
         assert_eq!(deliveries.len(), 100, "round {round}");
-        let forth: Vec<_> =
-            deliveries.iter().map(|d| (d.receipt.clone(), retry(Duration::ZERO))).collect();
+        let forth: Vec<_> = deliveries
+            .iter()
+            .map(|d| (d.receipt.clone(), retry(Duration::ZERO)))
+            .collect();
         let receipts: Vec<_> = deliveries.iter().rev().map(|d| d.receipt.clone()).collect();
-        let back: Vec<_> =
-            receipts.iter().map(|receipt| (receipt.clone(), Settle::Release)).collect();
+        let back: Vec<_> = receipts
+            .iter()
+            .map(|receipt| (receipt.clone(), Settle::Release))
+            .collect();
         let (first, second, third) = tokio::join!(
             engine.settle(&queue, forth),
             other.settle(&queue, back),
@@ -196,11 +271,19 @@ async fn concurrent_settlements_in_opposite_orders_do_not_deadlock() {
 async fn a_renewal_of_a_locked_row_is_busy_and_waits_for_nothing() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1", "2"]).await;
-    let receipts: Vec<_> = lease(&engine, &queue).await.into_iter().map(|d| d.receipt).collect();
+    let receipts: Vec<_> = lease(&engine, &queue)
+        .await
+        .into_iter()
+        .map(|d| d.receipt)
+        .collect();
     let mut own = connection().await;
     let mut tx = own.begin().await.unwrap();
     let id = receipts[0].message_id().as_number().unwrap();
-    run(&mut tx, &format!("SELECT 1 FROM pgmq.q_{queue} WHERE msg_id = {id} FOR UPDATE")).await;
+    run(
+        &mut tx,
+        &format!("SELECT 1 FROM pgmq.q_{queue} WHERE msg_id = {id} FOR UPDATE"),
+    )
+    .await;
     let outcomes = engine.extend(&queue, &receipts, TTL).await.unwrap();
     assert_eq!(outcomes, [ExtendOutcome::Busy, ExtendOutcome::Extended]);
     tx.rollback().await.unwrap();

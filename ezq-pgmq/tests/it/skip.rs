@@ -21,7 +21,10 @@ pub(crate) fn program(name: &str, package: &str, test: &str) -> Option<PathBuf> 
     if folders.contains(&PathBuf::from("/usr/bin")) {
         folders.push("/usr/sbin".into());
     }
-    let found = folders.into_iter().map(|folder| folder.join(name)).find(|file| file.is_file());
+    let found = folders
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file());
     if found.is_none() {
         let why = format!("{name} is not installed (apt-get install -y {package})");
         let required = std::env::var_os(REQUIRE).is_some_and(|text| !text.is_empty());

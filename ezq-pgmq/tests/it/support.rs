@@ -29,7 +29,10 @@ pub(crate) async fn engine() -> PgmqEngine {
 /// An engine that begins with these settings, and a queue that has them.
 pub(crate) async fn archiving(retention: Retention) -> (PgmqEngine, QueueName) {
     let queue = unique("q");
-    (archiving_at(&server().await.url(), &queue, retention).await, queue)
+    (
+        archiving_at(&server().await.url(), &queue, retention).await,
+        queue,
+    )
 }
 
 pub(crate) async fn archiving_at(url: &str, queue: &QueueName, retention: Retention) -> PgmqEngine {
@@ -45,18 +48,32 @@ pub(crate) async fn archiving_at(url: &str, queue: &QueueName, retention: Retent
 pub(crate) async fn acknowledge_all(engine: &PgmqEngine, queue: &QueueName) -> usize {
     let deliveries = lease(engine, queue).await;
     let count = deliveries.len();
-    let settlements = deliveries.into_iter().map(|delivery| (delivery.receipt, ack())).collect();
+    let settlements = deliveries
+        .into_iter()
+        .map(|delivery| (delivery.receipt, ack()))
+        .collect();
     let outcomes = engine.settle(queue, settlements).await.unwrap();
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, SettleOutcome::Done)), "{outcomes:?}");
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, SettleOutcome::Done)),
+        "{outcomes:?}"
+    );
     count
 }
 
 pub(crate) async fn archived(queue: &QueueName) -> i64 {
-    scalar(&mut connection().await, &format!("SELECT count(*) FROM pgmq.a_{queue}")).await
+    scalar(
+        &mut connection().await,
+        &format!("SELECT count(*) FROM pgmq.a_{queue}"),
+    )
+    .await
 }
 
 pub(crate) async fn engine_at(url: &str) -> PgmqEngine {
-    PgmqEngine::connect(PgmqConfig::url(url).unwrap()).await.unwrap()
+    PgmqEngine::connect(PgmqConfig::url(url).unwrap())
+        .await
+        .unwrap()
 }
 
 /// An engine and a queue that no other test uses.
@@ -85,25 +102,40 @@ pub(crate) async fn fresh_database() -> String {
 }
 
 pub(crate) async fn run(connection: &mut PgConnection, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(connection)
+        .await
+        .unwrap();
 }
 
 pub(crate) async fn scalar<T>(connection: &mut PgConnection, sql: &str) -> T
 where
     T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
-    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap()
+    sqlx::query_scalar(AssertSqlSafe(sql))
+        .fetch_one(connection)
+        .await
+        .unwrap()
 }
 
 pub(crate) fn message(queue: &QueueName, body: &str) -> Outgoing {
     let (queue, body, headers) = (queue.clone(), body.to_owned(), Headers::new());
-    Outgoing { queue, body, headers, due: Due::Now, dedupe: None }
+    Outgoing {
+        queue,
+        body,
+        headers,
+        due: Due::Now,
+        dedupe: None,
+    }
 }
 
 /// A message with a dedupe key, for an hour; its event's id is its body.
 pub(crate) fn keyed(queue: &QueueName, body: &str, key: &str) -> Outgoing {
     let dedupe = Dedupe::new(key, Duration::from_secs(3600), body).unwrap();
-    Outgoing { dedupe: Some(dedupe), ..message(queue, body) }
+    Outgoing {
+        dedupe: Some(dedupe),
+        ..message(queue, body)
+    }
 }
 
 /// Publishes bodies and expects all to be stored.
@@ -130,8 +162,14 @@ pub(crate) async fn lease_for(
     queue: &QueueName,
     ttl: Duration,
 ) -> Vec<Delivery> {
-    let request =
-        LeaseRequest { queue: queue.clone(), max: 100, ttl, keys: 100, before: None, after: None };
+    let request = LeaseRequest {
+        queue: queue.clone(),
+        max: 100,
+        ttl,
+        keys: 100,
+        before: None,
+        after: None,
+    };
     engine.lease(request).await.unwrap().deliveries
 }
 
@@ -155,7 +193,10 @@ pub(crate) async fn lose_newest(connection: &mut PgConnection, queue: &str) -> O
            RETURNING msg_id, message::text AS body)
          SELECT body FROM lost, setval(pg_get_serial_sequence('{table}', 'msg_id'), msg_id, false)"
     );
-    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(connection).await.unwrap()
+    sqlx::query_scalar(AssertSqlSafe(sql))
+        .fetch_optional(connection)
+        .await
+        .unwrap()
 }
 
 /// Lets every lease of a queue run out, without waiting.
@@ -165,11 +206,17 @@ pub(crate) async fn expire(queue: &QueueName) {
 }
 
 pub(crate) fn ack() -> Settle {
-    Settle::Ack { outgoing: Vec::new() }
+    Settle::Ack {
+        outgoing: Vec::new(),
+    }
 }
 
 pub(crate) fn retry(after: Duration) -> Settle {
-    Settle::Retry { after, progress: Progress::default(), outgoing: Vec::new() }
+    Settle::Retry {
+        after,
+        progress: Progress::default(),
+        outgoing: Vec::new(),
+    }
 }
 
 pub(crate) fn dead() -> Settle {

@@ -36,7 +36,9 @@ async fn removes_what_is_older_than_it_keeps_and_nothing_younger() {
     engine.set_retention(&queue, Retention::Delete).unwrap();
     assert_eq!(engine.sweep().await.unwrap(), 0);
     assert_eq!(archived(&queue).await, 10);
-    engine.set_retention(&queue, Retention::archive_for(Duration::MAX)).unwrap();
+    engine
+        .set_retention(&queue, Retention::archive_for(Duration::MAX))
+        .unwrap();
     assert_eq!(engine.sweep().await.unwrap(), 10);
 }
 
@@ -93,17 +95,24 @@ async fn a_queue_that_another_sweeps_is_left_to_it() {
 async fn sweeps_in_the_background_while_messages_come_and_go_until_it_is_closed() {
     let url = server().await.url();
     let queue = unique("q");
-    let config = PgmqConfig::url(&url).unwrap().sweep_interval(Duration::from_millis(20));
+    let config = PgmqConfig::url(&url)
+        .unwrap()
+        .sweep_interval(Duration::from_millis(20));
     let engine = PgmqEngine::connect(config).await.unwrap();
     // Said after connecting, as an application does.
-    engine.set_retention(&queue, Retention::archive_for(Duration::from_millis(300))).unwrap();
+    engine
+        .set_retention(&queue, Retention::archive_for(Duration::from_millis(300)))
+        .unwrap();
     engine.ensure_queue(&queue).await.unwrap();
     let began = std::time::Instant::now();
     let (mut published, mut gone) = (0, 0);
     let mut own = connection().await;
     let youngest_gone = format!("SELECT count(*) FROM pgmq.a_{queue}");
     while gone < 200 {
-        assert!(began.elapsed() < Duration::from_secs(60), "only {gone} of {published} are gone");
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "only {gone} of {published} are gone"
+        );
         publish(&engine, &queue, &["1"; 20]).await;
         published += 20;
         assert_eq!(acknowledge_all(&engine, &queue).await, 20);
@@ -124,16 +133,26 @@ async fn one_archive_that_fails_keeps_no_other_from_being_swept() {
     let broken = QueueName::new(&format!("a{good}")).unwrap();
     let gone = QueueName::new(&format!("b{good}")).unwrap();
     for queue in [&broken, &gone] {
-        engine.set_retention(queue, Retention::archive_for(HOUR)).unwrap();
+        engine
+            .set_retention(queue, Retention::archive_for(HOUR))
+            .unwrap();
         engine.ensure_queue(queue).await.unwrap();
     }
     let mut own = connection().await;
-    run(&mut own, &format!("ALTER TABLE pgmq.a_{broken} RENAME COLUMN archived_at TO odd")).await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE pgmq.a_{broken} RENAME COLUMN archived_at TO odd"),
+    )
+    .await;
     run(&mut own, &format!("DROP TABLE pgmq.a_{gone}")).await;
     fill(&good, 5, 0).await;
     engine.sweep().await.unwrap_err();
     assert_eq!(archived(&good).await, 0);
-    run(&mut own, &format!("ALTER TABLE pgmq.a_{broken} RENAME COLUMN odd TO archived_at")).await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE pgmq.a_{broken} RENAME COLUMN odd TO archived_at"),
+    )
+    .await;
     assert_eq!(engine.sweep().await.unwrap(), 0);
 }
 
@@ -148,6 +167,9 @@ async fn a_table_that_a_trigger_asks_for_is_no_missing_archive() {
     );
     run(&mut connection().await, &trigger).await;
     let error = engine.sweep().await.unwrap_err();
-    assert!(ezq_core::error_chain(&error).contains("no_such_audit"), "{error:?}");
+    assert!(
+        ezq_core::error_chain(&error).contains("no_such_audit"),
+        "{error:?}"
+    );
     assert_eq!(archived(&queue).await, 5);
 }

@@ -22,25 +22,51 @@ fn event(id: &str) -> String {
 
 /// A retry at once of a handler that failed.
 fn failed(error: &str) -> Settle {
-    let errors = vec![ErrorRecord { at: Utc::now(), attempt: 1, error: error.to_owned() }];
+    let errors = vec![ErrorRecord {
+        at: Utc::now(),
+        attempt: 1,
+        error: error.to_owned(),
+    }];
     let state = HandlerState::Retry;
-    let mark = HandlerMark { state, reason: None, attempts: 1, due: None, errors };
+    let mark = HandlerMark {
+        state,
+        reason: None,
+        attempts: 1,
+        due: None,
+        errors,
+    };
     let progress = Progress([(HandlerName::from("shop::a"), mark)].into_iter().collect());
-    Settle::Retry { after: Duration::ZERO, progress, outgoing: Vec::new() }
+    Settle::Retry {
+        after: Duration::ZERO,
+        progress,
+        outgoing: Vec::new(),
+    }
 }
 
 async fn lines(own: &mut PgConnection, queue: &QueueName) -> i64 {
-    scalar(own, &format!("SELECT count(*) FROM ezq.trail WHERE queue = '{queue}'")).await
+    scalar(
+        own,
+        &format!("SELECT count(*) FROM ezq.trail WHERE queue = '{queue}'"),
+    )
+    .await
 }
 
 /// A trail that is written and read, from nothing.
 pub(crate) async fn trails(url: &str) {
     let queue = unique("q");
     let engine = archiving_at(url, &queue, Retention::TRAIL).await;
-    publish(&engine, &queue, &[&event("e-1"), r#"{"_type": "EZQEndEvent"}"#]).await;
+    publish(
+        &engine,
+        &queue,
+        &[&event("e-1"), r#"{"_type": "EZQEndEvent"}"#],
+    )
+    .await;
     assert_eq!(acknowledge_all(&engine, &queue).await, 2);
     let history = engine.history("e-1", None).await.unwrap();
-    assert!(matches!(history.copies[0].state, CopyState::Handled { .. }), "{history}");
+    assert!(
+        matches!(history.copies[0].state, CopyState::Handled { .. }),
+        "{history}"
+    );
     let mut own = PgConnection::connect(url).await.unwrap();
     assert_eq!(lines(&mut own, &queue).await, 1);
 }
@@ -49,27 +75,49 @@ pub(crate) async fn trails(url: &str) {
 async fn an_event_that_was_handled_and_deleted_is_still_known() {
     let (engine, queue) = archiving(Retention::TRAIL).await;
     let mut own = connection().await;
-    let ids =
-        publish(&engine, &queue, &[&event("trail-1"), r#"{"_type": "Paid", "order": 7}"#]).await;
+    let ids = publish(
+        &engine,
+        &queue,
+        &[&event("trail-1"), r#"{"_type": "Paid", "order": 7}"#],
+    )
+    .await;
     let mut first = lease(&engine, &queue).await;
     let published = first[0].enqueued_at;
     // Given back once, so that it is delivered twice.
-    let settled = engine.settle(&queue, vec![(first.remove(0).receipt, failed("no answer"))]).await;
+    let settled = engine
+        .settle(&queue, vec![(first.remove(0).receipt, failed("no answer"))])
+        .await;
     assert!(matches!(settled.unwrap()[..], [SettleOutcome::Done]));
-    let flat = engine.settle(&queue, vec![(first.remove(0).receipt, ack())]).await;
+    let flat = engine
+        .settle(&queue, vec![(first.remove(0).receipt, ack())])
+        .await;
     assert!(matches!(flat.unwrap()[..], [SettleOutcome::Done]));
     assert_eq!(acknowledge_all(&engine, &queue).await, 1);
     assert_eq!(archived(&queue).await, 0);
     let history = engine.history("trail-1", None).await.unwrap();
-    let [copy] = &history.copies[..] else { panic!("{history}") };
-    assert!(matches!(copy.state, CopyState::Handled { at } if at >= copy.published_at), "{copy:?}");
-    assert_eq!((copy.event_type.as_deref(), copy.deliveries), (Some("paid"), 2));
+    let [copy] = &history.copies[..] else {
+        panic!("{history}")
+    };
+    assert!(
+        matches!(copy.state, CopyState::Handled { at } if at >= copy.published_at),
+        "{copy:?}"
+    );
+    assert_eq!(
+        (copy.event_type.as_deref(), copy.deliveries),
+        (Some("paid"), 2)
+    );
     assert_eq!((&copy.message_id, &copy.queue), (&ids[0], &queue));
     assert_eq!(copy.published_at, published);
     // What its handler was tried again for.
     assert_eq!(history.last_error(), Some("no answer"));
-    assert!(history.to_string().contains("handled and deleted"), "{history}");
-    let flat = engine.history(&format!("{queue}:{}", ids[1]), Some(&queue)).await.unwrap();
+    assert!(
+        history.to_string().contains("handled and deleted"),
+        "{history}"
+    );
+    let flat = engine
+        .history(&format!("{queue}:{}", ids[1]), Some(&queue))
+        .await
+        .unwrap();
     assert_eq!(flat.copies[0].event_type.as_deref(), Some("Paid"));
     // Nothing of what it said.
     let all = format!("SELECT string_agg(t::text, '') FROM ezq.trail t WHERE queue = '{queue}'");
@@ -88,7 +136,11 @@ async fn what_another_codec_wrote_is_known_by_the_id_in_its_headers() {
     run(&mut own, &insert).await;
     assert_eq!(acknowledge_all(&engine, &queue).await, 1);
     let history = engine.history(id.as_str(), None).await.unwrap();
-    assert_eq!(history.copies[0].event_type.as_deref(), Some("paid"), "{history}");
+    assert_eq!(
+        history.copies[0].event_type.as_deref(),
+        Some("paid"),
+        "{history}"
+    );
 }
 
 #[tokio::test]
@@ -110,7 +162,10 @@ async fn a_late_acknowledgement_leaves_no_line() {
     let late = lease_one(&engine, &queue).await;
     expire(&queue).await;
     let current = lease_one(&engine, &queue).await;
-    let outcome = engine.settle(&queue, vec![(late.receipt, ack())]).await.unwrap();
+    let outcome = engine
+        .settle(&queue, vec![(late.receipt, ack())])
+        .await
+        .unwrap();
     assert!(matches!(outcome[..], [SettleOutcome::LeaseLost]));
     let mut own = connection().await;
     assert_eq!(lines(&mut own, &queue).await, 0);
@@ -134,7 +189,13 @@ async fn lines_that_are_past_their_time_are_swept() {
     run(&mut own, &age).await;
     assert_eq!(engine.sweep().await.unwrap(), 1);
     assert_eq!(lines(&mut own, &queue).await, 1);
-    assert!(!engine.history("e-2", Some(&queue)).await.unwrap().is_empty());
+    assert!(
+        !engine
+            .history("e-2", Some(&queue))
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -142,8 +203,12 @@ async fn what_a_trail_needs_is_said_and_a_dropped_table_is_made_again() {
     let url = fresh_database().await;
     let queue = unique("q");
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
-    let config = PgmqConfig::url(&url).unwrap().retention(&queue, Retention::TRAIL);
-    let engine = PgmqEngine::connect(config.manage_schema(false)).await.unwrap();
+    let config = PgmqConfig::url(&url)
+        .unwrap()
+        .retention(&queue, Retention::TRAIL);
+    let engine = PgmqEngine::connect(config.manage_schema(false))
+        .await
+        .unwrap();
     let error = engine.ensure_queue(&queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing, "{error:?}");
     let mut own = PgConnection::connect(&url).await.unwrap();
@@ -155,11 +220,19 @@ async fn what_a_trail_needs_is_said_and_a_dropped_table_is_made_again() {
     run(&mut own, "DROP SCHEMA ezq CASCADE").await;
     publish(&engine, &queue, &[&event("e-2")]).await;
     let delivery = lease_one(&engine, &queue).await;
-    let mut outcomes = engine.settle(&queue, vec![(delivery.receipt, ack())]).await.unwrap();
+    let mut outcomes = engine
+        .settle(&queue, vec![(delivery.receipt, ack())])
+        .await
+        .unwrap();
     // The consumer tries a settlement that failed again.
     if let Some(SettleOutcome::Failed { receipt, .. }) = outcomes.pop() {
         outcomes = engine.settle(&queue, vec![(receipt, ack())]).await.unwrap();
     }
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, SettleOutcome::Done)), "{outcomes:?}");
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, SettleOutcome::Done)),
+        "{outcomes:?}"
+    );
     assert_eq!(engine.history("e-2", None).await.unwrap().copies.len(), 1);
 }

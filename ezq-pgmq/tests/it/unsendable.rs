@@ -13,7 +13,10 @@ async fn drain(engine: &PgmqEngine, queue: &QueueName) -> Vec<String> {
     for _ in 0..20 {
         let deliveries = lease(engine, queue).await;
         bodies.extend(deliveries.iter().map(|one| one.body.clone()));
-        let batch = deliveries.into_iter().map(|one| (one.receipt, ack())).collect();
+        let batch = deliveries
+            .into_iter()
+            .map(|one| (one.receipt, ack()))
+            .collect();
         engine.settle(queue, batch).await.unwrap();
     }
     bodies.sort();
@@ -21,7 +24,12 @@ async fn drain(engine: &PgmqEngine, queue: &QueueName) -> Vec<String> {
 }
 
 async fn is_a_dead_letter(engine: &PgmqEngine, queue: &QueueName, count: usize) {
-    let letters = engine.dead_letters().unwrap().list(queue, None, 10).await.unwrap();
+    let letters = engine
+        .dead_letters()
+        .unwrap()
+        .list(queue, None, 10)
+        .await
+        .unwrap();
     assert_eq!(letters.len(), count);
     for letter in letters {
         let reason = letter.reason.unwrap();
@@ -39,7 +47,9 @@ async fn without_encoding() -> (PgmqEngine, QueueName, PgConnection) {
     );
     run(&mut connection().await, &create).await;
     let url = server().await.database_url(name.as_str());
-    let engine = PgmqEngine::connect(PgmqConfig::url(&url).unwrap()).await.unwrap();
+    let engine = PgmqEngine::connect(PgmqConfig::url(&url).unwrap())
+        .await
+        .unwrap();
     engine.ensure_queue(&queue).await.unwrap();
     (engine, queue, PgConnection::connect(&url).await.unwrap())
 }
@@ -49,7 +59,11 @@ async fn bytes_that_are_no_text() {
     let (engine, queue, mut own) = without_encoding().await;
     publish(&engine, &queue, &["1", "2", "3"]).await;
     for _ in 0..2 {
-        run(&mut own, &format!("SELECT pgmq.send('{queue}', to_jsonb(chr(233)))")).await;
+        run(
+            &mut own,
+            &format!("SELECT pgmq.send('{queue}', to_jsonb(chr(233)))"),
+        )
+        .await;
     }
     publish(&engine, &queue, &["4", "5", "6"]).await;
     assert_eq!(drain(&engine, &queue).await, ["1", "2", "3", "4", "5", "6"]);
@@ -97,7 +111,11 @@ async fn the_history_of_an_event_of_which_one_copy_cannot_be_sent() {
     publish(&engine, &queue, &[event]).await;
     for (table, headers) in [("q", "'{}'"), ("a", "jsonb_build_object('h', chr(233))")] {
         // An archive's ids are not drawn.
-        let given = if table == "q" { "OVERRIDING SYSTEM VALUE" } else { "" };
+        let given = if table == "q" {
+            "OVERRIDING SYSTEM VALUE"
+        } else {
+            ""
+        };
         let copy = format!(
             "INSERT INTO pgmq.{table}_{queue} (msg_id, vt, message, headers) {given}
              SELECT 7, now(), jsonb_build_object('specversion', '1.0', 'id', 'e', 'type', chr(233)),
@@ -106,8 +124,16 @@ async fn the_history_of_an_event_of_which_one_copy_cannot_be_sent() {
         run(&mut own, &copy).await;
     }
     let history = engine.history("e", Some(&queue)).await.unwrap();
-    let types: Vec<_> = history.copies.iter().map(|copy| copy.event_type.as_deref()).collect();
-    assert_eq!(types.iter().flatten().collect::<Vec<_>>(), [&"t"], "{history}");
+    let types: Vec<_> = history
+        .copies
+        .iter()
+        .map(|copy| copy.event_type.as_deref())
+        .collect();
+    assert_eq!(
+        types.iter().flatten().collect::<Vec<_>>(),
+        [&"t"],
+        "{history}"
+    );
     assert_eq!(types.len(), 3, "{history}");
     assert_eq!(history.unread.len(), 2, "{history}");
     let told = format!("the message 7 in the archive of the queue `{queue}`");

@@ -7,7 +7,14 @@ use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use crate::support::*;
 
 fn request(queue: &QueueName) -> LeaseRequest {
-    LeaseRequest { queue: queue.clone(), max: 10, ttl: TTL, keys: 10, before: None, after: None }
+    LeaseRequest {
+        queue: queue.clone(),
+        max: 10,
+        ttl: TTL,
+        keys: 10,
+        before: None,
+        after: None,
+    }
 }
 
 #[tokio::test]
@@ -36,14 +43,25 @@ async fn a_message_of_no_time_is_handed_out_and_given_back_like_any_other() {
         let leased = engine.lease(request(&queue)).await.unwrap();
         let bodies: Vec<&str> = leased.deliveries.iter().map(|d| d.body.as_str()).collect();
         assert_eq!(bodies, ["1", "2"]);
-        let receipts = leased.deliveries.into_iter().map(|d| (d.receipt, Settle::Release));
+        let receipts = leased
+            .deliveries
+            .into_iter()
+            .map(|d| (d.receipt, Settle::Release));
         let outcomes = engine.settle(&queue, receipts.collect()).await.unwrap();
-        assert!(matches!(outcomes[..], [SettleOutcome::Done, SettleOutcome::Done]));
+        assert!(matches!(
+            outcomes[..],
+            [SettleOutcome::Done, SettleOutcome::Done]
+        ));
     }
     let leased = engine.lease(request(&queue)).await.unwrap();
     let receipts = leased.deliveries.into_iter().map(|d| (d.receipt, dead()));
     engine.settle(&queue, receipts.collect()).await.unwrap();
-    let letters = engine.dead_letters().unwrap().list(&queue, None, 10).await.unwrap();
+    let letters = engine
+        .dead_letters()
+        .unwrap()
+        .list(&queue, None, 10)
+        .await
+        .unwrap();
     assert_eq!(letters.len(), 2);
 }
 
@@ -60,7 +78,11 @@ async fn an_event_for_a_forbidden_queue_fails_alone() {
         .filter(|line| line.starts_with("grant") && line.contains("pgmq"))
         .map(|line| format!("{line};"))
         .collect();
-    run(&mut connection().await, &format!("CREATE ROLE {role} LOGIN PASSWORD 'x'; {grants}")).await;
+    run(
+        &mut connection().await,
+        &format!("CREATE ROLE {role} LOGIN PASSWORD 'x'; {grants}"),
+    )
+    .await;
     let url = server().await.url();
     let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
     let config = PgmqConfig::options(options.username(role.as_str()).password("x"));
@@ -69,19 +91,41 @@ async fn an_event_for_a_forbidden_queue_fails_alone() {
     let leased = engine.lease(request(&queue)).await.unwrap().deliveries;
     let targets = [&mail, &forbidden, &mail];
     let settlements = leased.into_iter().zip(targets).map(|(delivery, target)| {
-        (delivery.receipt, Settle::Ack { outgoing: vec![message(target, "\"out\"")] })
+        (
+            delivery.receipt,
+            Settle::Ack {
+                outgoing: vec![message(target, "\"out\"")],
+            },
+        )
     });
     let outcomes = engine.settle(&queue, settlements.collect()).await.unwrap();
-    let [SettleOutcome::Done, SettleOutcome::Failed { receipt, error }, SettleOutcome::Done] =
-        &outcomes[..]
+    let [
+        SettleOutcome::Done,
+        SettleOutcome::Failed { receipt, error },
+        SettleOutcome::Done,
+    ] = &outcomes[..]
     else {
         panic!("{outcomes:?}")
     };
     assert_eq!(error.kind(), ErrorKind::Permission);
     // Alone it is no fault of the database either.
-    let again = Settle::Ack { outgoing: vec![message(&forbidden, "\"out\"")] };
-    let outcomes = engine.settle(&queue, vec![(receipt.clone(), again)]).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::Failed { .. }]), "{outcomes:?}");
-    let outcomes = engine.settle(&queue, vec![(receipt.clone(), dead())]).await.unwrap();
-    assert!(matches!(outcomes[..], [SettleOutcome::Done]), "{outcomes:?}");
+    let again = Settle::Ack {
+        outgoing: vec![message(&forbidden, "\"out\"")],
+    };
+    let outcomes = engine
+        .settle(&queue, vec![(receipt.clone(), again)])
+        .await
+        .unwrap();
+    assert!(
+        matches!(outcomes[..], [SettleOutcome::Failed { .. }]),
+        "{outcomes:?}"
+    );
+    let outcomes = engine
+        .settle(&queue, vec![(receipt.clone(), dead())])
+        .await
+        .unwrap();
+    assert!(
+        matches!(outcomes[..], [SettleOutcome::Done]),
+        "{outcomes:?}"
+    );
 }

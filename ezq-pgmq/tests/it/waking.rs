@@ -32,19 +32,28 @@ async fn a_commit_wakes_and_a_rollback_does_not() {
     let mut wakeups = other.wakeups(&queue).await.unwrap().unwrap();
     let mut own = connection().await;
     let mut tx = own.begin().await.unwrap();
-    engine.publish_in(&mut tx, vec![message(&queue, "1")]).await.unwrap();
+    engine
+        .publish_in(&mut tx, vec![message(&queue, "1")])
+        .await
+        .unwrap();
     tx.rollback().await.unwrap();
     // What was rolled back is known to be so before the next queue is told.
     let last = unique("q");
     engine.ensure_queue(&last).await.unwrap();
     let mut told = other.wakeups(&last).await.unwrap().unwrap();
     let mut tx = own.begin().await.unwrap();
-    engine.publish_in(&mut tx, vec![message(&last, "1")]).await.unwrap();
+    engine
+        .publish_in(&mut tx, vec![message(&last, "1")])
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     timeout(PATIENCE, told.changed()).await.unwrap().unwrap();
     assert!(!wakeups.has_changed().unwrap());
     let mut tx = own.begin().await.unwrap();
-    engine.publish_in(&mut tx, vec![message(&queue, "2")]).await.unwrap();
+    engine
+        .publish_in(&mut tx, vec![message(&queue, "2")])
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
 }
@@ -52,7 +61,9 @@ async fn a_commit_wakes_and_a_rollback_does_not() {
 #[tokio::test]
 async fn many_publishes_send_few_notifications() {
     let (engine, queue) = engine_and_queue().await;
-    let mut listener = sqlx::postgres::PgListener::connect(&server().await.url()).await.unwrap();
+    let mut listener = sqlx::postgres::PgListener::connect(&server().await.url())
+        .await
+        .unwrap();
     listener.listen("ezq_wake").await.unwrap();
     let began = tokio::time::Instant::now();
     for _ in 0..100 {
@@ -62,7 +73,11 @@ async fn many_publishes_send_few_notifications() {
     let windows = began.elapsed().as_millis() / 5 + 2;
     let mut heard: u128 = 0;
     // Its own notification comes after all of the engine's.
-    run(&mut connection().await, &format!("NOTIFY ezq_wake, 'last {queue}'")).await;
+    run(
+        &mut connection().await,
+        &format!("NOTIFY ezq_wake, 'last {queue}'"),
+    )
+    .await;
     loop {
         let notification = timeout(PATIENCE, listener.recv()).await.unwrap().unwrap();
         if notification.payload() == format!("last {queue}") {
@@ -70,14 +85,19 @@ async fn many_publishes_send_few_notifications() {
         }
         heard += u128::from(notification.payload() == queue.as_str());
     }
-    assert!((1..=windows).contains(&heard), "{heard} in {windows} windows");
+    assert!(
+        (1..=windows).contains(&heard),
+        "{heard} in {windows} windows"
+    );
 }
 
 #[tokio::test]
 async fn a_listener_that_was_cut_off_wakes_everyone_when_it_is_back() {
     let name = unique("listener");
     let config = PgmqConfig::url(&server().await.url()).unwrap();
-    let engine = PgmqEngine::connect(config.application_name(name.as_str())).await.unwrap();
+    let engine = PgmqEngine::connect(config.application_name(name.as_str()))
+        .await
+        .unwrap();
     let mut wakeups = engine.wakeups(&name).await.unwrap().unwrap();
     wakeups.mark_unchanged();
     let sql = format!(
@@ -111,7 +131,10 @@ async fn looking(own: &mut PgConnection, queue: &QueueName, count: usize) -> Vec
 
 /// A wake-up that is not the one by which looking begins.
 async fn quiet(wakeups: &mut watch::Receiver<u64>) {
-    while timeout(Duration::from_millis(300), wakeups.changed()).await.is_ok() {}
+    while timeout(Duration::from_millis(300), wakeups.changed())
+        .await
+        .is_ok()
+    {}
     wakeups.mark_unchanged();
 }
 
@@ -119,7 +142,10 @@ async fn quiet(wakeups: &mut watch::Receiver<u64>) {
 async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_is_committed() {
     let builder = EmbeddedPostgres::builder().setting("max_prepared_transactions", "10");
     let server = builder.start().await.unwrap();
-    let (engine, other) = (engine_at(&server.url()).await, engine_at(&server.url()).await);
+    let (engine, other) = (
+        engine_at(&server.url()).await,
+        engine_at(&server.url()).await,
+    );
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
     // What is captured comes first: who looks is woken by the end of any that ran beside it.
     let names = ["captured", "published", "subscribed"];
@@ -127,7 +153,10 @@ async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_
     for queue in [&captured, &published, &subscribed] {
         engine.ensure_queue(queue).await.unwrap();
     }
-    engine.subscribe("app", &subscribed, &[Pattern::new("a.b").unwrap()]).await.unwrap();
+    engine
+        .subscribe("app", &subscribed, &[Pattern::new("a.b").unwrap()])
+        .await
+        .unwrap();
     run(&mut own, "CREATE TABLE t (id int)").await;
     engine.capture("t", &captured).await.unwrap();
 
@@ -138,7 +167,10 @@ async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_
     looking(&mut own, &captured, 1).await;
 
     run(&mut own, "BEGIN").await;
-    engine.publish_in(&mut own, vec![message(&published, "1")]).await.unwrap();
+    engine
+        .publish_in(&mut own, vec![message(&published, "1")])
+        .await
+        .unwrap();
     run(&mut own, "PREPARE TRANSACTION 'published'; BEGIN").await;
     let copy = BroadcastMessage {
         event_type: "a.b".to_owned(),
@@ -148,7 +180,11 @@ async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_
         dedupe: None,
     };
     engine.broadcast_in(&mut own, copy).await.unwrap();
-    run(&mut own, "PREPARE TRANSACTION 'subscribed'; BEGIN; INSERT INTO t VALUES (1)").await;
+    run(
+        &mut own,
+        "PREPARE TRANSACTION 'subscribed'; BEGIN; INSERT INTO t VALUES (1)",
+    )
+    .await;
     run(&mut own, "PREPARE TRANSACTION 'captured'").await;
     for wakeups in &mut wakeups {
         quiet(wakeups).await;
@@ -157,7 +193,10 @@ async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_
     for (name, wakeups) in names.iter().zip(&mut wakeups) {
         assert!(!wakeups.has_changed().unwrap(), "{name}");
         run(&mut own, &format!("COMMIT PREPARED '{name}'")).await;
-        timeout(PATIENCE, wakeups.changed()).await.expect(name).unwrap();
+        timeout(PATIENCE, wakeups.changed())
+            .await
+            .expect(name)
+            .unwrap();
     }
 }
 
@@ -188,8 +227,10 @@ async fn a_captured_change_is_seen_within_100_ms() {
     let mut own = connection().await;
     run(&mut own, &format!("CREATE TABLE {queue} (id int)")).await;
     engine.capture(queue.as_str(), &queue).await.unwrap();
-    let (one, other) =
-        (engine_at(&server().await.url()).await, engine_at(&server().await.url()).await);
+    let (one, other) = (
+        engine_at(&server().await.url()).await,
+        engine_at(&server().await.url()).await,
+    );
     let mut told = [
         one.wakeups(&queue).await.unwrap().unwrap(),
         other.wakeups(&queue).await.unwrap().unwrap(),
@@ -209,7 +250,10 @@ async fn a_captured_change_is_seen_within_100_ms() {
             *quickest = began.elapsed().min(*quickest);
         }
     }
-    assert!(quickest.iter().all(|took| took.as_millis() < 100), "{quickest:?}");
+    assert!(
+        quickest.iter().all(|took| took.as_millis() < 100),
+        "{quickest:?}"
+    );
 }
 
 #[tokio::test]
@@ -256,7 +300,10 @@ async fn who_is_subscribed_to_what_a_capture_broadcasts_is_woken_by_it() {
     engine.ensure_queue(&queue).await.unwrap();
     engine.capture("users", &queue).broadcast().await.unwrap();
     let mut wakeups = engine.wakeups(&queue).await.unwrap().unwrap();
-    engine.subscribe("a", &queue, &[Pattern::new("users.created").unwrap()]).await.unwrap();
+    engine
+        .subscribe("a", &queue, &[Pattern::new("users.created").unwrap()])
+        .await
+        .unwrap();
     looking(&mut own, &queue, 1).await;
     quiet(&mut wakeups).await;
     run(&mut own, "INSERT INTO users VALUES (1)").await;
@@ -269,13 +316,18 @@ async fn activity(own: &mut PgConnection, name: &QueueName) -> (String, bool) {
         "SELECT query, state_change < clock_timestamp() - interval '500 ms' FROM pg_stat_activity
          WHERE application_name = '{name}' AND (query LIKE '%pg_proc%' OR query LIKE '%snapshot%')"
     );
-    sqlx::query_as(AssertSqlSafe(sql)).fetch_one(own).await.unwrap()
+    sqlx::query_as(AssertSqlSafe(sql))
+        .fetch_one(own)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
 async fn where_nothing_is_captured_nobody_looks() {
     let (name, url) = (unique("listener"), fresh_database().await);
-    let config = PgmqConfig::url(&url).unwrap().application_name(name.as_str());
+    let config = PgmqConfig::url(&url)
+        .unwrap()
+        .application_name(name.as_str());
     let engine = PgmqEngine::connect(config).await.unwrap();
     let mut own = PgConnection::connect(&url).await.unwrap();
     let mut wakeups = engine.wakeups(&name).await.unwrap().unwrap();
@@ -301,11 +353,19 @@ async fn what_others_send_wakes_where_pgmq_notifies_or_the_sender_does() {
     quiet(&mut wakeups).await;
     // The contract for who sends by SQL.
     let send = format!("SELECT pgmq.send('{queue}', '1'::jsonb)");
-    run(&mut own, &format!("BEGIN; {send}; SELECT pg_notify('ezq_wake', '{queue}'); COMMIT")).await;
+    run(
+        &mut own,
+        &format!("BEGIN; {send}; SELECT pg_notify('ezq_wake', '{queue}'); COMMIT"),
+    )
+    .await;
     timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
     quiet(&mut wakeups).await;
     // PGMQ's own, which may be asked for at any time.
-    run(&mut own, &format!("SELECT pgmq.enable_notify_insert('{queue}', 0)")).await;
+    run(
+        &mut own,
+        &format!("SELECT pgmq.enable_notify_insert('{queue}', 0)"),
+    )
+    .await;
     run(&mut own, &send).await;
     timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
 }

@@ -19,12 +19,21 @@ const CLAIMS: i64 = 10;
 
 async fn lease_after(engine: &PgmqEngine, queue: &QueueName, after: Position) -> Vec<Delivery> {
     let (queue, after) = (queue.clone(), Some(after));
-    let request = LeaseRequest { queue, max: 100, ttl: TTL, keys: 100, before: None, after };
+    let request = LeaseRequest {
+        queue,
+        max: 100,
+        ttl: TTL,
+        keys: 100,
+        before: None,
+        after,
+    };
     engine.lease(request).await.unwrap().deliveries
 }
 
 async fn give_back(engine: &PgmqEngine, queue: &QueueName, deliveries: Vec<Delivery>) {
-    let back = deliveries.into_iter().map(|delivery| (delivery.receipt, Settle::Release));
+    let back = deliveries
+        .into_iter()
+        .map(|delivery| (delivery.receipt, Settle::Release));
     engine.settle(queue, back.collect()).await.unwrap();
 }
 
@@ -51,10 +60,18 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
         }
         // Prepared and planned while the queue is empty, as in production.
         for _ in 0..UNTIL_KEPT {
-            assert!(lease_after(&engine, &queue, Position::FIRST).await.is_empty());
+            assert!(
+                lease_after(&engine, &queue, Position::FIRST)
+                    .await
+                    .is_empty()
+            );
         }
         let mut own = connection().await;
-        let headers = if is_keyed { "jsonb_build_object('x-pgmq-group', n::text)" } else { "NULL" };
+        let headers = if is_keyed {
+            "jsonb_build_object('x-pgmq-group', n::text)"
+        } else {
+            "NULL"
+        };
         let rows = format!(
             "INSERT INTO pgmq.q_{queue} (vt, message, headers)
              SELECT now() - interval '1 hour' + n * interval '1 ms', to_jsonb(n), {headers}
@@ -63,8 +80,10 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
         run(&mut own, &rows).await;
         let place = |n: i64| format!("SELECT vt FROM pgmq.q_{queue} WHERE message = to_jsonb({n})");
         let due: DateTime<Utc> = scalar(&mut own, &place(ROWS / 2)).await;
-        let id =
-            format!("SELECT msg_id FROM pgmq.q_{queue} WHERE message = to_jsonb({})", ROWS / 2);
+        let id = format!(
+            "SELECT msg_id FROM pgmq.q_{queue} WHERE message = to_jsonb({})",
+            ROWS / 2
+        );
         let message_id = MessageId::Number(scalar(&mut own, &id).await);
         run(&mut own, "SELECT pg_stat_force_next_flush()").await;
         let before = reads(&mut own, &queue).await;
@@ -74,7 +93,11 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
         for _ in 0..CLAIMS {
             let passed = lease_after(&engine, &queue, after.clone()).await;
             after = passed.last().unwrap().position();
-            seen.extend(passed.iter().map(|delivery| delivery.body.parse::<i64>().unwrap()));
+            seen.extend(
+                passed
+                    .iter()
+                    .map(|delivery| delivery.body.parse::<i64>().unwrap()),
+            );
             give_back(&engine, &queue, passed).await;
         }
         let wanted: Vec<i64> = (ROWS / 2 + 1..=ROWS / 2 + 100 * CLAIMS).collect();
@@ -90,7 +113,10 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         // A claim looks at a thousand messages where there are keys, and for each at its key.
-        assert!(read > 0 && read < CLAIMS * 10_000, "{read} in {CLAIMS} claims, keyed: {is_keyed}");
+        assert!(
+            read > 0 && read < CLAIMS * 10_000,
+            "{read} in {CLAIMS} claims, keyed: {is_keyed}"
+        );
     }
 }
 
@@ -133,9 +159,15 @@ async fn walk(engine: &PgmqEngine, queue: &QueueName) -> Vec<i64> {
     let (mut after, mut seen) = (Position::FIRST, Vec::new());
     loop {
         let passed = lease_after(engine, queue, after.clone()).await;
-        let Some(last) = passed.last() else { return seen };
+        let Some(last) = passed.last() else {
+            return seen;
+        };
         after = last.position();
-        seen.extend(passed.iter().map(|delivery| delivery.body.parse::<i64>().unwrap()));
+        seen.extend(
+            passed
+                .iter()
+                .map(|delivery| delivery.body.parse::<i64>().unwrap()),
+        );
         assert!(seen.len() <= 1000, "it passes the same again");
         give_back(engine, queue, passed).await;
     }

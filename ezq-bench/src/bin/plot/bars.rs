@@ -18,7 +18,9 @@ pub(crate) fn ratios(figures: &[Figure]) -> Option<String> {
         .filter(|figure| figure.unit == "events/s")
         .filter_map(|figure| Some((figure, figure.ratio?)))
         .collect();
-    let values = rows.iter().flat_map(|(row, _)| [row.min, row.max, row.at_least.unwrap_or(1.0)]);
+    let values = rows
+        .iter()
+        .flat_map(|(row, _)| [row.min, row.max, row.at_least.unwrap_or(1.0)]);
     let (low, high) = values.fold((0.8_f64, 1.5_f64), |(low, high), value| {
         (low.min(value * 0.9), high.max(value * 1.1))
     });
@@ -33,7 +35,12 @@ pub(crate) fn ratios(figures: &[Figure]) -> Option<String> {
     );
     for tick in TICKS.into_iter().filter(|tick| (low..=high).contains(tick)) {
         svg.line((place(tick), TOP - 8.0), (place(tick), bottom), PALE, 1.0);
-        svg.text(place(tick), bottom + 18.0, Anchor::Middle, &tick.to_string());
+        svg.text(
+            place(tick),
+            bottom + 18.0,
+            Anchor::Middle,
+            &tick.to_string(),
+        );
     }
     for (index, (row, ratio)) in rows.iter().enumerate() {
         let y = TOP + ROW * index as f64;
@@ -49,7 +56,12 @@ pub(crate) fn ratios(figures: &[Figure]) -> Option<String> {
         if let Some(target) = row.at_least {
             svg.line((place(target), y), (place(target), y + ROW - 6.0), INK, 3.0);
         }
-        svg.text(WIDTH - RIGHT + 12.0, middle + 4.0, Anchor::Start, &shown(*ratio));
+        svg.text(
+            WIDTH - RIGHT + 12.0,
+            middle + 4.0,
+            Anchor::Start,
+            &shown(*ratio),
+        );
     }
     svg.line((place(1.0), TOP - 8.0), (place(1.0), bottom), INK, 1.0);
     (!rows.is_empty()).then(|| svg.finish())

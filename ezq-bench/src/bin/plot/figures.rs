@@ -31,7 +31,10 @@ pub(crate) struct Figure {
 impl Figure {
     /// What grows, and how much of it there is here.
     pub(crate) fn point(&self) -> Option<(&str, f64)> {
-        self.point.iter().next().map(|(name, value)| (name.as_str(), *value))
+        self.point
+            .iter()
+            .next()
+            .map(|(name, value)| (name.as_str(), *value))
     }
 }
 
@@ -49,7 +52,11 @@ pub(crate) fn read(text: &str) -> Result<Vec<Figure>> {
             None => figures.push(figure),
         }
     }
-    if figures.is_empty() { Err("there is no figure in it".into()) } else { Ok(figures) }
+    if figures.is_empty() {
+        Err("there is no figure in it".into())
+    } else {
+        Ok(figures)
+    }
 }
 
 /// As many digits as mean something.
@@ -94,6 +101,9 @@ mod tests {
 
     #[test]
     fn large_numbers_are_grouped() {
-        assert_eq!([1000.0, 1_234_567.4, -52_000.0].map(shown), ["1,000", "1,234,567", "-52,000"]);
+        assert_eq!(
+            [1000.0, 1_234_567.4, -52_000.0].map(shown),
+            ["1,000", "1,234,567", "-52,000"]
+        );
     }
 }

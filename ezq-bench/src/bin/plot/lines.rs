@@ -18,7 +18,10 @@ pub(crate) fn growth(figures: &[Figure]) -> Vec<(String, Option<String>)> {
             cases.push(&figure.case);
         }
     }
-    cases.iter().map(|case| ((*case).to_owned(), plot(figures, case))).collect()
+    cases
+        .iter()
+        .map(|case| ((*case).to_owned(), plot(figures, case)))
+        .collect()
 }
 
 fn plot(figures: &[Figure], case: &str) -> Option<String> {
@@ -30,15 +33,30 @@ fn plot(figures: &[Figure], case: &str) -> Option<String> {
     let (first, least) = *points.first()?;
     let most = points.last()?.1;
     let name = first.point()?.0;
-    let top = step(points.iter().map(|(figure, _)| figure.max).fold(0.0, f64::max) / 4.0) * 4.0;
+    let top = step(
+        points
+            .iter()
+            .map(|(figure, _)| figure.max)
+            .fold(0.0, f64::max)
+            / 4.0,
+    ) * 4.0;
     let x = |value: f64| {
-        let share = if most > least { (value / least).ln() / (most / least).ln() } else { 0.5 };
+        let share = if most > least {
+            (value / least).ln() / (most / least).ln()
+        } else {
+            0.5
+        };
         LEFT + (WIDTH - LEFT - RIGHT) * share
     };
     let y = |value: f64| HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top;
 
     let mut svg = Svg::new(WIDTH, HEIGHT);
-    svg.text(16.0, 24.0, Anchor::Start, &format!("{case}: {} by {name}", first.unit));
+    svg.text(
+        16.0,
+        24.0,
+        Anchor::Start,
+        &format!("{case}: {} by {name}", first.unit),
+    );
     for quarter in 0..=4 {
         let value = top * f64::from(quarter) / 4.0;
         svg.line((LEFT, y(value)), (WIDTH - RIGHT, y(value)), PALE, 1.0);
@@ -49,11 +67,26 @@ fn plot(figures: &[Figure], case: &str) -> Option<String> {
         svg.line(place(pair[0]), place(pair[1]), BLUE, 2.0);
     }
     for (figure, value) in &points {
-        svg.line((x(*value), y(figure.min)), (x(*value), y(figure.max)), INK, 1.5);
+        svg.line(
+            (x(*value), y(figure.min)),
+            (x(*value), y(figure.max)),
+            INK,
+            1.5,
+        );
         svg.dot((x(*value), y(figure.ezq)), BLUE);
-        svg.text(x(*value), HEIGHT - BOTTOM + 20.0, Anchor::Middle, &shown(*value));
+        svg.text(
+            x(*value),
+            HEIGHT - BOTTOM + 20.0,
+            Anchor::Middle,
+            &shown(*value),
+        );
     }
-    svg.text((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 12.0, Anchor::Middle, name);
+    svg.text(
+        (LEFT + WIDTH - RIGHT) / 2.0,
+        HEIGHT - 12.0,
+        Anchor::Middle,
+        name,
+    );
     Some(svg.finish())
 }
 
@@ -61,7 +94,10 @@ fn plot(figures: &[Figure], case: &str) -> Option<String> {
 fn step(value: f64) -> f64 {
     let power = 10_f64.powf(value.log10().floor());
     let steps = [1.0, 2.0, 2.5, 5.0, 10.0].map(|times| times * power);
-    steps.into_iter().find(|step| *step >= value).unwrap_or(10.0 * power)
+    steps
+        .into_iter()
+        .find(|step| *step >= value)
+        .unwrap_or(10.0 * power)
 }
 
 #[cfg(test)]
@@ -70,6 +106,9 @@ mod tests {
 
     #[test]
     fn scales_end_at_round_numbers() {
-        assert_eq!([7.0, 21.0, 240.0, 1000.0].map(step), [10.0, 25.0, 250.0, 1000.0]);
+        assert_eq!(
+            [7.0, 21.0, 240.0, 1000.0].map(step),
+            [10.0, 25.0, 250.0, 1000.0]
+        );
     }
 }

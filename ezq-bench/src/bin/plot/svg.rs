@@ -62,7 +62,9 @@ impl Svg {
     }
 
     pub(crate) fn dot(&mut self, (x, y): (f64, f64), colour: &str) {
-        self.push(&format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/>"));
+        self.push(&format!(
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/>"
+        ));
     }
 
     pub(crate) fn finish(mut self) -> String {

@@ -25,7 +25,10 @@ pub(crate) fn replaced(document: &str, figures: &[Figure]) -> Result<String> {
 fn machine(figures: &[Figure]) -> String {
     let setting = |name: &str| {
         let value = figures.last().and_then(|figure| figure.settings.get(name));
-        value.map_or_else(|| "?".to_owned(), |value| value.to_string().trim_matches('"').to_owned())
+        value.map_or_else(
+            || "?".to_owned(),
+            |value| value.to_string().trim_matches('"').to_owned(),
+        )
     };
     format!(
         "Measured on {} cores ({}), PostgreSQL {}, PGMQ {}, `fsync` {}, `synchronous_commit` {}, ezq {}.",
@@ -48,7 +51,15 @@ fn table(figures: &[&Figure]) -> String {
          |---|---|---|---|---|---|---|---|---|---|\n",
     );
     for figure in figures {
-        let Figure { case, unit, ezq, min, max, repetitions, .. } = figure;
+        let Figure {
+            case,
+            unit,
+            ezq,
+            min,
+            max,
+            repetitions,
+            ..
+        } = figure;
         let or_none = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), shown);
         let target = match (figure.at_least, figure.at_most) {
             (Some(least), _) => format!("at least {}", shown(least)),
@@ -82,8 +93,17 @@ fn growth(figures: &[&Figure]) -> String {
         "| case | of what | how many | ezq | least to most | unit |\n|---|---|---|---|---|---|\n",
     );
     for figure in figures {
-        let Some((name, value)) = figure.point() else { continue };
-        let Figure { case, unit, ezq, min, max, .. } = figure;
+        let Some((name, value)) = figure.point() else {
+            continue;
+        };
+        let Figure {
+            case,
+            unit,
+            ezq,
+            min,
+            max,
+            ..
+        } = figure;
         text += &format!(
             "| `{case}` | {name} | {} | {} | {} to {} | {unit} |\n",
             shown(value),

@@ -23,7 +23,10 @@ impl Play<'_> {
             (Some(age), Some(wanted)) => age.abs_diff(wanted) < HALF_HOUR / 2,
             (age, wanted) => age.is_none() && wanted.is_none(),
         };
-        check!(right, "the oldest has been due for {wanted:?}, the engine says {age:?}");
+        check!(
+            right,
+            "the oldest has been due for {wanted:?}, the engine says {age:?}"
+        );
         self.look_at_letters(queue).await?;
         Ok(true)
     }
@@ -32,9 +35,17 @@ impl Play<'_> {
         let (name, mut seen) = (self.queue(queue), Vec::<DeadLetter>::new());
         loop {
             let after = seen.last().map(|letter| letter.id.clone());
-            let page = self.stage.dead_letters()?.list(&name, after.as_ref(), PAGE).await?;
+            let page = self
+                .stage
+                .dead_letters()?
+                .list(&name, after.as_ref(), PAGE)
+                .await?;
             let full = page.len() == PAGE;
-            check!(page.len() <= PAGE, "{} letters on a page of {PAGE}", page.len());
+            check!(
+                page.len() <= PAGE,
+                "{} letters on a page of {PAGE}",
+                page.len()
+            );
             seen.extend(page);
             let more = self.reference.letters(queue).count() > seen.len();
             if !(full && more) {
@@ -44,23 +55,53 @@ impl Play<'_> {
         let numbers: Vec<i64> = seen.iter().map(|letter| number_in(&letter.body)).collect();
         let mut sorted = numbers.clone();
         sorted.sort_unstable();
-        let mut wanted: Vec<i64> =
-            self.reference.letters(queue).map(|l| l.message.number).collect();
+        let mut wanted: Vec<i64> = self
+            .reference
+            .letters(queue)
+            .map(|l| l.message.number)
+            .collect();
         wanted.sort_unstable();
         check_eq!(sorted, wanted, "dead letters");
         let mut last = (0, 0);
         for (letter, number) in seen.into_iter().zip(numbers) {
-            let wanted = self.reference.letters(queue).find(|l| l.message.number == number);
-            let Some(wanted) = wanted.cloned() else { continue };
+            let wanted = self
+                .reference
+                .letters(queue)
+                .find(|l| l.message.number == number);
+            let Some(wanted) = wanted.cloned() else {
+                continue;
+            };
             // Those that one call buried may stand in any order.
-            check!(last <= wanted.died.moment(), "dead letters out of order at message {number}");
+            check!(
+                last <= wanted.died.moment(),
+                "dead letters out of order at message {number}"
+            );
             last = wanted.died.moment();
-            check_eq!(letter.original_id, wanted.message.id, "the id that dead {number} had");
-            check_eq!(letter.reason, Some(wanted.reason), "the reason of dead {number}");
+            check_eq!(
+                letter.original_id,
+                wanted.message.id,
+                "the id that dead {number} had"
+            );
+            check_eq!(
+                letter.reason,
+                Some(wanted.reason),
+                "the reason of dead {number}"
+            );
             let (had_died, headers) = apart(&letter.headers);
-            check_eq!(had_died, wanted.message.had_died, "what dead {number} had died of before");
-            check_eq!(headers, wanted.message.headers(), "headers of dead {number}");
-            check!(self.is_about(letter.died_at, wanted.died), "when {number} died");
+            check_eq!(
+                had_died,
+                wanted.message.had_died,
+                "what dead {number} had died of before"
+            );
+            check_eq!(
+                headers,
+                wanted.message.headers(),
+                "headers of dead {number}"
+            );
+            check!(
+                self.is_about(letter.died_at, wanted.died),
+                "when {number} died"
+            );
             let stored = self.is_about(letter.enqueued_at, wanted.message.stored);
             check!(stored, "when dead {number} was stored");
             if wanted.id.is_none() {
@@ -73,7 +114,10 @@ impl Play<'_> {
 
     fn pick_letters(&self, queue: usize, picks: &[Pick]) -> Vec<MessageId> {
         let mut ids: Vec<MessageId> = Vec::new();
-        for id in picks.iter().filter_map(|pick| picked(&self.letter_ids[queue], *pick)) {
+        for id in picks
+            .iter()
+            .filter_map(|pick| picked(&self.letter_ids[queue], *pick))
+        {
             if !ids.contains(id) {
                 ids.push(id.clone());
             }

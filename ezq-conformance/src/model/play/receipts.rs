@@ -19,10 +19,14 @@ impl Play<'_> {
             Whose::Zombie => self.abandoned.clone(),
             Whose::Worker(worker) => {
                 let hand = self.hands[worker].iter().copied();
-                hand.filter(|receipt| self.receipts[*receipt].0 == queue).collect()
+                hand.filter(|receipt| self.receipts[*receipt].0 == queue)
+                    .collect()
             }
         };
-        picks.iter().filter_map(|pick| picked(&held, *pick).copied()).collect()
+        picks
+            .iter()
+            .filter_map(|pick| picked(&held, *pick).copied())
+            .collect()
     }
 
     pub(super) async fn settle(
@@ -40,11 +44,17 @@ impl Play<'_> {
             settlements.push((self.receipts[*receipt].1.clone(), settle));
             wanted.push(self.expect(queue, *receipt, settlement, numbers));
         }
-        let outcomes = self.client(by).settle(&self.queue(queue), settlements).await?;
+        let outcomes = self
+            .client(by)
+            .settle(&self.queue(queue), settlements)
+            .await?;
         check_eq!(outcomes.len(), wanted.len(), "outcomes of one settle");
         for ((outcome, wanted), receipt) in outcomes.into_iter().zip(wanted).zip(&picked) {
             let seen = self.ending(&outcome, *receipt);
-            check!(seen == Some(wanted), "expected {wanted:?}, the engine answers {outcome:?}");
+            check!(
+                seen == Some(wanted),
+                "expected {wanted:?}, the engine answers {outcome:?}"
+            );
             if wanted != Ending::Failed {
                 self.abandon(by, *receipt);
             }
@@ -60,11 +70,21 @@ impl Play<'_> {
     fn settlement(&mut self, settlement: &Settlement) -> Settle {
         let progress = self.progress(settlement);
         let targets = settlement.outgoing.iter();
-        let outgoing = targets.map(|queue| self.outgoing(*queue, When::Now)).collect();
+        let outgoing = targets
+            .map(|queue| self.outgoing(*queue, When::Now))
+            .collect();
         match settlement.how {
             How::Ack => Settle::Ack { outgoing },
-            How::Retry { hours } => Settle::Retry { after: span(2 * hours), progress, outgoing },
-            How::Bury => Settle::DeadLetter { reason: self.reason(), progress, outgoing },
+            How::Retry { hours } => Settle::Retry {
+                after: span(2 * hours),
+                progress,
+                outgoing,
+            },
+            How::Bury => Settle::DeadLetter {
+                reason: self.reason(),
+                progress,
+                outgoing,
+            },
             How::Release => Settle::Release,
         }
     }
@@ -82,11 +102,14 @@ impl Play<'_> {
         if impossible && self.reference.holds(queue, receipt) {
             return Ending::Failed;
         }
-        let ending = self.reference.settle(queue, receipt, settlement.how, &progress, reason);
+        let ending = self
+            .reference
+            .settle(queue, receipt, settlement.how, &progress, reason);
         if ending == Ending::Done {
             for (index, (target, number)) in settlement.outgoing.iter().zip(first..).enumerate() {
                 let due = self.reference.due(When::Now, Some((receipt, index)));
-                self.reference.publish(*target, number, None, due, Progress::default());
+                self.reference
+                    .publish(*target, number, None, due, Progress::default());
                 self.count("published with a settlement");
             }
         }
@@ -97,7 +120,10 @@ impl Play<'_> {
         match outcome {
             SettleOutcome::Done => Some(Ending::Done),
             SettleOutcome::LeaseLost => Some(Ending::LeaseLost),
-            SettleOutcome::Failed { receipt: back, error } => {
+            SettleOutcome::Failed {
+                receipt: back,
+                error,
+            } => {
                 let right =
                     *back == self.receipts[receipt].1 && error.kind() == ErrorKind::QueueMissing;
                 right.then_some(Ending::Failed)
@@ -116,16 +142,31 @@ impl Play<'_> {
 
     fn progress(&self, settlement: &Settlement) -> Progress {
         let attempts = u32::try_from(self.reference.step()).unwrap_or(0);
-        let mark = |state| HandlerMark { state, reason: None, attempts, due: None, errors: vec![] };
+        let mark = |state| HandlerMark {
+            state,
+            reason: None,
+            attempts,
+            due: None,
+            errors: vec![],
+        };
         let marks = settlement.marks.iter();
-        let marks = marks
-            .map(|(n, state)| (HandlerName::from(format!("model::h{n}").as_str()), mark(*state)));
+        let marks = marks.map(|(n, state)| {
+            (
+                HandlerName::from(format!("model::h{n}").as_str()),
+                mark(*state),
+            )
+        });
         Progress(marks.collect::<BTreeMap<_, _>>())
     }
 
     fn reason(&self) -> Reason {
         let error = format!("given up in step {}", self.reference.step());
-        Reason { kind: ReasonKind::Fatal, handler: None, error, attempts: 1 }
+        Reason {
+            kind: ReasonKind::Fatal,
+            handler: None,
+            error,
+            attempts: 1,
+        }
     }
 
     pub(super) async fn extend(
@@ -136,10 +177,15 @@ impl Play<'_> {
         hours: i64,
     ) -> Result<bool> {
         let picked = self.pick_receipts(queue, by, picks);
-        let receipts = picked.iter().map(|receipt| self.receipts[*receipt].1.clone());
+        let receipts = picked
+            .iter()
+            .map(|receipt| self.receipts[*receipt].1.clone());
         let receipts: Vec<Receipt> = receipts.collect();
         let ttl = span(2 * hours);
-        let outcomes = self.client(by).extend(&self.queue(queue), &receipts, ttl).await?;
+        let outcomes = self
+            .client(by)
+            .extend(&self.queue(queue), &receipts, ttl)
+            .await?;
         check_eq!(outcomes.len(), picked.len(), "outcomes of one extend");
         for (seen, receipt) in outcomes.into_iter().zip(&picked) {
             let wanted = if self.reference.extend(queue, *receipt, hours) {

@@ -21,7 +21,10 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new() -> Self {
-        Self { wall: Utc::now().timestamp_micros(), since: Instant::now() }
+        Self {
+            wall: Utc::now().timestamp_micros(),
+            since: Instant::now(),
+        }
     }
 
     pub(super) fn now(&self) -> Micros {

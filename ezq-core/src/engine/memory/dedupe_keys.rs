@@ -26,7 +26,14 @@ impl DedupeKeys {
     /// Takes a key that nobody holds.
     pub(super) fn take(&mut self, dedupe: &Dedupe, message_id: MessageId, now: Micros) {
         let (key, event_id) = (dedupe.key().to_owned(), dedupe.event_id().to_owned());
-        self.ends.insert((clock::after(now, dedupe.window()), key.clone()));
-        self.taken.insert(key, Original { message_id, event_id });
+        self.ends
+            .insert((clock::after(now, dedupe.window()), key.clone()));
+        self.taken.insert(
+            key,
+            Original {
+                message_id,
+                event_id,
+            },
+        );
     }
 }

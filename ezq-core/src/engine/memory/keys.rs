@@ -17,11 +17,17 @@ struct Group {
 
 impl Keys {
     pub(super) fn insert(&mut self, key: &str, id: i64) {
-        self.groups.entry(key.to_owned()).or_default().ids.insert(id);
+        self.groups
+            .entry(key.to_owned())
+            .or_default()
+            .ids
+            .insert(id);
     }
 
     pub(super) fn remove(&mut self, key: &str, id: i64) {
-        let Some(group) = self.groups.get_mut(key) else { return };
+        let Some(group) = self.groups.get_mut(key) else {
+            return;
+        };
         group.ids.remove(&id);
         group.open.remove(&id);
         if group.ids.is_empty() {
@@ -30,7 +36,9 @@ impl Keys {
     }
 
     pub(super) fn set_open(&mut self, key: &str, id: i64, open: bool) {
-        let Some(group) = self.groups.get_mut(key) else { return };
+        let Some(group) = self.groups.get_mut(key) else {
+            return;
+        };
         if open {
             group.open.insert(id);
         } else {
@@ -49,12 +57,20 @@ impl Keys {
 
     /// The message that follows another of its key.
     pub(super) fn next(&self, key: &str, id: i64) -> Option<i64> {
-        self.groups.get(key)?.ids.range(id.saturating_add(1)..).next().copied()
+        self.groups
+            .get(key)?
+            .ids
+            .range(id.saturating_add(1)..)
+            .next()
+            .copied()
     }
 
     /// The messages of a key that were handed out and not settled.
     pub(super) fn open(&self, key: &str) -> impl Iterator<Item = i64> + '_ {
-        self.groups.get(key).into_iter().flat_map(|group| group.open.iter().copied())
+        self.groups
+            .get(key)
+            .into_iter()
+            .flat_map(|group| group.open.iter().copied())
     }
 
     /// Every key with its first message, and how many stand behind that.

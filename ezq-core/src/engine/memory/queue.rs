@@ -73,23 +73,39 @@ impl Queue {
         if let Some(key) = headers.key() {
             self.keys.insert(&key, self.last_id);
         }
-        let stored = Stored { body, headers, enqueued_at, due, deliveries: 0, open: false };
+        let stored = Stored {
+            body,
+            headers,
+            enqueued_at,
+            due,
+            deliveries: 0,
+            open: false,
+        };
         self.messages.insert(self.last_id, stored);
         self.order.insert((due, self.last_id));
         MessageId::Number(self.last_id)
     }
 
     pub(super) fn lease(&mut self, request: &LeaseRequest, now: Micros) -> Leased {
-        let limit = request.before.as_ref().map_or((Micros::MAX, i64::MAX), in_order);
-        let first = request.after.as_ref().map_or((Micros::MIN, i64::MIN), |after| {
-            let (due, id) = in_order(after);
-            (due, id.saturating_add(1))
-        });
+        let limit = request
+            .before
+            .as_ref()
+            .map_or((Micros::MAX, i64::MAX), in_order);
+        let first = request
+            .after
+            .as_ref()
+            .map_or((Micros::MIN, i64::MIN), |after| {
+                let (due, id) = in_order(after);
+                (due, id.saturating_add(1))
+            });
         let ready = limit.min((now.saturating_add(1), i64::MIN));
         let places = self.claimable(first, ready, request.max, now);
         let next_due = if places.is_empty() {
             let later = first.max(ready).min(limit);
-            let next = self.order.range(later..limit).find(|(_, id)| self.unblocks(*id));
+            let next = self
+                .order
+                .range(later..limit)
+                .find(|(_, id)| self.unblocks(*id));
             next.map(|(due, _)| clock::between(now, *due))
         } else {
             None
@@ -167,7 +183,10 @@ impl Queue {
 
     /// When the last lease on a message of a key ends, if there is one.
     fn leased(&self, key: &str, now: Micros) -> Option<Micros> {
-        let dues = self.keys.open(key).filter_map(|id| Some(self.messages.get(&id)?.due));
+        let dues = self
+            .keys
+            .open(key)
+            .filter_map(|id| Some(self.messages.get(&id)?.due));
         dues.filter(|due| *due > now).max()
     }
 
@@ -196,7 +215,9 @@ impl Queue {
 
     /// Notes whether a message is handed out and not settled.
     fn set_open(&mut self, id: i64, open: bool) {
-        let Some(stored) = self.messages.get_mut(&id) else { return };
+        let Some(stored) = self.messages.get_mut(&id) else {
+            return;
+        };
         stored.open = open;
         if let Some(key) = stored.headers.key() {
             self.keys.set_open(&key, id, open);
@@ -284,7 +305,10 @@ impl Queue {
     pub(super) fn dead(&self, after: Option<&MessageId>, limit: usize) -> Vec<DeadLetter> {
         let first = after.and_then(MessageId::as_number).unwrap_or(0);
         let letters = self.dead.range(first.saturating_add(1)..);
-        letters.take(limit).map(|(_, letter)| shown(letter)).collect()
+        letters
+            .take(limit)
+            .map(|(_, letter)| shown(letter))
+            .collect()
     }
 
     pub(super) fn dead_letter(&self, id: &MessageId) -> Option<DeadLetter> {
@@ -301,7 +325,8 @@ impl Queue {
     }
 
     pub(super) fn discard(&mut self, id: &MessageId) -> bool {
-        id.as_number().is_some_and(|id| self.dead.remove(&id).is_some())
+        id.as_number()
+            .is_some_and(|id| self.dead.remove(&id).is_some())
     }
 
     pub(super) fn cancel(&mut self, id: &MessageId) -> bool {
@@ -372,7 +397,10 @@ fn lease_end(ttl: Duration, now: Micros) -> Micros {
 
 /// A place as `order` has it.
 fn in_order(position: &Position) -> (Micros, i64) {
-    (clock::to_micros(position.due), position.message_id.as_number().unwrap_or(i64::MIN))
+    (
+        clock::to_micros(position.due),
+        position.message_id.as_number().unwrap_or(i64::MIN),
+    )
 }
 
 fn count(n: usize) -> u64 {
@@ -383,7 +411,10 @@ fn count(n: usize) -> u64 {
 fn shown(letter: &DeadLetter) -> DeadLetter {
     let mut entries = letter.headers.as_object().clone();
     entries.remove(DEAD);
-    DeadLetter { headers: Headers::from_value(entries.into()), ..letter.clone() }
+    DeadLetter {
+        headers: Headers::from_value(entries.into()),
+        ..letter.clone()
+    }
 }
 
 /// The headers of a dead letter that starts anew: only what is done stays done, and what it had died

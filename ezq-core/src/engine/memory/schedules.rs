@@ -15,13 +15,18 @@ impl ScheduleStore for MemoryEngine {
         let mut store = self.store();
         let now = self.now();
         for (name, definition) in mine {
-            if let Some(row) =
-                store.schedules.get_mut(*name).filter(|r| r.definition == *definition)
+            if let Some(row) = store
+                .schedules
+                .get_mut(*name)
+                .filter(|r| r.definition == *definition)
             {
                 row.seen_at = now;
             }
         }
-        Ok(KeptSchedules { now, rows: store.schedules.values().cloned().collect() })
+        Ok(KeptSchedules {
+            now,
+            rows: store.schedules.values().cloned().collect(),
+        })
     }
 
     async fn register(&self, new: Registration<'_>, instead_of: Option<&str>) -> Result<bool> {
@@ -48,7 +53,11 @@ impl ScheduleStore for MemoryEngine {
     async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
         let mut store = self.store();
         let (now, micros) = (self.now(), self.shared.clock.now());
-        let Firing { name, tick, message } = firing;
+        let Firing {
+            name,
+            tick,
+            message,
+        } = firing;
         let fits = |row: &&ScheduleRow| {
             tick.is_none_or(|tick| {
                 row.paused_at.is_none()
@@ -61,7 +70,9 @@ impl ScheduleStore for MemoryEngine {
             return Ok(Fired::NotDue);
         };
         let fires = message.is_some();
-        let id = message.map(|message| publish(&mut store, message, micros)).transpose()?;
+        let id = message
+            .map(|message| publish(&mut store, message, micros))
+            .transpose()?;
         if let Some(tick) = tick {
             row.next_at = tick.to;
             row.seen_at = now;
@@ -75,7 +86,9 @@ impl ScheduleStore for MemoryEngine {
     async fn pause(&self, name: &str, pause: bool) -> Result<bool> {
         let mut store = self.store();
         let now = self.now();
-        let Some(row) = store.schedules.get_mut(name) else { return Ok(false) };
+        let Some(row) = store.schedules.get_mut(name) else {
+            return Ok(false);
+        };
         match (pause, row.paused_at) {
             (true, None) => row.paused_at = Some(now),
             (false, Some(_)) => (row.paused_at, row.resumed_at) = (None, Some(now)),
@@ -97,8 +110,9 @@ fn publish(
     match store.publish(message, now) {
         PublishOutcome::Stored(id) => Ok(id),
         PublishOutcome::Failed(error) => Err(error),
-        PublishOutcome::Duplicate(_) => {
-            Err(Error::new(ErrorKind::Engine, "a schedule's event has no dedupe key"))
-        }
+        PublishOutcome::Duplicate(_) => Err(Error::new(
+            ErrorKind::Engine,
+            "a schedule's event has no dedupe key",
+        )),
     }
 }

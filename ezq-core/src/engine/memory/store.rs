@@ -45,7 +45,8 @@ impl Store {
     pub(super) fn ensure_queue(&mut self, queue: &QueueName) {
         if !self.queues.contains_key(queue) {
             self.generations += 1;
-            self.queues.insert(queue.clone(), Queue::new(self.generations));
+            self.queues
+                .insert(queue.clone(), Queue::new(self.generations));
         }
     }
 
@@ -119,7 +120,9 @@ impl Store {
             | Settle::DeadLetter { outgoing, .. } => outgoing.as_slice(),
             Settle::Release => &[],
         };
-        outgoing.iter().try_for_each(|message| self.admit(message))?;
+        outgoing
+            .iter()
+            .try_for_each(|message| self.admit(message))?;
 
         let retention = self.retention(name);
         let queue = self.queue(name)?;
@@ -128,12 +131,20 @@ impl Store {
                 queue.acknowledge(id, name, retention, now);
                 outgoing
             }
-            Settle::Retry { after, progress, outgoing } => {
+            Settle::Retry {
+                after,
+                progress,
+                outgoing,
+            } => {
                 queue.give_back(id, clock::after(now, after), &progress, receipt.covers());
                 self.wake(name);
                 outgoing
             }
-            Settle::DeadLetter { reason, progress, outgoing } => {
+            Settle::DeadLetter {
+                reason,
+                progress,
+                outgoing,
+            } => {
                 queue.bury(id, &progress, reason, now);
                 outgoing
             }
@@ -179,12 +190,19 @@ impl Store {
             queue.dedupe.take(dedupe, id.clone(), now);
         }
         self.wake(&message.queue);
-        self.published.push(Published { id: id.clone(), message, at: clock::to_time(now) });
+        self.published.push(Published {
+            id: id.clone(),
+            message,
+            at: clock::to_time(now),
+        });
         Ok(PublishOutcome::Stored(id))
     }
 
     pub(super) fn wakeups(&mut self, queue: &QueueName) -> watch::Receiver<u64> {
-        self.wakeups.entry(queue.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
+        self.wakeups
+            .entry(queue.clone())
+            .or_insert_with(|| watch::Sender::new(0))
+            .subscribe()
     }
 
     /// Also for what falls due later: a waiting consumer sets its timer anew.

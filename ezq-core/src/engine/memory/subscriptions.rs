@@ -19,7 +19,10 @@ pub(super) struct Subscriptions {
 
 impl Subscriptions {
     fn queues(&self, event_type: &str) -> BTreeSet<QueueName> {
-        let matching = self.standing.keys().filter(|(_, pattern, _)| pattern.matches(event_type));
+        let matching = self
+            .standing
+            .keys()
+            .filter(|(_, pattern, _)| pattern.matches(event_type));
         matching.map(|(queue, ..)| queue.clone()).collect()
     }
 }
@@ -79,7 +82,10 @@ impl Broadcasts for MemoryEngine {
         let mut remove = |(queue, pattern): &(QueueName, Pattern)| {
             standing.remove(&(queue.clone(), pattern.clone(), app.to_owned()))
         };
-        Ok(which.iter().map(|one| u64::from(remove(one).is_some())).sum())
+        Ok(which
+            .iter()
+            .map(|one| u64::from(remove(one).is_some()))
+            .sum())
     }
 
     async fn subscriptions(&self) -> Result<Vec<QueueSubscription>> {
@@ -88,7 +94,10 @@ impl Broadcasts for MemoryEngine {
         let tell = |((queue, pattern, app), since): (&(QueueName, Pattern, String), &Micros)| {
             let queue_exists = store.queue(queue).is_ok();
             let told = QueueSubscription::new(app, queue, pattern, clock::to_time(*since));
-            QueueSubscription { queue_exists, ..told }
+            QueueSubscription {
+                queue_exists,
+                ..told
+            }
         };
         Ok(standing.iter().map(tell).collect())
     }
@@ -103,23 +112,41 @@ impl Broadcasts for MemoryEngine {
     }
 
     async fn record(&self, parties: &[EventParty]) -> Result<()> {
-        self.store().subscriptions.parties.extend(parties.iter().cloned());
+        self.store()
+            .subscriptions
+            .parties
+            .extend(parties.iter().cloned());
         Ok(())
     }
 
     async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
         let store = self.store();
         let of_type = |party: &&EventParty| party.event_type == event_type;
-        Ok(store.subscriptions.parties.iter().filter(of_type).cloned().collect())
+        Ok(store
+            .subscriptions
+            .parties
+            .iter()
+            .filter(of_type)
+            .cloned()
+            .collect())
     }
     async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
         let store = self.store();
         let of_app = |party: &&EventParty| party.app == app;
-        Ok(store.subscriptions.parties.iter().filter(of_app).cloned().collect())
+        Ok(store
+            .subscriptions
+            .parties
+            .iter()
+            .filter(of_app)
+            .cloned()
+            .collect())
     }
 
     async fn forget(&self, parties: &[EventParty]) -> Result<u64> {
         let known = &mut self.store().subscriptions.parties;
-        Ok(parties.iter().map(|party| u64::from(known.remove(party))).sum())
+        Ok(parties
+            .iter()
+            .map(|party| u64::from(known.remove(party)))
+            .sum())
     }
 }

@@ -16,17 +16,32 @@ async fn engine() -> (MemoryEngine, QueueName) {
 
 fn message(queue: &QueueName, body: &str, due: Due) -> Outgoing {
     let (queue, body, headers) = (queue.clone(), body.to_owned(), Headers::new());
-    Outgoing { queue, body, headers, due, dedupe: None }
+    Outgoing {
+        queue,
+        body,
+        headers,
+        due,
+        dedupe: None,
+    }
 }
 
 async fn publish(engine: &MemoryEngine, queue: &QueueName, due: Due) {
     let outcomes = engine.publish(vec![message(queue, "{}", due)]).await;
-    assert!(matches!(outcomes.unwrap().as_slice(), [PublishOutcome::Stored(_)]));
+    assert!(matches!(
+        outcomes.unwrap().as_slice(),
+        [PublishOutcome::Stored(_)]
+    ));
 }
 
 async fn lease(engine: &MemoryEngine, queue: &QueueName, ttl: Duration) -> Leased {
-    let request =
-        LeaseRequest { queue: queue.clone(), max: 100, ttl, keys: 100, before: None, after: None };
+    let request = LeaseRequest {
+        queue: queue.clone(),
+        max: 100,
+        ttl,
+        keys: 100,
+        before: None,
+        after: None,
+    };
     engine.lease(request).await.unwrap()
 }
 
@@ -70,7 +85,10 @@ async fn a_lease_ends_to_the_millisecond() {
 async fn a_batch_is_readable_at_once_and_in_order_while_the_clock_stands() {
     let (engine, queue) = engine().await;
     let bodies: Vec<_> = (0..50).map(|n| n.to_string()).collect();
-    let batch = bodies.iter().map(|body| message(&queue, body, Due::Now)).collect();
+    let batch = bodies
+        .iter()
+        .map(|body| message(&queue, body, Due::Now))
+        .collect();
     engine.publish(batch).await.unwrap();
     let leased = lease(&engine, &queue, MINUTE).await;
     let read: Vec<_> = leased.deliveries.iter().map(|d| d.body.clone()).collect();
@@ -81,12 +99,21 @@ async fn a_batch_is_readable_at_once_and_in_order_while_the_clock_stands() {
 async fn an_archive_keeps_as_long_as_is_said_and_no_longer() {
     let (engine, queue) = engine().await;
     let id = |n: i64| format!("orders:{n}");
-    engine.set_retention(&queue, Retention::archive_for(MINUTE)).unwrap();
+    engine
+        .set_retention(&queue, Retention::archive_for(MINUTE))
+        .unwrap();
     for n in 1..3 {
         let body = format!("{{\"_type\": \"Paid\", \"n\": {n}}}");
-        engine.publish(vec![message(&queue, &body, Due::Now)]).await.unwrap();
-        let receipt = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
-        let ack = Settle::Ack { outgoing: Vec::new() };
+        engine
+            .publish(vec![message(&queue, &body, Due::Now)])
+            .await
+            .unwrap();
+        let receipt = lease(&engine, &queue, MINUTE).await.deliveries[0]
+            .receipt
+            .clone();
+        let ack = Settle::Ack {
+            outgoing: Vec::new(),
+        };
         engine.settle(&queue, vec![(receipt, ack)]).await.unwrap();
         tokio::time::advance(MINUTE / 2).await;
     }
@@ -100,10 +127,18 @@ async fn an_archive_keeps_as_long_as_is_said_and_no_longer() {
 async fn records_what_was_published_by_settlements_too() {
     let (engine, queue) = engine().await;
     publish(&engine, &queue, Due::Now).await;
-    let receipt = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
-    let ack = Settle::Ack { outgoing: vec![message(&queue, "2", Due::Now)] };
+    let receipt = lease(&engine, &queue, MINUTE).await.deliveries[0]
+        .receipt
+        .clone();
+    let ack = Settle::Ack {
+        outgoing: vec![message(&queue, "2", Due::Now)],
+    };
     engine.settle(&queue, vec![(receipt, ack)]).await.unwrap();
-    let bodies: Vec<_> = engine.published(&queue).into_iter().map(|p| p.message.body).collect();
+    let bodies: Vec<_> = engine
+        .published(&queue)
+        .into_iter()
+        .map(|p| p.message.body)
+        .collect();
     assert_eq!(bodies, ["{}", "2"]);
     assert_eq!(engine.all_published().len(), 2);
     engine.forget_published();
@@ -115,17 +150,24 @@ async fn records_what_was_published_by_settlements_too() {
 async fn a_receipt_of_a_dropped_queue_is_void_in_the_next_one_of_its_name() {
     let (engine, queue) = engine().await;
     publish(&engine, &queue, Due::Now).await;
-    let stale = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
+    let stale = lease(&engine, &queue, MINUTE).await.deliveries[0]
+        .receipt
+        .clone();
     assert!(engine.remove_queue(&queue));
     let gone = engine.stats(&queue).await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::QueueMissing);
 
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, Due::Now).await;
-    let fresh = lease(&engine, &queue, MINUTE).await.deliveries[0].receipt.clone();
+    let fresh = lease(&engine, &queue, MINUTE).await.deliveries[0]
+        .receipt
+        .clone();
     assert_eq!(stale.message_id(), fresh.message_id());
-    let retry =
-        Settle::Retry { after: MINUTE, progress: Progress::default(), outgoing: Vec::new() };
+    let retry = Settle::Retry {
+        after: MINUTE,
+        progress: Progress::default(),
+        outgoing: Vec::new(),
+    };
     let outcomes = engine.settle(&queue, vec![(stale, retry)]).await.unwrap();
     assert!(matches!(outcomes.as_slice(), [SettleOutcome::LeaseLost]));
 }
@@ -147,8 +189,11 @@ async fn refuses_a_body_over_its_limit_and_stores_the_rest() {
     engine.ensure_queue(&queue).await.unwrap();
     let batch = ["123", "1234", "1"].map(|body| message(&queue, body, Due::Now));
     let outcomes = engine.publish(batch.to_vec()).await.unwrap();
-    let [PublishOutcome::Stored(_), PublishOutcome::Failed(error), PublishOutcome::Stored(_)] =
-        outcomes.as_slice()
+    let [
+        PublishOutcome::Stored(_),
+        PublishOutcome::Failed(error),
+        PublishOutcome::Stored(_),
+    ] = outcomes.as_slice()
     else {
         panic!("{outcomes:?}");
     };
@@ -161,7 +206,10 @@ async fn a_dropped_queue_takes_its_keys_along_and_an_ended_one_is_forgotten() {
     let (engine, queue) = engine().await;
     let keyed = |key: &str| {
         let dedupe = Dedupe::new(key, MINUTE, "1").unwrap();
-        vec![Outgoing { dedupe: Some(dedupe), ..message(&queue, "{}", Due::Now) }]
+        vec![Outgoing {
+            dedupe: Some(dedupe),
+            ..message(&queue, "{}", Due::Now)
+        }]
     };
     let stored = async |key: &str| {
         let outcomes = engine.publish(keyed(key)).await.unwrap();
@@ -174,5 +222,8 @@ async fn a_dropped_queue_takes_its_keys_along_and_an_ended_one_is_forgotten() {
     tokio::time::advance(MINUTE).await;
     assert!(stored("b").await);
     let store = format!("{:?}", engine.store().queue(&queue).unwrap().dedupe);
-    assert!(store.contains("\"b\"") && !store.contains("\"a\""), "{store}");
+    assert!(
+        store.contains("\"b\"") && !store.contains("\"a\""),
+        "{store}"
+    );
 }
