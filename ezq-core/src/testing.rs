@@ -6,10 +6,10 @@
 
 use std::ops::Deref;
 
-use crate::codec::Origin;
-use crate::codecs::Codecs;
-use crate::engine::memory::{MemoryEngine, Published};
+use crate::codec::codecs::Codecs;
+use crate::codec::wire::Origin;
 use crate::event::means;
+use crate::memory::{MemoryEngine, Published};
 use crate::{App, AppBuilder, Config, Error, ErrorKind, Event, QueueName, Report, Result};
 
 /// An application on an engine in memory, without the handlers found at link time and without the

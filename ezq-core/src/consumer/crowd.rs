@@ -22,8 +22,8 @@ use tokio::time::Instant;
 
 use super::run::{Item, Run};
 use crate::clock::later;
+use crate::dispatch::limits::Limited;
 use crate::engine::{Position, Receipt};
-use crate::limits::Limited;
 
 /// For how long a handler may have enough before the consumer looks past its events; and how long
 /// after a walk began the next one does at the earliest.

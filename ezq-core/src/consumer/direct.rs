@@ -13,15 +13,15 @@ use tracing::debug;
 
 use super::intake;
 use super::shutdown::ANSWER;
-use crate::batch_attempt::{self, Member};
-use crate::batcher::Means;
-use crate::context::Lease;
+use crate::app::inner::Inner;
+use crate::dispatch::batch_attempt::{self, Member};
+use crate::dispatch::batcher::Means;
+use crate::dispatch::slots::Slots;
 use crate::engine::Delivery;
 use crate::event::is_control;
-use crate::inner::Inner;
+use crate::handler::context::Lease;
 use crate::logging::warn;
-use crate::slots::Slots;
-use crate::transaction::Transaction;
+use crate::publish::transaction::Transaction;
 use crate::{Progress, QueueName, error_chain, headers};
 
 /// A run on the fastest path.

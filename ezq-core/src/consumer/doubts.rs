@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::app::inner::Inner;
+use crate::dispatch::registry::{read_from, types};
 use crate::event::is_control;
-use crate::inner::Inner;
 use crate::logging::warn;
-use crate::registry::{read_from, types};
 use crate::{Handler, QueueName};
 
 /// Warns of what keeps the consumer of a queue from handling anything.

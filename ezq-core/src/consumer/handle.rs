@@ -8,8 +8,8 @@ use tokio::task::JoinHandle;
 use super::Stops;
 use super::observed::{ConsumerState, Observed};
 use super::report::{Counts, Report};
-use crate::health::ConsumerHealth;
-use crate::inner::Inner;
+use crate::app::inner::Inner;
+use crate::observe::health::ConsumerHealth;
 use crate::{Error, ErrorKind, Result};
 
 /// A consumer that runs in the background.

@@ -8,16 +8,16 @@ use tracing::{Span, info};
 use super::lanes::Entered;
 use super::report::Tally;
 use super::run::{Item, Phase, Run};
-use crate::attempt::bounded;
 use crate::clock::EngineClock;
-use crate::codec::Origin;
-use crate::codecs::Codecs;
-use crate::context::{Lease, Received};
-use crate::dispatcher::{Work, log_dead_letter};
+use crate::codec::codecs::Codecs;
+use crate::codec::wire::Origin;
+use crate::dispatch::attempt::bounded;
+use crate::dispatch::dispatcher::{Work, log_dead_letter};
+use crate::dispatch::slots::Slots;
 use crate::engine::{Delivery, Receipt};
 use crate::event::{Control, End, Interrupt, is_control};
-use crate::settlement::{Progress, Reason, ReasonKind, Settle};
-use crate::slots::Slots;
+use crate::handler::context::{Lease, Received};
+use crate::message::settlement::{Progress, Reason, ReasonKind, Settle};
 use crate::{Error, QueueName, Result, error_chain};
 
 impl Run {

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
 use super::observed::Observed;
-use crate::context::Lease;
 use crate::engine::{Delivery, Engine, ExtendOutcome, MessageId, Receipt};
+use crate::handler::context::Lease;
 use crate::logging::warn;
 use crate::{Error, ErrorKind, QueueName, Result, error_chain};
 

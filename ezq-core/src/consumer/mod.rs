@@ -44,9 +44,9 @@ pub(crate) use observed::Observed;
 use observed::Watched;
 pub use report::{Counts, Report, StopReason};
 
-use crate::attempt::panic_text;
-use crate::dispatcher::pause;
-use crate::inner::Inner;
+use crate::app::inner::Inner;
+use crate::dispatch::attempt::panic_text;
+use crate::dispatch::dispatcher::pause;
 use crate::logging::error;
 use crate::runtime::check_runtime;
 use crate::{Backoff, Error, ErrorKind, QueueName, Result, error_chain};
@@ -57,7 +57,7 @@ const STEADY: Duration = Duration::from_secs(60);
 /// A consumer of one queue, about to run.
 ///
 /// ```
-/// use ezq_core::{AnyEvent, App, End, Handler, StopReason, engine::memory::MemoryEngine};
+/// use ezq_core::{AnyEvent, App, End, Handler, StopReason, memory::MemoryEngine};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> ezq_core::Result<()> {

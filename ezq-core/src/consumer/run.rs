@@ -30,15 +30,15 @@ use super::stops::Listener;
 use super::task::send;
 use super::waits::{at, changed};
 use super::window::Window;
+use crate::app::inner::Inner;
 use crate::clock::later;
-use crate::context::Lease;
-use crate::dispatcher::Work;
+use crate::dispatch::dispatcher::Work;
+use crate::dispatch::slots::Slots;
 use crate::engine::{Engine, Position, Receipt};
 use crate::event::Control;
-use crate::inner::Inner;
+use crate::handler::context::Lease;
 use crate::logging::warn;
-use crate::settlement::Settle;
-use crate::slots::Slots;
+use crate::message::settlement::Settle;
 use crate::{Error, ErrorKind, Pattern, QueueName, Result};
 
 /// How long to go on settling once the consumer has stopped: no longer than the leases, and no longer

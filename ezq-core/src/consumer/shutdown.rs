@@ -12,12 +12,12 @@ use super::report::{StopReason, Tally};
 use super::run::{Item, Phase, Run};
 use super::stops::{Asked, Listener};
 use super::waits::at;
-use crate::dispatcher::Work;
+use crate::app::inner::Inner;
+use crate::dispatch::dispatcher::Work;
 use crate::error_chain;
 use crate::event::{Control, End};
-use crate::inner::Inner;
 use crate::logging::{error, warn};
-use crate::settlement::{Progress, Settle};
+use crate::message::settlement::{Progress, Settle};
 
 /// How long an `End` for all consumers stays for those that were too busy to meet it, and how long
 /// one that began later leaves it to them before it looks again.

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::run::Settings;
-use crate::inner::Inner;
+use crate::app::inner::Inner;
 use crate::logging::warn;
 use crate::{Pattern, Result, error_chain};
 

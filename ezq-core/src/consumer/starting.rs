@@ -8,9 +8,9 @@ use super::lanes::Stepped;
 use super::report::Tally;
 use super::run::{Item, Run};
 use super::task::handle;
-use crate::in_place::{self, Begun};
+use crate::dispatch::in_place::{self, Begun};
 use crate::logging::error;
-use crate::settlement::Settle;
+use crate::message::settlement::Settle;
 
 /// How many deliveries are started before the coordinator looks at what else there is.
 const AT_ONCE: usize = 64;

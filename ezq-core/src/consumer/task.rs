@@ -11,14 +11,14 @@ use super::outbox::Outbox;
 use super::report::{Counters, Tally};
 use super::run::Item;
 use super::settle::{Settling, give_up};
-use crate::attempt::bounded;
-use crate::context::Received;
+use crate::app::inner::Inner;
+use crate::dispatch::attempt::bounded;
+use crate::dispatch::slots::Begins;
 use crate::engine::Receipt;
 use crate::error_chain;
-use crate::inner::Inner;
+use crate::handler::context::Received;
 use crate::logging::{error, warn};
-use crate::settlement::Settle;
-use crate::slots::Begins;
+use crate::message::settlement::Settle;
 
 /// Handles one delivery, which begins with the first poll.
 pub(super) async fn handle(

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::{Dedupe, Due, Outgoing, PublishOutcome};
-use crate::headers::Headers;
+use crate::message::headers::Headers;
 use crate::{Pattern, QueueName, Result};
 
 /// An event on its way to every queue that is subscribed to its type.

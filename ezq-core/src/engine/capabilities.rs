@@ -15,7 +15,7 @@ pub struct Capabilities {
     /// Messages are handed out by due time, and `before` and `after` of
     /// [`LeaseRequest`](crate::engine::LeaseRequest) are honoured.
     pub ordered: bool,
-    /// Messages of one ordering key ([`KEY`](crate::headers::KEY)) are handed out one after another;
+    /// Messages of one ordering key ([`KEY`](crate::message::headers::KEY)) are handed out one after another;
     /// see [`Engine::lease`](crate::engine::Engine::lease).
     pub keys: bool,
     /// [`Engine::begin`](crate::engine::Engine::begin) works: handlers may take `Tx`.

@@ -7,7 +7,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::MessageId;
-use crate::headers::Headers;
+use crate::message::headers::Headers;
 use crate::{QueueName, Reason, Result};
 
 /// One dead letter.
@@ -45,8 +45,8 @@ pub struct Death {
 }
 
 impl Death {
-    /// Reads the value of a header: [`DEAD`](crate::headers::DEAD) of a dead letter,
-    /// [`REDRIVEN`](crate::headers::REDRIVEN) of what was redriven.
+    /// Reads the value of a header: [`DEAD`](crate::message::headers::DEAD) of a dead letter,
+    /// [`REDRIVEN`](crate::message::headers::REDRIVEN) of what was redriven.
     #[must_use]
     pub fn read(value: &Value) -> Self {
         let time = |field: &str| value.get(field)?.as_str()?.parse().ok();
@@ -87,7 +87,7 @@ pub trait DeadLetters: Send + Sync {
 
     /// Moves dead letters back to their queue, one step each; handlers that were done stay done,
     /// those that failed start anew. A message keeps the time at which it was first stored, and what
-    /// it had died of goes along ([`REDRIVEN`](crate::headers::REDRIVEN)). Returns the ids that were
+    /// it had died of goes along ([`REDRIVEN`](crate::message::headers::REDRIVEN)). Returns the ids that were
     /// moved.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::dedupe::{Dedupe, Original};
-use crate::headers::Headers;
+use crate::message::headers::Headers;
 use crate::{Error, ErrorKind, Progress, QueueName, Result};
 
 /// The id that an engine gave a stored message.

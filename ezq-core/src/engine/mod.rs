@@ -11,7 +11,7 @@ mod dead_letters;
 mod dedupe;
 mod delivery;
 mod keys;
-pub mod memory;
+
 mod schedules;
 mod unit_of_work;
 
@@ -260,8 +260,8 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Every stored copy of an event, by its id: in a queue, its archive and its dead letters, or in
     /// those of all queues. Takes no lock and changes nothing. Where a codec wrote the body
-    /// ([`CODEC`](crate::headers::CODEC)), id and type are told by the headers
-    /// [`CE_ID`](crate::headers::CE_ID) and [`CE_TYPE`](crate::headers::CE_TYPE).
+    /// ([`CODEC`](crate::message::headers::CODEC)), id and type are told by the headers
+    /// [`CE_ID`](crate::message::headers::CE_ID) and [`CE_TYPE`](crate::message::headers::CE_TYPE).
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] unless the engine can tell; otherwise when the store cannot be

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::engine::{Death, MessageId};
-use crate::headers::{CE_ID, CE_TYPE, CODEC, Headers, REDRIVEN, REPLAY};
+use crate::message::headers::{CE_ID, CE_TYPE, CODEC, Headers, REDRIVEN, REPLAY};
 use crate::{HandlerState, Progress, QueueName, Reason};
 
 pub use request::HistoryRequest;

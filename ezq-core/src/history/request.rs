@@ -4,7 +4,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use super::History;
-use crate::engines::Engines;
+use crate::publish::engines::Engines;
 use crate::{Error, ErrorKind, QueueName, Result};
 
 /// A history about to be asked for; await it.

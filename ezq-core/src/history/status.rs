@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{CopyState, EventCopy, History};
-use crate::settlement::ErrorRecord;
+use crate::message::settlement::ErrorRecord;
 
 /// Where an event stands, in one word. Ordered by how much is amiss or left to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

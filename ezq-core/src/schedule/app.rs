@@ -2,7 +2,7 @@
 
 use super::plan::{Plan, Template};
 use super::{Schedule, Schedules};
-use crate::publisher::Draft;
+use crate::publish::publisher::Draft;
 use crate::{App, AppBuilder, Event, Result};
 
 impl App {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::plan::Planned;
+use crate::app::inner::Inner;
 use crate::engine::{Fired, Firing, ScheduleRow, ScheduleStore};
-use crate::inner::Inner;
-use crate::publisher::{Published, Publisher};
+use crate::publish::publisher::{Published, Publisher};
 use crate::{Error, ErrorKind, Result};
 
 /// The schedules that an application's engine keeps, those of other applications included.

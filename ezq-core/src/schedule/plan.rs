@@ -9,8 +9,8 @@ use tokio::sync::{Notify, Semaphore};
 use super::when::When;
 use super::{Missed, Schedule, Tick};
 use crate::engine::{Outgoing, ScheduleRow, ScheduleStore};
-use crate::publish::PublishOptions;
-use crate::publisher::{Draft, Prepared, Publisher, Services};
+use crate::publish::builder::PublishOptions;
+use crate::publish::publisher::{Draft, Prepared, Publisher, Services};
 use crate::{Error, ErrorKind, QueueName, Result};
 
 /// The longest name of a schedule, in bytes.

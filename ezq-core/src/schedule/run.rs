@@ -13,12 +13,12 @@ use tracing::{debug, info};
 
 use super::Missed;
 use super::plan::Planned;
+use crate::app::inner::Inner;
 use crate::engine::{
     Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
 };
-use crate::inner::Inner;
 use crate::logging::warn;
-use crate::publisher::Publisher;
+use crate::publish::publisher::Publisher;
 use crate::{Error, ErrorKind, Result, error_chain};
 
 /// The longest time between two looks: so late at most a change made elsewhere is noticed.

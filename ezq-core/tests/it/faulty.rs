@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ezq_core::engine::{
     BroadcastMessage, Broadcasts, EventParty, Finished, Fired, Firing, KeptSchedules, LeaseRequest,
-    Leased, QueueSubscription, Registration, ScheduleStore, UnitOfWork, memory::MemoryEngine,
+    Leased, QueueSubscription, Registration, ScheduleStore, UnitOfWork,
 };
 use ezq_core::*;
 use tokio::sync::watch;

@@ -44,7 +44,7 @@ fn app(engine: &MemoryEngine, schedule: Schedule) -> App {
 /// When the ticks of what was published were due.
 pub(crate) fn ticks(engine: &MemoryEngine) -> Vec<DateTime<Utc>> {
     let published = engine.published(&QueueName::default());
-    let time = |published: &engine::memory::Published| {
+    let time = |published: &memory::Published| {
         let body: serde_json::Value = serde_json::from_str(&published.message.body).unwrap();
         body["time"].as_str().unwrap().parse().unwrap()
     };

@@ -1,0 +1,319 @@
+//! The dead letters of one queue: looked at, run again, or let go; by id, by filter, or all.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::sleep;
+
+use crate::codec::wire::plain_type;
+use crate::engine::{DeadLetter, DeadLetters, MessageId};
+use crate::{Error, ErrorKind, HandlerName, QueueName, ReasonKind, Result, headers};
+
+/// How many dead letters one statement reads or moves at most.
+const PAGE: usize = 100;
+
+/// Which dead letters: those that fit all that is said. Says nothing by default: all of them.
+///
+/// ```
+/// use ezq_core::{DeadLetterFilter, ReasonKind};
+///
+/// let out_of_attempts = DeadLetterFilter::all().reason(ReasonKind::MaxAttempts).handler("mail");
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadLetterFilter {
+    handler: Option<HandlerName>,
+    event_type: Option<String>,
+    reason: Option<ReasonKind>,
+    died_after: Option<DateTime<Utc>>,
+    died_before: Option<DateTime<Utc>>,
+}
+
+impl DeadLetterFilter {
+    /// Every dead letter.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Those that this handler gave up.
+    #[must_use]
+    pub fn handler(mut self, name: &str) -> Self {
+        self.handler = Some(HandlerName::from(name));
+        self
+    }
+
+    /// Those of this event type.
+    #[must_use]
+    pub fn event_type(mut self, name: impl Into<String>) -> Self {
+        self.event_type = Some(name.into());
+        self
+    }
+
+    /// Those that died of this.
+    #[must_use]
+    pub fn reason(mut self, kind: ReasonKind) -> Self {
+        self.reason = Some(kind);
+        self
+    }
+
+    /// Those that died at this time or later, on the engine's clock.
+    #[must_use]
+    pub fn died_after(mut self, time: DateTime<Utc>) -> Self {
+        self.died_after = Some(time);
+        self
+    }
+
+    /// Those that died before this time, on the engine's clock.
+    #[must_use]
+    pub fn died_before(mut self, time: DateTime<Utc>) -> Self {
+        self.died_before = Some(time);
+        self
+    }
+
+    fn fits(&self, letter: &DeadLetter) -> bool {
+        let reason = letter.reason.as_ref();
+        let is_type = |name: &String| {
+            let said = letter.headers.text(headers::CE_TYPE);
+            let plain = || plain_type(&letter.body).is_some_and(|found| found == *name);
+            match letter.headers.text(headers::CODEC) {
+                Some(_) => said == Some(name),
+                None => plain() || said == Some(name),
+            }
+        };
+        self.handler
+            .as_ref()
+            .is_none_or(|name| reason.is_some_and(|reason| reason.handler.as_ref() == Some(name)))
+            && self
+                .reason
+                .is_none_or(|kind| reason.is_some_and(|reason| reason.kind == kind))
+            && self.died_after.is_none_or(|time| letter.died_at >= time)
+            && self.died_before.is_none_or(|time| letter.died_at < time)
+            && self.event_type.as_ref().is_none_or(is_type)
+    }
+}
+
+/// Dead letters by id, or by filter.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum DeadLetterSelection {
+    /// These, as far as they are there.
+    Ids(Vec<MessageId>),
+    /// Those that fit.
+    Filter(DeadLetterFilter),
+}
+
+impl From<DeadLetterFilter> for DeadLetterSelection {
+    fn from(filter: DeadLetterFilter) -> Self {
+        Self::Filter(filter)
+    }
+}
+
+impl From<Vec<MessageId>> for DeadLetterSelection {
+    fn from(ids: Vec<MessageId>) -> Self {
+        Self::Ids(ids)
+    }
+}
+
+impl From<&MessageId> for DeadLetterSelection {
+    fn from(id: &MessageId) -> Self {
+        Self::Ids(vec![id.clone()])
+    }
+}
+
+/// The dead letters of one queue.
+#[derive(Clone)]
+pub struct DeadLetterQueue<'a> {
+    store: &'a dyn DeadLetters,
+    queue: QueueName,
+}
+
+impl<'a> DeadLetterQueue<'a> {
+    pub(crate) fn new(store: &'a dyn DeadLetters, queue: &QueueName) -> Self {
+        Self {
+            store,
+            queue: queue.clone(),
+        }
+    }
+
+    /// The oldest that fit, at most `limit`. Those that do not fit are read too, a page at a time.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn list(&self, filter: &DeadLetterFilter, limit: usize) -> Result<Vec<DeadLetter>> {
+        let mut found = Vec::new();
+        self.each(filter, |letter| {
+            found.push(letter);
+            found.len() < limit
+        })
+        .await?;
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn get(&self, id: &MessageId) -> Result<Option<DeadLetter>> {
+        self.store.find(&self.queue, id).await
+    }
+
+    /// Moves them back to their queue, when awaited; the ids of those that were moved. Handlers that
+    /// were done stay done, those that failed start anew.
+    ///
+    /// ```no_run
+    /// # async fn example(app: ezq_core::App) -> ezq_core::Result<()> {
+    /// use ezq_core::{DeadLetterFilter, QueueName};
+    ///
+    /// let letters = app.dead_letters(&QueueName::new("orders")?)?;
+    /// let mail = DeadLetterFilter::all().handler("mail");
+    /// println!("{} would run again", letters.redrive(mail.clone()).dry_run().await?.len());
+    /// letters.redrive(mail).rate(50).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn redrive(&self, which: impl Into<DeadLetterSelection>) -> DeadLetterAction<'a> {
+        self.act(Action::Redrive, which.into())
+    }
+
+    /// Removes them for good, when awaited; the ids of those that were removed.
+    pub fn discard(&self, which: impl Into<DeadLetterSelection>) -> DeadLetterAction<'a> {
+        self.act(Action::Discard, which.into())
+    }
+
+    fn act(&self, action: Action, which: DeadLetterSelection) -> DeadLetterAction<'a> {
+        DeadLetterAction {
+            letters: self.clone(),
+            action,
+            which,
+            rate: None,
+            dry_run: false,
+        }
+    }
+
+    /// Goes through those that fit, oldest first, as long as it is told to go on.
+    async fn each(
+        &self,
+        filter: &DeadLetterFilter,
+        mut visit: impl FnMut(DeadLetter) -> bool,
+    ) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.store.list(&self.queue, after.as_ref(), PAGE).await?;
+            let Some(last) = page.last().map(|letter| letter.id.clone()) else {
+                return Ok(());
+            };
+            for letter in page {
+                if filter.fits(&letter) && !visit(letter) {
+                    return Ok(());
+                }
+            }
+            after = Some(last);
+        }
+    }
+}
+
+impl std::fmt::Debug for DeadLetterQueue<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeadLetterQueue")
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    Redrive,
+    Discard,
+}
+
+/// A redrive or a discard about to be done; await it.
+///
+/// # Errors
+/// When the store cannot be read or written; what was done before stays done.
+///
+/// # Cancel safety
+/// What was done before the future is dropped stays done.
+#[derive(Debug)]
+#[must_use = "nothing is done until this is awaited"]
+pub struct DeadLetterAction<'a> {
+    letters: DeadLetterQueue<'a>,
+    action: Action,
+    which: DeadLetterSelection,
+    rate: Option<u32>,
+    dry_run: bool,
+}
+
+impl<'a> DeadLetterAction<'a> {
+    /// At most so many a second, at least 1. Defaults to no limit.
+    pub fn rate(mut self, per_second: u32) -> Self {
+        self.rate = Some(per_second);
+        self
+    }
+
+    /// Does nothing, and tells which it would be.
+    pub fn dry_run(mut self) -> Self {
+        self.dry_run = true;
+        self
+    }
+
+    async fn run(self) -> Result<Vec<MessageId>> {
+        let DeadLetterQueue { store, queue } = &self.letters;
+        if self.rate == Some(0) {
+            return Err(Error::new(
+                ErrorKind::Configuration,
+                "`rate` must be at least 1 a second",
+            ));
+        }
+        // All that there are now: what dies again meanwhile is not met a second time.
+        let mut ids = Vec::new();
+        match self.which {
+            DeadLetterSelection::Filter(filter) => {
+                let push = |letter: DeadLetter| {
+                    ids.push(letter.id);
+                    true
+                };
+                self.letters.each(&filter, push).await?;
+            }
+            DeadLetterSelection::Ids(asked) => {
+                for id in asked {
+                    if !self.dry_run || store.find(queue, &id).await?.is_some() {
+                        ids.push(id);
+                    }
+                }
+            }
+        }
+        if self.dry_run {
+            return Ok(ids);
+        }
+        let rate = self
+            .rate
+            .map(|rate| usize::try_from(rate).unwrap_or(usize::MAX));
+        let mut done = Vec::new();
+        for (index, chunk) in ids.chunks(rate.unwrap_or(PAGE).min(PAGE)).enumerate() {
+            if let (Some(rate), 1..) = (self.rate, index) {
+                let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+                // Not nothing: that was refused.
+                let pause = Duration::from_secs(1)
+                    .saturating_mul(count)
+                    .checked_div(rate);
+                sleep(pause.unwrap_or_default()).await;
+            }
+            done.extend(match self.action {
+                Action::Redrive => store.redrive(queue, chunk).await?,
+                Action::Discard => store.discard(queue, chunk).await?,
+            });
+        }
+        Ok(done)
+    }
+}
+
+impl<'a> IntoFuture for DeadLetterAction<'a> {
+    type Output = Result<Vec<MessageId>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}

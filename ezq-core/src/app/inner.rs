@@ -1,0 +1,81 @@
+//! What an application, its publishers and its consumers share once it is built and checked.
+
+use std::sync::{Arc, Mutex};
+
+use crate::consumer::Observed;
+use crate::dispatch::dispatcher::Dispatcher;
+use crate::engine::EventRole;
+use crate::handler::extract::Provided;
+use crate::publish::publisher::Services;
+use crate::schedule::Plans;
+use crate::{Config, Error, Handler, QueueName, Result, Settle};
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) services: Arc<Services>,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) config: Arc<Config>,
+    /// Those that health tells of, in the order in which they began.
+    pub(crate) consumers: Mutex<Vec<Arc<Observed>>>,
+    pub(crate) schedules: Plans,
+    /// What the application said of types of events.
+    pub(crate) parties: Vec<(EventRole, &'static str)>,
+}
+
+impl Inner {
+    /// Checks that the extractors of every handler can be provided: of one that has a queue of its
+    /// own by that queue's engine, of the others by that of the application's queue.
+    pub(crate) fn check(&self) -> Result<()> {
+        for handler in self.dispatcher.registry.handlers() {
+            let own = handler.queue.as_deref().map(QueueName::new).transpose()?;
+            self.check_handler(handler, own.as_ref().unwrap_or(&self.config.queue))?;
+        }
+        Ok(())
+    }
+
+    /// Checks the handlers of a queue, as its consumer needs them.
+    pub(crate) fn check_queue(&self, queue: &QueueName) -> Result<()> {
+        let mut handlers = self.dispatcher.registry.of(queue).iter();
+        handlers.try_for_each(|handler| self.check_handler(handler, queue))
+    }
+
+    fn check_handler(&self, handler: &Handler, queue: &QueueName) -> Result<()> {
+        let Services {
+            states, engines, ..
+        } = &*self.services;
+        let provided = Provided {
+            states,
+            capabilities: engines.of(queue).capabilities(),
+        };
+        handler.checks.iter().try_for_each(|check| {
+            check(&provided).map_err(|error| {
+                let message = format!("the handler `{}` cannot run: {error}", handler.name);
+                Error::new(error.kind(), message).with_source(error)
+            })
+        })
+    }
+
+    /// Publishes those of a settlement's events whose queue another engine keeps: they cannot go
+    /// out in one step with it, so they go before it.
+    pub(crate) async fn publish_elsewhere(
+        &self,
+        queue: &QueueName,
+        settle: &mut Settle,
+    ) -> Result<()> {
+        let engines = &self.services.engines;
+        let Some(outgoing) = settle.outgoing_mut() else {
+            return Ok(());
+        };
+        if outgoing
+            .iter()
+            .all(|event| engines.same(queue, &event.queue))
+        {
+            return Ok(());
+        }
+        let (here, elsewhere): (Vec<_>, Vec<_>) = outgoing
+            .drain(..)
+            .partition(|event| engines.same(queue, &event.queue));
+        *outgoing = here;
+        self.services.publish_returned(elsewhere).await
+    }
+}

@@ -1,0 +1,401 @@
+//! Codecs: how events become message bodies and bodies events again, chosen per event and queue.
+//!
+//! CloudEvents and the flat form say themselves what they are, and are read wherever they are met.
+//! What any other codec wrote names it in a header, so that it is read by that codec whatever the
+//! queue's is by then; the id and the type of such an event stand beside it, for what looks at
+//! messages without reading them. Control events carry no payload and are never given to a codec.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::app::AppBuilder;
+use crate::codec::raw_json::RawJson;
+use crate::codec::wire::{
+    Origin, WireFormat, decode, encode, keep_beside_flat, nesting, plain_type,
+};
+use crate::dispatch::attempt::panic_text;
+use crate::event::attributes::check_type;
+use crate::event::is_control;
+use crate::message::headers::{CE_ID, CE_TYPE, CODEC, Headers};
+use crate::{
+    Envelope, Error, ErrorKind, EventDescriptor, MAX_NESTING, QueueName, Result, Subscription,
+};
+
+/// Why a codec failed: any error.
+pub type CodecError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// Writes events as message bodies, and reads them back.
+///
+/// ```
+/// use ezq_core::{Codec, CodecError, Envelope, Headers, Origin, WireFormat};
+///
+/// /// CloudEvents, in a box of one's own.
+/// struct Boxed;
+///
+/// impl Codec for Boxed {
+///     fn name(&self) -> &str {
+///         "boxed"
+///     }
+///     fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
+///         Ok(format!("[{}]", WireFormat::CloudEvents.encode(event, headers)?))
+///     }
+///     fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
+///         let inner = body.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+///         WireFormat::CloudEvents.decode(inner.ok_or("not in a box")?, origin)
+///     }
+/// }
+/// ```
+///
+/// A body is JSON, nested at most [`MAX_NESTING`] deep. What a codec fails to write is refused at
+/// publish, with [`ErrorKind::Encode`]; what it fails to read moves to the dead letters. Its errors
+/// are kept there: leave secrets out of them. A panic counts as a failure.
+pub trait Codec: Send + Sync + 'static {
+    /// Its name: what queues and events choose it by, and what messages say of their body. Keep it
+    /// for as long as messages that it wrote may be read.
+    fn name(&self) -> &str;
+
+    /// Writes an event. `headers` are the message's own, as the publisher set them; what is set here
+    /// is found in [`Origin::headers`] again.
+    ///
+    /// # Errors
+    /// Why the event has no such form.
+    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError>;
+
+    /// Reads a body that this codec wrote, or that stood in its queue without saying what it is.
+    ///
+    /// # Errors
+    /// Why the body cannot be read.
+    fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError>;
+
+    /// Whether it can work as it was made; asked when the application is built. By default it can.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn check(&self) -> Result<(), CodecError> {
+        Ok(())
+    }
+
+    /// Whether a queue of this codec takes nothing else but control events. Otherwise, and by
+    /// default, CloudEvents, the flat form and bodies that name another codec are read there, too;
+    /// a codec that is to keep forged events out says yes.
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+}
+
+impl Codec for WireFormat {
+    fn name(&self) -> &str {
+        match self {
+            Self::CloudEvents => "cloudevents",
+            Self::Flat => "flat",
+            Self::Ezvent => "ezvent",
+        }
+    }
+
+    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
+        Ok(plainly(*self, event, headers)?)
+    }
+
+    fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
+        Ok(decode(body, origin)?)
+    }
+}
+
+/// The codecs of an application, and who uses which.
+#[derive(Clone)]
+pub(crate) struct Codecs {
+    /// Of whatever chooses none.
+    pub(crate) wire: WireFormat,
+    added: BTreeMap<String, Arc<dyn Codec>>,
+    queues: BTreeMap<QueueName, String>,
+    events: BTreeMap<String, String>,
+    twice: Option<String>,
+}
+
+/// A codec that was chosen.
+enum Chosen<'a> {
+    Plain(WireFormat),
+    Other(&'a dyn Codec),
+}
+
+impl Chosen<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Plain(format) => format.name(),
+            Self::Other(codec) => codec.name(),
+        }
+    }
+}
+
+impl Default for Codecs {
+    fn default() -> Self {
+        let raw: Arc<dyn Codec> = Arc::new(RawJson::new());
+        Self {
+            wire: WireFormat::default(),
+            added: [(raw.name().to_owned(), raw)].into(),
+            queues: BTreeMap::new(),
+            events: BTreeMap::new(),
+            twice: None,
+        }
+    }
+}
+
+impl Codecs {
+    fn add(&mut self, codec: impl Codec) {
+        let name = codec.name().to_owned();
+        if plain(&name).is_some() || self.added.insert(name.clone(), Arc::new(codec)).is_some() {
+            self.twice = Some(name);
+        }
+    }
+
+    /// Checks that every name that is chosen is the name of one codec.
+    pub(crate) fn validate<'a>(
+        &self,
+        subscriptions: impl Iterator<Item = &'a Subscription>,
+    ) -> Result<()> {
+        let wrong = |why: String| Err(Error::new(ErrorKind::Configuration, why));
+        if let Some(name) = &self.twice {
+            return wrong(format!(
+                "two codecs have the name `{name}`: messages are read by it"
+            ));
+        }
+        if let Some(name) = self.added.keys().find(|name| !is_name(name)) {
+            let name = name.escape_debug();
+            return wrong(format!(
+                "a codec has the name `{name}`: use 1 to 60 visible characters"
+            ));
+        }
+        for (name, codec) in &self.added {
+            if let Err(why) = guarded(|| codec.check()) {
+                return wrong(format!("the codec `{name}` cannot work: {why}"));
+            }
+        }
+        for name in self.events.keys() {
+            if let Err(why) = check_type(name) {
+                let name = name.escape_debug();
+                return wrong(format!(
+                    "a codec is set for `{name}`, which is no event type: {why}"
+                ));
+            }
+        }
+        let of_handlers = subscriptions.flat_map(|subscription| match subscription {
+            Subscription::Types(types) => types.as_slice(),
+            Subscription::All | Subscription::Patterns(_) => &[],
+        });
+        let chosen = |event: &'a EventDescriptor| Some((event.type_name, event.codec?));
+        for (event, codec) in of_handlers.filter_map(chosen) {
+            self.named(codec, event)?;
+        }
+        for (queue, codec) in &self.queues {
+            self.named(codec, queue.as_str())?;
+        }
+        for (event, codec) in &self.events {
+            self.named(codec, event)?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Option<Chosen<'_>> {
+        let added = || self.added.get(name).map(|codec| Chosen::Other(&**codec));
+        plain(name).map(Chosen::Plain).or_else(added)
+    }
+
+    /// The codec that a queue or an event type chose.
+    fn named(&self, name: &str, whose: &str) -> Result<Chosen<'_>> {
+        self.find(name).ok_or_else(|| {
+            let (name, whose) = (name.escape_debug(), whose.escape_debug());
+            let text = format!(
+                "`{whose}` has the codec `{name}`, which the application does not have: give it to \
+                 the builder's `codec`"
+            );
+            Error::new(ErrorKind::Configuration, text)
+        })
+    }
+
+    fn of_queue(&self, queue: &QueueName) -> Result<Chosen<'_>> {
+        match self.queues.get(queue) {
+            Some(name) => self.named(name, queue.as_str()),
+            None => Ok(Chosen::Plain(self.wire)),
+        }
+    }
+
+    /// Writes an event for a queue, or for any: by the codec that the application set for its type, else its
+    /// own, else the queue's, else in the application's wire form.
+    pub(crate) fn write(
+        &self,
+        envelope: &Envelope,
+        own: Option<&str>,
+        queue: Option<&QueueName>,
+        headers: &mut Headers,
+    ) -> Result<String> {
+        let event_type = envelope.event_type();
+        let of_event = self.events.get(event_type).map(String::as_str).or(own);
+        let chosen = match of_event.filter(|_| !is_control(event_type)) {
+            Some(name) => self.named(name, event_type)?,
+            None => queue.map_or(Ok(Chosen::Plain(self.wire)), |queue| self.of_queue(queue))?,
+        };
+        match chosen {
+            Chosen::Plain(format) => plainly(format, envelope, headers),
+            Chosen::Other(_) if is_control(event_type) => encode(envelope, self.wire),
+            Chosen::Other(codec) => {
+                let body = guarded(|| codec.encode(envelope, headers)).and_then(json);
+                let body = body.map_err(|error| {
+                    let name = codec.name();
+                    let text = format!("the codec `{name}` cannot write `{event_type}`");
+                    Error::new(ErrorKind::Encode, text).with_source(error)
+                })?;
+                headers.insert(CODEC, codec.name());
+                headers.insert(CE_ID, envelope.id());
+                headers.insert(CE_TYPE, event_type);
+                Ok(body)
+            }
+        }
+    }
+
+    /// The codec that a message names and that the application does not have.
+    pub(crate) fn unknown(&self, headers: &Headers) -> Option<Error> {
+        let name = headers
+            .text(CODEC)
+            .filter(|name| self.find(name).is_none())?;
+        let name = name.escape_debug();
+        let text = format!("no codec here is the `{name}` that the body was written with");
+        Some(Error::new(ErrorKind::UnknownCodec, text))
+    }
+
+    /// Reads a body.
+    pub(crate) fn read(&self, body: &str, origin: Origin<'_>) -> Result<Envelope> {
+        let queue = self.of_queue(origin.queue)?;
+        let said = origin.headers.text(CODEC);
+        let codec = match (said, &queue) {
+            (Some(name), _) => match self.find(name) {
+                Some(found) => found,
+                None => return Err(self.unknown(origin.headers).unwrap_or_else(undecided)),
+            },
+            (None, Chosen::Plain(format)) => Chosen::Plain(*format),
+            (None, Chosen::Other(codec)) => match plain_type(body) {
+                Some(name) if is_control(&name) => return decode(body, origin),
+                Some(_) if !codec.is_exclusive() => Chosen::Plain(self.wire),
+                _ => Chosen::Other(*codec),
+            },
+        };
+        if let Chosen::Other(strict) = queue
+            && strict.is_exclusive()
+            && codec.name() != strict.name()
+        {
+            let (queue, strict, name) = (origin.queue, strict.name(), codec.name());
+            let text = format!("the queue `{queue}` takes the codec `{strict}` only, not `{name}`");
+            return Err(Error::new(ErrorKind::Decode, text));
+        }
+        let read = match &codec {
+            Chosen::Plain(_) => decode(body, origin).map_err(CodecError::from),
+            Chosen::Other(codec) => guarded(|| codec.decode(body, origin)),
+        };
+        read.map_err(|error| {
+            let text = format!("the codec `{}` cannot read the body", codec.name());
+            Error::new(ErrorKind::Decode, text).with_source(error)
+        })
+    }
+}
+
+/// Writes a form that says itself what it is, and beside it what it has no place for.
+fn plainly(format: WireFormat, event: &Envelope, headers: &mut Headers) -> Result<String> {
+    if format != WireFormat::CloudEvents {
+        keep_beside_flat(event, headers);
+    }
+    encode(event, format)
+}
+
+/// The form that says itself what it is, by its name as a codec.
+fn plain(name: &str) -> Option<WireFormat> {
+    let formats = [
+        WireFormat::CloudEvents,
+        WireFormat::Flat,
+        WireFormat::Ezvent,
+    ];
+    formats.into_iter().find(|format| format.name() == name)
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=60).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn undecided() -> Error {
+    Error::new(ErrorKind::UnknownCodec, "the body's codec is unknown")
+}
+
+/// A body that can be stored and read back.
+fn json(body: String) -> Result<String, CodecError> {
+    serde_json::from_str::<serde::de::IgnoredAny>(&body)
+        .map_err(|error| format!("what it wrote is not JSON: {error}"))?;
+    let depth = nesting(&body);
+    if depth > MAX_NESTING {
+        let why =
+            format!("it is nested {depth} levels deep; at most {MAX_NESTING} can be read back");
+        return Err(why.into());
+    }
+    Ok(body)
+}
+
+/// Calls the user's code: a panic there is an error here.
+fn guarded<T>(call: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecError> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_text(&*panic)).into()))
+}
+
+impl AppBuilder {
+    /// Adds a codec, to be chosen by its name: for a [queue](Self::queue_codec), for an
+    /// [event type](Self::event_codec), or by an event itself with `#[event(codec = "...")]`.
+    /// `cloudevents`, `flat`, `ezvent` and [`raw`](RawJson) are there already.
+    ///
+    /// Add it everywhere before anyone writes with it, and keep it for as long as there are
+    /// messages that it wrote.
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codecs.add(codec);
+        self
+    }
+
+    /// Writes the events of a queue with a codec, unless they have one of their own, and reads
+    /// with it what does not say how it was written. Defaults to [`Config::wire`](crate::Config).
+    ///
+    /// What is [broadcast](crate::Publisher::broadcast) is written once for all queues, and so never
+    /// by this: give a type that is to lie encrypted everywhere its codec by
+    /// [`event_codec`](Self::event_codec).
+    ///
+    /// ```
+    /// # use ezq_core::{App, MemoryEngine};
+    /// let app = App::builder().queue_codec("sensors", "raw").build(MemoryEngine::new())?;
+    /// # Ok::<(), ezq_core::Error>(())
+    /// ```
+    pub fn queue_codec(
+        mut self,
+        queue: impl TryInto<QueueName, Error = Error>,
+        codec: impl Into<String>,
+    ) -> Self {
+        match queue.try_into() {
+            Ok(queue) => {
+                self.codecs.queues.insert(queue, codec.into());
+            }
+            Err(error) => self.config = self.config.and(Err(error)),
+        }
+        self
+    }
+
+    /// Writes the events of a type with a codec, over what the type itself says and over its
+    /// queue's.
+    pub fn event_codec(mut self, event_type: impl Into<String>, codec: impl Into<String>) -> Self {
+        self.codecs.events.insert(event_type.into(), codec.into());
+        self
+    }
+}
+
+impl std::fmt::Debug for Codecs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Codecs")
+            .field("wire", &self.wire)
+            .field("added", &self.added.keys())
+            .field("queues", &self.queues)
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
+}

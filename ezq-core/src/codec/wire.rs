@@ -1,0 +1,423 @@
+//! The wire forms: CloudEvents in structured mode, and the flat `_type` form of Python ezq.
+//!
+//! Reading tells them apart by `specversion`, which wins over `_type`. A body is read once into
+//! borrowed members; no payload value is ever rebuilt from a parsed tree.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::hash::Hash;
+
+use chrono::{DateTime, Utc};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::engine::MessageId;
+use crate::event::attributes::RESERVED;
+use crate::event::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
+use crate::event::{End, Event, Interrupt};
+use crate::message::headers::{DATA, Headers, REPLAY};
+use crate::{Error, ErrorKind, QueueName, Result};
+
+/// Where the version of an event in the flat form stands, by the name that [`RawJson`](crate::RawJson)
+/// gives the attribute.
+const FLAT_VERSION: &str = "ce-eventversion";
+
+/// How deep `serde_json` reads; what is nested deeper could be published but never handled.
+pub const MAX_NESTING: usize = 127;
+
+/// The form in which events are written. Both forms are always read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WireFormat {
+    /// CloudEvents 1.0, JSON, structured mode.
+    #[default]
+    CloudEvents,
+    /// `{"_type": "UserCreated", ...fields}`, as Python ezq writes and reads. It carries the type
+    /// and the payload only: id, source, time and extensions are lost. The version of an event stands
+    /// in the message's headers, as `ce-eventversion`.
+    Flat,
+    /// As [`Flat`](Self::Flat), but `End` and `Interrupt` have the names by which Python ezq's later
+    /// package, `ezvent`, knows them: `EZEndEvent` and `EZInterruptEvent`.
+    Ezvent,
+}
+
+/// Where a body came from: what it may not carry itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The queue it was read from.
+    pub queue: &'a QueueName,
+    /// The message's id there.
+    pub message_id: &'a MessageId,
+    /// When it was stored.
+    pub enqueued_at: DateTime<Utc>,
+    /// The headers beside it.
+    pub headers: &'a Headers,
+}
+
+/// Where an event in the flat form was stored, which is all that its id says.
+#[must_use]
+pub fn flat_origin(event_id: &str) -> Option<(QueueName, MessageId)> {
+    let (queue, number) = event_id.rsplit_once(':')?;
+    Some((
+        QueueName::new(queue).ok()?,
+        MessageId::Number(number.parse().ok()?),
+    ))
+}
+
+/// The id of an event in the flat form.
+pub(crate) fn flat_id(queue: &QueueName, message_id: &MessageId) -> String {
+    format!("{queue}:{message_id}")
+}
+
+/// Writes an event as a message body.
+///
+/// # Errors
+/// [`ErrorKind::InvalidEvent`] when the event is nested deeper than [`MAX_NESTING`], or when the
+/// flat form is asked for and the data is not an object without `_type` and `specversion`.
+pub fn encode(envelope: &Envelope, format: WireFormat) -> Result<String> {
+    let invalid = |why: String| Error::new(ErrorKind::InvalidEvent, why);
+    let body = match format {
+        WireFormat::CloudEvents => serde_json::to_string(envelope).map_err(|error| {
+            Error::new(ErrorKind::Encode, "the event cannot be written as JSON").with_source(error)
+        })?,
+        WireFormat::Flat | WireFormat::Ezvent => flat(envelope, format).map_err(invalid)?,
+    };
+    let depth = nesting(envelope.data().unwrap_or_default());
+    if depth > MAX_NESTING {
+        return Err(invalid(format!(
+            "`{}` is nested {depth} levels deep; at most {MAX_NESTING} can be read back",
+            envelope.event_type()
+        )));
+    }
+    Ok(body)
+}
+
+/// Reads a message body.
+///
+/// # Errors
+/// [`ErrorKind::Decode`] when it is not a valid event of either form.
+pub fn decode(body: &str, origin: Origin<'_>) -> Result<Envelope> {
+    let members: Members<'_> = serde_json::from_str(body).map_err(|error| {
+        Error::new(ErrorKind::Decode, "the body is not a JSON object").with_source(error)
+    })?;
+    if members.find("specversion").is_some() {
+        cloud_event(&members)
+    } else if members.find("_type").is_some() {
+        from_flat(&members, origin)
+    } else {
+        Err(undecodable(
+            "the body has neither `specversion` nor `_type`".into(),
+        ))
+    }
+}
+
+/// The type that a body claims to be which says itself what it is, in either form.
+pub(crate) fn plain_type(body: &str) -> Option<String> {
+    let members: Members<'_> = serde_json::from_str(body).ok()?;
+    let name = if members.find("specversion").is_some() {
+        "type"
+    } else {
+        "_type"
+    };
+    let said = members.find(name).is_some() || name == "type";
+    said.then(|| members.text(name).ok().flatten().unwrap_or_default())
+}
+
+fn undecodable(why: Cow<'static, str>) -> Error {
+    Error::new(ErrorKind::Decode, why)
+}
+
+fn cloud_event(members: &Members<'_>) -> Result<Envelope> {
+    if let Some(name) = members.twice() {
+        return Err(undecodable(
+            format!("the body has `{}` twice", name.escape_debug()).into(),
+        ));
+    }
+    let required = |name: &str| {
+        members
+            .text(name)?
+            .ok_or_else(|| undecodable(format!("the attribute `{name}` is missing").into()))
+    };
+    let version = required("specversion")?;
+    if version != "1.0" {
+        return Err(undecodable(
+            format!("specversion `{version}` is not 1.0").into(),
+        ));
+    }
+    let time = members.text("time")?.map(|text| {
+        DateTime::parse_from_rfc3339(&text).map_err(|error| {
+            undecodable("the attribute `time` is not a timestamp of RFC 3339".into())
+                .with_source(error)
+        })
+    });
+    let data = match (members.find("data"), members.text("data_base64")?) {
+        (Some(_), Some(_)) => {
+            return Err(undecodable(
+                "the body has both `data` and `data_base64`".into(),
+            ));
+        }
+        (Some(raw), None) => Data::Json(raw.to_owned()),
+        (None, Some(text)) => Data::Base64(text),
+        (None, None) => Data::None,
+    };
+    let mut extensions = BTreeMap::new();
+    for (name, raw) in &members.0 {
+        let reserved = RESERVED.contains(&&**name) || name == "_type";
+        if !reserved && let Some(value) = attribute(name, raw)? {
+            extensions.insert(name.clone().into_owned(), value);
+        }
+    }
+    Envelope {
+        id: required("id")?,
+        source: required("source")?,
+        event_type: required("type")?,
+        time: time.transpose()?,
+        subject: members.text("subject")?,
+        datacontenttype: members.text("datacontenttype")?,
+        dataschema: members.text("dataschema")?,
+        extensions,
+        data,
+    }
+    .validated(ErrorKind::Decode)
+}
+
+fn attribute(name: &str, raw: &RawValue) -> Result<Option<AttributeValue>> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Wire {
+        Boolean(bool),
+        Integer(i32),
+        Text(String),
+        Null(()),
+    }
+    match serde_json::from_str(raw.get()) {
+        Ok(Wire::Boolean(value)) => Ok(Some(AttributeValue::Boolean(value))),
+        Ok(Wire::Integer(value)) => Ok(Some(AttributeValue::Integer(value))),
+        Ok(Wire::Text(value)) => Ok(Some(AttributeValue::Text(value))),
+        Ok(Wire::Null(())) => Ok(None),
+        Err(_) => Err(undecodable(
+            format!("the attribute `{name}` is not a truth value, a 32-bit integer or text").into(),
+        )),
+    }
+}
+
+/// Keeps beside a body in the flat form what that has no place for.
+pub(crate) fn keep_beside_flat(envelope: &Envelope, headers: &mut Headers) {
+    if let Some(version) = envelope.extensions.get(VERSION_ATTRIBUTE) {
+        headers.insert(FLAT_VERSION, version.to_json());
+    }
+    keep_beside(envelope, headers);
+}
+
+/// Keeps beside a body what data it stands for, where it does not tell `null` from none, or both
+/// from an empty object.
+pub(crate) fn keep_beside(envelope: &Envelope, headers: &mut Headers) {
+    match &envelope.data {
+        Data::None => headers.insert(DATA, "none"),
+        Data::Json(raw) if raw.get().trim() == "null" => headers.insert(DATA, "null"),
+        Data::Json(_) | Data::Base64(_) => {}
+    }
+}
+
+fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
+    let event_type = members.text("_type")?.unwrap_or_default();
+    if event_type.is_empty() {
+        return Err(undecodable("`_type` is empty".into()));
+    }
+    let raw = |text: String| {
+        RawValue::from_string(text)
+            .map_err(|error| undecodable("the flat body cannot be read".into()).with_source(error))
+    };
+    let mut data = String::from("{");
+    for (name, raw) in members.0.iter().filter(|(name, _)| name != "_type") {
+        if data.len() > 1 {
+            data.push(',');
+        }
+        data.push_str(&quoted(name)?);
+        data.push(':');
+        data.push_str(raw.get());
+    }
+    data.push('}');
+    let is_empty = members.0.len() == 1;
+    let data = match origin.headers.text(DATA) {
+        Some("none") if is_empty => Data::None,
+        Some("null") if is_empty => Data::Json(raw("null".into())?),
+        _ => Data::Json(raw(data)?),
+    };
+    let version = origin
+        .headers
+        .value(FLAT_VERSION)
+        .and_then(AttributeValue::from_json);
+    let (queue, message_id) = replayed(origin.headers)
+        .unwrap_or_else(|| (origin.queue.clone(), origin.message_id.clone()));
+    Envelope {
+        id: flat_id(&queue, &message_id),
+        source: format!("/queues/{queue}"),
+        event_type,
+        time: Some(origin.enqueued_at.fixed_offset()),
+        subject: None,
+        datacontenttype: None,
+        dataschema: None,
+        extensions: version
+            .map(|version| (VERSION_ATTRIBUTE.to_owned(), version))
+            .into_iter()
+            .collect(),
+        data,
+    }
+    .validated(ErrorKind::Decode)
+}
+
+// Where the event was stored that this is a replayed copy of.
+fn replayed(headers: &Headers) -> Option<(QueueName, MessageId)> {
+    let original = headers.value(REPLAY)?;
+    let queue = QueueName::new(original.get("queue")?.as_str()?).ok()?;
+    Some((queue, MessageId::Number(original.get("id")?.as_i64()?)))
+}
+
+fn quoted(text: &str) -> Result<String> {
+    serde_json::to_string(text)
+        .map_err(|error| Error::new(ErrorKind::Encode, "text cannot be quoted").with_source(error))
+}
+
+fn flat(envelope: &Envelope, format: WireFormat) -> Result<String, String> {
+    let name = match (envelope.event_type(), format) {
+        (End::TYPE, WireFormat::Ezvent) => "EZEndEvent",
+        (Interrupt::TYPE, WireFormat::Ezvent) => "EZInterruptEvent",
+        (End::TYPE, _) => "EZQEndEvent",
+        (Interrupt::TYPE, _) => "EZQInterruptEvent",
+        (name, _) => name,
+    };
+    if envelope.data_base64().is_some() {
+        return Err(format!("`{name}` has no flat form: its data is binary"));
+    }
+    let data = envelope.data().unwrap_or("{}");
+    let data = if data == "null" { "{}" } else { data };
+    let members: Members<'_> = serde_json::from_str(data)
+        .map_err(|_| format!("`{name}` has no flat form: its data is not an object"))?;
+    // By either name a reader would take the payload for what tells what the body is.
+    for field in ["_type", "specversion"] {
+        if members.find(field).is_some() {
+            return Err(format!(
+                "`{name}` has no flat form: its data has a field `{field}`"
+            ));
+        }
+    }
+    let name = quoted(name).map_err(|error| error.to_string())?;
+    let rest = data.trim_start().trim_start_matches('{');
+    let comma = if members.0.is_empty() { "" } else { "," };
+    Ok(format!(r#"{{"_type":{name}{comma}{rest}"#))
+}
+
+/// How deep JSON text is nested; 0 for a scalar.
+pub(crate) fn nesting(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Up to so many names are compared with each other, which takes no allocation.
+const FEW: usize = 32;
+
+/// The first name that was there before. A body may have a hundred thousand.
+fn repeated<N: Copy + Eq + Hash>(mut names: impl ExactSizeIterator<Item = N> + Clone) -> Option<N> {
+    if names.len() > FEW {
+        let mut before = HashSet::with_capacity(names.len());
+        return names.find(|name| !before.insert(*name));
+    }
+    let all = names.clone();
+    let is_again = |place: usize, name: N| all.clone().take(place).any(|before| before == name);
+    let mut places = names.enumerate();
+    places
+        .find(|(place, name)| is_again(*place, *name))
+        .map(|(_, name)| name)
+}
+
+/// The members of a JSON object, in their order, values as they stand in the text.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    fn find(&self, name: &str) -> Option<&'a RawValue> {
+        self.0
+            .iter()
+            .rev()
+            .find(|(found, _)| found == name)
+            .map(|(_, raw)| *raw)
+    }
+
+    /// A name that stands here twice, so that two readers could take two values for it.
+    fn twice(&self) -> Option<&str> {
+        repeated(self.0.iter().map(|(name, _)| &**name))
+    }
+
+    /// A text member; `null` counts as absent, as CloudEvents says.
+    fn text(&self, name: &str) -> Result<Option<String>> {
+        let Some(raw) = self.find(name) else {
+            return Ok(None);
+        };
+        serde_json::from_str(raw.get())
+            .map_err(|error| undecodable(format!("`{name}` is not text").into()).with_source(error))
+    }
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(8);
+                while let Some(Name(name)) = map.next_key()? {
+                    members.push((name, map.next_value()?));
+                }
+                Ok(Members(members))
+            }
+        }
+        from.deserialize_map(Object)
+    }
+}
+
+/// A member's name, borrowed where it holds no escape.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a member's name")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+        }
+        from.deserialize_str(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests;

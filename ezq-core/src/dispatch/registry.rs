@@ -1,0 +1,360 @@
+//! Which handlers take which event type; checked once, at start.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::event::attributes::check_type;
+use crate::event::is_control;
+use crate::handler::{Handler, HandlerOptions, Invoke, Subscription};
+use crate::{Envelope, Error, ErrorKind, EventDescriptor, HandlerName, Pattern, QueueName, Result};
+
+/// The handlers of an application.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    handlers: Vec<Arc<Handler>>,
+    /// Those that have a queue of their own.
+    own: HashMap<QueueName, Table>,
+    /// Those that take their events from any other.
+    shared: Table,
+}
+
+/// The handlers of one queue.
+#[derive(Debug, Default)]
+struct Table {
+    handlers: Vec<Arc<Handler>>,
+    by_type: HashMap<&'static str, Takers>,
+    /// Those that take whatever matches, or everything.
+    wide: Vec<Arc<Handler>>,
+}
+
+/// The handlers of one type in one queue.
+#[derive(Debug, Default)]
+struct Takers {
+    all: Vec<Arc<Handler>>,
+    /// Those of each version, where handlers take several; else empty.
+    by_version: BTreeMap<u32, Vec<Arc<Handler>>>,
+}
+
+impl Takers {
+    /// Those of an event's own version, else of the next newer, else of the newest.
+    fn of(&self, envelope: &Envelope) -> &[Arc<Handler>] {
+        let Some((_, newest)) = self.by_version.last_key_value() else {
+            return &self.all;
+        };
+        let Ok(version) = envelope.version() else {
+            return &self.all;
+        };
+        self.by_version
+            .range(version..)
+            .next()
+            .map_or(newest, |(_, takers)| takers)
+    }
+}
+
+impl Registry {
+    /// Sorts handlers by the types they take, in their stated order.
+    pub(crate) fn new(mut handlers: Vec<Handler>) -> Result<Self> {
+        handlers.iter_mut().try_for_each(narrow)?;
+        handlers.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
+        valid_handlers(&handlers)?;
+        valid_events(&handlers)?;
+        unique_events(&handlers)?;
+        unambiguous_versions(&handlers)?;
+        let mut registry = Self::default();
+        for handler in handlers.into_iter().map(Arc::new) {
+            let table = match &handler.queue {
+                Some(queue) => registry.own.entry(QueueName::new(queue)?).or_default(),
+                None => &mut registry.shared,
+            };
+            table.handlers.push(Arc::clone(&handler));
+            registry.handlers.push(handler);
+        }
+        for table in registry.own.values_mut() {
+            table.sort();
+        }
+        registry.shared.sort();
+        Ok(registry)
+    }
+
+    /// The handlers of an event in a queue, sorted by order, then name. Catch-alls do not see
+    /// control events.
+    pub(crate) fn find(&self, queue: &QueueName, envelope: &Envelope) -> Cow<'_, [Arc<Handler>]> {
+        let (table, type_name) = (self.table(queue), envelope.event_type());
+        if let Some(takers) = table.by_type.get(type_name) {
+            return Cow::Borrowed(takers.of(envelope));
+        }
+        let takes = |handler: &&Arc<Handler>| takes(handler, type_name);
+        if table.wide.iter().all(|handler| takes(&handler)) {
+            return Cow::Borrowed(&table.wide);
+        }
+        Cow::Owned(table.wide.iter().filter(takes).cloned().collect())
+    }
+
+    /// Every handler of a queue.
+    pub(crate) fn of(&self, queue: &QueueName) -> &[Arc<Handler>] {
+        &self.table(queue).handlers
+    }
+
+    /// Whether the configuration's options of handlers mean something.
+    pub(crate) fn check_options(
+        &self,
+        options: &BTreeMap<HandlerName, HandlerOptions>,
+    ) -> Result<()> {
+        options.iter().try_for_each(|(name, options)| {
+            let handler = self.handlers.iter().find(|handler| handler.name() == name);
+            let text = || format!("options are set for a handler `{name}` that does not exist");
+            let handler = handler.ok_or_else(|| Error::new(ErrorKind::Configuration, text()))?;
+            valid_options(handler, options)
+        })
+    }
+
+    pub(crate) fn handlers(&self) -> &[Arc<Handler>] {
+        &self.handlers
+    }
+
+    /// The handlers that have a queue to themselves, if it is such a queue.
+    pub(crate) fn owners(&self, queue: &QueueName) -> Option<&[Arc<Handler>]> {
+        self.own.get(queue).map(|table| &*table.handlers)
+    }
+
+    fn table(&self, queue: &QueueName) -> &Table {
+        self.own.get(queue).unwrap_or(&self.shared)
+    }
+}
+
+impl Table {
+    fn sort(&mut self) {
+        let is_wide =
+            |handler: &&Arc<Handler>| !matches!(handler.subscription, Subscription::Types(_));
+        self.wide = self.handlers.iter().filter(is_wide).cloned().collect();
+        let events = self
+            .handlers
+            .iter()
+            .flat_map(|handler| types(handler))
+            .copied();
+        for name in events.flat_map(names).collect::<Vec<&'static str>>() {
+            self.by_type.insert(name, self.takers(name));
+        }
+    }
+
+    fn takers(&self, name: &str) -> Takers {
+        let taking = |takes: &dyn Fn(&Handler) -> bool| -> Vec<Arc<Handler>> {
+            self.handlers
+                .iter()
+                .filter(|handler| takes(handler))
+                .cloned()
+                .collect()
+        };
+        let all = taking(&|handler| takes(handler, name));
+        let versions: BTreeSet<u32> = all.iter().flat_map(|taker| versions(taker, name)).collect();
+        if versions.len() < 2 {
+            return Takers {
+                all,
+                by_version: BTreeMap::new(),
+            };
+        }
+
+        let of_version = |version: u32| {
+            let is_wide = |handler: &Handler| types(handler).is_empty() && takes(handler, name);
+            let takes = |handler: &Handler| {
+                is_wide(handler) || self::versions(handler, name).any(|taken| taken == version)
+            };
+            (version, taking(&takes))
+        };
+        Takers {
+            all,
+            by_version: versions.into_iter().map(of_version).collect(),
+        }
+    }
+}
+
+/// In which versions a handler takes a type.
+fn versions(handler: &Handler, name: &str) -> impl Iterator<Item = u32> {
+    types(handler)
+        .iter()
+        .filter(move |event| event.matches(name))
+        .map(|event| event.version)
+}
+
+/// Where a handler takes its events from, in words.
+pub(crate) fn read_from(handler: &Handler) -> String {
+    match &handler.queue {
+        Some(queue) => format!("the queue `{queue}`"),
+        None => "the queues that no handler has to itself".to_owned(),
+    }
+}
+
+pub(crate) fn types(handler: &Handler) -> &[EventDescriptor] {
+    match &handler.subscription {
+        Subscription::Types(types) => types,
+        Subscription::All | Subscription::Patterns(_) => &[],
+    }
+}
+
+/// Whether a handler takes events of a type. Only those that name control events see them.
+pub(crate) fn takes(handler: &Handler, name: &str) -> bool {
+    match &handler.subscription {
+        Subscription::Types(types) => types.iter().any(|event| event.matches(name)),
+        Subscription::All => !is_control(name),
+        Subscription::Patterns(patterns) => {
+            !is_control(name) && patterns.iter().any(|pattern| pattern.matches(name))
+        }
+    }
+}
+
+/// Reads the patterns of a handler.
+fn narrow(handler: &mut Handler) -> Result<()> {
+    if handler.patterns.is_empty() {
+        return Ok(());
+    }
+    if matches!(handler.subscription, Subscription::Types(_)) {
+        let text = format!(
+            "the handler `{}` has a pattern and takes events of its own types: only one of \
+             `AnyEvent` takes what a pattern means",
+            handler.name
+        );
+        return Err(Error::new(ErrorKind::Configuration, text));
+    }
+    let patterns = handler.patterns.iter().map(|pattern| Pattern::new(pattern));
+    handler.subscription = Subscription::Patterns(patterns.collect::<Result<_>>()?);
+    Ok(())
+}
+
+fn names(event: EventDescriptor) -> impl Iterator<Item = &'static str> {
+    std::iter::once(event.type_name).chain(event.aliases.iter().copied())
+}
+
+/// Whether options of a handler, from its own code or the configuration, mean something.
+fn valid_options(handler: &Handler, options: &HandlerOptions) -> Result<()> {
+    let name = &handler.name;
+    let at_least_one = [
+        ("batch_size", options.batch_size == Some(0)),
+        ("concurrency", options.concurrency == Some(0)),
+        ("max_attempts", options.max_attempts == Some(0)),
+    ];
+    if let Some((option, _)) = at_least_one.iter().find(|(_, is_zero)| *is_zero) {
+        let why = format!("`{option}` of the handler `{name}` must be at least 1");
+        return Err(Error::new(ErrorKind::Configuration, why));
+    }
+    let is_batch = matches!(handler.invoke, Invoke::Batch(_));
+    if !is_batch && (options.batch_size.is_some() || options.batch_wait.is_some()) {
+        let why = format!(
+            "the handler `{name}` takes one event at a time: `batch_size` and `batch_wait` are for \
+             handlers of `Batch`"
+        );
+        return Err(Error::new(ErrorKind::Configuration, why));
+    }
+    Ok(())
+}
+
+fn valid_handlers(handlers: &[Handler]) -> Result<()> {
+    let mut seen = BTreeMap::<&HandlerName, ()>::new();
+    for handler in handlers {
+        let name = handler.name.as_str();
+        if name.is_empty() || name.contains(char::is_control) {
+            return Err(Error::new(
+                ErrorKind::Configuration,
+                format!(
+                    "a handler has the name `{}`: messages keep their progress under it, so give it \
+                     one without control characters",
+                    name.escape_debug()
+                ),
+            ));
+        }
+        if handler.transactions > 1 {
+            let why = format!("the handler `{name}` takes its transaction twice: one is enough");
+            return Err(Error::new(ErrorKind::Configuration, why));
+        }
+        let is_batch = matches!(handler.invoke, Invoke::Batch(_));
+        let controls = handler.takes_control();
+        if controls && (is_batch || handler.transactions > 0) {
+            let why = format!(
+                "the handler `{name}` takes a control event, which is settled whatever it does: it \
+                 can take neither a transaction nor batches"
+            );
+            return Err(Error::new(ErrorKind::Configuration, why));
+        }
+        valid_options(handler, &handler.options)?;
+        if seen.insert(&handler.name, ()).is_some() {
+            return Err(Error::new(
+                ErrorKind::DuplicateHandler,
+                format!(
+                    "two handlers have the name `{}`: messages keep their progress under it, so give \
+                     one of them another with `name = \"...\"`",
+                    handler.name
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a type that no message can have, and a queue that cannot be.
+fn valid_events(handlers: &[Handler]) -> Result<()> {
+    for event in handlers.iter().flat_map(types) {
+        for name in names(*event) {
+            check_type(name).map_err(|why| {
+                let (rust_type, name) = (event.rust_type, name.escape_debug());
+                let text = format!("`{rust_type}` has the event type `{name}`: {why}");
+                Error::new(ErrorKind::Configuration, text)
+            })?;
+        }
+        event.queue.map(QueueName::new).transpose()?;
+    }
+    Ok(())
+}
+
+fn unique_events(handlers: &[Handler]) -> Result<()> {
+    let mut seen = BTreeMap::<(&'static str, u32), EventDescriptor>::new();
+    for event in handlers.iter().flat_map(types) {
+        for name in names(*event) {
+            let other = *seen.entry((name, event.version)).or_insert(*event);
+            if other.type_id != event.type_id {
+                return Err(Error::new(
+                    ErrorKind::DuplicateEvent,
+                    format!(
+                        "`{}` and `{}` are both the event `{name}` of version {}: give one of them \
+                         another name with `#[event(type = \"...\")]` or another `version`",
+                        other.rust_type, event.rust_type, event.version
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a version that one handler of a queue takes as what it is, while another one has it
+/// converted to a newer version: both would do what one of them is to do.
+fn unambiguous_versions(handlers: &[Handler]) -> Result<()> {
+    let taken = || {
+        handlers
+            .iter()
+            .flat_map(|handler| types(handler).iter().map(move |event| (handler, event)))
+    };
+    for (newer, converted) in taken().filter(|(_, event)| event.oldest < event.version) {
+        let read = converted.oldest..converted.version;
+        let is_read = |(older, event): &(&Handler, &EventDescriptor)| {
+            older.queue == newer.queue
+                && read.contains(&event.version)
+                && names(**event).any(|name| converted.matches(name))
+                && !types(newer).iter().any(|own| own.type_id == event.type_id)
+        };
+        if let Some((older, event)) = taken().find(is_read) {
+            let text = format!(
+                "version {} of `{}` is taken by the handler `{}` as `{}`, and by `{}` as `{}`, into \
+                 which it is converted: keep one of the handlers, take both versions in one \
+                 `EventSet`, or drop `from` where the newer version is not to be made of the older",
+                event.version,
+                event.type_name,
+                older.name,
+                event.rust_type,
+                newer.name,
+                converted.rust_type,
+            );
+            return Err(Error::new(ErrorKind::AmbiguousVersion, text));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,457 @@
+//! Handlers: a name, the events it takes, and what to call.
+
+pub(crate) mod batch;
+pub(crate) mod context;
+pub(crate) mod extract;
+pub(crate) mod outcome;
+pub(crate) mod quickness;
+pub(crate) mod retry;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::event::is_control;
+use crate::handler::batch::{BatchCall, BatchFuture, BatchLimits, IntoBatchHandler, InvokeBatch};
+use crate::handler::context::Received;
+use crate::handler::extract::{Extract, Provided};
+use crate::handler::outcome::HandlerOutput;
+use crate::handler::quickness::Quickness;
+use crate::publish::publisher::Draft;
+use crate::schedule::{Plan, Template};
+use crate::{
+    Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Pattern, Result,
+    RetryPolicy, Schedule,
+};
+
+/// The future of one run of a handler.
+pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Vec<Draft>, HandlerError>> + Send>>;
+
+/// Which events a handler takes.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Subscription {
+    /// Events of these types.
+    Types(Vec<EventDescriptor>),
+    /// Every event but control events.
+    All,
+    /// Every event but control events whose type matches one of these.
+    Patterns(Vec<Pattern>),
+}
+
+impl Subscription {
+    /// Events of these types.
+    #[must_use]
+    pub fn of(types: Vec<EventDescriptor>) -> Self {
+        Self::Types(types)
+    }
+}
+
+/// What a handler's first parameter may be.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "a handler's first parameter is its event",
+    note = "add `#[derive(Event, Serialize, Deserialize)]` to `{Self}`; or take `AnyEvent`, or an enum with \
+            `#[derive(EventSet)]`; a batch is written as `Batch<MyEvent>`, by that name and by no alias"
+)]
+pub trait FromEvent: Sized + Send + 'static {
+    /// Which events it takes.
+    fn subscription() -> Subscription;
+
+    /// Reads a delivery.
+    ///
+    /// # Errors
+    /// When the delivery is not such an event.
+    fn from_event(received: &Received) -> Result<Self, HandlerError>;
+}
+
+impl<E: Event> FromEvent for E {
+    fn subscription() -> Subscription {
+        Subscription::Types(vec![EventDescriptor::of::<E>()])
+    }
+
+    fn from_event(received: &Received) -> Result<Self, HandlerError> {
+        received.decode()
+    }
+}
+
+/// Any event at all but the control events: for logs, audits and relays.
+#[derive(Debug, Clone)]
+pub struct AnyEvent {
+    envelope: Envelope,
+}
+
+impl AnyEvent {
+    /// The event with all its attributes.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// Its type name.
+    #[must_use]
+    pub fn event_type(&self) -> &str {
+        self.envelope.event_type()
+    }
+
+    /// Its payload as JSON text, if it is JSON.
+    #[must_use]
+    pub fn data(&self) -> Option<&str> {
+        self.envelope.data()
+    }
+
+    /// Reads it as an event type.
+    ///
+    /// # Errors
+    /// When the payload has another shape.
+    pub fn decode<E: Event>(&self) -> Result<E> {
+        self.envelope.decode()
+    }
+}
+
+impl FromEvent for AnyEvent {
+    fn subscription() -> Subscription {
+        Subscription::All
+    }
+
+    fn from_event(received: &Received) -> Result<Self, HandlerError> {
+        Ok(Self {
+            envelope: received.envelope.clone(),
+        })
+    }
+}
+
+/// A handler as the registry keeps it. `#[on_event]` makes one; so does [`Handler::on`].
+#[derive(Clone)]
+pub struct Handler {
+    pub(crate) name: HandlerName,
+    pub(crate) subscription: Subscription,
+    pub(crate) invoke: Invoke,
+    pub(crate) checks: Vec<fn(&Provided<'_>) -> Result<()>>,
+    /// How many of its extractors take its transaction.
+    pub(crate) transactions: usize,
+    pub(crate) order: i32,
+    /// A queue of its own; its name is checked when the application is built.
+    pub(crate) queue: Option<String>,
+    /// What of all events it takes; checked when the application is built.
+    pub(crate) patterns: Vec<String>,
+    pub(crate) options: HandlerOptions,
+    /// The types of the events that it may return.
+    pub(crate) returned: Vec<EventDescriptor>,
+    /// What publishes the ticks that it takes, and the type name they have.
+    pub(crate) schedule: Option<(&'static str, Schedule)>,
+    pub(crate) quickness: Arc<Quickness>,
+}
+
+/// What to call.
+#[derive(Clone)]
+pub(crate) enum Invoke {
+    One(Arc<dyn Fn(Call) -> HandlerFuture + Send + Sync>),
+    Batch(InvokeBatch),
+}
+
+/// What may be set for one handler; what is not set falls back to the application's defaults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HandlerOptions {
+    /// How long one run may take: `Some(None)` is no limit.
+    pub timeout: Option<Option<Duration>>,
+    /// Attempts in all.
+    pub max_attempts: Option<u32>,
+    /// The pause between attempts.
+    pub backoff: Option<Backoff>,
+    /// How many runs of it there may be at once in this application; at least 1.
+    pub concurrency: Option<usize>,
+    /// How many events there are in a batch at most, for a handler of batches; at least 1.
+    pub batch_size: Option<usize>,
+    /// How long a batch waits for more events.
+    pub batch_wait: Option<Duration>,
+}
+
+impl HandlerOptions {
+    /// These options, with what they leave open taken from others.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            timeout: self.timeout.or(other.timeout),
+            max_attempts: self.max_attempts.or(other.max_attempts),
+            backoff: self.backoff.or(other.backoff),
+            concurrency: self.concurrency.or(other.concurrency),
+            batch_size: self.batch_size.or(other.batch_size),
+            batch_wait: self.batch_wait.or(other.batch_wait),
+        }
+    }
+
+    pub(crate) fn batch(&self) -> BatchLimits {
+        let defaults = BatchLimits::default();
+        BatchLimits {
+            size: self.batch_size.unwrap_or(defaults.size),
+            wait: self.batch_wait.unwrap_or(defaults.wait),
+        }
+    }
+
+    pub(crate) fn retry(&self, defaults: RetryPolicy) -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: self.max_attempts.unwrap_or(defaults.max_attempts).max(1),
+            backoff: self.backoff.unwrap_or(defaults.backoff),
+        }
+    }
+}
+
+impl Handler {
+    /// A handler from its parts; what the macros use.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        subscription: Subscription,
+        invoke: impl Fn(Call) -> HandlerFuture + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(name, subscription, Invoke::One(Arc::new(invoke)))
+    }
+
+    /// As [`new`](Self::new), for a handler of batches.
+    #[must_use]
+    pub fn batch(
+        name: &str,
+        subscription: Subscription,
+        invoke: impl Fn(BatchCall) -> BatchFuture + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(name, subscription, Invoke::Batch(Arc::new(invoke)))
+    }
+
+    fn with(name: &str, subscription: Subscription, invoke: Invoke) -> Self {
+        Self {
+            name: HandlerName::from(name),
+            subscription,
+            invoke,
+            checks: Vec::new(),
+            transactions: 0,
+            order: 0,
+            queue: None,
+            patterns: Vec::new(),
+            options: HandlerOptions::default(),
+            returned: Vec::new(),
+            schedule: None,
+            quickness: Arc::default(),
+        }
+    }
+
+    /// A handler from a function or closure, for code that registers without the macro.
+    ///
+    /// The name is a durable key: messages keep their progress under it.
+    ///
+    /// ```
+    /// use ezq_core::{AnyEvent, Context, Handler};
+    ///
+    /// let audit = Handler::on("audit", |event: AnyEvent, context: Context| async move {
+    ///     println!("{} on {}", event.event_type(), context.queue());
+    /// });
+    /// assert_eq!(audit.name().as_str(), "audit");
+    /// ```
+    #[must_use]
+    pub fn on<Args>(name: &str, function: impl IntoHandler<Args>) -> Self {
+        function.into_handler(name)
+    }
+
+    /// A handler of batches from a function or closure whose first parameter is a
+    /// [`Batch`](crate::Batch).
+    ///
+    /// ```
+    /// # use ezq_core::{AnyEvent, Batch, Handler};
+    /// let count = Handler::on_batch("count", |batch: Batch<AnyEvent>| async move {
+    ///     println!("{} events", batch.len());
+    /// });
+    /// assert_eq!(count.batch_size(1000).name().as_str(), "count");
+    /// ```
+    #[must_use]
+    pub fn on_batch<Args>(name: &str, function: impl IntoBatchHandler<Args>) -> Self {
+        function.into_batch_handler(name)
+    }
+
+    /// A handler of the ticks of its own schedule, which have a type name of their own.
+    pub(crate) fn scheduled(
+        name: &str,
+        event_type: &'static str,
+        schedule: Schedule,
+        invoke: impl Fn(Call) -> HandlerFuture + Send + Sync + 'static,
+    ) -> Self {
+        let types = vec![EventDescriptor::tick(event_type)];
+        let handler = Self::new(name, Subscription::Types(types), invoke);
+        Self {
+            schedule: Some((event_type, schedule)),
+            ..handler
+        }
+    }
+
+    /// Its schedule, if it has one, whose ticks go where it takes them from.
+    pub(crate) fn plan(&self) -> Option<Plan> {
+        let (event_type, schedule) = self.schedule.clone()?;
+        let schedule = match &self.queue {
+            Some(queue) => schedule.queue(queue),
+            None => schedule,
+        };
+        let template = Ok(Template::Tick(event_type));
+        Some(Plan {
+            name: self.name.as_str().to_owned(),
+            schedule,
+            template,
+        })
+    }
+
+    /// Whether it takes `End` or `Interrupt`, alone or among others.
+    pub(crate) fn takes_control(&self) -> bool {
+        match &self.subscription {
+            Subscription::Types(types) => types.iter().any(|event| is_control(event.type_name)),
+            Subscription::All | Subscription::Patterns(_) => false,
+        }
+    }
+
+    /// The durable name.
+    #[must_use]
+    pub fn name(&self) -> &HandlerName {
+        &self.name
+    }
+
+    /// Which events it takes.
+    #[must_use]
+    pub fn subscription(&self) -> &Subscription {
+        &self.subscription
+    }
+
+    /// Demands at start that the application provides an extractor.
+    #[must_use]
+    pub fn requires<X: Extract>(mut self) -> Self {
+        self.checks.push(X::check);
+        self.transactions += usize::from(X::TRANSACTION);
+        self
+    }
+
+    /// Says which events it may return, so that the application can check where they go.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn returning(mut self, types: Vec<EventDescriptor>) -> Self {
+        self.returned = types;
+        self
+    }
+
+    /// Runs it after the handlers of a lower order and before those of a higher; handlers of one
+    /// order run concurrently. Defaults to 0.
+    #[must_use]
+    pub fn order(mut self, order: i32) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Gives it a queue of its own: it takes events from there and from nowhere else, and only
+    /// handlers of that queue do. Its name is checked when the application is built.
+    #[must_use]
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
+    /// Lets a handler of [`AnyEvent`] take only those types that match this
+    /// [`Pattern`], or another one given so. Checked when the application is built.
+    #[must_use]
+    pub fn pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.patterns.push(pattern.into());
+        self
+    }
+
+    /// How long one run may take; `None` is no limit. Defaults to the application's.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// Attempts in all, the first included. Defaults to the application's.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.options.max_attempts = Some(attempts);
+        self
+    }
+
+    /// How many runs of it there may be at once in this application, whatever its consumers'
+    /// concurrency. An event that waits for that keeps its lease; its timeout begins when it runs.
+    /// Defaults to no limit.
+    ///
+    /// What waits takes no place among the events that a consumer handles at once, and keeps no
+    /// other handler's events waiting. Of each such handler a consumer holds twice its concurrency,
+    /// and a batch more where it takes batches. When that has lasted for a second, the consumer
+    /// looks past the handler's other events, if other handlers take events of the queue: they go
+    /// back to their places, and no attempt is counted. This reads and writes all that it passes,
+    /// about a tenth of the time, so what is slow and much has better a queue of its own. It takes
+    /// an [ordered](crate::Capabilities::ordered) engine.
+    #[must_use]
+    pub fn concurrency(mut self, limit: usize) -> Self {
+        self.options.concurrency = Some(limit);
+        self
+    }
+
+    /// How many events there are in a batch at most. Defaults to 100.
+    #[must_use]
+    pub fn batch_size(mut self, size: usize) -> Self {
+        self.options.batch_size = Some(size);
+        self
+    }
+
+    /// How long a batch that is not full waits for more events. Defaults to 20 ms.
+    #[must_use]
+    pub fn batch_wait(mut self, wait: Duration) -> Self {
+        self.options.batch_wait = Some(wait);
+        self
+    }
+
+    /// The pause between attempts. Defaults to the application's.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.options.backoff = Some(backoff);
+        self
+    }
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler")
+            .field("name", &self.name)
+            .field("subscription", &self.subscription)
+            .field("order", &self.order)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A function that can be a handler: an event, then extractors.
+pub trait IntoHandler<Args> {
+    /// The handler, under a name.
+    fn into_handler(self, name: &str) -> Handler;
+}
+
+macro_rules! into_handler {
+    ($(($($extract:ident),*))+) => {$(
+        impl<Func, Fut, Out, Ev, $($extract,)*> IntoHandler<(Ev, $($extract,)*)> for Func
+        where
+            Func: Fn(Ev, $($extract),*) -> Fut + Clone + Send + Sync + 'static,
+            Fut: Future<Output = Out> + Send,
+            Out: HandlerOutput,
+            Ev: FromEvent,
+            $($extract: Extract,)*
+        {
+            fn into_handler(self, name: &str) -> Handler {
+                let invoke = move |call: Call| -> HandlerFuture {
+                    let function = self.clone();
+                    Box::pin(async move {
+                        let event = Ev::from_event(&call.context.received)?;
+                        function(event, $($extract::extract(&call).await?),*).await.into_drafts()
+                    })
+                };
+                Handler::new(name, Ev::subscription(), invoke)
+                    .returning(Out::returned_types())
+                    $(.requires::<$extract>())*
+            }
+        }
+    )+};
+}
+into_handler! { () (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, F) }

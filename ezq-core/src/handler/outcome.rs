@@ -1,0 +1,268 @@
+//! What a handler says: done, with events to publish, or an error that says what is to come.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use crate::publish::publisher::Draft;
+use crate::{Event, EventDescriptor, Result, error_chain};
+
+type Source = Box<dyn StdError + Send + Sync + 'static>;
+
+/// Why a handler failed, and what is to become of the event.
+///
+/// Any error turns into one that is retried under the handler's policy; say otherwise with
+/// [`fatal`](Self::fatal), [`retry_after`](Self::retry_after), [`snooze`](Self::snooze) and
+/// [`discard`](Self::discard), or with [`HandlerResultExt`]. Like `anyhow::Error`, it does not implement
+/// [`std::error::Error`] itself.
+///
+/// ```
+/// use ezq_core::{HandlerError, HandlerResultExt};
+///
+/// fn charge(amount: &str) -> Result<u32, HandlerError> {
+///     // What is no number now will be none at the next attempt.
+///     Ok(amount.parse::<u32>().fatal()?)
+/// }
+/// assert!(charge("a lot").unwrap_err().is_fatal());
+/// ```
+pub struct HandlerError {
+    pub(crate) action: Action,
+    source: Source,
+}
+
+/// What a failure asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Retry,
+    RetryAfter(Duration),
+    Snooze(Duration),
+    Fatal,
+    Discard,
+    Undecodable,
+    NewerVersion,
+}
+
+impl HandlerError {
+    fn with(action: Action, source: impl Into<Source>) -> Self {
+        Self {
+            action,
+            source: source.into(),
+        }
+    }
+
+    /// A failure that the handler's policy retries.
+    pub fn retry(source: impl Into<Source>) -> Self {
+        Self::with(Action::Retry, source)
+    }
+
+    /// A failure to be retried after a pause of its own; it counts as an attempt.
+    pub fn retry_after(pause: Duration, source: impl Into<Source>) -> Self {
+        Self::with(Action::RetryAfter(pause), source)
+    }
+
+    /// No failure: the event is to come again after a pause, and this was no attempt.
+    pub fn snooze(pause: Duration) -> Self {
+        Self::with(Action::Snooze(pause), "snoozed")
+    }
+
+    /// A failure that no retry can mend: the event goes to the dead letters.
+    pub fn fatal(source: impl Into<Source>) -> Self {
+        Self::with(Action::Fatal, source)
+    }
+
+    /// The event is of no use to this handler: it counts as done, and the reason is logged.
+    pub fn discard(reason: impl Into<Source>) -> Self {
+        Self::with(Action::Discard, reason)
+    }
+
+    pub(crate) fn undecodable(source: impl Into<Source>) -> Self {
+        Self::with(Action::Undecodable, source)
+    }
+
+    pub(crate) fn newer_version(source: impl Into<Source>) -> Self {
+        Self::with(Action::NewerVersion, source)
+    }
+
+    /// Whether it says that no retry can help.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        matches!(self.action, Action::Fatal | Action::Undecodable)
+    }
+
+    /// The error that it came from.
+    #[must_use]
+    pub fn source(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &*self.source
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({self})", self.action)
+    }
+}
+
+/// The whole chain of errors on one line.
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&error_chain(&*self.source))
+    }
+}
+
+impl<E: Into<Source>> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self::retry(error)
+    }
+}
+
+/// Says on a `Result` what its error asks for.
+pub trait HandlerResultExt<T> {
+    /// No retry can help: the event goes to the dead letters.
+    ///
+    /// # Errors
+    /// The same error, as a fatal one.
+    fn fatal(self) -> Result<T, HandlerError>;
+
+    /// Retry after a pause, in place of the policy's.
+    ///
+    /// # Errors
+    /// The same error, with the pause.
+    fn retry_after(self, pause: Duration) -> Result<T, HandlerError>;
+
+    /// The event is of no use then; it counts as done.
+    ///
+    /// # Errors
+    /// The same error, as a reason to discard.
+    fn discard(self) -> Result<T, HandlerError>;
+}
+
+impl<T, E: Into<Source>> HandlerResultExt<T> for Result<T, E> {
+    fn fatal(self) -> Result<T, HandlerError> {
+        self.map_err(HandlerError::fatal)
+    }
+
+    fn retry_after(self, pause: Duration) -> Result<T, HandlerError> {
+        self.map_err(|error| HandlerError::retry_after(pause, error))
+    }
+
+    fn discard(self) -> Result<T, HandlerError> {
+        self.map_err(HandlerError::discard)
+    }
+}
+
+/// What a handler that succeeded hands back: nothing, or events to be published together with the
+/// acknowledgement.
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot return `{Self}`",
+    label = "not something a handler returns",
+    note = "return `()`, an event, `Option`, `Vec` or a tuple of events, or a `Result` of one of these \
+            whose error converts into `HandlerError`"
+)]
+pub trait Emit: Send {
+    /// The types of what it may hand back.
+    #[doc(hidden)]
+    fn emitted_types() -> Vec<EventDescriptor>;
+
+    #[doc(hidden)]
+    fn emit(self, drafts: &mut Vec<Draft>) -> Result<()>;
+}
+
+impl Emit for () {
+    fn emitted_types() -> Vec<EventDescriptor> {
+        Vec::new()
+    }
+
+    fn emit(self, _: &mut Vec<Draft>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<E: Event> Emit for E {
+    fn emitted_types() -> Vec<EventDescriptor> {
+        vec![EventDescriptor::of::<E>()]
+    }
+
+    fn emit(self, drafts: &mut Vec<Draft>) -> Result<()> {
+        drafts.push(Draft::of(&self)?);
+        Ok(())
+    }
+}
+
+impl<T: Emit> Emit for Option<T> {
+    fn emitted_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
+    fn emit(self, drafts: &mut Vec<Draft>) -> Result<()> {
+        self.map_or(Ok(()), |inner| inner.emit(drafts))
+    }
+}
+
+impl<T: Emit> Emit for Vec<T> {
+    fn emitted_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
+    fn emit(self, drafts: &mut Vec<Draft>) -> Result<()> {
+        self.into_iter().try_for_each(|inner| inner.emit(drafts))
+    }
+}
+
+macro_rules! emit_tuples {
+    ($(($($name:ident),+))+) => {$(
+        impl<$($name: Emit),+> Emit for ($($name,)+) {
+            fn emitted_types() -> Vec<EventDescriptor> {
+                [$($name::emitted_types()),+].concat()
+            }
+
+            #[allow(non_snake_case)]
+            fn emit(self, drafts: &mut Vec<Draft>) -> Result<()> {
+                let ($($name,)+) = self;
+                $($name.emit(drafts)?;)+
+                Ok(())
+            }
+        }
+    )+};
+}
+emit_tuples! { (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, F) (A, B, C, D, F, G) }
+
+/// What a handler may return: [`Emit`], or a `Result` of it.
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot return `{Self}`",
+    label = "not something a handler returns",
+    note = "return `()`, an event, `Option`, `Vec` or a tuple of events, or a `Result` of one of these \
+            whose error converts into `HandlerError`",
+    note = "an error does so if it is `Send + Sync + 'static`: in place of `Box<dyn Error>` write \
+            `Box<dyn Error + Send + Sync>`, and in place of a type with an `Rc` or a `Cell` inside \
+            one with an `Arc` or a `Mutex`"
+)]
+pub trait HandlerOutput: Send {
+    /// The types of the events that it may be.
+    #[doc(hidden)]
+    fn returned_types() -> Vec<EventDescriptor>;
+
+    #[doc(hidden)]
+    fn into_drafts(self) -> Result<Vec<Draft>, HandlerError>;
+}
+
+impl<T: Emit> HandlerOutput for T {
+    fn returned_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
+    fn into_drafts(self) -> Result<Vec<Draft>, HandlerError> {
+        let mut drafts = Vec::new();
+        self.emit(&mut drafts).map_err(HandlerError::fatal)?;
+        Ok(drafts)
+    }
+}
+
+impl<T: Emit, E: Into<HandlerError> + Send> HandlerOutput for Result<T, E> {
+    fn returned_types() -> Vec<EventDescriptor> {
+        T::emitted_types()
+    }
+
+    fn into_drafts(self) -> Result<Vec<Draft>, HandlerError> {
+        self.map_err(Into::into)?.into_drafts()
+    }
+}

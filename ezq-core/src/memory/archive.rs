@@ -1,0 +1,157 @@
+//! The archives of the memory engine, and what it knows of one event.
+
+use std::time::Duration;
+
+use super::clock::{self, Micros};
+use super::queue::{Queue, Stored};
+use crate::codec::wire::{Origin, decode, flat_id};
+use crate::engine::{DeadLetter, Death, MessageId};
+use crate::event::is_control;
+use crate::history::identify;
+use crate::message::headers::{DEAD, Headers, REDRIVEN};
+use crate::{CopyState, EventCopy, QueueName, Retention};
+
+/// An acknowledged message that is kept.
+#[derive(Debug)]
+pub(super) struct Archived {
+    id: i64,
+    stored: Stored,
+    at: Micros,
+    retention: Retention,
+}
+
+impl Queue {
+    /// Removes a message, and keeps it where the queue has an archive.
+    pub(super) fn acknowledge(
+        &mut self,
+        id: i64,
+        name: &QueueName,
+        retention: Retention,
+        now: Micros,
+    ) {
+        let Some(stored) = self.take(id) else { return };
+        if retention != Retention::Delete && !is_control_event(name, id, &stored) {
+            self.forget_archived(retention.keep(), now);
+            self.archived.push_back(Archived {
+                id,
+                stored,
+                at: now,
+                retention,
+            });
+        }
+    }
+
+    /// Forgets what was archived longer ago.
+    pub(super) fn forget_archived(&mut self, keep: Option<Duration>, now: Micros) {
+        let Some(keep) = keep else { return };
+        while self
+            .archived
+            .front()
+            .is_some_and(|oldest| clock::after(oldest.at, keep) < now)
+        {
+            self.archived.pop_front();
+        }
+    }
+
+    /// Every copy of an event.
+    pub(super) fn copies(&self, name: &QueueName, event_id: &str, now: Micros) -> Vec<EventCopy> {
+        let find = |id: MessageId, stored: &Stored, state: CopyState| {
+            let Stored {
+                body,
+                headers,
+                enqueued_at,
+                deliveries,
+                ..
+            } = stored;
+            let event_type = find(name, body, headers, &id, event_id)?;
+            let published_at = clock::to_time(*enqueued_at);
+            let copy = EventCopy::new(name, id, published_at, headers, state);
+            Some(EventCopy {
+                event_type,
+                deliveries: *deliveries,
+                ..copy
+            })
+        };
+        let waiting = self.messages.iter().filter_map(|(id, stored)| {
+            let (due, now) = (clock::to_time(stored.due), clock::to_time(now));
+            let state = CopyState::of(due, stored.deliveries, &stored.headers, now);
+            find(MessageId::Number(*id), stored, state)
+        });
+        let archived = self.archived.iter().filter_map(
+            |Archived {
+                 id,
+                 stored,
+                 at,
+                 retention,
+             }| {
+                let at = clock::to_time(*at);
+                let state = match retention.is_archive() {
+                    true => CopyState::Archived { at },
+                    false => CopyState::Handled { at },
+                };
+                find(MessageId::Number(*id), stored, state)
+            },
+        );
+        let dead = self
+            .dead
+            .values()
+            .filter_map(|letter| dead_copy(name, letter, event_id));
+        waiting.chain(archived).chain(dead).collect()
+    }
+}
+
+fn dead_copy(queue: &QueueName, letter: &DeadLetter, event_id: &str) -> Option<EventCopy> {
+    let DeadLetter {
+        id,
+        original_id,
+        reason,
+        body,
+        headers,
+        enqueued_at,
+        died_at,
+    } = letter;
+    let message_id = original_id.clone().unwrap_or_else(|| id.clone());
+    let event_type = find(queue, body, headers, &message_id, event_id)?;
+    let state = CopyState::Dead {
+        letter: id.clone(),
+        at: *died_at,
+        reason: reason.clone(),
+    };
+    let copy = EventCopy::new(queue, message_id, *enqueued_at, headers, state);
+    let deliveries = headers
+        .value(DEAD)
+        .and_then(|dead| Death::read(dead).deliveries);
+    Some(EventCopy {
+        event_type,
+        deliveries: deliveries.unwrap_or(0),
+        ..copy
+    })
+}
+
+/// The type's name of what is the event with this id, under the id it has or had at first.
+fn find(
+    queue: &QueueName,
+    body: &str,
+    headers: &Headers,
+    id: &MessageId,
+    event_id: &str,
+) -> Option<Option<String>> {
+    let first = headers
+        .value(REDRIVEN)
+        .and_then(|death| Death::read(death).message_id);
+    let ids = first.iter().chain([id]);
+    ids.map(|id| flat_id(queue, id))
+        .find_map(|flat_id| identify(body, headers, event_id, &flat_id))
+}
+
+fn is_control_event(queue: &QueueName, id: i64, stored: &Stored) -> bool {
+    let message_id = &MessageId::Number(id);
+    let (enqueued_at, headers) = (clock::to_time(stored.enqueued_at), &stored.headers);
+    let origin = Origin {
+        queue,
+        message_id,
+        enqueued_at,
+        headers,
+    };
+    decode(&stored.body, origin).is_ok_and(|envelope| is_control(envelope.event_type()))
+}

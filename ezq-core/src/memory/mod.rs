@@ -1,0 +1,309 @@
+//! The engine in memory, for tests and doctests: all of the contract, and nothing survives the
+//! process.
+//!
+//! It is no cache and no broker; its purpose is that code written against it meets the same rules
+//! as against a database. Its clock is tokio's, so a paused clock moves leases, delays and retries.
+//! One lock guards all queues and is never held across an `.await`: each call is one atomic step.
+
+mod archive;
+mod clock;
+mod dedupe_keys;
+mod keys;
+mod letters;
+mod queue;
+mod schedules;
+mod store;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+
+use self::clock::Clock;
+use self::store::Store;
+use crate::engine::{
+    BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, Engine, ExtendOutcome,
+    LeaseRequest, Leased, MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore,
+    SettleOutcome,
+};
+use crate::{History, QueueName, Result, Retention, Settle};
+
+/// An engine that keeps its queues in this process.
+///
+/// A clone is another handle on the same queues, as a second client of one server would be. Time
+/// is the wall clock at creation plus what tokio's clock has moved since, so under
+/// `tokio::time::pause` leases run out and delayed messages fall due as the test advances.
+///
+/// ```
+/// use ezq_core::MemoryEngine;
+/// use ezq_core::{Due, Engine, Outgoing, QueueName, headers::Headers};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> ezq_core::Result<()> {
+/// let engine = MemoryEngine::new();
+/// let queue = QueueName::new("orders")?;
+/// engine.ensure_queue(&queue).await?;
+/// let message = Outgoing {
+///     queue: queue.clone(),
+///     body: "{}".into(),
+///     headers: Headers::new(),
+///     due: Due::Now,
+///     dedupe: None,
+/// };
+/// engine.publish(vec![message]).await?;
+/// assert_eq!(engine.published(&queue).len(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct MemoryEngine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    capabilities: Capabilities,
+    clock: Clock,
+    store: Mutex<Store>,
+}
+
+/// One message as it was published, whatever became of it since.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The id it got.
+    pub id: MessageId,
+    /// What was published, its queue included.
+    pub message: Outgoing,
+    /// When, on the engine's clock.
+    pub at: DateTime<Utc>,
+}
+
+impl Default for MemoryEngine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryEngine {
+    /// An engine without queues and without a limit on bodies.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_limit(None)
+    }
+
+    /// An engine that refuses bodies of more than so many bytes.
+    #[must_use]
+    pub fn with_body_limit(bytes: usize) -> Self {
+        Self::with_limit(Some(bytes))
+    }
+
+    fn with_limit(max_body: Option<usize>) -> Self {
+        let capabilities = Capabilities {
+            delayed: true,
+            dedupe: true,
+            ordered: true,
+            archive: true,
+            keys: true,
+            schedules: true,
+            exact_bodies: true,
+            max_body,
+            ..Capabilities::new("memory")
+        };
+        let shared = Shared {
+            capabilities,
+            clock: Clock::new(),
+            store: Mutex::new(Store::new(max_body)),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The time on the engine's clock.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        clock::to_time(self.shared.clock.now())
+    }
+
+    /// Everything published to a queue so far, oldest first: by [`Engine::publish`] and by
+    /// settlements, whether or not it was handled since.
+    #[must_use]
+    pub fn published(&self, queue: &QueueName) -> Vec<Published> {
+        let to_queue = |published: &&Published| published.message.queue == *queue;
+        self.store()
+            .published()
+            .iter()
+            .filter(to_queue)
+            .cloned()
+            .collect()
+    }
+
+    /// Everything published so far to any queue, oldest first.
+    #[must_use]
+    pub fn all_published(&self) -> Vec<Published> {
+        self.store().published().to_vec()
+    }
+
+    /// Forgets what was published so far; the queues stay as they are. For long runs, in which the
+    /// record would only grow.
+    pub fn forget_published(&self) {
+        self.store().forget_published();
+    }
+
+    /// Drops a queue with its messages and dead letters, as an operator might under running
+    /// consumers; whether it was there.
+    #[must_use = "tells whether there was such a queue"]
+    pub fn remove_queue(&self, queue: &QueueName) -> bool {
+        self.store().remove_queue(queue)
+    }
+
+    // A panic while the lock is held leaves whole queues behind: every step checks first and
+    // changes afterwards. So a poisoned lock is usable.
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.shared
+            .store
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Engine for MemoryEngine {
+    fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
+        self.store().ensure_queue(queue);
+        Ok(())
+    }
+
+    fn set_retention(&self, queue: &QueueName, retention: Retention) -> Result<()> {
+        self.store().set_retention(queue, retention);
+        Ok(())
+    }
+
+    async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        Ok(messages
+            .into_iter()
+            .map(|message| store.publish(message, now))
+            .collect())
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        let queue = store.queue(&request.queue)?;
+        Ok(queue.lease(&request, now))
+    }
+
+    async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
+        Ok(Some(self.store().wakeups(queue)))
+    }
+
+    async fn settle(
+        &self,
+        queue: &QueueName,
+        settlements: Vec<(Receipt, Settle)>,
+    ) -> Result<Vec<SettleOutcome>> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        store.queue(queue)?;
+        let settle = |(receipt, settle)| store.settle(queue, receipt, settle, now);
+        Ok(settlements.into_iter().map(settle).collect())
+    }
+
+    async fn extend(
+        &self,
+        queue: &QueueName,
+        receipts: &[Receipt],
+        ttl: Duration,
+    ) -> Result<Vec<ExtendOutcome>> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        let queue = store.queue(queue)?;
+        let extend = |receipt| {
+            if queue.extend(receipt, ttl, now) {
+                ExtendOutcome::Extended
+            } else {
+                ExtendOutcome::LeaseLost
+            }
+        };
+        Ok(receipts.iter().map(extend).collect())
+    }
+
+    async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
+        Ok(self.store().queue(queue)?.cancel(id))
+    }
+
+    async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        let moved = store.queue(queue)?.reschedule(id, due, now);
+        if moved {
+            store.wake(queue);
+        }
+        Ok(moved)
+    }
+
+    async fn lease_by_id(
+        &self,
+        queue: &QueueName,
+        id: &MessageId,
+        ttl: Duration,
+    ) -> Result<Option<Delivery>> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        let held = store.queue(queue)?;
+        if held.is_leased(id, now) {
+            return Err(LeaseRequest::held(queue, id));
+        }
+        Ok(held.lease_by_id(id, ttl, now))
+    }
+
+    async fn purge(&self, queue: &QueueName) -> Result<u64> {
+        Ok(self.store().queue(queue)?.purge())
+    }
+
+    async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        Ok(store.queue(queue)?.stats(now))
+    }
+
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        Ok(store.queue(queue)?.blocked(limit, now))
+    }
+
+    async fn health_check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
+        Ok(self
+            .store()
+            .history(event_id, queue, self.shared.clock.now()))
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
+    fn schedules(&self) -> Option<&dyn ScheduleStore> {
+        Some(self)
+    }
+
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        Some(self)
+    }
+}

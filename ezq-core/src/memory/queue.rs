@@ -1,0 +1,441 @@
+//! One queue of the memory engine, as plain data: no lock, no clock, no other queue.
+//!
+//! As in a PGMQ table, one time per message says both where it stands and from when it can be
+//! read: a lease moves it to its own end, a release moves it back.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::archive::Archived;
+use super::clock::{self, Micros};
+use super::dedupe_keys::DedupeKeys;
+use super::keys::Keys;
+use crate::engine::{
+    BlockedKey, Blocker, DeadLetter, Delivery, Due, LeaseRequest, Leased, MessageId, Position,
+    QueueStats, Receipt,
+};
+use crate::message::headers::{DEAD, HANDLER_PREFIX, Headers, REDRIVEN, RETURNED};
+use crate::message::settlement::{HandlerMark, HandlerState};
+use crate::{Progress, Reason};
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) dedupe: DedupeKeys,
+    generation: i64,
+    last_id: i64,
+    pub(super) messages: HashMap<i64, Stored>,
+    // (due, id) of every message.
+    order: BTreeSet<(Micros, i64)>,
+    keys: Keys,
+    pub(super) dead: BTreeMap<i64, DeadLetter>,
+    last_dead_id: i64,
+    // Oldest first.
+    pub(super) archived: VecDeque<Archived>,
+}
+
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) body: String,
+    pub(super) headers: Headers,
+    pub(super) enqueued_at: Micros,
+    pub(super) due: Micros,
+    pub(super) deliveries: u32,
+    // Its newest delivery was not settled.
+    open: bool,
+}
+
+impl Queue {
+    pub(super) fn new(generation: i64) -> Self {
+        Self {
+            dedupe: DedupeKeys::default(),
+            generation,
+            last_id: 0,
+            messages: HashMap::new(),
+            order: BTreeSet::new(),
+            keys: Keys::default(),
+            dead: BTreeMap::new(),
+            last_dead_id: 0,
+            archived: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        body: String,
+        headers: Headers,
+        due: Micros,
+        enqueued_at: Micros,
+    ) -> MessageId {
+        self.last_id += 1;
+        if let Some(key) = headers.key() {
+            self.keys.insert(&key, self.last_id);
+        }
+        let stored = Stored {
+            body,
+            headers,
+            enqueued_at,
+            due,
+            deliveries: 0,
+            open: false,
+        };
+        self.messages.insert(self.last_id, stored);
+        self.order.insert((due, self.last_id));
+        MessageId::Number(self.last_id)
+    }
+
+    pub(super) fn lease(&mut self, request: &LeaseRequest, now: Micros) -> Leased {
+        let limit = request
+            .before
+            .as_ref()
+            .map_or((Micros::MAX, i64::MAX), in_order);
+        let first = request
+            .after
+            .as_ref()
+            .map_or((Micros::MIN, i64::MIN), |after| {
+                let (due, id) = in_order(after);
+                (due, id.saturating_add(1))
+            });
+        let ready = limit.min((now.saturating_add(1), i64::MIN));
+        let places = self.claimable(first, ready, request.max, now);
+        let next_due = if places.is_empty() {
+            let later = first.max(ready).min(limit);
+            let next = self
+                .order
+                .range(later..limit)
+                .find(|(_, id)| self.unblocks(*id));
+            next.map(|(due, _)| clock::between(now, *due))
+        } else {
+            None
+        };
+        let is_held_up = request.before.is_some()
+            && places.is_empty()
+            && self.order.range(first.min(ready)..ready).next().is_some();
+        let until = lease_end(request.ttl, now);
+        Leased {
+            is_held_up,
+            deliveries: places
+                .into_iter()
+                .filter_map(|(due, id)| self.deliver(id, due, until, now))
+                .collect(),
+            next_due,
+        }
+    }
+
+    /// Whether a worker has the message that an id means.
+    pub(super) fn is_leased(&self, id: &MessageId, now: Micros) -> bool {
+        let stored = id.as_number().and_then(|id| self.messages.get(&id));
+        stored.is_some_and(|stored| stored.open && stored.due > now)
+    }
+
+    /// Leases the message that an id means, if there is one.
+    pub(super) fn lease_by_id(
+        &mut self,
+        id: &MessageId,
+        ttl: Duration,
+        now: Micros,
+    ) -> Option<Delivery> {
+        let id = id.as_number()?;
+        let due = self.messages.get(&id)?.due;
+        self.deliver(id, due, lease_end(ttl, now), now)
+    }
+
+    /// What can be handed out, in its order: of each key its first message, and up to half of
+    /// what is asked for of those that follow it.
+    fn claimable(
+        &self,
+        first: (Micros, i64),
+        ready: (Micros, i64),
+        max: usize,
+        now: Micros,
+    ) -> Vec<(Micros, i64)> {
+        let longest = (max / 2).max(1);
+        // The last message of a key that is handed out, and how many are.
+        let mut runs: HashMap<Cow<'_, str>, (i64, usize)> = HashMap::new();
+        let mut places = Vec::new();
+        for (due, id) in self.order.range(first.min(ready)..ready) {
+            if places.len() >= max {
+                break;
+            }
+            if let Some(key) = self.key(*id) {
+                let run = runs.get(&key).copied();
+                let follows = match run {
+                    Some((last, length)) => {
+                        length < longest && self.keys.next(&key, last) == Some(*id)
+                    }
+                    None => self.keys.first(&key) == Some(*id) && self.leased(&key, now).is_none(),
+                };
+                if !follows {
+                    continue;
+                }
+                runs.insert(key, (*id, run.map_or(1, |(_, length)| length + 1)));
+            }
+            places.push((*due, *id));
+        }
+        places
+    }
+
+    fn key(&self, id: i64) -> Option<Cow<'_, str>> {
+        self.messages.get(&id)?.headers.key()
+    }
+
+    /// When the last lease on a message of a key ends, if there is one.
+    fn leased(&self, key: &str, now: Micros) -> Option<Micros> {
+        let dues = self
+            .keys
+            .open(key)
+            .filter_map(|id| Some(self.messages.get(&id)?.due));
+        dues.filter(|due| *due > now).max()
+    }
+
+    /// Whether something can be handed out once this message falls due.
+    fn unblocks(&self, id: i64) -> bool {
+        self.key(id).is_none_or(|key| {
+            self.keys.first(&key) == Some(id) || self.keys.open(&key).any(|open| open == id)
+        })
+    }
+
+    pub(super) fn blocked(&self, limit: usize, now: Micros) -> Vec<BlockedKey> {
+        let blocked = self.keys.firsts().filter(|(_, _, waiting)| *waiting > 0);
+        let blocked = blocked.filter_map(|(key, head, waiting)| {
+            let stored = self.messages.get(&head)?;
+            let (blocker, until) = match self.leased(key, now) {
+                Some(end) => (Blocker::Leased, end),
+                None if stored.due <= now => return None,
+                None if stored.deliveries > 0 => (Blocker::Retry, stored.due),
+                None => (Blocker::Delayed, stored.due),
+            };
+            let (head, until) = (MessageId::Number(head), clock::to_time(until));
+            Some(BlockedKey::new(key, head, blocker, until, count(waiting)))
+        });
+        blocked.take(limit).collect()
+    }
+
+    /// Notes whether a message is handed out and not settled.
+    fn set_open(&mut self, id: i64, open: bool) {
+        let Some(stored) = self.messages.get_mut(&id) else {
+            return;
+        };
+        stored.open = open;
+        if let Some(key) = stored.headers.key() {
+            self.keys.set_open(&key, id, open);
+        }
+    }
+
+    fn deliver(&mut self, id: i64, due: Micros, until: Micros, now: Micros) -> Option<Delivery> {
+        self.place(id, until);
+        self.set_open(id, true);
+        let stored = self.messages.get_mut(&id)?;
+        stored.deliveries = stored.deliveries.saturating_add(1);
+        let token = [i64::from(stored.deliveries), self.generation, due];
+        Some(Delivery {
+            receipt: Receipt::new(MessageId::Number(id), token),
+            body: stored.body.clone(),
+            headers: stored.headers.clone(),
+            deliveries: stored.deliveries,
+            enqueued_at: clock::to_time(stored.enqueued_at),
+            due: clock::to_time(due),
+            leased_at: clock::to_time(now),
+        })
+    }
+
+    /// The message that a receipt may still settle. A lease that ran out does not void it, only
+    /// another delivery or a settlement does.
+    pub(super) fn held(&self, receipt: &Receipt) -> Option<i64> {
+        let id = receipt.message_id().as_number()?;
+        let [deliveries, generation, _] = receipt.token();
+        let stored = self.messages.get(&id)?;
+        let holds = stored.open
+            && generation == self.generation
+            && deliveries == i64::from(stored.deliveries);
+        holds.then_some(id)
+    }
+
+    pub(super) fn extend(&mut self, receipt: &Receipt, ttl: Duration, now: Micros) -> bool {
+        let Some(id) = self.held(receipt) else {
+            return false;
+        };
+        self.place(id, clock::after(now, ttl));
+        true
+    }
+
+    pub(super) fn remove(&mut self, id: i64) -> bool {
+        self.take(id).is_some()
+    }
+
+    /// Ends a delivery by a retry or a release: readable from `due`, with the marks merged in.
+    pub(super) fn give_back(&mut self, id: i64, due: Micros, progress: &Progress, covers: u32) {
+        self.place(id, due);
+        self.set_open(id, false);
+        if let Some(stored) = self.messages.get_mut(&id) {
+            stored.headers.give_back(progress);
+            stored.headers.covered(covers);
+        }
+    }
+
+    pub(super) fn bury(&mut self, id: i64, progress: &Progress, reason: Reason, now: Micros) {
+        let Some(mut stored) = self.take(id) else {
+            return;
+        };
+        stored.headers.merge(progress);
+        let death = json!({
+            // A reason is plain data: writing it as JSON cannot fail.
+            "reason": serde_json::to_value(&reason).unwrap_or_default(),
+            "id": id,
+            "deliveries": stored.deliveries,
+            "enqueued_at": clock::to_time(stored.enqueued_at),
+            "died_at": clock::to_time(now),
+        });
+        stored.headers.insert(DEAD, death);
+        self.last_dead_id += 1;
+        let letter = DeadLetter {
+            id: MessageId::Number(self.last_dead_id),
+            original_id: Some(MessageId::Number(id)),
+            reason: Some(reason),
+            body: stored.body,
+            headers: stored.headers,
+            enqueued_at: clock::to_time(stored.enqueued_at),
+            died_at: clock::to_time(now),
+        };
+        self.dead.insert(self.last_dead_id, letter);
+    }
+
+    pub(super) fn dead(&self, after: Option<&MessageId>, limit: usize) -> Vec<DeadLetter> {
+        let first = after.and_then(MessageId::as_number).unwrap_or(0);
+        let letters = self.dead.range(first.saturating_add(1)..);
+        letters
+            .take(limit)
+            .map(|(_, letter)| shown(letter))
+            .collect()
+    }
+
+    pub(super) fn dead_letter(&self, id: &MessageId) -> Option<DeadLetter> {
+        self.dead.get(&id.as_number()?).map(shown)
+    }
+
+    pub(super) fn redrive(&mut self, id: &MessageId, now: Micros) -> bool {
+        let Some(letter) = id.as_number().and_then(|id| self.dead.remove(&id)) else {
+            return false;
+        };
+        let enqueued_at = clock::to_micros(letter.enqueued_at);
+        self.insert(letter.body, revive(&letter.headers), now, enqueued_at);
+        true
+    }
+
+    pub(super) fn discard(&mut self, id: &MessageId) -> bool {
+        id.as_number()
+            .is_some_and(|id| self.dead.remove(&id).is_some())
+    }
+
+    pub(super) fn cancel(&mut self, id: &MessageId) -> bool {
+        self.undelivered(id).is_some_and(|id| self.remove(id))
+    }
+
+    pub(super) fn reschedule(&mut self, id: &MessageId, due: Due, now: Micros) -> bool {
+        let Some(id) = self.undelivered(id) else {
+            return false;
+        };
+        self.place(id, clock::due(now, due));
+        true
+    }
+
+    pub(super) fn purge(&mut self) -> u64 {
+        let held = count(self.messages.len());
+        self.messages.clear();
+        self.keys.clear();
+        self.order.clear();
+        held
+    }
+
+    pub(super) fn stats(&self, now: Micros) -> QueueStats {
+        let ready = self.order.range(..(now.saturating_add(1), i64::MIN));
+        let delivered = |(due, id): &&(Micros, i64)| {
+            *due > now && self.messages.get(id).is_some_and(|m| m.deliveries > 0)
+        };
+        let oldest = self.order.first().filter(|(due, _)| *due <= now);
+        let ready = count(ready.count());
+        let in_progress = count(self.order.iter().filter(delivered).count());
+        QueueStats {
+            ready,
+            in_progress,
+            scheduled: count(self.order.len()) - ready - in_progress,
+            dead: count(self.dead.len()),
+            oldest_ready: oldest.map(|(due, _)| clock::between(*due, now)),
+        }
+    }
+
+    fn undelivered(&self, id: &MessageId) -> Option<i64> {
+        let id = id.as_number()?;
+        let stored = self.messages.get(&id)?;
+        (stored.deliveries == 0).then_some(id)
+    }
+
+    fn place(&mut self, id: i64, due: Micros) {
+        if let Some(stored) = self.messages.get_mut(&id) {
+            self.order.remove(&(stored.due, id));
+            self.order.insert((due, id));
+            stored.due = due;
+        }
+    }
+
+    pub(super) fn take(&mut self, id: i64) -> Option<Stored> {
+        let stored = self.messages.remove(&id)?;
+        self.order.remove(&(stored.due, id));
+        if let Some(key) = stored.headers.key() {
+            self.keys.remove(&key, id);
+        }
+        Some(stored)
+    }
+}
+
+/// A lease of no length would be no lease.
+fn lease_end(ttl: Duration, now: Micros) -> Micros {
+    clock::after(now, ttl.max(Duration::from_micros(1)))
+}
+
+/// A place as `order` has it.
+fn in_order(position: &Position) -> (Micros, i64) {
+    (
+        clock::to_micros(position.due),
+        position.message_id.as_number().unwrap_or(i64::MIN),
+    )
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// A dead letter as others see it: what its headers say of its death stands in its fields.
+fn shown(letter: &DeadLetter) -> DeadLetter {
+    let mut entries = letter.headers.as_object().clone();
+    entries.remove(DEAD);
+    DeadLetter {
+        headers: Headers::from_value(entries.into()),
+        ..letter.clone()
+    }
+}
+
+/// The headers of a dead letter that starts anew: only what is done stays done, and what it had died
+/// of is kept as that.
+fn revive(headers: &Headers) -> Headers {
+    let mut entries = headers.as_object().clone();
+    entries.retain(|key, value| {
+        if key.starts_with(HANDLER_PREFIX) {
+            let mark = serde_json::from_value::<HandlerMark>(value.clone());
+            return mark.is_ok_and(|mark| mark.state == HandlerState::Done);
+        }
+        ![DEAD, RETURNED, REDRIVEN].contains(&key.as_str())
+    });
+    if let Some(mut death) = headers.value(DEAD).and_then(Value::as_object).cloned() {
+        let earlier = headers.value(REDRIVEN).and_then(Value::as_object);
+        for (key, value) in earlier.into_iter().flatten() {
+            if ["id", "enqueued_at"].contains(&key.as_str()) {
+                death.insert(key.clone(), value.clone());
+            }
+        }
+        entries.insert(REDRIVEN.to_owned(), death.into());
+    }
+    Headers::from_value(entries.into())
+}

@@ -1,0 +1,6 @@
+//! What a message is, apart from its event: queue, headers, progress and retention.
+
+pub mod headers;
+pub(crate) mod queue_name;
+pub(crate) mod retention;
+pub(crate) mod settlement;

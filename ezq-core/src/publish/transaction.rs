@@ -1,0 +1,165 @@
+//! The transaction of one run of a handler: begun before it, lent to it, and finished or abandoned
+//! after it.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::engine::{
+    BroadcastMessage, Delivery, Engine, MessageId, Outgoing, PublishOutcome, UnitOfWork,
+};
+use crate::publish::engines::ensure;
+use crate::publish::publisher::{Prepared, Published, Services};
+use crate::{Error, ErrorKind, QueueName, Result};
+
+/// A handler's transaction, with what the handler published so far.
+pub(crate) struct Transaction {
+    engine: Arc<dyn Engine>,
+    queue: QueueName,
+    state: Mutex<Option<Open>>,
+}
+
+struct Open {
+    unit: Box<dyn UnitOfWork>,
+    published: Vec<Outgoing>,
+}
+
+impl Transaction {
+    /// Begins the transaction of a handler that may run for so long.
+    pub(crate) async fn begin(
+        services: &Services,
+        queue: &QueueName,
+        limit: Option<Duration>,
+    ) -> Result<Self> {
+        let engine = Arc::clone(services.engines.of(queue));
+        let unit = engine.begin(queue, limit).await?;
+        let state = Mutex::new(Some(Open {
+            unit,
+            published: Vec::new(),
+        }));
+        Ok(Self {
+            engine,
+            queue: queue.clone(),
+            state,
+        })
+    }
+
+    /// Takes messages out of the queue inside the transaction.
+    pub(crate) async fn claim(&self, max: usize) -> Result<Vec<Delivery>> {
+        // Nobody else has it yet.
+        let Some(mut open) = self.state().take() else {
+            return Ok(Vec::new());
+        };
+        let claimed = open.unit.claim(max).await;
+        *self.state() = Some(open);
+        claimed
+    }
+
+    /// Shows the unit to its engine's extractor; `None` once the transaction has ended.
+    pub(crate) fn with<R>(&self, show: impl FnOnce(&mut dyn UnitOfWork) -> R) -> Option<R> {
+        self.state().as_mut().map(|open| show(&mut *open.unit))
+    }
+
+    /// Keeps an event until the transaction commits.
+    pub(crate) async fn publish(
+        &self,
+        services: &Services,
+        prepared: Prepared,
+    ) -> Result<Published> {
+        self.accept(services, std::slice::from_ref(&prepared.outgoing))
+            .await?;
+        let mut state = self.state();
+        let Some(open) = state.as_mut() else {
+            return Err(ended());
+        };
+        open.published.push(prepared.outgoing.clone());
+        drop(state);
+        prepared.published(PublishOutcome::Stored(MessageId::Pending))
+    }
+
+    /// Keeps an event for every subscribed queue until the transaction commits.
+    pub(crate) async fn broadcast(
+        &self,
+        services: &Services,
+        message: BroadcastMessage,
+    ) -> Result<()> {
+        services.engines.check_broadcast(&self.queue)?;
+        services.engines.broadcasts()?.ready().await?;
+        self.with(|unit| unit.broadcast(message))
+            .unwrap_or_else(|| Err(ended()))
+    }
+
+    /// Makes sure that the transaction can store events, as far as that can be told beforehand.
+    async fn accept(&self, services: &Services, events: &[Outgoing]) -> Result<()> {
+        self.check(services, events)?;
+        ensure(&*self.engine, events.iter()).await
+    }
+
+    /// The same of what the handler returned, once it has ended and given the transaction back.
+    pub(crate) async fn accept_returned(
+        &self,
+        services: &Services,
+        events: &[Outgoing],
+    ) -> Result<()> {
+        self.check(services, events)?;
+        let queues: BTreeSet<&QueueName> = events.iter().map(|event| &event.queue).collect();
+        for queue in queues {
+            if !self.has_made(queue).await {
+                self.engine.ensure_queue(queue).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn has_made(&self, queue: &QueueName) -> bool {
+        // Out of the lock while it is asked.
+        let Some(mut open) = self.state().take() else {
+            return false;
+        };
+        let has_made = open.unit.has_made(queue).await;
+        *self.state() = Some(open);
+        has_made
+    }
+
+    fn check(&self, services: &Services, events: &[Outgoing]) -> Result<()> {
+        for event in events {
+            if !services.engines.same(&self.queue, &event.queue) {
+                let text = format!(
+                    "the queue `{}` is kept by another engine: no transaction can store its events",
+                    event.queue
+                );
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            self.engine.check(event)?;
+        }
+        Ok(())
+    }
+
+    /// Ends it for the handler: the unit, and what was published in it.
+    pub(crate) fn close(&self) -> Option<(Box<dyn UnitOfWork>, Vec<Outgoing>)> {
+        self.state().take().map(|open| (open.unit, open.published))
+    }
+
+    pub(crate) async fn abandon(&self) {
+        if let Some((unit, _)) = self.close() {
+            unit.abandon().await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<Open>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ended() -> Error {
+    let text = "the handler's transaction has ended: publish before the handler returns";
+    Error::new(ErrorKind::InvalidEvent, text)
+}
+
+impl std::fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transaction")
+            .field("open", &self.state().is_some())
+            .finish_non_exhaustive()
+    }
+}
