@@ -12,10 +12,8 @@ mod attributes;
 mod duration;
 mod errors;
 mod event;
-mod event_key;
 mod event_set;
 mod on_event;
-mod schedule;
 mod suggest;
 
 use proc_macro::TokenStream;
@@ -92,14 +90,14 @@ pub fn on_event(arguments: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 /// Writes the type of a handler. In an `impl`, where it cannot stand, rustc's error names this macro;
-/// see `on_event/expand.rs`.
+/// see `on_event/expand/mod.rs`.
 #[doc(hidden)]
 #[proc_macro]
 pub fn a_handler_is_a_free_function_move_it_out_of_the_impl(input: TokenStream) -> TokenStream {
     on_event::handler_type(input.into()).into()
 }
 
-/// Puts what it is given beside an item, if that item is there; see `on_event/expand.rs`.
+/// Puts what it is given beside an item, if that item is there; see `on_event/expand/mod.rs`.
 #[doc(hidden)]
 #[proc_macro_attribute]
 pub fn beside(given: TokenStream, item: TokenStream) -> TokenStream {

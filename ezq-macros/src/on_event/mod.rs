@@ -5,12 +5,12 @@
 
 mod expand;
 mod options;
+mod schedule;
 mod signature;
 
 use crate::{
     attributes::{self, Entries},
     errors::Errors,
-    schedule,
 };
 use options::Options;
 use proc_macro2::TokenStream;

@@ -273,5 +273,4 @@ pub(crate) fn private(entries: &Entries, errors: &mut Errors) -> TokenStream {
 }
 
 #[cfg(test)]
-#[path = "attributes_tests.rs"]
 mod tests;

@@ -1,10 +1,12 @@
 //! `#[derive(Event)]`: the name, version, queue and key of one event type.
 
+mod key;
+
 use crate::{
     attributes::{self, Entries, Entry, Key},
     errors::Errors,
-    event_key::{self, EventKey},
 };
+use key::EventKey;
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::{
@@ -173,7 +175,7 @@ fn validate(input: &DeriveInput, entries: &Entries, errors: &mut Errors) -> Opti
         .and_then(|entry| errors.take(codec_name(entry)));
     options.key = entries
         .find("key")
-        .and_then(|e| errors.take(event_key::resolve(e, input)));
+        .and_then(|e| errors.take(key::resolve(e, input)));
     options
 }
 
@@ -287,5 +289,4 @@ fn expand(input: &DeriveInput, private: &TokenStream, options: &Options) -> Toke
 }
 
 #[cfg(test)]
-#[path = "event_tests.rs"]
 mod tests;
