@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a mistaken duration is told.
+/// The part of every error that says how a duration is written.
 pub(crate) const FORM: &str =
     "write a whole number and a unit (ms, s, m, h or d), such as \"500ms\", \"30s\" or \"5m\"";
 
@@ -10,12 +10,14 @@ pub(crate) const FORM: &str =
 ///
 /// # Errors
 ///
-/// Anything else, zero, and what a `u64` of milliseconds cannot hold; the text says what to write.
+/// If the text has another form, is zero, or exceeds a `u64` of milliseconds. The error's text says
+/// what to write.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let unit_at = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
+
     let millis_per_unit: u64 = match unit {
         "ms" => 1,
         "s" => 1_000,
@@ -27,6 +29,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     if number.is_empty() {
         return Err(format!("\"{text}\" is not a duration: {FORM}"));
     }
+
     let millis = number
         .parse::<u64>()
         .ok()

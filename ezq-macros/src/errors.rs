@@ -14,7 +14,7 @@ impl Errors {
         }
     }
 
-    /// Keeps the value, or notes the mistake.
+    /// The value, or `None` after noting the mistake.
     pub(crate) fn take<T>(&mut self, result: syn::Result<T>) -> Option<T> {
         result.map_err(|error| self.push(error)).ok()
     }

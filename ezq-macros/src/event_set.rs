@@ -23,6 +23,7 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
     let private = attributes::private(&entries, &mut errors);
     event::refuse_generics(&input.generics, &mut errors);
     let members = members(input, &mut errors);
+
     match errors.finish() {
         Ok(()) => expand(input, &private, &members),
         Err(error) => {
@@ -47,11 +48,13 @@ fn members<'a>(input: &'a DeriveInput, errors: &mut Errors) -> Vec<Member<'a>> {
         let message = "an event set needs a variant: write `Opened(AccountOpened)`";
         errors.push(Error::new(input.ident.span(), message));
     }
+
     let mut members: Vec<Member<'a>> = Vec::new();
     for variant in &data.variants {
         let Some(member) = errors.take(member(variant)) else {
             continue;
         };
+        // Two spellings of one type are left to rustc, by `OneVariantEach`.
         let written = member.event.to_token_stream().to_string();
         match members
             .iter()
@@ -84,7 +87,8 @@ fn member(variant: &Variant) -> syn::Result<Member<'_>> {
     }
 }
 
-/// Mentions each event in one body only: rustc reports a type that is no event once per body.
+/// The impl of `FromEvent`. It mentions each event in one function only, because rustc reports a
+/// type that is no event once for each function that mentions it.
 fn expand(input: &DeriveInput, private: &TokenStream, members: &[Member<'_>]) -> TokenStream {
     let ident = &input.ident;
     let count = members.len();
@@ -98,10 +102,11 @@ fn expand(input: &DeriveInput, private: &TokenStream, members: &[Member<'_>]) ->
             )
         }
     });
-    // Nothing but rustc sees that two paths are one type: it takes one of these for each.
+    // Only rustc sees that two paths name one type. It accepts one of these impls for each type.
     let once = members.iter().map(|Member { event, .. }| {
         quote!(#[automatically_derived] impl #private::OneVariantEach<#ident> for #event {})
     });
+
     quote! {
         #[allow(deprecated)]
         const _: () = {
@@ -142,7 +147,7 @@ fn expand(input: &DeriveInput, private: &TokenStream, members: &[Member<'_>]) ->
     }
 }
 
-/// Keeps handlers of a mistaken set from complaining as well.
+/// An impl that keeps handlers of a mistaken set from raising errors as well.
 fn fallback(input: &DeriveInput, private: &TokenStream) -> TokenStream {
     let ident = &input.ident;
     let (impl_generics, type_generics, where_clause) = input.generics.split_for_impl();

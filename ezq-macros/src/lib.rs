@@ -1,12 +1,12 @@
 //! The macros of [ezq](https://docs.rs/ezq): [`derive@Event`], [`derive@EventSet`],
 //! [`macro@on_event`] and [`macro@on_schedule`].
 //!
-//! Use them through `ezq`, which re-exports them beside what their expansions name. They know the
-//! names in `ezq::__private` and nothing else of ezq; whether a type fits is rustc's to say, on
-//! the user's own tokens.
+//! Use them through `ezq`, which re-exports them beside what their expansions name. The expansions
+//! name items of `ezq::__private` and nothing else of ezq. The macros see tokens, not types: whether a
+//! type fits is left to rustc, which reports it at the user's own tokens.
 //!
-//! Every macro is cut alike: read the arguments, validate, expand; after a mistake, expand to
-//! something that raises no second error.
+//! Every macro works in the same stages: it parses its input, validates it and expands it. After a
+//! mistake it expands to something that raises no second error.
 
 mod attributes;
 mod duration;
@@ -14,6 +14,7 @@ mod errors;
 mod event;
 mod event_set;
 mod on_event;
+mod queue_name;
 mod suggest;
 
 use proc_macro::TokenStream;
@@ -89,15 +90,16 @@ pub fn on_event(arguments: TokenStream, item: TokenStream) -> TokenStream {
     on_event::expand(arguments.into(), item.into()).into()
 }
 
-/// Writes the type of a handler. In an `impl`, where it cannot stand, rustc's error names this macro;
-/// see `on_event/expand/mod.rs`.
+/// Writes the type of a handler. In an `impl`, where no type can stand, rustc's error names this macro;
+/// see `on_event/expand/marker.rs`.
 #[doc(hidden)]
 #[proc_macro]
 pub fn a_handler_is_a_free_function_move_it_out_of_the_impl(input: TokenStream) -> TokenStream {
     on_event::handler_type(input.into()).into()
 }
 
-/// Puts what it is given beside an item, if that item is there; see `on_event/expand/mod.rs`.
+/// Writes its arguments after an item. If rustc drops the item, it drops them as well; see
+/// `on_event/expand/marker.rs`.
 #[doc(hidden)]
 #[proc_macro_attribute]
 pub fn beside(given: TokenStream, item: TokenStream) -> TokenStream {

@@ -1,16 +1,21 @@
 //! Splits an attribute's arguments into keys and values.
 //!
-//! It knows how `key = value` is written and which keys exist, not what they mean. Each item is
-//! read for itself, so a mistake in one does not hide another's.
+//! It knows how `key = value` is written and which keys exist, not what they mean. Each argument is
+//! read on its own, so that a mistake in one does not hide a mistake in another.
 
-use crate::{errors::Errors, suggest};
+use crate::{duration, errors::Errors, suggest};
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
-use syn::{Error, LitInt, LitStr, Result, Token, ext::IdentExt as _, parse::Parse, parse::Parser};
+use std::time::Duration;
+use syn::{
+    Error, LitInt, LitStr, Result, Token,
+    ext::IdentExt as _,
+    parse::{Parse, ParseStream, Parser},
+};
 
 /// A key that an attribute accepts.
 pub(crate) struct Key {
     pub(crate) name: &'static str,
-    /// How the key is written, for the messages that teach it.
+    /// An example of the key and its value, for the messages that teach it.
     pub(crate) form: &'static str,
     pub(crate) repeatable: bool,
 }
@@ -60,7 +65,7 @@ impl Entries {
         }
     }
 
-    /// Reads `a = 1, b(...), c = "x"`.
+    /// Reads `a = 1, b(...), c = "x"`. What is read from several attributes adds up.
     pub(crate) fn read(&mut self, arguments: TokenStream, errors: &mut Errors) {
         let mut item = Vec::new();
         for token in arguments {
@@ -90,6 +95,7 @@ impl Entries {
                 return;
             }
         };
+
         let Some(key) = errors.take(self.known(&ident)) else {
             return;
         };
@@ -101,6 +107,7 @@ impl Entries {
             errors.push(Error::new(ident.span(), message));
             return;
         }
+
         self.found.push(Entry {
             key,
             span: ident.span(),
@@ -110,16 +117,18 @@ impl Entries {
 
     fn known(&self, ident: &Ident) -> Result<&'static Key> {
         let name = ident.unraw().to_string();
-        self.keys
-            .iter()
-            .find(|key| key.name == name)
-            .ok_or_else(|| {
-                let hint = match suggest::nearest(&name, self.keys.iter().map(|key| key.name)) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => self.listed(),
-                };
-                Error::new(ident.span(), format!("unknown key `{name}`: {hint}"))
-            })
+        if let Some(key) = self.keys.iter().find(|key| key.name == name) {
+            return Ok(key);
+        }
+
+        let hint = match suggest::nearest(&name, self.keys.iter().map(|key| key.name)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => self.listed(),
+        };
+        Err(Error::new(
+            ident.span(),
+            format!("unknown key `{name}`: {hint}"),
+        ))
     }
 
     fn listed(&self) -> String {
@@ -132,6 +141,16 @@ impl Entries {
             [only] => format!("the only key is {only}"),
             _ => format!("the keys are {}", names.join(", ")),
         }
+    }
+
+    /// The checked value of a key. `None` if the key is absent, and after a mistake in its value.
+    pub(crate) fn value<T>(
+        &self,
+        name: &str,
+        check: impl FnOnce(&Entry) -> Result<T>,
+        errors: &mut Errors,
+    ) -> Option<T> {
+        self.find(name).and_then(|entry| errors.take(check(entry)))
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<&Entry> {
@@ -159,6 +178,7 @@ fn value(
         Some(other) => return Err(teach(other.span())),
         None => return Err(teach(ident.span())),
     };
+
     match (&value, tokens.next()) {
         (Value::Assigned(tokens), _) if tokens.is_empty() => Err(teach(ident.span())),
         (_, Some(extra)) => Err(Error::new(extra.span(), "expected a comma")),
@@ -167,7 +187,7 @@ fn value(
 }
 
 impl Entry {
-    /// The mistake of a value that is not what the key takes.
+    /// The error for a value of a kind that the key does not take.
     fn teach(&self, span: Span) -> Error {
         Error::new(
             span,
@@ -175,7 +195,7 @@ impl Entry {
         )
     }
 
-    /// What stands right of the `=`.
+    /// The value right of the `=`, as the parser reads it.
     pub(crate) fn parse_with<P: Parser>(&self, parser: P) -> Result<P::Output> {
         match &self.value {
             Value::Listed(_) => Err(self.teach(self.span)),
@@ -194,7 +214,7 @@ impl Entry {
         self.parse_with(T::parse)
     }
 
-    /// What stands between the parentheses.
+    /// The tokens between the parentheses.
     pub(crate) fn list(&self) -> Result<TokenStream> {
         match &self.value {
             Value::Listed(tokens) => Ok(tokens.clone()),
@@ -202,7 +222,7 @@ impl Entry {
         }
     }
 
-    /// A string that says something: not blank, no control characters.
+    /// A string that is not blank and has no control characters.
     pub(crate) fn text(&self) -> Result<LitStr> {
         let literal: LitStr = self.parse()?;
         let text = literal.value();
@@ -215,6 +235,7 @@ impl Entry {
                 ),
             ));
         }
+
         if text.contains(char::is_control) {
             return Err(Error::new(
                 literal.span(),
@@ -241,14 +262,21 @@ impl Entry {
         }
     }
 
+    /// A duration such as `"30s"`.
+    pub(crate) fn duration(&self) -> Result<Duration> {
+        let literal: LitStr = self.parse()?;
+        duration::parse(&literal.value()).map_err(|message| Error::new(literal.span(), message))
+    }
+
     /// A whole number, which may be negative.
     pub(crate) fn signed(&self) -> Result<i32> {
-        let (minus, literal) = self.parse_with(|input: syn::parse::ParseStream<'_>| {
+        let (minus, literal) = self.parse_with(|input: ParseStream<'_>| {
             Ok((
                 input.parse::<Option<Token![-]>>()?,
                 input.parse::<LitInt>()?,
             ))
         })?;
+
         let sign = if minus.is_some() { "-" } else { "" };
         format!("{sign}{}", literal.base10_digits())
             .parse()

@@ -1,4 +1,4 @@
-//! Resolves `key = field`: which field of the event orders it.
+//! Resolves `key = field`, which names the field that holds the event's ordering key.
 
 use crate::{attributes::Entry, suggest};
 use proc_macro2::{Span, TokenStream};
@@ -8,12 +8,14 @@ use syn::{
     ext::IdentExt as _, parse::ParseStream, punctuated::Punctuated,
 };
 
-/// A path of fields, the first of which the event is known to have.
+/// A path of fields. The event is known to have the first; rustc checks the others.
 pub(crate) struct EventKey(Vec<Member>);
 
 impl EventKey {
-    /// The key as text. Whether a field is an `Option`, at the end or on the way there, its type
-    /// tells, and not how it is written; an event in which one is absent has no key.
+    /// The expression of the key as text. If a field on the way is `None`, the event has no key.
+    ///
+    /// Whether a field is an `Option` is decided by its type, which may be an alias, and so by rustc:
+    /// `PlainField` is the trait that its method lookup falls back to.
     pub(crate) fn expand(&self, private: &TokenStream) -> TokenStream {
         let value = steps(&quote!(self), &self.0, private);
         quote! {
@@ -24,13 +26,14 @@ impl EventKey {
     }
 }
 
-/// The way from a value to what its fields lead to.
+/// The expression that follows `path` from the value `from`.
 fn steps(from: &TokenStream, path: &[Member], private: &TokenStream) -> TokenStream {
     let Some((member, rest)) = path.split_first() else {
         return TokenStream::new();
     };
+
+    // A field that does not implement `Display` is underlined where the user named it.
     let span = Span::call_site().located_at(member_span(member));
-    // What has no text is underlined where the user named it.
     let inner = quote_spanned!(span=> __ezq_inner);
     let value = match rest {
         [] => quote! {
@@ -38,6 +41,7 @@ fn steps(from: &TokenStream, path: &[Member], private: &TokenStream) -> TokenStr
         },
         rest => steps(&inner, rest, private),
     };
+
     let field = quote_spanned!(span=> &#from.#member);
     quote! {{
         let __ezq_field = #field;
@@ -66,8 +70,10 @@ pub(crate) fn resolve(entry: &Entry, input: &DeriveInput) -> Result<EventKey> {
     Ok(EventKey(path))
 }
 
-/// Reads `"a.b"` or `a.b`. What is wrong inside a string is an error of its own, apart from the
-/// value not being a path at all.
+/// Reads `"a.b"` or `a.b`.
+///
+/// The outer error means that the value is no path at all, and the caller replaces it by one that
+/// teaches the form. The inner error is a mistake inside a string, which keeps its own text.
 fn members(input: ParseStream<'_>) -> Result<Result<Vec<Member>>> {
     if input.peek(LitStr) {
         let literal: LitStr = input.parse()?;
@@ -77,6 +83,7 @@ fn members(input: ParseStream<'_>) -> Result<Result<Vec<Member>>> {
             .map(|part| member(part, literal.span()))
             .collect());
     }
+
     let parts = Punctuated::<Ident, Token![.]>::parse_separated_nonempty_with(input, |input| {
         if input.peek(syn::LitInt) {
             Err(input.error("a string"))
@@ -84,6 +91,7 @@ fn members(input: ParseStream<'_>) -> Result<Result<Vec<Member>>> {
             Ident::parse_any(input)
         }
     })?;
+
     Ok(parts
         .iter()
         .map(|part| member(&part.unraw().to_string(), part.span()))
@@ -94,6 +102,8 @@ fn member(part: &str, span: Span) -> Result<Member> {
     if let Ok(index) = part.parse::<u32>() {
         return Ok(Member::Unnamed(Index { index, span }));
     }
+
+    // A keyword is a field's name in its raw form only.
     let ident = syn::parse_str::<Ident>(part).or_else(|_| syn::parse_str(&format!("r#{part}")));
     match ident {
         Ok(mut ident) => {
@@ -124,17 +134,12 @@ fn field<'a>(fields: &'a Fields, member: &Member) -> Option<&'a syn::Field> {
 }
 
 fn missing(fields: &Fields, member: &Member, input: &DeriveInput) -> Error {
-    let name = match member {
-        Member::Named(ident) => ident.unraw().to_string(),
-        Member::Unnamed(index) => index.index.to_string(),
-    };
+    let name = member_name(member);
     let names: Vec<String> = fields
         .members()
-        .map(|member| match member {
-            Member::Named(ident) => ident.unraw().to_string(),
-            Member::Unnamed(index) => index.index.to_string(),
-        })
+        .map(|member| member_name(&member))
         .collect();
+
     let hint = match suggest::nearest(&name, names.iter().map(String::as_str)) {
         Some(near) => format!(": did you mean `{near}`?"),
         None if names.is_empty() => String::new(),
@@ -142,4 +147,11 @@ fn missing(fields: &Fields, member: &Member, input: &DeriveInput) -> Error {
     };
     let message = format!("`{}` has no field `{name}`{hint}", input.ident.unraw());
     Error::new(member_span(member), message)
+}
+
+fn member_name(member: &Member) -> String {
+    match member {
+        Member::Named(ident) => ident.unraw().to_string(),
+        Member::Unnamed(index) => index.index.to_string(),
+    }
 }

@@ -1,3 +1,4 @@
+use super::options::KEYS;
 use super::*;
 use syn::parse_quote;
 
@@ -12,7 +13,7 @@ fn mistakes(input: &DeriveInput) -> Vec<String> {
     let entries = read(input, KEYS, &mut errors);
     attributes::private(&entries, &mut errors);
     check_shape(input, &mut errors);
-    validate(input, &entries, &mut errors);
+    options::validate(input, &entries, &mut errors);
     match errors.finish() {
         Ok(()) => Vec::new(),
         Err(error) => error.into_iter().map(|error| error.to_string()).collect(),

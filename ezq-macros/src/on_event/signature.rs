@@ -1,49 +1,27 @@
-//! What a handler's signature may look like, and what to write where it looks otherwise.
+//! Checks a handler's signature. The errors say what to write in its place.
 
+use super::parse::Function;
 use crate::errors::Errors;
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens as _;
 use syn::{
-    Attribute, Error, FnArg, PatType, PathArguments, ReceiverKind, Result, ReturnType, Safety,
-    Type, Visibility, parse::ParseStream,
+    Attribute, Error, FnArg, Pat, PatType, PathArguments, ReceiverKind, Result, ReturnType, Safety,
+    Type,
 };
 
-/// A function whose body nobody here needs to understand.
-pub(super) struct Function {
-    pub(super) attributes: Vec<Attribute>,
-    pub(super) visibility: Visibility,
-    pub(super) signature: syn::Signature,
-}
-
-impl Function {
-    pub(super) fn parse(input: ParseStream<'_>, teach: &str) -> Result<Self> {
-        let attributes = input.call(Attribute::parse_outer)?;
-        let start = input.span();
-        let not_a_function = |_| Error::new(start, teach);
-        let visibility = input.parse()?;
-        let signature = input.parse().map_err(not_a_function)?;
-        let _body: TokenStream = input.parse()?;
-        Ok(Self {
-            attributes,
-            visibility,
-            signature,
-        })
-    }
-}
-
-/// What a handler's first parameter is.
+/// A handler's first parameter.
 #[derive(Clone, Copy)]
 pub(super) enum First<'a> {
     Event(&'a Type),
     /// Written as `Batch<..>`.
     Batch(&'a Type),
-    /// Of a function with a schedule, written as `Tick`.
+    /// Written as `Tick`, in a function with a schedule.
     Tick,
-    /// Of a function with a schedule: an extractor, or there is none.
+    /// A function with a schedule takes no tick: its first parameter is an extractor, or there is none.
     None,
 }
 
-/// The types a handler mentions: what it takes, by position, and what it gives back.
+/// The types in a handler's signature.
 pub(super) struct Signature<'a> {
     pub(super) first: First<'a>,
     pub(super) extractors: Vec<&'a Type>,
@@ -61,6 +39,7 @@ pub(super) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Optio
         errors.push(Error::new(signature.ident.span(), message));
         return None;
     };
+
     let is_batch = is_named(event, "Batch", |arguments| !arguments.is_empty());
     let first = if is_batch {
         First::Batch(event)
@@ -74,7 +53,7 @@ pub(super) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Optio
     })
 }
 
-/// The same of a function with a schedule, which need not take its tick.
+/// Checks the signature of a function with a schedule, which need not take its tick.
 pub(super) fn validate_scheduled<'a>(
     function: &'a Function,
     errors: &mut Errors,
@@ -95,8 +74,7 @@ pub(super) fn validate_scheduled<'a>(
     })
 }
 
-/// The types of the parameters. One mistake is reported for each part of the signature, the first
-/// one that counts.
+/// The types of the parameters. Of each part of the signature the first mistake is reported.
 fn parameters<'a>(signature: &'a syn::Signature, errors: &mut Errors) -> Option<Vec<&'a Type>> {
     if let Some(receiver) = signature.receiver() {
         let span = match receiver.kind {
@@ -108,8 +86,10 @@ fn parameters<'a>(signature: &'a syn::Signature, errors: &mut Errors) -> Option<
         errors.push(Error::new(span, message));
         return None;
     }
+
     errors.take(qualifiers(signature));
     errors.take(generics(signature));
+
     let typed: Vec<&PatType> = signature.inputs.iter().filter_map(as_typed).collect();
     for parameter in &typed {
         errors.take(owned(parameter));
@@ -117,6 +97,7 @@ fn parameters<'a>(signature: &'a syn::Signature, errors: &mut Errors) -> Option<
     Some(typed.iter().map(|parameter| &*parameter.ty).collect())
 }
 
+/// Whether the type is written by this name. Macros cannot see through an alias.
 fn is_named(ty: &Type, name: &str, has: impl Fn(&PathArguments) -> bool) -> bool {
     let Type::Path(path) = ungrouped(ty) else {
         return false;
@@ -141,16 +122,19 @@ fn qualifiers(signature: &syn::Signature) -> Result<()> {
             "a handler is called by the consumer, which cannot vouch for `unsafe`: drop it",
         ));
     }
+
     if let Some(abi) = &signature.abi {
         let message = "a handler is a plain Rust function: drop the `extern`";
         return Err(Error::new(abi.extern_token.span, message));
     }
+
     if let Some(variadic) = &signature.variadic {
         return Err(Error::new_spanned(
             variadic,
             "a handler has a fixed list of parameters",
         ));
     }
+
     if signature.asyncness.is_none() {
         let message = format!("a handler is async: write `async fn {}`", signature.ident);
         return Err(Error::new(signature.fn_token.span, message));
@@ -172,16 +156,18 @@ fn owned(parameter: &PatType) -> Result<()> {
         let message = "a handler's parameters are fixed: put the `#[cfg]` on the whole function";
         return Err(Error::new_spanned(attribute, message));
     }
+
     if let Type::Reference(reference) = ungrouped(&parameter.ty) {
         let taken = reference.elem.to_token_stream();
         let message = match &*parameter.pat {
-            syn::Pat::Ident(name) => {
+            Pat::Ident(name) => {
                 format!("take it by value: write `{}: {}`", name.ident, tidy(&taken))
             }
             _ => format!("take it by value: write `{}`", tidy(&taken)),
         };
         return Err(Error::new(reference.and_token.span, message));
     }
+
     match find_impl(parameter.ty.to_token_stream()) {
         Some(span) => Err(Error::new(
             span,
@@ -195,7 +181,7 @@ fn is_conditional(attribute: &Attribute) -> bool {
     attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr")
 }
 
-/// Types that come through `macro_rules` arrive in invisible groups.
+/// The type inside the invisible groups that `macro_rules` puts around types.
 fn ungrouped(ty: &Type) -> &Type {
     match ty {
         Type::Group(group) => ungrouped(&group.elem),
@@ -211,7 +197,7 @@ fn find_impl(tokens: TokenStream) -> Option<Span> {
     })
 }
 
-/// A type as people write it, near enough for a message.
+/// A type as people write it, or nearly so: only messages use it.
 fn tidy(tokens: &TokenStream) -> String {
     let spaced = tokens.to_string();
     [
