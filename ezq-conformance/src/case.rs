@@ -5,30 +5,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use ezq_core::{Error, error_chain};
-
 use crate::Harness;
+use crate::error::{CaseError, CaseResult};
 use crate::stage::Stage;
 
 /// A case still under way after this time hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(crate) type CaseResult = Result<(), CaseError>;
 pub(crate) type CaseFuture<'a> = Pin<Box<dyn Future<Output = CaseResult> + Send + 'a>>;
 pub(crate) type CaseFn = for<'a, 'h> fn(&'a Stage<'h>) -> CaseFuture<'a>;
-
-/// Why a case did not pass.
-#[derive(Debug)]
-pub(crate) enum CaseError {
-    Failed(String),
-    Skipped(String),
-}
-
-impl From<Error> for CaseError {
-    fn from(error: Error) -> Self {
-        Self::Failed(format!("{:?}: {}", error.kind(), error_chain(&error)))
-    }
-}
 
 /// What became of a case.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ macro_rules! check {
         if !$holds {
             let what = format!($($what)+);
             let place = concat!(file!(), ":", line!());
-            return Err($crate::case::CaseError::Failed(format!("{what} ({place})")));
+            return Err($crate::error::CaseError::Failed(format!("{what} ({place})")));
         }
     };
 }

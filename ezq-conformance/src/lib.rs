@@ -39,6 +39,7 @@
 mod check;
 mod case;
 mod cases;
+mod error;
 mod harness;
 mod model;
 mod report;

@@ -14,7 +14,7 @@ use ezq_core::{
 };
 
 use crate::Harness;
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 
 type Result<T> = std::result::Result<T, CaseError>;
 

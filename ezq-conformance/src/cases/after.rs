@@ -3,7 +3,7 @@
 use ezq_core::engine::{LeaseRequest, Position};
 use ezq_core::{Delivery, Settle};
 
-use crate::case::CaseResult;
+use crate::error::CaseResult;
 use crate::stage::{HOLD, Stage, numbers};
 
 cases![

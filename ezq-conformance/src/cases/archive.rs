@@ -8,7 +8,7 @@ use ezq_core::{
 };
 
 use super::settling::{mark, progress};
-use crate::case::CaseResult;
+use crate::error::CaseResult;
 use crate::stage::{HOLD, SHORT, Stage, ack};
 
 cases![

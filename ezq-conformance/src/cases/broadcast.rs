@@ -10,7 +10,7 @@ use ezq_core::{
     Due, ErrorKind, Pattern, PublishOutcome, QueueName, Receipt, SettleOutcome, error_chain,
 };
 
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, number_in, numbers};
 
 cases![

@@ -8,7 +8,7 @@ use ezq_core::engine::LeaseRequest;
 use ezq_core::{Engine, MessageId, QueueName, Receipt, Result, Settle, SettleOutcome};
 use tokio::task::JoinSet;
 
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, ack};
 
 cases![

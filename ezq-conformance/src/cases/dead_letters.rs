@@ -5,7 +5,7 @@ use ezq_core::headers::DEAD;
 use ezq_core::{HandlerState, Progress, Settle};
 
 use super::settling::{mark, progress};
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, SHORT, Stage, ack, number_in, reason, retry, unknown_id};
 
 cases![

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ezq_core::engine::{Dedupe, Original};
 use ezq_core::{Due, Error, MessageId, Outgoing, PublishOutcome, Settle};
 
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, ack, numbers};
 
 cases![

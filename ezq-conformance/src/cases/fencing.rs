@@ -5,7 +5,7 @@ use std::time::Duration;
 use ezq_core::{Delivery, ExtendOutcome, HandlerState, Progress, Receipt, Settle, SettleOutcome};
 
 use super::settling::{mark, progress};
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, SHORT, Stage, ack, numbers, only, reason, retry};
 
 cases![

@@ -6,7 +6,7 @@ use ezq_core::headers::{CE_ID, CE_TYPE, CODEC};
 use ezq_core::{CopyState, Due, EventCopy, HandlerState, Outgoing, Progress, Reason, Settle};
 
 use super::settling::{mark, progress};
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, SHORT, Stage, bury, reason, retry};
 
 cases![

@@ -12,7 +12,7 @@ use ezq_core::{
 };
 use tokio::task::JoinSet;
 
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, SHORT, Stage, ack, bury, numbers, only, retry};
 
 cases![

@@ -8,7 +8,7 @@ use ezq_core::{
 };
 
 use super::settling::{mark, progress};
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, SHORT, Stage, ack, bury, numbers, only, unknown_id};
 
 cases![

@@ -8,7 +8,7 @@ use ezq_core::{HandlerMark, HandlerName, HandlerState, Progress, Settle};
 use serde_json::json;
 
 use super::settling::{mark, progress};
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, SHORT, Stage, ack, number_in, numbers, reason};
 
 cases![

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use ezq_core::{Due, ErrorKind, Outgoing, PublishOutcome};
 use serde_json::json;
 
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, ack, number_in, numbers};
 
 cases![

@@ -2,7 +2,7 @@
 
 use ezq_core::{Due, ErrorKind, Outgoing, PublishOutcome, Settle, SettleOutcome};
 
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, bury, numbers, retry};
 
 cases![

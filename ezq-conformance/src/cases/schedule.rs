@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use ezq_core::{Due, MessageId, Outgoing, Settle};
 use tokio::time::Instant;
 
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, ack, numbers, unknown_id};
 
 cases![

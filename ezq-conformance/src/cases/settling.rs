@@ -10,7 +10,7 @@ use ezq_core::{
 };
 use tokio::time::Instant;
 
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, SHORT, Stage, ack, bury, number_in, numbers, reason, retry};
 
 cases![

@@ -8,7 +8,7 @@ use ezq_core::engine::{
 };
 use ezq_core::{Engine, ErrorKind, Outgoing};
 
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, numbers};
 
 cases![

@@ -3,7 +3,7 @@
 use ezq_core::engine::Finished;
 use ezq_core::{HandlerMark, HandlerName, HandlerState, Progress, Receipt, Settle, SettleOutcome};
 
-use crate::case::CaseResult;
+use crate::error::CaseResult;
 use crate::stage::{HOLD, SHORT, Stage, ack, numbers, only};
 
 cases![

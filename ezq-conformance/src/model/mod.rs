@@ -20,7 +20,7 @@ use std::num::ParseIntError;
 use std::time::SystemTime;
 
 use crate::Harness;
-use crate::case::CaseError;
+use crate::error::CaseError;
 use shrink::{Failing, Sequence};
 
 const SEED: &str = "EZQ_MODEL_SEED";

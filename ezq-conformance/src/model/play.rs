@@ -18,7 +18,7 @@ use super::ModelReport;
 use super::operation::{Operation, Pick, QUEUES, WORKERS, When, Whose};
 use super::reference::{Bounds, Reference, Standing, Time, correlation};
 use crate::Harness;
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, number_in};
 
 type Result<T> = std::result::Result<T, CaseError>;

@@ -9,7 +9,7 @@ use ezq_core::headers::Headers;
 use ezq_core::{HandlerState, MessageId, Progress, QueueStats, Reason};
 
 use super::operation::{How, When};
-use crate::case::{CaseError, CaseResult};
+use crate::error::{CaseError, CaseResult};
 
 /// A time by which messages stand in order: the half hour on the moved clock and the step within it.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::ModelReport;
 use super::operation::{Operation, operation};
 use super::play::Play;
 use crate::Harness;
-use crate::case::CaseError;
+use crate::error::CaseError;
 
 /// How many operations one sequence has at most.
 const LONGEST: usize = 200;

@@ -5,7 +5,7 @@ use ezq_core::engine::DeadLetter;
 
 use super::super::operation::Pick;
 use super::{HALF_HOUR, Play, Result, apart, picked, span};
-use crate::case::CaseResult;
+use crate::error::CaseResult;
 use crate::stage::number_in;
 
 /// Dead letters are listed so many at a time.
