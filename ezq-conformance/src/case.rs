@@ -1,4 +1,4 @@
-//! One named rule of the contract, and how it is run.
+//! A case: one named rule of the contract, and how it is examined.
 
 use std::fmt;
 use std::future::Future;
@@ -9,20 +9,20 @@ use crate::Harness;
 use crate::error::{CaseError, CaseResult};
 use crate::stage::Stage;
 
-/// A case still under way after this time hangs.
+/// A case that takes longer than this is taken to hang.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) type CaseFuture<'a> = Pin<Box<dyn Future<Output = CaseResult> + Send + 'a>>;
 pub(crate) type CaseFn = for<'a, 'h> fn(&'a Stage<'h>) -> CaseFuture<'a>;
 
-/// What became of a case.
+/// The result of a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The engine keeps the rule.
     Passed,
-    /// It does not; what was seen.
+    /// The engine breaks the rule; what was seen.
     Failed(String),
-    /// The rule cannot be examined here; why.
+    /// The rule cannot be examined on this engine or harness; why.
     Skipped(String),
 }
 
@@ -44,7 +44,9 @@ impl Case {
         self.name
     }
 
-    /// Runs it against an engine, in queues of its own.
+    /// Examines an engine, in queues of the case's own. The queues of a case that fails are kept.
+    ///
+    /// It takes two minutes at most; a case that takes longer has failed.
     pub async fn run(&self, harness: &dyn Harness) -> Verdict {
         let result = tokio::time::timeout(PATIENCE, async {
             let stage = Stage::open(harness).await?;

@@ -1,4 +1,4 @@
-//! Assertions that end a case with what was seen, where a panic would end the whole suite.
+//! Assertions that end a case with what was seen. A panic would end the whole suite.
 
 /// Ends the case unless something holds.
 macro_rules! check {

@@ -1,4 +1,4 @@
-//! The result of a case's steps.
+//! Why a case, or one of its steps, did not pass.
 
 use ezq_core::{Error, error_chain};
 
@@ -7,7 +7,9 @@ pub(crate) type CaseResult = Result<(), CaseError>;
 /// Why a case did not pass.
 #[derive(Debug)]
 pub(crate) enum CaseError {
+    /// What was seen.
     Failed(String),
+    /// Why the rule cannot be examined.
     Skipped(String),
 }
 

@@ -1,5 +1,5 @@
-//! One suite that every engine of ezq passes: the rules of [`Engine`](ezq_core::Engine) as cases
-//! that run against any store.
+//! The suite that every engine of ezq passes: the rules of [`Engine`](ezq_core::Engine) as cases that
+//! run against any store.
 //!
 //! Implement [`Harness`] for your engine, then [`run`] the suite and turn the [`Report`] into the
 //! test's result. Every case works in a queue of its own, so cases may share one store with
@@ -29,11 +29,12 @@
 //! # }
 //! ```
 //!
-//! Leases that must hold through a case are a minute long and those that must run out last a few
-//! hundred milliseconds, so a slow machine makes the suite slower and does not make it fail. On a
-//! real clock it waits for about ten seconds in all.
+//! A slow machine makes the suite slower and does not make it fail: leases that must hold through a
+//! case last a minute, and those that must run out a few hundred milliseconds. On a real clock the
+//! suite waits for about ten seconds in all.
 //!
-//! [`run_model`] plays long random sequences of operations against the engine and a small reference.
+//! [`run_model`] plays long random sequences of operations on the engine and on a small reference, and
+//! compares their answers.
 
 #[macro_use]
 mod check;

@@ -7,13 +7,13 @@ use crate::Verdict;
 /// One case and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The case's name.
+    /// The case's name, which states its rule.
     pub case: &'static str,
-    /// What became of it.
+    /// Whether the engine keeps the rule.
     pub verdict: Verdict,
 }
 
-/// What became of every case, in the order they ran.
+/// The verdicts on all cases, in the order they ran.
 ///
 /// Both `Display` and `Debug` print one line per case that did not pass and a sum, so that a test
 /// may return [`into_result`](Self::into_result).
@@ -56,8 +56,10 @@ impl Report {
     /// How many cases passed.
     #[must_use]
     pub fn passed(&self) -> usize {
-        let passed = |entry: &&Entry| entry.verdict == Verdict::Passed;
-        self.entries.iter().filter(passed).count()
+        self.entries
+            .iter()
+            .filter(|entry| entry.verdict == Verdict::Passed)
+            .count()
     }
 
     /// The report itself as the error if a case failed. Skipped cases are no failure.
@@ -104,11 +106,11 @@ mod tests {
     use super::*;
 
     fn report(verdicts: &[(&'static str, Verdict)]) -> Report {
-        let entry = |(case, verdict): &(&'static str, Verdict)| Entry {
+        let entries = verdicts.iter().map(|(case, verdict)| Entry {
             case,
             verdict: verdict.clone(),
-        };
-        Report::new(verdicts.iter().map(entry).collect())
+        });
+        Report::new(entries.collect())
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! What every case stands on: two clients of one store, fresh queues, and the steps that cases
-//! share. Steps check what holds everywhere, such as one outcome per message.
+//! The stage of a case: two clients of one store, fresh queues, and the steps that cases share.
+//! The steps check what holds everywhere, such as one outcome per message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ezq_core::engine::{DeadLetters, LeaseRequest, Leased, Position};
-use ezq_core::headers::Headers;
+use ezq_core::headers::{Headers, KEY};
 use ezq_core::{
     Capabilities, Delivery, Due, Engine, ErrorKind, EventCopy, ExtendOutcome, MessageId, Outgoing,
     Progress, PublishOutcome, QueueName, QueueStats, Reason, ReasonKind, Receipt, Settle,
@@ -22,7 +22,7 @@ type Result<T> = std::result::Result<T, CaseError>;
 pub(crate) const HOLD: Duration = Duration::from_secs(60);
 /// A lease that must run out.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
-/// What two machines' clocks may differ in rate over a case, and what engines may round.
+/// Covers what engines round, and by how much two machines' clocks drift apart during a case.
 const MARGIN: Duration = Duration::from_millis(20);
 
 pub(crate) struct Stage<'h> {
@@ -68,11 +68,12 @@ impl<'h> Stage<'h> {
 
     /// The engine's dead letters; skips the case if it keeps none.
     pub(crate) fn dead_letters(&self) -> Result<&dyn DeadLetters> {
-        let skipped = || CaseError::Skipped("the engine keeps no dead letters".to_owned());
-        self.engine.dead_letters().ok_or_else(skipped)
+        self.engine
+            .dead_letters()
+            .ok_or_else(|| CaseError::Skipped("the engine keeps no dead letters".to_owned()))
     }
 
-    /// What is kept of an event; skips the case if the engine cannot tell.
+    /// The copies that are kept of an event; skips the case if the engine cannot tell.
     pub(crate) async fn history(&self, event_id: &str) -> Result<Vec<EventCopy>> {
         match self.engine.history(event_id, Some(&self.queue)).await {
             Ok(history) => Ok(history.copies),
@@ -112,14 +113,11 @@ impl<'h> Stage<'h> {
 
     /// Publishes a message that is never due, and checks that it has the id's number.
     pub(crate) async fn publish_in_place_of(&self, n: i64, id: &MessageId) -> Result<MessageId> {
-        let due = Due::After(HOLD);
-        let mut ids = self
-            .publish(vec![Outgoing {
-                due,
-                ..self.message(n)
-            }])
-            .await?;
-        let new = ids.remove(0);
+        let message = Outgoing {
+            due: Due::After(HOLD),
+            ..self.message(n)
+        };
+        let new = self.publish(vec![message]).await?.remove(0);
         check_eq!(
             new.to_string(),
             id.to_string(),
@@ -132,6 +130,13 @@ impl<'h> Stage<'h> {
         self.text(format!(r#"{{"n":{n}}}"#))
     }
 
+    /// A message with an ordering key.
+    pub(crate) fn with_key(&self, key: &str, n: i64) -> Outgoing {
+        let mut message = self.message(n);
+        message.headers.insert(KEY, key);
+        message
+    }
+
     pub(crate) fn text(&self, body: impl Into<String>) -> Outgoing {
         Outgoing {
             queue: self.queue.clone(),
@@ -142,11 +147,10 @@ impl<'h> Stage<'h> {
         }
     }
 
-    /// A message to the other queue, as handlers return them.
+    /// A message to the other queue, as a handler returns it.
     pub(crate) fn outgoing(&self, n: i64) -> Outgoing {
-        let queue = self.other.clone();
         Outgoing {
-            queue,
+            queue: self.other.clone(),
             ..self.message(n)
         }
     }
@@ -154,11 +158,13 @@ impl<'h> Stage<'h> {
     /// Publishes messages of which none may be refused; their ids.
     pub(crate) async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<MessageId>> {
         let outcomes = self.outcomes(messages).await?;
-        let stored = outcomes.into_iter().map(|outcome| match outcome {
-            PublishOutcome::Stored(id) => Ok(id),
-            other => Err(CaseError::Failed(format!("publishing answered {other:?}"))),
-        });
-        stored.collect()
+        outcomes
+            .into_iter()
+            .map(|outcome| match outcome {
+                PublishOutcome::Stored(id) => Ok(id),
+                other => Err(CaseError::Failed(format!("publishing answered {other:?}"))),
+            })
+            .collect()
     }
 
     /// Publishes messages; one outcome each.
@@ -190,9 +196,8 @@ impl<'h> Stage<'h> {
     }
 
     pub(crate) async fn lease_before(&self, place: Position) -> Result<Vec<Delivery>> {
-        let before = Some(place);
         let request = LeaseRequest {
-            before,
+            before: Some(place),
             ..self.ask(100, HOLD)
         };
         Ok(self.request(request).await?.deliveries)
@@ -204,16 +209,15 @@ impl<'h> Stage<'h> {
         before: Option<&Position>,
         max: usize,
     ) -> Result<Vec<Delivery>> {
-        let (after, before) = (Some(after.clone()), before.cloned());
         let request = LeaseRequest {
-            after,
-            before,
+            after: Some(after.clone()),
+            before: before.cloned(),
             ..self.ask(max, HOLD)
         };
         Ok(self.request(request).await?.deliveries)
     }
 
-    /// What the second client gets.
+    /// What the second client leases.
     pub(crate) async fn lease_second(&self, max: usize, ttl: Duration) -> Result<Vec<Delivery>> {
         Ok(self.second.lease(self.ask(max, ttl)).await?.deliveries)
     }
@@ -229,11 +233,10 @@ impl<'h> Stage<'h> {
         }
     }
 
-    /// What the other queue hands out, by number.
+    /// The numbers of the messages that the other queue hands out.
     pub(crate) async fn arrived(&self) -> Result<Vec<i64>> {
-        let queue = self.other.clone();
         let request = LeaseRequest {
-            queue,
+            queue: self.other.clone(),
             ..self.ask(100, HOLD)
         };
         Ok(numbers(&self.request(request).await?.deliveries))
@@ -244,15 +247,15 @@ impl<'h> Stage<'h> {
         only(self.lease(100, ttl).await?)
     }
 
-    /// Loses the newest message of a queue, whose id the next one gets; skips the case where the
+    /// Loses the newest message of a queue, so that the next one gets its id; skips the case if the
     /// store issues each id once.
     pub(crate) async fn lose_newest(&self, queue: &str) -> CaseResult {
-        let skipped = || CaseError::Skipped("the store issues no id again".to_owned());
-        self.harness
-            .lose_newest(queue)
-            .await
-            .map(drop)
-            .ok_or_else(skipped)
+        match self.harness.lose_newest(queue).await {
+            Some(_) => Ok(()),
+            None => Err(CaseError::Skipped(
+                "the store issues no id again".to_owned(),
+            )),
+        }
     }
 
     /// Publishes one message and leases it.
@@ -267,7 +270,7 @@ impl<'h> Stage<'h> {
         Ok(())
     }
 
-    /// Lets a time pass, and a little more.
+    /// Lets a time pass, and a little more, so that what was due after it is due.
     pub(crate) async fn pass(&self, time: Duration) {
         self.harness.advance(time + MARGIN).await;
     }
@@ -300,7 +303,7 @@ impl<'h> Stage<'h> {
         Ok(())
     }
 
-    /// Extends, again and again while the row is busy.
+    /// Extends. While an engine still works on a row, it tries again.
     pub(crate) async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<ExtendOutcome>> {
         for _ in 0..50 {
             let outcomes = self.engine.extend(&self.queue, receipts, HOLD).await?;
@@ -324,6 +327,14 @@ impl<'h> Stage<'h> {
         check!(held == 0, "the queue should be empty and is not: {stats:?}");
         Ok(())
     }
+}
+
+/// One settlement for all of these deliveries.
+pub(crate) fn each(deliveries: Vec<Delivery>, settle: &Settle) -> Vec<(Receipt, Settle)> {
+    deliveries
+        .into_iter()
+        .map(|delivery| (delivery.receipt, settle.clone()))
+        .collect()
 }
 
 pub(crate) fn ack() -> Settle {
@@ -359,8 +370,10 @@ pub(crate) fn reason() -> Reason {
 
 /// The number in each body, or -1 where there is none.
 pub(crate) fn numbers(deliveries: &[Delivery]) -> Vec<i64> {
-    let number = |delivery: &Delivery| number_in(&delivery.body);
-    deliveries.iter().map(number).collect()
+    deliveries
+        .iter()
+        .map(|delivery| number_in(&delivery.body))
+        .collect()
 }
 
 pub(crate) fn number_in(body: &str) -> i64 {

@@ -1,18 +1,19 @@
 //! Many workers on one queue: nothing is handed out twice, and no order of work deadlocks.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ezq_core::engine::LeaseRequest;
-use ezq_core::{Engine, MessageId, QueueName, Receipt, Result, Settle, SettleOutcome};
+use ezq_core::{Delivery, Engine, MessageId, QueueName, Receipt, Result, Settle, SettleOutcome};
 use tokio::task::JoinSet;
 
 use crate::error::{CaseError, CaseResult};
-use crate::stage::{HOLD, Stage, ack};
+use crate::stage::{HOLD, Stage, ack, each, numbers};
 
 cases![
     concurrent_workers_never_share_a_message,
+    concurrent_workers_never_hold_one_key_at_once,
     concurrent_acks_in_opposite_order_succeed_once_each,
     concurrent_settlements_and_renewals_in_any_order_succeed,
 ];
@@ -72,6 +73,112 @@ async fn drain(
         tokio::task::yield_now().await;
     }
     Ok(ids)
+}
+
+async fn concurrent_workers_never_hold_one_key_at_once(stage: &Stage<'_>) -> CaseResult {
+    const KEYS: i64 = 6;
+    const EACH: i64 = 40;
+    let names: Vec<String> = (0..KEYS).map(|key| format!("k{key}")).collect();
+    let all = (0..KEYS * EACH)
+        .map(|n| stage.with_key(&names[index(n % KEYS)], n))
+        .collect();
+    stage.needs("keys", |c| c.keys)?;
+    stage.publish(all).await?;
+
+    let log = Arc::new(Mutex::new(Log::default()));
+    let mut workers = JoinSet::new();
+    for worker in 0..6 {
+        let clients = [&stage.engine, &stage.second];
+        let engine = Arc::clone(clients[worker % 2]);
+        let max = [1, 5, 40][worker % 3];
+        workers.spawn(work(engine, stage.ask(max, HOLD), worker, Arc::clone(&log)));
+    }
+    joined(workers).await?;
+
+    let log = std::mem::take(&mut *locked(&log));
+    check_eq!(
+        log.shared,
+        Vec::<String>::new(),
+        "keys that two had at once"
+    );
+    for (place, name) in names.iter().enumerate() {
+        let place = i64::try_from(place).unwrap_or_default();
+        let wanted: Vec<i64> = (0..EACH).map(|n| n * KEYS + place).collect();
+        check_eq!(
+            log.done.get(name),
+            Some(&wanted),
+            "messages of the key {name}"
+        );
+    }
+    stage.is_empty().await
+}
+
+fn index(n: i64) -> usize {
+    usize::try_from(n).unwrap_or_default()
+}
+
+/// What all workers saw of the keys.
+#[derive(Default)]
+struct Log {
+    held: HashSet<String>,
+    /// Keys that two workers held at once.
+    shared: Vec<String>,
+    /// The messages of each key in the order in which they were acknowledged.
+    done: BTreeMap<String, Vec<i64>>,
+}
+
+fn locked(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Leases messages, returns some of them and acknowledges the rest, until nothing is left.
+async fn work(
+    engine: Arc<dyn Engine>,
+    request: LeaseRequest,
+    worker: usize,
+    log: Arc<Mutex<Log>>,
+) -> Result<()> {
+    // Far more rounds than are needed, so that a key that nobody lets go of ends the case.
+    for round in 0..2000 {
+        let leased = engine.lease(request.clone()).await?.deliveries;
+        let stats = engine.stats(&request.queue).await?;
+        if leased.is_empty() && stats.ready + stats.in_progress == 0 {
+            break;
+        }
+
+        let mut runs: BTreeMap<String, Vec<Delivery>> = BTreeMap::new();
+        for delivery in leased {
+            let key = delivery.key().unwrap_or_default().into_owned();
+            runs.entry(key).or_default().push(delivery);
+        }
+        for key in runs.keys() {
+            let mut log = locked(&log);
+            if !log.held.insert(key.clone()) {
+                log.shared.push(key.clone());
+            }
+        }
+        // The other workers get a chance to take a key that is held.
+        tokio::task::yield_now().await;
+
+        for (key, mut run) in runs {
+            let back = run.split_off(run.len().div_ceil(1 + (round + worker) % 3));
+            log_done(&mut locked(&log), &key, &run);
+            let mut settles = each(back, &Settle::Release);
+            settles.extend(each(run, &ack()));
+            engine.settle(&request.queue, settles).await?;
+        }
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    Ok(())
+}
+
+/// Notes what is about to be acknowledged. It comes before the settlement, which lets go of the key.
+fn log_done(log: &mut Log, key: &str, run: &[Delivery]) {
+    log.done
+        .entry(key.to_owned())
+        .or_default()
+        .extend(numbers(run));
+    log.held.remove(key);
 }
 
 const BATCH: usize = 60;
@@ -136,10 +243,9 @@ async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<
             .cloned()
             .enumerate()
             .partition(|(n, _)| n % 2 == 0);
-        let receipts_of = |half: Vec<(usize, Receipt)>| half.into_iter().map(|(_, r)| r).collect();
-        let mut odd: Vec<_> = receipts_of(odd);
-        odd.reverse();
-        let halves = [(receipts_of(even), ack()), (odd, Settle::Release)];
+        let even = even.into_iter().map(|(_, receipt)| receipt).collect();
+        let odd = odd.into_iter().rev().map(|(_, receipt)| receipt).collect();
+        let halves = [(even, ack()), (odd, Settle::Release)];
 
         let mut tasks = JoinSet::new();
         for (half, settle) in halves {
@@ -148,7 +254,8 @@ async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<
         }
         let mut renewals = JoinSet::new();
         for reversed in [false, true] {
-            let (client, queue) = (Arc::clone(&stage.second), stage.queue.clone());
+            let client = Arc::clone(&stage.second);
+            let queue = stage.queue.clone();
             let mut receipts = receipts.clone();
             if reversed {
                 receipts.reverse();

@@ -29,8 +29,8 @@ mod transactions;
 
 use crate::Case;
 
-/// Every case of the suite, in the order [`run`](crate::run) takes them. For a test harness that
-/// shows each on its own.
+/// Every case of the suite, in the order in which [`run`](crate::run) runs them. For a test harness
+/// that shows each on its own.
 #[must_use]
 pub fn cases() -> Vec<Case> {
     let files = [
