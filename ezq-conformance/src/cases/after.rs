@@ -23,6 +23,7 @@ async fn after_hands_out_only_what_stands_after_a_place(stage: &Stage<'_>) -> Ca
     stage.publish_numbers(&[1, 2, 3, 4, 5]).await?;
     let leased = stage.lease(5, HOLD).await?;
     check_eq!(numbers(&leased), [1, 2, 3, 4, 5], "the batch");
+
     let places: Vec<_> = leased.iter().map(Delivery::position).collect();
     stage.done(each(reversed(leased), &Settle::Release)).await?;
     check_eq!(
@@ -30,6 +31,7 @@ async fn after_hands_out_only_what_stands_after_a_place(stage: &Stage<'_>) -> Ca
         [0_i64; 0],
         "after the last"
     );
+
     let between = stage.lease_after(&places[0], Some(&places[3]), 5).await?;
     check_eq!(
         numbers(&between),
@@ -69,6 +71,7 @@ async fn after_goes_from_place_to_place_through_a_queue(stage: &Stage<'_>) -> Ca
         }
         check_eq!(seen, all, "what was passed in round {round}");
     }
+
     check_eq!(
         numbers(&stage.lease(30, HOLD).await?),
         all,
@@ -88,6 +91,7 @@ async fn after_tells_of_nothing_that_stands_before_it(stage: &Stage<'_>) -> Case
         ..stage.ask(10, HOLD)
     };
     let leased = stage.request(request).await?;
+
     check_eq!(numbers(&leased.deliveries), [0_i64; 0], "after the last");
     // A consumer that was told of a message before the place would claim again and again.
     check!(
@@ -130,6 +134,7 @@ async fn after_a_place_the_order_is_that_of_the_places(stage: &Stage<'_>) -> Cas
         stage.done(each(leased, &Settle::Release)).await?;
     }
     check_eq!(seen, [1, 2, 3, 5, 6, 7], "what was passed");
+
     // A message that is leased or was passed holds up its key as usual.
     let first = stage.lease_after(&Position::FIRST, None, 1).await?;
     check_eq!(numbers(&first), [1], "the first");
@@ -138,6 +143,7 @@ async fn after_a_place_the_order_is_that_of_the_places(stage: &Stage<'_>) -> Cas
         [2, 3, 5, 6, 7],
         "behind it"
     );
+
     stage.done(each(first, &ack())).await?;
     check_eq!(
         numbers(&stage.lease_after(&place, None, 10).await?),

@@ -47,6 +47,7 @@ async fn an_acknowledged_message_is_archived_with_its_headers(stage: &Stage<'_>)
     let second = stage.take(HOLD).await?;
     stage.done(vec![(second.receipt, ack())]).await?;
     stage.is_empty().await?;
+
     let copy = stage.copy("e-1").await?;
     let is_archived = matches!(copy.state, CopyState::Archived { at } if at >= copy.published_at);
     check!(is_archived, "it should be archived: {copy:?}");
@@ -65,6 +66,7 @@ async fn an_acknowledged_message_is_gone_without_an_archive(stage: &Stage<'_>) -
         .set_retention(&stage.queue, Retention::Delete)?;
     stage.done(vec![(kept.receipt, ack())]).await?;
     stage.is_empty().await?;
+
     let copies = stage.history("e-1").await?;
     check!(copies.is_empty(), "it should be gone: {copies:?}");
     Ok(())
@@ -76,6 +78,7 @@ async fn a_trail_tells_of_a_message_that_is_gone(stage: &Stage<'_>) -> CaseResul
     let first = stage.fresh_event("e-1").await?;
     stage.done(vec![(first.receipt.clone(), ack())]).await?;
     stage.is_empty().await?;
+
     let copy = stage.copy("e-1").await?;
     let is_told = matches!(copy.state, CopyState::Handled { at } if at >= copy.published_at);
     check!(is_told, "it should be handled: {copy:?}");
@@ -83,6 +86,7 @@ async fn a_trail_tells_of_a_message_that_is_gone(stage: &Stage<'_>) -> CaseResul
     check_eq!(copy.published_at, first.enqueued_at, "when it was stored");
     check_eq!(copy.deliveries, 1, "deliveries");
     stage.lost(&first.receipt, ack()).await?;
+
     stage.copy("e-1").await?;
     Ok(())
 }
@@ -107,6 +111,7 @@ async fn archived_messages_leave_with_their_events(stage: &Stage<'_>) -> CaseRes
             "`{id}` is {copy:?}"
         );
     }
+
     check_eq!(stage.arrived().await?, [1, 2], "events that left with them");
     Ok(())
 }
@@ -118,11 +123,13 @@ async fn a_stale_ack_archives_nothing(stage: &Stage<'_>) -> CaseResult {
     stage.pass(SHORT).await;
     let current = stage.take(HOLD).await?;
     stage.lost(&stale.receipt, ack()).await?;
+
     let copy = stage.copy("e-1").await?;
     check!(
         matches!(copy.state, CopyState::Leased { .. }),
         "it should be leased: {copy:?}"
     );
+
     stage.done(vec![(current.receipt, ack())]).await?;
     let copy = stage.copy("e-1").await?;
     check!(
@@ -180,6 +187,7 @@ async fn an_archive_is_refused_where_there_is_none(stage: &Stage<'_>) -> CaseRes
         wanted,
         "the answer to setting an archive, which is offered: {has_archive}"
     );
+
     Ok(stage
         .engine
         .set_retention(&stage.queue, Retention::Delete)?)
@@ -215,11 +223,13 @@ async fn a_transaction_archives_what_it_acknowledges(stage: &Stage<'_>) -> CaseR
         matches!(copy.state, CopyState::Archived { .. }),
         "it should be archived: {copy:?}"
     );
+
     let copy = stage.copy("e-2").await?;
     check!(
         matches!(copy.state, CopyState::Leased { .. }),
         "it is not done: {copy:?}"
     );
+
     // The whole is rolled back, with what it would have archived.
     let all = finished
         .into_iter()
@@ -231,6 +241,7 @@ async fn a_transaction_archives_what_it_acknowledges(stage: &Stage<'_>) -> CaseR
         matches!(outcome, SettleOutcome::LeaseLost),
         "finishing answered {outcome:?}"
     );
+
     let copy = stage.copy("e-2").await?;
     check!(
         matches!(copy.state, CopyState::Leased { .. }),
@@ -250,6 +261,7 @@ async fn what_a_transaction_claimed_is_archived_with_it(stage: &Stage<'_>) -> Ca
             1,
             "what the transaction claimed"
         );
+
         if commits {
             let outcome = unit.finish(Vec::new(), Vec::new()).await?;
             check!(
@@ -263,5 +275,6 @@ async fn what_a_transaction_claimed_is_archived_with_it(stage: &Stage<'_>) -> Ca
         let is_archived = matches!(copy.state, CopyState::Archived { .. });
         check_eq!(is_archived, commits, "whether it is archived");
     }
+
     stage.is_empty().await
 }

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe, EventParty, EventRole, Finished};
 use ezq_core::headers::{Headers, KEY};
-use ezq_core::{
-    Due, ErrorKind, Pattern, PublishOutcome, QueueName, Receipt, SettleOutcome, error_chain,
-};
+use ezq_core::{Due, ErrorKind, Pattern, PublishOutcome, QueueName, SettleOutcome, error_chain};
 
 use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, number_in, numbers};
@@ -29,13 +27,17 @@ cases![
 ];
 
 fn store<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Broadcasts, CaseError> {
-    let skipped = || CaseError::Skipped("the engine does not broadcast".to_owned());
-    stage.engine.broadcasts().ok_or_else(skipped)
+    stage
+        .engine
+        .broadcasts()
+        .ok_or_else(|| CaseError::Skipped("the engine does not broadcast".to_owned()))
 }
 
 fn second<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Broadcasts, CaseError> {
-    let failed = || CaseError::Failed("the second client does not broadcast".to_owned());
-    stage.second.broadcasts().ok_or_else(failed)
+    stage
+        .second
+        .broadcasts()
+        .ok_or_else(|| CaseError::Failed("the second client does not broadcast".to_owned()))
 }
 
 /// The case's own type of event.
@@ -88,7 +90,9 @@ async fn each_subscribed_queue_gets_one_copy(stage: &Stage<'_>) -> CaseResult {
         0,
         "copies for nobody"
     );
-    let (queue, other) = (&stage.queue, &stage.other);
+
+    let queue = &stage.queue;
+    let other = &stage.other;
     subscribe(stage, "shop", queue, &["paid", "*", "#"]).await?;
     subscribe(stage, "mail", queue, &["paid"]).await?;
     subscribe(stage, "mail", other, &["paid", "sent"]).await?;
@@ -107,9 +111,11 @@ async fn each_subscribed_queue_gets_one_copy(stage: &Stage<'_>) -> CaseResult {
         std::slice::from_ref(queue),
         "queues"
     );
+
     let mut read = numbers(&stage.lease(10, HOLD).await?);
     read.sort_unstable();
     check_eq!(read, [2, 3, 4], "copies in the first queue");
+
     let mut arrived = stage.arrived().await?;
     arrived.sort_unstable();
     check_eq!(arrived, [2, 3], "copies in the second queue");
@@ -167,6 +173,7 @@ async fn a_subscription_stands_once(stage: &Stage<'_>) -> CaseResult {
         1,
         "new subscriptions"
     );
+
     let listed = second(stage)?.subscriptions().await?;
     let ours = listed
         .iter()
@@ -174,8 +181,9 @@ async fn a_subscription_stands_once(stage: &Stage<'_>) -> CaseResult {
     let ours: Vec<_> = ours
         .map(|one| (one.app.as_str(), one.pattern.as_str(), one.queue_exists))
         .collect();
-    let name = |rest: &str| named(stage, rest);
-    let (a, b, c) = (name("a"), name("b.#"), name("c"));
+    let a = named(stage, "a");
+    let b = named(stage, "b.#");
+    let c = named(stage, "c");
     let expected = [
         ("mail", &*a, true),
         ("shop", &*a, true),
@@ -188,12 +196,14 @@ async fn a_subscription_stands_once(stage: &Stage<'_>) -> CaseResult {
 }
 
 async fn a_removed_subscription_gets_no_more_copies(stage: &Stage<'_>) -> CaseResult {
-    let (queue, other) = (stage.queue.clone(), stage.other.clone());
+    let queue = stage.queue.clone();
+    let other = stage.other.clone();
     subscribe(stage, "shop", &queue, &["a"]).await?;
     subscribe(stage, "mail", &queue, &["a"]).await?;
     subscribe(stage, "mail", &other, &["a"]).await?;
     let a = Pattern::new(&named(stage, "a"))?;
     let both = [(queue.clone(), a.clone()), (other, a.clone())];
+
     check_eq!(
         second(stage)?.unsubscribe("mail", &both).await?,
         2,
@@ -237,6 +247,7 @@ async fn a_subscribed_queue_that_is_missing_harms_no_other(stage: &Stage<'_>) ->
         };
         check!(told, "the copy for `{queue}` is {outcome:?}");
     }
+
     check_eq!(copies.len(), 3, "copies");
     check_eq!(stage.arrived().await?, [1], "copies in the second queue");
     Ok(())
@@ -258,6 +269,7 @@ async fn a_copy_is_delayed_as_a_published_message(stage: &Stage<'_>) -> CaseResu
     stored(stage, far).await?;
     check_eq!(stage.stats().await?.scheduled, 2, "scheduled copies");
     stage.nothing_readable().await?;
+
     stage.pass(pause).await;
     check_eq!(
         number_in(&stage.take(HOLD).await?.body),
@@ -288,6 +300,7 @@ async fn a_copy_has_headers_and_key(stage: &Stage<'_>) -> CaseResult {
     let first = stage.lease(1, HOLD).await?;
     check_eq!(first.len(), 1, "copies");
     check_eq!(first[0].headers, headers, "headers");
+
     if stage.engine.capabilities().keys {
         check_eq!(number_in(&first[0].body), 1, "the first of the key");
         check_eq!(
@@ -310,6 +323,7 @@ async fn of_one_dedupe_key_each_queue_stores_one_copy(stage: &Stage<'_>) -> Case
         })
     };
     check_eq!(stored(stage, keyed(1)?).await?.len(), 1, "copies");
+
     // It was not subscribed then, so it has none yet.
     subscribe(stage, "mail", &stage.other, &["a"]).await?;
     for (_, outcome) in store(stage)?.broadcast(keyed(2)?).await?.iter().take(1) {
@@ -366,6 +380,7 @@ async fn a_refused_broadcast_stores_no_copy(stage: &Stage<'_>) -> CaseResult {
             stage.engine.purge(&stage.queue).await?;
             stage.engine.purge(&stage.other).await?;
         }
+
         stage.is_empty().await?;
         check_eq!(
             stage.arrived().await?.len(),
@@ -374,6 +389,7 @@ async fn a_refused_broadcast_stores_no_copy(stage: &Stage<'_>) -> CaseResult {
         );
     }
     stored(stage, event(stage, "a", 2)).await?;
+
     check_eq!(stage.arrived().await?, [2], "copies");
     Ok(())
 }
@@ -385,7 +401,9 @@ async fn concurrent_subscribers_add_each_once(stage: &Stage<'_>) -> CaseResult {
         .map(|name| Pattern::new(name))
         .collect::<Result<Vec<_>, _>>()?;
     let turned: Vec<_> = patterns.iter().rev().cloned().collect();
-    let (one, other, queue) = (store(stage)?, second(stage)?, &stage.queue);
+    let one = store(stage)?;
+    let other = second(stage)?;
+    let queue = &stage.queue;
     let added = tokio::join!(
         one.subscribe("shop", queue, &patterns),
         other.subscribe("shop", queue, &turned),
@@ -397,6 +415,7 @@ async fn concurrent_subscribers_add_each_once(stage: &Stage<'_>) -> CaseResult {
         40,
         "new subscriptions"
     );
+
     let listed = one.subscriptions().await?;
     check_eq!(
         listed.iter().filter(|one| one.queue == *queue).count(),
@@ -407,13 +426,10 @@ async fn concurrent_subscribers_add_each_once(stage: &Stage<'_>) -> CaseResult {
 }
 
 async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult {
-    let party = |app: &str, role| {
-        let (event_type, app) = (named(stage, "a"), app.to_owned());
-        EventParty {
-            event_type,
-            role,
-            app,
-        }
+    let party = |app: &str, role| EventParty {
+        event_type: named(stage, "a"),
+        role,
+        app: app.to_owned(),
     };
     let shop = party("shop", EventRole::Owner);
     let mail = party("mail", EventRole::Publisher);
@@ -426,6 +442,7 @@ async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult
         0,
         "parties of another"
     );
+
     // Other runs may say things as `shop`, too.
     let said = store(stage)?.said_by("shop").await?;
     check!(
@@ -450,19 +467,18 @@ async fn a_transaction_broadcasts_when_it_commits(stage: &Stage<'_>) -> CaseResu
     stage.needs("transactions", |c| c.transactions)?;
     store(stage)?.ready().await?;
     subscribe(stage, "shop", &stage.other, &["a"]).await?;
-    let last = |receipt: &Receipt| {
-        vec![Finished {
-            receipt: receipt.clone(),
-            mark: None,
-        }]
-    };
     for (n, commits) in [(1, true), (2, false)] {
         let receipt = stage.fresh(HOLD).await?.receipt;
         let mut unit = stage.engine.begin(&stage.queue, None).await?;
         unit.broadcast(event(stage, "a", n))?;
         check_eq!(stage.arrived().await?.len(), 0, "copies before the commit");
+
         if commits {
-            let outcome = unit.finish(last(&receipt), Vec::new()).await?;
+            let last = Finished {
+                receipt,
+                mark: None,
+            };
+            let outcome = unit.finish(vec![last], Vec::new()).await?;
             check!(
                 matches!(outcome, SettleOutcome::Done),
                 "finishing answered {outcome:?}"

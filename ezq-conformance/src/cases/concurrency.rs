@@ -39,6 +39,7 @@ async fn concurrent_workers_never_share_a_message(stage: &Stage<'_>) -> CaseResu
     }
     let ids = joined(workers).await?.concat();
     let different: HashSet<_> = ids.iter().collect();
+
     check_eq!(
         ids.len(),
         different.len(),
@@ -101,6 +102,7 @@ async fn concurrent_workers_never_hold_one_key_at_once(stage: &Stage<'_>) -> Cas
         Vec::<String>::new(),
         "keys that two had at once"
     );
+
     for (place, name) in names.iter().enumerate() {
         let place = i64::try_from(place).unwrap_or_default();
         let wanted: Vec<i64> = (0..EACH).map(|n| n * KEYS + place).collect();
@@ -267,6 +269,7 @@ async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<
             renewed.iter().all(|o| o.len() == BATCH),
             "a renewal left a message out"
         );
+
         for outcome in joined(tasks).await?.into_iter().flatten() {
             let done = matches!(outcome, SettleOutcome::Done);
             check!(

@@ -52,7 +52,8 @@ async fn died(stage: &Stage<'_>, n: i64) -> Result<DeadLetter, CaseError> {
 }
 
 async fn an_id_moves_and_discards_no_dead_letter_that_got_it(stage: &Stage<'_>) -> CaseResult {
-    let (letters, queue) = (stage.dead_letters()?, &stage.queue);
+    let letters = stage.dead_letters()?;
+    let queue = &stage.queue;
     let old = died(stage, 1).await?.id;
     stage.lose_newest(&queue.dead_letters()).await?;
     let new = died(stage, 2).await?.id;
@@ -73,6 +74,7 @@ async fn an_id_moves_and_discards_no_dead_letter_that_got_it(stage: &Stage<'_>) 
         [],
         "what was discarded"
     );
+
     let new = [new];
     check_eq!(
         letters.discard(queue, &new).await?,
@@ -99,6 +101,7 @@ async fn a_dead_letter_keeps_the_message_and_the_reason(stage: &Stage<'_>) -> Ca
         None,
         "the reason among the headers"
     );
+
     let marks = progress([
         ("shop::a", mark(HandlerState::Done, 1, "")),
         ("shop::b", mark(HandlerState::Dead, 3, "no")),
@@ -117,6 +120,7 @@ async fn a_dead_letter_keeps_the_message_and_the_reason(stage: &Stage<'_>) -> Ca
         Some(letter.reason),
         "the reason of what is found"
     );
+
     let unknown = letters.find(&stage.queue, &unknown_id(&letter.id)).await?;
     check!(unknown.is_none(), "an unknown id finds {unknown:?}");
     Ok(())
@@ -145,8 +149,10 @@ async fn a_redrive_runs_again_only_what_had_failed(stage: &Stage<'_>) -> CaseRes
     let ids = [letter.id];
     check_eq!(letters.redrive(&stage.queue, &ids).await?, ids, "ids moved");
     check_eq!(stage.stats().await?.dead, 0, "dead letters");
+
     let delivery = stage.take(SHORT).await?;
     check_eq!(number_in(&delivery.body), 1, "the body");
+
     let done = progress([("shop::a", mark(HandlerState::Done, 1, ""))]);
     check_eq!(Progress::from_headers(&delivery.headers), done, "marks");
     check_eq!(
@@ -161,6 +167,7 @@ async fn a_redrive_runs_again_only_what_had_failed(stage: &Stage<'_>) -> CaseRes
         "when it was first stored"
     );
     check_eq!(delivery.unsettled_deliveries(), 1, "unsettled deliveries");
+
     stage.pass(SHORT).await;
     let delivery = stage.take(HOLD).await?;
     check_eq!(
@@ -168,6 +175,7 @@ async fn a_redrive_runs_again_only_what_had_failed(stage: &Stage<'_>) -> CaseRes
         2,
         "unsettled deliveries after a crash"
     );
+
     stage.done(vec![(delivery.receipt, ack())]).await?;
     stage.is_empty().await
 }
@@ -179,6 +187,7 @@ async fn a_redrive_moves_each_message_once(stage: &Stage<'_>) -> CaseResult {
     let asked = [unknown_id(&second), second.clone()];
     let moved = letters.redrive(&stage.queue, &asked).await?;
     check_eq!(moved, asked[1..], "ids moved");
+
     let again = letters.redrive(&stage.queue, &asked[1..]).await?;
     check!(again.is_empty(), "it was moved twice: {again:?}");
     check!(
@@ -218,6 +227,7 @@ async fn a_redriven_message_can_die_again(stage: &Stage<'_>) -> CaseResult {
     stage.done(vec![(delivery.receipt, bury)]).await?;
     let listed = letters.list(&stage.queue, None, 10).await?;
     let reasons: Vec<_> = listed.into_iter().map(|letter| letter.reason).collect();
+
     check_eq!(reasons, [wanted], "reasons");
     Ok(())
 }
@@ -228,6 +238,7 @@ async fn a_discarded_dead_letter_is_gone_for_good(stage: &Stage<'_>) -> CaseResu
     let second = died(stage, 2).await?.id;
     let asked = [unknown_id(&second), second.clone()];
     let gone = letters.discard(&stage.queue, &asked).await?;
+
     check_eq!(gone, asked[1..], "ids discarded");
     check!(
         letters.find(&stage.queue, &second).await?.is_none(),

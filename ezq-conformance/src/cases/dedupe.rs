@@ -72,6 +72,7 @@ async fn a_second_message_with_a_key_is_a_duplicate_of_the_first(stage: &Stage<'
     let id = stored(stage, held(stage, 1, "a")?).await?;
     duplicates(stage, 1, held(stage, 2, "a")?, &id).await?;
     duplicates(stage, 1, held(stage, 3, "a")?, &id).await?;
+
     stored(stage, held(stage, 4, "A")?).await?;
     stored(stage, stage.message(5)).await?;
     let mut read = numbers(&stage.lease(10, HOLD).await?);
@@ -104,6 +105,7 @@ async fn of_equal_keys_in_one_batch_the_first_is_stored(stage: &Stage<'_>) -> Ca
     let mut read = numbers(&leased);
     read.sort_unstable();
     check_eq!(read, [1, 2, 3, 4, 7], "messages");
+
     for (n, id) in [(2, first), (3, third)] {
         let at = numbers(&leased).iter().position(|number| *number == n);
         let seen = at.map(|at| leased[at].receipt.message_id());
@@ -134,6 +136,7 @@ async fn a_key_outlives_its_message(stage: &Stage<'_>) -> CaseResult {
     stage.done(vec![(receipt, ack())]).await?;
     stage.is_empty().await?;
     duplicates(stage, 1, held(stage, 2, "a")?, &id).await?;
+
     if stage.engine.capabilities().delayed {
         let later = Outgoing {
             due: Due::After(HOLD),
@@ -191,6 +194,7 @@ async fn a_refused_message_leaves_its_key_free(stage: &Stage<'_>) -> CaseResult 
             return Err(CaseError::Failed(what));
         };
         let good = matches!(outcomes[2], PublishOutcome::Stored(_));
+
         check!(good, "its neighbour answered {:?}", outcomes[2]);
         duplicates(stage, 1, held(stage, 3, key)?, id).await?;
     }
@@ -209,7 +213,8 @@ async fn concurrent_publishers_of_one_key_store_one_message(stage: &Stage<'_>) -
         Ok::<_, Error>(batch)
     };
     for round in 0..10 {
-        let (one, other) = (&stage.engine, &stage.second);
+        let one = &stage.engine;
+        let other = &stage.second;
         let answers = tokio::join!(
             one.publish(batch(round, false)?),
             other.publish(batch(round, true)?),
@@ -227,8 +232,10 @@ async fn concurrent_publishers_of_one_key_store_one_message(stage: &Stage<'_>) -
                 PublishOutcome::Failed(error) => return Err(error.into()),
             }
         }
+
         check_eq!(count, 10, "messages stored for ten keys");
     }
+
     check_eq!(stage.stats().await?.ready, 100, "messages in the queue");
     Ok(())
 }
@@ -248,6 +255,7 @@ async fn a_settlement_leaves_out_a_duplicate(stage: &Stage<'_>) -> CaseResult {
     stage.is_empty().await?;
     let mut arrived = stage.arrived().await?;
     arrived.sort_unstable();
+
     check_eq!(arrived, [1, 3, 4], "messages of the second queue");
     Ok(())
 }

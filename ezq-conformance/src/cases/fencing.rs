@@ -39,8 +39,10 @@ async fn unchanged(stage: &Stage<'_>, current: Delivery) -> CaseResult {
         "outgoing events of a lost lease"
     );
     stage.nothing_readable().await?;
+
     let dead = stage.stats().await?.dead;
     check_eq!(dead, 0, "dead letters");
+
     stage.done(vec![(current.receipt, Settle::Release)]).await?;
     let again = stage.take(HOLD).await?;
     check_eq!(again.deliveries, 3, "deliveries");
@@ -50,6 +52,7 @@ async fn unchanged(stage: &Stage<'_>, current: Delivery) -> CaseResult {
         Progress::default(),
         "marks"
     );
+
     stage.done(vec![(again.receipt, ack())]).await?;
     stage.is_empty().await
 }
@@ -128,6 +131,7 @@ async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> Cas
         matches!(outcomes.as_slice(), [Done, LeaseLost, Done]),
         "outcomes are {outcomes:?}"
     );
+
     let stats = stage.stats().await?;
     check_eq!(
         (stats.ready, stats.in_progress),
@@ -168,6 +172,7 @@ async fn a_receipt_is_void_after_its_retry(stage: &Stage<'_>) -> CaseResult {
         .await?;
     stage.lost(&delivery.receipt, retry(HOLD)).await?;
     stage.lost(&delivery.receipt, ack()).await?;
+
     let again = stage.take(HOLD).await?;
     check_eq!(again.headers.returned(), 1, "returned");
     Ok(())
@@ -180,6 +185,7 @@ async fn a_receipt_is_void_after_its_release(stage: &Stage<'_>) -> CaseResult {
         .await?;
     stage.lost(&delivery.receipt, Settle::Release).await?;
     stage.lost(&delivery.receipt, ack()).await?;
+
     let outcomes = stage
         .extend(std::slice::from_ref(&delivery.receipt))
         .await?;
@@ -203,11 +209,11 @@ async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> C
         stage.lose_newest(stage.queue.as_str()).await?;
         stage.publish(vec![message(2)]).await?;
         let new = only(stage.lease_second(10, HOLD).await?)?;
-        let (was, is) = (
-            old.message_id().to_string(),
+        check_eq!(
             new.receipt.message_id().to_string(),
+            old.message_id().to_string(),
+            "the id that is issued again"
         );
-        check_eq!(was, is, "the id that is issued again");
 
         let bury = Settle::DeadLetter {
             reason: reason(),
@@ -257,15 +263,18 @@ async fn a_purge_voids_receipts(stage: &Stage<'_>) -> CaseResult {
     stage.publish_numbers(&[1, 2, 3]).await?;
     let leased = stage.lease(2, HOLD).await?;
     check_eq!(leased.len(), 2, "messages leased");
+
     let purged = stage.engine.purge(&stage.queue).await?;
     check_eq!(purged, 3, "messages purged, leased ones included");
     stage.is_empty().await?;
+
     let receipts: Vec<_> = leased.into_iter().map(|d| d.receipt).collect();
     for settle in [ack(), retry(Duration::ZERO), Settle::Release] {
         stage.lost(&receipts[0], settle).await?;
     }
     let outcomes = stage.extend(&receipts).await?;
     check_eq!(outcomes, [ExtendOutcome::LeaseLost; 2], "outcomes");
+
     stage.publish_numbers(&[4]).await?;
     check_eq!(
         numbers(&stage.lease(10, HOLD).await?),

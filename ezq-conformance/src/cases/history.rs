@@ -79,6 +79,7 @@ async fn history_tells_an_event_that_is_leased(stage: &Stage<'_>) -> CaseResult 
         "the lease should last a minute, not {lasts} s"
     );
     check_eq!(copy.deliveries, 1, "deliveries");
+
     stage
         .done(vec![(delivery.receipt, retry(Duration::ZERO))])
         .await?;
@@ -88,6 +89,7 @@ async fn history_tells_an_event_that_is_leased(stage: &Stage<'_>) -> CaseResult 
         matches!(copy.state, CopyState::Leased { .. }),
         "it should be leased: {copy:?}"
     );
+
     stage.pass(SHORT).await;
     let copy = stage.copy("e-1").await?;
     check!(
@@ -121,6 +123,7 @@ async fn history_tells_an_event_that_is_tried_again(stage: &Stage<'_>) -> CaseRe
         return Err(unlike("tried again", &copy));
     };
     let waits = (due - delivery.leased_at).num_seconds();
+
     check!(
         (600..660).contains(&waits),
         "it should wait ten minutes, not {waits} s"
@@ -143,6 +146,7 @@ async fn history_tells_a_dead_event(stage: &Stage<'_>) -> CaseResult {
     else {
         return Err(unlike("dead", &copy));
     };
+
     check!(
         letters.find(&stage.queue, letter).await?.is_some(),
         "no dead letter {letter}"
@@ -196,6 +200,7 @@ async fn history_tells_what_a_redriven_event_had_died_of(stage: &Stage<'_>) -> C
         None,
         "of what it had died before its first death"
     );
+
     let copy = stage.copy("e-1").await?;
     check!(
         matches!(copy.state, CopyState::Waiting { .. }),
@@ -207,12 +212,14 @@ async fn history_tells_what_a_redriven_event_had_died_of(stage: &Stage<'_>) -> C
         Some("the first"),
         "of what it had died"
     );
+
     let dead = die_and_return(stage, "the second").await?;
     check_eq!(
         error(dead).as_deref(),
         Some("the first"),
         "of what it had died before"
     );
+
     let copy = stage.copy("e-1").await?;
     check_eq!(
         copy.published_at,
@@ -238,6 +245,7 @@ async fn history_finds_an_event_in_the_flat_form(stage: &Stage<'_>) -> CaseResul
     let copy = stage.copy(&id).await?;
     check_eq!(Some(&copy.message_id), ids.last(), "its id");
     check_eq!(copy.event_type.as_deref(), Some("Paid"), "its type");
+
     let deliveries = stage.lease(2, HOLD).await?;
     stage
         .done(
@@ -252,6 +260,7 @@ async fn history_finds_an_event_in_the_flat_form(stage: &Stage<'_>) -> CaseResul
         return Err(unlike("dead", &copy));
     };
     check_eq!(Some(&copy.message_id), ids.last(), "the id it had");
+
     letters.redrive(&stage.queue, &[letter]).await?;
     let copy = stage.copy(&id).await?;
     check!(
@@ -280,6 +289,7 @@ async fn history_finds_an_event_by_its_headers_where_a_codec_wrote_it(
         );
     }
     let copies = stage.history("inner").await?;
+
     check!(
         copies.is_empty(),
         "an id inside a body that a codec wrote was found: {copies:?}"
@@ -293,20 +303,18 @@ async fn history_finds_every_copy(stage: &Stage<'_>) -> CaseResult {
         .await?;
     let here = stage.history("e-1").await?.len();
     check_eq!(here, 2, "copies in the queue");
-    let queue = stage.other.clone();
+
     stage
         .publish(vec![Outgoing {
-            queue,
+            queue: stage.other.clone(),
             ..stage.event("e-1")
         }])
         .await?;
     let all = stage.engine.history("e-1", None).await?.copies;
-    let of_ours = |copy: &&EventCopy| [&stage.queue, &stage.other].contains(&&copy.queue);
-    check_eq!(
-        all.iter().filter(of_ours).count(),
-        3,
-        "copies in both queues"
-    );
+    let ours = all
+        .iter()
+        .filter(|copy| [&stage.queue, &stage.other].contains(&&copy.queue));
+    check_eq!(ours.count(), 3, "copies in both queues");
     let sorted = all.is_sorted_by_key(|copy| copy.published_at);
     check!(sorted, "copies should be sorted by time");
     check_eq!(

@@ -56,12 +56,14 @@ async fn messages_of_a_key_come_out_one_after_another_by_id(stage: &Stage<'_>) -
         let other = take_all(stage).await?;
         let same = other.iter().filter(|other| other.key() == one.key());
         check_eq!(same.count(), 0, "messages of a key that is leased");
+
         seen.push(number_in(&one.body));
         let back = each(other, &Settle::Release);
         stage.done(back).await?;
         stage.done(vec![(one.receipt, ack())]).await?;
     }
     seen.retain(|n| *n != 3);
+
     check_eq!(seen, [1, 2, 4], "messages of one key");
     Ok(())
 }
@@ -74,6 +76,7 @@ async fn a_key_that_is_leased_is_given_to_nobody_else(stage: &Stage<'_>) -> Case
         stage.lease_second(10, HOLD).await?.is_empty(),
         "a second client got the key, too"
     );
+
     stage
         .publish(vec![stage.with_key("b", 3), stage.message(4)])
         .await?;
@@ -82,6 +85,7 @@ async fn a_key_that_is_leased_is_given_to_nobody_else(stage: &Stage<'_>) -> Case
     let mut others = numbers(&others);
     others.sort_unstable();
     check_eq!(others, [3, 4], "another key, and no key");
+
     stage.done(vec![(first.receipt, ack())]).await?;
     check_eq!(
         numbers(&stage.lease_second(10, HOLD).await?),
@@ -103,9 +107,11 @@ async fn a_delayed_message_holds_up_its_key_and_no_other(stage: &Stage<'_>) -> C
         .await?;
     let other = only(stage.lease(10, HOLD).await?)?;
     check_eq!(number_in(&other.body), 3, "the other key");
+
     stage.pass(SHORT).await;
     let first = only(stage.lease(1, HOLD).await?)?;
     check_eq!(number_in(&first.body), 1, "the delayed one, once it is due");
+
     stage.done(vec![(first.receipt, ack())]).await?;
     check_eq!(
         numbers(&stage.lease(10, HOLD).await?),
@@ -125,6 +131,7 @@ async fn a_retried_message_holds_up_its_key_and_no_other(stage: &Stage<'_>) -> C
     stage.done(each(mine, &retry(SHORT))).await?;
     let other = only(stage.lease(10, HOLD).await?)?;
     check_eq!(number_in(&other.body), 3, "the other key");
+
     stage.pass(SHORT).await;
     let first = only(stage.lease(1, HOLD).await?)?;
     check_eq!(
@@ -153,6 +160,7 @@ async fn a_release_and_an_expired_lease_begin_a_key_again_at_its_first(
     stage.done(vec![(first.receipt, Settle::Release)]).await?;
     let first = only(stage.lease(1, SHORT).await?)?;
     check_eq!(number_in(&first.body), 1, "after the release");
+
     stage.pass(SHORT).await;
     let first = only(stage.lease(1, HOLD).await?)?;
     check_eq!(number_in(&first.body), 1, "after the lease");
@@ -172,15 +180,18 @@ async fn what_one_call_hands_out_of_a_key_follows_each_other(stage: &Stage<'_>) 
         let seen = numbers(&leased);
         let count = i64::try_from(seen.len()).unwrap_or(i64::MAX);
         check!(count > 0, "nothing was handed out after {next}");
+
         let wanted: Vec<i64> = (next..next + count).collect();
         check_eq!(seen, wanted, "what was handed out of the key");
         check!(
             stage.lease_second(10, HOLD).await?.is_empty(),
             "a second client got the key, too"
         );
+
         stage.done(each(leased, &ack())).await?;
         next += count;
     }
+
     stage.is_empty().await
 }
 
@@ -189,6 +200,7 @@ async fn a_key_waits_for_every_message_of_it_that_is_leased(stage: &Stage<'_>) -
     open(stage, &all).await?;
     let mut run = stage.lease(16, HOLD).await?;
     check!(!run.is_empty(), "nothing was handed out");
+
     let first = run.remove(0);
     stage.done(vec![(first.receipt, Settle::Release)]).await?;
     let again = stage.lease_second(16, HOLD).await?;
@@ -198,6 +210,7 @@ async fn a_key_waits_for_every_message_of_it_that_is_leased(stage: &Stage<'_>) -
         !run.is_empty(),
         "the key was given away, while the rest is held"
     );
+
     if run.is_empty() {
         check_eq!(numbers(&again)[0], 1, "the first of the key");
         let more = stage.lease(16, HOLD).await?;
@@ -219,6 +232,7 @@ async fn what_a_key_keeps_before_a_place_is_told(stage: &Stage<'_>) -> CaseResul
     open(stage, &[("a", 1), ("a", 2)]).await?;
     let first = only(stage.lease(1, HOLD).await?)?;
     check_eq!(number_in(&first.body), 1, "the first of the key");
+
     stage.publish_numbers(&[3]).await?;
     let place = stage.take(HOLD).await?.position();
     let before = || LeaseRequest {
@@ -236,6 +250,7 @@ async fn what_a_key_keeps_before_a_place_is_told(stage: &Stage<'_>) -> CaseResul
         kept.is_held_up,
         "a message that its key holds up is not told"
     );
+
     let everywhere = stage.request(stage.ask(10, HOLD)).await?;
     check!(
         !everywhere.is_held_up,
@@ -245,12 +260,14 @@ async fn what_a_key_keeps_before_a_place_is_told(stage: &Stage<'_>) -> CaseResul
     stage.done(vec![(first.receipt, ack())]).await?;
     let second = stage.request(before()).await?;
     check!(!second.is_held_up, "told although something was handed out");
+
     let second = only(second.deliveries)?;
     let leased = stage.request(before()).await?;
     check!(
         !leased.is_held_up,
         "told of a message that is leased itself"
     );
+
     stage.done(vec![(second.receipt, ack())]).await?;
     let nothing = stage.request(before()).await?;
     check!(!nothing.is_held_up, "told although nothing stands there");
@@ -275,6 +292,7 @@ async fn blocked_keys_are_listed(stage: &Stage<'_>) -> CaseResult {
         .partition(|delivery| matches!(number_in(&delivery.body), 1 | 3 | 5));
     stage.done(each(rest, &Settle::Release)).await?;
     check_eq!(numbers(&heads), [1, 3, 5], "the first of each key");
+
     let retried = heads.remove(1);
     stage
         .done(vec![(retried.receipt.clone(), retry(HOLD))])
@@ -307,6 +325,7 @@ async fn blocked_keys_are_listed(stage: &Stage<'_>) -> CaseResult {
         ("retried", (Blocker::Retry, 1)),
     ];
     check_eq!(seen, BTreeMap::from(wanted), "the keys that are blocked");
+
     let it = blocked.iter().find(|b| b.key == "retried");
     check_eq!(
         it.map(|b| &b.head),
@@ -331,6 +350,7 @@ async fn a_crash_does_not_make_a_later_retry_look_like_a_lease(stage: &Stage<'_>
     open(stage, &[("a", 1), ("a", 2)]).await?;
     let crashed = stage.lease(1, SHORT).await?;
     check_eq!(numbers(&crashed), [1], "the first of the key");
+
     stage.pass(SHORT).await;
     let again = only(stage.lease(1, HOLD).await?)?;
     check_eq!(
@@ -338,6 +358,7 @@ async fn a_crash_does_not_make_a_later_retry_look_like_a_lease(stage: &Stage<'_>
         [Blocker::Leased],
         "what keeps the key while a worker has it"
     );
+
     // A consumer settles a retry with a mark that tells when the handler runs again.
     let mark = HandlerMark {
         state: HandlerState::Retry,

@@ -30,8 +30,10 @@ cases![
 async fn a_lease_hides_the_message_from_everyone(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(HOLD).await?;
     stage.nothing_readable().await?;
+
     stage.pass(SHORT).await;
     stage.nothing_readable().await?;
+
     let elsewhere = stage.lease_second(10, HOLD).await?;
     check!(elsewhere.is_empty(), "a second client got a leased message");
     check!(
@@ -59,6 +61,7 @@ async fn an_expired_lease_delivers_again(stage: &Stage<'_>) -> CaseResult {
     let first = stage.fresh(SHORT).await?;
     stage.pass(SHORT).await;
     let second = only(stage.lease_second(10, HOLD).await?)?;
+
     check_eq!(
         second.receipt.message_id(),
         first.receipt.message_id(),
@@ -113,6 +116,7 @@ async fn extending_is_answered_per_message(stage: &Stage<'_>) -> CaseResult {
     let asked = [last.clone(), unknown, first.clone(), gone.clone()];
     let outcomes = stage.extend(&asked).await?;
     use ExtendOutcome::{Extended, LeaseLost};
+
     check_eq!(
         outcomes,
         [Extended, LeaseLost, Extended, LeaseLost],
@@ -132,6 +136,7 @@ async fn an_empty_lease_tells_when_the_next_message_falls_due(stage: &Stage<'_>)
     stage.publish(batch.to_vec()).await?;
     let leased = stage.request(stage.ask(10, HOLD)).await?;
     check!(leased.deliveries.is_empty(), "a delayed message came early");
+
     let Some(next) = leased.next_due else {
         let why = "the engine does not tell when the next message falls due";
         return Err(CaseError::Skipped(why.into()));
@@ -160,6 +165,7 @@ async fn before_hands_out_only_what_stands_before_a_place(stage: &Stage<'_>) -> 
     stage.publish_numbers(&[1, 2, 3, 4, 5]).await?;
     let leased = stage.lease(5, HOLD).await?;
     check_eq!(numbers(&leased), [1, 2, 3, 4, 5], "the batch");
+
     let first = leased[0].position();
     let middle = leased[2].position();
     let back = leased.into_iter().rev();
@@ -191,6 +197,7 @@ async fn before_stays_exact_while_its_own_message_is_leased(stage: &Stage<'_>) -
     stage.publish_numbers(&[1, 2, 3, 4]).await?;
     let mut leased = stage.lease(3, HOLD).await?;
     check_eq!(numbers(&leased), [1, 2, 3], "the start of the batch");
+
     let end = leased.remove(2);
     let first = leased.remove(0);
     stage
@@ -199,6 +206,7 @@ async fn before_stays_exact_while_its_own_message_is_leased(stage: &Stage<'_>) -
     stage.publish_numbers(&[5]).await?;
     let ready = numbers(&stage.lease_before(end.position()).await?);
     check_eq!(ready, [1], "before the third");
+
     stage.done(vec![(end.receipt, ack())]).await?;
     check_eq!(numbers(&stage.lease(5, HOLD).await?), [4, 5], "the rest");
     Ok(())
@@ -236,6 +244,7 @@ async fn a_message_is_leased_by_its_id_whenever_it_is_due(stage: &Stage<'_>) -> 
     }
     let rest = stage.lease(10, HOLD).await?;
     check_eq!(numbers(&rest), [3], "what is left to others");
+
     let unknown = by_id(stage, &unknown_id(&ids[0])).await??;
     check!(unknown.is_none(), "an unknown message was found");
 
@@ -262,12 +271,14 @@ async fn what_a_worker_has_is_leased_by_its_id_to_nobody(stage: &Stage<'_>) -> C
         matches!(held, Err(ErrorKind::LeaseLost)),
         "a held message answered {held:?}"
     );
+
     stage.pass(SHORT).await;
     // Its holder may have crashed: it is there for the next.
     let second = by_id(stage, &id).await??;
     let second = second.ok_or_else(|| CaseError::Failed("it was not found".to_owned()))?;
     check_eq!(second.deliveries, 2, "deliveries");
     stage.lost(&first.receipt, ack()).await?;
+
     stage.done(vec![(second.receipt, ack())]).await?;
     stage.is_empty().await
 }
@@ -290,6 +301,7 @@ async fn what_waits_for_a_retry_after_a_crash_is_leased_by_its_id(stage: &Stage<
     };
     stage.done(vec![(again.receipt, settle)]).await?;
     let leased = by_id(stage, &id).await??;
+
     check!(leased.is_some(), "it was not found");
     Ok(())
 }

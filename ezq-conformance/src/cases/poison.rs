@@ -87,6 +87,7 @@ async fn odd_bodies_are_delivered_beside_good_ones(stage: &Stage<'_>) -> CaseRes
         numbers(&leased).contains(&7),
         "the good message did not come along"
     );
+
     let batch = leased.into_iter().map(|d| (d.receipt, ack())).collect();
     stage.done(batch).await?;
     stage.is_empty().await
@@ -97,6 +98,7 @@ async fn odd_headers_are_delivered_beside_good_ones(stage: &Stage<'_>) -> CaseRe
     stage.publish_numbers(&[77]).await?;
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored + 1, "deliveries");
+
     for delivery in &leased {
         let n = usize::try_from(number_in(&delivery.body)).unwrap_or(usize::MAX);
         let wanted = match HEADERS.get(n).copied().flatten() {
@@ -106,6 +108,7 @@ async fn odd_headers_are_delivered_beside_good_ones(stage: &Stage<'_>) -> CaseRe
             Some("true") => Some(json!(true)),
             _ => None,
         };
+
         check_eq!(
             delivery.headers.original(),
             wanted.as_ref(),
@@ -129,22 +132,20 @@ async fn odd_headers_take_marks(stage: &Stage<'_>) -> CaseResult {
     for round in 1..3 {
         let leased = stage.lease(100, HOLD).await?;
         check_eq!(leased.len(), stored, "deliveries in round {round}");
+
         let batch = leased.into_iter().map(|delivery| {
-            let progress = progress([("shop::a", failed.clone())]);
-            let (after, outgoing) = (Duration::ZERO, Vec::new());
-            (
-                delivery.receipt,
-                Settle::Retry {
-                    after,
-                    progress,
-                    outgoing,
-                },
-            )
+            let settle = Settle::Retry {
+                after: Duration::ZERO,
+                progress: progress([("shop::a", failed.clone())]),
+                outgoing: Vec::new(),
+            };
+            (delivery.receipt, settle)
         });
         stage.done(batch.collect()).await?;
     }
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored, "deliveries");
+
     for delivery in leased {
         let n = number_in(&delivery.body);
         let marks = Progress::from_headers(&delivery.headers);
@@ -167,6 +168,7 @@ async fn odd_headers_can_be_released(stage: &Stage<'_>) -> CaseResult {
     stage.done(batch.collect()).await?;
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored, "deliveries");
+
     for delivery in leased {
         let n = number_in(&delivery.body);
         check_eq!(delivery.headers.returned(), 1, "returned of number {n}");
@@ -177,9 +179,11 @@ async fn odd_headers_can_be_released(stage: &Stage<'_>) -> CaseResult {
 async fn odd_headers_survive_expiry(stage: &Stage<'_>) -> CaseResult {
     let stored = odd_headers(stage).await?;
     check_eq!(stage.lease(100, SHORT).await?.len(), stored, "deliveries");
+
     stage.pass(SHORT).await;
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored, "deliveries after expiry");
+
     let unsettled: Vec<_> = leased.iter().map(|d| d.unsettled_deliveries()).collect();
     check_eq!(unsettled, vec![2; stored], "unsettled deliveries");
     Ok(())
@@ -191,19 +195,17 @@ async fn headers_that_are_no_object_go_along_to_the_dead_letters(stage: &Stage<'
     let leased = stage.lease(100, HOLD).await?;
     let dead = progress([("shop::a", mark(HandlerState::Dead, 1, "no"))]);
     let batch = leased.into_iter().map(|delivery| {
-        let (progress, outgoing) = (dead.clone(), Vec::new());
-        (
-            delivery.receipt,
-            Settle::DeadLetter {
-                reason: reason(),
-                progress,
-                outgoing,
-            },
-        )
+        let settle = Settle::DeadLetter {
+            reason: reason(),
+            progress: dead.clone(),
+            outgoing: Vec::new(),
+        };
+        (delivery.receipt, settle)
     });
     stage.done(batch.collect()).await?;
     let listed = letters.list(&stage.queue, None, 100).await?;
     check_eq!(listed.len(), stored, "dead letters");
+
     for letter in &listed {
         let n = usize::try_from(number_in(&letter.body)).unwrap_or(usize::MAX);
         let wanted = match HEADERS.get(n).copied().flatten() {
@@ -214,6 +216,7 @@ async fn headers_that_are_no_object_go_along_to_the_dead_letters(stage: &Stage<'
             _ => None,
         };
         let kept = letter.headers.value(ORIGINAL_HEADERS);
+
         check_eq!(
             kept,
             wanted.as_ref(),
@@ -233,8 +236,10 @@ async fn headers_that_are_no_object_go_along_to_the_dead_letters(stage: &Stage<'
         stored,
         "letters moved"
     );
+
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored, "deliveries after the redrive");
+
     let marks = leased
         .iter()
         .flat_map(|d| Progress::from_headers(&d.headers).0);

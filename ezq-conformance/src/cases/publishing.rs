@@ -28,10 +28,13 @@ async fn a_batch_comes_out_in_its_order(stage: &Stage<'_>) -> CaseResult {
     let wanted: Vec<_> = (0..30).collect();
     let ids = stage.publish_numbers(&wanted).await?;
     check!(ids.is_sorted_by(|a, b| a < b), "ids do not rise: {ids:?}");
+
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(numbers(&leased), wanted, "bodies");
+
     let read: Vec<_> = leased.iter().map(|d| d.receipt.message_id()).collect();
     check_eq!(read, ids.iter().collect::<Vec<_>>(), "ids");
+
     let first = leased.iter().all(|d| d.deliveries == 1);
     check!(first, "a first delivery does not count as 1");
     Ok(())
@@ -62,6 +65,7 @@ async fn one_call_may_publish_to_several_queues(stage: &Stage<'_>) -> CaseResult
     let mut read: Vec<_> = leased.iter().map(|d| d.receipt.message_id()).collect();
     read.sort();
     check_eq!(read, [&ids[0], &ids[2]], "ids of the first queue");
+
     let mut arrived = stage.arrived().await?;
     arrived.sort_unstable();
     check_eq!(arrived, [2, 4], "messages of the second queue");
@@ -94,6 +98,7 @@ async fn a_body_keeps_its_values(stage: &Stage<'_>) -> CaseResult {
     for value in kept {
         check!(body.contains(value), "`{value}` is not in the body: {body}");
     }
+
     check_eq!(body.matches('[').count(), 100, "levels of nesting");
     Ok(())
 }
@@ -132,6 +137,7 @@ async fn headers_come_back(stage: &Stage<'_>) -> CaseResult {
     let read: Vec<_> = leased.iter().map(|d| &d.headers).collect();
     let with = read.iter().filter(|headers| ***headers == wanted).count();
     let without = read.iter().filter(|headers| headers.is_empty()).count();
+
     check!(
         (with, without) == (1, 1),
         "headers of two messages: {read:?}"
@@ -144,14 +150,19 @@ async fn refusable(stage: &Stage<'_>, bad: Outgoing) -> Result<PublishOutcome, C
     let batch = vec![stage.message(1), bad, stage.message(2)];
     let mut outcomes = stage.outcomes(batch).await?;
     let good = [&outcomes[0], &outcomes[2]];
-    let stored = |outcome: &&PublishOutcome| matches!(outcome, PublishOutcome::Stored(_));
-    check!(good.iter().all(stored), "its neighbours answered {good:?}");
+    check!(
+        good.iter()
+            .all(|outcome| matches!(outcome, PublishOutcome::Stored(_))),
+        "its neighbours answered {good:?}"
+    );
+
     let outcome = outcomes.swap_remove(1);
     let leased = stage.lease(10, HOLD).await?;
     let mut read: Vec<_> = leased.iter().map(|d| number_in(&d.body)).collect();
     read.retain(|n| *n > 0);
     read.sort_unstable();
     check_eq!(read, [1, 2], "its neighbours");
+
     for delivery in leased {
         stage.done(vec![(delivery.receipt, ack())]).await?;
     }
@@ -189,6 +200,7 @@ async fn a_body_over_the_limit_is_refused(stage: &Stage<'_>) -> CaseResult {
         return Err(CaseError::Failed(format!("too much answered {outcome:?}")));
     };
     check_eq!(error.kind(), ErrorKind::TooLarge, "refusing too much");
+
     let outcome = refusable(stage, stage.text(text(limit))).await?;
     check!(
         matches!(outcome, PublishOutcome::Stored(_)),

@@ -37,6 +37,7 @@ async fn a_queue_keeps_to_itself(stage: &Stage<'_>) -> CaseResult {
         [2],
         "messages of another queue after a purge"
     );
+
     let settled = vec![(delivery.receipt, Settle::Release)];
     let outcomes = stage.engine.settle(&stage.other, settled).await?;
     let lost = matches!(outcomes.as_slice(), [SettleOutcome::LeaseLost]);
@@ -78,6 +79,7 @@ async fn statistics_count_every_state(stage: &Stage<'_>) -> CaseResult {
         stats.oldest_ready.is_some(),
         "the age of the oldest ready message is unknown"
     );
+
     stage.lease(10, HOLD).await?;
     let stats = stage.stats().await?;
     check_eq!(stats.ready, 0, "ready");
@@ -91,6 +93,7 @@ async fn the_lag_is_how_long_the_oldest_has_been_due(stage: &Stage<'_>) -> CaseR
         None,
         "the lag of an empty queue"
     );
+
     if stage.engine.capabilities().delayed {
         stage
             .publish(vec![Outgoing {
@@ -110,12 +113,14 @@ async fn the_lag_is_how_long_the_oldest_has_been_due(stage: &Stage<'_>) -> CaseR
         lag.is_some_and(|lag| lag < HOLD),
         "the lag of what was just published is {lag:?}"
     );
+
     stage.lease(10, HOLD).await?;
     check_eq!(
         stage.engine.lag(&stage.queue).await?,
         None,
         "the lag where all is leased"
     );
+
     match stage.engine.lag(&stage.missing).await {
         Ok(lag) => check!(false, "the lag of a missing queue is {lag:?}"),
         Err(error) => check_eq!(error.kind(), ErrorKind::QueueMissing, "the error"),
@@ -169,6 +174,7 @@ async fn publishing_to_a_missing_queue_harms_no_other(stage: &Stage<'_>) -> Case
         return Err(CaseError::Failed(what));
     };
     check_eq!(error.kind(), ErrorKind::QueueMissing, "the error");
+
     let mut read = numbers(&stage.lease(10, HOLD).await?);
     read.sort_unstable();
     check_eq!(read, [1, 3], "messages of the first queue");

@@ -42,6 +42,7 @@ async fn a_delay_is_neither_early_nor_late(stage: &Stage<'_>) -> CaseResult {
         early.is_empty() || started.elapsed() >= PAUSE,
         "it came early"
     );
+
     if early.is_empty() {
         // Whole seconds would show: what was due after 0.7 s would come after 1 s, or at once.
         stage.pass(PAUSE).await;
@@ -63,6 +64,7 @@ async fn a_time_is_neither_early_nor_late(stage: &Stage<'_>) -> CaseResult {
     let early = stage.lease(10, HOLD).await?;
     let over = started.elapsed() >= PAUSE;
     check!(early.is_empty() || over, "it came early");
+
     if early.is_empty() {
         stage.pass(Duration::from_millis(733)).await;
         let delivery = stage.take(HOLD).await?;
@@ -102,6 +104,7 @@ async fn messages_come_out_by_due_time(stage: &Stage<'_>) -> CaseResult {
     });
     stage.publish(batch.to_vec()).await?;
     stage.pass(Duration::from_millis(250)).await;
+
     check_eq!(
         numbers(&stage.lease(10, HOLD).await?),
         [2, 3, 1],
@@ -117,6 +120,7 @@ async fn an_id_takes_back_and_moves_no_message_that_got_it(stage: &Stage<'_>) ->
     let new = stage.publish_in_place_of(2, &old).await?;
 
     let engine = &stage.engine;
+
     check!(
         !engine.cancel(&stage.queue, &old).await?,
         "another message was taken back"
@@ -146,6 +150,7 @@ async fn a_scheduled_message_can_be_taken_back(stage: &Stage<'_>) -> CaseResult 
         !cancel(&unknown_id(&kept)).await?,
         "an unknown message was taken back"
     );
+
     stage.pass(pause).await;
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [2], "messages");
     Ok(())
@@ -156,6 +161,7 @@ async fn a_scheduled_message_can_be_moved(stage: &Stage<'_>) -> CaseResult {
     let sooner = later(stage, 1, Due::After(HOLD)).await?;
     let later = later(stage, 2, Due::Now).await?;
     let move_to = |id, due| stage.engine.reschedule(&stage.queue, id, due);
+
     check!(
         move_to(&later, Due::After(HOLD)).await?,
         "a ready message was not moved"
@@ -181,8 +187,10 @@ async fn a_delivered_message_can_be_neither_taken_back_nor_moved(stage: &Stage<'
     for state in ["while it is leased", "after its release"] {
         let cancelled = stage.engine.cancel(&stage.queue, &id).await?;
         check!(!cancelled, "a message was taken back {state}");
+
         let moved = stage.engine.reschedule(&stage.queue, &id, Due::Now).await?;
         check!(!moved, "a message was moved {state}");
+
         if state == "while it is leased" {
             stage.nothing_readable().await?;
             stage.done(vec![(receipt.clone(), Settle::Release)]).await?;

@@ -46,6 +46,7 @@ async fn a_retry_waits_for_its_pause(stage: &Stage<'_>) -> CaseResult {
         early.is_empty() || started.elapsed() >= pause,
         "it came early"
     );
+
     if early.is_empty() {
         stage.pass(pause).await;
         let again = stage.take(HOLD).await?;
@@ -55,11 +56,6 @@ async fn a_retry_waits_for_its_pause(stage: &Stage<'_>) -> CaseResult {
 }
 
 pub(super) fn mark(state: HandlerState, attempts: u32, error: &str) -> HandlerMark {
-    let record = |at| ErrorRecord {
-        at,
-        attempt: attempts,
-        error: error.to_owned(),
-    };
     let at = DateTime::from_timestamp_micros(1_700_000_000_123_456);
     HandlerMark {
         state,
@@ -68,7 +64,11 @@ pub(super) fn mark(state: HandlerState, attempts: u32, error: &str) -> HandlerMa
         due: at,
         errors: at
             .filter(|_| !error.is_empty())
-            .map(record)
+            .map(|at| ErrorRecord {
+                at,
+                attempt: attempts,
+                error: error.to_owned(),
+            })
             .into_iter()
             .collect(),
     }
@@ -109,6 +109,7 @@ async fn a_retry_keeps_the_marks_of_every_handler(stage: &Stage<'_>) -> CaseResu
     }
     let delivery = stage.take(HOLD).await?;
     let wanted = progress([("shop::a", a), ("shop::b", failed_again)]);
+
     check_eq!(Progress::from_headers(&delivery.headers), wanted, "marks");
     check_eq!(
         delivery.headers.text("correlation-id"),
@@ -131,12 +132,14 @@ async fn a_settled_delivery_does_not_count_as_a_crash(stage: &Stage<'_>) -> Case
             unsettled,
             "unsettled deliveries"
         );
+
         match settle {
             Some(settle) => stage.done(vec![(delivery.receipt, settle)]).await?,
             None => stage.pass(SHORT).await,
         }
         delivery = stage.take(SHORT).await?;
     }
+
     check_eq!(delivery.headers.returned(), 2, "returned");
     check_eq!(delivery.deliveries, 4, "deliveries");
     check_eq!(
@@ -157,6 +160,7 @@ async fn a_release_returns_to_its_old_place_at_once(stage: &Stage<'_>) -> CaseRe
     stage.done(vec![(first.receipt, Settle::Release)]).await?;
     let leased = stage.lease(3, HOLD).await?;
     check_eq!(numbers(&leased), [1, 2, 3], "messages");
+
     let again = &leased[0];
     check_eq!(again.position(), place, "its place");
     check_eq!(again.deliveries, 2, "deliveries");
@@ -183,9 +187,11 @@ async fn a_mixed_batch_settles_each_in_its_own_way(stage: &Stage<'_>) -> CaseRes
         [3],
         "readable messages"
     );
+
     let dead = dead_letters.list(&stage.queue, None, 10).await?;
     let dead: Vec<_> = dead.iter().map(|letter| number_in(&letter.body)).collect();
     check_eq!(dead, [4], "dead letters");
+
     let stats = stage.stats().await?;
     check_eq!(
         stats.in_progress,
@@ -205,9 +211,8 @@ async fn outgoing_events_leave_with_every_settlement(stage: &Stage<'_>) -> CaseR
                 outgoing: outgoing(10),
             }
         } else {
-            let after = Duration::ZERO;
             Settle::Retry {
-                after,
+                after: Duration::ZERO,
                 progress: Progress::default(),
                 outgoing: outgoing(20),
             }
@@ -218,17 +223,17 @@ async fn outgoing_events_leave_with_every_settlement(stage: &Stage<'_>) -> CaseR
     let mut wanted = vec![10, 11, 20, 21];
     if stage.engine.dead_letters().is_some() {
         let delivery = stage.take(HOLD).await?;
-        let outgoing = outgoing(30);
         let bury = Settle::DeadLetter {
             reason: reason(),
             progress: Progress::default(),
-            outgoing,
+            outgoing: outgoing(30),
         };
         stage.done(vec![(delivery.receipt, bury)]).await?;
         wanted.extend([30, 31]);
     }
     let mut arrived = stage.arrived().await?;
     arrived.sort_unstable();
+
     check_eq!(arrived, wanted, "outgoing events");
     Ok(())
 }
@@ -260,9 +265,11 @@ async fn outgoing_events_for_a_missing_queue_fail_their_settlement_alone(
         return Err(CaseError::Failed("no settlement failed".into()));
     };
     check_eq!(error.kind(), ErrorKind::QueueMissing, "the failure");
+
     let mut arrived = stage.arrived().await?;
     arrived.sort_unstable();
     check_eq!(arrived, [10, 30], "outgoing events");
+
     // The receipt that came back is as good as it was.
     stage.done(vec![(receipt, ack())]).await?;
     stage.is_empty().await
@@ -272,10 +279,9 @@ async fn of_two_settlements_of_one_delivery_the_first_possible_counts(
     stage: &Stage<'_>,
 ) -> CaseResult {
     let receipt = stage.fresh(HOLD).await?.receipt;
-    let queue = stage.missing.clone();
     let impossible = Settle::Ack {
         outgoing: vec![Outgoing {
-            queue,
+            queue: stage.missing.clone(),
             ..stage.message(2)
         }],
     };
@@ -289,6 +295,7 @@ async fn of_two_settlements_of_one_delivery_the_first_possible_counts(
     let outcomes = stage.settle(batch.to_vec()).await?;
     use SettleOutcome::{Done, Failed, LeaseLost};
     let right = matches!(outcomes.as_slice(), [Failed { .. }, Done, LeaseLost]);
+
     check!(right, "outcomes are {outcomes:?}");
     check_eq!(stage.arrived().await?, [3], "outgoing events");
     stage.is_empty().await
@@ -305,16 +312,19 @@ async fn errors_with_any_text_can_be_kept(stage: &Stage<'_>) -> CaseResult {
     let marks = Progress::from_headers(&delivery.headers);
     let kept = marks.0.values().flat_map(|mark| &mark.errors);
     let kept: Vec<_> = kept.map(|record| record.error.as_str()).collect();
-    let whole = |text: &&str| text.contains("before") && text.contains("after");
-    check!(kept.iter().any(whole), "the error's text is lost: {kept:?}");
+    check!(
+        kept.iter()
+            .any(|text| text.contains("before") && text.contains("after")),
+        "the error's text is lost: {kept:?}"
+    );
+
     if stage.engine.dead_letters().is_some() {
         let mut reason = reason();
         reason.error = text.to_owned();
-        let (progress, outgoing) = (Progress::default(), Vec::new());
         let bury = Settle::DeadLetter {
             reason,
-            progress,
-            outgoing,
+            progress: Progress::default(),
+            outgoing: Vec::new(),
         };
         stage.done(vec![(delivery.receipt, bury)]).await?;
     }

@@ -81,13 +81,11 @@ impl<'a, 'h> Scheduled<'a, 'h> {
     }
 
     fn firing<'f>(&'f self, row: &'f ScheduleRow, message: Option<Outgoing>) -> Firing<'f> {
-        let from = row.next_at;
-        let to = from + TimeDelta::days(1);
         let tick = Advance {
             definition: DEFINITION,
-            from,
-            due: from,
-            to,
+            from: row.next_at,
+            due: row.next_at,
+            to: row.next_at + TimeDelta::days(1),
         };
         Firing {
             name: &self.name,
@@ -117,8 +115,9 @@ impl<'a, 'h> Scheduled<'a, 'h> {
 }
 
 fn store(engine: &dyn Engine) -> Result<&dyn ScheduleStore, CaseError> {
-    let missing = || CaseError::Failed("it offers schedules and keeps none".to_owned());
-    engine.schedules().ok_or_else(missing)
+    engine
+        .schedules()
+        .ok_or_else(|| CaseError::Failed("it offers schedules and keeps none".to_owned()))
 }
 
 async fn a_tick_fires_once_when_its_time_has_come(stage: &Stage<'_>) -> CaseResult {
@@ -135,6 +134,7 @@ async fn a_tick_fires_once_when_its_time_has_come(stage: &Stage<'_>) -> CaseResu
     );
     scheduled.not_due(&row, "before its time").await?;
     check_eq!(scheduled.row().await?, row, "the row before its time");
+
     stage.pass(SOON).await;
     let fired = scheduled.fire(&row).await?;
     check!(
@@ -147,6 +147,7 @@ async fn a_tick_fires_once_when_its_time_has_come(stage: &Stage<'_>) -> CaseResu
         "the same tick again"
     );
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "messages");
+
     let after = scheduled.row().await?;
     check_eq!(
         after.next_at,
@@ -179,6 +180,7 @@ async fn concurrent_processes_fire_a_tick_once(stage: &Stage<'_>) -> CaseResult 
         .filter(|fired| matches!(fired, Fired::Done(_)))
         .count();
     check_eq!(done, 1, "firings of one tick: {fired:?}");
+
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "messages");
     scheduled.end().await
 }
@@ -204,6 +206,7 @@ async fn a_tick_whose_queue_is_missing_stays(stage: &Stage<'_>) -> CaseResult {
         Ok(fired) => check!(false, "a missing queue answered {fired:?}"),
     }
     check_eq!(scheduled.row().await?, row, "the row after a failure");
+
     let fired = scheduled.fire(&row).await?;
     check!(
         matches!(fired, Fired::Done(Some(_))),
@@ -220,9 +223,11 @@ async fn a_tick_that_is_left_out_moves_the_schedule_on(stage: &Stage<'_>) -> Cas
         Fired::NotDue,
         "early"
     );
+
     stage.pass(SOON).await;
     let fired = scheduled.store.fire(scheduled.firing(&row, None)).await?;
     check_eq!(fired, Fired::Done(None), "a tick that is left out");
+
     let after = scheduled.row().await?;
     check_eq!(
         after.next_at,
@@ -242,6 +247,7 @@ async fn a_paused_schedule_does_not_tick(stage: &Stage<'_>) -> CaseResult {
     let row = scheduled.row().await?;
     let pause = |pause| scheduled.store.pause(&scheduled.name, pause);
     check!(pause(true).await?, "the schedule was not found");
+
     let paused = scheduled.row().await?.paused_at;
     check!(paused.is_some(), "it does not say that it is paused");
     check!(pause(true).await?, "the paused schedule was not found");
@@ -250,15 +256,18 @@ async fn a_paused_schedule_does_not_tick(stage: &Stage<'_>) -> CaseResult {
         paused,
         "the time since when it is paused"
     );
+
     stage.pass(SOON).await;
     scheduled.not_due(&row, "a paused schedule").await?;
     check!(pause(false).await?, "the paused schedule was not found");
+
     let after = scheduled.row().await?;
     check!(after.paused_at.is_none(), "it says that it is paused");
     check!(
         after.resumed_at.is_some_and(|at| at > row.next_at),
         "it went on: {after:?}"
     );
+
     let fired = scheduled.fire(&row).await?;
     check!(
         matches!(fired, Fired::Done(Some(_))),
@@ -297,6 +306,7 @@ async fn a_schedule_is_changed_only_by_who_knows_its_definition(stage: &Stage<'_
         "another",
         "the definition"
     );
+
     stage.pass(SOON).await;
     scheduled
         .not_due(&row, "a tick of an old definition")
@@ -308,11 +318,10 @@ async fn a_schedule_fires_by_hand_and_stays_as_it_is(stage: &Stage<'_>) -> CaseR
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     scheduled.store.pause(&scheduled.name, true).await?;
-    let message = Some(stage.message(1));
     let firing = Firing {
         name: &scheduled.name,
         tick: None,
-        message,
+        message: Some(stage.message(1)),
     };
     let fired = scheduled.store.fire(firing.clone()).await?;
     check!(
@@ -320,6 +329,7 @@ async fn a_schedule_fires_by_hand_and_stays_as_it_is(stage: &Stage<'_>) -> CaseR
         "by hand it answered {fired:?}"
     );
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "messages");
+
     let after = scheduled.row().await?;
     check_eq!(
         (after.next_at, after.last_tick),
@@ -327,6 +337,7 @@ async fn a_schedule_fires_by_hand_and_stays_as_it_is(stage: &Stage<'_>) -> CaseR
         "the ticks"
     );
     check!(after.fired_at.is_some(), "it does not say that it fired");
+
     let unknown = Firing {
         name: "no such schedule",
         ..firing
@@ -353,11 +364,13 @@ async fn a_process_that_has_the_definition_is_seen(stage: &Stage<'_>) -> CaseRes
         row.seen_at,
         "when it was seen by another"
     );
+
     scheduled.fire(&row).await?;
     check!(
         scheduled.row().await?.seen_at > row.seen_at,
         "who fires is not seen"
     );
+
     let kept = scheduled
         .store
         .look(&[(&scheduled.name, DEFINITION)])
@@ -370,6 +383,7 @@ async fn a_removed_schedule_does_not_fire(stage: &Stage<'_>) -> CaseResult {
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     stage.pass(SOON).await;
+
     check!(
         scheduled.store.remove(&scheduled.name).await?,
         "it was not found"

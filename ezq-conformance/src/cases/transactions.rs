@@ -74,6 +74,7 @@ async fn an_earlier_handlers_transaction_marks_it_done(stage: &Stage<'_>) -> Cas
     );
     check_eq!(stage.arrived().await?, [1], "outgoing events");
     stage.nothing_readable().await?;
+
     stage.done(vec![(receipt, Settle::Release)]).await?;
     let delivery = stage.take(HOLD).await?;
     let marks = Progress::from_headers(&delivery.headers);
@@ -103,6 +104,7 @@ async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> 
             [0_i64; 0],
             "outgoing events of a lost lease"
         );
+
         stage.done(vec![(current.receipt, Settle::Release)]).await?;
         let again = stage.take(HOLD).await?;
         check_eq!(
@@ -121,8 +123,11 @@ async fn a_transaction_leaves_a_message_that_got_its_id(stage: &Stage<'_>) -> Ca
         let old = stage.fresh(HOLD).await?.receipt;
         stage.lose_newest(stage.queue.as_str()).await?;
         let new = stage.fresh(HOLD).await?.receipt;
-        let (was, is) = (old.message_id().to_string(), new.message_id().to_string());
-        check_eq!(was, is, "the id that is issued again");
+        check_eq!(
+            new.message_id().to_string(),
+            old.message_id().to_string(),
+            "the id that is issued again"
+        );
 
         let unit = stage.engine.begin(&stage.queue, None).await?;
         let finished = if is_last { last(&old) } else { marked(&old) };
@@ -136,6 +141,7 @@ async fn a_transaction_leaves_a_message_that_got_its_id(stage: &Stage<'_>) -> Ca
             [0_i64; 0],
             "outgoing events of a void receipt"
         );
+
         stage.done(vec![(new, Settle::Release)]).await?;
         let again = stage.take(HOLD).await?;
         check_eq!(
@@ -180,6 +186,7 @@ async fn a_transaction_finishes_a_batch_or_nothing_of_it(stage: &Stage<'_>) -> C
         [0_i64; 0],
         "outgoing events of a lost lease"
     );
+
     let unit = stage.engine.begin(&stage.queue, None).await?;
     let outcome = unit
         .finish(finished(&receipts), vec![stage.outgoing(2)])
@@ -190,6 +197,7 @@ async fn a_transaction_finishes_a_batch_or_nothing_of_it(stage: &Stage<'_>) -> C
     );
     check_eq!(stage.arrived().await?, [2], "outgoing events");
     stage.lost(&receipts[0], ack()).await?;
+
     stage
         .done(vec![(receipts[1].clone(), Settle::Release)])
         .await?;
@@ -215,8 +223,10 @@ async fn a_claim_inside_a_transaction_commits_with_it(stage: &Stage<'_>) -> Case
             0,
             "deliveries, which the claim does not count"
         );
+
         let others = stage.second.lease(stage.ask(10, SHORT)).await?.deliveries;
         check_eq!(numbers(&others), [3], "what others get meanwhile");
+
         for other in others {
             stage.done(vec![(other.receipt, Settle::Release)]).await?;
         }
@@ -230,6 +240,7 @@ async fn a_claim_inside_a_transaction_commits_with_it(stage: &Stage<'_>) -> Case
             unit.abandon().await;
         }
     }
+
     check_eq!(stage.arrived().await?, [1], "outgoing events");
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [3], "what is left");
     Ok(())

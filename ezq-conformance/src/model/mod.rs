@@ -1,13 +1,13 @@
-//! Sequences of operations that nobody thought of, on an engine and on a small reference at once.
+//! Random sequences of operations, played on an engine and on a small reference at once.
 //!
 //! The [cases](crate::cases) state one rule each; here the rules meet. Operations are drawn from a
-//! seed: publishing, leasing, settling with receipts that hold and that do not, renewing, crashing,
-//! moving the clock, redriving and more. After each one the engine must have answered what the
-//! reference answers. A sequence that fails is made as short as it can be, and told with the seed
-//! that draws it again.
+//! seed: publishing, leasing, settling with valid and void receipts, renewing, crashing, moving the
+//! clock, redriving and more. After each operation the engine's answer must be the reference's. A
+//! sequence that fails is shortened as far as possible, and reported with the seed that draws it
+//! again.
 //!
-//! To add an operation: a variant and its weight in `operation.rs`, what it means in
-//! `reference.rs`, and what it calls in `play.rs`.
+//! To add an operation, add a variant and its weight in `operation.rs`, its meaning in `reference.rs`,
+//! and its calls in `play.rs`.
 
 mod operation;
 mod play;
@@ -26,39 +26,40 @@ use shrink::{Failing, Sequence};
 const SEED: &str = "EZQ_MODEL_SEED";
 const STEPS: &str = "EZQ_MODEL_STEPS";
 
-/// What a run of the model draws.
+/// The seed and the length of a run of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelConfig {
-    /// Draws the first sequence; the next ones are drawn from the numbers after it.
+    /// The seed of the first sequence. The next sequences are drawn from the numbers after it.
     pub seed: u64,
-    /// How many operations have to be done, in sequences of at most 200. Those that find nothing to
-    /// work on, such as settling with empty hands, do not count. Defaults to 10,000.
+    /// The number of operations to play, in sequences of at most 200. Operations that find nothing to
+    /// work on, such as a settlement without a receipt, do not count. Defaults to 10,000.
     pub steps: usize,
 }
 
 impl ModelConfig {
-    /// `EZQ_MODEL_SEED` and `EZQ_MODEL_STEPS`; where they are not set, a seed of the moment and
-    /// 10,000 steps. Print it before the run: it shows how the run is repeated.
+    /// Reads `EZQ_MODEL_SEED` and `EZQ_MODEL_STEPS`. They default to a seed taken from the clock and
+    /// 10,000 steps. Print the result before the run: it shows how to repeat the run.
     ///
     /// # Errors
-    /// When one of them is set and no number.
+    /// If one of them is set and is not a number.
     pub fn from_env() -> Result<Self, ParseIntError> {
-        let number = |name| {
-            std::env::var(name)
-                .ok()
-                .map(|text| text.parse::<u64>())
-                .transpose()
-        };
         let since = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        let seed = number(SEED)?.unwrap_or_else(|| u64::from(since.subsec_nanos()));
-        let steps = number(STEPS)?.and_then(|steps| usize::try_from(steps).ok());
+        let seed = number_from_env(SEED)?.unwrap_or_else(|| u64::from(since.subsec_nanos()));
+        let steps = number_from_env(STEPS)?.and_then(|steps| usize::try_from(steps).ok());
         Ok(Self {
             seed,
             steps: steps.unwrap_or(10_000),
         })
     }
+}
+
+fn number_from_env(name: &str) -> Result<Option<u64>, ParseIntError> {
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse())
+        .transpose()
 }
 
 impl fmt::Display for ModelConfig {
@@ -67,10 +68,10 @@ impl fmt::Display for ModelConfig {
     }
 }
 
-/// What a run of the model did.
+/// What a run of the model has played.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelReport {
-    /// How many operations were done.
+    /// The number of operations.
     pub steps: usize,
     /// How often each thing happened, such as `"extended with a void receipt"`.
     pub counts: BTreeMap<&'static str, usize>,
@@ -85,16 +86,16 @@ impl fmt::Display for ModelReport {
     }
 }
 
-/// An engine that did something else than the reference, or that the model cannot examine.
+/// The engine's answer differs from the reference's, or the model cannot examine the engine.
 ///
 /// Both `Display` and `Debug` print what was seen and the shortest sequence that shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ModelFailure {
-    /// Draws the failing sequence as the first one.
+    /// The seed with which the failing sequence is the first one.
     pub seed: u64,
     /// What was seen.
     pub what: String,
-    /// The shortest sequence found that fails, one operation each.
+    /// The operations of the shortest failing sequence that was found.
     pub operations: Vec<String>,
 }
 
@@ -120,7 +121,7 @@ impl fmt::Debug for ModelFailure {
 
 impl std::error::Error for ModelFailure {}
 
-/// Plays sequences on an engine and on the reference until so many steps are done.
+/// Plays sequences on an engine and on the reference, until `config.steps` operations are played.
 ///
 /// [`Harness::advance`] must move the engine's clock without waiting: the model lets hours pass.
 /// On tokio's paused clock its default does. The engine must be
@@ -128,7 +129,8 @@ impl std::error::Error for ModelFailure {}
 /// and keep dead letters.
 ///
 /// # Errors
-/// When the engine did something else than the reference, or lacks what the model needs.
+/// If an answer of the engine differs from the reference's, or the engine lacks a capability that the
+/// model needs.
 ///
 /// # Examples
 /// ```

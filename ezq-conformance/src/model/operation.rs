@@ -1,21 +1,21 @@
-//! What can be done to a store, and how often each is tried.
+//! The operations on a store, and how often each is drawn.
 //!
-//! Operations are drawn without a look at the store, so that any of them can be left out when a
-//! failing sequence is shrunk: a pick counts from the newest of what there is to pick from.
+//! Operations are drawn without a look at the store, so that any of them can be left out when a failing
+//! sequence is shrunk. That is why a pick is a number, which counts from the newest candidate.
 
 use ezq_core::HandlerState;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::Union;
 
-/// How many workers there are; every second one is another client of the store.
+/// The number of workers. Every second one uses the second client of the store.
 pub(super) const WORKERS: usize = 3;
-/// How many queues are in use.
+/// The number of queues in use.
 pub(super) const QUEUES: usize = 2;
-/// In place of a queue: one that does not exist.
+/// Stands for a queue that does not exist.
 pub(super) const MISSING: usize = QUEUES;
 
-/// Counts back from the newest, round and round.
+/// Counts back from the newest candidate, and begins there again after the oldest.
 pub(super) type Pick = usize;
 
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ pub(super) enum Operation {
         picks: Vec<Pick>,
         hours: i64,
     },
-    /// A worker forgets what it holds; a zombie may still come back with it.
+    /// A worker forgets its receipts. A zombie may still use them.
     Crash {
         worker: usize,
     },
@@ -67,7 +67,7 @@ pub(super) enum Operation {
     Purge {
         queue: usize,
     },
-    /// Loses the newest message, whose id the next one gets, where the store can be made to.
+    /// Loses the newest message, so that the next one gets its id. Stores that cannot do this skip it.
     Lose {
         queue: usize,
     },
@@ -84,17 +84,17 @@ pub(super) enum When {
     After {
         hours: i64,
     },
-    /// At a time half an hour after the end of so many hours from now, or before now.
+    /// At the time `hours` and half an hour from now, or before now.
     At {
         hours: i64,
     },
 }
 
-/// Whose receipts are used.
+/// The holder of the receipts that are used.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Whose {
     Worker(usize),
-    /// Those that a crash left behind, and those that were used before.
+    /// Receipts that a crash left behind, and receipts that were used before.
     Zombie,
 }
 

@@ -1,4 +1,4 @@
-//! One sequence of operations, on the engine and on the reference at once.
+//! Plays one sequence of operations on the engine and on the reference at once.
 
 mod letters;
 mod receipts;
@@ -16,16 +16,17 @@ use tokio::time::Instant;
 
 use super::ModelReport;
 use super::operation::{Operation, Pick, QUEUES, WORKERS, When, Whose};
-use super::reference::{Bounds, Reference, Standing, Time, correlation};
+use super::reference::{Bounds, Message, Reference, Standing, Time, correlation};
 use crate::Harness;
 use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, number_in};
 
 type Result<T> = std::result::Result<T, CaseError>;
 
-/// The unit in which the model counts time: so long that no sequence takes as long on a real clock.
+/// The unit in which the model counts time. No sequence takes as long on a real clock, so the time that
+/// it takes cannot be mistaken for time that the model let pass.
 const HALF_HOUR: Duration = Duration::from_secs(30 * 60);
-/// No queue holds more.
+/// More messages than any queue holds.
 const ALL: usize = 10_000;
 
 pub(super) struct Play<'h> {
@@ -36,9 +37,11 @@ pub(super) struct Play<'h> {
     numbers: i64,
     /// Every receipt, by its number.
     receipts: Vec<(usize, Receipt)>,
-    /// What each worker holds, by the receipt's number, and what nobody does any more.
+    /// The numbers of the receipts that each worker holds.
     hands: [Vec<usize>; WORKERS],
+    /// The numbers of the receipts that no worker holds any more.
     abandoned: Vec<usize>,
+    /// The queues and places of all deliveries, from which bounds of claims are picked.
     places: Vec<(usize, Position, Standing)>,
     ids: [Vec<MessageId>; QUEUES],
     letter_ids: [Vec<MessageId>; QUEUES],
@@ -46,10 +49,10 @@ pub(super) struct Play<'h> {
 }
 
 impl<'h> Play<'h> {
-    /// Plays a sequence in queues of its own and compares all that is left at its end.
+    /// Plays a sequence in queues of its own, and compares everything that is left at its end.
     ///
     /// # Errors
-    /// With the index of the operation that did something else than the reference.
+    /// With the index of the operation whose answer differs from the reference's.
     pub(super) async fn run(
         harness: &'h dyn Harness,
         operations: &[Operation],
@@ -128,29 +131,29 @@ impl<'h> Play<'h> {
             Operation::Lose { queue } => self.lose(*queue).await,
             Operation::Look { queue } => self.look(*queue).await,
         }?;
+
         self.report.steps += usize::from(effective);
-        // On a paused clock two steps would fall on one instant, and their order be lost.
+        // On a paused clock two steps would fall on one instant, and have no order.
         if Instant::now() == started {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Ok(())
     }
 
-    /// Lets all fall due and takes it: nothing is lost, and nothing came back.
+    /// Lets all messages fall due and leases them: none is lost, and none came back.
     async fn finish(mut self) -> CaseResult {
         for queue in 0..QUEUES {
             self.step(&Operation::Look { queue }).await?;
         }
         self.step(&Operation::Advance { hours: 24 }).await?;
         for queue in 0..QUEUES {
-            let (worker, max, hours, before, after) = (0, ALL, 1, None, None);
             self.step(&Operation::Lease {
                 queue,
-                worker,
-                max,
-                hours,
-                before,
-                after,
+                worker: 0,
+                max: ALL,
+                hours: 1,
+                before: None,
+                after: None,
             })
             .await?;
             self.step(&Operation::Look { queue }).await?;
@@ -165,6 +168,7 @@ impl<'h> Play<'h> {
             batch.push(self.outgoing(*queue, *when));
         }
         let outcomes = self.stage.outcomes(batch).await?;
+
         let first = self.numbers - i64::try_from(messages.len()).unwrap_or(0);
         let rows = messages.iter().zip(outcomes).zip(first..);
         for (place, (((queue, when), outcome), number)) in rows.enumerate() {
@@ -209,7 +213,7 @@ impl<'h> Play<'h> {
             When::Now => Due::Now,
             When::After { hours } => Due::After(span(2 * hours)),
             When::At { hours } => {
-                // No two steps name the same time.
+                // The milliseconds keep the times of two steps apart.
                 let step = i64::try_from(self.reference.step()).unwrap_or(0);
                 let half_hour = self.reference.now().half_hour + 2 * hours + 1;
                 Due::At(self.time(half_hour) + TimeDelta::milliseconds(step))
@@ -217,13 +221,13 @@ impl<'h> Play<'h> {
         }
     }
 
-    /// When a half hour begins on the engine's clock.
+    /// The beginning of a half hour on the engine's clock.
     fn time(&self, half_hour: i64) -> DateTime<Utc> {
         self.start + TimeDelta::minutes(30 * half_hour)
     }
 
-    /// Whether a time lies about where it should: what a sequence takes in real time is less than
-    /// a quarter of an hour.
+    /// Whether a time is the wanted one, but for the real time that the sequence takes. That is less
+    /// than a quarter of an hour.
     fn is_about(&self, seen: DateTime<Utc>, wanted: Time) -> bool {
         (seen - self.time(wanted.half_hour)).abs() < TimeDelta::minutes(15)
     }
@@ -239,17 +243,16 @@ impl<'h> Play<'h> {
         let here = self.places.iter().filter(|(of, ..)| *of == queue);
         let here: Vec<(Position, Standing)> = here.map(|(_, at, of)| (at.clone(), *of)).collect();
         let place = |pick: Option<Pick>| pick.and_then(|pick| picked(&here, pick)).cloned().unzip();
-        let (before, may_precede) = place(before);
-        let (after, may_follow) = place(after);
+        let (before, before_in_reference) = place(before);
+        let (after, after_in_reference) = place(after);
         let bounds = Bounds {
-            before: may_precede,
-            after: may_follow,
+            before: before_in_reference,
+            after: after_in_reference,
         };
-        let (queue_name, ttl) = (self.queue(queue), span(2 * hours));
         let request = LeaseRequest {
-            queue: queue_name,
+            queue: self.queue(queue),
             max,
-            ttl,
+            ttl: span(2 * hours),
             keys: max,
             before,
             after,
@@ -267,6 +270,7 @@ impl<'h> Play<'h> {
             self.check_wait(leased.next_due, next)?;
             self.count("found nothing to lease");
         }
+
         for (delivery, number) in leased.deliveries.into_iter().zip(numbers) {
             self.take(queue, worker, hours, number, delivery)?;
         }
@@ -285,7 +289,7 @@ impl<'h> Play<'h> {
         let wanted = next.map(|time| span(time.half_hour - now));
         let right = match (seen, wanted) {
             (Some(seen), Some(wanted)) => seen.abs_diff(wanted) < HALF_HOUR / 2,
-            // An engine need not know.
+            // The contract lets an engine answer nothing here.
             (seen, _) => seen.is_none(),
         };
         check!(
@@ -309,47 +313,19 @@ impl<'h> Play<'h> {
                 "nobody published message {number}"
             )));
         };
-        let id = delivery.receipt.message_id().clone();
-        check_eq!(
-            id,
-            wanted.id.clone().unwrap_or(id.clone()),
-            "the id of message {number}"
-        );
-        check_eq!(
-            delivery.deliveries,
-            wanted.deliveries,
-            "deliveries of message {number}"
-        );
-        let (had_died, headers) = apart(&delivery.headers);
-        check_eq!(
-            had_died,
-            wanted.had_died,
-            "what message {number} had died of"
-        );
-        check_eq!(headers, wanted.headers(), "headers of message {number}");
-        let now = self.reference.now();
-        let times = [
-            ("due", delivery.due, wanted.stood),
-            ("stored", delivery.enqueued_at, wanted.stored),
-            ("leased", delivery.leased_at, now),
-        ];
-        for (what, seen, wanted) in times {
-            let about = self.time(wanted.half_hour);
-            let right = self.is_about(seen, wanted);
-            check!(
-                right,
-                "message {number} was {what} at {about}, the engine says {seen}"
-            );
-        }
+        self.compare_delivery(&delivery, &wanted)?;
+
         if wanted.id.is_none() {
-            self.reference.learn_id(number, &id);
-            self.ids[queue].push(id);
+            let id = delivery.receipt.message_id();
+            self.reference.learn_id(number, id);
+            self.ids[queue].push(id.clone());
         }
         self.count(match (wanted.deliveries, wanted.returned) {
             (1, _) => "delivered first",
             (n, returned) if n == returned + 1 => "delivered after a return",
             _ => "delivered after an expiry",
         });
+
         let place = Standing {
             due: wanted.stood,
             number,
@@ -357,6 +333,43 @@ impl<'h> Play<'h> {
         self.places.push((queue, delivery.position(), place));
         self.hands[worker].push(receipt);
         self.receipts.push((queue, delivery.receipt));
+        Ok(())
+    }
+
+    fn compare_delivery(&self, delivery: &Delivery, wanted: &Message) -> CaseResult {
+        let number = wanted.number;
+        let id = delivery.receipt.message_id();
+        check_eq!(
+            id,
+            wanted.id.as_ref().unwrap_or(id),
+            "the id of message {number}"
+        );
+        check_eq!(
+            delivery.deliveries,
+            wanted.deliveries,
+            "deliveries of message {number}"
+        );
+
+        let (had_died, headers) = apart(&delivery.headers);
+        check_eq!(
+            had_died,
+            wanted.had_died,
+            "what message {number} had died of"
+        );
+        check_eq!(headers, wanted.headers(), "headers of message {number}");
+
+        let times = [
+            ("due", delivery.due, wanted.stood),
+            ("stored", delivery.enqueued_at, wanted.stored),
+            ("leased", delivery.leased_at, self.reference.now()),
+        ];
+        for (what, seen, wanted) in times {
+            let about = self.time(wanted.half_hour);
+            check!(
+                self.is_about(seen, wanted),
+                "message {number} was {what} at {about}, the engine says {seen}"
+            );
+        }
         Ok(())
     }
 
@@ -386,6 +399,7 @@ impl<'h> Play<'h> {
             return Ok(false);
         };
         let due = self.due(when);
+
         let seen = self
             .stage
             .engine
@@ -425,7 +439,7 @@ impl<'h> Play<'h> {
     }
 }
 
-/// Counts back from the last, round and round.
+/// Counts back from the last, and begins there again after the first.
 fn picked<T>(from: &[T], pick: Pick) -> Option<&T> {
     let back = pick.checked_rem(from.len())?;
     from.iter().rev().nth(back)
@@ -435,7 +449,7 @@ fn span(half_hours: i64) -> Duration {
     HALF_HOUR * u32::try_from(half_hours).unwrap_or(0)
 }
 
-/// What a message had died of before it was redriven, and its other headers.
+/// Separates the reason that a redriven message had died of from its other headers.
 fn apart(headers: &Headers) -> (Option<Reason>, Headers) {
     let mut entries = headers.as_object().clone();
     let death = entries.remove(REDRIVEN).map(|death| Death::read(&death));

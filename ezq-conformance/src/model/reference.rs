@@ -1,7 +1,7 @@
-//! The store as the contract describes it: a list of messages and a list of dead letters.
+//! The reference: a store as the contract describes it, a list of messages and a list of dead letters.
 //!
-//! It knows nothing of any engine: no indexes, no tokens, no database's time. What it leaves open is
-//! what the contract leaves open: the order of messages that one call put back or leased.
+//! It knows nothing of any engine: no indexes, no tokens, no database's time. It leaves open what the
+//! contract leaves open, which is the order of messages that one call returned or leased.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use ezq_core::{HandlerState, MessageId, Progress, QueueStats, Reason};
 use super::operation::{How, When};
 use crate::error::{CaseError, CaseResult};
 
-/// A time by which messages stand in order: the half hour on the moved clock and the step within it.
+/// The time by which messages stand in order: the half hour on the moved clock, and the step within it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Time {
     pub(super) half_hour: i64,
@@ -19,12 +19,12 @@ pub(super) struct Time {
     place: Place,
 }
 
-/// What one step stores together has an order: its batch within the step, and its index there. The
-/// rest that falls due with one step may stand in any order.
+/// The order among the messages that one step stores together: the batch within the step, and the index
+/// in the batch. Everything else that falls due with one step may stand in any order.
 pub(super) type Place = Option<(usize, usize)>;
 
 impl Time {
-    /// What is due then stands before what is due at the other time, in every engine.
+    /// Whether, in every engine, what is due at this time stands before what is due at the other.
     pub(super) fn precedes(&self, other: &Self) -> bool {
         match (self.place, other.place) {
             (Some((batch, index)), Some((of, than))) if self.moment() == other.moment() => {
@@ -42,10 +42,8 @@ impl Time {
 
 impl fmt::Debug for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (hours, half) = (
-            self.half_hour / 2,
-            if self.half_hour % 2 == 0 { "" } else { ":30" },
-        );
+        let hours = self.half_hour / 2;
+        let half = if self.half_hour % 2 == 0 { "" } else { ":30" };
         write!(f, "{hours}{half} h in step {}", self.step)
     }
 }
@@ -59,7 +57,7 @@ pub(super) struct Message {
     pub(super) id: Option<MessageId>,
     pub(super) stored: Time,
     pub(super) due: Time,
-    /// Where it stood when it was last handed out: a release returns it there.
+    /// Its place when it was last handed out. A release returns it there.
     pub(super) stood: Time,
     pub(super) deliveries: u32,
     pub(super) returned: u32,
@@ -78,7 +76,7 @@ pub(super) struct Letter {
     pub(super) died: Time,
 }
 
-/// What becomes of a settlement.
+/// The outcome of a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     Done,
@@ -137,7 +135,7 @@ impl Reference {
         self.now.half_hour += 2 * hours;
     }
 
-    /// When something falls due that is stored at a place of this step's batch.
+    /// The due time of a message that this step stores at a place of its batch.
     pub(super) fn due(&self, when: When, place: Place) -> Time {
         let half_hours = match when {
             When::Now => 0,
@@ -159,22 +157,19 @@ impl Reference {
         due: Time,
         marks: Progress,
     ) {
-        let (stored, stood) = (self.now, due);
-        let (deliveries, returned, holder) = (0, 0, None);
-        let message = Message {
+        self.messages.push(Message {
             queue,
             number,
             id,
-            stored,
+            stored: self.now,
             due,
-            stood,
-            deliveries,
-            returned,
+            stood: due,
+            deliveries: 0,
+            returned: 0,
             marks,
             had_died: None,
-            holder,
-        };
-        self.messages.push(message);
+            holder: None,
+        });
     }
 
     fn is_due(&self, message: &Message) -> bool {
@@ -182,23 +177,27 @@ impl Reference {
     }
 
     /// Whether a message may be handed out now, and whether it must be.
+    ///
+    /// The two differ for messages that fall due in the step of a bound: the contract leaves open on
+    /// which side of the bound they stand.
     fn is_readable(&self, message: &Message, queue: usize, bounds: Bounds) -> (bool, bool) {
         let ready = message.queue == queue && self.is_due(message);
-        let (mut may, mut must) = (ready, ready);
+        let mut may = ready;
+        let mut must = ready;
         if let Some(before) = bounds.before {
             may &= !before.due.precedes(&message.due) && message.number != before.number;
             must &= message.due.precedes(&before.due);
         }
         if let Some(after) = bounds.after {
             let follows = after.due.precedes(&message.due);
-            // A message that came back stands behind the place where it stood.
+            // A message that was returned in this step may stand behind its old place.
             may &= follows || !message.due.precedes(&after.due) && message.number != after.number;
             must &= follows;
         }
         (may, must)
     }
 
-    /// Hands out the messages with these numbers, in this order, if that is right.
+    /// Checks that a claim may hand out the messages with these numbers, in this order.
     pub(super) fn lease(
         &mut self,
         queue: usize,
@@ -206,7 +205,8 @@ impl Reference {
         max: usize,
         bounds: Bounds,
     ) -> CaseResult {
-        let (mut may, mut must) = (Vec::new(), Vec::new());
+        let mut may = Vec::new();
+        let mut must = Vec::new();
         for message in &self.messages {
             let (readable, certainly) = self.is_readable(message, queue, bounds);
             if readable {
@@ -216,29 +216,32 @@ impl Reference {
                 must.push((message.due, message.number));
             }
         }
-        let due = |number: &i64| may.iter().find(|(_, n)| n == number).map(|(due, _)| *due);
-        let dues: Option<Vec<Time>> = numbers.iter().map(due).collect();
+
+        let dues: Option<Vec<Time>> = numbers
+            .iter()
+            .map(|number| may.iter().find(|(_, n)| n == number).map(|(due, _)| *due))
+            .collect();
         let seen = || format!("may be readable: {may:?}; of {max} handed out: {numbers:?}");
         let Some(dues) = dues else {
             return Err(CaseError::Failed(seen()));
         };
         let distinct = (1..numbers.len()).all(|i| !numbers[..i].contains(&numbers[i]));
         check!(distinct, "one twice, {}", seen());
+
         let in_order = (1..dues.len()).all(|i| !dues[..i].iter().any(|d| dues[i].precedes(d)));
         check!(in_order, "out of order, {}", seen());
-        let left = || must.iter().filter(|(_, number)| !numbers.contains(number));
-        let is_passed_over = |due: &Time| dues.iter().any(|d| due.precedes(d));
-        let full = numbers.len() == max;
-        let complete = if full {
-            !left().any(|(due, _)| is_passed_over(due))
-        } else {
-            left().count() == 0
-        };
+
+        // A full answer may leave out what stands behind it, any other leaves out nothing.
+        let is_full = numbers.len() == max;
+        let complete = must
+            .iter()
+            .filter(|(_, number)| !numbers.contains(number))
+            .all(|(due, _)| is_full && !dues.iter().any(|handed_out| due.precedes(handed_out)));
         check!(complete, "passed over, {}", seen());
         Ok(())
     }
 
-    /// Notes that a message was handed out with a receipt; the message as it was handed out.
+    /// Notes that a message was handed out with a receipt. Returns the message as it was handed out.
     pub(super) fn deliver(&mut self, number: i64, receipt: usize, hours: i64) -> Option<Message> {
         let until = self.due(When::After { hours }, None);
         let message = self
@@ -263,8 +266,9 @@ impl Reference {
     }
 
     fn held(&self, queue: usize, receipt: usize) -> Option<usize> {
-        let holds = |message: &Message| message.queue == queue && message.holder == Some(receipt);
-        self.messages.iter().position(holds)
+        self.messages
+            .iter()
+            .position(|message| message.queue == queue && message.holder == Some(receipt))
     }
 
     /// Whether a receipt settles a message of this queue.
@@ -272,7 +276,7 @@ impl Reference {
         self.held(queue, receipt).is_some()
     }
 
-    /// Settles one delivery; what leaves with it is published by the caller.
+    /// Settles one delivery. The caller publishes the events that leave with it.
     pub(super) fn settle(
         &mut self,
         queue: usize,
@@ -285,14 +289,14 @@ impl Reference {
             return Ending::LeaseLost;
         };
         let died = self.now;
-        let later = |hours| self.due(When::After { hours }, None);
         let due = match how {
-            How::Retry { hours } => later(hours),
+            How::Retry { hours } => self.due(When::After { hours }, None),
             How::Ack | How::Bury | How::Release => self.messages[index].stood,
         };
         let mut message = self.messages.remove(index);
         message.marks.0.extend(progress.0.clone());
         message.holder = None;
+
         match how {
             How::Ack => {}
             How::Bury => self.letters.push(Letter {
@@ -320,10 +324,9 @@ impl Reference {
     }
 
     fn undelivered(&self, queue: usize, id: &MessageId) -> Option<usize> {
-        let is_it = |message: &Message| {
+        self.messages.iter().position(|message| {
             message.queue == queue && message.id.as_ref() == Some(id) && message.deliveries == 0
-        };
-        self.messages.iter().position(is_it)
+        })
     }
 
     pub(super) fn cancel(&mut self, queue: usize, id: &MessageId) -> bool {
@@ -337,7 +340,7 @@ impl Reference {
         found.map(|index| self.messages[index].due = due).is_some()
     }
 
-    /// Removes a message, whoever holds it; whether it was there.
+    /// Removes a message, whoever holds it. Returns whether it was there.
     pub(super) fn lose(&mut self, number: i64) -> bool {
         let index = self
             .messages
@@ -369,15 +372,16 @@ impl Reference {
         }
     }
 
-    /// Removes a dead letter; whether it was there.
+    /// Removes a dead letter, if it is there.
     pub(super) fn discard(&mut self, queue: usize, id: &MessageId) -> Option<Letter> {
-        let is_it =
-            |letter: &Letter| letter.message.queue == queue && letter.id.as_ref() == Some(id);
-        let index = self.letters.iter().position(is_it)?;
+        let index = self
+            .letters
+            .iter()
+            .position(|letter| letter.message.queue == queue && letter.id.as_ref() == Some(id))?;
         Some(self.letters.remove(index))
     }
 
-    /// Moves a dead letter back; whether it was there.
+    /// Moves a dead letter back to its queue. Returns whether it was there.
     pub(super) fn redrive(&mut self, queue: usize, id: &MessageId) -> bool {
         let due = self.due(When::Now, None);
         let Some(letter) = self.discard(queue, id) else {
@@ -399,44 +403,44 @@ impl Reference {
         true
     }
 
-    /// All counts; `oldest_ready` is told apart, as a time.
+    /// The counts, without `oldest_ready`, and the due time of the oldest message that is ready.
     pub(super) fn stats(&self, queue: usize) -> (QueueStats, Option<Time>) {
         let held = || {
             self.messages
                 .iter()
                 .filter(|message| message.queue == queue)
         };
-        let ready = |message: &&Message| self.is_due(message);
-        let delivered = |message: &&Message| message.deliveries > 0;
+        let ready = held().filter(|message| self.is_due(message));
+        let waiting = held().filter(|message| !self.is_due(message));
+
         let stats = QueueStats {
-            ready: count(held().filter(ready).count()),
-            in_progress: count(held().filter(|m| !ready(m) && delivered(m)).count()),
-            scheduled: count(held().filter(|m| !ready(m) && !delivered(m)).count()),
+            ready: count(ready.clone().count()),
+            in_progress: count(waiting.clone().filter(|m| m.deliveries > 0).count()),
+            scheduled: count(waiting.filter(|m| m.deliveries == 0).count()),
             dead: count(self.letters(queue).count()),
             oldest_ready: None,
         };
-        let dues = held().filter(ready).map(|message| message.due);
-        (stats, dues.min_by_key(Time::moment))
+        let oldest_ready = ready.map(|message| message.due).min_by_key(Time::moment);
+        (stats, oldest_ready)
     }
 
-    /// When the next message falls due, of those that stand before a place.
+    /// The due time of the next message that is not due yet, among those that stand before the bound.
     pub(super) fn next_due(&self, queue: usize, bounds: Bounds) -> Option<Time> {
-        let waits = |message: &&Message| {
-            let stands = bounds
-                .before
-                .is_none_or(|before| message.due.precedes(&before.due));
-            message.queue == queue && !self.is_due(message) && stands
-        };
         self.messages
             .iter()
-            .filter(waits)
+            .filter(|message| message.queue == queue && !self.is_due(message))
+            .filter(|message| {
+                bounds
+                    .before
+                    .is_none_or(|before| message.due.precedes(&before.due))
+            })
             .map(|message| message.due)
             .min_by_key(Time::moment)
     }
 }
 
 impl Message {
-    /// What its headers must be, but for what it had died of.
+    /// The headers that it must have, without the reason that it had died of.
     pub(super) fn headers(&self) -> Headers {
         let mut headers = Headers::new();
         headers.insert("correlation-id", correlation(self.number));

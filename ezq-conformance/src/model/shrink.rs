@@ -1,4 +1,4 @@
-//! Drawing sequences, and making one that fails as short and plain as it can be.
+//! Draws sequences, and makes one that fails as short and simple as possible.
 
 use proptest::strategy::{BoxedStrategy, Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -9,9 +9,9 @@ use super::play::Play;
 use crate::Harness;
 use crate::error::CaseError;
 
-/// How many operations one sequence has at most.
+/// The largest number of operations in one sequence.
 const LONGEST: usize = 200;
-/// How often a shorter sequence is tried before the shortest so far is good enough.
+/// The number of attempts to shorten a sequence, after which the shortest so far is good enough.
 const TRIES: usize = 500;
 
 type Tree = <BoxedStrategy<Operation> as Strategy>::Tree;
@@ -19,14 +19,14 @@ type Tree = <BoxedStrategy<Operation> as Strategy>::Tree;
 /// A sequence that can be made shorter.
 pub(super) struct Sequence(Vec<Tree>);
 
-/// The shortest failing sequence that was found, and how it failed.
+/// The shortest failing sequence that was found, and its failure.
 pub(super) struct Failing {
     pub(super) operations: Vec<Operation>,
     pub(super) error: CaseError,
 }
 
 impl Sequence {
-    /// The sequence that belongs to a seed; never longer than so many operations.
+    /// The sequence of a seed, cut to `at_most` operations.
     pub(super) fn draw(seed: u64, at_most: usize) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -41,7 +41,7 @@ impl Sequence {
         self.0.iter().map(ValueTree::current).collect()
     }
 
-    /// Plays it; if it fails, the shortest sequence that does.
+    /// Plays the sequence. If it fails, the error has the shortest sequence that fails as well.
     pub(super) async fn run(
         mut self,
         harness: &dyn Harness,
@@ -50,6 +50,7 @@ impl Sequence {
         let Err((at, error)) = Play::run(harness, &self.operations(), report).await else {
             return Ok(());
         };
+
         self.0.truncate(at + 1);
         let mut shrinking = Shrinking {
             harness,
@@ -57,9 +58,11 @@ impl Sequence {
             error,
             tries: TRIES,
         };
+        // A skipped sequence is no failure, and any shorter one is skipped as well.
         if !matches!(shrinking.error, CaseError::Skipped(_)) {
             shrinking.drop_runs().await;
             shrinking.simplify_each().await;
+            // Simpler operations may have made others superfluous.
             shrinking.drop_runs().await;
         }
         Err(Failing {
@@ -77,7 +80,7 @@ struct Shrinking<'h> {
 }
 
 impl Shrinking<'_> {
-    /// Whether a sequence fails too; where, if so.
+    /// The index of the operation at which a sequence fails, if it fails.
     async fn fails(&mut self, operations: &[Operation]) -> Option<usize> {
         self.tries = self.tries.checked_sub(1)?;
         let played = Play::run(self.harness, operations, &mut ModelReport::default()).await;
@@ -86,7 +89,7 @@ impl Shrinking<'_> {
         Some(at)
     }
 
-    /// Leaves out runs of operations, long ones first, for as long as that gets somewhere.
+    /// Leaves out runs of operations, long ones first, as long as the rest still fails.
     async fn drop_runs(&mut self) {
         let mut run = self.sequence.0.len().div_ceil(2);
         while run > 0 {
@@ -102,6 +105,7 @@ impl Shrinking<'_> {
                 }
                 end = start.min(self.sequence.0.len());
             }
+
             let shorter = self.sequence.0.len() < before;
             if !(shorter && run == 1) {
                 run /= 2;
@@ -109,6 +113,7 @@ impl Shrinking<'_> {
         }
     }
 
+    /// Simplifies each operation as far as the sequence still fails, by proptest's binary search.
     async fn simplify_each(&mut self) {
         for index in 0..self.sequence.0.len() {
             let mut simpler = self.sequence.0[index].simplify();

@@ -1,14 +1,15 @@
-//! What can be looked at: statistics and dead letters, and moving these.
+//! Operations on statistics and dead letters: looking at them, redriving and discarding.
 
 use ezq_core::MessageId;
 use ezq_core::engine::DeadLetter;
 
 use super::super::operation::Pick;
+use super::super::reference::Letter;
 use super::{HALF_HOUR, Play, Result, apart, picked, span};
 use crate::error::CaseResult;
 use crate::stage::number_in;
 
-/// Dead letters are listed so many at a time.
+/// The number of dead letters on a page.
 const PAGE: usize = 3;
 
 impl Play<'_> {
@@ -17,6 +18,7 @@ impl Play<'_> {
         let (wanted, oldest) = self.reference.stats(queue);
         let age = seen.oldest_ready.take();
         check_eq!(seen, wanted, "statistics");
+
         let now = self.reference.now().half_hour;
         let wanted = oldest.map(|time| span(now - time.half_hour));
         let right = match (age, wanted) {
@@ -27,12 +29,47 @@ impl Play<'_> {
             right,
             "the oldest has been due for {wanted:?}, the engine says {age:?}"
         );
+
         self.look_at_letters(queue).await?;
         Ok(true)
     }
 
     async fn look_at_letters(&mut self, queue: usize) -> CaseResult {
-        let (name, mut seen) = (self.queue(queue), Vec::<DeadLetter>::new());
+        let seen = self.list_letters(queue).await?;
+        let numbers: Vec<i64> = seen.iter().map(|letter| number_in(&letter.body)).collect();
+        self.compare_numbers(queue, numbers.clone())?;
+
+        let mut last = (0, 0);
+        for (letter, number) in seen.into_iter().zip(numbers) {
+            let wanted = self
+                .reference
+                .letters(queue)
+                .find(|wanted| wanted.message.number == number);
+            let Some(wanted) = wanted.cloned() else {
+                continue;
+            };
+
+            // Those that one call buried may stand in any order.
+            check!(
+                last <= wanted.died.moment(),
+                "dead letters out of order at message {number}"
+            );
+            last = wanted.died.moment();
+            self.compare_letter(&letter, &wanted)?;
+
+            if wanted.id.is_none() {
+                self.reference.learn_letter_id(number, &letter.id);
+                self.letter_ids[queue].push(letter.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists the dead letters page by page. It ends once it has as many as the reference, so that an
+    /// engine that returns one page again and again does not keep it here.
+    async fn list_letters(&self, queue: usize) -> Result<Vec<DeadLetter>> {
+        let name = self.queue(queue);
+        let mut seen = Vec::<DeadLetter>::new();
         loop {
             let after = seen.last().map(|letter| letter.id.clone());
             let page = self
@@ -40,75 +77,66 @@ impl Play<'_> {
                 .dead_letters()?
                 .list(&name, after.as_ref(), PAGE)
                 .await?;
-            let full = page.len() == PAGE;
             check!(
                 page.len() <= PAGE,
                 "{} letters on a page of {PAGE}",
                 page.len()
             );
+
+            let is_full = page.len() == PAGE;
             seen.extend(page);
-            let more = self.reference.letters(queue).count() > seen.len();
-            if !(full && more) {
-                break;
+            let is_more = self.reference.letters(queue).count() > seen.len();
+            if !(is_full && is_more) {
+                return Ok(seen);
             }
         }
-        let numbers: Vec<i64> = seen.iter().map(|letter| number_in(&letter.body)).collect();
-        let mut sorted = numbers.clone();
-        sorted.sort_unstable();
+    }
+
+    fn compare_numbers(&self, queue: usize, mut seen: Vec<i64>) -> CaseResult {
         let mut wanted: Vec<i64> = self
             .reference
             .letters(queue)
-            .map(|l| l.message.number)
+            .map(|letter| letter.message.number)
             .collect();
+        seen.sort_unstable();
         wanted.sort_unstable();
-        check_eq!(sorted, wanted, "dead letters");
-        let mut last = (0, 0);
-        for (letter, number) in seen.into_iter().zip(numbers) {
-            let wanted = self
-                .reference
-                .letters(queue)
-                .find(|l| l.message.number == number);
-            let Some(wanted) = wanted.cloned() else {
-                continue;
-            };
-            // Those that one call buried may stand in any order.
-            check!(
-                last <= wanted.died.moment(),
-                "dead letters out of order at message {number}"
-            );
-            last = wanted.died.moment();
-            check_eq!(
-                letter.original_id,
-                wanted.message.id,
-                "the id that dead {number} had"
-            );
-            check_eq!(
-                letter.reason,
-                Some(wanted.reason),
-                "the reason of dead {number}"
-            );
-            let (had_died, headers) = apart(&letter.headers);
-            check_eq!(
-                had_died,
-                wanted.message.had_died,
-                "what dead {number} had died of before"
-            );
-            check_eq!(
-                headers,
-                wanted.message.headers(),
-                "headers of dead {number}"
-            );
-            check!(
-                self.is_about(letter.died_at, wanted.died),
-                "when {number} died"
-            );
-            let stored = self.is_about(letter.enqueued_at, wanted.message.stored);
-            check!(stored, "when dead {number} was stored");
-            if wanted.id.is_none() {
-                self.reference.learn_letter_id(number, &letter.id);
-                self.letter_ids[queue].push(letter.id);
-            }
-        }
+        check_eq!(seen, wanted, "dead letters");
+        Ok(())
+    }
+
+    fn compare_letter(&self, letter: &DeadLetter, wanted: &Letter) -> CaseResult {
+        let number = wanted.message.number;
+        check_eq!(
+            letter.original_id,
+            wanted.message.id,
+            "the id that dead {number} had"
+        );
+        check_eq!(
+            letter.reason.as_ref(),
+            Some(&wanted.reason),
+            "the reason of dead {number}"
+        );
+
+        let (had_died, headers) = apart(&letter.headers);
+        check_eq!(
+            had_died,
+            wanted.message.had_died,
+            "what dead {number} had died of before"
+        );
+        check_eq!(
+            headers,
+            wanted.message.headers(),
+            "headers of dead {number}"
+        );
+
+        check!(
+            self.is_about(letter.died_at, wanted.died),
+            "when {number} died"
+        );
+        check!(
+            self.is_about(letter.enqueued_at, wanted.message.stored),
+            "when dead {number} was stored"
+        );
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Receipts: settling and renewing, with those that hold and those that do not.
+//! Operations on receipts: settling and renewing, with valid and with void ones.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use super::super::reference::Ending;
 use super::{Play, Result, picked, span};
 
 impl Play<'_> {
-    /// The receipts that are picked, by number. A worker settles on one queue what it has of it; a
-    /// zombie is confused, and brings receipts of any queue.
+    /// The numbers of the picked receipts. A worker uses its receipts of the queue. A zombie uses
+    /// receipts of any queue.
     fn pick_receipts(&self, queue: usize, by: Whose, picks: &[Pick]) -> Vec<usize> {
         let held: Vec<usize> = match by {
             Whose::Zombie => self.abandoned.clone(),
@@ -37,7 +37,8 @@ impl Play<'_> {
     ) -> Result<bool> {
         let picks: Vec<Pick> = batch.iter().map(|settlement| settlement.pick).collect();
         let picked = self.pick_receipts(queue, by, &picks);
-        let (mut settlements, mut wanted) = (Vec::new(), Vec::new());
+        let mut settlements = Vec::new();
+        let mut wanted = Vec::new();
         for (settlement, receipt) in batch.iter().zip(&picked) {
             let numbers = self.numbers;
             let settle = self.settlement(settlement);
@@ -49,6 +50,7 @@ impl Play<'_> {
             .settle(&self.queue(queue), settlements)
             .await?;
         check_eq!(outcomes.len(), wanted.len(), "outcomes of one settle");
+
         for ((outcome, wanted), receipt) in outcomes.into_iter().zip(wanted).zip(&picked) {
             let seen = self.ending(&outcome, *receipt);
             check!(
@@ -89,7 +91,8 @@ impl Play<'_> {
         }
     }
 
-    /// What becomes of it; the events that leave with it bear the numbers from `first` on.
+    /// Settles on the reference. The events that leave with the settlement have the numbers from
+    /// `first` on.
     fn expect(
         &mut self,
         queue: usize,
@@ -97,11 +100,13 @@ impl Play<'_> {
         settlement: &Settlement,
         first: i64,
     ) -> Ending {
-        let (progress, reason) = (self.progress(settlement), self.reason());
         let impossible = settlement.outgoing.contains(&MISSING);
         if impossible && self.reference.holds(queue, receipt) {
             return Ending::Failed;
         }
+
+        let progress = self.progress(settlement);
+        let reason = self.reason();
         let ending = self
             .reference
             .settle(queue, receipt, settlement.how, &progress, reason);
@@ -142,19 +147,15 @@ impl Play<'_> {
 
     fn progress(&self, settlement: &Settlement) -> Progress {
         let attempts = u32::try_from(self.reference.step()).unwrap_or(0);
-        let mark = |state| HandlerMark {
-            state,
-            reason: None,
-            attempts,
-            due: None,
-            errors: vec![],
-        };
-        let marks = settlement.marks.iter();
-        let marks = marks.map(|(n, state)| {
-            (
-                HandlerName::from(format!("model::h{n}").as_str()),
-                mark(*state),
-            )
+        let marks = settlement.marks.iter().map(|(n, state)| {
+            let mark = HandlerMark {
+                state: *state,
+                reason: None,
+                attempts,
+                due: None,
+                errors: vec![],
+            };
+            (HandlerName::from(format!("model::h{n}").as_str()), mark)
         });
         Progress(marks.collect::<BTreeMap<_, _>>())
     }
@@ -177,16 +178,17 @@ impl Play<'_> {
         hours: i64,
     ) -> Result<bool> {
         let picked = self.pick_receipts(queue, by, picks);
-        let receipts = picked
+        let receipts: Vec<Receipt> = picked
             .iter()
-            .map(|receipt| self.receipts[*receipt].1.clone());
-        let receipts: Vec<Receipt> = receipts.collect();
+            .map(|receipt| self.receipts[*receipt].1.clone())
+            .collect();
         let ttl = span(2 * hours);
         let outcomes = self
             .client(by)
             .extend(&self.queue(queue), &receipts, ttl)
             .await?;
         check_eq!(outcomes.len(), picked.len(), "outcomes of one extend");
+
         for (seen, receipt) in outcomes.into_iter().zip(&picked) {
             let wanted = if self.reference.extend(queue, *receipt, hours) {
                 ExtendOutcome::Extended
