@@ -9,10 +9,11 @@ use ezq::{Engine as _, Handler, QueueName, Retention};
 use serde_json::{Map, Value, json};
 
 use crate::Result;
-use crate::cases::check;
+use crate::check::check;
 use crate::database::Database;
 use crate::pairs::Run;
-use crate::queues::{Payload, Template, count, drop_queue};
+use crate::payload::Payload;
+use crate::queues::{Template, count, drop_queue};
 
 /// How many events are handled at once, where a case does not say otherwise.
 pub(crate) const CONCURRENCY: usize = 64;

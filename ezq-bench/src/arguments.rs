@@ -1,6 +1,8 @@
-//! What the command line asks for.
+//! Reads the command line.
 
-use crate::cases::{self, Case};
+use crate::case::Case;
+use crate::cases;
+use crate::options::Options;
 
 pub(crate) const HELP: &str = "\
 Usage: ezq-bench [case ...] [options]
@@ -16,7 +18,7 @@ Without a case it runs all of them but those whose name begins with `grow`.
   --events N          Events of one run. Defaults to the case's own number
   --help              Print this";
 
-/// What is to be done.
+/// What the command line asks for.
 #[derive(Debug)]
 pub(crate) enum Wish {
     Help,
@@ -24,34 +26,22 @@ pub(crate) enum Wish {
     Run(Arguments),
 }
 
-/// How the cases are to run.
+/// The cases to run, and how.
 #[derive(Debug)]
 pub(crate) struct Arguments {
     pub(crate) cases: Vec<&'static Case>,
     pub(crate) json: bool,
     pub(crate) database_url: Option<String>,
-    pairs: Option<usize>,
-    pub(crate) events: Option<usize>,
+    pub(crate) options: Options,
 }
 
 impl Arguments {
-    /// How many pairs are measured.
-    pub(crate) fn pairs(&self) -> usize {
-        self.repetitions(7)
-    }
-
-    /// How often something is measured that is worth so many repetitions unless told otherwise.
-    pub(crate) fn repetitions(&self, default: usize) -> usize {
-        self.pairs.unwrap_or(default)
-    }
-
     pub(crate) fn read(words: impl IntoIterator<Item = String>) -> Result<Wish, String> {
         let mut arguments = Self {
             cases: Vec::new(),
             json: false,
             database_url: None,
-            pairs: None,
-            events: None,
+            options: Options::default(),
         };
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
@@ -65,8 +55,8 @@ impl Arguments {
                 "--list" => return Ok(Wish::List),
                 "--json" => arguments.json = true,
                 "--database-url" => arguments.database_url = Some(value()?),
-                "--pairs" => arguments.pairs = Some(number(&word, &value()?)?),
-                "--events" => arguments.events = Some(number(&word, &value()?)?),
+                "--pairs" => arguments.options.pairs = Some(number(&word, &value()?)?),
+                "--events" => arguments.options.events = Some(number(&word, &value()?)?),
                 name => match cases::ALL
                     .iter()
                     .chain(cases::GROWTH)
@@ -78,6 +68,7 @@ impl Arguments {
                 },
             }
         }
+
         if arguments.cases.is_empty() {
             arguments.cases = cases::ALL.iter().collect();
         }
@@ -107,7 +98,8 @@ mod tests {
         };
         assert_eq!(arguments.cases.len(), 1);
         assert!(arguments.json);
-        assert_eq!((arguments.pairs(), arguments.events), (9, Some(1000)));
+        assert_eq!(arguments.options.pairs(), 9);
+        assert_eq!(arguments.options.events, Some(1000));
     }
 
     #[test]

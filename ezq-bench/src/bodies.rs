@@ -6,7 +6,7 @@ use ezq::chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::Result;
-use crate::queues::Payload;
+use crate::payload::Payload;
 
 /// Writes bodies, each with an id of its own.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! Processes of their own: this program once more, told by the environment what it is to be.
+//! Child processes: this program once more, which the environment tells its role.
 
 use std::ffi::OsStr;
 use std::process::Stdio;
@@ -7,12 +7,11 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{self, ChildStdout, Command};
 
 use crate::Result;
-use crate::cases::{dispatch, memory, processes, recovery};
 
-/// What makes a process a child: the case, and what that case tells it.
+/// The variable that makes a process a child. Its value is the case and the words that the case adds.
 const ROLE: &str = "BENCH_ROLE";
 
-/// A child; killed when dropped.
+/// A child process. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Child {
     process: process::Child,
@@ -20,7 +19,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts one, which finds the database at a URL.
+    /// Starts a child that uses the database at `url`.
     pub(crate) fn start(role: &str, url: &str) -> Result<Self> {
         Self::spawn(
             Command::new(std::env::current_exe()?).env("DATABASE_URL", url),
@@ -28,7 +27,7 @@ impl Child {
         )
     }
 
-    /// Starts one under another program, such as a profiler, whose messages are thrown away.
+    /// Starts a child under another program, such as a profiler, and discards what that program reports.
     pub(crate) fn under(
         program: impl AsRef<OsStr>,
         arguments: &[String],
@@ -56,7 +55,7 @@ impl Child {
         })
     }
 
-    /// The next line that it prints.
+    /// Waits for the next line that the child prints.
     pub(crate) async fn answer(&mut self) -> Result<String> {
         match self.answers.next_line().await? {
             Some(line) => Ok(line),
@@ -66,7 +65,7 @@ impl Child {
         }
     }
 
-    /// Lets it go on.
+    /// Lets the child go on.
     pub(crate) async fn go(&mut self) -> Result<()> {
         let input = self
             .process
@@ -76,7 +75,10 @@ impl Child {
         Ok(input.write_all(b"go\n").await?)
     }
 
-    /// Waits until it has ended, and well.
+    /// Waits for the child to end.
+    ///
+    /// # Errors
+    /// If the child failed.
     pub(crate) async fn end(mut self) -> Result<()> {
         let status = self.process.wait().await?;
         if status.success() {
@@ -86,11 +88,13 @@ impl Child {
         }
     }
 
-    /// Kills it, as by `kill -9`.
+    /// Kills the child, as by `kill -9`.
     pub(crate) fn kill(&mut self) -> Result<()> {
         Ok(self.process.start_kill()?)
     }
 
+    /// # Errors
+    /// If the child has ended.
     pub(crate) fn still_runs(&mut self) -> Result<()> {
         match self.process.try_wait()? {
             Some(status) => Err(format!("the child ended by itself: {status}").into()),
@@ -112,16 +116,9 @@ pub(crate) async fn told_to_go() -> Result<()> {
     }
 }
 
-/// Does what a child is for, if this process is one.
-pub(crate) async fn work() -> Option<Result<()>> {
+/// The role and the database's URL, if this process is a child.
+pub(crate) fn role() -> Option<(String, String)> {
     let role = std::env::var(ROLE).ok()?;
     let url = std::env::var("DATABASE_URL").unwrap_or_default();
-    let words: Vec<&str> = role.split(' ').collect();
-    Some(match words[..] {
-        ["recovery", queue, lease] => recovery::work(&url, queue, lease).await,
-        ["processes", queue] => processes::work(&url, queue).await,
-        ["memory", queue, events] => memory::work(&url, queue, events).await,
-        ["dispatch", side, events] => dispatch::work(side, events).await,
-        _ => Err(format!("`{role}` is nothing that a child does").into()),
-    })
+    Some((role, url))
 }

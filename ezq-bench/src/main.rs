@@ -1,17 +1,21 @@
 //! The benchmarks of ezq: `cargo run --release -p ezq-bench -- [case ...] [--json]`.
 //!
-//! Each case runs ezq and a plain loop over the same work in turn, in one process and on one
-//! database, and reports the median of their ratios: machines and their moods cancel out. Every run
+//! Each case runs ezq and a plain loop over the same work in turn, in one process and on one database.
+//! It reports the median of their ratios, so that the machine and its noise cancel out. Every run
 //! checks that exactly the right number of events was handled. `--help` lists the options.
 
 mod application;
 mod arguments;
 mod bodies;
+mod case;
 mod cases;
+mod check;
 mod children;
 mod database;
+mod options;
 mod outcome;
 mod pairs;
+mod payload;
 mod progress;
 mod queues;
 mod rows;
@@ -26,9 +30,10 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    if let Some(result) = children::work().await {
+    if let Some(result) = cases::work_as_child().await {
         return ended(result);
     }
+
     let wish = match Arguments::read(std::env::args().skip(1)) {
         Ok(wish) => wish,
         Err(wrong) => {
@@ -63,6 +68,7 @@ async fn fulfil(wish: Wish) -> Result<()> {
         }
         Wish::Run(arguments) => arguments,
     };
+
     if cfg!(debug_assertions) {
         eprintln!("warning: this is no release build, its figures mean nothing");
     }
@@ -70,16 +76,15 @@ async fn fulfil(wish: Wish) -> Result<()> {
     if !arguments.json {
         println!("{}", outcome::TITLE);
     }
+
     for case in &arguments.cases {
-        for outcome in (case.run)(&arguments, &database).await? {
-            println!(
-                "{}",
-                if arguments.json {
-                    outcome.json()
-                } else {
-                    outcome.row()
-                }
-            );
+        for outcome in (case.run)(&arguments.options, &database).await? {
+            let line = if arguments.json {
+                outcome.json()
+            } else {
+                outcome.row()
+            };
+            println!("{line}");
         }
     }
     Ok(())

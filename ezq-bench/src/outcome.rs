@@ -1,35 +1,40 @@
-//! How a case's result is shown: a row of a table, or a line of JSON.
+//! The outcome of a case, and how it is shown: as a row of a table, or as a line of JSON.
 
 use serde_json::{Map, Value, json};
 
-use crate::cases::Case;
 use crate::pairs::{Pairs, Spread};
 
 pub(crate) const TITLE: &str =
     "case                    ezq    reference  ratio     min     max  unit            repetitions";
 
-/// What a case, or a part of one, came to, and under which settings.
+/// The outcome of a case or of a part of one, and the settings under which it was measured.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    name: String,
-    unit: &'static str,
-    target: Option<Target>,
+    measure: Measure,
     figures: Figures,
     settings: Map<String, Value>,
-    /// Where it lies, of a case that measures how something grows.
+    /// The place on the scale, in a case that measures how a cost grows.
     point: Map<String, Value>,
 }
 
-/// What was measured.
+/// What a case, or a part of one, measures.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measure {
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) target: Option<Target>,
+}
+
+/// The figures that were measured.
 #[derive(Debug)]
 pub(crate) enum Figures {
-    /// Against a reference.
+    /// Runs of ezq against runs of a reference.
     Pairs(Pairs),
-    /// By itself, repeated.
+    /// Repeated runs of ezq without a reference.
     Alone(Vec<f64>),
 }
 
-/// What the ratio, or without a reference the figure itself, is to reach.
+/// The value that the ratio must reach, or the figure itself if there is no reference.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Target {
     AtLeast(f64),
@@ -39,7 +44,7 @@ pub(crate) enum Target {
 impl Target {
     fn is_reached(self, value: f64) -> bool {
         match self {
-            // To be as fast is to be so within what the machine's moods leave open.
+            // The noise of a machine is about 5 %, so this is as fast as can be measured.
             Self::AtLeast(least) => value >= if least == 1.0 { 0.95 } else { least },
             Self::AtMost(most) => value <= most,
         }
@@ -47,25 +52,23 @@ impl Target {
 }
 
 impl Outcome {
-    pub(crate) fn of(case: &Case, figures: Figures, settings: Map<String, Value>) -> Self {
+    pub(crate) fn of(measure: Measure, figures: Figures, settings: Map<String, Value>) -> Self {
         Self {
-            name: case.name.to_owned(),
-            unit: case.unit,
-            target: case.target,
+            measure,
             figures,
             settings,
             point: Map::new(),
         }
     }
 
-    /// As a part of its case, under a name and a target of its own.
-    pub(crate) fn part(mut self, name: &str, target: Option<Target>) -> Self {
-        name.clone_into(&mut self.name);
-        self.target = target;
+    /// Makes it a part of its case, with a name and a target of its own.
+    pub(crate) fn part(mut self, name: &'static str, target: Option<Target>) -> Self {
+        self.measure.name = name;
+        self.measure.target = target;
         self
     }
 
-    /// As a point of what grows.
+    /// Makes it a point on the scale of what grows.
     pub(crate) fn at(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.point.insert(name.to_owned(), value.into());
         self
@@ -75,10 +78,9 @@ impl Outcome {
         let (ezq, reference, ratio, spread, count) = match &self.figures {
             Figures::Pairs(pairs) => {
                 let ratios = pairs.ratios();
-                let (ezq, reference) = (pairs.ezq(), figure(pairs.reference()));
                 (
-                    ezq,
-                    reference,
+                    pairs.ezq(),
+                    figure(pairs.reference()),
                     json!(cut(ratios.median)),
                     ratios,
                     pairs.len(),
@@ -95,9 +97,10 @@ impl Outcome {
                 )
             }
         };
+
         let mut line = json!({
-            "case": self.name,
-            "unit": self.unit,
+            "case": self.measure.name,
+            "unit": self.measure.unit,
             "ezq": figure(ezq),
             "reference": reference,
             "ratio": ratio,
@@ -107,7 +110,7 @@ impl Outcome {
             "max": cut(spread.max),
             "settings": self.settings,
         });
-        if let Some(target) = self.target {
+        if let Some(target) = self.measure.target {
             let (name, value) = match target {
                 Target::AtLeast(value) => ("at_least", value),
                 Target::AtMost(value) => ("at_most", value),
@@ -125,10 +128,9 @@ impl Outcome {
         let (ezq, reference, ratio, spread, count) = match &self.figures {
             Figures::Pairs(pairs) => {
                 let ratios = pairs.ratios();
-                let (ezq, reference) = (pairs.ezq(), shown(pairs.reference()));
                 (
-                    ezq,
-                    reference,
+                    pairs.ezq(),
+                    shown(pairs.reference()),
                     format!("{:.2}", ratios.median),
                     ratios,
                     pairs.len(),
@@ -145,6 +147,7 @@ impl Outcome {
                 )
             }
         };
+
         let point: Vec<String> = self
             .point
             .iter()
@@ -152,18 +155,18 @@ impl Outcome {
             .collect();
         let row = format!(
             "{:<18} {:>12} {reference:>12} {ratio:>6} {:>7.2} {:>7.2}  {:<15} {count} {}",
-            self.name,
+            self.measure.name,
             shown(ezq),
             spread.min,
             spread.max,
-            self.unit,
+            self.measure.unit,
             point.join(", "),
         );
         row.trim_end().to_owned()
     }
 }
 
-/// As many digits as mean something.
+/// Rounds to the digits that mean something.
 fn figure(value: f64) -> Value {
     json!(if value.abs() >= 1000.0 {
         value.round()

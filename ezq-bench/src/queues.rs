@@ -5,53 +5,10 @@ use std::time::Duration;
 
 use ezq::prelude::*;
 use ezq::sqlx::{AssertSqlSafe, Executor as _, query, query_scalar};
-use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::cases::check;
-
-/// Brings a message to about 200 bytes.
-pub(crate) const TEXT: &str = "sixteen letters.";
-
-/// The event that most cases use.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Payload {
-    pub(crate) n: usize,
-    pub(crate) text: String,
-    /// The ordering key, which goes beside the event.
-    #[serde(skip)]
-    key: Option<String>,
-}
-
-impl Payload {
-    pub(crate) fn new(n: usize) -> Self {
-        Self {
-            n,
-            text: TEXT.into(),
-            key: None,
-        }
-    }
-
-    pub(crate) fn with_key(n: usize, key: impl ToString) -> Self {
-        Self {
-            key: Some(key.to_string()),
-            ..Self::new(n)
-        }
-    }
-
-    /// What a handler writes of it.
-    pub(crate) fn number(&self) -> i64 {
-        i64::try_from(self.n).unwrap_or(i64::MAX)
-    }
-}
-
-impl Event for Payload {
-    const TYPE: &'static str = "bench";
-
-    fn key(&self) -> Option<String> {
-        self.key.clone()
-    }
-}
+use crate::check::check;
+use crate::payload::Payload;
 
 /// A queue that is filled once, to be copied for every run.
 #[derive(Debug)]
@@ -101,7 +58,7 @@ impl Template {
         let mut events = events.peekable();
         while events.peek().is_some() {
             let batch: Vec<Payload> = events.by_ref().take(1000).collect();
-            self.is_keyed |= batch.iter().any(|event| event.key.is_some());
+            self.is_keyed |= batch.iter().any(|event| event.key().is_some());
             *if tomorrow {
                 &mut self.later
             } else {

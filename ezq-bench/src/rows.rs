@@ -5,8 +5,8 @@ use ezq::sqlx::{AssertSqlSafe, query, query_as};
 use serde::Deserialize;
 
 use crate::Result;
-use crate::cases::check;
-use crate::queues::Payload;
+use crate::check::check;
+use crate::payload::Payload;
 
 /// Such a table, by its name.
 #[derive(Debug, Clone, Copy)]

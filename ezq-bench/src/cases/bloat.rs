@@ -9,21 +9,23 @@ use ezq::sqlx::{Connection as _, query};
 use ezq::{Engine as _, QueueName};
 use serde_json::json;
 
-use super::{Case, check};
 use crate::Result;
 use crate::application::{Application, CONCURRENCY};
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome};
 use crate::pairs::{Pairs, Run};
-use crate::queues::{Payload, checkpoint, drop_queue};
+use crate::payload::Payload;
+use crate::queues::{checkpoint, drop_queue};
 
 pub(super) const CASE: Case = Case {
     name: "bloat",
     about: "1,000,000 events through a queue while a snapshot is held; against itself without",
     unit: "events/s",
     target: None,
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 const EVENTS: usize = 1_000_000;
@@ -32,15 +34,15 @@ const BATCH: usize = 100;
 /// The publisher waits while so many are not handled.
 const AHEAD: usize = 5000;
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let application = Application::counting(database.url()).await?;
     let ezq = &application.ezq;
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = options.events.unwrap_or(EVENTS);
     // The first pair only warms up: it needs no hour's worth.
     let of_pair = |n: usize| if n == 0 { events.div_ceil(20) } else { events };
     let pairs = Pairs::measure(
         CASE.name,
-        arguments.repetitions(REPETITIONS),
+        options.repetitions(REPETITIONS),
         |n| async move {
             let mut other = database.connect().await?;
             let mut open = other
@@ -54,14 +56,19 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
             Ok(run)
         },
         |n| async move { pass_through(ezq, &format!("bench_bloat_plain_{n}"), of_pair(n)).await },
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
+
     ezq.close().await;
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
     settings.insert("batch".into(), json!(BATCH));
     settings.insert("concurrency".into(), json!(CONCURRENCY));
-    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        CASE.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
 
 async fn pass_through(ezq: &Ezq, name: &str, events: usize) -> Result<Run> {

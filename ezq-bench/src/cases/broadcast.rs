@@ -12,29 +12,31 @@ use ezq::sqlx::{AssertSqlSafe, PgConnection, query};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::{Case, CaseFuture, check};
 use crate::Result;
-use crate::arguments::Arguments;
 use crate::bodies::Bodies;
+use crate::case::{Case, CaseFuture};
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome};
 use crate::pairs::{Pairs, Run};
-use crate::queues::{Payload, create, drop_queue};
+use crate::payload::Payload;
+use crate::queues::{create, drop_queue};
 
 pub(super) const ONE: Case = case(
     "broadcast_1",
     "one event at a time to 1 queue; against one insert",
-    |arguments, database| Box::pin(run(&ONE, 1, arguments, database)),
+    |options, database| Box::pin(run(&ONE, 1, options, database)),
 );
 pub(super) const THREE: Case = case(
     "broadcast_3",
     "one event at a time to 3 queues; against one statement of 3 inserts",
-    |arguments, database| Box::pin(run(&THREE, 3, arguments, database)),
+    |options, database| Box::pin(run(&THREE, 3, options, database)),
 );
 pub(super) const TEN: Case = case(
     "broadcast_10",
     "one event at a time to 10 queues; against one statement of 10 inserts",
-    |arguments, database| Box::pin(run(&TEN, 10, arguments, database)),
+    |options, database| Box::pin(run(&TEN, 10, options, database)),
 );
 
 const EVENTS: usize = 1000;
@@ -43,7 +45,7 @@ const APP: &str = "ezq_bench";
 const fn case(
     name: &'static str,
     about: &'static str,
-    run: for<'a> fn(&'a Arguments, &'a Database) -> CaseFuture<'a>,
+    run: for<'a> fn(&'a Options, &'a Database) -> CaseFuture<'a>,
 ) -> Case {
     Case {
         name,
@@ -57,10 +59,10 @@ const fn case(
 async fn run(
     case: &Case,
     queues: usize,
-    arguments: &Arguments,
+    options: &Options,
     database: &Database,
 ) -> Result<Vec<Outcome>> {
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = options.events.unwrap_or(EVENTS);
     let ezq = Ezq::builder()
         .database_url(database.url())
         .without_discovered_handlers();
@@ -76,11 +78,12 @@ async fn run(
     let plain = Mutex::new(database.connect().await?);
     let pairs = Pairs::measure(
         case.name,
-        arguments.pairs(),
+        options.pairs(),
         |_| broadcast(&ezq, &names, events),
         |_| insert(&ezq, &plain, &names, events),
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
+
     for queue in &names {
         drop_queue(&ezq, queue.as_str(), events).await?;
     }
@@ -93,7 +96,11 @@ async fn run(
         "body_bytes".into(),
         json!(Bodies::default().next(&Payload::new(0))?.len()),
     );
-    Ok(vec![Outcome::of(case, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        case.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
 
 async fn broadcast(ezq: &Ezq, queues: &[QueueName], events: usize) -> Result<Run> {

@@ -12,10 +12,11 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::{Case, check};
 use crate::Result;
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
 
@@ -24,15 +25,15 @@ pub(super) const CASE: Case = Case {
     about: "64 sessions insert into a captured table while its queue is woken; against nobody woken",
     unit: "inserts/s",
     target: Some(Target::AtLeast(0.8)),
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 const EVENTS: usize = 12_800;
 const SESSIONS: usize = 64;
 const NAME: &str = "bench_capture";
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
-    let each = arguments.events.unwrap_or(EVENTS).div_ceil(SESSIONS);
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
+    let each = options.events.unwrap_or(EVENTS).div_ceil(SESSIONS);
     let queue = QueueName::new(NAME)?;
     let mut own = database.connect().await?;
     let engine = connect(database).await?;
@@ -49,11 +50,11 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     let sessions = Mutex::new(sessions);
     let pairs = Pairs::measure(
         CASE.name,
-        arguments.pairs(),
+        options.pairs(),
         |_| woken(database, &queue, &sessions, each),
         |_| insert(database, &sessions, each),
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
 
     own.execute(AssertSqlSafe(format!(
         "drop table {NAME}; select pgmq.drop_queue('{NAME}')"
@@ -62,7 +63,11 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(each * SESSIONS));
     settings.insert("sessions".into(), json!(SESSIONS));
-    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        CASE.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
 
 async fn connect(database: &Database) -> Result<PgmqEngine> {

@@ -11,11 +11,12 @@ use ezq::sqlx::{PgConnection, query_as, query_scalar};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::{Case, check};
 use crate::Result;
 use crate::application::{Application, Job};
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
 use crate::queues::{Template, count, create, drop_queue};
@@ -25,7 +26,7 @@ pub(super) const CASE: Case = Case {
     about: "a backlog, no-op handler, concurrency 64, delete; against read(100) and delete",
     unit: "events/s",
     target: Some(Target::AtLeast(1.1)),
-    run: |arguments, database| Box::pin(run(&CASE, arguments, database, Retention::Delete)),
+    run: |options, database| Box::pin(run(&CASE, options, database, Retention::Delete)),
 };
 
 const EVENTS: usize = 300_000;
@@ -33,12 +34,12 @@ const READ: i32 = 100;
 
 pub(super) async fn run(
     case: &Case,
-    arguments: &Arguments,
+    options: &Options,
     database: &Database,
     retention: Retention,
 ) -> Result<Vec<Outcome>> {
     let application = Application::counting(database.url()).await?;
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(&application.ezq, case.name, events).await?;
     let plain = Mutex::new(database.connect().await?);
 
@@ -48,15 +49,19 @@ pub(super) async fn run(
     };
     let pairs = Pairs::measure(
         case.name,
-        arguments.pairs(),
+        options.pairs(),
         |n| application.work_off(&template, job(n)),
         |n| read_and_remove(&application.ezq, &plain, &template, n, retention),
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
 
     let mut settings = application.close(database, template).await?;
     settings.insert("reference_read".into(), json!(READ));
-    Ok(vec![Outcome::of(case, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        case.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
 
 async fn read_and_remove(

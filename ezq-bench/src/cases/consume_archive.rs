@@ -3,7 +3,8 @@
 
 use ezq::Retention;
 
-use super::{Case, consume};
+use super::consume;
+use crate::case::Case;
 use crate::outcome::Target;
 
 pub(super) const CASE: Case = Case {
@@ -11,7 +12,5 @@ pub(super) const CASE: Case = Case {
     about: "the same with an archive; against read(100) and archive",
     unit: "events/s",
     target: Some(Target::AtLeast(1.0)),
-    run: |arguments, database| {
-        Box::pin(consume::run(&CASE, arguments, database, Retention::ARCHIVE))
-    },
+    run: |options, database| Box::pin(consume::run(&CASE, options, database, Retention::ARCHIVE)),
 };

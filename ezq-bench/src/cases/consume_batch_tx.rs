@@ -13,14 +13,15 @@ use ezq::sqlx::{AssertSqlSafe, Connection as _, PgConnection, query, query_as};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::Case;
 use crate::Result;
 use crate::application::{Application, Job};
-use crate::arguments::Arguments;
+use crate::case::Case;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
-use crate::queues::{Payload, Template, create, drop_queue};
+use crate::payload::Payload;
+use crate::queues::{Template, create, drop_queue};
 use crate::rows::{Rows, number};
 
 pub(super) const CASE: Case = Case {
@@ -28,7 +29,7 @@ pub(super) const CASE: Case = Case {
     about: "batches of 100 that insert 100 rows through `Tx`; against claim-and-delete and insert",
     unit: "events/s",
     target: Some(Target::AtLeast(0.85)),
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 const EVENTS: usize = 100_000;
@@ -49,15 +50,15 @@ fn handler(counter: Arc<AtomicU64>) -> Handler {
     Handler::on_batch("insert", handler).batch_size(BATCH)
 }
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let application = Application::open(database.url(), handler).await?;
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(&application.ezq, CASE.name, events).await?;
     let plain = Mutex::new(database.connect().await?);
     let (app, template_of_run, connection) = (&application, &template, &plain);
     let pairs = Pairs::measure(
         CASE.name,
-        arguments.pairs(),
+        options.pairs(),
         |n| async move {
             ROWS.create(&app.ezq).await?;
             let run = app
@@ -72,12 +73,17 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
             ROWS.check_and_drop(&app.ezq, run.events).await?;
             Ok(run)
         },
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
+
     let mut settings = application.close(database, template).await?;
     settings.insert("batch".into(), json!(BATCH));
     settings.insert("reference_connections".into(), json!(1));
-    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        CASE.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
 
 async fn claim_delete_insert(

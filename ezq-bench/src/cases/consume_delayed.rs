@@ -3,29 +3,30 @@
 
 use serde_json::json;
 
-use super::Case;
 use crate::Result;
 use crate::application::{Application, Job};
-use crate::arguments::Arguments;
+use crate::case::Case;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::Pairs;
-use crate::queues::{Payload, Template};
+use crate::payload::Payload;
+use crate::queues::Template;
 
 pub(super) const CASE: Case = Case {
     name: "consume_delayed",
     about: "twice as many events due tomorrow stand ahead of a backlog; against itself without",
     unit: "events/s",
     target: Some(Target::AtLeast(0.8)),
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 const EVENTS: usize = 50_000;
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let application = Application::counting(database.url()).await?;
     let ezq = &application.ezq;
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = options.events.unwrap_or(EVENTS);
     let mut delayed = Template::create(ezq, "delayed").await?;
     delayed
         .add(ezq, (0..2 * events).map(Payload::new), true)
@@ -36,14 +37,19 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     let plain = Template::plain(ezq, CASE.name, events).await?;
     let pairs = Pairs::measure(
         CASE.name,
-        arguments.pairs(),
+        options.pairs(),
         |n| application.work_off(&delayed, Job::new(CASE.name, "ezq", n)),
         |n| application.work_off(&plain, Job::new(CASE.name, "plain", n)),
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
+
     let later = delayed.later;
     delayed.drop(ezq).await?;
     let mut settings = application.close(database, plain).await?;
     settings.insert("delayed".into(), json!(later));
-    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        CASE.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }

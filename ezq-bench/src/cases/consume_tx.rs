@@ -13,14 +13,16 @@ use ezq::prelude::*;
 use ezq::sqlx::{AssertSqlSafe, Connection as _, PgConnection, query, query_as};
 use serde_json::json;
 
-use super::{Case, check};
 use crate::Result;
 use crate::application::{Application, Job};
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
-use crate::queues::{Payload, Template, create, drop_queue};
+use crate::payload::Payload;
+use crate::queues::{Template, create, drop_queue};
 use crate::rows::{Rows, number};
 
 pub(super) const CASE: Case = Case {
@@ -28,7 +30,7 @@ pub(super) const CASE: Case = Case {
     about: "a handler that inserts a row through `Tx`; against begin, fenced delete, insert, commit",
     unit: "events/s",
     target: Some(Target::AtLeast(0.85)),
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 const EVENTS: usize = 10_000;
@@ -47,15 +49,15 @@ fn handler(counter: Arc<AtomicU64>) -> Handler {
     })
 }
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let application = Application::open(database.url(), handler).await?;
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(&application.ezq, CASE.name, events).await?;
     let connections = application.ezq.pool().options().get_max_connections();
     let (app, template_of_run) = (&application, &template);
     let pairs = Pairs::measure(
         CASE.name,
-        arguments.pairs(),
+        options.pairs(),
         |n| async move {
             ROWS.create(&app.ezq).await?;
             let run = app
@@ -70,13 +72,18 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
             ROWS.check_and_drop(&app.ezq, run.events).await?;
             Ok(run)
         },
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
+
     let mut settings = application.close(database, template).await?;
     settings.insert("connections".into(), json!(connections));
     settings.insert("reference_connections".into(), json!(connections));
     settings.insert("reference_read".into(), json!(READ));
-    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        CASE.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
 
 async fn plain(

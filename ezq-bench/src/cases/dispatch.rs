@@ -20,17 +20,18 @@ use ezq::{
 };
 use serde_json::json;
 
-use super::{Case, check};
 use crate::Result;
 use crate::application::CONCURRENCY;
-use crate::arguments::Arguments;
 use crate::bodies::Bodies;
+use crate::case::Case;
+use crate::check::check;
 use crate::children::Child;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome};
 use crate::pairs::Pairs;
+use crate::payload::Payload;
 use crate::progress::bar;
-use crate::queues::Payload;
 use crate::rows::number;
 
 pub(super) const CASE: Case = Case {
@@ -38,7 +39,7 @@ pub(super) const CASE: Case = Case {
     about: "body to handler to settlement, no engine; against reading the JSON and a call",
     unit: "instructions",
     target: None,
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 const EVENTS: usize = 20_000;
@@ -46,10 +47,10 @@ const EVENTS: usize = 20_000;
 const SHORT: usize = 1000;
 const REPETITIONS: usize = 3;
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
-    let events = arguments.events.unwrap_or(EVENTS);
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
+    let events = options.events.unwrap_or(EVENTS);
     let counts = Child::under("valgrind", &["--version".to_owned()], "").is_ok();
-    let repetitions = arguments.repetitions(REPETITIONS);
+    let repetitions = options.repetitions(REPETITIONS);
     let bar = bar(CASE.name, repetitions)?;
     let mut pairs = Pairs::default();
     for _ in 0..repetitions {
@@ -79,7 +80,11 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
         unit: if counts { CASE.unit } else { "ns" },
         ..CASE
     };
-    Ok(vec![Outcome::of(&case, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        case.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
 
 /// Instructions an event, of a process of its own.

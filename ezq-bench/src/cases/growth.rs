@@ -11,21 +11,23 @@ use ezq::prelude::*;
 use ezq::{Engine as _, Handler, QueueName};
 use serde_json::json;
 
-use super::{Case, check};
 use crate::Result;
 use crate::application::{Application, CONCURRENCY, Job};
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome};
+use crate::payload::Payload;
 use crate::progress::bar;
-use crate::queues::{Payload, Template, drop_queue};
+use crate::queues::{Template, drop_queue};
 
 pub(super) const QUEUED: Case = Case {
     name: "grow_queued",
     about: "from 1,000 to 1,000,000 queued: events a second, and the time of a claim of 100",
     unit: "events/s",
     target: None,
-    run: |arguments, database| Box::pin(queued(arguments, database)),
+    run: |options, database| Box::pin(queued(options, database)),
 };
 
 pub(super) const HANDLERS: Case = Case {
@@ -33,7 +35,7 @@ pub(super) const HANDLERS: Case = Case {
     about: "from 1 to 256 handlers of one event, each of which runs for each event",
     unit: "events/s",
     target: None,
-    run: |arguments, database| Box::pin(handlers(arguments, database)),
+    run: |options, database| Box::pin(handlers(options, database)),
 };
 
 pub(super) const QUEUES: Case = Case {
@@ -41,20 +43,20 @@ pub(super) const QUEUES: Case = Case {
     about: "from 1 to 50 queues in one process, with the same number of events in all",
     unit: "events/s",
     target: None,
-    run: |arguments, database| Box::pin(queues(arguments, database)),
+    run: |options, database| Box::pin(queues(options, database)),
 };
 
 const REPETITIONS: usize = 3;
 const CLAIM: usize = 100;
 const CLAIMS: usize = 10;
 
-async fn queued(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
-    let most = arguments.events.unwrap_or(1_000_000);
+async fn queued(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
+    let most = options.events.unwrap_or(1_000_000);
     let mut sizes = [1000, 10_000, 100_000, 1_000_000]
         .map(|size: usize| size.min(most))
         .to_vec();
     sizes.dedup();
-    let repetitions = arguments.repetitions(REPETITIONS);
+    let repetitions = options.repetitions(REPETITIONS);
     let application = Application::counting(database.url()).await?;
     let ezq = &application.ezq;
     let mut template = Template::create(ezq, QUEUED.name).await?;
@@ -84,9 +86,9 @@ async fn queued(arguments: &Arguments, database: &Database) -> Result<Vec<Outcom
                 ..QUEUED
             },
         );
-        let claims =
-            Outcome::of(&case, Figures::Alone(claims), own).part("grow_queued_claim", None);
-        let rates = Outcome::of(&QUEUED, Figures::Alone(rates), settings.clone());
+        let claims = Outcome::of(case.measure(), Figures::Alone(claims), own)
+            .part("grow_queued_claim", None);
+        let rates = Outcome::of(QUEUED.measure(), Figures::Alone(rates), settings.clone());
         [rates.at("queued", size), claims.at("queued", size)]
     });
     Ok(outcomes.collect())
@@ -127,9 +129,9 @@ async fn claim(ezq: &Ezq, template: &Template, n: usize) -> Result<f64> {
     Ok(took.as_secs_f64() * 1e6 / (CLAIMS - 1) as f64)
 }
 
-async fn handlers(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
-    let events = arguments.events.unwrap_or(10_000);
-    let repetitions = arguments.repetitions(REPETITIONS);
+async fn handlers(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
+    let events = options.events.unwrap_or(10_000);
+    let repetitions = options.repetitions(REPETITIONS);
     let counts = [1, 4, 16, 64, 256];
     let bar = bar(HANDLERS.name, counts.len() * repetitions)?;
     let mut outcomes = Vec::new();
@@ -158,16 +160,16 @@ async fn handlers(arguments: &Arguments, database: &Database) -> Result<Vec<Outc
             bar.inc(1);
         }
         let settings = application.close(database, template).await?;
-        let outcome = Outcome::of(&HANDLERS, Figures::Alone(rates), settings);
+        let outcome = Outcome::of(HANDLERS.measure(), Figures::Alone(rates), settings);
         outcomes.push(outcome.at("handlers", count));
     }
     bar.finish_and_clear();
     Ok(outcomes)
 }
 
-async fn queues(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
-    let events = arguments.events.unwrap_or(50_000);
-    let repetitions = arguments.repetitions(REPETITIONS);
+async fn queues(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
+    let events = options.events.unwrap_or(50_000);
+    let repetitions = options.repetitions(REPETITIONS);
     let counts = [1, 2, 5, 10, 20, 50];
     let bar = bar(QUEUES.name, counts.len() * repetitions)?;
     let application = Application::counting(database.url()).await?;
@@ -184,7 +186,7 @@ async fn queues(arguments: &Arguments, database: &Database) -> Result<Vec<Outcom
         settings.insert("events".into(), json!(each * count));
         settings.insert("concurrency".into(), json!(CONCURRENCY));
         template.drop(&application.ezq).await?;
-        let outcome = Outcome::of(&QUEUES, Figures::Alone(rates), settings);
+        let outcome = Outcome::of(QUEUES.measure(), Figures::Alone(rates), settings);
         outcomes.push(outcome.at("queues", count));
     }
     bar.finish_and_clear();

@@ -9,27 +9,28 @@ use ezq::pgmq::embedded::EmbeddedPostgres;
 use ezq::sqlx::{Connection as _, PgConnection, query, query_scalar};
 use serde_json::json;
 
-use super::{Case, check};
 use crate::Result;
 use crate::application::Application;
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
+use crate::payload::Payload;
 use crate::progress::bar;
-use crate::queues::Payload;
 
 pub(super) const CASE: Case = Case {
     name: "idle",
     about: "statements of an idle consumer that is woken, counted by pg_stat_statements",
     unit: "statements/s",
     target: Some(Target::AtMost(1.0)),
-    run: |arguments, _| Box::pin(run(arguments)),
+    run: |options, _| Box::pin(run(options)),
 };
 
 const WINDOW: Duration = Duration::from_secs(6);
 const QUEUE: &str = "bench_idle";
 
-async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
+async fn run(options: &Options) -> Result<Vec<Outcome>> {
     let server = EmbeddedPostgres::builder()
         .durable(true)
         .setting("shared_preload_libraries", "pg_stat_statements")
@@ -59,7 +60,7 @@ async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
     // What it learns after an event, and the first, shorter pauses between its looks.
     tokio::time::sleep(WINDOW).await;
 
-    let repetitions = arguments.pairs();
+    let repetitions = options.pairs();
     let bar = bar(CASE.name, repetitions)?;
     let mut rates = Vec::new();
     for _ in 0..repetitions {
@@ -88,7 +89,11 @@ async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
         .await?;
     settings.insert("window_s".into(), json!(WINDOW.as_secs()));
     settings.insert("counted_by".into(), json!("pg_stat_statements"));
-    Ok(vec![Outcome::of(&CASE, Figures::Alone(rates), settings)])
+    Ok(vec![Outcome::of(
+        CASE.measure(),
+        Figures::Alone(rates),
+        settings,
+    )])
 }
 
 async fn statements(observer: &mut PgConnection) -> Result<i64> {

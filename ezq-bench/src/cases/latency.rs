@@ -16,21 +16,23 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
-use super::{Case, check};
 use crate::Result;
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, percentile};
+use crate::payload::Payload;
 use crate::progress::bar;
-use crate::queues::{Payload, create, drop_queue};
+use crate::queues::{create, drop_queue};
 
 pub(super) const CASE: Case = Case {
     name: "latency",
     about: "publish to handler start, 20 a second, idle consumer; against NOTIFY to LISTEN and a read",
     unit: "ms",
     target: None,
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 /// Of one repetition.
@@ -43,7 +45,7 @@ const PLAIN: &str = "bench_latency_plain";
 /// When each event's handler started.
 type Started = mpsc::UnboundedReceiver<(usize, Instant)>;
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let url = database.url();
     let publisher = Ezq::builder()
         .database_url(url)
@@ -66,8 +68,8 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     let consumer = ezq.consumer().queue(QUEUE).spawn();
     let mut reference = Reference::open(&publisher, database).await?;
 
-    let events = arguments.events.unwrap_or(EVENTS);
-    let repetitions = arguments.pairs();
+    let events = options.events.unwrap_or(EVENTS);
+    let repetitions = options.pairs();
     let bar = bar(CASE.name, repetitions + 1)?;
     let (mut middle, mut tail) = (Pairs::default(), Pairs::default());
     for n in 0..=repetitions {
@@ -98,7 +100,7 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     settings.insert("events".into(), json!(events));
     settings.insert("events_per_s".into(), json!(1000 / PERIOD.as_millis()));
     let part = |name, pairs, most| {
-        Outcome::of(&CASE, Figures::Pairs(pairs), settings.clone())
+        Outcome::of(CASE.measure(), Figures::Pairs(pairs), settings.clone())
             .part(name, Some(Target::AtMost(most)))
     };
     Ok(vec![

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use ezq::{Engine as _, QueueName};
 
-use super::{Case, check};
 use crate::Result;
 use crate::application::{Application, CONCURRENCY};
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::children::Child;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::progress::bar;
 use crate::queues::{Template, drop_queue};
@@ -21,19 +22,19 @@ pub(super) const CASE: Case = Case {
     about: "resident size of a process that works off 1,000,000: growth from a tenth on, most",
     unit: "MB",
     target: Some(Target::AtMost(64.0)),
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 const EVENTS: usize = 1_000_000;
 const REPETITIONS: usize = 3;
 const SAMPLE: Duration = Duration::from_millis(5);
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let application = Application::counting(database.url()).await?;
     let ezq = &application.ezq;
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(ezq, CASE.name, events).await?;
-    let repetitions = arguments.repetitions(REPETITIONS);
+    let repetitions = options.repetitions(REPETITIONS);
     let bar = bar(CASE.name, repetitions)?;
     let (mut grown, mut most) = (Vec::new(), Vec::new());
     for n in 0..repetitions {
@@ -65,7 +66,7 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     bar.finish_and_clear();
     let settings = application.close(database, template).await?;
     let part = |name, values, most| {
-        Outcome::of(&CASE, Figures::Alone(values), settings.clone())
+        Outcome::of(CASE.measure(), Figures::Alone(values), settings.clone())
             .part(name, Some(Target::AtMost(most)))
     };
     Ok(vec![

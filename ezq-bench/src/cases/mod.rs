@@ -8,26 +8,22 @@ mod consume_archive;
 mod consume_batch_tx;
 mod consume_delayed;
 mod consume_tx;
-pub(crate) mod dispatch;
+mod dispatch;
 mod growth;
 mod idle;
 mod latency;
-pub(crate) mod memory;
+mod memory;
 mod ordered;
-pub(crate) mod processes;
+mod processes;
 mod publish;
 mod publish_concurrent;
-pub(crate) mod recovery;
+mod recovery;
 mod restart;
 mod wide;
 
-use std::future::Future;
-use std::pin::Pin;
-
 use crate::Result;
-use crate::arguments::Arguments;
-use crate::database::Database;
-use crate::outcome::{Outcome, Target};
+use crate::case::Case;
+use crate::children;
 
 /// Every case of the table, in the order in which they run.
 pub(crate) const ALL: &[Case] = &[
@@ -57,25 +53,18 @@ pub(crate) const ALL: &[Case] = &[
     bloat::CASE,
 ];
 
-/// What runs only when it is named: how cost grows.
+/// The cases that run only when they are named: how cost grows.
 pub(crate) const GROWTH: &[Case] = &[growth::QUEUED, growth::HANDLERS, growth::QUEUES];
 
-/// One thing that is measured.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Case {
-    pub(crate) name: &'static str,
-    pub(crate) about: &'static str,
-    pub(crate) unit: &'static str,
-    pub(crate) target: Option<Target>,
-    pub(crate) run: for<'a> fn(&'a Arguments, &'a Database) -> CaseFuture<'a>,
-}
-
-pub(crate) type CaseFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<Outcome>>> + 'a>>;
-
-/// Ends a run whose count is wrong: its time means nothing.
-pub(crate) fn check(what: &str, seen: u64, wanted: usize) -> Result<()> {
-    if seen == wanted as u64 {
-        return Ok(());
-    }
-    Err(format!("{what} is {seen} and should be {wanted}").into())
+/// Does what a child process is started for, if this process is one.
+pub(crate) async fn work_as_child() -> Option<Result<()>> {
+    let (role, url) = children::role()?;
+    let words: Vec<&str> = role.split(' ').collect();
+    Some(match words[..] {
+        ["recovery", queue, lease] => recovery::work(&url, queue, lease).await,
+        ["processes", queue] => processes::work(&url, queue).await,
+        ["memory", queue, events] => memory::work(&url, queue, events).await,
+        ["dispatch", side, events] => dispatch::work(side, events).await,
+        _ => Err(format!("`{role}` is nothing that a child does").into()),
+    })
 }

@@ -8,21 +8,23 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use ezq::Handler;
 use serde_json::json;
 
-use super::{Case, check};
 use crate::Result;
 use crate::application::{Application, Job};
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::Pairs;
-use crate::queues::{Payload, Template};
+use crate::payload::Payload;
+use crate::queues::Template;
 
 pub(super) const MANY: Case = Case {
     name: "ordered_many",
     about: "events in 1,000 ordering keys; against itself without keys",
     unit: "events/s",
     target: Some(Target::AtLeast(0.5)),
-    run: |arguments, database| Box::pin(run(&MANY, arguments, database, |n| n % KEYS)),
+    run: |options, database| Box::pin(run(&MANY, options, database, |n| n % KEYS)),
 };
 
 pub(super) const HOT: Case = Case {
@@ -30,7 +32,7 @@ pub(super) const HOT: Case = Case {
     about: "half of the events in one key, the others in 1,000; against itself without keys",
     unit: "events/s",
     target: Some(Target::AtLeast(0.5)),
-    run: |arguments, database| Box::pin(run(&HOT, arguments, database, hot)),
+    run: |options, database| Box::pin(run(&HOT, options, database, hot)),
 };
 
 const EVENTS: usize = 100_000;
@@ -67,7 +69,7 @@ impl Order {
 
 async fn run(
     case: &Case,
-    arguments: &Arguments,
+    options: &Options,
     database: &Database,
     key: fn(usize) -> usize,
 ) -> Result<Vec<Outcome>> {
@@ -86,7 +88,7 @@ async fn run(
     };
     let ordered = Application::open(database.url(), handler).await?;
     let plain = Application::counting(database.url()).await?;
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = options.events.unwrap_or(EVENTS);
     let mut keyed = Template::create(&ordered.ezq, "keyed").await?;
     keyed
         .add(
@@ -99,14 +101,15 @@ async fn run(
 
     let pairs = Pairs::measure(
         case.name,
-        arguments.pairs(),
+        options.pairs(),
         |n| {
             order.reset();
             ordered.work_off(&keyed, Job::new(case.name, "ezq", n))
         },
         |n| plain.work_off(&template, Job::new(case.name, "plain", n)),
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
+
     check(
         "the number of events out of order",
         order.wrong.load(Ordering::Relaxed),
@@ -116,5 +119,9 @@ async fn run(
     ordered.ezq.close().await;
     let mut settings = plain.close(database, template).await?;
     settings.insert("keys".into(), json!(KEYS));
-    Ok(vec![Outcome::of(case, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        case.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }

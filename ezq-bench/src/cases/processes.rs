@@ -7,12 +7,13 @@ use ezq::prelude::*;
 use ezq::{Engine as _, QueueName};
 use serde_json::json;
 
-use super::{Case, check};
 use crate::Result;
 use crate::application::{Application, CONCURRENCY};
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::children::{Child, told_to_go};
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
 use crate::queues::{Template, drop_queue};
@@ -22,28 +23,33 @@ pub(super) const CASE: Case = Case {
     about: "three consuming processes on one queue; against one",
     unit: "events/s",
     target: Some(Target::AtLeast(1.0)),
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 const EVENTS: usize = 150_000;
 const SEVERAL: usize = 3;
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let application = Application::counting(database.url()).await?;
     let ezq = &application.ezq;
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(ezq, CASE.name, events).await?;
     let pairs = Pairs::measure(
         CASE.name,
-        arguments.pairs(),
+        options.pairs(),
         |n| work_off(ezq, database, &template, SEVERAL, n),
         |n| work_off(ezq, database, &template, 1, n),
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
+
     let mut settings = application.close(database, template).await?;
     settings.insert("processes".into(), json!(SEVERAL));
     settings.insert("reference_processes".into(), json!(1));
-    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        CASE.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
 
 async fn work_off(

@@ -12,21 +12,23 @@ use ezq::{Engine as _, QueueName};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::{Case, check};
 use crate::Result;
-use crate::arguments::Arguments;
 use crate::bodies::Bodies;
+use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
-use crate::queues::{Payload, checkpoint, create, drop_queue};
+use crate::payload::Payload;
+use crate::queues::{checkpoint, create, drop_queue};
 
 pub(super) const ONE: Case = Case {
     name: "publish_one",
     about: "one event at a time, each awaited; against pgmq.send on one connection",
     unit: "events/s",
     target: None,
-    run: |arguments, database| Box::pin(run(&ONE, 5000, 1, arguments, database)),
+    run: |options, database| Box::pin(run(&ONE, 5000, 1, options, database)),
 };
 
 pub(super) const BATCH: Case = Case {
@@ -34,27 +36,28 @@ pub(super) const BATCH: Case = Case {
     about: "batches of 100; against pgmq.send_batch of 100 on one connection",
     unit: "events/s",
     target: Some(Target::AtLeast(1.0)),
-    run: |arguments, database| Box::pin(run(&BATCH, 50_000, 100, arguments, database)),
+    run: |options, database| Box::pin(run(&BATCH, 50_000, 100, options, database)),
 };
 
 async fn run(
     case: &Case,
     events: usize,
     batch: usize,
-    arguments: &Arguments,
+    options: &Options,
     database: &Database,
 ) -> Result<Vec<Outcome>> {
     let ezq = Ezq::builder().database_url(database.url());
     let ezq = ezq.without_discovered_handlers().connect().await?;
     let plain = Mutex::new(database.connect().await?);
-    let events = arguments.events.unwrap_or(events);
+    let events = options.events.unwrap_or(events);
     let pairs = Pairs::measure(
         case.name,
-        arguments.pairs(),
+        options.pairs(),
         |n| publish(&ezq, events, batch, n),
         |n| send(&ezq, &plain, events, batch, n),
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
+
     ezq.close().await;
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
@@ -63,7 +66,11 @@ async fn run(
         "body_bytes".into(),
         json!(Bodies::default().next(&Payload::new(0))?.len()),
     );
-    Ok(vec![Outcome::of(case, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        case.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
 
 async fn publish(ezq: &Ezq, events: usize, batch: usize, n: usize) -> Result<Run> {

@@ -13,28 +13,29 @@ use ezq::{Engine as _, QueueName};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::Case;
 use crate::Result;
-use crate::arguments::Arguments;
 use crate::bodies::Bodies;
+use crate::case::Case;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
-use crate::queues::{Payload, checkpoint, create, drop_queue};
+use crate::payload::Payload;
+use crate::queues::{checkpoint, create, drop_queue};
 
 pub(super) const CASE: Case = Case {
     name: "publish_concurrent",
     about: "64 tasks, one event at a time; against pgmq.send in 64 tasks on a pool of 8",
     unit: "events/s",
     target: Some(Target::AtLeast(3.0)),
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 const EVENTS: usize = 12_800;
 const TASKS: usize = 64;
 const POOL: u32 = 8;
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let pool = || {
         PgPoolOptions::new()
             .max_connections(POOL)
@@ -43,21 +44,26 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     let plain = pool().connect(database.url()).await?;
     let ezq = Ezq::builder().pool(pool().connect(database.url()).await?);
     let ezq = ezq.without_discovered_handlers().connect().await?;
-    let each = arguments.events.unwrap_or(EVENTS).div_ceil(TASKS);
+    let each = options.events.unwrap_or(EVENTS).div_ceil(TASKS);
     let pairs = Pairs::measure(
         CASE.name,
-        arguments.pairs(),
+        options.pairs(),
         |n| publish(&ezq, each, n),
         |n| send(&ezq, &plain, each, n),
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
+
     ezq.close().await;
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(each * TASKS));
     settings.insert("tasks".into(), json!(TASKS));
     settings.insert("connections".into(), json!(POOL));
     settings.insert("reference_connections".into(), json!(POOL));
-    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        CASE.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
 
 async fn publish(ezq: &Ezq, each: usize, n: usize) -> Result<Run> {
@@ -74,8 +80,8 @@ async fn publish(ezq: &Ezq, each: usize, n: usize) -> Result<Run> {
             }
             Ok(())
         }
-    });
-    let run = run.await?;
+    })
+    .await?;
     drop_queue(ezq, &name, run.events).await?;
     drop_queue(ezq, &queue.dead_letters(), 0).await?;
     Ok(run)
@@ -97,8 +103,8 @@ async fn send(ezq: &Ezq, pool: &PgPool, each: usize, n: usize) -> Result<Run> {
             }
             Ok(())
         }
-    });
-    let run = run.await?;
+    })
+    .await?;
     drop_queue(ezq, &queue, run.events).await?;
     Ok(run)
 }

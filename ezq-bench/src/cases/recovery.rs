@@ -11,11 +11,12 @@ use ezq::{Engine as _, Handler, QueueName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Case, check};
 use crate::Result;
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::children::Child;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::progress::bar;
 
@@ -24,7 +25,7 @@ pub(super) const DEFAULT: Case = Case {
     about: "kill -9 of a worker to its 10 running events done by another, lease 10 s",
     unit: "s",
     target: Some(Target::AtMost(12.0)),
-    run: |arguments, database| Box::pin(run(&DEFAULT, arguments, database, 10)),
+    run: |options, database| Box::pin(run(&DEFAULT, options, database, 10)),
 };
 
 pub(super) const SHORT: Case = Case {
@@ -32,7 +33,7 @@ pub(super) const SHORT: Case = Case {
     about: "the same with a lease of 2 s",
     unit: "s",
     target: Some(Target::AtMost(4.0)),
-    run: |arguments, database| Box::pin(run(&SHORT, arguments, database, 2)),
+    run: |options, database| Box::pin(run(&SHORT, options, database, 2)),
 };
 
 const RUNNING: usize = 10;
@@ -46,11 +47,11 @@ struct Held {
 
 async fn run(
     case: &Case,
-    arguments: &Arguments,
+    options: &Options,
     database: &Database,
     lease_secs: u64,
 ) -> Result<Vec<Outcome>> {
-    let repetitions = arguments.repetitions(REPETITIONS);
+    let repetitions = options.repetitions(REPETITIONS);
     let bar = bar(case.name, repetitions)?;
     let mut seconds = Vec::new();
     for n in 0..repetitions {
@@ -61,7 +62,11 @@ async fn run(
     let mut settings = database.settings().await?;
     settings.insert("lease_s".into(), json!(lease_secs));
     settings.insert("running".into(), json!(RUNNING));
-    Ok(vec![Outcome::of(case, Figures::Alone(seconds), settings)])
+    Ok(vec![Outcome::of(
+        case.measure(),
+        Figures::Alone(seconds),
+        settings,
+    )])
 }
 
 async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {

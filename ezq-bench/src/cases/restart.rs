@@ -10,21 +10,23 @@ use ezq::Handler;
 use ezq::pgmq::embedded::EmbeddedPostgres;
 use serde_json::json;
 
-use super::{Case, check};
 use crate::Result;
 use crate::application::Application;
-use crate::arguments::Arguments;
+use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome};
+use crate::payload::Payload;
 use crate::progress::bar;
-use crate::queues::{Payload, count};
+use crate::queues::count;
 
 pub(super) const CASE: Case = Case {
     name: "restart",
     about: "a server's stop, as by a crash, to the first event published and handled after its start",
     unit: "s",
     target: None,
-    run: |arguments, _| Box::pin(run(arguments)),
+    run: |options, _| Box::pin(run(options)),
 };
 
 const BEFORE: usize = 1000;
@@ -32,7 +34,7 @@ const QUEUE: &str = "bench_restart";
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(5);
 
-async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
+async fn run(options: &Options) -> Result<Vec<Outcome>> {
     let server = EmbeddedPostgres::builder().durable(true).start().await?;
     let seen = Arc::new(Mutex::new(HashSet::new()));
     let handled = Arc::clone(&seen);
@@ -51,7 +53,7 @@ async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
     let Application { ezq, .. } = Application::open(&server.url(), |_| handler).await?;
     let consumer = ezq.consumer().queue(QUEUE).spawn();
 
-    let repetitions = arguments.pairs();
+    let repetitions = options.pairs();
     let bar = bar(CASE.name, repetitions)?;
     let (mut seconds, mut next) = (Vec::new(), 0);
     for _ in 0..repetitions {
@@ -89,7 +91,11 @@ async fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
         .settings()
         .await?;
     settings.insert("events".into(), json!(BEFORE));
-    Ok(vec![Outcome::of(&CASE, Figures::Alone(seconds), settings)])
+    Ok(vec![Outcome::of(
+        CASE.measure(),
+        Figures::Alone(seconds),
+        settings,
+    )])
 }
 
 async fn patient(since: Instant) -> Result<()> {

@@ -3,11 +3,11 @@
 
 use serde_json::json;
 
-use super::Case;
 use crate::Result;
 use crate::application::{Application, Job};
-use crate::arguments::Arguments;
+use crate::case::Case;
 use crate::database::Database;
+use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::Pairs;
 use crate::queues::Template;
@@ -17,16 +17,16 @@ pub(super) const CASE: Case = Case {
     about: "a backlog, no-op handler, concurrency 256; against itself with 16",
     unit: "events/s",
     target: Some(Target::AtLeast(0.9)),
-    run: |arguments, database| Box::pin(run(arguments, database)),
+    run: |options, database| Box::pin(run(options, database)),
 };
 
 const EVENTS: usize = 100_000;
 const WIDE: usize = 256;
 const NARROW: usize = 16;
 
-async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>> {
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let application = Application::counting(database.url()).await?;
-    let events = arguments.events.unwrap_or(EVENTS);
+    let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(&application.ezq, CASE.name, events).await?;
     let at = |side, n, concurrency| Job {
         concurrency,
@@ -34,13 +34,18 @@ async fn run(arguments: &Arguments, database: &Database) -> Result<Vec<Outcome>>
     };
     let pairs = Pairs::measure(
         CASE.name,
-        arguments.pairs(),
+        options.pairs(),
         |n| application.work_off(&template, at("wide", n, WIDE)),
         |n| application.work_off(&template, at("narrow", n, NARROW)),
-    );
-    let pairs = pairs.await?;
+    )
+    .await?;
+
     let mut settings = application.close(database, template).await?;
     settings.insert("concurrency".into(), json!(WIDE));
     settings.insert("reference_concurrency".into(), json!(NARROW));
-    Ok(vec![Outcome::of(&CASE, Figures::Pairs(pairs), settings)])
+    Ok(vec![Outcome::of(
+        CASE.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
 }
