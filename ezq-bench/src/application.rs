@@ -1,4 +1,4 @@
-//! An application that counts what it handles, and works a queue off under the eyes of the bench.
+//! An application that counts the events that it handles, and works a queue off while time is taken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +15,10 @@ use crate::pairs::Run;
 use crate::payload::Payload;
 use crate::queues::{Template, count, drop_queue};
 
-/// How many events are handled at once, where a case does not say otherwise.
+/// How many events are handled at once, unless a case says otherwise.
 pub(crate) const CONCURRENCY: usize = 64;
 
-/// An application, and what its handler counts.
+/// An application, and the count of events that its handlers saw.
 #[derive(Debug)]
 pub(crate) struct Application {
     pub(crate) ezq: Ezq,
@@ -35,9 +35,8 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) fn new(case: &str, side: &str, n: usize) -> Self {
-        let queue = format!("bench_{case}_{side}_{n}");
         Self {
-            queue,
+            queue: format!("bench_{case}_{side}_{n}"),
             concurrency: CONCURRENCY,
             retention: Retention::Delete,
         }
@@ -45,7 +44,7 @@ impl Job {
 }
 
 impl Application {
-    /// One with a single handler, which is to count.
+    /// An application with a single handler, which counts with the given counter.
     pub(crate) async fn open(
         url: &str,
         handler: impl FnOnce(Arc<AtomicU64>) -> Handler,
@@ -61,23 +60,23 @@ impl Application {
         })
     }
 
-    /// One whose handler does nothing else.
+    /// An application whose handler counts and does nothing else.
     pub(crate) async fn counting(url: &str) -> Result<Self> {
-        let handler = |counter: Arc<AtomicU64>| {
+        Self::open(url, |counter| {
             Handler::on("noop", move |_: Payload| {
                 counter.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(())
             })
-        };
-        Self::open(url, handler).await
+        })
+        .await
     }
 
-    /// Works off a copy of a template, and checks what became of it.
+    /// Works off a copy of a template, and checks that each event was handled once and is gone.
     pub(crate) async fn work_off(&self, template: &Template, job: Job) -> Result<Run> {
         self.work_off_by(template, job, 1).await
     }
 
-    /// The same, where each event is handled by so many handlers.
+    /// The same for an application with several handlers of each event.
     pub(crate) async fn work_off_by(
         &self,
         template: &Template,
@@ -106,12 +105,14 @@ impl Application {
             report.counts.handled,
             events,
         )?;
+
         let seen = handled.load(Ordering::Relaxed);
         check(
             "the number of events that the handlers saw",
             seen,
             events * handlers,
         )?;
+
         let kept = count(ezq, &format!("pgmq.a_{queue}")).await?;
         let wanted = if job.retention.is_archive() {
             events
@@ -119,12 +120,13 @@ impl Application {
             0
         };
         check("the number of events in the archive", kept, wanted)?;
+
         drop_queue(ezq, &job.queue, template.later).await?;
         drop_queue(ezq, &queue.dead_letters(), 0).await?;
         Ok(Run { events, took })
     }
 
-    /// Leaves nothing behind; the settings under which it ran.
+    /// Drops the template and closes the application. Returns the settings under which it ran.
     pub(crate) async fn close(
         self,
         database: &Database,
@@ -137,6 +139,7 @@ impl Application {
             json!(template.body_bytes(&self.ezq).await?),
         );
         settings.insert("concurrency".into(), json!(CONCURRENCY));
+
         template.drop(&self.ezq).await?;
         self.ezq.close().await;
         Ok(settings)

@@ -1,4 +1,4 @@
-//! What a program without ezq would write: bodies of the same shape and size, made by hand.
+//! Bodies as a program without ezq would write them: of the same shape and size, made by hand.
 
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::Result;
 use crate::payload::Payload;
 
-/// Writes bodies, each with an id of its own.
+/// Writes bodies. Each has an id of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Bodies {
     next: u64,

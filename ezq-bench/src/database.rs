@@ -1,4 +1,4 @@
-//! The database that is measured, and what a result must say of it.
+//! The database that is measured, and what every result says about it.
 
 use ezq::pgmq::embedded::EmbeddedPostgres;
 use ezq::sqlx::{Connection, PgConnection, query_as, query_scalar};
@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use crate::Result;
 
-/// A database with ezq's tables, durable unless the user's own is not.
+/// A database. ezq's own development Postgres is durable here; the user's database is as it is.
 #[derive(Debug)]
 pub(crate) struct Database {
     url: String,
-    /// Kept for as long as it is used.
+    /// Stops when it is dropped.
     _server: Option<EmbeddedPostgres>,
 }
 
@@ -37,7 +37,7 @@ impl Database {
         Ok(PgConnection::connect(&self.url).await?)
     }
 
-    /// What the figures depend on: versions, durability, cores.
+    /// The settings on which figures depend: versions, durability, processor.
     pub(crate) async fn settings(&self) -> Result<Map<String, Value>> {
         let mut connection = self.connect().await?;
         let (version, fsync, commit): (String, String, String) = query_as(
@@ -46,11 +46,13 @@ impl Database {
         )
         .fetch_one(&mut connection)
         .await?;
+
         let pgmq: Option<String> =
             query_scalar("select extversion from pg_extension where extname = 'pgmq'")
                 .fetch_optional(&mut connection)
                 .await?;
         connection.close().await?;
+
         let settings = json!({
             "ezq": env!("CARGO_PKG_VERSION"),
             "postgres": version,
@@ -64,7 +66,7 @@ impl Database {
     }
 }
 
-/// The processor's name, where the system tells it.
+/// The processor's name; its architecture where the system does not tell the name.
 fn cpu() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find(|line| line.starts_with("model name"));

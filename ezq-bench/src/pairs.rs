@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::Result;
 use crate::progress::bar;
 
-/// What the runs came to, in the order they were made: events a second, unless a case says
-/// otherwise.
+/// The figures of all pairs, in the order in which they were measured: events a second, unless a case
+/// says otherwise.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
     ezq: Vec<f64>,
@@ -16,8 +16,7 @@ pub(crate) struct Pairs {
 }
 
 impl Pairs {
-    /// Measures so many pairs, after one pair that only warms up. A run is told its number and
-    /// answers how long it took for how many events.
+    /// Measures the pairs, after one more that only warms up. A run gets the number of its pair.
     pub(crate) async fn measure<E, R>(
         case: &str,
         pairs: usize,
@@ -32,6 +31,7 @@ impl Pairs {
         let mut measured = Self::default();
         for n in 0..=pairs {
             let mut rates = (0.0, 0.0);
+            // Even pairs begin with ezq, odd ones with the reference.
             for is_second in [false, true] {
                 if is_second == (n % 2 == 1) {
                     rates.0 = ezq(n).await?.rate();
@@ -40,7 +40,9 @@ impl Pairs {
                 }
                 bar.inc(1);
             }
+
             bar.set_message(format!("ratio {:.2}", rates.0 / rates.1));
+            // The first pair only warms up.
             if n > 0 {
                 measured.push(rates.0, rates.1);
             }
@@ -67,7 +69,7 @@ impl Pairs {
         Spread::of(&self.reference).median
     }
 
-    /// How the ratios of the pairs lie.
+    /// The spread of the pairs' ratios.
     pub(crate) fn ratios(&self) -> Spread {
         let ratios = self
             .ezq
@@ -78,7 +80,7 @@ impl Pairs {
     }
 }
 
-/// How several values lie.
+/// The smallest, the median and the largest of several values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) min: f64,
@@ -90,16 +92,15 @@ impl Spread {
     pub(crate) fn of(values: &[f64]) -> Self {
         let mut values = values.to_vec();
         values.sort_by(f64::total_cmp);
-        let end = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
         Self {
-            min: end(values.first()),
+            min: values.first().copied().unwrap_or(f64::NAN),
             median: median(&values),
-            max: end(values.last()),
+            max: values.last().copied().unwrap_or(f64::NAN),
         }
     }
 }
 
-/// One run.
+/// One run: how many events were handled in which time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Run {
     pub(crate) events: usize,
@@ -122,7 +123,7 @@ fn median(sorted: &[f64]) -> f64 {
     }
 }
 
-/// The value below which so many of a hundred lie.
+/// The smallest of the values that at least so many hundredths of the values do not exceed.
 pub(crate) fn percentile(values: &[f64], hundredth: usize) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! A bar on a terminal, and nothing where there is none.
+//! A progress bar. It shows nothing where there is no terminal.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Result;
 
-/// A bar for a case of so many runs; it vanishes when it is dropped.
+/// A bar for the runs of a case. It vanishes when it is dropped.
 pub(crate) fn bar(case: &str, runs: usize) -> Result<ProgressBar> {
     let bar = ProgressBar::new(runs as u64).with_prefix(case.to_owned());
     let style = "{prefix} {elapsed_precise} [{wide_bar}] run {pos} of {len} {msg}";

@@ -1,5 +1,5 @@
-//! The queues of a run: filled once as a template, copied for each run, and dropped when exactly
-//! what should be left of them is.
+//! The queues of a run. A template is filled once and copied for each run. A queue is dropped if exactly
+//! the right number of messages is left in it.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use crate::Result;
 use crate::check::check;
 use crate::payload::Payload;
 
-/// A queue that is filled once, to be copied for every run.
+/// A queue that is filled once and copied for every run, so that every run finds the same messages.
 #[derive(Debug)]
 pub(crate) struct Template {
     name: String,
-    /// Events that are due.
+    /// The number of events that are due.
     pub(crate) due: usize,
-    /// Events that are due tomorrow.
+    /// The number of events that are due tomorrow.
     pub(crate) later: usize,
     is_keyed: bool,
 }
 
 impl Template {
-    /// An empty one.
+    /// An empty template.
     pub(crate) async fn create(ezq: &Ezq, name: &str) -> Result<Self> {
         let name = format!("bench_{name}_template");
         create(ezq, &name).await?;
@@ -34,7 +34,7 @@ impl Template {
         })
     }
 
-    /// One with so many events that are due, without keys.
+    /// A template of events that are due and have no keys.
     pub(crate) async fn plain(ezq: &Ezq, name: &str, events: usize) -> Result<Self> {
         let mut template = Self::create(ezq, name).await?;
         template
@@ -43,7 +43,7 @@ impl Template {
         Ok(template)
     }
 
-    /// Publishes events into it, tomorrow's or today's.
+    /// Publishes events into the template, due now or tomorrow.
     pub(crate) async fn add(
         &mut self,
         ezq: &Ezq,
@@ -55,15 +55,16 @@ impl Template {
         } else {
             Duration::ZERO
         };
+
         let mut events = events.peekable();
         while events.peek().is_some() {
             let batch: Vec<Payload> = events.by_ref().take(1000).collect();
             self.is_keyed |= batch.iter().any(|event| event.key().is_some());
-            *if tomorrow {
-                &mut self.later
+            if tomorrow {
+                self.later += batch.len();
             } else {
-                &mut self.due
-            } += batch.len();
+                self.due += batch.len();
+            }
             ezq.publish_all(&batch)
                 .queue(self.name.as_str())
                 .after(after)
@@ -72,10 +73,11 @@ impl Template {
         Ok(())
     }
 
-    /// Copies it to an empty queue, and leaves the server with nothing of it to do.
+    /// Copies the template to a queue, in place of what is in there. It leaves nothing to autovacuum and
+    /// the checkpointer, whose work would fall into the run.
     pub(crate) async fn copy(&self, ezq: &Ezq, queue: &str) -> Result<()> {
         if self.is_keyed {
-            // A queue is prepared for keys by the first that is published to it.
+            // The first event with a key that is published to a queue prepares the queue for keys.
             ezq.publish(&Payload::with_key(0, "first"))
                 .queue(queue)
                 .await?;
@@ -84,7 +86,9 @@ impl Template {
             .bind(queue)
             .execute(ezq.pool())
             .await?;
-        let (table, template) = (format!("pgmq.q_{queue}"), &self.name);
+
+        let table = format!("pgmq.q_{queue}");
+        let template = &self.name;
         let copy = format!(
             "insert into {table} (vt, enqueued_at, message, headers)
              select vt, enqueued_at, message, headers from pgmq.q_{template} order by msg_id"
@@ -95,6 +99,7 @@ impl Template {
             .execute(AssertSqlSafe(format!("vacuum analyze {table}")))
             .await?;
         drop(connection);
+
         checkpoint(ezq).await;
         Ok(())
     }
@@ -132,13 +137,13 @@ pub(crate) async fn create(ezq: &Ezq, queue: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes out what earlier runs left in memory, so that no run pays for another.
+/// Writes out what earlier runs left in memory, so that no run pays for an earlier one.
 pub(crate) async fn checkpoint(ezq: &Ezq) {
-    // A role that may not is measured with the checkpoints that come by themselves.
+    // Without the privilege, runs are measured with the checkpoints that the server begins by itself.
     let _ = query("checkpoint").execute(ezq.pool()).await;
 }
 
-/// How many rows a table has.
+/// The number of rows of a table.
 pub(crate) async fn count(ezq: &Ezq, table: &str) -> Result<u64> {
     let sql = format!("select count(*) from {table}");
     let rows: i64 = query_scalar(AssertSqlSafe(sql))
@@ -147,7 +152,10 @@ pub(crate) async fn count(ezq: &Ezq, table: &str) -> Result<u64> {
     Ok(rows.unsigned_abs())
 }
 
-/// Drops a queue, of which exactly so many messages may be left.
+/// Drops a queue.
+///
+/// # Errors
+/// If another number of messages than `left` is in it.
 pub(crate) async fn drop_queue(ezq: &Ezq, queue: &str, left: usize) -> Result<()> {
     check(
         "the number of messages left",

@@ -8,12 +8,12 @@ use crate::Result;
 use crate::check::check;
 use crate::payload::Payload;
 
-/// Such a table, by its name.
+/// The table of that name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows(pub(crate) &'static str);
 
 impl Rows {
-    /// Creates it, or empties it.
+    /// Creates the table, or empties it.
     pub(crate) async fn create(self, ezq: &Ezq) -> Result<()> {
         for sql in [
             format!("create table if not exists {} (n bigint not null)", self.0),
@@ -24,7 +24,10 @@ impl Rows {
         Ok(())
     }
 
-    /// Drops it, if it holds one row for each event.
+    /// Drops the table.
+    ///
+    /// # Errors
+    /// If it does not hold exactly one row for each event.
     pub(crate) async fn check_and_drop(self, ezq: &Ezq, events: usize) -> Result<()> {
         let sql = format!("select count(*), count(distinct n) from {}", self.0);
         let (rows, distinct): (i64, i64) =
@@ -42,13 +45,13 @@ impl Rows {
     }
 }
 
-/// What a loop without ezq reads of a body.
+/// The part of a body that a loop without ezq reads.
 #[derive(Debug, Deserialize)]
 struct Body {
     data: Payload,
 }
 
-/// The row of a body.
+/// The number of the event in a body.
 pub(crate) fn number(body: &str) -> Result<i64> {
     Ok(serde_json::from_str::<Body>(body)?.data.number())
 }

@@ -40,6 +40,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let events = options.events.unwrap_or(EVENTS);
     // The first pair only warms up: it needs no hour's worth.
     let of_pair = |n: usize| if n == 0 { events.div_ceil(20) } else { events };
+
     let pairs = Pairs::measure(
         CASE.name,
         options.repetitions(REPETITIONS),
@@ -60,6 +61,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     .await?;
 
     ezq.close().await;
+
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
     settings.insert("batch".into(), json!(BATCH));

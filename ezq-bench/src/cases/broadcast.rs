@@ -65,10 +65,14 @@ async fn run(
     let events = options.events.unwrap_or(EVENTS);
     let ezq = Ezq::builder()
         .database_url(database.url())
-        .without_discovered_handlers();
-    let ezq = ezq.app(APP).connect().await?;
-    let names = (0..queues).map(|n| QueueName::new(&format!("bench_broadcast_{n}")));
-    let names = names.collect::<ezq::Result<Vec<_>>>()?;
+        .without_discovered_handlers()
+        .app(APP)
+        .connect()
+        .await?;
+    let names = (0..queues)
+        .map(|n| QueueName::new(&format!("bench_broadcast_{n}")))
+        .collect::<ezq::Result<Vec<_>>>()?;
+
     let subscriptions = ezq.subscriptions()?;
     subscriptions.remove_app(APP).await?;
     for queue in &names {
@@ -76,6 +80,7 @@ async fn run(
         subscriptions.add(queue, Payload::TYPE).await?;
     }
     let plain = Mutex::new(database.connect().await?);
+
     let pairs = Pairs::measure(
         case.name,
         options.pairs(),
@@ -89,6 +94,7 @@ async fn run(
     }
     subscriptions.remove_app(APP).await?;
     ezq.close().await;
+
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
     settings.insert("queues".into(), json!(queues));
@@ -105,6 +111,7 @@ async fn run(
 
 async fn broadcast(ezq: &Ezq, queues: &[QueueName], events: usize) -> Result<Run> {
     empty(ezq, queues).await?;
+
     let began = Instant::now();
     for n in 0..events {
         let sent = ezq.broadcast(&Payload::new(n)).await?;
@@ -123,19 +130,22 @@ async fn insert(
     events: usize,
 ) -> Result<Run> {
     empty(ezq, queues).await?;
-    let copy = |queue: &QueueName| {
-        format!(
-            "{queue} as (insert into pgmq.q_{queue} (vt, message)
+    let copies: Vec<String> = queues
+        .iter()
+        .map(|queue| {
+            format!(
+                "{queue} as (insert into pgmq.q_{queue} (vt, message)
              values (clock_timestamp(), ($1::text)::jsonb) returning msg_id)"
-        )
-    };
-    let copies: Vec<String> = queues.iter().map(copy).collect();
+            )
+        })
+        .collect();
     let ids: Vec<String> = queues
         .iter()
         .map(|queue| format!("select msg_id from {queue}"))
         .collect();
     let sql = format!("with {} {}", copies.join(", "), ids.join(" union all "));
     let mut connection = plain.lock().await;
+
     let began = Instant::now();
     let mut bodies = Bodies::default();
     for n in 0..events {

@@ -48,6 +48,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         sessions.push(database.connect().await?);
     }
     let sessions = Mutex::new(sessions);
+
     let pairs = Pairs::measure(
         CASE.name,
         options.pairs(),
@@ -60,6 +61,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         "drop table {NAME}; select pgmq.drop_queue('{NAME}')"
     )))
     .await?;
+
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(each * SESSIONS));
     settings.insert("sessions".into(), json!(SESSIONS));
@@ -104,6 +106,7 @@ async fn insert(
     own.execute(AssertSqlSafe(empty)).await?;
 
     let mut sessions = sessions.lock().await;
+
     let began = Instant::now();
     let mut tasks = JoinSet::new();
     for mut session in sessions.drain(..) {

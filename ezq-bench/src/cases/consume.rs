@@ -43,14 +43,16 @@ pub(super) async fn run(
     let template = Template::plain(&application.ezq, case.name, events).await?;
     let plain = Mutex::new(database.connect().await?);
 
-    let job = |n| Job {
-        retention,
-        ..Job::new(case.name, "ezq", n)
-    };
     let pairs = Pairs::measure(
         case.name,
         options.pairs(),
-        |n| application.work_off(&template, job(n)),
+        |n| {
+            let job = Job {
+                retention,
+                ..Job::new(case.name, "ezq", n)
+            };
+            application.work_off(&template, job)
+        },
         |n| read_and_remove(&application.ezq, &plain, &template, n, retention),
     )
     .await?;

@@ -38,7 +38,7 @@ const ROWS: Rows = Rows("bench_batch_rows");
 const INSERT: &str = "insert into bench_batch_rows (n) select unnest($1::bigint[])";
 
 fn handler(counter: Arc<AtomicU64>) -> Handler {
-    let handler = move |batch: Batch<Payload>, mut tx: Tx| {
+    Handler::on_batch("insert", move |batch: Batch<Payload>, mut tx: Tx| {
         let counter = Arc::clone(&counter);
         async move {
             let numbers: Vec<i64> = batch.events().map(Payload::number).collect();
@@ -46,8 +46,8 @@ fn handler(counter: Arc<AtomicU64>) -> Handler {
             counter.fetch_add(batch.len() as u64, Ordering::Relaxed);
             Ok::<(), HandlerError>(())
         }
-    };
-    Handler::on_batch("insert", handler).batch_size(BATCH)
+    })
+    .batch_size(BATCH)
 }
 
 async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
@@ -55,21 +55,25 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(&application.ezq, CASE.name, events).await?;
     let plain = Mutex::new(database.connect().await?);
-    let (app, template_of_run, connection) = (&application, &template, &plain);
+    // The closures run many times, so they move references.
+    let app = &application;
+    let events_of_run = &template;
+    let connection = &plain;
+
     let pairs = Pairs::measure(
         CASE.name,
         options.pairs(),
         |n| async move {
             ROWS.create(&app.ezq).await?;
             let run = app
-                .work_off(template_of_run, Job::new(CASE.name, "ezq", n))
+                .work_off(events_of_run, Job::new(CASE.name, "ezq", n))
                 .await?;
             ROWS.check_and_drop(&app.ezq, run.events).await?;
             Ok(run)
         },
         |n| async move {
             ROWS.create(&app.ezq).await?;
-            let run = claim_delete_insert(&app.ezq, connection, template_of_run, n).await?;
+            let run = claim_delete_insert(&app.ezq, connection, events_of_run, n).await?;
             ROWS.check_and_drop(&app.ezq, run.events).await?;
             Ok(run)
         },
@@ -122,6 +126,7 @@ async fn claim_delete_insert(
         tx.commit().await?;
     }
     let took = started.elapsed();
+
     drop_queue(ezq, &queue, 0).await?;
     Ok(Run {
         events: template.due,

@@ -35,6 +35,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         .add(ezq, (0..events).map(Payload::new), false)
         .await?;
     let plain = Template::plain(ezq, CASE.name, events).await?;
+
     let pairs = Pairs::measure(
         CASE.name,
         options.pairs(),
@@ -45,6 +46,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
 
     let later = delayed.later;
     delayed.drop(ezq).await?;
+
     let mut settings = application.close(database, plain).await?;
     settings.insert("delayed".into(), json!(later));
     Ok(vec![Outcome::of(

@@ -54,21 +54,24 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(&application.ezq, CASE.name, events).await?;
     let connections = application.ezq.pool().options().get_max_connections();
-    let (app, template_of_run) = (&application, &template);
+    // The closures run many times, so they move references.
+    let app = &application;
+    let events_of_run = &template;
+
     let pairs = Pairs::measure(
         CASE.name,
         options.pairs(),
         |n| async move {
             ROWS.create(&app.ezq).await?;
             let run = app
-                .work_off(template_of_run, Job::new(CASE.name, "ezq", n))
+                .work_off(events_of_run, Job::new(CASE.name, "ezq", n))
                 .await?;
             ROWS.check_and_drop(&app.ezq, run.events).await?;
             Ok(run)
         },
         |n| async move {
             ROWS.create(&app.ezq).await?;
-            let run = plain(&app.ezq, database, template_of_run, connections, n).await?;
+            let run = plain(&app.ezq, database, events_of_run, connections, n).await?;
             ROWS.check_and_drop(&app.ezq, run.events).await?;
             Ok(run)
         },
@@ -111,6 +114,7 @@ async fn plain(
         handled += worker.await??;
     }
     let took = started.elapsed();
+
     check(
         "the number of messages that were deleted",
         handled,

@@ -1,10 +1,10 @@
-//! `dispatch`: what ezq itself does for an event, from the body that an engine hands out to the
-//! settlement that it gets: read the envelope, find the handler, run it, say what became of it. The
-//! engine hands out the same body again and again and keeps nothing.
+//! `dispatch`: the cost of ezq itself for an event, from the body that an engine hands out to the
+//! settlement that it gets. ezq reads the envelope, finds the handler, runs it and settles. The engine
+//! hands out the same body again and again and keeps nothing.
 //!
-//! The reference reads the same JSON and calls a function. Where `valgrind` is installed,
-//! instructions are counted, as the difference between a short and a long run, which leaves out what
-//! a start costs; otherwise time is measured.
+//! The reference reads the same JSON and calls a function. Where `valgrind` is installed, instructions
+//! are counted, as the difference between a long and a short run, which leaves out the cost of a start.
+//! Otherwise time is measured.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,7 +28,7 @@ use crate::check::check;
 use crate::children::Child;
 use crate::database::Database;
 use crate::options::Options;
-use crate::outcome::{Figures, Outcome};
+use crate::outcome::{Figures, Measure, Outcome};
 use crate::pairs::Pairs;
 use crate::payload::Payload;
 use crate::progress::bar;
@@ -43,32 +43,26 @@ pub(super) const CASE: Case = Case {
 };
 
 const EVENTS: usize = 20_000;
-/// Events of the shorter run, which is taken off the longer.
+/// The events of the short run, whose cost is subtracted from the long run's.
 const SHORT: usize = 1000;
 const REPETITIONS: usize = 3;
 
 async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let events = options.events.unwrap_or(EVENTS);
+    // Valgrind counts instructions, where it is installed.
     let counts = Child::under("valgrind", &["--version".to_owned()], "").is_ok();
     let repetitions = options.repetitions(REPETITIONS);
+
     let bar = bar(CASE.name, repetitions)?;
     let mut pairs = Pairs::default();
     for _ in 0..repetitions {
-        let (ezq, plain) = if counts {
-            (
-                instructions("ezq", events).await?,
-                instructions("plain", events).await?,
-            )
-        } else {
-            (
-                nanoseconds("ezq", events).await?,
-                nanoseconds("plain", events).await?,
-            )
-        };
+        let ezq = cost("ezq", events, counts).await?;
+        let plain = cost("plain", events, counts).await?;
         pairs.push(ezq, plain);
         bar.inc(1);
     }
     bar.finish_and_clear();
+
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
     settings.insert("concurrency".into(), json!(CONCURRENCY));
@@ -76,23 +70,25 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         "counted_by".into(),
         json!(if counts { "callgrind" } else { "time" }),
     );
-    let case = Case {
+    let measure = Measure {
         unit: if counts { CASE.unit } else { "ns" },
-        ..CASE
+        ..CASE.measure()
     };
-    Ok(vec![Outcome::of(
-        case.measure(),
-        Figures::Pairs(pairs),
-        settings,
-    )])
+    Ok(vec![Outcome::of(measure, Figures::Pairs(pairs), settings)])
 }
 
-/// Instructions an event, of a process of its own.
+async fn cost(side: &str, events: usize, counts: bool) -> Result<f64> {
+    if counts {
+        instructions(side, events).await
+    } else {
+        nanoseconds(side, events).await
+    }
+}
+
+/// The instructions for an event, in a process of its own.
 async fn instructions(side: &str, events: usize) -> Result<f64> {
-    let (short, long) = (
-        counted(side, SHORT).await?,
-        counted(side, SHORT + events).await?,
-    );
+    let short = counted(side, SHORT).await?;
+    let long = counted(side, SHORT + events).await?;
     Ok((long as f64 - short as f64) / events as f64)
 }
 
@@ -104,6 +100,7 @@ async fn counted(side: &str, events: usize) -> Result<u64> {
     child.end().await?;
     let profile = tokio::fs::read_to_string(&file).await?;
     tokio::fs::remove_file(&file).await?;
+
     let total = profile
         .lines()
         .find_map(|line| line.strip_prefix("totals: "));
@@ -119,7 +116,7 @@ async fn nanoseconds(side: &str, events: usize) -> Result<f64> {
     Ok(started.elapsed().as_nanos() as f64 / events as f64)
 }
 
-/// The process that is counted.
+/// The child process whose instructions are counted.
 pub(crate) async fn work(side: &str, events: &str) -> Result<()> {
     nanoseconds(side, events.parse()?).await?;
     Ok(())
@@ -141,6 +138,7 @@ async fn dispatch(events: usize) -> Result<()> {
         counter.fetch_add(std::hint::black_box(event.n) as u64, Ordering::Relaxed);
         std::future::ready(())
     });
+
     let feed = Feed {
         body: Bodies::default().next(&Payload::new(7))?,
         left: AtomicUsize::new(events),
@@ -151,6 +149,7 @@ async fn dispatch(events: usize) -> Result<()> {
         .without_discovered_handlers()
         .register(handler)
         .build(feed)?;
+
     let report = app
         .consumer()
         .concurrency(CONCURRENCY)
@@ -170,7 +169,7 @@ async fn dispatch(events: usize) -> Result<()> {
     check("the sum", handled.load(Ordering::Relaxed), 7 * events)
 }
 
-/// An engine that hands out one body as often as it is told, and keeps nothing.
+/// An engine that hands out one body `left` times and keeps nothing.
 struct Feed {
     body: String,
     left: AtomicUsize,
@@ -196,14 +195,12 @@ impl Engine for Feed {
         let count = left.min(request.max);
         self.left.store(left - count, Ordering::Relaxed);
         let now = Utc::now();
-        let delivery = |n: usize| {
+        let deliveries = (left - count..left).map(|n| {
             let id = MessageId::Number(i64::try_from(n).unwrap_or(i64::MAX));
-            let (queue, body) = (request.queue.clone(), self.body.clone());
-            let headers = Headers::new();
             let message = Outgoing {
-                queue,
-                body,
-                headers,
+                queue: request.queue.clone(),
+                body: self.body.clone(),
+                headers: Headers::new(),
                 due: Due::Now,
                 dedupe: None,
             };
@@ -211,10 +208,10 @@ impl Engine for Feed {
                 deliveries: 1,
                 ..Delivery::stored(id, message, now)
             }
-        };
-        let deliveries = (left - count..left).map(delivery).collect();
+        });
+
         Ok(Leased {
-            deliveries,
+            deliveries: deliveries.collect(),
             next_due: None,
             is_held_up: false,
         })

@@ -17,7 +17,7 @@ use crate::case::Case;
 use crate::check::check;
 use crate::database::Database;
 use crate::options::Options;
-use crate::outcome::{Figures, Outcome};
+use crate::outcome::{Figures, Measure, Outcome};
 use crate::payload::Payload;
 use crate::progress::bar;
 use crate::queues::{Template, drop_queue};
@@ -60,13 +60,15 @@ async fn queued(options: &Options, database: &Database) -> Result<Vec<Outcome>> 
     let application = Application::counting(database.url()).await?;
     let ezq = &application.ezq;
     let mut template = Template::create(ezq, QUEUED.name).await?;
+
     let bar = bar(QUEUED.name, sizes.len() * repetitions)?;
     let mut points = Vec::new();
     for size in sizes {
         template
             .add(ezq, (template.due..size).map(Payload::new), false)
             .await?;
-        let (mut rates, mut claims) = (Vec::new(), Vec::new());
+        let mut rates = Vec::new();
+        let mut claims = Vec::new();
         for n in 0..repetitions {
             claims.push(claim(ezq, &template, n).await?);
             let job = Job::new(QUEUED.name, &size.to_string(), n);
@@ -76,18 +78,16 @@ async fn queued(options: &Options, database: &Database) -> Result<Vec<Outcome>> 
         points.push((size, rates, claims));
     }
     bar.finish_and_clear();
+
     let mut settings = application.close(database, template).await?;
     settings.remove("events");
     let outcomes = points.into_iter().flat_map(|(size, rates, claims)| {
-        let (own, case) = (
-            settings.clone(),
-            Case {
-                unit: "us",
-                ..QUEUED
-            },
-        );
-        let claims = Outcome::of(case.measure(), Figures::Alone(claims), own)
-            .part("grow_queued_claim", None);
+        let claim = Measure {
+            name: "grow_queued_claim",
+            unit: "us",
+            target: None,
+        };
+        let claims = Outcome::of(claim, Figures::Alone(claims), settings.clone());
         let rates = Outcome::of(QUEUED.measure(), Figures::Alone(rates), settings.clone());
         [rates.at("queued", size), claims.at("queued", size)]
     });
@@ -101,23 +101,24 @@ async fn claim(ezq: &Ezq, template: &Template, n: usize) -> Result<f64> {
     ezq.pgmq().ensure_queue(&queue).await?;
     template.copy(ezq, &name).await?;
     let lease = || {
-        let ttl = Duration::from_secs(600);
         ezq.pgmq().lease(LeaseRequest {
             queue: queue.clone(),
             max: CLAIM,
-            ttl,
+            ttl: Duration::from_secs(600),
             keys: CLAIM,
             before: None,
             after: None,
         })
     };
-    // The first one plans the statement.
+    // The first claim plans the statement, and is not measured.
     let mut claimed = lease().await?.deliveries.len();
+
     let started = Instant::now();
     for _ in 1..CLAIMS {
         claimed += lease().await?.deliveries.len();
     }
     let took = started.elapsed();
+
     check(
         "the number of messages claimed",
         claimed as u64,
@@ -133,6 +134,7 @@ async fn handlers(options: &Options, database: &Database) -> Result<Vec<Outcome>
     let events = options.events.unwrap_or(10_000);
     let repetitions = options.repetitions(REPETITIONS);
     let counts = [1, 4, 16, 64, 256];
+
     let bar = bar(HANDLERS.name, counts.len() * repetitions)?;
     let mut outcomes = Vec::new();
     for count in counts {
@@ -152,6 +154,7 @@ async fn handlers(options: &Options, database: &Database) -> Result<Vec<Outcome>
             ezq: builder.connect().await?,
             handled,
         };
+
         let template = Template::plain(&application.ezq, HANDLERS.name, events).await?;
         let mut rates = Vec::new();
         for n in 0..repetitions {
@@ -159,6 +162,7 @@ async fn handlers(options: &Options, database: &Database) -> Result<Vec<Outcome>
             rates.push(application.work_off_by(&template, job, count).await?.rate());
             bar.inc(1);
         }
+
         let settings = application.close(database, template).await?;
         let outcome = Outcome::of(HANDLERS.measure(), Figures::Alone(rates), settings);
         outcomes.push(outcome.at("handlers", count));
@@ -171,6 +175,7 @@ async fn queues(options: &Options, database: &Database) -> Result<Vec<Outcome>> 
     let events = options.events.unwrap_or(50_000);
     let repetitions = options.repetitions(REPETITIONS);
     let counts = [1, 2, 5, 10, 20, 50];
+
     let bar = bar(QUEUES.name, counts.len() * repetitions)?;
     let application = Application::counting(database.url()).await?;
     let mut outcomes = Vec::new();
@@ -182,6 +187,7 @@ async fn queues(options: &Options, database: &Database) -> Result<Vec<Outcome>> 
             rates.push(work_off_all(&application, &template, count, n).await?);
             bar.inc(1);
         }
+
         let mut settings = database.settings().await?;
         settings.insert("events".into(), json!(each * count));
         settings.insert("concurrency".into(), json!(CONCURRENCY));
@@ -190,11 +196,12 @@ async fn queues(options: &Options, database: &Database) -> Result<Vec<Outcome>> 
         outcomes.push(outcome.at("queues", count));
     }
     bar.finish_and_clear();
+
     application.ezq.close().await;
     Ok(outcomes)
 }
 
-/// Works off so many queues at once; events a second of all together.
+/// Works off several queues at once. Returns the events a second of all together.
 async fn work_off_all(
     application: &Application,
     template: &Template,
@@ -209,6 +216,7 @@ async fn work_off_all(
         template.copy(ezq, queue.as_str()).await?;
         queues.push(queue);
     }
+
     let started = Instant::now();
     let consumers: Vec<_> = queues
         .iter()
@@ -225,6 +233,7 @@ async fn work_off_all(
         check("the number of events of a queue", handled, template.due)?;
     }
     let took = started.elapsed();
+
     for queue in queues {
         drop_queue(ezq, queue.as_str(), 0).await?;
         drop_queue(ezq, &queue.dead_letters(), 0).await?;

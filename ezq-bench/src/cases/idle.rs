@@ -1,7 +1,7 @@
-//! `idle`: how many statements a consumer sends that has nothing to do, and is woken when there is.
+//! `idle`: how many statements a consumer sends while it has nothing to do. It is woken by events.
 //!
-//! `pg_stat_statements` counts them, on a server of its own, where nothing else runs; the statement
-//! that asks is left out.
+//! `pg_stat_statements` counts the statements, on a server on which nothing else runs. The statement
+//! that reads the count is left out.
 
 use std::time::{Duration, Instant};
 
@@ -40,9 +40,11 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
     query("create extension pg_stat_statements")
         .execute(&mut observer)
         .await?;
+
     let application = Application::counting(&server.url()).await?;
     let other = Application::counting(&server.url()).await?;
     let consumer = application.ezq.consumer().queue(QUEUE).spawn();
+
     let mut published = 0;
     let mut wake = async || -> Result<()> {
         other.ezq.publish(&Payload::new(0)).queue(QUEUE).await?;
@@ -57,23 +59,24 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
         Ok(())
     };
     wake().await?;
-    // What it learns after an event, and the first, shorter pauses between its looks.
+    // After an event the consumer polls at shorter intervals for a while. That is over by then.
     tokio::time::sleep(WINDOW).await;
 
     let repetitions = options.pairs();
+
     let bar = bar(CASE.name, repetitions)?;
     let mut rates = Vec::new();
     for _ in 0..repetitions {
-        let (before, started) = (statements(&mut observer).await?, Instant::now());
+        let before = statements(&mut observer).await?;
+        let started = Instant::now();
         tokio::time::sleep(WINDOW).await;
-        let (after, seconds) = (
-            statements(&mut observer).await?,
-            started.elapsed().as_secs_f64(),
-        );
+        let after = statements(&mut observer).await?;
+        let seconds = started.elapsed().as_secs_f64();
         rates.push((after - before) as f64 / seconds);
         bar.inc(1);
     }
     bar.finish_and_clear();
+
     wake().await?;
     consumer.stop();
     check(
@@ -81,8 +84,10 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
         consumer.wait().await?.counts.handled,
         2,
     )?;
+
     application.ezq.close().await;
     other.ezq.close().await;
+
     let mut settings = Database::open(Some(&server.url()))
         .await?
         .settings()

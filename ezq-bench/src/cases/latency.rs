@@ -1,10 +1,10 @@
-//! `latency`: from the call that publishes an event to the start of its handler, on an idle consumer
-//! that does not poll. Publisher and consumer are two applications, so each event takes the way
+//! `latency`: the time from the call that publishes an event to the start of its handler, on an idle
+//! consumer that does not poll. Publisher and consumer are two applications, so that each event goes
 //! through Postgres.
 //!
-//! The reference is what no queue on Postgres can do without: `pg_notify` on one connection, its
-//! arrival at a listener on another, and one `pgmq.read`. Both go on at once, 20 times a second each,
-//! in turn.
+//! The reference is what every queue on Postgres needs: `pg_notify` on one connection, its arrival at a
+//! listener on another, and one `pgmq.read`. Both run at the same time, 20 times a second each, and
+//! alternate.
 
 use std::time::{Duration, Instant};
 
@@ -35,47 +35,42 @@ pub(super) const CASE: Case = Case {
     run: |options, database| Box::pin(run(options, database)),
 };
 
-/// Of one repetition.
+/// The events of one repetition.
 const EVENTS: usize = 200;
 const PERIOD: Duration = Duration::from_millis(50);
 const NEVER: Duration = Duration::from_secs(3600);
 const QUEUE: &str = "bench_latency";
 const PLAIN: &str = "bench_latency_plain";
 
-/// When each event's handler started.
+/// The numbers of events, and when their handlers started.
 type Started = mpsc::UnboundedReceiver<(usize, Instant)>;
 
 async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let url = database.url();
     let publisher = Ezq::builder()
         .database_url(url)
-        .without_discovered_handlers();
-    let publisher = publisher.connect().await?;
+        .without_discovered_handlers()
+        .connect()
+        .await?;
+
     let (start, mut started) = mpsc::unbounded_channel();
-    let handler = Handler::on("noop", move |event: Payload| {
-        // Nobody hears of it any more once the case has failed.
-        let _ = start.send((event.n, Instant::now()));
-        std::future::ready(())
-    });
-    let never = |config: &mut ezq::Config| {
-        config.poll_min = Some(NEVER);
-        config.poll_max = Some(NEVER);
-    };
-    let builder = Ezq::builder()
-        .database_url(url)
-        .without_discovered_handlers();
-    let ezq = builder.configure(never).register(handler).connect().await?;
+    let ezq = without_polling(url, start).await?;
     let consumer = ezq.consumer().queue(QUEUE).spawn();
     let mut reference = Reference::open(&publisher, database).await?;
 
     let events = options.events.unwrap_or(EVENTS);
     let repetitions = options.pairs();
+
     let bar = bar(CASE.name, repetitions + 1)?;
-    let (mut middle, mut tail) = (Pairs::default(), Pairs::default());
+    let mut middle = Pairs::default();
+    let mut tail = Pairs::default();
     for n in 0..=repetitions {
-        let own = publish(&publisher, &mut started, events);
-        let (own, plain) = tokio::join!(own, reference.measure(events));
-        let (own, plain) = (own?, plain?);
+        let measured = tokio::join!(
+            publish(&publisher, &mut started, events),
+            reference.measure(events),
+        );
+        let own = measured.0?;
+        let plain = measured.1?;
         if n > 0 {
             middle.push(percentile(&own, 50), percentile(&plain, 50));
             tail.push(percentile(&own, 99), percentile(&plain, 99));
@@ -92,10 +87,12 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         events * (repetitions + 1),
     )?;
     ezq.close().await;
+
     drop_queue(&publisher, QUEUE, 0).await?;
     drop_queue(&publisher, &QueueName::new(QUEUE)?.dead_letters(), 0).await?;
     drop_queue(&publisher, PLAIN, 1).await?;
     publisher.close().await;
+
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
     settings.insert("events_per_s".into(), json!(1000 / PERIOD.as_millis()));
@@ -109,7 +106,26 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     ])
 }
 
-/// Publishes one event a period, whatever became of the one before; the milliseconds of each.
+/// An application that tells when its handler starts, and that only notifications wake.
+async fn without_polling(url: &str, start: mpsc::UnboundedSender<(usize, Instant)>) -> Result<Ezq> {
+    let handler = Handler::on("noop", move |event: Payload| {
+        // The receiver is gone once the case has failed.
+        let _ = start.send((event.n, Instant::now()));
+        std::future::ready(())
+    });
+    Ok(Ezq::builder()
+        .database_url(url)
+        .without_discovered_handlers()
+        .configure(|config| {
+            config.poll_min = Some(NEVER);
+            config.poll_max = Some(NEVER);
+        })
+        .register(handler)
+        .connect()
+        .await?)
+}
+
+/// Publishes one event a period, without waiting for the one before. Returns the milliseconds of each.
 async fn publish(ezq: &Ezq, started: &mut Started, events: usize) -> Result<Vec<f64>> {
     let mut ticks = interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
     let mut sent = Vec::with_capacity(events);
@@ -118,6 +134,7 @@ async fn publish(ezq: &Ezq, started: &mut Started, events: usize) -> Result<Vec<
         sent.push(Instant::now());
         ezq.publish(&Payload::new(n)).queue(QUEUE).await?;
     }
+
     let mut times = Vec::with_capacity(events);
     while times.len() < events {
         let next = timeout(Duration::from_secs(60), started.recv()).await;
@@ -130,7 +147,7 @@ async fn publish(ezq: &Ezq, started: &mut Started, events: usize) -> Result<Vec<
     Ok(times)
 }
 
-/// What it is measured against.
+/// The connections of the reference.
 struct Reference {
     listener: PgListener,
     notifier: PgConnection,
@@ -146,20 +163,22 @@ impl Reference {
             .await?;
         let mut listener = PgListener::connect(database.url()).await?;
         listener.listen(PLAIN).await?;
-        let (notifier, reader) = (database.connect().await?, database.connect().await?);
+
         Ok(Self {
             listener,
-            notifier,
-            reader,
+            notifier: database.connect().await?,
+            reader: database.connect().await?,
         })
     }
 
-    /// The milliseconds of so many rounds, half a period after the events.
+    /// The milliseconds of each round. Rounds begin half a period after the events, so that the two do
+    /// not disturb each other.
     async fn measure(&mut self, rounds: usize) -> Result<Vec<f64>> {
         let first = tokio::time::Instant::now() + PERIOD + PERIOD / 2;
         let mut ticks = interval_at(first, PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut times = Vec::with_capacity(rounds);
+
         for _ in 0..rounds {
             ticks.tick().await;
             let sent = Instant::now();
@@ -168,7 +187,7 @@ impl Reference {
                 .execute(&mut self.notifier)
                 .await?;
             self.listener.recv().await?;
-            // For no time, so that the message is there again for the next round.
+            // A visibility timeout of 0 leaves the message readable for the next round.
             let found: Vec<i64> = query_scalar("select msg_id from pgmq.read($1, 0, 1)")
                 .bind(PLAIN)
                 .fetch_all(&mut self.reader)

@@ -1,5 +1,5 @@
-//! `memory`: what a consuming process occupies while it works off a backlog: its resident size at a
-//! tenth of the backlog, at its end, and at most. The process does nothing else.
+//! `memory`: the resident size of a process that does nothing but work off a backlog: at a tenth of the
+//! backlog, at its end, and at most.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -35,16 +35,20 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(ezq, CASE.name, events).await?;
     let repetitions = options.repetitions(REPETITIONS);
+
     let bar = bar(CASE.name, repetitions)?;
-    let (mut grown, mut most) = (Vec::new(), Vec::new());
+    let mut grown = Vec::new();
+    let mut most = Vec::new();
     for n in 0..repetitions {
         let name = format!("bench_memory_{n}");
         let queue = QueueName::new(&name)?;
         ezq.pgmq().ensure_queue(&queue).await?;
         template.copy(ezq, &name).await?;
+
         let mut child = Child::start(&format!("memory {queue} {events}"), database.url())?;
         let answer = child.answer().await?;
         child.end().await?;
+
         let numbers: Vec<u64> = answer
             .split(' ')
             .map(|word| Ok(word.parse()?))
@@ -57,6 +61,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
             handled,
             events,
         )?;
+
         grown.push((end as f64 - tenth as f64) / 1024.0);
         most.push(highest as f64 / 1024.0);
         drop_queue(ezq, &name, 0).await?;
@@ -64,6 +69,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+
     let settings = application.close(database, template).await?;
     let part = |name, values, most| {
         Outcome::of(CASE.measure(), Figures::Alone(values), settings.clone())
@@ -75,7 +81,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     ])
 }
 
-/// The process: it works the queue off, and prints what it handled and its sizes in kB.
+/// The child process: it works the queue off, and prints the number of events and its sizes in kB.
 pub(crate) async fn work(url: &str, queue: &str, events: &str) -> Result<()> {
     let Application { ezq, handled } = Application::counting(url).await?;
     let tenth = events.parse::<u64>()? / 10;
@@ -85,7 +91,9 @@ pub(crate) async fn work(url: &str, queue: &str, events: &str) -> Result<()> {
         .concurrency(CONCURRENCY)
         .until_idle()
         .spawn();
-    let (mut at_tenth, mut most) = (None, 0);
+
+    let mut at_tenth = None;
+    let mut most = 0;
     while consumer.is_running() {
         let size = resident()?;
         most = most.max(size);
@@ -94,6 +102,7 @@ pub(crate) async fn work(url: &str, queue: &str, events: &str) -> Result<()> {
         }
         tokio::time::sleep(SAMPLE).await;
     }
+
     let end = resident()?;
     let handled = consumer.wait().await?.counts.handled;
     println!(

@@ -46,7 +46,7 @@ fn hot(n: usize) -> usize {
     }
 }
 
-/// The newest event of each key, and how many came before an earlier one of theirs.
+/// The newest event that was seen of each key, and the number of events that came too late.
 #[derive(Debug)]
 struct Order {
     newest: Vec<AtomicUsize>,
@@ -54,7 +54,7 @@ struct Order {
 }
 
 impl Order {
-    fn saw(&self, key: usize, n: usize) {
+    fn note(&self, key: usize, n: usize) {
         if self.newest[key].fetch_max(n + 1, Ordering::Relaxed) > n {
             self.wrong.fetch_add(1, Ordering::Relaxed);
         }
@@ -73,21 +73,21 @@ async fn run(
     database: &Database,
     key: fn(usize) -> usize,
 ) -> Result<Vec<Outcome>> {
-    let newest = (0..=KEYS).map(|_| AtomicUsize::new(0)).collect();
     let order = Arc::new(Order {
-        newest,
+        newest: (0..=KEYS).map(|_| AtomicUsize::new(0)).collect(),
         wrong: AtomicU64::new(0),
     });
     let seen = Arc::clone(&order);
-    let handler = move |counter: Arc<AtomicU64>| {
+    let ordered = Application::open(database.url(), |counter| {
         Handler::on("noop", move |event: Payload| {
-            seen.saw(key(event.n), event.n);
+            seen.note(key(event.n), event.n);
             counter.fetch_add(1, Ordering::Relaxed);
             std::future::ready(())
         })
-    };
-    let ordered = Application::open(database.url(), handler).await?;
+    })
+    .await?;
     let plain = Application::counting(database.url()).await?;
+
     let events = options.events.unwrap_or(EVENTS);
     let mut keyed = Template::create(&ordered.ezq, "keyed").await?;
     keyed
@@ -115,8 +115,10 @@ async fn run(
         order.wrong.load(Ordering::Relaxed),
         0,
     )?;
+
     keyed.drop(&ordered.ezq).await?;
     ordered.ezq.close().await;
+
     let mut settings = plain.close(database, template).await?;
     settings.insert("keys".into(), json!(KEYS));
     Ok(vec![Outcome::of(

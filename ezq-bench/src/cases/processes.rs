@@ -34,6 +34,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let ezq = &application.ezq;
     let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(ezq, CASE.name, events).await?;
+
     let pairs = Pairs::measure(
         CASE.name,
         options.pairs(),
@@ -63,8 +64,10 @@ async fn work_off(
     let queue = QueueName::new(&name)?;
     ezq.pgmq().ensure_queue(&queue).await?;
     template.copy(ezq, &name).await?;
-    let start = |_| Child::start(&format!("processes {queue}"), database.url());
-    let mut children: Vec<Child> = (0..processes).map(start).collect::<Result<_>>()?;
+    let mut children: Vec<Child> = (0..processes)
+        .map(|_| Child::start(&format!("processes {queue}"), database.url()))
+        .collect::<Result<_>>()?;
+    // Connecting is no part of what is measured.
     for child in &mut children {
         child.answer().await?;
     }
@@ -95,7 +98,7 @@ async fn work_off(
     })
 }
 
-/// One of the processes: it says when it is ready, and what it handled.
+/// One of the child processes: it prints when it is ready, and how many events it handled.
 pub(crate) async fn work(url: &str, queue: &str) -> Result<()> {
     let Application { ezq, handled } = Application::counting(url).await?;
     println!("ready");

@@ -46,10 +46,14 @@ async fn run(
     options: &Options,
     database: &Database,
 ) -> Result<Vec<Outcome>> {
-    let ezq = Ezq::builder().database_url(database.url());
-    let ezq = ezq.without_discovered_handlers().connect().await?;
+    let ezq = Ezq::builder()
+        .database_url(database.url())
+        .without_discovered_handlers()
+        .connect()
+        .await?;
     let plain = Mutex::new(database.connect().await?);
     let events = options.events.unwrap_or(events);
+
     let pairs = Pairs::measure(
         case.name,
         options.pairs(),
@@ -59,6 +63,7 @@ async fn run(
     .await?;
 
     ezq.close().await;
+
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
     settings.insert("batch".into(), json!(batch));
@@ -92,6 +97,7 @@ async fn publish(ezq: &Ezq, events: usize, batch: usize, n: usize) -> Result<Run
         ezq.publish_all(&batch).queue(&queue).await?;
     }
     let took = started.elapsed();
+
     drop_queue(ezq, &name, events).await?;
     drop_queue(ezq, &queue.dead_letters(), 0).await?;
     Ok(Run { events, took })
@@ -110,7 +116,8 @@ async fn send(
     let mut connection = connection.lock().await;
 
     let started = Instant::now();
-    let (mut bodies, mut sent) = (Bodies::default(), 0);
+    let mut bodies = Bodies::default();
+    let mut sent = 0;
     for first in (0..events).step_by(batch) {
         if batch == 1 {
             let body = bodies.next(&Payload::new(first))?;
@@ -133,6 +140,7 @@ async fn send(
         sent += ids.len() as u64;
     }
     let took = started.elapsed();
+
     check("the number of ids", sent, events)?;
     drop_queue(ezq, &queue, events).await?;
     Ok(Run { events, took })

@@ -42,9 +42,13 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
             .min_connections(POOL)
     };
     let plain = pool().connect(database.url()).await?;
-    let ezq = Ezq::builder().pool(pool().connect(database.url()).await?);
-    let ezq = ezq.without_discovered_handlers().connect().await?;
+    let ezq = Ezq::builder()
+        .pool(pool().connect(database.url()).await?)
+        .without_discovered_handlers()
+        .connect()
+        .await?;
     let each = options.events.unwrap_or(EVENTS).div_ceil(TASKS);
+
     let pairs = Pairs::measure(
         CASE.name,
         options.pairs(),
@@ -54,6 +58,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     .await?;
 
     ezq.close().await;
+
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(each * TASKS));
     settings.insert("tasks".into(), json!(TASKS));
@@ -72,8 +77,10 @@ async fn publish(ezq: &Ezq, each: usize, n: usize) -> Result<Run> {
     ezq.pgmq().ensure_queue(&queue).await?;
     ezq.purge(&queue).await?;
     checkpoint(ezq).await;
+
     let run = in_tasks(each, |numbers| {
-        let (ezq, queue) = (ezq.clone(), queue.clone());
+        let ezq = ezq.clone();
+        let queue = queue.clone();
         async move {
             for n in numbers {
                 ezq.publish(&Payload::new(n)).queue(&queue).await?;
@@ -91,8 +98,11 @@ async fn send(ezq: &Ezq, pool: &PgPool, each: usize, n: usize) -> Result<Run> {
     let queue = format!("bench_concurrent_plain_{n}");
     create(ezq, &queue).await?;
     checkpoint(ezq).await;
+
     let run = in_tasks(each, |numbers| {
-        let (pool, queue, mut bodies) = (pool.clone(), queue.clone(), Bodies::default());
+        let pool = pool.clone();
+        let queue = queue.clone();
+        let mut bodies = Bodies::default();
         async move {
             for n in numbers {
                 let _id: i64 = query_scalar("select pgmq.send($1, $2::text::jsonb)")
@@ -109,7 +119,7 @@ async fn send(ezq: &Ezq, pool: &PgPool, each: usize, n: usize) -> Result<Run> {
     Ok(run)
 }
 
-/// Has tasks do so many events each, and tells how long that took.
+/// Runs the tasks, each with its own range of events.
 async fn in_tasks<F>(each: usize, task: impl Fn(std::ops::Range<usize>) -> F) -> Result<Run>
 where
     F: Future<Output = Result<()>> + Send + 'static,

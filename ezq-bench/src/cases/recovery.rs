@@ -1,7 +1,5 @@
-//! `recovery`: how long it takes from `kill -9` of a worker until the 10 events that it was handling
-//! are done, by a consumer that stood idle beside it.
-//!
-//! The worker is a process of its own.
+//! `recovery`: the time from `kill -9` of a worker until the 10 events that it was handling are done, by
+//! a consumer that was idle beside it. The worker is a process of its own.
 
 use std::time::{Duration, Instant};
 
@@ -52,6 +50,7 @@ async fn run(
     lease_secs: u64,
 ) -> Result<Vec<Outcome>> {
     let repetitions = options.repetitions(REPETITIONS);
+
     let bar = bar(case.name, repetitions)?;
     let mut seconds = Vec::new();
     for n in 0..repetitions {
@@ -59,6 +58,7 @@ async fn run(
         bar.inc(1);
     }
     bar.finish_and_clear();
+
     let mut settings = database.settings().await?;
     settings.insert("lease_s".into(), json!(lease_secs));
     settings.insert("running".into(), json!(RUNNING));
@@ -76,22 +76,28 @@ async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {
     other.pgmq().ensure_queue(&queue).await?;
     let events: Vec<Held> = (0..RUNNING).map(|n| Held { n }).collect();
     other.publish_all(&events).queue(&queue).await?;
+
     let role = format!("recovery {queue} {}", lease.as_secs());
     let mut worker = Child::start(&role, database.url())?;
-    let held = format!("select count(*) = {RUNNING} from pgmq.q_{queue} where read_ct = 1");
-    let held = || query_scalar::<_, bool>(AssertSqlSafe(held.clone())).fetch_one(other.pool());
-    while !held().await? {
+    let are_held = format!("select count(*) = {RUNNING} from pgmq.q_{queue} where read_ct = 1");
+    while !query_scalar::<_, bool>(AssertSqlSafe(are_held.clone()))
+        .fetch_one(other.pool())
+        .await?
+    {
         worker.still_runs()?;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+
     let consumer = other
         .consumer()
         .queue(&queue)
         .concurrency(RUNNING)
         .lease(lease)
         .spawn();
-    // It looks once and finds nothing; and the worker's last renewal is a while ago, or not.
+    // The consumer looks once and finds nothing. The pause differs between repetitions, so that the
+    // worker is killed at different times after its last renewal of the leases.
     tokio::time::sleep(Duration::from_millis(500 + 137 * n as u64)).await;
+
     worker.kill()?;
     let killed = Instant::now();
     while consumer.counts().handled < RUNNING as u64 {
@@ -101,6 +107,7 @@ async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let took = killed.elapsed();
+
     consumer.stop();
     check(
         "the number of events taken over",
@@ -117,13 +124,15 @@ async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {
 
 async fn application(url: &str, takes: Duration) -> Result<Ezq> {
     let held = Handler::on("held", move |_: Held| tokio::time::sleep(takes)).timeout(None);
-    let builder = Ezq::builder()
+    Ok(Ezq::builder()
         .database_url(url)
-        .without_discovered_handlers();
-    Ok(builder.register(held).connect().await?)
+        .without_discovered_handlers()
+        .register(held)
+        .connect()
+        .await?)
 }
 
-/// The worker: it holds what it claims, until it is killed.
+/// The worker: it holds the events that it claims until it is killed.
 pub(crate) async fn work(url: &str, queue: &str, lease: &str) -> Result<()> {
     let ezq = application(url, Duration::MAX / 4).await?;
     let lease = Duration::from_secs(lease.parse()?);

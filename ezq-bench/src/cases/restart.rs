@@ -1,5 +1,6 @@
-//! `restart`: how long events stand still when the database's server is stopped as by a crash and
-//! started at once: from the order to stop it until an event that was published afterwards is
+//! `restart`: how long events stand still when the database server crashes and is started at once.
+//!
+//! It takes the time from the order to stop the server until an event that was published afterwards is
 //! handled, by a consumer that lived through it. The server is the case's own.
 
 use std::collections::HashSet;
@@ -54,13 +55,16 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
     let consumer = ezq.consumer().queue(QUEUE).spawn();
 
     let repetitions = options.pairs();
+
     let bar = bar(CASE.name, repetitions)?;
-    let (mut seconds, mut next) = (Vec::new(), 0);
+    let mut seconds = Vec::new();
+    let mut next = 0;
     for _ in 0..repetitions {
-        // Some are on their way when the server goes.
+        // Some of these are being handled when the server stops.
         let events: Vec<Payload> = (next..next + BEFORE).map(Payload::new).collect();
         next += BEFORE;
         ezq.publish_all(&events).queue(QUEUE).await?;
+
         let stopped = Instant::now();
         server.stop(true).await?;
         server.start_again().await?;
@@ -70,7 +74,9 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
         while !seen(next) {
             patient(stopped).await?;
         }
+
         seconds.push(stopped.elapsed().as_secs_f64());
+        // The next repetition begins with an empty queue.
         while count(&ezq, &format!("pgmq.q_{QUEUE}")).await? > 0 {
             patient(stopped).await?;
         }
@@ -78,14 +84,17 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+
     check(
         "the number of events handled",
         (0..next).filter(|n| seen(*n)).count() as u64,
         next,
     )?;
+
     consumer.stop();
     consumer.wait().await?;
     ezq.close().await;
+
     let mut settings = Database::open(Some(&server.url()))
         .await?
         .settings()

@@ -32,6 +32,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         concurrency,
         ..Job::new(CASE.name, side, n)
     };
+
     let pairs = Pairs::measure(
         CASE.name,
         options.pairs(),

@@ -1,4 +1,4 @@
-//! The ratios of ezq to its references as bars, with their spread and what they are to reach.
+//! Draws the ratios of ezq to its references as bars, with their spread and their targets.
 
 use crate::figures::{Figure, shown};
 use crate::svg::{Anchor, BAD, BLUE, GOOD, INK, PALE, Svg};
@@ -25,6 +25,7 @@ pub(crate) fn ratios(figures: &[Figure]) -> Option<String> {
         (low.min(value * 0.9), high.max(value * 1.1))
     });
     let place = |ratio: f64| LEFT + (WIDTH - LEFT - RIGHT) * (ratio / low).ln() / (high / low).ln();
+
     let bottom = TOP + ROW * rows.len() as f64;
     let mut svg = Svg::new(WIDTH, bottom + 40.0);
     svg.text(
@@ -33,6 +34,7 @@ pub(crate) fn ratios(figures: &[Figure]) -> Option<String> {
         Anchor::Start,
         "Events a second, ezq to its reference: median, least to most; the mark is what is to be reached",
     );
+
     for tick in TICKS.into_iter().filter(|tick| (low..=high).contains(tick)) {
         svg.line((place(tick), TOP - 8.0), (place(tick), bottom), PALE, 1.0);
         svg.text(
@@ -42,6 +44,7 @@ pub(crate) fn ratios(figures: &[Figure]) -> Option<String> {
             &tick.to_string(),
         );
     }
+
     for (index, (row, ratio)) in rows.iter().enumerate() {
         let y = TOP + ROW * index as f64;
         let middle = y + ROW / 2.0 - 3.0;
@@ -63,6 +66,8 @@ pub(crate) fn ratios(figures: &[Figure]) -> Option<String> {
             &shown(*ratio),
         );
     }
+
+    // The line at 1 lies over the bars.
     svg.line((place(1.0), TOP - 8.0), (place(1.0), bottom), INK, 1.0);
     (!rows.is_empty()).then(|| svg.finish())
 }

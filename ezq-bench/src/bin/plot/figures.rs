@@ -1,4 +1,4 @@
-//! The lines that the benchmarks print, read again.
+//! Reads the lines that the benchmarks print.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::Result;
 
-/// What one line says.
+/// One line.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Figure {
     pub(crate) case: String,
@@ -23,7 +23,7 @@ pub(crate) struct Figure {
     pub(crate) reached: Option<bool>,
     #[serde(default)]
     pub(crate) settings: BTreeMap<String, Value>,
-    /// Of a case that measures how something grows: the name of what grows, and how much there is.
+    /// In a case that measures how a cost grows: the name of what grows, and how much of it there is.
     #[serde(default)]
     pub(crate) point: BTreeMap<String, f64>,
 }
@@ -38,7 +38,7 @@ impl Figure {
     }
 }
 
-/// Reads lines, in their order; of several of one case and point the last stands.
+/// Reads the lines in their order. The last line of a case and point replaces the earlier ones.
 pub(crate) fn read(text: &str) -> Result<Vec<Figure>> {
     let mut figures: Vec<Figure> = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
@@ -59,7 +59,7 @@ pub(crate) fn read(text: &str) -> Result<Vec<Figure>> {
     }
 }
 
-/// As many digits as mean something.
+/// Rounds to the digits that mean something.
 pub(crate) fn shown(value: f64) -> String {
     match value.abs() {
         size if size >= 1000.0 => thousands(value),

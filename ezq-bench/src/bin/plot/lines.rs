@@ -1,4 +1,4 @@
-//! How cost grows, as one line for each case: medians, with their spread, over what grows.
+//! Draws how a cost grows, as one line for each case: medians with their spread, over what grows.
 
 use crate::figures::{Figure, shown};
 use crate::svg::{Anchor, BLUE, INK, PALE, Svg};
@@ -62,9 +62,12 @@ fn plot(figures: &[Figure], case: &str) -> Option<String> {
         svg.line((LEFT, y(value)), (WIDTH - RIGHT, y(value)), PALE, 1.0);
         svg.text(LEFT - 8.0, y(value) + 4.0, Anchor::End, &shown(value));
     }
-    for pair in points.windows(2) {
-        let place = |(figure, value): (&Figure, f64)| (x(value), y(figure.ezq));
-        svg.line(place(pair[0]), place(pair[1]), BLUE, 2.0);
+    let medians: Vec<(f64, f64)> = points
+        .iter()
+        .map(|(figure, value)| (x(*value), y(figure.ezq)))
+        .collect();
+    for ends in medians.windows(2) {
+        svg.line(ends[0], ends[1], BLUE, 2.0);
     }
     for (figure, value) in &points {
         svg.line(

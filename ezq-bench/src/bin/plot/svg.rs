@@ -8,7 +8,7 @@ pub(crate) const GOOD: &str = "#2f7d5b";
 pub(crate) const BAD: &str = "#b4562f";
 pub(crate) const BLUE: &str = "#2b6cb0";
 
-/// Where a text's place is.
+/// The part of a text that lies at its place.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Anchor {
     Start,
@@ -54,7 +54,8 @@ impl Svg {
 
     /// A box between two places, whichever comes first.
     pub(crate) fn bar(&mut self, x: (f64, f64), y: f64, height: f64, colour: &str) {
-        let (left, width) = (x.0.min(x.1), (x.1 - x.0).abs());
+        let left = x.0.min(x.1);
+        let width = (x.1 - x.0).abs();
         self.push(&format!(
             "<rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
              fill=\"{colour}\"/>"

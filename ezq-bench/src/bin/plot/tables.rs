@@ -1,4 +1,4 @@
-//! The figures as tables of a document, in place of what stands there between the marks.
+//! Writes the figures as tables into a document, in place of what stands between its two marks.
 
 use serde_json::Value;
 
@@ -15,13 +15,14 @@ pub(crate) fn replaced(document: &str, figures: &[Figure]) -> Result<String> {
     let (_, after) = rest.split_once(END).ok_or_else(missing)?;
     let (points, cases): (Vec<&Figure>, Vec<&Figure>) =
         figures.iter().partition(|figure| figure.point().is_some());
+
     let tables = [machine(figures), table(&cases), growth(&points)];
-    let tables: Vec<&str> = tables.iter().map(|table| table.trim_end()).collect();
-    let tables = tables.join("\n\n");
-    Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", tables.trim()))
+    let trimmed: Vec<&str> = tables.iter().map(|table| table.trim_end()).collect();
+    let text = trimmed.join("\n\n");
+    Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", text.trim()))
 }
 
-/// Where the newest line was measured.
+/// The machine on which the newest line was measured.
 fn machine(figures: &[Figure]) -> String {
     let setting = |name: &str| {
         let value = figures.last().and_then(|figure| figure.settings.get(name));
@@ -50,6 +51,7 @@ fn table(figures: &[&Figure]) -> String {
         "| case | ezq | reference | unit | ratio | least to most | to reach | reached | events | repetitions |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",
     );
+
     for figure in figures {
         let Figure {
             case,
@@ -92,6 +94,7 @@ fn growth(figures: &[&Figure]) -> String {
     let mut text = String::from(
         "| case | of what | how many | ezq | least to most | unit |\n|---|---|---|---|---|---|\n",
     );
+
     for figure in figures {
         let Some((name, value)) = figure.point() else {
             continue;
