@@ -9,6 +9,7 @@ use std::io::Write;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use tracing;
 use tracing::Level;
 use tracing::dispatcher::has_been_set;
 
@@ -45,11 +46,11 @@ macro_rules! __error {
 #[macro_export]
 macro_rules! __log {
     ($level:ident, $($what:tt)*) => {{
-        $crate::private::tracing::event!($crate::private::tracing::Level::$level, $($what)*);
-        if $crate::private::is_unheard() {
+        $crate::logging::tracing::event!($crate::logging::tracing::Level::$level, $($what)*);
+        if $crate::logging::is_unheard() {
             #[allow(unused_mut)]
             let mut fields = ::std::string::String::new();
-            let level = $crate::private::tracing::Level::$level;
+            let level = $crate::logging::tracing::Level::$level;
             $crate::__print!(level, fields, $($what)*);
         }
     }};
@@ -60,14 +61,14 @@ macro_rules! __log {
 #[macro_export]
 macro_rules! __print {
     ($level:ident, $fields:ident, $message:literal $($arguments:tt)*) => {
-        $crate::private::print($level, ::std::format_args!($message $($arguments)*), &$fields)
+        $crate::logging::print($level, ::std::format_args!($message $($arguments)*), &$fields)
     };
     ($level:ident, $fields:ident, $name:ident = % $value:expr, $($rest:tt)*) => {
-        $crate::private::add(&mut $fields, stringify!($name), &::std::format_args!("{}", $value));
+        $crate::logging::add(&mut $fields, stringify!($name), &::std::format_args!("{}", $value));
         $crate::__print!($level, $fields, $($rest)*)
     };
     ($level:ident, $fields:ident, $name:ident = ? $value:expr, $($rest:tt)*) => {
-        $crate::private::add(&mut $fields, stringify!($name), &$value);
+        $crate::logging::add(&mut $fields, stringify!($name), &$value);
         $crate::__print!($level, $fields, $($rest)*)
     };
     ($level:ident, $fields:ident, $name:ident = $value:expr, $($rest:tt)*) => {

@@ -7,11 +7,13 @@ pub use tracing;
 
 use crate::handler::batch::{Batch, BatchOutput, BatchResults, Unread};
 
-pub use crate::Result;
+pub use crate::delivery::received::Received;
+pub use crate::error::Result;
 pub use crate::event::envelope::Envelope;
+pub use crate::event::tick::Tick;
 pub use crate::event::{Event, EventDescriptor};
 pub use crate::handler::batch::{BatchCall, BatchFuture};
-pub use crate::handler::context::{Call, Received};
+pub use crate::handler::context::Call;
 pub use crate::handler::extract::Extract;
 pub use crate::handler::outcome::{HandlerError, HandlerOutput};
 pub use crate::handler::retry::Backoff;
@@ -20,7 +22,7 @@ pub use crate::logging::{add, is_unheard, print};
 pub use crate::publish::broadcast::warn_of_nobody;
 pub use crate::publish::publisher::Draft;
 pub use crate::runtime::check_runtime;
-pub use crate::schedule::{Missed, Schedule, Tick};
+pub use crate::schedule::{Missed, Schedule};
 pub use crate::{__error as error, __warn as warn};
 
 /// A handler that `#[on_event]` made from a function.

@@ -2,7 +2,7 @@
 
 use tokio::runtime::Handle;
 
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Checks that the caller is inside a tokio runtime, where tokio itself would panic.
 ///

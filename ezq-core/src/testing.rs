@@ -4,13 +4,18 @@
 //! leases run out and retries fall due.
 #![allow(clippy::panic)]
 
+use crate::event::envelope::Envelope;
 use std::ops::Deref;
 
+use crate::app::{App, AppBuilder};
 use crate::codec::codecs::Codecs;
 use crate::codec::wire::Origin;
-use crate::event::means;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, means};
 use crate::memory::{MemoryEngine, Published};
-use crate::{App, AppBuilder, Config, Error, ErrorKind, Event, QueueName, Report, Result};
+use crate::message::queue_name::QueueName;
+use crate::observe::report::Report;
 
 /// An application on an engine in memory, without the handlers found at link time and without the
 /// options of the environment.
@@ -143,7 +148,7 @@ impl Deref for TestApp {
     }
 }
 
-fn envelope(codecs: &Codecs, published: &Published) -> Option<crate::Envelope> {
+fn envelope(codecs: &Codecs, published: &Published) -> Option<Envelope> {
     let origin = Origin {
         queue: &published.message.queue,
         message_id: &published.id,

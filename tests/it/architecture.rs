@@ -75,6 +75,57 @@ fn crates_depend_downwards_only() {
     assert_eq!(seen.len(), allowed.len(), "{seen:?}");
 }
 
+/// The folders of a crate, and the modules beside them, from the bottom up: each may import from
+/// those before its own, and from itself.
+const CORE: [&str; 23] = [
+    "text", "error", "clock", "logging", "runtime", "message", "event", "codec", "engine",
+    "memory", "delivery", "observe", "publish", "schedule", "handler", "config", "private",
+    "dispatch", "shared", "consumer", "admin", "app", "testing",
+];
+
+/// What of `crate::` a line names first.
+fn imported(line: &str) -> impl Iterator<Item = &str> {
+    let names = line.split("crate::").skip(1);
+    names.map(|rest| {
+        let rest = rest.trim_start_matches('{');
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+        &rest[..end.unwrap_or(rest.len())]
+    })
+}
+
+#[test]
+fn folders_import_downwards_only() {
+    let source = Path::new(ROOT).join("ezq-core/src");
+    let mut found = Vec::new();
+    files(&source, ".rs", &mut found);
+    let mut arrows = 0;
+    for file in found {
+        let inside = file.strip_prefix(&source).unwrap();
+        let folder = inside.components().next().unwrap().as_os_str();
+        let folder = folder.to_str().unwrap().trim_end_matches(".rs");
+        if folder == "lib" || inside.ends_with("tests.rs") {
+            continue;
+        }
+        let layer = CORE.iter().position(|name| *name == folder);
+        let layer = layer.unwrap_or_else(|| panic!("the folder {folder} is new: give it a layer"));
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let lines = code.lines().map(str::trim);
+        for line in lines.filter(|line| !line.starts_with("//") && !line.contains("$crate")) {
+            for name in imported(line).filter(|name| !name.starts_with("__")) {
+                let allowed = &CORE[..=layer];
+                let place = file.display();
+                assert!(
+                    allowed.contains(&name),
+                    "{place} imports `crate::{name}`, which lies above"
+                );
+                arrows += 1;
+            }
+        }
+    }
+    assert!(arrows > 500, "only {arrows} imports were seen");
+}
+
 #[test]
 fn no_source_file_is_too_long() {
     for file in all(".rs") {

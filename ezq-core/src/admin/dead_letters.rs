@@ -9,7 +9,10 @@ use tokio::time::sleep;
 
 use crate::codec::wire::plain_type;
 use crate::engine::{DeadLetter, DeadLetters, MessageId};
-use crate::{Error, ErrorKind, HandlerName, QueueName, ReasonKind, Result, headers};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::headers;
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::{HandlerName, ReasonKind};
 
 /// How many dead letters one statement reads or moves at most.
 const PAGE: usize = 100;

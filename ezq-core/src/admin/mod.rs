@@ -1,5 +1,7 @@
 //! What operators look at and change.
 
 pub(crate) mod dead_letters;
-pub(crate) mod operating;
+pub(crate) mod health;
+pub(crate) mod history;
+pub(crate) mod schedules;
 pub(crate) mod subscriptions;

@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::app::inner::Inner;
 use crate::engine::{Broadcasts, EventParty, EventRole, QueueSubscription};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::is_control;
-use crate::{Error, ErrorKind, Handler, Pattern, QueueName, Result, Subscription};
+use crate::event::pattern::Pattern;
+use crate::handler::{Handler, Subscription};
+use crate::message::queue_name::QueueName;
+use crate::shared::Shared;
 
 /// The subscriptions of all applications that share a store;
 /// [`App::subscriptions`](crate::App::subscriptions).
@@ -17,7 +20,7 @@ use crate::{Error, ErrorKind, Handler, Pattern, QueueName, Result, Subscription}
 #[derive(Clone, Copy)]
 pub struct Subscriptions<'a> {
     store: &'a dyn Broadcasts,
-    inner: &'a Inner,
+    inner: &'a Shared,
 }
 
 /// A queue that would get a copy of an event.
@@ -46,7 +49,7 @@ pub struct EventParties {
 }
 
 impl<'a> Subscriptions<'a> {
-    pub(crate) fn new(inner: &'a Inner) -> Result<Self> {
+    pub(crate) fn new(inner: &'a Shared) -> Result<Self> {
         Ok(Self {
             store: inner.services.engines.broadcasts()?,
             inner,
@@ -228,7 +231,7 @@ impl std::fmt::Debug for Subscriptions<'_> {
     }
 }
 
-impl Inner {
+impl Shared {
     /// What the handlers of a queue ask for: the types they take, under every name. A catch-all
     /// takes what its patterns mean, or all; control events are published to the queue itself.
     pub(crate) fn patterns(&self, queue: &QueueName) -> Result<BTreeSet<Pattern>> {

@@ -1,38 +1,49 @@
 //! An application: an engine, handlers, state and configuration, checked once when it is built.
 
-pub(crate) mod inner;
+mod codecs;
+mod health;
+mod inline;
+mod notices;
+mod operating;
 pub(crate) mod reach;
+mod routing;
+mod schedules;
 
+use crate::dispatch::registry::types;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::admin::subscriptions::Subscriptions;
-use crate::app::inner::Inner;
 use crate::codec::codecs::Codecs;
+use crate::config::Config;
 use crate::consumer::Consumer;
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::registry::Registry;
 use crate::engine::{Engine, EventRole};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::attributes::check_type;
-use crate::handler::extract::States;
+use crate::event::envelope::Envelope;
+use crate::event::{End, Event};
+use crate::handler::Handler;
+use crate::message::queue_name::QueueName;
+use crate::message::retention::Retention;
 use crate::observe::notices::{Hook, Notices};
 use crate::private::{Discovered, HandlerDefinition, inventory};
 use crate::publish::all::PublishAll;
 use crate::publish::broadcast::Broadcast;
 use crate::publish::builder::Publish;
 use crate::publish::engines::Engines;
-use crate::publish::publisher::{Published, Publisher, Services};
+use crate::publish::publisher::{Published, Publisher};
 use crate::publish::routing::Routing;
+use crate::publish::services::{Services, States};
 use crate::schedule::{Plan, Plans};
-use crate::{
-    Config, End, Envelope, Error, ErrorKind, Event, Handler, QueueName, Result, Retention,
-};
+use crate::shared::Shared;
 
 /// An application: publishes events and makes consumers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct App {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<Shared>,
 }
 
 impl App {
@@ -365,7 +376,7 @@ impl AppBuilder {
             registry
                 .handlers()
                 .iter()
-                .map(|handler| handler.subscription()),
+                .flat_map(|handler| types(handler)),
         )?;
         let config = Arc::new(config);
         let services = Arc::new(Services {
@@ -387,7 +398,7 @@ impl AppBuilder {
         let schedules = Plans::new(self.schedules, &Publisher::new(Arc::clone(&services)))?;
         let dispatcher = Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config));
         let (parties, consumers) = (self.parties, Mutex::default());
-        let inner = Inner {
+        let inner = Shared {
             services,
             dispatcher,
             config,

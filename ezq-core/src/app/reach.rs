@@ -8,13 +8,14 @@
 
 use std::sync::Arc;
 
-use crate::app::inner::Inner;
 use crate::dispatch::registry::{read_from, takes, types};
-use crate::event::is_control;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{EventDescriptor, is_control};
 use crate::handler::Handler;
 use crate::logging::warn;
+use crate::message::queue_name::QueueName;
 use crate::schedule::Planned;
-use crate::{Error, ErrorKind, EventDescriptor, QueueName, Result};
+use crate::shared::Shared;
 
 /// What becomes of an event of some type in some queue.
 enum Fate<'a> {
@@ -26,7 +27,7 @@ enum Fate<'a> {
     Elsewhere { taker: &'a Handler },
 }
 
-impl Inner {
+impl Shared {
     /// Refuses events that could only die, and warns of those that die unless a publisher says
     /// where they go.
     pub(crate) fn check_reach(&self) -> Result<()> {

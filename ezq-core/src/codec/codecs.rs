@@ -9,18 +9,17 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::app::AppBuilder;
 use crate::codec::raw_json::RawJson;
 use crate::codec::wire::{
-    Origin, WireFormat, decode, encode, keep_beside_flat, nesting, plain_type,
+    MAX_NESTING, Origin, WireFormat, decode, encode, keep_beside_flat, nesting, plain_type,
 };
-use crate::dispatch::attempt::panic_text;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::attributes::check_type;
-use crate::event::is_control;
+use crate::event::envelope::Envelope;
+use crate::event::{EventDescriptor, is_control};
 use crate::message::headers::{CE_ID, CE_TYPE, CODEC, Headers};
-use crate::{
-    Envelope, Error, ErrorKind, EventDescriptor, MAX_NESTING, QueueName, Result, Subscription,
-};
+use crate::message::queue_name::QueueName;
+use crate::text::panic_text;
 
 /// Why a codec failed: any error.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -108,8 +107,8 @@ pub(crate) struct Codecs {
     /// Of whatever chooses none.
     pub(crate) wire: WireFormat,
     added: BTreeMap<String, Arc<dyn Codec>>,
-    queues: BTreeMap<QueueName, String>,
-    events: BTreeMap<String, String>,
+    pub(crate) queues: BTreeMap<QueueName, String>,
+    pub(crate) events: BTreeMap<String, String>,
     twice: Option<String>,
 }
 
@@ -142,7 +141,7 @@ impl Default for Codecs {
 }
 
 impl Codecs {
-    fn add(&mut self, codec: impl Codec) {
+    pub(crate) fn add(&mut self, codec: impl Codec) {
         let name = codec.name().to_owned();
         if plain(&name).is_some() || self.added.insert(name.clone(), Arc::new(codec)).is_some() {
             self.twice = Some(name);
@@ -152,7 +151,7 @@ impl Codecs {
     /// Checks that every name that is chosen is the name of one codec.
     pub(crate) fn validate<'a>(
         &self,
-        subscriptions: impl Iterator<Item = &'a Subscription>,
+        taken: impl Iterator<Item = &'a EventDescriptor>,
     ) -> Result<()> {
         let wrong = |why: String| Err(Error::new(ErrorKind::Configuration, why));
         if let Some(name) = &self.twice {
@@ -179,13 +178,10 @@ impl Codecs {
                 ));
             }
         }
-        let of_handlers = subscriptions.flat_map(|subscription| match subscription {
-            Subscription::Types(types) => types.as_slice(),
-            Subscription::All | Subscription::Patterns(_) => &[],
-        });
-        let chosen = |event: &'a EventDescriptor| Some((event.type_name, event.codec?));
-        for (event, codec) in of_handlers.filter_map(chosen) {
-            self.named(codec, event)?;
+        for event in taken {
+            if let Some(codec) = event.codec {
+                self.named(codec, event.type_name)?;
+            }
         }
         for (queue, codec) in &self.queues {
             self.named(codec, queue.as_str())?;
@@ -341,52 +337,6 @@ fn json(body: String) -> Result<String, CodecError> {
 fn guarded<T>(call: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecError> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_text(&*panic)).into()))
-}
-
-impl AppBuilder {
-    /// Adds a codec, to be chosen by its name: for a [queue](Self::queue_codec), for an
-    /// [event type](Self::event_codec), or by an event itself with `#[event(codec = "...")]`.
-    /// `cloudevents`, `flat`, `ezvent` and [`raw`](RawJson) are there already.
-    ///
-    /// Add it everywhere before anyone writes with it, and keep it for as long as there are
-    /// messages that it wrote.
-    pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.codecs.add(codec);
-        self
-    }
-
-    /// Writes the events of a queue with a codec, unless they have one of their own, and reads
-    /// with it what does not say how it was written. Defaults to [`Config::wire`](crate::Config).
-    ///
-    /// What is [broadcast](crate::Publisher::broadcast) is written once for all queues, and so never
-    /// by this: give a type that is to lie encrypted everywhere its codec by
-    /// [`event_codec`](Self::event_codec).
-    ///
-    /// ```
-    /// # use ezq_core::{App, MemoryEngine};
-    /// let app = App::builder().queue_codec("sensors", "raw").build(MemoryEngine::new())?;
-    /// # Ok::<(), ezq_core::Error>(())
-    /// ```
-    pub fn queue_codec(
-        mut self,
-        queue: impl TryInto<QueueName, Error = Error>,
-        codec: impl Into<String>,
-    ) -> Self {
-        match queue.try_into() {
-            Ok(queue) => {
-                self.codecs.queues.insert(queue, codec.into());
-            }
-            Err(error) => self.config = self.config.and(Err(error)),
-        }
-        self
-    }
-
-    /// Writes the events of a type with a codec, over what the type itself says and over its
-    /// queue's.
-    pub fn event_codec(mut self, event_type: impl Into<String>, codec: impl Into<String>) -> Self {
-        self.codecs.events.insert(event_type.into(), codec.into());
-        self
-    }
 }
 
 impl std::fmt::Debug for Codecs {

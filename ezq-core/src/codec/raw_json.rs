@@ -3,11 +3,10 @@
 use chrono::DateTime;
 
 use crate::codec::codecs::{Codec, CodecError};
-use crate::codec::wire::{decode, flat_id, keep_beside, plain_type};
+use crate::codec::wire::{Origin, decode, flat_id, keep_beside, plain_type};
 use crate::event::attributes::check_type;
-use crate::event::envelope::Data;
+use crate::event::envelope::{AttributeValue, Data, Envelope};
 use crate::message::headers::{CE_ID, CE_PREFIX, CE_TYPE, DATA, Headers};
-use crate::{AttributeValue, Envelope, Origin};
 
 /// Bodies that are the payload and nothing else, for queues that other programs write to or read
 /// from.

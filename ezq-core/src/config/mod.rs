@@ -2,15 +2,21 @@
 
 pub(crate) mod environment;
 
+use crate::text::duration;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::codec::wire::WireFormat;
 use crate::config::environment::warn_of_unknown;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::attributes::check_source;
+use crate::event::pattern::Pattern;
 use crate::handler::HandlerOptions;
+use crate::handler::retry::RetryPolicy;
+use crate::message::queue_name::QueueName;
+use crate::message::retention::Retention;
+use crate::message::settlement::HandlerName;
 use crate::publish::routing;
-use crate::{Error, ErrorKind, HandlerName, Pattern, QueueName, Result, Retention, RetryPolicy};
 
 /// Every option of an application. What is not set in code comes from the environment, then from
 /// the defaults given here.
@@ -403,29 +409,5 @@ fn duration_or_none(text: &str) -> Result<Option<Duration>, String> {
         Ok(None)
     } else {
         duration(text).map(Some)
-    }
-}
-
-/// Reads a whole number and a unit.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let scale = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => 0,
-    };
-    let millis = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(scale));
-    match millis {
-        Some(millis) if scale > 0 => Ok(Duration::from_millis(millis)),
-        _ => Err("use a whole number and a unit, as in `500ms`, `30s`, `5m` or `1h`".to_owned()),
     }
 }

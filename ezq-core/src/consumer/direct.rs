@@ -13,20 +13,23 @@ use tracing::debug;
 
 use super::intake;
 use super::shutdown::ANSWER;
-use crate::app::inner::Inner;
+use crate::delivery::lease::Lease;
 use crate::dispatch::batch_attempt::{self, Member};
 use crate::dispatch::batcher::Means;
 use crate::dispatch::slots::Slots;
 use crate::engine::Delivery;
+use crate::error::error_chain;
 use crate::event::is_control;
-use crate::handler::context::Lease;
 use crate::logging::warn;
+use crate::message::headers;
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::Progress;
 use crate::publish::transaction::Transaction;
-use crate::{Progress, QueueName, error_chain, headers};
+use crate::shared::Shared;
 
 /// A run on the fastest path.
 pub(super) struct Direct {
-    pub(super) app: Arc<Inner>,
+    pub(super) app: Arc<Shared>,
     pub(super) queue: QueueName,
     pub(super) slots: Arc<Slots>,
     /// Nothing but its token is used: locks hold what the transaction claimed.

@@ -1,16 +1,17 @@
 //! What looks like a mistake when a consumer starts: told once, as a warning, since each of these
 //! may be meant.
 
+use crate::dispatch::registry::place;
 use std::collections::BTreeMap;
 
-use crate::app::inner::Inner;
-use crate::dispatch::registry::{read_from, types};
+use crate::dispatch::registry::types;
 use crate::event::is_control;
 use crate::logging::warn;
-use crate::{Handler, QueueName};
+use crate::message::queue_name::QueueName;
+use crate::shared::Shared;
 
 /// Warns of what keeps the consumer of a queue from handling anything.
-pub(super) fn warn_of_doubts(app: &Inner, queue: &QueueName, subscribes: bool) {
+pub(super) fn warn_of_doubts(app: &Shared, queue: &QueueName, subscribes: bool) {
     let registry = &app.dispatcher.registry;
     let handlers = registry.of(queue);
     if handlers.iter().all(|handler| handler.takes_control()) {
@@ -23,7 +24,7 @@ pub(super) fn warn_of_doubts(app: &Inner, queue: &QueueName, subscribes: bool) {
     }
 }
 
-fn warn_of_no_handler(app: &Inner, queue: &QueueName) {
+fn warn_of_no_handler(app: &Shared, queue: &QueueName) {
     let all = app.dispatcher.registry.handlers();
     if all.iter().all(|handler| handler.takes_control()) {
         return warn!(
@@ -39,14 +40,9 @@ fn warn_of_no_handler(app: &Inner, queue: &QueueName) {
     warn!(%queue, others, "no handler takes events of this queue: what comes ends as a dead letter");
 }
 
-/// A handler, and where it takes its events from.
-pub(crate) fn place(handler: &Handler) -> String {
-    format!("`{}` of {}", handler.name, read_from(handler))
-}
-
 /// Nothing that this application publishes by itself comes to the queue. If only some of its types
 /// went elsewhere, another process might run the consumer of that queue.
-fn warn_of_other_queues(app: &Inner, queue: &QueueName) {
+fn warn_of_other_queues(app: &Shared, queue: &QueueName) {
     let mut elsewhere = BTreeMap::new();
     let handlers = app.dispatcher.registry.of(queue).iter();
     let handlers = handlers.filter(|handler| !app.has_warned_of(handler));

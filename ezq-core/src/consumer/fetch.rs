@@ -10,13 +10,13 @@ use tracing::{Instrument, debug, debug_span, info};
 use super::crowd::Look;
 use super::direct::Direct;
 use super::pace::Pace;
-use super::report::Tally;
 use super::run::{Phase, Run};
 use super::start::Wakeups;
 use crate::engine::{Delivery, LeaseRequest, Leased};
+use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::event::Control;
 use crate::logging::{error, warn};
-use crate::{Error, ErrorKind, Result, error_chain};
+use crate::observe::report::Tally;
 
 /// How many batches are claimed and handled in transactions at once: one works while the other
 /// commits. No leased fetch runs beside them.

@@ -6,11 +6,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Stops;
-use super::observed::{ConsumerState, Observed};
-use super::report::{Counts, Report};
-use crate::app::inner::Inner;
-use crate::observe::health::ConsumerHealth;
-use crate::{Error, ErrorKind, Result};
+use crate::admin::health::ConsumerHealth;
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::report::{Counts, Report};
+use crate::observe::status::{ConsumerState, Observed};
+use crate::shared::Shared;
 
 /// A consumer that runs in the background.
 ///
@@ -33,7 +33,7 @@ use crate::{Error, ErrorKind, Result};
 /// Dropping the handle does not stop it.
 #[derive(Debug)]
 pub struct ConsumerHandle {
-    pub(super) app: Arc<Inner>,
+    pub(super) app: Arc<Shared>,
     pub(super) stops: Stops,
     pub(super) observed: Arc<Observed>,
     pub(super) task: JoinHandle<Result<Report>>,

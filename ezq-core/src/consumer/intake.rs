@@ -6,19 +6,21 @@ use tokio::time::Instant;
 use tracing::{Span, info};
 
 use super::lanes::Entered;
-use super::report::Tally;
 use super::run::{Item, Phase, Run};
 use crate::clock::EngineClock;
 use crate::codec::codecs::Codecs;
 use crate::codec::wire::Origin;
-use crate::dispatch::attempt::bounded;
+use crate::delivery::lease::Lease;
+use crate::delivery::received::Received;
 use crate::dispatch::dispatcher::{Work, log_dead_letter};
 use crate::dispatch::slots::Slots;
-use crate::engine::{Delivery, Receipt};
+use crate::engine::{Delivery, Receipt, Settle};
+use crate::error::{Error, Result, error_chain};
 use crate::event::{Control, End, Interrupt, is_control};
-use crate::handler::context::{Lease, Received};
-use crate::message::settlement::{Progress, Reason, ReasonKind, Settle};
-use crate::{Error, QueueName, Result, error_chain};
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::{Progress, Reason, ReasonKind};
+use crate::observe::report::Tally;
+use crate::text::bounded;
 
 impl Run {
     /// Takes in one delivery, in the order of the queue.

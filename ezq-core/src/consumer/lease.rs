@@ -10,11 +10,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
-use super::observed::Observed;
+use crate::delivery::lease::Lease;
 use crate::engine::{Delivery, Engine, ExtendOutcome, MessageId, Receipt};
-use crate::handler::context::Lease;
+use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
-use crate::{Error, ErrorKind, QueueName, Result, error_chain};
+use crate::message::queue_name::QueueName;
+use crate::observe::status::Observed;
 
 /// How many leases one statement renews at most.
 const CHUNK: usize = 1000;

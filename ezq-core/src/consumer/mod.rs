@@ -10,11 +10,10 @@ mod handle;
 mod intake;
 mod lanes;
 mod lease;
-mod observed;
 mod outbox;
 mod pace;
-mod report;
 mod run;
+mod schedules;
 mod settle;
 mod shutdown;
 mod signals;
@@ -35,21 +34,20 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub(crate) use doubts::place;
 use stops::{Listener, Stops, Tokens};
 
+use crate::observe::report::Report;
+use crate::observe::status::{Observed, Watched};
 pub use handle::ConsumerHandle;
-pub use observed::ConsumerState;
-pub(crate) use observed::Observed;
-use observed::Watched;
-pub use report::{Counts, Report, StopReason};
 
-use crate::app::inner::Inner;
-use crate::dispatch::attempt::panic_text;
 use crate::dispatch::dispatcher::pause;
+use crate::error::{Error, ErrorKind, Result, error_chain};
+use crate::handler::retry::Backoff;
 use crate::logging::error;
+use crate::message::queue_name::QueueName;
 use crate::runtime::check_runtime;
-use crate::{Backoff, Error, ErrorKind, QueueName, Result, error_chain};
+use crate::shared::Shared;
+use crate::text::panic_text;
 
 /// What ran for so long before it failed is started again after the first pause.
 const STEADY: Duration = Duration::from_secs(60);
@@ -75,7 +73,7 @@ const STEADY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 #[must_use = "a consumer does nothing until it is run or spawned"]
 pub struct Consumer {
-    app: Arc<Inner>,
+    app: Arc<Shared>,
     queue: Result<QueueName>,
     concurrency: usize,
     lease: Duration,
@@ -88,7 +86,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub(crate) fn new(app: Arc<Inner>) -> Self {
+    pub(crate) fn new(app: Arc<Shared>) -> Self {
         let config = &app.config;
         Self {
             queue: Ok(config.queue.clone()),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::Config;
 use crate::clock::later;
+use crate::config::Config;
 
 /// The adaptive, jittered pace of an idle consumer.
 #[derive(Debug)]

@@ -20,26 +20,27 @@ use super::doubts::warn_of_doubts;
 use super::fetch::Fetched;
 use super::lanes::{Lanes, Turn};
 use super::lease::{Leases, Renewer};
-use super::observed::Observed;
 use super::outbox::{Outbox, outbox};
 use super::pace::Pace;
-use super::report::{Counters, Report, StopReason, Tally};
 use super::settle::{InFlight, Settler};
 use super::start::{Wakeups, prepare};
 use super::stops::Listener;
 use super::task::send;
 use super::waits::{at, changed};
 use super::window::Window;
-use crate::app::inner::Inner;
 use crate::clock::later;
+use crate::delivery::lease::Lease;
 use crate::dispatch::dispatcher::Work;
 use crate::dispatch::slots::Slots;
-use crate::engine::{Engine, Position, Receipt};
+use crate::engine::{Engine, Position, Receipt, Settle};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Control;
-use crate::handler::context::Lease;
+use crate::event::pattern::Pattern;
 use crate::logging::warn;
-use crate::message::settlement::Settle;
-use crate::{Error, ErrorKind, Pattern, QueueName, Result};
+use crate::message::queue_name::QueueName;
+use crate::observe::report::{Counters, Report, StopReason, Tally};
+use crate::observe::status::Observed;
+use crate::shared::Shared;
 
 /// How long to go on settling once the consumer has stopped: no longer than the leases, and no longer
 /// than anyone would wait.
@@ -80,7 +81,7 @@ pub(super) enum Phase {
 
 /// One consumer at work.
 pub(super) struct Run {
-    pub(super) app: Arc<Inner>,
+    pub(super) app: Arc<Shared>,
     pub(super) settings: Settings,
     pub(super) counters: Arc<Counters>,
     pub(super) observed: Arc<Observed>,
@@ -127,7 +128,7 @@ pub(super) struct Run {
 
 /// Runs a consumer until it is stopped.
 pub(super) async fn run(
-    app: Arc<Inner>,
+    app: Arc<Shared>,
     settings: Settings,
     stops: &mut Listener,
     observed: Arc<Observed>,
@@ -278,7 +279,7 @@ impl Run {
             self.start_fetch();
             let is_more = self.start_tasks();
             self.drain_on();
-            self.observed.is_in(self.phase);
+            self.observed.runs(self.phase != Phase::Running);
             if self.is_finished() {
                 return;
             }

@@ -12,19 +12,20 @@ use tracing::{Instrument, debug, debug_span, info};
 
 use super::lanes::Turn;
 use super::lease::Leases;
-use super::observed::Observed;
 use super::outbox::Batches;
-use super::report::{Counters, Tally};
 use crate::clock::later;
-use crate::dispatch::attempt::bounded;
+use crate::delivery::received::Received;
 use crate::dispatch::dispatcher::log_dead_letter;
-use crate::engine::{Engine, MessageId, Receipt, SettleOutcome};
-use crate::handler::context::Received;
+use crate::engine::{Engine, MessageId, Receipt, Settle, SettleOutcome};
+use crate::error::{Error, ErrorKind, error_chain};
 use crate::logging::{error, warn};
-use crate::message::settlement::{Progress, Reason, ReasonKind, Settle};
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::{Progress, Reason, ReasonKind};
+use crate::observe::report::{Counters, Tally};
+use crate::observe::status::Observed;
 use crate::publish::engines::ensure;
-use crate::publish::publisher::Services;
-use crate::{Error, ErrorKind, QueueName, error_chain};
+use crate::publish::services::Services;
+use crate::text::bounded;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

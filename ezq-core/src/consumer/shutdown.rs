@@ -8,16 +8,17 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{Instrument, info};
 
-use super::report::{StopReason, Tally};
 use super::run::{Item, Phase, Run};
 use super::stops::{Asked, Listener};
 use super::waits::at;
-use crate::app::inner::Inner;
 use crate::dispatch::dispatcher::Work;
-use crate::error_chain;
+use crate::engine::Settle;
+use crate::error::error_chain;
 use crate::event::{Control, End};
 use crate::logging::{error, warn};
-use crate::message::settlement::{Progress, Settle};
+use crate::message::settlement::Progress;
+use crate::observe::report::{StopReason, Tally};
+use crate::shared::Shared;
 
 /// How long an `End` for all consumers stays for those that were too busy to meet it, and how long
 /// one that began later leaves it to them before it looks again.
@@ -223,7 +224,7 @@ impl Run {
 }
 
 /// Runs the handlers of a control event; how it is to be settled.
-async fn handle_control(app: Arc<Inner>, work: Work, control: Control) -> Settle {
+async fn handle_control(app: Arc<Shared>, work: Work, control: Control) -> Settle {
     let queue = &work.received.queue;
     let outgoing = app.dispatcher.control(&work).await;
     let mut settle = Settle::Ack {

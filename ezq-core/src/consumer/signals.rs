@@ -1,6 +1,6 @@
 //! SIGINT and SIGTERM, for consumers that asked for them.
 
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Waits for the next signal that asks the process to stop.
 #[cfg(unix)]

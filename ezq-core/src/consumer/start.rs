@@ -7,9 +7,10 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::run::Settings;
-use crate::app::inner::Inner;
+use crate::error::{Result, error_chain};
+use crate::event::pattern::Pattern;
 use crate::logging::warn;
-use crate::{Pattern, Result, error_chain};
+use crate::shared::Shared;
 
 /// The engine's wake-ups, if it has any.
 pub(super) type Wakeups = Option<watch::Receiver<u64>>;
@@ -19,7 +20,7 @@ pub(super) type Wakeups = Option<watch::Receiver<u64>>;
 ///
 /// # Cancel safety
 /// Dropping it leaves it open how far it came; it can be begun again.
-pub(super) async fn prepare(app: &Inner, settings: &Settings) -> Result<(Wakeups, bool)> {
+pub(super) async fn prepare(app: &Shared, settings: &Settings) -> Result<(Wakeups, bool)> {
     let mut pause = Duration::from_millis(100);
     while let Err(error) = set_up(app, settings).await {
         if !error.is_transient() {
@@ -38,7 +39,7 @@ pub(super) async fn prepare(app: &Inner, settings: &Settings) -> Result<(Wakeups
     })
 }
 
-async fn set_up(app: &Inner, settings: &Settings) -> Result<()> {
+async fn set_up(app: &Shared, settings: &Settings) -> Result<()> {
     settings.engine.ensure_queue(&settings.queue).await?;
     if !settings.until_idle {
         app.ready_to_schedule().await?;

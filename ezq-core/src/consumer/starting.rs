@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 use tracing::Instrument;
 
 use super::lanes::Stepped;
-use super::report::Tally;
 use super::run::{Item, Run};
 use super::task::handle;
 use crate::dispatch::in_place::{self, Begun};
+use crate::engine::Settle;
 use crate::logging::error;
-use crate::message::settlement::Settle;
+use crate::observe::report::Tally;
 
 /// How many deliveries are started before the coordinator looks at what else there is.
 const AT_ONCE: usize = 64;

@@ -9,11 +9,11 @@ use futures_util::future::select_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::report::StopReason;
 use super::signals::Signals;
 use super::waits::at;
-use crate::Result;
+use crate::error::Result;
 use crate::logging::warn;
+use crate::observe::report::StopReason;
 
 /// What is cut off has so long to end, and a part of that before its messages are given back.
 const CUT_OFF: Duration = Duration::from_millis(900);

@@ -8,21 +8,20 @@ use tokio::time::Instant;
 use super::lanes::Turn;
 use super::lease::Leases;
 use super::outbox::Outbox;
-use super::report::{Counters, Tally};
 use super::run::Item;
 use super::settle::{Settling, give_up};
-use crate::app::inner::Inner;
-use crate::dispatch::attempt::bounded;
+use crate::delivery::received::Received;
 use crate::dispatch::slots::Begins;
-use crate::engine::Receipt;
-use crate::error_chain;
-use crate::handler::context::Received;
+use crate::engine::{Receipt, Settle};
+use crate::error::error_chain;
 use crate::logging::{error, warn};
-use crate::message::settlement::Settle;
+use crate::observe::report::{Counters, Tally};
+use crate::shared::Shared;
+use crate::text::bounded;
 
 /// Handles one delivery, which begins with the first poll.
 pub(super) async fn handle(
-    app: Arc<Inner>,
+    app: Arc<Shared>,
     leases: Arc<Leases>,
     settler: Arc<Outbox>,
     counters: Arc<Counters>,

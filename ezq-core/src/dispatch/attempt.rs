@@ -2,6 +2,8 @@
 //!
 //! Invariant: no panic of the user's code gets past it, wherever that code is called.
 
+use crate::text::bounded;
+use crate::text::panic_text;
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -12,17 +14,18 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
+use crate::delivery::received::Received;
 use crate::dispatch::slots::Begins;
 use crate::engine::{Outgoing, UnitOfWork};
-use crate::handler::context::{Context, Received};
-use crate::handler::outcome::Action;
+use crate::error::{Error, ErrorKind, Result, error_chain};
+use crate::handler::context::{Call, Context};
+use crate::handler::outcome::{Action, HandlerError};
 use crate::handler::{Handler, Invoke};
 use crate::logging::warn;
-use crate::publish::publisher::{Draft, Publisher, Services};
+use crate::message::settlement::HandlerName;
+use crate::publish::publisher::{Draft, Publisher};
+use crate::publish::services::Services;
 use crate::publish::transaction::Transaction;
-use crate::{
-    Call, ERROR_TEXT_LIMIT, Error, ErrorKind, HandlerError, HandlerName, Result, error_chain,
-};
 
 /// What one run of one handler came to.
 pub(crate) enum Ran {
@@ -214,24 +217,4 @@ pub(crate) fn hindered(
         "the store did not begin or commit a handler's transaction, or take its events: it runs again"
     );
     Ran::PutOff(text)
-}
-
-/// An error's text as a message keeps it: cut, and without the NUL that `jsonb` cannot hold.
-pub(crate) fn bounded(text: &str) -> String {
-    let kept = cut(text).replace('\0', "\u{fffd}");
-    cut(&kept).to_owned()
-}
-
-fn cut(text: &str) -> &str {
-    let mut end = text.len().min(ERROR_TEXT_LIMIT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }

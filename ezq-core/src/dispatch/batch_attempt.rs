@@ -1,5 +1,7 @@
 //! One run of a batch handler: on one transaction, if it has one, and with one answer for each event.
 
+use crate::handler::outcome::HandlerError;
+use crate::text::bounded;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,17 +12,19 @@ use tokio::time::Instant;
 use tracing::field::{DebugValue, debug};
 use tracing::{Instrument, info_span};
 
-use crate::dispatch::attempt::{Ran, bounded, guarded, hindered};
+use crate::delivery::received::Received;
+use crate::dispatch::attempt::{Ran, guarded, hindered};
 use crate::dispatch::batcher::Means;
 use crate::dispatch::dispatcher::done;
 use crate::dispatch::slots::Begins;
 use crate::engine::{Finished, Outgoing, SettleOutcome};
+use crate::error::{Error, Result, error_chain};
 use crate::handler::batch::BatchCall;
-use crate::handler::context::Received;
+use crate::handler::context::{Call, Context};
 use crate::handler::outcome::Action;
+use crate::message::settlement::{HandlerMark, Progress};
 use crate::publish::publisher::{Draft, Publisher};
 use crate::publish::transaction::Transaction;
-use crate::{Call, Context, Error, HandlerMark, Progress, Result, error_chain};
 
 /// How many trace contexts the span of a batch names: a log line repeats its span's fields.
 const MAX_TRACEPARENTS: usize = 16;
@@ -153,7 +157,7 @@ async fn call(
         let mut called = (means.invoke)(BatchCall { call, contexts });
         let results = Begins::with(begins, Pin::new(&mut called)).await?;
         // An error's text is the user's code.
-        let said = |result: Result<Vec<Draft>, crate::HandlerError>| {
+        let said = |result: Result<Vec<Draft>, HandlerError>| {
             result.map_err(|error| (error.action, bounded(&error.to_string())))
         };
         Ok((

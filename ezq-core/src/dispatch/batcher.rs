@@ -20,8 +20,9 @@ use crate::dispatch::slots::{Begins, Slots};
 use crate::handler::batch::{BatchLimits, InvokeBatch};
 use crate::handler::{Handler, Invoke};
 use crate::logging::warn;
-use crate::publish::publisher::Services;
-use crate::{HandlerName, QueueName};
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::HandlerName;
+use crate::publish::services::Services;
 
 /// What a batch is run with.
 #[derive(Clone, Copy)]

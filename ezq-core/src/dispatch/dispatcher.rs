@@ -13,7 +13,8 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
 use crate::clock::{EngineClock, after};
-use crate::config::UnknownTypes;
+use crate::config::{Config, UnknownTypes};
+use crate::delivery::received::Received;
 use crate::dispatch::attempt::{self, Ran};
 use crate::dispatch::batch_attempt::Member;
 use crate::dispatch::batcher::run_in_batch;
@@ -23,18 +24,19 @@ use crate::dispatch::limits::Place;
 use crate::dispatch::registry::Registry;
 use crate::dispatch::slots::{Slots, Suspect};
 use crate::dispatch::unknown::Strangers;
-use crate::engine::{MessageId, Outgoing};
+use crate::engine::{MessageId, Outgoing, Settle};
+use crate::event::envelope::Envelope;
 use crate::handler::batch::BatchLimits;
-use crate::handler::context::Received;
 use crate::handler::outcome::Action;
+use crate::handler::retry::{Backoff, RetryPolicy};
 use crate::handler::{Handler, HandlerOptions, Invoke};
 use crate::logging::{error, warn};
 use crate::message::headers::MAX_ATTEMPTS;
-use crate::publish::publisher::Services;
-use crate::{
-    Backoff, Config, ERRORS_KEPT, Envelope, ErrorRecord, HandlerMark, HandlerName, HandlerState,
-    Progress, QueueName, Reason, ReasonKind, RetryPolicy, Settle,
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::{
+    ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,
 };
+use crate::publish::services::Services;
 
 /// More handlers than these are not quick together.
 const QUICK_AT_ONCE: usize = 4;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use crate::delivery::received::Received;
 use crate::dispatch::attempt::{Ran, hindered};
 use crate::dispatch::dispatcher::done;
 use crate::engine::{Finished, Outgoing, SettleOutcome, UnitOfWork};
 use crate::handler::Handler;
-use crate::handler::context::Received;
 use crate::handler::outcome::Action;
-use crate::publish::publisher::Services;
-use crate::{HandlerState, Progress};
+use crate::message::settlement::{HandlerState, Progress};
+use crate::publish::services::Services;
 
 /// How far the handlers of one delivery are.
 pub(crate) struct Finishing<'a> {

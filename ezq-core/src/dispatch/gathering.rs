@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use crate::HandlerName;
 use crate::dispatch::attempt::Ran;
 use crate::dispatch::batch_attempt::Member;
 use crate::dispatch::slots::Begins;
+use crate::message::settlement::HandlerName;
 
 /// The batches that others may still join.
 #[derive(Default)]

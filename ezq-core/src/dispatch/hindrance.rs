@@ -8,9 +8,10 @@
 use std::time::Duration;
 
 use crate::dispatch::dispatcher::{Dispatcher, Work, buried, mark, next_attempt, pause, remember};
-use crate::{
-    Backoff, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,
-    Settle,
+use crate::engine::Settle;
+use crate::handler::retry::Backoff;
+use crate::message::settlement::{
+    ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,
 };
 
 /// Under this name a message keeps how often the store hindered its handling.

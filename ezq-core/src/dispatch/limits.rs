@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::dispatch::dispatcher::{Dispatcher, Work, is_due};
 use crate::dispatch::slots::{Granted, Parked, Slots, Suspect};
 use crate::handler::{Handler, Invoke};
-use crate::{HandlerName, Progress, QueueName};
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::{HandlerName, Progress};
 
 /// The handlers of a consumer's queue that have a limit, and what waits for a place.
 #[derive(Debug, Default)]

@@ -4,10 +4,14 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::attributes::check_type;
-use crate::event::is_control;
+use crate::event::envelope::Envelope;
+use crate::event::pattern::Pattern;
+use crate::event::{EventDescriptor, is_control};
 use crate::handler::{Handler, HandlerOptions, Invoke, Subscription};
-use crate::{Envelope, Error, ErrorKind, EventDescriptor, HandlerName, Pattern, QueueName, Result};
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::HandlerName;
 
 /// The handlers of an application.
 #[derive(Debug, Default)]
@@ -183,6 +187,11 @@ pub(crate) fn read_from(handler: &Handler) -> String {
         Some(queue) => format!("the queue `{queue}`"),
         None => "the queues that no handler has to itself".to_owned(),
     }
+}
+
+/// A handler, and where it takes its events from.
+pub(crate) fn place(handler: &Handler) -> String {
+    format!("`{}` of {}", handler.name, read_from(handler))
 }
 
 pub(crate) fn types(handler: &Handler) -> &[EventDescriptor] {

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::{Mutex, MutexGuard, Notify, oneshot};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-use crate::HandlerName;
 use crate::dispatch::gathering::{Gathering, Gatherings, Waiting};
 use crate::dispatch::in_place::is_in_place;
 use crate::dispatch::limits::{Limited, Wanting};
+use crate::message::settlement::HandlerName;
 
 /// The places of one consumer.
 #[derive(Debug, Default)]
@@ -322,11 +322,13 @@ mod tests {
     use tracing::Span;
 
     use super::*;
+    use crate::delivery::lease::Lease;
+    use crate::delivery::received::Received;
     use crate::dispatch::batch_attempt::{Member, first_time};
     use crate::engine::{MessageId, Receipt};
-    use crate::handler::context::{Lease, Received};
+    use crate::event::envelope::Envelope;
     use crate::message::headers::Headers;
-    use crate::{Envelope, QueueName};
+    use crate::message::queue_name::QueueName;
 
     fn waiting(slots: &Arc<Slots>) -> Waiting {
         let received = Received {

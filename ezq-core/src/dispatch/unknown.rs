@@ -8,17 +8,18 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::config::UnknownTypes;
-use crate::consumer::place;
-use crate::dispatch::attempt::bounded;
 use crate::dispatch::dispatcher::{Dispatcher, Work, log_dead_letter, mark, next_attempt, pause};
-use crate::dispatch::registry::takes;
-use crate::engine::MessageId;
+use crate::dispatch::registry::{place, takes};
+use crate::engine::{MessageId, Settle};
+use crate::error::Error;
+use crate::event::envelope::Envelope;
 use crate::logging::warn;
 use crate::message::headers::{CAUSATION_ID, Headers};
-use crate::{
-    Envelope, Error, HandlerMark, HandlerName, HandlerState, Progress, QueueName, Reason,
-    ReasonKind, Settle,
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::{
+    HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,
 };
+use crate::text::bounded;
 
 /// Under this name a message keeps how often it was not known.
 const UNKNOWN: &str = "ezq::unknown";

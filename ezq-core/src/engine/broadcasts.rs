@@ -4,8 +4,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::{Dedupe, Due, Outgoing, PublishOutcome};
+use crate::error::Result;
+use crate::event::pattern::Pattern;
 use crate::message::headers::Headers;
-use crate::{Pattern, QueueName, Result};
+use crate::message::queue_name::QueueName;
 
 /// An event on its way to every queue that is subscribed to its type.
 #[derive(Debug, Clone, PartialEq)]

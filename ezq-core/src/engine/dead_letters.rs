@@ -7,8 +7,10 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::MessageId;
+use crate::error::Result;
 use crate::message::headers::Headers;
-use crate::{QueueName, Reason, Result};
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::Reason;
 
 /// One dead letter.
 #[derive(Debug, Clone)]

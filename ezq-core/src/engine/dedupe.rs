@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::MessageId;
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The most bytes of a [`Dedupe`] key.
 pub const DEDUPE_KEY_LIMIT: usize = 255;

@@ -12,7 +12,9 @@ mod dedupe;
 mod delivery;
 mod keys;
 
+pub(crate) mod history;
 mod schedules;
+mod settle;
 mod unit_of_work;
 
 use std::time::Duration;
@@ -20,20 +22,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+pub use crate::message::message_id::MessageId;
 pub use broadcasts::{BroadcastMessage, Broadcasts, EventParty, EventRole, QueueSubscription};
 pub use capabilities::Capabilities;
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use dedupe::{DEDUPE_KEY_LIMIT, Dedupe, Original};
 pub use delivery::{
-    Delivery, Due, LeaseRequest, Leased, MessageId, Outgoing, Position, PublishOutcome, Receipt,
+    Delivery, Due, LeaseRequest, Leased, Outgoing, Position, PublishOutcome, Receipt,
 };
 pub use keys::{BlockedKey, Blocker};
 pub use schedules::{
     Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
 };
+pub use settle::Settle;
 pub use unit_of_work::{Finished, UnitOfWork};
 
-use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
+use crate::engine::history::History;
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::queue_name::QueueName;
+use crate::message::retention::Retention;
 
 /// A store of messages.
 ///

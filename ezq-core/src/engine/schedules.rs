@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::Result;
 use crate::engine::{MessageId, Outgoing};
+use crate::error::Result;
 
 /// An engine's schedules. Times are those of the engine's clock.
 ///

@@ -5,7 +5,9 @@ use std::any::Any;
 use async_trait::async_trait;
 
 use super::{BroadcastMessage, Delivery, Outgoing, Receipt, SettleOutcome};
-use crate::{Error, ErrorKind, Progress, QueueName, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::Progress;
 
 /// One delivery that a handler's transaction finishes.
 #[derive(Debug, Clone, PartialEq)]

@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::attributes::{self, is_json};
-use crate::event::finite;
-use crate::{Error, ErrorKind, Event, Result};
+use crate::event::{Event, finite};
 
 /// The extension attribute that carries an event's version; absent means 1.
 pub const VERSION_ATTRIBUTE: &str = "eventversion";

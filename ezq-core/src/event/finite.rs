@@ -9,7 +9,7 @@ use std::fmt;
 use serde::ser::{self, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Writes an event's payload.
 pub(crate) fn to_json<T: Serialize + ?Sized>(event_type: &str, value: &T) -> Result<Box<RawValue>> {

@@ -5,12 +5,14 @@ pub(crate) mod change;
 pub(crate) mod envelope;
 pub(crate) mod finite;
 pub(crate) mod pattern;
+pub(crate) mod tick;
 
 use std::any::TypeId;
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Envelope, Tick};
+use crate::event::envelope::Envelope;
+use crate::event::tick::Tick;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -45,7 +47,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) when the data has another shape.
-    fn upcast(envelope: &Envelope, version: u32) -> crate::Result<Self> {
+    fn upcast(envelope: &Envelope, version: u32) -> crate::error::Result<Self> {
         let _ = version;
         envelope.decode_data(Self::TYPE)
     }

@@ -6,11 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::{Error, ErrorKind};
+use crate::event::EventDescriptor;
+use crate::handler::context::{Call, Context};
 use crate::handler::extract::Extract;
-use crate::handler::outcome::Emit;
+use crate::handler::outcome::{Emit, HandlerError};
 use crate::handler::{FromEvent, Handler};
 use crate::publish::publisher::Draft;
-use crate::{Call, Context, Error, ErrorKind, EventDescriptor, HandlerError};
 
 /// Several events for one run of a handler, in the order of the queue.
 ///

@@ -1,11 +1,14 @@
 //! Extractors: what a handler's parameters after the event may be.
 
-use std::any::{Any, TypeId, type_name};
-use std::collections::HashMap;
+use crate::publish::services::States;
+use std::any::type_name;
 use std::future::Future;
 
 use crate::engine::Capabilities;
-use crate::{Call, Context, Error, ErrorKind, HandlerError, Publisher, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handler::context::{Call, Context};
+use crate::handler::outcome::HandlerError;
+use crate::publish::publisher::Publisher;
 
 /// A parameter that a handler can ask for, after the event.
 #[diagnostic::on_unimplemented(
@@ -89,32 +92,5 @@ impl Extract for Context {
 impl Extract for Publisher {
     async fn extract(call: &Call) -> Result<Self, HandlerError> {
         Ok(call.publisher())
-    }
-}
-
-/// The application's states, one per type.
-#[derive(Default)]
-pub(crate) struct States(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
-
-impl States {
-    pub(crate) fn insert<T: Clone + Send + Sync + 'static>(&mut self, state: T) {
-        self.0.insert(TypeId::of::<T>(), Box::new(state));
-    }
-
-    pub(crate) fn holds<T: 'static>(&self) -> bool {
-        self.0.contains_key(&TypeId::of::<T>())
-    }
-
-    pub(crate) fn find<T: Clone + 'static>(&self) -> Option<T> {
-        self.0
-            .get(&TypeId::of::<T>())
-            .and_then(|state| state.downcast_ref::<T>())
-            .cloned()
-    }
-}
-
-impl std::fmt::Debug for States {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "States({})", self.0.len())
     }
 }

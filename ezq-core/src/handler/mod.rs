@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod context;
+mod decode;
 pub(crate) mod extract;
 pub(crate) mod outcome;
 pub(crate) mod quickness;
@@ -13,18 +14,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::is_control;
+use crate::delivery::received::Received;
+use crate::error::Result;
+use crate::event::envelope::Envelope;
+use crate::event::pattern::Pattern;
+use crate::event::{Event, EventDescriptor, is_control};
 use crate::handler::batch::{BatchCall, BatchFuture, BatchLimits, IntoBatchHandler, InvokeBatch};
-use crate::handler::context::Received;
+use crate::handler::context::Call;
 use crate::handler::extract::{Extract, Provided};
-use crate::handler::outcome::HandlerOutput;
+use crate::handler::outcome::{HandlerError, HandlerOutput};
 use crate::handler::quickness::Quickness;
+use crate::handler::retry::{Backoff, RetryPolicy};
+use crate::message::settlement::HandlerName;
 use crate::publish::publisher::Draft;
-use crate::schedule::{Plan, Template};
-use crate::{
-    Backoff, Call, Envelope, Event, EventDescriptor, HandlerError, HandlerName, Pattern, Result,
-    RetryPolicy, Schedule,
-};
+use crate::schedule::{Plan, Schedule, Template};
 
 /// The future of one run of a handler.
 pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Vec<Draft>, HandlerError>> + Send>>;

@@ -4,8 +4,9 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::{Result, error_chain};
+use crate::event::{Event, EventDescriptor};
 use crate::publish::publisher::Draft;
-use crate::{Event, EventDescriptor, Result, error_chain};
 
 type Source = Box<dyn StdError + Send + Sync + 'static>;
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::clock::{self, Micros};
 use super::queue::{Queue, Stored};
 use crate::codec::wire::{Origin, decode, flat_id};
+use crate::engine::history::{CopyState, EventCopy, identify};
 use crate::engine::{DeadLetter, Death, MessageId};
 use crate::event::is_control;
-use crate::history::identify;
 use crate::message::headers::{DEAD, Headers, REDRIVEN};
-use crate::{CopyState, EventCopy, QueueName, Retention};
+use crate::message::queue_name::QueueName;
+use crate::message::retention::Retention;
 
 /// An acknowledged message that is kept.
 #[derive(Debug)]

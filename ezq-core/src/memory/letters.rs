@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use super::MemoryEngine;
 use crate::engine::{DeadLetter, DeadLetters, MessageId};
-use crate::{QueueName, Result};
+use crate::error::Result;
+use crate::message::queue_name::QueueName;
 
 #[async_trait]
 impl DeadLetters for MemoryEngine {

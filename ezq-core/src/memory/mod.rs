@@ -26,12 +26,15 @@ use tokio::sync::watch;
 
 use self::clock::Clock;
 use self::store::Store;
+use crate::engine::history::History;
 use crate::engine::{
     BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, Engine, ExtendOutcome,
     LeaseRequest, Leased, MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore,
-    SettleOutcome,
+    Settle, SettleOutcome,
 };
-use crate::{History, QueueName, Result, Retention, Settle};
+use crate::error::Result;
+use crate::message::queue_name::QueueName;
+use crate::message::retention::Retention;
 
 /// An engine that keeps its queues in this process.
 ///

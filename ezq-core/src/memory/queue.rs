@@ -18,8 +18,7 @@ use crate::engine::{
     QueueStats, Receipt,
 };
 use crate::message::headers::{DEAD, HANDLER_PREFIX, Headers, REDRIVEN, RETURNED};
-use crate::message::settlement::{HandlerMark, HandlerState};
-use crate::{Progress, Reason};
+use crate::message::settlement::{HandlerMark, HandlerState, Progress, Reason};
 
 #[derive(Debug)]
 pub(super) struct Queue {

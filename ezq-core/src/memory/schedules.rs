@@ -1,5 +1,7 @@
 //! The schedules of a memory engine: each call is one step under the store's lock.
 
+use crate::engine::Outgoing;
+use crate::message::message_id::MessageId;
 use async_trait::async_trait;
 
 use super::store::Store;
@@ -7,7 +9,7 @@ use super::{MemoryEngine, clock};
 use crate::engine::{
     Fired, Firing, KeptSchedules, PublishOutcome, Registration, ScheduleRow, ScheduleStore,
 };
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 #[async_trait]
 impl ScheduleStore for MemoryEngine {
@@ -102,11 +104,7 @@ impl ScheduleStore for MemoryEngine {
     }
 }
 
-fn publish(
-    store: &mut Store,
-    message: crate::Outgoing,
-    now: clock::Micros,
-) -> Result<crate::MessageId> {
+fn publish(store: &mut Store, message: Outgoing, now: clock::Micros) -> Result<MessageId> {
     match store.publish(message, now) {
         PublishOutcome::Stored(id) => Ok(id),
         PublishOutcome::Failed(error) => Err(error),

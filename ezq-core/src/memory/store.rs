@@ -11,8 +11,11 @@ use super::Published;
 use super::clock::{self, Micros};
 use super::queue::Queue;
 use super::subscriptions::Subscriptions;
-use crate::engine::{Outgoing, PublishOutcome, Receipt, ScheduleRow, SettleOutcome};
-use crate::{Error, ErrorKind, History, QueueName, Result, Retention, Settle};
+use crate::engine::history::History;
+use crate::engine::{Outgoing, PublishOutcome, Receipt, ScheduleRow, Settle, SettleOutcome};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::queue_name::QueueName;
+use crate::message::retention::Retention;
 
 #[derive(Debug)]
 pub(super) struct Store {

@@ -1,5 +1,7 @@
 //! Who is subscribed to what in the memory engine.
 
+use crate::engine::Outgoing;
+use crate::error::Error;
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
@@ -8,7 +10,9 @@ use super::MemoryEngine;
 use super::clock::{self, Micros};
 use super::store::Store;
 use crate::engine::{BroadcastMessage, Broadcasts, EventParty, PublishOutcome, QueueSubscription};
-use crate::{Pattern, QueueName, Result};
+use crate::error::Result;
+use crate::event::pattern::Pattern;
+use crate::message::queue_name::QueueName;
 
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
@@ -45,7 +49,7 @@ impl Store {
             };
             copies.push((copy, refused));
         }
-        let mut stored = |(copy, refused): (crate::Outgoing, Option<crate::Error>)| {
+        let mut stored = |(copy, refused): (Outgoing, Option<Error>)| {
             let queue = copy.queue.clone();
             let outcome = match refused {
                 Some(error) => PublishOutcome::Failed(error),

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::engine::Dedupe;
+use crate::error::ErrorKind;
 use crate::message::headers::Headers;
-use crate::{ErrorKind, Progress};
+use crate::message::settlement::Progress;
 
 async fn engine() -> (MemoryEngine, QueueName) {
     let engine = MemoryEngine::new();

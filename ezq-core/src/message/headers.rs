@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use crate::Progress;
+use crate::message::settlement::Progress;
 
 /// What begins every header key that ezq owns.
 pub const PREFIX: &str = "ezq-";

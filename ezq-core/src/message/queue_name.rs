@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The suffix of the queue that keeps a queue's dead letters.
 pub const DEAD_LETTER_SUFFIX: &str = "_dlq";

@@ -3,18 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::Outgoing;
 use crate::message::headers::{HANDLER_PREFIX, Headers};
 
 /// How many errors of one handler a message keeps, newest last.
 pub const ERRORS_KEPT: usize = 3;
-/// The most bytes of one error's text that a message keeps.
-pub const ERROR_TEXT_LIMIT: usize = 1000;
 
 /// A handler's name: a durable key, under which messages keep that handler's progress.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,65 +34,6 @@ impl From<&str> for HandlerName {
 impl fmt::Display for HandlerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-/// What is to become of one delivery.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Settle {
-    /// Every handler is done: remove the message (or archive it), and publish what they returned.
-    Ack {
-        /// Events that handlers returned; they become visible together with the removal.
-        outgoing: Vec<Outgoing>,
-    },
-    /// Deliver again after a pause.
-    Retry {
-        /// How long from now, on the engine's clock.
-        after: Duration,
-        /// The marks of the handlers that ran in this delivery; merged into the message's own.
-        progress: Progress,
-        /// Events of the handlers that are done; published in the same step that marks them done.
-        outgoing: Vec<Outgoing>,
-    },
-    /// Move the message to the queue's dead letters.
-    DeadLetter {
-        /// Why.
-        reason: Reason,
-        /// The marks of the handlers that ran in this delivery.
-        progress: Progress,
-        /// Events of the handlers that are done.
-        outgoing: Vec<Outgoing>,
-    },
-    /// Give the message back untouched; it is readable at once, in its old place.
-    Release,
-}
-
-impl Settle {
-    /// The events that go out with it.
-    #[must_use]
-    pub fn outgoing(&self) -> &[Outgoing] {
-        match self {
-            Self::Ack { outgoing }
-            | Self::Retry { outgoing, .. }
-            | Self::DeadLetter { outgoing, .. } => outgoing,
-            Self::Release => &[],
-        }
-    }
-
-    pub(crate) fn outgoing_mut(&mut self) -> Option<&mut Vec<Outgoing>> {
-        match self {
-            Self::Ack { outgoing }
-            | Self::Retry { outgoing, .. }
-            | Self::DeadLetter { outgoing, .. } => Some(outgoing),
-            Self::Release => None,
-        }
-    }
-
-    pub(crate) fn into_progress(self) -> Progress {
-        match self {
-            Self::Retry { progress, .. } | Self::DeadLetter { progress, .. } => progress,
-            Self::Ack { .. } | Self::Release => Progress::default(),
-        }
     }
 }
 
@@ -143,7 +80,7 @@ pub struct ErrorRecord {
     pub at: DateTime<Utc>,
     /// Which attempt it was, from 1.
     pub attempt: u32,
-    /// The error and its sources, cut at [`ERROR_TEXT_LIMIT`] bytes.
+    /// The error and its sources, cut at [`ERROR_TEXT_LIMIT`](crate::ERROR_TEXT_LIMIT) bytes.
     pub error: String,
 }
 

@@ -1,4 +1,5 @@
 //! What can be seen of an application: notices and health.
 
-pub(crate) mod health;
 pub(crate) mod notices;
+pub(crate) mod report;
+pub(crate) mod status;

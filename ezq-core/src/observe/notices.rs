@@ -5,6 +5,7 @@
 //! hooks run on a thread of their own, behind it. Whoever is too slow misses notices, and is told how
 //! many. While nobody listens, nothing is made: one look at a cell says so.
 
+use crate::error::error_chain;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,15 +15,14 @@ use chrono::{DateTime, Utc};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{Notify, broadcast::error::TryRecvError};
 
-use crate::app::AppBuilder;
-use crate::dispatch::attempt::panic_text;
-use crate::engine::{Delivery, MessageId, Outgoing};
-use crate::handler::context::Received;
-use crate::history::names;
+use crate::delivery::received::Received;
+use crate::engine::history::names;
+use crate::engine::{Delivery, MessageId, Outgoing, Settle};
+use crate::error::{Error, ErrorKind, Result};
 use crate::logging::warn;
-use crate::message::settlement::{Progress, Reason, Settle};
-use crate::publish::publisher::{Prepared, Published};
-use crate::{App, Error, ErrorKind, QueueName, Result};
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::{Progress, Reason};
+use crate::text::panic_text;
 
 /// How many notices wait for whoever listens, before the oldest are dropped.
 pub const NOTICES_KEPT: usize = 1024;
@@ -54,7 +54,7 @@ pub enum NoticeKind {
     /// is told where this process learns that.
     Publishing,
     /// It is stored, durably: after the commit. Of an event in a caller's own transaction only
-    /// [`App::confirm`] tells. Of a broadcast each copy is told, a queue that is missing as
+    /// [`App::confirm`](crate::App::confirm) tells. Of a broadcast each copy is told, a queue that is missing as
     /// [`PublishFailed`](Self::PublishFailed); but nothing of one that went out with a handler's
     /// transaction, or that failed as a whole, since no queue is known then.
     Published {
@@ -108,7 +108,7 @@ enum Told {
 pub(crate) struct Notices {
     sender: OnceLock<broadcast::Sender<Told>>,
     has_hooks: bool,
-    missed: Arc<AtomicU64>,
+    pub(crate) missed: Arc<AtomicU64>,
 }
 
 impl Notices {
@@ -127,6 +127,13 @@ impl Notices {
             Error::new(ErrorKind::Configuration, "no thread for the hooks").with_source(error)
         })?;
         Ok(notices)
+    }
+
+    pub(crate) fn stream(&self) -> NoticeStream {
+        NoticeStream {
+            receiver: self.subscribe(),
+            missed: 0,
+        }
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Told> {
@@ -166,42 +173,31 @@ impl Notices {
     }
 
     /// An event is about to be stored.
-    pub(crate) fn publishing(&self, prepared: &Prepared) {
+    pub(crate) fn publishing(&self, queue: &QueueName, event_id: &str, event_type: &str) {
         if self.are_heard() {
-            let Prepared {
-                outgoing,
-                event_id,
-                event_type,
-            } = prepared;
-            self.tell(
-                &outgoing.queue,
-                Some(event_id),
-                Some(event_type),
-                NoticeKind::Publishing,
-            );
+            let kind = NoticeKind::Publishing;
+            self.tell(queue, Some(event_id), Some(event_type), kind);
         }
     }
 
-    /// An event was published, or not.
+    /// An event was published under an id, as a duplicate or not; or it was not published.
     pub(crate) fn published(
         &self,
         queue: &QueueName,
         (event_id, event_type): (&str, &str),
-        result: Result<&Published, &Error>,
+        stored: Result<(&MessageId, bool), &Error>,
     ) {
         if !self.are_heard() {
             return;
         }
-        let kind = match result {
-            Ok(Published {
-                id, is_duplicate, ..
-            }) => NoticeKind::Published {
-                message_id: id.clone(),
-                is_duplicate: *is_duplicate,
+        let kind = match stored {
+            Ok((message_id, is_duplicate)) => NoticeKind::Published {
+                message_id: message_id.clone(),
+                is_duplicate,
             },
             Err(error) => NoticeKind::PublishFailed {
                 kind: error.kind(),
-                error: crate::error_chain(error),
+                error: error_chain(error),
             },
         };
         self.tell(queue, Some(event_id), Some(event_type), kind);
@@ -334,7 +330,7 @@ fn call(mut receiver: broadcast::Receiver<Told>, hooks: &[Hook], missed: &Atomic
     }
 }
 
-/// Notices as they come; [`App::notices`] subscribes.
+/// Notices as they come; [`App::notices`](crate::App::notices) subscribes.
 #[derive(Debug)]
 pub struct NoticeStream {
     receiver: broadcast::Receiver<Told>,
@@ -374,83 +370,5 @@ impl NoticeStream {
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed
-    }
-}
-
-impl AppBuilder {
-    /// Calls a function with every [`Notice`] of this application: before an event is published,
-    /// after that is committed or failed, and when an event is handled, retried or dead-lettered.
-    ///
-    /// Hooks are called one after another, on a thread of their own, a little later. What they do
-    /// changes nothing: a panic is logged; one that is slow misses notices when more than
-    /// [`NOTICES_KEPT`] wait, and [`App::missed_notices`] counts them. For async code subscribe by
-    /// [`App::notices`].
-    ///
-    /// ```
-    /// # use ezq_core::{App, MemoryEngine, NoticeKind};
-    /// let app = App::builder()
-    ///     .hook(|notice| {
-    ///         if let NoticeKind::DeadLettered { reason, .. } = &notice.kind {
-    ///             eprintln!("{:?} died in {}: {}", notice.event_id, notice.queue, reason.error);
-    ///         }
-    ///     })
-    ///     .build(MemoryEngine::new())?;
-    /// # Ok::<(), ezq_core::Error>(())
-    /// ```
-    pub fn hook(mut self, hook: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
-        self.hooks.push(Box::new(hook));
-        self
-    }
-}
-
-impl App {
-    /// Subscribes to notices of what becomes of this application's events from now on.
-    ///
-    /// ```
-    /// # use ezq_core::testing::TestApp;
-    /// # use ezq_core::{Event, NoticeKind};
-    /// # use serde::{Deserialize, Serialize};
-    /// # #[derive(Serialize, Deserialize)] struct Paid {}
-    /// # impl Event for Paid { const TYPE: &'static str = "paid"; }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> ezq_core::Result<()> {
-    /// let app = TestApp::new(|app| app)?;
-    /// let mut notices = app.notices();
-    /// app.publish(&Paid {}).await?;
-    /// let before = notices.recv().await.expect("a notice");
-    /// assert!(matches!(before.kind, NoticeKind::Publishing));
-    /// let after = notices.recv().await.expect("a notice");
-    /// assert!(matches!(after.kind, NoticeKind::Published { .. }));
-    /// # Ok(()) }
-    /// ```
-    #[must_use]
-    pub fn notices(&self) -> NoticeStream {
-        NoticeStream {
-            receiver: self.inner.services.notices.subscribe(),
-            missed: 0,
-        }
-    }
-
-    /// How many notices [hooks](AppBuilder::hook) missed so far, because they were too slow.
-    #[must_use]
-    pub fn missed_notices(&self) -> u64 {
-        self.inner.services.notices.missed.load(Ordering::Relaxed)
-    }
-
-    /// Says that the transaction has committed in which an event was published: hooks are told, and
-    /// consumers are woken at once. Nobody else can see that commit; events of a transaction that is
-    /// never confirmed are handled all the same.
-    pub fn confirm(&self, published: &Published) {
-        let services = &self.inner.services;
-        let Published {
-            queue,
-            event_id,
-            event_type,
-            ..
-        } = published;
-        services
-            .notices
-            .published(queue, (event_id, event_type), Ok(published));
-        services.engines.of(queue).wake(queue);
     }
 }

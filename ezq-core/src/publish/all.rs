@@ -10,10 +10,11 @@ use chrono::{DateTime, Utc};
 use tracing::{Instrument, debug_span};
 
 use crate::engine::Due;
+use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::message::headers;
+use crate::message::queue_name::QueueName;
 use crate::publish::builder::{PublishOptions, publish_options};
 use crate::publish::publisher::{Draft, Prepared, Published, Publisher};
-use crate::{Error, ErrorKind, QueueName, Result, error_chain};
 
 /// How many failures an error names at most.
 const NAMED: usize = 3;
@@ -46,7 +47,7 @@ impl PublishAll {
         let options = self.options?;
         let prepare = |draft: Result<Draft>| {
             let prepared = self.publisher.prepare(draft?, &options)?;
-            self.publisher.services.notices.publishing(&prepared);
+            prepared.tell(&self.publisher.services.notices);
             Ok(prepared)
         };
         Ok(self.drafts.into_iter().map(prepare).collect())

@@ -10,12 +10,14 @@ use chrono::{DateTime, Utc};
 use tracing::{Instrument, debug_span};
 
 use crate::engine::{BroadcastMessage, Due, PublishOutcome};
-use crate::event::is_control;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::envelope::Envelope;
+use crate::event::{Event, is_control};
 use crate::logging::warn;
 use crate::message::headers;
+use crate::message::queue_name::QueueName;
 use crate::publish::builder::{PublishOptions, publish_options};
 use crate::publish::publisher::{Draft, Published, Publisher};
-use crate::{Envelope, Error, ErrorKind, Event, QueueName, Result};
 
 /// One event about to be broadcast; await it.
 #[derive(Debug)]
@@ -188,7 +190,9 @@ impl Broadcast {
             let done = prepared.broadcasted(copies)?;
             let names = (done.event_id.as_str(), event_type.as_str());
             for copy in &done.copies {
-                services.notices.published(&copy.queue, names, Ok(copy));
+                services
+                    .notices
+                    .published(&copy.queue, names, Ok(copy.stored()));
             }
             for queue in &done.missing {
                 let text = format!("the subscribed queue `{queue}` does not exist");

@@ -8,9 +8,10 @@ use chrono::{DateTime, Utc};
 use tracing::{Instrument, debug_span};
 
 use crate::engine::Due;
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::headers::{self, Headers};
+use crate::message::queue_name::QueueName;
 use crate::publish::publisher::{Draft, Prepared, Published, Publisher};
-use crate::{Error, ErrorKind, QueueName, Result};
 
 /// What a publisher may say of its events.
 #[derive(Debug, Clone, Default)]
@@ -199,7 +200,7 @@ impl Publish {
     /// When the event or an option is invalid.
     pub fn prepare(self) -> Result<Prepared> {
         let prepared = self.publisher.prepare(self.draft?, &self.options?)?;
-        self.publisher.services.notices.publishing(&prepared);
+        prepared.tell(&self.publisher.services.notices);
         Ok(prepared)
     }
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::engine::{Broadcasts, Engine, Outgoing, PublishOutcome};
-use crate::{Error, ErrorKind, QueueName, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::queue_name::QueueName;
 
 /// The default engine and the named ones, with the queues that are routed to them.
 #[derive(Clone)]

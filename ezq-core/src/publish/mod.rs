@@ -6,4 +6,5 @@ pub(crate) mod builder;
 pub(crate) mod engines;
 pub(crate) mod publisher;
 pub(crate) mod routing;
+pub(crate) mod services;
 pub(crate) mod transaction;

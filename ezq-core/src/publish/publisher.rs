@@ -1,71 +1,22 @@
 //! Publishing: an event becomes an envelope, the envelope a body, the body a stored message.
 
+use crate::observe::notices::Notices;
+use crate::publish::services::Services;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::codec::codecs::Codecs;
+use crate::delivery::received::Received;
 use crate::engine::{Dedupe, Due, MessageId, Original, Outgoing, PublishOutcome};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
-use crate::event::finite;
-use crate::handler::context::Received;
-use crate::handler::extract::States;
+use crate::event::tick::Tick;
+use crate::event::{Event, finite};
 use crate::message::headers::{self, Headers};
-use crate::observe::notices::Notices;
+use crate::message::queue_name::QueueName;
 use crate::publish::all::PublishAll;
 use crate::publish::builder::{Publish, PublishOptions};
-use crate::publish::engines::Engines;
-use crate::publish::routing::Routing;
 use crate::publish::transaction::Transaction;
-use crate::schedule::Tick;
-use crate::{Error, ErrorKind, Event, QueueName, Result};
-
-/// What all parts of an application share.
-#[derive(Debug)]
-pub(crate) struct Services {
-    pub(crate) states: States,
-    pub(crate) engines: Engines,
-    pub(crate) source: String,
-    pub(crate) default_queue: QueueName,
-    pub(crate) routing: Routing,
-    pub(crate) codecs: Codecs,
-    pub(crate) notices: Notices,
-    pub(crate) message_limit: usize,
-    pub(crate) dedupe_window: Duration,
-}
-
-impl Services {
-    /// Where events of a type go whose publisher names no queue: to where the type is routed, else to
-    /// its own queue, else to the application's.
-    pub(crate) fn queue_of(&self, event_type: &str, own: Option<&str>) -> Result<QueueName> {
-        match (self.routing.queue(event_type)?, own) {
-            (Some(routed), _) => Ok(routed),
-            (None, Some(own)) => QueueName::new(own),
-            (None, None) => Ok(self.default_queue.clone()),
-        }
-    }
-
-    /// Publishes events that handlers returned, apart from any settlement; an error if one of them is
-    /// not stored.
-    pub(crate) async fn publish_returned(&self, events: Vec<Outgoing>) -> Result<()> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let told = if self.notices.are_heard() {
-            events.clone()
-        } else {
-            Vec::new()
-        };
-        for outcome in self.engines.publish(events).await? {
-            if let PublishOutcome::Failed(error) = outcome {
-                return Err(error);
-            }
-        }
-        self.notices.went_out(&told);
-        Ok(())
-    }
-}
 
 /// An event on its way to be published: its payload is written, its envelope is not.
 #[derive(Debug, Clone)]
@@ -178,6 +129,11 @@ pub struct Published {
 }
 
 impl Published {
+    /// Under which id it is stored, and whether it was before.
+    pub(crate) fn stored(&self) -> (&MessageId, bool) {
+        (&self.id, self.is_duplicate)
+    }
+
     /// What an engine's outcome says of a message.
     pub(crate) fn of(
         queue: QueueName,
@@ -224,6 +180,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Says that it is about to be stored.
+    pub(crate) fn tell(&self, notices: &Notices) {
+        notices.publishing(&self.outgoing.queue, &self.event_id, &self.event_type);
+    }
+
     /// What to answer once an engine said what became of it.
     ///
     /// # Errors
@@ -299,7 +260,11 @@ impl Publisher {
             let names_here = notices.are_heard().then(|| (queue.clone(), names.clone()));
             let result = Published::of(queue, names, outcomes.next());
             if let Some((queue, (event_id, event_type))) = names_here {
-                notices.published(&queue, (&event_id, &event_type), result.as_ref());
+                notices.published(
+                    &queue,
+                    (&event_id, &event_type),
+                    result.as_ref().map(Published::stored),
+                );
             }
             result
         };
@@ -369,7 +334,7 @@ impl Publisher {
     /// engine itself; this goes out with a settlement, which a refusal would spoil.
     pub(crate) fn finish(&self, draft: Draft) -> Result<Outgoing> {
         let prepared = self.prepare(draft, &PublishOptions::default())?;
-        self.services.notices.publishing(&prepared);
+        prepared.tell(&self.services.notices);
         let Prepared {
             outgoing,
             event_id,

@@ -5,17 +5,18 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::app::AppBuilder;
-use crate::dispatch::attempt::panic_text;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::is_control;
-use crate::{Error, ErrorKind, Pattern, QueueName, Result};
+use crate::event::pattern::Pattern;
+use crate::message::queue_name::QueueName;
+use crate::text::panic_text;
 
 type RouteFn = Arc<dyn Fn(&str) -> Option<QueueName> + Send + Sync>;
 
 /// The routes of an application.
 #[derive(Clone, Default)]
 pub(crate) struct Routing {
-    function: Option<RouteFn>,
+    pub(crate) function: Option<RouteFn>,
     patterns: Vec<(Pattern, QueueName)>,
 }
 
@@ -48,28 +49,6 @@ impl Routing {
             .iter()
             .find(|(pattern, _)| pattern.matches(event_type));
         Ok(found.map(|(_, queue)| queue.clone()))
-    }
-}
-
-impl AppBuilder {
-    /// Routes events by a function of their type's name: the queue of those whose publisher names
-    /// none; with `None`, [`Config::event_routes`](crate::Config::event_routes) decide, then the
-    /// type's own queue, then the application's.
-    ///
-    /// ```
-    /// # use ezq_core::{App, MemoryEngine, QueueName};
-    /// let slow = QueueName::new("slow")?;
-    /// let app = App::builder()
-    ///     .route_events(move |event_type| event_type.ends_with(".export").then(|| slow.clone()))
-    ///     .build(MemoryEngine::new())?;
-    /// # Ok::<(), ezq_core::Error>(())
-    /// ```
-    pub fn route_events(
-        mut self,
-        route: impl Fn(&str) -> Option<QueueName> + Send + Sync + 'static,
-    ) -> Self {
-        self.routing.function = Some(Arc::new(route));
-        self
     }
 }
 

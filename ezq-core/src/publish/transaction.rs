@@ -8,9 +8,11 @@ use std::time::Duration;
 use crate::engine::{
     BroadcastMessage, Delivery, Engine, MessageId, Outgoing, PublishOutcome, UnitOfWork,
 };
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::queue_name::QueueName;
 use crate::publish::engines::ensure;
-use crate::publish::publisher::{Prepared, Published, Services};
-use crate::{Error, ErrorKind, QueueName, Result};
+use crate::publish::publisher::{Prepared, Published};
+use crate::publish::services::Services;
 
 /// A handler's transaction, with what the handler published so far.
 pub(crate) struct Transaction {

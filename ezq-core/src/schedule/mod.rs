@@ -5,17 +5,10 @@
 //! number of processes one fires each tick, and no lock is held between ticks. Times are the
 //! engine's, not the workers'.
 
-mod app;
-mod control;
 mod plan;
-mod run;
 mod when;
 mod zoned;
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-
-pub use control::{ScheduleStatus, Schedules};
 pub(crate) use plan::{Plan, Planned, Plans, Template};
 
 /// When something is to happen again and again, and what becomes of the times that nobody was there
@@ -117,17 +110,4 @@ pub enum Missed {
     FireOnce,
     /// They are left out.
     Skip,
-}
-
-/// One firing of a schedule, as the function of `#[on_schedule]` gets it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Tick {
-    /// The schedule's name.
-    pub schedule: String,
-    /// When it was due, on the engine's clock; of one that was run by hand, when that was.
-    pub due: DateTime<Utc>,
-    /// When the tick before it was due that fired. What lies between is what this one is for, also
-    /// where ticks were missed.
-    pub previous: Option<DateTime<Utc>>,
 }

@@ -7,11 +7,14 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, Semaphore};
 
 use super::when::When;
-use super::{Missed, Schedule, Tick};
+use super::{Missed, Schedule};
 use crate::engine::{Outgoing, ScheduleRow, ScheduleStore};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::tick::Tick;
+use crate::message::queue_name::QueueName;
 use crate::publish::builder::PublishOptions;
-use crate::publish::publisher::{Draft, Prepared, Publisher, Services};
-use crate::{Error, ErrorKind, QueueName, Result};
+use crate::publish::publisher::{Draft, Prepared, Publisher};
+use crate::publish::services::Services;
 
 /// The longest name of a schedule, in bytes.
 const NAME_LIMIT: usize = 255;
@@ -36,16 +39,16 @@ pub(crate) enum Template {
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) name: String,
-    pub(super) when: When,
-    pub(super) missed: Missed,
+    pub(crate) when: When,
+    pub(crate) missed: Missed,
     /// What two processes that have the same schedule agree on.
-    pub(super) definition: String,
+    pub(crate) definition: String,
     /// Its end: what is published, and where to.
     target: String,
     pub(crate) queue: QueueName,
     pub(crate) event_type: String,
     /// Set while the definition of this process stands or was overruled.
-    pub(super) registered: AtomicBool,
+    pub(crate) registered: AtomicBool,
     options: PublishOptions,
     template: Template,
 }
@@ -53,7 +56,7 @@ pub(crate) struct Planned {
 impl Planned {
     /// Whether a schedule of this name is another thing: another application's, which publishes
     /// something else, or elsewhere. Two programs of one application need not agree on its name.
-    pub(super) fn differs_from(&self, row: &ScheduleRow, application: &str) -> bool {
+    pub(crate) fn differs_from(&self, row: &ScheduleRow, application: &str) -> bool {
         row.application != application && !row.definition.ends_with(&self.target)
     }
 
@@ -63,7 +66,7 @@ impl Planned {
     }
 
     /// The event of one tick.
-    pub(super) fn message(
+    pub(crate) fn message(
         &self,
         publisher: &Publisher,
         due: DateTime<Utc>,
@@ -93,9 +96,9 @@ impl Planned {
 pub(crate) struct Plans {
     pub(crate) planned: Vec<Planned>,
     /// Of several consumers one runs the schedules; the next takes its turn when that ends.
-    pub(super) turn: Semaphore,
+    pub(crate) turn: Semaphore,
     /// Something was changed by hand.
-    pub(super) nudge: Notify,
+    pub(crate) nudge: Notify,
 }
 
 impl Plans {
@@ -121,13 +124,13 @@ impl Plans {
     }
 
     /// The rows are gone with their table: they are put in place anew.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.planned
             .iter()
             .for_each(|planned| planned.registered.store(false, Ordering::Relaxed));
     }
 
-    pub(super) fn find(&self, name: &str) -> Option<&Planned> {
+    pub(crate) fn find(&self, name: &str) -> Option<&Planned> {
         self.planned.iter().find(|planned| planned.name == name)
     }
 }

@@ -6,8 +6,8 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
 use super::{Rhythm, Schedule, zoned};
-use crate::config::duration;
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::text::duration;
 
 /// A schedule's times, checked.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl When {
     }
 
     /// The first time after another. Intervals are counted from a time that was one of theirs.
-    pub(super) fn next(
+    pub(crate) fn next(
         &self,
         after: DateTime<Utc>,
         anchor: DateTime<Utc>,
@@ -67,7 +67,7 @@ impl When {
     }
 
     /// The newest time up to now, of those from `from` on, which is one and has come.
-    pub(super) fn newest(&self, from: DateTime<Utc>, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    pub(crate) fn newest(&self, from: DateTime<Utc>, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
         match self {
             Self::Cron { cron, tz } => Ok(zoned::previous(cron, *tz, now)
                 .ok_or_else(endless)?

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 fn read(body: &str) -> Result<Envelope> {
     let queue = QueueName::new("orders").unwrap();
     let enqueued_at = "2026-01-02T03:04:05Z".parse().unwrap();
-    let (message_id, headers) = (&MessageId::Number(7), &crate::Headers::new());
+    let (message_id, headers) = (&MessageId::Number(7), &Headers::new());
     decode(
         body,
         Origin {

@@ -11,15 +11,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use super::Missed;
-use super::plan::Planned;
-use crate::app::inner::Inner;
 use crate::engine::{
     Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
 };
+use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
 use crate::publish::publisher::Publisher;
-use crate::{Error, ErrorKind, Result, error_chain};
+use crate::schedule::Missed;
+use crate::schedule::Planned;
+use crate::shared::Shared;
 
 /// The longest time between two looks: so late at most a change made elsewhere is noticed.
 const LOOK: Duration = Duration::from_secs(30);
@@ -30,7 +30,7 @@ const GONE: TimeDelta = TimeDelta::minutes(2);
 /// How soon after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-impl Inner {
+impl Shared {
     /// Makes sure that there is a place for the schedules, if there are any, and that no other
     /// application has one of their names.
     pub(crate) async fn ready_to_schedule(&self) -> Result<()> {
@@ -99,7 +99,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn schedule_store(&self) -> Result<&dyn ScheduleStore> {
+    pub(crate) fn schedule_store(&self) -> Result<&dyn ScheduleStore> {
         let engine = &self.services.engines.default;
         engine.schedules().ok_or_else(|| {
             let name = engine.capabilities().name;
@@ -150,7 +150,7 @@ impl Inner {
         self.look_at(&mine).await
     }
 
-    pub(super) async fn look_at(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
+    pub(crate) async fn look_at(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
         let gone = |error: &Error| {
             if error.kind() == ErrorKind::SchemaMissing {
                 self.schedules.forget();
@@ -161,7 +161,7 @@ impl Inner {
 
     /// Refuses a schedule whose name another application has for something else, while that one
     /// runs.
-    pub(super) fn owned(
+    pub(crate) fn owned(
         &self,
         planned: &Planned,
         row: &ScheduleRow,
@@ -238,7 +238,7 @@ impl Inner {
     }
 
     /// Puts a schedule in place of what is there. Its ticks begin where the old one was last seen to.
-    pub(super) async fn register(
+    pub(crate) async fn register(
         &self,
         planned: &Planned,
         old: Option<&ScheduleRow>,
@@ -295,7 +295,7 @@ impl Inner {
     }
 
     /// Fires, and makes sure of the queue where it is missing.
-    pub(super) async fn store_firing(&self, firing: Firing<'_>) -> Result<Fired> {
+    pub(crate) async fn store_firing(&self, firing: Firing<'_>) -> Result<Fired> {
         let store = self.schedule_store()?;
         let fired = match store.fire(firing.clone()).await {
             Err(error) if error.kind() == ErrorKind::QueueMissing => {

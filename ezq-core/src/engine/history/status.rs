@@ -107,7 +107,9 @@ mod tests {
 
     use super::*;
     use crate::engine::MessageId;
-    use crate::{HandlerMark, HandlerName, HandlerState, Headers, QueueName};
+    use crate::message::headers::Headers;
+    use crate::message::queue_name::QueueName;
+    use crate::message::settlement::{HandlerMark, HandlerName, HandlerState};
 
     fn second(n: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + chrono::Duration::seconds(n)

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{CopyState, EventCopy, History};
 use crate::engine::Death;
-use crate::{HandlerMark, HandlerName, HandlerState, Reason};
+use crate::message::settlement::{HandlerMark, HandlerName, HandlerState, Reason};
 
 const NOTHING: &str = "nothing is kept of it. An event is deleted once it is handled, unless its \
                        queue keeps an archive or a trail: say so with \

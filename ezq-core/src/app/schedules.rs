@@ -1,9 +1,12 @@
 //! What an application and its builder have to do with schedules.
 
-use super::plan::{Plan, Template};
-use super::{Schedule, Schedules};
+use crate::admin::schedules::Schedules;
+use crate::app::{App, AppBuilder};
+use crate::error::Result;
+use crate::event::Event;
 use crate::publish::publisher::Draft;
-use crate::{App, AppBuilder, Event, Result};
+use crate::schedule::Schedule;
+use crate::schedule::{Plan, Template};
 
 impl App {
     /// The schedules that the application's engine keeps: what they do next, and changing it.

@@ -2,16 +2,19 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::consumer::Observed;
+use crate::config::Config;
 use crate::dispatch::dispatcher::Dispatcher;
-use crate::engine::EventRole;
+use crate::engine::{EventRole, Settle};
+use crate::error::{Error, Result};
+use crate::handler::Handler;
 use crate::handler::extract::Provided;
-use crate::publish::publisher::Services;
+use crate::message::queue_name::QueueName;
+use crate::observe::status::Observed;
+use crate::publish::services::Services;
 use crate::schedule::Plans;
-use crate::{Config, Error, Handler, QueueName, Result, Settle};
 
 #[derive(Debug)]
-pub(crate) struct Inner {
+pub(crate) struct Shared {
     pub(crate) services: Arc<Services>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) config: Arc<Config>,
@@ -22,7 +25,7 @@ pub(crate) struct Inner {
     pub(crate) parties: Vec<(EventRole, &'static str)>,
 }
 
-impl Inner {
+impl Shared {
     /// Checks that the extractors of every handler can be provided: of one that has a queue of its
     /// own by that queue's engine, of the others by that of the application's queue.
     pub(crate) fn check(&self) -> Result<()> {

@@ -8,15 +8,17 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use tokio::time::{Instant, timeout};
 
-use crate::app::inner::Inner;
-use crate::consumer::{ConsumerState, Counts, Observed};
 use crate::engine::Engine;
-use crate::{App, QueueName, error_chain};
+use crate::error::error_chain;
+use crate::message::queue_name::QueueName;
+use crate::observe::report::Counts;
+use crate::observe::status::{ConsumerState, Observed};
+use crate::shared::Shared;
 
 /// For how long a store may refuse a consumer that counts as live.
 const REFUSED: Duration = Duration::from_secs(60);
 
-/// How an application is: [`App::health`] tells.
+/// How an application is: [`App::health`](crate::App::health) tells.
 ///
 /// It can be displayed, and written by serde: durations in seconds, states and errors as text.
 #[derive(Debug, Clone, Serialize)]
@@ -105,7 +107,7 @@ impl ConsumerHealth {
         self.state == ConsumerState::Running && self.error.is_none()
     }
 
-    pub(crate) async fn of(app: &Inner, observed: &Observed) -> Self {
+    pub(crate) async fn of(app: &Shared, observed: &Observed) -> Self {
         let (mut lag, mut error) = (None, observed.failing());
         let state = observed.state();
         if let (Some(queue), false) = (&observed.queue, state.is_ended()) {
@@ -130,7 +132,7 @@ impl ConsumerHealth {
 }
 
 impl EngineHealth {
-    async fn of(name: Option<&String>, engine: &dyn Engine, patience: Duration) -> Self {
+    pub(crate) async fn of(name: Option<&String>, engine: &dyn Engine, patience: Duration) -> Self {
         let kind = engine.capabilities().name;
         let asked = Instant::now();
         let error = match timeout(patience, engine.health_check()).await {
@@ -152,41 +154,7 @@ fn late(patience: Duration) -> String {
     format!("no answer within {patience:?}")
 }
 
-impl App {
-    /// How the application is: whether its engines answer, and how its consumers are. Everything is
-    /// asked at once, for at most [`connect_timeout`](crate::Config::connect_timeout), and cheaply: a
-    /// probe may ask every second.
-    ///
-    /// ```
-    /// # use ezq_core::{App, MemoryEngine};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> ezq_core::Result<()> {
-    /// # let app = App::builder().without_discovered_handlers().build(MemoryEngine::new())?;
-    /// // The handler of `GET /ready` in any web framework:
-    /// let health = app.health().await;
-    /// let status = if health.is_ready() { 200 } else { 503 };
-    /// println!("{status}: {health}");
-    /// # assert_eq!(status, 200);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Cancel safety
-    /// It changes nothing.
-    pub async fn health(&self) -> Health {
-        let (inner, patience) = (&self.inner, self.inner.config.connect_timeout);
-        let engines = inner.services.engines.with_names();
-        let engines = engines.map(|(name, engine)| EngineHealth::of(name, &**engine, patience));
-        let observed = inner.consumers();
-        let consumers = observed.iter().map(|one| ConsumerHealth::of(inner, one));
-        let (engines, consumers) = tokio::join!(
-            futures_util::future::join_all(engines),
-            futures_util::future::join_all(consumers)
-        );
-        Health { engines, consumers }
-    }
-}
-
-impl Inner {
+impl Shared {
     /// Notes a consumer that begins.
     pub(crate) fn note(&self, observed: &Arc<Observed>) {
         let mut known = self

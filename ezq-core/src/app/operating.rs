@@ -6,15 +6,18 @@ use std::time::Duration;
 use tracing::{Instrument, info};
 
 use crate::admin::dead_letters::DeadLetterQueue;
-use crate::dispatch::attempt::bounded;
-use crate::engine::{BlockedKey, Engine, LeaseRequest, MessageId, Receipt, SettleOutcome};
-use crate::history::HistoryRequest;
-use crate::logging::warn;
-use crate::publish::publisher::{Published, Services};
-use crate::{
-    App, Due, Error, ErrorKind, Progress, QueueName, QueueStats, Reason, ReasonKind, Result,
-    Settle, error_chain,
+use crate::admin::history::HistoryRequest;
+use crate::app::App;
+use crate::engine::{
+    BlockedKey, Due, Engine, LeaseRequest, MessageId, QueueStats, Receipt, Settle, SettleOutcome,
 };
+use crate::error::{Error, ErrorKind, Result, error_chain};
+use crate::logging::warn;
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::{Progress, Reason, ReasonKind};
+use crate::publish::publisher::Published;
+use crate::publish::services::Services;
+use crate::text::bounded;
 
 /// For how long a message is leased that an operator gives up: for one settlement.
 const LEASE: Duration = Duration::from_secs(30);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::plan::Planned;
-use crate::app::inner::Inner;
 use crate::engine::{Fired, Firing, ScheduleRow, ScheduleStore};
+use crate::error::{Error, ErrorKind, Result};
 use crate::publish::publisher::{Published, Publisher};
-use crate::{Error, ErrorKind, Result};
+use crate::schedule::Planned;
+use crate::shared::Shared;
 
 /// The schedules that an application's engine keeps, those of other applications included.
 ///
@@ -32,7 +32,7 @@ use crate::{Error, ErrorKind, Result};
 /// ```
 #[derive(Clone, Copy)]
 pub struct Schedules<'a> {
-    inner: &'a Arc<Inner>,
+    inner: &'a Arc<Shared>,
     store: &'a dyn ScheduleStore,
 }
 
@@ -59,7 +59,7 @@ pub struct ScheduleStatus {
 }
 
 impl<'a> Schedules<'a> {
-    pub(crate) fn of(inner: &'a Arc<Inner>) -> Result<Self> {
+    pub(crate) fn of(inner: &'a Arc<Shared>) -> Result<Self> {
         Ok(Self {
             inner,
             store: inner.schedule_store()?,

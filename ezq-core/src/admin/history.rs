@@ -3,9 +3,10 @@
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
-use super::History;
+use crate::engine::history::History;
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::queue_name::QueueName;
 use crate::publish::engines::Engines;
-use crate::{Error, ErrorKind, QueueName, Result};
 
 /// A history about to be asked for; await it.
 ///

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::report::{Counters, Report};
-use super::run::Phase;
-use crate::{Error, ErrorKind, QueueName, Result, error_chain};
+use crate::error::{Error, ErrorKind, Result, error_chain};
+use crate::message::queue_name::QueueName;
+use crate::observe::report::{Counters, Report};
 
 /// How far a consumer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
-    pub(super) fn new(queue: Option<&QueueName>) -> Self {
+    pub(crate) fn new(queue: Option<&QueueName>) -> Self {
         Self {
             queue: queue.cloned(),
             counters: Arc::default(),
@@ -96,7 +96,7 @@ impl Observed {
         self.state.borrow().clone()
     }
 
-    pub(super) fn states(&self) -> watch::Receiver<ConsumerState> {
+    pub(crate) fn states(&self) -> watch::Receiver<ConsumerState> {
         self.state.subscribe()
     }
 
@@ -138,7 +138,7 @@ impl Observed {
     }
 
     /// Notes how a claim was answered.
-    pub(super) fn claimed(&self, answer: Result<(), &Error>) {
+    pub(crate) fn claimed(&self, answer: Result<(), &Error>) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         *failing = answer.err().map(|error| error_chain(error));
         let is_refused = answer.is_err_and(|error| error.kind() == ErrorKind::Permission);
@@ -153,7 +153,7 @@ impl Observed {
     }
 
     /// Notes how a batch of settlements was answered.
-    pub(super) fn settled(&self, answer: Result<(), &Error>) {
+    pub(crate) fn settled(&self, answer: Result<(), &Error>) {
         let mut unsettled = self
             .unsettled
             .lock()
@@ -166,7 +166,7 @@ impl Observed {
 
     /// Notes how those were answered that could not be settled with their batch. Several such
     /// batches may be tried beside each other: each notes anew with every try.
-    pub(super) fn settled_later(&self, answer: Result<(), &Error>) {
+    pub(crate) fn settled_later(&self, answer: Result<(), &Error>) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         *left = answer
             .err()
@@ -174,7 +174,7 @@ impl Observed {
     }
 
     /// Notes whether leases can be renewed.
-    pub(super) fn renewed(&self, answer: Result<(), &Error>) {
+    pub(crate) fn renewed(&self, answer: Result<(), &Error>) {
         let mut unrenewed = self
             .unrenewed
             .lock()
@@ -184,14 +184,16 @@ impl Observed {
             .map(|error| format!("renewing leases fails: {}", error_chain(error)));
     }
 
-    pub(super) fn is_in(&self, phase: Phase) {
-        self.turn(match phase {
-            Phase::Running => ConsumerState::Running,
-            Phase::Draining | Phase::Finishing | Phase::Cancelling => ConsumerState::Stopping,
+    /// It claims and handles, or it was told to stop.
+    pub(crate) fn runs(&self, is_stopping: bool) {
+        self.turn(if is_stopping {
+            ConsumerState::Stopping
+        } else {
+            ConsumerState::Running
         });
     }
 
-    pub(super) fn restarts_after(&self, error: &Error) {
+    pub(crate) fn restarts_after(&self, error: &Error) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
         // The one that starts again has settled nothing yet.
         self.settled(Ok(()));
@@ -200,7 +202,7 @@ impl Observed {
         self.turn(ConsumerState::Restarting(error_chain(error).into()));
     }
 
-    pub(super) fn ended(&self, result: &Result<Report>) {
+    pub(crate) fn ended(&self, result: &Result<Report>) {
         // It claims no more: a store that refused it is no reason for a new process.
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.turn(match result {
@@ -224,7 +226,7 @@ impl Observed {
 }
 
 /// Says so when a consumer's future is dropped before it ended.
-pub(super) struct Watched(pub(super) Arc<Observed>);
+pub(crate) struct Watched(pub(crate) Arc<Observed>);
 
 impl Drop for Watched {
     fn drop(&mut self) {

@@ -4,7 +4,6 @@
 //! It is read from messages as they are now, so it tells no more than they keep: the newest errors
 //! of each handler, and of an acknowledged event only what an archive holds.
 
-mod request;
 mod show;
 mod status;
 
@@ -13,9 +12,9 @@ use serde_json::Value;
 
 use crate::engine::{Death, MessageId};
 use crate::message::headers::{CE_ID, CE_TYPE, CODEC, Headers, REDRIVEN, REPLAY};
-use crate::{HandlerState, Progress, QueueName, Reason};
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::{HandlerState, Progress, Reason};
 
-pub use request::HistoryRequest;
 pub use status::EventStatus;
 
 /// Every stored copy of an event, oldest first; [`App::history`](crate::App::history) asks for it.
@@ -137,7 +136,7 @@ impl History {
         self.copies.is_empty()
     }
 
-    fn sort(&mut self) {
+    pub(crate) fn sort(&mut self) {
         let place = |copy: &EventCopy| {
             (
                 copy.published_at,

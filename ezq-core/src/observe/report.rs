@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::Settle;
+use crate::engine::Settle;
 
 /// Why a consumer stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,120 @@
+//! A worker's own view of the lease of what it handles.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Receipt;
+
+/// A worker's own view of its lease, on its own monotonic clock.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    start: Instant,
+    ttl: Duration,
+    /// Milliseconds from `start`.
+    expires: AtomicU64,
+    renewal: Notify,
+    cancel: CancellationToken,
+    /// A handler's transaction is about to settle the delivery: a renewal has nothing to say.
+    settling: AtomicBool,
+    /// The receipt of a newer delivery of the message that came to this worker itself.
+    newer: Mutex<Option<Receipt>>,
+}
+
+impl Lease {
+    /// A lease that runs for `ttl` from `start`, the time before the claim was sent.
+    pub(crate) fn new(start: Instant, ttl: Duration) -> Self {
+        Self {
+            start,
+            ttl,
+            expires: AtomicU64::new(millis(ttl)),
+            renewal: Notify::new(),
+            cancel: CancellationToken::new(),
+            settling: AtomicBool::new(false),
+            newer: Mutex::default(),
+        }
+    }
+
+    /// Notes that it was renewed for `ttl` from `now`, the time before the renewal was sent.
+    pub(crate) fn renewed(&self, now: Instant, ttl: Duration) {
+        self.expires.store(
+            millis(now.duration_since(self.start).saturating_add(ttl)),
+            Ordering::Relaxed,
+        );
+        self.renewal.notify_waiters();
+    }
+
+    /// When the newest renewal, or the claim, was sent.
+    pub(crate) fn since(&self) -> Instant {
+        let expires = Duration::from_millis(self.expires.load(Ordering::Relaxed));
+        self.start + expires.saturating_sub(self.ttl)
+    }
+
+    /// Whether it has run out by this worker's own clock.
+    pub(crate) fn is_expired(&self) -> bool {
+        Instant::now() >= self.start + Duration::from_millis(self.expires.load(Ordering::Relaxed))
+    }
+
+    /// Waits while it has run out, until it is renewed or lost: a claim of this worker itself may be
+    /// about to take the delivery, and a transaction could not go on under the newer receipt. After
+    /// the time in which a renewal comes it waits no longer.
+    pub(crate) async fn revived(&self) {
+        if !self.is_expired() {
+            return;
+        }
+        let revived = async {
+            loop {
+                let renewed = self.renewal.notified();
+                if !self.is_expired() {
+                    return;
+                }
+                renewed.await;
+            }
+        };
+        tokio::select! {
+            _ = timeout(self.ttl / 3, revived) => {}
+            () = self.cancel.cancelled() => {}
+        }
+    }
+
+    /// Says whether a handler's transaction settles the delivery just now.
+    pub(crate) fn set_settling(&self, settling: bool) {
+        self.settling.store(settling, Ordering::Release);
+    }
+
+    pub(crate) fn is_settling(&self) -> bool {
+        self.settling.load(Ordering::Acquire)
+    }
+
+    /// Goes on under a newer receipt.
+    pub(crate) fn go_on_as(&self, receipt: Receipt, first: &Receipt) {
+        let mut newer = self.newer.lock().unwrap_or_else(PoisonError::into_inner);
+        let receipt = receipt.covering(newer.as_ref().unwrap_or(first));
+        *newer = Some(receipt);
+    }
+
+    /// The receipt that settles, of a delivery that came with this one.
+    pub(crate) fn newest(&self, first: &Receipt) -> Receipt {
+        self.newer().unwrap_or_else(|| first.clone())
+    }
+
+    /// The receipt that settles, where it is not the one with which the delivery came.
+    pub(crate) fn newer(&self) -> Option<Receipt> {
+        self.newer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn cancel(&self) -> &CancellationToken {
+        &self.cancel
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}

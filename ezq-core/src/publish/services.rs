@@ -1,0 +1,87 @@
+//! What publishers, handlers and consumers of one application share.
+
+use crate::engine::PublishOutcome;
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::engines::Engines;
+use super::routing::Routing;
+use crate::codec::codecs::Codecs;
+use crate::engine::Outgoing;
+use crate::error::Result;
+use crate::message::queue_name::QueueName;
+use crate::observe::notices::Notices;
+
+/// What all parts of an application share.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) states: States,
+    pub(crate) engines: Engines,
+    pub(crate) source: String,
+    pub(crate) default_queue: QueueName,
+    pub(crate) routing: Routing,
+    pub(crate) codecs: Codecs,
+    pub(crate) notices: Notices,
+    pub(crate) message_limit: usize,
+    pub(crate) dedupe_window: Duration,
+}
+
+impl Services {
+    /// Where events of a type go whose publisher names no queue: to where the type is routed, else to
+    /// its own queue, else to the application's.
+    pub(crate) fn queue_of(&self, event_type: &str, own: Option<&str>) -> Result<QueueName> {
+        match (self.routing.queue(event_type)?, own) {
+            (Some(routed), _) => Ok(routed),
+            (None, Some(own)) => QueueName::new(own),
+            (None, None) => Ok(self.default_queue.clone()),
+        }
+    }
+
+    /// Publishes events that handlers returned, apart from any settlement; an error if one of them is
+    /// not stored.
+    pub(crate) async fn publish_returned(&self, events: Vec<Outgoing>) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let told = if self.notices.are_heard() {
+            events.clone()
+        } else {
+            Vec::new()
+        };
+        for outcome in self.engines.publish(events).await? {
+            if let PublishOutcome::Failed(error) = outcome {
+                return Err(error);
+            }
+        }
+        self.notices.went_out(&told);
+        Ok(())
+    }
+}
+
+/// The application's states, one per type.
+#[derive(Default)]
+pub(crate) struct States(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
+
+impl States {
+    pub(crate) fn insert<T: Clone + Send + Sync + 'static>(&mut self, state: T) {
+        self.0.insert(TypeId::of::<T>(), Box::new(state));
+    }
+
+    pub(crate) fn holds<T: 'static>(&self) -> bool {
+        self.0.contains_key(&TypeId::of::<T>())
+    }
+
+    pub(crate) fn find<T: Clone + 'static>(&self) -> Option<T> {
+        self.0
+            .get(&TypeId::of::<T>())
+            .and_then(|state| state.downcast_ref::<T>())
+            .cloned()
+    }
+}
+
+impl std::fmt::Debug for States {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "States({})", self.0.len())
+    }
+}

@@ -1,0 +1,50 @@
+//! Texts of errors and panics as messages keep them, and durations as people write them.
+
+use std::time::Duration;
+
+/// How much of an error's text a message keeps, in bytes.
+pub const ERROR_TEXT_LIMIT: usize = 1000;
+
+/// An error's text as a message keeps it: cut, and without the NUL that `jsonb` cannot hold.
+pub(crate) fn bounded(text: &str) -> String {
+    let kept = cut(text).replace('\0', "\u{fffd}");
+    cut(&kept).to_owned()
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(ERROR_TEXT_LIMIT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Reads a whole number and a unit.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    let millis = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(scale));
+    match millis {
+        Some(millis) if scale > 0 => Ok(Duration::from_millis(millis)),
+        _ => Err("use a whole number and a unit, as in `500ms`, `30s`, `5m` or `1h`".to_owned()),
+    }
+}
