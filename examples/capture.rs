@@ -1,8 +1,11 @@
-//! Changes of a table as typed events: `cargo run --example capture`.
+//! The changes of a table as typed events: `cargo run --example capture`.
 //!
-//! What to see: a program that knows nothing of events writes to a table, and each row that it
-//! changes comes to a handler, before and after, without the column that is left out. What it rolls
-//! back comes to nobody. It needs no database: without one it starts its own.
+//! It is for tables that other programs write to, in any language, and for code that you do not want to
+//! change.
+//!
+//! What to see: a program that knows nothing of events writes to a table. A handler gets each changed row
+//! as it was and as it is, without the column that is left out. It gets nothing of what is rolled back.
+//! The example needs no database: without `DATABASE_URL` it starts one.
 
 use std::error::Error;
 
@@ -10,7 +13,7 @@ use ezq::prelude::*;
 use ezq::{Change, sqlx};
 use serde::{Deserialize, Serialize};
 
-/// A row, as far as the handler needs it.
+/// The columns that the handler needs.
 #[derive(Debug, Serialize, Deserialize)]
 struct User {
     id: i64,
@@ -18,7 +21,7 @@ struct User {
     plan: String,
 }
 
-/// One type for all that may become of a row; a type for each does as well.
+/// One type for all changes of a row. A type for each kind of change works as well.
 #[derive(Event, Serialize, Deserialize)]
 #[event(
     type = "users.updated",
@@ -45,7 +48,7 @@ async fn follow(UserChanged(change): UserChanged) {
     }
 }
 
-/// Any program that writes to the table, in any language.
+/// What another program does to the table.
 const WRITER: [&str; 5] = [
     "insert into example_capture.users values (1, 'ada', 'free', 'hash of hers')",
     "update example_capture.users set plan = 'team'",
@@ -64,11 +67,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     )
     .execute(ezq.pool())
     .await?;
-    let users = ezq
+
+    // With the key, changes of one user are handled in order.
+    let captured = ezq
         .capture("example_capture.users")
-        .queue("capture_example");
-    // The key orders what becomes of one user.
-    let captured = users.named("users").without(["password"]).key("id").await?;
+        .queue("capture_example")
+        .named("users")
+        .without(["password"])
+        .key("id")
+        .await?;
     println!(
         "captured: {:?} of {}.{}",
         captured.columns, captured.schema, captured.table
@@ -79,6 +86,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("    $ {statement}");
         sqlx::raw_sql(statement).execute(&mut *writer).await?;
     }
+
     println!("what the handler sees");
     ezq.publish(&End::default())
         .queue("capture_example")

@@ -1,6 +1,8 @@
-//! An engine of your own, a `Vec` per queue behind a lock, that passes the suite which all engines
-//! of ezq pass and then hands an event to a handler: `cargo run --example custom_engine`.
-//! It offers nothing that an engine may leave out: the suite skips those cases, and says so.
+//! An engine of your own, for a store that ezq does not know: `cargo run --example custom_engine`.
+//!
+//! The store is a `Vec` for each queue behind a lock. The engine passes the suite that all engines of
+//! ezq pass, and then hands an event to a handler. It leaves out every optional part: the suite skips
+//! the cases on these, and says so.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,10 +12,13 @@ use ezq::{engine::*, prelude::*, *};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-/// A message is kept as its next delivery. Nobody gets it before it is `due`, which is also when
-/// its lease ends, and only its newest receipt settles it. The number is the last id.
+/// A message is kept as its next delivery. Nobody gets it before `due`, which is also the end of its
+/// lease, and only its newest receipt settles it.
 #[derive(Default)]
-struct Queues(HashMap<QueueName, Vec<Delivery>>, i64);
+struct Queues {
+    messages: HashMap<QueueName, Vec<Delivery>>,
+    last_id: i64,
+}
 
 #[derive(Default)]
 struct Shelf(Mutex<Queues>);
@@ -22,37 +27,36 @@ type Settlements = Vec<(Receipt, Settle)>;
 
 impl Queues {
     fn find(&mut self, queue: &QueueName) -> Result<&mut Vec<Delivery>> {
-        let missing = || Error::new(ErrorKind::QueueMissing, format!("no queue `{queue}`"));
-        self.0.get_mut(queue).ok_or_else(missing)
+        self.messages
+            .get_mut(queue)
+            .ok_or_else(|| Error::new(ErrorKind::QueueMissing, format!("no queue `{queue}`")))
     }
 
     fn put(&mut self, message: Outgoing) -> Result<MessageId> {
-        self.1 += 1;
-        let id = MessageId::Number(self.1);
+        self.last_id += 1;
+        let id = MessageId::Number(self.last_id);
         self.find(&message.queue.clone())?
             .push(Delivery::stored(id.clone(), message, Utc::now()));
         Ok(id)
     }
 
-    /// What can fail comes first, so that a settlement is done or not done.
+    /// Whatever can fail comes first, so that a settlement is done as a whole or not at all.
     fn settle(&mut self, queue: &QueueName, by: &Receipt, how: Settle) -> Result<SettleOutcome> {
         let outgoing = how.outgoing().to_vec();
         outgoing
             .iter()
             .try_for_each(|event| self.find(&event.queue).map(drop))?;
         let messages = self.find(queue)?;
-        let held = messages.iter().position(|message| message.receipt == *by);
-        let Some(place) = held else {
+        let Some(place) = messages.iter().position(|m| m.receipt == *by) else {
             return Ok(SettleOutcome::LeaseLost);
         };
+
         let message = messages.swap_remove(place);
         match how {
             Settle::Ack { .. } => {}
             Settle::Retry {
                 after, progress, ..
-            } => {
-                messages.push(message.returned_at(later(after), &progress));
-            }
+            } => messages.push(message.returned_at(later(after), &progress)),
             Settle::Release => messages.push(message.returned_at(Utc::now(), &Progress::default())),
             Settle::DeadLetter { reason, .. } => eprintln!("given up: {}", reason.error),
         }
@@ -74,7 +78,8 @@ impl Engine for Shelf {
     }
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
-        self.0.lock().await.0.entry(queue.clone()).or_default();
+        let mut queues = self.0.lock().await;
+        queues.messages.entry(queue.clone()).or_default();
         Ok(())
     }
 
@@ -86,36 +91,34 @@ impl Engine for Shelf {
             .collect())
     }
 
-    async fn lease(
-        &self,
-        LeaseRequest {
-            queue, max, ttl, ..
-        }: LeaseRequest,
-    ) -> Result<Leased> {
-        let (mut queues, now, mut leased) = (self.0.lock().await, Utc::now(), Leased::default());
-        for message in queues
-            .find(&queue)?
-            .iter_mut()
-            .filter(|m| m.due <= now)
-            .take(max)
-        {
-            (message.deliveries, message.leased_at) = (message.deliveries + 1, now);
+    async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
+        let mut queues = self.0.lock().await;
+        let mut leased = Leased::default();
+        let now = Utc::now();
+
+        let messages = queues.find(&request.queue)?.iter_mut();
+        for message in messages.filter(|m| m.due <= now).take(request.max) {
+            message.deliveries += 1;
+            message.leased_at = now;
+            // The number of deliveries makes each receipt void the earlier ones.
             let token = [message.deliveries.into(), 0, 0];
             message.receipt = Receipt::new(message.receipt.message_id().clone(), token);
             leased.deliveries.push(message.clone());
-            message.due = later(ttl);
+            message.due = later(request.ttl);
         }
+
         leased.deliveries.sort_by_key(Delivery::position);
         Ok(leased)
     }
 
     async fn settle(&self, queue: &QueueName, all: Settlements) -> Result<Vec<SettleOutcome>> {
         let mut queues = self.0.lock().await;
-        let settle = |(receipt, how)| {
-            let outcome = queues.settle(queue, &receipt, how);
-            outcome.unwrap_or_else(|error| SettleOutcome::Failed { receipt, error })
-        };
-        Ok(all.into_iter().map(settle).collect())
+        let outcomes = all.into_iter().map(|(receipt, how)| {
+            queues
+                .settle(queue, &receipt, how)
+                .unwrap_or_else(|error| SettleOutcome::Failed { receipt, error })
+        });
+        Ok(outcomes.collect())
     }
 
     async fn extend(
@@ -126,14 +129,14 @@ impl Engine for Shelf {
     ) -> Result<Vec<ExtendOutcome>> {
         let mut queues = self.0.lock().await;
         let messages = queues.find(queue)?;
-        let extend = |receipt: &Receipt| {
-            let held = messages
-                .iter_mut()
-                .find(|message| message.receipt == *receipt);
-            let due = held.map(|message| message.due = later(ttl));
-            due.map_or(ExtendOutcome::LeaseLost, |()| ExtendOutcome::Extended)
-        };
-        Ok(receipts.iter().map(extend).collect())
+        let outcomes = receipts.iter().map(|receipt| {
+            let Some(message) = messages.iter_mut().find(|m| m.receipt == *receipt) else {
+                return ExtendOutcome::LeaseLost;
+            };
+            message.due = later(ttl);
+            ExtendOutcome::Extended
+        });
+        Ok(outcomes.collect())
     }
 
     async fn purge(&self, queue: &QueueName) -> Result<u64> {
@@ -141,7 +144,8 @@ impl Engine for Shelf {
     }
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
-        let (mut queues, mut stats) = (self.0.lock().await, QueueStats::default());
+        let mut queues = self.0.lock().await;
+        let mut stats = QueueStats::default();
         for message in queues.find(queue)? {
             let age = (Utc::now() - message.due).to_std().ok();
             stats.ready += u64::from(age.is_some());
@@ -165,6 +169,7 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let report = ezq_conformance::run(&Arc::new(Shelf::default())).await;
     println!("{report}");
     report.into_result()?;
+
     let app = App::builder().build(Shelf::default())?;
     app.publish(&Visited("/welcome".into())).await?;
     app.publish(&End::default()).await?;

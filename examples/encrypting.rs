@@ -1,10 +1,9 @@
-//! A codec of one's own: what lies in the queue is sealed, and what was tampered with is not handled.
+//! A codec of your own that encrypts: `cargo run --example encrypting`.
 //!
-//! ```text
-//! cargo run --example encrypting
-//! ```
-//!
-//! The type and the id of an event stay readable beside the body, for those who operate the queue.
+//! It is for events that those who can read the database must not read. The body in the queue is sealed,
+//! and a body that was tampered with is not handled. The type and the id of an event stay readable beside
+//! the body, for those who operate the queue. The example needs no database: without `DATABASE_URL` it
+//! starts one.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chacha20poly1305::aead::{Aead, AeadCore, KeyInit, OsRng};
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 const NONCE: usize = 12;
 
-/// ChaCha20-Poly1305 over CloudEvents: the body is a nonce and the sealed event, in base64.
+/// ChaCha20-Poly1305 over CloudEvents. The body is a nonce and the sealed event, in base64.
 struct Sealed(ChaCha20Poly1305);
 
 impl Codec for Sealed {
@@ -30,6 +29,7 @@ impl Codec for Sealed {
             .0
             .encrypt(body[..].into(), plain.as_bytes())
             .map_err(|_| "too long")?;
+
         body.extend(sealed);
         Ok(serde_json::to_string(&BASE64.encode(body))?)
     }
@@ -44,7 +44,7 @@ impl Codec for Sealed {
         WireFormat::CloudEvents.decode(std::str::from_utf8(&plain)?, origin)
     }
 
-    // Whoever can write to the queue still cannot slip an event in.
+    // Only sealed bodies are read, so that write access to the queue is not enough to forge an event.
     fn is_exclusive(&self) -> bool {
         true
     }
@@ -64,7 +64,7 @@ async fn file(event: Diagnosed) {
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    // A real one comes from where secrets are kept.
+    // A real key comes from a secret store.
     let key: Key = ChaCha20Poly1305::generate_key(&mut OsRng);
     let queue = QueueName::new("ezq_example_encrypting")?;
     let ezq = Ezq::builder()
@@ -79,8 +79,7 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         diagnosis: "a cold".into(),
     };
     let published = ezq.publish(&diagnosed).await?;
-    let table = format!("pgmq.q_{queue}");
-    let read = format!("SELECT message #>> '{{}}' FROM {table} WHERE msg_id = $1");
+    let read = format!("SELECT message #>> '{{}}' FROM pgmq.q_{queue} WHERE msg_id = $1");
     let stored: String = ezq::sqlx::query_scalar(ezq::sqlx::AssertSqlSafe(read))
         .bind(published.id.as_number())
         .fetch_one(ezq.pool())
@@ -94,12 +93,12 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 
     // The same body with one character changed, and one that was never sealed.
     let first = if stored.starts_with('A') { "B" } else { "A" };
-    let forged = [format!("\"{first}{}\"", &stored[1..]), {
-        r#"{"specversion":"1.0","id":"1","source":"x","type":"patient.diagnosed","data":{}}"#.into()
-    }];
-    for body in forged {
-        let send = ezq::sqlx::query("SELECT pgmq.send($1, $2::text::jsonb)");
-        send.bind(queue.as_str())
+    let changed = format!("\"{first}{}\"", &stored[1..]);
+    let unsealed =
+        r#"{"specversion":"1.0","id":"1","source":"x","type":"patient.diagnosed","data":{}}"#;
+    for body in [changed.as_str(), unsealed] {
+        ezq::sqlx::query("SELECT pgmq.send($1, $2::text::jsonb)")
+            .bind(queue.as_str())
             .bind(body)
             .execute(ezq.pool())
             .await?;
@@ -107,6 +106,7 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 
     ezq.publish(&End::default()).await?;
     println!("{}", ezq.consumer().run().await?);
+
     for letter in ezq
         .dead_letters(&queue)?
         .list(&DeadLetterFilter::all(), 10)

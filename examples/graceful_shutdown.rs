@@ -1,10 +1,11 @@
 //! Every way to stop a consumer, one after another: `cargo run --example graceful_shutdown`.
 //!
-//! A token, `End` with and without a time, `Interrupt`, and a signal, which it sends to itself. With
-//! `-- --wait` it works on until you press Ctrl-C; press it twice and it does not wait for handlers.
+//! Deployments stop workers all the time, and no stop may lose work. The example stops consumers by a
+//! token, by `End` with and without a time, by `Interrupt`, and by a signal that it sends to itself. With
+//! `-- --wait` it works until you press Ctrl-C. Press it twice, and it does not wait for handlers.
 //!
-//! What to see: no job is lost. What a stop left over goes back to the queue at once, and the next
-//! consumer takes it up. It needs no database: without `DATABASE_URL` it starts one of its own.
+//! What to see: no job is lost. What a stop leaves over goes back to the queue at once, and the next
+//! consumer takes it. The example needs no database: without `DATABASE_URL` it starts one.
 
 use std::error::Error;
 use std::time::Duration;
@@ -30,7 +31,7 @@ struct Job {
 async fn work(job: Job, State(started): State<UnboundedSender<()>>) -> ezq::Result<()> {
     println!("    {} begins", job.name);
     let mut cut_short = CutShort(Some(job.name));
-    // Nobody listens any more once the program ends.
+    // The receiver is gone once the program ends.
     let _ = started.send(());
     sleep(Duration::from_millis(job.millis)).await;
     if let Some(name) = cut_short.0.take() {
@@ -39,8 +40,8 @@ async fn work(job: Job, State(started): State<UnboundedSender<()>>) -> ezq::Resu
     Ok(())
 }
 
-/// A handler that is cancelled is dropped where it waits; so what must be tidied up belongs in a
-/// `Drop`.
+/// A handler that is cancelled is dropped at the `.await` where it waits. So what must be tidied up
+/// belongs in a `Drop`.
 struct CutShort(Option<String>);
 
 impl Drop for CutShort {
@@ -68,11 +69,13 @@ async fn main() -> Result<()> {
             std::process::exit(2);
         }
     };
+
     let (sender, started) = unbounded_channel();
     let ezq = Ezq::builder().state(sender).connect().await?;
     let queue = QueueName::new(QUEUE)?;
     ezq.engine(&queue).ensure_queue(&queue).await?;
     ezq.purge(&queue).await?;
+
     let mut demo = Demo {
         ezq,
         queue,
@@ -98,6 +101,7 @@ impl Demo {
         println!("\na token: what runs may finish, what waits goes back");
         self.publish("job 1", 300).await?;
         self.publish("job 2", 300).await?;
+
         let token = CancellationToken::new();
         let consumer = self
             .consumer()
@@ -105,6 +109,7 @@ impl Demo {
             .stop_on(token.clone())
             .spawn();
         self.begun().await?;
+
         token.cancel();
         println!("    {}", consumer.wait().await?);
         self.left().await
@@ -151,6 +156,7 @@ impl Demo {
             .grace(Duration::from_secs(5))
             .spawn();
         self.begun().await?;
+
         let own = std::process::id().to_string();
         tokio::process::Command::new("kill")
             .args(["-TERM", &own])

@@ -1,12 +1,15 @@
-//! A web service whose orders and events commit together, and a second application that hears of
-//! them: `cargo run --example orders_service`.
+//! A web service whose rows and events commit together, and a second application that gets its events:
+//! `cargo run --example orders_service`.
 //!
-//! `POST /orders` writes a row and publishes `order.placed` in one transaction. The shop's handlers
-//! charge the order, which broadcasts `order.paid` with the same commit, and tell the customer. The
-//! program runs itself a second time as the application `shipping`, with a queue of its own, which
-//! subscribes to `order.paid`.
+//! This is the usual shape of a system on ezq. No event is lost or left over when a request fails, and
+//! neither application knows the other one's code.
 //!
-//! With `-- --wait` the shop goes on until Ctrl-C, for requests of your own. It needs no database:
+//! `POST /orders` writes a row and publishes `order.placed` in one transaction. One handler of the shop
+//! charges the order and broadcasts `order.paid` in one commit; another one tells the customer. The program
+//! starts itself a second time as the application `shipping`, which has a queue of its own and subscribes
+//! to `order.paid`.
+//!
+//! With `-- --wait` the shop runs until Ctrl-C, for requests of your own. The example needs no database:
 //! without `DATABASE_URL` it starts one.
 
 use std::process::Stdio;
@@ -47,15 +50,17 @@ struct NewOrder {
     cents: i64,
 }
 
-// The row and the event are there together, or neither is.
+// The row and the event are stored together, or neither is.
 async fn place(Shared(ezq): Shared<Ezq>, Json(new): Json<NewOrder>) -> (StatusCode, String) {
     let placed = async {
         let mut tx = ezq.pool().begin().await?;
         let insert = "insert into orders_example (customer, cents) values ($1, $2) returning id";
-        let insert = sqlx::query_scalar(insert)
+        let order = sqlx::query_scalar(insert)
             .bind(&new.customer)
-            .bind(new.cents);
-        let order = insert.fetch_one(&mut *tx).await?;
+            .bind(new.cents)
+            .fetch_one(&mut *tx)
+            .await?;
+
         let event = OrderPlaced {
             order,
             customer: new.customer,
@@ -81,8 +86,8 @@ async fn ready(Shared(ezq): Shared<Ezq>) -> (StatusCode, String) {
     (status, health.to_string())
 }
 
-// The row, the broadcast and the acknowledgement commit together: however often this is tried, an
-// order is charged once.
+// The row, the broadcast and the acknowledgement commit together. So an order is charged once, however
+// often this is tried.
 #[on_event(retry(max_attempts = 5))]
 async fn charge(
     event: OrderPlaced,
@@ -103,7 +108,7 @@ async fn charge(
     Ok(())
 }
 
-// A mail cannot be part of a transaction: it may go out twice, with the same event id.
+// A mail cannot be part of a transaction. It may go out twice, with the same event id both times.
 #[on_event]
 async fn notify(event: OrderPlaced, context: Context) {
     println!("shop: told {} about order {}", event.customer, event.order);
@@ -135,10 +140,13 @@ async fn shipping() -> Result<()> {
     let ezq = Ezq::builder()
         .app("shipping")
         .without_discovered_handlers()
-        .handler::<ship>();
-    let ezq = ezq.connect().await?;
+        .handler::<ship>()
+        .connect()
+        .await?;
+
     let token = CancellationToken::new();
     let closed = token.clone();
+    // Standard input has no asynchronous way to wait for its end.
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         closed.cancel();
@@ -160,8 +168,7 @@ async fn shop(waits: bool) -> Result<()> {
     let ezq = Ezq::builder()
         .database_url(&url)
         .app("shop")
-        .without_discovered_handlers();
-    let ezq = ezq
+        .without_discovered_handlers()
         .handler::<charge>()
         .handler::<notify>()
         .connect()
@@ -194,12 +201,14 @@ async fn shop(waits: bool) -> Result<()> {
     let routes = Router::new()
         .route("/orders", post(place))
         .route("/ready", get(ready));
-    let server = axum::serve(listener, routes.with_state(ezq.clone()));
-    let server = tokio::spawn(async move { server.await });
+    let service = axum::serve(listener, routes.with_state(ezq.clone()));
+    let server = tokio::spawn(async move { service.await });
 
     let at = address.to_string();
-    let is_up = |state: &ConsumerState| *state == ConsumerState::Running || state.is_ended();
-    consumer.states().wait_for(is_up).await?;
+    consumer
+        .states()
+        .wait_for(|state| *state == ConsumerState::Running || state.is_ended())
+        .await?;
     println!("GET /ready: {}", request(&at, "GET", "/ready", "").await?);
     for (customer, cents) in [("ada", 1250), ("grace", 0), ("linus", 900)] {
         let order = format!(r#"{{"customer":"{customer}","cents":{cents}}}"#);
@@ -214,7 +223,7 @@ async fn shop(waits: bool) -> Result<()> {
         tokio::signal::ctrl_c().await?;
     }
 
-    // Whatever runs may finish; waiting for the second application closes its input.
+    // Handlers that run may finish. Waiting for the second application closes its input, which stops it.
     server.abort();
     consumer.stop();
     println!("shop: {}", consumer.wait().await?);
@@ -226,7 +235,7 @@ async fn shop(waits: bool) -> Result<()> {
     Ok(())
 }
 
-/// Prints so many lines that the second application says.
+/// Prints the next lines of the second application.
 async fn hear(other: &mut Child, count: usize) -> Result<()> {
     let output = other.stdout.take().ok_or("shipping has no output")?;
     let mut lines = BufReader::new(output).lines();
@@ -234,7 +243,7 @@ async fn hear(other: &mut Child, count: usize) -> Result<()> {
         let line = lines.next_line().await?.ok_or("shipping ended too early")?;
         println!("shipping: {line}");
     }
-    // What it says later goes here as well, and keeps its output open.
+    // Its later lines are printed as well. If nobody read them, its output would be closed.
     tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
             println!("shipping: {line}");

@@ -1,7 +1,7 @@
-//! A pool of one's own, and an event in a transaction of one's own: the README's program.
+//! ezq on your own pool, and an event in your own transaction: `cargo run --example own_database`.
 //!
-//! `DATABASE_URL=postgres://... cargo run --example own_database`, where there is a table
-//! `orders (id bigint, paid bool)`. Ctrl-C stops it.
+//! This is how ezq joins a program that uses sqlx already. The README shows it. It needs `DATABASE_URL`,
+//! and in that database a table `orders (id bigint, paid bool)`. Ctrl-C stops it.
 
 use ezq::prelude::*;
 use ezq::sqlx::{self, PgPool};

@@ -1,6 +1,7 @@
-//! An event, its handler, and an `End`: `cargo run --example quickstart`. The README shows it.
+//! The smallest whole program: an event, its handler and an `End`: `cargo run --example quickstart`.
 //!
-//! It needs no database: without `DATABASE_URL` it starts a development Postgres of its own.
+//! The README shows it. It needs no database: without `DATABASE_URL` it starts a development Postgres of
+//! its own.
 
 use ezq::prelude::*;
 use serde::{Deserialize, Serialize};

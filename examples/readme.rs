@@ -1,7 +1,7 @@
-//! The README's passages, run: `cargo run --example readme`.
+//! The passages of the README as a program: `cargo run --example readme`.
 //!
-//! Each module is what the README shows; a test compares them. `main` sets the stage, on a
-//! development Postgres of its own, and prints what came of it.
+//! It keeps the README true: each module holds what the README shows, a test compares the two, and `main`
+//! runs the modules on a development Postgres of its own and prints what happened.
 
 mod once {
     use ezq::prelude::*;
@@ -100,7 +100,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     ezq.schedules()?.run_now("weekly report").await?;
     println!("clock: {}", ezq.consumer().until_idle().run().await?);
 
-    // What another application's consumer does when it subscribes.
+    // Another application's consumer does this when it subscribes.
     let mail = "mail".try_into()?;
     ezq.engine(&mail).ensure_queue(&mail).await?;
     ezq.subscriptions()?.add(&mail, "order.*").await?;

@@ -1,8 +1,10 @@
-//! Work by the clock and the calendar, in two workers at once: `cargo run --example schedule`.
+//! Work at set times, in two workers at once: `cargo run --example schedule`.
 //!
-//! What to see: each tick comes to one worker, though both have the schedules; one that is paused is
-//! silent, and runs by hand all the same. With `-- --wait` it works on until you press Ctrl-C; start
-//! it twice with one `DATABASE_URL` then. It needs no database: without one it starts its own.
+//! Several workers with the same schedules do the work of a tick once, without a leader or a cron daemon.
+//!
+//! What to see: each tick goes to one worker, though both have the schedules. A paused schedule does not
+//! tick, but runs by hand. With `-- --wait` the example works until you press Ctrl-C; start it twice with
+//! one `DATABASE_URL` to see more workers. It needs no database: without `DATABASE_URL` it starts one.
 
 use std::error::Error;
 use std::time::Duration;
@@ -15,14 +17,14 @@ use tokio::time::timeout;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// A worker's number, and where it says that something was done.
+/// A worker's number, and the channel on which it tells what it did.
 #[derive(Clone)]
 struct Worker(u32, UnboundedSender<&'static str>);
 
 impl Worker {
     fn did(&self, what: &'static str) {
         println!("    worker {}: {what}", self.0);
-        // Nobody listens any more once the program ends.
+        // The receiver is gone once the program ends.
         let _ = self.1.send(what);
     }
 }
@@ -50,7 +52,7 @@ async fn weekly_report(State(worker): State<Worker>) {
     worker.did("wrote the weekly report");
 }
 
-/// An event like any other, which anybody may publish, and a schedule does.
+/// An event like any other. A schedule publishes it here; any program may.
 #[derive(Event, Serialize, Deserialize)]
 #[event(type = "invoices.due", queue = "schedule_example")]
 struct InvoicesDue {
@@ -121,8 +123,7 @@ async fn main() -> Result<()> {
         first.stop();
         second.stop();
     }
-    let reports = (first.wait().await?, second.wait().await?);
-    println!("\n{}\n{}", reports.0, reports.1);
+    println!("\n{}\n{}", first.wait().await?, second.wait().await?);
     schedules.resume("example.sweep").await?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! An application on PGMQ: which database, and what needs its connections.
+//! [`Ezq`], an application on PGMQ, and its builder: the choice of the database, and publishing inside
+//! the caller's transactions.
 
 use std::fmt;
 use std::ops::Deref;
@@ -12,7 +13,9 @@ use ezq_core::{
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
 
-/// An application whose events are kept by PGMQ; everything of [`App`], and what Postgres adds.
+/// An application whose events are stored by PGMQ.
+///
+/// It dereferences to [`App`], and adds what only Postgres offers. Clones share one application.
 ///
 /// ```no_run
 /// use ezq::prelude::*;
@@ -32,9 +35,13 @@ pub struct Ezq {
 }
 
 impl Ezq {
-    /// Connects with the options of the environment: to `EZQ_DATABASE_URL`, else `DATABASE_URL`,
-    /// else, with the feature `embedded`, to a development Postgres that this process starts; see
-    /// [`PgmqConfig::from_env`].
+    /// Connects with the options of the environment; see [`Config`].
+    ///
+    /// The database is the first of these, as [`PgmqConfig::from_env`] tells in full:
+    ///
+    /// 1. `EZQ_DATABASE_URL`,
+    /// 2. `DATABASE_URL`,
+    /// 3. with the feature `embedded`, a development Postgres that this process starts.
     ///
     /// # Errors
     /// As [`EzqBuilder::connect`].
@@ -42,31 +49,32 @@ impl Ezq {
         Self::builder().connect().await
     }
 
-    /// Begins an application with options of its own.
+    /// Begins an application whose options are set in code, over those of the environment.
     pub fn builder() -> EzqBuilder {
         EzqBuilder::default()
     }
 
-    /// The pool that publishing uses: the application's own, if it gave one.
+    /// The pool that publishing uses. It is the application's own if it gave one to
+    /// [`EzqBuilder::pool`].
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         self.engine.pool()
     }
 
-    /// The PGMQ engine.
+    /// The engine, for what only PGMQ offers.
     #[must_use]
     pub fn pgmq(&self) -> &PgmqEngine {
         &self.engine
     }
 
-    /// Publishes an event inside the caller's transaction: nobody sees it unless that commits, and
-    /// a roll-back leaves nothing.
+    /// Publishes an event inside the caller's transaction. Consumers see it once the transaction
+    /// commits; a roll-back leaves nothing.
     ///
-    /// Consumers are woken a few milliseconds after the commit. Hand what this returns to
-    /// [`confirm`](App::confirm) after the commit to wake them at once, and to tell hooks, which learn
-    /// of it in no other way.
+    /// Consumers are woken a few milliseconds after the commit. Pass the answer to
+    /// [`confirm`](App::confirm) after the commit to wake them at once. That also tells hooks, which
+    /// learn of the event in no other way.
     ///
-    /// For a queue, a delay, a key or a dedupe key, hand it a prepared event:
+    /// For a queue, a delay, a key or a dedupe key, use
     /// [`publish_prepared_in`](Self::publish_prepared_in).
     ///
     /// ```no_run
@@ -92,7 +100,8 @@ impl Ezq {
         self.publish_prepared_in(connection, publish).await
     }
 
-    /// As [`publish_in`](Self::publish_in), for an event with options:
+    /// Publishes an event with options inside the caller's transaction, as
+    /// [`publish_in`](Self::publish_in) does without:
     /// `ezq.publish_prepared_in(&mut tx, ezq.publish(&event).queue("mail"))`.
     ///
     /// # Errors
@@ -110,17 +119,20 @@ impl Ezq {
             );
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+
         self.engine.ensure_queue_in(connection, queue).await?;
         let messages = vec![prepared.outgoing.clone()];
         let mut outcomes = self.engine.publish_in(connection, messages).await?;
-        let lost = || Error::new(ErrorKind::Engine, "the database gave no id");
-        prepared.published(outcomes.pop().ok_or_else(lost)?)
+        let outcome = outcomes
+            .pop()
+            .ok_or_else(|| Error::new(ErrorKind::Engine, "the database gave no id"))?;
+        prepared.published(outcome)
     }
 
-    /// Broadcasts an event inside the caller's transaction: every subscribed queue gets its copy when
-    /// that commits, and none if it rolls back.
+    /// Broadcasts an event inside the caller's transaction. Every subscribed queue gets its copy when
+    /// the transaction commits; after a roll-back none does.
     ///
-    /// For a delay, a key or a dedupe key, hand it a prepared event:
+    /// For a delay, a key or a dedupe key, use
     /// [`broadcast_prepared_in`](Self::broadcast_prepared_in).
     ///
     /// ```no_run
@@ -146,7 +158,8 @@ impl Ezq {
             .await
     }
 
-    /// As [`broadcast_in`](Self::broadcast_in), for an event with options:
+    /// Broadcasts an event with options inside the caller's transaction, as
+    /// [`broadcast_in`](Self::broadcast_in) does without:
     /// `ezq.broadcast_prepared_in(&mut tx, ezq.broadcast(&event).key("7"))`.
     ///
     /// # Errors
@@ -166,10 +179,12 @@ impl Ezq {
 
     /// Takes the lock of an ordering key until the caller's transaction ends.
     ///
-    /// Events of one key are handled in the order of their ids, which they get when they are
-    /// published, not when their transactions commit. Two transactions that publish events of one key
-    /// at once may commit in the other order, and the later event may be handled first. Where that
-    /// matters, both take the lock before they publish: the second waits until the first has ended.
+    /// Events of one key are handled in the order of their ids. An event gets its id when it is
+    /// published, not when its transaction commits. So of two transactions that publish events of one
+    /// key at once, the second may commit first, and its event may be handled first.
+    ///
+    /// Where that matters, take this lock before publishing: the second transaction waits until the
+    /// first has ended.
     ///
     /// ```no_run
     /// # use ezq::prelude::*;
@@ -184,7 +199,7 @@ impl Ezq {
     /// ```
     ///
     /// # Errors
-    /// The database's errors; after one the transaction can only be rolled back.
+    /// An error of the database. After it the transaction can only be rolled back.
     pub async fn lock_key(
         &self,
         connection: &mut PgConnection,
@@ -203,7 +218,7 @@ impl Deref for Ezq {
     }
 }
 
-/// Builds an [`Ezq`].
+/// Builds an [`Ezq`]. Options that are set here take precedence over the environment.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct EzqBuilder {
@@ -230,63 +245,67 @@ impl fmt::Debug for Database {
 }
 
 impl EzqBuilder {
-    /// The database, in place of the environment's.
+    /// Connects to this database in place of the environment's.
     pub fn database_url(mut self, url: impl Into<String>) -> Self {
         self.database = Database::Url(url.into());
         self
     }
 
-    /// The application's own pool, for publishing and transactions. Claiming, renewing, settling
-    /// and listening open connections of their own to the same database, with the pool's options: a
-    /// pool of one works. Defaults to a pool of at most 10 connections.
+    /// Uses the application's own pool for publishing and transactions. Defaults to a pool of at most
+    /// 10 connections.
+    ///
+    /// Consumers claim, renew, settle and listen on connections of their own. They open these to the
+    /// same database with the pool's options, and take none from the pool, so a pool of one works.
     pub fn pool(mut self, pool: PgPool) -> Self {
         self.database = Database::Pool(pool);
         self
     }
 
-    /// Whether PGMQ, queues and ezq's own tables are created where they are absent. With `false` no
-    /// statement that changes the schema is ever sent. Defaults to true.
+    /// Whether to create PGMQ, queues and ezq's own tables where they are missing. With `false`, ezq
+    /// never sends a statement that changes the schema. Defaults to true.
     pub fn manage_schema(self, manage: bool) -> Self {
         self.configure(|config| config.manage_schema = manage)
     }
 
-    /// How long connecting may take. Defaults to 5 s.
+    /// Limits the time that connecting may take. Defaults to 5 s.
     pub fn connect_timeout(self, timeout: Duration) -> Self {
         self.configure(|config| config.connect_timeout = timeout)
     }
 
-    /// Changes options, over what the environment says; see [`Config`].
+    /// Changes options; see [`Config`]. The function gets them as the environment sets them.
     pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
         self.app = self.app.configure(change);
         self
     }
 
-    /// Gives state to handlers that ask for `State<T>`; one per type. `State<PgPool>` is the
-    /// [pool](Ezq::pool) unless it is given here.
+    /// Gives state to handlers that take `State<T>`, one value for each type. `State<PgPool>` is the
+    /// [pool](Ezq::pool) unless another is given here.
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
         self.app = self.app.state(state);
         self
     }
 
-    /// Leaves out the handlers found at link time.
+    /// Leaves out the handlers that were found at link time. Only handlers that are registered here
+    /// run.
     pub fn without_discovered_handlers(mut self) -> Self {
         self.app = self.app.without_discovered_handlers();
         self
     }
 
-    /// Registers a handler that `#[on_event]` made, by its function's name: `.handler::<greet>()`.
+    /// Registers a handler that `#[on_event]` made, by the name of its function:
+    /// `.handler::<greet>()`.
     pub fn handler<H: HandlerDefinition>(mut self) -> Self {
         self.app = self.app.handler::<H>();
         self
     }
 
-    /// Registers a handler.
+    /// Registers a handler that was made without a macro.
     pub fn register(mut self, handler: Handler) -> Self {
         self.app = self.app.register(handler);
         self
     }
 
-    /// Routes events by a function of their type's name; see [`AppBuilder::route_events`].
+    /// Chooses the queues of events by the names of their types; see [`AppBuilder::route_events`].
     pub fn route_events(
         mut self,
         route: impl Fn(&str) -> Option<QueueName> + Send + Sync + 'static,
@@ -295,27 +314,28 @@ impl EzqBuilder {
         self
     }
 
-    /// Names the application: the `source` of what it publishes, and whose its subscriptions are.
-    /// `EZQ_APP`. Defaults to the program's name.
+    /// Names the application. The name is the `source` of the events that it publishes, and the owner
+    /// of its subscriptions. The environment's `EZQ_APP` sets it as well. Defaults to the program's
+    /// name.
     pub fn app(mut self, name: impl Into<String>) -> Self {
         self.app = self.app.app(name);
         self
     }
 
-    /// Says that a type of event is this application's own; see [`AppBuilder::owns`].
+    /// Declares that a type of event belongs to this application; see [`AppBuilder::owns`].
     pub fn owns<E: Event>(mut self) -> Self {
         self.app = self.app.owns::<E>();
         self
     }
 
-    /// Says that this application publishes another's type of event; see
+    /// Declares that this application publishes a type of event that belongs to another one; see
     /// [`AppBuilder::publishes`].
     pub fn publishes<E: Event>(mut self) -> Self {
         self.app = self.app.publishes::<E>();
         self
     }
 
-    /// Adds a codec, to be chosen by its name; see [`AppBuilder::codec`].
+    /// Adds a codec, which is chosen by its name; see [`AppBuilder::codec`].
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.app = self.app.codec(codec);
         self
@@ -337,26 +357,26 @@ impl EzqBuilder {
         self
     }
 
-    /// Calls a function with every notice of this application; see [`AppBuilder::hook`].
+    /// Calls a function with each notice of this application; see [`AppBuilder::hook`].
     pub fn hook(mut self, hook: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
         self.app = self.app.hook(hook);
         self
     }
 
-    /// Adds another engine under a name.
+    /// Adds another engine under a name, for queues that [`route`](Self::route) assigns to it.
     pub fn named_engine(mut self, name: &str, engine: impl Engine) -> Self {
         self.app = self.app.named_engine(name, engine);
         self
     }
 
-    /// Keeps a queue on a named engine.
+    /// Assigns a queue to a named engine.
     pub fn route(mut self, queue: &QueueName, engine: &str) -> Self {
         self.app = self.app.route(queue, engine);
         self
     }
 
-    /// What becomes of a queue's events once they are handled: deleted, moved to PGMQ's archive
-    /// `pgmq.a_<queue>`, or deleted with a line in the trail `ezq.trail`. Defaults to
+    /// Sets what happens to the events of a queue once they are handled. They are deleted, moved to
+    /// PGMQ's archive `pgmq.a_<queue>`, or deleted with a line in the trail `ezq.trail`. Defaults to
     /// [`Retention::Delete`].
     pub fn retention(
         mut self,
@@ -367,31 +387,38 @@ impl EzqBuilder {
         self
     }
 
-    /// Publishes an event at the times of a schedule, once for each tick however many processes of
-    /// the application run; see [`AppBuilder::schedule`].
+    /// Publishes an event at the times of a schedule, once for each tick, however many processes of the
+    /// application run; see [`AppBuilder::schedule`].
     pub fn schedule<E: Event>(mut self, name: &str, schedule: Schedule, event: &E) -> Self {
         self.app = self.app.schedule(name, schedule, event);
         self
     }
 
-    /// Connects and checks everything: options, handlers, state, events, database and PGMQ.
+    /// Connects, and checks options, handlers, state, events, the database and PGMQ.
     ///
     /// # Errors
-    /// As [`AppBuilder::build`] and [`PgmqEngine::connect`]; [`ErrorKind::Configuration`] when
-    /// there is no database.
+    /// As [`AppBuilder::build`] and [`PgmqEngine::connect`]. [`ErrorKind::Configuration`] if no database
+    /// is configured.
     pub async fn connect(self) -> Result<Ezq> {
         ezq_core::private::check_runtime()?;
         let config = self.app.config()?;
-        let (timeout, manage) = (config.connect_timeout, config.manage_schema);
+
         let database = match self.database {
             Database::Pool(pool) => PgmqConfig::pool(pool),
             Database::Url(url) => PgmqConfig::url(&url)?,
             Database::Environment => PgmqConfig::from_env().await?,
         };
-        let config = database.connect_timeout(timeout).manage_schema(manage);
-        let engine = PgmqEngine::connect(config).await?;
-        let app = self.app.default_state(engine.pool().clone());
-        let app = app.build(engine.clone())?;
+        let engine = PgmqEngine::connect(
+            database
+                .connect_timeout(config.connect_timeout)
+                .manage_schema(config.manage_schema),
+        )
+        .await?;
+
+        let app = self
+            .app
+            .default_state(engine.pool().clone())
+            .build(engine.clone())?;
         app.announce().await?;
         Ok(Ezq { app, engine })
     }

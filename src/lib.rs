@@ -22,7 +22,7 @@ pub use ezq_core::*;
 /// ```
 #[doc(inline)]
 pub use ezq_macros::Event;
-/// Makes an enum of events something that one handler can take.
+/// Makes an enum of events a type that one handler can take.
 ///
 /// ```
 /// use ezq::prelude::*;
@@ -85,8 +85,8 @@ pub use ezq_macros::EventSet;
 /// ```
 #[doc(inline)]
 pub use ezq_macros::on_event;
-/// Makes an async function run at the times of a schedule, once for each tick in whatever number of
-/// processes.
+/// Makes an async function run at the times of a schedule, once for each tick, however many processes
+/// run.
 ///
 /// ```
 /// use ezq::prelude::*;
@@ -126,7 +126,7 @@ pub mod __private {
     pub use ezq_macros::{a_handler_is_a_free_function_move_it_out_of_the_impl, beside};
 }
 
-/// The pages under `docs/`, whose examples are tests.
+/// The pages under `docs/`. Their examples are documentation tests.
 #[cfg(doctest)]
 mod pages {
     macro_rules! page {

@@ -1,4 +1,4 @@
-//! What most programs name: `use ezq::prelude::*;`.
+//! The names that most programs use: `use ezq::prelude::*;`.
 
 pub use crate::Ezq;
 pub use ezq_core::{

@@ -1,5 +1,5 @@
-//! What an application on PGMQ can do with tables beside publishing: capture the changes of its own,
-//! and replay what the archives hold.
+//! What an application on PGMQ does with tables beside publishing: it captures changes of its own tables,
+//! and replays events from archives.
 
 use ezq_core::{Error, QueueName};
 use ezq_pgmq::{Capture, Captures, Replay, Replays};
@@ -7,16 +7,18 @@ use ezq_pgmq::{Capture, Captures, Replay, Replays};
 use crate::Ezq;
 
 impl Ezq {
-    /// Captures the changes of a table, when awaited: triggers store an event in the application's
-    /// queue for each row that is inserted, updated or deleted, in the transaction of whoever does
-    /// it, in whatever language. Call it at each start: what stands already is left as it is. See
-    /// [`Capture`] for what may be said, and what is not captured.
+    /// Captures the changes of a table, when awaited.
     ///
-    /// The table's name is read as SQL reads it. The events are of the types `users.created`,
-    /// `users.updated`, `users.deleted` and `users.truncated`; their payload is a
+    /// Triggers store an event in the application's queue for each row that is inserted, updated or
+    /// deleted. They do so in the writer's transaction, whatever program or language it is. Call this
+    /// at each start: a capture that exists already is left as it is. See [`Capture`] for the options,
+    /// and for what is not captured.
+    ///
+    /// The table's name is read as SQL reads it. For a table `users`, the events have the types
+    /// `users.created`, `users.updated`, `users.deleted` and `users.truncated`. Their payload is a
     /// [`Change`](ezq_core::Change). A type that no handler takes is
-    /// [unknown](ezq_core::Config::unknown_types) here as everywhere: where tables are truncated, let
-    /// a handler take that as well.
+    /// [unknown](ezq_core::Config::unknown_types), as for any event. So where tables are truncated, a
+    /// handler must take that type as well.
     ///
     /// ```no_run
     /// use ezq::prelude::*;
@@ -50,16 +52,18 @@ impl Ezq {
             .source(&config.app)
     }
 
-    /// The tables whose changes are captured: listed, and removed.
+    /// Lists and removes captures.
     #[must_use]
     pub fn captures(&self) -> Captures<'_> {
         self.pgmq().captures()
     }
 
-    /// Hands archived events of a queue over once more, when awaited: to the same queue or another,
-    /// all of them or some. Each is handed over once under the replay's name, however often the
-    /// replay is interrupted and run again; see [`Replay`]. The queue needs an archive: see
-    /// [`Retention`](ezq_core::Retention).
+    /// Copies archived events of a queue back to a queue, when awaited, so that they are handled once
+    /// more.
+    ///
+    /// It takes all events or some of them, to the same queue or to another one. Under one name a replay
+    /// copies each event once, however often it is interrupted and run again; see [`Replay`]. The queue
+    /// needs an archive; see [`Retention`](ezq_core::Retention).
     ///
     /// ```no_run
     /// # async fn example(ezq: ezq::Ezq) -> ezq::Result<()> {
@@ -84,7 +88,7 @@ impl Ezq {
         self.pgmq().replay(name, queue)
     }
 
-    /// The replays that were begun: listed, and forgotten.
+    /// Lists the replays that were begun, and forgets them.
     #[must_use]
     pub fn replays(&self) -> Replays<'_> {
         self.pgmq().replays()

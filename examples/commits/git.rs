@@ -1,8 +1,8 @@
-//! The history of a repository, as `git log` tells it: one commit at a time, however long it is.
+//! Reads the history of a repository from `git log`, one commit at a time, however long it is.
 //!
-//! Fields end with NUL, which neither git's fields nor its paths can hold (of a message with a NUL
-//! in it git shows what stands before). Everything else may occur in them: line breaks, quotes, and
-//! bytes that are no UTF-8, which become U+FFFD.
+//! Fields end with NUL, the one byte that neither git's fields nor its paths can hold. (Of a message with
+//! a NUL, git shows the part before it.) All other bytes may occur: line breaks, quotes, and bytes that
+//! are no UTF-8, which become U+FFFD.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::{Commit, Result};
 
-/// Settings of the user's that would change what is read.
+/// Settings that change what `git log` prints. The user's own may differ.
 const CONFIG: [&str; 3] = [
     "log.showSignature=false",
     "log.showRoot=true",
@@ -33,7 +33,7 @@ fn git(repo: &Path) -> Command {
     git
 }
 
-/// Runs git to its end; what it printed, or what it complained about.
+/// Runs git to its end. Returns what it printed, or the inner error with its complaint.
 async fn answer(repo: &Path, arguments: &[&str]) -> Result<Result<String>> {
     let output = git(repo).args(arguments).output().await.map_err(explain)?;
     if output.status.success() {
@@ -50,7 +50,7 @@ fn explain(error: io::Error) -> Box<dyn std::error::Error + Send + Sync> {
     }
 }
 
-/// The commit that HEAD names now. A history that grows meanwhile does not disturb the count.
+/// The commit that HEAD names now. With it, a history that grows meanwhile does not change the count.
 pub(crate) async fn head(repo: &Path) -> Result<String> {
     let place = repo.display();
     answer(repo, &["rev-parse", "--git-dir"])
@@ -60,7 +60,7 @@ pub(crate) async fn head(repo: &Path) -> Result<String> {
     head.map_err(|_| format!("the repository `{place}` has no commits").into())
 }
 
-/// How many commits a commit's history has, itself included.
+/// The number of commits in the history of a commit, itself included.
 pub(crate) async fn count(repo: &Path, head: &str) -> Result<u64> {
     Ok(answer(repo, &["rev-list", "--count", head])
         .await??
@@ -71,7 +71,7 @@ pub(crate) async fn count(repo: &Path, head: &str) -> Result<u64> {
 pub(crate) struct History {
     git: Child,
     output: BufReader<ChildStdout>,
-    /// The field that was read to see where the last commit's files end.
+    /// The first field of the next commit, which was read to find the end of the last commit's files.
     ahead: Option<Vec<u8>>,
 }
 
@@ -116,7 +116,10 @@ impl History {
                 Err("`git log` failed".into())
             };
         };
-        let (author, hour, subject) = (self.text().await?, self.text().await?, self.text().await?);
+
+        let author = self.text().await?;
+        let hour = self.text().await?;
+        let subject = self.text().await?;
         let mut files = Vec::new();
         while let Some(field) = self.field().await? {
             // A line break stands between a message and its first file.
@@ -130,7 +133,8 @@ impl History {
             }
             files.push(self.text().await?);
         }
-        // Dates that git cannot make out have no hour.
+
+        // Dates that git cannot read have no hour.
         Ok(Some(Commit {
             hash: text(&hash),
             author,

@@ -1,9 +1,9 @@
 //! The history of a git repository as events: `cargo run --example commits -- --repo PATH`.
 //!
-//! Real input, and the whole way: one typed event per commit, published in batches while they are
-//! handled; three handlers on each event, which write to Postgres; a progress bar; and at the end a
-//! check that every commit was handled. It needs no database: without `DATABASE_URL` it starts a
-//! development Postgres of its own.
+//! It shows a whole program on real input of any size: one typed event for each commit, published in
+//! batches while earlier ones are handled; three handlers of each event, which write to Postgres; a
+//! progress bar; and at the end a check that every commit was handled. It needs no database: without
+//! `DATABASE_URL` it starts one.
 
 mod git;
 mod tables;
@@ -32,7 +32,7 @@ Usage: commits [--repo PATH]
 
 The tables stay in the schema `commits_example`, which every run creates anew.";
 
-/// A repository's first commit may hold every file of another: more than fits the usual limit.
+/// A repository's first commit may have very many files, more than fit the default limit.
 const MESSAGE_LIMIT: usize = 64 << 20;
 const QUEUE: &str = "commits_example";
 
@@ -41,10 +41,10 @@ const QUEUE: &str = "commits_example";
 pub(crate) struct Commit {
     hash: String,
     author: String,
-    /// Of the author's day, on the author's clock.
+    /// The hour of the day on the author's clock.
     hour: Option<i16>,
     subject: String,
-    /// None for a merge.
+    /// Empty for a merge.
     files: Vec<String>,
 }
 
@@ -126,6 +126,7 @@ async fn run(repo: &Path) -> Result<()> {
     let history = git::History::open(repo, &head)?;
     let published = publish(&ezq, history, &consumer, &bar).await?;
     wait(&ezq, &queue, published, &consumer, &bar).await?;
+
     consumer.stop();
     let report = consumer.wait().await?;
     bar.finish_and_clear();
@@ -134,6 +135,7 @@ async fn run(repo: &Path) -> Result<()> {
     println!("\n{report}");
     let handled = tables::handled(ezq.pool()).await?;
     ezq.close().await;
+
     if handled != expected {
         let why = format!("{handled} events were handled, and git counts {expected} commits");
         return Err(why.into());
@@ -143,22 +145,27 @@ async fn run(repo: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Publishes the history in batches; how many events it made.
+/// Publishes the history in batches. Returns the number of events.
 async fn publish(
     ezq: &Ezq,
     mut history: git::History,
     consumer: &ConsumerHandle,
     bar: &ProgressBar,
 ) -> Result<u64> {
-    let (mut batch, mut files, mut published) = (Vec::new(), 0, 0);
+    let mut batch = Vec::new();
+    let mut files = 0;
+    let mut published = 0;
     loop {
         let commit = history.next().await?;
         let is_last = commit.is_none();
         files += commit.as_ref().map_or(0, |commit| commit.files.len());
         batch.extend(commit);
+
+        // Few commits with many files make a batch as large as many commits do.
         if is_last || batch.len() >= 500 || files >= 20_000 {
             published += ezq.publish_all(&batch).await?.len() as u64;
-            (batch, files) = (Vec::new(), 0);
+            batch.clear();
+            files = 0;
             bar.set_message(format!("({published} published)"));
             bar.set_position(consumer.counts().handled);
         }
@@ -168,7 +175,7 @@ async fn publish(
     }
 }
 
-/// Waits until nothing is left, also of what is to be tried again.
+/// Waits until nothing is left, including events that wait for a retry.
 async fn wait(
     ezq: &Ezq,
     queue: &QueueName,
@@ -190,7 +197,7 @@ async fn wait(
     Ok(())
 }
 
-/// The repository that the arguments name; `None` when they ask for help.
+/// The repository that the arguments name; `None` if they ask for help.
 fn repository(
     mut arguments: impl Iterator<Item = OsString>,
 ) -> std::result::Result<Option<PathBuf>, String> {

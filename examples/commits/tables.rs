@@ -1,4 +1,4 @@
-//! The tables that the handlers fill, and what is printed of them.
+//! The tables that the handlers fill, and the summary of them that is printed.
 
 use std::fmt::Display;
 
@@ -8,9 +8,9 @@ use crate::Result;
 
 /// Creates the tables anew.
 ///
-/// No table holds a sum. An event may be handled more than once, so each handler writes rows that
-/// are keyed by the commit: a second time they are there already. It also means that no two
-/// handlers ever wait for one row, in whatever order they run.
+/// No table holds a sum. An event may be handled more than once, so each handler writes rows that are
+/// keyed by the commit, and a second run finds them there. For the same reason no two handlers ever wait
+/// for one row, in whatever order they run.
 pub(crate) async fn create(pool: &PgPool) -> Result<()> {
     let sql = "
         drop schema if exists commits_example cascade;
@@ -25,7 +25,7 @@ pub(crate) async fn create(pool: &PgPool) -> Result<()> {
     Ok(())
 }
 
-/// How many commits every handler has seen.
+/// The number of commits that every handler has seen.
 pub(crate) async fn handled(pool: &PgPool) -> Result<u64> {
     let sql =
         "select count(*) from commits_example.author join commits_example.hour using (commit_hash)";
@@ -61,6 +61,7 @@ pub(crate) async fn print(pool: &PgPool) -> Result<()> {
         .max()
         .unwrap_or(0)
         .max(1);
+
     println!("\n   hour  commits");
     for (count, hour) in hours {
         let line = format!("  {hour:>2}:00  {count:>7}  {}", bar(count, most));
@@ -76,7 +77,7 @@ fn table(count: &str, name: &str, rows: Vec<(i64, String)>) {
     }
 }
 
-/// A bar in eighths of a character, so that few commits show beside many.
+/// A bar in eighths of a character, so that a small count is visible beside a large one.
 fn bar(count: i64, most: i64) -> String {
     const WIDTH: i64 = 48;
     const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
@@ -90,7 +91,8 @@ fn bar(count: i64, most: i64) -> String {
         .unwrap_or(&"")
 }
 
-/// Names from a history may hold anything, also what a terminal would obey.
+/// A name without control characters. Names in a history may hold anything, including sequences that a
+/// terminal would obey.
 fn printable(name: &str) -> impl Display {
     name.replace(|c: char| c.is_control(), "\u{fffd}")
 }

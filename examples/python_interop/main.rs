@@ -1,8 +1,10 @@
-//! A Python program and a Rust one on the same queues, in the flat form of Python ezq and in
-//! CloudEvents: `cargo run --example python_interop`.
+//! A Python program and a Rust program on the same queues: `cargo run --example python_interop`.
 //!
-//! It starts `shop.py`, which stands beside it. Without `python3` or `psql` on the path it says so
-//! and ends well. It needs no database: without `DATABASE_URL` it starts one.
+//! It is for systems that move from Python to Rust one program at a time. Both programs send and read
+//! both forms of events: the flat form of Python ezq, and CloudEvents.
+//!
+//! It starts `shop.py`, which stands beside it. Without `python3` or `psql` on the path it says so and
+//! succeeds. It needs no database: without `DATABASE_URL` it starts one.
 
 use std::process::Stdio;
 
@@ -17,7 +19,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const ORDERS: &str = "interop_example_orders";
 const RECEIPTS: &str = "interop_example_receipts";
 
-// Read under both names: the alias is the name of the Python class.
+// It is read under both names. The alias is the name of the Python class.
 #[derive(Event, Serialize, Deserialize)]
 #[event(
     type = "order.placed",
@@ -41,7 +43,7 @@ struct ReceiptPrinted {
     order: i64,
 }
 
-// What is returned is published with the acknowledgement: one event for readers of each form.
+// The returned events are published with the acknowledgement, one for the readers of each form.
 #[on_event]
 async fn charge(event: OrderPlaced, context: Context) -> (OrderCharged, ReceiptPrinted) {
     println!(
@@ -69,6 +71,7 @@ async fn main() -> Result<()> {
             return Ok(());
         }
     }
+
     let url = match std::env::var("EZQ_DATABASE_URL").or_else(|_| std::env::var("DATABASE_URL")) {
         Ok(url) => url,
         Err(_) => ezq::pgmq::embedded::EmbeddedPostgres::shared().await?.url(),
@@ -95,8 +98,9 @@ async fn main() -> Result<()> {
     let (Some(mut to), Some(from)) = (python.stdin.take(), python.stdout.take()) else {
         return Err("python3 has no pipes".into());
     };
+
     let mut lines = BufReader::new(from).lines();
-    // A line says that it has sent; on an error it ends without one, and says why itself.
+    // The first line tells that it has sent its events. After an error it prints the reason and no line.
     if let Some(line) = lines.next_line().await? {
         println!("{line}");
         let report = ezq.consumer().queue(ORDERS).until_idle().run().await?;

@@ -91,7 +91,7 @@ def main(outbox, inbox):
     send(outbox, cloud_event("order.placed", {"order": 2, "customer": "Grace"}))
     print("python: sent order 1 in the flat form, order 2 as a CloudEvent", flush=True)
 
-    # Told by a line when the answers are there.
+    # A line on standard input tells that the answers are in the queue.
     sys.stdin.readline()
     while (message := read(inbox)) is not None:
         event = message["event"]
