@@ -169,3 +169,70 @@ async fn a_version_outlives_the_flat_form() {
     assert_eq!(log.sorted(), [SECOND_AS_THIRD, THIRD]);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(type = "test.priced")]
+struct PricedV1 {
+    euros: u32,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(type = "test.priced", version = 2, from = PricedV1)]
+struct PricedV2 {
+    cents: u64,
+}
+
+impl From<PricedV1> for PricedV2 {
+    fn from(old: PricedV1) -> Self {
+        Self {
+            cents: u64::from(old.euros) * 100,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Event, Serialize, Deserialize)]
+#[event(type = "test.priced", version = 3, from = PricedV2)]
+struct Priced {
+    cents: u64,
+    currency: String,
+}
+
+impl From<PricedV2> for Priced {
+    fn from(old: PricedV2) -> Self {
+        Self {
+            cents: old.cents,
+            currency: "EUR".into(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn older_versions_go_through_those_between_to_the_current_one() {
+    let queue = queue();
+    let log: Log<Priced> = Log::new();
+    let seen = log.clone();
+    let handler = Handler::on("prices", move |event: Priced| {
+        seen.push(event);
+        async {}
+    });
+    let ezq = app(&queue).register(handler).connect().await.unwrap();
+    ezq.publish(&PricedV1 { euros: 3 }).await.unwrap();
+    ezq.publish(&PricedV2 { cents: 450 }).await.unwrap();
+    ezq.publish(&Priced {
+        cents: 5,
+        currency: "CHF".into(),
+    })
+    .await
+    .unwrap();
+    assert_eq!(drain(&ezq).await.counts.handled, 3);
+    let mut prices = log.take();
+    prices.sort_by_key(|price| std::cmp::Reverse(price.cents));
+    let priced = |cents, currency: &str| Priced {
+        cents,
+        currency: currency.into(),
+    };
+    assert_eq!(
+        prices,
+        [priced(450, "EUR"), priced(300, "EUR"), priced(5, "CHF")]
+    );
+}
