@@ -76,6 +76,7 @@ async fn drain(
     Ok(ids)
 }
 
+/// Workers return some of what they get, so that keys come back in the middle of a run.
 async fn concurrent_workers_never_hold_one_key_at_once(stage: &Stage<'_>) -> CaseResult {
     const KEYS: i64 = 6;
     const EACH: i64 = 40;
@@ -207,6 +208,7 @@ async fn settle_all(
     engine.settle(&queue, batch.collect()).await
 }
 
+/// Two statements that lock the same rows in opposite order would deadlock.
 async fn concurrent_acks_in_opposite_order_succeed_once_each(stage: &Stage<'_>) -> CaseResult {
     for round in 0..ROUNDS {
         let receipts = leased(stage).await?;
@@ -237,6 +239,7 @@ async fn concurrent_acks_in_opposite_order_succeed_once_each(stage: &Stage<'_>) 
     stage.is_empty().await
 }
 
+/// A consumer renews leases while it settles. The two must neither deadlock nor fail each other.
 async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<'_>) -> CaseResult {
     for round in 0..ROUNDS {
         let receipts = leased(stage).await?;

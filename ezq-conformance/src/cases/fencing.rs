@@ -31,7 +31,7 @@ async fn taken_over(stage: &Stage<'_>) -> Result<(Receipt, Delivery), CaseError>
     Ok((first.receipt, second))
 }
 
-/// The second worker's lease stands as if nobody had tried anything.
+/// Checks that the second worker's lease stands as if nobody had used the stale receipt.
 async fn unchanged(stage: &Stage<'_>, current: Delivery) -> CaseResult {
     check_eq!(
         stage.arrived().await?,
@@ -110,6 +110,7 @@ async fn a_stale_extension_changes_nothing(stage: &Stage<'_>) -> CaseResult {
     unchanged(stage, current).await
 }
 
+/// Consumers settle in batches. One lost lease must not cost the others their work.
 async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> CaseResult {
     let (stale, current) = taken_over(stage).await?;
     stage.publish_numbers(&[2, 3]).await?;
@@ -141,6 +142,7 @@ async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> Cas
     stage.done(vec![(current.receipt, ack())]).await
 }
 
+/// A worker that is late loses nothing as long as nobody else got the message.
 async fn an_expired_lease_holds_until_the_message_is_handed_out_again(
     stage: &Stage<'_>,
 ) -> CaseResult {
@@ -150,6 +152,7 @@ async fn an_expired_lease_holds_until_the_message_is_handed_out_again(
     stage.is_empty().await
 }
 
+/// A settlement is sent again if its answer got lost. Its events must not leave twice.
 async fn a_second_ack_is_lost(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(HOLD).await?;
     stage.done(vec![(delivery.receipt.clone(), ack())]).await?;
@@ -195,7 +198,10 @@ async fn a_receipt_is_void_after_its_release(stage: &Stage<'_>) -> CaseResult {
     Ok(())
 }
 
+/// A fail-over to a replica that lags takes ids back. An old receipt must not settle the message that
+/// gets its id next.
 async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> CaseResult {
+    // Engines may fence messages with ordering keys in another way.
     for is_keyed in [false, true] {
         let message = |n| {
             let mut message = stage.message(n);
@@ -259,6 +265,7 @@ async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> C
     Ok(())
 }
 
+/// Work on purged messages may still run. What it settles must not touch what is published later.
 async fn a_purge_voids_receipts(stage: &Stage<'_>) -> CaseResult {
     stage.publish_numbers(&[1, 2, 3]).await?;
     let leased = stage.lease(2, HOLD).await?;

@@ -142,6 +142,7 @@ async fn a_retried_message_holds_up_its_key_and_no_other(stage: &Stage<'_>) -> C
     Ok(())
 }
 
+/// Otherwise one bad event would stop all later events of its key.
 async fn a_dead_letter_lets_go_of_its_key(stage: &Stage<'_>) -> CaseResult {
     open(stage, &[("a", 1), ("a", 2), ("b", 3)]).await?;
     let first = only(stage.lease(1, HOLD).await?)?;
@@ -195,6 +196,8 @@ async fn what_one_call_hands_out_of_a_key_follows_each_other(stage: &Stage<'_>) 
     stage.is_empty().await
 }
 
+/// A call may hand out several messages of a key. When the first one comes back, the others are still
+/// being handled, so the key has to wait for them.
 async fn a_key_waits_for_every_message_of_it_that_is_leased(stage: &Stage<'_>) -> CaseResult {
     let all: Vec<_> = (1..=16).map(|n| ("a", n)).collect();
     open(stage, &all).await?;
@@ -228,6 +231,7 @@ async fn a_key_waits_for_every_message_of_it_that_is_leased(stage: &Stage<'_>) -
     Ok(())
 }
 
+/// A consumer handles everything before an `End`. It must learn of messages that their key holds back.
 async fn what_a_key_keeps_before_a_place_is_told(stage: &Stage<'_>) -> CaseResult {
     open(stage, &[("a", 1), ("a", 2)]).await?;
     let first = only(stage.lease(1, HOLD).await?)?;
@@ -346,6 +350,7 @@ async fn blockers(stage: &Stage<'_>) -> Result<Vec<Blocker>, CaseError> {
     Ok(blocked.iter().map(|key| key.blocker).collect())
 }
 
+/// Operators see why a key is blocked. A lease passes by itself, a retry may take hours.
 async fn a_crash_does_not_make_a_later_retry_look_like_a_lease(stage: &Stage<'_>) -> CaseResult {
     open(stage, &[("a", 1), ("a", 2)]).await?;
     let crashed = stage.lease(1, SHORT).await?;

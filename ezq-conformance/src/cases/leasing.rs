@@ -79,6 +79,7 @@ async fn an_expired_lease_delivers_again(stage: &Stage<'_>) -> CaseResult {
     stage.done(vec![(second.receipt, ack())]).await
 }
 
+/// A lease that expires again and again loses nothing, however often the worker crashes.
 async fn a_message_stays_in_the_store_until_it_is_settled(stage: &Stage<'_>) -> CaseResult {
     let mut delivery = stage.fresh(SHORT).await?;
     for deliveries in 2..4 {
@@ -125,6 +126,7 @@ async fn extending_is_answered_per_message(stage: &Stage<'_>) -> CaseResult {
     Ok(())
 }
 
+/// Consumers sleep until then. An answer that is too late would delay the message.
 async fn an_empty_lease_tells_when_the_next_message_falls_due(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
     let pause = HOLD;

@@ -87,6 +87,7 @@ fn retry_with(progress: Progress) -> Settle {
     }
 }
 
+/// A mark tells that a handler is done. If it were lost, the handler would run again.
 async fn a_retry_keeps_the_marks_of_every_handler(stage: &Stage<'_>) -> CaseResult {
     let mut message = stage.message(1);
     message.headers.insert("correlation-id", "c-1");
@@ -119,6 +120,8 @@ async fn a_retry_keeps_the_marks_of_every_handler(stage: &Stage<'_>) -> CaseResu
     Ok(())
 }
 
+/// Deliveries without a settlement count as crashes, and too many of them end in a dead letter. A long
+/// retry policy must not look like that.
 async fn a_settled_delivery_does_not_count_as_a_crash(stage: &Stage<'_>) -> CaseResult {
     let steps = [
         (Some(retry(Duration::ZERO)), 1),
@@ -150,6 +153,7 @@ async fn a_settled_delivery_does_not_count_as_a_crash(stage: &Stage<'_>) -> Case
     Ok(())
 }
 
+/// Consumers release what they have no room for. That must not change the order of the queue.
 async fn a_release_returns_to_its_old_place_at_once(stage: &Stage<'_>) -> CaseResult {
     stage.needs("ordered", |c| c.ordered)?;
     stage.publish_numbers(&[1, 2, 3]).await?;
@@ -168,6 +172,7 @@ async fn a_release_returns_to_its_old_place_at_once(stage: &Stage<'_>) -> CaseRe
     Ok(())
 }
 
+/// Consumers settle whatever is ready in one call.
 async fn a_mixed_batch_settles_each_in_its_own_way(stage: &Stage<'_>) -> CaseResult {
     let dead_letters = stage.dead_letters()?;
     stage.publish_numbers(&[1, 2, 3, 4]).await?;
@@ -238,6 +243,8 @@ async fn outgoing_events_leave_with_every_settlement(stage: &Stage<'_>) -> CaseR
     Ok(())
 }
 
+/// A settlement and its events are stored in one step. If that is impossible, the message stays leased and
+/// its neighbours are settled.
 async fn outgoing_events_for_a_missing_queue_fail_their_settlement_alone(
     stage: &Stage<'_>,
 ) -> CaseResult {

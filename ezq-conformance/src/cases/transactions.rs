@@ -82,6 +82,7 @@ async fn an_earlier_handlers_transaction_marks_it_done(stage: &Stage<'_>) -> Cas
     Ok(())
 }
 
+/// The handler ran too long, and another worker has its message. Whatever it did is rolled back.
 async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     for is_last in [true, false] {
@@ -117,6 +118,7 @@ async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> 
     Ok(())
 }
 
+/// A fail-over to a replica that lags takes ids back. The fence must tell the two messages apart.
 async fn a_transaction_leaves_a_message_that_got_its_id(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     for is_last in [true, false] {
@@ -164,6 +166,7 @@ async fn an_abandoned_transaction_leaves_the_message_as_it_was(stage: &Stage<'_>
     stage.is_empty().await
 }
 
+/// A batch handler has one transaction for all of its events.
 async fn a_transaction_finishes_a_batch_or_nothing_of_it(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     stage.publish_numbers(&[1, 2, 3]).await?;
