@@ -80,7 +80,7 @@ fn crates_depend_downwards_only() {
 const CORE: [&str; 23] = [
     "text", "error", "clock", "logging", "runtime", "message", "event", "codec", "engine",
     "memory", "delivery", "observe", "publish", "schedule", "handler", "config", "private",
-    "dispatch", "shared", "consumer", "admin", "app", "testing",
+    "dispatch", "shared", "admin", "consumer", "app", "testing",
 ];
 
 /// What of `crate::` a line names first.

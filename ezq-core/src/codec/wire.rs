@@ -12,12 +12,12 @@ use chrono::{DateTime, Utc};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::engine::MessageId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::attributes::RESERVED;
 use crate::event::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::event::{End, Event, Interrupt};
 use crate::message::headers::{DATA, Headers, REPLAY};
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 
 /// Where the version of an event in the flat form stands, by the name that [`RawJson`](crate::RawJson)

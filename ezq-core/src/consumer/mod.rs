@@ -13,7 +13,6 @@ mod lease;
 mod outbox;
 mod pace;
 mod run;
-mod schedules;
 mod settle;
 mod shutdown;
 mod signals;

@@ -1,5 +1,7 @@
 //! What an application, its publishers and its consumers share once it is built and checked.
 
+mod schedules;
+
 use std::sync::{Arc, Mutex};
 
 use crate::config::Config;
