@@ -1,4 +1,4 @@
-//! What every case is made of.
+//! The type of a case.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! Runs of ezq and of its reference in turn: A B, B A, A B, so that whatever slows the machine for a
-//! while slows both, and whoever comes second has no advantage.
+//! Runs of ezq and of its reference in turn: A B, B A, A B. Whatever slows the machine for a while slows
+//! both, and neither has the advantage of always running second.
 
 use std::future::Future;
 use std::time::Duration;

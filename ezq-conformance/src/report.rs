@@ -1,10 +1,10 @@
-//! What a run of the suite found.
+//! The result of a run of the suite.
 
 use std::fmt;
 
 use crate::Verdict;
 
-/// One case and what became of it.
+/// A case and its verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The case's name, which states its rule.
@@ -15,8 +15,8 @@ pub struct Entry {
 
 /// The verdicts on all cases, in the order they ran.
 ///
-/// Both `Display` and `Debug` print one line per case that did not pass and a sum, so that a test
-/// may return [`into_result`](Self::into_result).
+/// Both `Display` and `Debug` print a line for each case that did not pass, and the totals. So a test may
+/// return [`into_result`](Self::into_result).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Report {
     entries: Vec<Entry>,
@@ -53,7 +53,7 @@ impl Report {
             })
     }
 
-    /// How many cases passed.
+    /// The number of cases that passed.
     #[must_use]
     pub fn passed(&self) -> usize {
         self.entries
@@ -65,7 +65,7 @@ impl Report {
     /// The report itself as the error if a case failed. Skipped cases are no failure.
     ///
     /// # Errors
-    /// When a case failed.
+    /// If a case failed.
     pub fn into_result(self) -> Result<(), Self> {
         if self.failed().next().is_none() {
             Ok(())

@@ -111,7 +111,7 @@ impl<'h> Stage<'h> {
         self.take(HOLD).await
     }
 
-    /// Publishes a message that is never due, and checks that it has the id's number.
+    /// Publishes a message that is not due during the case, and checks that it gets the id of a lost one.
     pub(crate) async fn publish_in_place_of(&self, n: i64, id: &MessageId) -> Result<MessageId> {
         let message = Outgoing {
             due: Due::After(HOLD),
@@ -155,7 +155,7 @@ impl<'h> Stage<'h> {
         }
     }
 
-    /// Publishes messages of which none may be refused; their ids.
+    /// Publishes messages of which none may be refused. Returns their ids.
     pub(crate) async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<MessageId>> {
         let outcomes = self.outcomes(messages).await?;
         outcomes
@@ -167,7 +167,7 @@ impl<'h> Stage<'h> {
             .collect()
     }
 
-    /// Publishes messages; one outcome each.
+    /// Publishes messages. Returns an outcome for each.
     pub(crate) async fn outcomes(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         let count = messages.len();
         let outcomes = self.engine.publish(messages).await?;
@@ -403,7 +403,7 @@ pub(crate) fn unknown_id(id: &MessageId) -> MessageId {
     }
 }
 
-/// Other runs may use the same store at the same time.
+/// A name that no other run uses, since several may use one store at the same time.
 fn unique_name() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);

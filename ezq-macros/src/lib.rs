@@ -31,21 +31,21 @@ use syn::{DeriveInput, parse_macro_input};
 /// |---|---|---|
 /// | `type = "order.paid"` | The event's name on the wire. Not empty, no white space around it. | the Rust name |
 /// | `version = 2` | The version of its fields, at least 1. | 1 |
-/// | `queue = "orders"` | Where it is published unless the publisher says otherwise: 1 to 47 letters, digits and `_ - . : / @`, without `--`. | the publisher's queue |
-/// | `key = "customer_id"` | The field that is its ordering key: events of one key in one queue are handled one after another. `a.b` reaches into a field, `0` is a tuple's first. The field implements `Display`, or is an `Option` of what does; `None`, there or on the way, is no key. An empty key is refused when the event is published. | no key |
-/// | `codec = "raw"` | The codec that writes it, by its name. | its queue's |
-/// | `alias = "OrderPaid"` | A further name under which it is read; may be given again. | none |
-/// | `from = OrderPaidV1` | The event's shape at the version just before: an event type of that version, from which this one is made with `From`. It may come from an older one itself. | older versions are read as this one, with serde's defaults for what is missing |
+/// | `queue = "orders"` | The queue to which it is published unless the publisher names another: 1 to 47 letters, digits and `_ - . : / @`, without `--`. | the publisher's queue |
+/// | `key = "customer_id"` | The field that holds its ordering key. Events of one key in one queue are handled one after another. `a.b` is a field of a field, `0` a tuple's first field. The field implements `Display`, or is an `Option` of a type that does. With `None`, there or on the way, the event has no key. An empty key is refused when the event is published. | no key |
+/// | `codec = "raw"` | The name of the codec that writes it. | the codec of its queue |
+/// | `alias = "OrderPaid"` | Another name under which it is read. May be given several times. | none |
+/// | `from = OrderPaidV1` | The event type of the version just before. This type implements `From` for it. That one may come from an older one itself. | older versions are read as this one, with serde's defaults for missing fields |
 /// | `crate = path` | Where ezq is found, if not at `::ezq`. | `::ezq` |
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
     event::derive(&parse_macro_input!(input as DeriveInput)).into()
 }
 
-/// Makes an enum with one event in each variant something that one handler can take.
+/// Makes an enum with one event in each variant a type that one handler can take.
 ///
-/// A handler of the enum is called for each of its events, by exact type. Of several versions of one
-/// type, an event is the variant of its own version, else of the next newer.
+/// A handler of the enum is called for each of the enum's events, by exact type. If the enum has several
+/// versions of one type, an event becomes the variant of its own version, or else of the next newer one.
 ///
 /// The enum itself is not an event and needs no serde derives. Of `#[event(...)]` it takes
 /// `crate = path` only, as [`derive@Event`] explains it.
@@ -57,7 +57,7 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// Makes an async function a handler, which every consumer of the program finds at start.
 ///
 /// The first parameter is the event: a type with `#[derive(Event)]`, an enum with
-/// `#[derive(EventSet)]`, `AnyEvent`, or a `Batch` of one of these. Every further one is an extractor:
+/// `#[derive(EventSet)]`, `AnyEvent`, or a `Batch` of one of these. Each further parameter is an extractor:
 /// `Context`, `State<T>`, `Publisher` or `Tx`. The function returns nothing, events to publish, or a
 /// `Result` of these. An error is retried, unless it is a `HandlerError` that says otherwise.
 ///
@@ -67,12 +67,12 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// |---|---|---|
 /// | `name = "receipts"` | The handler's durable name. Progress is kept under it, so a pinned name survives a rename or a move of the function. | `module::path::function` |
 /// | `order = 1` | Its place among the handlers of one event, lowest first. | concurrent |
-/// | `queue = "mail"` | A queue of its own: it takes events from there and from nowhere else, and only handlers with this queue take events from there. A consumer of the queue runs it. Its events must go there: by `#[event(queue = "mail")]`, a route, or their publisher. | any queue that no handler has for itself |
-/// | `pattern = "order.*"` | For a handler of `AnyEvent`: it takes only types that match; may be given again. `*` is one segment between dots, `#` any number of them. | every type |
-/// | `batch(size = 100, wait = "20ms")` | For a handler of `Batch<E>`: how many events a batch has at most, and how long one that is not full waits for more. | 100 and `"20ms"` |
-/// | `concurrency = 4` | How many runs of it there may be at once in the application; at least 1. | no limit |
-/// | `timeout = "1m"` | How long one attempt may take; `"none"` is without limit. | the application's (`Config::handler_timeout`, 30 s) |
-/// | `retry(max_attempts = 8)` | How many attempts it gets, the first one included; at least 1. | the application's (`Config::retry`, 5) |
+/// | `queue = "mail"` | A queue of its own. The handler takes events from this queue only, and only handlers with this queue take its events. A consumer of the queue runs it. Its events must be published there: by `#[event(queue = "mail")]`, by a route, or by their publisher. | any queue that is no handler's own |
+/// | `pattern = "order.*"` | For a handler of `AnyEvent`: it takes only types that match. May be given several times. `*` is one segment between dots, `#` any number of them. | every type |
+/// | `batch(size = 100, wait = "20ms")` | For a handler of `Batch<E>`: the largest number of events in a batch, and the time that a batch that is not full waits for more. | 100 and `"20ms"` |
+/// | `concurrency = 4` | The largest number of its runs at once in the application, at least 1. | no limit |
+/// | `timeout = "1m"` | The time that one attempt may take. `"none"` sets no limit. | the application's (`Config::handler_timeout`, 30 s) |
+/// | `retry(max_attempts = 8)` | The number of attempts, including the first one, at least 1. | the application's (`Config::retry`, 5) |
 /// | `retry(backoff = "linear")` | How waits between attempts grow: `"exponential"`, `"linear"`, `"constant"`, `"doubling_minutes"` (2, 4, 8 ... minutes), or, without quotes, a function of your own, `fn(attempt: u32, error: &str, random: f64) -> Duration`. | `"exponential"` if `initial` or `max` is given, else the application's |
 /// | `retry(initial = "2s")` | The first wait. | `"1s"` |
 /// | `retry(max = "10m")` | The longest wait; not with `"constant"`, `"doubling_minutes"` or a function. | `"5m"`, or `initial` if that is longer |
@@ -82,9 +82,9 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 ///
 /// # Explicit registration
 ///
-/// Beside the function stands a hidden type of the same name and visibility, so that
-/// `builder.handler::<send_receipt>()` registers it where discovery is turned off, and importing
-/// the function imports both. A module of the same name cannot stand beside it.
+/// The macro adds a hidden type of the function's name and visibility. With it,
+/// `builder.handler::<send_receipt>()` registers the handler where discovery is turned off. Importing the
+/// function imports both. A module of the same name cannot stand beside the function.
 #[proc_macro_attribute]
 pub fn on_event(arguments: TokenStream, item: TokenStream) -> TokenStream {
     on_event::expand(arguments.into(), item.into()).into()
@@ -109,19 +109,19 @@ pub fn beside(given: TokenStream, item: TokenStream) -> TokenStream {
 /// Makes an async function run at the times of a schedule: once for each tick, however many
 /// processes have it.
 ///
-/// A tick is an event in a queue, and the function is its handler: it is leased, retried and
-/// dead-lettered as any other, and returns what a handler returns. Its parameters are extractors; the
-/// first may be the `Tick`, which says when it was due.
+/// A tick is an event in a queue, and the function is its handler. The event is leased, retried and
+/// dead-lettered like any other, and the function returns what a handler returns. Its parameters are
+/// extractors. The first may be the `Tick`, which tells when it was due.
 ///
 /// # Arguments
 ///
 /// | key | meaning | default |
 /// |---|---|---|
 /// | `"0 9 * * MON"` | First and without a key: a cron expression. It is checked while compiling. | |
-/// | `every = "30s"` | In its place: an interval of at least `1s`. | |
+/// | `every = "30s"` | An interval of at least `1s`, in place of a cron expression. | |
 /// | `tz = "Europe/Paris"` | The time zone of a cron expression; checked when the application is built. | UTC |
-/// | `missed = "skip"` | What becomes of ticks that no process was there for: `"skip"` leaves them out, `"fire_once"` makes up for them with one firing. | `"fire_once"` |
-/// | `name = "reports"` | The durable name of schedule and handler, one for the whole database: if another application has a schedule of this name for another queue, the second one's consumers do not start. | `module::path::function` |
+/// | `missed = "skip"` | What to do about ticks during which no process ran. `"skip"` leaves them out, `"fire_once"` makes up for all of them with one firing. | `"fire_once"` |
+/// | `name = "reports"` | The durable name of schedule and handler, unique in the whole database. If another application has a schedule of this name for another queue, the second one's consumers do not start. | `module::path::function` |
 /// | `queue = "reports"` | A queue of its own. | the application's |
 /// | `timeout`, `retry`, `concurrency`, `crate` | As in [`macro@on_event`]. | |
 ///

@@ -1,6 +1,6 @@
-//! `bloat`: what a transaction that somebody leaves open costs. An hour's worth of events goes
-//! through one queue, published while it is consumed, and the open transaction's snapshot keeps
-//! every row version from being removed; against ezq's own throughput without it.
+//! `bloat`: the cost of a transaction that stays open. An hour's worth of events goes through one queue,
+//! published while it is consumed, and the open transaction's snapshot keeps every row version from being
+//! removed. The reference is ezq without the open transaction.
 
 use std::time::{Duration, Instant};
 
@@ -31,14 +31,14 @@ pub(super) const CASE: Case = Case {
 const EVENTS: usize = 1_000_000;
 const REPETITIONS: usize = 1;
 const BATCH: usize = 100;
-/// The publisher waits while so many are not handled.
+/// The publisher waits while this many events are not handled.
 const AHEAD: usize = 5000;
 
 async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let application = Application::counting(database.url()).await?;
     let ezq = &application.ezq;
     let events = options.events.unwrap_or(EVENTS);
-    // The first pair only warms up: it needs no hour's worth.
+    // The first pair only warms up, so it needs fewer events.
     let of_pair = |n: usize| if n == 0 { events.div_ceil(20) } else { events };
 
     let pairs = Pairs::measure(

@@ -1,8 +1,8 @@
-//! `broadcast_1`, `broadcast_3`, `broadcast_10`: what it costs to store a copy in each of so many
+//! `broadcast_1`, `broadcast_3`, `broadcast_10`: the cost of storing a copy in each of 1, 3 or 10
 //! subscribed queues.
 //!
-//! The reference stores bodies of the same shape in the same queues by one prepared statement that
-//! names them all, and asks nobody who is subscribed. Both commit once an event, one after another.
+//! The reference stores bodies of the same shape in the same queues by one prepared statement that names
+//! all queues, so it reads no subscriptions. Both commit once for each event, one event after another.
 
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
 //! `capture`: 64 sessions, each of which inserts one row at a time into a captured table and awaits
 //! the commit, while a process looks for the changes and is woken by them.
 //!
-//! The reference is the same table with the same triggers while nobody looks.
+//! The reference is the same table with the same triggers, while no process looks for changes.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! `consume_archive`: as `consume`, but what is handled is kept; the reference archives with
-//! `pgmq.archive`.
+//! `consume_archive`: like `consume`, but handled events are moved to the archive. The reference archives
+//! with `pgmq.archive`.
 
 use ezq::Retention;
 

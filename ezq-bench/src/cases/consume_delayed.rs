@@ -1,5 +1,5 @@
-//! `consume_delayed`: whether events that are due tomorrow slow down those that are due now: twice as
-//! many stand ahead of a backlog, against ezq's own `consume` without them.
+//! `consume_delayed`: whether events that are due tomorrow slow down events that are due now. Twice as many
+//! stand ahead of a backlog. The reference is ezq's own `consume` without them.
 
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! `consume_tx`: a handler that inserts a row through its `Tx`, one transaction an event.
 //!
-//! The reference has as many connections as ezq's pool. Each claims 100 messages with `pgmq.read`,
-//! and for each of them begins, deletes it if it is still its own (by its count of reads), inserts
+//! The reference has as many connections as ezq's pool. Each one claims 100 messages with `pgmq.read`. For
+//! each message it begins a transaction, deletes the message if nobody else has read it since, inserts
 //! the row and commits.
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! `grow_queued`, `grow_handlers` and `grow_queues`: how the cost of an event grows with what waits in
-//! its queue, with the handlers of an application, and with the queues that one process consumes.
-//! One line a point.
+//! `grow_queued`, `grow_handlers` and `grow_queues`: how the cost of an event grows with the events that
+//! wait in its queue, with the handlers of an application, and with the queues that one process consumes.
+//! Each point is one line.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,6 @@
-//! `ordered_many` and `ordered_hot`: what ordering keys cost. The same number of events, in 1,000
-//! keys, or half of them in one hot key and the others in 1,000; against ezq's own `consume` of
-//! events without keys. Every run checks that each key was handled in its order.
+//! `ordered_many` and `ordered_hot`: the cost of ordering keys. The events have 1,000 keys, or half of
+//! them have one hot key and the others 1,000. The reference is ezq's own `consume` of as many events
+//! without keys. Every run checks that each key was handled in its order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

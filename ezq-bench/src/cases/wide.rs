@@ -1,5 +1,5 @@
-//! `wide`: whether many events at once cost more than a few: a backlog and a no-op handler at a
-//! concurrency of 256, against ezq itself at 16.
+//! `wide`: whether many events at once cost more than a few. It works off a backlog with a no-op handler
+//! at a concurrency of 256. The reference is ezq itself at 16.
 
 use serde_json::json;
 

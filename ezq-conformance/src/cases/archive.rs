@@ -1,4 +1,4 @@
-//! Acknowledged messages are archived where that is said, whole and fenced, and nowhere else.
+//! Acknowledged messages are archived in the queues that keep an archive, whole and under the fence.
 
 use std::time::Duration;
 
@@ -230,7 +230,7 @@ async fn a_transaction_archives_what_it_acknowledges(stage: &Stage<'_>) -> CaseR
         "it is not done: {copy:?}"
     );
 
-    // The whole is rolled back, with what it would have archived.
+    // One void receipt rolls back the whole transaction, including what it would have archived.
     let all = finished
         .into_iter()
         .map(|one| Finished { mark: None, ..one })

@@ -1,4 +1,4 @@
-//! Each queue that is subscribed to an event's type gets one copy of it: all in one step.
+//! Each queue that is subscribed to an event's type gets one copy of it, and all get it in one step.
 //!
 //! Subscriptions belong to the whole store, so types carry the name of the case's own queue.
 
@@ -40,7 +40,7 @@ fn second<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Broadcasts, CaseError> {
         .ok_or_else(|| CaseError::Failed("the second client does not broadcast".to_owned()))
 }
 
-/// The case's own type of event.
+/// An event type of the case's own.
 fn named(stage: &Stage<'_>, rest: &str) -> String {
     format!("{}.{rest}", stage.queue)
 }
@@ -68,7 +68,7 @@ async fn subscribe(
     Ok(store(stage)?.subscribe(app, queue, &patterns).await?)
 }
 
-/// Broadcasts; the queues that stored a copy.
+/// Broadcasts an event. Returns the queues that stored a copy.
 async fn stored(stage: &Stage<'_>, message: BroadcastMessage) -> Result<Vec<QueueName>, CaseError> {
     let mut queues = Vec::new();
     for (queue, outcome) in store(stage)?.broadcast(message).await? {
@@ -324,7 +324,7 @@ async fn of_one_dedupe_key_each_queue_stores_one_copy(stage: &Stage<'_>) -> Case
     };
     check_eq!(stored(stage, keyed(1)?).await?.len(), 1, "copies");
 
-    // It was not subscribed then, so it has none yet.
+    // The second queue was not subscribed before, so it has no copy yet.
     subscribe(stage, "mail", &stage.other, &["a"]).await?;
     for (_, outcome) in store(stage)?.broadcast(keyed(2)?).await?.iter().take(1) {
         let PublishOutcome::Duplicate(original) = outcome else {
@@ -335,7 +335,7 @@ async fn of_one_dedupe_key_each_queue_stores_one_copy(stage: &Stage<'_>) -> Case
             .is_none_or(|original| original.event_id == "event-1");
         check!(first, "the first copy is not {original:?}");
     }
-    // A published message takes the same key.
+    // Published messages share the keys of broadcasts.
     let message = keyed(3)?.copy(&stage.queue);
     let outcomes = stage.outcomes(vec![message]).await?;
     check!(
@@ -372,7 +372,7 @@ async fn a_refused_broadcast_stores_no_copy(stage: &Stage<'_>) -> CaseResult {
             ..event(stage, "a", 1)
         };
         if let Ok(copies) = store(stage)?.broadcast(message).await {
-            // The store takes any text.
+            // A store that takes any text stores all copies.
             let whole = copies
                 .iter()
                 .all(|(_, o)| matches!(o, PublishOutcome::Stored(_)));
@@ -443,7 +443,7 @@ async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult
         "parties of another"
     );
 
-    // Other runs may say things as `shop`, too.
+    // Other runs may use the name `shop` at the same time.
     let said = store(stage)?.said_by("shop").await?;
     check!(
         said.contains(&shop) && !said.contains(&mail),

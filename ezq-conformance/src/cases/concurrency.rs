@@ -49,7 +49,7 @@ async fn concurrent_workers_never_share_a_message(stage: &Stage<'_>) -> CaseResu
     stage.is_empty().await
 }
 
-/// Leases and acknowledges until nothing is left, but no more than there can be.
+/// Leases and acknowledges until nothing is left. It stops once it has more than were published.
 async fn drain(
     engine: Arc<dyn Engine>,
     request: LeaseRequest,
@@ -187,7 +187,7 @@ fn log_done(log: &mut Log, key: &str, run: &[Delivery]) {
 const BATCH: usize = 60;
 const ROUNDS: usize = 4;
 
-/// A fresh batch of leased messages.
+/// Publishes and leases a batch.
 async fn leased(stage: &Stage<'_>) -> Result<Vec<Receipt>, CaseError> {
     let bodies: Vec<_> = (0..).take(BATCH).collect();
     stage.publish_numbers(&bodies).await?;
@@ -280,7 +280,7 @@ async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<
                 "round {round}: a receipt that holds answered {outcome:?}"
             );
         }
-        // A renewal that came after a release would have taken the message back.
+        // A renewal that comes after a release must not take the message back.
         stage.pass(Duration::from_millis(1)).await;
         let back = stage.lease(BATCH, HOLD).await?;
         check_eq!(back.len(), BATCH / 2, "messages released in round {round}");

@@ -1,4 +1,5 @@
-//! Dead letters keep all there is to know, and a redrive runs again only what had failed.
+//! Dead letters keep everything that is known about the message, and a redrive runs again only the
+//! handlers that had failed.
 
 use ezq_core::engine::DeadLetter;
 use ezq_core::headers::DEAD;
@@ -18,7 +19,7 @@ cases![
     an_id_moves_and_discards_no_dead_letter_that_got_it,
 ];
 
-/// Publishes a message that one handler did and another gave up on.
+/// Buries a message of which one handler is done and another has given up.
 async fn died(stage: &Stage<'_>, n: i64) -> Result<DeadLetter, CaseError> {
     let letters = stage.dead_letters()?;
     let mut message = stage.message(n);

@@ -1,4 +1,4 @@
-//! Of the messages that share a dedupe key, a queue stores the first, until the window ends.
+//! Of the messages with one dedupe key, a queue stores only the first until the window ends.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn needs(stage: &Stage<'_>) -> CaseResult {
     stage.needs("dedupe", |c| c.dedupe)
 }
 
-/// A message with a key; its event's id is `event-` and its number.
+/// A message with a dedupe key. The id of its event is `event-` and its number.
 fn keyed(message: Outgoing, key: &str, window: Duration) -> Result<Outgoing, Error> {
     let event_id = format!("event-{}", crate::stage::number_in(&message.body));
     let dedupe = Some(Dedupe::new(key, window, event_id)?);
@@ -45,7 +45,7 @@ fn id_of(outcome: &PublishOutcome) -> Option<&MessageId> {
     }
 }
 
-/// Checks that nothing was stored, and which message is named where the engine names one.
+/// Checks that a message is a duplicate, and which original the engine names, if it names one.
 fn duplicate_of(outcome: &PublishOutcome, id: &MessageId, event_id: &str) -> CaseResult {
     let PublishOutcome::Duplicate(original) = outcome else {
         return Err(CaseError::Failed(format!(
@@ -124,7 +124,7 @@ async fn a_key_is_free_again_when_its_window_ends(stage: &Stage<'_>) -> CaseResu
     stored(stage, keyed(stage.message(2), "short", window)?).await?;
     stage.pass(window).await;
     let again = stored(stage, held(stage, 3, "short")?).await?;
-    // It is taken anew, by the second message and for its window.
+    // The second message takes the key anew, for a window of its own.
     duplicates(stage, 3, held(stage, 4, "short")?, &again).await?;
     duplicates(stage, 1, held(stage, 5, "long")?, &long).await
 }
@@ -178,7 +178,7 @@ async fn a_refused_message_leaves_its_key_free(stage: &Stage<'_>) -> CaseResult 
     ];
     for (bad, key) in bad.into_iter().flatten().zip(["a", "b", "c"]) {
         let refused = keyed(stage.text(bad.as_str()), key, HOLD)?;
-        // A good one with the same key behind it, and another beside it.
+        // Behind the refused message, one with the same key and one with another key.
         let batch = vec![
             refused,
             held(stage, 1, key)?,
@@ -186,7 +186,7 @@ async fn a_refused_message_leaves_its_key_free(stage: &Stage<'_>) -> CaseResult 
         ];
         let outcomes = stage.outcomes(batch).await?;
         if !matches!(outcomes[0], PublishOutcome::Failed(_)) {
-            // The store takes any text.
+            // This store takes any text, and has nothing to refuse.
             continue;
         }
         let PublishOutcome::Stored(id) = &outcomes[1] else {
@@ -203,7 +203,8 @@ async fn a_refused_message_leaves_its_key_free(stage: &Stage<'_>) -> CaseResult 
 
 async fn concurrent_publishers_of_one_key_store_one_message(stage: &Stage<'_>) -> CaseResult {
     needs(stage)?;
-    // Each in both orders: engines that lock what a batch needs must not wait for one another.
+    // Each client publishes the keys in both orders. An engine that locked them in the order of the batch
+    // would deadlock.
     let batch = |round: i64, turned: bool| {
         let keys = (0..10).map(|n| held(stage, n, &format!("{round}-{n}")));
         let mut batch = keys.collect::<Result<Vec<_>, _>>()?;

@@ -1,4 +1,4 @@
-//! An engine that tells an event's history finds every copy of it, in every state.
+//! An engine that tells the history of an event finds every copy of it, in every state.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn unlike(wanted: &str, copy: &EventCopy) -> CaseError {
 
 async fn nothing_is_told_of_an_unknown_event(stage: &Stage<'_>) -> CaseResult {
     stage.publish(vec![stage.event("e-1")]).await?;
-    // Events of the same words, and a payload that is no event's id.
+    // An event with similar words, and one whose payload has a field `id` that is not the event's id.
     stage
         .publish(vec![stage.text(r#"{"_type": "Paid", "id": "e-2"}"#)])
         .await?;
@@ -101,7 +101,7 @@ async fn history_tells_an_event_that_is_leased(stage: &Stage<'_>) -> CaseResult 
 
 async fn history_tells_an_event_that_is_tried_again(stage: &Stage<'_>) -> CaseResult {
     stage.publish(vec![stage.event("e-1")]).await?;
-    // A delivery that ended in a crash is none that was settled.
+    // The first delivery ends in a crash, and is counted apart from settled ones.
     stage.take(SHORT).await?;
     stage.pass(SHORT).await;
     let delivery = stage.take(HOLD).await?;
@@ -166,7 +166,7 @@ async fn history_tells_a_dead_event(stage: &Stage<'_>) -> CaseResult {
     Ok(())
 }
 
-/// Gives up the event that is readable, and redrives it.
+/// Buries the readable event, and redrives it.
 async fn die_and_return(stage: &Stage<'_>, error: &str) -> Result<EventCopy, CaseError> {
     let letters = stage.dead_letters()?;
     let delivery = stage.take(HOLD).await?;
@@ -277,7 +277,7 @@ async fn history_finds_an_event_by_its_headers_where_a_codec_wrote_it(
     for (name, value) in [(CODEC, "sealed"), (CE_ID, "e-1"), (CE_TYPE, "shop.paid")] {
         sealed.headers.insert(name, value);
     }
-    // What says itself what it is keeps its own id, whatever stands beside it.
+    // A plain body tells its own id, which has precedence over the id in the headers.
     let mut plain = stage.event("e-2");
     plain.headers.insert(CE_ID, "e-1");
     stage.publish(vec![sealed, plain]).await?;

@@ -214,7 +214,7 @@ async fn before_stays_exact_while_its_own_message_is_leased(stage: &Stage<'_>) -
     Ok(())
 }
 
-/// What leasing by id answers; skips the case where the engine cannot.
+/// Leases a message by its id; skips the case if the engine cannot.
 async fn by_id(
     stage: &Stage<'_>,
     id: &MessageId,
@@ -275,7 +275,7 @@ async fn what_a_worker_has_is_leased_by_its_id_to_nobody(stage: &Stage<'_>) -> C
     );
 
     stage.pass(SHORT).await;
-    // Its holder may have crashed: it is there for the next.
+    // Its holder may have crashed, so it can be leased again.
     let second = by_id(stage, &id).await??;
     let second = second.ok_or_else(|| CaseError::Failed("it was not found".to_owned()))?;
     check_eq!(second.deliveries, 2, "deliveries");
@@ -289,7 +289,7 @@ async fn what_waits_for_a_retry_after_a_crash_is_leased_by_its_id(stage: &Stage<
     let id = stage.fresh(SHORT).await?.receipt.message_id().clone();
     stage.pass(SHORT).await;
     let again = stage.take(HOLD).await?;
-    // As a consumer settles it: the mark tells when its handler is to run again.
+    // A consumer settles a retry with a mark that tells when the handler runs again.
     let due = Some(again.leased_at + HOLD);
     let waits = HandlerMark {
         due,

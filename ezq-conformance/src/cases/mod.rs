@@ -1,6 +1,6 @@
-//! All cases, one file per part of the contract.
+//! All cases, one file for each part of the contract.
 
-/// Lists a file's cases under their own names.
+/// The cases of a file, each under the name of its function.
 macro_rules! cases {
     ($($name:ident),+ $(,)?) => {
         pub(super) const CASES: &[$crate::case::Case] = &[

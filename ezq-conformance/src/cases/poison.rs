@@ -1,5 +1,5 @@
-//! What another client left in the queue is an ordinary delivery: it can be settled in every way,
-//! and stalls nobody.
+//! Messages of clients that know nothing of ezq are ordinary deliveries. They can be settled in every
+//! way, and hold up no other message.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ const HEADERS: &[Option<&str>] = &[
     Some(r#"{"ezq-h:shop::a":5,"ezq-h:":null,"ezq-dead":[]}"#),
 ];
 
-/// Stores `{"n":..}` under each of the headers; how many the store could hold.
+/// Stores a message with each of the headers. Returns how many of them the store could hold.
 async fn odd_headers(stage: &Stage<'_>) -> Result<usize, CaseError> {
     let mut stored = 0;
     for (n, headers) in HEADERS.iter().enumerate() {

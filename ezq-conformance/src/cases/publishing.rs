@@ -1,4 +1,4 @@
-//! What is published comes out: in order, as it was, and whatever stands beside it.
+//! Published messages come out in order and unchanged, whatever else is in their batch.
 
 use std::time::Duration;
 
@@ -145,7 +145,8 @@ async fn headers_come_back(stage: &Stage<'_>) -> CaseResult {
     Ok(())
 }
 
-/// Publishes a message that the engine may refuse between two that it may not.
+/// Publishes a message that the engine may refuse between two good ones. Returns the outcome of the
+/// former.
 async fn refusable(stage: &Stage<'_>, bad: Outgoing) -> Result<PublishOutcome, CaseError> {
     let batch = vec![stage.message(1), bad, stage.message(2)];
     let mut outcomes = stage.outcomes(batch).await?;
@@ -170,7 +171,7 @@ async fn refusable(stage: &Stage<'_>, bad: Outgoing) -> Result<PublishOutcome, C
 }
 
 async fn a_refused_body_harms_no_other(stage: &Stage<'_>) -> CaseResult {
-    // Text that a store of text keeps, and one of jsonb refuses in three different ways.
+    // A store of text keeps these, and one of `jsonb` refuses them, each for another reason.
     for bad in [
         r#"{"text":"\u0000"}"#,
         r#"{"text":"\ud800"}"#,

@@ -1,4 +1,4 @@
-//! Queues as a whole: created, counted, purged, missing.
+//! Operations on whole queues: creating, counting and purging, and what a missing queue answers.
 
 use ezq_core::{Due, ErrorKind, Outgoing, PublishOutcome, Settle, SettleOutcome};
 

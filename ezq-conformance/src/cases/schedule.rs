@@ -1,4 +1,5 @@
-//! Due times are kept to the millisecond, and what was never delivered can be moved or taken back.
+//! Due times are kept to the millisecond, and a message that was never delivered can be moved or
+//! cancelled.
 
 use std::time::Duration;
 
@@ -37,14 +38,14 @@ async fn a_delay_is_neither_early_nor_late(stage: &Stage<'_>) -> CaseResult {
     let started = Instant::now();
     later(stage, 1, Due::After(PAUSE)).await?;
     let early = stage.lease(10, HOLD).await?;
-    // On a machine so slow that the pause is over by now, this says nothing.
+    // On a slow machine the pause may be over by now. Then this shows nothing.
     check!(
         early.is_empty() || started.elapsed() >= PAUSE,
         "it came early"
     );
 
     if early.is_empty() {
-        // Whole seconds would show: what was due after 0.7 s would come after 1 s, or at once.
+        // An engine that rounds to seconds hands the message out at once, or after a second.
         stage.pass(PAUSE).await;
         let delivery = stage.take(HOLD).await?;
         check!(

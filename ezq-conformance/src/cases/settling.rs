@@ -1,4 +1,4 @@
-//! What each settlement does to its message, and what leaves with it.
+//! What each settlement does to its message, and the events that leave with it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -41,7 +41,7 @@ async fn a_retry_waits_for_its_pause(stage: &Stage<'_>) -> CaseResult {
     let started = Instant::now();
     stage.done(vec![(delivery.receipt, retry(pause))]).await?;
     let early = stage.lease(10, HOLD).await?;
-    // On a machine so slow that the pause is over by now, this says nothing.
+    // On a slow machine the pause may be over by now. Then this shows nothing.
     check!(
         early.is_empty() || started.elapsed() >= pause,
         "it came early"
@@ -95,7 +95,7 @@ async fn a_retry_keeps_the_marks_of_every_handler(stage: &Stage<'_>) -> CaseResu
     let a = mark(HandlerState::Done, 1, "");
     let failed = mark(HandlerState::Retry, 1, "first: \"quoted\" 'text' ä");
     let failed_again = mark(HandlerState::Retry, 2, "second");
-    // Each worker knows only the handlers it ran.
+    // Each settlement carries the marks of the handlers that ran, not of all.
     for step in [
         ("shop::a", &a),
         ("shop::b", &failed),
@@ -159,7 +159,7 @@ async fn a_release_returns_to_its_old_place_at_once(stage: &Stage<'_>) -> CaseRe
     stage.publish_numbers(&[1, 2, 3]).await?;
     let first = stage.lease(1, HOLD).await?.remove(0);
     let place = first.position();
-    // Where nothing moves on, any place is the old one.
+    // On a clock that stands still, a message that is released as new would get its old place.
     stage.pass(Duration::from_millis(1)).await;
     stage.done(vec![(first.receipt, Settle::Release)]).await?;
     let leased = stage.lease(3, HOLD).await?;
@@ -277,7 +277,7 @@ async fn outgoing_events_for_a_missing_queue_fail_their_settlement_alone(
     arrived.sort_unstable();
     check_eq!(arrived, [10, 30], "outgoing events");
 
-    // The receipt that came back is as good as it was.
+    // The returned receipt still holds.
     stage.done(vec![(receipt, ack())]).await?;
     stage.is_empty().await
 }
@@ -309,7 +309,7 @@ async fn of_two_settlements_of_one_delivery_the_first_possible_counts(
 }
 
 async fn errors_with_any_text_can_be_kept(stage: &Stage<'_>) -> CaseResult {
-    // jsonb cannot hold NUL, and an error's text is not the message's fault.
+    // `jsonb` cannot hold NUL. That must not keep the message from being settled.
     let text = "before\0after \u{1b}[31m \u{fffd} 😀 \\u0000";
     let failed = mark(HandlerState::Retry, 1, text);
     let delivery = stage.fresh(HOLD).await?;

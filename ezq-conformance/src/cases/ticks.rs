@@ -1,4 +1,4 @@
-//! Schedules: a row moves on with the event it publishes, once for each tick.
+//! Schedules: a tick moves the schedule's row and publishes its event in one step, once.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ cases![
 const DEFINITION: &str = "every \"day\", 'as' a text";
 const SOON: Duration = Duration::from_millis(300);
 
-/// A schedule of the case's own. Its name is that of the case's queue, with what names may hold.
+/// A schedule of the case's own. Its name is the case's queue with characters that are hard to quote.
 struct Scheduled<'a, 'h> {
     stage: &'a Stage<'h>,
     store: &'a dyn ScheduleStore,
@@ -34,7 +34,7 @@ struct Scheduled<'a, 'h> {
 }
 
 impl<'a, 'h> Scheduled<'a, 'h> {
-    /// One whose tick comes soon.
+    /// A schedule whose tick comes soon.
     async fn new(stage: &'a Stage<'h>) -> Result<Self, CaseError> {
         stage.needs("schedules", |c| c.schedules)?;
         let name = format!("{} \"Täglich\"; '", stage.queue);
@@ -94,7 +94,7 @@ impl<'a, 'h> Scheduled<'a, 'h> {
         }
     }
 
-    /// Fires for the tick that the row has.
+    /// Fires the tick of the row.
     async fn fire(&self, row: &ScheduleRow) -> Result<Fired, CaseError> {
         Ok(self
             .store
@@ -354,7 +354,8 @@ async fn a_process_that_has_the_definition_is_seen(stage: &Stage<'_>) -> CaseRes
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     stage.pass(SOON).await;
-    // Firing is being there, whatever the store leaves out of what was seen a moment ago.
+    // Looking does not count for another definition. Firing always counts, even where the store notes
+    // looks only now and then.
     scheduled
         .store
         .look(&[(&scheduled.name, "another")])

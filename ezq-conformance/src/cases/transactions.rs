@@ -1,4 +1,5 @@
-//! A handler's transaction commits its mark and its events together, and only under the fence.
+//! A handler's transaction commits the handler's mark and its events together, and only while the lease
+//! holds.
 
 use ezq_core::engine::Finished;
 use ezq_core::{HandlerMark, HandlerName, HandlerState, Progress, Receipt, Settle, SettleOutcome};
