@@ -1,37 +1,9 @@
 //! What an application tells of its events.
 
 use crate::app::App;
-use crate::app::AppBuilder;
-use crate::observe::notices::Notice;
 use crate::observe::notices::NoticeStream;
 use crate::publish::publisher::Published;
 use std::sync::atomic::Ordering;
-
-impl AppBuilder {
-    /// Calls a function with every [`Notice`] of this application: before an event is published,
-    /// after that is committed or failed, and when an event is handled, retried or dead-lettered.
-    ///
-    /// Hooks are called one after another, on a thread of their own, a little later. What they do
-    /// changes nothing: a panic is logged; one that is slow misses notices when more than
-    /// [`NOTICES_KEPT`](crate::NOTICES_KEPT) wait, and [`App::missed_notices`] counts them. For async code subscribe by
-    /// [`App::notices`].
-    ///
-    /// ```
-    /// # use ezq_core::{App, MemoryEngine, NoticeKind};
-    /// let app = App::builder()
-    ///     .hook(|notice| {
-    ///         if let NoticeKind::DeadLettered { reason, .. } = &notice.kind {
-    ///             eprintln!("{:?} died in {}: {}", notice.event_id, notice.queue, reason.error);
-    ///         }
-    ///     })
-    ///     .build(MemoryEngine::new())?;
-    /// # Ok::<(), ezq_core::Error>(())
-    /// ```
-    pub fn hook(mut self, hook: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
-        self.hooks.push(Box::new(hook));
-        self
-    }
-}
 
 impl App {
     /// Subscribes to notices of what becomes of this application's events from now on.
@@ -58,7 +30,7 @@ impl App {
         self.inner.services.notices.stream()
     }
 
-    /// How many notices [hooks](AppBuilder::hook) missed so far, because they were too slow.
+    /// How many notices [hooks](crate::AppBuilder::hook) missed so far, because they were too slow.
     #[must_use]
     pub fn missed_notices(&self) -> u64 {
         self.inner.services.notices.missed.load(Ordering::Relaxed)

@@ -1,0 +1,136 @@
+//! Building an application: what the builder collected is checked here, and never again.
+//!
+//! The checks go from what stands alone (options, names) to what needs the parts put together
+//! (extractors, routes to handlers), so that the first error is the one nearest to its cause.
+
+use std::sync::{Arc, Mutex};
+
+use crate::app::{App, AppBuilder};
+use crate::codec::codecs::Codecs;
+use crate::config::Config;
+use crate::dispatch::dispatcher::Dispatcher;
+use crate::dispatch::registry::{Registry, types};
+use crate::engine::{Engine, EventRole};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::attributes::check_type;
+use crate::handler::Handler;
+use crate::observe::notices::Notices;
+use crate::private::{Discovered, inventory};
+use crate::publish::engines::Engines;
+use crate::publish::publisher::Publisher;
+use crate::publish::services::Services;
+use crate::schedule::{Plan, Plans};
+use crate::shared::Shared;
+
+impl AppBuilder {
+    /// Checks everything and returns the application: options, handlers, state, events and engines.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Configuration`] for a wrong option, name or route.
+    /// - [`ErrorKind::DuplicateHandler`], [`ErrorKind::DuplicateEvent`] or
+    ///   [`ErrorKind::AmbiguousVersion`] when handlers or events contradict each other.
+    /// - [`ErrorKind::UnreachableHandler`] when events go to a queue from which no handler takes
+    ///   them.
+    /// - [`ErrorKind::MissingState`] when a handler asks for a `State<T>` that was not given.
+    /// - [`ErrorKind::Unsupported`] when a handler, a [schedule](Self::schedule) or a
+    ///   [retention](Self::retention) needs what the engine cannot do.
+    /// - The error of publishing, when a schedule's event cannot be published as it is.
+    pub fn build(self, engine: impl Engine) -> Result<App> {
+        let config = self.config?;
+        config.validate()?;
+        check_parties(&self.parties)?;
+
+        let engines = Engines {
+            default: Arc::new(engine),
+            named: self.named,
+            routes: self.routes,
+        };
+        engines.validate()?;
+
+        let registry = registry(self.handlers, self.discover, &config)?;
+        let codecs = codecs(self.codecs, &registry, &config)?;
+
+        let config = Arc::new(config);
+        let services = Arc::new(Services {
+            states: self.states,
+            engines,
+            source: config.app.clone(),
+            default_queue: config.queue.clone(),
+            routing: self.routing.with(config.event_routes.clone()),
+            codecs,
+            notices: Notices::with(self.hooks)?,
+            message_limit: config.message_limit,
+            dedupe_window: config.dedupe_window,
+        });
+
+        let schedules = schedules(self.schedules, &registry, &services)?;
+        let shared = Shared {
+            dispatcher: Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config)),
+            services,
+            config,
+            schedules,
+            parties: self.parties,
+            consumers: Mutex::default(),
+        };
+        shared.check()?;
+        shared.check_reach()?;
+        set_retention(&shared)?;
+
+        Ok(App {
+            inner: Arc::new(shared),
+        })
+    }
+}
+
+/// Checks the types of which the application says that it owns or publishes them.
+fn check_parties(parties: &[(EventRole, &'static str)]) -> Result<()> {
+    for (_, event_type) in parties {
+        check_type(event_type).map_err(|why| {
+            let name = event_type.escape_debug();
+            let text = format!("the application owns or publishes `{name}`: {why}");
+            Error::new(ErrorKind::Configuration, text)
+        })?;
+    }
+    Ok(())
+}
+
+/// The handlers that were registered, then those found at link time unless one of the same name was
+/// registered, so that a program can replace a handler of a library.
+fn registry(mut handlers: Vec<Handler>, discover: bool, config: &Config) -> Result<Registry> {
+    if discover {
+        let registered: Vec<_> = handlers.iter().map(|h| h.name().clone()).collect();
+        let discovered = inventory::iter::<Discovered>
+            .into_iter()
+            .map(|Discovered(make)| make());
+        handlers.extend(discovered.filter(|handler| !registered.contains(handler.name())));
+    }
+
+    let registry = Registry::new(handlers)?;
+    registry.check_options(&config.handlers)?;
+    Ok(registry)
+}
+
+/// The codecs, checked against the codecs that the handlers' events name.
+fn codecs(mut codecs: Codecs, registry: &Registry, config: &Config) -> Result<Codecs> {
+    codecs.wire = config.wire;
+    let handlers = registry.handlers().iter();
+    codecs.validate(handlers.flat_map(|handler| types(handler)))?;
+    Ok(codecs)
+}
+
+/// The schedules of the builder, then those of `#[on_schedule]` handlers.
+fn schedules(mut plans: Vec<Plan>, registry: &Registry, services: &Arc<Services>) -> Result<Plans> {
+    let handlers = registry.handlers().iter();
+    plans.extend(handlers.filter_map(|handler| handler.plan()));
+    Plans::new(plans, &Publisher::new(Arc::clone(services)))
+}
+
+/// Tells each engine what becomes of its queues' events once they are handled. Last, because an
+/// engine keeps it: an application that fails a check leaves its engine as it was.
+fn set_retention(shared: &Shared) -> Result<()> {
+    for (queue, retention) in &shared.config.retention {
+        let engine = shared.services.engines.of(queue);
+        engine.set_retention(queue, *retention)?;
+    }
+    Ok(())
+}
