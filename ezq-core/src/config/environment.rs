@@ -1,141 +1,177 @@
-//! Variables of the environment that begin as options do and are none: some are the platform's, the
-//! rest are told, since one may be an option that was misspelt.
+//! Options from environment variables: one table of names, one parser for each sort of value.
 
-use crate::logging::warn;
+use std::ffi::OsString;
+use std::time::Duration;
 
-/// Warns of a variable that is no option, unless Kubernetes made it. Its value stays untold: it may
-/// be a secret.
-pub(crate) fn warn_of_unknown(variable: &str, value: &str, options: &[&str]) {
-    if is_service_link(variable, value) {
-        return;
+use super::unknown_variables::warn_of_unknown;
+use super::{Config, UnknownTypes, wrong};
+use crate::codec::wire::WireFormat;
+use crate::error::Result;
+use crate::message::queue_name::QueueName;
+use crate::publish::routing;
+use crate::text::duration;
+
+/// Variables that are read elsewhere: where the database is, and where its binaries are. A URL must
+/// not be kept in a [`Config`], where it could be printed.
+const READ_ELSEWHERE: [&str; 2] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN"];
+
+/// Parses the text of a variable and stores it in its option, or says how to write the value.
+type Set = fn(&mut Config, &str) -> Result<(), String>;
+
+const OPTIONS: [(&str, Set); 22] = [
+    ("EZQ_APP", |config, text| {
+        config.app = text.to_owned();
+        Ok(())
+    }),
+    ("EZQ_QUEUE", |config, text| {
+        config.queue = QueueName::new(text).map_err(|error| error.to_string())?;
+        Ok(())
+    }),
+    ("EZQ_ROUTES", |config, text| {
+        config.event_routes = routing::read(text)?;
+        Ok(())
+    }),
+    ("EZQ_CONCURRENCY", |config, text| {
+        whole(text, &mut config.concurrency)
+    }),
+    ("EZQ_LEASE", |config, text| {
+        duration(text).map(|lease| config.lease = lease)
+    }),
+    ("EZQ_HANDLER_TIMEOUT", |config, text| {
+        duration_or_none(text).map(|timeout| config.handler_timeout = timeout)
+    }),
+    ("EZQ_MAX_ATTEMPTS", |config, text| {
+        whole(text, &mut config.retry.max_attempts)
+    }),
+    ("EZQ_UNKNOWN_TYPES", |config, text| {
+        config.unknown_types = match text {
+            "retry" => UnknownTypes::default(),
+            "skip" => UnknownTypes::Skip,
+            "dead_letter" => UnknownTypes::DeadLetter,
+            _ => return Err("use `retry`, `skip` or `dead_letter`".into()),
+        };
+        Ok(())
+    }),
+    ("EZQ_MAX_DELIVERIES", |config, text| {
+        whole(text, &mut config.max_deliveries)
+    }),
+    ("EZQ_POLL_MIN", |config, text| {
+        duration(text).map(|poll| config.poll_min = Some(poll))
+    }),
+    ("EZQ_POLL_MAX", |config, text| {
+        duration(text).map(|poll| config.poll_max = Some(poll))
+    }),
+    ("EZQ_SETTLE_BATCH", |config, text| {
+        whole(text, &mut config.settle_batch)
+    }),
+    ("EZQ_SETTLE_MAX_AGE", |config, text| {
+        duration(text).map(|age| config.settle_max_age = age)
+    }),
+    ("EZQ_MESSAGE_LIMIT", |config, text| {
+        whole(text, &mut config.message_limit)
+    }),
+    ("EZQ_WIRE", |config, text| {
+        config.wire = match text {
+            "cloudevents" => WireFormat::CloudEvents,
+            "flat" => WireFormat::Flat,
+            "ezvent" => WireFormat::Ezvent,
+            _ => return Err("use `cloudevents`, `flat` or `ezvent`".into()),
+        };
+        Ok(())
+    }),
+    ("EZQ_GRACE", |config, text| {
+        duration_or_none(text).map(|grace| config.grace = grace)
+    }),
+    ("EZQ_DEDUPE_WINDOW", |config, text| {
+        duration(text).map(|window| config.dedupe_window = window)
+    }),
+    ("EZQ_CONNECT_TIMEOUT", |config, text| {
+        duration(text).map(|timeout| config.connect_timeout = timeout)
+    }),
+    ("EZQ_SUBSCRIBE", |config, text| {
+        yes_or_no(text, &mut config.subscribe)
+    }),
+    ("EZQ_MANAGE_SCHEMA", |config, text| {
+        yes_or_no(text, &mut config.manage_schema)
+    }),
+    // These belong to the process, not to an application, and are read elsewhere: by the first
+    // warning, and where no database is configured. Here they are only checked.
+    ("EZQ_STDERR", |_, text| yes_or_no(text, &mut false)),
+    ("EZQ_EMBEDDED", |_, text| yes_or_no(text, &mut false)),
+];
+
+impl Config {
+    /// The defaults, overridden by the process's environment variables.
+    ///
+    /// A variable that begins with `EZQ_` and is no option is logged as a warning, because it may be
+    /// a misspelt option. Variables that Kubernetes sets for a service are left out of this.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for a value that cannot be read.
+    pub fn from_env() -> Result<Self> {
+        let variables = std::env::vars_os();
+        Self::from_vars(variables.map(|(name, value)| (lossy(&name), lossy(&value))))
     }
-    match nearest(variable, options) {
-        Some(option) => warn!(
-            variable,
-            "no option of ezq, so it has no effect: is it `{option}`?"
-        ),
-        None => warn!(
-            variable,
-            "no option of ezq, so it has no effect: see `ezq::Config`"
-        ),
-    }
-}
 
-/// Whether it has the form of what Kubernetes gives every container for each service of its
-/// namespace: the service `ezq-worker` makes `EZQ_WORKER_SERVICE_HOST`, `EZQ_WORKER_SERVICE_PORT`,
-/// `EZQ_WORKER_SERVICE_PORT_<NAME>`, `EZQ_WORKER_PORT=tcp://..`, `EZQ_WORKER_PORT_5432_TCP` and the
-/// latter's `_PROTO`, `_PORT` and `_ADDR`.
-///
-/// <https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables>
-fn is_service_link(variable: &str, value: &str) -> bool {
-    if variable.ends_with("_SERVICE_HOST")
-        || variable.ends_with("_SERVICE_PORT")
-        || variable.contains("_SERVICE_PORT_")
-    {
-        return true;
-    }
-    let is_address = ["tcp://", "udp://", "sctp://"]
-        .iter()
-        .any(|scheme| value.starts_with(scheme));
-    if variable.ends_with("_PORT") && is_address {
-        return true;
-    }
-    variable
-        .rsplit_once("_PORT_")
-        .is_some_and(|(_, port)| is_port(port))
-}
+    /// The defaults, overridden by these variables; for tests and for other sources of variables.
+    ///
+    /// ```
+    /// use ezq_core::Config;
+    /// use std::time::Duration;
+    ///
+    /// let config = Config::from_vars([("EZQ_LEASE".into(), "2s".into())])?;
+    /// assert_eq!(config.lease, Duration::from_secs(2));
+    /// assert!(Config::from_vars([("EZQ_LEASE".into(), "long".into())]).is_err());
+    /// # Ok::<(), ezq_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`from_env`](Self::from_env).
+    pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        let mut config = Self::default();
+        let known: Vec<&str> = OPTIONS
+            .iter()
+            .map(|(option, _)| *option)
+            .chain(READ_ELSEWHERE)
+            .collect();
 
-/// Whether it reads `5432_TCP` or `5432_TCP_ADDR`.
-fn is_port(text: &str) -> bool {
-    let mut parts = text.split('_');
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    parts.next().is_some_and(is_number)
-        && parts
-            .next()
-            .is_some_and(|part| ["TCP", "UDP", "SCTP"].contains(&part))
-        && parts
-            .next()
-            .is_none_or(|part| ["PROTO", "PORT", "ADDR"].contains(&part))
-        && parts.next().is_none()
-}
-
-/// The option that was probably meant: one that differs in at most a third of its letters.
-fn nearest<'a>(variable: &str, options: &[&'a str]) -> Option<&'a str> {
-    let variable = variable.to_ascii_uppercase();
-    let name = |option: &str| option.trim_start_matches("EZQ_").len();
-    let distance = |option: &&&str| edits(&variable, option);
-    let found = options.iter().min_by_key(distance)?;
-    (edits(&variable, found) <= name(found) / 3).then_some(*found)
-}
-
-/// How many letters are added, removed or changed between two words (Levenshtein's distance).
-fn edits(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i.saturating_add(1);
-        for (j, b) in other.bytes().enumerate() {
-            let changed = diagonal.saturating_add(usize::from(a != b));
-            diagonal = row[j.saturating_add(1)];
-            let moved = row[j].min(diagonal).saturating_add(1);
-            row[j.saturating_add(1)] = changed.min(moved);
+        for (name, value) in vars {
+            if !name.starts_with("EZQ_") || READ_ELSEWHERE.contains(&name.as_str()) {
+                continue;
+            }
+            let Some((_, set)) = OPTIONS.iter().find(|(option, _)| *option == name) else {
+                warn_of_unknown(&name, &value, &known);
+                continue;
+            };
+            set(&mut config, &value).map_err(|why| wrong(format!("{name}={value}: {why}")))?;
         }
+
+        Ok(config)
     }
-    row[other.len()]
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Bytes that are no text become replacement characters: they fail in the option they belong to, if
+/// they belong to one.
+fn lossy(text: &OsString) -> String {
+    text.to_string_lossy().into_owned()
+}
 
-    #[test]
-    fn what_kubernetes_makes_of_a_service_is_known() {
-        let links = [
-            ("EZQ_SERVICE_HOST", "10.0.0.1"),
-            ("EZQ_WORKER_SERVICE_HOST", "10.0.0.1"),
-            ("EZQ_WORKER_SERVICE_PORT", "5432"),
-            ("EZQ_WORKER_SERVICE_PORT_HTTP", "80"),
-            ("EZQ_WORKER_PORT", "tcp://10.0.0.1:5432"),
-            ("EZQ_PORT", "udp://[fd00::1]:53"),
-            ("EZQ_WORKER_PORT_5432_TCP", "tcp://10.0.0.1:5432"),
-            ("EZQ_WORKER_PORT_5432_TCP_ADDR", "10.0.0.1"),
-            ("EZQ_WORKER_PORT_5432_TCP_PROTO", "tcp"),
-            ("EZQ_WORKER_PORT_132_SCTP_PORT", "132"),
-        ];
-        for (variable, value) in links {
-            assert!(is_service_link(variable, value), "{variable}={value}");
-        }
-        for (variable, value) in [
-            ("EZQ_LEASES", "2s"),
-            ("EZQ_WORKER_PORT", "8080"),
-            ("EZQ_WORKER_PORT_HTTP", "80"),
-            ("EZQ_WORKER_PORT__TCP", "80"),
-            ("EZQ_WORKER_PORT_80_TCP_NAME", "80"),
-            ("EZQ_", ""),
-        ] {
-            assert!(!is_service_link(variable, value), "{variable}={value}");
-        }
-    }
+fn whole<N: std::str::FromStr>(text: &str, target: &mut N) -> Result<(), String> {
+    *target = text.parse().map_err(|_| "use a whole number".to_owned())?;
+    Ok(())
+}
 
-    #[test]
-    fn the_option_that_was_meant_is_found() {
-        let options = [
-            "EZQ_LEASE",
-            "EZQ_CONCURRENCY",
-            "EZQ_QUEUE",
-            "EZQ_POLL_MIN",
-            "EZQ_POLL_MAX",
-        ];
-        for (variable, meant) in [
-            ("EZQ_LEASES", Some("EZQ_LEASE")),
-            ("EZQ_lease", Some("EZQ_LEASE")),
-            ("EZQ_CONCURENCY", Some("EZQ_CONCURRENCY")),
-            ("EZQ_MAX_POLL", None),
-            ("EZQ_POLLMAX", Some("EZQ_POLL_MAX")),
-            ("EZQ_WORKER_THREADS", None),
-            ("EZQ_", None),
-        ] {
-            assert_eq!(nearest(variable, &options), meant, "{variable}");
-        }
+fn yes_or_no(text: &str, target: &mut bool) -> Result<(), String> {
+    *target = text
+        .parse()
+        .map_err(|_| "use `true` or `false`".to_owned())?;
+    Ok(())
+}
+
+fn duration_or_none(text: &str) -> Result<Option<Duration>, String> {
+    if text == "none" {
+        Ok(None)
+    } else {
+        duration(text).map(Some)
     }
 }
