@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe, EventParty, EventRole, Finished};
+use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe, Finished};
 use ezq_core::headers::{Headers, KEY};
 use ezq_core::{Due, ErrorKind, Pattern, PublishOutcome, QueueName, SettleOutcome, error_chain};
 
@@ -14,26 +14,22 @@ use crate::stage::{HOLD, Stage, number_in, numbers};
 cases![
     each_subscribed_queue_gets_one_copy,
     patterns_mean_whole_segments,
-    a_subscription_stands_once,
-    a_removed_subscription_gets_no_more_copies,
     a_subscribed_queue_that_is_missing_harms_no_other,
     a_copy_is_delayed_as_a_published_message,
     a_copy_has_headers_and_key,
     of_one_dedupe_key_each_queue_stores_one_copy,
     a_refused_broadcast_stores_no_copy,
-    concurrent_subscribers_add_each_once,
-    what_applications_say_of_types_is_told,
     a_transaction_broadcasts_when_it_commits,
 ];
 
-fn store<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Broadcasts, CaseError> {
+pub(super) fn store<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Broadcasts, CaseError> {
     stage
         .engine
         .broadcasts()
         .ok_or_else(|| CaseError::Skipped("the engine does not broadcast".to_owned()))
 }
 
-fn second<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Broadcasts, CaseError> {
+pub(super) fn second<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Broadcasts, CaseError> {
     stage
         .second
         .broadcasts()
@@ -41,11 +37,11 @@ fn second<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Broadcasts, CaseError> {
 }
 
 /// An event type of the case's own.
-fn named(stage: &Stage<'_>, rest: &str) -> String {
+pub(super) fn named(stage: &Stage<'_>, rest: &str) -> String {
     format!("{}.{rest}", stage.queue)
 }
 
-fn event(stage: &Stage<'_>, rest: &str, n: i64) -> BroadcastMessage {
+pub(super) fn event(stage: &Stage<'_>, rest: &str, n: i64) -> BroadcastMessage {
     BroadcastMessage {
         event_type: named(stage, rest),
         body: stage.message(n).body,
@@ -55,7 +51,7 @@ fn event(stage: &Stage<'_>, rest: &str, n: i64) -> BroadcastMessage {
     }
 }
 
-async fn subscribe(
+pub(super) async fn subscribe(
     stage: &Stage<'_>,
     app: &str,
     queue: &QueueName,
@@ -69,7 +65,10 @@ async fn subscribe(
 }
 
 /// Broadcasts an event. Returns the queues that stored a copy.
-async fn stored(stage: &Stage<'_>, message: BroadcastMessage) -> Result<Vec<QueueName>, CaseError> {
+pub(super) async fn stored(
+    stage: &Stage<'_>,
+    message: BroadcastMessage,
+) -> Result<Vec<QueueName>, CaseError> {
     let mut queues = Vec::new();
     for (queue, outcome) in store(stage)?.broadcast(message).await? {
         match outcome {
@@ -148,87 +147,6 @@ async fn patterns_mean_whole_segments(stage: &Stage<'_>) -> CaseResult {
             .await?;
         check_eq!(removed, 1, "subscriptions removed");
     }
-    Ok(())
-}
-
-async fn a_subscription_stands_once(stage: &Stage<'_>) -> CaseResult {
-    let queue = &stage.queue;
-    check_eq!(
-        subscribe(stage, "shop", queue, &["a", "b.#"]).await?,
-        2,
-        "new subscriptions"
-    );
-    check_eq!(
-        subscribe(stage, "shop", queue, &["b.#", "a", "c"]).await?,
-        1,
-        "new subscriptions"
-    );
-    check_eq!(
-        subscribe(stage, "mail", queue, &["a"]).await?,
-        1,
-        "new subscriptions"
-    );
-    check_eq!(
-        subscribe(stage, "mail", &stage.missing, &["a"]).await?,
-        1,
-        "new subscriptions"
-    );
-
-    let listed = second(stage)?.subscriptions().await?;
-    let ours = listed
-        .iter()
-        .filter(|one| [queue, &stage.missing].contains(&&one.queue));
-    let ours: Vec<_> = ours
-        .map(|one| (one.app.as_str(), one.pattern.as_str(), one.queue_exists))
-        .collect();
-    let a = named(stage, "a");
-    let b = named(stage, "b.#");
-    let c = named(stage, "c");
-    let expected = [
-        ("mail", &*a, true),
-        ("shop", &*a, true),
-        ("shop", &*b, true),
-        ("shop", &*c, true),
-        ("mail", &*a, false),
-    ];
-    check_eq!(ours, expected, "subscriptions");
-    Ok(())
-}
-
-async fn a_removed_subscription_gets_no_more_copies(stage: &Stage<'_>) -> CaseResult {
-    let queue = stage.queue.clone();
-    let other = stage.other.clone();
-    subscribe(stage, "shop", &queue, &["a"]).await?;
-    subscribe(stage, "mail", &queue, &["a"]).await?;
-    subscribe(stage, "mail", &other, &["a"]).await?;
-    let a = Pattern::new(&named(stage, "a"))?;
-    let both = [(queue.clone(), a.clone()), (other, a.clone())];
-
-    check_eq!(
-        second(stage)?.unsubscribe("mail", &both).await?,
-        2,
-        "subscriptions removed"
-    );
-    check_eq!(
-        second(stage)?.unsubscribe("mail", &both).await?,
-        0,
-        "subscriptions removed again"
-    );
-    check_eq!(
-        stored(stage, event(stage, "a", 1)).await?,
-        std::slice::from_ref(&queue),
-        "queues"
-    );
-    check_eq!(
-        second(stage)?.unsubscribe("shop", &both).await?,
-        1,
-        "subscriptions removed"
-    );
-    check_eq!(
-        stored(stage, event(stage, "a", 2)).await?.len(),
-        0,
-        "queues"
-    );
     Ok(())
 }
 
@@ -391,75 +309,6 @@ async fn a_refused_broadcast_stores_no_copy(stage: &Stage<'_>) -> CaseResult {
     stored(stage, event(stage, "a", 2)).await?;
 
     check_eq!(stage.arrived().await?, [2], "copies");
-    Ok(())
-}
-
-async fn concurrent_subscribers_add_each_once(stage: &Stage<'_>) -> CaseResult {
-    let names: Vec<String> = (0..20).map(|n| named(stage, &format!("t{n}"))).collect();
-    let patterns = names
-        .iter()
-        .map(|name| Pattern::new(name))
-        .collect::<Result<Vec<_>, _>>()?;
-    let turned: Vec<_> = patterns.iter().rev().cloned().collect();
-    let one = store(stage)?;
-    let other = second(stage)?;
-    let queue = &stage.queue;
-    let added = tokio::join!(
-        one.subscribe("shop", queue, &patterns),
-        other.subscribe("shop", queue, &turned),
-        one.subscribe("mail", queue, &turned),
-        other.subscribe("mail", queue, &patterns),
-    );
-    check_eq!(
-        added.0? + added.1? + added.2? + added.3?,
-        40,
-        "new subscriptions"
-    );
-
-    let listed = one.subscriptions().await?;
-    check_eq!(
-        listed.iter().filter(|one| one.queue == *queue).count(),
-        40,
-        "subscriptions"
-    );
-    Ok(())
-}
-
-async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult {
-    let party = |app: &str, role| EventParty {
-        event_type: named(stage, "a"),
-        role,
-        app: app.to_owned(),
-    };
-    let shop = party("shop", EventRole::Owner);
-    let mail = party("mail", EventRole::Publisher);
-    store(stage)?.record(&[mail.clone(), shop.clone()]).await?;
-    second(stage)?.record(std::slice::from_ref(&shop)).await?;
-    let told = second(stage)?.parties(&named(stage, "a")).await?;
-    check_eq!(told, [shop.clone(), mail.clone()], "parties");
-    check_eq!(
-        store(stage)?.parties(&named(stage, "b")).await?.len(),
-        0,
-        "parties of another"
-    );
-
-    // Other runs may use the name `shop` at the same time.
-    let said = store(stage)?.said_by("shop").await?;
-    check!(
-        said.contains(&shop) && !said.contains(&mail),
-        "what one said: {said:?}"
-    );
-    check_eq!(
-        second(stage)?.forget(std::slice::from_ref(&shop)).await?,
-        1,
-        "forgotten"
-    );
-    check_eq!(store(stage)?.forget(&[shop]).await?, 0, "forgotten twice");
-    check_eq!(
-        store(stage)?.parties(&named(stage, "a")).await?,
-        [mail],
-        "what another said"
-    );
     Ok(())
 }
 

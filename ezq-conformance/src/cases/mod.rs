@@ -24,6 +24,7 @@ mod publishing;
 mod queues;
 mod schedule;
 mod settling;
+mod subscriptions;
 mod ticks;
 mod transactions;
 
@@ -45,6 +46,7 @@ pub fn cases() -> Vec<Case> {
         archive::CASES,
         history::CASES,
         dedupe::CASES,
+        subscriptions::CASES,
         broadcast::CASES,
         poison::CASES,
         schedule::CASES,
