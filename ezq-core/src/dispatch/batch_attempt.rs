@@ -15,10 +15,12 @@ use tracing::{Instrument, info_span};
 use crate::delivery::received::Received;
 use crate::dispatch::attempt::{Ran, guarded, hindered};
 use crate::dispatch::batcher::Means;
+use crate::dispatch::commit::{CommitError, Fenced, commit};
 use crate::dispatch::dispatcher::done;
 use crate::dispatch::slots::Begins;
-use crate::engine::{Finished, Outgoing, SettleOutcome};
+use crate::engine::Outgoing;
 use crate::error::{Error, Result, error_chain};
+use crate::handler::Handler;
 use crate::handler::batch::BatchCall;
 use crate::handler::context::{Call, Context};
 use crate::handler::outcome::Action;
@@ -43,6 +45,11 @@ pub(crate) struct Member {
 impl Member {
     pub(crate) fn is_cancelled(&self) -> bool {
         self.received.lease.cancel().is_cancelled()
+    }
+
+    /// What the handler's transaction writes on the message; `None` if it acknowledges it.
+    fn mark(&self, handler: &Handler) -> Option<Progress> {
+        (!self.is_sole).then(|| Progress([(handler.name.clone(), self.done.clone())].into()))
     }
 }
 
@@ -276,36 +283,17 @@ async fn finish(
         return Ok(each.into_iter().map(failed).collect());
     };
     outgoing.extend(returned);
-    // All wait at once, as long as one would.
-    join_all(done.iter().map(|member| member.received.lease.revived())).await;
-    let finished = |member: &&Member| {
-        let mark = (means.handler.name.clone(), member.done.clone());
-        let mark = (!member.is_sole).then(|| Progress([mark].into()));
-        Finished {
-            receipt: member.received.newest_receipt(),
-            mark,
-        }
-    };
-    let finished = done.iter().filter(|_| !is_claimed).map(finished).collect();
-    let settling = |settling: bool| {
-        for member in done.iter().filter(|member| member.is_sole) {
-            member.received.lease.set_settling(settling);
-        }
-    };
-    settling(true);
-    let notices = &means.services.notices;
-    let told = if notices.are_heard() {
-        outgoing.clone()
-    } else {
-        Vec::new()
-    };
-    let outcome = unit.finish(finished, outgoing).await;
-    if !matches!(outcome, Ok(SettleOutcome::Done)) {
-        settling(false);
-    }
-    match outcome {
-        Ok(SettleOutcome::Done) => {
-            notices.went_out(&told);
+
+    // What the transaction claimed itself has no lease.
+    let fenced = done.iter().filter(|_| !is_claimed).map(|member| Fenced {
+        received: &member.received,
+        mark: member.mark(means.handler),
+    });
+    let mut fenced: Vec<Fenced<'_>> = fenced.collect();
+
+    // A cancellation of some events is no reason to roll the others back here: the fence decides.
+    match commit(means.services, unit, &mut fenced, outgoing, None).await {
+        Ok(()) => {
             let ran = |(member, said): (&Member, Said)| match said {
                 Ok(_) if member.is_sole => Ran::Settled,
                 Ok(_) => Ran::Marked,
@@ -313,15 +301,15 @@ async fn finish(
             };
             Ok(members.iter().zip(each).map(ran).collect())
         }
-        Ok(SettleOutcome::LeaseLost) => {
+        Err(CommitError::Cancelled) => Err(Ran::Cancelled),
+        Err(CommitError::LeaseLost) => {
+            // Which of several leases was lost is not known: each event runs again alone.
             if let [member] = members {
                 member.received.lease.cancel().cancel();
             }
             Err(Ran::Cancelled)
         }
-        Ok(SettleOutcome::Failed { error, .. }) | Err(error) => {
-            hindrance(means, members, &error, Action::Retry)
-        }
+        Err(CommitError::Failed(error)) => hindrance(means, members, &error, Action::Retry),
     }
 }
 

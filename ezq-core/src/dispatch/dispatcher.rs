@@ -18,7 +18,7 @@ use crate::delivery::received::Received;
 use crate::dispatch::attempt::{self, Ran};
 use crate::dispatch::batch_attempt::Member;
 use crate::dispatch::batcher::run_in_batch;
-use crate::dispatch::finishing::Finishing;
+use crate::dispatch::commit_order::CommitOrder;
 use crate::dispatch::in_place::in_a_task;
 use crate::dispatch::limits::Place;
 use crate::dispatch::registry::Registry;
@@ -131,7 +131,7 @@ impl Dispatcher {
         if !are_quick(&due) {
             in_a_task().await;
         }
-        let finishing = Finishing::of(handlers, received, &self.services, &known);
+        let order = CommitOrder::of(handlers, received, &self.services, &known);
         let place = self.place(&due, work);
         let begin = |count| {
             if let Some(place) = &place {
@@ -140,8 +140,8 @@ impl Dispatcher {
         };
         let run = async |handler: &Arc<Handler>| {
             let ran = self.run(handler, work, &known, place.as_deref()).await;
-            let ran = match &finishing {
-                Some(finishing) => finishing.finish(handler, ran).await,
+            let ran = match &order {
+                Some(order) => order.finish(handler, ran).await,
                 None => ran,
             };
             if let Some(place) = &place {
@@ -160,7 +160,7 @@ impl Dispatcher {
                 ran.extend(group.iter().copied().zip(join_all(runs).await));
             }
         }
-        drop(finishing);
+        drop(order);
         let mut marks = Progress::default();
         let mut marked = Progress::default();
         let mut outgoing = Vec::new();

@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 
 use crate::dispatch::attempt::Ran;
 use crate::dispatch::batch_attempt::{self, Member};
+use crate::dispatch::commit::{CommitError, commit};
 use crate::dispatch::dispatcher::{Dispatcher, Work};
-use crate::engine::SettleOutcome;
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::handler::outcome::Action;
 use crate::handler::{Handler, Invoke};
@@ -163,19 +163,12 @@ impl Dispatcher {
                 )),
             },
             Ran::Done(events, Some(unit)) => {
-                let notices = &self.services.notices;
-                let told = if notices.are_heard() {
-                    events.clone()
-                } else {
-                    Vec::new()
-                };
-                match unit.finish(Vec::new(), events).await {
-                    Ok(SettleOutcome::Done) => {
-                        notices.went_out(&told);
-                        InlineOutcome::Done
+                match commit(&self.services, unit, &mut [], events, None).await {
+                    Ok(()) => InlineOutcome::Done,
+                    Err(CommitError::Cancelled | CommitError::LeaseLost) => {
+                        failed("its transaction had ended".into())
                     }
-                    Ok(SettleOutcome::LeaseLost) => failed("its transaction had ended".into()),
-                    Ok(SettleOutcome::Failed { error, .. }) | Err(error) => failed(format!(
+                    Err(CommitError::Failed(error)) => failed(format!(
                         "it could not be committed: {}",
                         error_chain(&error)
                     )),

@@ -3,8 +3,10 @@
 pub(crate) mod attempt;
 pub(crate) mod batch_attempt;
 pub(crate) mod batcher;
+pub(crate) mod commit;
+pub(crate) mod commit_order;
 pub(crate) mod dispatcher;
-pub(crate) mod finishing;
+
 pub(crate) mod gathering;
 pub(crate) mod hindrance;
 pub(crate) mod in_place;

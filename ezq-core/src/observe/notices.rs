@@ -149,6 +149,15 @@ impl Notices {
             .is_some_and(|sender| sender.receiver_count() > 0)
     }
 
+    /// The events to tell of once they are stored; none while nobody listens.
+    pub(crate) fn copy_if_heard(&self, events: &[Outgoing]) -> Vec<Outgoing> {
+        if self.are_heard() {
+            events.to_vec()
+        } else {
+            Vec::new()
+        }
+    }
+
     fn tell(
         &self,
         queue: &QueueName,

@@ -44,11 +44,7 @@ impl Services {
         if events.is_empty() {
             return Ok(());
         }
-        let told = if self.notices.are_heard() {
-            events.clone()
-        } else {
-            Vec::new()
-        };
+        let told = self.notices.copy_if_heard(&events);
         for outcome in self.engines.publish(events).await? {
             if let PublishOutcome::Failed(error) = outcome {
                 return Err(error);
