@@ -11,8 +11,8 @@ use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Transaction};
 
 use crate::claim::micros;
+use crate::error::{self, missing};
 use crate::schema::{self, Part};
-use crate::{error, missing};
 
 /// How many rows one statement of [`Inbox::forget`] removes.
 const BATCH: u64 = 1000;

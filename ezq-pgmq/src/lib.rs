@@ -14,61 +14,31 @@
 //! fenced by its receipt; locks, columns and functions stay PGMQ's, and other clients can share a
 //! queue. Supported: PGMQ from [`OLDEST_PGMQ`] on, as an extension or installed from SQL.
 
-mod broadcast;
+mod admin;
 mod capture;
 mod claim;
-mod claim_by_id;
-mod commits;
 mod config;
-mod connector;
-mod dead_letters;
-mod dedupe;
+mod connection;
 #[cfg(feature = "embedded")]
 pub mod embedded;
-mod encoding;
 mod engine;
-mod environment;
 mod error;
-mod extend;
-mod front;
-mod giving_up;
-mod grouping;
-mod history;
 mod inbox;
-mod install;
-mod keys;
-mod link;
-mod listen;
-mod missing;
-mod ownership;
-mod plans;
-mod pooled;
-mod pooler;
+mod message;
 mod publish;
-mod queues;
-mod receipts;
-mod removal;
 mod replay;
 mod retention;
-mod runtime;
-mod schedules;
 mod schema;
 mod settle;
-mod spoilt;
 mod sql;
-mod sweep;
-mod text;
-mod trail;
 mod tx;
-mod upkeep;
-mod url;
 mod wake;
 
 pub use capture::{Capture, CapturedTable, Captures};
 pub use config::PgmqConfig;
 pub use engine::PgmqEngine;
 pub use inbox::Inbox;
-pub use install::{OLDEST_PGMQ, setup_sql};
-pub use keys::index::ordering_sql;
 pub use replay::{Replay, ReplayProgress, Replays};
+pub use schema::install::{OLDEST_PGMQ, setup_sql};
+pub use schema::key_index::ordering_sql;
 pub use tx::Tx;

@@ -8,9 +8,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::{absent, resolved, sql};
-use crate::PgmqEngine;
-use crate::error;
-use crate::install::{LOCK, LOCK_KEY};
+use crate::schema::install::{LOCK, LOCK_KEY};
+use crate::{PgmqEngine, error};
 
 /// A table whose changes are captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +105,7 @@ async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<boo
     }
     // Who looks for its changes need not any more.
     sqlx::query("SELECT pg_notify($1, '')")
-        .bind(super::feeds::CHANNEL)
+        .bind(crate::wake::feeds::CHANNEL)
         .execute(&mut *tx)
         .await?;
     tx.commit().await?;

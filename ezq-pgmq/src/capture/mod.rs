@@ -4,9 +4,7 @@
 //! One trigger for a statement, not for a row: however many rows it changes, one insert for each
 //! queue stores their events, in the order of the rows.
 
-pub(crate) mod feeds;
 mod list;
-pub(crate) mod looks;
 mod sql;
 mod table;
 
@@ -20,7 +18,7 @@ use sqlx::postgres::PgConnection;
 pub use list::{CapturedTable, Captures};
 
 use crate::PgmqEngine;
-use crate::connector::PINNED;
+use crate::connection::connector::PINNED;
 use table::Table;
 
 /// The events of a capture in the making: await it to install the triggers.

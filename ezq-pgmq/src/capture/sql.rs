@@ -7,10 +7,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::install::quoted;
-
-/// What the types of captured events end with.
-pub(super) const OPERATIONS: [&str; 4] = ["created", "updated", "deleted", "truncated"];
+use crate::schema::install::quoted;
 
 const BODY: &str = include_str!("function.sql");
 /// Rises with every change of the function or its triggers. Of two processes with different ones the

@@ -8,11 +8,11 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::list::Standing;
-use super::{CapturedTable, Columns, absent, feeds, list, resolved, sql};
-use crate::PgmqEngine;
-use crate::install::{LOCK, LOCK_KEY, quoted};
+use super::{CapturedTable, Columns, absent, list, resolved, sql};
+use crate::schema::install::{LOCK, LOCK_KEY, quoted};
 use crate::sql::PIN;
-use crate::{error, schema};
+use crate::wake::feeds;
+use crate::{PgmqEngine, error, schema};
 
 /// A table that can be captured.
 pub(super) struct Table {

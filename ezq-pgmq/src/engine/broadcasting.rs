@@ -9,12 +9,13 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::{Inner, PgmqEngine};
-use crate::broadcast::{self, Copies, Row};
-use crate::capture::feeds::CHANNEL;
-use crate::giving_up::mark;
-use crate::link::limit;
+use crate::connection::dedicated::limit;
+use crate::connection::stop::mark;
+use crate::error::{self, missing};
+use crate::message::{encoding, storable};
 use crate::publish::CONFLICT_TRIES;
-use crate::{encoding, error, missing, text};
+use crate::publish::broadcast::{self, Copies, Row};
+use crate::wake::feeds::CHANNEL;
 
 const SUBSCRIBE: &str = "
     INSERT INTO ezq.subscriptions (app, queue, pattern)
@@ -96,7 +97,7 @@ impl Inner {
     /// What an error says of ezq's own tables is remembered by forgetting.
     fn broadcast_failed(&self, failure: sqlx::Error) -> Error {
         if error::is_data(&failure) {
-            return text::refused_with(failure, "its body or headers");
+            return storable::refused_with(failure, "its body or headers");
         }
         if let Some(name) = dropped(&failure) {
             self.subscriptions.forget();

@@ -17,17 +17,17 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Inner, PgmqEngine};
-use crate::claim::Claim;
+use crate::admin::{blocked_keys, dead_letters, history, upkeep};
+use crate::claim::{Claim, extend};
 use crate::config::Place;
-use crate::connector::{Connector, Planning};
-use crate::encoding::Encoding;
-use crate::keys::blocked;
-use crate::link::{Checkout, Link, limit};
-use crate::plans::Plans;
-use crate::removal::Removal;
+use crate::connection::connector::{Connector, Planning};
+use crate::connection::dedicated::{Checkout, Link, limit};
+use crate::connection::plans::Plans;
+use crate::message::encoding::Encoding;
+use crate::retention::removal::Removal;
 use crate::settle::{Means, Settling};
 use crate::tx::PgUnit;
-use crate::{dead_letters, error, extend, history, publish, upkeep};
+use crate::{error, publish};
 
 /// A standby, or a session whose role or database is set to only read.
 const IS_READ_ONLY: &str =
@@ -355,7 +355,7 @@ impl Engine for PgmqEngine {
 
     async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
         on_link!(self, self.inner.control, queue, |connection| {
-            blocked::list(connection, queue, limit)
+            blocked_keys::list(connection, queue, limit)
         })
     }
 

@@ -6,8 +6,8 @@ use ezq_core::{Outgoing, PublishOutcome, QueueName, Result};
 use tokio::time::Instant;
 
 use super::Inner;
-use crate::publish::Row;
-use crate::{dedupe, missing};
+use crate::error::missing;
+use crate::publish::{Row, dedupe};
 
 /// Keys that ended lie about for this long at most, while there are publishers with keys.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);

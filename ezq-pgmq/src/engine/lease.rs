@@ -9,10 +9,11 @@ use ezq_core::{Delivery, Engine, MessageId, QueueName, Receipt, Result, Settle};
 
 use super::PgmqEngine;
 use super::contract::on_link;
-use crate::claim::{self, Batch, Claim, Claimed};
-use crate::front::Went;
-use crate::link::{Checkout, Link};
-use crate::{claim_by_id, error, keys};
+use crate::claim::cursor::Went;
+use crate::claim::{self, Batch, Claim, Claimed, by_id};
+use crate::connection::dedicated::{Checkout, Link};
+use crate::error;
+use crate::sql::keys;
 
 /// How often a claim is made again that met a worker with the same key.
 const TRIES: u32 = 5;
@@ -160,12 +161,12 @@ impl PgmqEngine {
         };
         let claim = Claim::new(&request, shape, inner.restart_grace);
         let claimed = on_link!(self, inner.control, queue, |connection| {
-            claim_by_id::run(connection, &claim, id)
+            by_id::run(connection, &claim, id)
         })?;
         match claimed {
-            claim_by_id::Claimed::Leased(delivery) => Ok(Some(*delivery)),
-            claim_by_id::Claimed::Absent => Ok(None),
-            claim_by_id::Claimed::Held => Err(LeaseRequest::held(queue, id)),
+            by_id::Claimed::Leased(delivery) => Ok(Some(*delivery)),
+            by_id::Claimed::Absent => Ok(None),
+            by_id::Claimed::Held => Err(LeaseRequest::held(queue, id)),
         }
     }
 

@@ -19,25 +19,27 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use crate::claim::cursor::Fronts;
+use crate::claim::keys::unindexed::Unindexed;
+use crate::claim::keys::walk::Paths;
 use crate::config::PgmqConfig;
-use crate::connector::{Connector, Planning, own_pool};
-use crate::encoding::Encoding;
-use crate::front::Fronts;
-use crate::giving_up::Stopper;
-use crate::grouping::{Groups, Means};
-use crate::keys::claim::Paths;
-use crate::keys::unindexed::Unindexed;
-use crate::link::Link;
-use crate::plans::Plans;
-use crate::pooled::Lender;
+use crate::connection::connector::{Connector, Planning, own_pool};
+use crate::connection::dedicated::Link;
+use crate::connection::plans::Plans;
+use crate::connection::pool::Lender;
+use crate::connection::pooler;
+use crate::connection::stop::Stopper;
+use crate::error::{self, missing};
+use crate::message::encoding::Encoding;
+use crate::publish::group_commit::{Groups, Means};
 use crate::publish::{self, ByQueue, Row};
-use crate::queues::Queues;
 use crate::retention::Retentions;
-use crate::schema::{Part, Schema};
+use crate::retention::sweep::Sweeper;
+use crate::schema::queues::Queues;
+use crate::schema::{Part, Schema, install};
 use crate::settle::Locked;
-use crate::sweep::Sweeper;
-use crate::wake::Wake;
-use crate::{error, install, keys, listen, missing, pooler};
+use crate::sql::keys;
+use crate::wake::{Wake, listen};
 
 /// `jsonb` takes no more in one text or array.
 const MAX_BODY: usize = 268_435_455;
@@ -263,7 +265,7 @@ impl PgmqEngine {
             let (stored, writer) = stored.map_err(|failure| {
                 self.inner.note(&failure, &queue);
                 if error::is_data(&failure) {
-                    return crate::text::refused_with(failure, "its body or headers");
+                    return crate::message::storable::refused_with(failure, "its body or headers");
                 }
                 error::on_queue(failure, &queue, place)
             })?;

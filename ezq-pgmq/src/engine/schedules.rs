@@ -5,9 +5,12 @@ use ezq_core::engine::{Advance, Fired, Firing, KeptSchedules, Registration, Sche
 use ezq_core::{Error, Result};
 
 use super::PgmqEngine;
-use crate::link::{Checkout, Link};
+use crate::admin::schedules;
+use crate::connection::dedicated::{Checkout, Link};
+use crate::error::{self, missing};
+use crate::message::storable;
+use crate::publish;
 use crate::schema::{Part, out_of_reach};
-use crate::{error, missing, publish, schedules, text};
 
 /// One statement on the table, which is made first where it is absent; again if it was dropped since
 /// it was looked for.
@@ -120,7 +123,7 @@ impl ScheduleStore for PgmqEngine {
         });
         let stored = stored.map_err(|failure| match &failure {
             gone if missing::of_pgmq(gone).is_some() => self.failed(failure, queue),
-            data if error::is_data(data) => text::refused_with(failure, "its body or headers"),
+            data if error::is_data(data) => storable::refused_with(failure, "its body or headers"),
             _ => error::of(failure, self.place()),
         })?;
         let Some(id) = stored else {

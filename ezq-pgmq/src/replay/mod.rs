@@ -22,9 +22,10 @@ pub use known::Replays;
 use known::list;
 
 use crate::claim::in_calendar;
-use crate::link::limit;
+use crate::connection::dedicated::limit;
+use crate::error::missing;
 use crate::schema::{Part, out_of_reach};
-use crate::{PgmqEngine, missing, retention};
+use crate::{PgmqEngine, retention};
 
 /// How many archived messages one statement looks at.
 const PAGE: u32 = 500;

@@ -3,7 +3,8 @@
 use ezq_core::headers::REDRIVEN;
 use ezq_core::{Pattern, QueueName};
 
-use crate::{removal, sql};
+use crate::retention::removal;
+use crate::sql;
 
 /// A replay and where it stands; it waits for whoever is at it.
 pub(super) const LOCKED: &str = "SELECT definition::text, position, last_id, began_at, open FROM ezq.replays WHERE name = $1 FOR UPDATE";

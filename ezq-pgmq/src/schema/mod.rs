@@ -6,7 +6,11 @@
 //! lock, on a connection that is closed afterwards. Nothing is ever taken back: a database that a
 //! newer ezq migrated is left as it is, and serves this one. What was dropped is made again.
 
+pub(crate) mod install;
+pub(crate) mod key_index;
 mod migrations;
+mod ownership;
+pub(crate) mod queues;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,11 +23,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Place;
-use crate::connector::Connector;
-use crate::install::{LOCK, LOCK_KEY, LOCK_TIMEOUT, quoted};
-use crate::link::Link;
+use crate::connection::connector::Connector;
+use crate::connection::dedicated::Link;
+use crate::error;
+use crate::schema::install::{LOCK, LOCK_KEY, LOCK_TIMEOUT, quoted};
 use crate::sql::PIN;
-use crate::{error, ownership};
 use migrations::{MIGRATIONS, Migration};
 
 /// What a table is for, and so in which databases it stands.

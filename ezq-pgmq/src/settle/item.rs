@@ -6,9 +6,9 @@ use ezq_core::{Error, ErrorKind, Outgoing, Progress, QueueName, Reason, Receipt,
 use serde_json::Value;
 
 use crate::claim::micros;
-use crate::encoding::Encoding;
+use crate::message::encoding::Encoding;
+use crate::message::receipts::{self, Key};
 use crate::publish::Row;
-use crate::receipts::{self, Key};
 
 pub(crate) struct Item {
     /// Its place in the batch.

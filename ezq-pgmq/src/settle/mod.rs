@@ -19,15 +19,16 @@ use ezq_core::{Error, ErrorKind, QueueName, Receipt, Result, Settle, SettleOutco
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
-use crate::encoding::Encoding;
-use crate::link::Link;
+use crate::connection::dedicated::Link;
+use crate::error::{self, missing};
+use crate::message::encoding::Encoding;
+use crate::message::receipts::Key;
+use crate::message::storable;
 use crate::publish::{self, ByQueue, CONFLICT_TRIES};
-use crate::queues::Queues;
-use crate::receipts::Key;
-use crate::removal::Removal;
 use crate::retention::Retentions;
+use crate::retention::removal::Removal;
 use crate::schema::Schema;
-use crate::{error, missing, text};
+use crate::schema::queues::Queues;
 pub(crate) use item::Item;
 use item::Kind;
 pub(crate) use locked::Locked;
@@ -176,7 +177,7 @@ impl<'a> Settling<'a> {
                 continue;
             }
             if error::is_data(&failure) {
-                let refused = text::refused_with(failure, "its headers or an event");
+                let refused = storable::refused_with(failure, "its headers or an event");
                 return Err(Failure::Data(refused));
             }
             if error::is_reshaped(&failure) && !repaired {

@@ -10,8 +10,8 @@ use sqlx::{AssertSqlSafe, Postgres};
 
 use super::item::{Item, Kind};
 use super::locked::Wait;
-use crate::receipts::{Columns, Key, ONLY_LOCKED, RECEIPTS, carries, fence, locked};
-use crate::removal::Removal;
+use crate::message::receipts::{Columns, Key, ONLY_LOCKED, RECEIPTS, carries, fence, locked};
+use crate::retention::removal::Removal;
 use crate::sql;
 
 type Done = Result<HashSet<Key>, sqlx::Error>;

@@ -11,9 +11,9 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
 use super::Session;
-use crate::link::limit;
-use crate::receipts::{self, Columns, ONLY_LOCKED, RECEIPTS};
-use crate::removal::Removal;
+use crate::connection::dedicated::limit;
+use crate::message::receipts::{self, Columns, ONLY_LOCKED, RECEIPTS};
+use crate::retention::removal::Removal;
 use crate::sql;
 
 impl Session {

@@ -5,6 +5,7 @@
 //! `application_name` the server's process is found when a statement is to be stopped, and by
 //! `ezq.unit` the fence knows that it still is the same transaction.
 
+mod faults;
 mod fence;
 
 use std::any::Any;
@@ -26,13 +27,12 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
-use crate::broadcast;
+use crate::connection::dedicated::limit;
+use crate::connection::pool::Pooled;
 use crate::engine::PgmqEngine;
-use crate::link::limit;
-use crate::pooled::Pooled;
-use crate::publish::{self, ByQueue};
-use crate::spoilt::{self, NOT_CURRENT, Step};
-use crate::{error, missing};
+use crate::error::{self, missing};
+use crate::publish::{self, ByQueue, broadcast};
+use faults::{NOT_CURRENT, Step};
 
 /// How long a roll-back may take before the statement it waits for is stopped.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -189,7 +189,7 @@ impl UnitOfWork for PgUnit {
         let claim = engine.claim_of(queue, max).await?;
         let removal = engine.removal_of(queue).await?;
         let Some(open) = Arc::get_mut(&mut self.open) else {
-            return Err(spoilt::not_given_back());
+            return Err(faults::not_given_back());
         };
         let connection = &mut open.get_mut().connection;
         let claimed = limit(
@@ -288,11 +288,11 @@ impl UnitOfWork for PgUnit {
                 let stands = session.is_current(&mut open.connection).await;
                 session.roll_back(open).await;
                 if !stands? {
-                    return Err(spoilt::ended());
+                    return Err(faults::ended());
                 }
                 // Without what the handler did, the delivery may still be this worker's.
                 if session.is_held(&finished).await? {
-                    return Err(spoilt::own_message());
+                    return Err(faults::own_message());
                 }
                 Ok(SettleOutcome::LeaseLost)
             }
@@ -328,7 +328,7 @@ impl Session {
             }
         }
         self.signal("pg_terminate_backend").await;
-        Err(spoilt::not_given_back())
+        Err(faults::not_given_back())
     }
 
     /// Whether the connection still is in the transaction that was begun.
@@ -386,7 +386,7 @@ impl Session {
 
     fn failed(&self, failure: sqlx::Error, step: Step<'_>) -> Error {
         let queue = step.queue().unwrap_or(&self.queue);
-        match spoilt::by_handler(failure, step) {
+        match faults::by_handler(failure, step) {
             Ok(error) => error,
             Err(failure) => self.engine.failed(failure, queue),
         }

@@ -1,0 +1,298 @@
+//! What the tables still hold of one event: one statement for each queue, so that an event on its
+//! way between a queue, its archive and its dead letters is seen once.
+//!
+//! It reads committed rows and locks none. Queues and dead letters are read through; an archive is
+//! searched by its index where it has one.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::Death;
+use ezq_core::headers::DEAD;
+use ezq_core::{CopyState, EventCopy, History, QueueName, flat_origin};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres, Row};
+
+use crate::error::{self, missing};
+use crate::message::receipts;
+use crate::retention::removal::{self, LIFE};
+use crate::retention::trail;
+use crate::{claim, sql};
+
+/// The tables of a queue, as far as they are there; whether all of these may be read.
+const TABLES: &str = "
+    SELECT queue.name,
+           bool_or(t.place = 'q') AS has_queue, bool_or(t.place = 'a') AS has_archive,
+           bool_or(t.place = 'd') AS has_dead,
+           bool_and(has_table_privilege(c.oid, 'SELECT')) AS is_readable,
+           statement_timestamp() AS now
+    FROM unnest($1::text[], $2::text[]) AS queue(name, dead)
+    CROSS JOIN LATERAL (VALUES ('q', 'q_' || queue.name), ('a', 'a_' || queue.name),
+                               ('d', 'q_' || queue.dead)) AS t(place, name)
+    JOIN pg_catalog.pg_class c ON c.relnamespace = 'pgmq'::regnamespace AND c.relname = t.name
+    GROUP BY queue.name ORDER BY queue.name";
+
+/// Every copy of an event in one queue, or in all.
+pub(crate) async fn read(
+    connection: &mut PgConnection,
+    event_id: &str,
+    queue: Option<&QueueName>,
+) -> Result<History, sqlx::Error> {
+    let asked = match queue {
+        Some(queue) => vec![queue.clone()],
+        None => queues(connection).await?,
+    };
+    let names: Vec<&str> = asked.iter().map(QueueName::as_str).collect();
+    let dead: Vec<String> = asked.iter().map(QueueName::dead_letters).collect();
+    let rows = sqlx::query(TABLES).bind(names).bind(dead);
+    let rows = rows.fetch_all(&mut *connection).await?;
+    let mut asked_at = Utc::now();
+    let (mut copies, mut unread) = (Vec::new(), Vec::new());
+    for row in rows {
+        asked_at = row.try_get("now")?;
+        let name: String = row.try_get("name")?;
+        let Ok(queue) = QueueName::new(&name) else {
+            continue;
+        };
+        if !row.try_get::<bool, _>("is_readable")? {
+            unread.push(format!("the queue `{name}`"));
+            continue;
+        }
+        let search = Search::new(&queue, &row, event_id)?;
+        let found = match search.run(connection, event_id).await {
+            Err(failure) if error::is_data(&failure) => {
+                search.run_singly(connection, event_id, &mut unread).await
+            }
+            found => found,
+        };
+        match found {
+            Ok(found) => copies.extend(found),
+            // Dropped since it was listed.
+            Err(failure) if missing::of_pgmq(&failure).is_some() => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    match trail::read(connection, event_id, queue, &mut unread).await? {
+        Some(told) => {
+            // What was handled since it was read is told as it is now.
+            let same = |copy: &EventCopy, now: &EventCopy| {
+                (&copy.queue, &copy.message_id) == (&now.queue, &now.message_id)
+            };
+            copies.retain(|copy: &EventCopy| !told.iter().any(|now| same(copy, now)));
+            copies.extend(told);
+        }
+        None => unread.push("the trail".to_owned()),
+    }
+    let mut history = History::new(event_id, asked_at, copies);
+    history.unread = unread;
+    Ok(history)
+}
+
+/// The queues there are, dead letters not being a queue of their own. The catalogue tells them to
+/// any role; `pgmq.meta` is for those who were granted it.
+async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueName>, sqlx::Error> {
+    let names: Vec<String> = sqlx::query_scalar(
+        "SELECT substr(relname, 3) FROM pg_catalog.pg_class
+         WHERE relnamespace = 'pgmq'::regnamespace AND relkind IN ('r', 'p')
+           AND NOT relispartition AND relname LIKE 'q\\_%'",
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut queues: Vec<QueueName> = names
+        .iter()
+        .filter_map(|name| QueueName::new(name).ok())
+        .collect();
+    let dead: HashSet<String> = queues.iter().map(QueueName::dead_letters).collect();
+    queues.retain(|queue| !dead.contains(queue.as_str()));
+    Ok(queues)
+}
+
+/// Where and how one queue is searched.
+struct Search<'a> {
+    queue: &'a QueueName,
+    /// Each table with what tells it apart in the answer, and what tells when rows came into it.
+    tables: Vec<(&'static str, String, &'static str)>,
+    /// The id of an event in the flat form, which is nowhere in its body.
+    number: Option<i64>,
+}
+
+impl<'a> Search<'a> {
+    fn new(queue: &'a QueueName, row: &PgRow, event_id: &str) -> Result<Self, sqlx::Error> {
+        let mut tables = Vec::new();
+        if row.try_get("has_queue")? {
+            tables.push(("q", sql::table(queue), "q.vt"));
+        }
+        if row.try_get("has_archive")? {
+            tables.push(("a", sql::archive_table(queue), "q.archived_at"));
+        }
+        if row.try_get("has_dead")? {
+            tables.push(("d", sql::dead_table(queue), "q.enqueued_at"));
+        }
+        let origin = flat_origin(event_id).filter(|(name, _)| name == queue);
+        let number = origin.and_then(|(_, id)| id.as_number());
+        Ok(Self {
+            queue,
+            tables,
+            number,
+        })
+    }
+
+    /// Finds the copies. Without `reads`, nothing is sent that the server may be unable to send.
+    fn statement(&self, reads: bool) -> String {
+        let by_id = "message ->> 'id' = $1 AND message ? 'specversion' \
+                     AND NOT coalesce(headers ? 'ezq-codec', false)";
+        let find = |(place, table, time): &(&str, String, &str)| {
+            let beside = format!("headers ->> 'ce-id' = $1 AND {}", sql::ID_BESIDE);
+            let mut conditions = vec![by_id.to_owned(), beside];
+            if self.number.is_some() {
+                let flat = "NOT coalesce(message ? 'specversion', false)";
+                let was = |death: &str| {
+                    format!("{flat} AND (headers #> '{{{death},id}}') = to_jsonb($2)")
+                };
+                conditions.push(was("ezq-redriven"));
+                conditions.push(was("ezq-replay"));
+                conditions.push(match *place {
+                    "d" => was("ezq-dead"),
+                    _ => format!("{flat} AND msg_id = $2"),
+                });
+                if *place == "a" {
+                    let number = removal::number("msg_id");
+                    conditions.push(format!("{flat} AND msg_id >= {LIFE} AND {number} = $2"));
+                }
+            }
+            let number = match *place {
+                "a" => removal::number("q.msg_id"),
+                _ => "q.msg_id".to_owned(),
+            };
+            let (time, enqueued_at) = (sql::bounded(time), sql::bounded("q.enqueued_at"));
+            let (event_type, headers) = match reads {
+                true => (sql::event_type("q.message", "q.headers"), "q.headers::text"),
+                false => ("NULL::text".to_owned(), "NULL::text"),
+            };
+            let one = |condition: &String| {
+                format!(
+                    "SELECT '{place}' AS place, {number} AS msg_id, q.read_ct, {enqueued_at} AS enqueued_at,
+                            {time} AS at, {event_type} AS event_type, {headers} AS headers,
+                            statement_timestamp() AS now
+                     FROM {table} q WHERE {condition}"
+                )
+            };
+            conditions
+                .iter()
+                .map(one)
+                .collect::<Vec<_>>()
+                .join(" UNION ")
+        };
+        self.tables
+            .iter()
+            .map(find)
+            .collect::<Vec<_>>()
+            .join(" UNION ALL ")
+    }
+
+    async fn run(
+        &self,
+        connection: &mut PgConnection,
+        event_id: &str,
+    ) -> Result<Vec<EventCopy>, sqlx::Error> {
+        if self.tables.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self
+            .bind(self.statement(true), event_id)
+            .fetch_all(connection)
+            .await?;
+        rows.iter().map(|row| self.copy(row)).collect()
+    }
+
+    /// The same where the server cannot send one of them: that one without type and headers, which is
+    /// told as unread.
+    async fn run_singly(
+        &self,
+        connection: &mut PgConnection,
+        event_id: &str,
+        unread: &mut Vec<String>,
+    ) -> Result<Vec<EventCopy>, sqlx::Error> {
+        let bare = self
+            .bind(self.statement(false), event_id)
+            .fetch_all(&mut *connection)
+            .await?;
+        let mut copies = Vec::with_capacity(bare.len());
+        for bare in &bare {
+            let (place, number): (&str, i64) = (bare.try_get("place")?, bare.try_get("msg_id")?);
+            let stored_at: DateTime<Utc> = bare.try_get("enqueued_at")?;
+            let one = format!(
+                "SELECT * FROM ({}) c
+                 WHERE c.place = '{place}' AND c.msg_id = {number} AND c.enqueued_at = ${}",
+                self.statement(true),
+                if self.number.is_some() { 3 } else { 2 }
+            );
+            let query = self.bind(one, event_id).bind(stored_at);
+            match query.fetch_optional(&mut *connection).await {
+                Ok(Some(row)) => copies.push(self.copy(&row)?),
+                // Handled or moved since it was found.
+                Ok(None) => {}
+                Err(failure) if error::is_data(&failure) => {
+                    copies.push(self.copy(bare)?);
+                    let whose = match place {
+                        "q" => "",
+                        "a" => "archive of the ",
+                        _ => "dead letters of the ",
+                    };
+                    unread.push(format!(
+                        "type and headers of the message {number} in the {whose}queue `{}`, which the \
+                         server cannot send",
+                        self.queue
+                    ));
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(copies)
+    }
+
+    fn bind<'q>(&self, statement: String, event_id: &str) -> Query<'q, Postgres, PgArguments> {
+        let query = sqlx::query(AssertSqlSafe(statement)).bind(event_id.to_owned());
+        match self.number {
+            Some(number) => query.bind(number),
+            None => query,
+        }
+    }
+
+    fn copy(&self, row: &PgRow) -> Result<EventCopy, sqlx::Error> {
+        let headers = claim::headers(row.try_get("headers")?);
+        let id = receipts::message_id(row)?;
+        let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
+        let at: DateTime<Utc> = row.try_get("at")?;
+        let read_ct: i32 = row.try_get("read_ct")?;
+        let deliveries = u32::try_from(read_ct).unwrap_or(0);
+        let copy = |id, stored_at, state, deliveries| {
+            let copy = EventCopy::new(self.queue, id, stored_at, &headers, state);
+            EventCopy { deliveries, ..copy }
+        };
+        let copy = match row.try_get("place")? {
+            "q" => {
+                let state = CopyState::of(at, deliveries, &headers, row.try_get("now")?);
+                copy(id, stored_at, state, deliveries)
+            }
+            "a" => copy(id, stored_at, CopyState::Archived { at }, deliveries),
+            _ => {
+                let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
+                let original = receipts::original(&death).unwrap_or_else(|| id.clone());
+                let (at, reason) = (death.died_at.unwrap_or(at), death.reason);
+                let state = CopyState::Dead {
+                    letter: id,
+                    at,
+                    reason,
+                };
+                let stored_at = death.enqueued_at.unwrap_or(stored_at);
+                copy(original, stored_at, state, death.deliveries.unwrap_or(0))
+            }
+        };
+        Ok(EventCopy {
+            event_type: row.try_get("event_type")?,
+            ..copy
+        })
+    }
+}

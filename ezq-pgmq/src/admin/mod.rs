@@ -1,0 +1,7 @@
+//! What operators ask of a queue: dead letters, histories, counts, waiting keys, schedules.
+
+pub(crate) mod blocked_keys;
+pub(crate) mod dead_letters;
+pub(crate) mod history;
+pub(crate) mod schedules;
+pub(crate) mod upkeep;

@@ -1,0 +1,215 @@
+//! The table of schedules: a row each, moved on by the statement that publishes its event.
+//!
+//! Every statement that changes a row says what it must be like, so of many that would fire a tick
+//! one does. Times are the server's.
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::{Advance, KeptSchedules, Registration, ScheduleRow};
+use ezq_core::{MessageId, Outgoing};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::message::{encoding, receipts};
+use crate::sql;
+
+/// A row that was seen so recently is not written again.
+const SEEN: &str = "interval '20 s'";
+
+pub(crate) async fn look(
+    connection: &mut PgConnection,
+    names: &[String],
+    definitions: &[String],
+) -> Result<KeptSchedules, sqlx::Error> {
+    // Nobody waits to say that a process is there; another has just said it.
+    let seen = format!(
+        "WITH mine AS (
+           SELECT s.name FROM ezq.schedules s
+           JOIN unnest($1::text[], $2::text[]) AS m(name, definition) USING (name, definition)
+           WHERE s.seen_at < clock_timestamp() - {SEEN}
+           ORDER BY s.name FOR UPDATE OF s SKIP LOCKED),
+         seen AS (
+           UPDATE ezq.schedules s SET seen_at = clock_timestamp() FROM mine
+           WHERE s.name = mine.name)"
+    );
+    let statement = format!(
+        "{} SELECT base.now, s.name, s.application, s.definition, s.next_at, s.last_tick, s.fired_at,
+                s.paused_at, s.resumed_at, s.seen_at
+         FROM (SELECT clock_timestamp() AS now OFFSET 0) base
+         LEFT JOIN ezq.schedules s ON true ORDER BY s.name",
+        if names.is_empty() { "" } else { &seen }
+    );
+    let mut query = sqlx::query(AssertSqlSafe(statement));
+    if !names.is_empty() {
+        query = query.bind(names).bind(definitions);
+    }
+    let found = query.fetch_all(connection).await?;
+    let mut now = None;
+    let mut rows = Vec::with_capacity(found.len());
+    for row in &found {
+        now = Some(row.try_get("now")?);
+        rows.extend(schedule(row)?);
+    }
+    Ok(KeptSchedules {
+        now: now.ok_or(sqlx::Error::RowNotFound)?,
+        rows,
+    })
+}
+
+fn schedule(row: &PgRow) -> Result<Option<ScheduleRow>, sqlx::Error> {
+    let Some(name) = row.try_get::<Option<&str>, _>("name")? else {
+        return Ok(None);
+    };
+    let given = |written| encoding::original(written).into_owned();
+    Ok(Some(ScheduleRow {
+        name: given(name),
+        application: given(row.try_get("application")?),
+        definition: given(row.try_get("definition")?),
+        next_at: row.try_get("next_at")?,
+        last_tick: row.try_get("last_tick")?,
+        fired_at: row.try_get("fired_at")?,
+        paused_at: row.try_get("paused_at")?,
+        resumed_at: row.try_get("resumed_at")?,
+        seen_at: row.try_get("seen_at")?,
+    }))
+}
+
+pub(crate) async fn register(
+    connection: &mut PgConnection,
+    new: Registration<'_>,
+    instead_of: Option<&str>,
+) -> Result<bool, sqlx::Error> {
+    let statement = match instead_of {
+        None => {
+            "INSERT INTO ezq.schedules (name, application, definition, next_at, seen_at)
+             VALUES ($1, $2, $3, $4, clock_timestamp())
+             ON CONFLICT (name) DO NOTHING"
+        }
+        Some(_) => {
+            "UPDATE ezq.schedules
+             SET application = $2, definition = $3, next_at = $4, seen_at = clock_timestamp()
+             WHERE name = $1 AND definition = $5"
+        }
+    };
+    let Registration {
+        name,
+        application,
+        definition,
+        next_at,
+    } = new;
+    let mut query = sqlx::query(statement)
+        .bind(name)
+        .bind(application)
+        .bind(definition);
+    query = query.bind(next_at);
+    if let Some(old) = instead_of {
+        query = query.bind(old);
+    }
+    Ok(query.execute(connection).await?.rows_affected() > 0)
+}
+
+/// Moves a row on, if it is as the tick says; `$2` to `$5` are null where it is fired by hand.
+const MOVE: &str = "\
+    UPDATE ezq.schedules
+    SET next_at = coalesce($5::timestamptz, next_at),
+        last_tick = coalesce($4::timestamptz, last_tick),
+        fired_at = clock_timestamp(),
+        seen_at = CASE WHEN $5::timestamptz IS NULL THEN seen_at ELSE clock_timestamp() END
+    WHERE name = $1
+      AND ($2::text IS NULL
+           OR definition = $2 AND next_at = $3::timestamptz AND next_at <= clock_timestamp()
+              AND paused_at IS NULL)
+    RETURNING name";
+
+type Times = (
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
+);
+
+fn times(tick: Option<Advance<'_>>) -> Times {
+    tick.map_or_else(Times::default, |tick| {
+        (Some(tick.from), Some(tick.due), Some(tick.to))
+    })
+}
+
+/// Moves a row on and stores its message in one statement; the message's id, if it did.
+pub(crate) async fn fire(
+    connection: &mut PgConnection,
+    name: &str,
+    tick: Option<Advance<'_>>,
+    message: &Outgoing,
+    headers: Option<&str>,
+) -> Result<Option<MessageId>, sqlx::Error> {
+    let statement = format!(
+        "WITH moved AS ({MOVE})
+         INSERT INTO {} (vt, message, headers)
+         SELECT clock_timestamp(), $6::text::jsonb, $7::text::jsonb FROM moved
+         RETURNING msg_id, {} AS enqueued_at",
+        sql::table(&message.queue),
+        sql::bounded("enqueued_at")
+    );
+    let (from, due, to) = times(tick);
+    let stored = sqlx::query(AssertSqlSafe(statement))
+        .bind(name)
+        .bind(tick.map(|tick| tick.definition))
+        .bind(from)
+        .bind(due)
+        .bind(to)
+        .bind(&*message.body)
+        .bind(headers)
+        .fetch_optional(connection)
+        .await?;
+    stored.as_ref().map(receipts::message_id).transpose()
+}
+
+/// Moves a row on and publishes nothing; whether it did.
+pub(crate) async fn leave_out(
+    connection: &mut PgConnection,
+    name: &str,
+    tick: Advance<'_>,
+) -> Result<bool, sqlx::Error> {
+    let statement = "\
+        UPDATE ezq.schedules SET next_at = $4, seen_at = clock_timestamp()
+        WHERE name = $1 AND definition = $2 AND next_at = $3 AND next_at <= clock_timestamp()
+          AND paused_at IS NULL";
+    let query = sqlx::query(statement)
+        .bind(name)
+        .bind(tick.definition)
+        .bind(tick.from);
+    Ok(query
+        .bind(tick.to)
+        .execute(connection)
+        .await?
+        .rows_affected()
+        > 0)
+}
+
+pub(crate) async fn pause(
+    connection: &mut PgConnection,
+    name: &str,
+    pause: bool,
+) -> Result<bool, sqlx::Error> {
+    let statement = if pause {
+        "UPDATE ezq.schedules SET paused_at = coalesce(paused_at, clock_timestamp()) WHERE name = $1"
+    } else {
+        "UPDATE ezq.schedules
+         SET resumed_at = CASE WHEN paused_at IS NULL THEN resumed_at ELSE clock_timestamp() END,
+             paused_at = NULL
+         WHERE name = $1"
+    };
+    let done = sqlx::query(statement)
+        .bind(name)
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+pub(crate) async fn remove(connection: &mut PgConnection, name: &str) -> Result<bool, sqlx::Error> {
+    let statement = "DELETE FROM ezq.schedules WHERE name = $1";
+    Ok(sqlx::query(statement)
+        .bind(name)
+        .execute(connection)
+        .await?
+        .rows_affected()
+        > 0)
+}

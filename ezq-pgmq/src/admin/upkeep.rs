@@ -1,0 +1,145 @@
+//! Looking after a queue: scheduled messages, removal of everything, numbers.
+
+use std::time::Duration;
+
+use ezq_core::{Due, MessageId, QueueName, QueueStats};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::claim::{in_calendar, micros};
+use crate::message::receipts;
+use crate::sql;
+
+/// How many messages one statement of a purge removes.
+const STEP: u32 = 10_000;
+
+/// Removes a message that was never delivered.
+pub(crate) async fn cancel(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    id: &MessageId,
+) -> Result<bool, sqlx::Error> {
+    let table = sql::table(queue);
+    let is_meant = receipts::is_meant("q", "$1", "$2");
+    let statement = format!("DELETE FROM {table} q WHERE {is_meant} AND q.read_ct = 0");
+    let query = sqlx::query(AssertSqlSafe(statement))
+        .bind(id.as_number())
+        .bind(id.stored_at());
+    let done = query.execute(connection).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Moves the due time of a message that was never delivered.
+pub(crate) async fn reschedule(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    id: &MessageId,
+    due: Due,
+) -> Result<bool, sqlx::Error> {
+    let table = sql::table(queue);
+    let (after_us, at) = match due {
+        Due::Now => (0, None),
+        Due::After(pause) => (micros(pause), None),
+        Due::At(at) => (0, Some(in_calendar(at))),
+    };
+    let is_meant = receipts::is_meant("q", "$1", "$2");
+    let statement = format!(
+        "UPDATE {table} q
+         SET vt = greatest($4, clock_timestamp() + $3 * interval '1 us')
+         WHERE {is_meant} AND q.read_ct = 0"
+    );
+    let done = sqlx::query(AssertSqlSafe(statement))
+        .bind(id.as_number())
+        .bind(id.stored_at())
+        .bind(after_us)
+        .bind(at)
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// The highest number of a message there is.
+pub(crate) async fn last(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+) -> Result<Option<i64>, sqlx::Error> {
+    let statement = format!("SELECT max(msg_id) FROM {}", sql::table(queue));
+    sqlx::query_scalar(AssertSqlSafe(statement))
+        .fetch_one(connection)
+        .await
+}
+
+/// Removes the next messages after a number, up to another one: how many, and the last of them if
+/// there may be more. Rows are locked in the order of their ids, as everywhere.
+pub(crate) async fn purge(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    after: i64,
+    last: i64,
+) -> Result<(u64, Option<i64>), sqlx::Error> {
+    let table = sql::table(queue);
+    let statement = format!(
+        "WITH locked AS (
+           SELECT msg_id FROM {table} WHERE msg_id > $1 AND msg_id <= $2
+           ORDER BY msg_id LIMIT {STEP} FOR UPDATE),
+         gone AS (
+           DELETE FROM {table} q USING locked l WHERE q.msg_id = l.msg_id RETURNING q.msg_id)
+         SELECT count(*), max(msg_id) FROM gone"
+    );
+    let query = sqlx::query_as(AssertSqlSafe(statement))
+        .bind(after)
+        .bind(last);
+    let (count, next): (i64, Option<i64>) = query.fetch_one(connection).await?;
+    Ok((u64::try_from(count).unwrap_or(0), next))
+}
+
+/// How long the oldest message that is due has been so: the first entry of the index over `vt`.
+pub(crate) async fn lag(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+) -> Result<Option<Duration>, sqlx::Error> {
+    let statement = format!(
+        "SELECT floor(1000000 * extract(epoch FROM statement_timestamp() - {}))::bigint
+         FROM {} WHERE vt <= statement_timestamp() ORDER BY vt LIMIT 1",
+        sql::bounded("vt"),
+        sql::table(queue)
+    );
+    // Without parameters, a plan that is kept may be of when the table was empty.
+    let query = sqlx::query_scalar(AssertSqlSafe(statement)).persistent(false);
+    let oldest: Option<i64> = query.fetch_optional(connection).await?;
+    Ok(oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
+}
+
+/// Counts, exactly: it reads the whole queue.
+pub(crate) async fn stats(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+) -> Result<QueueStats, sqlx::Error> {
+    let statement = format!(
+        "SELECT count(*) FILTER (WHERE vt <= statement_timestamp()) AS ready,
+                count(*) FILTER (WHERE vt > statement_timestamp() AND read_ct > 0) AS in_progress,
+                count(*) FILTER (WHERE vt > statement_timestamp() AND read_ct = 0) AS scheduled,
+                (SELECT count(*) FROM {}) AS dead,
+                floor(1000000 * extract(epoch FROM statement_timestamp() -
+                  min({}) FILTER (WHERE vt <= statement_timestamp())))::bigint AS oldest_us
+         FROM {}",
+        sql::dead_table(queue),
+        sql::bounded("vt"),
+        sql::table(queue)
+    );
+    let row = sqlx::query(AssertSqlSafe(statement))
+        .fetch_one(connection)
+        .await?;
+    let count = |column: &str| -> Result<u64, sqlx::Error> {
+        let count: i64 = row.try_get(column)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    };
+    let oldest: Option<i64> = row.try_get("oldest_us")?;
+    Ok(QueueStats {
+        ready: count("ready")?,
+        in_progress: count("in_progress")?,
+        scheduled: count("scheduled")?,
+        dead: count("dead")?,
+        oldest_ready: oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))),
+    })
+}

@@ -1,0 +1,78 @@
+//! Leasing one message by its id, due or not: an operator decides what becomes of it.
+
+use chrono::{DateTime, Utc};
+use ezq_core::{CopyState, Delivery, MessageId};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+use crate::claim::{self, Claim};
+use crate::message::receipts;
+use crate::settle::BEGIN;
+use crate::sql;
+
+/// What a claim by id came to.
+pub(crate) enum Claimed {
+    Leased(Box<Delivery>),
+    /// A worker has it.
+    Held,
+    Absent,
+}
+
+/// Leases the message that an id means, unless a worker has it. It is looked at under a lock on its
+/// row, since its headers tell a lease from a retry, and those are read here.
+pub(crate) async fn run(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    id: &MessageId,
+) -> Result<Claimed, sqlx::Error> {
+    let mut tx = connection.begin_with(BEGIN).await?;
+    let claimed = look_and_lease(&mut tx, claim, id).await;
+    if matches!(claimed, Ok(Claimed::Leased(_))) {
+        tx.commit().await?;
+    } else {
+        // One that is dropped ends with the connection's next use, and the row is locked until then.
+        tx.rollback().await?;
+    }
+    claimed
+}
+
+async fn look_and_lease(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    id: &MessageId,
+) -> Result<Claimed, sqlx::Error> {
+    let table = &claim.table;
+    let (is_meant, due) = (receipts::is_meant("q", "$1", "$2"), sql::bounded("q.vt"));
+    let look = format!(
+        "SELECT {due} AS due, q.read_ct, q.headers::text AS headers, clock_timestamp() AS now
+         FROM {table} q WHERE {is_meant} FOR UPDATE"
+    );
+    let lease = format!(
+        "WITH picked AS (SELECT q.msg_id, q.vt FROM {table} q WHERE {is_meant}) {}",
+        claim.update()
+    );
+
+    let query = sqlx::query(AssertSqlSafe(look))
+        .bind(id.as_number())
+        .bind(id.stored_at());
+    let Some(row) = query.fetch_optional(&mut *connection).await? else {
+        return Ok(Claimed::Absent);
+    };
+    let (due, now): (DateTime<Utc>, DateTime<Utc>) = (row.try_get("due")?, row.try_get("now")?);
+    let deliveries = u32::try_from(row.try_get::<i32, _>("read_ct")?).unwrap_or(0);
+    let state = CopyState::of(
+        due,
+        deliveries,
+        &claim::headers(row.try_get("headers")?),
+        now,
+    );
+    if matches!(state, CopyState::Leased { .. }) {
+        return Ok(Claimed::Held);
+    }
+
+    let query = sqlx::query(AssertSqlSafe(lease))
+        .bind(id.as_number())
+        .bind(id.stored_at());
+    let row = query.bind(claim.ttl_us).fetch_one(connection).await?;
+    Ok(Claimed::Leased(Box::new(claim::delivery(&row)?)))
+}

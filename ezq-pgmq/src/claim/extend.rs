@@ -1,0 +1,72 @@
+//! Renewing leases: one statement for a batch, which waits for no lock.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use ezq_core::{ExtendOutcome, QueueName, Receipt};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
+
+use crate::claim::micros;
+use crate::message::receipts::{self, Columns, Key, ONLY_LOCKED, RECEIPTS};
+use crate::sql;
+
+/// One outcome for each receipt, in their order.
+pub(crate) async fn extend(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    receipts: &[Receipt],
+    ttl: Duration,
+) -> Result<Vec<ExtendOutcome>, sqlx::Error> {
+    let table = sql::table(queue);
+    // A row locked by another may be on its way out, or be its handler's own: busy, not lost.
+    let statement = format!(
+        "WITH wanted AS (SELECT w.id, w.fence, w.rel, w.at FROM {RECEIPTS}),
+         locked AS ({}),
+         renewed AS (
+           UPDATE {table} q SET vt = clock_timestamp() + $5 * interval '1 us'
+           FROM locked l WHERE {ONLY_LOCKED}
+           RETURNING l.msg_id, l.fence, l.rel, l.at)
+         SELECT w.id, w.fence, w.rel, w.at,
+                EXISTS (SELECT FROM renewed r
+                        WHERE (r.msg_id, r.fence, r.rel, r.at) = (w.id, w.fence, w.rel, w.at)
+                       ) AS is_renewed,
+                coalesce((SELECT true FROM {table} q WHERE q.msg_id = w.id AND {}), false) AS stands
+         FROM wanted w",
+        receipts::locked(&table, "", "wanted w", " SKIP LOCKED"),
+        receipts::carries("q", "w.fence", "w.rel", "w.at")
+    );
+    let Columns {
+        ids,
+        fences,
+        rels,
+        times,
+    } = receipts.iter().filter_map(receipts::key).collect();
+    let rows =
+        sqlx::query_as::<_, (i64, i64, i64, DateTime<Utc>, bool, bool)>(AssertSqlSafe(statement))
+            .bind(ids)
+            .bind(fences)
+            .bind(rels)
+            .bind(times)
+            .bind(micros(ttl).max(1000))
+            .fetch_all(connection)
+            .await?;
+
+    let outcomes: HashMap<Key, ExtendOutcome> = rows
+        .into_iter()
+        .map(|(id, fence, rel, at, renewed, stands)| {
+            let outcome = match (renewed, stands) {
+                (true, _) => ExtendOutcome::Extended,
+                (false, true) => ExtendOutcome::Busy,
+                (false, false) => ExtendOutcome::LeaseLost,
+            };
+            ((id, fence, rel, at), outcome)
+        })
+        .collect();
+    let outcome = |receipt: &Receipt| {
+        let found = receipts::key(receipt).and_then(|key| outcomes.get(&key).copied());
+        found.unwrap_or(ExtendOutcome::LeaseLost)
+    };
+    Ok(receipts.iter().map(outcome).collect())
+}

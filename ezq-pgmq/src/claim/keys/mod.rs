@@ -1,0 +1,5 @@
+//! Claiming from a queue with ordering keys.
+
+mod statement;
+pub(crate) mod unindexed;
+pub(crate) mod walk;

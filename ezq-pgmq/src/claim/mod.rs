@@ -1,0 +1,9 @@
+//! Claiming: leasing what is due, renewing leases, and leasing one message by its id.
+
+pub(crate) mod by_id;
+pub(crate) mod cursor;
+pub(crate) mod extend;
+pub(crate) mod keys;
+mod request;
+
+pub(crate) use request::{Batch, Claim, Claimed, delivery, headers, in_calendar, micros, read};

@@ -1,0 +1,439 @@
+//! Handing out: one statement that leases what is due, and one that tells when something will be.
+//!
+//! The claim reads the index on `vt` from its low end, or from where another ended, skips what others
+//! have locked, and counts the delivery. Rows come back in any order and are sorted here. A row is
+//! judged on its own: headers that are odd are the message's affair and fail no batch.
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Datelike as _, Utc};
+use ezq_core::engine::{LeaseRequest, Position};
+use ezq_core::headers::Headers;
+use ezq_core::{Delivery, QueueName, Receipt};
+use serde_json::Value;
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Postgres, Row};
+
+use crate::connection::plans::Plans;
+use crate::message::encoding;
+use crate::message::receipts::{self, fence};
+use crate::retention::removal::Removal;
+use crate::schema::queues::Shape;
+use crate::sql::{self, keys};
+
+/// A lease request in the database's units.
+pub(crate) struct Claim {
+    pub(crate) table: String,
+    pub(crate) shape: Shape,
+    pub(crate) max: i64,
+    pub(crate) keys: i64,
+    pub(crate) ttl_us: i64,
+    pub(crate) grace_us: i64,
+    /// It reads what it claims.
+    pub(crate) reads: bool,
+    before: Option<(DateTime<Utc>, i64)>,
+    after: Option<(Option<DateTime<Utc>>, i64)>,
+}
+
+impl Claim {
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// After which place it looks: a time, of which there may be none before all others, and an id.
+    pub(crate) fn after(&self) -> Option<(Option<DateTime<Utc>>, i64)> {
+        self.after
+    }
+
+    pub(crate) fn new(request: &LeaseRequest, shape: Shape, grace: Option<Duration>) -> Self {
+        // Whole milliseconds, rounded up, never none.
+        let millis = request.ttl.as_nanos().div_ceil(1_000_000).max(1);
+        let ttl = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
+        let grace = grace.unwrap_or_else(|| (ttl / 2).max(Duration::from_secs(2)));
+        // A text id stands in no queue of ours; nothing is before it at the same instant.
+        let id = |position: &Position| position.message_id.as_number().unwrap_or(i64::MIN);
+        let before = request
+            .before
+            .as_ref()
+            .map(|position| (position.due, id(position)));
+        let after = request.after.as_ref().map(|position| {
+            // No message's place tells an earlier time than the year 1.
+            let due = Some(position.due).filter(|due| due.year() >= 1);
+            (due, id(position))
+        });
+        Self {
+            table: sql::table(&request.queue),
+            shape,
+            max: i64::try_from(request.max.max(1)).unwrap_or(i64::MAX),
+            keys: i64::try_from(request.keys.max(1)).unwrap_or(i64::MAX),
+            ttl_us: micros(ttl),
+            grace_us: micros(grace),
+            reads: true,
+            before,
+            after,
+        }
+    }
+
+    /// Claims what is due at a time or later from a queue without keys, or whose keys have no index.
+    /// When nothing is found from a time on, nothing is said of what will be due.
+    pub(crate) async fn run(
+        &self,
+        connection: &mut PgConnection,
+        from: Option<DateTime<Utc>>,
+    ) -> Result<Batch, sqlx::Error> {
+        let query = sqlx::query(AssertSqlSafe(self.statement()))
+            .bind(self.grace_us)
+            .bind(self.max)
+            .bind(self.ttl_us)
+            .bind(from);
+        let rows = self.bind_bounds(query).fetch_all(&mut *connection).await?;
+        let mut batch = Batch::default();
+        for row in &rows {
+            batch.push(row)?;
+        }
+        batch.sort();
+        if batch.claimed.is_empty() && from.is_none() {
+            batch.next_due = self
+                .next_due(connection, self.next_due_statement(), None)
+                .await?;
+        }
+        Ok(batch)
+    }
+
+    /// Binds the places between which it looks, as far as there are any.
+    fn bind_bounds<'q>(&self, query: Query<'q>) -> Query<'q> {
+        let query = match self.after {
+            Some((due, id)) => query.bind(due).bind(id),
+            None => query,
+        };
+        self.bind_before(query)
+    }
+
+    /// Binds the place before which it looks, if there is one.
+    pub(crate) fn bind_before<'q>(&self, query: Query<'q>) -> Query<'q> {
+        match self.before {
+            Some((due, id)) => query.bind(due).bind(id),
+            None => query,
+        }
+    }
+
+    /// Takes messages out of the queue, in the caller's transaction. No delivery is counted.
+    pub(crate) async fn take(
+        &self,
+        connection: &mut PgConnection,
+        queue: &QueueName,
+        removal: Removal,
+        plans: &Plans,
+    ) -> Result<Vec<Delivery>, sqlx::Error> {
+        let begun = Instant::now();
+        let statement = AssertSqlSafe(self.take_statement(queue, removal, plans.number()));
+        let rows = sqlx::query(statement).fetch_all(connection).await?;
+        plans.took(begun.elapsed(), rows.len());
+        let mut deliveries: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
+        deliveries.sort_by_key(Delivery::position);
+        Ok(deliveries)
+    }
+
+    /// How long until something can be claimed. What is locked does not count: its holder decides.
+    pub(crate) async fn next_due(
+        &self,
+        connection: &mut PgConnection,
+        statement: String,
+        asked_at: Option<DateTime<Utc>>,
+    ) -> Result<Option<Duration>, sqlx::Error> {
+        let mut query = sqlx::query(AssertSqlSafe(statement)).bind(self.grace_us);
+        if let Some(asked_at) = asked_at {
+            query = query.bind(asked_at);
+        }
+        let row = self.bind_bounds(query).fetch_one(connection).await?;
+        let wait_us: Option<i64> = row.try_get(0)?;
+        Ok(wait_us.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
+    }
+
+    /// Whether anything is due before the position, whoever may have it.
+    pub(crate) async fn is_held_up(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<bool, sqlx::Error> {
+        let (table, before) = (&self.table, self.before_condition("c", 1));
+        let statement = format!(
+            "SELECT EXISTS (SELECT FROM {table} c WHERE c.vt <= pg_catalog.statement_timestamp(){before})"
+        );
+        let query = self.bind_before(sqlx::query(AssertSqlSafe(statement)));
+        query.fetch_one(connection).await?.try_get(0)
+    }
+
+    pub(crate) fn statement(&self) -> String {
+        let free = keys::is_free(&self.table);
+        let condition = format!("{free} AND c.vt >= coalesce($4, '-infinity')");
+        let picked = self.pick(&condition, "$2", 5);
+        format!("WITH picked AS ({picked}) {}", self.update())
+    }
+
+    /// Locks what is due and meets a condition, the oldest first.
+    pub(crate) fn pick(&self, condition: &str, limit: &str, first: u8) -> String {
+        let (rested, bounds) = (self.rested("c"), self.bounds_condition("c", first));
+        let table = &self.table;
+        let due = format!(
+            "FROM {table} c
+             WHERE c.vt <= pg_catalog.statement_timestamp() AND {condition} AND {rested}{bounds}"
+        );
+        if self.after.is_none() {
+            return format!(
+                "SELECT c.msg_id, c.vt {due} ORDER BY c.vt LIMIT {limit} FOR UPDATE SKIP LOCKED"
+            );
+        }
+        // Where places count, many that are due at one time are told apart by their ids. Only those
+        // are sorted that are due no later than the last that is asked for.
+        format!(
+            "SELECT c.msg_id, c.vt {due}
+               AND c.vt <= coalesce((SELECT c.vt {due} ORDER BY c.vt LIMIT 1 OFFSET {limit} - 1), 'infinity')
+             ORDER BY c.vt, c.msg_id LIMIT {limit} FOR UPDATE SKIP LOCKED"
+        )
+    }
+
+    /// Leases the rows `picked`, and returns all of them that a delivery is made of.
+    pub(crate) fn update(&self) -> String {
+        let Self { table, .. } = self;
+        let (fence, key) = (fence("q"), keys::hash("q"));
+        // One visit of the index for all, and the times before the update by their place among the
+        // ids: a join would look up each row by itself.
+        let was_due = "(ARRAY(SELECT vt FROM picked ORDER BY msg_id))\
+                       [pg_catalog.width_bucket(q.msg_id, ARRAY(SELECT msg_id FROM picked ORDER BY msg_id))]";
+        let (due, enqueued_at) = (sql::bounded(was_due), sql::bounded("q.enqueued_at"));
+        let last_read = if self.shape.last_read {
+            ", last_read_at = pg_catalog.clock_timestamp()"
+        } else {
+            ""
+        };
+        // What cannot be read may have been read as often as can be counted.
+        let (read_ct, body, headers) = match self.reads {
+            true => ("q.read_ct + 1", "q.message::text", "q.headers::text"),
+            false => (
+                "least(q.read_ct, 2147483646) + 1",
+                "NULL::text",
+                "NULL::text",
+            ),
+        };
+        format!(
+            "UPDATE {table} q
+             SET read_ct = {read_ct}, vt = pg_catalog.clock_timestamp() + $3 * interval '1 us'{last_read}
+             WHERE q.msg_id = ANY (ARRAY(SELECT msg_id FROM picked))
+             RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, {due} AS due,
+                       {enqueued_at} AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
+                       {body} AS body, {headers} AS headers, {key} AS key"
+        )
+    }
+
+    /// Without parameters, so that a connection plans it once and not each time, which takes a tenth
+    /// of a batch's time; and anew after a while, since the table may have grown.
+    fn take_statement(&self, queue: &QueueName, removal: Removal, plan: u32) -> String {
+        static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let period = BEGUN.elapsed().as_secs() / PLANNED;
+        let fence = fence("q");
+        let (due, enqueued_at) = (sql::bounded("q.vt"), sql::bounded("q.enqueued_at"));
+        let grace = self.grace_us.to_string();
+        let picked = self
+            .pick("true", &self.max.to_string(), 1)
+            .replace("$1", &grace);
+        let condition = format!("q.msg_id = ANY (ARRAY(SELECT p.msg_id FROM ({picked}) p))");
+        let answer = format!(
+            "q.msg_id, q.read_ct, {fence} AS fence, {{rel}} AS rel, {due} AS due,
+             {enqueued_at} AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
+             q.message::text AS body, q.headers::text AS headers"
+        );
+        format!(
+            "/* {period}, plan {plan} */ {}",
+            removal.take(queue, &condition, &answer)
+        )
+    }
+
+    fn next_due_statement(&self) -> String {
+        let free = keys::is_free(&self.table);
+        let later = format!(
+            "SELECT c.vt FROM {} c WHERE c.vt > pg_catalog.statement_timestamp(){}
+             ORDER BY c.vt LIMIT 1",
+            self.table,
+            self.bounds_condition("c", 2)
+        );
+        self.waiting_time(&free, &later, 2)
+    }
+
+    /// How long until the earliest of three times: now, if something that meets a condition fell due
+    /// since the claim; a later time; and when the grace ends, if something waits for that.
+    pub(crate) fn waiting_time(&self, condition: &str, later: &str, first: u8) -> String {
+        let (rested, waits) = (self.rested("c"), self.waits_for_holder("c"));
+        let before = self.bounds_condition("c", first);
+        let table = &self.table;
+        // What fell due since the claim is found by trying to lock it.
+        format!(
+            "WITH missed AS (
+               SELECT pg_catalog.statement_timestamp() AS at FROM {table} c
+               WHERE c.vt <= pg_catalog.statement_timestamp() AND {condition} AND {rested}{before}
+               ORDER BY c.vt LIMIT 1 FOR UPDATE SKIP LOCKED)
+             SELECT CASE WHEN next.at IS NOT NULL THEN pg_catalog.ceil(1000000 * extract(epoch FROM
+               least(greatest(next.at, pg_catalog.statement_timestamp()), pg_catalog.statement_timestamp() + interval '1 year')
+               - pg_catalog.statement_timestamp()))::bigint END
+             FROM (SELECT least(
+               (SELECT at FROM missed),
+               ({later}),
+               CASE WHEN {GRACE_END} > pg_catalog.statement_timestamp() AND EXISTS (
+                 SELECT FROM {table} c WHERE c.vt <= pg_catalog.statement_timestamp() AND {waits}{before})
+               THEN {GRACE_END} END
+             ) AS at) next"
+        )
+    }
+
+    /// After a start of the server, what was leased before it is left to its holder for a while.
+    pub(crate) fn rested(&self, row: &str) -> String {
+        let waits = self.waits_for_holder(row);
+        format!("(NOT ({waits}) OR {GRACE_END} <= pg_catalog.statement_timestamp())")
+    }
+
+    fn waits_for_holder(&self, row: &str) -> String {
+        let read = format!("{row}.read_ct > 0");
+        if self.shape.last_read {
+            format!(
+                "{read} AND coalesce({row}.last_read_at < pg_catalog.pg_postmaster_start_time(), true)"
+            )
+        } else {
+            read
+        }
+    }
+
+    /// A row stands between the places of [`bind_bounds`](Self::bind_bounds).
+    fn bounds_condition(&self, row: &str, first: u8) -> String {
+        if self.after.is_none() {
+            return self.before_condition(row, first);
+        }
+        let before = self.before_condition(row, first + 2);
+        // The first half is what the index is read from.
+        let due = format!("coalesce(${first}::timestamptz, '-infinity')");
+        format!(
+            " AND {row}.vt >= {due} AND ({row}.vt, {row}.msg_id) > ({due}, ${}){before}",
+            first + 1
+        )
+    }
+
+    pub(crate) fn before_condition(&self, row: &str, first: u8) -> String {
+        match self.before {
+            Some(_) => format!(" AND ({row}.vt, {row}.msg_id) < (${first}, ${})", first + 1),
+            None => String::new(),
+        }
+    }
+}
+
+/// What a claim handed out.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) claimed: Vec<Claimed>,
+    pub(crate) next_due: Option<Duration>,
+}
+
+/// A delivery, and the hash of its ordering key.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) delivery: Delivery,
+    pub(crate) key: Option<i64>,
+}
+
+impl Batch {
+    pub(crate) fn push(&mut self, row: &PgRow) -> Result<(), sqlx::Error> {
+        self.claimed.push(Claimed {
+            delivery: delivery(row)?,
+            key: row.try_get("key")?,
+        });
+        Ok(())
+    }
+
+    /// When the last of them was due, if there are as many as were asked for.
+    pub(crate) fn last_of(&self, max: usize) -> Option<DateTime<Utc>> {
+        let last = self.claimed.last().filter(|_| self.claimed.len() >= max)?;
+        Some(last.delivery.due)
+    }
+
+    pub(crate) fn sort(&mut self) {
+        self.claimed
+            .sort_by_key(|claimed| claimed.delivery.position());
+    }
+}
+
+pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
+
+/// For how many seconds a plan of [`Claim::take`] counts.
+const PLANNED: u64 = 10;
+/// Until when what was leased before the server's start is left to its holder. A start later than now
+/// is no start: the clock was ahead then, and was put right since.
+const GRACE_END: &str = "(CASE WHEN pg_catalog.pg_postmaster_start_time() <= pg_catalog.statement_timestamp() \
+      THEN pg_catalog.pg_postmaster_start_time() + $1::float8 * interval '1 us' \
+      ELSE '-infinity' END)";
+
+/// A delivery from what [`Claim::update`] returns.
+pub(crate) fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
+    let read_ct: i32 = row.try_get("read_ct")?;
+    let due: DateTime<Utc> = row.try_get("due")?;
+    let stored_at = row.try_get("enqueued_at")?;
+    let id = receipts::dated(row.try_get("msg_id")?, stored_at);
+    let headers = headers(row.try_get("headers")?);
+    let enqueued_at = receipts::first_stored(&headers).unwrap_or(stored_at);
+    let token = [
+        row.try_get("fence")?,
+        row.try_get("rel")?,
+        due.timestamp_micros(),
+    ];
+    Ok(Delivery {
+        receipt: Receipt::new(id, token),
+        // Another client may store no message at all.
+        body: row
+            .try_get::<Option<String>, _>("body")?
+            .unwrap_or_else(|| "null".to_owned()),
+        deliveries: u32::try_from(read_ct).unwrap_or(0),
+        enqueued_at,
+        headers,
+        due,
+        leased_at: row.try_get("leased_at")?,
+    })
+}
+
+/// Body and headers of a message.
+pub(crate) async fn read(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    id: Option<i64>,
+) -> Result<Option<(String, Headers)>, sqlx::Error> {
+    let statement = format!(
+        "SELECT message::text, headers::text FROM {} WHERE msg_id = $1",
+        sql::table(queue)
+    );
+    let query = sqlx::query_as::<_, (Option<String>, Option<String>)>(AssertSqlSafe(statement));
+    let found = query.bind(id).fetch_optional(connection).await?;
+    let or_null = |body: Option<String>| body.unwrap_or_else(|| "null".to_owned());
+    Ok(found.map(|(body, text)| (or_null(body), headers(text))))
+}
+
+/// Headers as Postgres wrote them. A number that no Rust type holds makes them text under the key
+/// of originals, not a failure.
+pub(crate) fn headers(text: Option<String>) -> Headers {
+    let Some(text) = text else {
+        return Headers::new();
+    };
+    // A name that was written with escapes; seldom, so that it is not looked for in all that is read.
+    let has_escapes = text.contains(r"\\u{");
+    let mut value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    if has_escapes {
+        encoding::restore(&mut value);
+    }
+    Headers::from_value(value)
+}
+
+/// Microseconds, as many as an interval can be multiplied by without leaving Postgres' calendar.
+pub(crate) fn micros(duration: Duration) -> i64 {
+    const LONGEST: i64 = 1000 * 366 * 24 * 3600 * 1_000_000;
+    i64::try_from(duration.as_nanos().div_ceil(1000)).map_or(LONGEST, |us| us.min(LONGEST))
+}
+
+/// A time that Postgres' calendar has: chrono's begins earlier. Every time that is past means now.
+pub(crate) fn in_calendar(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.max(DateTime::UNIX_EPOCH)
+}

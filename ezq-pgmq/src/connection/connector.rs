@@ -1,0 +1,231 @@
+//! Opening the engine's own connections, and what holds for their sessions.
+//!
+//! Every statement of a session ends on the server: it waits for a lock for a second at most, and
+//! takes less time than its client waits for it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ezq_core::Result;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _, PgPool, Row as _};
+use tokio::time::timeout;
+
+use crate::config::{OptionsFrom, PgmqConfig, Place};
+use crate::connection::runtime::Runtime;
+use crate::error;
+use crate::message::encoding::Encoding;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A worker whose connection died in silence hears of no event for as long as it waits for this.
+const PATIENCE_BY_INDEX: Duration = Duration::from_secs(10);
+/// How long a statement waits for a lock. What is locked for longer is tried again later.
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection of the pool that was idle this long is asked whether it still stands.
+const IDLE: Duration = Duration::from_millis(500);
+/// How long a farewell may take.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// Statements rely on each row being judged as it is now; a server's default may say otherwise.
+pub(crate) const ISOLATION: &str = "SET default_transaction_isolation = 'read committed'";
+/// Whoever may create in a schema of the search path could otherwise define a function or operator
+/// that fits better than the server's own, and have it run with the rights of this role. What a role
+/// sets about strings would break PGMQ's functions.
+pub(crate) const PINNED: &str =
+    "SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on";
+/// A peer that vanished is noticed within a minute. A pooler or platform may refuse these.
+const LIVENESS: [&str; 4] = [
+    "SET tcp_keepalives_idle = 20",
+    "SET tcp_keepalives_interval = 10",
+    "SET tcp_keepalives_count = 3",
+    "SET client_connection_check_interval = 10000",
+];
+/// These connections reach queue tables by key or in `vt` order only, and a plan made while a table
+/// was small is kept while it grows. There is one way to run them, whatever the parameters: planning
+/// a claim anew takes a fifth of its time. What it may cost at most says nothing of what it costs, so
+/// compiling it would take longer than running it.
+const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; \
+                        SET enable_hashjoin = off; SET enable_mergejoin = off; \
+                        SET plan_cache_mode = force_generic_plan; SET jit = off";
+
+/// How a link's statements are planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Planning {
+    /// By index only: claiming, settling, renewing.
+    ByIndex,
+    /// As the server finds best.
+    Free,
+    /// The same, with the rights of the login itself.
+    Urgent,
+}
+
+/// A connection, the number of the server's process behind it, and the encoding of its database.
+pub(crate) struct Session {
+    pub(crate) connection: PgConnection,
+    pub(crate) pid: i32,
+    pub(crate) encoding: Encoding,
+}
+
+impl Session {
+    pub(crate) async fn close(self) {
+        let _ = timeout(CLOSING, self.connection.close()).await;
+    }
+}
+
+/// What is rare is planned for its parameters and for the tables as they are.
+const FOR_EACH_CALL: &str = "SET plan_cache_mode = force_custom_plan";
+/// A queue of which a policy hides rows would look empty: that is an error instead.
+const ALL_ROWS: &str = "SET row_security = off";
+
+/// Opens connections.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    /// Where the options come from, if they may change: a password may be another one by now.
+    source: Option<OptionsFrom>,
+    options: PgConnectOptions,
+    place: Place,
+    connect_timeout: Duration,
+    statement_timeout: Option<Duration>,
+    pub(crate) runtime: Runtime,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("place", &self.place.to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    pub(crate) fn new(config: &PgmqConfig) -> Self {
+        let mut source = config.options_from.clone();
+        if let (None, Some(pool)) = (&source, &config.pool) {
+            let pool = pool.clone();
+            source = Some(Arc::new(move || {
+                PgConnectOptions::clone(&pool.connect_options())
+            }));
+        }
+        let mut options = config.options.clone();
+        if options.get_application_name().is_none() {
+            options = options.application_name("ezq");
+        }
+        Self {
+            source,
+            place: Place::of(&options),
+            options,
+            connect_timeout: config.connect_timeout,
+            statement_timeout: config.statement_timeout,
+            runtime: Runtime::default(),
+        }
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The options as they are now.
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        let Some(source) = &self.source else {
+            return self.options.clone();
+        };
+        let name = self.options.get_application_name().unwrap_or("ezq");
+        source().application_name(name)
+    }
+
+    /// How long a call may take whose statements are planned so.
+    pub(crate) fn patience(&self, planning: Planning) -> Duration {
+        self.statement_timeout.unwrap_or(match planning {
+            Planning::ByIndex => PATIENCE_BY_INDEX,
+            Planning::Free | Planning::Urgent => PATIENCE,
+        })
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    /// A connection for one call, planned as the server finds best.
+    pub(crate) async fn connect(&self) -> Result<PgConnection> {
+        Ok(self.open(Planning::Free).await?.connection)
+    }
+
+    pub(crate) async fn open(&self, planning: Planning) -> Result<Session> {
+        let open = async {
+            let mut connection = self.options().connect().await?;
+            let row = sqlx::raw_sql(AssertSqlSafe(self.settings(planning)));
+            let row = row.fetch_one(&mut connection).await?;
+            let (pid, encoding) = (row.try_get(0)?, Encoding::of(row.try_get(1)?));
+            keep_alive(&mut connection).await?;
+            Ok(Session {
+                connection,
+                pid,
+                encoding,
+            })
+        };
+        match timeout(self.connect_timeout, open).await {
+            Ok(result) => result.map_err(|failure| error::of(failure, &self.place)),
+            Err(_) => Err(error::timed_out(&self.place, self.connect_timeout)),
+        }
+    }
+
+    /// What holds for a session; it answers with the number of its process and the encoding.
+    fn settings(&self, planning: Planning) -> String {
+        let patience = self.patience(planning);
+        // Of less than a millisecond the server would make "without a limit".
+        let millis = |time: Duration| time.as_millis().clamp(1, i32::MAX as u128);
+        let lock = millis(LOCK_TIMEOUT.min(patience / 2));
+        // The client waits for longer: for the way there and back.
+        let statement = millis(patience.mul_f64(0.8));
+        let planned = match planning {
+            Planning::ByIndex => BY_INDEX,
+            Planning::Free => FOR_EACH_CALL,
+            // Other sessions of a login are shown to it and stopped by it, not by the role to which
+            // it may be set.
+            Planning::Urgent => "SET ROLE NONE",
+        };
+        format!(
+            "{PINNED}; {ISOLATION}; {ALL_ROWS}; SET lock_timeout = {lock}; \
+             SET statement_timeout = {statement}; {planned}; \
+             SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_encoding')"
+        )
+    }
+}
+
+/// Lets the server notice when the peer of a connection has vanished, as far as it takes the
+/// settings: what its transaction holds is free then.
+pub(crate) async fn keep_alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    for setting in LIVENESS {
+        if let Err(refused) = sqlx::raw_sql(setting).execute(&mut *connection).await
+            && !error::keeps_connection(&refused)
+        {
+            return Err(refused);
+        }
+    }
+    Ok(())
+}
+
+/// The pool that publishing and transactions use where the application gives none.
+pub(crate) fn own_pool(config: &PgmqConfig, connector: &Connector) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(config.pool_size())
+        .acquire_timeout(config.connect_timeout)
+        // A ping before every use would double the round trips of a publish.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > IDLE {
+                    sqlx::Connection::ping(connection).await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                connection.execute(ISOLATION).await?;
+                keep_alive(connection).await
+            })
+        })
+        .connect_lazy_with(connector.options())
+}

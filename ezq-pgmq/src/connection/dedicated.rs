@@ -1,0 +1,347 @@
+//! The engine's own connections: a set for each purpose, opened when first used and opened again
+//! when they broke.
+//!
+//! Claiming, settling and renewing have a set each, so that none waits for the other or for the
+//! application's pool. A set is one connection, which calls take in turn. While a call has it for
+//! long, as a statement that waits for another session's lock does, the next call opens a second
+//! one, up to [`MOST`]; those that are idle are closed again. So a locked table stops its own queue
+//! alone, and an application with fifty queues still has one connection for each purpose: one for
+//! each queue would be a hundred and fifty.
+//!
+//! Every statement ends on the server: by the limits of its [session](crate::connection::connector), and what is
+//! given up all the same is cancelled. A connection that
+//! is not [returned](Checkout::end), because the call failed or its future was dropped, is closed:
+//! what it was doing is unknown.
+
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use ezq_core::{Error, ErrorKind, Result};
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
+use tokio::sync::{AcquireError, Mutex, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::config::Place;
+use crate::connection::connector::{Connector, LOCK_TIMEOUT, Planning, Session};
+use crate::connection::runtime;
+use crate::error;
+
+/// How many connections there are for one purpose at most.
+const MOST: usize = 5;
+/// A call that has its connection for so long waits for something: others take another one.
+const STALLED: Duration = Duration::from_millis(100);
+/// A connection beside the first that was idle for so long is closed.
+const KEPT: Duration = Duration::from_secs(10);
+/// What was idle for so long may have been cut by the server or by something between.
+const RESTED: Duration = Duration::from_millis(500);
+/// How long the server may take to say who holds a lock, or to stop a statement.
+const ASKING: Duration = Duration::from_secs(1);
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// When a connection may be tried for again after a failure.
+#[derive(Default)]
+struct Backoff {
+    next_attempt: Option<Instant>,
+    pause: Duration,
+}
+
+pub(crate) struct Link {
+    connector: Connector,
+    planning: Planning,
+    /// Where it is asked who holds a lock, and where statements are stopped.
+    urgent: Option<Arc<Link>>,
+    /// The turn to use the one connection that there is as a rule.
+    first: Semaphore,
+    /// The turns to use another one.
+    spare: Semaphore,
+    /// Open connections that nobody uses, and since when; the newest last.
+    idle: std::sync::Mutex<Vec<(Session, Instant)>>,
+    /// One is opened at a time.
+    opening: Mutex<Backoff>,
+}
+
+/// The right to use one connection.
+struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
+    is_spare: bool,
+}
+
+impl Link {
+    /// Statements that wait for a lock are looked after by `urgent`, a link whose own never do.
+    pub(crate) fn new(connector: Connector, planning: Planning, urgent: Option<Arc<Self>>) -> Self {
+        Self {
+            connector,
+            planning,
+            urgent,
+            first: Semaphore::new(1),
+            spare: Semaphore::new(MOST - 1),
+            idle: std::sync::Mutex::default(),
+            opening: Mutex::default(),
+        }
+    }
+
+    /// The same with a connection made already.
+    pub(crate) fn with(self, session: Session) -> Self {
+        self.keep(session);
+        self
+    }
+
+    /// What opens its connections.
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// Waits until a connection may be used, and opens one if need be. After a failure the next
+    /// attempts wait, up to a second.
+    pub(crate) async fn checkout(&self) -> Result<Checkout<'_>> {
+        if self.connector.runtime.has_ended() {
+            return Err(runtime::ended());
+        }
+        let mut turn = self.turn().await.map_err(closed)?;
+        let (session, is_rested) = loop {
+            if let Some((session, since)) = self.take_idle() {
+                let is_rested = since.elapsed() > RESTED;
+                match self.planning {
+                    // Not worth a round trip: the call is repeated if it was cut.
+                    Planning::ByIndex => break (session, is_rested),
+                    _ if !is_rested => break (session, false),
+                    _ => match self.still_stands(session).await {
+                        Some(session) => break (session, false),
+                        None => continue,
+                    },
+                }
+            }
+            match Box::pin(self.open()).await {
+                Ok(session) => break (session, false),
+                // The server has no room for another: it waits for the one there is.
+                Err(_) if turn.is_spare => {
+                    turn = Turn::first(self.first.acquire().await).map_err(closed)?;
+                }
+                Err(failure) => return Err(failure),
+            }
+        };
+        Ok(Checkout {
+            link: self,
+            _turn: turn,
+            session,
+            is_rested,
+        })
+    }
+
+    async fn turn(&self) -> Result<Turn<'_>, AcquireError> {
+        if let Ok(permit) = self.first.try_acquire() {
+            return Turn::first(Ok(permit));
+        }
+        let mut first = pin!(self.first.acquire());
+        tokio::select! {
+            // In its turn, as long as calls are short.
+            biased;
+            permit = &mut first => return Turn::first(permit),
+            () = sleep(STALLED) => {}
+        }
+        tokio::select! {
+            biased;
+            permit = first => Turn::first(permit),
+            permit = self.spare.acquire() => Ok(Turn { _permit: permit?, is_spare: true }),
+        }
+    }
+
+    fn take_idle(&self) -> Option<(Session, Instant)> {
+        self.idle().pop()
+    }
+
+    async fn still_stands(&self, mut session: Session) -> Option<Session> {
+        let asked = limit(self.connector.connect_timeout(), session.connection.ping()).await;
+        asked.is_ok().then_some(session)
+    }
+
+    async fn open(&self) -> Result<Session> {
+        let mut backoff = self.opening.lock().await;
+        if let Some(next) = backoff.next_attempt {
+            tokio::time::sleep_until(next).await;
+        }
+        backoff.pause = (backoff.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        // Jitter, so that a fleet does not come back in step.
+        let pause = backoff.pause.mul_f64(rand::random_range(0.5..1.0));
+        backoff.next_attempt = Some(Instant::now() + pause);
+        let session = self.connector.open(self.planning).await?;
+        *backoff = Backoff::default();
+        Ok(session)
+    }
+
+    /// Keeps a connection for the next call, and closes those that were of no use for long.
+    fn keep(&self, session: Session) {
+        let mut idle = self.idle();
+        idle.push((session, Instant::now()));
+        if idle.len() > 1 {
+            for (session, _) in idle.extract_if(.., |(_, since)| since.elapsed() > KEPT) {
+                tokio::spawn(session.close());
+            }
+        }
+    }
+
+    /// Closes the connections politely, those in use once they are free.
+    pub(crate) async fn close(&self) {
+        let turn = self.first.acquire().await;
+        let idle = std::mem::take(&mut *self.idle());
+        for (session, _) in idle {
+            session.close().await;
+        }
+        drop(turn);
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Session, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a statement on the number of a process, soon or not at all.
+    async fn ask<T>(&self, statement: &'static str, pid: i32) -> Option<T>
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        let asked = async {
+            let mut link = self.checkout().await.ok()?;
+            let answer = sqlx::query_scalar(statement)
+                .bind(pid)
+                .fetch_one(link.connection())
+                .await;
+            link.end(answer).ok()
+        };
+        timeout(ASKING, asked).await.ok().flatten()
+    }
+}
+
+impl<'a> Turn<'a> {
+    fn first(permit: Result<SemaphorePermit<'a>, AcquireError>) -> Result<Self, AcquireError> {
+        Ok(Self {
+            _permit: permit?,
+            is_spare: false,
+        })
+    }
+}
+
+fn closed(_: AcquireError) -> Error {
+    Error::new(ErrorKind::Connection, "the engine is closed")
+}
+
+/// A connection, for one call alone.
+pub(crate) struct Checkout<'a> {
+    link: &'a Link,
+    _turn: Turn<'a>,
+    session: Session,
+    is_rested: bool,
+}
+
+impl Checkout<'_> {
+    pub(crate) fn place(&self) -> &Place {
+        self.link.connector.place()
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.session.connection
+    }
+
+    /// Whether the connection may have been cut since it was last used: if the call finds it so, it
+    /// can be made again at once.
+    pub(crate) fn is_rested(&self) -> bool {
+        self.is_rested
+    }
+
+    /// What waits for the call's statements.
+    pub(crate) fn watch(&self) -> Watch {
+        let Link {
+            connector,
+            planning,
+            urgent,
+            ..
+        } = self.link;
+        let patience = connector.patience(*planning);
+        Watch {
+            patience,
+            pid: self.session.pid,
+            urgent: urgent.clone(),
+        }
+    }
+
+    /// Gives the connection back if it can be used again. Of what was given up the statement that
+    /// still runs is stopped, unless its commit waits for a synchronous standby: cancelled, that would
+    /// be done without the standby.
+    pub(crate) fn end<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        let Self { link, session, .. } = self;
+        match &result {
+            Err(failure) if error::is_given_up(failure) => {
+                if let Some(urgent) = link.urgent.clone() {
+                    // The connection stays open until then, so that the number is of no other's.
+                    tokio::spawn(async move {
+                        let stop = "SELECT pg_catalog.pg_cancel_backend(s.pid)
+                                    FROM pg_catalog.pg_stat_activity s
+                                    WHERE s.pid = $1 AND s.wait_event IS DISTINCT FROM 'SyncRep'";
+                        urgent.ask::<bool>(stop, session.pid).await;
+                    });
+                }
+            }
+            // What cut this one has cut the others.
+            Err(failure) if error::is_lost(failure) => link.idle().clear(),
+            Err(failure) if !error::keeps_connection(failure) => {}
+            _ => link.keep(session),
+        }
+        result
+    }
+}
+
+/// Waits for the statements of one call.
+pub(crate) struct Watch {
+    patience: Duration,
+    pid: i32,
+    urgent: Option<Arc<Link>>,
+}
+
+impl Watch {
+    /// Waits as long as they may take. If they fail for a lock, the error says who holds it.
+    pub(crate) async fn limit<T>(
+        &self,
+        statements: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let watched = async {
+            let mut statements = pin!(statements);
+            let holders = tokio::select! {
+                biased;
+                result = &mut statements => return result,
+                // Asked while it waits: later nobody knows.
+                holders = self.holders() => holders,
+            };
+            statements
+                .await
+                .map_err(|failure| error::held_by(failure, &holders))
+        };
+        limit(self.patience, watched).await
+    }
+
+    async fn holders(&self) -> Vec<i32> {
+        sleep(LOCK_TIMEOUT.min(self.patience / 2) / 2).await;
+        let Some(urgent) = &self.urgent else {
+            return pending().await;
+        };
+        let who = "SELECT pg_catalog.pg_blocking_pids($1)";
+        // In a box, like all that is rare in a call: every call's future has room for what is not.
+        Box::pin(urgent.ask(who, self.pid))
+            .await
+            .unwrap_or_default()
+    }
+}
+
+/// Waits for statements, as long as they may take.
+pub(crate) async fn limit<T>(
+    limit: Duration,
+    statements: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    match timeout(limit, statements).await {
+        Ok(result) => result,
+        Err(_) => Err(error::given_up(limit)),
+    }
+}

@@ -1,0 +1,398 @@
+//! A connection of the application's pool, for one call or one transaction.
+//!
+//! A pool asks a connection that comes back whether it still stands, and waits for the answer without
+//! a limit: one that died in silence would occupy its place for as long as the kernel goes on trying,
+//! a quarter of an hour over the network. So it goes back within a limit. What is not
+//! [given back](Pooled::give_back), because a call failed or its future was dropped, is closed: what
+//! it was doing is unknown.
+//!
+//! Where the pool is ezq's own, a connection goes straight to who waits for one, and spares both the
+//! question: a fifth of the round trips of a short transaction. If that one waits for a transaction,
+//! one round trip commits and begins. Every so often the connection goes back all the same, so that
+//! whoever waits at the pool itself gets its turn.
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgTransactionManager};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr};
+use sqlx_core::transaction::TransactionManager;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::connection::connector::Connector;
+use crate::connection::runtime;
+use crate::error;
+
+/// How long the pool may ask a connection that comes back.
+const RETURNING: Duration = Duration::from_secs(5);
+/// How often a connection is handed on before it goes back.
+const HANDS: u8 = 32;
+
+/// The application's pool, and who waits for a connection of it.
+#[derive(Debug)]
+pub(crate) struct Lender {
+    pool: PgPool,
+    /// The hooks of a pool that is not ezq's are to see each connection come and go.
+    hands_on: bool,
+    /// What knows the options of ezq's own pool as they are now.
+    connector: Connector,
+    waiting: Mutex<VecDeque<Waiting>>,
+}
+
+/// Who waits for a connection.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// The statements that begin the transaction for which it is wanted.
+    begin: Option<String>,
+    sender: oneshot::Sender<Pooled>,
+}
+
+impl Lender {
+    pub(crate) fn new(pool: PgPool, is_own: bool, connector: Connector) -> Self {
+        Self {
+            pool,
+            hands_on: is_own,
+            connector,
+            waiting: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// A connection, as soon as the pool has one or another's use of one ends.
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Pooled, sqlx::Error> {
+        self.wait(None).await
+    }
+
+    /// The same, inside a transaction that the statements begin.
+    pub(crate) async fn begin(self: &Arc<Self>, statements: String) -> Result<Pooled, sqlx::Error> {
+        let mut pooled = self.wait(Some(&statements)).await?;
+        if pooled.depth() == 0 {
+            let statements = AssertSqlSafe(statements).into_sql_str();
+            PgTransactionManager::begin(&mut pooled, Some(statements)).await?;
+        }
+        Ok(pooled)
+    }
+
+    async fn wait(self: &Arc<Self>, begin: Option<&str>) -> Result<Pooled, sqlx::Error> {
+        if self.connector.runtime.has_ended() {
+            return Err(sqlx::Error::Configuration(Box::new(runtime::ended())));
+        }
+        // Waiting at the pool may be opening a connection, which is not to be dropped halfway.
+        if !self.hands_on || !self.is_exhausted() {
+            return self.take().await.map(|connection| self.lend(connection));
+        }
+        let (sender, mut receiver) = oneshot::channel();
+        {
+            let mut waiting = self.waiting();
+            // The pool had one for them.
+            while waiting
+                .front()
+                .is_some_and(|first| first.sender.is_closed())
+            {
+                waiting.pop_front();
+            }
+            waiting.push_back(Waiting {
+                begin: begin.map(str::to_owned),
+                sender,
+            });
+        }
+        tokio::select! {
+            biased;
+            acquired = self.take() => {
+                receiver.close();
+                if let Ok(handed) = receiver.try_recv() {
+                    handed.give_back();
+                }
+                acquired.map(|connection| self.lend(connection))
+            }
+            Ok(handed) = &mut receiver => Ok(handed),
+        }
+    }
+
+    /// A connection of the pool, which may have to be opened with another password than before.
+    async fn take(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        // In boxes: waiting at a pool may be opening a connection, which takes much room.
+        match Box::pin(self.pool.acquire()).await {
+            // An application's own pool has its options from the application.
+            Err(refused) if self.hands_on && error::is_login(&refused) => {
+                self.pool.set_connect_options(self.connector.options());
+                Box::pin(self.pool.acquire()).await
+            }
+            acquired => acquired,
+        }
+    }
+
+    fn lend(self: &Arc<Self>, connection: PoolConnection<Postgres>) -> Pooled {
+        Pooled {
+            connection,
+            lender: Arc::clone(self),
+            hands: 0,
+            given_back: false,
+        }
+    }
+
+    /// Whether every connection that there may be is in use.
+    fn is_exhausted(&self) -> bool {
+        self.pool.size() >= self.pool.options().get_max_connections() && self.pool.num_idle() == 0
+    }
+
+    /// The first who still waits, if the connection may be handed on.
+    fn next(&self, pooled: &Pooled) -> Option<Waiting> {
+        if pooled.hands >= HANDS || !self.is_exhausted() || self.pool.is_closed() {
+            return None;
+        }
+        let mut waiting = self.waiting();
+        std::iter::from_fn(|| waiting.pop_front()).find(|next| !next.sender.is_closed())
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Pooled {
+    connection: PoolConnection<Postgres>,
+    lender: Arc<Lender>,
+    hands: u8,
+    given_back: bool,
+}
+
+impl Pooled {
+    /// How many transactions and savepoints are open.
+    pub(crate) fn depth(&self) -> usize {
+        PgTransactionManager::get_transaction_depth(self)
+    }
+
+    /// Commits the transaction, and begins that of the next one who waits for a connection, to whom
+    /// it is to be [passed](Self::pass_to). A statement that proves something may go before: if it
+    /// fails, nothing is committed.
+    pub(crate) async fn commit(
+        &mut self,
+        proof: Option<&str>,
+    ) -> Result<Option<Waiting>, sqlx::Error> {
+        let next = self.lender.next(self);
+        let begin = next.as_ref().and_then(|next| next.begin.as_deref());
+        let committed = match (proof, begin) {
+            (None, None) => PgTransactionManager::commit(self).await,
+            (proof, begin) => {
+                // The depth stays as it is: one transaction ends, and one begins.
+                let (proof, begin) = (proof.unwrap_or_default(), begin.unwrap_or("BEGIN"));
+                let all = AssertSqlSafe(format!("{proof}; COMMIT; {begin}"));
+                sqlx::raw_sql(all).execute(&mut **self).await.map(|_| ())
+            }
+        };
+        if let Err(failure) = committed {
+            // Still the first of those who wait.
+            if let Some(next) = next {
+                self.lender.waiting().push_front(next);
+            }
+            return Err(failure);
+        }
+        Ok(next)
+    }
+
+    pub(crate) fn pass_to(mut self, next: Option<Waiting>) {
+        let Some(next) = next else {
+            return self.give_back();
+        };
+        if next.begin.is_none() {
+            // Of a transaction that nobody asked for.
+            PgTransactionManager::start_rollback(&mut self);
+        }
+        self.hands += 1;
+        if let Err(pooled) = next.sender.send(self) {
+            pooled.give_back();
+        }
+    }
+
+    /// Gives the connection to who waits for one, or back, in the background.
+    pub(crate) fn give_back(mut self) {
+        // Of a transaction that was begun for nobody, or for someone who is gone.
+        PgTransactionManager::start_rollback(&mut self);
+        let next = self.lender.next(&self);
+        if next.is_some() {
+            return self.pass_to(next);
+        }
+        self.given_back = true;
+        let returned = self.connection.return_to_pool();
+        // Dropped before it is through, it closes the connection and frees its place.
+        tokio::spawn(async move { timeout(RETURNING, returned).await });
+    }
+
+    /// Gives the connection back if it can be used again after what a call came to.
+    pub(crate) fn end<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        if result.as_ref().err().is_none_or(error::keeps_connection) {
+            self.give_back();
+        }
+        result
+    }
+}
+
+impl Deref for Pooled {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Pooled {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        if !self.given_back {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+#[cfg(feature = "embedded")]
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::PgPoolOptions;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::config::PgmqConfig;
+    use crate::embedded::EmbeddedPostgres;
+
+    async fn lender(connections: u32) -> Arc<Lender> {
+        let url = EmbeddedPostgres::shared().await.unwrap().url();
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .test_before_acquire(false);
+        let connector = Connector::new(&PgmqConfig::url(&url).unwrap());
+        Arc::new(Lender::new(
+            pool.connect(&url).await.unwrap(),
+            true,
+            connector,
+        ))
+    }
+
+    fn begin(name: &str) -> String {
+        format!("BEGIN; SET LOCAL application_name = '{name}'")
+    }
+
+    async fn name(connection: &mut PgConnection) -> String {
+        let asked = sqlx::query_scalar("SELECT current_setting('application_name')");
+        asked.fetch_one(connection).await.unwrap()
+    }
+
+    async fn is_in_transaction(connection: &mut PgConnection) -> bool {
+        sqlx::raw_sql("SAVEPOINT here")
+            .execute(connection)
+            .await
+            .is_ok()
+    }
+
+    /// One use of a connection, of one kind or another.
+    async fn use_one(lender: &Arc<Lender>, n: u32) {
+        if n.is_multiple_of(7) {
+            let mut pooled = lender.acquire().await.unwrap();
+            assert_eq!(pooled.depth(), 0);
+            assert!(!is_in_transaction(&mut pooled).await);
+            return pooled.give_back();
+        }
+        if n.is_multiple_of(11) {
+            let mut direct = lender.pool.acquire().await.unwrap();
+            return assert!(!is_in_transaction(&mut direct).await);
+        }
+        let own = format!("unit-{n}");
+        let mut pooled = lender.begin(begin(&own)).await.unwrap();
+        assert_eq!(name(&mut pooled).await, own);
+        if n.is_multiple_of(13) {
+            // As one that was begun for someone who is gone.
+            return pooled.give_back();
+        }
+        let next = pooled.commit(None).await.unwrap();
+        pooled.pass_to(next);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_has_a_connection_has_it_alone_and_in_its_own_transaction() {
+        let lender = lender(3).await;
+        let mut tasks = JoinSet::new();
+        for n in 1..=2000_u32 {
+            let lender = Arc::clone(&lender);
+            tasks.spawn(async move {
+                if n.is_multiple_of(5) {
+                    // Gives up at any point.
+                    let patience = Duration::from_micros(rand::random_range(0..20_000));
+                    let _ = timeout(patience, use_one(&lender, n)).await;
+                } else {
+                    use_one(&lender, n).await;
+                }
+            });
+        }
+        let all = async { while tasks.join_next().await.transpose().unwrap().is_some() {} };
+        timeout(Duration::from_secs(60), all)
+            .await
+            .expect("nobody is left waiting");
+        // What went back in the background is there again.
+        let mut free = Vec::new();
+        for _ in 0..3 {
+            free.push(
+                timeout(Duration::from_secs(10), lender.pool.acquire())
+                    .await
+                    .unwrap()
+                    .unwrap(),
+            );
+        }
+        for connection in &mut free {
+            assert!(!name(connection).await.starts_with("unit-"));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_keeps_its_turn_when_a_commit_fails() {
+        let lender = lender(1).await;
+        let mut fails = lender.begin(begin("fails")).await.unwrap();
+        let deferred = "CREATE TEMP TABLE once (n int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+                        INSERT INTO once VALUES (1), (1)";
+        sqlx::raw_sql(deferred).execute(&mut *fails).await.unwrap();
+        let mut tasks = JoinSet::new();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        for n in 0..5 {
+            let (held, order) = (Arc::clone(&lender), Arc::clone(&order));
+            tasks.spawn(async move {
+                let mut pooled = held.begin(begin("waits")).await.unwrap();
+                order.lock().unwrap().push(n);
+                let next = pooled.commit(None).await.unwrap();
+                pooled.pass_to(next);
+            });
+            while lender.waiting().len() <= n {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(fails.commit(None).await.is_err());
+        PgTransactionManager::rollback(&mut fails).await.unwrap();
+        fails.give_back();
+        while tasks.join_next().await.transpose().unwrap().is_some() {}
+        assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn who_waits_no_longer_is_forgotten() {
+        let lender = lender(1).await;
+        let held = lender.acquire().await.unwrap();
+        for _ in 0..100 {
+            let waits = timeout(Duration::from_micros(10), lender.begin(begin("waits")));
+            assert!(waits.await.is_err());
+        }
+        assert_eq!(lender.waiting().len(), 1);
+        held.give_back();
+        lender.begin(begin("waits")).await.unwrap().give_back();
+    }
+}

@@ -1,0 +1,79 @@
+//! Ending what runs on a connection of the pool and is waited for no longer.
+//!
+//! The pool may be the application's, whose sessions are not ezq's to set up, and a statement of its
+//! own to set a limit would be a round trip more for each event. So ezq's statements there carry a
+//! mark of this process, by which the server finds those that have run for longer than anyone waits,
+//! and stops them: what a call gave up is not done later.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use ezq_core::QueueName;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use tokio::time::timeout;
+
+use crate::claim::micros;
+use crate::connection::dedicated::Link;
+use crate::error;
+
+/// How long the server may take to stop a statement.
+const ASKING: Duration = Duration::from_secs(2);
+
+/// Stops the statements that begin so (`$1`) and are as old as this (`$2`), and tells what each
+/// waited for. One whose commit waits for a synchronous standby is left alone: cancelled, it would
+/// tell of success, and the standby has nothing of it.
+const STOP: &str = "
+    SELECT pg_catalog.pg_blocking_pids(s.pid), pg_catalog.pg_cancel_backend(s.pid)
+    FROM pg_catalog.pg_stat_activity s
+    WHERE pg_catalog.starts_with(s.query, $1) AND s.state = 'active'
+      AND s.wait_event IS DISTINCT FROM 'SyncRep'
+      AND s.query_start <= pg_catalog.clock_timestamp() - $2 * interval '1 us'";
+
+/// What may be stopped, and by whom.
+#[derive(Clone)]
+pub(crate) struct Stopper {
+    pub(crate) urgent: Arc<Link>,
+    pub(crate) patience: Duration,
+}
+
+/// How a statement begins that this process has on a queue; or on ezq's own functions, without one.
+pub(crate) fn mark(queue: Option<&QueueName>) -> String {
+    static PROCESS: LazyLock<u64> = LazyLock::new(rand::random);
+    let queue = queue.map_or("*", QueueName::as_str);
+    format!("/* ezq {:016x} {queue} */ ", *PROCESS)
+}
+
+impl Stopper {
+    /// Waits for a statement as long as it may take, and has it stopped after that, by its mark.
+    pub(crate) async fn limit<T>(
+        &self,
+        mark: &str,
+        statement: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let mut statement = std::pin::pin!(statement);
+        if let Ok(result) = timeout(self.patience, &mut statement).await {
+            return result;
+        }
+        let holders = timeout(ASKING, self.stop(mark))
+            .await
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        // It has just been done, or tells that it was stopped.
+        match timeout(ASKING, statement).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_)) | Err(_) => Err(error::given_up_for(self.patience, holders)),
+        }
+    }
+
+    async fn stop(&self, mark: &str) -> Option<Vec<i32>> {
+        let mut link = self.urgent.checkout().await.ok()?;
+        // Those that are a little younger were begun when this one was, too.
+        let age = self.patience.mul_f64(0.9);
+        let query = sqlx::query(STOP).bind(mark).bind(micros(age));
+        let stopped = query.fetch_all(link.connection()).await;
+        let holders = |row: &PgRow| row.try_get::<Vec<i32>, _>(0).unwrap_or_default();
+        Some(link.end(stopped).ok()?.iter().flat_map(holders).collect())
+    }
+}

@@ -1,0 +1,422 @@
+//! From the driver's errors to ezq's kinds, in one place.
+//!
+//! Invariant: no message and no source shows a password; places are named by role, host, port and
+//! database.
+
+pub(crate) mod missing;
+
+use std::fmt;
+use std::time::Duration;
+
+use ezq_core::{Error, ErrorKind, QueueName};
+use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use crate::config::Place;
+
+const LOCK_TIMEOUT: &str = "55P03";
+
+/// The error of a statement on a queue.
+pub(crate) fn on_queue(error: sqlx::Error, queue: &QueueName, place: &Place) -> Error {
+    if missing::is(&error, &format!("pgmq.q_{queue}")) {
+        return queue_missing(queue).with_source(error);
+    }
+    of(error, place)
+}
+
+/// The error of any statement, or of connecting.
+pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
+    if let sqlx::Error::Configuration(inner) = &error
+        && let Some(ours) = inner.downcast_ref::<Error>()
+    {
+        return ours.without_source();
+    }
+    let kind = kind(&error);
+    let text = match kind {
+        ErrorKind::Permission if is_login(&error) => format!(
+            "the server at {} refused the login of `{}`: check user and password, and pg_hba.conf",
+            place.server(),
+            place.role
+        ),
+        ErrorKind::Permission => format!(
+            "the role `{role}` lacks a right in the database `{}`: grant it (the statements that \
+             `ezq::pgmq::setup_sql(&queues, Some(\"{role}\"))` prints, run by an administrator, grant \
+             all that ezq needs), or connect as another",
+            place.database,
+            role = place.role.escape_debug()
+        ),
+        ErrorKind::DatabaseMissing => format!(
+            "the database `{}` does not exist on {}: create it (`createdb {}`) or correct the URL",
+            place.database,
+            place.server(),
+            place.database
+        ),
+        ErrorKind::QueueMissing => {
+            let table = missing::of_pgmq(&error).unwrap_or("pgmq");
+            format!("the table `{table}` of a queue does not exist")
+        }
+        ErrorKind::Transient if missing::of_ezq(&error).is_some() => {
+            let name = missing::of_ezq(&error).unwrap_or("ezq");
+            format!("`{name}` does not exist: the next try makes it again, or says what to run")
+        }
+        ErrorKind::Transient if is_locked(&error) => {
+            let told = locked_by(&error);
+            let told = told
+                .as_deref()
+                .unwrap_or("waits for another session's lock");
+            format!(
+                "a statement at {} {told}: see pg_stat_activity and pg_locks",
+                place.server()
+            )
+        }
+        ErrorKind::Transient => format!("the database at {} gave up for now", place.server()),
+        ErrorKind::Connection if is_given_up(&error) => {
+            format!(
+                "the server at {} takes too long for an answer",
+                place.server()
+            )
+        }
+        ErrorKind::Engine if missing::is_table(&error) => format!(
+            "a trigger or a view at {} asks for a table that does not exist",
+            place.server()
+        ),
+        ErrorKind::Connection => format!(
+            "no connection to {place}: check that the server runs and that host and port are right"
+        ),
+        _ if is_untranslatable(&error) => format!(
+            "the encoding of the database `{}` lacks a character of a text that it was given",
+            place.database
+        ),
+        _ => format!("a statement failed at {}", place.server()),
+    };
+    Error::new(kind, text).with_source(error)
+}
+
+/// The error of a server that does not answer in time.
+pub(crate) fn timed_out(place: &Place, after: Duration) -> Error {
+    let text = format!(
+        "no answer from {} within {after:?}: check that the server runs, that host and port are \
+         right and that no firewall is between",
+        place.server()
+    );
+    Error::new(ErrorKind::Connection, text)
+}
+
+/// The error of a server that answers and takes no writes.
+pub(crate) fn read_only(place: &Place) -> Error {
+    let text = format!(
+        "the server at {} takes no writes for the role `{}`: it is a standby, or \
+         `default_transaction_read_only` is on; connect to the primary",
+        place.server(),
+        place.role
+    );
+    Error::new(ErrorKind::Transient, text)
+}
+
+pub(crate) fn queue_missing(queue: &QueueName) -> Error {
+    let text = format!(
+        "the queue `{queue}` does not exist: create it with `select pgmq.create('{queue}'); select pgmq.create('{}')`",
+        queue.dead_letters()
+    );
+    Error::new(ErrorKind::QueueMissing, text)
+}
+
+/// Whether one message's content is to blame: another try with the same content cannot help, and
+/// other messages are not concerned.
+pub(crate) fn is_data(error: &sqlx::Error) -> bool {
+    // 22: data exception; 54: a limit of the server, such as nesting or the size of a value.
+    code(error).is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
+}
+
+/// The database's encoding lacks a character.
+pub(crate) fn is_untranslatable(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("22P05")
+}
+
+/// What was given as a table's name is none: wrong syntax, or a database or schema that is not there.
+pub(crate) fn is_name(error: &sqlx::Error) -> bool {
+    matches!(
+        code(error).as_deref(),
+        Some("42601" | "42602" | "0A000" | "22023" | "3F000")
+    )
+}
+
+/// A deadlock or a serialisation failure: the same statement again helps at once.
+pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("40P01" | "40001"))
+}
+
+/// What the transaction's snapshot shows has changed since.
+pub(crate) fn is_isolated(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("40001")
+}
+
+/// A statement was stopped: by its time limit, or by someone's call.
+pub(crate) fn is_cancelled(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("57014")
+}
+
+/// A text that stands for no number was to be one.
+pub(crate) fn is_no_number(error: &sqlx::Error, text: &str) -> bool {
+    code(error).as_deref() == Some("22P02") && error.to_string().contains(text)
+}
+
+/// The role lacks a right.
+pub(crate) fn is_permission(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("42501")
+}
+
+/// A statement failed earlier in the same transaction.
+pub(crate) fn is_aborted(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("25P02")
+}
+
+/// A statement that writes, in a transaction that may not.
+pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("25006")
+}
+
+/// The server said no to what the statements ask for: it stands and answers, and nothing of them
+/// stands. A conflict with other transactions is no refusal, nor is a lack of resources.
+pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
+    // 08: the connection; 53: resources; 57P: the server stops; 58 and XX: the server is broken.
+    let others = ["08", "53", "57P", "58", "XX"];
+    !is_conflict(error)
+        && code(error).is_some_and(|code| !others.iter().any(|class| code.starts_with(class)))
+}
+
+/// A column that a table had when it was last looked at is gone, or a cached plan no longer fits.
+pub(crate) fn is_reshaped(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("42703" | "0A000"))
+}
+
+/// Whether the connection can still be used after this error.
+pub(crate) fn keeps_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            // A session that began read-only stays so when the server takes writes again.
+            let is_stale = matches!(&*code, "0A000" | "25006");
+            !(code.starts_with("57P") || code.starts_with("08") || is_fatal(error) || is_stale)
+        }
+        sqlx::Error::RowNotFound
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_) => true,
+        _ => false,
+    }
+}
+
+pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
+    // What is missing of ezq's own tables is made again by the next call that needs it.
+    if is_locked(error) || missing::of_ezq(error).is_some() {
+        return ErrorKind::Transient;
+    }
+    if missing::of_pgmq(error).is_some() {
+        return ErrorKind::QueueMissing;
+    }
+    let Some(code) = code(error) else {
+        return match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => ErrorKind::Connection,
+            sqlx::Error::Configuration(_) => ErrorKind::Configuration,
+            _ => ErrorKind::Engine,
+        };
+    };
+    match code.as_str() {
+        "28000" | "28P01" | "42501" => ErrorKind::Permission,
+        "3D000" => ErrorKind::DatabaseMissing,
+        // Statement timeouts, a server that became a standby, a plan that no longer fits.
+        "40001" | "40P01" | "57014" | "25006" | "0A000" => ErrorKind::Transient,
+        code if code.starts_with("57P") || code.starts_with("53") => ErrorKind::Transient,
+        code if code.starts_with("08") => ErrorKind::Connection,
+        _ => ErrorKind::Engine,
+    }
+}
+
+/// The server refused the login.
+pub(crate) fn is_login(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("28000" | "28P01"))
+}
+
+pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
+    error
+        .as_database_error()
+        .and_then(DatabaseError::code)
+        .map(Into::into)
+}
+
+/// The error of statements that are waited for no longer.
+pub(crate) fn given_up(after: Duration) -> sqlx::Error {
+    given_up_for(after, Vec::new())
+}
+
+/// The same of statements that waited for locks which others hold.
+pub(crate) fn given_up_for(after: Duration, holders: Vec<i32>) -> sqlx::Error {
+    let inner = GivenUp { after, holders };
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, inner))
+}
+
+/// Statements are waited for no longer, and may still run.
+pub(crate) fn is_given_up(error: &sqlx::Error) -> bool {
+    as_given_up(error).is_some()
+}
+
+fn as_given_up(error: &sqlx::Error) -> Option<&GivenUp> {
+    let sqlx::Error::Io(error) = error else {
+        return None;
+    };
+    error.get_ref()?.downcast_ref()
+}
+
+#[derive(Debug)]
+struct GivenUp {
+    after: Duration,
+    holders: Vec<i32>,
+}
+
+impl fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer within {:?}", self.after)
+    }
+}
+
+impl std::error::Error for GivenUp {}
+
+/// A statement waited for a lock for as long as it may.
+pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some(LOCK_TIMEOUT) || locked_by(error).is_some()
+}
+
+/// Who held the lock for which a statement waited in vain, in words.
+fn locked_by(error: &sqlx::Error) -> Option<String> {
+    if let Some(GivenUp { holders, .. }) = as_given_up(error) {
+        return (!holders.is_empty()).then(|| held(holders));
+    }
+    let locked: &Locked = error.as_database_error()?.try_downcast_ref()?;
+    Some(locked.told.clone())
+}
+
+fn held(holders: &[i32]) -> String {
+    let pids: Vec<String> = holders.iter().map(i32::to_string).collect();
+    let noun = if pids.len() == 1 { "pid" } else { "the pids" };
+    format!("waits for a lock held by {noun} {}", pids.join(", "))
+}
+
+/// The server ended a statement for the time it took.
+pub(crate) fn took_too_long(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<sqlx::Error>());
+    source.is_some_and(|failure| is_given_up(failure) || code(failure).as_deref() == Some("57014"))
+}
+
+/// The server could not make what it was to send: it is no text, too long for one, or a number that
+/// would be too large.
+pub(crate) fn is_unsendable(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<sqlx::Error>());
+    source.is_some_and(|failure| is_data(failure) || code(failure).as_deref() == Some("53200"))
+}
+
+/// The server ended the session with it, such as one that was idle in a transaction for too long.
+fn is_fatal(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    let error = error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
+}
+
+/// The connection is gone, and so is what ran on it.
+pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
+    !is_given_up(error)
+        && match code(error) {
+            Some(code) => code.starts_with("57P") || code.starts_with("08") || is_fatal(error),
+            None => matches!(error, sqlx::Error::Io(_)),
+        }
+}
+
+/// The same error; one about a lock knows who holds it, for [`of`] to say.
+pub(crate) fn held_by(error: sqlx::Error, holders: &[i32]) -> sqlx::Error {
+    match error {
+        sqlx::Error::Database(inner)
+            if inner.code().as_deref() == Some(LOCK_TIMEOUT) && !holders.is_empty() =>
+        {
+            sqlx::Error::Database(Box::new(Locked {
+                told: held(holders),
+                inner,
+            }))
+        }
+        other => other,
+    }
+}
+
+/// The server's error about a lock, with who holds it.
+#[derive(Debug)]
+struct Locked {
+    told: String,
+    inner: Box<dyn DatabaseError>,
+}
+
+impl fmt::Display for Locked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.inner, f)
+    }
+}
+
+impl std::error::Error for Locked {}
+
+impl DatabaseError for Locked {
+    fn message(&self) -> &str {
+        self.inner.message()
+    }
+
+    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+        self.inner.code()
+    }
+
+    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> sqlx::error::ErrorKind {
+        self.inner.kind()
+    }
+}
+
+#[cfg(feature = "embedded")]
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection as _, PgConnection};
+
+    use super::*;
+    use crate::embedded::EmbeddedPostgres;
+
+    #[tokio::test]
+    async fn a_session_that_the_server_ended_is_lost_whatever_the_reason() {
+        let server = EmbeddedPostgres::shared().await.unwrap();
+        // Told as one that was idle in a transaction for too long is.
+        let ended = PgConnection::connect(&server.database_url("nowhere"))
+            .await
+            .unwrap_err();
+        assert_eq!(code(&ended).as_deref(), Some("3D000"));
+        assert!(is_lost(&ended) && !keeps_connection(&ended));
+
+        let mut stands = PgConnection::connect(&server.url()).await.unwrap();
+        let failed = sqlx::raw_sql("SELECT 1 / 0")
+            .execute(&mut stands)
+            .await
+            .unwrap_err();
+        assert!(!is_lost(&failed) && keeps_connection(&failed));
+    }
+}

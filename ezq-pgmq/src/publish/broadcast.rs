@@ -1,0 +1,140 @@
+//! Storing a copy of an event in every subscribed queue: one call of a function of the schema `ezq`,
+//! so that who is subscribed is asked, and every copy stored, in one statement.
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::{BroadcastMessage, Dedupe, Original};
+use ezq_core::{PublishOutcome, QueueName, Result};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::claim::micros;
+use crate::connection::stop::mark;
+use crate::message::encoding::Encoding;
+use crate::message::receipts;
+use crate::wake::commits::{WRITER, Writer};
+use crate::{error, publish};
+
+const COPIES: &str = "queue, message_id, stored_at, first_event_id";
+const BROADCAST: &str =
+    "ezq.store_copies($1, ($2::text)::jsonb, ($3::text)::jsonb, $4, $5, $6, $7, $8)";
+
+/// What became of each copy, by queue.
+pub(crate) type Copies = Vec<(QueueName, PublishOutcome)>;
+
+/// A broadcast in the database's units.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    event_type: String,
+    body: String,
+    headers: Option<String>,
+    after_us: i64,
+    at: Option<DateTime<Utc>>,
+    dedupe: Option<Dedupe>,
+    keyed: bool,
+}
+
+impl Row {
+    /// # Errors
+    /// The event cannot be stored.
+    pub(crate) fn new(message: BroadcastMessage, encoding: Encoding) -> Result<Self> {
+        let dedupe = message.dedupe.as_ref();
+        let headers = publish::storable(&message.body, &message.headers, dedupe, encoding)?;
+        let (after_us, at) = publish::due(message.due);
+        let keyed = message.headers.key().is_some();
+        let BroadcastMessage {
+            event_type,
+            body,
+            dedupe,
+            ..
+        } = message;
+        Ok(Self {
+            event_type,
+            body,
+            headers,
+            after_us,
+            at,
+            dedupe,
+            keyed,
+        })
+    }
+
+    pub(crate) fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// It has an ordering key.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.keyed
+    }
+
+    /// It has a dedupe key.
+    pub(crate) fn is_deduped(&self) -> bool {
+        self.dedupe.is_some()
+    }
+}
+
+/// Stores the copies. Only a queue that does not exist is [`PublishOutcome::Failed`].
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    row: &Row,
+) -> Result<Copies, sqlx::Error> {
+    let copies = call(connection, row, format!("SELECT {COPIES} FROM {BROADCAST}")).await?;
+    copies.iter().map(outcome).collect()
+}
+
+/// The same in a caller's transaction, and which one it is.
+pub(crate) async fn insert_in(
+    connection: &mut PgConnection,
+    row: &Row,
+) -> Result<(Copies, Option<Writer>), sqlx::Error> {
+    let statement = format!("SELECT {COPIES}, {WRITER} AS writer FROM {BROADCAST}");
+    let copies = call(connection, row, statement).await?;
+    let writer = copies
+        .first()
+        .map(|copy| copy.try_get("writer"))
+        .transpose()?;
+    let copies = copies.iter().map(outcome).collect::<Result<_, _>>()?;
+    Ok((copies, writer))
+}
+
+async fn call(
+    connection: &mut PgConnection,
+    row: &Row,
+    statement: String,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let dedupe = row.dedupe.as_ref();
+    sqlx::query(AssertSqlSafe(mark(None) + &statement))
+        .bind(&row.event_type)
+        .bind(&row.body)
+        .bind(&row.headers)
+        .bind(row.after_us)
+        .bind(row.at)
+        .bind(dedupe.map(Dedupe::key))
+        .bind(dedupe.map(|dedupe| micros(dedupe.window())))
+        .bind(dedupe.map(Dedupe::event_id))
+        .fetch_all(connection)
+        .await
+}
+
+fn outcome(copy: &PgRow) -> Result<(QueueName, PublishOutcome), sqlx::Error> {
+    let queue = queue(copy)?;
+    let Some(number) = copy.try_get("message_id")? else {
+        let missing = PublishOutcome::Failed(error::queue_missing(&queue));
+        return Ok((queue, missing));
+    };
+    let message_id = receipts::dated(number, copy.try_get("stored_at")?);
+    let outcome = match copy.try_get("first_event_id")? {
+        Some(event_id) => PublishOutcome::Duplicate(Some(Original {
+            message_id,
+            event_id,
+        })),
+        None => PublishOutcome::Stored(message_id),
+    };
+    Ok((queue, outcome))
+}
+
+/// The queue that a row names; a constraint of the table keeps it a name.
+pub(crate) fn queue(row: &PgRow) -> Result<QueueName, sqlx::Error> {
+    let name: &str = row.try_get("queue")?;
+    QueueName::new(name).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}

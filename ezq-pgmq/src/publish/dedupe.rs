@@ -1,0 +1,195 @@
+//! Idempotent publishing: messages with dedupe keys, and the removal of keys that ended.
+//!
+//! Keys and messages are written in one statement. A key that another transaction is just taking is
+//! waited for, so of many publishers one stores; the keys of a statement are taken in their order,
+//! so that two batches never wait for each other.
+
+use std::sync::Arc;
+
+use ezq_core::engine::{Dedupe, Original};
+use ezq_core::{PublishOutcome, QueueName, error_chain};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::claim::micros;
+use crate::connection::dedicated::Link;
+use crate::connection::stop::mark;
+use crate::message::receipts;
+use crate::publish::{self, DUE, Row};
+use crate::{error, sql};
+
+/// How many keys one statement removes.
+pub(crate) const SWEEP: u64 = 1000;
+
+/// How many keys of a queue that is not there one statement removes.
+const STEP: u32 = 10_000;
+
+/// A key that ended by when the new message was published.
+const FREE: &str = "d.free_at <= excluded.taken_at";
+
+/// Inserts rows of one queue, of which some have keys, in one statement; a row each, in their order,
+/// for [`outcome`] to read, with `more` columns.
+///
+/// Ids are drawn beforehand, so that the row of a key can name its message; those of duplicates are
+/// not used. A message is stored at the time at which its key is taken, which with its number names
+/// it. A key that is taken is written back as it is: only so does Postgres tell what stands
+/// there now, even where another transaction has put it there since the statement began.
+///
+/// `queue_table` is for older processes, to which a key of another table is free. After a restore the
+/// table is another one, and the key still counts.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    rows: &[Row],
+    more: &str,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let table = sql::table(queue);
+    let columns = ["message_id", "event_id", "taken_at", "free_at"];
+    let keep_or_take = columns.map(|column| {
+        format!("{column} = CASE WHEN {FREE} THEN excluded.{column} ELSE d.{column} END")
+    });
+    let keep_or_take = keep_or_take.join(", ");
+    let statement = format!(
+        "{}WITH base AS MATERIALIZED (
+           SELECT pg_catalog.clock_timestamp() AS now, '{table}'::regclass::oid AS queue_table,
+                  pg_catalog.pg_get_serial_sequence('{table}', 'msg_id')::regclass AS ids),
+         message AS MATERIALIZED (
+           SELECT m.*, pg_catalog.nextval(base.ids) AS id
+           FROM base, unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bigint[],
+                             $6::text[], $7::bigint[], $8::text[])
+                WITH ORDINALITY AS m(body, headers, after_us, at, twin, key, window_us, event_id,
+                                     place)),
+         taken AS (
+           INSERT INTO ezq.dedupe AS d
+             (queue, key, queue_table, message_id, event_id, taken_at, free_at)
+           SELECT $9, m.key, base.queue_table, m.id, m.event_id, base.now,
+                  base.now + m.window_us::float8 * interval '1 us'
+           FROM base,
+                (SELECT DISTINCT ON (m.key COLLATE \"C\") m.* FROM message m WHERE m.key IS NOT NULL
+                 ORDER BY m.key COLLATE \"C\", m.place) m
+           ORDER BY m.key COLLATE \"C\"
+           ON CONFLICT (queue, key) DO UPDATE
+             SET queue_table = excluded.queue_table, {keep_or_take}
+           RETURNING d.key, d.message_id, d.event_id, d.taken_at),
+         stored AS (
+           INSERT INTO {table} (msg_id, vt, enqueued_at, message, headers) OVERRIDING SYSTEM VALUE
+           SELECT m.id, {DUE}, base.now, m.body::jsonb, m.headers::jsonb
+           FROM base, message m LEFT JOIN taken ON taken.key = m.key
+           WHERE m.key IS NULL OR (taken.message_id, taken.taken_at) = (m.id, base.now)
+           ORDER BY m.place)
+         SELECT m.id AS msg_id, base.now AS enqueued_at,
+                taken.message_id AS original, taken.taken_at, taken.event_id{more}
+         FROM base, message m LEFT JOIN taken ON taken.key = m.key
+         ORDER BY m.place",
+        mark(Some(queue))
+    );
+    let each = || rows.iter().map(|row| row.dedupe.as_ref());
+    let keys: Vec<Option<&str>> = each().map(|key| key.map(Dedupe::key)).collect();
+    let windows: Vec<Option<i64>> = each()
+        .map(|key| key.map(|key| micros(key.window())))
+        .collect();
+    let events: Vec<Option<&str>> = each().map(|key| key.map(Dedupe::event_id)).collect();
+    let query = publish::with_columns(statement, rows)
+        .bind(keys)
+        .bind(windows)
+        .bind(events);
+    query.bind(queue.as_str()).fetch_all(connection).await
+}
+
+/// What became of a message.
+pub(crate) fn outcome(row: &PgRow) -> Result<PublishOutcome, sqlx::Error> {
+    let id = receipts::message_id(row)?;
+    let Some(original) = row.try_get("original")? else {
+        return Ok(PublishOutcome::Stored(id));
+    };
+    let message_id = receipts::dated(original, row.try_get("taken_at")?);
+    if message_id == id {
+        return Ok(PublishOutcome::Stored(id));
+    }
+    let original = Original {
+        message_id,
+        event_id: row.try_get("event_id")?,
+    };
+    Ok(PublishOutcome::Duplicate(Some(original)))
+}
+
+/// Whether there are keys, and whether they may be removed; none where there is no table.
+const REMOVABLE: &str = "
+    SELECT pg_catalog.has_schema_privilege(relnamespace, 'USAGE')
+           AND pg_catalog.has_table_privilege(oid, 'SELECT')
+           AND pg_catalog.has_table_privilege(oid, 'DELETE')
+    FROM pg_catalog.pg_class
+    WHERE relname = 'dedupe' AND relnamespace = pg_catalog.to_regnamespace('ezq')";
+
+/// Frees the keys of a queue that does not exist: the messages that they name are gone with it. A
+/// queue may have millions of keys: outside of a transaction, what was removed stays so if it is cut
+/// off.
+pub(crate) async fn free_absent(
+    connection: &mut PgConnection,
+    queue: &str,
+) -> Result<(), sqlx::Error> {
+    let is_removable: Option<bool> = sqlx::query_scalar(REMOVABLE)
+        .fetch_optional(&mut *connection)
+        .await?;
+    match is_removable {
+        None => return Ok(()),
+        Some(true) => {}
+        Some(false) => {
+            ezq_core::private::warn!(
+                queue,
+                "the role may not remove from ezq.dedupe: keys of an earlier queue of this name hold"
+            );
+            return Ok(());
+        }
+    }
+    let statement = format!(
+        "DELETE FROM ezq.dedupe WHERE ctid = ANY (ARRAY(
+           SELECT ctid FROM ezq.dedupe
+           WHERE queue = $1
+             AND pg_catalog.to_regclass('pgmq.' || pg_catalog.quote_ident('q_' || $1)) IS NULL
+           LIMIT {STEP}))"
+    );
+    loop {
+        let query = sqlx::query(AssertSqlSafe(statement.clone())).bind(queue);
+        if query.execute(&mut *connection).await?.rows_affected() == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Removes keys whose window has ended, at most [`SWEEP`] of them; how many. Call it again until it
+/// removes fewer. Keys that are just being taken are left out.
+pub(crate) async fn sweep(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let statement = format!(
+        "DELETE FROM ezq.dedupe
+         WHERE ctid = ANY (ARRAY(
+           SELECT ctid FROM ezq.dedupe WHERE free_at <= pg_catalog.statement_timestamp()
+           ORDER BY free_at LIMIT {SWEEP} FOR UPDATE SKIP LOCKED))"
+    );
+    let done = sqlx::query(AssertSqlSafe(statement))
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Removes every key whose window has ended, a statement at a time, between which others have the
+/// connection.
+pub(crate) async fn sweep_all(link: Arc<Link>) {
+    loop {
+        let removed = async {
+            let mut link = link.checkout().await?;
+            let (place, watch) = (link.place().clone(), link.watch());
+            let result = watch.limit(sweep(link.connection())).await;
+            link.end(result)
+                .map_err(|failure| error::of(failure, &place))
+        };
+        match removed.await {
+            Ok(removed) if removed < SWEEP => return,
+            Ok(_) => {}
+            Err(failure) => {
+                let error = error_chain(&failure);
+                return ezq_core::private::warn!(error, "cannot remove dedupe keys that ended");
+            }
+        }
+    }
+}

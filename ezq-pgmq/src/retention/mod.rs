@@ -1,0 +1,259 @@
+//! What becomes of acknowledged messages, and what the archives' tables look like.
+//!
+//! An archive is looked at once, when its queue is first ensured or first settled, and remembered
+//! until a statement finds it changed. Queues that delete cost no look.
+
+pub(crate) mod removal;
+pub(crate) mod sweep;
+pub(crate) mod trail;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Row};
+
+use crate::connection::dedicated::Link;
+use crate::retention::removal::Removal;
+use crate::schema::install::LOCK_KEY;
+use crate::schema::{Part, Schema, queues};
+use crate::{error, sql};
+
+/// An archive up to this size is given its index by a statement that locks it for writing.
+const SMALL: i64 = 32 * 1024 * 1024;
+
+/// A column that PGMQ before 1.10 has in neither table, and a queue upgraded since in either order.
+const PROBE: &str = "
+    SELECT to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NOT NULL AS has_archive,
+           (SELECT count(*) = 2 FROM pg_catalog.pg_attribute
+            WHERE attrelid IN (to_regclass('pgmq.' || quote_ident('q_' || $1)), to_regclass('pgmq.' || quote_ident('a_' || $1)))
+              AND attname = 'last_read_at' AND NOT attisdropped) AS has_last_read";
+
+pub(crate) struct Retentions {
+    known: Mutex<HashMap<QueueName, Known>>,
+    trail: Schema,
+}
+
+impl Default for Retentions {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            trail: Schema::new(Part::Trail),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    retention: Retention,
+    removal: Option<Removal>,
+    /// The index was created, or tried.
+    is_indexed: bool,
+}
+
+impl Retentions {
+    pub(crate) fn set(&self, queue: &QueueName, retention: Retention) {
+        let known = Known {
+            retention,
+            removal: None,
+            is_indexed: false,
+        };
+        self.lock().insert(queue.clone(), known);
+    }
+
+    /// The queues whose archives, or trails, have a limit of age.
+    pub(crate) fn aged(&self) -> Vec<(QueueName, Retention)> {
+        let known = self.lock();
+        let aged = known
+            .iter()
+            .filter(|(_, known)| known.retention.keep().is_some());
+        aged.map(|(queue, known)| (queue.clone(), known.retention))
+            .collect()
+    }
+
+    /// How messages of a queue leave it. An archive or a trail that is absent is created where `manage`
+    /// allows it; otherwise what was handled is to wait for it, and is not refused.
+    pub(crate) async fn removal(
+        &self,
+        queue: &QueueName,
+        link: &Link,
+        manage: bool,
+    ) -> Result<Removal> {
+        self.look(queue, link, manage)
+            .await
+            .map_err(|error| match error.kind() {
+                ErrorKind::SchemaMissing => {
+                    let text = "what was handled waits until the trail can be written";
+                    Error::new(ErrorKind::Transient, text).with_source(error)
+                }
+                _ => error,
+            })
+    }
+
+    async fn look(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<Removal> {
+        let Some(known) = self.kept(queue) else {
+            return Ok(Removal::Delete);
+        };
+        if let Some(removal) = known.removal {
+            return Ok(removal);
+        }
+        if !known.retention.is_archive() {
+            self.trail.ensure(link, link.connector(), manage).await?;
+            self.change(queue, |known| known.removal = Some(Removal::Trail));
+            return Ok(Removal::Trail);
+        }
+        let mut found = find(queue, link).await?;
+        if found.is_none() && manage {
+            queues::create(queue, link).await?;
+            found = find(queue, link).await?;
+        }
+        let removal = found.ok_or_else(|| missing(queue))?;
+        self.change(queue, |known| known.removal = Some(removal));
+        Ok(removal)
+    }
+
+    /// Makes the archive of a queue ready, if it is to have one: the table, and where `manage`
+    /// allows it the index for histories.
+    pub(crate) async fn ensure(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<()> {
+        let Some(known) = self.kept(queue) else {
+            return Ok(());
+        };
+        self.look(queue, link, manage).await?;
+        if manage && !known.is_indexed && known.retention.is_archive() {
+            self.change(queue, |known| known.is_indexed = true);
+            // Without it histories are slower, and nothing else.
+            if let Err(error) = index(queue, link).await {
+                ezq_core::private::warn!(%queue, ?error, "the archive has no index for histories");
+            }
+        }
+        Ok(())
+    }
+
+    /// What was seen of an archive no longer holds.
+    pub(crate) fn forget(&self, queue: &QueueName) {
+        self.trail.forget();
+        self.change(queue, |known| known.removal = None);
+    }
+
+    fn kept(&self, queue: &QueueName) -> Option<Known> {
+        self.lock()
+            .get(queue)
+            .copied()
+            .filter(|known| known.retention != Retention::Delete)
+    }
+
+    fn change(&self, queue: &QueueName, change: impl FnOnce(&mut Known)) {
+        if let Some(known) = self.lock().get_mut(queue) {
+            change(known);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn find(queue: &QueueName, link: &Link) -> Result<Option<Removal>> {
+    let mut link = link.checkout().await?;
+    let (place, watch) = (link.place().clone(), link.watch());
+    let found = async {
+        let query = sqlx::query(PROBE).bind(queue.as_str().to_owned());
+        let row = query.fetch_one(link.connection()).await?;
+        let removal = Removal::Archive {
+            last_read: row.try_get("has_last_read")?,
+        };
+        Ok(row.try_get::<bool, _>("has_archive")?.then_some(removal))
+    };
+    let result = watch.limit(found).await;
+    link.end(result)
+        .map_err(|failure| error::of(failure, &place))
+}
+
+async fn index(queue: &QueueName, link: &Link) -> Result<()> {
+    let mut link = link.checkout().await?;
+    let (place, watch) = (link.place().clone(), link.watch());
+    let result = watch.limit(index_small(link.connection(), queue)).await;
+    link.end(result)
+        .map_err(|failure| error::of(failure, &place))
+}
+
+/// The statements by which an administrator indexes an archive: at once where it is small. Elsewhere
+/// they would keep acknowledgements waiting, and are left to be run by hand.
+pub(crate) fn index_sql(queue: &QueueName) -> String {
+    let statements = [
+        sql::create_archive_index(queue),
+        sql::create_archive_codec_index(queue),
+    ];
+    let by_hand = statements
+        .each_ref()
+        .map(|statement| concurrently(statement));
+    format!(
+        "do $ezq$ begin\n\
+         if exists (select from pg_catalog.pg_class where oid = '{}'::regclass and relkind = 'r' \
+         and pg_catalog.pg_table_size(oid) <= {SMALL}) then\n{};\nend if;\nend $ezq$;\n\
+         -- A larger archive is indexed without holding up acknowledgements, outside of a transaction:\n\
+         -- {};\n-- {};\n",
+        sql::archive_table(queue),
+        statements.join(";\n"),
+        by_hand[0],
+        by_hand[1],
+    )
+}
+
+fn concurrently(create: &str) -> String {
+    create.replacen("create index", "create index concurrently", 1)
+}
+
+// Building it keeps acknowledgements waiting, which an archive that is small makes short.
+async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result<(), sqlx::Error> {
+    let found: Option<(bool, bool)> = sqlx::query_as(
+        "SELECT to_regclass('pgmq.' || quote_ident($2)) IS NOT NULL AND to_regclass('pgmq.' || quote_ident($4)) IS NOT NULL,
+                pg_table_size(oid) <= $3
+         FROM pg_catalog.pg_class WHERE oid = to_regclass('pgmq.' || quote_ident('a_' || $1)) AND relkind = 'r'",
+    )
+    .bind(queue.as_str().to_owned())
+    .bind(sql::archive_index(queue))
+    .bind(SMALL)
+    .bind(sql::archive_codec_index(queue))
+    .fetch_optional(&mut *connection)
+    .await?;
+    let statements = [
+        sql::create_archive_index(queue),
+        sql::create_archive_codec_index(queue),
+    ];
+    match found {
+        Some((false, true)) => {}
+        Some((false, false)) => {
+            let by_hand = statements
+                .map(|statement| concurrently(&statement))
+                .join(";\n");
+            let by_hand = format!("{}{by_hand};", sql::PIN);
+            ezq_core::private::warn!(%queue, %by_hand, "the archive is too large to be given its index now");
+            return Ok(());
+        }
+        // It stands, or the archive is partitioned, which is its owner's affair.
+        _ => return Ok(()),
+    }
+    let mut tx = connection.begin().await?;
+    sqlx::query("SET LOCAL lock_timeout = '1s'")
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(LOCK_KEY)
+        .execute(&mut *tx)
+        .await?;
+    for statement in statements {
+        sqlx::query(AssertSqlSafe(statement))
+            .execute(&mut *tx)
+            .await?;
+    }
+    tx.commit().await
+}
+
+pub(crate) fn missing(queue: &QueueName) -> Error {
+    let text = format!(
+        "the archive of the queue `{queue}` does not exist: check the name, or create it with `select pgmq.create('{queue}')`"
+    );
+    Error::new(ErrorKind::QueueMissing, text)
+}

@@ -1,0 +1,153 @@
+//! Removing what is past its time, in the background of an engine and by hand.
+//!
+//! A few rows a transaction, so that nothing waits for it and the connection that it shares is soon
+//! free again. Processes share the work by a lock that none waits for: whoever has it goes on, the
+//! others leave this queue to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ezq_core::{QueueName, Result, Retention};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
+
+use crate::claim::micros;
+use crate::connection::dedicated::Link;
+use crate::error::{self, missing};
+use crate::retention::{Retentions, trail};
+use crate::settle::BEGIN;
+use crate::sql;
+
+/// The most rows that one transaction removes.
+const BATCH: u64 = 1000;
+
+/// The key of the lock under which an archive is swept, but for the table's oid.
+const LOCK_KEY: i64 = 0x65_7a_71_02 << 32;
+
+/// What sweeps. A clone is the same.
+#[derive(Clone)]
+pub(crate) struct Sweeper {
+    pub(crate) link: Arc<Link>,
+    pub(crate) retentions: Arc<Retentions>,
+    pub(crate) interval: Duration,
+}
+
+impl Sweeper {
+    /// Whether there is anything that ages.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.retentions.aged().is_empty()
+    }
+
+    /// Sweeps once per interval until the task is stopped. Jitter keeps a fleet out of step.
+    pub(crate) async fn run_forever(self) {
+        loop {
+            tokio::time::sleep(self.interval.mul_f64(rand::random_range(0.5..1.0))).await;
+            match self.run().await {
+                Ok(0) => {}
+                Ok(removed) => tracing::debug!(removed, "swept what is past its time"),
+                Err(error) => {
+                    ezq_core::private::warn!(?error, "sweeping failed; it is tried again")
+                }
+            }
+        }
+    }
+
+    /// Sweeps everything once; how much was removed. What fails keeps nothing else from being swept.
+    pub(crate) async fn run(&self) -> Result<u64> {
+        let mut swept = Swept::default();
+        for (queue, retention) in self.retentions.aged() {
+            swept.add(self.queue(&queue, retention).await);
+        }
+        swept.into_result()
+    }
+
+    async fn queue(&self, queue: &QueueName, retention: Retention) -> Result<u64> {
+        let Some(keep) = retention.keep() else {
+            return Ok(0);
+        };
+        let mut removed = 0;
+        loop {
+            let mut link = self.link.checkout().await?;
+            let (place, watch) = (link.place().clone(), link.watch());
+            let connection = link.connection();
+            let result = match retention.is_archive() {
+                true => watch.limit(expire(connection, queue, keep)).await,
+                false => {
+                    watch
+                        .limit(trail::expire(connection, queue, keep, BATCH))
+                        .await
+                }
+            };
+            let count = match link.end(result) {
+                Ok(count) => count,
+                // No archive or trail yet, or none any more.
+                Err(failure) if is_absent(&failure, queue) => 0,
+                Err(failure) => return Err(error::of(failure, &place)),
+            };
+            removed += count;
+            if count < BATCH {
+                return Ok(removed);
+            }
+        }
+    }
+}
+
+/// The archive of a queue is not there, or no trail is: not something that a trigger asks for.
+fn is_absent(failure: &sqlx::Error, queue: &QueueName) -> bool {
+    missing::is(failure, &format!("pgmq.a_{queue}")) || missing::is(failure, trail::TABLE)
+}
+
+/// Removes the oldest that are past their time, unless another is at it: one alone deletes from an
+/// archive, so the rows need no order of their own.
+async fn expire(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    keep: Duration,
+) -> Result<u64, sqlx::Error> {
+    let table = sql::archive_table(queue);
+    let mut tx = connection.begin_with(BEGIN).await?;
+    // Before the statement that reads, so that it sees what another has removed.
+    let lock = format!(
+        "SELECT pg_catalog.pg_try_advisory_xact_lock($1 + '{table}'::regclass::oid::bigint)"
+    );
+    let is_ours = sqlx::query_scalar(AssertSqlSafe(lock))
+        .bind(LOCK_KEY)
+        .fetch_one(&mut *tx);
+    if !is_ours.await? {
+        tx.rollback().await?;
+        return Ok(0);
+    }
+    let statement = format!(
+        "DELETE FROM {table} WHERE msg_id = ANY (ARRAY(
+           SELECT msg_id FROM {table}
+           WHERE archived_at < pg_catalog.statement_timestamp() - $1 * interval '1 us'
+           ORDER BY archived_at LIMIT $2))"
+    );
+    let removed = sqlx::query(AssertSqlSafe(statement))
+        .bind(micros(keep))
+        .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(removed.rows_affected())
+}
+
+/// What several sweeps came to.
+#[derive(Default)]
+struct Swept {
+    removed: u64,
+    failed: Option<ezq_core::Error>,
+}
+
+impl Swept {
+    fn add(&mut self, result: Result<u64>) {
+        match result {
+            Ok(removed) => self.removed += removed,
+            Err(error) => self.failed = self.failed.take().or(Some(error)),
+        }
+    }
+
+    fn into_result(self) -> Result<u64> {
+        self.failed.map_or(Ok(self.removed), Err)
+    }
+}

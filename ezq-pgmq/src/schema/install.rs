@@ -1,0 +1,302 @@
+//! Makes sure that PGMQ stands in the database, and that it is new enough.
+//!
+//! Probes the catalogue first: where PGMQ stands, no statement changes anything, and a role without
+//! rights on the schema can start. Where it is absent it is installed under a lock of ezq's own, on
+//! connections that are closed afterwards. What stands is never upgraded.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use ezq_core::{Error, ErrorKind, QueueName, Result};
+use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, Executor as _, Row};
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::Place;
+use crate::connection::connector::{Connector, PINNED};
+use crate::schema::{self, Part, ownership};
+use crate::{error, retention, sql};
+
+/// The oldest PGMQ that ezq works with.
+pub const OLDEST_PGMQ: &str = "1.5.1";
+
+/// The key of ezq's advisory lock on schema changes: `ezq` and a number, as bytes.
+pub(crate) const LOCK_KEY: i64 = 0x65_7a_71_01;
+
+pub(crate) const LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock($1)";
+pub(crate) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '20s'";
+const AVAILABLE: &str =
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'pgmq')";
+// `to_regclass` and the catalogue need no rights beyond USAGE on the schema.
+const PROBE: &str = "
+    SELECT to_regclass('pgmq.meta') IS NOT NULL AS present,
+           (SELECT extversion::text FROM pg_catalog.pg_extension WHERE extname = 'pgmq') AS version,
+           to_regprocedure('pgmq.create(text)') IS NOT NULL
+             AND EXISTS (SELECT FROM pg_catalog.pg_attribute
+                         WHERE attrelid = to_regclass('pgmq.message_record')
+                           AND attname = 'headers' AND NOT attisdropped) AS has_headers";
+
+enum Found {
+    Absent,
+    TooOld(String),
+    Good,
+}
+
+/// Checks, and installs where PGMQ is absent and `manage` allows it.
+pub(crate) async fn ensure(
+    connection: &mut PgConnection,
+    connector: &Connector,
+    manage: bool,
+    deadline: Instant,
+) -> Result<()> {
+    let place = connector.place();
+    let found = async {
+        Ok((
+            ownership::stranger(connection).await?,
+            probe(connection).await?,
+        ))
+    };
+    let late = |_| Err(error::given_up(connector.connect_timeout()));
+    let found = timeout_at(deadline, found).await.unwrap_or_else(late);
+    let (stranger, found) = found.map_err(|failure| error::of(failure, place))?;
+    if let Some(stranger) = stranger {
+        return Err(stranger.refused(place));
+    }
+    match found {
+        Found::Good => Ok(()),
+        Found::TooOld(version) => Err(too_old(&version, place)),
+        Found::Absent if manage => install(connector, deadline).await,
+        Found::Absent => Err(missing(place)),
+    }
+}
+
+/// The statements with which an administrator prepares a database for applications that run with
+/// `manage_schema(false)` or as a role without rights on the schema: PGMQ, queues with their dead
+/// letters and archives, the tables of ezq's own schema, and the grants that `role` needs. The session
+/// that runs them keeps `pg_catalog` as its search path.
+///
+/// The indexes by which an archive is searched for an event are created where it is small. In a large
+/// one that would keep acknowledgements waiting: for it there is a statement in a comment.
+///
+/// ```
+/// use ezq_core::QueueName;
+///
+/// let sql = ezq_pgmq::setup_sql(&[QueueName::new("orders")?], Some("app"));
+/// assert!(sql.contains("select pgmq.create('orders_dlq');"));
+/// # Ok::<(), ezq_core::Error>(())
+/// ```
+#[must_use]
+pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
+    let mut text = format!("{}create extension if not exists pgmq;\n", sql::PIN);
+    let names = queues
+        .iter()
+        .flat_map(|queue| [queue.to_string(), queue.dead_letters()]);
+    let names: Vec<String> = names.collect();
+    for name in &names {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "select pgmq.create('{name}');");
+    }
+    for queue in queues {
+        text.push_str(&retention::index_sql(queue));
+    }
+    for part in [
+        Part::Engine,
+        Part::Broadcast,
+        Part::Schedules,
+        Part::Replays,
+        Part::Trail,
+    ] {
+        text.push_str(&schema::sql(part, role));
+    }
+    if let Some(role) = role {
+        let role = quoted(role);
+        let _ = writeln!(text, "grant usage on schema pgmq to {role};");
+        for name in &names {
+            let table = sql::in_pgmq(&format!("q_{name}"));
+            let _ = writeln!(
+                text,
+                "grant select, insert, update, delete on {table} to {role};"
+            );
+        }
+        for queue in queues {
+            let archive = sql::archive_table(queue);
+            let _ = writeln!(text, "grant select, insert, delete on {archive} to {role};");
+        }
+        for queue in queues {
+            // For the ids of messages with dedupe keys.
+            let ids = sql::in_pgmq(&format!("q_{queue}_msg_id_seq"));
+            let _ = writeln!(text, "grant usage on sequence {ids} to {role};");
+        }
+    }
+    text
+}
+
+/// A name as an identifier.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
+    let row = sqlx::query(PROBE).fetch_one(connection).await?;
+    if !row.try_get::<bool, _>("present")? {
+        return Ok(Found::Absent);
+    }
+    let version: Option<String> = row.try_get("version")?;
+    let old = version.as_deref().is_some_and(is_too_old);
+    if old || !row.try_get::<bool, _>("has_headers")? {
+        let version = version.unwrap_or_else(|| "a version without message headers".to_owned());
+        return Ok(Found::TooOld(version));
+    }
+    Ok(Found::Good)
+}
+
+fn is_too_old(version: &str) -> bool {
+    let numbers = |text: &str| -> Vec<u32> {
+        text.split('.')
+            .map_while(|part| part.parse().ok())
+            .collect()
+    };
+    numbers(version) < numbers(OLDEST_PGMQ)
+}
+
+async fn install(connector: &Connector, deadline: Instant) -> Result<()> {
+    let place = connector.place();
+    let late = |_| Err(error::timed_out(place, connector.connect_timeout()));
+    let mut guard = timeout_at(deadline, connector.connect())
+        .await
+        .unwrap_or_else(late)?;
+    let result = install_locked(&mut guard, connector, deadline).await;
+    // Ends the transaction, and with it the lock.
+    let _ = guard.close().await;
+    match result {
+        Ok(()) => Ok(()),
+        Err(failure) if failure.kind() == ErrorKind::Permission => {
+            Err(missing(place).with_source(failure))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+// The lock is held by a transaction that writes nothing, or by the one that creates the extension.
+async fn install_locked(
+    guard: &mut PgConnection,
+    connector: &Connector,
+    deadline: Instant,
+) -> Result<()> {
+    let place = connector.place();
+    let left = deadline
+        .saturating_duration_since(Instant::now())
+        .as_millis()
+        .max(1);
+    let locked = async {
+        let mut tx = guard.begin().await?;
+        let wait = format!("SET LOCAL lock_timeout = {left}");
+        sqlx::query(AssertSqlSafe(wait)).execute(&mut *tx).await?;
+        sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
+        let found = probe(&mut tx).await?;
+        let available: bool = sqlx::query_scalar(AVAILABLE).fetch_one(&mut *tx).await?;
+        Ok((tx, found, available))
+    };
+    let (mut tx, found, available) = locked.await.map_err(|failure| match failure {
+        failure if error::is_locked(&failure) => busy(place).with_source(failure),
+        failure => error::of(failure, place),
+    })?;
+    match found {
+        Found::Good => return Ok(()),
+        Found::TooOld(version) => return Err(too_old(&version, place)),
+        Found::Absent => {}
+    }
+    if available && create_extension(&mut tx).await {
+        tracing::info!(database = place.database, "installed PGMQ as an extension");
+        return tx
+            .commit()
+            .await
+            .map_err(|failure| error::of(failure, place));
+    }
+    install_from_sql(connector).await?;
+    tracing::info!(database = place.database, "installed PGMQ from SQL");
+    Ok(())
+}
+
+async fn create_extension(tx: &mut PgConnection) -> bool {
+    let created = async {
+        let mut attempt = tx.begin().await?;
+        sqlx::raw_sql("CREATE EXTENSION pgmq")
+            .execute(&mut *attempt)
+            .await?;
+        attempt.commit().await
+    };
+    match created.await {
+        Ok(()) => true,
+        Err(failure) => {
+            tracing::debug!(%failure, "the extension pgmq cannot be created; trying from SQL");
+            false
+        }
+    }
+}
+
+// The crate wants a pool and opens a transaction in it.
+async fn install_from_sql(connector: &Connector) -> Result<()> {
+    let place = connector.place();
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(connector.connect_timeout().max(Duration::from_secs(1)))
+        .after_connect(|connection, _| {
+            Box::pin(async move { connection.execute(PINNED).await.map(|_| ()) })
+        })
+        .connect_lazy_with(connector.options());
+    let result = pgmq::install::install_sql_from_embedded(&pool).await;
+    pool.close().await;
+    result.map_err(|failure| match failure {
+        pgmq::PgmqError::DatabaseError(failure) => error::of(failure, place),
+        other => {
+            let text = "the SQL that installs PGMQ failed";
+            Error::new(ErrorKind::Engine, text).with_source(other.to_string())
+        }
+    })
+}
+
+fn busy(place: &Place) -> Error {
+    let text = format!(
+        "PGMQ is not installed in the database `{}` yet, and another session has held the lock under \
+         which it is installed for too long: try again, or look for an advisory lock in pg_locks",
+        place.database
+    );
+    Error::new(ErrorKind::Transient, text)
+}
+
+fn missing(place: &Place) -> Error {
+    let text = format!(
+        "PGMQ is not installed in the database `{}` and is not to be, or cannot be, installed by \
+         `{}`: run `CREATE EXTENSION pgmq` there as an administrator, or `GRANT CREATE ON DATABASE \
+         \"{}\" TO \"{}\"`",
+        place.database, place.role, place.database, place.role
+    );
+    Error::new(ErrorKind::PgmqMissing, text)
+}
+
+fn too_old(version: &str, place: &Place) -> Error {
+    let text = format!(
+        "PGMQ in the database `{}` is {version}; ezq needs {OLDEST_PGMQ} or newer: update it with \
+         `ALTER EXTENSION pgmq UPDATE`",
+        place.database
+    );
+    Error::new(ErrorKind::PgmqMissing, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compares_versions_by_number() {
+        assert!(is_too_old("1.4.4") && is_too_old("1.5.0") && is_too_old("0.33.3"));
+        assert!(!is_too_old("1.5.1") && !is_too_old("1.13.0") && !is_too_old("2.0"));
+    }
+
+    #[test]
+    fn quotes_the_role() {
+        let sql = setup_sql(&[], Some("a\"b"));
+        assert!(sql.contains("to \"a\"\"b\";"), "{sql}");
+    }
+}

@@ -1,0 +1,308 @@
+//! Which queues are known to exist, and what their tables look like.
+//!
+//! A queue is looked up once and remembered until a statement finds it gone. Creating takes ezq's
+//! advisory lock, so that two processes do not create one queue at once; looking takes nothing, so
+//! that a role without rights on the schema can start.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ezq_core::{Error, QueueName, Result, error_chain};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Row};
+use tokio::task::JoinSet;
+
+use crate::connection::dedicated::Link;
+use crate::publish::dedupe;
+use crate::retention::removal;
+use crate::schema::install::LOCK_KEY;
+use crate::schema::key_index;
+use crate::{error, sql};
+
+const PROBE: &str = "
+    SELECT to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NOT NULL AS has_queue,
+           to_regclass('pgmq.' || quote_ident('q_' || $2)) IS NOT NULL AS has_dead,
+           EXISTS (SELECT FROM pg_catalog.pg_attribute
+                   WHERE attrelid = to_regclass('pgmq.' || quote_ident('q_' || $1))
+                     AND attname = 'last_read_at' AND NOT attisdropped) AS has_last_read";
+const STANDS: &str = "
+    SELECT to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NOT NULL,
+           to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NOT NULL";
+/// When to ask again for the indexes over a queue's keys: after a refusal that passes, and after one
+/// that someone has to see to.
+const SOON: Duration = Duration::from_secs(15);
+const LATER: Duration = Duration::from_secs(3600);
+/// When to ask again whether another process still builds indexes.
+const TURN: Duration = Duration::from_secs(5);
+
+/// What a queue's table has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// The column `last_read_at`, of PGMQ 1.10 and newer.
+    pub(crate) last_read: bool,
+    /// The indexes over its ordering keys.
+    pub(crate) keyed: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Queues {
+    known: Mutex<HashMap<QueueName, Shape>>,
+    put_off: PutOff,
+    /// Tasks that build indexes; they end with the engine.
+    builds: Mutex<JoinSet<()>>,
+}
+
+/// Queues whose indexes could not be created, or are being so, and when to ask again.
+#[derive(Clone, Default)]
+struct PutOff(Arc<Mutex<HashMap<QueueName, Instant>>>);
+
+impl PutOff {
+    fn is_due(&self, queue: &QueueName) -> bool {
+        self.lock()
+            .get(queue)
+            .is_none_or(|until| Instant::now() >= *until)
+    }
+
+    fn until(&self, queue: &QueueName, pause: Duration) {
+        self.lock().insert(queue.clone(), Instant::now() + pause);
+    }
+
+    /// Says what to run by hand.
+    fn refused(&self, queue: &QueueName, error: Option<&Error>) {
+        let passes = error.is_some_and(Error::is_transient);
+        self.until(queue, if passes { SOON } else { LATER });
+        let sql = key_index::ordering_sql(std::slice::from_ref(queue));
+        let error = error.map(|error| error_chain(error));
+        ezq_core::private::warn!(
+            %queue, error, sql, "ordering keys are slow until these indexes are created"
+        );
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueName, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Found {
+    queue: bool,
+    dead: bool,
+    shape: Shape,
+}
+
+impl Queues {
+    /// The shape of a queue, looked up when it is not known.
+    pub(crate) async fn shape(&self, queue: &QueueName, link: &Link) -> Result<Shape> {
+        if let Some(shape) = self.known(queue) {
+            return Ok(shape);
+        }
+        let found = find(queue, link).await?;
+        if !found.queue {
+            return Err(error::queue_missing(queue));
+        }
+        self.remember_if_whole(queue, &found);
+        Ok(found.shape)
+    }
+
+    /// Creates a queue and its dead letters where they are absent and `manage` allows it.
+    pub(crate) async fn ensure(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<()> {
+        if self.known(queue).is_some() {
+            return Ok(());
+        }
+        let mut found = find(queue, link).await?;
+        if !(found.queue && found.dead) {
+            if !manage {
+                return Err(error::queue_missing(queue));
+            }
+            create(queue, link).await?;
+            tracing::info!(%queue, "created the queue");
+            found = find(queue, link).await?;
+        }
+        self.remember(queue, found.shape);
+        Ok(())
+    }
+
+    /// Whether a caller's transaction has made the queue, and nobody else sees it yet.
+    pub(crate) async fn is_made_in(
+        &self,
+        transaction: &mut PgConnection,
+        queue: &QueueName,
+        link: &Link,
+    ) -> Result<bool> {
+        if self.known(queue).is_some() {
+            return Ok(false);
+        }
+
+        let asked = sqlx::query_scalar("SELECT pg_catalog.to_regclass($1) IS NOT NULL")
+            .bind(sql::table(queue))
+            .fetch_one(transaction);
+        let stands_here: bool = asked
+            .await
+            .map_err(|failure| error::of(failure, link.connector().place()))?;
+
+        Ok(stands_here && !find(queue, link).await?.queue)
+    }
+
+    /// Creates the indexes over a queue's ordering keys where they are absent and `manage` allows it.
+    /// Without them keys are kept as well, only slowly: what fails is told, and no error.
+    pub(crate) async fn index_keys(&self, queue: &QueueName, link: &Link, manage: bool) {
+        let indexed = self.known(queue).is_some_and(|shape| shape.keyed);
+        if indexed || !self.put_off.is_due(queue) {
+            return;
+        }
+        let Ok(found) = find(queue, link).await else {
+            return;
+        };
+        if !found.queue || found.shape.keyed {
+            return self.remember_if_whole(queue, &found);
+        }
+        if !manage {
+            return self.put_off.refused(queue, None);
+        }
+        match index(queue, link).await {
+            Ok(true) => {
+                tracing::info!(%queue, "indexed the queue's ordering keys");
+                self.forget(queue);
+            }
+            Ok(false) => self.index_beside(queue, link),
+            Err(error) => self.put_off.refused(queue, Some(&error)),
+        }
+    }
+
+    /// Has a task build the indexes of a large queue.
+    fn index_beside(&self, queue: &QueueName, link: &Link) {
+        // Until the task has ended.
+        self.put_off.until(queue, LATER);
+        let (put_off, connector) = (self.put_off.clone(), link.connector().clone());
+        let queue = queue.clone();
+        let mut builds = self.builds.lock().unwrap_or_else(PoisonError::into_inner);
+        // A set keeps what ended until it is asked.
+        while builds.try_join_next().is_some() {}
+        builds.spawn(async move {
+            tracing::debug!(%queue, "indexing the ordering keys of a large queue");
+            loop {
+                match key_index::create_beside(&connector, &queue).await {
+                    Ok(true) => break,
+                    // It may be at another queue.
+                    Ok(false) => {
+                        tokio::time::sleep(TURN.mul_f64(rand::random_range(0.5..1.0))).await
+                    }
+                    Err(error) => return put_off.refused(&queue, Some(&error)),
+                }
+            }
+            tracing::info!(%queue, "indexed the queue's ordering keys");
+            put_off.until(&queue, Duration::ZERO);
+        });
+    }
+
+    fn remember_if_whole(&self, queue: &QueueName, found: &Found) {
+        if found.queue && found.dead {
+            self.remember(queue, found.shape);
+        }
+    }
+
+    /// What was known about a queue no longer holds.
+    pub(crate) fn forget(&self, queue: &QueueName) {
+        self.lock().remove(queue);
+    }
+
+    fn known(&self, queue: &QueueName) -> Option<Shape> {
+        self.lock().get(queue).copied()
+    }
+
+    fn remember(&self, queue: &QueueName, shape: Shape) {
+        self.lock().insert(queue.clone(), shape);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueName, Shape>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
+    let mut link = link.checkout().await?;
+    let (place, watch) = (link.place().clone(), link.watch());
+    let probe = sqlx::query(AssertSqlSafe(format!(
+        "{PROBE}, {} AS has_keys",
+        key_index::PROBE
+    )))
+    .bind(queue.as_str().to_owned())
+    .bind(queue.dead_letters())
+    .fetch_one(link.connection());
+    let result = watch.limit(probe).await;
+    let row = link
+        .end(result)
+        .map_err(|failure| error::of(failure, &place))?;
+    let read = |column: &str| {
+        row.try_get::<bool, _>(column)
+            .map_err(|failure| error::of(failure, &place))
+    };
+    Ok(Found {
+        queue: read("has_queue")?,
+        dead: read("has_dead")?,
+        shape: Shape {
+            last_read: read("has_last_read")?,
+            keyed: read("has_keys")?,
+        },
+    })
+}
+
+async fn index(queue: &QueueName, link: &Link) -> Result<bool> {
+    let mut link = link.checkout().await?;
+    let (place, watch) = (link.place().clone(), link.watch());
+    let result = watch
+        .limit(key_index::create_on_small(link.connection(), queue))
+        .await;
+    link.end(result)
+        .map_err(|failure| error::of(failure, &place))
+}
+
+/// Creates what is absent of a queue, its archive and its dead letters.
+pub(crate) async fn create(queue: &QueueName, link: &Link) -> Result<()> {
+    let mut link = link.checkout().await?;
+    let (place, watch) = (link.place().clone(), link.watch());
+    let result = watch.limit(create_locked(link.connection(), queue)).await;
+    link.end(result)
+        .map_err(|failure| error::of(failure, &place))
+}
+
+async fn create_locked(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+) -> Result<(), sqlx::Error> {
+    let names = [queue.as_str().to_owned(), queue.dead_letters()];
+    for name in &names {
+        dedupe::free_absent(&mut *connection, name).await?;
+    }
+    let mut tx = connection.begin().await?;
+    // Many processes may start at once, and each waits for its turn.
+    sqlx::query("SET LOCAL lock_timeout = '20s'")
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(LOCK_KEY)
+        .execute(&mut *tx)
+        .await?;
+    for name in &names {
+        // A queue that stands is left alone: its owner may be another role.
+        let stands: (bool, bool) = sqlx::query_as(STANDS)
+            .bind(name)
+            .fetch_one(&mut *tx)
+            .await?;
+        let (has_queue, has_archive) = stands;
+        if !has_queue {
+            dedupe::free_absent(&mut tx, name).await?;
+        }
+        if !(has_queue && has_archive) {
+            sqlx::query("SELECT pgmq.create($1)")
+                .bind(name)
+                .execute(&mut *tx)
+                .await?;
+        }
+        if has_archive && !has_queue {
+            let behind = removal::number_behind_archive(name);
+            sqlx::query(AssertSqlSafe(behind)).execute(&mut *tx).await?;
+        }
+    }
+    tx.commit().await
+}

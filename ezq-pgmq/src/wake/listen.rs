@@ -1,0 +1,229 @@
+//! The one listener of an engine: always drained, connected again when it breaks, and then waking
+//! everyone, since notifications may have been missed. On its connection it looks for captured
+//! changes, too, which notify nobody: see [`looks`](crate::wake::looks).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ezq_core::{Error, ErrorKind, Result};
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{Acquire as _, Executor as _};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::connection::connector::{Connector, PINNED};
+use crate::connection::dedicated::limit;
+use crate::error;
+use crate::wake::looks::Looks;
+use crate::wake::{CHANNEL, Wake, feeds};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A connection is asked this often whether it still stands, and whether captures feed its queues.
+const QUIET: Duration = Duration::from_secs(20);
+/// The same where captures feed its queues: another that looks at them may be gone.
+const FED: Duration = Duration::from_secs(5);
+/// A look waits no longer for a lock, such as of a queue that is just being dropped: others want to
+/// hear of their events.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '100ms'";
+
+/// How listening goes.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    /// The first attempt is under way.
+    Connecting,
+    Listening,
+    /// The last attempt failed; another follows.
+    Failing(String),
+}
+
+/// Listens until the task is stopped.
+pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch::Sender<State>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let failure = match connect(&connector).await {
+            Ok(listener) => {
+                pause = FIRST_PAUSE;
+                wake.everyone();
+                state.send_replace(State::Listening);
+                drain(listener, &wake, connector.connect_timeout()).await
+            }
+            Err(failure) => failure,
+        };
+        let failure = ezq_core::error_chain(&failure);
+        tracing::debug!(
+            failure,
+            "not listening for wake-ups just now; consumers poll"
+        );
+        state.send_replace(State::Failing(failure));
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Waits for the first attempt.
+///
+/// # Errors
+/// Listening is not possible just now.
+pub(crate) async fn ready(mut state: watch::Receiver<State>) -> Result<()> {
+    let stopped = || Error::new(ErrorKind::Connection, "the engine is closed");
+    let settled = state
+        .wait_for(|state| !matches!(state, State::Connecting))
+        .await;
+    match &*settled.map_err(|_| stopped())? {
+        State::Failing(failure) => {
+            let text = "cannot listen for wake-ups just now";
+            Err(Error::new(ErrorKind::Connection, text).with_source(failure.clone()))
+        }
+        State::Listening | State::Connecting => Ok(()),
+    }
+}
+
+async fn connect(connector: &Connector) -> Result<PgListener> {
+    let place = connector.place();
+    // A listener lives in a pool: this one is its own, outside the application's.
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .acquire_timeout(connector.connect_timeout())
+        .connect_lazy_with(connector.options());
+    let open = async {
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
+        listener.execute(PINNED).await?;
+        listener.execute(LOCK_TIMEOUT).await?;
+        listener.listen_all([CHANNEL, feeds::CHANNEL]).await?;
+        Ok(listener)
+    };
+    match timeout(connector.connect_timeout(), open).await {
+        Ok(result) => result.map_err(|failure| error::of(failure, place)),
+        Err(_) => Err(error::timed_out(place, connector.connect_timeout())),
+    }
+}
+
+/// Hands on what it hears, and looks for captured changes, until the connection is lost.
+async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Error {
+    let mut watch = Watch::new(patience);
+    loop {
+        let next = watch.next();
+        tokio::select! {
+            heard = listener.try_recv() => match heard {
+                Ok(Some(heard)) if heard.channel() == feeds::CHANNEL => watch.learn_soon(),
+                Ok(Some(heard)) => {
+                    wake.heard(inserted(heard.channel()).unwrap_or_else(|| heard.payload()));
+                }
+                Ok(None) => return lost(),
+                Err(failure) => return lost().with_source(failure),
+            },
+            // A queue is asked for that was not before: captures may feed it.
+            () = wake.asked() => watch.learn_soon(),
+            // Reading goes on where it stood: a message that has come in part is kept.
+            () = tokio::time::sleep_until(next) => {
+                if let Err(lost) = watch.work(&mut listener, wake).await {
+                    return lost;
+                }
+            }
+        }
+    }
+}
+
+/// The channel by which PGMQ tells of an insert, for queues with `pgmq.enable_notify_insert`.
+fn insert_channel(queue: &str) -> String {
+    format!("pgmq.q_{queue}.INSERT")
+}
+
+/// The queue that such a channel is of.
+fn inserted(channel: &str) -> Option<&str> {
+    channel.strip_prefix("pgmq.q_")?.strip_suffix(".INSERT")
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::Connection, "the listening connection was lost")
+}
+
+/// What a listening session looks for beside what it hears.
+struct Watch {
+    looks: Looks,
+    /// Queues of which PGMQ's own notifications are heard.
+    heard_of: HashSet<String>,
+    /// When to ask again which queues captures feed. This tells, too, whether the connection stands.
+    learn_at: Instant,
+    patience: Duration,
+}
+
+impl Watch {
+    fn new(patience: Duration) -> Self {
+        let (looks, heard_of) = (Looks::default(), HashSet::new());
+        Self {
+            looks,
+            heard_of,
+            learn_at: Instant::now(),
+            patience,
+        }
+    }
+
+    fn next(&self) -> Instant {
+        self.looks
+            .next()
+            .map_or(self.learn_at, |look| look.min(self.learn_at))
+    }
+
+    fn learn_soon(&mut self) {
+        self.learn_at = Instant::now();
+    }
+
+    /// Does what is due.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    async fn work(&mut self, listener: &mut PgListener, wake: &Wake) -> Result<()> {
+        let now = Instant::now();
+        if self.learn_at <= now {
+            let mine = wake.queues();
+            for queue in &mine {
+                if self.heard_of.insert(queue.clone()) {
+                    // One that is not notified of costs nothing, and may be later.
+                    let channel = insert_channel(queue);
+                    let listening = limit(self.patience, listener.listen(&channel)).await;
+                    self.answer(listening)?;
+                }
+            }
+            let learning = async {
+                let connection = listener.acquire().await?;
+                feeds::learn(connection, &mine, &mut self.looks).await
+            };
+            let learnt = limit(self.patience, learning).await;
+            let learnt = self.answer(learnt)?;
+            let is_fed = learnt.as_ref().is_none_or(|learnt| learnt.is_fed);
+            self.learn_at = Instant::now() + if is_fed { FED } else { QUIET };
+            let new = learnt.map(|learnt| learnt.new).unwrap_or_default();
+            new.iter().for_each(|queue| wake.announce(queue));
+        }
+        if self.looks.next().is_some_and(|look| look <= now) {
+            let looking = async {
+                let connection = listener.acquire().await?;
+                feeds::look(connection, &mut self.looks).await
+            };
+            let woken = limit(self.patience, looking).await;
+            let woken = self.answer(woken)?.unwrap_or_default();
+            woken.iter().for_each(|queue| wake.announce(queue));
+        }
+        Ok(())
+    }
+
+    /// An answer, or none where the statement failed on a connection that stands: a queue was dropped
+    /// or is locked, or a right is missing. Then nothing is looked at until the next time of learning.
+    fn answer<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<Option<T>> {
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(failure) if error::keeps_connection(&failure) => {
+                tracing::debug!(%failure, "captured changes are found by polling for now");
+                self.looks.pause();
+                Ok(None)
+            }
+            Err(failure) => Err(lost().with_source(failure)),
+        }
+    }
+}

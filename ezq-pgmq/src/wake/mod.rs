@@ -1,0 +1,205 @@
+//! Telling consumers that something may have become readable, here and in other processes.
+//!
+//! NOTIFY takes a lock of the whole database at commit, so it is part of no publish and of no
+//! caller's transaction: a task sends it afterwards on the engine's own connection, for all queues at
+//! once, at most once per window. All of this is a hint: consumers poll, and a lost notification
+//! costs latency only.
+
+pub(crate) mod commits;
+pub(crate) mod feeds;
+pub(crate) mod listen;
+mod looks;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ezq_core::QueueName;
+use sqlx::postgres::PgConnection;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::connection::dedicated::Link;
+use commits::{Commits, Writer};
+
+/// The channel; the payload is the queue's name.
+pub(crate) const CHANNEL: &str = "ezq_wake";
+/// The shortest time between two notifications: an event that comes alone waits for none.
+pub(crate) const WINDOW: Duration = Duration::from_millis(5);
+
+#[derive(Default)]
+pub(crate) struct Wake {
+    state: Mutex<State>,
+    /// Something waits to be notified, or to be watched.
+    signal: Notify,
+    /// Someone asked to be told of a queue.
+    asked: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    counters: HashMap<QueueName, watch::Sender<u64>>,
+    unsent: HashSet<QueueName>,
+    commits: Commits,
+}
+
+impl Wake {
+    /// A counter that moves when the queue may have something.
+    pub(crate) fn subscribe(&self, queue: &QueueName) -> watch::Receiver<u64> {
+        let mut state = self.lock();
+        let counter = state.counters.entry(queue.clone()).or_default().subscribe();
+        drop(state);
+        self.asked.notify_one();
+        counter
+    }
+
+    /// The queues of which someone here wants to be told.
+    pub(crate) fn queues(&self) -> Vec<String> {
+        self.lock()
+            .counters
+            .keys()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    /// Waits until there may be one more of them.
+    pub(crate) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Wakes this process at once, and others by the next notification.
+    pub(crate) fn announce(&self, queue: &QueueName) {
+        {
+            let mut state = self.lock();
+            state.bump(queue.as_str());
+            state.unsent.insert(queue.clone());
+        }
+        self.signal.notify_one();
+    }
+
+    /// A notification came in, from another ezq or from anyone; in whatever letters.
+    pub(crate) fn heard(&self, queue: &str) {
+        self.lock().bump(queue);
+    }
+
+    /// Notifications may have been missed.
+    pub(crate) fn everyone(&self) {
+        for counter in self.lock().counters.values() {
+            bump(counter);
+        }
+    }
+
+    /// A caller's transaction stored something: announces it once that transaction has committed.
+    pub(crate) fn announce_after(&self, writer: Writer, queue: &QueueName) {
+        self.lock().commits.watch(writer, queue, Instant::now());
+        self.signal.notify_one();
+    }
+
+    /// Watches callers' transactions and sends what is unsent, at most once per window, until the
+    /// task is stopped.
+    pub(crate) async fn notify_forever(self: Arc<Self>, link: Arc<Link>) {
+        loop {
+            let next_look = self.lock().commits.next_look();
+            tokio::select! {
+                // Something is to be sent, or one more transaction is to be watched.
+                () = self.signal.notified() => {}
+                // A transaction that was open may have ended.
+                () = at(next_look) => {}
+            }
+
+            let due = self.lock().commits.take_due(Instant::now());
+            self.look_at(due, &link).await;
+            self.flush(&link).await;
+            tokio::time::sleep(WINDOW).await;
+        }
+    }
+
+    /// Sends what can be sent before the engine closes.
+    pub(crate) async fn finish(&self, link: &Link) {
+        let open = self.lock().commits.all();
+        self.look_at(open, link).await;
+        self.flush(link).await;
+    }
+
+    /// Announces what those of these transactions stored that have committed.
+    async fn look_at(&self, writers: Vec<Writer>, link: &Link) {
+        if writers.is_empty() {
+            return;
+        }
+        let Ok(mut link) = link.checkout().await else {
+            return;
+        };
+        let watch = link.watch();
+        let result = watch
+            .limit(commits::ended(link.connection(), &writers))
+            .await;
+        match link.end(result) {
+            Ok(ended) => {
+                for (writer, is_committed) in ended {
+                    let queues = self.lock().commits.ended(writer);
+                    if is_committed {
+                        queues.iter().for_each(|queue| self.announce(queue));
+                    }
+                }
+            }
+            Err(failure) => {
+                tracing::debug!(%failure, "cannot tell which transactions ended; consumers poll");
+            }
+        }
+    }
+
+    /// Sends what is unsent.
+    pub(crate) async fn flush(&self, link: &Link) {
+        let unsent: Vec<QueueName> = self.lock().unsent.drain().collect();
+        if unsent.is_empty() {
+            return;
+        }
+        let Ok(mut link) = link.checkout().await else {
+            return;
+        };
+        let watch = link.watch();
+        let names = unsent.iter().map(ToString::to_string).collect();
+        let result = watch.limit(notify(link.connection(), names)).await;
+        if let Err(failure) = link.end(result) {
+            tracing::debug!(%failure, "a notification was lost; consumers poll");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn bump(&self, queue: &str) {
+        let counter = self
+            .counters
+            .iter()
+            .find(|(name, _)| name.as_str().eq_ignore_ascii_case(queue));
+        if let Some((_, counter)) = counter {
+            bump(counter);
+        }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn bump(counter: &watch::Sender<u64>) {
+    counter.send_modify(|count| *count = count.wrapping_add(1));
+}
+
+async fn notify(connection: &mut PgConnection, queues: Vec<String>) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "SELECT pg_catalog.pg_notify($1, queue) FROM pg_catalog.unnest($2::text[]) AS queue",
+    )
+    .bind(CHANNEL)
+    .bind(queues)
+    .execute(connection)
+    .await
+    .map(|_| ())
+}
