@@ -10,9 +10,9 @@ use ezq_core::{Context, Error, ErrorKind, Result};
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Transaction};
 
-use crate::claim::micros;
 use crate::error::{self, missing};
 use crate::schema::{self, Part};
+use crate::sql::units::micros;
 
 /// How many rows one statement of [`Inbox::forget`] removes.
 const BATCH: u64 = 1000;

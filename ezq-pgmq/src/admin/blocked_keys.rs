@@ -6,9 +6,9 @@ use ezq_core::{BlockedKey, Blocker, CopyState, QueueName};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::message::receipts;
+use crate::message::{headers, receipts};
+use crate::sql;
 use crate::sql::keys::{hash, held_until, is_keyed};
-use crate::{claim, sql};
 
 /// The blocked keys of a queue, at most so many.
 ///
@@ -103,7 +103,7 @@ fn leased_until(
     let mut end = None;
     for ((until, count), headers) in held.iter().zip(counts).zip(headers) {
         let deliveries = u32::try_from(count).unwrap_or(0);
-        let state = CopyState::of(*until, deliveries, &claim::headers(Some(headers)), now);
+        let state = CopyState::of(*until, deliveries, &headers::read(Some(headers)), now);
         if matches!(state, CopyState::Leased { .. }) {
             end = end.max(Some(*until));
         }

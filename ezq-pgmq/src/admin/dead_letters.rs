@@ -7,8 +7,9 @@ use ezq_core::{MessageId, QueueName};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
+use crate::message::headers;
 use crate::message::receipts::{self, first_stored};
-use crate::{claim, error, sql};
+use crate::{error, sql};
 
 /// The oldest ones after an id, at most `limit`.
 pub(crate) async fn list(
@@ -180,7 +181,7 @@ async fn removed(
 }
 
 fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
-    let headers = claim::headers(row.try_get("headers")?);
+    let headers = headers::read(row.try_get("headers")?);
     let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
     let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
     Ok(DeadLetter {

@@ -15,10 +15,10 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row};
 
 use crate::error::{self, missing};
-use crate::message::receipts;
-use crate::retention::removal::{self, LIFE};
+use crate::message::{headers, receipts};
 use crate::retention::trail;
-use crate::{claim, sql};
+use crate::sql::archive::{self, LIFE};
+use crate::sql::{self};
 
 /// The tables of a queue, as far as they are there; whether all of these may be read.
 const TABLES: &str = "
@@ -124,7 +124,7 @@ impl<'a> Search<'a> {
             tables.push(("q", sql::table(queue), "q.vt"));
         }
         if row.try_get("has_archive")? {
-            tables.push(("a", sql::archive_table(queue), "q.archived_at"));
+            tables.push(("a", archive::table(queue), "q.archived_at"));
         }
         if row.try_get("has_dead")? {
             tables.push(("d", sql::dead_table(queue), "q.enqueued_at"));
@@ -157,12 +157,12 @@ impl<'a> Search<'a> {
                     _ => format!("{flat} AND msg_id = $2"),
                 });
                 if *place == "a" {
-                    let number = removal::number("msg_id");
+                    let number = archive::number("msg_id");
                     conditions.push(format!("{flat} AND msg_id >= {LIFE} AND {number} = $2"));
                 }
             }
             let number = match *place {
-                "a" => removal::number("q.msg_id"),
+                "a" => archive::number("q.msg_id"),
                 _ => "q.msg_id".to_owned(),
             };
             let (time, enqueued_at) = (sql::bounded(time), sql::bounded("q.enqueued_at"));
@@ -261,7 +261,7 @@ impl<'a> Search<'a> {
     }
 
     fn copy(&self, row: &PgRow) -> Result<EventCopy, sqlx::Error> {
-        let headers = claim::headers(row.try_get("headers")?);
+        let headers = headers::read(row.try_get("headers")?);
         let id = receipts::message_id(row)?;
         let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
         let at: DateTime<Utc> = row.try_get("at")?;

@@ -6,9 +6,9 @@ use ezq_core::{Due, MessageId, QueueName, QueueStats};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::claim::{in_calendar, micros};
 use crate::message::receipts;
 use crate::sql;
+use crate::sql::units::{in_calendar, micros};
 
 /// How many messages one statement of a purge removes.
 const STEP: u32 = 10_000;

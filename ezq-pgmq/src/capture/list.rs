@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::{absent, resolved, sql};
-use crate::schema::install::{LOCK, LOCK_KEY};
+use crate::schema::lock::{LOCK, LOCK_KEY};
 use crate::{PgmqEngine, error};
 
 /// A table whose changes are captured.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::schema::install::quoted;
+use crate::sql::quoted;
 
 const BODY: &str = include_str!("function.sql");
 /// Rises with every change of the function or its triggers. Of two processes with different ones the

@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::list::Standing;
 use super::{CapturedTable, Columns, absent, list, resolved, sql};
-use crate::schema::install::{LOCK, LOCK_KEY, quoted};
-use crate::sql::PIN;
+use crate::schema::lock::{LOCK, LOCK_KEY};
+use crate::sql::{PIN, quoted};
 use crate::wake::feeds;
 use crate::{PgmqEngine, error, schema};
 

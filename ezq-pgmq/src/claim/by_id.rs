@@ -6,9 +6,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use crate::claim::{self, Claim};
-use crate::message::receipts;
-use crate::settle::BEGIN;
-use crate::sql;
+use crate::message::{headers, receipts};
+use crate::sql::{self, BEGIN};
 
 /// What a claim by id came to.
 pub(crate) enum Claimed {
@@ -63,7 +62,7 @@ async fn look_and_lease(
     let state = CopyState::of(
         due,
         deliveries,
-        &claim::headers(row.try_get("headers")?),
+        &headers::read(row.try_get("headers")?),
         now,
     );
     if matches!(state, CopyState::Leased { .. }) {

@@ -8,9 +8,9 @@ use ezq_core::{ExtendOutcome, QueueName, Receipt};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
-use crate::claim::micros;
 use crate::message::receipts::{self, Columns, Key, ONLY_LOCKED, RECEIPTS};
 use crate::sql;
+use crate::sql::units::micros;
 
 /// One outcome for each receipt, in their order.
 pub(crate) async fn extend(

@@ -6,4 +6,4 @@ pub(crate) mod extend;
 pub(crate) mod keys;
 mod request;
 
-pub(crate) use request::{Batch, Claim, Claimed, delivery, headers, in_calendar, micros, read};
+pub(crate) use request::{Batch, Claim, Claimed, delivery, read};

@@ -11,15 +11,15 @@ use chrono::{DateTime, Datelike as _, Utc};
 use ezq_core::engine::{LeaseRequest, Position};
 use ezq_core::headers::Headers;
 use ezq_core::{Delivery, QueueName, Receipt};
-use serde_json::Value;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Postgres, Row};
 
 use crate::connection::plans::Plans;
-use crate::message::encoding;
+use crate::message::headers;
 use crate::message::receipts::{self, fence};
 use crate::retention::removal::Removal;
 use crate::schema::queues::Shape;
+use crate::sql::units::micros;
 use crate::sql::{self, keys};
 
 /// A lease request in the database's units.
@@ -375,7 +375,7 @@ pub(crate) fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let due: DateTime<Utc> = row.try_get("due")?;
     let stored_at = row.try_get("enqueued_at")?;
     let id = receipts::dated(row.try_get("msg_id")?, stored_at);
-    let headers = headers(row.try_get("headers")?);
+    let headers = headers::read(row.try_get("headers")?);
     let enqueued_at = receipts::first_stored(&headers).unwrap_or(stored_at);
     let token = [
         row.try_get("fence")?,
@@ -409,31 +409,5 @@ pub(crate) async fn read(
     let query = sqlx::query_as::<_, (Option<String>, Option<String>)>(AssertSqlSafe(statement));
     let found = query.bind(id).fetch_optional(connection).await?;
     let or_null = |body: Option<String>| body.unwrap_or_else(|| "null".to_owned());
-    Ok(found.map(|(body, text)| (or_null(body), headers(text))))
-}
-
-/// Headers as Postgres wrote them. A number that no Rust type holds makes them text under the key
-/// of originals, not a failure.
-pub(crate) fn headers(text: Option<String>) -> Headers {
-    let Some(text) = text else {
-        return Headers::new();
-    };
-    // A name that was written with escapes; seldom, so that it is not looked for in all that is read.
-    let has_escapes = text.contains(r"\\u{");
-    let mut value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    if has_escapes {
-        encoding::restore(&mut value);
-    }
-    Headers::from_value(value)
-}
-
-/// Microseconds, as many as an interval can be multiplied by without leaving Postgres' calendar.
-pub(crate) fn micros(duration: Duration) -> i64 {
-    const LONGEST: i64 = 1000 * 366 * 24 * 3600 * 1_000_000;
-    i64::try_from(duration.as_nanos().div_ceil(1000)).map_or(LONGEST, |us| us.min(LONGEST))
-}
-
-/// A time that Postgres' calendar has: chrono's begins earlier. Every time that is past means now.
-pub(crate) fn in_calendar(time: DateTime<Utc>) -> DateTime<Utc> {
-    time.max(DateTime::UNIX_EPOCH)
+    Ok(found.map(|(body, text)| (or_null(body), headers::read(text))))
 }

@@ -13,9 +13,9 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tokio::time::timeout;
 
-use crate::claim::micros;
 use crate::connection::dedicated::Link;
 use crate::error;
+use crate::sql::units::micros;
 
 /// How long the server may take to stop a statement.
 const ASKING: Duration = Duration::from_secs(2);

@@ -10,10 +10,10 @@ use ezq_core::{Delivery, Engine, MessageId, QueueName, Receipt, Result, Settle};
 use super::PgmqEngine;
 use super::contract::on_link;
 use crate::claim::cursor::Went;
+use crate::claim::keys::contested;
 use crate::claim::{self, Batch, Claim, Claimed, by_id};
 use crate::connection::dedicated::{Checkout, Link};
 use crate::error;
-use crate::sql::keys;
 
 /// How often a claim is made again that met a worker with the same key.
 const TRIES: u32 = 5;
@@ -240,7 +240,7 @@ impl PgmqEngine {
             .await?
             .keyed;
         let contested = on_link!(self, self.inner.claim, queue, |connection| {
-            keys::contested(connection, queue, is_indexed, &keys, &ids)
+            contested::find(connection, queue, is_indexed, &keys, &ids)
         })?;
         Ok(contested.into_iter().collect())
     }

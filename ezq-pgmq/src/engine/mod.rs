@@ -32,13 +32,12 @@ use crate::connection::stop::Stopper;
 use crate::error::{self, missing};
 use crate::message::encoding::Encoding;
 use crate::publish::group_commit::{Groups, Means};
-use crate::publish::{self, ByQueue, Row};
+use crate::publish::{self, ByQueue, Row, key_lock};
 use crate::retention::Retentions;
 use crate::retention::sweep::Sweeper;
 use crate::schema::queues::Queues;
 use crate::schema::{Part, Schema, install};
 use crate::settle::Locked;
-use crate::sql::keys;
 use crate::wake::{Wake, listen};
 
 /// `jsonb` takes no more in one text or array.
@@ -308,7 +307,7 @@ impl PgmqEngine {
         queue: &QueueName,
         key: &str,
     ) -> Result<()> {
-        let locked = keys::lock(connection, queue, key).await;
+        let locked = key_lock::take(connection, queue, key).await;
         locked.map_err(|failure| error::of(failure, self.inner.connector.place()))
     }
 }

@@ -7,12 +7,13 @@ use ezq_core::{PublishOutcome, QueueName, Result};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::claim::micros;
 use crate::connection::stop::mark;
+use crate::error;
 use crate::message::encoding::Encoding;
 use crate::message::receipts;
+use crate::publish::row;
+use crate::sql::units::micros;
 use crate::wake::commits::{WRITER, Writer};
-use crate::{error, publish};
 
 const COPIES: &str = "queue, message_id, stored_at, first_event_id";
 const BROADCAST: &str =
@@ -38,8 +39,8 @@ impl Row {
     /// The event cannot be stored.
     pub(crate) fn new(message: BroadcastMessage, encoding: Encoding) -> Result<Self> {
         let dedupe = message.dedupe.as_ref();
-        let headers = publish::storable(&message.body, &message.headers, dedupe, encoding)?;
-        let (after_us, at) = publish::due(message.due);
+        let headers = row::storable(&message.body, &message.headers, dedupe, encoding)?;
+        let (after_us, at) = row::due(message.due);
         let keyed = message.headers.key().is_some();
         let BroadcastMessage {
             event_type,

@@ -11,18 +11,16 @@ use ezq_core::{PublishOutcome, QueueName, error_chain};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::claim::micros;
 use crate::connection::dedicated::Link;
 use crate::connection::stop::mark;
 use crate::message::receipts;
-use crate::publish::{self, DUE, Row};
+use crate::publish::Row;
+use crate::publish::row::{self, DUE};
+use crate::sql::units::micros;
 use crate::{error, sql};
 
 /// How many keys one statement removes.
 pub(crate) const SWEEP: u64 = 1000;
-
-/// How many keys of a queue that is not there one statement removes.
-const STEP: u32 = 10_000;
 
 /// A key that ended by when the new message was published.
 const FREE: &str = "d.free_at <= excluded.taken_at";
@@ -89,7 +87,7 @@ pub(crate) async fn insert(
         .map(|key| key.map(|key| micros(key.window())))
         .collect();
     let events: Vec<Option<&str>> = each().map(|key| key.map(Dedupe::event_id)).collect();
-    let query = publish::with_columns(statement, rows)
+    let query = row::with_columns(statement, rows)
         .bind(keys)
         .bind(windows)
         .bind(events);
@@ -111,50 +109,6 @@ pub(crate) fn outcome(row: &PgRow) -> Result<PublishOutcome, sqlx::Error> {
         event_id: row.try_get("event_id")?,
     };
     Ok(PublishOutcome::Duplicate(Some(original)))
-}
-
-/// Whether there are keys, and whether they may be removed; none where there is no table.
-const REMOVABLE: &str = "
-    SELECT pg_catalog.has_schema_privilege(relnamespace, 'USAGE')
-           AND pg_catalog.has_table_privilege(oid, 'SELECT')
-           AND pg_catalog.has_table_privilege(oid, 'DELETE')
-    FROM pg_catalog.pg_class
-    WHERE relname = 'dedupe' AND relnamespace = pg_catalog.to_regnamespace('ezq')";
-
-/// Frees the keys of a queue that does not exist: the messages that they name are gone with it. A
-/// queue may have millions of keys: outside of a transaction, what was removed stays so if it is cut
-/// off.
-pub(crate) async fn free_absent(
-    connection: &mut PgConnection,
-    queue: &str,
-) -> Result<(), sqlx::Error> {
-    let is_removable: Option<bool> = sqlx::query_scalar(REMOVABLE)
-        .fetch_optional(&mut *connection)
-        .await?;
-    match is_removable {
-        None => return Ok(()),
-        Some(true) => {}
-        Some(false) => {
-            ezq_core::private::warn!(
-                queue,
-                "the role may not remove from ezq.dedupe: keys of an earlier queue of this name hold"
-            );
-            return Ok(());
-        }
-    }
-    let statement = format!(
-        "DELETE FROM ezq.dedupe WHERE ctid = ANY (ARRAY(
-           SELECT ctid FROM ezq.dedupe
-           WHERE queue = $1
-             AND pg_catalog.to_regclass('pgmq.' || pg_catalog.quote_ident('q_' || $1)) IS NULL
-           LIMIT {STEP}))"
-    );
-    loop {
-        let query = sqlx::query(AssertSqlSafe(statement.clone())).bind(queue);
-        if query.execute(&mut *connection).await?.rows_affected() == 0 {
-            return Ok(());
-        }
-    }
 }
 
 /// Removes keys whose window has ended, at most [`SWEEP`] of them; how many. Call it again until it

@@ -4,8 +4,10 @@ pub(crate) mod broadcast;
 pub(crate) mod dedupe;
 pub(crate) mod group_commit;
 mod insert;
+pub(crate) mod key_lock;
+mod row;
+mod store;
 
-pub(crate) use insert::{
-    ByQueue, CONFLICT_TRIES, DUE, Row, checked, due, insert, insert_in, storable, store,
-    with_columns,
-};
+pub(crate) use insert::{insert, insert_in};
+pub(crate) use row::{ByQueue, Row, checked};
+pub(crate) use store::{CONFLICT_TRIES, store};

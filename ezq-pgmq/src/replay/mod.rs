@@ -21,10 +21,10 @@ use sqlx::{AssertSqlSafe, Connection as _, Postgres, Row as _};
 pub use known::Replays;
 use known::list;
 
-use crate::claim::in_calendar;
 use crate::connection::dedicated::limit;
 use crate::error::missing;
 use crate::schema::{Part, out_of_reach};
+use crate::sql::units::in_calendar;
 use crate::{PgmqEngine, retention};
 
 /// How many archived messages one statement looks at.

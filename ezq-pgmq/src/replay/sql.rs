@@ -3,8 +3,7 @@
 use ezq_core::headers::REDRIVEN;
 use ezq_core::{Pattern, QueueName};
 
-use crate::retention::removal;
-use crate::sql;
+use crate::sql::{self, archive};
 
 /// A replay and where it stands; it waits for whoever is at it.
 pub(super) const LOCKED: &str = "SELECT definition::text, position, last_id, began_at, open FROM ezq.replays WHERE name = $1 FOR UPDATE";
@@ -27,7 +26,7 @@ pub(super) fn begin(queue: &QueueName) -> String {
                       FROM pg_snapshot_xip(pg_current_snapshot()) open)
          FROM {}
          ON CONFLICT DO NOTHING",
-        sql::archive_table(queue)
+        archive::table(queue)
     )
 }
 
@@ -55,7 +54,7 @@ fn meant(queue: &QueueName) -> String {
 pub(super) fn count(queue: &QueueName) -> String {
     format!(
         "SELECT count(*) FROM {} q WHERE {}",
-        sql::archive_table(queue),
+        archive::table(queue),
         meant(queue)
     )
 }
@@ -91,8 +90,8 @@ pub(super) fn step(queue: &QueueName, target: &QueueName) -> String {
              handed_over = handed_over + (SELECT count(*) FROM stored)
            FROM seen WHERE name = $10)
          SELECT seen.count < $9 AS is_finished, (SELECT count(*) FROM stored) AS count FROM seen",
-        number = removal::number("q.msg_id"),
-        archive = sql::archive_table(queue),
+        number = archive::number("q.msg_id"),
+        archive = archive::table(queue),
         target = sql::table(target),
         meant = meant(queue)
     )

@@ -11,17 +11,12 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
-use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection, Row};
+use sqlx::Row;
 
 use crate::connection::dedicated::Link;
+use crate::error;
 use crate::retention::removal::Removal;
-use crate::schema::install::LOCK_KEY;
-use crate::schema::{Part, Schema, queues};
-use crate::{error, sql};
-
-/// An archive up to this size is given its index by a statement that locks it for writing.
-const SMALL: i64 = 32 * 1024 * 1024;
+use crate::schema::{Part, Schema, archive_index, queues};
 
 /// A column that PGMQ before 1.10 has in neither table, and a queue upgraded since in either order.
 const PROBE: &str = "
@@ -123,7 +118,7 @@ impl Retentions {
         if manage && !known.is_indexed && known.retention.is_archive() {
             self.change(queue, |known| known.is_indexed = true);
             // Without it histories are slower, and nothing else.
-            if let Err(error) = index(queue, link).await {
+            if let Err(error) = archive_index::create_on_small(queue, link).await {
                 ezq_core::private::warn!(%queue, ?error, "the archive has no index for histories");
             }
         }
@@ -168,87 +163,6 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Option<Removal>> {
     let result = watch.limit(found).await;
     link.end(result)
         .map_err(|failure| error::of(failure, &place))
-}
-
-async fn index(queue: &QueueName, link: &Link) -> Result<()> {
-    let mut link = link.checkout().await?;
-    let (place, watch) = (link.place().clone(), link.watch());
-    let result = watch.limit(index_small(link.connection(), queue)).await;
-    link.end(result)
-        .map_err(|failure| error::of(failure, &place))
-}
-
-/// The statements by which an administrator indexes an archive: at once where it is small. Elsewhere
-/// they would keep acknowledgements waiting, and are left to be run by hand.
-pub(crate) fn index_sql(queue: &QueueName) -> String {
-    let statements = [
-        sql::create_archive_index(queue),
-        sql::create_archive_codec_index(queue),
-    ];
-    let by_hand = statements
-        .each_ref()
-        .map(|statement| concurrently(statement));
-    format!(
-        "do $ezq$ begin\n\
-         if exists (select from pg_catalog.pg_class where oid = '{}'::regclass and relkind = 'r' \
-         and pg_catalog.pg_table_size(oid) <= {SMALL}) then\n{};\nend if;\nend $ezq$;\n\
-         -- A larger archive is indexed without holding up acknowledgements, outside of a transaction:\n\
-         -- {};\n-- {};\n",
-        sql::archive_table(queue),
-        statements.join(";\n"),
-        by_hand[0],
-        by_hand[1],
-    )
-}
-
-fn concurrently(create: &str) -> String {
-    create.replacen("create index", "create index concurrently", 1)
-}
-
-// Building it keeps acknowledgements waiting, which an archive that is small makes short.
-async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result<(), sqlx::Error> {
-    let found: Option<(bool, bool)> = sqlx::query_as(
-        "SELECT to_regclass('pgmq.' || quote_ident($2)) IS NOT NULL AND to_regclass('pgmq.' || quote_ident($4)) IS NOT NULL,
-                pg_table_size(oid) <= $3
-         FROM pg_catalog.pg_class WHERE oid = to_regclass('pgmq.' || quote_ident('a_' || $1)) AND relkind = 'r'",
-    )
-    .bind(queue.as_str().to_owned())
-    .bind(sql::archive_index(queue))
-    .bind(SMALL)
-    .bind(sql::archive_codec_index(queue))
-    .fetch_optional(&mut *connection)
-    .await?;
-    let statements = [
-        sql::create_archive_index(queue),
-        sql::create_archive_codec_index(queue),
-    ];
-    match found {
-        Some((false, true)) => {}
-        Some((false, false)) => {
-            let by_hand = statements
-                .map(|statement| concurrently(&statement))
-                .join(";\n");
-            let by_hand = format!("{}{by_hand};", sql::PIN);
-            ezq_core::private::warn!(%queue, %by_hand, "the archive is too large to be given its index now");
-            return Ok(());
-        }
-        // It stands, or the archive is partitioned, which is its owner's affair.
-        _ => return Ok(()),
-    }
-    let mut tx = connection.begin().await?;
-    sqlx::query("SET LOCAL lock_timeout = '1s'")
-        .execute(&mut *tx)
-        .await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(LOCK_KEY)
-        .execute(&mut *tx)
-        .await?;
-    for statement in statements {
-        sqlx::query(AssertSqlSafe(statement))
-            .execute(&mut *tx)
-            .await?;
-    }
-    tx.commit().await
 }
 
 pub(crate) fn missing(queue: &QueueName) -> Error {

@@ -4,7 +4,8 @@ use ezq_core::QueueName;
 
 use crate::message::receipts::{self, ONLY_LOCKED};
 use crate::retention::trail;
-use crate::sql;
+use crate::sql::archive::{self, LIFE, LIVES};
+use crate::sql::{self};
 
 /// How an acknowledged message leaves its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +92,7 @@ fn columns(last_read: bool, of: &str) -> String {
 /// Numbers that are taken are looked for by subqueries that no plan makes a join of: a join might
 /// read the whole archive, and there are next to none.
 fn archive(queue: &QueueName, last_read: bool) -> String {
-    let (archive, is_control) = (sql::archive_table(queue), sql::is_control("message"));
+    let (archive, is_control) = (archive::table(queue), sql::is_control("message"));
     let columns = columns(last_read, "");
     let of_gone = self::columns(last_read, "g.");
     format!(
@@ -112,27 +113,5 @@ fn archive(queue: &QueueName, last_read: bool) -> String {
            AND coalesce((SELECT pg_catalog.bool_and(a.enqueued_at <> g.enqueued_at)
                          FROM {archive} a WHERE a.msg_id = g.msg_id), true)
          ORDER BY g.msg_id)"
-    )
-}
-
-/// The numbers of a queue are below this. From here on an archive has those of messages whose own
-/// number was taken; further on in steps of this, for each time that the queue was made anew.
-pub(crate) const LIFE: i64 = 1 << 40;
-const LIVES: i64 = (1 << 22) - 1;
-
-/// The number that an archived message had in its queue.
-pub(crate) fn number(of: &str) -> String {
-    format!("CASE WHEN {of} >= {LIFE} THEN {of} % {LIFE} ELSE {of} END")
-}
-
-/// Has a queue that was made anew beside its old archive go on behind the numbers in that.
-pub(crate) fn number_behind_archive(queue: &str) -> String {
-    let table = sql::in_pgmq(&format!("q_{queue}"));
-    format!(
-        "SELECT pg_catalog.setval(
-           pg_catalog.pg_get_serial_sequence('{table}', 'msg_id')::regclass, a.last)
-         FROM (SELECT pg_catalog.max(msg_id) AS last FROM {} WHERE msg_id BETWEEN 1 AND {LIFE} - 1) a
-         WHERE a.last IS NOT NULL",
-        sql::in_pgmq(&format!("a_{queue}"))
     )
 }

@@ -11,12 +11,11 @@ use ezq_core::{QueueName, Result, Retention};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
-use crate::claim::micros;
 use crate::connection::dedicated::Link;
 use crate::error::{self, missing};
 use crate::retention::{Retentions, trail};
-use crate::settle::BEGIN;
-use crate::sql;
+use crate::sql::units::micros;
+use crate::sql::{BEGIN, archive};
 
 /// The most rows that one transaction removes.
 const BATCH: u64 = 1000;
@@ -104,7 +103,7 @@ async fn expire(
     queue: &QueueName,
     keep: Duration,
 ) -> Result<u64, sqlx::Error> {
-    let table = sql::archive_table(queue);
+    let table = archive::table(queue);
     let mut tx = connection.begin_with(BEGIN).await?;
     // Before the statement that reads, so that it sees what another has removed.
     let lock = format!(

@@ -6,8 +6,8 @@ use ezq_core::{CopyState, EventCopy, QueueName};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::claim::{self, micros};
-use crate::message::receipts;
+use crate::message::{headers, receipts};
+use crate::sql::units::micros;
 use crate::{error, sql};
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ pub(crate) async fn read(
 fn copy(row: &PgRow) -> Result<EventCopy, sqlx::Error> {
     let queue = QueueName::new(row.try_get("queue")?);
     let queue = queue.map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    let headers = claim::headers(row.try_get("headers")?);
+    let headers = headers::read(row.try_get("headers")?);
     let published_at = row.try_get("published_at")?;
     let id = receipts::dated(row.try_get("message_id")?, published_at);
     let at: DateTime<Utc> = row.try_get("ended_at")?;

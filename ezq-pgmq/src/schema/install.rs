@@ -4,27 +4,22 @@
 //! rights on the schema can start. Where it is absent it is installed under a lock of ezq's own, on
 //! connections that are closed afterwards. What stands is never upgraded.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use ezq_core::{Error, ErrorKind, QueueName, Result};
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor as _, Row};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Place;
 use crate::connection::connector::{Connector, PINNED};
-use crate::schema::{self, Part, ownership};
-use crate::{error, retention, sql};
+use crate::error;
+use crate::schema::lock::{LOCK, LOCK_KEY};
+use crate::schema::ownership;
 
 /// The oldest PGMQ that ezq works with.
 pub const OLDEST_PGMQ: &str = "1.5.1";
 
-/// The key of ezq's advisory lock on schema changes: `ezq` and a number, as bytes.
-pub(crate) const LOCK_KEY: i64 = 0x65_7a_71_01;
-
-pub(crate) const LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock($1)";
-pub(crate) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '20s'";
 const AVAILABLE: &str =
     "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'pgmq')";
 // `to_regclass` and the catalogue need no rights beyond USAGE on the schema.
@@ -68,72 +63,6 @@ pub(crate) async fn ensure(
         Found::Absent if manage => install(connector, deadline).await,
         Found::Absent => Err(missing(place)),
     }
-}
-
-/// The statements with which an administrator prepares a database for applications that run with
-/// `manage_schema(false)` or as a role without rights on the schema: PGMQ, queues with their dead
-/// letters and archives, the tables of ezq's own schema, and the grants that `role` needs. The session
-/// that runs them keeps `pg_catalog` as its search path.
-///
-/// The indexes by which an archive is searched for an event are created where it is small. In a large
-/// one that would keep acknowledgements waiting: for it there is a statement in a comment.
-///
-/// ```
-/// use ezq_core::QueueName;
-///
-/// let sql = ezq_pgmq::setup_sql(&[QueueName::new("orders")?], Some("app"));
-/// assert!(sql.contains("select pgmq.create('orders_dlq');"));
-/// # Ok::<(), ezq_core::Error>(())
-/// ```
-#[must_use]
-pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
-    let mut text = format!("{}create extension if not exists pgmq;\n", sql::PIN);
-    let names = queues
-        .iter()
-        .flat_map(|queue| [queue.to_string(), queue.dead_letters()]);
-    let names: Vec<String> = names.collect();
-    for name in &names {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "select pgmq.create('{name}');");
-    }
-    for queue in queues {
-        text.push_str(&retention::index_sql(queue));
-    }
-    for part in [
-        Part::Engine,
-        Part::Broadcast,
-        Part::Schedules,
-        Part::Replays,
-        Part::Trail,
-    ] {
-        text.push_str(&schema::sql(part, role));
-    }
-    if let Some(role) = role {
-        let role = quoted(role);
-        let _ = writeln!(text, "grant usage on schema pgmq to {role};");
-        for name in &names {
-            let table = sql::in_pgmq(&format!("q_{name}"));
-            let _ = writeln!(
-                text,
-                "grant select, insert, update, delete on {table} to {role};"
-            );
-        }
-        for queue in queues {
-            let archive = sql::archive_table(queue);
-            let _ = writeln!(text, "grant select, insert, delete on {archive} to {role};");
-        }
-        for queue in queues {
-            // For the ids of messages with dedupe keys.
-            let ids = sql::in_pgmq(&format!("q_{queue}_msg_id_seq"));
-            let _ = writeln!(text, "grant usage on sequence {ids} to {role};");
-        }
-    }
-    text
-}
-
-/// A name as an identifier.
-pub(crate) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
@@ -292,11 +221,5 @@ mod tests {
     fn compares_versions_by_number() {
         assert!(is_too_old("1.4.4") && is_too_old("1.5.0") && is_too_old("0.33.3"));
         assert!(!is_too_old("1.5.1") && !is_too_old("1.13.0") && !is_too_old("2.0"));
-    }
-
-    #[test]
-    fn quotes_the_role() {
-        let sql = setup_sql(&[], Some("a\"b"));
-        assert!(sql.contains("to \"a\"\"b\";"), "{sql}");
     }
 }

@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::connection::connector::Connector;
-use crate::schema::install::LOCK_KEY;
+use crate::schema::lock::LOCK_KEY;
 use crate::{error, sql};
 
 /// Who waits for the table's lock holds up every publisher: others' transactions come first, and it

@@ -14,11 +14,10 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::task::JoinSet;
 
 use crate::connection::dedicated::Link;
-use crate::publish::dedupe;
-use crate::retention::removal;
-use crate::schema::install::LOCK_KEY;
-use crate::schema::key_index;
-use crate::{error, sql};
+use crate::error;
+use crate::schema::lock::LOCK_KEY;
+use crate::schema::{key_index, stale_keys};
+use crate::sql::{self, archive};
 
 const PROBE: &str = "
     SELECT to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NOT NULL AS has_queue,
@@ -272,7 +271,7 @@ async fn create_locked(
 ) -> Result<(), sqlx::Error> {
     let names = [queue.as_str().to_owned(), queue.dead_letters()];
     for name in &names {
-        dedupe::free_absent(&mut *connection, name).await?;
+        stale_keys::free_absent(&mut *connection, name).await?;
     }
     let mut tx = connection.begin().await?;
     // Many processes may start at once, and each waits for its turn.
@@ -291,7 +290,7 @@ async fn create_locked(
             .await?;
         let (has_queue, has_archive) = stands;
         if !has_queue {
-            dedupe::free_absent(&mut tx, name).await?;
+            stale_keys::free_absent(&mut tx, name).await?;
         }
         if !(has_queue && has_archive) {
             sqlx::query("SELECT pgmq.create($1)")
@@ -300,7 +299,7 @@ async fn create_locked(
                 .await?;
         }
         if has_archive && !has_queue {
-            let behind = removal::number_behind_archive(name);
+            let behind = archive::number_behind_archive(name);
             sqlx::query(AssertSqlSafe(behind)).execute(&mut *tx).await?;
         }
     }

@@ -5,10 +5,10 @@ use ezq_core::headers::DEAD;
 use ezq_core::{Error, ErrorKind, Outgoing, Progress, QueueName, Reason, Receipt, Settle};
 use serde_json::Value;
 
-use crate::claim::micros;
 use crate::message::encoding::Encoding;
 use crate::message::receipts::{self, Key};
 use crate::publish::Row;
+use crate::sql::units::micros;
 
 pub(crate) struct Item {
     /// Its place in the batch.

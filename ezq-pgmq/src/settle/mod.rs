@@ -29,12 +29,11 @@ use crate::retention::Retentions;
 use crate::retention::removal::Removal;
 use crate::schema::Schema;
 use crate::schema::queues::Queues;
+use crate::sql::BEGIN;
 pub(crate) use item::Item;
 use item::Kind;
 pub(crate) use locked::Locked;
 use locked::Wait;
-
-pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// What became of a batch.
 pub(crate) struct Settled {

@@ -5,10 +5,6 @@
 //! other. The invariant: of one key only the first message by id is claimed, or a run of those that
 //! follow it, and none while another worker has any.
 
-use ezq_core::QueueName;
-use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgConnection;
-
 use crate::sql;
 
 /// The hash of a row's key; NULL where there is none.
@@ -61,38 +57,4 @@ pub(crate) fn is_free(table: &str) -> String {
         hash("c"),
         leased(table, &hash("c"), false, "")
     )
-}
-
-/// Of the keys of claimed messages, those of which someone else has a message, too: two claims that
-/// ran at once, one of which could not see an earlier message yet, or a renewal that came between.
-pub(crate) async fn contested(
-    connection: &mut PgConnection,
-    queue: &QueueName,
-    is_indexed: bool,
-    keys: &[i64],
-    ids: &[i64],
-) -> Result<Vec<i64>, sqlx::Error> {
-    let others = " AND l.msg_id <> ALL ($2::bigint[])";
-    let leased = leased(&sql::table(queue), "k.key", is_indexed, others);
-    let statement =
-        format!("SELECT k.key FROM pg_catalog.unnest($1::bigint[]) k(key) WHERE {leased}");
-    let query = sqlx::query_scalar(AssertSqlSafe(statement))
-        .bind(keys)
-        .bind(ids);
-    query.fetch_all(connection).await
-}
-
-/// Takes the lock of a key until the transaction ends.
-pub(crate) async fn lock(
-    connection: &mut PgConnection,
-    queue: &QueueName,
-    key: &str,
-) -> Result<(), sqlx::Error> {
-    // A lock number of ezq's own: the queue's name cannot hold the separator.
-    sqlx::query("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ezq/' || $1 || '/' || $2, 0))")
-        .bind(queue.as_str())
-        .bind(key)
-        .execute(connection)
-        .await?;
-    Ok(())
 }

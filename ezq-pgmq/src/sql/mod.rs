@@ -12,25 +12,23 @@
 //! well; `float8 * interval`, not `bigint * interval`. A role whose path puts another schema before
 //! `pg_catalog` trusts who may create there.
 
+pub(crate) mod archive;
 pub(crate) mod keys;
+pub(crate) mod units;
 
 use ezq_core::{End, Event, Interrupt, QueueName};
-
-use crate::schema::install::quoted;
 
 /// What every script for an administrator begins with: whatever it calls and creates means the
 /// server's own functions and operators, and nobody's who may create in the administrator's path.
 pub(crate) const PIN: &str =
     "select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);\n";
 
+/// Begins a transaction of ezq's own: its statements rely on each row being judged as it is now.
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 /// The table of a queue.
 pub(crate) fn table(queue: &QueueName) -> String {
     in_pgmq(&format!("q_{queue}"))
-}
-
-/// The table of a queue's archive.
-pub(crate) fn archive_table(queue: &QueueName) -> String {
-    in_pgmq(&format!("a_{queue}"))
 }
 
 /// Something of PGMQ's schema.
@@ -49,34 +47,9 @@ pub(crate) fn identifier(name: &str) -> String {
     }
 }
 
-/// The name of the index by which an event's history is found in a large archive.
-pub(crate) fn archive_index(queue: &QueueName) -> String {
-    format!("a_{queue}_event_id_idx")
-}
-
-/// The same for events whose id is in the headers; most archives have none.
-pub(crate) fn archive_codec_index(queue: &QueueName) -> String {
-    format!("a_{queue}_ce_id_idx")
-}
-
-/// Creates [`archive_codec_index`].
-pub(crate) fn create_archive_codec_index(queue: &QueueName) -> String {
-    format!(
-        "create index if not exists {} on {} using hash ((headers ->> 'ce-id'::text)) \
-         where headers ? 'ce-id'::text",
-        identifier(&archive_codec_index(queue)),
-        archive_table(queue)
-    )
-}
-
-/// Creates [`archive_index`]. A hash index takes ids of any length; a tree would refuse an event
-/// for having a long one.
-pub(crate) fn create_archive_index(queue: &QueueName) -> String {
-    format!(
-        "create index if not exists {} on {} using hash ((message ->> 'id'::text))",
-        identifier(&archive_index(queue)),
-        archive_table(queue)
-    )
+/// A name as an identifier.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The table of a queue's dead letters.

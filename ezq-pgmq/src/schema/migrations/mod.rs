@@ -1,6 +1,6 @@
 //! The steps by which ezq's own tables and functions came to be as they are.
 
-use super::Part;
+use crate::schema::part::Part;
 
 /// One step. Its number and name are for ever; it adds, can be run twice, and leaves the schema fit
 /// for an older ezq.

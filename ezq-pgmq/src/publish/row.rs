@@ -1,0 +1,162 @@
+//! A message as a statement stores it, and the columns that a batch binds.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::Dedupe;
+use ezq_core::headers::Headers;
+use ezq_core::{Due, Outgoing, QueueName, Result};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres};
+
+use crate::message::encoding::Encoding;
+use crate::message::storable;
+use crate::sql::units::{in_calendar, micros};
+
+/// A message in the database's units.
+#[derive(Clone)]
+pub(crate) struct Row {
+    body: String,
+    headers: Option<String>,
+    after_us: i64,
+    at: Option<DateTime<Utc>>,
+    pub(crate) dedupe: Option<Dedupe>,
+    keyed: bool,
+}
+
+impl Row {
+    /// # Errors
+    /// The message cannot be stored.
+    pub(crate) fn new(message: Outgoing, encoding: Encoding) -> Result<Self> {
+        let headers = checked(&message, encoding)?;
+        let (after_us, at) = due(message.due);
+        let keyed = message.headers.key().is_some();
+        Ok(Self {
+            body: message.body,
+            headers,
+            after_us,
+            at,
+            dedupe: message.dedupe,
+            keyed,
+        })
+    }
+
+    /// It has an ordering key.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.keyed
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.body.len() + self.headers.as_ref().map_or(0, String::len)
+    }
+}
+
+/// How long after now, or from when.
+pub(crate) fn due(due: Due) -> (i64, Option<DateTime<Utc>>) {
+    match due {
+        Due::Now => (0, None),
+        Due::After(pause) => (micros(pause), None),
+        Due::At(time) => (0, Some(in_calendar(time))),
+    }
+}
+
+/// The headers of a message as the table keeps them, if the database can keep all of it.
+pub(crate) fn checked(message: &Outgoing, encoding: Encoding) -> Result<Option<String>> {
+    storable(
+        &message.body,
+        &message.headers,
+        message.dedupe.as_ref(),
+        encoding,
+    )
+}
+
+/// The headers as the table keeps them, if the database can keep them, the body and the dedupe key.
+pub(crate) fn storable(
+    body: &str,
+    headers: &Headers,
+    dedupe: Option<&Dedupe>,
+    encoding: Encoding,
+) -> Result<Option<String>> {
+    storable::check(body, encoding)?;
+    if let Some(dedupe) = dedupe {
+        storable::check_dedupe(dedupe, encoding)?;
+    }
+    if headers.is_empty() {
+        return Ok(None);
+    }
+    let headers = serde_json::Value::Object(headers.as_object().clone()).to_string();
+    storable::check(&headers, encoding)?;
+    Ok(Some(headers))
+}
+
+/// Rows by the queue they go to, in their order, each with its place among the messages.
+#[derive(Default)]
+pub(crate) struct ByQueue(Vec<(QueueName, Vec<(usize, Row)>)>);
+
+impl ByQueue {
+    pub(crate) fn push(&mut self, queue: QueueName, index: usize, row: Row) {
+        match self.0.iter_mut().find(|(name, _)| *name == queue) {
+            Some((_, rows)) => rows.push((index, row)),
+            None => self.0.push((queue, vec![(index, row)])),
+        }
+    }
+
+    /// In the order of the queues' names: a transaction that takes keys in several queues takes them
+    /// in the order in which every other does.
+    pub(crate) fn into_inner(mut self) -> Vec<(QueueName, Vec<(usize, Row)>)> {
+        self.0.sort_by(|(one, _), (other, _)| one.cmp(other));
+        self.0
+    }
+}
+
+/// When a row is due: no earlier than now, and after those of its batch that stand before it.
+pub(crate) const DUE: &str =
+    "CASE WHEN m.at > base.now THEN m.at + m.twin::float8 * interval '1 us'
+                     ELSE base.now + (m.after_us + m.place - 1)::float8 * interval '1 us' END";
+
+/// A statement with rows bound, column by column: `$1` to `$5`.
+pub(crate) fn with_columns<'q>(
+    statement: String,
+    rows: &[Row],
+) -> Query<'q, Postgres, PgArguments> {
+    let bodies: Vec<&str> = rows.iter().map(|row| row.body.as_str()).collect();
+    let headers: Vec<Option<&str>> = rows.iter().map(|row| row.headers.as_deref()).collect();
+    let afters: Vec<i64> = rows.iter().map(|row| row.after_us).collect();
+    let times: Vec<Option<DateTime<Utc>>> = rows.iter().map(|row| row.at).collect();
+    let query = sqlx::query(AssertSqlSafe(statement))
+        .bind(bodies)
+        .bind(headers);
+    query.bind(afters).bind(times).bind(twins(rows))
+}
+
+// How many earlier rows want the very same time: each later one stands a microsecond after them.
+fn twins(rows: &[Row]) -> Vec<i64> {
+    let mut seen: HashMap<i64, i64> = HashMap::new();
+    let twin = |row: &Row| {
+        let Some(at) = row.at else { return 0 };
+        let count = seen.entry(at.timestamp_micros()).or_default();
+        *count += 1;
+        *count - 1
+    };
+    rows.iter().map(twin).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_twins_apart() {
+        let at = |micros: Option<i64>| Row {
+            body: String::new(),
+            headers: None,
+            after_us: 0,
+            at: micros.and_then(DateTime::from_timestamp_micros),
+            dedupe: None,
+            keyed: false,
+        };
+        let rows = [at(Some(5)), at(None), at(Some(5)), at(Some(6)), at(Some(5))];
+        assert_eq!(twins(&rows), [0, 0, 1, 0, 2]);
+    }
+}

@@ -1,0 +1,359 @@
+//! ezq's own tables, in the schema `ezq` beside `pgmq`, and how a database comes to have them.
+//!
+//! They are created when they are first needed: an application that uses none of what they are for
+//! needs no schema. The catalogue is asked first, so where all is current no statement changes
+//! anything, and a role without rights on the schema works. What is missing is created under ezq's
+//! lock, on a connection that is closed afterwards. Nothing is ever taken back: a database that a
+//! newer ezq migrated is left as it is, and serves this one. What was dropped is made again.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use ezq_core::{Error, ErrorKind, Result};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+use crate::config::Place;
+use crate::connection::connector::Connector;
+use crate::connection::dedicated::Link;
+use crate::error;
+use crate::schema::lock::{LOCK, LOCK_KEY, LOCK_TIMEOUT};
+use crate::schema::migrations::{MIGRATIONS, Migration};
+use crate::schema::ownership;
+use crate::schema::part::Part;
+use crate::sql::{PIN, quoted};
+
+/// Whoever needs a table waits behind a change of it that waits for its lock.
+const TABLE_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
+/// How long others have the tables to themselves until the change is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// For how long it is tried.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const SCHEMA: &str = "create schema if not exists ezq;\n";
+
+const RECORD: &str = "\
+create table if not exists ezq.migrations (
+  version integer primary key,
+  name text not null,
+  applied_at timestamptz not null default pg_catalog.clock_timestamp()
+);
+";
+
+/// Every table and function in the schema; null without one. The catalogue needs no right.
+const PROBE: &str = "
+    SELECT CASE WHEN n.oid IS NOT NULL THEN ARRAY(
+      SELECT 'ezq.'::text || c.relname::text
+      FROM pg_catalog.pg_class c WHERE c.relnamespace OPERATOR(pg_catalog.=) n.oid
+      UNION
+      SELECT 'ezq.'::text || p.proname::text || '()'::text
+      FROM pg_catalog.pg_proc p WHERE p.pronamespace OPERATOR(pg_catalog.=) n.oid)
+    END
+    FROM (SELECT pg_catalog.to_regnamespace('ezq')::oid AS oid) n";
+
+/// What a database has.
+struct Found {
+    has_schema: bool,
+    /// Tables and functions.
+    stands: BTreeSet<String>,
+    applied: BTreeSet<i32>,
+}
+
+impl Found {
+    /// What is to be applied: what never was, and from the first on of which something was dropped.
+    fn missing(&self, part: Part) -> Vec<&'static Migration> {
+        let mut is_broken = false;
+        let missing = |m: &&Migration| {
+            is_broken |= m.makes.iter().any(|name| !self.stands.contains(*name));
+            is_broken || !self.applied.contains(&m.version)
+        };
+        MIGRATIONS
+            .iter()
+            .filter(|m| m.part == part)
+            .filter(missing)
+            .collect()
+    }
+
+    /// The names of what a part lacks.
+    fn lacks(&self, part: Part) -> String {
+        let of = |m: &&'static Migration| {
+            let absent = m.makes.iter().filter(|name| !self.stands.contains(**name));
+            let absent: Vec<String> = absent.map(|name| format!("`{name}`")).collect();
+            let is_new = absent.is_empty() && !self.applied.contains(&m.version);
+            let change = is_new.then(|| format!("the change \"{}\"", m.name));
+            absent.into_iter().chain(change)
+        };
+        let mut names: BTreeSet<String> = self.missing(part).iter().flat_map(of).collect();
+        if !self.stands.contains("ezq.migrations") {
+            names.insert("`ezq.migrations`".to_owned());
+        }
+        Vec::from_iter(names).join(", ")
+    }
+
+    /// Something was dropped that a migration had made.
+    fn is_broken(&self, part: Part) -> bool {
+        self.missing(part)
+            .iter()
+            .any(|m| self.applied.contains(&m.version))
+    }
+}
+
+/// One part, looked up once and remembered until a statement finds it gone.
+#[derive(Debug)]
+pub(crate) struct Schema {
+    part: Part,
+    stands: AtomicBool,
+}
+
+impl Schema {
+    pub(crate) fn new(part: Part) -> Self {
+        Self {
+            part,
+            stands: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes sure that the part's tables stand, and creates them where `manage` allows it.
+    pub(crate) async fn ensure(
+        &self,
+        control: &Link,
+        connector: &Connector,
+        manage: bool,
+    ) -> Result<()> {
+        if self.stands.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let place = connector.place();
+        let found = {
+            let mut link = control.checkout().await?;
+            let watch = link.watch();
+            // Since the engine connected somebody may have taken the name.
+            let looked = async {
+                let stranger = ownership::stranger(link.connection()).await?;
+                Ok((stranger, probe(link.connection()).await?))
+            };
+            let result = watch.limit(looked).await;
+            let looked = link.end(result);
+            let (stranger, found) =
+                looked.map_err(|failure| out_of_reach(failure, self.part, place))?;
+            if let Some(stranger) = stranger {
+                return Err(stranger.refused(place));
+            }
+            found
+        };
+        if !found.missing(self.part).is_empty() {
+            let absent = || absent(self.part, place, &found.lacks(self.part));
+            if !manage {
+                return Err(absent());
+            }
+            create(connector, self.part)
+                .await
+                .map_err(|failure| match failure.kind() {
+                    ErrorKind::Permission => absent().with_source(failure),
+                    _ => failure,
+                })?;
+        }
+        self.stands.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What was known no longer holds.
+    pub(crate) fn forget(&self) {
+        self.stands.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Applies what is missing, in a transaction of its own. While others' transactions keep it from
+/// that, it lets those pass that would wait behind it, and tries again.
+pub(crate) async fn migrate(connection: &mut PgConnection, part: Part) -> Result<(), sqlx::Error> {
+    if probe(connection).await?.missing(part).is_empty() {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    loop {
+        match apply(&mut *connection, part).await {
+            Err(failure) if error::is_locked(&failure) && begun.elapsed() < PATIENCE => {
+                tracing::debug!(%failure, "the schema `ezq` cannot be changed yet");
+                sleep(PAUSE).await;
+            }
+            applied => return applied,
+        }
+    }
+}
+
+async fn apply(connection: &mut PgConnection, part: Part) -> Result<(), sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
+    sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
+    sqlx::query(TABLE_LOCK_TIMEOUT).execute(&mut *tx).await?;
+    // Another may have been faster.
+    let found = probe(&mut tx).await?;
+    create_schema(&mut tx).await?;
+    if !found.stands.contains("ezq.migrations") {
+        sqlx::raw_sql(RECORD).execute(&mut *tx).await?;
+    }
+    if found.is_broken(part) {
+        // What a newer ezq had changed is gone with it: its next start is to change it again.
+        sqlx::query("DELETE FROM ezq.migrations WHERE version > $1")
+            .bind(MIGRATIONS.iter().map(|step| step.version).max())
+            .execute(&mut *tx)
+            .await?;
+    }
+    for Migration {
+        version, name, sql, ..
+    } in found.missing(part)
+    {
+        sqlx::raw_sql(AssertSqlSafe(*sql)).execute(&mut *tx).await?;
+        sqlx::raw_sql(AssertSqlSafe(record(*version, name)))
+            .execute(&mut *tx)
+            .await?;
+        tracing::info!(version, name, "migrated the schema `ezq`");
+    }
+    tx.commit().await
+}
+
+/// Makes the schema where it is absent: a role may own it without the right to create one.
+pub(crate) async fn create_schema(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    if !probe(&mut *connection).await?.has_schema {
+        sqlx::raw_sql(SCHEMA).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// The script that makes a part, for an administrator.
+pub(crate) fn script(part: Part, role: Option<&str>) -> String {
+    format!("{PIN}{}", sql(part, role))
+}
+
+/// The statements that a part consists of, under a pinned path. They can be run again, and then make
+/// only what is missing: what a newer ezq made is not replaced by what an older one prints.
+pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
+    let mut sql = format!(
+        "{SCHEMA}{RECORD}do $ezq$ declare is_broken boolean := false;\nbegin\n\
+         -- Whoever needs a table waits behind a change of it: if this fails, run it again.\n\
+         perform pg_catalog.set_config('lock_timeout', '2s', true);\n"
+    );
+    let steps = || MIGRATIONS.iter().filter(|step| step.part == part);
+    for Migration {
+        version,
+        name,
+        makes,
+        sql: step,
+        ..
+    } in steps()
+    {
+        let absent = makes.iter().map(|name| match name.strip_suffix("()") {
+            None => format!("pg_catalog.to_regclass('{name}') is null"),
+            Some(function) => format!(
+                "not exists (select from pg_catalog.pg_proc \
+                 where pronamespace = 'ezq'::regnamespace::oid \
+                   and 'ezq.'::text || proname::text = '{function}'::text)"
+            ),
+        });
+        // Writing to a string cannot fail.
+        for absent in absent {
+            let _ = writeln!(sql, "is_broken := is_broken or {absent};");
+        }
+        let record = record(*version, name);
+        let _ = writeln!(
+            sql,
+            "if is_broken or not exists (select from ezq.migrations where version = {version})\n\
+             then\n{step}{record}end if;"
+        );
+    }
+    sql.push_str("end $ezq$;\n");
+    if let Some(role) = role {
+        let role = quoted(role);
+        let _ = writeln!(sql, "grant usage on schema ezq to {role};");
+        let _ = writeln!(sql, "grant select on ezq.migrations to {role};");
+        let tables: BTreeSet<&str> = steps().flat_map(Migration::tables).collect();
+        for table in tables {
+            let _ = writeln!(
+                sql,
+                "grant select, insert, update, delete on {table} to {role};"
+            );
+        }
+    }
+    sql
+}
+
+/// The error of a part of which something is not there, and is not to be, or cannot be, created.
+fn absent(part: Part, place: &Place, lacks: &str) -> Error {
+    let text = format!(
+        "the database `{}` lacks {lacks}, and the role `{}` is not to, or may not, create that: run \
+         this there as an administrator\n{}",
+        place.database,
+        place.role,
+        script(part, Some(&place.role))
+    );
+    Error::new(ErrorKind::SchemaMissing, text)
+}
+
+fn record(version: i32, name: &str) -> String {
+    format!(
+        "insert into ezq.migrations (version, name) values ({version}, '{name}') \
+         on conflict do nothing;\n"
+    )
+}
+
+async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
+    let stands: Option<Vec<String>> = sqlx::query_scalar(PROBE)
+        .fetch_one(&mut *connection)
+        .await?;
+    let has_schema = stands.is_some();
+    let stands = BTreeSet::from_iter(stands.unwrap_or_default());
+    let mut applied = BTreeSet::new();
+    if stands.contains("ezq.migrations") {
+        let versions = sqlx::query_scalar::<_, i32>("SELECT version FROM ezq.migrations");
+        applied.extend(versions.fetch_all(connection).await?);
+    }
+    Ok(Found {
+        has_schema,
+        stands,
+        applied,
+    })
+}
+
+async fn create(connector: &Connector, part: Part) -> Result<()> {
+    let place = connector.place();
+    let mut own = connector.connect().await?;
+    let migrated = migrate(&mut own, part).await;
+    // Ends the transaction, and with it the lock.
+    let _ = own.close().await;
+    migrated.map_err(|failure| error::of(failure, place))
+}
+
+/// The error of a statement on a part's tables, with what to run where the role lacks a right.
+pub(crate) fn out_of_reach(failure: sqlx::Error, part: Part, place: &Place) -> Error {
+    let refused = error::of(failure, place);
+    if refused.kind() != ErrorKind::Permission {
+        return refused;
+    }
+    let steps = MIGRATIONS.iter().filter(|step| step.part == part);
+    let tables = steps
+        .flat_map(Migration::tables)
+        .map(|table| format!("`{table}`"));
+    let text = format!(
+        "the role `{}` lacks a right on {} in the database `{}`: run this there as an administrator\n{}",
+        place.role,
+        Vec::from_iter(tables).join(", "),
+        place.database,
+        script(part, Some(&place.role))
+    );
+    Error::new(ErrorKind::SchemaMissing, text).with_source(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_rise_and_names_need_no_quotes() {
+        assert!(MIGRATIONS.is_sorted_by(|a, b| a.version < b.version));
+        assert!(MIGRATIONS.iter().all(|step| !step.name.contains('\'')));
+        assert!(MIGRATIONS.iter().all(|step| !step.sql.contains("$ezq$")));
+    }
+}
