@@ -19,6 +19,7 @@ mod capture;
 mod claim;
 mod config;
 mod connection;
+mod contract;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod engine;

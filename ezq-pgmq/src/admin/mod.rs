@@ -4,4 +4,5 @@ pub(crate) mod blocked_keys;
 pub(crate) mod dead_letters;
 pub(crate) mod history;
 pub(crate) mod schedules;
+pub(crate) mod subscriptions;
 pub(crate) mod upkeep;

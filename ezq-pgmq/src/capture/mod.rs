@@ -17,8 +17,8 @@ use sqlx::postgres::PgConnection;
 
 pub use list::{CapturedTable, Captures};
 
-use crate::PgmqEngine;
 use crate::connection::connector::PINNED;
+use crate::engine::PgmqEngine;
 use table::Table;
 
 /// The events of a capture in the making: await it to install the triggers.

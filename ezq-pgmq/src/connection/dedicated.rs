@@ -43,6 +43,39 @@ const ASKING: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Makes one call on [dedicated connections](Link): checks one out, runs the statements within their
+/// time limit, and gives it back. The outer error is that of connecting, the inner one that of the
+/// statements.
+///
+/// A macro, since a method that takes an async closure makes a future that the compiler cannot prove
+/// to be `Send` (rust-lang/rust#134997), and a boxed future would cost each call an allocation.
+macro_rules! call {
+    ($link:expr, |$connection:ident| $statements:expr) => {{
+        let mut is_first = true;
+        loop {
+            let mut checkout = match $crate::connection::dedicated::Link::checkout(&$link).await {
+                Ok(checkout) => checkout,
+                Err(error) => break Err(error),
+            };
+            let watch = checkout.watch();
+            let is_rested = checkout.is_rested();
+            let $connection = checkout.connection();
+
+            let result = watch.limit($statements).await;
+
+            match checkout.end(result) {
+                // Cut while nobody used it: what was asked has hardly begun there.
+                Err(failure) if is_first && is_rested && $crate::error::is_lost(&failure) => {
+                    is_first = false;
+                }
+                result => break Ok(result),
+            }
+        }
+    }};
+}
+
+pub(crate) use call;
+
 /// When a connection may be tried for again after a failure.
 #[derive(Default)]
 struct Backoff {
@@ -94,6 +127,11 @@ impl Link {
     /// What opens its connections.
     pub(crate) fn connector(&self) -> &Connector {
         &self.connector
+    }
+
+    /// The database that it leads to.
+    pub(crate) fn place(&self) -> &Place {
+        self.connector.place()
     }
 
     /// Waits until a connection may be used, and opens one if need be. After a failure the next
@@ -238,10 +276,6 @@ pub(crate) struct Checkout<'a> {
 }
 
 impl Checkout<'_> {
-    pub(crate) fn place(&self) -> &Place {
-        self.link.connector.place()
-    }
-
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
         &mut self.session.connection
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::account::Account;
-use super::leftovers;
+use super::processes;
 
 // A Unix socket's path holds 103 bytes on macOS; `/.s.PGSQL.5432` is part of it.
 const PATH_LIMIT: usize = 103 - "/.s.PGSQL.5432".len();
@@ -50,7 +50,7 @@ impl Folder {
     }
 
     pub(super) fn data(&self) -> PathBuf {
-        data(&self.path)
+        processes::data(&self.path)
     }
 }
 
@@ -58,13 +58,9 @@ impl Drop for Folder {
     fn drop(&mut self) {
         // The watchdog has done it, unless it was killed.
         if self.path.exists() {
-            let _ = leftovers::remove(&self.path, self.account.as_ref());
+            let _ = processes::remove(&self.path, self.account.as_ref());
         }
     }
-}
-
-pub(super) fn data(folder: &Path) -> PathBuf {
-    folder.join("data")
 }
 
 /// Where folders are made and leftovers looked for, in the order of preference.

@@ -15,6 +15,7 @@ mod command;
 mod discovery;
 mod folder;
 mod leftovers;
+mod processes;
 mod watchdog;
 
 use std::path::{Path, PathBuf};
@@ -97,7 +98,7 @@ impl EmbeddedBuilder {
                     .arg(binaries.join("postgres"));
                 shell
                     .arg("-D")
-                    .arg(folder::data(&path))
+                    .arg(processes::data(&path))
                     .arg("-k")
                     .arg(&path);
                 shell.args(self.arguments());

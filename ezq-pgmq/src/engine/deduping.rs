@@ -14,7 +14,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 impl Inner {
     /// Makes sure that the keys of messages have a table, if any has one.
-    pub(super) async fn ready_for<'m>(
+    pub(crate) async fn ready_for<'m>(
         &self,
         mut messages: impl Iterator<Item = &'m Outgoing>,
     ) -> Result<()> {
@@ -24,7 +24,7 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) async fn ready_for_keys(&self) -> Result<()> {
+    pub(crate) async fn ready_for_keys(&self) -> Result<()> {
         self.schema
             .ensure(&self.control, &self.connector, self.manage_schema)
             .await?;
@@ -34,7 +34,7 @@ impl Inner {
 
     /// Stores rows of one queue. If the table of keys was dropped since it was looked for, nothing was
     /// stored, and it is made and the rows are stored again.
-    pub(super) async fn store(&self, queue: &QueueName, rows: Vec<Row>) -> Vec<PublishOutcome> {
+    pub(crate) async fn store(&self, queue: &QueueName, rows: Vec<Row>) -> Vec<PublishOutcome> {
         if rows.iter().all(|row| row.dedupe.is_none()) {
             return self.groups.store(queue, rows).await;
         }

@@ -8,11 +8,10 @@ use ezq_core::engine::{LeaseRequest, Leased};
 use ezq_core::{Delivery, Engine, MessageId, QueueName, Receipt, Result, Settle};
 
 use super::PgmqEngine;
-use super::contract::on_link;
 use crate::claim::cursor::Went;
 use crate::claim::keys::contested;
 use crate::claim::{self, Batch, Claim, Claimed, by_id};
-use crate::connection::dedicated::{Checkout, Link};
+use crate::connection::dedicated::call;
 use crate::error;
 
 /// How often a claim is made again that met a worker with the same key.
@@ -20,7 +19,7 @@ const TRIES: u32 = 5;
 
 impl PgmqEngine {
     /// Claims messages of whose keys nobody else has any.
-    pub(super) async fn lease_free(&self, request: &LeaseRequest) -> Result<Leased> {
+    pub(crate) async fn lease_free(&self, request: &LeaseRequest) -> Result<Leased> {
         let queue = &request.queue;
         for tries in 1.. {
             let Batch {
@@ -65,12 +64,12 @@ impl PgmqEngine {
         let (inner, queue) = (&self.inner, &request.queue);
         let shape = inner.queues.shape(queue, &inner.control).await?;
         let claim = Claim::new(request, shape, inner.restart_grace);
-        on_link!(self, inner.claim, queue, |connection| claim
-            .is_held_up(connection))
+        call!(inner.claim, |connection| claim.is_held_up(connection))?
+            .map_err(|failure| self.failed(failure, queue))
     }
 
     /// Claims messages, and reads them or not.
-    pub(super) async fn claim(&self, request: &LeaseRequest, reads: bool) -> Result<Batch> {
+    pub(crate) async fn claim(&self, request: &LeaseRequest, reads: bool) -> Result<Batch> {
         let inner = &self.inner;
         let queue = &request.queue;
         let shape = inner.queues.shape(queue, &inner.control).await?;
@@ -82,9 +81,9 @@ impl PgmqEngine {
         if shape.keyed {
             inner.unindexed.remove(queue);
             let mut path = inner.paths.of(queue);
-            let batch = on_link!(self, inner.claim, queue, |connection| {
-                claim.run_keyed(connection, &mut path)
-            });
+            let batch = call!(inner.claim, |connection| claim
+                .run_keyed(connection, &mut path))?
+            .map_err(|failure| self.failed(failure, queue));
             inner.paths.keep(queue, path);
             return batch;
         }
@@ -110,17 +109,17 @@ impl PgmqEngine {
     ) -> Result<Batch> {
         let inner = &self.inner;
         if claim.shape.keyed {
-            return on_link!(self, inner.claim, queue, |connection| {
-                claim.run_in_order(connection, after, true)
-            });
+            return call!(inner.claim, |connection| claim
+                .run_in_order(connection, after, true))?
+            .map_err(|failure| self.failed(failure, queue));
         }
         if inner.unindexed.has(queue) {
-            return on_link!(self, inner.control, queue, |connection| {
-                claim.run_in_order(connection, after, false)
-            });
+            return call!(self.inner.control, |connection| claim
+                .run_in_order(connection, after, false))?
+            .map_err(|failure| self.failed(failure, queue));
         }
-        let batch = on_link!(self, inner.claim, queue, |connection| claim
-            .run(connection, None))?;
+        let batch = call!(inner.claim, |connection| claim.run(connection, None))?
+            .map_err(|failure| self.failed(failure, queue))?;
         self.index_if_keyed(queue, &batch).await;
         Ok(batch)
     }
@@ -143,7 +142,7 @@ impl PgmqEngine {
     ///
     /// # Errors
     /// [`ErrorKind::LeaseLost`] where a worker has it.
-    pub(super) async fn lease_one(
+    pub(crate) async fn lease_one(
         &self,
         queue: &QueueName,
         id: &MessageId,
@@ -160,9 +159,10 @@ impl PgmqEngine {
             after: None,
         };
         let claim = Claim::new(&request, shape, inner.restart_grace);
-        let claimed = on_link!(self, inner.control, queue, |connection| {
-            by_id::run(connection, &claim, id)
-        })?;
+        let claimed = call!(self.inner.control, |connection| by_id::run(
+            connection, &claim, id
+        ))?
+        .map_err(|failure| self.failed(failure, queue))?;
         match claimed {
             by_id::Claimed::Leased(delivery) => Ok(Some(*delivery)),
             by_id::Claimed::Absent => Ok(None),
@@ -171,11 +171,12 @@ impl PgmqEngine {
     }
 
     /// Reads a message that was leased unread.
-    pub(super) async fn read(&self, queue: &QueueName, delivery: &mut Delivery) -> Result<()> {
+    pub(crate) async fn read(&self, queue: &QueueName, delivery: &mut Delivery) -> Result<()> {
         let id = delivery.receipt.message_id().as_number();
-        let read = on_link!(self, self.inner.claim, queue, |connection| claim::read(
+        let read = call!(self.inner.claim, |connection| claim::read(
             connection, queue, id
-        ))?;
+        ))?
+        .map_err(|failure| self.failed(failure, queue))?;
         if let Some((body, headers)) = read {
             (delivery.body, delivery.headers) = (body, headers);
         }
@@ -187,9 +188,10 @@ impl PgmqEngine {
         let (inner, queue) = (&self.inner, &request.queue);
         if inner.unindexed.has(queue) {
             // It reads much, and is planned for that.
-            return on_link!(self, inner.control, queue, |connection| {
-                inner.unindexed.claim(connection, queue, claim)
-            });
+            return call!(self.inner.control, |connection| inner
+                .unindexed
+                .claim(connection, queue, claim))?
+            .map_err(|failure| self.failed(failure, queue));
         }
         let from = inner.fronts.of(queue);
         let batch = self.claim_from(claim, request, from).await?;
@@ -206,9 +208,8 @@ impl PgmqEngine {
         from: Option<DateTime<Utc>>,
     ) -> Result<Batch> {
         let (inner, queue) = (&self.inner, &request.queue);
-        let (took, batch) = on_link!(self, inner.claim, queue, |connection| timed(
-            claim.run(connection, from)
-        ))?;
+        let (took, batch) = call!(inner.claim, |connection| timed(claim.run(connection, from)))?
+            .map_err(|failure| self.failed(failure, queue))?;
         let (ended, count) = (batch.last_of(request.max), batch.claimed.len());
         inner.fronts.keep(
             queue,
@@ -239,9 +240,10 @@ impl PgmqEngine {
             .shape(queue, &self.inner.control)
             .await?
             .keyed;
-        let contested = on_link!(self, self.inner.claim, queue, |connection| {
-            contested::find(connection, queue, is_indexed, &keys, &ids)
-        })?;
+        let contested = call!(self.inner.claim, |connection| contested::find(
+            connection, queue, is_indexed, &keys, &ids
+        ))?
+        .map_err(|failure| self.failed(failure, queue))?;
         Ok(contested.into_iter().collect())
     }
 }

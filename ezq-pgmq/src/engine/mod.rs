@@ -1,11 +1,13 @@
 //! The engine: connections, what is known about queues, and the tasks that wake consumers.
 
-mod broadcasting;
-mod contract;
+mod broadcast;
 mod deduping;
+mod handle;
 mod lease;
-mod schedules;
 mod unsendable;
+
+pub(crate) use broadcast::stored;
+pub(crate) use handle::call_part;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -50,39 +52,39 @@ const MAX_BODY: usize = 268_435_455;
 /// statement waits for another session's lock; publishing uses the [pool](Self::pool).
 #[derive(Clone)]
 pub struct PgmqEngine {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    connector: Connector,
-    capabilities: Capabilities,
-    encoding: Encoding,
-    manage_schema: bool,
-    restart_grace: Option<Duration>,
-    lender: Arc<Lender>,
-    owns_pool: bool,
-    claim: Link,
-    settle: Link,
-    renew: Link,
+pub(crate) struct Inner {
+    pub(crate) connector: Connector,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) encoding: Encoding,
+    pub(crate) manage_schema: bool,
+    pub(crate) restart_grace: Option<Duration>,
+    pub(crate) lender: Arc<Lender>,
+    pub(crate) owns_pool: bool,
+    pub(crate) claim: Link,
+    pub(crate) settle: Link,
+    pub(crate) renew: Link,
     /// For what is rare, and may take its time.
-    control: Arc<Link>,
+    pub(crate) control: Arc<Link>,
     /// For what must not wait: health, and stopping statements.
-    urgent: Arc<Link>,
-    stopper: Stopper,
-    locked: Locked,
-    groups: Groups,
-    queues: Queues,
-    retentions: Arc<Retentions>,
-    sweeper: Sweeper,
-    schema: Schema,
-    timetable: Schema,
-    subscriptions: Schema,
-    replays: Schema,
-    paths: Paths,
-    unindexed: Unindexed,
-    fronts: Fronts,
-    plans: Plans,
-    wake: Arc<Wake>,
+    pub(crate) urgent: Arc<Link>,
+    pub(crate) stopper: Stopper,
+    pub(crate) locked: Locked,
+    pub(crate) groups: Groups,
+    pub(crate) queues: Queues,
+    pub(crate) retentions: Arc<Retentions>,
+    pub(crate) sweeper: Sweeper,
+    pub(crate) schema: Schema,
+    pub(crate) timetable: Schema,
+    pub(crate) subscriptions: Schema,
+    pub(crate) replays: Schema,
+    pub(crate) paths: Paths,
+    pub(crate) unindexed: Unindexed,
+    pub(crate) fronts: Fronts,
+    pub(crate) plans: Plans,
+    pub(crate) wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
 }
 
@@ -313,7 +315,7 @@ impl PgmqEngine {
 }
 
 impl Inner {
-    async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+    pub(crate) async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         let mut outcomes = unanswered(&messages);
         let mut broken = None;
         let mut no_keys = self.ready_for(messages.iter()).await.err();
@@ -375,19 +377,19 @@ impl Inner {
             .collect())
     }
 
-    fn announce(&self, queue: &QueueName) {
+    pub(crate) fn announce(&self, queue: &QueueName) {
         self.start_notifying();
         self.wake.announce(queue);
     }
 
-    fn announce_all(&self, queues: &HashSet<QueueName>) {
+    pub(crate) fn announce_all(&self, queues: &HashSet<QueueName>) {
         for queue in queues {
             self.announce(queue);
         }
     }
 
     /// What an error says about a queue's table is remembered by forgetting.
-    fn note(&self, failure: &sqlx::Error, queue: &QueueName) {
+    pub(crate) fn note(&self, failure: &sqlx::Error, queue: &QueueName) {
         if missing::is_table(failure) || error::is_reshaped(failure) {
             self.queues.forget(queue);
             self.retentions.forget(queue);
@@ -405,7 +407,7 @@ impl Inner {
     }
 
     /// Once there is something that ages.
-    fn start_sweeping(&self) {
+    pub(crate) fn start_sweeping(&self) {
         let mut tasks = self.tasks();
         if !tasks.sweeps && !tasks.closed && self.sweeper.has_work() {
             tasks.sweeps = true;
@@ -413,7 +415,7 @@ impl Inner {
         }
     }
 
-    async fn listen(&self) -> Result<()> {
+    pub(crate) async fn listen(&self) -> Result<()> {
         // What a look finds is announced to others, too.
         self.start_notifying();
         let state = {
@@ -437,7 +439,7 @@ impl Inner {
         listen::ready(state).await
     }
 
-    async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let mut running = {
             let mut tasks = self.tasks();
             tasks.closed = true;

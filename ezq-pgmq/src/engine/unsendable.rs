@@ -14,7 +14,7 @@ use crate::error;
 
 impl PgmqEngine {
     /// Claims, and passes over what cannot be sent.
-    pub(super) async fn claim_sendable(&self, request: &LeaseRequest) -> Result<Batch> {
+    pub(crate) async fn claim_sendable(&self, request: &LeaseRequest) -> Result<Batch> {
         let mut max = request.max;
         loop {
             let fewer = LeaseRequest {

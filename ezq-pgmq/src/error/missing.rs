@@ -6,7 +6,7 @@
 
 use sqlx::error::DatabaseError;
 
-use crate::error::code;
+use crate::error::codes::code;
 
 const TABLE: &str = "42P01";
 const FUNCTION: &str = "42883";

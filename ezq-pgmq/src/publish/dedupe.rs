@@ -11,7 +11,7 @@ use ezq_core::{PublishOutcome, QueueName, error_chain};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::connection::dedicated::Link;
+use crate::connection::dedicated::{Link, call};
 use crate::connection::stop::mark;
 use crate::message::receipts;
 use crate::publish::Row;
@@ -130,14 +130,9 @@ pub(crate) async fn sweep(connection: &mut PgConnection) -> Result<u64, sqlx::Er
 /// connection.
 pub(crate) async fn sweep_all(link: Arc<Link>) {
     loop {
-        let removed = async {
-            let mut link = link.checkout().await?;
-            let (place, watch) = (link.place().clone(), link.watch());
-            let result = watch.limit(sweep(link.connection())).await;
-            link.end(result)
-                .map_err(|failure| error::of(failure, &place))
-        };
-        match removed.await {
+        let removed = call!(link, |connection| sweep(connection))
+            .and_then(|removed| removed.map_err(|failure| error::of(failure, link.place())));
+        match removed {
             Ok(removed) if removed < SWEEP => return,
             Ok(_) => {}
             Err(failure) => {

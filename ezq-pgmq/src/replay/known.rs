@@ -5,7 +5,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection as _, Row as _};
 
 use super::{ReplayProgress, failed, sql};
-use crate::PgmqEngine;
+use crate::engine::PgmqEngine;
 use crate::message::encoding;
 
 /// The replays that a database knows.

@@ -22,10 +22,11 @@ pub use known::Replays;
 use known::list;
 
 use crate::connection::dedicated::limit;
+use crate::engine::PgmqEngine;
 use crate::error::missing;
+use crate::retention;
 use crate::schema::{Part, out_of_reach};
 use crate::sql::units::in_calendar;
-use crate::{PgmqEngine, retention};
 
 /// How many archived messages one statement looks at.
 const PAGE: u32 = 500;

@@ -11,9 +11,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
-use sqlx::Row;
+use sqlx::Row as _;
 
-use crate::connection::dedicated::Link;
+use crate::connection::dedicated::{Link, call};
 use crate::error;
 use crate::retention::removal::Removal;
 use crate::schema::{Part, Schema, archive_index, queues};
@@ -150,19 +150,15 @@ impl Retentions {
 }
 
 async fn find(queue: &QueueName, link: &Link) -> Result<Option<Removal>> {
-    let mut link = link.checkout().await?;
-    let (place, watch) = (link.place().clone(), link.watch());
-    let found = async {
-        let query = sqlx::query(PROBE).bind(queue.as_str().to_owned());
-        let row = query.fetch_one(link.connection()).await?;
+    let found = call!(link, |connection| async {
+        let query = sqlx::query(PROBE).bind(queue.as_str());
+        let row = query.fetch_one(connection).await?;
         let removal = Removal::Archive {
             last_read: row.try_get("has_last_read")?,
         };
         Ok(row.try_get::<bool, _>("has_archive")?.then_some(removal))
-    };
-    let result = watch.limit(found).await;
-    link.end(result)
-        .map_err(|failure| error::of(failure, &place))
+    })?;
+    found.map_err(|failure| error::of(failure, link.place()))
 }
 
 pub(crate) fn missing(queue: &QueueName) -> Error {

@@ -11,7 +11,7 @@ use ezq_core::{QueueName, Result, Retention};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
-use crate::connection::dedicated::Link;
+use crate::connection::dedicated::{Link, call};
 use crate::error::{self, missing};
 use crate::retention::{Retentions, trail};
 use crate::sql::units::micros;
@@ -66,22 +66,18 @@ impl Sweeper {
         };
         let mut removed = 0;
         loop {
-            let mut link = self.link.checkout().await?;
-            let (place, watch) = (link.place().clone(), link.watch());
-            let connection = link.connection();
-            let result = match retention.is_archive() {
-                true => watch.limit(expire(connection, queue, keep)).await,
-                false => {
-                    watch
-                        .limit(trail::expire(connection, queue, keep, BATCH))
-                        .await
+            let removal = call!(self.link, |connection| async {
+                if retention.is_archive() {
+                    expire(connection, queue, keep).await
+                } else {
+                    trail::expire(connection, queue, keep, BATCH).await
                 }
-            };
-            let count = match link.end(result) {
+            });
+            let count = match removal? {
                 Ok(count) => count,
                 // No archive or trail yet, or none any more.
                 Err(failure) if is_absent(&failure, queue) => 0,
-                Err(failure) => return Err(error::of(failure, &place)),
+                Err(failure) => return Err(error::of(failure, self.link.place())),
             };
             removed += count;
             if count < BATCH {

@@ -4,7 +4,7 @@ use ezq_core::{QueueName, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
-use crate::connection::dedicated::Link;
+use crate::connection::dedicated::{Link, call};
 use crate::error;
 use crate::schema::lock::LOCK_KEY;
 use crate::sql::{self, archive};
@@ -14,11 +14,8 @@ const SMALL: i64 = 32 * 1024 * 1024;
 
 /// Creates the indexes of an archive that is small.
 pub(crate) async fn create_on_small(queue: &QueueName, link: &Link) -> Result<()> {
-    let mut link = link.checkout().await?;
-    let (place, watch) = (link.place().clone(), link.watch());
-    let result = watch.limit(index_small(link.connection(), queue)).await;
-    link.end(result)
-        .map_err(|failure| error::of(failure, &place))
+    let indexed = call!(link, |connection| index_small(connection, queue))?;
+    indexed.map_err(|failure| error::of(failure, link.place()))
 }
 
 /// The statements by which an administrator indexes an archive: at once where it is small. Elsewhere

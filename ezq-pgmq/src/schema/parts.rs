@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::Place;
 use crate::connection::connector::Connector;
-use crate::connection::dedicated::Link;
+use crate::connection::dedicated::{Link, call};
 use crate::error;
 use crate::schema::lock::{LOCK, LOCK_KEY, LOCK_TIMEOUT};
 use crate::schema::migrations::{MIGRATIONS, Migration};
@@ -127,23 +127,16 @@ impl Schema {
             return Ok(());
         }
         let place = connector.place();
-        let found = {
-            let mut link = control.checkout().await?;
-            let watch = link.watch();
+        let looked = call!(control, |connection| async {
             // Since the engine connected somebody may have taken the name.
-            let looked = async {
-                let stranger = ownership::stranger(link.connection()).await?;
-                Ok((stranger, probe(link.connection()).await?))
-            };
-            let result = watch.limit(looked).await;
-            let looked = link.end(result);
-            let (stranger, found) =
-                looked.map_err(|failure| out_of_reach(failure, self.part, place))?;
-            if let Some(stranger) = stranger {
-                return Err(stranger.refused(place));
-            }
-            found
-        };
+            let stranger = ownership::stranger(&mut *connection).await?;
+            Ok((stranger, probe(connection).await?))
+        })?;
+        let (stranger, found) =
+            looked.map_err(|failure| out_of_reach(failure, self.part, place))?;
+        if let Some(stranger) = stranger {
+            return Err(stranger.refused(place));
+        }
         if !found.missing(self.part).is_empty() {
             let absent = || absent(self.part, place, &found.lacks(self.part));
             if !manage {

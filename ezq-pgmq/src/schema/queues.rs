@@ -13,7 +13,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::task::JoinSet;
 
-use crate::connection::dedicated::Link;
+use crate::connection::dedicated::{Link, call};
 use crate::error;
 use crate::schema::lock::LOCK_KEY;
 use crate::schema::{key_index, stale_keys};
@@ -219,22 +219,19 @@ impl Queues {
 }
 
 async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
-    let mut link = link.checkout().await?;
-    let (place, watch) = (link.place().clone(), link.watch());
-    let probe = sqlx::query(AssertSqlSafe(format!(
-        "{PROBE}, {} AS has_keys",
-        key_index::PROBE
-    )))
-    .bind(queue.as_str().to_owned())
-    .bind(queue.dead_letters())
-    .fetch_one(link.connection());
-    let result = watch.limit(probe).await;
-    let row = link
-        .end(result)
-        .map_err(|failure| error::of(failure, &place))?;
+    let row = call!(link, |connection| async {
+        let statement = format!("{PROBE}, {} AS has_keys", key_index::PROBE);
+        sqlx::query(AssertSqlSafe(statement))
+            .bind(queue.as_str())
+            .bind(queue.dead_letters())
+            .fetch_one(connection)
+            .await
+    })?;
+    let row = row.map_err(|failure| error::of(failure, link.place()))?;
+
     let read = |column: &str| {
         row.try_get::<bool, _>(column)
-            .map_err(|failure| error::of(failure, &place))
+            .map_err(|failure| error::of(failure, link.place()))
     };
     Ok(Found {
         queue: read("has_queue")?,
@@ -247,22 +244,16 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
 }
 
 async fn index(queue: &QueueName, link: &Link) -> Result<bool> {
-    let mut link = link.checkout().await?;
-    let (place, watch) = (link.place().clone(), link.watch());
-    let result = watch
-        .limit(key_index::create_on_small(link.connection(), queue))
-        .await;
-    link.end(result)
-        .map_err(|failure| error::of(failure, &place))
+    let created = call!(link, |connection| key_index::create_on_small(
+        connection, queue
+    ))?;
+    created.map_err(|failure| error::of(failure, link.place()))
 }
 
 /// Creates what is absent of a queue, its archive and its dead letters.
 pub(crate) async fn create(queue: &QueueName, link: &Link) -> Result<()> {
-    let mut link = link.checkout().await?;
-    let (place, watch) = (link.place().clone(), link.watch());
-    let result = watch.limit(create_locked(link.connection(), queue)).await;
-    link.end(result)
-        .map_err(|failure| error::of(failure, &place))
+    let created = call!(link, |connection| create_locked(connection, queue))?;
+    created.map_err(|failure| error::of(failure, link.place()))
 }
 
 async fn create_locked(

@@ -19,7 +19,7 @@ use ezq_core::{Error, ErrorKind, QueueName, Receipt, Result, Settle, SettleOutco
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
-use crate::connection::dedicated::Link;
+use crate::connection::dedicated::{Link, call};
 use crate::error::{self, missing};
 use crate::message::encoding::Encoding;
 use crate::message::receipts::Key;
@@ -151,23 +151,20 @@ impl<'a> Settling<'a> {
         let mut repaired = false;
         loop {
             let removal = self.removal().await.map_err(Failure::Other)?;
-            let mut link = self.means.link.checkout().await.map_err(Failure::Other)?;
-            let (place, watch) = (link.place().clone(), link.watch());
-            let is_rested = link.is_rested();
-            let applied = apply(link.connection(), self.queue, removal, items, wait);
-            let result = watch.limit(applied).await;
-            let failure = match link.end(result) {
+            let link = self.means.link;
+            let place = link.place();
+            // Where a connection was cut while nobody used it, this is done again: what is settled all
+            // the same answers so.
+            let applied = call!(link, |connection| apply(
+                connection, self.queue, removal, items, wait
+            ))
+            .map_err(Failure::Other)?;
+            let failure = match applied {
                 Ok(applied) => return Ok(applied),
                 Err(failure) => failure,
             };
-            if is_rested && error::is_lost(&failure) {
-                // Cut while nobody used it. What is settled all the same answers so.
-                continue;
-            }
             if error::is_locked(&failure) {
-                return Err(Failure::Locked(error::on_queue(
-                    failure, self.queue, &place,
-                )));
+                return Err(Failure::Locked(error::on_queue(failure, self.queue, place)));
             }
             tries += 1;
             if error::is_conflict(&failure) && tries < CONFLICT_TRIES {
@@ -195,7 +192,7 @@ impl<'a> Settling<'a> {
                     return Err(Failure::Data(error));
                 }
             }
-            let error = error::on_queue(failure, self.queue, &place);
+            let error = error::on_queue(failure, self.queue, place);
             let publishes = items.iter().any(|item| !item.outgoing.is_empty());
             if publishes && !error.is_transient() && error.kind() != ErrorKind::QueueMissing {
                 // A right on the queue of an event, or a rule of it, that one message lacks.

@@ -19,7 +19,7 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::connection::dedicated::Link;
+use crate::connection::dedicated::{Link, call};
 use commits::{Commits, Writer};
 
 /// The channel; the payload is the queue's name.
@@ -126,14 +126,11 @@ impl Wake {
         if writers.is_empty() {
             return;
         }
-        let Ok(mut link) = link.checkout().await else {
+        let ended = call!(link, |connection| commits::ended(connection, &writers));
+        let Ok(ended) = ended else {
             return;
         };
-        let watch = link.watch();
-        let result = watch
-            .limit(commits::ended(link.connection(), &writers))
-            .await;
-        match link.end(result) {
+        match ended {
             Ok(ended) => {
                 for (writer, is_committed) in ended {
                     let queues = self.lock().commits.ended(writer);
@@ -154,13 +151,9 @@ impl Wake {
         if unsent.is_empty() {
             return;
         }
-        let Ok(mut link) = link.checkout().await else {
-            return;
-        };
-        let watch = link.watch();
-        let names = unsent.iter().map(ToString::to_string).collect();
-        let result = watch.limit(notify(link.connection(), names)).await;
-        if let Err(failure) = link.end(result) {
+        let names: Vec<String> = unsent.iter().map(ToString::to_string).collect();
+        let sent = call!(link, |connection| notify(connection, &names));
+        if let Ok(Err(failure)) = sent {
             tracing::debug!(%failure, "a notification was lost; consumers poll");
         }
     }
@@ -193,7 +186,7 @@ fn bump(counter: &watch::Sender<u64>) {
     counter.send_modify(|count| *count = count.wrapping_add(1));
 }
 
-async fn notify(connection: &mut PgConnection, queues: Vec<String>) -> Result<(), sqlx::Error> {
+async fn notify(connection: &mut PgConnection, queues: &[String]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT pg_catalog.pg_notify($1, queue) FROM pg_catalog.unnest($2::text[]) AS queue",
     )

@@ -4,39 +4,12 @@ use async_trait::async_trait;
 use ezq_core::engine::{Advance, Fired, Firing, KeptSchedules, Registration, ScheduleStore};
 use ezq_core::{Error, Result};
 
-use super::PgmqEngine;
 use crate::admin::schedules;
-use crate::connection::dedicated::{Checkout, Link};
+use crate::engine::{PgmqEngine, call_part};
 use crate::error::{self, missing};
 use crate::message::storable;
 use crate::publish;
 use crate::schema::{Part, out_of_reach};
-
-/// One statement on the table, which is made first where it is absent; again if it was dropped since
-/// it was looked for.
-macro_rules! on_schedules {
-    ($engine:expr, |$connection:ident| $statement:expr) => {{
-        let inner = &$engine.inner;
-        let mut again = true;
-        loop {
-            inner
-                .timetable
-                .ensure(&inner.control, &inner.connector, inner.manage_schema)
-                .await?;
-            let mut link: Checkout<'_> = Link::checkout(&inner.control).await?;
-            let watch = link.watch();
-            let $connection = link.connection();
-            let result = watch.limit($statement).await;
-            match link.end(result) {
-                Err(failure) if missing::of_ezq(&failure).is_some() && again => {
-                    again = false;
-                    inner.timetable.forget();
-                }
-                result => break result,
-            }
-        }
-    }};
-}
 
 impl PgmqEngine {
     fn schedules_failed(&self, failure: sqlx::Error) -> Error {
@@ -53,11 +26,11 @@ impl ScheduleStore for PgmqEngine {
             .iter()
             .map(|(name, definition)| (written(name), written(definition)))
             .unzip();
-        on_schedules!(self, |connection| schedules::look(
+        call_part!(self.inner, timetable, |connection| schedules::look(
             connection,
             &names,
             &definitions
-        ))
+        ))?
         .map_err(|failure| self.schedules_failed(failure))
     }
 
@@ -75,9 +48,9 @@ impl ScheduleStore for PgmqEngine {
         };
         let instead_of = instead_of.map(|old| encoding.name(old));
         let instead_of = instead_of.as_deref();
-        on_schedules!(self, |connection| schedules::register(
+        call_part!(self.inner, timetable, |connection| schedules::register(
             connection, new, instead_of
-        ))
+        ))?
         .map_err(|failure| self.schedules_failed(failure))
     }
 
@@ -100,9 +73,9 @@ impl ScheduleStore for PgmqEngine {
             let Some(tick) = tick else {
                 return Ok(Fired::NotDue);
             };
-            let moved = on_schedules!(self, |connection| schedules::leave_out(
+            let moved = call_part!(self.inner, timetable, |connection| schedules::leave_out(
                 connection, name, tick
-            ));
+            ))?;
             let moved = moved.map_err(|failure| self.schedules_failed(failure))?;
             return Ok(if moved {
                 Fired::Done(None)
@@ -118,9 +91,13 @@ impl ScheduleStore for PgmqEngine {
                 .index_keys(queue, &inner.control, inner.manage_schema)
                 .await;
         }
-        let stored = on_schedules!(self, |connection| {
-            schedules::fire(connection, name, tick, &message, headers.as_deref())
-        });
+        let stored = call_part!(self.inner, timetable, |connection| schedules::fire(
+            connection,
+            name,
+            tick,
+            &message,
+            headers.as_deref()
+        ))?;
         let stored = stored.map_err(|failure| match &failure {
             gone if missing::of_pgmq(gone).is_some() => self.failed(failure, queue),
             data if error::is_data(data) => storable::refused_with(failure, "its body or headers"),
@@ -135,13 +112,17 @@ impl ScheduleStore for PgmqEngine {
 
     async fn pause(&self, name: &str, pause: bool) -> Result<bool> {
         let name = &*self.inner.encoding.name(name);
-        on_schedules!(self, |connection| schedules::pause(connection, name, pause))
-            .map_err(|failure| self.schedules_failed(failure))
+        call_part!(self.inner, timetable, |connection| schedules::pause(
+            connection, name, pause
+        ))?
+        .map_err(|failure| self.schedules_failed(failure))
     }
 
     async fn remove(&self, name: &str) -> Result<bool> {
         let name = &*self.inner.encoding.name(name);
-        on_schedules!(self, |connection| schedules::remove(connection, name))
-            .map_err(|failure| self.schedules_failed(failure))
+        call_part!(self.inner, timetable, |connection| schedules::remove(
+            connection, name
+        ))?
+        .map_err(|failure| self.schedules_failed(failure))
     }
 }

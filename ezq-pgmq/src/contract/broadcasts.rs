@@ -1,0 +1,101 @@
+//! Subscriptions and broadcasts, on the tables and functions of the schema `ezq`.
+
+use async_trait::async_trait;
+use ezq_core::engine::{BroadcastMessage, Broadcasts, EventParty, QueueSubscription};
+use ezq_core::{Pattern, PublishOutcome, QueueName, Result};
+
+use crate::admin::subscriptions::{self, PartyColumns};
+use crate::engine::{PgmqEngine, call_part, stored};
+use crate::error;
+use crate::publish::broadcast::Row;
+
+#[async_trait]
+impl Broadcasts for PgmqEngine {
+    async fn ready(&self) -> Result<()> {
+        self.inner.ready_to_broadcast().await
+    }
+
+    async fn subscribe(&self, app: &str, queue: &QueueName, patterns: &[Pattern]) -> Result<u64> {
+        let patterns: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
+        let app = &*self.inner.encoding.name(app);
+        let added = call_part!(self.inner, subscriptions, |connection| {
+            subscriptions::subscribe(connection, app, queue, &patterns)
+        })?
+        .map_err(|failure| error::of(failure, self.place()))?;
+
+        if added > 0 {
+            // What captures broadcast may feed the queue now.
+            call_part!(self.inner, subscriptions, |connection| {
+                subscriptions::announce(connection)
+            })?
+            .map_err(|failure| error::of(failure, self.place()))?;
+        }
+        Ok(added)
+    }
+
+    async fn unsubscribe(&self, app: &str, which: &[(QueueName, Pattern)]) -> Result<u64> {
+        let queues: Vec<&str> = which.iter().map(|(queue, _)| queue.as_str()).collect();
+        let patterns: Vec<&str> = which.iter().map(|(_, pattern)| pattern.as_str()).collect();
+        let app = &*self.inner.encoding.name(app);
+        call_part!(self.inner, subscriptions, |connection| {
+            subscriptions::unsubscribe(connection, app, &queues, &patterns)
+        })?
+        .map_err(|failure| error::of(failure, self.place()))
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<QueueSubscription>> {
+        call_part!(self.inner, subscriptions, |connection| subscriptions::list(
+            connection
+        ))?
+        .map_err(|failure| error::of(failure, self.place()))
+    }
+
+    async fn broadcast(
+        &self,
+        message: BroadcastMessage,
+    ) -> Result<Vec<(QueueName, PublishOutcome)>> {
+        let inner = &self.inner;
+        let row = Row::new(message, inner.encoding)?;
+        let copies = inner.store_copies(&row).await?;
+        inner.announce_copies(&copies);
+
+        if row.is_keyed() {
+            for queue in stored(&copies) {
+                self.index_keys(queue).await;
+            }
+        }
+        Ok(copies)
+    }
+
+    async fn record(&self, parties: &[EventParty]) -> Result<()> {
+        let parties = PartyColumns::of(parties, self.inner.encoding);
+        call_part!(self.inner, subscriptions, |connection| {
+            subscriptions::record(connection, &parties)
+        })?
+        .map_err(|failure| error::of(failure, self.place()))
+        .map(drop)
+    }
+
+    async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
+        call_part!(self.inner, subscriptions, |connection| {
+            subscriptions::parties(connection, Some(event_type), None)
+        })?
+        .map_err(|failure| error::of(failure, self.place()))
+    }
+
+    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
+        let app = &*self.inner.encoding.name(app);
+        call_part!(self.inner, subscriptions, |connection| {
+            subscriptions::parties(connection, None, Some(app))
+        })?
+        .map_err(|failure| error::of(failure, self.place()))
+    }
+
+    async fn forget(&self, parties: &[EventParty]) -> Result<u64> {
+        let parties = PartyColumns::of(parties, self.inner.encoding);
+        call_part!(self.inner, subscriptions, |connection| {
+            subscriptions::forget(connection, &parties)
+        })?
+        .map_err(|failure| error::of(failure, self.place()))
+    }
+}

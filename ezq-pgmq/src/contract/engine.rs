@@ -1,0 +1,227 @@
+//! The engine contract, each method a checkout of the right connection and one statement or two.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ezq_core::engine::{Broadcasts, DeadLetters, LeaseRequest, Leased, ScheduleStore, UnitOfWork};
+use ezq_core::{
+    BlockedKey, Capabilities, Delivery, Due, Engine, ExtendOutcome, History, MessageId, Outgoing,
+    PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle, SettleOutcome,
+};
+use sqlx::Connection as _;
+use tokio::sync::watch;
+
+use crate::admin::{blocked_keys, history, upkeep};
+use crate::claim::extend;
+use crate::connection::connector::Planning;
+use crate::connection::dedicated::{call, limit};
+use crate::engine::PgmqEngine;
+use crate::settle::{Means, Settling};
+use crate::tx::PgUnit;
+use crate::{error, publish};
+
+/// A standby, or a session whose role or database is set to only read.
+const IS_READ_ONLY: &str =
+    "SELECT pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool";
+
+#[async_trait]
+impl Engine for PgmqEngine {
+    fn capabilities(&self) -> &Capabilities {
+        &self.inner.capabilities
+    }
+
+    async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
+        let inner = &self.inner;
+        let (control, manage) = (&inner.control, inner.manage_schema);
+        inner.queues.ensure(queue, control, manage).await?;
+        inner.retentions.ensure(queue, control, manage).await?;
+        inner.start_sweeping();
+        Ok(())
+    }
+
+    fn set_retention(&self, queue: &QueueName, retention: Retention) -> Result<()> {
+        self.inner.retentions.set(queue, retention);
+        Ok(())
+    }
+
+    fn check(&self, message: &Outgoing) -> Result<()> {
+        publish::checked(message, self.inner.encoding).map(|_| ())
+    }
+
+    async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
+        self.inner.publish(messages).await
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Leased> {
+        self.lease_free(&request).await
+    }
+
+    async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
+        self.inner.listen().await?;
+        Ok(Some(self.inner.wake.subscribe(queue)))
+    }
+
+    async fn settle(
+        &self,
+        queue: &QueueName,
+        settlements: Vec<(Receipt, Settle)>,
+    ) -> Result<Vec<SettleOutcome>> {
+        let inner = &self.inner;
+        let outgoing = settlements.iter().flat_map(|(_, settle)| settle.outgoing());
+        let no_keys = inner.ready_for(outgoing).await.err();
+        let means = Means {
+            link: &inner.settle,
+            control: &inner.control,
+            queues: &inner.queues,
+            retentions: &inner.retentions,
+            manage_schema: inner.manage_schema,
+            locked: &inner.locked,
+            encoding: inner.encoding,
+            keys: &inner.schema,
+            no_keys: no_keys.as_ref(),
+        };
+        let gives_back = settlements
+            .iter()
+            .any(|(_, settle)| matches!(settle, Settle::Release));
+        let mut settled = Settling::new(means, queue).run(settlements).await;
+        if gives_back {
+            inner.fronts.forget(queue);
+        }
+        inner.announce_all(&settled.woken);
+        if settled.is_broken
+            && !settled.outcomes.is_empty()
+            && let SettleOutcome::Failed { error, .. } = settled.outcomes.swap_remove(0)
+        {
+            return Err(error);
+        }
+        Ok(settled.outcomes)
+    }
+
+    async fn extend(
+        &self,
+        queue: &QueueName,
+        receipts: &[Receipt],
+        ttl: Duration,
+    ) -> Result<Vec<ExtendOutcome>> {
+        call!(self.inner.renew, |connection| extend::extend(
+            connection, queue, receipts, ttl
+        ))?
+        .map_err(|failure| self.failed(failure, queue))
+    }
+
+    async fn begin(
+        &self,
+        queue: &QueueName,
+        limit: Option<Duration>,
+    ) -> Result<Box<dyn UnitOfWork>> {
+        Ok(Box::new(PgUnit::begin(self, queue, limit).await?))
+    }
+
+    async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
+        call!(self.inner.control, |connection| upkeep::cancel(
+            connection, queue, id
+        ))?
+        .map_err(|failure| self.failed(failure, queue))
+    }
+
+    async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool> {
+        let moved = call!(self.inner.control, |connection| upkeep::reschedule(
+            connection, queue, id, due
+        ))?
+        .map_err(|failure| self.failed(failure, queue))?;
+        if moved {
+            self.inner.announce(queue);
+        }
+        Ok(moved)
+    }
+
+    async fn lease_by_id(
+        &self,
+        queue: &QueueName,
+        id: &MessageId,
+        ttl: Duration,
+    ) -> Result<Option<Delivery>> {
+        self.lease_one(queue, id, ttl).await
+    }
+
+    async fn purge(&self, queue: &QueueName) -> Result<u64> {
+        let last = call!(self.inner.control, |connection| upkeep::last(
+            connection, queue
+        ))?
+        .map_err(|failure| self.failed(failure, queue))?;
+        let (mut purged, mut next) = (0, last.map(|_| i64::MIN));
+        // Others have the connection between two steps.
+        while let (Some(after), Some(last)) = (next, last) {
+            let (count, reached) = call!(self.inner.control, |connection| upkeep::purge(
+                connection, queue, after, last
+            ))?
+            .map_err(|failure| self.failed(failure, queue))?;
+            purged += count;
+            next = reached;
+        }
+        Ok(purged)
+    }
+
+    async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
+        call!(self.inner.control, |connection| upkeep::stats(
+            connection, queue
+        ))?
+        .map_err(|failure| self.failed(failure, queue))
+    }
+
+    fn wake(&self, queue: &QueueName) {
+        self.inner.announce(queue);
+    }
+
+    async fn lag(&self, queue: &QueueName) -> Result<Option<Duration>> {
+        call!(self.inner.control, |connection| upkeep::lag(
+            connection, queue
+        ))?
+        .map_err(|failure| self.failed(failure, queue))
+    }
+
+    async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
+        call!(self.inner.control, |connection| blocked_keys::list(
+            connection, queue, limit
+        ))?
+        .map_err(|failure| self.failed(failure, queue))
+    }
+
+    async fn health_check(&self) -> Result<()> {
+        let asked = call!(self.inner.urgent, |connection| {
+            sqlx::query_scalar::<_, bool>(IS_READ_ONLY).fetch_one(connection)
+        });
+        let place = self.place();
+        match asked?.map_err(|failure| error::of(failure, place))? {
+            false => Ok(()),
+            true => Err(error::read_only(place)),
+        }
+    }
+
+    // On a connection of its own: it may read much, and nothing else is to wait for that.
+    async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
+        let connector = &self.inner.connector;
+        let mut connection = connector.connect().await?;
+        let statements = history::read(&mut connection, event_id, queue);
+        let result = limit(connector.patience(Planning::Free), statements).await;
+        // Closed politely where that is possible, dropped where it is not.
+        let _ = limit(Duration::from_secs(1), connection.close()).await;
+        result.map_err(|failure| error::of(failure, connector.place()))
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
+    fn schedules(&self) -> Option<&dyn ScheduleStore> {
+        Some(self)
+    }
+
+    fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        Some(self)
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}

@@ -1,0 +1,148 @@
+//! Subscriptions and broadcasts, on the tables and functions of the schema `ezq`.
+
+use std::time::Duration;
+
+use ezq_core::engine::BroadcastMessage;
+use ezq_core::{Error, ErrorKind, PublishOutcome, QueueName, Result};
+use sqlx::postgres::PgConnection;
+
+use super::{Inner, PgmqEngine};
+use crate::connection::dedicated::limit;
+use crate::connection::stop::mark;
+use crate::error::{self, missing};
+use crate::message::storable;
+use crate::publish::CONFLICT_TRIES;
+use crate::publish::broadcast::{self, Copies, Row};
+
+impl Inner {
+    pub(crate) async fn ready_to_broadcast(&self) -> Result<()> {
+        self.subscriptions
+            .ensure(&self.control, &self.connector, self.manage_schema)
+            .await
+    }
+
+    /// Makes sure of what broadcasts need: a table for dedupe keys too, if one has a key.
+    pub(crate) async fn ready_for_broadcasts(&self, rows: &[Row]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.ready_to_broadcast().await?;
+        if rows.iter().any(Row::is_deduped) {
+            self.ready_for_keys().await?;
+        }
+        Ok(())
+    }
+
+    /// What an error says of ezq's own tables is remembered by forgetting.
+    fn broadcast_failed(&self, failure: sqlx::Error) -> Error {
+        if error::is_data(&failure) {
+            return storable::refused_with(failure, "its body or headers");
+        }
+        if let Some(name) = dropped(&failure) {
+            self.subscriptions.forget();
+            self.schema.forget();
+            let text = format!("`{name}` was dropped just now: broadcast again");
+            return Error::new(ErrorKind::Transient, text).with_source(failure);
+        }
+        error::of(failure, self.connector.place())
+    }
+
+    pub(crate) async fn store_copies(&self, row: &Row) -> Result<Copies> {
+        let mut tries = 0;
+        loop {
+            self.ready_for_broadcasts(std::slice::from_ref(row)).await?;
+            let stored = async {
+                let mut connection = limit(self.stopper.patience, self.lender.acquire()).await?;
+                let insertion = async {
+                    let stored = broadcast::insert(&mut connection, row).await;
+                    connection.end(stored)
+                };
+                self.stopper.limit(&mark(None), insertion).await
+            };
+            let failure = match stored.await {
+                Ok(copies) => return Ok(copies),
+                Err(failure) => failure,
+            };
+            tries += 1;
+            let passes = error::is_conflict(&failure) || dropped(&failure).is_some();
+            let error = self.broadcast_failed(failure);
+            if !passes || tries == CONFLICT_TRIES {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(5 << tries)).await;
+        }
+    }
+
+    /// Wakes whoever waits for a copy.
+    pub(crate) fn announce_copies(&self, copies: &Copies) {
+        for queue in stored(copies) {
+            self.announce(queue);
+        }
+    }
+}
+
+/// The table or function that a broadcast needs and that is gone; not what a trigger asks for.
+fn dropped(failure: &sqlx::Error) -> Option<&str> {
+    missing::of_ezq(failure).or_else(|| missing::of_pgmq(failure))
+}
+
+pub(crate) fn stored(copies: &Copies) -> impl Iterator<Item = &QueueName> {
+    let is_new = |copy: &&(QueueName, PublishOutcome)| matches!(copy.1, PublishOutcome::Stored(_));
+    copies.iter().filter(is_new).map(|(queue, _)| queue)
+}
+
+impl PgmqEngine {
+    /// Stores a copy of an event in every subscribed queue, in the caller's transaction: all of them
+    /// become visible when it commits, and none if it does not. What became of each, by queue; who is
+    /// subscribed is asked by the statement itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] when the store cannot keep the event, and
+    /// [`ErrorKind::SchemaMissing`] without the tables of ezq's own, both found before anything is
+    /// sent; the database's errors otherwise, such as [`ErrorKind::Permission`] where the role may not
+    /// write into one of the queues. After an error of the database the transaction can only be
+    /// rolled back.
+    pub async fn broadcast_in(
+        &self,
+        connection: &mut PgConnection,
+        message: BroadcastMessage,
+    ) -> Result<Vec<(QueueName, PublishOutcome)>> {
+        let inner = &self.inner;
+        let row = Row::new(message, inner.encoding)?;
+        inner
+            .ready_for_broadcasts(std::slice::from_ref(&row))
+            .await?;
+        inner.start_notifying();
+        let copies = broadcast::insert_in(connection, &row).await;
+        let (copies, writer) = copies.map_err(|failure| inner.broadcast_failed(failure))?;
+        if let Some(writer) = writer {
+            for queue in stored(&copies) {
+                inner.wake.announce_after(writer, queue);
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Makes sure that a handler's broadcasts can be stored.
+    pub(crate) async fn ready_for_broadcasts(&self, rows: &[Row]) -> Result<()> {
+        self.inner.ready_for_broadcasts(rows).await
+    }
+
+    /// What a handler's transaction has broadcast is there.
+    pub(crate) fn broadcast_done(&self, event_type: &str, copies: &Copies) {
+        self.inner.announce_copies(copies);
+        if copies.is_empty() {
+            ezq_core::private::warn_of_nobody(event_type);
+        }
+        for (queue, outcome) in copies {
+            if let PublishOutcome::Failed(error) = outcome {
+                let error = ezq_core::error_chain(error);
+                ezq_core::private::warn!(%queue, error, "a subscribed queue gets no copy");
+            }
+        }
+    }
+
+    pub(crate) fn broadcast_failed(&self, failure: sqlx::Error) -> Error {
+        self.inner.broadcast_failed(failure)
+    }
+}

@@ -1,0 +1,191 @@
+//! What a transaction, a capture and a replay ask of the engine.
+
+use std::time::Duration;
+
+use ezq_core::engine::LeaseRequest;
+use ezq_core::{Engine as _, Error, ErrorKind, Outgoing, QueueName, Result};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
+use tokio::time::timeout;
+
+use super::{Inner, PgmqEngine};
+use crate::claim::Claim;
+use crate::config::Place;
+use crate::connection::connector::{Connector, Planning};
+use crate::connection::dedicated::call;
+use crate::connection::plans::Plans;
+use crate::error;
+use crate::message::encoding::Encoding;
+use crate::retention::removal::Removal;
+
+/// Makes one [call] on a part of ezq's own tables, which are made first where they are absent; again
+/// if they were dropped since they were looked for.
+macro_rules! call_part {
+    ($inner:expr, $part:ident, |$connection:ident| $statements:expr) => {{
+        let inner = &$inner;
+        let mut is_first = true;
+        loop {
+            let is_ready =
+                inner
+                    .$part
+                    .ensure(&inner.control, &inner.connector, inner.manage_schema);
+            if let Err(error) = is_ready.await {
+                break Err(error);
+            }
+
+            match $crate::connection::dedicated::call!(inner.control, |$connection| $statements) {
+                Ok(Err(failure))
+                    if is_first && $crate::error::missing::of_ezq(&failure).is_some() =>
+                {
+                    is_first = false;
+                    inner.$part.forget();
+                }
+                result => break result,
+            }
+        }
+    }};
+}
+pub(crate) use call_part;
+
+/// What a caller's transaction needs of the engine.
+impl PgmqEngine {
+    /// Makes sure of a queue into which the caller's transaction is to store messages, as
+    /// [`Engine::ensure_queue`] does. A queue that the transaction itself has made is left as it is:
+    /// nobody else sees it yet, and making sure of it elsewhere would wait for the transaction's end.
+    ///
+    /// # Errors
+    /// As [`Engine::ensure_queue`], and the database's errors on the caller's connection.
+    pub async fn ensure_queue_in(
+        &self,
+        connection: &mut PgConnection,
+        queue: &QueueName,
+    ) -> Result<()> {
+        let Inner {
+            queues, control, ..
+        } = &*self.inner;
+        if queues.is_made_in(connection, queue, control).await? {
+            return Ok(());
+        }
+        self.ensure_queue(queue).await
+    }
+}
+
+/// What a handler's transaction needs of its engine.
+impl PgmqEngine {
+    /// What opens connections for one call.
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.inner.connector
+    }
+
+    /// Whether schemas, tables and functions may be made.
+    pub(crate) fn manages_schema(&self) -> bool {
+        self.inner.manage_schema
+    }
+
+    /// Whether a handler's transaction has made a queue that nobody else sees yet. Where that cannot
+    /// be asked, the transaction's end tells why.
+    pub(crate) async fn has_made_in(
+        &self,
+        connection: &mut PgConnection,
+        queue: &QueueName,
+    ) -> bool {
+        let Inner {
+            queues, control, ..
+        } = &*self.inner;
+        let asked = timeout(
+            self.patience(),
+            queues.is_made_in(connection, queue, control),
+        );
+        matches!(asked.await, Ok(Ok(true)))
+    }
+
+    /// Gives a queue the indexes for ordering keys, where that is possible.
+    pub(crate) async fn index_keys(&self, queue: &QueueName) {
+        let inner = &self.inner;
+        inner
+            .queues
+            .index_keys(queue, &inner.control, inner.manage_schema)
+            .await;
+    }
+
+    /// Makes sure of the table of replays. It is looked for each time: replays are rare.
+    pub(crate) async fn ready_to_replay(&self) -> Result<()> {
+        let inner = &self.inner;
+        inner.replays.forget();
+        inner
+            .replays
+            .ensure(&inner.control, &inner.connector, inner.manage_schema)
+            .await
+    }
+
+    /// How well the plans fit that the server keeps for statements in the pool's transactions.
+    pub(crate) fn plans(&self) -> &Plans {
+        &self.inner.plans
+    }
+
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.inner.encoding
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        self.inner.connector.place()
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.inner.connector.patience(Planning::Free)
+    }
+
+    /// What a claim inside a transaction needs to know of a queue.
+    pub(crate) async fn claim_of(&self, queue: &QueueName, max: usize) -> Result<Claim> {
+        let inner = &self.inner;
+        let shape = inner.queues.shape(queue, &inner.control).await?;
+        if shape.keyed {
+            let text = "messages with ordering keys are claimed by lease";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let ttl = Duration::from_secs(1);
+        let request = LeaseRequest {
+            queue: queue.clone(),
+            max,
+            ttl,
+            keys: max,
+            before: None,
+            after: None,
+        };
+        Ok(Claim::new(&request, shape, inner.restart_grace))
+    }
+
+    /// How acknowledged messages leave a queue.
+    pub(crate) async fn removal_of(&self, queue: &QueueName) -> Result<Removal> {
+        let inner = &self.inner;
+        inner
+            .retentions
+            .removal(queue, &inner.control, inner.manage_schema)
+            .await
+    }
+
+    /// Makes sure that events with dedupe keys can be stored.
+    pub(crate) async fn ready_for(&self, outgoing: &[Outgoing]) -> Result<()> {
+        self.inner.ready_for(outgoing.iter()).await
+    }
+
+    pub(crate) fn announce(&self, queue: &QueueName) {
+        self.inner.announce(queue);
+    }
+
+    /// Runs a statement with one value that must not wait for others.
+    pub(crate) async fn urgently(&self, statement: &str, value: &str) -> Result<()> {
+        let done = call!(self.inner.urgent, |connection| sqlx::query(AssertSqlSafe(
+            statement.to_owned()
+        ))
+        .bind(value)
+        .execute(connection))?;
+        done.map(drop)
+            .map_err(|failure| error::of(failure, self.place()))
+    }
+
+    pub(crate) fn failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
+        self.inner.note(&failure, queue);
+        error::on_queue(failure, queue, self.inner.connector.place())
+    }
+}
