@@ -113,7 +113,7 @@ async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<boo
 }
 
 /// A capture with what it is made of.
-pub(super) struct Found {
+pub(super) struct InstalledCapture {
     pub(super) captured: CapturedTable,
     pub(super) function: String,
     pub(super) triggers: Vec<String>,
@@ -125,28 +125,28 @@ pub(super) struct Found {
 
 /// How a capture stands to what is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Comparison {
     Absent,
     /// As this ezq makes it, or a newer one.
-    Good,
+    Current,
     /// With the same options, by an older ezq.
     Older,
     /// With other options, by a newer ezq.
     Newer,
     /// With other options, or with something missing or changed.
-    Other,
+    Different,
 }
 
-impl Found {
-    pub(super) fn standing(&self, config: &Value) -> Standing {
+impl InstalledCapture {
+    pub(super) fn compare(&self, config: &Value) -> Comparison {
         let is_same = self.config == *config;
         let is_whole = self.triggers.len() == sql::TRIGGERS.len();
         match self.version.cmp(&sql::VERSION) {
-            Ordering::Greater if is_same => Standing::Good,
-            Ordering::Greater => Standing::Newer,
-            Ordering::Less if is_same && is_whole => Standing::Older,
-            Ordering::Equal if self.source == sql::body(config) && is_whole => Standing::Good,
-            Ordering::Less | Ordering::Equal => Standing::Other,
+            Ordering::Greater if is_same => Comparison::Current,
+            Ordering::Greater => Comparison::Newer,
+            Ordering::Less if is_same && is_whole => Comparison::Older,
+            Ordering::Equal if self.source == sql::body(config) && is_whole => Comparison::Current,
+            Ordering::Less | Ordering::Equal => Comparison::Different,
         }
     }
 }
@@ -154,7 +154,7 @@ impl Found {
 pub(super) async fn of(
     connection: &mut PgConnection,
     table: Option<i64>,
-) -> Result<Vec<Found>, sqlx::Error> {
+) -> Result<Vec<InstalledCapture>, sqlx::Error> {
     let rows = sqlx::query(sql::CAPTURES)
         .bind(table)
         .fetch_all(connection)
@@ -162,7 +162,7 @@ pub(super) async fn of(
     rows.iter().map(found).collect()
 }
 
-fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
+fn found(row: &PgRow) -> Result<InstalledCapture, sqlx::Error> {
     // Anyone who owns the function may change its comment: what cannot be read is told as empty.
     let config: Option<String> = row.try_get("config")?;
     let mut config: Value = config
@@ -192,7 +192,7 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
         is_enabled: row.try_get("is_enabled")?,
         upgrade: None,
     };
-    Ok(Found {
+    Ok(InstalledCapture {
         captured,
         function: row.try_get("function")?,
         triggers: row.try_get("triggers")?,

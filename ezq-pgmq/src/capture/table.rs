@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::list::Standing;
+use super::list::Comparison;
 use super::{CapturedTable, Columns, absent, list, resolved, sql};
 use crate::schema::lock::{LOCK, LOCK_KEY};
 use crate::sql::{PIN, quoted};
@@ -195,11 +195,11 @@ impl Table {
         let found = found.into_iter().next();
         match found
             .as_ref()
-            .map_or(Standing::Absent, |found| found.standing(config))
+            .map_or(Comparison::Absent, |found| found.compare(config))
         {
-            Standing::Good => return found.map(|found| found.captured).ok_or_else(gone),
-            Standing::Newer => return Err(self.newer()),
-            Standing::Older if !engine.manages_schema() => {
+            Comparison::Current => return found.map(|found| found.captured).ok_or_else(gone),
+            Comparison::Newer => return Err(self.newer()),
+            Comparison::Older if !engine.manages_schema() => {
                 let upgrade = format!("{PIN}{}", self.statements(config, found.as_ref()));
                 let upgrade = Some(upgrade);
                 let found = found.ok_or_else(gone)?;
@@ -214,7 +214,7 @@ impl Table {
                     ..found.captured
                 });
             }
-            Standing::Absent | Standing::Other if !engine.manages_schema() => {
+            Comparison::Absent | Comparison::Different if !engine.manages_schema() => {
                 let message = format!(
                     "{} is not captured so, and nothing is to be created: run this there as its owner\n\
                      {PIN}create schema if not exists ezq;\n{}",
@@ -223,7 +223,7 @@ impl Table {
                 );
                 return Err(Error::new(ErrorKind::SchemaMissing, message));
             }
-            Standing::Absent | Standing::Other | Standing::Older => {}
+            Comparison::Absent | Comparison::Different | Comparison::Older => {}
         }
 
         let mut tx = connection.begin().await.map_err(failed)?;
@@ -256,14 +256,14 @@ impl Table {
             Ok(found)
         };
         let found = made.await.map_err(failed)?.ok_or_else(gone)?;
-        match found.standing(config) {
-            Standing::Good => Ok(found.captured),
+        match found.compare(config) {
+            Comparison::Current => Ok(found.captured),
             _ => Err(self.newer()),
         }
     }
 
     /// What captures the table so, in place of what it finds.
-    fn statements(&self, config: &Value, found: Option<&list::Found>) -> String {
+    fn statements(&self, config: &Value, found: Option<&list::InstalledCapture>) -> String {
         let made = self.function();
         let name = found.map_or(made.as_str(), |found| &found.function);
         let have = found.map_or(&[][..], |found| &found.triggers);

@@ -2,7 +2,7 @@
 //! when they broke.
 //!
 //! Claiming, settling and renewing have a set each, so that none waits for the other or for the
-//! application's pool. A set is one connection, which calls take in turn. While a call has it for
+//! application's pool. A set is one connection, which calls take in permit. While a call has it for
 //! long, as a statement that waits for another session's lock does, the next call opens a second
 //! one, up to [`MOST`]; those that are idle are closed again. So a locked table stops its own queue
 //! alone, and an application with fifty queues still has one connection for each purpose: one for
@@ -43,25 +43,26 @@ const ASKING: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Makes one call on [dedicated connections](Link): checks one out, runs the statements within their
+/// Makes one call on [dedicated connections](Dedicated): checks one out, runs the statements within their
 /// time limit, and gives it back. The outer error is that of connecting, the inner one that of the
 /// statements.
 ///
 /// A macro, since a method that takes an async closure makes a future that the compiler cannot prove
 /// to be `Send` (rust-lang/rust#134997), and a boxed future would cost each call an allocation.
 macro_rules! call {
-    ($link:expr, |$connection:ident| $statements:expr) => {{
+    ($connections:expr, |$connection:ident| $statements:expr) => {{
         let mut is_first = true;
         loop {
-            let mut checkout = match $crate::connection::dedicated::Link::checkout(&$link).await {
-                Ok(checkout) => checkout,
-                Err(error) => break Err(error),
-            };
-            let watch = checkout.watch();
+            let mut checkout =
+                match $crate::connection::dedicated::Dedicated::checkout(&$connections).await {
+                    Ok(checkout) => checkout,
+                    Err(error) => break Err(error),
+                };
+            let time_limit = checkout.time_limit();
             let is_rested = checkout.is_rested();
             let $connection = checkout.connection();
 
-            let result = watch.limit($statements).await;
+            let result = time_limit.limit($statements).await;
 
             match checkout.end(result) {
                 // Cut while nobody used it: what was asked has hardly begun there.
@@ -83,12 +84,12 @@ struct Backoff {
     pause: Duration,
 }
 
-pub(crate) struct Link {
+pub(crate) struct Dedicated {
     connector: Connector,
     planning: Planning,
     /// Where it is asked who holds a lock, and where statements are stopped.
-    urgent: Option<Arc<Link>>,
-    /// The turn to use the one connection that there is as a rule.
+    urgent: Option<Arc<Dedicated>>,
+    /// The permit to use the one connection that there is as a rule.
     first: Semaphore,
     /// The turns to use another one.
     spare: Semaphore,
@@ -99,12 +100,12 @@ pub(crate) struct Link {
 }
 
 /// The right to use one connection.
-struct Turn<'a> {
+struct Permit<'a> {
     _permit: SemaphorePermit<'a>,
     is_spare: bool,
 }
 
-impl Link {
+impl Dedicated {
     /// Statements that wait for a lock are looked after by `urgent`, a link whose own never do.
     pub(crate) fn new(connector: Connector, planning: Planning, urgent: Option<Arc<Self>>) -> Self {
         Self {
@@ -140,7 +141,7 @@ impl Link {
         if self.connector.runtime.has_ended() {
             return Err(runtime::ended());
         }
-        let mut turn = self.turn().await.map_err(closed)?;
+        let mut permit = self.turn().await.map_err(closed)?;
         let (session, is_rested) = loop {
             if let Some((session, since)) = self.take_idle() {
                 let is_rested = since.elapsed() > RESTED;
@@ -157,35 +158,35 @@ impl Link {
             match Box::pin(self.open()).await {
                 Ok(session) => break (session, false),
                 // The server has no room for another: it waits for the one there is.
-                Err(_) if turn.is_spare => {
-                    turn = Turn::first(self.first.acquire().await).map_err(closed)?;
+                Err(_) if permit.is_spare => {
+                    permit = Permit::first(self.first.acquire().await).map_err(closed)?;
                 }
                 Err(failure) => return Err(failure),
             }
         };
         Ok(Checkout {
-            link: self,
-            _turn: turn,
+            connections: self,
+            _permit: permit,
             session,
             is_rested,
         })
     }
 
-    async fn turn(&self) -> Result<Turn<'_>, AcquireError> {
+    async fn turn(&self) -> Result<Permit<'_>, AcquireError> {
         if let Ok(permit) = self.first.try_acquire() {
-            return Turn::first(Ok(permit));
+            return Permit::first(Ok(permit));
         }
         let mut first = pin!(self.first.acquire());
         tokio::select! {
-            // In its turn, as long as calls are short.
+            // In its permit, as long as calls are short.
             biased;
-            permit = &mut first => return Turn::first(permit),
+            permit = &mut first => return Permit::first(permit),
             () = sleep(STALLED) => {}
         }
         tokio::select! {
             biased;
-            permit = first => Turn::first(permit),
-            permit = self.spare.acquire() => Ok(Turn { _permit: permit?, is_spare: true }),
+            permit = first => Permit::first(permit),
+            permit = self.spare.acquire() => Ok(Permit { _permit: permit?, is_spare: true }),
         }
     }
 
@@ -225,12 +226,12 @@ impl Link {
 
     /// Closes the connections politely, those in use once they are free.
     pub(crate) async fn close(&self) {
-        let turn = self.first.acquire().await;
+        let permit = self.first.acquire().await;
         let idle = std::mem::take(&mut *self.idle());
         for (session, _) in idle {
             session.close().await;
         }
-        drop(turn);
+        drop(permit);
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Session, Instant)>> {
@@ -243,18 +244,18 @@ impl Link {
         T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
     {
         let asked = async {
-            let mut link = self.checkout().await.ok()?;
+            let mut checkout = self.checkout().await.ok()?;
             let answer = sqlx::query_scalar(statement)
                 .bind(pid)
-                .fetch_one(link.connection())
+                .fetch_one(checkout.connection())
                 .await;
-            link.end(answer).ok()
+            checkout.end(answer).ok()
         };
         timeout(ASKING, asked).await.ok().flatten()
     }
 }
 
-impl<'a> Turn<'a> {
+impl<'a> Permit<'a> {
     fn first(permit: Result<SemaphorePermit<'a>, AcquireError>) -> Result<Self, AcquireError> {
         Ok(Self {
             _permit: permit?,
@@ -269,8 +270,8 @@ fn closed(_: AcquireError) -> Error {
 
 /// A connection, for one call alone.
 pub(crate) struct Checkout<'a> {
-    link: &'a Link,
-    _turn: Turn<'a>,
+    connections: &'a Dedicated,
+    _permit: Permit<'a>,
     session: Session,
     is_rested: bool,
 }
@@ -287,15 +288,15 @@ impl Checkout<'_> {
     }
 
     /// What waits for the call's statements.
-    pub(crate) fn watch(&self) -> Watch {
-        let Link {
+    pub(crate) fn time_limit(&self) -> TimeLimit {
+        let Dedicated {
             connector,
             planning,
             urgent,
             ..
-        } = self.link;
+        } = self.connections;
         let patience = connector.patience(*planning);
-        Watch {
+        TimeLimit {
             patience,
             pid: self.session.pid,
             urgent: urgent.clone(),
@@ -306,10 +307,14 @@ impl Checkout<'_> {
     /// still runs is stopped, unless its commit waits for a synchronous standby: cancelled, that would
     /// be done without the standby.
     pub(crate) fn end<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        let Self { link, session, .. } = self;
+        let Self {
+            connections,
+            session,
+            ..
+        } = self;
         match &result {
             Err(failure) if error::is_given_up(failure) => {
-                if let Some(urgent) = link.urgent.clone() {
+                if let Some(urgent) = connections.urgent.clone() {
                     // The connection stays open until then, so that the number is of no other's.
                     tokio::spawn(async move {
                         let stop = "SELECT pg_catalog.pg_cancel_backend(s.pid)
@@ -320,22 +325,22 @@ impl Checkout<'_> {
                 }
             }
             // What cut this one has cut the others.
-            Err(failure) if error::is_lost(failure) => link.idle().clear(),
+            Err(failure) if error::is_lost(failure) => connections.idle().clear(),
             Err(failure) if !error::keeps_connection(failure) => {}
-            _ => link.keep(session),
+            _ => connections.keep(session),
         }
         result
     }
 }
 
 /// Waits for the statements of one call.
-pub(crate) struct Watch {
+pub(crate) struct TimeLimit {
     patience: Duration,
     pid: i32,
-    urgent: Option<Arc<Link>>,
+    urgent: Option<Arc<Dedicated>>,
 }
 
-impl Watch {
+impl TimeLimit {
     /// Waits as long as they may take. If they fail for a lock, the error says who holds it.
     pub(crate) async fn limit<T>(
         &self,

@@ -3,7 +3,7 @@
 //! A pool asks a connection that comes back whether it still stands, and waits for the answer without
 //! a limit: one that died in silence would occupy its place for as long as the kernel goes on trying,
 //! a quarter of an hour over the network. So it goes back within a limit. What is not
-//! [given back](Pooled::give_back), because a call failed or its future was dropped, is closed: what
+//! [given back](PoolLease::give_back), because a call failed or its future was dropped, is closed: what
 //! it was doing is unknown.
 //!
 //! Where the pool is ezq's own, a connection goes straight to who waits for one, and spares both the
@@ -30,28 +30,28 @@ use crate::error;
 /// How long the pool may ask a connection that comes back.
 const RETURNING: Duration = Duration::from_secs(5);
 /// How often a connection is handed on before it goes back.
-const HANDS: u8 = 32;
+const MAX_HANDOVERS: u8 = 32;
 
 /// The application's pool, and who waits for a connection of it.
 #[derive(Debug)]
-pub(crate) struct Lender {
+pub(crate) struct Pool {
     pool: PgPool,
     /// The hooks of a pool that is not ezq's are to see each connection come and go.
     hands_on: bool,
     /// What knows the options of ezq's own pool as they are now.
     connector: Connector,
-    waiting: Mutex<VecDeque<Waiting>>,
+    waiting: Mutex<VecDeque<Waiter>>,
 }
 
 /// Who waits for a connection.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct Waiter {
     /// The statements that begin the transaction for which it is wanted.
     begin: Option<String>,
-    sender: oneshot::Sender<Pooled>,
+    sender: oneshot::Sender<PoolLease>,
 }
 
-impl Lender {
+impl Pool {
     pub(crate) fn new(pool: PgPool, is_own: bool, connector: Connector) -> Self {
         Self {
             pool,
@@ -61,32 +61,35 @@ impl Lender {
         }
     }
 
-    pub(crate) fn pool(&self) -> &PgPool {
+    pub(crate) fn driver(&self) -> &PgPool {
         &self.pool
     }
 
     /// A connection, as soon as the pool has one or another's use of one ends.
-    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Pooled, sqlx::Error> {
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<PoolLease, sqlx::Error> {
         self.wait(None).await
     }
 
     /// The same, inside a transaction that the statements begin.
-    pub(crate) async fn begin(self: &Arc<Self>, statements: String) -> Result<Pooled, sqlx::Error> {
-        let mut pooled = self.wait(Some(&statements)).await?;
-        if pooled.depth() == 0 {
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        statements: String,
+    ) -> Result<PoolLease, sqlx::Error> {
+        let mut lease = self.wait(Some(&statements)).await?;
+        if lease.depth() == 0 {
             let statements = AssertSqlSafe(statements).into_sql_str();
-            PgTransactionManager::begin(&mut pooled, Some(statements)).await?;
+            PgTransactionManager::begin(&mut lease, Some(statements)).await?;
         }
-        Ok(pooled)
+        Ok(lease)
     }
 
-    async fn wait(self: &Arc<Self>, begin: Option<&str>) -> Result<Pooled, sqlx::Error> {
+    async fn wait(self: &Arc<Self>, begin: Option<&str>) -> Result<PoolLease, sqlx::Error> {
         if self.connector.runtime.has_ended() {
             return Err(sqlx::Error::Configuration(Box::new(runtime::ended())));
         }
-        // Waiting at the pool may be opening a connection, which is not to be dropped halfway.
+        // Waiter at the pool may be opening a connection, which is not to be dropped halfway.
         if !self.hands_on || !self.is_exhausted() {
-            return self.take().await.map(|connection| self.lend(connection));
+            return self.take().await.map(|connection| self.lease(connection));
         }
         let (sender, mut receiver) = oneshot::channel();
         {
@@ -98,7 +101,7 @@ impl Lender {
             {
                 waiting.pop_front();
             }
-            waiting.push_back(Waiting {
+            waiting.push_back(Waiter {
                 begin: begin.map(str::to_owned),
                 sender,
             });
@@ -110,7 +113,7 @@ impl Lender {
                 if let Ok(handed) = receiver.try_recv() {
                     handed.give_back();
                 }
-                acquired.map(|connection| self.lend(connection))
+                acquired.map(|connection| self.lease(connection))
             }
             Ok(handed) = &mut receiver => Ok(handed),
         }
@@ -129,11 +132,11 @@ impl Lender {
         }
     }
 
-    fn lend(self: &Arc<Self>, connection: PoolConnection<Postgres>) -> Pooled {
-        Pooled {
+    fn lease(self: &Arc<Self>, connection: PoolConnection<Postgres>) -> PoolLease {
+        PoolLease {
             connection,
-            lender: Arc::clone(self),
-            hands: 0,
+            pool: Arc::clone(self),
+            handovers: 0,
             given_back: false,
         }
     }
@@ -144,28 +147,28 @@ impl Lender {
     }
 
     /// The first who still waits, if the connection may be handed on.
-    fn next(&self, pooled: &Pooled) -> Option<Waiting> {
-        if pooled.hands >= HANDS || !self.is_exhausted() || self.pool.is_closed() {
+    fn next(&self, lease: &PoolLease) -> Option<Waiter> {
+        if lease.handovers >= MAX_HANDOVERS || !self.is_exhausted() || self.pool.is_closed() {
             return None;
         }
         let mut waiting = self.waiting();
         std::iter::from_fn(|| waiting.pop_front()).find(|next| !next.sender.is_closed())
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiter>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Debug)]
-pub(crate) struct Pooled {
+pub(crate) struct PoolLease {
     connection: PoolConnection<Postgres>,
-    lender: Arc<Lender>,
-    hands: u8,
+    pool: Arc<Pool>,
+    handovers: u8,
     given_back: bool,
 }
 
-impl Pooled {
+impl PoolLease {
     /// How many transactions and savepoints are open.
     pub(crate) fn depth(&self) -> usize {
         PgTransactionManager::get_transaction_depth(self)
@@ -177,8 +180,8 @@ impl Pooled {
     pub(crate) async fn commit(
         &mut self,
         proof: Option<&str>,
-    ) -> Result<Option<Waiting>, sqlx::Error> {
-        let next = self.lender.next(self);
+    ) -> Result<Option<Waiter>, sqlx::Error> {
+        let next = self.pool.next(self);
         let begin = next.as_ref().and_then(|next| next.begin.as_deref());
         let committed = match (proof, begin) {
             (None, None) => PgTransactionManager::commit(self).await,
@@ -192,14 +195,14 @@ impl Pooled {
         if let Err(failure) = committed {
             // Still the first of those who wait.
             if let Some(next) = next {
-                self.lender.waiting().push_front(next);
+                self.pool.waiting().push_front(next);
             }
             return Err(failure);
         }
         Ok(next)
     }
 
-    pub(crate) fn pass_to(mut self, next: Option<Waiting>) {
+    pub(crate) fn pass_to(mut self, next: Option<Waiter>) {
         let Some(next) = next else {
             return self.give_back();
         };
@@ -207,9 +210,9 @@ impl Pooled {
             // Of a transaction that nobody asked for.
             PgTransactionManager::start_rollback(&mut self);
         }
-        self.hands += 1;
-        if let Err(pooled) = next.sender.send(self) {
-            pooled.give_back();
+        self.handovers += 1;
+        if let Err(lease) = next.sender.send(self) {
+            lease.give_back();
         }
     }
 
@@ -217,7 +220,7 @@ impl Pooled {
     pub(crate) fn give_back(mut self) {
         // Of a transaction that was begun for nobody, or for someone who is gone.
         PgTransactionManager::start_rollback(&mut self);
-        let next = self.lender.next(&self);
+        let next = self.pool.next(&self);
         if next.is_some() {
             return self.pass_to(next);
         }
@@ -236,7 +239,7 @@ impl Pooled {
     }
 }
 
-impl Deref for Pooled {
+impl Deref for PoolLease {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -244,13 +247,13 @@ impl Deref for Pooled {
     }
 }
 
-impl DerefMut for Pooled {
+impl DerefMut for PoolLease {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 }
 
-impl Drop for Pooled {
+impl Drop for PoolLease {
     fn drop(&mut self) {
         if !self.given_back {
             self.connection.close_on_drop();
@@ -268,13 +271,13 @@ mod tests {
     use crate::config::PgmqConfig;
     use crate::embedded::EmbeddedPostgres;
 
-    async fn lender(connections: u32) -> Arc<Lender> {
+    async fn pool(connections: u32) -> Arc<Pool> {
         let url = EmbeddedPostgres::shared().await.unwrap().url();
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .test_before_acquire(false);
         let connector = Connector::new(&PgmqConfig::url(&url).unwrap());
-        Arc::new(Lender::new(
+        Arc::new(Pool::new(
             pool.connect(&url).await.unwrap(),
             true,
             connector,
@@ -298,41 +301,41 @@ mod tests {
     }
 
     /// One use of a connection, of one kind or another.
-    async fn use_one(lender: &Arc<Lender>, n: u32) {
+    async fn use_one(pool: &Arc<Pool>, n: u32) {
         if n.is_multiple_of(7) {
-            let mut pooled = lender.acquire().await.unwrap();
-            assert_eq!(pooled.depth(), 0);
-            assert!(!is_in_transaction(&mut pooled).await);
-            return pooled.give_back();
+            let mut lease = pool.acquire().await.unwrap();
+            assert_eq!(lease.depth(), 0);
+            assert!(!is_in_transaction(&mut lease).await);
+            return lease.give_back();
         }
         if n.is_multiple_of(11) {
-            let mut direct = lender.pool.acquire().await.unwrap();
+            let mut direct = pool.pool.acquire().await.unwrap();
             return assert!(!is_in_transaction(&mut direct).await);
         }
         let own = format!("unit-{n}");
-        let mut pooled = lender.begin(begin(&own)).await.unwrap();
-        assert_eq!(name(&mut pooled).await, own);
+        let mut lease = pool.begin(begin(&own)).await.unwrap();
+        assert_eq!(name(&mut lease).await, own);
         if n.is_multiple_of(13) {
             // As one that was begun for someone who is gone.
-            return pooled.give_back();
+            return lease.give_back();
         }
-        let next = pooled.commit(None).await.unwrap();
-        pooled.pass_to(next);
+        let next = lease.commit(None).await.unwrap();
+        lease.pass_to(next);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn whoever_has_a_connection_has_it_alone_and_in_its_own_transaction() {
-        let lender = lender(3).await;
+        let pool = pool(3).await;
         let mut tasks = JoinSet::new();
         for n in 1..=2000_u32 {
-            let lender = Arc::clone(&lender);
+            let pool = Arc::clone(&pool);
             tasks.spawn(async move {
                 if n.is_multiple_of(5) {
                     // Gives up at any point.
                     let patience = Duration::from_micros(rand::random_range(0..20_000));
-                    let _ = timeout(patience, use_one(&lender, n)).await;
+                    let _ = timeout(patience, use_one(&pool, n)).await;
                 } else {
-                    use_one(&lender, n).await;
+                    use_one(&pool, n).await;
                 }
             });
         }
@@ -344,7 +347,7 @@ mod tests {
         let mut free = Vec::new();
         for _ in 0..3 {
             free.push(
-                timeout(Duration::from_secs(10), lender.pool.acquire())
+                timeout(Duration::from_secs(10), pool.pool.acquire())
                     .await
                     .unwrap()
                     .unwrap(),
@@ -357,22 +360,22 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_keeps_its_turn_when_a_commit_fails() {
-        let lender = lender(1).await;
-        let mut fails = lender.begin(begin("fails")).await.unwrap();
+        let pool = pool(1).await;
+        let mut fails = pool.begin(begin("fails")).await.unwrap();
         let deferred = "CREATE TEMP TABLE once (n int UNIQUE DEFERRABLE INITIALLY DEFERRED);
                         INSERT INTO once VALUES (1), (1)";
         sqlx::raw_sql(deferred).execute(&mut *fails).await.unwrap();
         let mut tasks = JoinSet::new();
         let order = Arc::new(Mutex::new(Vec::new()));
         for n in 0..5 {
-            let (held, order) = (Arc::clone(&lender), Arc::clone(&order));
+            let (held, order) = (Arc::clone(&pool), Arc::clone(&order));
             tasks.spawn(async move {
-                let mut pooled = held.begin(begin("waits")).await.unwrap();
+                let mut lease = held.begin(begin("waits")).await.unwrap();
                 order.lock().unwrap().push(n);
-                let next = pooled.commit(None).await.unwrap();
-                pooled.pass_to(next);
+                let next = lease.commit(None).await.unwrap();
+                lease.pass_to(next);
             });
-            while lender.waiting().len() <= n {
+            while pool.waiting().len() <= n {
                 tokio::task::yield_now().await;
             }
         }
@@ -385,14 +388,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_no_longer_is_forgotten() {
-        let lender = lender(1).await;
-        let held = lender.acquire().await.unwrap();
+        let pool = pool(1).await;
+        let held = pool.acquire().await.unwrap();
         for _ in 0..100 {
-            let waits = timeout(Duration::from_micros(10), lender.begin(begin("waits")));
+            let waits = timeout(Duration::from_micros(10), pool.begin(begin("waits")));
             assert!(waits.await.is_err());
         }
-        assert_eq!(lender.waiting().len(), 1);
+        assert_eq!(pool.waiting().len(), 1);
         held.give_back();
-        lender.begin(begin("waits")).await.unwrap().give_back();
+        pool.begin(begin("waits")).await.unwrap().give_back();
     }
 }

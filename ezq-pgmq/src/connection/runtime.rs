@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Runtime(Arc<AtomicBool>);
 
-struct Ends(Runtime);
+struct EndGuard(Runtime);
 
-impl Drop for Ends {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         self.0.0.store(true, Ordering::Relaxed);
     }
@@ -27,7 +27,7 @@ impl Runtime {
     /// Takes note of the end of the runtime that this is called on, by a task that never ends by
     /// itself.
     pub(crate) fn watch(&self, tasks: &mut JoinSet<()>) {
-        let ends = Ends(self.clone());
+        let ends = EndGuard(self.clone());
         tasks.spawn(async move {
             let _ends = ends;
             pending::<()>().await;

@@ -13,7 +13,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tokio::time::timeout;
 
-use crate::connection::dedicated::Link;
+use crate::connection::dedicated::Dedicated;
 use crate::error;
 use crate::sql::units::micros;
 
@@ -33,7 +33,7 @@ const STOP: &str = "
 /// What may be stopped, and by whom.
 #[derive(Clone)]
 pub(crate) struct Stopper {
-    pub(crate) urgent: Arc<Link>,
+    pub(crate) urgent: Arc<Dedicated>,
     pub(crate) patience: Duration,
 }
 
@@ -68,12 +68,19 @@ impl Stopper {
     }
 
     async fn stop(&self, mark: &str) -> Option<Vec<i32>> {
-        let mut link = self.urgent.checkout().await.ok()?;
+        let mut checkout = self.urgent.checkout().await.ok()?;
         // Those that are a little younger were begun when this one was, too.
         let age = self.patience.mul_f64(0.9);
         let query = sqlx::query(STOP).bind(mark).bind(micros(age));
-        let stopped = query.fetch_all(link.connection()).await;
+        let stopped = query.fetch_all(checkout.connection()).await;
         let holders = |row: &PgRow| row.try_get::<Vec<i32>, _>(0).unwrap_or_default();
-        Some(link.end(stopped).ok()?.iter().flat_map(holders).collect())
+        Some(
+            checkout
+                .end(stopped)
+                .ok()?
+                .iter()
+                .flat_map(holders)
+                .collect(),
+        )
     }
 }

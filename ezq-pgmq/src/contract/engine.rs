@@ -16,7 +16,7 @@ use crate::claim::extend;
 use crate::connection::connector::Planning;
 use crate::connection::dedicated::{call, limit};
 use crate::engine::PgmqEngine;
-use crate::settle::{Means, Settling};
+use crate::settle::{Resources, SettleBatch};
 use crate::tx::PgUnit;
 use crate::{error, publish};
 
@@ -69,8 +69,8 @@ impl Engine for PgmqEngine {
         let inner = &self.inner;
         let outgoing = settlements.iter().flat_map(|(_, settle)| settle.outgoing());
         let no_keys = inner.ready_for(outgoing).await.err();
-        let means = Means {
-            link: &inner.settle,
+        let resources = Resources {
+            connections: &inner.settle,
             control: &inner.control,
             queues: &inner.queues,
             retentions: &inner.retentions,
@@ -83,9 +83,9 @@ impl Engine for PgmqEngine {
         let gives_back = settlements
             .iter()
             .any(|(_, settle)| matches!(settle, Settle::Release));
-        let mut settled = Settling::new(means, queue).run(settlements).await;
+        let mut settled = SettleBatch::new(resources, queue).run(settlements).await;
         if gives_back {
-            inner.fronts.forget(queue);
+            inner.cursors.forget(queue);
         }
         inner.announce_all(&settled.woken);
         if settled.is_broken

@@ -52,7 +52,7 @@ impl Inner {
         loop {
             self.ready_for_broadcasts(std::slice::from_ref(row)).await?;
             let stored = async {
-                let mut connection = limit(self.stopper.patience, self.lender.acquire()).await?;
+                let mut connection = limit(self.stopper.patience, self.pool.acquire()).await?;
                 let insertion = async {
                     let stored = broadcast::insert(&mut connection, row).await;
                     connection.end(stored)

@@ -36,9 +36,9 @@ impl Inner {
     /// stored, and it is made and the rows are stored again.
     pub(crate) async fn store(&self, queue: &QueueName, rows: Vec<Row>) -> Vec<PublishOutcome> {
         if rows.iter().all(|row| row.dedupe.is_none()) {
-            return self.groups.store(queue, rows).await;
+            return self.group_commit.store(queue, rows).await;
         }
-        let outcomes = self.groups.run(queue, &rows).await;
+        let outcomes = self.group_commit.run(queue, &rows).await;
         let is_dropped = matches!(
             outcomes.first(),
             Some(PublishOutcome::Failed(error)) if missing::told_of_ezq(error)
@@ -46,7 +46,7 @@ impl Inner {
         if is_dropped {
             self.schema.forget();
             if self.ready_for_keys().await.is_ok() {
-                return self.groups.run(queue, &rows).await;
+                return self.group_commit.run(queue, &rows).await;
             }
         }
         outcomes

@@ -8,7 +8,7 @@ use ezq_core::engine::{LeaseRequest, Leased};
 use ezq_core::{Delivery, Engine, MessageId, QueueName, Receipt, Result, Settle};
 
 use super::PgmqEngine;
-use crate::claim::cursor::Went;
+use crate::claim::cursor::ClaimRun;
 use crate::claim::keys::contested;
 use crate::claim::{self, Batch, Claim, Claimed, by_id};
 use crate::connection::dedicated::call;
@@ -80,11 +80,11 @@ impl PgmqEngine {
         }
         if shape.keyed {
             inner.unindexed.remove(queue);
-            let mut path = inner.paths.of(queue);
+            let mut walk = inner.key_walks.of(queue);
             let batch = call!(inner.claim, |connection| claim
-                .run_keyed(connection, &mut path))?
+                .run_keyed(connection, &mut walk))?
             .map_err(|failure| self.failed(failure, queue));
-            inner.paths.keep(queue, path);
+            inner.key_walks.keep(queue, walk);
             return batch;
         }
         let batch = match self.claim_unkeyed(&claim, request).await {
@@ -193,7 +193,7 @@ impl PgmqEngine {
                 .claim(connection, queue, claim))?
             .map_err(|failure| self.failed(failure, queue));
         }
-        let from = inner.fronts.of(queue);
+        let from = inner.cursors.start(queue);
         let batch = self.claim_from(claim, request, from).await?;
         if from.is_some() && batch.claimed.is_empty() {
             return self.claim_from(claim, request, None).await;
@@ -211,9 +211,9 @@ impl PgmqEngine {
         let (took, batch) = call!(inner.claim, |connection| timed(claim.run(connection, from)))?
             .map_err(|failure| self.failed(failure, queue))?;
         let (ended, count) = (batch.last_of(request.max), batch.claimed.len());
-        inner.fronts.keep(
+        inner.cursors.record(
             queue,
-            &Went {
+            &ClaimRun {
                 from,
                 ended,
                 took,

@@ -21,25 +21,26 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::claim::cursor::Fronts;
+use crate::claim::cursor::ClaimCursors;
 use crate::claim::keys::unindexed::Unindexed;
-use crate::claim::keys::walk::Paths;
+use crate::claim::keys::walk::KeyWalks;
 use crate::config::PgmqConfig;
 use crate::connection::connector::{Connector, Planning, own_pool};
-use crate::connection::dedicated::Link;
+use crate::connection::dedicated::Dedicated;
 use crate::connection::plans::Plans;
-use crate::connection::pool::Lender;
+use crate::connection::pool::Pool;
 use crate::connection::pooler;
 use crate::connection::stop::Stopper;
 use crate::error::{self, missing};
 use crate::message::encoding::Encoding;
-use crate::publish::group_commit::{Groups, Means};
+use crate::publish::group_commit::GroupCommit;
+use crate::publish::store::Store;
 use crate::publish::{self, ByQueue, Row, key_lock};
 use crate::retention::Retentions;
 use crate::retention::sweep::Sweeper;
 use crate::schema::queues::Queues;
 use crate::schema::{Part, Schema, install};
-use crate::settle::Locked;
+use crate::settle::LockedRows;
 use crate::wake::{Wake, listen};
 
 /// `jsonb` takes no more in one text or array.
@@ -61,18 +62,18 @@ pub(crate) struct Inner {
     pub(crate) encoding: Encoding,
     pub(crate) manage_schema: bool,
     pub(crate) restart_grace: Option<Duration>,
-    pub(crate) lender: Arc<Lender>,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) owns_pool: bool,
-    pub(crate) claim: Link,
-    pub(crate) settle: Link,
-    pub(crate) renew: Link,
+    pub(crate) claim: Dedicated,
+    pub(crate) settle: Dedicated,
+    pub(crate) renew: Dedicated,
     /// For what is rare, and may take its time.
-    pub(crate) control: Arc<Link>,
+    pub(crate) control: Arc<Dedicated>,
     /// For what must not wait: health, and stopping statements.
-    pub(crate) urgent: Arc<Link>,
+    pub(crate) urgent: Arc<Dedicated>,
     pub(crate) stopper: Stopper,
-    pub(crate) locked: Locked,
-    pub(crate) groups: Groups,
+    pub(crate) locked: LockedRows,
+    pub(crate) group_commit: GroupCommit,
     pub(crate) queues: Queues,
     pub(crate) retentions: Arc<Retentions>,
     pub(crate) sweeper: Sweeper,
@@ -80,9 +81,9 @@ pub(crate) struct Inner {
     pub(crate) timetable: Schema,
     pub(crate) subscriptions: Schema,
     pub(crate) replays: Schema,
-    pub(crate) paths: Paths,
+    pub(crate) key_walks: KeyWalks,
     pub(crate) unindexed: Unindexed,
-    pub(crate) fronts: Fronts,
+    pub(crate) cursors: ClaimCursors,
     pub(crate) plans: Plans,
     pub(crate) wake: Arc<Wake>,
     tasks: Mutex<Tasks>,
@@ -126,15 +127,16 @@ impl PgmqEngine {
         let manage = config.manage_schema;
         install::ensure(&mut first.connection, &connector, manage, deadline).await?;
         let encoding = first.encoding;
-        let urgent = Arc::new(Link::new(connector.clone(), Planning::Urgent, None));
-        let link = |planning| Link::new(connector.clone(), planning, Some(Arc::clone(&urgent)));
-        let control = link(Planning::Free).with(first);
+        let urgent = Arc::new(Dedicated::new(connector.clone(), Planning::Urgent, None));
+        let dedicated =
+            |planning| Dedicated::new(connector.clone(), planning, Some(Arc::clone(&urgent)));
+        let control = dedicated(Planning::Free).with(first);
         let owns_pool = config.pool.is_none();
         let pool = config
             .pool
             .clone()
             .unwrap_or_else(|| own_pool(&config, &connector));
-        let lender = Arc::new(Lender::new(pool, owns_pool, connector.clone()));
+        let pool = Arc::new(Pool::new(pool, owns_pool, connector.clone()));
         let mut capabilities = Capabilities::new("pgmq");
         capabilities.durable = true;
         capabilities.delayed = true;
@@ -151,7 +153,7 @@ impl PgmqEngine {
         }
         let control = Arc::new(control);
         let sweeper = Sweeper {
-            link: Arc::clone(&control),
+            control: Arc::clone(&control),
             retentions: Arc::clone(&retentions),
             interval: config.sweep_interval,
         };
@@ -160,8 +162,8 @@ impl PgmqEngine {
             urgent: Arc::clone(&urgent),
             patience,
         };
-        let groups = Groups::new(Means {
-            lender: Arc::clone(&lender),
+        let group_commit = GroupCommit::new(Store {
+            pool: Arc::clone(&pool),
             place: connector.place().clone(),
             stopper: stopper.clone(),
         });
@@ -170,15 +172,15 @@ impl PgmqEngine {
             encoding,
             manage_schema: config.manage_schema,
             restart_grace: config.restart_grace,
-            lender,
+            pool,
             owns_pool,
-            claim: link(Planning::ByIndex),
-            settle: link(Planning::ByIndex),
-            renew: link(Planning::ByIndex),
+            claim: dedicated(Planning::ByIndex),
+            settle: dedicated(Planning::ByIndex),
+            renew: dedicated(Planning::ByIndex),
             control,
             urgent,
             stopper,
-            groups,
+            group_commit,
             queues: Queues::default(),
             retentions,
             sweeper,
@@ -186,12 +188,12 @@ impl PgmqEngine {
             timetable: Schema::new(Part::Schedules),
             subscriptions: Schema::new(Part::Broadcast),
             replays: Schema::new(Part::Replays),
-            paths: Paths::default(),
+            key_walks: KeyWalks::default(),
             unindexed: Unindexed::default(),
-            fronts: Fronts::default(),
+            cursors: ClaimCursors::default(),
             plans: Plans::default(),
             wake: Arc::default(),
-            locked: Locked::default(),
+            locked: LockedRows::default(),
             tasks: Mutex::default(),
             connector,
         };
@@ -221,11 +223,11 @@ impl PgmqEngine {
     /// The pool that publishing uses: the application's, or the engine's own.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
-        self.inner.lender.pool()
+        self.inner.pool.driver()
     }
 
-    pub(crate) fn lender(&self) -> &Arc<Lender> {
-        &self.inner.lender
+    pub(crate) fn pool_leases(&self) -> &Arc<Pool> {
+        &self.inner.pool
     }
 
     /// Stores messages in the caller's transaction, in their order: they become visible when it
@@ -401,8 +403,9 @@ impl Inner {
         let mut tasks = self.tasks();
         if !tasks.notifies && !tasks.closed {
             tasks.notifies = true;
-            let (wake, link) = (self.wake.clone(), self.control.clone());
-            tasks.running.spawn(wake.notify_forever(link));
+            let wake = self.wake.clone();
+            let control = self.control.clone();
+            tasks.running.spawn(wake.notify_forever(control));
         }
     }
 
@@ -447,17 +450,17 @@ impl Inner {
         };
         running.shutdown().await;
         self.wake.finish(&self.control).await;
-        for link in [
+        for connections in [
             &self.claim,
             &self.settle,
             &self.renew,
             &*self.control,
             &*self.urgent,
         ] {
-            link.close().await;
+            connections.close().await;
         }
         if self.owns_pool {
-            self.lender.pool().close().await;
+            self.pool.driver().close().await;
         }
     }
 

@@ -166,7 +166,7 @@ pub(crate) fn given_up(after: Duration) -> sqlx::Error {
 
 /// The same of statements that waited for locks which others hold.
 pub(crate) fn given_up_for(after: Duration, holders: Vec<i32>) -> sqlx::Error {
-    let inner = GivenUp { after, holders };
+    let inner = GivenUpError { after, holders };
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, inner))
 }
 
@@ -175,7 +175,7 @@ pub(crate) fn is_given_up(error: &sqlx::Error) -> bool {
     as_given_up(error).is_some()
 }
 
-fn as_given_up(error: &sqlx::Error) -> Option<&GivenUp> {
+fn as_given_up(error: &sqlx::Error) -> Option<&GivenUpError> {
     let sqlx::Error::Io(error) = error else {
         return None;
     };
@@ -183,18 +183,18 @@ fn as_given_up(error: &sqlx::Error) -> Option<&GivenUp> {
 }
 
 #[derive(Debug)]
-struct GivenUp {
+struct GivenUpError {
     after: Duration,
     holders: Vec<i32>,
 }
 
-impl fmt::Display for GivenUp {
+impl fmt::Display for GivenUpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no answer within {:?}", self.after)
     }
 }
 
-impl std::error::Error for GivenUp {}
+impl std::error::Error for GivenUpError {}
 
 /// A statement waited for a lock for as long as it may.
 pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
@@ -203,11 +203,11 @@ pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
 
 /// Who held the lock for which a statement waited in vain, in words.
 fn locked_by(error: &sqlx::Error) -> Option<String> {
-    if let Some(GivenUp { holders, .. }) = as_given_up(error) {
+    if let Some(GivenUpError { holders, .. }) = as_given_up(error) {
         return (!holders.is_empty()).then(|| held(holders));
     }
-    let locked: &Locked = error.as_database_error()?.try_downcast_ref()?;
-    Some(locked.told.clone())
+    let locked: &LockError = error.as_database_error()?.try_downcast_ref()?;
+    Some(locked.detail.clone())
 }
 
 fn held(holders: &[i32]) -> String {
@@ -246,8 +246,8 @@ pub(crate) fn held_by(error: sqlx::Error, holders: &[i32]) -> sqlx::Error {
         sqlx::Error::Database(inner)
             if inner.code().as_deref() == Some(LOCK_TIMEOUT) && !holders.is_empty() =>
         {
-            sqlx::Error::Database(Box::new(Locked {
-                told: held(holders),
+            sqlx::Error::Database(Box::new(LockError {
+                detail: held(holders),
                 inner,
             }))
         }
@@ -257,20 +257,20 @@ pub(crate) fn held_by(error: sqlx::Error, holders: &[i32]) -> sqlx::Error {
 
 /// The server's error about a lock, with who holds it.
 #[derive(Debug)]
-struct Locked {
-    told: String,
+struct LockError {
+    detail: String,
     inner: Box<dyn DatabaseError>,
 }
 
-impl fmt::Display for Locked {
+impl fmt::Display for LockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.inner, f)
     }
 }
 
-impl std::error::Error for Locked {}
+impl std::error::Error for LockError {}
 
-impl DatabaseError for Locked {
+impl DatabaseError for LockError {
     fn message(&self) -> &str {
         self.inner.message()
     }

@@ -11,7 +11,7 @@ use ezq_core::{PublishOutcome, QueueName, error_chain};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::connection::dedicated::{Link, call};
+use crate::connection::dedicated::{Dedicated, call};
 use crate::connection::stop::mark;
 use crate::message::receipts;
 use crate::publish::Row;
@@ -128,10 +128,10 @@ pub(crate) async fn sweep(connection: &mut PgConnection) -> Result<u64, sqlx::Er
 
 /// Removes every key whose window has ended, a statement at a time, between which others have the
 /// connection.
-pub(crate) async fn sweep_all(link: Arc<Link>) {
+pub(crate) async fn sweep_all(control: Arc<Dedicated>) {
     loop {
-        let removed = call!(link, |connection| sweep(connection))
-            .and_then(|removed| removed.map_err(|failure| error::of(failure, link.place())));
+        let removed = call!(control, |connection| sweep(connection))
+            .and_then(|removed| removed.map_err(|failure| error::of(failure, control.place())));
         match removed {
             Ok(removed) if removed < SWEEP => return,
             Ok(_) => {}

@@ -2,7 +2,7 @@
 //! goes in one statement after that, with one commit for all.
 //!
 //! A caller that finds no statement under way begins one at once and waits for nobody. What a row
-//! holds fails that row alone, as [`publish::store`] cuts a batch down to it.
+//! holds fails that row alone, as [`Store`] cuts a batch down to it.
 //!
 //! Invariant: a queue has waiting callers only while one of its places is taken; whoever gives a
 //! place up hands it to them.
@@ -14,49 +14,39 @@ use ezq_core::{PublishOutcome, QueueName};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::config::Place;
-use crate::connection::pool::Lender;
-use crate::connection::stop::Stopper;
-use crate::publish::{self, Row};
+use crate::publish::Row;
+use crate::publish::store::Store;
 
 /// How many statements run for one queue at once: one is prepared while the other commits.
-const PLACES: usize = 2;
+const STATEMENTS: usize = 2;
 /// What a caller may bring to be grouped, and what a group holds.
 const ROWS_EACH: usize = 16;
 const ROWS: usize = 256;
 const BYTES_EACH: usize = 64 * 1024;
 const BYTES: usize = 1024 * 1024;
 
-/// What statements need.
 #[derive(Clone)]
-pub(crate) struct Means {
-    pub(crate) lender: Arc<Lender>,
-    pub(crate) place: Place,
-    pub(crate) stopper: Stopper,
-}
-
-#[derive(Clone)]
-pub(crate) struct Groups {
-    means: Means,
-    queues: Arc<Mutex<HashMap<QueueName, Group>>>,
+pub(crate) struct GroupCommit {
+    store: Store,
+    queues: Arc<Mutex<HashMap<QueueName, QueueGroup>>>,
 }
 
 /// Who publishes to one queue.
 #[derive(Default)]
-struct Group {
+struct QueueGroup {
     running: usize,
-    waiting: Vec<Waiting>,
+    waiting: Vec<PendingPublish>,
 }
 
-struct Waiting {
+struct PendingPublish {
     rows: Vec<Row>,
     done: oneshot::Sender<Vec<PublishOutcome>>,
 }
 
-impl Groups {
-    pub(crate) fn new(means: Means) -> Self {
+impl GroupCommit {
+    pub(crate) fn new(store: Store) -> Self {
         Self {
-            means,
+            store,
             queues: Arc::default(),
         }
     }
@@ -72,62 +62,57 @@ impl Groups {
             return self.run(queue, &rows).await;
         }
         match self.enter(queue, rows) {
-            Entered::First(place, rows) => {
+            Admission::Run(permit, rows) => {
                 let outcomes = self.run(queue, &rows).await;
-                drop(place);
+                drop(permit);
                 outcomes
             }
-            Entered::Waits(outcomes) => outcomes.await.unwrap_or_default(),
+            Admission::Wait(outcomes) => outcomes.await.unwrap_or_default(),
         }
     }
 
     /// Stores rows of one queue in statements of their own.
     pub(crate) async fn run(&self, queue: &QueueName, rows: &[Row]) -> Vec<PublishOutcome> {
-        let Means {
-            lender,
-            place,
-            stopper,
-        } = &self.means;
-        publish::store(lender, place, stopper, queue, rows).await
+        self.store.run(queue, rows).await
     }
 
-    fn enter(&self, queue: &QueueName, rows: Vec<Row>) -> Entered {
+    fn enter(&self, queue: &QueueName, rows: Vec<Row>) -> Admission {
         let mut queues = self.queues();
         let group = queues.entry(queue.clone()).or_default();
-        if group.running < PLACES {
+        if group.running < STATEMENTS {
             group.running += 1;
-            let turn = Turn {
+            let permit = StatementPermit {
                 groups: self.clone(),
                 queue: queue.clone(),
                 held: true,
             };
-            return Entered::First(turn, rows);
+            return Admission::Run(permit, rows);
         }
         let (done, outcomes) = oneshot::channel();
-        group.waiting.push(Waiting { rows, done });
-        Entered::Waits(outcomes)
+        group.waiting.push(PendingPublish { rows, done });
+        Admission::Wait(outcomes)
     }
 
-    fn queues(&self) -> MutexGuard<'_, HashMap<QueueName, Group>> {
+    fn queues(&self) -> MutexGuard<'_, HashMap<QueueName, QueueGroup>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-enum Entered {
-    First(Turn, Vec<Row>),
-    Waits(oneshot::Receiver<Vec<PublishOutcome>>),
+enum Admission {
+    Run(StatementPermit, Vec<Row>),
+    Wait(oneshot::Receiver<Vec<PublishOutcome>>),
 }
 
 /// A place; dropped, it goes to those who wait, also when its caller was cut off.
-struct Turn {
-    groups: Groups,
+struct StatementPermit {
+    groups: GroupCommit,
     queue: QueueName,
     held: bool,
 }
 
-impl Turn {
+impl StatementPermit {
     /// The callers who go next; if there are none, the place is given up.
-    fn next(&mut self) -> Vec<Waiting> {
+    fn next(&mut self) -> Vec<PendingPublish> {
         let mut queues = self.groups.queues();
         let Some(group) = queues.get_mut(&self.queue) else {
             return Vec::new();
@@ -135,13 +120,13 @@ impl Turn {
         // Whoever was cut off before it began is not stored.
         group.waiting.retain(|one| !one.done.is_closed());
         let (mut rows, mut bytes) = (0, 0);
-        let fits = |one: &&Waiting| {
+        let fits = |one: &&PendingPublish| {
             rows += one.rows.len();
             bytes += one.rows.iter().map(Row::bytes).sum::<usize>();
             rows <= ROWS && bytes <= BYTES
         };
         let count = group.waiting.iter().take_while(fits).count();
-        let next: Vec<Waiting> = group.waiting.drain(..count).collect();
+        let next: Vec<PendingPublish> = group.waiting.drain(..count).collect();
         if next.is_empty() {
             self.held = false;
             group.running -= 1;
@@ -153,7 +138,7 @@ impl Turn {
     }
 
     /// Goes on for those who wait, until nobody does.
-    async fn go_on(mut self, mut group: Vec<Waiting>) {
+    async fn go_on(mut self, mut group: Vec<PendingPublish>) {
         while !group.is_empty() {
             let counts: Vec<usize> = group.iter().map(|one| one.rows.len()).collect();
             let rows: Vec<Row> = group
@@ -170,7 +155,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for StatementPermit {
     fn drop(&mut self) {
         if !self.held {
             return;
@@ -180,7 +165,7 @@ impl Drop for Turn {
             Ok(runtime) if !next.is_empty() => {
                 let (groups, queue) = (self.groups.clone(), self.queue.clone());
                 runtime.spawn(
-                    Turn {
+                    StatementPermit {
                         groups,
                         queue,
                         held: true,

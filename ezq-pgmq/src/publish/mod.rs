@@ -5,9 +5,9 @@ pub(crate) mod dedupe;
 pub(crate) mod group_commit;
 mod insert;
 pub(crate) mod key_lock;
-mod row;
-mod store;
+pub(crate) mod row;
+pub(crate) mod store;
 
 pub(crate) use insert::{insert, insert_in};
 pub(crate) use row::{ByQueue, Row, checked};
-pub(crate) use store::{CONFLICT_TRIES, store};
+pub(crate) use store::CONFLICT_TRIES;

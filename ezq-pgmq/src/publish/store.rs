@@ -8,7 +8,7 @@ use ezq_core::{Error, PublishOutcome, QueueName};
 
 use crate::config::Place;
 use crate::connection::dedicated::limit;
-use crate::connection::pool::Lender;
+use crate::connection::pool::Pool;
 use crate::connection::stop::{Stopper, mark};
 use crate::error;
 use crate::message::storable;
@@ -21,59 +21,63 @@ const STATEMENT_BYTES: usize = 32 * 1024 * 1024;
 /// How often a deadlock or serialisation failure is answered by the same statement again.
 pub(crate) const CONFLICT_TRIES: u32 = 5;
 
-/// Stores rows of one queue through the pool; an outcome each, in their order.
-pub(crate) async fn store(
-    lender: &Arc<Lender>,
-    place: &Place,
-    stopper: &Stopper,
-    queue: &QueueName,
-    rows: &[Row],
-) -> Vec<PublishOutcome> {
-    let mut outcomes = Vec::with_capacity(rows.len());
-    // Parts still to be stored, the next one last.
-    let mut parts: Vec<&[Row]> = vec![rows];
-    let mut conflicts = 0;
-    while let Some(part) = parts.pop() {
-        let bytes: usize = part.iter().map(Row::bytes).sum();
-        if part.len() > 1 && bytes > STATEMENT_BYTES {
-            halve(part, &mut parts);
-            continue;
-        }
-        let stored = async {
-            let mut connection = limit(stopper.patience, lender.acquire()).await?;
-            let insertion = async {
-                let stored = insert(&mut connection, queue, part).await;
-                connection.end(stored)
-            };
-            stopper.limit(&mark(Some(queue)), insertion).await
-        };
-        match stored.await {
-            Ok(stored) => outcomes.extend(stored),
-            // Of rows with keys alone: another transaction was taking one of them.
-            Err(failure) if error::is_conflict(&failure) && conflicts < CONFLICT_TRIES => {
-                conflicts += 1;
-                tokio::time::sleep(Duration::from_millis(5 << conflicts)).await;
-                parts.push(part);
+/// What stores rows through the pool. A clone is the same.
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) place: Place,
+    pub(crate) stopper: Stopper,
+}
+
+impl Store {
+    /// Stores rows of one queue in statements of their own; an outcome each, in their order.
+    pub(crate) async fn run(&self, queue: &QueueName, rows: &[Row]) -> Vec<PublishOutcome> {
+        let mut outcomes = Vec::with_capacity(rows.len());
+        // Parts still to be stored, the next one last.
+        let mut parts: Vec<&[Row]> = vec![rows];
+        let mut conflicts = 0;
+        while let Some(part) = parts.pop() {
+            let bytes: usize = part.iter().map(Row::bytes).sum();
+            if part.len() > 1 && bytes > STATEMENT_BYTES {
+                halve(part, &mut parts);
+                continue;
             }
-            Err(failure) if error::is_data(&failure) => {
-                if part.len() > 1 {
-                    halve(part, &mut parts);
-                } else {
-                    let refused = storable::refused_with(failure, "its body or headers");
-                    outcomes.push(PublishOutcome::Failed(refused));
+            let stored = async {
+                let mut connection = limit(self.stopper.patience, self.pool.acquire()).await?;
+                let insertion = async {
+                    let stored = insert(&mut connection, queue, part).await;
+                    connection.end(stored)
+                };
+                self.stopper.limit(&mark(Some(queue)), insertion).await
+            };
+            match stored.await {
+                Ok(stored) => outcomes.extend(stored),
+                // Of rows with keys alone: another transaction was taking one of them.
+                Err(failure) if error::is_conflict(&failure) && conflicts < CONFLICT_TRIES => {
+                    conflicts += 1;
+                    tokio::time::sleep(Duration::from_millis(5 << conflicts)).await;
+                    parts.push(part);
+                }
+                Err(failure) if error::is_data(&failure) => {
+                    if part.len() > 1 {
+                        halve(part, &mut parts);
+                    } else {
+                        let refused = storable::refused_with(failure, "its body or headers");
+                        outcomes.push(PublishOutcome::Failed(refused));
+                    }
+                }
+                Err(failure) => {
+                    let failure = error::on_queue(failure, queue, &self.place);
+                    let rest = part.len() + parts.iter().map(|part| part.len()).sum::<usize>();
+                    let again: Vec<Error> = (1..rest).map(|_| failure.without_source()).collect();
+                    outcomes.push(PublishOutcome::Failed(failure));
+                    outcomes.extend(again.into_iter().map(PublishOutcome::Failed));
+                    break;
                 }
             }
-            Err(failure) => {
-                let failure = error::on_queue(failure, queue, place);
-                let rest = part.len() + parts.iter().map(|part| part.len()).sum::<usize>();
-                let again: Vec<Error> = (1..rest).map(|_| failure.without_source()).collect();
-                outcomes.push(PublishOutcome::Failed(failure));
-                outcomes.extend(again.into_iter().map(PublishOutcome::Failed));
-                break;
-            }
         }
+        outcomes
     }
-    outcomes
 }
 
 fn halve<'a>(part: &'a [Row], parts: &mut Vec<&'a [Row]>) {

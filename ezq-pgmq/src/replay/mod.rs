@@ -3,7 +3,7 @@
 //! A replay has a row that tells how far it has come in the order of the archive's ids. Copies and
 //! row are written in one statement, so it goes on after an interruption where it was.
 
-mod known;
+mod list;
 mod sql;
 
 use std::fmt;
@@ -18,8 +18,8 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, Postgres, Row as _};
 
-pub use known::Replays;
-use known::list;
+pub use list::Replays;
+use list::list;
 
 use crate::connection::dedicated::limit;
 use crate::engine::PgmqEngine;
@@ -182,7 +182,7 @@ impl Replay {
                 true => locked(&mut connection, &self.name).await?,
                 false => None,
             };
-            let at = begun.unwrap_or(Begun {
+            let at = begun.unwrap_or(ReplayRow {
                 position: 0,
                 last_id: i64::MAX,
                 at: now,
@@ -299,7 +299,7 @@ impl Options {
     }
 
     /// A statement with `$1` to `$8`.
-    fn bind<'q>(&self, statement: String, begun: &Begun) -> Query<'q, Postgres, PgArguments> {
+    fn bind<'q>(&self, statement: String, begun: &ReplayRow) -> Query<'q, Postgres, PgArguments> {
         let types: Vec<String> = self.types.iter().map(sql::regex).collect();
         sqlx::query(AssertSqlSafe(statement))
             .bind(begun.position)
@@ -314,7 +314,7 @@ impl Options {
 }
 
 /// A replay as its row has it.
-struct Begun {
+struct ReplayRow {
     definition: Value,
     position: i64,
     last_id: i64,
@@ -323,14 +323,17 @@ struct Begun {
     open: Vec<i64>,
 }
 
-async fn locked(connection: &mut PgConnection, name: &str) -> Result<Option<Begun>, sqlx::Error> {
+async fn locked(
+    connection: &mut PgConnection,
+    name: &str,
+) -> Result<Option<ReplayRow>, sqlx::Error> {
     let row = sqlx::query(sql::LOCKED)
         .bind(name)
         .fetch_optional(connection)
         .await?;
     let begun = |row: PgRow| {
         let definition: &str = row.try_get("definition")?;
-        Ok(Begun {
+        Ok(ReplayRow {
             definition: serde_json::from_str(definition).unwrap_or_default(),
             position: row.try_get("position")?,
             last_id: row.try_get("last_id")?,

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
 use sqlx::Row as _;
 
-use crate::connection::dedicated::{Link, call};
+use crate::connection::dedicated::{Dedicated, call};
 use crate::error;
 use crate::retention::removal::Removal;
 use crate::schema::{Part, Schema, archive_index, queues};
@@ -26,7 +26,7 @@ const PROBE: &str = "
               AND attname = 'last_read_at' AND NOT attisdropped) AS has_last_read";
 
 pub(crate) struct Retentions {
-    known: Mutex<HashMap<QueueName, Known>>,
+    known: Mutex<HashMap<QueueName, QueueRetention>>,
     trail: Schema,
 }
 
@@ -40,7 +40,7 @@ impl Default for Retentions {
 }
 
 #[derive(Clone, Copy)]
-struct Known {
+struct QueueRetention {
     retention: Retention,
     removal: Option<Removal>,
     /// The index was created, or tried.
@@ -49,7 +49,7 @@ struct Known {
 
 impl Retentions {
     pub(crate) fn set(&self, queue: &QueueName, retention: Retention) {
-        let known = Known {
+        let known = QueueRetention {
             retention,
             removal: None,
             is_indexed: false,
@@ -72,10 +72,10 @@ impl Retentions {
     pub(crate) async fn removal(
         &self,
         queue: &QueueName,
-        link: &Link,
+        control: &Dedicated,
         manage: bool,
     ) -> Result<Removal> {
-        self.look(queue, link, manage)
+        self.look(queue, control, manage)
             .await
             .map_err(|error| match error.kind() {
                 ErrorKind::SchemaMissing => {
@@ -86,7 +86,7 @@ impl Retentions {
             })
     }
 
-    async fn look(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<Removal> {
+    async fn look(&self, queue: &QueueName, control: &Dedicated, manage: bool) -> Result<Removal> {
         let Some(known) = self.kept(queue) else {
             return Ok(Removal::Delete);
         };
@@ -94,14 +94,16 @@ impl Retentions {
             return Ok(removal);
         }
         if !known.retention.is_archive() {
-            self.trail.ensure(link, link.connector(), manage).await?;
+            self.trail
+                .ensure(control, control.connector(), manage)
+                .await?;
             self.change(queue, |known| known.removal = Some(Removal::Trail));
             return Ok(Removal::Trail);
         }
-        let mut found = find(queue, link).await?;
+        let mut found = find(queue, control).await?;
         if found.is_none() && manage {
-            queues::create(queue, link).await?;
-            found = find(queue, link).await?;
+            queues::create(queue, control).await?;
+            found = find(queue, control).await?;
         }
         let removal = found.ok_or_else(|| missing(queue))?;
         self.change(queue, |known| known.removal = Some(removal));
@@ -110,15 +112,20 @@ impl Retentions {
 
     /// Makes the archive of a queue ready, if it is to have one: the table, and where `manage`
     /// allows it the index for histories.
-    pub(crate) async fn ensure(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<()> {
+    pub(crate) async fn ensure(
+        &self,
+        queue: &QueueName,
+        control: &Dedicated,
+        manage: bool,
+    ) -> Result<()> {
         let Some(known) = self.kept(queue) else {
             return Ok(());
         };
-        self.look(queue, link, manage).await?;
+        self.look(queue, control, manage).await?;
         if manage && !known.is_indexed && known.retention.is_archive() {
             self.change(queue, |known| known.is_indexed = true);
             // Without it histories are slower, and nothing else.
-            if let Err(error) = archive_index::create_on_small(queue, link).await {
+            if let Err(error) = archive_index::create_on_small(queue, control).await {
                 ezq_core::private::warn!(%queue, ?error, "the archive has no index for histories");
             }
         }
@@ -131,26 +138,26 @@ impl Retentions {
         self.change(queue, |known| known.removal = None);
     }
 
-    fn kept(&self, queue: &QueueName) -> Option<Known> {
+    fn kept(&self, queue: &QueueName) -> Option<QueueRetention> {
         self.lock()
             .get(queue)
             .copied()
             .filter(|known| known.retention != Retention::Delete)
     }
 
-    fn change(&self, queue: &QueueName, change: impl FnOnce(&mut Known)) {
+    fn change(&self, queue: &QueueName, change: impl FnOnce(&mut QueueRetention)) {
         if let Some(known) = self.lock().get_mut(queue) {
             change(known);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, QueueRetention>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn find(queue: &QueueName, link: &Link) -> Result<Option<Removal>> {
-    let found = call!(link, |connection| async {
+async fn find(queue: &QueueName, control: &Dedicated) -> Result<Option<Removal>> {
+    let found = call!(control, |connection| async {
         let query = sqlx::query(PROBE).bind(queue.as_str());
         let row = query.fetch_one(connection).await?;
         let removal = Removal::Archive {
@@ -158,7 +165,7 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Option<Removal>> {
         };
         Ok(row.try_get::<bool, _>("has_archive")?.then_some(removal))
     })?;
-    found.map_err(|failure| error::of(failure, link.place()))
+    found.map_err(|failure| error::of(failure, control.place()))
 }
 
 pub(crate) fn missing(queue: &QueueName) -> Error {

@@ -11,7 +11,7 @@ use ezq_core::{QueueName, Result, Retention};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
-use crate::connection::dedicated::{Link, call};
+use crate::connection::dedicated::{Dedicated, call};
 use crate::error::{self, missing};
 use crate::retention::{Retentions, trail};
 use crate::sql::units::micros;
@@ -26,7 +26,7 @@ const LOCK_KEY: i64 = 0x65_7a_71_02 << 32;
 /// What sweeps. A clone is the same.
 #[derive(Clone)]
 pub(crate) struct Sweeper {
-    pub(crate) link: Arc<Link>,
+    pub(crate) control: Arc<Dedicated>,
     pub(crate) retentions: Arc<Retentions>,
     pub(crate) interval: Duration,
 }
@@ -66,7 +66,7 @@ impl Sweeper {
         };
         let mut removed = 0;
         loop {
-            let removal = call!(self.link, |connection| async {
+            let removal = call!(self.control, |connection| async {
                 if retention.is_archive() {
                     expire(connection, queue, keep).await
                 } else {
@@ -77,7 +77,7 @@ impl Sweeper {
                 Ok(count) => count,
                 // No archive or trail yet, or none any more.
                 Err(failure) if is_absent(&failure, queue) => 0,
-                Err(failure) => return Err(error::of(failure, self.link.place())),
+                Err(failure) => return Err(error::of(failure, self.control.place())),
             };
             removed += count;
             if count < BATCH {

@@ -4,7 +4,7 @@ use ezq_core::{QueueName, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
-use crate::connection::dedicated::{Link, call};
+use crate::connection::dedicated::{Dedicated, call};
 use crate::error;
 use crate::schema::lock::LOCK_KEY;
 use crate::sql::{self, archive};
@@ -13,9 +13,9 @@ use crate::sql::{self, archive};
 const SMALL: i64 = 32 * 1024 * 1024;
 
 /// Creates the indexes of an archive that is small.
-pub(crate) async fn create_on_small(queue: &QueueName, link: &Link) -> Result<()> {
-    let indexed = call!(link, |connection| index_small(connection, queue))?;
-    indexed.map_err(|failure| error::of(failure, link.place()))
+pub(crate) async fn create_on_small(queue: &QueueName, control: &Dedicated) -> Result<()> {
+    let indexed = call!(control, |connection| index_small(connection, queue))?;
+    indexed.map_err(|failure| error::of(failure, control.place()))
 }
 
 /// The statements by which an administrator indexes an archive: at once where it is small. Elsewhere

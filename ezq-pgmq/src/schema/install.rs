@@ -31,7 +31,7 @@ const PROBE: &str = "
                          WHERE attrelid = to_regclass('pgmq.message_record')
                            AND attname = 'headers' AND NOT attisdropped) AS has_headers";
 
-enum Found {
+enum PgmqState {
     Absent,
     TooOld(String),
     Good,
@@ -47,36 +47,36 @@ pub(crate) async fn ensure(
     let place = connector.place();
     let found = async {
         Ok((
-            ownership::stranger(connection).await?,
+            ownership::foreign_owner(connection).await?,
             probe(connection).await?,
         ))
     };
     let late = |_| Err(error::given_up(connector.connect_timeout()));
     let found = timeout_at(deadline, found).await.unwrap_or_else(late);
-    let (stranger, found) = found.map_err(|failure| error::of(failure, place))?;
-    if let Some(stranger) = stranger {
-        return Err(stranger.refused(place));
+    let (foreign, found) = found.map_err(|failure| error::of(failure, place))?;
+    if let Some(foreign) = foreign {
+        return Err(foreign.refused(place));
     }
     match found {
-        Found::Good => Ok(()),
-        Found::TooOld(version) => Err(too_old(&version, place)),
-        Found::Absent if manage => install(connector, deadline).await,
-        Found::Absent => Err(missing(place)),
+        PgmqState::Good => Ok(()),
+        PgmqState::TooOld(version) => Err(too_old(&version, place)),
+        PgmqState::Absent if manage => install(connector, deadline).await,
+        PgmqState::Absent => Err(missing(place)),
     }
 }
 
-async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
+async fn probe(connection: &mut PgConnection) -> Result<PgmqState, sqlx::Error> {
     let row = sqlx::query(PROBE).fetch_one(connection).await?;
     if !row.try_get::<bool, _>("present")? {
-        return Ok(Found::Absent);
+        return Ok(PgmqState::Absent);
     }
     let version: Option<String> = row.try_get("version")?;
     let old = version.as_deref().is_some_and(is_too_old);
     if old || !row.try_get::<bool, _>("has_headers")? {
         let version = version.unwrap_or_else(|| "a version without message headers".to_owned());
-        return Ok(Found::TooOld(version));
+        return Ok(PgmqState::TooOld(version));
     }
-    Ok(Found::Good)
+    Ok(PgmqState::Good)
 }
 
 fn is_too_old(version: &str) -> bool {
@@ -131,9 +131,9 @@ async fn install_locked(
         failure => error::of(failure, place),
     })?;
     match found {
-        Found::Good => return Ok(()),
-        Found::TooOld(version) => return Err(too_old(&version, place)),
-        Found::Absent => {}
+        PgmqState::Good => return Ok(()),
+        PgmqState::TooOld(version) => return Err(too_old(&version, place)),
+        PgmqState::Absent => {}
     }
     if available && create_extension(&mut tx).await {
         tracing::info!(database = place.database, "installed PGMQ as an extension");

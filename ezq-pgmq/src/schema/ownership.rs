@@ -1,4 +1,4 @@
-//! Refusing schemas, and what stands in ezq's own, that belong to a stranger.
+//! Refusing schemas, and what stands in ezq's own, that belong to a foreign.
 //!
 //! Who owns `pgmq` or `ezq` decides what its functions and triggers do, and they run with the rights
 //! of whoever uses them. Any role that may create in the database could take these names first, and
@@ -13,7 +13,7 @@ use sqlx::postgres::PgConnection;
 use crate::config::Place;
 
 // A superuser is a member of every role, as `pg_has_role` has it: those that were granted count.
-const STRANGERS: &str = "
+const FOREIGN_OWNERS: &str = "
     WITH RECURSIVE mine(oid) AS (
       SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user
       UNION
@@ -37,22 +37,23 @@ const STRANGERS: &str = "
                           WHERE datname = current_database())
     ORDER BY 1 LIMIT 1";
 
-/// A schema, table or function and the stranger that it belongs to.
-pub(crate) struct Stranger {
+/// A schema, table or function and the foreign that it belongs to.
+pub(crate) struct ForeignOwner {
     what: String,
     owner: String,
 }
 
-/// Looks whether anything belongs to a stranger.
-pub(crate) async fn stranger(
+/// Looks whether anything belongs to a foreign.
+pub(crate) async fn foreign_owner(
     connection: &mut PgConnection,
-) -> Result<Option<Stranger>, sqlx::Error> {
-    let found: Option<(String, String)> =
-        sqlx::query_as(STRANGERS).fetch_optional(connection).await?;
-    Ok(found.map(|(what, owner)| Stranger { what, owner }))
+) -> Result<Option<ForeignOwner>, sqlx::Error> {
+    let found: Option<(String, String)> = sqlx::query_as(FOREIGN_OWNERS)
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.map(|(what, owner)| ForeignOwner { what, owner }))
 }
 
-impl Stranger {
+impl ForeignOwner {
     /// The error that names the owner, and says what to do.
     pub(crate) fn refused(&self, place: &Place) -> Error {
         let (Self { what, owner }, Place { role, database, .. }) = (self, place);

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::Place;
 use crate::connection::connector::Connector;
-use crate::connection::dedicated::{Link, call};
+use crate::connection::dedicated::{Dedicated, call};
 use crate::error;
 use crate::schema::lock::{LOCK, LOCK_KEY, LOCK_TIMEOUT};
 use crate::schema::migrations::{MIGRATIONS, Migration};
@@ -55,14 +55,14 @@ const PROBE: &str = "
     FROM (SELECT pg_catalog.to_regnamespace('ezq')::oid AS oid) n";
 
 /// What a database has.
-struct Found {
+struct Catalogue {
     has_schema: bool,
     /// Tables and functions.
     stands: BTreeSet<String>,
     applied: BTreeSet<i32>,
 }
 
-impl Found {
+impl Catalogue {
     /// What is to be applied: what never was, and from the first on of which something was dropped.
     fn missing(&self, part: Part) -> Vec<&'static Migration> {
         let mut is_broken = false;
@@ -119,7 +119,7 @@ impl Schema {
     /// Makes sure that the part's tables stand, and creates them where `manage` allows it.
     pub(crate) async fn ensure(
         &self,
-        control: &Link,
+        control: &Dedicated,
         connector: &Connector,
         manage: bool,
     ) -> Result<()> {
@@ -129,13 +129,12 @@ impl Schema {
         let place = connector.place();
         let looked = call!(control, |connection| async {
             // Since the engine connected somebody may have taken the name.
-            let stranger = ownership::stranger(&mut *connection).await?;
-            Ok((stranger, probe(connection).await?))
+            let foreign = ownership::foreign_owner(&mut *connection).await?;
+            Ok((foreign, probe(connection).await?))
         })?;
-        let (stranger, found) =
-            looked.map_err(|failure| out_of_reach(failure, self.part, place))?;
-        if let Some(stranger) = stranger {
-            return Err(stranger.refused(place));
+        let (foreign, found) = looked.map_err(|failure| out_of_reach(failure, self.part, place))?;
+        if let Some(foreign) = foreign {
+            return Err(foreign.refused(place));
         }
         if !found.missing(self.part).is_empty() {
             let absent = || absent(self.part, place, &found.lacks(self.part));
@@ -292,7 +291,7 @@ fn record(version: i32, name: &str) -> String {
     )
 }
 
-async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
+async fn probe(connection: &mut PgConnection) -> Result<Catalogue, sqlx::Error> {
     let stands: Option<Vec<String>> = sqlx::query_scalar(PROBE)
         .fetch_one(&mut *connection)
         .await?;
@@ -303,7 +302,7 @@ async fn probe(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
         let versions = sqlx::query_scalar::<_, i32>("SELECT version FROM ezq.migrations");
         applied.extend(versions.fetch_all(connection).await?);
     }
-    Ok(Found {
+    Ok(Catalogue {
         has_schema,
         stands,
         applied,

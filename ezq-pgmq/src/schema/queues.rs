@@ -13,7 +13,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::task::JoinSet;
 
-use crate::connection::dedicated::{Link, call};
+use crate::connection::dedicated::{Dedicated, call};
 use crate::error;
 use crate::schema::lock::LOCK_KEY;
 use crate::schema::{key_index, stale_keys};
@@ -47,16 +47,16 @@ pub(crate) struct Shape {
 #[derive(Default)]
 pub(crate) struct Queues {
     known: Mutex<HashMap<QueueName, Shape>>,
-    put_off: PutOff,
+    index_backoff: IndexBackoff,
     /// Tasks that build indexes; they end with the engine.
     builds: Mutex<JoinSet<()>>,
 }
 
 /// Queues whose indexes could not be created, or are being so, and when to ask again.
 #[derive(Clone, Default)]
-struct PutOff(Arc<Mutex<HashMap<QueueName, Instant>>>);
+struct IndexBackoff(Arc<Mutex<HashMap<QueueName, Instant>>>);
 
-impl PutOff {
+impl IndexBackoff {
     fn is_due(&self, queue: &QueueName) -> bool {
         self.lock()
             .get(queue)
@@ -83,7 +83,7 @@ impl PutOff {
     }
 }
 
-struct Found {
+struct QueueTables {
     queue: bool,
     dead: bool,
     shape: Shape,
@@ -91,11 +91,11 @@ struct Found {
 
 impl Queues {
     /// The shape of a queue, looked up when it is not known.
-    pub(crate) async fn shape(&self, queue: &QueueName, link: &Link) -> Result<Shape> {
+    pub(crate) async fn shape(&self, queue: &QueueName, control: &Dedicated) -> Result<Shape> {
         if let Some(shape) = self.known(queue) {
             return Ok(shape);
         }
-        let found = find(queue, link).await?;
+        let found = find(queue, control).await?;
         if !found.queue {
             return Err(error::queue_missing(queue));
         }
@@ -104,18 +104,23 @@ impl Queues {
     }
 
     /// Creates a queue and its dead letters where they are absent and `manage` allows it.
-    pub(crate) async fn ensure(&self, queue: &QueueName, link: &Link, manage: bool) -> Result<()> {
+    pub(crate) async fn ensure(
+        &self,
+        queue: &QueueName,
+        control: &Dedicated,
+        manage: bool,
+    ) -> Result<()> {
         if self.known(queue).is_some() {
             return Ok(());
         }
-        let mut found = find(queue, link).await?;
+        let mut found = find(queue, control).await?;
         if !(found.queue && found.dead) {
             if !manage {
                 return Err(error::queue_missing(queue));
             }
-            create(queue, link).await?;
+            create(queue, control).await?;
             tracing::info!(%queue, "created the queue");
-            found = find(queue, link).await?;
+            found = find(queue, control).await?;
         }
         self.remember(queue, found.shape);
         Ok(())
@@ -126,7 +131,7 @@ impl Queues {
         &self,
         transaction: &mut PgConnection,
         queue: &QueueName,
-        link: &Link,
+        control: &Dedicated,
     ) -> Result<bool> {
         if self.known(queue).is_some() {
             return Ok(false);
@@ -137,42 +142,42 @@ impl Queues {
             .fetch_one(transaction);
         let stands_here: bool = asked
             .await
-            .map_err(|failure| error::of(failure, link.connector().place()))?;
+            .map_err(|failure| error::of(failure, control.connector().place()))?;
 
-        Ok(stands_here && !find(queue, link).await?.queue)
+        Ok(stands_here && !find(queue, control).await?.queue)
     }
 
     /// Creates the indexes over a queue's ordering keys where they are absent and `manage` allows it.
     /// Without them keys are kept as well, only slowly: what fails is told, and no error.
-    pub(crate) async fn index_keys(&self, queue: &QueueName, link: &Link, manage: bool) {
+    pub(crate) async fn index_keys(&self, queue: &QueueName, control: &Dedicated, manage: bool) {
         let indexed = self.known(queue).is_some_and(|shape| shape.keyed);
-        if indexed || !self.put_off.is_due(queue) {
+        if indexed || !self.index_backoff.is_due(queue) {
             return;
         }
-        let Ok(found) = find(queue, link).await else {
+        let Ok(found) = find(queue, control).await else {
             return;
         };
         if !found.queue || found.shape.keyed {
             return self.remember_if_whole(queue, &found);
         }
         if !manage {
-            return self.put_off.refused(queue, None);
+            return self.index_backoff.refused(queue, None);
         }
-        match index(queue, link).await {
+        match index(queue, control).await {
             Ok(true) => {
                 tracing::info!(%queue, "indexed the queue's ordering keys");
                 self.forget(queue);
             }
-            Ok(false) => self.index_beside(queue, link),
-            Err(error) => self.put_off.refused(queue, Some(&error)),
+            Ok(false) => self.index_beside(queue, control),
+            Err(error) => self.index_backoff.refused(queue, Some(&error)),
         }
     }
 
     /// Has a task build the indexes of a large queue.
-    fn index_beside(&self, queue: &QueueName, link: &Link) {
+    fn index_beside(&self, queue: &QueueName, control: &Dedicated) {
         // Until the task has ended.
-        self.put_off.until(queue, LATER);
-        let (put_off, connector) = (self.put_off.clone(), link.connector().clone());
+        self.index_backoff.until(queue, LATER);
+        let (index_backoff, connector) = (self.index_backoff.clone(), control.connector().clone());
         let queue = queue.clone();
         let mut builds = self.builds.lock().unwrap_or_else(PoisonError::into_inner);
         // A set keeps what ended until it is asked.
@@ -186,15 +191,15 @@ impl Queues {
                     Ok(false) => {
                         tokio::time::sleep(TURN.mul_f64(rand::random_range(0.5..1.0))).await
                     }
-                    Err(error) => return put_off.refused(&queue, Some(&error)),
+                    Err(error) => return index_backoff.refused(&queue, Some(&error)),
                 }
             }
             tracing::info!(%queue, "indexed the queue's ordering keys");
-            put_off.until(&queue, Duration::ZERO);
+            index_backoff.until(&queue, Duration::ZERO);
         });
     }
 
-    fn remember_if_whole(&self, queue: &QueueName, found: &Found) {
+    fn remember_if_whole(&self, queue: &QueueName, found: &QueueTables) {
         if found.queue && found.dead {
             self.remember(queue, found.shape);
         }
@@ -218,8 +223,8 @@ impl Queues {
     }
 }
 
-async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
-    let row = call!(link, |connection| async {
+async fn find(queue: &QueueName, control: &Dedicated) -> Result<QueueTables> {
+    let row = call!(control, |connection| async {
         let statement = format!("{PROBE}, {} AS has_keys", key_index::PROBE);
         sqlx::query(AssertSqlSafe(statement))
             .bind(queue.as_str())
@@ -227,13 +232,13 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
             .fetch_one(connection)
             .await
     })?;
-    let row = row.map_err(|failure| error::of(failure, link.place()))?;
+    let row = row.map_err(|failure| error::of(failure, control.place()))?;
 
     let read = |column: &str| {
         row.try_get::<bool, _>(column)
-            .map_err(|failure| error::of(failure, link.place()))
+            .map_err(|failure| error::of(failure, control.place()))
     };
-    Ok(Found {
+    Ok(QueueTables {
         queue: read("has_queue")?,
         dead: read("has_dead")?,
         shape: Shape {
@@ -243,17 +248,17 @@ async fn find(queue: &QueueName, link: &Link) -> Result<Found> {
     })
 }
 
-async fn index(queue: &QueueName, link: &Link) -> Result<bool> {
-    let created = call!(link, |connection| key_index::create_on_small(
+async fn index(queue: &QueueName, control: &Dedicated) -> Result<bool> {
+    let created = call!(control, |connection| key_index::create_on_small(
         connection, queue
     ))?;
-    created.map_err(|failure| error::of(failure, link.place()))
+    created.map_err(|failure| error::of(failure, control.place()))
 }
 
 /// Creates what is absent of a queue, its archive and its dead letters.
-pub(crate) async fn create(queue: &QueueName, link: &Link) -> Result<()> {
-    let created = call!(link, |connection| create_locked(connection, queue))?;
-    created.map_err(|failure| error::of(failure, link.place()))
+pub(crate) async fn create(queue: &QueueName, control: &Dedicated) -> Result<()> {
+    let created = call!(control, |connection| create_locked(connection, queue))?;
+    created.map_err(|failure| error::of(failure, control.place()))
 }
 
 async fn create_locked(

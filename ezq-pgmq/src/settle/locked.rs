@@ -32,7 +32,7 @@ impl Wait {
 
 /// The queues of which rows were locked lately.
 #[derive(Debug, Default)]
-pub(crate) struct Locked(Mutex<HashMap<QueueName, Seen>>);
+pub(crate) struct LockedRows(Mutex<HashMap<QueueName, Seen>>);
 
 #[derive(Debug)]
 struct Seen {
@@ -41,7 +41,7 @@ struct Seen {
     error: Error,
 }
 
-impl Locked {
+impl LockedRows {
     /// Whether to wait for the rows of a queue.
     pub(super) fn wait(&self, queue: &QueueName) -> Wait {
         let is_recent = self
@@ -52,7 +52,7 @@ impl Locked {
     }
 
     /// A statement waited in vain.
-    pub(super) fn saw(&self, queue: &QueueName, error: &Error) {
+    pub(super) fn record(&self, queue: &QueueName, error: &Error) {
         let seen = Seen {
             at: Instant::now(),
             error: error.without_source(),
@@ -61,7 +61,7 @@ impl Locked {
     }
 
     /// Rows are still locked: what to say of one of them.
-    pub(super) fn still(&self, queue: &QueueName) -> Error {
+    pub(super) fn still_locked(&self, queue: &QueueName) -> Error {
         let mut all = self.seen();
         let Some(seen) = all.get_mut(queue) else {
             return Error::new(

@@ -1,4 +1,4 @@
-//! Settling: every statement is fenced by the receipts, locks rows in the order of their ids, and
+//! SettleBatch: every statement is fenced by the receipts, locks rows in the order of their ids, and
 //! answers for each message.
 //!
 //! Acknowledgements and returns without events to publish are one statement for a whole batch.
@@ -8,8 +8,8 @@
 //! session has rows locked, the others are settled without them (see `locked`); when the table of
 //! another queue is locked, what publishes there waits by itself.
 
-mod item;
 mod locked;
+mod settlement;
 mod statements;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -19,7 +19,7 @@ use ezq_core::{Error, ErrorKind, QueueName, Receipt, Result, Settle, SettleOutco
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
-use crate::connection::dedicated::{Link, call};
+use crate::connection::dedicated::{Dedicated, call};
 use crate::error::{self, missing};
 use crate::message::encoding::Encoding;
 use crate::message::receipts::Key;
@@ -30,10 +30,10 @@ use crate::retention::removal::Removal;
 use crate::schema::Schema;
 use crate::schema::queues::Queues;
 use crate::sql::BEGIN;
-pub(crate) use item::Item;
-use item::Kind;
-pub(crate) use locked::Locked;
+pub(crate) use locked::LockedRows;
 use locked::Wait;
+use settlement::Kind;
+pub(crate) use settlement::Settlement;
 
 /// What became of a batch.
 pub(crate) struct Settled {
@@ -46,15 +46,15 @@ pub(crate) struct Settled {
 
 /// What settling works with.
 #[derive(Clone, Copy)]
-pub(crate) struct Means<'a> {
+pub(crate) struct Resources<'a> {
     /// The connection that settles.
-    pub(crate) link: &'a Link,
+    pub(crate) connections: &'a Dedicated,
     /// The connection that looks for and creates queues.
-    pub(crate) control: &'a Link,
+    pub(crate) control: &'a Dedicated,
     pub(crate) queues: &'a Queues,
     pub(crate) retentions: &'a Retentions,
     pub(crate) manage_schema: bool,
-    pub(crate) locked: &'a Locked,
+    pub(crate) locked: &'a LockedRows,
     pub(crate) encoding: Encoding,
     /// The table of dedupe keys.
     pub(crate) keys: &'a Schema,
@@ -62,18 +62,18 @@ pub(crate) struct Means<'a> {
     pub(crate) no_keys: Option<&'a Error>,
 }
 
-pub(crate) struct Settling<'a> {
-    means: Means<'a>,
+pub(crate) struct SettleBatch<'a> {
+    resources: Resources<'a>,
     queue: &'a QueueName,
     outcomes: Vec<Option<SettleOutcome>>,
     woken: HashSet<QueueName>,
     broken: usize,
 }
 
-impl<'a> Settling<'a> {
-    pub(crate) fn new(means: Means<'a>, queue: &'a QueueName) -> Self {
+impl<'a> SettleBatch<'a> {
+    pub(crate) fn new(resources: Resources<'a>, queue: &'a QueueName) -> Self {
         Self {
-            means,
+            resources,
             queue,
             outcomes: Vec::new(),
             woken: HashSet::new(),
@@ -84,12 +84,12 @@ impl<'a> Settling<'a> {
     pub(crate) async fn run(mut self, settlements: Vec<(Receipt, Settle)>) -> Settled {
         self.outcomes.resize_with(settlements.len(), || None);
         let mut seen = HashSet::new();
-        let mut groups: [Vec<Item>; 3] = Default::default();
+        let mut groups: [Vec<Settlement>; 3] = Default::default();
         let mut repeated = Vec::new();
         for (index, (receipt, settle)) in settlements.into_iter().enumerate() {
-            match Item::new(index, receipt, settle, self.means.encoding) {
+            match Settlement::new(index, receipt, settle, self.resources.encoding) {
                 Ok(item) if !seen.insert(item.key()) => repeated.push(item),
-                Ok(item) => match self.means.no_keys.filter(|_| item.has_keys()) {
+                Ok(item) => match self.resources.no_keys.filter(|_| item.has_keys()) {
                     Some(why) => {
                         let (receipt, error) = (item.receipt, why.without_source());
                         self.put(index, SettleOutcome::Failed { receipt, error });
@@ -117,8 +117,8 @@ impl<'a> Settling<'a> {
         }
     }
 
-    async fn settle_group(&mut self, items: Vec<Item>) {
-        let locked = self.means.locked;
+    async fn settle_group(&mut self, items: Vec<Settlement>) {
+        let locked = self.resources.locked;
         // Parts still to be settled, the next one last.
         let mut parts = vec![items];
         while let Some(items) = parts.pop() {
@@ -132,7 +132,7 @@ impl<'a> Settling<'a> {
                     parts.extend(items.into_iter().rev().map(|item| vec![item]));
                 }
                 Err(Failure::Locked(error)) if wait == Wait::ForLocks => {
-                    locked.saw(self.queue, &error);
+                    locked.record(self.queue, &error);
                     parts.push(items);
                 }
                 // The table of this queue is locked, or of another to which some of them publish.
@@ -146,16 +146,16 @@ impl<'a> Settling<'a> {
     }
 
     /// What was settled, and what is locked.
-    async fn attempt(&self, items: &[Item], wait: Wait) -> Result<Applied, Failure> {
+    async fn attempt(&self, items: &[Settlement], wait: Wait) -> Result<Applied, Failure> {
         let mut tries = 0;
         let mut repaired = false;
         loop {
             let removal = self.removal().await.map_err(Failure::Other)?;
-            let link = self.means.link;
-            let place = link.place();
+            let connections = self.resources.connections;
+            let place = connections.place();
             // Where a connection was cut while nobody used it, this is done again: what is settled all
             // the same answers so.
-            let applied = call!(link, |connection| apply(
+            let applied = call!(connections, |connection| apply(
                 connection, self.queue, removal, items, wait
             ))
             .map_err(Failure::Other)?;
@@ -179,7 +179,7 @@ impl<'a> Settling<'a> {
             if error::is_reshaped(&failure) && !repaired {
                 // Columns that both tables had when they were looked at.
                 repaired = true;
-                self.means.retentions.forget(self.queue);
+                self.resources.retentions.forget(self.queue);
                 continue;
             }
             if missing::is_table(&failure) {
@@ -203,27 +203,27 @@ impl<'a> Settling<'a> {
     }
 
     async fn removal(&self) -> Result<Removal> {
-        let Means {
+        let Resources {
             control,
             retentions,
             manage_schema,
             ..
-        } = self.means;
+        } = self.resources;
         retentions.removal(self.queue, control, manage_schema).await
     }
 
     // Creates dead letters, archive and tables of ezq's own where they are gone. The queue itself is its
     // consumer's affair, for deliveries of a dropped queue cannot be settled; queues of events are their
     // publishers'.
-    async fn repair(&self, items: &[Item]) -> Result<(), Failure> {
-        let Means {
+    async fn repair(&self, items: &[Settlement]) -> Result<(), Failure> {
+        let Resources {
             control,
             queues,
             retentions,
             manage_schema,
             keys,
             ..
-        } = self.means;
+        } = self.resources;
         queues.forget(self.queue);
         retentions.forget(self.queue);
         keys.forget();
@@ -235,7 +235,7 @@ impl<'a> Settling<'a> {
             .ensure(self.queue, control, manage_schema)
             .await
             .map_err(Failure::Other)?;
-        if items.iter().any(Item::has_keys) {
+        if items.iter().any(Settlement::has_keys) {
             let ensured = keys
                 .ensure(control, control.connector(), manage_schema)
                 .await;
@@ -246,10 +246,10 @@ impl<'a> Settling<'a> {
     }
 
     // Which of the events' queues is not there.
-    async fn missing_target(&self, items: &[Item]) -> Option<Error> {
-        let Means {
+    async fn missing_target(&self, items: &[Settlement]) -> Option<Error> {
+        let Resources {
             control, queues, ..
-        } = self.means;
+        } = self.resources;
         let targets = items
             .iter()
             .flat_map(|item| item.outgoing.iter().map(|(queue, _)| queue));
@@ -263,10 +263,11 @@ impl<'a> Settling<'a> {
         None
     }
 
-    fn record(&mut self, items: Vec<Item>, applied: &Applied) {
+    fn record(&mut self, items: Vec<Settlement>, applied: &Applied) {
         for item in items {
             if applied.locked.contains(&item.key()) {
-                let (receipt, error) = (item.receipt, self.means.locked.still(self.queue));
+                let (receipt, error) =
+                    (item.receipt, self.resources.locked.still_locked(self.queue));
                 self.put(item.index, SettleOutcome::Failed { receipt, error });
                 continue;
             }
@@ -283,11 +284,11 @@ impl<'a> Settling<'a> {
         }
     }
 
-    fn fail(&mut self, items: Vec<Item>, failure: Failure) {
+    fn fail(&mut self, items: Vec<Settlement>, failure: Failure) {
         let error = match failure {
             Failure::Data(error) => error,
             // Another queue's table: not this one's trouble.
-            Failure::Locked(error) if !items.iter().all(Item::is_plain) => error,
+            Failure::Locked(error) if !items.iter().all(Settlement::is_plain) => error,
             Failure::Locked(error) | Failure::Other(error) => {
                 self.broken += items.len();
                 error
@@ -325,8 +326,8 @@ struct Applied {
 }
 
 /// Apart what writes to different tables; all of it again if there is one part only.
-fn split(items: Vec<Item>) -> Result<Vec<Vec<Item>>, Vec<Item>> {
-    let mut parts: HashMap<(bool, BTreeSet<QueueName>), Vec<Item>> = HashMap::new();
+fn split(items: Vec<Settlement>) -> Result<Vec<Vec<Settlement>>, Vec<Settlement>> {
+    let mut parts: HashMap<(bool, BTreeSet<QueueName>), Vec<Settlement>> = HashMap::new();
     for item in items {
         let targets = item
             .outgoing
@@ -336,7 +337,7 @@ fn split(items: Vec<Item>) -> Result<Vec<Vec<Item>>, Vec<Item>> {
         let is_dead = matches!(item.kind, Kind::Dead { .. });
         parts.entry((is_dead, targets)).or_default().push(item);
     }
-    let mut parts: Vec<Vec<Item>> = parts.into_values().collect();
+    let mut parts: Vec<Vec<Settlement>> = parts.into_values().collect();
     match parts.len() {
         1 => Err(parts.remove(0)),
         _ => Ok(parts),
@@ -347,21 +348,21 @@ async fn apply(
     connection: &mut PgConnection,
     queue: &QueueName,
     removal: Removal,
-    items: &[Item],
+    items: &[Settlement],
     wait: Wait,
 ) -> Result<Applied, sqlx::Error> {
-    let all: Vec<&Item> = items.iter().collect();
+    let all: Vec<&Settlement> = items.iter().collect();
     let done = match items {
         [first, ..] if !first.is_plain() => {
             transact(&mut *connection, queue, removal, all, wait).await?
         }
         [
-            Item {
+            Settlement {
                 kind: Kind::Ack, ..
             },
             ..,
         ] => {
-            let keys: Vec<Key> = items.iter().map(Item::key).collect();
+            let keys: Vec<Key> = items.iter().map(Settlement::key).collect();
             statements::acknowledge(&mut *connection, queue, removal, &keys, wait).await?
         }
         _ => statements::put_back(&mut *connection, queue, &all, wait).await?,
@@ -374,7 +375,7 @@ async fn apply(
         // Passed for its lock, or not there any more.
         let open = items
             .iter()
-            .map(Item::key)
+            .map(Settlement::key)
             .filter(|key| !applied.done.contains(key));
         applied.locked = statements::standing(connection, queue, open).await?;
     }
@@ -386,7 +387,7 @@ async fn transact(
     connection: &mut PgConnection,
     queue: &QueueName,
     removal: Removal,
-    items: Vec<&Item>,
+    items: Vec<&Settlement>,
     wait: Wait,
 ) -> Result<HashSet<Key>, sqlx::Error> {
     let mut tx = connection.begin_with(BEGIN).await?;

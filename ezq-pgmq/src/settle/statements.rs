@@ -8,8 +8,8 @@ use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::QueryAs;
 use sqlx::{AssertSqlSafe, Postgres};
 
-use super::item::{Item, Kind};
 use super::locked::Wait;
+use super::settlement::{Kind, Settlement};
 use crate::message::receipts::{Columns, Key, ONLY_LOCKED, RECEIPTS, carries, fence, locked};
 use crate::retention::removal::Removal;
 use crate::sql;
@@ -55,7 +55,7 @@ pub(super) async fn standing(
 pub(super) async fn lock(
     connection: &mut PgConnection,
     queue: &QueueName,
-    items: &[&Item],
+    items: &[&Settlement],
     wait: Wait,
 ) -> Done {
     let statement = locked(&sql::table(queue), "", RECEIPTS, wait.sql());
@@ -109,7 +109,7 @@ fn delete(queue: &QueueName) -> String {
 pub(super) async fn put_back(
     connection: &mut PgConnection,
     queue: &QueueName,
-    items: &[&Item],
+    items: &[&Settlement],
     wait: Wait,
 ) -> Done {
     let table = sql::table(queue);
@@ -132,7 +132,7 @@ pub(super) async fn put_back(
          WHERE {ONLY_LOCKED}
          RETURNING l.msg_id, l.fence, l.rel, l.at"
     );
-    let column = |item: &&Item| match item.kind {
+    let column = |item: &&Settlement| match item.kind {
         Kind::Return { after_us, due, .. } => (after_us, due),
         Kind::Ack | Kind::Dead { .. } => (Some(0), None),
     };
@@ -155,7 +155,7 @@ pub(super) async fn put_back(
 pub(super) async fn bury(
     connection: &mut PgConnection,
     queue: &QueueName,
-    items: &[&Item],
+    items: &[&Settlement],
 ) -> Done {
     let table = sql::table(queue);
     let dead = sql::dead_table(queue);

@@ -13,7 +13,7 @@ pub(crate) const NOT_CURRENT: &str = "not ezq.unit";
 
 /// How far the end of a transaction has come.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Step<'a> {
+pub(crate) enum Stage<'a> {
     /// Marks and acknowledgements are written, to the handler's own queue.
     Settling(&'a QueueName),
     /// Events are written, just now to a queue.
@@ -22,7 +22,7 @@ pub(crate) enum Step<'a> {
     Committing,
 }
 
-impl<'a> Step<'a> {
+impl<'a> Stage<'a> {
     pub(crate) fn queue(self) -> Option<&'a QueueName> {
         match self {
             Self::Settling(queue) | Self::Writing(queue) => Some(queue),
@@ -32,12 +32,12 @@ impl<'a> Step<'a> {
 }
 
 /// What a handler is told, if a failure is its own; otherwise the failure.
-pub(crate) fn by_handler(failure: sqlx::Error, step: Step<'_>) -> Result<Error, sqlx::Error> {
+pub(crate) fn by_handler(failure: sqlx::Error, stage: Stage<'_>) -> Result<Error, sqlx::Error> {
     if error::is_no_number(&failure, NOT_CURRENT) {
         return Ok(ended());
     }
-    let is_committing = matches!(step, Step::Committing);
-    let is_settling = matches!(step, Step::Settling(_));
+    let is_committing = matches!(stage, Stage::Committing);
+    let is_settling = matches!(stage, Stage::Settling(_));
     let text = if error::is_aborted(&failure) {
         "a statement of the handler failed in its `Tx`, and the handler returned no error: return \
          it, or run the statement in a savepoint"

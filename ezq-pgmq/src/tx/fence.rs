@@ -10,13 +10,13 @@ use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
-use super::Session;
+use super::TxContext;
 use crate::connection::dedicated::limit;
 use crate::message::receipts::{self, Columns, ONLY_LOCKED, RECEIPTS};
 use crate::retention::removal::Removal;
 use crate::sql;
 
-impl Session {
+impl TxContext {
     /// Merges marks into messages and acknowledges others, if every receipt still holds. What was
     /// claimed inside the transaction needs neither.
     pub(super) async fn fence(
@@ -93,7 +93,7 @@ impl Session {
         let statement = format!("/* plan {plan} */ SELECT pg_catalog.count(*) FROM ({locked}) l");
         let finished: Vec<&Finished> = finished.iter().collect();
         let asked = async {
-            let mut connection = self.engine.lender().acquire().await?;
+            let mut connection = self.engine.pool_leases().acquire().await?;
             let query = with_receipts(statement, &finished);
             let row = query.fetch_one(&mut *connection).await;
             connection.end(row)?.try_get::<i64, _>(0)

@@ -28,11 +28,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use crate::connection::dedicated::limit;
-use crate::connection::pool::Pooled;
+use crate::connection::pool::PoolLease;
 use crate::engine::PgmqEngine;
 use crate::error::{self, missing};
 use crate::publish::{self, ByQueue, broadcast};
-use faults::{NOT_CURRENT, Step};
+use faults::{NOT_CURRENT, Stage};
 
 /// How long a roll-back may take before the statement it waits for is stopped.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -51,7 +51,7 @@ const STOPPING: Duration = Duration::from_secs(2);
 /// `COMMIT` and `ROLLBACK` to ezq. Savepoints (`(&mut *tx).begin()`) are yours.
 ///
 /// Settings are yours as well, by `SET LOCAL`: a plain `SET` stays with the pool's connection. Two
-/// things fail the attempt, since ezq ends the transaction in the same session: a role that was set
+/// things fail the attempt, since ezq ends the transaction in the same context: a role that was set
 /// and not `RESET` before the handler returns, if it may not write to the queues, and `RESET ALL` or
 /// `DISCARD`, which undo the settings by which ezq knows the transaction.
 ///
@@ -119,19 +119,19 @@ impl Extract for Tx {
 /// A connection inside a transaction.
 #[derive(Debug)]
 struct Open {
-    connection: Pooled,
+    connection: PoolLease,
 }
 
 /// One handler's transaction on one delivery.
 pub(crate) struct PgUnit {
-    session: Session,
+    context: TxContext,
     /// What goes to every subscribed queue.
     broadcasts: Vec<broadcast::Row>,
     open: Arc<Mutex<Open>>,
 }
 
 /// What is known of a transaction beside its connection.
-struct Session {
+struct TxContext {
     engine: PgmqEngine,
     queue: QueueName,
     name: String,
@@ -163,19 +163,19 @@ impl PgUnit {
         let begun = limit(engine.patience(), async {
             // The name and the number are ours.
             Ok(Open {
-                connection: engine.lender().begin(begin).await?,
+                connection: engine.pool_leases().begin(begin).await?,
             })
         });
         let open = begun
             .await
             .map_err(|failure| error::of(failure, engine.place()))?;
-        let session = Session {
+        let context = TxContext {
             engine: engine.clone(),
             queue: queue.clone(),
             name,
         };
         Ok(Self {
-            session,
+            context,
             broadcasts: Vec::new(),
             open: Arc::new(Mutex::new(open)),
         })
@@ -185,7 +185,7 @@ impl PgUnit {
 #[async_trait]
 impl UnitOfWork for PgUnit {
     async fn claim(&mut self, max: usize) -> Result<Vec<Delivery>> {
-        let Session { engine, queue, .. } = &self.session;
+        let TxContext { engine, queue, .. } = &self.context;
         let claim = engine.claim_of(queue, max).await?;
         let removal = engine.removal_of(queue).await?;
         let Some(open) = Arc::get_mut(&mut self.open) else {
@@ -197,14 +197,14 @@ impl UnitOfWork for PgUnit {
             claim.take(connection, queue, removal, engine.plans()),
         )
         .await;
-        claimed.map_err(|failure| self.session.failed(failure, Step::Writing(queue)))
+        claimed.map_err(|failure| self.context.failed(failure, Stage::Writing(queue)))
     }
 
     async fn has_made(&mut self, queue: &QueueName) -> bool {
         let Some(open) = Arc::get_mut(&mut self.open) else {
             return false;
         };
-        self.session
+        self.context
             .engine
             .has_made_in(&mut open.get_mut().connection, queue)
             .await
@@ -213,7 +213,7 @@ impl UnitOfWork for PgUnit {
     fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
         self.broadcasts.push(broadcast::Row::new(
             message,
-            self.session.engine.encoding(),
+            self.context.engine.encoding(),
         )?);
         Ok(())
     }
@@ -224,36 +224,36 @@ impl UnitOfWork for PgUnit {
         outgoing: Vec<Outgoing>,
     ) -> Result<SettleOutcome> {
         let Self {
-            session,
+            context,
             broadcasts,
             open,
         } = *self;
-        let mut open = session.take_back(open).await?;
-        session.engine.ready_for(&outgoing).await?;
-        session.engine.ready_for_broadcasts(&broadcasts).await?;
+        let mut open = context.take_back(open).await?;
+        context.engine.ready_for(&outgoing).await?;
+        context.engine.ready_for_broadcasts(&broadcasts).await?;
         let mut events = ByQueue::default();
         for event in outgoing {
             let queue = event.queue.clone();
             events.push(
                 queue,
                 0,
-                publish::Row::new(event, session.engine.encoding())?,
+                publish::Row::new(event, context.engine.encoding())?,
             );
         }
         let events = events.into_inner();
-        let removal = session.engine.removal_of(&session.queue).await?;
-        let patience = session.engine.patience();
+        let removal = context.engine.removal_of(&context.queue).await?;
+        let patience = context.engine.patience();
         let connection = &mut open.connection;
-        let mut step = Step::Settling(&session.queue);
+        let mut stage = Stage::Settling(&context.queue);
         let written = limit(patience, async {
             // First what tells whether this still is the transaction: in another, or in none, what
             // is inserted would be stored by itself. So are rows locked before dedupe keys, as
             // settlements lock them.
-            if !session.fence(connection, &finished, removal).await? {
+            if !context.fence(connection, &finished, removal).await? {
                 return Ok((false, None, Vec::new()));
             }
             // What was claimed inside the transaction has no fence.
-            let proof = finished.is_empty().then(|| session.proof());
+            let proof = finished.is_empty().then(|| context.proof());
             if let Some(proof) = &proof
                 && !(events.is_empty() && broadcasts.is_empty())
             {
@@ -261,55 +261,55 @@ impl UnitOfWork for PgUnit {
                 sqlx::raw_sql(proof).execute(&mut **connection).await?;
             }
             for (queue, rows) in &events {
-                step = Step::Writing(queue);
+                stage = Stage::Writing(queue);
                 let rows: Vec<_> = rows.iter().map(|(_, row)| row.clone()).collect();
                 publish::insert(connection, queue, &rows).await?;
             }
-            step = Step::Writing(&session.queue);
+            stage = Stage::Writing(&context.queue);
             let mut copies = Vec::new();
             for row in &broadcasts {
                 copies.push((row.event_type(), broadcast::insert(connection, row).await?));
             }
-            step = Step::Committing;
+            stage = Stage::Committing;
             Ok((true, connection.commit(proof.as_deref()).await?, copies))
         });
         match written.await {
             Ok((true, next, copies)) => {
                 open.connection.pass_to(next);
                 for (queue, _) in &events {
-                    session.engine.announce(queue);
+                    context.engine.announce(queue);
                 }
                 for (event_type, copies) in &copies {
-                    session.engine.broadcast_done(event_type, copies);
+                    context.engine.broadcast_done(event_type, copies);
                 }
                 Ok(SettleOutcome::Done)
             }
             Ok((false, ..)) => {
-                let stands = session.is_current(&mut open.connection).await;
-                session.roll_back(open).await;
+                let stands = context.is_current(&mut open.connection).await;
+                context.roll_back(open).await;
                 if !stands? {
                     return Err(faults::ended());
                 }
                 // Without what the handler did, the delivery may still be this worker's.
-                if session.is_held(&finished).await? {
+                if context.is_held(&finished).await? {
                     return Err(faults::own_message());
                 }
                 Ok(SettleOutcome::LeaseLost)
             }
             Err(failure) => {
-                session.roll_back(open).await;
+                context.roll_back(open).await;
                 if !broadcasts.is_empty() && missing::of_ezq(&failure).is_some() {
-                    return Err(session.engine.broadcast_failed(failure));
+                    return Err(context.engine.broadcast_failed(failure));
                 }
-                Err(session.failed(failure, step))
+                Err(context.failed(failure, stage))
             }
         }
     }
 
     async fn abandon(self: Box<Self>) {
-        let Self { session, open, .. } = *self;
-        if let Ok(open) = session.take_back(open).await {
-            session.roll_back(open).await;
+        let Self { context, open, .. } = *self;
+        if let Ok(open) = context.take_back(open).await {
+            context.roll_back(open).await;
         }
     }
 
@@ -318,7 +318,7 @@ impl UnitOfWork for PgUnit {
     }
 }
 
-impl Session {
+impl TxContext {
     /// The connection that the handler gave back. If it did not, its session is ended.
     async fn take_back(&self, open: Arc<Mutex<Open>>) -> Result<Open> {
         if let Ok(open) = Arc::try_unwrap(open) {
@@ -337,7 +337,7 @@ impl Session {
             .bind(&self.name)
             .fetch_one(connection);
         let answer: Result<Option<bool>, _> = limit(self.engine.patience(), asked).await;
-        let answer = answer.map_err(|failure| self.failed(failure, Step::Writing(&self.queue)))?;
+        let answer = answer.map_err(|failure| self.failed(failure, Stage::Writing(&self.queue)))?;
         Ok(answer.unwrap_or(false))
     }
 
@@ -384,9 +384,9 @@ impl Session {
         ezq_core::private::warn!(queue = %self.queue, error, "a transaction's session cannot be stopped");
     }
 
-    fn failed(&self, failure: sqlx::Error, step: Step<'_>) -> Error {
-        let queue = step.queue().unwrap_or(&self.queue);
-        match faults::by_handler(failure, step) {
+    fn failed(&self, failure: sqlx::Error, stage: Stage<'_>) -> Error {
+        let queue = stage.queue().unwrap_or(&self.queue);
+        match faults::by_handler(failure, stage) {
             Ok(error) => error,
             Err(failure) => self.engine.failed(failure, queue),
         }

@@ -40,11 +40,11 @@ pub(crate) const WRITER: &str = "pg_catalog.pg_current_xact_id()::text::bigint";
 /// The open transactions, with the queues in which they stored something.
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
-    open: HashMap<Writer, Open>,
+    open: HashMap<Writer, OpenTransaction>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenTransaction {
     queues: HashSet<QueueName>,
     since: Instant,
     next_look: Instant,
@@ -56,7 +56,7 @@ impl Commits {
         if self.open.len() >= CAPACITY && !self.open.contains_key(&writer) {
             return;
         }
-        let first = || Open {
+        let first = || OpenTransaction {
             queues: HashSet::new(),
             since: now,
             next_look: now + FIRST_PAUSE,

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
-use super::looks::{Fed, Looks, Snapshot};
+use super::capture_poll::{CapturePoll, FedQueue, Snapshot};
 
 /// What the types of captured events end with.
 const OPERATIONS: [&str; 4] = ["created", "updated", "deleted", "truncated"];
@@ -49,7 +49,7 @@ const LOOK: &str = "
                  FROM unnest($1::bigint[]) WITH ORDINALITY AS u(ids, place) ORDER BY u.place)";
 
 /// What a session came to know.
-pub(crate) struct Learnt {
+pub(crate) struct Feeds {
     /// Captures feed one of the queues that are asked for here, whoever looks at it.
     pub(crate) is_fed: bool,
     /// Queues that are looked at since now.
@@ -58,42 +58,42 @@ pub(crate) struct Learnt {
 
 /// Finds the queues that captures feed, among `mine`, and looks at those that no other session looks
 /// at.
-pub(crate) async fn learn(
+pub(crate) async fn refresh(
     connection: &mut PgConnection,
     mine: &[String],
-    looks: &mut Looks,
-) -> Result<Learnt, sqlx::Error> {
-    let fed = fed(connection, mine, looks).await?;
-    if fed.is_empty() && looks.fed().is_empty() {
-        return Ok(Learnt {
+    poll: &mut CapturePoll,
+) -> Result<Feeds, sqlx::Error> {
+    let fed = fed(connection, mine, poll).await?;
+    if fed.is_empty() && poll.fed().is_empty() {
+        return Ok(Feeds {
             is_fed: false,
             new: Vec::new(),
         });
     }
-    let held: Vec<i64> = looks.fed().iter().map(|fed| fed.lock).collect();
+    let held: Vec<i64> = poll.fed().iter().map(|fed| fed.lock).collect();
     let query = sqlx::query(FEEDS).bind(&fed).bind(LOCK_KEY).bind(&held);
     let rows = query.fetch_all(&mut *connection).await?;
     let ours = rows.iter().filter_map(|row| ours(row).transpose());
-    let ours = ours.collect::<Result<Vec<Fed>, _>>()?;
+    let ours = ours.collect::<Result<Vec<FedQueue>, _>>()?;
 
     let is_kept = |lock: &&i64| ours.iter().any(|fed| fed.lock == **lock);
     let (_, gone): (Vec<i64>, Vec<i64>) = held.iter().partition(is_kept);
     if !gone.is_empty() {
         sqlx::query(UNLOCK).bind(gone).execute(connection).await?;
     }
-    Ok(Learnt {
+    Ok(Feeds {
         is_fed: !fed.is_empty(),
-        new: looks.set(ours),
+        new: poll.set(ours),
     })
 }
 
-fn ours(row: &PgRow) -> Result<Option<Fed>, sqlx::Error> {
+fn ours(row: &PgRow) -> Result<Option<FedQueue>, sqlx::Error> {
     if !row.try_get::<bool, _>("is_ours")? {
         return Ok(None);
     }
     let name: &str = row.try_get("name")?;
     let queue = QueueName::new(name).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    Ok(Some(Fed {
+    Ok(Some(FedQueue {
         queue,
         ids: row.try_get("ids")?,
         lock: row.try_get("lock")?,
@@ -105,13 +105,13 @@ fn ours(row: &PgRow) -> Result<Option<Fed>, sqlx::Error> {
 async fn fed(
     connection: &mut PgConnection,
     mine: &[String],
-    looks: &mut Looks,
+    poll: &mut CapturePoll,
 ) -> Result<Vec<String>, sqlx::Error> {
     let found: Vec<(Option<String>, Vec<String>)> =
         sqlx::query_as(CONFIGS).fetch_all(&mut *connection).await?;
     let mut configs = Vec::new();
     for (config, inherits) in found {
-        looks.tell_uncovered(inherits);
+        poll.warn_uncovered(inherits);
         configs.push(config);
     }
     let mut fed = BTreeSet::new();
@@ -142,15 +142,15 @@ async fn fed(
     Ok(fed.into_iter().collect())
 }
 
-/// Looks once: the queues in which something may have been committed.
-pub(crate) async fn look(
+/// CapturePoll once: the queues in which something may have been committed.
+pub(crate) async fn poll(
     connection: &mut PgConnection,
-    looks: &mut Looks,
+    poll: &mut CapturePoll,
 ) -> Result<Vec<QueueName>, sqlx::Error> {
-    let query = sqlx::query_as(LOOK).bind(looks.ids());
+    let query = sqlx::query_as(LOOK).bind(poll.ids());
     let (snapshot, last): (String, Vec<Option<i64>>) = query.fetch_one(connection).await?;
     let snapshot: Snapshot = snapshot
         .parse()
         .map_err(|why: &str| sqlx::Error::Decode(why.into()))?;
-    Ok(looks.look(snapshot, &last))
+    Ok(poll.poll(snapshot, &last))
 }

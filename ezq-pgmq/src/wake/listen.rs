@@ -1,6 +1,6 @@
 //! The one listener of an engine: always drained, connected again when it breaks, and then waking
 //! everyone, since notifications may have been missed. On its connection it looks for captured
-//! changes, too, which notify nobody: see [`looks`](crate::wake::looks).
+//! changes, too, which notify nobody: see [`looks`](crate::wake::poll).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use crate::connection::connector::{Connector, PINNED};
 use crate::connection::dedicated::limit;
 use crate::error;
-use crate::wake::looks::Looks;
+use crate::wake::capture_poll::CapturePoll;
 use crate::wake::{CHANNEL, Wake, feeds};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -105,12 +105,12 @@ async fn connect(connector: &Connector) -> Result<PgListener> {
 
 /// Hands on what it hears, and looks for captured changes, until the connection is lost.
 async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Error {
-    let mut watch = Watch::new(patience);
+    let mut watch = CaptureWatch::new(patience);
     loop {
         let next = watch.next();
         tokio::select! {
             heard = listener.try_recv() => match heard {
-                Ok(Some(heard)) if heard.channel() == feeds::CHANNEL => watch.learn_soon(),
+                Ok(Some(heard)) if heard.channel() == feeds::CHANNEL => watch.refresh_soon(),
                 Ok(Some(heard)) => {
                     wake.heard(inserted(heard.channel()).unwrap_or_else(|| heard.payload()));
                 }
@@ -118,7 +118,7 @@ async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Err
                 Err(failure) => return lost().with_source(failure),
             },
             // A queue is asked for that was not before: captures may feed it.
-            () = wake.asked() => watch.learn_soon(),
+            () = wake.asked() => watch.refresh_soon(),
             // Reading goes on where it stood: a message that has come in part is kept.
             () = tokio::time::sleep_until(next) => {
                 if let Err(lost) = watch.work(&mut listener, wake).await {
@@ -144,34 +144,34 @@ fn lost() -> Error {
 }
 
 /// What a listening session looks for beside what it hears.
-struct Watch {
-    looks: Looks,
+struct CaptureWatch {
+    poll: CapturePoll,
     /// Queues of which PGMQ's own notifications are heard.
     heard_of: HashSet<String>,
     /// When to ask again which queues captures feed. This tells, too, whether the connection stands.
-    learn_at: Instant,
+    refresh_at: Instant,
     patience: Duration,
 }
 
-impl Watch {
+impl CaptureWatch {
     fn new(patience: Duration) -> Self {
-        let (looks, heard_of) = (Looks::default(), HashSet::new());
+        let (poll, heard_of) = (CapturePoll::default(), HashSet::new());
         Self {
-            looks,
+            poll,
             heard_of,
-            learn_at: Instant::now(),
+            refresh_at: Instant::now(),
             patience,
         }
     }
 
     fn next(&self) -> Instant {
-        self.looks
+        self.poll
             .next()
-            .map_or(self.learn_at, |look| look.min(self.learn_at))
+            .map_or(self.refresh_at, |look| look.min(self.refresh_at))
     }
 
-    fn learn_soon(&mut self) {
-        self.learn_at = Instant::now();
+    fn refresh_soon(&mut self) {
+        self.refresh_at = Instant::now();
     }
 
     /// Does what is due.
@@ -180,7 +180,7 @@ impl Watch {
     /// The connection is lost.
     async fn work(&mut self, listener: &mut PgListener, wake: &Wake) -> Result<()> {
         let now = Instant::now();
-        if self.learn_at <= now {
+        if self.refresh_at <= now {
             let mine = wake.queues();
             for queue in &mine {
                 if self.heard_of.insert(queue.clone()) {
@@ -192,19 +192,19 @@ impl Watch {
             }
             let learning = async {
                 let connection = listener.acquire().await?;
-                feeds::learn(connection, &mine, &mut self.looks).await
+                feeds::refresh(connection, &mine, &mut self.poll).await
             };
             let learnt = limit(self.patience, learning).await;
             let learnt = self.answer(learnt)?;
             let is_fed = learnt.as_ref().is_none_or(|learnt| learnt.is_fed);
-            self.learn_at = Instant::now() + if is_fed { FED } else { QUIET };
+            self.refresh_at = Instant::now() + if is_fed { FED } else { QUIET };
             let new = learnt.map(|learnt| learnt.new).unwrap_or_default();
             new.iter().for_each(|queue| wake.announce(queue));
         }
-        if self.looks.next().is_some_and(|look| look <= now) {
+        if self.poll.next().is_some_and(|look| look <= now) {
             let looking = async {
                 let connection = listener.acquire().await?;
-                feeds::look(connection, &mut self.looks).await
+                feeds::poll(connection, &mut self.poll).await
             };
             let woken = limit(self.patience, looking).await;
             let woken = self.answer(woken)?.unwrap_or_default();
@@ -220,7 +220,7 @@ impl Watch {
             Ok(answer) => Ok(Some(answer)),
             Err(failure) if error::keeps_connection(&failure) => {
                 tracing::debug!(%failure, "captured changes are found by polling for now");
-                self.looks.pause();
+                self.poll.pause();
                 Ok(None)
             }
             Err(failure) => Err(lost().with_source(failure)),

@@ -5,10 +5,10 @@
 //! once, at most once per window. All of this is a hint: consumers poll, and a lost notification
 //! costs latency only.
 
+mod capture_poll;
 pub(crate) mod commits;
 pub(crate) mod feeds;
 pub(crate) mod listen;
-mod looks;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::connection::dedicated::{Link, call};
+use crate::connection::dedicated::{Dedicated, call};
 use commits::{Commits, Writer};
 
 /// The channel; the payload is the queue's name.
@@ -97,7 +97,7 @@ impl Wake {
 
     /// Watches callers' transactions and sends what is unsent, at most once per window, until the
     /// task is stopped.
-    pub(crate) async fn notify_forever(self: Arc<Self>, link: Arc<Link>) {
+    pub(crate) async fn notify_forever(self: Arc<Self>, control: Arc<Dedicated>) {
         loop {
             let next_look = self.lock().commits.next_look();
             tokio::select! {
@@ -108,25 +108,25 @@ impl Wake {
             }
 
             let due = self.lock().commits.take_due(Instant::now());
-            self.look_at(due, &link).await;
-            self.flush(&link).await;
+            self.look_at(due, &control).await;
+            self.flush(&control).await;
             tokio::time::sleep(WINDOW).await;
         }
     }
 
     /// Sends what can be sent before the engine closes.
-    pub(crate) async fn finish(&self, link: &Link) {
+    pub(crate) async fn finish(&self, control: &Dedicated) {
         let open = self.lock().commits.all();
-        self.look_at(open, link).await;
-        self.flush(link).await;
+        self.look_at(open, control).await;
+        self.flush(control).await;
     }
 
     /// Announces what those of these transactions stored that have committed.
-    async fn look_at(&self, writers: Vec<Writer>, link: &Link) {
+    async fn look_at(&self, writers: Vec<Writer>, control: &Dedicated) {
         if writers.is_empty() {
             return;
         }
-        let ended = call!(link, |connection| commits::ended(connection, &writers));
+        let ended = call!(control, |connection| commits::ended(connection, &writers));
         let Ok(ended) = ended else {
             return;
         };
@@ -146,13 +146,13 @@ impl Wake {
     }
 
     /// Sends what is unsent.
-    pub(crate) async fn flush(&self, link: &Link) {
+    pub(crate) async fn flush(&self, control: &Dedicated) {
         let unsent: Vec<QueueName> = self.lock().unsent.drain().collect();
         if unsent.is_empty() {
             return;
         }
         let names: Vec<String> = unsent.iter().map(ToString::to_string).collect();
-        let sent = call!(link, |connection| notify(connection, &names));
+        let sent = call!(control, |connection| notify(connection, &names));
         if let Ok(Err(failure)) = sent {
             tracing::debug!(%failure, "a notification was lost; consumers poll");
         }

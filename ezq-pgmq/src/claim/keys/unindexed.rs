@@ -36,7 +36,7 @@ type Place = (String, i64);
 pub(crate) struct Unindexed(Mutex<HashMap<QueueName, Option<Place>>>);
 
 /// What one window came to.
-struct Looked {
+struct Window {
     batch: Batch,
     /// Its last place, if more follows.
     next: Option<Place>,
@@ -151,7 +151,7 @@ impl Claim {
         connection: &mut PgConnection,
         from: Option<&Place>,
         is_indexed: bool,
-    ) -> Result<Looked, sqlx::Error> {
+    ) -> Result<Window, sqlx::Error> {
         let query = sqlx::query(AssertSqlSafe(self.window_statement(is_indexed)))
             .bind(self.grace_us)
             .bind(self.max)
@@ -159,7 +159,7 @@ impl Claim {
             .bind(from.map(|(vt, _)| vt.clone()))
             .bind(from.map_or(i64::MIN, |(_, id)| *id));
         let rows = self.bind_before(query).fetch_all(connection).await?;
-        let mut looked = Looked {
+        let mut looked = Window {
             batch: Batch::default(),
             next: None,
             has_keys: false,

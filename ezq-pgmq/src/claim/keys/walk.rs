@@ -14,7 +14,7 @@ use crate::claim::{Batch, Claim};
 
 /// How this engine last went through a queue's keys.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Path {
+pub(crate) struct KeyWalk {
     /// The next claim goes from key to key: the one before found few among what is due first.
     by_key: bool,
     /// The key it came to.
@@ -26,31 +26,31 @@ pub(crate) struct Path {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Paths(Mutex<HashMap<QueueName, Path>>);
+pub(crate) struct KeyWalks(Mutex<HashMap<QueueName, KeyWalk>>);
 
-impl Paths {
-    pub(crate) fn of(&self, queue: &QueueName) -> Path {
+impl KeyWalks {
+    pub(crate) fn of(&self, queue: &QueueName) -> KeyWalk {
         // A fleet does not begin at one key.
-        let begin = || Path {
+        let begin = || KeyWalk {
             by_key: false,
             at: rand::random(),
             shared: false,
             odd: false,
         };
-        self.paths().get(queue).copied().unwrap_or_else(begin)
+        self.key_walks().get(queue).copied().unwrap_or_else(begin)
     }
 
-    pub(crate) fn keep(&self, queue: &QueueName, path: Path) {
-        self.paths().insert(queue.clone(), path);
+    pub(crate) fn keep(&self, queue: &QueueName, walk: KeyWalk) {
+        self.key_walks().insert(queue.clone(), walk);
     }
 
-    fn paths(&self) -> std::sync::MutexGuard<'_, HashMap<QueueName, Path>> {
+    fn key_walks(&self) -> std::sync::MutexGuard<'_, HashMap<QueueName, KeyWalk>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// How far a statement looked.
-struct Looked {
+struct Extent {
     reached: i64,
     is_all: bool,
     asked_at: DateTime<Utc>,
@@ -61,17 +61,17 @@ impl Claim {
     pub(crate) async fn run_keyed(
         &self,
         connection: &mut PgConnection,
-        path: &mut Path,
+        walk: &mut KeyWalk,
     ) -> Result<Batch, sqlx::Error> {
-        let mut plain = path.share(self.max);
+        let mut plain = walk.share(self.max);
         let mut asked_at = None;
-        if !path.by_key {
-            let (batch, looked) = self.look(connection, Source::Due, plain, path).await?;
+        if !walk.by_key {
+            let (batch, looked) = self.look(connection, Source::Due, plain, walk).await?;
             asked_at = Some(looked.asked_at);
             // Few keys stand before all others, which are not to wait until these are worked off: they
             // get every other claim.
             let wanted = self.keys.min(self.max);
-            path.by_key = !looked.is_all && batch.keys().saturating_mul(2) < wanted;
+            walk.by_key = !looked.is_all && batch.keys().saturating_mul(2) < wanted;
             if !batch.claimed.is_empty() {
                 return Ok(batch);
             }
@@ -82,24 +82,24 @@ impl Claim {
                 plain = self.max;
             }
         }
-        let begun = path.at;
+        let begun = walk.at;
         let mut around = begun == i64::MIN;
         loop {
-            let (batch, looked) = self.look(connection, Source::Keys, plain, path).await?;
+            let (batch, looked) = self.look(connection, Source::Keys, plain, walk).await?;
             let asked_at = *asked_at.get_or_insert(looked.asked_at);
             let done = around && (looked.is_all || looked.reached >= begun);
             around |= looked.is_all;
-            path.at = if looked.is_all {
+            walk.at = if looked.is_all {
                 i64::MIN
             } else {
                 looked.reached
             };
             if !batch.claimed.is_empty() {
-                path.by_key = batch.keys() == 0;
+                walk.by_key = batch.keys() == 0;
                 return Ok(batch);
             }
             if done && plain > 0 {
-                path.by_key = false;
+                walk.by_key = false;
                 return self.nothing(connection, asked_at).await;
             }
             plain = self.max;
@@ -126,8 +126,8 @@ impl Claim {
         connection: &mut PgConnection,
         source: Source,
         plain: i64,
-        path: &mut Path,
-    ) -> Result<(Batch, Looked), sqlx::Error> {
+        walk: &mut KeyWalk,
+    ) -> Result<(Batch, Extent), sqlx::Error> {
         let query = sqlx::query(AssertSqlSafe(self.keyed_statement(source)))
             .bind(self.grace_us)
             .bind(self.max)
@@ -137,7 +137,7 @@ impl Claim {
             .bind(self.keys);
         let mut query = self.bind_before(query);
         if source == Source::Keys {
-            query = query.bind(path.at);
+            query = query.bind(walk.at);
         }
         let rows = query.fetch_all(connection).await?;
         let mut batch = Batch::default();
@@ -145,7 +145,7 @@ impl Claim {
         for row in &rows {
             if looked.is_none() {
                 let (reached, is_all) = (row.try_get("reached")?, row.try_get("is_all")?);
-                looked = Some(Looked {
+                looked = Some(Extent {
                     reached,
                     is_all,
                     asked_at: row.try_get("asked_at")?,
@@ -156,12 +156,12 @@ impl Claim {
             }
         }
         batch.sort();
-        path.shared = batch.keys() > 0 || plain == self.max && batch.count() == plain;
+        walk.shared = batch.keys() > 0 || plain == self.max && batch.count() == plain;
         Ok((batch, looked.ok_or(sqlx::Error::RowNotFound)?))
     }
 }
 
-impl Path {
+impl KeyWalk {
     /// How many messages without a key are to be claimed at most: half, where there are others.
     fn share(&mut self, max: i64) -> i64 {
         if !self.shared {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use ezq_core::QueueName;
 use tokio::time::Instant;
 
-/// The time between two looks: of what a captured change may take to be seen, half.
+/// The time between two poll: of what a captured change may take to be seen, half.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What runs and what has ended, by `pg_current_snapshot()`.
@@ -70,7 +70,7 @@ impl Snapshot {
 
 /// A queue that is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fed {
+pub(crate) struct FedQueue {
     pub(crate) queue: QueueName,
     /// The sequence of its ids.
     pub(crate) ids: i64,
@@ -80,7 +80,7 @@ pub(crate) struct Fed {
 
 /// What is known of a queue from the looks before.
 #[derive(Debug, Default)]
-struct Seen {
+struct QueueState {
     /// The last id, if one was ever drawn.
     last: Option<i64>,
     /// One was drawn at the last look, perhaps by a transaction that began after its snapshot.
@@ -89,9 +89,9 @@ struct Seen {
     writers: Vec<u64>,
 }
 
-impl Seen {
-    /// Whether something may have been committed here between two looks.
-    fn look(&mut self, last: Option<i64>, before: &Snapshot, now: &Snapshot) -> bool {
+impl QueueState {
+    /// Whether something may have been committed here between two polls.
+    fn poll(&mut self, last: Option<i64>, before: &Snapshot, now: &Snapshot) -> bool {
         let moved = last != self.last;
         let by_anyone = moved || self.moved;
 
@@ -110,18 +110,18 @@ impl Seen {
 
 /// The queues that this session looks at, and what it saw.
 #[derive(Debug, Default)]
-pub(crate) struct Looks {
-    fed: Vec<Fed>,
-    seen: HashMap<i64, Seen>,
+pub(crate) struct CapturePoll {
+    fed: Vec<FedQueue>,
+    seen: HashMap<i64, QueueState>,
     before: Option<Snapshot>,
     next: Option<Instant>,
     /// Tables that inherit, one of them captured, of which the log was told.
     uncovered: HashSet<String>,
 }
 
-impl Looks {
+impl CapturePoll {
     /// Tells the log, once, of tables that inherit, one of them captured.
-    pub(crate) fn tell_uncovered(&mut self, tables: Vec<String>) {
+    pub(crate) fn warn_uncovered(&mut self, tables: Vec<String>) {
         for tables in tables {
             if self.uncovered.insert(tables.clone()) {
                 ezq_core::private::warn!(
@@ -138,14 +138,14 @@ impl Looks {
     }
 
     /// The queues that are looked at.
-    pub(crate) fn fed(&self) -> &[Fed] {
+    pub(crate) fn fed(&self) -> &[FedQueue] {
         &self.fed
     }
 
-    /// Looks at these queues from now on. Those that were not among them: something may be in them
+    /// Polls these queues from now on. Those that were not among them: something may be in them
     /// that nobody saw.
-    pub(crate) fn set(&mut self, fed: Vec<Fed>) -> Vec<QueueName> {
-        let is_new = |fed: &&Fed| !self.seen.contains_key(&fed.ids);
+    pub(crate) fn set(&mut self, fed: Vec<FedQueue>) -> Vec<QueueName> {
+        let is_new = |fed: &&FedQueue| !self.seen.contains_key(&fed.ids);
         let new = fed
             .iter()
             .filter(is_new)
@@ -161,7 +161,7 @@ impl Looks {
         new
     }
 
-    /// Looks no more until the queues are set again.
+    /// Polls no more until the queues are set again.
     pub(crate) fn pause(&mut self) {
         self.next = None;
     }
@@ -172,14 +172,14 @@ impl Looks {
     }
 
     /// The queues in which something may have been committed since the last look.
-    pub(crate) fn look(&mut self, now: Snapshot, last: &[Option<i64>]) -> Vec<QueueName> {
+    pub(crate) fn poll(&mut self, now: Snapshot, last: &[Option<i64>]) -> Vec<QueueName> {
         self.next = Some(Instant::now() + PAUSE);
         let before = self.before.replace(now.clone());
         let mut woken = Vec::new();
         for (fed, last) in self.fed.iter().zip(last) {
             match (self.seen.get_mut(&fed.ids), &before) {
                 (Some(seen), Some(before)) => {
-                    if seen.look(*last, before, &now) {
+                    if seen.poll(*last, before, &now) {
                         woken.push(fed.queue.clone());
                     }
                 }
@@ -188,7 +188,7 @@ impl Looks {
                     let writers = now.running.clone();
                     self.seen.insert(
                         fed.ids,
-                        Seen {
+                        QueueState {
                             last: *last,
                             moved: true,
                             writers,
@@ -206,20 +206,20 @@ impl Looks {
 mod tests {
     use super::*;
 
-    /// Looks at one queue: what each look is told, and whether it wakes.
+    /// Polls one queue: what each poll is told, and whether it wakes.
     fn looks(told: &[(&str, i64, bool)]) {
-        let mut looks = Looks::default();
+        let mut poll = CapturePoll::default();
         let queue = QueueName::new("q").unwrap();
-        looks.set(vec![Fed {
+        poll.set(vec![FedQueue {
             queue,
             ids: 7,
             lock: 1,
         }]);
         // The first one wakes, and the next settles what began with it.
-        looks.look("5:5:".parse().unwrap(), &[Some(0)]);
-        assert!(looks.look("5:5:".parse().unwrap(), &[Some(0)]).is_empty());
+        poll.poll("5:5:".parse().unwrap(), &[Some(0)]);
+        assert!(poll.poll("5:5:".parse().unwrap(), &[Some(0)]).is_empty());
         for (n, (snapshot, last, wakes)) in told.iter().enumerate() {
-            let woken = looks.look(snapshot.parse().unwrap(), &[Some(*last)]);
+            let woken = poll.poll(snapshot.parse().unwrap(), &[Some(*last)]);
             assert_eq!(!woken.is_empty(), *wakes, "look {n}");
         }
     }
@@ -271,16 +271,16 @@ mod tests {
 
     #[test]
     fn without_a_queue_there_is_no_look() {
-        let mut looks = Looks::default();
-        assert_eq!(looks.next(), None);
-        let fed = Fed {
+        let mut poll = CapturePoll::default();
+        assert_eq!(poll.next(), None);
+        let fed = FedQueue {
             queue: QueueName::new("q").unwrap(),
             ids: 7,
             lock: 1,
         };
-        assert_eq!(looks.set(vec![fed.clone()]).len(), 1);
-        assert!(looks.next().is_some());
-        looks.set(Vec::new());
-        assert_eq!(looks.next(), None);
+        assert_eq!(poll.set(vec![fed.clone()]).len(), 1);
+        assert!(poll.next().is_some());
+        poll.set(Vec::new());
+        assert_eq!(poll.next(), None);
     }
 }

@@ -10,7 +10,7 @@ use crate::message::receipts::{self, Key};
 use crate::publish::Row;
 use crate::sql::units::micros;
 
-pub(crate) struct Item {
+pub(crate) struct Settlement {
     /// Its place in the batch.
     pub(crate) index: usize,
     pub(crate) receipt: Receipt,
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     },
 }
 
-impl Item {
+impl Settlement {
     pub(crate) fn new(
         index: usize,
         receipt: Receipt,
