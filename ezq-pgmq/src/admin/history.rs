@@ -17,8 +17,8 @@ use sqlx::{AssertSqlSafe, Postgres, Row};
 use crate::error::{self, missing};
 use crate::message::{headers, receipts};
 use crate::retention::trail;
-use crate::sql;
 use crate::sql::archive::{self, LIFE};
+use crate::sql::{self};
 
 /// The tables of a queue, as far as they are there; whether all of these may be read.
 const TABLES: &str = "

@@ -4,8 +4,8 @@ use ezq_core::QueueName;
 
 use crate::message::receipts::{self, ONLY_LOCKED};
 use crate::retention::trail;
-use crate::sql;
 use crate::sql::archive::{self, LIFE, LIVES};
+use crate::sql::{self};
 
 /// How an acknowledged message leaves its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,36 +1,53 @@
-//! The claim of a queue with ordering keys: one statement, whose plan reads what it claims and a
-//! bounded number of rows and keys beside.
+//! The claim of a queue with ordering keys: one statement, whose plan reads the rows that it claims
+//! and a bounded number of other rows and keys.
+//!
+//! The rendered statements stand whole in `rendered/`, and a test keeps them up to date. They have
+//! nine parts, in this order:
+//!
+//! 1. `plain` locks what is due and has no key, up to its share of the batch.
+//! 2. `room` is how many messages with a key the batch can still take.
+//! 3. `walk` finds keys whose first message can be claimed. From the front it is fed by `due`, a
+//!    window over what is due first; from key to key it probes the index once for each.
+//! 4. `each` is the equal share of every such key.
+//! 5. `runs` takes of each key its first message and those that follow it, up to its share.
+//! 6. `held` locks them. A row that changed since it was read is not locked.
+//! 7. `whole` numbers what was locked of each key, so that a gap shows.
+//! 8. `picked` is `plain`, and of each key what stands before the first gap.
+//! 9. `claimed` leases `picked` and returns all that a delivery is made of.
 
 use crate::claim::Claim;
 use crate::sql::keys::{hash, is_keyed, is_plain, leased};
 
-/// How many keys one statement looks at to find what it can claim.
+/// The most keys that one statement probes.
 const PROBES: i64 = 1000;
-/// How many of the messages that are due first one statement looks at for keys.
+/// How many messages the window over what is due first has.
 const WINDOW: &str = "least(1000, greatest(200, 4 * least($2, $6)))";
-/// How many of the next times one statement looks at to find one at which something can be claimed.
+/// How many later messages one statement reads to find when something can be claimed.
 const LATER: i64 = 100;
-/// The first parameter of the position.
+/// The number of the position's first parameter.
 const BEFORE: u8 = 7;
-/// With how many keys a statement has enough.
+/// With so many keys a statement has enough.
 const ENOUGH: &str = "least($6, (SELECT n FROM room))";
 
-/// Where a statement looks for keys.
+/// Where a claim looks for keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Among the messages that are due first: complete where there are few of them.
+    /// Among the messages that are due first. This finds all keys of a short queue.
     Due,
-    /// From key to key, one index probe each: where one key's messages, or those without a key,
-    /// stand before all others.
+    /// From key to key, one index probe each. This passes a key, or messages without one, that fill
+    /// the front of a long queue.
     Keys,
 }
 
 impl Claim {
-    /// `$1` the grace, `$2` how many, `$3` the lease, `$4` how many without a key, `$5` how many of
-    /// one key beyond an equal part, `$6` how many keys, then the position; from key to key at last
-    /// the key from which on.
+    /// The claim. It answers with at least one row, which tells how far it read.
     ///
-    /// Answers with at least one row, which tells how far it looked.
+    /// Parameters:
+    /// - `$1` the grace after a restart, `$2` the most messages, `$3` the lease
+    /// - `$4` the most messages without a key
+    /// - `$5` the most messages of one key beyond its equal share, `$6` the most keys
+    /// - then, as far as there are any, the position before which to claim
+    /// - last, from key to key, the key to start behind
     pub(super) fn keyed_statement(&self, source: Source) -> String {
         let table = &self.table;
         let plain = self.pick(&is_plain("c"), "$4", BEFORE);
@@ -39,8 +56,7 @@ impl Claim {
             Source::Keys => self.walk_keys(),
         };
         let (runs, update) = (self.runs(), self.update());
-        // A row that changed since it was seen is not locked; what follows it is not claimed. It is
-        // looked up by its id: very many may be due at one time, to which `=` would lead.
+        // `held` looks rows up by id: with `vt =` the plan may read all that are due at one time.
         format!(
             "WITH RECURSIVE plain AS ({plain}),
              room AS (SELECT $2 - count(*) AS n FROM plain),
@@ -65,8 +81,8 @@ impl Claim {
         )
     }
 
-    /// `walk`: the keys among what is due first, with their first messages, as far as these can be
-    /// claimed.
+    /// `due` and `walk`: the keys in the window over what is due first, with their first messages, as
+    /// far as these can be claimed. Then the query that tells how far it read.
     fn walk_due(&self) -> (String, String) {
         let (table, before) = (&self.table, self.before_condition("d", BEFORE));
         let head = self.head(&format!("{} = k.key", hash("h")));
@@ -86,7 +102,8 @@ impl Claim {
         (walk, looked)
     }
 
-    /// `walk`: the keys from one on, with their first messages, as far as it takes to find enough.
+    /// `walk`: the keys behind one, with their first messages, until there are enough. Then the query
+    /// that tells how far it read.
     fn walk_keys(&self) -> (String, String) {
         let head = self.head(&format!("{} > w.key", hash("h")));
         let from = if self.is_bounded() {
@@ -124,10 +141,11 @@ impl Claim {
         )
     }
 
-    /// What is claimed of each key: its first message and, as far as there is room for more than the
-    /// first ones, those that follow it, as long as each can be claimed and its place rises: of each
-    /// key an equal part, or as many as it has among what is due first, but no more than half of all
-    /// then, the oldest before the others.
+    /// What is claimed of each key: its first message and, where there is room, those that follow it.
+    ///
+    /// A run ends before a message that cannot be claimed, or whose due time is earlier than the one
+    /// before it. Its length is the key's equal share, or as many as the key has in the window, but
+    /// then at most half of the batch. First messages come before all others, older ones first.
     fn runs(&self) -> String {
         let table = &self.table;
         let (rested, before) = (self.rested("q"), self.before_condition("q", BEFORE));
@@ -149,9 +167,10 @@ impl Claim {
         )
     }
 
-    /// `$1` the grace, `$2` when the claim looked, then the position. Of messages with a key only the
-    /// first of each counts, and what is leased, for it ends; of very many that do not count the last
-    /// that was looked at stands for all.
+    /// When something can be claimed. `$1` is the grace, `$2` the time of the claim, then the position.
+    ///
+    /// Of a key only the first message counts, and leased ones, whose leases end. Where none of the
+    /// messages that were read counts, the last one stands for all behind it.
     pub(super) fn keyed_next_due(&self) -> String {
         let table = &self.table;
         let before = self.before_condition("c", 3);
@@ -170,5 +189,67 @@ impl Claim {
             is_plain("c")
         );
         self.waiting_time(&is_plain("c"), &later, 3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use ezq_core::QueueName;
+    use ezq_core::engine::LeaseRequest;
+
+    use super::*;
+    use crate::schema::queues::Shape;
+
+    /// Compares a rendered statement with the file under review.
+    #[track_caller]
+    fn assert_rendered(name: &str, statement: &str) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/claim/keys/rendered");
+        let file = folder.join(name);
+        let rendered = format!("{}\n", statement.trim_end());
+        if std::env::var_os("EZQ_RENEW_SQL").is_some() {
+            std::fs::write(&file, &rendered).unwrap();
+        }
+
+        let reviewed = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(
+            rendered == reviewed,
+            "the statement differs from {}: renew the file with `EZQ_RENEW_SQL=1 cargo test -p \
+             ezq-pgmq rendered`, and review the change",
+            file.display()
+        );
+    }
+
+    fn claim() -> Claim {
+        let request = LeaseRequest {
+            queue: QueueName::new("orders").unwrap(),
+            max: 100,
+            ttl: Duration::from_secs(30),
+            keys: 64,
+            before: None,
+            after: None,
+        };
+        let shape = Shape {
+            last_read: true,
+            keyed: true,
+        };
+        Claim::new(&request, shape, None)
+    }
+
+    #[test]
+    fn the_claim_among_what_is_due_first_is_as_rendered() {
+        assert_rendered("claim_due.sql", &claim().keyed_statement(Source::Due));
+    }
+
+    #[test]
+    fn the_claim_from_key_to_key_is_as_rendered() {
+        assert_rendered("claim_keys.sql", &claim().keyed_statement(Source::Keys));
+    }
+
+    #[test]
+    fn the_time_of_the_next_claim_is_as_rendered() {
+        assert_rendered("next_due.sql", &claim().keyed_next_due());
     }
 }

@@ -1,0 +1,102 @@
+//! The engine's background tasks: notifying, listening and sweeping, until it is closed.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use ezq_core::{Error, ErrorKind, Result};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::Inner;
+use crate::wake::listen;
+
+#[derive(Default)]
+pub(super) struct Tasks {
+    pub(super) running: JoinSet<()>,
+    notifies: bool,
+    sweeps: bool,
+    listening: Option<watch::Receiver<listen::State>>,
+    pub(super) closed: bool,
+    /// When ended dedupe keys were last removed.
+    pub(super) swept: Option<Instant>,
+}
+
+impl Inner {
+    /// Starts the task that notifies other processes, once.
+    pub(super) fn start_notifying(&self) {
+        let mut tasks = self.tasks();
+        if !tasks.notifies && !tasks.closed {
+            tasks.notifies = true;
+            let wake = self.wake.clone();
+            tasks
+                .running
+                .spawn(wake.notify_forever(self.control.clone()));
+        }
+    }
+
+    /// Starts the task that sweeps, once there is an archive or a trail with a limit of age.
+    pub(crate) fn start_sweeping(&self) {
+        let mut tasks = self.tasks();
+        if !tasks.sweeps && !tasks.closed && self.sweeper.has_work() {
+            tasks.sweeps = true;
+            tasks.running.spawn(self.sweeper.clone().run_forever());
+        }
+    }
+
+    /// Notes when the runtime ends on which the engine was connected.
+    pub(super) fn watch_runtime(&self) {
+        self.connector.runtime.watch(&mut self.tasks().running);
+    }
+
+    /// Starts the listener, once, and waits for its first attempt.
+    pub(crate) async fn listen(&self) -> Result<()> {
+        // Captured changes that the listener finds are announced to other processes, too.
+        self.start_notifying();
+        let state = {
+            let mut tasks = self.tasks();
+            if tasks.closed {
+                return Err(Error::new(ErrorKind::Connection, "the engine is closed"));
+            }
+            match &tasks.listening {
+                Some(state) => state.clone(),
+                None => {
+                    let (sender, state) = watch::channel(listen::State::Connecting);
+                    let listener =
+                        listen::forever(self.connector.clone(), self.wake.clone(), sender);
+                    tasks.running.spawn(listener);
+                    tasks.listening = Some(state.clone());
+                    state
+                }
+            }
+        };
+        listen::ready(state).await
+    }
+
+    /// Stops the tasks, sends what is still to be notified, and closes all connections.
+    pub(crate) async fn close(&self) {
+        let mut running = {
+            let mut tasks = self.tasks();
+            tasks.closed = true;
+            std::mem::take(&mut tasks.running)
+        };
+        running.shutdown().await;
+        self.wake.finish(&self.control).await;
+
+        for connections in [
+            &self.claim,
+            &self.settle,
+            &self.renew,
+            &*self.control,
+            &*self.urgent,
+        ] {
+            connections.close().await;
+        }
+        if self.owns_pool {
+            self.pool.driver().close().await;
+        }
+    }
+
+    pub(super) fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
