@@ -1,8 +1,8 @@
-//! The inbox: which events a handler has done, kept where its effects are.
+//! The inbox: a record of the events that a handler has done, kept beside its effects.
 //!
-//! An event may be delivered again after its handler has taken effect: the worker dies before it
-//! acknowledges, or its lease is lost. A handler whose effects lie in another database than the
-//! queue notes the event there, in the transaction of the effects.
+//! An event may be delivered again after its handler took effect: the worker dies before it
+//! acknowledges, or its lease is lost. A handler whose effects are in another database than the
+//! queue records the event there, in the transaction of the effects.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ use crate::sql::units::micros;
 /// How many rows one statement of [`Inbox::forget`] removes.
 const BATCH: u64 = 1000;
 
-/// Notes in a handler's own database which events it has done there.
+/// Records in a handler's own database which events it has done there.
 ///
-/// What is promised: of one handler and one event, the effects that commit together with
-/// [`first`](Self::first) in one database happen once, however often the event is delivered and by
-/// whomever, for as long as the row is kept. Nothing is promised of effects elsewhere (a mail, a
-/// call to another service), of what the handler returns, or across two databases. The handler is
-/// known by its name: pin it with `#[on_event(name = "...")]`.
+/// The promise is about one handler and one event. The effects that commit together with
+/// [`first`](Self::first) in one database happen once, however often and by whomever the event is
+/// delivered, for as long as the row is kept. Nothing is promised for effects elsewhere (a mail, a
+/// call to another service), for what the handler returns, or across two databases. A handler is
+/// identified by its name: pin it with `#[on_event(name = "...")]`.
 ///
-/// The event is known by source and id. Events in the flat form take both from their message, so a
-/// queue that is dropped and created again may give them anew, as may a fail-over to a standby that
-/// lags.
+/// An event is identified by source and id. Events in the flat form take both from their message.
+/// If a queue is dropped and created again, or after a fail-over to a standby that lags, another
+/// event may get the same ones.
 ///
 /// ```no_run
 /// use ezq_core::{Context, HandlerError};
@@ -50,21 +50,21 @@ const BATCH: u64 = 1000;
 /// }
 /// ```
 ///
-/// Its table is `ezq.inbox`. Create it once with [`create`](Self::create), as at the start of the
-/// program, or run what [`setup_sql`](Self::setup_sql) prints; remove old rows with
+/// The table is `ezq.inbox`. Create it once with [`create`](Self::create), as at the start of the
+/// program, or run what [`setup_sql`](Self::setup_sql) prints. Remove old rows with
 /// [`forget`](Self::forget).
 #[derive(Debug)]
 pub enum Inbox {}
 
 impl Inbox {
-    /// Creates the table in this database, where it is absent. Where it stands nothing is changed,
-    /// and a role without rights on the schema can call it; many may call it at once.
+    /// Creates the table in this database, where it is absent. Where it exists nothing is changed,
+    /// so a role without rights on the schema may call this, and many may call it at once.
     ///
     /// # Errors
     /// [`ErrorKind::Permission`] when the role may not create it, and the database's errors.
     ///
     /// # Cancel safety
-    /// Dropped, it leaves the table whole or absent.
+    /// If the future is dropped, the table is complete or absent.
     pub async fn create(connection: &mut PgConnection) -> Result<()> {
         schema::migrate(connection, Part::Inbox)
             .await
@@ -83,19 +83,22 @@ impl Inbox {
         schema::script(Part::Inbox, role)
     }
 
-    /// Notes that this handler does this event, in the transaction that holds its effects; whether
-    /// it is the first to. After `false` the handler is to return without effect.
+    /// Records that this handler does this event, in the transaction that holds its effects.
+    /// Returns whether it is the first to. After `false` the handler must return without effect.
     ///
-    /// While another transaction does the same, it waits: if that one commits the answer is
-    /// `false`, if it rolls back `true`. Call it before the effects, so that the wait comes first.
+    /// While another transaction records the same event, this waits: for `false` if that one
+    /// commits, for `true` if it rolls back. Call it before the effects, so that the wait comes
+    /// first.
     ///
     /// # Errors
-    /// [`ErrorKind::SchemaMissing`] without the table; [`ErrorKind::Transient`] where the
-    /// transaction is of an isolation level above READ COMMITTED and another was first; else the
-    /// database's errors. The transaction can only be rolled back then.
+    /// After an error the transaction can only be rolled back.
+    /// - [`ErrorKind::SchemaMissing`] without the table
+    /// - [`ErrorKind::Transient`] where the transaction's isolation level is above READ COMMITTED
+    ///   and another was first
+    /// - the database's errors otherwise
     ///
     /// # Cancel safety
-    /// As any statement of the driver: drop the transaction as well.
+    /// As for any statement of the driver: drop the transaction as well.
     pub async fn first(tx: &mut Transaction<'_, Postgres>, context: &Context) -> Result<bool> {
         let note = format!(
             "INSERT INTO ezq.inbox (handler, source, event_id) VALUES ({}, {}, {})
@@ -104,6 +107,7 @@ impl Inbox {
             short("$2"),
             short("$3")
         );
+
         let done = sqlx::query(AssertSqlSafe(note))
             .bind(context.handler().as_str())
             .bind(context.envelope().source())
@@ -114,16 +118,17 @@ impl Inbox {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Removes rows of events that were done so long ago, a thousand at a time; how many. An event
-    /// that is delivered again after its row was removed takes effect again: keep rows for longer
-    /// than an event can be retried, redriven or replayed.
+    /// Removes rows of events that were done this long ago, a thousand at a time. Returns how many.
+    ///
+    /// An event that is delivered again after its row was removed takes effect again. Keep rows for
+    /// longer than events can be retried, redriven or replayed.
     ///
     /// # Errors
     /// [`ErrorKind::SchemaMissing`] without the table, and the database's errors. What was removed
-    /// until then stays removed.
+    /// before stays removed.
     ///
     /// # Cancel safety
-    /// Dropped, it leaves the rest for the next call.
+    /// If the future is dropped, the rest is left for the next call.
     pub async fn forget(connection: &mut PgConnection, older_than: Duration) -> Result<u64> {
         let statement = format!(
             "DELETE FROM ezq.inbox
@@ -148,8 +153,8 @@ impl Inbox {
     }
 }
 
-/// A text as the table's key has it: an index entry holds at most 2,704 bytes, so what is long is kept
-/// as its hash.
+/// A text as the table's key holds it. An index entry has at most 2,704 bytes, so a long text is
+/// replaced by its hash.
 fn short(text: &str) -> String {
     format!(
         "CASE WHEN pg_catalog.octet_length({text}::text) <= 800 THEN {text}::text
@@ -158,7 +163,7 @@ fn short(text: &str) -> String {
     )
 }
 
-// Whose connection it is, and to where, is not known here.
+// The connection is the caller's: its role and server are not known here.
 fn failed(failure: sqlx::Error) -> Error {
     let (kind, text) = match error::kind(&failure) {
         _ if missing::is(&failure, "ezq.inbox") => (
@@ -176,5 +181,6 @@ fn failed(failure: sqlx::Error) -> Error {
         ),
         kind => (kind, "a statement on the inbox failed"),
     };
+
     Error::new(kind, text).with_source(failure)
 }

@@ -1,5 +1,5 @@
-//! Keys that wait, found by what keeps them: a message that is leased, waits for a retry, or is
-//! delayed.
+//! Blocked ordering keys, found by the message that blocks them: one that is leased, waits for a
+//! retry, or is delayed.
 
 use chrono::{DateTime, Utc};
 use ezq_core::{BlockedKey, Blocker, CopyState, QueueName};
@@ -10,11 +10,11 @@ use crate::message::{headers, receipts};
 use crate::sql;
 use crate::sql::keys::{hash, held_until, is_keyed};
 
-/// The blocked keys of a queue, at most so many.
+/// The blocked keys of a queue, at most `limit`.
 ///
-/// Whatever keeps a key is not due, so only such messages are read, by the index on `vt`: of a key
-/// that is free nothing is read. For each of them there are three index probes, and for each key that
-/// is found a count of what waits.
+/// A message that blocks its key is not due. So only such messages are read, by the index on `vt`,
+/// and nothing of keys that are free. Each costs three index probes; each key that is found costs a
+/// count of the messages behind.
 pub(crate) async fn list(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -28,24 +28,36 @@ pub(crate) async fn list(
     rows.iter().map(blocked).collect()
 }
 
-/// A message that is not due stands for its key if it is the key's first one. If the first one is
-/// due, it does so if the claim takes it for leased, and it is the first of those.
+/// A message that is not due stands for its key in one of two cases:
+/// - it is the key's first message
+/// - the first message is due, and this is the first of the key's messages that the claim takes for
+///   leased
 ///
-/// Subqueries that are scalar are looked up one by one: a join might read the whole table.
+/// Scalar subqueries are run row by row. A join might read the whole table.
 fn statement(queue: &QueueName) -> String {
     let table = sql::table(queue);
-    let (d, h, b, l) = (hash("d"), hash("h"), hash("b"), hash("l"));
-    let (keyed_d, keyed_h, keyed_b, keyed_l) =
-        (is_keyed("d"), is_keyed("h"), is_keyed("b"), is_keyed("l"));
-    let (returned_d, returned_l) = (sql::returned("d.headers"), sql::returned("l.headers"));
-    let (due, stored_at) = (sql::bounded("h.vt"), sql::bounded("h.enqueued_at"));
+    let d = hash("d");
+    let h = hash("h");
+    let b = hash("b");
+    let l = hash("l");
+    let keyed_d = is_keyed("d");
+    let keyed_h = is_keyed("h");
+    let keyed_b = is_keyed("b");
+    let keyed_l = is_keyed("l");
+    let returned_d = sql::returned("d.headers");
+    let returned_l = sql::returned("l.headers");
+    let due = sql::bounded("h.vt");
+    let stored_at = sql::bounded("h.enqueued_at");
     let behind = format!("FROM {table} b WHERE {keyed_b} AND {b} = d.key AND b.msg_id > h.msg_id");
+
     let held = format!(
         "FROM {table} l WHERE {keyed_l} AND {l} = d.key AND l.read_ct > 0
            AND {} > statement_timestamp() AND {returned_l} < l.read_ct",
         held_until("l.")
     );
-    let (until, held_count) = (sql::bounded("l.vt"), "l.read_ct");
+    let until = sql::bounded("l.vt");
+    let held_count = "l.read_ct";
+
     format!(
         "SELECT h.name, h.msg_id, {stored_at} AS enqueued_at, {due} AS due, h.read_ct > 0 AS was_read,
                 statement_timestamp() AS now,
@@ -74,14 +86,16 @@ fn blocked(row: &PgRow) -> Result<BlockedKey, sqlx::Error> {
     let held: Vec<DateTime<Utc>> = row.try_get("held_until")?;
     let (blocker, until) = match leased_until(row, &held, now)? {
         Some(end) => (Blocker::Leased, end),
-        // The claim takes one for leased that waits for its retry.
+        // The claim cannot tell a message that waits for its retry from a leased one.
         None if due <= now => (Blocker::Retry, held.into_iter().max().unwrap_or(due)),
         None if row.try_get("was_read")? => (Blocker::Retry, due),
         None => (Blocker::Delayed, due),
     };
+
     let key: String = row.try_get("name")?;
     let head = receipts::message_id(row)?;
     let waiting: i64 = row.try_get("waiting")?;
+
     Ok(BlockedKey::new(
         key,
         head,
@@ -91,8 +105,8 @@ fn blocked(row: &PgRow) -> Result<BlockedKey, sqlx::Error> {
     ))
 }
 
-/// Until when a worker has a message of the key. The counts, by which the claim goes, do not tell a
-/// lease from a retry once a delivery of the message ended in a crash; its handlers' marks do.
+/// The end of the last lease on a message of the key. The counts that the claim reads do not tell a
+/// lease from a retry once a delivery of the message ended in a crash. The handlers' marks do.
 fn leased_until(
     row: &PgRow,
     held: &[DateTime<Utc>],

@@ -1,4 +1,5 @@
-//! Dead letters: they stand in a PGMQ queue of their own, `<queue>_dlq`, where any client sees them.
+//! Dead letters. They are kept in a PGMQ queue of their own, `<queue>_dlq`, which any client can
+//! read.
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{DeadLetter, Death};
@@ -11,7 +12,7 @@ use crate::message::headers;
 use crate::message::receipts::{self, first_stored};
 use crate::{error, sql};
 
-/// The oldest ones after an id, at most `limit`.
+/// The oldest dead letters behind an id, at most `limit`.
 pub(crate) async fn list(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -28,6 +29,7 @@ pub(crate) async fn list(
     let query = sqlx::query(AssertSqlSafe(statement))
         .bind(after)
         .bind(limit);
+
     match query.fetch_all(&mut *connection).await {
         Ok(rows) => rows.iter().map(dead_letter).collect(),
         Err(failure) if error::is_data(&failure) => {
@@ -37,7 +39,8 @@ pub(crate) async fn list(
     }
 }
 
-/// The same where the server cannot send one of them: of that one without body and headers.
+/// The same, one by one, where the server cannot send one of them. That one comes without body and
+/// headers.
 async fn list_singly(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -56,7 +59,7 @@ async fn list_singly(
     Ok(letters)
 }
 
-/// What is read of a dead letter `g`.
+/// The columns that are read of a dead letter `g`.
 fn columns() -> String {
     let stored_at = sql::bounded("g.enqueued_at");
     format!(
@@ -64,15 +67,17 @@ fn columns() -> String {
     )
 }
 
-/// One of them.
+/// One dead letter.
 pub(crate) async fn find(
     connection: &mut PgConnection,
     queue: &QueueName,
     id: &MessageId,
 ) -> Result<Option<DeadLetter>, sqlx::Error> {
-    let (dead, is_meant) = (sql::dead_table(queue), receipts::is_meant("g", "$1", "$2"));
+    let dead = sql::dead_table(queue);
+    let is_meant = receipts::is_meant("g", "$1", "$2");
     let stored_at = sql::bounded("g.enqueued_at");
-    // Of one that the server cannot send, what ezq wrote of its death.
+
+    // Where the server cannot send the letter, what ezq wrote about its death is still read.
     let unread = format!(
         "g.msg_id, {stored_at} AS enqueued_at, NULL::text AS body,
          jsonb_build_object('ezq-dead', g.headers -> 'ezq-dead')::text AS headers"
@@ -89,20 +94,23 @@ pub(crate) async fn find(
             Err(other) => return Err(other),
         }
     }
+
     failure.map_or(Ok(None), Err)
 }
 
-/// Moves them back in one step, in the order of their ids: what a handler finished stays finished,
-/// the rest starts anew. What they had died of goes along, with the id and time they had first.
+/// Moves dead letters back in one statement, in the order of their ids. Marks of handlers that
+/// finished stay; all other progress starts anew. The cause of death goes along, with the id and
+/// time that the message had first.
 ///
-/// `enqueued_at` is the time of the redrive, which with the number names the message: the time it was
-/// first stored at may be that of others, too.
+/// `enqueued_at` becomes the time of the redrive. With the number it identifies the message; the
+/// time of first storage may belong to another message as well.
 pub(crate) async fn redrive(
     connection: &mut PgConnection,
     queue: &QueueName,
     ids: &[MessageId],
 ) -> Result<Vec<MessageId>, sqlx::Error> {
-    let (table, gone) = (sql::table(queue), gone(queue));
+    let table = sql::table(queue);
+    let gone = gone(queue);
     let first_stored = sql::first_stored("g", DEAD);
     let had_died = format!(
         "jsonb_build_object('ezq-redriven',
@@ -113,6 +121,7 @@ pub(crate) async fn redrive(
                 'id', g.headers #> '{{ezq-redriven,id}}',
                 'enqueued_at', g.headers #> '{{ezq-redriven,enqueued_at}}')))"
     );
+
     let statement = format!(
         "WITH {gone},
          back AS (
@@ -129,7 +138,7 @@ pub(crate) async fn redrive(
     removed(statement, ids, connection).await
 }
 
-/// Removes them for good.
+/// Removes dead letters for good.
 pub(crate) async fn discard(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -142,12 +151,13 @@ pub(crate) async fn discard(
     removed(statement, ids, connection).await
 }
 
-/// `gone`: the dead letters that ids (`$1`, with the times `$2`) mean, removed in the order of their
-/// ids.
+/// The CTE `gone`: the dead letters that ids (`$1`, with their times `$2`) name, removed in the
+/// order of their ids.
 fn gone(queue: &QueueName) -> String {
     let dead = sql::dead_table(queue);
     let is_meant = receipts::is_meant("d", "w.id", "w.at");
     let stored_at = sql::bounded("d.enqueued_at");
+
     format!(
         "locked AS (
            SELECT d.msg_id
@@ -160,7 +170,7 @@ fn gone(queue: &QueueName) -> String {
     )
 }
 
-/// Runs a statement on ids that answers with those it removed.
+/// Runs a statement on ids that returns those that it removed.
 async fn removed(
     statement: String,
     ids: &[MessageId],
@@ -172,6 +182,7 @@ async fn removed(
     let query = sqlx::query(AssertSqlSafe(statement))
         .bind(numbers)
         .bind(times);
+
     query
         .fetch_all(connection)
         .await?
@@ -184,6 +195,7 @@ fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
     let headers = headers::read(row.try_get("headers")?);
     let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
     let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
+
     Ok(DeadLetter {
         id: receipts::message_id(row)?,
         original_id: receipts::original(&death),

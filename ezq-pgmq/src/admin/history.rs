@@ -1,8 +1,8 @@
-//! What the tables still hold of one event: one statement for each queue, so that an event on its
-//! way between a queue, its archive and its dead letters is seen once.
+//! The history of one event: what queue, archive, dead letters and trail still hold of it.
 //!
-//! It reads committed rows and locks none. Queues and dead letters are read through; an archive is
-//! searched by its index where it has one.
+//! Each queue is read by one statement, so an event that moves between its tables is seen once.
+//! Only committed rows are read, and none is locked. Queues and dead letters are scanned; an
+//! archive is searched by its index, if it has one.
 
 use std::collections::HashSet;
 
@@ -17,10 +17,10 @@ use sqlx::{AssertSqlSafe, Postgres, Row};
 use crate::error::{self, missing};
 use crate::message::{headers, receipts};
 use crate::retention::trail;
+use crate::sql;
 use crate::sql::archive::{self, LIFE};
-use crate::sql::{self};
 
-/// The tables of a queue, as far as they are there; whether all of these may be read.
+/// The tables that a queue has, and whether the role may read all of them.
 const TABLES: &str = "
     SELECT queue.name,
            bool_or(t.place = 'q') AS has_queue, bool_or(t.place = 'a') AS has_archive,
@@ -43,22 +43,27 @@ pub(crate) async fn read(
         Some(queue) => vec![queue.clone()],
         None => queues(connection).await?,
     };
+
     let names: Vec<&str> = asked.iter().map(QueueName::as_str).collect();
     let dead: Vec<String> = asked.iter().map(QueueName::dead_letters).collect();
     let rows = sqlx::query(TABLES).bind(names).bind(dead);
     let rows = rows.fetch_all(&mut *connection).await?;
     let mut asked_at = Utc::now();
-    let (mut copies, mut unread) = (Vec::new(), Vec::new());
+    let mut copies = Vec::new();
+    let mut unread = Vec::new();
+
     for row in rows {
         asked_at = row.try_get("now")?;
         let name: String = row.try_get("name")?;
         let Ok(queue) = QueueName::new(&name) else {
             continue;
         };
+
         if !row.try_get::<bool, _>("is_readable")? {
             unread.push(format!("the queue `{name}`"));
             continue;
         }
+
         let search = Search::new(&queue, &row, event_id)?;
         let found = match search.run(connection, event_id).await {
             Err(failure) if error::is_data(&failure) => {
@@ -66,6 +71,7 @@ pub(crate) async fn read(
             }
             found => found,
         };
+
         match found {
             Ok(found) => copies.extend(found),
             // Dropped since it was listed.
@@ -73,9 +79,10 @@ pub(crate) async fn read(
             Err(failure) => return Err(failure),
         }
     }
+
     match trail::read(connection, event_id, queue, &mut unread).await? {
         Some(told) => {
-            // What was handled since it was read is told as it is now.
+            // What was handled in the meantime is in the trail now: its older copy goes.
             let same = |copy: &EventCopy, now: &EventCopy| {
                 (&copy.queue, &copy.message_id) == (&now.queue, &now.message_id)
             };
@@ -84,13 +91,13 @@ pub(crate) async fn read(
         }
         None => unread.push("the trail".to_owned()),
     }
+
     let mut history = History::new(event_id, asked_at, copies);
     history.unread = unread;
     Ok(history)
 }
 
-/// The queues there are, dead letters not being a queue of their own. The catalogue tells them to
-/// any role; `pgmq.meta` is for those who were granted it.
+/// All queues except dead letters. The catalogue shows them to any role; `pgmq.meta` needs a grant.
 async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueName>, sqlx::Error> {
     let names: Vec<String> = sqlx::query_scalar(
         "SELECT substr(relname, 3) FROM pg_catalog.pg_class
@@ -99,6 +106,7 @@ async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueName>, sqlx::E
     )
     .fetch_all(connection)
     .await?;
+
     let mut queues: Vec<QueueName> = names
         .iter()
         .filter_map(|name| QueueName::new(name).ok())
@@ -111,9 +119,9 @@ async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueName>, sqlx::E
 /// Where and how one queue is searched.
 struct Search<'a> {
     queue: &'a QueueName,
-    /// Each table with what tells it apart in the answer, and what tells when rows came into it.
+    /// Each table, with its mark in the answer and the column that tells when a row came into it.
     tables: Vec<(&'static str, String, &'static str)>,
-    /// The id of an event in the flat form, which is nowhere in its body.
+    /// The number of an event in the flat form, whose body does not hold its id.
     number: Option<i64>,
 }
 
@@ -123,12 +131,15 @@ impl<'a> Search<'a> {
         if row.try_get("has_queue")? {
             tables.push(("q", sql::table(queue), "q.vt"));
         }
+
         if row.try_get("has_archive")? {
             tables.push(("a", archive::table(queue), "q.archived_at"));
         }
+
         if row.try_get("has_dead")? {
             tables.push(("d", sql::dead_table(queue), "q.enqueued_at"));
         }
+
         let origin = flat_origin(event_id).filter(|(name, _)| name == queue);
         let number = origin.and_then(|(_, id)| id.as_number());
         Ok(Self {
@@ -138,7 +149,8 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Finds the copies. Without `reads`, nothing is sent that the server may be unable to send.
+    /// Finds the copies. Without `reads` it leaves out columns that the server may be unable to
+    /// send.
     fn statement(&self, reads: bool) -> String {
         let by_id = "message ->> 'id' = $1 AND message ? 'specversion' \
                      AND NOT coalesce(headers ? 'ezq-codec', false)";
@@ -150,26 +162,32 @@ impl<'a> Search<'a> {
                 let was = |death: &str| {
                     format!("{flat} AND (headers #> '{{{death},id}}') = to_jsonb($2)")
                 };
+
                 conditions.push(was("ezq-redriven"));
                 conditions.push(was("ezq-replay"));
                 conditions.push(match *place {
                     "d" => was("ezq-dead"),
                     _ => format!("{flat} AND msg_id = $2"),
                 });
+
                 if *place == "a" {
                     let number = archive::number("msg_id");
                     conditions.push(format!("{flat} AND msg_id >= {LIFE} AND {number} = $2"));
                 }
             }
+
             let number = match *place {
                 "a" => archive::number("q.msg_id"),
                 _ => "q.msg_id".to_owned(),
             };
-            let (time, enqueued_at) = (sql::bounded(time), sql::bounded("q.enqueued_at"));
+
+            let time = sql::bounded(time);
+            let enqueued_at = sql::bounded("q.enqueued_at");
             let (event_type, headers) = match reads {
                 true => (sql::event_type("q.message", "q.headers"), "q.headers::text"),
                 false => ("NULL::text".to_owned(), "NULL::text"),
             };
+
             let one = |condition: &String| {
                 format!(
                     "SELECT '{place}' AS place, {number} AS msg_id, q.read_ct, {enqueued_at} AS enqueued_at,
@@ -178,12 +196,14 @@ impl<'a> Search<'a> {
                      FROM {table} q WHERE {condition}"
                 )
             };
+
             conditions
                 .iter()
                 .map(one)
                 .collect::<Vec<_>>()
                 .join(" UNION ")
         };
+
         self.tables
             .iter()
             .map(find)
@@ -206,8 +226,8 @@ impl<'a> Search<'a> {
         rows.iter().map(|row| self.copy(row)).collect()
     }
 
-    /// The same where the server cannot send one of them: that one without type and headers, which is
-    /// told as unread.
+    /// The same, one by one, where the server cannot send one of them. That one comes without type
+    /// and headers, and is noted in `unread`.
     async fn run_singly(
         &self,
         connection: &mut PgConnection,
@@ -220,7 +240,8 @@ impl<'a> Search<'a> {
             .await?;
         let mut copies = Vec::with_capacity(bare.len());
         for bare in &bare {
-            let (place, number): (&str, i64) = (bare.try_get("place")?, bare.try_get("msg_id")?);
+            let place: &str = bare.try_get("place")?;
+            let number: i64 = bare.try_get("msg_id")?;
             let stored_at: DateTime<Utc> = bare.try_get("enqueued_at")?;
             let one = format!(
                 "SELECT * FROM ({}) c
@@ -229,6 +250,7 @@ impl<'a> Search<'a> {
                 if self.number.is_some() { 3 } else { 2 }
             );
             let query = self.bind(one, event_id).bind(stored_at);
+
             match query.fetch_optional(&mut *connection).await {
                 Ok(Some(row)) => copies.push(self.copy(&row)?),
                 // Handled or moved since it was found.
@@ -240,6 +262,7 @@ impl<'a> Search<'a> {
                         "a" => "archive of the ",
                         _ => "dead letters of the ",
                     };
+
                     unread.push(format!(
                         "type and headers of the message {number} in the {whose}queue `{}`, which the \
                          server cannot send",
@@ -249,6 +272,7 @@ impl<'a> Search<'a> {
                 Err(failure) => return Err(failure),
             }
         }
+
         Ok(copies)
     }
 
@@ -267,10 +291,12 @@ impl<'a> Search<'a> {
         let at: DateTime<Utc> = row.try_get("at")?;
         let read_ct: i32 = row.try_get("read_ct")?;
         let deliveries = u32::try_from(read_ct).unwrap_or(0);
+
         let copy = |id, stored_at, state, deliveries| {
             let copy = EventCopy::new(self.queue, id, stored_at, &headers, state);
             EventCopy { deliveries, ..copy }
         };
+
         let copy = match row.try_get("place")? {
             "q" => {
                 let state = CopyState::of(at, deliveries, &headers, row.try_get("now")?);
@@ -280,16 +306,19 @@ impl<'a> Search<'a> {
             _ => {
                 let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
                 let original = receipts::original(&death).unwrap_or_else(|| id.clone());
-                let (at, reason) = (death.died_at.unwrap_or(at), death.reason);
+                let at = death.died_at.unwrap_or(at);
+                let reason = death.reason;
                 let state = CopyState::Dead {
                     letter: id,
                     at,
                     reason,
                 };
+
                 let stored_at = death.enqueued_at.unwrap_or(stored_at);
                 copy(original, stored_at, state, death.deliveries.unwrap_or(0))
             }
         };
+
         Ok(EventCopy {
             event_type: row.try_get("event_type")?,
             ..copy

@@ -1,4 +1,5 @@
-//! What operators ask of a queue: dead letters, histories, counts, waiting keys, schedules.
+//! What operators ask of a queue: dead letters, histories, counts, blocked keys, subscriptions,
+//! schedules.
 
 pub(crate) mod blocked_keys;
 pub(crate) mod dead_letters;

@@ -1,7 +1,8 @@
-//! The table of schedules: a row each, moved on by the statement that publishes its event.
+//! The table of schedules: one row each. The statement that publishes a schedule's event also moves
+//! its row on.
 //!
-//! Every statement that changes a row says what it must be like, so of many that would fire a tick
-//! one does. Times are the server's.
+//! Every statement that changes a row names the state that it expects. So if several processes fire
+//! one tick, one of them succeeds. Times are the server's.
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{Advance, KeptSchedules, Registration, ScheduleRow};
@@ -12,7 +13,7 @@ use sqlx::{AssertSqlSafe, Row};
 use crate::message::{encoding, receipts};
 use crate::sql;
 
-/// A row that was seen so recently is not written again.
+/// A row that was seen more recently is not written again.
 const SEEN: &str = "interval '20 s'";
 
 pub(crate) async fn look(
@@ -20,7 +21,7 @@ pub(crate) async fn look(
     names: &[String],
     definitions: &[String],
 ) -> Result<KeptSchedules, sqlx::Error> {
-    // Nobody waits to say that a process is there; another has just said it.
+    // A locked row was just seen by another process: nobody waits for it.
     let seen = format!(
         "WITH mine AS (
            SELECT s.name FROM ezq.schedules s
@@ -31,6 +32,7 @@ pub(crate) async fn look(
            UPDATE ezq.schedules s SET seen_at = clock_timestamp() FROM mine
            WHERE s.name = mine.name)"
     );
+
     let statement = format!(
         "{} SELECT base.now, s.name, s.application, s.definition, s.next_at, s.last_tick, s.fired_at,
                 s.paused_at, s.resumed_at, s.seen_at
@@ -42,13 +44,16 @@ pub(crate) async fn look(
     if !names.is_empty() {
         query = query.bind(names).bind(definitions);
     }
+
     let found = query.fetch_all(connection).await?;
     let mut now = None;
     let mut rows = Vec::with_capacity(found.len());
+
     for row in &found {
         now = Some(row.try_get("now")?);
         rows.extend(schedule(row)?);
     }
+
     Ok(KeptSchedules {
         now: now.ok_or(sqlx::Error::RowNotFound)?,
         rows,
@@ -59,6 +64,7 @@ fn schedule(row: &PgRow) -> Result<Option<ScheduleRow>, sqlx::Error> {
     let Some(name) = row.try_get::<Option<&str>, _>("name")? else {
         return Ok(None);
     };
+
     let given = |written| encoding::original(written).into_owned();
     Ok(Some(ScheduleRow {
         name: given(name),
@@ -90,12 +96,14 @@ pub(crate) async fn register(
              WHERE name = $1 AND definition = $5"
         }
     };
+
     let Registration {
         name,
         application,
         definition,
         next_at,
     } = new;
+
     let mut query = sqlx::query(statement)
         .bind(name)
         .bind(application)
@@ -104,10 +112,12 @@ pub(crate) async fn register(
     if let Some(old) = instead_of {
         query = query.bind(old);
     }
+
     Ok(query.execute(connection).await?.rows_affected() > 0)
 }
 
-/// Moves a row on, if it is as the tick says; `$2` to `$5` are null where it is fired by hand.
+/// Moves a row on, if it is in the state that the tick expects. `$2` to `$5` are NULL where the
+/// schedule is fired by hand.
 const MOVE: &str = "\
     UPDATE ezq.schedules
     SET next_at = coalesce($5::timestamptz, next_at),
@@ -132,7 +142,7 @@ fn times(tick: Option<Advance<'_>>) -> Times {
     })
 }
 
-/// Moves a row on and stores its message in one statement; the message's id, if it did.
+/// Moves a row on and stores its message in one statement. Returns the message's id if it did.
 pub(crate) async fn fire(
     connection: &mut PgConnection,
     name: &str,
@@ -162,7 +172,7 @@ pub(crate) async fn fire(
     stored.as_ref().map(receipts::message_id).transpose()
 }
 
-/// Moves a row on and publishes nothing; whether it did.
+/// Moves a row on without publishing. Returns whether it did.
 pub(crate) async fn leave_out(
     connection: &mut PgConnection,
     name: &str,
@@ -197,6 +207,7 @@ pub(crate) async fn pause(
              paused_at = NULL
          WHERE name = $1"
     };
+
     let done = sqlx::query(statement)
         .bind(name)
         .execute(connection)

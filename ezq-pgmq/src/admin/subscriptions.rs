@@ -1,4 +1,4 @@
-//! The tables of subscriptions, and of the applications that have to do with a type of event.
+//! The tables of subscriptions, and of the applications that own or publish a type of event.
 
 use ezq_core::engine::{EventParty, EventRole, QueueSubscription};
 use ezq_core::{Pattern, QueueName};
@@ -42,7 +42,7 @@ const FORGET: &str = "
     DELETE FROM ezq.event_parties p USING goes g
     WHERE (p.event_type, p.role, p.app) = (g.event_type, g.role, g.app)";
 
-/// Subscribes a queue to patterns; how many subscriptions are new.
+/// Subscribes a queue to patterns. Returns how many subscriptions are new.
 pub(crate) async fn subscribe(
     connection: &mut PgConnection,
     app: &str,
@@ -67,7 +67,7 @@ pub(crate) async fn announce(connection: &mut PgConnection) -> Result<(), sqlx::
         .map(drop)
 }
 
-/// Removes subscriptions, pair by pair; how many there were.
+/// Removes subscriptions, pair by pair. Returns how many there were.
 pub(crate) async fn unsubscribe(
     connection: &mut PgConnection,
     app: &str,
@@ -119,7 +119,7 @@ pub(crate) async fn record(
     change_parties(connection, RECORD, parties).await
 }
 
-/// Removes parties; how many there were.
+/// Removes parties. Returns how many there were.
 pub(crate) async fn forget(
     connection: &mut PgConnection,
     parties: &PartyColumns<'_>,

@@ -1,4 +1,4 @@
-//! Looking after a queue: scheduled messages, removal of everything, numbers.
+//! Looking after a queue: cancelling and rescheduling messages, purging, counting.
 
 use std::time::Duration;
 
@@ -42,12 +42,14 @@ pub(crate) async fn reschedule(
         Due::After(pause) => (micros(pause), None),
         Due::At(at) => (0, Some(in_calendar(at))),
     };
+
     let is_meant = receipts::is_meant("q", "$1", "$2");
     let statement = format!(
         "UPDATE {table} q
          SET vt = greatest($4, clock_timestamp() + $3 * interval '1 us')
          WHERE {is_meant} AND q.read_ct = 0"
     );
+
     let done = sqlx::query(AssertSqlSafe(statement))
         .bind(id.as_number())
         .bind(id.stored_at())
@@ -58,7 +60,7 @@ pub(crate) async fn reschedule(
     Ok(done.rows_affected() > 0)
 }
 
-/// The highest number of a message there is.
+/// The highest message number in the queue.
 pub(crate) async fn last(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -69,8 +71,9 @@ pub(crate) async fn last(
         .await
 }
 
-/// Removes the next messages after a number, up to another one: how many, and the last of them if
-/// there may be more. Rows are locked in the order of their ids, as everywhere.
+/// Removes the next messages behind a number, up to another one. Returns how many, and the last of
+/// them if there may be more. Rows are locked in the order of their ids, as by every other
+/// statement.
 pub(crate) async fn purge(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -86,6 +89,7 @@ pub(crate) async fn purge(
            DELETE FROM {table} q USING locked l WHERE q.msg_id = l.msg_id RETURNING q.msg_id)
          SELECT count(*), max(msg_id) FROM gone"
     );
+
     let query = sqlx::query_as(AssertSqlSafe(statement))
         .bind(after)
         .bind(last);
@@ -93,7 +97,7 @@ pub(crate) async fn purge(
     Ok((u64::try_from(count).unwrap_or(0), next))
 }
 
-/// How long the oldest message that is due has been so: the first entry of the index over `vt`.
+/// For how long the oldest due message has been due. It is the first entry of the index on `vt`.
 pub(crate) async fn lag(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -104,13 +108,13 @@ pub(crate) async fn lag(
         sql::bounded("vt"),
         sql::table(queue)
     );
-    // Without parameters, a plan that is kept may be of when the table was empty.
+    // A cached plan may date from when the table was empty: this one is made for each call.
     let query = sqlx::query_scalar(AssertSqlSafe(statement)).persistent(false);
     let oldest: Option<i64> = query.fetch_optional(connection).await?;
     Ok(oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
 }
 
-/// Counts, exactly: it reads the whole queue.
+/// Counts exactly, which reads the whole queue.
 pub(crate) async fn stats(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -127,6 +131,7 @@ pub(crate) async fn stats(
         sql::bounded("vt"),
         sql::table(queue)
     );
+
     let row = sqlx::query(AssertSqlSafe(statement))
         .fetch_one(connection)
         .await?;
@@ -134,6 +139,7 @@ pub(crate) async fn stats(
         let count: i64 = row.try_get(column)?;
         Ok(u64::try_from(count).unwrap_or(0))
     };
+
     let oldest: Option<i64> = row.try_get("oldest_us")?;
     Ok(QueueStats {
         ready: count("ready")?,

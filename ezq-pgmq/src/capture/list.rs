@@ -1,4 +1,4 @@
-//! What is captured: looked at, and removed.
+//! Captured tables: listing them, and removing a capture.
 
 use std::cmp::Ordering;
 
@@ -23,20 +23,22 @@ pub struct CapturedTable {
     pub name: String,
     /// The `source` of its events.
     pub source: String,
-    /// The queue that gets them; `None` where they are broadcast.
+    /// The queue that gets the events; `None` if they are broadcast.
     pub queue: Option<QueueName>,
-    /// The columns that they have; `None` for all that the table has at the time.
+    /// The captured columns; `None` for all that the table has at the time of a change.
     pub columns: Option<Vec<String>>,
-    /// The column whose value is their ordering key.
+    /// The column whose value is the ordering key.
     pub key: Option<String>,
-    /// Tables that became its parents or children since: what is written to them goes past the
-    /// triggers. To be empty; the table is refused when it is captured again.
+    /// Tables that became its parents or children after it was captured. What is written to them
+    /// bypasses the triggers. This should be empty; otherwise the table is refused when it is
+    /// captured again.
     pub uncovered: Vec<String>,
-    /// Whether the triggers fire: someone may have disabled them.
+    /// Whether the triggers fire. Someone may have disabled them.
     pub is_enabled: bool,
-    /// What a capture could not do itself, where an older ezq captured the table and
-    /// [`manage_schema`](crate::PgmqConfig::manage_schema) is off: the statements that bring it up to
-    /// date. They are for the function's owner. In a [list](Captures::list) there are none.
+    /// The statements that bring the capture up to date, for the function's owner to run. Set by a
+    /// capture that found the table captured by an older ezq while
+    /// [`manage_schema`](crate::PgmqConfig::manage_schema) is off. A [list](Captures::list) has
+    /// none.
     pub upgrade: Option<String>,
 }
 
@@ -51,7 +53,7 @@ impl<'a> Captures<'a> {
         Self { engine }
     }
 
-    /// All of them, whoever captures them, by schema and name.
+    /// All captures of the database, whoever made them, by schema and name.
     ///
     /// # Errors
     /// When the database could not be asked.
@@ -63,15 +65,16 @@ impl<'a> Captures<'a> {
         Ok(found.into_iter().map(|found| found.captured).collect())
     }
 
-    /// Removes the triggers from a table, and their function; whether there were any. Events that
-    /// were stored stay. A name without a table is an error.
+    /// Removes the triggers of a table and their function. Returns whether there were any. Stored
+    /// events stay.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) when there is no such table,
-    /// [`ErrorKind::Permission`](ezq_core::ErrorKind::Permission) unless the role is the one that
-    /// captured it, or a member of that, and
-    /// [`ErrorKind::Transient`](ezq_core::ErrorKind::Transient) when the table was in use for longer
-    /// than three seconds.
+    /// - [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) when there is no such
+    ///   table
+    /// - [`ErrorKind::Permission`](ezq_core::ErrorKind::Permission) unless the role, or a role that
+    ///   it is a member of, captured the table
+    /// - [`ErrorKind::Transient`](ezq_core::ErrorKind::Transient) when the table was in use for
+    ///   longer than three seconds
     ///
     /// # Cancel safety
     /// All is removed or nothing.
@@ -97,13 +100,15 @@ async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<boo
     let Some(oid) = resolved(&mut tx, table).await? else {
         return Ok(None);
     };
+
     let found = of(&mut tx, Some(oid)).await?;
     for found in &found {
         sqlx::raw_sql(AssertSqlSafe(sql::drop(&found.function)))
             .execute(&mut *tx)
             .await?;
     }
-    // Who looks for its changes need not any more.
+
+    // Listeners need not poll for its changes any more.
     sqlx::query("SELECT pg_notify($1, '')")
         .bind(crate::wake::feeds::CHANNEL)
         .execute(&mut *tx)
@@ -112,28 +117,28 @@ async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<boo
     Ok(Some(!found.is_empty()))
 }
 
-/// A capture with what it is made of.
+/// A capture, with its function and triggers.
 pub(super) struct InstalledCapture {
     pub(super) captured: CapturedTable,
     pub(super) function: String,
     pub(super) triggers: Vec<String>,
-    /// Of the function and triggers.
+    /// The version of the function and the triggers.
     pub(super) version: u64,
     config: Value,
     source: String,
 }
 
-/// How a capture stands to what is wanted.
+/// How an installed capture compares to the wanted one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Comparison {
     Absent,
-    /// As this ezq makes it, or a newer one.
+    /// The same options, by this ezq or a newer one.
     Current,
-    /// With the same options, by an older ezq.
+    /// The same options, by an older ezq.
     Older,
-    /// With other options, by a newer ezq.
+    /// Other options, by a newer ezq.
     Newer,
-    /// With other options, or with something missing or changed.
+    /// Other options, or something is missing or was changed.
     Different,
 }
 
@@ -163,7 +168,8 @@ pub(super) async fn of(
 }
 
 fn found(row: &PgRow) -> Result<InstalledCapture, sqlx::Error> {
-    // Anyone who owns the function may change its comment: what cannot be read is told as empty.
+    // Whoever owns the function may change its comment. A comment that cannot be read counts as
+    // empty.
     let config: Option<String> = row.try_get("config")?;
     let mut config: Value = config
         .and_then(|text| serde_json::from_str(&text).ok())
@@ -173,6 +179,7 @@ fn found(row: &PgRow) -> Result<InstalledCapture, sqlx::Error> {
         .and_then(|config| config.remove(sql::VERSION_FIELD));
     let text = |field: &str| config.get(field).and_then(Value::as_str).map(str::to_owned);
     let columns = config.get("columns").and_then(Value::as_array);
+
     let names = |names: &Vec<Value>| {
         names
             .iter()
@@ -180,6 +187,7 @@ fn found(row: &PgRow) -> Result<InstalledCapture, sqlx::Error> {
             .map(str::to_owned)
             .collect::<Vec<_>>()
     };
+
     let captured = CapturedTable {
         schema: row.try_get("schema")?,
         table: row.try_get("name")?,
@@ -192,11 +200,12 @@ fn found(row: &PgRow) -> Result<InstalledCapture, sqlx::Error> {
         is_enabled: row.try_get("is_enabled")?,
         upgrade: None,
     };
+
     Ok(InstalledCapture {
         captured,
         function: row.try_get("function")?,
         triggers: row.try_get("triggers")?,
-        // The first one did not say.
+        // The first version was not recorded.
         version: version.and_then(|version| version.as_u64()).unwrap_or(1),
         config,
         source: row.try_get("source")?,

@@ -1,8 +1,8 @@
-//! Capturing the changes of a table: triggers that store an event for each changed row, in the
-//! transaction of whoever changes it.
+//! Change capture: triggers that store an event for each changed row of a table, in the transaction
+//! that changes it.
 //!
-//! One trigger for a statement, not for a row: however many rows it changes, one insert for each
-//! queue stores their events, in the order of the rows.
+//! The triggers fire once for a statement, not for each row. However many rows it changes, one
+//! insert for each queue stores their events, in the order of the rows.
 
 mod list;
 mod sql;
@@ -21,63 +21,71 @@ use crate::connection::connector::PINNED;
 use crate::engine::PgmqEngine;
 use table::Table;
 
-/// The events of a capture in the making: await it to install the triggers.
+/// A capture that is being defined: await it to install the triggers.
 ///
 /// Each row that a statement inserts, updates or deletes becomes an event of the type
 /// `<table>.created`, `<table>.updated` or `<table>.deleted`, whose payload is a
-/// [`Change`](ezq_core::Change); a `TRUNCATE` becomes one `<table>.truncated` without rows. Outside
-/// the schema `public` the type begins with the schema, too: `billing.invoices.created`. They are
-/// stored by the writer's own statement: they are seen when its transaction commits, and never if it
-/// rolls back. The writer needs no right on queues. Its transaction notifies nobody, so that commits do
-/// not wait for each other: of the processes that consume the queue one looks for what was committed,
-/// every 50 ms, by a statement that reads no table, and wakes the others.
+/// [`Change`](ezq_core::Change). A `TRUNCATE` becomes one `<table>.truncated` without rows. Outside
+/// the schema `public` the type begins with the schema: `billing.invoices.created`.
 ///
-/// What a newer ezq captured with the same options is left as it is. What an older one captured is
-/// brought up to date, or with `manage_schema(false)` left as it is, with a warning:
-/// [`CapturedTable::upgrade`] says what to run. To capture again with the same options changes
-/// nothing, takes no lock on the table, and may be done by every process at its start; other options
-/// replace what was said before. A table has one capture.
+/// The writer's own statement stores the events. They become visible when its transaction commits,
+/// and never if it rolls back. The writer needs no right on queues. Its transaction does not
+/// notify, so that commits do not wait for each other. In its place one of the processes that
+/// consume the queue polls every 50 ms for what was committed, by a statement that reads no table,
+/// and wakes the others.
+///
+/// A table has one capture. Capturing it again with the same options changes nothing and takes no
+/// lock on the table, so every process may do it at its start. Other options replace the earlier
+/// ones. A capture by another version of ezq with the same options is treated so:
+/// - by a newer one, it is left as it is
+/// - by an older one, it is brought up to date; with `manage_schema(false)` it is left as it is,
+///   with a warning, and [`CapturedTable::upgrade`] holds what to run
 ///
 /// # What is not captured
-/// An update that changes none of the captured columns; what replication applies, and what a session
-/// does with `session_replication_role = replica` or disabled triggers. Partitioned tables and
-/// partitions, tables that inherit, views, foreign and temporary tables are refused; a captured table
-/// that is made a partition, or gets children, later is no longer covered in full: this is
-/// [listed](CapturedTable::uncovered), warned of in the log of consumers, and refused when the table is
-/// captured again.
+/// - an update that changes none of the captured columns
+/// - what replication applies, and what a session does with `session_replication_role = replica` or
+///   disabled triggers
+/// - partitioned tables and partitions, tables that inherit, views, foreign and temporary tables:
+///   these are refused
 ///
-/// A row is told as `to_jsonb` has it, whatever the writer's session says of formats. Of a type that
-/// belongs to another role than the one that captures, and to no superuser, a cast to `json` is not
-/// used, since it is that role's code: the value is told as text, an array as an array of texts, and a
-/// composite value that holds such a one as text.
+/// If a captured table becomes a partition, or gets children, later, it is no longer covered in
+/// full. Such tables are [listed](CapturedTable::uncovered), consumers log a warning, and capturing
+/// the table again is refused.
 ///
-/// What `jsonb` cannot hold fails the writer's statement: of a `json` column `\u0000` and numbers past
-/// the range of `numeric`, and rows beyond 255 MB. Such columns are to be [left out](Self::without).
+/// # Values
+/// A row is converted by `to_jsonb`, whatever formats the writer's session sets. A cast to `json`
+/// is code of the type's owner. It is not used for types that belong to another role than the one
+/// that captures, unless that role is a superuser. Their values become text, an array becomes an
+/// array of texts, and a composite value that holds one becomes text.
+///
+/// What `jsonb` cannot hold fails the writer's statement: `\u0000` and numbers beyond `numeric` in
+/// a `json` column, and rows beyond 255 MB. [Leave out](Self::without) such columns.
 ///
 /// # Order
-/// Events are stored in the order of the statements. They are handled in no particular order, unless
-/// they have a [`key`](Self::key). Where another `AFTER` trigger of the table changes it once more,
+/// Events are stored in the order of the statements. They are handled in no particular order,
+/// unless they have a [`key`](Self::key). If another `AFTER` trigger of the table changes it again,
 /// that change is stored first.
 ///
 /// # Rights
-/// The writer needs no right on queues: the triggers store events with the rights of the role that
-/// captured, and run nobody else's code with them but that of the queue's table (its owner's triggers
-/// and constraints), as any publish of that role does. A superuser's rights are not lent even so: where
-/// a queue's table, one of its triggers, or the subscriptions belong to another role that is no
-/// superuser, a superuser cannot capture.
+/// The triggers store events with the rights of the role that captured the table. With these rights
+/// they run no code of other roles except that of the queue's table (its owner's triggers and
+/// constraints), as every publish does. A superuser's rights are never lent like that: a superuser
+/// cannot capture where a queue's table, one of its triggers, or the subscriptions belong to a role
+/// that is no superuser.
 ///
 /// # Errors
-/// [`ErrorKind::Configuration`] for a table or column that does not exist, and for other options than
-/// those of a newer ezq that captured it; [`ErrorKind::Unsupported`] for what cannot be captured;
-/// [`ErrorKind::Permission`] where the role lacks a right (it needs `TRIGGER` and `SELECT` on the
-/// table, `INSERT` on the queue, and `CREATE` on the schema `ezq`), and to a superuser whose rights
-/// would be lent; [`ErrorKind::SchemaMissing`] where
-/// [`manage_schema`](crate::PgmqConfig::manage_schema) is off and something is to be made, with the
-/// statements to run; [`ErrorKind::Transient`] when the table was in use for longer than three
-/// seconds.
+/// - [`ErrorKind::Configuration`] for a table or column that does not exist, and for options that
+///   differ from those of a newer ezq
+/// - [`ErrorKind::Unsupported`] for what cannot be captured
+/// - [`ErrorKind::Permission`] where the role lacks a right: it needs `TRIGGER` and `SELECT` on the
+///   table, `INSERT` on the queue, and `CREATE` on the schema `ezq`. Also for a superuser whose
+///   rights would be lent
+/// - [`ErrorKind::SchemaMissing`] where [`manage_schema`](crate::PgmqConfig::manage_schema) is off
+///   and something has to be created, with the statements to run
+/// - [`ErrorKind::Transient`] when the table was in use for longer than three seconds
 ///
 /// # Cancel safety
-/// Dropped while it runs, it has installed all or nothing.
+/// If the future is dropped, all is installed or nothing.
 #[derive(Debug)]
 #[must_use = "nothing is captured until this is awaited"]
 pub struct Capture {
@@ -110,25 +118,24 @@ impl Capture {
         self
     }
 
-    /// Keeps these columns and no others. The events do not tell an update that changes none of
-    /// them.
+    /// Keeps these columns and no others. An update that changes none of them makes no event.
     pub fn columns<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
         self.columns = Columns::Only(names.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Leaves columns out, such as secrets: they stand nowhere in an event, and an update that
-    /// changes nothing else makes none. What is kept are the other columns that the table has now: a
-    /// column that is added or renamed later is left out until the table is captured again.
+    /// Leaves out columns, such as secrets. They appear in no event, and an update that changes
+    /// nothing else makes no event. The other columns that the table has now are kept. A column
+    /// that is added or renamed later is left out until the table is captured again.
     pub fn without<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
         self.columns = Columns::Without(names.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Orders the events of one row, or of what else shares the value of this column: it becomes
-    /// their ordering key, by which they are handled one after another. Of an update the value after
-    /// it counts. If the column is renamed or dropped, events have no key until the table is captured
-    /// again.
+    /// Orders the events of all rows that share the value of this column. The value becomes their
+    /// ordering key, and events of one key are handled one after another. An update has the new
+    /// row's key. If the column is renamed or dropped, events have no key until the table is
+    /// captured again.
     pub fn key(mut self, column: impl Into<String>) -> Self {
         self.key = Some(column.into());
         self
@@ -170,11 +177,13 @@ impl Capture {
                 }
                 None => ezq_core::engine::Broadcasts::ready(&engine).await?,
             }
+
             table
                 .refuse_lending(&mut connection, queue.as_ref(), &engine)
                 .await?;
             table.install(&mut connection, &engine, &config).await
         };
+
         let installed = installed.await;
         let _ = connection.close().await;
         installed
@@ -192,8 +201,10 @@ impl IntoFuture for Capture {
 
 impl PgmqEngine {
     /// Captures the changes of a table, when awaited: triggers store an event in a queue for each
-    /// row that is inserted, updated or deleted. The table's name is read as SQL reads it: with
-    /// `"` around what has capital letters, and by the search path where it has no schema.
+    /// row that is inserted, updated or deleted.
+    ///
+    /// The table's name is written as in SQL: quoted with `"` if it has capital letters, and found
+    /// by the search path if it has no schema.
     pub fn capture(&self, table: impl Into<String>, queue: &QueueName) -> Capture {
         Capture {
             engine: self.clone(),
@@ -213,7 +224,7 @@ impl PgmqEngine {
     }
 }
 
-/// The table of a name, along the search path that the role has: ezq's own is another one.
+/// The table of a name, found by the role's own search path; ezq's sessions have another one.
 async fn resolved(connection: &mut PgConnection, name: &str) -> Result<Option<i64>, sqlx::Error> {
     sqlx::raw_sql("RESET search_path")
         .execute(&mut *connection)

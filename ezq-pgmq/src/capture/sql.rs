@@ -1,7 +1,7 @@
 //! The statements of a capture: one function for each table, and its four triggers.
 //!
-//! All that a capture is stands in the catalogue: the function's comment says it, the triggers lead
-//! from the table to the function. So it goes along with a dump, and is gone with its table.
+//! The catalogue holds the whole capture: the function's comment has the options, and the triggers
+//! lead from the table to the function. So a dump includes it, and dropping the table removes it.
 
 use std::fmt::Write as _;
 
@@ -10,13 +10,13 @@ use serde_json::Value;
 use crate::sql::quoted;
 
 const BODY: &str = include_str!("function.sql");
-/// Rises with every change of the function or its triggers. Of two processes with different ones the
-/// newer one's stays.
+/// Rises with every change of the function or its triggers. Where processes have different
+/// versions, the newer one's stays.
 pub(super) const VERSION: u64 = 3;
-/// Where the function's comment tells it, beside the options.
+/// The field of the function's comment that holds the version, beside the options.
 pub(super) const VERSION_FIELD: &str = "version";
 
-/// A table as the catalogue has it.
+/// What the catalogue says of a table.
 pub(super) const TABLE: &str = "
     SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
            c.relkind::text AS kind, c.relispartition AS is_partition,
@@ -53,8 +53,9 @@ pub(super) const ORPHANS: &str = "
       AND p.prorettype = 'trigger'::regtype AND pg_has_role(p.proowner, 'USAGE')
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid)";
 
-/// A role that is no superuser and whose code an insert into a table (`$1`) would run, or the function
-/// that tells who is subscribed (`$2`), if this role is one.
+/// The role whose code would run with the rights of this one, if this one is a superuser and that
+/// one is not. Such code is that of an insert into the table `$1`, or, with `$2`, of the function
+/// that lists subscribers.
 pub(super) const LENT: &str = "
     SELECT o.rolname::text
     FROM pg_catalog.pg_roles me
@@ -71,7 +72,7 @@ pub(super) const LENT: &str = "
     WHERE me.rolname = current_user AND me.rolsuper AND NOT o.rolsuper
     LIMIT 1";
 
-/// Each trigger: its name, when it fires, and which versions of the rows it is shown.
+/// Each trigger: its name, when it fires, and which versions of the rows it sees.
 pub(super) const TRIGGERS: [(&str, &str, &str); 4] = [
     (
         "ezq_capture_insert",
@@ -96,13 +97,16 @@ pub(super) fn body(config: &Value) -> String {
     BODY.replace("{config}", &literal(&config.to_string()))
 }
 
-/// Makes or replaces the function. It runs with the rights of who made it, and only where that one
-/// let it: another's table cannot call it. Whatever decides how a value is written is fixed.
+/// Creates or replaces the function. It runs with its creator's rights, and only its creator may
+/// call it, so another role's table cannot. All settings that affect how values are written are
+/// fixed.
 pub(super) fn function(name: &str, config: &Value) -> String {
-    let (name, body) = (quoted(name), literal(&body(config)));
+    let name = quoted(name);
+    let body = literal(&body(config));
     let mut comment = config.clone();
     comment[VERSION_FIELD] = VERSION.into();
     let comment = literal(&comment.to_string());
+
     format!(
         "create or replace function ezq.{name}() returns trigger
          language plpgsql security definer
@@ -116,10 +120,13 @@ pub(super) fn function(name: &str, config: &Value) -> String {
     )
 }
 
-/// Makes those triggers that are missing.
+/// Creates the triggers that are missing.
 pub(super) fn triggers(schema: &str, table: &str, function: &str, have: &[String]) -> String {
-    let (schema, table, function) = (quoted(schema), quoted(table), quoted(function));
+    let schema = quoted(schema);
+    let table = quoted(table);
+    let function = quoted(function);
     let mut statements = String::new();
+
     for (name, when, shown) in TRIGGERS {
         if !have.iter().any(|have| have == name) {
             // Writing to a string cannot fail.
@@ -130,6 +137,7 @@ pub(super) fn triggers(schema: &str, table: &str, function: &str, have: &[String
             );
         }
     }
+
     statements
 }
 
@@ -138,7 +146,7 @@ pub(super) fn drop(function: &str) -> String {
     format!("drop function if exists ezq.{}() cascade", quoted(function))
 }
 
-/// Text that means the same whatever the session says of backslashes.
+/// A string literal that means the same whatever the session's setting for backslashes.
 fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

@@ -1,4 +1,4 @@
-//! The table that is captured: what it must be, and its function and triggers.
+//! The table to be captured: what is accepted, and how its function and triggers are installed.
 
 use std::fmt::Write as _;
 
@@ -35,6 +35,7 @@ impl Table {
                 .fetch_optional(&mut *connection)
                 .await
         };
+
         let row = asked
             .await
             .map_err(|failure| match error::is_name(&failure) {
@@ -48,6 +49,7 @@ impl Table {
             name: get(&row, "name")?,
             columns: get(&row, "columns")?,
         };
+
         let kind: String = get(&row, "kind")?;
         let what = match kind.as_str() {
             "p" => "a partitioned table: capture something else, or publish where it is written",
@@ -66,17 +68,21 @@ impl Table {
             "r" => "",
             _ => "no table",
         };
+
         if !what.is_empty() {
             let message = format!("`{name}` cannot be captured: it is {what}");
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+
         if !get::<bool>(&row, "is_ours")? {
-            let (role, table) = (&engine.connector().place().role, table.quoted());
+            let role = &engine.connector().place().role;
+            let table = table.quoted();
             let message = format!(
                 "the role `{role}` may not capture `{name}`: run `grant trigger, select on {table} to {role}`"
             );
             return Err(Error::new(ErrorKind::Permission, message));
         }
+
         Ok(table)
     }
 
@@ -89,8 +95,8 @@ impl Table {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
     }
 
-    /// Refuses to lend a superuser's rights: what the function inserts into, or asks, runs code of its
-    /// owner with the rights of who captures.
+    /// Refuses to lend a superuser's rights: what the function inserts into or reads may run code
+    /// of its owner with the rights of the capturing role.
     pub(super) async fn refuse_lending(
         &self,
         connection: &mut PgConnection,
@@ -103,9 +109,11 @@ impl Table {
             .bind(queue.is_none())
             .fetch_optional(connection)
             .await;
+
         let Some(role) = lent.map_err(|failure| list::failed(failure, engine))? else {
             return Ok(());
         };
+
         let message = format!(
             "{} is not captured as a superuser: `{table}` runs code of the role `{role}`, which owns \
              it, a trigger on it or what is asked for its rows, with the rights of who captures. \
@@ -115,7 +123,7 @@ impl Table {
         Err(Error::new(ErrorKind::Permission, message))
     }
 
-    /// What the function is to know, as it is kept.
+    /// The options of the capture, as the function's comment keeps them.
     pub(super) fn config(
         &self,
         source: &str,
@@ -132,7 +140,9 @@ impl Table {
             let message = "the name of captured events must not be empty";
             return Err(Error::new(ErrorKind::Configuration, message));
         }
-        // As the triggers will make them: what is wrong with these would kill every event.
+
+        // Built as the triggers will build them: an invalid name or source would make every event
+        // undecodable.
         Envelope::builder(format!("{name}.created"), source).build().map_err(|why| {
             let message = format!(
                 "captured events cannot have the name `{}` and the source `{}`, which `named` and \
@@ -146,6 +156,7 @@ impl Table {
         if let Some(queue) = queue {
             config["queue"] = queue.as_str().into();
         }
+
         let kept = match columns {
             Columns::All => None,
             Columns::Only(only) => Some(self.known(only)?),
@@ -155,6 +166,7 @@ impl Table {
                 Some(kept.cloned().collect::<Vec<_>>())
             }
         };
+
         if let Some(key) = key {
             let key = self.known(vec![key])?.remove(0);
             if kept.as_ref().is_some_and(|kept| !kept.contains(&key)) {
@@ -163,6 +175,7 @@ impl Table {
             }
             config["key"] = key.into();
         }
+
         if let Some(kept) = kept {
             if kept.is_empty() {
                 let message = format!("no column of {} is left to be captured", self.quoted());
@@ -170,6 +183,7 @@ impl Table {
             }
             config["columns"] = kept.into();
         }
+
         Ok(config)
     }
 
@@ -177,42 +191,33 @@ impl Table {
         match names.iter().find(|name| !self.columns.contains(name)) {
             None => Ok(names),
             Some(name) => {
-                let (table, columns) = (self.quoted(), self.columns.join("`, `"));
+                let table = self.quoted();
+                let columns = self.columns.join("`, `");
                 let message = format!("{table} has no column `{name}`; it has `{columns}`");
                 Err(Error::new(ErrorKind::Configuration, message))
             }
         }
     }
 
+    /// Captures the table as the configuration says, unless it is captured so already.
     pub(super) async fn install(
         &self,
         connection: &mut PgConnection,
         engine: &PgmqEngine,
         config: &Value,
     ) -> Result<CapturedTable> {
-        let failed = |failure| list::failed(failure, engine);
-        let found = list::of(connection, Some(self.oid)).await.map_err(failed)?;
+        let found = list::of(connection, Some(self.oid)).await;
+        let found = found.map_err(|failure| list::failed(failure, engine))?;
         let found = found.into_iter().next();
-        match found
+        let comparison = found
             .as_ref()
-            .map_or(Comparison::Absent, |found| found.compare(config))
-        {
+            .map_or(Comparison::Absent, |found| found.compare(config));
+
+        match comparison {
             Comparison::Current => return found.map(|found| found.captured).ok_or_else(gone),
             Comparison::Newer => return Err(self.newer()),
             Comparison::Older if !engine.manages_schema() => {
-                let upgrade = format!("{PIN}{}", self.statements(config, found.as_ref()));
-                let upgrade = Some(upgrade);
-                let found = found.ok_or_else(gone)?;
-                ezq_core::private::warn!(
-                    table = self.quoted(),
-                    function = format!("ezq.{}", quoted(&found.function)),
-                    "an older ezq captured this table, and `manage_schema` is off: capture it once where \
-                     it is on, or run the statements in `CapturedTable::upgrade` as the function's owner"
-                );
-                return Ok(CapturedTable {
-                    upgrade,
-                    ..found.captured
-                });
+                return self.left_as_it_is(config, found.ok_or_else(gone)?);
             }
             Comparison::Absent | Comparison::Different if !engine.manages_schema() => {
                 let message = format!(
@@ -226,50 +231,83 @@ impl Table {
             Comparison::Absent | Comparison::Different | Comparison::Older => {}
         }
 
-        let mut tx = connection.begin().await.map_err(failed)?;
-        let made = async {
-            sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
-            sqlx::query("SET LOCAL lock_timeout = '3s'")
-                .execute(&mut *tx)
-                .await?;
-            schema::create_schema(&mut tx).await?;
-            // Another may have been faster, with a newer ezq as well.
-            let found = list::of(&mut tx, Some(self.oid)).await?.pop();
-            if found
-                .as_ref()
-                .is_some_and(|found| found.version > sql::VERSION)
-            {
-                return Ok(found);
-            }
-            let statements = self.statements(config, found.as_ref());
-            sqlx::raw_sql(AssertSqlSafe(statements))
-                .execute(&mut *tx)
-                .await?;
-            let orphans: Vec<String> = sqlx::query_scalar(sql::ORPHANS).fetch_all(&mut *tx).await?;
-            for orphan in orphans {
-                sqlx::raw_sql(AssertSqlSafe(sql::drop(&orphan)))
-                    .execute(&mut *tx)
-                    .await?;
-            }
-            let found = list::of(&mut tx, Some(self.oid)).await?.pop();
-            tx.commit().await?;
-            Ok(found)
-        };
-        let found = made.await.map_err(failed)?.ok_or_else(gone)?;
+        let found = self.replace(connection, config).await;
+        let found = found
+            .map_err(|failure| list::failed(failure, engine))?
+            .ok_or_else(gone)?;
         match found.compare(config) {
             Comparison::Current => Ok(found.captured),
             _ => Err(self.newer()),
         }
     }
 
-    /// What captures the table so, in place of what it finds.
+    /// Leaves what an older ezq captured as it is, and tells what to run.
+    fn left_as_it_is(
+        &self,
+        config: &Value,
+        found: list::InstalledCapture,
+    ) -> Result<CapturedTable> {
+        let upgrade = format!("{PIN}{}", self.statements(config, Some(&found)));
+        ezq_core::private::warn!(
+            table = self.quoted(),
+            function = format!("ezq.{}", quoted(&found.function)),
+            "an older ezq captured this table, and `manage_schema` is off: capture it once where \
+             it is on, or run the statements in `CapturedTable::upgrade` as the function's owner"
+        );
+
+        Ok(CapturedTable {
+            upgrade: Some(upgrade),
+            ..found.captured
+        })
+    }
+
+    /// Installs function and triggers under ezq's lock, and drops functions whose tables are gone.
+    async fn replace(
+        &self,
+        connection: &mut PgConnection,
+        config: &Value,
+    ) -> Result<Option<list::InstalledCapture>, sqlx::Error> {
+        let mut tx = connection.begin().await?;
+        sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
+        // A writer's transaction may hold the table for long: new writers must not wait behind this.
+        sqlx::query("SET LOCAL lock_timeout = '3s'")
+            .execute(&mut *tx)
+            .await?;
+        schema::create_schema(&mut tx).await?;
+
+        // Another process may have been faster, with a newer ezq as well.
+        let found = list::of(&mut tx, Some(self.oid)).await?.pop();
+        if found
+            .as_ref()
+            .is_some_and(|found| found.version > sql::VERSION)
+        {
+            return Ok(found);
+        }
+
+        let statements = self.statements(config, found.as_ref());
+        sqlx::raw_sql(AssertSqlSafe(statements))
+            .execute(&mut *tx)
+            .await?;
+        let orphans: Vec<String> = sqlx::query_scalar(sql::ORPHANS).fetch_all(&mut *tx).await?;
+        for orphan in orphans {
+            sqlx::raw_sql(AssertSqlSafe(sql::drop(&orphan)))
+                .execute(&mut *tx)
+                .await?;
+        }
+
+        let found = list::of(&mut tx, Some(self.oid)).await?.pop();
+        tx.commit().await?;
+        Ok(found)
+    }
+
+    /// The statements that install the capture in place of what was found.
     fn statements(&self, config: &Value, found: Option<&list::InstalledCapture>) -> String {
         let made = self.function();
         let name = found.map_or(made.as_str(), |found| &found.function);
         let have = found.map_or(&[][..], |found| &found.triggers);
         let mut statements = sql::function(name, config);
         statements.push_str(&sql::triggers(&self.schema, &self.name, name, have));
-        // Who consumes its queues has to look for its changes.
+        // Consumers of the queues must begin to poll for changes.
         let _ = writeln!(statements, "notify {};", feeds::CHANNEL);
         statements
     }
@@ -283,7 +321,7 @@ impl Table {
         Error::new(ErrorKind::Configuration, message)
     }
 
-    /// A new name: an id of the table would not be unique after a dump was restored.
+    /// A new name. The table's oid alone would not be unique after a dump is restored.
     fn function(&self) -> String {
         format!("capture_{}_{:016x}", self.oid, rand::random::<u64>())
     }

@@ -1,4 +1,4 @@
-//! Leasing one message by its id, due or not: an operator decides what becomes of it.
+//! Leasing one message by its id, due or not, so that an operator can settle it.
 
 use chrono::{DateTime, Utc};
 use ezq_core::{CopyState, Delivery, MessageId};
@@ -9,16 +9,16 @@ use crate::claim::{self, Claim};
 use crate::message::{headers, receipts};
 use crate::sql::{self, BEGIN};
 
-/// What a claim by id came to.
+/// The result of a claim by id.
 pub(crate) enum Claimed {
     Leased(Box<Delivery>),
-    /// A worker has it.
+    /// A worker has a lease on it.
     Held,
     Absent,
 }
 
-/// Leases the message that an id means, unless a worker has it. It is looked at under a lock on its
-/// row, since its headers tell a lease from a retry, and those are read here.
+/// Leases the message with an id, unless a worker has it. The row is read under a lock: only its
+/// headers tell a lease from a retry, and they are read here.
 pub(crate) async fn run(
     connection: &mut PgConnection,
     claim: &Claim,
@@ -29,7 +29,8 @@ pub(crate) async fn run(
     if matches!(claimed, Ok(Claimed::Leased(_))) {
         tx.commit().await?;
     } else {
-        // One that is dropped ends with the connection's next use, and the row is locked until then.
+        // A dropped transaction ends with the next use of the connection, and would lock the row
+        // until then.
         tx.rollback().await?;
     }
     claimed
@@ -41,7 +42,8 @@ async fn look_and_lease(
     id: &MessageId,
 ) -> Result<Claimed, sqlx::Error> {
     let table = &claim.table;
-    let (is_meant, due) = (receipts::is_meant("q", "$1", "$2"), sql::bounded("q.vt"));
+    let is_meant = receipts::is_meant("q", "$1", "$2");
+    let due = sql::bounded("q.vt");
     let look = format!(
         "SELECT {due} AS due, q.read_ct, q.headers::text AS headers, clock_timestamp() AS now
          FROM {table} q WHERE {is_meant} FOR UPDATE"
@@ -57,7 +59,9 @@ async fn look_and_lease(
     let Some(row) = query.fetch_optional(&mut *connection).await? else {
         return Ok(Claimed::Absent);
     };
-    let (due, now): (DateTime<Utc>, DateTime<Utc>) = (row.try_get("due")?, row.try_get("now")?);
+
+    let due: DateTime<Utc> = row.try_get("due")?;
+    let now: DateTime<Utc> = row.try_get("now")?;
     let deliveries = u32::try_from(row.try_get::<i32, _>("read_ct")?).unwrap_or(0);
     let state = CopyState::of(
         due,
@@ -65,6 +69,7 @@ async fn look_and_lease(
         &headers::read(row.try_get("headers")?),
         now,
     );
+
     if matches!(state, CopyState::Leased { .. }) {
         return Ok(Claimed::Held);
     }

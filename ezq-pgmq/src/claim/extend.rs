@@ -20,7 +20,8 @@ pub(crate) async fn extend(
     ttl: Duration,
 ) -> Result<Vec<ExtendOutcome>, sqlx::Error> {
     let table = sql::table(queue);
-    // A row locked by another may be on its way out, or be its handler's own: busy, not lost.
+    // A locked row may be about to be removed, or belong to the handler's own transaction. It
+    // counts as busy, not as lost.
     let statement = format!(
         "WITH wanted AS (SELECT w.id, w.fence, w.rel, w.at FROM {RECEIPTS}),
          locked AS ({}),
@@ -37,12 +38,14 @@ pub(crate) async fn extend(
         receipts::locked(&table, "", "wanted w", " SKIP LOCKED"),
         receipts::carries("q", "w.fence", "w.rel", "w.at")
     );
+
     let Columns {
         ids,
         fences,
         rels,
         times,
     } = receipts.iter().filter_map(receipts::key).collect();
+
     let rows =
         sqlx::query_as::<_, (i64, i64, i64, DateTime<Utc>, bool, bool)>(AssertSqlSafe(statement))
             .bind(ids)
@@ -64,9 +67,11 @@ pub(crate) async fn extend(
             ((id, fence, rel, at), outcome)
         })
         .collect();
+
     let outcome = |receipt: &Receipt| {
         let found = receipts::key(receipt).and_then(|key| outcomes.get(&key).copied());
         found.unwrap_or(ExtendOutcome::LeaseLost)
     };
+
     Ok(receipts.iter().map(outcome).collect())
 }

@@ -1,25 +1,25 @@
-//! Which database the environment names, and when a development Postgres may stand in for one.
+//! Which database the environment names, and when a development Postgres may replace it.
 //!
-//! A program for production may be built with the feature `embedded` though nobody meant it, since
-//! another crate's use of a feature turns it on for all. If its database's URL was then forgotten, it
-//! would keep its events on a server that ends with it. So this is loud in a debug build, and in a
-//! release build it is an error unless it was asked for.
+//! A production build may have the feature `embedded` by accident: another crate in the build turns
+//! it on for all. If the database's URL is then forgotten, the program would keep its events on a
+//! server that ends with it. So a debug build warns, and a release build fails unless the
+//! development Postgres is asked for.
 
 use ezq_core::Result;
 
 use crate::PgmqConfig;
 
 impl PgmqConfig {
-    /// The database of the environment: `EZQ_DATABASE_URL`, else `DATABASE_URL`.
+    /// The database that the environment names: `EZQ_DATABASE_URL`, else `DATABASE_URL`.
     ///
-    /// Where neither is set, the feature `embedded` has a development Postgres of this process stand
-    /// in, with a warning that names its folder: its data ends with the process. It does so in builds
-    /// with debug assertions, and in others only where `EZQ_EMBEDDED=true`; `EZQ_EMBEDDED=false`
-    /// forbids it in all.
+    /// Where neither is set, the feature `embedded` starts a development Postgres and warns, with
+    /// its folder: its data ends with the process. It does so in builds with debug assertions, and
+    /// in others only with `EZQ_EMBEDDED=true`. `EZQ_EMBEDDED=false` forbids it in all.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) as of [`url`](Self::url), where
-    /// no database is named and none may stand in, and where the development Postgres does not start.
+    /// [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) as for [`url`](Self::url),
+    /// where no database is named and none may replace it, and where the development Postgres does
+    /// not start.
     pub async fn from_env() -> Result<Self> {
         match variable("EZQ_DATABASE_URL").or_else(|| variable("DATABASE_URL")) {
             Some(url) => Self::url(&url),
@@ -29,7 +29,7 @@ impl PgmqConfig {
 
     #[cfg(not(feature = "embedded"))]
     async fn standing_in() -> Result<Self> {
-        // Which says what is missing.
+        // Its error says what is missing.
         Self::embedded().await
     }
 
@@ -50,12 +50,12 @@ impl PgmqConfig {
     }
 }
 
-/// A variable; an empty one counts as none.
+/// An environment variable; an empty one counts as unset.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
-/// Whether a development Postgres may stand in for a database that nobody named.
+/// Whether a development Postgres may replace a database that is not named.
 #[cfg(feature = "embedded")]
 fn check_stand_in(is_debug: bool, embedded: Option<&str>) -> Result<()> {
     use ezq_core::{Error, ErrorKind};
@@ -74,6 +74,7 @@ fn check_stand_in(is_debug: bool, embedded: Option<&str>) -> Result<()> {
         }
         Some(_) => "EZQ_EMBEDDED: use `true` or `false`",
     };
+
     Err(Error::new(ErrorKind::Configuration, text))
 }
 

@@ -1,4 +1,4 @@
-//! What the engine is connected with.
+//! How the engine connects, and what it may do there.
 
 mod environment;
 mod url;
@@ -11,12 +11,12 @@ use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
-/// No server takes more (`MAX_BACKENDS`), and a pool keeps a place in memory for each.
+/// No server allows more (`MAX_BACKENDS`), and a pool allocates a place for each.
 const MOST_CONNECTIONS: u32 = 262_143;
-/// sqlx adds the time for connecting to the present one, which must not overflow.
+/// About a century. sqlx adds the connect timeout to the present time, which must not overflow.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Tells the options for a new connection.
+/// Provides the options for a new connection.
 pub(crate) type OptionsFrom = Arc<dyn Fn() -> PgConnectOptions + Send + Sync>;
 
 /// How to reach the database, and what the engine may do there.
@@ -43,12 +43,12 @@ pub struct PgmqConfig {
 }
 
 impl PgmqConfig {
-    /// A database by its URL, `postgres://user:password@host:port/database`; parameters such as
-    /// `sslmode` and `host` (a socket's folder) are those of libpq, as far as the driver knows them:
-    /// several hosts, `service` and `sslpassword` are refused.
+    /// A database by its URL, `postgres://user:password@host:port/database`. Parameters such as
+    /// `sslmode` and `host` (a socket's folder) are those of libpq, as far as the driver knows
+    /// them. Several hosts, `service` and `sslpassword` are refused.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) when it is no such URL. The message does not repeat it, since
+    /// [`ErrorKind::Configuration`] when it is no such URL. The message does not repeat it, since
     /// it may hold a password.
     pub fn url(url: &str) -> Result<Self> {
         Ok(Self::options(crate::config::url::read(url)?))
@@ -57,7 +57,7 @@ impl PgmqConfig {
     /// The development Postgres of this process, started by the first call.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) without the feature `embedded`, which is for development and
+    /// [`ErrorKind::Configuration`] without the feature `embedded`, which is for development and
     /// tests, or where no Postgres is installed.
     pub async fn embedded() -> Result<Self> {
         #[cfg(feature = "embedded")]
@@ -66,6 +66,7 @@ impl PgmqConfig {
             tracing::info!("using a development Postgres: set DATABASE_URL for another database");
             Ok(Self::options(server.connect_options()))
         }
+
         #[cfg(not(feature = "embedded"))]
         Err(ezq_core::Error::new(
             ezq_core::ErrorKind::Configuration,
@@ -92,11 +93,11 @@ impl PgmqConfig {
     }
 
     /// Where the options for each new connection come from, such as a file with a password that
-    /// changes. It is called whenever ezq opens a connection, and must answer at once. User, password,
+    /// changes. It is called whenever ezq opens a connection, and must not block. User, password,
     /// host and TLS may change; the database must stay the same.
     ///
-    /// With a [pool](Self::pool) of the application it is not needed: the options count that the pool
-    /// has at that time ([`PgPool::set_connect_options`](sqlx::Pool::set_connect_options)).
+    /// With a [pool](Self::pool) of the application it is not needed: ezq uses the options that the
+    /// pool has at the time ([`PgPool::set_connect_options`](sqlx::Pool::set_connect_options)).
     #[must_use]
     pub fn options_from(
         mut self,
@@ -106,9 +107,9 @@ impl PgmqConfig {
         self
     }
 
-    /// The database of a pool that the application has. Publishing and transactions use the pool;
-    /// claiming, renewing, settling, listening and the like open six connections beside it, and a few
-    /// more while others' locks are waited for, with the pool's options. A pool of one works.
+    /// The database of a pool that the application has. Publishing and transactions use the pool.
+    /// All else opens six dedicated connections with the pool's options, and a few more while
+    /// statements wait for others' locks. A pool of one connection works.
     #[must_use]
     pub fn pool(pool: PgPool) -> Self {
         let options = PgConnectOptions::clone(&pool.connect_options());
@@ -119,8 +120,8 @@ impl PgmqConfig {
     }
 
     /// How many connections the engine's own pool may open for publishing and transactions, at
-    /// least 1. Refused with a [pool](Self::pool) of the application, which says so itself. Defaults
-    /// to 10.
+    /// least 1. Refused together with a [pool](Self::pool) of the application, which has its own
+    /// limit. Defaults to 10.
     #[must_use]
     pub fn max_connections(mut self, max: u32) -> Self {
         self.max_connections = Some(max);
@@ -128,7 +129,7 @@ impl PgmqConfig {
     }
 
     /// Whether PGMQ, queues and ezq's own tables are created where they are absent. With `false` no
-    /// statement that changes the schema is ever sent, and what is absent is an error. Defaults to
+    /// statement that changes the schema is sent, and what is absent is an error. Defaults to
     /// `true`.
     #[must_use]
     pub fn manage_schema(mut self, manage: bool) -> Self {
@@ -136,19 +137,20 @@ impl PgmqConfig {
         self
     }
 
-    /// How long connecting may take, for the first connection and for each one later. Defaults to
-    /// 5 s.
+    /// How long connecting may take, for each connection. Defaults to 5 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout.min(FOR_EVER);
         self
     }
 
-    /// How long the engine waits for the answer to one statement of its own before it takes the
-    /// connection for dead and opens another. When connections die in silence, a worker hears of no
-    /// event for this long. Defaults to 10 s for claiming, renewing and settling, which reach few rows
-    /// by index, and to 30 s for all else, publishing included. What is given up is stopped on the
-    /// server, where statements of ezq's own connections have four fifths of this time.
+    /// How long the engine waits for one of its own statements before it gives the connection up
+    /// and opens another. If connections die without notice, a worker gets no event for this long.
+    ///
+    /// Defaults to 10 s for claiming, renewing and settling, which reach few rows by index, and to
+    /// 30 s for all else, publishing included. A statement that is given up is stopped on the
+    /// server. On ezq's dedicated connections the server itself ends statements after four fifths
+    /// of this time.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);
@@ -164,7 +166,7 @@ impl PgmqConfig {
     }
 
     /// What becomes of a queue's messages when they are acknowledged: deleted, or moved to PGMQ's
-    /// archive `pgmq.a_<queue>`. An application says it over this
+    /// archive `pgmq.a_<queue>`. The application's own setting takes precedence
     /// ([`AppBuilder::retention`](ezq_core::AppBuilder::retention)). Defaults to
     /// [`Retention::Delete`].
     #[must_use]
@@ -173,8 +175,8 @@ impl PgmqConfig {
         self
     }
 
-    /// How often what is older than archives and trails keep it is removed, with jitter; see
-    /// [`PgmqEngine::sweep`](crate::PgmqEngine::sweep). Longer than nothing. Defaults to 1 min.
+    /// How often expired messages of archives and trails are removed, with jitter; see
+    /// [`PgmqEngine::sweep`](crate::PgmqEngine::sweep). Must not be zero. Defaults to 1 min.
     #[must_use]
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.sweep_interval = interval;
@@ -194,7 +196,7 @@ impl PgmqConfig {
         self.max_connections.unwrap_or(10).min(MOST_CONNECTIONS)
     }
 
-    /// Whether every option means something.
+    /// Checks that every option has an effect.
     pub(crate) fn validate(&self) -> Result<()> {
         let durations = [
             ("connect_timeout", Some(self.connect_timeout)),
@@ -205,6 +207,7 @@ impl PgmqConfig {
         if let Some((name, _)) = durations.iter().find(is_nothing) {
             return wrong(format!("`{name}` must be longer than nothing"));
         }
+
         if self
             .retention
             .iter()
@@ -212,6 +215,7 @@ impl PgmqConfig {
         {
             return wrong("an archive must keep events for longer than nothing");
         }
+
         match (self.max_connections, &self.pool) {
             (Some(0), _) => wrong("`max_connections` must be at least 1"),
             (Some(_), Some(_)) => {
@@ -256,6 +260,7 @@ impl Place {
             }
             None => format!("{}:{}", options.get_host(), options.get_port()),
         };
+
         Self {
             role,
             database,

@@ -1,12 +1,12 @@
-//! Reading a database URL, where the driver would do something else with it than was meant, or would
-//! tell what is secret.
+//! Parsing a database URL. It refuses what the driver would misread, or would show although it is
+//! secret.
 
 use std::str::FromStr as _;
 
 use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnectOptions;
 
-/// The parameters that the driver knows. Of any other it would log the value.
+/// The parameters that the driver knows. It would log the value of any other.
 const KNOWN: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -28,8 +28,10 @@ const KNOWN: [&str; 18] = [
     "options",
 ];
 
+/// Parses a database URL.
+///
 /// # Errors
-/// [`ErrorKind::Configuration`], which repeats nothing of what may be a password.
+/// [`ErrorKind::Configuration`], which repeats nothing that may be a password.
 pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
     let rest = url
         .strip_prefix("postgres://")
@@ -37,12 +39,14 @@ pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
     let Some(rest) = rest else {
         return Err(unreadable());
     };
-    // Without its code, a sign of the password would end the part of the URL that it stands in.
+
+    // An unencoded `/`, `?` or `#` in the password would end the part of the URL that it is in.
     if let Some((before, _)) = rest.rsplit_once('@')
         && before.contains(['/', '?', '#'])
     {
         return Err(unreadable());
     }
+
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = &rest[..end];
     let hosts = authority
@@ -50,6 +54,7 @@ pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
         .map_or(authority, |(_, hosts)| hosts);
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let mut is_list = hosts.contains(',');
+
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         if !KNOWN.contains(&name) && !name.starts_with("options[") {
@@ -58,14 +63,16 @@ pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
         is_list |= matches!(name, "host" | "hostaddr" | "port")
             && (value.contains(',') || value.to_ascii_lowercase().contains("%2c"));
     }
+
     if is_list {
         let text = "the database URL names several hosts: name one, such as the address that leads to \
                     the primary";
         return Err(Error::new(ErrorKind::Configuration, text));
     }
+
     // The driver's error may quote a part of the URL.
     let options = PgConnectOptions::from_str(url).map_err(|_| unreadable())?;
-    // It keeps the brackets of an IPv6 address, and then looks for a host of that name.
+    // The driver keeps the brackets of an IPv6 address, and would then resolve a host of that name.
     let host = options.get_host();
     match host
         .strip_prefix('[')
@@ -85,13 +92,14 @@ fn unreadable() -> Error {
 }
 
 fn unknown(name: &str) -> Error {
-    // What is no name may be a part of a password.
+    // What is not a parameter's name may be a part of a password.
     let is_name = name.len() <= 40 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     let name = if is_name {
         format!("`{name}`")
     } else {
         "one of them".to_owned()
     };
+
     let text = format!(
         "the parameter {name} of the database URL is not supported: ezq knows {}; a service file or a \
          key's password is not read",

@@ -1,7 +1,7 @@
-//! Opening the engine's own connections, and what holds for their sessions.
+//! Opening dedicated connections, and the settings of their sessions.
 //!
-//! Every statement of a session ends on the server: it waits for a lock for a second at most, and
-//! takes less time than its client waits for it.
+//! Every statement of a session ends on the server: it waits at most a second for a lock, and has a
+//! time limit shorter than its client's.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,49 +18,50 @@ use crate::error;
 use crate::message::encoding::Encoding;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A worker whose connection died in silence hears of no event for as long as it waits for this.
+/// If a worker's connection died without notice, the worker gets no event for this long.
 const PATIENCE_BY_INDEX: Duration = Duration::from_secs(10);
-/// How long a statement waits for a lock. What is locked for longer is tried again later.
+/// How long a statement waits for a lock. It is tried again later.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection of the pool that was idle this long is asked whether it still stands.
+/// A pooled connection that was idle for this long is pinged before use.
 const IDLE: Duration = Duration::from_millis(500);
-/// How long a farewell may take.
+/// How long closing a connection may take.
 const CLOSING: Duration = Duration::from_secs(1);
 
-/// Statements rely on each row being judged as it is now; a server's default may say otherwise.
+/// Statements rely on seeing each row as it is now. The server's default may differ.
 pub(crate) const ISOLATION: &str = "SET default_transaction_isolation = 'read committed'";
-/// Whoever may create in a schema of the search path could otherwise define a function or operator
-/// that fits better than the server's own, and have it run with the rights of this role. What a role
-/// sets about strings would break PGMQ's functions.
+/// Pins the search path. Otherwise whoever may create in a schema of the path could define a
+/// function or operator that fits better than the server's own, and have it run with the rights of
+/// this role. String settings of the role would break PGMQ's functions.
 pub(crate) const PINNED: &str =
     "SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on";
-/// A peer that vanished is noticed within a minute. A pooler or platform may refuse these.
+/// With these, a vanished peer is noticed within a minute. A pooler or a platform may refuse them.
 const LIVENESS: [&str; 4] = [
     "SET tcp_keepalives_idle = 20",
     "SET tcp_keepalives_interval = 10",
     "SET tcp_keepalives_count = 3",
     "SET client_connection_check_interval = 10000",
 ];
-/// These connections reach queue tables by key or in `vt` order only, and a plan made while a table
-/// was small is kept while it grows. There is one way to run them, whatever the parameters: planning
-/// a claim anew takes a fifth of its time. What it may cost at most says nothing of what it costs, so
-/// compiling it would take longer than running it.
+/// Plans that stay good while a table grows. These connections reach queue tables by key or in `vt`
+/// order only. A cached plan may date from when the table was small.
+///
+/// One plan serves all parameters: planning a claim anew takes a fifth of its time. JIT is off: the
+/// planner overestimates the cost, and compiling would take longer than running.
 const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; \
                         SET enable_hashjoin = off; SET enable_mergejoin = off; \
                         SET plan_cache_mode = force_generic_plan; SET jit = off";
 
-/// How a link's statements are planned.
+/// How statements of a dedicated connection are planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Planning {
     /// By index only: claiming, settling, renewing.
     ByIndex,
-    /// As the server finds best.
+    /// Freely.
     Free,
-    /// The same, with the rights of the login itself.
+    /// Freely, with the rights of the login itself.
     Urgent,
 }
 
-/// A connection, the number of the server's process behind it, and the encoding of its database.
+/// A connection, the process id of its backend, and the encoding of its database.
 pub(crate) struct Session {
     pub(crate) connection: PgConnection,
     pub(crate) pid: i32,
@@ -73,15 +74,15 @@ impl Session {
     }
 }
 
-/// What is rare is planned for its parameters and for the tables as they are.
+/// Rare statements are planned for their parameters and for the tables as they are.
 const FOR_EACH_CALL: &str = "SET plan_cache_mode = force_custom_plan";
-/// A queue of which a policy hides rows would look empty: that is an error instead.
+/// A row policy would make a queue look empty: this makes it an error.
 const ALL_ROWS: &str = "SET row_security = off";
 
 /// Opens connections.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    /// Where the options come from, if they may change: a password may be another one by now.
+    /// Where the options come from, if they may change, as a password does.
     source: Option<OptionsFrom>,
     options: PgConnectOptions,
     place: Place,
@@ -107,10 +108,12 @@ impl Connector {
                 PgConnectOptions::clone(&pool.connect_options())
             }));
         }
+
         let mut options = config.options.clone();
         if options.get_application_name().is_none() {
             options = options.application_name("ezq");
         }
+
         Self {
             source,
             place: Place::of(&options),
@@ -125,7 +128,7 @@ impl Connector {
         &self.place
     }
 
-    /// The options as they are now.
+    /// The options as of now.
     pub(crate) fn options(&self) -> PgConnectOptions {
         let Some(source) = &self.source else {
             return self.options.clone();
@@ -134,7 +137,7 @@ impl Connector {
         source().application_name(name)
     }
 
-    /// How long a call may take whose statements are planned so.
+    /// How long a call with this planning may take.
     pub(crate) fn patience(&self, planning: Planning) -> Duration {
         self.statement_timeout.unwrap_or(match planning {
             Planning::ByIndex => PATIENCE_BY_INDEX,
@@ -146,7 +149,7 @@ impl Connector {
         self.connect_timeout
     }
 
-    /// A connection for one call, planned as the server finds best.
+    /// A connection for one call, freely planned.
     pub(crate) async fn connect(&self) -> Result<PgConnection> {
         Ok(self.open(Planning::Free).await?.connection)
     }
@@ -156,35 +159,40 @@ impl Connector {
             let mut connection = self.options().connect().await?;
             let row = sqlx::raw_sql(AssertSqlSafe(self.settings(planning)));
             let row = row.fetch_one(&mut connection).await?;
-            let (pid, encoding) = (row.try_get(0)?, Encoding::of(row.try_get(1)?));
+            let pid = row.try_get(0)?;
+            let encoding = Encoding::of(row.try_get(1)?);
             keep_alive(&mut connection).await?;
+
             Ok(Session {
                 connection,
                 pid,
                 encoding,
             })
         };
+
         match timeout(self.connect_timeout, open).await {
             Ok(result) => result.map_err(|failure| error::of(failure, &self.place)),
             Err(_) => Err(error::timed_out(&self.place, self.connect_timeout)),
         }
     }
 
-    /// What holds for a session; it answers with the number of its process and the encoding.
+    /// The settings of a session. They answer with its process id and the encoding.
     fn settings(&self, planning: Planning) -> String {
         let patience = self.patience(planning);
-        // Of less than a millisecond the server would make "without a limit".
+        // The server would take zero for "no limit".
         let millis = |time: Duration| time.as_millis().clamp(1, i32::MAX as u128);
         let lock = millis(LOCK_TIMEOUT.min(patience / 2));
-        // The client waits for longer: for the way there and back.
+
+        // The client waits longer, for the way there and back.
         let statement = millis(patience.mul_f64(0.8));
         let planned = match planning {
             Planning::ByIndex => BY_INDEX,
             Planning::Free => FOR_EACH_CALL,
-            // Other sessions of a login are shown to it and stopped by it, not by the role to which
-            // it may be set.
+            // A session may see and cancel others of its login only with the rights of the login
+            // itself, not of a role that it is set to.
             Planning::Urgent => "SET ROLE NONE",
         };
+
         format!(
             "{PINNED}; {ISOLATION}; {ALL_ROWS}; SET lock_timeout = {lock}; \
              SET statement_timeout = {statement}; {planned}; \
@@ -193,8 +201,8 @@ impl Connector {
     }
 }
 
-/// Lets the server notice when the peer of a connection has vanished, as far as it takes the
-/// settings: what its transaction holds is free then.
+/// Lets the server notice when the client has vanished, as far as it accepts the settings. Then the
+/// locks of its transaction are released.
 pub(crate) async fn keep_alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for setting in LIVENESS {
         if let Err(refused) = sqlx::raw_sql(setting).execute(&mut *connection).await
@@ -206,7 +214,7 @@ pub(crate) async fn keep_alive(connection: &mut PgConnection) -> Result<(), sqlx
     Ok(())
 }
 
-/// The pool that publishing and transactions use where the application gives none.
+/// The pool for publishing and transactions, where the application has none.
 pub(crate) fn own_pool(config: &PgmqConfig, connector: &Connector) -> PgPool {
     PgPoolOptions::new()
         .max_connections(config.pool_size())

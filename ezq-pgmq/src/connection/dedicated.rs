@@ -1,17 +1,16 @@
-//! The engine's own connections: a set for each purpose, opened when first used and opened again
-//! when they broke.
+//! Dedicated connections: a set for each purpose, opened when first used, and again when they
+//! break.
 //!
-//! Claiming, settling and renewing have a set each, so that none waits for the other or for the
-//! application's pool. A set is one connection, which calls take in permit. While a call has it for
-//! long, as a statement that waits for another session's lock does, the next call opens a second
-//! one, up to [`MOST`]; those that are idle are closed again. So a locked table stops its own queue
-//! alone, and an application with fifty queues still has one connection for each purpose: one for
-//! each queue would be a hundred and fifty.
+//! Claiming, settling and renewing have a set each, so that none waits for another, or for the
+//! application's pool. A set normally is one connection, which calls use in turn. While a call
+//! keeps it for long, because its statement waits for another session's lock, the next call opens
+//! another, up to [`MOST`]. Idle ones are closed again. So a locked table stops its own queue only,
+//! and an application with fifty queues still has one connection for each purpose.
 //!
-//! Every statement ends on the server: by the limits of its [session](crate::connection::connector), and what is
-//! given up all the same is cancelled. A connection that
-//! is not [returned](Checkout::end), because the call failed or its future was dropped, is closed:
-//! what it was doing is unknown.
+//! Every statement ends on the server: by the limits of its
+//! [session](crate::connection::connector), or cancelled when it is given up. A connection that is
+//! not [returned](Checkout::end), because the call failed or its future was dropped, is closed: it
+//! may still be working.
 
 use std::future::{Future, pending};
 use std::pin::pin;
@@ -29,13 +28,14 @@ use crate::connection::connector::{Connector, LOCK_TIMEOUT, Planning, Session};
 use crate::connection::runtime;
 use crate::error;
 
-/// How many connections there are for one purpose at most.
+/// The most connections for one purpose.
 const MOST: usize = 5;
-/// A call that has its connection for so long waits for something: others take another one.
+/// A call that has its connection for this long is waiting for something: the next call takes
+/// another.
 const STALLED: Duration = Duration::from_millis(100);
-/// A connection beside the first that was idle for so long is closed.
+/// A connection beside the first that is idle for this long is closed.
 const KEPT: Duration = Duration::from_secs(10);
-/// What was idle for so long may have been cut by the server or by something between.
+/// A connection that was idle for this long may have been cut by the server or the network.
 const RESTED: Duration = Duration::from_millis(500);
 /// How long the server may take to say who holds a lock, or to stop a statement.
 const ASKING: Duration = Duration::from_secs(1);
@@ -43,12 +43,12 @@ const ASKING: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Makes one call on [dedicated connections](Dedicated): checks one out, runs the statements within their
-/// time limit, and gives it back. The outer error is that of connecting, the inner one that of the
-/// statements.
+/// Makes one call on [dedicated connections](Dedicated): checks one out, runs the statements within
+/// their time limit, and returns it. The outer error is that of connecting, the inner one that of
+/// the statements.
 ///
-/// A macro, since a method that takes an async closure makes a future that the compiler cannot prove
-/// to be `Send` (rust-lang/rust#134997), and a boxed future would cost each call an allocation.
+/// A macro: a method that takes an async closure makes a future that the compiler cannot prove to
+/// be `Send` (rust-lang/rust#134997), and a boxed future would cost each call an allocation.
 macro_rules! call {
     ($connections:expr, |$connection:ident| $statements:expr) => {{
         let mut is_first = true;
@@ -65,7 +65,8 @@ macro_rules! call {
             let result = time_limit.limit($statements).await;
 
             match checkout.end(result) {
-                // Cut while nobody used it: what was asked has hardly begun there.
+                // The connection was cut while it was idle, so the statements have hardly begun:
+                // once more.
                 Err(failure) if is_first && is_rested && $crate::error::is_lost(&failure) => {
                     is_first = false;
                 }
@@ -77,7 +78,7 @@ macro_rules! call {
 
 pub(crate) use call;
 
-/// When a connection may be tried for again after a failure.
+/// When the next attempt to connect may be made, after a failure.
 #[derive(Default)]
 struct Backoff {
     next_attempt: Option<Instant>,
@@ -87,26 +88,27 @@ struct Backoff {
 pub(crate) struct Dedicated {
     connector: Connector,
     planning: Planning,
-    /// Where it is asked who holds a lock, and where statements are stopped.
+    /// Where to ask who holds a lock, and to cancel statements.
     urgent: Option<Arc<Dedicated>>,
-    /// The permit to use the one connection that there is as a rule.
+    /// For the one connection that is normally used.
     first: Semaphore,
-    /// The turns to use another one.
+    /// For the others.
     spare: Semaphore,
-    /// Open connections that nobody uses, and since when; the newest last.
+    /// Idle connections, and since when; the newest last.
     idle: std::sync::Mutex<Vec<(Session, Instant)>>,
-    /// One is opened at a time.
+    /// Held while one is opened, so that only one is at a time.
     opening: Mutex<Backoff>,
 }
 
-/// The right to use one connection.
+/// The permission to use one connection.
 struct Permit<'a> {
     _permit: SemaphorePermit<'a>,
     is_spare: bool,
 }
 
 impl Dedicated {
-    /// Statements that wait for a lock are looked after by `urgent`, a link whose own never do.
+    /// `urgent` finds out which lock a statement waits for, and cancels statements. Its own
+    /// statements never wait for locks.
     pub(crate) fn new(connector: Connector, planning: Planning, urgent: Option<Arc<Self>>) -> Self {
         Self {
             connector,
@@ -119,13 +121,13 @@ impl Dedicated {
         }
     }
 
-    /// The same with a connection made already.
+    /// The same, with a connection that is already open.
     pub(crate) fn with(self, session: Session) -> Self {
         self.keep(session);
         self
     }
 
-    /// What opens its connections.
+    /// Opens its connections.
     pub(crate) fn connector(&self) -> &Connector {
         &self.connector
     }
@@ -135,18 +137,20 @@ impl Dedicated {
         self.connector.place()
     }
 
-    /// Waits until a connection may be used, and opens one if need be. After a failure the next
-    /// attempts wait, up to a second.
+    /// Waits until a connection may be used, and opens one if there is none. After a failure the
+    /// next attempts wait, up to a second.
     pub(crate) async fn checkout(&self) -> Result<Checkout<'_>> {
         if self.connector.runtime.has_ended() {
             return Err(runtime::ended());
         }
+
         let mut permit = self.turn().await.map_err(closed)?;
         let (session, is_rested) = loop {
             if let Some((session, since)) = self.take_idle() {
                 let is_rested = since.elapsed() > RESTED;
                 match self.planning {
-                    // Not worth a round trip: the call is repeated if it was cut.
+                    // A ping would cost a round trip: if the connection was cut, the call is
+                    // repeated.
                     Planning::ByIndex => break (session, is_rested),
                     _ if !is_rested => break (session, false),
                     _ => match self.still_stands(session).await {
@@ -155,15 +159,17 @@ impl Dedicated {
                     },
                 }
             }
+
             match Box::pin(self.open()).await {
                 Ok(session) => break (session, false),
-                // The server has no room for another: it waits for the one there is.
+                // The server has no room for another connection: wait for the first one.
                 Err(_) if permit.is_spare => {
                     permit = Permit::first(self.first.acquire().await).map_err(closed)?;
                 }
                 Err(failure) => return Err(failure),
             }
         };
+
         Ok(Checkout {
             connections: self,
             _permit: permit,
@@ -176,13 +182,15 @@ impl Dedicated {
         if let Ok(permit) = self.first.try_acquire() {
             return Permit::first(Ok(permit));
         }
+
         let mut first = pin!(self.first.acquire());
         tokio::select! {
-            // In its permit, as long as calls are short.
+            // As long as calls are short, they take turns on the first connection.
             biased;
             permit = &mut first => return Permit::first(permit),
             () = sleep(STALLED) => {}
         }
+
         tokio::select! {
             biased;
             permit = first => Permit::first(permit),
@@ -205,7 +213,7 @@ impl Dedicated {
             tokio::time::sleep_until(next).await;
         }
         backoff.pause = (backoff.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        // Jitter, so that a fleet does not come back in step.
+        // Jitter: a fleet must not reconnect in step.
         let pause = backoff.pause.mul_f64(rand::random_range(0.5..1.0));
         backoff.next_attempt = Some(Instant::now() + pause);
         let session = self.connector.open(self.planning).await?;
@@ -213,7 +221,7 @@ impl Dedicated {
         Ok(session)
     }
 
-    /// Keeps a connection for the next call, and closes those that were of no use for long.
+    /// Keeps a connection for the next call, and closes those that have been idle for long.
     fn keep(&self, session: Session) {
         let mut idle = self.idle();
         idle.push((session, Instant::now()));
@@ -224,7 +232,7 @@ impl Dedicated {
         }
     }
 
-    /// Closes the connections politely, those in use once they are free.
+    /// Closes the connections politely; a connection in use once it is free.
     pub(crate) async fn close(&self) {
         let permit = self.first.acquire().await;
         let idle = std::mem::take(&mut *self.idle());
@@ -238,7 +246,7 @@ impl Dedicated {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a statement on the number of a process, soon or not at all.
+    /// Runs a statement about a backend's process id, and gives up soon.
     async fn ask<T>(&self, statement: &'static str, pid: i32) -> Option<T>
     where
         T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
@@ -268,7 +276,7 @@ fn closed(_: AcquireError) -> Error {
     Error::new(ErrorKind::Connection, "the engine is closed")
 }
 
-/// A connection, for one call alone.
+/// A connection, for one call.
 pub(crate) struct Checkout<'a> {
     connections: &'a Dedicated,
     _permit: Permit<'a>,
@@ -281,13 +289,13 @@ impl Checkout<'_> {
         &mut self.session.connection
     }
 
-    /// Whether the connection may have been cut since it was last used: if the call finds it so, it
-    /// can be made again at once.
+    /// Whether the connection may have been cut since it was last used. If so, the call can be
+    /// repeated at once.
     pub(crate) fn is_rested(&self) -> bool {
         self.is_rested
     }
 
-    /// What waits for the call's statements.
+    /// The time limit of the call's statements.
     pub(crate) fn time_limit(&self) -> TimeLimit {
         let Dedicated {
             connector,
@@ -303,19 +311,21 @@ impl Checkout<'_> {
         }
     }
 
-    /// Gives the connection back if it can be used again. Of what was given up the statement that
-    /// still runs is stopped, unless its commit waits for a synchronous standby: cancelled, that would
-    /// be done without the standby.
+    /// Returns the connection if it can be used again. If the call was given up, its statement is
+    /// cancelled, unless its commit waits for a synchronous standby: cancelled, it would be done
+    /// without the standby.
     pub(crate) fn end<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         let Self {
             connections,
             session,
             ..
         } = self;
+
         match &result {
             Err(failure) if error::is_given_up(failure) => {
                 if let Some(urgent) = connections.urgent.clone() {
-                    // The connection stays open until then, so that the number is of no other's.
+                    // The connection stays open until then: its process id must not become another
+                    // session's.
                     tokio::spawn(async move {
                         let stop = "SELECT pg_catalog.pg_cancel_backend(s.pid)
                                     FROM pg_catalog.pg_stat_activity s
@@ -324,16 +334,17 @@ impl Checkout<'_> {
                     });
                 }
             }
-            // What cut this one has cut the others.
+            // What cut this connection has cut the idle ones as well.
             Err(failure) if error::is_lost(failure) => connections.idle().clear(),
             Err(failure) if !error::keeps_connection(failure) => {}
             _ => connections.keep(session),
         }
+
         result
     }
 }
 
-/// Waits for the statements of one call.
+/// The time limit of the statements of one call.
 pub(crate) struct TimeLimit {
     patience: Duration,
     pid: i32,
@@ -341,7 +352,8 @@ pub(crate) struct TimeLimit {
 }
 
 impl TimeLimit {
-    /// Waits as long as they may take. If they fail for a lock, the error says who holds it.
+    /// Waits for the statements as long as they may take. If they fail for a lock, the error says
+    /// who holds it.
     pub(crate) async fn limit<T>(
         &self,
         statements: impl Future<Output = Result<T, sqlx::Error>>,
@@ -351,13 +363,15 @@ impl TimeLimit {
             let holders = tokio::select! {
                 biased;
                 result = &mut statements => return result,
-                // Asked while it waits: later nobody knows.
+                // Asked while the statement waits: afterwards nobody knows.
                 holders = self.holders() => holders,
             };
+
             statements
                 .await
                 .map_err(|failure| error::held_by(failure, &holders))
         };
+
         limit(self.patience, watched).await
     }
 
@@ -367,7 +381,7 @@ impl TimeLimit {
             return pending().await;
         };
         let who = "SELECT pg_catalog.pg_blocking_pids($1)";
-        // In a box, like all that is rare in a call: every call's future has room for what is not.
+        // Boxed, since it is rare: the future of every call would have room for it otherwise.
         Box::pin(urgent.ask(who, self.pid))
             .await
             .unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Connections: the engine's own, and those of the application's pool.
+//! Connections: dedicated ones for each purpose, and the pool for publishing and transactions.
 
 pub(crate) mod connector;
 pub(crate) mod dedicated;

@@ -1,22 +1,22 @@
-//! Plans that the server keeps and that no longer fit.
+//! Replanning statements in transactions of the pool whose cached plans no longer fit.
 //!
-//! The server keeps the plan of a prepared statement. One on a queue's table may have been made while
-//! that was empty: then it scans the whole table, which takes tens of milliseconds for each event once
-//! there is a backlog, until the table is analysed. The engine's own connections forbid such plans. On
-//! the application's pool no such setting is ezq's to make, since the handler's statements would be
-//! planned by it, too; and to plan each time costs a tenth of a short transaction.
+//! The server caches the plan of a prepared statement. A plan that was made while a queue's table
+//! was empty scans the whole table. With a backlog that takes tens of milliseconds for each event,
+//! until the table is analysed. Dedicated connections forbid such plans. In the pool's sessions ezq
+//! cannot: the handler's statements would be planned by the same setting. Planning each time would
+//! cost a tenth of a short transaction.
 //!
-//! So ezq's statements in a transaction of the pool carry a number. Once one takes longer than finding
-//! rows by key does, the number is raised, and the server plans them for the table as it is then.
+//! So ezq's statements there carry a number. If one takes longer than finding rows by key does, the
+//! number rises, and the server plans the statements anew.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a statement takes at most that finds its rows by key, and for each row beside.
+/// The most that a statement takes that finds its rows by key, and the most for each row.
 const QUICK: Duration = Duration::from_millis(3);
 const EACH: Duration = Duration::from_micros(100);
-/// How soon statements are planned anew after the last time. The pause doubles while that does not
-/// help: something else is slow, such as the network.
+/// The shortest and longest pause until statements are planned anew. It doubles while planning does
+/// not help: then something else is slow, such as the network.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -26,7 +26,7 @@ pub(crate) struct Plans(Mutex<State>);
 #[derive(Debug)]
 struct State {
     number: u32,
-    /// Not before this.
+    /// When the number may rise next.
     next: Option<Instant>,
     pause: Duration,
 }
@@ -42,12 +42,12 @@ impl Default for Plans {
 }
 
 impl Plans {
-    /// A part of a statement's text: another number is another statement to the server.
+    /// A part of a statement's text: with another number it is another statement to the server.
     pub(crate) fn number(&self) -> u32 {
         self.state().number
     }
 
-    /// Notes what a statement took that found so many rows by key.
+    /// Records how long a statement took that found so many rows by key.
     pub(crate) fn took(&self, time: Duration, rows: usize) {
         let count = u32::try_from(rows).unwrap_or(u32::MAX);
         let mut state = self.state();
@@ -55,10 +55,12 @@ impl Plans {
             state.pause = SHORTEST;
             return;
         }
+
         let now = Instant::now();
         if state.next.is_some_and(|next| now < next) {
             return;
         }
+
         state.number = state.number.wrapping_add(1);
         state.next = now.checked_add(state.pause);
         state.pause = state.pause.saturating_mul(2).min(LONGEST);
@@ -78,7 +80,7 @@ mod tests {
         let plans = Plans::default();
         plans.took(Duration::from_millis(1), 1);
         assert_eq!(plans.number(), 0);
-        // As many rows as these may take so long.
+        // So many rows may take that long.
         plans.took(Duration::from_millis(50), 1000);
         assert_eq!(plans.number(), 0);
         plans.took(Duration::from_millis(50), 1);

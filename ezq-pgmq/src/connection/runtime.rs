@@ -1,7 +1,7 @@
-//! Knowing that the runtime has ended on which an engine was connected.
+//! Noticing that the runtime has ended on which an engine was connected.
 //!
-//! Its connections and tasks lived there. From another runtime, as where a `static` is used by several
-//! tests that have one each, calls would wait for what nobody drives any more, and events would go
+//! The engine's connections and tasks live on that runtime. Calls from another one, as when tests
+//! with a runtime each share a `static`, would wait for I/O that nobody drives, and events would go
 //! to consumers that are gone.
 
 use std::future::pending;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ezq_core::{Error, ErrorKind};
 use tokio::task::JoinSet;
 
-/// Whether the runtime has ended. A clone tells the same.
+/// Whether the runtime has ended. Clones share the state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Runtime(Arc<AtomicBool>);
 
@@ -24,8 +24,7 @@ impl Drop for EndGuard {
 }
 
 impl Runtime {
-    /// Takes note of the end of the runtime that this is called on, by a task that never ends by
-    /// itself.
+    /// Notes the end of the current runtime, by a task that never ends by itself.
     pub(crate) fn watch(&self, tasks: &mut JoinSet<()>) {
         let ends = EndGuard(self.clone());
         tasks.spawn(async move {
@@ -39,7 +38,7 @@ impl Runtime {
     }
 }
 
-/// What to say to whoever calls from another runtime.
+/// The error for a call from another runtime.
 pub(crate) fn ended() -> Error {
     let text = "the tokio runtime on which this engine was connected has ended: connect on the one that \
                 uses it, in a test for example in each (`#[tokio::test]` has a runtime for each test)";

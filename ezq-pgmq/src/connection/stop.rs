@@ -1,9 +1,9 @@
-//! Ending what runs on a connection of the pool and is waited for no longer.
+//! Stopping statements on pooled connections that are no longer waited for.
 //!
-//! The pool may be the application's, whose sessions are not ezq's to set up, and a statement of its
-//! own to set a limit would be a round trip more for each event. So ezq's statements there carry a
-//! mark of this process, by which the server finds those that have run for longer than anyone waits,
-//! and stops them: what a call gave up is not done later.
+//! The pool may be the application's, so ezq must not change its sessions, and a statement to set a
+//! limit would add a round trip to each event. So ezq's statements carry a mark of this process. By
+//! the mark the server finds those that run for longer than anyone waits, and stops them: what a
+//! call gave up is not done later.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -20,9 +20,9 @@ use crate::sql::units::micros;
 /// How long the server may take to stop a statement.
 const ASKING: Duration = Duration::from_secs(2);
 
-/// Stops the statements that begin so (`$1`) and are as old as this (`$2`), and tells what each
-/// waited for. One whose commit waits for a synchronous standby is left alone: cancelled, it would
-/// tell of success, and the standby has nothing of it.
+/// Stops the statements that begin with the mark `$1` and are at least `$2` µs old. Returns what
+/// each waited for. A commit that waits for a synchronous standby is left alone: cancelled, it
+/// would report success without the standby.
 const STOP: &str = "
     SELECT pg_catalog.pg_blocking_pids(s.pid), pg_catalog.pg_cancel_backend(s.pid)
     FROM pg_catalog.pg_stat_activity s
@@ -30,14 +30,15 @@ const STOP: &str = "
       AND s.wait_event IS DISTINCT FROM 'SyncRep'
       AND s.query_start <= pg_catalog.clock_timestamp() - $2 * interval '1 us'";
 
-/// What may be stopped, and by whom.
+/// Stops statements that take longer than `patience`.
 #[derive(Clone)]
 pub(crate) struct Stopper {
     pub(crate) urgent: Arc<Dedicated>,
     pub(crate) patience: Duration,
 }
 
-/// How a statement begins that this process has on a queue; or on ezq's own functions, without one.
+/// The mark at the beginning of this process's statements on a queue, or without one, of those on
+/// ezq's own functions.
 pub(crate) fn mark(queue: Option<&QueueName>) -> String {
     static PROCESS: LazyLock<u64> = LazyLock::new(rand::random);
     let queue = queue.map_or("*", QueueName::as_str);
@@ -45,7 +46,7 @@ pub(crate) fn mark(queue: Option<&QueueName>) -> String {
 }
 
 impl Stopper {
-    /// Waits for a statement as long as it may take, and has it stopped after that, by its mark.
+    /// Waits for a statement as long as it may take, then has it stopped by its mark.
     pub(crate) async fn limit<T>(
         &self,
         mark: &str,
@@ -55,12 +56,14 @@ impl Stopper {
         if let Ok(result) = timeout(self.patience, &mut statement).await {
             return result;
         }
+
         let holders = timeout(ASKING, self.stop(mark))
             .await
             .ok()
             .flatten()
             .unwrap_or_default();
-        // It has just been done, or tells that it was stopped.
+
+        // It has finished just now, or reports that it was stopped.
         match timeout(ASKING, statement).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(_)) | Err(_) => Err(error::given_up_for(self.patience, holders)),
@@ -69,11 +72,12 @@ impl Stopper {
 
     async fn stop(&self, mark: &str) -> Option<Vec<i32>> {
         let mut checkout = self.urgent.checkout().await.ok()?;
-        // Those that are a little younger were begun when this one was, too.
+        // Statements that are a little younger began together with this one.
         let age = self.patience.mul_f64(0.9);
         let query = sqlx::query(STOP).bind(mark).bind(micros(age));
         let stopped = query.fetch_all(checkout.connection()).await;
         let holders = |row: &PgRow| row.try_get::<Vec<i32>, _>(0).unwrap_or_default();
+
         Some(
             checkout
                 .end(stopped)

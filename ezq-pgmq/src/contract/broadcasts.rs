@@ -30,6 +30,7 @@ impl Broadcasts for PgmqEngine {
             })?
             .map_err(|failure| error::of(failure, self.place()))?;
         }
+
         Ok(added)
     }
 

@@ -1,4 +1,4 @@
-//! The store of dead letters: each method a call on the connection for what is rare.
+//! The store of dead letters. Each method is a call on the connection for rare calls.
 
 use async_trait::async_trait;
 use ezq_core::engine::{DeadLetter, DeadLetters};

@@ -1,4 +1,4 @@
-//! The engine contract, each method a checkout of the right connection and one statement or two.
+//! The engine contract: each method is a call on the right connection, and one statement or two.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::settle::{Resources, SettleBatch};
 use crate::tx::PgUnit;
 use crate::{error, publish};
 
-/// A standby, or a session whose role or database is set to only read.
+/// True on a standby, or where role or database are set to read only.
 const IS_READ_ONLY: &str =
     "SELECT pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool";
 
@@ -32,7 +32,8 @@ impl Engine for PgmqEngine {
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
         let inner = &self.inner;
-        let (control, manage) = (&inner.control, inner.manage_schema);
+        let control = &inner.control;
+        let manage = inner.manage_schema;
         inner.queues.ensure(queue, control, manage).await?;
         inner.retentions.ensure(queue, control, manage).await?;
         inner.start_sweeping();
@@ -80,6 +81,7 @@ impl Engine for PgmqEngine {
             keys: &inner.schema,
             no_keys: no_keys.as_ref(),
         };
+
         let gives_back = settlements
             .iter()
             .any(|(_, settle)| matches!(settle, Settle::Release));
@@ -87,6 +89,7 @@ impl Engine for PgmqEngine {
         if gives_back {
             inner.cursors.forget(queue);
         }
+
         inner.announce_all(&settled.woken);
         if settled.is_broken
             && !settled.outcomes.is_empty()
@@ -94,6 +97,7 @@ impl Engine for PgmqEngine {
         {
             return Err(error);
         }
+
         Ok(settled.outcomes)
     }
 
@@ -149,8 +153,10 @@ impl Engine for PgmqEngine {
             connection, queue
         ))?
         .map_err(|failure| self.failed(failure, queue))?;
-        let (mut purged, mut next) = (0, last.map(|_| i64::MIN));
-        // Others have the connection between two steps.
+        let mut purged = 0;
+        let mut next = last.map(|_| i64::MIN);
+
+        // Others get the connection between two steps.
         while let (Some(after), Some(last)) = (next, last) {
             let (count, reached) = call!(self.inner.control, |connection| upkeep::purge(
                 connection, queue, after, last
@@ -159,6 +165,7 @@ impl Engine for PgmqEngine {
             purged += count;
             next = reached;
         }
+
         Ok(purged)
     }
 
@@ -198,13 +205,13 @@ impl Engine for PgmqEngine {
         }
     }
 
-    // On a connection of its own: it may read much, and nothing else is to wait for that.
+    // On a connection of its own: it may read much, and nothing else must wait for it.
     async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
         let connector = &self.inner.connector;
         let mut connection = connector.connect().await?;
         let statements = history::read(&mut connection, event_id, queue);
         let result = limit(connector.patience(Planning::Free), statements).await;
-        // Closed politely where that is possible, dropped where it is not.
+        // Closed politely if that is possible soon, and dropped otherwise.
         let _ = limit(Duration::from_secs(1), connection.close()).await;
         result.map_err(|failure| error::of(failure, connector.place()))
     }

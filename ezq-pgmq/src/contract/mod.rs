@@ -1,5 +1,7 @@
-//! The contract of ezq-core's engines, as PGMQ keeps it: each method is a call on the right
-//! connection, and one statement or two.
+//! The traits of ezq-core's engine contract, implemented for [`PgmqEngine`](crate::PgmqEngine).
+//!
+//! Only this folder knows both the engine and its transactions: the contract begins transactions,
+//! and these use the engine.
 
 mod broadcasts;
 mod dead_letters;

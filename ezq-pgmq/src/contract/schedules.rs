@@ -1,4 +1,4 @@
-//! The schedules of the engine's database, on the connection for what is not urgent.
+//! The store of schedules, on the connection for rare calls.
 
 use async_trait::async_trait;
 use ezq_core::engine::{Advance, Fired, Firing, KeptSchedules, Registration, ScheduleStore};
@@ -26,6 +26,7 @@ impl ScheduleStore for PgmqEngine {
             .iter()
             .map(|(name, definition)| (written(name), written(definition)))
             .unzip();
+
         call_part!(self.inner, timetable, |connection| schedules::look(
             connection,
             &names,
@@ -39,13 +40,17 @@ impl ScheduleStore for PgmqEngine {
         let [name, application, definition] =
             [new.name, new.application, new.definition].map(|text| encoding.name(text));
         let next_at = new.next_at;
-        let (name, application, definition) = (&*name, &*application, &*definition);
+        let name = &*name;
+        let application = &*application;
+        let definition = &*definition;
+
         let new = Registration {
             name,
             application,
             definition,
             next_at,
         };
+
         let instead_of = instead_of.map(|old| encoding.name(old));
         let instead_of = instead_of.as_deref();
         call_part!(self.inner, timetable, |connection| schedules::register(
@@ -69,10 +74,12 @@ impl ScheduleStore for PgmqEngine {
             definition: &definition,
             ..tick
         });
+
         let Some(message) = message else {
             let Some(tick) = tick else {
                 return Ok(Fired::NotDue);
             };
+
             let moved = call_part!(self.inner, timetable, |connection| schedules::leave_out(
                 connection, name, tick
             ))?;
@@ -83,14 +90,18 @@ impl ScheduleStore for PgmqEngine {
                 Fired::NotDue
             });
         };
-        let (inner, queue) = (&self.inner, &message.queue);
+
+        let inner = &self.inner;
+        let queue = &message.queue;
         let headers = publish::checked(&message, inner.encoding)?;
+
         if message.headers.key().is_some() {
             inner
                 .queues
                 .index_keys(queue, &inner.control, inner.manage_schema)
                 .await;
         }
+
         let stored = call_part!(self.inner, timetable, |connection| schedules::fire(
             connection,
             name,
@@ -98,14 +109,17 @@ impl ScheduleStore for PgmqEngine {
             &message,
             headers.as_deref()
         ))?;
+
         let stored = stored.map_err(|failure| match &failure {
             gone if missing::of_pgmq(gone).is_some() => self.failed(failure, queue),
             data if error::is_data(data) => storable::refused_with(failure, "its body or headers"),
             _ => error::of(failure, self.place()),
         })?;
+
         let Some(id) = stored else {
             return Ok(Fired::NotDue);
         };
+
         inner.announce(queue);
         Ok(Fired::Done(Some(id)))
     }

@@ -1,4 +1,4 @@
-//! Under which account the server runs: Postgres refuses root, so root gives way to another.
+//! The account that the server runs under. Postgres refuses root, so root switches to another.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -12,12 +12,13 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// The account to change to, or `None` to stay as we are.
+    /// The account to switch to; `None` to stay with the current one.
     pub(super) fn for_server() -> Result<Option<Self>> {
-        // The owner of our own entry in /proc, or of a file we make, is our effective uid.
+        // The owner of this process's entry in /proc, or of a new file, is the effective uid.
         if effective_uid() != Some(0) {
             return Ok(None);
         }
+
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let account = ["postgres", "nobody"]
             .iter()
@@ -27,6 +28,7 @@ impl Account {
                         `nobody`: run as another user";
             Error::new(ErrorKind::Configuration, text)
         };
+
         account.ok_or_else(missing).map(Some)
     }
 }

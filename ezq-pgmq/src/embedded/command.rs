@@ -1,4 +1,4 @@
-//! How the server's programs are started: under its account, and with little of our environment.
+//! Starting the server's programs: under its account, with a minimal environment.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -6,8 +6,8 @@ use std::process::Command;
 
 use super::account::Account;
 
-/// All that the programs get of our environment: where programs and libraries are. The rest may be
-/// secret, and settings for the caller's own database must not reach this one.
+/// The variables that the programs get: where programs and libraries are. Others may be secret, and
+/// settings for the caller's own database must not reach this one.
 const KEPT: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 
 /// A program, to run under the server's account, away from the caller's folder and terminal.
@@ -19,10 +19,12 @@ pub(super) fn command(program: impl AsRef<OsStr>, account: Option<&Account>) -> 
             command.env(name, value);
         }
     }
+
     // The account may not be allowed to enter the caller's folder.
     command.current_dir("/").process_group(0);
     if let Some(account) = account {
         command.uid(account.uid).gid(account.gid);
     }
+
     command
 }

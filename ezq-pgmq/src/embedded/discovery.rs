@@ -1,4 +1,4 @@
-//! Where the Postgres binaries are.
+//! Finding the Postgres binaries.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,12 +15,14 @@ pub(super) fn binaries() -> Result<PathBuf> {
         if is_complete(&folder) {
             return Ok(folder);
         }
+
         let text = format!(
             "EZQ_PG_BIN names {}, where `postgres` and `initdb` are not both found",
             folder.display()
         );
         return Err(Error::new(ErrorKind::Configuration, text));
     }
+
     candidates()
         .find(|folder| is_complete(folder))
         .ok_or_else(missing)
@@ -60,7 +62,7 @@ fn from_pg_config() -> Option<PathBuf> {
     Some(PathBuf::from(line))
 }
 
-// The folders that name a version (`15`, `postgresql@16`), newest first.
+// Folders named after a version (`15`, `postgresql@16`), newest first.
 fn versions(parent: &str, child: &str) -> impl Iterator<Item = PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir(parent)
         .into_iter()
@@ -90,6 +92,7 @@ fn missing() -> Error {
         "run `apt-get install -y postgresql` (Debian, Ubuntu), `dnf install -y postgresql-server` \
          (Fedora) or `apk add postgresql` (Alpine)"
     };
+
     let text = format!(
         "no Postgres binaries found for the development database: {command}, or name their folder \
          in EZQ_PG_BIN, or start one with `docker run -d -p 5432:5432 -e POSTGRES_PASSWORD=ezq \

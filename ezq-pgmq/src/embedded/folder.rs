@@ -1,4 +1,4 @@
-//! The server's own folder: data, socket and log, for its account alone.
+//! The server's folder: data, socket and log, for its account only.
 //!
 //! Its owner holds a lock on it, so that no other process takes it for a leftover.
 
@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use super::account::Account;
 use super::processes;
 
-// A Unix socket's path holds 103 bytes on macOS; `/.s.PGSQL.5432` is part of it.
+// A Unix socket's path has at most 103 bytes on macOS, `/.s.PGSQL.5432` included.
 const PATH_LIMIT: usize = 103 - "/.s.PGSQL.5432".len();
 
-/// Folders of versions that hold no lock have another name, and are left alone.
+/// Older versions, which hold no lock, use another name; their folders are left alone.
 const PREFIX: &str = "ezq-postgres-";
 
-/// A temporary folder, removed when dropped (and by the watchdog when the process ends).
+/// A temporary folder. It is removed when dropped, and by the watchdog when the process ends.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
@@ -24,20 +24,22 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Takes a folder that the watchdog has just made; `None` if another process's start took it for
-    /// a leftover, as it may until it is locked.
+    /// Takes a folder that the watchdog has just made. `None` if another process took it for a
+    /// leftover, which it may until the folder is locked.
     pub(super) fn take(path: PathBuf, account: Option<Account>) -> std::io::Result<Option<Self>> {
         let folder = match open(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
+
         let lock = match folder.try_lock() {
             Ok(()) => Some(folder),
             Err(TryLockError::WouldBlock) => return Ok(None),
             // No process can lock it on this file system, so none takes it for a leftover.
             Err(TryLockError::Error(_)) => None,
         };
-        // It may have been removed between being opened and being locked.
+
+        // It may have been removed after it was opened and before it was locked.
         Ok(path.exists().then_some(Self {
             path,
             account,
@@ -56,21 +58,21 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // The watchdog has done it, unless it was killed.
+        // Normally the watchdog has done it, unless it was killed.
         if self.path.exists() {
             let _ = processes::remove(&self.path, self.account.as_ref());
         }
     }
 }
 
-/// Where folders are made and leftovers looked for, in the order of preference.
+/// Where folders are made and leftovers are looked for, in the order of preference.
 pub(super) fn parents() -> Vec<PathBuf> {
     let mut parents = vec![std::env::temp_dir(), PathBuf::from("/tmp")];
     parents.dedup();
     parents
 }
 
-/// A path in a folder that nothing has; `None` if it were too long for the socket.
+/// An unused path in a folder; `None` if it would be too long for the socket.
 pub(super) fn unused(parent: &Path) -> Option<PathBuf> {
     let name = format!(
         "{PREFIX}{}-{:08x}",
@@ -81,7 +83,7 @@ pub(super) fn unused(parent: &Path) -> Option<PathBuf> {
     (path.as_os_str().len() <= PATH_LIMIT).then_some(path)
 }
 
-/// Whether a file's name is one that [`unused`] gives.
+/// Whether a file's name may come from [`unused`].
 pub(super) fn is_name(name: &str) -> bool {
     let Some((pid, random)) = name
         .strip_prefix(PREFIX)
@@ -92,10 +94,10 @@ pub(super) fn is_name(name: &str) -> bool {
     pid.parse::<u32>().is_ok() && random.len() == 8 && u32::from_str_radix(random, 16).is_ok()
 }
 
-/// Opens a folder, and neither what a symbolic link leads to nor a file that is none.
+/// Opens a folder; neither the target of a symbolic link nor another kind of file.
 pub(super) fn open(path: &Path) -> std::io::Result<File> {
     let named = std::fs::symlink_metadata(path)?;
-    // The dot keeps a pipe that took its place from being waited for.
+    // The dot makes this fail for a pipe in its place, which would block otherwise.
     let opened = File::open(path.join("."))?;
     let found = opened.metadata()?;
     if named.is_dir() && (named.dev(), named.ino()) == (found.dev(), found.ino()) {

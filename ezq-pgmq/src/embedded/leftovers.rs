@@ -1,12 +1,12 @@
-//! What is left where a process and its watchdog were both killed: the next start removes it.
+//! Removing what is left when a process and its watchdog were both killed; the next start does it.
 //!
-//! A folder counts as left if it has a name that [`folder::unused`] gives, belongs to the account that
-//! servers of this process run under, and its owner's lock is free. The system frees the lock when the
-//! owner ends, however it ends; unlike a pid, it means the same in every container that sees the
-//! folder, and is never another process's.
+//! A folder counts as left if three things hold: its name may come from [`folder::unused`], it
+//! belongs to the account that this process's servers run under, and its owner's lock is free. The
+//! system frees the lock when the owner ends, however it ends. Unlike a pid, the lock means the
+//! same in every container that sees the folder.
 //!
-//! Where `/proc` shows processes, the server in it is stopped first. Elsewhere it stops by itself: it
-//! looks for its files every minute.
+//! Where `/proc` shows processes, the folder's server is stopped first. Elsewhere it stops by
+//! itself, since it checks its files every minute.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::account::{self, Account};
 use super::{folder, processes};
 
-/// Removes what others left. A failure is a warning: it keeps nobody from working.
+/// Removes leftovers. A failure is only a warning.
 pub(super) fn remove_all(account: Option<&Account>) {
     let Some(uid) = account
         .map(|account| account.uid)
@@ -23,11 +23,13 @@ pub(super) fn remove_all(account: Option<&Account>) {
     else {
         return;
     };
+
     for path in folder::parents().iter().flat_map(|parent| folders(parent)) {
-        // Held until it is removed, so that no two processes do it at once.
+        // Held until the folder is removed, so that no two processes remove it at once.
         let Some(_lock) = lock(&path, uid) else {
             continue;
         };
+
         let folder = path.display();
         match processes::remove(&path, account) {
             Ok(()) => tracing::info!(%folder, "removed a killed process's development Postgres"),

@@ -54,7 +54,7 @@ pub struct EmbeddedPostgres {
     folder: Folder,
 }
 
-/// What a development Postgres is started with.
+/// The options of a development Postgres.
 #[derive(Debug, Clone, Default)]
 pub struct EmbeddedBuilder {
     durable: bool,
@@ -62,8 +62,8 @@ pub struct EmbeddedBuilder {
 }
 
 impl EmbeddedBuilder {
-    /// Whether commits reach the disk, as in production. Defaults to `false`: fast, and gone after
-    /// a crash of the machine. Benchmarks turn it on.
+    /// Whether commits reach the disk, as in production. Defaults to `false`, which is fast and
+    /// loses data when the machine crashes. Benchmarks turn it on.
     #[must_use]
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
@@ -77,7 +77,7 @@ impl EmbeddedBuilder {
         self
     }
 
-    /// Starts the server and waits until it takes connections, about a second.
+    /// Starts the server and waits until it accepts connections, about a second.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`] when no Postgres binaries are found (the message names the
@@ -86,7 +86,7 @@ impl EmbeddedBuilder {
         blocking(move || EmbeddedPostgres::launch(&self)).await
     }
 
-    /// The folder of a server, and the shell that made it and keeps it.
+    /// Has a shell make the folder of a server, which it then keeps.
     fn keeper(&self, binaries: &Path, account: Option<Account>) -> Result<(Folder, Watchdog)> {
         for parent in folder::parents() {
             while let Some(path) = folder::unused(&parent) {
@@ -107,6 +107,7 @@ impl EmbeddedBuilder {
                 if watchdog.order("make", "made").is_err() {
                     break;
                 }
+
                 let taken = Folder::take(path, account.clone());
                 let taken = taken.map_err(|error| failure(NO_FOLDER).with_source(error))?;
                 if let Some(folder) = taken {
@@ -114,6 +115,7 @@ impl EmbeddedBuilder {
                 }
             }
         }
+
         let text = format!(
             "{NO_FOLDER}: {} and /tmp refuse it",
             std::env::temp_dir().display()
@@ -128,13 +130,15 @@ impl EmbeddedBuilder {
             ("max_connections".to_owned(), "200".to_owned()),
             ("timezone".to_owned(), "UTC".to_owned()),
         ];
+
         if !self.durable {
-            // Commits still reach the system before they are answered, so that a crash of the
-            // server, unlike one of the machine, loses nothing.
+            // Commits still reach the operating system before they are answered. So a crash of the
+            // server loses nothing, unlike one of the machine.
             for name in ["fsync", "full_page_writes"] {
                 settings.push((name.to_owned(), "off".to_owned()));
             }
         }
+
         settings.extend(self.settings.iter().cloned());
         settings
             .into_iter()
@@ -144,7 +148,7 @@ impl EmbeddedBuilder {
 }
 
 impl EmbeddedPostgres {
-    /// What to start one with.
+    /// The options to start one with.
     #[must_use]
     pub fn builder() -> EmbeddedBuilder {
         EmbeddedBuilder::default()
@@ -174,12 +178,12 @@ impl EmbeddedPostgres {
         )
     }
 
-    /// Where its data, its socket and its log are.
+    /// The folder of its data, socket and log.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The same as options, to be changed further.
+    /// The connect options of its database, which may be changed further.
     #[must_use]
     pub fn connect_options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
@@ -190,11 +194,11 @@ impl EmbeddedPostgres {
             .ssl_mode(PgSslMode::Disable)
     }
 
-    /// Stops the server; its data stays until this value is dropped or the process ends.
-    /// `immediate` stops it as a crash would: nothing is flushed, and the next start recovers.
+    /// Stops the server. Its data stays until this value is dropped or the process ends. With
+    /// `immediate` it stops as in a crash: nothing is flushed, and the next start recovers.
     ///
     /// # Errors
-    /// When the server's keeper is gone.
+    /// When the watchdog is gone.
     pub async fn stop(&self, immediate: bool) -> Result<()> {
         let word = if immediate { "immediate" } else { "fast" };
         self.order(word, "stopped")
@@ -203,14 +207,14 @@ impl EmbeddedPostgres {
     /// Starts a stopped server again on the same data.
     ///
     /// # Errors
-    /// When it does not take connections in time.
+    /// When it does not accept connections in time.
     pub async fn start_again(&self) -> Result<()> {
         let start = Start::of(&self.folder);
         self.order("start", "started")?;
         blocking(move || start.wait_until_ready()).await
     }
 
-    // One line to the keeper and one back; it answers within the server's own stopping time.
+    // One line to the watchdog and one back. It answers within the server's own stopping time.
     fn order(&self, word: &str, answer: &str) -> Result<()> {
         self.watchdog
             .lock()
@@ -226,6 +230,7 @@ impl EmbeddedPostgres {
                 return Err(Error::new(ErrorKind::Configuration, text));
             }
         }
+
         let binaries = discovery::binaries()?;
         let account = Account::for_server()?;
         leftovers::remove_all(account.as_ref());
@@ -238,9 +243,11 @@ impl EmbeddedPostgres {
                 log => failure("initdb failed").with_source(log.to_owned()),
             });
         }
+
         let start = Start::of(&folder);
         watchdog.order("start", "started")?;
         start.wait_until_ready()?;
+
         Ok(Self {
             watchdog: Mutex::new(watchdog),
             folder,
@@ -248,7 +255,7 @@ impl EmbeddedPostgres {
     }
 }
 
-/// What stood before a start, so that traces of an earlier run are not taken for this one's.
+/// The state before a start, so that traces of an earlier run are not taken for this one's.
 struct Start {
     pid_file: PathBuf,
     stale: Option<String>,
@@ -275,21 +282,24 @@ impl Start {
             if ready.is_some() && ready != self.stale {
                 return Ok(());
             }
+
             let log = std::fs::read(&self.log).unwrap_or_default();
             let log = String::from_utf8_lossy(log.get(self.logged..).unwrap_or_default());
             let refused = !self.pid_file.exists() && log.contains("FATAL:");
+
             if refused || Instant::now() > give_up {
                 let mut last: Vec<&str> = log.lines().rev().take(5).collect();
                 last.reverse();
                 let text = "the development Postgres did not start";
                 return Err(failure(text).with_source(last.join("; ")));
             }
+
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-// The file's text once its last line says that the server takes connections.
+// The file's text, once its last line says that the server accepts connections.
 fn ready_mark(pid_file: &Path) -> Option<String> {
     let text = std::fs::read_to_string(pid_file).ok()?;
     let ready = text

@@ -1,4 +1,4 @@
-//! The shell that keeps the server, and outlives this process by as long as cleaning up takes.
+//! The watchdog: a shell that owns the server, and outlives this process until it has cleaned up.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -7,9 +7,9 @@ use ezq_core::Result;
 
 use super::failure;
 
-/// Owns the server and its folder, which it makes itself, so that there is no moment at which the
-/// process may be killed and leave it: reads one word a line, and cleans up when the pipe closes.
-/// `wait` works since the server is its child. An answer that nobody reads any more must not end it.
+/// Owns the server and its folder. It makes the folder itself, so that a killed process never
+/// leaves one behind. It reads one word a line, and cleans up when the pipe closes. `wait` works
+/// because the server is its child. An answer that nobody reads any more must not end it.
 pub(super) const SCRIPT: &str = r#"
 folder=$1; initdb=$2; shift 2
 pid= made=
@@ -64,6 +64,7 @@ impl Watchdog {
             .map_err(|error| gone().with_source(error))?;
         let orders = shell.stdin.take();
         let answers = shell.stdout.take().ok_or_else(gone)?;
+
         Ok(Self {
             shell,
             orders,
@@ -89,7 +90,7 @@ impl Watchdog {
 impl Drop for Watchdog {
     fn drop(&mut self) {
         self.orders = None;
-        // Waits, so that nothing is left once the value is gone; the shell ends within seconds.
+        // Waits, so that nothing is left once the value is dropped. The shell ends within seconds.
         let _ = self.shell.wait();
     }
 }

@@ -1,4 +1,4 @@
-//! Subscriptions and broadcasts, on the tables and functions of the schema `ezq`.
+//! Broadcasting: by itself through the pool, and in a caller's transaction.
 
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ impl Inner {
             .await
     }
 
-    /// Makes sure of what broadcasts need: a table for dedupe keys too, if one has a key.
+    /// Makes sure of the tables that broadcasts need, including that of dedupe keys if one has a
+    /// key.
     pub(crate) async fn ready_for_broadcasts(&self, rows: &[Row]) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
@@ -33,7 +34,8 @@ impl Inner {
         Ok(())
     }
 
-    /// What an error says of ezq's own tables is remembered by forgetting.
+    /// The error of a broadcast. If one of ezq's own tables is gone, what is known of them is
+    /// forgotten.
     fn broadcast_failed(&self, failure: sqlx::Error) -> Error {
         if error::is_data(&failure) {
             return storable::refused_with(failure, "its body or headers");
@@ -59,21 +61,25 @@ impl Inner {
                 };
                 self.stopper.limit(&mark(None), insertion).await
             };
+
             let failure = match stored.await {
                 Ok(copies) => return Ok(copies),
                 Err(failure) => failure,
             };
+
             tries += 1;
             let passes = error::is_conflict(&failure) || dropped(&failure).is_some();
             let error = self.broadcast_failed(failure);
+
             if !passes || tries == CONFLICT_TRIES {
                 return Err(error);
             }
+
             tokio::time::sleep(Duration::from_millis(5 << tries)).await;
         }
     }
 
-    /// Wakes whoever waits for a copy.
+    /// Wakes consumers of the queues that got a copy.
     pub(crate) fn announce_copies(&self, copies: &Copies) {
         for queue in stored(copies) {
             self.announce(queue);
@@ -81,7 +87,8 @@ impl Inner {
     }
 }
 
-/// The table or function that a broadcast needs and that is gone; not what a trigger asks for.
+/// The table or function that a broadcast needs and that is gone. One that a trigger asks for does
+/// not count.
 fn dropped(failure: &sqlx::Error) -> Option<&str> {
     missing::of_ezq(failure).or_else(|| missing::of_pgmq(failure))
 }
@@ -92,16 +99,17 @@ pub(crate) fn stored(copies: &Copies) -> impl Iterator<Item = &QueueName> {
 }
 
 impl PgmqEngine {
-    /// Stores a copy of an event in every subscribed queue, in the caller's transaction: all of them
-    /// become visible when it commits, and none if it does not. What became of each, by queue; who is
-    /// subscribed is asked by the statement itself.
+    /// Stores a copy of an event in every subscribed queue, in the caller's transaction. All copies
+    /// become visible when it commits, and none if it does not. Returns what became of each, by
+    /// queue. The statement itself reads the subscriptions.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidEvent`] when the store cannot keep the event, and
-    /// [`ErrorKind::SchemaMissing`] without the tables of ezq's own, both found before anything is
-    /// sent; the database's errors otherwise, such as [`ErrorKind::Permission`] where the role may not
-    /// write into one of the queues. After an error of the database the transaction can only be
-    /// rolled back.
+    /// After an error of the database the transaction can only be rolled back.
+    /// - [`ErrorKind::InvalidEvent`] when the store cannot keep the event, found before anything is
+    ///   sent
+    /// - [`ErrorKind::SchemaMissing`] without ezq's own tables, found before anything is sent
+    /// - the database's errors otherwise, such as [`ErrorKind::Permission`] where the role may not
+    ///   write to one of the queues
     pub async fn broadcast_in(
         &self,
         connection: &mut PgConnection,
@@ -115,11 +123,13 @@ impl PgmqEngine {
         inner.start_notifying();
         let copies = broadcast::insert_in(connection, &row).await;
         let (copies, writer) = copies.map_err(|failure| inner.broadcast_failed(failure))?;
+
         if let Some(writer) = writer {
             for queue in stored(&copies) {
                 inner.wake.announce_after(writer, queue);
             }
         }
+
         Ok(copies)
     }
 
@@ -128,7 +138,8 @@ impl PgmqEngine {
         self.inner.ready_for_broadcasts(rows).await
     }
 
-    /// What a handler's transaction has broadcast is there.
+    /// Announces what a handler's committed transaction has broadcast, and warns of queues that got
+    /// no copy.
     pub(crate) fn broadcast_done(&self, event_type: &str, copies: &Copies) {
         self.inner.announce_copies(copies);
         if copies.is_empty() {

@@ -85,6 +85,7 @@ impl Inner {
             let urgent = Some(Arc::clone(&urgent));
             Dedicated::new(connector.clone(), Planning::ByIndex, urgent)
         };
+
         let control = Dedicated::new(connector.clone(), Planning::Free, Some(Arc::clone(&urgent)));
         let control = Arc::new(control.with(first));
 
@@ -93,11 +94,13 @@ impl Inner {
             Some(pool) => pool.clone(),
             None => own_pool(config, &connector),
         };
+
         let pool = Arc::new(Pool::new(driver, owns_pool, connector.clone()));
         let stopper = Stopper {
             urgent: Arc::clone(&urgent),
             patience: connector.patience(Planning::Free),
         };
+
         let group_commit = GroupCommit::new(Store {
             pool: Arc::clone(&pool),
             place: connector.place().clone(),
@@ -108,6 +111,7 @@ impl Inner {
         for (queue, retention) in &config.retention {
             retentions.set(queue, *retention);
         }
+
         let sweeper = Sweeper {
             control: Arc::clone(&control),
             retentions: Arc::clone(&retentions),

@@ -1,4 +1,4 @@
-//! What messages with dedupe keys need beside their statement: a table, and now and then a sweep.
+//! What publishing with dedupe keys needs beside its statement: a table, and a sweep now and then.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use super::Inner;
 use crate::error::missing;
 use crate::publish::{Row, dedupe};
 
-/// Keys that ended lie about for this long at most, while there are publishers with keys.
+/// The longest that ended keys stay, while there are publishers with keys.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 impl Inner {
-    /// Makes sure that the keys of messages have a table, if any has one.
+    /// Makes sure of the table of dedupe keys, if any message has a key.
     pub(crate) async fn ready_for<'m>(
         &self,
         mut messages: impl Iterator<Item = &'m Outgoing>,
@@ -32,12 +32,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Stores rows of one queue. If the table of keys was dropped since it was looked for, nothing was
-    /// stored, and it is made and the rows are stored again.
+    /// Stores rows of one queue. If the table of keys was dropped, nothing was stored: the table is
+    /// made again and the rows are stored again.
     pub(crate) async fn store(&self, queue: &QueueName, rows: Vec<Row>) -> Vec<PublishOutcome> {
         if rows.iter().all(|row| row.dedupe.is_none()) {
             return self.group_commit.store(queue, rows).await;
         }
+
         let outcomes = self.group_commit.run(queue, &rows).await;
         let is_dropped = matches!(
             outcomes.first(),
@@ -49,6 +50,7 @@ impl Inner {
                 return self.group_commit.run(queue, &rows).await;
             }
         }
+
         outcomes
     }
 
@@ -60,7 +62,7 @@ impl Inner {
             return;
         }
         tasks.swept = Some(now);
-        // A set keeps what ended until it is asked.
+        // A set keeps ended tasks until they are joined.
         while tasks.running.try_join_next().is_some() {}
         tasks.running.spawn(dedupe::sweep_all(self.control.clone()));
     }

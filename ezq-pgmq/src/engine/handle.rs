@@ -1,4 +1,4 @@
-//! What a transaction, a capture and a replay ask of the engine.
+//! What transactions, captures and replays ask of the engine.
 
 use std::time::Duration;
 
@@ -18,8 +18,9 @@ use crate::error;
 use crate::message::encoding::Encoding;
 use crate::retention::removal::Removal;
 
-/// Makes one [call] on a part of ezq's own tables, which are made first where they are absent; again
-/// if they were dropped since they were looked for.
+/// Makes one [call] on a part of ezq's own tables, which are
+/// created first where they are absent. The call is repeated once if they were dropped in the
+/// meantime.
 macro_rules! call_part {
     ($inner:expr, $part:ident, |$connection:ident| $statements:expr) => {{
         let inner = &$inner;
@@ -49,12 +50,14 @@ pub(crate) use call_part;
 
 /// What a caller's transaction needs of the engine.
 impl PgmqEngine {
-    /// Makes sure of a queue into which the caller's transaction is to store messages, as
-    /// [`Engine::ensure_queue`] does. A queue that the transaction itself has made is left as it is:
-    /// nobody else sees it yet, and making sure of it elsewhere would wait for the transaction's end.
+    /// Makes sure of a queue in which the caller's transaction will store messages, as
+    /// [`Engine::ensure_queue`](ezq_core::Engine::ensure_queue) does. A queue that the transaction
+    /// itself has created is left as it is: no other session sees it yet, and creating it elsewhere
+    /// would wait for the transaction's end.
     ///
     /// # Errors
-    /// As [`Engine::ensure_queue`], and the database's errors on the caller's connection.
+    /// As for [`Engine::ensure_queue`](ezq_core::Engine::ensure_queue), and the database's errors
+    /// on the caller's connection.
     pub async fn ensure_queue_in(
         &self,
         connection: &mut PgConnection,
@@ -72,18 +75,18 @@ impl PgmqEngine {
 
 /// What a handler's transaction needs of its engine.
 impl PgmqEngine {
-    /// What opens connections for one call.
+    /// Opens connections for one call.
     pub(crate) fn connector(&self) -> &Connector {
         &self.inner.connector
     }
 
-    /// Whether schemas, tables and functions may be made.
+    /// Whether schemas, tables and functions may be created.
     pub(crate) fn manages_schema(&self) -> bool {
         self.inner.manage_schema
     }
 
-    /// Whether a handler's transaction has made a queue that nobody else sees yet. Where that cannot
-    /// be asked, the transaction's end tells why.
+    /// Whether a handler's transaction has created a queue that no other session sees yet. If this
+    /// cannot be asked, the end of the transaction reports why.
     pub(crate) async fn has_made_in(
         &self,
         connection: &mut PgConnection,
@@ -99,7 +102,7 @@ impl PgmqEngine {
         matches!(asked.await, Ok(Ok(true)))
     }
 
-    /// Gives a queue the indexes for ordering keys, where that is possible.
+    /// Creates the indexes for ordering keys of a queue, where that is possible.
     pub(crate) async fn index_keys(&self, queue: &QueueName) {
         let inner = &self.inner;
         inner
@@ -108,7 +111,7 @@ impl PgmqEngine {
             .await;
     }
 
-    /// Makes sure of the table of replays. It is looked for each time: replays are rare.
+    /// Makes sure of the table of replays. It is checked each time: replays are rare.
     pub(crate) async fn ready_to_replay(&self) -> Result<()> {
         let inner = &self.inner;
         inner.replays.forget();
@@ -118,7 +121,7 @@ impl PgmqEngine {
             .await
     }
 
-    /// How well the plans fit that the server keeps for statements in the pool's transactions.
+    /// The state of cached plans of statements in the pool's transactions.
     pub(crate) fn plans(&self) -> &Plans {
         &self.inner.plans
     }
@@ -135,7 +138,7 @@ impl PgmqEngine {
         self.inner.connector.patience(Planning::Free)
     }
 
-    /// What a claim inside a transaction needs to know of a queue.
+    /// A claim for a transaction of the pool.
     pub(crate) async fn claim_of(&self, queue: &QueueName, max: usize) -> Result<Claim> {
         let inner = &self.inner;
         let shape = inner.queues.shape(queue, &inner.control).await?;
@@ -143,6 +146,7 @@ impl PgmqEngine {
             let text = "messages with ordering keys are claimed by lease";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
+
         let ttl = Duration::from_secs(1);
         let request = LeaseRequest {
             queue: queue.clone(),
@@ -152,6 +156,7 @@ impl PgmqEngine {
             before: None,
             after: None,
         };
+
         Ok(Claim::new(&request, shape, inner.restart_grace))
     }
 

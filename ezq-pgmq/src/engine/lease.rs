@@ -1,4 +1,4 @@
-//! Leasing: a claim, and where it met ordering keys a look at who else holds them.
+//! Leasing: a claim, and for messages with ordering keys a check who else holds their keys.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::claim::{self, Batch, Claim, Claimed, by_id};
 use crate::connection::dedicated::call;
 use crate::error;
 
-/// How often a claim is made again that met a worker with the same key.
+/// How often a claim is repeated that met another worker with the same key.
 const TRIES: u32 = 5;
 
 impl PgmqEngine {
-    /// Claims messages of whose keys nobody else has any.
+    /// Claims messages whose keys no other worker holds.
     pub(crate) async fn lease_free(&self, request: &LeaseRequest) -> Result<Leased> {
         let queue = &request.queue;
         for tries in 1.. {
@@ -36,32 +36,38 @@ impl PgmqEngine {
                     .collect();
                 tracing::debug!(%queue, count = back.len(), "another worker has their keys");
                 self.settle(queue, back).await?;
-                // Both give way when they meet: not both at the same time again.
+
+                // Both workers give way when they meet: jitter keeps them from meeting again.
                 let pause = Duration::from_millis(10).mul_f64(rand::random_range(0.1..1.0));
                 if claimed.is_empty() && tries < TRIES {
                     tokio::time::sleep(pause).await;
                     continue;
                 }
+
                 next_due = Some(pause);
             }
+
             let deliveries: Vec<_> = claimed.into_iter().map(|one| one.delivery).collect();
             let next_due = next_due.filter(|_| deliveries.is_empty());
             let is_held_up = deliveries.is_empty() && self.is_held_up(request).await?;
+
             return Ok(Leased {
                 deliveries,
                 next_due,
                 is_held_up,
             });
         }
+
         Ok(Leased::default())
     }
 
-    /// Whether something is due before the place that a claim, which found nothing, was bounded by.
+    /// Whether something is due before the place that bounded an empty claim.
     async fn is_held_up(&self, request: &LeaseRequest) -> Result<bool> {
         if request.before.is_none() {
             return Ok(false);
         }
-        let (inner, queue) = (&self.inner, &request.queue);
+        let inner = &self.inner;
+        let queue = &request.queue;
         let shape = inner.queues.shape(queue, &inner.control).await?;
         let claim = Claim::new(request, shape, inner.restart_grace);
         call!(inner.claim, |connection| claim.is_held_up(connection))?
@@ -75,9 +81,11 @@ impl PgmqEngine {
         let shape = inner.queues.shape(queue, &inner.control).await?;
         let mut claim = Claim::new(request, shape, inner.restart_grace);
         claim.reads = reads;
+
         if let Some(after) = claim.after() {
             return self.claim_after(&claim, queue, after).await;
         }
+
         if shape.keyed {
             inner.unindexed.remove(queue);
             let mut walk = inner.key_walks.of(queue);
@@ -87,20 +95,22 @@ impl PgmqEngine {
             inner.key_walks.keep(queue, walk);
             return batch;
         }
+
         let batch = match self.claim_unkeyed(&claim, request).await {
-            // Keys may be what it is slow for.
+            // Ordering keys may be why it is slow.
             Err(error) if !inner.unindexed.has(queue) && error::took_too_long(&error) => {
                 inner.unindexed.add(queue);
                 self.claim_unkeyed(&claim, request).await?
             }
             result => result?,
         };
+
         self.index_if_keyed(queue, &batch).await;
         Ok(batch)
     }
 
-    /// Claims what stands after a place, in the order of the places. It begins where it is told to, so
-    /// how long it takes is no measure of what stands at the front.
+    /// Claims behind a place, in the order of places. It does not start at the front, so its time
+    /// says nothing about the front.
     async fn claim_after(
         &self,
         claim: &Claim,
@@ -113,22 +123,24 @@ impl PgmqEngine {
                 .run_in_order(connection, after, true))?
             .map_err(|failure| self.failed(failure, queue));
         }
+
         if inner.unindexed.has(queue) {
             return call!(self.inner.control, |connection| claim
                 .run_in_order(connection, after, false))?
             .map_err(|failure| self.failed(failure, queue));
         }
+
         let batch = call!(inner.claim, |connection| claim.run(connection, None))?
             .map_err(|failure| self.failed(failure, queue))?;
         self.index_if_keyed(queue, &batch).await;
         Ok(batch)
     }
 
-    /// Sees to it that a queue in which keys are met for the first time gets its indexes.
+    /// Has the indexes created for a queue in which keys are met for the first time.
     async fn index_if_keyed(&self, queue: &QueueName, batch: &Batch) {
         let inner = &self.inner;
         if batch.claimed.iter().any(|one| one.key.is_some()) {
-            // Someone else's, or published in a transaction.
+            // Another process published them, or a caller's transaction did.
             inner.queues.forget(queue);
             inner.unindexed.add(queue);
             inner
@@ -138,10 +150,10 @@ impl PgmqEngine {
         }
     }
 
-    /// Leases one message, whenever it is due.
+    /// Leases one message, due or not.
     ///
     /// # Errors
-    /// [`ErrorKind::LeaseLost`] where a worker has it.
+    /// [`ErrorKind::LeaseLost`](ezq_core::ErrorKind::LeaseLost) where a worker has it.
     pub(crate) async fn lease_one(
         &self,
         queue: &QueueName,
@@ -158,6 +170,7 @@ impl PgmqEngine {
             before: None,
             after: None,
         };
+
         let claim = Claim::new(&request, shape, inner.restart_grace);
         let claimed = call!(self.inner.control, |connection| by_id::run(
             connection, &claim, id
@@ -183,21 +196,24 @@ impl PgmqEngine {
         Ok(())
     }
 
-    /// Claims from a queue that has no indexes over keys: it has no keys, or it had none until now.
+    /// Claims from a queue that has no indexes over keys: it has no keys, or had none until now.
     async fn claim_unkeyed(&self, claim: &Claim, request: &LeaseRequest) -> Result<Batch> {
-        let (inner, queue) = (&self.inner, &request.queue);
+        let inner = &self.inner;
+        let queue = &request.queue;
         if inner.unindexed.has(queue) {
-            // It reads much, and is planned for that.
+            // This scans much, and is planned for that.
             return call!(self.inner.control, |connection| inner
                 .unindexed
                 .claim(connection, queue, claim))?
             .map_err(|failure| self.failed(failure, queue));
         }
+
         let from = inner.cursors.start(queue);
         let batch = self.claim_from(claim, request, from).await?;
         if from.is_some() && batch.claimed.is_empty() {
             return self.claim_from(claim, request, None).await;
         }
+
         Ok(batch)
     }
 
@@ -207,10 +223,13 @@ impl PgmqEngine {
         request: &LeaseRequest,
         from: Option<DateTime<Utc>>,
     ) -> Result<Batch> {
-        let (inner, queue) = (&self.inner, &request.queue);
+        let inner = &self.inner;
+        let queue = &request.queue;
         let (took, batch) = call!(inner.claim, |connection| timed(claim.run(connection, from)))?
             .map_err(|failure| self.failed(failure, queue))?;
-        let (ended, count) = (batch.last_of(request.max), batch.claimed.len());
+        let ended = batch.last_of(request.max);
+        let count = batch.claimed.len();
+
         inner.cursors.record(
             queue,
             &ClaimRun {
@@ -223,7 +242,7 @@ impl PgmqEngine {
         Ok(batch)
     }
 
-    /// The keys among these of which someone else has a message, too.
+    /// Those of the claimed keys of which another worker has a message as well.
     async fn contested(&self, queue: &QueueName, claimed: &[Claimed]) -> Result<HashSet<i64>> {
         let keyed = claimed.iter().filter_map(|one| {
             let id = one.delivery.receipt.message_id().as_number()?;
@@ -233,6 +252,7 @@ impl PgmqEngine {
         if keys.is_empty() {
             return Ok(keys);
         }
+
         let keys: Vec<i64> = keys.into_iter().collect();
         let is_indexed = self
             .inner
@@ -240,6 +260,7 @@ impl PgmqEngine {
             .shape(queue, &self.inner.control)
             .await?
             .keyed;
+
         let contested = call!(self.inner.claim, |connection| contested::find(
             connection, queue, is_indexed, &keys, &ids
         ))?
@@ -248,7 +269,7 @@ impl PgmqEngine {
     }
 }
 
-/// How long a claim took by itself, beside what it came to: not what it waited for its connection.
+/// The claim, and how long it took by itself, without waiting for its connection.
 async fn timed(
     claim: impl Future<Output = Result<Batch, sqlx::Error>>,
 ) -> Result<(Duration, Batch), sqlx::Error> {

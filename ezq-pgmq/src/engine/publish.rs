@@ -38,6 +38,7 @@ impl PgmqEngine {
         let mut outcomes = unanswered(&messages);
         inner.ready_for(messages.iter()).await?;
         let mut queues = ByQueue::default();
+
         for (index, message) in messages.into_iter().enumerate() {
             let queue = message.queue.clone();
             queues.push(queue, index, Row::new(message, inner.encoding)?);
@@ -56,10 +57,12 @@ impl PgmqEngine {
             for (index, outcome) in places.into_iter().zip(stored) {
                 outcomes[index] = Some(outcome);
             }
+
             if is_new && let Some(writer) = writer {
                 inner.wake.announce_after(writer, &queue);
             }
         }
+
         outcomes.into_iter().collect::<Option<_>>().ok_or_else(lost)
     }
 
@@ -103,6 +106,7 @@ impl Inner {
             broken: None,
             stored_any: false,
         };
+
         let mut no_keys = self.ready_for(messages.iter()).await.err();
         let mut queues = ByQueue::default();
         for (index, message) in messages.into_iter().enumerate() {
@@ -131,6 +135,7 @@ impl Inner {
                 self.announce(&queue);
             }
         }
+
         outcomes.into_result()
     }
 
@@ -155,8 +160,10 @@ impl Inner {
                     }
                 }
             }
+
             outcomes.all[index] = Some(outcome);
         }
+
         outcomes.stored_any |= is_new;
         is_new
     }

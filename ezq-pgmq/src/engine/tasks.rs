@@ -57,6 +57,7 @@ impl Inner {
             if tasks.closed {
                 return Err(Error::new(ErrorKind::Connection, "the engine is closed"));
             }
+
             match &tasks.listening {
                 Some(state) => state.clone(),
                 None => {
@@ -69,6 +70,7 @@ impl Inner {
                 }
             }
         };
+
         listen::ready(state).await
     }
 
@@ -79,6 +81,7 @@ impl Inner {
             tasks.closed = true;
             std::mem::take(&mut tasks.running)
         };
+
         running.shutdown().await;
         self.wake.finish(&self.control).await;
 
@@ -91,6 +94,7 @@ impl Inner {
         ] {
             connections.close().await;
         }
+
         if self.owns_pool {
             self.pool.driver().close().await;
         }

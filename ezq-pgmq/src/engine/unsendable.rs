@@ -1,8 +1,9 @@
-//! Messages that the server cannot send: bytes that are no text in a database without an encoding, a
-//! value that is too long as text, a read count at its limit.
+//! Messages that the server cannot send: bytes that are no text in a database without an encoding,
+//! values that are too long as text, and read counts at their limit.
 //!
-//! One of them fails the statement that claims it with all that it claims. So fewer are claimed, down
-//! to the one, which is leased without being read, and goes to the dead letters as it is.
+//! Such a message fails the statement that claims it, with all others of the batch. So the batch is
+//! halved until the message is alone. It is leased without being read, and moved to the dead
+//! letters as it is.
 
 use ezq_core::engine::LeaseRequest;
 use ezq_core::{Engine as _, Error, Progress, Reason, ReasonKind, Result, Settle, SettleOutcome};
@@ -13,7 +14,7 @@ use crate::claim::{Batch, Claimed};
 use crate::error;
 
 impl PgmqEngine {
-    /// Claims, and passes over what cannot be sent.
+    /// Claims, and passes over messages that cannot be sent.
     pub(crate) async fn claim_sendable(&self, request: &LeaseRequest) -> Result<Batch> {
         let mut max = request.max;
         loop {
@@ -21,6 +22,7 @@ impl PgmqEngine {
                 max,
                 ..request.clone()
             };
+
             match self.claim(&fewer, true).await {
                 Err(error) if error::is_unsendable(&error) && max > 1 => max /= 2,
                 Err(error) if error::is_unsendable(&error) => {
@@ -31,20 +33,23 @@ impl PgmqEngine {
         }
     }
 
-    /// Leases the next message without reading it. Unless it can be sent all the same, it is a dead
-    /// letter then, and the queue is to be asked again.
+    /// Leases the next message without reading it. If it still cannot be sent it becomes a dead
+    /// letter, and the queue should be asked again at once.
     async fn pass_over(&self, request: &LeaseRequest, error: Error) -> Result<Batch> {
         let mut batch = self.claim(request, false).await?;
         let queue = &request.queue;
         let Some(Claimed { delivery, .. }) = batch.claimed.first_mut() else {
             return Err(error);
         };
+
         match self.read(queue, delivery).await {
             Ok(()) if delivery.deliveries < i32::MAX.unsigned_abs() => return Ok(batch),
             Err(failure) if !error::is_unsendable(&failure) => return Err(failure),
             _ => {}
         }
-        let (receipt, why) = (delivery.receipt.clone(), ezq_core::error_chain(&error));
+
+        let receipt = delivery.receipt.clone();
+        let why = ezq_core::error_chain(&error);
         let message_id = receipt.message_id().clone();
         let reason = Reason {
             kind: ReasonKind::Undecodable,
@@ -52,17 +57,20 @@ impl PgmqEngine {
             error: format!("the server cannot send the message: {why}"),
             attempts: 0,
         };
+
         let progress = Progress::default();
         let bury = Settle::DeadLetter {
             reason,
             progress,
             outgoing: Vec::new(),
         };
+
         for outcome in self.settle(queue, vec![(receipt, bury)]).await? {
             if let SettleOutcome::Failed { error, .. } = outcome {
                 return Err(error);
             }
         }
+
         ezq_core::private::warn!(%queue, %message_id, error = why, "a message that cannot be sent is a dead letter");
         Ok(Batch {
             next_due: Some(Duration::ZERO),

@@ -1,10 +1,10 @@
-//! What the code of a database error says, one question a function.
+//! What the SQLSTATE of a database error means: one function for each question.
 
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// Whether one message's content is to blame: another try with the same content cannot help, and
-/// other messages are not concerned.
+/// One message's content is to blame. Trying again with the same content cannot help, and other
+/// messages are not affected.
 pub(crate) fn is_data(error: &sqlx::Error) -> bool {
     // 22: data exception; 54: a limit of the server, such as nesting or the size of a value.
     code(error).is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
@@ -15,7 +15,7 @@ pub(crate) fn is_untranslatable(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("22P05")
 }
 
-/// What was given as a table's name is none: wrong syntax, or a database or schema that is not there.
+/// A table's name is invalid: its syntax, or a database or schema that does not exist.
 pub(crate) fn is_name(error: &sqlx::Error) -> bool {
     matches!(
         code(error).as_deref(),
@@ -23,22 +23,22 @@ pub(crate) fn is_name(error: &sqlx::Error) -> bool {
     )
 }
 
-/// A deadlock or a serialisation failure: the same statement again helps at once.
+/// A deadlock or a serialisation failure: repeating the statement helps at once.
 pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("40P01" | "40001"))
 }
 
-/// What the transaction's snapshot shows has changed since.
+/// A row has changed since the transaction's snapshot.
 pub(crate) fn is_isolated(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("40001")
 }
 
-/// A statement was stopped: by its time limit, or by someone's call.
+/// A statement was cancelled, by its time limit or on request.
 pub(crate) fn is_cancelled(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("57014")
 }
 
-/// A text that stands for no number was to be one.
+/// This text was to be a number, and is none.
 pub(crate) fn is_no_number(error: &sqlx::Error, text: &str) -> bool {
     code(error).as_deref() == Some("22P02") && error.to_string().contains(text)
 }
@@ -48,18 +48,18 @@ pub(crate) fn is_permission(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("42501")
 }
 
-/// A statement failed earlier in the same transaction.
+/// An earlier statement of the same transaction failed.
 pub(crate) fn is_aborted(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25P02")
 }
 
-/// A statement that writes, in a transaction that may not.
+/// A statement writes in a read-only transaction.
 pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25006")
 }
 
-/// The server said no to what the statements ask for: it stands and answers, and nothing of them
-/// stands. A conflict with other transactions is no refusal, nor is a lack of resources.
+/// The server refused the statements: it works, and nothing of them was done. A conflict with other
+/// transactions is no refusal, nor is a lack of resources.
 pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
     // 08: the connection; 53: resources; 57P: the server stops; 58 and XX: the server is broken.
     let others = ["08", "53", "57P", "58", "XX"];
@@ -67,7 +67,7 @@ pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
         && code(error).is_some_and(|code| !others.iter().any(|class| code.starts_with(class)))
 }
 
-/// A column that a table had when it was last looked at is gone, or a cached plan no longer fits.
+/// A column is gone since the table was looked up, or a cached plan no longer fits.
 pub(crate) fn is_reshaped(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("42703" | "0A000"))
 }
@@ -77,7 +77,7 @@ pub(crate) fn keeps_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(database) => {
             let code = database.code().unwrap_or_default();
-            // A session that began read-only stays so when the server takes writes again.
+            // 25006: a session that began read-only stays so when the server accepts writes again.
             let is_stale = matches!(&*code, "0A000" | "25006");
             !(code.starts_with("57P") || code.starts_with("08") || is_fatal(error) || is_stale)
         }
@@ -101,7 +101,7 @@ pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
         .map(Into::into)
 }
 
-/// The server ended the session with it, such as one that was idle in a transaction for too long.
+/// The server ended the session, for example because it was idle in a transaction for too long.
 pub(super) fn is_fatal(error: &sqlx::Error) -> bool {
     let error = error.as_database_error();
     let error = error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());

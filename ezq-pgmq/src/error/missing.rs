@@ -1,8 +1,8 @@
-//! Which table or function is missing, of an error that tells of one.
+//! Which table or function is missing, if an error reports one.
 //!
-//! A trigger or a view of the user's may ask for a table that does not exist, too: the error's code is
-//! not enough to take a queue for dropped. The error's fields do not name what is missing; its message
-//! does, in whatever language, and without quotes inside the name.
+//! A user's trigger or view may ask for a missing table as well, so the error's code is not enough
+//! to tell that a queue was dropped. The error's fields do not name the table. Its message does, in
+//! any language, without quotes inside the name.
 
 use sqlx::error::DatabaseError;
 
@@ -12,22 +12,22 @@ const TABLE: &str = "42P01";
 const FUNCTION: &str = "42883";
 const SCHEMA: &str = "3F000";
 
-/// A table does not exist, whoever asks for it.
+/// A table does not exist, whoever asked for it.
 pub(crate) fn is_table(failure: &sqlx::Error) -> bool {
     code(failure).as_deref() == Some(TABLE)
 }
 
-/// A table does not exist, and it is this one, named with its schema and without quotes.
+/// This table does not exist. It is named with its schema and without quotes.
 pub(crate) fn is(failure: &sqlx::Error, table: &str) -> bool {
     is_table(failure) && names(message(failure)).any(|name| name == table)
 }
 
-/// The table of PGMQ's that does not exist, with its schema.
+/// The table of PGMQ that does not exist, with its schema.
 pub(crate) fn of_pgmq(failure: &sqlx::Error) -> Option<&str> {
     names(message(failure)).find(|name| name.starts_with("pgmq.") && is_table(failure))
 }
 
-/// The table or function of ezq's own that does not exist, with its schema; or the schema itself.
+/// The table or function of ezq that does not exist, with its schema; or the schema itself.
 pub(crate) fn of_ezq(failure: &sqlx::Error) -> Option<&str> {
     let mut names = names(message(failure));
     match code(failure)?.as_str() {
@@ -37,14 +37,14 @@ pub(crate) fn of_ezq(failure: &sqlx::Error) -> Option<&str> {
     }
 }
 
-/// The same of an error that was made of such a failure.
+/// The same for an error that was made from such a failure.
 pub(crate) fn told_of_ezq(error: &ezq_core::Error) -> bool {
     let source = std::error::Error::source(error);
     let failure = source.and_then(|source| source.downcast_ref::<sqlx::Error>());
     failure.and_then(of_ezq).is_some()
 }
 
-/// The words of a message, each up to what can be part of no name.
+/// The words of a message, split at characters that no name can contain.
 fn names(message: &str) -> impl Iterator<Item = &str> {
     message.split(|c: char| !(c.is_alphanumeric() || "_-.:/@".contains(c)))
 }

@@ -1,6 +1,6 @@
-//! From the driver's errors to ezq's kinds, in one place.
+//! From the driver's errors to ezq's kinds.
 //!
-//! Invariant: no message and no source shows a password; places are named by role, host, port and
+//! Invariant: no message and no source shows a password. Places are named by role, host, port and
 //! database.
 
 mod codes;
@@ -38,6 +38,7 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
     {
         return ours.without_source();
     }
+
     let kind = kind(&error);
     let text = match kind {
         ErrorKind::Permission if is_login(&error) => format!(
@@ -96,10 +97,11 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
         ),
         _ => format!("a statement failed at {}", place.server()),
     };
+
     Error::new(kind, text).with_source(error)
 }
 
-/// The error of a server that does not answer in time.
+/// The error when the server does not answer in time.
 pub(crate) fn timed_out(place: &Place, after: Duration) -> Error {
     let text = format!(
         "no answer from {} within {after:?}: check that the server runs, that host and port are \
@@ -109,7 +111,7 @@ pub(crate) fn timed_out(place: &Place, after: Duration) -> Error {
     Error::new(ErrorKind::Connection, text)
 }
 
-/// The error of a server that answers and takes no writes.
+/// The error when the server answers but accepts no writes.
 pub(crate) fn read_only(place: &Place) -> Error {
     let text = format!(
         "the server at {} takes no writes for the role `{}`: it is a standby, or \
@@ -129,13 +131,15 @@ pub(crate) fn queue_missing(queue: &QueueName) -> Error {
 }
 
 pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
-    // What is missing of ezq's own tables is made again by the next call that needs it.
+    // The next call that needs a missing table of ezq creates it again.
     if is_locked(error) || missing::of_ezq(error).is_some() {
         return ErrorKind::Transient;
     }
+
     if missing::of_pgmq(error).is_some() {
         return ErrorKind::QueueMissing;
     }
+
     let Some(code) = code(error) else {
         return match error {
             sqlx::Error::Io(_)
@@ -148,6 +152,7 @@ pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
             _ => ErrorKind::Engine,
         };
     };
+
     match code.as_str() {
         "28000" | "28P01" | "42501" => ErrorKind::Permission,
         "3D000" => ErrorKind::DatabaseMissing,
@@ -159,18 +164,18 @@ pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
     }
 }
 
-/// The error of statements that are waited for no longer.
+/// The error of statements that are given up.
 pub(crate) fn given_up(after: Duration) -> sqlx::Error {
     given_up_for(after, Vec::new())
 }
 
-/// The same of statements that waited for locks which others hold.
+/// The same, for statements that waited for locks of these backends.
 pub(crate) fn given_up_for(after: Duration, holders: Vec<i32>) -> sqlx::Error {
     let inner = GivenUpError { after, holders };
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, inner))
 }
 
-/// Statements are waited for no longer, and may still run.
+/// Statements were given up, and may still run.
 pub(crate) fn is_given_up(error: &sqlx::Error) -> bool {
     as_given_up(error).is_some()
 }
@@ -201,7 +206,7 @@ pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some(LOCK_TIMEOUT) || locked_by(error).is_some()
 }
 
-/// Who held the lock for which a statement waited in vain, in words.
+/// Who held the lock that a statement waited for in vain, in words.
 fn locked_by(error: &sqlx::Error) -> Option<String> {
     if let Some(GivenUpError { holders, .. }) = as_given_up(error) {
         return (!holders.is_empty()).then(|| held(holders));
@@ -216,15 +221,15 @@ fn held(holders: &[i32]) -> String {
     format!("waits for a lock held by {noun} {}", pids.join(", "))
 }
 
-/// The server ended a statement for the time it took.
+/// The server ended a statement for the time it took, or the client gave it up.
 pub(crate) fn took_too_long(error: &Error) -> bool {
     let source = std::error::Error::source(error);
     let source = source.and_then(|source| source.downcast_ref::<sqlx::Error>());
     source.is_some_and(|failure| is_given_up(failure) || code(failure).as_deref() == Some("57014"))
 }
 
-/// The server could not make what it was to send: it is no text, too long for one, or a number that
-/// would be too large.
+/// The server could not send a value: it is no text, too long for one, or a number that would be
+/// too large.
 pub(crate) fn is_unsendable(error: &Error) -> bool {
     let source = std::error::Error::source(error);
     let source = source.and_then(|source| source.downcast_ref::<sqlx::Error>());
@@ -240,7 +245,7 @@ pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
         }
 }
 
-/// The same error; one about a lock knows who holds it, for [`of`] to say.
+/// The same error. If it is about a lock, it also holds who has the lock, for [`of`] to report.
 pub(crate) fn held_by(error: sqlx::Error, holders: &[i32]) -> sqlx::Error {
     match error {
         sqlx::Error::Database(inner)
@@ -255,7 +260,7 @@ pub(crate) fn held_by(error: sqlx::Error, holders: &[i32]) -> sqlx::Error {
     }
 }
 
-/// The server's error about a lock, with who holds it.
+/// The server's error about a lock, and who holds it.
 #[derive(Debug)]
 struct LockError {
     detail: String,
@@ -307,7 +312,7 @@ mod tests {
     #[tokio::test]
     async fn a_session_that_the_server_ended_is_lost_whatever_the_reason() {
         let server = EmbeddedPostgres::shared().await.unwrap();
-        // Told as one that was idle in a transaction for too long is.
+        // The error of an idle transaction that timed out looks like this one.
         let ended = PgConnection::connect(&server.database_url("nowhere"))
             .await
             .unwrap_err();

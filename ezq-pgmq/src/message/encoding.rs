@@ -1,9 +1,10 @@
-//! What the encoding of the database can hold, and how ezq's own texts are written where it cannot.
+//! What the database's encoding can hold, and how ezq's own texts are written where it cannot.
 //!
-//! The driver sends UTF-8. A database with another encoding has each text converted, and refuses one
-//! with a character that it lacks: an error's text or a handler's name would make a retry impossible
-//! to store. So what ezq writes of its own has such characters as visible escapes, `\u{2192}`. Names,
-//! by which something is found again, are read back as they were given; texts are not.
+//! The driver sends UTF-8. A database with another encoding converts each text, and refuses one
+//! with a character that it lacks. Then an error's text or a handler's name would make a retry
+//! impossible to store. So in texts of its own ezq writes such characters as visible escapes,
+//! `\u{2192}`. Names, which are looked up again, are restored when they are read; other texts are
+//! not.
 
 use std::borrow::Cow;
 
@@ -11,22 +12,23 @@ use ezq_core::headers::{DEAD, HANDLER_PREFIX, REDRIVEN, REPLAY};
 use ezq_core::{HandlerName, Progress, Reason};
 use serde_json::{Map, Value};
 
-/// What begins an escape.
+/// How an escape begins.
 const ESCAPE: &str = "\\u{";
 
 /// The encoding of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
     Utf8,
-    /// None: bytes are kept as they come. An escape in JSON has no character to become.
+    /// No encoding: bytes are kept as they are. A JSON escape beyond ASCII has no character to
+    /// become.
     SqlAscii,
     Latin1,
-    /// Another, of which only ASCII is known.
+    /// Another encoding, of which only ASCII is relied on.
     Other,
 }
 
 impl Encoding {
-    /// By its name in Postgres.
+    /// The encoding that Postgres calls by this name.
     pub(crate) fn of(name: &str) -> Self {
         match name {
             "UTF8" => Self::Utf8,
@@ -36,7 +38,7 @@ impl Encoding {
         }
     }
 
-    /// Whether a text with this character can be stored for sure.
+    /// Whether a text with this character can surely be stored.
     fn holds(self, c: char) -> bool {
         match self {
             Self::Utf8 | Self::SqlAscii => c != '\0',
@@ -45,7 +47,7 @@ impl Encoding {
         }
     }
 
-    /// The first character of a text that cannot be stored for sure.
+    /// The first character of a text that surely cannot be stored.
     pub(crate) fn lacks(self, text: &str) -> Option<char> {
         match self {
             Self::Latin1 => text.chars().find(|c| !self.holds(*c)),
@@ -53,7 +55,7 @@ impl Encoding {
         }
     }
 
-    /// Whether JSON with an escape of this UTF-16 unit cannot be stored for sure.
+    /// Whether JSON with an escape of this UTF-16 unit surely cannot be stored.
     pub(crate) fn lacks_escaped(self, unit: u16) -> bool {
         match self {
             Self::Utf8 | Self::Other => false,
@@ -62,11 +64,12 @@ impl Encoding {
         }
     }
 
-    /// A text as it can be stored.
+    /// A text in a form that can be stored.
     pub(crate) fn text(self, text: &str) -> Cow<'_, str> {
         if text.chars().all(|c| self.holds(c)) {
             return Cow::Borrowed(text);
         }
+
         let mut written = String::with_capacity(text.len() + 16);
         for c in text.chars() {
             match c {
@@ -77,14 +80,16 @@ impl Encoding {
                 c => written.extend(c.escape_unicode()),
             }
         }
+
         Cow::Owned(written)
     }
 
-    /// A name as it can be stored, and read back by [`original`].
+    /// A name in a form that can be stored, and restored by [`original`].
     pub(crate) fn name(self, name: &str) -> Cow<'_, str> {
         if name.chars().all(|c| self.holds(c)) && !name.contains(ESCAPE) {
             return Cow::Borrowed(name);
         }
+
         let mut written = String::with_capacity(name.len() + 16);
         for (at, c) in name.char_indices() {
             if self.holds(c) && !name[at..].starts_with(ESCAPE) {
@@ -93,6 +98,7 @@ impl Encoding {
                 written.extend(c.escape_unicode());
             }
         }
+
         Cow::Owned(written)
     }
 
@@ -117,7 +123,7 @@ impl Encoding {
             error: self.text(&reason.error).into_owned(),
             ..reason.clone()
         };
-        // A reason is plain data: writing it as JSON cannot fail.
+        // A reason is plain data, which always serialises.
         serde_json::to_value(written).unwrap_or_default()
     }
 
@@ -135,11 +141,12 @@ impl Encoding {
     }
 }
 
-/// A name as it was given.
+/// A name in its original form.
 pub(crate) fn original(written: &str) -> Cow<'_, str> {
     if !written.contains(ESCAPE) {
         return Cow::Borrowed(written);
     }
+
     let mut name = String::with_capacity(written.len());
     let mut rest = written;
     while let Some((before, after)) = rest.split_once(ESCAPE) {
@@ -155,22 +162,24 @@ pub(crate) fn original(written: &str) -> Cow<'_, str> {
             }
         }
     }
+
     name.push_str(rest);
     Cow::Owned(name)
 }
 
-/// The character of an escape that has begun, and what follows it.
+/// The character of an escape whose beginning was read, and what follows the escape.
 fn escaped(text: &str) -> Option<(char, &str)> {
     let (digits, after) = text.split_once('}')?;
     let code = u32::from_str_radix(digits, 16).ok()?;
     Some((char::from_u32(code)?, after))
 }
 
-/// Headers as they were read, with ezq's own names in them as they were given.
+/// Restores ezq's own names in headers that were read.
 pub(crate) fn restore(headers: &mut Value) {
     let Value::Object(entries) = headers else {
         return;
     };
+
     let is_written = |key: &&String| key.starts_with(HANDLER_PREFIX) && key.contains(ESCAPE);
     let written: Vec<String> = entries.keys().filter(is_written).cloned().collect();
     for key in written {
@@ -178,6 +187,7 @@ pub(crate) fn restore(headers: &mut Value) {
             entries.insert(original(&key).into_owned(), mark);
         }
     }
+
     for (header, path) in [
         (DEAD, "/reason/handler"),
         (REDRIVEN, "/reason/handler"),

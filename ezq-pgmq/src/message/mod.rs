@@ -1,4 +1,5 @@
-//! A message as a queue's table keeps it: its identity, and the text that the database can hold.
+//! A message as a queue's table keeps it: its receipt, its headers, and the text that the database
+//! can hold.
 
 pub(crate) mod encoding;
 pub(crate) mod headers;

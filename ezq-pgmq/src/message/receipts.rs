@@ -1,8 +1,8 @@
-//! What identifies one delivery on PGMQ, as statements take it.
+//! Receipts on PGMQ: what identifies one delivery, and how statements compare it.
 //!
-//! Number, counters and table are not enough. After a fail-over to a replica that lags, and after a
-//! crash of an unlogged queue, the sequence issues numbers again: a new message then has the number,
-//! the table and the first `read_ct` of one that is gone. The time at which a message was stored
+//! Number, counters and table are not enough. After a fail-over to a lagging replica, and after a
+//! crash of an unlogged queue, the sequence issues numbers again. A new message may then have the
+//! number, the table and the first `read_ct` of one that is gone. The time at which it was stored
 //! tells them apart.
 
 use chrono::{DateTime, Utc};
@@ -14,7 +14,7 @@ use sqlx::postgres::PgRow;
 
 use crate::sql;
 
-/// What a receipt fences by: number, counters, table, and when its message was stored.
+/// The key of a receipt: message number, counters, table, and when the message was stored.
 pub(crate) type Key = (i64, i64, i64, DateTime<Utc>);
 
 /// The key of a receipt; `None` if another engine gave it.
@@ -52,16 +52,16 @@ impl FromIterator<Key> for Columns {
     }
 }
 
-/// `$1` to `$4`, as [`Columns`] has them, as a table `w`.
+/// The parameters `$1` to `$4`, as [`Columns`] has them, as a table `w`.
 pub(crate) const RECEIPTS: &str = "unnest($1::bigint[], $2::bigint[], $3::bigint[], \
                                    $4::timestamptz[]) AS w(id, fence, rel, at)";
 
-/// The rows that still carry the receipts' keys, locked in the order of their ids, from a table
-/// expression `w` with the columns of [`RECEIPTS`]. Waiting for a lock checks the row again as it is
-/// then.
+/// The rows that still match the receipts' keys, locked in the order of their ids. `from` is a
+/// table expression `w` with the columns of [`RECEIPTS`]. A row that was waited for is checked
+/// again as it is then.
 ///
-/// Each row is looked up by its key, whatever the planner thinks of the table: a subquery that locks
-/// is not merged into a join, and a nested loop keeps the order of the ids.
+/// Each row is looked up by its key, whatever the planner estimates: a subquery that locks is not
+/// merged into a join, and a nested loop keeps the order of the ids.
 pub(crate) fn locked(table: &str, columns: &str, from: &str, wait: &str) -> String {
     let carries = carries("q", "w.fence", "w.rel", "w.at");
     format!(
@@ -71,12 +71,11 @@ pub(crate) fn locked(table: &str, columns: &str, from: &str, wait: &str) -> Stri
     )
 }
 
-/// Bounds a statement to the rows of the table expression `locked`, whatever the planner thinks of
-/// their number.
+/// Limits a statement to the rows of the CTE `locked`, whatever the planner estimates.
 pub(crate) const ONLY_LOCKED: &str =
     "q.msg_id = l.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM locked))";
 
-/// A row that was found by its number carries the rest of a key.
+/// A row with the right number matches the rest of a key.
 pub(crate) fn carries(row: &str, fence: &str, rel: &str, at: &str) -> String {
     let stored_at = sql::bounded(&format!("{row}.enqueued_at"));
     format!(
@@ -85,15 +84,16 @@ pub(crate) fn carries(row: &str, fence: &str, rel: &str, at: &str) -> String {
     )
 }
 
-/// The counters of a row: the read count, which every delivery raises, and above it the number of
-/// returns, which every retry and release raises. So a receipt is void once the message was handed
-/// out again, and also once it was itself used.
+/// The counters of a row: the read count, which each delivery raises, and in the upper half the
+/// number of returns, which each retry and release raises. So a receipt is void once the message is
+/// delivered again, and once the receipt itself was used.
 pub(crate) fn fence(row: &str) -> String {
     let returned = sql::returned(&format!("{row}.headers"));
     format!("({row}.read_ct + ({returned} << 32))")
 }
 
-/// A row is the message that an id means: an id without a time means whichever has its number.
+/// A row is the message that an id names. An id without a time names whichever message has its
+/// number.
 pub(crate) fn is_meant(row: &str, number: &str, at: &str) -> String {
     let stored_at = sql::bounded(&format!("{row}.enqueued_at"));
     format!("{row}.msg_id = {number} AND {stored_at} = coalesce({at}, {stored_at})")
@@ -104,7 +104,7 @@ pub(crate) fn message_id(row: &PgRow) -> Result<MessageId, sqlx::Error> {
     Ok(dated(row.try_get("msg_id")?, row.try_get("enqueued_at")?))
 }
 
-/// When a message was first stored, if it was redriven since: then its row tells when that was.
+/// When a message was first stored, if it was redriven since. Its row has the time of the redrive.
 pub(crate) fn first_stored(headers: &Headers) -> Option<DateTime<Utc>> {
     Death::read(headers.value(REDRIVEN)?).enqueued_at
 }
@@ -118,7 +118,7 @@ pub(crate) fn original(death: &Death) -> Option<MessageId> {
     })
 }
 
-/// The id of the message with this number that was stored then.
+/// The id of the message with this number that was stored at this time.
 pub(crate) fn dated(number: i64, stored_at: DateTime<Utc>) -> MessageId {
     MessageId::Dated { number, stored_at }
 }

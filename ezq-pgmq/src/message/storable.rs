@@ -1,5 +1,5 @@
-//! What `jsonb` cannot keep, found before it is sent: inside a caller's transaction a refused
-//! statement would cost the whole transaction.
+//! Finding what `jsonb` cannot store before it is sent. A refused statement in a caller's
+//! transaction would fail the whole transaction.
 
 use ezq_core::engine::Dedupe;
 use ezq_core::{Error, ErrorKind};
@@ -7,14 +7,16 @@ use ezq_core::{Error, ErrorKind};
 use crate::error;
 use crate::message::encoding::Encoding;
 
-/// The error of a text that is JSON to the eye but not to the `jsonb` of a database with this encoding.
+/// Checks a JSON text against the `jsonb` of a database with this encoding.
 pub(crate) fn check(json: &str, encoding: Encoding) -> Result<(), Error> {
     if json.contains('\0') {
         return Err(refused("it holds a NUL character"));
     }
+
     if let Some(c) = encoding.lacks(json) {
         return Err(lacks(&c.escape_debug().to_string()));
     }
+
     let bytes = json.as_bytes();
     let mut at = 0;
     while let Some(step) = bytes
@@ -38,10 +40,11 @@ pub(crate) fn check(json: &str, encoding: Encoding) -> Result<(), Error> {
             Some(_) => at += 6,
         }
     }
+
     Ok(())
 }
 
-/// The error of a dedupe key that a database with this encoding cannot keep, or of its event's id.
+/// Checks that a database with this encoding can store a dedupe key and its event's id.
 pub(crate) fn check_dedupe(dedupe: &Dedupe, encoding: Encoding) -> Result<(), Error> {
     for text in [dedupe.key(), dedupe.event_id()] {
         if let Some(c) = encoding.lacks(text) {
@@ -51,21 +54,21 @@ pub(crate) fn check_dedupe(dedupe: &Dedupe, encoding: Encoding) -> Result<(), Er
     Ok(())
 }
 
-// The UTF-16 unit of an escape `\uXXXX` that begins here.
+// The UTF-16 unit of an escape `\uXXXX` that begins at this byte.
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let escape = bytes.get(at..at + 6)?;
     let digits = escape.strip_prefix(b"\\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// The error of a message whose content the store refuses.
+/// The error for a message whose content the store refuses.
 pub(crate) fn refused(why: &str) -> Error {
     let text = format!("the store cannot keep the message: {why}");
     Error::new(ErrorKind::InvalidEvent, text)
 }
 
-/// The error of a message whose content the server refused: `what` of it is no JSON to `jsonb`, unless
-/// the server says that its encoding is the reason.
+/// The error for a message whose content the server refused: `what` is no JSON to `jsonb`, unless
+/// the server blames its encoding.
 pub(crate) fn refused_with(failure: sqlx::Error, what: &str) -> Error {
     let why = if error::is_untranslatable(&failure) {
         "the database's encoding lacks a character of it, as UTF8 would not".to_owned()

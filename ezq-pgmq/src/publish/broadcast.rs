@@ -1,5 +1,5 @@
-//! Storing a copy of an event in every subscribed queue: one call of a function of the schema `ezq`,
-//! so that who is subscribed is asked, and every copy stored, in one statement.
+//! Storing a copy of an event in every subscribed queue. One call of a function in the schema `ezq`
+//! reads the subscriptions and stores the copies.
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{BroadcastMessage, Dedupe, Original};
@@ -35,6 +35,8 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// Converts a broadcast.
+    ///
     /// # Errors
     /// The event cannot be stored.
     pub(crate) fn new(message: BroadcastMessage, encoding: Encoding) -> Result<Self> {
@@ -48,6 +50,7 @@ impl Row {
             dedupe,
             ..
         } = message;
+
         Ok(Self {
             event_type,
             body,
@@ -63,18 +66,18 @@ impl Row {
         &self.event_type
     }
 
-    /// It has an ordering key.
+    /// Whether it has an ordering key.
     pub(crate) fn is_keyed(&self) -> bool {
         self.keyed
     }
 
-    /// It has a dedupe key.
+    /// Whether it has a dedupe key.
     pub(crate) fn is_deduped(&self) -> bool {
         self.dedupe.is_some()
     }
 }
 
-/// Stores the copies. Only a queue that does not exist is [`PublishOutcome::Failed`].
+/// Stores the copies. [`PublishOutcome::Failed`] means that the queue does not exist.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     row: &Row,
@@ -83,7 +86,7 @@ pub(crate) async fn insert(
     copies.iter().map(outcome).collect()
 }
 
-/// The same in a caller's transaction, and which one it is.
+/// The same in a caller's transaction, and the id of that transaction.
 pub(crate) async fn insert_in(
     connection: &mut PgConnection,
     row: &Row,
@@ -123,6 +126,7 @@ fn outcome(copy: &PgRow) -> Result<(QueueName, PublishOutcome), sqlx::Error> {
         let missing = PublishOutcome::Failed(error::queue_missing(&queue));
         return Ok((queue, missing));
     };
+
     let message_id = receipts::dated(number, copy.try_get("stored_at")?);
     let outcome = match copy.try_get("first_event_id")? {
         Some(event_id) => PublishOutcome::Duplicate(Some(Original {
@@ -131,10 +135,11 @@ fn outcome(copy: &PgRow) -> Result<(QueueName, PublishOutcome), sqlx::Error> {
         })),
         None => PublishOutcome::Stored(message_id),
     };
+
     Ok((queue, outcome))
 }
 
-/// The queue that a row names; a constraint of the table keeps it a name.
+/// The queue that a row names. A constraint of the table keeps it valid.
 pub(crate) fn queue(row: &PgRow) -> Result<QueueName, sqlx::Error> {
     let name: &str = row.try_get("queue")?;
     QueueName::new(name).map_err(|error| sqlx::Error::Decode(Box::new(error)))

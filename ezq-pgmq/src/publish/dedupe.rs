@@ -1,8 +1,8 @@
-//! Idempotent publishing: messages with dedupe keys, and the removal of keys that ended.
+//! Idempotent publishing: messages with dedupe keys, and the removal of ended keys.
 //!
-//! Keys and messages are written in one statement. A key that another transaction is just taking is
-//! waited for, so of many publishers one stores; the keys of a statement are taken in their order,
-//! so that two batches never wait for each other.
+//! One statement writes keys and messages. It waits for a key that another transaction is taking,
+//! so of several publishers with one key only one stores. A statement takes its keys in their
+//! order, so that two batches never deadlock.
 
 use std::sync::Arc;
 
@@ -22,19 +22,19 @@ use crate::{error, sql};
 /// How many keys one statement removes.
 pub(crate) const SWEEP: u64 = 1000;
 
-/// A key that ended by when the new message was published.
+/// The key had ended when the new message was published.
 const FREE: &str = "d.free_at <= excluded.taken_at";
 
-/// Inserts rows of one queue, of which some have keys, in one statement; a row each, in their order,
-/// for [`outcome`] to read, with `more` columns.
+/// Inserts rows of one queue, some of which have keys. Returns one row for each, in their order,
+/// for [`outcome`] to read, with the columns `more`.
 ///
-/// Ids are drawn beforehand, so that the row of a key can name its message; those of duplicates are
-/// not used. A message is stored at the time at which its key is taken, which with its number names
-/// it. A key that is taken is written back as it is: only so does Postgres tell what stands
-/// there now, even where another transaction has put it there since the statement began.
+/// Ids are drawn before the insert, so that a key's row can name its message; ids of duplicates
+/// stay unused. A message is stored with the time at which its key is taken: number and time are
+/// its id. A key that is still held is written back unchanged. Only so does Postgres return the row
+/// as it is now, even if another transaction wrote it after this statement began.
 ///
-/// `queue_table` is for older processes, to which a key of another table is free. After a restore the
-/// table is another one, and the key still counts.
+/// `queue_table` is for processes of older versions, which take a key of another table for free.
+/// After a restore the table has another oid, and the key still holds.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -83,6 +83,7 @@ pub(crate) async fn insert(
     );
     let each = || rows.iter().map(|row| row.dedupe.as_ref());
     let keys: Vec<Option<&str>> = each().map(|key| key.map(Dedupe::key)).collect();
+
     let windows: Vec<Option<i64>> = each()
         .map(|key| key.map(|key| micros(key.window())))
         .collect();
@@ -100,19 +101,22 @@ pub(crate) fn outcome(row: &PgRow) -> Result<PublishOutcome, sqlx::Error> {
     let Some(original) = row.try_get("original")? else {
         return Ok(PublishOutcome::Stored(id));
     };
+
     let message_id = receipts::dated(original, row.try_get("taken_at")?);
     if message_id == id {
         return Ok(PublishOutcome::Stored(id));
     }
+
     let original = Original {
         message_id,
         event_id: row.try_get("event_id")?,
     };
+
     Ok(PublishOutcome::Duplicate(Some(original)))
 }
 
-/// Removes keys whose window has ended, at most [`SWEEP`] of them; how many. Call it again until it
-/// removes fewer. Keys that are just being taken are left out.
+/// Removes at most [`SWEEP`] ended keys and returns how many. Call it until it removes fewer. Keys
+/// that are being taken are skipped.
 pub(crate) async fn sweep(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let statement = format!(
         "DELETE FROM ezq.dedupe
@@ -126,8 +130,7 @@ pub(crate) async fn sweep(connection: &mut PgConnection) -> Result<u64, sqlx::Er
     Ok(done.rows_affected())
 }
 
-/// Removes every key whose window has ended, a statement at a time, between which others have the
-/// connection.
+/// Removes all ended keys, a statement at a time. Others get the connection between two statements.
 pub(crate) async fn sweep_all(control: Arc<Dedicated>) {
     loop {
         let removed = call!(control, |connection| sweep(connection))

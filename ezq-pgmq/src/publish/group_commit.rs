@@ -1,11 +1,14 @@
-//! Sharing commits: what several callers publish to one queue while a statement is under way for it
-//! goes in one statement after that, with one commit for all.
+//! Group commit: while statements run for a queue, the messages of further callers wait, and then
+//! share one statement and one commit.
 //!
-//! A caller that finds no statement under way begins one at once and waits for nobody. What a row
-//! holds fails that row alone, as [`Store`] cuts a batch down to it.
+//! A caller that finds no statement running starts one at once. If one message fails the statement,
+//! [`Store`] divides the batch until it fails alone.
 //!
-//! Invariant: a queue has waiting callers only while one of its places is taken; whoever gives a
-//! place up hands it to them.
+//! Fast path. Benchmark case: `publish_concurrent` (docs/performance.md), 63,932 events/s, against
+//! 9,108 for single inserts.
+//!
+//! Invariant: callers wait only while a statement runs for their queue; whoever ends one starts the
+//! next for them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,9 +20,9 @@ use tokio::sync::oneshot;
 use crate::publish::Row;
 use crate::publish::store::Store;
 
-/// How many statements run for one queue at once: one is prepared while the other commits.
+/// How many statements run for one queue at once: one is prepared while another commits.
 const STATEMENTS: usize = 2;
-/// What a caller may bring to be grouped, and what a group holds.
+/// The limits of what one caller may bring to a group, and of a whole group.
 const ROWS_EACH: usize = 16;
 const ROWS: usize = 256;
 const BYTES_EACH: usize = 64 * 1024;
@@ -31,7 +34,7 @@ pub(crate) struct GroupCommit {
     queues: Arc<Mutex<HashMap<QueueName, QueueGroup>>>,
 }
 
-/// Who publishes to one queue.
+/// The publishers of one queue.
 #[derive(Default)]
 struct QueueGroup {
     running: usize,
@@ -51,16 +54,18 @@ impl GroupCommit {
         }
     }
 
-    /// Stores rows of one queue; an outcome each, in their order, or none where the runtime ends.
+    /// Stores rows of one queue. Returns an outcome for each, in their order, or none if the
+    /// runtime ends.
     ///
-    /// Cut off, it leaves open whether they are stored.
+    /// If the future is dropped, the rows may be stored or not.
     pub(crate) async fn store(&self, queue: &QueueName, rows: Vec<Row>) -> Vec<PublishOutcome> {
-        // What has keys is not brought here: it may have to wait for another transaction, and must hold
-        // up nobody else.
+        // Rows with dedupe keys do not come here: they may wait for another transaction, and must
+        // not hold up others.
         let bytes: usize = rows.iter().map(Row::bytes).sum();
         if rows.len() > ROWS_EACH || bytes > BYTES_EACH {
             return self.run(queue, &rows).await;
         }
+
         match self.enter(queue, rows) {
             Admission::Run(permit, rows) => {
                 let outcomes = self.run(queue, &rows).await;
@@ -88,6 +93,7 @@ impl GroupCommit {
             };
             return Admission::Run(permit, rows);
         }
+
         let (done, outcomes) = oneshot::channel();
         group.waiting.push(PendingPublish { rows, done });
         Admission::Wait(outcomes)
@@ -103,7 +109,8 @@ enum Admission {
     Wait(oneshot::Receiver<Vec<PublishOutcome>>),
 }
 
-/// A place; dropped, it goes to those who wait, also when its caller was cut off.
+/// The permit to run a statement. Dropped, it passes to those who wait, also when its caller was
+/// dropped.
 struct StatementPermit {
     groups: GroupCommit,
     queue: QueueName,
@@ -111,20 +118,23 @@ struct StatementPermit {
 }
 
 impl StatementPermit {
-    /// The callers who go next; if there are none, the place is given up.
+    /// The callers for the next statement. If there are none, the permit is given up.
     fn next(&mut self) -> Vec<PendingPublish> {
         let mut queues = self.groups.queues();
         let Some(group) = queues.get_mut(&self.queue) else {
             return Vec::new();
         };
-        // Whoever was cut off before it began is not stored.
+
+        // A caller that was dropped before its statement began is not stored.
         group.waiting.retain(|one| !one.done.is_closed());
-        let (mut rows, mut bytes) = (0, 0);
+        let mut rows = 0;
+        let mut bytes = 0;
         let fits = |one: &&PendingPublish| {
             rows += one.rows.len();
             bytes += one.rows.iter().map(Row::bytes).sum::<usize>();
             rows <= ROWS && bytes <= BYTES
         };
+
         let count = group.waiting.iter().take_while(fits).count();
         let next: Vec<PendingPublish> = group.waiting.drain(..count).collect();
         if next.is_empty() {
@@ -134,10 +144,11 @@ impl StatementPermit {
                 queues.remove(&self.queue);
             }
         }
+
         next
     }
 
-    /// Goes on for those who wait, until nobody does.
+    /// Runs statements for those who wait, until nobody does.
     async fn go_on(mut self, mut group: Vec<PendingPublish>) {
         while !group.is_empty() {
             let counts: Vec<usize> = group.iter().map(|one| one.rows.len()).collect();
@@ -146,10 +157,12 @@ impl StatementPermit {
                 .flat_map(|one| std::mem::take(&mut one.rows))
                 .collect();
             let mut outcomes = self.groups.run(&self.queue, &rows).await.into_iter();
+
             for (one, count) in group.into_iter().zip(counts) {
-                // Its caller may have been cut off.
+                // The caller may have been dropped.
                 let _ = one.done.send(outcomes.by_ref().take(count).collect());
             }
+
             group = self.next();
         }
     }
@@ -160,10 +173,12 @@ impl Drop for StatementPermit {
         if !self.held {
             return;
         }
+
         let mut next = self.next();
         match Handle::try_current() {
             Ok(runtime) if !next.is_empty() => {
-                let (groups, queue) = (self.groups.clone(), self.queue.clone());
+                let groups = self.groups.clone();
+                let queue = self.queue.clone();
                 runtime.spawn(
                     StatementPermit {
                         groups,
@@ -174,7 +189,7 @@ impl Drop for StatementPermit {
                 );
             }
             Ok(_) => {}
-            // The runtime has ended, and those who wait with it.
+            // The runtime has ended, and with it those who wait.
             Err(_) => {
                 while !next.is_empty() {
                     next = self.next();

@@ -1,7 +1,6 @@
-//! Storing messages: one insert per queue and batch, with an outcome for each message.
+//! Inserting messages: one statement for each queue and batch, with an outcome for each message.
 //!
-//! Rows of one batch get strictly increasing `vt`, so that they are claimed in their order. When a
-//! batch fails for what one message holds, it is cut in halves until that message stands alone.
+//! The rows of a batch get strictly increasing `vt`, so that they are claimed in their order.
 
 use ezq_core::{PublishOutcome, QueueName, Result};
 use sqlx::Row as _;
@@ -14,7 +13,7 @@ use crate::publish::row::{DUE, Row, with_columns};
 use crate::sql;
 use crate::wake::commits::{WRITER, Writer};
 
-/// Inserts rows of one queue in one statement; an outcome each, in their order, none of them
+/// Inserts rows of one queue in one statement. Returns an outcome for each, in their order; none is
 /// [`PublishOutcome::Failed`].
 pub(crate) async fn insert(
     connection: &mut PgConnection,
@@ -26,7 +25,7 @@ pub(crate) async fn insert(
         .map(|(outcomes, _)| outcomes)
 }
 
-/// The same in a caller's transaction, and which one it is.
+/// The same in a caller's transaction, and the id of that transaction.
 pub(crate) async fn insert_in(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -41,7 +40,7 @@ pub(crate) async fn insert_in(
     Ok((outcomes, writer))
 }
 
-/// The same with more columns to be returned.
+/// The same, returning more columns.
 async fn insert_with(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -56,6 +55,7 @@ async fn insert_with(
             .collect::<Result<_, _>>()?;
         return Ok((outcomes, stored));
     }
+
     let statement = format!(
         "{}INSERT INTO {} (vt, message, headers)
          SELECT {DUE},
@@ -75,5 +75,6 @@ async fn insert_with(
         .iter()
         .map(outcome)
         .collect::<Result<_, sqlx::Error>>()?;
+
     Ok((outcomes, stored))
 }

@@ -9,7 +9,8 @@ pub(crate) async fn take(
     queue: &QueueName,
     key: &str,
 ) -> Result<(), sqlx::Error> {
-    // A lock number of ezq's own: the queue's name cannot hold the separator.
+    // A lock id of ezq's own. The hashed text is unique: a queue's name cannot contain the
+    // separator.
     sqlx::query("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ezq/' || $1 || '/' || $2, 0))")
         .bind(queue.as_str())
         .bind(key)

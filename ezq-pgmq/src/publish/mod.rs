@@ -1,4 +1,4 @@
-//! Publishing: inserts, dedupe keys, commits that callers share, and broadcasts.
+//! Publishing: rows and inserts, dedupe keys, group commit, and broadcasts.
 
 pub(crate) mod broadcast;
 pub(crate) mod dedupe;
@@ -9,5 +9,5 @@ pub(crate) mod row;
 pub(crate) mod store;
 
 pub(crate) use insert::{insert, insert_in};
-pub(crate) use row::{ByQueue, Row, checked};
+pub(crate) use row::{ByQueue, QueueRows, Row, checked};
 pub(crate) use store::CONFLICT_TRIES;

@@ -1,4 +1,4 @@
-//! A message as a statement stores it, and the columns that a batch binds.
+//! A message as a row to be inserted, and the columns that a batch binds.
 
 use std::collections::HashMap;
 
@@ -26,6 +26,8 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// Converts a message.
+    ///
     /// # Errors
     /// The message cannot be stored.
     pub(crate) fn new(message: Outgoing, encoding: Encoding) -> Result<Self> {
@@ -42,7 +44,7 @@ impl Row {
         })
     }
 
-    /// It has an ordering key.
+    /// Whether it has an ordering key.
     pub(crate) fn is_keyed(&self) -> bool {
         self.keyed
     }
@@ -52,7 +54,7 @@ impl Row {
     }
 }
 
-/// How long after now, or from when.
+/// The delay in microseconds, or the time from which the message is due.
 pub(crate) fn due(due: Due) -> (i64, Option<DateTime<Utc>>) {
     match due {
         Due::Now => (0, None),
@@ -61,7 +63,7 @@ pub(crate) fn due(due: Due) -> (i64, Option<DateTime<Utc>>) {
     }
 }
 
-/// The headers of a message as the table keeps them, if the database can keep all of it.
+/// The headers of a message as the table stores them, if the database can store all of the message.
 pub(crate) fn checked(message: &Outgoing, encoding: Encoding) -> Result<Option<String>> {
     storable(
         &message.body,
@@ -71,7 +73,8 @@ pub(crate) fn checked(message: &Outgoing, encoding: Encoding) -> Result<Option<S
     )
 }
 
-/// The headers as the table keeps them, if the database can keep them, the body and the dedupe key.
+/// The headers as the table stores them, if the database can store them, the body and the dedupe
+/// key.
 pub(crate) fn storable(
     body: &str,
     headers: &Headers,
@@ -90,9 +93,12 @@ pub(crate) fn storable(
     Ok(Some(headers))
 }
 
-/// Rows by the queue they go to, in their order, each with its place among the messages.
+/// The rows of one queue, each with its index among the messages.
+pub(crate) type QueueRows = (QueueName, Vec<(usize, Row)>);
+
+/// Rows by queue, in their order, each with its index among the messages.
 #[derive(Default)]
-pub(crate) struct ByQueue(Vec<(QueueName, Vec<(usize, Row)>)>);
+pub(crate) struct ByQueue(Vec<QueueRows>);
 
 impl ByQueue {
     pub(crate) fn push(&mut self, queue: QueueName, index: usize, row: Row) {
@@ -102,20 +108,20 @@ impl ByQueue {
         }
     }
 
-    /// In the order of the queues' names: a transaction that takes keys in several queues takes them
-    /// in the order in which every other does.
-    pub(crate) fn into_inner(mut self) -> Vec<(QueueName, Vec<(usize, Row)>)> {
+    /// The queues in the order of their names. Transactions that take dedupe keys in several queues
+    /// take them in one order.
+    pub(crate) fn into_inner(mut self) -> Vec<QueueRows> {
         self.0.sort_by(|(one, _), (other, _)| one.cmp(other));
         self.0
     }
 }
 
-/// When a row is due: no earlier than now, and after those of its batch that stand before it.
+/// When a row is due: not before now, and after the earlier rows of its batch.
 pub(crate) const DUE: &str =
     "CASE WHEN m.at > base.now THEN m.at + m.twin::float8 * interval '1 us'
                      ELSE base.now + (m.after_us + m.place - 1)::float8 * interval '1 us' END";
 
-/// A statement with rows bound, column by column: `$1` to `$5`.
+/// Binds rows column by column: `$1` to `$5`.
 pub(crate) fn with_columns<'q>(
     statement: String,
     rows: &[Row],
@@ -130,7 +136,8 @@ pub(crate) fn with_columns<'q>(
     query.bind(afters).bind(times).bind(twins(rows))
 }
 
-// How many earlier rows want the very same time: each later one stands a microsecond after them.
+// How many earlier rows are due at exactly the same time. Each later one is due a microsecond after
+// them.
 fn twins(rows: &[Row]) -> Vec<i64> {
     let mut seen: HashMap<i64, i64> = HashMap::new();
     let twin = |row: &Row| {

@@ -1,5 +1,5 @@
-//! Storing a batch through the pool: cut in halves where one message fails it, and tried again after
-//! a conflict.
+//! Storing a batch through the pool. If one message fails it, the batch is halved until that
+//! message is alone. After a conflict it is tried again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::message::storable;
 use crate::publish::insert::insert;
 use crate::publish::row::Row;
 
-/// The most bytes that one statement carries, unless one message alone is larger.
+/// The most bytes in one statement, unless a single message is larger.
 const STATEMENT_BYTES: usize = 32 * 1024 * 1024;
 
-/// How often a deadlock or serialisation failure is answered by the same statement again.
+/// How often a statement is run after deadlocks or serialisation failures.
 pub(crate) const CONFLICT_TRIES: u32 = 5;
 
-/// What stores rows through the pool. A clone is the same.
+/// Stores rows through the pool. Clones share the pool.
 #[derive(Clone)]
 pub(crate) struct Store {
     pub(crate) pool: Arc<Pool>,
@@ -30,18 +30,21 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Stores rows of one queue in statements of their own; an outcome each, in their order.
+    /// Stores rows of one queue in statements of their own. Returns an outcome for each, in their
+    /// order.
     pub(crate) async fn run(&self, queue: &QueueName, rows: &[Row]) -> Vec<PublishOutcome> {
         let mut outcomes = Vec::with_capacity(rows.len());
         // Parts still to be stored, the next one last.
         let mut parts: Vec<&[Row]> = vec![rows];
         let mut conflicts = 0;
+
         while let Some(part) = parts.pop() {
             let bytes: usize = part.iter().map(Row::bytes).sum();
             if part.len() > 1 && bytes > STATEMENT_BYTES {
                 halve(part, &mut parts);
                 continue;
             }
+
             let stored = async {
                 let mut connection = limit(self.stopper.patience, self.pool.acquire()).await?;
                 let insertion = async {
@@ -50,9 +53,10 @@ impl Store {
                 };
                 self.stopper.limit(&mark(Some(queue)), insertion).await
             };
+
             match stored.await {
                 Ok(stored) => outcomes.extend(stored),
-                // Of rows with keys alone: another transaction was taking one of them.
+                // Only with dedupe keys: another transaction was taking one of them.
                 Err(failure) if error::is_conflict(&failure) && conflicts < CONFLICT_TRIES => {
                     conflicts += 1;
                     tokio::time::sleep(Duration::from_millis(5 << conflicts)).await;
@@ -76,6 +80,7 @@ impl Store {
                 }
             }
         }
+
         outcomes
     }
 }

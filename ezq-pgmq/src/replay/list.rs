@@ -1,4 +1,4 @@
-//! The replays that were begun: told of, and forgotten.
+//! The replays of a database: listing and removing them.
 
 use ezq_core::{QueueName, Result};
 use sqlx::postgres::{PgConnection, PgRow};
@@ -8,7 +8,7 @@ use super::{ReplayProgress, failed, sql};
 use crate::engine::PgmqEngine;
 use crate::message::encoding;
 
-/// The replays that a database knows.
+/// The replays that were begun in a database.
 #[derive(Debug, Clone, Copy)]
 pub struct Replays<'a> {
     engine: &'a PgmqEngine,
@@ -19,11 +19,11 @@ impl<'a> Replays<'a> {
         Self { engine }
     }
 
-    /// All of them, oldest first, finished ones included.
+    /// All replays, oldest first, finished ones included.
     ///
     /// # Errors
-    /// [`ErrorKind::SchemaMissing`](ezq_core::ErrorKind::SchemaMissing) where ezq's tables are absent and cannot be made; when the
-    /// database could not be asked.
+    /// [`ErrorKind::SchemaMissing`](ezq_core::ErrorKind::SchemaMissing) where ezq's tables are
+    /// absent and cannot be created; when the database could not be asked.
     pub async fn list(&self) -> Result<Vec<ReplayProgress>> {
         self.engine.ready_to_replay().await?;
         let mut connection = self.engine.connector().connect().await?;
@@ -32,11 +32,11 @@ impl<'a> Replays<'a> {
         found.map_err(|failure| failed(failure, self.engine))
     }
 
-    /// Forgets a replay, so that its name can be used anew; whether there was one. What it handed
-    /// over stays.
+    /// Removes the record of a replay, so that its name can be used again. Returns whether there
+    /// was one. The copies that it stored stay.
     ///
     /// # Errors
-    /// As [`list`](Self::list).
+    /// As for [`list`](Self::list).
     pub async fn remove(&self, name: &str) -> Result<bool> {
         self.engine.ready_to_replay().await?;
         let mut connection = self.engine.connector().connect().await?;
@@ -49,7 +49,7 @@ impl<'a> Replays<'a> {
     }
 }
 
-/// One, or all of them.
+/// One replay, or all of them.
 pub(super) async fn list(
     connection: &mut PgConnection,
     name: Option<&str>,
@@ -70,5 +70,6 @@ pub(super) async fn list(
             moved_at: row.try_get("moved_at")?,
         })
     };
+
     rows.iter().map(read).collect()
 }

@@ -1,7 +1,7 @@
-//! Replaying archived events: copies of them, handed over once each under the replay's name.
+//! Replaying archived events: storing copies of them, once each for the replay's name.
 //!
-//! A replay has a row that tells how far it has come in the order of the archive's ids. Copies and
-//! row are written in one statement, so it goes on after an interruption where it was.
+//! A replay has a row with its position in the archive. One statement writes copies and position,
+//! so an interrupted replay resumes where it was.
 
 mod list;
 mod sql;
@@ -28,10 +28,10 @@ use crate::retention;
 use crate::schema::{Part, out_of_reach};
 use crate::sql::units::in_calendar;
 
-/// How many archived messages one statement looks at.
+/// How many archived messages one statement reads.
 const PAGE: u32 = 500;
 
-/// What a replay has done.
+/// The progress of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplayProgress {
@@ -41,49 +41,49 @@ pub struct ReplayProgress {
     pub queue: QueueName,
     /// The queue that gets the copies.
     pub target: QueueName,
-    /// How many events were handed over, by all runs under this name.
+    /// How many events were replayed, by all runs under this name.
     pub handed_over: u64,
-    /// Whether it is through.
+    /// Whether it is finished.
     pub is_finished: bool,
     /// When it began, by the database's clock.
     pub began_at: DateTime<Utc>,
-    /// When it last went on.
+    /// When it last made progress.
     pub moved_at: DateTime<Utc>,
 }
 
 type OnProgress = Box<dyn FnMut(&ReplayProgress) + Send>;
 
-/// A replay about to be run; await it.
+/// A replay that is being defined: await it to run it.
 ///
-/// The events that it selects are handed over as copies, in the order in which they were stored. Last
-/// come events that were archived under another number, since the archive already had theirs. A
-/// copy has the event's id, body, ordering key and other headers, and one more that says it is a
-/// replay ([`REPLAY`](ezq_core::headers::REPLAY)). It does not remember what handlers did with the
-/// original, so every handler runs, and a `Tx` handler has its effect a second time. The archive stays
-/// as it is.
+/// The selected events are stored as copies, in the order in which they were stored first. Events
+/// that were archived under another number, because the archive already had theirs, come last. A
+/// copy has the event's id, body, ordering key and other headers, and one header that marks the
+/// replay ([`REPLAY`](ezq_core::headers::REPLAY)). Marks of handlers are not copied, so every
+/// handler runs, and a `Tx` handler takes effect a second time. The archive is not changed.
 ///
-/// It selects from what was archived when the replay of this name began. What comes into the archive
-/// later is left out, its own copies included, and so is what a transaction has archived that was
-/// still open then. One exception: rows that such a transaction archived inside a savepoint may be
-/// handed over.
+/// A replay selects from what was archived when the replay of this name began. It leaves out what
+/// is archived later, its own copies included, and what transactions archived that were still open
+/// at that time. One exception: rows that such a transaction archived inside a savepoint may be
+/// replayed.
 ///
-/// Each event is handed over once, however often the replay is interrupted or run again. Several
-/// processes may run it under one name: each does a part. If the archive is swept meanwhile, what was
-/// not reached yet is lost. As every event, a copy may be handled more than once.
+/// Each event is replayed once, however often the replay is interrupted or run again. Several
+/// processes may run it under one name; each does a part. Events that the archive's sweep removes
+/// before they are reached are lost. A copy may be handled more than once, as any event.
 ///
 /// # Errors
-/// [`ErrorKind::Configuration`] without a name, or when a replay of this name was begun with other
-/// options,
-/// [`ErrorKind::QueueMissing`] when the queue has no archive, [`ErrorKind::SchemaMissing`] where
-/// ezq's tables are absent and cannot be made; the database's errors otherwise. What was done before
-/// stays done: run it again under its name.
+/// What was done before an error stays done: run the replay again under its name.
+/// - [`ErrorKind::Configuration`] without a name, or when a replay of this name was begun with
+///   other options
+/// - [`ErrorKind::QueueMissing`] when the queue has no archive
+/// - [`ErrorKind::SchemaMissing`] where ezq's tables are absent and cannot be created
+/// - the database's errors otherwise
 ///
 /// # Cancel safety
-/// What was handed over before the future is dropped stays so, and is not handed over again.
+/// Events that were replayed before the future is dropped stay so, and are not replayed again.
 #[must_use = "nothing is replayed until this is awaited"]
 pub struct Replay {
     engine: PgmqEngine,
-    /// As it can be stored.
+    /// In a form that the database can store.
     name: String,
     options: Result<Options>,
     rate: Option<u32>,
@@ -109,7 +109,7 @@ impl Replay {
         self
     }
 
-    /// Another queue for the copies than the one they were in.
+    /// Another queue for the copies than the archive's own.
     pub fn to_queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
         self.with(|options| {
             options.target = queue.try_into()?;
@@ -133,7 +133,8 @@ impl Replay {
         })
     }
 
-    /// Only events of a type, or of those that a pattern means; said again, of this one as well.
+    /// Only events of a type, or of the types that a pattern matches. Called again, it adds a
+    /// pattern.
     pub fn event_type(self, pattern: impl TryInto<Pattern, Error = Error>) -> Self {
         self.with(|options| {
             options.types.push(pattern.try_into()?);
@@ -141,8 +142,8 @@ impl Replay {
         })
     }
 
-    /// Only events whose data contain this, as `jsonb`'s `@>` has it: `json!({"region": "north"})`.
-    /// What a codec of one's own wrote is no JSON, and contains nothing.
+    /// Only events whose data contains this, in the sense of `jsonb`'s `@>`: `json!({"region":
+    /// "north"})`. A body that a codec of your own wrote is no JSON, and contains nothing.
     pub fn data(self, contained: Value) -> Self {
         self.with(|options| {
             options.data = Some(contained);
@@ -150,7 +151,7 @@ impl Replay {
         })
     }
 
-    /// At most so many a second, at least 1. Defaults to no limit.
+    /// At most so many events a second, at least 1. Defaults to no limit.
     pub fn rate(mut self, per_second: u32) -> Self {
         if per_second == 0 {
             return self.with(|_| Err(Error::new(ErrorKind::Configuration, "a `rate` of 0")));
@@ -159,17 +160,17 @@ impl Replay {
         self
     }
 
-    /// Is told after each step how far it has come.
+    /// Is called after each step with the progress so far.
     pub fn on_progress(mut self, told: impl FnMut(&ReplayProgress) + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(told));
         self
     }
 
-    /// Does nothing, and tells how many events a run would hand over now: of a replay that was begun,
-    /// those that are left.
+    /// Counts the events that a run would replay now, without replaying them. For a replay that was
+    /// begun, these are the remaining ones.
     ///
     /// # Errors
-    /// As the replay.
+    /// As for the replay.
     pub async fn dry_run(self) -> Result<u64> {
         let options = self.options?;
         let connector = self.engine.connector();
@@ -182,6 +183,7 @@ impl Replay {
                 true => locked(&mut connection, &self.name).await?,
                 false => None,
             };
+
             let at = begun.unwrap_or(ReplayRow {
                 position: 0,
                 last_id: i64::MAX,
@@ -193,13 +195,16 @@ impl Replay {
             let count: i64 = count.fetch_one(&mut connection).await?.try_get(0)?;
             Ok((at.definition, count))
         };
+
         let counted = counted.await;
         let _ = connection.close().await;
         let (definition, count) =
             counted.map_err(|failure| failed_on(failure, &self.engine, &options))?;
+
         if !definition.is_null() {
             options.check(&self.name, &definition)?;
         }
+
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
@@ -210,16 +215,18 @@ impl Replay {
             let text = "a replay needs a name, by which it goes on after an interruption";
             return Err(Error::new(ErrorKind::Configuration, text));
         }
+
         engine.ready_to_replay().await?;
         let mut connection = engine.connector().connect().await?;
         let run = async {
-            // Before a queue is made for the copies: a name that is mistyped makes none.
+            // Before the target queue is created: a mistyped name must create none.
             let counted =
                 sqlx::query_scalar::<_, bool>(sql::HAS_ARCHIVE).bind(options.queue.as_str());
             let has_archive = counted.fetch_one(&mut connection).await;
             if !has_archive.map_err(|failure| failed(failure, &engine))? {
                 return Err(retention::missing(&options.queue));
             }
+
             engine.ensure_queue(&options.target).await?;
             loop {
                 let (is_finished, count) =
@@ -227,15 +234,19 @@ impl Replay {
                 if count > 0 {
                     engine.announce(&options.target);
                 }
+
                 let told = list(&mut connection, Some(&self.name)).await;
                 let told = told.map_err(|failure| failed(failure, &engine))?.pop();
                 let told = told.ok_or_else(|| gone(&self.name))?;
+
                 if let Some(tell) = &mut self.on_progress {
                     tell(&told);
                 }
+
                 if is_finished {
                     return Ok(told);
                 }
+
                 if let Some(rate) = self.rate {
                     let count = u32::try_from(count).unwrap_or(u32::MAX);
                     let pause = Duration::from_secs(1)
@@ -245,6 +256,7 @@ impl Replay {
                 }
             }
         };
+
         let done = run.await;
         let _ = connection.close().await;
         done
@@ -277,7 +289,7 @@ impl fmt::Debug for Replay {
 }
 
 impl Options {
-    /// What makes it this replay and no other.
+    /// The options that identify this replay.
     fn definition(&self) -> Value {
         json!({
             "queue": self.queue.as_str(), "target": self.target.as_str(), "data": self.data,
@@ -298,7 +310,7 @@ impl Options {
         Err(Error::new(ErrorKind::Configuration, message))
     }
 
-    /// A statement with `$1` to `$8`.
+    /// Binds `$1` to `$8` of a statement.
     fn bind<'q>(&self, statement: String, begun: &ReplayRow) -> Query<'q, Postgres, PgArguments> {
         let types: Vec<String> = self.types.iter().map(sql::regex).collect();
         sqlx::query(AssertSqlSafe(statement))
@@ -313,13 +325,13 @@ impl Options {
     }
 }
 
-/// A replay as its row has it.
+/// The row of a replay.
 struct ReplayRow {
     definition: Value,
     position: i64,
     last_id: i64,
     at: DateTime<Utc>,
-    /// The transactions that were open then, as rows have their numbers.
+    /// The transactions that were open when it began, numbered as in rows' `xmin`.
     open: Vec<i64>,
 }
 
@@ -341,10 +353,11 @@ async fn locked(
             open: row.try_get("open")?,
         })
     };
+
     row.map(begun).transpose()
 }
 
-/// One page: whether it was the last, and how many events were handed over.
+/// Runs one page. Returns whether it was the last, and how many events were replayed.
 async fn step(
     connection: &mut PgConnection,
     engine: &PgmqEngine,
@@ -371,11 +384,14 @@ async fn step(
                 .ok_or_else(|| gone(name))?
         }
     };
+
     if let Err(other) = options.check(name, &begun.definition) {
-        // One that is dropped ends with the connection's next use, and is locked until then.
+        // A dropped transaction ends with the next use of the connection, and would lock the row
+        // until then.
         tx.rollback().await.map_err(on_queue)?;
         return Err(other);
     }
+
     let page = rate.unwrap_or(PAGE).min(PAGE);
     let statement = options.bind(sql::step(&options.queue, &options.target), &begun);
     let statement = statement.bind(i64::from(page)).bind(name.to_owned());
@@ -385,12 +401,13 @@ async fn step(
     let told = || Ok((row.try_get("is_finished")?, row.try_get::<i64, _>("count")?));
     let (is_finished, count) = told().map_err(on_queue)?;
     tx.commit().await.map_err(on_queue)?;
+
     Ok((is_finished, u64::try_from(count).unwrap_or(0)))
 }
 
 impl PgmqEngine {
-    /// Hands archived events of a queue over once more, when awaited: to the same queue or another,
-    /// all of them or some. The name is what an interrupted replay goes on by.
+    /// Replays archived events of a queue, when awaited: into the same queue or another, all of
+    /// them or some. An interrupted replay resumes under its name.
     pub fn replay(
         &self,
         name: impl Into<String>,

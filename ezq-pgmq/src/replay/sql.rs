@@ -5,7 +5,7 @@ use ezq_core::{Pattern, QueueName};
 
 use crate::sql::{self, archive};
 
-/// A replay and where it stands; it waits for whoever is at it.
+/// A replay's row, locked. It waits for another run of the same replay.
 pub(super) const LOCKED: &str = "SELECT definition::text, position, last_id, began_at, open FROM ezq.replays WHERE name = $1 FOR UPDATE";
 
 pub(super) const LIST: &str = "
@@ -15,9 +15,9 @@ pub(super) const LIST: &str = "
 pub(super) const HAS_ARCHIVE: &str =
     "SELECT to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NOT NULL";
 
-/// What a replay is about stands from its beginning: everything up to the newest id of then, but for
-/// what the transactions archive that are open at that time. They are noted as rows have them, by the
-/// lower half of their number.
+/// Begins a replay and fixes what it selects: the archive up to its newest id, without what
+/// transactions archive that are open now. Their numbers are kept as `xmin` shows them, as the
+/// lower half.
 pub(super) fn begin(queue: &QueueName) -> String {
     format!(
         "INSERT INTO ezq.replays (name, queue, target, definition, last_id, began_at, open)
@@ -30,10 +30,13 @@ pub(super) fn begin(queue: &QueueName) -> String {
     )
 }
 
-/// Whether an archived message is meant: `$1` how far the replay has come, `$2` its last id, `$3`
-/// when it began, `$4` and `$5` times of publication, `$6` regular expressions for types, `$7` what
-/// the data contain, `$8` the transactions that were open when it began. A replayed copy of what this
-/// very archive holds is not.
+/// The condition that a replay selects an archived message:
+/// - `$1` the position, `$2` the last id, `$3` when the replay began
+/// - `$4` and `$5` times of publication, `$6` regular expressions for types, `$7` what the data
+///   contains
+/// - `$8` the transactions that were open when it began
+///
+/// Copies whose original is in this archive are left out.
 fn meant(queue: &QueueName) -> String {
     let event_type = sql::event_type("q.message", "q.headers");
     let published_at = sql::first_stored("q", REDRIVEN);
@@ -50,7 +53,7 @@ fn meant(queue: &QueueName) -> String {
     )
 }
 
-/// How many messages are meant.
+/// Counts the messages that a replay selects.
 pub(super) fn count(queue: &QueueName) -> String {
     format!(
         "SELECT count(*) FROM {} q WHERE {}",
@@ -59,9 +62,9 @@ pub(super) fn count(queue: &QueueName) -> String {
     )
 }
 
-/// Hands over what is meant of the next `$9` messages under the name `$10`, and notes how far the
-/// replay has come, in one statement: both are done or neither. How many were looked at and handed
-/// over.
+/// Replays what is selected of the next `$9` messages under the name `$10`, and records the new
+/// position: one statement, so both are done or neither. Returns whether it was the last page, and
+/// how many were replayed.
 pub(super) fn step(queue: &QueueName, target: &QueueName) -> String {
     let headers = sql::headers_object("q.headers");
     format!(
@@ -97,7 +100,7 @@ pub(super) fn step(queue: &QueueName, target: &QueueName) -> String {
     )
 }
 
-/// A regular expression for `.` and the name of a type, as `ezq.pattern_regex` makes one.
+/// A regular expression for `.` and the name of a type, as `ezq.pattern_regex` builds it.
 pub(super) fn regex(pattern: &Pattern) -> String {
     let segment = |segment: &str| match segment {
         "*" => "[.][^.]*".to_owned(),
@@ -110,6 +113,7 @@ pub(super) fn regex(pattern: &Pattern) -> String {
             format!("[.]{}", name.chars().map(escape).collect::<String>())
         }
     };
+
     format!(
         "^{}$",
         pattern.as_str().split('.').map(segment).collect::<String>()

@@ -1,7 +1,7 @@
-//! What becomes of acknowledged messages, and what the archives' tables look like.
+//! What becomes of acknowledged messages, queue by queue.
 //!
-//! An archive is looked at once, when its queue is first ensured or first settled, and remembered
-//! until a statement finds it changed. Queues that delete cost no look.
+//! An archive's table is looked up once, when its queue is first ensured or settled, and remembered
+//! until a statement finds it changed. Queues that delete messages need no lookup.
 
 pub(crate) mod removal;
 pub(crate) mod sweep;
@@ -18,7 +18,7 @@ use crate::error;
 use crate::retention::removal::Removal;
 use crate::schema::{Part, Schema, archive_index, queues};
 
-/// A column that PGMQ before 1.10 has in neither table, and a queue upgraded since in either order.
+/// `last_read_at` came with PGMQ 1.10. An upgraded queue may have it in one of its two tables only.
 const PROBE: &str = "
     SELECT to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NOT NULL AS has_archive,
            (SELECT count(*) = 2 FROM pg_catalog.pg_attribute
@@ -43,7 +43,7 @@ impl Default for Retentions {
 struct QueueRetention {
     retention: Retention,
     removal: Option<Removal>,
-    /// The index was created, or tried.
+    /// The index was created, or that was tried.
     is_indexed: bool,
 }
 
@@ -57,7 +57,7 @@ impl Retentions {
         self.lock().insert(queue.clone(), known);
     }
 
-    /// The queues whose archives, or trails, have a limit of age.
+    /// The queues whose archive or trail has a limit of age.
     pub(crate) fn aged(&self) -> Vec<(QueueName, Retention)> {
         let known = self.lock();
         let aged = known
@@ -67,8 +67,8 @@ impl Retentions {
             .collect()
     }
 
-    /// How messages of a queue leave it. An archive or a trail that is absent is created where `manage`
-    /// allows it; otherwise what was handled is to wait for it, and is not refused.
+    /// How messages of a queue are removed. An absent archive or trail is created where `manage`
+    /// allows it. Otherwise handled messages wait for it: the error is transient.
     pub(crate) async fn removal(
         &self,
         queue: &QueueName,
@@ -90,9 +90,11 @@ impl Retentions {
         let Some(known) = self.kept(queue) else {
             return Ok(Removal::Delete);
         };
+
         if let Some(removal) = known.removal {
             return Ok(removal);
         }
+
         if !known.retention.is_archive() {
             self.trail
                 .ensure(control, control.connector(), manage)
@@ -100,18 +102,20 @@ impl Retentions {
             self.change(queue, |known| known.removal = Some(Removal::Trail));
             return Ok(Removal::Trail);
         }
+
         let mut found = find(queue, control).await?;
         if found.is_none() && manage {
             queues::create(queue, control).await?;
             found = find(queue, control).await?;
         }
+
         let removal = found.ok_or_else(|| missing(queue))?;
         self.change(queue, |known| known.removal = Some(removal));
         Ok(removal)
     }
 
-    /// Makes the archive of a queue ready, if it is to have one: the table, and where `manage`
-    /// allows it the index for histories.
+    /// Prepares the archive of a queue, if it is to have one: the table, and where `manage` allows
+    /// it the index for histories.
     pub(crate) async fn ensure(
         &self,
         queue: &QueueName,
@@ -121,18 +125,20 @@ impl Retentions {
         let Some(known) = self.kept(queue) else {
             return Ok(());
         };
+
         self.look(queue, control, manage).await?;
         if manage && !known.is_indexed && known.retention.is_archive() {
             self.change(queue, |known| known.is_indexed = true);
-            // Without it histories are slower, and nothing else.
+            // Without the index, histories are slower, and nothing else changes.
             if let Err(error) = archive_index::create_on_small(queue, control).await {
                 ezq_core::private::warn!(%queue, ?error, "the archive has no index for histories");
             }
         }
+
         Ok(())
     }
 
-    /// What was seen of an archive no longer holds.
+    /// Forgets what was looked up of an archive.
     pub(crate) fn forget(&self, queue: &QueueName) {
         self.trail.forget();
         self.change(queue, |known| known.removal = None);

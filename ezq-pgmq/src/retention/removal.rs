@@ -4,25 +4,26 @@ use ezq_core::QueueName;
 
 use crate::message::receipts::{self, ONLY_LOCKED};
 use crate::retention::trail;
+use crate::sql;
 use crate::sql::archive::{self, LIFE, LIVES};
-use crate::sql::{self};
 
 /// How an acknowledged message leaves its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removal {
     Delete,
-    /// Into PGMQ's archive table, as it is; but for control events, which are ezq's own.
+    /// Moved to PGMQ's archive table. Control events are deleted.
     Archive {
         /// Both tables have the column `last_read_at`.
         last_read: bool,
     },
-    /// Deleted, and told of in `ezq.trail`; but for control events.
+    /// Deleted, with a line in `ezq.trail`. Control events have none.
     Trail,
 }
 
 impl Removal {
-    /// Acknowledges what still carries its receipt, of the table expression `receipts` for
-    /// [`receipts::locked`], which `wait`s as it is told. It answers with the key of each.
+    /// Acknowledges what still matches its receipt. `receipts` is the table expression for
+    /// [`receipts::locked`], and `wait` its clause for locks. Returns the keys of what was
+    /// acknowledged.
     pub(crate) fn acknowledge(self, queue: &QueueName, receipts: &str, wait: &str) -> String {
         let table = sql::table(queue);
         let locked = receipts::locked(&table, "", receipts, wait);
@@ -32,6 +33,7 @@ impl Removal {
                 "WITH locked AS ({locked}) {delete} RETURNING l.msg_id, l.fence, l.rel, l.at"
             );
         };
+
         format!(
             "WITH locked AS ({locked}),
              gone AS ({delete} RETURNING {columns}, l.fence, l.rel, l.at),
@@ -40,8 +42,8 @@ impl Removal {
         )
     }
 
-    /// Takes messages `q` out under a condition on them, without a receipt; it answers with
-    /// `answer`, in which `{rel}` is the table.
+    /// Removes messages `q` that meet a condition, without receipts. Returns `answer`, in which
+    /// `{rel}` stands for the table.
     pub(crate) fn take(self, queue: &QueueName, condition: &str, answer: &str) -> String {
         let table = sql::table(queue);
         let delete = format!("DELETE FROM {table} q WHERE {condition}");
@@ -51,6 +53,7 @@ impl Removal {
                 answer.replace("{rel}", "q.tableoid::bigint")
             );
         };
+
         let answer = answer.replace("{rel}", "q.rel");
         format!(
             "WITH gone AS ({delete} RETURNING {columns}, q.tableoid::bigint AS rel),
@@ -59,8 +62,8 @@ impl Removal {
         )
     }
 
-    /// What is kept of what is removed, if anything is: the columns `q` that `gone` has, and the
-    /// common table expressions that keep them.
+    /// What is kept of removed messages, if anything: the columns `q` that the CTE `gone` needs,
+    /// and the CTEs that keep them.
     fn keep(self, queue: &QueueName) -> Option<(String, String)> {
         let (last_read, keep) = match self {
             Self::Delete => return None,
@@ -71,7 +74,7 @@ impl Removal {
     }
 }
 
-/// The columns of a message beside its number.
+/// The columns of a message besides its number.
 fn columns(last_read: bool, of: &str) -> String {
     let mut columns = vec!["read_ct", "enqueued_at", "vt", "message", "headers"];
     columns.extend(last_read.then_some("last_read_at"));
@@ -84,17 +87,19 @@ fn columns(last_read: bool, of: &str) -> String {
 
 /// Archives the rows of `gone`.
 ///
-/// The archive of a queue that was dropped may have been kept, or ids have begun anew: then it holds
-/// another message under a number. That one stays, and the new one goes under the next number that is
-/// free of [`number`], `number` + 2^40 and so on. What the archive holds already, stored at the same
-/// time, is the same message.
+/// The archive may be that of an earlier queue, or ids may have begun anew. Then the archive
+/// already holds another message under a number. That message stays, and the new one gets the next
+/// free number of `number` + 2^40, `number` + 2^41 and so on in steps of 2^40. A row with the same
+/// number and the same time of storage is the same message.
 ///
-/// Numbers that are taken are looked for by subqueries that no plan makes a join of: a join might
-/// read the whole archive, and there are next to none.
+/// Taken numbers are found by subqueries that no plan turns into a join: there are next to none,
+/// and a join might read the whole archive.
 fn archive(queue: &QueueName, last_read: bool) -> String {
-    let (archive, is_control) = (archive::table(queue), sql::is_control("message"));
+    let archive = archive::table(queue);
+    let is_control = sql::is_control("message");
     let columns = columns(last_read, "");
     let of_gone = self::columns(last_read, "g.");
+
     format!(
         "kept AS (
          INSERT INTO {archive} (msg_id, {columns}, archived_at)

@@ -1,8 +1,8 @@
-//! Removing what is past its time, in the background of an engine and by hand.
+//! Removing expired messages from archives and trails, in the background and on request.
 //!
-//! A few rows a transaction, so that nothing waits for it and the connection that it shares is soon
-//! free again. Processes share the work by a lock that none waits for: whoever has it goes on, the
-//! others leave this queue to it.
+//! A transaction removes few rows, so that nothing waits for it and the shared connection is soon
+//! free. Processes share the work by a lock that none waits for: whoever holds it sweeps the queue,
+//! and the others skip it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::sql::{BEGIN, archive};
 /// The most rows that one transaction removes.
 const BATCH: u64 = 1000;
 
-/// The key of the lock under which an archive is swept, but for the table's oid.
+/// The key of the lock under which an archive is swept, without the table's oid.
 const LOCK_KEY: i64 = 0x65_7a_71_02 << 32;
 
-/// What sweeps. A clone is the same.
+/// Sweeps. Clones share what is known of retentions.
 #[derive(Clone)]
 pub(crate) struct Sweeper {
     pub(crate) control: Arc<Dedicated>,
@@ -32,7 +32,7 @@ pub(crate) struct Sweeper {
 }
 
 impl Sweeper {
-    /// Whether there is anything that ages.
+    /// Whether any archive or trail has a limit of age.
     pub(crate) fn has_work(&self) -> bool {
         !self.retentions.aged().is_empty()
     }
@@ -51,7 +51,8 @@ impl Sweeper {
         }
     }
 
-    /// Sweeps everything once; how much was removed. What fails keeps nothing else from being swept.
+    /// Sweeps everything once and returns how many were removed. A failure does not stop other
+    /// queues from being swept.
     pub(crate) async fn run(&self) -> Result<u64> {
         let mut swept = Swept::default();
         for (queue, retention) in self.retentions.aged() {
@@ -64,6 +65,7 @@ impl Sweeper {
         let Some(keep) = retention.keep() else {
             return Ok(0);
         };
+
         let mut removed = 0;
         loop {
             let removal = call!(self.control, |connection| async {
@@ -73,12 +75,14 @@ impl Sweeper {
                     trail::expire(connection, queue, keep, BATCH).await
                 }
             });
+
             let count = match removal? {
                 Ok(count) => count,
-                // No archive or trail yet, or none any more.
+                // There is no archive or trail yet, or none any more.
                 Err(failure) if is_absent(&failure, queue) => 0,
                 Err(failure) => return Err(error::of(failure, self.control.place())),
             };
+
             removed += count;
             if count < BATCH {
                 return Ok(removed);
@@ -87,13 +91,13 @@ impl Sweeper {
     }
 }
 
-/// The archive of a queue is not there, or no trail is: not something that a trigger asks for.
+/// The queue's archive or the trail does not exist. A table that a trigger asks for does not count.
 fn is_absent(failure: &sqlx::Error, queue: &QueueName) -> bool {
     missing::is(failure, &format!("pgmq.a_{queue}")) || missing::is(failure, trail::TABLE)
 }
 
-/// Removes the oldest that are past their time, unless another is at it: one alone deletes from an
-/// archive, so the rows need no order of their own.
+/// Removes the oldest expired messages, unless another process is at it. Only one session deletes
+/// from an archive, so the rows need no order.
 async fn expire(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -101,7 +105,8 @@ async fn expire(
 ) -> Result<u64, sqlx::Error> {
     let table = archive::table(queue);
     let mut tx = connection.begin_with(BEGIN).await?;
-    // Before the statement that reads, so that it sees what another has removed.
+
+    // Locked before the statement that reads, so that it sees what others have removed.
     let lock = format!(
         "SELECT pg_catalog.pg_try_advisory_xact_lock($1 + '{table}'::regclass::oid::bigint)"
     );
@@ -112,12 +117,14 @@ async fn expire(
         tx.rollback().await?;
         return Ok(0);
     }
+
     let statement = format!(
         "DELETE FROM {table} WHERE msg_id = ANY (ARRAY(
            SELECT msg_id FROM {table}
            WHERE archived_at < pg_catalog.statement_timestamp() - $1 * interval '1 us'
            ORDER BY archived_at LIMIT $2))"
     );
+
     let removed = sqlx::query(AssertSqlSafe(statement))
         .bind(micros(keep))
         .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
@@ -127,7 +134,7 @@ async fn expire(
     Ok(removed.rows_affected())
 }
 
-/// What several sweeps came to.
+/// The results of several sweeps.
 #[derive(Default)]
 struct Swept {
     removed: u64,

@@ -1,5 +1,5 @@
-//! The trail: a line for each event that was handled and deleted, written by the statement that
-//! deletes it, where a queue is to have that. Other queues' statements have none of it.
+//! The trail: a line for each event that was handled and deleted, where a queue keeps one. The
+//! statement that deletes the message writes the line.
 
 use chrono::{DateTime, Utc};
 use ezq_core::{CopyState, EventCopy, QueueName};
@@ -11,16 +11,15 @@ use crate::sql::units::micros;
 use crate::{error, sql};
 use std::time::Duration;
 
-/// Where it stands.
+/// The trail's table.
 pub(crate) const TABLE: &str = "ezq.trail";
 
-/// Records what `gone` has. The id of an event that does not say it is where it was stored.
+/// Records the rows of `gone`. An event in the flat form has the id of its place: queue and number.
 pub(crate) fn record(queue: &QueueName) -> String {
-    let (is_control, event_type) = (
-        sql::is_control("message"),
-        sql::event_type("message", "headers"),
-    );
+    let is_control = sql::is_control("message");
+    let event_type = sql::event_type("message", "headers");
     let beside = sql::ID_BESIDE;
+
     format!(
         "INSERT INTO ezq.trail
            (queue, message_id, event_id, event_type, published_at, deliveries, headers, ended_at)
@@ -34,14 +33,14 @@ pub(crate) fn record(queue: &QueueName) -> String {
     )
 }
 
-/// Whether there is a trail, and whether it may be read; none where it is absent.
+/// Whether the role may read the trail; no row where there is no trail.
 const READABLE: &str = "
     SELECT pg_catalog.has_schema_privilege(relnamespace, 'USAGE') AND pg_catalog.has_table_privilege(oid, 'SELECT')
     FROM pg_catalog.pg_class
     WHERE relname = 'trail' AND relnamespace = pg_catalog.to_regnamespace('ezq')";
 
-/// What the trail tells of an event; `None` where it may not be read. Of lines that the server cannot
-/// send it tells without type and headers, and says so among what is `unread`.
+/// What the trail holds of an event; `None` if it may not be read. If the server cannot send a
+/// line, lines come without type and headers, which is noted in `unread`.
 pub(crate) async fn read(
     connection: &mut PgConnection,
     event_id: &str,
@@ -56,6 +55,7 @@ pub(crate) async fn read(
         Some(false) => return Ok(None),
         Some(true) => {}
     }
+
     let lines = async |connection: &mut PgConnection, columns: &str| {
         let statement = format!(
             "SELECT queue, message_id, published_at, deliveries, ended_at, {columns}
@@ -67,6 +67,7 @@ pub(crate) async fn read(
             .fetch_all(connection)
             .await
     };
+
     let rows = match lines(connection, "event_type, headers::text AS headers").await {
         Err(failure) if error::is_data(&failure) => {
             let rows = lines(
@@ -80,6 +81,7 @@ pub(crate) async fn read(
         }
         rows => rows?,
     };
+
     rows.iter().map(copy).collect::<Result<_, _>>().map(Some)
 }
 
@@ -94,6 +96,7 @@ fn copy(row: &PgRow) -> Result<EventCopy, sqlx::Error> {
     let copy = EventCopy::new(&queue, id, published_at, &headers, state);
     let deliveries: i32 = row.try_get("deliveries")?;
     let deliveries = u32::try_from(deliveries).unwrap_or(0);
+
     Ok(EventCopy {
         event_type: row.try_get("event_type")?,
         deliveries,
@@ -101,8 +104,8 @@ fn copy(row: &PgRow) -> Result<EventCopy, sqlx::Error> {
     })
 }
 
-/// Removes the oldest lines of a queue that are past their time, at most `limit`; how many. Those
-/// that another removes just now are left to it.
+/// Removes the oldest expired lines of a queue, at most `limit`. Returns how many. Lines that
+/// another session is removing are skipped.
 pub(crate) async fn expire(
     connection: &mut PgConnection,
     queue: &QueueName,

@@ -9,17 +9,18 @@ use crate::error;
 use crate::schema::lock::LOCK_KEY;
 use crate::sql::{self, archive};
 
-/// An archive up to this size is given its index by a statement that locks it for writing.
+/// An archive up to this size is indexed by a statement that blocks writes to it.
 const SMALL: i64 = 32 * 1024 * 1024;
 
-/// Creates the indexes of an archive that is small.
+/// Creates the indexes of a small archive.
 pub(crate) async fn create_on_small(queue: &QueueName, control: &Dedicated) -> Result<()> {
     let indexed = call!(control, |connection| index_small(connection, queue))?;
     indexed.map_err(|failure| error::of(failure, control.place()))
 }
 
-/// The statements by which an administrator indexes an archive: at once where it is small. Elsewhere
-/// they would keep acknowledgements waiting, and are left to be run by hand.
+/// The statements with which an administrator indexes an archive. They index a small one at once.
+/// For a larger one, which would block acknowledgements, they contain a comment with what to run by
+/// hand.
 pub(super) fn script(queue: &QueueName) -> String {
     let statements = [
         archive::create_index(queue),
@@ -45,7 +46,7 @@ fn concurrently(create: &str) -> String {
     create.replacen("create index", "create index concurrently", 1)
 }
 
-// Building it keeps acknowledgements waiting, which an archive that is small makes short.
+// Building an index blocks acknowledgements, but not for long on a small archive.
 async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result<(), sqlx::Error> {
     let found: Option<(bool, bool)> = sqlx::query_as(
         "SELECT to_regclass('pgmq.' || quote_ident($2)) IS NOT NULL AND to_regclass('pgmq.' || quote_ident($4)) IS NOT NULL,
@@ -58,6 +59,7 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
     .bind(archive::codec_index(queue))
     .fetch_optional(&mut *connection)
     .await?;
+
     let statements = [
         archive::create_index(queue),
         archive::create_codec_index(queue),
@@ -72,9 +74,10 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
             ezq_core::private::warn!(%queue, %by_hand, "the archive is too large to be given its index now");
             return Ok(());
         }
-        // It stands, or the archive is partitioned, which is its owner's affair.
+        // The index exists, or the archive is partitioned, which is its owner's concern.
         _ => return Ok(()),
     }
+
     let mut tx = connection.begin().await?;
     sqlx::query("SET LOCAL lock_timeout = '1s'")
         .execute(&mut *tx)
@@ -83,10 +86,12 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
         .bind(LOCK_KEY)
         .execute(&mut *tx)
         .await?;
+
     for statement in statements {
         sqlx::query(AssertSqlSafe(statement))
             .execute(&mut *tx)
             .await?;
     }
+
     tx.commit().await
 }

@@ -1,8 +1,8 @@
-//! Makes sure that PGMQ stands in the database, and that it is new enough.
+//! Making sure that PGMQ is installed and new enough.
 //!
-//! Probes the catalogue first: where PGMQ stands, no statement changes anything, and a role without
-//! rights on the schema can start. Where it is absent it is installed under a lock of ezq's own, on
-//! connections that are closed afterwards. What stands is never upgraded.
+//! The catalogue is checked first. Where PGMQ exists nothing is changed, so a role without rights
+//! on the schema can start. Where it is absent, it is installed under ezq's lock, on connections
+//! that are closed afterwards. An existing version is never upgraded.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub const OLDEST_PGMQ: &str = "1.5.1";
 
 const AVAILABLE: &str =
     "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'pgmq')";
-// `to_regclass` and the catalogue need no rights beyond USAGE on the schema.
+// `to_regclass` and the catalogue need no right beyond USAGE on the schema.
 const PROBE: &str = "
     SELECT to_regclass('pgmq.meta') IS NOT NULL AS present,
            (SELECT extversion::text FROM pg_catalog.pg_extension WHERE extname = 'pgmq') AS version,
@@ -37,7 +37,7 @@ enum PgmqState {
     Good,
 }
 
-/// Checks, and installs where PGMQ is absent and `manage` allows it.
+/// Checks PGMQ, and installs it where it is absent and `manage` allows it.
 pub(crate) async fn ensure(
     connection: &mut PgConnection,
     connector: &Connector,
@@ -51,12 +51,15 @@ pub(crate) async fn ensure(
             probe(connection).await?,
         ))
     };
+
     let late = |_| Err(error::given_up(connector.connect_timeout()));
     let found = timeout_at(deadline, found).await.unwrap_or_else(late);
     let (foreign, found) = found.map_err(|failure| error::of(failure, place))?;
+
     if let Some(foreign) = foreign {
         return Err(foreign.refused(place));
     }
+
     match found {
         PgmqState::Good => Ok(()),
         PgmqState::TooOld(version) => Err(too_old(&version, place)),
@@ -95,6 +98,7 @@ async fn install(connector: &Connector, deadline: Instant) -> Result<()> {
         .await
         .unwrap_or_else(late)?;
     let result = install_locked(&mut guard, connector, deadline).await;
+
     // Ends the transaction, and with it the lock.
     let _ = guard.close().await;
     match result {
@@ -106,7 +110,7 @@ async fn install(connector: &Connector, deadline: Instant) -> Result<()> {
     }
 }
 
-// The lock is held by a transaction that writes nothing, or by the one that creates the extension.
+// A transaction that writes nothing holds the lock, or the one that creates the extension.
 async fn install_locked(
     guard: &mut PgConnection,
     connector: &Connector,
@@ -126,6 +130,7 @@ async fn install_locked(
         let available: bool = sqlx::query_scalar(AVAILABLE).fetch_one(&mut *tx).await?;
         Ok((tx, found, available))
     };
+
     let (mut tx, found, available) = locked.await.map_err(|failure| match failure {
         failure if error::is_locked(&failure) => busy(place).with_source(failure),
         failure => error::of(failure, place),
@@ -135,6 +140,7 @@ async fn install_locked(
         PgmqState::TooOld(version) => return Err(too_old(&version, place)),
         PgmqState::Absent => {}
     }
+
     if available && create_extension(&mut tx).await {
         tracing::info!(database = place.database, "installed PGMQ as an extension");
         return tx
@@ -142,6 +148,7 @@ async fn install_locked(
             .await
             .map_err(|failure| error::of(failure, place));
     }
+
     install_from_sql(connector).await?;
     tracing::info!(database = place.database, "installed PGMQ from SQL");
     Ok(())
@@ -155,6 +162,7 @@ async fn create_extension(tx: &mut PgConnection) -> bool {
             .await?;
         attempt.commit().await
     };
+
     match created.await {
         Ok(()) => true,
         Err(failure) => {
@@ -164,7 +172,7 @@ async fn create_extension(tx: &mut PgConnection) -> bool {
     }
 }
 
-// The crate wants a pool and opens a transaction in it.
+// The crate needs a pool, in which it begins a transaction.
 async fn install_from_sql(connector: &Connector) -> Result<()> {
     let place = connector.place();
     let pool = PgPoolOptions::new()
@@ -176,6 +184,7 @@ async fn install_from_sql(connector: &Connector) -> Result<()> {
         .connect_lazy_with(connector.options());
     let result = pgmq::install::install_sql_from_embedded(&pool).await;
     pool.close().await;
+
     result.map_err(|failure| match failure {
         pgmq::PgmqError::DatabaseError(failure) => error::of(failure, place),
         other => {

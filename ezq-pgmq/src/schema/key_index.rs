@@ -1,5 +1,5 @@
-//! The indexes of a queue with ordering keys, created once something with a key is met: at once where
-//! the queue is small, and else beside what goes on, by a task of its own.
+//! The indexes of a queue with ordering keys. They are created when a message with a key is first
+//! met: at once on a small queue, and concurrently by a task on a large one.
 
 use std::fmt::Write as _;
 
@@ -11,16 +11,16 @@ use crate::connection::connector::Connector;
 use crate::schema::lock::LOCK_KEY;
 use crate::{error, sql};
 
-/// Who waits for the table's lock holds up every publisher: others' transactions come first, and it
-/// is tried again.
+/// While this waits for the table's lock, publishers wait behind it. So it gives up soon, and is
+/// tried again.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
 
-/// A queue up to this size is given its indexes by statements that lock it for writing.
+/// A queue up to this size is indexed by statements that block writes to it.
 const SMALL: i64 = 8 * 1024 * 1024;
-/// The key of the lock under which one process builds beside what goes on.
+/// The key of the lock under which one process builds indexes concurrently.
 const BUILD_KEY: i64 = 0x65_7a_71_04;
 
-/// Whether the indexes of the queue `$1` stand and can be used.
+/// Whether the indexes of the queue `$1` exist and are valid.
 pub(crate) const PROBE: &str = "
     (SELECT count(*) = 3 FROM pg_catalog.pg_index i
      JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
@@ -28,8 +28,8 @@ pub(crate) const PROBE: &str = "
        AND c.relname IN ('q_' || $1 || '_ezq_keys', 'q_' || $1 || '_ezq_held',
                          'q_' || $1 || '_ezq_plain'))";
 
-/// The statements that create the indexes of a queue: over its keys, over what is leased of them,
-/// and over the messages without a key, so that a claim of these does not walk past the others.
+/// The statements that create a queue's indexes: over its keys, over leased messages by key, and
+/// over messages without a key, so that claiming those does not walk past the others.
 fn statements(queue: &QueueName) -> [String; 3] {
     let table = sql::table(queue);
     let hash = "(pg_catalog.hashtextextended(headers ->> 'x-pgmq-group'::text, 0))";
@@ -37,7 +37,10 @@ fn statements(queue: &QueueName) -> [String; 3] {
     let keyed = "headers ->> 'x-pgmq-group'::text IS NOT NULL";
     let plain = "headers ->> 'x-pgmq-group'::text IS NULL";
     let index = |what: &str| sql::identifier(&format!("q_{queue}_ezq_{what}"));
-    let (keys, held, without) = (index("keys"), index("held"), index("plain"));
+    let keys = index("keys");
+    let held = index("held");
+    let without = index("plain");
+
     [
         format!("create index if not exists {keys} on {table} ({hash}, msg_id) where {keyed}"),
         format!(
@@ -49,9 +52,11 @@ fn statements(queue: &QueueName) -> [String; 3] {
 }
 
 /// The statements with which an administrator prepares queues for events with ordering keys, where
-/// the application may not change the schema. `concurrently` can be added to each, so that a large
-/// queue is not held up; ezq itself builds those of a large queue so. Without these indexes keys are
-/// kept all the same, only slowly. The session that runs them keeps `pg_catalog` as its search path.
+/// the application may not change the schema.
+///
+/// `concurrently` may be added to each, so that a large queue is not blocked; ezq itself does that.
+/// Without these indexes keys are kept as well, only slowly. The session that runs them keeps
+/// `pg_catalog` as its search path.
 ///
 /// ```
 /// use ezq_core::QueueName;
@@ -70,9 +75,9 @@ pub fn ordering_sql(queues: &[QueueName]) -> String {
     sql
 }
 
-/// Creates the indexes that are absent or broken, if the queue is small; whether it is.
+/// Creates the indexes that are absent or invalid, if the queue is small. Returns whether it is.
 ///
-/// Building them keeps publishers waiting, which a queue that is small makes short.
+/// Building blocks publishers, but not for long on a small queue.
 pub(crate) async fn create_on_small(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -85,11 +90,13 @@ pub(crate) async fn create_on_small(
     .bind(SMALL)
     .fetch_optional(&mut *connection)
     .await?;
+
     if is_small == Some(false) {
         return Ok(false);
     }
+
     let mut tx = connection.begin().await?;
-    // Others who change the schema hold up nobody but each other.
+    // Waiting for ezq's lock blocks only others who change the schema.
     sqlx::query("SET LOCAL lock_timeout = '5s'")
         .execute(&mut *tx)
         .await?;
@@ -98,21 +105,24 @@ pub(crate) async fn create_on_small(
         .execute(&mut *tx)
         .await?;
     sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
+
     for name in broken(&mut tx, queue).await? {
         let drop = format!("DROP INDEX {}", sql::in_pgmq(&name));
         sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *tx).await?;
     }
+
     for statement in statements(queue) {
         sqlx::query(AssertSqlSafe(statement))
             .execute(&mut *tx)
             .await?;
     }
+
     tx.commit().await?;
     Ok(true)
 }
 
-/// Creates them beside everything that goes on, on a connection of its own, however long it takes;
-/// false where another process builds. What was left half done is begun anew.
+/// Creates the indexes concurrently, on a connection of its own, however long it takes. Returns
+/// false if another process is building. Invalid indexes are built anew.
 pub(crate) async fn create_beside(connector: &Connector, queue: &QueueName) -> Result<bool> {
     let mut connection = connector.connect().await?;
     let built = build(&mut connection, queue).await;
@@ -125,8 +135,8 @@ async fn build(connection: &mut PgConnection, queue: &QueueName) -> Result<bool,
     sqlx::raw_sql("SET statement_timeout = 0")
         .execute(&mut *connection)
         .await?;
-    // Two builds at once would wait for each other. The lock is the session's: a build is no
-    // transaction.
+    // Two builds at once would wait for each other. The lock is the session's, since a concurrent
+    // build is no transaction.
     let is_alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
         .bind(BUILD_KEY)
         .fetch_one(&mut *connection)
@@ -134,14 +144,16 @@ async fn build(connection: &mut PgConnection, queue: &QueueName) -> Result<bool,
     if !is_alone {
         return Ok(false);
     }
-    // One that somebody is building by hand is not dropped: that would wait for longer.
+
+    // An index that somebody is building by hand is not dropped: that times out on its lock.
     for name in broken(connection, queue).await? {
         let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {}", sql::in_pgmq(&name));
         sqlx::raw_sql(AssertSqlSafe(drop))
             .execute(&mut *connection)
             .await?;
     }
-    // Transactions that began before are waited for.
+
+    // A concurrent build waits for older transactions.
     sqlx::raw_sql("SET lock_timeout = '10min'")
         .execute(&mut *connection)
         .await?;
@@ -151,10 +163,11 @@ async fn build(connection: &mut PgConnection, queue: &QueueName) -> Result<bool,
             .execute(&mut *connection)
             .await?;
     }
+
     Ok(true)
 }
 
-/// The indexes that were left half done: `if not exists` would take them for whole.
+/// Invalid indexes, left by a failed build: `if not exists` would take them for complete.
 async fn broken(
     connection: &mut PgConnection,
     queue: &QueueName,

@@ -1,7 +1,7 @@
-//! What stands in the database: PGMQ, its queues, and ezq's own tables.
+//! What ezq needs in the database: PGMQ, its queues, and ezq's own tables.
 //!
-//! Everything here looks first, and changes something only where it is absent and may be created.
-//! All changes are made under [one lock](lock).
+//! Everything here looks first. It changes something only where it is absent and may be created,
+//! under [one lock](lock).
 
 pub(crate) mod archive_index;
 pub(crate) mod install;

@@ -1,18 +1,19 @@
-//! Refusing schemas, and what stands in ezq's own, that belong to a foreign.
+//! Refusing schemas, tables and functions that belong to a role that is not trusted.
 //!
-//! Who owns `pgmq` or `ezq` decides what its functions and triggers do, and they run with the rights
-//! of whoever uses them. Any role that may create in the database could take these names first, and
-//! one that may create in `ezq`, as capturing needs, the names of tables and functions that are still
-//! to come: `create or replace` leaves a function its owner. So they must belong to the application's
-//! role or one that it is a member of, to a superuser or to the database's owner. The functions of
-//! captures are for whoever captures a table, and belong to these.
+//! Whoever owns `pgmq` or `ezq` decides what its functions and triggers do, and they run with the
+//! rights of whoever uses them. A role that may create in the database could take these names
+//! first. One that may create in `ezq`, as capturing needs, could take the names of tables and
+//! functions that are still to come: `create or replace` does not change a function's owner.
+//!
+//! So they must belong to the application's role, a role that it is a member of, a superuser, or
+//! the database's owner. Functions of captures belong to whoever captured a table, and are exempt.
 
 use ezq_core::{Error, ErrorKind};
 use sqlx::postgres::PgConnection;
 
 use crate::config::Place;
 
-// A superuser is a member of every role, as `pg_has_role` has it: those that were granted count.
+// `pg_has_role` makes a superuser a member of every role: only granted memberships count here.
 const FOREIGN_OWNERS: &str = "
     WITH RECURSIVE mine(oid) AS (
       SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user
@@ -37,13 +38,13 @@ const FOREIGN_OWNERS: &str = "
                           WHERE datname = current_database())
     ORDER BY 1 LIMIT 1";
 
-/// A schema, table or function and the foreign that it belongs to.
+/// A schema, table or function, and the role that owns it and is not trusted.
 pub(crate) struct ForeignOwner {
     what: String,
     owner: String,
 }
 
-/// Looks whether anything belongs to a foreign.
+/// Finds something that belongs to a role that is not trusted.
 pub(crate) async fn foreign_owner(
     connection: &mut PgConnection,
 ) -> Result<Option<ForeignOwner>, sqlx::Error> {
@@ -54,7 +55,7 @@ pub(crate) async fn foreign_owner(
 }
 
 impl ForeignOwner {
-    /// The error that names the owner, and says what to do.
+    /// The error that names the owner and says what to do.
     pub(crate) fn refused(&self, place: &Place) -> Error {
         let (Self { what, owner }, Place { role, database, .. }) = (self, place);
         let text = format!(

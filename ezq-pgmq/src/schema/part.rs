@@ -1,18 +1,18 @@
-//! The parts that ezq's own schema has.
+//! The parts of ezq's own schema.
 
-/// What a table is for, and so in which databases it stands.
+/// A part of the schema, by what its tables are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// In the database that keeps the queues.
+    /// Dedupe keys, in the database of the queues.
     Engine,
-    /// There, too: subscriptions, and the functions that broadcast.
+    /// Subscriptions and the functions that broadcast, in the same database.
     Broadcast,
-    /// There, too: when which schedule ticks.
+    /// Schedules, in the same database.
     Schedules,
-    /// There, too: how far which replay has come.
+    /// Replays, in the same database.
     Replays,
-    /// There, too: what became of events that were deleted.
+    /// The trail, in the same database.
     Trail,
-    /// In a database where handlers take effect.
+    /// The inbox, in a database where handlers take effect.
     Inbox,
 }

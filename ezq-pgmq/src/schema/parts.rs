@@ -1,10 +1,10 @@
-//! ezq's own tables, in the schema `ezq` beside `pgmq`, and how a database comes to have them.
+//! ezq's own tables, in the schema `ezq` beside `pgmq`: looking them up and migrating them.
 //!
-//! They are created when they are first needed: an application that uses none of what they are for
-//! needs no schema. The catalogue is asked first, so where all is current no statement changes
-//! anything, and a role without rights on the schema works. What is missing is created under ezq's
-//! lock, on a connection that is closed afterwards. Nothing is ever taken back: a database that a
-//! newer ezq migrated is left as it is, and serves this one. What was dropped is made again.
+//! They are created when they are first needed. The catalogue is read first, so where all is
+//! current nothing is changed, and a role without rights on the schema works. Missing parts are
+//! created under ezq's lock, on a connection that is closed afterwards. Nothing is ever taken back:
+//! a database that a newer ezq migrated serves this one as it is. What was dropped is created
+//! again.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -26,11 +26,11 @@ use crate::schema::ownership;
 use crate::schema::part::Part;
 use crate::sql::{PIN, quoted};
 
-/// Whoever needs a table waits behind a change of it that waits for its lock.
+/// While a migration waits for a table's lock, users of the table wait behind it.
 const TABLE_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
-/// How long others have the tables to themselves until the change is tried again.
+/// How long others have the tables before a migration is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// For how long it is tried.
+/// For how long a migration is tried.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const SCHEMA: &str = "create schema if not exists ezq;\n";
@@ -43,7 +43,7 @@ create table if not exists ezq.migrations (
 );
 ";
 
-/// Every table and function in the schema; null without one. The catalogue needs no right.
+/// All tables and functions in the schema; NULL without the schema. The catalogue needs no right.
 const PROBE: &str = "
     SELECT CASE WHEN n.oid IS NOT NULL THEN ARRAY(
       SELECT 'ezq.'::text || c.relname::text
@@ -54,7 +54,7 @@ const PROBE: &str = "
     END
     FROM (SELECT pg_catalog.to_regnamespace('ezq')::oid AS oid) n";
 
-/// What a database has.
+/// What a database has of the schema.
 struct Catalogue {
     has_schema: bool,
     /// Tables and functions.
@@ -63,7 +63,8 @@ struct Catalogue {
 }
 
 impl Catalogue {
-    /// What is to be applied: what never was, and from the first on of which something was dropped.
+    /// The migrations to apply: those that were never applied, and from the first on whose table or
+    /// function was dropped.
     fn missing(&self, part: Part) -> Vec<&'static Migration> {
         let mut is_broken = false;
         let missing = |m: &&Migration| {
@@ -86,14 +87,16 @@ impl Catalogue {
             let change = is_new.then(|| format!("the change \"{}\"", m.name));
             absent.into_iter().chain(change)
         };
+
         let mut names: BTreeSet<String> = self.missing(part).iter().flat_map(of).collect();
         if !self.stands.contains("ezq.migrations") {
             names.insert("`ezq.migrations`".to_owned());
         }
+
         Vec::from_iter(names).join(", ")
     }
 
-    /// Something was dropped that a migration had made.
+    /// Whether something was dropped that an applied migration had created.
     fn is_broken(&self, part: Part) -> bool {
         self.missing(part)
             .iter()
@@ -116,7 +119,7 @@ impl Schema {
         }
     }
 
-    /// Makes sure that the part's tables stand, and creates them where `manage` allows it.
+    /// Makes sure of the part's tables, and creates them where `manage` allows it.
     pub(crate) async fn ensure(
         &self,
         control: &Dedicated,
@@ -126,21 +129,25 @@ impl Schema {
         if self.stands.load(Ordering::Relaxed) {
             return Ok(());
         }
+
         let place = connector.place();
         let looked = call!(control, |connection| async {
-            // Since the engine connected somebody may have taken the name.
+            // Somebody may have taken the name after the engine connected.
             let foreign = ownership::foreign_owner(&mut *connection).await?;
             Ok((foreign, probe(connection).await?))
         })?;
         let (foreign, found) = looked.map_err(|failure| out_of_reach(failure, self.part, place))?;
+
         if let Some(foreign) = foreign {
             return Err(foreign.refused(place));
         }
+
         if !found.missing(self.part).is_empty() {
             let absent = || absent(self.part, place, &found.lacks(self.part));
             if !manage {
                 return Err(absent());
             }
+
             create(connector, self.part)
                 .await
                 .map_err(|failure| match failure.kind() {
@@ -148,22 +155,24 @@ impl Schema {
                     _ => failure,
                 })?;
         }
+
         self.stands.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// What was known no longer holds.
+    /// Forgets that the part was found.
     pub(crate) fn forget(&self) {
         self.stands.store(false, Ordering::Relaxed);
     }
 }
 
-/// Applies what is missing, in a transaction of its own. While others' transactions keep it from
-/// that, it lets those pass that would wait behind it, and tries again.
+/// Applies missing migrations, in a transaction. While others' transactions block it, it lets those
+/// pass that wait behind it, and tries again.
 pub(crate) async fn migrate(connection: &mut PgConnection, part: Part) -> Result<(), sqlx::Error> {
     if probe(connection).await?.missing(part).is_empty() {
         return Ok(());
     }
+
     let begun = Instant::now();
     loop {
         match apply(&mut *connection, part).await {
@@ -181,19 +190,23 @@ async fn apply(connection: &mut PgConnection, part: Part) -> Result<(), sqlx::Er
     sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
     sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
     sqlx::query(TABLE_LOCK_TIMEOUT).execute(&mut *tx).await?;
-    // Another may have been faster.
+
+    // Another process may have been faster.
     let found = probe(&mut tx).await?;
     create_schema(&mut tx).await?;
     if !found.stands.contains("ezq.migrations") {
         sqlx::raw_sql(RECORD).execute(&mut *tx).await?;
     }
+
     if found.is_broken(part) {
-        // What a newer ezq had changed is gone with it: its next start is to change it again.
+        // The changes of a newer ezq went with what was dropped: its next start must apply them
+        // again.
         sqlx::query("DELETE FROM ezq.migrations WHERE version > $1")
             .bind(MIGRATIONS.iter().map(|step| step.version).max())
             .execute(&mut *tx)
             .await?;
     }
+
     for Migration {
         version, name, sql, ..
     } in found.missing(part)
@@ -204,10 +217,12 @@ async fn apply(connection: &mut PgConnection, part: Part) -> Result<(), sqlx::Er
             .await?;
         tracing::info!(version, name, "migrated the schema `ezq`");
     }
+
     tx.commit().await
 }
 
-/// Makes the schema where it is absent: a role may own it without the right to create one.
+/// Creates the schema where it is absent. A role may own the schema without the right to create
+/// one.
 pub(crate) async fn create_schema(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     if !probe(&mut *connection).await?.has_schema {
         sqlx::raw_sql(SCHEMA).execute(connection).await?;
@@ -215,13 +230,13 @@ pub(crate) async fn create_schema(connection: &mut PgConnection) -> Result<(), s
     Ok(())
 }
 
-/// The script that makes a part, for an administrator.
+/// The script that creates a part, for an administrator.
 pub(crate) fn script(part: Part, role: Option<&str>) -> String {
     format!("{PIN}{}", sql(part, role))
 }
 
-/// The statements that a part consists of, under a pinned path. They can be run again, and then make
-/// only what is missing: what a newer ezq made is not replaced by what an older one prints.
+/// The statements of a part, under a pinned path. They can be run again, and then create only what
+/// is missing: what a newer ezq made is not replaced.
 pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
     let mut sql = format!(
         "{SCHEMA}{RECORD}do $ezq$ declare is_broken boolean := false;\nbegin\n\
@@ -245,10 +260,12 @@ pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
                    and 'ezq.'::text || proname::text = '{function}'::text)"
             ),
         });
+
         // Writing to a string cannot fail.
         for absent in absent {
             let _ = writeln!(sql, "is_broken := is_broken or {absent};");
         }
+
         let record = record(*version, name);
         let _ = writeln!(
             sql,
@@ -256,12 +273,14 @@ pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
              then\n{step}{record}end if;"
         );
     }
+
     sql.push_str("end $ezq$;\n");
     if let Some(role) = role {
         let role = quoted(role);
         let _ = writeln!(sql, "grant usage on schema ezq to {role};");
         let _ = writeln!(sql, "grant select on ezq.migrations to {role};");
         let tables: BTreeSet<&str> = steps().flat_map(Migration::tables).collect();
+
         for table in tables {
             let _ = writeln!(
                 sql,
@@ -269,10 +288,11 @@ pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
             );
         }
     }
+
     sql
 }
 
-/// The error of a part of which something is not there, and is not to be, or cannot be, created.
+/// The error when a part is incomplete and may not, or cannot, be created.
 fn absent(part: Part, place: &Place, lacks: &str) -> Error {
     let text = format!(
         "the database `{}` lacks {lacks}, and the role `{}` is not to, or may not, create that: run \
@@ -298,10 +318,12 @@ async fn probe(connection: &mut PgConnection) -> Result<Catalogue, sqlx::Error> 
     let has_schema = stands.is_some();
     let stands = BTreeSet::from_iter(stands.unwrap_or_default());
     let mut applied = BTreeSet::new();
+
     if stands.contains("ezq.migrations") {
         let versions = sqlx::query_scalar::<_, i32>("SELECT version FROM ezq.migrations");
         applied.extend(versions.fetch_all(connection).await?);
     }
+
     Ok(Catalogue {
         has_schema,
         stands,
@@ -318,12 +340,13 @@ async fn create(connector: &Connector, part: Part) -> Result<()> {
     migrated.map_err(|failure| error::of(failure, place))
 }
 
-/// The error of a statement on a part's tables, with what to run where the role lacks a right.
+/// The error of a statement on a part's tables. If the role lacks a right, it says what to run.
 pub(crate) fn out_of_reach(failure: sqlx::Error, part: Part, place: &Place) -> Error {
     let refused = error::of(failure, place);
     if refused.kind() != ErrorKind::Permission {
         return refused;
     }
+
     let steps = MIGRATIONS.iter().filter(|step| step.part == part);
     let tables = steps
         .flat_map(Migration::tables)

@@ -1,8 +1,8 @@
-//! Which queues are known to exist, and what their tables look like.
+//! Which queues exist, and what their tables have.
 //!
 //! A queue is looked up once and remembered until a statement finds it gone. Creating takes ezq's
-//! advisory lock, so that two processes do not create one queue at once; looking takes nothing, so
-//! that a role without rights on the schema can start.
+//! lock, so that two processes do not create one queue at once. Looking up takes no lock and no
+//! rights, so that a role without rights on the schema can start.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,11 +28,11 @@ const PROBE: &str = "
 const STANDS: &str = "
     SELECT to_regclass('pgmq.' || quote_ident('q_' || $1)) IS NOT NULL,
            to_regclass('pgmq.' || quote_ident('a_' || $1)) IS NOT NULL";
-/// When to ask again for the indexes over a queue's keys: after a refusal that passes, and after one
-/// that someone has to see to.
+/// When to try again to index a queue's keys: after a transient error, and after one that someone
+/// has to fix.
 const SOON: Duration = Duration::from_secs(15);
 const LATER: Duration = Duration::from_secs(3600);
-/// When to ask again whether another process still builds indexes.
+/// When to check again whether another process still builds indexes.
 const TURN: Duration = Duration::from_secs(5);
 
 /// What a queue's table has.
@@ -48,11 +48,11 @@ pub(crate) struct Shape {
 pub(crate) struct Queues {
     known: Mutex<HashMap<QueueName, Shape>>,
     index_backoff: IndexBackoff,
-    /// Tasks that build indexes; they end with the engine.
+    /// Tasks that build indexes. They end with the engine.
     builds: Mutex<JoinSet<()>>,
 }
 
-/// Queues whose indexes could not be created, or are being so, and when to ask again.
+/// Queues whose indexes could not be created, or are being built, and when to try again.
 #[derive(Clone, Default)]
 struct IndexBackoff(Arc<Mutex<HashMap<QueueName, Instant>>>);
 
@@ -67,7 +67,7 @@ impl IndexBackoff {
         self.lock().insert(queue.clone(), Instant::now() + pause);
     }
 
-    /// Says what to run by hand.
+    /// Logs what to run by hand.
     fn refused(&self, queue: &QueueName, error: Option<&Error>) {
         let passes = error.is_some_and(Error::is_transient);
         self.until(queue, if passes { SOON } else { LATER });
@@ -90,7 +90,7 @@ struct QueueTables {
 }
 
 impl Queues {
-    /// The shape of a queue, looked up when it is not known.
+    /// The shape of a queue, looked up if it is not known.
     pub(crate) async fn shape(&self, queue: &QueueName, control: &Dedicated) -> Result<Shape> {
         if let Some(shape) = self.known(queue) {
             return Ok(shape);
@@ -113,6 +113,7 @@ impl Queues {
         if self.known(queue).is_some() {
             return Ok(());
         }
+
         let mut found = find(queue, control).await?;
         if !(found.queue && found.dead) {
             if !manage {
@@ -122,11 +123,12 @@ impl Queues {
             tracing::info!(%queue, "created the queue");
             found = find(queue, control).await?;
         }
+
         self.remember(queue, found.shape);
         Ok(())
     }
 
-    /// Whether a caller's transaction has made the queue, and nobody else sees it yet.
+    /// Whether a caller's transaction has created the queue, and no other session sees it yet.
     pub(crate) async fn is_made_in(
         &self,
         transaction: &mut PgConnection,
@@ -147,22 +149,26 @@ impl Queues {
         Ok(stands_here && !find(queue, control).await?.queue)
     }
 
-    /// Creates the indexes over a queue's ordering keys where they are absent and `manage` allows it.
-    /// Without them keys are kept as well, only slowly: what fails is told, and no error.
+    /// Creates the indexes over a queue's ordering keys where they are absent and `manage` allows
+    /// it. A failure is logged, and no error: without indexes keys are kept as well, only slowly.
     pub(crate) async fn index_keys(&self, queue: &QueueName, control: &Dedicated, manage: bool) {
         let indexed = self.known(queue).is_some_and(|shape| shape.keyed);
         if indexed || !self.index_backoff.is_due(queue) {
             return;
         }
+
         let Ok(found) = find(queue, control).await else {
             return;
         };
+
         if !found.queue || found.shape.keyed {
             return self.remember_if_whole(queue, &found);
         }
+
         if !manage {
             return self.index_backoff.refused(queue, None);
         }
+
         match index(queue, control).await {
             Ok(true) => {
                 tracing::info!(%queue, "indexed the queue's ordering keys");
@@ -175,25 +181,28 @@ impl Queues {
 
     /// Has a task build the indexes of a large queue.
     fn index_beside(&self, queue: &QueueName, control: &Dedicated) {
-        // Until the task has ended.
+        // No other attempt until the task has ended.
         self.index_backoff.until(queue, LATER);
-        let (index_backoff, connector) = (self.index_backoff.clone(), control.connector().clone());
+        let index_backoff = self.index_backoff.clone();
+        let connector = control.connector().clone();
         let queue = queue.clone();
         let mut builds = self.builds.lock().unwrap_or_else(PoisonError::into_inner);
-        // A set keeps what ended until it is asked.
+
+        // A set keeps ended tasks until they are joined.
         while builds.try_join_next().is_some() {}
         builds.spawn(async move {
             tracing::debug!(%queue, "indexing the ordering keys of a large queue");
             loop {
                 match key_index::create_beside(&connector, &queue).await {
                     Ok(true) => break,
-                    // It may be at another queue.
+                    // The other process may be building for another queue.
                     Ok(false) => {
                         tokio::time::sleep(TURN.mul_f64(rand::random_range(0.5..1.0))).await
                     }
                     Err(error) => return index_backoff.refused(&queue, Some(&error)),
                 }
             }
+
             tracing::info!(%queue, "indexed the queue's ordering keys");
             index_backoff.until(&queue, Duration::ZERO);
         });
@@ -205,7 +214,7 @@ impl Queues {
         }
     }
 
-    /// What was known about a queue no longer holds.
+    /// Forgets what was known about a queue.
     pub(crate) fn forget(&self, queue: &QueueName) {
         self.lock().remove(queue);
     }
@@ -238,6 +247,7 @@ async fn find(queue: &QueueName, control: &Dedicated) -> Result<QueueTables> {
         row.try_get::<bool, _>(column)
             .map_err(|failure| error::of(failure, control.place()))
     };
+
     Ok(QueueTables {
         queue: read("has_queue")?,
         dead: read("has_dead")?,
@@ -269,8 +279,9 @@ async fn create_locked(
     for name in &names {
         stale_keys::free_absent(&mut *connection, name).await?;
     }
+
     let mut tx = connection.begin().await?;
-    // Many processes may start at once, and each waits for its turn.
+    // Many processes may start at once, and wait for each other here.
     sqlx::query("SET LOCAL lock_timeout = '20s'")
         .execute(&mut *tx)
         .await?;
@@ -278,8 +289,9 @@ async fn create_locked(
         .bind(LOCK_KEY)
         .execute(&mut *tx)
         .await?;
+
     for name in &names {
-        // A queue that stands is left alone: its owner may be another role.
+        // An existing queue is left alone: another role may own it.
         let stands: (bool, bool) = sqlx::query_as(STANDS)
             .bind(name)
             .fetch_one(&mut *tx)
@@ -288,16 +300,19 @@ async fn create_locked(
         if !has_queue {
             stale_keys::free_absent(&mut tx, name).await?;
         }
+
         if !(has_queue && has_archive) {
             sqlx::query("SELECT pgmq.create($1)")
                 .bind(name)
                 .execute(&mut *tx)
                 .await?;
         }
+
         if has_archive && !has_queue {
             let behind = archive::number_behind_archive(name);
             sqlx::query(AssertSqlSafe(behind)).execute(&mut *tx).await?;
         }
     }
+
     tx.commit().await
 }

@@ -1,4 +1,4 @@
-//! The script with which an administrator prepares a database by hand.
+//! The script with which an administrator prepares a database.
 
 use std::fmt::Write as _;
 
@@ -8,12 +8,12 @@ use crate::schema::{self, Part, archive_index};
 use crate::sql::{self, archive, quoted};
 
 /// The statements with which an administrator prepares a database for applications that run with
-/// `manage_schema(false)` or as a role without rights on the schema: PGMQ, queues with their dead
-/// letters and archives, the tables of ezq's own schema, and the grants that `role` needs. The session
-/// that runs them keeps `pg_catalog` as its search path.
+/// `manage_schema(false)` or as a role without rights on the schema. They create PGMQ, queues with
+/// their dead letters and archives, and ezq's own tables, and grant the rights that `role` needs.
+/// The session that runs them keeps `pg_catalog` as its search path.
 ///
-/// The indexes by which an archive is searched for an event are created where it is small. In a large
-/// one that would keep acknowledgements waiting: for it there is a statement in a comment.
+/// The indexes by which an archive is searched for an event are created where the archive is small.
+/// In a large one this would block acknowledgements: a comment holds the statement for it.
 ///
 /// ```
 /// use ezq_core::QueueName;
@@ -29,13 +29,16 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
         .iter()
         .flat_map(|queue| [queue.to_string(), queue.dead_letters()]);
     let names: Vec<String> = names.collect();
+
     for name in &names {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "select pgmq.create('{name}');");
     }
+
     for queue in queues {
         text.push_str(&archive_index::script(queue));
     }
+
     for part in [
         Part::Engine,
         Part::Broadcast,
@@ -45,6 +48,7 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
     ] {
         text.push_str(&schema::sql(part, role));
     }
+
     if let Some(role) = role {
         let role = quoted(role);
         let _ = writeln!(text, "grant usage on schema pgmq to {role};");
@@ -55,16 +59,19 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
                 "grant select, insert, update, delete on {table} to {role};"
             );
         }
+
         for queue in queues {
             let archive = archive::table(queue);
             let _ = writeln!(text, "grant select, insert, delete on {archive} to {role};");
         }
+
         for queue in queues {
-            // For the ids of messages with dedupe keys.
+            // The ids of messages with dedupe keys are drawn before they are stored.
             let ids = sql::in_pgmq(&format!("q_{queue}_msg_id_seq"));
             let _ = writeln!(text, "grant usage on sequence {ids} to {role};");
         }
     }
+
     text
 }
 

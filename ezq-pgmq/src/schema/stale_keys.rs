@@ -1,12 +1,12 @@
-//! Dedupe keys of a queue that was dropped: freed before the queue is created again.
+//! Dedupe keys of a dropped queue: they are removed before the queue is created again.
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
-/// How many keys of a queue that is not there one statement removes.
+/// How many keys one statement removes.
 const STEP: u32 = 10_000;
 
-/// Whether there are keys, and whether they may be removed; none where there is no table.
+/// Whether the role may remove keys; no row where there is no table.
 const REMOVABLE: &str = "
     SELECT pg_catalog.has_schema_privilege(relnamespace, 'USAGE')
            AND pg_catalog.has_table_privilege(oid, 'SELECT')
@@ -14,9 +14,9 @@ const REMOVABLE: &str = "
     FROM pg_catalog.pg_class
     WHERE relname = 'dedupe' AND relnamespace = pg_catalog.to_regnamespace('ezq')";
 
-/// Frees the keys of a queue that does not exist: the messages that they name are gone with it. A
-/// queue may have millions of keys: outside of a transaction, what was removed stays so if it is cut
-/// off.
+/// Removes the keys of a queue that does not exist: the messages that they name are gone with it. A
+/// queue may have millions of keys. Outside of a transaction, what was removed stays removed if
+/// this is interrupted.
 pub(crate) async fn free_absent(
     connection: &mut PgConnection,
     queue: &str,
@@ -35,6 +35,7 @@ pub(crate) async fn free_absent(
             return Ok(());
         }
     }
+
     let statement = format!(
         "DELETE FROM ezq.dedupe WHERE ctid = ANY (ARRAY(
            SELECT ctid FROM ezq.dedupe
@@ -42,6 +43,7 @@ pub(crate) async fn free_absent(
              AND pg_catalog.to_regclass('pgmq.' || pg_catalog.quote_ident('q_' || $1)) IS NULL
            LIMIT {STEP}))"
     );
+
     loop {
         let query = sqlx::query(AssertSqlSafe(statement.clone())).bind(queue);
         if query.execute(&mut *connection).await?.rows_affected() == 0 {

@@ -1,8 +1,8 @@
-//! Queues of which another session has rows locked, and whether settling waits for these.
+//! Queues with rows that another session has locked, and whether settling waits for them.
 //!
-//! The first statement that meets such a row waits for it, since most locks last for a moment. Once
-//! it waited in vain, others of the queue pass what is locked for a while: its settlements are
-//! answered as failed for now, and everything else is settled at once.
+//! The first statement that meets such a row waits for it, since most locks are short. Once it has
+//! waited in vain, further statements of the queue skip locked rows for a while. Settlements of
+//! these rows fail for now, and all others are settled at once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ezq_core::{Error, ErrorKind, QueueName};
 
-/// For how long a queue's locked rows are passed.
+/// For how long locked rows of a queue are skipped.
 const PASSED: Duration = Duration::from_secs(10);
 
 /// What a statement does about a row that another session has locked.
@@ -21,7 +21,7 @@ pub(crate) enum Wait {
 }
 
 impl Wait {
-    /// What follows `FOR UPDATE`.
+    /// The clause after `FOR UPDATE`.
     pub(super) fn sql(self) -> &'static str {
         match self {
             Self::ForLocks => "",
@@ -30,7 +30,7 @@ impl Wait {
     }
 }
 
-/// The queues of which rows were locked lately.
+/// The queues whose rows were locked recently.
 #[derive(Debug, Default)]
 pub(crate) struct LockedRows(Mutex<HashMap<QueueName, Seen>>);
 
@@ -42,7 +42,7 @@ struct Seen {
 }
 
 impl LockedRows {
-    /// Whether to wait for the rows of a queue.
+    /// Whether to wait for locked rows of a queue.
     pub(super) fn wait(&self, queue: &QueueName) -> Wait {
         let is_recent = self
             .seen()
@@ -51,7 +51,7 @@ impl LockedRows {
         if is_recent { Wait::Not } else { Wait::ForLocks }
     }
 
-    /// A statement waited in vain.
+    /// Records that a statement waited in vain.
     pub(super) fn record(&self, queue: &QueueName, error: &Error) {
         let seen = Seen {
             at: Instant::now(),
@@ -60,7 +60,7 @@ impl LockedRows {
         self.seen().insert(queue.clone(), seen);
     }
 
-    /// Rows are still locked: what to say of one of them.
+    /// The error for a row that is still locked.
     pub(super) fn still_locked(&self, queue: &QueueName) -> Error {
         let mut all = self.seen();
         let Some(seen) = all.get_mut(queue) else {

@@ -1,12 +1,13 @@
-//! SettleBatch: every statement is fenced by the receipts, locks rows in the order of their ids, and
+//! Settling: every statement is fenced by the receipts, locks rows in the order of their ids, and
 //! answers for each message.
 //!
-//! Acknowledgements and returns without events to publish are one statement for a whole batch.
-//! Dead letters, and settlements with events, are one transaction: it locks what still carries its
-//! receipt, and nothing is written for a message that does not. When what one message carries or
-//! publishes makes the database refuse, the batch is done again message by message. When another
-//! session has rows locked, the others are settled without them (see `locked`); when the table of
-//! another queue is locked, what publishes there waits by itself.
+//! One statement settles a whole batch of acknowledgements, or of returns, that publish no events.
+//! Dead letters, and settlements with events, share one transaction. It locks what still matches
+//! its receipt, and writes nothing for a message that does not.
+//!
+//! If the database refuses what one message carries or publishes, the batch is repeated message by
+//! message. If another session has rows locked, the others are settled without them (see `locked`).
+//! If the table of another queue is locked, only what publishes there waits.
 
 mod locked;
 mod settlement;
@@ -40,16 +41,16 @@ pub(crate) struct Settled {
     pub(crate) outcomes: Vec<SettleOutcome>,
     /// Queues that have something new to read.
     pub(crate) woken: HashSet<QueueName>,
-    /// Nothing was settled, and not for what a message carries.
+    /// Whether nothing was settled, for another reason than what messages carry.
     pub(crate) is_broken: bool,
 }
 
-/// What settling works with.
+/// What a batch is settled with.
 #[derive(Clone, Copy)]
 pub(crate) struct Resources<'a> {
-    /// The connection that settles.
+    /// The connections for settling.
     pub(crate) connections: &'a Dedicated,
-    /// The connection that looks for and creates queues.
+    /// The connections that look up and create queues.
     pub(crate) control: &'a Dedicated,
     pub(crate) queues: &'a Queues,
     pub(crate) retentions: &'a Retentions,
@@ -86,12 +87,14 @@ impl<'a> SettleBatch<'a> {
         let mut seen = HashSet::new();
         let mut groups: [Vec<Settlement>; 3] = Default::default();
         let mut repeated = Vec::new();
+
         for (index, (receipt, settle)) in settlements.into_iter().enumerate() {
             match Settlement::new(index, receipt, settle, self.resources.encoding) {
                 Ok(item) if !seen.insert(item.key()) => repeated.push(item),
                 Ok(item) => match self.resources.no_keys.filter(|_| item.has_keys()) {
                     Some(why) => {
-                        let (receipt, error) = (item.receipt, why.without_source());
+                        let receipt = item.receipt;
+                        let error = why.without_source();
                         self.put(index, SettleOutcome::Failed { receipt, error });
                     }
                     None => groups[item.group()].push(item),
@@ -99,13 +102,16 @@ impl<'a> SettleBatch<'a> {
                 Err((receipt, error)) => self.put(index, SettleOutcome::Failed { receipt, error }),
             }
         }
+
         for group in groups {
             self.settle_group(group).await;
         }
-        // A second settlement of one delivery comes too late, unless the first one failed.
+
+        // A second settlement of one delivery has lost its lease, unless the first one failed.
         for item in repeated {
             self.settle_group(vec![item]).await;
         }
+
         let count = self.outcomes.len();
         let outcomes = self.outcomes.into_iter();
         Settled {
@@ -125,6 +131,7 @@ impl<'a> SettleBatch<'a> {
             if items.is_empty() {
                 continue;
             }
+
             let wait = locked.wait(self.queue);
             match self.attempt(&items, wait).await {
                 Ok(applied) => self.record(items, &applied),
@@ -135,7 +142,8 @@ impl<'a> SettleBatch<'a> {
                     locked.record(self.queue, &error);
                     parts.push(items);
                 }
-                // The table of this queue is locked, or of another to which some of them publish.
+                // The table of this queue is locked, or that of another to which some settlements
+                // publish.
                 Err(Failure::Locked(error)) => match split(items) {
                     Ok(by_targets) => parts.extend(by_targets),
                     Err(items) => self.fail(items, Failure::Locked(error)),
@@ -145,7 +153,7 @@ impl<'a> SettleBatch<'a> {
         }
     }
 
-    /// What was settled, and what is locked.
+    /// Settles a part: what was settled, and what is locked.
     async fn attempt(&self, items: &[Settlement], wait: Wait) -> Result<Applied, Failure> {
         let mut tries = 0;
         let mut repaired = false;
@@ -153,8 +161,9 @@ impl<'a> SettleBatch<'a> {
             let removal = self.removal().await.map_err(Failure::Other)?;
             let connections = self.resources.connections;
             let place = connections.place();
-            // Where a connection was cut while nobody used it, this is done again: what is settled all
-            // the same answers so.
+
+            // After a lost connection this is repeated. What was settled all the same then answers
+            // as a lost lease.
             let applied = call!(connections, |connection| apply(
                 connection, self.queue, removal, items, wait
             ))
@@ -163,41 +172,49 @@ impl<'a> SettleBatch<'a> {
                 Ok(applied) => return Ok(applied),
                 Err(failure) => failure,
             };
+
             if error::is_locked(&failure) {
                 return Err(Failure::Locked(error::on_queue(failure, self.queue, place)));
             }
+
             tries += 1;
             if error::is_conflict(&failure) && tries < CONFLICT_TRIES {
                 let pause = Duration::from_millis(5 << tries).mul_f64(rand::random_range(0.5..1.0));
                 tokio::time::sleep(pause).await;
                 continue;
             }
+
             if error::is_data(&failure) {
                 let refused = storable::refused_with(failure, "its headers or an event");
                 return Err(Failure::Data(refused));
             }
+
             if error::is_reshaped(&failure) && !repaired {
-                // Columns that both tables had when they were looked at.
+                // A column that both tables had when they were looked up is gone.
                 repaired = true;
                 self.resources.retentions.forget(self.queue);
                 continue;
             }
+
             if missing::is_table(&failure) {
                 if !repaired {
                     repaired = true;
                     self.repair(items).await?;
                     continue;
                 }
+
                 if let Some(error) = self.missing_target(items).await {
                     return Err(Failure::Data(error));
                 }
             }
+
             let error = error::on_queue(failure, self.queue, place);
             let publishes = items.iter().any(|item| !item.outgoing.is_empty());
             if publishes && !error.is_transient() && error.kind() != ErrorKind::QueueMissing {
-                // A right on the queue of an event, or a rule of it, that one message lacks.
+                // One message's event breaks a rule of its queue, or the role lacks a right on it.
                 return Err(Failure::Data(error));
             }
+
             return Err(Failure::Other(error));
         }
     }
@@ -212,9 +229,9 @@ impl<'a> SettleBatch<'a> {
         retentions.removal(self.queue, control, manage_schema).await
     }
 
-    // Creates dead letters, archive and tables of ezq's own where they are gone. The queue itself is its
-    // consumer's affair, for deliveries of a dropped queue cannot be settled; queues of events are their
-    // publishers'.
+    // Creates dead letters, archive and ezq's own tables where they are gone. The queue itself is
+    // its consumer's concern: deliveries of a dropped queue cannot be settled. Queues of events are
+    // their publishers' concern.
     async fn repair(&self, items: &[Settlement]) -> Result<(), Failure> {
         let Resources {
             control,
@@ -231,6 +248,7 @@ impl<'a> SettleBatch<'a> {
             .shape(self.queue, control)
             .await
             .map_err(Failure::Other)?;
+
         queues
             .ensure(self.queue, control, manage_schema)
             .await
@@ -239,13 +257,14 @@ impl<'a> SettleBatch<'a> {
             let ensured = keys
                 .ensure(control, control.connector(), manage_schema)
                 .await;
-            // What has no key is settled without them.
+            // Settlements without dedupe keys are settled without the table.
             ensured.map_err(Failure::Data)?;
         }
+
         Ok(())
     }
 
-    // Which of the events' queues is not there.
+    // The error of the first of the events' queues that does not exist.
     async fn missing_target(&self, items: &[Settlement]) -> Option<Error> {
         let Resources {
             control, queues, ..
@@ -254,30 +273,35 @@ impl<'a> SettleBatch<'a> {
             .iter()
             .flat_map(|item| item.outgoing.iter().map(|(queue, _)| queue));
         let targets: HashSet<&QueueName> = targets.collect();
+
         for target in targets {
             queues.forget(target);
             if let Err(error) = queues.shape(target, control).await {
                 return Some(error);
             }
         }
+
         None
     }
 
     fn record(&mut self, items: Vec<Settlement>, applied: &Applied) {
         for item in items {
             if applied.locked.contains(&item.key()) {
-                let (receipt, error) =
-                    (item.receipt, self.resources.locked.still_locked(self.queue));
+                let receipt = item.receipt;
+                let error = self.resources.locked.still_locked(self.queue);
                 self.put(item.index, SettleOutcome::Failed { receipt, error });
                 continue;
             }
+
             if !applied.done.contains(&item.key()) {
                 self.put(item.index, SettleOutcome::LeaseLost);
                 continue;
             }
+
             if matches!(item.kind, Kind::Return { .. }) {
                 self.woken.insert(self.queue.clone());
             }
+
             self.woken
                 .extend(item.outgoing.into_iter().map(|(queue, _)| queue));
             self.put(item.index, SettleOutcome::Done);
@@ -287,13 +311,14 @@ impl<'a> SettleBatch<'a> {
     fn fail(&mut self, items: Vec<Settlement>, failure: Failure) {
         let error = match failure {
             Failure::Data(error) => error,
-            // Another queue's table: not this one's trouble.
+            // The table of another queue is locked: this queue is not broken.
             Failure::Locked(error) if !items.iter().all(Settlement::is_plain) => error,
             Failure::Locked(error) | Failure::Other(error) => {
                 self.broken += items.len();
                 error
             }
         };
+
         let again = error.without_source();
         let mut first = Some(error);
         for item in items {
@@ -318,14 +343,15 @@ enum Failure {
     Other(Error),
 }
 
-/// What became of a batch's messages; of the others the lease is lost.
+/// What became of a part's messages. The others have lost their lease.
 #[derive(Default)]
 struct Applied {
     done: HashSet<Key>,
     locked: HashSet<Key>,
 }
 
-/// Apart what writes to different tables; all of it again if there is one part only.
+/// Divides settlements by the tables that they write to; returns them unchanged if there is only
+/// one part.
 fn split(items: Vec<Settlement>) -> Result<Vec<Vec<Settlement>>, Vec<Settlement>> {
     let mut parts: HashMap<(bool, BTreeSet<QueueName>), Vec<Settlement>> = HashMap::new();
     for item in items {
@@ -337,6 +363,7 @@ fn split(items: Vec<Settlement>) -> Result<Vec<Vec<Settlement>>, Vec<Settlement>
         let is_dead = matches!(item.kind, Kind::Dead { .. });
         parts.entry((is_dead, targets)).or_default().push(item);
     }
+
     let mut parts: Vec<Vec<Settlement>> = parts.into_values().collect();
     match parts.len() {
         1 => Err(parts.remove(0)),
@@ -367,22 +394,25 @@ async fn apply(
         }
         _ => statements::put_back(&mut *connection, queue, &all, wait).await?,
     };
+
     let mut applied = Applied {
         done,
         locked: HashSet::new(),
     };
+
     if wait == Wait::Not && applied.done.len() < items.len() {
-        // Passed for its lock, or not there any more.
+        // Skipped because it is locked, or gone.
         let open = items
             .iter()
             .map(Settlement::key)
             .filter(|key| !applied.done.contains(key));
         applied.locked = statements::standing(connection, queue, open).await?;
     }
+
     Ok(applied)
 }
 
-// One transaction for all: it locks first, in order, and then writes for what it got.
+// One transaction for all: it locks first, in order, and then writes for what it locked.
 async fn transact(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -393,31 +423,40 @@ async fn transact(
     let mut tx = connection.begin_with(BEGIN).await?;
     let held = statements::lock(&mut tx, queue, &items, wait).await?;
     let held_items = items.into_iter().filter(|item| held.contains(&item.key()));
-    let (mut acked, mut returned, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    let mut acked = Vec::new();
+    let mut returned = Vec::new();
+    let mut dead = Vec::new();
     let mut outgoing = ByQueue::default();
+
     for item in held_items {
         match item.kind {
             Kind::Ack => acked.push(item.key()),
             Kind::Return { .. } => returned.push(item),
             Kind::Dead { .. } => dead.push(item),
         }
+
         for (target, row) in &item.outgoing {
             outgoing.push(target.clone(), 0, row.clone());
         }
     }
+
     if !acked.is_empty() {
         statements::acknowledge(&mut tx, queue, removal, &acked, Wait::ForLocks).await?;
     }
+
     if !returned.is_empty() {
         statements::put_back(&mut tx, queue, &returned, Wait::ForLocks).await?;
     }
+
     if !dead.is_empty() {
         statements::bury(&mut tx, queue, &dead).await?;
     }
+
     for (target, rows) in outgoing.into_inner() {
         let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
         publish::insert(&mut tx, &target, &rows).await?;
     }
+
     tx.commit().await?;
     Ok(held)
 }

@@ -11,7 +11,7 @@ use crate::publish::Row;
 use crate::sql::units::micros;
 
 pub(crate) struct Settlement {
-    /// Its place in the batch.
+    /// Its index in the batch.
     pub(crate) index: usize,
     pub(crate) receipt: Receipt,
     key: Key,
@@ -44,6 +44,7 @@ impl Settlement {
             let error = Error::new(ErrorKind::Engine, "the receipt is of another engine");
             return Err((receipt, error));
         };
+
         let (kind, outgoing) = match settle {
             Settle::Ack { outgoing } => (Kind::Ack, outgoing),
             Settle::Retry {
@@ -75,10 +76,12 @@ impl Settlement {
                 (kind, Vec::new())
             }
         };
+
         let row = |message: Outgoing| {
             let queue = message.queue.clone();
             Ok((queue, Row::new(message, encoding)?))
         };
+
         let outgoing: Result<Vec<_>, Error> = outgoing.into_iter().map(row).collect();
         match outgoing {
             Ok(outgoing) => Ok(Self {
@@ -96,7 +99,7 @@ impl Settlement {
         self.key
     }
 
-    /// Settled by one statement, without a transaction of several.
+    /// Whether one statement settles it, without a transaction of several.
     pub(crate) fn is_plain(&self) -> bool {
         self.outgoing.is_empty() && !matches!(self.kind, Kind::Dead { .. })
     }
@@ -106,7 +109,7 @@ impl Settlement {
         self.outgoing.iter().any(|(_, row)| row.dedupe.is_some())
     }
 
-    /// 0: plain acknowledgements, 1: plain returns, 2: all that takes a transaction.
+    /// 0: plain acknowledgements, 1: plain returns, 2: all that needs a transaction.
     pub(crate) fn group(&self) -> usize {
         match self.kind {
             Kind::Ack if self.is_plain() => 0,
@@ -123,7 +126,7 @@ impl Settlement {
     }
 }
 
-// As header entries; a dead letter's reason among them.
+// Marks as header entries, with the reason of a dead letter.
 fn marks(progress: &Progress, reason: Option<&Reason>, encoding: Encoding) -> String {
     let mut entries = encoding.marks(progress);
     if let Some(reason) = reason {

@@ -1,4 +1,4 @@
-//! The fenced statements; each answers with what it settled.
+//! The fenced statements. Each returns the keys of what it settled.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ type Done = Result<HashSet<Key>, sqlx::Error>;
 
 type Query<'q> = QueryAs<'q, Postgres, Key, PgArguments>;
 
-/// A statement with the keys of receipts bound, column by column: `$1` to `$4` of [`RECEIPTS`].
+/// Binds the keys of receipts column by column: `$1` to `$4` of [`RECEIPTS`].
 fn with_keys<'q>(statement: String, keys: impl Iterator<Item = Key>) -> Query<'q> {
     let Columns {
         ids,
@@ -37,13 +37,14 @@ async fn keys(query: Query<'_>, connection: &mut PgConnection) -> Done {
     Ok(query.fetch_all(connection).await?.into_iter().collect())
 }
 
-/// Which rows still carry their receipts, whoever has them locked.
+/// The rows that still match their receipts, locked or not.
 pub(super) async fn standing(
     connection: &mut PgConnection,
     queue: &QueueName,
     receipts: impl Iterator<Item = Key>,
 ) -> Done {
-    let (table, carries) = (sql::table(queue), carries("q", "w.fence", "w.rel", "w.at"));
+    let table = sql::table(queue);
+    let carries = carries("q", "w.fence", "w.rel", "w.at");
     let statement = format!(
         "SELECT w.id, w.fence, w.rel, w.at FROM {RECEIPTS} JOIN {table} q ON q.msg_id = w.id
          WHERE {carries}"
@@ -51,7 +52,7 @@ pub(super) async fn standing(
     keys(with_keys(statement, receipts), connection).await
 }
 
-/// Locks what still carries its receipt.
+/// Locks what still matches its receipt.
 pub(super) async fn lock(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -76,7 +77,7 @@ pub(super) async fn acknowledge(
 ) -> Done {
     let mut sorted = receipts.to_vec();
     sorted.sort_unstable();
-    // Two deliveries of one message may be in one batch: only one of them still holds.
+    // Two deliveries of one message may be in one batch. Only one of them is still valid.
     let is_unique = sorted.windows(2).all(|pair| pair[0].0 != pair[1].0);
     let statement = if removal == Removal::Delete && is_unique && wait == Wait::ForLocks {
         delete(queue)
@@ -86,11 +87,14 @@ pub(super) async fn acknowledge(
     keys(with_keys(statement, sorted.into_iter()), connection).await
 }
 
-/// Deletes what still carries its receipt, in one visit of the index, which takes its keys in their
-/// order: the ids (`$1`) are sorted, and none is there twice.
+/// Deletes what still matches its receipt, in one pass over the index. It takes its keys in order:
+/// the ids (`$1`) must be sorted and unique.
 fn delete(queue: &QueueName) -> String {
-    let (table, fence, stored_at) = (sql::table(queue), fence("q"), sql::bounded("q.enqueued_at"));
-    // The place of a row's id among the ids.
+    let table = sql::table(queue);
+    let fence = fence("q");
+    let stored_at = sql::bounded("q.enqueued_at");
+
+    // The element of a column at the place of the row's id among the ids.
     let of_row = |column: &str| format!("({column})[width_bucket(q.msg_id, $1)]");
     let carries = carries(
         "q",
@@ -98,14 +102,15 @@ fn delete(queue: &QueueName) -> String {
         &of_row("$3::bigint[]"),
         &of_row("$4::timestamptz[]"),
     );
+
     format!(
         "DELETE FROM {table} q WHERE q.msg_id = ANY ($1::bigint[]) AND {carries}
          RETURNING q.msg_id, {fence}, q.tableoid::bigint, {stored_at}"
     )
 }
 
-/// Makes messages readable again, with their marks merged in. `read_ct` stays, and the count of
-/// returns voids the receipt.
+/// Makes messages readable again, with their marks merged in. `read_ct` stays; the count of returns
+/// voids the receipt.
 pub(super) async fn put_back(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -132,10 +137,12 @@ pub(super) async fn put_back(
          WHERE {ONLY_LOCKED}
          RETURNING l.msg_id, l.fence, l.rel, l.at"
     );
+
     let column = |item: &&Settlement| match item.kind {
         Kind::Return { after_us, due, .. } => (after_us, due),
         Kind::Ack | Kind::Dead { .. } => (Some(0), None),
     };
+
     let (afters, dues): (Vec<Option<i64>>, Vec<Option<DateTime<Utc>>>) =
         items.iter().map(column).unzip();
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
@@ -148,6 +155,7 @@ pub(super) async fn put_back(
         .bind(dues)
         .bind(marks)
         .bind(covers);
+
     keys(query, connection).await
 }
 
@@ -186,5 +194,6 @@ pub(super) async fn bury(
     );
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
     let query = with_keys(statement, items.iter().map(|item| item.key())).bind(marks);
+
     keys(query, connection).await
 }

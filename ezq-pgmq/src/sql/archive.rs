@@ -9,12 +9,12 @@ pub(crate) fn table(queue: &QueueName) -> String {
     in_pgmq(&format!("a_{queue}"))
 }
 
-/// The name of the index by which an event's history is found in a large archive.
+/// The name of the index by which events are found in a large archive.
 pub(crate) fn index(queue: &QueueName) -> String {
     format!("a_{queue}_event_id_idx")
 }
 
-/// The same for events whose id is in the headers; most archives have none.
+/// The same for events whose id is in the headers. In most archives it is empty.
 pub(crate) fn codec_index(queue: &QueueName) -> String {
     format!("a_{queue}_ce_id_idx")
 }
@@ -29,8 +29,7 @@ pub(crate) fn create_codec_index(queue: &QueueName) -> String {
     )
 }
 
-/// Creates [`index`]. A hash index takes ids of any length; a tree would refuse an event
-/// for having a long one.
+/// Creates [`index`]. A hash index takes ids of any length; a B-tree would refuse a long one.
 pub(crate) fn create_index(queue: &QueueName) -> String {
     format!(
         "create index if not exists {} on {} using hash ((message ->> 'id'::text))",
@@ -39,8 +38,8 @@ pub(crate) fn create_index(queue: &QueueName) -> String {
     )
 }
 
-/// The numbers of a queue are below this. From here on an archive has those of messages whose own
-/// number was taken; further on in steps of this, for each time that the queue was made anew.
+/// The numbers of a queue are below this. In an archive, numbers from here on belong to messages
+/// whose own number was taken, in steps of this: one for each time that the queue was created anew.
 pub(crate) const LIFE: i64 = 1 << 40;
 pub(crate) const LIVES: i64 = (1 << 22) - 1;
 
@@ -49,7 +48,7 @@ pub(crate) fn number(of: &str) -> String {
     format!("CASE WHEN {of} >= {LIFE} THEN {of} % {LIFE} ELSE {of} END")
 }
 
-/// Has a queue that was made anew beside its old archive go on behind the numbers in that.
+/// Has a queue that was created beside its old archive continue behind the numbers in the archive.
 pub(crate) fn number_behind_archive(queue: &str) -> String {
     let table = in_pgmq(&format!("q_{queue}"));
     format!(

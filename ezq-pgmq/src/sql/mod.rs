@@ -1,16 +1,17 @@
-//! Table names and the expressions that several statements share.
+//! Names of tables, and expressions that several statements share.
 //!
-//! A [`QueueName`] has no capital letters, quotes, backslashes or stars: it is quoted where it is part
-//! of an identifier, and can stand in a string or a comment as it is.
+//! A [`QueueName`] has no capital letters, quotes, backslashes or stars. It is quoted in
+//! identifiers, and can stand in a string or a comment as it is.
 //!
-//! Statements that run in the application's sessions (publishing, `Tx`, the inbox) meet its search
-//! path. The server looks into `pg_catalog` first, so a function or operator that is there for
-//! exactly the given types is found whatever others define; one that takes its arguments only after
-//! a conversion, or takes any type, loses to an exact one elsewhere. So functions are qualified; but
-//! for `unnest` of several arrays, which the parser itself resolves. Operators are used on the
-//! types they are defined for: `->>` on `text`, not on an untyped literal, which might be `jsonb` as
-//! well; `float8 * interval`, not `bigint * interval`. A role whose path puts another schema before
-//! `pg_catalog` trusts who may create there.
+//! Statements in the application's sessions (publishing, `Tx`, the inbox) run with its search path.
+//! The server searches `pg_catalog` first, so a function or operator that is there for exactly the
+//! given types always wins. One that needs a conversion, or takes any type, loses to an exact match
+//! in another schema. So:
+//! - Functions are qualified, except `unnest` of several arrays, which the parser resolves.
+//! - Operators are used on the types that they are defined for: `->>` on `text`, not on an untyped
+//!   literal, which might be `jsonb`; `float8 * interval`, not `bigint * interval`.
+//!
+//! A role whose path has another schema before `pg_catalog` trusts whoever may create there.
 
 pub(crate) mod archive;
 pub(crate) mod keys;
@@ -18,12 +19,12 @@ pub(crate) mod units;
 
 use ezq_core::{End, Event, Interrupt, QueueName};
 
-/// What every script for an administrator begins with: whatever it calls and creates means the
-/// server's own functions and operators, and nobody's who may create in the administrator's path.
+/// How every script for an administrator begins. What it calls and creates is then the server's
+/// own, and not that of someone who may create in the administrator's search path.
 pub(crate) const PIN: &str =
     "select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);\n";
 
-/// Begins a transaction of ezq's own: its statements rely on each row being judged as it is now.
+/// Begins a transaction of ezq's own. Its statements rely on seeing each row as it is now.
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// The table of a queue.
@@ -31,13 +32,13 @@ pub(crate) fn table(queue: &QueueName) -> String {
     in_pgmq(&format!("q_{queue}"))
 }
 
-/// Something of PGMQ's schema.
+/// A name in PGMQ's schema.
 pub(crate) fn in_pgmq(name: &str) -> String {
     format!("pgmq.{}", identifier(name))
 }
 
-/// A name that was made of a queue's, as an identifier: quoted only where it must be, so that most
-/// statements read as one would write them.
+/// A name that contains a queue's, as an identifier. It is quoted only if needed, to keep
+/// statements readable.
 pub(crate) fn identifier(name: &str) -> String {
     let needs_none = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     if name.bytes().all(needs_none) {
@@ -47,7 +48,7 @@ pub(crate) fn identifier(name: &str) -> String {
     }
 }
 
-/// A name as an identifier.
+/// A name as a quoted identifier.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -57,7 +58,8 @@ pub(crate) fn dead_table(queue: &QueueName) -> String {
     in_pgmq(&format!("q_{}", queue.dead_letters()))
 }
 
-/// `headers` as an object: NULL is none, and what is no object goes along under a key of its own.
+/// `headers` as an object. NULL becomes an empty one; another kind of value is kept under a key of
+/// its own.
 pub(crate) fn headers_object(headers: &str) -> String {
     format!(
         "CASE coalesce(pg_catalog.jsonb_typeof({headers}), 'null') \
@@ -67,14 +69,14 @@ pub(crate) fn headers_object(headers: &str) -> String {
     )
 }
 
-/// A time as Rust can hold it: Postgres' calendar is longer, and knows infinity.
+/// A time in the range that Rust can hold. Postgres' calendar is longer, and has infinity.
 pub(crate) fn bounded(time: &str) -> String {
     format!("least(greatest({time}, '0001-01-01 00:00Z'), '9999-12-31 00:00Z'::timestamptz)")
 }
 
-/// When a row was first stored, as a header that tells of a death has it, or else the row itself.
-/// Anyone may write headers: what is no time is none, and fails nothing. The second form is a time
-/// without a fraction.
+/// When a message was first stored: the time in a header about its death, or else that of the row.
+/// Anyone may write headers, so an invalid time counts as none. The second form is a time without a
+/// fraction.
 pub(crate) fn first_stored(row: &str, header: &str) -> String {
     let time = |form: &str| {
         format!(
@@ -87,7 +89,7 @@ pub(crate) fn first_stored(row: &str, header: &str) -> String {
     format!("coalesce(({with_fraction})::timestamptz, ({without})::timestamptz, {row}.enqueued_at)")
 }
 
-/// Whether a message is an event that is ezq's own, such as `End`.
+/// Whether a message is a control event of ezq, such as `End`.
 pub(crate) fn is_control(message: &str) -> String {
     let names = [End::TYPE, Interrupt::TYPE].into_iter();
     let names = names
@@ -98,26 +100,24 @@ pub(crate) fn is_control(message: &str) -> String {
     format!("(coalesce({event_type}, '') IN ({}))", names.join(", "))
 }
 
-/// The name of a message's type, in either form.
+/// The type of a message, in either form.
 fn plain_type(message: &str) -> String {
     format!(
         "({message} ->> CASE WHEN {message} ? 'specversion'::text THEN 'type' ELSE '_type' END)"
     )
 }
 
-/// The name of a message's type, which stands in its headers where a codec wrote the body.
+/// The type of a message. If a codec wrote the body, it is in the headers.
 pub(crate) fn event_type(message: &str, headers: &str) -> String {
-    let (plain, beside) = (
-        plain_type(message),
-        format!("{headers} ->> 'ce-type'::text"),
-    );
+    let plain = plain_type(message);
+    let beside = format!("{headers} ->> 'ce-type'::text");
     format!(
         "CASE WHEN {headers} ? 'ezq-codec'::text THEN {beside} ELSE coalesce({plain}, {beside}) END"
     )
 }
 
-/// Whether a message's headers tell its id, and its body does not. The index over an archive's ids
-/// holds what has the first of these.
+/// Whether the headers of a message hold its id, and its body does not. The partial index over an
+/// archive's ids has the first of these conditions.
 pub(crate) const ID_BESIDE: &str = "headers ? 'ce-id'::text \
     AND (headers ? 'ezq-codec'::text OR NOT message ?| array['specversion', '_type'])";
 
@@ -129,7 +129,7 @@ pub(crate) fn returned(headers: &str) -> String {
     )
 }
 
-/// The number of settled deliveries that `headers` count, and one more, with those it covers.
+/// The number of settled deliveries in `headers`, plus one, plus those that the receipt covers.
 pub(crate) fn returned_once_more(headers: &str, covers: &str) -> String {
     format!(
         "pg_catalog.jsonb_build_object('ezq-returned', 1 + {covers} + {})",

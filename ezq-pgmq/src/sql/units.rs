@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-/// Microseconds, as many as an interval can be multiplied by without leaving Postgres' calendar.
+/// Microseconds, limited to what can multiply an interval within Postgres' calendar.
 pub(crate) fn micros(duration: Duration) -> i64 {
     const LONGEST: i64 = 1000 * 366 * 24 * 3600 * 1_000_000;
     i64::try_from(duration.as_nanos().div_ceil(1000)).map_or(LONGEST, |us| us.min(LONGEST))
 }
 
-/// A time that Postgres' calendar has: chrono's begins earlier. Every time that is past means now.
+/// A time in Postgres' calendar, which begins later than chrono's. Every past time means now.
 pub(crate) fn in_calendar(time: DateTime<Utc>) -> DateTime<Utc> {
     time.max(DateTime::UNIX_EPOCH)
 }

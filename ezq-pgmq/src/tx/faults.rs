@@ -1,24 +1,24 @@
-//! What a handler may do to its own transaction, and what it is told then.
+//! What a handler may do wrong in its own transaction, and the errors for it.
 //!
-//! Invariant: whatever a handler leaves behind in its transaction to fail, at a statement of ezq's or
-//! at the commit, is the handler's own failure, which counts as its attempt. What only the store can
-//! be blamed for is not. A commit that is cancelled may be done all the same: the message tells.
+//! Invariant: whatever makes a statement of ezq's or the commit fail, and was left behind by the
+//! handler, is the handler's failure and counts as its attempt. What only the store can be blamed
+//! for is not. A cancelled commit may have been done: the message shows it.
 
 use ezq_core::{Error, ErrorKind, QueueName};
 
 use crate::error::{self, missing};
 
-/// What the statement says that proves a transaction to be the one that was begun, if it is not.
+/// The text in the proof's error, if the transaction is not the one that was begun.
 pub(crate) const NOT_CURRENT: &str = "not ezq.unit";
 
 /// How far the end of a transaction has come.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Stage<'a> {
-    /// Marks and acknowledgements are written, to the handler's own queue.
+    /// Writing marks and acknowledgements, to the handler's own queue.
     Settling(&'a QueueName),
-    /// Events are written, just now to a queue.
+    /// Writing events to a queue.
     Writing(&'a QueueName),
-    /// Nothing is left but the commit, which runs what the handler's statements deferred.
+    /// Committing, which runs what the handler's statements deferred.
     Committing,
 }
 
@@ -31,18 +31,19 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// What a handler is told, if a failure is its own; otherwise the failure.
+/// The handler's error, if the failure is its own; otherwise the failure.
 pub(crate) fn by_handler(failure: sqlx::Error, stage: Stage<'_>) -> Result<Error, sqlx::Error> {
     if error::is_no_number(&failure, NOT_CURRENT) {
         return Ok(ended());
     }
+
     let is_committing = matches!(stage, Stage::Committing);
     let is_settling = matches!(stage, Stage::Settling(_));
     let text = if error::is_aborted(&failure) {
         "a statement of the handler failed in its `Tx`, and the handler returned no error: return \
          it, or run the statement in a savepoint"
     } else if error::is_read_only(&failure) {
-        // It began as one that writes, which no standby would have let it.
+        // It began as read-write, which a standby would have refused.
         "the handler made its transaction read-only: leave it writable, since its events and its \
          acknowledgement are written in it"
     } else if error::is_permission(&failure) {
@@ -51,7 +52,7 @@ pub(crate) fn by_handler(failure: sqlx::Error, stage: Stage<'_>) -> Result<Error
          after SET ROLE or SET LOCAL ROLE, RESET ROLE before the handler returns; otherwise grant \
          INSERT on the queue that it publishes to"
     } else if is_settling && error::is_isolated(&failure) {
-        // It began as READ COMMITTED, where a row that has changed since is read again.
+        // It began as READ COMMITTED, where a changed row is read again.
         "the handler raised the isolation level of its transaction, and its message has changed \
          since, as each renewal of its lease changes it: leave the isolation level to ezq"
     } else if is_committing && error::is_refusal(&failure) && !error::is_cancelled(&failure) {
@@ -61,10 +62,11 @@ pub(crate) fn by_handler(failure: sqlx::Error, stage: Stage<'_>) -> Result<Error
     } else {
         return Err(failure);
     };
+
     Ok(Error::new(ErrorKind::Engine, text).with_source(failure))
 }
 
-/// What is missing is PGMQ's or ezq's own.
+/// What is missing belongs to PGMQ or ezq.
 fn is_ours(failure: &sqlx::Error) -> bool {
     missing::of_pgmq(failure).is_some() || missing::of_ezq(failure).is_some()
 }

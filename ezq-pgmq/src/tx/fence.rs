@@ -1,5 +1,5 @@
-//! The fence of a transaction: what it settles, it settles under the receipts of its deliveries, and
-//! only while it is the transaction that was begun.
+//! The fence of a transaction. It settles under the receipts of its deliveries, and only if it
+//! still is the transaction that was begun.
 
 use std::time::Instant;
 
@@ -17,8 +17,8 @@ use crate::retention::removal::Removal;
 use crate::sql;
 
 impl TxContext {
-    /// Merges marks into messages and acknowledges others, if every receipt still holds. What was
-    /// claimed inside the transaction needs neither.
+    /// Merges marks into messages and acknowledges others, if every receipt still holds. Messages
+    /// that were claimed inside the transaction need neither.
     pub(super) async fn fence(
         &self,
         connection: &mut PgConnection,
@@ -27,9 +27,11 @@ impl TxContext {
     ) -> Result<bool, sqlx::Error> {
         let (marked, acknowledged): (Vec<_>, Vec<_>) =
             finished.iter().partition(|one| one.mark.is_some());
-        let (table, plan) = (sql::table(&self.queue), self.engine.plans().number());
+        let table = sql::table(&self.queue);
+        let plan = self.engine.plans().number();
         let mut held = 0;
         let begun = Instant::now();
+
         if !marked.is_empty() {
             let from = "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], \
                         $6::jsonb[]) AS w(id, fence, rel, at, marks)";
@@ -42,12 +44,14 @@ impl TxContext {
             );
             let marks = marked.iter().filter_map(|one| one.mark.as_ref());
             let encoding = self.engine.encoding();
+
             let marks: Vec<Value> = marks
                 .map(|mark| Value::Object(encoding.marks(mark)))
                 .collect();
             let query = self.with_receipts(statement, &marked).bind(marks);
             held += query.execute(&mut *connection).await?.rows_affected();
         }
+
         if let ([one], Removal::Delete) = (&acknowledged[..], removal) {
             held += self.delete(&mut *connection, one).await?;
         } else if !acknowledged.is_empty() {
@@ -56,11 +60,12 @@ impl TxContext {
             let query = self.with_receipts(statement, &acknowledged);
             held += query.execute(&mut *connection).await?.rows_affected();
         }
+
         self.engine.plans().took(begun.elapsed(), finished.len());
         Ok(held == finished.len() as u64)
     }
 
-    /// Deletes one message, by a statement whose plan the server keeps.
+    /// Deletes one message, by a statement whose plan is cached.
     async fn delete(
         &self,
         connection: &mut PgConnection,
@@ -73,9 +78,11 @@ impl TxContext {
             sql::table(&self.queue),
             receipts::carries("q", "$2", "$3", "$4")
         );
+
         let Some((id, fence, rel, at)) = receipts::key(&one.receipt) else {
             return Ok(0);
         };
+
         let query = sqlx::query(AssertSqlSafe(statement))
             .bind(id)
             .bind(fence)
@@ -84,26 +91,28 @@ impl TxContext {
         Ok(query.execute(connection).await?.rows_affected())
     }
 
-    /// Whether every receipt still holds, now that nothing of the transaction stands. What another
-    /// has locked is taken to be another's.
+    /// Whether every receipt still holds after the roll-back. A row that is locked counts as
+    /// another worker's.
     pub(super) async fn is_held(&self, finished: &[Finished]) -> Result<bool> {
         let table = sql::table(&self.queue);
         let locked = receipts::locked(&table, "", RECEIPTS, " SKIP LOCKED");
         let plan = self.engine.plans().number();
         let statement = format!("/* plan {plan} */ SELECT pg_catalog.count(*) FROM ({locked}) l");
         let finished: Vec<&Finished> = finished.iter().collect();
+
         let asked = async {
             let mut connection = self.engine.pool_leases().acquire().await?;
             let query = with_receipts(statement, &finished);
             let row = query.fetch_one(&mut *connection).await;
             connection.end(row)?.try_get::<i64, _>(0)
         };
+
         let held = limit(self.engine.patience(), asked).await;
         let held = held.map_err(|failure| self.engine.failed(failure, &self.queue))?;
         Ok(usize::try_from(held).is_ok_and(|held| held == finished.len()))
     }
 
-    /// A statement with receipts and the name of the unit bound: `$1` to `$5`.
+    /// Binds receipts and the unit's name: `$1` to `$5`.
     fn with_receipts<'q>(
         &self,
         statement: String,
@@ -113,17 +122,17 @@ impl TxContext {
     }
 }
 
-/// A table expression that is empty unless the transaction is the one that was begun.
+/// A table expression that is empty if the transaction is not the one that was begun.
 fn in_unit(from: &str) -> String {
     format!("{from} WHERE pg_catalog.current_setting('ezq.unit', true) = $5")
 }
 
-/// A statement with receipts bound: `$1` to `$4`.
+/// Binds receipts: `$1` to `$4`.
 fn with_receipts<'q>(
     statement: String,
     finished: &[&Finished],
 ) -> Query<'q, Postgres, PgArguments> {
-    // A receipt of another engine has no key, and so holds nothing.
+    // A receipt of another engine has no key, and holds nothing.
     let keys = finished
         .iter()
         .filter_map(|one| receipts::key(&one.receipt));
@@ -133,6 +142,7 @@ fn with_receipts<'q>(
         rels,
         times,
     } = keys.collect();
+
     sqlx::query(AssertSqlSafe(statement))
         .bind(ids)
         .bind(fences)

@@ -1,9 +1,9 @@
 //! `Tx`: the transaction in which a handler's writes, its events and its acknowledgement commit
 //! together.
 //!
-//! The transaction names itself, in two settings that last as long as it does: by its
-//! `application_name` the server's process is found when a statement is to be stopped, and by
-//! `ezq.unit` the fence knows that it still is the same transaction.
+//! The transaction has a name, in two settings that last as long as it does. By `application_name`
+//! its backend is found when a statement must be stopped. By `ezq.unit` the fence knows that it
+//! still is the same transaction.
 
 mod faults;
 mod fence;
@@ -28,36 +28,38 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use crate::connection::dedicated::limit;
-use crate::connection::pool::PoolLease;
+use crate::connection::pool::{PoolLease, Waiter};
 use crate::engine::PgmqEngine;
 use crate::error::{self, missing};
-use crate::publish::{self, ByQueue, broadcast};
+use crate::publish::broadcast::{self, Copies};
+use crate::publish::{self, ByQueue};
+use crate::retention::removal::Removal;
 use faults::{NOT_CURRENT, Stage};
 
-/// How long a roll-back may take before the statement it waits for is stopped.
+/// How long a roll-back may take before the statement that it waits for is cancelled.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// How long it may take then.
+/// How long it may take after that.
 const STOPPING: Duration = Duration::from_secs(2);
 
-/// The transaction of a handler, as an extractor: what the handler writes through it commits
-/// together with the events it publishes and with the acknowledgement, or not at all.
+/// The transaction of a handler, as an extractor. What the handler writes through it commits
+/// together with the events that it publishes and with the acknowledgement, or not at all.
 ///
-/// It is a [`PgConnection`] on the application's pool, inside a transaction that ezq begins before
-/// the handler and commits after it, under the fence of the delivery's receipt: a worker that lost
-/// its lease commits nothing. So what it writes is written once for each event, however often the
+/// It is a [`PgConnection`] of the application's pool, inside a transaction. ezq begins it before
+/// the handler and commits it afterwards, under the fence of the delivery's receipt: a worker that
+/// lost its lease commits nothing. So its writes happen once for each event, however often the
 /// event is delivered. What the handler does elsewhere is not covered.
 ///
-/// The handler hands it back by dropping it: keep it inside the handler, and leave `BEGIN`,
-/// `COMMIT` and `ROLLBACK` to ezq. Savepoints (`(&mut *tx).begin()`) are yours.
+/// The handler returns it by dropping it: keep it inside the handler, and leave `BEGIN`, `COMMIT`
+/// and `ROLLBACK` to ezq. Savepoints (`(&mut *tx).begin()`) are yours.
 ///
-/// Settings are yours as well, by `SET LOCAL`: a plain `SET` stays with the pool's connection. Two
-/// things fail the attempt, since ezq ends the transaction in the same context: a role that was set
-/// and not `RESET` before the handler returns, if it may not write to the queues, and `RESET ALL` or
-/// `DISCARD`, which undo the settings by which ezq knows the transaction.
+/// Change settings by `SET LOCAL`; a plain `SET` stays with the pooled connection. Two things fail
+/// the attempt, since ezq ends the transaction in the same session:
+/// - a role that may not write to the queues and is not `RESET` before the handler returns
+/// - `RESET ALL` or `DISCARD`, which undo the settings by which ezq knows the transaction
 ///
-/// The isolation level is ezq's: READ COMMITTED. Under a higher one the transaction would not see
-/// that its lease was renewed, and acknowledging its message would fail the attempt. Lock the rows
-/// that you read (`FOR UPDATE`, `FOR SHARE`) instead.
+/// The isolation level is READ COMMITTED. Under a higher one the transaction would not see that its
+/// lease was renewed, and acknowledging would fail the attempt. Lock the rows that you read (`FOR
+/// UPDATE`, `FOR SHARE`) instead.
 ///
 /// ```no_run
 /// use ezq_pgmq::Tx;
@@ -125,12 +127,12 @@ struct Open {
 /// One handler's transaction on one delivery.
 pub(crate) struct PgUnit {
     context: TxContext,
-    /// What goes to every subscribed queue.
+    /// Events for every subscribed queue.
     broadcasts: Vec<broadcast::Row>,
     open: Arc<Mutex<Open>>,
 }
 
-/// What is known of a transaction beside its connection.
+/// What is known of a transaction besides its connection.
 struct TxContext {
     engine: PgmqEngine,
     queue: QueueName,
@@ -138,16 +140,16 @@ struct TxContext {
 }
 
 impl PgUnit {
-    /// Begins a transaction, which the server ends when it stays idle for longer than its handler
-    /// may run; where that has no limit, the server's own setting decides.
+    /// Begins a transaction. The server ends it when it is idle for longer than its handler may
+    /// run. Without a limit for the handler, the server's own setting applies.
     pub(crate) async fn begin(
         engine: &PgmqEngine,
         queue: &QueueName,
         handler_limit: Option<Duration>,
     ) -> Result<Self> {
         let name = format!("ezq-tx-{:016x}", rand::random::<u64>());
-        // Writable, whatever the role's or the database's default: a read-only one is the handler's
-        // doing then.
+        // READ WRITE whatever the defaults of role or database: if it is read-only later, the
+        // handler made it so.
         let mut begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL application_name = '{name}'; \
              SET LOCAL ezq.unit = '{name}'"
@@ -160,12 +162,14 @@ impl PgUnit {
                 "; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
             );
         }
+
         let begun = limit(engine.patience(), async {
-            // The name and the number are ours.
+            // No user's text is part of it.
             Ok(Open {
                 connection: engine.pool_leases().begin(begin).await?,
             })
         });
+
         let open = begun
             .await
             .map_err(|failure| error::of(failure, engine.place()))?;
@@ -174,6 +178,7 @@ impl PgUnit {
             queue: queue.clone(),
             name,
         };
+
         Ok(Self {
             context,
             broadcasts: Vec::new(),
@@ -191,6 +196,7 @@ impl UnitOfWork for PgUnit {
         let Some(open) = Arc::get_mut(&mut self.open) else {
             return Err(faults::not_given_back());
         };
+
         let connection = &mut open.get_mut().connection;
         let claimed = limit(
             engine.patience(),
@@ -228,78 +234,38 @@ impl UnitOfWork for PgUnit {
             broadcasts,
             open,
         } = *self;
+        let engine = &context.engine;
         let mut open = context.take_back(open).await?;
-        context.engine.ready_for(&outgoing).await?;
-        context.engine.ready_for_broadcasts(&broadcasts).await?;
-        let mut events = ByQueue::default();
-        for event in outgoing {
-            let queue = event.queue.clone();
-            events.push(
-                queue,
-                0,
-                publish::Row::new(event, context.engine.encoding())?,
-            );
-        }
-        let events = events.into_inner();
-        let removal = context.engine.removal_of(&context.queue).await?;
-        let patience = context.engine.patience();
-        let connection = &mut open.connection;
+        engine.ready_for(&outgoing).await?;
+        engine.ready_for_broadcasts(&broadcasts).await?;
+        let ending = Ending {
+            removal: engine.removal_of(&context.queue).await?,
+            events: context.rows(outgoing)?,
+            finished,
+            broadcasts,
+        };
+
         let mut stage = Stage::Settling(&context.queue);
-        let written = limit(patience, async {
-            // First what tells whether this still is the transaction: in another, or in none, what
-            // is inserted would be stored by itself. So are rows locked before dedupe keys, as
-            // settlements lock them.
-            if !context.fence(connection, &finished, removal).await? {
-                return Ok((false, None, Vec::new()));
-            }
-            // What was claimed inside the transaction has no fence.
-            let proof = finished.is_empty().then(|| context.proof());
-            if let Some(proof) = &proof
-                && !(events.is_empty() && broadcasts.is_empty())
-            {
-                let proof = AssertSqlSafe(proof.clone());
-                sqlx::raw_sql(proof).execute(&mut **connection).await?;
-            }
-            for (queue, rows) in &events {
-                stage = Stage::Writing(queue);
-                let rows: Vec<_> = rows.iter().map(|(_, row)| row.clone()).collect();
-                publish::insert(connection, queue, &rows).await?;
-            }
-            stage = Stage::Writing(&context.queue);
-            let mut copies = Vec::new();
-            for row in &broadcasts {
-                copies.push((row.event_type(), broadcast::insert(connection, row).await?));
-            }
-            stage = Stage::Committing;
-            Ok((true, connection.commit(proof.as_deref()).await?, copies))
-        });
+        let written = limit(
+            engine.patience(),
+            context.write(&mut open.connection, &ending, &mut stage),
+        );
         match written.await {
-            Ok((true, next, copies)) => {
+            Ok(Some(Written { next, copies })) => {
                 open.connection.pass_to(next);
-                for (queue, _) in &events {
-                    context.engine.announce(queue);
+                for (queue, _) in &ending.events {
+                    engine.announce(queue);
                 }
                 for (event_type, copies) in &copies {
-                    context.engine.broadcast_done(event_type, copies);
+                    engine.broadcast_done(event_type, copies);
                 }
                 Ok(SettleOutcome::Done)
             }
-            Ok((false, ..)) => {
-                let stands = context.is_current(&mut open.connection).await;
-                context.roll_back(open).await;
-                if !stands? {
-                    return Err(faults::ended());
-                }
-                // Without what the handler did, the delivery may still be this worker's.
-                if context.is_held(&finished).await? {
-                    return Err(faults::own_message());
-                }
-                Ok(SettleOutcome::LeaseLost)
-            }
+            Ok(None) => context.why_not_held(open, &ending.finished).await,
             Err(failure) => {
                 context.roll_back(open).await;
-                if !broadcasts.is_empty() && missing::of_ezq(&failure).is_some() {
-                    return Err(context.engine.broadcast_failed(failure));
+                if !ending.broadcasts.is_empty() && missing::of_ezq(&failure).is_some() {
+                    return Err(engine.broadcast_failed(failure));
                 }
                 Err(context.failed(failure, stage))
             }
@@ -318,8 +284,96 @@ impl UnitOfWork for PgUnit {
     }
 }
 
+/// What ends a transaction: all that is still to be written in it.
+struct Ending {
+    finished: Vec<Finished>,
+    removal: Removal,
+    /// Events by queue.
+    events: Vec<publish::QueueRows>,
+    /// Events for every subscribed queue.
+    broadcasts: Vec<broadcast::Row>,
+}
+
+/// What a committed transaction leaves to be done.
+struct Written<'a> {
+    /// Who gets the connection next.
+    next: Option<Waiter>,
+    /// What became of each broadcast, by type of event.
+    copies: Vec<(&'a str, Copies)>,
+}
+
 impl TxContext {
-    /// The connection that the handler gave back. If it did not, its session is ended.
+    /// Events as rows, by queue.
+    fn rows(&self, outgoing: Vec<Outgoing>) -> Result<Vec<publish::QueueRows>> {
+        let mut events = ByQueue::default();
+        for event in outgoing {
+            let queue = event.queue.clone();
+            let row = publish::Row::new(event, self.engine.encoding())?;
+            events.push(queue, 0, row);
+        }
+        Ok(events.into_inner())
+    }
+
+    /// Settles, writes the events, and commits; `None` where the fence does not hold.
+    async fn write<'a>(
+        &'a self,
+        connection: &mut PoolLease,
+        ending: &'a Ending,
+        stage: &mut Stage<'a>,
+    ) -> Result<Option<Written<'a>>, sqlx::Error> {
+        let Ending {
+            finished,
+            removal,
+            events,
+            broadcasts,
+        } = ending;
+
+        // The fence comes first: in another transaction, or in none, an insert would be stored by
+        // itself. It also locks rows before dedupe keys, in the order in which settlements lock them.
+        if !self.fence(connection, finished, *removal).await? {
+            return Ok(None);
+        }
+        // What was claimed inside the transaction has no fence: a proof stands in for it.
+        let proof = finished.is_empty().then(|| self.proof());
+        if let Some(proof) = &proof
+            && !(events.is_empty() && broadcasts.is_empty())
+        {
+            let proof = AssertSqlSafe(proof.clone());
+            sqlx::raw_sql(proof).execute(&mut **connection).await?;
+        }
+
+        for (queue, rows) in events {
+            *stage = Stage::Writing(queue);
+            let rows: Vec<_> = rows.iter().map(|(_, row)| row.clone()).collect();
+            publish::insert(connection, queue, &rows).await?;
+        }
+        *stage = Stage::Writing(&self.queue);
+        let mut copies = Vec::new();
+        for row in broadcasts {
+            copies.push((row.event_type(), broadcast::insert(connection, row).await?));
+        }
+
+        *stage = Stage::Committing;
+        let next = connection.commit(proof.as_deref()).await?;
+        Ok(Some(Written { next, copies }))
+    }
+
+    /// Rolls back, and finds why the fence did not hold: only a lost lease is no fault of the handler.
+    async fn why_not_held(&self, mut open: Open, finished: &[Finished]) -> Result<SettleOutcome> {
+        let stands = self.is_current(&mut open.connection).await;
+        self.roll_back(open).await;
+        if !stands? {
+            return Err(faults::ended());
+        }
+
+        // Without what the handler did, the delivery may still be this worker's.
+        if self.is_held(finished).await? {
+            return Err(faults::own_message());
+        }
+        Ok(SettleOutcome::LeaseLost)
+    }
+
+    /// The connection that the handler returned. If it did not, its session is terminated.
     async fn take_back(&self, open: Arc<Mutex<Open>>) -> Result<Open> {
         if let Ok(open) = Arc::try_unwrap(open) {
             let open = open.into_inner();
@@ -331,7 +385,7 @@ impl TxContext {
         Err(faults::not_given_back())
     }
 
-    /// Whether the connection still is in the transaction that was begun.
+    /// Whether the connection is still in the transaction that was begun.
     async fn is_current(&self, connection: &mut PgConnection) -> Result<bool> {
         let asked = sqlx::query_scalar("SELECT pg_catalog.current_setting('ezq.unit', true) = $1")
             .bind(&self.name)
@@ -341,8 +395,8 @@ impl TxContext {
         Ok(answer.unwrap_or(false))
     }
 
-    /// A statement that fails unless the connection still is in the transaction that was begun, and
-    /// no statement failed in it: of both a `COMMIT` would say nothing.
+    /// A statement that fails if the connection has left the transaction that was begun, or if a
+    /// statement failed in it. `COMMIT` reports neither.
     fn proof(&self) -> String {
         let Self { name, .. } = self;
         format!(
@@ -360,18 +414,21 @@ impl TxContext {
                 self.signal("pg_cancel_backend").await;
                 ended = timeout(STOPPING, &mut rollback).await;
             }
+
             ended.map(|ended| ended.is_ok())
         };
+
         if ended == Ok(true) {
             return open.connection.give_back();
         }
+
         drop(open);
         if ended.is_err() {
             self.signal("pg_terminate_backend").await;
         }
     }
 
-    /// Sends a signal to the server's process that holds the transaction, if one still does.
+    /// Signals the backend that holds the transaction, if one still does.
     async fn signal(&self, function: &str) {
         let statement =
             format!("SELECT {function}(pid) FROM pg_stat_activity WHERE application_name = $1");

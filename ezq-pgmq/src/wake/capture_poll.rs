@@ -1,14 +1,14 @@
-//! When captured changes wake a consumer: one process looks for a whole database.
+//! Polling for captured changes: one process finds them for a whole database.
 //!
-//! A trigger does not notify, since it runs in a writer's transaction. In its place a process that
-//! consumes a queue which captures feed looks whether something was committed there: of all such
-//! processes the one that holds an advisory lock of the queue, on the connection that listens. A look
-//! is one statement over all these queues, which reads no table: it asks for the server's snapshot,
-//! and for the last id that each queue drew. The others are told as of any event.
+//! A trigger does not notify, since it runs in a writer's transaction. Instead, one of the
+//! processes that consume a queue with captures polls for commits. It is the one that holds the
+//! queue's advisory lock, and it polls on the connection that listens. One statement polls all
+//! these queues. It reads no table: it asks for the server's snapshot, and for the last id that
+//! each queue drew. Other processes are notified as of any event.
 //!
-//! An id is drawn before its transaction commits, so a queue that drew one may get its row later. Who
-//! ran when the id was drawn is remembered until it ended, and only then the queue is quiet again. So
-//! a commit is seen by the next look, however long its transaction took.
+//! An id is drawn before its transaction commits, so the row may become visible later. The
+//! transactions that ran when the id was drawn are remembered until they end; only then the queue
+//! is quiet again. So the next poll sees a commit, however long its transaction took.
 
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
@@ -17,22 +17,22 @@ use std::time::Duration;
 use ezq_core::QueueName;
 use tokio::time::Instant;
 
-/// The time between two poll: of what a captured change may take to be seen, half.
+/// The time between two polls.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What runs and what has ended, by `pg_current_snapshot()`.
+/// Which transactions run and which have ended, by `pg_current_snapshot()`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    /// Every transaction from here on had not ended.
+    /// Transactions from this one on had not ended.
     next: u64,
-    /// Nor had these.
+    /// Earlier ones that had not ended either.
     running: Vec<u64>,
 }
 
 impl FromStr for Snapshot {
     type Err = &'static str;
 
-    /// Reads `xmin:xmax:running,running`.
+    /// Parses `xmin:xmax:running,running`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let unreadable = "no snapshot";
         let mut parts = text.split(':').skip(1);
@@ -46,6 +46,7 @@ impl FromStr for Snapshot {
             .split(',')
             .filter(|text| !text.is_empty());
         let running = running.map(|text| text.parse().map_err(|_| unreadable));
+
         Ok(Self {
             next,
             running: running.collect::<Result<_, _>>()?,
@@ -68,24 +69,25 @@ impl Snapshot {
     }
 }
 
-/// A queue that is looked at.
+/// A queue that is polled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FedQueue {
     pub(crate) queue: QueueName,
-    /// The sequence of its ids.
+    /// The oid of the sequence of its ids.
     pub(crate) ids: i64,
     /// The key of its advisory lock, which this session holds.
     pub(crate) lock: i64,
 }
 
-/// What is known of a queue from the looks before.
+/// What earlier polls found of a queue.
 #[derive(Debug, Default)]
 struct QueueState {
     /// The last id, if one was ever drawn.
     last: Option<i64>,
-    /// One was drawn at the last look, perhaps by a transaction that began after its snapshot.
+    /// An id was drawn before the last poll, perhaps by a transaction that began after its
+    /// snapshot.
     moved: bool,
-    /// Transactions that ran when an id was drawn, and still do.
+    /// Transactions that ran when an id was drawn, and still run.
     writers: Vec<u64>,
 }
 
@@ -99,28 +101,30 @@ impl QueueState {
             true => now.ended_any_since(before),
             false => self.writers.iter().any(|writer| !now.is_running(*writer)),
         };
+
         match by_anyone {
             true => self.writers.clone_from(&now.running),
             false => self.writers.retain(|writer| now.is_running(*writer)),
         }
+
         (self.last, self.moved) = (last, moved);
         committed
     }
 }
 
-/// The queues that this session looks at, and what it saw.
+/// The queues that this session polls, and what it found.
 #[derive(Debug, Default)]
 pub(crate) struct CapturePoll {
     fed: Vec<FedQueue>,
     seen: HashMap<i64, QueueState>,
     before: Option<Snapshot>,
     next: Option<Instant>,
-    /// Tables that inherit, one of them captured, of which the log was told.
+    /// Tables that inherit from or to a captured one, and were logged.
     uncovered: HashSet<String>,
 }
 
 impl CapturePoll {
-    /// Tells the log, once, of tables that inherit, one of them captured.
+    /// Logs each pair of tables once of which one is captured and the other inherits.
     pub(crate) fn warn_uncovered(&mut self, tables: Vec<String>) {
         for tables in tables {
             if self.uncovered.insert(tables.clone()) {
@@ -132,18 +136,18 @@ impl CapturePoll {
         }
     }
 
-    /// When to look next; never, if no queue is to be looked at.
+    /// When to poll next; `None` if no queue is to be polled.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.next
     }
 
-    /// The queues that are looked at.
+    /// The queues that are polled.
     pub(crate) fn fed(&self) -> &[FedQueue] {
         &self.fed
     }
 
-    /// Polls these queues from now on. Those that were not among them: something may be in them
-    /// that nobody saw.
+    /// Sets the queues to be polled. Returns those that are new: they may hold something that
+    /// nobody saw.
     pub(crate) fn set(&mut self, fed: Vec<FedQueue>) -> Vec<QueueName> {
         let is_new = |fed: &&FedQueue| !self.seen.contains_key(&fed.ids);
         let new = fed
@@ -158,24 +162,26 @@ impl CapturePoll {
             true => None,
             false => self.next.or(Some(Instant::now())),
         };
+
         new
     }
 
-    /// Polls no more until the queues are set again.
+    /// Stops polling until the queues are set again.
     pub(crate) fn pause(&mut self) {
         self.next = None;
     }
 
-    /// The sequences to be asked for.
+    /// The sequences to be read.
     pub(crate) fn ids(&self) -> Vec<i64> {
         self.fed.iter().map(|fed| fed.ids).collect()
     }
 
-    /// The queues in which something may have been committed since the last look.
+    /// The queues in which something may have been committed since the last poll.
     pub(crate) fn poll(&mut self, now: Snapshot, last: &[Option<i64>]) -> Vec<QueueName> {
         self.next = Some(Instant::now() + PAUSE);
         let before = self.before.replace(now.clone());
         let mut woken = Vec::new();
+
         for (fed, last) in self.fed.iter().zip(last) {
             match (self.seen.get_mut(&fed.ids), &before) {
                 (Some(seen), Some(before)) => {
@@ -183,7 +189,7 @@ impl CapturePoll {
                         woken.push(fed.queue.clone());
                     }
                 }
-                // The first look: anyone who runs may be about to commit something here.
+                // The first poll: any running transaction may be about to commit something here.
                 _ => {
                     let writers = now.running.clone();
                     self.seen.insert(
@@ -198,6 +204,7 @@ impl CapturePoll {
                 }
             }
         }
+
         woken
     }
 }
@@ -206,7 +213,7 @@ impl CapturePoll {
 mod tests {
     use super::*;
 
-    /// Polls one queue: what each poll is told, and whether it wakes.
+    /// Polls one queue: the answer of each poll, and whether it wakes.
     fn looks(told: &[(&str, i64, bool)]) {
         let mut poll = CapturePoll::default();
         let queue = QueueName::new("q").unwrap();
@@ -215,7 +222,7 @@ mod tests {
             ids: 7,
             lock: 1,
         }]);
-        // The first one wakes, and the next settles what began with it.
+        // The first poll wakes, and the second one settles what it began with.
         poll.poll("5:5:".parse().unwrap(), &[Some(0)]);
         assert!(poll.poll("5:5:".parse().unwrap(), &[Some(0)]).is_empty());
         for (n, (snapshot, last, wakes)) in told.iter().enumerate() {

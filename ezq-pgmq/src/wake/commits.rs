@@ -1,11 +1,11 @@
-//! Callers' transactions that published here and may not have ended yet.
+//! Watching callers' transactions that published here, until they end.
 //!
-//! A caller's transaction never notifies: NOTIFY would make commits wait for each other, would fail
-//! one when the server's queue of notifications is full, and forbids `PREPARE TRANSACTION`. So the
-//! process remembers which transaction stored something where, asks from outside what became of it,
-//! and announces what was committed. A transaction that is prepared is open until it is committed.
+//! A caller's transaction never notifies: NOTIFY makes commits wait for each other, fails a commit
+//! when the server's queue of notifications is full, and forbids `PREPARE TRANSACTION`. Instead,
+//! the process remembers which transaction stored something where, asks from outside what became of
+//! it, and announces what was committed. A prepared transaction is open until it is committed.
 //!
-//! All of this is a hint: it is bounded in number and in age, and consumers poll.
+//! All of this is a hint, limited in number and age: consumers poll as well.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use ezq_core::QueueName;
 use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
 
-/// How many open transactions are watched. Past that, consumers find the newest by polling.
+/// How many open transactions are watched. Beyond that, consumers find the newest ones by polling.
 const CAPACITY: usize = 4096;
 /// For how long a transaction is watched.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -23,18 +23,18 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Those that have ended. A snapshot tells: of a transaction that is not in it nothing may be known
-/// to this server, such as after a fail-over.
+/// The transactions that have ended. A transaction that is not in the snapshot may be unknown to
+/// this server, as after a fail-over.
 const ENDED: &str = "
     SELECT w.writer,
            pg_xact_status(w.writer::text::xid8) IS DISTINCT FROM 'aborted' AS is_committed
     FROM unnest($1::bigint[]) AS w(writer)
     WHERE pg_visible_in_snapshot(w.writer::text::xid8, pg_current_snapshot())";
 
-/// The id of a transaction, by `pg_current_xact_id()`.
+/// The id of a transaction, from `pg_current_xact_id()`.
 pub(crate) type Writer = i64;
 
-/// The expression of the transaction that runs a statement.
+/// The expression for the id of the current transaction.
 pub(crate) const WRITER: &str = "pg_catalog.pg_current_xact_id()::text::bigint";
 
 /// The open transactions, with the queues in which they stored something.
@@ -56,11 +56,13 @@ impl Commits {
         if self.open.len() >= CAPACITY && !self.open.contains_key(&writer) {
             return;
         }
+
         let first = || OpenTransaction {
             queues: HashSet::new(),
             since: now,
             next_look: now + FIRST_PAUSE,
         };
+
         self.open
             .entry(writer)
             .or_insert_with(first)
@@ -68,13 +70,13 @@ impl Commits {
             .insert(queue.clone());
     }
 
-    /// When to look next, if anything is watched.
+    /// When to ask next, if any transaction is watched.
     pub(crate) fn next_look(&self) -> Option<Instant> {
         self.open.values().map(|open| open.next_look).min()
     }
 
-    /// Those to ask about now, and to ask about again after a quarter of their age. Those that are
-    /// too old are forgotten.
+    /// The transactions to ask about now. They are asked about again after a quarter of their age;
+    /// those that are too old are forgotten.
     pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Writer> {
         self.open.retain(|_, open| now - open.since < LONGEST);
         let mut due = Vec::new();
@@ -88,12 +90,12 @@ impl Commits {
         due
     }
 
-    /// All of them.
+    /// All watched transactions.
     pub(crate) fn all(&self) -> Vec<Writer> {
         self.open.keys().copied().collect()
     }
 
-    /// A transaction ended: it is watched no longer. The queues in which it stored something.
+    /// Stops watching a transaction that ended. Returns the queues in which it stored something.
     pub(crate) fn ended(&mut self, writer: Writer) -> HashSet<QueueName> {
         self.open
             .remove(&writer)
@@ -102,7 +104,7 @@ impl Commits {
     }
 }
 
-/// Which of these have ended, and whether each was committed.
+/// The transactions that have ended, and whether each was committed.
 pub(crate) async fn ended(
     connection: &mut PgConnection,
     writers: &[Writer],
@@ -126,7 +128,9 @@ mod tests {
         let mut commits = Commits::default();
         let began = Instant::now();
         commits.watch(1, &queue(), began);
-        let (mut looks, mut longest, mut last) = (0, Duration::ZERO, began);
+        let mut looks = 0;
+        let mut longest = Duration::ZERO;
+        let mut last = began;
         while let Some(next) = commits.next_look() {
             looks += commits.take_due(next).len();
             longest = longest.max(next - last);

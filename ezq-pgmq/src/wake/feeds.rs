@@ -1,4 +1,4 @@
-//! Which queues captures feed, and which of them this session looks at.
+//! Finding the queues that captures feed, and deciding which of them this session polls.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,10 @@ use super::capture_poll::{CapturePoll, FedQueue, Snapshot};
 const OPERATIONS: [&str; 4] = ["created", "updated", "deleted", "truncated"];
 /// The channel that tells listeners of a new capture or subscription.
 pub(crate) const CHANNEL: &str = "ezq_captures";
-/// The advisory lock of who looks at a queue: this and the oid of its table.
+/// The advisory lock of the session that polls a queue: this plus the oid of its table.
 const LOCK_KEY: i64 = 0x65_7a_71_03 << 32;
 
-/// What captures say of themselves; read where nothing is captured, too, so it looks up the functions
+/// The options of all captures. This also runs where nothing is captured, so it finds the functions
 /// by the index over their names.
 const CONFIGS: &str = "
     SELECT obj_description(p.oid, 'pg_proc'),
@@ -28,8 +28,8 @@ const CONFIGS: &str = "
     WHERE p.proname >= 'capture_' AND p.proname < 'capture`'
       AND p.pronamespace = to_regnamespace('ezq') AND p.prorettype = 'trigger'::regtype";
 
-/// Queues with the sequence of their ids. The lock of one that is not held yet is taken, if nobody
-/// else has it. Without the right to ask for the last id there is nothing to look at.
+/// Queues, with the sequences of their ids. It takes the lock of a queue that is not held yet, if
+/// it is free. A queue whose last id may not be read is not polled.
 const FEEDS: &str = "
     SELECT q.name, q.lock, s.oid::bigint AS ids,
            has_sequence_privilege(s.oid, 'USAGE, SELECT')
@@ -48,16 +48,15 @@ const LOOK: &str = "
            ARRAY(SELECT pg_sequence_last_value(u.ids::oid)
                  FROM unnest($1::bigint[]) WITH ORDINALITY AS u(ids, place) ORDER BY u.place)";
 
-/// What a session came to know.
+/// What a session found out.
 pub(crate) struct Feeds {
-    /// Captures feed one of the queues that are asked for here, whoever looks at it.
+    /// Whether captures feed one of its queues, whoever polls it.
     pub(crate) is_fed: bool,
-    /// Queues that are looked at since now.
+    /// Queues that this session polls from now on.
     pub(crate) new: Vec<QueueName>,
 }
 
-/// Finds the queues that captures feed, among `mine`, and looks at those that no other session looks
-/// at.
+/// Finds those of `mine` that captures feed, and takes over those that no other session polls.
 pub(crate) async fn refresh(
     connection: &mut PgConnection,
     mine: &[String],
@@ -70,6 +69,7 @@ pub(crate) async fn refresh(
             new: Vec::new(),
         });
     }
+
     let held: Vec<i64> = poll.fed().iter().map(|fed| fed.lock).collect();
     let query = sqlx::query(FEEDS).bind(&fed).bind(LOCK_KEY).bind(&held);
     let rows = query.fetch_all(&mut *connection).await?;
@@ -81,6 +81,7 @@ pub(crate) async fn refresh(
     if !gone.is_empty() {
         sqlx::query(UNLOCK).bind(gone).execute(connection).await?;
     }
+
     Ok(Feeds {
         is_fed: !fed.is_empty(),
         new: poll.set(ours),
@@ -100,7 +101,7 @@ fn ours(row: &PgRow) -> Result<Option<FedQueue>, sqlx::Error> {
     }))
 }
 
-/// The queues among `mine` that captures feed: their own, and those that are subscribed to what they
+/// Those of `mine` that captures feed: their own queues, and those subscribed to what they
 /// broadcast.
 async fn fed(
     connection: &mut PgConnection,
@@ -114,9 +115,11 @@ async fn fed(
         poll.warn_uncovered(inherits);
         configs.push(config);
     }
+
     let mut fed = BTreeSet::new();
     let mut broadcast = Vec::new();
-    // Anyone who owns a function may change its comment: what cannot be read feeds nothing.
+
+    // Whoever owns a function may change its comment: one that cannot be read feeds nothing.
     let configs = configs.into_iter().flatten();
     for config in configs.filter_map(|text| serde_json::from_str::<Value>(&text).ok()) {
         let text = |field: &str| config.get(field).and_then(Value::as_str);
@@ -132,17 +135,19 @@ async fn fed(
             (None, None) => {}
         }
     }
+
     if !broadcast.is_empty() {
         let statement = "SELECT r FROM unnest($1::text[]) AS t(event_type),
                                        ezq.recipients(t.event_type) AS r";
         let subscribed = sqlx::query_scalar::<_, String>(statement).bind(broadcast);
         fed.extend(subscribed.fetch_all(connection).await?);
     }
+
     fed.retain(|queue| mine.contains(queue));
     Ok(fed.into_iter().collect())
 }
 
-/// CapturePoll once: the queues in which something may have been committed.
+/// Polls once. Returns the queues in which something may have been committed.
 pub(crate) async fn poll(
     connection: &mut PgConnection,
     poll: &mut CapturePoll,

@@ -1,6 +1,6 @@
-//! The one listener of an engine: always drained, connected again when it breaks, and then waking
-//! everyone, since notifications may have been missed. On its connection it looks for captured
-//! changes, too, which notify nobody: see [`looks`](crate::wake::poll).
+//! The listener of an engine. It is always drained. When it breaks it reconnects, and then wakes
+//! everyone, since notifications may have been missed. On its connection it also polls for captured
+//! changes, which do not notify: see [`capture_poll`](crate::wake::capture_poll).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use crate::wake::{CHANNEL, Wake, feeds};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A connection is asked this often whether it still stands, and whether captures feed its queues.
+/// How often the connection is checked, and whether captures feed its queues.
 const QUIET: Duration = Duration::from_secs(20);
-/// The same where captures feed its queues: another that looks at them may be gone.
+/// The same where captures feed its queues: another session that polls them may be gone.
 const FED: Duration = Duration::from_secs(5);
-/// A look waits no longer for a lock, such as of a queue that is just being dropped: others want to
-/// hear of their events.
+/// A poll must not wait long for a lock, such as that of a queue that is being dropped: others wait
+/// to hear of their events.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '100ms'";
 
-/// How listening goes.
+/// The state of listening.
 #[derive(Debug, Clone)]
 pub(crate) enum State {
     /// The first attempt is under way.
@@ -51,6 +51,7 @@ pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch:
             }
             Err(failure) => failure,
         };
+
         let failure = ezq_core::error_chain(&failure);
         tracing::debug!(
             failure,
@@ -58,6 +59,7 @@ pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch:
         );
         state.send_replace(State::Failing(failure));
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
@@ -65,7 +67,7 @@ pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch:
 /// Waits for the first attempt.
 ///
 /// # Errors
-/// Listening is not possible just now.
+/// Listening is not possible now.
 pub(crate) async fn ready(mut state: watch::Receiver<State>) -> Result<()> {
     let stopped = || Error::new(ErrorKind::Connection, "the engine is closed");
     let settled = state
@@ -82,13 +84,14 @@ pub(crate) async fn ready(mut state: watch::Receiver<State>) -> Result<()> {
 
 async fn connect(connector: &Connector) -> Result<PgListener> {
     let place = connector.place();
-    // A listener lives in a pool: this one is its own, outside the application's.
+    // A listener needs a pool: this one is its own, beside the application's.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .max_lifetime(None)
         .idle_timeout(None)
         .acquire_timeout(connector.connect_timeout())
         .connect_lazy_with(connector.options());
+
     let open = async {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
@@ -97,13 +100,14 @@ async fn connect(connector: &Connector) -> Result<PgListener> {
         listener.listen_all([CHANNEL, feeds::CHANNEL]).await?;
         Ok(listener)
     };
+
     match timeout(connector.connect_timeout(), open).await {
         Ok(result) => result.map_err(|failure| error::of(failure, place)),
         Err(_) => Err(error::timed_out(place, connector.connect_timeout())),
     }
 }
 
-/// Hands on what it hears, and looks for captured changes, until the connection is lost.
+/// Passes on what it hears, and polls for captured changes, until the connection is lost.
 async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Error {
     let mut watch = CaptureWatch::new(patience);
     loop {
@@ -117,9 +121,11 @@ async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Err
                 Ok(None) => return lost(),
                 Err(failure) => return lost().with_source(failure),
             },
-            // A queue is asked for that was not before: captures may feed it.
+            // Someone asks for another queue: captures may feed it.
             () = wake.asked() => watch.refresh_soon(),
-            // Reading goes on where it stood: a message that has come in part is kept.
+
+            // Time to poll, or to check the connection. A message that was received in part is
+            // kept.
             () = tokio::time::sleep_until(next) => {
                 if let Err(lost) = watch.work(&mut listener, wake).await {
                     return lost;
@@ -129,12 +135,12 @@ async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Err
     }
 }
 
-/// The channel by which PGMQ tells of an insert, for queues with `pgmq.enable_notify_insert`.
+/// The channel on which PGMQ announces inserts, for queues with `pgmq.enable_notify_insert`.
 fn insert_channel(queue: &str) -> String {
     format!("pgmq.q_{queue}.INSERT")
 }
 
-/// The queue that such a channel is of.
+/// The queue of such a channel.
 fn inserted(channel: &str) -> Option<&str> {
     channel.strip_prefix("pgmq.q_")?.strip_suffix(".INSERT")
 }
@@ -143,19 +149,20 @@ fn lost() -> Error {
     Error::new(ErrorKind::Connection, "the listening connection was lost")
 }
 
-/// What a listening session looks for beside what it hears.
+/// What a listening session polls, besides listening.
 struct CaptureWatch {
     poll: CapturePoll,
-    /// Queues of which PGMQ's own notifications are heard.
+    /// Queues whose notifications by PGMQ are listened to.
     heard_of: HashSet<String>,
-    /// When to ask again which queues captures feed. This tells, too, whether the connection stands.
+    /// When to ask again which queues captures feed. This also checks the connection.
     refresh_at: Instant,
     patience: Duration,
 }
 
 impl CaptureWatch {
     fn new(patience: Duration) -> Self {
-        let (poll, heard_of) = (CapturePoll::default(), HashSet::new());
+        let poll = CapturePoll::default();
+        let heard_of = HashSet::new();
         Self {
             poll,
             heard_of,
@@ -184,23 +191,28 @@ impl CaptureWatch {
             let mine = wake.queues();
             for queue in &mine {
                 if self.heard_of.insert(queue.clone()) {
-                    // One that is not notified of costs nothing, and may be later.
+                    // Listening to a channel that is never notified costs nothing, and it may be
+                    // notified later.
                     let channel = insert_channel(queue);
                     let listening = limit(self.patience, listener.listen(&channel)).await;
                     self.answer(listening)?;
                 }
             }
+
             let learning = async {
                 let connection = listener.acquire().await?;
                 feeds::refresh(connection, &mine, &mut self.poll).await
             };
+
             let learnt = limit(self.patience, learning).await;
             let learnt = self.answer(learnt)?;
             let is_fed = learnt.as_ref().is_none_or(|learnt| learnt.is_fed);
             self.refresh_at = Instant::now() + if is_fed { FED } else { QUIET };
             let new = learnt.map(|learnt| learnt.new).unwrap_or_default();
+
             new.iter().for_each(|queue| wake.announce(queue));
         }
+
         if self.poll.next().is_some_and(|look| look <= now) {
             let looking = async {
                 let connection = listener.acquire().await?;
@@ -210,11 +222,13 @@ impl CaptureWatch {
             let woken = self.answer(woken)?.unwrap_or_default();
             woken.iter().for_each(|queue| wake.announce(queue));
         }
+
         Ok(())
     }
 
-    /// An answer, or none where the statement failed on a connection that stands: a queue was dropped
-    /// or is locked, or a right is missing. Then nothing is looked at until the next time of learning.
+    /// The answer; `None` where the statement failed on a connection that still works: a queue was
+    /// dropped or is locked, or a right is missing. Then nothing is polled until the queues are
+    /// looked up again.
     fn answer<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<Option<T>> {
         match answer {
             Ok(answer) => Ok(Some(answer)),

@@ -1,9 +1,9 @@
-//! Telling consumers that something may have become readable, here and in other processes.
+//! Waking consumers, here and in other processes, when something may have become readable.
 //!
-//! NOTIFY takes a lock of the whole database at commit, so it is part of no publish and of no
-//! caller's transaction: a task sends it afterwards on the engine's own connection, for all queues at
-//! once, at most once per window. All of this is a hint: consumers poll, and a lost notification
-//! costs latency only.
+//! NOTIFY takes a database-wide lock at commit, so it is part of no publish and of no caller's
+//! transaction. A task sends it afterwards on a dedicated connection, for all queues at once, at
+//! most once per window. All of this is a hint: consumers poll, and a lost notification costs
+//! latency only.
 
 mod capture_poll;
 pub(crate) mod commits;
@@ -22,17 +22,17 @@ use tokio::time::Instant;
 use crate::connection::dedicated::{Dedicated, call};
 use commits::{Commits, Writer};
 
-/// The channel; the payload is the queue's name.
+/// The channel. The payload is the queue's name.
 pub(crate) const CHANNEL: &str = "ezq_wake";
-/// The shortest time between two notifications: an event that comes alone waits for none.
+/// The shortest time between two notifications. A single event waits for none.
 pub(crate) const WINDOW: Duration = Duration::from_millis(5);
 
 #[derive(Default)]
 pub(crate) struct Wake {
     state: Mutex<State>,
-    /// Something waits to be notified, or to be watched.
+    /// Something is to be notified, or to be watched.
     signal: Notify,
-    /// Someone asked to be told of a queue.
+    /// Someone subscribed to a queue.
     asked: Notify,
 }
 
@@ -44,7 +44,7 @@ struct State {
 }
 
 impl Wake {
-    /// A counter that moves when the queue may have something.
+    /// A counter that changes when the queue may have something.
     pub(crate) fn subscribe(&self, queue: &QueueName) -> watch::Receiver<u64> {
         let mut state = self.lock();
         let counter = state.counters.entry(queue.clone()).or_default().subscribe();
@@ -53,7 +53,7 @@ impl Wake {
         counter
     }
 
-    /// The queues of which someone here wants to be told.
+    /// The queues that someone here has subscribed to.
     pub(crate) fn queues(&self) -> Vec<String> {
         self.lock()
             .counters
@@ -62,7 +62,7 @@ impl Wake {
             .collect()
     }
 
-    /// Waits until there may be one more of them.
+    /// Waits until there may be another one.
     pub(crate) async fn asked(&self) {
         self.asked.notified().await;
     }
@@ -77,33 +77,33 @@ impl Wake {
         self.signal.notify_one();
     }
 
-    /// A notification came in, from another ezq or from anyone; in whatever letters.
+    /// A notification came in, from another ezq or from anyone, in upper or lower case.
     pub(crate) fn heard(&self, queue: &str) {
         self.lock().bump(queue);
     }
 
-    /// Notifications may have been missed.
+    /// Wakes everyone: notifications may have been missed.
     pub(crate) fn everyone(&self) {
         for counter in self.lock().counters.values() {
             bump(counter);
         }
     }
 
-    /// A caller's transaction stored something: announces it once that transaction has committed.
+    /// A caller's transaction stored something: announces it once the transaction has committed.
     pub(crate) fn announce_after(&self, writer: Writer, queue: &QueueName) {
         self.lock().commits.watch(writer, queue, Instant::now());
         self.signal.notify_one();
     }
 
-    /// Watches callers' transactions and sends what is unsent, at most once per window, until the
+    /// Watches callers' transactions and sends notifications, at most once per window, until the
     /// task is stopped.
     pub(crate) async fn notify_forever(self: Arc<Self>, control: Arc<Dedicated>) {
         loop {
             let next_look = self.lock().commits.next_look();
             tokio::select! {
-                // Something is to be sent, or one more transaction is to be watched.
+                // Something is to be sent, or another transaction to be watched.
                 () = self.signal.notified() => {}
-                // A transaction that was open may have ended.
+                // A watched transaction may have ended.
                 () = at(next_look) => {}
             }
 
@@ -114,7 +114,7 @@ impl Wake {
         }
     }
 
-    /// Sends what can be sent before the engine closes.
+    /// Sends what can still be sent before the engine closes.
     pub(crate) async fn finish(&self, control: &Dedicated) {
         let open = self.lock().commits.all();
         self.look_at(open, control).await;
@@ -126,10 +126,12 @@ impl Wake {
         if writers.is_empty() {
             return;
         }
+
         let ended = call!(control, |connection| commits::ended(connection, &writers));
         let Ok(ended) = ended else {
             return;
         };
+
         match ended {
             Ok(ended) => {
                 for (writer, is_committed) in ended {
@@ -145,7 +147,7 @@ impl Wake {
         }
     }
 
-    /// Sends what is unsent.
+    /// Sends the notifications that are due.
     pub(crate) async fn flush(&self, control: &Dedicated) {
         let unsent: Vec<QueueName> = self.lock().unsent.drain().collect();
         if unsent.is_empty() {

@@ -1,4 +1,4 @@
-//! Finding the keys that two claims hold at once.
+//! Finding ordering keys that two workers hold at once.
 
 use ezq_core::QueueName;
 use sqlx::AssertSqlSafe;
@@ -7,8 +7,8 @@ use sqlx::postgres::PgConnection;
 use crate::sql;
 use crate::sql::keys::leased;
 
-/// Of the keys of claimed messages, those of which someone else has a message, too: two claims that
-/// ran at once, one of which could not see an earlier message yet, or a renewal that came between.
+/// Those of the claimed keys of which another worker has a message as well. This happens when two
+/// claims run at once and one does not see an earlier message yet, or when a renewal comes between.
 pub(crate) async fn find(
     connection: &mut PgConnection,
     queue: &QueueName,

@@ -55,7 +55,10 @@ impl Claim {
             Source::Due => self.walk_due(),
             Source::Keys => self.walk_keys(),
         };
-        let (runs, update) = (self.runs(), self.update());
+
+        let runs = self.runs();
+        let update = self.update();
+
         // `held` looks rows up by id: with `vt =` the plan may read all that are due at one time.
         format!(
             "WITH RECURSIVE plain AS ({plain}),
@@ -84,7 +87,8 @@ impl Claim {
     /// `due` and `walk`: the keys in the window over what is due first, with their first messages, as
     /// far as these can be claimed. Then the query that tells how far it read.
     fn walk_due(&self) -> (String, String) {
-        let (table, before) = (&self.table, self.before_condition("d", BEFORE));
+        let table = &self.table;
+        let before = self.before_condition("d", BEFORE);
         let head = self.head(&format!("{} = k.key", hash("h")));
         let walk = format!(
             "due AS MATERIALIZED (
@@ -99,6 +103,7 @@ impl Claim {
             hash("d")
         );
         let looked = format!("SELECT 0::bigint AS reached, count(*) < {WINDOW} AS is_all FROM due");
+
         (walk, looked)
     }
 
@@ -111,6 +116,7 @@ impl Claim {
         } else {
             BEFORE
         };
+
         let walk = format!(
             "walk AS (
                SELECT 0::bigint AS place, 0::bigint AS count, 0::bigint AS found, ${from}::bigint AS key,
@@ -120,6 +126,7 @@ impl Claim {
                FROM walk w CROSS JOIN LATERAL ({head}) h
                WHERE w.place < {PROBES} AND w.found < {ENOUGH})"
         );
+
         let looked = format!(
             "SELECT key AS reached, place < {PROBES} AND found < {ENOUGH} AS is_all
              FROM walk ORDER BY place DESC LIMIT 1"
@@ -130,8 +137,12 @@ impl Claim {
     /// The first message of the first key that meets a condition; whether it can be claimed.
     fn head(&self, condition: &str) -> String {
         let table = &self.table;
-        let (rested, before) = (self.rested("h"), self.before_condition("h", BEFORE));
-        let (hash, keyed, leased) = (hash("h"), is_keyed("h"), leased(table, "f.key", true, ""));
+        let rested = self.rested("h");
+        let before = self.before_condition("h", BEFORE);
+        let hash = hash("h");
+        let keyed = is_keyed("h");
+        let leased = leased(table, "f.key", true, "");
+
         format!(
             "SELECT f.key, f.msg_id, f.is_ready AND NOT {leased} AS ok
              FROM (SELECT {hash} AS key, h.msg_id,
@@ -148,8 +159,11 @@ impl Claim {
     /// then at most half of the batch. First messages come before all others, older ones first.
     fn runs(&self) -> String {
         let table = &self.table;
-        let (rested, before) = (self.rested("q"), self.before_condition("q", BEFORE));
-        let (hash, keyed) = (hash("q"), is_keyed("q"));
+        let rested = self.rested("q");
+        let before = self.before_condition("q", BEFORE);
+        let hash = hash("q");
+        let keyed = is_keyed("q");
+
         format!(
             "SELECT w.place, m.msg_id, m.vt, m.rank
              FROM walk w CROSS JOIN LATERAL (
@@ -180,6 +194,7 @@ impl Claim {
             hash("e"),
             hash("c")
         );
+
         let later = format!(
             "SELECT n.vt FROM (
                SELECT c.vt, {} OR c.read_ct > 0 OR {first} AS counts, row_number() OVER () AS place

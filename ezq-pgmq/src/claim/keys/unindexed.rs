@@ -1,14 +1,15 @@
-//! Claiming from a queue with ordering keys whose indexes do not stand: they are being built, or
+//! Claiming from a queue with ordering keys that has no indexes for them: they are being built, or
 //! nobody may build them.
 //!
-//! The claim of queues without keys would look for each of many messages of one key through all that
-//! stands before it. This one takes the messages that are due first, a window at a time, and of each
-//! key in it looks once whether an earlier message stands in the queue or one is leased. So it claims
-//! one message of a key at a time, and reads the queue for it: slow, but it goes on. Where a window
-//! has nothing to claim it looks into the next ones for a while, and the next claim goes on there.
+//! The claim for queues without keys would, for each message of a hot key, search all messages
+//! before it. This claim reads the messages that are due first, one window at a time. For each key
+//! in the window it checks once whether an earlier message is in the queue, or one is leased. So it
+//! claims one message of a key at a time, and scans the queue for it: slow, but it makes progress.
+//! If a window has nothing to claim, the search continues in the next ones for a while, and the
+//! next claim resumes there.
 //!
-//! With or without the indexes, this is also how a queue is claimed from in the order of its places:
-//! after one of them, with no message passed over for a later one.
+//! With or without indexes, this is also how a queue is claimed in the order of places: behind a
+//! given place, without passing over a message.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,23 +23,23 @@ use sqlx::{AssertSqlSafe, Row};
 use crate::claim::{Batch, Claim};
 use crate::sql::keys::{hash, is_keyed, leased};
 
-/// How many of the messages that are due first one statement looks at.
+/// How many of the messages that are due first one window has.
 const WINDOW: i64 = 1000;
-/// For how long one claim goes on from window to window.
+/// For how long one claim searches from window to window.
 const SEARCH: Duration = Duration::from_secs(2);
 
-/// A place among what is due: a time, as the server writes it, and an id.
+/// A place among due messages: a time, as the server writes it, and an id.
 type Place = (String, i64);
 
-/// Queues in which keys were met, without indexes; where the next claim is to go on, if not at the
-/// front alone.
+/// Queues that have keys and no indexes. The value is where the next claim resumes, behind the
+/// first window.
 #[derive(Debug, Default)]
 pub(crate) struct Unindexed(Mutex<HashMap<QueueName, Option<Place>>>);
 
-/// What one window came to.
+/// The result of one window.
 struct Window {
     batch: Batch,
-    /// Its last place, if more follows.
+    /// The window's last place, if more follows.
     next: Option<Place>,
     has_keys: bool,
 }
@@ -48,7 +49,7 @@ impl Unindexed {
         self.places().contains_key(queue)
     }
 
-    /// Keys were met.
+    /// The queue has keys.
     pub(crate) fn add(&self, queue: &QueueName) {
         self.places().entry(queue.clone()).or_default();
     }
@@ -57,7 +58,7 @@ impl Unindexed {
         self.places().remove(queue);
     }
 
-    /// Claims what can be claimed of the first window that has something.
+    /// Claims from the first window that has something to claim.
     pub(crate) async fn claim(
         &self,
         connection: &mut PgConnection,
@@ -65,15 +66,18 @@ impl Unindexed {
         claim: &Claim,
     ) -> Result<Batch, sqlx::Error> {
         let began = Instant::now();
-        // The front first, each time: what is done with there lets go of the next.
+        // The first window comes first each time: settling its messages frees the next ones of
+        // their keys.
         let front = claim.look_at_window(connection, None, false).await?;
         if !front.has_keys {
-            // None any more, or it was slow for another reason.
+            // There are no keys left, or the queue was slow for another reason.
             self.remove(queue);
         }
+
         if !front.batch.claimed.is_empty() {
             return Ok(front.batch);
         }
+
         let went_on = self.places().get(queue).cloned().flatten();
         let mut next = front.next.map(|place| went_on.unwrap_or(place));
         loop {
@@ -85,6 +89,7 @@ impl Unindexed {
                     ..Batch::default()
                 });
             };
+
             let looked = claim
                 .look_at_window(connection, Some(&place), false)
                 .await?;
@@ -92,12 +97,14 @@ impl Unindexed {
             if !looked.batch.claimed.is_empty() {
                 return Ok(looked.batch);
             }
+
             if began.elapsed() > SEARCH {
                 return Ok(Batch {
                     next_due: Some(Duration::ZERO),
                     ..Batch::default()
                 });
             }
+
             next = looked.next;
         }
     }
@@ -114,8 +121,8 @@ impl Unindexed {
 }
 
 impl Claim {
-    /// Claims what can be claimed after a place, in the order of the places: of the first window
-    /// that has something.
+    /// Claims behind a place, in the order of places, from the first window that has something to
+    /// claim.
     pub(crate) async fn run_in_order(
         &self,
         connection: &mut PgConnection,
@@ -125,6 +132,7 @@ impl Claim {
         let (due, id) = after;
         let due = due.map_or_else(|| "-infinity".to_owned(), |due| due.to_rfc3339());
         let mut place = (due, id);
+
         loop {
             let looked = self
                 .look_at_window(connection, Some(&place), is_indexed)
@@ -132,6 +140,7 @@ impl Claim {
             if !looked.batch.claimed.is_empty() {
                 return Ok(looked.batch);
             }
+
             match looked.next {
                 Some(next) => place = next,
                 None => {
@@ -145,7 +154,7 @@ impl Claim {
         }
     }
 
-    /// Claims of the messages that are due first, from a place on.
+    /// Claims from the window behind a place.
     async fn look_at_window(
         &self,
         connection: &mut PgConnection,
@@ -164,6 +173,7 @@ impl Claim {
             next: None,
             has_keys: false,
         };
+
         for row in &rows {
             looked.has_keys = row.try_get("has_keys")?;
             if row.try_get("is_full")? {
@@ -173,24 +183,32 @@ impl Claim {
                 looked.batch.push(row)?;
             }
         }
+
         looked.batch.sort();
         Ok(looked)
     }
 
-    /// `$1` the grace, `$2` how many, `$3` the lease, `$4` and `$5` the place from which on, then the
-    /// position. Answers with at least one row, which tells how far it looked.
+    /// The claim of one window. It answers with at least one row, which tells how far it read.
+    ///
+    /// `$1` is the grace after a restart, `$2` the most messages, `$3` the lease. `$4` and `$5` are
+    /// the place behind which it starts, followed by the position before which to claim.
     fn window_statement(&self, is_indexed: bool) -> String {
         let table = &self.table;
-        let (rested, before) = (self.rested("c"), self.before_condition("c", 6));
-        let (key, keyed, key_of_other) = (hash("c"), is_keyed("e"), hash("e"));
-        let (leased, update) = (leased(table, "f.key", is_indexed, ""), self.update());
+        let rested = self.rested("c");
+        let before = self.before_condition("c", 6);
+        let key = hash("c");
+        let keyed = is_keyed("e");
+        let key_of_other = hash("e");
+        let leased = leased(table, "f.key", is_indexed, "");
+        let update = self.update();
         let from = "coalesce($4::text::timestamptz, '-infinity')";
-        // What is due later than its last row is not sorted.
+
+        // Only rows up to the due time of the window's last row are sorted.
         let window = format!(
             "FROM {table} c WHERE c.vt <= statement_timestamp()
                  AND c.vt >= {from} AND (c.vt, c.msg_id) > ({from}, $5){before}"
         );
-        // With an index, the first of a key is where the index of keys has it.
+        // The index over keys has a key's first message first.
         let is_first = if is_indexed {
             format!(
                 "f.msg_id = (SELECT e.msg_id FROM {table} e WHERE {keyed} AND {key_of_other} = f.key
@@ -202,6 +220,7 @@ impl Claim {
                              AND e.msg_id < f.msg_id)"
             )
         };
+
         format!(
             "WITH due AS MATERIALIZED (
                SELECT c.msg_id, c.vt, {key} AS key, {rested} AS is_rested {window}
@@ -230,7 +249,7 @@ impl Claim {
         )
     }
 
-    /// How long until the next message falls due, or the next lease ends.
+    /// How long until the next message is due, or the next lease ends.
     async fn next_unindexed(
         &self,
         connection: &mut PgConnection,

@@ -1,5 +1,5 @@
-//! Claiming from a queue with ordering keys, statement by statement, until one finds something or
-//! every key was looked at.
+//! Claiming from a queue with indexed ordering keys: statement by statement, until one claims
+//! something or every key was probed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -12,16 +12,16 @@ use sqlx::{AssertSqlSafe, Row};
 use super::statement::Source;
 use crate::claim::{Batch, Claim};
 
-/// How this engine last went through a queue's keys.
+/// Where this engine is in its walk through a queue's keys.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyWalk {
-    /// The next claim goes from key to key: the one before found few among what is due first.
+    /// The next claim goes from key to key: the last claim among what is due first found few keys.
     by_key: bool,
-    /// The key it came to.
+    /// The key that the walk has reached.
     at: i64,
-    /// There may be more of both, with a key and without: each is to have its share.
+    /// There may be more messages both with and without a key: each kind gets its share.
     shared: bool,
-    /// With room for one only, whose turn it is.
+    /// With room for one message only, which kind is next.
     odd: bool,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct KeyWalks(Mutex<HashMap<QueueName, KeyWalk>>);
 
 impl KeyWalks {
     pub(crate) fn of(&self, queue: &QueueName) -> KeyWalk {
-        // A fleet does not begin at one key.
+        // A random start: a fleet must not begin at the same key.
         let begin = || KeyWalk {
             by_key: false,
             at: rand::random(),
@@ -49,7 +49,7 @@ impl KeyWalks {
     }
 }
 
-/// How far a statement looked.
+/// How far a statement read.
 struct Extent {
     reached: i64,
     is_all: bool,
@@ -57,7 +57,7 @@ struct Extent {
 }
 
 impl Claim {
-    /// Claims from a queue whose keys have an index.
+    /// Claims from a queue whose keys have indexes.
     pub(crate) async fn run_keyed(
         &self,
         connection: &mut PgConnection,
@@ -68,20 +68,24 @@ impl Claim {
         if !walk.by_key {
             let (batch, looked) = self.look(connection, Source::Due, plain, walk).await?;
             asked_at = Some(looked.asked_at);
-            // Few keys stand before all others, which are not to wait until these are worked off: they
-            // get every other claim.
+
+            // A few keys fill the front of the queue. The keys behind must not wait until these are
+            // done: they get every other claim.
             let wanted = self.keys.min(self.max);
             walk.by_key = !looked.is_all && batch.keys().saturating_mul(2) < wanted;
             if !batch.claimed.is_empty() {
                 return Ok(batch);
             }
+
             if looked.is_all && plain > 0 {
                 return self.nothing(connection, looked.asked_at).await;
             }
+
             if looked.is_all {
                 plain = self.max;
             }
         }
+
         let begun = walk.at;
         let mut around = begun == i64::MIN;
         loop {
@@ -94,19 +98,22 @@ impl Claim {
             } else {
                 looked.reached
             };
+
             if !batch.claimed.is_empty() {
                 walk.by_key = batch.keys() == 0;
                 return Ok(batch);
             }
+
             if done && plain > 0 {
                 walk.by_key = false;
                 return self.nothing(connection, asked_at).await;
             }
+
             plain = self.max;
         }
     }
 
-    /// Nothing can be claimed: tells when something can.
+    /// Nothing can be claimed. Finds when something can.
     async fn nothing(
         &self,
         connection: &mut PgConnection,
@@ -139,22 +146,27 @@ impl Claim {
         if source == Source::Keys {
             query = query.bind(walk.at);
         }
+
         let rows = query.fetch_all(connection).await?;
         let mut batch = Batch::default();
         let mut looked = None;
+
         for row in &rows {
             if looked.is_none() {
-                let (reached, is_all) = (row.try_get("reached")?, row.try_get("is_all")?);
+                let reached = row.try_get("reached")?;
+                let is_all = row.try_get("is_all")?;
                 looked = Some(Extent {
                     reached,
                     is_all,
                     asked_at: row.try_get("asked_at")?,
                 });
             }
+
             if row.try_get::<Option<i64>, _>("msg_id")?.is_some() {
                 batch.push(row)?;
             }
         }
+
         batch.sort();
         walk.shared = batch.keys() > 0 || plain == self.max && batch.count() == plain;
         Ok((batch, looked.ok_or(sqlx::Error::RowNotFound)?))
@@ -162,7 +174,7 @@ impl Claim {
 }
 
 impl KeyWalk {
-    /// How many messages without a key are to be claimed at most: half, where there are others.
+    /// The most messages without a key for the next claim: half, if there are others.
     fn share(&mut self, max: i64) -> i64 {
         if !self.shared {
             return max;
@@ -177,7 +189,7 @@ impl Batch {
         i64::try_from(self.claimed.len()).unwrap_or(i64::MAX)
     }
 
-    /// How many different keys there are.
+    /// How many different keys were claimed.
     fn keys(&self) -> i64 {
         let keys: HashSet<i64> = self
             .claimed

@@ -1,14 +1,14 @@
-//! The steps by which ezq's own tables and functions came to be as they are.
+//! The migrations of ezq's own tables and functions.
 
 use crate::schema::part::Part;
 
-/// One step. Its number and name are for ever; it adds, can be run twice, and leaves the schema fit
-/// for an older ezq.
+/// One migration. Its number and name never change. It adds, can be run twice, and leaves the
+/// schema usable by an older ezq.
 pub(super) struct Migration {
     pub(super) version: i32,
     pub(super) name: &'static str,
     pub(super) part: Part,
-    /// The tables and functions that it makes.
+    /// The tables and functions that it creates.
     pub(super) makes: &'static [&'static str],
     pub(super) sql: &'static str,
 }
