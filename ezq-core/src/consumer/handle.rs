@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::Stops;
 use crate::admin::health::ConsumerHealth;
+use crate::consumer::stop::listener::Stops;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::report::{Counts, Report};
 use crate::observe::status::{ConsumerState, Observed};
@@ -33,10 +33,10 @@ use crate::shared::Shared;
 /// Dropping the handle does not stop it.
 #[derive(Debug)]
 pub struct ConsumerHandle {
-    pub(super) app: Arc<Shared>,
-    pub(super) stops: Stops,
-    pub(super) observed: Arc<Observed>,
-    pub(super) task: JoinHandle<Result<Report>>,
+    pub(crate) app: Arc<Shared>,
+    pub(crate) stops: Stops,
+    pub(crate) observed: Arc<Observed>,
+    pub(crate) task: JoinHandle<Result<Report>>,
 }
 
 impl ConsumerHandle {

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 use tracing::{Span, info};
 
-use super::lanes::Entered;
-use super::run::{Item, Phase, Run};
 use crate::clock::EngineClock;
 use crate::codec::codecs::Codecs;
 use crate::codec::wire::Origin;
+use crate::consumer::run::{Item, Phase, Run};
+use crate::consumer::workload::lanes::Entered;
 use crate::delivery::lease::Lease;
 use crate::delivery::received::Received;
 use crate::dispatch::dispatcher::{Work, log_dead_letter};
@@ -24,7 +24,7 @@ use crate::text::bounded;
 
 impl Run {
     /// Takes in one delivery, in the order of the queue.
-    pub(super) fn accept(&mut self, delivery: Delivery, sent: Instant) {
+    pub(crate) fn accept(&mut self, delivery: Delivery, sent: Instant) {
         self.learn_beginning(delivery.leased_at, sent);
         if self.leases.go_on(&delivery, sent) {
             let (queue, message_id) = (&self.settings.queue, delivery.receipt.message_id());
@@ -121,7 +121,7 @@ impl Run {
 }
 
 /// Reads a delivery.
-pub(super) fn read(
+pub(crate) fn read(
     codecs: &Codecs,
     queue: &QueueName,
     delivery: Delivery,

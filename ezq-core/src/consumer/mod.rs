@@ -2,26 +2,17 @@
 //!
 //! It is the only place that knows both an engine and the dispatcher.
 
-mod crowd;
-mod direct;
-mod doubts;
-mod fetch;
+mod deadline;
+mod fetcher;
 mod handle;
 mod intake;
-mod lanes;
-mod lease;
-mod outbox;
-mod pace;
+mod leases;
+mod prepare;
 mod run;
 mod settle;
-mod shutdown;
-mod signals;
-mod start;
-mod starting;
-mod stops;
-mod task;
-mod waits;
-mod window;
+mod stop;
+mod warnings;
+mod workload;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -33,7 +24,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use stops::{Listener, Stops, Tokens};
+use crate::consumer::stop::listener::{Listener, Stops, Tokens};
 
 use crate::observe::report::Report;
 use crate::observe::status::{Observed, Watched};

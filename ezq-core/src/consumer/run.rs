@@ -14,21 +14,21 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info};
 
-use super::crowd::Crowd;
-use super::direct::endless;
-use super::doubts::warn_of_doubts;
-use super::fetch::Fetched;
-use super::lanes::{Lanes, Turn};
-use super::lease::{Leases, Renewer};
-use super::outbox::{Outbox, outbox};
-use super::pace::Pace;
-use super::settle::{InFlight, Settler};
-use super::start::{Wakeups, prepare};
-use super::stops::Listener;
-use super::task::send;
-use super::waits::{at, changed};
-use super::window::Window;
 use crate::clock::later;
+use crate::consumer::deadline::{at, changed};
+use crate::consumer::fetcher::Fetched;
+use crate::consumer::fetcher::pace::Pace;
+use crate::consumer::fetcher::transactional::endless;
+use crate::consumer::fetcher::walk::Crowd;
+use crate::consumer::fetcher::window::Window;
+use crate::consumer::leases::{Leases, Renewer};
+use crate::consumer::prepare::{Wakeups, prepare};
+use crate::consumer::settle::outbox::{Outbox, outbox};
+use crate::consumer::settle::{InFlight, Settler};
+use crate::consumer::stop::listener::Listener;
+use crate::consumer::warnings::warn_of_doubts;
+use crate::consumer::workload::lanes::{Lanes, Turn};
+use crate::consumer::workload::task::send;
 use crate::delivery::lease::Lease;
 use crate::dispatch::dispatcher::Work;
 use crate::dispatch::slots::Slots;
@@ -48,28 +48,28 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What one run is told.
 #[derive(Clone)]
-pub(super) struct Settings {
-    pub(super) engine: Arc<dyn Engine>,
-    pub(super) queue: QueueName,
-    pub(super) concurrency: usize,
-    pub(super) lease: Duration,
-    pub(super) until_idle: bool,
+pub(crate) struct Settings {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) queue: QueueName,
+    pub(crate) concurrency: usize,
+    pub(crate) lease: Duration,
+    pub(crate) until_idle: bool,
     /// What to subscribe the queue to, if it is to be.
-    pub(super) subscribe: Option<Vec<Pattern>>,
+    pub(crate) subscribe: Option<Vec<Pattern>>,
 }
 
 /// A delivery that waits for its turn.
-pub(super) struct Item {
-    pub(super) receipt: Receipt,
-    pub(super) position: Position,
-    pub(super) work: Work,
+pub(crate) struct Item {
+    pub(crate) receipt: Receipt,
+    pub(crate) position: Position,
+    pub(crate) work: Work,
     /// Of a delivery with an ordering key, while it is the one of its key that is at work.
-    pub(super) turn: Option<Turn>,
+    pub(crate) turn: Option<Turn>,
 }
 
 /// How far a stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     Running,
     /// What precedes an `End` is handled; then the consumer stops.
     Draining,
@@ -80,54 +80,54 @@ pub(super) enum Phase {
 }
 
 /// One consumer at work.
-pub(super) struct Run {
-    pub(super) app: Arc<Shared>,
-    pub(super) settings: Settings,
-    pub(super) counters: Arc<Counters>,
-    pub(super) observed: Arc<Observed>,
-    pub(super) leases: Arc<Leases>,
-    pub(super) settler: Arc<Outbox>,
-    pub(super) tasks: JoinSet<()>,
-    pub(super) slots: Arc<Slots>,
-    pub(super) buffer: VecDeque<Item>,
+pub(crate) struct Run {
+    pub(crate) app: Arc<Shared>,
+    pub(crate) settings: Settings,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) observed: Arc<Observed>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) settler: Arc<Outbox>,
+    pub(crate) tasks: JoinSet<()>,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) buffer: VecDeque<Item>,
     /// The fetch by lease that has not come yet.
-    pub(super) leasing: Option<AbortHandle>,
+    pub(crate) leasing: Option<AbortHandle>,
     /// How many deliveries of the newest fetch are not taken in yet.
-    pub(super) incoming: usize,
-    pub(super) lanes: Lanes,
-    pub(super) crowd: Crowd,
+    pub(crate) incoming: usize,
+    pub(crate) lanes: Lanes,
+    pub(crate) crowd: Crowd,
     /// The fetch under way, if there is one.
-    pub(super) fetch: JoinSet<Fetched>,
-    pub(super) window: Window,
+    pub(crate) fetch: JoinSet<Fetched>,
+    pub(crate) window: Window,
     /// How many may wait for batches, beside those that are handled.
-    pub(super) batch_room: usize,
+    pub(crate) batch_room: usize,
     /// What cancels a batch that is claimed and handled in one transaction.
-    pub(super) direct: Arc<Lease>,
+    pub(crate) direct: Arc<Lease>,
     /// The newest fetch found as much as it asked for.
-    pub(super) backlog: bool,
-    pub(super) pace: Pace,
-    pub(super) phase: Phase,
-    pub(super) reason: StopReason,
+    pub(crate) backlog: bool,
+    pub(crate) pace: Pace,
+    pub(crate) phase: Phase,
+    pub(crate) reason: StopReason,
     /// When an `End` has what still runs cancelled.
-    pub(super) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
     /// When what does not end is left behind.
-    pub(super) gives_up: Option<Instant>,
+    pub(crate) gives_up: Option<Instant>,
     /// The control event that stops this run, kept leased until the end unless it is for all.
-    pub(super) control: Option<(Item, Control)>,
+    pub(crate) control: Option<(Item, Control)>,
     /// Nothing is left before the `End`.
-    pub(super) drained: bool,
-    pub(super) started: Instant,
+    pub(crate) drained: bool,
+    pub(crate) started: Instant,
     /// The same on the engine's clock, or a little later: an answer of the engine was read at an
     /// unknown time after it was asked for.
-    pub(super) began: Option<DateTime<Utc>>,
-    pub(super) failing: bool,
-    pub(super) wakeups: Wakeups,
+    pub(crate) began: Option<DateTime<Utc>>,
+    pub(crate) failing: bool,
+    pub(crate) wakeups: Wakeups,
     /// Asking for wake-ups failed: it is tried again.
-    pub(super) deaf: bool,
+    pub(crate) deaf: bool,
 }
 
 /// Runs a consumer until it is stopped.
-pub(super) async fn run(
+pub(crate) async fn run(
     app: Arc<Shared>,
     settings: Settings,
     stops: &mut Listener,
@@ -336,7 +336,7 @@ impl Run {
         }
     }
 
-    pub(super) fn send(&self, receipt: Receipt, settle: Settle, tally: Tally) {
+    pub(crate) fn send(&self, receipt: Receipt, settle: Settle, tally: Tally) {
         send(&self.settler, (receipt, None), (None, settle), tally);
     }
 }

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::run::{Item, Run};
 use crate::clock::later;
+use crate::consumer::run::{Item, Run};
 use crate::dispatch::limits::Limited;
 use crate::engine::{Position, Receipt};
 
@@ -36,7 +36,7 @@ const MANY: usize = 1000;
 
 /// What a consumer knows of handlers that have enough.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     /// Others have handlers on the queue, too, and the engine can look past a place.
     looks_past: bool,
     /// Since when some handler has had enough.
@@ -78,7 +78,7 @@ struct Intake {
 
 /// How a fetch looks at the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     /// From the front.
     Front,
     /// After what the walk has passed.
@@ -88,7 +88,7 @@ pub(super) enum Look {
 }
 
 impl Look {
-    pub(super) fn after(&self) -> Option<&Position> {
+    pub(crate) fn after(&self) -> Option<&Position> {
         match self {
             Self::Front => None,
             Self::On(place) | Self::Again(place) => Some(place),
@@ -139,25 +139,25 @@ impl Walk {
 }
 
 impl Crowd {
-    pub(super) fn new(looks_past: bool) -> Self {
+    pub(crate) fn new(looks_past: bool) -> Self {
         Self {
             looks_past,
             ..Self::default()
         }
     }
 
-    pub(super) fn walks(&self) -> bool {
+    pub(crate) fn walks(&self) -> bool {
         self.walk.is_some()
     }
 
     /// Whether more is to be fetched.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !self.waits && (self.since.is_none() || self.walk.is_some())
     }
 
     /// When to look at the limits again, if nothing happens until then: while the consumer waits for
     /// the time of its next fetch, or not.
-    pub(super) fn due(&self, waits: bool) -> Option<Instant> {
+    pub(crate) fn due(&self, waits: bool) -> Option<Instant> {
         match &self.walk {
             Some(walk) => waits.then(|| walk.next()),
             None => self
@@ -168,12 +168,12 @@ impl Crowd {
     }
 
     /// Whether all that was given back is in its place again.
-    pub(super) fn has_returned(&self) -> bool {
+    pub(crate) fn has_returned(&self) -> bool {
         self.returning.is_empty()
     }
 
     /// Takes in the answer to a fetch from now on.
-    pub(super) fn takes_in(&mut self, look: &Look) {
+    pub(crate) fn takes_in(&mut self, look: &Look) {
         self.intake = Intake::default();
         let Some(walk) = &mut self.walk else { return };
         let after = look.after().unwrap_or(&Position::FIRST);
@@ -189,7 +189,7 @@ impl Crowd {
     }
 
     /// All of it is taken in; its last place, if there was anything.
-    pub(super) fn took_in(&mut self, look: &Look, last: Option<Position>) {
+    pub(crate) fn took_in(&mut self, look: &Look, last: Option<Position>) {
         let Intake {
             refilled, passed, ..
         } = std::mem::take(&mut self.intake);
@@ -213,7 +213,7 @@ impl Crowd {
 
 impl Run {
     /// Sees which handlers have enough, and whether to look past their events.
-    pub(super) fn look_at_limits(&mut self) {
+    pub(crate) fn look_at_limits(&mut self) {
         let (limited, crowd) = (&self.slots.limited, &mut self.crowd);
         if limited.is_empty() {
             return;
@@ -250,7 +250,7 @@ impl Run {
     }
 
     /// How the next fetch is to look at the queue.
-    pub(super) fn next_look(&mut self) -> Look {
+    pub(crate) fn next_look(&mut self) -> Look {
         let Some(walk) = &mut self.crowd.walk else {
             return Look::Front;
         };
@@ -265,7 +265,7 @@ impl Run {
 
     /// Whether a delivery is to go back at once: its handler has enough, or it follows one of its key
     /// that goes back.
-    pub(super) fn passes_over(&mut self, item: &Item, key: Option<&str>) -> bool {
+    pub(crate) fn passes_over(&mut self, item: &Item, key: Option<&str>) -> bool {
         let crowd = &mut self.crowd;
         let Some(walk) = &mut crowd.walk else {
             return false;
@@ -304,7 +304,7 @@ impl Run {
     }
 
     /// Whether to look past one handler's events at all: others may stand behind.
-    pub(super) fn looks_past(&self) -> bool {
+    pub(crate) fn looks_past(&self) -> bool {
         let handlers = self.app.dispatcher.registry.of(&self.settings.queue).iter();
         let ordinary = handlers.filter(|handler| !handler.takes_control()).count();
         ordinary > 1 && self.settings.engine.capabilities().ordered

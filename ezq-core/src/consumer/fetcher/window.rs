@@ -18,7 +18,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 
 /// The window of one consumer, in events.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     least: usize,
     now: usize,
     filled: Instant,
@@ -27,7 +27,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn new(concurrency: usize) -> Self {
+    pub(crate) fn new(concurrency: usize) -> Self {
         let least = concurrency.saturating_mul(2);
         Self {
             least,
@@ -38,17 +38,17 @@ impl Window {
     }
 
     /// How much may be held unhandled.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.now
     }
 
     /// How much to ask for at once: a part, so that the next is fetched while this one is handled.
-    pub(super) fn share(&self) -> usize {
+    pub(crate) fn share(&self) -> usize {
         (self.now / 2).max(self.least)
     }
 
     /// With how much waiting to ask for more.
-    pub(super) fn low(&self) -> usize {
+    pub(crate) fn low(&self) -> usize {
         if self.now > self.least {
             self.now / 2
         } else {
@@ -57,7 +57,7 @@ impl Window {
     }
 
     /// A fetch has come, full or not; it found its consumer with nothing to do, or not.
-    pub(super) fn filled(&mut self, full: bool, starved: bool, bytes: usize) {
+    pub(crate) fn filled(&mut self, full: bool, starved: bool, bytes: usize) {
         self.filled = Instant::now();
         let starved = starved && std::mem::replace(&mut self.full, full);
         if bytes > MOST_BYTES {
@@ -68,17 +68,17 @@ impl Window {
     }
 
     /// When more than [`least`](Self::least) has waited for too long.
-    pub(super) fn due(&self) -> Instant {
+    pub(crate) fn due(&self) -> Instant {
         self.filled + MOMENT
     }
 
     /// How much may wait for longer than a moment.
-    pub(super) fn least(&self) -> usize {
+    pub(crate) fn least(&self) -> usize {
         self.least
     }
 
     /// It is handled more slowly than it was.
-    pub(super) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.now = self.least;
     }
 }

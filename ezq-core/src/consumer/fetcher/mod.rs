@@ -1,5 +1,10 @@
 //! Fetching: one request at a time, sized by what there is room for.
 
+pub(crate) mod pace;
+pub(crate) mod transactional;
+pub(crate) mod walk;
+pub(crate) mod window;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +12,11 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, debug_span, info};
 
-use super::crowd::Look;
-use super::direct::Direct;
-use super::pace::Pace;
-use super::run::{Phase, Run};
-use super::start::Wakeups;
+use crate::consumer::fetcher::pace::Pace;
+use crate::consumer::fetcher::transactional::Direct;
+use crate::consumer::fetcher::walk::Look;
+use crate::consumer::prepare::Wakeups;
+use crate::consumer::run::{Phase, Run};
 use crate::engine::{Delivery, LeaseRequest, Leased};
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::event::Control;
@@ -23,14 +28,14 @@ use crate::observe::report::Tally;
 const DIRECT: usize = 2;
 
 /// What a fetch came to.
-pub(super) enum Fetched {
+pub(crate) enum Fetched {
     Leased(Box<Answer>),
     /// A batch was claimed and handled in one transaction, or is to be leased.
     Direct(Option<(usize, bool)>),
 }
 
 /// What came of asking for deliveries.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     result: Result<Leased>,
     sent: Instant,
     full: bool,
@@ -55,7 +60,7 @@ pub(super) struct Answer {
 
 impl Fetched {
     /// The engine panicked.
-    pub(super) fn panicked() -> Self {
+    pub(crate) fn panicked() -> Self {
         let result = Err(Error::new(
             ErrorKind::Engine,
             "the engine panicked while claiming",
@@ -87,7 +92,7 @@ impl Answer {
 
 impl Run {
     /// Whether there is a reason to fetch.
-    pub(super) fn wants_more(&self) -> bool {
+    pub(crate) fn wants_more(&self) -> bool {
         let phase = match self.phase {
             Phase::Running => true,
             Phase::Draining => !self.drained,
@@ -101,7 +106,7 @@ impl Run {
 
     /// Whether so much waits to be settled that more would only be held: until room for a fetch
     /// worth its round trip is freed.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.allowance() < self.settings.concurrency
     }
 
@@ -144,7 +149,7 @@ impl Run {
                 .is_some()
     }
 
-    pub(super) fn start_fetch(&mut self) {
+    pub(crate) fn start_fetch(&mut self) {
         if !self.wants_more() || Instant::now() < self.pace.next() {
             return;
         }
@@ -214,7 +219,7 @@ impl Run {
         self.leasing = Some(self.fetch.spawn(fetch.in_current_span()));
     }
 
-    pub(super) async fn fetched(&mut self, fetched: Fetched) {
+    pub(crate) async fn fetched(&mut self, fetched: Fetched) {
         match fetched {
             Fetched::Leased(answer) => {
                 let number = answer.number;

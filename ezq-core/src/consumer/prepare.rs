@@ -6,21 +6,21 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::info;
 
-use super::run::Settings;
+use crate::consumer::run::Settings;
 use crate::error::{Result, error_chain};
 use crate::event::pattern::Pattern;
 use crate::logging::warn;
 use crate::shared::Shared;
 
 /// The engine's wake-ups, if it has any.
-pub(super) type Wakeups = Option<watch::Receiver<u64>>;
+pub(crate) type Wakeups = Option<watch::Receiver<u64>>;
 
 /// Makes sure of the queue, its subscriptions and its wake-ups; waits for a database that is briefly
 /// unreachable. The flag is true if asking for wake-ups failed.
 ///
 /// # Cancel safety
 /// Dropping it leaves it open how far it came; it can be begun again.
-pub(super) async fn prepare(app: &Shared, settings: &Settings) -> Result<(Wakeups, bool)> {
+pub(crate) async fn prepare(app: &Shared, settings: &Settings) -> Result<(Wakeups, bool)> {
     let mut pause = Duration::from_millis(100);
     while let Err(error) = set_up(app, settings).await {
         if !error.is_transient() {

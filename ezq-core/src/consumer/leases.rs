@@ -22,7 +22,7 @@ const CHUNK: usize = 1000;
 
 /// What a consumer has leased and not yet settled, each under the receipt with which it came first.
 #[derive(Debug)]
-pub(super) struct Leases {
+pub(crate) struct Leases {
     table: Mutex<HashMap<MessageId, Held>>,
     keyed: AtomicUsize,
     freed: Notify,
@@ -52,7 +52,7 @@ struct Held {
 }
 
 impl Leases {
-    pub(super) fn new(ttl: Duration) -> Self {
+    pub(crate) fn new(ttl: Duration) -> Self {
         Self {
             table: Mutex::default(),
             keyed: AtomicUsize::new(0),
@@ -74,7 +74,7 @@ impl Leases {
 
     /// Takes a delivery into the table. An earlier delivery of the same message has lost its lease:
     /// it is cancelled.
-    pub(super) fn hold(&self, delivery: &Delivery, lease: &Arc<Lease>) {
+    pub(crate) fn hold(&self, delivery: &Delivery, lease: &Arc<Lease>) {
         let keyed = delivery.key().is_some();
         let held = Held {
             receipt: delivery.receipt.clone(),
@@ -99,7 +99,7 @@ impl Leases {
     /// have stepped, or while this process was stopped: the newer receipt settles it. That is safe
     /// where this is the very next delivery and no settlement came between, since then nobody else
     /// ever had the message.
-    pub(super) fn go_on(&self, delivery: &Delivery, sent: Instant) -> bool {
+    pub(crate) fn go_on(&self, delivery: &Delivery, sent: Instant) -> bool {
         let mut table = self.table();
         let Some(held) = table.get_mut(delivery.receipt.message_id()) else {
             return false;
@@ -117,12 +117,12 @@ impl Leases {
     }
 
     /// What settles a delivery that is held, known by its first receipt.
-    pub(super) fn newest(&self, first: &Receipt) -> Option<Receipt> {
+    pub(crate) fn newest(&self, first: &Receipt) -> Option<Receipt> {
         Some(self.lease_of(first)?.newest(first))
     }
 
     /// The same, where it is not the first receipt.
-    pub(super) fn newer(&self, first: &Receipt) -> Option<Receipt> {
+    pub(crate) fn newer(&self, first: &Receipt) -> Option<Receipt> {
         self.lease_of(first)?.newer()
     }
 
@@ -135,37 +135,37 @@ impl Leases {
     }
 
     /// Notes that a claim is sent; its number.
-    pub(super) fn claim(&self) -> u64 {
+    pub(crate) fn claim(&self) -> u64 {
         self.claims.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     /// Notes that the answer to a claim was taken in, or will not be.
-    pub(super) fn took_in(&self, claim: u64) {
+    pub(crate) fn took_in(&self, claim: u64) {
         self.taken_in.fetch_max(claim, Ordering::SeqCst);
     }
 
     /// Notes that no answer is on its way.
-    pub(super) fn took_in_all(&self) {
+    pub(crate) fn took_in_all(&self) {
         self.took_in(self.claims.load(Ordering::SeqCst));
     }
 
     /// Whether a lease that is lost may have been taken by this consumer itself, by a claim whose
     /// answer is on its way. The first doubt is kept, so that it ends with that claim.
-    pub(super) fn is_in_doubt(&self, doubt: &mut Option<u64>) -> bool {
+    pub(crate) fn is_in_doubt(&self, doubt: &mut Option<u64>) -> bool {
         let sent = *doubt.get_or_insert_with(|| self.claims.load(Ordering::SeqCst));
         self.taken_in.load(Ordering::SeqCst) < sent
     }
 
     /// Whether what is held was renewed in time. Until it is, nothing more is to be claimed: what
     /// cannot be renewed would be lost, and a claim might bring what is held here.
-    pub(super) fn are_renewed(&self) -> bool {
+    pub(crate) fn are_renewed(&self) -> bool {
         let renewed = Duration::from_millis(self.renewed.load(Ordering::SeqCst));
         let overdue = || self.began.elapsed().saturating_sub(renewed) > self.ttl / 3 * 2;
         !self.failing.load(Ordering::SeqCst) && (!overdue() || self.count() == 0)
     }
 
     /// Waits until renewals went through, or began to fail, since the last call.
-    pub(super) async fn renewal(&self) {
+    pub(crate) async fn renewal(&self) {
         self.renewal.notified().await;
     }
 
@@ -192,19 +192,19 @@ impl Leases {
     }
 
     /// Whether this delivery is still held.
-    pub(super) fn holds(&self, receipt: &Receipt) -> bool {
+    pub(crate) fn holds(&self, receipt: &Receipt) -> bool {
         self.table()
             .get(receipt.message_id())
             .is_some_and(|held| held.receipt == *receipt)
     }
 
     /// Lets a delivery go, once it is settled; whether it was held.
-    pub(super) fn release(&self, receipt: &Receipt) -> bool {
+    pub(crate) fn release(&self, receipt: &Receipt) -> bool {
         self.remove(receipt).is_some()
     }
 
     /// Lets everything go that is left when the consumer ends; how many deliveries that were.
-    pub(super) fn abandon(&self) -> usize {
+    pub(crate) fn abandon(&self) -> usize {
         let left = std::mem::take(&mut *self.table());
         left.values().for_each(|held| held.lease.cancel().cancel());
         left.len()
@@ -226,26 +226,26 @@ impl Leases {
     }
 
     /// Waits until a delivery was let go since the last call.
-    pub(super) async fn freed(&self) {
+    pub(crate) async fn freed(&self) {
         self.freed.notified().await;
     }
 
     /// Waits until a delivery with an ordering key was let go since the last call.
-    pub(super) async fn key_freed(&self) {
+    pub(crate) async fn key_freed(&self) {
         self.key_freed.notified().await;
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.table().len()
     }
 
     /// How many deliveries with an ordering key are held.
-    pub(super) fn keyed(&self) -> usize {
+    pub(crate) fn keyed(&self) -> usize {
         self.keyed.load(Ordering::SeqCst)
     }
 
     /// Cancels the handlers of one delivery, if they still run.
-    pub(super) fn cancel(&self, receipt: &Receipt) {
+    pub(crate) fn cancel(&self, receipt: &Receipt) {
         let table = self.table();
         if let Some(held) = table
             .get(receipt.message_id())
@@ -256,7 +256,7 @@ impl Leases {
     }
 
     /// Cancels every handler that runs, but for the delivery of a control event.
-    pub(super) fn cancel_all(&self, but: Option<&Receipt>) {
+    pub(crate) fn cancel_all(&self, but: Option<&Receipt>) {
         for held in self
             .table()
             .values()
@@ -304,19 +304,19 @@ impl Leases {
 }
 
 /// What renews a consumer's leases.
-pub(super) struct Renewer<F> {
-    pub(super) leases: Arc<Leases>,
-    pub(super) engine: Arc<dyn Engine>,
-    pub(super) queue: QueueName,
+pub(crate) struct Renewer<F> {
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) queue: QueueName,
     /// Gone once nobody has the consumer any more.
-    pub(super) observed: Weak<Observed>,
+    pub(crate) observed: Weak<Observed>,
     /// Whether a delivery, known by its first receipt, is being settled.
-    pub(super) settling: F,
+    pub(crate) settling: F,
 }
 
 impl<F: Fn(&Receipt) -> bool + Send> Renewer<F> {
     /// Renews every held lease, a third of its time after the last renewal, until dropped.
-    pub(super) async fn run(self) {
+    pub(crate) async fn run(self) {
         let ttl = self.leases.ttl;
         let mut doubts = HashMap::new();
         let mut pause = ttl / 3;

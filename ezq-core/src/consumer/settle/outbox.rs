@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout_at;
 
-use super::settle::Settling;
 use crate::clock::later;
+use crate::consumer::settle::Settling;
 
 /// Where settlements are handed in. When the last handle is dropped, what is there is settled at once.
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     // Fields are dropped in this order: who is woken at the end finds the sender gone.
     sender: mpsc::UnboundedSender<Settling>,
     waiting: WakesAtTheEnd,
@@ -24,7 +24,7 @@ pub(super) struct Outbox {
 struct WakesAtTheEnd(Arc<Waiting>);
 
 /// Where they are taken out, batch by batch.
-pub(super) struct Batches {
+pub(crate) struct Batches {
     receiver: mpsc::UnboundedReceiver<Settling>,
     waiting: Arc<Waiting>,
     max_age: Duration,
@@ -39,7 +39,7 @@ struct Waiting {
 }
 
 /// Both ends; a batch is full at a size, and due when its oldest settlement is of age.
-pub(super) fn outbox(size: usize, max_age: Duration) -> (Arc<Outbox>, Batches) {
+pub(crate) fn outbox(size: usize, max_age: Duration) -> (Arc<Outbox>, Batches) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let waiting = Arc::new(Waiting {
         size,
@@ -62,7 +62,7 @@ pub(super) fn outbox(size: usize, max_age: Duration) -> (Arc<Outbox>, Batches) {
 
 impl Outbox {
     /// Hands a settlement in; false when the settling task is gone.
-    pub(super) fn send(&self, settling: Settling) -> bool {
+    pub(crate) fn send(&self, settling: Settling) -> bool {
         let sent = self.sender.send(settling).is_ok();
         let waiting = &*self.waiting.0;
         let before = waiting.count.fetch_add(1, Ordering::AcqRel);
@@ -84,7 +84,7 @@ impl Batches {
     /// while the last batch was settled goes along, up to four times the size.
     ///
     /// Not cancel safe: a batch that was begun is lost.
-    pub(super) async fn next(&mut self) -> Option<Vec<Settling>> {
+    pub(crate) async fn next(&mut self) -> Option<Vec<Settling>> {
         let first = self.receiver.recv().await?;
         let due = later(first.since, self.max_age);
         while self.receiver.len() + 1 < self.waiting.size && !self.receiver.is_closed() {
@@ -105,7 +105,7 @@ impl Batches {
     }
 
     /// Whether no handle is left.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.receiver.is_closed()
     }
 }

@@ -4,16 +4,16 @@ use std::future::pending;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::start::Wakeups;
+use crate::consumer::prepare::Wakeups;
 
-pub(super) async fn changed(wakeups: &mut Wakeups) -> bool {
+pub(crate) async fn changed(wakeups: &mut Wakeups) -> bool {
     match wakeups {
         Some(wakeups) => wakeups.changed().await.is_ok(),
         None => pending().await,
     }
 }
 
-pub(super) async fn at(deadline: Option<Instant>) {
+pub(crate) async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => pending().await,

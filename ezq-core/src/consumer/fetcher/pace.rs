@@ -9,7 +9,7 @@ use crate::config::Config;
 
 /// The adaptive, jittered pace of an idle consumer.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     min: Duration,
     max: Duration,
     misses: u32,
@@ -18,7 +18,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// A pace between two pauses; the first look is at once.
-    pub(super) fn new(min: Duration, max: Duration) -> Self {
+    pub(crate) fn new(min: Duration, max: Duration) -> Self {
         Self {
             min,
             max: max.max(min),
@@ -28,7 +28,7 @@ impl Pace {
     }
 
     /// The pace of an application: slower where the engine wakes the consumer.
-    pub(super) fn of(config: &Config, wakes: bool) -> Self {
+    pub(crate) fn of(config: &Config, wakes: bool) -> Self {
         let (min, max) = if wakes { (1000, 5000) } else { (100, 1000) };
         let max = config.poll_max.unwrap_or(Duration::from_millis(max));
         let min = config
@@ -38,18 +38,18 @@ impl Pace {
     }
 
     /// When to look next.
-    pub(super) fn next(&self) -> Instant {
+    pub(crate) fn next(&self) -> Instant {
         self.next
     }
 
     /// There may be more: look at once.
-    pub(super) fn now(&mut self) {
+    pub(crate) fn now(&mut self) {
         self.misses = 0;
         self.next = Instant::now();
     }
 
     /// There was nothing; if the engine knows when the next message falls due, not later than that.
-    pub(super) fn idle(&mut self, next_due: Option<Duration>, random: f64) {
+    pub(crate) fn idle(&mut self, next_due: Option<Duration>, random: f64) {
         let pause = self
             .min
             .saturating_mul(1 << self.misses.min(16))
@@ -60,7 +60,7 @@ impl Pace {
     }
 
     /// The queue could not be asked: try again soon, at most a second later.
-    pub(super) fn failed(&mut self, random: f64) {
+    pub(crate) fn failed(&mut self, random: f64) {
         let pause = Duration::from_millis(50).saturating_mul(1 << self.misses.min(8));
         self.misses = self.misses.saturating_add(1);
         self.next = Instant::now()
@@ -70,7 +70,7 @@ impl Pace {
     }
 
     /// Look again after a pause, without counting a miss.
-    pub(super) fn soon(&mut self, pause: Duration) {
+    pub(crate) fn soon(&mut self, pause: Duration) {
         self.next = Instant::now() + pause;
     }
 }

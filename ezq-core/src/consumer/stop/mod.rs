@@ -1,5 +1,8 @@
 //! Stopping: by a control event, which keeps its place in the queue, or from outside.
 
+pub(crate) mod listener;
+pub(crate) mod signals;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{Instrument, info};
 
-use super::run::{Item, Phase, Run};
-use super::stops::{Asked, Listener};
-use super::waits::at;
+use crate::consumer::deadline::at;
+use crate::consumer::run::{Item, Phase, Run};
+use crate::consumer::stop::listener::{Asked, Listener};
 use crate::dispatch::dispatcher::Work;
 use crate::engine::Settle;
 use crate::error::error_chain;
@@ -26,11 +29,11 @@ const KEPT_FOR_ALL: TimeDelta = TimeDelta::minutes(10);
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(1);
 
 /// How long a stopped consumer waits for the answer to a claim, and for handlers that were cancelled.
-pub(super) const ANSWER: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 impl Run {
     /// Meets a control event; the earliest one counts.
-    pub(super) fn meet(&mut self, item: Item, control: Control) {
+    pub(crate) fn meet(&mut self, item: Item, control: Control) {
         let for_all = is_for_all(&control);
         if for_all && self.began_after(&item.work) {
             let settle = left_to_others(&item.work);
@@ -68,7 +71,7 @@ impl Run {
 
     /// Goes on with what precedes a control event once all of it is fetched: what gathers for a batch
     /// begins, since nothing can join it, and once everything has begun an `Interrupt` has its turn.
-    pub(super) fn drain_on(&mut self) {
+    pub(crate) fn drain_on(&mut self) {
         let is_begun = self.phase == Phase::Draining && self.drained && self.buffer.is_empty();
         if !is_begun || !self.slots.are_polled() {
             return;
@@ -81,7 +84,7 @@ impl Run {
     }
 
     /// Learns from an answer when this consumer began; the quickest answer tells best.
-    pub(super) fn learn_beginning(&mut self, leased_at: DateTime<Utc>, sent: Instant) {
+    pub(crate) fn learn_beginning(&mut self, leased_at: DateTime<Utc>, sent: Instant) {
         let Ok(since) = TimeDelta::from_std(sent.duration_since(self.started)) else {
             return;
         };
@@ -96,7 +99,7 @@ impl Run {
     }
 
     /// Does what was asked for from outside.
-    pub(super) fn asked(&mut self, asked: Asked, stops: &Listener) {
+    pub(crate) fn asked(&mut self, asked: Asked, stops: &Listener) {
         match asked {
             Asked::ToFinish(reason) => {
                 if matches!(self.phase, Phase::Running | Phase::Draining) {
@@ -141,7 +144,7 @@ impl Run {
     }
 
     /// Cancels what runs; the rest goes back.
-    pub(super) fn cancel(&mut self) {
+    pub(crate) fn cancel(&mut self) {
         self.phase = Phase::Cancelling;
         self.slots.stop();
         self.gives_up = Some(Instant::now() + ANSWER);
@@ -153,7 +156,7 @@ impl Run {
 
     /// Waits no longer: for the answer to a claim while handlers may finish, and for nothing at all
     /// when they were cancelled. What is left behind comes again when its lease ends.
-    pub(super) fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         self.gives_up = None;
         if let Some(leasing) = self.leasing.take() {
             warn!(queue = %self.settings.queue, "a claim is not answered: it is given up");
@@ -170,7 +173,7 @@ impl Run {
         }
     }
 
-    pub(super) fn return_buffer(&mut self) {
+    pub(crate) fn return_buffer(&mut self) {
         let waiting = self.lanes.clear();
         for item in std::mem::take(&mut self.buffer).into_iter().chain(waiting) {
             self.send(item.receipt, Settle::Release, Tally::Returned);
@@ -178,7 +181,7 @@ impl Run {
     }
 
     /// Whether nothing is left to wait for.
-    pub(super) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         let begun = self.buffer.is_empty() && self.lanes.waiting() == 0;
         begun
             && self.tasks.is_empty()
@@ -191,7 +194,7 @@ impl Run {
     }
 
     /// Runs the handlers of the control event, then settles it.
-    pub(super) async fn settle_control(&mut self, stops: &mut Listener) {
+    pub(crate) async fn settle_control(&mut self, stops: &mut Listener) {
         let Some((item, control)) = self.control.take() else {
             return;
         };

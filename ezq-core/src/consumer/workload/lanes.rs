@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::run::Item;
+use crate::consumer::run::Item;
 use crate::engine::{Position, Receipt};
 
 /// The deliveries that wait for another of their key.
-pub(super) struct Lanes {
+pub(crate) struct Lanes {
     lanes: HashMap<Arc<str>, Lane>,
     waiting: usize,
     last: u64,
@@ -30,7 +30,7 @@ struct Lane {
 }
 
 /// What a delivery with a key comes to when it is taken in.
-pub(super) enum Entered {
+pub(crate) enum Entered {
     /// It is its turn.
     Starts(Item),
     Waits,
@@ -40,14 +40,14 @@ pub(super) enum Entered {
 
 /// What happened in a lane.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(crate) struct Step {
     key: Arc<str>,
     number: u64,
     goes_on: bool,
 }
 
 /// What a step comes to.
-pub(super) enum Stepped {
+pub(crate) enum Stepped {
     Nothing,
     Starts(Item),
     /// The lane has ended: whatever still runs in it is to be cancelled, the rest goes back.
@@ -58,7 +58,7 @@ pub(super) enum Stepped {
 }
 
 impl Lanes {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (sender, steps) = mpsc::unbounded_channel();
         Self {
             lanes: HashMap::new(),
@@ -70,7 +70,7 @@ impl Lanes {
     }
 
     /// Takes in a delivery with a key, unless as many wait already as may.
-    pub(super) fn enter(&mut self, key: &str, mut item: Item, most: usize) -> Entered {
+    pub(crate) fn enter(&mut self, key: &str, mut item: Item, most: usize) -> Entered {
         if let Some(lane) = self.lanes.get_mut(key) {
             if lane.closed || self.waiting >= most {
                 lane.closed = true;
@@ -97,7 +97,7 @@ impl Lanes {
     }
 
     /// Whether one of a key is at work.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.lanes.contains_key(key)
     }
 
@@ -112,16 +112,16 @@ impl Lanes {
     }
 
     /// Waits for the next step.
-    pub(super) async fn step(&mut self) -> Option<Step> {
+    pub(crate) async fn step(&mut self) -> Option<Step> {
         self.steps.recv().await
     }
 
     /// The next step, if it has been taken already.
-    pub(super) fn step_taken(&mut self) -> Option<Step> {
+    pub(crate) fn step_taken(&mut self) -> Option<Step> {
         self.steps.try_recv().ok()
     }
 
-    pub(super) fn follow(&mut self, step: Step) -> Stepped {
+    pub(crate) fn follow(&mut self, step: Step) -> Stepped {
         let Step {
             key,
             number,
@@ -157,12 +157,12 @@ impl Lanes {
     }
 
     /// How many deliveries wait for another of their key.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// Gives up all that waits.
-    pub(super) fn clear(&mut self) -> Vec<Item> {
+    pub(crate) fn clear(&mut self) -> Vec<Item> {
         self.waiting = 0;
         self.lanes
             .drain()
@@ -171,7 +171,7 @@ impl Lanes {
     }
 
     /// Gives up what waits and stands after a place. Places rise within a lane.
-    pub(super) fn cut(&mut self, place: &Position) -> Vec<Item> {
+    pub(crate) fn cut(&mut self, place: &Position) -> Vec<Item> {
         let mut cut = Vec::new();
         for lane in self.lanes.values_mut() {
             let kept = lane
@@ -190,7 +190,7 @@ impl Lanes {
 
 /// The right of a delivery to be the one of its key that is at work.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     key: Arc<str>,
     number: u64,
     steps: mpsc::UnboundedSender<Step>,
@@ -199,14 +199,14 @@ pub(super) struct Turn {
 
 impl Turn {
     /// Lets the next of the key start; once.
-    pub(super) fn pass(&mut self) {
+    pub(crate) fn pass(&mut self) {
         if !std::mem::replace(&mut self.passed, true) {
             self.say(true);
         }
     }
 
     /// Ends the lane, also when the turn was passed on: the delivery is not settled after all.
-    pub(super) fn revoke(mut self) {
+    pub(crate) fn revoke(mut self) {
         self.passed = false;
     }
 

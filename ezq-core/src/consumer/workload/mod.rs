@@ -1,12 +1,15 @@
 //! Beginning what was taken in, as far as the concurrency allows.
 
+pub(crate) mod lanes;
+pub(crate) mod task;
+
 use std::sync::{Arc, Mutex};
 
 use tracing::Instrument;
 
-use super::lanes::Stepped;
-use super::run::{Item, Run};
-use super::task::handle;
+use crate::consumer::run::{Item, Run};
+use crate::consumer::workload::lanes::Stepped;
+use crate::consumer::workload::task::handle;
 use crate::dispatch::in_place::{self, Begun};
 use crate::engine::Settle;
 use crate::logging::error;
@@ -28,7 +31,7 @@ impl Run {
     }
 
     /// How many deliveries were begun, but for those that wait for their handlers' limits.
-    pub(super) fn at_work(&self) -> usize {
+    pub(crate) fn at_work(&self) -> usize {
         self.tasks.len().saturating_sub(self.slots.aside())
     }
 
@@ -66,7 +69,7 @@ impl Run {
     }
 
     /// Starts what waits, as far as the concurrency allows; whether to go on soon.
-    pub(super) fn start_tasks(&mut self) -> bool {
+    pub(crate) fn start_tasks(&mut self) -> bool {
         for _ in 0..AT_ONCE {
             // What was started here may have made room for the next of its key.
             while let Some(step) = self.lanes.step_taken() {
@@ -108,12 +111,12 @@ impl Run {
         !self.buffer.is_empty()
     }
 
-    pub(super) fn panicked(&self) {
+    pub(crate) fn panicked(&self) {
         error!(queue = %self.settings.queue, "handling a delivery panicked: it comes again");
     }
 
     /// Gives back what was fetched ahead and waits for too long.
-    pub(super) fn give_back(&mut self) {
+    pub(crate) fn give_back(&mut self) {
         self.window.shrink();
         for item in self
             .buffer
@@ -124,7 +127,7 @@ impl Run {
     }
 
     /// Goes on in a lane, or gives back what is left of it.
-    pub(super) fn go_on(&mut self, stepped: Stepped) {
+    pub(crate) fn go_on(&mut self, stepped: Stepped) {
         match stepped {
             Stepped::Nothing => {}
             Stepped::Starts(item) => self.buffer.push_front(item),

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::intake;
-use super::shutdown::ANSWER;
+use crate::consumer::intake;
+use crate::consumer::stop::ANSWER;
 use crate::delivery::lease::Lease;
 use crate::dispatch::batch_attempt::{self, Member};
 use crate::dispatch::batcher::Means;
@@ -28,23 +28,23 @@ use crate::publish::transaction::Transaction;
 use crate::shared::Shared;
 
 /// A run on the fastest path.
-pub(super) struct Direct {
-    pub(super) app: Arc<Shared>,
-    pub(super) queue: QueueName,
-    pub(super) slots: Arc<Slots>,
+pub(crate) struct Direct {
+    pub(crate) app: Arc<Shared>,
+    pub(crate) queue: QueueName,
+    pub(crate) slots: Arc<Slots>,
     /// Nothing but its token is used: locks hold what the transaction claimed.
-    pub(super) lease: Arc<Lease>,
+    pub(crate) lease: Arc<Lease>,
 }
 
 /// A lease that only a cancellation ends.
-pub(super) fn endless() -> Arc<Lease> {
+pub(crate) fn endless() -> Arc<Lease> {
     Arc::new(Lease::new(Instant::now(), Duration::MAX))
 }
 
 impl Direct {
     /// Claims and handles a batch; how many events were handled, and whether there may be more.
     /// `None` when the leased path is to see what there is.
-    pub(super) async fn run(&self) -> Option<(usize, bool)> {
+    pub(crate) async fn run(&self) -> Option<(usize, bool)> {
         let (means, size) = self.app.dispatcher.sole_batch(&self.queue)?;
         let _turn = match means.turns {
             None => None,

@@ -9,8 +9,8 @@ use futures_util::future::select_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::signals::Signals;
-use super::waits::at;
+use crate::consumer::deadline::at;
+use crate::consumer::stop::signals::Signals;
 use crate::error::Result;
 use crate::logging::warn;
 use crate::observe::report::StopReason;
@@ -21,15 +21,15 @@ const HANDLERS: Duration = Duration::from_millis(500);
 
 /// The ways to stop a consumer that others of the process have in hand.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stops {
-    pub(super) token: Tokens,
-    pub(super) handle: CancellationToken,
-    pub(super) interrupt: CancellationToken,
+pub(crate) struct Stops {
+    pub(crate) token: Tokens,
+    pub(crate) handle: CancellationToken,
+    pub(crate) interrupt: CancellationToken,
 }
 
 /// What a consumer is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// Nothing new starts, what runs may finish.
     ToFinish(StopReason),
     /// What runs is cancelled.
@@ -37,7 +37,7 @@ pub(super) enum Asked {
 }
 
 impl Asked {
-    pub(super) fn reason(self) -> StopReason {
+    pub(crate) fn reason(self) -> StopReason {
         match self {
             Self::ToFinish(reason) | Self::ToCancel(reason) => reason,
         }
@@ -46,7 +46,7 @@ impl Asked {
 
 /// Listens to all of them, across restarts.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     stops: Stops,
     signals: Option<Signals>,
     grace: Option<Duration>,
@@ -59,7 +59,7 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Signals are heard from now on: until then they end the process.
-    pub(super) fn new(stops: Stops, signals: bool, grace: Option<Duration>) -> Result<Self> {
+    pub(crate) fn new(stops: Stops, signals: bool, grace: Option<Duration>) -> Result<Self> {
         let signals = signals.then(Signals::listen).transpose()?;
         Ok(Self {
             stops,
@@ -75,7 +75,7 @@ impl Listener {
     ///
     /// # Cancel safety
     /// Nothing is missed when the future is dropped.
-    pub(super) async fn next(&mut self) -> Asked {
+    pub(crate) async fn next(&mut self) -> Asked {
         if self.cut_off.is_some() {
             return pending().await;
         }
@@ -111,17 +111,17 @@ impl Listener {
     }
 
     /// Why the consumer is to stop, if it is: for where nothing runs yet or any more.
-    pub(super) fn asked(&self) -> Option<StopReason> {
+    pub(crate) fn asked(&self) -> Option<StopReason> {
         self.asked.map(Asked::reason)
     }
 
     /// By when what was cancelled has to be over.
-    pub(super) fn handlers_end(&self) -> Option<Instant> {
+    pub(crate) fn handlers_end(&self) -> Option<Instant> {
         Some(self.cut_off? + HANDLERS)
     }
 
     /// By when the consumer has to be over.
-    pub(super) fn ends(&self) -> Option<Instant> {
+    pub(crate) fn ends(&self) -> Option<Instant> {
         Some(self.cut_off? + CUT_OFF)
     }
 }
@@ -135,15 +135,15 @@ async fn next_signal(signals: Option<&mut Signals>) {
 
 /// Tokens of which any stops a consumer; mostly none or one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tokens(Vec<CancellationToken>);
+pub(crate) struct Tokens(Vec<CancellationToken>);
 
 impl Tokens {
-    pub(super) fn add(&mut self, token: CancellationToken) {
+    pub(crate) fn add(&mut self, token: CancellationToken) {
         self.0.push(token);
     }
 
     /// Waits until one of them fires.
-    pub(super) async fn cancelled(&self) {
+    pub(crate) async fn cancelled(&self) {
         match &self.0[..] {
             [] => pending().await,
             [token] => token.cancelled().await,

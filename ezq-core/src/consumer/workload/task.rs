@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::lanes::Turn;
-use super::lease::Leases;
-use super::outbox::Outbox;
-use super::run::Item;
-use super::settle::{Settling, give_up};
+use crate::consumer::leases::Leases;
+use crate::consumer::run::Item;
+use crate::consumer::settle::outbox::Outbox;
+use crate::consumer::settle::{Settling, give_up};
+use crate::consumer::workload::lanes::Turn;
 use crate::delivery::received::Received;
 use crate::dispatch::slots::Begins;
 use crate::engine::{Receipt, Settle};
@@ -20,7 +20,7 @@ use crate::shared::Shared;
 use crate::text::bounded;
 
 /// Handles one delivery, which begins with the first poll.
-pub(super) async fn handle(
+pub(crate) async fn handle(
     app: Arc<Shared>,
     leases: Arc<Leases>,
     settler: Arc<Outbox>,
@@ -117,7 +117,7 @@ impl Drop for Hold {
 }
 
 /// Hands a settlement on, with the turn of a delivery that is done with.
-pub(super) fn send(
+pub(crate) fn send(
     settler: &Outbox,
     (receipt, turn): (Receipt, Option<Turn>),
     (received, settle): (Option<Arc<Received>>, Settle),

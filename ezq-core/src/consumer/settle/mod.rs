@@ -1,6 +1,8 @@
 //! Settling, batch by batch: fenced by the engine, tried again until it works. While the store fails,
 //! batches wait; what fails by itself is tried again beside them.
 
+pub(crate) mod outbox;
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -10,10 +12,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info};
 
-use super::lanes::Turn;
-use super::lease::Leases;
-use super::outbox::Batches;
 use crate::clock::later;
+use crate::consumer::leases::Leases;
+use crate::consumer::settle::outbox::Batches;
+use crate::consumer::workload::lanes::Turn;
 use crate::delivery::received::Received;
 use crate::dispatch::dispatcher::log_dead_letter;
 use crate::engine::{Engine, MessageId, Receipt, Settle, SettleOutcome};
@@ -32,21 +34,21 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// One delivery to be settled.
 #[derive(Debug)]
-pub(super) struct Settling {
-    pub(super) receipt: Receipt,
+pub(crate) struct Settling {
+    pub(crate) receipt: Receipt,
     /// The delivery, if it was read.
-    pub(super) received: Option<Arc<Received>>,
-    pub(super) settle: Settle,
-    pub(super) tally: Tally,
-    pub(super) since: Instant,
+    pub(crate) received: Option<Arc<Received>>,
+    pub(crate) settle: Settle,
+    pub(crate) tally: Tally,
+    pub(crate) since: Instant,
     /// Of a delivery with an ordering key that is done with.
-    pub(super) turn: Option<Turn>,
+    pub(crate) turn: Option<Turn>,
     /// It was tried to settle it, and the answer may have been lost.
-    pub(super) unanswered: bool,
+    pub(crate) unanswered: bool,
     /// The receipt of the newest try, where it is another than the first.
-    pub(super) tried_as: Option<Receipt>,
+    pub(crate) tried_as: Option<Receipt>,
     /// Where its lease is lost, and this consumer's own claims may have taken it: the newest of these.
-    pub(super) doubt: Option<u64>,
+    pub(crate) doubt: Option<u64>,
 }
 
 impl Settling {
@@ -59,29 +61,29 @@ impl Settling {
 }
 
 /// What the settling task works with.
-pub(super) struct Settler {
-    pub(super) engine: Arc<dyn Engine>,
-    pub(super) services: Arc<Services>,
-    pub(super) queue: QueueName,
-    pub(super) leases: Arc<Leases>,
-    pub(super) counters: Arc<Counters>,
+pub(crate) struct Settler {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) services: Arc<Services>,
+    pub(crate) queue: QueueName,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) counters: Arc<Counters>,
     /// Gone once nobody has the consumer any more.
-    pub(super) observed: Weak<Observed>,
-    pub(super) in_flight: Arc<InFlight>,
+    pub(crate) observed: Weak<Observed>,
+    pub(crate) in_flight: Arc<InFlight>,
     /// How long to go on trying once the consumer has stopped: the leases end then anyway.
-    pub(super) patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// The receipts whose settlement is on its way: a renewal that finds them gone has nothing to say.
 #[derive(Debug, Default)]
-pub(super) struct InFlight(Mutex<HashSet<Receipt>>);
+pub(crate) struct InFlight(Mutex<HashSet<Receipt>>);
 
 impl InFlight {
     fn set(&self) -> std::sync::MutexGuard<'_, HashSet<Receipt>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn contains(&self, receipt: &Receipt) -> bool {
+    pub(crate) fn contains(&self, receipt: &Receipt) -> bool {
         self.set().contains(receipt)
     }
 }
@@ -127,7 +129,7 @@ impl Failures {
 
 impl Settler {
     /// Settles what comes until all senders are gone.
-    pub(super) async fn run(self, mut batches: Batches) {
+    pub(crate) async fn run(self, mut batches: Batches) {
         let settler = Arc::new(self);
         let (closing, mut aside) = (CancellationToken::new(), JoinSet::new());
         let mut give_up = None;
@@ -455,7 +457,7 @@ fn is_for_good(settle: &Settle, error: &Error) -> bool {
 }
 
 /// What a message whose settlement cannot be made becomes instead: a dead letter with these marks.
-pub(super) fn give_up(queue: &QueueName, id: &MessageId, progress: Progress, why: &str) -> Settle {
+pub(crate) fn give_up(queue: &QueueName, id: &MessageId, progress: Progress, why: &str) -> Settle {
     let kind = ReasonKind::Fatal;
     let reason = Reason {
         kind,
