@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::health::ConsumerHealth;
-use crate::consumer::stop::listener::Stops;
+use crate::consumer::stop::listener::StopTokens;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::report::{Counts, Report};
 use crate::observe::status::{ConsumerState, Observed};
@@ -34,7 +34,7 @@ use crate::shared::Shared;
 #[derive(Debug)]
 pub struct ConsumerHandle {
     pub(crate) app: Arc<Shared>,
-    pub(crate) stops: Stops,
+    pub(crate) stops: StopTokens,
     pub(crate) observed: Arc<Observed>,
     pub(crate) task: JoinHandle<Result<Report>>,
 }

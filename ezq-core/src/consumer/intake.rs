@@ -1,20 +1,21 @@
-//! Taking deliveries in: read once, in the order of the queue; what cannot be read is buried.
+//! Taking deliveries in: each is read once, in the order of the queue. What cannot be read becomes a
+//! dead letter.
 
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
-use tracing::{Span, info};
+use tracing::Span;
 
 use crate::clock::EngineClock;
 use crate::codec::codecs::Codecs;
 use crate::codec::wire::Origin;
-use crate::consumer::run::{Item, Phase, Run};
-use crate::consumer::workload::lanes::Entered;
+use crate::consumer::pending::PendingDelivery;
+use crate::consumer::scope::RunScope;
 use crate::delivery::lease::Lease;
 use crate::delivery::received::Received;
 use crate::dispatch::dispatcher::{Work, log_dead_letter};
 use crate::dispatch::slots::Slots;
-use crate::engine::{Delivery, Receipt, Settle};
+use crate::engine::{Delivery, Position, Receipt, Settle};
 use crate::error::{Error, Result, error_chain};
 use crate::event::{Control, End, Interrupt, is_control};
 use crate::message::queue_name::QueueName;
@@ -22,105 +23,81 @@ use crate::message::settlement::{Progress, Reason, ReasonKind};
 use crate::observe::report::Tally;
 use crate::text::bounded;
 
-impl Run {
-    /// Takes in one delivery, in the order of the queue.
-    pub(crate) fn accept(&mut self, delivery: Delivery, sent: Instant) {
-        self.learn_beginning(delivery.leased_at, sent);
-        if self.leases.go_on(&delivery, sent) {
-            let (queue, message_id) = (&self.settings.queue, delivery.receipt.message_id());
-            return info!(%queue, %message_id, "a lease had ended by the store's clock: what is held here goes on");
-        }
-        let position = delivery.position();
-        let lease = Arc::new(Lease::new(sent, self.settings.lease));
-        self.leases.hold(&delivery, &lease);
-        let stops_here = self
-            .control
-            .as_ref()
-            .is_some_and(|(item, _)| position > item.position);
-        if stops_here || matches!(self.phase, Phase::Finishing | Phase::Cancelling) {
-            return self.send(delivery.receipt, Settle::Release, Tally::Returned);
-        }
-        let deliveries = delivery.unsettled_deliveries();
-        if deliveries > self.app.config.max_deliveries {
-            let reason = Reason {
-                kind: ReasonKind::MaxDeliveries,
-                handler: None,
-                error: "delivered too often without being settled: it may kill its workers".into(),
-                attempts: deliveries,
-            };
-            return self.bury(delivery.receipt, reason);
-        }
-        let receipt = delivery.receipt.clone();
-        let (queue, codecs) = (&self.settings.queue, &self.app.services.codecs);
-        if let Some(error) = codecs.unknown(&delivery.headers) {
-            let (id, headers) = (receipt.message_id(), &delivery.headers);
-            let settle = self.app.dispatcher.unread(queue, id, headers, &error);
-            let tally = Tally::of(&settle);
-            return self.send(receipt, settle, tally);
-        }
-        let work = match read(codecs, queue, delivery, lease, &self.slots) {
-            Ok(work) => work,
-            Err(error) => return self.bury_undecodable(receipt, &error),
+/// Reads a delivery, and the control event that it may be. Settles it and returns `None` if no
+/// handler is to see it.
+pub(crate) fn take_in(
+    scope: &RunScope,
+    delivery: Delivery,
+    position: Position,
+    lease: Arc<Lease>,
+) -> Option<(PendingDelivery, Option<Control>)> {
+    let deliveries = delivery.unsettled_deliveries();
+    if deliveries > scope.app.config.max_deliveries {
+        let reason = Reason {
+            kind: ReasonKind::MaxDeliveries,
+            handler: None,
+            error: "delivered too often without being settled: it may kill its workers".into(),
+            attempts: deliveries,
         };
-        let control = control(&work.received);
-        let item = Item {
-            receipt,
-            position,
-            work,
-            turn: None,
-        };
-        match control {
-            Ok(None) => self.line_up(item),
-            Ok(Some(control)) => self.meet(item, control),
-            Err(error) => self.bury_undecodable(item.receipt, &error),
-        }
+        bury(scope, delivery.receipt, reason);
+        return None;
     }
 
-    /// Puts a delivery where it waits for its turn.
-    fn line_up(&mut self, item: Item) {
-        let received = Arc::clone(&item.work.received);
-        let key = received.headers.key();
-        if self.passes_over(&item, key.as_deref()) {
-            return self.send(item.receipt, Settle::Release, Tally::Returned);
-        }
-        let Some(key) = key else {
-            return self.buffer.push_back(item);
-        };
-        let most = self.window.size();
-        match self.lanes.enter(&key, item, most) {
-            Entered::Starts(item) => self.buffer.push_back(item),
-            Entered::Waits => {}
-            Entered::Refused(item) => self.send(item.receipt, Settle::Release, Tally::Returned),
-        }
+    let receipt = delivery.receipt.clone();
+    let queue = &scope.settings.queue;
+    let codecs = &scope.app.services.codecs;
+
+    // Its codec may be known to another version of the application, so the policy for unknown types
+    // decides.
+    if let Some(error) = codecs.unknown(&delivery.headers) {
+        let dispatcher = &scope.app.dispatcher;
+        let settle = dispatcher.unread(queue, receipt.message_id(), &delivery.headers, &error);
+        let tally = Tally::of(&settle);
+        scope.settle_unhandled(receipt, settle, tally);
+        return None;
     }
 
-    fn bury_undecodable(&self, receipt: Receipt, error: &Error) {
-        let error = bounded(&error_chain(error));
-        let kind = ReasonKind::Undecodable;
-        self.bury(
-            receipt,
-            Reason {
-                kind,
-                handler: None,
-                error,
-                attempts: 1,
-            },
-        );
-    }
-
-    fn bury(&self, receipt: Receipt, reason: Reason) {
-        log_dead_letter(&self.settings.queue, receipt.message_id(), None, &reason);
-        let (progress, outgoing) = (Progress::default(), Vec::new());
-        let settle = Settle::DeadLetter {
-            reason,
-            progress,
-            outgoing,
-        };
-        self.send(receipt, settle, Tally::DeadLettered);
-    }
+    let read = read(codecs, queue, delivery, lease, &scope.slots)
+        .and_then(|work| control(&work.received).map(|control| (work, control)));
+    let (work, control) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            bury_undecodable(scope, receipt, &error);
+            return None;
+        }
+    };
+    let pending = PendingDelivery {
+        receipt,
+        position,
+        work,
+        lane: None,
+    };
+    Some((pending, control))
 }
 
-/// Reads a delivery.
+fn bury_undecodable(scope: &RunScope, receipt: Receipt, error: &Error) {
+    let reason = Reason {
+        kind: ReasonKind::Undecodable,
+        handler: None,
+        error: bounded(&error_chain(error)),
+        attempts: 1,
+    };
+    bury(scope, receipt, reason);
+}
+
+/// Moves a delivery to the dead letters before a handler ran.
+fn bury(scope: &RunScope, receipt: Receipt, reason: Reason) {
+    log_dead_letter(&scope.settings.queue, receipt.message_id(), None, &reason);
+
+    let settle = Settle::DeadLetter {
+        reason,
+        progress: Progress::default(),
+        outgoing: Vec::new(),
+    };
+    scope.settle_unhandled(receipt, settle, Tally::DeadLettered);
+}
+
+/// Reads the body of a delivery.
 pub(crate) fn read(
     codecs: &Codecs,
     queue: &QueueName,
@@ -129,20 +106,15 @@ pub(crate) fn read(
     slots: &Arc<Slots>,
 ) -> Result<Work> {
     let receipt = delivery.receipt;
-    let message_id = receipt.message_id();
-    let Delivery {
-        enqueued_at,
-        ref headers,
-        ..
-    } = delivery;
     let origin = Origin {
         queue,
-        message_id,
-        enqueued_at,
-        headers,
+        message_id: receipt.message_id(),
+        enqueued_at: delivery.enqueued_at,
+        headers: &delivery.headers,
     };
     let envelope = codecs.read(&delivery.body, origin)?;
-    let received = Arc::new(Received {
+
+    let received = Received {
         envelope,
         queue: queue.clone(),
         receipt,
@@ -151,13 +123,13 @@ pub(crate) fn read(
         enqueued_at: delivery.enqueued_at,
         lease,
         parent: Span::none(),
-    });
+    };
     let clock = EngineClock {
         at: delivery.leased_at,
         read: Instant::now(),
     };
     Ok(Work {
-        received,
+        received: Arc::new(received),
         clock,
         slots: Arc::clone(slots),
         suspect: Mutex::default(),
@@ -169,14 +141,11 @@ fn control(received: &Received) -> Result<Option<Control>> {
     if !is_control(received.envelope.event_type()) {
         return Ok(None);
     }
+
     if received.is::<End>() {
-        return received
-            .envelope
-            .decode()
-            .map(|end| Some(Control::End(end)));
+        let end = received.envelope.decode()?;
+        return Ok(Some(Control::End(end)));
     }
-    received
-        .envelope
-        .decode::<Interrupt>()
-        .map(|_| Some(Control::Interrupt))
+    received.envelope.decode::<Interrupt>()?;
+    Ok(Some(Control::Interrupt))
 }

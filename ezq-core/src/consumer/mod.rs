@@ -2,13 +2,17 @@
 //!
 //! It is the only place that knows both an engine and the dispatcher.
 
-mod deadline;
+mod coordinator;
 mod fetcher;
 mod handle;
 mod intake;
 mod leases;
+mod pending;
 mod prepare;
+mod renewer;
 mod run;
+mod scope;
+mod settings;
 mod settle;
 mod stop;
 mod warnings;
@@ -24,7 +28,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::consumer::stop::listener::{Listener, Stops, Tokens};
+use crate::consumer::settings::Settings;
+use crate::consumer::stop::listener::{StopListener, StopTokens, Tokens};
 
 use crate::observe::report::Report;
 use crate::observe::status::{Observed, Watched};
@@ -118,21 +123,21 @@ impl Consumer {
         self
     }
 
-    /// Stops when a token fires: nothing more is fetched, running handlers finish. Said again, it
+    /// StopTokens when a token fires: nothing more is fetched, running handlers finish. Said again, it
     /// stops when any of the tokens does.
     pub fn stop_on(mut self, token: CancellationToken) -> Self {
         self.tokens.add(token);
         self
     }
 
-    /// Stops on SIGINT and SIGTERM as on a token; a second signal interrupts. Signals are heard from
+    /// StopTokens on SIGINT and SIGTERM as on a token; a second signal interrupts. Signals are heard from
     /// when it starts until it has ended, also while it waits to [start again](Self::restart).
     pub fn stop_on_signals(mut self) -> Self {
         self.signals = true;
         self
     }
 
-    /// Stops when nothing is due, handled or unsettled any more.
+    /// StopTokens when nothing is due, handled or unsettled any more.
     pub fn until_idle(mut self) -> Self {
         self.until_idle = true;
         self
@@ -218,27 +223,31 @@ impl Consumer {
 
     /// From here on it is told of. It is watched before its task has its first turn, since it may
     /// never have one.
-    fn begin(&self) -> (Stops, Watched) {
+    fn begin(&self) -> (StopTokens, Watched) {
         let observed = Arc::new(Observed::new(self.queue.as_ref().ok()));
         self.app.note(&observed);
         (
-            Stops {
-                token: self.tokens.clone(),
-                ..Stops::default()
+            StopTokens {
+                given: self.tokens.clone(),
+                ..StopTokens::default()
             },
             Watched(observed),
         )
     }
 
-    async fn run_with(self, stops: Stops, watched: Watched) -> Result<Report> {
+    async fn run_with(self, stops: StopTokens, watched: Watched) -> Result<Report> {
         let result = self.run_again_and_again(stops, &watched.0).await;
         watched.0.ended(&result);
         result
     }
 
-    async fn run_again_and_again(self, stops: Stops, observed: &Arc<Observed>) -> Result<Report> {
+    async fn run_again_and_again(
+        self,
+        stops: StopTokens,
+        observed: &Arc<Observed>,
+    ) -> Result<Report> {
         let settings = self.settings()?;
-        let mut stops = Listener::new(stops, self.signals, self.grace)?;
+        let mut stops = StopListener::new(stops, self.signals, self.grace)?;
         let (restart, app) = (self.restart, self.app);
         let (began, mut failures) = (Instant::now(), 0);
         loop {
@@ -270,12 +279,12 @@ impl Consumer {
             let pause = pause(pauses, failures, &why);
             error!(queue = %settings.queue, error = why, ?pause, "consumer failed and starts again");
             observed.restarts_after(&failure);
-            let reason = match stops.asked() {
+            let reason = match stops.requested() {
                 // It failed while it stopped.
                 Some(reason) => reason,
                 None => tokio::select! {
                     () = sleep(pause) => continue,
-                    asked = stops.next() => asked.reason(),
+                    request = stops.next() => request.reason(),
                 },
             };
             let counts = observed.counters.counts();
@@ -287,7 +296,7 @@ impl Consumer {
         }
     }
 
-    fn settings(&self) -> Result<run::Settings> {
+    fn settings(&self) -> Result<Settings> {
         let queue = self.queue.as_ref().map_err(Error::without_source)?.clone();
         let wrong = |why: &str| Err(Error::new(ErrorKind::Configuration, why));
         if self.concurrency == 0 {
@@ -305,7 +314,7 @@ impl Consumer {
         } else {
             None
         };
-        Ok(run::Settings {
+        Ok(Settings {
             engine,
             queue,
             concurrency: self.concurrency,

@@ -1,49 +1,56 @@
-//! Before a consumer runs: its queue, a place for its schedules, its subscriptions and its wake-ups.
+//! Preparing a run: the queue, the table of schedules, the subscriptions and the wake-ups.
 
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::info;
 
-use crate::consumer::run::Settings;
+use crate::consumer::fetcher::wakeups::Wakeups;
+use crate::consumer::settings::Settings;
 use crate::error::{Result, error_chain};
 use crate::event::pattern::Pattern;
 use crate::logging::warn;
 use crate::shared::Shared;
 
-/// The engine's wake-ups, if it has any.
-pub(crate) type Wakeups = Option<watch::Receiver<u64>>;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes sure of the queue, its subscriptions and its wake-ups; waits for a database that is briefly
-/// unreachable. The flag is true if asking for wake-ups failed.
+/// unreachable.
 ///
 /// # Cancel safety
-/// Dropping it leaves it open how far it came; it can be begun again.
-pub(crate) async fn prepare(app: &Shared, settings: &Settings) -> Result<(Wakeups, bool)> {
-    let mut pause = Duration::from_millis(100);
+/// Dropping it leaves open how far it came. It can be begun again.
+pub(crate) async fn prepare(app: &Shared, settings: &Settings) -> Result<Wakeups> {
+    let queue = &settings.queue;
+
+    // What passes by itself is tried again; what does not pass is the caller's to see.
+    let mut pause = FIRST_PAUSE;
     while let Err(error) = set_up(app, settings).await {
         if !error.is_transient() {
             return Err(error);
         }
-        warn!(queue = %settings.queue, error = %error_chain(&error), "cannot start yet");
+        warn!(%queue, error = %error_chain(&error), "cannot start yet");
         sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    Ok(match settings.engine.wakeups(&settings.queue).await {
-        Ok(wakeups) => (wakeups, false),
+
+    Ok(match settings.engine.wakeups(queue).await {
+        Ok(wakeups) => Wakeups::new(wakeups),
         Err(error) => {
-            warn!(queue = %settings.queue, error = %error_chain(&error), "no wake-ups yet, polling");
-            (None, true)
+            warn!(%queue, error = %error_chain(&error), "no wake-ups yet, polling");
+            Wakeups::failed()
         }
     })
 }
 
 async fn set_up(app: &Shared, settings: &Settings) -> Result<()> {
     settings.engine.ensure_queue(&settings.queue).await?;
+
+    // A consumer that runs until its queue is idle fires no schedules.
     if !settings.until_idle {
         app.ready_to_schedule().await?;
     }
+
     let Some(patterns) = &settings.subscribe else {
         return Ok(());
     };

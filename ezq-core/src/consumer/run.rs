@@ -1,268 +1,197 @@
-//! The coordinator of one consumer: one fetch at a time, a bounded buffer, and deliveries that are
-//! done at once or go on in a task each.
-//!
-//! Invariants: what is fetched is held in the lease table until it is settled, given back or lost;
-//! at most the window is held unhandled, and as much again that waits for another of its ordering
-//! key; after a stop was decided nothing new starts, but for what stood before an `End`.
+//! One run of a consumer, from the queue that is made sure of to the report.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use tokio::task::{AbortHandle, JoinHandle, JoinSet, yield_now};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info};
 
 use crate::clock::later;
-use crate::consumer::deadline::{at, changed};
-use crate::consumer::fetcher::Fetched;
-use crate::consumer::fetcher::pace::Pace;
-use crate::consumer::fetcher::transactional::endless;
-use crate::consumer::fetcher::walk::Crowd;
+use crate::consumer::coordinator::Coordinator;
 use crate::consumer::fetcher::window::Window;
-use crate::consumer::leases::{Leases, Renewer};
-use crate::consumer::prepare::{Wakeups, prepare};
-use crate::consumer::settle::outbox::{Outbox, outbox};
-use crate::consumer::settle::{InFlight, Settler};
-use crate::consumer::stop::listener::Listener;
-use crate::consumer::warnings::warn_of_doubts;
-use crate::consumer::workload::lanes::{Lanes, Turn};
-use crate::consumer::workload::task::send;
-use crate::delivery::lease::Lease;
-use crate::dispatch::dispatcher::Work;
+use crate::consumer::leases::Leases;
+use crate::consumer::prepare::prepare;
+use crate::consumer::renewer::Renewer;
+use crate::consumer::scope::RunScope;
+use crate::consumer::settings::Settings;
+use crate::consumer::settle::Settler;
+use crate::consumer::settle::batch::BatchSettler;
+use crate::consumer::settle::in_flight::InFlight;
+use crate::consumer::settle::outbox::{Batches, outbox};
+
+use crate::consumer::stop::listener::StopListener;
+use crate::consumer::warnings::warn_of_mistakes;
 use crate::dispatch::slots::Slots;
-use crate::engine::{Engine, Position, Receipt, Settle};
+use crate::engine::Receipt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Control;
-use crate::event::pattern::Pattern;
 use crate::logging::warn;
-use crate::message::queue_name::QueueName;
-use crate::observe::report::{Counters, Report, StopReason, Tally};
+use crate::observe::report::{Report, StopReason, Tally};
 use crate::observe::status::Observed;
 use crate::shared::Shared;
 
-/// How long to go on settling once the consumer has stopped: no longer than the leases, and no longer
-/// than anyone would wait.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What one run is told.
-#[derive(Clone)]
-pub(crate) struct Settings {
-    pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) queue: QueueName,
-    pub(crate) concurrency: usize,
-    pub(crate) lease: Duration,
-    pub(crate) until_idle: bool,
-    /// What to subscribe the queue to, if it is to be.
-    pub(crate) subscribe: Option<Vec<Pattern>>,
-}
-
-/// A delivery that waits for its turn.
-pub(crate) struct Item {
-    pub(crate) receipt: Receipt,
-    pub(crate) position: Position,
-    pub(crate) work: Work,
-    /// Of a delivery with an ordering key, while it is the one of its key that is at work.
-    pub(crate) turn: Option<Turn>,
-}
-
-/// How far a stop has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    Running,
-    /// What precedes an `End` is handled; then the consumer stops.
-    Draining,
-    /// Nothing new starts; what runs may finish.
-    Finishing,
-    /// What runs is cancelled.
-    Cancelling,
-}
-
-/// One consumer at work.
-pub(crate) struct Run {
-    pub(crate) app: Arc<Shared>,
-    pub(crate) settings: Settings,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) observed: Arc<Observed>,
-    pub(crate) leases: Arc<Leases>,
-    pub(crate) settler: Arc<Outbox>,
-    pub(crate) tasks: JoinSet<()>,
-    pub(crate) slots: Arc<Slots>,
-    pub(crate) buffer: VecDeque<Item>,
-    /// The fetch by lease that has not come yet.
-    pub(crate) leasing: Option<AbortHandle>,
-    /// How many deliveries of the newest fetch are not taken in yet.
-    pub(crate) incoming: usize,
-    pub(crate) lanes: Lanes,
-    pub(crate) crowd: Crowd,
-    /// The fetch under way, if there is one.
-    pub(crate) fetch: JoinSet<Fetched>,
-    pub(crate) window: Window,
-    /// How many may wait for batches, beside those that are handled.
-    pub(crate) batch_room: usize,
-    /// What cancels a batch that is claimed and handled in one transaction.
-    pub(crate) direct: Arc<Lease>,
-    /// The newest fetch found as much as it asked for.
-    pub(crate) backlog: bool,
-    pub(crate) pace: Pace,
-    pub(crate) phase: Phase,
-    pub(crate) reason: StopReason,
-    /// When an `End` has what still runs cancelled.
-    pub(crate) deadline: Option<Instant>,
-    /// When what does not end is left behind.
-    pub(crate) gives_up: Option<Instant>,
-    /// The control event that stops this run, kept leased until the end unless it is for all.
-    pub(crate) control: Option<(Item, Control)>,
-    /// Nothing is left before the `End`.
-    pub(crate) drained: bool,
-    pub(crate) started: Instant,
-    /// The same on the engine's clock, or a little later: an answer of the engine was read at an
-    /// unknown time after it was asked for.
-    pub(crate) began: Option<DateTime<Utc>>,
-    pub(crate) failing: bool,
-    pub(crate) wakeups: Wakeups,
-    /// Asking for wake-ups failed: it is tried again.
-    pub(crate) deaf: bool,
-}
+/// How long to go on settling once the consumer has stopped, unless the leases end before: nobody
+/// would wait for longer.
+const SETTLING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a consumer until it is stopped.
 pub(crate) async fn run(
     app: Arc<Shared>,
     settings: Settings,
-    stops: &mut Listener,
-    observed: Arc<Observed>,
+    stops: &mut StopListener,
+    status: Arc<Observed>,
 ) -> Result<Report> {
-    let counters = Arc::clone(&observed.counters);
     let started = Instant::now();
-    let (wakeups, deaf) = tokio::select! {
+    let wakeups = tokio::select! {
         prepared = prepare(&app, &settings) => prepared?,
-        asked = stops.next() => {
-            let (reason, counts) = (asked.reason(), counters.counts());
-            return Ok(Report { reason, counts, elapsed: started.elapsed() });
-        }
+        // Asked to stop while the database is unreachable: nothing has begun.
+        request = stops.next() => return Ok(report(request.reason(), &status, started)),
     };
-    let leases = Arc::new(Leases::new(settings.lease));
-    let in_flight = Arc::new(InFlight::default());
-    let (settler, batches) = outbox(app.config.settle_batch, app.config.settle_max_age);
-    let settling = Settler {
-        engine: Arc::clone(&settings.engine),
-        services: Arc::clone(&app.services),
-        queue: settings.queue.clone(),
-        leases: Arc::clone(&leases),
-        counters: Arc::clone(&counters),
-        observed: Arc::downgrade(&observed),
-        in_flight: Arc::clone(&in_flight),
-        patience: settings.lease.min(PATIENCE),
-    };
-    let mut background = JoinSet::new();
-    // All tasks of a consumer end with it, and log in the span that it was started in.
-    let mut settling = tokio::spawn(settling.run(batches).in_current_span());
-    let renewer = Renewer {
-        leases: Arc::clone(&leases),
-        engine: Arc::clone(&settings.engine),
-        queue: settings.queue.clone(),
-        observed: Arc::downgrade(&observed),
-        settling: move |receipt: &Receipt| in_flight.contains(receipt),
-    };
-    background.spawn(renewer.run().in_current_span());
-    if !settings.until_idle && !app.schedules.planned.is_empty() {
-        background.spawn(Arc::clone(&app).keep_schedules().in_current_span());
-    }
-    let pace = Pace::of(&app.config, wakeups.is_some());
-    info!(
-        queue = %settings.queue,
-        engine = settings.engine.capabilities().name,
-        concurrency = settings.concurrency,
-        handlers = ?app.dispatcher.registry.of(&settings.queue).iter().map(|h| h.name.as_str()).collect::<Vec<_>>(),
-        "consumer started"
-    );
-    warn_of_doubts(&app, &settings.queue, settings.subscribe.is_some());
+
     let window = Window::new(settings.concurrency);
-    let limited = app.dispatcher.limited(&settings.queue, window.least());
-    let slots = Arc::new(Slots::of(settings.concurrency, limited));
-    let batch_room = app.dispatcher.batch_room(&settings.queue);
-    let mut run = Run {
-        app,
-        settings,
-        counters: Arc::clone(&counters),
-        observed,
-        leases,
-        settler,
-        tasks: JoinSet::new(),
-        slots,
-        buffer: VecDeque::new(),
-        leasing: None,
-        incoming: 0,
-        lanes: Lanes::new(),
-        crowd: Crowd::default(),
-        fetch: JoinSet::new(),
-        window,
-        batch_room,
-        direct: endless(),
-        backlog: false,
-        pace,
-        phase: Phase::Running,
-        reason: StopReason::Idle,
-        deadline: None,
-        gives_up: None,
-        control: None,
-        drained: false,
-        started,
-        began: None,
-        failing: false,
-        wakeups,
-        deaf,
-    };
-    run.crowd = Crowd::new(run.looks_past());
+    let (scope, batches) = share(app, settings, &status, &window);
+    let leases = Arc::clone(&scope.leases);
+    let queue = scope.settings.queue.clone();
+    let patience = patience(&scope.settings);
+
+    let (mut settling, mut background) = start_tasks(&scope, batches, &status);
+    announce(&scope);
+
+    // The scope moves: the settling task ends when the coordinator and all handlers are gone.
+    let mut coordinator = Coordinator::new(scope, Arc::clone(&status), wakeups, window, started);
     tokio::select! {
-        () = run.drive(stops) => {}
+        () = coordinator.drive(stops) => {}
         // Neither ends before the consumer, unless the engine panicked.
         _ = &mut settling => return Err(broken("settling")),
         _ = background.join_next() => return Err(broken("renewing leases or keeping the time")),
     }
-    run.settle_control(stops).await;
-    let (queue, reason, leases) = (
-        run.settings.queue.clone(),
-        run.reason,
-        Arc::clone(&run.leases),
-    );
-    let patience = run.settings.lease.min(PATIENCE);
-    drop(run);
+    coordinator.stop.settle_control(stops).await;
+    let reason = coordinator.stop.reason();
+    drop(coordinator);
+
+    // Leases are renewed until everything is settled.
     if let Err(why) = settle_the_rest(settling, stops, patience).await {
         warn!(%queue, why, "not all is settled: what is left comes again");
     }
-    (0..leases.abandon()).for_each(|_| counters.add(Tally::Lost));
+    abandon(&leases, &status);
     drop(background);
-    let report = Report {
-        reason,
-        counts: counters.counts(),
-        elapsed: started.elapsed(),
-    };
+
+    let report = report(reason, &status, started);
     info!(%queue, "consumer {report}");
     Ok(report)
 }
 
-fn broken(what: &str) -> Error {
-    let text = format!("the engine panicked while {what}: the leased events will come again");
-    Error::new(ErrorKind::Engine, text)
+fn report(reason: StopReason, status: &Observed, started: Instant) -> Report {
+    Report {
+        reason,
+        counts: status.counters.counts(),
+        elapsed: started.elapsed(),
+    }
+}
+
+/// What the parts of the run share, and the receiving end of its outbox.
+fn share(
+    app: Arc<Shared>,
+    settings: Settings,
+    status: &Observed,
+    window: &Window,
+) -> (Arc<RunScope>, Batches) {
+    let (outbox, batches) = outbox(app.config.settle_batch, app.config.settle_max_age);
+    let limited = app.dispatcher.limited(&settings.queue, window.least());
+    let scope = RunScope {
+        counters: Arc::clone(&status.counters),
+        leases: Arc::new(Leases::new(settings.lease)),
+        outbox,
+        slots: Arc::new(Slots::of(settings.concurrency, limited)),
+        batch_room: app.dispatcher.batch_room(&settings.queue),
+        app,
+        settings,
+    };
+    (Arc::new(scope), batches)
+}
+
+/// For how long settling is tried after the end. Once the leases have ended it is of no use.
+fn patience(settings: &Settings) -> Duration {
+    settings.lease.min(SETTLING_PATIENCE)
+}
+
+/// Starts the settling task, and those that renew leases and keep the schedules. All of them end
+/// with the consumer, and log in the span in which it was started.
+fn start_tasks(
+    scope: &Arc<RunScope>,
+    batches: Batches,
+    status: &Arc<Observed>,
+) -> (JoinHandle<()>, JoinSet<()>) {
+    let settings = &scope.settings;
+    let in_flight = Arc::new(InFlight::default());
+    // The settler must not keep the outbox open, nor the status alive.
+    let status: Weak<Observed> = Arc::downgrade(status);
+
+    let batch_settler = BatchSettler {
+        engine: Arc::clone(&settings.engine),
+        services: Arc::clone(&scope.app.services),
+        queue: settings.queue.clone(),
+        leases: Arc::clone(&scope.leases),
+        counters: Arc::clone(&scope.counters),
+        status: Weak::clone(&status),
+        in_flight: Arc::clone(&in_flight),
+    };
+    let settler = Settler {
+        batches: batch_settler,
+        patience: patience(settings),
+    };
+    let settling = tokio::spawn(settler.run(batches).in_current_span());
+
+    let renewer = Renewer {
+        leases: Arc::clone(&scope.leases),
+        engine: Arc::clone(&settings.engine),
+        queue: settings.queue.clone(),
+        status,
+        is_in_flight: move |receipt: &Receipt| in_flight.contains(receipt),
+    };
+    let mut background = JoinSet::new();
+    background.spawn(renewer.run().in_current_span());
+
+    if !settings.until_idle && !scope.app.schedules.planned.is_empty() {
+        let schedules = Arc::clone(&scope.app).keep_schedules();
+        background.spawn(schedules.in_current_span());
+    }
+    (settling, background)
+}
+
+/// Logs that the consumer runs, and what looks like a mistake.
+fn announce(scope: &RunScope) {
+    let settings = &scope.settings;
+    let handlers = scope.app.dispatcher.registry.of(&settings.queue);
+    info!(
+        queue = %settings.queue,
+        engine = settings.engine.capabilities().name,
+        concurrency = settings.concurrency,
+        handlers = ?handlers.iter().map(|handler| handler.name.as_str()).collect::<Vec<_>>(),
+        "consumer started"
+    );
+    warn_of_mistakes(&scope.app, &settings.queue, settings.subscribe.is_some());
 }
 
 /// Waits until everything is settled, or it is time to leave the rest to whoever leases it next.
 async fn settle_the_rest(
     mut settling: JoinHandle<()>,
-    stops: &mut Listener,
+    stops: &mut StopListener,
     patience: Duration,
 ) -> Result<(), &'static str> {
     // The settling task itself gives up what fails; this is for a store that does not answer.
     let silent = later(Instant::now(), patience * 2);
     loop {
-        let ends = stops.ends().map_or(silent, |ends| ends.min(silent));
+        let deadline = stops
+            .consumer_deadline()
+            .map_or(silent, |deadline| deadline.min(silent));
         tokio::select! {
+            // Success wins over a deadline that passes at the same moment.
             biased;
             ended = &mut settling => return ended.map_err(|_| "the settling task failed"),
+            // A request to cancel sets an earlier deadline.
             _ = stops.next() => {}
-            () = sleep_until(ends) => {
+            () = sleep_until(deadline) => {
                 settling.abort();
                 return Err("the store does not settle it in time");
             }
@@ -270,73 +199,14 @@ async fn settle_the_rest(
     }
 }
 
-impl Run {
-    async fn drive(&mut self, stops: &mut Listener) {
-        let (leases, slots) = (Arc::clone(&self.leases), Arc::clone(&self.slots));
-        loop {
-            self.look_at_limits();
-            // While what came is handled, the next is fetched.
-            self.start_fetch();
-            let is_more = self.start_tasks();
-            self.drain_on();
-            self.observed.runs(self.phase != Phase::Running);
-            if self.is_finished() {
-                return;
-            }
-            self.start_fetch();
-            let waits = self.fetch.is_empty() && self.wants_more();
-            let crowded = self.buffer.len() > self.window.least() && self.phase == Phase::Running;
-            let draining = self.phase == Phase::Draining;
-            let limited = !self.slots.limited.is_empty();
-            tokio::select! {
-                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
-                    if let Err(error) = ended && error.is_panic() {
-                        self.panicked();
-                    }
-                    if self.settings.until_idle && self.tasks.is_empty() {
-                        self.pace.soon(Duration::from_millis(2));
-                    }
-                }
-                Some(fetched) = self.fetch.join_next(), if !self.fetch.is_empty() => {
-                    match fetched {
-                        Ok(fetched) => self.fetched(fetched).await,
-                        // It was given up.
-                        Err(error) if error.is_cancelled() => self.leasing = None,
-                        Err(_) => {
-                            self.fetched(Fetched::panicked()).await;
-                            self.leases.took_in_all();
-                        }
-                    }
-                }
-                () = yield_now(), if is_more => {}
-                () = sleep_until(self.window.due()), if crowded => self.give_back(),
-                () = sleep_until(self.pace.next()), if waits => {}
-                () = leases.freed(), if self.is_full() || !self.crowd.has_returned() => {}
-                () = leases.renewal(), if !leases.are_renewed() => {}
-                // What was parked makes room; what has begun may be what a control event waits for.
-                () = slots.changed(), if draining || limited || !self.buffer.is_empty() => {}
-                () = at(self.crowd.due(waits)) => self.pace.now(),
-                // More of a key can be claimed once all that is held of it is settled.
-                () = leases.key_freed(), if waits => self.pace.now(),
-                Some(step) = self.lanes.step() => {
-                    let stepped = self.lanes.follow(step);
-                    self.go_on(stepped);
-                }
-                woken = changed(&mut self.wakeups), if waits => {
-                    if woken { self.pace.now() } else { self.wakeups = None }
-                }
-                asked = stops.next() => self.asked(asked, stops),
-                () = at(self.deadline), if self.phase != Phase::Cancelling => {
-                    warn!(queue = %self.settings.queue, "time is up: running handlers are cancelled");
-                    self.cancel();
-                }
-                // The store does not answer, or a handler does not yield.
-                () = at(self.gives_up) => self.give_up(),
-            }
-        }
+/// Counts what is left unsettled as lost: it comes again when its leases end.
+fn abandon(leases: &Leases, status: &Observed) {
+    for _ in 0..leases.abandon() {
+        status.counters.add(Tally::Lost);
     }
+}
 
-    pub(crate) fn send(&self, receipt: Receipt, settle: Settle, tally: Tally) {
-        send(&self.settler, (receipt, None), (None, settle), tally);
-    }
+fn broken(what: &str) -> Error {
+    let text = format!("the engine panicked while {what}: the leased events will come again");
+    Error::new(ErrorKind::Engine, text)
 }

@@ -11,7 +11,7 @@ use crate::message::queue_name::QueueName;
 use crate::shared::Shared;
 
 /// Warns of what keeps the consumer of a queue from handling anything.
-pub(crate) fn warn_of_doubts(app: &Shared, queue: &QueueName, subscribes: bool) {
+pub(crate) fn warn_of_mistakes(app: &Shared, queue: &QueueName, subscribes: bool) {
     let registry = &app.dispatcher.registry;
     let handlers = registry.of(queue);
     if handlers.iter().all(|handler| handler.takes_control()) {

@@ -1,332 +1,283 @@
-//! Fetching: one request at a time, sized by what there is room for.
+//! Fetching: one claim at a time, sized by what there is room for.
+//!
+//! Two exceptions: while the deliveries of a full claim are read, the next claim is on its way
+//! already. And batches that are claimed inside their handler's transaction run two at a time, see
+//! [`transactional`].
 
+pub(crate) mod claim;
 pub(crate) mod pace;
 pub(crate) mod transactional;
+pub(crate) mod wakeups;
 pub(crate) mod walk;
 pub(crate) mod window;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::task::yield_now;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
-use tracing::{Instrument, debug, debug_span, info};
+use tracing::{Instrument, debug, info};
 
+use crate::consumer::fetcher::claim::{Answer, Claim, Fetched};
 use crate::consumer::fetcher::pace::Pace;
-use crate::consumer::fetcher::transactional::Direct;
-use crate::consumer::fetcher::walk::Look;
-use crate::consumer::prepare::Wakeups;
-use crate::consumer::run::{Phase, Run};
-use crate::engine::{Delivery, LeaseRequest, Leased};
-use crate::error::{Error, ErrorKind, Result, error_chain};
-use crate::event::Control;
+use crate::consumer::fetcher::transactional::{TransactionalBatch, endless_lease};
+use crate::consumer::fetcher::wakeups::Wakeups;
+use crate::consumer::fetcher::walk::{BusyHandlers, can_walk};
+use crate::consumer::fetcher::window::Window;
+use crate::consumer::scope::RunScope;
+use crate::consumer::stop::{Phase, Stop};
+use crate::consumer::workload::Workload;
+use crate::delivery::lease::Lease;
+use crate::engine::{LeaseRequest, Leased};
+use crate::error::{Error, Result, error_chain};
 use crate::logging::{error, warn};
 use crate::observe::report::Tally;
+use crate::observe::status::Observed;
 
 /// How many batches are claimed and handled in transactions at once: one works while the other
-/// commits. No leased fetch runs beside them.
-const DIRECT: usize = 2;
+/// commits. No leased claim runs beside them.
+const TRANSACTIONAL_BATCHES: usize = 2;
 
-/// What a fetch came to.
-pub(crate) enum Fetched {
-    Leased(Box<Answer>),
-    /// A batch was claimed and handled in one transaction, or is to be leased.
-    Direct(Option<(usize, bool)>),
+/// What fetches for one consumer.
+pub(crate) struct Fetcher {
+    scope: Arc<RunScope>,
+    status: Arc<Observed>,
+    /// The claims and transactional batches under way.
+    pub(crate) requests: JoinSet<Fetched>,
+    /// The claim that is not answered yet.
+    claiming: Option<AbortHandle>,
+    /// How many deliveries of the newest claim are not taken in yet.
+    incoming: usize,
+    pub(crate) window: Window,
+    pub(crate) pace: Pace,
+    pub(crate) wakeups: Wakeups,
+    pub(crate) busy: BusyHandlers,
+    /// Cancels the batches that are handled in transactions.
+    transactional: Arc<Lease>,
+    /// The newest fetch found as much as it asked for.
+    has_backlog: bool,
+    /// The newest claim failed.
+    is_failing: bool,
 }
 
-/// What came of asking for deliveries.
-pub(crate) struct Answer {
-    result: Result<Leased>,
-    sent: Instant,
-    full: bool,
-    /// Everything fetched before was settled when this was sent.
-    settled: bool,
-    /// No delivery with an ordering key was held when this was sent: none held up what may have
-    /// followed it.
-    keyless: bool,
-    /// Sent while deliveries that came before were not taken in yet.
-    early: bool,
-    /// How it looked at the queue, and whether all that was given back for want of room was in its
-    /// place then.
-    look: Look,
-    returned: bool,
-    /// Its number among the claims.
-    number: u64,
-    /// What came of creating the queue again, where it was gone.
-    created: Option<Result<()>>,
-    /// What came of asking for wake-ups once more, where that had failed.
-    wakeups: Option<Wakeups>,
-}
-
-impl Fetched {
-    /// The engine panicked.
-    pub(crate) fn panicked() -> Self {
-        let result = Err(Error::new(
-            ErrorKind::Engine,
-            "the engine panicked while claiming",
-        ));
-        Self::Leased(Box::new(Answer::new(result, Instant::now())))
-    }
-}
-
-impl Answer {
-    fn new(result: Result<Leased>, sent: Instant) -> Self {
-        let (full, settled, keyless, early) = (false, false, false, false);
-        let (look, returned, number) = (Look::Front, false, 0);
-        let (created, wakeups) = (None, None);
+impl Fetcher {
+    pub(crate) fn new(
+        scope: Arc<RunScope>,
+        status: Arc<Observed>,
+        wakeups: Wakeups,
+        window: Window,
+    ) -> Self {
         Self {
-            result,
-            sent,
-            full,
-            settled,
-            keyless,
-            early,
-            look,
-            returned,
-            number,
-            created,
+            requests: JoinSet::new(),
+            claiming: None,
+            incoming: 0,
+            window,
+            pace: Pace::of(&scope.app.config, wakeups.exist()),
             wakeups,
+            busy: BusyHandlers::new(can_walk(&scope)),
+            transactional: endless_lease(),
+            has_backlog: false,
+            is_failing: false,
+            scope,
+            status,
         }
     }
-}
 
-impl Run {
     /// Whether there is a reason to fetch.
-    pub(crate) fn wants_more(&self) -> bool {
-        let phase = match self.phase {
-            Phase::Running => true,
-            Phase::Draining => !self.drained,
-            Phase::Finishing | Phase::Cancelling => false,
-        };
-        let short = self.buffer.len() + self.incoming <= self.window.low();
-        // A claim might bring what is held here and was not renewed in time.
-        let is_open = short && self.crowd.is_open();
-        phase && is_open && !self.is_full() && self.room() > 0 && self.leases.are_renewed()
+    pub(crate) fn wants_more(&self, work: &Workload, stop: &Stop) -> bool {
+        let is_short = work.buffered() + self.incoming <= self.window.low();
+        stop.allows_fetching()
+            && is_short
+            && self.busy.allow_fetching()
+            && !self.is_full(work)
+            && self.room(work) > 0
+            // A claim might bring what is held here and was not renewed in time.
+            && self.scope.leases.are_renewed()
     }
 
-    /// Whether so much waits to be settled that more would only be held: until room for a fetch
-    /// worth its round trip is freed.
-    pub(crate) fn is_full(&self) -> bool {
-        self.allowance() < self.settings.concurrency
+    /// Whether so much waits to be settled that more would only be held. It ends when there is room
+    /// for a claim worth its round trip.
+    pub(crate) fn is_full(&self, work: &Workload) -> bool {
+        self.allowance(work) < self.scope.settings.concurrency
     }
 
-    /// How much more may be held, what is handled and not settled included; what waits for another
+    /// How much more may be held, counting what is handled and not settled. What waits for another
     /// of its key, or for its handler's limit, has a bound of its own.
-    fn allowance(&self) -> usize {
-        let unsettled = self.app.config.settle_batch.saturating_mul(4);
-        let apart = self.lanes.waiting() + self.slots.aside();
-        let held = self.leases.count().saturating_sub(apart);
-        self.most()
+    fn allowance(&self, work: &Workload) -> usize {
+        let unsettled = self.scope.app.config.settle_batch.saturating_mul(4);
+        let apart = work.lanes.waiting() + self.scope.slots.aside();
+        let held = self.scope.leases.count().saturating_sub(apart);
+        self.max_unhandled()
             .saturating_add(unsettled)
             .saturating_sub(held + self.incoming)
     }
 
     /// How much more may be asked for.
-    fn room(&self) -> usize {
-        let unhandled = self.buffer.len() + self.incoming + self.at_work();
-        self.most().saturating_sub(unhandled).min(self.allowance())
+    fn room(&self, work: &Workload) -> usize {
+        let unhandled = work.buffered() + self.incoming + work.at_work();
+        self.max_unhandled()
+            .saturating_sub(unhandled)
+            .min(self.allowance(work))
     }
 
-    /// How much to ask for at once.
-    fn share(&self) -> usize {
-        self.window.share().saturating_add(self.batch_room)
+    /// How much one claim may ask for.
+    fn max_claim(&self) -> usize {
+        self.window.share().saturating_add(self.scope.batch_room)
     }
 
     /// How much may be held unhandled.
-    fn most(&self) -> usize {
-        self.window.size().saturating_add(self.batch_room)
+    fn max_unhandled(&self) -> usize {
+        self.window.size().saturating_add(self.scope.batch_room)
     }
 
-    /// Whether the next batch is to be claimed and handled in one transaction.
-    fn goes_direct(&self) -> bool {
-        self.backlog
-            && self.phase == Phase::Running
-            && self.slots.is_proven()
-            && self
+    /// Whether nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Fetches as much as there is a reason to, if it is time.
+    pub(crate) fn start(&mut self, work: &Workload, stop: &Stop) {
+        loop {
+            if !self.wants_more(work, stop) || Instant::now() < self.pace.next() {
+                return;
+            }
+            if !self.goes_transactional(stop) {
+                return self.start_claim(work, stop);
+            }
+
+            // Among what is leased and not taken in yet may be an `End`, which must not be passed.
+            let is_busy = self.requests.len() >= TRANSACTIONAL_BATCHES;
+            if is_busy || self.claiming.is_some() || self.incoming > 0 {
+                return;
+            }
+            self.start_transactional();
+        }
+    }
+
+    /// Whether the next batch is claimed and handled in one transaction.
+    fn goes_transactional(&self, stop: &Stop) -> bool {
+        let scope = &self.scope;
+        self.has_backlog
+            && stop.phase() == Phase::Running
+            && scope.slots.is_proven()
+            && scope
                 .app
                 .dispatcher
-                .sole_batch(&self.settings.queue)
+                .sole_batch(&scope.settings.queue)
                 .is_some()
     }
 
-    pub(crate) fn start_fetch(&mut self) {
-        if !self.wants_more() || Instant::now() < self.pace.next() {
+    fn start_transactional(&mut self) {
+        let batch = TransactionalBatch {
+            app: Arc::clone(&self.scope.app),
+            queue: self.scope.settings.queue.clone(),
+            slots: Arc::clone(&self.scope.slots),
+            lease: Arc::clone(&self.transactional),
+        };
+        let run = async move { Fetched::Transactional(batch.run().await) };
+        self.requests.spawn(run.in_current_span());
+    }
+
+    fn start_claim(&mut self, work: &Workload, stop: &Stop) {
+        // An `Interrupt` cancels running batches in the end, so their end must not be waited for.
+        let is_free = self.requests.is_empty() || stop.is_interrupt();
+        if self.claiming.is_some() || !is_free {
             return;
         }
-        if self.goes_direct() {
-            // Among what is leased and not taken in yet may be an `End`, which is not to be passed.
-            if self.fetch.len() >= DIRECT || self.leasing.is_some() || self.incoming > 0 {
-                return;
-            }
-            let direct = Direct {
-                app: Arc::clone(&self.app),
-                queue: self.settings.queue.clone(),
-                slots: Arc::clone(&self.slots),
-                lease: Arc::clone(&self.direct),
-            };
-            self.fetch
-                .spawn(async move { Fetched::Direct(direct.run().await) }.in_current_span());
-            return self.start_fetch();
-        }
-        // What an `Interrupt` is to cancel in the end must not keep its turn from coming.
-        let beside = matches!(self.control, Some((_, Control::Interrupt)));
-        if self.leasing.is_some() || !(self.fetch.is_empty() || beside) {
-            return;
-        }
-        let look = self.next_look();
+
+        let scope = &self.scope;
+        let settings = &scope.settings;
+        let start = self.busy.next_start(&scope.slots.limited);
         let request = LeaseRequest {
-            queue: self.settings.queue.clone(),
-            max: self.room().min(self.share()),
-            ttl: self.settings.lease,
-            keys: self.settings.concurrency.saturating_add(self.batch_room),
-            before: self.control.as_ref().map(|(item, _)| item.position.clone()),
-            after: look.after().cloned(),
+            queue: settings.queue.clone(),
+            max: self.room(work).min(self.max_claim()),
+            ttl: settings.lease,
+            keys: settings.concurrency.saturating_add(scope.batch_room),
+            before: stop.position().cloned(),
+            after: start.after().cloned(),
         };
-        let engine = Arc::clone(&self.settings.engine);
-        let (early, number) = (self.incoming > 0, self.leases.claim());
-        let (settled, keyless) = (self.leases.count() == 0, self.leases.keyed() == 0);
-        let (deaf, returned) = (self.deaf, self.crowd.has_returned());
-        let fetch = async move {
-            let (queue, max) = (request.queue.clone(), request.max);
-            let span = debug_span!(parent: None, "ezq.lease", %queue, max);
-            let sent = Instant::now();
-            let result = engine.lease(request).instrument(span).await;
-            let full = result
-                .as_ref()
-                .is_ok_and(|leased| leased.deliveries.len() >= max);
-            let answer = Answer::new(result, sent);
-            let mut fetched = Answer {
-                full,
-                settled,
-                keyless,
-                early,
-                look,
-                returned,
-                number,
-                ..answer
-            };
-            match &fetched.result {
-                Err(error) if error.kind() == ErrorKind::QueueMissing => {
-                    fetched.created = Some(engine.ensure_queue(&queue).await);
-                }
-                Ok(leased) if deaf && leased.deliveries.is_empty() => {
-                    fetched.wakeups = engine.wakeups(&queue).await.ok();
-                }
-                _ => {}
-            }
-            Fetched::Leased(Box::new(fetched))
+        let claim = Claim {
+            number: scope.leases.claim(),
+            sent: Instant::now(),
+            max: request.max,
+            start,
+            is_settled: scope.leases.count() == 0,
+            is_keyless: scope.leases.keyed() == 0,
+            is_early: self.incoming > 0,
+            has_returned: self.busy.have_returned(),
+            asks_for_wakeups: self.wakeups.has_failed(),
         };
-        self.leasing = Some(self.fetch.spawn(fetch.in_current_span()));
+
+        let engine = Arc::clone(&settings.engine);
+        let sent = claim.send(engine, request).in_current_span();
+        self.claiming = Some(self.requests.spawn(sent));
     }
 
-    pub(crate) async fn fetched(&mut self, fetched: Fetched) {
-        match fetched {
-            Fetched::Leased(answer) => {
-                let number = answer.number;
-                self.leased(*answer).await;
-                self.leases.took_in(number);
-            }
-            Fetched::Direct(handled) => {
-                let (count, backlog) = handled.unwrap_or_default();
-                if count > 0 {
-                    self.observed.claimed(Ok(()));
-                }
-                for _ in 0..count {
-                    self.counters.add(Tally::Handled);
-                }
-                self.backlog = backlog;
-                self.pace.now();
-            }
-        }
+    /// Starts the next claim while `incoming` deliveries are about to be taken in.
+    pub(crate) fn start_early(&mut self, incoming: usize, work: &Workload, stop: &Stop) {
+        self.incoming = incoming;
+        self.start(work, stop);
+        self.incoming = 0;
     }
 
-    async fn leased(&mut self, fetched: Answer) {
-        self.leasing = None;
-        if let Some(wakeups) = fetched.wakeups {
-            self.deaf = false;
-            self.pace = Pace::of(&self.app.config, wakeups.is_some());
+    /// Books an answer. `None` if the claim failed.
+    pub(crate) fn answered(&mut self, answer: Answer) -> Option<(Claim, Leased)> {
+        self.claiming = None;
+        if let Some(wakeups) = answer.wakeups {
+            self.pace = Pace::of(&self.scope.app.config, wakeups.exist());
             self.wakeups = wakeups;
         }
-        let leased = match fetched.result {
+
+        let leased = match answer.result {
             Ok(leased) => leased,
-            Err(error) => return self.fetch_failed(&error, fetched.created),
+            Err(error) => {
+                self.failed(&error, answer.created);
+                return None;
+            }
         };
-        self.observed.claimed(Ok(()));
-        self.backlog = fetched.full;
-        if std::mem::take(&mut self.failing) {
-            info!(queue = %self.settings.queue, "fetching works again");
+        self.status.claimed(Ok(()));
+        self.has_backlog = answer.claim.is_full(&leased);
+        if std::mem::take(&mut self.is_failing) {
+            info!(queue = %self.scope.settings.queue, "fetching works again");
         }
-        if leased.deliveries.is_empty() {
-            if fetched.early {
-                // What was taken in since may have changed what there is to find: an `End`, above all.
-                return self.pace.now();
-            }
-            self.crowd.takes_in(&fetched.look);
-            self.crowd.took_in(&fetched.look, None);
-            match (&fetched.look, self.phase) {
-                (Look::Again(_), _) => return self.pace.now(),
-                // What it looked past is still to come.
-                (Look::On(_), _) => {}
-                _ if !fetched.returned => {}
-                // What of a key is held may hold up what follows it.
-                (_, Phase::Draining) if fetched.keyless || !leased.is_held_up => {
-                    self.drained = true;
-                }
-                (_, Phase::Running) if self.settings.until_idle => {
-                    if fetched.settled && self.tasks.is_empty() && self.buffer.is_empty() {
-                        self.phase = Phase::Finishing;
-                        return;
-                    }
-                    if self.tasks.is_empty() {
-                        // Only settlements are on their way; they may bring forth more.
-                        return self.pace.soon(Duration::from_millis(2));
-                    }
-                }
-                _ => {}
-            }
-            return self.pace.idle(leased.next_due, rand::random());
-        }
-        debug!(queue = %self.settings.queue, count = leased.deliveries.len(), fetched.full, "leased");
+        Some((answer.claim, leased))
+    }
+
+    /// Fits pace and window to a claim that brought deliveries.
+    pub(crate) fn brought(&mut self, claim: &Claim, leased: &Leased, work: &Workload) {
+        let is_full = claim.is_full(leased);
+        let count = leased.deliveries.len();
+        debug!(queue = %self.scope.settings.queue, count, fetched.full = is_full, "leased");
         self.pace.now();
-        // What waits for its handler's limit would only be more of it, unless that is looked past.
-        let busy = if self.crowd.walks() {
-            self.at_work()
+
+        // What waits for its handler's limit would only be more of it, unless a walk passes it.
+        let busy = if self.busy.is_walking() {
+            work.at_work()
         } else {
-            self.tasks.len()
+            work.running()
         };
-        let starved = self.buffer.is_empty() && busy <= self.settings.concurrency / 2;
+        let is_starved = work.buffered() == 0 && busy <= self.scope.settings.concurrency / 2;
         let bytes = leased
             .deliveries
             .iter()
             .map(|delivery| delivery.body.len())
             .sum();
-        self.window.filled(fetched.full, starved, bytes);
-        if fetched.full && !self.crowd.walks() {
-            // The next are claimed while these are read.
-            self.incoming = leased.deliveries.len();
-            self.start_fetch();
-            self.incoming = 0;
-            yield_now().await;
-        }
-        let last = leased.deliveries.last().map(Delivery::position);
-        self.crowd.takes_in(&fetched.look);
-        for delivery in leased.deliveries {
-            self.accept(delivery, fetched.sent);
-        }
-        self.crowd.took_in(&fetched.look, last);
+        self.window.filled(is_full, is_starved, bytes);
     }
 
-    fn fetch_failed(&mut self, error: &Error, created: Option<Result<()>>) {
-        self.observed.claimed(Err(error));
-        let queue = &self.settings.queue;
+    fn failed(&mut self, error: &Error, created: Option<Result<()>>) {
+        self.status.claimed(Err(error));
+
+        let queue = &self.scope.settings.queue;
         let text = error_chain(error);
-        if !std::mem::replace(&mut self.failing, true) {
+        // An outage lasts for many claims: only the first is logged.
+        if !std::mem::replace(&mut self.is_failing, true) {
             if error.is_transient() {
                 warn!(%queue, error = %text, "fetching failed, will try again");
             } else {
                 error!(%queue, error = %text, "fetching failed, will try again");
             }
         }
+
         match created {
             Some(Ok(())) => warn!(%queue, "the queue was gone and is created again"),
             Some(Err(error)) => {
@@ -335,5 +286,57 @@ impl Run {
             None => {}
         }
         self.pace.failed(rand::random());
+    }
+
+    /// Books a batch that a transaction claimed and handled.
+    pub(crate) fn handled_in_transaction(&mut self, handled: Option<(usize, bool)>) {
+        let (count, has_backlog) = handled.unwrap_or_default();
+        if count > 0 {
+            self.status.claimed(Ok(()));
+        }
+        for _ in 0..count {
+            self.scope.counters.add(Tally::Handled);
+        }
+        self.has_backlog = has_backlog;
+        self.pace.now();
+    }
+
+    /// Sees which handlers have enough, and whether to walk past their events.
+    pub(crate) fn review_limits(&mut self) {
+        self.busy
+            .review(&self.scope, &mut self.pace, &mut self.window);
+    }
+
+    /// Takes note of a wake-up, or that there will be no more.
+    pub(crate) fn woken(&mut self, is_wakeup: bool) {
+        if is_wakeup {
+            self.pace.now();
+        } else {
+            self.wakeups.end();
+        }
+    }
+
+    /// Takes note that the claim was given up.
+    pub(crate) fn claim_aborted(&mut self) {
+        self.claiming = None;
+    }
+
+    /// Cancels the batches that are handled in transactions.
+    pub(crate) fn cancel_transactions(&self) {
+        self.transactional.cancel().cancel();
+    }
+
+    /// Gives up a claim that is not answered. Its deliveries come again when their leases end.
+    pub(crate) fn give_up_claim(&mut self) {
+        if let Some(claiming) = self.claiming.take() {
+            warn!(queue = %self.scope.settings.queue, "a claim is not answered: it is given up");
+            claiming.abort();
+            self.scope.leases.took_in_all();
+        }
+    }
+
+    /// Leaves everything under way behind.
+    pub(crate) fn abandon(&mut self) {
+        self.requests = JoinSet::new();
     }
 }

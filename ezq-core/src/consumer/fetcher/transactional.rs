@@ -1,9 +1,11 @@
 //! The fastest path: one transaction claims a batch, handles it and commits, without a lease.
 //!
-//! It is for a queue whose only handler takes batches and a transaction, while there is a backlog.
-//! Such a claim counts no delivery, so it is taken only after a leased batch has succeeded, and
-//! whatever is out of the ordinary is left to the leased path: the transaction is rolled back, and
+//! It serves a queue whose only handler takes batches and a transaction, while there is a backlog.
+//! Such a claim does not raise the delivery count, so it is made only after a leased batch succeeded.
+//! Whatever is out of the ordinary is left to the leased path: the transaction is rolled back, and
 //! nothing has happened.
+//!
+//! Benchmark case: `consume_batch_tx`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use crate::consumer::intake;
-use crate::consumer::stop::ANSWER;
+use crate::consumer::stop::PATIENCE;
 use crate::delivery::lease::Lease;
 use crate::dispatch::batch_attempt::{self, Member};
 use crate::dispatch::batcher::Means;
@@ -27,36 +29,39 @@ use crate::message::settlement::Progress;
 use crate::publish::transaction::Transaction;
 use crate::shared::Shared;
 
-/// A run on the fastest path.
-pub(crate) struct Direct {
+/// One batch that is claimed and handled in one transaction.
+pub(crate) struct TransactionalBatch {
     pub(crate) app: Arc<Shared>,
     pub(crate) queue: QueueName,
     pub(crate) slots: Arc<Slots>,
-    /// Nothing but its token is used: locks hold what the transaction claimed.
+    /// Only its token is used: the transaction's locks hold what it claimed.
     pub(crate) lease: Arc<Lease>,
 }
 
 /// A lease that only a cancellation ends.
-pub(crate) fn endless() -> Arc<Lease> {
+pub(crate) fn endless_lease() -> Arc<Lease> {
     Arc::new(Lease::new(Instant::now(), Duration::MAX))
 }
 
-impl Direct {
-    /// Claims and handles a batch; how many events were handled, and whether there may be more.
-    /// `None` when the leased path is to see what there is.
+impl TransactionalBatch {
+    /// Claims and handles a batch. Returns how many events were handled, and whether there may be
+    /// more; `None` if the next batch is to be leased.
     pub(crate) async fn run(&self) -> Option<(usize, bool)> {
         let (means, size) = self.app.dispatcher.sole_batch(&self.queue)?;
-        let _turn = match means.turns {
+        let _permit = match means.turns {
             None => None,
             Some(turns) => tokio::select! {
+                // A permit that is there is taken without asking for a stop.
                 biased;
-                turn = turns.acquire() => turn.ok(),
+                permit = turns.acquire() => permit.ok(),
                 // Nothing new begins.
                 () = self.slots.stopped() => return None,
             },
         };
+
         let services = &self.app.services;
         let begun = tokio::select! {
+            // Nothing new begins, not even where a transaction is there at once.
             biased;
             () = self.slots.stopped() => return None,
             begun = Transaction::begin(services, &self.queue, means.timeout) => begun,
@@ -68,6 +73,7 @@ impl Direct {
                 return None;
             }
         };
+
         let handled = self.handle(means, size, &transaction).await;
         transaction.abandon().await;
         handled
@@ -79,19 +85,51 @@ impl Direct {
         size: usize,
         transaction: &Arc<Transaction>,
     ) -> Option<(usize, bool)> {
+        let members = self.claim(means, size, transaction).await?;
+        if members.is_empty() {
+            return None;
+        }
+
+        let count = members.len();
+        if !batch_attempt::run_claimed(means, &members, transaction).await {
+            // A batch that succeeds beside this one proves nothing: only a leased one does.
+            self.slots.prove(false);
+            let handler = &means.handler.name;
+            warn!(queue = %self.queue, %handler, count, "a batch failed: its events are leased");
+            return None;
+        }
+
+        for member in &members {
+            self.app.services.notices.handled(&member.received);
+        }
+        Some((count, count == size))
+    }
+
+    /// Claims a batch, unless something in it is out of the ordinary.
+    async fn claim(
+        &self,
+        means: Means<'_>,
+        size: usize,
+        transaction: &Transaction,
+    ) -> Option<Vec<Member>> {
+        // Two batches run side by side. Claims are inspected one after the other, so that neither
+        // passes what the other found.
         let claiming = tokio::select! {
-            biased;
             // Nothing new begins.
+            biased;
             () = self.slots.stopped() => return None,
             claiming = self.slots.claiming() => claiming,
         };
+        // The batch beside this one may have failed meanwhile.
         if !self.slots.is_proven() {
             return None;
         }
+
         let claimed = tokio::select! {
+            // An answer that came is never given up.
             biased;
             claimed = transaction.claim(size) => claimed,
-            () = self.waits_no_longer() => {
+            () = self.is_given_up() => {
                 warn!(queue = %self.queue, "a claim is not answered: it is given up");
                 return None;
             }
@@ -103,59 +141,50 @@ impl Direct {
                 return None;
             }
         };
-        let count = claimed.len();
+
         let members: Option<Vec<Member>> = claimed
             .into_iter()
             .map(|delivery| self.ordinary(means, delivery))
             .collect();
         if members.is_none() {
-            // What came after it is not to be handled before a leased batch was.
+            // What follows it must not be handled before a leased batch was.
             self.slots.prove(false);
         }
         drop(claiming);
-        let members = members.filter(|members| !members.is_empty())?;
-        let done = batch_attempt::run_claimed(means, &members, transaction).await;
-        if !done {
-            // Until a leased one succeeds: another that runs beside this one proves nothing.
-            self.slots.prove(false);
-            let handler = &means.handler.name;
-            warn!(queue = %self.queue, %handler, count, "a batch failed: its events are leased");
-            return None;
-        }
         members
-            .iter()
-            .for_each(|member| self.app.services.notices.handled(&member.received));
-        Some((count, count == size))
     }
 
     /// Ends when a stopped consumer has waited for an answer long enough.
-    async fn waits_no_longer(&self) {
+    async fn is_given_up(&self) {
         self.slots.stopped().await;
-        sleep(ANSWER).await;
+        sleep(PATIENCE).await;
     }
 
-    /// A delivery that the handler is to have, if nothing about it is out of the ordinary.
+    /// A delivery as a member of the batch; `None` if anything about it is out of the ordinary.
     fn ordinary(&self, means: Means<'_>, mut delivery: Delivery) -> Option<Member> {
-        let fresh = delivery.deliveries == 0
+        let is_fresh = delivery.deliveries == 0
             && delivery.headers.value(headers::KEY).is_none()
             && Progress::from_headers(&delivery.headers).0.is_empty();
-        delivery.deliveries = 1;
-        let (lease, codecs) = (Arc::clone(&self.lease), &self.app.services.codecs);
-        let work = intake::read(codecs, &self.queue, delivery, lease, &self.slots)
-            .ok()
-            .filter(|_| fresh)?;
-        let envelope = &work.received.envelope;
-        let takers = self.app.dispatcher.registry.find(&self.queue, envelope);
-        if is_control(envelope.event_type())
-            || !takers.iter().any(|taker| taker.name == means.handler.name)
-        {
+        if !is_fresh {
             return None;
         }
-        let (received, done) = (work.received, batch_attempt::first_time());
+
+        delivery.deliveries = 1;
+        let lease = Arc::clone(&self.lease);
+        let codecs = &self.app.services.codecs;
+        let work = intake::read(codecs, &self.queue, delivery, lease, &self.slots).ok()?;
+
+        let envelope = &work.received.envelope;
+        let takers = self.app.dispatcher.registry.find(&self.queue, envelope);
+        let is_taken = takers.iter().any(|taker| taker.name == means.handler.name);
+        if is_control(envelope.event_type()) || !is_taken {
+            return None;
+        }
+
         Some(Member {
-            received,
+            received: work.received,
             attempt: 1,
-            done,
+            done: batch_attempt::first_time(),
             is_sole: true,
         })
     }

@@ -1,19 +1,23 @@
-//! Looking past what only waits for a handler's limit.
+//! The walk past busy handlers: looking past deliveries that only wait for a handler's limit.
 //!
-//! Of each handler that has a limit a consumer holds some events that wait for it, and no more: then
-//! the handler has enough, and at first nothing is fetched until half of that is begun. Where this
-//! takes longer than a moment, events of other handlers would wait behind. So the consumer walks
-//! through the queue: what comes for a handler that has enough goes back to its place at once, and
-//! the next fetch looks after that place. A walk reads and writes all that it passes.
+//! A consumer holds a bounded number of deliveries that wait for a handler with a limit. With that
+//! the handler *has enough*, and nothing is fetched until half of them have begun. If this takes
+//! longer than a moment, events of other handlers would wait behind. So the consumer walks through
+//! the queue:
 //!
-//! For each handler it is known where what was given back begins. Once the handler has room, the next
-//! fetch looks from there on; what is passed again goes back again. The walk is over when each
-//! handler has room and nothing that was given back is left. Then fetches begin at the front: only
-//! these tell that a queue is empty, or that nothing stands before an `End`.
+//! - Each claim begins after the position that the walk has reached.
+//! - A delivery for a handler that has enough goes back to its place at once.
+//! - For each handler the walk remembers where the released deliveries begin. Once the handler has
+//!   room, the next claim goes back there. What is passed again is released again.
+//! - The walk is over when every handler has room and nothing that was released is left.
 //!
-//! What stands before the place that the walk has reached, and could not be handed out then (it was
-//! given back by another consumer, or another of its key held it up), is found by the next walk. That
-//! begins when ten times the time has passed that this one took.
+//! Only then claims begin at the front again. Only a claim from the front tells that the queue is
+//! empty, or that nothing stands before an `End`.
+//!
+//! Some deliveries before the reached position could not be claimed when the walk passed: another
+//! consumer gave them back later, or another of their key held them up. The next walk finds them. A
+//! walk that took t is followed by the next one 10 t after its beginning. A walk reads and writes all
+//! that it passes, so this bounds its share of the work.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -21,77 +25,80 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::clock::later;
-use crate::consumer::run::{Item, Run};
+use crate::consumer::fetcher::pace::Pace;
+use crate::consumer::fetcher::window::Window;
+use crate::consumer::pending::PendingDelivery;
+use crate::consumer::scope::RunScope;
+use crate::consumer::workload::lanes::Lanes;
 use crate::dispatch::limits::Limited;
 use crate::engine::{Position, Receipt};
 
-/// For how long a handler may have enough before the consumer looks past its events; and how long
-/// after a walk began the next one does at the earliest.
+/// For how long a handler may have enough before the walk begins. Walks begin at least this far
+/// apart.
 const MOMENT: Duration = Duration::from_secs(1);
-/// How many times as long as a walk took passes from its beginning to the next.
-const SHARE: u32 = 10;
+/// A walk that took t is followed by the next one 10 t after its beginning.
+const REST_FACTOR: u32 = 10;
+/// Above this many released deliveries, those that are settled are forgotten at once.
+const MAX_RETURNING: usize = 1000;
 
-/// With so much on its way back, what has arrived is forgotten.
-const MANY: usize = 1000;
-
-/// What a consumer knows of handlers that have enough.
+/// What a consumer knows of its busy handlers, and its walk past them.
 #[derive(Debug, Default)]
-pub(crate) struct Crowd {
-    /// Others have handlers on the queue, too, and the engine can look past a place.
-    looks_past: bool,
+pub(crate) struct BusyHandlers {
+    /// Whether a walk can help: the queue has other handlers and the engine claims in order.
+    can_walk: bool,
     /// Since when some handler has had enough.
-    since: Option<Instant>,
+    busy_since: Option<Instant>,
     walk: Option<Walk>,
-    /// What was given back, until it is settled.
+    /// Released deliveries whose settlement is not confirmed: a claim does not see them.
     returning: Vec<Receipt>,
-    /// The next fetch is to find that, and waits until it is in its place.
-    waits: bool,
-    intake: Intake,
+    /// The next claim is to find the released deliveries, so it waits until they are settled.
+    is_awaiting_returns: bool,
+    answer: AnswerState,
 }
 
 #[derive(Debug)]
 struct Walk {
-    /// What was passed: the next fetch looks after this place.
+    /// The position that was passed last: the next claim begins after it.
     reached: Position,
     began: Instant,
-    /// When it last passed something.
-    passed: Instant,
-    /// For each handler, by its number: the place after which all stands that was given back.
+    /// When the walk last passed something.
+    advanced: Instant,
+    /// For each handler, by its index: the position after which its released deliveries stand.
     left: Vec<Option<Position>>,
-    /// It is to look back, and what was given back is in its place again.
+    /// The next claim goes back, and everything that was released is in its place again.
     is_ready: bool,
 }
 
-/// What is known of the fetch that is being taken in.
+/// What is known of the answer that is being taken in.
 #[derive(Debug, Default)]
-struct Intake {
-    /// The place after which the next delivery is the first that could be handed out.
+struct AnswerState {
+    /// The position after which the next delivery is the first that could be claimed.
     after: Option<Position>,
-    /// For which handlers it is to bring what was given back.
+    /// The handlers whose released deliveries this answer brings again.
     refilled: Vec<usize>,
-    /// For which handlers its deliveries are, as far as they are kept.
-    to_come: Vec<usize>,
-    /// The last place of what is given back, and the keys of all that is.
+    /// The handlers of the deliveries that were kept so far.
+    kept_for: Vec<usize>,
+    /// The last position that was released.
     passed: Option<Position>,
-    keys: HashSet<String>,
+    /// The ordering keys of what was released.
+    released_keys: HashSet<String>,
 }
 
-/// How a fetch looks at the queue.
+/// Where a claim begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// From the front.
+pub(crate) enum ClaimStart {
     Front,
     /// After what the walk has passed.
-    On(Position),
-    /// After the place where what was given back for a handler begins.
-    Again(Position),
+    Onward(Position),
+    /// After the position where the released deliveries of a handler begin.
+    Back(Position),
 }
 
-impl Look {
+impl ClaimStart {
     pub(crate) fn after(&self) -> Option<&Position> {
         match self {
             Self::Front => None,
-            Self::On(place) | Self::Again(place) => Some(place),
+            Self::Onward(position) | Self::Back(position) => Some(position),
         }
     }
 }
@@ -99,108 +106,115 @@ impl Look {
 impl Walk {
     fn begin() -> Self {
         let now = Instant::now();
-        let (reached, left) = (Position::FIRST, Vec::new());
         Self {
-            reached,
+            reached: Position::FIRST,
             began: now,
-            passed: now,
-            left,
+            advanced: now,
+            left: Vec::new(),
             is_ready: false,
         }
     }
 
-    /// When the next one begins.
+    /// When the next walk begins.
     fn next(&self) -> Instant {
-        let took = self.passed.saturating_duration_since(self.began);
-        later(self.began, took.saturating_mul(SHARE).max(MOMENT))
+        let took = self.advanced.saturating_duration_since(self.began);
+        later(self.began, took.saturating_mul(REST_FACTOR).max(MOMENT))
     }
 
-    /// Where what was given back begins, of the handlers that have room for it.
+    /// Where the released deliveries begin of those handlers that have room for them.
     fn wanted(&self, limited: &Limited) -> Option<&Position> {
-        let left = self.left.iter().enumerate();
-        let wanted = left.filter(|(handler, _)| limited.has_room(*handler));
-        wanted.filter_map(|(_, place)| place.as_ref()).min()
+        self.left
+            .iter()
+            .enumerate()
+            .filter(|(handler, _)| limited.has_room(*handler))
+            .filter_map(|(_, position)| position.as_ref())
+            .min()
     }
 
     fn is_over(&self, limited: &Limited) -> bool {
         limited.is_relaxed() && self.left.iter().all(Option::is_none)
     }
 
-    /// Notes that something for a handler is given back, which stands after a place.
+    /// Notes that a delivery of a handler is released, which stands after a position.
     fn leave(&mut self, handler: usize, after: &Position) {
         if self.left.len() <= handler {
             self.left.resize(handler + 1, None);
         }
-        let place = &mut self.left[handler];
-        if place.as_ref().is_none_or(|place| after < place) {
-            *place = Some(after.clone());
+        let left = &mut self.left[handler];
+        if left.as_ref().is_none_or(|left| after < left) {
+            *left = Some(after.clone());
         }
     }
 }
 
-impl Crowd {
-    pub(crate) fn new(looks_past: bool) -> Self {
+impl BusyHandlers {
+    pub(crate) fn new(can_walk: bool) -> Self {
         Self {
-            looks_past,
+            can_walk,
             ..Self::default()
         }
     }
 
-    pub(crate) fn walks(&self) -> bool {
+    /// Whether a walk is under way.
+    pub(crate) fn is_walking(&self) -> bool {
         self.walk.is_some()
     }
 
-    /// Whether more is to be fetched.
-    pub(crate) fn is_open(&self) -> bool {
-        !self.waits && (self.since.is_none() || self.walk.is_some())
+    /// Whether more may be fetched.
+    pub(crate) fn allow_fetching(&self) -> bool {
+        !self.is_awaiting_returns && (self.busy_since.is_none() || self.walk.is_some())
     }
 
-    /// When to look at the limits again, if nothing happens until then: while the consumer waits for
-    /// the time of its next fetch, or not.
-    pub(crate) fn due(&self, waits: bool) -> Option<Instant> {
+    /// When to review the limits if nothing happens until then. A walk is reviewed only while the
+    /// consumer waits for the time of its next claim.
+    pub(crate) fn review_due(&self, is_waiting: bool) -> Option<Instant> {
         match &self.walk {
-            Some(walk) => waits.then(|| walk.next()),
+            Some(walk) => is_waiting.then(|| walk.next()),
             None => self
-                .since
-                .filter(|_| self.looks_past)
+                .busy_since
+                .filter(|_| self.can_walk)
                 .map(|since| later(since, MOMENT)),
         }
     }
 
-    /// Whether all that was given back is in its place again.
-    pub(crate) fn has_returned(&self) -> bool {
+    /// Whether every released delivery is in its place again.
+    pub(crate) fn have_returned(&self) -> bool {
         self.returning.is_empty()
     }
 
-    /// Takes in the answer to a fetch from now on.
-    pub(crate) fn takes_in(&mut self, look: &Look) {
-        self.intake = Intake::default();
+    /// Begins to take in an answer.
+    pub(crate) fn begin_answer(&mut self, start: &ClaimStart) {
+        self.answer = AnswerState::default();
         let Some(walk) = &mut self.walk else { return };
-        let after = look.after().unwrap_or(&Position::FIRST);
-        self.intake.after = Some(after.clone());
-        if let Look::Again(begun) = look {
-            for (handler, place) in walk.left.iter_mut().enumerate() {
-                if place.as_ref() == Some(begun) {
-                    *place = None;
-                    self.intake.refilled.push(handler);
+
+        let after = start.after().unwrap_or(&Position::FIRST);
+        self.answer.after = Some(after.clone());
+
+        if let ClaimStart::Back(begun) = start {
+            for (handler, left) in walk.left.iter_mut().enumerate() {
+                if left.as_ref() == Some(begun) {
+                    *left = None;
+                    self.answer.refilled.push(handler);
                 }
             }
         }
     }
 
-    /// All of it is taken in; its last place, if there was anything.
-    pub(crate) fn took_in(&mut self, look: &Look, last: Option<Position>) {
-        let Intake {
+    /// Ends an answer with its last position, if it brought anything.
+    pub(crate) fn end_answer(&mut self, start: &ClaimStart, last: Option<Position>) {
+        let AnswerState {
             refilled, passed, ..
-        } = std::mem::take(&mut self.intake);
+        } = std::mem::take(&mut self.answer);
         let Some(walk) = &mut self.walk else { return };
-        if *look != Look::Front
-            && let Some(place) = passed.filter(|place| *place > walk.reached)
+
+        if *start != ClaimStart::Front
+            && let Some(passed) = passed.filter(|passed| *passed > walk.reached)
         {
-            walk.reached = place;
-            walk.passed = Instant::now();
+            walk.reached = passed;
+            walk.advanced = Instant::now();
         }
-        // What follows is to be looked at again, up to where the walk has been.
+
+        // What follows, up to where the walk has been, is to be claimed again.
         if let Some(last) = last.filter(|last| *last < walk.reached) {
             for handler in refilled {
                 if walk.left[handler].is_none() {
@@ -209,104 +223,127 @@ impl Crowd {
             }
         }
     }
-}
 
-impl Run {
-    /// Sees which handlers have enough, and whether to look past their events.
-    pub(crate) fn look_at_limits(&mut self) {
-        let (limited, crowd) = (&self.slots.limited, &mut self.crowd);
+    /// Sees which handlers have enough; begins, prepares or ends a walk accordingly.
+    pub(crate) fn review(&mut self, scope: &RunScope, pace: &mut Pace, window: &mut Window) {
+        let limited = &scope.slots.limited;
         if limited.is_empty() {
             return;
         }
-        let Some(walk) = &mut crowd.walk else {
-            if limited.is_relaxed() {
-                crowd.since = None;
-            } else if limited.is_crowded() {
-                crowd.since.get_or_insert_with(Instant::now);
-            }
-            let is_long = crowd.since.is_some_and(|since| since.elapsed() >= MOMENT);
-            if crowd.looks_past && is_long {
-                crowd.walk = Some(Walk::begin());
-                self.pace.now();
-            }
-            return;
+        let Some(walk) = &mut self.walk else {
+            return self.begin_if_busy(limited, pace);
         };
-        let (is_over, wants) = (walk.is_over(limited), walk.wanted(limited).is_some());
-        let looks_back = is_over || wants || walk.next() <= Instant::now();
-        if looks_back || crowd.returning.len() > MANY {
-            crowd.returning.retain(|receipt| self.leases.holds(receipt));
+
+        let is_over = walk.is_over(limited);
+        let goes_back = is_over || walk.wanted(limited).is_some() || walk.next() <= Instant::now();
+
+        if goes_back || self.returning.len() > MAX_RETURNING {
+            self.returning.retain(|receipt| scope.leases.holds(receipt));
         }
-        crowd.waits = looks_back && !crowd.returning.is_empty();
-        let was_ready = std::mem::replace(&mut walk.is_ready, looks_back && !crowd.waits);
-        if walk.is_ready && !was_ready {
-            self.pace.now();
+        self.is_awaiting_returns = goes_back && !self.returning.is_empty();
+
+        let is_ready = goes_back && !self.is_awaiting_returns;
+        let was_ready = std::mem::replace(&mut walk.is_ready, is_ready);
+        if is_ready && !was_ready {
+            pace.now();
         }
-        if walk.is_ready && is_over {
-            crowd.walk = None;
-            crowd.since = None;
+        if is_ready && is_over {
+            self.walk = None;
+            self.busy_since = None;
             // What is fetched now is for handlers with limits again.
-            self.window.shrink();
+            window.shrink();
         }
     }
 
-    /// How the next fetch is to look at the queue.
-    pub(crate) fn next_look(&mut self) -> Look {
-        let Some(walk) = &mut self.crowd.walk else {
-            return Look::Front;
+    fn begin_if_busy(&mut self, limited: &Limited, pace: &mut Pace) {
+        if limited.is_relaxed() {
+            self.busy_since = None;
+        } else if limited.is_crowded() {
+            self.busy_since.get_or_insert_with(Instant::now);
+        }
+
+        let is_long = self
+            .busy_since
+            .is_some_and(|since| since.elapsed() >= MOMENT);
+        if self.can_walk && is_long {
+            self.walk = Some(Walk::begin());
+            pace.now();
+        }
+    }
+
+    /// Where the next claim begins.
+    pub(crate) fn next_start(&mut self, limited: &Limited) -> ClaimStart {
+        let Some(walk) = &mut self.walk else {
+            return ClaimStart::Front;
         };
         if walk.is_ready && walk.next() <= Instant::now() {
             *walk = Walk::begin();
         }
-        match walk.wanted(&self.slots.limited) {
-            Some(place) if walk.is_ready => Look::Again(place.clone()),
-            _ => Look::On(walk.reached.clone()),
+
+        match walk.wanted(limited) {
+            Some(position) if walk.is_ready => ClaimStart::Back(position.clone()),
+            _ => ClaimStart::Onward(walk.reached.clone()),
         }
     }
 
-    /// Whether a delivery is to go back at once: its handler has enough, or it follows one of its key
-    /// that goes back.
-    pub(crate) fn passes_over(&mut self, item: &Item, key: Option<&str>) -> bool {
-        let crowd = &mut self.crowd;
-        let Some(walk) = &mut crowd.walk else {
+    /// Whether a delivery goes back at once: its handler has enough, or it follows a delivery of its
+    /// key that goes back.
+    pub(crate) fn pass_over(
+        &mut self,
+        scope: &RunScope,
+        lanes: &Lanes,
+        delivery: &PendingDelivery,
+        key: Option<&str>,
+    ) -> bool {
+        let Some(walk) = &mut self.walk else {
             return false;
         };
-        let intake = &mut crowd.intake;
-        // What is begun of a key goes on.
-        if key.is_some_and(|key| self.lanes.has(key)) {
+        let answer = &mut self.answer;
+        // A lane that has begun goes on.
+        if key.is_some_and(|key| lanes.has(key)) {
             return false;
         }
-        if !key.is_some_and(|key| intake.keys.contains(key)) {
-            let due = self.app.dispatcher.limited_on(&item.work);
-            let has_enough = |handler: &usize| {
-                let to_come = intake
-                    .to_come
-                    .iter()
-                    .filter(|other| *other == handler)
-                    .count();
-                self.slots.limited.has_enough(*handler, to_come)
-            };
-            let full: Vec<usize> = due.iter().copied().filter(has_enough).collect();
+
+        if !key.is_some_and(|key| answer.released_keys.contains(key)) {
+            let due = scope.app.dispatcher.limited_on(&delivery.work);
+            let full = answer.full_handlers(&due, &scope.slots.limited);
             if full.is_empty() {
-                intake.to_come.extend(due);
-                intake.after = Some(item.position.clone());
+                answer.kept_for.extend(due);
+                answer.after = Some(delivery.position.clone());
                 return false;
             }
-            if let Some(after) = &intake.after {
-                full.into_iter()
-                    .for_each(|handler| walk.leave(handler, after));
+            if let Some(after) = &answer.after {
+                for handler in full {
+                    walk.leave(handler, after);
+                }
             }
         }
-        intake.keys.extend(key.map(str::to_owned));
-        intake.after = Some(item.position.clone());
-        intake.passed = intake.passed.take().max(Some(item.position.clone()));
-        crowd.returning.push(item.receipt.clone());
+
+        answer.released_keys.extend(key.map(str::to_owned));
+        answer.after = Some(delivery.position.clone());
+        answer.passed = answer.passed.take().max(Some(delivery.position.clone()));
+        self.returning.push(delivery.receipt.clone());
         true
     }
+}
 
-    /// Whether to look past one handler's events at all: others may stand behind.
-    pub(crate) fn looks_past(&self) -> bool {
-        let handlers = self.app.dispatcher.registry.of(&self.settings.queue).iter();
-        let ordinary = handlers.filter(|handler| !handler.takes_control()).count();
-        ordinary > 1 && self.settings.engine.capabilities().ordered
+impl AnswerState {
+    /// Those handlers that have enough, counting what this answer brought already.
+    fn full_handlers(&self, due: &[usize], limited: &Limited) -> Vec<usize> {
+        due.iter()
+            .copied()
+            .filter(|handler| {
+                let to_come = self.kept_for.iter().filter(|kept| *kept == handler);
+                limited.has_enough(*handler, to_come.count())
+            })
+            .collect()
     }
+}
+
+/// Whether looking past one handler's events can help: other events may stand behind them.
+pub(crate) fn can_walk(scope: &RunScope) -> bool {
+    let settings = &scope.settings;
+    let handlers = scope.app.dispatcher.registry.of(&settings.queue).iter();
+    let ordinary = handlers.filter(|handler| !handler.takes_control()).count();
+    ordinary > 1 && settings.engine.capabilities().ordered
 }

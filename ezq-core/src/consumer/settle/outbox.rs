@@ -9,13 +9,13 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout_at;
 
 use crate::clock::later;
-use crate::consumer::settle::Settling;
+use crate::consumer::settle::settlement::PendingSettlement;
 
 /// Where settlements are handed in. When the last handle is dropped, what is there is settled at once.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     // Fields are dropped in this order: who is woken at the end finds the sender gone.
-    sender: mpsc::UnboundedSender<Settling>,
+    sender: mpsc::UnboundedSender<PendingSettlement>,
     waiting: WakesAtTheEnd,
 }
 
@@ -25,7 +25,7 @@ struct WakesAtTheEnd(Arc<Waiting>);
 
 /// Where they are taken out, batch by batch.
 pub(crate) struct Batches {
-    receiver: mpsc::UnboundedReceiver<Settling>,
+    receiver: mpsc::UnboundedReceiver<PendingSettlement>,
     waiting: Arc<Waiting>,
     max_age: Duration,
 }
@@ -39,7 +39,7 @@ struct Waiting {
 }
 
 /// Both ends; a batch is full at a size, and due when its oldest settlement is of age.
-pub(crate) fn outbox(size: usize, max_age: Duration) -> (Arc<Outbox>, Batches) {
+pub(crate) fn outbox(size: usize, max_age: Duration) -> (Outbox, Batches) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let waiting = Arc::new(Waiting {
         size,
@@ -50,20 +50,18 @@ pub(crate) fn outbox(size: usize, max_age: Duration) -> (Arc<Outbox>, Batches) {
         sender,
         waiting: WakesAtTheEnd(Arc::clone(&waiting)),
     };
-    (
-        Arc::new(outbox),
-        Batches {
-            receiver,
-            waiting,
-            max_age,
-        },
-    )
+    let batches = Batches {
+        receiver,
+        waiting,
+        max_age,
+    };
+    (outbox, batches)
 }
 
 impl Outbox {
     /// Hands a settlement in; false when the settling task is gone.
-    pub(crate) fn send(&self, settling: Settling) -> bool {
-        let sent = self.sender.send(settling).is_ok();
+    pub(crate) fn send(&self, settlement: PendingSettlement) -> bool {
+        let sent = self.sender.send(settlement).is_ok();
         let waiting = &*self.waiting.0;
         let before = waiting.count.fetch_add(1, Ordering::AcqRel);
         if usize::try_from(before + 1).is_ok_and(|count| count >= waiting.size) {
@@ -84,7 +82,7 @@ impl Batches {
     /// while the last batch was settled goes along, up to four times the size.
     ///
     /// Not cancel safe: a batch that was begun is lost.
-    pub(crate) async fn next(&mut self) -> Option<Vec<Settling>> {
+    pub(crate) async fn next(&mut self) -> Option<Vec<PendingSettlement>> {
         let first = self.receiver.recv().await?;
         let due = later(first.since, self.max_age);
         while self.receiver.len() + 1 < self.waiting.size && !self.receiver.is_closed() {
@@ -120,7 +118,7 @@ mod tests {
 
     /// Looks how many senders there are when it is woken.
     struct Looks {
-        sender: mpsc::WeakUnboundedSender<Settling>,
+        sender: mpsc::WeakUnboundedSender<PendingSettlement>,
         wakes: AtomicUsize,
         senders: AtomicUsize,
     }

@@ -1,6 +1,7 @@
-//! What stops a consumer from outside, heard from before its start until after its end: a token, its
-//! handle and a first signal ask it to finish; an interrupt, a second signal and the end of its grace
-//! cut it off.
+//! What stops a consumer from outside, from before its start until after its last settlement.
+//!
+//! - A token, the handle and a first signal ask it to finish.
+//! - An interrupt, a second signal and the end of the grace ask it to cancel.
 
 use std::future::pending;
 use std::time::Duration;
@@ -9,120 +10,133 @@ use futures_util::future::select_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::consumer::deadline::at;
+use crate::consumer::stop::deadline;
 use crate::consumer::stop::signals::Signals;
 use crate::error::Result;
 use crate::logging::warn;
 use crate::observe::report::StopReason;
 
-/// What is cut off has so long to end, and a part of that before its messages are given back.
-const CUT_OFF: Duration = Duration::from_millis(900);
-const HANDLERS: Duration = Duration::from_millis(500);
+/// How long after a request to cancel the consumer ends. Users are promised a second.
+const CONSUMER_LIMIT: Duration = Duration::from_millis(900);
+/// How long after a request to cancel handlers may still run; the rest is for giving messages back.
+const HANDLER_LIMIT: Duration = Duration::from_millis(500);
 
-/// The ways to stop a consumer that others of the process have in hand.
+/// The tokens that stop a consumer; others in the process hold clones.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Stops {
-    pub(crate) token: Tokens,
+pub(crate) struct StopTokens {
+    pub(crate) given: Tokens,
     pub(crate) handle: CancellationToken,
     pub(crate) interrupt: CancellationToken,
 }
 
-/// What a consumer is asked for.
+/// A request from outside to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum StopRequest {
     /// Nothing new starts, what runs may finish.
-    ToFinish(StopReason),
+    Finish(StopReason),
     /// What runs is cancelled.
-    ToCancel(StopReason),
+    Cancel(StopReason),
 }
 
-impl Asked {
+impl StopRequest {
     pub(crate) fn reason(self) -> StopReason {
         match self {
-            Self::ToFinish(reason) | Self::ToCancel(reason) => reason,
+            Self::Finish(reason) | Self::Cancel(reason) => reason,
         }
     }
 }
 
-/// Listens to all of them, across restarts.
+/// Listens to everything that stops a consumer from outside, across restarts.
 #[derive(Debug)]
-pub(crate) struct Listener {
-    stops: Stops,
+pub(crate) struct StopListener {
+    tokens: StopTokens,
     signals: Option<Signals>,
     grace: Option<Duration>,
-    asked: Option<Asked>,
+    request: Option<StopRequest>,
     /// When the grace ends.
     deadline: Option<Instant>,
-    /// Since when what runs is cancelled.
-    cut_off: Option<Instant>,
+    /// When the request to cancel came.
+    cancelled: Option<Instant>,
 }
 
-impl Listener {
-    /// Signals are heard from now on: until then they end the process.
-    pub(crate) fn new(stops: Stops, signals: bool, grace: Option<Duration>) -> Result<Self> {
+impl StopListener {
+    /// Listens from now on. Until now a signal ended the process.
+    ///
+    /// # Errors
+    /// When the process cannot listen to signals.
+    pub(crate) fn new(tokens: StopTokens, signals: bool, grace: Option<Duration>) -> Result<Self> {
         let signals = signals.then(Signals::listen).transpose()?;
         Ok(Self {
-            stops,
+            tokens,
             signals,
             grace,
-            asked: None,
+            request: None,
             deadline: None,
-            cut_off: None,
+            cancelled: None,
         })
     }
 
-    /// Waits for what is asked next: once to finish, and once to cancel.
+    /// Waits for the next request: one to finish at most, and one to cancel.
     ///
     /// # Cancel safety
     /// Nothing is missed when the future is dropped.
-    pub(crate) async fn next(&mut self) -> Asked {
-        if self.cut_off.is_some() {
+    pub(crate) async fn next(&mut self) -> StopRequest {
+        if self.cancelled.is_some() {
             return pending().await;
         }
-        let running = self.asked.is_none();
-        let reason = self.asked.map(Asked::reason);
-        let asked = tokio::select! {
+
+        let is_running = self.request.is_none();
+        let reason = self.request.map(StopRequest::reason);
+        let request = tokio::select! {
+            // The more urgent first: a request to cancel includes one to finish.
             biased;
-            // The more urgent first.
-            () = self.stops.interrupt.cancelled() => {
-                Asked::ToCancel(reason.unwrap_or(StopReason::Handle))
+            () = self.tokens.interrupt.cancelled() => {
+                StopRequest::Cancel(reason.unwrap_or(StopReason::Handle))
             }
+            // The first signal asks, the second one insists.
             () = next_signal(self.signals.as_mut()) => match reason {
-                None => Asked::ToFinish(StopReason::Signal),
-                Some(reason) => Asked::ToCancel(reason),
+                None => StopRequest::Finish(StopReason::Signal),
+                Some(reason) => StopRequest::Cancel(reason),
             },
-            () = at(self.deadline) => {
+            // The grace runs from the request to finish on.
+            () = deadline::passed(self.deadline) => {
                 warn!("time is up: what still runs is cancelled");
-                Asked::ToCancel(reason.unwrap_or(StopReason::Handle))
+                StopRequest::Cancel(reason.unwrap_or(StopReason::Handle))
             }
-            () = self.stops.token.cancelled(), if running => Asked::ToFinish(StopReason::Token),
-            () = self.stops.handle.cancelled(), if running => Asked::ToFinish(StopReason::Handle),
+            // A fired token stays fired, so it is heard only once.
+            () = self.tokens.given.cancelled(), if is_running => {
+                StopRequest::Finish(StopReason::Token)
+            }
+            () = self.tokens.handle.cancelled(), if is_running => {
+                StopRequest::Finish(StopReason::Handle)
+            }
         };
-        match asked {
-            Asked::ToFinish(_) => {
+
+        match request {
+            StopRequest::Finish(_) => {
                 self.deadline = self
                     .grace
                     .and_then(|grace| Instant::now().checked_add(grace));
             }
-            Asked::ToCancel(_) => self.cut_off = Some(Instant::now()),
+            StopRequest::Cancel(_) => self.cancelled = Some(Instant::now()),
         }
-        self.asked = Some(asked);
-        asked
+        self.request = Some(request);
+        request
     }
 
-    /// Why the consumer is to stop, if it is: for where nothing runs yet or any more.
-    pub(crate) fn asked(&self) -> Option<StopReason> {
-        self.asked.map(Asked::reason)
+    /// Why the consumer is to stop, if a request came already.
+    pub(crate) fn requested(&self) -> Option<StopReason> {
+        self.request.map(StopRequest::reason)
     }
 
-    /// By when what was cancelled has to be over.
-    pub(crate) fn handlers_end(&self) -> Option<Instant> {
-        Some(self.cut_off? + HANDLERS)
+    /// By when cancelled handlers have to be over.
+    pub(crate) fn handler_deadline(&self) -> Option<Instant> {
+        Some(self.cancelled? + HANDLER_LIMIT)
     }
 
     /// By when the consumer has to be over.
-    pub(crate) fn ends(&self) -> Option<Instant> {
-        Some(self.cut_off? + CUT_OFF)
+    pub(crate) fn consumer_deadline(&self) -> Option<Instant> {
+        Some(self.cancelled? + CONSUMER_LIMIT)
     }
 }
 
@@ -133,7 +147,7 @@ async fn next_signal(signals: Option<&mut Signals>) {
     }
 }
 
-/// Tokens of which any stops a consumer; mostly none or one.
+/// The tokens that the user gave: each of them stops the consumer. Mostly there is none or one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tokens(Vec<CancellationToken>);
 
@@ -148,7 +162,8 @@ impl Tokens {
             [] => pending().await,
             [token] => token.cancelled().await,
             tokens => {
-                select_all(tokens.iter().map(|token| Box::pin(token.cancelled()))).await;
+                let fired = tokens.iter().map(|token| Box::pin(token.cancelled()));
+                select_all(fired).await;
             }
         }
     }

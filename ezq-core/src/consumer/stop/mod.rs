@@ -1,5 +1,20 @@
-//! Stopping: by a control event, which keeps its place in the queue, or from outside.
+//! How far a consumer's stop has come, and why it stops.
+//!
+//! A control event stops a consumer at the event's place in the queue. A token, a handle or a signal
+//! stops it from outside, see [`listener`].
+//!
+//! ```text
+//!            control event met            nothing left before it
+//! Running ───────────────────► Draining ────────────────────────► End: over
+//!    │                            │    └─ all handlers called ──► Interrupt: Cancelling
+//!    │ request to finish          │
+//!    ├───────────────────────► Finishing ── nothing runs ───────► over
+//!    │ request to cancel          │
+//!    └───────────────────────► Cancelling ── handlers end ──────► over
+//! ```
 
+pub(crate) mod control;
+pub(crate) mod deadline;
 pub(crate) mod listener;
 pub(crate) mod signals;
 
@@ -7,261 +22,229 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{Instrument, info};
+use tracing::info;
 
-use crate::consumer::deadline::at;
-use crate::consumer::run::{Item, Phase, Run};
-use crate::consumer::stop::listener::{Asked, Listener};
+use crate::consumer::pending::PendingDelivery;
+use crate::consumer::scope::RunScope;
+use crate::consumer::stop::control::{is_for_all, leave_to_others};
+use crate::consumer::stop::listener::StopListener;
 use crate::dispatch::dispatcher::Work;
-use crate::engine::Settle;
-use crate::error::error_chain;
+use crate::engine::{Position, Receipt, Settle};
 use crate::event::{Control, End};
-use crate::logging::{error, warn};
-use crate::message::settlement::Progress;
 use crate::observe::report::{StopReason, Tally};
-use crate::shared::Shared;
-
-/// How long an `End` for all consumers stays for those that were too busy to meet it, and how long
-/// one that began later leaves it to them before it looks again.
-const KEPT_FOR_ALL: TimeDelta = TimeDelta::minutes(10);
-const LEFT_TO_OTHERS: Duration = Duration::from_secs(1);
 
 /// How long a stopped consumer waits for the answer to a claim, and for handlers that were cancelled.
-pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-impl Run {
-    /// Meets a control event; the earliest one counts.
-    pub(crate) fn meet(&mut self, item: Item, control: Control) {
+/// How far a stop has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    /// What stands before the control event is handled; then the consumer stops.
+    Draining,
+    /// Nothing new starts; what runs may finish.
+    Finishing,
+    /// What runs is cancelled.
+    Cancelling,
+}
+
+/// The stop of one run.
+pub(crate) struct Stop {
+    scope: Arc<RunScope>,
+    phase: Phase,
+    reason: StopReason,
+    /// When what still runs is cancelled: the time limit of an `End`.
+    pub(crate) deadline: Option<Instant>,
+    /// When claims and handlers that do not end are left behind.
+    pub(crate) gives_up: Option<Instant>,
+    /// The control event that stops this run. Its lease is kept until the end, unless it is for all
+    /// consumers.
+    control: Option<(PendingDelivery, Control)>,
+    /// Everything before the control event was fetched.
+    is_drained: bool,
+    started: Instant,
+    /// `started` on the engine's clock, or a little later: the engine read its clock at an unknown
+    /// time after it was asked.
+    started_on_engine: Option<DateTime<Utc>>,
+}
+
+impl Stop {
+    pub(crate) fn new(scope: Arc<RunScope>, started: Instant) -> Self {
+        Self {
+            scope,
+            phase: Phase::Running,
+            reason: StopReason::Idle,
+            deadline: None,
+            gives_up: None,
+            control: None,
+            is_drained: false,
+            started,
+            started_on_engine: None,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(crate) fn reason(&self) -> StopReason {
+        self.reason
+    }
+
+    /// Whether deliveries may still be fetched.
+    pub(crate) fn allows_fetching(&self) -> bool {
+        match self.phase {
+            Phase::Running => true,
+            Phase::Draining => !self.is_drained,
+            Phase::Finishing | Phase::Cancelling => false,
+        }
+    }
+
+    /// Whether nothing more can come; what runs may still have to end.
+    pub(crate) fn is_fetched(&self) -> bool {
+        self.phase != Phase::Running && !self.allows_fetching()
+    }
+
+    /// Whether a request from outside would still change what is fetched.
+    fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Draining)
+    }
+
+    /// Whether a delivery at this position goes back unhandled.
+    pub(crate) fn refuses(&self, position: &Position) -> bool {
+        !self.is_open() || self.position().is_some_and(|control| position > control)
+    }
+
+    /// The place of the control event that stops this run.
+    pub(crate) fn position(&self) -> Option<&Position> {
+        self.control
+            .as_ref()
+            .map(|(delivery, _)| &delivery.position)
+    }
+
+    /// The receipt of the control event that stops this run.
+    pub(crate) fn receipt(&self) -> Option<&Receipt> {
+        self.control.as_ref().map(|(delivery, _)| &delivery.receipt)
+    }
+
+    pub(crate) fn is_interrupt(&self) -> bool {
+        matches!(self.control, Some((_, Control::Interrupt)))
+    }
+
+    fn is_end(&self) -> bool {
+        matches!(self.control, Some((_, Control::End(_))))
+    }
+
+    /// Meets a control event. False if it does not stop this consumer.
+    ///
+    /// Of two the earlier counts: a later one is refused by its position before it comes here.
+    pub(crate) fn meet(&mut self, delivery: PendingDelivery, control: Control) -> bool {
         let for_all = is_for_all(&control);
-        if for_all && self.began_after(&item.work) {
-            let settle = left_to_others(&item.work);
-            return self.send(item.receipt, settle, Tally::Control);
+        if for_all && self.started_after(&delivery.work) {
+            let settle = leave_to_others(&delivery.work);
+            self.scope
+                .settle_unhandled(delivery.receipt, settle, Tally::Control);
+            return false;
         }
-        info!(queue = %self.settings.queue, "{control} received");
+
+        info!(queue = %self.scope.settings.queue, "{control} received");
         if for_all {
-            // The others are to meet it while this one drains.
-            self.send(item.receipt.clone(), Settle::Release, Tally::Control);
+            // The other consumers are to meet it while this one drains.
+            self.release_control(delivery.receipt.clone());
         }
-        if let Some((later, control)) = self.control.take()
-            && !is_for_all(&control)
-        {
-            self.send(later.receipt, Settle::Release, Tally::Control);
-        }
-        let (after, before) = std::mem::take(&mut self.buffer)
-            .into_iter()
-            .partition::<Vec<_>, _>(|other| other.position > item.position);
-        self.buffer = before.into();
-        let waiting = self.lanes.cut(&item.position);
-        for other in after.into_iter().chain(waiting) {
-            self.send(other.receipt, Settle::Release, Tally::Returned);
-        }
+        self.drop_control();
+
         let (reason, timeout) = match control {
             Control::End(End { timeout, .. }) => (StopReason::End, timeout),
             Control::Interrupt => (StopReason::Interrupt, None),
         };
         self.reason = reason;
         self.phase = Phase::Draining;
-        self.drained = !self.settings.engine.capabilities().ordered;
+        self.is_drained = !self.scope.settings.engine.capabilities().ordered;
         self.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.control = Some((item, control));
-        self.slots.watch();
+        self.control = Some((delivery, control));
+        true
     }
 
-    /// Goes on with what precedes a control event once all of it is fetched: what gathers for a batch
-    /// begins, since nothing can join it, and once everything has begun an `Interrupt` has its turn.
-    pub(crate) fn drain_on(&mut self) {
-        let is_begun = self.phase == Phase::Draining && self.drained && self.buffer.is_empty();
-        if !is_begun || !self.slots.are_polled() {
-            return;
+    /// Notes that nothing is left in the queue before the control event.
+    pub(crate) fn drained(&mut self) {
+        self.is_drained = true;
+    }
+
+    /// Ends the run because the queue is empty.
+    pub(crate) fn finish_idle(&mut self) {
+        self.phase = Phase::Finishing;
+    }
+
+    /// Lets what runs finish.
+    pub(crate) fn finish(&mut self) {
+        self.phase = Phase::Finishing;
+        self.gives_up = Some(Instant::now() + PATIENCE);
+    }
+
+    /// Cancels what runs.
+    pub(crate) fn cancel(&mut self) {
+        self.phase = Phase::Cancelling;
+        self.gives_up = Some(Instant::now() + PATIENCE);
+    }
+
+    /// Notes a request from outside; false if the stop has come further already.
+    ///
+    /// The control event, and what stands before it, is left to another consumer. An `End` that has
+    /// done its work is kept: then the request only shortens the time for what still runs.
+    pub(crate) fn request(&mut self, reason: StopReason, has_started_all: bool) -> bool {
+        if !self.is_open() {
+            return false;
         }
-        self.slots.gatherings.close();
-        let is_interrupt = matches!(self.control, Some((_, Control::Interrupt)));
-        if is_interrupt && self.lanes.waiting() == 0 && self.slots.have_begun() {
-            self.cancel();
+
+        // What waits for its handler's limit or its batch goes back, and must come before the `End`.
+        let has_begun = has_started_all && self.scope.slots.have_begun();
+        if !(self.is_drained && has_begun && self.is_end()) {
+            self.reason = reason;
+            self.deadline = None;
+            self.drop_control();
+        }
+        true
+    }
+
+    /// Gives the control event back, unless it is for all: then it was released when it was met.
+    fn drop_control(&mut self) {
+        if let Some((delivery, control)) = self.control.take()
+            && !is_for_all(&control)
+        {
+            self.release_control(delivery.receipt);
         }
     }
 
-    /// Learns from an answer when this consumer began; the quickest answer tells best.
-    pub(crate) fn learn_beginning(&mut self, leased_at: DateTime<Utc>, sent: Instant) {
+    fn release_control(&self, receipt: Receipt) {
+        self.scope
+            .settle_unhandled(receipt, Settle::Release, Tally::Control);
+    }
+
+    /// Learns from a delivery when this consumer started by the engine's clock. The quickest answer
+    /// tells best.
+    pub(crate) fn learn_start(&mut self, leased_at: DateTime<Utc>, sent: Instant) {
         let Ok(since) = TimeDelta::from_std(sent.duration_since(self.started)) else {
             return;
         };
-        let began = leased_at - since;
-        self.began = Some(self.began.map_or(began, |earlier| earlier.min(began)));
+        let started = leased_at - since;
+        let earliest = self
+            .started_on_engine
+            .map_or(started, |earlier| earlier.min(started));
+        self.started_on_engine = Some(earliest);
     }
 
-    /// Whether this consumer began only after a message was stored.
-    fn began_after(&self, work: &Work) -> bool {
-        self.began
-            .is_some_and(|began| began > work.received.enqueued_at)
+    /// Whether this consumer started only after a message was stored.
+    fn started_after(&self, work: &Work) -> bool {
+        self.started_on_engine
+            .is_some_and(|started| started > work.received.enqueued_at)
     }
 
-    /// Does what was asked for from outside.
-    pub(crate) fn asked(&mut self, asked: Asked, stops: &Listener) {
-        match asked {
-            Asked::ToFinish(reason) => {
-                if matches!(self.phase, Phase::Running | Phase::Draining) {
-                    self.finish(reason);
-                }
-            }
-            Asked::ToCancel(reason) => {
-                if matches!(self.phase, Phase::Running | Phase::Draining) {
-                    self.leave_control(reason);
-                }
-                self.cancel();
-                self.gives_up = stops.handlers_end();
-            }
+    /// Runs the handlers of the control event, if there is one, and settles it.
+    pub(crate) async fn settle_control(&mut self, stops: &mut StopListener) {
+        if let Some((delivery, control)) = self.control.take() {
+            control::finish(&self.scope, delivery, control, stops).await;
         }
-    }
-
-    /// Lets what runs finish; the rest goes back at once.
-    fn finish(&mut self, reason: StopReason) {
-        self.leave_control(reason);
-        self.phase = Phase::Finishing;
-        self.slots.stop();
-        self.gives_up = Some(Instant::now() + ANSWER);
-        self.return_buffer();
-    }
-
-    /// Leaves a control event, and what stands before it, to another consumer, unless it has done its
-    /// work: then only the time for what still runs may become shorter.
-    fn leave_control(&mut self, reason: StopReason) {
-        let taken_in = self.drained && self.buffer.is_empty() && self.lanes.waiting() == 0;
-        // What waits for its handler's limit or for its batch goes back, and is to come before it.
-        if taken_in && self.slots.have_begun() && matches!(self.control, Some((_, Control::End(_))))
-        {
-            return;
-        }
-        self.reason = reason;
-        self.deadline = None;
-        if let Some((item, control)) = self.control.take()
-            && !is_for_all(&control)
-        {
-            self.send(item.receipt, Settle::Release, Tally::Control);
-        }
-    }
-
-    /// Cancels what runs; the rest goes back.
-    pub(crate) fn cancel(&mut self) {
-        self.phase = Phase::Cancelling;
-        self.slots.stop();
-        self.gives_up = Some(Instant::now() + ANSWER);
-        self.direct.cancel().cancel();
-        self.leases
-            .cancel_all(self.control.as_ref().map(|(item, _)| &item.receipt));
-        self.return_buffer();
-    }
-
-    /// Waits no longer: for the answer to a claim while handlers may finish, and for nothing at all
-    /// when they were cancelled. What is left behind comes again when its lease ends.
-    pub(crate) fn give_up(&mut self) {
-        self.gives_up = None;
-        if let Some(leasing) = self.leasing.take() {
-            warn!(queue = %self.settings.queue, "a claim is not answered: it is given up");
-            leasing.abort();
-            self.leases.took_in_all();
-        }
-        if self.phase == Phase::Cancelling {
-            let count = self.tasks.len();
-            if count > 0 {
-                warn!(queue = %self.settings.queue, count, "handlers do not end: they are left behind");
-            }
-            self.tasks = JoinSet::new();
-            self.fetch = JoinSet::new();
-        }
-    }
-
-    pub(crate) fn return_buffer(&mut self) {
-        let waiting = self.lanes.clear();
-        for item in std::mem::take(&mut self.buffer).into_iter().chain(waiting) {
-            self.send(item.receipt, Settle::Release, Tally::Returned);
-        }
-    }
-
-    /// Whether nothing is left to wait for.
-    pub(crate) fn is_finished(&self) -> bool {
-        let begun = self.buffer.is_empty() && self.lanes.waiting() == 0;
-        begun
-            && self.tasks.is_empty()
-            && self.fetch.is_empty()
-            && match self.phase {
-                Phase::Running => false,
-                Phase::Draining => self.drained,
-                Phase::Finishing | Phase::Cancelling => true,
-            }
-    }
-
-    /// Runs the handlers of the control event, then settles it.
-    pub(crate) async fn settle_control(&mut self, stops: &mut Listener) {
-        let Some((item, control)) = self.control.take() else {
-            return;
-        };
-        let for_all = is_for_all(&control);
-        let receipt = item.receipt;
-        let lease = Arc::clone(&item.work.received.lease);
-        // In a task: a handler that keeps its thread must not keep this from hearing a stop.
-        let mut handlers = JoinSet::new();
-        let handled = handle_control(Arc::clone(&self.app), item.work, control);
-        handlers.spawn(handled.in_current_span());
-        let settle = loop {
-            if stops.ends().is_some() {
-                lease.cancel().cancel();
-            }
-            let left = stops.handlers_end();
-            tokio::select! {
-                biased;
-                Some(settle) = handlers.join_next() => break settle.unwrap_or_else(|_| {
-                    self.panicked();
-                    Settle::Release
-                }),
-                _ = stops.next() => {}
-                () = at(left) => break Settle::Ack { outgoing: Vec::new() },
-            }
-        };
-        if !for_all {
-            self.send(receipt, settle, Tally::Control);
-        }
-    }
-}
-
-/// Runs the handlers of a control event; how it is to be settled.
-async fn handle_control(app: Arc<Shared>, work: Work, control: Control) -> Settle {
-    let queue = &work.received.queue;
-    let outgoing = app.dispatcher.control(&work).await;
-    let mut settle = Settle::Ack {
-        outgoing: Vec::new(),
-    };
-    let published = if is_for_all(&control) {
-        // It was given back when it was met: no settlement takes them along.
-        app.services.publish_returned(outgoing).await
-    } else {
-        settle = Settle::Ack { outgoing };
-        app.publish_elsewhere(queue, &mut settle).await
-    };
-    if let Err(error) = published {
-        let error = error_chain(&error);
-        error!(%queue, error, "events of a handler of `{control}` are not published");
-    }
-    settle
-}
-
-fn is_for_all(control: &Control) -> bool {
-    matches!(control, Control::End(End { all: true, .. }))
-}
-
-/// What a consumer that began after an `End` for all does with it.
-fn left_to_others(work: &Work) -> Settle {
-    if work.clock.at - work.received.enqueued_at > KEPT_FOR_ALL {
-        return Settle::Ack {
-            outgoing: Vec::new(),
-        };
-    }
-    let progress = Progress::default();
-    Settle::Retry {
-        after: LEFT_TO_OTHERS,
-        progress,
-        outgoing: Vec::new(),
     }
 }

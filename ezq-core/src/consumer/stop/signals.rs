@@ -14,23 +14,25 @@ pub(crate) struct Signals {
 impl Signals {
     pub(crate) fn listen() -> Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Error::new(ErrorKind::Configuration, "cannot listen to signals").with_source(error)
-            })
-        };
         Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt()).map_err(cannot_listen)?,
+            terminate: signal(SignalKind::terminate()).map_err(cannot_listen)?,
         })
     }
 
     pub(crate) async fn next(&mut self) {
         tokio::select! {
+            // Ctrl-C in a terminal.
             _ = self.interrupt.recv() => {}
+            // What service managers and containers send.
             _ = self.terminate.recv() => {}
         }
     }
+}
+
+#[cfg(unix)]
+fn cannot_listen(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Configuration, "cannot listen to signals").with_source(error)
 }
 
 /// Waits for the next Ctrl-C.
@@ -45,6 +47,7 @@ impl Signals {
     }
 
     pub(crate) async fn next(&mut self) {
+        // If Ctrl-C cannot be heard, no signal ever comes.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

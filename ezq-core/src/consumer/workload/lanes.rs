@@ -1,59 +1,54 @@
-//! Lanes: what is held of one ordering key, started one after another.
+//! Lanes: the deliveries of one ordering key, started one after another.
 //!
-//! A delivery has its [`Turn`] while it is at work. It passes the turn on when the next of its key
-//! may start; a turn that is dropped instead, for whatever reason, ends its lane, and what waited
-//! there goes back.
+//! The first delivery of a lane holds its [`LaneGuard`] while it is at work. It passes the guard on
+//! when the next of its key may start. A guard that is dropped instead ends the lane, and what
+//! waited there goes back.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::consumer::run::Item;
+use crate::consumer::pending::PendingDelivery;
+use crate::consumer::workload::lane_guard::{LaneGuard, LaneStep};
 use crate::engine::{Position, Receipt};
 
-/// The deliveries that wait for another of their key.
+/// The lanes of one consumer, by ordering key.
 pub(crate) struct Lanes {
     lanes: HashMap<Arc<str>, Lane>,
+    /// How many deliveries wait in all lanes.
     waiting: usize,
-    last: u64,
-    sender: mpsc::UnboundedSender<Step>,
-    steps: mpsc::UnboundedReceiver<Step>,
+    last_number: u64,
+    sender: mpsc::UnboundedSender<LaneStep>,
+    steps: mpsc::UnboundedReceiver<LaneStep>,
 }
 
 struct Lane {
     number: u64,
+    /// The delivery that is at work.
     current: Receipt,
-    waiting: VecDeque<Item>,
-    /// One of the key was refused: what follows it must be, too.
-    closed: bool,
+    waiting: VecDeque<PendingDelivery>,
+    /// A delivery of the key was refused, so all that follow it must be, too.
+    is_closed: bool,
 }
 
-/// What a delivery with a key comes to when it is taken in.
-pub(crate) enum Entered {
-    /// It is its turn.
-    Starts(Item),
-    Waits,
-    /// Too many wait.
-    Refused(Item),
+/// Where a delivery with a key went.
+pub(crate) enum Admission {
+    /// It opened its lane: it starts.
+    Start(PendingDelivery),
+    Wait,
+    /// Too many wait already: it goes back.
+    Refuse(PendingDelivery),
 }
 
-/// What happened in a lane.
-#[derive(Debug)]
-pub(crate) struct Step {
-    key: Arc<str>,
-    number: u64,
-    goes_on: bool,
-}
-
-/// What a step comes to.
-pub(crate) enum Stepped {
-    Nothing,
-    Starts(Item),
-    /// The lane has ended: whatever still runs in it is to be cancelled, the rest goes back.
-    Ended {
+/// What a step of a lane leads to.
+pub(crate) enum LaneChange {
+    None,
+    Start(PendingDelivery),
+    /// The lane has ended: what still runs in it is cancelled, the rest goes back.
+    End {
         current: Receipt,
-        rest: VecDeque<Item>,
+        rest: VecDeque<PendingDelivery>,
     },
 }
 
@@ -63,66 +58,69 @@ impl Lanes {
         Self {
             lanes: HashMap::new(),
             waiting: 0,
-            last: 0,
+            last_number: 0,
             sender,
             steps,
         }
     }
 
-    /// Takes in a delivery with a key, unless as many wait already as may.
-    pub(crate) fn enter(&mut self, key: &str, mut item: Item, most: usize) -> Entered {
+    /// Takes in a delivery with a key, unless `max_waiting` wait already.
+    pub(crate) fn enter(
+        &mut self,
+        key: &str,
+        mut delivery: PendingDelivery,
+        max_waiting: usize,
+    ) -> Admission {
         if let Some(lane) = self.lanes.get_mut(key) {
-            if lane.closed || self.waiting >= most {
-                lane.closed = true;
-                return Entered::Refused(item);
+            if lane.is_closed || self.waiting >= max_waiting {
+                lane.is_closed = true;
+                return Admission::Refuse(delivery);
             }
-            lane.waiting.push_back(item);
+
+            lane.waiting.push_back(delivery);
             self.waiting += 1;
-            return Entered::Waits;
+            return Admission::Wait;
         }
-        self.last += 1;
-        let (key, number): (Arc<str>, u64) = (key.into(), self.last);
-        item.turn = Some(self.turn(&key, number));
-        let (current, waiting) = (item.receipt.clone(), VecDeque::new());
-        self.lanes.insert(
-            key,
-            Lane {
-                number,
-                current,
-                waiting,
-                closed: false,
-            },
-        );
-        Entered::Starts(item)
+
+        self.last_number += 1;
+        let key: Arc<str> = key.into();
+        delivery.lane = Some(self.guard(&key, self.last_number));
+
+        let lane = Lane {
+            number: self.last_number,
+            current: delivery.receipt.clone(),
+            waiting: VecDeque::new(),
+            is_closed: false,
+        };
+        self.lanes.insert(key, lane);
+        Admission::Start(delivery)
     }
 
-    /// Whether one of a key is at work.
+    /// Whether a delivery of this key is at work.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.lanes.contains_key(key)
     }
 
-    fn turn(&self, key: &Arc<str>, number: u64) -> Turn {
-        let (key, steps) = (Arc::clone(key), self.sender.clone());
-        Turn {
-            key,
-            number,
-            steps,
-            passed: false,
-        }
+    fn guard(&self, key: &Arc<str>, number: u64) -> LaneGuard {
+        LaneGuard::new(Arc::clone(key), number, self.sender.clone())
     }
 
-    /// Waits for the next step.
-    pub(crate) async fn step(&mut self) -> Option<Step> {
+    /// Waits for the next step of a lane.
+    ///
+    /// # Cancel safety
+    /// No step is lost when the future is dropped.
+    pub(crate) async fn step(&mut self) -> Option<LaneStep> {
         self.steps.recv().await
     }
 
-    /// The next step, if it has been taken already.
-    pub(crate) fn step_taken(&mut self) -> Option<Step> {
+    /// The next step, if one is there already.
+    pub(crate) fn try_step(&mut self) -> Option<LaneStep> {
         self.steps.try_recv().ok()
     }
 
-    pub(crate) fn follow(&mut self, step: Step) -> Stepped {
-        let Step {
+    /// Moves a lane on by one step.
+    pub(crate) fn follow(&mut self, step: LaneStep) -> LaneChange {
+        let LaneStep {
             key,
             number,
             goes_on,
@@ -132,27 +130,30 @@ impl Lanes {
             .get_mut(&key)
             .filter(|lane| lane.number == number)
         else {
-            return Stepped::Nothing;
+            return LaneChange::None;
         };
+
         if goes_on && let Some(mut next) = lane.waiting.pop_front() {
             lane.current = next.receipt.clone();
             self.waiting -= 1;
-            next.turn = Some(self.turn(&key, number));
-            return Stepped::Starts(next);
+            next.lane = Some(self.guard(&key, number));
+            return LaneChange::Start(next);
         }
+
         let Some(Lane {
             current,
             waiting: rest,
             ..
         }) = self.lanes.remove(&key)
         else {
-            return Stepped::Nothing;
+            return LaneChange::None;
         };
         self.waiting -= rest.len();
+
         if goes_on {
-            Stepped::Nothing
+            LaneChange::None
         } else {
-            Stepped::Ended { current, rest }
+            LaneChange::End { current, rest }
         }
     }
 
@@ -161,8 +162,8 @@ impl Lanes {
         self.waiting
     }
 
-    /// Gives up all that waits.
-    pub(crate) fn clear(&mut self) -> Vec<Item> {
+    /// Closes all lanes and hands out what waited there.
+    pub(crate) fn clear(&mut self) -> Vec<PendingDelivery> {
         self.waiting = 0;
         self.lanes
             .drain()
@@ -170,60 +171,22 @@ impl Lanes {
             .collect()
     }
 
-    /// Gives up what waits and stands after a place. Places rise within a lane.
-    pub(crate) fn cut(&mut self, place: &Position) -> Vec<Item> {
+    /// Hands out what waits behind a position.
+    pub(crate) fn cut(&mut self, position: &Position) -> Vec<PendingDelivery> {
         let mut cut = Vec::new();
         for lane in self.lanes.values_mut() {
+            // Positions rise within a lane.
             let kept = lane
                 .waiting
                 .iter()
-                .take_while(|item| item.position <= *place)
+                .take_while(|delivery| delivery.position <= *position)
                 .count();
             let rest = lane.waiting.split_off(kept);
-            lane.closed |= !rest.is_empty();
+            lane.is_closed |= !rest.is_empty();
             cut.extend(rest);
         }
+
         self.waiting -= cut.len();
         cut
-    }
-}
-
-/// The right of a delivery to be the one of its key that is at work.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    key: Arc<str>,
-    number: u64,
-    steps: mpsc::UnboundedSender<Step>,
-    passed: bool,
-}
-
-impl Turn {
-    /// Lets the next of the key start; once.
-    pub(crate) fn pass(&mut self) {
-        if !std::mem::replace(&mut self.passed, true) {
-            self.say(true);
-        }
-    }
-
-    /// Ends the lane, also when the turn was passed on: the delivery is not settled after all.
-    pub(crate) fn revoke(mut self) {
-        self.passed = false;
-    }
-
-    fn say(&self, goes_on: bool) {
-        // Nobody listens once the consumer has ended.
-        let _ = self.steps.send(Step {
-            key: Arc::clone(&self.key),
-            number: self.number,
-            goes_on,
-        });
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if !self.passed {
-            self.say(false);
-        }
     }
 }

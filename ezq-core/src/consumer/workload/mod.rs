@@ -1,142 +1,237 @@
-//! Beginning what was taken in, as far as the concurrency allows.
+//! The deliveries that a consumer holds: buffered, waiting in a lane, or at work.
+//!
+//! Invariant: a delivery is in one place only, and it stays in the lease table until it is settled,
+//! given back or lost.
 
+pub(crate) mod lane_guard;
 pub(crate) mod lanes;
 pub(crate) mod task;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument;
 
-use crate::consumer::run::{Item, Run};
-use crate::consumer::workload::lanes::Stepped;
+use crate::consumer::pending::PendingDelivery;
+use crate::consumer::scope::RunScope;
+use crate::consumer::workload::lane_guard::LaneStep;
+use crate::consumer::workload::lanes::{Admission, LaneChange, Lanes};
 use crate::consumer::workload::task::handle;
 use crate::dispatch::in_place::{self, Begun};
-use crate::engine::Settle;
-use crate::logging::error;
+use crate::engine::Position;
 use crate::observe::report::Tally;
 
-/// How many deliveries are started before the coordinator looks at what else there is.
-const AT_ONCE: usize = 64;
+/// How many deliveries are started before the coordinator looks at what else happened.
+const STARTS_PER_ROUND: usize = 64;
 
-impl Run {
-    /// Whether the concurrency allows another delivery to begin. Those that wait for a batch do not
-    /// count, but are bounded as well.
-    fn may_start(&self) -> bool {
-        let most = self.settings.concurrency.saturating_add(self.batch_room);
-        self.has_place() && self.at_work() < most
+/// The deliveries that a consumer holds.
+pub(crate) struct Workload {
+    scope: Arc<RunScope>,
+    /// What may start as soon as the concurrency allows, in the order of the queue.
+    buffer: VecDeque<PendingDelivery>,
+    /// What waits for another delivery of its ordering key.
+    pub(crate) lanes: Lanes,
+    /// What was started and not done at its first poll.
+    pub(crate) tasks: JoinSet<()>,
+}
+
+impl Workload {
+    pub(crate) fn new(scope: Arc<RunScope>) -> Self {
+        Self {
+            scope,
+            buffer: VecDeque::new(),
+            lanes: Lanes::new(),
+            tasks: JoinSet::new(),
+        }
     }
 
-    fn has_place(&self) -> bool {
-        self.tasks.len().saturating_sub(self.slots.parked()) < self.settings.concurrency
+    /// How many deliveries wait for the concurrency.
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffer.len()
     }
 
-    /// How many deliveries were begun, but for those that wait for their handlers' limits.
+    /// How many deliveries run, those that wait for batches or handlers' limits included.
+    pub(crate) fn running(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// How many deliveries run, without those that wait for their handlers' limits.
     pub(crate) fn at_work(&self) -> usize {
-        self.tasks.len().saturating_sub(self.slots.aside())
+        self.tasks.len().saturating_sub(self.scope.slots.aside())
     }
 
-    /// Lets what has its handler's permit go on, before anything new.
-    fn grant_places(&self) {
-        if self.slots.limited.is_empty() {
-            return;
-        }
-        while self.has_place() && self.slots.grant() {}
+    /// Whether everything that was taken in has started.
+    pub(crate) fn has_started_all(&self) -> bool {
+        self.buffer.is_empty() && self.lanes.waiting() == 0
     }
 
-    /// What is to begin next. Of those that may kill their worker one runs at a time, picked at
-    /// random, so that the ones before it are done and it does not take them all along, again and
-    /// again.
-    fn next_item(&mut self) -> Option<Item> {
-        let threshold = (self.app.config.max_deliveries / 5).max(2);
-        let is_suspect = |item: &Item| item.work.received.unsettled_deliveries() >= threshold;
-        if !self.buffer.front().is_some_and(is_suspect) {
-            return self.buffer.pop_front();
+    /// Takes in the next delivery of the queue, in its lane if it has an ordering key.
+    pub(crate) fn enqueue(
+        &mut self,
+        delivery: PendingDelivery,
+        key: Option<&str>,
+        max_waiting: usize,
+    ) {
+        let Some(key) = key else {
+            return self.buffer.push_back(delivery);
+        };
+        match self.lanes.enter(key, delivery, max_waiting) {
+            Admission::Start(delivery) => self.buffer.push_back(delivery),
+            Admission::Wait => {}
+            Admission::Refuse(delivery) => self.scope.release(delivery.receipt),
         }
-        if self.slots.has_suspect() {
-            let other = self.buffer.iter().position(|item| !is_suspect(item))?;
-            return self.buffer.remove(other);
-        }
-        let suspects = self
-            .buffer
-            .iter()
-            .enumerate()
-            .filter(|(_, item)| is_suspect(item));
-        let suspects: Vec<usize> = suspects.map(|(index, _)| index).collect();
-        let picked = suspects.get(rand::random_range(0..suspects.len()))?;
-        let mut item = self.buffer.remove(*picked)?;
-        item.work.suspect = Mutex::new(Some(self.slots.suspect()));
-        Some(item)
     }
 
-    /// Starts what waits, as far as the concurrency allows; whether to go on soon.
+    /// Starts what is buffered, as far as the concurrency allows. True if there is more to start
+    /// right away.
     pub(crate) fn start_tasks(&mut self) -> bool {
-        for _ in 0..AT_ONCE {
-            // What was started here may have made room for the next of its key.
-            while let Some(step) = self.lanes.step_taken() {
-                let stepped = self.lanes.follow(step);
-                self.go_on(stepped);
+        for _ in 0..STARTS_PER_ROUND {
+            // A delivery that was done in place may have made room for the next of its key.
+            while let Some(step) = self.lanes.try_step() {
+                self.follow(step);
             }
             self.grant_places();
             if !self.may_start() {
                 return false;
             }
-            let Some(item) = self.next_item() else {
+
+            let Some(delivery) = self.next_delivery() else {
                 return false;
             };
-            if !self.leases.holds(&item.receipt) {
-                self.counters.add(Tally::Lost);
-                continue;
-            }
-            if item.work.received.lease.is_expired() {
-                // Another worker may have it by now; if not, it comes again with a whole lease.
-                self.send(item.receipt, Settle::Release, Tally::Returned);
-                continue;
-            }
-            let handled = handle(
-                Arc::clone(&self.app),
-                Arc::clone(&self.leases),
-                Arc::clone(&self.settler),
-                Arc::clone(&self.counters),
-                item,
-                self.slots.started(),
-            );
-            match in_place::begin(Box::pin(handled)) {
-                Begun::Done => {}
-                Begun::Panicked => self.panicked(),
-                Begun::Waits(running) => {
-                    self.tasks.spawn(running.in_current_span());
-                }
-            }
+            self.start(delivery);
         }
         !self.buffer.is_empty()
     }
 
-    pub(crate) fn panicked(&self) {
-        error!(queue = %self.settings.queue, "handling a delivery panicked: it comes again");
-    }
+    fn start(&mut self, delivery: PendingDelivery) {
+        if !self.scope.leases.holds(&delivery.receipt) {
+            return self.scope.counters.add(Tally::Lost);
+        }
+        if delivery.work.received.lease.is_expired() {
+            // Another worker may have it by now; if not, it comes again with a whole lease.
+            return self.scope.release(delivery.receipt);
+        }
 
-    /// Gives back what was fetched ahead and waits for too long.
-    pub(crate) fn give_back(&mut self) {
-        self.window.shrink();
-        for item in self
-            .buffer
-            .split_off(self.window.least().min(self.buffer.len()))
-        {
-            self.send(item.receipt, Settle::Release, Tally::Returned);
+        let begins = self.scope.slots.started();
+        let handled = handle(Arc::clone(&self.scope), delivery, begins);
+        match in_place::begin(Box::pin(handled)) {
+            Begun::Done => {}
+            Begun::Panicked => self.scope.log_panic(),
+            Begun::Waits(running) => {
+                self.tasks.spawn(running.in_current_span());
+            }
         }
     }
 
-    /// Goes on in a lane, or gives back what is left of it.
-    pub(crate) fn go_on(&mut self, stepped: Stepped) {
-        match stepped {
-            Stepped::Nothing => {}
-            Stepped::Starts(item) => self.buffer.push_front(item),
-            Stepped::Ended { current, rest } => {
-                self.leases.cancel(&current);
-                for item in rest {
-                    self.send(item.receipt, Settle::Release, Tally::Returned);
+    /// Whether the concurrency allows another delivery to start. Those that wait for a batch do not
+    /// count against it, but have a bound of their own.
+    fn may_start(&self) -> bool {
+        let concurrency = self.scope.settings.concurrency;
+        let most = concurrency.saturating_add(self.scope.batch_room);
+        self.has_place() && self.at_work() < most
+    }
+
+    fn has_place(&self) -> bool {
+        let parked = self.scope.slots.parked();
+        self.tasks.len().saturating_sub(parked) < self.scope.settings.concurrency
+    }
+
+    /// Gives places to handlers that got their limit's permit: they go before anything new.
+    fn grant_places(&self) {
+        if self.scope.slots.limited.is_empty() {
+            return;
+        }
+        while self.has_place() && self.scope.slots.grant() {}
+    }
+
+    /// Picks the delivery to start next.
+    ///
+    /// Deliveries that may kill their worker run one at a time and are picked at random. So those
+    /// before it finish, and one that kills the process does not take the same others with it each
+    /// time.
+    fn next_delivery(&mut self) -> Option<PendingDelivery> {
+        // A fifth of the limit leaves four fifths to find the culprit one by one.
+        let threshold = (self.scope.app.config.max_deliveries / 5).max(2);
+        let is_suspect =
+            |delivery: &PendingDelivery| delivery.work.received.unsettled_deliveries() >= threshold;
+        if !self.buffer.front().is_some_and(is_suspect) {
+            return self.buffer.pop_front();
+        }
+
+        let slots = &self.scope.slots;
+        if slots.has_suspect() {
+            let other = self.buffer.iter().position(|other| !is_suspect(other))?;
+            return self.buffer.remove(other);
+        }
+
+        let suspects: Vec<usize> = self
+            .buffer
+            .iter()
+            .enumerate()
+            .filter(|(_, delivery)| is_suspect(delivery))
+            .map(|(index, _)| index)
+            .collect();
+        let picked = suspects.get(rand::random_range(0..suspects.len()))?;
+        let mut delivery = self.buffer.remove(*picked)?;
+        delivery.work.suspect = Mutex::new(Some(slots.suspect()));
+        Some(delivery)
+    }
+
+    /// Takes note that the task of a delivery has ended.
+    pub(crate) fn task_ended(&self, ended: Result<(), JoinError>) {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            self.scope.log_panic();
+        }
+    }
+
+    /// Starts the next delivery of a lane, or gives back what is left of a lane that ended.
+    pub(crate) fn follow(&mut self, step: LaneStep) {
+        match self.lanes.follow(step) {
+            LaneChange::None => {}
+            LaneChange::Start(delivery) => self.buffer.push_front(delivery),
+            LaneChange::End { current, rest } => {
+                self.scope.leases.cancel(&current);
+                for delivery in rest {
+                    self.scope.release(delivery.receipt);
                 }
             }
         }
+    }
+
+    /// Gives back what is buffered beyond the first `kept` deliveries.
+    pub(crate) fn release_surplus(&mut self, kept: usize) {
+        for delivery in self.buffer.split_off(kept.min(self.buffer.len())) {
+            self.scope.release(delivery.receipt);
+        }
+    }
+
+    /// Gives back everything that has not started.
+    pub(crate) fn release_all(&mut self) {
+        let waiting = self.lanes.clear();
+        let buffered = std::mem::take(&mut self.buffer);
+        for delivery in buffered.into_iter().chain(waiting) {
+            self.scope.release(delivery.receipt);
+        }
+    }
+
+    /// Gives back what has not started and stands behind a position.
+    pub(crate) fn release_after(&mut self, position: &Position) {
+        let (after, before) = std::mem::take(&mut self.buffer)
+            .into_iter()
+            .partition::<Vec<_>, _>(|delivery| delivery.position > *position);
+        self.buffer = before.into();
+
+        let waiting = self.lanes.cut(position);
+        for delivery in after.into_iter().chain(waiting) {
+            self.scope.release(delivery.receipt);
+        }
+    }
+
+    /// Leaves running handlers behind; how many there were.
+    pub(crate) fn abandon_tasks(&mut self) -> usize {
+        std::mem::take(&mut self.tasks).len()
     }
 }

@@ -1,142 +1,132 @@
-//! The task of one delivery: dispatch it, then hand its settlement on.
+//! The pipeline of one delivery: dispatch it, then hand its settlement on.
 
 use std::pin::pin;
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
-use crate::consumer::leases::Leases;
-use crate::consumer::run::Item;
-use crate::consumer::settle::outbox::Outbox;
-use crate::consumer::settle::{Settling, give_up};
-use crate::consumer::workload::lanes::Turn;
-use crate::delivery::received::Received;
+use crate::consumer::pending::PendingDelivery;
+use crate::consumer::scope::RunScope;
+use crate::consumer::settle::refusal::give_up;
+use crate::consumer::settle::settlement::PendingSettlement;
+use crate::consumer::workload::lane_guard::LaneGuard;
 use crate::dispatch::slots::Begins;
 use crate::engine::{Receipt, Settle};
-use crate::error::error_chain;
-use crate::logging::{error, warn};
-use crate::observe::report::{Counters, Tally};
-use crate::shared::Shared;
+use crate::error::{Error, error_chain};
+use crate::logging::warn;
+use crate::observe::report::Tally;
 use crate::text::bounded;
 
-/// Handles one delivery, which begins with the first poll.
-pub(crate) async fn handle(
-    app: Arc<Shared>,
-    leases: Arc<Leases>,
-    settler: Arc<Outbox>,
-    counters: Arc<Counters>,
-    mut item: Item,
-    begins: Begins,
-) {
-    let receipt = item.receipt.clone();
-    let mut hold = Hold {
-        leases: Arc::clone(&leases),
-        counters: Arc::clone(&counters),
-        receipt,
+/// Handles one delivery. The guard `begins` is dropped by the first poll.
+pub(crate) async fn handle(scope: Arc<RunScope>, mut delivery: PendingDelivery, begins: Begins) {
+    let mut unsettled = Unsettled {
+        scope: &scope,
+        receipt: delivery.receipt.clone(),
         is_booked: false,
     };
+
     let dispatched = {
-        let dispatched = pin!(app.dispatcher.dispatch(&item.work));
+        let dispatched = pin!(scope.app.dispatcher.dispatch(&delivery.work));
         Begins::with(begins, dispatched).await
     };
     let Some(mut settle) = dispatched else {
-        // A handler's transaction has settled it.
-        if let Some(turn) = &mut item.turn {
-            turn.pass();
-        }
-        app.services.notices.handled(&item.work.received);
-        hold.is_booked = true;
-        leases.release(&item.receipt);
-        return counters.add(Tally::Handled);
+        settled_by_handler(&scope, delivery);
+        unsettled.is_booked = true;
+        return;
     };
-    if !leases.holds(&item.receipt) {
-        hold.is_booked = true;
-        return counters.add(Tally::Lost);
+
+    if !scope.leases.holds(&delivery.receipt) {
+        unsettled.is_booked = true;
+        return scope.counters.add(Tally::Lost);
     }
-    let cancelled = item.work.received.lease.cancel().is_cancelled();
-    let queue = &item.work.received.queue;
-    if let Err(error) = app.publish_elsewhere(queue, &mut settle).await {
-        let (message_id, why) = (item.receipt.message_id(), error_chain(&error));
-        settle = if error.is_transient() {
-            warn!(%queue, %message_id, error = why, "its events could not be published: it comes again");
-            // No mark of this delivery is kept: the handlers whose events these are run again.
-            app.dispatcher
-                .hindered(&item.work, Settle::Release, bounded(&why))
-        } else {
-            // Events for this engine do not go out either, so their handlers must run again.
-            let progress = settle.into_progress().without_done();
-            give_up(
-                queue,
-                message_id,
-                progress,
-                &format!("its events cannot be published: {why}"),
-            )
-        };
+
+    // Asked before anything else is awaited: a later cancellation did not end the handlers.
+    let was_cancelled = delivery.work.received.lease.cancel().is_cancelled();
+    let queue = &delivery.work.received.queue;
+    if let Err(error) = scope.app.publish_elsewhere(queue, &mut settle).await {
+        settle = settle_unpublished(&scope, &delivery, settle, &error);
     }
+
     let tally = match Tally::of(&settle) {
-        Tally::Retried | Tally::Returned if cancelled => Tally::Cancelled,
+        Tally::Retried | Tally::Returned if was_cancelled => Tally::Cancelled,
         tally => tally,
     };
-    hold.is_booked = true;
-    let turn = hand_on(item.turn.take(), &settle);
-    let received = Some(Arc::clone(&item.work.received));
-    send(&settler, (item.receipt, turn), (received, settle), tally);
+    unsettled.is_booked = true;
+    let lane = hand_on(delivery.lane.take(), &settle);
+    scope.settle(PendingSettlement {
+        received: Some(delivery.work.received),
+        lane,
+        ..PendingSettlement::new(delivery.receipt, settle, tally)
+    });
 }
 
-/// What becomes of a delivery's turn. The next of its key starts at once where nothing but a lost
-/// lease can keep the message; where more can, once it is settled; and not where it comes again.
-fn hand_on(mut turn: Option<Turn>, settle: &Settle) -> Option<Turn> {
+/// Books a delivery that a handler's transaction has settled.
+fn settled_by_handler(scope: &RunScope, mut delivery: PendingDelivery) {
+    if let Some(lane) = &mut delivery.lane {
+        lane.pass();
+    }
+    scope.app.services.notices.handled(&delivery.work.received);
+    scope.leases.release(&delivery.receipt);
+    scope.counters.add(Tally::Handled);
+}
+
+/// The settlement of a delivery whose events for another engine could not be published.
+fn settle_unpublished(
+    scope: &RunScope,
+    delivery: &PendingDelivery,
+    settle: Settle,
+    error: &Error,
+) -> Settle {
+    let queue = &delivery.work.received.queue;
+    let message_id = delivery.receipt.message_id();
+    let why = error_chain(error);
+
+    if error.is_transient() {
+        warn!(%queue, %message_id, error = why, "its events could not be published: it comes again");
+        // No mark of this delivery is kept: the handlers whose events these are run again.
+        let why = bounded(&why);
+        return scope
+            .app
+            .dispatcher
+            .hindered(&delivery.work, Settle::Release, why);
+    }
+
+    // Events for this engine do not go out either, so their handlers must run again.
+    let progress = settle.into_progress().without_done();
+    let why = format!("its events cannot be published: {why}");
+    give_up(queue, message_id, progress, &why)
+}
+
+/// Decides when the next delivery of the same key starts:
+///
+/// - at once after a plain acknowledgement, which only a lost lease can undo;
+/// - after the settlement where the store may refuse that;
+/// - not at all if this delivery comes again: dropping the guard ends the lane.
+fn hand_on(mut lane: Option<LaneGuard>, settle: &Settle) -> Option<LaneGuard> {
     match settle {
         Settle::Ack { outgoing } if outgoing.is_empty() => {
-            if let Some(turn) = &mut turn {
-                turn.pass();
+            if let Some(lane) = &mut lane {
+                lane.pass();
             }
-            turn
+            lane
         }
-        Settle::Ack { .. } | Settle::DeadLetter { .. } => turn,
+        Settle::Ack { .. } | Settle::DeadLetter { .. } => lane,
         Settle::Retry { .. } | Settle::Release => None,
     }
 }
 
-/// A delivery whose task may panic or be left behind: then it is lost here, and comes again when its
-/// lease ends.
-struct Hold {
-    leases: Arc<Leases>,
-    counters: Arc<Counters>,
+/// A delivery without a settlement. If its task panics or is left behind, it counts as lost and
+/// comes again when its lease ends.
+struct Unsettled<'a> {
+    scope: &'a RunScope,
     receipt: Receipt,
     /// It is settled, or its settlement is handed on.
     is_booked: bool,
 }
 
-impl Drop for Hold {
+impl Drop for Unsettled<'_> {
     fn drop(&mut self) {
-        if !self.is_booked && self.leases.release(&self.receipt) {
-            self.counters.add(Tally::Lost);
+        if !self.is_booked && self.scope.leases.release(&self.receipt) {
+            self.scope.counters.add(Tally::Lost);
         }
-    }
-}
-
-/// Hands a settlement on, with the turn of a delivery that is done with.
-pub(crate) fn send(
-    settler: &Outbox,
-    (receipt, turn): (Receipt, Option<Turn>),
-    (received, settle): (Option<Arc<Received>>, Settle),
-    tally: Tally,
-) {
-    let since = Instant::now();
-    let settling = Settling {
-        receipt,
-        received,
-        settle,
-        tally,
-        since,
-        turn,
-        unanswered: false,
-        tried_as: None,
-        doubt: None,
-    };
-    if !settler.send(settling) {
-        error!("the settling task is gone: the event will come again");
     }
 }
 
@@ -144,7 +134,7 @@ pub(crate) fn send(
 mod tests {
     use super::*;
 
-    fn size_of_future<A, B, C, D, E, F, R: Future>(_: impl FnOnce(A, B, C, D, E, F) -> R) -> usize {
+    fn size_of_future<A, B, C, R: Future>(_: impl FnOnce(A, B, C) -> R) -> usize {
         size_of::<R>()
     }
 

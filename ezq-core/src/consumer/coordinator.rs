@@ -1,0 +1,359 @@
+//! The coordinator of one run: waits for what happens next and routes it.
+//!
+//! Invariants:
+//!
+//! - At most the window is held unhandled, and as much again that waits for another of its key.
+//! - After a stop was decided nothing new starts, except what stands before a control event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinError, yield_now};
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
+
+use crate::consumer::fetcher::Fetcher;
+use crate::consumer::fetcher::claim::{Answer, Claim, Fetched};
+use crate::consumer::fetcher::wakeups::Wakeups;
+use crate::consumer::fetcher::walk::ClaimStart;
+use crate::consumer::fetcher::window::Window;
+use crate::consumer::intake::take_in;
+use crate::consumer::pending::PendingDelivery;
+use crate::consumer::scope::RunScope;
+use crate::consumer::stop::listener::{StopListener, StopRequest};
+use crate::consumer::stop::{Phase, Stop, deadline};
+use crate::consumer::workload::Workload;
+use crate::delivery::lease::Lease;
+use crate::engine::{Delivery, Leased};
+use crate::event::Control;
+use crate::logging::warn;
+use crate::observe::status::Observed;
+
+/// Settlements may bring forth new events, so an idle queue is asked again this soon after one.
+const SETTLING_PAUSE: Duration = Duration::from_millis(2);
+
+/// The coordinator of one run.
+pub(crate) struct Coordinator {
+    scope: Arc<RunScope>,
+    status: Arc<Observed>,
+    fetcher: Fetcher,
+    work: Workload,
+    pub(crate) stop: Stop,
+}
+
+impl Coordinator {
+    pub(crate) fn new(
+        scope: Arc<RunScope>,
+        status: Arc<Observed>,
+        wakeups: Wakeups,
+        window: Window,
+        started: Instant,
+    ) -> Self {
+        let fetcher = Fetcher::new(Arc::clone(&scope), Arc::clone(&status), wakeups, window);
+        let work = Workload::new(Arc::clone(&scope));
+        let stop = Stop::new(Arc::clone(&scope), started);
+        Self {
+            scope,
+            status,
+            fetcher,
+            work,
+            stop,
+        }
+    }
+
+    /// Runs until the consumer has stopped and nothing is left to wait for.
+    pub(crate) async fn drive(&mut self, stops: &mut StopListener) {
+        let scope = Arc::clone(&self.scope);
+        loop {
+            let has_more = self.advance();
+            if self.is_finished() {
+                return;
+            }
+            // What was started may have left room for more.
+            self.fetcher.start(&self.work, &self.stop);
+            self.route_next(&scope, has_more, stops).await;
+        }
+    }
+
+    /// Does what can be done at once. True if there is more of it.
+    fn advance(&mut self) -> bool {
+        self.fetcher.review_limits();
+        // Before anything starts: the next claim is under way while this work is done.
+        self.fetcher.start(&self.work, &self.stop);
+        let has_more = self.work.start_tasks();
+        self.drain_on();
+        self.status.runs(self.stop.phase() != Phase::Running);
+        has_more
+    }
+
+    /// Waits for the next thing that happens and passes it to the part that it concerns.
+    async fn route_next(&mut self, scope: &RunScope, has_more: bool, stops: &mut StopListener) {
+        let Self {
+            fetcher,
+            work,
+            stop,
+            ..
+        } = &*self;
+        let is_waiting = fetcher.is_idle() && fetcher.wants_more(work, stop);
+        let is_overfull =
+            work.buffered() > fetcher.window.least() && stop.phase() == Phase::Running;
+        let awaits_settlements = fetcher.is_full(work) || !fetcher.busy.have_returned();
+        let awaits_places = stop.phase() == Phase::Draining
+            || !scope.slots.limited.is_empty()
+            || work.buffered() > 0;
+        let may_time_out = stop.phase() != Phase::Cancelling;
+
+        tokio::select! {
+            // A handler is done: there is room for another.
+            Some(ended) = self.work.tasks.join_next(), if !self.work.tasks.is_empty() => {
+                self.task_ended(ended);
+            }
+            // A claim is answered, or a transactional batch is done.
+            Some(fetched) = self.fetcher.requests.join_next(), if !self.fetcher.is_idle() => {
+                self.fetched(fetched).await;
+            }
+            // More can start at once. Other tasks of this thread, and the arms here, go first.
+            () = yield_now(), if has_more => {}
+            // What was fetched ahead waits for too long: another consumer may be quicker.
+            () = sleep_until(self.fetcher.window.due()), if is_overfull => self.release_surplus(),
+            // It is time for the next claim.
+            () = sleep_until(self.fetcher.pace.next()), if is_waiting => {}
+            // Something is settled: there is room to fetch, or what a walk released has returned.
+            () = scope.leases.freed(), if awaits_settlements => {}
+            // Nothing is claimed while renewals fail: now they work again.
+            () = scope.leases.renewal(), if !scope.leases.are_renewed() => {}
+            // What was parked makes room, and what has begun may be what a control event waits for.
+            () = scope.slots.changed(), if awaits_places => {}
+            // Handlers have been busy for long, or the next walk is due.
+            () = deadline::passed(self.fetcher.busy.review_due(is_waiting)) => {
+                self.fetcher.pace.now();
+            }
+            // More of a key can be claimed once all that is held of it is settled.
+            () = scope.leases.key_freed(), if is_waiting => self.fetcher.pace.now(),
+            // A delivery with a key is done: the next of its lane starts, or the lane ends.
+            Some(step) = self.work.lanes.step() => self.work.follow(step),
+            // The engine says that something was published.
+            is_wakeup = self.fetcher.wakeups.next(), if is_waiting => {
+                self.fetcher.woken(is_wakeup);
+            }
+            // A token, the handle, a signal or the end of the grace.
+            request = stops.next() => self.stop_requested(request, stops),
+            // The time limit of an `End` is over.
+            () = deadline::passed(self.stop.deadline), if may_time_out => self.time_out(),
+            // The store does not answer, or a handler does not yield.
+            () = deadline::passed(self.stop.gives_up) => self.give_up(),
+        }
+    }
+
+    fn task_ended(&mut self, ended: Result<(), JoinError>) {
+        self.work.task_ended(ended);
+        if self.scope.settings.until_idle && self.work.tasks.is_empty() {
+            self.fetcher.pace.soon(SETTLING_PAUSE);
+        }
+    }
+
+    async fn fetched(&mut self, fetched: Result<Fetched, JoinError>) {
+        match fetched {
+            Ok(Fetched::Leased(answer)) => {
+                let number = answer.claim.number;
+                self.answered(*answer).await;
+                self.scope.leases.took_in(number);
+            }
+            Ok(Fetched::Transactional(handled)) => self.fetcher.handled_in_transaction(handled),
+            // The claim was given up.
+            Err(error) if error.is_cancelled() => self.fetcher.claim_aborted(),
+            Err(_) => {
+                self.answered(Answer::panicked()).await;
+                // No answer is on its way any more, whatever the claim took.
+                self.scope.leases.took_in_all();
+            }
+        }
+    }
+
+    async fn answered(&mut self, answer: Answer) {
+        let Some((claim, leased)) = self.fetcher.answered(answer) else {
+            return;
+        };
+        if leased.deliveries.is_empty() {
+            return self.found_nothing(&claim, &leased);
+        }
+
+        self.fetcher.brought(&claim, &leased, &self.work);
+        if claim.is_full(&leased) && !self.fetcher.busy.is_walking() {
+            let incoming = leased.deliveries.len();
+            self.fetcher.start_early(incoming, &self.work, &self.stop);
+            // The claim is sent before these are read, which may take long.
+            yield_now().await;
+        }
+
+        let last = leased.deliveries.last().map(Delivery::position);
+        self.fetcher.busy.begin_answer(&claim.start);
+        for delivery in leased.deliveries {
+            self.accept(delivery, claim.sent);
+        }
+        self.fetcher.busy.end_answer(&claim.start, last);
+    }
+
+    /// Concludes from an empty answer what is left in the queue.
+    fn found_nothing(&mut self, claim: &Claim, leased: &Leased) {
+        if claim.is_early {
+            // What was taken in since may have changed what there is to find: an `End`, above all.
+            return self.fetcher.pace.now();
+        }
+
+        self.fetcher.busy.begin_answer(&claim.start);
+        self.fetcher.busy.end_answer(&claim.start, None);
+        match (&claim.start, self.stop.phase()) {
+            // The released deliveries are gone: the walk goes on from where it was.
+            (ClaimStart::Back(_), _) => return self.fetcher.pace.now(),
+            // What it looked past is still to come.
+            (ClaimStart::Onward(_), _) => {}
+            (ClaimStart::Front, _) if !claim.has_returned => {}
+            // A held delivery of a key may hold up what follows it.
+            (ClaimStart::Front, Phase::Draining) if claim.is_keyless || !leased.is_held_up => {
+                self.stop.drained();
+            }
+            (ClaimStart::Front, Phase::Running) if self.scope.settings.until_idle => {
+                let is_idle = self.work.tasks.is_empty();
+                if claim.is_settled && is_idle && self.work.buffered() == 0 {
+                    return self.stop.finish_idle();
+                }
+                if is_idle {
+                    return self.fetcher.pace.soon(SETTLING_PAUSE);
+                }
+            }
+            _ => {}
+        }
+        self.fetcher.pace.idle(leased.next_due, rand::random());
+    }
+
+    /// Takes in one delivery, in the order of the queue.
+    fn accept(&mut self, delivery: Delivery, sent: Instant) {
+        self.stop.learn_start(delivery.leased_at, sent);
+
+        let settings = &self.scope.settings;
+        if self.scope.leases.go_on(&delivery, sent) {
+            let queue = &settings.queue;
+            let message_id = delivery.receipt.message_id();
+            return info!(%queue, %message_id, "a lease had ended by the store's clock: what is held here goes on");
+        }
+
+        let lease = Arc::new(Lease::new(sent, settings.lease));
+        self.scope.leases.hold(&delivery, &lease);
+        let position = delivery.position();
+        if self.stop.refuses(&position) {
+            return self.scope.release(delivery.receipt);
+        }
+
+        match take_in(&self.scope, delivery, position, lease) {
+            None => {}
+            Some((delivery, None)) => self.line_up(delivery),
+            Some((delivery, Some(control))) => self.meet(delivery, control),
+        }
+    }
+
+    /// Puts a delivery where it waits to be started.
+    fn line_up(&mut self, delivery: PendingDelivery) {
+        let received = Arc::clone(&delivery.work.received);
+        let key = received.headers.key();
+
+        let busy = &mut self.fetcher.busy;
+        if busy.pass_over(&self.scope, &self.work.lanes, &delivery, key.as_deref()) {
+            return self.scope.release(delivery.receipt);
+        }
+        let max_waiting = self.fetcher.window.size();
+        self.work.enqueue(delivery, key.as_deref(), max_waiting);
+    }
+
+    /// Meets a control event: what stands behind it goes back.
+    fn meet(&mut self, delivery: PendingDelivery, control: Control) {
+        if !self.stop.meet(delivery, control) {
+            return;
+        }
+        if let Some(position) = self.stop.position() {
+            self.work.release_after(position);
+        }
+        self.scope.slots.watch();
+    }
+
+    /// Goes on with what stands before a control event once all of it is fetched.
+    fn drain_on(&mut self) {
+        let is_taken_in = self.stop.phase() == Phase::Draining
+            && self.stop.is_fetched()
+            && self.work.buffered() == 0;
+        if !is_taken_in || !self.scope.slots.are_polled() {
+            return;
+        }
+
+        // Nothing can join the batches that gather, so they begin.
+        self.scope.slots.gatherings.close();
+
+        // An `Interrupt` has its turn once every handler before it was called.
+        let is_begun = self.work.lanes.waiting() == 0 && self.scope.slots.have_begun();
+        if self.stop.is_interrupt() && is_begun {
+            self.cancel();
+        }
+    }
+
+    /// Gives back what was fetched ahead and waits for too long.
+    fn release_surplus(&mut self) {
+        self.fetcher.window.shrink();
+        self.work.release_surplus(self.fetcher.window.least());
+    }
+
+    /// Does what was asked for from outside.
+    fn stop_requested(&mut self, request: StopRequest, stops: &StopListener) {
+        let is_news = self
+            .stop
+            .request(request.reason(), self.work.has_started_all());
+        match request {
+            StopRequest::Finish(_) if is_news => {
+                self.stop.finish();
+                self.scope.slots.stop();
+                self.work.release_all();
+            }
+            StopRequest::Finish(_) => {}
+            StopRequest::Cancel(_) => {
+                self.cancel();
+                self.stop.gives_up = stops.handler_deadline();
+            }
+        }
+    }
+
+    fn time_out(&mut self) {
+        warn!(queue = %self.scope.settings.queue, "time is up: running handlers are cancelled");
+        self.cancel();
+    }
+
+    /// Cancels what runs; the rest goes back.
+    fn cancel(&mut self) {
+        self.stop.cancel();
+        self.scope.slots.stop();
+        self.fetcher.cancel_transactions();
+        self.scope.leases.cancel_all(self.stop.receipt());
+        self.work.release_all();
+    }
+
+    /// Waits no longer: for the answer to a claim while handlers may finish, and for nothing at all
+    /// when they were cancelled. What is left behind comes again when its lease ends.
+    fn give_up(&mut self) {
+        self.stop.gives_up = None;
+        self.fetcher.give_up_claim();
+        if self.stop.phase() == Phase::Cancelling {
+            let count = self.work.abandon_tasks();
+            if count > 0 {
+                let queue = &self.scope.settings.queue;
+                warn!(%queue, count, "handlers do not end: they are left behind");
+            }
+            self.fetcher.abandon();
+        }
+    }
+
+    /// Whether nothing is left to wait for.
+    fn is_finished(&self) -> bool {
+        self.work.has_started_all()
+            && self.work.tasks.is_empty()
+            && self.fetcher.is_idle()
+            && self.stop.is_fetched()
+    }
+}

@@ -1,0 +1,108 @@
+//! One claim: what was asked for, what was true then, and the answer.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::{Instrument, debug_span};
+
+use crate::consumer::fetcher::wakeups::Wakeups;
+use crate::consumer::fetcher::walk::ClaimStart;
+use crate::engine::{Engine, LeaseRequest, Leased};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a fetch came to.
+pub(crate) enum Fetched {
+    Leased(Box<Answer>),
+    /// How many events a transaction claimed and handled, and whether there may be more. `None` if
+    /// the next batch is to be leased.
+    Transactional(Option<(usize, bool)>),
+}
+
+/// One claim, and what was true when it was sent.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    /// Its number among the claims of this consumer; 0 if that does not matter.
+    pub(crate) number: u64,
+    pub(crate) sent: Instant,
+    /// How many deliveries it asks for.
+    pub(crate) max: usize,
+    pub(crate) start: ClaimStart,
+    /// Everything that was fetched before was settled.
+    pub(crate) is_settled: bool,
+    /// No delivery with an ordering key was held, so none held up what may follow it.
+    pub(crate) is_keyless: bool,
+    /// Deliveries that came before were not taken in yet.
+    pub(crate) is_early: bool,
+    /// All that the walk had released was in its place again.
+    pub(crate) has_returned: bool,
+    /// Asking for wake-ups had failed: this claim asks once more.
+    pub(crate) asks_for_wakeups: bool,
+}
+
+/// The answer to a claim.
+pub(crate) struct Answer {
+    pub(crate) claim: Claim,
+    pub(crate) result: Result<Leased>,
+    /// The result of creating the queue again, if it was gone.
+    pub(crate) created: Option<Result<()>>,
+    /// The wake-ups, if they had failed before and the engine answered now.
+    pub(crate) wakeups: Option<Wakeups>,
+}
+
+impl Claim {
+    /// Whether the claim brought as much as it asked for, so that there may be more.
+    pub(crate) fn is_full(&self, leased: &Leased) -> bool {
+        leased.deliveries.len() >= self.max
+    }
+
+    /// Sends the claim. An answer that shows something amiss is followed up at once: a missing
+    /// queue is created, and an empty one leaves time to ask for wake-ups.
+    pub(crate) async fn send(mut self, engine: Arc<dyn Engine>, request: LeaseRequest) -> Fetched {
+        let queue = request.queue.clone();
+        let span = debug_span!(parent: None, "ezq.lease", %queue, max = self.max);
+        self.sent = Instant::now();
+        let result = engine.lease(request).instrument(span).await;
+
+        let mut created = None;
+        let mut wakeups = None;
+        match &result {
+            Err(error) if error.kind() == ErrorKind::QueueMissing => {
+                created = Some(engine.ensure_queue(&queue).await);
+            }
+            Ok(leased) if self.asks_for_wakeups && leased.deliveries.is_empty() => {
+                wakeups = engine.wakeups(&queue).await.ok().map(Wakeups::new);
+            }
+            _ => {}
+        }
+        Fetched::Leased(Box::new(Answer {
+            claim: self,
+            result,
+            created,
+            wakeups,
+        }))
+    }
+}
+
+impl Answer {
+    /// The answer of an engine that panicked.
+    pub(crate) fn panicked() -> Self {
+        let claim = Claim {
+            number: 0,
+            sent: Instant::now(),
+            max: 0,
+            start: ClaimStart::Front,
+            is_settled: false,
+            is_keyless: false,
+            is_early: false,
+            has_returned: false,
+            asks_for_wakeups: false,
+        };
+        let error = Error::new(ErrorKind::Engine, "the engine panicked while claiming");
+        Self {
+            claim,
+            result: Err(error),
+            created: None,
+            wakeups: None,
+        }
+    }
+}

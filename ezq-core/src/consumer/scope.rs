@@ -1,0 +1,52 @@
+//! What the parts of one run share.
+//!
+//! Every handler task holds the scope, and the settling task ends only when the last scope is gone.
+//! So nothing that outlives the handlers may hold it: neither a claim nor the settling task itself.
+//! The consumer's status is not in it either: health counts who holds that.
+
+use std::sync::Arc;
+
+use crate::consumer::leases::Leases;
+use crate::consumer::settings::Settings;
+use crate::consumer::settle::outbox::Outbox;
+use crate::consumer::settle::settlement::PendingSettlement;
+use crate::dispatch::slots::Slots;
+use crate::engine::{Receipt, Settle};
+use crate::logging::error;
+use crate::observe::report::{Counters, Tally};
+use crate::shared::Shared;
+
+/// What the fetcher, the workload, the stop and the handler tasks of one run share.
+pub(crate) struct RunScope {
+    pub(crate) app: Arc<Shared>,
+    pub(crate) settings: Settings,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) outbox: Outbox,
+    pub(crate) slots: Arc<Slots>,
+    /// How many deliveries may wait for batches, beside those that are handled.
+    pub(crate) batch_room: usize,
+}
+
+impl RunScope {
+    /// Hands a settlement to the settling task.
+    pub(crate) fn settle(&self, settlement: PendingSettlement) {
+        if !self.outbox.send(settlement) {
+            error!("the settling task is gone: the event will come again");
+        }
+    }
+
+    /// Settles a delivery that no handler saw.
+    pub(crate) fn settle_unhandled(&self, receipt: Receipt, settle: Settle, tally: Tally) {
+        self.settle(PendingSettlement::new(receipt, settle, tally));
+    }
+
+    /// Gives a delivery back to its place in the queue before a handler ran.
+    pub(crate) fn release(&self, receipt: Receipt) {
+        self.settle_unhandled(receipt, Settle::Release, Tally::Returned);
+    }
+
+    pub(crate) fn log_panic(&self) {
+        error!(queue = %self.settings.queue, "handling a delivery panicked: it comes again");
+    }
+}

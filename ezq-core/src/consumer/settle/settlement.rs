@@ -1,0 +1,58 @@
+//! One settlement on its way to the store.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::consumer::workload::lane_guard::LaneGuard;
+use crate::delivery::received::Received;
+use crate::engine::{Receipt, Settle};
+use crate::observe::report::Tally;
+
+/// A settlement that the store has not confirmed yet.
+#[derive(Debug)]
+pub(crate) struct PendingSettlement {
+    pub(crate) receipt: Receipt,
+    /// The delivery, if its body could be read.
+    pub(crate) received: Option<Arc<Received>>,
+    pub(crate) settle: Settle,
+    pub(crate) tally: Tally,
+    pub(crate) since: Instant,
+    /// The lane of a delivery with an ordering key: it goes on once this is settled.
+    pub(crate) lane: Option<LaneGuard>,
+    /// An earlier try may have succeeded: its answer was lost.
+    pub(crate) is_unanswered: bool,
+    /// The receipt of the newest try, if it differs from the first.
+    pub(crate) tried_as: Option<Receipt>,
+    /// Set if the lease is lost and a claim of this consumer may have taken it: the number of the
+    /// newest such claim.
+    pub(crate) suspected_claim: Option<u64>,
+}
+
+impl PendingSettlement {
+    pub(crate) fn new(receipt: Receipt, settle: Settle, tally: Tally) -> Self {
+        Self {
+            receipt,
+            received: None,
+            settle,
+            tally,
+            since: Instant::now(),
+            lane: None,
+            is_unanswered: false,
+            tried_as: None,
+            suspected_claim: None,
+        }
+    }
+
+    /// The receipt that the newest try used.
+    pub(crate) fn tried_receipt(&self) -> &Receipt {
+        self.tried_as.as_ref().unwrap_or(&self.receipt)
+    }
+
+    /// Whether this worker's own clock says that the lease still runs.
+    pub(crate) fn is_leased(&self) -> bool {
+        self.received
+            .as_ref()
+            .is_some_and(|received| !received.lease.is_expired())
+    }
+}
