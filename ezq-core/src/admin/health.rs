@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::error::error_chain;
 use crate::message::queue_name::QueueName;
 use crate::observe::report::Counts;
-use crate::observe::status::{ConsumerState, Observed};
+use crate::observe::status::{ConsumerState, ConsumerStatus};
 use crate::shared::Shared;
 
 /// For how long a store may refuse a consumer that counts as live.
@@ -107,10 +107,10 @@ impl ConsumerHealth {
         self.state == ConsumerState::Running && self.error.is_none()
     }
 
-    pub(crate) async fn of(app: &Shared, observed: &Observed) -> Self {
-        let (mut lag, mut error) = (None, observed.failing());
-        let state = observed.state();
-        if let (Some(queue), false) = (&observed.queue, state.is_ended()) {
+    pub(crate) async fn of(app: &Shared, status: &ConsumerStatus) -> Self {
+        let (mut lag, mut error) = (None, status.failure());
+        let state = status.state();
+        if let (Some(queue), false) = (&status.queue, state.is_ended()) {
             let asked = app.services.engines.of(queue).lag(queue);
             match timeout(app.config.connect_timeout, asked).await {
                 Ok(Ok(found)) => lag = Some(found.unwrap_or_default()),
@@ -119,14 +119,14 @@ impl ConsumerHealth {
             }
         }
         Self {
-            queue: observed.queue.clone(),
+            queue: status.queue.clone(),
             state,
-            last_claim: observed.last_claim(),
+            last_claim: status.last_claim(),
             lag,
             error,
-            refused_for: observed.refused_for(),
-            restarts: observed.restarts(),
-            counts: observed.counters.counts(),
+            refused_for: status.refused_for(),
+            restarts: status.restarts(),
+            counts: status.counters.counts(),
         }
     }
 }
@@ -156,16 +156,16 @@ fn late(patience: Duration) -> String {
 
 impl Shared {
     /// Notes a consumer that begins.
-    pub(crate) fn note(&self, observed: &Arc<Observed>) {
+    pub(crate) fn note(&self, status: &Arc<ConsumerStatus>) {
         let mut known = self
             .consumers
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         forget(&mut known);
-        known.push(Arc::clone(observed));
+        known.push(Arc::clone(status));
     }
 
-    pub(crate) fn consumers(&self) -> Vec<Arc<Observed>> {
+    pub(crate) fn consumers(&self) -> Vec<Arc<ConsumerStatus>> {
         let mut known = self
             .consumers
             .lock()
@@ -177,7 +177,7 @@ impl Shared {
 
 /// Forgets those that ended as they were told and that nobody has any more, and those that failed
 /// and were replaced: each that begins in place of failed ones makes room, so this cannot grow.
-fn forget(known: &mut Vec<Arc<Observed>>) {
+fn forget(known: &mut Vec<Arc<ConsumerStatus>>) {
     // Of each queue, when the newest of those looked at so far began that has run, or failed as well.
     let mut newer = HashMap::new();
     known.reverse();

@@ -29,8 +29,10 @@ impl App {
         let (inner, patience) = (&self.inner, self.inner.config.connect_timeout);
         let engines = inner.services.engines.with_names();
         let engines = engines.map(|(name, engine)| EngineHealth::of(name, &**engine, patience));
-        let observed = inner.consumers();
-        let consumers = observed.iter().map(|one| ConsumerHealth::of(inner, one));
+        let statuses = inner.consumers();
+        let consumers = statuses
+            .iter()
+            .map(|status| ConsumerHealth::of(inner, status));
         let (engines, consumers) = tokio::join!(
             futures_util::future::join_all(engines),
             futures_util::future::join_all(consumers)

@@ -27,7 +27,7 @@ use crate::delivery::lease::Lease;
 use crate::engine::{Delivery, Leased};
 use crate::event::Control;
 use crate::logging::warn;
-use crate::observe::status::Observed;
+use crate::observe::status::ConsumerStatus;
 
 /// Settlements may bring forth new events, so an idle queue is asked again this soon after one.
 const SETTLING_PAUSE: Duration = Duration::from_millis(2);
@@ -35,7 +35,7 @@ const SETTLING_PAUSE: Duration = Duration::from_millis(2);
 /// The coordinator of one run.
 pub(crate) struct Coordinator {
     scope: Arc<RunScope>,
-    status: Arc<Observed>,
+    status: Arc<ConsumerStatus>,
     fetcher: Fetcher,
     work: Workload,
     pub(crate) stop: Stop,
@@ -44,7 +44,7 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     pub(crate) fn new(
         scope: Arc<RunScope>,
-        status: Arc<Observed>,
+        status: Arc<ConsumerStatus>,
         wakeups: Wakeups,
         window: Window,
         started: Instant,
@@ -160,6 +160,7 @@ impl Coordinator {
                 self.scope.leases.took_in(number);
             }
             Ok(Fetched::Transactional(handled)) => self.fetcher.handled_in_transaction(handled),
+
             // The claim was given up.
             Err(error) if error.is_cancelled() => self.fetcher.claim_aborted(),
             Err(_) => {
@@ -288,7 +289,7 @@ impl Coordinator {
         // Nothing can join the batches that gather, so they begin.
         self.scope.slots.gatherings.close();
 
-        // An `Interrupt` has its turn once every handler before it was called.
+        // An `Interrupt` takes effect once every handler before it was called.
         let is_begun = self.work.lanes.waiting() == 0 && self.scope.slots.have_begun();
         if self.stop.is_interrupt() && is_begun {
             self.cancel();

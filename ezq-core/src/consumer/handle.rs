@@ -9,7 +9,7 @@ use crate::admin::health::ConsumerHealth;
 use crate::consumer::stop::listener::StopTokens;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::report::{Counts, Report};
-use crate::observe::status::{ConsumerState, Observed};
+use crate::observe::status::{ConsumerState, ConsumerStatus};
 use crate::shared::Shared;
 
 /// A consumer that runs in the background.
@@ -35,56 +35,57 @@ use crate::shared::Shared;
 pub struct ConsumerHandle {
     pub(crate) app: Arc<Shared>,
     pub(crate) stops: StopTokens,
-    pub(crate) observed: Arc<Observed>,
+    pub(crate) status: Arc<ConsumerStatus>,
     pub(crate) task: JoinHandle<Result<Report>>,
 }
 
 impl ConsumerHandle {
-    /// Lets it finish what runs, within its grace, and end.
+    /// Asks the consumer to stop: what runs may finish within the [grace](super::Consumer::grace).
     pub fn stop(&self) {
         self.stops.handle.cancel();
     }
 
-    /// Cancels what runs and ends it, within a second. What does not end by then, or cannot be given
-    /// back since the store does not answer, comes again when its lease ends.
+    /// Cancels what runs and stops the consumer, within a second. A handler that does not end by then
+    /// is left behind. Its event, and one that cannot be given back because the store does not answer,
+    /// comes again when its lease ends.
     pub fn interrupt(&self) {
         self.stops.interrupt.cancel();
     }
 
-    /// What it did so far.
+    /// What the consumer did so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.observed.counters.counts()
+        self.status.counters.counts()
     }
 
-    /// Whether it still runs.
+    /// Whether the consumer still runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
         !self.task.is_finished()
     }
 
-    /// How far it is; once it ended, why.
+    /// How far the consumer is; once it ended, why.
     #[must_use]
     pub fn state(&self) -> ConsumerState {
-        self.observed.state()
+        self.status.state()
     }
 
-    /// Its states to watch, from the present one on.
+    /// The consumer's states to watch, from the present one on.
     #[must_use]
     pub fn states(&self) -> watch::Receiver<ConsumerState> {
-        self.observed.states()
+        self.status.states()
     }
 
-    /// How it is, and how far behind its queue is: the engine is asked, for at most
+    /// How the consumer is, and how far behind its queue is. The engine is asked, for at most
     /// [`connect_timeout`](crate::Config::connect_timeout).
     ///
     /// # Cancel safety
     /// It changes nothing.
     pub async fn health(&self) -> ConsumerHealth {
-        ConsumerHealth::of(&self.app, &self.observed).await
+        ConsumerHealth::of(&self.app, &self.status).await
     }
 
-    /// Waits until it ends.
+    /// Waits until the consumer ends.
     ///
     /// # Errors
     /// As [`Consumer::run`](super::Consumer::run).

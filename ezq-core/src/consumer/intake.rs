@@ -20,7 +20,7 @@ use crate::error::{Error, Result, error_chain};
 use crate::event::{Control, End, Interrupt, is_control};
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{Progress, Reason, ReasonKind};
-use crate::observe::report::Tally;
+use crate::observe::report::Disposition;
 use crate::text::bounded;
 
 /// Reads a delivery, and the control event that it may be. Settles it and returns `None` if no
@@ -52,8 +52,8 @@ pub(crate) fn take_in(
     if let Some(error) = codecs.unknown(&delivery.headers) {
         let dispatcher = &scope.app.dispatcher;
         let settle = dispatcher.unread(queue, receipt.message_id(), &delivery.headers, &error);
-        let tally = Tally::of(&settle);
-        scope.settle_unhandled(receipt, settle, tally);
+        let disposition = Disposition::of(&settle);
+        scope.settle_unhandled(receipt, settle, disposition);
         return None;
     }
 
@@ -94,7 +94,7 @@ fn bury(scope: &RunScope, receipt: Receipt, reason: Reason) {
         progress: Progress::default(),
         outgoing: Vec::new(),
     };
-    scope.settle_unhandled(receipt, settle, Tally::DeadLettered);
+    scope.settle_unhandled(receipt, settle, Disposition::DeadLettered);
 }
 
 /// Reads the body of a delivery.

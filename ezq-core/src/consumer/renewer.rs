@@ -12,7 +12,7 @@ use crate::engine::{Engine, ExtendOutcome, Receipt};
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
 use crate::message::queue_name::QueueName;
-use crate::observe::status::Observed;
+use crate::observe::status::ConsumerStatus;
 
 /// How many leases one statement renews at most.
 const CHUNK: usize = 1000;
@@ -25,7 +25,7 @@ pub(crate) struct Renewer<F> {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) queue: QueueName,
     /// Weak: health counts who holds the status.
-    pub(crate) status: Weak<Observed>,
+    pub(crate) status: Weak<ConsumerStatus>,
     /// Whether a delivery, by its first receipt, is being settled.
     pub(crate) is_in_flight: F,
 }

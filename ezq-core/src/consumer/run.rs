@@ -26,8 +26,8 @@ use crate::dispatch::slots::Slots;
 use crate::engine::Receipt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logging::warn;
-use crate::observe::report::{Report, StopReason, Tally};
-use crate::observe::status::Observed;
+use crate::observe::report::{Disposition, Report, StopReason};
+use crate::observe::status::ConsumerStatus;
 use crate::shared::Shared;
 
 /// How long to go on settling once the consumer has stopped, unless the leases end before: nobody
@@ -39,7 +39,7 @@ pub(crate) async fn run(
     app: Arc<Shared>,
     settings: Settings,
     stops: &mut StopListener,
-    status: Arc<Observed>,
+    status: Arc<ConsumerStatus>,
 ) -> Result<Report> {
     let started = Instant::now();
     let wakeups = tokio::select! {
@@ -81,7 +81,7 @@ pub(crate) async fn run(
     Ok(report)
 }
 
-fn report(reason: StopReason, status: &Observed, started: Instant) -> Report {
+fn report(reason: StopReason, status: &ConsumerStatus, started: Instant) -> Report {
     Report {
         reason,
         counts: status.counters.counts(),
@@ -93,7 +93,7 @@ fn report(reason: StopReason, status: &Observed, started: Instant) -> Report {
 fn share(
     app: Arc<Shared>,
     settings: Settings,
-    status: &Observed,
+    status: &ConsumerStatus,
     window: &Window,
 ) -> (Arc<RunScope>, Batches) {
     let (outbox, batches) = outbox(app.config.settle_batch, app.config.settle_max_age);
@@ -120,12 +120,12 @@ fn patience(settings: &Settings) -> Duration {
 fn start_tasks(
     scope: &Arc<RunScope>,
     batches: Batches,
-    status: &Arc<Observed>,
+    status: &Arc<ConsumerStatus>,
 ) -> (JoinHandle<()>, JoinSet<()>) {
     let settings = &scope.settings;
     let in_flight = Arc::new(InFlight::default());
     // The settler must not keep the outbox open, nor the status alive.
-    let status: Weak<Observed> = Arc::downgrade(status);
+    let status: Weak<ConsumerStatus> = Arc::downgrade(status);
 
     let batch_settler = BatchSettler {
         engine: Arc::clone(&settings.engine),
@@ -200,9 +200,9 @@ async fn settle_the_rest(
 }
 
 /// Counts what is left unsettled as lost: it comes again when its leases end.
-fn abandon(leases: &Leases, status: &Observed) {
+fn abandon(leases: &Leases, status: &ConsumerStatus) {
     for _ in 0..leases.abandon() {
-        status.counters.add(Tally::Lost);
+        status.counters.add(Disposition::Lost);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::consumer::settle::settlement::PendingSettlement;
 use crate::dispatch::slots::Slots;
 use crate::engine::{Receipt, Settle};
 use crate::logging::error;
-use crate::observe::report::{Counters, Tally};
+use crate::observe::report::{Counters, Disposition};
 use crate::shared::Shared;
 
 /// What the fetcher, the workload, the stop and the handler tasks of one run share.
@@ -37,13 +37,18 @@ impl RunScope {
     }
 
     /// Settles a delivery that no handler saw.
-    pub(crate) fn settle_unhandled(&self, receipt: Receipt, settle: Settle, tally: Tally) {
-        self.settle(PendingSettlement::new(receipt, settle, tally));
+    pub(crate) fn settle_unhandled(
+        &self,
+        receipt: Receipt,
+        settle: Settle,
+        disposition: Disposition,
+    ) {
+        self.settle(PendingSettlement::new(receipt, settle, disposition));
     }
 
     /// Gives a delivery back to its place in the queue before a handler ran.
     pub(crate) fn release(&self, receipt: Receipt) {
-        self.settle_unhandled(receipt, Settle::Release, Tally::Returned);
+        self.settle_unhandled(receipt, Settle::Release, Disposition::Returned);
     }
 
     pub(crate) fn log_panic(&self) {

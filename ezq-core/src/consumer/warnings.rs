@@ -1,10 +1,9 @@
-//! What looks like a mistake when a consumer starts: told once, as a warning, since each of these
-//! may be meant.
+//! Warnings of what looks like a mistake when a consumer starts. They are no errors: each of these
+//! may be intended.
 
-use crate::dispatch::registry::place;
 use std::collections::BTreeMap;
 
-use crate::dispatch::registry::types;
+use crate::dispatch::registry::{place, types};
 use crate::event::is_control;
 use crate::logging::warn;
 use crate::message::queue_name::QueueName;
@@ -17,8 +16,9 @@ pub(crate) fn warn_of_mistakes(app: &Shared, queue: &QueueName, subscribes: bool
     if handlers.iter().all(|handler| handler.takes_control()) {
         return warn_of_no_handler(app, queue);
     }
-    // What is broadcast comes to every subscribed queue, wherever else its type goes. What a handler
-    // with a queue of its own does not get was warned of when the application was built.
+
+    // A broadcast comes to every subscribed queue, wherever else its type is published to. A handler
+    // with a queue of its own was checked when the application was built.
     if !subscribes && registry.owners(queue).is_none() {
         warn_of_other_queues(app, queue);
     }
@@ -33,38 +33,48 @@ fn warn_of_no_handler(app: &Shared, queue: &QueueName) {
              found only where the program names it, as in `use my_handlers as _;`"
         );
     }
-    // Each handler is named in one warning.
-    let others = all.iter().filter(|handler| !app.has_warned_of(handler));
-    let others: Vec<String> = others.map(|handler| place(handler)).collect();
+
+    // The application has warned of some handlers already: each is named once.
+    let others: Vec<String> = all
+        .iter()
+        .filter(|handler| !app.has_warned_of(handler))
+        .map(|handler| place(handler))
+        .collect();
     let others = (!others.is_empty()).then(|| others.join(", "));
     warn!(%queue, others, "no handler takes events of this queue: what comes ends as a dead letter");
 }
 
-/// Nothing that this application publishes by itself comes to the queue. If only some of its types
-/// went elsewhere, another process might run the consumer of that queue.
+/// Warns if nothing that this application publishes by itself comes to the queue. If only some of
+/// its types go elsewhere, another process may well consume that queue.
 fn warn_of_other_queues(app: &Shared, queue: &QueueName) {
+    let registry = &app.dispatcher.registry;
+    let events = registry
+        .of(queue)
+        .iter()
+        .filter(|handler| !app.has_warned_of(handler))
+        .flat_map(|handler| types(handler))
+        .filter(|event| !is_control(event.type_name));
+
     let mut elsewhere = BTreeMap::new();
-    let handlers = app.dispatcher.registry.of(queue).iter();
-    let handlers = handlers.filter(|handler| !app.has_warned_of(handler));
-    let events = handlers.flat_map(|handler| types(handler));
-    for event in events.filter(|event| !is_control(event.type_name)) {
+    for event in events {
         match app.services.queue_of(event.type_name, event.queue) {
             Ok(destination) if destination != *queue => {
                 elsewhere.insert(event.type_name, destination);
             }
-            // Something comes here, or publishing it will tell what is wrong.
+            // Something comes here, or publishing it will show what is wrong.
             _ => return,
         }
     }
     if elsewhere.is_empty() {
         return;
     }
-    let told = elsewhere
+
+    let published: Vec<String> = elsewhere
         .iter()
-        .map(|(name, queue)| format!("`{name}` to `{queue}`"));
-    let published = told.collect::<Vec<_>>().join(", ");
+        .map(|(name, queue)| format!("`{name}` to `{queue}`"))
+        .collect();
     warn!(
-        %queue, published,
+        %queue, published = published.join(", "),
         "what its handlers take is published to other queues: consume these, or say where the events \
          go, by `#[event(queue = \"...\")]`, `EZQ_ROUTES` or `EZQ_QUEUE`"
     );

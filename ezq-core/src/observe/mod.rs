@@ -1,4 +1,4 @@
-//! What can be seen of an application: notices and health.
+//! What an application shows of itself: notices of events, and the status and report of each consumer.
 
 pub(crate) mod notices;
 pub(crate) mod report;

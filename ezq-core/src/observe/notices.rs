@@ -1,131 +1,140 @@
-//! Notices of what becomes of events, for hooks and whoever subscribes: told after the fact, never
-//! waited for.
+//! Notices: what happens to events, for hooks and subscribers.
 //!
-//! Invariant: nothing here changes what becomes of an event. A notice is put into a bounded buffer;
-//! hooks run on a thread of their own, behind it. Whoever is too slow misses notices, and is told how
-//! many. While nobody listens, nothing is made: one look at a cell says so.
+//! Invariant: nothing here changes the fate of an event. A notice goes into a bounded buffer after
+//! the fact; hooks run behind it, on a thread of their own. A listener that is too slow misses
+//! notices and learns how many. While nobody listens no notice is made.
 
-use crate::error::error_chain;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::sync::{Notify, broadcast::error::TryRecvError};
+use tokio::sync::Notify;
+use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
+use tokio::time::timeout;
 
 use crate::delivery::received::Received;
 use crate::engine::history::names;
 use crate::engine::{Delivery, MessageId, Outgoing, Settle};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{Progress, Reason};
 use crate::text::panic_text;
 
-/// How many notices wait for whoever listens, before the oldest are dropped.
+/// How many notices wait for a listener before the oldest are dropped.
 pub const NOTICES_KEPT: usize = 1024;
-/// How long closing waits for hooks.
+/// How long closing an application waits for hooks.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Something became of an event.
+/// What happened to an event, where and when.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Notice {
-    /// When, on this process's clock.
+    /// When it happened, on this process's clock.
     pub at: DateTime<Utc>,
     /// The event's queue.
     pub queue: QueueName,
-    /// The event's id; `None` if its message could not be read, or has none before it is stored, as
-    /// in the flat form.
+    /// The event's id. `None` if its message could not be read, or if it gets its id only when it is
+    /// stored, as in the flat form.
     pub event_id: Option<String>,
     /// The event's type; `None` if its message could not be read.
     pub event_type: Option<String>,
-    /// What.
+    /// What happened.
     pub kind: NoticeKind,
 }
 
-/// What became of an event.
+/// What happened to an event.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum NoticeKind {
-    /// It is valid and about to be stored: published, or returned by a handler. What becomes of it
-    /// is told where this process learns that.
+    /// It is valid and about to be stored: published, or returned by a handler. Another notice tells
+    /// the result, if this process learns it.
     Publishing,
-    /// It is stored, durably: after the commit. Of an event in a caller's own transaction only
-    /// [`App::confirm`](crate::App::confirm) tells. Of a broadcast each copy is told, a queue that is missing as
-    /// [`PublishFailed`](Self::PublishFailed); but nothing of one that went out with a handler's
-    /// transaction, or that failed as a whole, since no queue is known then.
+    /// It is stored durably: the transaction is committed.
+    ///
+    /// - An event in a caller's own transaction: only [`App::confirm`](crate::App::confirm) gives
+    ///   this notice.
+    /// - A broadcast: each copy has a notice; a missing queue is a
+    ///   [`PublishFailed`](Self::PublishFailed). There is none if the broadcast went out with a
+    ///   handler's transaction or failed as a whole, since its queues are not known then.
     Published {
-        /// Where; [`MessageId::Pending`] for one that went out with a handler's acknowledgement.
+        /// The id of the stored message; [`MessageId::Pending`] if it went out with a handler's
+        /// acknowledgement.
         message_id: MessageId,
-        /// It was there already, by its dedupe key.
+        /// Its dedupe key was taken, so nothing new was stored.
         is_duplicate: bool,
     },
-    /// It is not known to be stored.
+    /// It is not stored, or the answer was lost.
     PublishFailed {
-        /// What sort of error it was.
+        /// The kind of the error.
         kind: ErrorKind,
-        /// The error.
+        /// The error and its sources.
         error: String,
     },
-    /// Its handlers are done, and it is acknowledged.
+    /// Its handlers are done and it is acknowledged.
     Handled {
         /// Its message.
         message_id: MessageId,
     },
-    /// It is put off to another attempt.
+    /// It comes again for another attempt.
     Retried {
         /// Its message.
         message_id: MessageId,
-        /// How long.
+        /// The time until then.
         after: Duration,
         /// The handlers that ran, with their attempts and newest errors.
         progress: Progress,
     },
     /// It is moved to the dead letters.
     DeadLettered {
-        /// Its message, as it was.
+        /// Its message before it was moved.
         message_id: MessageId,
         /// Why.
         reason: Reason,
     },
 }
 
-/// A function of the user's that is called with every notice.
+/// A user's function that is called with every notice.
 pub(crate) type Hook = Box<dyn Fn(&Notice) + Send + Sync>;
 
+/// What goes through the buffer.
 #[derive(Clone)]
-enum Told {
+enum Entry {
     Notice(Arc<Notice>),
-    /// Everything before it was told, to hooks.
+    /// Notified once hooks were called with every notice before it.
     Flush(Arc<Notify>),
 }
 
-/// Where notices go.
+/// The notices of one application.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
-    sender: OnceLock<broadcast::Sender<Told>>,
+    /// Made with the first listener.
+    sender: OnceLock<broadcast::Sender<Entry>>,
     has_hooks: bool,
+    /// How many notices hooks have missed.
     pub(crate) missed: Arc<AtomicU64>,
 }
 
 impl Notices {
-    /// Begins to call hooks, if there are any.
+    /// Starts the thread that calls hooks, if there are any.
     pub(crate) fn with(hooks: Vec<Hook>) -> Result<Self> {
         let mut notices = Self::default();
         if hooks.is_empty() {
             return Ok(notices);
         }
+
         notices.has_hooks = true;
-        let (receiver, missed) = (notices.subscribe(), Arc::clone(&notices.missed));
-        let begun = std::thread::Builder::new()
+        let receiver = notices.subscribe();
+        let missed = Arc::clone(&notices.missed);
+        // A thread, not a task: a hook may block.
+        std::thread::Builder::new()
             .name("ezq-hooks".into())
-            .spawn(move || call(receiver, &hooks, &missed));
-        begun.map_err(|error| {
-            Error::new(ErrorKind::Configuration, "no thread for the hooks").with_source(error)
-        })?;
+            .spawn(move || call_hooks(receiver, &hooks, &missed))
+            .map_err(|error| {
+                Error::new(ErrorKind::Configuration, "no thread for the hooks").with_source(error)
+            })?;
         Ok(notices)
     }
 
@@ -136,13 +145,13 @@ impl Notices {
         }
     }
 
-    fn subscribe(&self) -> broadcast::Receiver<Told> {
+    fn subscribe(&self) -> broadcast::Receiver<Entry> {
         self.sender
             .get_or_init(|| broadcast::Sender::new(NOTICES_KEPT))
             .subscribe()
     }
 
-    /// Whether anyone listens: what costs something to tell is to be told only then.
+    /// Whether anyone listens. What costs something to prepare is prepared only then.
     pub(crate) fn are_heard(&self) -> bool {
         self.sender
             .get()
@@ -158,7 +167,7 @@ impl Notices {
         }
     }
 
-    fn tell(
+    fn send(
         &self,
         queue: &QueueName,
         event_id: Option<&str>,
@@ -168,28 +177,27 @@ impl Notices {
         let Some(sender) = self.sender.get() else {
             return;
         };
-        let (queue, at) = (queue.clone(), Utc::now());
-        let (event_id, event_type) = (event_id.map(str::to_owned), event_type.map(str::to_owned));
+
         let notice = Notice {
-            at,
-            queue,
-            event_id,
-            event_type,
+            at: Utc::now(),
+            queue: queue.clone(),
+            event_id: event_id.map(str::to_owned),
+            event_type: event_type.map(str::to_owned),
             kind,
         };
-        // Nobody may be listening any more.
-        let _ = sender.send(Told::Notice(Arc::new(notice)));
+        // An error means that the last listener has gone.
+        let _ = sender.send(Entry::Notice(Arc::new(notice)));
     }
 
     /// An event is about to be stored.
     pub(crate) fn publishing(&self, queue: &QueueName, event_id: &str, event_type: &str) {
         if self.are_heard() {
             let kind = NoticeKind::Publishing;
-            self.tell(queue, Some(event_id), Some(event_type), kind);
+            self.send(queue, Some(event_id), Some(event_type), kind);
         }
     }
 
-    /// An event was published under an id, as a duplicate or not; or it was not published.
+    /// An event was published: under an id, and whether as a duplicate. Or publishing it failed.
     pub(crate) fn published(
         &self,
         queue: &QueueName,
@@ -199,6 +207,7 @@ impl Notices {
         if !self.are_heard() {
             return;
         }
+
         let kind = match stored {
             Ok((message_id, is_duplicate)) => NoticeKind::Published {
                 message_id: message_id.clone(),
@@ -209,17 +218,18 @@ impl Notices {
                 error: error_chain(error),
             },
         };
-        self.tell(queue, Some(event_id), Some(event_type), kind);
+
+        self.send(queue, Some(event_id), Some(event_type), kind);
     }
 
-    /// Events went out with what a handler did.
+    /// Events were stored by the settlement of a delivery.
     pub(crate) fn went_out(&self, events: &[Outgoing]) {
         if events.is_empty() || !self.are_heard() {
             return;
         }
-        events
-            .iter()
-            .for_each(|event| self.stored(event, &MessageId::Pending));
+        for event in events {
+            self.stored(event, &MessageId::Pending);
+        }
     }
 
     /// A message was stored, under an id.
@@ -227,6 +237,7 @@ impl Notices {
         if !self.are_heard() {
             return;
         }
+
         let Outgoing {
             queue,
             body,
@@ -234,26 +245,24 @@ impl Notices {
             ..
         } = message;
         let (event_id, event_type) = names(body, headers);
+
         let kind = NoticeKind::Published {
             message_id: id.clone(),
             is_duplicate: false,
         };
-        self.tell(queue, event_id.as_deref(), event_type.as_deref(), kind);
+        self.send(queue, event_id.as_deref(), event_type.as_deref(), kind);
     }
 
-    /// A delivery is done and acknowledged.
+    /// A delivery is acknowledged.
     pub(crate) fn handled(&self, received: &Received) {
         if self.are_heard() {
             let message_id = received.receipt.message_id().clone();
-            self.of(
-                &received.queue,
-                Some(received),
-                NoticeKind::Handled { message_id },
-            );
+            let kind = NoticeKind::Handled { message_id };
+            self.send_of(&received.queue, Some(received), kind);
         }
     }
 
-    /// A settlement was made.
+    /// A delivery is settled.
     pub(crate) fn settled(
         &self,
         queue: &QueueName,
@@ -264,6 +273,7 @@ impl Notices {
         if !self.are_heard() {
             return;
         }
+
         let message_id = message_id.clone();
         let kind = match settle {
             Settle::Ack { .. } => NoticeKind::Handled { message_id },
@@ -278,9 +288,11 @@ impl Notices {
                 message_id,
                 reason: reason.clone(),
             },
+            // It is as if it had never been delivered.
             Settle::Release => return,
         };
-        self.of(queue, received, kind);
+
+        self.send_of(queue, received, kind);
         self.went_out(settle.outgoing());
     }
 
@@ -289,39 +301,43 @@ impl Notices {
         if !self.are_heard() {
             return;
         }
+
         let (event_id, event_type) = names(&delivery.body, &delivery.headers);
         let message_id = delivery.receipt.message_id().clone();
         let kind = NoticeKind::DeadLettered { message_id, reason };
-        self.tell(queue, event_id.as_deref(), event_type.as_deref(), kind);
+        self.send(queue, event_id.as_deref(), event_type.as_deref(), kind);
     }
 
-    fn of(&self, queue: &QueueName, received: Option<&Received>, kind: NoticeKind) {
+    /// Sends a notice of a delivery, with the names of its event if it could be read.
+    fn send_of(&self, queue: &QueueName, received: Option<&Received>, kind: NoticeKind) {
         let envelope = received.map(|received| &received.envelope);
-        let (event_id, event_type) = (envelope.map(|e| e.id()), envelope.map(|e| e.event_type()));
-        self.tell(queue, event_id, event_type, kind);
+        let event_id = envelope.map(|envelope| envelope.id());
+        let event_type = envelope.map(|envelope| envelope.event_type());
+        self.send(queue, event_id, event_type, kind);
     }
 
-    /// Waits until hooks were told of everything so far, or a second.
+    /// Waits until hooks were called with everything so far, for a second at most.
     pub(crate) async fn flush(&self) {
-        let told = Arc::new(Notify::new());
         let Some(sender) = self.sender.get().filter(|_| self.has_hooks) else {
             return;
         };
-        if sender.send(Told::Flush(Arc::clone(&told))).is_ok()
-            && tokio::time::timeout(PATIENCE, told.notified())
-                .await
-                .is_err()
-        {
+
+        let flushed = Arc::new(Notify::new());
+        if sender.send(Entry::Flush(Arc::clone(&flushed))).is_err() {
+            return;
+        }
+        if timeout(PATIENCE, flushed.notified()).await.is_err() {
             warn!("hooks are still busy: what they were not told of yet may be missed");
         }
     }
 }
 
 /// Calls hooks until no notice can come any more.
-fn call(mut receiver: broadcast::Receiver<Told>, hooks: &[Hook], missed: &AtomicU64) {
+fn call_hooks(mut receiver: broadcast::Receiver<Entry>, hooks: &[Hook], missed: &AtomicU64) {
     loop {
         match receiver.blocking_recv() {
-            Ok(Told::Notice(notice)) => {
+            Ok(Entry::Notice(notice)) => {
+                // One hook that panics keeps no other from its notice.
                 for hook in hooks {
                     let called = catch_unwind(AssertUnwindSafe(|| hook(&notice)));
                     if let Err(panic) = called {
@@ -329,7 +345,7 @@ fn call(mut receiver: broadcast::Receiver<Told>, hooks: &[Hook], missed: &Atomic
                     }
                 }
             }
-            Ok(Told::Flush(told)) => told.notify_one(),
+            Ok(Entry::Flush(flushed)) => flushed.notify_one(),
             Err(RecvError::Lagged(count)) => {
                 missed.fetch_add(count, Ordering::Relaxed);
                 warn!(count, "hooks are too slow and missed notices");
@@ -342,21 +358,21 @@ fn call(mut receiver: broadcast::Receiver<Told>, hooks: &[Hook], missed: &Atomic
 /// Notices as they come; [`App::notices`](crate::App::notices) subscribes.
 #[derive(Debug)]
 pub struct NoticeStream {
-    receiver: broadcast::Receiver<Told>,
+    receiver: broadcast::Receiver<Entry>,
     missed: u64,
 }
 
 impl NoticeStream {
-    /// The next notice; `None` once the application is gone. Of what comes while nobody receives
-    /// the newest [`NOTICES_KEPT`] are kept.
+    /// The next notice; `None` once the application is gone. Between two calls the newest
+    /// [`NOTICES_KEPT`] notices are kept.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<Arc<Notice>> {
         loop {
             match self.receiver.recv().await {
-                Ok(Told::Notice(notice)) => return Some(notice),
-                Ok(Told::Flush(_)) => {}
+                Ok(Entry::Notice(notice)) => return Some(notice),
+                Ok(Entry::Flush(_)) => {}
                 Err(RecvError::Lagged(count)) => self.missed += count,
                 Err(RecvError::Closed) => return None,
             }
@@ -367,15 +383,15 @@ impl NoticeStream {
     pub fn try_recv(&mut self) -> Option<Arc<Notice>> {
         loop {
             match self.receiver.try_recv() {
-                Ok(Told::Notice(notice)) => return Some(notice),
-                Ok(Told::Flush(_)) => {}
+                Ok(Entry::Notice(notice)) => return Some(notice),
+                Ok(Entry::Flush(_)) => {}
                 Err(TryRecvError::Lagged(count)) => self.missed += count,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
             }
         }
     }
 
-    /// How many notices were dropped so far because this was too slow.
+    /// How many notices this stream has missed so far because it was too slow.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed

@@ -10,17 +10,17 @@ use crate::engine::Settle;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// It met an `End`.
+    /// It met an `End` event.
     End,
-    /// It met an `Interrupt`.
+    /// It met an `Interrupt` event.
     Interrupt,
     /// A cancellation token that it was given fired.
     Token,
-    /// Its handle said so.
+    /// Its handle stopped or interrupted it.
     Handle,
-    /// A signal said so.
+    /// The process got SIGINT or SIGTERM.
     Signal,
-    /// There was nothing left to do, and it was to stop then.
+    /// Nothing was left to do, and the consumer ran [until idle](crate::Consumer::until_idle).
     Idle,
 }
 
@@ -37,11 +37,11 @@ impl fmt::Display for StopReason {
     }
 }
 
-/// How many events came to what.
+/// How many deliveries ended in which way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Done and acknowledged.
+    /// Acknowledged: all handlers are done.
     pub handled: u64,
     /// Put off to another attempt.
     pub retried: u64,
@@ -51,25 +51,25 @@ pub struct Counts {
     pub cancelled: u64,
     /// Given back before a handler ran.
     pub returned: u64,
-    /// Lost to another worker, or left to it.
+    /// Lost to another worker, or left unsettled: they come again when their leases end.
     pub lost: u64,
 }
 
-/// What became of one delivery.
+/// How one delivery ended, for the [`Counters`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tally {
+pub(crate) enum Disposition {
     Handled,
     Retried,
     DeadLettered,
     Cancelled,
     Returned,
     Lost,
-    /// A control event, which counts as nothing.
+    /// A control event: no count of the report includes it.
     Control,
 }
 
-impl Tally {
-    /// What a settlement is counted as.
+impl Disposition {
+    /// The disposition of a delivery with this settlement.
     pub(crate) fn of(settle: &Settle) -> Self {
         match settle {
             Settle::Ack { .. } => Self::Handled,
@@ -80,25 +80,28 @@ impl Tally {
     }
 }
 
-/// [`Counts`] that grow while a consumer runs.
+/// [`Counts`] that grow while a consumer runs: one for each [`Disposition`], by its discriminant.
 #[derive(Debug, Default)]
 pub(crate) struct Counters([AtomicU64; 7]);
 
 impl Counters {
-    pub(crate) fn add(&self, tally: Tally) {
-        self.0[tally as usize].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn add(&self, disposition: Disposition) {
+        self.0[disposition as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        let count = |tally: Tally| self.0[tally as usize].load(Ordering::Relaxed);
         Counts {
-            handled: count(Tally::Handled),
-            retried: count(Tally::Retried),
-            dead_lettered: count(Tally::DeadLettered),
-            cancelled: count(Tally::Cancelled),
-            returned: count(Tally::Returned),
-            lost: count(Tally::Lost),
+            handled: self.count(Disposition::Handled),
+            retried: self.count(Disposition::Retried),
+            dead_lettered: self.count(Disposition::DeadLettered),
+            cancelled: self.count(Disposition::Cancelled),
+            returned: self.count(Disposition::Returned),
+            lost: self.count(Disposition::Lost),
         }
+    }
+
+    fn count(&self, disposition: Disposition) -> u64 {
+        self.0[disposition as usize].load(Ordering::Relaxed)
     }
 }
 
@@ -108,7 +111,7 @@ impl Counters {
 pub struct Report {
     /// Why it stopped.
     pub reason: StopReason,
-    /// What it did.
+    /// What became of the deliveries it had.
     pub counts: Counts,
     /// How long it ran.
     pub elapsed: Duration,

@@ -1,8 +1,10 @@
-//! What others may see of a consumer while it runs: how far it is, when it last claimed, what fails.
+//! The status of a consumer: how far it is, when it last claimed, and what fails.
+//!
+//! The consumer writes it; its handle and health read it, at any time and without waiting.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,15 +18,15 @@ use crate::observe::report::{Counters, Report};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConsumerState {
-    /// It makes sure of its queue.
+    /// It makes sure that its queue exists.
     Starting,
     /// It claims and handles.
     Running,
-    /// It was told to stop, and lets end what is to end.
+    /// It was asked to stop and waits for what still runs.
     Stopping,
-    /// It failed with this error, and is started again after a pause.
+    /// It failed with this error and starts again after a pause.
     Restarting(Arc<str>),
-    /// It ended as it was told to.
+    /// It ended as it was asked to.
     Stopped(Report),
     /// It ended with this error.
     Failed(Arc<str>),
@@ -51,30 +53,48 @@ impl fmt::Display for ConsumerState {
     }
 }
 
-/// What a consumer shows of itself.
+/// The status of one consumer, across its restarts.
 #[derive(Debug)]
-pub(crate) struct Observed {
+pub(crate) struct ConsumerStatus {
+    /// `None` if the queue's name is not valid.
     pub(crate) queue: Option<QueueName>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) began: Instant,
     state: watch::Sender<ConsumerState>,
     failed: OnceLock<Instant>,
-    /// Milliseconds from `began` to the newest claim that was answered, and one; 0 before it.
+    /// Milliseconds from `began` to the newest answered claim, plus one; 0 before the first.
     claimed: AtomicU64,
-    /// Why claiming fails, while it does.
-    failing: Mutex<Option<String>>,
-    /// Since when the store refuses claims for want of a right, while it does.
+    failures: Failures,
+    /// Since when the store refuses claims because a right is missing.
     refused: Mutex<Option<Instant>>,
-    /// Why settling fails, while it does: claims may go on for a while.
-    unsettled: Mutex<Option<String>>,
-    /// Why some settlements fail while others succeed.
-    left: Mutex<Option<String>>,
-    /// Why leases cannot be renewed, while they cannot: nothing is claimed then.
-    unrenewed: Mutex<Option<String>>,
     restarts: AtomicU32,
 }
 
-impl Observed {
+/// What fails just now, each with its error.
+#[derive(Debug, Default)]
+struct Failures {
+    claiming: Mutex<Option<String>>,
+    renewing: Mutex<Option<String>>,
+    /// Settling whole batches. Claims may go on for a while.
+    settling: Mutex<Option<String>>,
+    /// Settling some events while others are settled.
+    settling_some: Mutex<Option<String>>,
+}
+
+/// The present value of a field. No lock here is held for longer than one read or write.
+fn lock<T>(field: &Mutex<T>) -> MutexGuard<'_, T> {
+    field.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sets or clears a failure.
+fn note(failure: &Mutex<Option<String>>, what: &str, answer: Result<(), &Error>) {
+    let text = answer
+        .err()
+        .map(|error| format!("{what} fails: {}", error_chain(error)));
+    *lock(failure) = text;
+}
+
+impl ConsumerStatus {
     pub(crate) fn new(queue: Option<&QueueName>) -> Self {
         Self {
             queue: queue.cloned(),
@@ -83,11 +103,8 @@ impl Observed {
             state: watch::Sender::new(ConsumerState::Starting),
             failed: OnceLock::new(),
             claimed: AtomicU64::new(0),
-            failing: Mutex::default(),
+            failures: Failures::default(),
             refused: Mutex::default(),
-            unsettled: Mutex::default(),
-            left: Mutex::default(),
-            unrenewed: Mutex::default(),
             restarts: AtomicU32::new(0),
         }
     }
@@ -105,46 +122,49 @@ impl Observed {
         self.failed.get().copied()
     }
 
-    /// Whether it consumes its queue, or did.
+    /// Whether it has consumed its queue at any time.
     pub(crate) fn has_run(&self) -> bool {
         self.last_claim().is_some() || *self.state.borrow() == ConsumerState::Running
     }
 
-    /// How long ago a claim was answered, if one was.
+    /// How long ago the newest claim was answered.
     pub(crate) fn last_claim(&self) -> Option<Duration> {
         let claimed = self.claimed.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(
-            self.began
-                .elapsed()
-                .saturating_sub(Duration::from_millis(claimed)),
-        )
+        let claimed = Duration::from_millis(claimed);
+        Some(self.began.elapsed().saturating_sub(claimed))
     }
 
-    pub(crate) fn failing(&self) -> Option<String> {
-        let now =
-            |of: &Mutex<Option<String>>| of.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let failures = [&self.failing, &self.unrenewed, &self.unsettled, &self.left];
-        failures.into_iter().find_map(now)
+    /// What fails just now: of several failures the one that holds up most.
+    pub(crate) fn failure(&self) -> Option<String> {
+        let failures = &self.failures;
+        [
+            &failures.claiming,
+            &failures.renewing,
+            &failures.settling,
+            &failures.settling_some,
+        ]
+        .into_iter()
+        .find_map(|failure| lock(failure).clone())
     }
 
     /// For how long the store has refused its claims.
     pub(crate) fn refused_for(&self) -> Option<Duration> {
-        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.map(|since| since.elapsed())
+        lock(&self.refused).map(|since| since.elapsed())
     }
 
     pub(crate) fn restarts(&self) -> u32 {
         self.restarts.load(Ordering::Relaxed)
     }
 
-    /// Notes how a claim was answered.
+    /// Notes how the store answered a claim.
     pub(crate) fn claimed(&self, answer: Result<(), &Error>) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        *failing = answer.err().map(|error| error_chain(error));
+        *lock(&self.failures.claiming) = answer.err().map(|error| error_chain(error));
+
         let is_refused = answer.is_err_and(|error| error.kind() == ErrorKind::Permission);
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = lock(&self.refused);
         *refused = is_refused.then(|| refused.unwrap_or_else(Instant::now));
         drop(refused);
+
         if answer.is_ok() {
             let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
             self.claimed
@@ -152,87 +172,76 @@ impl Observed {
         }
     }
 
-    /// Notes how a batch of settlements was answered.
+    /// Notes how the store answered a batch of settlements.
     pub(crate) fn settled(&self, answer: Result<(), &Error>) {
-        let mut unsettled = self
-            .unsettled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let told = answer
-            .err()
-            .map(|error| format!("settling fails: {}", error_chain(error)));
-        *unsettled = told;
+        note(&self.failures.settling, "settling", answer);
     }
 
-    /// Notes how those were answered that could not be settled with their batch. Several such
-    /// batches may be tried beside each other: each notes anew with every try.
+    /// Notes how the store answered settlements that failed in their batch. Several such remainders
+    /// may be tried side by side; the newest answer counts.
     pub(crate) fn settled_later(&self, answer: Result<(), &Error>) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        *left = answer
-            .err()
-            .map(|error| format!("settling some events fails: {}", error_chain(error)));
+        note(&self.failures.settling_some, "settling some events", answer);
     }
 
     /// Notes whether leases can be renewed.
     pub(crate) fn renewed(&self, answer: Result<(), &Error>) {
-        let mut unrenewed = self
-            .unrenewed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *unrenewed = answer
-            .err()
-            .map(|error| format!("renewing leases fails: {}", error_chain(error)));
+        note(&self.failures.renewing, "renewing leases", answer);
     }
 
-    /// It claims and handles, or it was told to stop.
+    /// Notes that it runs, or that it stops.
     pub(crate) fn runs(&self, is_stopping: bool) {
-        self.turn(if is_stopping {
+        self.set_state(if is_stopping {
             ConsumerState::Stopping
         } else {
             ConsumerState::Running
         });
     }
 
+    /// Notes that it failed and starts again.
     pub(crate) fn restarts_after(&self, error: &Error) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
-        // The one that starts again has settled nothing yet.
+
+        // The run that follows has settled and renewed nothing yet.
         self.settled(Ok(()));
         self.settled_later(Ok(()));
         self.renewed(Ok(()));
-        self.turn(ConsumerState::Restarting(error_chain(error).into()));
+        self.set_state(ConsumerState::Restarting(error_chain(error).into()));
     }
 
+    /// Notes that it ended for good.
     pub(crate) fn ended(&self, result: &Result<Report>) {
         // It claims no more: a store that refused it is no reason for a new process.
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.turn(match result {
+        *lock(&self.refused) = None;
+        self.set_state(match result {
             Ok(report) => ConsumerState::Stopped(*report),
             Err(error) => ConsumerState::Failed(error_chain(error).into()),
         });
     }
 
-    fn turn(&self, state: ConsumerState) {
+    fn set_state(&self, state: ConsumerState) {
         if matches!(state, ConsumerState::Failed(_)) {
             self.failed.get_or_init(Instant::now);
         }
+
+        // Called in every round of the coordinator: watchers are woken only by a change.
         self.state.send_if_modified(|current| {
-            let changed = *current != state;
-            if changed {
+            let is_changed = *current != state;
+            if is_changed {
                 *current = state;
             }
-            changed
+            is_changed
         });
     }
 }
 
-/// Says so when a consumer's future is dropped before it ended.
-pub(crate) struct Watched(pub(crate) Arc<Observed>);
+/// Marks a consumer as failed when its future is dropped before it ended.
+pub(crate) struct StatusGuard(pub(crate) Arc<ConsumerStatus>);
 
-impl Drop for Watched {
+impl Drop for StatusGuard {
     fn drop(&mut self) {
         if !self.0.state().is_ended() {
             let text = "its future was dropped: what it held comes again when its leases end";
-            self.0.turn(ConsumerState::Failed(text.into()));
+            self.0.set_state(ConsumerState::Failed(text.into()));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::handler::Handler;
 use crate::handler::extract::Provided;
 use crate::message::queue_name::QueueName;
-use crate::observe::status::Observed;
+use crate::observe::status::ConsumerStatus;
 use crate::publish::services::Services;
 use crate::schedule::Plans;
 
@@ -21,7 +21,7 @@ pub(crate) struct Shared {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) config: Arc<Config>,
     /// Those that health tells of, in the order in which they began.
-    pub(crate) consumers: Mutex<Vec<Arc<Observed>>>,
+    pub(crate) consumers: Mutex<Vec<Arc<ConsumerStatus>>>,
     pub(crate) schedules: Plans,
     /// What the application said of types of events.
     pub(crate) parties: Vec<(EventRole, &'static str)>,

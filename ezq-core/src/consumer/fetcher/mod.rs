@@ -30,8 +30,8 @@ use crate::delivery::lease::Lease;
 use crate::engine::{LeaseRequest, Leased};
 use crate::error::{Error, Result, error_chain};
 use crate::logging::{error, warn};
-use crate::observe::report::Tally;
-use crate::observe::status::Observed;
+use crate::observe::report::Disposition;
+use crate::observe::status::ConsumerStatus;
 
 /// How many batches are claimed and handled in transactions at once: one works while the other
 /// commits. No leased claim runs beside them.
@@ -40,7 +40,7 @@ const TRANSACTIONAL_BATCHES: usize = 2;
 /// What fetches for one consumer.
 pub(crate) struct Fetcher {
     scope: Arc<RunScope>,
-    status: Arc<Observed>,
+    status: Arc<ConsumerStatus>,
     /// The claims and transactional batches under way.
     pub(crate) requests: JoinSet<Fetched>,
     /// The claim that is not answered yet.
@@ -62,7 +62,7 @@ pub(crate) struct Fetcher {
 impl Fetcher {
     pub(crate) fn new(
         scope: Arc<RunScope>,
-        status: Arc<Observed>,
+        status: Arc<ConsumerStatus>,
         wakeups: Wakeups,
         window: Window,
     ) -> Self {
@@ -295,7 +295,7 @@ impl Fetcher {
             self.status.claimed(Ok(()));
         }
         for _ in 0..count {
-            self.scope.counters.add(Tally::Handled);
+            self.scope.counters.add(Disposition::Handled);
         }
         self.has_backlog = has_backlog;
         self.pace.now();

@@ -1,19 +1,23 @@
-//! How much is fetched ahead: twice the concurrency, and more only while it is handled faster than
-//! it is fetched.
+//! How much is fetched ahead: twice the concurrency, and more while events are handled faster than
+//! they are fetched.
 //!
-//! A larger claim costs less an event. But what is fetched and waits is kept from other consumers,
-//! and counts a delivery if this process dies; so the window grows only when a full fetch finds its
-//! consumer with nothing to do, and what then waits longer than a moment goes back.
+//! A larger claim costs less for each event: one of 512 a third less than one of 100. But what waits
+//! here is kept from other consumers, and its delivery counts if this process dies. So the window
+//! grows only when a full claim finds its consumer with nothing to do. What then waits longer than a
+//! moment goes back.
+//!
+//! Benchmark case: `consume`.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What the window grows to at most, whatever the concurrency.
+/// How far the window grows at most, unless the concurrency asks for more.
 const MOST: usize = 1024;
-/// How many bytes of bodies a fetch may bring for the window to grow.
+/// A claim whose bodies have more bytes than this shrinks the window; above half of it the window
+/// does not grow.
 const MOST_BYTES: usize = 1 << 20;
-/// How long more than twice the concurrency may wait.
+/// How long deliveries beyond twice the concurrency may wait.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// The window of one consumer, in events.
@@ -21,9 +25,10 @@ const MOMENT: Duration = Duration::from_secs(1);
 pub(crate) struct Window {
     least: usize,
     now: usize,
+    /// When the newest claim came.
     filled: Instant,
-    /// The fetch before brought as much as was asked for.
-    full: bool,
+    /// The newest claim that found its consumer with nothing to do brought as much as it asked for.
+    was_full: bool,
 }
 
 impl Window {
@@ -33,7 +38,7 @@ impl Window {
             least,
             now: least,
             filled: Instant::now(),
-            full: false,
+            was_full: false,
         }
     }
 
@@ -42,12 +47,12 @@ impl Window {
         self.now
     }
 
-    /// How much to ask for at once: a part, so that the next is fetched while this one is handled.
+    /// How much one claim asks for: a part, so that the next is fetched while this one is handled.
     pub(crate) fn share(&self) -> usize {
         (self.now / 2).max(self.least)
     }
 
-    /// With how much waiting to ask for more.
+    /// With how many deliveries waiting to claim more.
     pub(crate) fn low(&self) -> usize {
         if self.now > self.least {
             self.now / 2
@@ -56,18 +61,23 @@ impl Window {
         }
     }
 
-    /// A fetch has come, full or not; it found its consumer with nothing to do, or not.
-    pub(crate) fn filled(&mut self, full: bool, starved: bool, bytes: usize) {
+    /// Takes note of a claim that brought deliveries with so many bytes of bodies: whether it was
+    /// full, and whether it found its consumer with nothing to do.
+    pub(crate) fn filled(&mut self, is_full: bool, is_starved: bool, bytes: usize) {
         self.filled = Instant::now();
-        let starved = starved && std::mem::replace(&mut self.full, full);
+        // A consumer that just began has nothing to do, however slow its handlers are. So two starved
+        // claims in a row must be full.
+        let was_full = is_starved && std::mem::replace(&mut self.was_full, is_full);
+        let must_grow = is_full && was_full;
+
         if bytes > MOST_BYTES {
             self.now = self.least;
-        } else if full && starved && bytes <= MOST_BYTES / 2 {
+        } else if must_grow && bytes <= MOST_BYTES / 2 {
             self.now = self.now.saturating_mul(2).min(MOST).max(self.least);
         }
     }
 
-    /// When more than [`least`](Self::least) has waited for too long.
+    /// When what exceeds [`least`](Self::least) has waited for too long.
     pub(crate) fn due(&self) -> Instant {
         self.filled + MOMENT
     }
@@ -77,7 +87,7 @@ impl Window {
         self.least
     }
 
-    /// It is handled more slowly than it was.
+    /// Goes back to the least: events are handled more slowly than they were.
     pub(crate) fn shrink(&mut self) {
         self.now = self.least;
     }

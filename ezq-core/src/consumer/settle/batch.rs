@@ -12,8 +12,8 @@ use crate::engine::{Engine, Receipt, Settle, SettleOutcome};
 use crate::error::{Error, ErrorKind, error_chain};
 use crate::logging::{error, warn};
 use crate::message::queue_name::QueueName;
-use crate::observe::report::{Counters, Tally};
-use crate::observe::status::Observed;
+use crate::observe::report::{Counters, Disposition};
+use crate::observe::status::ConsumerStatus;
 use crate::publish::engines::ensure;
 use crate::publish::services::Services;
 
@@ -25,7 +25,7 @@ pub(crate) struct BatchSettler {
     pub(crate) leases: Arc<Leases>,
     pub(crate) counters: Arc<Counters>,
     /// Weak: health counts who holds the status.
-    pub(crate) status: Weak<Observed>,
+    pub(crate) status: Weak<ConsumerStatus>,
     pub(crate) in_flight: Arc<InFlight>,
 }
 
@@ -160,16 +160,16 @@ impl BatchSettler {
     }
 
     fn settled(&self, one: PendingSettlement) {
-        let tally = one.tally;
+        let disposition = one.disposition;
         let notices = &self.services.notices;
-        if tally == Tally::Control {
+        if disposition == Disposition::Control {
             notices.went_out(one.settle.outgoing());
         } else {
             let message_id = one.receipt.message_id();
             let received = one.received.as_deref();
             notices.settled(&self.queue, message_id, received, &one.settle);
         }
-        self.finish(one, tally);
+        self.finish(one, disposition);
     }
 
     fn lost(&self, one: PendingSettlement) {
@@ -183,13 +183,13 @@ impl BatchSettler {
         } else {
             warn!(%queue, %message_id, "lease lost: the event was taken over");
         }
-        self.finish(one, Tally::Lost);
+        self.finish(one, Disposition::Lost);
     }
 
     /// Leaves a batch to whoever leases it next.
     pub(crate) fn abandon(&self, batch: Vec<PendingSettlement>) {
         for one in batch {
-            self.finish(one, Tally::Lost);
+            self.finish(one, Disposition::Lost);
         }
     }
 
@@ -197,18 +197,18 @@ impl BatchSettler {
     pub(crate) fn abandon_if_in_flight(&self, receipt: &Receipt) {
         if self.in_flight.remove(receipt) {
             self.leases.release(receipt);
-            self.counters.add(Tally::Lost);
+            self.counters.add(Disposition::Lost);
         }
     }
 
     /// Lets a delivery go.
-    fn finish(&self, one: PendingSettlement, tally: Tally) {
+    fn finish(&self, one: PendingSettlement, disposition: Disposition) {
         self.leases.release(&one.receipt);
         self.in_flight.remove(&one.receipt);
-        self.counters.add(tally);
+        self.counters.add(disposition);
         match one.lane {
             // What follows it must not be handled before it.
-            Some(lane) if tally == Tally::Lost => lane.revoke(),
+            Some(lane) if disposition == Disposition::Lost => lane.revoke(),
             Some(mut lane) => lane.pass(),
             None => {}
         }
@@ -248,7 +248,7 @@ impl BatchSettler {
         };
         if !is_replaceable {
             error!(%queue, %message_id, error, "the event cannot be settled");
-            self.finish(one, Tally::Lost);
+            self.finish(one, Disposition::Lost);
             return None;
         }
 
@@ -262,7 +262,7 @@ impl BatchSettler {
         let settle = give_up(queue, message_id, progress, &why);
         Some(PendingSettlement {
             settle,
-            tally: Tally::DeadLettered,
+            disposition: Disposition::DeadLettered,
             ..one
         })
     }

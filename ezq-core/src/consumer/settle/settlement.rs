@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::consumer::workload::lane_guard::LaneGuard;
 use crate::delivery::received::Received;
 use crate::engine::{Receipt, Settle};
-use crate::observe::report::Tally;
+use crate::observe::report::Disposition;
 
 /// A settlement that the store has not confirmed yet.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(crate) struct PendingSettlement {
     /// The delivery, if its body could be read.
     pub(crate) received: Option<Arc<Received>>,
     pub(crate) settle: Settle,
-    pub(crate) tally: Tally,
+    pub(crate) disposition: Disposition,
     pub(crate) since: Instant,
     /// The lane of a delivery with an ordering key: it goes on once this is settled.
     pub(crate) lane: Option<LaneGuard>,
@@ -30,12 +30,12 @@ pub(crate) struct PendingSettlement {
 }
 
 impl PendingSettlement {
-    pub(crate) fn new(receipt: Receipt, settle: Settle, tally: Tally) -> Self {
+    pub(crate) fn new(receipt: Receipt, settle: Settle, disposition: Disposition) -> Self {
         Self {
             receipt,
             received: None,
             settle,
-            tally,
+            disposition,
             since: Instant::now(),
             lane: None,
             is_unanswered: false,

@@ -17,7 +17,7 @@ use crate::error::error_chain;
 use crate::event::{Control, End};
 use crate::logging::error;
 use crate::message::settlement::Progress;
-use crate::observe::report::Tally;
+use crate::observe::report::Disposition;
 use crate::shared::Shared;
 
 /// How long an `End` for all consumers stays in the queue, for those that are too busy to meet it.
@@ -82,7 +82,7 @@ pub(crate) async fn finish(
 
     // One for all was released when it was met.
     if !is_for_all {
-        scope.settle_unhandled(receipt, settle, Tally::Control);
+        scope.settle_unhandled(receipt, settle, Disposition::Control);
     }
 }
 

@@ -32,7 +32,7 @@ use crate::consumer::stop::listener::StopListener;
 use crate::dispatch::dispatcher::Work;
 use crate::engine::{Position, Receipt, Settle};
 use crate::event::{Control, End};
-use crate::observe::report::{StopReason, Tally};
+use crate::observe::report::{Disposition, StopReason};
 
 /// How long a stopped consumer waits for the answer to a claim, and for handlers that were cancelled.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -144,7 +144,7 @@ impl Stop {
         if for_all && self.started_after(&delivery.work) {
             let settle = leave_to_others(&delivery.work);
             self.scope
-                .settle_unhandled(delivery.receipt, settle, Tally::Control);
+                .settle_unhandled(delivery.receipt, settle, Disposition::Control);
             return false;
         }
 
@@ -219,7 +219,7 @@ impl Stop {
 
     fn release_control(&self, receipt: Receipt) {
         self.scope
-            .settle_unhandled(receipt, Settle::Release, Tally::Control);
+            .settle_unhandled(receipt, Settle::Release, Disposition::Control);
     }
 
     /// Learns from a delivery when this consumer started by the engine's clock. The quickest answer

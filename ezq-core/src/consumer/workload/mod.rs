@@ -20,7 +20,7 @@ use crate::consumer::workload::lanes::{Admission, LaneChange, Lanes};
 use crate::consumer::workload::task::handle;
 use crate::dispatch::in_place::{self, Begun};
 use crate::engine::Position;
-use crate::observe::report::Tally;
+use crate::observe::report::Disposition;
 
 /// How many deliveries are started before the coordinator looks at what else happened.
 const STARTS_PER_ROUND: usize = 64;
@@ -106,7 +106,7 @@ impl Workload {
 
     fn start(&mut self, delivery: PendingDelivery) {
         if !self.scope.leases.holds(&delivery.receipt) {
-            return self.scope.counters.add(Tally::Lost);
+            return self.scope.counters.add(Disposition::Lost);
         }
         if delivery.work.received.lease.is_expired() {
             // Another worker may have it by now; if not, it comes again with a whole lease.

@@ -12,7 +12,7 @@ use crate::dispatch::slots::Begins;
 use crate::engine::{Receipt, Settle};
 use crate::error::{Error, error_chain};
 use crate::logging::warn;
-use crate::observe::report::Tally;
+use crate::observe::report::Disposition;
 use crate::text::bounded;
 
 /// Handles one delivery. The guard `begins` is dropped by the first poll.
@@ -35,7 +35,7 @@ pub(crate) async fn handle(scope: Arc<RunScope>, mut delivery: PendingDelivery, 
 
     if !scope.leases.holds(&delivery.receipt) {
         unsettled.is_booked = true;
-        return scope.counters.add(Tally::Lost);
+        return scope.counters.add(Disposition::Lost);
     }
 
     // Asked before anything else is awaited: a later cancellation did not end the handlers.
@@ -45,16 +45,16 @@ pub(crate) async fn handle(scope: Arc<RunScope>, mut delivery: PendingDelivery, 
         settle = settle_unpublished(&scope, &delivery, settle, &error);
     }
 
-    let tally = match Tally::of(&settle) {
-        Tally::Retried | Tally::Returned if was_cancelled => Tally::Cancelled,
-        tally => tally,
+    let disposition = match Disposition::of(&settle) {
+        Disposition::Retried | Disposition::Returned if was_cancelled => Disposition::Cancelled,
+        disposition => disposition,
     };
     unsettled.is_booked = true;
     let lane = hand_on(delivery.lane.take(), &settle);
     scope.settle(PendingSettlement {
         received: Some(delivery.work.received),
         lane,
-        ..PendingSettlement::new(delivery.receipt, settle, tally)
+        ..PendingSettlement::new(delivery.receipt, settle, disposition)
     });
 }
 
@@ -65,7 +65,7 @@ fn settled_by_handler(scope: &RunScope, mut delivery: PendingDelivery) {
     }
     scope.app.services.notices.handled(&delivery.work.received);
     scope.leases.release(&delivery.receipt);
-    scope.counters.add(Tally::Handled);
+    scope.counters.add(Disposition::Handled);
 }
 
 /// The settlement of a delivery whose events for another engine could not be published.
@@ -125,7 +125,7 @@ struct Unsettled<'a> {
 impl Drop for Unsettled<'_> {
     fn drop(&mut self) {
         if !self.is_booked && self.scope.leases.release(&self.receipt) {
-            self.scope.counters.add(Tally::Lost);
+            self.scope.counters.add(Disposition::Lost);
         }
     }
 }
