@@ -66,7 +66,7 @@ async fn place(Shared(ezq): Shared<Ezq>, Json(new): Json<NewOrder>) -> (StatusCo
             customer: new.customer,
             cents: new.cents,
         };
-        ezq.publish_in(&mut tx, &event).await?;
+        ezq.publish(&event).within(&mut tx).await?;
         tx.commit().await?;
         Result::Ok(order)
     };

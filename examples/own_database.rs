@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     sqlx::query("update orders set paid = true where id = 7")
         .execute(&mut *tx)
         .await?;
-    ezq.publish_in(&mut tx, &OrderPaid { order: 7 }).await?; // seen only if the transaction commits
+    ezq.publish(&OrderPaid { order: 7 }).within(&mut tx).await?; // seen only if the transaction commits
     tx.commit().await?;
 
     ezq.consumer()

@@ -56,7 +56,7 @@ mod broadcast {
     use ezq::prelude::*;
 
     async fn announce<E: Event>(ezq: &Ezq, event: &E) -> ezq::Result<()> {
-        let sent = ezq.broadcast(event).await?; // or `broadcast_in(&mut tx, event)`
+        let sent = ezq.broadcast(event).await?; // or `.within(&mut tx).await?`
         println!("{} copies", sent.copies.len());
         for recipient in ezq.subscriptions()?.test(E::TYPE).await? {
             println!("{} gets one", recipient.queue);

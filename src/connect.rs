@@ -1,5 +1,5 @@
-//! [`Ezq`], an application on PGMQ, and its builder: the choice of the database, and publishing inside
-//! the caller's transactions.
+//! [`Ezq`], an application on PGMQ, and its builder: an application's options and the choice of the
+//! database.
 
 use std::fmt;
 use std::ops::Deref;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ezq_core::private::HandlerDefinition;
 use ezq_core::{
-    App, AppBuilder, Broadcast, Broadcasted, Codec, Config, Engine, Error, ErrorKind, Event,
-    Handler, Notice, Prepared, Publish, Published, QueueName, Result, Retention, Schedule,
+    App, AppBuilder, Codec, Config, Engine, Error, Event, Handler, Notice, QueueName, Result,
+    Retention, Schedule,
 };
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
@@ -67,116 +67,6 @@ impl Ezq {
         &self.engine
     }
 
-    /// Publishes an event inside the caller's transaction. Consumers see it once the transaction
-    /// commits; a roll-back leaves nothing.
-    ///
-    /// Consumers are woken a few milliseconds after the commit. Pass the answer to
-    /// [`confirm`](App::confirm) after the commit to wake them at once. That also tells hooks, which
-    /// learn of the event in no other way.
-    ///
-    /// For a queue, a delay, a key or a dedupe key, use
-    /// [`publish_prepared_in`](Self::publish_prepared_in).
-    ///
-    /// ```no_run
-    /// # use ezq::prelude::*;
-    /// # #[derive(ezq::Event, serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
-    /// # async fn example(ezq: Ezq) -> Result<(), Box<dyn std::error::Error>> {
-    /// let mut tx = ezq.pool().begin().await?;
-    /// ezq::sqlx::query("update orders set paid = true where id = 7").execute(&mut *tx).await?;
-    /// ezq.publish_in(&mut tx, &Paid { order: 7 }).await?;
-    /// tx.commit().await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Publisher::publish`](ezq_core::Publisher::publish). After an error of the database the
-    /// transaction can only be rolled back.
-    pub async fn publish_in<E: Event>(
-        &self,
-        connection: &mut PgConnection,
-        event: &E,
-    ) -> Result<Published> {
-        let publish = self.app.publish(event);
-        self.publish_prepared_in(connection, publish).await
-    }
-
-    /// Publishes an event with options inside the caller's transaction, as
-    /// [`publish_in`](Self::publish_in) does without:
-    /// `ezq.publish_prepared_in(&mut tx, ezq.publish(&event).queue("mail"))`.
-    ///
-    /// # Errors
-    /// As [`publish_in`](Self::publish_in).
-    pub async fn publish_prepared_in(
-        &self,
-        connection: &mut PgConnection,
-        publish: Publish,
-    ) -> Result<Published> {
-        let prepared: Prepared = publish.prepare()?;
-        let queue = &prepared.outgoing.queue;
-        if self.app.is_routed(queue) {
-            let message = format!(
-                "the queue `{queue}` is routed to another engine: no transaction can store its events"
-            );
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-
-        self.engine.ensure_queue_in(connection, queue).await?;
-        let messages = vec![prepared.outgoing.clone()];
-        let mut outcomes = self.engine.publish_in(connection, messages).await?;
-        let outcome = outcomes
-            .pop()
-            .ok_or_else(|| Error::new(ErrorKind::Engine, "the database gave no id"))?;
-        prepared.published(outcome)
-    }
-
-    /// Broadcasts an event inside the caller's transaction. Every subscribed queue gets its copy when
-    /// the transaction commits; after a roll-back none does.
-    ///
-    /// For a delay, a key or a dedupe key, use
-    /// [`broadcast_prepared_in`](Self::broadcast_prepared_in).
-    ///
-    /// ```no_run
-    /// # use ezq::prelude::*;
-    /// # #[derive(ezq::Event, serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
-    /// # async fn example(ezq: Ezq) -> Result<(), Box<dyn std::error::Error>> {
-    /// let mut tx = ezq.pool().begin().await?;
-    /// ezq::sqlx::query("update orders set paid = true where id = 7").execute(&mut *tx).await?;
-    /// ezq.broadcast_in(&mut tx, &Paid { order: 7 }).await?;
-    /// tx.commit().await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Publisher::broadcast`](ezq_core::Publisher::broadcast). After an error of the database the
-    /// transaction can only be rolled back.
-    pub async fn broadcast_in<E: Event>(
-        &self,
-        connection: &mut PgConnection,
-        event: &E,
-    ) -> Result<Broadcasted> {
-        self.broadcast_prepared_in(connection, self.app.broadcast(event))
-            .await
-    }
-
-    /// Broadcasts an event with options inside the caller's transaction, as
-    /// [`broadcast_in`](Self::broadcast_in) does without:
-    /// `ezq.broadcast_prepared_in(&mut tx, ezq.broadcast(&event).key("7"))`.
-    ///
-    /// # Errors
-    /// As [`broadcast_in`](Self::broadcast_in).
-    pub async fn broadcast_prepared_in(
-        &self,
-        connection: &mut PgConnection,
-        broadcast: Broadcast,
-    ) -> Result<Broadcasted> {
-        let prepared = broadcast.prepare()?;
-        let copies = self
-            .engine
-            .broadcast_in(connection, prepared.message.clone())
-            .await?;
-        prepared.broadcasted(copies)
-    }
-
     /// Takes the lock of an ordering key until the caller's transaction ends.
     ///
     /// Events of one key are handled in the order of their ids. An event gets its id when it is
@@ -193,7 +83,7 @@ impl Ezq {
     /// # async fn example(ezq: Ezq, queue: ezq::QueueName) -> Result<(), Box<dyn std::error::Error>> {
     /// let mut tx = ezq.pool().begin().await?;
     /// ezq.lock_key(&mut tx, &queue, "7").await?;
-    /// ezq.publish_in(&mut tx, &Moved { account: 7 }).await?;
+    /// ezq.publish(&Moved { account: 7 }).queue(&queue).within(&mut tx).await?;
     /// tx.commit().await?;
     /// # Ok(()) }
     /// ```
@@ -219,6 +109,11 @@ impl Deref for Ezq {
 }
 
 /// Builds an [`Ezq`]. Options that are set here take precedence over the environment.
+//
+// Most methods forward to `AppBuilder` by hand. Each alternative reads worse where it is used: `Deref`
+// does not lend a builder that is passed by value, an extension trait for `connect` must be imported
+// by every program's first line, a macro for both builders hides the methods from readers and tools,
+// and a closure (`.app(|app| app.register(..))`) nests every call.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct EzqBuilder {
@@ -397,7 +292,7 @@ impl EzqBuilder {
     /// Connects, and checks options, handlers, state, events, the database and PGMQ.
     ///
     /// # Errors
-    /// As [`AppBuilder::build`] and [`PgmqEngine::connect`]. [`ErrorKind::Configuration`] if no database
+    /// As [`AppBuilder::build`] and [`PgmqEngine::connect`]. [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) if no database
     /// is configured.
     pub async fn connect(self) -> Result<Ezq> {
         ezq_core::private::check_runtime()?;

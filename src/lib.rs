@@ -114,8 +114,9 @@ pub use ezq_macros::on_event;
 #[doc(inline)]
 pub use ezq_macros::on_schedule;
 pub use ezq_pgmq as pgmq;
-pub use ezq_pgmq::Tx;
-pub use ezq_pgmq::{Capture, CapturedTable, Captures, Inbox, Replay, ReplayProgress, Replays};
+pub use ezq_pgmq::{
+    Capture, CapturedTable, Captures, Inbox, PublishWithin, Replay, ReplayProgress, Replays, Tx,
+};
 pub use sqlx;
 pub use tokio_util::sync::CancellationToken;
 

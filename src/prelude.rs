@@ -6,4 +6,4 @@ pub use ezq_core::{
     Schedule, State, Tick,
 };
 pub use ezq_macros::{Event, EventSet, on_event, on_schedule};
-pub use ezq_pgmq::Tx;
+pub use ezq_pgmq::{PublishWithin, Tx};

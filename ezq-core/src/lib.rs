@@ -81,7 +81,7 @@ pub use observe::report::{Counts, Report, StopReason};
 pub use observe::status::ConsumerState;
 pub use publish::all::{PublishAll, PublishAllError};
 pub use publish::broadcast::{Broadcast, Broadcasted, PreparedBroadcast};
-pub use publish::builder::Publish;
+pub use publish::builder::{IntoPublish, Publish};
 pub use publish::publisher::{Draft, Prepared, Published, Publisher};
 pub use schedule::{Missed, Schedule};
 pub use text::ERROR_TEXT_LIMIT;

@@ -34,6 +34,7 @@ mod settle;
 mod sql;
 mod tx;
 mod wake;
+mod within;
 
 pub use capture::{Capture, CapturedTable, Captures};
 pub use config::PgmqConfig;
@@ -44,3 +45,4 @@ pub use schema::install::OLDEST_PGMQ;
 pub use schema::key_index::ordering_sql;
 pub use schema::setup::setup_sql;
 pub use tx::Tx;
+pub use within::PublishWithin;

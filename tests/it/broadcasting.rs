@@ -222,14 +222,16 @@ async fn an_event_reaches_another_application_and_that_one_answers() {
 
     let mut tx = shop.pool().begin().await.unwrap();
     let sent = shop
-        .broadcast_in(&mut tx, &OrderCreated { order: 1, total: 5 })
+        .broadcast(&OrderCreated { order: 1, total: 5 })
+        .within(&mut tx)
         .await
         .unwrap();
     assert_eq!(sent.copies.len(), 2);
     tx.rollback().await.unwrap();
     let mut tx = shop.pool().begin().await.unwrap();
     let sent = shop
-        .broadcast_in(&mut tx, &OrderCreated { order: 2, total: 5 })
+        .broadcast(&OrderCreated { order: 2, total: 5 })
+        .within(&mut tx)
         .await
         .unwrap();
     assert_eq!(
@@ -408,7 +410,8 @@ async fn a_dropped_queue_is_told_and_the_others_get_their_copies() {
     let mut tx = ezq.pool().begin().await.unwrap();
     assert_eq!(
         told(
-            ezq.broadcast_in(&mut tx, &UserCreated { user: 2 })
+            ezq.broadcast(&UserCreated { user: 2 })
+                .within(&mut tx)
                 .await
                 .unwrap()
         ),

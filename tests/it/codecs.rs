@@ -130,7 +130,10 @@ async fn under_every_codec_events_are_handled_returned_and_committed_with_a_tran
             .await
             .unwrap();
         let mut tx = ezq.pool().begin().await.unwrap();
-        ezq.publish_in(&mut tx, &Numbered { n: 7 }).await.unwrap();
+        ezq.publish(&Numbered { n: 7 })
+            .within(&mut tx)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         drain(&ezq).await;
         assert_eq!(log.sorted(), ["7 at 1", "7 at 2", "doubled 14"], "{codec}");

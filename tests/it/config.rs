@@ -261,7 +261,11 @@ async fn a_pool_of_one_connection_publishes_and_consumes() {
     let consumer = ezq.consumer().concurrency(8).spawn();
     until(async || consumer.counts().handled == 60).await;
     let mut tx = pool.begin().await.unwrap();
-    let published = ezq.publish_in(&mut tx, &Numbered { n: 500 }).await.unwrap();
+    let published = ezq
+        .publish(&Numbered { n: 500 })
+        .within(&mut tx)
+        .await
+        .unwrap();
     let other = app(&queue).connect().await.unwrap();
     other.publish(&Numbered { n: 400 }).await.unwrap();
     until(async || consumer.counts().handled == 61).await;

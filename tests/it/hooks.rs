@@ -190,10 +190,17 @@ async fn what_is_published_in_a_caller_s_transaction_is_told_when_that_is_confir
     let ezq = app(&queue).connect().await.unwrap();
     let mut notices = ezq.notices();
     let mut tx = ezq.pool().begin().await.unwrap();
-    ezq.publish_in(&mut tx, &Numbered { n: 1 }).await.unwrap();
+    ezq.publish(&Numbered { n: 1 })
+        .within(&mut tx)
+        .await
+        .unwrap();
     tx.rollback().await.unwrap();
     let mut tx = ezq.pool().begin().await.unwrap();
-    let published = ezq.publish_in(&mut tx, &Numbered { n: 2 }).await.unwrap();
+    let published = ezq
+        .publish(&Numbered { n: 2 })
+        .within(&mut tx)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(
         told(&mut notices),
@@ -226,10 +233,10 @@ async fn a_confirmed_commit_wakes_consumers_that_look_seldom() {
         // One notification goes along with a transaction, and this one is never seen. The next is
         // sent a moment later, and so before its own transaction commits.
         let mut tx = ezq.pool().begin().await.unwrap();
-        ezq.publish_in(&mut tx, &Numbered { n }).await.unwrap();
+        ezq.publish(&Numbered { n }).within(&mut tx).await.unwrap();
         tx.rollback().await.unwrap();
         let mut tx = ezq.pool().begin().await.unwrap();
-        let published = ezq.publish_in(&mut tx, &Numbered { n }).await.unwrap();
+        let published = ezq.publish(&Numbered { n }).within(&mut tx).await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
         tx.commit().await.unwrap();
         ezq.confirm(&published);
@@ -412,7 +419,7 @@ async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits
         .unwrap();
     let mut tx = ezq.pool().begin().await.unwrap();
     let broadcast = ezq.broadcast_envelope(event());
-    let done = ezq.broadcast_prepared_in(&mut tx, broadcast).await.unwrap();
+    let done = broadcast.within(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
     assert!(notices.try_recv().is_none());
     done.copies.iter().for_each(|copy| ezq.confirm(copy));

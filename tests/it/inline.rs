@@ -126,11 +126,11 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 
     let elsewhere = ezq.publish(&Numbered { n: 1 }).queue("it_inline_elsewhere");
-    let report = ezq.dispatch_prepared_inline(elsewhere).await.unwrap();
+    let report = ezq.dispatch_inline(elsewhere).await.unwrap();
     assert_eq!(outcomes(&report), [("elsewhere", &InlineOutcome::Done)]);
     let unknown = Envelope::builder("test.unknown", "it").build().unwrap();
     let report = ezq
-        .dispatch_prepared_inline(ezq.publish_envelope(unknown))
+        .dispatch_inline(ezq.publish_envelope(unknown))
         .await
         .unwrap();
     assert!(report.is_done() && report.outcomes.is_empty());
@@ -161,7 +161,7 @@ async fn under_every_codec_a_handler_gets_what_a_queue_would_give_it_and_its_eve
         let ezq = builder.connect().await.unwrap();
         let mut notices = ezq.notices();
         let event = ezq.publish(&Numbered { n: 7 }).header("shop", "berlin");
-        let report = ezq.dispatch_prepared_inline(event).await.unwrap();
+        let report = ezq.dispatch_inline(event).await.unwrap();
         assert!(report.is_done(), "{report}");
         assert_eq!(
             report.event_id.len(),
@@ -351,7 +351,7 @@ async fn what_only_a_queue_can_do_is_refused_and_runs_nothing() {
             "`memory` has no transactions",
         ),
     ] {
-        let error = ezq.dispatch_prepared_inline(publish).await.unwrap_err();
+        let error = ezq.dispatch_inline(publish).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(
             ezq::error_chain(&error).contains(says),

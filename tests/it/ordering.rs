@@ -320,7 +320,7 @@ async fn transactions_that_take_the_lock_of_a_key_publish_in_their_order() {
         let mut tx = ezq.pool().begin().await.unwrap();
         ezq.lock_key(&mut tx, &queue, "7").await.unwrap();
         let event = ezq.publish(&Move { account: 7, n }).queue(&queue);
-        let id = ezq.publish_prepared_in(&mut tx, event).await.unwrap().id;
+        let id = event.within(&mut tx).await.unwrap().id;
         tokio::time::sleep(Duration::from_millis(pause)).await;
         tx.commit().await.unwrap();
         (id, Instant::now())

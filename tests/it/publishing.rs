@@ -365,7 +365,11 @@ async fn an_event_in_a_transaction_is_seen_when_that_commits() {
     let queue = queue();
     let (ezq, work) = connect(&queue).await;
     let mut tx = ezq.pool().begin().await.unwrap();
-    let published = ezq.publish_in(&mut tx, &Numbered { n: 1 }).await.unwrap();
+    let published = ezq
+        .publish(&Numbered { n: 1 })
+        .within(&mut tx)
+        .await
+        .unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 0);
     tx.commit().await.unwrap();
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
@@ -380,12 +384,60 @@ async fn an_event_in_a_transaction_that_rolls_back_never_was() {
     let (ezq, _) = connect(&queue).await;
     let mut tx = ezq.pool().begin().await.unwrap();
     let event = Numbered { n: 1 };
-    ezq.publish_in(&mut tx, &event).await.unwrap();
-    ezq.publish_prepared_in(&mut tx, ezq.publish(&event).after(PAUSE))
+    ezq.publish(&event).within(&mut tx).await.unwrap();
+    ezq.publish(&event)
+        .after(PAUSE)
+        .within(&mut tx)
         .await
         .unwrap();
     tx.rollback().await.unwrap();
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn several_events_in_a_transaction_are_seen_in_their_order_when_that_commits() {
+    let queue = queue();
+    let (ezq, work) = connect(&queue).await;
+    let events = [1, 2, 3].map(|n| Numbered { n });
+    let envelope = Envelope::builder(Numbered::TYPE, "shop")
+        .data(&Numbered { n: 4 })
+        .unwrap();
+    let mut tx = ezq.pool().begin().await.unwrap();
+    let published = ezq.publish_all(&events).within(&mut tx).await.unwrap();
+    ezq.publish_envelope(envelope.build().unwrap())
+        .within(&mut tx)
+        .await
+        .unwrap();
+    assert_eq!(held(&ezq, &queue).await, [0; 4]);
+    tx.commit().await.unwrap();
+
+    assert_eq!(published.len(), 3);
+    assert_eq!(held(&ezq, &queue).await, [4, 0, 0, 0]);
+    drain(&ezq).await;
+    assert_eq!(work.handled.take(), [1, 2, 3, 4]);
+
+    let mut tx = ezq.pool().begin().await.unwrap();
+    ezq.publish_all(&events).within(&mut tx).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert_eq!(held(&ezq, &queue).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn a_refused_one_of_several_events_in_a_transaction_harms_no_other() {
+    let queue = queue();
+    let (ezq, _) = connect(&queue).await;
+    let events = [r#""first""#, r#""\u0000""#, r#""last""#].map(raw);
+    let mut tx = ezq.pool().begin().await.unwrap();
+    let failure = ezq.publish_all(&events).within(&mut tx).await.unwrap_err();
+    tx.commit().await.unwrap();
+
+    assert_eq!(failure.stored().count(), 2);
+    let failed: Vec<_> = failure
+        .failures()
+        .map(|(place, error)| (place, error.kind()))
+        .collect();
+    assert_eq!(failed, [(1, ErrorKind::InvalidEvent)]);
+    assert_eq!(held(&ezq, &queue).await, [2, 0, 0, 0]);
 }
 
 #[tokio::test]
@@ -401,9 +453,7 @@ async fn a_queue_that_the_transaction_itself_has_made_is_published_to() {
         .unwrap();
 
     let publish = ezq.publish(&Numbered { n: 1 }).queue(&made);
-    let published = soon(ezq.publish_prepared_in(&mut tx, publish))
-        .await
-        .unwrap();
+    let published = soon(publish.within(&mut tx)).await.unwrap();
     tx.commit().await.unwrap();
 
     assert_eq!(published.queue, made);
@@ -487,16 +537,11 @@ async fn a_key_in_a_transaction_is_taken_when_that_commits() {
     let (ezq, _) = connect(&queue).await;
     let publish = || ezq.publish(&Numbered { n: 1 }).dedupe_key("a");
     let mut tx = ezq.pool().begin().await.unwrap();
-    assert!(
-        !ezq.publish_prepared_in(&mut tx, publish())
-            .await
-            .unwrap()
-            .is_duplicate
-    );
+    assert!(!publish().within(&mut tx).await.unwrap().is_duplicate);
     tx.rollback().await.unwrap();
     let mut tx = ezq.pool().begin().await.unwrap();
-    let first = ezq.publish_prepared_in(&mut tx, publish()).await.unwrap();
-    let again = ezq.publish_prepared_in(&mut tx, publish()).await.unwrap();
+    let first = publish().within(&mut tx).await.unwrap();
+    let again = publish().within(&mut tx).await.unwrap();
     assert!(again.is_duplicate);
     assert_eq!(
         (again.id.clone(), again.event_id.clone()),
@@ -528,9 +573,12 @@ async fn a_refused_event_leaves_the_callers_transaction_usable() {
     let queue = queue();
     let (ezq, _) = connect(&queue).await;
     let mut tx = ezq.pool().begin().await.unwrap();
-    ezq.publish_in(&mut tx, &Numbered { n: 1 }).await.unwrap();
+    ezq.publish(&Numbered { n: 1 })
+        .within(&mut tx)
+        .await
+        .unwrap();
     for bad in [r#""\u0000""#, r#""\ud800""#] {
-        let error = ezq.publish_in(&mut tx, &raw(bad)).await.unwrap_err();
+        let error = ezq.publish(&raw(bad)).within(&mut tx).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidEvent);
     }
     tx.commit().await.unwrap();

@@ -25,8 +25,39 @@ async fn a_transaction_stores_nothing_for_a_queue_of_another_database() {
         .unwrap();
     let mut tx = ezq.pool().begin().await.unwrap();
     let event = ezq.publish(&Audited { id: 1 }).queue(&audit);
-    let error = ezq.publish_prepared_in(&mut tx, event).await.unwrap_err();
+    let error = event.within(&mut tx).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    ezq.publish_in(&mut tx, &Audited { id: 2 }).await.unwrap();
+    let events = [Audited { id: 3 }];
+    let publish = ezq.publish_all(&events).queue(&audit);
+    let failure = publish.within(&mut tx).await.unwrap_err();
+    assert_eq!(failure.kind(), ErrorKind::Unsupported);
+    ezq.publish(&Audited { id: 2 })
+        .within(&mut tx)
+        .await
+        .unwrap();
     tx.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_application_on_another_engine_stores_nothing_in_a_transaction_and_says_what_to_do() {
+    let app = ezq::App::builder()
+        .without_discovered_handlers()
+        .build(ezq::MemoryEngine::new())
+        .unwrap();
+    let database = PgmqEngine::connect(PgmqConfig::embedded().await.unwrap())
+        .await
+        .unwrap();
+    let mut tx = database.pool().begin().await.unwrap();
+    let event = Audited { id: 1 };
+
+    let publish = app.publish(&event).within(&mut tx).await.unwrap_err();
+    let publish_all = app.publish_all([&event]).within(&mut tx).await.unwrap_err();
+    let broadcast = app.broadcast(&event).within(&mut tx).await.unwrap_err();
+    for error in [publish, publish_all.into(), broadcast] {
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(
+            error.to_string().contains("publish after its commit"),
+            "{error}"
+        );
+    }
 }

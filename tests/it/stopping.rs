@@ -215,7 +215,7 @@ async fn what_was_fetched_before_an_end_that_precedes_it_goes_back() {
     let ezq = connect(&queue, handler).await;
     // The End takes its place in the queue now and is seen later.
     let mut tx = ezq.pool().begin().await.unwrap();
-    ezq.publish_in(&mut tx, &End::default()).await.unwrap();
+    ezq.publish(&End::default()).within(&mut tx).await.unwrap();
     ezq.publish_all(&numbered(1..=3)).await.unwrap();
     let consumer = ezq.consumer().concurrency(2).spawn();
     assert_eq!([work.started().await, work.started().await], [1, 2]);

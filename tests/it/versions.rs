@@ -141,13 +141,11 @@ async fn a_version_outlives_the_flat_form() {
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&V2 { cents: 200 }).await.unwrap();
     let mut tx = ezq.pool().begin().await.unwrap();
-    ezq.publish_in(
-        &mut tx,
-        &V3 {
-            cents: 300,
-            currency: "CHF".into(),
-        },
-    )
+    ezq.publish(&V3 {
+        cents: 300,
+        currency: "CHF".into(),
+    })
+    .within(&mut tx)
     .await
     .unwrap();
     tx.commit().await.unwrap();

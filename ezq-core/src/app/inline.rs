@@ -13,10 +13,9 @@ use crate::engine::Receipt;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::event::Event;
 use crate::event::is_control;
 use crate::message::message_id::MessageId;
-use crate::publish::builder::Publish;
+use crate::publish::builder::{IntoPublish, Publish};
 use chrono::Utc;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -39,6 +38,10 @@ impl App {
     /// - **No order, no dedupe.** It waits for no other event of its key, and an event that is
     ///   dispatched twice is handled twice.
     /// - **No batches.** A handler of batches gets a batch of one.
+    ///
+    /// It takes `&event`, an [`Envelope`](crate::Envelope), or an event with options:
+    /// `app.dispatch_inline(app.publish(&event).queue("mail"))`. A delay, a limit of attempts or a
+    /// dedupe key is refused, because only a queue can keep them.
     ///
     /// ```
     /// # use ezq_core::testing::TestApp;
@@ -68,21 +71,9 @@ impl App {
     ///
     /// # Cancel safety
     /// Dropping the future stops the handlers where they are; their transactions roll back.
-    pub async fn dispatch_inline<E: Event>(&self, event: &E) -> Result<InlineReport> {
-        self.dispatch_prepared_inline(self.publish(event)).await
-    }
+    pub async fn dispatch_inline(&self, event: impl IntoPublish) -> Result<InlineReport> {
+        let work = self.work(event.into_publish(&self.publisher()))?;
 
-    /// As [`dispatch_inline`](Self::dispatch_inline), for an event with options, or one known only
-    /// at run time: `app.dispatch_prepared_inline(app.publish(&event).queue("mail"))`. A delay or a
-    /// dedupe key is refused: only a queue can keep them.
-    ///
-    /// # Errors
-    /// As [`dispatch_inline`](Self::dispatch_inline).
-    ///
-    /// # Cancel safety
-    /// As [`dispatch_inline`](Self::dispatch_inline).
-    pub async fn dispatch_prepared_inline(&self, publish: Publish) -> Result<InlineReport> {
-        let work = self.work(publish)?;
         let received = &work.received;
         self.inner.check_queue(&received.queue)?;
         let (event_id, event_type) = (received.envelope.id(), received.envelope.event_type());

@@ -17,6 +17,7 @@ mod schedules;
 mod settle;
 mod unit_of_work;
 
+use std::any::Any;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -46,8 +47,12 @@ use crate::message::retention::Retention;
 ///
 /// All methods may be called concurrently. Unless a method says otherwise, dropping its future
 /// leaves it open whether the store did the work.
+///
+/// An engine is [`Any`], so that an extension finds its own engine behind `dyn Engine`: publishing in
+/// a caller's transaction needs a connection of the engine's own kind, which this contract does not
+/// know. See [`Publish::prepare_for`](crate::Publish::prepare_for).
 #[async_trait]
-pub trait Engine: Send + Sync + 'static {
+pub trait Engine: Any + Send + Sync {
     /// What it can do, probed when it connected.
     fn capabilities(&self) -> &Capabilities;
 

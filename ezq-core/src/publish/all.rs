@@ -4,12 +4,13 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tracing::{Instrument, debug_span};
 
-use crate::engine::Due;
+use crate::engine::{Due, Engine};
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::message::headers;
 use crate::message::queue_name::QueueName;
@@ -39,11 +40,7 @@ impl PublishAll {
         })
     }
 
-    /// The messages, for those who store them in a transaction of their own.
-    ///
-    /// # Errors
-    /// When an option is invalid; the inner ones when an event is.
-    pub fn prepare(self) -> Result<Vec<Result<Prepared>>> {
+    fn prepare(self) -> Result<Vec<Result<Prepared>>> {
         let options = self.options?;
         let prepare = |draft: Result<Draft>| {
             let prepared = self.publisher.prepare(draft?, &options)?;
@@ -51,6 +48,25 @@ impl PublishAll {
             Ok(prepared)
         };
         Ok(self.drafts.into_iter().map(prepare).collect())
+    }
+
+    /// The messages, with the engine that keeps their queues: for an extension that stores them in a
+    /// transaction of the caller's. [`Prepared::published`] turns the engine's answers into results,
+    /// and [`PublishAllError::unless_all`] these into the result of all.
+    ///
+    /// # Errors
+    /// If an option is invalid, and [`ErrorKind::Unsupported`] if the application's own engine is no
+    /// `E`. The inner errors are those of [`Publish::prepare_for`](crate::Publish::prepare_for).
+    pub fn prepare_for<E: Engine + Clone>(self) -> Result<(E, Vec<Result<Prepared>>)> {
+        let services = Arc::clone(&self.publisher.services);
+        let engine = services.engines.own::<E>()?.clone();
+
+        let checked = self.prepare()?.into_iter().map(|prepared| {
+            let prepared = prepared?;
+            services.engines.check_own(&prepared.outgoing.queue)?;
+            Ok(prepared)
+        });
+        Ok((engine, checked.collect()))
     }
 
     /// Publishes the events; one outcome each, in their order. One that is refused harms no other.
@@ -92,10 +108,7 @@ impl PublishAll {
 
     async fn all(self) -> Result<Vec<Published>, PublishAllError> {
         let outcomes = self.outcomes().await.map_err(PublishAllError::Whole)?;
-        if outcomes.iter().any(Result::is_err) {
-            return Err(PublishAllError::Events(outcomes));
-        }
-        Ok(outcomes.into_iter().flatten().collect())
+        PublishAllError::unless_all(outcomes)
     }
 }
 
@@ -123,6 +136,17 @@ pub enum PublishAllError {
 }
 
 impl PublishAllError {
+    /// The events' places if all of them are published.
+    ///
+    /// # Errors
+    /// [`PublishAllError::Events`] with all outcomes if one of them is an error.
+    pub fn unless_all(outcomes: Vec<Result<Published>>) -> Result<Vec<Published>, Self> {
+        if outcomes.iter().any(Result::is_err) {
+            return Err(Self::Events(outcomes));
+        }
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
     /// The kind of the first failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tracing::{Instrument, debug_span};
 
-use crate::engine::{BroadcastMessage, Due, PublishOutcome};
+use crate::engine::{BroadcastMessage, Due, Engine, PublishOutcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::envelope::Envelope;
 use crate::event::{Event, is_control};
@@ -143,11 +143,21 @@ impl Broadcast {
         })
     }
 
-    /// The event, for those who broadcast it in a transaction of their own.
+    /// The event, with the engine that keeps the subscriptions: for an extension that stores the
+    /// copies in a transaction of the caller's. [`PreparedBroadcast::broadcasted`] turns the engine's
+    /// answer into the result.
     ///
     /// # Errors
-    /// When the event or an option is invalid.
-    pub fn prepare(self) -> Result<PreparedBroadcast> {
+    /// [`ErrorKind::Encode`], [`ErrorKind::InvalidEvent`] or [`ErrorKind::TooLarge`] if the event or an
+    /// option is invalid. [`ErrorKind::Unsupported`] for an option that the engine lacks, and if the
+    /// application's own engine is no `E`.
+    pub fn prepare_for<E: Engine + Clone>(self) -> Result<(E, PreparedBroadcast)> {
+        let services = Arc::clone(&self.publisher.services);
+        let prepared = self.prepare()?;
+        Ok((services.engines.own::<E>()?.clone(), prepared))
+    }
+
+    fn prepare(self) -> Result<PreparedBroadcast> {
         let options = self.options?;
         let written = self.publisher.write(self.draft?, &options, None)?;
         if is_control(&written.event_type) {

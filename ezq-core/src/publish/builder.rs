@@ -7,8 +7,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tracing::{Instrument, debug_span};
 
-use crate::engine::Due;
+use crate::engine::{Due, Engine};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::event::envelope::Envelope;
 use crate::message::headers::{self, Headers};
 use crate::message::queue_name::QueueName;
 use crate::publish::publisher::{Draft, Prepared, Published, Publisher};
@@ -194,14 +196,30 @@ impl Publish {
         })
     }
 
-    /// The message, for those who store it in a transaction of their own.
+    /// The message as it would be stored, without storing it.
     ///
     /// # Errors
-    /// When the event or an option is invalid.
+    /// [`ErrorKind::Encode`], [`ErrorKind::InvalidEvent`] or [`ErrorKind::TooLarge`] if the event or an
+    /// option is invalid, and [`ErrorKind::Unsupported`] for an option that the queue's engine lacks.
     pub fn prepare(self) -> Result<Prepared> {
         let prepared = self.publisher.prepare(self.draft?, &self.options?)?;
         prepared.tell(&self.publisher.services.notices);
         Ok(prepared)
+    }
+
+    /// The message, with the engine that keeps its queue: for an extension that stores it in a
+    /// transaction of the caller's. [`Prepared::published`] turns the engine's answer into the result.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare), and [`ErrorKind::Unsupported`] if the queue is routed to a named
+    /// engine or the application's own engine is no `E`.
+    pub fn prepare_for<E: Engine + Clone>(self) -> Result<(E, Prepared)> {
+        let prepared = self.publisher.prepare(self.draft?, &self.options?)?;
+        let services = &self.publisher.services;
+        prepared.tell(&services.notices);
+
+        services.engines.check_own(&prepared.outgoing.queue)?;
+        Ok((services.engines.own::<E>()?.clone(), prepared))
     }
 
     async fn store(self) -> Result<Published> {
@@ -229,5 +247,35 @@ impl IntoFuture for Publish {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.store())
+    }
+}
+
+/// What [`App::dispatch_inline`](crate::App::dispatch_inline) takes: a reference to an event, an
+/// [`Envelope`], or either with options, as [`publish`](Publisher::publish) and
+/// [`publish_envelope`](Publisher::publish_envelope) return it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no event that can be dispatched",
+    note = "pass `&event`, an `Envelope`, or `app.publish(&event)` with options"
+)]
+pub trait IntoPublish {
+    /// The event with its options.
+    fn into_publish(self, publisher: &Publisher) -> Publish;
+}
+
+impl<E: Event> IntoPublish for &E {
+    fn into_publish(self, publisher: &Publisher) -> Publish {
+        publisher.publish(self)
+    }
+}
+
+impl IntoPublish for Envelope {
+    fn into_publish(self, publisher: &Publisher) -> Publish {
+        publisher.publish_envelope(self)
+    }
+}
+
+impl IntoPublish for Publish {
+    fn into_publish(self, _: &Publisher) -> Publish {
+        self
     }
 }

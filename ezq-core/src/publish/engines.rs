@@ -1,5 +1,6 @@
 //! Which engine keeps which queue.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -37,6 +38,33 @@ impl Engines {
             .get(queue)
             .and_then(|name| self.named.get(name))
             .unwrap_or(&self.default)
+    }
+
+    /// The application's own engine, if it is an `E`: a caller's transaction is one of that engine's.
+    pub(crate) fn own<E: Engine>(&self) -> Result<&E> {
+        let engine: &dyn Any = &*self.default;
+        engine.downcast_ref().ok_or_else(|| {
+            let name = self.default.capabilities().name;
+            let text = format!(
+                "the application's engine `{name}` cannot store events in this transaction: publish \
+                 after its commit, or build the application on the engine that the transaction is of"
+            );
+            Error::new(ErrorKind::Unsupported, text)
+        })
+    }
+
+    /// Refuses a queue of a named engine: a caller's transaction is one of the application's own
+    /// engine, and may not even be in the named one's database.
+    pub(crate) fn check_own(&self, queue: &QueueName) -> Result<()> {
+        let Some(name) = self.routes.get(queue) else {
+            return Ok(());
+        };
+        let text = format!(
+            "the queue `{queue}` is routed to the engine `{name}`: no transaction of the \
+             application's own engine can store its events. Publish them after the commit, without \
+             the transaction"
+        );
+        Err(Error::new(ErrorKind::Unsupported, text))
     }
 
     /// Whether two queues are kept by one engine, so that one step can change both.

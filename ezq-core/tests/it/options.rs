@@ -103,7 +103,7 @@ async fn options_of_an_event_that_mean_nothing_are_refused() {
         assert_eq!(publish.await.unwrap_err().kind(), ErrorKind::InvalidEvent);
     }
     let inline = app
-        .dispatch_prepared_inline(app.publish(&Step {}).max_attempts(2))
+        .dispatch_inline(app.publish(&Step {}).max_attempts(2))
         .await;
     assert_eq!(inline.unwrap_err().kind(), ErrorKind::InvalidEvent);
 }

@@ -103,6 +103,8 @@ impl PgmqEngine {
     /// become visible when it commits, and none if it does not. Returns what became of each, by
     /// queue. The statement itself reads the subscriptions.
     ///
+    /// Events are broadcast with [`PublishWithin`](crate::PublishWithin), which comes down to this.
+    ///
     /// # Errors
     /// After an error of the database the transaction can only be rolled back.
     /// - [`ErrorKind::InvalidEvent`] when the store cannot keep the event, found before anything is

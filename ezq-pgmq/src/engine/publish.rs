@@ -13,6 +13,8 @@ impl PgmqEngine {
     /// commits, and never if it does not. There is one outcome for each, known at once; none is
     /// [`PublishOutcome::Failed`].
     ///
+    /// Events are published with [`PublishWithin`](crate::PublishWithin), which comes down to this.
+    ///
     /// The transaction locks its own rows only, and may be prepared for a two-phase commit.
     ///
     /// This process wakes the consumers: it asks the server whether the transaction has committed,
