@@ -30,6 +30,7 @@ pub(crate) async fn list(
         .bind(after)
         .bind(limit);
 
+    // One letter that the server cannot send fails the whole list.
     match query.fetch_all(&mut *connection).await {
         Ok(rows) => rows.iter().map(dead_letter).collect(),
         Err(failure) if error::is_data(&failure) => {

@@ -59,6 +59,7 @@ pub(crate) async fn read(
             continue;
         };
 
+        // The rest of the history is still of use.
         if !row.try_get::<bool, _>("is_readable")? {
             unread.push(format!("the queue `{name}`"));
             continue;
@@ -83,10 +84,10 @@ pub(crate) async fn read(
     match trail::read(connection, event_id, queue, &mut unread).await? {
         Some(told) => {
             // What was handled in the meantime is in the trail now: its older copy goes.
-            let same = |copy: &EventCopy, now: &EventCopy| {
-                (&copy.queue, &copy.message_id) == (&now.queue, &now.message_id)
-            };
-            copies.retain(|copy: &EventCopy| !told.iter().any(|now| same(copy, now)));
+            copies.retain(|copy: &EventCopy| {
+                let mut handled = told.iter();
+                !handled.any(|now| copy.queue == now.queue && copy.message_id == now.message_id)
+            });
             copies.extend(told);
         }
         None => unread.push("the trail".to_owned()),
@@ -149,66 +150,67 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Finds the copies. Without `reads` it leaves out columns that the server may be unable to
-    /// send.
+    /// Finds the copies in all tables. Without `reads` it leaves out columns that the server may be
+    /// unable to send.
     fn statement(&self, reads: bool) -> String {
-        let by_id = "message ->> 'id' = $1 AND message ? 'specversion' \
-                     AND NOT coalesce(headers ? 'ezq-codec', false)";
-        let find = |(place, table, time): &(&str, String, &str)| {
-            let beside = format!("headers ->> 'ce-id' = $1 AND {}", sql::ID_BESIDE);
-            let mut conditions = vec![by_id.to_owned(), beside];
-            if self.number.is_some() {
-                let flat = "NOT coalesce(message ? 'specversion', false)";
-                let was = |death: &str| {
-                    format!("{flat} AND (headers #> '{{{death},id}}') = to_jsonb($2)")
-                };
+        let tables: Vec<String> = self
+            .tables
+            .iter()
+            .map(|(place, table, time)| self.in_table(place, table, time, reads))
+            .collect();
+        tables.join(" UNION ALL ")
+    }
 
-                conditions.push(was("ezq-redriven"));
-                conditions.push(was("ezq-replay"));
-                conditions.push(match *place {
-                    "d" => was("ezq-dead"),
-                    _ => format!("{flat} AND msg_id = $2"),
-                });
-
-                if *place == "a" {
-                    let number = archive::number("msg_id");
-                    conditions.push(format!("{flat} AND msg_id >= {LIFE} AND {number} = $2"));
-                }
-            }
-
-            let number = match *place {
-                "a" => archive::number("q.msg_id"),
-                _ => "q.msg_id".to_owned(),
-            };
-
-            let time = sql::bounded(time);
-            let enqueued_at = sql::bounded("q.enqueued_at");
-            let (event_type, headers) = match reads {
-                true => (sql::event_type("q.message", "q.headers"), "q.headers::text"),
-                false => ("NULL::text".to_owned(), "NULL::text"),
-            };
-
-            let one = |condition: &String| {
-                format!(
-                    "SELECT '{place}' AS place, {number} AS msg_id, q.read_ct, {enqueued_at} AS enqueued_at,
-                            {time} AS at, {event_type} AS event_type, {headers} AS headers,
-                            statement_timestamp() AS now
-                     FROM {table} q WHERE {condition}"
-                )
-            };
-
-            conditions
-                .iter()
-                .map(one)
-                .collect::<Vec<_>>()
-                .join(" UNION ")
+    /// Finds the copies in one table, by a query for each condition, so that each can use its index.
+    fn in_table(&self, place: &str, table: &str, time: &str, reads: bool) -> String {
+        let number = match place {
+            "a" => archive::number("q.msg_id"),
+            _ => "q.msg_id".to_owned(),
+        };
+        let time = sql::bounded(time);
+        let enqueued_at = sql::bounded("q.enqueued_at");
+        let (event_type, headers) = match reads {
+            true => (sql::event_type("q.message", "q.headers"), "q.headers::text"),
+            false => ("NULL::text".to_owned(), "NULL::text"),
         };
 
-        self.tables
-            .iter()
-            .map(find)
-            .collect::<Vec<_>>()
-            .join(" UNION ALL ")
+        let mut queries = Vec::new();
+        for condition in self.conditions(place) {
+            queries.push(format!(
+                "SELECT '{place}' AS place, {number} AS msg_id, q.read_ct, {enqueued_at} AS enqueued_at,
+                        {time} AS at, {event_type} AS event_type, {headers} AS headers,
+                        statement_timestamp() AS now
+                 FROM {table} q WHERE {condition}"
+            ));
+        }
+        queries.join(" UNION ")
+    }
+
+    /// The conditions under which a row of a table is a copy: by the id in its body or its headers,
+    /// and for the flat form by the number that it has, or had first.
+    fn conditions(&self, place: &str) -> Vec<String> {
+        let by_id = "message ->> 'id' = $1 AND message ? 'specversion' \
+                     AND NOT coalesce(headers ? 'ezq-codec', false)";
+        let beside = format!("headers ->> 'ce-id' = $1 AND {}", sql::ID_BESIDE);
+        let mut conditions = vec![by_id.to_owned(), beside];
+        if self.number.is_none() {
+            return conditions;
+        }
+
+        let flat = "NOT coalesce(message ? 'specversion', false)";
+        let had_number =
+            |header: &str| format!("{flat} AND (headers #> '{{{header},id}}') = to_jsonb($2)");
+        conditions.push(had_number("ezq-redriven"));
+        conditions.push(had_number("ezq-replay"));
+        conditions.push(match place {
+            "d" => had_number("ezq-dead"),
+            _ => format!("{flat} AND msg_id = $2"),
+        });
+        if place == "a" {
+            let number = archive::number("msg_id");
+            conditions.push(format!("{flat} AND msg_id >= {LIFE} AND {number} = $2"));
+        }
+        conditions
     }
 
     async fn run(

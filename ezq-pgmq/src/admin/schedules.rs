@@ -84,6 +84,7 @@ pub(crate) async fn register(
     new: Registration<'_>,
     instead_of: Option<&str>,
 ) -> Result<bool, sqlx::Error> {
+    // Both are conditional: of processes that register at once, one succeeds.
     let statement = match instead_of {
         None => {
             "INSERT INTO ezq.schedules (name, application, definition, next_at, seen_at)

@@ -20,6 +20,7 @@ pub(crate) async fn cancel(
     id: &MessageId,
 ) -> Result<bool, sqlx::Error> {
     let table = sql::table(queue);
+    // A message that was delivered belongs to its handler, even while it waits for a retry.
     let is_meant = receipts::is_meant("q", "$1", "$2");
     let statement = format!("DELETE FROM {table} q WHERE {is_meant} AND q.read_ct = 0");
     let query = sqlx::query(AssertSqlSafe(statement))

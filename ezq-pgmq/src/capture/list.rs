@@ -94,6 +94,7 @@ impl<'a> Captures<'a> {
 async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<bool>, sqlx::Error> {
     let mut tx = connection.begin().await?;
     sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
+    // Writers wait behind this statement while it waits for the table.
     sqlx::query("SET LOCAL lock_timeout = '3s'")
         .execute(&mut *tx)
         .await?;

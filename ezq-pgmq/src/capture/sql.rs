@@ -103,6 +103,7 @@ pub(super) fn body(config: &Value) -> String {
 pub(super) fn function(name: &str, config: &Value) -> String {
     let name = quoted(name);
     let body = literal(&body(config));
+    // The comment is what later captures are compared with.
     let mut comment = config.clone();
     comment[VERSION_FIELD] = VERSION.into();
     let comment = literal(&comment.to_string());

@@ -87,6 +87,7 @@ impl Table {
     }
 
     fn is_internal(&self) -> bool {
+        // Events about these tables would make further events.
         matches!(self.schema.as_str(), "pgmq" | "ezq" | "information_schema")
             || self.schema.starts_with("pg_")
     }
@@ -157,6 +158,7 @@ impl Table {
             config["queue"] = queue.as_str().into();
         }
 
+        // Always as the columns that are kept: one that is added later stays out.
         let kept = match columns {
             Columns::All => None,
             Columns::Only(only) => Some(self.known(only)?),

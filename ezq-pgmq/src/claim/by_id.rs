@@ -70,6 +70,7 @@ async fn look_and_lease(
         now,
     );
 
+    // Leasing it would void the worker's receipt.
     if matches!(state, CopyState::Leased { .. }) {
         return Ok(Claimed::Held);
     }

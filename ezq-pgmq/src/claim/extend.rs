@@ -68,10 +68,11 @@ pub(crate) async fn extend(
         })
         .collect();
 
-    let outcome = |receipt: &Receipt| {
-        let found = receipts::key(receipt).and_then(|key| outcomes.get(&key).copied());
-        found.unwrap_or(ExtendOutcome::LeaseLost)
-    };
-
-    Ok(receipts.iter().map(outcome).collect())
+    Ok(receipts
+        .iter()
+        .map(|receipt| {
+            let found = receipts::key(receipt).and_then(|key| outcomes.get(&key).copied());
+            found.unwrap_or(ExtendOutcome::LeaseLost)
+        })
+        .collect())
 }

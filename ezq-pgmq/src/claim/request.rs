@@ -99,6 +99,7 @@ impl Claim {
         }
 
         batch.sort();
+        // From a cursor, an empty claim says nothing about what is before the cursor.
         if batch.claimed.is_empty() && from.is_none() {
             batch.next_due = self
                 .next_due(connection, self.next_due_statement(), None)
@@ -140,6 +141,7 @@ impl Claim {
         let begun = Instant::now();
         let statement = AssertSqlSafe(self.take_statement(queue, removal, plans.number()));
         let rows = sqlx::query(statement).fetch_all(connection).await?;
+        // A slow claim may have a plan from when the table was empty.
         plans.took(begun.elapsed(), rows.len());
         let mut deliveries: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
         deliveries.sort_by_key(Delivery::position);
@@ -438,6 +440,8 @@ pub(crate) async fn read(
     );
     let query = sqlx::query_as::<_, (Option<String>, Option<String>)>(AssertSqlSafe(statement));
     let found = query.bind(id).fetch_optional(connection).await?;
-    let or_null = |body: Option<String>| body.unwrap_or_else(|| "null".to_owned());
-    Ok(found.map(|(body, text)| (or_null(body), headers::read(text))))
+    Ok(found.map(|(body, headers)| {
+        let body = body.unwrap_or_else(|| "null".to_owned());
+        (body, headers::read(headers))
+    }))
 }

@@ -203,9 +203,10 @@ impl PgmqConfig {
             ("statement_timeout", self.statement_timeout),
             ("sweep_interval", Some(self.sweep_interval)),
         ];
-        let is_nothing = |(_, duration): &&(_, Option<Duration>)| *duration == Some(Duration::ZERO);
-        if let Some((name, _)) = durations.iter().find(is_nothing) {
-            return wrong(format!("`{name}` must be longer than nothing"));
+        for (name, duration) in durations {
+            if duration == Some(Duration::ZERO) {
+                return wrong(format!("`{name}` must be longer than nothing"));
+            }
         }
 
         if self

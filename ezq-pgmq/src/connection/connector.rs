@@ -102,6 +102,7 @@ impl fmt::Debug for Connector {
 impl Connector {
     pub(crate) fn new(config: &PgmqConfig) -> Self {
         let mut source = config.options_from.clone();
+        // The pool's options are read anew for each connection: its password may change.
         if let (None, Some(pool)) = (&source, &config.pool) {
             let pool = pool.clone();
             source = Some(Arc::new(move || {

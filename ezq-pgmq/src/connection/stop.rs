@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use ezq_core::QueueName;
 use sqlx::Row as _;
-use sqlx::postgres::PgRow;
 use tokio::time::timeout;
 
 use crate::connection::dedicated::Dedicated;
@@ -76,15 +75,12 @@ impl Stopper {
         let age = self.patience.mul_f64(0.9);
         let query = sqlx::query(STOP).bind(mark).bind(micros(age));
         let stopped = query.fetch_all(checkout.connection()).await;
-        let holders = |row: &PgRow| row.try_get::<Vec<i32>, _>(0).unwrap_or_default();
+        let stopped = checkout.end(stopped).ok()?;
 
-        Some(
-            checkout
-                .end(stopped)
-                .ok()?
-                .iter()
-                .flat_map(holders)
-                .collect(),
-        )
+        let mut holders = Vec::new();
+        for row in &stopped {
+            holders.extend(row.try_get::<Vec<i32>, _>(0).unwrap_or_default());
+        }
+        Some(holders)
     }
 }

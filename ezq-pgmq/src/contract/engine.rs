@@ -86,11 +86,13 @@ impl Engine for PgmqEngine {
             .iter()
             .any(|(_, settle)| matches!(settle, Settle::Release));
         let mut settled = SettleBatch::new(resources, queue).run(settlements).await;
+        // A released message is back in its old place, which may be before the cursor.
         if gives_back {
             inner.cursors.forget(queue);
         }
 
         inner.announce_all(&settled.woken);
+        // Nothing was settled: the call as a whole failed.
         if settled.is_broken
             && !settled.outcomes.is_empty()
             && let SettleOutcome::Failed { error, .. } = settled.outcomes.swap_remove(0)

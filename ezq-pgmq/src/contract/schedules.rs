@@ -75,6 +75,7 @@ impl ScheduleStore for PgmqEngine {
             ..tick
         });
 
+        // A tick without a message is left out.
         let Some(message) = message else {
             let Some(tick) = tick else {
                 return Ok(Fired::NotDue);

@@ -23,13 +23,12 @@ impl Account {
         let account = ["postgres", "nobody"]
             .iter()
             .find_map(|name| find(&passwd, name));
-        let missing = || {
+        if account.is_none() {
             let text = "Postgres does not run as root and /etc/passwd has no `postgres` or \
                         `nobody`: run as another user";
-            Error::new(ErrorKind::Configuration, text)
-        };
-
-        account.ok_or_else(missing).map(Some)
+            return Err(Error::new(ErrorKind::Configuration, text));
+        }
+        Ok(account)
     }
 }
 

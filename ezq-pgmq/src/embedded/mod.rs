@@ -104,10 +104,13 @@ impl EmbeddedBuilder {
                 shell.args(self.arguments());
 
                 let mut watchdog = Watchdog::spawn(shell)?;
+                // The parent folder refuses it: try the next one.
                 if watchdog.order("make", "made").is_err() {
                     break;
                 }
 
+                // Another process may take it for a leftover before it is locked: then make
+                // another.
                 let taken = Folder::take(path, account.clone());
                 let taken = taken.map_err(|error| failure(NO_FOLDER).with_source(error))?;
                 if let Some(folder) = taken {
@@ -224,8 +227,11 @@ impl EmbeddedPostgres {
 
     fn launch(builder: &EmbeddedBuilder) -> Result<Self> {
         for (name, _) in &builder.settings {
-            let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'.';
-            if name.is_empty() || !name.bytes().all(allowed) {
+            // The name becomes part of an argument.
+            let is_allowed = name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
+            if name.is_empty() || !is_allowed {
                 let text = format!("`{}` is not a server setting", name.escape_debug());
                 return Err(Error::new(ErrorKind::Configuration, text));
             }
@@ -285,6 +291,7 @@ impl Start {
 
             let log = std::fs::read(&self.log).unwrap_or_default();
             let log = String::from_utf8_lossy(log.get(self.logged..).unwrap_or_default());
+            // A server that refuses to start removes its pid file.
             let refused = !self.pid_file.exists() && log.contains("FATAL:");
 
             if refused || Instant::now() > give_up {

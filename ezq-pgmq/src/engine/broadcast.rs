@@ -75,6 +75,7 @@ impl Inner {
                 return Err(error);
             }
 
+            // Doubles with each try: the other transaction may take a while.
             tokio::time::sleep(Duration::from_millis(5 << tries)).await;
         }
     }
@@ -94,8 +95,10 @@ fn dropped(failure: &sqlx::Error) -> Option<&str> {
 }
 
 pub(crate) fn stored(copies: &Copies) -> impl Iterator<Item = &QueueName> {
-    let is_new = |copy: &&(QueueName, PublishOutcome)| matches!(copy.1, PublishOutcome::Stored(_));
-    copies.iter().filter(is_new).map(|(queue, _)| queue)
+    copies.iter().filter_map(|(queue, outcome)| match outcome {
+        PublishOutcome::Stored(_) => Some(queue),
+        _ => None,
+    })
 }
 
 impl PgmqEngine {

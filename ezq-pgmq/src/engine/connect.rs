@@ -64,6 +64,7 @@ async fn first_session(connector: &Connector, manage_schema: bool) -> Result<Ses
     let deadline = Instant::now() + connector.connect_timeout();
     let mut first = connector.open(Planning::Free).await?;
 
+    // Before anything relies on a session.
     let refused = pooler::refuse(&mut first.connection, connector);
     match timeout_at(deadline, refused).await {
         Ok(result) => result?,
@@ -80,6 +81,7 @@ async fn first_session(connector: &Connector, manage_schema: bool) -> Result<Ses
 impl Inner {
     fn new(config: &PgmqConfig, connector: Connector, first: Session) -> Self {
         let encoding = first.encoding;
+        // It has no `urgent` of its own: its statements never wait for locks.
         let urgent = Arc::new(Dedicated::new(connector.clone(), Planning::Urgent, None));
         let by_index = || {
             let urgent = Some(Arc::clone(&urgent));

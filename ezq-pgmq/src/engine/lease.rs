@@ -26,6 +26,7 @@ impl PgmqEngine {
                 mut claimed,
                 mut next_due,
             } = self.claim_sendable(request).await?;
+            // Two claims that ran at once may each have missed the other's message.
             let contested = self.contested(queue, &claimed).await?;
             if !contested.is_empty() {
                 let is_contested =
@@ -35,6 +36,7 @@ impl PgmqEngine {
                     .map(|one| (one.delivery.receipt, Settle::Release))
                     .collect();
                 tracing::debug!(%queue, count = back.len(), "another worker has their keys");
+                // Released, so that events of the key stay in their order.
                 self.settle(queue, back).await?;
 
                 // Both workers give way when they meet: jitter keeps them from meeting again.
@@ -87,7 +89,9 @@ impl PgmqEngine {
         }
 
         if shape.keyed {
+            // Its indexes are complete now.
             inner.unindexed.remove(queue);
+            // A copy, so that no lock is held across the claim.
             let mut walk = inner.key_walks.of(queue);
             let batch = call!(inner.claim, |connection| claim
                 .run_keyed(connection, &mut walk))?

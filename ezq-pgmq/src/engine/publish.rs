@@ -126,6 +126,7 @@ impl Inner {
 
         for (queue, rows) in queues.into_inner() {
             let (places, rows): (Vec<usize>, Vec<Row>) = rows.into_iter().unzip();
+            // Created before the first message with a key is claimed, where that is possible.
             if rows.iter().any(Row::is_keyed) {
                 self.queues
                     .index_keys(&queue, &self.control, self.manage_schema)

@@ -104,15 +104,16 @@ impl Encoding {
 
     /// Marks as header entries.
     pub(crate) fn marks(self, progress: &Progress) -> Map<String, Value> {
-        let entry = |(key, mut mark): (String, Value)| {
+        let mut entries = Map::new();
+        for (key, mut mark) in progress.to_headers() {
             self.clean(&mut mark);
             let written = match self.name(&key) {
                 Cow::Borrowed(_) => None,
                 Cow::Owned(written) => Some(written),
             };
-            (written.unwrap_or(key), mark)
-        };
-        progress.to_headers().into_iter().map(entry).collect()
+            entries.insert(written.unwrap_or(key), mark);
+        }
+        entries
     }
 
     /// A reason, which names a handler.
@@ -180,8 +181,11 @@ pub(crate) fn restore(headers: &mut Value) {
         return;
     };
 
-    let is_written = |key: &&String| key.starts_with(HANDLER_PREFIX) && key.contains(ESCAPE);
-    let written: Vec<String> = entries.keys().filter(is_written).cloned().collect();
+    let written: Vec<String> = entries
+        .keys()
+        .filter(|key| key.starts_with(HANDLER_PREFIX) && key.contains(ESCAPE))
+        .cloned()
+        .collect();
     for key in written {
         if let Some(mark) = entries.remove(&key) {
             entries.insert(original(&key).into_owned(), mark);

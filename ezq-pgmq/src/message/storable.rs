@@ -25,6 +25,7 @@ pub(crate) fn check(json: &str, encoding: Encoding) -> Result<(), Error> {
     {
         at += step;
         match unit(bytes, at) {
+            // Another escape: the backslash and what it escapes.
             None => at += 2,
             Some(0) => return Err(refused("it holds `\\u0000`")),
             Some(unit) if encoding.lacks_escaped(unit) => {
@@ -34,6 +35,7 @@ pub(crate) fn check(json: &str, encoding: Encoding) -> Result<(), Error> {
                 if !matches!(unit(bytes, at + 6), Some(0xDC00..=0xDFFF)) {
                     return Err(refused("it holds half of a surrogate pair"));
                 }
+                // Both halves of a surrogate pair.
                 at += 12;
             }
             Some(0xDC00..=0xDFFF) => return Err(refused("it holds half of a surrogate pair")),

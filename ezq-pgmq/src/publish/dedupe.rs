@@ -42,6 +42,7 @@ pub(crate) async fn insert(
     more: &str,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
     let table = sql::table(queue);
+    // Each column keeps its value unless the key has ended.
     let columns = ["message_id", "event_id", "taken_at", "free_at"];
     let keep_or_take = columns.map(|column| {
         format!("{column} = CASE WHEN {FREE} THEN excluded.{column} ELSE d.{column} END")

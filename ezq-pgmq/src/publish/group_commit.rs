@@ -84,6 +84,7 @@ impl GroupCommit {
     fn enter(&self, queue: &QueueName, rows: Vec<Row>) -> Admission {
         let mut queues = self.queues();
         let group = queues.entry(queue.clone()).or_default();
+        // Decided under the lock, so that whoever ends a statement sees all who wait.
         if group.running < STATEMENTS {
             group.running += 1;
             let permit = StatementPermit {
@@ -129,13 +130,15 @@ impl StatementPermit {
         group.waiting.retain(|one| !one.done.is_closed());
         let mut rows = 0;
         let mut bytes = 0;
-        let fits = |one: &&PendingPublish| {
-            rows += one.rows.len();
-            bytes += one.rows.iter().map(Row::bytes).sum::<usize>();
-            rows <= ROWS && bytes <= BYTES
-        };
-
-        let count = group.waiting.iter().take_while(fits).count();
+        let count = group
+            .waiting
+            .iter()
+            .take_while(|one| {
+                rows += one.rows.len();
+                bytes += one.rows.iter().map(Row::bytes).sum::<usize>();
+                rows <= ROWS && bytes <= BYTES
+            })
+            .count();
         let next: Vec<PendingPublish> = group.waiting.drain(..count).collect();
         if next.is_empty() {
             self.held = false;

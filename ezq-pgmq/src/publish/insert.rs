@@ -70,10 +70,9 @@ async fn insert_with(
         sql::bounded("enqueued_at")
     );
     let stored = with_columns(statement, rows).fetch_all(connection).await?;
-    let outcome = |row: &PgRow| Ok(PublishOutcome::Stored(receipts::message_id(row)?));
     let outcomes = stored
         .iter()
-        .map(outcome)
+        .map(|row| Ok(PublishOutcome::Stored(receipts::message_id(row)?)))
         .collect::<Result<_, sqlx::Error>>()?;
 
     Ok((outcomes, stored))

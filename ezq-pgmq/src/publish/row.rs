@@ -140,13 +140,14 @@ pub(crate) fn with_columns<'q>(
 // them.
 fn twins(rows: &[Row]) -> Vec<i64> {
     let mut seen: HashMap<i64, i64> = HashMap::new();
-    let twin = |row: &Row| {
-        let Some(at) = row.at else { return 0 };
-        let count = seen.entry(at.timestamp_micros()).or_default();
-        *count += 1;
-        *count - 1
-    };
-    rows.iter().map(twin).collect()
+    rows.iter()
+        .map(|row| {
+            let Some(at) = row.at else { return 0 };
+            let count = seen.entry(at.timestamp_micros()).or_default();
+            *count += 1;
+            *count - 1
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -59,6 +59,7 @@ impl Store {
                 // Only with dedupe keys: another transaction was taking one of them.
                 Err(failure) if error::is_conflict(&failure) && conflicts < CONFLICT_TRIES => {
                     conflicts += 1;
+                    // Doubles, up to 160 ms: the other transaction may take a while.
                     tokio::time::sleep(Duration::from_millis(5 << conflicts)).await;
                     parts.push(part);
                 }

@@ -58,18 +58,21 @@ pub(super) async fn list(
         .bind(name)
         .fetch_all(connection)
         .await?;
-    let queue = |name: &str| QueueName::new(name).map_err(|e| sqlx::Error::Decode(Box::new(e)));
-    let read = |row: &PgRow| {
-        Ok(ReplayProgress {
-            name: encoding::original(row.try_get("name")?).into_owned(),
-            queue: queue(row.try_get("queue")?)?,
-            target: queue(row.try_get("target")?)?,
-            handed_over: u64::try_from(row.try_get::<i64, _>("handed_over")?).unwrap_or(0),
-            is_finished: row.try_get("is_finished")?,
-            began_at: row.try_get("began_at")?,
-            moved_at: row.try_get("moved_at")?,
-        })
-    };
+    rows.iter().map(progress).collect()
+}
 
-    rows.iter().map(read).collect()
+fn progress(row: &PgRow) -> Result<ReplayProgress, sqlx::Error> {
+    Ok(ReplayProgress {
+        name: encoding::original(row.try_get("name")?).into_owned(),
+        queue: queue(row.try_get("queue")?)?,
+        target: queue(row.try_get("target")?)?,
+        handed_over: u64::try_from(row.try_get::<i64, _>("handed_over")?).unwrap_or(0),
+        is_finished: row.try_get("is_finished")?,
+        began_at: row.try_get("began_at")?,
+        moved_at: row.try_get("moved_at")?,
+    })
+}
+
+fn queue(name: &str) -> Result<QueueName, sqlx::Error> {
+    QueueName::new(name).map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use ezq_core::{Engine as _, Error, ErrorKind, Pattern, QueueName, Result};
 use serde_json::{Value, json};
-use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, Postgres, Row as _};
 
@@ -184,6 +184,7 @@ impl Replay {
                 false => None,
             };
 
+            // Not begun yet: a run would select everything that is archived now.
             let at = begun.unwrap_or(ReplayRow {
                 position: 0,
                 last_id: i64::MAX,
@@ -231,6 +232,7 @@ impl Replay {
             loop {
                 let (is_finished, count) =
                     step(&mut connection, &engine, &self.name, &options, self.rate).await?;
+                // A page may hold nothing that is selected.
                 if count > 0 {
                     engine.announce(&options.target);
                 }
@@ -249,6 +251,7 @@ impl Replay {
 
                 if let Some(rate) = self.rate {
                     let count = u32::try_from(count).unwrap_or(u32::MAX);
+                    // The limit is for what is replayed, not for what is read.
                     let pause = Duration::from_secs(1)
                         .saturating_mul(count)
                         .checked_div(rate);
@@ -343,18 +346,18 @@ async fn locked(
         .bind(name)
         .fetch_optional(connection)
         .await?;
-    let begun = |row: PgRow| {
-        let definition: &str = row.try_get("definition")?;
-        Ok(ReplayRow {
-            definition: serde_json::from_str(definition).unwrap_or_default(),
-            position: row.try_get("position")?,
-            last_id: row.try_get("last_id")?,
-            at: row.try_get("began_at")?,
-            open: row.try_get("open")?,
-        })
+    let Some(row) = row else {
+        return Ok(None);
     };
 
-    row.map(begun).transpose()
+    let definition: &str = row.try_get("definition")?;
+    Ok(Some(ReplayRow {
+        definition: serde_json::from_str(definition).unwrap_or_default(),
+        position: row.try_get("position")?,
+        last_id: row.try_get("last_id")?,
+        at: row.try_get("began_at")?,
+        open: row.try_get("open")?,
+    }))
 }
 
 /// Runs one page. Returns whether it was the last, and how many events were replayed.
@@ -367,6 +370,7 @@ async fn step(
 ) -> Result<(bool, u64)> {
     let on_queue = |failure| failed_on(failure, engine, options);
     let patience = engine.patience();
+    // The lock on the replay's row keeps two runs from doing one page.
     let mut tx = connection.begin().await.map_err(on_queue)?;
     let found = locked(&mut tx, name).await.map_err(on_queue)?;
     let begun = match found {
@@ -392,14 +396,15 @@ async fn step(
         return Err(other);
     }
 
+    // With a limit, a page is at most what one second may replay.
     let page = rate.unwrap_or(PAGE).min(PAGE);
     let statement = options.bind(sql::step(&options.queue, &options.target), &begun);
     let statement = statement.bind(i64::from(page)).bind(name.to_owned());
     let row = limit(patience, statement.fetch_one(&mut *tx))
         .await
         .map_err(on_queue)?;
-    let told = || Ok((row.try_get("is_finished")?, row.try_get::<i64, _>("count")?));
-    let (is_finished, count) = told().map_err(on_queue)?;
+    let is_finished = row.try_get("is_finished").map_err(on_queue)?;
+    let count: i64 = row.try_get("count").map_err(on_queue)?;
     tx.commit().await.map_err(on_queue)?;
 
     Ok((is_finished, u64::try_from(count).unwrap_or(0)))

@@ -102,20 +102,23 @@ pub(super) fn step(queue: &QueueName, target: &QueueName) -> String {
 
 /// A regular expression for `.` and the name of a type, as `ezq.pattern_regex` builds it.
 pub(super) fn regex(pattern: &Pattern) -> String {
-    let segment = |segment: &str| match segment {
+    let segments: String = pattern.as_str().split('.').map(segment_regex).collect();
+    format!("^{segments}$")
+}
+
+fn segment_regex(segment: &str) -> String {
+    match segment {
         "*" => "[.][^.]*".to_owned(),
         "#" => "([.][^.]*)*".to_owned(),
         name => {
-            let escape = |c: char| match c {
-                c if c.is_alphanumeric() || c == '_' => c.to_string(),
-                c => format!("\\{c}"),
-            };
-            format!("[.]{}", name.chars().map(escape).collect::<String>())
+            let mut regex = String::from("[.]");
+            for c in name.chars() {
+                if !(c.is_alphanumeric() || c == '_') {
+                    regex.push('\\');
+                }
+                regex.push(c);
+            }
+            regex
         }
-    };
-
-    format!(
-        "^{}$",
-        pattern.as_str().split('.').map(segment).collect::<String>()
-    )
+    }
 }

@@ -128,6 +128,7 @@ impl Retentions {
 
         self.look(queue, control, manage).await?;
         if manage && !known.is_indexed && known.retention.is_archive() {
+            // Once for this engine, whether it succeeds or not.
             self.change(queue, |known| known.is_indexed = true);
             // Without the index, histories are slower, and nothing else changes.
             if let Err(error) = archive_index::create_on_small(queue, control).await {

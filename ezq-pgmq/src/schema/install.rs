@@ -52,8 +52,10 @@ pub(crate) async fn ensure(
         ))
     };
 
-    let late = |_| Err(error::given_up(connector.connect_timeout()));
-    let found = timeout_at(deadline, found).await.unwrap_or_else(late);
+    let found = match timeout_at(deadline, found).await {
+        Ok(found) => found,
+        Err(_) => Err(error::given_up(connector.connect_timeout())),
+    };
     let (foreign, found) = found.map_err(|failure| error::of(failure, place))?;
 
     if let Some(foreign) = foreign {
@@ -93,10 +95,10 @@ fn is_too_old(version: &str) -> bool {
 
 async fn install(connector: &Connector, deadline: Instant) -> Result<()> {
     let place = connector.place();
-    let late = |_| Err(error::timed_out(place, connector.connect_timeout()));
-    let mut guard = timeout_at(deadline, connector.connect())
-        .await
-        .unwrap_or_else(late)?;
+    let mut guard = match timeout_at(deadline, connector.connect()).await {
+        Ok(connected) => connected?,
+        Err(_) => return Err(error::timed_out(place, connector.connect_timeout())),
+    };
     let result = install_locked(&mut guard, connector, deadline).await;
 
     // Ends the transaction, and with it the lock.
@@ -141,6 +143,7 @@ async fn install_locked(
         PgmqState::Absent => {}
     }
 
+    // An extension first: administrators can upgrade it.
     if available && create_extension(&mut tx).await {
         tracing::info!(database = place.database, "installed PGMQ as an extension");
         return tx
@@ -156,6 +159,7 @@ async fn install_locked(
 
 async fn create_extension(tx: &mut PgConnection) -> bool {
     let created = async {
+        // A savepoint: after a failure the transaction must keep its lock.
         let mut attempt = tx.begin().await?;
         sqlx::raw_sql("CREATE EXTENSION pgmq")
             .execute(&mut *attempt)

@@ -57,7 +57,8 @@ pub(crate) async fn foreign_owner(
 impl ForeignOwner {
     /// The error that names the owner and says what to do.
     pub(crate) fn refused(&self, place: &Place) -> Error {
-        let (Self { what, owner }, Place { role, database, .. }) = (self, place);
+        let Self { what, owner } = self;
+        let Place { role, database, .. } = place;
         let text = format!(
             "the {what} in the database `{database}` belongs to the role `{owner}`, whose code would \
              run with the rights of `{role}`: if that role is trusted, `GRANT \"{owner}\" TO \

@@ -67,28 +67,32 @@ impl Catalogue {
     /// function was dropped.
     fn missing(&self, part: Part) -> Vec<&'static Migration> {
         let mut is_broken = false;
-        let missing = |m: &&Migration| {
-            is_broken |= m.makes.iter().any(|name| !self.stands.contains(*name));
-            is_broken || !self.applied.contains(&m.version)
-        };
         MIGRATIONS
             .iter()
             .filter(|m| m.part == part)
-            .filter(missing)
+            .filter(|m| {
+                is_broken |= m.makes.iter().any(|name| !self.stands.contains(*name));
+                is_broken || !self.applied.contains(&m.version)
+            })
             .collect()
     }
 
     /// The names of what a part lacks.
     fn lacks(&self, part: Part) -> String {
-        let of = |m: &&'static Migration| {
-            let absent = m.makes.iter().filter(|name| !self.stands.contains(**name));
-            let absent: Vec<String> = absent.map(|name| format!("`{name}`")).collect();
-            let is_new = absent.is_empty() && !self.applied.contains(&m.version);
-            let change = is_new.then(|| format!("the change \"{}\"", m.name));
-            absent.into_iter().chain(change)
-        };
+        let mut names = BTreeSet::new();
+        for migration in self.missing(part) {
+            let absent = migration.makes.iter();
+            let absent: Vec<String> = absent
+                .filter(|name| !self.stands.contains(**name))
+                .map(|name| format!("`{name}`"))
+                .collect();
+            // One that creates nothing by itself goes by its name.
+            if absent.is_empty() && !self.applied.contains(&migration.version) {
+                names.insert(format!("the change \"{}\"", migration.name));
+            }
+            names.extend(absent);
+        }
 
-        let mut names: BTreeSet<String> = self.missing(part).iter().flat_map(of).collect();
         if !self.stands.contains("ezq.migrations") {
             names.insert("`ezq.migrations`".to_owned());
         }
@@ -156,6 +160,7 @@ impl Schema {
                 })?;
         }
 
+        // Relaxed: the flag guards no other data.
         self.stands.store(true, Ordering::Relaxed);
         Ok(())
     }

@@ -157,6 +157,7 @@ impl Queues {
             return;
         }
 
+        // The next message with a key tries again.
         let Ok(found) = find(queue, control).await else {
             return;
         };
@@ -277,6 +278,7 @@ async fn create_locked(
 ) -> Result<(), sqlx::Error> {
     let names = [queue.as_str().to_owned(), queue.dead_letters()];
     for name in &names {
+        // Outside of the transaction first: a queue may have millions of keys.
         stale_keys::free_absent(&mut *connection, name).await?;
     }
 
@@ -298,6 +300,7 @@ async fn create_locked(
             .await?;
         let (has_queue, has_archive) = stands;
         if !has_queue {
+            // Again under the lock: keys may have been taken since.
             stale_keys::free_absent(&mut tx, name).await?;
         }
 
@@ -308,6 +311,7 @@ async fn create_locked(
                 .await?;
         }
 
+        // Otherwise new messages would get numbers that the archive already holds.
         if has_archive && !has_queue {
             let behind = archive::number_behind_archive(name);
             sqlx::query(AssertSqlSafe(behind)).execute(&mut *tx).await?;

@@ -30,6 +30,7 @@ pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
         .flat_map(|queue| [queue.to_string(), queue.dead_letters()]);
     let names: Vec<String> = names.collect();
 
+    // `pgmq.create` does nothing where the queue exists.
     for name in &names {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "select pgmq.create('{name}');");

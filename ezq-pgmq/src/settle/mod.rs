@@ -103,6 +103,7 @@ impl<'a> SettleBatch<'a> {
             }
         }
 
+        // One statement each for plain groups, whatever becomes of the others.
         for group in groups {
             self.settle_group(group).await;
         }
@@ -158,6 +159,7 @@ impl<'a> SettleBatch<'a> {
         let mut tries = 0;
         let mut repaired = false;
         loop {
+            // Looked up for each try: a repair may have changed it.
             let removal = self.removal().await.map_err(Failure::Other)?;
             let connections = self.resources.connections;
             let place = connections.place();
@@ -178,6 +180,7 @@ impl<'a> SettleBatch<'a> {
             }
 
             tries += 1;
+            // Jitter: the other transaction may be tried again at the same time.
             if error::is_conflict(&failure) && tries < CONFLICT_TRIES {
                 let pause = Duration::from_millis(5 << tries).mul_f64(rand::random_range(0.5..1.0));
                 tokio::time::sleep(pause).await;
@@ -319,6 +322,7 @@ impl<'a> SettleBatch<'a> {
             }
         };
 
+        // An error cannot be cloned: the first message gets it with its source.
         let again = error.without_source();
         let mut first = Some(error);
         for item in items {
@@ -360,6 +364,7 @@ fn split(items: Vec<Settlement>) -> Result<Vec<Vec<Settlement>>, Vec<Settlement>
             .iter()
             .map(|(queue, _)| queue.clone())
             .collect();
+        // Dead letters write to a table of their own.
         let is_dead = matches!(item.kind, Kind::Dead { .. });
         parts.entry((is_dead, targets)).or_default().push(item);
     }
@@ -421,6 +426,7 @@ async fn transact(
     wait: Wait,
 ) -> Result<HashSet<Key>, sqlx::Error> {
     let mut tx = connection.begin_with(BEGIN).await?;
+    // Every statement locks rows in the order of their ids, so two batches cannot deadlock.
     let held = statements::lock(&mut tx, queue, &items, wait).await?;
     let held_items = items.into_iter().filter(|item| held.contains(&item.key()));
     let mut acked = Vec::new();
@@ -452,6 +458,7 @@ async fn transact(
         statements::bury(&mut tx, queue, &dead).await?;
     }
 
+    // In the order of queue names, so that all transactions take dedupe keys in one order.
     for (target, rows) in outgoing.into_inner() {
         let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
         publish::insert(&mut tx, &target, &rows).await?;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use ezq_core::headers::DEAD;
-use ezq_core::{Error, ErrorKind, Outgoing, Progress, QueueName, Reason, Receipt, Settle};
+use ezq_core::{Error, ErrorKind, Progress, QueueName, Reason, Receipt, Settle};
 use serde_json::Value;
 
 use crate::message::encoding::Encoding;
@@ -77,12 +77,13 @@ impl Settlement {
             }
         };
 
-        let row = |message: Outgoing| {
-            let queue = message.queue.clone();
-            Ok((queue, Row::new(message, encoding)?))
-        };
-
-        let outgoing: Result<Vec<_>, Error> = outgoing.into_iter().map(row).collect();
+        let outgoing: Result<Vec<_>, Error> = outgoing
+            .into_iter()
+            .map(|message| {
+                let queue = message.queue.clone();
+                Ok((queue, Row::new(message, encoding)?))
+            })
+            .collect();
         match outgoing {
             Ok(outgoing) => Ok(Self {
                 index,

@@ -76,6 +76,7 @@ pub(super) async fn acknowledge(
     wait: Wait,
 ) -> Done {
     let mut sorted = receipts.to_vec();
+    // `delete` looks keys up by binary search.
     sorted.sort_unstable();
     // Two deliveries of one message may be in one batch. Only one of them is still valid.
     let is_unique = sorted.windows(2).all(|pair| pair[0].0 != pair[1].0);
@@ -138,13 +139,13 @@ pub(super) async fn put_back(
          RETURNING l.msg_id, l.fence, l.rel, l.at"
     );
 
-    let column = |item: &&Settlement| match item.kind {
-        Kind::Return { after_us, due, .. } => (after_us, due),
-        Kind::Ack | Kind::Dead { .. } => (Some(0), None),
-    };
-
-    let (afters, dues): (Vec<Option<i64>>, Vec<Option<DateTime<Utc>>>) =
-        items.iter().map(column).unzip();
+    let (afters, dues): (Vec<Option<i64>>, Vec<Option<DateTime<Utc>>>) = items
+        .iter()
+        .map(|item| match item.kind {
+            Kind::Return { after_us, due, .. } => (after_us, due),
+            Kind::Ack | Kind::Dead { .. } => (Some(0), None),
+        })
+        .unzip();
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();
     let covers: Vec<i64> = items
         .iter()

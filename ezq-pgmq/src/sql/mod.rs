@@ -40,11 +40,13 @@ pub(crate) fn in_pgmq(name: &str) -> String {
 /// A name that contains a queue's, as an identifier. It is quoted only if needed, to keep
 /// statements readable.
 pub(crate) fn identifier(name: &str) -> String {
-    let needs_none = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    if name.bytes().all(needs_none) {
-        name.to_owned()
-    } else {
+    let needs_quotes = name
+        .bytes()
+        .any(|b| !(b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+    if needs_quotes {
         quoted(name)
+    } else {
+        name.to_owned()
     }
 }
 

@@ -52,6 +52,7 @@ impl TxContext {
             held += query.execute(&mut *connection).await?.rows_affected();
         }
 
+        // Most transactions settle one message, for which no arrays are needed.
         if let ([one], Removal::Delete) = (&acknowledged[..], removal) {
             held += self.delete(&mut *connection, one).await?;
         } else if !acknowledged.is_empty() {
@@ -61,6 +62,7 @@ impl TxContext {
             held += query.execute(&mut *connection).await?.rows_affected();
         }
 
+        // A slow statement may have a plan from when the table was empty.
         self.engine.plans().took(begun.elapsed(), finished.len());
         Ok(held == finished.len() as u64)
     }

@@ -106,11 +106,11 @@ impl Extract for Tx {
     }
 
     async fn extract(call: &Call) -> Result<Self, HandlerError> {
-        let lend = |unit: &mut dyn UnitOfWork| {
+        let open = call.unit_of_work(|unit| {
             let unit = unit.as_any().downcast_mut::<PgUnit>()?;
             Arc::clone(&unit.open).try_lock_owned().ok()
-        };
-        let open = call.unit_of_work(lend).flatten().ok_or_else(|| {
+        });
+        let open = open.flatten().ok_or_else(|| {
             let text = "there is no transaction of PGMQ to take: a handler takes `Tx` once";
             HandlerError::fatal(Error::new(ErrorKind::Unsupported, text))
         })?;
@@ -155,6 +155,7 @@ impl PgUnit {
              SET LOCAL ezq.unit = '{name}'"
         );
         if let Some(time) = handler_limit {
+            // Twice the handler's time: the server must not end one that is still within its limit.
             let idle_ms = time.saturating_mul(2).as_millis().clamp(10_000, 1 << 30);
             // Writing to a string cannot fail.
             let _ = write!(

@@ -149,10 +149,9 @@ impl CapturePoll {
     /// Sets the queues to be polled. Returns those that are new: they may hold something that
     /// nobody saw.
     pub(crate) fn set(&mut self, fed: Vec<FedQueue>) -> Vec<QueueName> {
-        let is_new = |fed: &&FedQueue| !self.seen.contains_key(&fed.ids);
         let new = fed
             .iter()
-            .filter(is_new)
+            .filter(|fed| !self.seen.contains_key(&fed.ids))
             .map(|fed| fed.queue.clone())
             .collect();
         self.seen

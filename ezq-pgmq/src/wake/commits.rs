@@ -57,17 +57,12 @@ impl Commits {
             return;
         }
 
-        let first = || OpenTransaction {
+        let open = self.open.entry(writer).or_insert_with(|| OpenTransaction {
             queues: HashSet::new(),
             since: now,
             next_look: now + FIRST_PAUSE,
-        };
-
-        self.open
-            .entry(writer)
-            .or_insert_with(first)
-            .queues
-            .insert(queue.clone());
+        });
+        open.queues.insert(queue.clone());
     }
 
     /// When to ask next, if any transaction is watched.

@@ -76,8 +76,10 @@ pub(crate) async fn refresh(
     let ours = rows.iter().filter_map(|row| ours(row).transpose());
     let ours = ours.collect::<Result<Vec<FedQueue>, _>>()?;
 
-    let is_kept = |lock: &&i64| ours.iter().any(|fed| fed.lock == **lock);
-    let (_, gone): (Vec<i64>, Vec<i64>) = held.iter().partition(is_kept);
+    let gone: Vec<i64> = held
+        .into_iter()
+        .filter(|lock| ours.iter().all(|fed| fed.lock != *lock))
+        .collect();
     if !gone.is_empty() {
         sqlx::query(UNLOCK).bind(gone).execute(connection).await?;
     }

@@ -69,11 +69,12 @@ pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch:
 /// # Errors
 /// Listening is not possible now.
 pub(crate) async fn ready(mut state: watch::Receiver<State>) -> Result<()> {
-    let stopped = || Error::new(ErrorKind::Connection, "the engine is closed");
-    let settled = state
-        .wait_for(|state| !matches!(state, State::Connecting))
-        .await;
-    match &*settled.map_err(|_| stopped())? {
+    let settled = state.wait_for(|state| !matches!(state, State::Connecting));
+    let Ok(settled) = settled.await else {
+        // The listening task has ended.
+        return Err(Error::new(ErrorKind::Connection, "the engine is closed"));
+    };
+    match &*settled {
         State::Failing(failure) => {
             let text = "cannot listen for wake-ups just now";
             Err(Error::new(ErrorKind::Connection, text).with_source(failure.clone()))

@@ -48,6 +48,7 @@ impl Wake {
     pub(crate) fn subscribe(&self, queue: &QueueName) -> watch::Receiver<u64> {
         let mut state = self.lock();
         let counter = state.counters.entry(queue.clone()).or_default().subscribe();
+        // The listener takes the same lock once it is woken.
         drop(state);
         self.asked.notify_one();
         counter
@@ -110,6 +111,7 @@ impl Wake {
             let due = self.lock().commits.take_due(Instant::now());
             self.look_at(due, &control).await;
             self.flush(&control).await;
+            // What comes within the window goes into the next notification.
             tokio::time::sleep(WINDOW).await;
         }
     }
@@ -167,6 +169,7 @@ impl Wake {
 
 impl State {
     fn bump(&self, queue: &str) {
+        // A notification may name the queue in upper or lower case.
         let counter = self
             .counters
             .iter()

@@ -30,14 +30,14 @@ pub(crate) struct KeyWalks(Mutex<HashMap<QueueName, KeyWalk>>);
 
 impl KeyWalks {
     pub(crate) fn of(&self, queue: &QueueName) -> KeyWalk {
-        // A random start: a fleet must not begin at the same key.
-        let begin = || KeyWalk {
+        let known = self.key_walks().get(queue).copied();
+        known.unwrap_or_else(|| KeyWalk {
             by_key: false,
+            // A random start: a fleet must not begin at the same key.
             at: rand::random(),
             shared: false,
             odd: false,
-        };
-        self.key_walks().get(queue).copied().unwrap_or_else(begin)
+        })
     }
 
     pub(crate) fn keep(&self, queue: &QueueName, walk: KeyWalk) {
@@ -86,6 +86,7 @@ impl Claim {
             }
         }
 
+        // Once around all keys: from here to the end, then from the first one.
         let begun = walk.at;
         let mut around = begun == i64::MIN;
         loop {
