@@ -1,4 +1,4 @@
-//! Acknowledged messages move to PGMQ's own archive, whole, and whatever stands there.
+//! Acknowledged messages move to PGMQ's own archive unchanged, whatever is already there.
 
 use ezq_core::headers::REPLAY;
 use ezq_core::{Delivery, Engine, ErrorKind, MessageId, QueueName, Retention, SettleOutcome};
@@ -16,7 +16,7 @@ async fn a_batch_moves_whole_with_every_column() {
         .publish(vec![with_headers, message(&queue, "[2]")])
         .await
         .unwrap();
-    // What another client wrote moves as it is.
+    // What another client wrote moves unchanged.
     let odd = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message, headers)
          VALUES (clock_timestamp(), NULL, '[7]'), (clock_timestamp(), '\"x\"', NULL)"
@@ -127,7 +127,7 @@ async fn of_a_queue_that_pgmq_makes_beside_an_old_archive_nothing_is_lost() {
         run(&mut own, &anew).await;
     }
     assert_eq!(archived(&queue).await, 9);
-    // Each is found, and known by the number that it had.
+    // Each is found, and has the number that it had in its queue.
     for (event_id, id) in &all {
         let copies = engine.history(event_id, Some(&queue)).await.unwrap().copies;
         let [copy] = &copies[..] else {
@@ -145,7 +145,7 @@ async fn of_a_queue_that_pgmq_makes_beside_an_old_archive_nothing_is_lost() {
     let mut from: Vec<i64> = copies.iter().map(from).collect();
     from.sort_unstable();
     assert_eq!(from, [1, 1, 1, 2, 2, 2, 3, 3, 3]);
-    // What ezq makes anew goes on behind the numbers that queues have.
+    // A queue that ezq creates anew continues behind the archive's numbers.
     run(&mut own, &format!("DROP TABLE pgmq.q_{queue}")).await;
     engine_at(&server().await.url())
         .await
@@ -252,7 +252,7 @@ async fn histories_have_an_index_where_the_schema_is_managed_and_the_archive_sma
     assert!(!scalar::<bool>(&mut own, &has_index(&deleting)).await);
 }
 
-/// Building it there would keep acknowledgements waiting.
+/// Building an index there would block acknowledgements.
 #[tokio::test]
 async fn a_setup_leaves_the_index_of_a_large_archive_to_be_built_by_hand() {
     let url = fresh_database().await;
@@ -263,7 +263,7 @@ async fn a_setup_leaves_the_index_of_a_large_archive_to_be_built_by_hand() {
         .unwrap();
     let setup = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), None);
     let setup = setup.replace("create extension if not exists pgmq;", "");
-    // Stored as it is: what is random is not compressed.
+    // Random text is not compressed when it is stored.
     let fill = format!(
         "ALTER TABLE pgmq.a_{queue} ALTER message SET STORAGE EXTERNAL;
          INSERT INTO pgmq.a_{queue} (msg_id, vt, message)
@@ -275,7 +275,7 @@ async fn a_setup_leaves_the_index_of_a_large_archive_to_be_built_by_hand() {
         "SELECT count(*) FROM pg_indexes WHERE tablename = 'a_{queue}' AND indexname LIKE '%_id_idx'"
     );
     assert_eq!(scalar::<i64>(&mut own, &indexes).await, 0);
-    // What it says of them, and what it does while the archive is small.
+    // What the script says about them, and what it does while the archive is small.
     let by_hand = setup
         .lines()
         .filter_map(|line| line.strip_prefix("-- create index concurrently"));

@@ -1,4 +1,5 @@
-//! Broadcasts and subscriptions in the database: rights, an absent or dropped schema, odd names.
+//! Broadcasts and subscriptions in the database: rights, an absent or dropped schema, unusual
+//! names.
 
 use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe};
 use ezq_core::headers::Headers;
@@ -48,7 +49,7 @@ async fn a_change_of_the_schema_that_waits_for_a_transaction_holds_up_no_broadca
     let queue = unique("q");
     let old = engine_at(&url).await;
     subscribe(&old, &queue, "order.*").await;
-    // As if the last of it was still to come.
+    // As if the last migration was still to come.
     run(
         &mut own,
         "DELETE FROM ezq.migrations WHERE name = 'queue names'",
@@ -74,7 +75,7 @@ async fn a_change_of_the_schema_that_waits_for_a_transaction_holds_up_no_broadca
     changes.await.unwrap().unwrap();
 }
 
-/// Subscriptions and broadcasts in a database, from nothing.
+/// Subscriptions and broadcasts in an empty database.
 pub(crate) async fn broadcasts(url: &str) {
     let engine = engine_at(url).await;
     let (one, two) = (unique("q"), unique("q"));
@@ -113,7 +114,7 @@ async fn nothing_is_made_where_it_is_not_to_be_and_the_error_says_what_to_run() 
     let mut tx = own.begin().await.unwrap();
     let error = engine.broadcast_in(&mut tx, event(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
-    // Nothing was sent: the transaction is as it was.
+    // Nothing was sent: the caller's transaction can go on.
     engine
         .publish_in(&mut tx, vec![message(&queue, "5")])
         .await
@@ -122,7 +123,7 @@ async fn nothing_is_made_where_it_is_not_to_be_and_the_error_says_what_to_run() 
     run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
     subscribe(&engine, &queue, "#").await;
     assert_eq!(engine.broadcast(event(2)).await.unwrap().len(), 1);
-    // Keys are kept in a table of another part.
+    // Dedupe keys are in a table of another part.
     let error = engine.broadcast(keyed_event(3, "a")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
 }
@@ -146,7 +147,7 @@ async fn a_role_that_may_not_write_into_one_of_the_queues_stores_no_copy() {
     let error = engine.broadcast(event(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
     assert_eq!(admin.stats(&one).await.unwrap().ready, 0);
-    // What setup prints is enough for the queues that it names.
+    // The printed script is enough for the queues that it names.
     engine
         .unsubscribe("shop", &[(two, Pattern::new("#").unwrap())])
         .await
@@ -338,7 +339,7 @@ async fn a_copy_with_a_key_is_known_by_number_and_time() {
     let stored_at: chrono::DateTime<chrono::Utc> = scalar(&mut own, &listed).await;
     assert_eq!(id.stored_at(), Some(stored_at));
 
-    // After a fail-over to a replica that lags, the number is another message's.
+    // After a fail-over to a lagging replica, the number belongs to another message.
     assert_eq!(
         lose_newest(&mut own, queue.as_str()).await.as_deref(),
         Some("1")
@@ -349,7 +350,7 @@ async fn a_copy_with_a_key_is_known_by_number_and_time() {
     assert_eq!(other.as_number(), id.as_number());
     assert!(!engine.cancel(&queue, &id).await.unwrap());
     assert!(engine.cancel(&queue, other).await.unwrap());
-    // So is the number of a key: its own message was another.
+    // So does the number in a key's row: its own message was another one.
     lose_newest(&mut own, queue.as_str()).await;
     let again = engine
         .broadcast(keyed_event(5, "a"))

@@ -1,4 +1,5 @@
-//! Captured tables: what becomes an event, in which order, whose rights count, and what is refused.
+//! Captured tables: which changes become events, in which order, whose rights apply, and what is
+//! refused.
 
 use ezq_core::{Change, Engine, ErrorKind, Headers, Operation, Origin, Pattern, QueueName, decode};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
@@ -8,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::support::*;
 
-/// An engine, a queue, a table `(id, name, secret)` of the queue's name, and a connection.
+/// An engine, a queue, a table `(id, name, secret)` with the queue's name, and a connection.
 async fn table() -> (PgmqEngine, QueueName, PgConnection) {
     let (engine, queue) = engine_and_queue().await;
     let mut own = connection().await;
@@ -17,7 +18,7 @@ async fn table() -> (PgmqEngine, QueueName, PgConnection) {
     (engine, queue, own)
 }
 
-/// The types and payloads that a queue holds, in the order of their ids.
+/// The types and payloads of a queue's events, in the order of their ids.
 async fn events(own: &mut PgConnection, queue: &QueueName) -> Vec<(String, Change<Value>)> {
     let sql = format!("SELECT message FROM pgmq.q_{queue} ORDER BY msg_id");
     let rows = sqlx::query(AssertSqlSafe(sql))
@@ -39,7 +40,7 @@ async fn count(own: &mut PgConnection, queue: &QueueName) -> i64 {
     scalar(own, &format!("SELECT count(*) FROM pgmq.q_{queue}")).await
 }
 
-/// A table that is captured, written to and let go, from nothing.
+/// Captures a new table, writes to it, and removes the capture.
 pub(crate) async fn captures(url: &str) {
     let engine = engine_at(url).await;
     let mut own = PgConnection::connect(url).await.unwrap();
@@ -176,7 +177,7 @@ async fn a_statement_on_10_000_rows_is_one_insert_and_keeps_their_order() {
         &format!("INSERT INTO {queue} (id, name) {rows} ORDER BY n DESC"),
     )
     .await;
-    // Every key becomes another row's: only their places tell the pairs.
+    // Every key becomes that of another row: only the places of rows tell which belong together.
     run(
         &mut own,
         &format!("ALTER TABLE {queue} DROP CONSTRAINT {queue}_pkey"),
@@ -296,7 +297,7 @@ async fn an_excluded_column_stands_nowhere_and_makes_no_event() {
         &format!("UPDATE {queue} SET secret = 'hush!', name = 'Ada'"),
     )
     .await;
-    // A renamed or added column is not taken for another one that was not excluded.
+    // A renamed or added column is not mistaken for one that was not excluded.
     run(
         &mut own,
         &format!("ALTER TABLE {queue} RENAME secret TO password"),
@@ -413,14 +414,14 @@ async fn a_capture_is_made_once_listed_and_removed_without_a_trace() {
     assert_eq!(told, [("one", Some(queue.clone())), ("two", None)]);
     let functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'capture\\_%'";
     assert_eq!(scalar::<i64>(&mut own, functions).await, 2);
-    // Again as it is: no lock is taken, so a writer that is at it does not matter.
+    // The same options take no lock, so a writer's open transaction does not matter.
     let mut tx = own.begin().await.unwrap();
     run(&mut tx, "INSERT INTO one VALUES (1)").await;
     engine.capture("one", &queue).await.unwrap();
-    // Otherwise, too: only the function changes.
+    // Other options replace the function only.
     let again = engine.capture("one", &queue).source("other").await.unwrap();
     assert_eq!(again.source, "other");
-    // Removal needs the table, and does not wait long.
+    // Removing needs the table's lock, and gives up soon.
     let error = engine.captures().remove("one").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
     tx.commit().await.unwrap();
@@ -494,7 +495,7 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
         .url()
         .replace("postgres@", &format!("{role}@"));
     let mut writer = PgConnection::connect(&url).await.unwrap();
-    // Objects of the writer's own do not come in the way.
+    // Objects of the writer's own do not interfere.
     run(
         &mut writer,
         &format!(
@@ -533,7 +534,7 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
         "42501",
         "{refused}"
     );
-    // A role that may read and no more cannot capture.
+    // A role that may only read cannot capture.
     let reader = engine_at(&url).await;
     let error = reader
         .capture(format!("public.{queue}"), &queue)

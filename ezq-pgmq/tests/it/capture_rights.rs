@@ -1,4 +1,4 @@
-//! Whose code runs with whose rights where a table is captured, and who replaces whose functions.
+//! Whose code runs with whose rights where a table is captured, and who may replace functions.
 
 use ezq_core::engine::Broadcasts as _;
 use ezq_core::{Engine as _, ErrorKind, Pattern, QueueName};
@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
 use crate::support::*;
 
-/// A database with an owner of tables, who may use the queue, and a role that captures them.
+/// A database with an owner of tables that may use the queue, and a role that captures them.
 struct Database {
     url: String,
     owner: PgConnection,
@@ -52,7 +52,7 @@ impl Database {
         }
     }
 
-    /// What the events in the queue say of the rows after the change, in the order of their ids.
+    /// The rows after the change, from the events in the queue, in the order of their ids.
     async fn rows(&mut self) -> Vec<Value> {
         let sql = format!(
             "SELECT message #> '{{data,new}}' FROM pgmq.q_{} ORDER BY msg_id",
@@ -96,7 +96,7 @@ async fn what_a_tables_types_do_is_not_done_with_the_rights_of_who_captured_it()
         "pair": "(1,fine)", "plain": { "n": 1, "t": "x" }, "moodies": ["fine"], "none": null
     });
 
-    // A superuser, and a role that may capture and no more.
+    // A superuser, and a role that may capture and nothing else.
     let plain = login(&database.url, &database.capturer);
     let grant = format!("GRANT TRIGGER, SELECT ON s.t TO {}", database.capturer);
     run(&mut database.owner, &grant).await;
@@ -152,7 +152,7 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     let refused = refused.await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Permission);
     assert!(refused.to_string().contains(&role), "{refused}");
-    // What was captured before fails its writers, and does not lend.
+    // An earlier capture fails its writers, and lends no rights.
     let insert = "INSERT INTO s.t VALUES (1)";
     let refused = sqlx::raw_sql(insert)
         .execute(&mut *owner)
@@ -183,7 +183,7 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
         .await
         .unwrap_err();
 
-    // Of those that are subscribed only this one is left out.
+    // Of the subscribed queues only this one is left out.
     let other = unique("q");
     engine.ensure_queue(&other).await.unwrap();
     engine.capture("s.t", queue).broadcast().await.unwrap();
@@ -207,7 +207,7 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
 }
 
-/// Says that a capture was made by another version; its function tells itself by its source.
+/// Pretends that another version made a capture; its function is known by its source.
 async fn remake(own: &mut PgConnection, table: &str, version: Option<u64>) {
     let found = format!(
         "SELECT p.proname::text, obj_description(p.oid, 'pg_proc') FROM pg_trigger t
@@ -262,7 +262,7 @@ async fn the_function_of_a_newer_ezq_is_left_as_it_is_and_that_of_an_older_one_i
     }
     assert!(is_remade(&mut own, t).await);
 
-    // The first ezq did not say which it was.
+    // The first version was not recorded.
     remake(&mut own, t, None).await;
     let left = passive.capture(t, &queue).await.unwrap();
     assert!(is_remade(&mut own, t).await);

@@ -1,5 +1,5 @@
-//! Captured rows: what values of every kind become whatever the writer's session says, which key an
-//! event has, and what tables change while they are captured.
+//! Captured rows: how values of every kind are written whatever the writer's session says, which
+//! key an event has, and what happens to captured tables that change.
 
 use ezq_core::ErrorKind;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::support::*;
 
-/// The messages of a queue with their keys, in the order of their ids; the queue is empty then.
+/// The messages of a queue with their keys, in the order of their ids. It empties the queue.
 async fn take(own: &mut PgConnection, queue: &str) -> Vec<(Value, Option<String>)> {
     let sql = format!(
         "WITH gone AS (DELETE FROM pgmq.q_{queue} RETURNING msg_id, message, headers)
@@ -158,7 +158,7 @@ async fn a_table_may_change_while_it_is_captured() {
     assert_eq!(found[0].0["new"], json!({ "id": 1, "a": "a", "b": "b" }));
     assert_eq!(found[1].0["old"], json!({ "id": 1, "b": "b", "c": 5 }));
     assert_eq!(found[1].0["changed"], json!(["c"]));
-    // Those that were chosen are gone, one after the other.
+    // The chosen columns are dropped, one after the other.
     engine.capture(t, &queue).columns(["b", "c"]).await.unwrap();
     run(
         &mut own,
@@ -173,7 +173,7 @@ async fn a_table_may_change_while_it_is_captured() {
     let found = take(&mut own, t).await;
     assert_eq!(found[0].0["new"], json!({ "c": 7 }));
     assert_eq!((found.len(), &found[1].0["old"]), (2, &json!({})));
-    // As a partition it is not covered any more, and the next start is told.
+    // As a partition it is no longer covered, and the next start reports that.
     run(
         &mut own,
         &format!("CREATE TABLE {t}_p (id int) PARTITION BY LIST (id)"),

@@ -1,4 +1,4 @@
-//! What is handed out, in which order, and when.
+//! What is claimed, in which order, and when.
 
 use std::time::Duration;
 
@@ -255,7 +255,7 @@ async fn no_statement_reads_100_000_delayed_messages() {
             .iter()
             .all(|o| matches!(o, ezq_core::SettleOutcome::Done))
     );
-    // The backend reports its numbers at the latest when it goes.
+    // A backend reports its statistics at the latest when it ends.
     engine.close().await;
     let mut last = before;
     for _ in 0..100 {
@@ -273,7 +273,7 @@ async fn no_statement_reads_100_000_delayed_messages() {
     );
 }
 
-/// The numbers of a claim of at most so many.
+/// The numbers of a claim of at most so many messages.
 async fn claim(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<String> {
     let leased = engine.lease(request(queue, max)).await.unwrap();
     leased
@@ -283,12 +283,12 @@ async fn claim(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<String
         .collect()
 }
 
-/// A queue before whose 1,000 messages stand 400,000 that were deleted, and cannot be vacuumed while
-/// the second connection is open: some claims of one walked past these, and the next go on where the
-/// last one ended.
+/// A queue with 1,000 messages behind 400,000 deleted ones, which cannot be vacuumed while the
+/// second connection is open. Some claims of one message have walked past these, and the next ones
+/// resume where the last one ended.
 async fn bloated() -> (PgmqEngine, QueueName, [PgConnection; 2]) {
     let (engine, queue) = engine_and_queue().await;
-    // So that statements are planned as for a queue that was short.
+    // So that statements are planned as for a short queue.
     for _ in 0..8 {
         publish(&engine, &queue, &["1"]).await;
         acknowledge_all(&engine, &queue).await;
@@ -322,7 +322,7 @@ async fn bloated() -> (PgmqEngine, QueueName, [PgConnection; 2]) {
     (engine, queue, [own, other])
 }
 
-/// Something that is due before all others.
+/// Stores something that is due before all others.
 async fn put_before(own: &mut PgConnection, queue: &QueueName) {
     let sql = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message) VALUES (now() - interval '2 hours', '0')"
@@ -334,7 +334,7 @@ async fn put_before(own: &mut PgConnection, queue: &QueueName) {
 async fn claims_that_go_on_leave_nothing_behind() {
     let (engine, queue, [mut own, _open]) = bloated().await;
 
-    // What is due before all others comes before a queue counts as empty.
+    // A message before the cursor is found before a queue counts as empty.
     put_before(&mut own, &queue).await;
     assert_eq!(
         claim(&engine, &queue, 1).await,
@@ -355,7 +355,7 @@ async fn claims_that_go_on_leave_nothing_behind() {
         "it was left behind"
     );
 
-    // What is given back comes before what follows it.
+    // A released message comes before those behind it.
     let release = |delivery: Delivery| (delivery.receipt, ezq_core::Settle::Release);
     engine
         .settle(&queue, got.into_iter().map(release).collect())
@@ -372,7 +372,7 @@ async fn claims_that_go_on_leave_nothing_behind() {
         .unwrap();
     assert_eq!(claim(&engine, &queue, 1).await, ["6"]);
 
-    // What stands before a position is found as well.
+    // A message before the position is found as well.
     assert_eq!(claim(&engine, &queue, 1).await, ["8"]);
     put_before(&mut own, &queue).await;
     let before = LeaseRequest {
@@ -382,7 +382,7 @@ async fn claims_that_go_on_leave_nothing_behind() {
     assert_eq!(engine.lease(before).await.unwrap().deliveries.len(), 1);
     assert_eq!(claim(&engine, &queue, 1).await, ["9"]);
 
-    // What is due before all others does not wait for the end of a backlog.
+    // A message before the cursor does not wait for the end of a backlog.
     put_before(&mut own, &queue).await;
     let mut others = 0;
     while claim(&engine, &queue, 1).await != ["0"] {
@@ -400,7 +400,7 @@ async fn claims_do_not_walk_past_what_a_snapshot_keeps_each_time() {
     );
     let (read, claimed) = reads_of(engine, &queue, 40, &more).await;
     assert_eq!(claimed, 4000);
-    // Of 40 claims at most a few begin at the very front.
+    // Of 40 claims at most a few start at the front.
     assert!(read < 10 * 400_000, "{read} rows read to claim {claimed}");
 }
 
@@ -431,7 +431,7 @@ async fn a_claim_that_waits_for_another_queues_does_not_count_as_slow() {
                             WHERE NOT granted AND relation = 'pgmq.q_{other}'::regclass)"
         );
         while !scalar::<bool>(&mut own, &waits).await {}
-        // It waits for its turn first, until that takes too long.
+        // It first waits for its turn, until that takes too long.
         assert_eq!(claim(&engine, &queue, 1).await, ["1"]);
         run(&mut own, "ROLLBACK").await;
         let _ = neighbour.await.unwrap();
@@ -444,7 +444,7 @@ async fn a_claim_that_waits_for_another_queues_does_not_count_as_slow() {
 async fn a_start_of_the_server_that_lies_ahead_keeps_nothing_back() {
     let url = fresh_database().await;
     engine_at(&url).await.close().await;
-    // As if the server had started while its clock was two hours ahead, and that is put right now.
+    // As if the server had started while its clock was two hours ahead, and the clock was set back.
     let mut own = PgConnection::connect(&url).await.unwrap();
     let ahead = "ALTER FUNCTION pg_catalog.pg_postmaster_start_time() RENAME TO real_start;
                  CREATE FUNCTION pg_catalog.pg_postmaster_start_time() RETURNS timestamptz

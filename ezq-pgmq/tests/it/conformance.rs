@@ -16,7 +16,7 @@ impl Harness for Pgmq {
     }
 
     fn queue_name(&self, unique: String) -> String {
-        // One that needs quotes in every statement.
+        // A name that needs quotes in every statement.
         format!("Q-{unique}.x")
     }
 

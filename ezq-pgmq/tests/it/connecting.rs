@@ -1,4 +1,4 @@
-//! What goes wrong when connecting is told in time, with what to do and without the password.
+//! Failures of connecting are reported in time, with what to do and without the password.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ async fn refused(config: PgmqConfig) -> Error {
 
 #[tokio::test]
 async fn a_wrong_password() {
-    // A server of its own: this one asks for passwords.
+    // A server of its own, which asks for passwords.
     let server = EmbeddedPostgres::builder().start().await.unwrap();
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
     run(&mut own, "CREATE ROLE app LOGIN PASSWORD 'right'").await;
@@ -44,7 +44,7 @@ async fn a_wrong_password() {
         let with = format!("app:{password}@");
         PgmqConfig::url(&server.url().replace("postgres@", &with)).unwrap()
     };
-    // The reload takes a moment; until then anyone may enter.
+    // The reload takes a moment; until then every password is accepted.
     let mut error = None;
     for _ in 0..100 {
         match PgmqEngine::connect(url("hunter2").manage_schema(false)).await {
@@ -199,7 +199,7 @@ async fn a_connection_that_passes_from_hand_to_hand_comes_back_for_others() {
         let mut connection = acquired.await.expect("others get their turn").unwrap();
         pids.insert(scalar::<i32>(&mut connection, "SELECT pg_backend_pid()").await);
     }
-    // Those who wait and are cut off take nothing along.
+    // Waiters that are dropped take no connection with them.
     for _ in 0..50 {
         let cut_off = engine.publish(vec![message(&queues[0], "2")]);
         let _ = tokio::time::timeout(Duration::from_micros(300), cut_off).await;
@@ -342,7 +342,7 @@ async fn a_schema_of_a_stranger_is_refused_with_its_owner() {
         );
         run(&mut own, &sql).await;
         let config = || PgmqConfig::url(&url).unwrap();
-        // A superuser is a member of every role, and would lend its rights all the more.
+        // A superuser counts as a member of every role, and would lend its rights all the more.
         let error = refused(config()).await;
         assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
         assert!(
@@ -351,7 +351,7 @@ async fn a_schema_of_a_stranger_is_refused_with_its_owner() {
                 .contains(&format!("the role `{stranger}`")),
             "{error}"
         );
-        // Whoever was made a member trusts it.
+        // A role that was granted the membership is trusted.
         let database: String = scalar(&mut own, "SELECT current_database()").await;
         let grant =
             format!("GRANT {stranger} TO {app}; GRANT CREATE ON DATABASE {database} TO {app}");
@@ -363,7 +363,7 @@ async fn a_schema_of_a_stranger_is_refused_with_its_owner() {
     }
 }
 
-/// Who may create in the schema, as capturing needs, could be there before ezq.
+/// A role that may create in the schema, as capturing needs, could take names before ezq.
 #[tokio::test]
 async fn what_a_stranger_made_in_the_schema_is_refused_with_its_owner() {
     for (what, made, as_it_is) in [
@@ -392,7 +392,7 @@ async fn what_a_stranger_made_in_the_schema_is_refused_with_its_owner() {
             text.contains(what) && text.contains(stranger.as_str()),
             "{text}"
         );
-        // What captures a table is its owner's.
+        // Functions of captures belong to the table's owner.
         run(&mut own, &format!("DROP {made}")).await;
         PgmqEngine::connect(config()).await.unwrap();
     }
@@ -472,7 +472,7 @@ async fn guarded() -> (EmbeddedPostgres, PgConnection) {
     );
     run(&mut own, &lines).await;
     run(&mut own, "SELECT pg_reload_conf()").await;
-    // The reload takes a moment; until then anyone may enter.
+    // The reload takes a moment; until then every password is accepted.
     let wrong = options(&server, "wrong");
     while PgConnection::connect_with(&wrong).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -484,14 +484,14 @@ fn options(server: &EmbeddedPostgres, password: &str) -> PgConnectOptions {
     server.connect_options().username("app").password(password)
 }
 
-/// Gives the login another password, and ends its sessions.
+/// Changes the login's password, and ends its sessions.
 async fn rotate(own: &mut PgConnection) {
     let rotate = "ALTER ROLE app PASSWORD 'two';
                   SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'";
     run(own, rotate).await;
 }
 
-/// Everything works again, whichever connection it takes.
+/// Everything works again, on whichever connection.
 async fn works(engine: &PgmqEngine, queue: &ezq_core::QueueName) {
     let all = async {
         let healthy = async {

@@ -1,4 +1,4 @@
-//! Dead letters keep what was known, and go back cleaned.
+//! Dead letters keep what was known of them, and are redriven without their marks.
 
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ async fn an_operator_gives_up_one_message_and_no_other() {
         .into_iter()
         .map(stored)
         .collect();
-    // A number alone, which is the other one's by now as well, is not enough.
+    // The number alone is not enough: another message has it by now.
     let other_time = MessageId::Dated {
         number: ids[1].as_number().unwrap(),
         stored_at: ids[1].stored_at().unwrap() - chrono::TimeDelta::seconds(1),
@@ -197,7 +197,7 @@ async fn an_operator_gives_up_one_message_and_no_other() {
         "{left}"
     );
 
-    // Whoever has its row locked decides, and is named.
+    // A locked row is waited for, and the error names who holds it.
     let mut other = connection().await;
     let mut tx = other.begin().await.unwrap();
     run(&mut tx, &format!("SELECT FROM pgmq.q_{queue} FOR UPDATE")).await;
@@ -224,13 +224,13 @@ async fn an_event_that_is_not_failed_keeps_its_time_and_stays_unlocked() {
     let vt = format!("SELECT vt FROM pgmq.q_{queue}");
     let before: DateTime<Utc> = scalar(&mut other, &vt).await;
 
-    // Its dead letters are refused.
+    // Its queue of dead letters refuses to be written.
     let refuse = format!("ALTER TABLE pgmq.q_{queue}_dlq ADD CHECK (false)");
     run(&mut other, &refuse).await;
     app.fail(&queue, &id, "refused").await.unwrap_err();
     assert_eq!(scalar::<DateTime<Utc>>(&mut other, &vt).await, before);
 
-    // A worker has it: whoever asked in vain locks nothing.
+    // A worker has it: the refused call leaves nothing locked.
     expire(&queue).await;
     lease_one(&engine, &queue).await;
     let error = app.fail(&queue, &id, "held").await.unwrap_err();

@@ -1,4 +1,5 @@
-//! Of the messages that share a key one is stored, whoever publishes them and however that ends.
+//! Of several messages with one key only one is stored, whoever publishes them and however that
+//! ends.
 
 use std::time::Duration;
 
@@ -116,7 +117,7 @@ async fn publishers_whose_pool_isolates_more_are_tried_again() {
         .unwrap();
     stored(publish_one(&engine, keyed(&queue, "1", "0")).await);
     for round in 1..=10 {
-        // Holds the key until the others wait for it: the answer they get is then a conflict.
+        // Holds the key until the others wait for it: then they get a conflict.
         let mut own = sqlx::PgConnection::connect(&url).await.unwrap();
         let mut tx = own.begin().await.unwrap();
         let message = || keyed(&queue, "1", &round.to_string());
@@ -151,7 +152,7 @@ async fn a_key_of_an_open_transaction_is_waited_for() {
             .await
             .unwrap();
         let inside = stored(inside.into_iter().next().unwrap());
-        // In the transaction itself it is a duplicate at once.
+        // In the same transaction it is a duplicate at once.
         let again = engine
             .publish_in(&mut tx, vec![keyed(&queue, "2", &key)])
             .await
@@ -261,7 +262,7 @@ async fn transactions_that_publish_the_same_keys_in_any_order_never_deadlock() {
 #[tokio::test]
 async fn what_the_database_refuses_takes_no_key() {
     let (engine, queue) = engine_and_queue().await;
-    // The text is not looked into before it is sent.
+    // The text is not checked before it is sent.
     let batch = vec![
         message(&queue, "1"),
         keyed(&queue, "{", "a"),
@@ -324,7 +325,7 @@ async fn a_table_that_was_dropped_alone_leaves_no_keys_either() {
         &format!("DROP TABLE pgmq.q_{queue}"),
     )
     .await;
-    // An archive or a queue of dead letters that is missing frees nothing.
+    // A missing archive or queue of dead letters frees no keys.
     let missing = format!("SELECT pgmq.drop_queue('{}')", other.dead_letters());
     run(&mut connection().await, &missing).await;
     let fresh = crate::support::engine().await;
@@ -389,7 +390,7 @@ async fn keys_that_ended_are_swept_and_others_stay() {
     let engine = engine_at(&url).await;
     let queue = QueueName::new("orders").unwrap();
     engine.ensure_queue(&queue).await.unwrap();
-    // The first publish with a key makes the table; an engine of its own has not swept yet.
+    // The first publish with a key creates the table; a new engine has not swept yet.
     stored(publish_one(&engine, keyed(&queue, "1", "held")).await);
     engine.close().await;
     let mut own = sqlx::PgConnection::connect(&url).await.unwrap();
@@ -409,7 +410,7 @@ async fn keys_that_ended_are_swept_and_others_stay() {
         scalar::<String>(&mut own, "SELECT key FROM ezq.dedupe").await,
         "held"
     );
-    // Not at every publish.
+    // Not with every publish.
     run(&mut own, fill).await;
     stored(publish_one(&engine, keyed(&queue, "3", "new")).await);
     engine.close().await;

@@ -1,4 +1,4 @@
-//! What was dropped of ezq's own tables and functions: the next calls make it again, or tell what is
+//! Dropped tables and functions of ezq's own: the next calls create them again, or report what is
 //! missing and what to run.
 
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::support::*;
 
-/// What an application does, and what of ezq's own it needs for that.
+/// What an application does, and what it needs of ezq's own tables.
 const USES: [(&str, &str, Use); 17] = [
     ("ezq.dedupe", "TABLE", Use::PublishWithKey),
     ("ezq.dedupe", "TABLE", Use::PublishInWithKey),
@@ -109,7 +109,7 @@ impl Use {
                 tx.commit().await.unwrap();
             }
             Self::Subscribe => {
-                // A name that subscriptions take since one of the later changes.
+                // A name that subscriptions accept since a later migration.
                 let queue = QueueName::new(&format!("eu.{key}")).unwrap();
                 engine
                     .subscribe("shop", &queue, &[Pattern::new("order.*").unwrap()])
@@ -142,7 +142,7 @@ impl Use {
         Ok(())
     }
 
-    /// Does it as a caller does who tries again after an error that passes.
+    /// Does it as a caller that tries again after a transient error.
     async fn patiently(
         self,
         engine: &PgmqEngine,
@@ -204,7 +204,7 @@ async fn settle_one(engine: &PgmqEngine, queue: &QueueName, settle: Settle) -> R
     }
 }
 
-/// An engine on a queue that leaves a trail.
+/// An engine on a queue that keeps a trail.
 async fn connect(url: &str, queue: &QueueName, manage: bool) -> PgmqEngine {
     let config = PgmqConfig::url(url)
         .unwrap()
@@ -214,7 +214,7 @@ async fn connect(url: &str, queue: &QueueName, manage: bool) -> PgmqEngine {
         .unwrap()
 }
 
-/// A database in which everything is used already.
+/// A database in which everything has been used.
 async fn database() -> (String, QueueName, PgConnection) {
     let (url, queue) = (fresh_database().await, unique("q"));
     let engine = connect(&url, &queue, true).await;
@@ -265,13 +265,13 @@ async fn what_is_not_to_be_made_again_is_told_by_name_with_what_to_run() {
     let engine = connect(&url, &queue, false).await;
     for (name, kind, does) in USES {
         if matches!(does, Use::SettleWithKey) {
-            // Where queues for events are not made either.
+            // Where queues for events are not created either.
             continue;
         }
         does.run(&engine, &queue).await.unwrap();
         run(&mut own, &format!("DROP {kind} {name}")).await;
         let error = does.patiently(&engine, &queue, name).await.unwrap_err();
-        // What was handled waits for its trail.
+        // A handled message waits for its trail.
         let kind = if name == "ezq.trail" {
             ErrorKind::Transient
         } else {
@@ -352,7 +352,7 @@ async fn what_a_newer_ezq_changed_of_a_dropped_table_is_left_to_that() {
     run(&mut own, newer).await;
     let engine = connect(&url, &queue, true).await;
     Use::PublishWithKey.run(&engine, &queue).await.unwrap();
-    // It is to apply its change once more.
+    // The newer version must apply its change again.
     let recorded = "SELECT max(version) < 1000 FROM ezq.migrations";
     assert!(scalar::<bool>(&mut own, recorded).await);
 }

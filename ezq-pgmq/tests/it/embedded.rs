@@ -35,7 +35,7 @@ async fn wait_until_gone(folder: PathBuf, pid: u32) {
     }
 }
 
-/// A process that holds a server, told by the environment to do so.
+/// A process that holds a server, told to by the environment.
 struct Holder {
     process: Child,
     url: String,
@@ -44,7 +44,7 @@ struct Holder {
 }
 
 impl Holder {
-    /// Its temporary files go into a folder of its own, so that no other test's start meets them.
+    /// Its temporary files go into a folder of its own, so that no other test's start finds them.
     fn start(temporary: &Path) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "embedded::holds_a_server", "--nocapture"])
@@ -91,7 +91,7 @@ impl Drop for Holder {
     }
 }
 
-/// A folder for temporary files, also for the account that servers of root run under.
+/// A folder for temporary files, also for the account that root's servers run under.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -112,7 +112,7 @@ impl Drop for Temporary {
 
 fn parent_of(pid: u32) -> u32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name, in brackets, may hold anything.
+    // The name, in brackets, may contain anything.
     stat.rsplit_once(')')
         .unwrap()
         .1
@@ -190,7 +190,7 @@ async fn what_a_process_left_that_was_killed_with_its_watchdog_is_removed_by_the
     );
 
     let next = Holder::start(&temporary.0);
-    // Waited for by the start itself, so that it does not go on beside the program.
+    // The start itself waits for it, so that it does not run beside the program.
     assert!(!killed.folder().exists());
     wait_until_gone(killed.folder(), killed.pid).await;
     assert!(next.folder().exists());
@@ -259,7 +259,7 @@ async fn a_start_leaves_alone_what_has_an_owner_or_is_another_s() {
     std::os::unix::fs::symlink(&precious, &link).unwrap();
     let unlike = temporary.0.join("ezq-postgres-1-mine");
     std::fs::create_dir(&unlike).unwrap();
-    // The account is another one only where root gives way to it.
+    // The account differs only where the caller is root.
     let of_root = temporary.0.join("ezq-postgres-1-00000001");
     let gives_way = std::fs::metadata(&temporary.0).unwrap().uid() == 0;
     if gives_way {
@@ -294,7 +294,7 @@ async fn nothing_is_left_after_a_drop_though_the_watchdog_was_killed() {
     wait_until_gone(folder, pid).await;
 }
 
-// What a `Holder` runs; on its own it has nothing to do.
+// What a `Holder` runs. By itself it does nothing.
 #[tokio::test]
 async fn holds_a_server() {
     if std::env::var_os(HOLD).is_none() {

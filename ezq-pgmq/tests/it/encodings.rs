@@ -1,5 +1,5 @@
-//! Databases whose encoding is not UTF-8: what ezq writes of its own is storable in each, and what a
-//! publisher gives is stored or refused, never half of it.
+//! Databases whose encoding is not UTF-8. ezq's own texts can be stored in each, and a publisher's
+//! text is stored or refused, never half of it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,8 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::support::*;
 
-/// What LATIN1 lacks; in a handler's name beside what it has, and what looks like an escape.
+/// A handler's name with characters that LATIN1 lacks, some that it has, and one that looks like an
+/// escape.
 const NAME: &str = r"größe→\u{2192}";
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -210,7 +211,7 @@ async fn an_event_is_stored_or_refused_with_the_reason() {
             assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{told}");
             assert!(error.to_string().contains("cannot keep"), "{told}: {error}");
             if encoding != "WIN1252" {
-                // Told before anything is sent: the caller's transaction is not lost.
+                // Found before anything is sent: the caller's transaction can go on.
                 let mut tx = own.begin().await.unwrap();
                 let refused = vec![message(&queue, &event("e", data))];
                 let error = engine.publish_in(&mut tx, refused).await.unwrap_err();
@@ -265,7 +266,7 @@ async fn a_dedupe_key_is_stored_or_refused_with_the_reason() {
         let mut tx = own.begin().await.unwrap();
         refused(engine.publish_in(&mut tx, with_bad()).await.unwrap_err());
         if encoding == "LATIN1" {
-            // Told before anything is sent: the caller's transaction is not lost.
+            // Found before anything is sent: the caller's transaction can go on.
             run(&mut tx, "SELECT 1").await;
             refused(engine.check(&with_bad()[0]).unwrap_err());
         }

@@ -1,4 +1,4 @@
-//! The server goes away, comes back, crashes; queues vanish. The engine goes on by itself.
+//! The server stops, returns, crashes; queues vanish. The engine recovers by itself.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn request(queue: &QueueName, ttl: Duration) -> LeaseRequest {
     }
 }
 
-// What a consumer does: again, as long as the error says that it helps.
+// As a consumer does: again, as long as the error is transient.
 async fn until_it_works<T, F: Future<Output = Result<T, Error>>>(work: impl Fn() -> F) -> T {
     for _ in 0..100 {
         match work().await {
@@ -98,7 +98,7 @@ async fn holders_may_renew_before_others_claim_after_a_restart() {
         .remove(0);
     server.stop(true).await.unwrap();
     server.start_again().await.unwrap();
-    // What was never delivered waits for nobody.
+    // A message that was never delivered waits for no grace.
     until_it_works(|| engine.publish(vec![message(&queue, "\"new\"")])).await;
     let leased = until_it_works(|| engine.lease(request(&queue, TTL))).await;
     let bodies: Vec<_> = leased.deliveries.iter().map(|d| d.body.as_str()).collect();
@@ -149,7 +149,7 @@ async fn a_receipt_from_before_a_crash_of_an_unlogged_queue_holds_no_message_of_
     server.stop(true).await.unwrap();
     server.start_again().await.unwrap();
 
-    // The crash has emptied the table and begun its ids anew.
+    // The crash has emptied the table and reset its ids.
     until_it_works(|| engine.publish(vec![message(&queue, "\"after\"")])).await;
     let leased = until_it_works(|| engine.lease(request(&queue, TTL))).await;
     let after = leased.deliveries.into_iter().next().unwrap().receipt;

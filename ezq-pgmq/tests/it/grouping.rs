@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::*;
 
-/// Holds up every statement on a queue until it is closed.
+/// Blocks every statement on a queue until it is closed.
 async fn hold_up(queue: &QueueName) -> PgConnection {
     let mut holder = connection().await;
     run(&mut holder, "BEGIN").await;
@@ -26,7 +26,7 @@ fn publish(engine: &PgmqEngine, message: Outgoing) -> Publishing {
     tokio::spawn(async move { engine.publish(vec![message]).await })
 }
 
-/// Two callers whose statements are held up, which makes the next ones wait for them.
+/// Two callers whose statements are blocked, so that further ones must wait.
 async fn two_held_up(engine: &PgmqEngine, queue: &QueueName) -> [Publishing; 2] {
     let two = ["1", "2"].map(|body| publish(engine, message(queue, body)));
     let waiting = format!(
@@ -131,7 +131,7 @@ async fn a_caller_that_is_cut_off_holds_up_nobody() {
         publishing.abort();
         assert!(publishing.await.unwrap_err().is_cancelled());
     }
-    // The statements of those who were cut off may have been carried out.
+    // The statements of dropped callers may have been carried out.
     holder.close().await.unwrap();
     for publishing in [third, fifth] {
         stored(publishing.await.unwrap().unwrap().remove(0));
@@ -167,7 +167,7 @@ fn a_runtime_that_ends_takes_no_place_along() {
     drop(first);
     drop(holder);
     runtime().block_on(async {
-        // The connections are of the first runtime: a failure is an answer, too.
+        // The connections belong to the first runtime: a failure is an answer, too.
         let publishing = engine.publish(vec![message(&queue, "4")]);
         let answered = tokio::time::timeout(Duration::from_secs(60), publishing).await;
         assert!(

@@ -1,4 +1,4 @@
-//! What the tables tell of one event, beyond what every engine's suite asks.
+//! What the tables hold of one event, beyond what the conformance suite checks.
 
 use std::time::Duration;
 
@@ -198,7 +198,7 @@ async fn odd_rows_harm_nothing() {
         async move { engine.history(&id, Some(queue)).await.unwrap().copies.len() }
     };
     assert_eq!(found("odd".to_owned()).await, 2);
-    // In the flat form, or as undecodable, each is known by its place: in the queue and the archive.
+    // In the flat form, or undecodable, each is known by its place, in the queue and the archive.
     for n in [1, 2, 4] {
         assert_eq!(found(format!("{queue}:{n}")).await, 2, "{n}");
     }
@@ -216,7 +216,7 @@ async fn an_archive_is_searched_by_its_index() {
     );
     run(&mut own, &sql).await;
     assert_eq!(engine.history("e-77", None).await.unwrap().copies.len(), 1);
-    // A connection reports what it did when it ends, which may be a moment after it was closed.
+    // A connection reports its statistics when it ends, which may be a moment after it was closed.
     let scans = format!(
         "SELECT idx_scan::bigint FROM pg_stat_user_indexes
          WHERE indexrelname = 'a_{queue}_event_id_idx'"

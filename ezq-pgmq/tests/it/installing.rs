@@ -1,4 +1,4 @@
-//! PGMQ is installed once, by whoever comes first, and by nobody who may not.
+//! PGMQ is installed once, by whoever comes first, and not by a role that may not.
 
 use std::process::{Command, Stdio};
 
@@ -41,7 +41,7 @@ async fn ten_processes_start_at_once() {
     assert_eq!(engine.stats(&queue).await.unwrap().ready, 10);
 }
 
-// Started by the test above, ten times; on its own it has nothing to do.
+// Started ten times by the test above. By itself it does nothing.
 #[tokio::test]
 async fn one_of_ten_processes() {
     let Ok(url) = std::env::var(URL) else { return };
@@ -61,7 +61,7 @@ async fn a_role_without_rights_on_the_schema_works_on_a_finished_one() {
     let mut own = PgConnection::connect(&url).await.unwrap();
     run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
     let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), Some(role.as_str()));
-    // PGMQ and the queue stand, from SQL.
+    // PGMQ and the queue exist, from SQL.
     let rest: Vec<&str> = sql
         .lines()
         .filter(|l| !l.contains(" extension ") && !l.contains("pgmq.create"))

@@ -1,4 +1,4 @@
-//! Ordering keys in Postgres: the indexes, the plans, and claims that cannot see each other.
+//! Ordering keys in Postgres: indexes, plans, and claims that do not see each other.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -258,7 +258,7 @@ async fn tells_when_the_next_message_that_can_be_claimed_falls_due() {
 
 #[tokio::test]
 async fn an_earlier_message_that_is_committed_late_waits_for_what_is_leased() {
-    // A transaction that is open keeps the queue from being indexed, unless it was before.
+    // An open transaction keeps the queue from being indexed, unless that was done before.
     for indexed in [false, true] {
         let (engine, queue) = engine_and_queue().await;
         if indexed {
@@ -308,7 +308,7 @@ async fn two_claims_of_one_key_that_could_not_see_each_other_do_not_both_hold_it
     publish_keyed(&engine, &queue, &[("warm", "0")]).await;
     let warm = take(&engine, &queue, 1).await;
     settle(&engine, &queue, warm, &ack()).await;
-    // A claim of the second one is under way until the lock is free.
+    // The second one's claim is under way until the lock is free.
     let mut own = connection().await;
     let sql = format!(
         "CREATE FUNCTION wait_{queue}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -349,7 +349,7 @@ async fn two_claims_of_one_key_that_could_not_see_each_other_do_not_both_hold_it
         .unwrap();
     assert_eq!(bodies(&second), [] as [&str; 0], "both hold the key");
     settle(&other, &queue, first, &ack()).await;
-    // It was given back, not lost.
+    // It was released, not lost.
     let second = take(&other, &queue, 1).await;
     assert_eq!(
         (bodies(&second), second[0].unsettled_deliveries()),
@@ -417,7 +417,7 @@ async fn a_hot_key_ahead_is_claimed_without_the_indexes_and_so_is_what_follows_i
     hot_key_ahead(&queue, 150_000, others).await;
     let mut claimed = Vec::new();
     let all = async {
-        // While the head of the hot key is held, nothing else of it is handed out.
+        // While the first message of the hot key is leased, no other of the key is claimed.
         while claimed.len() < 2 {
             claimed.extend(take(&engine, &queue, 100).await);
         }
@@ -443,7 +443,7 @@ async fn a_large_queue_is_indexed_beside_what_goes_on() {
     let (engine, queue) = engine_and_queue().await;
     let plain = "SELECT now(), to_jsonb(repeat('x', 100)), NULL FROM generate_series(1, 100000)";
     hot_key_ahead(&queue, 1000, plain).await;
-    // A transaction that is older than the build holds it up, and nobody else.
+    // A transaction that is older than the build delays the build, and nobody else.
     let mut holder = connection().await;
     run(
         &mut holder,
@@ -466,7 +466,7 @@ async fn a_large_queue_is_indexed_beside_what_goes_on() {
     assert!(!take(&engine, &queue, 10).await.is_empty());
 }
 
-/// Waits until the three indexes stand and can be used.
+/// Waits until the three indexes exist and are valid.
 async fn until_indexed(queue: &QueueName) {
     let sql = format!(
         "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -479,7 +479,7 @@ async fn until_indexed(queue: &QueueName) {
         .expect("the indexes stand");
 }
 
-/// What a build that was cut off leaves.
+/// Leaves what an interrupted build leaves.
 async fn break_an_index(queue: &QueueName) {
     let sql = format!(
         "CREATE INDEX q_{queue}_ezq_keys ON pgmq.q_{queue} (msg_id);

@@ -1,4 +1,4 @@
-//! Claims by ordering keys: what they read, and how they spread over the keys.
+//! Claims by ordering key: how much they read, and how they spread over the keys.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use sqlx::postgres::PgConnection;
 use crate::keys::*;
 use crate::support::*;
 
-/// How many rows and index entries were read of a queue's table, as the statistics tell once the
-/// backends that read them have gone.
+/// How many rows and index entries of a queue's table were read, by the statistics, once the
+/// backends that read them have ended.
 async fn read(own: &mut PgConnection, queue: &QueueName) -> i64 {
     let _: String = scalar(own, "SELECT pg_stat_clear_snapshot()::text").await;
     let sql = format!(
@@ -23,8 +23,8 @@ async fn read(own: &mut PgConnection, queue: &QueueName) -> i64 {
     scalar(own, &sql).await
 }
 
-/// Claims and settles so often that every statement is prepared and planned, with little in the
-/// queue, as in production.
+/// Claims and settles until every statement is prepared and planned, while the queue is short, as
+/// in production.
 async fn warm(engine: &PgmqEngine, queue: &QueueName) {
     for _ in 0..8 {
         publish_keyed(engine, queue, &[("a", "1"), ("a", "2"), ("b", "3")]).await;
@@ -37,7 +37,7 @@ async fn warm(engine: &PgmqEngine, queue: &QueueName) {
     assert!(take(engine, queue, 100).await.is_empty());
 }
 
-/// What some claims read, each of which reads something.
+/// How much some claims read, each of which reads something.
 pub(crate) async fn reads_of(
     engine: PgmqEngine,
     queue: &QueueName,
@@ -54,7 +54,7 @@ pub(crate) async fn reads_of(
     reads_by(engine, queue, sql, work).await
 }
 
-/// What an engine's work reads, which is something, and what came of it.
+/// How much an engine's work reads, which is something, and its result.
 async fn reads_by<T>(
     engine: PgmqEngine,
     queue: &QueueName,
@@ -133,7 +133,7 @@ async fn keys_that_are_leased_or_delayed_cost_an_idle_claim_nothing() {
 async fn leases_of_others_cost_a_claim_nothing_whatever_the_statistics_say() {
     let (engine, queue) = engine_and_queue().await;
     warm(&engine, &queue).await;
-    // Analyzed while nothing was leased.
+    // Analysed while nothing was leased.
     let due = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message, headers)
          SELECT now(), '1', jsonb_build_object('x-pgmq-group', 'k' || n)

@@ -1,4 +1,5 @@
-//! Another session's locks: what is locked waits, and nothing else; what was given up has ended.
+//! Other sessions' locks: what is locked waits, and nothing else; what was given up has ended on
+//! the server.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::support::*;
 
 const CEILING: Duration = Duration::from_secs(60);
 
-/// A session that holds a lock until it is dropped, and the number of its process.
+/// A session that holds a lock until it is dropped, and its process id.
 async fn holder(lock: &str) -> (PgConnection, i32) {
     let mut holder = connection().await;
     let pid = scalar(&mut holder, "SELECT pg_backend_pid()").await;
@@ -55,7 +56,7 @@ async fn ids(queue: &QueueName) -> Vec<i64> {
     scalar(&mut connection().await, &ids).await
 }
 
-/// Twenty settlements of a queue; one of the rows is locked meanwhile.
+/// Twenty settlements of a queue, one of whose rows is locked.
 async fn settles_all_but_the_locked_row(settle: impl Fn(usize) -> Settle) {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"; 20]).await;
@@ -319,7 +320,7 @@ async fn a_statement_whose_answer_nobody_waits_for_is_stopped() {
     assert_eq!(extended, [ExtendOutcome::Extended]);
 }
 
-/// Publishing through this pool gives up on a locked queue, and has then ended.
+/// Publishing through this pool gives up on a locked queue, and has ended then.
 async fn publishes_nothing_later(config: PgmqConfig) {
     let (name, queue) = (unique("app"), unique("q"));
     let config = config.application_name(name.as_str());
@@ -362,7 +363,7 @@ async fn a_publish_on_the_applications_pool_that_was_given_up_stores_nothing_lat
     publishes_nothing_later(PgmqConfig::pool(pool)).await;
 }
 
-/// Cancelled, its commit would tell of success.
+/// If it were cancelled, its commit would report success.
 #[tokio::test]
 async fn a_publish_whose_standby_does_not_answer_is_not_told_of_as_stored() {
     let server = EmbeddedPostgres::builder()

@@ -2,7 +2,7 @@
 //!
 //! Nothing here depends on a configured database, and nothing is skipped without one.
 
-// Helpers of tests are not inside `#[test]` functions, where clippy allows these by itself.
+// Clippy allows these in `#[test]` functions, but not in helpers of tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[cfg(not(feature = "embedded"))]

@@ -13,10 +13,9 @@ use tokio::sync::Mutex;
 
 use crate::support::*;
 
-/// A database whose clock can be moved: these functions take the places of Postgres' own.
+/// A database whose clock can be moved: these functions replace Postgres' own.
 ///
-/// Moving the tables back instead would leave receipts behind, which hold the due times to which a
-/// release returns.
+/// Moving the tables back instead would leave out receipts, which hold due times for releases.
 const CLOCK: &str = "
     CREATE SCHEMA moved;
     CREATE TABLE moved.clock (ahead interval NOT NULL);
@@ -40,12 +39,12 @@ struct Moved {
 impl Moved {
     async fn open() -> Self {
         let url = fresh_database().await;
-        // Installs PGMQ, on the clock as it is.
+        // Installs PGMQ, on the real clock.
         engine_at(&url).await.close().await;
         let mut clock = PgConnection::connect(&url).await.unwrap();
         run(&mut clock, CLOCK).await;
         let database: String = scalar(&mut clock, "SELECT current_database()::text").await;
-        // The functions look costly to the planner, which would compile each claim.
+        // The planner takes these functions for costly, and would compile each claim.
         run(
             &mut clock,
             &format!("ALTER DATABASE {database} SET jit = off"),

@@ -1,4 +1,4 @@
-//! Queues by every name that ezq takes, each the same queue as to PGMQ's own functions.
+//! Queues with every kind of name that ezq accepts; PGMQ's own functions see the same queue.
 
 use ezq_core::engine::{BroadcastMessage, Broadcasts};
 use ezq_core::headers::{Headers, KEY};

@@ -17,7 +17,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::support::*;
 
-/// What stood before the first script: only what later ones do not define.
+/// What existed before the first script: only what later ones do not define.
 const BEFORE: &str = "
     CREATE SCHEMA pgmq;
     CREATE TABLE pgmq.meta (
@@ -103,7 +103,7 @@ async fn apply(connection: &mut PgConnection, steps: &[&str]) {
 async fn oldest() -> (String, PgConnection) {
     let url = fresh_database().await;
     let mut own = PgConnection::connect(&url).await.unwrap();
-    // As CREATE EXTENSION does: functions name others that come later.
+    // As CREATE EXTENSION does: functions refer to others that come later.
     run(&mut own, "SET check_function_bodies = off").await;
     run(&mut own, BEFORE).await;
     apply(&mut own, &TO_1_5_1).await;
@@ -137,7 +137,7 @@ async fn lives_a_whole_life(url: &str) {
         .unwrap();
     let stats = engine.stats(&queue).await.unwrap();
     assert_eq!((stats.ready, stats.dead), (3, 0));
-    // Before 1.10 nothing tells when a message was leased: the grace of a fresh server counts.
+    // Before 1.10 no column says when a message was leased: a fresh server's grace applies.
     let began = std::time::Instant::now();
     let mut bodies = Vec::new();
     while bodies.len() < 3 {
@@ -187,7 +187,7 @@ async fn lives_a_whole_life(url: &str) {
     assert_eq!(lease_one(&engine, &queue).await.body, "7");
 }
 
-/// Archives an event, sweeps it, and tells its history.
+/// Archives an event, sweeps it, and reads its history.
 async fn archives(url: &str, own: &mut PgConnection, queue: &QueueName) {
     let hour = Duration::from_secs(3600);
     let engine = archiving_at(url, queue, Retention::archive_for(hour)).await;
@@ -246,7 +246,7 @@ async fn a_queue_whose_last_read_at_came_later_and_stands_last() {
             .len(),
         2
     );
-    // What the upgrade to 1.10 does to a queue, under an engine that has looked at it before.
+    // What the upgrade to 1.10 does to a queue that an engine has already looked up.
     let sql = format!("ALTER TABLE pgmq.q_{queue} ADD COLUMN last_read_at timestamptz");
     run(&mut own, &sql).await;
     publish(&engine, &queue, &["3"]).await;

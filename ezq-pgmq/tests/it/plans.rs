@@ -1,5 +1,5 @@
-//! Statements on a queue's table find rows by key, although the server made and kept their plans
-//! while the table was empty and vacuumed.
+//! Statements on a queue's table find rows by key, even if the server cached their plans while the
+//! table was empty and vacuumed.
 
 use std::time::Duration;
 
@@ -14,22 +14,21 @@ use sqlx::postgres::PgConnection;
 
 use crate::support::*;
 
-/// After so many calls the server keeps a plan that fits all parameters.
+/// After so many calls the server uses one plan for all parameters.
 const UNTIL_KEPT: usize = 12;
 const ROWS: usize = 100_000;
 
-/// A session that is idle reports what it counted after so long at the latest (a constant of the
-/// server's).
+/// An idle session reports its statistics after so long at the latest (a constant of the server's).
 const REPORTED: Duration = Duration::from_secs(11);
 
-/// A database in which nobody else reads: a history, for one, reads through all queues.
+/// A database in which nobody else reads; a history, for example, scans all queues.
 async fn alone() -> (String, PgConnection, QueueName) {
     let url = fresh_database().await;
     let own = PgConnection::connect(&url).await.unwrap();
     (url, own, unique("q"))
 }
 
-/// How often a table was read from end to end, with one scan of its own.
+/// How often a table was scanned, including one scan by the test.
 async fn scans(connection: &mut PgConnection, table: &str) -> i64 {
     let count =
         format!("SELECT coalesce(seq_scan, 0) FROM pg_stat_user_tables WHERE relname = '{table}'");
@@ -65,7 +64,7 @@ async fn vacuum(connection: &mut PgConnection, queue: &QueueName) {
     }
 }
 
-/// A backlog behind what is due now, as a burst leaves it.
+/// A backlog that is due later than now, as a burst leaves it.
 async fn fill(connection: &mut PgConnection, queue: &QueueName) {
     for table in [format!("q_{queue}"), format!("q_{queue}_dlq")] {
         let rows = format!(
@@ -124,7 +123,7 @@ async fn a_transaction_planned_on_an_empty_queue_finds_its_message_by_key() {
             transaction(&engine, &queue, None).await;
             transaction(&engine, &queue, Some(mark())).await;
         }
-        // A slow one is planned anew at once, on each connection that is in use; one scan is the
+        // A slow statement is planned anew at once, on each connection in use; one scan is the
         // test's own.
         let scanned = scans(&mut own, &table).await - before - 1;
         assert!(

@@ -1,4 +1,4 @@
-//! Behind PgBouncer: session pooling is like the server itself, transaction pooling is refused.
+//! Behind PgBouncer: session pooling works like the server itself, transaction pooling is refused.
 //!
 //! Skipped where PgBouncer is not installed; CI installs it.
 
@@ -20,10 +20,10 @@ use crate::support::*;
 const PATIENCE: Duration = Duration::from_secs(20);
 const PORT: u16 = 6432;
 
-/// It ends when its standard input does, and that does with this process, however it ends.
+/// It ends when its standard input closes, which happens when this process ends, however it ends.
 const SCRIPT: &str = r#""$1" "$2/pgbouncer.ini" & read -r _; kill $!; wait $!; rm -rf "$2""#;
 
-/// It does not run as root: then as the user whose server it is.
+/// It does not run as root: then it runs as the user whose server it is.
 fn user(socket: &str) -> Option<String> {
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
         return None;

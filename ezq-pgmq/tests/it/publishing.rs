@@ -217,7 +217,7 @@ async fn counts_by_state_and_purges() {
         (stats.ready, stats.in_progress, stats.scheduled, stats.dead),
         (0, 1, 1, 1)
     );
-    // One delayed message is no latency.
+    // A message that waits for its time does not count as latency.
     assert_eq!(stats.oldest_ready, None);
     publish(&engine, &queue, &["4"]).await;
     let stats = engine.stats(&queue).await.unwrap();

@@ -1,4 +1,4 @@
-//! Replays: what is handed over, how often, and what stays as it is.
+//! Replays: what is replayed, how often, and what stays unchanged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::support::*;
 
-/// So many archived events in a queue: ids `e-1` to `e-<n>`, every second of another type, each a
+/// Archives so many events of a queue, `e-1` to `e-<n>`: every second one of another type, each a
 /// second after the one before, with a mark and an ordering key.
 async fn archive(count: u32) -> (PgmqEngine, QueueName, PgConnection) {
     let (engine, queue) = archiving(Retention::ARCHIVE).await;
@@ -54,7 +54,7 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
     let (engine, queue, mut own) = archive(50_000).await;
     let target = unique("target");
     let name = queue.to_string();
-    // Cut off again and again, two at a time, wherever they are.
+    // Dropped again and again, two at a time, wherever they are.
     for round in 0..12_u64 {
         let mut runs = JoinSet::new();
         for _ in 0..2 {
@@ -99,7 +99,7 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
         .await
         .unwrap();
     assert_eq!(told, (50_000, 50_000, true));
-    // Who claims them gets them in their order, too.
+    // Claims get them in their order, too.
     let disordered = format!(
         "SELECT count(*) FROM (SELECT vt <= lag(vt) OVER (ORDER BY msg_id) AS earlier
                                FROM pgmq.q_{target}) q WHERE earlier"
@@ -132,7 +132,7 @@ async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
         copy.headers.value(REPLAY).unwrap()["name"],
         json!(queue.as_str())
     );
-    // It says so in the history, beside what is archived, which is as it was.
+    // The history shows the copies, beside the archived events, which are unchanged.
     let history = engine.history("e-1", Some(&queue)).await.unwrap();
     let [original, replayed] = &history.copies[..] else {
         panic!("{history}")
@@ -147,7 +147,7 @@ async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
         history.to_string().contains("handed over by the replay"),
         "{history}"
     );
-    // Its archived copy is not replayed in turn: the original is.
+    // The archived copy is not replayed in turn: the original is.
     let done = engine
         .settle(&queue, vec![(copy.receipt, ack())])
         .await
@@ -286,7 +286,7 @@ async fn what_is_archived_after_it_began_is_not_part_of_it() {
 async fn what_is_archived_while_it_is_interrupted_is_not_part_of_it() {
     let (engine, queue, mut own) = archive(3).await;
     let name = queue.to_string();
-    // Cut off after the first of them.
+    // Dropped after the first of them.
     let (told, mut tell) = tokio::sync::mpsc::unbounded_channel();
     let first = engine
         .replay(&name, &queue)
@@ -298,7 +298,7 @@ async fn what_is_archived_while_it_is_interrupted_is_not_part_of_it() {
         _ = first.into_future() => panic!("it ended"),
         one = tell.recv() => assert_eq!(one, Some(1)),
     }
-    // One with an earlier id than the last is acknowledged only now.
+    // A message with an earlier id than the last is acknowledged only now.
     let late = format!(
         "UPDATE pgmq.a_{queue} SET archived_at = clock_timestamp()
          WHERE msg_id = (SELECT max(msg_id) - 1 FROM pgmq.a_{queue})"
@@ -362,7 +362,7 @@ async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
 #[tokio::test]
 async fn a_copy_that_comes_back_from_another_queue_is_not_replayed_where_it_came_from() {
     let (engine, queue, mut own) = archive(2).await;
-    // Without their key, so that both can be leased at once.
+    // Without keys, so that both can be leased at once.
     run(
         &mut own,
         &format!("UPDATE pgmq.a_{queue} SET headers = NULL"),
@@ -452,7 +452,7 @@ async fn what_cannot_be_replayed_is_a_typed_error() {
     assert!(error.to_string().contains("archive"), "{error}");
     let error = engine.replay("none", &queue).dry_run().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
-    // A mistyped name makes no queue and is no success.
+    // A mistyped name creates no queue, and is an error.
     let (mistyped, target) = (unique("mistyped"), unique("target"));
     for target in [&mistyped, &target] {
         let error = engine
@@ -479,7 +479,7 @@ async fn what_cannot_be_replayed_is_a_typed_error() {
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
     let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
     let engine = PgmqEngine::connect(config).await.unwrap();
-    // Looking changes nothing, and needs nothing.
+    // Counting changes nothing, and needs nothing.
     assert_eq!(engine.replay("one", &queue).dry_run().await.unwrap(), 0);
     let error = engine.replay("one", &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
@@ -488,7 +488,7 @@ async fn what_cannot_be_replayed_is_a_typed_error() {
     assert!(engine.replay("one", &queue).await.unwrap().is_finished);
 }
 
-/// An archived event handed over once more, from nothing.
+/// Replays an archived event in a new database.
 pub(crate) async fn replays(url: &str) {
     let queue = unique("q");
     let engine = archiving_at(url, &queue, Retention::ARCHIVE).await;

@@ -11,8 +11,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::skip;
 use crate::support::*;
 
-/// One of the programs that come with the server, or that stand alone; `None` where the test is to be
-/// skipped.
+/// One of the programs that come with the server, or alone; `None` where the test is to be skipped.
 async fn program(name: &str) -> Option<PathBuf> {
     let folder = "SELECT setting FROM pg_config WHERE name = 'BINDIR'";
     let folder: String = scalar(&mut connection().await, folder).await;
@@ -23,7 +22,7 @@ async fn program(name: &str) -> Option<PathBuf> {
     }
 }
 
-/// Dumps a database and restores it as another one, whose URL it tells.
+/// Dumps a database and restores it as another one, and returns that one's URL.
 async fn restored(url: &str) -> Option<String> {
     let target = fresh_database().await;
     let mut dump = Command::new(program("pg_dump").await?);
@@ -110,7 +109,7 @@ async fn dedupe_keys_hold_and_name_their_messages() {
         let again = engine.broadcast(event(key)).await.unwrap().remove(0).1;
         assert_eq!(original(again), *first);
     }
-    // An older process takes a key of another table to be free.
+    // An older process takes a key of another table for free.
     assert!(scalar::<bool>(&mut own, &of_this_table).await);
     for id in [&published, &broadcast] {
         assert!(engine.cancel(&queue, id).await.unwrap());

@@ -1,4 +1,5 @@
-//! Schedules in their table: made when needed, and moved on with the event or not at all.
+//! Schedules in their table: created when needed, and moved on together with the event or not at
+//! all.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use ezq_core::engine::{Advance, Fired, Firing, Registration, ScheduleRow, ScheduleStore};
@@ -12,7 +13,7 @@ use crate::support::*;
 const VERSIONS: &str = "SELECT array_agg(version ORDER BY version) FROM ezq.migrations";
 const DEFINITION: &str = "every second";
 
-/// A schedule whose ticks have all come.
+/// A schedule whose ticks are all due.
 async fn register(engine: &PgmqEngine, name: &str) -> Result<bool, Error> {
     let next_at = Utc::now() - TimeDelta::days(1);
     let new = Registration {
@@ -95,7 +96,7 @@ async fn a_firing_that_is_cut_off_in_the_middle_moves_nothing_and_comes_again() 
     let engine = engine_at(&url).await;
     register(&engine, "a").await.unwrap();
     let before = row(&engine, "a").await;
-    // It has moved the row and waits for the queue when its server process is ended.
+    // It has moved the row and waits for the queue when its backend is terminated.
     let mut lock = own.begin().await.unwrap();
     run(
         &mut lock,
@@ -191,7 +192,7 @@ async fn a_role_without_rights_on_schedules_is_told_what_to_run() {
         fire(&engine, &queue, "a", from).await,
         Ok(Fired::Done(Some(_)))
     ));
-    // What setup prints is enough as well.
+    // The printed script is enough as well.
     assert!(ezq_pgmq::setup_sql(&[], Some(role.as_str())).contains("on ezq.schedules to"));
 }
 

@@ -1,4 +1,4 @@
-//! ezq's own tables come when they are needed, once, and not where they are not to.
+//! ezq's own tables are created when they are needed, once, and not where they must not be.
 
 use ezq_core::{Engine, ErrorKind, PublishOutcome, QueueName, Settle, SettleOutcome};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
@@ -26,7 +26,7 @@ async fn stands(own: &mut PgConnection) -> bool {
 #[tokio::test]
 async fn the_schema_comes_with_the_first_key_and_not_before() {
     let (url, queue, mut own) = database().await;
-    // Made on a connection of the engine's own: the pool's only one is taken.
+    // Created on a connection of the engine's own: the pool's only one is taken.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .connect(&url)
@@ -89,7 +89,7 @@ async fn where_it_is_not_to_be_made_the_error_says_what_to_run() {
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
     assert!(!stands(&mut own).await);
 
-    // What has no key is stored all the same.
+    // A message without a key is stored all the same.
     let batch = vec![
         keyed(&queue, "1", "a"),
         message(&queue, "2"),
@@ -110,14 +110,14 @@ async fn where_it_is_not_to_be_made_the_error_says_what_to_run() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
-    // Nothing was sent: the transaction is as it was.
+    // Nothing was sent: the caller's transaction can go on.
     engine
         .publish_in(&mut tx, vec![message(&queue, "5")])
         .await
         .unwrap();
     tx.commit().await.unwrap();
 
-    // An event with a key fails its settlement alone.
+    // Only the settlement whose event has a key fails.
     let deliveries = lease(&engine, &queue).await;
     let with_key = Settle::Ack {
         outgoing: vec![keyed(&queue, "6", "a")],

@@ -1,4 +1,5 @@
-//! Who may create in a schema of the search path has nothing of theirs run with ezq's rights.
+//! A role that may create in a schema of the search path gets nothing of its own run with ezq's
+//! rights.
 
 use ezq_core::engine::{BroadcastMessage, Broadcasts as _, Dedupe};
 use ezq_core::headers::Headers;
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use crate::support::*;
 
-/// Functions and operators that fit ezq's statements better than the server's own. Each notes that
-/// it ran, as whom, and then does what the server's own does.
+/// Functions and operators that fit ezq's statements better than the server's own. Each records
+/// that it ran, and as whom, and then does what the server's own does.
 const TRAPS: &str = r#"
 CREATE TABLE trap.sprung (what text, who text DEFAULT current_user);
 GRANT ALL ON trap.sprung TO public;
@@ -63,7 +64,8 @@ CREATE FUNCTION trap.convert_to(text, text) RETURNS bytea LANGUAGE plpgsql AS $$
   RETURN pg_catalog.convert_to($1, $2::name); END $$;
 "#;
 
-/// A database in which a role, whose rights end at one schema of the path, has set its traps.
+/// A database in which a role, whose rights are limited to one schema of the path, has set its
+/// traps.
 async fn trapped() -> (String, PgConnection) {
     let url = fresh_database().await;
     let mut own = PgConnection::connect(&url).await.unwrap();
@@ -180,7 +182,7 @@ async fn nothing_of_the_search_path_runs_with_ezqs_rights() {
         use_all(&engine, &queue, &patterns).await;
         engine.close().await;
     }
-    // The traps are good ones.
+    // The traps work.
     assert_eq!(sprung(&mut own).await, Vec::<String>::new());
     own.execute("SET search_path = trap, public").await.unwrap();
     own.execute("SELECT width_bucket(1::bigint, ARRAY[1::bigint]), 1::bigint * interval '1 s'")
@@ -203,13 +205,13 @@ async fn nor_does_anything_on_the_applications_pool() {
     assert_eq!(sprung(&mut own).await, Vec::<String>::new());
 }
 
-/// Nor what it would leave behind in indexes and defaults, for whoever writes later.
+/// Also in indexes and defaults, for whoever writes later.
 #[tokio::test]
 async fn nothing_of_it_runs_in_what_is_printed_for_an_administrator() {
     let (url, mut own) = trapped().await;
     let queue = unique("q");
     let queues = std::slice::from_ref(&queue);
-    // PGMQ stands, from SQL, and nothing else does.
+    // Only PGMQ exists, from SQL.
     let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
     engine_at(&url).await.close().await;
     let engine = PgmqEngine::connect(config).await.unwrap();

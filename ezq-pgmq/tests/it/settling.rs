@@ -49,7 +49,7 @@ async fn refuses_every_settlement_of_a_message_handed_out_again() {
         extended,
         [ExtendOutcome::LeaseLost, ExtendOutcome::Extended]
     );
-    // The late one in one batch with the current one is still told apart.
+    // A late settlement is told from the current one, even in one batch.
     let both = vec![(late.receipt, ack()), (current.receipt, ack())];
     let outcomes = engine.settle(&queue, both).await.unwrap();
     assert!(matches!(
@@ -191,7 +191,7 @@ async fn one_settlement_that_cannot_be_written_harms_no_other() {
             (&delivery.receipt, ErrorKind::InvalidEvent)
         );
     }
-    // Their receipts are still good.
+    // Their receipts are still valid.
     let rest = deliveries[1..].iter().map(|d| (d.receipt.clone(), ack()));
     let outcomes = engine.settle(&queue, rest.collect()).await.unwrap();
     assert!(outcomes.iter().all(|o| matches!(o, SettleOutcome::Done)));

@@ -26,7 +26,7 @@ pub(crate) async fn engine() -> PgmqEngine {
     engine_at(&server().await.url()).await
 }
 
-/// An engine that begins with these settings, and a queue that has them.
+/// An engine with these settings, and a queue.
 pub(crate) async fn archiving(retention: Retention) -> (PgmqEngine, QueueName) {
     let queue = unique("q");
     (
@@ -37,14 +37,14 @@ pub(crate) async fn archiving(retention: Retention) -> (PgmqEngine, QueueName) {
 
 pub(crate) async fn archiving_at(url: &str, queue: &QueueName, retention: Retention) -> PgmqEngine {
     let config = PgmqConfig::url(url).unwrap().retention(queue, retention);
-    // Only by hand, unless a test says otherwise.
+    // Sweeps only on request, unless a test says otherwise.
     let config = config.sweep_interval(Duration::from_secs(3600));
     let engine = PgmqEngine::connect(config).await.unwrap();
     engine.ensure_queue(queue).await.unwrap();
     engine
 }
 
-/// Leases all that is readable and acknowledges it.
+/// Leases all that is due and acknowledges it.
 pub(crate) async fn acknowledge_all(engine: &PgmqEngine, queue: &QueueName) -> usize {
     let deliveries = lease(engine, queue).await;
     let count = deliveries.len();
@@ -129,7 +129,7 @@ pub(crate) fn message(queue: &QueueName, body: &str) -> Outgoing {
     }
 }
 
-/// A message with a dedupe key, for an hour; its event's id is its body.
+/// A message with a dedupe key for an hour. Its event's id is its body.
 pub(crate) fn keyed(queue: &QueueName, body: &str, key: &str) -> Outgoing {
     let dedupe = Dedupe::new(key, Duration::from_secs(3600), body).unwrap();
     Outgoing {
@@ -183,8 +183,8 @@ pub(crate) async fn lease_one(engine: &PgmqEngine, queue: &QueueName) -> Deliver
     deliveries.remove(0)
 }
 
-/// Loses the newest message of a queue and takes its sequence back, as a fail-over to a replica that
-/// lags does; its body.
+/// Loses the newest message of a queue and sets its sequence back, as a fail-over to a lagging
+/// replica does. Returns the message's body.
 pub(crate) async fn lose_newest(connection: &mut PgConnection, queue: &str) -> Option<String> {
     let table = format!("pgmq.\"q_{queue}\"");
     let sql = format!(
@@ -199,7 +199,7 @@ pub(crate) async fn lose_newest(connection: &mut PgConnection, queue: &str) -> O
         .unwrap()
 }
 
-/// Lets every lease of a queue run out, without waiting.
+/// Ends every lease of a queue, without waiting.
 pub(crate) async fn expire(queue: &QueueName) {
     let sql = format!("UPDATE pgmq.q_{queue} SET vt = clock_timestamp() - interval '1 ms'");
     run(&mut connection().await, &sql).await;

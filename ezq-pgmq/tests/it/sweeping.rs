@@ -1,4 +1,4 @@
-//! Archives lose what is past its time, a few rows at a time, and nothing younger.
+//! Archives lose expired messages, a few rows at a time, and no younger ones.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Fills an archive: `old` rows of an hour and a second ago, `young` ones of a minute less.
+/// Fills an archive with `old` rows of an hour and a second ago, and `young` ones of a minute less.
 async fn fill(queue: &QueueName, old: u32, young: u32) {
     let sql = format!(
         "INSERT INTO pgmq.a_{queue} (msg_id, vt, message, archived_at)
@@ -28,7 +28,7 @@ async fn removes_what_is_older_than_it_keeps_and_nothing_younger() {
     assert_eq!(engine.sweep().await.unwrap(), 2500);
     assert_eq!(archived(&queue).await, 10);
     assert_eq!(engine.sweep().await.unwrap(), 0);
-    // For ever, and no archive at all: nothing is removed.
+    // One keeps for ever, one has no archive: nothing is removed.
     engine.set_retention(&queue, Retention::ARCHIVE).unwrap();
     let old = format!("UPDATE pgmq.a_{queue} SET archived_at = '-infinity'");
     run(&mut connection().await, &old).await;
@@ -71,7 +71,7 @@ async fn several_sweepers_remove_each_row_once_and_wait_for_none() {
     let other = archiving_at(&url, &queue, Retention::archive_for(HOUR)).await;
     fill(&queue, 20_000, 7).await;
     let (first, second) = tokio::join!(engine.sweep(), other.sweep());
-    // One that finds the other at it leaves the rest to that.
+    // A process that finds another at work leaves the rest to it.
     assert_eq!(first.unwrap() + second.unwrap(), 20_000);
     assert_eq!(archived(&queue).await, 7);
 }
@@ -99,7 +99,7 @@ async fn sweeps_in_the_background_while_messages_come_and_go_until_it_is_closed(
         .unwrap()
         .sweep_interval(Duration::from_millis(20));
     let engine = PgmqEngine::connect(config).await.unwrap();
-    // Said after connecting, as an application does.
+    // Set after connecting, as an application does.
     engine
         .set_retention(&queue, Retention::archive_for(Duration::from_millis(300)))
         .unwrap();

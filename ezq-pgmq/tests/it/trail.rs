@@ -1,4 +1,4 @@
-//! The trail: what is told of an event that was handled and deleted, and for how long.
+//! The trail: what it holds of an event that was handled and deleted, and for how long.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn event(id: &str) -> String {
     )
 }
 
-/// A retry at once of a handler that failed.
+/// An immediate retry of a handler that failed.
 fn failed(error: &str) -> Settle {
     let errors = vec![ErrorRecord {
         at: Utc::now(),
@@ -51,7 +51,7 @@ async fn lines(own: &mut PgConnection, queue: &QueueName) -> i64 {
     .await
 }
 
-/// A trail that is written and read, from nothing.
+/// Writes and reads a trail in a new database.
 pub(crate) async fn trails(url: &str) {
     let queue = unique("q");
     let engine = archiving_at(url, &queue, Retention::TRAIL).await;
@@ -83,7 +83,7 @@ async fn an_event_that_was_handled_and_deleted_is_still_known() {
     .await;
     let mut first = lease(&engine, &queue).await;
     let published = first[0].enqueued_at;
-    // Given back once, so that it is delivered twice.
+    // Released once, so that it is delivered twice.
     let settled = engine
         .settle(&queue, vec![(first.remove(0).receipt, failed("no answer"))])
         .await;
@@ -108,7 +108,7 @@ async fn an_event_that_was_handled_and_deleted_is_still_known() {
     );
     assert_eq!((&copy.message_id, &copy.queue), (&ids[0], &queue));
     assert_eq!(copy.published_at, published);
-    // What its handler was tried again for.
+    // Why its handler was tried again.
     assert_eq!(history.last_error(), Some("no answer"));
     assert!(
         history.to_string().contains("handled and deleted"),
@@ -119,7 +119,7 @@ async fn an_event_that_was_handled_and_deleted_is_still_known() {
         .await
         .unwrap();
     assert_eq!(flat.copies[0].event_type.as_deref(), Some("Paid"));
-    // Nothing of what it said.
+    // Nothing of its body.
     let all = format!("SELECT string_agg(t::text, '') FROM ezq.trail t WHERE queue = '{queue}'");
     assert!(!scalar::<String>(&mut own, &all).await.contains("hush"));
 }
@@ -224,7 +224,7 @@ async fn what_a_trail_needs_is_said_and_a_dropped_table_is_made_again() {
         .settle(&queue, vec![(delivery.receipt, ack())])
         .await
         .unwrap();
-    // The consumer tries a settlement that failed again.
+    // The consumer repeats a settlement that failed.
     if let Some(SettleOutcome::Failed { receipt, .. }) = outcomes.pop() {
         outcomes = engine.settle(&queue, vec![(receipt, ack())]).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! A message that the server cannot send is a dead letter, and holds up no other.
+//! A message that the server cannot send becomes a dead letter, and blocks no other.
 
 use ezq_core::{Engine, QueueName, ReasonKind};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnection;
 
 use crate::support::*;
 
-/// Claims until nothing comes, and acknowledges; what came.
+/// Claims until nothing comes, and acknowledges. Returns what came.
 async fn drain(engine: &PgmqEngine, queue: &QueueName) -> Vec<String> {
     let mut bodies = Vec::new();
     for _ in 0..20 {
@@ -68,7 +68,7 @@ async fn bytes_that_are_no_text() {
     publish(&engine, &queue, &["4", "5", "6"]).await;
     assert_eq!(drain(&engine, &queue).await, ["1", "2", "3", "4", "5", "6"]);
     is_a_dead_letter(&engine, &queue, 2).await;
-    // It is kept as it was.
+    // It is kept unchanged.
     let kept =
         format!("SELECT count(*) FROM pgmq.q_{queue}_dlq WHERE message = to_jsonb(chr(233))");
     assert_eq!(scalar::<i64>(&mut own, &kept).await, 2);
@@ -110,7 +110,7 @@ async fn the_history_of_an_event_of_which_one_copy_cannot_be_sent() {
     let event = r#"{"specversion":"1.0","id":"e","source":"/s","type":"t","data":1}"#;
     publish(&engine, &queue, &[event]).await;
     for (table, headers) in [("q", "'{}'"), ("a", "jsonb_build_object('h', chr(233))")] {
-        // An archive's ids are not drawn.
+        // An archive draws no ids.
         let given = if table == "q" {
             "OVERRIDING SYSTEM VALUE"
         } else {

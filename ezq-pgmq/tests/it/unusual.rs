@@ -1,4 +1,4 @@
-//! What other clients and administrators may do to a queue: it harms nothing but itself.
+//! What other clients and administrators may do to a queue: it harms that queue only.
 
 use ezq_core::engine::LeaseRequest;
 use ezq_core::{Engine, ErrorKind, QueueName, Settle, SettleOutcome};
@@ -108,7 +108,7 @@ async fn an_event_for_a_forbidden_queue_fails_alone() {
         panic!("{outcomes:?}")
     };
     assert_eq!(error.kind(), ErrorKind::Permission);
-    // Alone it is no fault of the database either.
+    // By itself it is no fault of the database either.
     let again = Settle::Ack {
         outgoing: vec![message(&forbidden, "\"out\"")],
     };

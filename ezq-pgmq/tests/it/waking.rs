@@ -1,4 +1,4 @@
-//! Consumers are woken, in this process and in others, and across a broken connection.
+//! Consumers are woken, in this process and in others, also across a broken connection.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn a_commit_wakes_and_a_rollback_does_not() {
         .await
         .unwrap();
     tx.rollback().await.unwrap();
-    // What was rolled back is known to be so before the next queue is told.
+    // A roll-back is noticed before the next queue is announced.
     let last = unique("q");
     engine.ensure_queue(&last).await.unwrap();
     let mut told = other.wakeups(&last).await.unwrap().unwrap();
@@ -72,7 +72,7 @@ async fn many_publishes_send_few_notifications() {
     engine.close().await;
     let windows = began.elapsed().as_millis() / 5 + 2;
     let mut heard: u128 = 0;
-    // Its own notification comes after all of the engine's.
+    // The test's own notification comes after all of the engine's.
     run(
         &mut connection().await,
         &format!("NOTIFY ezq_wake, 'last {queue}'"),
@@ -107,10 +107,10 @@ async fn a_listener_that_was_cut_off_wakes_everyone_when_it_is_back() {
     timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
 }
 
-/// The key of the advisory locks of who looks, without the oid of the queue's table.
+/// The key of the advisory locks of sessions that poll, without the oid of the queue's table.
 const LOOKING: i64 = 0x65_7a_71_03;
 
-/// Waits until so many sessions look for captured changes in a queue; the processes that do.
+/// Waits until so many sessions poll a queue for captured changes. Returns their process ids.
 async fn looking(own: &mut PgConnection, queue: &QueueName, count: usize) -> Vec<i32> {
     let sql = format!(
         "SELECT coalesce(array_agg(pid), '{{}}') FROM pg_locks
@@ -129,7 +129,7 @@ async fn looking(own: &mut PgConnection, queue: &QueueName, count: usize) -> Vec
     timeout(PATIENCE, found).await.unwrap()
 }
 
-/// A wake-up that is not the one by which looking begins.
+/// A wake-up other than the one with which polling begins.
 async fn quiet(wakeups: &mut watch::Receiver<u64>) {
     while timeout(Duration::from_millis(300), wakeups.changed())
         .await
@@ -147,7 +147,7 @@ async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_
         engine_at(&server.url()).await,
     );
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
-    // What is captured comes first: who looks is woken by the end of any that ran beside it.
+    // The capture comes first: the end of any transaction beside it wakes whoever polls.
     let names = ["captured", "published", "subscribed"];
     let [captured, published, subscribed] = names.map(|name| QueueName::new(name).unwrap());
     for queue in [&captured, &published, &subscribed] {
@@ -237,7 +237,7 @@ async fn a_captured_change_is_seen_within_100_ms() {
     ];
     looking(&mut own, &queue, 1).await;
 
-    // The machine may be busy: the quickest of several tells.
+    // The machine may be busy: the quickest of several counts.
     let mut quickest = [Duration::MAX; 2];
     for _ in 0..10 {
         for wakeups in &mut told {
@@ -261,7 +261,7 @@ async fn one_process_looks_for_all_and_another_takes_over_when_it_is_gone() {
     let (engine, queue) = engine_and_queue().await;
     let mut own = connection().await;
     run(&mut own, &format!("CREATE TABLE {queue} (id int)")).await;
-    // Who listened before learns of the capture as well.
+    // Earlier listeners hear of the capture as well.
     let mut processes = Vec::new();
     for _ in 0..3 {
         let process = engine_at(&server().await.url()).await;
@@ -285,7 +285,7 @@ async fn one_process_looks_for_all_and_another_takes_over_when_it_is_gone() {
     for (_, wakeups) in &mut processes {
         timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
     }
-    // Nothing is left to look for.
+    // Nothing is left to poll for.
     engine.captures().remove(queue.as_str()).await.unwrap();
     looking(&mut own, &queue, 0).await;
 }
@@ -310,7 +310,7 @@ async fn who_is_subscribed_to_what_a_capture_broadcasts_is_woken_by_it() {
     timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
 }
 
-/// What a session did last, and when.
+/// A session's last statement, and its time.
 async fn activity(own: &mut PgConnection, name: &QueueName) -> (String, bool) {
     let sql = format!(
         "SELECT query, state_change < clock_timestamp() - interval '500 ms' FROM pg_stat_activity
@@ -351,7 +351,7 @@ async fn what_others_send_wakes_where_pgmq_notifies_or_the_sender_does() {
     let mut own = connection().await;
     let mut wakeups = engine.wakeups(&queue).await.unwrap().unwrap();
     quiet(&mut wakeups).await;
-    // The contract for who sends by SQL.
+    // The contract for clients that send by SQL.
     let send = format!("SELECT pgmq.send('{queue}', '1'::jsonb)");
     run(
         &mut own,
@@ -360,7 +360,7 @@ async fn what_others_send_wakes_where_pgmq_notifies_or_the_sender_does() {
     .await;
     timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
     quiet(&mut wakeups).await;
-    // PGMQ's own, which may be asked for at any time.
+    // PGMQ's own channel, which may be enabled at any time.
     run(
         &mut own,
         &format!("SELECT pgmq.enable_notify_insert('{queue}', 0)"),

@@ -1,4 +1,4 @@
-//! Claiming after a place, as a consumer does that looks past what it has enough of.
+//! Claiming behind a place, as a consumer does that passes over messages for busy handlers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnection;
 
 use crate::support::*;
 
-/// After so many calls the server keeps a plan that fits all parameters.
+/// After so many calls the server uses one plan for all parameters.
 const UNTIL_KEPT: usize = 12;
 const ROWS: i64 = 50_000;
 const CLAIMS: i64 = 10;
@@ -37,7 +37,7 @@ async fn give_back(engine: &PgmqEngine, queue: &QueueName, deliveries: Vec<Deliv
     engine.settle(queue, back.collect()).await.unwrap();
 }
 
-/// How many rows and entries of indexes were read for a queue, but for those of a scan of its own.
+/// How many rows and index entries were read for a queue, without those of the test's own scan.
 async fn reads(connection: &mut PgConnection, queue: &QueueName) -> i64 {
     let sql = format!(
         "SELECT (SELECT coalesce(seq_tup_read, 0) FROM pg_stat_user_tables WHERE relname = 'q_{queue}')
@@ -102,7 +102,7 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
         }
         let wanted: Vec<i64> = (ROWS / 2 + 1..=ROWS / 2 + 100 * CLAIMS).collect();
         assert_eq!(seen, wanted);
-        // A session reports its numbers when it goes, at the latest.
+        // A session reports its statistics when it ends, at the latest.
         engine.close().await;
         let mut read = 0;
         for _ in 0..100 {
@@ -112,7 +112,7 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // A claim looks at a thousand messages where there are keys, and for each at its key.
+        // With keys, a claim reads a thousand messages, and for each its key.
         assert!(
             read > 0 && read < CLAIMS * 10_000,
             "{read} in {CLAIMS} claims, keyed: {is_keyed}"
@@ -120,7 +120,7 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
     }
 }
 
-/// Also where many share a time.
+/// Also where many share one due time.
 #[tokio::test]
 async fn every_message_is_passed_once_whatever_its_time() {
     let (engine, queue) = engine_and_queue().await;
@@ -138,7 +138,7 @@ async fn every_message_is_passed_once_whatever_its_time() {
     }
 }
 
-/// No place tells that time: what is given back stands a little later.
+/// No place has that time: what is released stands a little later.
 #[tokio::test]
 async fn what_is_due_before_all_times_is_passed_as_well() {
     let (engine, queue) = engine_and_queue().await;
@@ -154,7 +154,7 @@ async fn what_is_due_before_all_times_is_passed_as_well() {
     assert_eq!(seen, (1..=250).collect());
 }
 
-/// Goes through a queue and gives all of it back.
+/// Goes through a queue and releases all of it.
 async fn walk(engine: &PgmqEngine, queue: &QueueName) -> Vec<i64> {
     let (mut after, mut seen) = (Position::FIRST, Vec::new());
     loop {
