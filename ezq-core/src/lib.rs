@@ -65,7 +65,7 @@ pub use handler::batch::{
 pub use handler::context::{Call, Context};
 pub use handler::extract::{Extract, Provided, State};
 pub use handler::outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
-pub use handler::retry::{Backoff, RetryPolicy};
+pub use handler::retry::{Backoff, Jitter, RetryPolicy};
 pub use handler::{
     AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
 };

@@ -16,7 +16,7 @@ pub use crate::handler::batch::{BatchCall, BatchFuture};
 pub use crate::handler::context::Call;
 pub use crate::handler::extract::Extract;
 pub use crate::handler::outcome::{HandlerError, HandlerOutput};
-pub use crate::handler::retry::Backoff;
+pub use crate::handler::retry::{Backoff, Jitter};
 pub use crate::handler::{FromEvent, Handler, HandlerFuture, Subscription};
 pub use crate::logging::{add, is_unheard, print};
 pub use crate::publish::broadcast::warn_of_nobody;

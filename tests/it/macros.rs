@@ -143,7 +143,7 @@ async fn throttled(event: Moved) -> Result<(), String> {
     Err(format!("slow down {:?}", event.account))
 }
 
-#[on_event(retry(backoff = "doubling_minutes"))]
+#[on_event(retry(initial = "2m", max = "1d", jitter = "none"))]
 async fn outbox(_: Moved) -> Result<(), &'static str> {
     Err("no")
 }

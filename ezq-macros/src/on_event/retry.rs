@@ -1,4 +1,4 @@
-//! Checks `retry(max_attempts = .., backoff = .., initial = .., max = ..)`.
+//! Checks `retry(max_attempts = .., backoff = .., initial = .., max = .., multiplier = .., jitter = ..)`.
 
 use crate::{
     attributes::{Entries, Entry, Key},
@@ -13,13 +13,17 @@ const KEYS: &[Key] = &[
     Key::once("backoff", "backoff = \"exponential\""),
     Key::once("initial", "initial = \"1s\""),
     Key::once("max", "max = \"5m\""),
+    Key::once("multiplier", "multiplier = 2"),
+    Key::once("jitter", "jitter = \"full\""),
 ];
 
-const CURVES: [&str; 4] = ["exponential", "constant", "linear", "doubling_minutes"];
+const CURVES: [&str; 3] = ["exponential", "constant", "linear"];
+const JITTERS: [&str; 2] = ["full", "none"];
 
-// The documentation of `#[on_event]` states these two.
+// The documentation of `#[on_event]` states these three.
 const DEFAULT_INITIAL: Duration = Duration::from_secs(1);
 const DEFAULT_MAX: Duration = Duration::from_secs(300);
+const DEFAULT_MULTIPLIER: u32 = 2;
 
 /// The retry options of one handler. An absent one leaves the choice to the application.
 #[derive(Default)]
@@ -29,10 +33,17 @@ pub(super) struct Retry {
 }
 
 pub(super) enum Backoff {
-    Exponential { initial: Duration, max: Duration },
+    Exponential {
+        initial: Duration,
+        max: Duration,
+        multiplier: u32,
+        has_jitter: bool,
+    },
     Constant(Duration),
-    Linear { initial: Duration, max: Duration },
-    DoublingMinutes,
+    Linear {
+        initial: Duration,
+        max: Duration,
+    },
     Custom(Path),
 }
 
@@ -55,7 +66,7 @@ pub(super) fn validate(entry: &Entry, errors: &mut Errors) -> Retry {
     }
 }
 
-/// The backoff, if any of its three keys is given. After a mistake in one of them it is `None`.
+/// The backoff, if any of its keys is given. After a mistake in one of them it is `None`.
 fn backoff(entries: &Entries, errors: &mut Errors) -> Option<Backoff> {
     // The outer `Option` says whether the key is given, the inner one whether its value is right.
     let initial = entries
@@ -67,7 +78,18 @@ fn backoff(entries: &Entries, errors: &mut Errors) -> Option<Backoff> {
     let curve = entries
         .find("backoff")
         .map(|entry| errors.take(curve(entry)));
-    if initial.is_none() && max.is_none() && curve.is_none() {
+    let multiplier = entries
+        .find("multiplier")
+        .map(|entry| errors.take(entry.positive()));
+    let has_jitter = entries
+        .find("jitter")
+        .map(|entry| errors.take(has_jitter(entry)));
+    if initial.is_none()
+        && max.is_none()
+        && curve.is_none()
+        && multiplier.is_none()
+        && has_jitter.is_none()
+    {
         return None;
     }
 
@@ -76,13 +98,8 @@ fn backoff(entries: &Entries, errors: &mut Errors) -> Option<Backoff> {
         Curve::Named("constant") => {
             let message = "a constant backoff has no `max`: it always waits `initial`";
             refuse("max", message, entries, errors);
+            refuse_growth(entries, errors);
             Some(Backoff::Constant(initial))
-        }
-        Curve::Named("doubling_minutes") => {
-            let message = "a backoff of doubling minutes has neither `initial` nor `max`";
-            refuse("initial", message, entries, errors);
-            refuse("max", message, entries, errors);
-            Some(Backoff::DoublingMinutes)
         }
         Curve::Named(name) => {
             let max = max.unwrap_or(Some(DEFAULT_MAX.max(initial)))?;
@@ -90,18 +107,32 @@ fn backoff(entries: &Entries, errors: &mut Errors) -> Option<Backoff> {
                 let message = "`max` is shorter than `initial`: no wait can be both";
                 refuse("max", message, entries, errors);
             }
-            Some(match name {
-                "linear" => Backoff::Linear { initial, max },
-                _ => Backoff::Exponential { initial, max },
+            if name == "linear" {
+                refuse_growth(entries, errors);
+                return Some(Backoff::Linear { initial, max });
+            }
+            Some(Backoff::Exponential {
+                initial,
+                max,
+                multiplier: multiplier.unwrap_or(Some(DEFAULT_MULTIPLIER))?,
+                has_jitter: has_jitter.unwrap_or(Some(true))?,
             })
         }
         Curve::Custom(path) => {
             let message = "a backoff of your own has neither `initial` nor `max`: it decides alone";
             refuse("initial", message, entries, errors);
             refuse("max", message, entries, errors);
+            refuse_growth(entries, errors);
             Some(Backoff::Custom(path))
         }
     }
+}
+
+/// Makes the keys that only an exponential backoff has mistakes, if they are given.
+fn refuse_growth(entries: &Entries, errors: &mut Errors) {
+    let message = "only an exponential backoff has a `multiplier` and `jitter`";
+    refuse("multiplier", message, entries, errors);
+    refuse("jitter", message, entries, errors);
 }
 
 /// Makes the key a mistake, if it is given.
@@ -124,11 +155,27 @@ fn curve(entry: &Entry) -> Result<Curve> {
     let hint = match suggest::nearest(&text, CURVES) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None => {
-            "write \"exponential\", \"constant\", \"linear\" or \"doubling_minutes\", or name a \
-                 function of your own without quotes"
+            "write \"exponential\", \"constant\" or \"linear\", or name a function of your own \
+                 without quotes"
                 .to_owned()
         }
     };
     let message = format!("unknown backoff \"{}\": {hint}", text.escape_debug());
     Err(Error::new(literal.span(), message))
+}
+
+fn has_jitter(entry: &Entry) -> Result<bool> {
+    let literal: LitStr = entry.parse()?;
+    match literal.value().as_str() {
+        "full" => Ok(true),
+        "none" => Ok(false),
+        text => {
+            let hint = match suggest::nearest(text, JITTERS) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => "write \"full\" or \"none\"".to_owned(),
+            };
+            let message = format!("unknown jitter \"{}\": {hint}", text.escape_debug());
+            Err(Error::new(literal.span(), message))
+        }
+    }
 }

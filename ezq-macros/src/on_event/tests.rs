@@ -128,7 +128,10 @@ fn fills_in_the_rest_of_a_backoff() {
         )
     };
     let text = backoff(quote!(retry(initial = "10s")));
-    assert!(text.contains("exponential(::core::time::Duration::new(10u64,0u32),::core::time::Duration::new(300u64,0u32))"), "{text}");
+    assert!(
+        text.contains("Exponential{initial:::core::time::Duration::new(10u64,0u32),max:::core::time::Duration::new(300u64,0u32),multiplier:2u32,jitter:::ezq::__private::Jitter::Full,}"),
+        "{text}"
+    );
     let text = backoff(quote!(retry(backoff = "constant")));
     assert!(
         text.contains("constant(::core::time::Duration::new(1u64,0u32))"),
@@ -136,8 +139,9 @@ fn fills_in_the_rest_of_a_backoff() {
     );
     let text = backoff(quote!(concurrency = 4));
     assert!(text.contains(".concurrency(4usize)"), "{text}");
-    let text = backoff(quote!(retry(backoff = "doubling_minutes")));
-    assert!(text.contains("Backoff::doubling_minutes()"), "{text}");
+    let text = backoff(quote!(retry(multiplier = 3, jitter = "none")));
+    assert!(text.contains("multiplier:3u32"), "{text}");
+    assert!(text.contains("Jitter::None"), "{text}");
     let text = backoff(quote!(retry(backoff = pauses::patient)));
     assert!(text.contains("Backoff::custom(pauses::patient)"), "{text}");
     let text = backoff(quote!(retry(backoff = "linear", initial = "1h")));
@@ -267,7 +271,12 @@ fn refuses_other_settings() {
     assert!(refused(quote!(retry(backoff = "exponental"))).contains("\"exponential\""));
     assert!(refused(quote!(retry(backoff = "cubic"))).contains("\"linear\""));
     assert!(refused(quote!(retry(backoff = "constant", max = "3s"))).contains("no `max`"));
-    assert!(refused(quote!(retry(backoff = "doubling_minutes", max = "3s"))).contains("neither"));
+    assert!(refused(quote!(retry(backoff = "linear", multiplier = 3))).contains("exponential"));
+    assert!(refused(quote!(retry(backoff = "constant", jitter = "none"))).contains("exponential"));
+    assert!(refused(quote!(retry(backoff = patient, jitter = "none"))).contains("exponential"));
+    assert!(refused(quote!(retry(multiplier = 0))).contains("at least 1"));
+    assert!(refused(quote!(retry(jitter = "fool"))).contains("\"full\""));
+    assert!(refused(quote!(retry(jitter = "equal"))).contains("\"none\""));
     assert!(refused(quote!(retry(backoff = patient, initial = "3s"))).contains("decides alone"));
     assert!(refused(quote!(retry(backoff = 3))).contains("is written `backoff"));
     assert!(refused(quote!(retry(initial = "1h", max = "1m"))).contains("shorter"));

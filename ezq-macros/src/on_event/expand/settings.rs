@@ -60,17 +60,31 @@ fn backoff(backoff: &Backoff, private: &TokenStream) -> TokenStream {
             let wait = duration(*wait);
             quote!(constant(#wait))
         }
-        Backoff::Exponential { initial, max } => {
+        Backoff::Exponential {
+            initial,
+            max,
+            multiplier,
+            has_jitter,
+        } => {
             let initial = duration(*initial);
             let max = duration(*max);
-            quote!(exponential(#initial, #max))
+            let jitter = if *has_jitter {
+                quote!(Full)
+            } else {
+                quote!(None)
+            };
+            quote!(Exponential {
+                initial: #initial,
+                max: #max,
+                multiplier: #multiplier,
+                jitter: #private::Jitter::#jitter,
+            })
         }
         Backoff::Linear { initial, max } => {
             let initial = duration(*initial);
             let max = duration(*max);
             quote!(linear(#initial, #max))
         }
-        Backoff::DoublingMinutes => quote!(doubling_minutes()),
         Backoff::Custom(path) => quote!(custom(#path)),
     };
     quote!(.backoff(#private::Backoff::#value))
