@@ -1,4 +1,4 @@
-//! Broadcasting: queues subscribe to types of events, and each gets a copy of what is broadcast.
+//! Broadcasting: queues subscribe to event types, and each subscribed queue gets a copy of an event.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -12,15 +12,15 @@ use crate::message::queue_name::QueueName;
 /// An event on its way to every queue that is subscribed to its type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BroadcastMessage {
-    /// The event's type, which decides who gets a copy.
+    /// The event's type, which decides which queues get a copy.
     pub event_type: String,
     /// The encoded event.
     pub body: String,
-    /// Metadata beside it.
+    /// Metadata that is stored beside the body.
     pub headers: Headers,
     /// When the copies become readable.
     pub due: Due,
-    /// Of what is broadcast under one key each queue stores one copy.
+    /// The dedupe key, if it has one: each queue stores one copy under it.
     pub dedupe: Option<Dedupe>,
 }
 
@@ -49,15 +49,15 @@ impl BroadcastMessage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueSubscription {
-    /// The application that subscribed it.
+    /// The application that made the subscription.
     pub app: String,
     /// The queue.
     pub queue: QueueName,
-    /// Which types.
+    /// The event types, by pattern.
     pub pattern: Pattern,
-    /// Since when, on the engine's clock.
+    /// When the subscription was made, by the engine's clock.
     pub since: DateTime<Utc>,
-    /// Whether the queue exists. One that was dropped gets no copies until it is there again.
+    /// Whether the queue exists. A queue that was dropped gets no copies until it is created again.
     pub queue_exists: bool,
 }
 
@@ -65,31 +65,30 @@ impl QueueSubscription {
     /// A subscription of a queue that exists.
     #[must_use]
     pub fn new(app: &str, queue: &QueueName, pattern: &Pattern, since: DateTime<Utc>) -> Self {
-        let (app, queue, pattern) = (app.to_owned(), queue.clone(), pattern.clone());
         Self {
-            app,
-            queue,
-            pattern,
+            app: app.to_owned(),
+            queue: queue.clone(),
+            pattern: pattern.clone(),
             since,
             queue_exists: true,
         }
     }
 }
 
-/// What one application has to do with a type of event, as far as it said so.
+/// The role that an application declares for an event type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum EventRole {
-    /// The type is the application's own: it decides what it means.
+    /// The application owns the type: it decides what the event means.
     Owner,
     /// The application publishes events of the type.
     Publisher,
 }
 
-/// One application's role for one type of event.
+/// The declared role of one application for one event type.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventParty {
-    /// The type's name.
+    /// The name of the type.
     pub event_type: String,
     /// The role.
     pub role: EventRole,
@@ -97,39 +96,43 @@ pub struct EventParty {
     pub app: String,
 }
 
-/// What an engine that broadcasts can do. Subscriptions belong to the store: every client of it sees
-/// the same, and a change counts from the next broadcast on, whoever publishes.
+/// The subscriptions of an engine that can broadcast.
+///
+/// They belong to the store: every client of it sees the same subscriptions, and a change applies from
+/// the next broadcast on, by whichever client.
 #[async_trait]
 pub trait Broadcasts: Send + Sync {
-    /// Makes sure that events can be broadcast; cheap when they can.
+    /// Makes sure that the store has what broadcasting needs. Cheap when it has.
     ///
     /// # Errors
-    /// When the store lacks what it needs, and it cannot be made.
+    /// When it is missing and cannot be created.
     async fn ready(&self) -> Result<()>;
 
-    /// Adds subscriptions of a queue for an application; how many are new. Whoever adds the same at
-    /// the same time, each stands once.
+    /// Adds subscriptions of a queue for an application, and returns how many of them are new. Each is
+    /// stored once, also when several clients add it at the same time.
     ///
     /// # Errors
     /// When the store could not be written.
     async fn subscribe(&self, app: &str, queue: &QueueName, patterns: &[Pattern]) -> Result<u64>;
 
-    /// Removes an application's subscriptions; how many there were.
+    /// Removes subscriptions of an application, and returns how many of them there were.
     ///
     /// # Errors
     /// When the store could not be written.
     async fn unsubscribe(&self, app: &str, which: &[(QueueName, Pattern)]) -> Result<u64>;
 
-    /// Every subscription, by queue, pattern and application.
+    /// Every subscription, sorted by queue, pattern and application.
     ///
     /// # Errors
     /// When the store could not be read.
     async fn subscriptions(&self) -> Result<Vec<QueueSubscription>>;
 
-    /// Stores a copy in each subscribed queue, one however many patterns match: all of them or none,
-    /// in one step. What became of each, by queue, as publishing to it alone would have it. A
-    /// subscribed queue that does not exist is [`PublishOutcome::Failed`] as
-    /// [`ErrorKind::QueueMissing`](crate::ErrorKind::QueueMissing), and harms no other.
+    /// Stores one copy in each subscribed queue, however many of its patterns match, and returns the
+    /// outcome for each queue. All copies are stored in one step, or none.
+    ///
+    /// The outcome of a queue is that of publishing to it alone. For a subscribed queue that does not
+    /// exist it is [`PublishOutcome::Failed`] with
+    /// [`ErrorKind::QueueMissing`](crate::ErrorKind::QueueMissing), which harms no other queue.
     ///
     /// # Errors
     /// When nothing is known to be stored.
@@ -138,25 +141,25 @@ pub trait Broadcasts: Send + Sync {
         message: BroadcastMessage,
     ) -> Result<Vec<(QueueName, PublishOutcome)>>;
 
-    /// Records what applications said of types; what is known already is left as it is.
+    /// Records declared roles. Those that are recorded already stay as they are.
     ///
     /// # Errors
     /// When the store could not be written.
     async fn record(&self, parties: &[EventParty]) -> Result<()>;
 
-    /// What applications said of a type, sorted.
+    /// The roles that applications declared for an event type, sorted.
     ///
     /// # Errors
     /// When the store could not be read.
     async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>>;
 
-    /// All that an application said, sorted.
+    /// The roles that an application declared, sorted.
     ///
     /// # Errors
     /// When the store could not be read.
     async fn said_by(&self, app: &str) -> Result<Vec<EventParty>>;
 
-    /// Removes what applications said; how much of it there was.
+    /// Removes declared roles, and returns how many of them there were.
     ///
     /// # Errors
     /// When the store could not be written.

@@ -1,40 +1,40 @@
-//! What an engine can do, probed when it connects; an application that needs more fails at build.
+//! What an engine can do. An application that needs more is refused when it is built.
 
-/// What an engine can do.
+/// What an engine can do, beyond what every engine can.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// The engine's name in logs and errors.
     pub name: &'static str,
-    /// What is published and settled survives a crash of the server.
+    /// What is published and settled survives a crash of the store.
     pub durable: bool,
-    /// A message can be stored now and become readable later.
+    /// A message can be stored now and become readable later: [`Due`](crate::Due) is honoured.
     pub delayed: bool,
-    /// A queue stores one message for each [`Dedupe`](crate::engine::Dedupe) key and window.
+    /// A queue stores one message for each [`Dedupe`](crate::engine::Dedupe) key within its window.
     pub dedupe: bool,
     /// Messages are handed out by due time, and `before` and `after` of
     /// [`LeaseRequest`](crate::engine::LeaseRequest) are honoured.
     pub ordered: bool,
-    /// Messages of one ordering key ([`KEY`](crate::message::headers::KEY)) are handed out one after another;
-    /// see [`Engine::lease`](crate::engine::Engine::lease).
+    /// Messages of one ordering key ([`KEY`](crate::message::headers::KEY)) are handed out one after
+    /// another, by the rules of [`Engine::lease`](crate::engine::Engine::lease).
     pub keys: bool,
-    /// [`Engine::begin`](crate::engine::Engine::begin) works: handlers may take `Tx`.
+    /// [`Engine::begin`](crate::engine::Engine::begin) works, so handlers can take `Tx`.
     pub transactions: bool,
-    /// [`Engine::set_retention`](crate::engine::Engine::set_retention) can have acknowledged
-    /// messages archived, or told of in a trail.
+    /// Acknowledged messages can be archived, or noted in a trail, by
+    /// [`Engine::set_retention`](crate::engine::Engine::set_retention).
     pub archive: bool,
-    /// [`Engine::schedules`](crate::engine::Engine::schedules) keeps schedules: an application may
-    /// have some.
+    /// [`Engine::schedules`](crate::engine::Engine::schedules) keeps schedules, so applications can
+    /// have them.
     pub schedules: bool,
-    /// Bodies come back byte by byte. PGMQ stores `jsonb`: values stay exact, but key order, white
-    /// space and duplicate keys do not.
+    /// Bodies come back byte for byte. This is false for PGMQ, which stores `jsonb`: values stay
+    /// exact; key order, white space and duplicate keys do not.
     pub exact_bodies: bool,
-    /// The most bytes of one body the store takes, if it has a limit of its own.
+    /// The largest body that the store takes, in bytes; `None` if it has no limit of its own.
     pub max_body: Option<usize>,
 }
 
 impl Capabilities {
-    /// An engine with a name that can do nothing optional.
+    /// The capabilities of an engine that can do nothing optional.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
         Self {

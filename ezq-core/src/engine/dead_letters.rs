@@ -1,5 +1,5 @@
-//! Dead letters: messages that were given up, kept with their reason until someone redrives or
-//! discards them.
+//! Dead letters: messages that ezq gave up, kept with the reason until someone redrives or discards
+//! them.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -15,40 +15,40 @@ use crate::message::settlement::Reason;
 /// One dead letter.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
-    /// Its id among the queue's dead letters.
+    /// The id among the queue's dead letters.
     pub id: MessageId,
-    /// The id it had in its queue.
+    /// The id that the message had in its queue, if it is known.
     pub original_id: Option<MessageId>,
-    /// Why it died; `None` for a message that something other than ezq put there.
+    /// Why the message died; `None` if something other than ezq put it there.
     pub reason: Option<Reason>,
-    /// The body as it was.
+    /// The body, unchanged.
     pub body: String,
-    /// The headers, with every handler's mark and errors.
+    /// The headers, which hold every handler's mark and errors.
     pub headers: Headers,
-    /// When it was first stored.
+    /// When the message was first stored.
     pub enqueued_at: DateTime<Utc>,
-    /// When it died.
+    /// When it became a dead letter.
     pub died_at: DateTime<Utc>,
 }
 
-/// What a message's headers tell of its death; what is odd or missing is none.
+/// What the headers of a message say about its death. Whatever is missing or malformed is `None`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Death {
-    /// Of what.
+    /// Why it died.
     pub reason: Option<Reason>,
-    /// The id it had in its queue.
+    /// The id that the message had in its queue.
     pub message_id: Option<MessageId>,
-    /// How often it was delivered until then.
+    /// How often it had been delivered when it died.
     pub deliveries: Option<u32>,
     /// When it was first stored.
     pub enqueued_at: Option<DateTime<Utc>>,
-    /// When it died.
+    /// When it became a dead letter.
     pub died_at: Option<DateTime<Utc>>,
 }
 
 impl Death {
-    /// Reads the value of a header: [`DEAD`](crate::message::headers::DEAD) of a dead letter,
-    /// [`REDRIVEN`](crate::message::headers::REDRIVEN) of what was redriven.
+    /// Reads the value of a header: [`DEAD`](crate::message::headers::DEAD) of a dead letter, or
+    /// [`REDRIVEN`](crate::message::headers::REDRIVEN) of a message that was redriven.
     #[must_use]
     pub fn read(value: &Value) -> Self {
         let time = |field: &str| value.get(field)?.as_str()?.parse().ok();
@@ -67,10 +67,11 @@ impl Death {
     }
 }
 
-/// What an engine that keeps dead letters can do with them.
+/// The dead letters of an engine that can list, redrive and discard them.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
-    /// The oldest dead letters of a queue, by id, at most `limit`, after an id if one is given.
+    /// The oldest dead letters of a queue, by id: at most `limit`, and only those after an id if one is
+    /// given.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -81,22 +82,23 @@ pub trait DeadLetters: Send + Sync {
         limit: usize,
     ) -> Result<Vec<DeadLetter>>;
 
-    /// One dead letter.
+    /// One dead letter, or `None` if there is none of this id.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>>;
 
-    /// Moves dead letters back to their queue, one step each; handlers that were done stay done,
-    /// those that failed start anew. A message keeps the time at which it was first stored, and what
-    /// it had died of goes along ([`REDRIVEN`](crate::message::headers::REDRIVEN)). Returns the ids that were
-    /// moved.
+    /// Moves dead letters back to their queue, each in one step, and returns the ids that were moved.
+    ///
+    /// Handlers that were done stay done; those that failed start with their first attempt. A message
+    /// keeps the time at which it was first stored, and carries its death in the header
+    /// [`REDRIVEN`](crate::message::headers::REDRIVEN).
     ///
     /// # Errors
-    /// When the store cannot be written; what was moved before stays moved.
+    /// When the store cannot be written. Letters that were moved before the error stay moved.
     async fn redrive(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>>;
 
-    /// Removes dead letters for good. Returns the ids that were removed.
+    /// Deletes dead letters, and returns the ids that were deleted.
     ///
     /// # Errors
     /// When the store cannot be written.

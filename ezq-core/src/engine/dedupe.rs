@@ -1,18 +1,20 @@
-//! Idempotent publishing: of the messages that share a key, a queue stores the first.
+//! Idempotent publishing: of the messages that have one dedupe key, a queue stores the first.
 
 use std::time::Duration;
 
 use super::MessageId;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The most bytes of a [`Dedupe`] key.
+/// The longest [`Dedupe`] key, in bytes.
 pub const DEDUPE_KEY_LIMIT: usize = 255;
 
-/// A key under which a queue stores one message in a window of time.
+/// A key under which a queue stores only one message in a window of time.
 ///
-/// The key counts in its queue alone. It is taken in the step that stores the message and stays
-/// taken until the window ends, whatever becomes of the message; a message that is refused, or
-/// whose transaction rolls back, takes nothing. Of equal keys in one batch the first is stored.
+/// - A key belongs to its queue: other queues do not see it.
+/// - It is taken in the step that stores the message. It stays taken until the window ends, whatever
+///   becomes of the message.
+/// - A message that is refused, or whose transaction rolls back, takes no key.
+/// - Of several messages in one batch that have the same key, the first is stored.
 ///
 /// ```
 /// use ezq_core::engine::Dedupe;
@@ -31,11 +33,11 @@ pub struct Dedupe {
 }
 
 impl Dedupe {
-    /// A key, for how long it is taken, and the id of the event that takes it.
+    /// A dedupe key with the window for which it is taken, and the id of the event that takes it.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidEvent`] for a key that is empty, longer than [`DEDUPE_KEY_LIMIT`] or
-    /// holds a NUL character, and for a window of no length.
+    /// contains a NUL character, and for a window of zero.
     pub fn new(
         key: impl Into<String>,
         window: Duration,
@@ -47,9 +49,9 @@ impl Dedupe {
             return wrong("the dedupe key is empty");
         }
         if key.len() > DEDUPE_KEY_LIMIT {
-            let (length, limit) = (key.len(), DEDUPE_KEY_LIMIT);
+            let length = key.len();
             return wrong(&format!(
-                "the dedupe key takes {length} bytes, more than {limit}: use a hash of it"
+                "the dedupe key takes {length} bytes, more than {DEDUPE_KEY_LIMIT}: use a hash of it"
             ));
         }
         if key.contains('\0') {
@@ -58,6 +60,7 @@ impl Dedupe {
         if window.is_zero() {
             return wrong("the dedupe window must be longer than nothing");
         }
+
         Ok(Self {
             key,
             window,
@@ -71,23 +74,23 @@ impl Dedupe {
         &self.key
     }
 
-    /// For how long it is taken, on the engine's clock.
+    /// How long the key is taken, by the engine's clock.
     #[must_use]
     pub fn window(&self) -> Duration {
         self.window
     }
 
-    /// The id of the event that takes it: a later duplicate is told of it.
+    /// The id of the event that takes the key. A later duplicate gets it as [`Original::event_id`].
     #[must_use]
     pub fn event_id(&self) -> &str {
         &self.event_id
     }
 }
 
-/// The message that took a key first.
+/// The message that took a dedupe key first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Original {
-    /// The id of the message, which may be handled and gone by now.
+    /// The id of the message, which may have been handled and removed since.
     pub message_id: MessageId,
     /// The id of its event.
     pub event_id: String,

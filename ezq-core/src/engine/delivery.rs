@@ -1,6 +1,6 @@
-//! What passes between an engine and the rest of ezq: messages out, deliveries in, receipts.
+//! What passes between an engine and the rest of ezq: messages on their way to a queue, leases and
+//! deliveries, and the receipts that settle them.
 
-use crate::message::message_id::MessageId;
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use super::dedupe::{Dedupe, Original};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::headers::Headers;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::Progress;
 
@@ -19,26 +20,25 @@ pub enum Due {
     /// At once.
     #[default]
     Now,
-    /// After a pause, counted on the engine's clock from when it is stored.
+    /// After a pause, which begins when the message is stored, by the engine's clock.
     After(Duration),
-    /// At a time; one in the past means at once.
+    /// At this time; a time in the past means at once.
     At(DateTime<Utc>),
 }
 
 /// A message on its way to a queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outgoing {
-    /// Where to.
+    /// The queue that it goes to.
     pub queue: QueueName,
     /// The encoded event.
     pub body: String,
-    /// Metadata beside it.
+    /// Metadata that is stored beside the body.
     pub headers: Headers,
     /// When it becomes readable.
     pub due: Due,
-    /// Stored only if no message took the same key before; for engines with
-    /// [`Capabilities::dedupe`](crate::Capabilities). A settlement leaves a duplicate out, and is
-    /// done all the same.
+    /// The key under which the queue stores only the first message, if it has one. For engines with
+    /// [`Capabilities::dedupe`](crate::Capabilities).
     pub dedupe: Option<Dedupe>,
 }
 
@@ -47,9 +47,9 @@ pub struct Outgoing {
 pub enum PublishOutcome {
     /// It is stored, durably, under this id.
     Stored(MessageId),
-    /// It was not stored: another message took its dedupe key before (this one, if it is known).
+    /// It was not stored, because another message has its dedupe key: this one, if it is known.
     Duplicate(Option<Original>),
-    /// It was not stored.
+    /// It was not stored, for this reason.
     Failed(Error),
 }
 
@@ -59,28 +59,29 @@ impl From<Result<MessageId>> for PublishOutcome {
     }
 }
 
-/// Where a message stands in its queue: messages are handed out by due time, then by id.
+/// The place of a message in its queue. Messages are handed out by due time, then by id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// When it became readable.
+    /// When the message becomes, or became, readable.
     pub due: DateTime<Utc>,
-    /// Its id.
+    /// The message's id.
     pub message_id: MessageId,
 }
 
 impl Position {
-    /// Before the place of every message.
+    /// The place before every message.
     pub const FIRST: Self = Self {
         due: DateTime::<Utc>::MIN_UTC,
         message_id: MessageId::Number(i64::MIN),
     };
 }
 
-/// The right to settle one delivery: opaque outside its engine, and void once another delivery of
-/// the same message was handed out.
+/// The right to settle one delivery of a message.
 ///
-/// Id and token together fence it. Where a store may issue an id again, the id itself tells two
-/// messages apart ([`MessageId::Dated`]).
+/// A receipt is void once the message is settled or delivered again. A lease that ran out does not
+/// void it by itself. The engine checks this by id and token together: they are its fencing token.
+/// Where a store may issue an id again, the id itself tells two messages apart
+/// ([`MessageId::Dated`]). Outside its engine a receipt is opaque.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     message_id: MessageId,
@@ -88,7 +89,7 @@ pub struct Receipt {
     covers: u32,
 }
 
-/// By its message: few receipts of one message are ever held together.
+/// Hashes the message only: few receipts of one message are ever held at the same time.
 impl Hash for Receipt {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.message_id.hash(state);
@@ -96,9 +97,11 @@ impl Hash for Receipt {
 }
 
 impl Receipt {
-    /// A receipt with an engine's own fencing token. PGMQ's is `read_ct` with the number of
-    /// returns above its 32 bits, the table's oid, and the due time in microseconds, beside an id
-    /// with the time at which the message was stored.
+    /// A receipt with an engine's own token, which must differ between two deliveries of a message.
+    ///
+    /// On PGMQ the id holds the time at which the message was stored, and the token is: `read_ct`,
+    /// with the number of returns above its 32 bits; the oid of the queue's table; the due time in
+    /// microseconds.
     #[must_use]
     pub fn new(message_id: MessageId, token: [i64; 3]) -> Self {
         Self {
@@ -108,55 +111,59 @@ impl Receipt {
         }
     }
 
-    /// The message it belongs to.
+    /// The message that it settles.
     #[must_use]
     pub fn message_id(&self) -> &MessageId {
         &self.message_id
     }
 
-    /// The engine's fencing token.
+    /// The engine's own token, as given to [`new`](Self::new).
     #[must_use]
     pub fn token(&self) -> [i64; 3] {
         self.token
     }
 
-    /// This receipt, of a worker that went on with what it already held under an earlier one.
+    /// This receipt, for a worker that goes on with a delivery it already had under an earlier
+    /// receipt. The two deliveries then end together.
     #[must_use]
     pub fn covering(mut self, earlier: &Self) -> Self {
         self.covers = earlier.covers.saturating_add(1);
         self
     }
 
-    /// How many earlier deliveries end with this one: a settlement that returns the message counts
-    /// them as [returned](Headers::returned) as well.
+    /// How many earlier deliveries end together with this one. A settlement that returns the message
+    /// must count them as [returned](Headers::returned) as well.
     #[must_use]
     pub fn covers(&self) -> u32 {
         self.covers
     }
 }
 
-/// What a consumer asks of an engine.
+/// What a consumer asks for when it leases messages.
 #[derive(Debug, Clone)]
 pub struct LeaseRequest {
-    /// From which queue.
+    /// The queue to lease from.
     pub queue: QueueName,
-    /// At most this many messages; at least 1.
+    /// The largest number of messages to hand out; at least 1.
     pub max: usize,
-    /// For how long nobody else may have them; engines round up to what they can keep.
+    /// How long the leases last. An engine rounds up to what it can keep.
     pub ttl: Duration,
-    /// How many can be at work at once: of more ordering keys than this the first ones would only
-    /// wait. An engine may hand out others.
+    /// How many events the consumer handles at once. Messages of more ordering keys than this would
+    /// only wait, so an engine may prefer several messages of fewer keys. A hint.
     pub keys: usize,
-    /// Only messages that stand before this place (an `End` drains what precedes it).
+    /// Lease only messages before this place. A consumer sets it to handle what precedes an
+    /// [`End`](crate::End) or an [`Interrupt`](crate::Interrupt).
     pub before: Option<Position>,
-    /// Only messages that stand after this place, in the order of their places: none that can be
-    /// handed out is passed over for a later one, but for those that follow another of their key. A
-    /// consumer looks past what it gave back because the handler has enough that waits.
+    /// Lease only messages after this place, strictly in the order of their places: no message that
+    /// can be handed out is passed over for a later one, except one that follows another of its key.
+    /// A consumer sets it to look past messages that it gave back because their handler has enough
+    /// waiting.
     pub after: Option<Position>,
 }
 
 impl LeaseRequest {
-    /// The error of a message that cannot be leased, since a worker has it; for engines.
+    /// The error for a message that cannot be leased because a worker holds it. For implementations of
+    /// [`Engine::lease_by_id`](crate::Engine::lease_by_id).
     #[must_use]
     pub fn held(queue: &QueueName, id: &MessageId) -> Error {
         let text = format!(
@@ -167,40 +174,40 @@ impl LeaseRequest {
     }
 }
 
-/// What an engine handed out.
+/// The answer to a [`LeaseRequest`].
 #[derive(Debug, Default)]
 pub struct Leased {
     /// The deliveries, sorted by [`Position`].
     pub deliveries: Vec<Delivery>,
-    /// When nothing was handed out and the engine knows: how long until the next message falls due.
+    /// If nothing was handed out: how long until the next message falls due, if the engine knows.
     pub next_due: Option<Duration>,
-    /// Nothing was handed out, and yet something due stands before [`LeaseRequest::before`]: another
-    /// message of its ordering key holds it up.
+    /// Nothing was handed out, but a message before [`LeaseRequest::before`] is due: another message
+    /// of its ordering key holds it up. Always false without `before`.
     pub is_held_up: bool,
 }
 
 /// One delivery of a message to one worker.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// What settles it.
+    /// The right to settle it.
     pub receipt: Receipt,
     /// The stored body.
     pub body: String,
     /// The stored headers.
     pub headers: Headers,
-    /// How often the message was delivered, this time included.
+    /// How often the message was delivered, including this time.
     pub deliveries: u32,
-    /// When it was stored.
+    /// When the message was first stored.
     pub enqueued_at: DateTime<Utc>,
-    /// When it had become readable.
+    /// When it became readable; with the id, its place in the queue.
     pub due: DateTime<Utc>,
-    /// When it was handed out, on the engine's clock.
+    /// When it was handed out, by the engine's clock.
     pub leased_at: DateTime<Utc>,
 }
 
 impl Delivery {
-    /// A message that is stored now and due at once, as it stands before its first delivery, with a
-    /// receipt whose token is all zeros. For engines that keep their messages in this form.
+    /// A message before its first delivery: stored now, due at once, with a receipt whose token is all
+    /// zeros. For engines that keep their messages in this form.
     #[must_use]
     pub fn stored(id: MessageId, message: Outgoing, now: DateTime<Utc>) -> Self {
         let Outgoing { body, headers, .. } = message;
@@ -216,8 +223,8 @@ impl Delivery {
         }
     }
 
-    /// What [`stored`](Self::stored) kept, as it waits for its next delivery after a retry or a
-    /// release: due at a time, with the handlers' marks, the receipt void.
+    /// The message after a retry or a release: due at `due`, with the handlers' marks merged in, and
+    /// a void receipt. For engines that keep their messages as [`stored`](Self::stored) made them.
     #[must_use]
     pub fn returned_at(mut self, due: DateTime<Utc>, progress: &Progress) -> Self {
         self.headers.give_back(progress);
@@ -244,8 +251,8 @@ impl Delivery {
         self.headers.key()
     }
 
-    /// How often it was delivered without being settled, this time included: 1 unless workers died
-    /// or lost their leases.
+    /// How often the message was delivered without being settled, including this time. It is 1 unless
+    /// workers died or lost their leases.
     #[must_use]
     pub fn unsettled_deliveries(&self) -> u32 {
         self.deliveries.saturating_sub(self.headers.returned())

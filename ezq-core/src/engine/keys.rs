@@ -1,22 +1,22 @@
-//! Ordering keys as an operator sees them: which one waits, and for what.
+//! Ordering keys as an operator sees them: which of them wait, and for what.
 
 use chrono::{DateTime, Utc};
 
 use super::MessageId;
 
-/// An ordering key whose first message cannot be handed out just now, while others wait behind it.
+/// An ordering key whose first message cannot be handed out at present, while others wait behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BlockedKey {
     /// The key.
     pub key: String,
-    /// The first message of the key.
+    /// The id of the first message of the key.
     pub head: MessageId,
-    /// What keeps it from being handed out.
+    /// Why the first message cannot be handed out.
     pub blocker: Blocker,
-    /// When that ends by itself: the lease, the pause before the retry, or the delay.
+    /// When this ends by itself: the end of the lease, of the pause before the retry, or of the delay.
     pub until: DateTime<Utc>,
-    /// How many messages wait behind the first.
+    /// How many messages of the key wait behind the first.
     pub waiting: u64,
 }
 
@@ -40,13 +40,13 @@ impl BlockedKey {
     }
 }
 
-/// What keeps an ordering key.
+/// Why the first message of an ordering key cannot be handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Blocker {
-    /// A worker has a message of the key.
+    /// A worker holds a message of the key.
     Leased,
-    /// The first message failed and waits for its next attempt.
+    /// The first message was given back, and waits for its next attempt.
     Retry,
     /// The first message is not due yet and was never delivered.
     Delayed,

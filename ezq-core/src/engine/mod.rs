@@ -1,9 +1,36 @@
-//! The contract between ezq and a store of messages.
+//! The contract between ezq and a store of messages, and nothing else.
 //!
-//! An engine knows no handler and the dispatcher knows no engine; they meet in the consumer. Every
-//! engine passes the suite of the crate `ezq-conformance`, which states these rules as tests:
-//! a settlement is fenced by its receipt, outcomes are per message, a lease that ran out makes the
-//! message readable again, and one bad message harms no other.
+//! The parts of ezq that publish and consume know a store only by this contract, and an engine knows
+//! no handlers. No engine is in this folder: the one in memory is in [`memory`](crate::memory), the
+//! one on PGMQ in the crate `ezq-pgmq`.
+//!
+//! # Writing an engine
+//!
+//! 1. Implement the required methods of [`Engine`]: [`capabilities`](Engine::capabilities),
+//!    [`ensure_queue`](Engine::ensure_queue), [`publish`](Engine::publish),
+//!    [`lease`](Engine::lease), [`settle`](Engine::settle), [`extend`](Engine::extend),
+//!    [`purge`](Engine::purge) and [`stats`](Engine::stats). The others have defaults that refuse or
+//!    do nothing. The example `custom_engine` is such an engine in less than 200 lines.
+//! 2. Keep the four rules:
+//!    - **Settlements are fenced.** A [`Receipt`] settles its own delivery only. Once the message was
+//!      delivered again, or is gone, the answer is [`SettleOutcome::LeaseLost`] and nothing changes.
+//!    - **Outcomes are per message.** A call on several messages answers one outcome for each, in
+//!      their order.
+//!    - **A lease that runs out makes its message readable again**, with one more delivery counted.
+//!    - **One bad message harms no other** in the same call.
+//! 3. Run the suite of the crate `ezq-conformance` against it. It states the whole contract as tests,
+//!    and skips those for which the engine lacks the [`Capabilities`].
+//! 4. Add optional parts as the store allows, each with its capability or its accessor: delays,
+//!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
+//!    [`ScheduleStore`], [`Broadcasts`], [`History`].
+//!
+//! | to see | open |
+//! |---|---|
+//! | the methods of an engine | this file |
+//! | what an engine takes and hands out | `delivery.rs` |
+//! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
+//! | what an engine says it can do | `capabilities.rs` |
+//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `dedupe.rs`, `keys.rs`, `history/` |
 
 mod broadcasts;
 mod capabilities;
@@ -35,7 +62,7 @@ pub use keys::{BlockedKey, Blocker};
 pub use schedules::{
     Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
 };
-pub use settle::Settle;
+pub use settle::{ExtendOutcome, Settle, SettleOutcome};
 pub use unit_of_work::{Finished, UnitOfWork};
 
 use crate::engine::history::History;
@@ -45,28 +72,35 @@ use crate::message::retention::Retention;
 
 /// A store of messages.
 ///
-/// All methods may be called concurrently. Unless a method says otherwise, dropping its future
-/// leaves it open whether the store did the work.
+/// An engine is shared: every method may be called concurrently. Unless a method says otherwise,
+/// dropping its future leaves it open whether the store did the work.
 ///
-/// An engine is [`Any`], so that an extension finds its own engine behind `dyn Engine`: publishing in
-/// a caller's transaction needs a connection of the engine's own kind, which this contract does not
-/// know. See [`Publish::prepare_for`](crate::Publish::prepare_for).
+/// An error means that nothing is known to be done, unless the method says otherwise. Give a failure
+/// that will pass a [transient](Error::is_transient) kind: ezq then tries again. Any other kind is
+/// taken to last.
+///
+/// An engine is [`Any`], so that an extension finds its own engine behind `dyn Engine`. Publishing in a
+/// caller's transaction needs that: it uses a connection of the engine's own kind, which this contract
+/// does not know. See [`Publish::prepare_for`](crate::Publish::prepare_for).
 #[async_trait]
 pub trait Engine: Any + Send + Sync {
-    /// What it can do, probed when it connected.
+    /// What the engine can do, probed when it connected. It must not change afterwards: an
+    /// application is checked against it once, when it is built.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Makes sure that a queue and its dead letters exist. Cheap when they do.
+    /// Makes sure that a queue and the place for its dead letters exist. Called often, so it must be
+    /// cheap when they do.
     ///
     /// # Errors
     /// When the queue is missing and cannot be created.
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()>;
 
-    /// Says what becomes of a queue's messages from now on when they are acknowledged. Forgotten when
-    /// the engine is closed; what is archived stays.
+    /// Sets what becomes of a queue's messages when they are acknowledged from now on. The setting
+    /// lasts until the engine is closed; what is archived already stays.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for an archive or a trail, unless the engine has [`Capabilities::archive`].
+    /// [`ErrorKind::Unsupported`] for an archive or a trail, unless the engine has
+    /// [`Capabilities::archive`].
     fn set_retention(&self, queue: &QueueName, retention: Retention) -> Result<()> {
         match retention {
             Retention::Delete => Ok(()),
@@ -80,69 +114,75 @@ pub trait Engine: Any + Send + Sync {
         }
     }
 
-    /// Whether the store can keep a message, as far as that can be told without asking it: so that
-    /// an event a handler returned fails that handler, before anything is settled. Defaults to yes.
+    /// Checks whether the store can keep a message, as far as that is known without asking the store.
+    /// An event that a handler returned and that cannot be kept then fails its handler, before
+    /// anything is settled. By default every message passes.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidEvent`] or [`ErrorKind::TooLarge`] when it cannot.
+    /// [`ErrorKind::InvalidEvent`] or [`ErrorKind::TooLarge`] if the store would refuse the message.
     fn check(&self, message: &Outgoing) -> Result<()> {
         let _ = message;
         Ok(())
     }
 
-    /// Stores messages, in their order; one outcome each, in their order. One that the store
-    /// refuses harms no other.
+    /// Stores messages, in their order, and answers one outcome each, in their order. A message that
+    /// the store refuses harms no other.
     ///
     /// # Errors
-    /// When nothing is known to be stored, such as when the server cannot be reached.
+    /// When nothing is known to be stored, such as when the server cannot be reached. Some messages
+    /// may be stored all the same, so publishing them again may duplicate them.
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>>;
 
-    /// Hands out what is due, at once and without waiting.
+    /// Leases messages that are due. It answers at once: where nothing is due, with no deliveries.
     ///
-    /// With [`Capabilities::keys`], no two calls hold messages of one ordering key at once: a message
-    /// with a key is handed out only when no earlier one of its key, by id, is in the queue and none
-    /// of its key is leased. One call may hand out several of a key that follow each other; then
-    /// their places rise with their ids, and whoever got them handles them in that order.
+    /// With [`Capabilities::keys`], messages of one ordering key are handed out one after another:
+    ///
+    /// - A message with a key is handed out only if no earlier message of the key (by id) is in the
+    ///   queue, and no message of the key is leased.
+    /// - One call may hand out several messages of a key that follow each other. Their places then
+    ///   rise with their ids, and the caller handles them in that order.
     ///
     /// # Errors
-    /// When the store could not be asked; [`ErrorKind::QueueMissing`] when the queue is gone.
+    /// [`ErrorKind::QueueMissing`] when the queue is gone; otherwise when the store could not be
+    /// asked.
     ///
     /// # Cancel safety
-    /// Not cancel safe: deliveries of a dropped call stay leased until their time runs out.
+    /// Not cancel safe: deliveries of a dropped call stay leased until their leases end.
     async fn lease(&self, request: LeaseRequest) -> Result<Leased>;
 
-    /// A counter that changes when a message may have become readable. `None` if the engine cannot
-    /// tell; consumers poll either way, only less often where they are told.
+    /// A counter that changes when a message may have become readable, or `None` (the default) if the
+    /// engine cannot tell. Consumers poll either way, less often if they are woken.
     ///
     /// # Errors
-    /// When the engine cannot listen just now.
+    /// When the engine cannot listen at present.
     async fn wakeups(&self, queue: &QueueName) -> Result<Option<watch::Receiver<u64>>> {
         let _ = queue;
         Ok(None)
     }
 
-    /// Says that something was stored in a queue by a transaction that this engine did not see
-    /// commit: whoever waits there is woken. A hint, and nothing by default.
+    /// Wakes whoever waits for messages of a queue, because a transaction that the engine did not see
+    /// commit has stored something there. A hint: by default it does nothing.
     fn wake(&self, queue: &QueueName) {
         let _ = queue;
     }
 
-    /// Settles deliveries; one outcome each, in their order. Of several settlements of one delivery
-    /// in a call, the first that does not fail counts, and those after it come too late.
+    /// Settles deliveries and answers one outcome each, in their order. If a call holds several
+    /// settlements of one delivery, the first that does not fail counts; those after it answer
+    /// [`SettleOutcome::LeaseLost`].
     ///
     /// # Errors
-    /// When nothing is known to be settled. Settling again with the same receipts is safe: what had
-    /// succeeded answers [`SettleOutcome::LeaseLost`].
+    /// When nothing is known to be settled. Settling again with the same receipts is safe: a
+    /// settlement that had succeeded then answers [`SettleOutcome::LeaseLost`].
     async fn settle(
         &self,
         queue: &QueueName,
         settlements: Vec<(Receipt, Settle)>,
     ) -> Result<Vec<SettleOutcome>>;
 
-    /// Renews leases for `ttl` from now; one outcome each, in their order.
+    /// Renews leases, to end `ttl` from now, and answers one outcome each, in their order.
     ///
     /// # Errors
-    /// When the store could not be asked.
+    /// When the store could not be asked. The leases then end when they would have ended.
     async fn extend(
         &self,
         queue: &QueueName,
@@ -150,11 +190,14 @@ pub trait Engine: Any + Send + Sync {
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>>;
 
-    /// Begins a transaction for a run of a handler on deliveries of a queue. It takes at most
-    /// `limit`, if that is known: a transaction that is idle for much longer has lost its worker.
+    /// Begins a transaction for one run of a handler on deliveries of a queue.
+    ///
+    /// `limit` is the longest time that the run may take, if there is one. A transaction that is idle
+    /// for much longer has lost its worker, and the engine may end it.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::transactions`].
+    /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::transactions`]; otherwise when
+    /// the store could not begin one.
     async fn begin(
         &self,
         queue: &QueueName,
@@ -170,8 +213,8 @@ pub trait Engine: Any + Send + Sync {
         ))
     }
 
-    /// Takes back a message that was never delivered (a scheduled event); whether it was there.
-    /// Defaults to no: an engine that is not [`Capabilities::delayed`] keeps none.
+    /// Removes a message that was never delivered, such as a scheduled event. Returns whether there
+    /// was one. By default there is none: an engine without [`Capabilities::delayed`] keeps none.
     ///
     /// # Errors
     /// When the store could not be asked.
@@ -180,8 +223,8 @@ pub trait Engine: Any + Send + Sync {
         Ok(false)
     }
 
-    /// Moves the due time of a message that was never delivered; whether it was there. Defaults to
-    /// no, as [`cancel`](Self::cancel).
+    /// Moves the due time of a message that was never delivered. Returns whether there was one. By
+    /// default there is none, as for [`cancel`](Self::cancel).
     ///
     /// # Errors
     /// When the store could not be asked.
@@ -190,13 +233,16 @@ pub trait Engine: Any + Send + Sync {
         Ok(false)
     }
 
-    /// Leases one message by its id, due or not, ordering keys aside; `None` where it is not there.
-    /// It counts as a delivery, and voids every earlier receipt. For an operator who decides what
-    /// becomes of it: see [`App::fail`](crate::App::fail).
+    /// Leases one message by its id, due or not and without regard to ordering keys. Returns `None`
+    /// if there is no such message.
+    ///
+    /// It counts as a delivery and voids every earlier receipt. It is for an operator who decides what
+    /// becomes of a message; see [`App::fail`](crate::App::fail).
     ///
     /// # Errors
-    /// [`ErrorKind::LeaseLost`] while a worker has it, [`ErrorKind::Unsupported`] unless the engine
-    /// can do so (the default), and when the store could not be asked.
+    /// - [`ErrorKind::LeaseLost`] while a worker holds the message; a retry after that helps.
+    /// - [`ErrorKind::Unsupported`] if the engine cannot lease by id, which is the default.
+    /// - Otherwise when the store could not be asked.
     ///
     /// # Cancel safety
     /// As [`lease`](Self::lease).
@@ -212,11 +258,11 @@ pub trait Engine: Any + Send + Sync {
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 
-    /// Removes every message of a queue, leased ones included; how many there were. What is published
-    /// meanwhile may stay.
+    /// Removes every message of a queue, leased ones included, and returns how many there were.
+    /// Messages that are published at the same time may stay. Dead letters stay.
     ///
     /// # Errors
-    /// When the store could not be asked. Where there are many, some may be removed by then.
+    /// When the store could not be asked. Some messages of a large queue may be removed by then.
     async fn purge(&self, queue: &QueueName) -> Result<u64>;
 
     /// How many messages a queue holds, by state.
@@ -225,8 +271,10 @@ pub trait Engine: Any + Send + Sync {
     /// When the store could not be asked.
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats>;
 
-    /// How long the oldest message that is readable has been due, `None` if none is. Asked by
-    /// health probes: where [`stats`](Self::stats), the default, counts, tell it in a cheaper way.
+    /// How long the oldest readable message has been due; `None` if no message is readable.
+    ///
+    /// Health probes ask often. The default calls [`stats`](Self::stats): where that counts rows,
+    /// answer this in a cheaper way.
     ///
     /// # Errors
     /// When the store could not be asked.
@@ -234,12 +282,12 @@ pub trait Engine: Any + Send + Sync {
         Ok(self.stats(queue).await?.oldest_ready)
     }
 
-    /// Ordering keys whose first message cannot be handed out just now while others wait behind it,
-    /// at most `limit`.
+    /// Ordering keys whose first message cannot be handed out at present while others wait behind it;
+    /// at most `limit` of them, in no order.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::keys`]; else when the store
-    /// could not be asked.
+    /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::keys`]; otherwise when the
+    /// store could not be asked.
     async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
         let _ = (queue, limit);
         let name = self.capabilities().name;
@@ -247,37 +295,40 @@ pub trait Engine: Any + Send + Sync {
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 
-    /// Whether the store answers. Defaults to yes, which is right for one in this process.
+    /// Checks whether the store answers. By default it does, which is right for a store in this
+    /// process.
     ///
     /// # Errors
-    /// What keeps it from answering.
+    /// What keeps the store from answering.
     async fn health_check(&self) -> Result<()> {
         Ok(())
     }
 
-    /// The engine's dead letters, if it keeps them where they can be looked at.
+    /// The engine's dead letters, or `None` (the default) if they cannot be listed and redriven.
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         None
     }
 
-    /// The engine's schedules, if it keeps any. Defaults to none.
+    /// The engine's schedules, or `None` (the default) if it keeps none.
     fn schedules(&self) -> Option<&dyn ScheduleStore> {
         None
     }
 
-    /// The engine's subscriptions, if it broadcasts.
+    /// The engine's subscriptions, or `None` (the default) if it does not broadcast.
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         None
     }
 
-    /// Every stored copy of an event, by its id: in a queue, its archive and its dead letters, or in
-    /// those of all queues. Takes no lock and changes nothing. Where a codec wrote the body
-    /// ([`CODEC`](crate::message::headers::CODEC)), id and type are told by the headers
-    /// [`CE_ID`](crate::message::headers::CE_ID) and [`CE_TYPE`](crate::message::headers::CE_TYPE).
+    /// Every stored copy of an event, found by the event's id: in one queue with its archive and its
+    /// dead letters, or in those of all queues. Takes no lock and changes nothing.
+    ///
+    /// A body that a codec wrote ([`CODEC`](crate::message::headers::CODEC)) cannot be read here. Its
+    /// event's id and type are in the headers [`CE_ID`](crate::message::headers::CE_ID) and
+    /// [`CE_TYPE`](crate::message::headers::CE_TYPE).
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] unless the engine can tell; otherwise when the store cannot be
-    /// read.
+    /// [`ErrorKind::Unsupported`] unless the engine keeps a history; otherwise when the store could
+    /// not be read.
     async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
         let _ = (event_id, queue);
         Err(Error::new(
@@ -289,48 +340,21 @@ pub trait Engine: Any + Send + Sync {
         ))
     }
 
-    /// Stops background work and closes connections.
+    /// Stops background work and closes connections. What is stored stays.
     async fn close(&self) {}
 }
 
-/// What became of one settlement.
-#[derive(Debug)]
-pub enum SettleOutcome {
-    /// It is done, durably.
-    Done,
-    /// Nothing was changed: the message was handed out again, or is gone.
-    LeaseLost,
-    /// Nothing was changed; the receipt is still good for another try.
-    Failed {
-        /// The receipt, given back.
-        receipt: Receipt,
-        /// Why.
-        error: Error,
-    },
-}
-
-/// What became of one renewal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExtendOutcome {
-    /// The lease runs for the whole time again.
-    Extended,
-    /// The row is locked just now, perhaps by the handler's own transaction: try again.
-    Busy,
-    /// The message was handed out again, or is gone.
-    LeaseLost,
-}
-
-/// How many messages a queue holds.
+/// How many messages a queue holds, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueStats {
-    /// Readable now.
+    /// Messages that can be leased now.
     pub ready: u64,
-    /// Leased, or waiting for a retry: delivered before, and not readable now.
+    /// Messages that were delivered before and cannot be leased now: leased, or waiting for a retry.
     pub in_progress: u64,
-    /// Never delivered and not due yet.
+    /// Messages that were never delivered and are not due yet.
     pub scheduled: u64,
     /// Dead letters.
     pub dead: u64,
-    /// How long the oldest readable message has been due.
+    /// How long the oldest message that can be leased has been due; `None` if there is none.
     pub oldest_ready: Option<Duration>,
 }

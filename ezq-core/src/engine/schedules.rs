@@ -1,4 +1,5 @@
-//! What an engine keeps of schedules: a row each, which moves on with the event it publishes.
+//! The schedules that an engine keeps: one row each. A row advances to its next tick in the step that
+//! publishes the event of the tick, so a tick is neither lost nor published twice.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -6,122 +7,126 @@ use chrono::{DateTime, Utc};
 use crate::engine::{MessageId, Outgoing};
 use crate::error::Result;
 
-/// An engine's schedules. Times are those of the engine's clock.
+/// The schedules of an engine. All times are by the engine's clock.
 ///
-/// The engine knows no calendar: whoever fires says when the next tick comes.
+/// The engine knows no calendar: the caller that fires a schedule says when its next tick is due.
 #[async_trait]
 pub trait ScheduleStore: Send + Sync {
-    /// Every schedule, and the time. Those of `mine`, by name and definition, count as seen now; the
-    /// store may leave that out for what was seen a few seconds ago.
+    /// Every schedule, and the time. Schedules in `mine`, by name and definition, are recorded as seen
+    /// now; the store may skip this for schedules that were seen a few seconds ago.
     ///
     /// # Errors
-    /// [`ErrorKind::SchemaMissing`](crate::ErrorKind::SchemaMissing) when there is no place for
-    /// schedules and none is to be made, or when it was found gone; else when the store could not be
-    /// asked.
+    /// [`ErrorKind::SchemaMissing`](crate::ErrorKind::SchemaMissing) when the store's table of
+    /// schedules is missing and may not be created, or was dropped; otherwise when the store could not
+    /// be asked.
     async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules>;
 
-    /// Puts a schedule in place: a new one, or instead of one that still has this definition. Whether
-    /// it did. What was known of an old one's firings, and whether it is paused, is kept.
+    /// Stores a schedule: a new one, or in place of one that still has the definition `instead_of`.
+    /// Returns whether it did. A schedule that is replaced keeps the times of its firings and its
+    /// pause.
     ///
     /// # Errors
     /// As [`look`](Self::look).
     async fn register(&self, schedule: Registration<'_>, instead_of: Option<&str>) -> Result<bool>;
 
-    /// Moves a schedule on and publishes its event, both or neither: [`Fired::NotDue`] where another
-    /// was faster, the schedule is paused, gone or of another definition, or its time has not come.
-    /// Of concurrent calls for one tick one is done.
+    /// Advances a schedule and publishes its event, both in one step or neither.
+    ///
+    /// The answer is [`Fired::NotDue`] if the tick was fired already, if the schedule is paused, gone
+    /// or of another definition, or if its time has not come. Of concurrent calls for one tick, one
+    /// succeeds.
     ///
     /// # Errors
-    /// [`ErrorKind::QueueMissing`](crate::ErrorKind::QueueMissing) when the queue is gone; else what
-    /// kept it from being done.
+    /// [`ErrorKind::QueueMissing`](crate::ErrorKind::QueueMissing) when the queue is gone; otherwise
+    /// when the store could not be written, or refused the event.
     async fn fire(&self, firing: Firing<'_>) -> Result<Fired>;
 
-    /// Pauses a schedule, or lets it go on; whether it is there.
+    /// Pauses a schedule, or resumes it. Returns whether there is such a schedule.
     ///
     /// # Errors
     /// As [`look`](Self::look).
     async fn pause(&self, name: &str, pause: bool) -> Result<bool>;
 
-    /// Removes a schedule; whether it was there.
+    /// Removes a schedule. Returns whether there was one.
     ///
     /// # Errors
     /// As [`look`](Self::look).
     async fn remove(&self, name: &str) -> Result<bool>;
 }
 
-/// What a store knows of its schedules.
+/// The schedules of a store, and the time at which they were read.
 #[derive(Debug, Clone)]
 pub struct KeptSchedules {
-    /// The time on the engine's clock.
+    /// The time by the engine's clock.
     pub now: DateTime<Utc>,
-    /// The schedules, by name.
+    /// The schedules, sorted by name.
     pub rows: Vec<ScheduleRow>,
 }
 
-/// One schedule as it is kept.
+/// One schedule as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleRow {
     /// Its name.
     pub name: String,
     /// The application that registered it.
     pub application: String,
-    /// What it was registered with.
+    /// The definition that it was registered with.
     pub definition: String,
-    /// When its next tick comes.
+    /// When its next tick is due.
     pub next_at: DateTime<Utc>,
-    /// When the newest tick was due that fired.
+    /// When the newest tick that fired was due.
     pub last_tick: Option<DateTime<Utc>>,
     /// When it fired last, by a tick or by hand.
     pub fired_at: Option<DateTime<Utc>>,
-    /// Since when it is paused.
+    /// When it was paused, if it is paused now.
     pub paused_at: Option<DateTime<Utc>>,
-    /// When it last went on after a pause: ticks up to then are left out.
+    /// When it was last resumed after a pause. Ticks due up to then are skipped.
     pub resumed_at: Option<DateTime<Utc>>,
-    /// When a process that has this definition was last there.
+    /// When a process with this definition was last seen.
     pub seen_at: DateTime<Utc>,
 }
 
-/// A schedule to put in place.
+/// A schedule to store.
 #[derive(Debug, Clone, Copy)]
 pub struct Registration<'a> {
     /// Its name.
     pub name: &'a str,
     /// The application that has it.
     pub application: &'a str,
-    /// What it consists of.
+    /// Its definition: times, policy, event type and queue in one text, to be compared.
     pub definition: &'a str,
-    /// When its next tick comes.
+    /// When its next tick is due.
     pub next_at: DateTime<Utc>,
 }
 
-/// A firing to be made.
+/// A firing to carry out.
 #[derive(Debug, Clone)]
 pub struct Firing<'a> {
     /// The schedule's name.
     pub name: &'a str,
-    /// The tick; `None` to publish by hand, whatever the schedule's state, which stays as it is.
+    /// The tick. `None` fires by hand: the event is published whatever the schedule's state, and its
+    /// next tick stays.
     pub tick: Option<Advance<'a>>,
-    /// The event; `None` to leave the tick out.
+    /// The event. `None` skips the tick.
     pub message: Option<Outgoing>,
 }
 
-/// How a tick moves its schedule on, if the schedule is as it says.
+/// How a tick advances its schedule, on the condition that the schedule is as stated here.
 #[derive(Debug, Clone, Copy)]
 pub struct Advance<'a> {
-    /// The schedule's definition.
+    /// The definition that the schedule must have.
     pub definition: &'a str,
-    /// The [`next_at`](ScheduleRow::next_at) that has come.
+    /// The [`next_at`](ScheduleRow::next_at) that the schedule must have.
     pub from: DateTime<Utc>,
-    /// The tick it fires for: that, or a later one that has come too.
+    /// The tick to fire: `from`, or a later tick that is due as well.
     pub due: DateTime<Utc>,
-    /// The next tick.
+    /// The next tick, which becomes `next_at`.
     pub to: DateTime<Utc>,
 }
 
 /// What became of a firing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fired {
-    /// It was done, and the event published, if there was one.
+    /// The schedule advanced, and its event, if there was one, was published under this id.
     Done(Option<MessageId>),
     /// Nothing was changed.
     NotDue,

@@ -1,42 +1,48 @@
-//! What is to become of a delivery.
+//! How a delivery ends: what a consumer asks the engine to do, and what became of it.
 
 use std::time::Duration;
 
-use super::Outgoing;
+use super::{Outgoing, Receipt};
+use crate::error::Error;
 use crate::message::settlement::{Progress, Reason};
 
-/// What is to become of one delivery.
+/// How one delivery ends.
+///
+/// The events in `outgoing` are published in the step that settles the delivery: both happen or
+/// neither does. A duplicate, by its dedupe key, is left out, and the settlement is done all the same.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Settle {
-    /// Every handler is done: remove the message (or archive it), and publish what they returned.
+    /// Every handler is done: the message is removed, or archived if its queue keeps an archive.
     Ack {
-        /// Events that handlers returned; they become visible together with the removal.
+        /// Events that handlers returned.
         outgoing: Vec<Outgoing>,
     },
-    /// Deliver again after a pause.
+    /// The message is delivered again after a pause.
     Retry {
-        /// How long from now, on the engine's clock.
+        /// The pause, from now on the engine's clock.
         after: Duration,
-        /// The marks of the handlers that ran in this delivery; merged into the message's own.
+        /// The marks of the handlers that ran in this delivery. They are merged into those that the
+        /// message has.
         progress: Progress,
-        /// Events of the handlers that are done; published in the same step that marks them done.
+        /// Events of the handlers that are done.
         outgoing: Vec<Outgoing>,
     },
-    /// Move the message to the queue's dead letters.
+    /// The message moves to the queue's dead letters.
     DeadLetter {
-        /// Why.
+        /// Why it died.
         reason: Reason,
         /// The marks of the handlers that ran in this delivery.
         progress: Progress,
         /// Events of the handlers that are done.
         outgoing: Vec<Outgoing>,
     },
-    /// Give the message back untouched; it is readable at once, in its old place.
+    /// The message goes back unchanged: it is readable at once, in its old place, and the delivery
+    /// counts as [returned](crate::message::headers::Headers::returned).
     Release,
 }
 
 impl Settle {
-    /// The events that go out with it.
+    /// The events that are published in the same step.
     #[must_use]
     pub fn outgoing(&self) -> &[Outgoing] {
         match self {
@@ -62,4 +68,31 @@ impl Settle {
             Self::Ack { .. } | Self::Release => Progress::default(),
         }
     }
+}
+
+/// What became of one settlement.
+#[derive(Debug)]
+pub enum SettleOutcome {
+    /// The settlement is done, durably.
+    Done,
+    /// Nothing was changed, and the receipt is void: the message was delivered again, or is gone.
+    LeaseLost,
+    /// Nothing was changed, and the receipt is still valid: the settlement can be tried again.
+    Failed {
+        /// The receipt, given back.
+        receipt: Receipt,
+        /// Why it failed.
+        error: Error,
+    },
+}
+
+/// What became of one renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtendOutcome {
+    /// The lease runs for the whole time again.
+    Extended,
+    /// The message is locked at present, perhaps by its handler's own transaction. Try again.
+    Busy,
+    /// The message was delivered again, or is gone.
+    LeaseLost,
 }

@@ -1,4 +1,5 @@
-//! The transaction in which a handler's writes, its outgoing events and its mark commit together.
+//! The transaction in which a handler's own writes, its outgoing events and its mark on the message
+//! commit together.
 
 use std::any::Any;
 
@@ -9,27 +10,29 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::Progress;
 
-/// One delivery that a handler's transaction finishes.
+/// One delivery that a handler's transaction settles for that handler.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finished {
     /// The delivery.
     pub receipt: Receipt,
-    /// The mark of the handler, to be merged into the message. `None` if no other handler is left:
-    /// the message is acknowledged.
+    /// The handler's mark, which is merged into the message. `None` if no other handler is left to
+    /// run: the message is then acknowledged.
     pub mark: Option<Progress>,
 }
 
-/// One handler's transaction on one delivery, or on a batch of them; what the extractor `Tx` wraps.
+/// The transaction of one handler on one delivery, or on a batch of deliveries. The extractor `Tx`
+/// wraps it.
 ///
-/// It ends in [`finish`](Self::finish) or [`abandon`](Self::abandon); one that is dropped rolls
-/// back as well.
+/// It ends by [`finish`](Self::finish) or [`abandon`](Self::abandon). If it is dropped, the engine must
+/// roll it back as well.
 #[async_trait]
 pub trait UnitOfWork: Send {
-    /// Takes up to `max` messages that are due out of the queue, inside the transaction: they are
-    /// acknowledged when it commits, and as they were if it does not. No delivery is counted.
+    /// Takes up to `max` messages that are due, inside the transaction. If it commits, they are
+    /// acknowledged; if not, they are as they were. This counts no delivery.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] if the engine, or this queue, has no such claim.
+    /// [`ErrorKind::Unsupported`] if the engine, or this queue, has no such claim. That is the default,
+    /// and the caller then leases as usual.
     async fn claim(&mut self, max: usize) -> Result<Vec<Delivery>> {
         let _ = max;
         Err(Error::new(
@@ -38,12 +41,11 @@ pub trait UnitOfWork: Send {
         ))
     }
 
-    /// Keeps an event that goes to every subscribed queue when the transaction commits, beside the
-    /// outgoing events.
+    /// Keeps an event to be broadcast when the transaction commits: a copy for every subscribed queue.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] if the engine does not broadcast; [`ErrorKind::InvalidEvent`] for
-    /// an event that the store cannot keep.
+    /// [`ErrorKind::Unsupported`] if the engine does not broadcast, which is the default;
+    /// [`ErrorKind::InvalidEvent`] for an event that the store cannot keep.
     fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
         let text = format!(
             "no transaction of this engine can broadcast `{}`",
@@ -52,31 +54,35 @@ pub trait UnitOfWork: Send {
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 
-    /// Whether the transaction itself has made a queue, which nobody else sees yet: to make sure of
-    /// such a queue from elsewhere would wait for the transaction's end. Asked once its handler has
-    /// ended. Where it cannot be told, and by default, no.
+    /// Whether the transaction itself has created a queue. Asked once its handler has ended.
+    ///
+    /// No other connection sees such a queue yet, and [`ensure_queue`](super::Engine::ensure_queue)
+    /// would wait there until the transaction ends. False by default, and where it is not known.
     async fn has_made(&mut self, queue: &QueueName) -> bool {
         let _ = queue;
         false
     }
 
-    /// Merges marks into messages and acknowledges others, each under the fence of its receipt, then
-    /// writes the outgoing events, then commits. A single receipt that does not hold any more rolls
-    /// everything back and answers [`SettleOutcome::LeaseLost`].
+    /// Settles the deliveries, writes the outgoing events, and commits.
+    ///
+    /// Each delivery is fenced by its receipt: its mark is merged into the message, or the message is
+    /// acknowledged. If a single receipt is void, everything is rolled back and the answer is
+    /// [`SettleOutcome::LeaseLost`].
     ///
     /// # Errors
-    /// When it could not be committed. A [transient](crate::Error::is_transient) error leaves it
-    /// open whether it was: the messages' own state tells. After any other nothing of it stands, and
-    /// the handler counts as failed.
+    /// When the transaction could not be committed. After a
+    /// [transient](crate::Error::is_transient) error it is open whether it was; the stored messages
+    /// show it at their next delivery. After any other error nothing of it is stored, and the handler
+    /// counts as failed.
     async fn finish(
         self: Box<Self>,
         finished: Vec<Finished>,
         outgoing: Vec<Outgoing>,
     ) -> Result<SettleOutcome>;
 
-    /// Rolls back, stopping a statement that still runs.
+    /// Rolls back, and stops a statement that is still running.
     async fn abandon(self: Box<Self>);
 
-    /// The unit as its engine's own type, for that engine's extractor.
+    /// This transaction as its engine's own type, for that engine's extractor.
     fn as_any(&mut self) -> &mut dyn Any;
 }

@@ -1,8 +1,9 @@
-//! What the stores still know of one event: every copy of it, where it stands and what its handlers
-//! did.
+//! The history of one event: every stored copy of it, with its state and what its handlers did.
 //!
-//! It is read from messages as they are now, so it tells no more than they keep: the newest errors
-//! of each handler, and of an acknowledged event only what an archive holds.
+//! A history is read from the stored messages as they are now, so it shows what they keep and no more:
+//! the newest errors of each handler, and an acknowledged event only if its queue keeps an archive or a
+//! trail. Engines fill in the types of this file; `status.rs` sums a history up in one word, and
+//! `show.rs` prints it for people.
 
 mod show;
 mod status;
@@ -17,95 +18,99 @@ use crate::message::settlement::{HandlerState, Progress, Reason};
 
 pub use status::EventStatus;
 
-/// Every stored copy of an event, oldest first; [`App::history`](crate::App::history) asks for it.
-/// Displayed, it is a report for people.
+/// Every stored copy of an event, oldest first. Get it by [`App::history`](crate::App::history); its
+/// `Display` is a report for people.
 #[derive(Debug, Clone, PartialEq)]
 pub struct History {
     /// The event's id.
     pub event_id: String,
-    /// When it was asked for, on the engine's clock.
+    /// When it was read, by the engine's clock.
     pub asked_at: DateTime<Utc>,
-    /// The copies; none where nothing is kept of it.
+    /// The copies; empty if nothing is kept of the event.
     pub copies: Vec<EventCopy>,
-    /// What could not be looked into: queues that may not be read, engines that keep no history.
+    /// What could not be read: queues without the right to read them, engines without a history.
     pub unread: Vec<String>,
 }
 
 /// One stored copy of an event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventCopy {
-    /// Its queue; for an archived or dead one, the queue it was in.
+    /// The queue that it is in; for an archived copy or a dead letter, the queue that it was in.
     pub queue: QueueName,
     /// The id that it has, or had, in the queue.
     pub message_id: MessageId,
-    /// Its type's name, where it has one.
+    /// The name of its type, if it has one.
     pub event_type: Option<String>,
-    /// When it was stored first.
+    /// When it was first stored.
     pub published_at: DateTime<Utc>,
     /// How often it was delivered since it was published or redriven.
     pub deliveries: u32,
-    /// Where it stands.
+    /// Its state.
     pub state: CopyState,
-    /// The handlers' attempts and newest errors, as of the last retry or of its death. A handler
-    /// that succeeded in the delivery that ended it may not be among them.
+    /// The handlers' attempts and newest errors, as of the last retry or of its death. A handler that
+    /// succeeded in the last delivery may be missing.
     pub handlers: Progress,
-    /// The replay that handed it over, where one did.
+    /// The name of the replay that published this copy, if one did.
     pub replay: Option<String>,
-    /// What it had died of before it was last redriven.
+    /// How it had died before it was last redriven, if it was.
     pub died_before: Option<Death>,
 }
 
-/// Where a copy of an event stands. Times are on the engine's clock.
+/// The state of a copy of an event. Times are by the engine's clock.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum CopyState {
-    /// To be handed out from a time on, which may have passed.
+    /// It waits to be delivered.
     Waiting {
-        /// From when.
+        /// When it is due; this may have passed.
         due: DateTime<Utc>,
     },
-    /// With a worker.
+    /// A worker holds it.
     Leased {
-        /// When the lease ends unless it is renewed.
+        /// When the lease ends, unless it is renewed.
         until: DateTime<Utc>,
     },
-    /// Given back by a worker, to be handed out again from a time on, which may have passed.
+    /// A worker gave it back, and it waits to be delivered again.
     Retrying {
-        /// From when.
+        /// When it is due; this may have passed.
         due: DateTime<Utc>,
     },
-    /// Handled, and kept.
+    /// It was handled, and is kept in the archive.
     Archived {
         /// When it was acknowledged.
         at: DateTime<Utc>,
     },
-    /// Handled and deleted: the trail tells of it.
+    /// It was handled and deleted, and the trail has a line about it.
     Handled {
         /// When it was acknowledged.
         at: DateTime<Utc>,
     },
-    /// A dead letter.
+    /// It is a dead letter.
     Dead {
         /// Its id among the dead letters.
         letter: MessageId,
         /// When it died.
         at: DateTime<Utc>,
-        /// Of what, where that is known.
+        /// Why it died, if that is known.
         reason: Option<Reason>,
     },
 }
 
 impl CopyState {
-    /// The state of a message that stands in its queue, from what engines keep: when it is due,
-    /// whether it was delivered, and its headers.
+    /// The state of a message in its queue, worked out from what every engine stores: when the message
+    /// is due, how often it was delivered, and its headers.
     #[must_use]
     pub fn of(due: DateTime<Utc>, deliveries: u32, headers: &Headers, now: DateTime<Utc>) -> Self {
-        // Where an earlier delivery ended in a crash, counts tell a lease from a retry no more. But
-        // nothing is handed out before the first of its marks is due.
-        let marks = Progress::from_headers(headers).0.into_values();
-        let waiting = marks.filter(|mark| mark.state == HandlerState::Retry);
-        let next = waiting.filter_map(|mark| mark.due).min();
+        // After a crash the counts no longer tell a retry from a lease. But a message that waits for
+        // a retry is not delivered before the first of its marks is due.
+        let next = Progress::from_headers(headers)
+            .0
+            .into_values()
+            .filter(|mark| mark.state == HandlerState::Retry)
+            .filter_map(|mark| mark.due)
+            .min();
         let is_given_back = deliveries <= headers.returned() || next.is_some_and(|next| next > now);
+
         match deliveries {
             0 => Self::Waiting { due },
             _ if is_given_back => Self::Retrying { due },
@@ -116,12 +121,11 @@ impl CopyState {
 }
 
 impl History {
-    /// A history of these copies, sorted here.
+    /// A history of these copies, which are sorted here.
     #[must_use]
     pub fn new(event_id: &str, asked_at: DateTime<Utc>, copies: Vec<EventCopy>) -> Self {
-        let event_id = event_id.to_owned();
         let mut history = Self {
-            event_id,
+            event_id: event_id.to_owned(),
             asked_at,
             copies,
             unread: Vec::new(),
@@ -137,19 +141,19 @@ impl History {
     }
 
     pub(crate) fn sort(&mut self) {
-        let place = |copy: &EventCopy| {
+        self.copies.sort_by_key(|copy| {
             (
                 copy.published_at,
                 copy.queue.clone(),
                 copy.message_id.clone(),
             )
-        };
-        self.copies.sort_by_key(place);
+        });
     }
 }
 
 impl EventCopy {
-    /// A copy from what a message holds. What was redriven tells when it was published first.
+    /// A copy, worked out from a stored message. For a message that was redriven, `published_at` is
+    /// replaced by the time in its headers at which it was first stored.
     #[must_use]
     pub fn new(
         queue: &QueueName,
@@ -163,6 +167,7 @@ impl EventCopy {
             .value(REPLAY)
             .and_then(|replay| replay.get("name")?.as_str());
         let first = died_before.as_ref().and_then(|death| death.enqueued_at);
+
         Self {
             queue: queue.clone(),
             message_id,
@@ -177,8 +182,9 @@ impl EventCopy {
     }
 }
 
-/// Whether a body is the event with an id, and the name of its type. An event in the flat form is
-/// known by where it was stored first, one that another codec wrote by its headers.
+/// The name of the type (if it has one) of a message that is the event with an id; `None` if the
+/// message is another event. `flat_id` is the id that the event has if it is in the flat form, which
+/// names none: its place of first storage.
 pub(crate) fn identify(
     body: &str,
     headers: &Headers,
@@ -189,15 +195,15 @@ pub(crate) fn identify(
     (id.as_deref().unwrap_or(flat_id) == event_id).then_some(event_type)
 }
 
-/// The id and the type of a message's event, as far as it says them: one in the flat form has no id
-/// but its place.
+/// The id and the type of a message's event, as far as the message names them. The flat form names no
+/// id; what another codec wrote names both in its headers.
 pub(crate) fn names(body: &str, headers: &Headers) -> (Option<String>, Option<String>) {
     let body: Value = serde_json::from_str(body).unwrap_or_default();
     let text = |name: &str| Some(body.get(name).and_then(Value::as_str)?.to_owned());
     let beside = |name: &str| headers.text(name).map(str::to_owned);
     match (body.get("specversion"), body.get("_type")) {
         _ if headers.text(CODEC).is_some() => (beside(CE_ID), beside(CE_TYPE)),
-        // What has no id has none by its place either.
+        // A CloudEvent without an id is malformed: unlike the flat form, it has no id by its place.
         (Some(_), _) => (Some(text("id").unwrap_or_default()), text("type")),
         (None, Some(_)) => (None, text("_type")),
         (None, None) => (beside(CE_ID), beside(CE_TYPE)),

@@ -1,4 +1,4 @@
-//! A history as people read it.
+//! The `Display` of a history: a report for people, one line for each copy and each handler.
 
 use std::fmt;
 
@@ -20,6 +20,7 @@ impl fmt::Display for History {
             [_] => f.write_str("1 copy")?,
             copies => write!(f, "{} copies", copies.len())?,
         }
+
         for copy in &self.copies {
             show(copy, self.asked_at, f)?;
         }
@@ -41,6 +42,7 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
     } = copy;
     let event_type = event_type.as_deref().unwrap_or("of no type");
     write!(f, "\n{queue} {message_id}, {event_type}: ")?;
+
     match &copy.replay {
         Some(replay) => write!(
             f,
@@ -49,12 +51,13 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
         )?,
         None => write!(f, "published {}", Time(*published_at))?,
     }
+
     let is_acknowledged = matches!(
         copy.state,
         CopyState::Archived { .. } | CopyState::Handled { .. }
     );
     match deliveries {
-        // A claim inside a transaction counts no delivery.
+        // A claim inside a handler's transaction counts no delivery, so 0 may mean handled.
         0 if is_acknowledged => {}
         0 => f.write_str(", not delivered yet")?,
         n => write!(f, ", delivered {}", Times(*n))?,
@@ -64,25 +67,12 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
     } else {
         ", "
     })?;
-    let done = match &copy.state {
-        CopyState::Waiting { due } if *due <= now => write!(f, "ready since {}", Time(*due)),
-        CopyState::Waiting { due } => write!(f, "waiting until {}", Time(*due)),
-        CopyState::Leased { until } => write!(f, "leased until {}", Time(*until)),
-        CopyState::Retrying { due } if *due <= now => {
-            write!(f, "ready to be tried again since {}", Time(*due))
-        }
-        CopyState::Retrying { due } => write!(f, "to be tried again at {}", Time(*due)),
-        CopyState::Archived { at } => write!(f, "handled and archived {}", Time(*at)),
-        CopyState::Handled { at } => write!(f, "handled and deleted {}", Time(*at)),
-        CopyState::Dead { letter, at, reason } => {
-            write!(f, "died {}, dead letter {letter}", Time(*at))?;
-            died_of(reason.as_ref(), f)
-        }
-    };
-    done?;
+
+    show_state(&copy.state, now, f)?;
     for (name, mark) in &copy.handlers.0 {
         handler(name, mark, is_acknowledged, f)?;
     }
+
     let Some(Death {
         reason, died_at, ..
     }) = &copy.died_before
@@ -96,6 +86,24 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
     died_of(reason.as_ref(), f)
 }
 
+fn show_state(state: &CopyState, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match state {
+        CopyState::Waiting { due } if *due <= now => write!(f, "ready since {}", Time(*due)),
+        CopyState::Waiting { due } => write!(f, "waiting until {}", Time(*due)),
+        CopyState::Leased { until } => write!(f, "leased until {}", Time(*until)),
+        CopyState::Retrying { due } if *due <= now => {
+            write!(f, "ready to be tried again since {}", Time(*due))
+        }
+        CopyState::Retrying { due } => write!(f, "to be tried again at {}", Time(*due)),
+        CopyState::Archived { at } => write!(f, "handled and archived {}", Time(*at)),
+        CopyState::Handled { at } => write!(f, "handled and deleted {}", Time(*at)),
+        CopyState::Dead { letter, at, reason } => {
+            write!(f, "died {}, dead letter {letter}", Time(*at))?;
+            died_of(reason.as_ref(), f)
+        }
+    }
+}
+
 fn died_of(reason: Option<&Reason>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let Some(Reason {
         kind,
@@ -106,6 +114,7 @@ fn died_of(reason: Option<&Reason>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     else {
         return Ok(());
     };
+
     write!(f, ": {kind}")?;
     if let Some(handler) = handler {
         write!(f, " of {handler}")?;
@@ -126,6 +135,7 @@ fn handler(
         HandlerState::Retry => "to be tried again",
         HandlerState::Dead => "given up",
     };
+
     write!(f, "\n  {name}: {state}")?;
     match failures(mark) {
         0 => {}
@@ -143,7 +153,7 @@ fn handler(
     Ok(())
 }
 
-// The last attempt of a handler that is done did not fail.
+/// How many attempts failed: all of them, but for the last one of a handler that is done.
 fn failures(mark: &HandlerMark) -> u32 {
     match mark.state {
         HandlerState::Done => mark.attempts.saturating_sub(1),

@@ -1,23 +1,22 @@
-//! The status of an event in one word, as the tables of an outbox tell it, and its last error.
+//! The status of an event in one word, as an outbox table would show it, and its last error.
 
 use std::fmt;
 
 use super::{CopyState, EventCopy, History};
-use crate::message::settlement::ErrorRecord;
 
-/// Where an event stands, in one word. Ordered by how much is amiss or left to do.
+/// The status of an event. A greater status means that more is wrong or left to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum EventStatus {
-    /// Handled, and kept in an archive or told of in a trail.
+    /// It was handled, and an archive or a trail shows it.
     Handled,
-    /// Published and not handed out yet, since it is due later or nobody took it so far.
+    /// It was published and not delivered yet: it is not due, or no worker has taken it.
     Pending,
-    /// With a worker.
+    /// A worker holds it.
     Processing,
-    /// It failed, and is tried again.
+    /// It was given back, and will be tried again.
     Retrying,
-    /// A dead letter: nothing tries it again unless it is redriven.
+    /// It is a dead letter, and is not tried again unless it is redriven.
     Failed,
 }
 
@@ -34,9 +33,10 @@ impl fmt::Display for EventStatus {
 }
 
 impl History {
-    /// The event's status; of several copies that of the one with most amiss or left to do, so it is
-    /// handled when every copy is. `None` where nothing is kept of it: it was never published, or it
-    /// was handled and its queue keeps neither an archive nor a trail.
+    /// The status of the event: the greatest status of its copies, so it is handled when every copy is.
+    ///
+    /// `None` if nothing is kept of it: it was never published, or it was handled and its queue keeps
+    /// neither an archive nor a trail.
     ///
     /// ```
     /// # use ezq_core::{App, Event, EventStatus, MemoryEngine};
@@ -57,17 +57,19 @@ impl History {
         self.copies.iter().map(EventCopy::status).max()
     }
 
-    /// The newest error of the copy that the status is taken from; if it has none, of any copy.
+    /// The newest error of the copy that decides the [`status`](Self::status); if that copy has none,
+    /// an error of another copy.
     #[must_use]
     pub fn last_error(&self) -> Option<&str> {
         let worst = self.copies.iter().max_by_key(|copy| copy.status());
-        let any = || self.copies.iter().find_map(EventCopy::last_error);
-        worst.and_then(EventCopy::last_error).or_else(any)
+        worst
+            .and_then(EventCopy::last_error)
+            .or_else(|| self.copies.iter().find_map(EventCopy::last_error))
     }
 }
 
 impl EventCopy {
-    /// Where this copy stands.
+    /// The status of this copy.
     #[must_use]
     pub fn status(&self) -> EventStatus {
         match self.state {
@@ -79,8 +81,8 @@ impl EventCopy {
         }
     }
 
-    /// What it died of; of one that lives its handlers' newest error, or what it had died of before
-    /// it was redriven.
+    /// The cause of death of a dead letter. For any other copy, the newest error of its handlers, or
+    /// else the cause of the death from which it was redriven.
     #[must_use]
     pub fn last_error(&self) -> Option<&str> {
         if let CopyState::Dead {
@@ -90,15 +92,13 @@ impl EventCopy {
         {
             return Some(&reason.error);
         }
-        let errors = self.handlers.0.values().flat_map(|mark| &mark.errors);
-        let newest = errors.max_by_key(|record| record.at).map(text);
-        let before = || Some(self.died_before.as_ref()?.reason.as_ref()?.error.as_str());
-        newest.or_else(before)
-    }
-}
 
-fn text(record: &ErrorRecord) -> &str {
-    &record.error
+        let errors = self.handlers.0.values().flat_map(|mark| &mark.errors);
+        let newest = errors.max_by_key(|record| record.at);
+        newest
+            .map(|record| record.error.as_str())
+            .or_else(|| Some(self.died_before.as_ref()?.reason.as_ref()?.error.as_str()))
+    }
 }
 
 #[cfg(test)]
@@ -109,7 +109,7 @@ mod tests {
     use crate::engine::MessageId;
     use crate::message::headers::Headers;
     use crate::message::queue_name::QueueName;
-    use crate::message::settlement::{HandlerMark, HandlerName, HandlerState};
+    use crate::message::settlement::{ErrorRecord, HandlerMark, HandlerName, HandlerState};
 
     fn second(n: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + chrono::Duration::seconds(n)
