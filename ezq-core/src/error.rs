@@ -1,7 +1,7 @@
-//! The one error type of ezq: a kind to match on, a message that says what to do, and a source.
+//! The error type of ezq: a kind to match on, a message that says what to do, and a source.
 //!
-//! Messages never carry a connection string: whoever builds an error from a driver's error passes
-//! it as the source and describes the place with host, port and database name only.
+//! A message never contains a connection string. Code that turns a driver's error into an [`Error`]
+//! passes it as the source, and describes the server by host, port and database name only.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -29,80 +29,80 @@ struct Inner {
     source: Option<Source>,
 }
 
-/// The sort of an [`Error`]; match on this, never on the text.
+/// The kind of an [`Error`]. Match on it, never on the text.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// A text is not a [queue name](crate::QueueName).
+    /// A text is no [queue name](crate::QueueName).
     InvalidQueueName,
-    /// A text is not a [pattern](crate::Pattern) of event types.
+    /// A text is no [pattern](crate::Pattern) of event types.
     InvalidPattern,
     /// An event cannot be published as it is: an empty or malformed attribute, or text that the
     /// engine's store cannot keep.
     InvalidEvent,
     /// An event's payload could not be written as JSON.
     Encode,
-    /// A message's body could not be read as the event it claims to be.
+    /// The body of a message could not be read as the event it claims to be.
     Decode,
     /// A message was written with a codec that the application does not have.
     UnknownCodec,
-    /// An event is of a newer version than is known here.
+    /// An event has a newer version than its Rust type knows.
     NewerVersion,
-    /// Of several events that were published together some are stored and others are not; the source
-    /// is the [`PublishAllError`](crate::PublishAllError), which says which.
+    /// Some of the events that were published together are stored, others are not. The source is a
+    /// [`PublishAllError`](crate::PublishAllError), which says which.
     PartlyPublished,
     /// A message is larger than the limit of its queue.
     TooLarge,
-    /// An option, an environment variable or a combination of them is wrong.
+    /// An option, an environment variable, or a combination of them is wrong.
     Configuration,
     /// A handler asks for a `State<T>` that the application was not given.
     MissingState,
-    /// A set of events has no variant for an event it was given.
+    /// An event set has no variant for the event.
     UnknownVariant,
-    /// A handler failed that was run [inline](crate::App::dispatch_inline).
+    /// A handler that was run [inline](crate::App::dispatch_inline) failed.
     HandlerFailed,
-    /// Two handlers have one name.
+    /// Two handlers have the same name.
     DuplicateHandler,
-    /// Two event types have one type name and version.
+    /// Two event types have the same type name and version.
     DuplicateEvent,
-    /// Two handlers of a queue would read one version of an event in two ways: one as what it is,
-    /// the other as a newer version.
+    /// Two handlers of a queue would read one version of an event differently: one as that version,
+    /// the other as a newer one.
     AmbiguousVersion,
-    /// Events are published to a queue from which their handler does not take them.
+    /// Events are published to a queue from which their handler does not take events.
     UnreachableHandler,
-    /// A test published an event that no handler takes; [`TestApp::drain`] says so.
+    /// A test published an event that no handler takes; from [`TestApp::drain`].
     ///
     /// [`TestApp::drain`]: crate::testing::TestApp::drain
     NoHandler,
-    /// The engine cannot do what was asked; the message names what would be needed.
+    /// The engine cannot do what was asked. The message names what is needed.
     Unsupported,
-    /// The server could not be reached, or the connection was lost. Retrying may help.
+    /// The server could not be reached, or the connection was lost. A retry may help.
     Connection,
-    /// The server refused the credentials or the role lacks a right.
+    /// The server refused the credentials, or the role lacks a right.
     Permission,
     /// The database named in the URL does not exist.
     DatabaseMissing,
-    /// PGMQ is not installed and could not be installed, or is older than ezq supports.
+    /// PGMQ is not installed and could not be installed, or it is older than ezq supports.
     PgmqMissing,
-    /// A table of ezq's own is absent or out of reach, and ezq may not, or cannot, create it; the
-    /// message holds the SQL that does.
+    /// A table of ezq's own is missing or cannot be accessed, and ezq may not or cannot create it. The
+    /// message contains the SQL that does.
     SchemaMissing,
     /// The queue does not exist.
     QueueMissing,
-    /// There is no schedule of this name, or this application does not have it in its code.
+    /// There is no schedule of this name, or this application's code does not have it.
     ScheduleMissing,
-    /// The store gave up for a passing reason (a deadlock, a serialisation failure, a timeout).
-    /// Retrying may help.
+    /// The store gave up for a reason that will pass: a deadlock, a serialisation failure, a timeout.
+    /// A retry may help.
     Transient,
-    /// Another worker holds the message now.
+    /// Another worker holds the message.
     LeaseLost,
-    /// The store failed in a way that a retry is not known to mend.
+    /// The store failed in a way that a retry is not known to help.
     Engine,
 }
 
 impl Error {
-    /// An error of a kind, with a message that says what went wrong and, where something can be
-    /// done, what to do.
+    /// An error of a kind, with a message that says what went wrong and, if something can be done
+    /// about it, what.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
@@ -114,26 +114,27 @@ impl Error {
         }
     }
 
-    /// The same error with the error that caused it.
+    /// The same error, with the error that caused it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.inner.source = Some(source.into());
         self
     }
 
-    /// The same kind and message once more, for another part of what failed; the source stays here.
+    /// A second error with the same kind and message and no source, for another part of what failed.
     #[must_use]
     pub fn without_source(&self) -> Self {
         Self::new(self.inner.kind, self.inner.message.clone())
     }
 
-    /// What sort of error it is.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
     }
 
-    /// Whether doing the same again later may succeed.
+    /// Whether the same operation may succeed later: true for [`ErrorKind::Connection`] and
+    /// [`ErrorKind::Transient`].
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(
@@ -143,7 +144,8 @@ impl Error {
     }
 }
 
-/// For people, since `main` shows it: the chain of errors, then the kind. `{:#?}` shows the parts.
+/// For people, because a `main` that returns an error prints it this way: the chain of errors, then
+/// the kind. `{:#?}` shows the parts.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner {
@@ -151,6 +153,7 @@ impl fmt::Debug for Error {
             message,
             source,
         } = &*self.inner;
+
         if f.alternate() {
             let mut parts = f.debug_struct("Error");
             return parts
@@ -178,7 +181,7 @@ impl StdError for Error {
     }
 }
 
-/// An error and its sources on one line, outermost first, joined by `: `.
+/// An error and its sources on one line: outermost first, joined by `: `.
 ///
 /// ```
 /// use ezq_core::{error_chain, Error, ErrorKind};
@@ -191,7 +194,7 @@ pub fn error_chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
-        // Some errors repeat their source in their own text.
+        // Some errors end with the text of their source, which would then appear twice.
         let cause = source.to_string();
         if !text.ends_with(&cause) {
             text.push_str(": ");

@@ -1,7 +1,7 @@
-//! Events, handlers, dispatcher, publisher, consumer and the engine contract of ezq.
+//! The core of ezq: events, handlers, dispatch, publishing, consuming, and the contract of engines.
 //!
-//! Applications depend on the crate `ezq`, which re-exports what they need from here; depend on
-//! this crate to write an engine of your own.
+//! Applications depend on the crate `ezq`, which re-exports what they need from here. Depend on this
+//! crate to write an engine: see [`engine`].
 
 mod admin;
 mod app;

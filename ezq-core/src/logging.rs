@@ -1,8 +1,8 @@
-//! Warnings and errors: they go to `tracing`, and to stderr where nobody listens to that.
+//! Warnings and errors: they go to `tracing`, and to stderr if the program has no subscriber.
 //!
-//! A program that sets up no logging would see nothing of a handler that fails. So what is a warning
-//! or worse is printed there, as Python's `logging` does in its place. Everything in ezq warns by
-//! these two macros, which take what `tracing`'s own take.
+//! Without that, a program that sets up no logging would see nothing of a handler that fails. Python's
+//! `logging` prints warnings in the same case. All of ezq logs warnings and errors by the two macros
+//! here, which take the same arguments as those of `tracing`; clippy refuses the originals.
 
 use std::fmt::{Arguments, Debug};
 use std::io::Write;
@@ -15,27 +15,28 @@ use tracing::dispatcher::has_been_set;
 
 pub(crate) use crate::{__error as error, __warn as warn};
 
-/// Said once, under the first line.
+/// Printed once, under the first line.
 const HINT: &str = "ezq prints warnings here because the program set up neither `tracing` nor `log`; \
                     either ends this, and so does `EZQ_STDERR=false`";
 
-/// Whether `EZQ_STDERR` allows it.
+/// Whether `EZQ_STDERR` allows printing to stderr. Read once: `is_unheard` is asked at each warning.
 static ALLOWED: LazyLock<bool> =
     LazyLock::new(|| std::env::var_os("EZQ_STDERR").is_none_or(|text| text != "false"));
 
-/// Whether the program is a test, whose harness shows what a failed test printed.
+/// Whether the program is a test. The harness captures what `eprint!` prints, and nothing else.
 static IS_TEST: AtomicBool = AtomicBool::new(false);
 
+/// Whether the hint was printed.
 static HINTED: AtomicBool = AtomicBool::new(false);
 
-/// A warning, as [`tracing::warn!`] takes it.
+/// Logs a warning; takes what [`tracing::warn!`] takes.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __warn {
     ($($what:tt)*) => { $crate::__log!(WARN, $($what)*) };
 }
 
-/// An error, as [`tracing::error!`] takes it.
+/// Logs an error; takes what [`tracing::error!`] takes.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __error {
@@ -56,7 +57,7 @@ macro_rules! __log {
     }};
 }
 
-/// Reads the fields one after another, then prints them behind the message.
+/// Collects the fields one by one, then prints them after the message.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __print {
@@ -85,42 +86,45 @@ macro_rules! __print {
     };
 }
 
-/// Whether the program listens to nothing, and is to see warnings all the same.
+/// Whether nothing in the program receives log events, and stderr is allowed.
 ///
-/// `tracing` hands its events to `log` while no subscriber was ever set, so a logger sees them.
+/// `tracing` passes its events to `log` as long as no subscriber was ever set, so a `log` logger
+/// receives them too.
 #[must_use]
 pub fn is_unheard() -> bool {
     !has_been_set() && ::log::max_level() == ::log::LevelFilter::Off && *ALLOWED
 }
 
-/// Adds a field to those that stand behind the message.
+/// Adds a field to those that are printed after the message.
 pub fn add(fields: &mut String, name: &str, value: &dyn Debug) {
     let text = format!("{value:?}");
-    // An absent field is left out, and a present one told without its wrapping, as `tracing` does.
+    // `tracing` leaves out a field that is `None`, and shows one that is `Some` without the wrapper.
     if text == "None" {
         return;
     }
+
     let inner = text
         .strip_prefix("Some(")
         .and_then(|rest| rest.strip_suffix(')'));
     fields.push_str(&format!(" {name}={}", inner.unwrap_or(&text)));
 }
 
-/// Prints a line.
+/// Prints one line to stderr; the first time with a hint on how to turn it off.
 pub fn print(level: Level, message: Arguments<'_>, fields: &str) {
     let mut text = format!("{level} ezq: {message}{fields}\n");
     if !HINTED.swap(true, Ordering::Relaxed) {
         text.push_str(&format!("     {HINT}\n"));
     }
+
     if IS_TEST.load(Ordering::Relaxed) {
         eprint!("{text}");
     } else {
-        // `eprint!` panics where stderr is a pipe that nobody reads any more.
+        // Not `eprint!`: it panics if stderr is a pipe whose reader is gone.
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 }
 
-/// From now on what is printed goes where the test harness captures it.
+/// Prints by `eprint!` from now on, so that the test harness captures it.
 pub(crate) fn in_a_test() {
     IS_TEST.store(true, Ordering::Relaxed);
 }

@@ -1,4 +1,5 @@
-//! What the macros expand to; not part of the public interface.
+//! What the code that the macros write refers to. Not part of the public interface: it may change in
+//! any release.
 
 use std::pin::Pin;
 
@@ -25,26 +26,26 @@ pub use crate::runtime::check_runtime;
 pub use crate::schedule::{Missed, Schedule};
 pub use crate::{__error as error, __warn as warn};
 
-/// A handler that `#[on_event]` made from a function.
+/// The type that `#[on_event]` writes beside a function; it leads to the function's handler.
 pub trait HandlerDefinition {
     /// The handler.
     fn definition() -> Handler;
 }
 
-/// A handler that was found at link time.
+/// A handler that registered itself at link time.
 pub struct Discovered(pub fn() -> Handler);
 
 inventory::collect!(Discovered);
 
-/// Reads the event.
+/// Reads the event of a delivery.
 ///
 /// # Errors
-/// When the delivery is not such an event.
+/// When the delivery is no such event.
 pub fn from_event<E: FromEvent>(call: &Call) -> Result<E, HandlerError> {
     E::from_event(&call.context.received)
 }
 
-/// Reads the tick of a schedule.
+/// Reads the tick of a delivery.
 ///
 /// # Errors
 /// When the delivery is no tick.
@@ -52,7 +53,7 @@ pub fn tick(call: &Call) -> Result<Tick, HandlerError> {
     call.context.received.tick()
 }
 
-/// A handler of the ticks of its own schedule.
+/// A handler with a schedule of its own, whose ticks it takes.
 #[must_use]
 pub fn scheduled(
     name: &str,
@@ -63,31 +64,31 @@ pub fn scheduled(
     Handler::scheduled(name, event_type, schedule, invoke)
 }
 
-/// Which events a handler takes.
+/// The events that a handler takes.
 #[must_use]
 pub fn subscription<E: FromEvent>() -> Subscription {
     E::subscription()
 }
 
-/// Draws an extractor.
+/// Runs an extractor.
 ///
-/// Boxed, because rustc checks an opaque future's bounds at every mention of it: a type that is no
-/// extractor would be three errors.
+/// The future is boxed, because rustc checks the bounds of an opaque future wherever it is mentioned:
+/// a type that is no extractor would be reported three times.
 ///
 /// # Errors
-/// What the run fails with.
+/// The error with which the handler's run fails.
 pub fn extract<X: Extract>(
     call: &Call,
 ) -> Pin<Box<dyn Future<Output = Result<X, HandlerError>> + Send + '_>> {
     Box::pin(X::extract(call))
 }
 
-/// A [`Batch`] of events, as the macros name it: by its whole type.
+/// A [`Batch`] of events. A trait, because the macros see only the whole type, not the `E` in it.
 pub trait BatchOf: Sized {
-    /// Which events it holds.
+    /// The events that the batch holds.
     fn subscription() -> Subscription;
 
-    /// Reads its events.
+    /// Reads the events of a call.
     fn read(call: &BatchCall) -> (Self, Unread);
 }
 
@@ -107,27 +108,27 @@ pub fn read_batch<B: BatchOf>(call: &BatchCall) -> (B, Unread) {
     B::read(call)
 }
 
-/// Which events a handler of batches takes.
+/// The events that a batch handler takes.
 #[must_use]
 pub fn batch_subscription<B: BatchOf>() -> Subscription {
     B::subscription()
 }
 
-/// A field on the way to an event's key: its method tells an `Option`, whose own method it is,
-/// from anything else, for which [`PlainField`] has it.
+/// A field that an event's key is made of. `__ezq_kind` tells an `Option` from any other type:
+/// method lookup prefers the inherent method, which only an `Option` has, to that of [`PlainField`].
 #[derive(Debug)]
 pub struct Field<'a, T>(pub &'a T);
 
-/// A field that is there or not.
+/// A field that may be absent.
 #[derive(Debug)]
 pub struct OptionalKind;
 
-/// A field that is there.
+/// A field that is always present.
 #[derive(Debug)]
 pub struct PlainKind;
 
 impl<T> Field<'_, Option<T>> {
-    /// What the field is.
+    /// The kind of the field.
     #[must_use]
     pub fn __ezq_kind(&self) -> OptionalKind {
         OptionalKind
@@ -136,7 +137,7 @@ impl<T> Field<'_, Option<T>> {
 
 /// A field that is no `Option`.
 pub trait PlainField {
-    /// What the field is.
+    /// The kind of the field.
     fn __ezq_kind(&self) -> PlainKind;
 }
 
@@ -147,7 +148,7 @@ impl<T> PlainField for Field<'_, T> {
 }
 
 impl OptionalKind {
-    /// What is in the field, if something is.
+    /// The value of the field, if it has one.
     #[must_use]
     pub fn present<'a, T>(&self, field: &'a Option<T>) -> Option<&'a T> {
         field.as_ref()
@@ -155,25 +156,26 @@ impl OptionalKind {
 }
 
 impl PlainKind {
-    /// What is in the field.
+    /// The value of the field, which it always has.
     #[must_use]
     pub fn present<'a, T>(&self, field: &'a T) -> Option<&'a T> {
         Some(field)
     }
 }
 
-/// One event in an [`EventSet`](crate::FromEvent): two variants of one type would be two of this.
+/// One event type in an [`EventSet`](crate::FromEvent). Two variants of one type would be two
+/// implementations of this trait, which rustc refuses.
 pub trait OneVariantEach<Set> {}
 
-/// What is done with what a handler returns.
+/// The functions that handle a handler's return value.
 ///
-/// Plain functions, so that the bound on its type is stated once: rustc reports an unfit type at
-/// each mention.
+/// They are function pointers, so that the bound on the type is stated once, in [`output`]: rustc
+/// reports a type that does not fit wherever the bound is mentioned.
 #[derive(Debug)]
 pub struct Output<O> {
-    /// The types of the events that it may be.
+    /// The types of the events that the value may hold.
     pub types: fn() -> Vec<EventDescriptor>,
-    /// Its events, or the handler's own error.
+    /// The events in the value, or the handler's error.
     pub take: fn(O) -> Result<Vec<Draft>, HandlerError>,
 }
 
@@ -185,7 +187,7 @@ impl<O> Clone for Output<O> {
 
 impl<O> Copy for Output<O> {}
 
-/// What is done with what a handler returns.
+/// The functions that handle a return value of this type.
 #[must_use]
 pub fn output<O: HandlerOutput>() -> Output<O> {
     Output {
@@ -194,12 +196,12 @@ pub fn output<O: HandlerOutput>() -> Output<O> {
     }
 }
 
-/// As [`Output`], of a handler of batches.
+/// As [`Output`], for a batch handler.
 #[derive(Debug)]
 pub struct OutputOfBatch<O> {
-    /// The types of the events that it may be.
+    /// The types of the events that the value may hold.
     pub types: fn() -> Vec<EventDescriptor>,
-    /// What became of each event, or the handler's own error.
+    /// The result for each event of the batch, or the handler's error.
     pub take: fn(Unread, O) -> Result<BatchResults, HandlerError>,
 }
 
@@ -211,7 +213,7 @@ impl<O> Clone for OutputOfBatch<O> {
 
 impl<O> Copy for OutputOfBatch<O> {}
 
-/// What is done with what a handler of batches returns.
+/// The functions that handle a batch handler's return value of this type.
 #[must_use]
 pub fn batch_output<O: BatchOutput>() -> OutputOfBatch<O> {
     OutputOfBatch {

@@ -1,13 +1,13 @@
-//! The runtime that ezq needs: what is said where there is none.
+//! The check for a tokio runtime, without which tokio itself would panic.
 
 use tokio::runtime::Handle;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Checks that the caller is inside a tokio runtime, where tokio itself would panic.
+/// Checks that the caller is inside a tokio runtime.
 ///
 /// # Errors
-/// [`ErrorKind::Configuration`] where there is none.
+/// [`ErrorKind::Configuration`] if it is not.
 pub fn check_runtime() -> Result<()> {
     Handle::try_current().map(drop).map_err(|error| {
         let text = "ezq runs on tokio, and this is outside of a tokio runtime: put \

@@ -1,10 +1,9 @@
-//! The test kit: an application on the memory engine, with what tests ask of it.
+//! The test kit: an application on the memory engine, with methods that tests need.
 //!
-//! Its time is tokio's: under `#[tokio::test(start_paused = true)]`, `tokio::time::advance` makes
-//! leases run out and retries fall due.
+//! Its clock is tokio's. Under `#[tokio::test(start_paused = true)]`, `tokio::time::advance` ends
+//! leases and makes retries due.
 #![allow(clippy::panic)]
 
-use crate::event::envelope::Envelope;
 use std::ops::Deref;
 
 use crate::app::{App, AppBuilder};
@@ -12,13 +11,14 @@ use crate::codec::codecs::Codecs;
 use crate::codec::wire::Origin;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::envelope::Envelope;
 use crate::event::{Event, means};
 use crate::memory::{MemoryEngine, Published};
 use crate::message::queue_name::QueueName;
 use crate::observe::report::Report;
 
-/// An application on an engine in memory, without the handlers found at link time and without the
-/// options of the environment.
+/// An application for tests: on a memory engine, without the handlers found at link time, and without
+/// the options of the environment. It derefs to its [`App`].
 ///
 /// ```
 /// use ezq_core::testing::TestApp;
@@ -47,7 +47,7 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    /// Builds the application.
+    /// Builds an application from what `build` adds to an empty builder.
     ///
     /// # Errors
     /// As [`AppBuilder::build`].
@@ -56,24 +56,28 @@ impl TestApp {
         let engine = MemoryEngine::new();
         let builder = AppBuilder::with(Ok(Config::default())).without_discovered_handlers();
         let app = build(builder).build(engine.clone())?;
+
+        // So that `drain` can name the events that no handler takes.
         app.inner.dispatcher.strangers.keep();
         Ok(Self { app, engine })
     }
 
-    /// The engine, to look into its queues.
+    /// The engine, for assertions on its queues.
     #[must_use]
     pub fn engine(&self) -> &MemoryEngine {
         &self.engine
     }
 
-    /// Handles what is due on the application's queue, and what that brings forth, until nothing is
-    /// due any more. Retries and scheduled events that fall due later are not waited for.
+    /// Handles every event that is due on the application's queue, and the events that its handlers
+    /// publish there, until no event is due. It does not wait for retries and scheduled events that
+    /// are due later.
     ///
     /// # Errors
-    /// As [`Consumer::run`](crate::Consumer::run); and [`ErrorKind::NoHandler`], which names the type,
-    /// when all else was handled and no handler took an event. An event that a handler returned or
-    /// published may be for another application, and is no error, nor is any where
-    /// [`unknown_types`](crate::Config::unknown_types) says to skip them.
+    /// - As [`Consumer::run`](crate::Consumer::run).
+    /// - [`ErrorKind::NoHandler`] when no handler took an event; all other events are handled then, and
+    ///   the message names its type. An event that a handler returned or published may be for another
+    ///   application, so it is no error. Nor is any if
+    ///   [`unknown_types`](crate::Config::unknown_types) is `Skip`.
     pub async fn drain(&self) -> Result<Report> {
         self.drain_queue(&self.app.config().queue).await
     }
@@ -84,7 +88,7 @@ impl TestApp {
     /// As [`drain`](Self::drain).
     pub async fn drain_queue(&self, queue: &QueueName) -> Result<Report> {
         let strangers = &self.app.inner.dispatcher.strangers;
-        // A consumer of the test's own may have met some.
+        // Those that a consumer of the test's own met are not of this drain.
         strangers.take(queue);
         let report = self.app.consumer().queue(queue).until_idle().run().await?;
 
@@ -99,7 +103,7 @@ impl TestApp {
         Err(Error::new(ErrorKind::NoHandler, text))
     }
 
-    /// Every event of a type that was published so far, on any queue, in order.
+    /// Every event of a type that was published so far, to any queue, in order.
     #[must_use]
     pub fn published<E: Event>(&self) -> Vec<E> {
         let codecs = self.codecs();
@@ -110,10 +114,10 @@ impl TestApp {
             .collect()
     }
 
-    /// The last event of a type that was published.
+    /// The event of a type that was published last.
     ///
     /// # Panics
-    /// When there is none; it says what was published instead.
+    /// When none was published; the message lists the types that were.
     #[track_caller]
     #[must_use]
     pub fn assert_published<E: Event>(&self) -> E {

@@ -1,12 +1,15 @@
-//! Texts of errors and panics as messages keep them, and durations as people write them.
+//! Texts of errors and panics in the form that messages keep, and durations as people write them.
 
 use std::time::Duration;
 
-/// How much of an error's text a message keeps, in bytes.
+/// How many bytes of an error's text a message keeps.
 pub const ERROR_TEXT_LIMIT: usize = 1000;
 
-/// An error's text as a message keeps it: cut, and without the NUL that `jsonb` cannot hold.
+/// An error's text as a message keeps it: cut at [`ERROR_TEXT_LIMIT`], and without NUL characters,
+/// which `jsonb` cannot hold.
 pub(crate) fn bounded(text: &str) -> String {
+    // Cut before as well as after: a replacement takes more bytes than a NUL, and a text of many
+    // megabytes must not be copied whole.
     let kept = cut(text).replace('\0', "\u{fffd}");
     cut(&kept).to_owned()
 }
@@ -19,13 +22,16 @@ fn cut(text: &str) -> &str {
     &text[..end]
 }
 
+/// The message of a panic, as `panic!` gives it; anything else has none.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
 }
 
-/// Reads a whole number and a unit.
+/// Parses a whole number and a unit: `ms`, `s`, `m`, `h` or `d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let split = text
         .find(|c: char| !c.is_ascii_digit())
@@ -39,6 +45,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => 0,
     };
+
     let millis = number
         .parse::<u64>()
         .ok()

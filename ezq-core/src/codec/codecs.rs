@@ -1,9 +1,11 @@
-//! Codecs: how events become message bodies and bodies events again, chosen per event and queue.
+//! Codecs, and the choice of the codec that writes or reads a message.
 //!
-//! CloudEvents and the flat form say themselves what they are, and are read wherever they are met.
-//! What any other codec wrote names it in a header, so that it is read by that codec whatever the
-//! queue's is by then; the id and the type of such an event stand beside it, for what looks at
-//! messages without reading them. Control events carry no payload and are never given to a codec.
+//! - **Plain forms.** A body in CloudEvents or in the flat form shows its form, so it can be read in any
+//!   queue.
+//! - **Other codecs.** A message names its codec in a header, so that this codec reads it, whatever the
+//!   queue's codec is by then. Headers also hold the id and the type of the event, for code that
+//!   inspects messages without reading bodies.
+//! - **Control events** have no payload. They are always written in a plain form.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,12 +26,12 @@ use crate::text::panic_text;
 /// Why a codec failed: any error.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// Writes events as message bodies, and reads them back.
+/// A codec: it writes events as message bodies, and reads them back.
 ///
 /// ```
 /// use ezq_core::{Codec, CodecError, Envelope, Headers, Origin, WireFormat};
 ///
-/// /// CloudEvents, in a box of one's own.
+/// /// CloudEvents in square brackets.
 /// struct Boxed;
 ///
 /// impl Codec for Boxed {
@@ -46,38 +48,40 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync + 'static>;
 /// }
 /// ```
 ///
-/// A body is JSON, nested at most [`MAX_NESTING`] deep. What a codec fails to write is refused at
-/// publish, with [`ErrorKind::Encode`]; what it fails to read moves to the dead letters. Its errors
-/// are kept there: leave secrets out of them. A panic counts as a failure.
+/// A body must be JSON, nested at most [`MAX_NESTING`] deep. If a codec fails to write an event, publishing
+/// fails with [`ErrorKind::Encode`]. If it fails to read a message, the message becomes a dead letter,
+/// which keeps the error: leave secrets out of it. A panic counts as a failure.
 pub trait Codec: Send + Sync + 'static {
-    /// Its name: what queues and events choose it by, and what messages say of their body. Keep it
-    /// for as long as messages that it wrote may be read.
+    /// The codec's name, by which queues and events choose it. Messages store it, so keep it as long as
+    /// there are messages that the codec wrote.
     fn name(&self) -> &str;
 
-    /// Writes an event. `headers` are the message's own, as the publisher set them; what is set here
-    /// is found in [`Origin::headers`] again.
+    /// Writes an event. `headers` are those of the message, as the publisher set them. Headers that
+    /// are set here are in [`Origin::headers`] when the message is read.
     ///
     /// # Errors
-    /// Why the event has no such form.
+    /// When the event cannot be written in this form.
     fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError>;
 
-    /// Reads a body that this codec wrote, or that stood in its queue without saying what it is.
+    /// Reads a body that this codec wrote, or a body in the codec's queue that does not show its form
+    /// and names no codec.
     ///
     /// # Errors
-    /// Why the body cannot be read.
+    /// When the body cannot be read.
     fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError>;
 
-    /// Whether it can work as it was made; asked when the application is built. By default it can.
+    /// Checks the codec when the application is built. By default there is nothing to check.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// When the codec cannot work as it is set up.
     fn check(&self) -> Result<(), CodecError> {
         Ok(())
     }
 
-    /// Whether a queue of this codec takes nothing else but control events. Otherwise, and by
-    /// default, CloudEvents, the flat form and bodies that name another codec are read there, too;
-    /// a codec that is to keep forged events out says yes.
+    /// Whether a queue of this codec accepts only bodies that it wrote, and control events.
+    ///
+    /// Defaults to `false`: CloudEvents, the flat form, and bodies that name another codec are read
+    /// there too. Return `true` if the codec must keep forged events out.
     fn is_exclusive(&self) -> bool {
         false
     }
@@ -101,14 +105,17 @@ impl Codec for WireFormat {
     }
 }
 
-/// The codecs of an application, and who uses which.
+/// The codecs of an application, and which queues and event types use which.
 #[derive(Clone)]
 pub(crate) struct Codecs {
-    /// Of whatever chooses none.
+    /// The form of events that have no codec by their type or their queue.
     pub(crate) wire: WireFormat,
     added: BTreeMap<String, Arc<dyn Codec>>,
+    /// The codec of each queue, by name.
     pub(crate) queues: BTreeMap<QueueName, String>,
+    /// The codec of each event type, by name.
     pub(crate) events: BTreeMap<String, String>,
+    /// A name that two codecs have; refused when the application is built.
     twice: Option<String>,
 }
 
@@ -148,7 +155,7 @@ impl Codecs {
         }
     }
 
-    /// Checks that every name that is chosen is the name of one codec.
+    /// Checks the codecs, and that each name by which a queue or an event chooses a codec has one.
     pub(crate) fn validate<'a>(
         &self,
         taken: impl Iterator<Item = &'a EventDescriptor>,
@@ -165,6 +172,7 @@ impl Codecs {
                 "a codec has the name `{name}`: use 1 to 60 visible characters"
             ));
         }
+
         for (name, codec) in &self.added {
             if let Err(why) = guarded(|| codec.check()) {
                 return wrong(format!("the codec `{name}` cannot work: {why}"));
@@ -178,6 +186,7 @@ impl Codecs {
                 ));
             }
         }
+
         for event in taken {
             if let Some(codec) = event.codec {
                 self.named(codec, event.type_name)?;
@@ -200,7 +209,8 @@ impl Codecs {
     /// The codec that a queue or an event type chose.
     fn named(&self, name: &str, whose: &str) -> Result<Chosen<'_>> {
         self.find(name).ok_or_else(|| {
-            let (name, whose) = (name.escape_debug(), whose.escape_debug());
+            let name = name.escape_debug();
+            let whose = whose.escape_debug();
             let text = format!(
                 "`{whose}` has the codec `{name}`, which the application does not have: give it to \
                  the builder's `codec`"
@@ -216,8 +226,10 @@ impl Codecs {
         }
     }
 
-    /// Writes an event for a queue, or for any: by the codec that the application set for its type, else its
-    /// own, else the queue's, else in the application's wire form.
+    /// Writes an event for a queue, or for any queue if none is given.
+    ///
+    /// The codec is the first of these: the one that the application set for the type, the event's own,
+    /// the queue's, the application's wire form.
     pub(crate) fn write(
         &self,
         envelope: &Envelope,
@@ -231,6 +243,7 @@ impl Codecs {
             Some(name) => self.named(name, event_type)?,
             None => queue.map_or(Ok(Chosen::Plain(self.wire)), |queue| self.of_queue(queue))?,
         };
+
         match chosen {
             Chosen::Plain(format) => plainly(format, envelope, headers),
             Chosen::Other(_) if is_control(event_type) => encode(envelope, self.wire),
@@ -249,7 +262,7 @@ impl Codecs {
         }
     }
 
-    /// The codec that a message names and that the application does not have.
+    /// The error for a message that names a codec which the application does not have.
     pub(crate) fn unknown(&self, headers: &Headers) -> Option<Error> {
         let name = headers
             .text(CODEC)
@@ -259,30 +272,37 @@ impl Codecs {
         Some(Error::new(ErrorKind::UnknownCodec, text))
     }
 
-    /// Reads a body.
+    /// Reads a body: by the codec that the message names, or as the plain form that the body shows, or
+    /// by the queue's codec.
     pub(crate) fn read(&self, body: &str, origin: Origin<'_>) -> Result<Envelope> {
         let queue = self.of_queue(origin.queue)?;
-        let said = origin.headers.text(CODEC);
-        let codec = match (said, &queue) {
+        let codec = match (origin.headers.text(CODEC), &queue) {
             (Some(name), _) => match self.find(name) {
                 Some(found) => found,
                 None => return Err(self.unknown(origin.headers).unwrap_or_else(undecided)),
             },
             (None, Chosen::Plain(format)) => Chosen::Plain(*format),
             (None, Chosen::Other(codec)) => match plain_type(body) {
+                // Control events are read in any queue, or nothing could stop its consumers.
                 Some(name) if is_control(&name) => return decode(body, origin),
                 Some(_) if !codec.is_exclusive() => Chosen::Plain(self.wire),
                 _ => Chosen::Other(*codec),
             },
         };
+
         if let Chosen::Other(strict) = queue
             && strict.is_exclusive()
             && codec.name() != strict.name()
         {
-            let (queue, strict, name) = (origin.queue, strict.name(), codec.name());
-            let text = format!("the queue `{queue}` takes the codec `{strict}` only, not `{name}`");
+            let text = format!(
+                "the queue `{}` takes the codec `{}` only, not `{}`",
+                origin.queue,
+                strict.name(),
+                codec.name()
+            );
             return Err(Error::new(ErrorKind::Decode, text));
         }
+
         let read = match &codec {
             Chosen::Plain(_) => decode(body, origin).map_err(CodecError::from),
             Chosen::Other(codec) => guarded(|| codec.decode(body, origin)),
@@ -294,7 +314,7 @@ impl Codecs {
     }
 }
 
-/// Writes a form that says itself what it is, and beside it what it has no place for.
+/// Writes a plain form, and puts into headers what the flat form has no place for.
 fn plainly(format: WireFormat, event: &Envelope, headers: &mut Headers) -> Result<String> {
     if format != WireFormat::CloudEvents {
         keep_beside_flat(event, headers);
@@ -302,7 +322,7 @@ fn plainly(format: WireFormat, event: &Envelope, headers: &mut Headers) -> Resul
     encode(event, format)
 }
 
-/// The form that says itself what it is, by its name as a codec.
+/// The plain form that has this name as a codec.
 fn plain(name: &str) -> Option<WireFormat> {
     let formats = [
         WireFormat::CloudEvents,
@@ -320,7 +340,7 @@ fn undecided() -> Error {
     Error::new(ErrorKind::UnknownCodec, "the body's codec is unknown")
 }
 
-/// A body that can be stored and read back.
+/// Checks that a body can be stored as `jsonb` and read back.
 fn json(body: String) -> Result<String, CodecError> {
     serde_json::from_str::<serde::de::IgnoredAny>(&body)
         .map_err(|error| format!("what it wrote is not JSON: {error}"))?;
@@ -333,7 +353,7 @@ fn json(body: String) -> Result<String, CodecError> {
     Ok(body)
 }
 
-/// Calls the user's code: a panic there is an error here.
+/// Calls the user's code, and turns a panic into an error of that one message.
 fn guarded<T>(call: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecError> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_text(&*panic)).into()))

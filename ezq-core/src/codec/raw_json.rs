@@ -1,4 +1,4 @@
-//! Raw JSON: the body is the payload and nothing else, the attributes are headers.
+//! Raw JSON: the body is the payload and nothing else; the attributes are headers.
 
 use chrono::DateTime;
 
@@ -8,13 +8,15 @@ use crate::event::attributes::check_type;
 use crate::event::envelope::{AttributeValue, Data, Envelope};
 use crate::message::headers::{CE_ID, CE_PREFIX, CE_TYPE, DATA, Headers};
 
-/// Bodies that are the payload and nothing else, for queues that other programs write to or read
-/// from.
+/// A codec whose bodies are the payload and nothing else, for queues that other programs write to or
+/// read from.
 ///
-/// The event's attributes are headers, as in the binary mode of CloudEvents' HTTP binding: `ce-id`,
-/// `ce-type`, `ce-source`, `ce-time`, `ce-subject` and so on, extensions included; nothing is lost.
-/// A message that someone else stored needs `ce-type` among its headers, unless the codec has a type
-/// of its own for them; its id is `queue:message` where it names none.
+/// The attributes of the event are headers, as in the binary mode of CloudEvents' HTTP binding:
+/// `ce-id`, `ce-type`, `ce-source`, `ce-time`, `ce-subject` and so on, including extensions. Nothing is
+/// lost.
+///
+/// A message that another program stored needs the header `ce-type`, unless the codec was made
+/// [for one type](Self::of). Without `ce-id`, the event's id is `queue:message`.
 ///
 /// ```
 /// # use ezq_core::{App, MemoryEngine, RawJson};
@@ -39,7 +41,7 @@ impl RawJson {
         }
     }
 
-    /// A codec under a name for bodies that are events of a type, unless they say otherwise.
+    /// A codec of this name that reads messages without `ce-type` as events of this type.
     pub fn of(name: impl Into<String>, event_type: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -64,6 +66,7 @@ impl Codec for RawJson {
         if event.data_base64().is_some() {
             return Err("binary data has no form as raw JSON".into());
         }
+
         let mut set = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
                 headers.insert(format!("{CE_PREFIX}{name}"), value);
@@ -80,6 +83,7 @@ impl Codec for RawJson {
         for (name, value) in event.extensions() {
             headers.insert(format!("{CE_PREFIX}{name}"), value.to_json());
         }
+
         keep_beside(event, headers);
         Ok(event.data().unwrap_or("null").to_owned())
     }
@@ -97,6 +101,7 @@ impl Codec for RawJson {
             }
             return Err(format!("nothing says its type: set the header `{CE_TYPE}`").into());
         };
+
         let id = headers
             .text(CE_ID)
             .map_or_else(|| flat_id(queue, message_id), str::to_owned);
@@ -104,6 +109,7 @@ impl Codec for RawJson {
             .id(id)
             .time(enqueued_at.fixed_offset())
             .json(body)?;
+
         for (name, value) in headers.as_object() {
             let Some(name) = name.strip_prefix(CE_PREFIX) else {
                 continue;
@@ -122,6 +128,7 @@ impl Codec for RawJson {
                 }
             }
         }
+
         if headers.text(DATA) == Some("none") && body == "null" {
             event.0.data = Data::None;
         }

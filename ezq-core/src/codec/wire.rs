@@ -1,7 +1,8 @@
-//! The wire forms: CloudEvents in structured mode, and the flat `_type` form of Python ezq.
+//! The plain forms of a body: CloudEvents in structured mode, and the flat form of Python ezq.
 //!
-//! Reading tells them apart by `specversion`, which wins over `_type`. A body is read once into
-//! borrowed members; no payload value is ever rebuilt from a parsed tree.
+//! A body with `specversion` is CloudEvents; otherwise a body with `_type` is flat. A body is parsed
+//! once, into members that borrow from it. No value of the payload is rebuilt from a parsed tree, so
+//! each keeps its exact text.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -20,43 +21,45 @@ use crate::message::headers::{DATA, Headers, REPLAY};
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 
-/// Where the version of an event in the flat form stands, by the name that [`RawJson`](crate::RawJson)
-/// gives the attribute.
+/// The header with the version of an event in the flat form. [`RawJson`](crate::RawJson) uses the same
+/// name.
 const FLAT_VERSION: &str = "ce-eventversion";
 
-/// How deep `serde_json` reads; what is nested deeper could be published but never handled.
+/// The deepest nesting of a body. `serde_json` reads no deeper, so an event that is nested deeper could
+/// be published but not handled.
 pub const MAX_NESTING: usize = 127;
 
-/// The form in which events are written. Both forms are always read.
+/// The plain form in which events are written. All forms are always read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WireFormat {
     /// CloudEvents 1.0, JSON, structured mode.
     #[default]
     CloudEvents,
-    /// `{"_type": "UserCreated", ...fields}`, as Python ezq writes and reads. It carries the type
-    /// and the payload only: id, source, time and extensions are lost. The version of an event stands
-    /// in the message's headers, as `ce-eventversion`.
+    /// `{"_type": "UserCreated", ...fields}`, the form of Python ezq. It holds the type and the payload
+    /// only: id, source, time and extensions are lost. The version of the event is in the header
+    /// `ce-eventversion`.
     Flat,
-    /// As [`Flat`](Self::Flat), but `End` and `Interrupt` have the names by which Python ezq's later
-    /// package, `ezvent`, knows them: `EZEndEvent` and `EZInterruptEvent`.
+    /// As [`Flat`](Self::Flat), but `End` and `Interrupt` have their names in `ezvent`, the later package
+    /// of Python ezq: `EZEndEvent` and `EZInterruptEvent`.
     Ezvent,
 }
 
-/// Where a body came from: what it may not carry itself.
+/// Where a body was read: the facts that the body itself may not hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
-    /// The queue it was read from.
+    /// The queue of the message.
     pub queue: &'a QueueName,
-    /// The message's id there.
+    /// The id of the message.
     pub message_id: &'a MessageId,
-    /// When it was stored.
+    /// When the message was first stored.
     pub enqueued_at: DateTime<Utc>,
-    /// The headers beside it.
+    /// The headers of the message.
     pub headers: &'a Headers,
 }
 
-/// Where an event in the flat form was stored, which is all that its id says.
+/// The queue and the message in the id of an event in the flat form, which has no other id. `None` for
+/// any other id.
 #[must_use]
 pub fn flat_origin(event_id: &str) -> Option<(QueueName, MessageId)> {
     let (queue, number) = event_id.rsplit_once(':')?;
@@ -84,6 +87,7 @@ pub fn encode(envelope: &Envelope, format: WireFormat) -> Result<String> {
         })?,
         WireFormat::Flat | WireFormat::Ezvent => flat(envelope, format).map_err(invalid)?,
     };
+
     let depth = nesting(envelope.data().unwrap_or_default());
     if depth > MAX_NESTING {
         return Err(invalid(format!(
@@ -113,7 +117,7 @@ pub fn decode(body: &str, origin: Origin<'_>) -> Result<Envelope> {
     }
 }
 
-/// The type that a body claims to be which says itself what it is, in either form.
+/// The event type of a body in a plain form; `None` for any other body. Empty if it names no type.
 pub(crate) fn plain_type(body: &str) -> Option<String> {
     let members: Members<'_> = serde_json::from_str(body).ok()?;
     let name = if members.find("specversion").is_some() {
@@ -146,6 +150,7 @@ fn cloud_event(members: &Members<'_>) -> Result<Envelope> {
             format!("specversion `{version}` is not 1.0").into(),
         ));
     }
+
     let time = members.text("time")?.map(|text| {
         DateTime::parse_from_rfc3339(&text).map_err(|error| {
             undecodable("the attribute `time` is not a timestamp of RFC 3339".into())
@@ -162,6 +167,7 @@ fn cloud_event(members: &Members<'_>) -> Result<Envelope> {
         (None, Some(text)) => Data::Base64(text),
         (None, None) => Data::None,
     };
+
     let mut extensions = BTreeMap::new();
     for (name, raw) in &members.0 {
         let reserved = RESERVED.contains(&&**name) || name == "_type";
@@ -169,6 +175,7 @@ fn cloud_event(members: &Members<'_>) -> Result<Envelope> {
             extensions.insert(name.clone().into_owned(), value);
         }
     }
+
     Envelope {
         id: required("id")?,
         source: required("source")?,
@@ -192,6 +199,7 @@ fn attribute(name: &str, raw: &RawValue) -> Result<Option<AttributeValue>> {
         Text(String),
         Null(()),
     }
+
     match serde_json::from_str(raw.get()) {
         Ok(Wire::Boolean(value)) => Ok(Some(AttributeValue::Boolean(value))),
         Ok(Wire::Integer(value)) => Ok(Some(AttributeValue::Integer(value))),
@@ -203,7 +211,7 @@ fn attribute(name: &str, raw: &RawValue) -> Result<Option<AttributeValue>> {
     }
 }
 
-/// Keeps beside a body in the flat form what that has no place for.
+/// Puts into headers what the flat form has no place for.
 pub(crate) fn keep_beside_flat(envelope: &Envelope, headers: &mut Headers) {
     if let Some(version) = envelope.extensions.get(VERSION_ATTRIBUTE) {
         headers.insert(FLAT_VERSION, version.to_json());
@@ -211,7 +219,7 @@ pub(crate) fn keep_beside_flat(envelope: &Envelope, headers: &mut Headers) {
     keep_beside(envelope, headers);
 }
 
-/// Keeps beside a body what data it stands for, where it does not tell `null` from none, or both
+/// Puts into a header whether the event has no data or `null`, which some forms cannot tell apart, or
 /// from an empty object.
 pub(crate) fn keep_beside(envelope: &Envelope, headers: &mut Headers) {
     match &envelope.data {
@@ -226,6 +234,7 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
     if event_type.is_empty() {
         return Err(undecodable("`_type` is empty".into()));
     }
+
     let raw = |text: String| {
         RawValue::from_string(text)
             .map_err(|error| undecodable("the flat body cannot be read".into()).with_source(error))
@@ -240,12 +249,14 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
         data.push_str(raw.get());
     }
     data.push('}');
+
     let is_empty = members.0.len() == 1;
     let data = match origin.headers.text(DATA) {
         Some("none") if is_empty => Data::None,
         Some("null") if is_empty => Data::Json(raw("null".into())?),
         _ => Data::Json(raw(data)?),
     };
+
     let version = origin
         .headers
         .value(FLAT_VERSION)
@@ -269,7 +280,7 @@ fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Envelope> {
     .validated(ErrorKind::Decode)
 }
 
-// Where the event was stored that this is a replayed copy of.
+/// Where the original was stored, if the message is a replayed copy. A copy keeps the event's id.
 fn replayed(headers: &Headers) -> Option<(QueueName, MessageId)> {
     let original = headers.value(REPLAY)?;
     let queue = QueueName::new(original.get("queue")?.as_str()?).ok()?;
@@ -292,11 +303,14 @@ fn flat(envelope: &Envelope, format: WireFormat) -> Result<String, String> {
     if envelope.data_base64().is_some() {
         return Err(format!("`{name}` has no flat form: its data is binary"));
     }
-    let data = envelope.data().unwrap_or("{}");
-    let data = if data == "null" { "{}" } else { data };
+
+    let data = match envelope.data() {
+        None | Some("null") => "{}",
+        Some(data) => data,
+    };
     let members: Members<'_> = serde_json::from_str(data)
         .map_err(|_| format!("`{name}` has no flat form: its data is not an object"))?;
-    // By either name a reader would take the payload for what tells what the body is.
+    // A reader would take a field of either name for the one that shows the form.
     for field in ["_type", "specversion"] {
         if members.find(field).is_some() {
             return Err(format!(
@@ -304,6 +318,7 @@ fn flat(envelope: &Envelope, format: WireFormat) -> Result<String, String> {
             ));
         }
     }
+
     let name = quoted(name).map_err(|error| error.to_string())?;
     let rest = data.trim_start().trim_start_matches('{');
     let comma = if members.0.is_empty() { "" } else { "," };
@@ -312,7 +327,11 @@ fn flat(envelope: &Envelope, format: WireFormat) -> Result<String, String> {
 
 /// How deep JSON text is nested; 0 for a scalar.
 pub(crate) fn nesting(json: &str) -> usize {
-    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    let mut depth = 0_usize;
+    let mut deepest = 0;
+    let mut in_text = false;
+    let mut escaped = false;
+
     for byte in json.bytes() {
         match byte {
             _ if escaped => escaped = false,
@@ -329,15 +348,17 @@ pub(crate) fn nesting(json: &str) -> usize {
     deepest
 }
 
-/// Up to so many names are compared with each other, which takes no allocation.
+/// Up to this many names are compared with each other, which allocates nothing.
 const FEW: usize = 32;
 
-/// The first name that was there before. A body may have a hundred thousand.
+/// The first name that occurs a second time. A hostile body may have a hundred thousand names, so they
+/// are not all compared with each other.
 fn repeated<N: Copy + Eq + Hash>(mut names: impl ExactSizeIterator<Item = N> + Clone) -> Option<N> {
     if names.len() > FEW {
         let mut before = HashSet::with_capacity(names.len());
         return names.find(|name| !before.insert(*name));
     }
+
     let all = names.clone();
     let is_again = |place: usize, name: N| all.clone().take(place).any(|before| before == name);
     let mut places = names.enumerate();
@@ -346,10 +367,11 @@ fn repeated<N: Copy + Eq + Hash>(mut names: impl ExactSizeIterator<Item = N> + C
         .map(|(_, name)| name)
 }
 
-/// The members of a JSON object, in their order, values as they stand in the text.
+/// The members of a JSON object in their order, each value as its JSON text.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
+    /// The last member of a name, which is the one that other JSON readers take.
     fn find(&self, name: &str) -> Option<&'a RawValue> {
         self.0
             .iter()
@@ -358,12 +380,12 @@ impl<'a> Members<'a> {
             .map(|(_, raw)| *raw)
     }
 
-    /// A name that stands here twice, so that two readers could take two values for it.
+    /// A name that occurs twice. Two readers could take different values for it.
     fn twice(&self) -> Option<&str> {
         repeated(self.0.iter().map(|(name, _)| &**name))
     }
 
-    /// A text member; `null` counts as absent, as CloudEvents says.
+    /// A member that is text. `null` counts as absent, as CloudEvents demands.
     fn text(&self, name: &str) -> Result<Option<String>> {
         let Some(raw) = self.find(name) else {
             return Ok(None);
@@ -395,7 +417,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// A member's name, borrowed where it holds no escape.
+/// The name of a member, borrowed unless it has an escape.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Name<'de> {

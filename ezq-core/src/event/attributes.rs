@@ -1,8 +1,10 @@
-//! What CloudEvents demands of an event's attributes, checked whenever an event is made or read, and
-//! of names that become attributes, where they are said.
+//! What CloudEvents demands of the attributes of an event.
 //!
-//! Source: CloudEvents 1.0.2, "Type System"; RFC 3986, "URI Generic Syntax". A URI may hold letters
-//! of any language as they are, as RFC 3987 allows.
+//! Attributes are checked whenever an event is made or read. Names that become attributes, such as that
+//! of the application, are checked where they are given.
+//!
+//! Sources: CloudEvents 1.0.2, "Type System"; RFC 3986, "URI Generic Syntax". Letters of any language
+//! may stand in a URI unescaped, as RFC 3987 allows.
 
 use std::borrow::Cow;
 
@@ -12,10 +14,10 @@ use chrono::{DateTime, Datelike, FixedOffset};
 
 use crate::event::envelope::{AttributeValue, Data, Envelope};
 
-/// Why an attribute is not one.
+/// Why an attribute is refused.
 type Refusal = Cow<'static, str>;
 
-/// The attributes that are no extensions, and the data.
+/// The members of an event that are no extensions: the attributes of CloudEvents, and the data.
 pub(crate) const RESERVED: [&str; 10] = [
     "specversion",
     "id",
@@ -37,6 +39,7 @@ pub(crate) fn check(event: &Envelope) -> Result<(), Refusal> {
     if let Some(subject) = &event.subject {
         check_text("subject", subject)?;
     }
+
     if let Some(time) = &event.time {
         check_time(time)?;
     }
@@ -51,6 +54,7 @@ pub(crate) fn check(event: &Envelope) -> Result<(), Refusal> {
             return Err("the attribute `dataschema` is no absolute URI".into());
         }
     }
+
     for (name, value) in &event.extensions {
         check_extension_name(name)?;
         match value {
@@ -58,6 +62,7 @@ pub(crate) fn check(event: &Envelope) -> Result<(), Refusal> {
             AttributeValue::Boolean(_) | AttributeValue::Integer(_) => {}
         }
     }
+
     match &event.data {
         Data::Base64(text) if STANDARD.decode(text).is_err() => Err(
             "`data_base64` is not base64: it has the letters of RFC 4648 and its padding".into(),
@@ -66,13 +71,13 @@ pub(crate) fn check(event: &Envelope) -> Result<(), Refusal> {
     }
 }
 
-/// Checks what is to be the source of events.
+/// Checks a source of events.
 pub(crate) fn check_source(text: &str) -> Result<(), Refusal> {
     check_text("source", text)?;
     check_uri("source", text)
 }
 
-/// Checks what is to be a type of events.
+/// Checks an event type.
 pub(crate) fn check_type(text: &str) -> Result<(), Refusal> {
     check_text("type", text)
 }
@@ -85,9 +90,11 @@ fn check_text(name: &str, text: &str) -> Result<(), Refusal> {
 }
 
 fn check_characters(name: &str, text: &str) -> Result<(), Refusal> {
+    // Most texts are plain ASCII, and need no look at each character.
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return Ok(());
     }
+
     if text.chars().any(char::is_control) {
         return Err(format!("the attribute `{name}` has a control character").into());
     }
@@ -97,37 +104,37 @@ fn check_characters(name: &str, text: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The last two of each plane, and a row of 32.
+/// Unicode's noncharacters: the last two code points of each plane, and a range of 32.
 fn is_noncharacter(c: char) -> bool {
     let code = u32::from(c);
     code & 0xFFFE == 0xFFFE || (0xFDD0..=0xFDEF).contains(&code)
 }
 
-/// A URI, or a reference to one.
+/// Checks a URI, or a reference relative to one.
 fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
     if text
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte))
     {
-        // Nothing that needs a closer look: a path, or one name.
+        // A path or a single name, which needs no closer look. Most sources are one.
         return Ok(());
     }
+
     let is_foreign = |c: char| c.is_whitespace() || "\"<>\\^`{|}".contains(c);
     if let Some(c) = text.chars().find(|c| is_foreign(*c)) {
         let c = c.escape_debug();
         return Err(format!("the attribute `{name}` is no URI: it has `{c}`").into());
     }
-    let is_escape = |rest: &str| {
-        let digits = rest.as_bytes().get(..2);
-        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    };
-    if !text.split('%').skip(1).all(is_escape) {
+
+    let mut after_percent = text.split('%').skip(1).map(|rest| rest.as_bytes().get(..2));
+    if !after_percent.all(|two| two.is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))) {
         return Err(format!(
             "the attribute `{name}` is no URI: two hexadecimal digits must follow `%`"
         )
         .into());
     }
-    // A colon before any slash ends a scheme.
+
+    // A colon in the first segment ends a scheme.
     let first = text.split(['/', '?', '#']).next().unwrap_or_default();
     if first.contains(':') && scheme(text).is_none() {
         return Err(
@@ -137,7 +144,7 @@ fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What stands before the first colon, if it is a scheme.
+/// The part before the first colon, if it is a scheme.
 fn scheme(uri: &str) -> Option<&str> {
     let (scheme, _) = uri.split_once(':')?;
     let is_part = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
@@ -145,7 +152,7 @@ fn scheme(uri: &str) -> Option<&str> {
     (starts && scheme.bytes().all(is_part)).then_some(scheme)
 }
 
-/// What RFC 3339 has a form for.
+/// Checks that RFC 3339 has a form for the time.
 fn check_time(time: &DateTime<FixedOffset>) -> Result<(), Refusal> {
     if !(0..=9999).contains(&time.year()) {
         return Err("the attribute `time` lies outside of the years 0 to 9999".into());
@@ -161,6 +168,7 @@ fn check_media_type(text: &str) -> Result<(), Refusal> {
         let is_part = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         !token.is_empty() && token.bytes().all(is_part)
     };
+
     let mut parts = text.split(';');
     let essence = parts.next().unwrap_or_default().trim().split_once('/');
     let is_parameter = |part: &str| {
@@ -168,6 +176,7 @@ fn check_media_type(text: &str) -> Result<(), Refusal> {
             .split_once('=')
             .is_some_and(|(name, value)| is_token(name) && !value.is_empty())
     };
+
     let is_named = essence.is_some_and(|(kind, form)| is_token(kind) && is_token(form));
     if is_named && parts.all(is_parameter) {
         return Ok(());

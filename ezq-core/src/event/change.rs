@@ -1,11 +1,11 @@
-//! What a captured change of a table carries.
+//! The payload of an event that a captured table makes.
 
 use serde::{Deserialize, Serialize};
 
-/// The payload of an event that a captured table made: one row, before and after.
+/// The payload of an event that a captured table made: one row, before and after the change.
 ///
-/// `T` is the row as the handler needs it: any serde type whose fields are named as columns. An event
-/// of one's own wraps it; aliases let one handler take several operations.
+/// `T` is the row: a serde type whose fields have the names of the columns that the handler needs. Wrap
+/// a `Change` in an event of your own; with aliases, one handler takes several operations.
 ///
 /// ```
 /// use ezq_core::{Change, Operation};
@@ -39,27 +39,27 @@ pub struct Change<T> {
     pub table: String,
     /// What was done.
     pub operation: Operation,
-    /// The row as it was; `None` for one that was created, and for `TRUNCATE`.
+    /// The row before the change; `None` after an `INSERT` or a `TRUNCATE`.
     #[serde(default = "none")]
     pub old: Option<T>,
-    /// The row as it is; `None` for one that was deleted, and for `TRUNCATE`.
+    /// The row after the change; `None` after a `DELETE` or a `TRUNCATE`.
     #[serde(default = "none")]
     pub new: Option<T>,
-    /// The columns that an update changed, by name; empty for everything else.
+    /// The names of the columns that an `UPDATE` changed; empty for other operations.
     #[serde(default)]
     pub changed: Vec<String>,
-    /// The id of the writer's transaction in the database: what one transaction did shares it.
+    /// The id of the transaction that made the change. Changes by one transaction share it.
     pub transaction: u64,
 }
 
 impl<T> Change<T> {
-    /// Whether an update changed a column.
+    /// Whether an `UPDATE` changed the column.
     #[must_use]
     pub fn has_changed(&self, column: &str) -> bool {
         self.changed.iter().any(|changed| changed == column)
     }
 
-    /// The row as it is, or as it last was.
+    /// The row after the change, or else before it.
     #[must_use]
     pub fn row(&self) -> Option<&T> {
         self.new.as_ref().or(self.old.as_ref())
@@ -77,11 +77,11 @@ pub enum Operation {
     Updated,
     /// A row was deleted.
     Deleted,
-    /// All rows were removed at once, and are not told one by one.
+    /// All rows were removed at once, with one event for all of them.
     Truncated,
 }
 
-// Without asking that `T` has a default.
+// `#[serde(default)]` would demand a `Default` of `T`.
 fn none<T>() -> Option<T> {
     None
 }

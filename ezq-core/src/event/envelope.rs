@@ -1,7 +1,7 @@
-//! The wire form of an event: a CloudEvents 1.0 event, validated whenever one is made or read.
+//! An event with its attributes: a CloudEvents 1.0 event, validated whenever one is made or read.
 //!
-//! Source: CloudEvents 1.0.2, "Context Attributes" and "JSON Event Format". `data` is kept as the
-//! JSON text it was, so no number is ever rounded.
+//! Source: CloudEvents 1.0.2, "Context Attributes" and "JSON Event Format". `data` stays the JSON text
+//! that it was, so no number is ever rounded.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -18,23 +18,23 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::attributes::{self, is_json};
 use crate::event::{Event, finite};
 
-/// The extension attribute that carries an event's version; absent means 1.
+/// The extension attribute that holds the version of an event. If it is absent, the version is 1.
 pub const VERSION_ATTRIBUTE: &str = "eventversion";
 
 /// The value of an extension attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AttributeValue {
-    /// A truth value.
+    /// `true` or `false`.
     Boolean(bool),
     /// A whole number of 32 bits.
     Integer(i32),
-    /// Text: also URIs, timestamps and base64, which are text in JSON.
+    /// Text. URIs, timestamps and base64 are text too.
     Text(String),
 }
 
 impl AttributeValue {
-    /// As it stands among headers.
+    /// The value in a header.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Boolean(value) => (*value).into(),
@@ -43,19 +43,21 @@ impl AttributeValue {
         }
     }
 
-    /// Reads what stands among headers, if it can be an attribute's value.
+    /// The value from a header, if an attribute can have it.
     pub(crate) fn from_json(value: &serde_json::Value) -> Option<Self> {
-        let integer = || value.as_i64().and_then(|number| i32::try_from(number).ok());
-        let text = || value.as_str().map(|text| Self::Text(text.to_owned()));
-        value
-            .as_bool()
-            .map(Self::Boolean)
-            .or_else(|| integer().map(Self::Integer))
-            .or_else(text)
+        match value {
+            serde_json::Value::Bool(value) => Some(Self::Boolean(*value)),
+            serde_json::Value::Number(number) => {
+                let number = i32::try_from(number.as_i64()?).ok()?;
+                Some(Self::Integer(number))
+            }
+            serde_json::Value::String(text) => Some(Self::Text(text.clone())),
+            _ => None,
+        }
     }
 }
 
-/// What an event carries.
+/// The data of an event.
 #[derive(Debug, Clone)]
 pub(crate) enum Data {
     None,
@@ -63,7 +65,7 @@ pub(crate) enum Data {
     Base64(String),
 }
 
-/// An event with its attributes.
+/// An event with its attributes and its data as JSON text: what a message carries.
 ///
 /// ```
 /// use ezq_core::Envelope;
@@ -90,7 +92,7 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Begins an event of a type from a source, with a new id (UUIDv7) and the time of now.
+    /// Begins an event of a type from a source, with a new id (UUIDv7) and the current time.
     pub fn builder(event_type: impl Into<String>, source: impl Into<String>) -> EnvelopeBuilder {
         EnvelopeBuilder(Self {
             id: uuid::Uuid::now_v7().to_string(),
@@ -105,43 +107,43 @@ impl Envelope {
         })
     }
 
-    /// The event's id; unique within its source, and the same on every delivery.
+    /// The event's id: unique within its source, and the same in every delivery.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Where it came from: the publishing application's name.
+    /// Where the event comes from: the name of the application that published it.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// Its type name.
+    /// The event's type name.
     #[must_use]
     pub fn event_type(&self) -> &str {
         &self.event_type
     }
 
-    /// When it happened.
+    /// When the event happened.
     #[must_use]
     pub fn time(&self) -> Option<DateTime<FixedOffset>> {
         self.time
     }
 
-    /// What it is about, within its source.
+    /// What the event is about, within its source.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.subject.as_deref()
     }
 
-    /// The media type of the data; absent means JSON.
+    /// The media type of the data. If it is absent, the data is JSON.
     #[must_use]
     pub fn datacontenttype(&self) -> Option<&str> {
         self.datacontenttype.as_deref()
     }
 
-    /// The schema that the data follows.
+    /// The URI of the schema that the data follows.
     #[must_use]
     pub fn dataschema(&self) -> Option<&str> {
         self.dataschema.as_deref()
@@ -174,7 +176,7 @@ impl Envelope {
     /// The version of the payload's shape.
     ///
     /// # Errors
-    /// [`ErrorKind::Decode`] when the version attribute is not a whole number from 1 on.
+    /// [`ErrorKind::Decode`] when the version attribute is no whole number from 1 on.
     pub fn version(&self) -> Result<u32> {
         let number = match self.extensions.get(VERSION_ATTRIBUTE) {
             None => return Ok(1),
@@ -182,6 +184,7 @@ impl Envelope {
             Some(AttributeValue::Text(text)) => text.parse().ok(),
             Some(AttributeValue::Boolean(_)) => None,
         };
+
         number.filter(|n| *n > 0).ok_or_else(|| {
             Error::new(
                 ErrorKind::Decode,
@@ -190,19 +193,20 @@ impl Envelope {
         })
     }
 
-    /// Reads the data as an event type, whatever the envelope's type name says: at its own version,
-    /// or at an older one, from which it is [brought up](Event::upcast).
+    /// Reads the data as an event type, whatever type name the envelope has. Data of an older version
+    /// is [converted](Event::upcast).
     ///
     /// # Errors
-    /// [`ErrorKind::Decode`] when the data is not JSON of that shape; [`ErrorKind::NewerVersion`]
-    /// when it is of a newer version than the type.
+    /// [`ErrorKind::Decode`] when the data is not JSON of that shape; [`ErrorKind::NewerVersion`] when
+    /// it has a newer version than the type.
     pub fn decode<E: Event>(&self) -> Result<E> {
         let version = self.version()?;
         match version.cmp(&E::VERSION) {
             Ordering::Equal => self.decode_data(E::TYPE),
             Ordering::Less => E::upcast(self, version),
             Ordering::Greater => {
-                let (name, known) = (E::TYPE, E::VERSION);
+                let name = E::TYPE;
+                let known = E::VERSION;
                 let text = format!(
                     "`{name}` of version {version} is newer than version {known} known here"
                 );
@@ -221,8 +225,10 @@ impl Envelope {
             let message = format!("the data is not a `{name}`");
             Error::new(ErrorKind::Decode, message).with_source(error)
         };
-        // A unit struct is `null`, one whose fields may all be absent `{}`. Other languages, the
-        // flat form and what has no data at all do not tell them apart.
+
+        // Serde writes a unit struct as `null`, and a struct whose fields are all absent as `{}`. Other
+        // languages, the flat form, and events without data do not tell the two apart. So a type that
+        // refuses one of them gets the other.
         let other = match text.trim() {
             "null" => "{}",
             "{}" => "null",
@@ -232,7 +238,7 @@ impl Envelope {
             .or_else(|error| serde_json::from_str(other).map_err(|_| refused(error)))
     }
 
-    /// Binary data that is said to be JSON, or not said to be anything else.
+    /// The JSON text in binary data, unless the media type says that it is something else.
     fn json_in_base64(&self, name: &str, text: &str) -> Result<String> {
         let is_json = self.datacontenttype.as_deref().is_none_or(is_json);
         let bytes = STANDARD.decode(text).ok().filter(|_| is_json);
@@ -244,7 +250,7 @@ impl Envelope {
             })
     }
 
-    /// The envelope, if it is valid; else an error of a kind, saying what is not.
+    /// The envelope, if its attributes are valid; otherwise an error of this kind.
     pub(crate) fn validated(self, kind: ErrorKind) -> Result<Self> {
         match attributes::check(&self) {
             Ok(()) => Ok(self),
@@ -253,25 +259,25 @@ impl Envelope {
     }
 }
 
-/// Makes an [`Envelope`].
+/// Builds an [`Envelope`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct EnvelopeBuilder(pub(crate) Envelope);
 
 impl EnvelopeBuilder {
-    /// Sets the id, in place of a new one.
+    /// Sets the id. Defaults to a new UUIDv7.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.0.id = id.into();
         self
     }
 
-    /// Sets when it happened, in place of now.
+    /// Sets when the event happened. Defaults to the current time.
     pub fn time(mut self, time: DateTime<FixedOffset>) -> Self {
         self.0.time = Some(time);
         self
     }
 
-    /// Sets what it is about.
+    /// Sets what the event is about, within its source.
     pub fn subject(mut self, subject: impl Into<String>) -> Self {
         self.0.subject = Some(subject.into());
         self
@@ -283,7 +289,7 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// Sets the schema of the data.
+    /// Sets the URI of the schema that the data follows.
     pub fn dataschema(mut self, uri: impl Into<String>) -> Self {
         self.0.dataschema = Some(uri.into());
         self
@@ -298,13 +304,13 @@ impl EnvelopeBuilder {
     /// Sets the data from any value.
     ///
     /// # Errors
-    /// [`ErrorKind::Encode`] when the value cannot be written as JSON, as NaN and the infinities.
+    /// [`ErrorKind::Encode`] when the value cannot be written as JSON, such as NaN or infinity.
     pub fn data(mut self, value: &(impl Serialize + ?Sized)) -> Result<Self> {
         self.0.data = Data::Json(finite::to_json(&self.0.event_type, value)?);
         Ok(self)
     }
 
-    /// Sets the data from JSON text, kept as it is.
+    /// Sets the data from JSON text, which stays as it is.
     ///
     /// # Errors
     /// [`ErrorKind::Encode`] when the text is not JSON.
@@ -316,13 +322,13 @@ impl EnvelopeBuilder {
         Ok(self)
     }
 
-    /// Sets binary data, already in base64.
+    /// Sets binary data, given in base64.
     pub fn data_base64(mut self, text: impl Into<String>) -> Self {
         self.0.data = Data::Base64(text.into());
         self
     }
 
-    /// The event.
+    /// Returns the event.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidEvent`] when an attribute is empty or malformed.
@@ -348,6 +354,7 @@ impl Serialize for Envelope {
         map.serialize_entry("id", &self.id)?;
         map.serialize_entry("source", &self.source)?;
         map.serialize_entry("type", &self.event_type)?;
+
         if let Some(time) = &self.time {
             map.serialize_entry(
                 "time",
@@ -366,6 +373,7 @@ impl Serialize for Envelope {
         for (name, value) in &self.extensions {
             map.serialize_entry(name, value)?;
         }
+
         match &self.data {
             Data::None => {}
             Data::Json(raw) => map.serialize_entry("data", raw)?,

@@ -1,8 +1,9 @@
-//! Numbers for which JSON has no form: NaN and the infinities.
+//! Numbers that JSON cannot write: NaN and the infinities.
 //!
-//! serde_json writes them as `null`, so an event could be published and never be read again. The
-//! text does not tell them from what is absent; only the value does. So a value whose text holds a
-//! `null` is walked once more, and nothing is walked where it does not.
+//! serde_json writes them as `null`, so an event with one could be published and never be read. The
+//! JSON text does not tell such a `null` from an absent value; only the value itself does. So a value
+//! whose text contains `null` is serialized a second time, by a serializer that only looks for these
+//! numbers. All other values cost nothing more.
 
 use std::fmt;
 
@@ -11,12 +12,13 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Writes an event's payload.
+/// Writes the payload of an event as JSON, and refuses numbers that JSON cannot write.
 pub(crate) fn to_json<T: Serialize + ?Sized>(event_type: &str, value: &T) -> Result<Box<RawValue>> {
     let refused = || {
         let message = format!("`{event_type}` cannot be written as JSON");
         Error::new(ErrorKind::Encode, message)
     };
+
     let raw = serde_json::value::to_raw_value(value).map_err(|e| refused().with_source(e))?;
     if raw.get().contains("null")
         && let Err(Found::NotFinite(place)) = value.serialize(Walk)
@@ -26,7 +28,7 @@ pub(crate) fn to_json<T: Serialize + ?Sized>(event_type: &str, value: &T) -> Res
     Ok(raw)
 }
 
-/// Where the number stands.
+/// The error for such a number, with its place in the value.
 #[derive(Debug)]
 struct NotFinite(String);
 
@@ -45,11 +47,12 @@ impl fmt::Display for NotFinite {
 
 impl std::error::Error for NotFinite {}
 
-/// What ends the walk.
+/// Why the walk ended early.
 #[derive(Debug)]
 enum Found {
+    /// A number that is not finite, at this place.
     NotFinite(String),
-    /// An error of the value's own; it would have kept it from being written as well.
+    /// An error of the value itself. It has none: it was written without one before.
     Other,
 }
 
@@ -76,11 +79,11 @@ impl ser::Error for Found {
     }
 }
 
-/// A serializer that writes nothing.
+/// A serializer that writes nothing and fails at the first number that is not finite.
 #[derive(Clone, Copy)]
 struct Walk;
 
-/// The items of a list, counted.
+/// The items of a list, counted to name the place of one.
 struct Items(usize);
 
 macro_rules! nothing_in {
@@ -250,7 +253,7 @@ impl ser::SerializeMap for Walk {
     type Error = Found;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, _: &T) -> Result<(), Found> {
-        // serde_json refuses a key that is no number or text by itself.
+        // serde_json itself refuses keys that are not finite.
         Ok(())
     }
 

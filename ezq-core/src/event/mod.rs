@@ -1,4 +1,16 @@
-//! What an event is: any serde type with a stable name. Control events stop a consumer.
+//! What an event is: a serde type with a stable name, its attributes, and the envelope that carries it.
+//!
+//! Nothing here knows a queue's messages or a handler. How an envelope becomes a message body is in
+//! `codec/`.
+//!
+//! | to see | open |
+//! |---|---|
+//! | the trait `Event`, and the control events that stop a consumer | this file |
+//! | an event with its attributes | `envelope.rs` |
+//! | what CloudEvents demands of attributes | `attributes.rs` |
+//! | patterns of event types | `pattern.rs` |
+//! | payloads that ezq makes: ticks of schedules, changes of tables | `tick.rs`, `change.rs` |
+//! | numbers that JSON cannot write | `finite.rs` |
 
 pub(crate) mod attributes;
 pub(crate) mod change;
@@ -11,38 +23,40 @@ use std::any::TypeId;
 use std::fmt;
 use std::time::Duration;
 
-use crate::event::envelope::Envelope;
-use crate::event::tick::Tick;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A typed event; implemented by `#[derive(Event)]`.
+use crate::event::envelope::Envelope;
+use crate::event::tick::Tick;
+
+/// A typed event. Implement it by `#[derive(Event)]`.
 ///
-/// The type name is what goes over the wire, so that renaming the Rust type needs no migration
-/// once it is set with `#[event(type = "...")]`.
+/// Messages carry the type name. Set it with `#[event(type = "...")]`, and the Rust type can be renamed
+/// without a migration.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "not an event",
     note = "add `#[derive(Event, Serialize, Deserialize)]` to `{Self}`"
 )]
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// The name on the wire.
+    /// The type name in messages.
     const TYPE: &'static str;
-    /// The version of the payload's shape, from 1.
+    /// The version of the payload's shape; at least 1. Defaults to 1.
     const VERSION: u32 = 1;
-    /// The oldest version that is [converted](Self::upcast) to this one. Defaults to its own:
-    /// then older ones are read as this one too, but leave those to the handlers of their own
-    /// versions where a queue has some.
+    /// The oldest version that this type [converts](Self::upcast). Defaults to [`VERSION`](Self::VERSION):
+    /// older events are then read as this version, unless the queue has a handler of their own version.
     const OLDEST: u32 = Self::VERSION;
-    /// Other names under which it is read.
+    /// Other type names under which the event is read. Defaults to none.
     const ALIASES: &'static [&'static str] = &[];
-    /// The queue it goes to when the publisher names none.
+    /// The queue of the event, if its publisher names none and no route applies. Defaults to the
+    /// application's queue.
     const QUEUE: Option<&'static str> = None;
-    /// The [codec](crate::Codec) that writes it, by its name; else its queue's does.
+    /// The name of the [codec](crate::Codec) that writes the event. Defaults to that of its queue.
     const CODEC: Option<&'static str> = None;
 
-    /// Reads an event of an older version, which the envelope tells. Defaults to reading its data
-    /// as the current version, with serde's defaults for what is missing;
+    /// Reads an event of the older version `version`.
+    ///
+    /// The default reads its data as the current version, with serde's defaults for missing fields.
     /// `#[event(from = Older)]` reads the older type and converts it.
     ///
     /// # Errors
@@ -52,9 +66,9 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
         envelope.decode_data(Self::TYPE)
     }
 
-    /// The ordering key, stored in the event's headers: events of one key in one queue are handled
-    /// one after another, in the order in which they were stored; others beside them. An empty key
-    /// is refused: an event without one has `None`.
+    /// The ordering key, which is stored in the message's headers. Events of one key in one queue are
+    /// handled one after another, in the order in which they were stored. Defaults to `None`: no order.
+    /// Publishing an event with an empty key is refused.
     fn key(&self) -> Option<String> {
         None
     }
@@ -63,19 +77,19 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// An event type as the registry knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventDescriptor {
-    /// The name on the wire.
+    /// The type name in messages.
     pub type_name: &'static str,
     /// The version of the payload's shape.
     pub version: u32,
-    /// Other names under which it is read.
+    /// Other type names under which the event is read.
     pub aliases: &'static [&'static str],
-    /// The oldest version that is converted to it.
+    /// The oldest version that the type converts.
     pub oldest: u32,
-    /// The codec that writes it, if it has one of its own.
+    /// The codec of the event, if it names one.
     pub codec: Option<&'static str>,
-    /// The queue it goes to, if it has one of its own.
+    /// The queue of the event, if it names one.
     pub queue: Option<&'static str>,
-    /// The Rust type's name, for messages.
+    /// The name of the Rust type, for error texts.
     pub rust_type: &'static str,
     pub(crate) type_id: TypeId,
 }
@@ -110,20 +124,21 @@ impl EventDescriptor {
         }
     }
 
-    /// Whether a type name on the wire means this event.
+    /// Whether a type name in a message means this event.
     #[must_use]
     pub fn matches(&self, type_name: &str) -> bool {
         self.type_name == type_name || self.aliases.contains(&type_name)
     }
 }
 
-/// Stops the consumer that receives it, after everything that was due before it is handled.
+/// A control event that stops the consumer that receives it, once every event that was due before it is
+/// handled.
 ///
-/// One `End` stops one consumer; see `App::stop_all` for all consumers of a queue.
+/// One `End` stops one consumer. [`App::stop_all`](crate::App::stop_all) stops all consumers of a queue.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct End {
-    /// How long running handlers may take; then they are cancelled and their messages returned.
-    /// On the wire in seconds. Defaults to no limit.
+    /// How long running handlers may go on; after that they are cancelled, and their messages go back
+    /// to the queue. In messages it is a number of seconds. Defaults to no limit.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -131,13 +146,13 @@ pub struct End {
         deserialize_with = "from_secs"
     )]
     pub timeout: Option<Duration>,
-    /// Whether it is meant for every consumer that was running when it was published.
+    /// Whether it stops every consumer that was running when it was published.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
 }
 
 impl End {
-    /// An end that gives running handlers a time.
+    /// An `End` that gives running handlers this much time.
     #[must_use]
     pub fn within(timeout: Duration) -> Self {
         Self {
@@ -149,19 +164,23 @@ impl End {
 
 impl Event for End {
     const TYPE: &'static str = "ezq.end";
-    // The class names of Python ezq, in its package `ezq` and in its later one, `ezvent`.
+    // The class names in Python ezq: in its package `ezq`, and in the later package `ezvent`.
     const ALIASES: &'static [&'static str] = &["EZQEndEvent", "EZEndEvent"];
 }
 
-/// Stops the consumer that receives it when its turn comes: what still runs is cancelled at once, and
-/// its messages returned. It is settled itself, so it stops no other consumer.
+/// A control event that stops the consumer that receives it, when its turn comes: running handlers are
+/// cancelled at once, and their messages go back to the queue. It is then settled, so it stops no
+/// other consumer.
 ///
-/// It takes its turn in the queue, as every event. What was due before it is begun first, and an
-/// event whose handlers wait for nothing is handled. So it waits for events that wait for a place
-/// among what the consumer handles at once, for a handler's limit, or for another of their ordering
-/// key; a batch that still gathers begins as it is. Nothing that stands behind it starts. To stop a
-/// consumer of this process at once, use its [handle](crate::ConsumerHandle::interrupt) or a second
-/// signal: they leave the event to another consumer.
+/// It has its place in the queue, like any event:
+///
+/// - Every event that was due before it is begun first. So it waits for events that wait for the
+///   consumer's concurrency, for a handler's limit, or for another event of their ordering key.
+/// - A batch that still gathers begins as it is.
+/// - No event after it is begun.
+///
+/// To stop a consumer of this process at once, use its [handle](crate::ConsumerHandle::interrupt) or a
+/// second signal. They leave the `Interrupt` to another consumer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interrupt {}
 
@@ -205,7 +224,7 @@ pub(crate) fn is_control(type_name: &str) -> bool {
     means::<End>(type_name) || means::<Interrupt>(type_name)
 }
 
-/// Whether a type name on the wire means this event.
+/// Whether a type name in a message means this event.
 pub(crate) fn means<E: Event>(type_name: &str) -> bool {
     EventDescriptor::of::<E>().matches(type_name)
 }

@@ -1,8 +1,8 @@
-//! Patterns of event types, as subscriptions, routes and handlers name them.
+//! Patterns of event types, for subscriptions, routes and handlers.
 //!
-//! A type's name is cut at its dots into segments. In a pattern `*` stands for one segment, whatever
-//! it is, and `#` for any number of them, none included; every other segment stands for itself. A
-//! store that matches by itself, as PGMQ's engine does in SQL, keeps to the same rule.
+//! The dots in a type name separate its segments. In a pattern, `*` matches any one segment, and `#` any
+//! number of segments, including none. Every other segment matches itself. The engine on PGMQ matches
+//! in SQL, by the same rule.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The most bytes of a pattern.
+/// The longest pattern, in bytes.
 pub const PATTERN_LIMIT: usize = 255;
 
-/// Which event types are meant: one by its name, or several by `*` (one segment) and `#` (any number
-/// of segments, none included).
+/// A pattern of event types: one type by its name, or several by `*` (one segment) and `#` (any number
+/// of segments, including none).
 ///
 /// ```
 /// use ezq_core::Pattern;
@@ -30,11 +30,11 @@ pub const PATTERN_LIMIT: usize = 255;
 pub struct Pattern(Arc<str>);
 
 impl Pattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidPattern`] when it is empty, longer than [`PATTERN_LIMIT`], holds a control
-    /// character, or has a `*` or `#` that is only a part of a segment.
+    /// [`ErrorKind::InvalidPattern`] when it is empty, longer than [`PATTERN_LIMIT`], contains a control
+    /// character, or has a `*` or `#` that is only part of a segment.
     pub fn new(pattern: &str) -> Result<Self> {
         let is_mixed = |segment: &str| segment.len() > 1 && segment.contains(['*', '#']);
         let why = if pattern.is_empty() {
@@ -48,6 +48,7 @@ impl Pattern {
         } else {
             return Ok(Self(pattern.into()));
         };
+
         let text = format!(
             "`{}` is no pattern of event types: {why}",
             pattern.escape_debug()
@@ -61,14 +62,17 @@ impl Pattern {
         &self.0
     }
 
-    /// Whether an event type is meant.
+    /// Whether the pattern matches an event type.
     #[must_use]
     pub fn matches(&self, event_type: &str) -> bool {
         let pattern: Vec<&str> = self.0.split('.').collect();
         let name: Vec<&str> = event_type.split('.').collect();
-        let (mut at, mut seen) = (0, 0);
-        // The last `#`, and how much of the name it stands for up to here.
+        let mut at = 0;
+        let mut seen = 0;
+        // The place of the last `#`, and up to where it matches the name so far. Only the last `#`
+        // needs to be tried again with one segment more, so many of them cost no more than one.
         let mut retreat = None;
+
         loop {
             match (pattern.get(at), name.get(seen)) {
                 (Some(&"#"), _) => {
@@ -77,17 +81,20 @@ impl Pattern {
                     continue;
                 }
                 (Some(segment), Some(given)) if *segment == "*" || segment == given => {
-                    (at, seen) = (at + 1, seen + 1);
+                    at += 1;
+                    seen += 1;
                     continue;
                 }
                 (None, None) => return true,
                 _ => {}
             }
+
             let Some((hash, from)) = retreat.filter(|(_, from)| *from < name.len()) else {
                 return false;
             };
             retreat = Some((hash, from + 1));
-            (at, seen) = (hash + 1, from + 1);
+            at = hash + 1;
+            seen = from + 1;
         }
     }
 }

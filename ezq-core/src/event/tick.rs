@@ -3,15 +3,15 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// One firing of a schedule, as the function of `#[on_schedule]` gets it.
+/// One firing of a schedule, which the function of `#[on_schedule]` gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Tick {
-    /// The schedule's name.
+    /// The name of the schedule.
     pub schedule: String,
-    /// When it was due, on the engine's clock; of one that was run by hand, when that was.
+    /// When the tick was due, by the engine's clock; for a firing by hand, when that was.
     pub due: DateTime<Utc>,
-    /// When the tick before it was due that fired. What lies between is what this one is for, also
-    /// where ticks were missed.
+    /// When the tick that fired before this one was due. This tick is for the time in between, also if
+    /// ticks were missed.
     pub previous: Option<DateTime<Utc>>,
 }

@@ -1,7 +1,8 @@
-//! Delivery metadata beside the body: a flat JSON object whose top-level keys are merged one at a
-//! time by the store, so that two workers' marks never overwrite each other.
+//! The headers of a message: a flat JSON object that is stored beside the body.
 //!
-//! Keys that ezq owns begin with [`PREFIX`]; all others belong to the publisher.
+//! The store merges headers one top-level key at a time, so two workers never overwrite each other's
+//! marks. Keys that ezq owns begin with [`PREFIX`]; the other constants here are names that ezq shares
+//! with PGMQ, CloudEvents and W3C Trace Context. Any other key belongs to the publisher.
 
 use std::borrow::Cow;
 
@@ -9,50 +10,51 @@ use serde_json::{Map, Value};
 
 use crate::message::settlement::Progress;
 
-/// What begins every header key that ezq owns.
+/// The prefix of every header key that ezq owns.
 pub const PREFIX: &str = "ezq-";
-/// How many deliveries of a message ended by a settlement (a retry or a release): the rest of its
-/// deliveries ended in a crash or a lost lease.
+/// How many deliveries of a message ended by a settlement: a retry or a release. The other deliveries
+/// ended by a crash or a lost lease.
 pub const RETURNED: &str = "ezq-returned";
-/// Begins the key of one handler's mark; the handler's name follows.
+/// The prefix of the key of a handler's mark; the handler's name follows.
 pub const HANDLER_PREFIX: &str = "ezq-h:";
-/// Why a message is a dead letter; only in the dead-letter queue.
+/// Why a message is a dead letter. Set only in the dead-letter queue.
 pub const DEAD: &str = "ezq-dead";
-/// What a message had died of before it was redriven; the time and id of its first death's message.
+/// How a message had died before it was redriven. After several redrives, the id and the time of
+/// storage are those of the message that died first.
 pub const REDRIVEN: &str = "ezq-redriven";
-/// Which replay handed a copy of an archived event over, and when; the queue and the id that the
-/// event had.
+/// The replay that published a copy of an archived event, and when; with the queue and the id that
+/// the event had.
 pub const REPLAY: &str = "ezq-replay";
-/// The headers as they came, where they were not an object; only in the dead-letter queue.
+/// The original headers, if they were no object. Set only in the dead-letter queue.
 pub const ORIGINAL_HEADERS: &str = "ezq-original-headers";
-/// The most attempts a handler gets for this one event, over the handler's own policy.
+/// How many attempts each handler gets for this one event, in place of the handler's own policy.
 pub const MAX_ATTEMPTS: &str = "ezq-max-attempts";
-/// The ordering key: messages that share one are handled one after another, in the order of their
-/// ids. PGMQ's own FIFO reads use this name.
+/// The ordering key. Messages of one key are handled one after another, in the order of their ids.
+/// The name is that of PGMQ's own FIFO reads.
 pub const KEY: &str = "x-pgmq-group";
 /// The id that all events of one flow share.
 pub const CORRELATION_ID: &str = "correlation-id";
 /// The id of the event whose handler published this one.
 pub const CAUSATION_ID: &str = "causation-id";
-/// The codec that wrote the body, where that does not say itself what it is.
+/// The codec that wrote the body, unless the body itself shows its form.
 pub const CODEC: &str = "ezq-codec";
-/// What an event carries, where its body cannot say so: `none` for no data, `null` for `null`.
+/// The data of the event, if the body cannot show it: `none` for no data, `null` for JSON `null`.
 pub const DATA: &str = "ezq-data";
-/// Begins the headers that hold an event's attributes, as in CloudEvents' HTTP binding, where the
-/// body does not.
+/// The prefix of the headers that hold an event's attributes, if the body does not. The names are
+/// those of CloudEvents' HTTP binding.
 pub const CE_PREFIX: &str = "ce-";
-/// The event's id, where the body does not say itself what it is.
+/// The event's id, unless the body itself shows its form.
 pub const CE_ID: &str = "ce-id";
-/// The event's type, where the body does not say itself what it is.
+/// The event's type, unless the body itself shows its form.
 pub const CE_TYPE: &str = "ce-type";
 /// The W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
 /// The W3C trace state.
 pub const TRACESTATE: &str = "tracestate";
 
-/// A message's headers.
+/// The headers of a message.
 ///
-/// Most messages have none, and an empty set costs nothing in the store.
+/// Most messages have none, and then the store keeps nothing for them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Headers {
     entries: Map<String, Value>,
@@ -66,8 +68,8 @@ impl Headers {
         Self::default()
     }
 
-    /// Reads what a store kept. Anything but an object counts as no headers, and is kept as
-    /// [`original`](Self::original).
+    /// Headers from the value that a store kept. A value that is no object counts as no headers, and
+    /// is kept as [`original`](Self::original).
     #[must_use]
     pub fn from_value(value: Value) -> Self {
         match value {
@@ -89,13 +91,14 @@ impl Headers {
         self.entries.get(key)
     }
 
-    /// The text under a key, if it is text.
+    /// The value under a key, if it is text.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<&str> {
         self.entries.get(key).and_then(Value::as_str)
     }
 
-    /// The ordering key, if there is one. Text as it is; anything else but `null` as it is written.
+    /// The ordering key, if there is one. A key that is no text is taken as its JSON text; `null` is no
+    /// key.
     #[must_use]
     pub fn key(&self) -> Option<Cow<'_, str>> {
         match self.entries.get(KEY)? {
@@ -110,12 +113,12 @@ impl Headers {
         self.entries.insert(key.into(), value.into());
     }
 
-    /// Sets a header, unless it is there.
+    /// Sets a header, unless it is set already.
     pub(crate) fn insert_absent(&mut self, key: &str, value: &str) {
         self.entries.entry(key).or_insert_with(|| value.into());
     }
 
-    /// Sets each handler's mark under a key of its own. What stood in place of an object is kept
+    /// Sets the mark of each handler, under a key of its own. Headers that were no object are kept
     /// under [`ORIGINAL_HEADERS`].
     pub fn merge(&mut self, progress: &Progress) {
         if let Some(original) = self.original.take() {
@@ -124,22 +127,21 @@ impl Headers {
         self.entries.extend(progress.to_headers());
     }
 
-    /// Notes that a delivery ended by a retry or a release: merges the marks and counts it among
-    /// those [`returned`](Self::returned).
+    /// Records that a delivery ended by a retry or a release: merges the marks, and counts the delivery
+    /// as [`returned`](Self::returned).
     pub fn give_back(&mut self, progress: &Progress) {
         self.merge(progress);
         self.insert(RETURNED, self.returned().saturating_add(1));
     }
 
-    /// Notes that so many more deliveries ended with that one, as a receipt
-    /// [covers](crate::Receipt::covers) them.
+    /// Counts earlier deliveries as returned too, which a receipt [covers](crate::Receipt::covers).
     pub fn covered(&mut self, deliveries: u32) {
         if deliveries > 0 {
             self.insert(RETURNED, self.returned().saturating_add(deliveries));
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no headers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -151,7 +153,7 @@ impl Headers {
         &self.entries
     }
 
-    /// What stood in place of an object, if something did.
+    /// The value that the store kept, if it was no object.
     #[must_use]
     pub fn original(&self) -> Option<&Value> {
         self.original.as_ref()
@@ -163,7 +165,7 @@ impl Headers {
         self.number(RETURNED).unwrap_or(0)
     }
 
-    /// A whole number under a key, if one stands there.
+    /// The value under a key, if it is a whole number of 32 bits.
     #[must_use]
     pub fn number(&self, key: &str) -> Option<u32> {
         self.entries

@@ -5,30 +5,30 @@ use std::hash::{Hash, Hasher};
 
 use chrono::{DateTime, Utc};
 
-/// The id that an engine gave a stored message.
+/// The id that an engine gives to a stored message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum MessageId {
-    /// A number, of a store that issues each number once. Made by hand, from a number that was
-    /// written down, it means whichever message has the number now.
+    /// A number, from a store that issues each number once. If you make one by hand, from a number
+    /// that you wrote down, it means whichever message has that number now.
     Number(i64),
-    /// A number that the store may issue again, as PGMQ does after a fail-over to a replica that
-    /// lags, and after a crash to an unlogged queue. Only number and time together mean one message.
+    /// A number that the store may issue again. PGMQ does so after a fail-over to a replica that lags,
+    /// and in an unlogged queue after a crash. Number and time together identify one message.
     Dated {
         /// The number.
         number: i64,
-        /// When the message was stored, on the engine's clock.
+        /// When the message was stored, by the engine's clock.
         stored_at: DateTime<Utc>,
     },
-    /// Text, as log-shaped stores give.
+    /// Text, for stores whose ids are no numbers.
     Text(std::sync::Arc<str>),
-    /// None yet: the message was published inside a handler's transaction, and is stored when that
-    /// commits. Or none at all, for an event that is dispatched inline.
+    /// No id. A message that was published in a handler's transaction gets one when that commits; an
+    /// event that is dispatched inline never gets one.
     Pending,
 }
 
-/// Of a dated id by its number alone, which hardly ever means two messages: a consumer looks each of
-/// its deliveries up several times.
+/// A dated id hashes its number only, which rarely means two messages. A consumer looks each delivery
+/// up several times, so hashing must be cheap.
 impl Hash for MessageId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
@@ -40,7 +40,7 @@ impl Hash for MessageId {
 }
 
 impl MessageId {
-    /// The number, if it is one.
+    /// The number, if the id has one.
     #[must_use]
     pub fn as_number(&self) -> Option<i64> {
         match self {
@@ -49,7 +49,7 @@ impl MessageId {
         }
     }
 
-    /// When the message was stored, if the id tells.
+    /// When the message was stored, if the id says so.
     #[must_use]
     pub fn stored_at(&self) -> Option<DateTime<Utc>> {
         match self {

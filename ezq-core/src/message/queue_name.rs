@@ -1,5 +1,5 @@
-//! Queue names: parsed once at the edge into the form in which the store has them, so that two
-//! spellings of one queue are one name.
+//! Queue names. They are parsed once, at the edge, into the form that the store uses, so that two
+//! spellings of a queue's name are one value.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,19 +10,19 @@ use crate::error::{Error, ErrorKind, Result};
 /// The suffix of the queue that keeps a queue's dead letters.
 pub const DEAD_LETTER_SUFFIX: &str = "_dlq";
 
-/// The most characters of a queue's name, as PGMQ has it.
+/// The longest queue name, in characters. PGMQ's limit.
 const LONGEST: usize = 47;
 
-/// What a name may consist of beside ASCII letters and digits.
+/// The characters that a name may have beside ASCII letters and digits.
 const MARKS: [u8; 6] = [b'_', b'-', b'.', b':', b'/', b'@'];
 
 /// The name of a queue: 1 to 47 ASCII letters, digits and `_ - . : / @`, without `--`.
 ///
-/// Capital letters mean the same as small ones, as they do to PGMQ, whose table of `MyQueue` is that
-/// of `myqueue`: the name is kept in small letters.
+/// Case does not matter: names are kept in lower case. In PGMQ `MyQueue` and `myqueue` have the same
+/// table too.
 ///
-/// The dead letters of `orders` are in the queue `orders_dlq`. Behind a name of more than 43
-/// characters there is no room for that: see [`dead_letters`](Self::dead_letters).
+/// The dead letters of `orders` are in the queue `orders_dlq`. A name of more than 43 characters leaves
+/// no room for that suffix; see [`dead_letters`](Self::dead_letters).
 ///
 /// ```
 /// use ezq_core::QueueName;
@@ -38,51 +38,56 @@ pub struct QueueName(Arc<str>);
 impl QueueName {
     /// Parses a queue name.
     ///
-    /// PGMQ takes more: spaces, quotes, backslashes, letters beyond ASCII. Those make names that are
-    /// told wrongly in logs and statements, or that depend on the database's locale.
+    /// PGMQ accepts more: spaces, quotes, backslashes, letters beyond ASCII. Such names are misread in
+    /// logs and statements, or depend on the database's locale.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidQueueName`] for what is no such name.
+    /// [`ErrorKind::InvalidQueueName`] for a text that is no such name.
     pub fn new(name: &str) -> Result<Self> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || MARKS.contains(&b);
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || MARKS.contains(&b);
         let why = if name.is_empty() {
             "it is empty"
         } else if name.chars().count() > LONGEST {
             "it has more than 47 characters, which PGMQ refuses"
-        } else if !name.bytes().all(allowed) {
+        } else if !name.bytes().all(is_allowed) {
             "use the letters a to z, digits and _ - . : / @"
         } else if name.contains("--") {
             "PGMQ refuses `--`"
         } else {
             return Ok(Self(name.to_ascii_lowercase().into()));
         };
+
         Err(Error::new(
             ErrorKind::InvalidQueueName,
             format!("`{}` is not a queue name: {why}", name.escape_debug()),
         ))
     }
 
-    /// The name as text, in small letters.
+    /// The name as text, in lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name of the queue that keeps this queue's dead letters: the name and `_dlq`. Where that
-    /// has more than 47 characters, it is the name's first 34, `_`, eight digits that stand for the
-    /// whole name, and `_dlq`.
+    /// The name of the queue that keeps this queue's dead letters: the name and `_dlq`.
+    ///
+    /// If that has more than 47 characters, it is: the first 34 characters of the name, `_`, a hash of
+    /// the whole name in eight hexadecimal digits, and `_dlq`.
     #[must_use]
     pub fn dead_letters(&self) -> String {
         let room = LONGEST.saturating_sub(DEAD_LETTER_SUFFIX.len());
         if self.0.len() <= room {
             return format!("{}{DEAD_LETTER_SUFFIX}", self.0);
         }
+
+        // Room for `_` and the eight digits of the hash.
         let begin: String = self.0.chars().take(room.saturating_sub(9)).collect();
         format!("{begin}_{:08x}{DEAD_LETTER_SUFFIX}", hash(&self.0))
     }
 }
 
-/// FNV-1a of 32 bits: short, and the same for ever and in every language.
+/// FNV-1a of 32 bits. Names of stored queues depend on it, so it must never change; it is short, and
+/// the same in every language.
 fn hash(name: &str) -> u32 {
     name.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)

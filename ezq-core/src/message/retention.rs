@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// What becomes of acknowledged events of a queue; set for each queue, on the application
+/// What becomes of the acknowledged events of a queue. Set it for each queue, on the application
 /// ([`AppBuilder::retention`](crate::AppBuilder::retention)) or on its engine.
 ///
-/// Only what handlers are done with is meant: dead letters are kept until someone redrives or
-/// discards them, and what is cancelled or purged is gone. Control events (`End`, `Interrupt`) are
-/// deleted in any case.
+/// It applies only to events whose handlers are done. Dead letters are kept until someone redrives or
+/// discards them. Events that are cancelled or purged are gone, and so are control events (`End`,
+/// `Interrupt`).
 ///
 /// ```
 /// use std::time::Duration;
@@ -25,23 +25,23 @@ pub enum Retention {
     Delete,
     /// They move to the queue's archive, with their headers, in the step that acknowledges them.
     Archive {
-        /// For how long they are kept there, more than nothing; `None` is for ever.
+        /// How long they are kept there, longer than zero; `None` means for ever.
         keep: Option<Duration>,
     },
-    /// They are deleted, and a line in the trail tells what became of them, in the step that
-    /// acknowledges them: id, type, times, deliveries, and what their handlers had to be tried again
-    /// for. Nothing of what they said is kept.
+    /// They are deleted, and a line is added to the trail, in the step that acknowledges them. The line
+    /// has the event's id, type, times and deliveries, and the errors for which handlers were retried.
+    /// It has none of the event's data.
     Trail {
-        /// For how long the line is kept, more than nothing; `None` is for ever.
+        /// How long the line is kept, longer than zero; `None` means for ever.
         keep: Option<Duration>,
     },
 }
 
 impl Retention {
-    /// Archive, and keep for ever.
+    /// Archive for ever.
     pub const ARCHIVE: Self = Self::Archive { keep: None };
 
-    /// Archive, and keep for a time.
+    /// Archive for a time.
     #[must_use]
     pub const fn archive_for(keep: Duration) -> Self {
         Self::Archive { keep: Some(keep) }
@@ -62,7 +62,7 @@ impl Retention {
         matches!(self, Self::Archive { .. })
     }
 
-    /// For how long the archive, or the trail, keeps an event, if it has a limit.
+    /// How long the archive or the trail keeps an event; `None` if there is no limit, or neither.
     #[must_use]
     pub const fn keep(self) -> Option<Duration> {
         match self {

@@ -1,4 +1,4 @@
-//! What becomes of a delivery, and what a message remembers of its handlings.
+//! What a message remembers of its handlers: their marks, their errors, and why it died.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::headers::{HANDLER_PREFIX, Headers};
 
-/// How many errors of one handler a message keeps, newest last.
+/// How many errors of one handler a message keeps: the newest.
 pub const ERRORS_KEPT: usize = 3;
 
-/// A handler's name: a durable key, under which messages keep that handler's progress.
+/// The name of a handler. It is a durable key: messages keep the handler's progress under it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HandlerName(Arc<str>);
@@ -37,30 +37,30 @@ impl fmt::Display for HandlerName {
     }
 }
 
-/// Where a handler stands with one message.
+/// The state of a handler on one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HandlerState {
-    /// It succeeded, or discarded the event; it does not run again.
+    /// It succeeded, or discarded the event. It does not run again.
     Done,
-    /// It failed and will run again.
+    /// It failed, and will run again.
     Retry,
-    /// It failed for good; it runs again only after a redrive.
+    /// It failed for good. It runs again only after a redrive.
     Dead,
 }
 
-/// One handler's mark on a message.
+/// The mark of one handler on a message: its state, attempts and errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HandlerMark {
-    /// Where it stands.
+    /// The handler's state.
     pub state: HandlerState,
-    /// Why it is given up, when it is.
+    /// Why the handler failed for good, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ReasonKind>,
-    /// Attempts so far; a snooze is none.
+    /// The number of attempts so far. A snooze is no attempt.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts: u32,
-    /// Not to run before this time on the engine's clock.
+    /// The time before which the handler does not run, by the engine's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<DateTime<Utc>>,
     /// The newest errors, at most [`ERRORS_KEPT`], newest last.
@@ -76,7 +76,7 @@ fn is_zero(n: &u32) -> bool {
 /// One failed attempt, as a message keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorRecord {
-    /// When it failed, on the engine's clock.
+    /// When it failed, by the engine's clock.
     pub at: DateTime<Utc>,
     /// Which attempt it was, from 1.
     pub attempt: u32,
@@ -84,77 +84,75 @@ pub struct ErrorRecord {
     pub error: String,
 }
 
-/// The marks of several handlers: what of a message's handling survives a retry.
+/// The marks of several handlers on one message. They survive a retry.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Progress(pub BTreeMap<HandlerName, HandlerMark>);
 
 impl Progress {
-    /// Reads the marks out of a message's headers; what cannot be read is ignored.
+    /// Reads the marks in a message's headers. A mark that cannot be read is ignored.
     #[must_use]
     pub fn from_headers(headers: &Headers) -> Self {
         let marks = headers.as_object().iter().filter_map(|(key, value)| {
-            let name = key.strip_prefix(HANDLER_PREFIX)?;
-            Some((
-                HandlerName::from(name),
-                HandlerMark::deserialize(value).ok()?,
-            ))
+            let name = HandlerName::from(key.strip_prefix(HANDLER_PREFIX)?);
+            let mark = HandlerMark::deserialize(value).ok()?;
+            Some((name, mark))
         });
         Self(marks.collect())
     }
 
-    /// All marks but those of handlers that are done: these handlers run again.
+    /// These marks without those of handlers that are done, so that these handlers run again.
     pub(crate) fn without_done(mut self) -> Self {
         self.0.retain(|_, mark| mark.state != HandlerState::Done);
         self
     }
 
-    /// The marks as header entries, one flat key per handler.
+    /// The marks as headers, one flat key for each handler.
     #[must_use]
     pub fn to_headers(&self) -> serde_json::Map<String, serde_json::Value> {
-        let entry = |(name, mark): (&HandlerName, &HandlerMark)| {
+        let marks = self.0.iter().map(|(name, mark)| {
             // A mark is plain data: writing it as JSON cannot fail.
             let value = serde_json::to_value(mark).unwrap_or_default();
             (format!("{HANDLER_PREFIX}{name}"), value)
-        };
-        self.0.iter().map(entry).collect()
+        });
+        marks.collect()
     }
 }
 
 /// Why a message is a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// The sort of reason.
+    /// The kind of reason.
     pub kind: ReasonKind,
-    /// The handler that failed, where one did.
+    /// The handler that failed, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handler: Option<HandlerName>,
     /// The error and its sources, or what was wrong with the message.
     pub error: String,
-    /// How often that handler was tried, or how often the message was delivered.
+    /// How many attempts that handler had; without a handler, how often the message was delivered.
     pub attempts: u32,
 }
 
-/// The sort of a [`Reason`].
+/// The kind of a [`Reason`].
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasonKind {
-    /// A handler said that no retry can help.
+    /// A handler returned an error that no retry can help.
     Fatal,
-    /// A handler failed as often as its policy allows.
+    /// A handler failed in as many attempts as its policy allows.
     MaxAttempts,
-    /// The body is no event, or not the event it claims to be.
+    /// The body is no event, or not the event that it claims to be.
     Undecodable,
     /// No handler in this application takes the type.
     UnknownType,
-    /// The event is of a newer version than this application knows.
+    /// The event has a newer version than this application knows.
     NewerVersion,
-    /// The message was delivered too often without being settled: it kills its worker.
+    /// The message was delivered too often without being settled, so it is taken to kill its workers.
     MaxDeliveries,
-    /// The store kept handlers' transactions from beginning or committing, or another engine their
-    /// events from being published, as often as `max_deliveries` allows.
+    /// The store failed to begin or commit handlers' transactions, or another engine failed to publish
+    /// their events, as often as `max_deliveries` allows.
     StoreFailed,
-    /// An operator [gave it up](crate::App::fail).
+    /// An operator [gave the event up](crate::App::fail).
     Operator,
 }
 
