@@ -1,4 +1,4 @@
-//! The archives of the memory engine, and what it knows of one event.
+//! The archive of one queue in memory, and the queue's copies of one event.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::message::headers::{DEAD, Headers, REDRIVEN};
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
 
-/// An acknowledged message that is kept.
+/// An acknowledged message that an archive or a trail keeps.
 #[derive(Debug)]
 pub(super) struct Archived {
     id: i64,
@@ -22,7 +22,7 @@ pub(super) struct Archived {
 }
 
 impl Queue {
-    /// Removes a message, and keeps it where the queue has an archive.
+    /// Removes a message, and keeps it if the queue has an archive or a trail.
     pub(super) fn acknowledge(
         &mut self,
         id: i64,
@@ -42,7 +42,7 @@ impl Queue {
         }
     }
 
-    /// Forgets what was archived longer ago.
+    /// Removes what was archived longer ago than `keep`.
     pub(super) fn forget_archived(&mut self, keep: Option<Duration>, now: Micros) {
         let Some(keep) = keep else { return };
         while self
@@ -54,9 +54,9 @@ impl Queue {
         }
     }
 
-    /// Every copy of an event.
+    /// Every copy of an event: in the queue, in its archive, and in its dead letters.
     pub(super) fn copies(&self, name: &QueueName, event_id: &str, now: Micros) -> Vec<EventCopy> {
-        let find = |id: MessageId, stored: &Stored, state: CopyState| {
+        let copy_of = |id: MessageId, stored: &Stored, state: CopyState| {
             let Stored {
                 body,
                 headers,
@@ -66,6 +66,7 @@ impl Queue {
             } = stored;
             let event_type = find(name, body, headers, &id, event_id)?;
             let published_at = clock::to_time(*enqueued_at);
+
             let copy = EventCopy::new(name, id, published_at, headers, state);
             Some(EventCopy {
                 event_type,
@@ -73,10 +74,12 @@ impl Queue {
                 ..copy
             })
         };
+
         let waiting = self.messages.iter().filter_map(|(id, stored)| {
-            let (due, now) = (clock::to_time(stored.due), clock::to_time(now));
+            let due = clock::to_time(stored.due);
+            let now = clock::to_time(now);
             let state = CopyState::of(due, stored.deliveries, &stored.headers, now);
-            find(MessageId::Number(*id), stored, state)
+            copy_of(MessageId::Number(*id), stored, state)
         });
         let archived = self.archived.iter().filter_map(
             |Archived {
@@ -90,13 +93,14 @@ impl Queue {
                     true => CopyState::Archived { at },
                     false => CopyState::Handled { at },
                 };
-                find(MessageId::Number(*id), stored, state)
+                copy_of(MessageId::Number(*id), stored, state)
             },
         );
         let dead = self
             .dead
             .values()
             .filter_map(|letter| dead_copy(name, letter, event_id));
+
         waiting.chain(archived).chain(dead).collect()
     }
 }
@@ -111,6 +115,7 @@ fn dead_copy(queue: &QueueName, letter: &DeadLetter, event_id: &str) -> Option<E
         enqueued_at,
         died_at,
     } = letter;
+
     let message_id = original_id.clone().unwrap_or_else(|| id.clone());
     let event_type = find(queue, body, headers, &message_id, event_id)?;
     let state = CopyState::Dead {
@@ -118,6 +123,7 @@ fn dead_copy(queue: &QueueName, letter: &DeadLetter, event_id: &str) -> Option<E
         at: *died_at,
         reason: reason.clone(),
     };
+
     let copy = EventCopy::new(queue, message_id, *enqueued_at, headers, state);
     let deliveries = headers
         .value(DEAD)
@@ -129,7 +135,8 @@ fn dead_copy(queue: &QueueName, letter: &DeadLetter, event_id: &str) -> Option<E
     })
 }
 
-/// The type's name of what is the event with this id, under the id it has or had at first.
+/// The type name of a message that is the event with this id. The flat form has its id by its place,
+/// which after a redrive is that of the first message.
 fn find(
     queue: &QueueName,
     body: &str,
@@ -146,13 +153,11 @@ fn find(
 }
 
 fn is_control_event(queue: &QueueName, id: i64, stored: &Stored) -> bool {
-    let message_id = &MessageId::Number(id);
-    let (enqueued_at, headers) = (clock::to_time(stored.enqueued_at), &stored.headers);
     let origin = Origin {
         queue,
-        message_id,
-        enqueued_at,
-        headers,
+        message_id: &MessageId::Number(id),
+        enqueued_at: clock::to_time(stored.enqueued_at),
+        headers: &stored.headers,
     };
     decode(&stored.body, origin).is_ok_and(|envelope| is_control(envelope.event_type()))
 }

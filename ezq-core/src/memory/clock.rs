@@ -1,7 +1,7 @@
-//! The memory engine's clock: the wall clock at creation, moved by tokio's monotonic clock.
+//! The clock of the memory engine: the wall clock at its creation, moved by tokio's monotonic clock.
 //!
-//! Times are whole microseconds since the epoch, as a database keeps them; what is finer is rounded
-//! up, so that nothing falls due early.
+//! Times are whole microseconds since the epoch, as Postgres keeps them. Finer times are rounded up, so
+//! that nothing falls due early.
 
 use std::time::Duration;
 
@@ -33,14 +33,14 @@ impl Clock {
     }
 }
 
-/// The time so long after another.
+/// The time `pause` after another.
 pub(super) fn after(now: Micros, pause: Duration) -> Micros {
     let micros = pause.as_nanos().div_ceil(1000);
     now.saturating_add(i64::try_from(micros).unwrap_or(i64::MAX))
 }
 
-/// When a message falls due. What was due in the past is due now: it does not overtake what is
-/// ready already.
+/// When a message falls due. A time in the past means now, so that the message does not overtake those
+/// that are ready already.
 pub(super) fn due(now: Micros, due: Due) -> Micros {
     match due {
         Due::Now => now,
@@ -49,18 +49,18 @@ pub(super) fn due(now: Micros, due: Due) -> Micros {
     }
 }
 
-/// The time as a database would keep it, rounded up.
+/// A time in whole microseconds, rounded up.
 pub(super) fn to_micros(time: DateTime<Utc>) -> Micros {
     let finer = !time.timestamp_subsec_nanos().is_multiple_of(1000);
     time.timestamp_micros().saturating_add(i64::from(finer))
 }
 
-/// The time as the contract speaks of it.
+/// A time in the form that the contract uses.
 pub(super) fn to_time(micros: Micros) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
-/// How long from one time to another; nothing if it has passed.
+/// How long from one time to another; zero if the second is earlier.
 pub(super) fn between(from: Micros, to: Micros) -> Duration {
     Duration::from_micros(u64::try_from(to.saturating_sub(from)).unwrap_or(0))
 }

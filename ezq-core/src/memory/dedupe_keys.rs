@@ -1,4 +1,4 @@
-//! The dedupe keys of one queue, each until its window ends.
+//! The dedupe keys of one queue, each kept until its window ends.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,12 +8,13 @@ use crate::engine::{Dedupe, MessageId, Original};
 #[derive(Debug, Default)]
 pub(super) struct DedupeKeys {
     taken: HashMap<String, Original>,
-    // (end, key) of every key taken.
+    /// The end of each key's window, to find those that have ended without a search.
     ends: BTreeSet<(Micros, String)>,
 }
 
 impl DedupeKeys {
-    /// The message that holds a key. What ended by now is forgotten.
+    /// The message that has taken a key, if its window has not ended. Keys whose windows have ended are
+    /// removed.
     pub(super) fn taken(&mut self, key: &str, now: Micros) -> Option<Original> {
         while self.ends.first().is_some_and(|(end, _)| *end <= now) {
             if let Some((_, ended)) = self.ends.pop_first() {
@@ -23,17 +24,15 @@ impl DedupeKeys {
         self.taken.get(key).cloned()
     }
 
-    /// Takes a key that nobody holds.
+    /// Takes a key that is free.
     pub(super) fn take(&mut self, dedupe: &Dedupe, message_id: MessageId, now: Micros) {
-        let (key, event_id) = (dedupe.key().to_owned(), dedupe.event_id().to_owned());
-        self.ends
-            .insert((clock::after(now, dedupe.window()), key.clone()));
-        self.taken.insert(
-            key,
-            Original {
-                message_id,
-                event_id,
-            },
-        );
+        let key = dedupe.key().to_owned();
+        let end = clock::after(now, dedupe.window());
+        let original = Original {
+            message_id,
+            event_id: dedupe.event_id().to_owned(),
+        };
+        self.ends.insert((end, key.clone()));
+        self.taken.insert(key, original);
     }
 }

@@ -1,8 +1,9 @@
-//! The ordering keys of one queue: which message of a key is its first, and whether one is leased.
+//! The ordering keys of one queue: the messages of each key in order, and which of them are delivered
+//! and not settled.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The ids of a queue's messages, by key.
+/// The ids of the messages that have a key, by key.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     groups: BTreeMap<String, Group>,
@@ -11,7 +12,7 @@ pub(super) struct Keys {
 #[derive(Debug, Default)]
 struct Group {
     ids: BTreeSet<i64>,
-    // Handed out and not settled; their leases may have run out.
+    /// Those that were delivered and not settled. Their leases may have ended.
     open: BTreeSet<i64>,
 }
 
@@ -65,7 +66,7 @@ impl Keys {
             .copied()
     }
 
-    /// The messages of a key that were handed out and not settled.
+    /// The messages of a key that were delivered and not settled.
     pub(super) fn open(&self, key: &str) -> impl Iterator<Item = i64> + '_ {
         self.groups
             .get(key)
@@ -73,7 +74,7 @@ impl Keys {
             .flat_map(|group| group.open.iter().copied())
     }
 
-    /// Every key with its first message, and how many stand behind that.
+    /// Every key with its first message, and how many messages wait behind it.
     pub(super) fn firsts(&self) -> impl Iterator<Item = (&str, i64, usize)> {
         self.groups.iter().filter_map(|(key, group)| {
             Some((key.as_str(), *group.ids.first()?, group.ids.len() - 1))

@@ -26,8 +26,12 @@ impl DeadLetters for MemoryEngine {
         let mut store = self.store();
         let now = self.shared.clock.now();
         let letters = store.queue(queue)?;
-        let redriven = |id: &&MessageId| letters.redrive(id, now);
-        let moved: Vec<_> = ids.iter().filter(redriven).cloned().collect();
+        let moved: Vec<_> = ids
+            .iter()
+            .filter(|id| letters.redrive(id, now))
+            .cloned()
+            .collect();
+
         if !moved.is_empty() {
             store.wake(queue);
         }
@@ -37,7 +41,7 @@ impl DeadLetters for MemoryEngine {
     async fn discard(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
         let mut store = self.store();
         let letters = store.queue(queue)?;
-        let discarded = |id: &&MessageId| letters.discard(id);
-        Ok(ids.iter().filter(discarded).cloned().collect())
+        let discarded = ids.iter().filter(|id| letters.discard(id));
+        Ok(discarded.cloned().collect())
     }
 }

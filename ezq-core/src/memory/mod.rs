@@ -1,9 +1,19 @@
-//! The engine in memory, for tests and doctests: all of the contract, and nothing survives the
-//! process.
+//! The engine in memory: the contract of [`engine`](crate::engine) for tests, where nothing survives
+//! the process.
 //!
-//! It is no cache and no broker; its purpose is that code written against it meets the same rules
-//! as against a database. Its clock is tokio's, so a paused clock moves leases, delays and retries.
-//! One lock guards all queues and is never held across an `.await`: each call is one atomic step.
+//! It is no cache and no broker. Its purpose is that code meets the same rules here as on a database.
+//! It has everything but transactions of handlers. Its clock is tokio's, so a paused clock moves
+//! leases, delays and retries.
+//!
+//! One lock guards all queues, and is never held across an `.await`, so each call is one atomic step.
+//!
+//! | to see | open |
+//! |---|---|
+//! | the engine itself: each method takes the lock and asks the store | this file |
+//! | what touches several queues at once: publishing, settling, waking | `store.rs` |
+//! | one queue: order, leases, retries, dead letters | `queue.rs` |
+//! | its ordering keys, dedupe keys and archive | `keys.rs`, `dedupe_keys.rs`, `archive.rs` |
+//! | the optional parts of the contract | `letters.rs`, `schedules.rs`, `subscriptions.rs` |
 
 mod archive;
 mod clock;
@@ -38,9 +48,9 @@ use crate::message::retention::Retention;
 
 /// An engine that keeps its queues in this process.
 ///
-/// A clone is another handle on the same queues, as a second client of one server would be. Time
-/// is the wall clock at creation plus what tokio's clock has moved since, so under
-/// `tokio::time::pause` leases run out and delayed messages fall due as the test advances.
+/// A clone shares the queues, like a second client of one server. The engine's clock is the wall clock
+/// at its creation, moved by tokio's clock since. Under `tokio::time::pause`, leases end and delayed
+/// messages fall due as the test advances the time.
 ///
 /// ```
 /// use ezq_core::MemoryEngine;
@@ -75,15 +85,15 @@ struct Shared {
     store: Mutex<Store>,
 }
 
-/// One message as it was published, whatever became of it since.
+/// One message as it was published, whatever has become of it since.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Published {
-    /// The id it got.
+    /// The id that it got.
     pub id: MessageId,
-    /// What was published, its queue included.
+    /// The message, with its queue.
     pub message: Outgoing,
-    /// When, on the engine's clock.
+    /// When it was published, by the engine's clock.
     pub at: DateTime<Utc>,
 }
 
@@ -100,7 +110,7 @@ impl MemoryEngine {
         Self::with_limit(None)
     }
 
-    /// An engine that refuses bodies of more than so many bytes.
+    /// An engine without queues that refuses bodies of more than this many bytes.
     #[must_use]
     pub fn with_body_limit(bytes: usize) -> Self {
         Self::with_limit(Some(bytes))
@@ -128,46 +138,45 @@ impl MemoryEngine {
         }
     }
 
-    /// The time on the engine's clock.
+    /// The current time by the engine's clock.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         clock::to_time(self.shared.clock.now())
     }
 
-    /// Everything published to a queue so far, oldest first: by [`Engine::publish`] and by
+    /// Every message that was published to a queue so far, oldest first: by [`Engine::publish`] and by
     /// settlements, whether or not it was handled since.
     #[must_use]
     pub fn published(&self, queue: &QueueName) -> Vec<Published> {
-        let to_queue = |published: &&Published| published.message.queue == *queue;
         self.store()
             .published()
             .iter()
-            .filter(to_queue)
+            .filter(|published| published.message.queue == *queue)
             .cloned()
             .collect()
     }
 
-    /// Everything published so far to any queue, oldest first.
+    /// Every message that was published so far, to any queue, oldest first.
     #[must_use]
     pub fn all_published(&self) -> Vec<Published> {
         self.store().published().to_vec()
     }
 
-    /// Forgets what was published so far; the queues stay as they are. For long runs, in which the
-    /// record would only grow.
+    /// Clears the record of published messages; the queues stay as they are. For long runs, in which the
+    /// record would grow without end.
     pub fn forget_published(&self) {
         self.store().forget_published();
     }
 
-    /// Drops a queue with its messages and dead letters, as an operator might under running
-    /// consumers; whether it was there.
+    /// Drops a queue with its messages and dead letters, as an operator might do under running
+    /// consumers. Returns whether it existed.
     #[must_use = "tells whether there was such a queue"]
     pub fn remove_queue(&self, queue: &QueueName) -> bool {
         self.store().remove_queue(queue)
     }
 
-    // A panic while the lock is held leaves whole queues behind: every step checks first and
-    // changes afterwards. So a poisoned lock is usable.
+    // A poisoned lock is usable: every step checks first and changes afterwards, so a panic leaves
+    // whole queues behind.
     fn store(&self) -> MutexGuard<'_, Store> {
         self.shared
             .store
@@ -220,8 +229,10 @@ impl Engine for MemoryEngine {
         let mut store = self.store();
         let now = self.shared.clock.now();
         store.queue(queue)?;
-        let settle = |(receipt, settle)| store.settle(queue, receipt, settle, now);
-        Ok(settlements.into_iter().map(settle).collect())
+        let outcomes = settlements
+            .into_iter()
+            .map(|(receipt, settle)| store.settle(queue, receipt, settle, now));
+        Ok(outcomes.collect())
     }
 
     async fn extend(
@@ -233,14 +244,14 @@ impl Engine for MemoryEngine {
         let mut store = self.store();
         let now = self.shared.clock.now();
         let queue = store.queue(queue)?;
-        let extend = |receipt| {
+        let outcomes = receipts.iter().map(|receipt| {
             if queue.extend(receipt, ttl, now) {
                 ExtendOutcome::Extended
             } else {
                 ExtendOutcome::LeaseLost
             }
-        };
-        Ok(receipts.iter().map(extend).collect())
+        });
+        Ok(outcomes.collect())
     }
 
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {

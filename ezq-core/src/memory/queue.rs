@@ -1,7 +1,7 @@
 //! One queue of the memory engine, as plain data: no lock, no clock, no other queue.
 //!
-//! As in a PGMQ table, one time per message says both where it stands and from when it can be
-//! read: a lease moves it to its own end, a release moves it back.
+//! As in a PGMQ table, one time of each message is both its place in the queue and the time from which
+//! it can be read. A lease moves it to the lease's end; a release moves it back.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -23,15 +23,16 @@ use crate::message::settlement::{HandlerMark, HandlerState, Progress, Reason};
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) dedupe: DedupeKeys,
+    /// Part of each receipt, so that receipts of a dropped queue of this name do not fit.
     generation: i64,
     last_id: i64,
     pub(super) messages: HashMap<i64, Stored>,
-    // (due, id) of every message.
+    /// The place of every message.
     order: BTreeSet<(Micros, i64)>,
     keys: Keys,
     pub(super) dead: BTreeMap<i64, DeadLetter>,
     last_dead_id: i64,
-    // Oldest first.
+    /// Oldest first.
     pub(super) archived: VecDeque<Archived>,
 }
 
@@ -42,7 +43,7 @@ pub(super) struct Stored {
     pub(super) enqueued_at: Micros,
     pub(super) due: Micros,
     pub(super) deliveries: u32,
-    // Its newest delivery was not settled.
+    /// Whether its newest delivery was not settled. Its lease may have ended.
     open: bool,
 }
 
@@ -72,6 +73,7 @@ impl Queue {
         if let Some(key) = headers.key() {
             self.keys.insert(&key, self.last_id);
         }
+
         let stored = Stored {
             body,
             headers,
@@ -80,6 +82,7 @@ impl Queue {
             deliveries: 0,
             open: false,
         };
+
         self.messages.insert(self.last_id, stored);
         self.order.insert((due, self.last_id));
         MessageId::Number(self.last_id)
@@ -97,8 +100,10 @@ impl Queue {
                 let (due, id) = in_order(after);
                 (due, id.saturating_add(1))
             });
+        // Messages before this place are due, and before the place that was asked for.
         let ready = limit.min((now.saturating_add(1), i64::MIN));
         let places = self.claimable(first, ready, request.max, now);
+
         let next_due = if places.is_empty() {
             let later = first.max(ready).min(limit);
             let next = self
@@ -112,6 +117,7 @@ impl Queue {
         let is_held_up = request.before.is_some()
             && places.is_empty()
             && self.order.range(first.min(ready)..ready).next().is_some();
+
         let until = lease_end(request.ttl, now);
         Leased {
             is_held_up,
@@ -123,13 +129,13 @@ impl Queue {
         }
     }
 
-    /// Whether a worker has the message that an id means.
+    /// Whether a worker holds the message of an id.
     pub(super) fn is_leased(&self, id: &MessageId, now: Micros) -> bool {
         let stored = id.as_number().and_then(|id| self.messages.get(&id));
         stored.is_some_and(|stored| stored.open && stored.due > now)
     }
 
-    /// Leases the message that an id means, if there is one.
+    /// Leases the message of an id, if there is one.
     pub(super) fn lease_by_id(
         &mut self,
         id: &MessageId,
@@ -141,8 +147,8 @@ impl Queue {
         self.deliver(id, due, lease_end(ttl, now), now)
     }
 
-    /// What can be handed out, in its order: of each key its first message, and up to half of
-    /// what is asked for of those that follow it.
+    /// The places of the messages that can be handed out, in order. Of each key these are its first
+    /// message and those that follow it, up to half of what is asked for, so that no key takes all.
     fn claimable(
         &self,
         first: (Micros, i64),
@@ -151,9 +157,10 @@ impl Queue {
         now: Micros,
     ) -> Vec<(Micros, i64)> {
         let longest = (max / 2).max(1);
-        // The last message of a key that is handed out, and how many are.
+        // For each key: the last of its messages that is handed out, and how many are.
         let mut runs: HashMap<Cow<'_, str>, (i64, usize)> = HashMap::new();
         let mut places = Vec::new();
+
         for (due, id) in self.order.range(first.min(ready)..ready) {
             if places.len() >= max {
                 break;
@@ -173,6 +180,7 @@ impl Queue {
             }
             places.push((*due, *id));
         }
+
         places
     }
 
@@ -180,7 +188,7 @@ impl Queue {
         self.messages.get(&id)?.headers.key()
     }
 
-    /// When the last lease on a message of a key ends, if there is one.
+    /// When the last lease on a message of a key ends, if one is leased.
     fn leased(&self, key: &str, now: Micros) -> Option<Micros> {
         let dues = self
             .keys
@@ -189,7 +197,7 @@ impl Queue {
         dues.filter(|due| *due > now).max()
     }
 
-    /// Whether something can be handed out once this message falls due.
+    /// Whether a message can be handed out once this one falls due.
     fn unblocks(&self, id: i64) -> bool {
         self.key(id).is_none_or(|key| {
             self.keys.first(&key) == Some(id) || self.keys.open(&key).any(|open| open == id)
@@ -197,8 +205,8 @@ impl Queue {
     }
 
     pub(super) fn blocked(&self, limit: usize, now: Micros) -> Vec<BlockedKey> {
-        let blocked = self.keys.firsts().filter(|(_, _, waiting)| *waiting > 0);
-        let blocked = blocked.filter_map(|(key, head, waiting)| {
+        let crowded = self.keys.firsts().filter(|(_, _, waiting)| *waiting > 0);
+        let blocked = crowded.filter_map(|(key, head, waiting)| {
             let stored = self.messages.get(&head)?;
             let (blocker, until) = match self.leased(key, now) {
                 Some(end) => (Blocker::Leased, end),
@@ -206,13 +214,19 @@ impl Queue {
                 None if stored.deliveries > 0 => (Blocker::Retry, stored.due),
                 None => (Blocker::Delayed, stored.due),
             };
-            let (head, until) = (MessageId::Number(head), clock::to_time(until));
-            Some(BlockedKey::new(key, head, blocker, until, count(waiting)))
+
+            Some(BlockedKey::new(
+                key,
+                MessageId::Number(head),
+                blocker,
+                clock::to_time(until),
+                count(waiting),
+            ))
         });
         blocked.take(limit).collect()
     }
 
-    /// Notes whether a message is handed out and not settled.
+    /// Records whether the newest delivery of a message is not settled.
     fn set_open(&mut self, id: i64, open: bool) {
         let Some(stored) = self.messages.get_mut(&id) else {
             return;
@@ -228,6 +242,8 @@ impl Queue {
         self.set_open(id, true);
         let stored = self.messages.get_mut(&id)?;
         stored.deliveries = stored.deliveries.saturating_add(1);
+
+        // The due time is no part of the fence: a release puts the message back to it.
         let token = [i64::from(stored.deliveries), self.generation, due];
         Some(Delivery {
             receipt: Receipt::new(MessageId::Number(id), token),
@@ -240,7 +256,7 @@ impl Queue {
         })
     }
 
-    /// The message that a receipt may still settle. A lease that ran out does not void it, only
+    /// The message that a receipt may still settle. A lease that ended does not void the receipt; only
     /// another delivery or a settlement does.
     pub(super) fn held(&self, receipt: &Receipt) -> Option<i64> {
         let id = receipt.message_id().as_number()?;
@@ -264,7 +280,8 @@ impl Queue {
         self.take(id).is_some()
     }
 
-    /// Ends a delivery by a retry or a release: readable from `due`, with the marks merged in.
+    /// Ends a delivery by a retry or a release: the message is readable from `due`, with the marks
+    /// merged in.
     pub(super) fn give_back(&mut self, id: i64, due: Micros, progress: &Progress, covers: u32) {
         self.place(id, due);
         self.set_open(id, false);
@@ -278,6 +295,7 @@ impl Queue {
         let Some(mut stored) = self.take(id) else {
             return;
         };
+
         stored.headers.merge(progress);
         let death = json!({
             // A reason is plain data: writing it as JSON cannot fail.
@@ -288,6 +306,7 @@ impl Queue {
             "died_at": clock::to_time(now),
         });
         stored.headers.insert(DEAD, death);
+
         self.last_dead_id += 1;
         let letter = DeadLetter {
             id: MessageId::Number(self.last_dead_id),
@@ -349,13 +368,14 @@ impl Queue {
     }
 
     pub(super) fn stats(&self, now: Micros) -> QueueStats {
-        let ready = self.order.range(..(now.saturating_add(1), i64::MIN));
-        let delivered = |(due, id): &&(Micros, i64)| {
+        let due = self.order.range(..(now.saturating_add(1), i64::MIN));
+        let ready = count(due.count());
+        let delivered = self.order.iter().filter(|(due, id)| {
             *due > now && self.messages.get(id).is_some_and(|m| m.deliveries > 0)
-        };
+        });
+        let in_progress = count(delivered.count());
         let oldest = self.order.first().filter(|(due, _)| *due <= now);
-        let ready = count(ready.count());
-        let in_progress = count(self.order.iter().filter(delivered).count());
+
         QueueStats {
             ready,
             in_progress,
@@ -365,12 +385,14 @@ impl Queue {
         }
     }
 
+    /// The message of an id, if it was never delivered.
     fn undelivered(&self, id: &MessageId) -> Option<i64> {
         let id = id.as_number()?;
         let stored = self.messages.get(&id)?;
         (stored.deliveries == 0).then_some(id)
     }
 
+    /// Moves a message to the place of a due time.
     fn place(&mut self, id: i64, due: Micros) {
         if let Some(stored) = self.messages.get_mut(&id) {
             self.order.remove(&(stored.due, id));
@@ -379,6 +401,7 @@ impl Queue {
         }
     }
 
+    /// Removes a message and returns it.
     pub(super) fn take(&mut self, id: i64) -> Option<Stored> {
         let stored = self.messages.remove(&id)?;
         self.order.remove(&(stored.due, id));
@@ -389,12 +412,12 @@ impl Queue {
     }
 }
 
-/// A lease of no length would be no lease.
+/// When a lease ends. One of zero length would be none, so the shortest is a microsecond.
 fn lease_end(ttl: Duration, now: Micros) -> Micros {
     clock::after(now, ttl.max(Duration::from_micros(1)))
 }
 
-/// A place as `order` has it.
+/// A place in the form of `Queue::order`.
 fn in_order(position: &Position) -> (Micros, i64) {
     (
         clock::to_micros(position.due),
@@ -406,7 +429,7 @@ fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-/// A dead letter as others see it: what its headers say of its death stands in its fields.
+/// A dead letter as callers see it: without the header on its death, which is in its fields.
 fn shown(letter: &DeadLetter) -> DeadLetter {
     let mut entries = letter.headers.as_object().clone();
     entries.remove(DEAD);
@@ -416,8 +439,8 @@ fn shown(letter: &DeadLetter) -> DeadLetter {
     }
 }
 
-/// The headers of a dead letter that starts anew: only what is done stays done, and what it had died
-/// of is kept as that.
+/// The headers of a dead letter that is redriven: the marks of handlers that are done stay, and its
+/// death is kept as the header [`REDRIVEN`].
 fn revive(headers: &Headers) -> Headers {
     let mut entries = headers.as_object().clone();
     entries.retain(|key, value| {
@@ -427,7 +450,9 @@ fn revive(headers: &Headers) -> Headers {
         }
         ![DEAD, RETURNED, REDRIVEN].contains(&key.as_str())
     });
+
     if let Some(mut death) = headers.value(DEAD).and_then(Value::as_object).cloned() {
+        // After several redrives, id and time are those of the first message.
         let earlier = headers.value(REDRIVEN).and_then(Value::as_object);
         for (key, value) in earlier.into_iter().flatten() {
             if ["id", "enqueued_at"].contains(&key.as_str()) {

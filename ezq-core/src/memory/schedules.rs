@@ -1,13 +1,12 @@
-//! The schedules of a memory engine: each call is one step under the store's lock.
+//! The schedules of the memory engine: each call is one step under the store's lock.
 
-use crate::engine::Outgoing;
-use crate::message::message_id::MessageId;
 use async_trait::async_trait;
 
 use super::store::Store;
 use super::{MemoryEngine, clock};
 use crate::engine::{
-    Fired, Firing, KeptSchedules, PublishOutcome, Registration, ScheduleRow, ScheduleStore,
+    Fired, Firing, KeptSchedules, MessageId, Outgoing, PublishOutcome, Registration, ScheduleRow,
+    ScheduleStore,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -37,6 +36,7 @@ impl ScheduleStore for MemoryEngine {
         if old.map(|row| &*row.definition) != instead_of {
             return Ok(false);
         }
+
         let row = ScheduleRow {
             name: new.name.to_owned(),
             application: new.application.to_owned(),
@@ -54,27 +54,32 @@ impl ScheduleStore for MemoryEngine {
 
     async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
         let mut store = self.store();
-        let (now, micros) = (self.now(), self.shared.clock.now());
+        let now = self.now();
+        let micros = self.shared.clock.now();
         let Firing {
             name,
             tick,
             message,
         } = firing;
-        let fits = |row: &&ScheduleRow| {
+
+        let row = store.schedules.get(name).filter(|row| {
             tick.is_none_or(|tick| {
                 row.paused_at.is_none()
                     && row.definition == tick.definition
                     && row.next_at == tick.from
                     && row.next_at <= now
             })
-        };
-        let Some(mut row) = store.schedules.get(name).filter(fits).cloned() else {
+        });
+        let Some(mut row) = row.cloned() else {
             return Ok(Fired::NotDue);
         };
+
+        // The event first: if it cannot be stored, the schedule stays as it is.
         let fires = message.is_some();
         let id = message
             .map(|message| publish(&mut store, message, micros))
             .transpose()?;
+
         if let Some(tick) = tick {
             row.next_at = tick.to;
             row.seen_at = now;
@@ -93,7 +98,10 @@ impl ScheduleStore for MemoryEngine {
         };
         match (pause, row.paused_at) {
             (true, None) => row.paused_at = Some(now),
-            (false, Some(_)) => (row.paused_at, row.resumed_at) = (None, Some(now)),
+            (false, Some(_)) => {
+                row.paused_at = None;
+                row.resumed_at = Some(now);
+            }
             _ => {}
         }
         Ok(true)

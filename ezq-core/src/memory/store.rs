@@ -1,7 +1,7 @@
-//! All queues of a memory engine, the record of what was published, and who waits for messages.
+//! All queues of a memory engine, the record of what was published, and the wake-up counters.
 //!
-//! The only place that touches several queues at once, so a settlement and the events that leave
-//! with it are one step here.
+//! Only this file touches several queues at once. So a settlement and the events that go out with it
+//! are one step here.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,9 +21,10 @@ use crate::message::retention::Retention;
 pub(super) struct Store {
     max_body: Option<usize>,
     queues: HashMap<QueueName, Queue>,
-    // Never reused: a queue that is dropped and created again starts its ids anew.
+    /// How many queues were created so far. Each has its number in its receipts: a queue that is
+    /// dropped and created again begins with the same message ids.
     generations: i64,
-    // Kept apart from the queues: what is said of a queue, and who waits for it, outlives it.
+    /// Not in the queues, because the setting, and the consumers that wait, outlive a queue.
     retention: HashMap<QueueName, Retention>,
     wakeups: HashMap<QueueName, watch::Sender<u64>>,
     published: Vec<Published>,
@@ -65,7 +66,7 @@ impl Store {
         self.retention.get(queue).copied().unwrap_or_default()
     }
 
-    /// What is kept of an event, in one queue or in all.
+    /// The history of an event, in one queue or in all.
     pub(super) fn history(
         &mut self,
         event_id: &str,
@@ -106,7 +107,8 @@ impl Store {
         }
     }
 
-    /// Whether the receipt still held. Everything that can fail is checked before anything changes.
+    /// Settles a delivery, and returns whether its receipt was valid. Everything that can fail is checked
+    /// before anything changes, so that the step is atomic.
     fn try_settle(
         &mut self,
         name: &QueueName,
@@ -117,13 +119,8 @@ impl Store {
         let Some(id) = self.queue(name)?.held(receipt) else {
             return Ok(false);
         };
-        let outgoing = match &settle {
-            Settle::Ack { outgoing }
-            | Settle::Retry { outgoing, .. }
-            | Settle::DeadLetter { outgoing, .. } => outgoing.as_slice(),
-            Settle::Release => &[],
-        };
-        outgoing
+        settle
+            .outgoing()
             .iter()
             .try_for_each(|message| self.admit(message))?;
 
@@ -158,12 +155,14 @@ impl Store {
                 Vec::new()
             }
         };
+
         for message in outgoing {
             self.insert(message, now)?;
         }
         Ok(true)
     }
 
+    /// Checks that a message can be stored.
     pub(super) fn admit(&self, message: &Outgoing) -> Result<()> {
         if !self.queues.contains_key(&message.queue) {
             return Err(missing(&message.queue));
@@ -187,11 +186,13 @@ impl Store {
         {
             return Ok(PublishOutcome::Duplicate(Some(original)));
         }
+
         let due = clock::due(now, message.due);
         let id = queue.insert(message.body.clone(), message.headers.clone(), due, now);
         if let Some(dedupe) = &message.dedupe {
             queue.dedupe.take(dedupe, id.clone(), now);
         }
+
         self.wake(&message.queue);
         self.published.push(Published {
             id: id.clone(),
@@ -208,7 +209,8 @@ impl Store {
             .subscribe()
     }
 
-    /// Also for what falls due later: a waiting consumer sets its timer anew.
+    /// Wakes the consumers of a queue. Also for messages that are due later, because a consumer that
+    /// waits must then wait for less.
     pub(super) fn wake(&mut self, queue: &QueueName) {
         if let Some(sender) = self.wakeups.get(queue) {
             sender.send_modify(|count| *count = count.wrapping_add(1));

@@ -1,7 +1,5 @@
-//! Who is subscribed to what in the memory engine.
+//! The subscriptions of the memory engine, and broadcasting to them.
 
-use crate::engine::Outgoing;
-use crate::error::Error;
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
@@ -16,7 +14,7 @@ use crate::message::queue_name::QueueName;
 
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
-    // By queue, pattern and application: since when.
+    /// When each subscription was made, by queue, pattern and application.
     standing: BTreeMap<(QueueName, Pattern, String), Micros>,
     parties: BTreeSet<EventParty>,
 }
@@ -37,6 +35,7 @@ impl Store {
         message: &BroadcastMessage,
         now: Micros,
     ) -> Result<Vec<(QueueName, PublishOutcome)>> {
+        // All copies are checked before any is stored: broadcasting stores all of them or none.
         let mut copies = Vec::new();
         for queue in self.subscriptions.queues(&message.event_type) {
             let copy = message.copy(&queue);
@@ -49,15 +48,16 @@ impl Store {
             };
             copies.push((copy, refused));
         }
-        let mut stored = |(copy, refused): (Outgoing, Option<Error>)| {
+
+        let outcomes = copies.into_iter().map(|(copy, refused)| {
             let queue = copy.queue.clone();
             let outcome = match refused {
                 Some(error) => PublishOutcome::Failed(error),
                 None => self.publish(copy, now),
             };
             (queue, outcome)
-        };
-        Ok(copies.into_iter().map(&mut stored).collect())
+        });
+        Ok(outcomes.collect())
     }
 }
 
@@ -83,27 +83,24 @@ impl Broadcasts for MemoryEngine {
 
     async fn unsubscribe(&self, app: &str, which: &[(QueueName, Pattern)]) -> Result<u64> {
         let standing = &mut self.store().subscriptions.standing;
-        let mut remove = |(queue, pattern): &(QueueName, Pattern)| {
-            standing.remove(&(queue.clone(), pattern.clone(), app.to_owned()))
-        };
-        Ok(which
-            .iter()
-            .map(|one| u64::from(remove(one).is_some()))
-            .sum())
+        let removed = which.iter().map(|(queue, pattern)| {
+            let key = (queue.clone(), pattern.clone(), app.to_owned());
+            u64::from(standing.remove(&key).is_some())
+        });
+        Ok(removed.sum())
     }
 
     async fn subscriptions(&self) -> Result<Vec<QueueSubscription>> {
         let mut store = self.store();
         let standing = store.subscriptions.standing.clone();
-        let tell = |((queue, pattern, app), since): (&(QueueName, Pattern, String), &Micros)| {
-            let queue_exists = store.queue(queue).is_ok();
-            let told = QueueSubscription::new(app, queue, pattern, clock::to_time(*since));
+        let subscriptions = standing.iter().map(|((queue, pattern, app), since)| {
+            let since = clock::to_time(*since);
             QueueSubscription {
-                queue_exists,
-                ..told
+                queue_exists: store.queue(queue).is_ok(),
+                ..QueueSubscription::new(app, queue, pattern, since)
             }
-        };
-        Ok(standing.iter().map(tell).collect())
+        });
+        Ok(subscriptions.collect())
     }
 
     async fn broadcast(
@@ -125,25 +122,17 @@ impl Broadcasts for MemoryEngine {
 
     async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
         let store = self.store();
-        let of_type = |party: &&EventParty| party.event_type == event_type;
-        Ok(store
-            .subscriptions
-            .parties
-            .iter()
-            .filter(of_type)
+        let parties = store.subscriptions.parties.iter();
+        Ok(parties
+            .filter(|party| party.event_type == event_type)
             .cloned()
             .collect())
     }
+
     async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
         let store = self.store();
-        let of_app = |party: &&EventParty| party.app == app;
-        Ok(store
-            .subscriptions
-            .parties
-            .iter()
-            .filter(of_app)
-            .cloned()
-            .collect())
+        let parties = store.subscriptions.parties.iter();
+        Ok(parties.filter(|party| party.app == app).cloned().collect())
     }
 
     async fn forget(&self, parties: &[EventParty]) -> Result<u64> {
