@@ -1,4 +1,4 @@
-//! The dead letters of one queue: looked at, run again, or let go; by id, by filter, or all.
+//! The dead letters of one queue: listed, redriven or discarded, by id or by filter.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -14,10 +14,10 @@ use crate::message::headers;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{HandlerName, ReasonKind};
 
-/// How many dead letters one statement reads or moves at most.
+/// How many dead letters one call of the engine reads or moves at most.
 const PAGE: usize = 100;
 
-/// Which dead letters: those that fit all that is said. Says nothing by default: all of them.
+/// Selects dead letters: those that meet every condition that is set. Without a condition, all of them.
 ///
 /// ```
 /// use ezq_core::{DeadLetterFilter, ReasonKind};
@@ -40,35 +40,35 @@ impl DeadLetterFilter {
         Self::default()
     }
 
-    /// Those that this handler gave up.
+    /// Only those that this handler gave up.
     #[must_use]
     pub fn handler(mut self, name: &str) -> Self {
         self.handler = Some(HandlerName::from(name));
         self
     }
 
-    /// Those of this event type.
+    /// Only those of this event type.
     #[must_use]
     pub fn event_type(mut self, name: impl Into<String>) -> Self {
         self.event_type = Some(name.into());
         self
     }
 
-    /// Those that died of this.
+    /// Only those that died for this reason.
     #[must_use]
     pub fn reason(mut self, kind: ReasonKind) -> Self {
         self.reason = Some(kind);
         self
     }
 
-    /// Those that died at this time or later, on the engine's clock.
+    /// Only those that died at this time or later, by the engine's clock.
     #[must_use]
     pub fn died_after(mut self, time: DateTime<Utc>) -> Self {
         self.died_after = Some(time);
         self
     }
 
-    /// Those that died before this time, on the engine's clock.
+    /// Only those that died before this time, by the engine's clock.
     #[must_use]
     pub fn died_before(mut self, time: DateTime<Utc>) -> Self {
         self.died_before = Some(time);
@@ -77,14 +77,6 @@ impl DeadLetterFilter {
 
     fn fits(&self, letter: &DeadLetter) -> bool {
         let reason = letter.reason.as_ref();
-        let is_type = |name: &String| {
-            let said = letter.headers.text(headers::CE_TYPE);
-            let plain = || plain_type(&letter.body).is_some_and(|found| found == *name);
-            match letter.headers.text(headers::CODEC) {
-                Some(_) => said == Some(name),
-                None => plain() || said == Some(name),
-            }
-        };
         self.handler
             .as_ref()
             .is_none_or(|name| reason.is_some_and(|reason| reason.handler.as_ref() == Some(name)))
@@ -93,17 +85,31 @@ impl DeadLetterFilter {
                 .is_none_or(|kind| reason.is_some_and(|reason| reason.kind == kind))
             && self.died_after.is_none_or(|time| letter.died_at >= time)
             && self.died_before.is_none_or(|time| letter.died_at < time)
-            && self.event_type.as_ref().is_none_or(is_type)
+            // Last, because it parses the body.
+            && self
+                .event_type
+                .as_ref()
+                .is_none_or(|name| is_of_type(letter, name))
     }
 }
 
-/// Dead letters by id, or by filter.
+/// Whether a dead letter is of an event type. A body that a codec wrote is not read: its type is in the
+/// headers.
+fn is_of_type(letter: &DeadLetter, name: &str) -> bool {
+    let is_in_headers = letter.headers.text(headers::CE_TYPE) == Some(name);
+    match letter.headers.text(headers::CODEC) {
+        Some(_) => is_in_headers,
+        None => is_in_headers || plain_type(&letter.body).is_some_and(|found| found == name),
+    }
+}
+
+/// Dead letters, selected by id or by filter.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum DeadLetterSelection {
-    /// These, as far as they are there.
+    /// The dead letters with these ids, as far as they exist.
     Ids(Vec<MessageId>),
-    /// Those that fit.
+    /// The dead letters that meet the filter.
     Filter(DeadLetterFilter),
 }
 
@@ -125,7 +131,7 @@ impl From<&MessageId> for DeadLetterSelection {
     }
 }
 
-/// The dead letters of one queue.
+/// The dead letters of one queue. Get it by [`App::dead_letters`](crate::App::dead_letters).
 #[derive(Clone)]
 pub struct DeadLetterQueue<'a> {
     store: &'a dyn DeadLetters,
@@ -140,7 +146,8 @@ impl<'a> DeadLetterQueue<'a> {
         }
     }
 
-    /// The oldest that fit, at most `limit`. Those that do not fit are read too, a page at a time.
+    /// The oldest dead letters that meet the filter, at most `limit`. The store is read in pages, and
+    /// dead letters that do not meet the filter are read too.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -155,7 +162,7 @@ impl<'a> DeadLetterQueue<'a> {
         Ok(found)
     }
 
-    /// One of them.
+    /// One dead letter, or `None` if there is none of this id.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -163,8 +170,8 @@ impl<'a> DeadLetterQueue<'a> {
         self.store.find(&self.queue, id).await
     }
 
-    /// Moves them back to their queue, when awaited; the ids of those that were moved. Handlers that
-    /// were done stay done, those that failed start anew.
+    /// Moves dead letters back to their queue when awaited, and returns the ids of those that were moved.
+    /// Handlers that were done stay done; those that failed start with their first attempt.
     ///
     /// ```no_run
     /// # async fn example(app: ezq_core::App) -> ezq_core::Result<()> {
@@ -180,7 +187,7 @@ impl<'a> DeadLetterQueue<'a> {
         self.act(Action::Redrive, which.into())
     }
 
-    /// Removes them for good, when awaited; the ids of those that were removed.
+    /// Deletes dead letters when awaited, and returns the ids of those that were deleted.
     pub fn discard(&self, which: impl Into<DeadLetterSelection>) -> DeadLetterAction<'a> {
         self.act(Action::Discard, which.into())
     }
@@ -195,7 +202,7 @@ impl<'a> DeadLetterQueue<'a> {
         }
     }
 
-    /// Goes through those that fit, oldest first, as long as it is told to go on.
+    /// Visits the dead letters that meet a filter, oldest first, until `visit` returns `false`.
     async fn each(
         &self,
         filter: &DeadLetterFilter,
@@ -231,13 +238,15 @@ enum Action {
     Discard,
 }
 
-/// A redrive or a discard about to be done; await it.
+/// A redrive or a discard that is done when awaited. It returns the ids of the dead letters that it
+/// moved or deleted.
 ///
 /// # Errors
-/// When the store cannot be read or written; what was done before stays done.
+/// When the store cannot be read or written. Dead letters that were moved or deleted before stay so; a
+/// retry continues with the others.
 ///
 /// # Cancel safety
-/// What was done before the future is dropped stays done.
+/// Dead letters that were moved or deleted before the future is dropped stay so.
 #[derive(Debug)]
 #[must_use = "nothing is done until this is awaited"]
 pub struct DeadLetterAction<'a> {
@@ -249,13 +258,13 @@ pub struct DeadLetterAction<'a> {
 }
 
 impl<'a> DeadLetterAction<'a> {
-    /// At most so many a second, at least 1. Defaults to no limit.
+    /// Limits how many dead letters are moved or deleted a second; at least 1. Defaults to no limit.
     pub fn rate(mut self, per_second: u32) -> Self {
         self.rate = Some(per_second);
         self
     }
 
-    /// Does nothing, and tells which it would be.
+    /// Changes nothing, and returns the ids that would be moved or deleted.
     pub fn dry_run(mut self) -> Self {
         self.dry_run = true;
         self
@@ -269,15 +278,17 @@ impl<'a> DeadLetterAction<'a> {
                 "`rate` must be at least 1 a second",
             ));
         }
-        // All that there are now: what dies again meanwhile is not met a second time.
+
+        // Collected before anything moves, so that a letter that dies again meanwhile is not met twice.
         let mut ids = Vec::new();
         match self.which {
             DeadLetterSelection::Filter(filter) => {
-                let push = |letter: DeadLetter| {
-                    ids.push(letter.id);
-                    true
-                };
-                self.letters.each(&filter, push).await?;
+                self.letters
+                    .each(&filter, |letter| {
+                        ids.push(letter.id);
+                        true
+                    })
+                    .await?;
             }
             DeadLetterSelection::Ids(asked) => {
                 for id in asked {
@@ -290,14 +301,16 @@ impl<'a> DeadLetterAction<'a> {
         if self.dry_run {
             return Ok(ids);
         }
+
         let rate = self
             .rate
             .map(|rate| usize::try_from(rate).unwrap_or(usize::MAX));
         let mut done = Vec::new();
+
         for (index, chunk) in ids.chunks(rate.unwrap_or(PAGE).min(PAGE)).enumerate() {
             if let (Some(rate), 1..) = (self.rate, index) {
                 let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-                // Not nothing: that was refused.
+                // A rate of zero was refused above, so this divides.
                 let pause = Duration::from_secs(1)
                     .saturating_mul(count)
                     .checked_div(rate);
@@ -308,6 +321,7 @@ impl<'a> DeadLetterAction<'a> {
                 Action::Discard => store.discard(queue, chunk).await?,
             });
         }
+
         Ok(done)
     }
 }

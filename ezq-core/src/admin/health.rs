@@ -1,4 +1,4 @@
-//! Health and readiness: whether the engines answer, and how each consumer is.
+//! Health: whether the engines answer, and the state of each consumer.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,82 +15,87 @@ use crate::observe::report::Counts;
 use crate::observe::status::{ConsumerState, ConsumerStatus};
 use crate::shared::Shared;
 
-/// For how long a store may refuse a consumer that counts as live.
+/// How long a store may refuse a consumer before the process counts as not live.
 const REFUSED: Duration = Duration::from_secs(60);
 
-/// How an application is: [`App::health`](crate::App::health) tells.
+/// The health of an application. Get it by [`App::health`](crate::App::health).
 ///
-/// It can be displayed, and written by serde: durations in seconds, states and errors as text.
+/// Its `Display` is for people. Serde writes it with durations in seconds, and states and errors as
+/// text.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Health {
     /// Every engine of the application.
     pub engines: Vec<EngineHealth>,
-    /// Every consumer of the application whose future or handle is still there. One that failed or was
-    /// dropped is listed even if nobody has its handle any more, until a newer one has run on its
-    /// queue, or failed as well.
+    /// Every consumer of the application whose future or handle still exists. A consumer that failed or
+    /// was dropped is listed without them too, until a newer one has run on its queue, or has failed as
+    /// well.
     pub consumers: Vec<ConsumerHealth>,
 }
 
-/// How an engine is.
+/// The health of an engine.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct EngineHealth {
-    /// Its name, if the application [gave it one](crate::AppBuilder::named_engine); `None` of the
-    /// application's own.
+    /// The name of a [named engine](crate::AppBuilder::named_engine); `None` for the application's own.
     pub name: Option<String>,
-    /// What it is, such as `pgmq`.
+    /// The kind of engine, such as `pgmq`.
     pub kind: &'static str,
-    /// How long it took to answer, if it did.
+    /// How long it took to answer, if it answered.
     #[serde(serialize_with = "seconds")]
     pub answered_in: Option<Duration>,
-    /// Why it did not answer.
+    /// Why it did not answer, if it did not.
     pub error: Option<String>,
 }
 
-/// How a consumer is.
+/// The health of a consumer.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ConsumerHealth {
-    /// Its queue; `None` if it was given a name that is none.
+    /// Its queue; `None` if it was given a text that is no queue name.
     #[serde(serialize_with = "name")]
     pub queue: Option<QueueName>,
-    /// How far it is.
+    /// Its state.
     #[serde(serialize_with = "text")]
     pub state: ConsumerState,
-    /// How long ago a claim was answered. A consumer that is busy claims nothing, so a long time alone
+    /// How long ago its newest claim was answered. A busy consumer claims nothing, so a long time alone
     /// is no fault.
     #[serde(serialize_with = "seconds")]
     pub last_claim: Option<Duration>,
-    /// How long the oldest message that could be handled has been due: zero if there is none,
-    /// `None` if the engine did not say.
+    /// How long the oldest readable message has been due: zero if there is none, `None` if the engine
+    /// did not answer.
     #[serde(serialize_with = "seconds")]
     pub lag: Option<Duration>,
-    /// Why claiming, renewing or settling fails, or the engine did not answer just now.
+    /// Why claiming, renewing or settling fails, or why the engine did not answer for the lag.
     pub error: Option<String>,
-    /// For how long the store has refused its claims, because of the login or a missing right; `None`
-    /// once it has ended.
+    /// How long the store has refused its claims, because of the login or a missing right; `None` if it
+    /// does not, or the consumer has ended.
     #[serde(serialize_with = "seconds")]
     pub refused_for: Option<Duration>,
     /// How often it was [started again](crate::Consumer::restart).
     pub restarts: u32,
-    /// What it did so far.
+    /// How many events it has handled so far, by outcome.
     pub counts: Counts,
 }
 
 impl Health {
-    /// Whether every engine answers, and every consumer claims, renews and settles. For a readiness
+    /// Whether every engine answers, and every consumer can claim, renew and settle. For a readiness
     /// probe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let answers = |engine: &EngineHealth| engine.error.is_none();
-        self.engines.iter().all(answers) && self.consumers.iter().all(ConsumerHealth::is_ready)
+        self.engines.iter().all(|engine| engine.error.is_none())
+            && self.consumers.iter().all(ConsumerHealth::is_ready)
     }
 
-    /// Whether a new process would not help. It would where a consumer failed for good or was dropped,
-    /// and no newer one runs on its queue; and where the store has refused a consumer for longer than a
-    /// minute, since a new process may have newer credentials. A consumer that stopped as it was told
-    /// has not failed, and an engine that does not answer may do so later. For a liveness probe.
+    /// Whether this process can go on; `false` if a new process would help. For a liveness probe.
+    ///
+    /// A new process helps in two cases:
+    ///
+    /// - A consumer failed for good or was dropped, and no newer one runs on its queue.
+    /// - The store has refused a consumer for longer than a minute. A new process may have newer
+    ///   credentials.
+    ///
+    /// It does not help if a consumer stopped on request, or if an engine does not answer at present.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.consumers.iter().all(|one| {
@@ -101,7 +106,7 @@ impl Health {
 }
 
 impl ConsumerHealth {
-    /// Whether it runs and nothing keeps it from claiming, renewing and settling.
+    /// Whether the consumer runs, and can claim, renew and settle.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state == ConsumerState::Running && self.error.is_none()
@@ -155,7 +160,7 @@ fn late(patience: Duration) -> String {
 }
 
 impl Shared {
-    /// Notes a consumer that begins.
+    /// Adds a consumer that begins.
     pub(crate) fn note(&self, status: &Arc<ConsumerStatus>) {
         let mut known = self
             .consumers
@@ -175,10 +180,11 @@ impl Shared {
     }
 }
 
-/// Forgets those that ended as they were told and that nobody has any more, and those that failed
-/// and were replaced: each that begins in place of failed ones makes room, so this cannot grow.
+/// Removes consumers that stopped on request and whose handle is gone, and consumers that failed and
+/// were replaced. A consumer that replaces failed ones makes room for itself, so the list cannot grow
+/// without end.
 fn forget(known: &mut Vec<Arc<ConsumerStatus>>) {
-    // Of each queue, when the newest of those looked at so far began that has run, or failed as well.
+    // For each queue: when the newest consumer began that has run, or has failed as well.
     let mut newer = HashMap::new();
     known.reverse();
     known.retain(|one| {
@@ -186,7 +192,7 @@ fn forget(known: &mut Vec<Arc<ConsumerStatus>>) {
         let is_told = match (one.failed(), &one.queue) {
             (None, _) => is_held,
             (Some(failed), Some(queue)) => newer.get(queue).is_none_or(|began| *began < failed),
-            // Without a queue that is one, no other can replace it.
+            // No other consumer can replace one without a queue.
             (Some(_), None) => is_held,
         };
 

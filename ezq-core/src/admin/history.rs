@@ -1,4 +1,4 @@
-//! Asking the engines for an event's history.
+//! The request for the history of an event, which asks every engine that may know of it.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -8,13 +8,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::queue_name::QueueName;
 use crate::publish::engines::Engines;
 
-/// A history about to be asked for; await it.
+/// A request for a [`History`], which is made when awaited.
 ///
 /// # Errors
-/// When a store cannot be read; [`ErrorKind::Unsupported`] when no engine asked can tell.
+/// [`ErrorKind::Unsupported`] when none of the engines keeps a history; otherwise when a store cannot be
+/// read.
 ///
 /// # Cancel safety
-/// Nothing is changed by asking.
+/// It changes nothing.
 #[must_use = "nothing is asked until this is awaited"]
 #[derive(Debug)]
 pub struct HistoryRequest<'a> {
@@ -32,7 +33,7 @@ impl<'a> HistoryRequest<'a> {
         }
     }
 
-    /// Only in this queue, its archive and its dead letters. Defaults to all queues.
+    /// Searches only this queue, its archive and its dead letters. Defaults to all queues.
     pub fn queue(mut self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
         self.queue = queue.try_into().map(Some);
         self
@@ -47,6 +48,7 @@ impl<'a> HistoryRequest<'a> {
         if let Some(queue) = queue? {
             return engines.of(&queue).history(&event_id, Some(&queue)).await;
         }
+
         let mut whole: Option<History> = None;
         let mut unread = Vec::new();
         let mut refusal = None;
@@ -64,6 +66,8 @@ impl<'a> HistoryRequest<'a> {
                 (Err(error), _) => return Err(error),
             }
         }
+
+        // An error only if no engine could answer; the others are listed as unread.
         let mut whole = match (whole, refusal) {
             (Some(whole), _) => whole,
             (None, Some(refusal)) => return Err(refusal),

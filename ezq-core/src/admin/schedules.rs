@@ -1,4 +1,4 @@
-//! Looking at schedules and changing them by hand, from any process.
+//! Schedules as an operator sees them: listed, paused, fired by hand and removed, from any process.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use crate::publish::publisher::{Published, Publisher};
 use crate::schedule::Planned;
 use crate::shared::Shared;
 
-/// The schedules that an application's engine keeps, those of other applications included.
+/// The schedules that an application's engine keeps, including those of other applications. Get it by
+/// [`App::schedules`](crate::App::schedules).
 ///
 /// ```
 /// # use ezq_core::testing::TestApp;
@@ -36,7 +37,7 @@ pub struct Schedules<'a> {
     store: &'a dyn ScheduleStore,
 }
 
-/// A schedule as it stands.
+/// The state of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScheduleStatus {
@@ -44,17 +45,17 @@ pub struct ScheduleStatus {
     pub name: String,
     /// The application that registered its definition.
     pub application: String,
-    /// Its times, what becomes of missed ones, its event's type and its queue, for people.
+    /// Its ticks, its policy for missed ones, its event type and its queue, for people.
     pub definition: String,
-    /// When its next tick comes, on the engine's clock; none while it is paused.
+    /// When its next tick is due, by the engine's clock; `None` while it is paused.
     pub next_at: Option<DateTime<Utc>>,
-    /// When the newest tick was due that fired.
+    /// When the newest tick that fired was due.
     pub last_tick: Option<DateTime<Utc>>,
     /// When it fired last, by a tick or by hand.
     pub fired_at: Option<DateTime<Utc>>,
     /// Whether it is paused.
     pub is_paused: bool,
-    /// Whether this application has it in its code.
+    /// Whether this application's code has it.
     pub is_known: bool,
 }
 
@@ -66,13 +67,18 @@ impl<'a> Schedules<'a> {
         })
     }
 
-    /// Every schedule, by name. One of this application is there once a consumer of it has run, or
-    /// it was changed by hand.
+    /// Every schedule, sorted by name. A schedule of this application is listed once a consumer of the
+    /// application has run, or once the schedule was changed by hand.
     ///
     /// # Errors
     /// When the engine could not be asked.
     pub async fn list(&self) -> Result<Vec<ScheduleStatus>> {
-        let status = |row: ScheduleRow| ScheduleStatus {
+        let kept = self.inner.look_at(&[]).await?;
+        Ok(kept.rows.into_iter().map(|row| self.status(row)).collect())
+    }
+
+    fn status(&self, row: ScheduleRow) -> ScheduleStatus {
+        ScheduleStatus {
             next_at: row.paused_at.is_none().then_some(row.next_at),
             is_paused: row.paused_at.is_some(),
             is_known: self.is_known(&row),
@@ -81,28 +87,23 @@ impl<'a> Schedules<'a> {
             definition: row.definition,
             last_tick: row.last_tick,
             fired_at: row.fired_at,
-        };
-        Ok(self
-            .inner
-            .look_at(&[])
-            .await?
-            .rows
-            .into_iter()
-            .map(status)
-            .collect())
+        }
     }
 
-    /// Lets a schedule's ticks pass until it is [resumed](Self::resume), in every process at once.
+    /// Pauses a schedule, in every process at once: it does not tick until it is
+    /// [resumed](Self::resume).
     ///
     /// # Errors
-    /// [`ErrorKind::ScheduleMissing`]; [`ErrorKind::Configuration`] for one of this application whose
-    /// name another has for something else; else when the engine could not be asked.
+    /// - [`ErrorKind::ScheduleMissing`] when there is no such schedule.
+    /// - [`ErrorKind::Configuration`] when this application has the schedule, and another application
+    ///   uses its name for something else.
+    /// - Otherwise when the engine could not be asked.
     pub async fn pause(&self, name: &str) -> Result<()> {
         self.set_paused(name, true).await
     }
 
-    /// Lets a paused schedule go on, with its first tick from now on; what ticked meanwhile is left
-    /// out, whatever it says of missed ticks. Other processes notice within half a minute.
+    /// Resumes a paused schedule, with its first tick after now. Ticks during the pause are skipped,
+    /// whatever its policy for missed ticks. Other processes notice within half a minute.
     ///
     /// # Errors
     /// As [`pause`](Self::pause).
@@ -114,18 +115,21 @@ impl<'a> Schedules<'a> {
         if let Some(planned) = self.inner.schedules.find(name) {
             self.row(planned).await?;
         }
+
+        // A schedule that no consumer has registered yet must be stored before it can be paused.
         if !self.store.pause(name, pause).await? {
             self.register(self.known(name)?).await?;
             if !self.store.pause(name, pause).await? {
                 return Err(missing(name));
             }
         }
+
         self.inner.schedules.nudge.notify_one();
         Ok(())
     }
 
-    /// Publishes a schedule's event now, also while it is paused; its ticks go on as they were. It
-    /// must be one of this application, which knows its event.
+    /// Publishes the event of a schedule now, also while it is paused. Its ticks stay as they are. This
+    /// application must have the schedule in its code, because only the code knows the event.
     ///
     /// # Errors
     /// As [`pause`](Self::pause), and as publishing an event.
@@ -138,11 +142,11 @@ impl<'a> Schedules<'a> {
         if row.is_none() {
             self.inner.register(planned, None, now).await?;
         }
+
         let publisher = Publisher::new(Arc::clone(&self.inner.services));
         let previous = row.and_then(|row| row.last_tick);
         let prepared = planned.message(&publisher, now, previous)?;
         let queue = prepared.outgoing.queue.clone();
-        let (event_id, event_type) = (prepared.event_id, prepared.event_type);
         let firing = Firing {
             name,
             tick: None,
@@ -152,16 +156,16 @@ impl<'a> Schedules<'a> {
             Fired::Done(Some(id)) => Ok(Published {
                 queue,
                 id,
-                event_id,
-                event_type,
+                event_id: prepared.event_id,
+                event_type: prepared.event_type,
                 is_duplicate: false,
             }),
             Fired::Done(None) | Fired::NotDue => Err(missing(name)),
         }
     }
 
-    /// Removes a schedule, in every process at once; whether it was there. One that stands in the
-    /// code of a process comes back when that is started again.
+    /// Removes a schedule, in every process at once. Returns whether there was one. If the code of a
+    /// process has it, it comes back when that process is started again.
     ///
     /// # Errors
     /// When the engine could not be asked.
@@ -169,15 +173,17 @@ impl<'a> Schedules<'a> {
         self.store.remove(name).await
     }
 
-    /// Removes the schedules that were registered under this application's name and are no longer
-    /// in its code; their names. Nothing else ever removes them: without their code they do not
-    /// fire. Call it at a deployment, from a program that has all schedules of its application.
+    /// Removes the schedules that were registered under this application's name and that its code no
+    /// longer has. Returns their names.
+    ///
+    /// Such schedules do not fire, but nothing else removes them. Call this at a deployment, from a
+    /// program whose code has every schedule of its application.
     ///
     /// # Errors
     /// When the engine could not be asked.
     ///
     /// # Cancel safety
-    /// What was removed stays removed.
+    /// Schedules that were removed before the future is dropped stay removed.
     pub async fn prune(&self) -> Result<Vec<String>> {
         let mut pruned = Vec::new();
         for schedule in self.list().await? {
@@ -198,7 +204,7 @@ impl<'a> Schedules<'a> {
         self.inner.schedules.find(name).ok_or_else(|| missing(name))
     }
 
-    /// What is kept of a schedule of this application, and the time.
+    /// The stored row of a schedule of this application, if there is one, and the time.
     async fn row(&self, planned: &Planned) -> Result<(Option<ScheduleRow>, DateTime<Utc>)> {
         let kept = self.inner.look_at(&[]).await?;
         let row = kept.rows.into_iter().find(|row| row.name == planned.name);

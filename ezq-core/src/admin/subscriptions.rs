@@ -1,5 +1,5 @@
-//! Which queues get copies of which broadcast events: what consumers add, and what people look at
-//! and remove.
+//! Subscriptions: which queues get copies of which broadcast events. Consumers add them; operators list
+//! and remove them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,12 +11,12 @@ use crate::handler::{Handler, Subscription};
 use crate::message::queue_name::QueueName;
 use crate::shared::Shared;
 
-/// The subscriptions of all applications that share a store;
+/// The subscriptions of all applications that share a store. Get it by
 /// [`App::subscriptions`](crate::App::subscriptions).
 ///
-/// A change counts from the next broadcast on, whoever publishes and without a restart. Consumers
-/// that [subscribe](crate::Consumer::subscribe) only add, so a removal lasts until a consumer starts
-/// whose handlers ask for the same again.
+/// A change applies from the next broadcast on, by any publisher, without a restart. Consumers that
+/// [subscribe](crate::Consumer::subscribe) only add subscriptions. So a removal lasts until a consumer
+/// starts whose handlers need the same subscription.
 #[derive(Clone, Copy)]
 pub struct Subscriptions<'a> {
     store: &'a dyn Broadcasts,
@@ -27,24 +27,25 @@ pub struct Subscriptions<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recipient {
-    /// The queue. It gets one copy.
+    /// The queue. It gets one copy, however many subscriptions match.
     pub queue: QueueName,
-    /// Whether it exists; otherwise it gets none, and the publisher is told.
+    /// Whether the queue exists. If not, it gets no copy, and the publisher is told so.
     pub exists: bool,
-    /// Why: the subscriptions that match.
+    /// The subscriptions that match.
     pub subscriptions: Vec<QueueSubscription>,
 }
 
-/// Who has to do with a type of event, as far as applications said so.
+/// The applications that own, publish and handle an event type, as far as they declared it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventParties {
-    /// The applications that [own](crate::AppBuilder::owns) the type; more than one is a
-    /// disagreement.
+    /// The applications that [own](crate::AppBuilder::owns) the type. If there is more than one, they
+    /// disagree.
     pub owners: Vec<String>,
-    /// The applications that [publish](crate::AppBuilder::publishes) it, owners included.
+    /// The applications that [publish](crate::AppBuilder::publishes) the type, including its owners.
     pub publishers: Vec<String>,
-    /// The queues that handle what is broadcast of it, with the applications that subscribed them.
+    /// The queues that get copies of broadcast events of the type, with the applications that
+    /// subscribed them.
     pub recipients: Vec<Recipient>,
 }
 
@@ -56,7 +57,7 @@ impl<'a> Subscriptions<'a> {
         })
     }
 
-    /// Every subscription of every application, by queue, pattern and application.
+    /// Every subscription of every application, sorted by queue, pattern and application.
     ///
     /// # Errors
     /// When the store could not be read.
@@ -64,31 +65,32 @@ impl<'a> Subscriptions<'a> {
         self.store.subscriptions().await
     }
 
-    /// Which queues would get a copy of an event of a type, and why.
+    /// The queues that would get a copy of an event of this type, with the subscriptions that match.
     ///
     /// # Errors
     /// As [`list`](Self::list).
     pub async fn test(&self, event_type: &str) -> Result<Vec<Recipient>> {
         let mut recipients = BTreeMap::<QueueName, Recipient>::new();
+
         for found in self.list().await? {
             if !found.pattern.matches(event_type) {
                 continue;
             }
-            let new = |queue: &QueueName, exists| Recipient {
-                queue: queue.clone(),
-                exists,
-                subscriptions: Vec::new(),
-            };
             let recipient = recipients
                 .entry(found.queue.clone())
-                .or_insert_with(|| new(&found.queue, found.queue_exists));
+                .or_insert_with(|| Recipient {
+                    queue: found.queue.clone(),
+                    exists: found.queue_exists,
+                    subscriptions: Vec::new(),
+                });
             recipient.subscriptions.push(found);
         }
+
         Ok(recipients.into_values().collect())
     }
 
-    /// Who owns a type, who publishes it, and who handles what is broadcast of it: what applications
-    /// said where they were built, and who is subscribed.
+    /// The applications that own and publish an event type, as they declared it where they were built,
+    /// and the queues that are subscribed to it.
     ///
     /// # Errors
     /// As [`list`](Self::list).
@@ -100,6 +102,7 @@ impl<'a> Subscriptions<'a> {
                 .map(|party| party.app.clone())
                 .collect::<BTreeSet<String>>()
         };
+
         let owners = with(EventRole::Owner);
         let publishers = with(EventRole::Publisher).union(&owners).cloned().collect();
         let recipients = self.test(event_type).await?;
@@ -110,47 +113,47 @@ impl<'a> Subscriptions<'a> {
         })
     }
 
-    /// Subscribes a queue, for this application, to the types that match a pattern; whether that is
-    /// new. The queue need not have a consumer of ezq's.
+    /// Subscribes a queue, for this application, to the event types that match a pattern. Returns whether
+    /// the subscription is new. The queue's consumer need not be one of ezq's.
     ///
     /// # Errors
-    /// For a wrong name or pattern; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a
-    /// queue that another engine keeps; when the store could not be written.
+    /// - [`ErrorKind::InvalidQueueName`] or [`ErrorKind::InvalidPattern`] for a wrong argument.
+    /// - [`ErrorKind::Unsupported`] for a queue that a named engine keeps.
+    /// - Otherwise when the store could not be written.
     pub async fn add(
         &self,
         queue: impl TryInto<QueueName, Error = Error>,
         pattern: impl TryInto<Pattern, Error = Error>,
     ) -> Result<bool> {
-        let (queue, pattern) = (queue.try_into()?, pattern.try_into()?);
+        let queue = queue.try_into()?;
+        let pattern = pattern.try_into()?;
         self.inner.services.engines.check_broadcast(&queue)?;
-        Ok(self
-            .store
-            .subscribe(&self.inner.config.app, &queue, &[pattern])
-            .await?
-            > 0)
+
+        let app = &self.inner.config.app;
+        let added = self.store.subscribe(app, &queue, &[pattern]).await?;
+        Ok(added > 0)
     }
 
-    /// Removes a subscription of this application; whether there was one. Another application's
-    /// subscription of the same queue stays.
+    /// Removes a subscription of this application. Returns whether there was one. A subscription of the
+    /// same queue by another application stays.
     ///
     /// # Errors
-    /// For a wrong name or pattern, and when the store could not be written.
+    /// [`ErrorKind::InvalidQueueName`] or [`ErrorKind::InvalidPattern`] for a wrong argument; otherwise
+    /// when the store could not be written.
     pub async fn remove(
         &self,
         queue: impl TryInto<QueueName, Error = Error>,
         pattern: impl TryInto<Pattern, Error = Error>,
     ) -> Result<bool> {
         let one = (queue.try_into()?, pattern.try_into()?);
-        Ok(self
-            .store
-            .unsubscribe(&self.inner.config.app, &[one])
-            .await?
-            > 0)
+        let app = &self.inner.config.app;
+        let removed = self.store.unsubscribe(app, &[one]).await?;
+        Ok(removed > 0)
     }
 
-    /// Removes every subscription of an application, such as one that is no more, and all that it
-    /// said of types that it [owns](crate::AppBuilder::owns) and
-    /// [publishes](crate::AppBuilder::publishes); how many of both.
+    /// Removes all subscriptions of an application, such as one that was shut down for good, and what it
+    /// declared to [own](crate::AppBuilder::owns) and to [publish](crate::AppBuilder::publishes).
+    /// Returns how many of both there were.
     ///
     /// # Errors
     /// When the store could not be written.
@@ -159,9 +162,9 @@ impl<'a> Subscriptions<'a> {
         Ok(forgotten.saturating_add(self.remove_unless(app, |_| false).await?))
     }
 
-    /// Removes what an application said of one type: that it [owns](crate::AppBuilder::owns) or
-    /// [publishes](crate::AppBuilder::publishes) it; whether it had said so. While it still says so
-    /// where it is built, its next start records it again.
+    /// Removes what an application declared about one event type: to [own](crate::AppBuilder::owns) or to
+    /// [publish](crate::AppBuilder::publishes) it. Returns whether it had declared anything. If its code
+    /// still declares it, its next start records it again.
     ///
     /// # Errors
     /// When the store could not be written.
@@ -172,10 +175,11 @@ impl<'a> Subscriptions<'a> {
             > 0)
     }
 
-    /// Removes this application's subscriptions, but those that its handlers ask for in these
-    /// queues, and what it said of types and says no longer; how many of both. What stays is what
-    /// consumers of these queues add when they start: call it once a deployment is through, with
-    /// every queue that the application consumes.
+    /// Removes what this application's code no longer has: subscriptions that its handlers in these
+    /// queues do not need, and declarations about event types. Returns how many of both there were.
+    ///
+    /// Call it once a deployment is complete, with every queue that the application consumes. Then the
+    /// subscriptions that stay are those that its consumers add when they start.
     ///
     /// # Errors
     /// When the store could not be written.
@@ -184,6 +188,7 @@ impl<'a> Subscriptions<'a> {
         for queue in queues {
             wanted.insert(queue, self.inner.patterns(queue)?);
         }
+
         let stays = |one: &QueueSubscription| {
             wanted
                 .get(&one.queue)
@@ -232,8 +237,9 @@ impl std::fmt::Debug for Subscriptions<'_> {
 }
 
 impl Shared {
-    /// What the handlers of a queue ask for: the types they take, under every name. A catch-all
-    /// takes what its patterns mean, or all; control events are published to the queue itself.
+    /// The patterns to which a queue must be subscribed for its handlers: the names and aliases of their
+    /// event types, or the patterns of a handler of `AnyEvent`. Control events are left out: they are
+    /// published to the queue itself.
     pub(crate) fn patterns(&self, queue: &QueueName) -> Result<BTreeSet<Pattern>> {
         let mut patterns = BTreeSet::new();
         for handler in self.dispatcher.registry.of(queue) {
@@ -242,7 +248,7 @@ impl Shared {
         Ok(patterns)
     }
 
-    /// Records what this application said of types, if it said something.
+    /// Records the roles that this application declares, if it declares any.
     pub(crate) async fn announce(&self) -> Result<()> {
         if self.parties.is_empty() {
             return Ok(());
@@ -254,21 +260,18 @@ impl Shared {
             .await
     }
 
-    /// What this application says of types.
+    /// The roles that this application declares.
     fn said(&self) -> Vec<EventParty> {
-        let of_app = |(role, event_type): &(EventRole, &'static str)| {
-            let (event_type, app) = ((*event_type).to_owned(), self.config.app.clone());
-            EventParty {
-                event_type,
-                role: *role,
-                app,
-            }
-        };
-        self.parties.iter().map(of_app).collect()
+        let parties = self.parties.iter().map(|(role, event_type)| EventParty {
+            event_type: (*event_type).to_owned(),
+            role: *role,
+            app: self.config.app.clone(),
+        });
+        parties.collect()
     }
 }
 
-/// The pattern that means one type and no other.
+/// The pattern that matches one event type and no other.
 fn literal(event_type: &str) -> Result<Pattern> {
     if event_type.contains(['*', '#']) {
         let text = format!(
@@ -283,7 +286,7 @@ fn literal(event_type: &str) -> Result<Pattern> {
 
 fn patterns_of(handler: &Handler) -> Result<Vec<Pattern>> {
     match &handler.subscription {
-        // Its ticks are its own.
+        // The ticks of a schedule are published to the handler's queue, and not broadcast.
         _ if handler.schedule.is_some() => Ok(Vec::new()),
         Subscription::All => Ok(vec![Pattern::new("#")?]),
         Subscription::Patterns(patterns) => Ok(patterns.clone()),

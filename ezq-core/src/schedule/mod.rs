@@ -1,9 +1,20 @@
-//! Events that come by the calendar or at an interval.
+//! Schedules: events that are published by a cron expression or at an interval.
 //!
-//! A schedule is said in code and kept by the engine: a row with the time of its next tick. Whoever
-//! finds that the time has come moves the row on and publishes the event in one step, so of any
-//! number of processes one fires each tick, and no lock is held between ticks. Times are the
-//! engine's, not the workers'.
+//! A schedule is declared in code. The engine keeps a row for it, with the time of its next tick. The
+//! process that finds a tick due advances the row and publishes the event in one step. So of any number
+//! of processes one fires each tick, and no lock is held between ticks. All times are by the engine's
+//! clock, not the workers'.
+//!
+//! This folder says when a schedule ticks and what it publishes. The task that waits for ticks is in
+//! `shared/schedules.rs`, changes by hand are in `admin/schedules.rs`, and the rows in
+//! `engine/schedules.rs`.
+//!
+//! | to see | open |
+//! |---|---|
+//! | what a program can say about a schedule | this file |
+//! | a schedule checked when the application is built | `plan.rs` |
+//! | the next and the newest tick | `when.rs` |
+//! | cron expressions where clocks are set forward or back | `zoned.rs` |
 
 mod plan;
 mod when;
@@ -11,8 +22,8 @@ mod zoned;
 
 pub(crate) use plan::{Plan, Planned, Plans, Template};
 
-/// When something is to happen again and again, and what becomes of the times that nobody was there
-/// for.
+/// When an event is published again and again, and what becomes of ticks for which no process was
+/// running.
 ///
 /// ```
 /// use ezq_core::{App, Event, MemoryEngine, Missed, Schedule};
@@ -45,26 +56,28 @@ enum Rhythm {
 }
 
 impl Schedule {
-    /// By a cron expression: minute, hour, day of the month, month and day of the week, with the
-    /// second before them if there are six fields. Names (`MON`, `JAN`), ranges, lists, steps, `L`,
-    /// `W`, `#` and aliases such as `@daily` work as in [croner](https://docs.rs/croner).
+    /// A schedule by a cron expression: minute, hour, day of the month, month and day of the week. With
+    /// six fields, the first is the second. Names (`MON`, `JAN`), ranges, lists, steps, `L`, `W`, `#`
+    /// and aliases such as `@daily` work as in [croner](https://docs.rs/croner).
     ///
-    /// Where clocks are set forward, a fixed time that is left out ticks at the first moment after
-    /// the gap, even if that is on the next day; where they are set back, a fixed time ticks once, at
-    /// its first occurrence. A fixed time has one minute and one hour: what is written with `*`, a
-    /// range, a list or a step goes by what the clock shows, so it leaves out the gap and counts the
-    /// hour that comes twice, twice.
+    /// When clocks are set forward or back:
     ///
-    /// A wrong expression is an error when the application is built.
+    /// - An expression with one fixed time (one minute, one hour) ticks once. If the time is skipped, it
+    ///   ticks at the first moment after the gap, even if that is on the next day. If the time comes
+    ///   twice, it ticks at the first.
+    /// - An expression with `*`, a range, a list or a step goes by what the clock shows. It skips the
+    ///   gap, and ticks in both of the hours that come twice.
+    ///
+    /// A wrong expression is refused when the application is built.
     pub fn cron(expression: impl Into<String>) -> Self {
         Self::of(Rhythm::Cron(expression.into()))
     }
 
-    /// At an interval: a whole number and a unit (`ms`, `s`, `m`, `h` or `d`), at least `1s`. The
-    /// first tick comes one interval after the schedule was first seen in this database; restarts
-    /// do not begin it anew.
+    /// A schedule at an interval: a whole number and a unit (`ms`, `s`, `m`, `h` or `d`), from `1s` to
+    /// `36500d`. The first tick is due one interval after the schedule was first stored in the database.
+    /// Restarts do not begin the interval again.
     ///
-    /// A wrong interval is an error when the application is built.
+    /// A wrong interval is refused when the application is built.
     pub fn every(interval: impl Into<String>) -> Self {
         Self::of(Rhythm::Every(interval.into()))
     }
@@ -78,36 +91,38 @@ impl Schedule {
         }
     }
 
-    /// The time zone of a cron expression, by its name in the IANA database, such as
-    /// `Europe/Paris`. Defaults to UTC. An unknown one is an error when the application is built.
+    /// Sets the time zone of a cron expression, by its name in the IANA database, such as
+    /// `Europe/Paris`. Defaults to UTC. An unknown zone is refused when the application is built; so is
+    /// any zone for an interval.
     pub fn tz(mut self, name: impl Into<String>) -> Self {
         self.tz = Some(name.into());
         self
     }
 
-    /// What becomes of ticks that nobody was there for. Defaults to [`Missed::FireOnce`].
+    /// Sets what becomes of ticks for which no process was running. Defaults to [`Missed::FireOnce`].
     pub fn missed(mut self, missed: Missed) -> Self {
         self.missed = missed;
         self
     }
 
-    /// The queue of its events, in place of the event type's or the application's.
+    /// Sets the queue of the schedule's events. Defaults to the queue to which the event would be
+    /// published anyway: by a route, by its type, or the application's.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
         self
     }
 }
 
-/// What becomes of ticks that no process was there for.
+/// What becomes of ticks for which no process was running.
 ///
-/// Of several that have passed only the newest counts: it fires once, or not at all. A tick counts
-/// as missed when it is found more than a minute late.
+/// Of several missed ticks only the newest counts: it fires once, or not at all. A tick counts as missed
+/// when it is found more than a minute late.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Missed {
-    /// One firing makes up for all of them, as soon as a process is there again.
+    /// One firing makes up for all of them, as soon as a process runs again.
     #[default]
     FireOnce,
-    /// They are left out.
+    /// They are skipped.
     Skip,
 }

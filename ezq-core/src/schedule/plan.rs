@@ -1,4 +1,4 @@
-//! An application's schedules, checked when it is built.
+//! The schedules of an application, checked when it is built.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ use crate::publish::services::Services;
 /// The longest name of a schedule, in bytes.
 const NAME_LIMIT: usize = 255;
 
-/// A schedule as it is given to a builder.
+/// A schedule as it is given to a builder, not checked yet.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) name: String,
@@ -35,32 +35,34 @@ pub(crate) enum Template {
     Event(Draft),
 }
 
-/// A schedule, checked.
+/// A schedule that was checked.
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) name: String,
     pub(crate) when: When,
     pub(crate) missed: Missed,
-    /// What two processes that have the same schedule agree on.
+    /// Times, policy, event type and queue in one text. Two processes have the same schedule if their
+    /// definitions are equal.
     pub(crate) definition: String,
-    /// Its end: what is published, and where to.
+    /// The end of the definition: event type and queue.
     target: String,
     pub(crate) queue: QueueName,
     pub(crate) event_type: String,
-    /// Set while the definition of this process stands or was overruled.
+    /// Whether this process need not register the schedule: its definition is stored, or a newer one
+    /// has replaced it.
     pub(crate) registered: AtomicBool,
     options: PublishOptions,
     template: Template,
 }
 
 impl Planned {
-    /// Whether a schedule of this name is another thing: another application's, which publishes
-    /// something else, or elsewhere. Two programs of one application need not agree on its name.
+    /// Whether the stored schedule of this name belongs to something else: to another application, with
+    /// another event type or queue. Two programs of one application may differ in its other parts.
     pub(crate) fn differs_from(&self, row: &ScheduleRow, application: &str) -> bool {
         row.application != application && !row.definition.ends_with(&self.target)
     }
 
-    /// Whether it publishes the ticks of a function that is their only handler.
+    /// Whether it publishes the ticks of an `#[on_schedule]` function, which is their only handler.
     pub(crate) fn is_tick(&self) -> bool {
         matches!(self.template, Template::Tick(_))
     }
@@ -91,13 +93,13 @@ impl Planned {
     }
 }
 
-/// The schedules of an application, and what those who run them share.
+/// The schedules of an application, and what its consumers share to run them.
 #[derive(Debug)]
 pub(crate) struct Plans {
     pub(crate) planned: Vec<Planned>,
-    /// Of several consumers one runs the schedules; the next takes its turn when that ends.
+    /// Held by the consumer that runs the schedules. When it ends, another one takes over.
     pub(crate) turn: Semaphore,
-    /// Something was changed by hand.
+    /// Notified when a schedule was changed by hand, so that it is read again at once.
     pub(crate) nudge: Notify,
 }
 
@@ -105,6 +107,7 @@ impl Plans {
     pub(crate) fn new(plans: Vec<Plan>, publisher: &Publisher) -> Result<Self> {
         let mut names = BTreeSet::new();
         let mut planned = Vec::with_capacity(plans.len());
+
         for plan in plans {
             let name = plan.name.clone();
             if !names.insert(name.clone()) {
@@ -116,6 +119,7 @@ impl Plans {
                 Error::new(error.kind(), why).with_source(error)
             })?);
         }
+
         Ok(Self {
             planned,
             turn: Semaphore::new(1),
@@ -123,7 +127,7 @@ impl Plans {
         })
     }
 
-    /// The rows are gone with their table: they are put in place anew.
+    /// Makes every schedule be registered again, because the table with their rows was dropped.
     pub(crate) fn forget(&self) {
         self.planned
             .iter()
@@ -147,6 +151,7 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
         );
         return Err(Error::new(ErrorKind::Configuration, why));
     }
+
     let when = When::new(&schedule)?;
     let queue = schedule.queue.as_deref().map(QueueName::new).transpose()?;
     let mut planned = Planned {
@@ -164,11 +169,13 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
         },
         template: template?,
     };
-    // What cannot be published is refused now, not at the first tick.
+
+    // An event that cannot be published is refused now, not at the first tick.
     let sample = planned.message(publisher, Utc::now(), Some(Utc::now()))?;
     let Outgoing { queue, .. } = &sample.outgoing;
     store(&publisher.services, queue)?;
     publisher.services.engines.default.check(&sample.outgoing)?;
+
     let missed = match planned.missed {
         Missed::FireOnce => "fire once",
         Missed::Skip => "skip",
@@ -180,7 +187,8 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
     Ok(planned)
 }
 
-/// The store that keeps schedules, which must keep the queue as well.
+/// The engine's schedules. The engine must keep the queue too, because a tick advances its schedule and
+/// publishes its event in one step.
 fn store<'s>(services: &'s Services, queue: &QueueName) -> Result<&'s dyn ScheduleStore> {
     let engines = &services.engines;
     if engines.routes.contains_key(queue) {
@@ -190,6 +198,7 @@ fn store<'s>(services: &'s Services, queue: &QueueName) -> Result<&'s dyn Schedu
         );
         return Err(Error::new(ErrorKind::Unsupported, why));
     }
+
     engines.default.schedules().ok_or_else(|| {
         let name = engines.default.capabilities().name;
         let why = format!("the engine `{name}` keeps no schedules");

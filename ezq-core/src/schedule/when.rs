@@ -1,4 +1,4 @@
-//! The times of a schedule: pure functions of the times they are given.
+//! The ticks of a schedule, as pure functions: the clock is an argument.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
@@ -9,7 +9,7 @@ use super::{Rhythm, Schedule, zoned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::duration;
 
-/// A schedule's times, checked.
+/// When a schedule ticks, checked.
 #[derive(Debug, Clone)]
 pub(crate) enum When {
     Cron { cron: Box<Cron>, tz: Tz },
@@ -23,7 +23,7 @@ impl When {
                 let tz = tz.as_deref().map_or(Ok(Tz::UTC), zone)?;
                 let cron = Box::new(parse(expression)?);
                 let when = Self::Cron { cron, tz };
-                // Such as the 30th of February.
+                // The 30th of February parses, but never comes.
                 when.next(Utc::now(), Utc::now()).map_err(|_| {
                     wrong(format!(
                         "the cron expression `{expression}` names no time that ever comes"
@@ -54,7 +54,7 @@ impl When {
         }
     }
 
-    /// The first time after another. Intervals are counted from a time that was one of theirs.
+    /// The first tick after a time. Intervals are counted from `anchor`, which is one of their ticks.
     pub(crate) fn next(
         &self,
         after: DateTime<Utc>,
@@ -66,7 +66,7 @@ impl When {
         }
     }
 
-    /// The newest time up to now, of those from `from` on, which is one and has come.
+    /// The newest tick up to `now`; at least `from`, which is a tick that is due.
     pub(crate) fn newest(&self, from: DateTime<Utc>, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
         match self {
             Self::Cron { cron, tz } => Ok(zoned::previous(cron, *tz, now)
@@ -77,7 +77,7 @@ impl When {
     }
 }
 
-/// In one way, whoever writes it: part of what tells two definitions apart.
+/// The same text for the same ticks, however they are written: definitions are compared by it.
 impl std::fmt::Display for When {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -87,7 +87,7 @@ impl std::fmt::Display for When {
     }
 }
 
-/// How many whole intervals lie between; none if the second is the earlier.
+/// How many whole intervals lie between two times; none if the second is earlier.
 fn passed(from: DateTime<Utc>, to: DateTime<Utc>, length: TimeDelta) -> i64 {
     (to - from).num_milliseconds().max(0) / length.num_milliseconds().max(1)
 }
@@ -103,7 +103,7 @@ fn step(from: DateTime<Utc>, length: TimeDelta, count: i64) -> Result<DateTime<U
 }
 
 fn parse(expression: &str) -> Result<Cron> {
-    // ezq-macros reads expressions in the same way.
+    // ezq-macros parses expressions with the same settings.
     let parser = CronParser::builder()
         .seconds(Seconds::Optional)
         .year(Year::Disallowed)
@@ -116,13 +116,15 @@ fn parse(expression: &str) -> Result<Cron> {
         );
         wrong(text)
     };
-    // croner takes a list with an empty place, and looks for what that names until the year 5000.
+
+    // croner accepts a list with an empty item, and then searches for a match until the year 5000.
     if expression
         .split_whitespace()
         .any(|field| field.split(',').any(str::is_empty))
     {
         return Err(refused());
     }
+
     parser
         .parse(expression)
         .map_err(|error| refused().with_source(error))
