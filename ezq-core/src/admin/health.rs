@@ -113,8 +113,11 @@ impl ConsumerHealth {
     }
 
     pub(crate) async fn of(app: &Shared, status: &ConsumerStatus) -> Self {
-        let (mut lag, mut error) = (None, status.failure());
         let state = status.state();
+        let mut lag = None;
+        let mut error = status.failure();
+
+        // An ended consumer has no lag: nothing of this application waits for its queue.
         if let (Some(queue), false) = (&status.queue, state.is_ended()) {
             let asked = app.services.engines.of(queue).lag(queue);
             match timeout(app.config.connect_timeout, asked).await {
@@ -123,6 +126,7 @@ impl ConsumerHealth {
                 Err(_) => error = Some(late(app.config.connect_timeout)),
             }
         }
+
         Self {
             queue: status.queue.clone(),
             state,

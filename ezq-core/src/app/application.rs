@@ -1,4 +1,4 @@
-//! [`App`] itself: what publishes events, makes consumers and leads to everything else.
+//! [`App`] itself: it publishes events, makes consumers, and leads to everything else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,83 +20,86 @@ use crate::publish::builder::Publish;
 use crate::publish::publisher::{Published, Publisher};
 use crate::shared::Shared;
 
-/// An application: publishes events and makes consumers. Cheap to clone.
+/// An application: it publishes events and makes consumers. Clones share everything, and are cheap.
 #[derive(Debug, Clone)]
 pub struct App {
     pub(crate) inner: Arc<Shared>,
 }
 
 impl App {
-    /// Begins an application, with the options of the environment.
+    /// Begins an application, with options from the environment and the handlers found at link time.
     pub fn builder() -> AppBuilder {
         AppBuilder::default()
     }
 
-    /// Publishes an event; see [`Publisher::publish`].
+    /// Publishes an event when awaited; see [`Publisher::publish`].
     pub fn publish<E: Event>(&self, event: &E) -> Publish {
         self.publisher().publish(event)
     }
 
-    /// Publishes events in one round trip; see [`Publisher::publish_all`].
+    /// Publishes events in one round trip when awaited; see [`Publisher::publish_all`].
     pub fn publish_all<'e, E: Event>(&self, events: impl IntoIterator<Item = &'e E>) -> PublishAll {
         self.publisher().publish_all(events)
     }
 
-    /// Publishes an event known only at run time; see [`Publisher::publish_envelope`].
+    /// Publishes an event whose type is known only at run time; see [`Publisher::publish_envelope`].
     pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
         self.publisher().publish_envelope(envelope)
     }
 
-    /// Broadcasts an event to every subscribed queue; see [`Publisher::broadcast`].
+    /// Broadcasts an event to every subscribed queue when awaited; see [`Publisher::broadcast`].
     pub fn broadcast<E: Event>(&self, event: &E) -> Broadcast {
         self.publisher().broadcast(event)
     }
 
-    /// Broadcasts an event known only at run time; see [`Publisher::broadcast`].
+    /// Broadcasts an event whose type is known only at run time; see [`Publisher::broadcast`].
     pub fn broadcast_envelope(&self, envelope: Envelope) -> Broadcast {
         self.publisher().broadcast_envelope(envelope)
     }
 
-    /// Which queues get copies of what is broadcast, of all applications.
+    /// The subscriptions of all applications: which queues get copies of which broadcast events.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] when the engine does not broadcast.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when the engine does not broadcast.
     pub fn subscriptions(&self) -> Result<Subscriptions<'_>> {
         Subscriptions::new(&self.inner)
     }
 
-    /// Records in the store which types this application [owns](AppBuilder::owns) and
-    /// [publishes](AppBuilder::publishes), for [`Subscriptions::parties`]; nothing if it said so of
-    /// none. Connecting to PGMQ does so by itself.
+    /// Records in the store which event types this application [owns](AppBuilder::owns) and
+    /// [publishes](AppBuilder::publishes), for [`Subscriptions::parties`]. If it declares none, nothing
+    /// happens. On PGMQ this is done when the application connects.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] when the engine does not broadcast, and when the store could not
-    /// be written.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when the engine does not broadcast;
+    /// otherwise when the store could not be written.
     pub async fn announce(&self) -> Result<()> {
         self.inner.announce().await
     }
 
-    /// The schedules that the application's engine keeps: what they do next, and changing it.
+    /// The schedules that the application's engine keeps, to list, pause, fire and remove them.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it keeps none.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when the engine keeps no schedules.
     pub fn schedules(&self) -> Result<Schedules<'_>> {
         Schedules::of(&self.inner)
     }
 
-    /// A publisher to hand around.
+    /// A publisher, for code that needs nothing else of the application.
     #[must_use]
     pub fn publisher(&self) -> Publisher {
         Publisher::new(Arc::clone(&self.inner.services))
     }
 
-    /// A consumer of the application's queue, or of another.
+    /// A consumer of the application's queue; [`Consumer::queue`] sets another.
     pub fn consumer(&self) -> Consumer {
         Consumer::new(Arc::clone(&self.inner))
     }
 
-    /// Stops every consumer of a queue that runs now, each after what was due before. One that is
-    /// too busy to look at its queue learns of it when it does, within ten minutes.
+    /// Stops every consumer of a queue that runs now, in any process, once the events that were due
+    /// before are handled. A consumer that is too busy to look at its queue stops when it does, within
+    /// ten minutes.
+    ///
+    /// `timeout` is how long each consumer's running handlers may go on; `None` means no limit.
     ///
     /// # Errors
     /// As publishing an event.
@@ -108,10 +111,11 @@ impl App {
         self.publish(&End { timeout, all: true }).queue(queue).await
     }
 
-    /// Whether every engine answers.
+    /// Checks that every engine answers. [`health`](Self::health) says more, and waits no longer than
+    /// [`connect_timeout`](Config::connect_timeout).
     ///
     /// # Errors
-    /// What keeps the first that does not.
+    /// The error of the first engine that does not.
     pub async fn health_check(&self) -> Result<()> {
         for engine in self.inner.services.engines.all() {
             engine.health_check().await?;
@@ -119,25 +123,25 @@ impl App {
         Ok(())
     }
 
-    /// The engine that keeps a queue.
+    /// The engine that keeps a queue: the application's own, or a named one.
     #[must_use]
     pub fn engine(&self, queue: &QueueName) -> &Arc<dyn Engine> {
         self.inner.services.engines.of(queue)
     }
 
-    /// Whether a named engine keeps a queue, in place of the application's own.
+    /// Whether a [named engine](AppBuilder::named_engine) keeps a queue, instead of the application's own.
     #[must_use]
     pub fn is_routed(&self, queue: &QueueName) -> bool {
         self.inner.services.engines.routes.contains_key(queue)
     }
 
-    /// The application's options.
+    /// The options of the application.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.inner.config
     }
 
-    /// The handlers it knows, in the order in which they run.
+    /// The handlers of the application, in the order in which they run.
     pub fn handlers(&self) -> impl Iterator<Item = &Handler> {
         self.inner
             .dispatcher
@@ -147,8 +151,8 @@ impl App {
             .map(|handler| &**handler)
     }
 
-    /// Closes the engines: their background work ends. Stop the consumers first. Waits a second at
-    /// most for hooks to be told of what was done.
+    /// Closes the engines, which ends their background work and connections. Stop the consumers first.
+    /// Waits up to a second for hooks to get the notices of what was done.
     pub async fn close(&self) {
         self.inner.services.notices.flush().await;
         for engine in self.inner.services.engines.all() {

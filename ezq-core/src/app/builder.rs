@@ -1,4 +1,6 @@
-//! [`AppBuilder`]: what an application is made of, collected before it is checked.
+//! [`AppBuilder`]: the parts of an application, collected here and checked when it is built.
+//!
+//! No method fails. A wrong argument is kept, and refused by [`AppBuilder::build`] with the others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::publish::routing::Routing;
 use crate::publish::services::States;
 use crate::schedule::{Plan, Schedule, Template};
 
-/// Builds an [`App`].
+/// Builds an [`App`](crate::App).
 #[must_use]
 pub struct AppBuilder {
     pub(super) named: BTreeMap<String, Arc<dyn Engine>>,
@@ -34,7 +36,7 @@ pub struct AppBuilder {
     pub(super) schedules: Vec<Plan>,
 }
 
-/// The options of the environment, and the handlers found at link time.
+/// Begins with options from the environment, and the handlers found at link time.
 impl Default for AppBuilder {
     fn default() -> Self {
         Self::with(Config::from_env())
@@ -42,7 +44,7 @@ impl Default for AppBuilder {
 }
 
 impl AppBuilder {
-    /// Begins with these options, whatever the environment says.
+    /// Begins with these options, without reading the environment.
     pub(crate) fn with(config: Result<Config>) -> Self {
         Self {
             named: BTreeMap::new(),
@@ -70,7 +72,7 @@ impl std::fmt::Debug for AppBuilder {
 }
 
 impl AppBuilder {
-    /// Changes options, over what the environment says.
+    /// Changes options. What is set here wins over the environment.
     ///
     /// ```
     /// # use ezq_core::{App, memory::MemoryEngine};
@@ -90,13 +92,14 @@ impl AppBuilder {
         self
     }
 
-    /// Gives state to handlers that ask for `State<T>`; one per type.
+    /// Adds a state for handlers that ask for `State<T>`. There is one state of each type: a second one
+    /// replaces the first.
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
         self.states.insert(state);
         self
     }
 
-    /// As [`state`](Self::state), unless there is one of its type already.
+    /// As [`state`](Self::state), unless there is a state of this type already.
     pub fn default_state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
         if !self.states.holds::<T>() {
             self.states.insert(state);
@@ -104,22 +107,22 @@ impl AppBuilder {
         self
     }
 
-    /// Leaves out the handlers found at link time: for tests, and for programs with several
-    /// applications.
+    /// Leaves out the handlers found at link time. For tests, and for programs with several applications.
     pub fn without_discovered_handlers(mut self) -> Self {
         self.discover = false;
         self
     }
 
-    /// The options so far.
+    /// The options as they are so far.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] when the environment has a wrong option.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) when the environment has a wrong
+    /// option, or the kind of an earlier wrong argument.
     pub fn config(&self) -> Result<&Config> {
         self.config.as_ref().map_err(Error::without_source)
     }
 
-    /// Registers a handler that `#[on_event]` made, by its function's name.
+    /// Registers a handler that `#[on_event]` made, by the name of its function.
     pub fn handler<H: HandlerDefinition>(self) -> Self {
         self.register(H::definition())
     }
@@ -130,39 +133,39 @@ impl AppBuilder {
         self
     }
 
-    /// Names the application: the `source` of what it publishes, and whose its subscriptions are.
+    /// Sets the name of the application: the `source` of its events, and the owner of its subscriptions.
     /// The same as [`Config::app`].
     pub fn app(self, name: impl Into<String>) -> Self {
         self.configure(|config| config.app = name.into())
     }
 
-    /// Says that a type of event is this application's own, and that it publishes it; told by
-    /// [`Subscriptions::parties`]. Nothing is enforced.
+    /// Declares that this application owns an event type and publishes it, for
+    /// [`Subscriptions::parties`](crate::Subscriptions::parties). Nothing is enforced.
     pub fn owns<E: Event>(mut self) -> Self {
         self.parties.push((EventRole::Owner, E::TYPE));
         self
     }
 
-    /// Says that this application publishes events of a type that is another's; told by
-    /// [`Subscriptions::parties`].
+    /// Declares that this application publishes an event type that another application owns, for
+    /// [`Subscriptions::parties`](crate::Subscriptions::parties). Nothing is enforced.
     pub fn publishes<E: Event>(mut self) -> Self {
         self.parties.push((EventRole::Publisher, E::TYPE));
         self
     }
 
-    /// Adds an engine under a name.
+    /// Adds an engine under a name, for queues that are [routed](Self::route) to it.
     pub fn named_engine(mut self, name: &str, engine: impl Engine) -> Self {
         self.named.insert(name.to_owned(), Arc::new(engine));
         self
     }
 
-    /// Keeps a queue on a named engine.
+    /// Keeps a queue on a [named engine](Self::named_engine), instead of the application's own.
     pub fn route(mut self, queue: &QueueName, engine: &str) -> Self {
         self.routes.insert(queue.clone(), engine.to_owned());
         self
     }
 
-    /// What becomes of a queue's events once they are handled. Defaults to [`Retention::Delete`].
+    /// Sets what becomes of a queue's events once they are handled. Defaults to [`Retention::Delete`].
     ///
     /// ```
     /// # use ezq_core::{App, MemoryEngine, Retention};
@@ -185,22 +188,22 @@ impl AppBuilder {
         self
     }
 
-    /// Adds a codec, to be chosen by its name: for a [queue](Self::queue_codec), for an
+    /// Adds a codec. It is chosen by its name: for a [queue](Self::queue_codec), for an
     /// [event type](Self::event_codec), or by an event itself with `#[event(codec = "...")]`.
-    /// `cloudevents`, `flat`, `ezvent` and [`raw`](crate::RawJson) are there already.
+    /// `cloudevents`, `flat`, `ezvent` and [`raw`](crate::RawJson) exist already.
     ///
-    /// Add it everywhere before anyone writes with it, and keep it for as long as there are
-    /// messages that it wrote.
+    /// Add a codec to every application that reads its messages before one writes with it. Keep it as
+    /// long as there are messages that it wrote.
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.codecs.add(codec);
         self
     }
 
-    /// Writes the events of a queue with a codec, unless they have one of their own, and reads
-    /// with it what does not say how it was written. Defaults to [`Config::wire`](crate::Config).
+    /// Writes the events of a queue with a codec, unless they have one of their own. Bodies in the queue
+    /// that do not show how they were written are read with it too. Defaults to [`Config::wire`].
     ///
-    /// What is [broadcast](crate::Publisher::broadcast) is written once for all queues, and so never
-    /// by this: give a type that is to lie encrypted everywhere its codec by
+    /// A [broadcast](crate::Publisher::broadcast) event is written once for all queues, so no queue's
+    /// codec applies to it. Set the codec of a type that must be encrypted everywhere by
     /// [`event_codec`](Self::event_codec).
     ///
     /// ```
@@ -222,16 +225,17 @@ impl AppBuilder {
         self
     }
 
-    /// Writes the events of a type with a codec, over what the type itself says and over its
-    /// queue's.
+    /// Writes the events of a type with a codec. This wins over the type's own codec and over that of the
+    /// queue.
     pub fn event_codec(mut self, event_type: impl Into<String>, codec: impl Into<String>) -> Self {
         self.codecs.events.insert(event_type.into(), codec.into());
         self
     }
 
-    /// Routes events by a function of their type's name: the queue of those whose publisher names
-    /// none; with `None`, [`Config::event_routes`](crate::Config::event_routes) decide, then the
-    /// type's own queue, then the application's.
+    /// Sets a function that chooses the queue of an event by its type name, if the publisher names none.
+    ///
+    /// If it returns `None`, the queue is the first of these: that of
+    /// [`Config::event_routes`], the event type's own, the application's.
     ///
     /// ```
     /// # use ezq_core::{App, MemoryEngine, QueueName};
@@ -249,16 +253,18 @@ impl AppBuilder {
         self
     }
 
-    /// Publishes an event at the times of a schedule, while a consumer of the application runs in any
-    /// process: one firing for each tick, however many run. The event is the same each time but for
-    /// its id and `time`, which is when the tick was due.
+    /// Publishes an event at each tick of a schedule, while a consumer of the application runs in any
+    /// process. Each tick fires once, however many processes run. The events are equal except for their
+    /// ids and their `time`, which is when the tick was due.
     ///
-    /// The name is a durable key in the engine's database: two applications that share it give their
-    /// schedules different names. Where another one runs a schedule of that name for another event or
-    /// queue, a consumer does not start, with [`ErrorKind::Configuration`](crate::ErrorKind). Of two
-    /// versions of an application the one whose process began
-    /// last decides about times, policy, event type and queue; once no process of it was seen for two
-    /// minutes, the others' definition takes its place.
+    /// The name is a durable key in the engine's database. Two applications that share a database must
+    /// give their schedules different names: a consumer does not start, with
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), if another application runs a
+    /// schedule of this name for another event type or queue.
+    ///
+    /// If processes of one application have different definitions of a schedule, that of the process
+    /// that started last is used. If no process with that definition was seen for two minutes, the
+    /// definition of the others is used again.
     pub fn schedule<E: Event>(mut self, name: &str, schedule: Schedule, event: &E) -> Self {
         let template = Draft::of(event).map(Template::Event);
         self.schedules.push(Plan {
@@ -269,13 +275,14 @@ impl AppBuilder {
         self
     }
 
-    /// Calls a function with every [`Notice`] of this application: before an event is published,
-    /// after that is committed or failed, and when an event is handled, retried or dead-lettered.
+    /// Calls a function with every [`Notice`] of this application: before an event is published, after
+    /// that is committed or has failed, and when an event is handled, retried or dead-lettered.
     ///
-    /// Hooks are called one after another, on a thread of their own, a little later. What they do
-    /// changes nothing: a panic is logged; one that is slow misses notices when more than
-    /// [`NOTICES_KEPT`](crate::NOTICES_KEPT) wait, and [`App::missed_notices`] counts them. For async code subscribe by
-    /// [`App::notices`].
+    /// Hooks are called one after another, a little later, on a thread of their own. They cannot affect
+    /// an event. A panic is logged. If a hook is so slow that more than
+    /// [`NOTICES_KEPT`](crate::NOTICES_KEPT) notices wait, it misses some, and
+    /// [`App::missed_notices`](crate::App::missed_notices) counts them. Async code can subscribe by
+    /// [`App::notices`](crate::App::notices).
     ///
     /// ```
     /// # use ezq_core::{App, MemoryEngine, NoticeKind};

@@ -1,14 +1,15 @@
-//! How an application is.
+//! [`App::health`]: asks every engine and every consumer at once.
 
-use crate::admin::health::ConsumerHealth;
-use crate::admin::health::EngineHealth;
-use crate::admin::health::Health;
+use futures_util::future::join_all;
+
+use crate::admin::health::{ConsumerHealth, EngineHealth, Health};
 use crate::app::App;
 
 impl App {
-    /// How the application is: whether its engines answer, and how its consumers are. Everything is
-    /// asked at once, for at most [`connect_timeout`](crate::Config::connect_timeout), and cheaply: a
-    /// probe may ask every second.
+    /// The health of the application: whether its engines answer, and the state of its consumers.
+    ///
+    /// It takes at most [`connect_timeout`](crate::Config::connect_timeout), and is cheap: a probe may ask
+    /// every second.
     ///
     /// ```
     /// # use ezq_core::{App, MemoryEngine};
@@ -26,17 +27,17 @@ impl App {
     /// # Cancel safety
     /// It changes nothing.
     pub async fn health(&self) -> Health {
-        let (inner, patience) = (&self.inner, self.inner.config.connect_timeout);
-        let engines = inner.services.engines.with_names();
-        let engines = engines.map(|(name, engine)| EngineHealth::of(name, &**engine, patience));
+        let inner = &self.inner;
+        let patience = inner.config.connect_timeout;
+        let named = inner.services.engines.with_names();
+        let engines = named.map(|(name, engine)| EngineHealth::of(name, &**engine, patience));
         let statuses = inner.consumers();
         let consumers = statuses
             .iter()
             .map(|status| ConsumerHealth::of(inner, status));
-        let (engines, consumers) = tokio::join!(
-            futures_util::future::join_all(engines),
-            futures_util::future::join_all(consumers)
-        );
+
+        // All at once, so that one engine that does not answer delays the whole only once.
+        let (engines, consumers) = tokio::join!(join_all(engines), join_all(consumers));
         Health { engines, consumers }
     }
 }

@@ -1,4 +1,14 @@
-//! Inline dispatch of an application's events.
+//! Inline dispatch: an event's handlers run here and now, without a queue.
+//!
+//! The event is written and read again, as a queue would do it, and then given to the same dispatcher.
+//! There is no lease, no retry and no settlement.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::time::Instant;
+use tracing::{Instrument, info_span};
 
 use crate::app::App;
 use crate::clock::EngineClock;
@@ -8,36 +18,29 @@ use crate::delivery::received::Received;
 use crate::dispatch::dispatcher::Work;
 use crate::dispatch::inline::InlineReport;
 use crate::dispatch::slots::Slots;
-use crate::engine::Due;
-use crate::engine::Receipt;
-use crate::error::Error;
-use crate::error::ErrorKind;
-use crate::error::Result;
+use crate::engine::{Due, Receipt};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::is_control;
 use crate::message::message_id::MessageId;
 use crate::publish::builder::{IntoPublish, Publish};
-use chrono::Utc;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::time::Duration;
-use tokio::time::Instant;
-use tracing::{Instrument, info_span};
 
 impl App {
-    /// Runs an event's handlers in this process, now, without a queue: those that a consumer of the
-    /// event's queue would run, in their order, with their extractors, timeouts and concurrency
-    /// limits. For commands, tests and fallbacks.
+    /// Runs the handlers of an event now, in this process, without a queue. For commands, tests and
+    /// fallbacks.
     ///
-    /// A handler that takes `Tx` gets its transaction, which commits its writes and its events
-    /// before this returns. Events that other handlers return are published once they succeeded.
-    /// What a queue would guarantee does not hold:
+    /// These are the handlers that a consumer of the event's queue would run, in their order, with their
+    /// extractors, timeouts and concurrency limits. A handler that takes `Tx` gets its transaction, which
+    /// commits its writes and its events before this returns. Events that other handlers return are
+    /// published when they have succeeded.
     ///
-    /// - **No retry.** A failure is told in the report, whatever the handler's policy says.
-    /// - **No lease, nothing stored.** If this process dies, or this future is dropped, what was not
-    ///   done is lost, and there are no dead letters and no history.
+    /// The guarantees of a queue do not hold:
+    ///
+    /// - **No retry.** A failure is in the report, whatever the handler's policy.
+    /// - **No lease, nothing stored.** If this process dies, or this future is dropped, the rest of the
+    ///   work is lost. There are no dead letters and no history.
     /// - **No order, no dedupe.** It waits for no other event of its key, and an event that is
     ///   dispatched twice is handled twice.
-    /// - **No batches.** A handler of batches gets a batch of one.
+    /// - **No batches.** A batch handler gets a batch of one.
     ///
     /// It takes `&event`, an [`Envelope`](crate::Envelope), or an event with options:
     /// `app.dispatch_inline(app.publish(&event).queue("mail"))`. A delay, a limit of attempts or a
@@ -65,35 +68,32 @@ impl App {
     /// ```
     ///
     /// # Errors
-    /// When nothing ran: for an event that could not be published either, for a control event, and
-    /// [`ErrorKind::Unsupported`] where a handler takes a transaction that the queue's engine does
-    /// not have. What handlers say is in the report.
+    /// An error means that no handler ran. Errors of handlers are in the report.
+    ///
+    /// - As publishing the event.
+    /// - [`ErrorKind::InvalidEvent`] for a control event.
+    /// - [`ErrorKind::Unsupported`] if a handler takes a transaction and the queue's engine has none.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the handlers where they are; their transactions roll back.
+    /// Dropping the future stops the handlers at their next await, and rolls their transactions back.
     pub async fn dispatch_inline(&self, event: impl IntoPublish) -> Result<InlineReport> {
         let work = self.work(event.into_publish(&self.publisher()))?;
-
         let received = &work.received;
         self.inner.check_queue(&received.queue)?;
-        let (event_id, event_type) = (received.envelope.id(), received.envelope.event_type());
+
         let span = received.parent.clone();
-        let outcomes = self
-            .inner
-            .dispatcher
-            .run_inline(&work)
-            .instrument(span)
-            .await;
-        let (event_id, event_type) = (event_id.to_owned(), event_type.to_owned());
+        let run = self.inner.dispatcher.run_inline(&work);
+        let outcomes = run.instrument(span).await;
+
         Ok(InlineReport {
-            event_id,
-            event_type,
+            event_id: received.envelope.id().to_owned(),
+            event_type: received.envelope.event_type().to_owned(),
             outcomes,
         })
     }
 
-    /// The event as a delivery: written and read again, so that handlers see what a queue would
-    /// give them.
+    /// The event as a delivery. It is written and read again, so that handlers see what they would get
+    /// from a queue.
     fn work(&self, publish: Publish) -> Result<Work> {
         let invalid = |why: &str| Err(Error::new(ErrorKind::InvalidEvent, why));
         let Publish {
@@ -101,7 +101,8 @@ impl App {
             draft,
             options,
         } = publish;
-        let (draft, options) = (draft?, options?);
+        let draft = draft?;
+        let options = options?;
         if options.due != Due::Now {
             return invalid("what is dispatched inline runs now: publish it for a delay");
         }
@@ -115,12 +116,16 @@ impl App {
                 "what is dispatched inline is not stored: no dedupe key tells it again",
             );
         }
+
         let queue = publisher.destination(&draft, &options)?;
         let written = publisher.write(draft, &options, Some(&queue))?;
         if is_control(&written.event_type) {
             return invalid("a control event stops a consumer: publish it to that one's queue");
         }
-        let (enqueued_at, message_id, headers) = (Utc::now(), MessageId::Pending, written.headers);
+
+        let enqueued_at = Utc::now();
+        let message_id = MessageId::Pending;
+        let headers = written.headers;
         let origin = Origin {
             queue: &queue,
             message_id: &message_id,
@@ -128,8 +133,10 @@ impl App {
             headers: &headers,
         };
         let mut envelope = publisher.services.codecs.read(&written.body, origin)?;
-        // The flat form's id would be its place in a queue.
+        // In the flat form the event would have the id of its place in a queue, and it has no place.
         envelope.id = written.event_id;
+
+        // A lease that never ends, and a receipt that settles nothing.
         let lease = Arc::new(Lease::new(Instant::now(), Duration::MAX));
         let receipt = Receipt::new(message_id, [0; 3]);
         let parent = info_span!(

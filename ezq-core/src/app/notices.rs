@@ -1,12 +1,13 @@
-//! What an application tells of its events.
+//! Notices of an application: subscribing to them, and confirming what ezq cannot see.
+
+use std::sync::atomic::Ordering;
 
 use crate::app::App;
 use crate::observe::notices::NoticeStream;
 use crate::publish::publisher::Published;
-use std::sync::atomic::Ordering;
 
 impl App {
-    /// Subscribes to notices of what becomes of this application's events from now on.
+    /// Subscribes to the notices of this application from now on: what becomes of its events.
     ///
     /// ```
     /// # use ezq_core::testing::TestApp;
@@ -30,15 +31,17 @@ impl App {
         self.inner.services.notices.stream()
     }
 
-    /// How many notices [hooks](crate::AppBuilder::hook) missed so far, because they were too slow.
+    /// How many notices the [hooks](crate::AppBuilder::hook) have missed so far, because they were slow.
     #[must_use]
     pub fn missed_notices(&self) -> u64 {
         self.inner.services.notices.missed.load(Ordering::Relaxed)
     }
 
-    /// Says that the transaction has committed in which an event was published: hooks are told, and
-    /// consumers are woken at once. Nobody else can see that commit; events of a transaction that is
-    /// never confirmed are handled all the same.
+    /// Confirms that your transaction, in which an event was published, has committed. Hooks get their
+    /// notice, and consumers wake at once.
+    ///
+    /// ezq cannot see that commit itself. Events of a transaction that is never confirmed are handled
+    /// all the same, at the next poll.
     pub fn confirm(&self, published: &Published) {
         let services = &self.inner.services;
         let Published {

@@ -1,4 +1,4 @@
-//! Looking into queues and changing what is in them: what operators ask of an application.
+//! What operators ask of an application: looking into queues, and changing what is in them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use crate::publish::publisher::Published;
 use crate::publish::services::Services;
 use crate::text::bounded;
 
-/// For how long a message is leased that an operator gives up: for one settlement.
+/// How long a message is leased that an operator gives up. Long enough for one settlement.
 const LEASE: Duration = Duration::from_secs(30);
 
 impl App {
-    /// Takes back a scheduled event; whether it was still there and never delivered.
+    /// Removes a scheduled event that was never delivered. Returns whether there was one.
     ///
     /// # Errors
     /// When the engine could not be asked.
@@ -33,7 +33,7 @@ impl App {
             .await
     }
 
-    /// Moves a scheduled event; whether it was still there and never delivered.
+    /// Moves the due time of an event that was never delivered. Returns whether there was one.
     ///
     /// # Errors
     /// When the engine could not be asked.
@@ -43,10 +43,11 @@ impl App {
             .await
     }
 
-    /// Gives up an event that waits: moves one message, due or not, to the dead letters, with the
-    /// operator's own reason ([`ReasonKind::Operator`]); whether it was there. Its handlers' marks
-    /// stay, so that a redrive runs what was not done. Queue and id are those that
-    /// [`history`](Self::history) and [`blocked_keys`](Self::blocked_keys) tell.
+    /// Gives up a waiting event: moves one message, due or not, to the dead letters, with the operator's
+    /// own reason ([`ReasonKind::Operator`]). Returns whether there was one.
+    ///
+    /// The marks of its handlers stay, so a redrive runs only those that were not done. Queue and id are
+    /// those from [`history`](Self::history) and [`blocked_keys`](Self::blocked_keys).
     ///
     /// ```
     /// # use ezq_core::testing::TestApp;
@@ -65,14 +66,16 @@ impl App {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::LeaseLost`] while a worker has the message, [`ErrorKind::Unsupported`] where the
-    /// engine cannot lease by id; when the engine could not be asked.
+    /// - [`ErrorKind::LeaseLost`] while a worker holds the message; a retry after that helps.
+    /// - [`ErrorKind::Unsupported`] if the engine cannot lease by id.
+    /// - Otherwise when the engine could not be asked.
     ///
-    /// When it fails, the message stays as it was, due when it was due, with one delivery more. Only
-    /// where the process or the store ends in between it comes within half a minute, due or not.
+    /// After an error the message is as it was, with the same due time and one more delivery. If the
+    /// process or the store fails in between, the message is due within half a minute, whatever its due
+    /// time was.
     ///
     /// # Cancel safety
-    /// What has begun is done in a task of its own, also if this future is dropped.
+    /// The work is done in a task of its own, and goes on if this future is dropped.
     pub async fn fail(
         &self,
         queue: &QueueName,
@@ -96,7 +99,7 @@ impl App {
             })
     }
 
-    /// How many messages a queue holds.
+    /// How many messages a queue holds, by state.
     ///
     /// # Errors
     /// When the engine could not be asked.
@@ -104,33 +107,36 @@ impl App {
         self.engine(queue).stats(queue).await
     }
 
-    /// Removes every message of a queue; how many there were.
+    /// Removes every message of a queue, including leased ones, and returns how many there were. Dead
+    /// letters stay.
     ///
     /// # Errors
-    /// When the engine could not be asked.
+    /// When the engine could not be asked. Some messages of a large queue may be removed by then.
     pub async fn purge(&self, queue: &QueueName) -> Result<u64> {
         self.engine(queue).purge(queue).await
     }
 
-    /// Ordering keys that wait although events stand behind their first one: it is being handled,
-    /// waits for a retry, or is not due yet. At most `limit`, in no order. On PGMQ, it reads the
-    /// messages that are not due until it found so many, and counts what waits behind each.
+    /// Ordering keys that are blocked by their first event while others wait behind it: the first is
+    /// being handled, waits for a retry, or is not due yet. At most `limit` of them, in no order.
     ///
-    /// Once a delivery of a message was never settled, a later retry is told from a lease by what its
-    /// handlers left in its headers. If they left nothing, as where another client consumes the queue,
-    /// the message counts as leased until it is due.
+    /// On PGMQ this reads the messages that are not due until it has found `limit` keys, and counts the
+    /// messages that wait behind each.
+    ///
+    /// If a delivery of a message was never settled, only the marks of its handlers tell a later retry
+    /// from a lease. Without marks, such as when another client consumes the queue, the message counts
+    /// as leased until it is due.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] when the queue's engine does not order by key; else when it could
+    /// [`ErrorKind::Unsupported`] when the queue's engine does not order by key; otherwise when it could
     /// not be asked.
     pub async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
         self.engine(queue).blocked_keys(queue, limit).await
     }
 
-    /// The dead letters of a queue.
+    /// The dead letters of a queue, to list, redrive and discard them.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] when the queue's engine keeps none that can be looked at.
+    /// [`ErrorKind::Unsupported`] when the queue's engine cannot list its dead letters.
     pub fn dead_letters(&self, queue: &QueueName) -> Result<DeadLetterQueue<'_>> {
         let engine = self.engine(queue);
         let store = engine.dead_letters().ok_or_else(|| {
@@ -143,13 +149,15 @@ impl App {
         Ok(DeadLetterQueue::new(store, queue))
     }
 
-    /// Asks, when awaited, what is kept of an event: every copy of it in the queues, archives and
-    /// dead letters, with its handlers' attempts and newest errors. Its id is
-    /// [`Published::event_id`], and [`Context::event_id`](crate::Context::event_id) in a handler.
+    /// The history of an event when awaited: every copy of it in queues, archives and dead letters, with
+    /// the attempts and the newest errors of its handlers.
     ///
-    /// Queues and dead letters are read through, archives by an index where there is one; no lock
-    /// is taken. Nothing is kept of a handled event, unless its queue has an archive or a trail; see
+    /// The id is [`Published::event_id`], or [`Context::event_id`](crate::Context::event_id) in a handler.
+    /// Nothing is kept of a handled event unless its queue has an archive or a trail; see
     /// [`Retention`](crate::Retention).
+    ///
+    /// Queues and dead letters are scanned, archives are searched by an index if there is one. No lock is
+    /// taken.
     ///
     /// ```
     /// # use ezq_core::testing::TestApp;
@@ -175,8 +183,8 @@ impl App {
     }
 }
 
-/// Leases one message and moves it to the dead letters. One that cannot be moved is put back, due when
-/// it was due.
+/// Leases one message and moves it to the dead letters. A message that cannot be moved is put back with
+/// the due time that it had.
 async fn give_up(
     engine: Arc<dyn Engine>,
     services: Arc<Services>,
@@ -187,7 +195,8 @@ async fn give_up(
     let Some(delivery) = engine.lease_by_id(&queue, &id, LEASE).await? else {
         return Ok(false);
     };
-    // Without this lease.
+
+    // The lease just taken is no delivery to a worker.
     let attempts = delivery.deliveries.saturating_sub(1);
     let reason = Reason {
         kind: ReasonKind::Operator,
@@ -201,6 +210,7 @@ async fn give_up(
         progress: Progress::default(),
         outgoing: Vec::new(),
     };
+
     let failure = match engine.settle(&queue, vec![(receipt.clone(), settle)]).await {
         Ok(mut outcomes) => match outcomes.pop() {
             Some(SettleOutcome::Done) => None,
@@ -216,12 +226,13 @@ async fn give_up(
         }
         return Err(error);
     }
+
     info!(%queue, message_id = %id, error = reason.error, "an operator gave an event up");
     services.notices.given_up(&queue, &delivery, reason);
     Ok(true)
 }
 
-/// Gives a lease back; why that did not work, if it did not.
+/// Gives a lease back. Returns why that failed, if it did.
 async fn put_back(engine: &dyn Engine, queue: &QueueName, receipt: &Receipt) -> Option<String> {
     let released = engine
         .settle(queue, vec![(receipt.clone(), Settle::Release)])

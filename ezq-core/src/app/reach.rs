@@ -1,12 +1,12 @@
-//! Whether events reach their handlers: where each type is published to, against where handlers take
-//! it from. Checked once, when the application is built.
+//! Whether events reach their handlers, checked once when the application is built.
 //!
-//! A handler with a queue of its own takes events from there only, and a queue that some handler has
-//! to itself gives events to nobody else. So an event can go to where no handler takes it, and die
-//! there. That is an error where nothing else can happen: what schedules publish and what handlers
-//! return goes where it is said to go. It is a warning where a publisher may name another queue.
-
-use std::sync::Arc;
+//! A handler with a queue of its own takes events from that queue only, and other handlers take none
+//! from it. So an event can go to a queue where no handler takes it, and die there. This check compares
+//! the queue to which each type is published with the queues from which handlers take it.
+//!
+//! - It is an error where nothing else can happen: the queue of what schedules publish and handlers
+//!   return is fixed.
+//! - It is a warning where a publisher may name another queue.
 
 use crate::dispatch::registry::{read_from, takes, types};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,19 +17,20 @@ use crate::message::queue_name::QueueName;
 use crate::schedule::Planned;
 use crate::shared::Shared;
 
-/// What becomes of an event of some type in some queue.
+/// What becomes of an event of a type in a queue.
 enum Fate<'a> {
-    /// A handler takes it there, or nothing here has to do with it.
+    /// A handler takes it there, or no handler here takes it anywhere.
     Fine,
-    /// No handler takes it there, and this application consumes that queue.
+    /// No handler takes it there, although this application consumes the queue. `taker` takes it from
+    /// another queue.
     Dies { taker: &'a Handler },
-    /// No handler here takes it there; the consumers of that queue may be another application's.
+    /// No handler here takes it there, but the queue may be consumed by another application.
     Elsewhere { taker: &'a Handler },
 }
 
 impl Shared {
-    /// Refuses events that could only die, and warns of those that die unless a publisher says
-    /// where they go.
+    /// Refuses events that can only die, and warns of events that die unless a publisher names another
+    /// queue.
     pub(crate) fn check_reach(&self) -> Result<()> {
         self.schedules
             .planned
@@ -129,43 +130,49 @@ impl Shared {
         }
     }
 
-    /// Whether building the application warned of a handler.
+    /// Whether there was a warning about a handler when the application was built.
     pub(crate) fn has_warned_of(&self, handler: &Handler) -> bool {
         !self.config.subscribe && !self.unreached(handler).is_empty()
     }
 
-    /// The types that a handler takes and that go, unless a publisher says otherwise, to where no
-    /// handler here takes them; with the queue.
+    /// The event types that a handler takes and that go, unless a publisher names another queue, to a
+    /// queue where no handler here takes them; with that queue.
     fn unreached(&self, handler: &Handler) -> Vec<(&'static str, QueueName)> {
-        // Ticks were looked at with their schedule.
-        let events = types(handler).iter().filter(|_| handler.schedule.is_none());
-        let events = events.filter(|event| !is_control(event.type_name));
-        let published = events.filter_map(|event| Some((event, self.published_to(event)?)));
-        let unreached = published
-            .filter(|(event, queue)| !matches!(self.fate(queue, event.type_name), Fate::Fine));
-        unreached
-            .map(|(event, queue)| (event.type_name, queue))
+        // Ticks are checked with their schedule.
+        if handler.schedule.is_some() {
+            return Vec::new();
+        }
+        types(handler)
+            .iter()
+            .filter(|event| !is_control(event.type_name))
+            .filter_map(|event| Some((event.type_name, self.published_to(event)?)))
+            .filter(|(event_type, queue)| !matches!(self.fate(queue, event_type), Fate::Fine))
             .collect()
     }
 
-    /// Where an event goes whose publisher names no queue. A function of the user's that fails says
-    /// so where something is published.
+    /// The queue of an event whose publisher names none. An error of the user's own routing function is
+    /// left to the time when an event is published.
     fn published_to(&self, event: &EventDescriptor) -> Option<QueueName> {
         self.services.queue_of(event.type_name, event.queue).ok()
     }
 
     fn fate(&self, queue: &QueueName, event_type: &str) -> Fate<'_> {
         let registry = &self.dispatcher.registry;
-        let takes = |handler: &&Arc<Handler>| takes(handler, event_type);
-        if registry.of(queue).iter().any(|handler| takes(&handler)) {
+        let mut handlers = registry.of(queue).iter();
+        if handlers.any(|handler| takes(handler, event_type)) {
             return Fate::Fine;
         }
-        let named = |handler: &&Arc<Handler>| !types(handler).is_empty() && takes(handler);
-        let Some(taker) = registry.handlers().iter().find(named) else {
+
+        // A catch-all handler is no reason to expect the event: it takes whatever comes.
+        let taker = registry
+            .handlers()
+            .iter()
+            .find(|handler| !types(handler).is_empty() && takes(handler, event_type));
+        let Some(taker) = taker else {
             return Fate::Fine;
         };
 
-        // Of other queues nobody knows here who consumes them.
+        // Other queues may be consumed by other applications.
         let is_ours = *queue == self.config.queue || registry.owners(queue).is_some();
         if is_ours {
             Fate::Dies { taker }
@@ -175,7 +182,7 @@ impl Shared {
     }
 }
 
-/// What to write so that a handler gets its events.
+/// What to write in the code so that a handler gets its events.
 fn remedy(taker: &Handler) -> String {
     match &taker.queue {
         Some(queue) => format!(
