@@ -1,4 +1,7 @@
 //! The archive of one queue in memory, and the queue's copies of one event.
+//!
+//! This file and `queue.rs` import each other: it holds the part of [`Queue`] that keeps messages after
+//! their acknowledgement, and keeps them as the queue stored them.
 
 use std::time::Duration;
 

@@ -13,9 +13,10 @@
 //! | what touches several queues at once: publishing, settling, waking | `store.rs` |
 //! | one queue: order, leases, retries, dead letters | `queue.rs` |
 //! | its ordering keys, dedupe keys and archive | `keys.rs`, `dedupe_keys.rs`, `archive.rs` |
-//! | the optional parts of the contract | `letters.rs`, `schedules.rs`, `subscriptions.rs` |
+//! | the optional parts of the contract | `letters.rs`, `schedules.rs`, `broadcasts.rs` |
 
 mod archive;
+mod broadcasts;
 mod clock;
 mod dedupe_keys;
 mod keys;
@@ -33,6 +34,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
+
+pub use self::store::Published;
 
 use self::clock::Clock;
 use self::store::Store;
@@ -85,18 +88,6 @@ struct Shared {
     store: Mutex<Store>,
 }
 
-/// One message as it was published, whatever has become of it since.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Published {
-    /// The id that it got.
-    pub id: MessageId,
-    /// The message, with its queue.
-    pub message: Outgoing,
-    /// When it was published, by the engine's clock.
-    pub at: DateTime<Utc>,
-}
-
 impl Default for MemoryEngine {
     fn default() -> Self {
         Self::new()
@@ -128,6 +119,7 @@ impl MemoryEngine {
             max_body,
             ..Capabilities::new("memory")
         };
+
         let shared = Shared {
             capabilities,
             clock: Clock::new(),

@@ -5,17 +5,31 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
-use super::Published;
 use super::clock::{self, Micros};
 use super::queue::Queue;
 use super::subscriptions::Subscriptions;
 use crate::engine::history::History;
-use crate::engine::{Outgoing, PublishOutcome, Receipt, ScheduleRow, Settle, SettleOutcome};
+use crate::engine::{
+    MessageId, Outgoing, PublishOutcome, Receipt, ScheduleRow, Settle, SettleOutcome,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
+
+/// One message as it was published, whatever has become of it since.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The id that it got.
+    pub id: MessageId,
+    /// The message, with its queue.
+    pub message: Outgoing,
+    /// When it was published, by the engine's clock.
+    pub at: DateTime<Utc>,
+}
 
 #[derive(Debug)]
 pub(super) struct Store {
