@@ -8,8 +8,6 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use crate::message::settlement::Progress;
-
 /// The prefix of every header key that ezq owns.
 pub const PREFIX: &str = "ezq-";
 /// How many deliveries of a message ended by a settlement: a retry or a release. The other deliveries
@@ -58,7 +56,7 @@ pub const TRACESTATE: &str = "tracestate";
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Headers {
     entries: Map<String, Value>,
-    original: Option<Value>,
+    pub(super) original: Option<Value>,
 }
 
 impl Headers {
@@ -116,22 +114,6 @@ impl Headers {
     /// Sets a header, unless it is set already.
     pub(crate) fn insert_absent(&mut self, key: &str, value: &str) {
         self.entries.entry(key).or_insert_with(|| value.into());
-    }
-
-    /// Sets the mark of each handler, under a key of its own. Headers that were no object are kept
-    /// under [`ORIGINAL_HEADERS`].
-    pub fn merge(&mut self, progress: &Progress) {
-        if let Some(original) = self.original.take() {
-            self.insert(ORIGINAL_HEADERS, original);
-        }
-        self.entries.extend(progress.to_headers());
-    }
-
-    /// Records that a delivery ended by a retry or a release: merges the marks, and counts the delivery
-    /// as [`returned`](Self::returned).
-    pub fn give_back(&mut self, progress: &Progress) {
-        self.merge(progress);
-        self.insert(RETURNED, self.returned().saturating_add(1));
     }
 
     /// Counts earlier deliveries as returned too, which a receipt [covers](crate::Receipt::covers).

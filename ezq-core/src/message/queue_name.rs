@@ -44,7 +44,6 @@ impl QueueName {
     /// # Errors
     /// [`ErrorKind::InvalidQueueName`] for a text that is no such name.
     pub fn new(name: &str) -> Result<Self> {
-        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || MARKS.contains(&b);
         let why = if name.is_empty() {
             "it is empty"
         } else if name.chars().count() > LONGEST {
@@ -84,6 +83,10 @@ impl QueueName {
         let begin: String = self.0.chars().take(room.saturating_sub(9)).collect();
         format!("{begin}_{:08x}{DEAD_LETTER_SUFFIX}", hash(&self.0))
     }
+}
+
+fn is_allowed(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || MARKS.contains(&byte)
 }
 
 /// FNV-1a of 32 bits. Names of stored queues depend on it, so it must never change; it is short, and

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::message::headers::{HANDLER_PREFIX, Headers};
+use crate::message::headers::{HANDLER_PREFIX, Headers, ORIGINAL_HEADERS, RETURNED};
 
 /// How many errors of one handler a message keeps: the newest.
 pub const ERRORS_KEPT: usize = 3;
@@ -115,6 +115,26 @@ impl Progress {
             (format!("{HANDLER_PREFIX}{name}"), value)
         });
         marks.collect()
+    }
+}
+
+impl Headers {
+    /// Sets the mark of each handler, under a key of its own. Headers that were no object are kept
+    /// under [`ORIGINAL_HEADERS`].
+    pub fn merge(&mut self, progress: &Progress) {
+        if let Some(original) = self.original.take() {
+            self.insert(ORIGINAL_HEADERS, original);
+        }
+        for (key, mark) in progress.to_headers() {
+            self.insert(key, mark);
+        }
+    }
+
+    /// Records that a delivery ended by a retry or a release: merges the marks, and counts the delivery
+    /// as [`returned`](Self::returned).
+    pub fn give_back(&mut self, progress: &Progress) {
+        self.merge(progress);
+        self.insert(RETURNED, self.returned().saturating_add(1));
     }
 }
 
