@@ -1,21 +1,17 @@
 //! What CloudEvents demands of the attributes of an event.
 //!
-//! Attributes are checked whenever an event is made or read. Names that become attributes, such as that
-//! of the application, are checked where they are given.
+//! [`Envelope`](crate::Envelope) checks its attributes by these rules whenever one is made or read. Names
+//! that become attributes, such as that of the application, are checked where they are given.
 //!
 //! Sources: CloudEvents 1.0.2, "Type System"; RFC 3986, "URI Generic Syntax". Letters of any language
 //! may stand in a URI unescaped, as RFC 3987 allows.
 
 use std::borrow::Cow;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Datelike, FixedOffset};
 
-use crate::event::envelope::{AttributeValue, Data, Envelope};
-
 /// Why an attribute is refused.
-type Refusal = Cow<'static, str>;
+pub(super) type Refusal = Cow<'static, str>;
 
 /// The members of an event that are no extensions: the attributes of CloudEvents, and the data.
 pub(crate) const RESERVED: [&str; 10] = [
@@ -31,46 +27,6 @@ pub(crate) const RESERVED: [&str; 10] = [
     "data_base64",
 ];
 
-/// Checks all of an event's attributes.
-pub(crate) fn check(event: &Envelope) -> Result<(), Refusal> {
-    check_text("id", &event.id)?;
-    check_source(&event.source)?;
-    check_type(&event.event_type)?;
-    if let Some(subject) = &event.subject {
-        check_text("subject", subject)?;
-    }
-
-    if let Some(time) = &event.time {
-        check_time(time)?;
-    }
-    if let Some(media_type) = &event.datacontenttype {
-        check_text("datacontenttype", media_type)?;
-        check_media_type(media_type)?;
-    }
-    if let Some(schema) = &event.dataschema {
-        check_text("dataschema", schema)?;
-        check_uri("dataschema", schema)?;
-        if scheme(schema).is_none_or(|scheme| scheme.len() + 1 == schema.len()) {
-            return Err("the attribute `dataschema` is no absolute URI".into());
-        }
-    }
-
-    for (name, value) in &event.extensions {
-        check_extension_name(name)?;
-        match value {
-            AttributeValue::Text(text) => check_characters(name, text)?,
-            AttributeValue::Boolean(_) | AttributeValue::Integer(_) => {}
-        }
-    }
-
-    match &event.data {
-        Data::Base64(text) if STANDARD.decode(text).is_err() => Err(
-            "`data_base64` is not base64: it has the letters of RFC 4648 and its padding".into(),
-        ),
-        Data::Base64(_) | Data::Json(_) | Data::None => Ok(()),
-    }
-}
-
 /// Checks a source of events.
 pub(crate) fn check_source(text: &str) -> Result<(), Refusal> {
     check_text("source", text)?;
@@ -82,14 +38,14 @@ pub(crate) fn check_type(text: &str) -> Result<(), Refusal> {
     check_text("type", text)
 }
 
-fn check_text(name: &str, text: &str) -> Result<(), Refusal> {
+pub(super) fn check_text(name: &str, text: &str) -> Result<(), Refusal> {
     if text.is_empty() {
         return Err(format!("the attribute `{name}` is empty").into());
     }
     check_characters(name, text)
 }
 
-fn check_characters(name: &str, text: &str) -> Result<(), Refusal> {
+pub(super) fn check_characters(name: &str, text: &str) -> Result<(), Refusal> {
     // Most texts are plain ASCII, and need no look at each character.
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return Ok(());
@@ -111,7 +67,7 @@ fn is_noncharacter(c: char) -> bool {
 }
 
 /// Checks a URI, or a reference relative to one.
-fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
+pub(super) fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
     if text
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte))
@@ -120,8 +76,8 @@ fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
         return Ok(());
     }
 
-    let is_foreign = |c: char| c.is_whitespace() || "\"<>\\^`{|}".contains(c);
-    if let Some(c) = text.chars().find(|c| is_foreign(*c)) {
+    let mut characters = text.chars();
+    if let Some(c) = characters.find(|c| c.is_whitespace() || "\"<>\\^`{|}".contains(*c)) {
         let c = c.escape_debug();
         return Err(format!("the attribute `{name}` is no URI: it has `{c}`").into());
     }
@@ -144,16 +100,22 @@ fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether a URI has a scheme, and something after it.
+pub(super) fn is_absolute_uri(uri: &str) -> bool {
+    scheme(uri).is_some_and(|scheme| scheme.len() + 1 < uri.len())
+}
+
 /// The part before the first colon, if it is a scheme.
 fn scheme(uri: &str) -> Option<&str> {
     let (scheme, _) = uri.split_once(':')?;
-    let is_part = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
-    let starts = scheme.starts_with(|c: char| c.is_ascii_alphabetic());
-    (starts && scheme.bytes().all(is_part)).then_some(scheme)
+    let mut bytes = scheme.bytes();
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    is_scheme.then_some(scheme)
 }
 
 /// Checks that RFC 3339 has a form for the time.
-fn check_time(time: &DateTime<FixedOffset>) -> Result<(), Refusal> {
+pub(super) fn check_time(time: &DateTime<FixedOffset>) -> Result<(), Refusal> {
     if !(0..=9999).contains(&time.year()) {
         return Err("the attribute `time` lies outside of the years 0 to 9999".into());
     }
@@ -163,25 +125,28 @@ fn check_time(time: &DateTime<FixedOffset>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_media_type(text: &str) -> Result<(), Refusal> {
-    let is_token = |token: &str| {
-        let is_part = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        !token.is_empty() && token.bytes().all(is_part)
-    };
-
+pub(super) fn check_media_type(text: &str) -> Result<(), Refusal> {
     let mut parts = text.split(';');
     let essence = parts.next().unwrap_or_default().trim().split_once('/');
-    let is_parameter = |part: &str| {
-        part.trim()
-            .split_once('=')
-            .is_some_and(|(name, value)| is_token(name) && !value.is_empty())
-    };
 
     let is_named = essence.is_some_and(|(kind, form)| is_token(kind) && is_token(form));
     if is_named && parts.all(is_parameter) {
         return Ok(());
     }
     Err("the attribute `datacontenttype` is no media type, such as `application/json`".into())
+}
+
+/// Whether a text is a parameter of a media type, such as `charset=utf-8`.
+fn is_parameter(text: &str) -> bool {
+    text.trim()
+        .split_once('=')
+        .is_some_and(|(name, value)| is_token(name) && !value.is_empty())
+}
+
+/// Whether a text is a token (RFC 9110, section 5.6.2).
+fn is_token(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    !text.is_empty() && bytes.all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 /// Whether a media type means JSON.
@@ -195,9 +160,9 @@ pub(crate) fn is_json(media_type: &str) -> bool {
     essence.ends_with("+json") || matches!(&*essence, "application/json" | "text/json")
 }
 
-fn check_extension_name(name: &str) -> Result<(), Refusal> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    if name.is_empty() || !name.bytes().all(allowed) {
+pub(super) fn check_extension_name(name: &str) -> Result<(), Refusal> {
+    let mut bytes = name.bytes();
+    if name.is_empty() || !bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
         return Err(format!(
             "`{}` is not an attribute name: use a-z and 0-9 only",
             name.escape_debug()

@@ -2,6 +2,9 @@
 //!
 //! Source: CloudEvents 1.0.2, "Context Attributes" and "JSON Event Format". `data` stays the JSON text
 //! that it was, so no number is ever rounded.
+//!
+//! This file and `event/mod.rs` import each other: an envelope is decoded into an [`Event`], and an event
+//! type may read an older version of itself from an envelope.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -252,10 +255,50 @@ impl Envelope {
 
     /// The envelope, if its attributes are valid; otherwise an error of this kind.
     pub(crate) fn validated(self, kind: ErrorKind) -> Result<Self> {
-        match attributes::check(&self) {
+        match check(&self) {
             Ok(()) => Ok(self),
             Err(what) => Err(Error::new(kind, what)),
         }
+    }
+}
+
+/// Checks all attributes of an event, and that binary data is base64.
+fn check(event: &Envelope) -> Result<(), attributes::Refusal> {
+    attributes::check_text("id", &event.id)?;
+    attributes::check_source(&event.source)?;
+    attributes::check_type(&event.event_type)?;
+    if let Some(subject) = &event.subject {
+        attributes::check_text("subject", subject)?;
+    }
+
+    if let Some(time) = &event.time {
+        attributes::check_time(time)?;
+    }
+    if let Some(media_type) = &event.datacontenttype {
+        attributes::check_text("datacontenttype", media_type)?;
+        attributes::check_media_type(media_type)?;
+    }
+    if let Some(schema) = &event.dataschema {
+        attributes::check_text("dataschema", schema)?;
+        attributes::check_uri("dataschema", schema)?;
+        if !attributes::is_absolute_uri(schema) {
+            return Err("the attribute `dataschema` is no absolute URI".into());
+        }
+    }
+
+    for (name, value) in &event.extensions {
+        attributes::check_extension_name(name)?;
+        match value {
+            AttributeValue::Text(text) => attributes::check_characters(name, text)?,
+            AttributeValue::Boolean(_) | AttributeValue::Integer(_) => {}
+        }
+    }
+
+    match &event.data {
+        Data::Base64(text) if STANDARD.decode(text).is_err() => Err(
+            "`data_base64` is not base64: it has the letters of RFC 4648 and its padding".into(),
+        ),
+        Data::Base64(_) | Data::Json(_) | Data::None => Ok(()),
     }
 }
 
