@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::codec::codecs::{Codec, Codecs};
+use crate::codec::Codec;
+use crate::codec::codecs::Codecs;
 use crate::config::Config;
 use crate::engine::{Engine, EventRole};
 use crate::error::{Error, Result};

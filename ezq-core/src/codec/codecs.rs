@@ -1,4 +1,4 @@
-//! Codecs, and the choice of the codec that writes or reads a message.
+//! The codecs of an application, and the choice of the codec that writes or reads a message.
 //!
 //! - **Plain forms.** A body in CloudEvents or in the flat form shows its form, so it can be read in any
 //!   queue.
@@ -15,6 +15,7 @@ use crate::codec::raw_json::RawJson;
 use crate::codec::wire::{
     MAX_NESTING, Origin, WireFormat, decode, encode, keep_beside_flat, nesting, plain_type,
 };
+use crate::codec::{Codec, CodecError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::attributes::check_type;
 use crate::event::envelope::Envelope;
@@ -22,70 +23,6 @@ use crate::event::{EventDescriptor, is_control};
 use crate::message::headers::{CE_ID, CE_TYPE, CODEC, Headers};
 use crate::message::queue_name::QueueName;
 use crate::text::panic_text;
-
-/// Why a codec failed: any error.
-pub type CodecError = Box<dyn std::error::Error + Send + Sync + 'static>;
-
-/// A codec: it writes events as message bodies, and reads them back.
-///
-/// ```
-/// use ezq_core::{Codec, CodecError, Envelope, Headers, Origin, WireFormat};
-///
-/// /// CloudEvents in square brackets.
-/// struct Boxed;
-///
-/// impl Codec for Boxed {
-///     fn name(&self) -> &str {
-///         "boxed"
-///     }
-///     fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
-///         Ok(format!("[{}]", WireFormat::CloudEvents.encode(event, headers)?))
-///     }
-///     fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
-///         let inner = body.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-///         WireFormat::CloudEvents.decode(inner.ok_or("not in a box")?, origin)
-///     }
-/// }
-/// ```
-///
-/// A body must be JSON, nested at most [`MAX_NESTING`] deep. If a codec fails to write an event, publishing
-/// fails with [`ErrorKind::Encode`]. If it fails to read a message, the message becomes a dead letter,
-/// which keeps the error: leave secrets out of it. A panic counts as a failure.
-pub trait Codec: Send + Sync + 'static {
-    /// The codec's name, by which queues and events choose it. Messages store it, so keep it as long as
-    /// there are messages that the codec wrote.
-    fn name(&self) -> &str;
-
-    /// Writes an event. `headers` are those of the message, as the publisher set them. Headers that
-    /// are set here are in [`Origin::headers`] when the message is read.
-    ///
-    /// # Errors
-    /// When the event cannot be written in this form.
-    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError>;
-
-    /// Reads a body that this codec wrote, or a body in the codec's queue that does not show its form
-    /// and names no codec.
-    ///
-    /// # Errors
-    /// When the body cannot be read.
-    fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError>;
-
-    /// Checks the codec when the application is built. By default there is nothing to check.
-    ///
-    /// # Errors
-    /// When the codec cannot work as it is set up.
-    fn check(&self) -> Result<(), CodecError> {
-        Ok(())
-    }
-
-    /// Whether a queue of this codec accepts only bodies that it wrote, and control events.
-    ///
-    /// Defaults to `false`: CloudEvents, the flat form, and bodies that name another codec are read
-    /// there too. Return `true` if the codec must keep forged events out.
-    fn is_exclusive(&self) -> bool {
-        false
-    }
-}
 
 impl Codec for WireFormat {
     fn name(&self) -> &str {

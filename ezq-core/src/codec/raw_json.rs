@@ -2,8 +2,8 @@
 
 use chrono::DateTime;
 
-use crate::codec::codecs::{Codec, CodecError};
 use crate::codec::wire::{Origin, decode, flat_id, keep_beside, plain_type};
+use crate::codec::{Codec, CodecError};
 use crate::event::attributes::check_type;
 use crate::event::envelope::{AttributeValue, Data, Envelope};
 use crate::message::headers::{CE_ID, CE_PREFIX, CE_TYPE, DATA, Headers};

@@ -360,10 +360,9 @@ fn repeated<N: Copy + Eq + Hash>(mut names: impl ExactSizeIterator<Item = N> + C
     }
 
     let all = names.clone();
-    let is_again = |place: usize, name: N| all.clone().take(place).any(|before| before == name);
-    let mut places = names.enumerate();
-    places
-        .find(|(place, name)| is_again(*place, *name))
+    names
+        .enumerate()
+        .find(|(place, name)| all.clone().take(*place).any(|before| before == *name))
         .map(|(_, name)| name)
 }
 
