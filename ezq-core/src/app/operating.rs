@@ -89,6 +89,8 @@ impl App {
             id.clone(),
             bounded(&reason.into()),
         );
+
+        // In a task, so that a dropped future cannot leave the message leased.
         tokio::spawn(given_up.in_current_span())
             .await
             .unwrap_or_else(|cut| {

@@ -75,7 +75,8 @@ impl Shared {
                  another"
             )
         } else {
-            let (handler, from) = (&taker.name, read_from(taker));
+            let handler = &taker.name;
+            let from = read_from(taker);
             format!(
                 "the schedule `{name}` publishes `{event_type}` to the queue `{queue}`, where no \
                  handler takes it: `{handler}` reads {from} only. Say where it goes by \
@@ -96,6 +97,7 @@ impl Shared {
         let Fate::Dies { taker } = self.fate(&queue, event.type_name) else {
             return Ok(());
         };
+
         let text = format!(
             "the handler `{}` returns `{}`, which goes to the queue `{queue}`, where no handler \
              takes it: `{}` reads {} only. {}",
@@ -114,6 +116,7 @@ impl Shared {
             if unreached.is_empty() {
                 continue;
             }
+
             let published: Vec<String> = unreached
                 .iter()
                 .map(|(name, queue)| format!("`{name}` to `{queue}`"))

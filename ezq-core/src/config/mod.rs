@@ -215,11 +215,8 @@ fn program_name() -> String {
         return "ezq".to_owned();
     };
 
-    let is_plain = |c: char| c.is_alphanumeric() || "-._".contains(c);
     name.to_string_lossy()
-        .chars()
-        .map(|c| if is_plain(c) { c } else { '_' })
-        .collect()
+        .replace(|c: char| !c.is_alphanumeric() && !"-._".contains(c), "_")
 }
 
 fn wrong(why: String) -> Error {

@@ -36,7 +36,6 @@ impl Pattern {
     /// [`ErrorKind::InvalidPattern`] when it is empty, longer than [`PATTERN_LIMIT`], contains a control
     /// character, or has a `*` or `#` that is only part of a segment.
     pub fn new(pattern: &str) -> Result<Self> {
-        let is_mixed = |segment: &str| segment.len() > 1 && segment.contains(['*', '#']);
         let why = if pattern.is_empty() {
             "it is empty"
         } else if pattern.len() > PATTERN_LIMIT {
@@ -97,6 +96,11 @@ impl Pattern {
             seen = from + 1;
         }
     }
+}
+
+/// Whether a segment has a wildcard that is only part of it.
+fn is_mixed(segment: &str) -> bool {
+    segment.len() > 1 && segment.contains(['*', '#'])
 }
 
 impl fmt::Display for Pattern {

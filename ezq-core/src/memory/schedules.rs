@@ -15,6 +15,7 @@ impl ScheduleStore for MemoryEngine {
     async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
         let mut store = self.store();
         let now = self.now();
+
         for (name, definition) in mine {
             if let Some(row) = store
                 .schedules
@@ -24,6 +25,7 @@ impl ScheduleStore for MemoryEngine {
                 row.seen_at = now;
             }
         }
+
         Ok(KeptSchedules {
             now,
             rows: store.schedules.values().cloned().collect(),

@@ -85,6 +85,7 @@ impl Planned {
             )?,
             Template::Event(draft) => draft.clone(),
         };
+
         let options = PublishOptions {
             time: Some(due),
             ..self.options.clone()
