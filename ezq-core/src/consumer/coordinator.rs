@@ -307,12 +307,14 @@ impl Coordinator {
         let is_news = self
             .stop
             .request(request.reason(), self.work.has_started_all());
+
         match request {
             StopRequest::Finish(_) if is_news => {
                 self.stop.finish();
                 self.scope.slots.stop();
                 self.work.release_all();
             }
+            // A stop that has come further is not taken back.
             StopRequest::Finish(_) => {}
             StopRequest::Cancel(_) => {
                 self.cancel();

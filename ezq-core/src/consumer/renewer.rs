@@ -41,6 +41,7 @@ impl<F: Fn(&Receipt) -> bool + Send> Renewer<F> {
         let mut pause = ttl / 3;
         loop {
             sleep(pause).await;
+
             let sent = Instant::now();
             pause = match self.renew_all(&mut suspects).await {
                 Ok(is_incomplete) => {
@@ -96,9 +97,8 @@ impl<F: Fn(&Receipt) -> bool + Send> Renewer<F> {
             match self.extend(chunk).await {
                 Ok(outcomes) => {
                     for (receipt, outcome) in chunk.iter().zip(outcomes) {
-                        let suspect = suspects.get(receipt).copied();
                         is_incomplete |=
-                            self.book(receipt, outcome, sent, suspect, &mut still_suspect);
+                            self.book(receipt, outcome, sent, suspects, &mut still_suspect);
                     }
                 }
                 Err(error) => failure = Some(error),
@@ -125,7 +125,7 @@ impl<F: Fn(&Receipt) -> bool + Send> Renewer<F> {
         receipt: &Receipt,
         outcome: ExtendOutcome,
         sent: Instant,
-        mut suspect: Option<u64>,
+        suspects: &Suspects,
         still_suspect: &mut Suspects,
     ) -> bool {
         match outcome {
@@ -134,12 +134,14 @@ impl<F: Fn(&Receipt) -> bool + Send> Renewer<F> {
                 false
             }
             ExtendOutcome::Busy => true,
-            // Not lost yet: the answer to a claim may bring the newer receipt.
-            ExtendOutcome::LeaseLost if self.leases.may_be_claimed_here(&mut suspect) => {
-                still_suspect.extend(suspect.map(|claim| (receipt.clone(), claim)));
-                true
-            }
             ExtendOutcome::LeaseLost => {
+                let mut suspect = suspects.get(receipt).copied();
+                if self.leases.may_be_claimed_here(&mut suspect) {
+                    // Not lost yet: the answer to that claim may bring the newer receipt.
+                    still_suspect.extend(suspect.map(|claim| (receipt.clone(), claim)));
+                    return true;
+                }
+
                 self.lose(receipt);
                 false
             }

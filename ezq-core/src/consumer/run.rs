@@ -185,6 +185,7 @@ async fn settle_the_rest(
         let deadline = stops
             .consumer_deadline()
             .map_or(silent, |deadline| deadline.min(silent));
+
         tokio::select! {
             // Success wins over a deadline that passes at the same moment.
             biased;

@@ -345,6 +345,7 @@ fn call_hooks(mut receiver: broadcast::Receiver<Entry>, hooks: &[Hook], missed: 
                     }
                 }
             }
+
             Ok(Entry::Flush(flushed)) => flushed.notify_one(),
             Err(RecvError::Lagged(count)) => {
                 missed.fetch_add(count, Ordering::Relaxed);

@@ -97,6 +97,7 @@ impl Answer {
             has_returned: false,
             asks_for_wakeups: false,
         };
+
         let error = Error::new(ErrorKind::Engine, "the engine panicked while claiming");
         Self {
             claim,

@@ -5,6 +5,7 @@
 //! [`transactional`].
 
 pub(crate) mod claim;
+pub(crate) mod claim_health;
 pub(crate) mod pace;
 pub(crate) mod transactional;
 pub(crate) mod wakeups;
@@ -15,9 +16,10 @@ use std::sync::Arc;
 
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
-use tracing::{Instrument, debug, info};
+use tracing::{Instrument, debug};
 
 use crate::consumer::fetcher::claim::{Answer, Claim, Fetched};
+use crate::consumer::fetcher::claim_health::ClaimHealth;
 use crate::consumer::fetcher::pace::Pace;
 use crate::consumer::fetcher::transactional::{TransactionalBatch, endless_lease};
 use crate::consumer::fetcher::wakeups::Wakeups;
@@ -28,8 +30,7 @@ use crate::consumer::stop::{Phase, Stop};
 use crate::consumer::workload::Workload;
 use crate::delivery::lease::Lease;
 use crate::engine::{LeaseRequest, Leased};
-use crate::error::{Error, Result, error_chain};
-use crate::logging::{error, warn};
+use crate::logging::warn;
 use crate::observe::report::Disposition;
 use crate::observe::status::ConsumerStatus;
 
@@ -40,7 +41,7 @@ const TRANSACTIONAL_BATCHES: usize = 2;
 /// What fetches for one consumer.
 pub(crate) struct Fetcher {
     scope: Arc<RunScope>,
-    status: Arc<ConsumerStatus>,
+    health: ClaimHealth,
     /// The claims and transactional batches under way.
     pub(crate) requests: JoinSet<Fetched>,
     /// The claim that is not answered yet.
@@ -55,8 +56,6 @@ pub(crate) struct Fetcher {
     transactional: Arc<Lease>,
     /// The newest fetch found as much as it asked for.
     has_backlog: bool,
-    /// The newest claim failed.
-    is_failing: bool,
 }
 
 impl Fetcher {
@@ -76,9 +75,8 @@ impl Fetcher {
             busy: BusyHandlers::new(can_walk(&scope)),
             transactional: endless_lease(),
             has_backlog: false,
-            is_failing: false,
+            health: ClaimHealth::new(scope.settings.queue.clone(), status),
             scope,
-            status,
         }
     }
 
@@ -230,15 +228,13 @@ impl Fetcher {
         let leased = match answer.result {
             Ok(leased) => leased,
             Err(error) => {
-                self.failed(&error, answer.created);
+                self.health.failed(&error, answer.created);
+                self.pace.failed(rand::random());
                 return None;
             }
         };
-        self.status.claimed(Ok(()));
+        self.health.succeeded();
         self.has_backlog = answer.claim.is_full(&leased);
-        if std::mem::take(&mut self.is_failing) {
-            info!(queue = %self.scope.settings.queue, "fetching works again");
-        }
         Some((answer.claim, leased))
     }
 
@@ -264,35 +260,11 @@ impl Fetcher {
         self.window.filled(is_full, is_starved, bytes);
     }
 
-    fn failed(&mut self, error: &Error, created: Option<Result<()>>) {
-        self.status.claimed(Err(error));
-
-        let queue = &self.scope.settings.queue;
-        let text = error_chain(error);
-        // An outage lasts for many claims: only the first is logged.
-        if !std::mem::replace(&mut self.is_failing, true) {
-            if error.is_transient() {
-                warn!(%queue, error = %text, "fetching failed, will try again");
-            } else {
-                error!(%queue, error = %text, "fetching failed, will try again");
-            }
-        }
-
-        match created {
-            Some(Ok(())) => warn!(%queue, "the queue was gone and is created again"),
-            Some(Err(error)) => {
-                error!(%queue, error = %error_chain(&error), "the queue cannot be created");
-            }
-            None => {}
-        }
-        self.pace.failed(rand::random());
-    }
-
     /// Books a batch that a transaction claimed and handled.
     pub(crate) fn handled_in_transaction(&mut self, handled: Option<(usize, bool)>) {
         let (count, has_backlog) = handled.unwrap_or_default();
         if count > 0 {
-            self.status.claimed(Ok(()));
+            self.health.claimed_in_transaction();
         }
         for _ in 0..count {
             self.scope.counters.add(Disposition::Handled);
