@@ -5,5 +5,6 @@ pub(crate) mod cursor;
 pub(crate) mod extend;
 pub(crate) mod keys;
 mod request;
+mod take;
 
 pub(crate) use request::{Batch, Claim, Claimed, delivery, read};

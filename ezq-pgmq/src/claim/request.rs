@@ -6,8 +6,7 @@
 //! sorted here. Each row is read by itself: malformed headers concern their message and fail no
 //! batch.
 
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Datelike as _, Utc};
 use ezq_core::engine::{LeaseRequest, Position};
@@ -16,10 +15,8 @@ use ezq_core::{Delivery, QueueName, Receipt};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Postgres, Row};
 
-use crate::connection::plans::Plans;
 use crate::message::headers;
 use crate::message::receipts::{self, fence};
-use crate::retention::removal::Removal;
 use crate::schema::queues::Shape;
 use crate::sql::units::micros;
 use crate::sql::{self, keys};
@@ -126,28 +123,6 @@ impl Claim {
         }
     }
 
-    /// Deletes messages in the caller's transaction and returns them. No delivery is counted.
-    ///
-    /// Fast path. Benchmark case: `consume_batch_tx` (docs/performance.md), 110,105 events/s. It
-    /// writes 0.5 kB of log for an event, and the leased path about 1.05 kB. Planning the statement
-    /// once in place of each time saves a tenth of the claim's time.
-    pub(crate) async fn take(
-        &self,
-        connection: &mut PgConnection,
-        queue: &QueueName,
-        removal: Removal,
-        plans: &Plans,
-    ) -> Result<Vec<Delivery>, sqlx::Error> {
-        let begun = Instant::now();
-        let statement = AssertSqlSafe(self.take_statement(queue, removal, plans.number()));
-        let rows = sqlx::query(statement).fetch_all(connection).await?;
-        // A slow claim may have a plan from when the table was empty.
-        plans.took(begun.elapsed(), rows.len());
-        let mut deliveries: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
-        deliveries.sort_by_key(Delivery::position);
-        Ok(deliveries)
-    }
-
     /// How long until something can be claimed. Locked rows do not count: their holder decides.
     pub(crate) async fn next_due(
         &self,
@@ -245,33 +220,6 @@ impl Claim {
              RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, {due} AS due,
                        {enqueued_at} AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
                        {body} AS body, {headers} AS headers, {key} AS key"
-        )
-    }
-
-    /// It has no parameters, so that a connection plans it once: planning takes a tenth of a
-    /// batch's time. The period in its text has it planned anew every [`PLANNED`] seconds, since
-    /// the table may have grown.
-    fn take_statement(&self, queue: &QueueName, removal: Removal, plan: u32) -> String {
-        static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-        let period = BEGUN.elapsed().as_secs() / PLANNED;
-        let fence = fence("q");
-        let due = sql::bounded("q.vt");
-        let enqueued_at = sql::bounded("q.enqueued_at");
-        let grace = self.grace_us.to_string();
-
-        let picked = self
-            .pick("true", &self.max.to_string(), 1)
-            .replace("$1", &grace);
-        let condition = format!("q.msg_id = ANY (ARRAY(SELECT p.msg_id FROM ({picked}) p))");
-        let answer = format!(
-            "q.msg_id, q.read_ct, {fence} AS fence, {{rel}} AS rel, {due} AS due,
-             {enqueued_at} AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
-             q.message::text AS body, q.headers::text AS headers"
-        );
-
-        format!(
-            "/* {period}, plan {plan} */ {}",
-            removal.take(queue, &condition, &answer)
         )
     }
 
@@ -391,8 +339,6 @@ impl Batch {
 
 pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
-/// For how many seconds a plan of [`Claim::take`] is used.
-const PLANNED: u64 = 10;
 /// The end of the grace after a restart of the server. A start in the future is no start: the clock
 /// was ahead then, and was set back.
 const GRACE_END: &str = "(CASE WHEN pg_catalog.pg_postmaster_start_time() <= pg_catalog.statement_timestamp() \
