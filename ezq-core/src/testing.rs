@@ -58,7 +58,7 @@ impl TestApp {
         let app = build(builder).build(engine.clone())?;
 
         // So that `drain` can name the events that no handler takes.
-        app.inner.dispatcher.strangers.keep();
+        app.inner.dispatcher.unknown_reasons.keep();
         Ok(Self { app, engine })
     }
 
@@ -87,12 +87,12 @@ impl TestApp {
     /// # Errors
     /// As [`drain`](Self::drain).
     pub async fn drain_queue(&self, queue: &QueueName) -> Result<Report> {
-        let strangers = &self.app.inner.dispatcher.strangers;
+        let unknown_reasons = &self.app.inner.dispatcher.unknown_reasons;
         // Those that a consumer of the test's own met are not of this drain.
-        strangers.take(queue);
+        unknown_reasons.take(queue);
         let report = self.app.consumer().queue(queue).until_idle().run().await?;
 
-        let unknown = strangers.take(queue);
+        let unknown = unknown_reasons.take(queue);
         if unknown.is_empty() {
             return Ok(report);
         }

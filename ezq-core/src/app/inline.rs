@@ -15,9 +15,9 @@ use crate::clock::EngineClock;
 use crate::codec::wire::Origin;
 use crate::delivery::lease::Lease;
 use crate::delivery::received::Received;
-use crate::dispatch::dispatcher::Work;
+use crate::dispatch::admission::Admission;
 use crate::dispatch::inline::InlineReport;
-use crate::dispatch::slots::Slots;
+use crate::dispatch::work::Work;
 use crate::engine::{Due, Receipt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::is_control;
@@ -162,7 +162,7 @@ impl App {
         Ok(Work {
             received: Arc::new(received),
             clock,
-            slots: Arc::<Slots>::default(),
+            admission: Arc::<Admission>::default(),
             suspect: Mutex::default(),
         })
     }

@@ -99,7 +99,7 @@ impl Coordinator {
             work.buffered() > fetcher.window.least() && stop.phase() == Phase::Running;
         let awaits_settlements = fetcher.is_full(work) || !fetcher.busy.have_returned();
         let awaits_places = stop.phase() == Phase::Draining
-            || !scope.slots.limited.is_empty()
+            || !scope.admission.backlogs.is_empty()
             || work.buffered() > 0;
         let may_time_out = stop.phase() != Phase::Cancelling;
 
@@ -123,7 +123,7 @@ impl Coordinator {
             // Nothing is claimed while renewals fail: now they work again.
             () = scope.leases.renewal(), if !scope.leases.are_renewed() => {}
             // What was parked makes room, and what has begun may be what a control event waits for.
-            () = scope.slots.changed(), if awaits_places => {}
+            () = scope.admission.changed(), if awaits_places => {}
             // Handlers have been busy for long, or the next walk is due.
             () = deadline::passed(self.fetcher.busy.review_due(is_waiting)) => {
                 self.fetcher.pace.now();
@@ -274,7 +274,7 @@ impl Coordinator {
         if let Some(position) = self.stop.position() {
             self.work.release_after(position);
         }
-        self.scope.slots.watch();
+        self.scope.admission.watch();
     }
 
     /// Goes on with what stands before a control event once all of it is fetched.
@@ -282,15 +282,15 @@ impl Coordinator {
         let is_taken_in = self.stop.phase() == Phase::Draining
             && self.stop.is_fetched()
             && self.work.buffered() == 0;
-        if !is_taken_in || !self.scope.slots.are_polled() {
+        if !is_taken_in || !self.scope.admission.are_polled() {
             return;
         }
 
         // Nothing can join the batches that gather, so they begin.
-        self.scope.slots.gatherings.close();
+        self.scope.admission.open_batches.close();
 
         // An `Interrupt` takes effect once every handler before it was called.
-        let is_begun = self.work.lanes.waiting() == 0 && self.scope.slots.have_begun();
+        let is_begun = self.work.lanes.waiting() == 0 && self.scope.admission.have_begun();
         if self.stop.is_interrupt() && is_begun {
             self.cancel();
         }
@@ -311,7 +311,7 @@ impl Coordinator {
         match request {
             StopRequest::Finish(_) if is_news => {
                 self.stop.finish();
-                self.scope.slots.stop();
+                self.scope.admission.stop();
                 self.work.release_all();
             }
             // A stop that has come further is not taken back.
@@ -331,7 +331,7 @@ impl Coordinator {
     /// Cancels what runs; the rest goes back.
     fn cancel(&mut self) {
         self.stop.cancel();
-        self.scope.slots.stop();
+        self.scope.admission.stop();
         self.fetcher.cancel_transactions();
         self.scope.leases.cancel_all(self.stop.receipt());
         self.work.release_all();

@@ -13,8 +13,9 @@ use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
 use crate::delivery::lease::Lease;
 use crate::delivery::received::Received;
-use crate::dispatch::dispatcher::{Work, log_dead_letter};
-use crate::dispatch::slots::Slots;
+use crate::dispatch::admission::Admission;
+use crate::dispatch::log::log_dead_letter;
+use crate::dispatch::work::Work;
 use crate::engine::{Delivery, Position, Receipt, Settle};
 use crate::error::{Error, Result, error_chain};
 use crate::event::{Control, End, Interrupt, is_control};
@@ -57,7 +58,7 @@ pub(crate) fn take_in(
         return None;
     }
 
-    let read = read(codecs, queue, delivery, lease, &scope.slots)
+    let read = read(codecs, queue, delivery, lease, &scope.admission)
         .and_then(|work| control(&work.received).map(|control| (work, control)));
     let (work, control) = match read {
         Ok(read) => read,
@@ -103,7 +104,7 @@ pub(crate) fn read(
     queue: &QueueName,
     delivery: Delivery,
     lease: Arc<Lease>,
-    slots: &Arc<Slots>,
+    admission: &Arc<Admission>,
 ) -> Result<Work> {
     let receipt = delivery.receipt;
     let origin = Origin {
@@ -131,7 +132,7 @@ pub(crate) fn read(
     Ok(Work {
         received: Arc::new(received),
         clock,
-        slots: Arc::clone(slots),
+        admission: Arc::clone(admission),
         suspect: Mutex::default(),
     })
 }

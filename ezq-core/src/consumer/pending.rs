@@ -1,7 +1,7 @@
 //! A delivery that was read and not started yet.
 
 use crate::consumer::workload::lane_guard::LaneGuard;
-use crate::dispatch::dispatcher::Work;
+use crate::dispatch::work::Work;
 use crate::engine::{Position, Receipt};
 
 /// A delivery that was read and waits to be started.

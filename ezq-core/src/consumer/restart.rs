@@ -10,7 +10,6 @@ use tokio::time::{Instant, sleep};
 use crate::consumer::run::run;
 use crate::consumer::settings::Settings;
 use crate::consumer::stop::listener::StopListener;
-use crate::dispatch::dispatcher::pause;
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::handler::retry::Backoff;
 use crate::logging::error;
@@ -48,7 +47,7 @@ pub(crate) async fn run_with_restarts(
         let was_steady = started.elapsed() >= STEADY;
         failures = if was_steady { 1 } else { failures + 1 };
         let why = error_chain(&failure);
-        let pause = pause(backoff, failures, &why);
+        let pause = backoff.next_delay(failures, &why);
         error!(queue = %settings.queue, error = why, ?pause, "consumer failed and starts again");
         status.restarts_after(&failure);
 

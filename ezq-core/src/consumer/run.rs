@@ -22,7 +22,7 @@ use crate::consumer::settle::outbox::{Batches, outbox};
 
 use crate::consumer::stop::listener::StopListener;
 use crate::consumer::warnings::warn_of_mistakes;
-use crate::dispatch::slots::Slots;
+use crate::dispatch::admission::Admission;
 use crate::engine::Receipt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logging::warn;
@@ -97,12 +97,12 @@ fn share(
     window: &Window,
 ) -> (Arc<RunScope>, Batches) {
     let (outbox, batches) = outbox(app.config.settle_batch, app.config.settle_max_age);
-    let limited = app.dispatcher.limited(&settings.queue, window.least());
+    let backlogs = app.dispatcher.backlogs(&settings.queue, window.least());
     let scope = RunScope {
         counters: Arc::clone(&status.counters),
         leases: Arc::new(Leases::new(settings.lease)),
         outbox,
-        slots: Arc::new(Slots::of(settings.concurrency, limited)),
+        admission: Arc::new(Admission::of(settings.concurrency, backlogs)),
         batch_room: app.dispatcher.batch_room(&settings.queue),
         app,
         settings,

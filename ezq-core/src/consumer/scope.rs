@@ -10,7 +10,7 @@ use crate::consumer::leases::Leases;
 use crate::consumer::settings::Settings;
 use crate::consumer::settle::outbox::Outbox;
 use crate::consumer::settle::settlement::PendingSettlement;
-use crate::dispatch::slots::Slots;
+use crate::dispatch::admission::Admission;
 use crate::engine::{Receipt, Settle};
 use crate::logging::error;
 use crate::observe::report::{Counters, Disposition};
@@ -23,7 +23,7 @@ pub(crate) struct RunScope {
     pub(crate) counters: Arc<Counters>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) outbox: Outbox,
-    pub(crate) slots: Arc<Slots>,
+    pub(crate) admission: Arc<Admission>,
     /// How many deliveries may wait for batches, beside those that are handled.
     pub(crate) batch_room: usize,
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::dispatch::registry::{place, types};
+use crate::dispatch::registry::{handler_and_queue, types};
 use crate::event::is_control;
 use crate::logging::warn;
 use crate::message::queue_name::QueueName;
@@ -38,7 +38,7 @@ fn warn_of_no_handler(app: &Shared, queue: &QueueName) {
     let others: Vec<String> = all
         .iter()
         .filter(|handler| !app.has_warned_of(handler))
-        .map(|handler| place(handler))
+        .map(|handler| handler_and_queue(handler))
         .collect();
     let others = (!others.is_empty()).then(|| others.join(", "));
     warn!(%queue, others, "no handler takes events of this queue: what comes ends as a dead letter");

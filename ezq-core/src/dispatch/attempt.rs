@@ -1,9 +1,7 @@
-//! One run of one handler: bounded in time, cut off when its lease is lost, in a span of its own.
+//! One run of one handler: limited in time, cancelled when its lease is lost, in a span of its own.
 //!
 //! Invariant: no panic of the user's code gets past it, wherever that code is called.
 
-use crate::text::bounded;
-use crate::text::panic_text;
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -15,7 +13,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
 use crate::delivery::received::Received;
-use crate::dispatch::slots::Begins;
+use crate::dispatch::admission::StartGuard;
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::handler::context::{Call, Context};
@@ -26,54 +24,67 @@ use crate::message::settlement::HandlerName;
 use crate::publish::publisher::{Draft, Publisher};
 use crate::publish::services::Services;
 use crate::publish::transaction::Transaction;
+use crate::text::{bounded, panic_text};
+
+/// What an error of the user's code asks for, and its text.
+pub(super) type Failure = (Action, String);
 
 /// What one run of one handler came to.
-pub(crate) enum Ran {
-    /// It succeeded. Its transaction, if it has one, is still to be finished, with its events.
+pub(super) enum RunOutcome {
+    /// It succeeded. Its transaction, if it has one, is still to be committed, with its events.
     Done(Vec<Outgoing>, Option<Box<dyn UnitOfWork>>),
     /// It succeeded, and its transaction has marked it done and published its events.
     Marked,
     /// It succeeded, and its transaction has settled the whole delivery.
     Settled,
-    /// What its error asks for, and says.
+    /// It failed.
     Failed(Action, String),
+    /// Its lease was lost, or its consumer was interrupted.
     Cancelled,
     /// The store kept it from running, or may have kept it from committing, with this error: no
     /// attempt of the handler, but counted on the message.
-    PutOff(String),
+    StoreFailed(String),
 }
 
-/// Runs a handler once; the guard, if there is one, is let go once it was called.
-pub(crate) async fn run(
+/// Runs a handler once. The guard is dropped once the handler was called.
+pub(super) async fn run(
     handler: &Handler,
     received: &Arc<Received>,
     services: &Arc<Services>,
     (attempt, timeout): (u32, Option<Duration>),
-    begins: Option<Begins>,
-) -> Ran {
+    start: Option<StartGuard>,
+) -> RunOutcome {
     let cancelled = received.lease.cancel();
     if cancelled.is_cancelled() {
-        return Ran::Cancelled;
+        return RunOutcome::Cancelled;
     }
     let Invoke::One(function) = &handler.invoke else {
-        return Ran::Cancelled;
+        return RunOutcome::Cancelled;
     };
+
     let mut transaction = None;
     if handler.transactions > 0 {
         let begun = tokio::select! {
             begun = Transaction::begin(services, &received.queue, timeout) => begun,
-            () = cancelled.cancelled() => return Ran::Cancelled,
+            // Another worker may have the delivery by now.
+            () = cancelled.cancelled() => return RunOutcome::Cancelled,
         };
         match begun {
             Ok(begun) => transaction = Some(Arc::new(begun)),
-            Err(error) => return hindered(handler, received, &error, Action::Retry),
+            Err(error) => return store_failed(handler, received, &error, Action::Retry),
         }
     }
-    let context = Context {
-        received: Arc::clone(received),
-        handler: handler.name.clone(),
-        attempt,
-        deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+
+    let call = Call {
+        context: Context {
+            received: Arc::clone(received),
+            handler: handler.name.clone(),
+            attempt,
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+        },
+        services: Arc::clone(services),
+        transaction: transaction.clone(),
+        is_single: true,
     };
     let span = info_span!(
         parent: &received.parent,
@@ -85,76 +96,74 @@ pub(crate) async fn run(
         attempt,
         traceparent = received.traceparent(),
     );
-    let (services, is_single) = (Arc::clone(services), true);
-    let call = Call {
-        context,
-        services: Arc::clone(&services),
-        transaction,
-        is_single,
-    };
-    let transaction = call.transaction.clone();
+
     let invoke = || async {
-        let first = handler.quickness.measure();
+        let first_poll = handler.quickness.measure();
         let mut called = function(call);
-        let mut begins = Some((first, begins));
+        let mut begins = Some((first_poll, start));
         poll_fn(|context| {
             let polled = called.as_mut().poll(context);
-            if let Some((first, _begins)) = begins.take() {
-                first.ends(polled.is_ready());
+            // Only the first poll is measured, and the guard ends with it.
+            if let Some((first_poll, _start)) = begins.take() {
+                first_poll.ends(polled.is_ready());
             }
             polled
         })
         .await
     };
-    let ran = guarded(&handler.name, invoke, timeout, cancelled.cancelled());
-    let ran = match ran.instrument(span).await {
-        Ok(None) => Ran::Cancelled,
+    let called = guarded(&handler.name, invoke, timeout, cancelled.cancelled());
+    let outcome = match called.instrument(span).await {
+        Ok(None) => RunOutcome::Cancelled,
         Ok(Some(drafts)) => {
-            finished(handler, received, &services, transaction.as_ref(), drafts).await
+            finished(handler, received, services, transaction.as_ref(), drafts).await
         }
-        Err((action, error)) => Ran::Failed(action, error),
+        Err((action, error)) => RunOutcome::Failed(action, error),
     };
-    if let (false, Some(transaction)) = (matches!(ran, Ran::Done(..)), transaction) {
+
+    if let (false, Some(transaction)) = (matches!(outcome, RunOutcome::Done(..)), transaction) {
         transaction.abandon().await;
     }
-    ran
+    outcome
 }
 
-/// Calls the user's code and waits for it: what it gave, `None` if it was cancelled, or what its error
-/// asks for. What panics because it is cancelled was cancelled.
-pub(crate) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
+/// Calls the user's code and waits for it. `None` if it was cancelled; so was code that panics when it
+/// is dropped for that.
+pub(super) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
     handler: &HandlerName,
     invoke: impl FnOnce() -> F,
     timeout: Option<Duration>,
     cancelled: impl Future<Output = ()>,
-) -> Result<Option<T>, (Action, String)> {
+) -> Result<Option<T>, Failure> {
     let mut is_cancelled = false;
-    // All of it is the user's code: calling, dropping what is cut off, an error's text. Each future
-    // lies here once, and what waits for it borrows it: one for each event is allocated.
+    // All of it is the user's code: the call, the drop of what is cut off, an error's text. Each
+    // future lies here once, and what waits for it borrows it: one for each event is allocated.
     let guarded = AssertUnwindSafe(async {
-        let mut said = pin!(async {
+        let mut answer = pin!(async {
             invoke()
                 .await
                 .map_err(|error| (error.action, bounded(&error.to_string())))
         });
         let limited = async {
             let Some(timeout) = timeout else {
-                return said.as_mut().await;
+                return answer.as_mut().await;
             };
-            let timed_out = |_| Err((Action::Retry, format!("timed out after {timeout:?}")));
-            tokio::time::timeout(timeout, said.as_mut())
-                .await
-                .unwrap_or_else(timed_out)
+            match tokio::time::timeout(timeout, answer.as_mut()).await {
+                Ok(answer) => answer,
+                Err(_) => Err((Action::Retry, format!("timed out after {timeout:?}"))),
+            }
         };
+
         tokio::select! {
+            // An answer that is there counts, though the lease is lost: its settlement is fenced.
             biased;
-            said = limited => said.map(Some),
+            answer = limited => answer.map(Some),
             () = cancelled => {
                 is_cancelled = true;
                 Ok(None)
             }
         }
     });
+
     guarded.catch_unwind().await.unwrap_or_else(|panic| {
         let text = bounded(&format!("panicked: {}", panic_text(&*panic)));
         if !is_cancelled {
@@ -165,14 +174,14 @@ pub(crate) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
     })
 }
 
-/// Makes messages of what a handler published and returned; its transaction takes no more.
+/// Makes messages of what a handler published and returned. Its transaction takes no more.
 async fn finished(
     handler: &Handler,
     received: &Arc<Received>,
     services: &Arc<Services>,
     transaction: Option<&Arc<Transaction>>,
     drafts: Vec<Draft>,
-) -> Ran {
+) -> RunOutcome {
     let publisher = Publisher::caused_by(services, received);
     let returned: Result<Vec<Outgoing>> = drafts
         .into_iter()
@@ -180,34 +189,37 @@ async fn finished(
         .collect();
     let returned = match returned {
         Ok(returned) => returned,
-        Err(error) => return Ran::Failed(Action::Fatal, bounded(&error_chain(&error))),
+        Err(error) => return RunOutcome::Failed(Action::Fatal, bounded(&error_chain(&error))),
     };
+
     let Some(transaction) = transaction else {
-        return Ran::Done(returned, None);
+        return RunOutcome::Done(returned, None);
     };
     if let Err(error) = transaction.accept_returned(services, &returned).await {
-        return hindered(handler, received, &error, Action::Fatal);
+        return store_failed(handler, received, &error, Action::Fatal);
     }
     match transaction.close() {
         Some((unit, mut events)) => {
             events.extend(returned);
-            Ran::Done(events, Some(unit))
+            RunOutcome::Done(events, Some(unit))
         }
-        None => Ran::PutOff("its transaction had ended".to_owned()),
+        None => RunOutcome::StoreFailed("its transaction had ended".to_owned()),
     }
 }
 
-/// What an error of the store means for a handler: no attempt, if it passes.
-pub(crate) fn hindered(
+/// What an error of the store means for a handler. One that may pass is no attempt; another is a
+/// failure that asks for `otherwise`.
+pub(super) fn store_failed(
     handler: &Handler,
     received: &Received,
     error: &Error,
     otherwise: Action,
-) -> Ran {
+) -> RunOutcome {
     let text = bounded(&error_chain(error));
     if !error.is_transient() && error.kind() != ErrorKind::QueueMissing {
-        return Ran::Failed(otherwise, text);
+        return RunOutcome::Failed(otherwise, text);
     }
+
     warn!(
         queue = %received.queue,
         message_id = %received.receipt.message_id(),
@@ -216,5 +228,5 @@ pub(crate) fn hindered(
         error = %text,
         "the store did not begin or commit a handler's transaction, or take its events: it runs again"
     );
-    Ran::PutOff(text)
+    RunOutcome::StoreFailed(text)
 }

@@ -1,7 +1,5 @@
 //! One run of a batch handler: on one transaction, if it has one, and with one answer for each event.
 
-use crate::handler::outcome::HandlerError;
-use crate::text::bounded;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,23 +8,24 @@ use std::sync::Arc;
 use futures_util::future::{join_all, select_all};
 use tokio::time::Instant;
 use tracing::field::{DebugValue, debug};
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info_span};
 
 use crate::delivery::received::Received;
-use crate::dispatch::attempt::{Ran, guarded, hindered};
-use crate::dispatch::batcher::Means;
+use crate::dispatch::admission::StartGuard;
+use crate::dispatch::attempt::{Failure, RunOutcome, guarded, store_failed};
+use crate::dispatch::batch_runner::BatchRunner;
 use crate::dispatch::commit::{CommitError, Fenced, commit};
-use crate::dispatch::dispatcher::done;
-use crate::dispatch::slots::Begins;
+use crate::dispatch::in_place::guard_start;
 use crate::engine::Outgoing;
 use crate::error::{Error, Result, error_chain};
 use crate::handler::Handler;
-use crate::handler::batch::BatchCall;
+use crate::handler::batch::{BatchCall, BatchResults};
 use crate::handler::context::{Call, Context};
-use crate::handler::outcome::Action;
+use crate::handler::outcome::{Action, HandlerError};
 use crate::message::settlement::{HandlerMark, Progress};
 use crate::publish::publisher::{Draft, Publisher};
 use crate::publish::transaction::Transaction;
+use crate::text::bounded;
 
 /// How many trace contexts the span of a batch names: a log line repeats its span's fields.
 const MAX_TRACEPARENTS: usize = 16;
@@ -36,166 +35,157 @@ const MAX_TRACEPARENTS: usize = 16;
 pub(crate) struct Member {
     pub(crate) received: Arc<Received>,
     pub(crate) attempt: u32,
-    /// The handler's mark, should it succeed.
+    /// The handler's mark if it succeeds.
     pub(crate) done: HandlerMark,
     /// No other handler takes the event: a transaction that finishes it acknowledges it.
     pub(crate) is_sole: bool,
 }
 
 impl Member {
-    pub(crate) fn is_cancelled(&self) -> bool {
+    pub(super) fn is_cancelled(&self) -> bool {
         self.received.lease.cancel().is_cancelled()
     }
 
     /// What the handler's transaction writes on the message; `None` if it acknowledges it.
     fn mark(&self, handler: &Handler) -> Option<Progress> {
-        (!self.is_sole).then(|| Progress([(handler.name.clone(), self.done.clone())].into()))
+        (!self.is_sole).then(|| Progress::of_one(handler.name.clone(), self.done.clone()))
     }
 }
 
-/// What became of one event, as far as the handler is concerned.
-type Said = Result<Vec<Outgoing>, (Action, String)>;
+/// What the handler said of one event: the events it returned for it, or its failure.
+type EventResult = Result<Vec<Outgoing>, Failure>;
 
-/// Runs the handler once; one answer each, or what the batch as a whole came to: then nothing of it
-/// stands that the handler's transaction covers. What is not stored needs no mark or acknowledgement
-/// in that.
-pub(crate) async fn run(
-    means: Means<'_>,
+/// What the handler said of a batch.
+struct Returned {
+    /// Events of the batch as a whole.
+    shared: Vec<Outgoing>,
+    /// One result for each event, in their order.
+    each: Vec<EventResult>,
+}
+
+/// Runs the handler once. `Ok` has one outcome for each event. `Err` is the outcome of the batch as a
+/// whole: then nothing that its transaction covers has taken effect.
+///
+/// Events of an inline dispatch are not stored, so the transaction writes no mark for them and
+/// acknowledges nothing.
+pub(super) async fn run(
+    runner: BatchRunner<'_>,
     members: &[Member],
-    begins: Vec<Begins>,
+    starts: Vec<StartGuard>,
     is_inline: bool,
-) -> Result<Vec<Ran>, Ran> {
+) -> Result<Vec<RunOutcome>, RunOutcome> {
     let Some(first) = members.first() else {
         return Ok(Vec::new());
     };
     if members.iter().any(Member::is_cancelled) {
-        return Err(Ran::Cancelled);
+        return Err(RunOutcome::Cancelled);
     }
-    let Means {
-        handler,
-        services,
-        timeout,
-        ..
-    } = means;
-    if handler.transactions == 0 {
-        let (shared, each) = call(means, members, None, begins).await?;
-        return without_transaction(means, members, shared, each).await;
+
+    if runner.handler.transactions == 0 {
+        let returned = call(runner, members, None, starts).await?;
+        return without_transaction(runner, members, returned).await;
     }
+
     let begun = tokio::select! {
-        begun = Transaction::begin(services, &first.received.queue, timeout) => begun,
-        () = cancelled(members, true) => return Err(Ran::Cancelled),
+        begun = Transaction::begin(runner.services, &first.received.queue, runner.timeout) => begun,
+        // The batch commits as a whole, so it cannot commit without this one.
+        () = cancelled(members, true) => return Err(RunOutcome::Cancelled),
     };
     let transaction = match begun {
         Ok(begun) => Arc::new(begun),
-        Err(error) => return hindrance(means, members, &error, Action::Retry),
+        Err(error) => return batch_store_failed(runner, members, &error, Action::Retry),
     };
-    let result = match call(means, members, Some(&transaction), begins).await {
-        Ok((shared, each)) => finish(means, members, &transaction, shared, each, is_inline).await,
-        Err(ran) => Err(ran),
+
+    let result = match call(runner, members, Some(&transaction), starts).await {
+        Ok(returned) => finish(runner, members, &transaction, returned, is_inline).await,
+        Err(outcome) => Err(outcome),
     };
+    // Nothing is left to abandon if it was committed.
     transaction.abandon().await;
     result
 }
 
-/// Runs the handler on a batch that its transaction has claimed: whether all of it is done and
+/// Runs the handler on a batch that its transaction has claimed. True if all of it is done and
 /// committed.
 pub(crate) async fn run_claimed(
-    means: Means<'_>,
+    runner: BatchRunner<'_>,
     members: &[Member],
     transaction: &Arc<Transaction>,
 ) -> bool {
-    let called = call(means, members, Some(transaction), Vec::new()).await;
-    let Ok((shared, each)) = called else {
+    let called = call(runner, members, Some(transaction), Vec::new()).await;
+    let Ok(returned) = called else {
         return false;
     };
-    if each.iter().any(Result::is_err) {
+    if returned.each.iter().any(Result::is_err) {
         return false;
     }
-    let ran = finish(means, members, transaction, shared, each, true).await;
-    ran.is_ok_and(|ran| ran.iter().all(|ran| matches!(ran, Ran::Settled)))
+
+    let outcomes = finish(runner, members, transaction, returned, true).await;
+    outcomes.is_ok_and(|outcomes| {
+        outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, RunOutcome::Settled))
+    })
 }
 
-/// The mark of a handler that is done at the first attempt.
-pub(crate) fn first_time() -> HandlerMark {
-    done(None)
-}
-
-/// Calls the handler: the events of the batch as a whole, and what became of each event. The guards
-/// are let go once it was called.
+/// Calls the handler, and makes messages of what it returned. The guards are dropped once it was
+/// called.
 async fn call(
-    means: Means<'_>,
+    runner: BatchRunner<'_>,
     members: &[Member],
     transaction: Option<&Arc<Transaction>>,
-    begins: Vec<Begins>,
-) -> Result<(Vec<Outgoing>, Vec<Said>), Ran> {
-    let Means {
-        handler,
-        services,
-        timeout,
-        ..
-    } = means;
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let context = |member: &Member| Context {
+    starts: Vec<StartGuard>,
+) -> Result<Returned, RunOutcome> {
+    let contexts = contexts(runner, members);
+    let call = Call {
+        context: contexts[0].clone(),
+        services: Arc::clone(runner.services),
+        transaction: transaction.cloned(),
+        is_single: contexts.len() == 1,
+    };
+    let span = span(runner, members);
+
+    let invoke = || async {
+        let mut called = (runner.invoke)(BatchCall { call, contexts });
+        let BatchResults { shared, each } = guard_start(starts, Pin::new(&mut called)).await?;
+        // An error's text is the user's code, so it is written here, where a panic is caught.
+        let each = each.into_iter().map(|result| result.map_err(failure));
+        Ok((shared, each.collect::<Vec<_>>()))
+    };
+    let cancelled = cancelled(members, transaction.is_some());
+    let called = guarded(&runner.handler.name, invoke, runner.timeout, cancelled);
+
+    match called.instrument(span).await {
+        Ok(Some((shared, each))) => messages(runner, members, shared, each),
+        Ok(None) => Err(RunOutcome::Cancelled),
+        Err((action, error)) => Err(RunOutcome::Failed(action, error)),
+    }
+}
+
+/// What surrounds the run, for each event.
+fn contexts(runner: BatchRunner<'_>, members: &[Member]) -> Vec<Context> {
+    let deadline = runner
+        .timeout
+        .and_then(|timeout| Instant::now().checked_add(timeout));
+    let contexts = members.iter().map(|member| Context {
         received: Arc::clone(&member.received),
-        handler: handler.name.clone(),
+        handler: runner.handler.name.clone(),
         attempt: member.attempt,
         deadline,
-    };
-    let contexts: Vec<Context> = members.iter().map(context).collect();
-    let (services, transaction) = (Arc::clone(services), transaction.cloned());
-    let context = contexts[0].clone();
-    let span = info_span!(
-        parent: &context.received.parent,
+    });
+    contexts.collect()
+}
+
+fn span(runner: BatchRunner<'_>, members: &[Member]) -> Span {
+    let first = &members[0].received;
+    info_span!(
+        parent: &first.parent,
         "ezq.handle_batch",
-        queue = %context.queue(),
-        handler = %handler.name,
-        count = contexts.len(),
+        queue = %first.queue,
+        handler = %runner.handler.name,
+        count = members.len(),
         traceparents = traceparents(members),
-    );
-    let is_single = contexts.len() == 1;
-    let cancelled = cancelled(members, transaction.is_some());
-    let call = Call {
-        context,
-        services: Arc::clone(&services),
-        transaction,
-        is_single,
-    };
-    let invoke = || async {
-        let mut called = (means.invoke)(BatchCall { call, contexts });
-        let results = Begins::with(begins, Pin::new(&mut called)).await?;
-        // An error's text is the user's code.
-        let said = |result: Result<Vec<Draft>, HandlerError>| {
-            result.map_err(|error| (error.action, bounded(&error.to_string())))
-        };
-        Ok((
-            results.shared,
-            results.each.into_iter().map(said).collect::<Vec<_>>(),
-        ))
-    };
-    let called = guarded(&handler.name, invoke, timeout, cancelled);
-    let (shared, each) = match called.instrument(span).await {
-        Ok(Some(said)) => said,
-        Ok(None) => return Err(Ran::Cancelled),
-        Err((action, error)) => return Err(Ran::Failed(action, error)),
-    };
-    let refused = |error: Error| (Action::Fatal, bounded(&error_chain(&error)));
-    let publisher = Publisher::new(Arc::clone(&services));
-    let shared: Result<Vec<_>> = shared
-        .into_iter()
-        .map(|draft| publisher.finish(draft))
-        .collect();
-    let shared = shared
-        .map_err(refused)
-        .map_err(|(action, error)| Ran::Failed(action, error))?;
-    let finish = |(member, drafts): (&Member, Result<Vec<Draft>, _>)| {
-        let publisher = Publisher::caused_by(&services, &member.received);
-        let outgoing: Result<Vec<_>> = drafts?
-            .into_iter()
-            .map(|draft| publisher.finish(draft))
-            .collect();
-        outgoing.map_err(refused)
-    };
-    Ok((shared, members.iter().zip(each).map(finish).collect()))
+    )
 }
 
 /// The trace contexts that a batch's events came with, each once.
@@ -214,8 +204,43 @@ fn traceparents(members: &[Member]) -> Option<DebugValue<BTreeSet<&str>>> {
     (!distinct.is_empty()).then(|| debug(distinct))
 }
 
-/// Fires when the batch is of no use any more: for one that commits as a whole, when one lease is
-/// lost; otherwise when all are.
+fn failure(error: HandlerError) -> Failure {
+    (error.action, bounded(&error.to_string()))
+}
+
+/// Makes messages of the events that the handler returned.
+fn messages(
+    runner: BatchRunner<'_>,
+    members: &[Member],
+    shared: Vec<Draft>,
+    each: Vec<Result<Vec<Draft>, Failure>>,
+) -> Result<Returned, RunOutcome> {
+    // No single event is the cause of what is returned for the batch as a whole.
+    let publisher = Publisher::new(Arc::clone(runner.services));
+    let shared = finish_drafts(&publisher, shared)
+        .map_err(|(action, error)| RunOutcome::Failed(action, error))?;
+
+    let each = members.iter().zip(each).map(|(member, drafts)| {
+        let publisher = Publisher::caused_by(runner.services, &member.received);
+        finish_drafts(&publisher, drafts?)
+    });
+    Ok(Returned {
+        shared,
+        each: each.collect(),
+    })
+}
+
+/// Makes messages of drafts. One that is no valid event is a failure that no retry mends.
+fn finish_drafts(publisher: &Publisher, drafts: Vec<Draft>) -> EventResult {
+    let finished: Result<Vec<Outgoing>> = drafts
+        .into_iter()
+        .map(|draft| publisher.finish(draft))
+        .collect();
+    finished.map_err(|error| (Action::Fatal, bounded(&error_chain(&error))))
+}
+
+/// Ends when the batch is of no use any more. With `any`, for a batch that commits as a whole, that is
+/// when one lease is lost; otherwise when all are.
 fn cancelled(members: &[Member], any: bool) -> impl Future<Output = ()> + use<> {
     let tokens = members
         .iter()
@@ -223,6 +248,7 @@ fn cancelled(members: &[Member], any: bool) -> impl Future<Output = ()> + use<> 
     let tokens: Vec<_> = tokens
         .map(|token| Box::pin(token.cancelled_owned()))
         .collect();
+
     async move {
         if any {
             select_all(tokens).await;
@@ -232,99 +258,119 @@ fn cancelled(members: &[Member], any: bool) -> impl Future<Output = ()> + use<> 
     }
 }
 
-/// Each event of the batch is settled by itself, and events of the batch as a whole are of all of
-/// them. So these are stored before any is settled: a worker that dies in between publishes too much,
-/// never too little. Where one event alone is done, they go out with its settlement.
+/// Ends a run without a transaction, in which each event is settled by itself.
+///
+/// Events of the batch as a whole belong to all of its events, so they are stored before any of these
+/// is settled: a worker that dies in between publishes too much, never too little. Where only one
+/// event is done, they go out with its settlement.
 async fn without_transaction(
-    means: Means<'_>,
+    runner: BatchRunner<'_>,
     members: &[Member],
-    mut shared: Vec<Outgoing>,
-    each: Vec<Said>,
-) -> Result<Vec<Ran>, Ran> {
-    let is_of_several = each.iter().filter(|said| said.is_ok()).count() > 1;
-    if is_of_several && !shared.is_empty() {
+    returned: Returned,
+) -> Result<Vec<RunOutcome>, RunOutcome> {
+    let Returned { mut shared, each } = returned;
+    let done = each.iter().filter(|result| result.is_ok()).count();
+    if done > 1 && !shared.is_empty() {
         let published = tokio::select! {
-            published = means.services.publish_returned(std::mem::take(&mut shared)) => published,
-            () = cancelled(members, false) => return Err(Ran::Cancelled),
+            published = runner.services.publish_returned(std::mem::take(&mut shared)) => published,
+            // Another worker may have every event by now, and publishes for them.
+            () = cancelled(members, false) => return Err(RunOutcome::Cancelled),
         };
         if let Err(error) = published {
-            return hindrance(means, members, &error, Action::Retry);
+            return batch_store_failed(runner, members, &error, Action::Retry);
         }
     }
+
     let mut shared = Some(shared);
-    let ran = |said: Said| match said {
-        Ok(outgoing) => Ran::Done([shared.take().unwrap_or_default(), outgoing].concat(), None),
-        Err((action, error)) => Ran::Failed(action, error),
-    };
-    Ok(each.into_iter().map(ran).collect())
+    let outcomes = each.into_iter().map(|result| match result {
+        Ok(outgoing) => {
+            // With the first event that is done, and with no other.
+            let shared = shared.take().unwrap_or_default();
+            RunOutcome::Done([shared, outgoing].concat(), None)
+        }
+        Err((action, error)) => RunOutcome::Failed(action, error),
+    });
+    Ok(outcomes.collect())
 }
 
-/// Commits what was done, with the marks or acknowledgements of the events that are done; what the
+/// Commits what was done, with the marks or acknowledgements of the events that are done. What the
 /// transaction itself has claimed needs neither.
 async fn finish(
-    means: Means<'_>,
+    runner: BatchRunner<'_>,
     members: &[Member],
     transaction: &Transaction,
-    shared: Vec<Outgoing>,
-    each: Vec<Said>,
+    returned: Returned,
     is_claimed: bool,
-) -> Result<Vec<Ran>, Ran> {
-    let returned = each.iter().flatten().flatten().cloned();
-    let returned: Vec<Outgoing> = shared.into_iter().chain(returned).collect();
-    if let Err(error) = transaction.accept_returned(means.services, &returned).await {
-        return hindrance(means, members, &error, Action::Fatal);
+) -> Result<Vec<RunOutcome>, RunOutcome> {
+    let Returned { shared, each } = returned;
+    let of_events = each.iter().flatten().flatten().cloned();
+    let events: Vec<Outgoing> = shared.into_iter().chain(of_events).collect();
+    if let Err(error) = transaction.accept_returned(runner.services, &events).await {
+        return batch_store_failed(runner, members, &error, Action::Fatal);
     }
-    let done = members.iter().zip(&each).filter(|(_, said)| said.is_ok());
-    let done: Vec<&Member> = done.map(|(member, _)| member).collect();
-    let Some((unit, mut outgoing)) = transaction.close().filter(|_| !done.is_empty()) else {
-        let put_off = |_| Ran::PutOff("its transaction had ended".to_owned());
-        let failed =
-            |said: Said| said.map_or_else(|(action, error)| Ran::Failed(action, error), put_off);
-        return Ok(each.into_iter().map(failed).collect());
-    };
-    outgoing.extend(returned);
 
-    // What the transaction claimed itself has no lease.
-    let fenced = done.iter().filter(|_| !is_claimed).map(|member| Fenced {
+    let is_any_done = each.iter().any(Result::is_ok);
+    let Some((unit, mut outgoing)) = transaction.close().filter(|_| is_any_done) else {
+        let outcomes = each.into_iter().map(|result| match result {
+            Ok(_) => RunOutcome::StoreFailed("its transaction had ended".to_owned()),
+            Err((action, error)) => RunOutcome::Failed(action, error),
+        });
+        return Ok(outcomes.collect());
+    };
+    outgoing.extend(events);
+
+    let done = members
+        .iter()
+        .zip(&each)
+        .filter(|(_, result)| result.is_ok());
+    let fenced = done.filter(|_| !is_claimed).map(|(member, _)| Fenced {
         received: &member.received,
-        mark: member.mark(means.handler),
+        mark: member.mark(runner.handler),
     });
     let mut fenced: Vec<Fenced<'_>> = fenced.collect();
 
     // A cancellation of some events is no reason to roll the others back here: the fence decides.
-    match commit(means.services, unit, &mut fenced, outgoing, None).await {
+    match commit(runner.services, unit, &mut fenced, outgoing, None).await {
         Ok(()) => {
-            let ran = |(member, said): (&Member, Said)| match said {
-                Ok(_) if member.is_sole => Ran::Settled,
-                Ok(_) => Ran::Marked,
-                Err((action, error)) => Ran::Failed(action, error),
-            };
-            Ok(members.iter().zip(each).map(ran).collect())
+            let outcomes = members
+                .iter()
+                .zip(each)
+                .map(|(member, result)| match result {
+                    Ok(_) if member.is_sole => RunOutcome::Settled,
+                    Ok(_) => RunOutcome::Marked,
+                    Err((action, error)) => RunOutcome::Failed(action, error),
+                });
+            Ok(outcomes.collect())
         }
-        Err(CommitError::Cancelled) => Err(Ran::Cancelled),
+        Err(CommitError::Cancelled) => Err(RunOutcome::Cancelled),
         Err(CommitError::LeaseLost) => {
             // Which of several leases was lost is not known: each event runs again alone.
             if let [member] = members {
                 member.received.lease.cancel().cancel();
             }
-            Err(Ran::Cancelled)
+            Err(RunOutcome::Cancelled)
         }
-        Err(CommitError::Failed(error)) => hindrance(means, members, &error, Action::Retry),
+        Err(CommitError::Failed(error)) => {
+            batch_store_failed(runner, members, &error, Action::Retry)
+        }
     }
 }
 
-/// What an error of the store means for a batch: no attempt of any event's, if it passes.
-fn hindrance(
-    means: Means<'_>,
+/// What an error of the store means for a batch. One that may pass is no attempt of any event.
+fn batch_store_failed(
+    runner: BatchRunner<'_>,
     members: &[Member],
     error: &Error,
     otherwise: Action,
-) -> Result<Vec<Ran>, Ran> {
+) -> Result<Vec<RunOutcome>, RunOutcome> {
     let Some(first) = members.first() else {
         return Ok(Vec::new());
     };
-    match hindered(means.handler, &first.received, error, otherwise) {
-        Ran::PutOff(error) => Ok(members.iter().map(|_| Ran::PutOff(error.clone())).collect()),
+    match store_failed(runner.handler, &first.received, error, otherwise) {
+        RunOutcome::StoreFailed(error) => Ok(members
+            .iter()
+            .map(|_| RunOutcome::StoreFailed(error.clone()))
+            .collect()),
         failed => Err(failed),
     }
 }

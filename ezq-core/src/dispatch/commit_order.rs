@@ -6,13 +6,12 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::delivery::received::Received;
-use crate::dispatch::attempt::{Ran, hindered};
+use crate::dispatch::attempt::{RunOutcome, store_failed};
 use crate::dispatch::commit::{CommitError, Fenced, commit};
-use crate::dispatch::dispatcher::done;
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::handler::Handler;
 use crate::handler::outcome::Action;
-use crate::message::settlement::{HandlerState, Progress};
+use crate::message::settlement::{HandlerMark, HandlerState, Progress};
 use crate::publish::services::Services;
 
 /// The order in which the handlers of one delivery commit.
@@ -61,22 +60,22 @@ impl<'a> CommitOrder<'a> {
         })
     }
 
-    /// Takes in what a run came to, and commits its transaction, if it succeeded and has one.
-    pub(crate) async fn finish(&self, handler: &Handler, ran: Ran) -> Ran {
-        if matches!(ran, Ran::Marked) {
+    /// Takes the outcome of a run, and commits its transaction, if it succeeded and has one.
+    pub(crate) async fn finish(&self, handler: &Handler, outcome: RunOutcome) -> RunOutcome {
+        if matches!(outcome, RunOutcome::Marked) {
             // The transaction of its batch has committed it.
             let mut undone = self.undone.lock().await;
             undone.handlers = undone.handlers.saturating_sub(1);
         }
-        let Ran::Done(outgoing, unit) = ran else {
-            return ran;
+        let RunOutcome::Done(outgoing, unit) = outcome else {
+            return outcome;
         };
 
         let mut undone = self.undone.lock().await;
         let Some(unit) = unit else {
             undone.handlers = undone.handlers.saturating_sub(1);
             undone.outgoing.extend(outgoing.iter().cloned());
-            return Ran::Done(outgoing, None);
+            return RunOutcome::Done(outgoing, None);
         };
 
         if undone.handlers == 1 && self.are_here(&undone.outgoing) {
@@ -85,11 +84,11 @@ impl<'a> CommitOrder<'a> {
                 .commit(handler, unit, true, [earlier, outgoing].concat())
                 .await;
         }
-        let ran = self.commit(handler, unit, false, outgoing).await;
-        if matches!(ran, Ran::Marked) {
+        let outcome = self.commit(handler, unit, false, outgoing).await;
+        if matches!(outcome, RunOutcome::Marked) {
             undone.handlers = undone.handlers.saturating_sub(1);
         }
-        ran
+        outcome
     }
 
     /// Whether the engine of the delivery's queue keeps the queues of all these events: a
@@ -107,25 +106,27 @@ impl<'a> CommitOrder<'a> {
         unit: Box<dyn UnitOfWork>,
         is_last: bool,
         outgoing: Vec<Outgoing>,
-    ) -> Ran {
+    ) -> RunOutcome {
         let received = self.received;
         let mark = (!is_last).then(|| {
-            let mark = done(self.known.0.get(&handler.name));
-            Progress([(handler.name.clone(), mark)].into())
+            let mark = HandlerMark::done_after(self.known.0.get(&handler.name));
+            Progress::of_one(handler.name.clone(), mark)
         });
         let mut fenced = [Fenced { received, mark }];
 
         let cancelled = received.lease.cancel();
         let committed = commit(self.services, unit, &mut fenced, outgoing, Some(cancelled));
         match committed.await {
-            Ok(()) if is_last => Ran::Settled,
-            Ok(()) => Ran::Marked,
-            Err(CommitError::Cancelled) => Ran::Cancelled,
+            Ok(()) if is_last => RunOutcome::Settled,
+            Ok(()) => RunOutcome::Marked,
+            Err(CommitError::Cancelled) => RunOutcome::Cancelled,
             Err(CommitError::LeaseLost) => {
                 cancelled.cancel();
-                Ran::Cancelled
+                RunOutcome::Cancelled
             }
-            Err(CommitError::Failed(error)) => hindered(handler, received, &error, Action::Retry),
+            Err(CommitError::Failed(error)) => {
+                store_failed(handler, received, &error, Action::Retry)
+            }
         }
     }
 }

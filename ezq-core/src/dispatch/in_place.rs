@@ -1,43 +1,43 @@
-//! The first poll of a delivery is made by the coordinator. Where the delivery's handlers are known to
-//! be [quick](crate::handler::quickness), they run in it, and the delivery is done; else it goes on in a task
-//! before it calls any of them.
+//! Polling in place: the coordinator makes the first poll of each delivery. Where the delivery's
+//! handlers are known to be [quick](crate::handler::quickness), they run in this poll, and the
+//! delivery needs no task. Otherwise it goes on in a task before it calls any of them.
 //!
 //! Benchmark case: `consume`.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// What runs a delivery.
+/// The future that handles a delivery.
 pub(crate) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What came of starting a delivery.
+/// What the first poll of a delivery came to.
 pub(crate) enum Begun {
     Done,
     Panicked,
-    /// It goes on in a task.
+    /// The delivery goes on in a task.
     Waits(Running),
 }
 
-/// Starts a delivery.
+/// Polls a delivery for the first time.
 pub(crate) fn begin(mut running: Running) -> Begun {
     let mut context = Context::from_waker(Waker::noop());
     let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(&mut context)));
     match polled {
         Ok(Poll::Ready(())) => Begun::Done,
-        // Whatever wakes it finds the task's waker: it is polled there at once.
+        // No wake-up is lost: its task polls it at once, and leaves a waker of its own.
         Ok(Poll::Pending) => Begun::Waits(running),
         Err(_) => Begun::Panicked,
     }
 }
 
 /// Whether this poll is the coordinator's: a task's own waker is never the one that does nothing.
-pub(crate) fn is_in_place(context: &Context<'_>) -> bool {
+fn is_in_place(context: &Context<'_>) -> bool {
     context.waker().will_wake(Waker::noop())
 }
 
-/// Goes on in a task, where that is not so already.
+/// Returns once the delivery runs in a task.
 pub(crate) async fn in_a_task() {
     poll_fn(|context| {
         if is_in_place(context) {
@@ -47,6 +47,25 @@ pub(crate) async fn in_a_task() {
         }
     })
     .await;
+}
+
+/// Runs a future and drops a guard once the future has begun: with its first poll, or, if the
+/// coordinator made that one and it did not end the future, with the first poll in a task.
+///
+/// The future is borrowed, since one that is passed by value takes its space twice.
+pub(crate) async fn guard_start<T>(
+    guard: impl Sized,
+    mut future: Pin<&mut impl Future<Output = T>>,
+) -> T {
+    let mut guard = Some(guard);
+    poll_fn(|context| {
+        let polled = future.as_mut().poll(context);
+        if polled.is_ready() || !is_in_place(context) {
+            guard.take();
+        }
+        polled
+    })
+    .await
 }
 
 #[cfg(test)]

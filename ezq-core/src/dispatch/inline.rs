@@ -3,19 +3,24 @@
 //! Nothing is stored and nothing is leased: what fails is told, and never tried again.
 
 use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::dispatch::attempt::Ran;
+use crate::dispatch::attempt::RunOutcome;
 use crate::dispatch::batch_attempt::{self, Member};
 use crate::dispatch::commit::{CommitError, commit};
-use crate::dispatch::dispatcher::{Dispatcher, Work};
+use crate::dispatch::dispatcher::Dispatcher;
+use crate::dispatch::permit::permit;
+use crate::dispatch::work::Work;
+use crate::engine::{Outgoing, UnitOfWork};
 use crate::error::{Error, ErrorKind, Result, error_chain};
+use crate::handler::batch::InvokeBatch;
 use crate::handler::outcome::Action;
 use crate::handler::{Handler, Invoke};
-use crate::message::settlement::{HandlerName, Progress};
+use crate::message::settlement::{HandlerMark, HandlerName, Progress};
 
 /// What the handlers of an event did that was dispatched inline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +122,7 @@ impl fmt::Display for InlineReport {
 }
 
 impl Dispatcher {
+    /// Runs the handlers of an event here and now, in their stated order.
     pub(crate) async fn run_inline(&self, work: &Work) -> Vec<(HandlerName, InlineOutcome)> {
         let received = &work.received;
         let handlers = self.registry.find(&received.queue, &received.envelope);
@@ -132,64 +138,89 @@ impl Dispatcher {
     }
 
     async fn run_one_inline(&self, handler: &Handler, work: &Work) -> InlineOutcome {
-        let ran = match &handler.invoke {
+        let outcome = match &handler.invoke {
             Invoke::One(_) => self.run(handler, work, &Progress::default(), None).await,
-            Invoke::Batch(invoke) => {
-                let member = Member {
-                    received: Arc::clone(&work.received),
-                    attempt: 1,
-                    done: batch_attempt::first_time(),
-                    is_sole: true,
-                };
-                let means = self.means(handler, invoke);
-                let _turn = match means.turns {
-                    Some(turns) => turns.acquire().await.ok(),
-                    None => None,
-                };
-                let ran = batch_attempt::run(means, &[member], Vec::new(), true).await;
-                ran.map_or_else(|ran| ran, |mut each| each.pop().unwrap_or(Ran::Cancelled))
-            }
+            Invoke::Batch(invoke) => self.run_batch_of_one(handler, invoke, work).await,
         };
-        let failed = |error: String| InlineOutcome::Failed {
-            error,
-            is_fatal: false,
-        };
-        match ran {
-            Ran::Done(events, None) => match self.services.publish_returned(events).await {
+        match outcome {
+            RunOutcome::Done(events, unit) => match self.publish_inline(events, unit).await {
                 Ok(()) => InlineOutcome::Done,
-                Err(why) => failed(format!(
-                    "its events could not be published: {}",
-                    error_chain(&why)
-                )),
+                Err(error) => failed(error),
             },
-            Ran::Done(events, Some(unit)) => {
-                match commit(&self.services, unit, &mut [], events, None).await {
-                    Ok(()) => InlineOutcome::Done,
-                    Err(CommitError::Cancelled | CommitError::LeaseLost) => {
-                        failed("its transaction had ended".into())
-                    }
-                    Err(CommitError::Failed(error)) => failed(format!(
-                        "it could not be committed: {}",
-                        error_chain(&error)
-                    )),
-                }
+            RunOutcome::Marked | RunOutcome::Settled => InlineOutcome::Done,
+            RunOutcome::Failed(action, error) => handler_failed(action, error),
+            RunOutcome::StoreFailed(error) => {
+                failed(format!("its transaction could not be made: {error}"))
             }
-            Ran::Marked | Ran::Settled => InlineOutcome::Done,
-            Ran::Failed(action, error) => match action {
-                Action::Discard => InlineOutcome::Discarded(error),
-                Action::Snooze(after) | Action::RetryAfter(after) => {
-                    InlineOutcome::PutOff { after, error }
-                }
-                Action::Retry => failed(error),
-                Action::Fatal | Action::Undecodable | Action::NewerVersion => {
-                    InlineOutcome::Failed {
-                        error,
-                        is_fatal: true,
-                    }
-                }
-            },
-            Ran::PutOff(error) => failed(format!("its transaction could not be made: {error}")),
-            Ran::Cancelled => failed("it was cancelled".into()),
+            RunOutcome::Cancelled => failed("it was cancelled".to_owned()),
         }
+    }
+
+    async fn run_batch_of_one(
+        &self,
+        handler: &Handler,
+        invoke: &InvokeBatch,
+        work: &Work,
+    ) -> RunOutcome {
+        let member = Member {
+            received: Arc::clone(&work.received),
+            attempt: 1,
+            done: HandlerMark::done_after(None),
+            is_sole: true,
+        };
+        let runner = self.batch_runner(handler, invoke);
+        // Nothing is leased, so nothing cancels the wait.
+        let _permit = permit(runner.limit, &work.admission, pending()).await;
+
+        match batch_attempt::run(runner, &[member], Vec::new(), true).await {
+            Ok(mut outcomes) => outcomes.pop().unwrap_or(RunOutcome::Cancelled),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Publishes the events of a handler that succeeded, in its transaction if it has one. There is
+    /// no message to fence or to mark.
+    async fn publish_inline(
+        &self,
+        events: Vec<Outgoing>,
+        unit: Option<Box<dyn UnitOfWork>>,
+    ) -> Result<(), String> {
+        let Some(unit) = unit else {
+            return self.services.publish_returned(events).await.map_err(|why| {
+                format!("its events could not be published: {}", error_chain(&why))
+            });
+        };
+
+        match commit(&self.services, unit, &mut [], events, None).await {
+            Ok(()) => Ok(()),
+            Err(CommitError::Cancelled | CommitError::LeaseLost) => {
+                Err("its transaction had ended".to_owned())
+            }
+            Err(CommitError::Failed(error)) => Err(format!(
+                "it could not be committed: {}",
+                error_chain(&error)
+            )),
+        }
+    }
+}
+
+/// What the handler's own error asks for.
+fn handler_failed(action: Action, error: String) -> InlineOutcome {
+    match action {
+        Action::Discard => InlineOutcome::Discarded(error),
+        Action::Snooze(after) | Action::RetryAfter(after) => InlineOutcome::PutOff { after, error },
+        Action::Retry => failed(error),
+        Action::Fatal | Action::Undecodable | Action::NewerVersion => InlineOutcome::Failed {
+            error,
+            is_fatal: true,
+        },
+    }
+}
+
+/// A failure that a retry may mend.
+fn failed(error: String) -> InlineOutcome {
+    InlineOutcome::Failed {
+        error,
+        is_fatal: false,
     }
 }

@@ -1,17 +1,37 @@
-//! Dispatch: running the handlers of one delivery.
+//! Dispatch: running the handlers of one delivery, and drawing one settlement from it.
+//!
+//! | step | file |
+//! |---|---|
+//! | which handlers take an event | `registry`, `unknown` |
+//! | run those that are due | `run`, `attempt`, `batcher`, `batch_attempt`, `in_place` |
+//! | commit their transactions | `commit`, `commit_order` |
+//! | draw the settlement | `conclude`, `store_failure` |
+//! | what may run at once | `admission` and its parts, `place`, `permit` |
+//! | without a queue | `inline` |
 
-pub(crate) mod attempt;
+pub(crate) mod admission;
+mod attempt;
+pub(crate) mod backlogs;
 pub(crate) mod batch_attempt;
-pub(crate) mod batcher;
-pub(crate) mod commit;
-pub(crate) mod commit_order;
+pub(crate) mod batch_runner;
+mod batcher;
+mod claim_gate;
+mod commit;
+mod commit_order;
+mod conclude;
 pub(crate) mod dispatcher;
-
-pub(crate) mod gathering;
-pub(crate) mod hindrance;
 pub(crate) mod in_place;
 pub(crate) mod inline;
-pub(crate) mod limits;
+pub(crate) mod log;
+mod open_batches;
+mod parked;
+pub(crate) mod permit;
+mod place;
+mod quarantine;
 pub(crate) mod registry;
-pub(crate) mod slots;
-pub(crate) mod unknown;
+mod run;
+mod starts;
+mod store_failure;
+mod unknown;
+mod unknown_reasons;
+pub(crate) mod work;

@@ -189,8 +189,8 @@ pub(crate) fn read_from(handler: &Handler) -> String {
     }
 }
 
-/// A handler, and where it takes its events from.
-pub(crate) fn place(handler: &Handler) -> String {
+/// A handler and where it takes its events from, in words.
+pub(crate) fn handler_and_queue(handler: &Handler) -> String {
     format!("`{}` of {}", handler.name, read_from(handler))
 }
 

@@ -1,15 +1,15 @@
-//! What no handler here takes, or no codec here reads: another process may, in a rolling deployment,
-//! so it is tried again under a policy of its own before it is given up.
+//! Messages that no handler here takes, or no codec here reads. In a rolling deployment another
+//! process may, so they are retried under a policy of their own before they are given up.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, Once, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::Once;
 
 use tracing::info;
 
 use crate::config::UnknownTypes;
-use crate::dispatch::dispatcher::{Dispatcher, Work, log_dead_letter, mark, next_attempt, pause};
-use crate::dispatch::registry::{place, takes};
+use crate::dispatch::dispatcher::Dispatcher;
+use crate::dispatch::log::log_dead_letter;
+use crate::dispatch::registry::{handler_and_queue, takes};
+use crate::dispatch::work::Work;
 use crate::engine::{MessageId, Settle};
 use crate::error::Error;
 use crate::event::envelope::Envelope;
@@ -21,67 +21,36 @@ use crate::message::settlement::{
 };
 use crate::text::bounded;
 
-/// Under this name a message keeps how often it was not known.
+/// Under this name a message keeps how often it was unknown.
 const UNKNOWN: &str = "ezq::unknown";
 
-/// A message that is not known here.
-struct Stranger<'a> {
+/// A message that no handler here takes, or no codec here reads.
+struct UnknownMessage<'a> {
     queue: &'a QueueName,
     message_id: &'a MessageId,
+    /// `None` if it could not be read.
     envelope: Option<&'a Envelope>,
     headers: &'a Headers,
 }
 
-/// Why no handler took what came, by queue: kept for the test kit only, once it asks.
-#[derive(Debug, Default)]
-pub(crate) struct Strangers(OnceLock<Mutex<BTreeSet<(QueueName, String)>>>);
-
-impl Strangers {
-    /// Keeps them from here on.
-    pub(crate) fn keep(&self) {
-        self.0.get_or_init(Mutex::default);
-    }
-
-    fn add(&self, queue: &QueueName, why: &str) {
-        if let Some(kept) = self.0.get() {
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.insert((queue.clone(), why.to_owned()));
-        }
-    }
-
-    /// Those of a queue, which are forgotten by that.
-    pub(crate) fn take(&self, queue: &QueueName) -> Vec<String> {
-        let Some(kept) = self.0.get() else {
-            return Vec::new();
-        };
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (taken, rest): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut *kept)
-            .into_iter()
-            .partition(|(of, _)| of == queue);
-        *kept = rest;
-        taken.into_iter().map(|(_, why)| why).collect()
-    }
-}
-
 impl Dispatcher {
     /// What becomes of an event that no handler here takes.
-    pub(crate) fn unknown(&self, work: &Work) -> Settle {
+    pub(super) fn unknown(&self, work: &Work) -> Settle {
         let received = &work.received;
-        let envelope = Some(&received.envelope);
-        let (queue, message_id) = (&received.queue, received.receipt.message_id());
-        let stranger = Stranger {
-            queue,
-            message_id,
-            envelope,
+        let message = UnknownMessage {
+            queue: &received.queue,
+            message_id: received.receipt.message_id(),
+            envelope: Some(&received.envelope),
             headers: &received.headers,
         };
         let why = self.why_unknown(received.envelope.event_type());
-        // What a handler brought forth may be for another application.
+
+        // An event that a handler published may be for another application.
         let is_caused = received.headers.value(CAUSATION_ID).is_some();
         if !is_caused && self.config.unknown_types != UnknownTypes::Skip {
-            self.strangers.add(queue, &why);
+            self.unknown_reasons.add(&received.queue, &why);
         }
-        self.put_off(&stranger, ReasonKind::UnknownType, &why)
+        self.put_off(&message, ReasonKind::UnknownType, &why)
     }
 
     /// Why nothing here takes a type: the queue may be the wrong one.
@@ -91,7 +60,7 @@ impl Dispatcher {
             .handlers()
             .iter()
             .filter(|handler| takes(handler, event_type));
-        let places: Vec<String> = takers.map(|handler| place(handler)).collect();
+        let places: Vec<String> = takers.map(|handler| handler_and_queue(handler)).collect();
         if places.is_empty() {
             static HINT: Once = Once::new();
             HINT.call_once(|| {
@@ -103,6 +72,7 @@ impl Dispatcher {
             });
             return format!("no handler here takes `{event_type}`");
         }
+
         let places = places.join(" and ");
         format!(
             "no handler of this queue takes `{event_type}`, but {places} does: publish it there"
@@ -117,27 +87,29 @@ impl Dispatcher {
         headers: &Headers,
         error: &Error,
     ) -> Settle {
-        let stranger = Stranger {
+        let message = UnknownMessage {
             queue,
             message_id,
             envelope: None,
             headers,
         };
-        self.put_off(&stranger, ReasonKind::Undecodable, &error.to_string())
+        self.put_off(&message, ReasonKind::Undecodable, &error.to_string())
     }
 
-    fn put_off(&self, stranger: &Stranger<'_>, kind: ReasonKind, why: &str) -> Settle {
-        let Stranger {
+    /// Skips an unknown message, retries it or gives it up, as the configuration says.
+    fn put_off(&self, message: &UnknownMessage<'_>, kind: ReasonKind, why: &str) -> Settle {
+        let UnknownMessage {
             queue,
             message_id,
             envelope,
             headers,
-        } = stranger;
+        } = message;
         let event_id = envelope.map(Envelope::id);
         let event_type = envelope.map(Envelope::event_type);
-        let name = HandlerName::from(UNKNOWN);
         let why = bounded(why);
-        let attempts = next_attempt(Progress::from_headers(headers).0.get(&name));
+
+        let name = HandlerName::from(UNKNOWN);
+        let attempts = HandlerMark::attempt_after(Progress::from_headers(headers).0.get(&name));
         let policy = match self.config.unknown_types {
             UnknownTypes::Skip => {
                 info!(%queue, %message_id, event_id, event_type, why, "event skipped");
@@ -146,7 +118,7 @@ impl Dispatcher {
                 };
             }
             UnknownTypes::Retry(policy) if attempts < policy.max_attempts => policy,
-            _ => {
+            UnknownTypes::Retry(_) | UnknownTypes::DeadLetter => {
                 let reason = Reason {
                     kind,
                     handler: None,
@@ -154,24 +126,23 @@ impl Dispatcher {
                     attempts,
                 };
                 log_dead_letter(queue, message_id, *envelope, &reason);
-                let (progress, outgoing) = (Progress::default(), Vec::new());
                 return Settle::DeadLetter {
                     reason,
-                    progress,
-                    outgoing,
+                    progress: Progress::default(),
+                    outgoing: Vec::new(),
                 };
             }
         };
-        let after: Duration = pause(policy.backoff, attempts, &why);
+
+        let after = policy.backoff.next_delay(attempts, &why);
         warn!(%queue, %message_id, event_id, event_type, attempts, retry_in = ?after, "{why}");
         let mark = HandlerMark {
             attempts,
-            ..mark(HandlerState::Retry)
+            ..HandlerMark::new(HandlerState::Retry)
         };
-        let progress = Progress([(name, mark)].into());
         Settle::Retry {
             after,
-            progress,
+            progress: Progress::of_one(name, mark),
             outgoing: Vec::new(),
         }
     }

@@ -165,6 +165,14 @@ impl Backoff {
         Self::Custom(pause)
     }
 
+    /// The pause after an attempt, with a random number of its own. A custom function that panics is
+    /// replaced by the default backoff: its panic must not cost the event.
+    pub(crate) fn next_delay(self, attempt: u32, error: &str) -> Duration {
+        let random = rand::random();
+        std::panic::catch_unwind(|| self.delay(attempt, error, random))
+            .unwrap_or_else(|_| Self::default().delay(attempt, error, random))
+    }
+
     /// The pause after an attempt (from 1) that failed with an error, given a random number from 0
     /// to 1.
     ///

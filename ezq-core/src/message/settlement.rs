@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::message::headers::{HANDLER_PREFIX, Headers, ORIGINAL_HEADERS, RETURNED};
@@ -68,6 +68,41 @@ pub struct HandlerMark {
     pub errors: Vec<ErrorRecord>,
 }
 
+impl HandlerMark {
+    /// A mark with no attempts.
+    pub(crate) fn new(state: HandlerState) -> Self {
+        Self {
+            state,
+            reason: None,
+            attempts: 0,
+            due: None,
+            errors: Vec::new(),
+        }
+    }
+
+    /// Whether the handler is to run now.
+    pub(crate) fn is_due(&self, now: DateTime<Utc>) -> bool {
+        // The store rounds times: without a margin a handler would wait for one delivery more.
+        let margin = TimeDelta::milliseconds(20);
+        self.state == HandlerState::Retry && self.due.is_none_or(|due| due <= now + margin)
+    }
+
+    /// The mark of a handler that succeeded. The errors of earlier attempts stay on it.
+    pub(crate) fn done_after(earlier: Option<&Self>) -> Self {
+        Self {
+            attempts: Self::attempt_after(earlier),
+            errors: earlier.map(|mark| mark.errors.clone()).unwrap_or_default(),
+            ..Self::new(HandlerState::Done)
+        }
+    }
+
+    /// The number of the attempt that follows a mark, from 1.
+    pub(crate) fn attempt_after(earlier: Option<&Self>) -> u32 {
+        // Any client may have written the mark, so its count may be the largest there is.
+        earlier.map_or(0, |mark| mark.attempts).saturating_add(1)
+    }
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(n: &u32) -> bool {
     *n == 0
@@ -84,6 +119,14 @@ pub struct ErrorRecord {
     pub error: String,
 }
 
+impl ErrorRecord {
+    /// Adds it to the errors of a mark, which keeps the newest [`ERRORS_KEPT`].
+    pub(crate) fn add_to(self, errors: &mut Vec<Self>) {
+        errors.push(self);
+        errors.drain(..errors.len().saturating_sub(ERRORS_KEPT));
+    }
+}
+
 /// The marks of several handlers on one message. They survive a retry.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Progress(pub BTreeMap<HandlerName, HandlerMark>);
@@ -98,6 +141,11 @@ impl Progress {
             Some((name, mark))
         });
         Self(marks.collect())
+    }
+
+    /// The mark of one handler alone.
+    pub(crate) fn of_one(name: HandlerName, mark: HandlerMark) -> Self {
+        Self([(name, mark)].into())
     }
 
     /// These marks without those of handlers that are done, so that these handlers run again.

@@ -102,7 +102,7 @@ impl Fetcher {
     /// of its key, or for its handler's limit, has a bound of its own.
     fn allowance(&self, work: &Workload) -> usize {
         let unsettled = self.scope.app.config.settle_batch.saturating_mul(4);
-        let apart = work.lanes.waiting() + self.scope.slots.aside();
+        let apart = work.lanes.waiting() + self.scope.admission.parked.limited();
         let held = self.scope.leases.count().saturating_sub(apart);
         self.max_unhandled()
             .saturating_add(unsettled)
@@ -156,7 +156,7 @@ impl Fetcher {
         let scope = &self.scope;
         self.has_backlog
             && stop.phase() == Phase::Running
-            && scope.slots.is_proven()
+            && scope.admission.claim_gate.is_open()
             && scope
                 .app
                 .dispatcher
@@ -168,7 +168,7 @@ impl Fetcher {
         let batch = TransactionalBatch {
             app: Arc::clone(&self.scope.app),
             queue: self.scope.settings.queue.clone(),
-            slots: Arc::clone(&self.scope.slots),
+            admission: Arc::clone(&self.scope.admission),
             lease: Arc::clone(&self.transactional),
         };
         let run = async move { Fetched::Transactional(batch.run().await) };
@@ -184,7 +184,7 @@ impl Fetcher {
 
         let scope = &self.scope;
         let settings = &scope.settings;
-        let start = self.busy.next_start(&scope.slots.limited);
+        let start = self.busy.next_start(&scope.admission.backlogs);
         let request = LeaseRequest {
             queue: settings.queue.clone(),
             max: self.room(work).min(self.max_claim()),

@@ -7,6 +7,7 @@
 //!
 //! Benchmark case: `consume_batch_tx`.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,16 +17,17 @@ use tracing::debug;
 use crate::consumer::intake;
 use crate::consumer::stop::PATIENCE;
 use crate::delivery::lease::Lease;
+use crate::dispatch::admission::Admission;
 use crate::dispatch::batch_attempt::{self, Member};
-use crate::dispatch::batcher::Means;
-use crate::dispatch::slots::Slots;
+use crate::dispatch::batch_runner::BatchRunner;
+use crate::dispatch::permit::permit;
 use crate::engine::Delivery;
 use crate::error::error_chain;
 use crate::event::is_control;
 use crate::logging::warn;
 use crate::message::headers;
 use crate::message::queue_name::QueueName;
-use crate::message::settlement::Progress;
+use crate::message::settlement::{HandlerMark, Progress};
 use crate::publish::transaction::Transaction;
 use crate::shared::Shared;
 
@@ -33,7 +35,7 @@ use crate::shared::Shared;
 pub(crate) struct TransactionalBatch {
     pub(crate) app: Arc<Shared>,
     pub(crate) queue: QueueName,
-    pub(crate) slots: Arc<Slots>,
+    pub(crate) admission: Arc<Admission>,
     /// Only its token is used: the transaction's locks hold what it claimed.
     pub(crate) lease: Arc<Lease>,
 }
@@ -47,24 +49,16 @@ impl TransactionalBatch {
     /// Claims and handles a batch. Returns how many events were handled, and whether there may be
     /// more; `None` if the next batch is to be leased.
     pub(crate) async fn run(&self) -> Option<(usize, bool)> {
-        let (means, size) = self.app.dispatcher.sole_batch(&self.queue)?;
-        let _permit = match means.turns {
-            None => None,
-            Some(turns) => tokio::select! {
-                // A permit that is there is taken without asking for a stop.
-                biased;
-                permit = turns.acquire() => permit.ok(),
-                // Nothing new begins.
-                () = self.slots.stopped() => return None,
-            },
-        };
+        let (runner, size) = self.app.dispatcher.sole_batch(&self.queue)?;
+        // Nothing is claimed yet, so only a stop ends the wait.
+        let _permit = permit(runner.limit, &self.admission, pending()).await?;
 
         let services = &self.app.services;
         let begun = tokio::select! {
             // Nothing new begins, not even where a transaction is there at once.
             biased;
-            () = self.slots.stopped() => return None,
-            begun = Transaction::begin(services, &self.queue, means.timeout) => begun,
+            () = self.admission.stopped() => return None,
+            begun = Transaction::begin(services, &self.queue, runner.timeout) => begun,
         };
         let transaction = match begun {
             Ok(transaction) => Arc::new(transaction),
@@ -74,27 +68,27 @@ impl TransactionalBatch {
             }
         };
 
-        let handled = self.handle(means, size, &transaction).await;
+        let handled = self.handle(runner, size, &transaction).await;
         transaction.abandon().await;
         handled
     }
 
     async fn handle(
         &self,
-        means: Means<'_>,
+        runner: BatchRunner<'_>,
         size: usize,
         transaction: &Arc<Transaction>,
     ) -> Option<(usize, bool)> {
-        let members = self.claim(means, size, transaction).await?;
+        let members = self.claim(runner, size, transaction).await?;
         if members.is_empty() {
             return None;
         }
 
         let count = members.len();
-        if !batch_attempt::run_claimed(means, &members, transaction).await {
+        if !batch_attempt::run_claimed(runner, &members, transaction).await {
             // A batch that succeeds beside this one proves nothing: only a leased one does.
-            self.slots.prove(false);
-            let handler = &means.handler.name;
+            self.admission.claim_gate.set_open(false);
+            let handler = &runner.handler.name;
             warn!(queue = %self.queue, %handler, count, "a batch failed: its events are leased");
             return None;
         }
@@ -108,7 +102,7 @@ impl TransactionalBatch {
     /// Claims a batch, unless something in it is out of the ordinary.
     async fn claim(
         &self,
-        means: Means<'_>,
+        runner: BatchRunner<'_>,
         size: usize,
         transaction: &Transaction,
     ) -> Option<Vec<Member>> {
@@ -117,11 +111,11 @@ impl TransactionalBatch {
         let claiming = tokio::select! {
             // Nothing new begins.
             biased;
-            () = self.slots.stopped() => return None,
-            claiming = self.slots.claiming() => claiming,
+            () = self.admission.stopped() => return None,
+            claiming = self.admission.claim_gate.claiming() => claiming,
         };
         // The batch beside this one may have failed meanwhile.
-        if !self.slots.is_proven() {
+        if !self.admission.claim_gate.is_open() {
             return None;
         }
 
@@ -144,11 +138,11 @@ impl TransactionalBatch {
 
         let members: Option<Vec<Member>> = claimed
             .into_iter()
-            .map(|delivery| self.ordinary(means, delivery))
+            .map(|delivery| self.ordinary(runner, delivery))
             .collect();
         if members.is_none() {
             // What follows it must not be handled before a leased batch was.
-            self.slots.prove(false);
+            self.admission.claim_gate.set_open(false);
         }
         drop(claiming);
         members
@@ -156,12 +150,12 @@ impl TransactionalBatch {
 
     /// Ends when a stopped consumer has waited for an answer long enough.
     async fn is_given_up(&self) {
-        self.slots.stopped().await;
+        self.admission.stopped().await;
         sleep(PATIENCE).await;
     }
 
     /// A delivery as a member of the batch; `None` if anything about it is out of the ordinary.
-    fn ordinary(&self, means: Means<'_>, mut delivery: Delivery) -> Option<Member> {
+    fn ordinary(&self, runner: BatchRunner<'_>, mut delivery: Delivery) -> Option<Member> {
         let is_fresh = delivery.deliveries == 0
             && delivery.headers.value(headers::KEY).is_none()
             && Progress::from_headers(&delivery.headers).0.is_empty();
@@ -172,11 +166,11 @@ impl TransactionalBatch {
         delivery.deliveries = 1;
         let lease = Arc::clone(&self.lease);
         let codecs = &self.app.services.codecs;
-        let work = intake::read(codecs, &self.queue, delivery, lease, &self.slots).ok()?;
+        let work = intake::read(codecs, &self.queue, delivery, lease, &self.admission).ok()?;
 
         let envelope = &work.received.envelope;
         let takers = self.app.dispatcher.registry.find(&self.queue, envelope);
-        let is_taken = takers.iter().any(|taker| taker.name == means.handler.name);
+        let is_taken = takers.iter().any(|taker| taker.name == runner.handler.name);
         if is_control(envelope.event_type()) || !is_taken {
             return None;
         }
@@ -184,7 +178,7 @@ impl TransactionalBatch {
         Some(Member {
             received: work.received,
             attempt: 1,
-            done: batch_attempt::first_time(),
+            done: HandlerMark::done_after(None),
             is_sole: true,
         })
     }

@@ -30,7 +30,7 @@ use crate::consumer::fetcher::window::Window;
 use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
 use crate::consumer::workload::lanes::Lanes;
-use crate::dispatch::limits::Limited;
+use crate::dispatch::backlogs::Backlogs;
 use crate::engine::{Position, Receipt};
 
 /// For how long a handler may have enough before the walk begins. Walks begin at least this far
@@ -122,17 +122,17 @@ impl Walk {
     }
 
     /// Where the released deliveries begin of those handlers that have room for them.
-    fn wanted(&self, limited: &Limited) -> Option<&Position> {
+    fn wanted(&self, backlogs: &Backlogs) -> Option<&Position> {
         self.left
             .iter()
             .enumerate()
-            .filter(|(handler, _)| limited.has_room(*handler))
+            .filter(|(handler, _)| backlogs.has_room(*handler))
             .filter_map(|(_, position)| position.as_ref())
             .min()
     }
 
-    fn is_over(&self, limited: &Limited) -> bool {
-        limited.is_relaxed() && self.left.iter().all(Option::is_none)
+    fn is_over(&self, backlogs: &Backlogs) -> bool {
+        backlogs.is_relaxed() && self.left.iter().all(Option::is_none)
     }
 
     /// Notes that a delivery of a handler is released, which stands after a position.
@@ -226,16 +226,16 @@ impl BusyHandlers {
 
     /// Sees which handlers have enough; begins, prepares or ends a walk accordingly.
     pub(crate) fn review(&mut self, scope: &RunScope, pace: &mut Pace, window: &mut Window) {
-        let limited = &scope.slots.limited;
-        if limited.is_empty() {
+        let backlogs = &scope.admission.backlogs;
+        if backlogs.is_empty() {
             return;
         }
         let Some(walk) = &mut self.walk else {
-            return self.begin_if_busy(limited, pace);
+            return self.begin_if_busy(backlogs, pace);
         };
 
-        let is_over = walk.is_over(limited);
-        let goes_back = is_over || walk.wanted(limited).is_some() || walk.next() <= Instant::now();
+        let is_over = walk.is_over(backlogs);
+        let goes_back = is_over || walk.wanted(backlogs).is_some() || walk.next() <= Instant::now();
 
         if goes_back || self.returning.len() > MAX_RETURNING {
             self.returning.retain(|receipt| scope.leases.holds(receipt));
@@ -255,10 +255,10 @@ impl BusyHandlers {
         }
     }
 
-    fn begin_if_busy(&mut self, limited: &Limited, pace: &mut Pace) {
-        if limited.is_relaxed() {
+    fn begin_if_busy(&mut self, backlogs: &Backlogs, pace: &mut Pace) {
+        if backlogs.is_relaxed() {
             self.busy_since = None;
-        } else if limited.is_crowded() {
+        } else if backlogs.is_crowded() {
             self.busy_since.get_or_insert_with(Instant::now);
         }
 
@@ -272,7 +272,7 @@ impl BusyHandlers {
     }
 
     /// Where the next claim begins.
-    pub(crate) fn next_start(&mut self, limited: &Limited) -> ClaimStart {
+    pub(crate) fn next_start(&mut self, backlogs: &Backlogs) -> ClaimStart {
         let Some(walk) = &mut self.walk else {
             return ClaimStart::Front;
         };
@@ -280,7 +280,7 @@ impl BusyHandlers {
             *walk = Walk::begin();
         }
 
-        match walk.wanted(limited) {
+        match walk.wanted(backlogs) {
             Some(position) if walk.is_ready => ClaimStart::Back(position.clone()),
             _ => ClaimStart::Onward(walk.reached.clone()),
         }
@@ -305,8 +305,8 @@ impl BusyHandlers {
         }
 
         if !key.is_some_and(|key| answer.released_keys.contains(key)) {
-            let due = scope.app.dispatcher.limited_on(&delivery.work);
-            let full = answer.full_handlers(&due, &scope.slots.limited);
+            let due = scope.app.dispatcher.backlogs_of(&delivery.work);
+            let full = answer.full_handlers(&due, &scope.admission.backlogs);
             if full.is_empty() {
                 answer.kept_for.extend(due);
                 answer.after = Some(delivery.position.clone());
@@ -329,12 +329,12 @@ impl BusyHandlers {
 
 impl AnswerState {
     /// Those handlers that have enough, counting what this answer brought already.
-    fn full_handlers(&self, due: &[usize], limited: &Limited) -> Vec<usize> {
+    fn full_handlers(&self, due: &[usize], backlogs: &Backlogs) -> Vec<usize> {
         due.iter()
             .copied()
             .filter(|handler| {
                 let to_come = self.kept_for.iter().filter(|kept| *kept == handler);
-                limited.has_enough(*handler, to_come.count())
+                backlogs.has_enough(*handler, to_come.count())
             })
             .collect()
     }

@@ -1,6 +1,6 @@
 //! Settlements that the store refuses for good.
 
-use crate::dispatch::dispatcher::log_dead_letter;
+use crate::dispatch::log::log_dead_letter;
 use crate::engine::{MessageId, Settle};
 use crate::error::{Error, ErrorKind};
 use crate::message::queue_name::QueueName;

@@ -11,7 +11,7 @@ use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
 use crate::consumer::stop::deadline;
 use crate::consumer::stop::listener::StopListener;
-use crate::dispatch::dispatcher::Work;
+use crate::dispatch::work::Work;
 use crate::engine::Settle;
 use crate::error::error_chain;
 use crate::event::{Control, End};

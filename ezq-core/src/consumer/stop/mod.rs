@@ -29,7 +29,7 @@ use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
 use crate::consumer::stop::control::{is_for_all, leave_to_others};
 use crate::consumer::stop::listener::StopListener;
-use crate::dispatch::dispatcher::Work;
+use crate::dispatch::work::Work;
 use crate::engine::{Position, Receipt, Settle};
 use crate::event::{Control, End};
 use crate::observe::report::{Disposition, StopReason};
@@ -199,7 +199,7 @@ impl Stop {
         }
 
         // What waits for its handler's limit or its batch goes back, and must come before the `End`.
-        let has_begun = has_started_all && self.scope.slots.have_begun();
+        let has_begun = has_started_all && self.scope.admission.have_begun();
         if !(self.is_drained && has_begun && self.is_end()) {
             self.reason = reason;
             self.deadline = None;

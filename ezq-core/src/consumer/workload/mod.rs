@@ -58,7 +58,9 @@ impl Workload {
 
     /// How many deliveries run, without those that wait for their handlers' limits.
     pub(crate) fn at_work(&self) -> usize {
-        self.tasks.len().saturating_sub(self.scope.slots.aside())
+        self.tasks
+            .len()
+            .saturating_sub(self.scope.admission.parked.limited())
     }
 
     /// Whether everything that was taken in has started.
@@ -113,7 +115,7 @@ impl Workload {
             return self.scope.release(delivery.receipt);
         }
 
-        let begins = self.scope.slots.started();
+        let begins = self.scope.admission.starting();
         let handled = handle(Arc::clone(&self.scope), delivery, begins);
         match in_place::begin(Box::pin(handled)) {
             Begun::Done => {}
@@ -133,16 +135,16 @@ impl Workload {
     }
 
     fn has_place(&self) -> bool {
-        let parked = self.scope.slots.parked();
+        let parked = self.scope.admission.parked.all();
         self.tasks.len().saturating_sub(parked) < self.scope.settings.concurrency
     }
 
     /// Gives places to handlers that got their limit's permit: they go before anything new.
     fn grant_places(&self) {
-        if self.scope.slots.limited.is_empty() {
+        if self.scope.admission.backlogs.is_empty() {
             return;
         }
-        while self.has_place() && self.scope.slots.grant() {}
+        while self.has_place() && self.scope.admission.grant_place() {}
     }
 
     /// Picks the delivery to start next.
@@ -159,8 +161,8 @@ impl Workload {
             return self.buffer.pop_front();
         }
 
-        let slots = &self.scope.slots;
-        if slots.has_suspect() {
+        let admission = &self.scope.admission;
+        if admission.quarantine.is_occupied() {
             let other = self.buffer.iter().position(|other| !is_suspect(other))?;
             return self.buffer.remove(other);
         }
@@ -174,7 +176,7 @@ impl Workload {
             .collect();
         let picked = suspects.get(rand::random_range(0..suspects.len()))?;
         let mut delivery = self.buffer.remove(*picked)?;
-        delivery.work.suspect = Mutex::new(Some(slots.suspect()));
+        delivery.work.suspect = Mutex::new(Some(admission.enter_quarantine()));
         Some(delivery)
     }
 

@@ -8,15 +8,16 @@ use crate::consumer::scope::RunScope;
 use crate::consumer::settle::refusal::give_up;
 use crate::consumer::settle::settlement::PendingSettlement;
 use crate::consumer::workload::lane_guard::LaneGuard;
-use crate::dispatch::slots::Begins;
+use crate::dispatch::admission::StartGuard;
+use crate::dispatch::in_place::guard_start;
 use crate::engine::{Receipt, Settle};
 use crate::error::{Error, error_chain};
 use crate::logging::warn;
 use crate::observe::report::Disposition;
 use crate::text::bounded;
 
-/// Handles one delivery. The guard `begins` is dropped by the first poll.
-pub(crate) async fn handle(scope: Arc<RunScope>, mut delivery: PendingDelivery, begins: Begins) {
+/// Handles one delivery. The guard `start` is dropped by the first poll.
+pub(crate) async fn handle(scope: Arc<RunScope>, mut delivery: PendingDelivery, start: StartGuard) {
     let mut unsettled = Unsettled {
         scope: &scope,
         receipt: delivery.receipt.clone(),
@@ -25,7 +26,7 @@ pub(crate) async fn handle(scope: Arc<RunScope>, mut delivery: PendingDelivery, 
 
     let dispatched = {
         let dispatched = pin!(scope.app.dispatcher.dispatch(&delivery.work));
-        Begins::with(begins, dispatched).await
+        guard_start(start, dispatched).await
     };
     let Some(mut settle) = dispatched else {
         settled_by_handler(&scope, delivery);
@@ -86,7 +87,7 @@ fn settle_unpublished(
         return scope
             .app
             .dispatcher
-            .hindered(&delivery.work, Settle::Release, why);
+            .store_failed(&delivery.work, Settle::Release, why);
     }
 
     // Events for this engine do not go out either, so their handlers must run again.

@@ -1,0 +1,62 @@
+//! A batch handler with what one run of it needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::dispatch::dispatcher::Dispatcher;
+use crate::handler::batch::InvokeBatch;
+use crate::handler::{Handler, Invoke};
+use crate::message::queue_name::QueueName;
+use crate::publish::services::Services;
+
+/// A batch handler, ready to be run.
+#[derive(Clone, Copy)]
+pub(crate) struct BatchRunner<'a> {
+    pub(crate) handler: &'a Handler,
+    pub(super) invoke: &'a InvokeBatch,
+    pub(super) services: &'a Arc<Services>,
+    pub(crate) timeout: Option<Duration>,
+    /// The permits of the handler, if it has a limit.
+    pub(crate) limit: Option<&'a Semaphore>,
+}
+
+impl Dispatcher {
+    pub(super) fn batch_runner<'a>(
+        &'a self,
+        handler: &'a Handler,
+        invoke: &'a InvokeBatch,
+    ) -> BatchRunner<'a> {
+        BatchRunner {
+            handler,
+            invoke,
+            services: &self.services,
+            timeout: self.timeout(handler),
+            limit: self.limits.get(&handler.name),
+        }
+    }
+
+    /// How many deliveries of a queue may wait for batches, beside those that are handled.
+    pub(crate) fn batch_room(&self, queue: &QueueName) -> usize {
+        let handlers = self.registry.of(queue).iter();
+        let sizes = handlers.filter_map(|handler| Some(self.batches.get(&handler.name)?.size));
+        sizes.fold(0, usize::saturating_add)
+    }
+
+    /// The handler of a queue and the size of its batches, if it is the only one, and takes batches
+    /// and a transaction.
+    pub(crate) fn sole_batch(&self, queue: &QueueName) -> Option<(BatchRunner<'_>, usize)> {
+        let is_ordinary = |handler: &&Arc<Handler>| !handler.takes_control();
+        let mut handlers = self.registry.of(queue).iter().filter(is_ordinary);
+        let (handler, None) = (handlers.next()?, handlers.next()) else {
+            return None;
+        };
+        let (Invoke::Batch(invoke), 1) = (&handler.invoke, handler.transactions) else {
+            return None;
+        };
+
+        let size = self.batches.get(&handler.name)?.size;
+        Some((self.batch_runner(handler, invoke), size))
+    }
+}

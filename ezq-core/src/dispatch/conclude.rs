@@ -1,0 +1,263 @@
+//! Draws one settlement from what the handlers of a delivery came to.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tracing::{debug, info};
+
+use crate::clock::after;
+use crate::config::UnknownTypes;
+use crate::delivery::received::Received;
+use crate::dispatch::attempt::RunOutcome;
+use crate::dispatch::dispatcher::Dispatcher;
+use crate::dispatch::log::{log_dead_letter, log_delivery};
+use crate::dispatch::work::Work;
+use crate::engine::{Outgoing, Settle};
+use crate::handler::Handler;
+use crate::handler::outcome::Action;
+use crate::logging::{error, warn};
+use crate::message::settlement::{
+    ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,
+};
+
+/// Where the handlers of a delivery stand together.
+#[derive(Default)]
+struct Standing<'a> {
+    /// When the next handler is due; `None` if all are done or dead.
+    next_due: Option<DateTime<Utc>>,
+    /// The first handler that gave up.
+    dead: Option<(&'a HandlerName, &'a HandlerMark)>,
+}
+
+impl Dispatcher {
+    /// What becomes of a delivery whose due handlers ran. `None` if a transaction has settled it.
+    pub(super) fn conclude(
+        &self,
+        work: &Work,
+        handlers: &[Arc<Handler>],
+        mut known: Progress,
+        ran: Vec<(&Handler, RunOutcome)>,
+    ) -> Option<Settle> {
+        let received = &work.received;
+        let now = work.clock.now();
+        let mut marks = Progress::default();
+        let mut committed = Progress::default();
+        let mut outgoing = Vec::new();
+        let mut store_failure = None;
+
+        for (handler, outcome) in ran {
+            let name = &handler.name;
+            let earlier = known.0.get(name);
+            let mark = match outcome {
+                RunOutcome::Cancelled => continue,
+                RunOutcome::Settled => return None,
+                RunOutcome::StoreFailed(error) => {
+                    store_failure = store_failure.or(Some(error));
+                    continue;
+                }
+                RunOutcome::Marked => {
+                    let mark = HandlerMark::done_after(earlier);
+                    committed.0.insert(name.clone(), mark);
+                    continue;
+                }
+                RunOutcome::Done(events, _) => {
+                    outgoing.extend(events);
+                    HandlerMark::done_after(earlier)
+                }
+                RunOutcome::Failed(action, error) => {
+                    self.failed(handler, received, (action, error), earlier, now)
+                }
+            };
+            marks.0.insert(name.clone(), mark);
+        }
+
+        known.0.extend(marks.0.clone());
+        known.0.extend(committed.0);
+        let settle = settle(received, handlers, &known, marks, outgoing, now);
+        Some(match store_failure {
+            Some(error) => self.store_failed(work, settle, error),
+            None => settle,
+        })
+    }
+
+    /// The mark of a handler that did not finish.
+    fn failed(
+        &self,
+        handler: &Handler,
+        received: &Received,
+        (action, error): (Action, String),
+        earlier: Option<&HandlerMark>,
+        now: DateTime<Utc>,
+    ) -> HandlerMark {
+        let name = &handler.name;
+        let policy = self.retry_policy(handler, received);
+        let earlier = earlier
+            .cloned()
+            .unwrap_or_else(|| HandlerMark::new(HandlerState::Retry));
+        let attempts = HandlerMark::attempt_after(Some(&earlier));
+
+        let (policy, exhausted) = match (action, self.config.unknown_types) {
+            (Action::Snooze(pause), _) => {
+                log_delivery!(debug, received, handler = %name, ?pause, "handler snoozed");
+                return HandlerMark {
+                    state: HandlerState::Retry,
+                    due: Some(after(now, pause)),
+                    ..earlier
+                };
+            }
+            (Action::Discard, _) | (Action::NewerVersion, UnknownTypes::Skip) => {
+                log_delivery!(info, received, handler = %name, reason = error, "event discarded");
+                return HandlerMark::done_after(Some(&earlier));
+            }
+            (Action::NewerVersion, UnknownTypes::Retry(policy)) => {
+                (policy, ReasonKind::NewerVersion)
+            }
+            _ => (policy, ReasonKind::MaxAttempts),
+        };
+
+        let retry_in = match action {
+            Action::RetryAfter(pause) => pause,
+            _ => policy.backoff.next_delay(attempts, &error),
+        };
+        let reason = match action {
+            Action::Fatal => Some(ReasonKind::Fatal),
+            Action::Undecodable => Some(ReasonKind::Undecodable),
+            Action::NewerVersion if self.config.unknown_types == UnknownTypes::DeadLetter => {
+                Some(ReasonKind::NewerVersion)
+            }
+            _ => (attempts >= policy.max_attempts).then_some(exhausted),
+        };
+
+        let mut errors = earlier.errors;
+        let record = ErrorRecord {
+            at: now,
+            attempt: attempts,
+            error,
+        };
+        record.add_to(&mut errors);
+
+        let is_dead = reason.is_some();
+        HandlerMark {
+            state: if is_dead {
+                HandlerState::Dead
+            } else {
+                HandlerState::Retry
+            },
+            reason,
+            attempts,
+            due: (!is_dead).then(|| after(now, retry_in)),
+            errors,
+        }
+    }
+}
+
+/// Draws the settlement from where all handlers of a delivery stand now.
+fn settle(
+    received: &Received,
+    handlers: &[Arc<Handler>],
+    known: &Progress,
+    marks: Progress,
+    outgoing: Vec<Outgoing>,
+    now: DateTime<Utc>,
+) -> Settle {
+    let standing = Standing::of(handlers, known, now);
+    log_failures(received, &marks, &standing, now);
+
+    if let Some(next_due) = standing.next_due {
+        let after = (next_due - now).to_std().unwrap_or_default();
+        if marks.0.is_empty() && after.is_zero() {
+            return Settle::Release;
+        }
+        return Settle::Retry {
+            after,
+            progress: marks,
+            outgoing,
+        };
+    }
+
+    let Some((name, mark)) = standing.dead else {
+        return Settle::Ack { outgoing };
+    };
+    let last = mark.errors.last();
+    let reason = Reason {
+        kind: mark.reason.unwrap_or(ReasonKind::Fatal),
+        handler: Some(name.clone()),
+        error: last.map(|last| last.error.clone()).unwrap_or_default(),
+        attempts: mark.attempts,
+    };
+    dead_letter(received, reason, marks, outgoing)
+}
+
+impl<'a> Standing<'a> {
+    fn of(handlers: &[Arc<Handler>], known: &'a Progress, now: DateTime<Utc>) -> Self {
+        let mut standing = Self::default();
+        for handler in handlers {
+            let Some((name, mark)) = known.0.get_key_value(&handler.name) else {
+                // It was cancelled: it is due at once.
+                standing.next_due = Some(now);
+                continue;
+            };
+            match mark.state {
+                HandlerState::Done => {}
+                HandlerState::Dead => standing.dead = standing.dead.or(Some((name, mark))),
+                HandlerState::Retry => {
+                    let due = mark.due.unwrap_or(now);
+                    let earlier = standing.next_due.unwrap_or(due);
+                    standing.next_due = Some(earlier.min(due));
+                }
+            }
+        }
+        standing
+    }
+}
+
+/// Logs the handlers that failed. The one whose failure ends the delivery is logged with the dead
+/// letter.
+fn log_failures(
+    received: &Received,
+    marks: &Progress,
+    standing: &Standing<'_>,
+    now: DateTime<Utc>,
+) {
+    for (name, mark) in &marks.0 {
+        let Some(last) = mark.errors.last() else {
+            continue;
+        };
+        let attempt = mark.attempts;
+        let error = &last.error;
+        let ends_delivery =
+            standing.next_due.is_none() && standing.dead.is_none_or(|(dead, _)| dead == name);
+
+        match mark.state {
+            HandlerState::Retry => {
+                let retry_in = mark.due.map(|due| (due - now).to_std().unwrap_or_default());
+                log_delivery!(warn, received, handler = %name, attempt, %error, ?retry_in, "handler failed");
+            }
+            HandlerState::Dead if !ends_delivery => {
+                log_delivery!(error, received, handler = %name, attempt, %error, "handler gave up");
+            }
+            HandlerState::Dead | HandlerState::Done => {}
+        }
+    }
+}
+
+/// Gives a delivery up.
+pub(super) fn dead_letter(
+    received: &Received,
+    reason: Reason,
+    progress: Progress,
+    outgoing: Vec<Outgoing>,
+) -> Settle {
+    let message_id = received.receipt.message_id();
+    log_dead_letter(
+        &received.queue,
+        message_id,
+        Some(&received.envelope),
+        &reason,
+    );
+    Settle::DeadLetter {
+        reason,
+        progress,
+        outgoing,
+    }
+}

@@ -1,0 +1,25 @@
+//! Deliveries that may kill their worker run one at a time. A crash then leaves no doubt about which
+//! of them caused it, and takes none of the others along.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The suspects that run now.
+#[derive(Debug, Default)]
+pub(crate) struct Quarantine {
+    running: AtomicUsize,
+}
+
+impl Quarantine {
+    /// Whether a suspect runs.
+    pub(crate) fn is_occupied(&self) -> bool {
+        self.running.load(Ordering::Acquire) > 0
+    }
+
+    pub(super) fn enter(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn leave(&self) {
+        self.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,225 @@
+//! Runs the handlers of one delivery. A handler that fails, panics or takes too long stops no other,
+//! and only the handlers that are not done run again.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
+
+use crate::dispatch::attempt::{self, RunOutcome};
+use crate::dispatch::batch_attempt::Member;
+use crate::dispatch::batcher::run_in_batch;
+use crate::dispatch::commit_order::CommitOrder;
+use crate::dispatch::dispatcher::Dispatcher;
+use crate::dispatch::in_place::in_a_task;
+use crate::dispatch::log::log_delivery;
+use crate::dispatch::permit::permit;
+use crate::dispatch::place::Place;
+use crate::dispatch::work::Work;
+use crate::engine::{Outgoing, Settle};
+use crate::handler::{Handler, Invoke};
+use crate::logging::warn;
+use crate::message::settlement::{HandlerMark, Progress};
+
+/// With more handlers than these a delivery is not handled in place: together they take too long.
+const MAX_QUICK_HANDLERS: usize = 4;
+
+impl Dispatcher {
+    /// Runs the handlers of a delivery that are due, and draws its settlement. `None` if the last
+    /// handler's transaction has settled it. A delivery that was cancelled before anything changed is
+    /// to be released.
+    pub(crate) async fn dispatch(&self, work: &Work) -> Option<Settle> {
+        let received = &work.received;
+        let handlers = self.registry.find(&received.queue, &received.envelope);
+        if handlers.is_empty() {
+            return Some(self.unknown(work));
+        }
+
+        let known = Progress::from_headers(&received.headers);
+        let now = work.clock.now();
+        let due: Vec<&Arc<Handler>> = handlers
+            .iter()
+            .filter(|handler| is_due(handler, &known, now))
+            .collect();
+        if !are_quick(&due) {
+            in_a_task().await;
+        }
+
+        let ran = self.run_due(work, &handlers, &due, &known).await;
+        self.conclude(work, &handlers, known, ran)
+    }
+
+    /// Runs handlers in their stated order; those of one order run concurrently.
+    async fn run_due<'h>(
+        &self,
+        work: &Work,
+        handlers: &[Arc<Handler>],
+        due: &[&'h Arc<Handler>],
+        known: &Progress,
+    ) -> Vec<(&'h Handler, RunOutcome)> {
+        let order = CommitOrder::of(handlers, &work.received, &self.services, known);
+        let place = self.place(due, work);
+        let begin = |count| {
+            if let Some(place) = &place {
+                place.begin(count);
+            }
+        };
+
+        let mut ran = Vec::with_capacity(due.len());
+        // The common case needs no list of futures.
+        if let [handler] = *due {
+            begin(1);
+            let run = self.run_and_commit(handler, work, known, place.as_deref(), order.as_ref());
+            ran.push((&**handler, run.await));
+            return ran;
+        }
+
+        for group in due.chunk_by(|a, b| a.order == b.order) {
+            begin(group.len());
+            let runs = group.iter().map(|handler| {
+                self.run_and_commit(handler, work, known, place.as_deref(), order.as_ref())
+            });
+            let outcomes = join_all(runs).await;
+            ran.extend(group.iter().map(|handler| &***handler).zip(outcomes));
+        }
+        ran
+    }
+
+    async fn run_and_commit(
+        &self,
+        handler: &Handler,
+        work: &Work,
+        known: &Progress,
+        place: Option<&Place<'_>>,
+        order: Option<&CommitOrder<'_>>,
+    ) -> RunOutcome {
+        let mut outcome = self.run(handler, work, known, place).await;
+        if let Some(order) = order {
+            outcome = order.finish(handler, outcome).await;
+        }
+
+        if let Some(place) = place {
+            place.end();
+        }
+        outcome
+    }
+
+    /// Runs the handlers of a control event. Their errors are only logged: a consumer stops whatever
+    /// its handlers do.
+    pub(crate) async fn control(&self, work: &Work) -> Vec<Outgoing> {
+        let received = &work.received;
+        let handlers = self.registry.find(&received.queue, &received.envelope);
+        let none = Progress::default();
+        let runs = handlers
+            .iter()
+            .map(|handler| self.run(handler, work, &none, None));
+
+        let mut outgoing = Vec::new();
+        for (handler, outcome) in handlers.iter().zip(join_all(runs).await) {
+            match outcome {
+                RunOutcome::Done(events, _) => outgoing.extend(events),
+                RunOutcome::Failed(_, error) => {
+                    log_delivery!(warn, received, handler = %handler.name, error, "handler failed");
+                }
+                RunOutcome::Cancelled
+                | RunOutcome::Marked
+                | RunOutcome::Settled
+                | RunOutcome::StoreFailed(_) => {}
+            }
+        }
+        outgoing
+    }
+
+    /// Runs one handler once. Within a consumer its delivery has a place there.
+    pub(super) async fn run(
+        &self,
+        handler: &Handler,
+        work: &Work,
+        known: &Progress,
+        place: Option<&Place<'_>>,
+    ) -> RunOutcome {
+        let received = &work.received;
+        let earlier = known.0.get(&handler.name);
+        let attempt = HandlerMark::attempt_after(earlier);
+
+        if let (Invoke::Batch(invoke), Some(limits)) =
+            (&handler.invoke, self.batches.get(&handler.name))
+        {
+            let takers = self.registry.find(&received.queue, &received.envelope);
+            let member = Member {
+                received: Arc::clone(received),
+                attempt,
+                done: HandlerMark::done_after(earlier),
+                is_sole: takers.len() == 1,
+            };
+            // One that failed, or that may have killed its worker, must not do it to others.
+            let is_alone = attempt > 1 || received.unsettled_deliveries() > 1;
+            let runner = self.batch_runner(handler, invoke);
+            return run_in_batch(runner, *limits, member, is_alone, (&work.admission, place)).await;
+        }
+
+        let limit = self.limits.get(&handler.name);
+        // A handler that waits for nothing is called as soon as its delivery is polled.
+        let may_wait = limit.is_some() || handler.transactions > 0;
+        let backlog = limit.and_then(|_| work.admission.backlogs.index(&handler.name));
+        let start = may_wait.then(|| work.admission.calling(backlog));
+
+        let cancelled = received.lease.cancel();
+        let permitted = match (limit, place) {
+            (Some(limit), Some(place)) => place.permit(limit, cancelled).await.map(Some),
+            (limit, _) => permit(limit, &work.admission, cancelled.cancelled()).await,
+        };
+        let Some(_permit) = permitted else {
+            return RunOutcome::Cancelled;
+        };
+
+        let timeout = self.timeout(handler);
+        attempt::run(handler, received, &self.services, (attempt, timeout), start).await
+    }
+
+    /// The place of a delivery in its consumer, if one of its handlers may have to wait. In a box:
+    /// most deliveries have none.
+    fn place<'w>(&self, due: &[&Arc<Handler>], work: &'w Work) -> Option<Box<Place<'w>>> {
+        let may_wait = due.iter().any(|handler| {
+            matches!(handler.invoke, Invoke::Batch(_)) || self.limits.contains_key(&handler.name)
+        });
+        may_wait.then(|| Box::new(Place::of(work)))
+    }
+
+    /// The backlogs of those handlers with a limit that are due on a delivery.
+    pub(crate) fn backlogs_of(&self, work: &Work) -> Vec<usize> {
+        let received = &work.received;
+        let backlogs = &work.admission.backlogs;
+        let handlers = self.registry.find(&received.queue, &received.envelope);
+        // Reading the marks costs more than this look.
+        if !handlers
+            .iter()
+            .any(|handler| backlogs.index(&handler.name).is_some())
+        {
+            return Vec::new();
+        }
+
+        let known = Progress::from_headers(&received.headers);
+        let now = work.clock.now();
+        handlers
+            .iter()
+            .filter(|handler| is_due(handler, &known, now))
+            .filter_map(|handler| backlogs.index(&handler.name))
+            .collect()
+    }
+}
+
+/// Whether handlers are likely to end at their first poll. One with a transaction or batches waits.
+fn are_quick(due: &[&Arc<Handler>]) -> bool {
+    let is_quick = |handler: &&Arc<Handler>| {
+        let waits = handler.transactions > 0 || matches!(handler.invoke, Invoke::Batch(_));
+        !waits && handler.quickness.is_quick()
+    };
+    due.len() <= MAX_QUICK_HANDLERS && due.iter().all(is_quick)
+}
+
+/// Whether a handler is to run on a delivery now.
+fn is_due(handler: &Handler, known: &Progress, now: DateTime<Utc>) -> bool {
+    let mark = known.0.get(&handler.name);
+    mark.is_none_or(|mark| mark.is_due(now))
+}
