@@ -8,8 +8,9 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::{absent, resolved, sql};
+use crate::engine::PgmqEngine;
+use crate::error;
 use crate::schema::lock::{LOCK, LOCK_KEY};
-use crate::{PgmqEngine, error};
 
 /// A table whose changes are captured.
 #[derive(Debug, Clone, PartialEq, Eq)]

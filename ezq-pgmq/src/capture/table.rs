@@ -9,10 +9,11 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::list::Comparison;
 use super::{CapturedTable, Columns, absent, list, resolved, sql};
+use crate::engine::PgmqEngine;
 use crate::schema::lock::{LOCK, LOCK_KEY};
 use crate::sql::{PIN, quoted};
 use crate::wake::feeds;
-use crate::{PgmqEngine, error, schema};
+use crate::{error, schema};
 
 /// A table that can be captured.
 pub(super) struct Table {

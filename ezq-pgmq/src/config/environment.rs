@@ -7,7 +7,7 @@
 
 use ezq_core::Result;
 
-use crate::PgmqConfig;
+use crate::config::PgmqConfig;
 
 impl PgmqConfig {
     /// The database that the environment names: `EZQ_DATABASE_URL`, else `DATABASE_URL`.
