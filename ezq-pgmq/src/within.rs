@@ -13,7 +13,7 @@ use ezq_core::{
 };
 use sqlx::PgConnection;
 
-use crate::PgmqEngine;
+use crate::engine::PgmqEngine;
 
 /// Stores what is published in the caller's transaction, in place of one of ezq's own.
 ///

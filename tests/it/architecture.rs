@@ -82,7 +82,7 @@ const CORE: [&str; 23] = [
     "memory", "delivery", "observe", "publish", "schedule", "handler", "config", "private",
     "dispatch", "shared", "admin", "consumer", "app", "testing",
 ];
-const PGMQ: [&str; 19] = [
+const PGMQ: [&str; 20] = [
     "embedded",
     "sql",
     "config",
@@ -102,6 +102,7 @@ const PGMQ: [&str; 19] = [
     "replay",
     "tx",
     "contract",
+    "within",
 ];
 
 /// The folders and modules of its crate that a line names.
