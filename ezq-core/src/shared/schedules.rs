@@ -2,6 +2,22 @@
 //!
 //! It looks at the schedules, fires what is due, and sleeps until the next tick, but no longer than
 //! it may take to notice what others changed. Who fires first is the store's to say.
+//!
+//! # How a schedule fires once
+//!
+//! A schedule is declared in code. The engine keeps a row for it, with the time of its next tick. A task of one consumer in each application looks at the rows, fires what is due and sleeps until the next tick, at most half a minute. That is two statements a minute while nothing ticks.
+//!
+//! A firing is one statement: the row moves from this tick to the next, if it still has this tick, this definition and no pause, and the event is inserted because the row moved. So processes need no leader and no lock between ticks. The worker computes the next tick, from the time that the database told.
+//!
+//! Of several ticks that have passed only the newest counts. It fires, unless it is more than a minute late and the schedule says `skip`, or it came during a pause.
+//!
+//! # Versions of a program
+//!
+//! A row has the definition (times, policy, event type, queue) of the process that began last. A process with another definition stands by and changes nothing, until no process of the newer definition was seen for two minutes; each look notes that its process is there. So two versions of an application never both fire, and do not take the row from each other in turns. After a roll-back the version that is left takes over. Ticks of a new definition count from when the old one was last seen.
+//!
+//! A row whose schedule is in no code does not fire. Only `remove` and `prune` delete it. Names belong to the database: if another application has a schedule of the same name for another event or queue, the consumer of the second one does not start, and takes the row only once the first is gone. Two programs with names of their own that publish the same event to the same queue count as one application.
+//!
+//! The function of `#[on_schedule]` is a handler of an event type of its own, `ezq.tick.<name>`, on an ordinary queue. Its retries, leases, dead letters and history are those of any event.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
