@@ -112,6 +112,7 @@ pub fn add(fields: &mut String, name: &str, value: &dyn Debug) {
 /// Prints one line to stderr; the first time with a hint on how to turn it off.
 pub fn print(level: Level, message: Arguments<'_>, fields: &str) {
     let mut text = format!("{level} ezq: {message}{fields}\n");
+    // Relaxed: nothing else depends on the flag, only that one thread sees it unset.
     if !HINTED.swap(true, Ordering::Relaxed) {
         text.push_str(&format!("     {HINT}\n"));
     }

@@ -16,6 +16,7 @@ pub(crate) fn bounded(text: &str) -> String {
 
 fn cut(text: &str) -> &str {
     let mut end = text.len().min(ERROR_TEXT_LIMIT);
+    // Back to the start of a character that the limit would cut in two.
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -43,6 +44,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "m" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
+        // No unit gives zero, so zero marks an unknown one.
         _ => 0,
     };
 

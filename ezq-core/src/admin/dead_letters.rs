@@ -292,6 +292,7 @@ impl<'a> DeadLetterAction<'a> {
             }
             DeadLetterSelection::Ids(asked) => {
                 for id in asked {
+                    // A redrive finds out by itself which ids exist; only a dry run has to ask.
                     if !self.dry_run || store.find(queue, &id).await?.is_some() {
                         ids.push(id);
                     }
@@ -308,6 +309,7 @@ impl<'a> DeadLetterAction<'a> {
         let mut done = Vec::new();
 
         for (index, chunk) in ids.chunks(rate.unwrap_or(PAGE).min(PAGE)).enumerate() {
+            // A pause before each chunk but the first, as long as the chunk takes at this rate.
             if let (Some(rate), 1..) = (self.rate, index) {
                 let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
                 // A rate of zero was refused above, so this divides.

@@ -190,8 +190,10 @@ impl Shared {
 fn forget(known: &mut Vec<Arc<ConsumerStatus>>) {
     // For each queue: when the newest consumer began that has run, or has failed as well.
     let mut newer = HashMap::new();
+    // Newest first, so that each is compared with those that replaced it.
     known.reverse();
     known.retain(|one| {
+        // One count is this list's; a future or a handle of the consumer holds another.
         let is_held = Arc::strong_count(one) > 1;
         let is_told = match (one.failed(), &one.queue) {
             (None, _) => is_held,

@@ -124,6 +124,7 @@ impl<'a> Schedules<'a> {
             }
         }
 
+        // This process reads the schedules again at once; others notice within half a minute.
         self.inner.schedules.nudge.notify_one();
         Ok(())
     }
@@ -139,6 +140,7 @@ impl<'a> Schedules<'a> {
     pub async fn run_now(&self, name: &str) -> Result<Published> {
         let planned = self.known(name)?;
         let (row, now) = self.row(planned).await?;
+        // Firing by hand needs a row, and no consumer may have registered the schedule yet.
         if row.is_none() {
             self.inner.register(planned, None, now).await?;
         }

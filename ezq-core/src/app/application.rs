@@ -154,6 +154,7 @@ impl App {
     /// Closes the engines, which ends their background work and connections. Stop the consumers first.
     /// Waits up to a second for hooks to get the notices of what was done.
     pub async fn close(&self) {
+        // Notices first, so that hooks hear of the last events before their engines are gone.
         self.inner.services.notices.flush().await;
         for engine in self.inner.services.engines.all() {
             engine.close().await;

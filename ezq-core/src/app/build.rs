@@ -47,6 +47,7 @@ impl AppBuilder {
         };
         engines.validate()?;
 
+        // The handlers name event types, codecs and options, so these are checked against them.
         let registry = registry(self.handlers, self.discover, &config)?;
         let codecs = codecs(self.codecs, &registry, &config)?;
 
@@ -63,6 +64,7 @@ impl AppBuilder {
             dedupe_window: config.dedupe_window,
         });
 
+        // A schedule prepares a sample of its event, so it needs the services.
         let schedules = schedules(self.schedules, &registry, &services)?;
         let shared = Shared {
             dispatcher: Dispatcher::new(registry, Arc::clone(&services), Arc::clone(&config)),
@@ -72,6 +74,7 @@ impl AppBuilder {
             parties: self.parties,
             consumers: Mutex::default(),
         };
+        // What handlers need of engines and states, then whether events reach the handlers.
         shared.check()?;
         shared.check_reach()?;
         set_retention(&shared)?;

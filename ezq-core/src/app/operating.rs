@@ -221,6 +221,7 @@ async fn give_up(
         Ok(mut outcomes) => match outcomes.pop() {
             Some(SettleOutcome::Done) => None,
             Some(SettleOutcome::Failed { error, .. }) => Some(error),
+            // The lease ended before this settlement, and a worker took the message.
             Some(SettleOutcome::LeaseLost) | None => return Err(LeaseRequest::held(&queue, &id)),
         },
         Err(error) => Some(error),
@@ -245,6 +246,7 @@ async fn put_back(engine: &dyn Engine, queue: &QueueName, receipt: &Receipt) -> 
         .await;
     match released.map(|mut outcomes| outcomes.pop()) {
         Ok(Some(SettleOutcome::Failed { error, .. })) | Err(error) => Some(error_chain(&error)),
+        // Whoever has the message now, it is not this lease that keeps it.
         Ok(Some(SettleOutcome::Done | SettleOutcome::LeaseLost) | None) => None,
     }
 }

@@ -191,6 +191,8 @@ impl Codecs {
                     let text = format!("the codec `{name}` cannot write `{event_type}`");
                     Error::new(ErrorKind::Encode, text).with_source(error)
                 })?;
+
+                // After the codec, which cannot overwrite what readers and operators rely on.
                 headers.insert(CODEC, codec.name());
                 headers.insert(CE_ID, envelope.id());
                 headers.insert(CE_TYPE, event_type);
@@ -227,6 +229,7 @@ impl Codecs {
             },
         };
 
+        // Before the body is read: another codec must not see what this queue refuses.
         if let Chosen::Other(strict) = queue
             && strict.is_exclusive()
             && codec.name() != strict.name()
@@ -279,6 +282,7 @@ fn undecided() -> Error {
 
 /// Checks that a body can be stored as `jsonb` and read back.
 fn json(body: String) -> Result<String, CodecError> {
+    // `IgnoredAny` checks the whole text and keeps nothing of it.
     serde_json::from_str::<serde::de::IgnoredAny>(&body)
         .map_err(|error| format!("what it wrote is not JSON: {error}"))?;
     let depth = nesting(&body);

@@ -88,6 +88,7 @@ pub fn encode(envelope: &Envelope, format: WireFormat) -> Result<String> {
         WireFormat::Flat | WireFormat::Ezvent => flat(envelope, format).map_err(invalid)?,
     };
 
+    // Only the data can be nested; the attributes are flat.
     let depth = nesting(envelope.data().unwrap_or_default());
     if depth > MAX_NESTING {
         return Err(invalid(format!(
@@ -134,6 +135,7 @@ fn undecodable(why: Cow<'static, str>) -> Error {
 }
 
 fn cloud_event(members: &Members<'_>) -> Result<Envelope> {
+    // Two readers could take different values, and so see different events.
     if let Some(name) = members.twice() {
         return Err(undecodable(
             format!("the body has `{}` twice", name.escape_debug()).into(),
@@ -320,6 +322,7 @@ fn flat(envelope: &Envelope, format: WireFormat) -> Result<String, String> {
     }
 
     let name = quoted(name).map_err(|error| error.to_string())?;
+    // The type goes in front of the data's own members, whose text stays as it is.
     let rest = data.trim_start().trim_start_matches('{');
     let comma = if members.0.is_empty() { "" } else { "," };
     Ok(format!(r#"{{"_type":{name}{comma}{rest}"#))

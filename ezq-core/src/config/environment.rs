@@ -139,6 +139,8 @@ impl Config {
             if !name.starts_with("EZQ_") || READ_ELSEWHERE.contains(&name.as_str()) {
                 continue;
             }
+
+            // Only a warning, because the variable may belong to another program.
             let Some((_, set)) = OPTIONS.iter().find(|(option, _)| *option == name) else {
                 warn_of_unknown(&name, &value, &known);
                 continue;

@@ -221,6 +221,7 @@ impl Envelope {
     pub(crate) fn decode_data<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let text = match &self.data {
             Data::Json(raw) => Cow::Borrowed(raw.get()),
+            // What a type without fields, or an `Option`, is read from.
             Data::None => Cow::Borrowed("null"),
             Data::Base64(text) => Cow::Owned(self.json_in_base64(name, text)?),
         };

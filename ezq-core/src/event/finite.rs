@@ -20,6 +20,7 @@ pub(crate) fn to_json<T: Serialize + ?Sized>(event_type: &str, value: &T) -> Res
     };
 
     let raw = serde_json::value::to_raw_value(value).map_err(|e| refused().with_source(e))?;
+    // A `null` inside a string only costs a walk that finds nothing.
     if raw.get().contains("null")
         && let Err(Found::NotFinite(place)) = value.serialize(Walk)
     {

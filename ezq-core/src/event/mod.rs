@@ -195,6 +195,7 @@ fn secs<S: Serializer>(timeout: &Option<Duration>, to: S) -> Result<S::Ok, S::Er
 }
 
 fn from_secs<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    // Python ezq writes seconds as a float, and a negative or endless one is no `Duration`.
     let Some(secs) = Option::<f64>::deserialize(from)? else {
         return Ok(None);
     };

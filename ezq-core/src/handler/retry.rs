@@ -195,6 +195,7 @@ impl Backoff {
                 multiplier,
                 jitter,
             } => {
+                // Saturating: attempts have no limit, and the pause has one.
                 let factor = multiplier.max(1).saturating_pow(attempt - 1);
                 let bound = initial.saturating_mul(factor).min(max);
                 match jitter {

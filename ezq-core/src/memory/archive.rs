@@ -35,6 +35,7 @@ impl Queue {
     ) {
         let Some(stored) = self.take(id) else { return };
         if retention != Retention::Delete && !is_control_event(name, id, &stored) {
+            // No task sweeps the archive: what is too old goes when something new comes.
             self.forget_archived(retention.keep(), now);
             self.archived.push_back(Archived {
                 id,

@@ -35,6 +35,7 @@ impl Clock {
 
 /// The time `pause` after another.
 pub(super) fn after(now: Micros, pause: Duration) -> Micros {
+    // Rounded up, so that nothing falls due early.
     let micros = pause.as_nanos().div_ceil(1000);
     now.saturating_add(i64::try_from(micros).unwrap_or(i64::MAX))
 }

@@ -16,6 +16,7 @@ impl DedupeKeys {
     /// The message that has taken a key, if its window has not ended. Keys whose windows have ended are
     /// removed.
     pub(super) fn taken(&mut self, key: &str, now: Micros) -> Option<Original> {
+        // No task removes keys: those that have ended go when the queue is asked for one.
         while self.ends.first().is_some_and(|(end, _)| *end <= now) {
             if let Some((_, ended)) = self.ends.pop_first() {
                 self.taken.remove(&ended);

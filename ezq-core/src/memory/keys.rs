@@ -31,6 +31,7 @@ impl Keys {
         };
         group.ids.remove(&id);
         group.open.remove(&id);
+        // Most keys are used for a while and never again; their empty groups would stay for ever.
         if group.ids.is_empty() {
             self.groups.remove(key);
         }

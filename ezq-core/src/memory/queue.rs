@@ -105,6 +105,7 @@ impl Queue {
         let places = self.claimable(first, ready, request.max, now);
 
         let next_due = if places.is_empty() {
+            // Earlier places are due and blocked; they fall due no more.
             let later = first.max(ready).min(limit);
             let next = self
                 .order
@@ -173,6 +174,7 @@ impl Queue {
                     }
                     None => self.keys.first(&key) == Some(*id) && self.leased(&key, now).is_none(),
                 };
+                // The messages of the key behind this one do not follow either, and are skipped too.
                 if !follows {
                     continue;
                 }
@@ -210,6 +212,7 @@ impl Queue {
             let stored = self.messages.get(&head)?;
             let (blocker, until) = match self.leased(key, now) {
                 Some(end) => (Blocker::Leased, end),
+                // It can be handed out now.
                 None if stored.due <= now => return None,
                 None if stored.deliveries > 0 => (Blocker::Retry, stored.due),
                 None => (Blocker::Delayed, stored.due),

@@ -115,6 +115,7 @@ impl Plans {
                 let why = format!("two schedules have the name `{name}`: rename one of them");
                 return Err(Error::new(ErrorKind::Configuration, why));
             }
+            // The name goes first, since a program may have many schedules.
             planned.push(check(plan, publisher).map_err(|error| {
                 let why = format!("the schedule `{}`: {error}", name.escape_debug());
                 Error::new(error.kind(), why).with_source(error)
@@ -132,6 +133,7 @@ impl Plans {
     pub(crate) fn forget(&self) {
         self.planned
             .iter()
+            // Relaxed: registering once more than needed changes nothing.
             .for_each(|planned| planned.registered.store(false, Ordering::Relaxed));
     }
 
