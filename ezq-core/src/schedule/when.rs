@@ -19,38 +19,45 @@ pub(crate) enum When {
 impl When {
     pub(super) fn new(schedule: &Schedule) -> Result<Self> {
         match (&schedule.rhythm, &schedule.tz) {
-            (Rhythm::Cron(expression), tz) => {
-                let tz = tz.as_deref().map_or(Ok(Tz::UTC), zone)?;
-                let cron = Box::new(parse(expression)?);
-                let when = Self::Cron { cron, tz };
-                // The 30th of February parses, but never comes.
-                when.next(Utc::now(), Utc::now()).map_err(|_| {
-                    wrong(format!(
-                        "the cron expression `{expression}` names no time that ever comes"
-                    ))
-                })?;
-                Ok(when)
-            }
+            (Rhythm::Cron(expression), tz) => Self::cron(expression, tz.as_deref()),
+            (Rhythm::Every(interval), None) => Self::every(interval),
             (Rhythm::Every(_), Some(_)) => Err(wrong(
                 "an interval has no time zone: leave out `tz`, or give a cron expression",
             )),
-            (Rhythm::Every(interval), None) => {
-                let length = duration(interval).map_err(|how| {
-                    wrong(format!(
-                        "`{}` is not an interval: {how}",
-                        interval.escape_debug()
-                    ))
-                })?;
-                let length = TimeDelta::from_std(length)
-                    .ok()
-                    .filter(|l| *l <= TimeDelta::days(36_500));
-                match length {
-                    Some(length) if length >= TimeDelta::seconds(1) => Ok(Self::Every(length)),
-                    _ => Err(wrong(format!(
-                        "the interval `{interval}` must be at least 1s and at most 36500d"
-                    ))),
-                }
-            }
+        }
+    }
+
+    fn cron(expression: &str, tz: Option<&str>) -> Result<Self> {
+        let tz = tz.map_or(Ok(Tz::UTC), zone)?;
+        let cron = Box::new(parse(expression)?);
+        let when = Self::Cron { cron, tz };
+
+        // The 30th of February parses, but never comes.
+        when.next(Utc::now(), Utc::now()).map_err(|_| {
+            wrong(format!(
+                "the cron expression `{expression}` names no time that ever comes"
+            ))
+        })?;
+        Ok(when)
+    }
+
+    fn every(interval: &str) -> Result<Self> {
+        let length = duration(interval).map_err(|how| {
+            wrong(format!(
+                "`{}` is not an interval: {how}",
+                interval.escape_debug()
+            ))
+        })?;
+
+        // A longer interval could take the next tick past the end of the calendar.
+        let length = TimeDelta::from_std(length)
+            .ok()
+            .filter(|length| *length <= TimeDelta::days(36_500));
+        match length {
+            Some(length) if length >= TimeDelta::seconds(1) => Ok(Self::Every(length)),
+            _ => Err(wrong(format!(
+                "the interval `{interval}` must be at least 1s and at most 36500d"
+            ))),
         }
     }
 
