@@ -87,9 +87,14 @@ use crate::message::retention::Retention;
 /// An engine is shared: every method may be called concurrently. Unless a method says otherwise,
 /// dropping its future leaves it open whether the store did the work.
 ///
-/// An error means that nothing is known to be done, unless the method says otherwise. Give a failure
-/// that will pass a [transient](Error::is_transient) kind: ezq then tries again. Any other kind is
-/// taken to last.
+/// An error means that nothing is known to be done, unless the method says otherwise. Its kind decides
+/// what ezq does, so give a failure that will pass a [transient](Error::is_transient) kind:
+///
+/// - Leases are asked for again after any error.
+/// - A settlement is sent again after a transient error. After another one, a settlement with events to
+///   publish counts as refused, and its message becomes a dead letter.
+/// - A handler's transaction that fails to begin or commit by a transient error is no attempt of the
+///   handler. By another one it is a failed attempt.
 ///
 /// An engine is [`Any`], so that an extension finds its own engine behind `dyn Engine`. Publishing in a
 /// caller's transaction needs that: it uses a connection of the engine's own kind, which this contract
