@@ -52,6 +52,7 @@ impl TestApp {
     /// # Errors
     /// As [`AppBuilder::build`].
     pub fn new(build: impl FnOnce(AppBuilder) -> AppBuilder) -> Result<Self> {
+        // The harness shows warnings only of tests that fail.
         crate::logging::in_a_test();
         let engine = MemoryEngine::new();
         let builder = AppBuilder::with(Ok(Config::default())).without_discovered_handlers();

@@ -49,6 +49,8 @@ impl<'a> HistoryRequest<'a> {
             return engines.of(&queue).history(&event_id, Some(&queue)).await;
         }
 
+        // One engine after another: few applications have more than one, and a history is asked for by
+        // people.
         let mut whole: Option<History> = None;
         let mut unread = Vec::new();
         let mut refusal = None;

@@ -158,6 +158,7 @@ impl<'a> Subscriptions<'a> {
     /// # Errors
     /// When the store could not be written.
     pub async fn remove_app(&self, app: &str) -> Result<u64> {
+        // Declarations first. If the second step fails, a retry removes the rest.
         let forgotten = self.forget_unless(app, |_| false).await?;
         Ok(forgotten.saturating_add(self.remove_unless(app, |_| false).await?))
     }
@@ -205,6 +206,7 @@ impl<'a> Subscriptions<'a> {
     async fn forget_unless(&self, app: &str, stays: impl Fn(&EventParty) -> bool) -> Result<u64> {
         let mut goes = self.store.said_by(app).await?;
         goes.retain(|party| !stays(party));
+        // Nothing to remove is the usual case at a deployment, and needs no write.
         if goes.is_empty() {
             Ok(0)
         } else {

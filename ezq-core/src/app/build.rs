@@ -1,7 +1,7 @@
 //! Building an application: what the builder collected is checked here, and never again.
 //!
-//! The checks go from what stands alone (options, names) to what needs the parts put together
-//! (extractors, routes to handlers), so that the first error is the one nearest to its cause.
+//! First come the parts that stand alone (options, names), then what needs them together (extractors,
+//! routes to handlers). So the first error is the one nearest to its cause.
 
 use std::sync::{Arc, Mutex};
 
@@ -97,8 +97,8 @@ fn check_parties(parties: &[(EventRole, &'static str)]) -> Result<()> {
     Ok(())
 }
 
-/// The handlers that were registered, then those found at link time unless one of the same name was
-/// registered, so that a program can replace a handler of a library.
+/// The registered handlers and those found at link time. A registered handler replaces one of the same
+/// name, so that a program can replace a handler of a library.
 fn registry(mut handlers: Vec<Handler>, discover: bool, config: &Config) -> Result<Registry> {
     if discover {
         let registered: Vec<_> = handlers.iter().map(|h| h.name().clone()).collect();

@@ -138,8 +138,8 @@ impl Shared {
         !self.config.subscribe && !self.unreached(handler).is_empty()
     }
 
-    /// The event types that a handler takes and that go, unless a publisher names another queue, to a
-    /// queue where no handler here takes them; with that queue.
+    /// The event types of a handler that do not reach it: they go to a queue where no handler here takes
+    /// them, unless a publisher names another queue. With that queue.
     fn unreached(&self, handler: &Handler) -> Vec<(&'static str, QueueName)> {
         // Ticks are checked with their schedule.
         if handler.schedule.is_some() {

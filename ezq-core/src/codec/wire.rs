@@ -77,8 +77,8 @@ pub(crate) fn flat_id(queue: &QueueName, message_id: &MessageId) -> String {
 /// Writes an event as a message body.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidEvent`] when the event is nested deeper than [`MAX_NESTING`], or when the
-/// flat form is asked for and the data is not an object without `_type` and `specversion`.
+/// [`ErrorKind::InvalidEvent`] when the event is nested deeper than [`MAX_NESTING`]. The flat form also
+/// demands data that is an object, without the fields `_type` and `specversion`.
 pub fn encode(envelope: &Envelope, format: WireFormat) -> Result<String> {
     let invalid = |why: String| Error::new(ErrorKind::InvalidEvent, why);
     let body = match format {

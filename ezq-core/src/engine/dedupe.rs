@@ -54,6 +54,7 @@ impl Dedupe {
                 "the dedupe key takes {length} bytes, more than {DEDUPE_KEY_LIMIT}: use a hash of it"
             ));
         }
+        // Postgres keeps no NUL in text.
         if key.contains('\0') {
             return wrong("the dedupe key holds a NUL character");
         }

@@ -154,8 +154,8 @@ pub trait Engine: Any + Send + Sync {
     ///
     /// With [`Capabilities::keys`], messages of one ordering key are handed out one after another:
     ///
-    /// - A message with a key is handed out only if no earlier message of the key (by id) is in the
-    ///   queue, and no message of the key is leased.
+    /// - A message with a key is handed out only as the first of its key, by id, in the queue, and only
+    ///   while no message of the key is leased.
     /// - One call may hand out several messages of a key that follow each other. Their places then
     ///   rise with their ids, and the caller handles them in that order.
     ///

@@ -62,6 +62,7 @@ pub(super) fn check_characters(name: &str, text: &str) -> Result<(), Refusal> {
 
 /// Unicode's noncharacters: the last two code points of each plane, and a range of 32.
 fn is_noncharacter(c: char) -> bool {
+    // The low bits are the same in every plane.
     let code = u32::from(c);
     code & 0xFFFE == 0xFFFE || (0xFDD0..=0xFDEF).contains(&code)
 }

@@ -204,7 +204,7 @@ fn from_secs<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::
         .map_err(|error| D::Error::custom(format_args!("timeout in seconds: {error}")))
 }
 
-/// What a control event asks of a consumer.
+/// A control event that a consumer received.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Control {
     End(End),

@@ -267,6 +267,7 @@ impl Engine for MemoryEngine {
         ttl: Duration,
     ) -> Result<Option<Delivery>> {
         let mut store = self.store();
+        // Read under the lock, here and in each method: no earlier step sees a later time.
         let now = self.shared.clock.now();
         let held = store.queue(queue)?;
         if held.is_leased(id, now) {

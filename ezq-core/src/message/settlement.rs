@@ -170,6 +170,7 @@ impl Headers {
     /// Sets the mark of each handler, under a key of its own. Headers that were no object are kept
     /// under [`ORIGINAL_HEADERS`].
     pub fn merge(&mut self, progress: &Progress) {
+        // Only now are they an object, so what stood in its place would be lost.
         if let Some(original) = self.original.take() {
             self.insert(ORIGINAL_HEADERS, original);
         }

@@ -32,6 +32,7 @@ struct Stretch {
 /// The first tick after a time; `None` if there is no further one.
 pub(super) fn next(cron: &Cron, tz: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let after = whole(after)?;
+
     match cron.determine_job_type() {
         JobType::FixedTime => {
             // Of two named times the later never ticks before the earlier, so they are tried in order,
@@ -52,6 +53,7 @@ pub(super) fn next(cron: &Cron, tz: Tz, after: DateTime<Utc>) -> Option<DateTime
 /// The last tick up to a time; `None` if there was none.
 pub(super) fn previous(cron: &Cron, tz: Tz, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let until = whole(until)?;
+
     match cron.determine_job_type() {
         JobType::FixedTime => {
             let mut named = shown(tz, until)?.checked_add_signed(CHANGE)?;
