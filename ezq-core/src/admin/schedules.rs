@@ -211,7 +211,7 @@ impl<'a> Schedules<'a> {
         let kept = self.inner.look_at(&[]).await?;
         let row = kept.rows.into_iter().find(|row| row.name == planned.name);
         if let Some(row) = &row {
-            self.inner.owned(planned, row, kept.now)?;
+            self.inner.check_owner(planned, row, kept.now)?;
         }
         Ok((row, kept.now))
     }

@@ -1,4 +1,5 @@
-//! A worker's own view of the lease of what it handles.
+//! A worker's own view of the lease of a delivery that it handles. Only the store knows the lease
+//! itself; this view decides when to renew it, when to wait and when to stop.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,18 +16,19 @@ use crate::engine::Receipt;
 pub(crate) struct Lease {
     start: Instant,
     ttl: Duration,
-    /// Milliseconds from `start`.
+    /// When it runs out, in milliseconds from `start`.
     expires: AtomicU64,
     renewal: Notify,
     cancel: CancellationToken,
-    /// A handler's transaction is about to settle the delivery: a renewal has nothing to say.
+    /// A handler's transaction is about to settle the delivery, so the renewals leave it out.
     settling: AtomicBool,
-    /// The receipt of a newer delivery of the message that came to this worker itself.
+    /// The receipt of a newer delivery of the message, if one came to this worker itself.
     newer: Mutex<Option<Receipt>>,
 }
 
 impl Lease {
-    /// A lease that runs for `ttl` from `start`, the time before the claim was sent.
+    /// A lease that runs for `ttl` from `start`: the time before the claim was sent, so that the store's
+    /// lease ends no earlier.
     pub(crate) fn new(start: Instant, ttl: Duration) -> Self {
         Self {
             start,
@@ -39,7 +41,7 @@ impl Lease {
         }
     }
 
-    /// Notes that it was renewed for `ttl` from `now`, the time before the renewal was sent.
+    /// Notes that it was renewed for `ttl` from `now`: the time before the renewal was sent.
     pub(crate) fn renewed(&self, now: Instant, ttl: Duration) {
         self.expires.store(
             millis(now.duration_since(self.start).saturating_add(ttl)),
@@ -48,26 +50,28 @@ impl Lease {
         self.renewal.notify_waiters();
     }
 
-    /// When the newest renewal, or the claim, was sent.
+    /// When the claim, or else the newest renewal, was sent.
     pub(crate) fn since(&self) -> Instant {
         let expires = Duration::from_millis(self.expires.load(Ordering::Relaxed));
         self.start + expires.saturating_sub(self.ttl)
     }
 
-    /// Whether it has run out by this worker's own clock.
+    /// Whether it has run out, by this worker's own clock.
     pub(crate) fn is_expired(&self) -> bool {
         Instant::now() >= self.start + Duration::from_millis(self.expires.load(Ordering::Relaxed))
     }
 
-    /// Waits while it has run out, until it is renewed or lost: a claim of this worker itself may be
-    /// about to take the delivery, and a transaction could not go on under the newer receipt. After
-    /// the time in which a renewal comes it waits no longer.
+    /// Waits while it has run out, until it is renewed or lost. A claim of this worker itself may be
+    /// about to take the delivery, and a transaction that was already sent could not go on under the
+    /// newer receipt. It waits no longer than a renewal takes to come.
     pub(crate) async fn revived(&self) {
         if !self.is_expired() {
             return;
         }
+
         let revived = async {
             loop {
+                // Before the look at the clock: a renewal between the two would be missed.
                 let renewed = self.renewal.notified();
                 if !self.is_expired() {
                     return;
@@ -76,12 +80,14 @@ impl Lease {
             }
         };
         tokio::select! {
+            // Leases are renewed every third of their time.
             _ = timeout(self.ttl / 3, revived) => {}
+            // Lost: nothing renews it any more.
             () = self.cancel.cancelled() => {}
         }
     }
 
-    /// Says whether a handler's transaction settles the delivery just now.
+    /// Notes whether a handler's transaction is settling the delivery.
     pub(crate) fn set_settling(&self, settling: bool) {
         self.settling.store(settling, Ordering::Release);
     }
@@ -90,19 +96,19 @@ impl Lease {
         self.settling.load(Ordering::Acquire)
     }
 
-    /// Goes on under a newer receipt.
+    /// Goes on under a newer receipt, which covers the earlier ones.
     pub(crate) fn go_on_as(&self, receipt: Receipt, first: &Receipt) {
         let mut newer = self.newer.lock().unwrap_or_else(PoisonError::into_inner);
         let receipt = receipt.covering(newer.as_ref().unwrap_or(first));
         *newer = Some(receipt);
     }
 
-    /// The receipt that settles, of a delivery that came with this one.
+    /// The receipt that settles the delivery; `first` is the one with which it came.
     pub(crate) fn newest(&self, first: &Receipt) -> Receipt {
         self.newer().unwrap_or_else(|| first.clone())
     }
 
-    /// The receipt that settles, where it is not the one with which the delivery came.
+    /// The receipt that settles the delivery, if it is not the one with which it came.
     pub(crate) fn newer(&self) -> Option<Receipt> {
         self.newer
             .lock()

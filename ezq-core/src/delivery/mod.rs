@@ -1,4 +1,4 @@
-//! A delivery at work in a consumer: what was read of it, and its lease.
+//! A delivery that is being handled: its decoded event, and its lease.
 
 pub(crate) mod lease;
 pub(crate) mod received;

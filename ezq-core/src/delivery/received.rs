@@ -1,4 +1,4 @@
-//! A delivery whose body was read.
+//! A delivery whose body is decoded.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::event::{Event, EventDescriptor, means};
 use crate::message::headers::{Headers, TRACEPARENT};
 use crate::message::queue_name::QueueName;
 
-/// A delivery whose body was read.
+/// A delivery whose body is decoded, as handlers and event sets see it.
 #[derive(Debug)]
 pub struct Received {
     pub(crate) envelope: Envelope,
@@ -22,13 +22,13 @@ pub struct Received {
     pub(crate) deliveries: u32,
     pub(crate) enqueued_at: DateTime<Utc>,
     pub(crate) lease: Arc<Lease>,
-    /// What the spans of its handlers are children of: that of an inline dispatch, which awaits
-    /// them. A consumer has none: the span it was started in may last as long as the process.
+    /// The parent of its handlers' spans. An inline dispatch awaits its handlers, so its own span is the
+    /// parent. A consumer has none: the span it was started in may last as long as the process.
     pub(crate) parent: Span,
 }
 
 impl Received {
-    /// The W3C trace context it came with, if it is one: a header may hold any text.
+    /// The W3C trace context in its headers. `None` if it has none, or the header holds other text.
     pub(crate) fn traceparent(&self) -> Option<&str> {
         let text = self.headers.text(TRACEPARENT)?;
         let is_hex = text
@@ -39,36 +39,36 @@ impl Received {
         (is_hex && text.split('-').map(str::len).eq([2, 32, 16, 2])).then_some(text)
     }
 
-    /// Whether it is an event of this type, of whatever version.
+    /// Whether it is an event of type `E`, of any version.
     pub(crate) fn is<E: Event>(&self) -> bool {
         means::<E>(self.envelope.event_type())
     }
 
-    /// Which of these types it is to be read as, by its place among them: the one of its own
-    /// version, else the next newer one, else the newest, which tells that it is too old.
+    /// Which of `types` the event is to be decoded as; returns its index. That is the type of the event's
+    /// own version, else of the next newer version, else of the newest, whose error then says that the
+    /// type is too old for the event.
     #[must_use]
     pub fn choose(&self, types: &[EventDescriptor]) -> Option<usize> {
         let name = self.envelope.event_type();
         let version = self.envelope.version().unwrap_or(u32::MAX);
-        let distance = |event: &EventDescriptor| match event.version.checked_sub(version) {
-            Some(newer) => (false, newer),
-            None => (true, version.saturating_sub(event.version)),
-        };
         let named = types
             .iter()
             .enumerate()
             .filter(|(_, event)| event.matches(name));
-        named
-            .min_by_key(|(_, event)| distance(event))
-            .map(|(place, _)| place)
+
+        let nearest = named.min_by_key(|(_, event)| match event.version.checked_sub(version) {
+            Some(newer) => (false, newer),
+            None => (true, version.saturating_sub(event.version)),
+        });
+        nearest.map(|(index, _)| index)
     }
 
-    /// What settles it now.
+    /// The receipt that settles it now.
     pub(crate) fn newest_receipt(&self) -> Receipt {
         self.lease.newest(&self.receipt)
     }
 
-    /// How often it was delivered without being settled, this time included.
+    /// How often it was delivered without being settled, this delivery included.
     pub(crate) fn unsettled_deliveries(&self) -> u32 {
         self.deliveries.saturating_sub(self.headers.returned())
     }

@@ -1,4 +1,5 @@
-//! Which handlers take which event type; checked once, at start.
+//! Which handlers take which event, by queue, type and version. Handlers that contradict each other
+//! are refused at start.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,9 +18,9 @@ use crate::message::settlement::HandlerName;
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     handlers: Vec<Arc<Handler>>,
-    /// Those that have a queue of their own.
+    /// Those that have a queue of their own, by queue.
     own: HashMap<QueueName, Table>,
-    /// Those that take their events from any other.
+    /// Those that take their events from every other queue.
     shared: Table,
 }
 
@@ -28,20 +29,20 @@ pub(crate) struct Registry {
 struct Table {
     handlers: Vec<Arc<Handler>>,
     by_type: HashMap<&'static str, Takers>,
-    /// Those that take whatever matches, or everything.
+    /// Those that take every type, or every type that matches a pattern.
     wide: Vec<Arc<Handler>>,
 }
 
-/// The handlers of one type in one queue.
+/// The handlers that take one type in one queue.
 #[derive(Debug, Default)]
 struct Takers {
     all: Vec<Arc<Handler>>,
-    /// Those of each version, where handlers take several; else empty.
+    /// Those that take each version; empty unless handlers take several versions.
     by_version: BTreeMap<u32, Vec<Arc<Handler>>>,
 }
 
 impl Takers {
-    /// Those of an event's own version, else of the next newer, else of the newest.
+    /// Those of the event's own version, else of the next newer one, else of the newest.
     fn of(&self, envelope: &Envelope) -> &[Arc<Handler>] {
         let Some((_, newest)) = self.by_version.last_key_value() else {
             return &self.all;
@@ -57,14 +58,15 @@ impl Takers {
 }
 
 impl Registry {
-    /// Sorts handlers by the types they take, in their stated order.
+    /// Sorts handlers by queue and type, in their stated order.
     pub(crate) fn new(mut handlers: Vec<Handler>) -> Result<Self> {
-        handlers.iter_mut().try_for_each(narrow)?;
+        handlers.iter_mut().try_for_each(parse_patterns)?;
         handlers.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
         valid_handlers(&handlers)?;
         valid_events(&handlers)?;
         unique_events(&handlers)?;
         unambiguous_versions(&handlers)?;
+
         let mut registry = Self::default();
         for handler in handlers.into_iter().map(Arc::new) {
             let table = match &handler.queue {
@@ -74,6 +76,7 @@ impl Registry {
             table.handlers.push(Arc::clone(&handler));
             registry.handlers.push(handler);
         }
+
         for table in registry.own.values_mut() {
             table.sort();
         }
@@ -81,18 +84,22 @@ impl Registry {
         Ok(registry)
     }
 
-    /// The handlers of an event in a queue, sorted by order, then name. Catch-alls do not see
-    /// control events.
+    /// The handlers of an event in a queue, sorted by order, then name. Handlers that do not name a type
+    /// see no control events.
     pub(crate) fn find(&self, queue: &QueueName, envelope: &Envelope) -> Cow<'_, [Arc<Handler>]> {
-        let (table, type_name) = (self.table(queue), envelope.event_type());
+        let table = self.table(queue);
+        let type_name = envelope.event_type();
         if let Some(takers) = table.by_type.get(type_name) {
             return Cow::Borrowed(takers.of(envelope));
         }
-        let takes = |handler: &&Arc<Handler>| takes(handler, type_name);
-        if table.wide.iter().all(|handler| takes(&handler)) {
+
+        let wide = table.wide.iter();
+        // Nothing is allocated where all of them take it.
+        if wide.clone().all(|handler| takes(handler, type_name)) {
             return Cow::Borrowed(&table.wide);
         }
-        Cow::Owned(table.wide.iter().filter(takes).cloned().collect())
+        let takers = wide.filter(|handler| takes(handler, type_name));
+        Cow::Owned(takers.cloned().collect())
     }
 
     /// Every handler of a queue.
@@ -100,15 +107,20 @@ impl Registry {
         &self.table(queue).handlers
     }
 
-    /// Whether the configuration's options of handlers mean something.
+    /// Checks the options of handlers in the configuration.
+    ///
+    /// # Errors
+    /// `Configuration` for a handler that does not exist, or an option that has no effect on it.
     pub(crate) fn check_options(
         &self,
         options: &BTreeMap<HandlerName, HandlerOptions>,
     ) -> Result<()> {
         options.iter().try_for_each(|(name, options)| {
             let handler = self.handlers.iter().find(|handler| handler.name() == name);
-            let text = || format!("options are set for a handler `{name}` that does not exist");
-            let handler = handler.ok_or_else(|| Error::new(ErrorKind::Configuration, text()))?;
+            let handler = handler.ok_or_else(|| {
+                let text = format!("options are set for a handler `{name}` that does not exist");
+                Error::new(ErrorKind::Configuration, text)
+            })?;
             valid_options(handler, options)
         })
     }
@@ -117,7 +129,7 @@ impl Registry {
         &self.handlers
     }
 
-    /// The handlers that have a queue to themselves, if it is such a queue.
+    /// The handlers that have this queue to themselves; `None` if none has.
     pub(crate) fn owners(&self, queue: &QueueName) -> Option<&[Arc<Handler>]> {
         self.own.get(queue).map(|table| &*table.handlers)
     }
@@ -129,9 +141,12 @@ impl Registry {
 
 impl Table {
     fn sort(&mut self) {
-        let is_wide =
-            |handler: &&Arc<Handler>| !matches!(handler.subscription, Subscription::Types(_));
-        self.wide = self.handlers.iter().filter(is_wide).cloned().collect();
+        let wide = self
+            .handlers
+            .iter()
+            .filter(|handler| !matches!(handler.subscription, Subscription::Types(_)));
+        self.wide = wide.cloned().collect();
+
         let events = self
             .handlers
             .iter()
@@ -143,14 +158,8 @@ impl Table {
     }
 
     fn takers(&self, name: &str) -> Takers {
-        let taking = |takes: &dyn Fn(&Handler) -> bool| -> Vec<Arc<Handler>> {
-            self.handlers
-                .iter()
-                .filter(|handler| takes(handler))
-                .cloned()
-                .collect()
-        };
-        let all = taking(&|handler| takes(handler, name));
+        let takers = self.handlers.iter().filter(|handler| takes(handler, name));
+        let all: Vec<Arc<Handler>> = takers.cloned().collect();
         let versions: BTreeSet<u32> = all.iter().flat_map(|taker| versions(taker, name)).collect();
         if versions.len() < 2 {
             return Takers {
@@ -159,21 +168,20 @@ impl Table {
             };
         }
 
-        let of_version = |version: u32| {
-            let is_wide = |handler: &Handler| types(handler).is_empty() && takes(handler, name);
-            let takes = |handler: &Handler| {
-                is_wide(handler) || self::versions(handler, name).any(|taken| taken == version)
-            };
-            (version, taking(&takes))
-        };
-        Takers {
-            all,
-            by_version: versions.into_iter().map(of_version).collect(),
+        let mut by_version = BTreeMap::new();
+        for version in versions {
+            // One that names no types takes every version.
+            let takers = all.iter().filter(|taker| {
+                let is_wide = types(taker).is_empty();
+                is_wide || self::versions(taker, name).any(|taken| taken == version)
+            });
+            by_version.insert(version, takers.cloned().collect());
         }
+        Takers { all, by_version }
     }
 }
 
-/// In which versions a handler takes a type.
+/// The versions in which a handler takes a type.
 fn versions(handler: &Handler, name: &str) -> impl Iterator<Item = u32> {
     types(handler)
         .iter()
@@ -194,6 +202,7 @@ pub(crate) fn handler_and_queue(handler: &Handler) -> String {
     format!("`{}` of {}", handler.name, read_from(handler))
 }
 
+/// The types that a handler names; none if it takes every type, or those of patterns.
 pub(crate) fn types(handler: &Handler) -> &[EventDescriptor] {
     match &handler.subscription {
         Subscription::Types(types) => types,
@@ -201,7 +210,7 @@ pub(crate) fn types(handler: &Handler) -> &[EventDescriptor] {
     }
 }
 
-/// Whether a handler takes events of a type. Only those that name control events see them.
+/// Whether a handler takes events of a type. Only handlers that name control events see them.
 pub(crate) fn takes(handler: &Handler, name: &str) -> bool {
     match &handler.subscription {
         Subscription::Types(types) => types.iter().any(|event| event.matches(name)),
@@ -212,8 +221,8 @@ pub(crate) fn takes(handler: &Handler, name: &str) -> bool {
     }
 }
 
-/// Reads the patterns of a handler.
-fn narrow(handler: &mut Handler) -> Result<()> {
+/// Parses the patterns of a handler into its subscription.
+fn parse_patterns(handler: &mut Handler) -> Result<()> {
     if handler.patterns.is_empty() {
         return Ok(());
     }
@@ -225,16 +234,18 @@ fn narrow(handler: &mut Handler) -> Result<()> {
         );
         return Err(Error::new(ErrorKind::Configuration, text));
     }
+
     let patterns = handler.patterns.iter().map(|pattern| Pattern::new(pattern));
     handler.subscription = Subscription::Patterns(patterns.collect::<Result<_>>()?);
     Ok(())
 }
 
+/// The type name and its aliases.
 fn names(event: EventDescriptor) -> impl Iterator<Item = &'static str> {
     std::iter::once(event.type_name).chain(event.aliases.iter().copied())
 }
 
-/// Whether options of a handler, from its own code or the configuration, mean something.
+/// Refuses options that have no effect, from the handler's own code or the configuration.
 fn valid_options(handler: &Handler, options: &HandlerOptions) -> Result<()> {
     let name = &handler.name;
     let at_least_one = [
@@ -246,6 +257,7 @@ fn valid_options(handler: &Handler, options: &HandlerOptions) -> Result<()> {
         let why = format!("`{option}` of the handler `{name}` must be at least 1");
         return Err(Error::new(ErrorKind::Configuration, why));
     }
+
     let is_batch = matches!(handler.invoke, Invoke::Batch(_));
     if !is_batch && (options.batch_size.is_some() || options.batch_wait.is_some()) {
         let why = format!(
@@ -257,6 +269,7 @@ fn valid_options(handler: &Handler, options: &HandlerOptions) -> Result<()> {
     Ok(())
 }
 
+/// Refuses names, transactions and options that handlers cannot have.
 fn valid_handlers(handlers: &[Handler]) -> Result<()> {
     let mut seen = BTreeMap::<&HandlerName, ()>::new();
     for handler in handlers {
@@ -271,13 +284,13 @@ fn valid_handlers(handlers: &[Handler]) -> Result<()> {
                 ),
             ));
         }
+
         if handler.transactions > 1 {
             let why = format!("the handler `{name}` takes its transaction twice: one is enough");
             return Err(Error::new(ErrorKind::Configuration, why));
         }
         let is_batch = matches!(handler.invoke, Invoke::Batch(_));
-        let controls = handler.takes_control();
-        if controls && (is_batch || handler.transactions > 0) {
+        if handler.takes_control() && (is_batch || handler.transactions > 0) {
             let why = format!(
                 "the handler `{name}` takes a control event, which is settled whatever it does: it \
                  can take neither a transaction nor batches"
@@ -285,6 +298,7 @@ fn valid_handlers(handlers: &[Handler]) -> Result<()> {
             return Err(Error::new(ErrorKind::Configuration, why));
         }
         valid_options(handler, &handler.options)?;
+
         if seen.insert(&handler.name, ()).is_some() {
             return Err(Error::new(
                 ErrorKind::DuplicateHandler,
@@ -299,13 +313,16 @@ fn valid_handlers(handlers: &[Handler]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a type that no message can have, and a queue that cannot be.
+/// Refuses an event type that no message can have, and an invalid queue name.
 fn valid_events(handlers: &[Handler]) -> Result<()> {
     for event in handlers.iter().flat_map(types) {
         for name in names(*event) {
             check_type(name).map_err(|why| {
-                let (rust_type, name) = (event.rust_type, name.escape_debug());
-                let text = format!("`{rust_type}` has the event type `{name}`: {why}");
+                let text = format!(
+                    "`{}` has the event type `{}`: {why}",
+                    event.rust_type,
+                    name.escape_debug()
+                );
                 Error::new(ErrorKind::Configuration, text)
             })?;
         }
@@ -314,6 +331,7 @@ fn valid_events(handlers: &[Handler]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses two Rust types that are the same event in the same version.
 fn unique_events(handlers: &[Handler]) -> Result<()> {
     let mut seen = BTreeMap::<(&'static str, u32), EventDescriptor>::new();
     for event in handlers.iter().flat_map(types) {
@@ -334,23 +352,26 @@ fn unique_events(handlers: &[Handler]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a version that one handler of a queue takes as what it is, while another one has it
-/// converted to a newer version: both would do what one of them is to do.
+/// Refuses a version that one handler of a queue takes as it is, while another handler has it converted
+/// to a newer version: both would handle the same event.
 fn unambiguous_versions(handlers: &[Handler]) -> Result<()> {
-    let taken = || {
-        handlers
-            .iter()
-            .flat_map(|handler| types(handler).iter().map(move |event| (handler, event)))
-    };
-    for (newer, converted) in taken().filter(|(_, event)| event.oldest < event.version) {
-        let read = converted.oldest..converted.version;
-        let is_read = |(older, event): &(&Handler, &EventDescriptor)| {
+    let taken = handlers
+        .iter()
+        .flat_map(|handler| types(handler).iter().map(move |event| (handler, event)));
+    let converting = taken
+        .clone()
+        .filter(|(_, event)| event.oldest < event.version);
+
+    for (newer, converted) in converting {
+        let versions_converted = converted.oldest..converted.version;
+        let ambiguous = taken.clone().find(|(older, event)| {
             older.queue == newer.queue
-                && read.contains(&event.version)
+                && versions_converted.contains(&event.version)
                 && names(**event).any(|name| converted.matches(name))
                 && !types(newer).iter().any(|own| own.type_id == event.type_id)
-        };
-        if let Some((older, event)) = taken().find(is_read) {
+        });
+
+        if let Some((older, event)) = ambiguous {
             let text = format!(
                 "version {} of `{}` is taken by the handler `{}` as `{}`, and by `{}` as `{}`, into \
                  which it is converted: keep one of the handlers, take both versions in one \

@@ -1,4 +1,4 @@
-//! Batches: one run of a handler on several events.
+//! Batch handlers: one run handles several events.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -16,21 +16,22 @@ use crate::publish::publisher::Draft;
 
 /// Several events for one run of a handler, in the order of the queue.
 ///
-/// A handler of `Batch<E>` gets as many events as are there, up to its batch size, and waits for
-/// more no longer than its batch wait. It says what became of them by what it returns:
+/// A handler of `Batch<E>` gets the events that are there, up to its
+/// [batch size](crate::Handler::batch_size). A batch that is not full waits for more, up to the
+/// [batch wait](crate::Handler::batch_wait). What the handler returns decides about the events:
 ///
-/// - `()`, or `Ok` with events to publish: every event is done;
-/// - a `Vec` of one `Result` for each event, in their order: each event on its own;
-/// - an error: the batch failed, and every event of it is run again at once, in a batch of its own,
-///   so that one bad event does not hold up the others. A failed batch is no attempt.
+/// - `()`, or `Ok` with events to publish: every event is done.
+/// - A `Vec` with one `Result` for each event, in their order: each event for itself.
+/// - An error: the batch failed. Each of its events is handled again at once in a batch of its own, so
+///   that one bad event does not hold up the others. A failed batch counts no attempt.
 ///
 /// An event that failed before, or whose worker died, always comes in a batch of its own.
 ///
-/// Events that the handler returns for one event of the batch go out in the step that marks that
-/// event done. Events that it returns for the batch as a whole go out with its `Tx`, if it takes one.
-/// Otherwise they are published before any event of the batch is acknowledged, at least once: if the
-/// worker dies in between, what was not acknowledged runs again and publishes once more, perhaps for
-/// a part of the batch only.
+/// Events that the handler returns for one event of the batch are published in the step that marks
+/// that event done. Events that it returns for the batch as a whole are published by its `Tx`, if it
+/// takes one. Otherwise they are published at least once, before any event of the batch is
+/// acknowledged: if the worker dies in between, the events that were not acknowledged are handled
+/// again, and what they return is published once more.
 ///
 /// ```
 /// # use ezq_core::{Batch, Event};
@@ -54,12 +55,12 @@ pub struct Batch<E> {
 pub struct BatchItem<E> {
     /// The event.
     pub event: E,
-    /// Its id, attempt and the rest.
+    /// The event's id, attempt, deadline and the rest.
     pub context: Context,
 }
 
 impl<E> Batch<E> {
-    /// The events alone.
+    /// The events without their contexts, in the order of the queue.
     pub fn events(&self) -> impl Iterator<Item = &E> {
         self.items.iter().map(|item| &item.event)
     }
@@ -91,10 +92,12 @@ impl<'b, E> IntoIterator for &'b Batch<E> {
     }
 }
 
-/// How a handler's batches are made; what is not set falls back to 100 events and 20 ms.
+/// How a handler's batches are made. Defaults to 100 events and 20 ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BatchLimits {
+    /// Events in a batch at most.
     pub(crate) size: usize,
+    /// How long a batch that is not full waits for more.
     pub(crate) wait: Duration,
 }
 
@@ -107,7 +110,7 @@ impl Default for BatchLimits {
     }
 }
 
-/// One run of a batch handler.
+/// One run of a batch handler, before its events are decoded.
 #[derive(Debug, Clone)]
 pub struct BatchCall {
     pub(crate) call: Call,
@@ -121,11 +124,12 @@ impl BatchCall {
         &self.call
     }
 
-    /// Reads the events; what cannot be read fails alone.
+    /// Decodes the events. One that cannot be decoded fails by itself, and is not in the batch.
     #[must_use]
     pub fn read<E: FromEvent>(&self) -> (Batch<E>, Unread) {
         let mut items = Vec::with_capacity(self.contexts.len());
         let mut unread = Vec::with_capacity(self.contexts.len());
+
         for context in &self.contexts {
             unread.push(match E::from_event(&context.received) {
                 Ok(event) => {
@@ -142,14 +146,14 @@ impl BatchCall {
     }
 }
 
-/// Which events of a batch could not be read, and why.
+/// Which events of a batch could not be decoded, and why.
 #[derive(Debug)]
 pub struct Unread(Vec<Option<HandlerError>>);
 
-/// What a run of a batch handler came to.
+/// The results of one run of a batch handler.
 #[derive(Debug)]
 pub struct BatchResults {
-    /// Events of the batch as a whole.
+    /// Events to publish for the batch as a whole.
     pub(crate) shared: Vec<Draft>,
     /// One result for each event, in their order.
     pub(crate) each: Vec<Result<Vec<Draft>, HandlerError>>,
@@ -159,10 +163,12 @@ pub struct BatchResults {
 pub type BatchFuture = Pin<Box<dyn Future<Output = Result<BatchResults, HandlerError>> + Send>>;
 
 impl Unread {
-    /// What became of the whole batch, once the handler has said what became of the rest.
+    /// The results of the whole batch: what the handler returned, and an error for each event that
+    /// could not be decoded.
     ///
     /// # Errors
-    /// The handler's own error, or that it returned another number of results than it got events.
+    /// The handler's own error, or a fatal one if it returned another number of results than it got
+    /// events.
     pub fn results<O: BatchOutput>(self, output: O) -> Result<BatchResults, HandlerError> {
         let count = self.0.iter().filter(|unread| unread.is_none()).count();
         let BatchResults { shared, each } = output.into_results(count)?;
@@ -176,6 +182,7 @@ impl Unread {
                 text,
             )));
         }
+
         let mut each = each.into_iter();
         let results = self
             .0
@@ -188,8 +195,8 @@ impl Unread {
     }
 }
 
-/// What a batch handler may return: [`Emit`] for the batch as a whole, a `Vec` with a `Result` for
-/// each event, or a `Result` of one of these.
+/// What a batch handler may return: events for the batch as a whole (see [`Emit`](crate::Emit)), a
+/// `Vec` with one `Result` for each event, or a `Result` of one of these.
 #[diagnostic::on_unimplemented(
     message = "a batch handler cannot return `{Self}`",
     label = "not something a batch handler returns",
@@ -239,17 +246,15 @@ impl<T: Emit, E: Into<HandlerError> + Send> BatchOutput for Vec<Result<T, E>> {
     }
 
     fn into_results(self, _: usize) -> Result<BatchResults, HandlerError> {
-        let result = |result: Result<T, E>| {
+        let each = self.into_iter().map(|result| {
             let mut drafts = Vec::new();
-            result
-                .map_err(Into::into)?
-                .emit(&mut drafts)
-                .map_err(HandlerError::fatal)?;
+            let emitted = result.map_err(Into::into)?;
+            emitted.emit(&mut drafts).map_err(HandlerError::fatal)?;
             Ok(drafts)
-        };
+        });
         Ok(BatchResults {
             shared: Vec::new(),
-            each: self.into_iter().map(result).collect(),
+            each: each.collect(),
         })
     }
 }
@@ -269,9 +274,9 @@ where
     }
 }
 
-/// A function that can be a batch handler: a [`Batch`], then extractors.
+/// A function that can be a batch handler. It takes a [`Batch`], then extractors.
 pub trait IntoBatchHandler<Args> {
-    /// The handler, under a name.
+    /// Makes the handler, under a name.
     fn into_batch_handler(self, name: &str) -> Handler;
 }
 
@@ -290,6 +295,7 @@ macro_rules! into_batch_handler {
                     let function = self.clone();
                     Box::pin(async move {
                         let (batch, unread) = call.read::<Ev>();
+                        // Nothing could be decoded, so there is nothing to call it with.
                         if batch.is_empty() {
                             return unread.results(());
                         }
@@ -306,5 +312,5 @@ macro_rules! into_batch_handler {
 }
 into_batch_handler! { () (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, F) }
 
-/// What the registry calls for a batch.
+/// The function that runs a batch handler.
 pub(crate) type InvokeBatch = Arc<dyn Fn(BatchCall) -> BatchFuture + Send + Sync>;

@@ -1,12 +1,12 @@
-//! What surrounds one run of one handler.
+//! What one run of a handler may know of its delivery, and what its extractors draw from.
 
-use crate::delivery::received::Received;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::delivery::received::Received;
 use crate::engine::{MessageId, UnitOfWork};
 use crate::event::envelope::Envelope;
 use crate::message::headers::Headers;
@@ -16,7 +16,7 @@ use crate::publish::publisher::Publisher;
 use crate::publish::services::Services;
 use crate::publish::transaction::Transaction;
 
-/// What a handler may know about its delivery: ids, attempt, deadline, cancellation.
+/// Tells a handler about its delivery: ids, attempt, deadline, cancellation.
 ///
 /// ```
 /// use ezq_core::Context;
@@ -34,7 +34,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// The event's id; the same on every delivery, fit to be an idempotency key.
+    /// The event's id. It is the same on every delivery, so it can serve as an idempotency key.
     #[must_use]
     pub fn event_id(&self) -> &str {
         self.received.envelope.id()
@@ -52,7 +52,7 @@ impl Context {
         &self.received.envelope
     }
 
-    /// The queue it came from.
+    /// The queue that the event came from.
     #[must_use]
     pub fn queue(&self) -> &QueueName {
         &self.received.queue
@@ -70,73 +70,73 @@ impl Context {
         &self.received.headers
     }
 
-    /// The name of the handler that runs.
+    /// The name of the running handler.
     #[must_use]
     pub fn handler(&self) -> &HandlerName {
         &self.handler
     }
 
-    /// Which attempt of this handler it is, from 1. An attempt that a crash cut short is not
-    /// counted and runs again under the same number.
+    /// The number of this handler's attempt, from 1. An attempt that a crash cut short is not counted,
+    /// and runs again under the same number.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// How often the message was delivered, this time included.
+    /// How often the message was delivered, this delivery included.
     #[must_use]
     pub fn deliveries(&self) -> u32 {
         self.received.deliveries
     }
 
-    /// When the message was stored, on the engine's clock.
+    /// When the message was stored, by the engine's clock.
     #[must_use]
     pub fn enqueued_at(&self) -> DateTime<Utc> {
         self.received.enqueued_at
     }
 
-    /// When the handler's timeout ends it; `None` if it has none.
+    /// When the handler's timeout ends the run; `None` if it has no timeout.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// Whether, by this worker's own clock, the lease has run out without being renewed, as when
-    /// the database does not answer. Another worker may take the event over: hold back what must
-    /// not happen twice.
+    /// True if the lease has run out by this worker's clock and was not renewed, for instance since
+    /// the database does not answer. Another worker may take the event over, so do nothing now that
+    /// must not happen twice.
     #[must_use]
     pub fn is_lease_expired(&self) -> bool {
         self.received.lease.is_expired()
     }
 
-    /// A token that fires when the handler is to stop: its lease is lost, or the consumer was
-    /// interrupted. The handler's future is dropped at its next `.await`; hand the token to what it
-    /// spawned. Each call gives a child of its own: to cancel it stops what listens to it, and
-    /// changes nothing for the event.
+    /// A token that fires when the handler is to stop: its lease is lost, or its consumer was
+    /// interrupted. The handler's future is then dropped at its next `.await`, so pass the token to
+    /// tasks that it spawned. Each call returns a child token: cancelling it stops whatever listens to
+    /// it, and has no effect on the event.
     #[must_use]
     pub fn cancellation(&self) -> CancellationToken {
         self.received.lease.cancel().child_token()
     }
 }
 
-/// One run of one handler: what extractors draw from.
+/// One run of a handler, from which [extractors](crate::Extract) draw.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub(crate) context: Context,
     pub(crate) services: Arc<Services>,
     pub(crate) transaction: Option<Arc<Transaction>>,
-    /// It handles one event, which is the cause of what it publishes.
+    /// The run handles one event, which is the cause of what the handler publishes.
     pub(crate) is_single: bool,
 }
 
 impl Call {
-    /// What surrounds the run.
+    /// The context of the run; for a batch, that of its first event.
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// A publisher whose events name this one as their cause; for a batch, none.
+    /// A publisher whose events name the handled one as their cause. For a batch they name no cause.
     #[must_use]
     pub fn publisher(&self) -> Publisher {
         let publisher = if self.is_single {
@@ -147,15 +147,16 @@ impl Call {
         publisher.within(self.transaction.as_ref())
     }
 
-    /// Shows the handler's transaction to its engine's extractor: `None` unless one of the
-    /// handler's extractors says that it [needs](crate::Extract::TRANSACTION) it.
+    /// Lends the handler's transaction to `show`, for the extractor of its engine. `None` if the
+    /// transaction has ended, or none of the handler's extractors
+    /// [takes](crate::Extract::TRANSACTION) it.
     pub fn unit_of_work<R>(&self, show: impl FnOnce(&mut dyn UnitOfWork) -> R) -> Option<R> {
         self.transaction
             .as_ref()
             .and_then(|transaction| transaction.with(show))
     }
 
-    /// The application's state of a type, if it was given one.
+    /// The application's state of type `T`; `None` if its builder was given none.
     #[must_use]
     pub fn state<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
         self.services.states.find()

@@ -1,16 +1,17 @@
-//! Reading a delivery as what a handler takes.
+//! Decodes a delivery into what a handler takes, with errors that say what becomes of the event.
 
-use super::outcome::HandlerError;
 use crate::delivery::received::Received;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::event::tick::Tick;
+use crate::handler::outcome::HandlerError;
 
 impl Received {
-    /// Reads it as an event of this type.
+    /// Decodes the event as this type.
     ///
     /// # Errors
-    /// A fatal error when the data has another shape; one of its own when it is of a newer version.
+    /// A fatal error if the data does not fit the type. If the event is of a newer version than the
+    /// type, [`Config::unknown_types`](crate::Config::unknown_types) decides what becomes of it.
     pub fn decode<E: Event>(&self) -> Result<E, HandlerError> {
         self.envelope.decode().map_err(|error| match error.kind() {
             ErrorKind::NewerVersion => HandlerError::newer_version(error),
@@ -18,7 +19,7 @@ impl Received {
         })
     }
 
-    /// Reads a schedule's tick.
+    /// Decodes the tick of a schedule.
     pub(crate) fn tick(&self) -> Result<Tick, HandlerError> {
         let name = self.envelope.event_type();
         self.envelope
@@ -26,7 +27,7 @@ impl Received {
             .map_err(HandlerError::undecodable)
     }
 
-    /// What to answer for an event that no variant takes.
+    /// The error for an event that no variant of an event set takes.
     #[must_use]
     pub fn unexpected(&self) -> HandlerError {
         let name = self.envelope.event_type();

@@ -1,6 +1,5 @@
-//! Extractors: what a handler's parameters after the event may be.
+//! Extractors: the parameters that a handler may take after the event.
 
-use crate::publish::services::States;
 use std::any::type_name;
 use std::future::Future;
 
@@ -9,8 +8,26 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handler::context::{Call, Context};
 use crate::handler::outcome::HandlerError;
 use crate::publish::publisher::Publisher;
+use crate::publish::services::States;
 
-/// A parameter that a handler can ask for, after the event.
+/// A parameter that a handler can take after the event. Implement it to give handlers one of your own.
+///
+/// ```
+/// use ezq_core::{Call, Extract, HandlerError};
+///
+/// /// The key under which an external service recognises a repeated call.
+/// struct IdempotencyKey(String);
+///
+/// impl Extract for IdempotencyKey {
+///     async fn extract(call: &Call) -> Result<Self, HandlerError> {
+///         Ok(Self(call.context().event_id().to_owned()))
+///     }
+/// }
+///
+/// async fn charge(IdempotencyKey(key): IdempotencyKey) {
+///     println!("charging under {key}");
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an extractor",
     label = "not something a handler can ask for",
@@ -19,35 +36,37 @@ use crate::publish::publisher::Publisher;
             schedule takes its `Tick` first, by that name and by no alias"
 )]
 pub trait Extract: Sized + Send + 'static {
-    /// Whether it takes the handler's transaction, which is begun before the handler runs and
-    /// commits with its acknowledgement. One parameter of a handler may.
+    /// Whether it takes the handler's transaction, which begins before the handler runs and commits
+    /// with the acknowledgement of the event. At most one parameter of a handler may take it.
+    /// Defaults to `false`.
     const TRANSACTION: bool = false;
 
-    /// Whether the application can provide it; asked once, at start.
+    /// Checks that the application can provide it. Called once, at start. Defaults to no check.
     ///
     /// # Errors
-    /// What is missing, and how to provide it.
+    /// An error that says what is missing, and how to provide it.
     fn check(provided: &Provided<'_>) -> Result<()> {
         let _ = provided;
         Ok(())
     }
 
-    /// Draws it from one run of a handler.
+    /// Makes the parameter for one run of a handler.
     ///
     /// # Errors
-    /// What the run fails with.
+    /// An error with which the run fails, before the handler is called.
     fn extract(call: &Call) -> impl Future<Output = Result<Self, HandlerError>> + Send;
 }
 
-/// What an application has to offer to extractors.
+/// What an application provides to the extractors of its handlers.
 #[derive(Debug)]
 pub struct Provided<'a> {
     pub(crate) states: &'a States,
-    /// What the queue's engine can do.
+    /// What the engine of the handler's queue can do.
     pub capabilities: &'a Capabilities,
 }
 
-/// State shared by all handlers, given to the application's builder; cloned for each run.
+/// The application's state of type `T`, as given to its builder. Cloned for each run, so wrap what is
+/// large in an `Arc`.
 ///
 /// ```
 /// use ezq_core::State;

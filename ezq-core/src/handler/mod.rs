@@ -1,4 +1,4 @@
-//! Handlers: a name, the events it takes, and what to call.
+//! Handlers: a name, the events that it takes, its options, and the function to call.
 
 pub(crate) mod batch;
 pub(crate) mod context;
@@ -45,14 +45,14 @@ pub enum Subscription {
 }
 
 impl Subscription {
-    /// Events of these types.
+    /// Events of `types`.
     #[must_use]
     pub fn of(types: Vec<EventDescriptor>) -> Self {
         Self::Types(types)
     }
 }
 
-/// What a handler's first parameter may be.
+/// A type that can be a handler's first parameter: an event, [`AnyEvent`], or an event set.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "a handler's first parameter is its event",
@@ -60,13 +60,13 @@ impl Subscription {
             `#[derive(EventSet)]`; a batch is written as `Batch<MyEvent>`, by that name and by no alias"
 )]
 pub trait FromEvent: Sized + Send + 'static {
-    /// Which events it takes.
+    /// Which events a handler of it takes.
     fn subscription() -> Subscription;
 
-    /// Reads a delivery.
+    /// Decodes a delivery.
     ///
     /// # Errors
-    /// When the delivery is not such an event.
+    /// An error if the delivery is no such event, or its data does not fit the type.
     fn from_event(received: &Received) -> Result<Self, HandlerError>;
 }
 
@@ -80,7 +80,7 @@ impl<E: Event> FromEvent for E {
     }
 }
 
-/// Any event at all but the control events: for logs, audits and relays.
+/// An event of any type except control events. It is for logs, audits and relays.
 #[derive(Debug, Clone)]
 pub struct AnyEvent {
     envelope: Envelope,
@@ -93,22 +93,22 @@ impl AnyEvent {
         &self.envelope
     }
 
-    /// Its type name.
+    /// The event's type name.
     #[must_use]
     pub fn event_type(&self) -> &str {
         self.envelope.event_type()
     }
 
-    /// Its payload as JSON text, if it is JSON.
+    /// The payload as JSON text; `None` if it is not JSON.
     #[must_use]
     pub fn data(&self) -> Option<&str> {
         self.envelope.data()
     }
 
-    /// Reads it as an event type.
+    /// Decodes the event as type `E`.
     ///
     /// # Errors
-    /// When the payload has another shape.
+    /// An error if it is not such an event, or its payload does not fit the type.
     pub fn decode<E: Event>(&self) -> Result<E> {
         self.envelope.decode()
     }
@@ -126,54 +126,57 @@ impl FromEvent for AnyEvent {
     }
 }
 
-/// A handler as the registry keeps it. `#[on_event]` makes one; so does [`Handler::on`].
+/// A handler with its options, to be registered with an application. `#[on_event]` makes one; so do
+/// [`Handler::on`] and [`Handler::on_batch`].
 #[derive(Clone)]
 pub struct Handler {
     pub(crate) name: HandlerName,
     pub(crate) subscription: Subscription,
     pub(crate) invoke: Invoke,
     pub(crate) checks: Vec<fn(&Provided<'_>) -> Result<()>>,
-    /// How many of its extractors take its transaction.
+    /// How many of its extractors take its transaction: 0 or 1, which is checked when the application
+    /// is built.
     pub(crate) transactions: usize,
     pub(crate) order: i32,
-    /// A queue of its own; its name is checked when the application is built.
+    /// A queue of its own. The name is checked when the application is built.
     pub(crate) queue: Option<String>,
-    /// What of all events it takes; checked when the application is built.
+    /// Patterns of the types that it takes. They are checked when the application is built.
     pub(crate) patterns: Vec<String>,
     pub(crate) options: HandlerOptions,
     /// The types of the events that it may return.
     pub(crate) returned: Vec<EventDescriptor>,
-    /// What publishes the ticks that it takes, and the type name they have.
+    /// The schedule whose ticks it takes, and their type name.
     pub(crate) schedule: Option<(&'static str, Schedule)>,
     pub(crate) quickness: Arc<Quickness>,
 }
 
-/// What to call.
+/// The function to call.
 #[derive(Clone)]
 pub(crate) enum Invoke {
     One(Arc<dyn Fn(Call) -> HandlerFuture + Send + Sync>),
     Batch(InvokeBatch),
 }
 
-/// What may be set for one handler; what is not set falls back to the application's defaults.
+/// The options of one handler. An option that is `None` falls back to the application's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HandlerOptions {
-    /// How long one run may take: `Some(None)` is no limit.
+    /// How long one run may take; `Some(None)` is no limit.
     pub timeout: Option<Option<Duration>>,
-    /// Attempts in all.
+    /// Attempts in all, the first included. At least 1.
     pub max_attempts: Option<u32>,
-    /// The pause between attempts.
+    /// The pause after each failed attempt.
     pub backoff: Option<Backoff>,
-    /// How many runs of it there may be at once in this application; at least 1.
+    /// Runs at once in this application. At least 1. Defaults to no limit.
     pub concurrency: Option<usize>,
-    /// How many events there are in a batch at most, for a handler of batches; at least 1.
+    /// Events in a batch at most, for a handler of batches only. At least 1. Defaults to 100.
     pub batch_size: Option<usize>,
-    /// How long a batch waits for more events.
+    /// How long a batch that is not full waits for more events, for a handler of batches only.
+    /// Defaults to 20 ms.
     pub batch_wait: Option<Duration>,
 }
 
 impl HandlerOptions {
-    /// These options, with what they leave open taken from others.
+    /// These options; each one that is `None` is taken from `other`.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -203,7 +206,7 @@ impl HandlerOptions {
 }
 
 impl Handler {
-    /// A handler from its parts; what the macros use.
+    /// A handler from its parts, as the macros use it. In your own code use [`on`](Self::on).
     #[must_use]
     pub fn new(
         name: &str,
@@ -213,7 +216,8 @@ impl Handler {
         Self::with(name, subscription, Invoke::One(Arc::new(invoke)))
     }
 
-    /// As [`new`](Self::new), for a handler of batches.
+    /// A handler of batches from its parts, as the macros use it. In your own code use
+    /// [`on_batch`](Self::on_batch).
     #[must_use]
     pub fn batch(
         name: &str,
@@ -240,9 +244,9 @@ impl Handler {
         }
     }
 
-    /// A handler from a function or closure, for code that registers without the macro.
+    /// A handler from a function or closure, for code that registers handlers without the macro.
     ///
-    /// The name is a durable key: messages keep their progress under it.
+    /// The name is a durable key: messages keep the handler's progress under it.
     ///
     /// ```
     /// use ezq_core::{AnyEvent, Context, Handler};
@@ -272,7 +276,7 @@ impl Handler {
         function.into_batch_handler(name)
     }
 
-    /// A handler of the ticks of its own schedule, which have a type name of their own.
+    /// A handler of the ticks of its own schedule. The ticks have a type name of their own.
     pub(crate) fn scheduled(
         name: &str,
         event_type: &'static str,
@@ -287,7 +291,7 @@ impl Handler {
         }
     }
 
-    /// Its schedule, if it has one, whose ticks go where it takes them from.
+    /// The handler's schedule, if it has one. Its ticks go to the handler's queue.
     pub(crate) fn plan(&self) -> Option<Plan> {
         let (event_type, schedule) = self.schedule.clone()?;
         let schedule = match &self.queue {
@@ -302,7 +306,7 @@ impl Handler {
         })
     }
 
-    /// Whether it takes `End` or `Interrupt`, alone or among others.
+    /// Whether the handler takes `End` or `Interrupt`, alone or among other types.
     pub(crate) fn takes_control(&self) -> bool {
         match &self.subscription {
             Subscription::Types(types) => types.iter().any(|event| is_control(event.type_name)),
@@ -310,19 +314,19 @@ impl Handler {
         }
     }
 
-    /// The durable name.
+    /// The durable name, under which messages keep the handler's progress.
     #[must_use]
     pub fn name(&self) -> &HandlerName {
         &self.name
     }
 
-    /// Which events it takes.
+    /// Which events the handler takes.
     #[must_use]
     pub fn subscription(&self) -> &Subscription {
         &self.subscription
     }
 
-    /// Demands at start that the application provides an extractor.
+    /// Requires that the application provides the extractor `X`, which is checked at start.
     #[must_use]
     pub fn requires<X: Extract>(mut self) -> Self {
         self.checks.push(X::check);
@@ -330,7 +334,7 @@ impl Handler {
         self
     }
 
-    /// Says which events it may return, so that the application can check where they go.
+    /// Declares which events the handler may return, so that the application can check where they go.
     #[doc(hidden)]
     #[must_use]
     pub fn returning(mut self, types: Vec<EventDescriptor>) -> Self {
@@ -338,76 +342,84 @@ impl Handler {
         self
     }
 
-    /// Runs it after the handlers of a lower order and before those of a higher; handlers of one
-    /// order run concurrently. Defaults to 0.
+    /// Runs the handler after those of a lower order and before those of a higher one. Handlers of one
+    /// order run concurrently. Any number; defaults to 0.
     #[must_use]
     pub fn order(mut self, order: i32) -> Self {
         self.order = order;
         self
     }
 
-    /// Gives it a queue of its own: it takes events from there and from nowhere else, and only
-    /// handlers of that queue do. Its name is checked when the application is built.
+    /// Gives the handler a queue of its own. It takes events from this queue only, and only handlers
+    /// with this queue take events from it. The name is checked when the application is built.
+    /// Defaults to the queues that no handler has to itself.
     #[must_use]
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
         self
     }
 
-    /// Lets a handler of [`AnyEvent`] take only those types that match this
-    /// [`Pattern`], or another one given so. Checked when the application is built.
+    /// Limits a handler of [`AnyEvent`] to types that match this [`Pattern`], or another one that is
+    /// given in the same way. Patterns are checked when the application is built. Defaults to every
+    /// type.
     #[must_use]
     pub fn pattern(mut self, pattern: impl Into<String>) -> Self {
         self.patterns.push(pattern.into());
         self
     }
 
-    /// How long one run may take; `None` is no limit. Defaults to the application's.
+    /// How long one run may take; `None` is no limit. A run that takes longer is dropped and counts as a
+    /// failed attempt. Defaults to the application's.
     #[must_use]
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.options.timeout = Some(timeout);
         self
     }
 
-    /// Attempts in all, the first included. Defaults to the application's.
+    /// How often the handler is tried on one event, the first attempt included. At least 1. Defaults to
+    /// the application's.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.options.max_attempts = Some(attempts);
         self
     }
 
-    /// How many runs of it there may be at once in this application, whatever its consumers'
-    /// concurrency. An event that waits for that keeps its lease; its timeout begins when it runs.
-    /// Defaults to no limit.
+    /// How many runs of the handler there may be at once in this application, whatever the concurrency
+    /// of its consumers. At least 1. Defaults to no limit.
     ///
-    /// What waits takes no place among the events that a consumer handles at once, and keeps no
-    /// other handler's events waiting. Of each such handler a consumer holds twice its concurrency,
-    /// and a batch more where it takes batches. When that has lasted for a second, the consumer
-    /// looks past the handler's other events, if other handlers take events of the queue: they go
-    /// back to their places, and no attempt is counted. This reads and writes all that it passes,
-    /// about a tenth of the time, so what is slow and much has better a queue of its own. It takes
-    /// an [ordered](crate::Capabilities::ordered) engine.
+    /// An event that waits for its run keeps its lease; the handler's timeout begins with the run. A
+    /// waiting event takes no place among those that a consumer handles at once, and does not hold up
+    /// the events of other handlers.
+    ///
+    /// A consumer keeps waiting events of the handler up to twice its own concurrency, and one batch
+    /// more for a handler of batches. When it has had that many for a second, and other handlers take
+    /// events of the queue, the consumer looks past the handler's other events: they go back to their
+    /// places, and no attempt is counted. It spends about a tenth of the time on this, and reads and
+    /// writes every message that it passes. So a slow handler with many events is better given a queue
+    /// of its own. Looking past events needs an [ordered](crate::Capabilities::ordered) engine.
     #[must_use]
     pub fn concurrency(mut self, limit: usize) -> Self {
         self.options.concurrency = Some(limit);
         self
     }
 
-    /// How many events there are in a batch at most. Defaults to 100.
+    /// How many events there are in a batch at most, for a handler of batches only. At least 1. Defaults
+    /// to 100.
     #[must_use]
     pub fn batch_size(mut self, size: usize) -> Self {
         self.options.batch_size = Some(size);
         self
     }
 
-    /// How long a batch that is not full waits for more events. Defaults to 20 ms.
+    /// How long a batch that is not full waits for more events, for a handler of batches only. Zero does
+    /// not wait. Defaults to 20 ms.
     #[must_use]
     pub fn batch_wait(mut self, wait: Duration) -> Self {
         self.options.batch_wait = Some(wait);
         self
     }
 
-    /// The pause between attempts. Defaults to the application's.
+    /// The pause after each failed attempt. Defaults to the application's.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.options.backoff = Some(backoff);
@@ -426,9 +438,9 @@ impl fmt::Debug for Handler {
     }
 }
 
-/// A function that can be a handler: an event, then extractors.
+/// A function that can be a handler. It takes an event, then extractors.
 pub trait IntoHandler<Args> {
-    /// The handler, under a name.
+    /// Makes the handler, under a name.
     fn into_handler(self, name: &str) -> Handler;
 }
 

@@ -1,4 +1,4 @@
-//! What a handler says: done, with events to publish, or an error that says what is to come.
+//! What a handler returns: events to publish, or an error that says what becomes of the event.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,18 +10,19 @@ use crate::publish::publisher::Draft;
 
 type Source = Box<dyn StdError + Send + Sync + 'static>;
 
-/// Why a handler failed, and what is to become of the event.
+/// Tells ezq why a handler did not handle its event, and what becomes of the event.
 ///
-/// Any error turns into one that is retried under the handler's policy; say otherwise with
-/// [`fatal`](Self::fatal), [`retry_after`](Self::retry_after), [`snooze`](Self::snooze) and
-/// [`discard`](Self::discard), or with [`HandlerResultExt`]. Like `anyhow::Error`, it does not implement
-/// [`std::error::Error`] itself.
+/// Every other error converts into one that is retried under the handler's policy, so `?` works. To ask
+/// for something else, use [`fatal`](Self::fatal), [`retry_after`](Self::retry_after),
+/// [`snooze`](Self::snooze) or [`discard`](Self::discard), or [`HandlerResultExt`] on a `Result`.
+///
+/// Like `anyhow::Error`, it does not implement [`std::error::Error`] itself.
 ///
 /// ```
 /// use ezq_core::{HandlerError, HandlerResultExt};
 ///
 /// fn charge(amount: &str) -> Result<u32, HandlerError> {
-///     // What is no number now will be none at the next attempt.
+///     // Text that is no number now is none at the next attempt.
 ///     Ok(amount.parse::<u32>().fatal()?)
 /// }
 /// assert!(charge("a lot").unwrap_err().is_fatal());
@@ -31,7 +32,7 @@ pub struct HandlerError {
     source: Source,
 }
 
-/// What a failure asks for.
+/// What becomes of the event of a handler that returned an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Retry,
@@ -51,27 +52,28 @@ impl HandlerError {
         }
     }
 
-    /// A failure that the handler's policy retries.
+    /// A failure that is retried under the handler's policy.
     pub fn retry(source: impl Into<Source>) -> Self {
         Self::with(Action::Retry, source)
     }
 
-    /// A failure to be retried after a pause of its own; it counts as an attempt.
+    /// A failure that is retried after `pause`, in place of the policy's backoff. It counts as an
+    /// attempt.
     pub fn retry_after(pause: Duration, source: impl Into<Source>) -> Self {
         Self::with(Action::RetryAfter(pause), source)
     }
 
-    /// No failure: the event is to come again after a pause, and this was no attempt.
+    /// No failure: the event comes again after `pause`, and no attempt is counted.
     pub fn snooze(pause: Duration) -> Self {
         Self::with(Action::Snooze(pause), "snoozed")
     }
 
-    /// A failure that no retry can mend: the event goes to the dead letters.
+    /// A failure that no retry can mend: the event moves to the dead letters.
     pub fn fatal(source: impl Into<Source>) -> Self {
         Self::with(Action::Fatal, source)
     }
 
-    /// The event is of no use to this handler: it counts as done, and the reason is logged.
+    /// The event is of no use to this handler: it counts as handled, and the reason is logged.
     pub fn discard(reason: impl Into<Source>) -> Self {
         Self::with(Action::Discard, reason)
     }
@@ -84,13 +86,13 @@ impl HandlerError {
         Self::with(Action::NewerVersion, source)
     }
 
-    /// Whether it says that no retry can help.
+    /// True if no retry can help, so that the event moves to the dead letters.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         matches!(self.action, Action::Fatal | Action::Undecodable)
     }
 
-    /// The error that it came from.
+    /// The error that it was made from.
     #[must_use]
     pub fn source(&self) -> &(dyn StdError + Send + Sync + 'static) {
         &*self.source
@@ -103,7 +105,7 @@ impl fmt::Debug for HandlerError {
     }
 }
 
-/// The whole chain of errors on one line.
+/// Writes the error and its sources on one line.
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&error_chain(&*self.source))
@@ -116,21 +118,21 @@ impl<E: Into<Source>> From<E> for HandlerError {
     }
 }
 
-/// Says on a `Result` what its error asks for.
+/// Turns the error of a `Result` into a [`HandlerError`] that asks for more than a retry.
 pub trait HandlerResultExt<T> {
-    /// No retry can help: the event goes to the dead letters.
+    /// No retry can help: the event moves to the dead letters.
     ///
     /// # Errors
     /// The same error, as a fatal one.
     fn fatal(self) -> Result<T, HandlerError>;
 
-    /// Retry after a pause, in place of the policy's.
+    /// Retries after `pause`, in place of the policy's backoff.
     ///
     /// # Errors
     /// The same error, with the pause.
     fn retry_after(self, pause: Duration) -> Result<T, HandlerError>;
 
-    /// The event is of no use then; it counts as done.
+    /// The event is of no use to this handler: it counts as handled, and the error is logged.
     ///
     /// # Errors
     /// The same error, as a reason to discard.
@@ -151,7 +153,7 @@ impl<T, E: Into<Source>> HandlerResultExt<T> for Result<T, E> {
     }
 }
 
-/// What a handler that succeeded hands back: nothing, or events to be published together with the
+/// What a handler that succeeded returns: nothing, or events that are published together with the
 /// acknowledgement.
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
@@ -160,7 +162,7 @@ impl<T, E: Into<Source>> HandlerResultExt<T> for Result<T, E> {
             whose error converts into `HandlerError`"
 )]
 pub trait Emit: Send {
-    /// The types of what it may hand back.
+    /// The types of the events that it may be.
     #[doc(hidden)]
     fn emitted_types() -> Vec<EventDescriptor>;
 
@@ -227,7 +229,7 @@ macro_rules! emit_tuples {
 }
 emit_tuples! { (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, F) (A, B, C, D, F, G) }
 
-/// What a handler may return: [`Emit`], or a `Result` of it.
+/// What a handler may return: `()`, events, or a `Result` of these. See [`Emit`].
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "not something a handler returns",

@@ -1,33 +1,36 @@
-//! How quickly a handler is done, learnt from its runs. One that needs to wait for nothing is done at
-//! its first poll, and a task of its own would cost several times what it does; one that computes, or
-//! keeps its thread otherwise, would keep the coordinator of its consumer from everything else.
+//! How quickly a handler ends, learnt from its runs.
 //!
-//! So a handler's first poll is made by the coordinator only once enough of its runs in tasks were
-//! short and done with. One that was not sends it back to tasks, for twice as many runs each time.
+//! A handler that waits for nothing ends at its first poll, and a task would cost several times as much
+//! as the handler does. A handler that computes or blocks its thread would keep the coordinator of its
+//! consumer from everything else. So the coordinator polls a handler itself only after enough of its
+//! runs in tasks were short: they ended at the first poll, within [`SHORT`]. A run that was not short
+//! sends the handler back to tasks, for twice as many runs each time.
 //!
 //! Benchmark case: `consume`.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// What running in a task costs, about, where it is another thread that must be woken for it.
+/// About what a task costs if another thread must be woken for it.
 const SHORT: Duration = Duration::from_micros(20);
-/// After so many short runs in tasks a handler is taken for quick; and after twice as many, each
-/// time that it proved not to be.
+/// After so many short runs in tasks a new handler counts as quick.
 const FEWEST: u32 = 8;
+/// A handler that was sent back to tasks counts as quick again after so many short runs at most.
 const MOST: u32 = 4096;
-/// After so many short runs of a quick one, what was before is forgotten.
+/// After so many short runs in a row, a quick handler's earlier penalties are forgotten.
 const PROVEN: u32 = 64;
 
-/// What is known of one handler. Runs that end at one moment may count as one: what is known is a
-/// guess in any case, and nothing but speed rests on it.
+/// What is known of one handler.
+///
+/// Runs that end at the same moment may count as one, since the counters are changed without
+/// synchronisation. They are a guess in any case, and only speed depends on them.
 #[derive(Debug)]
 pub(crate) struct Quickness {
-    /// How many short runs in tasks are left until it is taken for quick.
+    /// Short runs in tasks that are left until the handler counts as quick.
     owed: AtomicU32,
-    /// How many that was when it was last sent back.
+    /// The value of `owed` when the handler was last sent back to tasks.
     penalty: AtomicU32,
-    /// How many short runs in a row there were since.
+    /// Short runs in a row since then.
     good: AtomicU32,
 }
 
@@ -42,12 +45,12 @@ impl Default for Quickness {
 }
 
 impl Quickness {
-    /// Whether its next run is likely to be done with at once.
+    /// Whether the next run is likely to be short.
     pub(crate) fn is_quick(&self) -> bool {
         self.owed.load(Relaxed) == 0
     }
 
-    /// Measures the first poll of a run, from now on.
+    /// Measures the first poll of a run, from now until the result is dropped.
     pub(crate) fn measure(&self) -> FirstPoll<'_> {
         FirstPoll {
             quickness: self,
@@ -59,8 +62,10 @@ impl Quickness {
     fn learn(&self, is_short: bool) {
         let owed = self.owed.load(Relaxed);
         let penalty = self.penalty.load(Relaxed);
+
         if !is_short {
             self.good.store(0, Relaxed);
+            // One that is not quick yet only begins anew.
             let penalty = if owed == 0 {
                 penalty.saturating_mul(2).clamp(FEWEST, MOST)
             } else {
@@ -81,7 +86,7 @@ impl Quickness {
     }
 }
 
-/// The first poll of a run, under way. One that panics is not short.
+/// The first poll of a run. One that panics is not short.
 pub(crate) struct FirstPoll<'a> {
     quickness: &'a Quickness,
     began: Instant,
@@ -89,7 +94,7 @@ pub(crate) struct FirstPoll<'a> {
 }
 
 impl FirstPoll<'_> {
-    /// It ends here; whether the run does, too.
+    /// Ends the measurement. `is_done` says whether the run has ended as well.
     pub(crate) fn ends(mut self, is_done: bool) {
         self.is_done = is_done;
     }

@@ -61,7 +61,7 @@ pub enum Backoff {
         max: Duration,
     },
     /// A function of your own. It gets the attempt (from 1), the text of the error and its sources,
-    /// and a random number from 0 to 1.
+    /// and a random number from 0 to 1. If it panics, the default backoff is used in its place.
     Custom(fn(attempt: u32, error: &str, random: f64) -> Duration),
 }
 
@@ -165,8 +165,8 @@ impl Backoff {
         Self::Custom(pause)
     }
 
-    /// The pause after an attempt, with a random number of its own. A custom function that panics is
-    /// replaced by the default backoff: its panic must not cost the event.
+    /// The pause after an attempt, with a random number of its own. The default backoff stands in for a
+    /// custom function that panics: its panic must not cost the event.
     pub(crate) fn next_delay(self, attempt: u32, error: &str) -> Duration {
         let random = rand::random();
         std::panic::catch_unwind(|| self.delay(attempt, error, random))

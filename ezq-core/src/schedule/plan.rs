@@ -99,7 +99,7 @@ impl Planned {
 pub(crate) struct Plans {
     pub(crate) planned: Vec<Planned>,
     /// Held by the consumer that runs the schedules. When it ends, another one takes over.
-    pub(crate) turn: Semaphore,
+    pub(crate) timekeeper: Semaphore,
     /// Notified when a schedule was changed by hand, so that it is read again at once.
     pub(crate) nudge: Notify,
 }
@@ -124,7 +124,7 @@ impl Plans {
 
         Ok(Self {
             planned,
-            turn: Semaphore::new(1),
+            timekeeper: Semaphore::new(1),
             nudge: Notify::new(),
         })
     }

@@ -1,4 +1,4 @@
-//! What an application, its publishers and its consumers share once it is built and checked.
+//! What an application and its consumers share once it is built.
 
 mod schedules;
 
@@ -15,21 +15,22 @@ use crate::observe::status::ConsumerStatus;
 use crate::publish::services::Services;
 use crate::schedule::Plans;
 
+/// The parts of an application, which do not change while it runs.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) services: Arc<Services>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) config: Arc<Config>,
-    /// Those that health tells of, in the order in which they began.
+    /// The consumers that health reports, in the order in which they began.
     pub(crate) consumers: Mutex<Vec<Arc<ConsumerStatus>>>,
     pub(crate) schedules: Plans,
-    /// What the application said of types of events.
+    /// The types of events that the application said it publishes or takes elsewhere.
     pub(crate) parties: Vec<(EventRole, &'static str)>,
 }
 
 impl Shared {
-    /// Checks that the extractors of every handler can be provided: of one that has a queue of its
-    /// own by that queue's engine, of the others by that of the application's queue.
+    /// Checks that the extractors of every handler can be provided: for a handler with a queue of its
+    /// own by the engine of that queue, for the others by the engine of the application's queue.
     pub(crate) fn check(&self) -> Result<()> {
         for handler in self.dispatcher.registry.handlers() {
             let own = handler.queue.as_deref().map(QueueName::new).transpose()?;
@@ -38,7 +39,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Checks the handlers of a queue, as its consumer needs them.
+    /// Checks the same for the handlers of a queue, by the engine of that queue.
     pub(crate) fn check_queue(&self, queue: &QueueName) -> Result<()> {
         let mut handlers = self.dispatcher.registry.of(queue).iter();
         handlers.try_for_each(|handler| self.check_handler(handler, queue))
@@ -52,6 +53,7 @@ impl Shared {
             states,
             capabilities: engines.of(queue).capabilities(),
         };
+
         handler.checks.iter().try_for_each(|check| {
             check(&provided).map_err(|error| {
                 let message = format!("the handler `{}` cannot run: {error}", handler.name);
@@ -60,8 +62,8 @@ impl Shared {
         })
     }
 
-    /// Publishes those of a settlement's events whose queue another engine keeps: they cannot go
-    /// out in one step with it, so they go before it.
+    /// Takes the events out of a settlement whose queue another engine keeps, and publishes them. No
+    /// single step can change both engines, so these events go first: at least once.
     pub(crate) async fn publish_elsewhere(
         &self,
         queue: &QueueName,
@@ -71,12 +73,14 @@ impl Shared {
         let Some(outgoing) = settle.outgoing_mut() else {
             return Ok(());
         };
+        // The common case moves nothing.
         if outgoing
             .iter()
             .all(|event| engines.same(queue, &event.queue))
         {
             return Ok(());
         }
+
         let (here, elsewhere): (Vec<_>, Vec<_>) = outgoing
             .drain(..)
             .partition(|event| engines.same(queue, &event.queue));

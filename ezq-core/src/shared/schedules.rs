@@ -1,23 +1,40 @@
-//! Keeping the time: a task of a consumer's, one in each application.
+//! Keeps the time of an application's schedules, in a task of one of its consumers.
 //!
-//! It looks at the schedules, fires what is due, and sleeps until the next tick, but no longer than
-//! it may take to notice what others changed. Who fires first is the store's to say.
+//! The task looks at the schedules, fires what is due, and sleeps until the next tick, but no longer
+//! than [`LOOK`], so that it notices what other processes changed. Processes need no leader: the store
+//! lets one of them fire each tick.
 //!
 //! # How a schedule fires once
 //!
-//! A schedule is declared in code. The engine keeps a row for it, with the time of its next tick. A task of one consumer in each application looks at the rows, fires what is due and sleeps until the next tick, at most half a minute. That is two statements a minute while nothing ticks.
+//! A schedule is declared in code. The engine keeps a row for it, with the time of its next tick. A
+//! task of one consumer in each application looks at the rows, fires what is due and sleeps until
+//! the next tick, at most half a minute. That is two statements a minute while nothing ticks.
 //!
-//! A firing is one statement: the row moves from this tick to the next, if it still has this tick, this definition and no pause, and the event is inserted because the row moved. So processes need no leader and no lock between ticks. The worker computes the next tick, from the time that the database told.
+//! A firing is one statement: the row moves from this tick to the next, if it still has this tick,
+//! this definition and no pause, and the event is inserted because the row moved. So processes need
+//! no leader and no lock between ticks. The worker computes the next tick, from the time that the
+//! database told.
 //!
-//! Of several ticks that have passed only the newest counts. It fires, unless it is more than a minute late and the schedule says `skip`, or it came during a pause.
+//! Of several ticks that have passed only the newest counts. It fires, unless it is more than a
+//! minute late and the schedule says `skip`, or it came during a pause.
 //!
 //! # Versions of a program
 //!
-//! A row has the definition (times, policy, event type, queue) of the process that began last. A process with another definition stands by and changes nothing, until no process of the newer definition was seen for two minutes; each look notes that its process is there. So two versions of an application never both fire, and do not take the row from each other in turns. After a roll-back the version that is left takes over. Ticks of a new definition count from when the old one was last seen.
+//! A row has the definition (times, policy, event type, queue) of the process that began last. A
+//! process with another definition stands by and changes nothing, until no process of the newer
+//! definition was seen for two minutes; each look notes that its process is there. So two versions
+//! of an application never both fire, and do not take the row from each other in turns. After a
+//! roll-back the version that is left takes over. Ticks of a new definition count from when the old
+//! one was last seen.
 //!
-//! A row whose schedule is in no code does not fire. Only `remove` and `prune` delete it. Names belong to the database: if another application has a schedule of the same name for another event or queue, the consumer of the second one does not start, and takes the row only once the first is gone. Two programs with names of their own that publish the same event to the same queue count as one application.
+//! A row whose schedule is in no code does not fire. Only `remove` and `prune` delete it. Names
+//! belong to the database: if another application has a schedule of the same name for another event
+//! or queue, the consumer of the second one does not start, and takes the row only once the first
+//! is gone. Two programs with names of their own that publish the same event to the same queue
+//! count as one application.
 //!
-//! The function of `#[on_schedule]` is a handler of an event type of its own, `ezq.tick.<name>`, on an ordinary queue. Its retries, leases, dead letters and history are those of any event.
+//! The function of `#[on_schedule]` is a handler of an event type of its own, `ezq.tick.<name>`, on
+//! an ordinary queue. Its retries, leases, dead letters and history are those of any event.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,39 +50,42 @@ use crate::engine::{
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
 use crate::publish::publisher::Publisher;
-use crate::schedule::Missed;
-use crate::schedule::Planned;
+use crate::schedule::{Missed, Planned};
 use crate::shared::Shared;
 
-/// The longest time between two looks: so late at most a change made elsewhere is noticed.
+/// The longest time between two looks. A change made elsewhere is noticed so late at most.
 const LOOK: Duration = Duration::from_secs(30);
 /// A tick that is found later than this was missed.
 const ON_TIME: TimeDelta = TimeDelta::minutes(1);
-/// A definition that nobody was seen with for so long gives way to another.
+/// A definition gives way to another once no process with it was seen for so long.
 const GONE: TimeDelta = TimeDelta::minutes(2);
-/// How soon after a failure it is tried again.
+/// How long to wait after a failure before the next look.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Shared {
-    /// Makes sure that there is a place for the schedules, if there are any, and that no other
-    /// application has one of their names.
+    /// Makes sure that the engine can keep the application's schedules, if it has any, and that no other
+    /// application uses one of their names.
     pub(crate) async fn ready_to_schedule(&self) -> Result<()> {
         if self.schedules.planned.is_empty() {
             return Ok(());
         }
+
         let KeptSchedules { now, rows } = self.look_at(&[]).await?;
-        let named = |planned: &Planned| rows.iter().find(|row| row.name == planned.name);
-        let planned = self.schedules.planned.iter();
-        planned
-            .filter_map(|p| Some((p, named(p)?)))
-            .try_for_each(|(p, row)| self.owned(p, row, now))
+        for planned in &self.schedules.planned {
+            if let Some(row) = rows.iter().find(|row| row.name == planned.name) {
+                self.check_owner(planned, row, now)?;
+            }
+        }
+        Ok(())
     }
 
-    /// Fires what falls due until it is dropped.
+    /// Fires ticks as they fall due, until it is dropped.
     pub(crate) async fn keep_schedules(self: Arc<Self>) {
-        let Ok(_turn) = self.schedules.turn.acquire().await else {
+        // Of all consumers of the application one keeps the time; the others wait for it to end.
+        let Ok(_permit) = self.schedules.timekeeper.acquire().await else {
             return;
         };
+
         let mut pause = RETRY;
         let mut looked = false;
         loop {
@@ -76,14 +96,19 @@ impl Shared {
                 }
                 Err(error) => {
                     warn!(error = %error_chain(&error), "cannot look at the schedules; trying again");
+                    // The database may be gone for long: fewer and fewer attempts.
                     pause = (pause * 2).min(LOOK);
                     pause
                 }
             };
+
             tokio::select! {
+                // The next tick, or time to look at what others changed.
                 () = sleep(wait) => {}
+                // A schedule was changed in this process.
                 () = self.schedules.nudge.notified() => {}
             }
+
             // Not before the first wait: consumers of other queues may start a moment later.
             if !std::mem::replace(&mut looked, true) {
                 self.warn_of_unread_schedules();
@@ -91,21 +116,19 @@ impl Shared {
         }
     }
 
-    /// Tells of schedules whose events pile up as far as this process knows.
+    /// Warns of schedules whose events, as far as this process knows, nobody reads.
     fn warn_of_unread_schedules(&self) {
         let consumers = self.consumers();
-        let is_read = |queue| {
-            consumers
+        for planned in &self.schedules.planned {
+            let schedule = &planned.name;
+            let queue = &planned.queue;
+            let is_read = consumers
                 .iter()
-                .any(|one| one.queue.as_ref() == Some(queue))
-        };
-        for planned in self
-            .schedules
-            .planned
-            .iter()
-            .filter(|planned| !is_read(&planned.queue))
-        {
-            let (schedule, queue) = (&planned.name, &planned.queue);
+                .any(|consumer| consumer.queue.as_ref() == Some(queue));
+            if is_read {
+                continue;
+            }
+
             warn!(
                 schedule,
                 %queue,
@@ -115,6 +138,7 @@ impl Shared {
         }
     }
 
+    /// The part of the default engine that keeps schedules.
     pub(crate) fn schedule_store(&self) -> Result<&dyn ScheduleStore> {
         let engine = &self.services.engines.default;
         engine.schedules().ok_or_else(|| {
@@ -126,10 +150,11 @@ impl Shared {
         })
     }
 
-    /// One look; how long until the next is due.
+    /// Looks at the schedules once and fires what is due. Returns how long to wait for the next look.
     async fn fire_due(&self) -> Result<Duration> {
         let KeptSchedules { now, rows } = self.look().await?;
-        // Jitter keeps a fleet out of step.
+
+        // With jitter the processes of a fleet do not look all at once.
         let mut wait = LOOK.mul_f64(rand::random_range(0.8..1.0));
         for planned in &self.schedules.planned {
             let row = rows.iter().find(|row| row.name == planned.name);
@@ -138,7 +163,7 @@ impl Shared {
                     planned.registered.store(true, Ordering::Relaxed);
                     wait = wait.min(pause);
                 }
-                // It harms no other.
+                // The other schedules fire all the same.
                 Err(error) => {
                     let why = error_chain(&error);
                     warn!(
@@ -147,6 +172,7 @@ impl Shared {
                         "a schedule could not fire; trying again"
                     );
                     let pause = match error.kind() {
+                        // Only a new version of this or another application mends it.
                         ErrorKind::Configuration => LOOK,
                         _ => RETRY,
                     };
@@ -160,24 +186,26 @@ impl Shared {
         Ok(wait)
     }
 
+    /// Looks at the schedules as a process that has the application's definitions.
     pub(super) async fn look(&self) -> Result<KeptSchedules> {
         let planned = &self.schedules.planned;
         let mine: Vec<_> = planned.iter().map(|p| (&*p.name, &*p.definition)).collect();
         self.look_at(&mine).await
     }
 
+    /// Looks at the schedules; the store notes that a process with the definitions `mine` is there.
     pub(crate) async fn look_at(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
-        let gone = |error: &Error| {
+        let looked = self.schedule_store()?.look(mine).await;
+        looked.inspect_err(|error| {
             if error.kind() == ErrorKind::SchemaMissing {
                 self.schedules.forget();
             }
-        };
-        self.schedule_store()?.look(mine).await.inspect_err(gone)
+        })
     }
 
-    /// Refuses a schedule whose name another application has for something else, while that one
-    /// runs.
-    pub(crate) fn owned(
+    /// Refuses a schedule whose name another application uses for something else, while a process of
+    /// that application runs.
+    pub(crate) fn check_owner(
         &self,
         planned: &Planned,
         row: &ScheduleRow,
@@ -202,7 +230,8 @@ impl Shared {
         Err(Error::new(ErrorKind::Configuration, text))
     }
 
-    /// Does for a schedule what there is to do; how long that is good for.
+    /// Registers, changes or fires a schedule, as its row says. Returns how long to wait for the next
+    /// look; zero if what is left may be due now.
     async fn tend(
         &self,
         planned: &Planned,
@@ -210,18 +239,20 @@ impl Shared {
         now: DateTime<Utc>,
     ) -> Result<Duration> {
         let name = &*planned.name;
-        let begins = !planned.registered.load(Ordering::Relaxed);
+        let is_new_here = !planned.registered.load(Ordering::Relaxed);
         let Some(row) = row else {
-            // Removed while this process runs: it comes back when a process begins.
-            if !begins {
+            // It was removed while this process runs, so it comes back only when a process begins.
+            if !is_new_here {
                 return Ok(LOOK);
             }
             self.register(planned, None, now).await?;
             return Ok(Duration::ZERO);
         };
+
         if row.definition != planned.definition {
-            self.owned(planned, row, now)?;
-            if !begins && now - row.seen_at <= GONE {
+            self.check_owner(planned, row, now)?;
+            // Processes of two versions must not change the row in turns: the newest one to begin wins.
+            if !is_new_here && now - row.seen_at <= GONE {
                 debug!(
                     schedule = name,
                     theirs = row.definition,
@@ -230,17 +261,17 @@ impl Shared {
                 return Ok(LOOK);
             }
             if self.register(planned, Some(row), now).await? {
-                let (old, new, theirs) = (&row.definition, &planned.definition, &row.application);
                 info!(
                     schedule = name,
-                    old,
-                    new,
-                    application = theirs,
+                    old = row.definition,
+                    new = planned.definition,
+                    application = row.application,
                     "a schedule was changed"
                 );
             }
             return Ok(Duration::ZERO);
         }
+
         if row.paused_at.is_some() {
             return Ok(LOOK);
         }
@@ -249,11 +280,13 @@ impl Shared {
         {
             return Ok(pause);
         }
+
         self.fire(planned, row, now).await?;
         Ok(Duration::ZERO)
     }
 
-    /// Puts a schedule in place of what is there. Its ticks begin where the old one was last seen to.
+    /// Puts a schedule in the place of the row that is there. Its ticks count from when a process with
+    /// the old definition was last seen. False if another process changed the row meanwhile.
     pub(crate) async fn register(
         &self,
         planned: &Planned,
@@ -264,6 +297,7 @@ impl Shared {
         let after = old.map_or(now, |row| {
             row.seen_at.max(last.unwrap_or(row.seen_at)).min(now)
         });
+
         let registration = Registration {
             name: &planned.name,
             application: &self.services.source,
@@ -276,11 +310,13 @@ impl Shared {
             .await
     }
 
+    /// Fires the newest tick that is due, or leaves it out.
     async fn fire(&self, planned: &Planned, row: &ScheduleRow, now: DateTime<Utc>) -> Result<()> {
         let from = row.next_at;
         let due = planned.when.newest(from, now)?;
-        let missed = planned.missed == Missed::Skip && now - due > ON_TIME;
-        let is_left_out = missed || row.resumed_at.is_some_and(|resumed| due <= resumed);
+        let is_missed = planned.missed == Missed::Skip && now - due > ON_TIME;
+        // It came during a pause.
+        let is_left_out = is_missed || row.resumed_at.is_some_and(|resumed| due <= resumed);
         let to = planned.when.next(now, from)?;
         let tick = Advance {
             definition: &planned.definition,
@@ -288,29 +324,29 @@ impl Shared {
             due,
             to,
         };
-        let message = match is_left_out {
-            true => None,
-            false => {
-                let publisher = Publisher::new(Arc::clone(&self.services));
-                Some(planned.message(&publisher, due, row.last_tick)?.outgoing)
-            }
+        let message = if is_left_out {
+            None
+        } else {
+            let publisher = Publisher::new(Arc::clone(&self.services));
+            Some(planned.message(&publisher, due, row.last_tick)?.outgoing)
         };
+
         let firing = Firing {
             name: &planned.name,
             tick: Some(tick),
             message,
         };
         if let Fired::Done(id) = self.store_firing(firing).await? {
-            let (schedule, id) = (&planned.name, id.map(|id| id.to_string()));
+            let schedule = &planned.name;
             match id {
-                Some(id) => debug!(schedule, %due, id, next = %to, "fired"),
+                Some(id) => debug!(schedule, %due, id = id.to_string(), next = %to, "fired"),
                 None => info!(schedule, %due, next = %to, "left out a tick"),
             }
         }
         Ok(())
     }
 
-    /// Fires, and makes sure of the queue where it is missing.
+    /// Stores a firing, and creates the queue if it is missing.
     pub(crate) async fn store_firing(&self, firing: Firing<'_>) -> Result<Fired> {
         let store = self.schedule_store()?;
         let fired = match store.fire(firing.clone()).await {
@@ -326,6 +362,7 @@ impl Shared {
             }
             other => other,
         };
+
         if let (Ok(Fired::Done(Some(id))), Some(message)) = (&fired, &firing.message) {
             self.services.notices.stored(message, id);
         }
