@@ -7,7 +7,7 @@
 //! |---|---|
 //! | the trait `Codec` | this file |
 //! | which codec writes and reads a message | `codecs.rs` |
-//! | CloudEvents, and the flat form of Python ezq | `wire.rs` |
+//! | CloudEvents, and the flat form of Python ezq | `wire/` |
 //! | bodies that are the payload and nothing else | `raw_json.rs` |
 //!
 //! # Which codec reads a body

@@ -1,8 +1,14 @@
 use std::cell::Cell;
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 
-use super::*;
 use serde_json::{Value, json};
+
+use super::members::{FEW, repeated};
+use super::*;
+use crate::event::{End, Event};
+use crate::message::headers::Headers;
+use crate::message::message_id::MessageId;
+use crate::message::queue_name::QueueName;
 
 fn read(body: &str) -> Result<Envelope> {
     let queue = QueueName::new("orders").unwrap();

@@ -1,0 +1,93 @@
+//! The plain forms of a body: CloudEvents in structured mode, and the flat form of Python ezq.
+//!
+//! A body with `specversion` is CloudEvents; otherwise a body with `_type` is flat. A body is parsed
+//! once, into members that borrow from it. No value of the payload is rebuilt from a parsed tree, so
+//! each keeps its exact text.
+//!
+//! | to see | open |
+//! |---|---|
+//! | writing and reading a body | this file |
+//! | how a CloudEvent is read | `cloud_event.rs` |
+//! | the flat form, written and read | `flat.rs` |
+//! | the forms, and where a body comes from | `form.rs` |
+//! | a JSON object whose values stay text | `members.rs` |
+
+mod cloud_event;
+mod flat;
+mod form;
+mod members;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::envelope::Envelope;
+
+pub use flat::flat_origin;
+pub(crate) use flat::{flat_id, keep_beside, keep_beside_flat};
+pub use form::{Origin, WireFormat};
+pub(crate) use members::nesting;
+
+use cloud_event::cloud_event;
+use flat::{flat, from_flat};
+use members::{Members, undecodable};
+
+/// The deepest nesting of a body. `serde_json` reads no deeper, so an event that is nested deeper could
+/// be published but not handled.
+pub const MAX_NESTING: usize = 127;
+
+/// Writes an event as a message body.
+///
+/// # Errors
+/// [`ErrorKind::InvalidEvent`] when the event is nested deeper than [`MAX_NESTING`]. The flat form also
+/// demands data that is an object, without the fields `_type` and `specversion`.
+pub fn encode(envelope: &Envelope, format: WireFormat) -> Result<String> {
+    let invalid = |why: String| Error::new(ErrorKind::InvalidEvent, why);
+    let body = match format {
+        WireFormat::CloudEvents => serde_json::to_string(envelope).map_err(|error| {
+            Error::new(ErrorKind::Encode, "the event cannot be written as JSON").with_source(error)
+        })?,
+        WireFormat::Flat | WireFormat::Ezvent => flat(envelope, format).map_err(invalid)?,
+    };
+
+    // Only the data can be nested; the attributes are flat.
+    let depth = nesting(envelope.data().unwrap_or_default());
+    if depth > MAX_NESTING {
+        return Err(invalid(format!(
+            "`{}` is nested {depth} levels deep; at most {MAX_NESTING} can be read back",
+            envelope.event_type()
+        )));
+    }
+    Ok(body)
+}
+
+/// Reads a message body.
+///
+/// # Errors
+/// [`ErrorKind::Decode`] when it is not a valid event of either form.
+pub fn decode(body: &str, origin: Origin<'_>) -> Result<Envelope> {
+    let members: Members<'_> = serde_json::from_str(body).map_err(|error| {
+        Error::new(ErrorKind::Decode, "the body is not a JSON object").with_source(error)
+    })?;
+    if members.find("specversion").is_some() {
+        cloud_event(&members)
+    } else if members.find("_type").is_some() {
+        from_flat(&members, origin)
+    } else {
+        Err(undecodable(
+            "the body has neither `specversion` nor `_type`".into(),
+        ))
+    }
+}
+
+/// The event type of a body in a plain form; `None` for any other body. Empty if it names no type.
+pub(crate) fn plain_type(body: &str) -> Option<String> {
+    let members: Members<'_> = serde_json::from_str(body).ok()?;
+    let name = if members.find("specversion").is_some() {
+        "type"
+    } else {
+        "_type"
+    };
+    let said = members.find(name).is_some() || name == "type";
+    said.then(|| members.text(name).ok().flatten().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;
