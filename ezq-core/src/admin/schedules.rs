@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 
 use crate::engine::{Fired, Firing, ScheduleRow, ScheduleStore};
 use crate::error::{Error, ErrorKind, Result};
-use crate::publish::publisher::{Published, Publisher};
+use crate::publish::published::Published;
+use crate::publish::publisher::Publisher;
 use crate::schedule::Planned;
 use crate::shared::Shared;
 

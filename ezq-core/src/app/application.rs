@@ -17,7 +17,8 @@ use crate::message::queue_name::QueueName;
 use crate::publish::all::PublishAll;
 use crate::publish::broadcast::Broadcast;
 use crate::publish::builder::Publish;
-use crate::publish::publisher::{Published, Publisher};
+use crate::publish::published::Published;
+use crate::publish::publisher::Publisher;
 use crate::shared::Shared;
 
 /// An application: it publishes events and makes consumers. Clones share everything, and are cheap.

@@ -16,7 +16,7 @@ use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
 use crate::observe::notices::{Hook, Notice};
 use crate::private::HandlerDefinition;
-use crate::publish::publisher::Draft;
+use crate::publish::draft::Draft;
 use crate::publish::routing::Routing;
 use crate::publish::services::States;
 use crate::schedule::{Plan, Schedule, Template};

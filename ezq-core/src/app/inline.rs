@@ -18,11 +18,12 @@ use crate::delivery::received::Received;
 use crate::dispatch::admission::Admission;
 use crate::dispatch::inline::InlineReport;
 use crate::dispatch::work::Work;
-use crate::engine::{Due, Receipt};
+use crate::engine::{Due, Outgoing, Receipt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::is_control;
 use crate::message::message_id::MessageId;
 use crate::publish::builder::{IntoPublish, Publish};
+use crate::publish::prepared::Prepared;
 
 impl App {
     /// Runs the handlers of an event now, in this process, without a queue. For commands, tests and
@@ -117,24 +118,32 @@ impl App {
             );
         }
 
-        let queue = publisher.destination(&draft, &options)?;
-        let written = publisher.write(draft, &options, Some(&queue))?;
-        if is_control(&written.event_type) {
+        let Prepared {
+            outgoing,
+            event_id,
+            event_type,
+        } = publisher.prepare(draft, &options)?;
+        if is_control(&event_type) {
             return invalid("a control event stops a consumer: publish it to that one's queue");
         }
 
+        let Outgoing {
+            queue,
+            body,
+            headers,
+            ..
+        } = outgoing;
         let enqueued_at = Utc::now();
         let message_id = MessageId::Pending;
-        let headers = written.headers;
         let origin = Origin {
             queue: &queue,
             message_id: &message_id,
             enqueued_at,
             headers: &headers,
         };
-        let mut envelope = publisher.services.codecs.read(&written.body, origin)?;
+        let mut envelope = publisher.services.codecs.read(&body, origin)?;
         // In the flat form the event would have the id of its place in a queue, and it has no place.
-        envelope.id = written.event_id;
+        envelope.id = event_id;
 
         // A lease that never ends, and a receipt that settles nothing.
         let lease = Arc::new(Lease::new(Instant::now(), Duration::MAX));

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use crate::app::App;
 use crate::observe::notices::NoticeStream;
-use crate::publish::publisher::Published;
+use crate::publish::published::Published;
 
 impl App {
     /// Subscribes to the notices of this application from now on: what becomes of its events.

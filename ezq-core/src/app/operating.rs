@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{Progress, Reason, ReasonKind};
-use crate::publish::publisher::Published;
+use crate::publish::published::Published;
 use crate::publish::services::Services;
 use crate::text::bounded;
 

@@ -23,7 +23,8 @@ use crate::handler::batch::{BatchCall, BatchResults};
 use crate::handler::context::{Call, Context};
 use crate::handler::outcome::{Action, HandlerError};
 use crate::message::settlement::{HandlerMark, Progress};
-use crate::publish::publisher::{Draft, Publisher};
+use crate::publish::draft::Draft;
+use crate::publish::publisher::Publisher;
 use crate::publish::transaction::Transaction;
 use crate::text::bounded;
 

@@ -12,7 +12,7 @@ use crate::handler::context::{Call, Context};
 use crate::handler::extract::Extract;
 use crate::handler::outcome::{Emit, HandlerError};
 use crate::handler::{FromEvent, Handler};
-use crate::publish::publisher::Draft;
+use crate::publish::draft::Draft;
 
 /// Several events for one run of a handler, in the order of the queue.
 ///

@@ -26,7 +26,7 @@ use crate::handler::outcome::{HandlerError, HandlerOutput};
 use crate::handler::quickness::Quickness;
 use crate::handler::retry::{Backoff, RetryPolicy};
 use crate::message::settlement::HandlerName;
-use crate::publish::publisher::Draft;
+use crate::publish::draft::Draft;
 use crate::schedule::{Plan, Schedule, Template};
 
 /// The future of one run of a handler.

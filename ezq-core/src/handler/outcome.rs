@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Result, error_chain};
 use crate::event::{Event, EventDescriptor};
-use crate::publish::publisher::Draft;
+use crate::publish::draft::Draft;
 
 type Source = Box<dyn StdError + Send + Sync + 'static>;
 

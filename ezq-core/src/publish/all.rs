@@ -1,10 +1,9 @@
-//! Publishing several events in one round trip, and what it says where one of them is refused.
+//! Publishing several events in one round trip, and the error that says which were refused.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -12,27 +11,62 @@ use tracing::{Instrument, debug_span};
 
 use crate::engine::{Due, Engine};
 use crate::error::{Error, ErrorKind, Result, error_chain};
+use crate::event::Event;
 use crate::message::headers;
 use crate::message::queue_name::QueueName;
-use crate::publish::builder::{PublishOptions, publish_options};
-use crate::publish::publisher::{Draft, Prepared, Published, Publisher};
+use crate::publish::draft::Draft;
+use crate::publish::options::{PublishOptions, publish_options};
+use crate::publish::prepared::Prepared;
+use crate::publish::published::Published;
+use crate::publish::publisher::Publisher;
 
-/// How many failures an error names at most.
+/// The most failures that an error names.
 const NAMED: usize = 3;
 
-/// Several events about to be published; await it, or ask for the [outcomes](Self::outcomes).
+impl Publisher {
+    /// Publishes events in one round trip, in their order.
+    ///
+    /// An event that cannot be stored harms no other. The error then names it and holds what was stored;
+    /// [`outcomes`](PublishAll::outcomes) gives one result for each event instead.
+    ///
+    /// # Errors
+    /// When awaited: [`PublishAllError`] if not all of them are published.
+    ///
+    /// # Cancel safety
+    /// Once polled, dropping the future leaves it open which events are stored.
+    pub fn publish_all<'e, E: Event>(&self, events: impl IntoIterator<Item = &'e E>) -> PublishAll {
+        PublishAll {
+            publisher: self.clone(),
+            drafts: events.into_iter().map(Draft::of).collect(),
+            options: Ok(PublishOptions::default()),
+        }
+    }
+}
+
+/// Stores several events when awaited, and says where: a [`Published`] for each, in their order.
+///
+/// The methods set options, which apply to each event. Ask for the [outcomes](Self::outcomes) instead
+/// of awaiting it to get one result for each event. On PGMQ, `within` (of the trait `PublishWithin`)
+/// stores the events in the caller's transaction.
+///
+/// # Errors
+/// [`PublishAllError`] if not all of them are published.
+///
+/// # Cancel safety
+/// As [`Publisher::publish_all`].
 #[derive(Debug)]
 #[must_use = "events are published only when this is awaited"]
 pub struct PublishAll {
-    pub(crate) publisher: Publisher,
-    pub(crate) drafts: Vec<Result<Draft>>,
-    pub(crate) options: Result<PublishOptions>,
+    publisher: Publisher,
+    drafts: Vec<Result<Draft>>,
+    options: Result<PublishOptions>,
 }
 
 impl PublishAll {
     publish_options!();
 
-    /// To a queue, in place of what routes, the type or the application say.
+    /// Sets the queue of all events. Defaults, for each event, to the queue of its type, as
+    /// [`Publish::queue`](crate::Publish::queue).
     pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
         self.with(|options| {
             options.queue = Some(queue.try_into()?);
@@ -40,36 +74,8 @@ impl PublishAll {
         })
     }
 
-    fn prepare(self) -> Result<Vec<Result<Prepared>>> {
-        let options = self.options?;
-        let prepare = |draft: Result<Draft>| {
-            let prepared = self.publisher.prepare(draft?, &options)?;
-            prepared.tell(&self.publisher.services.notices);
-            Ok(prepared)
-        };
-        Ok(self.drafts.into_iter().map(prepare).collect())
-    }
-
-    /// The messages, with the engine that keeps their queues: for an extension that stores them in a
-    /// transaction of the caller's. [`Prepared::published`] turns the engine's answers into results,
-    /// and [`PublishAllError::unless_all`] these into the result of all.
-    ///
-    /// # Errors
-    /// If an option is invalid, and [`ErrorKind::Unsupported`] if the application's own engine is no
-    /// `E`. The inner errors are those of [`Publish::prepare_for`](crate::Publish::prepare_for).
-    pub fn prepare_for<E: Engine + Clone>(self) -> Result<(E, Vec<Result<Prepared>>)> {
-        let services = Arc::clone(&self.publisher.services);
-        let engine = services.engines.own::<E>()?.clone();
-
-        let checked = self.prepare()?.into_iter().map(|prepared| {
-            let prepared = prepared?;
-            services.engines.check_own(&prepared.outgoing.queue)?;
-            Ok(prepared)
-        });
-        Ok((engine, checked.collect()))
-    }
-
-    /// Publishes the events; one outcome each, in their order. One that is refused harms no other.
+    /// Publishes the events and gives one outcome for each, in their order. One that is refused harms
+    /// no other.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
@@ -84,32 +90,75 @@ impl PublishAll {
     /// ```
     ///
     /// # Errors
-    /// When an option is invalid, or no event is known to be stored.
+    /// If an option is invalid, or if no event is known to be stored.
     ///
     /// # Cancel safety
     /// Once polled, dropping the future leaves it open which events are stored.
     pub async fn outcomes(self) -> Result<Vec<Result<Published>>> {
-        let publisher = self.publisher.clone();
+        let publisher = self.publisher;
+        let prepared = prepare(&publisher, self.drafts, &self.options?);
+
+        // An event that is refused already keeps its place among the outcomes.
         let mut ready = Vec::new();
         let mut places = Vec::new();
-        for prepared in self.prepare()? {
+        for prepared in prepared {
             places.push(prepared.map(|prepared| ready.push(prepared)));
         }
+
         let mut stored = Vec::new().into_iter();
         if !ready.is_empty() {
             let span = debug_span!("ezq.publish", count = ready.len());
             stored = publisher.store(ready).instrument(span).await?.into_iter();
         }
-        let lost = || Error::new(ErrorKind::Engine, "the engine gave too few outcomes");
-        let result =
-            |place: Result<()>| place.and_then(|()| stored.next().unwrap_or_else(|| Err(lost())));
-        Ok(places.into_iter().map(result).collect())
+
+        let outcomes = places.into_iter().map(|place| {
+            place?;
+            stored.next().unwrap_or_else(|| {
+                let text = "the engine gave too few outcomes";
+                Err(Error::new(ErrorKind::Engine, text))
+            })
+        });
+        Ok(outcomes.collect())
+    }
+
+    /// The messages, with the engine that keeps their queues: for an extension that stores them in a
+    /// transaction of the caller's. [`Prepared::published`] turns the engine's answers into results,
+    /// and [`PublishAllError::unless_all`] these into the result of all.
+    ///
+    /// # Errors
+    /// If an option is invalid, and [`ErrorKind::Unsupported`] if the application's own engine is no
+    /// `E`. The inner errors are those of [`Publish::prepare_for`](crate::Publish::prepare_for).
+    pub fn prepare_for<E: Engine + Clone>(self) -> Result<(E, Vec<Result<Prepared>>)> {
+        let engines = &self.publisher.services.engines;
+        let engine = engines.own::<E>()?.clone();
+
+        let prepared = prepare(&self.publisher, self.drafts, &self.options?);
+        let checked = prepared.into_iter().map(|prepared| {
+            let prepared = prepared?;
+            engines.check_own(&prepared.outgoing.queue)?;
+            Ok(prepared)
+        });
+        Ok((engine, checked.collect()))
     }
 
     async fn all(self) -> Result<Vec<Published>, PublishAllError> {
         let outcomes = self.outcomes().await.map_err(PublishAllError::Whole)?;
         PublishAllError::unless_all(outcomes)
     }
+}
+
+/// Writes events, one result each, and tells hooks of those that are about to be stored.
+fn prepare(
+    publisher: &Publisher,
+    drafts: Vec<Result<Draft>>,
+    options: &PublishOptions,
+) -> Vec<Result<Prepared>> {
+    let prepared = drafts.into_iter().map(|draft| {
+        let prepared = publisher.prepare(draft?, options)?;
+        prepared.announce(&publisher.services.notices);
+        Ok(prepared)
+    });
+    prepared.collect()
 }
 
 impl IntoFuture for PublishAll {
@@ -121,11 +170,11 @@ impl IntoFuture for PublishAll {
     }
 }
 
-/// Not all of several events were published. Where some were, they are told here: publishing all of
-/// them again would store those twice, unless they have [dedupe keys](crate::Publish::dedupe_key).
+/// Not all of several events were published. It holds what was stored: publishing all of them again
+/// would store those twice, so publish the [failures](Self::failures) again.
 ///
-/// `?` turns it into an [`Error`], of the kind of the first failure where nothing was stored, and
-/// else of [`ErrorKind::PartlyPublished`], with this as its source.
+/// `?` turns it into an [`Error`] with this as its source. Its kind is [`ErrorKind::PartlyPublished`] if
+/// an event was stored, and else that of the first failure.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PublishAllError {
@@ -153,12 +202,12 @@ impl PublishAllError {
         self.first().map_or(ErrorKind::Engine, Error::kind)
     }
 
-    /// The events that are stored, or will be when a handler's transaction commits.
+    /// The events that are stored, or that will be when a transaction commits that holds them.
     pub fn stored(&self) -> impl Iterator<Item = &Published> {
         self.outcomes().iter().flatten()
     }
 
-    /// The events that are not published: the place of each among all, from 0, and why.
+    /// The events that are not published: the index of each among all, from 0, and its error.
     pub fn failures(&self) -> impl Iterator<Item = (usize, &Error)> {
         let outcomes = self.outcomes().iter().enumerate();
         outcomes.filter_map(|(index, outcome)| Some((index, outcome.as_ref().err()?)))
@@ -185,6 +234,7 @@ impl fmt::Display for PublishAllError {
             Self::Whole(error) => return error.fmt(f),
             Self::Events(outcomes) => outcomes,
         };
+
         let failed = self.failures().count();
         write!(f, "{failed} of {} events are not published", outcomes.len())?;
         for (index, error) in self.failures().take(NAMED) {
@@ -198,7 +248,7 @@ impl fmt::Display for PublishAllError {
     }
 }
 
-/// What it says of single events is in its own text.
+/// The errors of single events are part of its text, so they are no source as well.
 impl StdError for PublishAllError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
@@ -213,6 +263,7 @@ impl From<PublishAllError> for Error {
         if let PublishAllError::Whole(error) = failure {
             return error;
         }
+
         let is_any_stored = failure.stored().next().is_some();
         let kind = if is_any_stored {
             ErrorKind::PartlyPublished

@@ -1,4 +1,4 @@
-//! What is said of an event before it is published: the builders that `publish` returns.
+//! Publishing one event.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -11,134 +11,76 @@ use crate::engine::{Due, Engine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::event::envelope::Envelope;
-use crate::message::headers::{self, Headers};
+use crate::message::headers;
 use crate::message::queue_name::QueueName;
-use crate::publish::publisher::{Draft, Prepared, Published, Publisher};
+use crate::publish::draft::Draft;
+use crate::publish::options::{PublishOptions, publish_options};
+use crate::publish::prepared::Prepared;
+use crate::publish::published::Published;
+use crate::publish::publisher::Publisher;
 
-/// What a publisher may say of its events.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PublishOptions {
-    pub(crate) queue: Option<QueueName>,
-    pub(crate) due: Due,
-    pub(crate) source: Option<String>,
-    pub(crate) subject: Option<String>,
-    /// When it happened, in place of now.
-    pub(crate) time: Option<DateTime<Utc>>,
-    pub(crate) key: Option<String>,
-    pub(crate) max_attempts: Option<u32>,
-    pub(crate) headers: Option<Headers>,
-    pub(crate) dedupe_key: Option<String>,
-    pub(crate) dedupe_window: Option<Duration>,
+impl Publisher {
+    /// Publishes an event: to where its type is [routed](crate::AppBuilder::route_events), else to its
+    /// type's own queue, else to the application's.
+    ///
+    /// Await it at once, or set options first:
+    ///
+    /// ```
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Reminder;
+    /// # impl ezq_core::Event for Reminder { const TYPE: &'static str = "reminder"; }
+    /// # async fn example(publisher: ezq_core::Publisher) -> ezq_core::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// publisher.publish(&Reminder).await?;
+    /// publisher.publish(&Reminder).queue("mail").after(Duration::from_secs(60)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When awaited:
+    /// - [`ErrorKind::Encode`], [`ErrorKind::InvalidEvent`] or [`ErrorKind::TooLarge`] if the event
+    ///   or an option is invalid; a retry does not help
+    /// - [`ErrorKind::Unsupported`] if the queue's engine lacks what an option asks for
+    /// - what kept the engine from storing the event
+    ///
+    /// # Cancel safety
+    /// Once polled, dropping the future leaves it open whether the event is stored. With a
+    /// [dedupe key](Publish::dedupe_key) it can be published again.
+    pub fn publish<E: Event>(&self, event: &E) -> Publish {
+        self.publish_draft(Draft::of(event))
+    }
+
+    /// Publishes an event whose type and data are known only at run time. Its queue is chosen as for
+    /// [`publish`](Self::publish), except that it has no type with a queue of its own.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    ///
+    /// # Cancel safety
+    /// As [`publish`](Self::publish).
+    pub fn publish_envelope(&self, envelope: Envelope) -> Publish {
+        self.publish_draft(Ok(Draft::from(envelope)))
+    }
+
+    fn publish_draft(&self, draft: Result<Draft>) -> Publish {
+        Publish {
+            publisher: self.clone(),
+            draft,
+            options: Ok(PublishOptions::default()),
+        }
+    }
 }
 
-macro_rules! publish_options {
-    () => {
-        fn with(mut self, set: impl FnOnce(&mut PublishOptions) -> Result<()>) -> Self {
-            self.options = self.options.and_then(|mut options| {
-                set(&mut options)?;
-                Ok(options)
-            });
-            self
-        }
-
-        /// Readable after a pause, counted on the engine's clock, to the millisecond or finer.
-        pub fn after(self, pause: Duration) -> Self {
-            self.with(|options| {
-                options.due = Due::After(pause);
-                Ok(())
-            })
-        }
-
-        /// Readable from a time on; one in the past means at once.
-        pub fn at(self, time: DateTime<Utc>) -> Self {
-            self.with(|options| {
-                options.due = Due::At(time);
-                Ok(())
-            })
-        }
-
-        /// Where the event comes from, in place of the application's name: a URI reference, such as
-        /// `/sensors/7`. Refused when it is published if it is none.
-        pub fn source(self, source: impl Into<String>) -> Self {
-            self.with(|options| {
-                options.source = Some(source.into());
-                Ok(())
-            })
-        }
-
-        /// What the event is about, within its source.
-        pub fn subject(self, subject: impl Into<String>) -> Self {
-            self.with(|options| {
-                options.subject = Some(subject.into());
-                Ok(())
-            })
-        }
-
-        /// The ordering key, in place of the event's own: events of one key are handled one after
-        /// another, in the order in which they were stored, across all consumers of the queue. One
-        /// that waits for a retry or is not due yet holds up its own key and no other. An empty key is
-        /// refused.
-        pub fn key(self, key: impl Into<String>) -> Self {
-            self.with(|options| {
-                options.key = Some(key.into());
-                Ok(())
-            })
-        }
-
-        /// The id that all events of one flow share. Inside a handler it defaults to that of the
-        /// event that is handled.
-        pub fn correlation_id(self, id: impl Into<String>) -> Self {
-            self.with(|options| {
-                let headers = options.headers.get_or_insert_default();
-                headers.insert(headers::CORRELATION_ID, id.into());
-                Ok(())
-            })
-        }
-
-        /// Attempts in all, at least 1, over the handlers' own policies.
-        pub fn max_attempts(self, attempts: u32) -> Self {
-            self.with(|options| {
-                if attempts == 0 {
-                    let why = "`max_attempts` of an event must be at least 1";
-                    return Err(Error::new(ErrorKind::InvalidEvent, why));
-                }
-                options.max_attempts = Some(attempts);
-                Ok(())
-            })
-        }
-
-        /// A header of your own, or one that a handler's events would get from the event that it
-        /// handles (`traceparent`, `correlation-id`, `causation-id`): yours counts. Names that begin
-        /// with `ezq-` or `ce-` are refused, and so is the ordering key, which [`key`](Self::key)
-        /// says.
-        pub fn header(self, name: &str, value: impl Into<serde_json::Value>) -> Self {
-            self.with(|options| {
-                crate::publish::builder::free_header(name)?;
-                options.headers.get_or_insert_default().insert(name, value);
-                Ok(())
-            })
-        }
-    };
-}
-
-pub(crate) use publish_options;
-
-/// Whether a publisher may set a header by its name.
-pub(crate) fn free_header(name: &str) -> Result<()> {
-    let why = if name.starts_with(headers::PREFIX) {
-        "is ezq's own"
-    } else if name.starts_with(headers::CE_PREFIX) {
-        "holds an attribute of the event, which its codec writes"
-    } else if name == headers::KEY {
-        "is the ordering key: say it with `key`"
-    } else {
-        return Ok(());
-    };
-    let text = format!("the header `{}` {why}", name.escape_debug());
-    Err(Error::new(ErrorKind::InvalidEvent, text))
-}
-
-/// One event about to be published; await it.
+/// Stores one event when awaited, and says where: a [`Published`].
+///
+/// The methods set options; of one option that is set twice, the last value counts. On PGMQ, `within`
+/// (of the trait `PublishWithin`) stores the event in the caller's transaction.
+///
+/// # Errors
+/// As [`Publisher::publish`]. An invalid option is an error when this is awaited.
+///
+/// # Cancel safety
+/// As [`Publisher::publish`].
 #[derive(Debug)]
 #[must_use = "an event is published only when this is awaited"]
 pub struct Publish {
@@ -150,7 +92,8 @@ pub struct Publish {
 impl Publish {
     publish_options!();
 
-    /// To a queue, in place of what routes, the type or the application say.
+    /// Sets the queue. Defaults to where the type is [routed](crate::AppBuilder::route_events), else to
+    /// the type's own queue, else to the application's.
     pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
         self.with(|options| {
             options.queue = Some(queue.try_into()?);
@@ -158,14 +101,16 @@ impl Publish {
         })
     }
 
-    /// Stored only if the queue stored no event under this key within the
-    /// [window](crate::Config::dedupe_window): then this one is a [duplicate](Published::is_duplicate), nothing is
-    /// stored, and the first event's ids are told. So a publish may be repeated after an error that
-    /// leaves open whether it worked.
+    /// Makes the publish idempotent: the event is stored only if the queue stored none under this key
+    /// within the [window](crate::Config::dedupe_window). Defaults to no key.
     ///
-    /// The key is 1 to 255 bytes without NUL and counts in its queue alone. It stays taken until the
-    /// window ends, whatever became of the event since: handled, cancelled or purged. A publish
-    /// waits for a transaction that holds its key, and takes the key if that one rolls back.
+    /// Otherwise it is a [duplicate](Published::is_duplicate): nothing is stored, and the result has the
+    /// first event's ids. So a publish may be repeated after an error that leaves open whether it
+    /// worked.
+    ///
+    /// - The key is 1 to 255 bytes without NUL, and counts in its queue only.
+    /// - It stays taken until the window ends, even if the event is handled, cancelled or purged before.
+    /// - A publish waits for a transaction that holds its key, and takes the key if that rolls back.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
@@ -187,8 +132,9 @@ impl Publish {
         })
     }
 
-    /// For how long the [dedupe key](Self::dedupe_key) is taken, counted on the engine's clock, in
-    /// place of [`Config::dedupe_window`](crate::Config::dedupe_window); more than nothing.
+    /// Sets for how long the [dedupe key](Self::dedupe_key) is taken, counted on the engine's clock:
+    /// more than zero, and refused without a key. Defaults to
+    /// [`Config::dedupe_window`](crate::Config::dedupe_window).
     pub fn dedupe_window(self, window: Duration) -> Self {
         self.with(|options| {
             options.dedupe_window = Some(window);
@@ -203,7 +149,7 @@ impl Publish {
     /// option is invalid, and [`ErrorKind::Unsupported`] for an option that the queue's engine lacks.
     pub fn prepare(self) -> Result<Prepared> {
         let prepared = self.publisher.prepare(self.draft?, &self.options?)?;
-        prepared.tell(&self.publisher.services.notices);
+        prepared.announce(&self.publisher.services.notices);
         Ok(prepared)
     }
 
@@ -216,28 +162,28 @@ impl Publish {
     pub fn prepare_for<E: Engine + Clone>(self) -> Result<(E, Prepared)> {
         let prepared = self.publisher.prepare(self.draft?, &self.options?)?;
         let services = &self.publisher.services;
-        prepared.tell(&services.notices);
+        prepared.announce(&services.notices);
 
         services.engines.check_own(&prepared.outgoing.queue)?;
         Ok((services.engines.own::<E>()?.clone(), prepared))
     }
 
     async fn store(self) -> Result<Published> {
-        let publisher = self.publisher.clone();
-        let prepared = self.prepare()?;
+        let publisher = self.publisher;
+        let prepared = publisher.prepare(self.draft?, &self.options?)?;
+        prepared.announce(&publisher.services.notices);
+
         let span = debug_span!(
             "ezq.publish",
             queue = %prepared.outgoing.queue,
             event_id = %prepared.event_id,
             event_type = %prepared.event_type,
         );
-        let stored = publisher
-            .store(vec![prepared])
-            .instrument(span)
-            .await?
-            .pop();
-        let lost = || Error::new(ErrorKind::Engine, "the engine gave no outcome");
-        stored.unwrap_or_else(|| Err(lost()))
+        let stored = publisher.store(vec![prepared]).instrument(span).await?;
+        stored.into_iter().next().unwrap_or_else(|| {
+            let text = "the engine gave no outcome";
+            Err(Error::new(ErrorKind::Engine, text))
+        })
     }
 }
 

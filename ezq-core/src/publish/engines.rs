@@ -1,4 +1,4 @@
-//! Which engine keeps which queue.
+//! Which engine keeps which queue, and publishing to whichever it is.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,7 +105,10 @@ impl Engines {
         std::iter::once((None, &self.default)).chain(named)
     }
 
-    /// Publishes to whichever engines keep the queues; a missing queue is created and tried again.
+    /// Publishes to the engines that keep the queues. A missing queue is created, and its messages are
+    /// published again.
+    ///
+    /// The order of the messages is kept: each run of messages of one engine is one call.
     pub(crate) async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
         if self.routes.is_empty() {
             return publish_to(&*self.default, messages).await;
@@ -114,19 +117,22 @@ impl Engines {
         let mut rest = messages.into_iter().peekable();
         while let Some(first) = rest.next() {
             let queue = first.queue.clone();
+
             let mut run = vec![first];
             while let Some(next) = rest.next_if(|next| self.same(&queue, &next.queue)) {
                 run.push(next);
             }
             let count = run.len();
+
             match publish_to(&**self.of(&queue), run).await {
                 Ok(done) => outcomes.extend(done),
+                // All messages went to one engine, so nothing is known to be stored.
                 Err(error) if outcomes.is_empty() && rest.peek().is_none() => return Err(error),
+                // Other engines have stored messages: the error is that of this run alone.
                 Err(error) => {
-                    let again = (1..count).map(|_| error.without_source());
-                    let again: Vec<_> = again.map(PublishOutcome::Failed).collect();
+                    let copies: Vec<Error> = (1..count).map(|_| error.without_source()).collect();
                     outcomes.push(PublishOutcome::Failed(error));
-                    outcomes.extend(again);
+                    outcomes.extend(copies.into_iter().map(PublishOutcome::Failed));
                 }
             }
         }
@@ -134,32 +140,42 @@ impl Engines {
     }
 }
 
+/// Publishes to one engine. Where a queue is missing, it is created, and its messages are published
+/// once more: creating it beforehand would cost every publish a look.
 async fn publish_to(engine: &dyn Engine, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
-    let missing = |error: &Error| error.kind() == ErrorKind::QueueMissing;
     let copy = messages.clone();
     let mut outcomes = match engine.publish(messages).await {
-        Err(error) if missing(&error) => {
+        Err(error) if is_missing(&error) => {
             ensure(engine, copy.iter()).await?;
             return engine.publish(copy).await;
         }
         other => other?,
     };
+
     let again: Vec<usize> = outcomes
         .iter()
         .enumerate()
-        .filter(|(_, outcome)| matches!(outcome, PublishOutcome::Failed(error) if missing(error)))
+        .filter(
+            |(_, outcome)| matches!(outcome, PublishOutcome::Failed(error) if is_missing(error)),
+        )
         .map(|(index, _)| index)
         .collect();
-    if !again.is_empty() {
-        ensure(engine, again.iter().map(|index| &copy[*index])).await?;
-        let retried = engine
-            .publish(again.iter().map(|index| copy[*index].clone()).collect())
-            .await?;
-        for (index, outcome) in again.into_iter().zip(retried) {
-            outcomes[index] = outcome;
-        }
+    if again.is_empty() {
+        return Ok(outcomes);
+    }
+
+    ensure(engine, again.iter().map(|index| &copy[*index])).await?;
+    let retried = engine
+        .publish(again.iter().map(|index| copy[*index].clone()).collect())
+        .await?;
+    for (index, outcome) in again.into_iter().zip(retried) {
+        outcomes[index] = outcome;
     }
     Ok(outcomes)
+}
+
+fn is_missing(error: &Error) -> bool {
+    error.kind() == ErrorKind::QueueMissing
 }
 
 /// Creates the queues that messages go to.

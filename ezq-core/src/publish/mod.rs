@@ -1,10 +1,32 @@
 //! Publishing: events on their way into the store.
+//!
+//! An event passes four forms. A call serializes its payload into a [draft](draft::Draft); a builder
+//! keeps the draft with its options; writing makes a [prepared](prepared::Prepared) message of both;
+//! the engine's answer becomes the [result](published::Published).
+//!
+//! | to see | open |
+//! |---|---|
+//! | the calls and builders for one event, several, or a copy for all | `builder.rs`, `all.rs`, `broadcast.rs` |
+//! | the options that all builders have | `options.rs` |
+//! | envelope, headers, body, and what is refused | `writing.rs` |
+//! | storing, and the events that handlers return | `publisher.rs` |
+//! | publishing in a handler's transaction | `transaction.rs` |
+//! | which queue a type goes to, and which engine keeps it | `routing.rs`, `engines.rs` |
+//! | what publishers, handlers and consumers share | `services.rs` |
+//!
+//! The caller's own transaction is a step that an engine's extension adds to the builders; they hand
+//! out the message and the engine (`prepare_for`).
 
 pub(crate) mod all;
 pub(crate) mod broadcast;
 pub(crate) mod builder;
+pub(crate) mod draft;
 pub(crate) mod engines;
+pub(crate) mod options;
+pub(crate) mod prepared;
+pub(crate) mod published;
 pub(crate) mod publisher;
 pub(crate) mod routing;
 pub(crate) mod services;
 pub(crate) mod transaction;
+mod writing;

@@ -1,5 +1,6 @@
-//! Where an event goes whose publisher names no queue, by its type: a function of the application's
-//! first, then the configured patterns, then what the type itself says.
+//! The queue of an event whose publisher names none, by the event's type.
+//!
+//! The first of these decides: the application's function, the configured patterns, the type itself.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,24 +27,27 @@ impl Routing {
         Self { patterns, ..self }
     }
 
-    /// The queue of a type, if one is said for it. Control events stop the consumers of a queue, and
-    /// are routed by nothing.
+    /// The queue that a type is routed to, if any. Control events are never routed: each stops the
+    /// consumers of the queue that it is published to.
     pub(crate) fn queue(&self, event_type: &str) -> Result<Option<QueueName>> {
         if is_control(event_type) {
             return Ok(None);
         }
+
         if let Some(function) = &self.function {
-            // It is the user's code, and may be called while a handler's outcome is drawn.
+            // The user's code. It may be called while a handler's outcome is decided, which a panic
+            // must not prevent.
             let routed = catch_unwind(AssertUnwindSafe(|| function(event_type)));
-            let panicked = |panic: Box<dyn std::any::Any + Send>| {
+            let routed = routed.map_err(|panic| {
                 let why = panic_text(&*panic);
                 let text = format!("the function that routes `{event_type}` panicked: {why}");
                 Error::new(ErrorKind::Configuration, text)
-            };
-            if let Some(queue) = routed.map_err(panicked)? {
-                return Ok(Some(queue));
+            })?;
+            if routed.is_some() {
+                return Ok(routed);
             }
         }
+
         let found = self
             .patterns
             .iter()
@@ -61,16 +65,17 @@ impl fmt::Debug for Routing {
     }
 }
 
-/// Reads `order.*=orders,user.#=users`.
+/// Reads the routes of a configuration, such as `order.*=orders,user.#=users`.
 pub(crate) fn read(text: &str) -> Result<Vec<(Pattern, QueueName)>, String> {
-    let route = |part: &str| {
-        let (pattern, queue) = part.split_once('=').ok_or("write it as `order.*=orders`")?;
-        let pattern = Pattern::new(pattern.trim()).map_err(|error| error.to_string())?;
-        let queue = QueueName::new(queue.trim()).map_err(|error| error.to_string())?;
-        Ok((pattern, queue))
-    };
     text.split(',')
         .filter(|part| !part.trim().is_empty())
-        .map(route)
+        .map(read_route)
         .collect()
+}
+
+fn read_route(text: &str) -> Result<(Pattern, QueueName), String> {
+    let (pattern, queue) = text.split_once('=').ok_or("write it as `order.*=orders`")?;
+    let pattern = Pattern::new(pattern.trim()).map_err(|error| error.to_string())?;
+    let queue = QueueName::new(queue.trim()).map_err(|error| error.to_string())?;
+    Ok((pattern, queue))
 }

@@ -1,17 +1,16 @@
 //! What publishers, handlers and consumers of one application share.
 
-use crate::engine::PublishOutcome;
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::engines::Engines;
-use super::routing::Routing;
 use crate::codec::codecs::Codecs;
-use crate::engine::Outgoing;
+use crate::engine::{Outgoing, PublishOutcome};
 use crate::error::Result;
 use crate::message::queue_name::QueueName;
 use crate::observe::notices::Notices;
+use crate::publish::engines::Engines;
+use crate::publish::routing::Routing;
 
 /// What all parts of an application share.
 #[derive(Debug)]
@@ -28,8 +27,8 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Where events of a type go whose publisher names no queue: to where the type is routed, else to
-    /// its own queue, else to the application's.
+    /// The queue of an event whose publisher names none: where its type is routed, else its type's own
+    /// queue, else the application's.
     pub(crate) fn queue_of(&self, event_type: &str, own: Option<&str>) -> Result<QueueName> {
         match (self.routing.queue(event_type)?, own) {
             (Some(routed), _) => Ok(routed),

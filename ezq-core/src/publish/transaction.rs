@@ -1,5 +1,8 @@
-//! The transaction of one run of a handler: begun before it, lent to it, and finished or abandoned
-//! after it.
+//! The transaction of one run of a handler: begun before the run, and finished or abandoned after it.
+//!
+//! What the handler publishes is kept here and stored at the end, so that the store is asked once.
+//! The lock is never held across an await: whoever must await takes the open transaction out and puts
+//! it back.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +14,8 @@ use crate::engine::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::queue_name::QueueName;
 use crate::publish::engines::ensure;
-use crate::publish::publisher::{Prepared, Published};
+use crate::publish::prepared::Prepared;
+use crate::publish::published::Published;
 use crate::publish::services::Services;
 
 /// A handler's transaction, with what the handler published so far.
@@ -27,7 +31,7 @@ struct Open {
 }
 
 impl Transaction {
-    /// Begins the transaction of a handler that may run for so long.
+    /// Begins the transaction of a handler, whose run takes at most `limit` if that is known.
     pub(crate) async fn begin(
         services: &Services,
         queue: &QueueName,
@@ -35,6 +39,7 @@ impl Transaction {
     ) -> Result<Self> {
         let engine = Arc::clone(services.engines.of(queue));
         let unit = engine.begin(queue, limit).await?;
+
         let state = Mutex::new(Some(Open {
             unit,
             published: Vec::new(),
@@ -48,7 +53,7 @@ impl Transaction {
 
     /// Takes messages out of the queue inside the transaction.
     pub(crate) async fn claim(&self, max: usize) -> Result<Vec<Delivery>> {
-        // Nobody else has it yet.
+        // The handler has not begun, so nobody else looks while it is taken out.
         let Some(mut open) = self.state().take() else {
             return Ok(Vec::new());
         };
@@ -70,12 +75,14 @@ impl Transaction {
     ) -> Result<Published> {
         self.accept(services, std::slice::from_ref(&prepared.outgoing))
             .await?;
+
         let mut state = self.state();
         let Some(open) = state.as_mut() else {
             return Err(ended());
         };
         open.published.push(prepared.outgoing.clone());
         drop(state);
+
         prepared.published(PublishOutcome::Stored(MessageId::Pending))
     }
 
@@ -91,19 +98,22 @@ impl Transaction {
             .unwrap_or_else(|| Err(ended()))
     }
 
-    /// Makes sure that the transaction can store events, as far as that can be told beforehand.
+    /// Checks that the transaction can store events, as far as that can be told beforehand, and creates
+    /// their queues: a refusal at the end would cost the handler's whole run.
     async fn accept(&self, services: &Services, events: &[Outgoing]) -> Result<()> {
         self.check(services, events)?;
         ensure(&*self.engine, events.iter()).await
     }
 
-    /// The same of what the handler returned, once it has ended and given the transaction back.
+    /// The same for the events that the handler returned. It has ended and given the transaction back, so
+    /// queues that the transaction itself has made can be told apart.
     pub(crate) async fn accept_returned(
         &self,
         services: &Services,
         events: &[Outgoing],
     ) -> Result<()> {
         self.check(services, events)?;
+
         let queues: BTreeSet<&QueueName> = events.iter().map(|event| &event.queue).collect();
         for queue in queues {
             if !self.has_made(queue).await {
@@ -114,7 +124,7 @@ impl Transaction {
     }
 
     async fn has_made(&self, queue: &QueueName) -> bool {
-        // Out of the lock while it is asked.
+        // Taken out, so that the lock is not held while the server is asked.
         let Some(mut open) = self.state().take() else {
             return false;
         };

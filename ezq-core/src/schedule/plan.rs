@@ -12,8 +12,10 @@ use crate::engine::{Outgoing, ScheduleRow, ScheduleStore};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::tick::Tick;
 use crate::message::queue_name::QueueName;
-use crate::publish::builder::PublishOptions;
-use crate::publish::publisher::{Draft, Prepared, Publisher};
+use crate::publish::draft::Draft;
+use crate::publish::options::PublishOptions;
+use crate::publish::prepared::Prepared;
+use crate::publish::publisher::Publisher;
 use crate::publish::services::Services;
 
 /// The longest name of a schedule, in bytes.
