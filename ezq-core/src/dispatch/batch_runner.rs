@@ -47,11 +47,12 @@ impl Dispatcher {
     /// The handler of a queue and the size of its batches, if it is the only one, and takes batches
     /// and a transaction.
     pub(crate) fn sole_batch(&self, queue: &QueueName) -> Option<(BatchRunner<'_>, usize)> {
-        let is_ordinary = |handler: &&Arc<Handler>| !handler.takes_control();
-        let mut handlers = self.registry.of(queue).iter().filter(is_ordinary);
-        let (handler, None) = (handlers.next()?, handlers.next()) else {
+        let handlers = self.registry.of(queue).iter();
+        let mut ordinary = handlers.filter(|handler| !handler.takes_control());
+        let handler = ordinary.next()?;
+        if ordinary.next().is_some() {
             return None;
-        };
+        }
         let (Invoke::Batch(invoke), 1) = (&handler.invoke, handler.transactions) else {
             return None;
         };

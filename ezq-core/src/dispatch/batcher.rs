@@ -1,17 +1,23 @@
 //! Gathers deliveries into batches, and gives each its own answer.
 //!
-//! The first delivery of a batch leads it: it waits until the batch is full or its wait is over, runs
-//! the handler, and answers the others. A batch that fails is run again event by event.
-//!
 //! # How a batch is gathered
 //!
-//! Deliveries for a `Batch` handler are gathered for each queue. The first one leads: it waits until the batch is full or old enough, runs the handler, and answers the others. A delivery takes no place of the consumer's concurrency while all of its remaining handlers wait for batches or limits.
+//! Deliveries for a `Batch` handler are gathered for each queue. The first one leads: it waits
+//! until the batch is full or its wait is over, runs the handler, and answers the others. A delivery
+//! takes no place of the consumer's concurrency while all of its remaining handlers wait for
+//! batches or limits.
 //!
-//! A batch that fails is run again event by event, as many at once as the consumer handles. A message that failed before, or that may have killed its worker, comes alone.
+//! A batch that fails is run again event by event, as many at once as the consumer handles. A
+//! message that failed before, or that may have killed its worker, comes alone.
 //!
 //! # Claiming inside the transaction
 //!
-//! Where the only handler of a queue takes batches and a transaction, and there is a backlog, one statement inside the handler's transaction claims and acknowledges. It does not raise `read_ct`, so it runs only after a leased batch has succeeded. Whatever is out of the ordinary in it (a control event, a mark, an earlier delivery, an ordering key) rolls it back, for the leased path to handle. Two such transactions run side by side. Their claims are checked one after the other, so that neither passes what the other found.
+//! Where the only handler of a queue takes batches and a transaction, and there is a backlog, one
+//! statement inside the handler's transaction claims and acknowledges. It does not raise `read_ct`,
+//! so it runs only after a leased batch has succeeded. Whatever is out of the ordinary in it (a
+//! control event, a mark, an earlier delivery, an ordering key) rolls it back, for the leased path
+//! to handle. Two such transactions run side by side. Their claims are checked one after the other,
+//! so that neither passes what the other found.
 
 use std::sync::Arc;
 

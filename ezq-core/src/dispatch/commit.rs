@@ -8,19 +8,28 @@
 //!
 //! # The transaction of a handler
 //!
-//! A handler that takes `Tx` has a transaction that ezq begins before it and finishes after it. Finishing sends, in this order:
+//! A handler that takes `Tx` has a transaction that ezq begins before it and finishes after it.
+//! Finishing sends, in this order:
 //!
 //! 1. the events that the handler published and returned,
-//! 2. the handler's mark on the message, or the acknowledgement if no other handler is left, under the fence of the receipt,
+//! 2. the handler's mark on the message, or the acknowledgement if no other handler is left, under
+//!    the fence of the receipt,
 //! 3. the commit.
 //!
-//! Handlers of one delivery finish one at a time, so exactly one of them is the last. The events of handlers without `Tx` that were done before go out with it. The lease leaves the renewals before such a commit.
+//! Handlers of one delivery finish one at a time, so exactly one of them is the last. The events of
+//! handlers without `Tx` that were done before go out with it. The lease leaves the renewals before
+//! such a commit.
 //!
 //! # What counts as an attempt
 //!
-//! - An error that leaves open whether the transaction committed is no attempt, and no mark is written for it: the message's own headers tell at the next delivery.
-//! - It is counted all the same, on the message, under the name `ezq::store`. The pauses grow to ten minutes. At `max_deliveries` the message becomes a dead letter with the reason `store_failed`.
-//! - What the handler itself left in the transaction to fail (`SET TRANSACTION READ ONLY`, a deferred trigger that the commit runs, its own message removed) is a failed attempt of the handler.
+//! - An error that leaves open whether the transaction committed is no attempt, and no mark is
+//!   written for it: the message's own headers tell at the next delivery.
+//! - It is counted all the same, on the message, under the name `ezq::store`. The pauses grow to
+//!   ten minutes. At `max_deliveries` the message becomes a dead letter with the reason
+//!   `store_failed`.
+//! - What the handler itself left in the transaction to fail (`SET TRANSACTION READ ONLY`, a
+//!   deferred trigger that the commit runs, its own message removed) is a failed attempt of the
+//!   handler.
 
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;

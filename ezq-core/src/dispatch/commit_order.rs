@@ -44,12 +44,12 @@ impl<'a> CommitOrder<'a> {
             return None;
         }
 
-        let is_undone = |handler: &&Arc<Handler>| {
+        let undone_handlers = handlers.iter().filter(|handler| {
             let mark = known.0.get(&handler.name);
             mark.is_none_or(|mark| mark.state != HandlerState::Done)
-        };
+        });
         let undone = Mutex::new(Undone {
-            handlers: handlers.iter().filter(is_undone).count(),
+            handlers: undone_handlers.count(),
             outgoing: Vec::new(),
         });
         Some(Self {

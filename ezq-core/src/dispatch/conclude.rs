@@ -197,6 +197,7 @@ impl<'a> Standing<'a> {
                 standing.next_due = Some(now);
                 continue;
             };
+
             match mark.state {
                 HandlerState::Done => {}
                 HandlerState::Dead => standing.dead = standing.dead.or(Some((name, mark))),

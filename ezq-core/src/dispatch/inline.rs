@@ -1,6 +1,6 @@
 //! Inline dispatch: an event's handlers run in this process, now, without a queue.
 //!
-//! Nothing is stored and nothing is leased: what fails is told, and never tried again.
+//! Nothing is stored and nothing is leased. A failure is reported, and never retried.
 
 use std::fmt;
 use std::future::pending;
@@ -22,45 +22,46 @@ use crate::handler::outcome::Action;
 use crate::handler::{Handler, Invoke};
 use crate::message::settlement::{HandlerMark, HandlerName, Progress};
 
-/// What the handlers of an event did that was dispatched inline.
+/// Tells what each handler did with an event that was dispatched inline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-#[must_use = "what failed is told here and nowhere else, and is not tried again"]
+#[must_use = "failures are reported here and nowhere else, and are not retried"]
 pub struct InlineReport {
     /// The event's id.
     pub event_id: String,
     /// The event's type name.
     pub event_type: String,
-    /// Each handler that takes it, in the order in which they run; none if no handler here does.
+    /// Each handler that takes the event, in the order in which they ran. Empty if none does.
     pub outcomes: Vec<(HandlerName, InlineOutcome)>,
 }
 
-/// What one handler did with an event that was dispatched inline.
+/// The outcome of one handler for an event that was dispatched inline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InlineOutcome {
-    /// It succeeded; its transaction, if it has one, is committed, and its events are published.
+    /// The handler succeeded. Its transaction, if it has one, is committed, and its events are
+    /// published.
     Done,
-    /// The event was of no use to it, for this reason.
+    /// The event was of no use to the handler, for this reason.
     Discarded(String),
-    /// It asked to be run later, with this error if it was one. Nobody does that.
+    /// The handler asked to be run later. Nobody does that: the caller decides.
     PutOff {
-        /// How much later.
+        /// How much later it asked for.
         after: Duration,
-        /// Its error, or that it snoozed.
+        /// Its error, or `snoozed`.
         error: String,
     },
-    /// It failed. Its transaction, if it has one, is rolled back.
+    /// The handler failed. Its transaction, if it has one, is rolled back.
     Failed {
-        /// Its error, a panic, a timeout, or what kept its transaction or its events back.
+        /// Its error, a panic, a timeout, or what kept its transaction or its events from being stored.
         error: String,
-        /// It says that no retry can help.
+        /// True if a retry cannot help.
         is_fatal: bool,
     },
 }
 
 impl InlineOutcome {
-    /// Whether nothing is left to do.
+    /// True if nothing is left to do.
     #[must_use]
     pub fn is_done(&self) -> bool {
         matches!(self, Self::Done | Self::Discarded(_))
@@ -68,7 +69,7 @@ impl InlineOutcome {
 }
 
 impl InlineReport {
-    /// Whether every handler is done; also if there is none.
+    /// True if every handler is done, or there is none.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.outcomes.iter().all(|(_, outcome)| outcome.is_done())
@@ -83,10 +84,11 @@ impl InlineReport {
         undone.map(|(name, outcome)| (name, outcome))
     }
 
-    /// Nothing, if every handler is done.
+    /// Turns the report into a `Result`, for `?`.
     ///
     /// # Errors
-    /// [`ErrorKind::HandlerFailed`], with every handler that is not done, and why.
+    /// [`ErrorKind::HandlerFailed`] if a handler is not done. Its message names each such handler, and
+    /// why.
     pub fn into_result(self) -> Result<()> {
         if self.is_done() {
             return Ok(());
@@ -142,6 +144,7 @@ impl Dispatcher {
             Invoke::One(_) => self.run(handler, work, &Progress::default(), None).await,
             Invoke::Batch(invoke) => self.run_batch_of_one(handler, invoke, work).await,
         };
+
         match outcome {
             RunOutcome::Done(events, unit) => match self.publish_inline(events, unit).await {
                 Ok(()) => InlineOutcome::Done,

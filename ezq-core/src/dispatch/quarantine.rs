@@ -1,9 +1,9 @@
-//! Deliveries that may kill their worker run one at a time. A crash then leaves no doubt about which
-//! of them caused it, and takes none of the others along.
+//! Deliveries that may kill their worker run one at a time, so that the crash of one does not take
+//! the others along.
 //!
-//! # Messages that may kill their worker
-//!
-//! A message that was delivered often and never settled (a fifth of `max_deliveries`, at least 2) is a suspect. A consumer runs suspects one at a time, in random order, so each crash of the one that kills its process lets half of the others through.
+//! A message that was delivered often and never settled (a fifth of `max_deliveries`, at least 2)
+//! is a suspect. A consumer runs suspects one at a time, in random order, so each crash of the one
+//! that kills its process lets half of the others through.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -211,11 +211,12 @@ impl Dispatcher {
 
 /// Whether handlers are likely to end at their first poll. One with a transaction or batches waits.
 fn are_quick(due: &[&Arc<Handler>]) -> bool {
-    let is_quick = |handler: &&Arc<Handler>| {
-        let waits = handler.transactions > 0 || matches!(handler.invoke, Invoke::Batch(_));
-        !waits && handler.quickness.is_quick()
-    };
-    due.len() <= MAX_QUICK_HANDLERS && due.iter().all(is_quick)
+    let mut handlers = due.iter();
+    due.len() <= MAX_QUICK_HANDLERS
+        && handlers.all(|handler| {
+            let waits = handler.transactions > 0 || matches!(handler.invoke, Invoke::Batch(_));
+            !waits && handler.quickness.is_quick()
+        })
 }
 
 /// Whether a handler is to run on a delivery now.
