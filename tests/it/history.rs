@@ -33,6 +33,7 @@ async fn state(ezq: &Ezq, event_id: &str) -> CopyState {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn an_event_is_told_from_its_publication_to_the_archive() {
     let queue = queue();
     let (handler, succeeds) = failing();

@@ -63,6 +63,7 @@ fn fails_once() -> Handler {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
     for codec in ["cloudevents", "raw"] {
         let (queue, log) = (queue(), Log::new());

@@ -35,6 +35,7 @@ fn failed(error: &str, is_fatal: bool) -> InlineOutcome {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
     let (queue, log) = (queue(), Log::new());
     let writes = |name: &'static str| {

@@ -90,6 +90,7 @@ fn cases(directory: &Path, prefix: &str) -> BTreeMap<String, PathBuf> {
 
 /// Checks all cases as binaries of one generated package. It shares the target directory and the
 /// lock file of the tests themselves, so nothing is fetched and little is built again.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic>> {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("macros-ui");
     fs::create_dir_all(&scratch).expect("a scratch directory");

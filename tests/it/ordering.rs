@@ -92,6 +92,7 @@ pub(crate) async fn work(plan: Plan) {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed() {
     let seed = match std::env::var("STRESS_SEED") {
         Ok(seed) => seed.parse().expect("STRESS_SEED is a number"),

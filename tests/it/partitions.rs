@@ -174,6 +174,7 @@ async fn a_worker_whose_connection_dies_while_it_is_set_up_is_not_deaf_for_good(
 
 /// The worst moment of all: the transaction commits, and nobody is told.
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
     let url = server().await.url();
     let (proxy, proxied) = Proxy::before(&url);

@@ -44,6 +44,7 @@ pub(crate) struct Plan {
 }
 
 /// What a child does.
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 pub(crate) async fn work(plan: Plan) {
     // A panic in the library is a failure of the trial, although a consumer lives on.
     std::panic::set_hook(Box::new(|panic| {
@@ -511,6 +512,7 @@ enum Fault {
 /// --nocapture` goes on for so long, with one fault after the other, and prints the ledger.
 #[tokio::test]
 #[ignore = "runs for SOAK_MINUTES"]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn soak() {
     let minutes: u64 = std::env::var("SOAK_MINUTES").map_or(1, |text| text.parse().unwrap());
     let end = Instant::now() + Duration::from_secs(60 * minutes);

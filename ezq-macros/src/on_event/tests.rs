@@ -165,6 +165,7 @@ fn a_condition_covers_the_type_that_the_definition_hangs_on() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn refuses_other_signatures() {
     let refused = |item: TokenStream| mistake(quote!(), item);
     assert_eq!(

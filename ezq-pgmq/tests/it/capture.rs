@@ -476,6 +476,7 @@ async fn a_captured_change_is_broadcast_to_who_is_subscribed() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself() {
     let (engine, queue, mut own) = table().await;
     engine.capture(queue.as_str(), &queue).await.unwrap();

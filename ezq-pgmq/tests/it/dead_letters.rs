@@ -24,6 +24,7 @@ fn mark(state: HandlerState) -> HandlerMark {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
     let (engine, queue) = engine_and_queue().await;
     let mut out = message(&queue, r#"{"a": 1}"#);

@@ -47,6 +47,7 @@ fn app(engine: &PgmqEngine, handler: Handler) -> App {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn a_failure_is_counted_paused_and_told_whatever_its_text() {
     for (encoding, shown) in [
         ("LATIN1", r"Zürich \u{2192} ?"),

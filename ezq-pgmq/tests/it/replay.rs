@@ -185,6 +185,7 @@ async fn an_event_in_the_flat_form_keeps_its_id_too() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn time_type_and_data_choose_and_a_dry_run_counts() {
     let (engine, queue, mut own) = archive(100).await;
     let start = |name: &str| engine.replay(format!("{queue} {name}"), &queue);
