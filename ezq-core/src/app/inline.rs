@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::is_control;
 use crate::message::message_id::MessageId;
 use crate::publish::builder::{IntoPublish, Publish};
+use crate::publish::options::PublishOptions;
 use crate::publish::prepared::Prepared;
 
 impl App {
@@ -96,7 +97,6 @@ impl App {
     /// The event as a delivery. It is written and read again, so that handlers see what they would get
     /// from a queue.
     fn work(&self, publish: Publish) -> Result<Work> {
-        let invalid = |why: &str| Err(Error::new(ErrorKind::InvalidEvent, why));
         let Publish {
             publisher,
             draft,
@@ -104,19 +104,7 @@ impl App {
         } = publish;
         let draft = draft?;
         let options = options?;
-        if options.due != Due::Now {
-            return invalid("what is dispatched inline runs now: publish it for a delay");
-        }
-        if options.max_attempts.is_some() {
-            return invalid(
-                "what is dispatched inline is tried once: `max_attempts` means nothing",
-            );
-        }
-        if options.dedupe_key.is_some() {
-            return invalid(
-                "what is dispatched inline is not stored: no dedupe key tells it again",
-            );
-        }
+        check_inline(&options)?;
 
         let Prepared {
             outgoing,
@@ -124,7 +112,9 @@ impl App {
             event_type,
         } = publisher.prepare(draft, &options)?;
         if is_control(&event_type) {
-            return invalid("a control event stops a consumer: publish it to that one's queue");
+            return Err(refused(
+                "a control event stops a consumer: publish it to that one's queue",
+            ));
         }
 
         let Outgoing {
@@ -175,4 +165,28 @@ impl App {
             suspect: Mutex::default(),
         })
     }
+}
+
+/// Refuses options that only a queue can keep.
+fn check_inline(options: &PublishOptions) -> Result<()> {
+    if options.due != Due::Now {
+        return Err(refused(
+            "what is dispatched inline runs now: publish it for a delay",
+        ));
+    }
+    if options.max_attempts.is_some() {
+        return Err(refused(
+            "what is dispatched inline is tried once: `max_attempts` means nothing",
+        ));
+    }
+    if options.dedupe_key.is_some() {
+        return Err(refused(
+            "what is dispatched inline is not stored: no dedupe key tells it again",
+        ));
+    }
+    Ok(())
+}
+
+fn refused(why: &str) -> Error {
+    Error::new(ErrorKind::InvalidEvent, why)
 }

@@ -2,7 +2,9 @@
 //!
 //! # Giving a message up by hand
 //!
-//! `fail` leases one message by its id, due or not, and settles it as a dead letter. The lease is refused while a worker has the message. It voids earlier receipts as any delivery does, so a worker that comes back late settles nothing.
+//! `fail` leases one message by its id, due or not, and settles it as a dead letter. The lease is
+//! refused while a worker has the message. It voids earlier receipts as any delivery does, so a
+//! worker that comes back late settles nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,7 +12,11 @@
 //!
 //! # Which codec reads a body
 //!
-//! A body in CloudEvents or in the flat form says itself what it is. Anything else has three headers beside it: `ezq-codec`, by which it is read whatever codec its queue has by then, and `ce-id` and `ce-type`, for readers of messages that do not decode them (history, dead letters by type). A body that names no codec and is not in a plain form is read by its queue's codec. Control events are always written in a plain form.
+//! A body in CloudEvents or in the flat form says itself what it is. Anything else has three
+//! headers beside it: `ezq-codec`, by which it is read whatever codec its queue has by then, and
+//! `ce-id` and `ce-type`, for readers of messages that do not decode them (history, dead letters by
+//! type). A body that names no codec and is not in a plain form is read by its queue's codec.
+//! Control events are always written in a plain form.
 //!
 //! A codec is the user's code. A panic in it fails that one message.
 

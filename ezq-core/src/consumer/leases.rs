@@ -8,9 +8,14 @@
 //!
 //! # Leases that seem lost
 //!
-//! The store may say that a lease is lost while a claim of this same consumer is on its way, and that claim may be what took the message. So a lease is given up only once every claim that was on its way then has been taken in.
+//! The store may say that a lease is lost while a claim of this same consumer is on its way, and
+//! that claim may be what took the message. So a lease is given up only once every claim that was
+//! on its way then has been taken in.
 //!
-//! A transaction sends its receipt once. A handler that ends on an expired lease therefore waits for the renewal, or for the claim that took the message, before its transaction settles. While a transaction settles whose lease has not been renewed for two thirds of its time, nothing is claimed.
+//! A transaction sends its receipt once. A handler that ends on an expired lease therefore waits
+//! for the renewal, or for the claim that took the message, before its transaction settles. While a
+//! transaction settles whose lease has not been renewed for two thirds of its time, nothing is
+//! claimed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

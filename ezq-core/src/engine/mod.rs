@@ -34,15 +34,28 @@
 //!
 //! # Receipts and marks
 //!
-//! A *receipt* identifies one delivery of a message and fences it. On PGMQ it holds the message's number, the time at which it was stored, `read_ct`, how often the message was returned, and the table's oid. Number and time together are the id ([`MessageId::Dated`](crate::MessageId)). The number alone is not enough: a fail-over to a lagging standby, and a crash of an unlogged queue, set the sequence back, so a number may come to mean another message. Whatever asks by id (cancel, move, redrive, discard) compares both.
+//! A *receipt* identifies one delivery of a message and fences it. On PGMQ it holds the message's
+//! number, the time at which it was stored, `read_ct`, how often the message was returned, and the
+//! table's oid. Number and time together are the id ([`MessageId::Dated`](crate::MessageId)). The
+//! number alone is not enough: a fail-over to a lagging standby, and a crash of an unlogged queue,
+//! set the sequence back, so a number may come to mean another message. Whatever asks by id
+//! (cancel, move, redrive, discard) compares both.
 //!
-//! A *mark* is what one handler did with a message: done, retry or dead, its attempts and its newest errors. It is a flat key `ezq-h:<name>` in the headers. The store merges marks into the locked row, one key at a time.
+//! A *mark* is what one handler did with a message: done, retry or dead, its attempts and its
+//! newest errors. It is a flat key `ezq-h:<name>` in the headers. The store merges marks into the
+//! locked row, one key at a time.
 //!
-//! The header `ezq-returned` counts the deliveries that ended with a settlement. `read_ct - ezq-returned` is how often the message was delivered and not settled. `max_deliveries` limits that number.
+//! The header `ezq-returned` counts the deliveries that ended with a settlement. `read_ct -
+//! ezq-returned` is how often the message was delivered and not settled. `max_deliveries` limits
+//! that number.
 //!
 //! # A claim that covers an earlier delivery
 //!
-//! After a step of the store's clock, or a pause of the process, a claim may return a message that its own consumer still holds. If it is the very next delivery of the message, and no settlement came between, then nobody else had it: the running handler goes on, and the newer receipt settles. Such a receipt *covers* the earlier delivery: a settlement that returns the message counts both as returned.
+//! After a step of the store's clock, or a pause of the process, a claim may return a message that
+//! its own consumer still holds. If it is the very next delivery of the message, and no settlement
+//! came between, then nobody else had it: the running handler goes on, and the newer receipt
+//! settles. Such a receipt *covers* the earlier delivery: a settlement that returns the message
+//! counts both as returned.
 
 mod broadcasts;
 mod capabilities;

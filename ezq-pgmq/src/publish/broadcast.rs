@@ -3,11 +3,21 @@
 //!
 //! # Who gets a copy
 //!
-//! A subscription is a row of `ezq.subscriptions`: application, queue, pattern. Nobody caches these rows. The function `ezq.store_copies` (`ezq.broadcast` for other clients) asks who is subscribed and stores one copy for each queue, in one statement of the publisher's. So a row that was added or removed counts from the next event on.
+//! A subscription is a row of `ezq.subscriptions`: application, queue, pattern. Nobody caches these
+//! rows. The function `ezq.store_copies` (`ezq.broadcast` for other clients) asks who is subscribed
+//! and stores one copy for each queue, in one statement of the publisher's. So a row that was added
+//! or removed counts from the next event on.
 //!
-//! The function writes what publishing to that queue would write: due time, headers with ordering key, dedupe key. It goes through the queues in the order of their names, in which every publisher takes dedupe keys. A pattern with `*` or `#` is kept with a regular expression beside it; other patterns are found by index. A handler's `Tx` keeps its broadcasts and stores them before the fence.
+//! The function writes what publishing to that queue would write: due time, headers with ordering
+//! key, dedupe key. It goes through the queues in the order of their names, in which every
+//! publisher takes dedupe keys. A pattern with `*` or `#` is kept with a regular expression beside
+//! it; other patterns are found by index. A handler's `Tx` keeps its broadcasts and stores them
+//! before the fence.
 //!
-//! A queue that is subscribed and does not exist is told to the publisher, and takes nothing from the others. It is not created: whoever dropped it may have meant it. If its consumer still runs, that creates it again. Subscriptions, and the queues that get copies, belong to the default engine.
+//! A queue that is subscribed and does not exist is told to the publisher, and takes nothing from
+//! the others. It is not created: whoever dropped it may have meant it. If its consumer still runs,
+//! that creates it again. Subscriptions, and the queues that get copies, belong to the default
+//! engine.
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{BroadcastMessage, Dedupe, Original};

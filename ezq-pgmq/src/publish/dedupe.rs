@@ -6,9 +6,16 @@
 //!
 //! # Dedupe keys
 //!
-//! One statement takes the key in `ezq.dedupe` (queue, key), and inserts the message only if it got the key. Keys are taken in the order of queue and key, so batches do not deadlock. A key that another transaction is taking is waited for. A key is free once its window has ended by the database's clock.
+//! One statement takes the key in `ezq.dedupe` (queue, key), and inserts the message only if it got
+//! the key. Keys are taken in the order of queue and key, so batches do not deadlock. A key that
+//! another transaction is taking is waited for. A key is free once its window has ended by the
+//! database's clock.
 //!
-//! The transaction that creates a queue removes the keys of an earlier queue of its name. The column with the table's oid is written for older processes and means nothing: a dump and restore changes it. A message with a key is stored at the time at which the key is taken, so number and time are the id of the first message, also after a broadcast. The statement for messages without a key has no part of this.
+//! The transaction that creates a queue removes the keys of an earlier queue of its name. The
+//! column with the table's oid is written for older processes and means nothing: a dump and restore
+//! changes it. A message with a key is stored at the time at which the key is taken, so number and
+//! time are the id of the first message, also after a broadcast. The statement for messages without
+//! a key has no part of this.
 
 use std::sync::Arc;
 

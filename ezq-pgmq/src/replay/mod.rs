@@ -5,7 +5,9 @@
 //!
 //! # How a replay goes on
 //!
-//! A replay copies one page of an archive in the order of the ids, and notes the last id in its row of `ezq.replays`, in one statement and under that row's lock. So it may be interrupted and run again at any time.
+//! A replay copies one page of an archive in the order of the ids, and notes the last id in its row
+//! of `ezq.replays`, in one statement and under that row's lock. So it may be interrupted and run
+//! again at any time.
 //!
 //! What it means is fixed when it begins:
 //!

@@ -5,18 +5,23 @@
 //!
 //! # The archive
 //!
-//! A queue that keeps an archive has its acknowledged messages moved to PGMQ's `a_<queue>`, by the statement that would delete them and under the same fence. Control events are not archived.
+//! A queue that keeps an archive has its acknowledged messages moved to PGMQ's `a_<queue>`, by the
+//! statement that would delete them and under the same fence. Control events are not archived.
 //!
 //! An archive may outlive its queue, and message numbers may begin again:
 //!
 //! - A queue that ezq creates beside an old archive goes on after the archive's highest number.
-//! - Where a number is taken all the same (PGMQ's own function made the queue, or a crash of an unlogged queue set the sequence back), the later message is archived under its number plus 2^40, or the next such number that is free. History and replay tell the number that it had.
+//! - Where a number is taken all the same (PGMQ's own function made the queue, or a crash of an
+//!   unlogged queue set the sequence back), the later message is archived under its number plus
+//!   2^40, or the next such number that is free. History and replay tell the number that it had.
 //!
-//! A task of the engine deletes what is past its time, a thousand rows in a transaction, under an advisory lock that nobody waits for.
+//! A task of the engine deletes what is past its time, a thousand rows in a transaction, under an
+//! advisory lock that nobody waits for.
 //!
 //! # The trail
 //!
-//! Where a queue has a trail in place of an archive, the same statement writes one line to `ezq.trail` and keeps no body.
+//! Where a queue has a trail in place of an archive, the same statement writes one line to
+//! `ezq.trail` and keeps no body.
 
 pub(crate) mod removal;
 pub(crate) mod sweep;

@@ -8,10 +8,13 @@
 //!
 //! The delivery at work has its key's turn. It passes the turn on:
 //!
-//! - as soon as its acknowledgement is handed to the settling task, if no events go out with it: acknowledgements go out in order;
+//! - as soon as its acknowledgement is handed to the settling task, if no events go out with it:
+//!   acknowledgements go out in order;
 //! - only once it is settled, if events go out with it or the message becomes a dead letter.
 //!
-//! A turn that is dropped ends the lane, because the message comes again, its lease is lost or its task panicked. What waits in the lane goes back, what runs is cancelled. After a crash a key begins again at its earliest event that was not settled.
+//! A turn that is dropped ends the lane, because the message comes again, its lease is lost or its
+//! task panicked. What waits in the lane goes back, what runs is cancelled. After a crash a key
+//! begins again at its earliest event that was not settled.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
