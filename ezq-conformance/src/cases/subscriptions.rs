@@ -145,7 +145,7 @@ async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult
     );
 
     // Other runs may use the name `shop` at the same time.
-    let said = store(stage)?.said_by("shop").await?;
+    let said = store(stage)?.parties_of("shop").await?;
     check!(
         said.contains(&shop) && !said.contains(&mail),
         "what one said: {said:?}"

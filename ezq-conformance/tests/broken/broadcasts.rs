@@ -83,8 +83,8 @@ impl Broadcasts for Broken {
         self.inner.parties(event_type).await
     }
 
-    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
-        self.inner.said_by(app).await
+    async fn parties_of(&self, app: &str) -> Result<Vec<EventParty>> {
+        self.inner.parties_of(app).await
     }
 
     async fn forget(&self, parties: &[EventParty]) -> Result<u64> {

@@ -195,7 +195,7 @@ fn forget(known: &mut Vec<Arc<ConsumerStatus>>) {
     known.retain(|one| {
         // One count is this list's; a future or a handle of the consumer holds another.
         let is_held = Arc::strong_count(one) > 1;
-        let is_told = match (one.failed(), &one.queue) {
+        let is_listed = match (one.failed(), &one.queue) {
             (None, _) => is_held,
             (Some(failed), Some(queue)) => newer.get(queue).is_none_or(|began| *began < failed),
             // No other consumer can replace one without a queue.
@@ -209,7 +209,7 @@ fn forget(known: &mut Vec<Arc<ConsumerStatus>>) {
         {
             newer.entry(queue).or_insert(one.began);
         }
-        is_told
+        is_listed
     });
     known.reverse();
 }

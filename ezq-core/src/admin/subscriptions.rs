@@ -95,9 +95,9 @@ impl<'a> Subscriptions<'a> {
     /// # Errors
     /// As [`list`](Self::list).
     pub async fn parties(&self, event_type: &str) -> Result<EventParties> {
-        let said = self.store.parties(event_type).await?;
+        let declared = self.store.parties(event_type).await?;
         let with = |role: EventRole| {
-            let of_role = said.iter().filter(move |party| party.role == role);
+            let of_role = declared.iter().filter(move |party| party.role == role);
             of_role
                 .map(|party| party.app.clone())
                 .collect::<BTreeSet<String>>()
@@ -196,15 +196,15 @@ impl<'a> Subscriptions<'a> {
                 .is_some_and(|patterns| patterns.contains(&one.pattern))
         };
         let app = &self.inner.config.app;
-        let said = self.inner.said();
+        let declared = self.inner.declared_parties();
         let forgotten = self
-            .forget_unless(app, |party| said.contains(party))
+            .forget_unless(app, |party| declared.contains(party))
             .await?;
         Ok(forgotten.saturating_add(self.remove_unless(app, stays).await?))
     }
 
     async fn forget_unless(&self, app: &str, stays: impl Fn(&EventParty) -> bool) -> Result<u64> {
-        let mut goes = self.store.said_by(app).await?;
+        let mut goes = self.store.parties_of(app).await?;
         goes.retain(|party| !stays(party));
         // Nothing to remove is the usual case at a deployment, and needs no write.
         if goes.is_empty() {
@@ -258,12 +258,12 @@ impl Shared {
         self.services
             .engines
             .broadcasts()?
-            .record(&self.said())
+            .record(&self.declared_parties())
             .await
     }
 
     /// The roles that this application declares.
-    fn said(&self) -> Vec<EventParty> {
+    fn declared_parties(&self) -> Vec<EventParty> {
         let parties = self.parties.iter().map(|(role, event_type)| EventParty {
             event_type: (*event_type).to_owned(),
             role: *role,

@@ -1,11 +1,6 @@
 //! The codecs of an application, and the choice of the codec that writes or reads a message.
 //!
-//! - **Plain forms.** A body in CloudEvents or in the flat form shows its form, so it can be read in any
-//!   queue.
-//! - **Other codecs.** A message names its codec in a header, so that this codec reads it, whatever the
-//!   queue's codec is by then. Headers also hold the id and the type of the event, for code that
-//!   inspects messages without reading bodies.
-//! - **Control events** have no payload. They are always written in a plain form.
+//! The rules are in the folder's `mod.rs`.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

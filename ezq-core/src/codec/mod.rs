@@ -12,11 +12,13 @@
 //!
 //! # Which codec reads a body
 //!
-//! A body in CloudEvents or in the flat form says itself what it is. Anything else has three
-//! headers beside it: `ezq-codec`, by which it is read whatever codec its queue has by then, and
-//! `ce-id` and `ce-type`, for readers of messages that do not decode them (history, dead letters by
-//! type). A body that names no codec and is not in a plain form is read by its queue's codec.
-//! Control events are always written in a plain form.
+//! - A body in a plain form (CloudEvents or the flat form) shows its form, so it can be read in any
+//!   queue.
+//! - Any other body has three headers beside it. `ezq-codec` names the codec that reads it, whatever
+//!   codec its queue has by then. `ce-id` and `ce-type` are for code that inspects messages without
+//!   reading bodies: histories, and dead letters by type.
+//! - A body that names no codec and is in no plain form is read by its queue's codec.
+//! - Control events are always written in a plain form.
 //!
 //! A codec is the user's code. A panic in it fails that one message.
 

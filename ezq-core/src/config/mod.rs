@@ -9,7 +9,7 @@
 //! | what each option means, and its default | this file |
 //! | how a variable is read | `environment.rs` |
 //! | the range of each option | `validate.rs` |
-//! | what is said of a variable that is no option | `unknown_variables.rs` |
+//! | the warning about a variable that is no option | `unknown_variables.rs` |
 
 mod environment;
 mod unknown_variables;

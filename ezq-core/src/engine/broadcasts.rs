@@ -157,7 +157,7 @@ pub trait Broadcasts: Send + Sync {
     ///
     /// # Errors
     /// When the store could not be read.
-    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>>;
+    async fn parties_of(&self, app: &str) -> Result<Vec<EventParty>>;
 
     /// Removes declared roles, and returns how many of them there were.
     ///

@@ -110,7 +110,7 @@ impl Broadcasts for MemoryEngine {
             .collect())
     }
 
-    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
+    async fn parties_of(&self, app: &str) -> Result<Vec<EventParty>> {
         let store = self.store();
         let parties = store.subscriptions.parties.iter();
         Ok(parties.filter(|party| party.app == app).cloned().collect())

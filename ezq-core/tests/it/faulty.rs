@@ -453,8 +453,8 @@ impl Broadcasts for Faulty {
         self.memory.parties(event_type).await
     }
 
-    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
-        self.memory.said_by(app).await
+    async fn parties_of(&self, app: &str) -> Result<Vec<EventParty>> {
+        self.memory.parties_of(app).await
     }
 
     async fn forget(&self, parties: &[EventParty]) -> Result<u64> {

@@ -84,7 +84,7 @@ impl Broadcasts for PgmqEngine {
         .map_err(|failure| error::of(failure, self.place()))
     }
 
-    async fn said_by(&self, app: &str) -> Result<Vec<EventParty>> {
+    async fn parties_of(&self, app: &str) -> Result<Vec<EventParty>> {
         let app = &*self.inner.encoding.name(app);
         call_part!(self.inner, subscriptions, |connection| {
             subscriptions::parties(connection, None, Some(app))

@@ -85,8 +85,9 @@ pub(crate) fn plain_type(body: &str) -> Option<String> {
     } else {
         "_type"
     };
-    let said = members.find(name).is_some() || name == "type";
-    said.then(|| members.text(name).ok().flatten().unwrap_or_default())
+    // A CloudEvent that names no type is one all the same, and fails when it is read.
+    let is_plain = members.find(name).is_some() || name == "type";
+    is_plain.then(|| members.text(name).ok().flatten().unwrap_or_default())
 }
 
 #[cfg(test)]
