@@ -9,19 +9,18 @@
 //! 1. Implement the required methods of [`Engine`]: [`capabilities`](Engine::capabilities),
 //!    [`ensure_queue`](Engine::ensure_queue), [`publish`](Engine::publish),
 //!    [`lease`](Engine::lease), [`settle`](Engine::settle), [`extend`](Engine::extend),
-//!    [`purge`](Engine::purge) and [`stats`](Engine::stats). The others have defaults that refuse or
-//!    do nothing. The example `custom_engine` is such an engine in less than 200 lines.
+//!    [`purge`](Engine::purge) and [`stats`](Engine::stats). The others have defaults that refuse
+//!    or do nothing. The example `custom_engine` is such an engine in less than 200 lines.
 //! 2. Keep the four rules:
 //!    - **Settlements are fenced.** A [`Receipt`] settles its own delivery only. Once the message
-//! was
-//!      delivered again, or is gone, the answer is [`SettleOutcome::LeaseLost`] and nothing changes.
+//!      was delivered again, or is gone, the answer is [`SettleOutcome::LeaseLost`] and nothing
+//!      changes.
 //!    - **Outcomes are per message.** A call on several messages answers one outcome for each, in
 //!      their order.
 //!    - **A lease that runs out makes its message readable again**, with one more delivery counted.
 //!    - **One bad message harms no other** in the same call.
 //! 3. Run the suite of the crate `ezq-conformance` against it. It states the whole contract as
-//! tests,
-//!    and skips those for which the engine lacks the [`Capabilities`].
+//!    tests, and skips those for which the engine lacks the [`Capabilities`].
 //! 4. Add optional parts as the store allows, each with its capability or its accessor: delays,
 //!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
 //!    [`ScheduleStore`], [`Broadcasts`], [`History`].
