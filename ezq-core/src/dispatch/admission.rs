@@ -282,7 +282,7 @@ mod tests {
     use super::*;
     use crate::delivery::lease::Lease;
     use crate::delivery::received::Received;
-    use crate::dispatch::batch_attempt::Member;
+    use crate::dispatch::batch_member::Member;
     use crate::engine::{MessageId, Receipt};
     use crate::event::envelope::Envelope;
     use crate::message::headers::Headers;

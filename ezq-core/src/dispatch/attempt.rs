@@ -14,7 +14,8 @@ use tracing::{Instrument, info_span};
 
 use crate::delivery::received::Received;
 use crate::dispatch::admission::StartGuard;
-use crate::engine::{Outgoing, UnitOfWork};
+use crate::dispatch::run_outcome::{Failure, RunOutcome};
+use crate::engine::Outgoing;
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::handler::context::{Call, Context};
 use crate::handler::outcome::{Action, HandlerError};
@@ -26,26 +27,6 @@ use crate::publish::publisher::Publisher;
 use crate::publish::services::Services;
 use crate::publish::transaction::Transaction;
 use crate::text::{bounded, panic_text};
-
-/// What an error of the user's code asks for, and its text.
-pub(super) type Failure = (Action, String);
-
-/// What one run of one handler came to.
-pub(super) enum RunOutcome {
-    /// It succeeded. Its transaction, if it has one, is still to be committed, with its events.
-    Done(Vec<Outgoing>, Option<Box<dyn UnitOfWork>>),
-    /// It succeeded, and its transaction has marked it done and published its events.
-    Marked,
-    /// It succeeded, and its transaction has settled the whole delivery.
-    Settled,
-    /// It failed.
-    Failed(Action, String),
-    /// Its lease was lost, or its consumer was interrupted.
-    Cancelled,
-    /// The store kept it from running, or may have kept it from committing, with this error: no
-    /// attempt of the handler, but counted on the message.
-    StoreFailed(String),
-}
 
 /// Runs a handler once. The guard is dropped once the handler was called.
 pub(super) async fn run(

@@ -10,19 +10,18 @@ use tokio::time::Instant;
 use tracing::field::{DebugValue, debug};
 use tracing::{Instrument, Span, info_span};
 
-use crate::delivery::received::Received;
 use crate::dispatch::admission::StartGuard;
-use crate::dispatch::attempt::{Failure, RunOutcome, guarded, store_failed};
+use crate::dispatch::attempt::{guarded, store_failed};
+use crate::dispatch::batch_member::Member;
 use crate::dispatch::batch_runner::BatchRunner;
 use crate::dispatch::commit::{CommitError, Fenced, commit};
 use crate::dispatch::in_place::guard_start;
+use crate::dispatch::run_outcome::{Failure, RunOutcome};
 use crate::engine::Outgoing;
 use crate::error::{Error, Result, error_chain};
-use crate::handler::Handler;
 use crate::handler::batch::{BatchCall, BatchResults};
 use crate::handler::context::{Call, Context};
 use crate::handler::outcome::{Action, HandlerError};
-use crate::message::settlement::{HandlerMark, Progress};
 use crate::publish::draft::Draft;
 use crate::publish::publisher::Publisher;
 use crate::publish::transaction::Transaction;
@@ -30,28 +29,6 @@ use crate::text::bounded;
 
 /// How many trace contexts the span of a batch names: a log line repeats its span's fields.
 const MAX_TRACEPARENTS: usize = 16;
-
-/// A delivery in a batch.
-#[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) received: Arc<Received>,
-    pub(crate) attempt: u32,
-    /// The handler's mark if it succeeds.
-    pub(crate) done: HandlerMark,
-    /// No other handler takes the event: a transaction that finishes it acknowledges it.
-    pub(crate) is_sole: bool,
-}
-
-impl Member {
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.received.lease.cancel().is_cancelled()
-    }
-
-    /// What the handler's transaction writes on the message; `None` if it acknowledges it.
-    fn mark(&self, handler: &Handler) -> Option<Progress> {
-        (!self.is_sole).then(|| Progress::of_one(handler.name.clone(), self.done.clone()))
-    }
-}
 
 /// What the handler said of one event: the events it returned for it, or its failure.
 type EventResult = Result<Vec<Outgoing>, Failure>;

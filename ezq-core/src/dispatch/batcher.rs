@@ -27,12 +27,13 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::dispatch::admission::{Admission, StartGuard};
-use crate::dispatch::attempt::RunOutcome;
-use crate::dispatch::batch_attempt::{Member, run};
+use crate::dispatch::batch_attempt::run;
+use crate::dispatch::batch_member::Member;
 use crate::dispatch::batch_runner::BatchRunner;
 use crate::dispatch::open_batches::{Entry, OpenBatch};
 use crate::dispatch::permit::{Permit, permit};
 use crate::dispatch::place::{Place, WaitingHandler};
+use crate::dispatch::run_outcome::RunOutcome;
 use crate::handler::batch::BatchLimits;
 use crate::logging::warn;
 use crate::message::settlement::HandlerName;

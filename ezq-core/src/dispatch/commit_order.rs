@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::delivery::received::Received;
-use crate::dispatch::attempt::{RunOutcome, store_failed};
+use crate::dispatch::attempt::store_failed;
 use crate::dispatch::commit::{CommitError, Fenced, commit};
+use crate::dispatch::run_outcome::RunOutcome;
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::handler::Handler;
 use crate::handler::outcome::Action;

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::dispatch::attempt::RunOutcome;
-use crate::dispatch::batch_attempt::{self, Member};
+use crate::dispatch::batch_attempt;
+use crate::dispatch::batch_member::Member;
 use crate::dispatch::commit::{CommitError, commit};
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::permit::permit;
+use crate::dispatch::run_outcome::RunOutcome;
 use crate::dispatch::work::Work;
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::error::{Error, ErrorKind, Result, error_chain};

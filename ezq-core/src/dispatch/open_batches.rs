@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
 
 use crate::dispatch::admission::StartGuard;
-use crate::dispatch::attempt::RunOutcome;
-use crate::dispatch::batch_attempt::Member;
+use crate::dispatch::batch_member::Member;
+use crate::dispatch::run_outcome::RunOutcome;
 use crate::message::settlement::HandlerName;
 
 /// The batches that deliveries may still join.

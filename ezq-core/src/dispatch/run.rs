@@ -6,8 +6,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 
-use crate::dispatch::attempt::{self, RunOutcome};
-use crate::dispatch::batch_attempt::Member;
+use crate::dispatch::attempt;
+use crate::dispatch::batch_member::Member;
 use crate::dispatch::batcher::run_in_batch;
 use crate::dispatch::commit_order::CommitOrder;
 use crate::dispatch::dispatcher::Dispatcher;
@@ -15,6 +15,7 @@ use crate::dispatch::in_place::in_a_task;
 use crate::dispatch::log::log_delivery;
 use crate::dispatch::permit::permit;
 use crate::dispatch::place::Place;
+use crate::dispatch::run_outcome::RunOutcome;
 use crate::dispatch::work::Work;
 use crate::engine::{Outgoing, Settle};
 use crate::handler::{Handler, Invoke};
