@@ -4,7 +4,13 @@
 //! A single event is committed as a batch of one. What handles an event that was never leased
 //! (an inline dispatch, or a batch that its own transaction claimed) commits with no fence.
 //!
+//! A lost lease is only reported here. What follows from it differs: [`commit_order`] cancels the
+//! delivery's other handlers, [`batch_attempt`] runs each event again alone.
+//!
 //! Invariant: notices tell of an event only after its commit.
+//!
+//! [`commit_order`]: crate::dispatch::commit_order
+//! [`batch_attempt`]: crate::dispatch::batch_attempt
 //!
 //! # The transaction of a handler
 //!

@@ -1,4 +1,16 @@
-//! Draws one settlement from what the handlers of a delivery came to.
+//! Turns the outcomes of a delivery's handlers into one settlement.
+//!
+//! All handlers of the event count, not only those that ran now. In this order:
+//!
+//! 1. A handler's transaction has settled the delivery: nothing is left to settle. Only the last
+//!    handler that is not done may do that, so no other outcome is lost.
+//! 2. A handler is due again, or was cut off: the message is retried, or released if this delivery
+//!    changed nothing. That holds even if another handler is dead.
+//! 3. A handler is dead: the message becomes a dead letter, with the reason of the first such one.
+//! 4. Every handler is done: the message is acknowledged.
+//!
+//! Marks that a handler's transaction has committed count for this decision. They are kept apart
+//! from the others, since the settlement need not write them again.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Fetching: one claim at a time, sized by what there is room for.
+//! Fetching: one claim at a time. `Fetcher::start_claim`, here, decides how many messages to ask for:
+//! the room that is left, and at most the share that the [`window`] allows.
 //!
 //! Two exceptions: while the deliveries of a full claim are read, the next claim is on its way
 //! already. And batches that are claimed inside their handler's transaction run two at a time, see
