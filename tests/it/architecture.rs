@@ -181,6 +181,18 @@ fn no_source_file_is_too_long() {
     }
 }
 
+#[test]
+fn every_path_that_the_architecture_names_exists() {
+    let text = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md")).unwrap();
+    let code = text.split('`').skip(1).step_by(2);
+    let paths: Vec<&str> = code.filter(|code| code.contains("/src/")).collect();
+    assert!(paths.len() > 10, "only {paths:?}");
+    for path in paths {
+        let exists = Path::new(ROOT).join(path).exists();
+        assert!(exists, "ARCHITECTURE.md names `{path}`, which is not there");
+    }
+}
+
 /// A test is named in a document as `module::function_name`, or `crate: module::function_name`.
 #[test]
 fn every_test_that_a_document_names_exists() {
