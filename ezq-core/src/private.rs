@@ -4,7 +4,6 @@
 use std::pin::Pin;
 
 pub use inventory;
-pub use tracing;
 
 use crate::handler::batch::{Batch, BatchOutput, BatchResults, Unread};
 
@@ -19,7 +18,6 @@ pub use crate::handler::extract::Extract;
 pub use crate::handler::outcome::{HandlerError, HandlerOutput};
 pub use crate::handler::retry::{Backoff, Jitter};
 pub use crate::handler::{FromEvent, Handler, HandlerFuture, Subscription};
-pub use crate::logging::{add, is_unheard, print};
 pub use crate::publish::draft::Draft;
 pub use crate::publish::published::warn_of_nobody;
 pub use crate::runtime::check_runtime;
