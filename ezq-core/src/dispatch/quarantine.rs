@@ -2,8 +2,8 @@
 //! the others along.
 //!
 //! A message that was delivered often and never settled (a fifth of `max_deliveries`, at least 2)
-//! is a suspect. A consumer runs suspects one at a time, in random order, so each crash of the one
-//! that kills its process lets half of the others through.
+//! is a suspect. A consumer starts suspects in random order, so each crash of the one that kills
+//! its process lets half of the others through.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,14 +1,11 @@
 //! Keeps the time of an application's schedules, in a task of one of its consumers.
 //!
-//! The task looks at the schedules, fires what is due, and sleeps until the next tick, but no longer
-//! than [`LOOK`], so that it notices what other processes changed. Processes need no leader: the store
-//! lets one of them fire each tick.
-//!
 //! # How a schedule fires once
 //!
-//! A schedule is declared in code. The engine keeps a row for it, with the time of its next tick. A
-//! task of one consumer in each application looks at the rows, fires what is due and sleeps until
-//! the next tick, at most half a minute. That is two statements a minute while nothing ticks.
+//! A schedule is declared in code. The engine keeps a row for it, with the time of its next tick.
+//! The task looks at the rows, fires what is due and sleeps until the next tick, but no longer than
+//! [`LOOK`], so that it notices what other processes changed. That is two statements a minute while
+//! nothing ticks.
 //!
 //! A firing is one statement: the row moves from this tick to the next, if it still has this tick,
 //! this definition and no pause, and the event is inserted because the row moved. So processes need

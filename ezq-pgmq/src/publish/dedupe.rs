@@ -1,15 +1,9 @@
 //! Idempotent publishing: messages with dedupe keys, and the removal of ended keys.
 //!
-//! One statement writes keys and messages. It waits for a key that another transaction is taking,
-//! so of several publishers with one key only one stores. A statement takes its keys in their
-//! order, so that two batches never deadlock.
-//!
-//! # Dedupe keys
-//!
-//! One statement takes the key in `ezq.dedupe` (queue, key), and inserts the message only if it got
-//! the key. Keys are taken in the order of queue and key, so batches do not deadlock. A key that
-//! another transaction is taking is waited for. A key is free once its window has ended by the
-//! database's clock.
+//! One statement takes the keys in `ezq.dedupe` (queue, key), and inserts each message whose key it
+//! got. It waits for a key that another transaction is taking, so of several publishers with one
+//! key only one stores. A statement takes its keys in the order of queue and key, so that two
+//! batches never deadlock. A key is free once its window has ended by the database's clock.
 //!
 //! The transaction that creates a queue removes the keys of an earlier queue of its name. The
 //! column with the table's oid is written for older processes and means nothing: a dump and restore

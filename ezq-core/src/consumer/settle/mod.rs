@@ -1,12 +1,10 @@
 //! Settling, batch by batch: fenced by the engine and tried again until it works.
 //!
-//! While the store as a whole fails, the batches behind wait. What fails by itself, such as a row
-//! that another session has locked, is tried again beside them.
-//!
 //! # What happens to a settlement that fails
 //!
-//! - While the store fails as a whole, batches wait.
-//! - A settlement that fails by itself is tried again beside the batches that follow.
+//! - While the store fails as a whole, the batches behind wait.
+//! - A settlement that fails by itself, such as one whose row another session has locked, is tried
+//!   again beside the batches that follow.
 //! - A settlement that publishes nothing can only fail for what the store lacks (a right, a table),
 //!   not for what it holds. It is tried again until it succeeds, and the consumer is not ready
 //!   meanwhile.

@@ -1,18 +1,14 @@
 //! Lanes: the deliveries of one ordering key, started one after another.
 //!
-//! The first delivery of a lane holds its [`LaneGuard`] while it is at work. It passes the guard on
-//! when the next of its key may start. A guard that is dropped instead ends the lane, and what
-//! waited there goes back.
-//!
 //! # When the next event of a key starts
 //!
-//! The delivery at work has its key's turn. It passes the turn on:
+//! The delivery at work holds the [`LaneGuard`] of its lane. It passes the guard on:
 //!
 //! - as soon as its acknowledgement is handed to the settling task, if no events go out with it:
 //!   acknowledgements go out in order;
 //! - only once it is settled, if events go out with it or the message becomes a dead letter.
 //!
-//! A turn that is dropped ends the lane, because the message comes again, its lease is lost or its
+//! A guard that is dropped instead ends the lane: the message comes again, its lease is lost or its
 //! task panicked. What waits in the lane goes back, what runs is cancelled. After a crash a key
 //! begins again at its earliest event that was not settled.
 
