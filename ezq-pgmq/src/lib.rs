@@ -41,7 +41,7 @@ pub use config::PgmqConfig;
 pub use engine::PgmqEngine;
 pub use inbox::Inbox;
 pub use replay::{Replay, ReplayProgress, Replays};
-pub use schema::install::OLDEST_PGMQ;
+pub use schema::install::{CARRIED_PGMQ, OLDEST_PGMQ};
 pub use schema::key_index::ordering_sql;
 pub use schema::setup::setup_sql;
 pub use tx::Tx;

@@ -1,24 +1,44 @@
 //! Making sure that PGMQ is installed and new enough.
 //!
 //! The catalogue is checked first. Where PGMQ exists nothing is changed, so a role without rights
-//! on the schema can start. Where it is absent, it is installed under ezq's lock, on connections
-//! that are closed afterwards. An existing version is never upgraded.
-
-use std::time::Duration;
+//! on the schema can start. Where it is absent, it is installed under ezq's lock, on a connection
+//! that is closed afterwards. An existing version is never upgraded.
+//!
+//! PGMQ is the server's extension where it has one, else the SQL that ezq carries in
+//! `ezq-pgmq/pgmq`. That is recorded as PGMQ's own installers record it, so that they can upgrade it.
 
 use ezq_core::{Error, ErrorKind, Result};
-use sqlx::postgres::{PgConnection, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, Executor as _, Row};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Place;
-use crate::connection::connector::{Connector, PINNED};
+use crate::connection::connector::Connector;
 use crate::error;
 use crate::schema::lock::{LOCK, LOCK_KEY};
 use crate::schema::ownership;
 
 /// The oldest PGMQ that ezq works with.
 pub const OLDEST_PGMQ: &str = "1.5.1";
+/// The PGMQ that ezq installs where the server does not have it as an extension.
+pub const CARRIED_PGMQ: &str = include_str!("../../pgmq/VERSION").trim_ascii();
+
+const PGMQ_SQL: &str = include_str!("../../pgmq/pgmq.sql");
+/// PGMQ's own installers hold this lock; see `init_lock` of its crate.
+const PGMQ_LOCK: i64 = i64::MIN + 4149;
+/// Where PGMQ's own installers record which scripts were run, and the name of the first one. They
+/// read it, and upgrade from there.
+const RECORD_TABLE: &str = "
+    CREATE TABLE IF NOT EXISTS pgmq.__pgmq_migrations (
+      name text PRIMARY KEY NOT NULL,
+      version text NOT NULL,
+      run_at timestamptz NOT NULL DEFAULT clock_timestamp())";
+const RECORD: &str = "
+    INSERT INTO pgmq.__pgmq_migrations (name, version) VALUES ('pgmq.sql', $1)
+    ON CONFLICT (name) DO UPDATE SET version = excluded.version, run_at = clock_timestamp()";
+/// The script has 2,000 lines and takes a fraction of a second: a slow disk is given a minute,
+/// whatever the limit of the application's other statements is.
+const SCRIPT_TIMEOUT: &str = "SET LOCAL statement_timeout = '1min'";
 
 const AVAILABLE: &str =
     "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'pgmq')";
@@ -112,7 +132,7 @@ async fn install(connector: &Connector, deadline: Instant) -> Result<()> {
     }
 }
 
-// A transaction that writes nothing holds the lock, or the one that creates the extension.
+// One transaction holds the locks and creates PGMQ.
 async fn install_locked(
     guard: &mut PgConnection,
     connector: &Connector,
@@ -127,7 +147,10 @@ async fn install_locked(
         let mut tx = guard.begin().await?;
         let wait = format!("SET LOCAL lock_timeout = {left}");
         sqlx::query(AssertSqlSafe(wait)).execute(&mut *tx).await?;
-        sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
+        for lock in [LOCK_KEY, PGMQ_LOCK] {
+            sqlx::query(LOCK).bind(lock).execute(&mut *tx).await?;
+        }
+        sqlx::query(SCRIPT_TIMEOUT).execute(&mut *tx).await?;
         let found = probe(&mut tx).await?;
         let available: bool = sqlx::query_scalar(AVAILABLE).fetch_one(&mut *tx).await?;
         Ok((tx, found, available))
@@ -144,16 +167,17 @@ async fn install_locked(
     }
 
     // An extension first: administrators can upgrade it.
-    if available && create_extension(&mut tx).await {
-        tracing::info!(database = place.database, "installed PGMQ as an extension");
-        return tx
-            .commit()
-            .await
-            .map_err(|failure| error::of(failure, place));
-    }
-
-    install_from_sql(connector).await?;
-    tracing::info!(database = place.database, "installed PGMQ from SQL");
+    let how = if available && create_extension(&mut tx).await {
+        "as an extension"
+    } else {
+        let installed = install_from_sql(&mut tx).await;
+        installed.map_err(|failure| error::of(failure, place))?;
+        "from SQL"
+    };
+    tx.commit()
+        .await
+        .map_err(|failure| error::of(failure, place))?;
+    tracing::info!(database = place.database, "installed PGMQ {how}");
     Ok(())
 }
 
@@ -176,26 +200,11 @@ async fn create_extension(tx: &mut PgConnection) -> bool {
     }
 }
 
-// The crate needs a pool, in which it begins a transaction.
-async fn install_from_sql(connector: &Connector) -> Result<()> {
-    let place = connector.place();
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(connector.connect_timeout().max(Duration::from_secs(1)))
-        .after_connect(|connection, _| {
-            Box::pin(async move { connection.execute(PINNED).await.map(|_| ()) })
-        })
-        .connect_lazy_with(connector.options());
-    let result = pgmq::install::install_sql_from_embedded(&pool).await;
-    pool.close().await;
-
-    result.map_err(|failure| match failure {
-        pgmq::PgmqError::DatabaseError(failure) => error::of(failure, place),
-        other => {
-            let text = "the SQL that installs PGMQ failed";
-            Error::new(ErrorKind::Engine, text).with_source(other.to_string())
-        }
-    })
+async fn install_from_sql(tx: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(PGMQ_SQL).execute(&mut *tx).await?;
+    sqlx::query(RECORD_TABLE).execute(&mut *tx).await?;
+    sqlx::query(RECORD).bind(CARRIED_PGMQ).execute(tx).await?;
+    Ok(())
 }
 
 fn busy(place: &Place) -> Error {

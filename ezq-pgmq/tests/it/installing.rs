@@ -134,6 +134,39 @@ async fn nothing_is_created_where_the_schema_is_not_ours() {
 }
 
 #[tokio::test]
+async fn pgmq_from_sql_is_recorded_where_its_own_installers_look() {
+    let url = fresh_database().await;
+    engine_at(&url).await;
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    let recorded = "SELECT string_agg(name || ' ' || version, ', ') FROM pgmq.__pgmq_migrations";
+    let expected = format!("pgmq.sql {}", ezq_pgmq::CARRIED_PGMQ);
+    assert_eq!(scalar::<String>(&mut own, recorded).await, expected);
+}
+
+#[tokio::test]
+async fn a_record_of_a_pgmq_that_is_gone_keeps_nobody_from_installing_it() {
+    let url = fresh_database().await;
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    let left = "CREATE SCHEMA pgmq;
+                CREATE TABLE pgmq.__pgmq_migrations (
+                  name text PRIMARY KEY NOT NULL, version text NOT NULL,
+                  run_at timestamptz NOT NULL DEFAULT clock_timestamp());
+                INSERT INTO pgmq.__pgmq_migrations (name, version) VALUES ('pgmq.sql', '1.4.0')";
+    run(&mut own, left).await;
+
+    let queue = unique("q");
+    let engine = engine_at(&url).await;
+    engine.ensure_queue(&queue).await.unwrap();
+    publish(&engine, &queue, &["1"]).await;
+
+    let version = "SELECT version FROM pgmq.__pgmq_migrations";
+    assert_eq!(
+        scalar::<String>(&mut own, version).await,
+        ezq_pgmq::CARRIED_PGMQ
+    );
+}
+
+#[tokio::test]
 async fn a_pgmq_without_headers_is_too_old() {
     let url = fresh_database().await;
     let mut own = PgConnection::connect(&url).await.unwrap();

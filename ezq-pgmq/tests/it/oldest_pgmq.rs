@@ -1,11 +1,9 @@
 //! The oldest PGMQ that ezq supports, and one before `last_read_at` that was upgraded past it.
 //!
-//! No registry has a release that embeds PGMQ 1.5.1 as SQL. The newest crate carries the upgrade
-//! scripts of every release, and those from 1.4.0 on define every function anew, so they rebuild it
-//! from the tables and types of 1.4.0.
+//! No release has PGMQ 1.5.1 as SQL for a server without the extension. The upgrade scripts from
+//! 1.4.0 on define every function anew, so they rebuild it from the tables and types of 1.4.0.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use ezq_core::engine::DeadLetters as _;
@@ -48,53 +46,10 @@ const TO_1_5_1: [&str; 7] = [
     "1.5.0--1.5.1",
 ];
 
-/// The folder with the scripts, in the sources that cargo built the crate `pgmq` from.
-fn scripts() -> PathBuf {
-    from_registry().unwrap_or_else(from_metadata)
-}
-
-fn from_registry() -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
-    let registries = std::fs::read_dir(home.join("registry/src")).ok()?.flatten();
-    let crates = registries.filter_map(|registry| std::fs::read_dir(registry.path()).ok());
-    crates
-        .flat_map(|crates| crates.flatten())
-        .filter(|found| found.file_name().to_string_lossy().starts_with("pgmq-"))
-        .map(|found| found.path().join("src/install/embedded/sql"))
-        .find(|folder| TO_1_5_1.iter().all(|step| script(folder, step).exists()))
-}
-
-// Where sources are vendored. This may have to download what no build needed.
-fn from_metadata() -> PathBuf {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--manifest-path"])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let packages = metadata["packages"].as_array().unwrap();
-    let pgmq = packages
-        .iter()
-        .find(|package| package["name"] == "pgmq")
-        .unwrap();
-    let manifest = PathBuf::from(pgmq["manifest_path"].as_str().unwrap());
-    manifest.with_file_name("src").join("install/embedded/sql")
-}
-
-fn script(folder: &Path, step: &str) -> PathBuf {
-    folder.join(format!("pgmq--{step}.sql"))
-}
-
 async fn apply(connection: &mut PgConnection, steps: &[&str]) {
-    let folder = scripts();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("pgmq/upgrades");
     for step in steps {
-        let file = script(&folder, step);
+        let file = folder.join(format!("pgmq--{step}.sql"));
         run(connection, &std::fs::read_to_string(file).unwrap()).await;
     }
 }
