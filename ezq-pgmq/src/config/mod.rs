@@ -1,6 +1,7 @@
 //! How the engine connects, and what it may do there.
 
 mod environment;
+pub(crate) mod tls;
 mod url;
 
 use std::fmt;

@@ -12,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _, PgPool, Row as _};
 use tokio::time::timeout;
 
-use crate::config::{OptionsFrom, PgmqConfig, Place};
+use crate::config::{OptionsFrom, PgmqConfig, Place, tls};
 use crate::connection::runtime::Runtime;
 use crate::error;
 use crate::message::encoding::Encoding;
@@ -156,8 +156,11 @@ impl Connector {
     }
 
     pub(crate) async fn open(&self, planning: Planning) -> Result<Session> {
+        let options = self.options();
+        tls::check(&options)?;
+
         let open = async {
-            let mut connection = self.options().connect().await?;
+            let mut connection = options.connect().await?;
             let row = sqlx::raw_sql(AssertSqlSafe(self.settings(planning)));
             let row = row.fetch_one(&mut connection).await?;
             let pid = row.try_get(0)?;

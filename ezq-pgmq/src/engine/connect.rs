@@ -37,6 +37,8 @@ impl PgmqEngine {
     /// # Errors
     /// Each says what to do:
     /// - [`ErrorKind::Connection`](ezq_core::ErrorKind::Connection) when the server cannot be reached
+    /// - [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) when the options demand TLS
+    ///   (`sslmode=require`) and the program is built without it
     /// - [`ErrorKind::Permission`](ezq_core::ErrorKind::Permission) when it refuses the login, or
     ///   where the schema `pgmq` or `ezq` belongs to a role that is not trusted
     /// - [`ErrorKind::DatabaseMissing`](ezq_core::ErrorKind::DatabaseMissing)
