@@ -13,6 +13,18 @@
 //! The engine speaks to PGMQ's tables with statements of its own, so that every settlement is
 //! fenced by its receipt; locks, columns and functions stay PGMQ's, and other clients can share a
 //! queue. Supported: PGMQ from [`OLDEST_PGMQ`] on, as an extension or installed from SQL.
+//!
+//! # Features
+//! The features of `ezq` turn these on; their names are the same.
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `tls-rustls-ring` (default) | TLS by rustls with ring |
+//! | `tls-rustls-aws-lc` | TLS by rustls with aws-lc-rs |
+//! | `tls-native-tls` | TLS by the system's library, OpenSSL on Linux |
+//! | `embedded` | the module `embedded`: a development Postgres, where no database is configured |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admin;
 mod capture;
