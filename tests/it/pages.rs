@@ -2,6 +2,7 @@
 //! examples (run by `examples`), and nothing that a reader needs is hidden.
 
 use std::path::Path;
+use std::process::Command;
 
 use ezq::QueueName;
 
@@ -100,6 +101,73 @@ fn the_programs_of_the_readme_are_the_examples() {
     for block in shown {
         let is_run = examples.iter().any(|example| example.contains(&block));
         assert!(is_run, "no example has this block of the README:\n{block}");
+    }
+}
+
+/// The lines work before the first release: they name the repository. This takes the crate from this
+/// folder in its place, and resolves everything else as cargo would for a new program.
+#[test]
+fn the_dependencies_of_the_readme_resolve() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut shown = blocks("README.md", "toml");
+    let lines = shown.pop().unwrap();
+    assert!(shown.is_empty(), "{shown:?}");
+    let from_git = format!("git = \"{}\"", env!("CARGO_PKG_REPOSITORY"));
+    assert!(lines.contains(&from_git), "{lines}");
+    let lines = lines.replace(&from_git, &format!("path = {root:?}"));
+
+    let folder = std::env::temp_dir().join(unique("readme").as_str());
+    std::fs::create_dir_all(folder.join("src")).unwrap();
+    let package = "[workspace]\n[package]\nname = \"program\"\nedition = \"2024\"\n";
+    std::fs::write(folder.join("Cargo.toml"), format!("{package}{lines}")).unwrap();
+    std::fs::write(folder.join("src/main.rs"), "fn main() {}").unwrap();
+    // The versions that are here already: a test downloads nothing.
+    std::fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--depth", "1", "--prefix", "none"])
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let version = concat!("ezq v", env!("CARGO_PKG_VERSION"));
+    assert!(tree.contains(version), "{tree}");
+    let minor = env!("CARGO_PKG_VERSION").rsplit_once('.').unwrap().0;
+    assert!(read("README.md").contains(&format!("`ezq = \"{minor}\"`")));
+}
+
+/// Each feature of the crate is in the README's table, and whatever a page turns on exists.
+#[test]
+fn the_features_that_the_pages_name_are_those_of_the_crate() {
+    let manifest = read("Cargo.toml");
+    let features = manifest.split("[features]\n").nth(1).unwrap();
+    let features = features.split("\n\n").next().unwrap();
+    let features: Vec<&str> = features
+        .lines()
+        .filter_map(|line| line.split_once(" = "))
+        .map(|(name, _)| name)
+        .filter(|name| *name != "default")
+        .collect();
+    assert!(features.len() > 3, "{features:?}");
+
+    let readme = read("README.md");
+    for feature in &features {
+        let row = format!("| `{feature}`");
+        assert!(readme.contains(&row), "the README has no row of {feature}");
+    }
+    for page in ["README.md", "docs/production.md"] {
+        let lines = blocks(page, "toml").concat();
+        for line in lines.lines().filter(|line| line.starts_with("ezq = ")) {
+            let Some((_, named)) = line.split_once(" features = [") else {
+                continue;
+            };
+            for named in named.split('"').skip(1).step_by(2) {
+                assert!(features.contains(&named), "{page} turns on {named}");
+            }
+        }
     }
 }
 
