@@ -6,8 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use ezq::chrono::{DateTime, Utc};
 use ezq::{engine::*, prelude::*, *};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;

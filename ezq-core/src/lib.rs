@@ -29,7 +29,9 @@ mod shared;
 pub mod testing;
 mod text;
 
-pub use chrono;
+// Of other crates, what is in the public interface: docs/stability.md lists it.
+pub use async_trait::async_trait;
+pub use {chrono, serde_json};
 
 pub use message::headers;
 

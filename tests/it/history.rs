@@ -183,7 +183,7 @@ async fn a_retention_that_makes_no_sense_fails_when_the_application_is_built() {
 /// An engine that can do only what must be.
 struct Plain(MemoryEngine, ezq::Capabilities);
 
-#[async_trait::async_trait]
+#[ezq::async_trait]
 impl Engine for Plain {
     fn capabilities(&self) -> &ezq::Capabilities {
         &self.1

@@ -10,13 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use ezq::chrono::Utc;
 use ezq::engine::{LeaseRequest, Leased};
 use ezq::headers::Headers;
 use ezq::{
     App, Capabilities, Delivery, Due, Engine, ExtendOutcome, Handler, MessageId, Outgoing,
-    PublishOutcome, QueueName, QueueStats, Receipt, Settle, SettleOutcome,
+    PublishOutcome, QueueName, QueueStats, Receipt, Settle, SettleOutcome, async_trait,
 };
 use serde_json::json;
 
