@@ -171,6 +171,29 @@ fn the_features_that_the_pages_name_are_those_of_the_crate() {
     }
 }
 
+/// docs.rs shows the README as the crate's front page, where no path of the repository exists.
+#[test]
+fn the_links_of_the_readme_are_whole_and_lead_to_files_that_exist() {
+    let readme = read("README.md");
+    let main = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/");
+    let mut own = 0;
+    for link in readme.split("](").skip(1) {
+        let link = link.split(')').next().unwrap();
+        assert!(
+            link.starts_with("https://") || link.starts_with('#'),
+            "{link}"
+        );
+        let Some(path) = link.strip_prefix(main) else {
+            continue;
+        };
+        let path = path.split('#').next().unwrap();
+        let exists = Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists();
+        assert!(exists, "{link}");
+        own += 1;
+    }
+    assert!(own > 10, "only {own} links to the repository");
+}
+
 /// A documentation test hides lines that begin with `# `; a repository's page shows them.
 #[test]
 fn no_page_has_lines_that_only_rustdoc_hides() {
