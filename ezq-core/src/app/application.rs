@@ -130,12 +130,6 @@ impl App {
         self.inner.services.engines.of(queue)
     }
 
-    /// Whether a [named engine](AppBuilder::named_engine) keeps a queue, instead of the application's own.
-    #[must_use]
-    pub fn is_routed(&self, queue: &QueueName) -> bool {
-        self.inner.services.engines.routes.contains_key(queue)
-    }
-
     /// The options of the application.
     #[must_use]
     pub fn config(&self) -> &Config {
