@@ -40,7 +40,7 @@ inventory::collect!(Discovered);
 /// # Errors
 /// When the delivery is no such event.
 pub fn from_event<E: FromEvent>(call: &Call) -> Result<E, HandlerError> {
-    E::from_event(&call.context.received)
+    E::from_event(call.context.received())
 }
 
 /// Reads the tick of a delivery.
@@ -48,7 +48,7 @@ pub fn from_event<E: FromEvent>(call: &Call) -> Result<E, HandlerError> {
 /// # Errors
 /// When the delivery is no tick.
 pub fn tick(call: &Call) -> Result<Tick, HandlerError> {
-    call.context.received.tick()
+    call.context.received().tick()
 }
 
 /// A handler with a schedule of its own, whose ticks it takes.

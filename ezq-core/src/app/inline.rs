@@ -3,7 +3,7 @@
 //! The event is written and read again, as a queue would do it, and then given to the same dispatcher.
 //! There is no lease, no retry and no settlement.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -151,19 +151,15 @@ impl App {
             headers,
             deliveries: 1,
             enqueued_at,
+            due: enqueued_at,
+            clock: EngineClock {
+                at: enqueued_at,
+                read: Instant::now(),
+            },
             lease,
             parent,
         };
-        let clock = EngineClock {
-            at: enqueued_at,
-            read: Instant::now(),
-        };
-        Ok(Work {
-            received: Arc::new(received),
-            clock,
-            admission: Arc::<Admission>::default(),
-            suspect: Mutex::default(),
-        })
+        Ok(Work::new(received, Arc::<Admission>::default()))
     }
 }
 

@@ -18,12 +18,12 @@ use crate::consumer::fetcher::wakeups::Wakeups;
 use crate::consumer::fetcher::walk::ClaimStart;
 use crate::consumer::fetcher::window::Window;
 use crate::consumer::intake::take_in;
-use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
 use crate::consumer::stop::listener::{StopListener, StopRequest};
 use crate::consumer::stop::{Phase, Stop, deadline};
 use crate::consumer::workload::Workload;
 use crate::delivery::lease::Lease;
+use crate::dispatch::work::Work;
 use crate::engine::{Delivery, Leased};
 use crate::event::Control;
 use crate::logging::warn;
@@ -241,38 +241,37 @@ impl Coordinator {
 
         let lease = Arc::new(Lease::new(sent, settings.lease));
         self.scope.leases.hold(&delivery, &lease);
-        let position = delivery.position();
-        if self.stop.refuses(&position) {
+        if self.stop.refuses(&delivery) {
             return self.scope.release(delivery.receipt);
         }
 
-        match take_in(&self.scope, delivery, position, lease) {
+        match take_in(&self.scope, delivery, lease) {
             None => {}
-            Some((delivery, None)) => self.line_up(delivery),
-            Some((delivery, Some(control))) => self.meet(delivery, control),
+            Some((work, None)) => self.line_up(work),
+            Some((work, Some(control))) => self.meet(work, control),
         }
     }
 
     /// Puts a delivery where it waits to be started.
-    fn line_up(&mut self, delivery: PendingDelivery) {
-        let received = Arc::clone(&delivery.work.received);
+    fn line_up(&mut self, work: Work) {
+        let received = Arc::clone(&work.received);
         let key = received.headers.key();
 
         let busy = &mut self.fetcher.busy;
-        if busy.pass_over(&self.scope, &self.work.lanes, &delivery, key.as_deref()) {
-            return self.scope.release(delivery.receipt);
+        if busy.pass_over(&self.scope, &self.work.lanes, &work, key.as_deref()) {
+            return self.scope.give_back(&work);
         }
         let max_waiting = self.fetcher.window.size();
-        self.work.enqueue(delivery, key.as_deref(), max_waiting);
+        self.work.enqueue(work, key.as_deref(), max_waiting);
     }
 
     /// Meets a control event: what stands behind it goes back.
-    fn meet(&mut self, delivery: PendingDelivery, control: Control) {
-        if !self.stop.meet(delivery, control) {
+    fn meet(&mut self, work: Work, control: Control) {
+        if !self.stop.meet(work, control) {
             return;
         }
         if let Some(position) = self.stop.position() {
-            self.work.release_after(position);
+            self.work.release_after(&position);
         }
         self.scope.admission.watch();
     }

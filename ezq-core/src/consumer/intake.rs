@@ -1,23 +1,18 @@
 //! Taking deliveries in: each is read once, in the order of the queue. What cannot be read becomes a
 //! dead letter.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use tokio::time::Instant;
-use tracing::Span;
-
-use crate::clock::EngineClock;
 use crate::codec::codecs::Codecs;
 use crate::codec::wire::Origin;
-use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
 use crate::delivery::lease::Lease;
 use crate::delivery::received::Received;
-use crate::dispatch::admission::Admission;
 use crate::dispatch::log::log_dead_letter;
 use crate::dispatch::work::Work;
-use crate::engine::{Delivery, Position, Receipt, Settle};
+use crate::engine::{Delivery, Receipt, Settle};
 use crate::error::{Error, Result, error_chain};
+use crate::event::envelope::Envelope;
 use crate::event::{Control, End, Interrupt, is_control};
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{Progress, Reason, ReasonKind};
@@ -29,9 +24,8 @@ use crate::text::bounded;
 pub(crate) fn take_in(
     scope: &RunScope,
     delivery: Delivery,
-    position: Position,
     lease: Arc<Lease>,
-) -> Option<(PendingDelivery, Option<Control>)> {
+) -> Option<(Work, Option<Control>)> {
     let deliveries = delivery.unsettled_deliveries();
     if deliveries > scope.app.config.max_deliveries {
         let reason = Reason {
@@ -44,7 +38,6 @@ pub(crate) fn take_in(
         return None;
     }
 
-    let receipt = delivery.receipt.clone();
     let queue = &scope.settings.queue;
     let codecs = &scope.app.services.codecs;
 
@@ -52,28 +45,29 @@ pub(crate) fn take_in(
     // decides.
     if let Some(error) = codecs.unknown(&delivery.headers) {
         let dispatcher = &scope.app.dispatcher;
-        let settle = dispatcher.unread(queue, receipt.message_id(), &delivery.headers, &error);
+        let message_id = delivery.receipt.message_id();
+        let settle = dispatcher.unread(queue, message_id, &delivery.headers, &error);
         let disposition = Disposition::of(&settle);
-        scope.settle_unhandled(receipt, settle, disposition);
+        scope.settle_unhandled(delivery.receipt, settle, disposition);
         return None;
     }
 
-    let read = read(codecs, queue, delivery, lease, &scope.admission)
-        .and_then(|work| control(&work.received).map(|control| (work, control)));
-    let (work, control) = match read {
-        Ok(read) => read,
+    let envelope = match read(codecs, queue, &delivery) {
+        Ok(envelope) => envelope,
         Err(error) => {
-            bury_undecodable(scope, receipt, &error);
+            bury_undecodable(scope, delivery.receipt, &error);
             return None;
         }
     };
-    let pending = PendingDelivery {
-        receipt,
-        position,
-        work,
-        lane: None,
+    let received = Received::new(delivery, envelope, queue.clone(), lease);
+    let control = match control(&received) {
+        Ok(control) => control,
+        Err(error) => {
+            bury_undecodable(scope, received.receipt, &error);
+            return None;
+        }
     };
-    Some((pending, control))
+    Some((Work::new(received, Arc::clone(&scope.admission)), control))
 }
 
 fn bury_undecodable(scope: &RunScope, receipt: Receipt, error: &Error) {
@@ -99,42 +93,14 @@ fn bury(scope: &RunScope, receipt: Receipt, reason: Reason) {
 }
 
 /// Reads the body of a delivery.
-pub(crate) fn read(
-    codecs: &Codecs,
-    queue: &QueueName,
-    delivery: Delivery,
-    lease: Arc<Lease>,
-    admission: &Arc<Admission>,
-) -> Result<Work> {
-    let receipt = delivery.receipt;
+pub(crate) fn read(codecs: &Codecs, queue: &QueueName, delivery: &Delivery) -> Result<Envelope> {
     let origin = Origin {
         queue,
-        message_id: receipt.message_id(),
+        message_id: delivery.receipt.message_id(),
         enqueued_at: delivery.enqueued_at,
         headers: &delivery.headers,
     };
-    let envelope = codecs.read(&delivery.body, origin)?;
-
-    let received = Received {
-        envelope,
-        queue: queue.clone(),
-        receipt,
-        headers: delivery.headers,
-        deliveries: delivery.deliveries,
-        enqueued_at: delivery.enqueued_at,
-        lease,
-        parent: Span::none(),
-    };
-    let clock = EngineClock {
-        at: delivery.leased_at,
-        read: Instant::now(),
-    };
-    Ok(Work {
-        received: Arc::new(received),
-        clock,
-        admission: Arc::clone(admission),
-        suspect: Mutex::default(),
-    })
+    codecs.read(&delivery.body, origin)
 }
 
 /// The control event that a delivery is, if it is one.

@@ -21,7 +21,6 @@ mod fetcher;
 mod handle;
 mod intake;
 mod leases;
-mod pending;
 mod prepare;
 mod renewer;
 mod restart;

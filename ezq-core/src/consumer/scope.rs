@@ -9,8 +9,9 @@ use std::sync::Arc;
 use crate::consumer::leases::Leases;
 use crate::consumer::settings::Settings;
 use crate::consumer::settle::outbox::Outbox;
-use crate::consumer::settle::settlement::PendingSettlement;
+use crate::consumer::settle::settlement::{PendingSettlement, SettledDelivery};
 use crate::dispatch::admission::Admission;
+use crate::dispatch::work::Work;
 use crate::engine::{Receipt, Settle};
 use crate::logging::error;
 use crate::observe::report::{Counters, Disposition};
@@ -43,12 +44,21 @@ impl RunScope {
         settle: Settle,
         disposition: Disposition,
     ) {
-        self.settle(PendingSettlement::new(receipt, settle, disposition));
+        self.settle(PendingSettlement::new(
+            SettledDelivery::Unhandled(receipt),
+            settle,
+            disposition,
+        ));
     }
 
     /// Gives a delivery back to its place in the queue before a handler ran.
     pub(crate) fn release(&self, receipt: Receipt) {
         self.settle_unhandled(receipt, Settle::Release, Disposition::Returned);
+    }
+
+    /// Gives a delivery back that was read.
+    pub(crate) fn give_back(&self, work: &Work) {
+        self.release(work.received.receipt.clone());
     }
 
     pub(crate) fn log_panic(&self) {

@@ -1,12 +1,14 @@
-//! A delivery whose body is decoded.
+//! A delivery whose body is decoded. It owns the receipt.
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 use tracing::Span;
 
+use crate::clock::EngineClock;
 use crate::delivery::lease::Lease;
-use crate::engine::Receipt;
+use crate::engine::{Delivery, Position, Receipt};
 use crate::event::envelope::Envelope;
 use crate::event::{Event, EventDescriptor, means};
 use crate::message::headers::{Headers, TRACEPARENT};
@@ -21,6 +23,9 @@ pub struct Received {
     pub(crate) headers: Headers,
     pub(crate) deliveries: u32,
     pub(crate) enqueued_at: DateTime<Utc>,
+    /// When it became readable; with the id, its place in the queue.
+    pub(crate) due: DateTime<Utc>,
+    pub(crate) clock: EngineClock,
     pub(crate) lease: Arc<Lease>,
     /// The parent of its handlers' spans. An inline dispatch awaits its handlers, so its own span is the
     /// parent. A consumer has none: the span it was started in may last as long as the process.
@@ -28,6 +33,38 @@ pub struct Received {
 }
 
 impl Received {
+    /// A delivery with its decoded event.
+    pub(crate) fn new(
+        delivery: Delivery,
+        envelope: Envelope,
+        queue: QueueName,
+        lease: Arc<Lease>,
+    ) -> Self {
+        Self {
+            envelope,
+            queue,
+            receipt: delivery.receipt,
+            headers: delivery.headers,
+            deliveries: delivery.deliveries,
+            enqueued_at: delivery.enqueued_at,
+            due: delivery.due,
+            clock: EngineClock {
+                at: delivery.leased_at,
+                read: Instant::now(),
+            },
+            lease,
+            parent: Span::none(),
+        }
+    }
+
+    /// Its place in the queue.
+    pub(crate) fn position(&self) -> Position {
+        Position {
+            due: self.due,
+            message_id: self.receipt.message_id().clone(),
+        }
+    }
+
     /// The W3C trace context in its headers. `None` if it has none, or the header holds other text.
     pub(crate) fn traceparent(&self) -> Option<&str> {
         let text = self.headers.text(TRACEPARENT)?;

@@ -277,33 +277,37 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::sync::oneshot;
     use tokio::time::Instant;
-    use tracing::Span;
 
     use super::*;
+    use crate::delivery::attempt::Attempt;
     use crate::delivery::lease::Lease;
     use crate::delivery::received::Received;
     use crate::dispatch::batch_member::Member;
-    use crate::engine::{MessageId, Receipt};
+    use crate::engine::{Delivery, Due, MessageId, Outgoing};
     use crate::event::envelope::Envelope;
     use crate::message::headers::Headers;
     use crate::message::queue_name::QueueName;
     use crate::message::settlement::HandlerMark;
 
     fn entry(admission: &Arc<Admission>) -> Entry {
-        let received = Received {
-            envelope: Envelope::builder("step", "/test").build().unwrap(),
+        let stored = Outgoing {
             queue: QueueName::default(),
-            receipt: Receipt::new(MessageId::Number(1), [0; 3]),
+            body: String::new(),
             headers: Headers::new(),
-            deliveries: 1,
-            enqueued_at: Utc::now(),
-            lease: Arc::new(Lease::new(Instant::now(), Duration::MAX)),
-            parent: Span::none(),
+            due: Due::Now,
+            dedupe: None,
         };
-        let received = Arc::new(received);
+        let received = Received::new(
+            Delivery::stored(MessageId::Number(1), stored, Utc::now()),
+            Envelope::builder("step", "/test").build().unwrap(),
+            QueueName::default(),
+            Arc::new(Lease::new(Instant::now(), Duration::MAX)),
+        );
         let member = Member {
-            received,
-            attempt: 1,
+            attempt: Attempt {
+                received: Arc::new(received),
+                number: 1,
+            },
             done: HandlerMark::done_after(None),
             is_sole: true,
         };

@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
+use crate::delivery::attempt::Attempt;
 use crate::delivery::received::Received;
 use crate::dispatch::admission::StartGuard;
 use crate::dispatch::run_outcome::{Failure, RunOutcome};
@@ -59,9 +60,11 @@ pub(super) async fn run(
 
     let call = Call {
         context: Context {
-            received: Arc::clone(received),
+            attempt: Attempt {
+                received: Arc::clone(received),
+                number: attempt,
+            },
             handler: handler.name.clone(),
-            attempt,
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
         },
         services: Arc::clone(services),

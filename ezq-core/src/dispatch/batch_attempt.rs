@@ -65,7 +65,7 @@ pub(super) async fn run(
     }
 
     let begun = tokio::select! {
-        begun = Transaction::begin(runner.services, &first.received.queue, runner.timeout) => begun,
+        begun = Transaction::begin(runner.services, &first.received().queue, runner.timeout) => begun,
         // The batch commits as a whole, so it cannot commit without this one.
         () = cancelled(members, true) => return Err(RunOutcome::Cancelled),
     };
@@ -146,16 +146,15 @@ fn contexts(runner: BatchRunner<'_>, members: &[Member]) -> Vec<Context> {
         .timeout
         .and_then(|timeout| Instant::now().checked_add(timeout));
     let contexts = members.iter().map(|member| Context {
-        received: Arc::clone(&member.received),
+        attempt: member.attempt.clone(),
         handler: runner.handler.name.clone(),
-        attempt: member.attempt,
         deadline,
     });
     contexts.collect()
 }
 
 fn span(runner: BatchRunner<'_>, members: &[Member]) -> Span {
-    let first = &members[0].received;
+    let first = members[0].received();
     info_span!(
         parent: &first.parent,
         "ezq.handle_batch",
@@ -170,7 +169,7 @@ fn span(runner: BatchRunner<'_>, members: &[Member]) -> Span {
 fn traceparents(members: &[Member]) -> Option<DebugValue<BTreeSet<&str>>> {
     let found = members
         .iter()
-        .filter_map(|member| member.received.traceparent());
+        .filter_map(|member| member.received().traceparent());
     let mut distinct = BTreeSet::new();
     for traceparent in found {
         if distinct.len() == MAX_TRACEPARENTS {
@@ -199,7 +198,7 @@ fn messages(
         .map_err(|(action, error)| RunOutcome::Failed(action, error))?;
 
     let each = members.iter().zip(each).map(|(member, drafts)| {
-        let publisher = Publisher::caused_by(runner.services, &member.received);
+        let publisher = Publisher::caused_by(runner.services, member.received());
         finish_drafts(&publisher, drafts?)
     });
     Ok(Returned {
@@ -222,7 +221,7 @@ fn finish_drafts(publisher: &Publisher, drafts: Vec<Draft>) -> EventResult {
 fn cancelled(members: &[Member], any: bool) -> impl Future<Output = ()> + use<> {
     let tokens = members
         .iter()
-        .map(|member| member.received.lease.cancel().clone());
+        .map(|member| member.received().lease.cancel().clone());
     let tokens: Vec<_> = tokens
         .map(|token| Box::pin(token.cancelled_owned()))
         .collect();
@@ -302,7 +301,7 @@ async fn finish(
         .zip(&each)
         .filter(|(_, result)| result.is_ok());
     let fenced = done.filter(|_| !is_claimed).map(|(member, _)| Fenced {
-        received: &member.received,
+        received: member.received(),
         mark: member.mark(runner.handler),
     });
     let mut fenced: Vec<Fenced<'_>> = fenced.collect();
@@ -324,7 +323,7 @@ async fn finish(
         Err(CommitError::LeaseLost) => {
             // Which of several leases was lost is not known: each event runs again alone.
             if let [member] = members {
-                member.received.lease.cancel().cancel();
+                member.received().lease.cancel().cancel();
             }
             Err(RunOutcome::Cancelled)
         }
@@ -344,7 +343,7 @@ fn batch_store_failed(
     let Some(first) = members.first() else {
         return Ok(Vec::new());
     };
-    match store_failed(runner.handler, &first.received, error, otherwise) {
+    match store_failed(runner.handler, first.received(), error, otherwise) {
         RunOutcome::StoreFailed(error) => Ok(members
             .iter()
             .map(|_| RunOutcome::StoreFailed(error.clone()))

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::delivery::attempt::Attempt;
 use crate::delivery::received::Received;
 use crate::handler::Handler;
 use crate::message::settlement::{HandlerMark, Progress};
@@ -9,8 +10,7 @@ use crate::message::settlement::{HandlerMark, Progress};
 /// A delivery in a batch.
 #[derive(Debug)]
 pub(crate) struct Member {
-    pub(crate) received: Arc<Received>,
-    pub(crate) attempt: u32,
+    pub(crate) attempt: Attempt,
     /// The handler's mark if it succeeds.
     pub(crate) done: HandlerMark,
     /// No other handler takes the event: a transaction that finishes it acknowledges it.
@@ -18,8 +18,12 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    pub(crate) fn received(&self) -> &Arc<Received> {
+        &self.attempt.received
+    }
+
     pub(super) fn is_cancelled(&self) -> bool {
-        self.received.lease.cancel().is_cancelled()
+        self.received().lease.cancel().is_cancelled()
     }
 
     /// What the handler's transaction writes on the message; `None` if it acknowledges it.

@@ -47,7 +47,7 @@ pub(super) async fn run_in_batch(
     (admission, place): (&Arc<Admission>, Option<&Place<'_>>),
 ) -> RunOutcome {
     let handler = &runner.handler.name;
-    let cancelled = member.received.lease.cancel().clone();
+    let cancelled = member.received().lease.cancel().clone();
     let backlog = runner.limit.and_then(|_| admission.backlogs.index(handler));
     let waiting = place.map(|place| place.gather(backlog.is_some()));
     let start = admission.calling(backlog);
@@ -225,7 +225,7 @@ async fn batch_permit<'a>(
 
     let cancelled = members
         .iter()
-        .map(|member| member.received.lease.cancel().cancelled());
+        .map(|member| member.received().lease.cancel().cancelled());
     let all_cancelled = async {
         join_all(cancelled).await;
     };

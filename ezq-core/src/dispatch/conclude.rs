@@ -51,7 +51,7 @@ impl Dispatcher {
         ran: Vec<(&Handler, RunOutcome)>,
     ) -> Option<Settle> {
         let received = &work.received;
-        let now = work.clock.now();
+        let now = work.received.clock.now();
         let mut marks = Progress::default();
         let mut committed = Progress::default();
         let mut outgoing = Vec::new();

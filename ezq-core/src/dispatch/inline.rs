@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use crate::delivery::attempt::Attempt;
 use crate::dispatch::batch_attempt;
 use crate::dispatch::batch_member::Member;
 use crate::dispatch::commit::{CommitError, commit};
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::permit::permit;
+use crate::dispatch::run::Dispatch;
 use crate::dispatch::run_outcome::RunOutcome;
 use crate::dispatch::work::Work;
 use crate::engine::{Outgoing, UnitOfWork};
@@ -129,21 +131,26 @@ impl Dispatcher {
     pub(crate) async fn run_inline(&self, work: &Work) -> Vec<(HandlerName, InlineOutcome)> {
         let received = &work.received;
         let handlers = self.registry.find(&received.queue, &received.envelope);
+        let dispatch = Dispatch {
+            work,
+            handlers: &handlers,
+            known: &Progress::default(),
+        };
         let mut outcomes = Vec::with_capacity(handlers.len());
         for group in handlers.chunk_by(|a, b| a.order == b.order) {
             let runs = group
                 .iter()
-                .map(|handler| self.run_one_inline(handler, work));
+                .map(|handler| self.run_one_inline(handler, dispatch));
             let names = group.iter().map(|handler| handler.name.clone());
             outcomes.extend(names.zip(join_all(runs).await));
         }
         outcomes
     }
 
-    async fn run_one_inline(&self, handler: &Handler, work: &Work) -> InlineOutcome {
+    async fn run_one_inline(&self, handler: &Handler, dispatch: Dispatch<'_>) -> InlineOutcome {
         let outcome = match &handler.invoke {
-            Invoke::One(_) => self.run(handler, work, &Progress::default(), None).await,
-            Invoke::Batch(invoke) => self.run_batch_of_one(handler, invoke, work).await,
+            Invoke::One(_) => self.run(handler, dispatch, None).await,
+            Invoke::Batch(invoke) => self.run_batch_of_one(handler, invoke, dispatch.work).await,
         };
 
         match outcome {
@@ -167,8 +174,10 @@ impl Dispatcher {
         work: &Work,
     ) -> RunOutcome {
         let member = Member {
-            received: Arc::clone(&work.received),
-            attempt: 1,
+            attempt: Attempt {
+                received: Arc::clone(&work.received),
+                number: 1,
+            },
             done: HandlerMark::done_after(None),
             is_sole: true,
         };

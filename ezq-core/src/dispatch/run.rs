@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 
+use crate::delivery::attempt::Attempt;
 use crate::dispatch::attempt;
 use crate::dispatch::batch_member::Member;
 use crate::dispatch::batcher::run_in_batch;
@@ -25,6 +26,14 @@ use crate::message::settlement::{HandlerMark, Progress};
 /// With more handlers than these a delivery is not handled in place: together they take too long.
 const MAX_QUICK_HANDLERS: usize = 4;
 
+/// A delivery with all its handlers, and how far these had come in earlier deliveries.
+#[derive(Clone, Copy)]
+pub(super) struct Dispatch<'a> {
+    pub(super) work: &'a Work,
+    pub(super) handlers: &'a [Arc<Handler>],
+    pub(super) known: &'a Progress,
+}
+
 impl Dispatcher {
     /// Runs the handlers of a delivery that are due, and draws its settlement. `None` if the last
     /// handler's transaction has settled it. A delivery that was cancelled before anything changed is
@@ -37,7 +46,7 @@ impl Dispatcher {
         }
 
         let known = Progress::from_headers(&received.headers);
-        let now = work.clock.now();
+        let now = work.received.clock.now();
         let due: Vec<&Arc<Handler>> = handlers
             .iter()
             .filter(|handler| is_due(handler, &known, now))
@@ -46,18 +55,26 @@ impl Dispatcher {
             in_a_task().await;
         }
 
-        let ran = self.run_due(work, &handlers, &due, &known).await;
+        let dispatch = Dispatch {
+            work,
+            handlers: &handlers,
+            known: &known,
+        };
+        let ran = self.run_due(dispatch, &due).await;
         self.conclude(work, &handlers, known, ran)
     }
 
     /// Runs handlers in their stated order; those of one order run concurrently.
     async fn run_due<'h>(
         &self,
-        work: &Work,
-        handlers: &[Arc<Handler>],
+        dispatch: Dispatch<'_>,
         due: &[&'h Arc<Handler>],
-        known: &Progress,
     ) -> Vec<(&'h Handler, RunOutcome)> {
+        let Dispatch {
+            work,
+            handlers,
+            known,
+        } = dispatch;
         let order = CommitOrder::of(handlers, &work.received, &self.services, known);
         let place = self.place(due, work);
         let begin = |count| {
@@ -70,7 +87,7 @@ impl Dispatcher {
         // The common case needs no list of futures.
         if let [handler] = *due {
             begin(1);
-            let run = self.run_and_commit(handler, work, known, place.as_deref(), order.as_ref());
+            let run = self.run_and_commit(handler, dispatch, place.as_deref(), order.as_ref());
             ran.push((&**handler, run.await));
             return ran;
         }
@@ -78,7 +95,7 @@ impl Dispatcher {
         for group in due.chunk_by(|a, b| a.order == b.order) {
             begin(group.len());
             let runs = group.iter().map(|handler| {
-                self.run_and_commit(handler, work, known, place.as_deref(), order.as_ref())
+                self.run_and_commit(handler, dispatch, place.as_deref(), order.as_ref())
             });
             let outcomes = join_all(runs).await;
             ran.extend(group.iter().map(|handler| &***handler).zip(outcomes));
@@ -89,12 +106,11 @@ impl Dispatcher {
     async fn run_and_commit(
         &self,
         handler: &Handler,
-        work: &Work,
-        known: &Progress,
+        dispatch: Dispatch<'_>,
         place: Option<&Place<'_>>,
         order: Option<&CommitOrder<'_>>,
     ) -> RunOutcome {
-        let mut outcome = self.run(handler, work, known, place).await;
+        let mut outcome = self.run(handler, dispatch, place).await;
         if let Some(order) = order {
             outcome = order.finish(handler, outcome).await;
         }
@@ -110,10 +126,14 @@ impl Dispatcher {
     pub(crate) async fn control(&self, work: &Work) -> Vec<Outgoing> {
         let received = &work.received;
         let handlers = self.registry.find(&received.queue, &received.envelope);
-        let none = Progress::default();
+        let dispatch = Dispatch {
+            work,
+            handlers: &handlers,
+            known: &Progress::default(),
+        };
         let runs = handlers
             .iter()
-            .map(|handler| self.run(handler, work, &none, None));
+            .map(|handler| self.run(handler, dispatch, None));
 
         let mut outgoing = Vec::new();
         for (handler, outcome) in handlers.iter().zip(join_all(runs).await) {
@@ -135,10 +155,14 @@ impl Dispatcher {
     pub(super) async fn run(
         &self,
         handler: &Handler,
-        work: &Work,
-        known: &Progress,
+        dispatch: Dispatch<'_>,
         place: Option<&Place<'_>>,
     ) -> RunOutcome {
+        let Dispatch {
+            work,
+            handlers,
+            known,
+        } = dispatch;
         let received = &work.received;
         let earlier = known.0.get(&handler.name);
         let attempt = HandlerMark::attempt_after(earlier);
@@ -146,12 +170,13 @@ impl Dispatcher {
         if let (Invoke::Batch(invoke), Some(limits)) =
             (&handler.invoke, self.batches.get(&handler.name))
         {
-            let takers = self.registry.find(&received.queue, &received.envelope);
             let member = Member {
-                received: Arc::clone(received),
-                attempt,
+                attempt: Attempt {
+                    received: Arc::clone(received),
+                    number: attempt,
+                },
                 done: HandlerMark::done_after(earlier),
-                is_sole: takers.len() == 1,
+                is_sole: handlers.len() == 1,
             };
             // One that failed, or that may have killed its worker, must not do it to others.
             let is_alone = attempt > 1 || received.unsettled_deliveries() > 1;
@@ -201,7 +226,7 @@ impl Dispatcher {
         }
 
         let known = Progress::from_headers(&received.headers);
-        let now = work.clock.now();
+        let now = work.received.clock.now();
         handlers
             .iter()
             .filter(|handler| is_due(handler, &known, now))

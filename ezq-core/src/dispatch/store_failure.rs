@@ -48,7 +48,7 @@ impl Dispatcher {
 
         let mut errors = earlier.map(|mark| mark.errors).unwrap_or_default();
         let record = ErrorRecord {
-            at: work.clock.now(),
+            at: work.received.clock.now(),
             attempt: attempts,
             error: error.clone(),
         };

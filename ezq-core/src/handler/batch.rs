@@ -131,7 +131,7 @@ impl BatchCall {
         let mut unread = Vec::with_capacity(self.contexts.len());
 
         for context in &self.contexts {
-            unread.push(match E::from_event(&context.received) {
+            unread.push(match E::from_event(context.received()) {
                 Ok(event) => {
                     items.push(BatchItem {
                         event,

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::delivery::attempt::Attempt;
 use crate::delivery::received::Received;
 use crate::engine::{MessageId, UnitOfWork};
 use crate::event::envelope::Envelope;
@@ -27,47 +28,50 @@ use crate::publish::transaction::Transaction;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Context {
-    pub(crate) received: Arc<Received>,
+    pub(crate) attempt: Attempt,
     pub(crate) handler: HandlerName,
-    pub(crate) attempt: u32,
     pub(crate) deadline: Option<Instant>,
 }
 
 impl Context {
+    pub(crate) fn received(&self) -> &Arc<Received> {
+        &self.attempt.received
+    }
+
     /// The event's id. It is the same on every delivery, so it can serve as an idempotency key.
     #[must_use]
     pub fn event_id(&self) -> &str {
-        self.received.envelope.id()
+        self.received().envelope.id()
     }
 
     /// The event's type name.
     #[must_use]
     pub fn event_type(&self) -> &str {
-        self.received.envelope.event_type()
+        self.received().envelope.event_type()
     }
 
     /// The event with all its attributes.
     #[must_use]
     pub fn envelope(&self) -> &Envelope {
-        &self.received.envelope
+        &self.received().envelope
     }
 
     /// The queue that the event came from.
     #[must_use]
     pub fn queue(&self) -> &QueueName {
-        &self.received.queue
+        &self.received().queue
     }
 
     /// The message's id in that queue.
     #[must_use]
     pub fn message_id(&self) -> &MessageId {
-        self.received.receipt.message_id()
+        self.received().receipt.message_id()
     }
 
     /// The message's headers, as they were when it was delivered.
     #[must_use]
     pub fn headers(&self) -> &Headers {
-        &self.received.headers
+        &self.received().headers
     }
 
     /// The name of the running handler.
@@ -80,19 +84,19 @@ impl Context {
     /// and runs again under the same number.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.attempt.number
     }
 
     /// How often the message was delivered, this delivery included.
     #[must_use]
     pub fn deliveries(&self) -> u32 {
-        self.received.deliveries
+        self.received().deliveries
     }
 
     /// When the message was stored, by the engine's clock.
     #[must_use]
     pub fn enqueued_at(&self) -> DateTime<Utc> {
-        self.received.enqueued_at
+        self.received().enqueued_at
     }
 
     /// When the handler's timeout ends the run; `None` if it has no timeout.
@@ -106,7 +110,7 @@ impl Context {
     /// must not happen twice.
     #[must_use]
     pub fn is_lease_expired(&self) -> bool {
-        self.received.lease.is_expired()
+        self.received().lease.is_expired()
     }
 
     /// A token that fires when the handler is to stop: its lease is lost, or its consumer was
@@ -115,7 +119,7 @@ impl Context {
     /// it, and has no effect on the event.
     #[must_use]
     pub fn cancellation(&self) -> CancellationToken {
-        self.received.lease.cancel().child_token()
+        self.received().lease.cancel().child_token()
     }
 }
 
@@ -140,7 +144,7 @@ impl Call {
     #[must_use]
     pub fn publisher(&self) -> Publisher {
         let publisher = if self.is_single {
-            Publisher::caused_by(&self.services, &self.context.received)
+            Publisher::caused_by(&self.services, self.context.received())
         } else {
             Publisher::new(Arc::clone(&self.services))
         };

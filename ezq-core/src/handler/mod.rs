@@ -458,7 +458,7 @@ macro_rules! into_handler {
                 let invoke = move |call: Call| -> HandlerFuture {
                     let function = self.clone();
                     Box::pin(async move {
-                        let event = Ev::from_event(&call.context.received)?;
+                        let event = Ev::from_event(call.context.received())?;
                         function(event, $($extract::extract(&call).await?),*).await.into_drafts()
                     })
                 };

@@ -191,7 +191,7 @@ impl Fetcher {
             max: self.room(work).min(self.max_claim()),
             ttl: settings.lease,
             keys: settings.concurrency.saturating_add(scope.batch_room),
-            before: stop.position().cloned(),
+            before: stop.position(),
             after: start.after().cloned(),
         };
         let claim = Claim {

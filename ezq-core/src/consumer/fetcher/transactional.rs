@@ -16,7 +16,9 @@ use tracing::debug;
 
 use crate::consumer::intake;
 use crate::consumer::stop::PATIENCE;
+use crate::delivery::attempt::Attempt;
 use crate::delivery::lease::Lease;
+use crate::delivery::received::Received;
 use crate::dispatch::admission::Admission;
 use crate::dispatch::batch_attempt;
 use crate::dispatch::batch_member::Member;
@@ -95,7 +97,7 @@ impl TransactionalBatch {
         }
 
         for member in &members {
-            self.app.services.notices.handled(&member.received);
+            self.app.services.notices.handled(member.received());
         }
         Some((count, count == size))
     }
@@ -165,20 +167,22 @@ impl TransactionalBatch {
         }
 
         delivery.deliveries = 1;
-        let lease = Arc::clone(&self.lease);
         let codecs = &self.app.services.codecs;
-        let work = intake::read(codecs, &self.queue, delivery, lease, &self.admission).ok()?;
+        let envelope = intake::read(codecs, &self.queue, &delivery).ok()?;
 
-        let envelope = &work.received.envelope;
-        let takers = self.app.dispatcher.registry.find(&self.queue, envelope);
+        let takers = self.app.dispatcher.registry.find(&self.queue, &envelope);
         let is_taken = takers.iter().any(|taker| taker.name == runner.handler.name);
         if is_control(envelope.event_type()) || !is_taken {
             return None;
         }
 
+        let lease = Arc::clone(&self.lease);
+        let received = Received::new(delivery, envelope, self.queue.clone(), lease);
         Some(Member {
-            received: work.received,
-            attempt: 1,
+            attempt: Attempt {
+                received: Arc::new(received),
+                number: 1,
+            },
             done: HandlerMark::done_after(None),
             is_sole: true,
         })

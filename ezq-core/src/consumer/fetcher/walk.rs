@@ -27,10 +27,10 @@ use tokio::time::Instant;
 use crate::clock::later;
 use crate::consumer::fetcher::pace::Pace;
 use crate::consumer::fetcher::window::Window;
-use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
 use crate::consumer::workload::lanes::Lanes;
 use crate::dispatch::backlogs::Backlogs;
+use crate::dispatch::work::Work;
 use crate::engine::{Position, Receipt};
 
 /// For how long a handler may have enough before the walk begins. Walks begin at least this far
@@ -292,7 +292,7 @@ impl BusyHandlers {
         &mut self,
         scope: &RunScope,
         lanes: &Lanes,
-        delivery: &PendingDelivery,
+        work: &Work,
         key: Option<&str>,
     ) -> bool {
         let Some(walk) = &mut self.walk else {
@@ -304,12 +304,13 @@ impl BusyHandlers {
             return false;
         }
 
+        let position = work.received.position();
         if !key.is_some_and(|key| answer.released_keys.contains(key)) {
-            let due = scope.app.dispatcher.backlogs_of(&delivery.work);
+            let due = scope.app.dispatcher.backlogs_of(work);
             let full = answer.full_handlers(&due, &scope.admission.backlogs);
             if full.is_empty() {
                 answer.kept_for.extend(due);
-                answer.after = Some(delivery.position.clone());
+                answer.after = Some(position);
                 return false;
             }
             if let Some(after) = &answer.after {
@@ -320,9 +321,9 @@ impl BusyHandlers {
         }
 
         answer.released_keys.extend(key.map(str::to_owned));
-        answer.after = Some(delivery.position.clone());
-        answer.passed = answer.passed.take().max(Some(delivery.position.clone()));
-        self.returning.push(delivery.receipt.clone());
+        answer.after = Some(position.clone());
+        answer.passed = answer.passed.take().max(Some(position));
+        self.returning.push(work.received.receipt.clone());
         true
     }
 }

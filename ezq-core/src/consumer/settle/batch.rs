@@ -7,7 +7,7 @@ use tracing::{Instrument, debug_span};
 use crate::consumer::leases::Leases;
 use crate::consumer::settle::in_flight::InFlight;
 use crate::consumer::settle::refusal::{give_up, is_refusal};
-use crate::consumer::settle::settlement::PendingSettlement;
+use crate::consumer::settle::settlement::{PendingSettlement, SettledDelivery};
 use crate::engine::{Engine, Receipt, Settle, SettleOutcome};
 use crate::error::{Error, ErrorKind, error_chain};
 use crate::logging::{error, warn};
@@ -118,9 +118,9 @@ impl BatchSettler {
 
     /// A settlement as the engine takes it, under the newest receipt.
     fn pair(&self, one: &mut PendingSettlement) -> (Receipt, Settle) {
-        one.tried_as = match &one.received {
-            Some(received) => received.lease.newer(),
-            None => self.leases.newer(&one.receipt),
+        one.tried_as = match &one.delivery {
+            SettledDelivery::Handled(received) => received.lease.newer(),
+            SettledDelivery::Unhandled(receipt) => self.leases.newer(receipt),
         };
         (one.tried_receipt().clone(), one.settle.clone())
     }
@@ -153,7 +153,7 @@ impl BatchSettler {
 
     /// Whether this consumer may still hold a delivery whose lease was lost.
     fn is_still_held(&self, one: &mut PendingSettlement) -> bool {
-        let Some(newest) = self.leases.newest(&one.receipt) else {
+        let Some(newest) = self.leases.newest(one.receipt()) else {
             return false;
         };
         newest != *one.tried_receipt() || self.leases.may_be_claimed_here(&mut one.suspected_claim)
@@ -165,8 +165,8 @@ impl BatchSettler {
         if disposition == Disposition::Control {
             notices.went_out(one.settle.outgoing());
         } else {
-            let message_id = one.receipt.message_id();
-            let received = one.received.as_deref();
+            let message_id = one.receipt().message_id();
+            let received = one.delivery.received();
             notices.settled(&self.queue, message_id, received, &one.settle);
         }
         self.finish(one, disposition);
@@ -174,7 +174,7 @@ impl BatchSettler {
 
     fn lost(&self, one: PendingSettlement) {
         let queue = &self.queue;
-        let message_id = one.receipt.message_id();
+        let message_id = one.receipt().message_id();
         if one.is_unanswered {
             warn!(
                 %queue, %message_id,
@@ -203,8 +203,8 @@ impl BatchSettler {
 
     /// Lets a delivery go.
     fn finish(&self, one: PendingSettlement, disposition: Disposition) {
-        self.leases.release(&one.receipt);
-        self.in_flight.remove(&one.receipt);
+        self.leases.release(one.receipt());
+        self.in_flight.remove(one.receipt());
         self.counters.add(disposition);
         match one.lane {
             // What follows it must not be handled before it.
@@ -238,7 +238,7 @@ impl BatchSettler {
     /// that is refused, the lease is left to run out.
     fn replace_refused(&self, one: PendingSettlement, error: &Error) -> Option<PendingSettlement> {
         let queue = &self.queue;
-        let message_id = one.receipt.message_id();
+        let message_id = one.delivery.receipt().message_id();
         let error = error_chain(error);
 
         let is_replaceable = match one.settle {

@@ -82,7 +82,7 @@ impl Settler {
             return Vec::new();
         }
 
-        let receipts = batch.iter().map(|one| one.receipt.clone());
+        let receipts = batch.iter().map(|one| one.receipt().clone());
         self.batches.in_flight.extend(receipts);
 
         let mut pause = FIRST_PAUSE;
@@ -134,7 +134,7 @@ impl Settler {
         let queue = &self.batches.queue;
         let _abandoned = AbandonOnDrop {
             batches: &self.batches,
-            receipts: batch.iter().map(|one| one.receipt.clone()).collect(),
+            receipts: batch.iter().map(|one| one.receipt().clone()).collect(),
         };
 
         let mut pause = FIRST_PAUSE;

@@ -4,17 +4,40 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::consumer::workload::lane_guard::LaneGuard;
+use crate::delivery::lane_guard::LaneGuard;
 use crate::delivery::received::Received;
 use crate::engine::{Receipt, Settle};
 use crate::observe::report::Disposition;
 
+/// The delivery that a settlement ends.
+#[derive(Debug)]
+pub(crate) enum SettledDelivery {
+    /// Its handlers have ended.
+    Handled(Arc<Received>),
+    /// No handler saw it. Its body may not even be readable.
+    Unhandled(Receipt),
+}
+
+impl SettledDelivery {
+    pub(crate) fn receipt(&self) -> &Receipt {
+        match self {
+            Self::Handled(received) => &received.receipt,
+            Self::Unhandled(receipt) => receipt,
+        }
+    }
+
+    pub(crate) fn received(&self) -> Option<&Received> {
+        match self {
+            Self::Handled(received) => Some(received),
+            Self::Unhandled(_) => None,
+        }
+    }
+}
+
 /// A settlement that the store has not confirmed yet.
 #[derive(Debug)]
 pub(crate) struct PendingSettlement {
-    pub(crate) receipt: Receipt,
-    /// The delivery, if its body could be read.
-    pub(crate) received: Option<Arc<Received>>,
+    pub(crate) delivery: SettledDelivery,
     pub(crate) settle: Settle,
     pub(crate) disposition: Disposition,
     pub(crate) since: Instant,
@@ -30,10 +53,9 @@ pub(crate) struct PendingSettlement {
 }
 
 impl PendingSettlement {
-    pub(crate) fn new(receipt: Receipt, settle: Settle, disposition: Disposition) -> Self {
+    pub(crate) fn new(delivery: SettledDelivery, settle: Settle, disposition: Disposition) -> Self {
         Self {
-            receipt,
-            received: None,
+            delivery,
             settle,
             disposition,
             since: Instant::now(),
@@ -44,15 +66,20 @@ impl PendingSettlement {
         }
     }
 
+    /// The receipt with which the delivery came.
+    pub(crate) fn receipt(&self) -> &Receipt {
+        self.delivery.receipt()
+    }
+
     /// The receipt that the newest try used.
     pub(crate) fn tried_receipt(&self) -> &Receipt {
-        self.tried_as.as_ref().unwrap_or(&self.receipt)
+        self.tried_as.as_ref().unwrap_or(self.receipt())
     }
 
     /// Whether this worker's own clock says that the lease still runs.
     pub(crate) fn is_leased(&self) -> bool {
-        self.received
-            .as_ref()
+        self.delivery
+            .received()
             .is_some_and(|received| !received.lease.is_expired())
     }
 }

@@ -7,10 +7,10 @@ use chrono::TimeDelta;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
 use crate::consumer::stop::deadline;
 use crate::consumer::stop::listener::StopListener;
+use crate::delivery::received::Received;
 use crate::dispatch::work::Work;
 use crate::engine::Settle;
 use crate::error::error_chain;
@@ -31,8 +31,8 @@ pub(crate) fn is_for_all(control: &Control) -> bool {
 }
 
 /// The settlement of an `End` for all by a consumer that began after it.
-pub(crate) fn leave_to_others(work: &Work) -> Settle {
-    if work.clock.at - work.received.enqueued_at > KEPT_FOR_ALL {
+pub(crate) fn leave_to_others(received: &Received) -> Settle {
+    if received.clock.at - received.enqueued_at > KEPT_FOR_ALL {
         return Settle::Ack {
             outgoing: Vec::new(),
         };
@@ -47,22 +47,21 @@ pub(crate) fn leave_to_others(work: &Work) -> Settle {
 /// Runs the handlers of a control event, then settles it.
 pub(crate) async fn finish(
     scope: &RunScope,
-    delivery: PendingDelivery,
+    work: Work,
     control: Control,
     stops: &mut StopListener,
 ) {
     let is_for_all = is_for_all(&control);
-    let receipt = delivery.receipt;
-    let lease = Arc::clone(&delivery.work.received.lease);
+    let received = Arc::clone(&work.received);
 
     // In a task: a handler that blocks its thread must not keep this loop from hearing a stop.
     let mut handlers = JoinSet::new();
-    let handled = run_handlers(Arc::clone(&scope.app), delivery.work, control);
+    let handled = run_handlers(Arc::clone(&scope.app), work, control);
     handlers.spawn(handled.in_current_span());
 
     let settle = loop {
         if stops.consumer_deadline().is_some() {
-            lease.cancel().cancel();
+            received.lease.cancel().cancel();
         }
         let left = stops.handler_deadline();
         tokio::select! {
@@ -82,6 +81,7 @@ pub(crate) async fn finish(
 
     // One for all was released when it was met.
     if !is_for_all {
+        let receipt = received.receipt.clone();
         scope.settle_unhandled(receipt, settle, Disposition::Control);
     }
 }

@@ -60,12 +60,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
 use crate::consumer::stop::control::{is_for_all, leave_to_others};
 use crate::consumer::stop::listener::StopListener;
+use crate::delivery::received::Received;
 use crate::dispatch::work::Work;
-use crate::engine::{Position, Receipt, Settle};
+use crate::engine::{Delivery, Position, Receipt, Settle};
 use crate::event::{Control, End};
 use crate::observe::report::{Disposition, StopReason};
 
@@ -95,7 +95,7 @@ pub(crate) struct Stop {
     pub(crate) gives_up: Option<Instant>,
     /// The control event that stops this run. Its lease is kept until the end, unless it is for all
     /// consumers.
-    control: Option<(PendingDelivery, Control)>,
+    control: Option<(Work, Control)>,
     /// Everything before the control event was fetched.
     is_drained: bool,
     started: Instant,
@@ -146,21 +146,23 @@ impl Stop {
         matches!(self.phase, Phase::Running | Phase::Draining)
     }
 
-    /// Whether a delivery at this position goes back unhandled.
-    pub(crate) fn refuses(&self, position: &Position) -> bool {
-        !self.is_open() || self.position().is_some_and(|control| position > control)
+    /// Whether a delivery goes back unhandled.
+    pub(crate) fn refuses(&self, delivery: &Delivery) -> bool {
+        let is_behind = |control: Position| delivery.position() > control;
+        !self.is_open() || self.position().is_some_and(is_behind)
     }
 
     /// The place of the control event that stops this run.
-    pub(crate) fn position(&self) -> Option<&Position> {
-        self.control
-            .as_ref()
-            .map(|(delivery, _)| &delivery.position)
+    pub(crate) fn position(&self) -> Option<Position> {
+        let (work, _) = self.control.as_ref()?;
+        Some(work.received.position())
     }
 
     /// The receipt of the control event that stops this run.
     pub(crate) fn receipt(&self) -> Option<&Receipt> {
-        self.control.as_ref().map(|(delivery, _)| &delivery.receipt)
+        self.control
+            .as_ref()
+            .map(|(work, _)| &work.received.receipt)
     }
 
     pub(crate) fn is_interrupt(&self) -> bool {
@@ -174,19 +176,20 @@ impl Stop {
     /// Meets a control event. False if it does not stop this consumer.
     ///
     /// Of two the earlier counts: a later one is refused by its position before it comes here.
-    pub(crate) fn meet(&mut self, delivery: PendingDelivery, control: Control) -> bool {
+    pub(crate) fn meet(&mut self, work: Work, control: Control) -> bool {
         let for_all = is_for_all(&control);
-        if for_all && self.started_after(&delivery.work) {
-            let settle = leave_to_others(&delivery.work);
+        if for_all && self.started_after(&work.received) {
+            let settle = leave_to_others(&work.received);
+            let receipt = work.received.receipt.clone();
             self.scope
-                .settle_unhandled(delivery.receipt, settle, Disposition::Control);
+                .settle_unhandled(receipt, settle, Disposition::Control);
             return false;
         }
 
         info!(queue = %self.scope.settings.queue, "{control} received");
         if for_all {
             // The other consumers are to meet it while this one drains.
-            self.release_control(delivery.receipt.clone());
+            self.release_control(&work.received);
         }
         self.drop_control();
 
@@ -198,7 +201,7 @@ impl Stop {
         self.phase = Phase::Draining;
         self.is_drained = !self.scope.settings.engine.capabilities().ordered;
         self.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.control = Some((delivery, control));
+        self.control = Some((work, control));
         true
     }
 
@@ -245,14 +248,15 @@ impl Stop {
 
     /// Gives the control event back, unless it is for all: then it was released when it was met.
     fn drop_control(&mut self) {
-        if let Some((delivery, control)) = self.control.take()
+        if let Some((work, control)) = self.control.take()
             && !is_for_all(&control)
         {
-            self.release_control(delivery.receipt);
+            self.release_control(&work.received);
         }
     }
 
-    fn release_control(&self, receipt: Receipt) {
+    fn release_control(&self, received: &Received) {
+        let receipt = received.receipt.clone();
         self.scope
             .settle_unhandled(receipt, Settle::Release, Disposition::Control);
     }
@@ -271,15 +275,15 @@ impl Stop {
     }
 
     /// Whether this consumer started only after a message was stored.
-    fn started_after(&self, work: &Work) -> bool {
+    fn started_after(&self, received: &Received) -> bool {
         self.started_on_engine
-            .is_some_and(|started| started > work.received.enqueued_at)
+            .is_some_and(|started| started > received.enqueued_at)
     }
 
     /// Runs the handlers of the control event, if there is one, and settles it.
     pub(crate) async fn settle_control(&mut self, stops: &mut StopListener) {
-        if let Some((delivery, control)) = self.control.take() {
-            control::finish(&self.scope, delivery, control, stops).await;
+        if let Some((work, control)) = self.control.take() {
+            control::finish(&self.scope, work, control, stops).await;
         }
     }
 }

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::consumer::pending::PendingDelivery;
-use crate::consumer::workload::lane_guard::{LaneGuard, LaneStep};
+use crate::delivery::lane_guard::{LaneGuard, LaneStep};
+use crate::dispatch::work::Work;
 use crate::engine::{Position, Receipt};
 
 /// The lanes of one consumer, by ordering key.
@@ -35,7 +35,7 @@ struct Lane {
     number: u64,
     /// The delivery that is at work.
     current: Receipt,
-    waiting: VecDeque<PendingDelivery>,
+    waiting: VecDeque<Work>,
     /// A delivery of the key was refused, so all that follow it must be, too.
     is_closed: bool,
 }
@@ -43,20 +43,20 @@ struct Lane {
 /// Where a delivery with a key went.
 pub(crate) enum Admission {
     /// It opened its lane: it starts.
-    Start(PendingDelivery),
+    Start(Work),
     Wait,
     /// Too many wait already: it goes back.
-    Refuse(PendingDelivery),
+    Refuse(Work),
 }
 
 /// What a step of a lane leads to.
 pub(crate) enum LaneChange {
     None,
-    Start(PendingDelivery),
+    Start(Work),
     /// The lane has ended: what still runs in it is cancelled, the rest goes back.
     End {
         current: Receipt,
-        rest: VecDeque<PendingDelivery>,
+        rest: VecDeque<Work>,
     },
 }
 
@@ -73,35 +73,30 @@ impl Lanes {
     }
 
     /// Takes in a delivery with a key, unless `max_waiting` wait already.
-    pub(crate) fn enter(
-        &mut self,
-        key: &str,
-        mut delivery: PendingDelivery,
-        max_waiting: usize,
-    ) -> Admission {
+    pub(crate) fn enter(&mut self, key: &str, mut work: Work, max_waiting: usize) -> Admission {
         if let Some(lane) = self.lanes.get_mut(key) {
             if lane.is_closed || self.waiting >= max_waiting {
                 lane.is_closed = true;
-                return Admission::Refuse(delivery);
+                return Admission::Refuse(work);
             }
 
-            lane.waiting.push_back(delivery);
+            lane.waiting.push_back(work);
             self.waiting += 1;
             return Admission::Wait;
         }
 
         self.last_number += 1;
         let key: Arc<str> = key.into();
-        delivery.lane = Some(self.guard(&key, self.last_number));
+        work.lane = Some(self.guard(&key, self.last_number));
 
         let lane = Lane {
             number: self.last_number,
-            current: delivery.receipt.clone(),
+            current: work.received.receipt.clone(),
             waiting: VecDeque::new(),
             is_closed: false,
         };
         self.lanes.insert(key, lane);
-        Admission::Start(delivery)
+        Admission::Start(work)
     }
 
     /// Whether a delivery of this key is at work.
@@ -142,7 +137,7 @@ impl Lanes {
         };
 
         if goes_on && let Some(mut next) = lane.waiting.pop_front() {
-            lane.current = next.receipt.clone();
+            lane.current = next.received.receipt.clone();
             self.waiting -= 1;
             next.lane = Some(self.guard(&key, number));
             return LaneChange::Start(next);
@@ -171,7 +166,7 @@ impl Lanes {
     }
 
     /// Closes all lanes and hands out what waited there.
-    pub(crate) fn clear(&mut self) -> Vec<PendingDelivery> {
+    pub(crate) fn clear(&mut self) -> Vec<Work> {
         self.waiting = 0;
         self.lanes
             .drain()
@@ -180,14 +175,14 @@ impl Lanes {
     }
 
     /// Hands out what waits behind a position.
-    pub(crate) fn cut(&mut self, position: &Position) -> Vec<PendingDelivery> {
+    pub(crate) fn cut(&mut self, position: &Position) -> Vec<Work> {
         let mut cut = Vec::new();
         for lane in self.lanes.values_mut() {
             // Positions rise within a lane.
             let kept = lane
                 .waiting
                 .iter()
-                .take_while(|delivery| delivery.position <= *position)
+                .take_while(|work| work.received.position() <= *position)
                 .count();
             let rest = lane.waiting.split_off(kept);
             lane.is_closed |= !rest.is_empty();

@@ -3,7 +3,6 @@
 //! Invariant: a delivery is in one place only, and it stays in the lease table until it is settled,
 //! given back or lost.
 
-pub(crate) mod lane_guard;
 pub(crate) mod lanes;
 pub(crate) mod task;
 
@@ -13,12 +12,12 @@ use std::sync::{Arc, Mutex};
 use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument;
 
-use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
-use crate::consumer::workload::lane_guard::LaneStep;
 use crate::consumer::workload::lanes::{Admission, LaneChange, Lanes};
 use crate::consumer::workload::task::handle;
+use crate::delivery::lane_guard::LaneStep;
 use crate::dispatch::in_place::{self, Begun};
+use crate::dispatch::work::Work;
 use crate::engine::Position;
 use crate::observe::report::Disposition;
 
@@ -29,7 +28,7 @@ const STARTS_PER_ROUND: usize = 64;
 pub(crate) struct Workload {
     scope: Arc<RunScope>,
     /// What may start as soon as the concurrency allows, in the order of the queue.
-    buffer: VecDeque<PendingDelivery>,
+    buffer: VecDeque<Work>,
     /// What waits for another delivery of its ordering key.
     pub(crate) lanes: Lanes,
     /// What was started and not done at its first poll.
@@ -69,19 +68,14 @@ impl Workload {
     }
 
     /// Takes in the next delivery of the queue, in its lane if it has an ordering key.
-    pub(crate) fn enqueue(
-        &mut self,
-        delivery: PendingDelivery,
-        key: Option<&str>,
-        max_waiting: usize,
-    ) {
+    pub(crate) fn enqueue(&mut self, work: Work, key: Option<&str>, max_waiting: usize) {
         let Some(key) = key else {
-            return self.buffer.push_back(delivery);
+            return self.buffer.push_back(work);
         };
-        match self.lanes.enter(key, delivery, max_waiting) {
-            Admission::Start(delivery) => self.buffer.push_back(delivery),
+        match self.lanes.enter(key, work, max_waiting) {
+            Admission::Start(work) => self.buffer.push_back(work),
             Admission::Wait => {}
-            Admission::Refuse(delivery) => self.scope.release(delivery.receipt),
+            Admission::Refuse(work) => self.scope.give_back(&work),
         }
     }
 
@@ -98,25 +92,25 @@ impl Workload {
                 return false;
             }
 
-            let Some(delivery) = self.next_delivery() else {
+            let Some(work) = self.next_delivery() else {
                 return false;
             };
-            self.start(delivery);
+            self.start(work);
         }
         !self.buffer.is_empty()
     }
 
-    fn start(&mut self, delivery: PendingDelivery) {
-        if !self.scope.leases.holds(&delivery.receipt) {
+    fn start(&mut self, work: Work) {
+        if !self.scope.leases.holds(&work.received.receipt) {
             return self.scope.counters.add(Disposition::Lost);
         }
-        if delivery.work.received.lease.is_expired() {
+        if work.received.lease.is_expired() {
             // Another worker may have it by now; if not, it comes again with a whole lease.
-            return self.scope.release(delivery.receipt);
+            return self.scope.give_back(&work);
         }
 
         let begins = self.scope.admission.starting();
-        let handled = handle(Arc::clone(&self.scope), delivery, begins);
+        let handled = handle(Arc::clone(&self.scope), work, begins);
         match in_place::begin(Box::pin(handled)) {
             Begun::Done => {}
             Begun::Panicked => self.scope.log_panic(),
@@ -152,11 +146,10 @@ impl Workload {
     /// Deliveries that may kill their worker run one at a time and are picked at random. So those
     /// before it finish, and one that kills the process does not take the same others with it each
     /// time.
-    fn next_delivery(&mut self) -> Option<PendingDelivery> {
+    fn next_delivery(&mut self) -> Option<Work> {
         // A fifth of the limit leaves four fifths to find the culprit one by one.
         let threshold = (self.scope.app.config.max_deliveries / 5).max(2);
-        let is_suspect =
-            |delivery: &PendingDelivery| delivery.work.received.unsettled_deliveries() >= threshold;
+        let is_suspect = |work: &Work| work.received.unsettled_deliveries() >= threshold;
         if !self.buffer.front().is_some_and(is_suspect) {
             return self.buffer.pop_front();
         }
@@ -171,13 +164,13 @@ impl Workload {
             .buffer
             .iter()
             .enumerate()
-            .filter(|(_, delivery)| is_suspect(delivery))
+            .filter(|(_, work)| is_suspect(work))
             .map(|(index, _)| index)
             .collect();
         let picked = suspects.get(rand::random_range(0..suspects.len()))?;
-        let mut delivery = self.buffer.remove(*picked)?;
-        delivery.work.suspect = Mutex::new(Some(admission.enter_quarantine()));
-        Some(delivery)
+        let mut work = self.buffer.remove(*picked)?;
+        work.suspect = Mutex::new(Some(admission.enter_quarantine()));
+        Some(work)
     }
 
     /// Takes note that the task of a delivery has ended.
@@ -193,11 +186,11 @@ impl Workload {
     pub(crate) fn follow(&mut self, step: LaneStep) {
         match self.lanes.follow(step) {
             LaneChange::None => {}
-            LaneChange::Start(delivery) => self.buffer.push_front(delivery),
+            LaneChange::Start(work) => self.buffer.push_front(work),
             LaneChange::End { current, rest } => {
                 self.scope.leases.cancel(&current);
-                for delivery in rest {
-                    self.scope.release(delivery.receipt);
+                for work in rest {
+                    self.scope.give_back(&work);
                 }
             }
         }
@@ -205,8 +198,8 @@ impl Workload {
 
     /// Gives back what is buffered beyond the first `kept` deliveries.
     pub(crate) fn release_surplus(&mut self, kept: usize) {
-        for delivery in self.buffer.split_off(kept.min(self.buffer.len())) {
-            self.scope.release(delivery.receipt);
+        for work in self.buffer.split_off(kept.min(self.buffer.len())) {
+            self.scope.give_back(&work);
         }
     }
 
@@ -214,8 +207,8 @@ impl Workload {
     pub(crate) fn release_all(&mut self) {
         let waiting = self.lanes.clear();
         let buffered = std::mem::take(&mut self.buffer);
-        for delivery in buffered.into_iter().chain(waiting) {
-            self.scope.release(delivery.receipt);
+        for work in buffered.into_iter().chain(waiting) {
+            self.scope.give_back(&work);
         }
     }
 
@@ -223,12 +216,12 @@ impl Workload {
     pub(crate) fn release_after(&mut self, position: &Position) {
         let (after, before) = std::mem::take(&mut self.buffer)
             .into_iter()
-            .partition::<Vec<_>, _>(|delivery| delivery.position > *position);
+            .partition::<Vec<_>, _>(|work| work.received.position() > *position);
         self.buffer = before.into();
 
         let waiting = self.lanes.cut(position);
-        for delivery in after.into_iter().chain(waiting) {
-            self.scope.release(delivery.receipt);
+        for work in after.into_iter().chain(waiting) {
+            self.scope.give_back(&work);
         }
     }
 

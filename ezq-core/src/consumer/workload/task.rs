@@ -3,13 +3,14 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use crate::consumer::pending::PendingDelivery;
 use crate::consumer::scope::RunScope;
 use crate::consumer::settle::refusal::give_up;
-use crate::consumer::settle::settlement::PendingSettlement;
-use crate::consumer::workload::lane_guard::LaneGuard;
+use crate::consumer::settle::settlement::{PendingSettlement, SettledDelivery};
+use crate::delivery::lane_guard::LaneGuard;
+use crate::delivery::received::Received;
 use crate::dispatch::admission::StartGuard;
 use crate::dispatch::in_place::guard_start;
+use crate::dispatch::work::Work;
 use crate::engine::{Receipt, Settle};
 use crate::error::{Error, error_chain};
 use crate::logging::warn;
@@ -17,67 +18,65 @@ use crate::observe::report::Disposition;
 use crate::text::bounded;
 
 /// Handles one delivery. The guard `start` is dropped by the first poll.
-pub(crate) async fn handle(scope: Arc<RunScope>, mut delivery: PendingDelivery, start: StartGuard) {
-    let mut unsettled = Unsettled {
+pub(crate) async fn handle(scope: Arc<RunScope>, mut work: Work, start: StartGuard) {
+    let unsettled = Unsettled {
         scope: &scope,
-        receipt: delivery.receipt.clone(),
+        receipt: &work.received.receipt,
         is_booked: false,
     };
 
     let dispatched = {
-        let dispatched = pin!(scope.app.dispatcher.dispatch(&delivery.work));
+        let dispatched = pin!(scope.app.dispatcher.dispatch(&work));
         guard_start(start, dispatched).await
     };
     let Some(mut settle) = dispatched else {
-        settled_by_handler(&scope, delivery);
-        unsettled.is_booked = true;
-        return;
+        settled_by_handler(&scope, &work.received, work.lane.as_mut());
+        return unsettled.book();
     };
 
-    if !scope.leases.holds(&delivery.receipt) {
-        unsettled.is_booked = true;
+    let received = &work.received;
+    if !scope.leases.holds(&received.receipt) {
+        unsettled.book();
         return scope.counters.add(Disposition::Lost);
     }
 
     // Asked before anything else is awaited: a later cancellation did not end the handlers.
-    let was_cancelled = delivery.work.received.lease.cancel().is_cancelled();
-    let queue = &delivery.work.received.queue;
-    if let Err(error) = scope.app.publish_elsewhere(queue, &mut settle).await {
-        settle = settle_unpublished(&scope, &delivery, settle, &error);
+    let was_cancelled = received.lease.cancel().is_cancelled();
+    if let Err(error) = scope
+        .app
+        .publish_elsewhere(&received.queue, &mut settle)
+        .await
+    {
+        settle = settle_unpublished(&scope, &work, settle, &error);
     }
 
     let disposition = match Disposition::of(&settle) {
         Disposition::Retried | Disposition::Returned if was_cancelled => Disposition::Cancelled,
         disposition => disposition,
     };
-    unsettled.is_booked = true;
-    let lane = hand_on(delivery.lane.take(), &settle);
+    unsettled.book();
+    let lane = hand_on(work.lane.take(), &settle);
+    let delivery = SettledDelivery::Handled(work.received);
     scope.settle(PendingSettlement {
-        received: Some(delivery.work.received),
         lane,
-        ..PendingSettlement::new(delivery.receipt, settle, disposition)
+        ..PendingSettlement::new(delivery, settle, disposition)
     });
 }
 
 /// Books a delivery that a handler's transaction has settled.
-fn settled_by_handler(scope: &RunScope, mut delivery: PendingDelivery) {
-    if let Some(lane) = &mut delivery.lane {
+fn settled_by_handler(scope: &RunScope, received: &Received, lane: Option<&mut LaneGuard>) {
+    if let Some(lane) = lane {
         lane.pass();
     }
-    scope.app.services.notices.handled(&delivery.work.received);
-    scope.leases.release(&delivery.receipt);
+    scope.app.services.notices.handled(received);
+    scope.leases.release(&received.receipt);
     scope.counters.add(Disposition::Handled);
 }
 
 /// The settlement of a delivery whose events for another engine could not be published.
-fn settle_unpublished(
-    scope: &RunScope,
-    delivery: &PendingDelivery,
-    settle: Settle,
-    error: &Error,
-) -> Settle {
-    let queue = &delivery.work.received.queue;
-    let message_id = delivery.receipt.message_id();
+fn settle_unpublished(scope: &RunScope, work: &Work, settle: Settle, error: &Error) -> Settle {
+    let queue = &work.received.queue;
+    let message_id = work.received.receipt.message_id();
     let why = error_chain(error);
 
     if error.is_transient() {
@@ -87,7 +86,7 @@ fn settle_unpublished(
         return scope
             .app
             .dispatcher
-            .store_failed(&delivery.work, Settle::Release, why);
+            .store_failed(work, Settle::Release, why);
     }
 
     // Events for this engine do not go out either, so their handlers must run again.
@@ -118,14 +117,21 @@ fn hand_on(mut lane: Option<LaneGuard>, settle: &Settle) -> Option<LaneGuard> {
 /// comes again when its lease ends.
 struct Unsettled<'a> {
     scope: &'a RunScope,
-    receipt: Receipt,
+    receipt: &'a Receipt,
     /// It is settled, or its settlement is handed on.
     is_booked: bool,
 }
 
+impl Unsettled<'_> {
+    /// Ends the guard: the delivery is settled, or its settlement is handed on.
+    fn book(mut self) {
+        self.is_booked = true;
+    }
+}
+
 impl Drop for Unsettled<'_> {
     fn drop(&mut self) {
-        if !self.is_booked && self.scope.leases.release(&self.receipt) {
+        if !self.is_booked && self.scope.leases.release(self.receipt) {
             self.scope.counters.add(Disposition::Lost);
         }
     }
