@@ -12,8 +12,8 @@ use tokio::task::{JoinError, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use crate::consumer::fetcher::Fetcher;
 use crate::consumer::fetcher::claim::{Answer, Claim, Fetched};
+use crate::consumer::fetcher::fetch::Fetcher;
 use crate::consumer::fetcher::wakeups::Wakeups;
 use crate::consumer::fetcher::walk::ClaimStart;
 use crate::consumer::fetcher::window::Window;
@@ -109,7 +109,7 @@ impl Coordinator {
                 self.task_ended(ended);
             }
             // A claim is answered, or a transactional batch is done.
-            Some(fetched) = self.fetcher.requests.join_next(), if !self.fetcher.is_idle() => {
+            Some(fetched) = self.fetcher.under_way.requests.join_next(), if !self.fetcher.is_idle() => {
                 self.fetched(fetched).await;
             }
             // More can start at once. Other tasks of this thread, and the arms here, go first.

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use crate::consumer::intake;
-use crate::consumer::stop::PATIENCE;
+use crate::consumer::scope::RunScope;
+use crate::consumer::stop::{PATIENCE, Phase, Stop};
 use crate::delivery::attempt::Attempt;
 use crate::delivery::lease::Lease;
 use crate::delivery::received::Received;
@@ -34,18 +35,61 @@ use crate::message::settlement::{HandlerMark, Progress};
 use crate::publish::transaction::Transaction;
 use crate::shared::Shared;
 
-/// One batch that is claimed and handled in one transaction.
-pub(crate) struct TransactionalBatch {
-    pub(crate) app: Arc<Shared>,
-    pub(crate) queue: QueueName,
-    pub(crate) admission: Arc<Admission>,
-    /// Only its token is used: the transaction's locks hold what it claimed.
-    pub(crate) lease: Arc<Lease>,
+/// How many batches are claimed and handled in transactions at once: one works while the other
+/// commits. No leased claim runs beside them.
+pub(crate) const TRANSACTIONAL_BATCHES: usize = 2;
+
+/// When one consumer claims batches in transactions.
+pub(crate) struct TransactionalClaims {
+    /// The lease of all that is claimed so. Only a cancellation ends it: the transactions' locks hold
+    /// the messages.
+    lease: Arc<Lease>,
+    /// The newest fetch found as much as it asked for.
+    pub(crate) has_backlog: bool,
 }
 
-/// A lease that only a cancellation ends.
-pub(crate) fn endless_lease() -> Arc<Lease> {
-    Arc::new(Lease::new(Instant::now(), Duration::MAX))
+impl TransactionalClaims {
+    pub(crate) fn new() -> Self {
+        Self {
+            lease: Arc::new(Lease::new(Instant::now(), Duration::MAX)),
+            has_backlog: false,
+        }
+    }
+
+    /// Whether the next batch is claimed and handled in one transaction.
+    pub(crate) fn are_due(&self, scope: &RunScope, stop: &Stop) -> bool {
+        self.has_backlog
+            && stop.phase() == Phase::Running
+            && scope.admission.claim_gate.is_open()
+            && scope
+                .app
+                .dispatcher
+                .sole_batch(&scope.settings.queue)
+                .is_some()
+    }
+
+    /// The next batch, to be run.
+    pub(crate) fn batch(&self, scope: &RunScope) -> TransactionalBatch {
+        TransactionalBatch {
+            app: Arc::clone(&scope.app),
+            queue: scope.settings.queue.clone(),
+            admission: Arc::clone(&scope.admission),
+            lease: Arc::clone(&self.lease),
+        }
+    }
+
+    /// Cancels the batches that run.
+    pub(crate) fn cancel(&self) {
+        self.lease.cancel().cancel();
+    }
+}
+
+/// One batch that is claimed and handled in one transaction.
+pub(crate) struct TransactionalBatch {
+    app: Arc<Shared>,
+    queue: QueueName,
+    admission: Arc<Admission>,
+    lease: Arc<Lease>,
 }
 
 impl TransactionalBatch {

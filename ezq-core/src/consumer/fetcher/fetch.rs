@@ -1,0 +1,242 @@
+//! When to claim, and what an answer leads to.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::consumer::fetcher::claim::{Answer, Claim, Fetched};
+use crate::consumer::fetcher::claim_health::ClaimHealth;
+use crate::consumer::fetcher::claim_size::ClaimSize;
+use crate::consumer::fetcher::pace::Pace;
+use crate::consumer::fetcher::transactional::{TRANSACTIONAL_BATCHES, TransactionalClaims};
+use crate::consumer::fetcher::under_way::UnderWay;
+use crate::consumer::fetcher::wakeups::Wakeups;
+use crate::consumer::fetcher::walk::{BusyHandlers, can_walk};
+use crate::consumer::fetcher::window::Window;
+use crate::consumer::scope::RunScope;
+use crate::consumer::stop::Stop;
+use crate::consumer::workload::Workload;
+use crate::engine::{LeaseRequest, Leased};
+use crate::logging::warn;
+use crate::observe::report::Disposition;
+use crate::observe::status::ConsumerStatus;
+
+/// What fetches for one consumer.
+pub(crate) struct Fetcher {
+    scope: Arc<RunScope>,
+    health: ClaimHealth,
+    pub(crate) under_way: UnderWay,
+    pub(crate) window: Window,
+    pub(crate) pace: Pace,
+    pub(crate) wakeups: Wakeups,
+    pub(crate) busy: BusyHandlers,
+    transactional: TransactionalClaims,
+}
+
+impl Fetcher {
+    pub(crate) fn new(
+        scope: Arc<RunScope>,
+        status: Arc<ConsumerStatus>,
+        wakeups: Wakeups,
+        window: Window,
+    ) -> Self {
+        Self {
+            health: ClaimHealth::new(scope.settings.queue.clone(), status),
+            under_way: UnderWay::new(),
+            window,
+            pace: Pace::of(&scope.app.config, wakeups.exist()),
+            wakeups,
+            busy: BusyHandlers::new(can_walk(&scope)),
+            transactional: TransactionalClaims::new(),
+            scope,
+        }
+    }
+
+    /// What the size of the next claim depends on.
+    fn claim_size<'a>(&'a self, work: &'a Workload) -> ClaimSize<'a> {
+        ClaimSize {
+            scope: &self.scope,
+            window: &self.window,
+            work,
+            incoming: self.under_way.incoming,
+        }
+    }
+
+    /// Whether there is a reason to fetch.
+    pub(crate) fn wants_more(&self, work: &Workload, stop: &Stop) -> bool {
+        let size = self.claim_size(work);
+        stop.allows_fetching()
+            && size.is_short()
+            && self.busy.allow_fetching()
+            && !size.is_full()
+            && size.room() > 0
+            // A claim might bring what is held here and was not renewed in time.
+            && self.scope.leases.are_renewed()
+    }
+
+    /// Whether so much waits to be settled that more would only be held.
+    pub(crate) fn is_full(&self, work: &Workload) -> bool {
+        self.claim_size(work).is_full()
+    }
+
+    /// Whether nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.under_way.is_idle()
+    }
+
+    /// Fetches as much as there is a reason to, if it is time.
+    pub(crate) fn start(&mut self, work: &Workload, stop: &Stop) {
+        loop {
+            if !self.wants_more(work, stop) || Instant::now() < self.pace.next() {
+                return;
+            }
+            if !self.transactional.are_due(&self.scope, stop) {
+                return self.start_claim(work, stop);
+            }
+
+            if !self.under_way.allows_transaction(TRANSACTIONAL_BATCHES) {
+                return;
+            }
+            let batch = self.transactional.batch(&self.scope);
+            self.under_way
+                .transact(async move { Fetched::Transactional(batch.run().await) });
+        }
+    }
+
+    fn start_claim(&mut self, work: &Workload, stop: &Stop) {
+        // An `Interrupt` cancels running batches in the end, so their end must not be waited for.
+        let is_free = self.under_way.is_idle() || stop.is_interrupt();
+        if self.under_way.is_claiming() || !is_free {
+            return;
+        }
+
+        let max = self.claim_size(work).next();
+        let scope = &self.scope;
+        let settings = &scope.settings;
+        let start = self.busy.next_start(&scope.admission.backlogs);
+        let request = LeaseRequest {
+            queue: settings.queue.clone(),
+            max,
+            ttl: settings.lease,
+            keys: settings.concurrency.saturating_add(scope.batch_room),
+            before: stop.position(),
+            after: start.after().cloned(),
+        };
+        let claim = Claim {
+            number: scope.leases.claim(),
+            sent: Instant::now(),
+            max,
+            start,
+            is_settled: scope.leases.count() == 0,
+            is_keyless: scope.leases.keyed() == 0,
+            is_early: self.under_way.incoming > 0,
+            has_returned: self.busy.have_returned(),
+            asks_for_wakeups: self.wakeups.has_failed(),
+        };
+
+        let engine = Arc::clone(&settings.engine);
+        self.under_way.claim(claim.send(engine, request));
+    }
+
+    /// Starts the next claim while `incoming` deliveries are about to be taken in.
+    pub(crate) fn start_early(&mut self, incoming: usize, work: &Workload, stop: &Stop) {
+        self.under_way.incoming = incoming;
+        self.start(work, stop);
+        self.under_way.incoming = 0;
+    }
+
+    /// Books an answer. `None` if the claim failed.
+    pub(crate) fn answered(&mut self, answer: Answer) -> Option<(Claim, Leased)> {
+        self.under_way.claim_ended();
+        if let Some(wakeups) = answer.wakeups {
+            self.pace = Pace::of(&self.scope.app.config, wakeups.exist());
+            self.wakeups = wakeups;
+        }
+
+        let leased = match answer.result {
+            Ok(leased) => leased,
+            Err(error) => {
+                self.health.failed(&error, answer.created);
+                self.pace.failed(rand::random());
+                return None;
+            }
+        };
+        self.health.succeeded();
+        self.transactional.has_backlog = answer.claim.is_full(&leased);
+        Some((answer.claim, leased))
+    }
+
+    /// Fits pace and window to a claim that brought deliveries.
+    pub(crate) fn brought(&mut self, claim: &Claim, leased: &Leased, work: &Workload) {
+        let is_full = claim.is_full(leased);
+        let count = leased.deliveries.len();
+        debug!(queue = %self.scope.settings.queue, count, fetched.full = is_full, "leased");
+        self.pace.now();
+
+        // What waits for its handler's limit would only be more of it, unless a walk passes it.
+        let busy = if self.busy.is_walking() {
+            work.at_work()
+        } else {
+            work.running()
+        };
+        let is_starved = work.buffered() == 0 && busy <= self.scope.settings.concurrency / 2;
+        let bytes = leased
+            .deliveries
+            .iter()
+            .map(|delivery| delivery.body.len())
+            .sum();
+        self.window.filled(is_full, is_starved, bytes);
+    }
+
+    /// Books a batch that a transaction claimed and handled.
+    pub(crate) fn handled_in_transaction(&mut self, handled: Option<(usize, bool)>) {
+        let (count, has_backlog) = handled.unwrap_or_default();
+        if count > 0 {
+            self.health.claimed_in_transaction();
+        }
+        for _ in 0..count {
+            self.scope.counters.add(Disposition::Handled);
+        }
+        self.transactional.has_backlog = has_backlog;
+        self.pace.now();
+    }
+
+    /// Sees which handlers have enough, and whether to walk past their events.
+    pub(crate) fn review_limits(&mut self) {
+        self.busy
+            .review(&self.scope, &mut self.pace, &mut self.window);
+    }
+
+    /// Takes note of a wake-up, or that there will be no more.
+    pub(crate) fn woken(&mut self, is_wakeup: bool) {
+        if is_wakeup {
+            self.pace.now();
+        } else {
+            self.wakeups.end();
+        }
+    }
+
+    /// Takes note that the claim was given up.
+    pub(crate) fn claim_aborted(&mut self) {
+        self.under_way.claim_ended();
+    }
+
+    /// Cancels the batches that are handled in transactions.
+    pub(crate) fn cancel_transactions(&self) {
+        self.transactional.cancel();
+    }
+
+    /// Gives up a claim that is not answered. Its deliveries come again when their leases end.
+    pub(crate) fn give_up_claim(&mut self) {
+        if self.under_way.abort_claim() {
+            warn!(queue = %self.scope.settings.queue, "a claim is not answered: it is given up");
+            self.scope.leases.took_in_all();
+        }
+    }
+
+    /// Leaves everything under way behind.
+    pub(crate) fn abandon(&mut self) {
+        self.under_way.abandon();
+    }
+}
