@@ -9,8 +9,9 @@
 
 use std::error::Error;
 
+use ezq::event::Change;
 use ezq::prelude::*;
-use ezq::{Change, sqlx};
+use ezq::sqlx;
 use serde::{Deserialize, Serialize};
 
 /// The columns that the handler needs.

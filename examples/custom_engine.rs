@@ -6,8 +6,15 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use ezq::async_trait;
 use ezq::chrono::{DateTime, Utc};
-use ezq::{engine::*, prelude::*, *};
+use ezq::engine::{
+    Capabilities, Delivery, Engine, ExtendOutcome, LeaseRequest, Leased, Outgoing, PublishOutcome,
+    QueueStats, Receipt, Settle, SettleOutcome,
+};
+use ezq::message::{MessageId, Progress};
+use ezq::prelude::*;
+use ezq::{App, Error, ErrorKind, QueueName, Result};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 

@@ -8,8 +8,11 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chacha20poly1305::aead::{Aead, AeadCore, KeyInit, OsRng};
 use chacha20poly1305::{ChaCha20Poly1305, Key};
+use ezq::admin::DeadLetterFilter;
+use ezq::codec::{Codec, CodecError, Origin, WireFormat};
+use ezq::message::headers::Headers;
 use ezq::prelude::*;
-use ezq::{Codec, CodecError, DeadLetterFilter, Envelope, Headers, Origin, QueueName, WireFormat};
+use ezq::{Envelope, QueueName};
 use serde::{Deserialize, Serialize};
 
 const NONCE: usize = 12;

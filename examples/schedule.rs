@@ -9,8 +9,9 @@
 use std::error::Error;
 use std::time::Duration;
 
+use ezq::ConsumerHandle;
 use ezq::prelude::*;
-use ezq::{ConsumerHandle, Missed};
+use ezq::schedule::Missed;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::timeout;

@@ -5,11 +5,17 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
+use ezq_core::app::{App, AppBuilder};
+use ezq_core::codec::Codec;
+use ezq_core::config::Config;
+use ezq_core::engine::Engine;
+use ezq_core::event::Event;
+use ezq_core::handler::Handler;
+use ezq_core::message::{QueueName, Retention};
+use ezq_core::observe::Notice;
 use ezq_core::private::HandlerDefinition;
-use ezq_core::{
-    App, AppBuilder, Codec, Config, Engine, Error, Event, Handler, Notice, QueueName, Result,
-    Retention, Schedule,
-};
+use ezq_core::schedule::Schedule;
+use ezq_core::{Error, Result};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
 

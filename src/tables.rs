@@ -1,7 +1,8 @@
 //! What an application on PGMQ does with tables beside publishing: it captures changes of its own tables,
 //! and replays events from archives.
 
-use ezq_core::{Error, QueueName};
+use ezq_core::Error;
+use ezq_core::message::QueueName;
 use ezq_pgmq::{Capture, Captures, Replay, Replays};
 
 use crate::Ezq;
@@ -16,13 +17,13 @@ impl Ezq {
     ///
     /// The table's name is read as SQL reads it. For a table `users`, the events have the types
     /// `users.created`, `users.updated`, `users.deleted` and `users.truncated`. Their payload is a
-    /// [`Change`](ezq_core::Change). A type that no handler takes is
-    /// [unknown](ezq_core::Config::unknown_types), as for any event. So where tables are truncated, a
-    /// handler must take that type as well.
+    /// [`Change`](ezq_core::event::Change). A type that no handler takes is
+    /// [unknown](ezq_core::config::Config::unknown_types), as for any event. So where tables are
+    /// truncated, a handler must take that type as well.
     ///
     /// ```no_run
+    /// use ezq::event::Change;
     /// use ezq::prelude::*;
-    /// use ezq::Change;
     /// use serde::{Deserialize, Serialize};
     ///
     /// #[derive(Serialize, Deserialize)]
@@ -63,7 +64,7 @@ impl Ezq {
     ///
     /// It takes all events or some of them, to the same queue or to another one. Under one name a replay
     /// copies each event once, however often it is interrupted and run again; see [`Replay`]. The queue
-    /// needs an archive; see [`Retention`](ezq_core::Retention).
+    /// needs an archive; see [`Retention`](ezq_core::message::Retention).
     ///
     /// ```no_run
     /// # async fn example(ezq: ezq::Ezq) -> ezq::Result<()> {

@@ -98,7 +98,7 @@ async fn main() -> ExitCode {
     match run(&repo).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", ezq::error_chain(&*error));
+            eprintln!("error: {}", ezq::error::error_chain(&*error));
             ExitCode::FAILURE
         }
     }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use ezq::engine::Engine as _;
+use ezq::message::Retention;
 use ezq::prelude::*;
-use ezq::{Engine as _, Handler, QueueName, Retention};
+use ezq::{Handler, QueueName};
 use serde_json::{Map, Value, json};
 
 use crate::Result;

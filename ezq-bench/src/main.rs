@@ -48,7 +48,7 @@ fn ended(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", ezq::error_chain(&*error));
+            eprintln!("error: {}", ezq::error::error_chain(&*error));
             ExitCode::FAILURE
         }
     }

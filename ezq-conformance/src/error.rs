@@ -1,6 +1,7 @@
 //! Why a case, or one of its steps, did not pass.
 
-use ezq_core::{Error, error_chain};
+use ezq_core::Error;
+use ezq_core::error::error_chain;
 
 pub(crate) type CaseResult = Result<(), CaseError>;
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::{Engine, QueueName};
+use ezq_core::engine::Engine;
+use ezq_core::message::QueueName;
 
 /// Gives the suite an engine to examine, and a few abilities that the engine contract does not offer.
 ///

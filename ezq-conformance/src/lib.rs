@@ -1,16 +1,18 @@
-//! The suite that every engine of ezq passes: the rules of [`Engine`](ezq_core::Engine) as cases that
-//! run against any store.
+//! The suite that every engine of ezq passes: the rules of [`Engine`](ezq_core::engine::Engine) as
+//! cases that run against any store.
 //!
 //! Implement [`Harness`] for your engine, then [`run`] the suite and turn the [`Report`] into the
 //! test's result. Every case works in a queue of its own, so cases may share one store with
-//! anything else. A case that needs what the engine's [`Capabilities`](ezq_core::Capabilities) do
-//! not offer is reported as skipped, by name and with the reason.
+//! anything else. A case that needs what the engine's
+//! [`Capabilities`](ezq_core::engine::Capabilities) do not offer is reported as skipped, by name
+//! and with the reason.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
 //! use ezq_conformance::{Harness, Report};
-//! use ezq_core::{Engine, MemoryEngine};
+//! use ezq_core::engine::Engine;
+//! use ezq_core::memory::MemoryEngine;
 //!
 //! struct Memory(MemoryEngine);
 //!

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use ezq_core::engine::{DeadLetters, LeaseRequest, Leased, Position};
-use ezq_core::headers::{Headers, KEY};
-use ezq_core::{
-    Capabilities, Delivery, Due, Engine, ErrorKind, EventCopy, ExtendOutcome, MessageId, Outgoing,
-    Progress, PublishOutcome, QueueName, QueueStats, Reason, ReasonKind, Receipt, Settle,
-    SettleOutcome,
+use ezq_core::ErrorKind;
+use ezq_core::engine::{
+    Capabilities, DeadLetters, Delivery, Due, Engine, EventCopy, ExtendOutcome, LeaseRequest,
+    Leased, Outgoing, Position, PublishOutcome, QueueStats, Receipt, Settle, SettleOutcome,
 };
+use ezq_core::message::headers::{Headers, KEY};
+use ezq_core::message::{MessageId, Progress, QueueName, Reason, ReasonKind};
 
 use crate::Harness;
 use crate::error::{CaseError, CaseResult};

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ezq_conformance::{Harness, ModelConfig, ModelFailure, Report, run_model};
-use ezq_core::headers::Headers;
-use ezq_core::{Due, Engine, MemoryEngine, Outgoing, PublishOutcome, QueueName};
+use ezq_core::engine::{Due, Engine, Outgoing, PublishOutcome};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::Headers;
 
 struct Memory(MemoryEngine);
 

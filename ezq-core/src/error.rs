@@ -1,5 +1,7 @@
 //! The error type of ezq: a kind to match on, a message that says what to do, and a source.
 //!
+//! Begin at [`Error::kind`] to act on a failure, and at [`error_chain`] to print one with its sources.
+//!
 //! A message never contains a connection string. Code that turns a driver's error into an [`Error`]
 //! passes it as the source, and describes the server by host, port and database name only.
 
@@ -14,7 +16,8 @@ type Source = Box<dyn StdError + Send + Sync + 'static>;
 /// What went wrong in ezq, with a [kind](Error::kind) to match on.
 ///
 /// ```
-/// use ezq_core::{ErrorKind, QueueName};
+/// use ezq_core::ErrorKind;
+/// use ezq_core::message::QueueName;
 ///
 /// let error = QueueName::new("Orders!").unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::InvalidQueueName);
@@ -33,9 +36,9 @@ struct Inner {
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// A text is no [queue name](crate::QueueName).
+    /// A text is no [queue name](crate::message::QueueName).
     InvalidQueueName,
-    /// A text is no [pattern](crate::Pattern) of event types.
+    /// A text is no [pattern](crate::event::Pattern) of event types.
     InvalidPattern,
     /// An event cannot be published as it is: an empty or malformed attribute, or text that the
     /// engine's store cannot keep.
@@ -49,7 +52,7 @@ pub enum ErrorKind {
     /// An event has a newer version than its Rust type knows.
     NewerVersion,
     /// Some of the events that were published together are stored, others are not. The source is a
-    /// [`PublishAllError`](crate::PublishAllError), which says which.
+    /// [`PublishAllError`](crate::publish::PublishAllError), which says which.
     PartlyPublished,
     /// A message is larger than the limit of its queue.
     TooLarge,
@@ -59,7 +62,7 @@ pub enum ErrorKind {
     MissingState,
     /// An event set has no variant for the event.
     UnknownVariant,
-    /// A handler that was run [inline](crate::App::dispatch_inline) failed.
+    /// A handler that was run [inline](crate::app::App::dispatch_inline) failed.
     HandlerFailed,
     /// Two handlers have the same name.
     DuplicateHandler,
@@ -184,7 +187,8 @@ impl StdError for Error {
 /// An error and its sources on one line: outermost first, joined by `: `.
 ///
 /// ```
-/// use ezq_core::{error_chain, Error, ErrorKind};
+/// use ezq_core::{Error, ErrorKind};
+/// use ezq_core::error::error_chain;
 ///
 /// let error = Error::new(ErrorKind::Connection, "cannot reach the database").with_source("refused");
 /// assert_eq!(error_chain(&error), "cannot reach the database: refused");

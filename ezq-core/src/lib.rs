@@ -1,30 +1,40 @@
 //! The core of ezq: events, handlers, dispatch, publishing, consuming, and the contract of engines.
 //!
-//! Applications depend on the crate `ezq`, which re-exports what they need from here. Depend on this
-//! crate to write an engine: see [`engine`].
+//! Applications depend on the crate `ezq`, which re-exports the modules below. Depend on this crate to
+//! write an engine: begin at [`engine`].
+//!
+//! The root has the error types, which nearly every signature names. Any other name is in the module
+//! of its topic.
+//!
+//! # Source files
+//!
+//! A module is a folder of the same name. Its `mod.rs` re-exports what is public, and the files beside
+//! it are private modules, except [`message::headers`]. The folders `delivery`, `dispatch` and `shared`
+//! are private: what a user meets of them is re-exported by a folder that stands above, as
+//! [`InlineReport`](app::InlineReport) is by [`app`].
 
-mod admin;
-mod app;
+pub mod admin;
+pub mod app;
 mod clock;
-mod codec;
-mod config;
-mod consumer;
+pub mod codec;
+pub mod config;
+pub mod consumer;
 mod delivery;
 mod dispatch;
 pub mod engine;
-mod error;
-mod event;
-mod handler;
+pub mod error;
+pub mod event;
+pub mod handler;
 #[doc(hidden)]
 pub mod logging;
 pub mod memory;
-mod message;
-mod observe;
+pub mod message;
+pub mod observe;
 #[doc(hidden)]
 pub mod private;
-mod publish;
+pub mod publish;
 mod runtime;
-mod schedule;
+pub mod schedule;
 mod shared;
 pub mod testing;
 mod text;
@@ -33,60 +43,4 @@ mod text;
 pub use async_trait::async_trait;
 pub use {chrono, serde_json};
 
-pub use message::headers;
-
-pub use admin::dead_letters::{
-    DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection,
-};
-pub use admin::health::{ConsumerHealth, EngineHealth, Health};
-pub use admin::history::HistoryRequest;
-pub use admin::schedules::{ScheduleStatus, Schedules};
-pub use admin::subscriptions::{EventParties, Recipient, Subscriptions};
-pub use app::{App, AppBuilder};
-pub use codec::raw_json::RawJson;
-pub use codec::wire::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
-pub use codec::{Codec, CodecError};
-pub use config::{Config, UnknownTypes};
-pub use consumer::{Consumer, ConsumerHandle};
-pub use delivery::received::Received;
-pub use dispatch::inline::{InlineOutcome, InlineReport};
-pub use engine::history::{CopyState, EventCopy, EventStatus, History};
-pub use engine::{
-    BlockedKey, Blocker, Capabilities, Dedupe, Delivery, Due, Engine, ExtendOutcome, MessageId,
-    Outgoing, PublishOutcome, QueueStats, QueueSubscription, Receipt, Settle, SettleOutcome,
-};
-pub use error::{Error, ErrorKind, Result, error_chain};
-pub use event::change::{Change, Operation};
-pub use event::envelope::{AttributeValue, Envelope, EnvelopeBuilder, VERSION_ATTRIBUTE};
-pub use event::pattern::{PATTERN_LIMIT, Pattern};
-pub use event::tick::Tick;
-pub use event::{End, Event, EventDescriptor, Interrupt};
-pub use handler::batch::{
-    Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, IntoBatchHandler, Unread,
-};
-pub use handler::context::{Call, Context};
-pub use handler::extract::{Extract, Provided, State};
-pub use handler::outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
-pub use handler::retry::{Backoff, Jitter, RetryPolicy};
-pub use handler::{
-    AnyEvent, FromEvent, Handler, HandlerFuture, HandlerOptions, IntoHandler, Subscription,
-};
-pub use memory::MemoryEngine;
-pub use message::headers::Headers;
-pub use message::queue_name::{DEAD_LETTER_SUFFIX, QueueName};
-pub use message::retention::Retention;
-pub use message::settlement::{
-    ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,
-};
-pub use observe::notices::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};
-pub use observe::report::{Counts, Report, StopReason};
-pub use observe::status::ConsumerState;
-pub use publish::all::{PublishAll, PublishAllError};
-pub use publish::broadcast::Broadcast;
-pub use publish::builder::{IntoPublish, Publish};
-pub use publish::draft::Draft;
-pub use publish::prepared::{Prepared, PreparedBroadcast};
-pub use publish::published::{Broadcasted, Published};
-pub use publish::publisher::Publisher;
-pub use schedule::{Missed, Schedule};
-pub use text::ERROR_TEXT_LIMIT;
+pub use error::{Error, ErrorKind, Result};

@@ -161,8 +161,8 @@ impl PlainKind {
     }
 }
 
-/// One event type in an [`EventSet`](crate::FromEvent). Two variants of one type would be two
-/// implementations of this trait, which rustc refuses.
+/// One event type in an [`EventSet`](crate::handler::FromEvent). Two variants of one type would be
+/// two implementations of this trait, which rustc refuses.
 pub trait OneVariantEach<Set> {}
 
 /// The functions that handle a handler's return value.

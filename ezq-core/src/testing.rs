@@ -21,8 +21,9 @@ use crate::observe::report::Report;
 /// the options of the environment. It derefs to its [`App`].
 ///
 /// ```
+/// use ezq_core::event::Event;
+/// use ezq_core::handler::Handler;
 /// use ezq_core::testing::TestApp;
-/// use ezq_core::{Event, Handler};
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Serialize, Deserialize)] struct Ordered { id: u32 }
 /// # impl Event for Ordered { const TYPE: &'static str = "ordered"; }
@@ -74,11 +75,11 @@ impl TestApp {
     /// are due later.
     ///
     /// # Errors
-    /// - As [`Consumer::run`](crate::Consumer::run).
+    /// - As [`Consumer::run`](crate::consumer::Consumer::run).
     /// - [`ErrorKind::NoHandler`] when no handler took an event; all other events are handled then, and
     ///   the message names its type. An event that a handler returned or published may be for another
     ///   application, so it is no error. Nor is any if
-    ///   [`unknown_types`](crate::Config::unknown_types) is `Skip`.
+    ///   [`unknown_types`](crate::config::Config::unknown_types) is `Skip`.
     pub async fn drain(&self) -> Result<Report> {
         self.drain_queue(&self.app.config().queue).await
     }

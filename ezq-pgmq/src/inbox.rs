@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use ezq_core::{Context, Error, ErrorKind, Result};
+use ezq_core::handler::Context;
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Transaction};
 
@@ -30,7 +31,7 @@ const BATCH: u64 = 1000;
 /// event may get the same ones.
 ///
 /// ```no_run
-/// use ezq_core::{Context, HandlerError};
+/// use ezq_core::handler::{Context, HandlerError};
 /// use ezq_pgmq::Inbox;
 /// use sqlx::PgPool;
 /// # struct OrderPaid { order: i64, amount: i64 }

@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 use std::future::{Future, IntoFuture};
 
-use ezq_core::{
-    Broadcast, Broadcasted, Engine as _, Error, ErrorKind, Prepared, Publish, PublishAll,
-    PublishAllError, Published, Result,
+use ezq_core::engine::Engine as _;
+use ezq_core::publish::{
+    Broadcast, Broadcasted, Prepared, Publish, PublishAll, PublishAllError, Published,
 };
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::PgConnection;
 
 use crate::engine::PgmqEngine;
@@ -20,7 +21,8 @@ use crate::engine::PgmqEngine;
 /// Import it (the prelude of `ezq` has it) and end any publish with [`within`](Self::within):
 ///
 /// ```
-/// # use ezq_core::{App, Event};
+/// # use ezq_core::app::App;
+/// # use ezq_core::event::Event;
 /// # async fn example<Paid: Event>(app: App, pool: sqlx::PgPool, paid: Vec<Paid>) -> Result<(), Box<dyn std::error::Error>> {
 /// use ezq_pgmq::PublishWithin;
 ///
@@ -44,16 +46,17 @@ pub trait PublishWithin: IntoFuture {
     /// see the events once the transaction commits. A rollback leaves nothing, and frees dedupe keys.
     ///
     /// - **Waking.** Consumers are woken a few milliseconds after the commit. Pass the answer to
-    ///   [`confirm`](ezq_core::App::confirm) after the commit to wake them at once. That also tells
-    ///   hooks, which learn of the events in no other way.
+    ///   [`confirm`](ezq_core::app::App::confirm) after the commit to wake them at once. That also
+    ///   tells hooks, which learn of the events in no other way.
     /// - **Locks.** The transaction locks only its own rows, and may be prepared for a two-phase commit.
     ///   Until it ends, others who publish with one of its dedupe keys wait. Take the lock of an
     ///   ordering key first ([`lock_key`](PgmqEngine::lock_key)) if transactions publish events of one
     ///   key at once and their order matters.
     /// - **Queues.** A missing queue is created by a transaction of its own, before the event is stored,
     ///   unless this transaction has created it. A queue that is kept by a named engine is refused.
-    /// - **Several events.** Of [`publish_all`](ezq_core::App::publish_all), an event that is refused
-    ///   before anything is sent harms no other: the transaction holds the rest, as the error tells.
+    /// - **Several events.** Of [`publish_all`](ezq_core::app::App::publish_all), an event that is
+    ///   refused before anything is sent harms no other: the transaction holds the rest, as the
+    ///   error tells.
     /// - **Broadcasts.** Who is subscribed is asked when this is awaited, not at the commit. Every
     ///   subscribed queue gets its copy at the commit.
     ///

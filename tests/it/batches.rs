@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use ezq::message::ReasonKind;
 use ezq::prelude::*;
-use ezq::sqlx;
-use ezq::{Handler, QueueName, ReasonKind};
+use ezq::{Handler, QueueName, sqlx};
 use serde::{Deserialize, Serialize};
 
 use crate::child::{Process, Role, say};
@@ -107,7 +107,7 @@ async fn each_event_of_a_batch_may_have_an_outcome_of_its_own() {
     let handler = Handler::on_batch("picky", move |batch: Batch<Numbered>| {
         batches.push(numbers(&batch));
         async move {
-            let outcome = |item: ezq::BatchItem<Numbered>| match item.event.n {
+            let outcome = |item: ezq::handler::BatchItem<Numbered>| match item.event.n {
                 2 if item.context.attempt() == 1 => Err(HandlerError::retry("once more")),
                 3 => Err(HandlerError::fatal("never")),
                 n => Ok(Summed { sum: n }),
@@ -396,7 +396,7 @@ async fn an_end_stops_a_consumer_in_the_middle_of_a_backlog() {
     ezq.publish(&End::default()).await.unwrap();
     ezq.publish_all(&numbered(251..=400)).await.unwrap();
     let report = soon(ezq.consumer().run()).await.unwrap();
-    assert_eq!(report.reason, ezq::StopReason::End);
+    assert_eq!(report.reason, ezq::consumer::StopReason::End);
     assert_eq!(effects(&ezq, &queue).await, (1..=250).collect::<Vec<_>>());
     assert_eq!(held(&ezq, &queue).await, [150, 0, 0, 0]);
     assert!(log.take().contains(&true));

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ezq::admin::Recipient;
+use ezq::memory::MemoryEngine;
 use ezq::prelude::*;
 use ezq::sqlx::{self, PgConnection};
-use ezq::{Envelope, ErrorKind, EzqBuilder, Handler, MemoryEngine, QueueName, Recipient};
+use ezq::{Envelope, ErrorKind, EzqBuilder, Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
 use crate::child::{Process, Role, Words, say};
@@ -156,8 +158,9 @@ fn member(url: &str, app: &str, stays: bool) -> Process {
 
 async fn standing(ezq: &Ezq) -> Vec<(String, String, String)> {
     let listed = ezq.subscriptions().unwrap().list().await.unwrap();
-    let told =
-        |one: ezq::QueueSubscription| (one.app, one.queue.to_string(), one.pattern.to_string());
+    let told = |one: ezq::admin::QueueSubscription| {
+        (one.app, one.queue.to_string(), one.pattern.to_string())
+    };
     let mut all: Vec<_> = listed.into_iter().map(told).collect();
     all.sort();
     all
@@ -395,7 +398,7 @@ async fn a_dropped_queue_is_told_and_the_others_get_their_copies() {
         ezq.subscriptions().unwrap().add(&queue, "#").await.unwrap();
     }
     run(&mut own, "SELECT pgmq.drop_queue('two')").await;
-    let told = |sent: ezq::Broadcasted| {
+    let told = |sent: ezq::publish::Broadcasted| {
         let copies = sent.copies.iter().map(|copy| copy.queue.to_string());
         (copies.collect::<Vec<_>>(), sent.missing)
     };
@@ -474,7 +477,7 @@ async fn options_reach_every_copy() {
             .iter()
             .all(|copy| copy.is_duplicate && copy.event_id == sent.event_id)
     );
-    let ids = |sent: &ezq::Broadcasted| -> BTreeSet<_> {
+    let ids = |sent: &ezq::publish::Broadcasted| -> BTreeSet<_> {
         sent.copies
             .iter()
             .map(|copy| (copy.queue.clone(), copy.id.clone()))

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ezq::admin::{CopyState, DeadLetterFilter};
+use ezq::codec::{Codec, CodecError, Origin, RawJson, WireFormat};
+use ezq::config::UnknownTypes;
+use ezq::consumer::StopReason;
+use ezq::handler::{Backoff, RetryPolicy};
+use ezq::message::headers::Headers;
+use ezq::message::{ReasonKind, Retention};
 use ezq::prelude::*;
-use ezq::{
-    Backoff, Codec, CodecError, CopyState, DeadLetterFilter, Envelope, ErrorKind, EzqBuilder,
-    Handler, Headers, Origin, QueueName, RawJson, ReasonKind, Retention, RetryPolicy, StopReason,
-    UnknownTypes, WireFormat,
-};
+use ezq::{Envelope, ErrorKind, EzqBuilder, Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
 use crate::kit::{
@@ -614,9 +617,9 @@ async fn raw_json_keeps_every_attribute() {
         .subject("s")
         .datacontenttype("application/json")
         .dataschema("urn:x")
-        .extension("flag", ezq::AttributeValue::Boolean(true))
-        .extension("eventversion", ezq::AttributeValue::Integer(3))
-        .extension("word", ezq::AttributeValue::Text("ü".into()))
+        .extension("flag", ezq::event::AttributeValue::Boolean(true))
+        .extension("eventversion", ezq::event::AttributeValue::Integer(3))
+        .extension("word", ezq::event::AttributeValue::Text("ü".into()))
         .json("12345678901234567890.5")
         .unwrap()
         .build()

@@ -3,14 +3,15 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ezq::codec::WireFormat;
+use ezq::config::UnknownTypes;
+use ezq::consumer::StopReason;
+use ezq::error::error_chain;
 use ezq::pgmq::embedded::EmbeddedPostgres;
 use ezq::prelude::*;
 use ezq::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use ezq::sqlx::{self, Connection as _, PgConnection};
-use ezq::{
-    Config, Error, ErrorKind, EzqBuilder, Handler, StopReason, UnknownTypes, WireFormat,
-    error_chain,
-};
+use ezq::{Config, Error, ErrorKind, EzqBuilder, Handler};
 
 use crate::kit::{Numbered, Work, app, drain, held, numbered, queue, soon, until};
 
@@ -26,11 +27,11 @@ fn every_option_of_the_environment_takes_effect() {
     expected.app = "shop".into();
     expected.queue = ezq::QueueName::new("orders").unwrap();
     let orders = (
-        ezq::Pattern::new("order.*").unwrap(),
+        ezq::event::Pattern::new("order.*").unwrap(),
         ezq::QueueName::new("o").unwrap(),
     );
     let rest = (
-        ezq::Pattern::new("#").unwrap(),
+        ezq::event::Pattern::new("#").unwrap(),
         ezq::QueueName::new("rest").unwrap(),
     );
     expected.event_routes = vec![orders, rest];
@@ -144,7 +145,7 @@ async fn an_option_out_of_range_fails_when_the_application_is_built() {
             config.poll_max = Some(Duration::from_secs(1));
         },
         |config| {
-            let options = ezq::HandlerOptions {
+            let options = ezq::handler::HandlerOptions {
                 max_attempts: Some(0),
                 ..Default::default()
             };

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use ezq::admin::DeadLetterFilter;
+use ezq::engine::Engine as _;
+use ezq::handler::Backoff;
+use ezq::message::Retention;
 use ezq::pgmq::{Inbox, PgmqConfig, PgmqEngine};
 use ezq::prelude::*;
-use ezq::{Backoff, DeadLetterFilter, Engine as _, ErrorKind, Handler, Retention};
+use ezq::{ErrorKind, Handler};
 
 use crate::kit::{Numbered, app, dead, drain, held, numbered, queue, soon, until};
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ezq::consumer::{Counts, StopReason};
 use ezq::pgmq::embedded::EmbeddedPostgres;
 use ezq::prelude::*;
-use ezq::sqlx;
-use ezq::{Counts, ErrorKind, Handler, StopReason};
+use ezq::{ErrorKind, Handler, sqlx};
 use tokio::sync::watch;
 
 use crate::child::Job;
@@ -180,7 +180,7 @@ async fn handlers_go_on_after_the_tables_were_dropped_that_their_events_need() {
             .without_discovered_handlers();
         let builder = builder
             .register(handler)
-            .retention(&queue, ezq::Retention::TRAIL);
+            .retention(&queue, ezq::message::Retention::TRAIL);
         let ezq = builder.connect().await.unwrap();
         let mut own = connection(&url).await;
         let consumer = ezq.consumer().queue(&queue).spawn();
@@ -400,7 +400,7 @@ async fn goes_on_after_a_read_only_time() {
         }
     };
     assert!(
-        ezq::error_chain(&refused).contains("read-only"),
+        ezq::error::error_chain(&refused).contains("read-only"),
         "{refused:?}"
     );
     assert!(handle.is_running());

@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ezq::admin::DeadLetterFilter;
+use ezq::config::UnknownTypes;
+use ezq::consumer::Counts;
+use ezq::handler::{Backoff, HandlerOptions, RetryPolicy};
+use ezq::message::{HandlerName, HandlerState, Progress, ReasonKind};
 use ezq::prelude::*;
-use ezq::{
-    Backoff, Counts, DeadLetterFilter, ErrorKind, Handler, HandlerName, HandlerOptions,
-    HandlerState, Progress, Published, QueueName, ReasonKind, RetryPolicy, UnknownTypes,
-};
+use ezq::publish::Published;
+use ezq::{ErrorKind, Handler, QueueName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Barrier;
 

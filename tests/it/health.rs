@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use ezq::Handler;
+use ezq::consumer::ConsumerState;
+use ezq::handler::Backoff;
 use ezq::pgmq::embedded::EmbeddedPostgres;
-use ezq::{Backoff, ConsumerState, Handler};
 
 use crate::database::{app, connection, run, server, unique};
 use crate::kit::{Numbered, soon, until};

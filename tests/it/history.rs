@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ezq::admin::{CopyState, DeadLetterFilter};
+use ezq::codec::WireFormat;
+use ezq::engine::Engine;
+use ezq::memory::MemoryEngine;
+use ezq::message::{HandlerState, Retention};
 use ezq::prelude::*;
-use ezq::{
-    Config, CopyState, DeadLetterFilter, Engine, ErrorKind, Handler, HandlerState, MemoryEngine,
-    QueueName, Retention, WireFormat,
-};
+use ezq::{Config, ErrorKind, Handler, QueueName};
 
 use crate::kit::{Numbered, Work, app, drain, queue};
 
@@ -53,7 +55,7 @@ async fn an_event_is_told_from_its_publication_to_the_archive() {
         .unwrap();
     let id = event.event_id.as_str();
     assert!(matches!(state(&ezq, id).await, CopyState::Waiting { .. }));
-    ezq.reschedule(&event, ezq::Due::Now).await.unwrap();
+    ezq.reschedule(&event, ezq::engine::Due::Now).await.unwrap();
     drain(&ezq).await;
     let CopyState::Dead {
         reason: Some(reason),
@@ -181,17 +183,20 @@ async fn a_retention_that_makes_no_sense_fails_when_the_application_is_built() {
 }
 
 /// An engine that can do only what must be.
-struct Plain(MemoryEngine, ezq::Capabilities);
+struct Plain(MemoryEngine, ezq::engine::Capabilities);
 
 #[ezq::async_trait]
 impl Engine for Plain {
-    fn capabilities(&self) -> &ezq::Capabilities {
+    fn capabilities(&self) -> &ezq::engine::Capabilities {
         &self.1
     }
     async fn ensure_queue(&self, queue: &QueueName) -> ezq::Result<()> {
         self.0.ensure_queue(queue).await
     }
-    async fn publish(&self, messages: Vec<ezq::Outgoing>) -> ezq::Result<Vec<ezq::PublishOutcome>> {
+    async fn publish(
+        &self,
+        messages: Vec<ezq::engine::Outgoing>,
+    ) -> ezq::Result<Vec<ezq::engine::PublishOutcome>> {
         self.0.publish(messages).await
     }
     async fn lease(&self, request: ezq::engine::LeaseRequest) -> ezq::Result<ezq::engine::Leased> {
@@ -200,28 +205,28 @@ impl Engine for Plain {
     async fn settle(
         &self,
         queue: &QueueName,
-        settlements: Vec<(ezq::Receipt, ezq::Settle)>,
-    ) -> ezq::Result<Vec<ezq::SettleOutcome>> {
+        settlements: Vec<(ezq::engine::Receipt, ezq::engine::Settle)>,
+    ) -> ezq::Result<Vec<ezq::engine::SettleOutcome>> {
         self.0.settle(queue, settlements).await
     }
     async fn extend(
         &self,
         queue: &QueueName,
-        receipts: &[ezq::Receipt],
+        receipts: &[ezq::engine::Receipt],
         ttl: Duration,
-    ) -> ezq::Result<Vec<ezq::ExtendOutcome>> {
+    ) -> ezq::Result<Vec<ezq::engine::ExtendOutcome>> {
         self.0.extend(queue, receipts, ttl).await
     }
     async fn purge(&self, queue: &QueueName) -> ezq::Result<u64> {
         self.0.purge(queue).await
     }
-    async fn stats(&self, queue: &QueueName) -> ezq::Result<ezq::QueueStats> {
+    async fn stats(&self, queue: &QueueName) -> ezq::Result<ezq::engine::QueueStats> {
         self.0.stats(queue).await
     }
 }
 
 fn plain() -> Plain {
-    Plain(MemoryEngine::new(), ezq::Capabilities::new("plain"))
+    Plain(MemoryEngine::new(), ezq::engine::Capabilities::new("plain"))
 }
 
 #[tokio::test]

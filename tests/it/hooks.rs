@@ -3,11 +3,10 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
+use ezq::message::{MessageId, ReasonKind};
+use ezq::observe::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};
 use ezq::prelude::*;
-use ezq::{
-    ErrorKind, EzqBuilder, Handler, MessageId, NOTICES_KEPT, Notice, NoticeKind, NoticeStream,
-    QueueName, ReasonKind, Schedule,
-};
+use ezq::{ErrorKind, EzqBuilder, Handler, QueueName, Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::kit::{Log, Numbered, app, drain, held, numbered, queue, send_batch, soon, until};
@@ -229,7 +228,7 @@ async fn a_confirmed_commit_wakes_consumers_that_look_seldom() {
         .await
         .unwrap();
     let consumer = ezq.consumer().spawn();
-    until(async || consumer.state() == ezq::ConsumerState::Running).await;
+    until(async || consumer.state() == ezq::consumer::ConsumerState::Running).await;
     for n in 1..=5 {
         // One notification goes along with a transaction, and this one is never seen. The next is
         // sent a moment later, and so before its own transaction commits.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use ezq::pgmq::Inbox;
 use ezq::prelude::*;
 use ezq::sqlx::postgres::{PgConnection, PgPool};
 use ezq::sqlx::{self, Connection as _};
-use ezq::{ErrorKind, Handler, Inbox, QueueName};
+use ezq::{ErrorKind, Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
 use crate::child::{Job, Process, Role, say};

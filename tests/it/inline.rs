@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use ezq::app::{InlineOutcome, InlineReport};
+use ezq::error::error_chain;
+use ezq::memory::MemoryEngine;
+use ezq::message::MessageId;
+use ezq::observe::NoticeKind;
 use ezq::prelude::*;
-use ezq::sqlx;
-use ezq::{
-    Envelope, ErrorKind, Handler, HandlerError, InlineOutcome, InlineReport, MemoryEngine,
-    MessageId, QueueName,
-};
+use ezq::{Envelope, ErrorKind, Handler, HandlerError, QueueName, sqlx};
 use serde::{Deserialize, Serialize};
 
 use crate::kit::{Log, Numbered, app, drain, held, queue, soon};
@@ -171,7 +172,7 @@ async fn under_every_codec_a_handler_gets_what_a_queue_would_give_it_and_its_eve
             report.event_id
         );
         let told = std::iter::from_fn(|| notices.try_recv());
-        let told = told.filter(|notice| matches!(notice.kind, ezq::NoticeKind::Published { .. }));
+        let told = told.filter(|notice| matches!(notice.kind, NoticeKind::Published { .. }));
         assert_eq!(told.count(), 1, "{codec}");
         assert_eq!(drain(&ezq).await.counts.handled, 1);
         assert_eq!(log.take(), [(14, report.event_id)], "{codec}");
@@ -260,7 +261,7 @@ async fn a_handler_s_transaction_commits_with_its_events_or_leaves_nothing() {
     // What the handler published and what it returned.
     assert_eq!(held(&ezq, &queue).await, [2, 0, 0, 0]);
     let told = std::iter::from_fn(|| notices.try_recv());
-    let told = told.filter(|notice| matches!(notice.kind, ezq::NoticeKind::Published { .. }));
+    let told = told.filter(|notice| matches!(notice.kind, NoticeKind::Published { .. }));
     assert_eq!(told.count(), 2);
     drain(&ezq).await;
     assert_eq!(written(&ezq, &table).await, [1, 1, 2, 10]);
@@ -355,9 +356,9 @@ async fn what_only_a_queue_can_do_is_refused_and_runs_nothing() {
         let error = ezq.dispatch_inline(publish).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(
-            ezq::error_chain(&error).contains(says),
+            error_chain(&error).contains(says),
             "{}",
-            ezq::error_chain(&error)
+            error_chain(&error)
         );
     }
     let error = ezq.dispatch_inline(&End::default()).await.unwrap_err();

@@ -5,9 +5,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
+use ezq::consumer::{Report, StopReason};
 use ezq::engine::DeadLetter;
+use ezq::handler::Backoff;
 use ezq::prelude::*;
-use ezq::{Backoff, EzqBuilder, Handler, QueueName, Report, StopReason};
+use ezq::{EzqBuilder, Handler, QueueName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Level;
@@ -99,7 +101,7 @@ pub(crate) async fn send_batch(ezq: &Ezq, queue: &QueueName, bodies: &[String]) 
 pub(crate) async fn dead(ezq: &Ezq, queue: &QueueName) -> Vec<DeadLetter> {
     ezq.dead_letters(queue)
         .unwrap()
-        .list(&ezq::DeadLetterFilter::all(), 1000)
+        .list(&ezq::admin::DeadLetterFilter::all(), 1000)
         .await
         .unwrap()
 }

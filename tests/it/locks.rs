@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use ezq::{Counts, Handler};
+use ezq::Handler;
+use ezq::consumer::Counts;
 use tokio::sync::watch;
 
 use crate::child::Job;

@@ -1,11 +1,10 @@
 //! What the macros' expansions do when they run.
 
-use ezq::{
-    Handler, StopReason,
-    prelude::*,
-    private::{Discovered, EventDescriptor, HandlerDefinition, inventory},
-    testing::TestApp,
-};
+use ezq::__private::{Discovered, EventDescriptor, HandlerDefinition, inventory};
+use ezq::Handler;
+use ezq::consumer::StopReason;
+use ezq::prelude::*;
+use ezq::testing::TestApp;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, PartialEq, Event, Serialize, Deserialize)]

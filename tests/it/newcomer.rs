@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use ezq::Handler;
+use ezq::config::UnknownTypes;
+use ezq::handler::Backoff;
 use ezq::prelude::*;
-use ezq::{Backoff, Handler, UnknownTypes};
 use serde::{Deserialize, Serialize};
 
 use crate::child::{Process, Role};

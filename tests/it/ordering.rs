@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use ezq::admin::{Blocker, DeadLetterFilter};
+use ezq::consumer::StopReason;
+use ezq::handler::Backoff;
 use ezq::prelude::*;
 use ezq::sqlx::postgres::{PgConnection, PgPool};
 use ezq::sqlx::{self, AssertSqlSafe};
-use ezq::{Backoff, Blocker, DeadLetterFilter, Handler, QueueName, StopReason};
+use ezq::{Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
 use crate::child::{Process, Role, count, say};

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ezq::admin::{DeadLetterFilter, EventStatus};
+use ezq::engine::Due;
+use ezq::handler::Backoff;
+use ezq::memory::MemoryEngine;
+use ezq::message::Retention;
 use ezq::prelude::*;
-use ezq::{
-    Backoff, DeadLetterFilter, Due, EventStatus, Handler, MemoryEngine, QueueName, Retention,
-};
+use ezq::{Handler, QueueName};
 
 use crate::kit::{Numbered, Work, app, drain, queue, until};
 

@@ -6,11 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use ezq::engine::LeaseRequest;
+use ezq::engine::{Due, Engine as _, LeaseRequest, Outgoing, SettleOutcome};
 use ezq::pgmq::{PgmqConfig, PgmqEngine};
 use ezq::prelude::*;
 use ezq::sqlx::{self, AssertSqlSafe};
-use ezq::{Due, Engine as _, Handler, Outgoing, QueueName, SettleOutcome};
+use ezq::{Handler, QueueName};
 use tokio::sync::mpsc;
 
 use crate::child::Job;
@@ -22,7 +22,7 @@ use crate::proxy::Proxy;
 const STUCK: Duration = Duration::from_secs(25);
 
 fn message(queue: &QueueName) -> Outgoing {
-    let headers = ezq::headers::Headers::new();
+    let headers = ezq::message::headers::Headers::new();
     Outgoing {
         queue: queue.clone(),
         body: "1".to_owned(),
@@ -40,7 +40,7 @@ async fn until_it_works<T, F: Future<Output = ezq::Result<T>>>(work: impl Fn() -
         assert!(
             began.elapsed() < STUCK,
             "still: {}",
-            ezq::error_chain(&error)
+            ezq::error::error_chain(&error)
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

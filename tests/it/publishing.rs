@@ -5,10 +5,13 @@ mod bodies;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use ezq::codec::WireFormat;
+use ezq::engine::Due;
+use ezq::event::AttributeValue;
 use ezq::prelude::*;
-use ezq::sqlx;
+use ezq::publish::Published;
 use ezq::sqlx::types::chrono::{DateTime, Utc};
-use ezq::{AttributeValue, Due, Envelope, ErrorKind, Handler, Published, QueueName, WireFormat};
+use ezq::{Envelope, ErrorKind, Handler, QueueName, sqlx};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -243,7 +246,9 @@ async fn publish_all_fails_where_an_event_is_refused_and_tells_what_was_stored()
             .starts_with("1 of 3 events are not published; the one at 1: ")
     );
     let inner = std::error::Error::source(&error).unwrap();
-    let inner = inner.downcast_ref::<ezq::PublishAllError>().unwrap();
+    let inner = inner
+        .downcast_ref::<ezq::publish::PublishAllError>()
+        .unwrap();
     assert_eq!(inner.stored().count(), 2);
 
     let failure = ezq.publish_all(&[raw(r#""\u0000""#)]).await.unwrap_err();

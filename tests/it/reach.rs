@@ -1,6 +1,6 @@
 //! Handlers whose events go elsewhere are told when the application is built.
 
-use ezq::MemoryEngine;
+use ezq::memory::MemoryEngine;
 use ezq::prelude::*;
 use ezq::testing::TestApp;
 use ezq::{App, AppBuilder, ErrorKind, Handler};

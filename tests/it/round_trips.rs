@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use ezq::codec::{Codec, CodecError, Origin, WireFormat};
+use ezq::message::headers::Headers;
 use ezq::prelude::*;
 use ezq::testing::TestApp;
-use ezq::{
-    App, Codec, CodecError, Envelope, ErrorKind, Event, Handler, Headers, Origin, WireFormat,
-};
+use ezq::{App, Envelope, ErrorKind, Event, Handler};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -378,7 +378,7 @@ async fn what_is_no_number_is_refused_with_its_place() {
     let error = app.publish(&numbers).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Encode);
     assert!(
-        ezq::error_chain(&error).contains("`several[1]`"),
+        ezq::error::error_chain(&error).contains("`several[1]`"),
         "{error:?}"
     );
     let hidden = Numbers {
@@ -387,7 +387,10 @@ async fn what_is_no_number_is_refused_with_its_place() {
         ..numbers
     };
     let error = app.publish(&hidden).await.unwrap_err();
-    assert!(ezq::error_chain(&error).contains("`maybe`"), "{error:?}");
+    assert!(
+        ezq::error::error_chain(&error).contains("`maybe`"),
+        "{error:?}"
+    );
     let error = Envelope::builder("t", "s").data(&hidden).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Encode);
 }

@@ -1,8 +1,10 @@
 //! Where events go whose publisher names no queue, and which handlers take what they have no type for.
 
+use ezq::event::Pattern;
+use ezq::memory::MemoryEngine;
 use ezq::prelude::*;
 use ezq::testing::TestApp;
-use ezq::{App, AppBuilder, Envelope, ErrorKind, Handler, MemoryEngine, Pattern, QueueName};
+use ezq::{App, AppBuilder, Envelope, ErrorKind, Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
 use crate::database::{server, unique};
@@ -47,7 +49,7 @@ fn routed(app: AppBuilder) -> AppBuilder {
 
 async fn create(app: &TestApp, queues: &[&str]) {
     for queue in queues.iter().copied().map(name) {
-        ezq::Engine::ensure_queue(app.engine(), &queue)
+        ezq::engine::Engine::ensure_queue(app.engine(), &queue)
             .await
             .unwrap();
     }
@@ -64,7 +66,7 @@ async fn the_call_wins_over_function_configuration_and_attribute() {
         &["ezq", "attribute", "configured", "function", "call"],
     )
     .await;
-    let queue = async |publish: ezq::Publish| publish.await.unwrap().queue.to_string();
+    let queue = async |publish: ezq::publish::Publish| publish.await.unwrap().queue.to_string();
     assert_eq!(
         queue(app.publish(&Export { id: 1 }).queue("call")).await,
         "call"
@@ -136,7 +138,7 @@ async fn a_handler_takes_the_types_that_its_pattern_means() {
                     .pattern("user.#"),
             )
             .register(Handler::on("created", created))
-            .configure(|config| config.unknown_types = ezq::UnknownTypes::DeadLetter)
+            .configure(|config| config.unknown_types = ezq::config::UnknownTypes::DeadLetter)
     });
     let app = app.unwrap();
     for event_type in [

@@ -38,7 +38,8 @@ const GAPS: &str = "
 /// Takes a schedule's ticks from a queue that nobody here consumes.
 fn keeper(every: &str) -> Handler {
     let schedule = Schedule::every(every);
-    let never = |_: ezq::Call| -> __private::HandlerFuture { Box::pin(async { Ok(Vec::new()) }) };
+    let never =
+        |_: ezq::handler::Call| -> __private::HandlerFuture { Box::pin(async { Ok(Vec::new()) }) };
     __private::scheduled("chain", "ezq.tick.chain", schedule, never).queue("ticks")
 }
 

@@ -42,7 +42,7 @@ async fn a_transaction_stores_nothing_for_a_queue_of_another_database() {
 async fn an_application_on_another_engine_stores_nothing_in_a_transaction_and_says_what_to_do() {
     let app = ezq::App::builder()
         .without_discovered_handlers()
-        .build(ezq::MemoryEngine::new())
+        .build(ezq::memory::MemoryEngine::new())
         .unwrap();
     let database = PgmqEngine::connect(PgmqConfig::embedded().await.unwrap())
         .await

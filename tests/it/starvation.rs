@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ezq::consumer::{Report, StopReason};
 use ezq::prelude::*;
-use ezq::{Handler, QueueName, Report, StopReason};
+use ezq::{Handler, QueueName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use ezq::consumer::{Counts, StopReason};
+use ezq::engine::Outgoing;
 use ezq::prelude::*;
-use ezq::sqlx;
-use ezq::{CancellationToken, Counts, Handler, HandlerError, Outgoing, QueueName, StopReason};
+use ezq::{CancellationToken, Handler, HandlerError, QueueName, sqlx};
 use serde::{Deserialize, Serialize};
 
 use crate::kit::{
@@ -461,7 +462,7 @@ async fn an_end_that_cannot_be_read_is_a_dead_letter_and_stops_nothing() {
     all_settled(drain(&ezq).await.counts, [1, 0, 1, 0, 0]);
     assert_eq!(work.handled.take(), [1]);
     let reason = dead(&ezq, &queue).await.remove(0).reason.unwrap();
-    assert_eq!(reason.kind, ezq::ReasonKind::Undecodable);
+    assert_eq!(reason.kind, ezq::message::ReasonKind::Undecodable);
 }
 
 #[tokio::test]

@@ -5,9 +5,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use ezq::handler::Backoff;
+use ezq::message::ReasonKind;
 use ezq::prelude::*;
 use ezq::sqlx::{self, AssertSqlSafe};
-use ezq::{Backoff, Handler, QueueName, ReasonKind};
+use ezq::{Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
 use crate::child::{Job, Ledger, Process, Role, count, create_ledger, say};
@@ -161,7 +163,7 @@ async fn dead(ezq: &Ezq, queue: &QueueName, seed: u64) -> BTreeSet<i64> {
     let letters = ezq
         .dead_letters(queue)
         .unwrap()
-        .list(&ezq::DeadLetterFilter::all(), usize::MAX)
+        .list(&ezq::admin::DeadLetterFilter::all(), usize::MAX)
         .await
         .unwrap();
     let mut dead = BTreeSet::new();

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, LazyLock, Mutex};
 
+use ezq::Handler;
+use ezq::config::UnknownTypes;
 use ezq::prelude::*;
-use ezq::{Handler, UnknownTypes};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::subscriber::{DefaultGuard, set_default};
@@ -287,7 +288,7 @@ async fn an_unknown_type_is_logged_once_for_each_time_it_came() {
     let (capture, _guard) = Capture::begin();
     let queue = queue();
     let ezq = app(&queue).configure(|config| {
-        config.unknown_types = UnknownTypes::Retry(ezq::RetryPolicy {
+        config.unknown_types = UnknownTypes::Retry(ezq::handler::RetryPolicy {
             max_attempts: 2,
             ..config.retry
         });

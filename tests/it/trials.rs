@@ -7,11 +7,12 @@
 
 use std::time::{Duration, Instant};
 
+use ezq::handler::Backoff;
 use ezq::pgmq::embedded::EmbeddedPostgres;
 use ezq::prelude::*;
 use ezq::sqlx::postgres::PgPoolOptions;
 use ezq::sqlx::{self, AssertSqlSafe};
-use ezq::{Backoff, Handler, QueueName};
+use ezq::{Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
 use crate::child::{Job, Process, Role, say};

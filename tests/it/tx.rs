@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use ezq::memory::MemoryEngine;
+use ezq::message::{HandlerState, MessageId, Progress, ReasonKind};
 use ezq::prelude::*;
-use ezq::sqlx;
-use ezq::{
-    EventSet, Handler, HandlerState, MemoryEngine, MessageId, Progress, QueueName, ReasonKind,
-};
+use ezq::{EventSet, Handler, QueueName, sqlx};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -249,7 +248,7 @@ async fn a_mark_made_in_a_transaction_stays_with_a_dead_letter() {
     assert_eq!(state("bad"), Some((HandlerState::Dead, 1)));
     ezq.dead_letters(&queue)
         .unwrap()
-        .redrive(ezq::DeadLetterFilter::all())
+        .redrive(ezq::admin::DeadLetterFilter::all())
         .await
         .unwrap();
     drain(&ezq).await;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ezq::message::{Reason, ReasonKind};
 use ezq::prelude::*;
 use ezq::sqlx::{self, ConnectOptions as _};
-use ezq::{Handler, QueueName, Reason, ReasonKind};
+use ezq::{Handler, QueueName};
 
 use crate::database::{connection, run, server};
 use crate::kit::{Numbered, app, drain, only_dead, queue, until};

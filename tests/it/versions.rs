@@ -1,8 +1,9 @@
 //! Several versions of one event type, and who takes which.
 
+use ezq::codec::WireFormat;
 use ezq::prelude::*;
 use ezq::testing::TestApp;
-use ezq::{AppBuilder, ErrorKind, Event, Handler, QueueName, WireFormat};
+use ezq::{AppBuilder, ErrorKind, Event, Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
 use crate::kit::{Log, app, drain, held, queue};

@@ -4,9 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use ezq::QueueName;
+use ezq::engine::Engine as _;
 use ezq::prelude::*;
 use ezq::sqlx::{Connection as _, query};
-use ezq::{Engine as _, QueueName};
 use serde_json::json;
 
 use crate::Result;

@@ -5,9 +5,10 @@
 
 use std::time::Instant;
 
+use ezq::QueueName;
+use ezq::engine::Engine as _;
 use ezq::pgmq::{PgmqConfig, PgmqEngine};
 use ezq::sqlx::{AssertSqlSafe, Executor as _, PgConnection, query_scalar};
-use ezq::{Engine as _, QueueName};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use ezq::Retention;
+use ezq::message::Retention;
 use ezq::prelude::*;
 use ezq::sqlx::{PgConnection, query_as, query_scalar};
 use serde_json::json;

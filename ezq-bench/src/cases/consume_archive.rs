@@ -1,7 +1,7 @@
 //! `consume_archive`: like `consume`, but handled events are moved to the archive. The reference archives
 //! with `pgmq.archive`.
 
-use ezq::Retention;
+use ezq::message::Retention;
 
 use super::consume;
 use crate::case::Case;

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ezq::chrono::Utc;
-use ezq::engine::{LeaseRequest, Leased};
-use ezq::headers::Headers;
-use ezq::{
-    App, Capabilities, Delivery, Due, Engine, ExtendOutcome, Handler, MessageId, Outgoing,
-    PublishOutcome, QueueName, QueueStats, Receipt, Settle, SettleOutcome, async_trait,
+use ezq::engine::{
+    Capabilities, Delivery, Due, Engine, ExtendOutcome, LeaseRequest, Leased, Outgoing,
+    PublishOutcome, QueueStats, Receipt, Settle, SettleOutcome,
 };
+use ezq::message::MessageId;
+use ezq::message::headers::Headers;
+use ezq::{App, Handler, QueueName, async_trait};
 use serde_json::json;
 
 use crate::Result;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ezq::engine::LeaseRequest;
+use ezq::engine::{Engine as _, LeaseRequest};
 use ezq::prelude::*;
-use ezq::{Engine as _, Handler, QueueName};
+use ezq::{Handler, QueueName};
 use serde_json::json;
 
 use crate::Result;

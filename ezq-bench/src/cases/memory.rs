@@ -4,7 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ezq::{Engine as _, QueueName};
+use ezq::QueueName;
+use ezq::engine::Engine as _;
 
 use crate::Result;
 use crate::application::{Application, CONCURRENCY};

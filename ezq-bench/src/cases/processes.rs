@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use ezq::QueueName;
+use ezq::engine::Engine as _;
 use ezq::prelude::*;
-use ezq::{Engine as _, QueueName};
 use serde_json::json;
 
 use crate::Result;

@@ -6,9 +6,10 @@
 
 use std::time::Instant;
 
+use ezq::QueueName;
+use ezq::engine::Engine as _;
 use ezq::prelude::*;
 use ezq::sqlx::{PgConnection, query_scalar};
-use ezq::{Engine as _, QueueName};
 use serde_json::json;
 use tokio::sync::Mutex;
 

@@ -6,10 +6,11 @@
 use std::future::Future;
 use std::time::Instant;
 
+use ezq::QueueName;
+use ezq::engine::Engine as _;
 use ezq::prelude::*;
 use ezq::sqlx::postgres::PgPoolOptions;
 use ezq::sqlx::{PgPool, query_scalar};
-use ezq::{Engine as _, QueueName};
 use serde_json::json;
 use tokio::task::JoinSet;
 

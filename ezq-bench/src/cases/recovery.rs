@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use ezq::engine::Engine as _;
 use ezq::prelude::*;
 use ezq::sqlx::{AssertSqlSafe, query, query_scalar};
-use ezq::{Engine as _, Handler, QueueName};
+use ezq::{Handler, QueueName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

@@ -1,7 +1,6 @@
 //! Claims after a place: they go in the order of places and hand out nothing that stands before it.
 
-use ezq_core::engine::{LeaseRequest, Position};
-use ezq_core::{Delivery, Settle};
+use ezq_core::engine::{Delivery, LeaseRequest, Position, Settle};
 
 use crate::error::CaseResult;
 use crate::stage::{HOLD, Stage, ack, each, numbers};

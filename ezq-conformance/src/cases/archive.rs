@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::Finished;
-use ezq_core::{
-    CopyState, End, ErrorKind, Event as _, HandlerState, Retention, Settle, SettleOutcome,
-};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{CopyState, Finished, Settle, SettleOutcome};
+use ezq_core::event::{End, Event as _};
+use ezq_core::message::{HandlerState, Retention};
 
 use super::settling::{mark, progress};
 use crate::error::CaseResult;

@@ -4,9 +4,14 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe, Finished};
-use ezq_core::headers::{Headers, KEY};
-use ezq_core::{Due, ErrorKind, Pattern, PublishOutcome, QueueName, SettleOutcome, error_chain};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{
+    BroadcastMessage, Broadcasts, Dedupe, Due, Finished, PublishOutcome, SettleOutcome,
+};
+use ezq_core::error::error_chain;
+use ezq_core::event::Pattern;
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::{Headers, KEY};
 
 use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, number_in, numbers};

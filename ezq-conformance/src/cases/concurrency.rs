@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::{Delivery, Engine, MessageId, QueueName, Receipt, Result, Settle, SettleOutcome};
+use ezq_core::Result;
+use ezq_core::engine::{Delivery, Engine, LeaseRequest, Receipt, Settle, SettleOutcome};
+use ezq_core::message::{MessageId, QueueName};
 use tokio::task::JoinSet;
 
 use crate::error::{CaseError, CaseResult};

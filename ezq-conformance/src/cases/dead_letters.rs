@@ -1,9 +1,9 @@
 //! Dead letters keep everything that is known about the message, and a redrive runs again only the
 //! handlers that had failed.
 
-use ezq_core::engine::DeadLetter;
-use ezq_core::headers::DEAD;
-use ezq_core::{HandlerState, Progress, Settle};
+use ezq_core::engine::{DeadLetter, Settle};
+use ezq_core::message::headers::DEAD;
+use ezq_core::message::{HandlerState, Progress};
 
 use super::settling::{mark, progress};
 use crate::error::{CaseError, CaseResult};

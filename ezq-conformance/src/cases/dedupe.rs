@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{Dedupe, Original};
-use ezq_core::{Due, Error, MessageId, Outgoing, PublishOutcome, Settle};
+use ezq_core::Error;
+use ezq_core::engine::{Dedupe, Due, Original, Outgoing, PublishOutcome, Settle};
+use ezq_core::message::MessageId;
 
 use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, ack, numbers};

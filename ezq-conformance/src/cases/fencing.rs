@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ezq_core::{Delivery, ExtendOutcome, HandlerState, Progress, Receipt, Settle, SettleOutcome};
+use ezq_core::engine::{Delivery, ExtendOutcome, Receipt, Settle, SettleOutcome};
+use ezq_core::message::{HandlerState, Progress};
 
 use super::settling::{mark, progress};
 use crate::error::{CaseError, CaseResult};

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::headers::{CE_ID, CE_TYPE, CODEC};
-use ezq_core::{CopyState, Due, EventCopy, HandlerState, Outgoing, Progress, Reason, Settle};
+use ezq_core::engine::{CopyState, Due, EventCopy, Outgoing, Settle};
+use ezq_core::message::headers::{CE_ID, CE_TYPE, CODEC};
+use ezq_core::message::{HandlerState, Progress, Reason};
 
 use super::settling::{mark, progress};
 use crate::error::{CaseError, CaseResult};

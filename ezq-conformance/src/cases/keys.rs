@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::{Blocker, Delivery, Due, HandlerMark, HandlerState, Outgoing, Progress, Settle};
+use ezq_core::engine::{Blocker, Delivery, Due, LeaseRequest, Outgoing, Settle};
+use ezq_core::message::{HandlerMark, HandlerState, Progress};
 
 use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, SHORT, Stage, ack, bury, each, number_in, numbers, only, retry};

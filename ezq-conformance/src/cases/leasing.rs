@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::{
-    Delivery, Due, Error, ErrorKind, ExtendOutcome, HandlerMark, HandlerState, MessageId, Outgoing,
-    Receipt, Settle,
-};
+use ezq_core::engine::{Delivery, Due, ExtendOutcome, Outgoing, Receipt, Settle};
+use ezq_core::message::{HandlerMark, HandlerState, MessageId};
+use ezq_core::{Error, ErrorKind};
 
 use super::settling::{mark, progress};
 use crate::error::{CaseError, CaseResult};
@@ -172,7 +171,7 @@ async fn before_hands_out_only_what_stands_before_a_place(stage: &Stage<'_>) -> 
     let middle = leased[2].position();
     let back = leased.into_iter().rev();
     let back = back
-        .map(|d| (d.receipt, ezq_core::Settle::Release))
+        .map(|d| (d.receipt, ezq_core::engine::Settle::Release))
         .collect();
     stage.done(back).await?;
     check_eq!(
@@ -203,7 +202,7 @@ async fn before_stays_exact_while_its_own_message_is_leased(stage: &Stage<'_>) -
     let end = leased.remove(2);
     let first = leased.remove(0);
     stage
-        .done(vec![(first.receipt, ezq_core::Settle::Release)])
+        .done(vec![(first.receipt, ezq_core::engine::Settle::Release)])
         .await?;
     stage.publish_numbers(&[5]).await?;
     let ready = numbers(&stage.lease_before(end.position()).await?);

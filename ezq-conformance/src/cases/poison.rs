@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use ezq_core::headers::ORIGINAL_HEADERS;
-use ezq_core::{HandlerMark, HandlerName, HandlerState, Progress, Settle};
+use ezq_core::engine::Settle;
+use ezq_core::message::headers::ORIGINAL_HEADERS;
+use ezq_core::message::{HandlerMark, HandlerName, HandlerState, Progress};
 use serde_json::json;
 
 use super::settling::{mark, progress};

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use ezq_core::{Due, ErrorKind, Outgoing, PublishOutcome};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Due, Outgoing, PublishOutcome};
 use serde_json::json;
 
 use crate::error::{CaseError, CaseResult};

@@ -1,6 +1,7 @@
 //! Operations on whole queues: creating, counting and purging, and what a missing queue answers.
 
-use ezq_core::{Due, ErrorKind, Outgoing, PublishOutcome, Settle, SettleOutcome};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Due, Outgoing, PublishOutcome, Settle, SettleOutcome};
 
 use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, bury, numbers, retry};

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use ezq_core::{Due, MessageId, Outgoing, Settle};
+use ezq_core::engine::{Due, Outgoing, Settle};
+use ezq_core::message::MessageId;
 use tokio::time::Instant;
 
 use crate::error::{CaseError, CaseResult};

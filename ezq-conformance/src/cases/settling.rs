@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::DateTime;
-use ezq_core::{
-    ErrorKind, ErrorRecord, HandlerMark, HandlerName, HandlerState, Outgoing, Progress, Settle,
-    SettleOutcome,
-};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Outgoing, Settle, SettleOutcome};
+use ezq_core::message::{ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress};
 use tokio::time::Instant;
 
 use crate::error::{CaseError, CaseResult};

@@ -1,7 +1,7 @@
 //! Subscriptions, and what applications declare about types of events: listed, added once and removed.
 
-use ezq_core::Pattern;
 use ezq_core::engine::{EventParty, EventRole};
+use ezq_core::event::Pattern;
 
 use super::broadcast::{event, named, second, store, stored, subscribe};
 use crate::error::CaseResult;

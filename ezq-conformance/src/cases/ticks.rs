@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use ezq_core::ErrorKind;
 use ezq_core::engine::{
-    Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
+    Advance, Engine, Fired, Firing, KeptSchedules, Outgoing, Registration, ScheduleRow,
+    ScheduleStore,
 };
-use ezq_core::{Engine, ErrorKind, Outgoing};
 
 use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, numbers};

@@ -1,8 +1,8 @@
 //! A handler's transaction commits the handler's mark and its events together, and only while the lease
 //! holds.
 
-use ezq_core::engine::Finished;
-use ezq_core::{HandlerMark, HandlerName, HandlerState, Progress, Receipt, Settle, SettleOutcome};
+use ezq_core::engine::{Finished, Receipt, Settle, SettleOutcome};
+use ezq_core::message::{HandlerMark, HandlerName, HandlerState, Progress};
 
 use crate::error::CaseResult;
 use crate::stage::{HOLD, SHORT, Stage, ack, numbers, only};

@@ -123,10 +123,10 @@ impl std::error::Error for ModelFailure {}
 
 /// Plays sequences on an engine and on the reference, until `config.steps` operations are played.
 ///
-/// [`Harness::advance`] must move the engine's clock without waiting: the model lets hours pass.
-/// On tokio's paused clock its default does. The engine must be
-/// [`delayed`](ezq_core::Capabilities::delayed) and [`ordered`](ezq_core::Capabilities::ordered)
-/// and keep dead letters.
+/// [`Harness::advance`] must move the engine's clock without waiting: the model lets hours pass. On
+/// tokio's paused clock its default does. The engine must be
+/// [`delayed`](ezq_core::engine::Capabilities::delayed) and
+/// [`ordered`](ezq_core::engine::Capabilities::ordered) and keep dead letters.
 ///
 /// # Errors
 /// If an answer of the engine differs from the reference's, or the engine lacks a capability that the
@@ -137,7 +137,7 @@ impl std::error::Error for ModelFailure {}
 /// use std::sync::Arc;
 ///
 /// use ezq_conformance::{ModelConfig, ModelFailure, run_model};
-/// use ezq_core::MemoryEngine;
+/// use ezq_core::memory::MemoryEngine;
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), ModelFailure> {

@@ -3,7 +3,7 @@
 //! Operations are drawn without a look at the store, so that any of them can be left out when a failing
 //! sequence is shrunk. That is why a pick is a number, which counts from the newest candidate.
 
-use ezq_core::HandlerState;
+use ezq_core::message::HandlerState;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::Union;

@@ -6,12 +6,11 @@ mod receipts;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ezq_core::engine::{Death, LeaseRequest, Position};
-use ezq_core::headers::{Headers, REDRIVEN};
-use ezq_core::{
-    Delivery, Due, Engine, MessageId, Outgoing, Progress, PublishOutcome, QueueName, Reason,
-    Receipt,
+use ezq_core::engine::{
+    Death, Delivery, Due, Engine, LeaseRequest, Outgoing, Position, PublishOutcome, Receipt,
 };
+use ezq_core::message::headers::{Headers, REDRIVEN};
+use ezq_core::message::{MessageId, Progress, QueueName, Reason};
 use tokio::time::Instant;
 
 use super::ModelReport;

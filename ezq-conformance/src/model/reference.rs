@@ -5,8 +5,9 @@
 
 use std::fmt;
 
-use ezq_core::headers::Headers;
-use ezq_core::{HandlerState, MessageId, Progress, QueueStats, Reason};
+use ezq_core::engine::QueueStats;
+use ezq_core::message::headers::Headers;
+use ezq_core::message::{HandlerState, MessageId, Progress, Reason};
 
 use super::operation::{How, When};
 use crate::error::{CaseError, CaseResult};

@@ -1,9 +1,13 @@
 //! What is wrong with the broadcasts of a broken engine.
 
 use async_trait::async_trait;
-use ezq_core::engine::{BroadcastMessage, Broadcasts, EventParty, QueueSubscription};
-use ezq_core::headers::Headers;
-use ezq_core::{Due, Engine as _, Pattern, PublishOutcome, QueueName, Result};
+use ezq_core::Result;
+use ezq_core::engine::{
+    BroadcastMessage, Broadcasts, Due, Engine as _, EventParty, PublishOutcome, QueueSubscription,
+};
+use ezq_core::event::Pattern;
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::Headers;
 
 use crate::engine::{Broken, Fault, refused};
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{
-    Broadcasts, DeadLetter, DeadLetters, Dedupe, LeaseRequest, Leased, Original, ScheduleStore,
+    BlockedKey, Broadcasts, Capabilities, CopyState, DeadLetter, DeadLetters, Dedupe, Delivery,
+    Due, Engine, EventCopy, ExtendOutcome, History, LeaseRequest, Leased, Original, Outgoing,
+    PublishOutcome, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
 };
-use ezq_core::headers::{Headers, KEY};
-use ezq_core::{
-    BlockedKey, Capabilities, CopyState, Delivery, Due, Engine, Error, ErrorKind, EventCopy,
-    ExtendOutcome, History, MemoryEngine, MessageId, Outgoing, Progress, PublishOutcome, QueueName,
-    QueueStats, Receipt, Result, Retention, Settle, SettleOutcome,
-};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::headers::{Headers, KEY};
+use ezq_core::message::{MessageId, Progress, QueueName, Retention};
+use ezq_core::{Error, ErrorKind, Result};
 use serde_json::Value;
 use tokio::sync::watch;
 

@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use engine::{Broken, Fault};
 use ezq_conformance::{Harness, Verdict, cases};
-use ezq_core::headers::Headers;
-use ezq_core::{Due, Engine, Outgoing, QueueName};
+use ezq_core::engine::{Due, Engine, Outgoing};
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::Headers;
 
 struct BrokenHarness(Arc<Broken>);
 

@@ -8,9 +8,10 @@ use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
 use crate::codec::wire::plain_type;
-use crate::engine::{DeadLetter, DeadLetters, MessageId};
+use crate::engine::{DeadLetter, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::headers;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{HandlerName, ReasonKind};
 
@@ -20,7 +21,8 @@ const PAGE: usize = 100;
 /// Selects dead letters: those that meet every condition that is set. Without a condition, all of them.
 ///
 /// ```
-/// use ezq_core::{DeadLetterFilter, ReasonKind};
+/// use ezq_core::admin::DeadLetterFilter;
+/// use ezq_core::message::ReasonKind;
 ///
 /// let out_of_attempts = DeadLetterFilter::all().reason(ReasonKind::MaxAttempts).handler("mail");
 /// ```
@@ -131,7 +133,7 @@ impl From<&MessageId> for DeadLetterSelection {
     }
 }
 
-/// The dead letters of one queue. Get it by [`App::dead_letters`](crate::App::dead_letters).
+/// The dead letters of one queue. Get it by [`App::dead_letters`](crate::app::App::dead_letters).
 #[derive(Clone)]
 pub struct DeadLetterQueue<'a> {
     store: &'a dyn DeadLetters,
@@ -174,8 +176,9 @@ impl<'a> DeadLetterQueue<'a> {
     /// Handlers that were done stay done; those that failed start with their first attempt.
     ///
     /// ```no_run
-    /// # async fn example(app: ezq_core::App) -> ezq_core::Result<()> {
-    /// use ezq_core::{DeadLetterFilter, QueueName};
+    /// # async fn example(app: ezq_core::app::App) -> ezq_core::Result<()> {
+    /// use ezq_core::admin::DeadLetterFilter;
+    /// use ezq_core::message::QueueName;
     ///
     /// let letters = app.dead_letters(&QueueName::new("orders")?)?;
     /// let mail = DeadLetterFilter::all().handler("mail");

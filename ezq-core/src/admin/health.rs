@@ -18,7 +18,7 @@ use crate::shared::Shared;
 /// How long a store may refuse a consumer before the process counts as not live.
 const REFUSED: Duration = Duration::from_secs(60);
 
-/// The health of an application. Get it by [`App::health`](crate::App::health).
+/// The health of an application. Get it by [`App::health`](crate::app::App::health).
 ///
 /// Its `Display` is for people. Serde writes it with durations in seconds, and states and errors as
 /// text.
@@ -37,7 +37,8 @@ pub struct Health {
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct EngineHealth {
-    /// The name of a [named engine](crate::AppBuilder::named_engine); `None` for the application's own.
+    /// The name of a [named engine](crate::app::AppBuilder::named_engine); `None` for the
+    /// application's own.
     pub name: Option<String>,
     /// The kind of engine, such as `pgmq`.
     pub kind: &'static str,
@@ -72,7 +73,7 @@ pub struct ConsumerHealth {
     /// does not, or the consumer has ended.
     #[serde(serialize_with = "seconds")]
     pub refused_for: Option<Duration>,
-    /// How often it was [started again](crate::Consumer::restart).
+    /// How often it was [started again](crate::consumer::Consumer::restart).
     pub restarts: u32,
     /// How many events it has handled so far, by outcome.
     pub counts: Counts,

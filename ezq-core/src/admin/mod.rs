@@ -1,9 +1,23 @@
-//! What operators see and change in a running system: health, histories, dead letters, schedules and
-//! subscriptions.
+//! What operators see and change in a running system.
 //!
-//! Each type here is what a method of [`App`](crate::App) returns; the methods themselves are in
-//! `app/`. Cancelling, failing and purging, which need no type of their own, are in
-//! `app/operating.rs`. What ezq reports by itself is in `observe/`.
+//! Begin at the method of [`App`](crate::app::App) that returns the type:
+//!
+//! | method | gives |
+//! |---|---|
+//! | [`dead_letters`](crate::app::App::dead_letters) | [`DeadLetterQueue`]: lists, redrives and discards |
+//! | [`history`](crate::app::App::history) | [`HistoryRequest`]: every stored copy of one event |
+//! | [`health`](crate::app::App::health) | [`Health`]: whether engines answer and consumers run |
+//! | [`schedules`](crate::app::App::schedules) | [`Schedules`]: lists, pauses, fires by hand |
+//! | [`subscriptions`](crate::app::App::subscriptions) | [`Subscriptions`]: which queues get copies of broadcasts |
+//! | [`stats`](crate::app::App::stats) | [`QueueStats`]: how many messages a queue holds |
+//! | [`blocked_keys`](crate::app::App::blocked_keys) | [`BlockedKey`]: ordering keys that wait |
+//!
+//! What ezq reports by itself is in [`observe`](crate::observe).
+//!
+//! # Source files
+//!
+//! The methods themselves are in `app/`. Cancelling, failing and purging need no type of their own and
+//! are in `app/operating.rs`.
 //!
 //! | to see | open |
 //! |---|---|
@@ -18,3 +32,13 @@ pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod schedules;
 pub(crate) mod subscriptions;
+
+#[doc(no_inline)]
+pub use crate::engine::{
+    BlockedKey, Blocker, CopyState, EventCopy, EventStatus, History, QueueStats, QueueSubscription,
+};
+pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
+pub use health::{ConsumerHealth, EngineHealth, Health};
+pub use history::HistoryRequest;
+pub use schedules::{ScheduleStatus, Schedules};
+pub use subscriptions::{EventParties, Recipient, Subscriptions};

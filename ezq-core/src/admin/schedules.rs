@@ -12,11 +12,12 @@ use crate::schedule::Planned;
 use crate::shared::Shared;
 
 /// The schedules that an application's engine keeps, including those of other applications. Get it by
-/// [`App::schedules`](crate::App::schedules).
+/// [`App::schedules`](crate::app::App::schedules).
 ///
 /// ```
+/// # use ezq_core::event::Event;
+/// # use ezq_core::schedule::Schedule;
 /// # use ezq_core::testing::TestApp;
-/// # use ezq_core::{Event, Schedule};
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Serialize, Deserialize)] struct Sweep {}
 /// # impl Event for Sweep { const TYPE: &'static str = "sweep"; }

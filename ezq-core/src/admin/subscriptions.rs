@@ -12,11 +12,11 @@ use crate::message::queue_name::QueueName;
 use crate::shared::Shared;
 
 /// The subscriptions of all applications that share a store. Get it by
-/// [`App::subscriptions`](crate::App::subscriptions).
+/// [`App::subscriptions`](crate::app::App::subscriptions).
 ///
 /// A change applies from the next broadcast on, by any publisher, without a restart. Consumers that
-/// [subscribe](crate::Consumer::subscribe) only add subscriptions. So a removal lasts until a consumer
-/// starts whose handlers need the same subscription.
+/// [subscribe](crate::consumer::Consumer::subscribe) only add subscriptions. So a removal lasts
+/// until a consumer starts whose handlers need the same subscription.
 #[derive(Clone, Copy)]
 pub struct Subscriptions<'a> {
     store: &'a dyn Broadcasts,
@@ -39,10 +39,11 @@ pub struct Recipient {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventParties {
-    /// The applications that [own](crate::AppBuilder::owns) the type. If there is more than one, they
-    /// disagree.
+    /// The applications that [own](crate::app::AppBuilder::owns) the type. If there is more than
+    /// one, they disagree.
     pub owners: Vec<String>,
-    /// The applications that [publish](crate::AppBuilder::publishes) the type, including its owners.
+    /// The applications that [publish](crate::app::AppBuilder::publishes) the type, including its
+    /// owners.
     pub publishers: Vec<String>,
     /// The queues that get copies of broadcast events of the type, with the applications that
     /// subscribed them.
@@ -151,9 +152,9 @@ impl<'a> Subscriptions<'a> {
         Ok(removed > 0)
     }
 
-    /// Removes all subscriptions of an application, such as one that was shut down for good, and what it
-    /// declared to [own](crate::AppBuilder::owns) and to [publish](crate::AppBuilder::publishes).
-    /// Returns how many of both there were.
+    /// Removes all subscriptions of an application, such as one that was shut down for good, and
+    /// what it declared to [own](crate::app::AppBuilder::owns) and to
+    /// [publish](crate::app::AppBuilder::publishes). Returns how many of both there were.
     ///
     /// # Errors
     /// When the store could not be written.
@@ -163,9 +164,10 @@ impl<'a> Subscriptions<'a> {
         Ok(forgotten.saturating_add(self.remove_unless(app, |_| false).await?))
     }
 
-    /// Removes what an application declared about one event type: to [own](crate::AppBuilder::owns) or to
-    /// [publish](crate::AppBuilder::publishes) it. Returns whether it had declared anything. If its code
-    /// still declares it, its next start records it again.
+    /// Removes what an application declared about one event type: to
+    /// [own](crate::app::AppBuilder::owns) or to [publish](crate::app::AppBuilder::publishes) it.
+    /// Returns whether it had declared anything. If its code still declares it, its next start
+    /// records it again.
     ///
     /// # Errors
     /// When the store could not be written.

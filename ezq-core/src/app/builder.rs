@@ -21,7 +21,7 @@ use crate::publish::routing::Routing;
 use crate::publish::services::States;
 use crate::schedule::{Plan, Schedule, Template};
 
-/// Builds an [`App`](crate::App).
+/// Builds an [`App`](crate::app::App).
 #[must_use]
 pub struct AppBuilder {
     pub(super) named: BTreeMap<String, Arc<dyn Engine>>,
@@ -76,7 +76,8 @@ impl AppBuilder {
     /// Changes options. What is set here wins over the environment.
     ///
     /// ```
-    /// # use ezq_core::{App, memory::MemoryEngine};
+    /// # use ezq_core::app::App;
+    /// # use ezq_core::memory::MemoryEngine;
     /// # use std::time::Duration;
     /// let app = App::builder()
     ///     .configure(|config| {
@@ -141,14 +142,14 @@ impl AppBuilder {
     }
 
     /// Declares that this application owns an event type and publishes it, for
-    /// [`Subscriptions::parties`](crate::Subscriptions::parties). Nothing is enforced.
+    /// [`Subscriptions::parties`](crate::admin::Subscriptions::parties). Nothing is enforced.
     pub fn owns<E: Event>(mut self) -> Self {
         self.parties.push((EventRole::Owner, E::TYPE));
         self
     }
 
     /// Declares that this application publishes an event type that another application owns, for
-    /// [`Subscriptions::parties`](crate::Subscriptions::parties). Nothing is enforced.
+    /// [`Subscriptions::parties`](crate::admin::Subscriptions::parties). Nothing is enforced.
     pub fn publishes<E: Event>(mut self) -> Self {
         self.parties.push((EventRole::Publisher, E::TYPE));
         self
@@ -169,7 +170,9 @@ impl AppBuilder {
     /// Sets what becomes of a queue's events once they are handled. Defaults to [`Retention::Delete`].
     ///
     /// ```
-    /// # use ezq_core::{App, MemoryEngine, Retention};
+    /// # use ezq_core::app::App;
+    /// # use ezq_core::memory::MemoryEngine;
+    /// # use ezq_core::message::Retention;
     /// # use std::time::Duration;
     /// let month = Duration::from_secs(30 * 24 * 3600);
     /// let app = App::builder()
@@ -191,7 +194,7 @@ impl AppBuilder {
 
     /// Adds a codec. It is chosen by its name: for a [queue](Self::queue_codec), for an
     /// [event type](Self::event_codec), or by an event itself with `#[event(codec = "...")]`.
-    /// `cloudevents`, `flat`, `ezvent` and [`raw`](crate::RawJson) exist already.
+    /// `cloudevents`, `flat`, `ezvent` and [`raw`](crate::codec::RawJson) exist already.
     ///
     /// Add a codec to every application that reads its messages before one writes with it. Keep it as
     /// long as there are messages that it wrote.
@@ -203,12 +206,13 @@ impl AppBuilder {
     /// Writes the events of a queue with a codec, unless they have one of their own. Bodies in the queue
     /// that do not show how they were written are read with it too. Defaults to [`Config::wire`].
     ///
-    /// A [broadcast](crate::Publisher::broadcast) event is written once for all queues, so no queue's
-    /// codec applies to it. Set the codec of a type that must be encrypted everywhere by
+    /// A [broadcast](crate::publish::Publisher::broadcast) event is written once for all queues, so
+    /// no queue's codec applies to it. Set the codec of a type that must be encrypted everywhere by
     /// [`event_codec`](Self::event_codec).
     ///
     /// ```
-    /// # use ezq_core::{App, MemoryEngine};
+    /// # use ezq_core::app::App;
+    /// # use ezq_core::memory::MemoryEngine;
     /// let app = App::builder().queue_codec("sensors", "raw").build(MemoryEngine::new())?;
     /// # Ok::<(), ezq_core::Error>(())
     /// ```
@@ -239,7 +243,9 @@ impl AppBuilder {
     /// [`Config::event_routes`], the event type's own, the application's.
     ///
     /// ```
-    /// # use ezq_core::{App, MemoryEngine, QueueName};
+    /// # use ezq_core::app::App;
+    /// # use ezq_core::memory::MemoryEngine;
+    /// # use ezq_core::message::QueueName;
     /// let slow = QueueName::new("slow")?;
     /// let app = App::builder()
     ///     .route_events(move |event_type| event_type.ends_with(".export").then(|| slow.clone()))
@@ -279,14 +285,16 @@ impl AppBuilder {
     /// Calls a function with every [`Notice`] of this application: before an event is published, after
     /// that is committed or has failed, and when an event is handled, retried or dead-lettered.
     ///
-    /// Hooks are called one after another, a little later, on a thread of their own. They cannot affect
-    /// an event. A panic is logged. If a hook is so slow that more than
-    /// [`NOTICES_KEPT`](crate::NOTICES_KEPT) notices wait, it misses some, and
-    /// [`App::missed_notices`](crate::App::missed_notices) counts them. Async code can subscribe by
-    /// [`App::notices`](crate::App::notices).
+    /// Hooks are called one after another, a little later, on a thread of their own. They cannot
+    /// affect an event. A panic is logged. If a hook is so slow that more than
+    /// [`NOTICES_KEPT`](crate::observe::NOTICES_KEPT) notices wait, it misses some, and
+    /// [`App::missed_notices`](crate::app::App::missed_notices) counts them. Async code can
+    /// subscribe by [`App::notices`](crate::app::App::notices).
     ///
     /// ```
-    /// # use ezq_core::{App, MemoryEngine, NoticeKind};
+    /// # use ezq_core::app::App;
+    /// # use ezq_core::memory::MemoryEngine;
+    /// # use ezq_core::observe::NoticeKind;
     /// let app = App::builder()
     ///     .hook(|notice| {
     ///         if let NoticeKind::DeadLettered { reason, .. } = &notice.kind {

@@ -8,11 +8,12 @@ use crate::app::App;
 impl App {
     /// The health of the application: whether its engines answer, and the state of its consumers.
     ///
-    /// It takes at most [`connect_timeout`](crate::Config::connect_timeout), and is cheap: a probe may ask
-    /// every second.
+    /// It takes at most [`connect_timeout`](crate::config::Config::connect_timeout), and is cheap:
+    /// a probe may ask every second.
     ///
     /// ```
-    /// # use ezq_core::{App, MemoryEngine};
+    /// # use ezq_core::app::App;
+    /// # use ezq_core::memory::MemoryEngine;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> ezq_core::Result<()> {
     /// # let app = App::builder().without_discovered_handlers().build(MemoryEngine::new())?;

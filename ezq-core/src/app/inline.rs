@@ -44,13 +44,15 @@ impl App {
     ///   dispatched twice is handled twice.
     /// - **No batches.** A batch handler gets a batch of one.
     ///
-    /// It takes `&event`, an [`Envelope`](crate::Envelope), or an event with options:
+    /// It takes `&event`, an [`Envelope`](crate::event::Envelope), or an event with options:
     /// `app.dispatch_inline(app.publish(&event).queue("mail"))`. A delay, a limit of attempts or a
     /// dedupe key is refused, because only a queue can keep them.
     ///
     /// ```
+    /// # use ezq_core::app::InlineOutcome;
+    /// # use ezq_core::event::Event;
+    /// # use ezq_core::handler::Handler;
     /// # use ezq_core::testing::TestApp;
-    /// # use ezq_core::{Event, Handler, InlineOutcome};
     /// # use serde::{Deserialize, Serialize};
     /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
     /// # impl Event for Paid { const TYPE: &'static str = "paid"; }

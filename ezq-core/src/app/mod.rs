@@ -1,5 +1,11 @@
 //! An application: an engine, handlers, state and configuration, checked once when it is built.
 //!
+//! Begin at [`App::builder`]. [`App`] publishes, makes consumers, and looks into queues.
+//! [`App::dispatch_inline`] runs an event's handlers without a queue, and answers with an
+//! [`InlineReport`].
+//!
+//! # Source files
+//!
 //! This folder is the top of the crate: it puts the other folders together and holds what a program
 //! calls on [`App`]. It decides nothing about publishing, dispatch or consuming; each method hands
 //! over to the folder that does.
@@ -23,5 +29,6 @@ mod notices;
 mod operating;
 pub(crate) mod reach;
 
+pub use crate::dispatch::inline::{InlineOutcome, InlineReport};
 pub use application::App;
 pub use builder::AppBuilder;

@@ -10,8 +10,9 @@ impl App {
     /// Subscribes to the notices of this application from now on: what becomes of its events.
     ///
     /// ```
+    /// # use ezq_core::event::Event;
+    /// # use ezq_core::observe::NoticeKind;
     /// # use ezq_core::testing::TestApp;
-    /// # use ezq_core::{Event, NoticeKind};
     /// # use serde::{Deserialize, Serialize};
     /// # #[derive(Serialize, Deserialize)] struct Paid {}
     /// # impl Event for Paid { const TYPE: &'static str = "paid"; }
@@ -31,7 +32,8 @@ impl App {
         self.inner.services.notices.stream()
     }
 
-    /// How many notices the [hooks](crate::AppBuilder::hook) have missed so far, because they were slow.
+    /// How many notices the [hooks](crate::app::AppBuilder::hook) have missed so far, because they
+    /// were slow.
     #[must_use]
     pub fn missed_notices(&self) -> u64 {
         self.inner.services.notices.missed.load(Ordering::Relaxed)

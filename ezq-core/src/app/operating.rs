@@ -15,10 +15,11 @@ use crate::admin::dead_letters::DeadLetterQueue;
 use crate::admin::history::HistoryRequest;
 use crate::app::App;
 use crate::engine::{
-    BlockedKey, Due, Engine, LeaseRequest, MessageId, QueueStats, Receipt, Settle, SettleOutcome,
+    BlockedKey, Due, Engine, LeaseRequest, QueueStats, Receipt, Settle, SettleOutcome,
 };
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{Progress, Reason, ReasonKind};
 use crate::publish::published::Published;
@@ -56,8 +57,10 @@ impl App {
     /// those from [`history`](Self::history) and [`blocked_keys`](Self::blocked_keys).
     ///
     /// ```
+    /// # use ezq_core::admin::DeadLetterFilter;
+    /// # use ezq_core::event::Event;
+    /// # use ezq_core::handler::Handler;
     /// # use ezq_core::testing::TestApp;
-    /// # use ezq_core::{DeadLetterFilter, Event, Handler};
     /// # use serde::{Deserialize, Serialize};
     /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
     /// # impl Event for Paid { const TYPE: &'static str = "paid"; }
@@ -160,16 +163,20 @@ impl App {
     /// The history of an event when awaited: every copy of it in queues, archives and dead letters, with
     /// the attempts and the newest errors of its handlers.
     ///
-    /// The id is [`Published::event_id`], or [`Context::event_id`](crate::Context::event_id) in a handler.
-    /// Nothing is kept of a handled event unless its queue has an archive or a trail; see
-    /// [`Retention`](crate::Retention).
+    /// The id is [`Published::event_id`], or
+    /// [`Context::event_id`](crate::handler::Context::event_id) in a handler. Nothing is kept of a
+    /// handled event unless its queue has an archive or a trail; see
+    /// [`Retention`](crate::message::Retention).
     ///
     /// Queues and dead letters are scanned, archives are searched by an index if there is one. No lock is
     /// taken.
     ///
     /// ```
+    /// # use ezq_core::engine::CopyState;
+    /// # use ezq_core::event::Event;
+    /// # use ezq_core::handler::Handler;
+    /// # use ezq_core::message::Retention;
     /// # use ezq_core::testing::TestApp;
-    /// # use ezq_core::{CopyState, Event, Handler, Retention};
     /// # use serde::{Deserialize, Serialize};
     /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
     /// # impl Event for Paid { const TYPE: &'static str = "paid"; }

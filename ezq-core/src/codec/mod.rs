@@ -1,14 +1,11 @@
 //! How events are written into message bodies, and read from them.
 //!
-//! A codec sees the body and the headers of one message. What is done with an event that cannot be
-//! read is decided in `dispatch/`.
+//! Begin at [`Codec`] to write a format of your own, and at [`WireFormat`] to choose between CloudEvents
+//! and the flat form of Python ezq. [`RawJson`] writes bodies that are the payload and nothing else.
+//! [`encode`] and [`decode`] write and read a body without an application.
 //!
-//! | to see | open |
-//! |---|---|
-//! | the trait `Codec` | this file |
-//! | which codec writes and reads a message | `codecs.rs` |
-//! | CloudEvents, and the flat form of Python ezq | `wire/` |
-//! | bodies that are the payload and nothing else | `raw_json.rs` |
+//! A codec sees the body and the headers of one message. What becomes of an event that cannot be read is
+//! not its business. A codec is the user's code: a panic in it fails that one message.
 //!
 //! # Which codec reads a body
 //!
@@ -20,13 +17,24 @@
 //! - A body that names no codec and is in no plain form is read by its queue's codec.
 //! - Control events are always written in a plain form.
 //!
-//! A codec is the user's code. A panic in it fails that one message.
+//! # Source files
+//!
+//! What is done with an event that cannot be read is decided in `dispatch/`.
+//!
+//! | to see | open |
+//! |---|---|
+//! | the trait `Codec` | this file |
+//! | which codec writes and reads a message | `codecs.rs` |
+//! | CloudEvents, and the flat form of Python ezq | `wire/` |
+//! | bodies that are the payload and nothing else | `raw_json.rs` |
 
 pub(crate) mod codecs;
 pub(crate) mod raw_json;
 pub(crate) mod wire;
 
-use crate::codec::wire::Origin;
+pub use raw_json::RawJson;
+pub use wire::{MAX_NESTING, Origin, WireFormat, decode, encode, flat_origin};
+
 use crate::event::envelope::Envelope;
 use crate::message::headers::Headers;
 
@@ -36,7 +44,9 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync + 'static>;
 /// A codec: it writes events as message bodies, and reads them back.
 ///
 /// ```
-/// use ezq_core::{Codec, CodecError, Envelope, Headers, Origin, WireFormat};
+/// use ezq_core::codec::{Codec, CodecError, Origin, WireFormat};
+/// use ezq_core::event::Envelope;
+/// use ezq_core::message::headers::Headers;
 ///
 /// /// CloudEvents in square brackets.
 /// struct Boxed;
@@ -55,10 +65,10 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync + 'static>;
 /// }
 /// ```
 ///
-/// A body must be JSON, nested at most [`MAX_NESTING`](crate::MAX_NESTING) deep. If a codec fails to
-/// write an event, publishing fails with [`ErrorKind::Encode`](crate::ErrorKind::Encode). If it fails to
-/// read a message, the message becomes a dead letter, which keeps the error: leave secrets out of it. A
-/// panic counts as a failure.
+/// A body must be JSON, nested at most [`MAX_NESTING`] deep. If a codec fails to write an event,
+/// publishing fails with [`ErrorKind::Encode`](crate::ErrorKind::Encode). If it fails to read a
+/// message, the message becomes a dead letter, which keeps the error: leave secrets out of it. A panic
+/// counts as a failure.
 pub trait Codec: Send + Sync + 'static {
     /// The codec's name, by which queues and events choose it. Messages store it, so keep it as long as
     /// there are messages that the codec wrote.

@@ -19,7 +19,9 @@ use crate::message::headers::{CE_ID, CE_PREFIX, CE_TYPE, DATA, Headers};
 /// [for one type](Self::of). Without `ce-id`, the event's id is `queue:message`.
 ///
 /// ```
-/// # use ezq_core::{App, MemoryEngine, RawJson};
+/// # use ezq_core::app::App;
+/// # use ezq_core::codec::RawJson;
+/// # use ezq_core::memory::MemoryEngine;
 /// // Whatever a device stores in the queue `sensors` is a `sensor.reading`.
 /// let app = App::builder()
 ///     .codec(RawJson::of("readings", "sensor.reading"))

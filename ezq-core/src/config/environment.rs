@@ -116,7 +116,7 @@ impl Config {
     /// The defaults, overridden by these variables; for tests and for other sources of variables.
     ///
     /// ```
-    /// use ezq_core::Config;
+    /// use ezq_core::config::Config;
     /// use std::time::Duration;
     ///
     /// let config = Config::from_vars([("EZQ_LEASE".into(), "2s".into())])?;

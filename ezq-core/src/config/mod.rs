@@ -1,8 +1,11 @@
 //! Configuration: every option of an application, for its publishers and its consumers alike.
 //!
-//! What is set in code wins over the environment, which wins over the defaults. This folder reads and
-//! checks options; each takes effect in the folder that uses it. Options of one publish, one consumer
-//! or one engine are not here but on their builders.
+//! Begin at [`Config`]. What is set in code wins over the environment, which wins over the defaults.
+//! Options of one publish, one consumer or one engine are not here but on their builders.
+//!
+//! # Source files
+//!
+//! This folder reads and checks options; each takes effect in the folder that uses it.
 //!
 //! | to see | open |
 //! |---|---|
@@ -55,8 +58,8 @@ pub struct Config {
     /// `EZQ_QUEUE`. Defaults to `ezq`.
     pub queue: QueueName,
     /// The queue of an event by its type, where the publisher names none. The first pattern that
-    /// matches decides. [`route_events`](crate::AppBuilder::route_events) goes before these routes;
-    /// the event type's own queue comes after them.
+    /// matches decides. [`route_events`](crate::app::AppBuilder::route_events) goes before these
+    /// routes; the event type's own queue comes after them.
     ///
     /// `EZQ_ROUTES`, as in `order.*=orders,user.#=users`. Defaults to no routes.
     pub event_routes: Vec<(Pattern, QueueName)>,
@@ -132,13 +135,13 @@ pub struct Config {
     ///
     /// `EZQ_DEDUPE_WINDOW`. Defaults to 1 h.
     pub dedupe_window: Duration,
-    /// Whether every consumer [subscribes](crate::Consumer::subscribe) its queue to the event types
-    /// that its handlers take.
+    /// Whether every consumer [subscribes](crate::consumer::Consumer::subscribe) its queue to the
+    /// event types that its handlers take.
     ///
     /// `EZQ_SUBSCRIBE`: `true` or `false`. Defaults to `false`.
     pub subscribe: bool,
-    /// How long connecting to the store may take; longer than zero. [`App::health`](crate::App::health)
-    /// waits for an engine for as long.
+    /// How long connecting to the store may take; longer than zero.
+    /// [`App::health`](crate::app::App::health) waits for an engine for as long.
     ///
     /// `EZQ_CONNECT_TIMEOUT`. Defaults to 5 s.
     pub connect_timeout: Duration,

@@ -15,7 +15,10 @@ use crate::shared::Shared;
 /// A consumer that runs in the background.
 ///
 /// ```
-/// # use ezq_core::{AnyEvent, App, ConsumerState, Handler, MemoryEngine, StopReason};
+/// # use ezq_core::app::App;
+/// # use ezq_core::consumer::{ConsumerState, StopReason};
+/// # use ezq_core::handler::{AnyEvent, Handler};
+/// # use ezq_core::memory::MemoryEngine;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> ezq_core::Result<()> {
 /// # let log = Handler::on("log", |_: AnyEvent| async {});
@@ -77,7 +80,7 @@ impl ConsumerHandle {
     }
 
     /// How the consumer is, and how far behind its queue is. The engine is asked, for at most
-    /// [`connect_timeout`](crate::Config::connect_timeout).
+    /// [`connect_timeout`](crate::config::Config::connect_timeout).
     ///
     /// # Cancel safety
     /// It changes nothing.

@@ -27,7 +27,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::delivery::lease::Lease;
-use crate::engine::{Delivery, MessageId, Receipt};
+use crate::engine::{Delivery, Receipt};
+use crate::message::message_id::MessageId;
 
 /// What a consumer has leased and not settled yet.
 #[derive(Debug)]

@@ -1,6 +1,11 @@
 //! The consumer: fetches from one queue, dispatches, settles, and stops when asked to.
 //!
-//! It is the only place that knows both an engine and the dispatcher.
+//! Begin at [`Consumer`], which [`App::consumer`](crate::app::App::consumer) makes. Run it to its
+//! [`Report`], or spawn it and keep the [`ConsumerHandle`].
+//!
+//! # Source files
+//!
+//! This folder is the only place that knows both an engine and the dispatcher.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -39,7 +44,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use crate::consumer::handle::ConsumerHandle;
+pub use crate::observe::report::{Counts, Report, StopReason};
+pub use crate::observe::status::ConsumerState;
+pub use handle::ConsumerHandle;
+
 use crate::consumer::restart::run_with_restarts;
 use crate::consumer::settings::Settings;
 use crate::consumer::stop::listener::{StopListener, StopTokens, Tokens};
@@ -47,7 +55,6 @@ use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::handler::retry::Backoff;
 use crate::logging::error;
 use crate::message::queue_name::QueueName;
-use crate::observe::report::Report;
 use crate::observe::status::{ConsumerStatus, StatusGuard};
 use crate::runtime::check_runtime;
 use crate::shared::Shared;
@@ -55,7 +62,11 @@ use crate::shared::Shared;
 /// A consumer of one queue, about to run.
 ///
 /// ```
-/// use ezq_core::{AnyEvent, App, End, Handler, StopReason, memory::MemoryEngine};
+/// use ezq_core::app::App;
+/// use ezq_core::consumer::StopReason;
+/// use ezq_core::event::End;
+/// use ezq_core::handler::{AnyEvent, Handler};
+/// use ezq_core::memory::MemoryEngine;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> ezq_core::Result<()> {
@@ -156,7 +167,9 @@ impl Consumer {
     /// The pauses begin anew after a run of a minute. Defaults to no restart.
     ///
     /// ```
-    /// # use ezq_core::{App, Backoff, MemoryEngine};
+    /// # use ezq_core::app::App;
+    /// # use ezq_core::handler::Backoff;
+    /// # use ezq_core::memory::MemoryEngine;
     /// # use std::time::Duration;
     /// # async fn example(app: App) {
     /// let pauses = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60));
@@ -169,12 +182,13 @@ impl Consumer {
     }
 
     /// Subscribes the queue, when the consumer starts, to the types that its handlers take. So the
-    /// queue gets a copy of what any application [broadcasts](crate::App::broadcast) of them. A
-    /// handler that takes every event subscribes the queue to all types.
+    /// queue gets a copy of what any application [broadcasts](crate::app::App::broadcast) of them.
+    /// A handler that takes every event subscribes the queue to all types.
     ///
-    /// Subscriptions are made for this [application](crate::AppBuilder::app), and only added, in
-    /// whatever order processes start. To remove some, see [`Subscriptions`](crate::Subscriptions).
-    /// Defaults to [`Config::subscribe`](crate::Config::subscribe).
+    /// Subscriptions are made for this [application](crate::app::AppBuilder::app), and only added,
+    /// in whatever order processes start. To remove some, see
+    /// [`Subscriptions`](crate::admin::Subscriptions). Defaults to
+    /// [`Config::subscribe`](crate::config::Config::subscribe).
     pub fn subscribe(mut self) -> Self {
         self.subscribe = true;
         self
@@ -188,8 +202,8 @@ impl Consumer {
     ///
     /// # Cancel safety
     /// Dropping the future stops its handlers where they are. Their messages come again when their
-    /// leases end, and [`App::health`](crate::App::health) shows the consumer as failed. Prefer a
-    /// token.
+    /// leases end, and [`App::health`](crate::app::App::health) shows the consumer as failed.
+    /// Prefer a token.
     pub async fn run(self) -> Result<Report> {
         check_runtime()?;
         let (stops, status) = self.begin();

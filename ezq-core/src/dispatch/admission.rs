@@ -283,9 +283,10 @@ mod tests {
     use crate::delivery::lease::Lease;
     use crate::delivery::received::Received;
     use crate::dispatch::batch_member::Member;
-    use crate::engine::{Delivery, Due, MessageId, Outgoing};
+    use crate::engine::{Delivery, Due, Outgoing};
     use crate::event::envelope::Envelope;
     use crate::message::headers::Headers;
+    use crate::message::message_id::MessageId;
     use crate::message::queue_name::QueueName;
     use crate::message::settlement::HandlerMark;
 

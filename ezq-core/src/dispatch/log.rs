@@ -1,8 +1,8 @@
 //! Lines of the log about a delivery.
 
-use crate::engine::MessageId;
 use crate::event::envelope::Envelope;
 use crate::logging::error;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{HandlerName, Reason};
 

@@ -10,11 +10,12 @@ use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::log::log_dead_letter;
 use crate::dispatch::registry::{handler_and_queue, takes};
 use crate::dispatch::work::Work;
-use crate::engine::{MessageId, Settle};
+use crate::engine::Settle;
 use crate::error::Error;
 use crate::event::envelope::Envelope;
 use crate::logging::warn;
 use crate::message::headers::{CAUSATION_ID, Headers};
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{
     HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,

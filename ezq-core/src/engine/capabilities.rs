@@ -8,7 +8,8 @@ pub struct Capabilities {
     pub name: &'static str,
     /// What is published and settled survives a crash of the store.
     pub durable: bool,
-    /// A message can be stored now and become readable later: [`Due`](crate::Due) is honoured.
+    /// A message can be stored now and become readable later: [`Due`](crate::engine::Due) is
+    /// honoured.
     pub delayed: bool,
     /// A queue stores one message for each [`Dedupe`](crate::engine::Dedupe) key within its window.
     pub dedupe: bool,

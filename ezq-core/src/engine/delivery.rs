@@ -38,7 +38,7 @@ pub struct Outgoing {
     /// When it becomes readable.
     pub due: Due,
     /// The key under which the queue stores only the first message, if it has one. For engines with
-    /// [`Capabilities::dedupe`](crate::Capabilities).
+    /// [`Capabilities::dedupe`](crate::engine::Capabilities).
     pub dedupe: Option<Dedupe>,
 }
 
@@ -152,7 +152,7 @@ pub struct LeaseRequest {
     /// only wait, so an engine may prefer several messages of fewer keys. A hint.
     pub keys: usize,
     /// Lease only messages before this place. A consumer sets it to handle what precedes an
-    /// [`End`](crate::End) or an [`Interrupt`](crate::Interrupt).
+    /// [`End`](crate::event::End) or an [`Interrupt`](crate::event::Interrupt).
     pub before: Option<Position>,
     /// Lease only messages after this place, strictly in the order of their places: no message that
     /// can be handed out is passed over for a later one, except one that follows another of its key.
@@ -163,7 +163,7 @@ pub struct LeaseRequest {
 
 impl LeaseRequest {
     /// The error for a message that cannot be leased because a worker holds it. For implementations of
-    /// [`Engine::lease_by_id`](crate::Engine::lease_by_id).
+    /// [`Engine::lease_by_id`](crate::engine::Engine::lease_by_id).
     #[must_use]
     pub fn held(queue: &QueueName, id: &MessageId) -> Error {
         let text = format!(

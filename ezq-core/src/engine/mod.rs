@@ -25,6 +25,8 @@
 //!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
 //!    [`ScheduleStore`], [`Broadcasts`], [`History`].
 //!
+//! # Source files
+//!
 //! | to see | open |
 //! |---|---|
 //! | the methods of an engine | this file |
@@ -37,10 +39,11 @@
 //!
 //! A *receipt* identifies one delivery of a message and fences it. On PGMQ it holds the message's
 //! number, the time at which it was stored, `read_ct`, how often the message was returned, and the
-//! table's oid. Number and time together are the id ([`MessageId::Dated`](crate::MessageId)). The
-//! number alone is not enough: a fail-over to a lagging standby, and a crash of an unlogged queue,
-//! set the sequence back, so a number may come to mean another message. Whatever asks by id
-//! (cancel, move, redrive, discard) compares both.
+//! table's oid. Number and time together are the id
+//! ([`MessageId::Dated`](crate::message::MessageId)). The number alone is not enough: a fail-over
+//! to a lagging standby, and a crash of an unlogged queue, set the sequence back, so a number may
+//! come to mean another message. Whatever asks by id (cancel, move, redrive, discard) compares
+//! both.
 //!
 //! A *mark* is what one handler did with a message: done, retry or dead, its attempts and its
 //! newest errors. It is a flat key `ezq-h:<name>` in the headers. The store merges marks into the
@@ -76,7 +79,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-pub use crate::message::message_id::MessageId;
 pub use broadcasts::{BroadcastMessage, Broadcasts, EventParty, EventRole, QueueSubscription};
 pub use capabilities::Capabilities;
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
@@ -84,6 +86,7 @@ pub use dedupe::{DEDUPE_KEY_LIMIT, Dedupe, Original};
 pub use delivery::{
     Delivery, Due, LeaseRequest, Leased, Outgoing, Position, PublishOutcome, Receipt,
 };
+pub use history::{CopyState, EventCopy, EventStatus, History};
 pub use keys::{BlockedKey, Blocker};
 pub use schedules::{
     Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
@@ -91,8 +94,8 @@ pub use schedules::{
 pub use settle::{ExtendOutcome, Settle, SettleOutcome};
 pub use unit_of_work::{Finished, UnitOfWork};
 
-use crate::engine::history::History;
 use crate::error::{Error, ErrorKind, Result};
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
 
@@ -112,7 +115,7 @@ use crate::message::retention::Retention;
 ///
 /// An engine is [`Any`], so that an extension finds its own engine behind `dyn Engine`. Publishing in a
 /// caller's transaction needs that: it uses a connection of the engine's own kind, which this contract
-/// does not know. See [`Publish::prepare_for`](crate::Publish::prepare_for).
+/// does not know. See [`Publish::prepare_for`](crate::publish::Publish::prepare_for).
 #[async_trait]
 pub trait Engine: Any + Send + Sync {
     /// What the engine can do, probed when it connected. It must not change afterwards: an
@@ -268,7 +271,7 @@ pub trait Engine: Any + Send + Sync {
     /// if there is no such message.
     ///
     /// It counts as a delivery and voids every earlier receipt. It is for an operator who decides what
-    /// becomes of a message; see [`App::fail`](crate::App::fail).
+    /// becomes of a message; see [`App::fail`](crate::app::App::fail).
     ///
     /// # Errors
     /// - [`ErrorKind::LeaseLost`] while a worker holds the message; a retry after that helps.

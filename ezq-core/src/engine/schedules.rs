@@ -4,8 +4,9 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::engine::{MessageId, Outgoing};
+use crate::engine::Outgoing;
 use crate::error::Result;
+use crate::message::message_id::MessageId;
 
 /// The schedules of an engine. All times are by the engine's clock.
 ///

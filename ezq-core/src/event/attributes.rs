@@ -1,7 +1,8 @@
 //! What CloudEvents demands of the attributes of an event.
 //!
-//! [`Envelope`](crate::Envelope) checks its attributes by these rules whenever one is made or read. Names
-//! that become attributes, such as that of the application, are checked where they are given.
+//! [`Envelope`](crate::event::Envelope) checks its attributes by these rules whenever one is made
+//! or read. Names that become attributes, such as that of the application, are checked where they
+//! are given.
 //!
 //! Sources: CloudEvents 1.0.2, "Type System"; RFC 3986, "URI Generic Syntax". Letters of any language
 //! may stand in a URI unescaped, as RFC 3987 allows.

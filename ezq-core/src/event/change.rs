@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// a `Change` in an event of your own; with aliases, one handler takes several operations.
 ///
 /// ```
-/// use ezq_core::{Change, Operation};
+/// use ezq_core::event::{Change, Operation};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Debug, Serialize, Deserialize)]

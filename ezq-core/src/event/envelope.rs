@@ -71,7 +71,7 @@ pub(crate) enum Data {
 /// An event with its attributes and its data as JSON text: what a message carries.
 ///
 /// ```
-/// use ezq_core::Envelope;
+/// use ezq_core::event::Envelope;
 ///
 /// let envelope = Envelope::builder("order.created", "shop")
 ///     .subject("order-7")

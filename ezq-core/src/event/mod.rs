@@ -1,7 +1,13 @@
 //! What an event is: a serde type with a stable name, its attributes, and the envelope that carries it.
 //!
+//! Begin at [`Event`], the trait of all events. [`Envelope`] is an event with its attributes, for code
+//! that learns the type only at run time. [`End`] and [`Interrupt`] stop consumers, [`Tick`] and
+//! [`Change`] are the events of schedules and captured tables.
+//!
 //! Nothing here knows a queue's messages or a handler. How an envelope becomes a message body is in
-//! `codec/`.
+//! [`codec`](crate::codec).
+//!
+//! # Source files
 //!
 //! | to see | open |
 //! |---|---|
@@ -19,15 +25,17 @@ pub(crate) mod finite;
 pub(crate) mod pattern;
 pub(crate) mod tick;
 
+pub use change::{Change, Operation};
+pub use envelope::{AttributeValue, Envelope, EnvelopeBuilder, VERSION_ATTRIBUTE};
+pub use pattern::{PATTERN_LIMIT, Pattern};
+pub use tick::Tick;
+
 use std::any::TypeId;
 use std::fmt;
 use std::time::Duration;
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::event::envelope::Envelope;
-use crate::event::tick::Tick;
 
 /// A typed event. Implement it by `#[derive(Event)]`.
 ///
@@ -51,7 +59,8 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The queue of the event, if its publisher names none and no route applies. Defaults to the
     /// application's queue.
     const QUEUE: Option<&'static str> = None;
-    /// The name of the [codec](crate::Codec) that writes the event. Defaults to that of its queue.
+    /// The name of the [codec](crate::codec::Codec) that writes the event. Defaults to that of its
+    /// queue.
     const CODEC: Option<&'static str> = None;
 
     /// Reads an event of the older version `version`.
@@ -134,7 +143,8 @@ impl EventDescriptor {
 /// A control event that stops the consumer that receives it, once every event that was due before it is
 /// handled.
 ///
-/// One `End` stops one consumer. [`App::stop_all`](crate::App::stop_all) stops all consumers of a queue.
+/// One `End` stops one consumer. [`App::stop_all`](crate::app::App::stop_all) stops all consumers
+/// of a queue.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct End {
     /// How long running handlers may go on; after that they are cancelled, and their messages go back
@@ -179,8 +189,9 @@ impl Event for End {
 /// - A batch that still gathers begins as it is.
 /// - No event after it is begun.
 ///
-/// To stop a consumer of this process at once, use its [handle](crate::ConsumerHandle::interrupt) or a
-/// second signal. They leave the `Interrupt` to another consumer.
+/// To stop a consumer of this process at once, use its
+/// [handle](crate::consumer::ConsumerHandle::interrupt) or a second signal. They leave the
+/// `Interrupt` to another consumer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interrupt {}
 

@@ -17,7 +17,7 @@ pub const PATTERN_LIMIT: usize = 255;
 /// of segments, including none).
 ///
 /// ```
-/// use ezq_core::Pattern;
+/// use ezq_core::event::Pattern;
 ///
 /// let orders = Pattern::new("order.#")?;
 /// assert!(orders.matches("order") && orders.matches("order.line.added"));

@@ -16,9 +16,10 @@ use crate::publish::draft::Draft;
 
 /// Several events for one run of a handler, in the order of the queue.
 ///
-/// A handler of `Batch<E>` gets the events that are there, up to its
-/// [batch size](crate::Handler::batch_size). A batch that is not full waits for more, up to the
-/// [batch wait](crate::Handler::batch_wait). What the handler returns decides about the events:
+/// A handler of `Batch<E>` gets the events that are there, up to its [batch
+/// size](crate::handler::Handler::batch_size). A batch that is not full waits for more, up to the
+/// [batch wait](crate::handler::Handler::batch_wait). What the handler returns decides about the
+/// events:
 ///
 /// - `()`, or `Ok` with events to publish: every event is done.
 /// - A `Vec` with one `Result` for each event, in their order: each event for itself.
@@ -34,7 +35,8 @@ use crate::publish::draft::Draft;
 /// again, and what they return is published once more.
 ///
 /// ```
-/// # use ezq_core::{Batch, Event};
+/// # use ezq_core::event::Event;
+/// # use ezq_core::handler::Batch;
 /// # #[derive(serde::Serialize, serde::Deserialize)] struct Reading { celsius: f64 }
 /// # impl Event for Reading { const TYPE: &'static str = "reading"; }
 /// async fn store(batch: Batch<Reading>) -> Vec<Result<(), &'static str>> {
@@ -195,8 +197,9 @@ impl Unread {
     }
 }
 
-/// What a batch handler may return: events for the batch as a whole (see [`Emit`](crate::Emit)), a
-/// `Vec` with one `Result` for each event, or a `Result` of one of these.
+/// What a batch handler may return: events for the batch as a whole (see
+/// [`Emit`](crate::handler::Emit)), a `Vec` with one `Result` for each event, or a `Result` of one
+/// of these.
 #[diagnostic::on_unimplemented(
     message = "a batch handler cannot return `{Self}`",
     label = "not something a batch handler returns",

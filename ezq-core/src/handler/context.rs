@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delivery::attempt::Attempt;
 use crate::delivery::received::Received;
-use crate::engine::{MessageId, UnitOfWork};
+use crate::engine::UnitOfWork;
 use crate::event::envelope::Envelope;
 use crate::message::headers::Headers;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::HandlerName;
 use crate::publish::publisher::Publisher;
@@ -20,7 +21,7 @@ use crate::publish::transaction::Transaction;
 /// Tells a handler about its delivery: ids, attempt, deadline, cancellation.
 ///
 /// ```
-/// use ezq_core::Context;
+/// use ezq_core::handler::Context;
 ///
 /// async fn handle(context: &Context) {
 ///     println!("attempt {} of {}", context.attempt(), context.event_id());
@@ -123,7 +124,7 @@ impl Context {
     }
 }
 
-/// One run of a handler, from which [extractors](crate::Extract) draw.
+/// One run of a handler, from which [extractors](crate::handler::Extract) draw.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub(crate) context: Context,
@@ -153,7 +154,7 @@ impl Call {
 
     /// Lends the handler's transaction to `show`, for the extractor of its engine. `None` if the
     /// transaction has ended, or none of the handler's extractors
-    /// [takes](crate::Extract::TRANSACTION) it.
+    /// [takes](crate::handler::Extract::TRANSACTION) it.
     pub fn unit_of_work<R>(&self, show: impl FnOnce(&mut dyn UnitOfWork) -> R) -> Option<R> {
         self.transaction
             .as_ref()

@@ -11,7 +11,8 @@ impl Received {
     ///
     /// # Errors
     /// A fatal error if the data does not fit the type. If the event is of a newer version than the
-    /// type, [`Config::unknown_types`](crate::Config::unknown_types) decides what becomes of it.
+    /// type, [`Config::unknown_types`](crate::config::Config::unknown_types) decides what becomes
+    /// of it.
     pub fn decode<E: Event>(&self) -> Result<E, HandlerError> {
         self.envelope.decode().map_err(|error| match error.kind() {
             ErrorKind::NewerVersion => HandlerError::newer_version(error),

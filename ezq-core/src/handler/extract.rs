@@ -13,7 +13,7 @@ use crate::publish::services::States;
 /// A parameter that a handler can take after the event. Implement it to give handlers one of your own.
 ///
 /// ```
-/// use ezq_core::{Call, Extract, HandlerError};
+/// use ezq_core::handler::{Call, Extract, HandlerError};
 ///
 /// /// The key under which an external service recognises a repeated call.
 /// struct IdempotencyKey(String);
@@ -69,7 +69,7 @@ pub struct Provided<'a> {
 /// large in an `Arc`.
 ///
 /// ```
-/// use ezq_core::State;
+/// use ezq_core::handler::State;
 /// use std::sync::Arc;
 ///
 /// struct Plans;

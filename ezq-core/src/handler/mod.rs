@@ -1,4 +1,13 @@
-//! Handlers: a name, the events that it takes, its options, and the function to call.
+//! Handlers: what they are, what they take and what they return.
+//!
+//! A handler is a name, the events that it takes, its options, and the function to call. `#[on_event]`
+//! makes one of an annotated function; begin at [`Handler::on`] to make one without a macro.
+//!
+//! - A handler takes an event, an [`AnyEvent`] or a [`Batch`], and what it [extracts](Extract) from its
+//!   run: [`Context`], [`State`], a [`Publisher`](crate::publish::Publisher).
+//! - It returns events or an [outcome](HandlerOutput). A [`HandlerError`] says what becomes of an event
+//!   that failed, and [`HandlerResultExt`] makes one of any error.
+//! - [`RetryPolicy`] and [`Backoff`] say how often and when it runs again.
 
 pub(crate) mod batch;
 pub(crate) mod context;
@@ -8,23 +17,27 @@ pub(crate) mod outcome;
 pub(crate) mod quickness;
 pub(crate) mod retry;
 
+pub use crate::delivery::received::Received;
+pub use batch::{
+    Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, IntoBatchHandler, Unread,
+};
+pub use context::{Call, Context};
+pub use extract::{Extract, Provided, State};
+pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
+pub use retry::{Backoff, Jitter, RetryPolicy};
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delivery::received::Received;
 use crate::error::Result;
 use crate::event::envelope::Envelope;
 use crate::event::pattern::Pattern;
 use crate::event::{Event, EventDescriptor, is_control};
-use crate::handler::batch::{BatchCall, BatchFuture, BatchLimits, IntoBatchHandler, InvokeBatch};
-use crate::handler::context::Call;
-use crate::handler::extract::{Extract, Provided};
-use crate::handler::outcome::{HandlerError, HandlerOutput};
+use crate::handler::batch::{BatchLimits, InvokeBatch};
 use crate::handler::quickness::Quickness;
-use crate::handler::retry::{Backoff, RetryPolicy};
 use crate::message::settlement::HandlerName;
 use crate::publish::draft::Draft;
 use crate::schedule::{Plan, Schedule, Template};
@@ -249,7 +262,7 @@ impl Handler {
     /// The name is a durable key: messages keep the handler's progress under it.
     ///
     /// ```
-    /// use ezq_core::{AnyEvent, Context, Handler};
+    /// use ezq_core::handler::{AnyEvent, Context, Handler};
     ///
     /// let audit = Handler::on("audit", |event: AnyEvent, context: Context| async move {
     ///     println!("{} on {}", event.event_type(), context.queue());
@@ -261,11 +274,10 @@ impl Handler {
         function.into_handler(name)
     }
 
-    /// A handler of batches from a function or closure whose first parameter is a
-    /// [`Batch`](crate::Batch).
+    /// A handler of batches from a function or closure whose first parameter is a [`Batch`].
     ///
     /// ```
-    /// # use ezq_core::{AnyEvent, Batch, Handler};
+    /// # use ezq_core::handler::{AnyEvent, Batch, Handler};
     /// let count = Handler::on_batch("count", |batch: Batch<AnyEvent>| async move {
     ///     println!("{} events", batch.len());
     /// });
@@ -391,12 +403,13 @@ impl Handler {
     /// waiting event takes no place among those that a consumer handles at once, and does not hold up
     /// the events of other handlers.
     ///
-    /// A consumer keeps waiting events of the handler up to twice its own concurrency, and one batch
-    /// more for a handler of batches. When it has had that many for a second, and other handlers take
-    /// events of the queue, the consumer looks past the handler's other events: they go back to their
-    /// places, and no attempt is counted. It spends about a tenth of the time on this, and reads and
-    /// writes every message that it passes. So a slow handler with many events is better given a queue
-    /// of its own. Looking past events needs an [ordered](crate::Capabilities::ordered) engine.
+    /// A consumer keeps waiting events of the handler up to twice its own concurrency, and one
+    /// batch more for a handler of batches. When it has had that many for a second, and other
+    /// handlers take events of the queue, the consumer looks past the handler's other events: they
+    /// go back to their places, and no attempt is counted. It spends about a tenth of the time on
+    /// this, and reads and writes every message that it passes. So a slow handler with many events
+    /// is better given a queue of its own. Looking past events needs an
+    /// [ordered](crate::engine::Capabilities::ordered) engine.
     #[must_use]
     pub fn concurrency(mut self, limit: usize) -> Self {
         self.options.concurrency = Some(limit);

@@ -19,7 +19,7 @@ type Source = Box<dyn StdError + Send + Sync + 'static>;
 /// Like `anyhow::Error`, it does not implement [`std::error::Error`] itself.
 ///
 /// ```
-/// use ezq_core::{HandlerError, HandlerResultExt};
+/// use ezq_core::handler::{HandlerError, HandlerResultExt};
 ///
 /// fn charge(amount: &str) -> Result<u32, HandlerError> {
 ///     // Text that is no number now is none at the next attempt.

@@ -24,7 +24,7 @@ impl Default for RetryPolicy {
 /// The pause between one attempt and the next.
 ///
 /// ```
-/// use ezq_core::{Backoff, Jitter};
+/// use ezq_core::handler::{Backoff, Jitter};
 /// use std::time::Duration;
 ///
 /// // 2, 4, 8, 16 ... minutes, always the same and without a limit.
@@ -151,7 +151,7 @@ impl Backoff {
     /// A pause decided by a function of your own; see [`Backoff::Custom`].
     ///
     /// ```
-    /// use ezq_core::Backoff;
+    /// use ezq_core::handler::Backoff;
     /// use std::time::Duration;
     ///
     /// let patient = Backoff::custom(|attempt, error, _random| {
@@ -177,7 +177,7 @@ impl Backoff {
     /// to 1.
     ///
     /// ```
-    /// use ezq_core::Backoff;
+    /// use ezq_core::handler::Backoff;
     /// use std::time::Duration;
     ///
     /// let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60));

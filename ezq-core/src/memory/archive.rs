@@ -9,9 +9,10 @@ use super::clock::{self, Micros};
 use super::queue::{Queue, Stored};
 use crate::codec::wire::{Origin, decode, flat_id};
 use crate::engine::history::{CopyState, EventCopy, identify};
-use crate::engine::{DeadLetter, Death, MessageId};
+use crate::engine::{DeadLetter, Death};
 use crate::event::is_control;
 use crate::message::headers::{DEAD, Headers, REDRIVEN};
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
 

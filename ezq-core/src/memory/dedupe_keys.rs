@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::clock::{self, Micros};
-use crate::engine::{Dedupe, MessageId, Original};
+use crate::engine::{Dedupe, Original};
+use crate::message::message_id::MessageId;
 
 #[derive(Debug, Default)]
 pub(super) struct DedupeKeys {

@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 
 use super::MemoryEngine;
-use crate::engine::{DeadLetter, DeadLetters, MessageId};
+use crate::engine::{DeadLetter, DeadLetters};
 use crate::error::Result;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 
 #[async_trait]

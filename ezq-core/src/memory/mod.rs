@@ -1,9 +1,14 @@
 //! The engine in memory: the contract of [`engine`](crate::engine) for tests, where nothing survives
 //! the process.
 //!
+//! Begin at [`MemoryEngine::new`], or at [`TestApp`](crate::testing::TestApp), which has an application
+//! around it.
+//!
 //! It is no cache and no broker. Its purpose is that code meets the same rules here as on a database.
 //! It has everything but transactions of handlers. Its clock is tokio's, so a paused clock moves
 //! leases, delays and retries.
+//!
+//! # Source files
 //!
 //! One lock guards all queues, and is never held across an `.await`, so each call is one atomic step.
 //!
@@ -42,10 +47,11 @@ use self::store::Store;
 use crate::engine::history::History;
 use crate::engine::{
     BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, Engine, ExtendOutcome,
-    LeaseRequest, Leased, MessageId, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore,
-    Settle, SettleOutcome,
+    LeaseRequest, Leased, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore, Settle,
+    SettleOutcome,
 };
 use crate::error::Result;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
 
@@ -56,8 +62,10 @@ use crate::message::retention::Retention;
 /// messages fall due as the test advances the time.
 ///
 /// ```
-/// use ezq_core::MemoryEngine;
-/// use ezq_core::{Due, Engine, Outgoing, QueueName, headers::Headers};
+/// use ezq_core::engine::{Due, Engine, Outgoing};
+/// use ezq_core::memory::MemoryEngine;
+/// use ezq_core::message::QueueName;
+/// use ezq_core::message::headers::Headers;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> ezq_core::Result<()> {

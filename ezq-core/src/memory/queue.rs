@@ -14,10 +14,11 @@ use super::clock::{self, Micros};
 use super::dedupe_keys::DedupeKeys;
 use super::keys::Keys;
 use crate::engine::{
-    BlockedKey, Blocker, DeadLetter, Delivery, Due, LeaseRequest, Leased, MessageId, Position,
-    QueueStats, Receipt,
+    BlockedKey, Blocker, DeadLetter, Delivery, Due, LeaseRequest, Leased, Position, QueueStats,
+    Receipt,
 };
 use crate::message::headers::{DEAD, HANDLER_PREFIX, Headers, REDRIVEN, RETURNED};
+use crate::message::message_id::MessageId;
 use crate::message::settlement::{HandlerMark, HandlerState, Progress, Reason};
 
 #[derive(Debug)]

@@ -5,10 +5,11 @@ use async_trait::async_trait;
 use super::store::Store;
 use super::{MemoryEngine, clock};
 use crate::engine::{
-    Fired, Firing, KeptSchedules, MessageId, Outgoing, PublishOutcome, Registration, ScheduleRow,
+    Fired, Firing, KeptSchedules, Outgoing, PublishOutcome, Registration, ScheduleRow,
     ScheduleStore,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::message::message_id::MessageId;
 
 #[async_trait]
 impl ScheduleStore for MemoryEngine {

@@ -12,10 +12,9 @@ use super::clock::{self, Micros};
 use super::queue::Queue;
 use super::subscriptions::Subscriptions;
 use crate::engine::history::History;
-use crate::engine::{
-    MessageId, Outgoing, PublishOutcome, Receipt, ScheduleRow, Settle, SettleOutcome,
-};
+use crate::engine::{Outgoing, PublishOutcome, Receipt, ScheduleRow, Settle, SettleOutcome};
 use crate::error::{Error, ErrorKind, Result};
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
 

@@ -116,7 +116,8 @@ impl Headers {
         self.entries.entry(key).or_insert_with(|| value.into());
     }
 
-    /// Counts earlier deliveries as returned too, which a receipt [covers](crate::Receipt::covers).
+    /// Counts earlier deliveries as returned too, which a receipt
+    /// [covers](crate::engine::Receipt::covers).
     pub fn covered(&mut self, deliveries: u32) {
         if deliveries > 0 {
             self.insert(RETURNED, self.returned().saturating_add(deliveries));

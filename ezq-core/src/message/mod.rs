@@ -1,8 +1,14 @@
 //! What a message is apart from the event in it: its queue, its id, its headers, the progress of its
 //! handlers, and its retention.
 //!
-//! These are plain data, shared by engines and the rest of ezq. Nothing here stores, sends or settles
-//! a message: that is the contract in [`engine`](crate::engine).
+//! Begin at [`QueueName`] to name a queue, and at [`Retention`] to choose what becomes of handled events.
+//! Engines, and code that reads stored messages, use the rest: [`headers`] has every header that ezq
+//! writes, and [`Progress`] what a message remembers of its handlers.
+//!
+//! These are plain data. Nothing here stores, sends or settles a message: that is the contract in
+//! [`engine`](crate::engine).
+//!
+//! # Source files
 //!
 //! | to see | open |
 //! |---|---|
@@ -17,3 +23,11 @@ pub(crate) mod message_id;
 pub(crate) mod queue_name;
 pub(crate) mod retention;
 pub(crate) mod settlement;
+
+pub use crate::text::ERROR_TEXT_LIMIT;
+pub use message_id::MessageId;
+pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
+pub use retention::Retention;
+pub use settlement::{
+    ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,
+};

@@ -25,7 +25,7 @@ const MARKS: [u8; 6] = [b'_', b'-', b'.', b':', b'/', b'@'];
 /// no room for that suffix; see [`dead_letters`](Self::dead_letters).
 ///
 /// ```
-/// use ezq_core::QueueName;
+/// use ezq_core::message::QueueName;
 ///
 /// let orders = QueueName::new("Shop.Orders")?;
 /// assert_eq!(orders.as_str(), "shop.orders");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What becomes of the acknowledged events of a queue. Set it for each queue, on the application
-/// ([`AppBuilder::retention`](crate::AppBuilder::retention)) or on its engine.
+/// ([`AppBuilder::retention`](crate::app::AppBuilder::retention)) or on its engine.
 ///
 /// It applies only to events whose handlers are done. Dead letters are kept until someone redrives or
 /// discards them. Events that are cancelled or purged are gone, and so are control events (`End`,
@@ -11,7 +11,7 @@ use std::time::Duration;
 ///
 /// ```
 /// use std::time::Duration;
-/// use ezq_core::Retention;
+/// use ezq_core::message::Retention;
 ///
 /// assert_eq!(Retention::default(), Retention::Delete);
 /// let month = Retention::archive_for(Duration::from_secs(30 * 24 * 3600));

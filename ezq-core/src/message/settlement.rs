@@ -115,7 +115,8 @@ pub struct ErrorRecord {
     pub at: DateTime<Utc>,
     /// Which attempt it was, from 1.
     pub attempt: u32,
-    /// The error and its sources, cut at [`ERROR_TEXT_LIMIT`](crate::ERROR_TEXT_LIMIT) bytes.
+    /// The error and its sources, cut at [`ERROR_TEXT_LIMIT`](crate::message::ERROR_TEXT_LIMIT)
+    /// bytes.
     pub error: String,
 }
 
@@ -221,7 +222,7 @@ pub enum ReasonKind {
     /// The store failed to begin or commit handlers' transactions, or another engine failed to publish
     /// their events, as often as `max_deliveries` allows.
     StoreFailed,
-    /// An operator [gave the event up](crate::App::fail).
+    /// An operator [gave the event up](crate::app::App::fail).
     Operator,
 }
 

@@ -1,5 +1,13 @@
-//! What an application shows of itself: notices of events, and the status and report of each consumer.
+//! What an application tells of its events while it runs.
+//!
+//! Begin at [`App::notices`](crate::app::App::notices) to subscribe, or at
+//! [`AppBuilder::hook`](crate::app::AppBuilder::hook) for a function that is called with each [`Notice`].
+//!
+//! The report and the state of a consumer are in [`consumer`](crate::consumer), health is in
+//! [`admin`](crate::admin).
 
 pub(crate) mod notices;
 pub(crate) mod report;
 pub(crate) mod status;
+
+pub use notices::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};

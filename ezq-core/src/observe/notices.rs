@@ -16,9 +16,10 @@ use tokio::time::timeout;
 
 use crate::delivery::received::Received;
 use crate::engine::history::names;
-use crate::engine::{Delivery, MessageId, Outgoing, Settle};
+use crate::engine::{Delivery, Outgoing, Settle};
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{Progress, Reason};
 use crate::text::panic_text;
@@ -54,8 +55,8 @@ pub enum NoticeKind {
     Publishing,
     /// It is stored durably: the transaction is committed.
     ///
-    /// - An event in a caller's own transaction: only [`App::confirm`](crate::App::confirm) gives
-    ///   this notice.
+    /// - An event in a caller's own transaction: only [`App::confirm`](crate::app::App::confirm)
+    ///   gives this notice.
     /// - A broadcast: each copy has a notice; a missing queue is a
     ///   [`PublishFailed`](Self::PublishFailed). There is none if the broadcast went out with a
     ///   handler's transaction or failed as a whole, since its queues are not known then.
@@ -356,7 +357,7 @@ fn call_hooks(mut receiver: broadcast::Receiver<Entry>, hooks: &[Hook], missed: 
     }
 }
 
-/// Notices as they come; [`App::notices`](crate::App::notices) subscribes.
+/// Notices as they come; [`App::notices`](crate::app::App::notices) subscribes.
 #[derive(Debug)]
 pub struct NoticeStream {
     receiver: broadcast::Receiver<Entry>,

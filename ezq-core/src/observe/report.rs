@@ -20,7 +20,8 @@ pub enum StopReason {
     Handle,
     /// The process got SIGINT or SIGTERM.
     Signal,
-    /// Nothing was left to do, and the consumer ran [until idle](crate::Consumer::until_idle).
+    /// Nothing was left to do, and the consumer ran [until
+    /// idle](crate::consumer::Consumer::until_idle).
     Idle,
 }
 

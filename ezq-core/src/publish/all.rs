@@ -66,7 +66,7 @@ impl PublishAll {
     publish_options!();
 
     /// Sets the queue of all events. Defaults, for each event, to the queue of its type, as
-    /// [`Publish::queue`](crate::Publish::queue).
+    /// [`Publish::queue`](crate::publish::Publish::queue).
     pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
         self.with(|options| {
             options.queue = Some(queue.try_into()?);
@@ -79,8 +79,8 @@ impl PublishAll {
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
-    /// # impl ezq_core::Event for Paid { const TYPE: &'static str = "paid"; }
-    /// # async fn example(publisher: ezq_core::Publisher, paid: Vec<Paid>) -> ezq_core::Result<()> {
+    /// # impl ezq_core::event::Event for Paid { const TYPE: &'static str = "paid"; }
+    /// # async fn example(publisher: ezq_core::publish::Publisher, paid: Vec<Paid>) -> ezq_core::Result<()> {
     /// for (event, outcome) in paid.iter().zip(publisher.publish_all(&paid).outcomes().await?) {
     ///     if let Err(why) = outcome {
     ///         eprintln!("order {} is not published: {why}", event.order);
@@ -126,8 +126,9 @@ impl PublishAll {
     /// and [`PublishAllError::unless_all`] these into the result of all.
     ///
     /// # Errors
-    /// If an option is invalid, and [`ErrorKind::Unsupported`] if the application's own engine is no
-    /// `E`. The inner errors are those of [`Publish::prepare_for`](crate::Publish::prepare_for).
+    /// If an option is invalid, and [`ErrorKind::Unsupported`] if the application's own engine is
+    /// no `E`. The inner errors are those of
+    /// [`Publish::prepare_for`](crate::publish::Publish::prepare_for).
     pub fn prepare_for<E: Engine + Clone>(self) -> Result<(E, Vec<Result<Prepared>>)> {
         let engines = &self.publisher.services.engines;
         let engine = engines.own::<E>()?.clone();

@@ -25,16 +25,17 @@ impl Publisher {
     ///
     /// The application's own engine keeps the subscriptions, and the queues that get copies.
     ///
-    /// All copies are written alike: by the codec of the event's type, else in the application's wire
-    /// form, whatever a queue's codec is. So a queue whose codec is
-    /// [exclusive](crate::Codec::is_exclusive) takes copies only of types that have this codec, by
-    /// [`event_codec`](crate::AppBuilder::event_codec) where they are broadcast or by their own
-    /// attribute.
+    /// All copies are written alike: by the codec of the event's type, else in the application's
+    /// wire form, whatever a queue's codec is. So a queue whose codec is
+    /// [exclusive](crate::codec::Codec::is_exclusive) takes copies only of types that have this
+    /// codec, by [`event_codec`](crate::app::AppBuilder::event_codec) where they are broadcast or
+    /// by their own attribute.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
-    /// # impl ezq_core::Event for Paid { const TYPE: &'static str = "order.paid"; }
-    /// use ezq_core::{Engine, QueueName};
+    /// # impl ezq_core::event::Event for Paid { const TYPE: &'static str = "order.paid"; }
+    /// use ezq_core::engine::Engine;
+    /// use ezq_core::message::QueueName;
     /// use ezq_core::testing::TestApp;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
@@ -103,8 +104,9 @@ impl Broadcast {
     publish_options!();
 
     /// Makes the broadcast idempotent: each queue stores one copy under this key within the
-    /// [window](crate::Config::dedupe_window); see [`Publish::dedupe_key`](crate::Publish::dedupe_key).
-    /// A copy that its queue stored before is a [duplicate](crate::Published::is_duplicate). Defaults to no key.
+    /// [window](crate::config::Config::dedupe_window); see
+    /// [`Publish::dedupe_key`](crate::publish::Publish::dedupe_key). A copy that its queue stored
+    /// before is a [duplicate](crate::publish::Published::is_duplicate). Defaults to no key.
     pub fn dedupe_key(self, key: impl Into<String>) -> Self {
         self.with(|options| {
             options.dedupe_key = Some(key.into());
@@ -114,7 +116,7 @@ impl Broadcast {
 
     /// Sets for how long the [dedupe key](Self::dedupe_key) is taken, counted on the engine's clock:
     /// more than zero, and refused without a key. Defaults to
-    /// [`Config::dedupe_window`](crate::Config::dedupe_window).
+    /// [`Config::dedupe_window`](crate::config::Config::dedupe_window).
     pub fn dedupe_window(self, window: Duration) -> Self {
         self.with(|options| {
             options.dedupe_window = Some(window);

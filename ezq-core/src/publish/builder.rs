@@ -20,15 +20,15 @@ use crate::publish::published::Published;
 use crate::publish::publisher::Publisher;
 
 impl Publisher {
-    /// Publishes an event: to where its type is [routed](crate::AppBuilder::route_events), else to its
-    /// type's own queue, else to the application's.
+    /// Publishes an event: to where its type is [routed](crate::app::AppBuilder::route_events),
+    /// else to its type's own queue, else to the application's.
     ///
     /// Await it at once, or set options first:
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Reminder;
-    /// # impl ezq_core::Event for Reminder { const TYPE: &'static str = "reminder"; }
-    /// # async fn example(publisher: ezq_core::Publisher) -> ezq_core::Result<()> {
+    /// # impl ezq_core::event::Event for Reminder { const TYPE: &'static str = "reminder"; }
+    /// # async fn example(publisher: ezq_core::publish::Publisher) -> ezq_core::Result<()> {
     /// use std::time::Duration;
     ///
     /// publisher.publish(&Reminder).await?;
@@ -92,8 +92,9 @@ pub struct Publish {
 impl Publish {
     publish_options!();
 
-    /// Sets the queue. Defaults to where the type is [routed](crate::AppBuilder::route_events), else to
-    /// the type's own queue, else to the application's.
+    /// Sets the queue. Defaults to where the type is
+    /// [routed](crate::app::AppBuilder::route_events), else to the type's own queue, else to the
+    /// application's.
     pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
         self.with(|options| {
             options.queue = Some(queue.try_into()?);
@@ -102,7 +103,7 @@ impl Publish {
     }
 
     /// Makes the publish idempotent: the event is stored only if the queue stored none under this key
-    /// within the [window](crate::Config::dedupe_window). Defaults to no key.
+    /// within the [window](crate::config::Config::dedupe_window). Defaults to no key.
     ///
     /// Otherwise it is a [duplicate](Published::is_duplicate): nothing is stored, and the result has the
     /// first event's ids. So a publish may be repeated after an error that leaves open whether it
@@ -114,7 +115,7 @@ impl Publish {
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
-    /// # impl ezq_core::Event for Paid { const TYPE: &'static str = "paid"; }
+    /// # impl ezq_core::event::Event for Paid { const TYPE: &'static str = "paid"; }
     /// use ezq_core::testing::TestApp;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
@@ -134,7 +135,7 @@ impl Publish {
 
     /// Sets for how long the [dedupe key](Self::dedupe_key) is taken, counted on the engine's clock:
     /// more than zero, and refused without a key. Defaults to
-    /// [`Config::dedupe_window`](crate::Config::dedupe_window).
+    /// [`Config::dedupe_window`](crate::config::Config::dedupe_window).
     pub fn dedupe_window(self, window: Duration) -> Self {
         self.with(|options| {
             options.dedupe_window = Some(window);
@@ -196,8 +197,8 @@ impl IntoFuture for Publish {
     }
 }
 
-/// What [`App::dispatch_inline`](crate::App::dispatch_inline) takes: a reference to an event, an
-/// [`Envelope`], or either with options, as [`publish`](Publisher::publish) and
+/// What [`App::dispatch_inline`](crate::app::App::dispatch_inline) takes: a reference to an event,
+/// an [`Envelope`], or either with options, as [`publish`](Publisher::publish) and
 /// [`publish_envelope`](Publisher::publish_envelope) return it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no event that can be dispatched",

@@ -1,8 +1,17 @@
 //! Publishing: events on their way into the store.
 //!
-//! An event passes four forms. A call serializes its payload into a [draft](draft::Draft); a builder
-//! keeps the draft with its options; writing makes a [prepared](prepared::Prepared) message of both;
-//! the engine's answer becomes the [result](published::Published).
+//! Begin at [`Publisher`], or at the methods of [`App`](crate::app::App) of the same names. A call
+//! returns a builder ([`Publish`], [`PublishAll`], [`Broadcast`]): set options, then await it for what
+//! was [stored](Published).
+//!
+//! An event passes four forms. A call serializes its payload into a [draft](Draft); a builder keeps the
+//! draft with its options; writing makes a [prepared](Prepared) message of both; the engine's answer
+//! becomes the [result](Published).
+//!
+//! The caller's own transaction is a step that an engine's extension adds to the builders; they hand
+//! out the message and the engine ([`prepare_for`](Publish::prepare_for)).
+//!
+//! # Source files
 //!
 //! | to see | open |
 //! |---|---|
@@ -13,9 +22,6 @@
 //! | publishing in a handler's transaction | `transaction.rs` |
 //! | which queue a type goes to, and which engine keeps it | `routing.rs`, `engines.rs` |
 //! | what publishers, handlers and consumers share | `services.rs` |
-//!
-//! The caller's own transaction is a step that an engine's extension adds to the builders; they hand
-//! out the message and the engine (`prepare_for`).
 
 pub(crate) mod all;
 pub(crate) mod broadcast;
@@ -30,3 +36,11 @@ pub(crate) mod routing;
 pub(crate) mod services;
 pub(crate) mod transaction;
 mod writing;
+
+pub use all::{PublishAll, PublishAllError};
+pub use broadcast::Broadcast;
+pub use builder::{IntoPublish, Publish};
+pub use draft::Draft;
+pub use prepared::{Prepared, PreparedBroadcast};
+pub use published::{Broadcasted, Published};
+pub use publisher::Publisher;

@@ -80,8 +80,9 @@ macro_rules! publish_options {
         /// Sets the ordering key. Events of one key are handled one after another, in the order in
         /// which they were stored, across all consumers of the queue.
         ///
-        /// An event that waits for a retry or is not due yet holds up its own key and no other. An empty
-        /// key is refused. Defaults to the event's own key, [`Event::key`](crate::Event::key).
+        /// An event that waits for a retry or is not due yet holds up its own key and no other. An
+        /// empty key is refused. Defaults to the event's own key,
+        /// [`Event::key`](crate::event::Event::key).
         pub fn key(self, key: impl Into<String>) -> Self {
             self.with(|options| {
                 options.key = Some(key.into());
@@ -113,7 +114,7 @@ macro_rules! publish_options {
         }
 
         /// Adds a header of your own, which handlers find in their
-        /// [`Context`](crate::Context).
+        /// [`Context`](crate::handler::Context).
         ///
         /// Inside a handler, `traceparent`, `correlation-id` and `causation-id` default to those of the
         /// handled event; a header that is set here takes precedence. Names that begin with `ezq-` or

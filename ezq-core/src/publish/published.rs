@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use crate::engine::{MessageId, Original, PublishOutcome};
+use crate::engine::{Original, PublishOutcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::logging::warn;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 
 /// Where a published event is stored.
@@ -20,8 +21,8 @@ pub struct Published {
     pub event_id: String,
     /// The event's type name.
     pub event_type: String,
-    /// Whether an event with the same [dedupe key](crate::Publish::dedupe_key) was published before.
-    /// Then nothing was stored, and the ids are that event's.
+    /// Whether an event with the same [dedupe key](crate::publish::Publish::dedupe_key) was
+    /// published before. Then nothing was stored, and the ids are that event's.
     pub is_duplicate: bool,
 }
 
@@ -74,7 +75,7 @@ pub struct Broadcasted {
     /// scheduled copy can be cancelled or moved with its id.
     pub copies: Vec<Published>,
     /// Subscribed queues that do not exist and so got no copy. Create them, or remove their
-    /// [subscriptions](crate::Subscriptions).
+    /// [subscriptions](crate::admin::Subscriptions).
     pub missing: Vec<QueueName>,
     /// Whether it was broadcast in a handler's transaction. Then the subscriptions are read and the
     /// copies stored at the commit, so no copy is known here.

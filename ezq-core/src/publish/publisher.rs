@@ -19,9 +19,10 @@ use crate::publish::transaction::Transaction;
 
 /// Publishes events of an application; cheap to clone and to hand around.
 ///
-/// It is also an extractor. Inside a handler, the events that it publishes name the handled event as
-/// their cause and share its correlation id and trace. If the handler takes a transaction, they are
-/// stored at its commit; until then their id is [`MessageId::Pending`](crate::MessageId::Pending).
+/// It is also an extractor. Inside a handler, the events that it publishes name the handled event
+/// as their cause and share its correlation id and trace. If the handler takes a transaction, they
+/// are stored at its commit; until then their id is
+/// [`MessageId::Pending`](crate::message::MessageId::Pending).
 #[derive(Debug, Clone)]
 pub struct Publisher {
     pub(crate) services: Arc<Services>,

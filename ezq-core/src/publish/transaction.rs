@@ -8,10 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::engine::{
-    BroadcastMessage, Delivery, Engine, MessageId, Outgoing, PublishOutcome, UnitOfWork,
-};
+use crate::engine::{BroadcastMessage, Delivery, Engine, Outgoing, PublishOutcome, UnitOfWork};
 use crate::error::{Error, ErrorKind, Result};
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::publish::engines::ensure;
 use crate::publish::prepared::Prepared;

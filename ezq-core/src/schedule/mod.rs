@@ -1,9 +1,14 @@
 //! Schedules: events that are published by a cron expression or at an interval.
 //!
+//! Begin at [`Schedule`], or at `#[on_schedule]` for a function that runs at each tick. To list, pause
+//! and fire schedules at run time, see [`admin::Schedules`](crate::admin::Schedules).
+//!
 //! A schedule is declared in code. The engine keeps a row for it, with the time of its next tick. The
 //! process that finds a tick due advances the row and publishes the event in one step. So of any number
 //! of processes one fires each tick, and no lock is held between ticks. All times are by the engine's
 //! clock, not the workers'.
+//!
+//! # Source files
 //!
 //! This folder says when a schedule ticks and what it publishes. The task that waits for ticks is in
 //! `shared/schedules.rs`, changes by hand are in `admin/schedules.rs`, and the rows in
@@ -26,7 +31,10 @@ pub(crate) use plan::{Plan, Planned, Plans, Template};
 /// running.
 ///
 /// ```
-/// use ezq_core::{App, Event, MemoryEngine, Missed, Schedule};
+/// use ezq_core::app::App;
+/// use ezq_core::event::Event;
+/// use ezq_core::memory::MemoryEngine;
+/// use ezq_core::schedule::{Missed, Schedule};
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Serialize, Deserialize)] struct ReportDue {}
 /// # impl Event for ReportDue { const TYPE: &'static str = "report.due"; }

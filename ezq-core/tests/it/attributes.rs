@@ -1,8 +1,15 @@
 //! Names, sources, types and times are checked where they are said.
 
 use chrono::{DateTime, FixedOffset, TimeZone};
+use ezq_core::ErrorKind;
+use ezq_core::app::AppBuilder;
+use ezq_core::codec::{Origin, RawJson, decode};
+use ezq_core::config::Config;
+use ezq_core::event::{AttributeValue, Envelope, EnvelopeBuilder, Event};
+use ezq_core::handler::Handler;
+use ezq_core::message::headers::Headers;
+use ezq_core::message::{MessageId, QueueName};
 use ezq_core::testing::TestApp;
-use ezq_core::*;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -3,7 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ezq_core::*;
+use ezq_core::ErrorKind;
+use ezq_core::app::App;
+use ezq_core::consumer::{ConsumerHandle, ConsumerState, StopReason};
+use ezq_core::engine::Engine;
+use ezq_core::event::End;
+use ezq_core::handler::{Backoff, Handler};
+use ezq_core::message::QueueName;
 use tokio_util::sync::CancellationToken;
 
 use crate::faulty::Faulty;

@@ -5,7 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use ezq_core::*;
+use ezq_core::app::{App, AppBuilder};
+use ezq_core::consumer::ConsumerHandle;
+use ezq_core::event::{End, Event};
+use ezq_core::handler::Handler;
+use ezq_core::memory::MemoryEngine;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 

@@ -2,7 +2,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ezq_core::*;
+use ezq_core::ErrorKind;
+use ezq_core::admin::DeadLetterFilter;
+use ezq_core::app::App;
+use ezq_core::consumer::StopReason;
+use ezq_core::event::End;
+use ezq_core::handler::{Batch, Context, Handler};
+use ezq_core::message::{QueueName, ReasonKind};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 

@@ -1,5 +1,12 @@
+use ezq_core::app::App;
+use ezq_core::consumer::StopReason;
+use ezq_core::engine::{Capabilities, Engine};
+use ezq_core::event::{End, Event, Interrupt};
+use ezq_core::handler::{Call, Extract, Handler, HandlerError, Provided};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::QueueName;
 use ezq_core::testing::TestApp;
-use ezq_core::*;
+use ezq_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::faulty::Faulty;

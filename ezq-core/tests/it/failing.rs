@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
+use ezq_core::ErrorKind;
+use ezq_core::admin::DeadLetterFilter;
+use ezq_core::engine::{Engine, LeaseRequest};
+use ezq_core::handler::{Backoff, Handler};
+use ezq_core::message::{HandlerState, MessageId, ReasonKind};
+use ezq_core::observe::NoticeKind;
 use ezq_core::testing::TestApp;
-use ezq_core::{
-    Backoff, DeadLetterFilter, Engine, ErrorKind, Handler, HandlerState, MessageId, NoticeKind,
-    ReasonKind,
-};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,7 +17,7 @@ struct Paid {
     order: i64,
 }
 
-impl ezq_core::Event for Paid {
+impl ezq_core::event::Event for Paid {
     const TYPE: &'static str = "paid";
 }
 
@@ -85,7 +86,7 @@ async fn an_event_that_waits_for_a_retry_is_given_up_and_redriven_by_hand() {
     let reason = letter.reason.clone().unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::Operator, 1));
     assert_eq!(reason.error, "a test order (Ada)");
-    let marks = ezq_core::Progress::from_headers(&letter.headers).0;
+    let marks = ezq_core::message::Progress::from_headers(&letter.headers).0;
     assert_eq!(marks[&"book".into()].state, HandlerState::Done);
     assert_eq!(marks[&"mail".into()].errors[0].error, "no connection");
 

@@ -7,10 +7,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{
+    BlockedKey, Capabilities, Delivery, Due, Engine, ExtendOutcome, Outgoing, PublishOutcome,
+    QueueStats, Receipt, Settle, SettleOutcome,
+};
+use ezq_core::engine::{
     BroadcastMessage, Broadcasts, EventParty, Finished, Fired, Firing, KeptSchedules, LeaseRequest,
     Leased, QueueSubscription, Registration, ScheduleStore, UnitOfWork,
 };
-use ezq_core::*;
+use ezq_core::event::Pattern;
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::{MessageId, QueueName};
+use ezq_core::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 

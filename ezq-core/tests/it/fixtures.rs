@@ -1,6 +1,7 @@
 //! Events and a parameter that several tests use.
 
-use ezq_core::*;
+use ezq_core::event::Event;
+use ezq_core::handler::{Call, Extract, HandlerError};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -4,7 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ezq_core::*;
+use ezq_core::app::App;
+use ezq_core::consumer::StopReason;
+use ezq_core::engine::{Due, Engine};
+use ezq_core::event::{End, Event, Interrupt};
+use ezq_core::handler::{Batch, Handler};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::QueueName;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 

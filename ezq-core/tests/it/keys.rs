@@ -5,7 +5,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ezq_core::*;
+use ezq_core::ErrorKind;
+use ezq_core::app::App;
+use ezq_core::consumer::StopReason;
+use ezq_core::engine::{Blocker, Capabilities, Engine};
+use ezq_core::event::{End, Event};
+use ezq_core::handler::{Backoff, Context, Handler, HandlerError};
+use ezq_core::message::QueueName;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -375,7 +381,7 @@ async fn publishing_with_a_key_needs_an_engine_that_orders_by_it() {
 
 #[test]
 fn whatever_stands_in_place_of_a_key_is_one_but_null() {
-    use ezq_core::headers::{Headers, KEY};
+    use ezq_core::message::headers::{Headers, KEY};
     let mut headers = Headers::new();
     assert_eq!(headers.key(), None);
     for (value, key) in [

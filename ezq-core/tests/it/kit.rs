@@ -1,7 +1,11 @@
 //! What the test kit's `drain` says of events that nobody takes.
 
+use ezq_core::ErrorKind;
+use ezq_core::config::{Config, UnknownTypes};
+use ezq_core::event::Event;
+use ezq_core::handler::Handler;
+use ezq_core::message::QueueName;
 use ezq_core::testing::TestApp;
-use ezq_core::*;
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::*;
+use ezq_core::app::App;
+use ezq_core::engine::{Engine, LeaseRequest};
+use ezq_core::event::Event;
+use ezq_core::handler::{Backoff, Batch, Context, Handler};
+use ezq_core::message::QueueName;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 

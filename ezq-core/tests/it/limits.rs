@@ -6,9 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::headers::Headers;
-use ezq_core::*;
+use ezq_core::admin::DeadLetterFilter;
+use ezq_core::app::{App, AppBuilder};
+use ezq_core::config::{Config, UnknownTypes};
+use ezq_core::consumer::StopReason;
+use ezq_core::engine::{Due, Engine, LeaseRequest, Outgoing};
+use ezq_core::event::{AttributeValue, Envelope, Event, VERSION_ATTRIBUTE};
+use ezq_core::handler::{Backoff, Batch, Handler, HandlerError};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::headers::Headers;
+use ezq_core::message::{
+    ERROR_TEXT_LIMIT, HandlerMark, HandlerName, HandlerState, Progress, QueueName, Reason,
+    ReasonKind,
+};
+use ezq_core::{ErrorKind, chrono};
 use tracing::Level;
 
 use crate::faulty::Faulty;

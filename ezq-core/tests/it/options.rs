@@ -1,6 +1,16 @@
 //! Every option takes effect, or is refused.
 
-use ezq_core::*;
+use ezq_core::admin::DeadLetterFilter;
+use ezq_core::app::App;
+use ezq_core::config::Config;
+use ezq_core::consumer::StopReason;
+use ezq_core::event::Event;
+use ezq_core::handler::{Batch, Handler, HandlerOptions};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::Headers;
+use ezq_core::publish::{Publish, Publisher};
+use ezq_core::{ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;

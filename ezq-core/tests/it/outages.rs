@@ -4,7 +4,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ezq_core::*;
+use ezq_core::ErrorKind;
+use ezq_core::admin::DeadLetterFilter;
+use ezq_core::app::App;
+use ezq_core::consumer::{ConsumerHandle, ConsumerState, StopReason};
+use ezq_core::engine::Engine;
+use ezq_core::event::End;
+use ezq_core::handler::{Batch, Handler};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::QueueName;
 use tokio::sync::mpsc;
 use tracing::Level;
 

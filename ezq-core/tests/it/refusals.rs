@@ -6,7 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ezq_core::*;
+use ezq_core::ErrorKind;
+use ezq_core::admin::DeadLetterFilter;
+use ezq_core::app::App;
+use ezq_core::engine::Settle;
+use ezq_core::event::Event;
+use ezq_core::handler::{Backoff, Batch, Handler, HandlerError};
+use ezq_core::message::QueueName;
 use serde::{Deserialize, Serialize};
 
 use crate::faulty::Faulty;

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use ezq_core::engine::ScheduleStore;
-use ezq_core::*;
+use ezq_core::app::{App, AppBuilder};
+use ezq_core::engine::{Engine, ScheduleStore};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::QueueName;
+use ezq_core::schedule::Schedule;
+use ezq_core::{Error, ErrorKind, engine};
 
 use crate::faulty::Faulty;
 use crate::schedules::{MINUTE, builder, pass, row, stop, sweep, ticks};

@@ -4,8 +4,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ezq_core::engine::{ScheduleRow, ScheduleStore};
-use ezq_core::*;
+use ezq_core::app::{App, AppBuilder};
+use ezq_core::consumer::ConsumerHandle;
+use ezq_core::engine::{Capabilities, Engine, ScheduleRow, ScheduleStore};
+use ezq_core::event::Event;
+use ezq_core::handler::{Call, Handler};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::QueueName;
+use ezq_core::schedule::{Missed, Schedule};
+use ezq_core::{ErrorKind, memory};
 use serde::{Deserialize, Serialize};
 
 use crate::faulty::Faulty;

@@ -6,8 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::*;
+use ezq_core::app::App;
+use ezq_core::config::Config;
+use ezq_core::consumer::StopReason;
+use ezq_core::engine::{Engine, LeaseRequest};
+use ezq_core::event::{End, Event, Interrupt};
+use ezq_core::handler::{AnyEvent, Batch, Context, Handler};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::QueueName;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 

@@ -5,7 +5,14 @@ use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ezq_core::*;
+use ezq_core::ErrorKind;
+use ezq_core::app::App;
+use ezq_core::consumer::{ConsumerHandle, StopReason};
+use ezq_core::engine::Engine;
+use ezq_core::event::{End, Interrupt};
+use ezq_core::handler::{Backoff, Batch, Extract, Handler, HandlerError};
+use ezq_core::message::QueueName;
+use ezq_core::schedule::Schedule;
 use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -20,7 +27,7 @@ struct Within;
 impl Extract for Within {
     const TRANSACTION: bool = true;
 
-    async fn extract(_: &ezq_core::Call) -> Result<Self, HandlerError> {
+    async fn extract(_: &ezq_core::handler::Call) -> Result<Self, HandlerError> {
         Ok(Self)
     }
 }

@@ -4,7 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ezq_core::*;
+use ezq_core::ErrorKind;
+use ezq_core::admin::DeadLetterFilter;
+use ezq_core::app::{App, AppBuilder};
+use ezq_core::consumer::Counts;
+use ezq_core::engine::Engine;
+use ezq_core::event::Event;
+use ezq_core::handler::{Backoff, Batch, Call, Context, Extract, Handler, HandlerError};
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::{Progress, QueueName, Reason, ReasonKind};
 use serde::{Deserialize, Serialize};
 
 use crate::faulty::Faulty;

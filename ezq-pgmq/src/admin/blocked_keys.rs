@@ -2,7 +2,8 @@
 //! retry, or is delayed.
 
 use chrono::{DateTime, Utc};
-use ezq_core::{BlockedKey, Blocker, CopyState, QueueName};
+use ezq_core::engine::{BlockedKey, Blocker, CopyState};
+use ezq_core::message::QueueName;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 

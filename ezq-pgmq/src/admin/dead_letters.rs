@@ -3,8 +3,8 @@
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{DeadLetter, Death};
-use ezq_core::headers::{DEAD, Headers};
-use ezq_core::{MessageId, QueueName};
+use ezq_core::message::headers::{DEAD, Headers};
+use ezq_core::message::{MessageId, QueueName};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 

@@ -7,9 +7,10 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::Death;
-use ezq_core::headers::DEAD;
-use ezq_core::{CopyState, EventCopy, History, QueueName, flat_origin};
+use ezq_core::codec::flat_origin;
+use ezq_core::engine::{CopyState, Death, EventCopy, History};
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::DEAD;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row};

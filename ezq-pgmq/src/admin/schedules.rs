@@ -5,8 +5,8 @@
 //! one tick, one of them succeeds. Times are the server's.
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{Advance, KeptSchedules, Registration, ScheduleRow};
-use ezq_core::{MessageId, Outgoing};
+use ezq_core::engine::{Advance, KeptSchedules, Outgoing, Registration, ScheduleRow};
+use ezq_core::message::MessageId;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 

@@ -1,7 +1,8 @@
 //! The tables of subscriptions, and of the applications that own or publish a type of event.
 
 use ezq_core::engine::{EventParty, EventRole, QueueSubscription};
-use ezq_core::{Pattern, QueueName};
+use ezq_core::event::Pattern;
+use ezq_core::message::QueueName;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 

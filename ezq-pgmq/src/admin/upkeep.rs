@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ezq_core::{Due, MessageId, QueueName, QueueStats};
+use ezq_core::engine::{Due, QueueStats};
+use ezq_core::message::{MessageId, QueueName};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
 

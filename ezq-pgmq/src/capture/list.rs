@@ -2,7 +2,8 @@
 
 use std::cmp::Ordering;
 
-use ezq_core::{Error, QueueName, Result};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, Result};
 use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};

@@ -37,7 +37,9 @@ mod table;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
-use ezq_core::{Engine as _, Error, ErrorKind, QueueName, Result};
+use ezq_core::engine::Engine as _;
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
@@ -51,8 +53,8 @@ use table::Table;
 ///
 /// Each row that a statement inserts, updates or deletes becomes an event of the type
 /// `<table>.created`, `<table>.updated` or `<table>.deleted`, whose payload is a
-/// [`Change`](ezq_core::Change). A `TRUNCATE` becomes one `<table>.truncated` without rows. Outside
-/// the schema `public` the type begins with the schema: `billing.invoices.created`.
+/// [`Change`](ezq_core::event::Change). A `TRUNCATE` becomes one `<table>.truncated` without rows.
+/// Outside the schema `public` the type begins with the schema: `billing.invoices.created`.
 ///
 /// The writer's own statement stores the events. They become visible when its transaction commits,
 /// and never if it rolls back. The writer needs no right on queues. Its transaction does not

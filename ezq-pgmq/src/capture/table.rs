@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use ezq_core::{Envelope, Error, ErrorKind, QueueName, Result};
+use ezq_core::event::Envelope;
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};

@@ -1,7 +1,8 @@
 //! Leasing one message by its id, due or not, so that an operator can settle it.
 
 use chrono::{DateTime, Utc};
-use ezq_core::{CopyState, Delivery, MessageId};
+use ezq_core::engine::{CopyState, Delivery};
+use ezq_core::message::MessageId;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 

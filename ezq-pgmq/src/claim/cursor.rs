@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 
 /// A scan from the front is slow if it takes longer than this, and than [`EACH`] for each message.
 const QUICK: Duration = Duration::from_millis(10);

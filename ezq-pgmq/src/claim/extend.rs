@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use ezq_core::{ExtendOutcome, QueueName, Receipt};
+use ezq_core::engine::{ExtendOutcome, Receipt};
+use ezq_core::message::QueueName;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 

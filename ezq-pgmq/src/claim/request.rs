@@ -9,9 +9,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike as _, Utc};
-use ezq_core::engine::{LeaseRequest, Position};
-use ezq_core::headers::Headers;
-use ezq_core::{Delivery, QueueName, Receipt};
+use ezq_core::engine::{Delivery, LeaseRequest, Position, Receipt};
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::Headers;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Postgres, Row};
 

@@ -7,7 +7,8 @@
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use ezq_core::{Delivery, QueueName};
+use ezq_core::engine::Delivery;
+use ezq_core::message::QueueName;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 

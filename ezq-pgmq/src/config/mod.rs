@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
+use ezq_core::message::{QueueName, Retention};
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
@@ -168,7 +169,7 @@ impl PgmqConfig {
 
     /// What becomes of a queue's messages when they are acknowledged: deleted, or moved to PGMQ's
     /// archive `pgmq.a_<queue>`. The application's own setting takes precedence
-    /// ([`AppBuilder::retention`](ezq_core::AppBuilder::retention)). Defaults to
+    /// ([`AppBuilder::retention`](ezq_core::app::AppBuilder::retention)). Defaults to
     /// [`Retention::Delete`].
     #[must_use]
     pub fn retention(mut self, queue: &QueueName, retention: Retention) -> Self {

@@ -8,7 +8,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 use sqlx::Row as _;
 use tokio::time::timeout;
 

@@ -1,8 +1,12 @@
 //! Subscriptions and broadcasts, on the tables and functions of the schema `ezq`.
 
 use async_trait::async_trait;
-use ezq_core::engine::{BroadcastMessage, Broadcasts, EventParty, QueueSubscription};
-use ezq_core::{Pattern, PublishOutcome, QueueName, Result};
+use ezq_core::Result;
+use ezq_core::engine::{
+    BroadcastMessage, Broadcasts, EventParty, PublishOutcome, QueueSubscription,
+};
+use ezq_core::event::Pattern;
+use ezq_core::message::QueueName;
 
 use crate::admin::subscriptions::{self, PartyColumns};
 use crate::engine::{PgmqEngine, call_part, stored};

@@ -1,8 +1,9 @@
 //! The store of dead letters. Each method is a call on the connection for rare calls.
 
 use async_trait::async_trait;
+use ezq_core::Result;
 use ezq_core::engine::{DeadLetter, DeadLetters};
-use ezq_core::{MessageId, QueueName, Result};
+use ezq_core::message::{MessageId, QueueName};
 
 use crate::admin::dead_letters;
 use crate::connection::dedicated::call;

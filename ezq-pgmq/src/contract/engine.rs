@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{Broadcasts, DeadLetters, LeaseRequest, Leased, ScheduleStore, UnitOfWork};
-use ezq_core::{
-    BlockedKey, Capabilities, Delivery, Due, Engine, ExtendOutcome, History, MessageId, Outgoing,
-    PublishOutcome, QueueName, QueueStats, Receipt, Result, Retention, Settle, SettleOutcome,
+use ezq_core::Result;
+use ezq_core::engine::{
+    BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, Engine, ExtendOutcome,
+    History, LeaseRequest, Leased, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore,
+    Settle, SettleOutcome, UnitOfWork,
 };
+use ezq_core::message::{MessageId, QueueName, Retention};
 use sqlx::Connection as _;
 use tokio::sync::watch;
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::BroadcastMessage;
-use ezq_core::{Error, ErrorKind, PublishOutcome, QueueName, Result};
+use ezq_core::engine::{BroadcastMessage, PublishOutcome};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnection;
 
 use super::{Inner, PgmqEngine};
@@ -152,7 +153,7 @@ impl PgmqEngine {
         }
         for (queue, outcome) in copies {
             if let PublishOutcome::Failed(error) = outcome {
-                let error = ezq_core::error_chain(error);
+                let error = ezq_core::error::error_chain(error);
                 ezq_core::private::warn!(%queue, error, "a subscribed queue gets no copy");
             }
         }

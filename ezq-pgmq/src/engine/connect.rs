@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use ezq_core::{Capabilities, Result};
+use ezq_core::Result;
+use ezq_core::engine::Capabilities;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Inner, PgmqEngine};

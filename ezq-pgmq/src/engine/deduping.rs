@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::{Outgoing, PublishOutcome, QueueName, Result};
+use ezq_core::Result;
+use ezq_core::engine::{Outgoing, PublishOutcome};
+use ezq_core::message::QueueName;
 use tokio::time::Instant;
 
 use super::Inner;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::{Engine as _, Error, ErrorKind, Outgoing, QueueName, Result};
+use ezq_core::engine::{Engine as _, LeaseRequest, Outgoing};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
@@ -51,13 +52,13 @@ pub(crate) use call_part;
 /// What a caller's transaction needs of the engine.
 impl PgmqEngine {
     /// Makes sure of a queue in which the caller's transaction will store messages, as
-    /// [`Engine::ensure_queue`](ezq_core::Engine::ensure_queue) does. A queue that the transaction
-    /// itself has created is left as it is: no other session sees it yet, and creating it elsewhere
-    /// would wait for the transaction's end.
+    /// [`Engine::ensure_queue`](ezq_core::engine::Engine::ensure_queue) does. A queue that the
+    /// transaction itself has created is left as it is: no other session sees it yet, and creating
+    /// it elsewhere would wait for the transaction's end.
     ///
     /// # Errors
-    /// As for [`Engine::ensure_queue`](ezq_core::Engine::ensure_queue), and the database's errors
-    /// on the caller's connection.
+    /// As for [`Engine::ensure_queue`](ezq_core::engine::Engine::ensure_queue), and the database's
+    /// errors on the caller's connection.
     pub async fn ensure_queue_in(
         &self,
         connection: &mut PgConnection,

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{LeaseRequest, Leased};
-use ezq_core::{Delivery, Engine, MessageId, QueueName, Receipt, Result, Settle};
+use ezq_core::Result;
+use ezq_core::engine::{Delivery, Engine, LeaseRequest, Leased, Receipt, Settle};
+use ezq_core::message::{MessageId, QueueName};
 
 use super::PgmqEngine;
 use crate::claim::cursor::ClaimRun;

@@ -19,7 +19,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ezq_core::{Capabilities, QueueName, Result};
+use ezq_core::Result;
+use ezq_core::engine::Capabilities;
+use ezq_core::message::QueueName;
 use sqlx::PgPool;
 
 use crate::claim::cursor::ClaimCursors;

@@ -1,6 +1,8 @@
 //! Publishing: by itself through the pool, and in a caller's transaction.
 
-use ezq_core::{Error, ErrorKind, Outgoing, PublishOutcome, QueueName, Result};
+use ezq_core::engine::{Outgoing, PublishOutcome};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnection;
 
 use super::{Inner, PgmqEngine};

@@ -5,8 +5,9 @@
 //! halved until the message is alone. It is leased without being read, and moved to the dead
 //! letters as it is.
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::{Engine as _, Error, Progress, Reason, ReasonKind, Result, Settle, SettleOutcome};
+use ezq_core::engine::{Engine as _, LeaseRequest, Settle, SettleOutcome};
+use ezq_core::message::{Progress, Reason, ReasonKind};
+use ezq_core::{Error, Result};
 use std::time::Duration;
 
 use super::PgmqEngine;
@@ -49,7 +50,7 @@ impl PgmqEngine {
         }
 
         let receipt = delivery.receipt.clone();
-        let why = ezq_core::error_chain(&error);
+        let why = ezq_core::error::error_chain(&error);
         let message_id = receipt.message_id().clone();
         let reason = Reason {
             kind: ReasonKind::Undecodable,

@@ -16,7 +16,8 @@ pub(crate) use codes::{
 use std::fmt;
 use std::time::Duration;
 
-use ezq_core::{Error, ErrorKind, QueueName};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind};
 use sqlx::error::DatabaseError;
 
 use crate::config::Place;

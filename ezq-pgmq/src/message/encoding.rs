@@ -8,8 +8,8 @@
 
 use std::borrow::Cow;
 
-use ezq_core::headers::{DEAD, HANDLER_PREFIX, REDRIVEN, REPLAY};
-use ezq_core::{HandlerName, Progress, Reason};
+use ezq_core::message::headers::{DEAD, HANDLER_PREFIX, REDRIVEN, REPLAY};
+use ezq_core::message::{HandlerName, Progress, Reason};
 use serde_json::{Map, Value};
 
 /// How an escape begins.

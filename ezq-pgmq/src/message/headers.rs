@@ -1,6 +1,6 @@
 //! Reading the headers of a message.
 
-use ezq_core::headers::Headers;
+use ezq_core::message::headers::Headers;
 use serde_json::Value;
 
 use crate::message::encoding;

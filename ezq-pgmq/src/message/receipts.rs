@@ -6,9 +6,9 @@
 //! tells them apart.
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::Death;
-use ezq_core::headers::{Headers, REDRIVEN};
-use ezq_core::{MessageId, Receipt};
+use ezq_core::engine::{Death, Receipt};
+use ezq_core::message::MessageId;
+use ezq_core::message::headers::{Headers, REDRIVEN};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 

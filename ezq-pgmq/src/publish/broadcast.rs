@@ -20,8 +20,9 @@
 //! engine.
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{BroadcastMessage, Dedupe, Original};
-use ezq_core::{PublishOutcome, QueueName, Result};
+use ezq_core::Result;
+use ezq_core::engine::{BroadcastMessage, Dedupe, Original, PublishOutcome};
+use ezq_core::message::QueueName;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 

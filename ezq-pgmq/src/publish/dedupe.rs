@@ -13,8 +13,9 @@
 
 use std::sync::Arc;
 
-use ezq_core::engine::{Dedupe, Original};
-use ezq_core::{PublishOutcome, QueueName, error_chain};
+use ezq_core::engine::{Dedupe, Original, PublishOutcome};
+use ezq_core::error::error_chain;
+use ezq_core::message::QueueName;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 

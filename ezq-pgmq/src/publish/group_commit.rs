@@ -13,7 +13,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ezq_core::{PublishOutcome, QueueName};
+use ezq_core::engine::PublishOutcome;
+use ezq_core::message::QueueName;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 

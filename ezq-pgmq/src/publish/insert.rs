@@ -2,7 +2,9 @@
 //!
 //! The rows of a batch get strictly increasing `vt`, so that they are claimed in their order.
 
-use ezq_core::{PublishOutcome, QueueName, Result};
+use ezq_core::Result;
+use ezq_core::engine::PublishOutcome;
+use ezq_core::message::QueueName;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 

@@ -1,6 +1,6 @@
 //! The lock of an ordering key, which publishers may take.
 
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 use sqlx::postgres::PgConnection;
 
 /// Takes the lock of a key until the transaction ends.

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::Dedupe;
-use ezq_core::headers::Headers;
-use ezq_core::{Due, Outgoing, QueueName, Result};
+use ezq_core::Result;
+use ezq_core::engine::{Dedupe, Due, Outgoing};
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::Headers;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres};

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ezq_core::{Error, PublishOutcome, QueueName};
+use ezq_core::Error;
+use ezq_core::engine::PublishOutcome;
+use ezq_core::message::QueueName;
 
 use crate::config::Place;
 use crate::connection::dedicated::limit;

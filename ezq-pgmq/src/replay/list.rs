@@ -1,6 +1,7 @@
 //! The replays of a database: listing and removing them.
 
-use ezq_core::{QueueName, Result};
+use ezq_core::Result;
+use ezq_core::message::QueueName;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection as _, Row as _};
 

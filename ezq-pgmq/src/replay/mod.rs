@@ -26,7 +26,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use ezq_core::{Engine as _, Error, ErrorKind, Pattern, QueueName, Result};
+use ezq_core::engine::Engine as _;
+use ezq_core::event::Pattern;
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
@@ -72,8 +75,8 @@ type OnProgress = Box<dyn FnMut(&ReplayProgress) + Send>;
 /// The selected events are stored as copies, in the order in which they were stored first. Events
 /// that were archived under another number, because the archive already had theirs, come last. A
 /// copy has the event's id, body, ordering key and other headers, and one header that marks the
-/// replay ([`REPLAY`](ezq_core::headers::REPLAY)). Marks of handlers are not copied, so every
-/// handler runs, and a `Tx` handler takes effect a second time. The archive is not changed.
+/// replay ([`REPLAY`](ezq_core::message::headers::REPLAY)). Marks of handlers are not copied, so
+/// every handler runs, and a `Tx` handler takes effect a second time. The archive is not changed.
 ///
 /// A replay selects from what was archived when the replay of this name began. It leaves out what
 /// is archived later, its own copies included, and what transactions archived that were still open

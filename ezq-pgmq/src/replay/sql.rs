@@ -1,7 +1,8 @@
 //! The statements of a replay.
 
-use ezq_core::headers::REDRIVEN;
-use ezq_core::{Pattern, QueueName};
+use ezq_core::event::Pattern;
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::REDRIVEN;
 
 use crate::sql::{self, archive};
 

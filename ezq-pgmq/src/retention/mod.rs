@@ -30,7 +30,8 @@ pub(crate) mod trail;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ezq_core::{Error, ErrorKind, QueueName, Result, Retention};
+use ezq_core::message::{QueueName, Retention};
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::Row as _;
 
 use crate::connection::dedicated::{Dedicated, call};

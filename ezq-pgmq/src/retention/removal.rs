@@ -1,6 +1,6 @@
 //! How acknowledged messages leave a queue: the statements that settlements and transactions share.
 
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 
 use crate::message::receipts::{self, ONLY_LOCKED};
 use crate::retention::trail;

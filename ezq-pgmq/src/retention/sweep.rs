@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ezq_core::{QueueName, Result, Retention};
+use ezq_core::Result;
+use ezq_core::message::{QueueName, Retention};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 

@@ -2,7 +2,8 @@
 //! statement that deletes the message writes the line.
 
 use chrono::{DateTime, Utc};
-use ezq_core::{CopyState, EventCopy, QueueName};
+use ezq_core::engine::{CopyState, EventCopy};
+use ezq_core::message::QueueName;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 

@@ -1,6 +1,7 @@
 //! The indexes by which an archive is searched for an event.
 
-use ezq_core::{QueueName, Result};
+use ezq_core::Result;
+use ezq_core::message::QueueName;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 

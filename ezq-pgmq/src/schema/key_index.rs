@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 
-use ezq_core::{QueueName, Result};
+use ezq_core::Result;
+use ezq_core::message::QueueName;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
@@ -59,7 +60,7 @@ fn statements(queue: &QueueName) -> [String; 3] {
 /// `pg_catalog` as its search path.
 ///
 /// ```
-/// use ezq_core::QueueName;
+/// use ezq_core::message::QueueName;
 ///
 /// let sql = ezq_pgmq::ordering_sql(&[QueueName::new("orders")?]);
 /// assert!(sql.contains("create index if not exists q_orders_ezq_keys on pgmq.q_orders"));

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ezq_core::{Error, QueueName, Result, error_chain};
+use ezq_core::error::error_chain;
+use ezq_core::message::QueueName;
+use ezq_core::{Error, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::task::JoinSet;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 
 use crate::schema::{self, Part, archive_index};
 use crate::sql::{self, archive, quoted};
@@ -16,7 +16,7 @@ use crate::sql::{self, archive, quoted};
 /// In a large one this would block acknowledgements: a comment holds the statement for it.
 ///
 /// ```
-/// use ezq_core::QueueName;
+/// use ezq_core::message::QueueName;
 ///
 /// let sql = ezq_pgmq::setup_sql(&[QueueName::new("orders")?], Some("app"));
 /// assert!(sql.contains("select pgmq.create('orders_dlq');"));

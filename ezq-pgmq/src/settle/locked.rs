@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ezq_core::{Error, ErrorKind, QueueName};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind};
 
 /// For how long locked rows of a queue are skipped.
 const PASSED: Duration = Duration::from_secs(10);

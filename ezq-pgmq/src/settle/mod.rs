@@ -16,7 +16,9 @@ mod statements;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use ezq_core::{Error, ErrorKind, QueueName, Receipt, Result, Settle, SettleOutcome};
+use ezq_core::engine::{Receipt, Settle, SettleOutcome};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 

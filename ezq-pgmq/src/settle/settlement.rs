@@ -1,8 +1,10 @@
 //! A settlement in the database's units.
 
 use chrono::{DateTime, Utc};
-use ezq_core::headers::DEAD;
-use ezq_core::{Error, ErrorKind, Progress, QueueName, Reason, Receipt, Settle};
+use ezq_core::engine::{Receipt, Settle};
+use ezq_core::message::headers::DEAD;
+use ezq_core::message::{Progress, QueueName, Reason};
+use ezq_core::{Error, ErrorKind};
 use serde_json::Value;
 
 use crate::message::encoding::Encoding;

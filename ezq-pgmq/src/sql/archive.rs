@@ -1,6 +1,6 @@
 //! A queue's archive: its table, its indexes, and the numbers that its messages have there.
 
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 
 use crate::sql::{identifier, in_pgmq};
 

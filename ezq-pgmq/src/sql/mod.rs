@@ -17,7 +17,8 @@ pub(crate) mod archive;
 pub(crate) mod keys;
 pub(crate) mod units;
 
-use ezq_core::{End, Event, Interrupt, QueueName};
+use ezq_core::event::{End, Event, Interrupt};
+use ezq_core::message::QueueName;
 
 /// How every script for an administrator begins. What it calls and creates is then the server's
 /// own, and not that of someone who may create in the administrator's search path.

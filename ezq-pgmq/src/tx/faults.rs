@@ -4,7 +4,8 @@
 //! handler, is the handler's failure and counts as its attempt. What only the store can be blamed
 //! for is not. A cancelled commit may have been done: the message shows it.
 
-use ezq_core::{Error, ErrorKind, QueueName};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind};
 
 use crate::error::{self, missing};
 

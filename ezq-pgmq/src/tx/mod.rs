@@ -16,11 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::engine::{BroadcastMessage, Finished, UnitOfWork};
-use ezq_core::{
-    Call, Delivery, Error, ErrorKind, Extract, HandlerError, Outgoing, Provided, QueueName, Result,
-    SettleOutcome,
-};
+use ezq_core::engine::{BroadcastMessage, Delivery, Finished, Outgoing, SettleOutcome, UnitOfWork};
+use ezq_core::handler::{Call, Extract, HandlerError, Provided};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind, Result};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgTransactionManager};
 use sqlx_core::transaction::TransactionManager;
@@ -436,7 +435,7 @@ impl TxContext {
         let asked = timeout(STOPPING, self.engine.urgently(&statement, &self.name)).await;
         let error = match asked {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => ezq_core::error_chain(&error),
+            Ok(Err(error)) => ezq_core::error::error_chain(&error),
             Err(_) => "the database does not answer".to_owned(),
         };
         ezq_core::private::warn!(queue = %self.queue, error, "a transaction's session cannot be stopped");

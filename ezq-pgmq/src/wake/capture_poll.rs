@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 use std::time::Duration;
 
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 use tokio::time::Instant;
 
 /// The time between two polls.

@@ -10,7 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 use serde_json::Value;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};

@@ -52,7 +52,7 @@ pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch:
             Err(failure) => failure,
         };
 
-        let failure = ezq_core::error_chain(&failure);
+        let failure = ezq_core::error::error_chain(&failure);
         tracing::debug!(
             failure,
             "not listening for wake-ups just now; consumers poll"

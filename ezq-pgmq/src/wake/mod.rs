@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 use sqlx::postgres::PgConnection;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;

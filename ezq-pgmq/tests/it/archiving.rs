@@ -1,7 +1,9 @@
 //! Acknowledged messages move to PGMQ's own archive unchanged, whatever is already there.
 
-use ezq_core::headers::REPLAY;
-use ezq_core::{Delivery, Engine, ErrorKind, MessageId, QueueName, Retention, SettleOutcome};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Delivery, Engine, SettleOutcome};
+use ezq_core::message::headers::REPLAY;
+use ezq_core::message::{MessageId, QueueName, Retention};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 
 use crate::support::*;
@@ -47,7 +49,7 @@ async fn a_batch_moves_whole_with_every_column() {
     assert!(scalar::<bool>(&mut own, &fresh).await);
     assert_eq!(
         engine.stats(&queue).await.unwrap(),
-        ezq_core::QueueStats::default()
+        ezq_core::engine::QueueStats::default()
     );
 }
 
@@ -233,7 +235,7 @@ async fn a_column_that_goes_under_a_running_engine_is_noticed() {
 
 #[tokio::test]
 async fn histories_have_an_index_where_the_schema_is_managed_and_the_archive_small() {
-    let has_index = |queue: &ezq_core::QueueName| {
+    let has_index = |queue: &ezq_core::message::QueueName| {
         format!("SELECT to_regclass('pgmq.a_{queue}_event_id_idx') IS NOT NULL")
     };
     let mut own = connection().await;

@@ -1,9 +1,11 @@
 //! Broadcasts and subscriptions in the database: rights, an absent or dropped schema, unusual
 //! names.
 
-use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe};
-use ezq_core::headers::Headers;
-use ezq_core::{Due, Engine, ErrorKind, Pattern, PublishOutcome, QueueName};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe, Due, Engine, PublishOutcome};
+use ezq_core::event::Pattern;
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::Headers;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{Connection as _, PgConnection};
 use std::time::Duration;

@@ -1,7 +1,12 @@
 //! Captured tables: which changes become events, in which order, whose rights apply, and what is
 //! refused.
 
-use ezq_core::{Change, Engine, ErrorKind, Headers, Operation, Origin, Pattern, QueueName, decode};
+use ezq_core::ErrorKind;
+use ezq_core::codec::{Origin, decode};
+use ezq_core::engine::Engine;
+use ezq_core::event::{Change, Operation, Pattern};
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::Headers;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};

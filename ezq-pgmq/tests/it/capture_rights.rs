@@ -1,7 +1,9 @@
 //! Whose code runs with whose rights where a table is captured, and who may replace functions.
 
-use ezq_core::engine::Broadcasts as _;
-use ezq_core::{Engine as _, ErrorKind, Pattern, QueueName};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Broadcasts as _, Engine as _};
+use ezq_core::event::Pattern;
+use ezq_core::message::QueueName;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use ezq_core::engine::LeaseRequest;
-use ezq_core::{Delivery, Due, Engine, ErrorKind, Outgoing, QueueName};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Delivery, Due, Engine, LeaseRequest, Outgoing};
+use ezq_core::message::QueueName;
 use ezq_pgmq::PgmqEngine;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
@@ -66,7 +67,7 @@ async fn hands_out_only_what_stands_before_a_position() {
     publish(&engine, &queue, &["1", "2", "3"]).await;
     let all = lease(&engine, &queue).await;
     for delivery in &all {
-        let release = (delivery.receipt.clone(), ezq_core::Settle::Release);
+        let release = (delivery.receipt.clone(), ezq_core::engine::Settle::Release);
         engine.settle(&queue, vec![release]).await.unwrap();
     }
     let before = LeaseRequest {
@@ -150,7 +151,7 @@ async fn odd_rows_of_other_clients_harm_no_other() {
     assert!(
         outcomes
             .iter()
-            .all(|o| matches!(o, ezq_core::SettleOutcome::Done)),
+            .all(|o| matches!(o, ezq_core::engine::SettleOutcome::Done)),
         "{outcomes:?}"
     );
 }
@@ -167,7 +168,10 @@ async fn ids_go_beyond_32_bits() {
         .settle(&queue, vec![(delivery.receipt, dead())])
         .await
         .unwrap();
-    assert!(matches!(outcomes[..], [ezq_core::SettleOutcome::Done]));
+    assert!(matches!(
+        outcomes[..],
+        [ezq_core::engine::SettleOutcome::Done]
+    ));
     let dead = engine
         .dead_letters()
         .unwrap()
@@ -254,7 +258,7 @@ async fn no_statement_reads_100_000_delayed_messages() {
     assert!(
         outcomes
             .iter()
-            .all(|o| matches!(o, ezq_core::SettleOutcome::Done))
+            .all(|o| matches!(o, ezq_core::engine::SettleOutcome::Done))
     );
     // A backend reports its statistics at the latest when it ends.
     engine.close().await;
@@ -357,7 +361,7 @@ async fn claims_that_go_on_leave_nothing_behind() {
     );
 
     // A released message comes before those behind it.
-    let release = |delivery: Delivery| (delivery.receipt, ezq_core::Settle::Release);
+    let release = |delivery: Delivery| (delivery.receipt, ezq_core::engine::Settle::Release);
     engine
         .settle(&queue, got.into_iter().map(release).collect())
         .await
@@ -480,7 +484,7 @@ async fn row_level_security_is_an_error_and_no_empty_queue() {
     let error = limited.lease(request(&queue, 10)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
     assert!(
-        ezq_core::error_chain(&error).contains("row-level security"),
+        ezq_core::error::error_chain(&error).contains("row-level security"),
         "{error:?}"
     );
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ezq_conformance::Harness;
-use ezq_core::{Engine, QueueName};
+use ezq_core::engine::Engine;
+use ezq_core::message::QueueName;
 
 use crate::support::*;
 

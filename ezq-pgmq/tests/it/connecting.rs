@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ezq_core::{Engine, Error, ErrorKind, error_chain};
+use ezq_core::engine::Engine;
+use ezq_core::error::error_chain;
+use ezq_core::{Error, ErrorKind};
 use ezq_pgmq::embedded::EmbeddedPostgres;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -151,7 +153,7 @@ async fn a_pool_of_one_works_while_a_transaction_holds_it() {
     let deliveries = lease(&engine, &queue).await;
     let receipts: Vec<_> = deliveries.iter().map(|d| d.receipt.clone()).collect();
     engine.extend(&queue, &receipts, TTL).await.unwrap();
-    let event = ezq_core::Settle::Ack {
+    let event = ezq_core::engine::Settle::Ack {
         outgoing: vec![message(&queue, "4")],
     };
     engine
@@ -442,7 +444,7 @@ async fn what_was_cut_while_it_was_idle_is_opened_again_and_the_call_repeated() 
             .collect();
         let outcomes = engine.settle(&queue, batch).await.unwrap();
         assert!(
-            matches!(outcomes[..], [ezq_core::SettleOutcome::Done]),
+            matches!(outcomes[..], [ezq_core::engine::SettleOutcome::Done]),
             "{outcomes:?}"
         );
         engine.stats(&queue).await.unwrap();
@@ -492,7 +494,7 @@ async fn rotate(own: &mut PgConnection) {
 }
 
 /// Everything works again, on whichever connection.
-async fn works(engine: &PgmqEngine, queue: &ezq_core::QueueName) {
+async fn works(engine: &PgmqEngine, queue: &ezq_core::message::QueueName) {
     let all = async {
         let healthy = async {
             while engine.health_check().await.is_err() || engine.stats(queue).await.is_err() {

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{DeadLetters as _, Death};
-use ezq_core::headers::{KEY, REDRIVEN};
-use ezq_core::{
-    App, CopyState, Due, Engine, ErrorKind, HandlerMark, HandlerName, HandlerState, MessageId,
-    Outgoing, Progress, Reason, ReasonKind, Settle, SettleOutcome,
+use ezq_core::ErrorKind;
+use ezq_core::app::App;
+use ezq_core::engine::{
+    CopyState, DeadLetters as _, Death, Due, Engine, Outgoing, Settle, SettleOutcome,
+};
+use ezq_core::message::headers::{KEY, REDRIVEN};
+use ezq_core::message::{
+    HandlerMark, HandlerName, HandlerState, MessageId, Progress, Reason, ReasonKind,
 };
 use sqlx::Connection as _;
 

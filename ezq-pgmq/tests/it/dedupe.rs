@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{Dedupe, Original};
-use ezq_core::{Engine, ErrorKind, MessageId, Outgoing, PublishOutcome, QueueName, Settle};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Dedupe, Engine, Original, Outgoing, PublishOutcome, Settle};
+use ezq_core::message::{MessageId, QueueName};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Executor as _};
@@ -372,7 +373,7 @@ async fn a_duplicate_that_leaves_with_a_settlement_is_left_out() {
             .await
             .unwrap();
         assert!(
-            matches!(outcomes[..], [ezq_core::SettleOutcome::Done]),
+            matches!(outcomes[..], [ezq_core::engine::SettleOutcome::Done]),
             "{outcomes:?}"
         );
     }

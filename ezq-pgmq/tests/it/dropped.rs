@@ -6,13 +6,13 @@ use std::error::Error as _;
 
 use chrono::{TimeDelta, Utc};
 use ezq_core::engine::{
-    Advance, BroadcastMessage, Broadcasts, Dedupe, EventParty, EventRole, Firing, Registration,
-    ScheduleStore,
+    Advance, BroadcastMessage, Broadcasts, Dedupe, Due, Engine, EventParty, EventRole, Firing,
+    Registration, ScheduleStore, Settle, SettleOutcome,
 };
-use ezq_core::headers::Headers;
-use ezq_core::{
-    Due, Engine, Error, ErrorKind, Pattern, QueueName, Retention, Settle, SettleOutcome,
-};
+use ezq_core::event::Pattern;
+use ezq_core::message::headers::Headers;
+use ezq_core::message::{QueueName, Retention};
+use ezq_core::{Error, ErrorKind};
 use ezq_pgmq::{Inbox, PgmqConfig, PgmqEngine};
 use sqlx::{Connection as _, PgConnection};
 
@@ -153,7 +153,7 @@ impl Use {
             let Err(error) = self.run(engine, queue).await else {
                 return Ok(());
             };
-            let told = ezq_core::error_chain(&error);
+            let told = ezq_core::error::error_chain(&error);
             assert!(told.contains(what), "{self:?} without {what}: {told}");
             if !error.is_transient() || told.contains("administrator") {
                 return Err(error);

@@ -364,7 +364,7 @@ async fn a_setting_that_is_none_is_refused() {
         .await;
     let error = error.unwrap_err();
     assert!(
-        ezq_core::error_chain(&error).contains("no_such_setting"),
+        ezq_core::error::error_chain(&error).contains("no_such_setting"),
         "{error:?}"
     );
 }

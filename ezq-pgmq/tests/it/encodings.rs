@@ -6,12 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use ezq_core::engine::{BroadcastMessage, Broadcasts, Registration, ScheduleStore};
-use ezq_core::headers::Headers;
-use ezq_core::{
-    AnyEvent, App, Backoff, CopyState, DeadLetterFilter, Due, Engine, Error, ErrorKind, Handler,
-    Pattern, QueueName, ReasonKind,
+use ezq_core::admin::DeadLetterFilter;
+use ezq_core::app::App;
+use ezq_core::engine::{
+    BroadcastMessage, Broadcasts, CopyState, Due, Engine, Registration, ScheduleStore,
 };
+use ezq_core::event::Pattern;
+use ezq_core::handler::{AnyEvent, Backoff, Handler};
+use ezq_core::message::headers::Headers;
+use ezq_core::message::{QueueName, ReasonKind};
+use ezq_core::{Error, ErrorKind};
 use ezq_pgmq::{PgmqEngine, Tx};
 use sqlx::{Connection as _, PgConnection};
 
@@ -157,7 +161,7 @@ async fn a_handler_whose_name_the_encoding_lacks_is_done_once() {
         publish(&engine, &queue, &[&event("e", "x")]).await;
         let handle = app.consumer().queue(queue.as_str()).spawn();
         let begun = Instant::now();
-        while engine.stats(&queue).await.unwrap() != ezq_core::QueueStats::default() {
+        while engine.stats(&queue).await.unwrap() != ezq_core::engine::QueueStats::default() {
             assert!(
                 begun.elapsed() < Duration::from_secs(60),
                 "{encoding}: it is still there"
@@ -203,8 +207,8 @@ async fn an_event_is_stored_or_refused_with_the_reason() {
                 .await
                 .unwrap();
             let [
-                ezq_core::PublishOutcome::Failed(error),
-                ezq_core::PublishOutcome::Stored(_),
+                ezq_core::engine::PublishOutcome::Failed(error),
+                ezq_core::engine::PublishOutcome::Stored(_),
             ] = &outcomes[..]
             else {
                 panic!("{told}: {outcomes:?}")
@@ -260,7 +264,7 @@ async fn a_dedupe_key_is_stored_or_refused_with_the_reason() {
             );
         };
         let outcome = engine.publish(with_bad()).await.unwrap().remove(0);
-        let ezq_core::PublishOutcome::Failed(error) = outcome else {
+        let ezq_core::engine::PublishOutcome::Failed(error) = outcome else {
             panic!("{outcome:?}")
         };
         refused(error);

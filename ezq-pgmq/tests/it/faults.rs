@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::{Engine, Error, ErrorKind, ExtendOutcome, QueueName, Settle, SettleOutcome};
+use ezq_core::engine::{Engine, ExtendOutcome, LeaseRequest, Settle, SettleOutcome};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind};
 use ezq_pgmq::embedded::EmbeddedPostgres;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::Connection as _;

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use ezq_core::{Engine, ErrorKind, Outgoing, PublishOutcome, QueueName, Result};
+use ezq_core::engine::{Engine, Outgoing, PublishOutcome};
+use ezq_core::message::QueueName;
+use ezq_core::{ErrorKind, Result};
 use ezq_pgmq::PgmqEngine;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;

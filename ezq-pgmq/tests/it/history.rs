@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::{
-    CopyState, Engine, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, QueueName,
-    Retention, Settle,
+use ezq_core::engine::{CopyState, Engine, Settle};
+use ezq_core::message::{
+    ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, QueueName, Retention,
 };
 use sqlx::Connection as _;
 

@@ -2,7 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use ezq_core::{Engine, ErrorKind};
+use ezq_core::ErrorKind;
+use ezq_core::engine::Engine;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::Connection as _;
 use sqlx::PgConnection;
@@ -37,7 +38,7 @@ async fn ten_processes_start_at_once() {
         );
     }
     let engine = engine_at(&url).await;
-    let queue = ezq_core::QueueName::new(QUEUE).unwrap();
+    let queue = ezq_core::message::QueueName::new(QUEUE).unwrap();
     assert_eq!(engine.stats(&queue).await.unwrap().ready, 10);
 }
 
@@ -46,7 +47,7 @@ async fn ten_processes_start_at_once() {
 async fn one_of_ten_processes() {
     let Ok(url) = std::env::var(URL) else { return };
     let engine = engine_at(&url).await;
-    let queue = ezq_core::QueueName::new(QUEUE).unwrap();
+    let queue = ezq_core::message::QueueName::new(QUEUE).unwrap();
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1"]).await;
     println!("published by {}", std::process::id());
@@ -79,7 +80,7 @@ async fn a_role_without_rights_on_the_schema_works_on_a_finished_one() {
         let batch = deliveries.into_iter().map(|d| d.receipt).zip(settles);
         for outcome in engine.settle(&queue, batch.collect()).await.unwrap() {
             assert!(
-                matches!(outcome, ezq_core::SettleOutcome::Done),
+                matches!(outcome, ezq_core::engine::SettleOutcome::Done),
                 "{outcome:?}"
             );
         }
@@ -100,7 +101,10 @@ async fn a_role_without_rights_on_the_schema_works_on_a_finished_one() {
         stored(engine.publish(keyed()).await.unwrap().remove(0));
         let again = engine.publish(keyed()).await.unwrap();
         assert!(
-            matches!(again[..], [ezq_core::PublishOutcome::Duplicate(Some(_))]),
+            matches!(
+                again[..],
+                [ezq_core::engine::PublishOutcome::Duplicate(Some(_))]
+            ),
             "{again:?}"
         );
         assert_eq!(engine.purge(&queue).await.unwrap(), 1);

@@ -3,9 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::headers::KEY;
-use ezq_core::{Delivery, Due, Engine, Outgoing, QueueName, Settle};
+use ezq_core::engine::{Delivery, Due, Engine, LeaseRequest, Outgoing, Settle};
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::KEY;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use tokio::time::timeout;
 
@@ -54,7 +54,7 @@ pub(crate) async fn settle(
         .collect();
     for outcome in engine.settle(queue, all).await.unwrap() {
         assert!(
-            matches!(outcome, ezq_core::SettleOutcome::Done),
+            matches!(outcome, ezq_core::engine::SettleOutcome::Done),
             "{outcome:?}"
         );
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::{Engine, QueueName};
+use ezq_core::engine::{Engine, LeaseRequest};
+use ezq_core::message::QueueName;
 use ezq_pgmq::PgmqEngine;
 use sqlx::postgres::PgConnection;
 

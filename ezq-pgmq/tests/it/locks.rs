@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::{
-    Delivery, Engine, Error, ErrorKind, ExtendOutcome, QueueName, Settle, SettleOutcome,
-    error_chain,
-};
+use ezq_core::engine::{Delivery, Engine, ExtendOutcome, LeaseRequest, Settle, SettleOutcome};
+use ezq_core::error::error_chain;
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind};
 use ezq_pgmq::embedded::EmbeddedPostgres;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::Connection as _;

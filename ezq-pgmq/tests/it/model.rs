@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ezq_conformance::{Harness, ModelConfig, ModelReport, run_model};
-use ezq_core::{Engine, MemoryEngine, QueueName};
+use ezq_core::engine::Engine;
+use ezq_core::memory::MemoryEngine;
+use ezq_core::message::QueueName;
 use ezq_pgmq::PgmqEngine;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;

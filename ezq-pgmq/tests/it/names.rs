@@ -1,8 +1,11 @@
 //! Queues with every kind of name that ezq accepts; PGMQ's own functions see the same queue.
 
-use ezq_core::engine::{BroadcastMessage, Broadcasts};
-use ezq_core::headers::{Headers, KEY};
-use ezq_core::{DeadLetterFilter, Due, Engine, ErrorKind, Pattern, QueueName, Retention};
+use ezq_core::ErrorKind;
+use ezq_core::admin::DeadLetterFilter;
+use ezq_core::engine::{BroadcastMessage, Broadcasts, Due, Engine};
+use ezq_core::event::Pattern;
+use ezq_core::message::headers::{Headers, KEY};
+use ezq_core::message::{QueueName, Retention};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{Connection as _, PgConnection};
 
@@ -87,7 +90,7 @@ async fn what_pgmq_made_and_sent_is_consumed_kept_and_told() {
             assert_eq!(history.copies.len(), 1, "{history}");
             assert_eq!(history.copies[0].queue, queue);
         }
-        let letters = ezq_core::App::builder()
+        let letters = ezq_core::app::App::builder()
             .without_discovered_handlers()
             .build(engine.clone());
         let letters = letters.unwrap();
@@ -133,7 +136,7 @@ async fn a_change_of_a_table_and_a_broadcast_reach_them() {
         body: event("e"),
         headers: Headers::new(),
         due: Due::Now,
-        dedupe: Some(ezq_core::Dedupe::new("k", TTL, "e").unwrap()),
+        dedupe: Some(ezq_core::engine::Dedupe::new("k", TTL, "e").unwrap()),
     };
     assert_eq!(
         engine.broadcast(broadcast).await.unwrap().len(),

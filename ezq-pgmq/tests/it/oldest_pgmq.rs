@@ -6,11 +6,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ezq_core::engine::DeadLetters as _;
-use ezq_core::engine::{Advance, Fired, Firing, Registration, ScheduleStore};
-use ezq_core::{
-    CopyState, Engine, ExtendOutcome, PublishOutcome, QueueName, Retention, Settle, SettleOutcome,
+use ezq_core::engine::{
+    Advance, CopyState, DeadLetters as _, Engine, ExtendOutcome, Fired, Firing, PublishOutcome,
+    Registration, ScheduleStore, Settle, SettleOutcome,
 };
+use ezq_core::message::{QueueName, Retention};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::support::*;

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{DeadLetters as _, Finished};
-use ezq_core::{
-    Due, Engine, HandlerMark, HandlerName, HandlerState, MessageId, Outgoing, Progress, QueueName,
-    Retention, SettleOutcome,
+use ezq_core::engine::{DeadLetters as _, Due, Engine, Finished, Outgoing, SettleOutcome};
+use ezq_core::message::{
+    HandlerMark, HandlerName, HandlerState, MessageId, Progress, QueueName, Retention,
 };
 use ezq_pgmq::PgmqEngine;
 use sqlx::Connection as _;

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ezq_core::{Engine as _, ErrorKind};
+use ezq_core::ErrorKind;
+use ezq_core::engine::Engine as _;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgConnection};

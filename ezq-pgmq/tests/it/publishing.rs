@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::{Due, Engine, ErrorKind, MessageId, Outgoing, PublishOutcome};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Due, Engine, Outgoing, PublishOutcome};
+use ezq_core::message::MessageId;
 use sqlx::Connection as _;
 
 use crate::support::*;

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use ezq_core::headers::{KEY, REPLAY};
-use ezq_core::{CopyState, Engine, ErrorKind, Origin, QueueName, Retention, decode};
+use ezq_core::ErrorKind;
+use ezq_core::codec::{Origin, decode};
+use ezq_core::engine::{CopyState, Engine};
+use ezq_core::message::headers::{KEY, REPLAY};
+use ezq_core::message::{QueueName, Retention};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};

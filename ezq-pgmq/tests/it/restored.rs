@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe, Original};
-use ezq_core::headers::Headers;
-use ezq_core::{Due, Engine, MessageId, Pattern, PublishOutcome};
+use ezq_core::engine::{
+    BroadcastMessage, Broadcasts, Dedupe, Due, Engine, Original, PublishOutcome,
+};
+use ezq_core::event::Pattern;
+use ezq_core::message::MessageId;
+use ezq_core::message::headers::Headers;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::skip;

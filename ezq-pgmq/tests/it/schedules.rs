@@ -2,8 +2,9 @@
 //! all.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ezq_core::engine::{Advance, Fired, Firing, Registration, ScheduleRow, ScheduleStore};
-use ezq_core::{Engine, Error, ErrorKind, QueueName};
+use ezq_core::engine::{Advance, Engine, Fired, Firing, Registration, ScheduleRow, ScheduleStore};
+use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;

@@ -1,6 +1,8 @@
 //! ezq's own tables are created when they are needed, once, and not where they must not be.
 
-use ezq_core::{Engine, ErrorKind, PublishOutcome, QueueName, Settle, SettleOutcome};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Engine, PublishOutcome, Settle, SettleOutcome};
+use ezq_core::message::QueueName;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection};

@@ -1,9 +1,10 @@
 //! A role that may create in a schema of the search path gets nothing of its own run with ezq's
 //! rights.
 
-use ezq_core::engine::{BroadcastMessage, Broadcasts as _, Dedupe};
-use ezq_core::headers::Headers;
-use ezq_core::{Due, Engine, Pattern, QueueName, Retention, Settle};
+use ezq_core::engine::{BroadcastMessage, Broadcasts as _, Dedupe, Due, Engine, Settle};
+use ezq_core::event::Pattern;
+use ezq_core::message::headers::Headers;
+use ezq_core::message::{QueueName, Retention};
 use ezq_pgmq::{Inbox, PgmqConfig, PgmqEngine};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _};
@@ -84,7 +85,7 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
     engine.ensure_queue(queue).await.unwrap();
     engine.subscribe("app", queue, patterns).await.unwrap();
     let headers = Headers::from_value(serde_json::json!({ "x-pgmq-group": "k" }));
-    let ordered = ezq_core::Outgoing {
+    let ordered = ezq_core::engine::Outgoing {
         headers,
         ..message(queue, "{\"specversion\": \"1.0\"}")
     };

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::{
-    Engine, ErrorKind, ExtendOutcome, HandlerMark, HandlerName, HandlerState, Progress, Settle,
-    SettleOutcome,
-};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Engine, ExtendOutcome, Settle, SettleOutcome};
+use ezq_core::message::{HandlerMark, HandlerName, HandlerState, Progress};
 use sqlx::Connection as _;
 
 use crate::support::*;
@@ -57,7 +56,7 @@ async fn refuses_every_settlement_of_a_message_handed_out_again() {
         [SettleOutcome::LeaseLost, SettleOutcome::Done]
     ));
     let stats = engine.stats(&queue).await.unwrap();
-    assert_eq!(stats, ezq_core::QueueStats::default());
+    assert_eq!(stats, ezq_core::engine::QueueStats::default());
 }
 
 #[tokio::test]

@@ -3,12 +3,11 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ezq_core::engine::{Dedupe, LeaseRequest};
-use ezq_core::headers::Headers;
-use ezq_core::{
-    Delivery, Due, Engine, MessageId, Outgoing, Progress, PublishOutcome, QueueName, Reason,
-    ReasonKind, Retention, Settle, SettleOutcome,
+use ezq_core::engine::{
+    Dedupe, Delivery, Due, Engine, LeaseRequest, Outgoing, PublishOutcome, Settle, SettleOutcome,
 };
+use ezq_core::message::headers::Headers;
+use ezq_core::message::{MessageId, Progress, QueueName, Reason, ReasonKind, Retention};
 use ezq_pgmq::embedded::EmbeddedPostgres;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::postgres::PgConnection;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ezq_core::{Engine, QueueName, Retention};
+use ezq_core::engine::Engine;
+use ezq_core::message::{QueueName, Retention};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::Connection as _;
 
@@ -168,7 +169,7 @@ async fn a_table_that_a_trigger_asks_for_is_no_missing_archive() {
     run(&mut connection().await, &trigger).await;
     let error = engine.sweep().await.unwrap_err();
     assert!(
-        ezq_core::error_chain(&error).contains("no_such_audit"),
+        ezq_core::error::error_chain(&error).contains("no_such_audit"),
         "{error:?}"
     );
     assert_eq!(archived(&queue).await, 5);

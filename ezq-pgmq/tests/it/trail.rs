@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use ezq_core::{
-    CopyState, Engine, ErrorKind, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress,
-    QueueName, Retention, Settle, SettleOutcome,
+use ezq_core::ErrorKind;
+use ezq_core::engine::{CopyState, Engine, Settle, SettleOutcome};
+use ezq_core::message::{
+    ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, QueueName, Retention,
 };
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{Connection as _, PgConnection};

@@ -1,6 +1,7 @@
 //! A message that the server cannot send becomes a dead letter, and blocks no other.
 
-use ezq_core::{Engine, QueueName, ReasonKind};
+use ezq_core::engine::Engine;
+use ezq_core::message::{QueueName, ReasonKind};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
@@ -78,9 +79,9 @@ async fn bytes_that_are_no_text() {
 async fn bytes_that_are_no_text_beside_ordering_keys() {
     let (engine, queue, mut own) = without_encoding().await;
     let mut first = message(&queue, "1");
-    first.headers.insert(ezq_core::headers::KEY, "a");
+    first.headers.insert(ezq_core::message::headers::KEY, "a");
     let mut second = message(&queue, "2");
-    second.headers.insert(ezq_core::headers::KEY, "b");
+    second.headers.insert(ezq_core::message::headers::KEY, "b");
     engine.publish(vec![first]).await.unwrap();
     let odd = format!(
         "SELECT pgmq.send('{queue}', to_jsonb(chr(233)), '{{\"x-pgmq-group\": \"b\"}}'::jsonb)"

@@ -1,7 +1,8 @@
 //! What other clients and administrators may do to a queue: it harms that queue only.
 
-use ezq_core::engine::LeaseRequest;
-use ezq_core::{Engine, ErrorKind, QueueName, Settle, SettleOutcome};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Engine, LeaseRequest, Settle, SettleOutcome};
+use ezq_core::message::QueueName;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 
 use crate::support::*;

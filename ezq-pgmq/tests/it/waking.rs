@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{BroadcastMessage, Broadcasts as _};
-use ezq_core::headers::Headers;
-use ezq_core::{Due, Engine, Pattern, QueueName};
+use ezq_core::engine::{BroadcastMessage, Broadcasts as _, Due, Engine};
+use ezq_core::event::Pattern;
+use ezq_core::message::QueueName;
+use ezq_core::message::headers::Headers;
 use ezq_pgmq::embedded::EmbeddedPostgres;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};

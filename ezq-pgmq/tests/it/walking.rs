@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{LeaseRequest, Position};
-use ezq_core::headers::KEY;
-use ezq_core::{Delivery, Engine, MessageId, QueueName, Settle};
+use ezq_core::engine::{Delivery, Engine, LeaseRequest, Position, Settle};
+use ezq_core::message::headers::KEY;
+use ezq_core::message::{MessageId, QueueName};
 use ezq_pgmq::PgmqEngine;
 use sqlx::postgres::PgConnection;
 

@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ezq::Handler;
+use ezq::admin::DeadLetterFilter;
+use ezq::message::ReasonKind;
 use ezq::prelude::*;
-use ezq::{DeadLetterFilter, Handler, ReasonKind};
 
 use super::failing;
 use crate::kit::{Log, Numbered, app, drain, held, numbered, only_dead, queue};

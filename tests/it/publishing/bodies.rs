@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use ezq::codec::MAX_NESTING;
+use ezq::message::ReasonKind;
 use ezq::prelude::*;
-use ezq::sqlx;
-use ezq::{Envelope, ErrorKind, Handler, MAX_NESTING, ReasonKind};
+use ezq::{Envelope, ErrorKind, Handler, sqlx};
 use serde::{Deserialize, Serialize};
 
 use super::{Raw, connect, raw};
@@ -267,7 +268,7 @@ async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_ha
     let queue = queue();
     let (handler, work) = Work::quick();
     let builder = app(&queue).register(handler).configure(|config| {
-        config.unknown_types = ezq::UnknownTypes::DeadLetter;
+        config.unknown_types = ezq::config::UnknownTypes::DeadLetter;
     });
     let ezq = builder.connect().await.unwrap();
     let mut bodies = Vec::new();

@@ -1,7 +1,7 @@
 //! Operations on statistics and dead letters: looking at them, redriving and discarding.
 
-use ezq_core::MessageId;
 use ezq_core::engine::DeadLetter;
+use ezq_core::message::MessageId;
 
 use super::super::operation::Pick;
 use super::super::reference::Letter;

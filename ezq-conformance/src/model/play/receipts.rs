@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ezq_core::{
-    ErrorKind, ExtendOutcome, HandlerMark, HandlerName, Progress, Reason, ReasonKind, Receipt,
-    Settle, SettleOutcome,
-};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{ExtendOutcome, Receipt, Settle, SettleOutcome};
+use ezq_core::message::{HandlerMark, HandlerName, Progress, Reason, ReasonKind};
 
 use super::super::operation::{How, MISSING, Pick, Settlement, When, Whose};
 use super::super::reference::Ending;

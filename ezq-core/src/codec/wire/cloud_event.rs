@@ -1,5 +1,5 @@
 //! Reading CloudEvents in structured mode. They are written by serde; see
-//! [`Envelope`](crate::Envelope).
+//! [`Envelope`](crate::event::Envelope).
 
 use std::collections::BTreeMap;
 

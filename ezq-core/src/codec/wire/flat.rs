@@ -14,8 +14,8 @@ use crate::message::headers::{DATA, Headers, REPLAY};
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 
-/// The header with the version of an event in the flat form. [`RawJson`](crate::RawJson) uses the same
-/// name.
+/// The header with the version of an event in the flat form. [`RawJson`](crate::codec::RawJson)
+/// uses the same name.
 const FLAT_VERSION: &str = "ce-eventversion";
 
 /// Writes an event in the flat form, or says why it has none.

@@ -1,8 +1,9 @@
 //! Settlements that the store refuses for good.
 
 use crate::dispatch::log::log_dead_letter;
-use crate::engine::{MessageId, Settle};
+use crate::engine::Settle;
 use crate::error::{Error, ErrorKind};
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{Progress, Reason, ReasonKind};
 use crate::text::bounded;

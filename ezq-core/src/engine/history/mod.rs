@@ -11,15 +11,16 @@ mod status;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::engine::{Death, MessageId};
+use crate::engine::Death;
 use crate::message::headers::{CE_ID, CE_TYPE, CODEC, Headers, REDRIVEN, REPLAY};
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{HandlerState, Progress, Reason};
 
 pub use status::EventStatus;
 
-/// Every stored copy of an event, oldest first. Get it by [`App::history`](crate::App::history); its
-/// `Display` is a report for people.
+/// Every stored copy of an event, oldest first. Get it by
+/// [`App::history`](crate::app::App::history); its `Display` is a report for people.
 #[derive(Debug, Clone, PartialEq)]
 pub struct History {
     /// The event's id.

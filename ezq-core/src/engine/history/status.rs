@@ -39,7 +39,10 @@ impl History {
     /// neither an archive nor a trail.
     ///
     /// ```
-    /// # use ezq_core::{App, Event, EventStatus, MemoryEngine};
+    /// # use ezq_core::app::App;
+    /// # use ezq_core::engine::EventStatus;
+    /// # use ezq_core::event::Event;
+    /// # use ezq_core::memory::MemoryEngine;
     /// # use serde::{Deserialize, Serialize};
     /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
     /// # impl Event for Paid { const TYPE: &'static str = "order.paid"; }
@@ -106,8 +109,8 @@ mod tests {
     use chrono::{DateTime, Utc};
 
     use super::*;
-    use crate::engine::MessageId;
     use crate::message::headers::Headers;
+    use crate::message::message_id::MessageId;
     use crate::message::queue_name::QueueName;
     use crate::message::settlement::{ErrorRecord, HandlerMark, HandlerName, HandlerState};
 

@@ -1,6 +1,6 @@
 //! Finding ordering keys that two workers hold at once.
 
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 

@@ -212,8 +212,8 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    use ezq_core::QueueName;
     use ezq_core::engine::LeaseRequest;
+    use ezq_core::message::QueueName;
 
     use super::*;
     use crate::schema::queues::Shape;

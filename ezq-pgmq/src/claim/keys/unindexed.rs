@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use ezq_core::QueueName;
+use ezq_core::message::QueueName;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
 
