@@ -167,6 +167,34 @@ fn arrows(source: &Path, file: &Path, layers: &[&str]) -> usize {
     arrows
 }
 
+/// The names that stand flat at a crate's root. A module that is re-exported has a small letter.
+fn flat_names(root: &str) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(ROOT).join(root)).unwrap();
+    let mut names = Vec::new();
+    for statement in text.split("\npub use ").skip(1) {
+        let statement = statement.split(';').next().unwrap();
+        let list = statement.split('{').next_back().unwrap();
+        for part in list.trim_end_matches('}').split(',').map(str::trim) {
+            let name = part.rsplit([' ', ':']).next().unwrap();
+            assert_ne!(name, "*", "{root} re-exports all of `{statement}`");
+            if name.starts_with(char::is_uppercase) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn the_roots_of_the_crates_hold_few_names() {
+    let facade = flat_names("src/lib.rs");
+    assert!(facade.iter().any(|name| name == "Ezq"), "{facade:?}");
+    assert!(facade.len() <= 40, "{} names: {facade:?}", facade.len());
+
+    let core = flat_names("ezq-core/src/lib.rs");
+    assert_eq!(core, ["Error", "ErrorKind", "Result"]);
+}
+
 #[test]
 fn no_source_file_is_too_long() {
     for file in all(".rs") {
