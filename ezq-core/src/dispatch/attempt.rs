@@ -19,7 +19,7 @@ use crate::dispatch::run_outcome::{Failure, RunOutcome};
 use crate::engine::Outgoing;
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::handler::context::{Call, Context};
-use crate::handler::outcome::{Action, HandlerError};
+use crate::handler::outcome::{HandlerError, HandlerErrorKind};
 use crate::handler::{Handler, Invoke};
 use crate::logging::warn;
 use crate::message::settlement::HandlerName;
@@ -54,7 +54,7 @@ pub(super) async fn run(
         };
         match begun {
             Ok(begun) => transaction = Some(Arc::new(begun)),
-            Err(error) => return store_failed(handler, received, &error, Action::Retry),
+            Err(error) => return store_failed(handler, received, &error, HandlerErrorKind::Retry),
         }
     }
 
@@ -126,7 +126,7 @@ pub(super) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
         let mut answer = pin!(async {
             invoke()
                 .await
-                .map_err(|error| (error.action, bounded(&error.to_string())))
+                .map_err(|error| (error.kind, bounded(&error.to_string())))
         });
         let limited = async {
             let Some(timeout) = timeout else {
@@ -134,7 +134,10 @@ pub(super) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
             };
             match tokio::time::timeout(timeout, answer.as_mut()).await {
                 Ok(answer) => answer,
-                Err(_) => Err((Action::Retry, format!("timed out after {timeout:?}"))),
+                Err(_) => Err((
+                    HandlerErrorKind::Retry,
+                    format!("timed out after {timeout:?}"),
+                )),
             }
         };
 
@@ -152,7 +155,7 @@ pub(super) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
     guarded.catch_unwind().await.unwrap_or_else(|panic| {
         let text = bounded(&format!("panicked: {}", panic_text(&*panic)));
         if !is_cancelled {
-            return Err((Action::Retry, text));
+            return Err((HandlerErrorKind::Retry, text));
         }
         warn!(%handler, error = %text, "a cancelled handler panicked when it was dropped");
         Ok(None)
@@ -174,14 +177,16 @@ async fn finished(
         .collect();
     let returned = match returned {
         Ok(returned) => returned,
-        Err(error) => return RunOutcome::Failed(Action::Fatal, bounded(&error_chain(&error))),
+        Err(error) => {
+            return RunOutcome::Failed(HandlerErrorKind::Fatal, bounded(&error_chain(&error)));
+        }
     };
 
     let Some(transaction) = transaction else {
         return RunOutcome::Done(returned, None);
     };
     if let Err(error) = transaction.accept_returned(services, &returned).await {
-        return store_failed(handler, received, &error, Action::Fatal);
+        return store_failed(handler, received, &error, HandlerErrorKind::Fatal);
     }
     match transaction.close() {
         Some((unit, mut events)) => {
@@ -198,7 +203,7 @@ pub(super) fn store_failed(
     handler: &Handler,
     received: &Received,
     error: &Error,
-    otherwise: Action,
+    otherwise: HandlerErrorKind,
 ) -> RunOutcome {
     let text = bounded(&error_chain(error));
     if !error.is_transient() && error.kind() != ErrorKind::QueueMissing {

@@ -21,7 +21,7 @@ use crate::engine::Outgoing;
 use crate::error::{Error, Result, error_chain};
 use crate::handler::batch::{BatchCall, BatchResults};
 use crate::handler::context::{Call, Context};
-use crate::handler::outcome::{Action, HandlerError};
+use crate::handler::outcome::{HandlerError, HandlerErrorKind};
 use crate::publish::draft::Draft;
 use crate::publish::publisher::Publisher;
 use crate::publish::transaction::Transaction;
@@ -71,7 +71,7 @@ pub(super) async fn run(
     };
     let transaction = match begun {
         Ok(begun) => Arc::new(begun),
-        Err(error) => return batch_store_failed(runner, members, &error, Action::Retry),
+        Err(error) => return batch_store_failed(runner, members, &error, HandlerErrorKind::Retry),
     };
 
     let result = match call(runner, members, Some(&transaction), starts).await {
@@ -182,7 +182,7 @@ fn traceparents(members: &[Member]) -> Option<DebugValue<BTreeSet<&str>>> {
 }
 
 fn failure(error: HandlerError) -> Failure {
-    (error.action, bounded(&error.to_string()))
+    (error.kind, bounded(&error.to_string()))
 }
 
 /// Makes messages of the events that the handler returned.
@@ -213,7 +213,7 @@ fn finish_drafts(publisher: &Publisher, drafts: Vec<Draft>) -> EventResult {
         .into_iter()
         .map(|draft| publisher.finish(draft))
         .collect();
-    finished.map_err(|error| (Action::Fatal, bounded(&error_chain(&error))))
+    finished.map_err(|error| (HandlerErrorKind::Fatal, bounded(&error_chain(&error))))
 }
 
 /// Ends when the batch is of no use any more. With `any`, for a batch that commits as a whole, that is
@@ -254,7 +254,7 @@ async fn without_transaction(
             () = cancelled(members, false) => return Err(RunOutcome::Cancelled),
         };
         if let Err(error) = published {
-            return batch_store_failed(runner, members, &error, Action::Retry);
+            return batch_store_failed(runner, members, &error, HandlerErrorKind::Retry);
         }
     }
 
@@ -283,7 +283,7 @@ async fn finish(
     let of_events = each.iter().flatten().flatten().cloned();
     let events: Vec<Outgoing> = shared.into_iter().chain(of_events).collect();
     if let Err(error) = transaction.accept_returned(runner.services, &events).await {
-        return batch_store_failed(runner, members, &error, Action::Fatal);
+        return batch_store_failed(runner, members, &error, HandlerErrorKind::Fatal);
     }
 
     let is_any_done = each.iter().any(Result::is_ok);
@@ -328,7 +328,7 @@ async fn finish(
             Err(RunOutcome::Cancelled)
         }
         Err(CommitError::Failed(error)) => {
-            batch_store_failed(runner, members, &error, Action::Retry)
+            batch_store_failed(runner, members, &error, HandlerErrorKind::Retry)
         }
     }
 }
@@ -338,7 +338,7 @@ fn batch_store_failed(
     runner: BatchRunner<'_>,
     members: &[Member],
     error: &Error,
-    otherwise: Action,
+    otherwise: HandlerErrorKind,
 ) -> Result<Vec<RunOutcome>, RunOutcome> {
     let Some(first) = members.first() else {
         return Ok(Vec::new());

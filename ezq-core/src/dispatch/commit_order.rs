@@ -11,7 +11,7 @@ use crate::dispatch::commit::{CommitError, Fenced, commit};
 use crate::dispatch::run_outcome::RunOutcome;
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::handler::Handler;
-use crate::handler::outcome::Action;
+use crate::handler::outcome::HandlerErrorKind;
 use crate::message::settlement::{HandlerMark, HandlerState, Progress};
 use crate::publish::services::Services;
 
@@ -126,7 +126,7 @@ impl<'a> CommitOrder<'a> {
                 RunOutcome::Cancelled
             }
             Err(CommitError::Failed(error)) => {
-                store_failed(handler, received, &error, Action::Retry)
+                store_failed(handler, received, &error, HandlerErrorKind::Retry)
             }
         }
     }

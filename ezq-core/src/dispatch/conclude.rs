@@ -26,7 +26,7 @@ use crate::dispatch::run_outcome::RunOutcome;
 use crate::dispatch::work::Work;
 use crate::engine::{Outgoing, Settle};
 use crate::handler::Handler;
-use crate::handler::outcome::Action;
+use crate::handler::outcome::HandlerErrorKind;
 use crate::logging::{error, warn};
 use crate::message::settlement::{
     ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,
@@ -97,7 +97,7 @@ impl Dispatcher {
         &self,
         handler: &Handler,
         received: &Received,
-        (action, error): (Action, String),
+        (action, error): (HandlerErrorKind, String),
         earlier: Option<&HandlerMark>,
         now: DateTime<Utc>,
     ) -> HandlerMark {
@@ -109,7 +109,7 @@ impl Dispatcher {
         let attempts = HandlerMark::attempt_after(Some(&earlier));
 
         let (policy, exhausted) = match (action, self.config.unknown_types) {
-            (Action::Snooze(pause), _) => {
+            (HandlerErrorKind::Snooze(pause), _) => {
                 log_delivery!(debug, received, handler = %name, ?pause, "handler snoozed");
                 return HandlerMark {
                     state: HandlerState::Retry,
@@ -117,24 +117,27 @@ impl Dispatcher {
                     ..earlier
                 };
             }
-            (Action::Discard, _) | (Action::NewerVersion, UnknownTypes::Skip) => {
+            (HandlerErrorKind::Discard, _)
+            | (HandlerErrorKind::NewerVersion, UnknownTypes::Skip) => {
                 log_delivery!(info, received, handler = %name, reason = error, "event discarded");
                 return HandlerMark::done_after(Some(&earlier));
             }
-            (Action::NewerVersion, UnknownTypes::Retry(policy)) => {
+            (HandlerErrorKind::NewerVersion, UnknownTypes::Retry(policy)) => {
                 (policy, ReasonKind::NewerVersion)
             }
             _ => (policy, ReasonKind::MaxAttempts),
         };
 
         let retry_in = match action {
-            Action::RetryAfter(pause) => pause,
+            HandlerErrorKind::RetryAfter(pause) => pause,
             _ => policy.backoff.next_delay(attempts, &error),
         };
         let reason = match action {
-            Action::Fatal => Some(ReasonKind::Fatal),
-            Action::Undecodable => Some(ReasonKind::Undecodable),
-            Action::NewerVersion if self.config.unknown_types == UnknownTypes::DeadLetter => {
+            HandlerErrorKind::Fatal => Some(ReasonKind::Fatal),
+            HandlerErrorKind::Undecodable => Some(ReasonKind::Undecodable),
+            HandlerErrorKind::NewerVersion
+                if self.config.unknown_types == UnknownTypes::DeadLetter =>
+            {
                 Some(ReasonKind::NewerVersion)
             }
             _ => (attempts >= policy.max_attempts).then_some(exhausted),

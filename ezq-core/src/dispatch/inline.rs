@@ -21,7 +21,7 @@ use crate::dispatch::work::Work;
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::handler::batch::InvokeBatch;
-use crate::handler::outcome::Action;
+use crate::handler::outcome::HandlerErrorKind;
 use crate::handler::{Handler, Invoke};
 use crate::message::settlement::{HandlerMark, HandlerName, Progress};
 
@@ -218,12 +218,16 @@ impl Dispatcher {
 }
 
 /// What the handler's own error asks for.
-fn handler_failed(action: Action, error: String) -> InlineOutcome {
+fn handler_failed(action: HandlerErrorKind, error: String) -> InlineOutcome {
     match action {
-        Action::Discard => InlineOutcome::Discarded(error),
-        Action::Snooze(after) | Action::RetryAfter(after) => InlineOutcome::PutOff { after, error },
-        Action::Retry => failed(error),
-        Action::Fatal | Action::Undecodable | Action::NewerVersion => InlineOutcome::Failed {
+        HandlerErrorKind::Discard => InlineOutcome::Discarded(error),
+        HandlerErrorKind::Snooze(after) | HandlerErrorKind::RetryAfter(after) => {
+            InlineOutcome::PutOff { after, error }
+        }
+        HandlerErrorKind::Retry => failed(error),
+        HandlerErrorKind::Fatal
+        | HandlerErrorKind::Undecodable
+        | HandlerErrorKind::NewerVersion => InlineOutcome::Failed {
             error,
             is_fatal: true,
         },

@@ -1,10 +1,10 @@
 //! What one run of one handler came to, as the steps after it see it.
 
 use crate::engine::{Outgoing, UnitOfWork};
-use crate::handler::outcome::Action;
+use crate::handler::outcome::HandlerErrorKind;
 
 /// What an error of the user's code asks for, and its text.
-pub(super) type Failure = (Action, String);
+pub(super) type Failure = (HandlerErrorKind, String);
 
 /// What one run of one handler came to.
 pub(super) enum RunOutcome {
@@ -15,7 +15,7 @@ pub(super) enum RunOutcome {
     /// It succeeded, and its transaction has settled the whole delivery.
     Settled,
     /// It failed.
-    Failed(Action, String),
+    Failed(HandlerErrorKind, String),
     /// Its lease was lost, or its consumer was interrupted.
     Cancelled,
     /// The store kept it from running, or may have kept it from committing, with this error: no

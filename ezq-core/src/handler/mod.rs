@@ -23,7 +23,7 @@ pub use batch::{
 };
 pub use context::{Call, Context};
 pub use extract::{Extract, Provided, State};
-pub use outcome::{Emit, HandlerError, HandlerOutput, HandlerResultExt};
+pub use outcome::{Emit, HandlerError, HandlerErrorKind, HandlerOutput, HandlerResultExt};
 pub use retry::{Backoff, Jitter, RetryPolicy};
 
 use std::fmt;

@@ -18,6 +18,34 @@ type Source = Box<dyn StdError + Send + Sync + 'static>;
 ///
 /// Like `anyhow::Error`, it does not implement [`std::error::Error`] itself.
 ///
+/// Errors of `anyhow` and `eyre`, boxed errors and enums of your own all convert. Their chain of sources
+/// is kept as it is: logs, notices and dead letters show it on one line, outermost first.
+///
+/// ```
+/// # use std::fmt;
+/// use ezq_core::handler::{HandlerError, HandlerErrorKind};
+/// use std::time::Duration;
+///
+/// #[derive(Debug)]
+/// enum ChargeError { CardRefused, BankIsBusy }
+/// # impl fmt::Display for ChargeError {
+/// #     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { write!(f, "{self:?}") }
+/// # }
+/// # impl std::error::Error for ChargeError {}
+///
+/// /// What each error means is said once, here.
+/// fn handled(error: ChargeError) -> HandlerError {
+///     match error {
+///         ChargeError::CardRefused => HandlerError::fatal(error),
+///         ChargeError::BankIsBusy => HandlerError::retry_after(Duration::from_secs(60), error),
+///     }
+/// }
+///
+/// let busy = handled(ChargeError::BankIsBusy);
+/// assert_eq!(busy.kind(), HandlerErrorKind::RetryAfter(Duration::from_secs(60)));
+/// assert!(busy.source().downcast_ref::<ChargeError>().is_some());
+/// ```
+///
 /// ```
 /// use ezq_core::handler::{HandlerError, HandlerResultExt};
 ///
@@ -28,68 +56,97 @@ type Source = Box<dyn StdError + Send + Sync + 'static>;
 /// assert!(charge("a lot").unwrap_err().is_fatal());
 /// ```
 pub struct HandlerError {
-    pub(crate) action: Action,
+    pub(crate) kind: HandlerErrorKind,
     source: Source,
 }
 
-/// What becomes of the event of a handler that returned an error.
+/// What a [`HandlerError`] asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
+#[non_exhaustive]
+pub enum HandlerErrorKind {
+    /// Another attempt, after the pause of the handler's policy. After the last attempt the event
+    /// becomes a dead letter.
     Retry,
+    /// Another attempt, after this pause.
     RetryAfter(Duration),
+    /// The event comes again after this pause, and no attempt is counted.
     Snooze(Duration),
+    /// No retry can help: the event becomes a dead letter.
     Fatal,
+    /// The event counts as handled.
     Discard,
+    /// The event's data does not fit the type that the handler takes: it becomes a dead letter.
     Undecodable,
+    /// The event has a newer version than the type that the handler takes.
+    /// [`Config::unknown_types`](crate::config::Config::unknown_types) says what becomes of it.
     NewerVersion,
 }
 
 impl HandlerError {
-    fn with(action: Action, source: impl Into<Source>) -> Self {
+    fn with(kind: HandlerErrorKind, source: impl Into<Source>) -> Self {
         Self {
-            action,
+            kind,
             source: source.into(),
         }
     }
 
     /// A failure that is retried under the handler's policy.
     pub fn retry(source: impl Into<Source>) -> Self {
-        Self::with(Action::Retry, source)
+        Self::with(HandlerErrorKind::Retry, source)
     }
 
     /// A failure that is retried after `pause`, in place of the policy's backoff. It counts as an
     /// attempt.
     pub fn retry_after(pause: Duration, source: impl Into<Source>) -> Self {
-        Self::with(Action::RetryAfter(pause), source)
+        Self::with(HandlerErrorKind::RetryAfter(pause), source)
     }
 
     /// No failure: the event comes again after `pause`, and no attempt is counted.
     pub fn snooze(pause: Duration) -> Self {
-        Self::with(Action::Snooze(pause), "snoozed")
+        Self::with(HandlerErrorKind::Snooze(pause), "snoozed")
     }
 
     /// A failure that no retry can mend: the event moves to the dead letters.
     pub fn fatal(source: impl Into<Source>) -> Self {
-        Self::with(Action::Fatal, source)
+        Self::with(HandlerErrorKind::Fatal, source)
     }
 
     /// The event is of no use to this handler: it counts as handled, and the reason is logged.
     pub fn discard(reason: impl Into<Source>) -> Self {
-        Self::with(Action::Discard, reason)
+        Self::with(HandlerErrorKind::Discard, reason)
     }
 
     pub(crate) fn undecodable(source: impl Into<Source>) -> Self {
-        Self::with(Action::Undecodable, source)
+        Self::with(HandlerErrorKind::Undecodable, source)
     }
 
     pub(crate) fn newer_version(source: impl Into<Source>) -> Self {
-        Self::with(Action::NewerVersion, source)
+        Self::with(HandlerErrorKind::NewerVersion, source)
+    }
+
+    /// What the error asks for.
+    #[must_use]
+    pub fn kind(&self) -> HandlerErrorKind {
+        self.kind
+    }
+
+    /// The pause that the error itself asks for, by [`retry_after`](Self::retry_after) or
+    /// [`snooze`](Self::snooze). `None` where the handler's policy decides, or nothing comes again.
+    #[must_use]
+    pub fn pause(&self) -> Option<Duration> {
+        match self.kind {
+            HandlerErrorKind::RetryAfter(pause) | HandlerErrorKind::Snooze(pause) => Some(pause),
+            _ => None,
+        }
     }
 
     /// True if no retry can help, so that the event moves to the dead letters.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        matches!(self.action, Action::Fatal | Action::Undecodable)
+        matches!(
+            self.kind,
+            HandlerErrorKind::Fatal | HandlerErrorKind::Undecodable
+        )
     }
 
     /// The error that it was made from.
@@ -101,7 +158,7 @@ impl HandlerError {
 
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}({self})", self.action)
+        write!(f, "{:?}({self})", self.kind)
     }
 }
 
@@ -132,6 +189,13 @@ pub trait HandlerResultExt<T> {
     /// The same error, with the pause.
     fn retry_after(self, pause: Duration) -> Result<T, HandlerError>;
 
+    /// The event comes again after `pause`, and no attempt is counted: what was needed is not there
+    /// yet.
+    ///
+    /// # Errors
+    /// The same error, as a reason to snooze.
+    fn snooze(self, pause: Duration) -> Result<T, HandlerError>;
+
     /// The event is of no use to this handler: it counts as handled, and the error is logged.
     ///
     /// # Errors
@@ -146,6 +210,11 @@ impl<T, E: Into<Source>> HandlerResultExt<T> for Result<T, E> {
 
     fn retry_after(self, pause: Duration) -> Result<T, HandlerError> {
         self.map_err(|error| HandlerError::retry_after(pause, error))
+    }
+
+    fn snooze(self, pause: Duration) -> Result<T, HandlerError> {
+        let kind = HandlerErrorKind::Snooze(pause);
+        self.map_err(|error| HandlerError::with(kind, error))
     }
 
     fn discard(self) -> Result<T, HandlerError> {
