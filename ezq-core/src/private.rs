@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 pub use inventory;
 
-use crate::handler::batch::{Batch, BatchOutput, BatchResults, Unread};
+use crate::handler::batch::{BatchOutput, BatchResults, FromBatch, Unread};
 
 pub use crate::delivery::received::Received;
 pub use crate::error::Result;
@@ -14,6 +14,7 @@ pub use crate::event::tick::Tick;
 pub use crate::event::{Event, EventDescriptor};
 pub use crate::handler::batch::{BatchCall, BatchFuture};
 pub use crate::handler::context::Call;
+pub use crate::handler::definition::HandlerDefinition;
 pub use crate::handler::extract::Extract;
 pub use crate::handler::outcome::{HandlerError, HandlerOutput};
 pub use crate::handler::retry::{Backoff, Jitter};
@@ -23,12 +24,6 @@ pub use crate::publish::published::warn_of_nobody;
 pub use crate::runtime::check_runtime;
 pub use crate::schedule::{Missed, Schedule};
 pub use crate::{__error as error, __warn as warn};
-
-/// The type that `#[on_event]` writes beside a function; it leads to the function's handler.
-pub trait HandlerDefinition {
-    /// The handler.
-    fn definition() -> Handler;
-}
 
 /// A handler that registered itself at link time.
 pub struct Discovered(pub fn() -> Handler);
@@ -81,34 +76,15 @@ pub fn extract<X: Extract>(
     Box::pin(X::extract(call))
 }
 
-/// A [`Batch`] of events. A trait, because the macros see only the whole type, not the `E` in it.
-pub trait BatchOf: Sized {
-    /// The events that the batch holds.
-    fn subscription() -> Subscription;
-
-    /// Reads the events of a call.
-    fn read(call: &BatchCall) -> (Self, Unread);
-}
-
-impl<E: FromEvent> BatchOf for Batch<E> {
-    fn subscription() -> Subscription {
-        E::subscription()
-    }
-
-    fn read(call: &BatchCall) -> (Self, Unread) {
-        call.read()
-    }
-}
-
 /// Reads the events of a batch.
 #[must_use]
-pub fn read_batch<B: BatchOf>(call: &BatchCall) -> (B, Unread) {
+pub fn read_batch<B: FromBatch>(call: &BatchCall) -> (B, Unread) {
     B::read(call)
 }
 
 /// The events that a batch handler takes.
 #[must_use]
-pub fn batch_subscription<B: BatchOf>() -> Subscription {
+pub fn batch_subscription<B: FromBatch>() -> Subscription {
     B::subscription()
 }
 

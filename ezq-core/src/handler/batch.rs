@@ -9,9 +9,8 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventDescriptor;
 use crate::handler::context::{Call, Context};
-use crate::handler::extract::Extract;
 use crate::handler::outcome::{Emit, HandlerError};
-use crate::handler::{FromEvent, Handler};
+use crate::handler::{FromEvent, Subscription};
 use crate::publish::draft::Draft;
 
 /// Several events for one run of a handler, in the order of the queue.
@@ -277,43 +276,39 @@ where
     }
 }
 
-/// A function that can be a batch handler. It takes a [`Batch`], then extractors.
-pub trait IntoBatchHandler<Args> {
-    /// Makes the handler, under a name.
-    fn into_batch_handler(self, name: &str) -> Handler;
+/// A type that can be a batch handler's first parameter: a [`Batch`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a batch",
+    label = "a batch handler's first parameter is its batch",
+    note = "take `Batch<MyEvent>`; a function of one event goes to `Handler::on`"
+)]
+pub trait FromBatch: Sized + Send + 'static {
+    /// The events that the batch holds.
+    #[doc(hidden)]
+    fn subscription() -> Subscription;
+
+    /// Reads the events of a call.
+    #[doc(hidden)]
+    fn read(call: &BatchCall) -> (Self, Unread);
+
+    /// Whether no event could be read.
+    #[doc(hidden)]
+    fn is_empty(&self) -> bool;
 }
 
-macro_rules! into_batch_handler {
-    ($(($($extract:ident),*))+) => {$(
-        impl<Func, Fut, Out, Ev, $($extract,)*> IntoBatchHandler<(Ev, $($extract,)*)> for Func
-        where
-            Func: Fn(Batch<Ev>, $($extract),*) -> Fut + Clone + Send + Sync + 'static,
-            Fut: Future<Output = Out> + Send,
-            Out: BatchOutput,
-            Ev: FromEvent,
-            $($extract: Extract,)*
-        {
-            fn into_batch_handler(self, name: &str) -> Handler {
-                let invoke = move |call: BatchCall| -> BatchFuture {
-                    let function = self.clone();
-                    Box::pin(async move {
-                        let (batch, unread) = call.read::<Ev>();
-                        // Nothing could be decoded, so there is nothing to call it with.
-                        if batch.is_empty() {
-                            return unread.results(());
-                        }
-                        let output = function(batch, $($extract::extract(call.call()).await?),*);
-                        unread.results(output.await)
-                    })
-                };
-                Handler::batch(name, Ev::subscription(), invoke)
-                    .returning(Out::returned_types())
-                    $(.requires::<$extract>())*
-            }
-        }
-    )+};
+impl<E: FromEvent> FromBatch for Batch<E> {
+    fn subscription() -> Subscription {
+        E::subscription()
+    }
+
+    fn read(call: &BatchCall) -> (Self, Unread) {
+        call.read()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
 }
-into_batch_handler! { () (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, F) }
 
 /// The function that runs a batch handler.
 pub(crate) type InvokeBatch = Arc<dyn Fn(BatchCall) -> BatchFuture + Send + Sync>;

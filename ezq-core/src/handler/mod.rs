@@ -8,21 +8,39 @@
 //! - It returns events or an [outcome](HandlerOutput). A [`HandlerError`] says what becomes of an event
 //!   that failed, and [`HandlerResultExt`] makes one of any error.
 //! - [`RetryPolicy`] and [`Backoff`] say how often and when it runs again.
+//!
+//! # Source files
+//!
+//! | to see | open |
+//! |---|---|
+//! | a handler, and how one is made without a macro | `mod.rs`, `function.rs` |
+//! | which events it takes | `input.rs`, `decode.rs`, `batch.rs` |
+//! | what else it takes | `context.rs`, `extract.rs` |
+//! | what it returns | `outcome.rs`, `batch.rs` |
+//! | how it is run | `options.rs`, `retry.rs`, `quickness.rs` |
 
 pub(crate) mod batch;
 pub(crate) mod context;
 mod decode;
+pub(crate) mod definition;
 pub(crate) mod extract;
+pub(crate) mod function;
+mod input;
+mod options;
 pub(crate) mod outcome;
 pub(crate) mod quickness;
 pub(crate) mod retry;
 
 pub use crate::delivery::received::Received;
 pub use batch::{
-    Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, IntoBatchHandler, Unread,
+    Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, FromBatch, Unread,
 };
 pub use context::{Call, Context};
+pub use definition::HandlerDefinition;
 pub use extract::{Extract, Provided, State};
+pub use function::{Extractors, IntoHandler};
+pub use input::{AnyEvent, FromEvent, Subscription};
+pub use options::HandlerOptions;
 pub use outcome::{Emit, HandlerError, HandlerErrorKind, HandlerOutput, HandlerResultExt};
 pub use retry::{Backoff, Jitter, RetryPolicy};
 
@@ -33,10 +51,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::event::envelope::Envelope;
-use crate::event::pattern::Pattern;
-use crate::event::{Event, EventDescriptor, is_control};
-use crate::handler::batch::{BatchLimits, InvokeBatch};
+use crate::event::{EventDescriptor, is_control};
+use crate::handler::batch::InvokeBatch;
 use crate::handler::quickness::Quickness;
 use crate::message::settlement::HandlerName;
 use crate::publish::draft::Draft;
@@ -44,100 +60,6 @@ use crate::schedule::{Plan, Schedule, Template};
 
 /// The future of one run of a handler.
 pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Vec<Draft>, HandlerError>> + Send>>;
-
-/// Which events a handler takes.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Subscription {
-    /// Events of these types.
-    Types(Vec<EventDescriptor>),
-    /// Every event but control events.
-    All,
-    /// Every event but control events whose type matches one of these.
-    Patterns(Vec<Pattern>),
-}
-
-impl Subscription {
-    /// Events of `types`.
-    #[must_use]
-    pub fn of(types: Vec<EventDescriptor>) -> Self {
-        Self::Types(types)
-    }
-}
-
-/// A type that can be a handler's first parameter: an event, [`AnyEvent`], or an event set.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is not an event",
-    label = "a handler's first parameter is its event",
-    note = "add `#[derive(Event, Serialize, Deserialize)]` to `{Self}`; or take `AnyEvent`, or an enum with \
-            `#[derive(EventSet)]`; a batch is written as `Batch<MyEvent>`, by that name and by no alias"
-)]
-pub trait FromEvent: Sized + Send + 'static {
-    /// Which events a handler of it takes.
-    fn subscription() -> Subscription;
-
-    /// Decodes a delivery.
-    ///
-    /// # Errors
-    /// An error if the delivery is no such event, or its data does not fit the type.
-    fn from_event(received: &Received) -> Result<Self, HandlerError>;
-}
-
-impl<E: Event> FromEvent for E {
-    fn subscription() -> Subscription {
-        Subscription::Types(vec![EventDescriptor::of::<E>()])
-    }
-
-    fn from_event(received: &Received) -> Result<Self, HandlerError> {
-        received.decode()
-    }
-}
-
-/// An event of any type except control events. It is for logs, audits and relays.
-#[derive(Debug, Clone)]
-pub struct AnyEvent {
-    envelope: Envelope,
-}
-
-impl AnyEvent {
-    /// The event with all its attributes.
-    #[must_use]
-    pub fn envelope(&self) -> &Envelope {
-        &self.envelope
-    }
-
-    /// The event's type name.
-    #[must_use]
-    pub fn event_type(&self) -> &str {
-        self.envelope.event_type()
-    }
-
-    /// The payload as JSON text; `None` if it is not JSON.
-    #[must_use]
-    pub fn data(&self) -> Option<&str> {
-        self.envelope.data()
-    }
-
-    /// Decodes the event as type `E`.
-    ///
-    /// # Errors
-    /// An error if it is not such an event, or its payload does not fit the type.
-    pub fn decode<E: Event>(&self) -> Result<E> {
-        self.envelope.decode()
-    }
-}
-
-impl FromEvent for AnyEvent {
-    fn subscription() -> Subscription {
-        Subscription::All
-    }
-
-    fn from_event(received: &Received) -> Result<Self, HandlerError> {
-        Ok(Self {
-            envelope: received.envelope.clone(),
-        })
-    }
-}
 
 /// A handler with its options, to be registered with an application. `#[on_event]` makes one; so do
 /// [`Handler::on`] and [`Handler::on_batch`].
@@ -168,54 +90,6 @@ pub struct Handler {
 pub(crate) enum Invoke {
     One(Arc<dyn Fn(Call) -> HandlerFuture + Send + Sync>),
     Batch(InvokeBatch),
-}
-
-/// The options of one handler. An option that is `None` falls back to the application's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HandlerOptions {
-    /// How long one run may take; `Some(None)` is no limit.
-    pub timeout: Option<Option<Duration>>,
-    /// Attempts in all, the first included. At least 1.
-    pub max_attempts: Option<u32>,
-    /// The pause after each failed attempt.
-    pub backoff: Option<Backoff>,
-    /// Runs at once in this application. At least 1. Defaults to no limit.
-    pub concurrency: Option<usize>,
-    /// Events in a batch at most, for a handler of batches only. At least 1. Defaults to 100.
-    pub batch_size: Option<usize>,
-    /// How long a batch that is not full waits for more events, for a handler of batches only.
-    /// Defaults to 20 ms.
-    pub batch_wait: Option<Duration>,
-}
-
-impl HandlerOptions {
-    /// These options; each one that is `None` is taken from `other`.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            timeout: self.timeout.or(other.timeout),
-            max_attempts: self.max_attempts.or(other.max_attempts),
-            backoff: self.backoff.or(other.backoff),
-            concurrency: self.concurrency.or(other.concurrency),
-            batch_size: self.batch_size.or(other.batch_size),
-            batch_wait: self.batch_wait.or(other.batch_wait),
-        }
-    }
-
-    pub(crate) fn batch(&self) -> BatchLimits {
-        let defaults = BatchLimits::default();
-        BatchLimits {
-            size: self.batch_size.unwrap_or(defaults.size),
-            wait: self.batch_wait.unwrap_or(defaults.wait),
-        }
-    }
-
-    pub(crate) fn retry(&self, defaults: RetryPolicy) -> RetryPolicy {
-        RetryPolicy {
-            max_attempts: self.max_attempts.unwrap_or(defaults.max_attempts).max(1),
-            backoff: self.backoff.unwrap_or(defaults.backoff),
-        }
-    }
 }
 
 impl Handler {
@@ -255,37 +129,6 @@ impl Handler {
             schedule: None,
             quickness: Arc::default(),
         }
-    }
-
-    /// A handler from a function or closure, for code that registers handlers without the macro.
-    ///
-    /// The name is a durable key: messages keep the handler's progress under it.
-    ///
-    /// ```
-    /// use ezq_core::handler::{AnyEvent, Context, Handler};
-    ///
-    /// let audit = Handler::on("audit", |event: AnyEvent, context: Context| async move {
-    ///     println!("{} on {}", event.event_type(), context.queue());
-    /// });
-    /// assert_eq!(audit.name().as_str(), "audit");
-    /// ```
-    #[must_use]
-    pub fn on<Args>(name: &str, function: impl IntoHandler<Args>) -> Self {
-        function.into_handler(name)
-    }
-
-    /// A handler of batches from a function or closure whose first parameter is a [`Batch`].
-    ///
-    /// ```
-    /// # use ezq_core::handler::{AnyEvent, Batch, Handler};
-    /// let count = Handler::on_batch("count", |batch: Batch<AnyEvent>| async move {
-    ///     println!("{} events", batch.len());
-    /// });
-    /// assert_eq!(count.batch_size(1000).name().as_str(), "count");
-    /// ```
-    #[must_use]
-    pub fn on_batch<Args>(name: &str, function: impl IntoBatchHandler<Args>) -> Self {
-        function.into_batch_handler(name)
     }
 
     /// A handler of the ticks of its own schedule. The ticks have a type name of their own.
@@ -371,9 +214,9 @@ impl Handler {
         self
     }
 
-    /// Limits a handler of [`AnyEvent`] to types that match this [`Pattern`], or another one that is
-    /// given in the same way. Patterns are checked when the application is built. Defaults to every
-    /// type.
+    /// Limits a handler of [`AnyEvent`] to types that match this [`Pattern`](crate::event::Pattern), or
+    /// another one that is given in the same way. Patterns are checked when the application is built.
+    /// Defaults to every type.
     #[must_use]
     pub fn pattern(mut self, pattern: impl Into<String>) -> Self {
         self.patterns.push(pattern.into());
@@ -450,36 +293,3 @@ impl fmt::Debug for Handler {
             .finish_non_exhaustive()
     }
 }
-
-/// A function that can be a handler. It takes an event, then extractors.
-pub trait IntoHandler<Args> {
-    /// Makes the handler, under a name.
-    fn into_handler(self, name: &str) -> Handler;
-}
-
-macro_rules! into_handler {
-    ($(($($extract:ident),*))+) => {$(
-        impl<Func, Fut, Out, Ev, $($extract,)*> IntoHandler<(Ev, $($extract,)*)> for Func
-        where
-            Func: Fn(Ev, $($extract),*) -> Fut + Clone + Send + Sync + 'static,
-            Fut: Future<Output = Out> + Send,
-            Out: HandlerOutput,
-            Ev: FromEvent,
-            $($extract: Extract,)*
-        {
-            fn into_handler(self, name: &str) -> Handler {
-                let invoke = move |call: Call| -> HandlerFuture {
-                    let function = self.clone();
-                    Box::pin(async move {
-                        let event = Ev::from_event(call.context.received())?;
-                        function(event, $($extract::extract(&call).await?),*).await.into_drafts()
-                    })
-                };
-                Handler::new(name, Ev::subscription(), invoke)
-                    .returning(Out::returned_types())
-                    $(.requires::<$extract>())*
-            }
-        }
-    )+};
-}
-into_handler! { () (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, F) }
