@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use ezq_core::app::{App, AppBuilder};
+use ezq_core::app::{App, AppBuilder, Module};
 use ezq_core::codec::Codec;
 use ezq_core::config::Config;
 use ezq_core::engine::Engine;
@@ -185,6 +185,16 @@ impl EzqBuilder {
         self
     }
 
+    /// Gives state that is a part of another one; see [`AppBuilder::state_from`].
+    pub fn state_from<S, T>(mut self, part: impl Fn(&S) -> T + Send + Sync + 'static) -> Self
+    where
+        S: Send + Sync + 'static,
+        T: Clone + Send + Sync + 'static,
+    {
+        self.app = self.app.state_from(part);
+        self
+    }
+
     /// Leaves out the handlers that were found at link time. Only handlers that are registered here
     /// run.
     pub fn without_discovered_handlers(mut self) -> Self {
@@ -202,6 +212,12 @@ impl EzqBuilder {
     /// Registers a handler that was made without a macro.
     pub fn register(mut self, handler: Handler) -> Self {
         self.app = self.app.register(handler);
+        self
+    }
+
+    /// Registers the handlers of a [`Module`], with its states and options.
+    pub fn module(mut self, module: Module) -> Self {
+        self.app = self.app.module(module);
         self
     }
 

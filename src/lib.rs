@@ -29,7 +29,7 @@ pub use ezq_pgmq as pgmq;
 
 pub use connect::{Ezq, EzqBuilder};
 #[doc(inline)]
-pub use ezq_core::app::{App, AppBuilder};
+pub use ezq_core::app::{App, AppBuilder, Module};
 #[doc(inline)]
 pub use ezq_core::config::Config;
 #[doc(inline)]

@@ -31,7 +31,9 @@ impl AppBuilder {
     ///   [`ErrorKind::AmbiguousVersion`] when handlers or events contradict each other.
     /// - [`ErrorKind::UnreachableHandler`] when events go to a queue from which no handler takes
     ///   them.
-    /// - [`ErrorKind::MissingState`] when a handler asks for a `State<T>` that was not given.
+    /// - [`ErrorKind::MissingState`] when handlers ask for a `State<T>` that was not given; the message
+    ///   names each of them. A handler that was found at link time is checked only when a consumer of
+    ///   its queue starts, so that a program that only publishes needs no state for it.
     /// - [`ErrorKind::Unsupported`] when a handler, a [schedule](Self::schedule) or a
     ///   [retention](Self::retention) needs what the engine cannot do.
     /// - The error of publishing, when a schedule's event cannot be published as it is.
@@ -48,12 +50,17 @@ impl AppBuilder {
         engines.validate()?;
 
         // The handlers name event types, codecs and options, so these are checked against them.
-        let registry = registry(self.handlers, self.discover, &config)?;
+        let states = self.states.complete(None);
+        let mut handlers = self.handlers;
+        for module in self.modules {
+            handlers.extend(module.into_handlers(&states));
+        }
+        let registry = registry(handlers, self.discover, &config)?;
         let codecs = codecs(self.codecs, &registry, &config)?;
 
         let config = Arc::new(config);
         let services = Arc::new(Services {
-            states: self.states,
+            states,
             engines,
             source: config.app.clone(),
             default_queue: config.queue.clone(),
@@ -104,11 +111,15 @@ fn registry(mut handlers: Vec<Handler>, discover: bool, config: &Config) -> Resu
         let registered: Vec<_> = handlers.iter().map(|h| h.name().clone()).collect();
         let discovered = inventory::iter::<Discovered>
             .into_iter()
-            .map(|Discovered(make)| make());
+            .map(|Discovered(make)| Handler {
+                is_discovered: true,
+                ..make()
+            });
         handlers.extend(discovered.filter(|handler| !registered.contains(handler.name())));
     }
 
-    let registry = Registry::new(handlers)?;
+    let enclosed = handlers.into_iter().map(Handler::enclose);
+    let registry = Registry::new(enclosed.collect())?;
     registry.check_options(&config.handlers)?;
     Ok(registry)
 }

@@ -5,19 +5,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::app::Module;
 use crate::codec::Codec;
 use crate::codec::codecs::Codecs;
 use crate::config::Config;
 use crate::engine::{Engine, EventRole};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::handler::{Handler, HandlerDefinition};
+use crate::handler::Handler;
+use crate::handler::definition::HandlerDefinition;
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
 use crate::observe::notices::{Hook, Notice};
 use crate::publish::draft::Draft;
 use crate::publish::routing::Routing;
-use crate::publish::services::States;
+use crate::publish::states::States;
 use crate::schedule::{Plan, Schedule, Template};
 
 /// Builds an [`App`](crate::app::App).
@@ -30,6 +32,7 @@ pub struct AppBuilder {
     pub(super) hooks: Vec<Hook>,
     pub(super) routing: Routing,
     pub(super) handlers: Vec<Handler>,
+    pub(super) modules: Vec<Module>,
     pub(super) parties: Vec<(EventRole, &'static str)>,
     pub(super) discover: bool,
     pub(super) states: States,
@@ -54,6 +57,7 @@ impl AppBuilder {
             hooks: Vec::new(),
             routing: Routing::default(),
             handlers: Vec::new(),
+            modules: Vec::new(),
             parties: Vec::new(),
             discover: true,
             states: States::default(),
@@ -100,6 +104,37 @@ impl AppBuilder {
         self
     }
 
+    /// Adds a state that is a part of another one, so that handlers need not know the whole. The part is
+    /// taken once, when the application is built; what it is taken from may be given later. It replaces
+    /// a [`state`](Self::state) of its type.
+    ///
+    /// ```
+    /// # use ezq_core::app::App;
+    /// # use ezq_core::handler::State;
+    /// # use ezq_core::memory::MemoryEngine;
+    /// #[derive(Clone)]
+    /// struct Mailer;
+    ///
+    /// #[derive(Clone)]
+    /// struct AppState { mailer: Mailer, limit: u32 }
+    ///
+    /// async fn handle(State(_mailer): State<Mailer>) {}
+    ///
+    /// let app = App::builder()
+    ///     .state(AppState { mailer: Mailer, limit: 3 })
+    ///     .state_from(|app: &AppState| app.mailer.clone())
+    ///     .build(MemoryEngine::new())?;
+    /// # Ok::<(), ezq_core::Error>(())
+    /// ```
+    pub fn state_from<S, T>(mut self, part: impl Fn(&S) -> T + Send + Sync + 'static) -> Self
+    where
+        S: Send + Sync + 'static,
+        T: Clone + Send + Sync + 'static,
+    {
+        self.states.insert_part(part);
+        self
+    }
+
     /// As [`state`](Self::state), unless there is a state of this type already.
     pub fn default_state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
         if !self.states.holds::<T>() {
@@ -111,6 +146,13 @@ impl AppBuilder {
     /// Leaves out the handlers found at link time. For tests, and for programs with several applications.
     pub fn without_discovered_handlers(mut self) -> Self {
         self.discover = false;
+        self
+    }
+
+    /// Takes the handlers found at link time, as an application does unless it is a
+    /// [`TestApp`](crate::testing::TestApp).
+    pub fn with_discovered_handlers(mut self) -> Self {
+        self.discover = true;
         self
     }
 
@@ -131,6 +173,12 @@ impl AppBuilder {
     /// Registers a handler.
     pub fn register(mut self, handler: Handler) -> Self {
         self.handlers.push(handler);
+        self
+    }
+
+    /// Registers the handlers of a [`Module`], with its states and options.
+    pub fn module(mut self, module: Module) -> Self {
+        self.modules.push(module);
         self
     }
 

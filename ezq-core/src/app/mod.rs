@@ -13,7 +13,7 @@
 //! | to see | open |
 //! |---|---|
 //! | what an application offers | `application.rs` |
-//! | what a program can put into one | `builder.rs` |
+//! | what a program can put into one | `builder.rs`, `module.rs` |
 //! | in which order that is checked | `build.rs` |
 //! | which events would reach no handler | `reach.rs` |
 //! | handlers run without a queue | `inline.rs` |
@@ -25,6 +25,7 @@ mod build;
 mod builder;
 mod health;
 mod inline;
+mod module;
 mod notices;
 mod operating;
 pub(crate) mod reach;
@@ -32,3 +33,4 @@ pub(crate) mod reach;
 pub use crate::dispatch::inline::{InlineOutcome, InlineReport};
 pub use application::App;
 pub use builder::AppBuilder;
+pub use module::Module;

@@ -70,6 +70,7 @@ pub(super) async fn run(
         services: Arc::clone(services),
         transaction: transaction.clone(),
         is_single: true,
+        additions: None,
     };
     let span = info_span!(
         parent: &received.parent,

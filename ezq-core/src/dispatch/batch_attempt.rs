@@ -120,6 +120,7 @@ async fn call(
         services: Arc::clone(runner.services),
         transaction: transaction.cloned(),
         is_single: contexts.len() == 1,
+        additions: None,
     };
     let span = span(runner, members);
 

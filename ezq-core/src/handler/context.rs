@@ -10,12 +10,14 @@ use crate::delivery::attempt::Attempt;
 use crate::delivery::received::Received;
 use crate::engine::UnitOfWork;
 use crate::event::envelope::Envelope;
+use crate::handler::additions::Additions;
 use crate::message::headers::Headers;
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::HandlerName;
 use crate::publish::publisher::Publisher;
 use crate::publish::services::Services;
+use crate::publish::states::States;
 use crate::publish::transaction::Transaction;
 
 /// Tells a handler about its delivery: ids, attempt, deadline, cancellation.
@@ -132,6 +134,8 @@ pub struct Call {
     pub(crate) transaction: Option<Arc<Transaction>>,
     /// The run handles one event, which is the cause of what the handler publishes.
     pub(crate) is_single: bool,
+    /// What modules and layers added; most runs have none.
+    pub(crate) additions: Option<Box<Additions>>,
 }
 
 impl Call {
@@ -161,9 +165,17 @@ impl Call {
             .and_then(|transaction| transaction.with(show))
     }
 
-    /// The application's state of type `T`; `None` if its builder was given none.
+    /// The state of type `T` that the handler's module was given, or else the application; `None` if
+    /// neither was.
     #[must_use]
     pub fn state<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
-        self.services.states.find()
+        self.states().find()
+    }
+
+    /// The states of the handler's module, if it has some, or else of the application.
+    pub(super) fn states(&self) -> &States {
+        let additions = self.additions.as_ref();
+        let of_module = additions.and_then(|additions| additions.states.as_ref());
+        of_module.unwrap_or(&self.services.states)
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handler::context::{Call, Context};
 use crate::handler::outcome::HandlerError;
 use crate::publish::publisher::Publisher;
-use crate::publish::services::States;
+use crate::publish::states::States;
 
 /// A parameter that a handler can take after the event. Implement it to give handlers one of your own.
 ///
@@ -65,8 +65,20 @@ pub struct Provided<'a> {
     pub capabilities: &'a Capabilities,
 }
 
-/// The application's state of type `T`, as given to its builder. Cloned for each run, so wrap what is
-/// large in an `Arc`.
+impl Provided<'_> {
+    /// Whether there is a state of type `T`.
+    #[must_use]
+    pub fn has_state<T: 'static>(&self) -> bool {
+        self.states.holds::<T>()
+    }
+}
+
+/// The state of type `T` that was given to the handler's [module](crate::app::Module), or else to the
+/// application's builder. Cloned for each run, so wrap what is large in an `Arc`.
+///
+/// An application without it does not start a consumer of the handler. A part of a larger state
+/// is one too; see
+/// [`AppBuilder::state_from`](crate::app::AppBuilder::state_from).
 ///
 /// ```
 /// use ezq_core::handler::State;
@@ -80,26 +92,31 @@ pub struct State<T>(pub T);
 
 impl<T: Clone + Send + Sync + 'static> Extract for State<T> {
     fn check(provided: &Provided<'_>) -> Result<()> {
-        if provided.states.holds::<T>() {
+        if provided.has_state::<T>() {
             Ok(())
         } else {
-            Err(missing::<T>())
+            Err(missing::<T>(provided.states))
         }
     }
 
     async fn extract(call: &Call) -> Result<Self, HandlerError> {
-        call.state()
-            .map(State)
-            .ok_or_else(|| HandlerError::fatal(missing::<T>()))
+        let missing = || HandlerError::fatal(missing::<T>(call.states()));
+        call.state().map(Self).ok_or_else(missing)
     }
 }
 
-fn missing<T>() -> Error {
+fn missing<T: 'static>(states: &States) -> Error {
     let name = type_name::<T>();
-    Error::new(
-        ErrorKind::MissingState,
-        format!("there is no state of type `{name}`: give one with `.state(..)` on the builder"),
-    )
+    let text = match states.unmade_of::<T>() {
+        Some(whole) => format!(
+            "there is no state of type `{name}`: it is made of `{whole}`, which was not given: give \
+             that with `.state(..)`"
+        ),
+        None => format!(
+            "there is no state of type `{name}`: give one with `.state(..)` on the builder or the module"
+        ),
+    };
+    Error::new(ErrorKind::MissingState, text)
 }
 
 impl Extract for Context {

@@ -8,6 +8,7 @@
 //! - It returns events or an [outcome](HandlerOutput). A [`HandlerError`] says what becomes of an event
 //!   that failed, and [`HandlerResultExt`] makes one of any error.
 //! - [`RetryPolicy`] and [`Backoff`] say how often and when it runs again.
+//! - A [`Module`](crate::app::Module) keeps handlers together with their states and options.
 //!
 //! # Source files
 //!
@@ -15,10 +16,11 @@
 //! |---|---|
 //! | a handler, and how one is made without a macro | `mod.rs`, `function.rs` |
 //! | which events it takes | `input.rs`, `decode.rs`, `batch.rs` |
-//! | what else it takes | `context.rs`, `extract.rs` |
+//! | what else it takes | `context.rs`, `extract.rs`, `additions.rs` |
 //! | what it returns | `outcome.rs`, `batch.rs` |
 //! | how it is run | `options.rs`, `retry.rs`, `quickness.rs` |
 
+pub(crate) mod additions;
 pub(crate) mod batch;
 pub(crate) mod context;
 mod decode;
@@ -56,6 +58,7 @@ use crate::handler::batch::InvokeBatch;
 use crate::handler::quickness::Quickness;
 use crate::message::settlement::HandlerName;
 use crate::publish::draft::Draft;
+use crate::publish::states::States;
 use crate::schedule::{Plan, Schedule, Template};
 
 /// The future of one run of a handler.
@@ -83,6 +86,10 @@ pub struct Handler {
     /// The schedule whose ticks it takes, and their type name.
     pub(crate) schedule: Option<(&'static str, Schedule)>,
     pub(crate) quickness: Arc<Quickness>,
+    /// The states of its module; `None` if these are the application's.
+    pub(crate) states: Option<Arc<States>>,
+    /// It was found at link time.
+    pub(crate) is_discovered: bool,
 }
 
 /// The function to call.
@@ -128,6 +135,8 @@ impl Handler {
             returned: Vec::new(),
             schedule: None,
             quickness: Arc::default(),
+            states: None,
+            is_discovered: false,
         }
     }
 

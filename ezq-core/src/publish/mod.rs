@@ -21,7 +21,7 @@
 //! | storing, and the events that handlers return | `publisher.rs` |
 //! | publishing in a handler's transaction | `transaction.rs` |
 //! | which queue a type goes to, and which engine keeps it | `routing.rs`, `engines.rs` |
-//! | what publishers, handlers and consumers share | `services.rs` |
+//! | what publishers, handlers and consumers share | `services.rs`, `states.rs` |
 
 pub(crate) mod all;
 pub(crate) mod broadcast;
@@ -34,6 +34,7 @@ pub(crate) mod published;
 pub(crate) mod publisher;
 pub(crate) mod routing;
 pub(crate) mod services;
+pub(crate) mod states;
 pub(crate) mod transaction;
 mod writing;
 

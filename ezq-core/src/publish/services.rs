@@ -1,7 +1,6 @@
 //! What publishers, handlers and consumers of one application share.
 
-use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::codecs::Codecs;
@@ -11,11 +10,12 @@ use crate::message::queue_name::QueueName;
 use crate::observe::notices::Notices;
 use crate::publish::engines::Engines;
 use crate::publish::routing::Routing;
+use crate::publish::states::States;
 
 /// What all parts of an application share.
 #[derive(Debug)]
 pub(crate) struct Services {
-    pub(crate) states: States,
+    pub(crate) states: Arc<States>,
     pub(crate) engines: Engines,
     pub(crate) source: String,
     pub(crate) default_queue: QueueName,
@@ -51,32 +51,5 @@ impl Services {
         }
         self.notices.went_out(&told);
         Ok(())
-    }
-}
-
-/// The application's states, one per type.
-#[derive(Default)]
-pub(crate) struct States(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
-
-impl States {
-    pub(crate) fn insert<T: Clone + Send + Sync + 'static>(&mut self, state: T) {
-        self.0.insert(TypeId::of::<T>(), Box::new(state));
-    }
-
-    pub(crate) fn holds<T: 'static>(&self) -> bool {
-        self.0.contains_key(&TypeId::of::<T>())
-    }
-
-    pub(crate) fn find<T: Clone + 'static>(&self) -> Option<T> {
-        self.0
-            .get(&TypeId::of::<T>())
-            .and_then(|state| state.downcast_ref::<T>())
-            .cloned()
-    }
-}
-
-impl std::fmt::Debug for States {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "States({})", self.0.len())
     }
 }

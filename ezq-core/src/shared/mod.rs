@@ -29,37 +29,52 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Checks that the extractors of every handler can be provided: for a handler with a queue of its
-    /// own by the engine of that queue, for the others by the engine of the application's queue.
+    /// Checks that the extractors of every registered handler can be provided: for a handler with a
+    /// queue of its own by the engine of that queue, for the others by the engine of the application's
+    /// queue.
+    ///
+    /// Those that were found at link time are left to [`check_queue`](Self::check_queue): a program
+    /// that only publishes runs none of them.
     pub(crate) fn check(&self) -> Result<()> {
-        for handler in self.dispatcher.registry.handlers() {
+        let handlers = self.dispatcher.registry.handlers().iter();
+        let mut checked = Vec::new();
+        for handler in handlers.filter(|handler| !handler.is_discovered) {
             let own = handler.queue.as_deref().map(QueueName::new).transpose()?;
-            self.check_handler(handler, own.as_ref().unwrap_or(&self.config.queue))?;
+            let queue = own.as_ref().unwrap_or(&self.config.queue);
+            checked.extend(self.refusals(handler, queue));
         }
-        Ok(())
+        refused(checked)
     }
 
-    /// Checks the same for the handlers of a queue, by the engine of that queue.
+    /// Checks the same for all handlers of a queue, by the engine of that queue.
     pub(crate) fn check_queue(&self, queue: &QueueName) -> Result<()> {
-        let mut handlers = self.dispatcher.registry.of(queue).iter();
-        handlers.try_for_each(|handler| self.check_handler(handler, queue))
+        let handlers = self.dispatcher.registry.of(queue).iter();
+        refused(
+            handlers
+                .flat_map(|handler| self.refusals(handler, queue))
+                .collect(),
+        )
     }
 
-    fn check_handler(&self, handler: &Handler, queue: &QueueName) -> Result<()> {
+    /// What a handler asks for and cannot have.
+    fn refusals(&self, handler: &Handler, queue: &QueueName) -> Vec<Error> {
         let Services {
             states, engines, ..
         } = &*self.services;
         let provided = Provided {
-            states,
+            states: handler.states.as_ref().unwrap_or(states),
             capabilities: engines.of(queue).capabilities(),
         };
 
-        handler.checks.iter().try_for_each(|check| {
-            check(&provided).map_err(|error| {
-                let message = format!("the handler `{}` cannot run: {error}", handler.name);
-                Error::new(error.kind(), message).with_source(error)
-            })
-        })
+        let refused = handler
+            .checks
+            .iter()
+            .filter_map(|check| check(&provided).err());
+        let refusals = refused.map(|error| {
+            let message = format!("the handler `{}` cannot run: {error}", handler.name);
+            Error::new(error.kind(), message).with_source(error)
+        });
+        refusals.collect()
     }
 
     /// Takes the events out of a settlement whose queue another engine keeps, and publishes them. No
@@ -87,4 +102,14 @@ impl Shared {
         *outgoing = here;
         self.services.publish_returned(elsewhere).await
     }
+}
+
+/// One error for all that handlers ask for and cannot have: of the kind of the first, with the messages
+/// of all.
+fn refused(mut refusals: Vec<Error>) -> Result<()> {
+    if refusals.len() < 2 {
+        return refusals.pop().map_or(Ok(()), Err);
+    }
+    let messages: Vec<String> = refusals.iter().map(Error::to_string).collect();
+    Err(Error::new(refusals[0].kind(), messages.join("; ")))
 }

@@ -15,6 +15,7 @@ mod kit;
 mod leases;
 mod limits;
 mod logs;
+mod modules;
 mod options;
 mod outages;
 mod refusals;
