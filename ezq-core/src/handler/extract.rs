@@ -57,6 +57,68 @@ pub trait Extract: Sized + Send + 'static {
     fn extract(call: &Call) -> impl Future<Output = Result<Self, HandlerError>> + Send;
 }
 
+/// An extractor that may have nothing to extract: what `Option<X>` needs of `X`. Implement it beside
+/// [`Extract`] where `None` is no failure.
+///
+/// ```
+/// use ezq_core::handler::{Call, Extract, HandlerError, OptionalExtract};
+///
+/// struct Locale(String);
+///
+/// impl OptionalExtract for Locale {
+///     async fn extract_optional(call: &Call) -> Result<Option<Self>, HandlerError> {
+///         let locale = call.context().headers().text("locale");
+///         Ok(locale.map(|locale| Self(locale.to_owned())))
+///     }
+/// }
+///
+/// impl Extract for Locale {
+///     async fn extract(call: &Call) -> Result<Self, HandlerError> {
+///         let found = Self::extract_optional(call).await?;
+///         found.ok_or_else(|| HandlerError::fatal("the event has no header `locale`"))
+///     }
+/// }
+///
+/// async fn greet(locale: Option<Locale>) {
+///     println!("in {}", locale.map_or("en".to_owned(), |locale| locale.0));
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`Option<{Self}>` is not an extractor",
+    label = "not something that may be absent",
+    note = "`Option` goes around `State<T>`, or a type of your own that implements \
+            `OptionalExtract`; around any other extractor write `Result<.., HandlerError>`"
+)]
+pub trait OptionalExtract: Sized + Send + 'static {
+    /// Makes the parameter for one run of a handler; `None` if there is nothing to extract.
+    ///
+    /// # Errors
+    /// An error with which the run fails, before the handler is called.
+    fn extract_optional(
+        call: &Call,
+    ) -> impl Future<Output = Result<Option<Self>, HandlerError>> + Send;
+}
+
+/// `None` where there is nothing to extract. Nothing is checked at start.
+impl<X: OptionalExtract> Extract for Option<X> {
+    async fn extract(call: &Call) -> Result<Self, HandlerError> {
+        X::extract_optional(call).await
+    }
+}
+
+/// Hands the extractor's error to the handler, which decides what becomes of the event.
+impl<X: Extract> Extract for Result<X, HandlerError> {
+    const TRANSACTION: bool = X::TRANSACTION;
+
+    fn check(provided: &Provided<'_>) -> Result<()> {
+        X::check(provided)
+    }
+
+    async fn extract(call: &Call) -> Result<Self, HandlerError> {
+        Ok(X::extract(call).await)
+    }
+}
+
 /// What an application provides to the extractors of its handlers.
 #[derive(Debug)]
 pub struct Provided<'a> {
@@ -76,8 +138,8 @@ impl Provided<'_> {
 /// The state of type `T` that was given to the handler's [module](crate::app::Module), or else to the
 /// application's builder. Cloned for each run, so wrap what is large in an `Arc`.
 ///
-/// An application without it does not start a consumer of the handler. A part of a larger state
-/// is one too; see
+/// An application without it does not start a consumer of the handler. `Option<State<T>>` is `None`
+/// then. A part of a larger state is one too; see
 /// [`AppBuilder::state_from`](crate::app::AppBuilder::state_from).
 ///
 /// ```
@@ -102,6 +164,12 @@ impl<T: Clone + Send + Sync + 'static> Extract for State<T> {
     async fn extract(call: &Call) -> Result<Self, HandlerError> {
         let missing = || HandlerError::fatal(missing::<T>(call.states()));
         call.state().map(Self).ok_or_else(missing)
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> OptionalExtract for State<T> {
+    async fn extract_optional(call: &Call) -> Result<Option<Self>, HandlerError> {
+        Ok(call.state().map(Self))
     }
 }
 

@@ -39,7 +39,7 @@ pub use batch::{
 };
 pub use context::{Call, Context};
 pub use definition::HandlerDefinition;
-pub use extract::{Extract, Provided, State};
+pub use extract::{Extract, OptionalExtract, Provided, State};
 pub use function::{Extractors, IntoHandler};
 pub use input::{AnyEvent, FromEvent, Subscription};
 pub use options::HandlerOptions;

@@ -6,6 +6,7 @@ mod background;
 mod blocking;
 mod consumer;
 mod engines;
+mod extractors;
 mod failing;
 mod faulty;
 mod fixtures;
