@@ -10,7 +10,7 @@ use ezq_core::codec::Codec;
 use ezq_core::config::Config;
 use ezq_core::engine::Engine;
 use ezq_core::event::Event;
-use ezq_core::handler::{Handler, HandlerDefinition};
+use ezq_core::handler::{Handler, HandlerDefinition, Layer};
 use ezq_core::message::{QueueName, Retention};
 use ezq_core::observe::Notice;
 use ezq_core::schedule::Schedule;
@@ -215,9 +215,15 @@ impl EzqBuilder {
         self
     }
 
-    /// Registers the handlers of a [`Module`], with its states and options.
+    /// Registers the handlers of a [`Module`], with its states, layers and options.
     pub fn module(mut self, module: Module) -> Self {
         self.app = self.app.module(module);
+        self
+    }
+
+    /// Runs a [`Layer`] around every handler; see [`AppBuilder::layer`].
+    pub fn layer(mut self, layer: impl Layer) -> Self {
+        self.app = self.app.layer(layer);
         self
     }
 

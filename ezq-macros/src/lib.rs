@@ -58,7 +58,7 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 ///
 /// The first parameter is the event: a type with `#[derive(Event)]`, an enum with
 /// `#[derive(EventSet)]`, `AnyEvent`, or a `Batch` of one of these. Each further parameter is an extractor:
-/// `Context`, `State<T>`, `Publisher` or `Tx`. The function returns nothing, events to publish, or a
+/// `Context`, `State<T>`, `Extension<T>`, `Publisher`, `Tx`, or a type that implements `Extract`. The function returns nothing, events to publish, or a
 /// `Result` of these. An error is retried, unless it is a `HandlerError` that says otherwise.
 ///
 /// # Arguments
@@ -78,6 +78,7 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// | `retry(max = "10m")` | The longest wait; not with `"constant"` or a function. | `"5m"`, or `initial` if that is longer |
 /// | `retry(multiplier = 3)` | By how much each wait is longer than the one before, at least 1; only with `"exponential"`. | 2 |
 /// | `retry(jitter = "none")` | What chance makes of a wait; only with `"exponential"`. `"full"`: anything from zero up to the whole wait. `"none"`: nothing. | `"full"` |
+/// | `layer = timing` | A `Layer`, by the name of its function or as an expression: code that runs around the handler, inside the layers of its module and of the application. May be given several times, the outermost first. | none |
 /// | `crate = path` | Where ezq is found, if not at `::ezq`. | `::ezq` |
 ///
 /// A duration is a whole number and a unit: `ms`, `s`, `m`, `h` or `d`.
@@ -125,7 +126,7 @@ pub fn beside(given: TokenStream, item: TokenStream) -> TokenStream {
 /// | `missed = "skip"` | What to do about ticks during which no process ran. `"skip"` leaves them out, `"fire_once"` makes up for all of them with one firing. | `"fire_once"` |
 /// | `name = "reports"` | The durable name of schedule and handler, unique in the whole database. If another application has a schedule of this name for another queue, the second one's consumers do not start. | `module::path::function` |
 /// | `queue = "reports"` | A queue of its own. | the application's |
-/// | `timeout`, `retry`, `concurrency`, `crate` | As in [`macro@on_event`]. | |
+/// | `timeout`, `retry`, `concurrency`, `layer`, `crate` | As in [`macro@on_event`]. | |
 ///
 /// A duration is a whole number and a unit: `ms`, `s`, `m`, `h` or `d`.
 #[proc_macro_attribute]

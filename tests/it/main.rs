@@ -24,6 +24,7 @@ mod leftovers;
 mod locks;
 mod macros;
 mod macros_ui;
+mod modules;
 mod newcomer;
 mod ordering;
 mod outbox;

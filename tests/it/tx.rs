@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ezq::handler::{Call, HandlerResult, Next};
 use ezq::memory::MemoryEngine;
 use ezq::message::{HandlerState, MessageId, Progress, ReasonKind};
 use ezq::prelude::*;
@@ -884,4 +885,34 @@ async fn an_event_is_returned_to_a_queue_that_the_transaction_itself_has_made() 
         .await
         .unwrap();
     assert_eq!(stored, ["7"]);
+}
+
+#[tokio::test]
+async fn the_transaction_commits_only_if_the_layers_around_the_handler_succeed() {
+    async fn refusing_even(call: Call, next: Next) -> HandlerResult {
+        let event: Numbered = call.context().envelope().decode()?;
+        let returned = next.run(call).await?;
+        if event.n % 2 == 0 {
+            return Err(HandlerError::fatal("even"));
+        }
+        Ok(returned)
+    }
+
+    let queue = queue();
+    let ezq = app(&queue)
+        .register(books(&queue, "books").layer(refusing_even))
+        .connect()
+        .await
+        .unwrap();
+    let ledger = Ledger::create(&ezq, &queue).await;
+    let odd = unique() | 1;
+    let even = odd + 1;
+    for n in [odd, even] {
+        ezq.publish(&Numbered { n }).await.unwrap();
+    }
+    let counts = drain(&ezq).await.counts;
+    assert_eq!((counts.handled, counts.dead_lettered), (1, 1));
+    assert_eq!(ledger.read(&ezq).await, [row(odd, "books")]);
+    assert_eq!(booked(&ezq, odd).await, ["books"]);
+    assert!(booked(&ezq, even).await.is_empty());
 }

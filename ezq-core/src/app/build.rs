@@ -14,6 +14,7 @@ use crate::engine::{Engine, EventRole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::attributes::check_type;
 use crate::handler::Handler;
+use crate::handler::layer::SharedLayer;
 use crate::observe::notices::Notices;
 use crate::private::{Discovered, inventory};
 use crate::publish::engines::Engines;
@@ -55,7 +56,7 @@ impl AppBuilder {
         for module in self.modules {
             handlers.extend(module.into_handlers(&states));
         }
-        let registry = registry(handlers, self.discover, &config)?;
+        let registry = registry(handlers, self.discover, &self.layers, &config)?;
         let codecs = codecs(self.codecs, &registry, &config)?;
 
         let config = Arc::new(config);
@@ -106,7 +107,12 @@ fn check_parties(parties: &[(EventRole, &'static str)]) -> Result<()> {
 
 /// The registered handlers and those found at link time. A registered handler replaces one of the same
 /// name, so that a program can replace a handler of a library.
-fn registry(mut handlers: Vec<Handler>, discover: bool, config: &Config) -> Result<Registry> {
+fn registry(
+    mut handlers: Vec<Handler>,
+    discover: bool,
+    layers: &[SharedLayer],
+    config: &Config,
+) -> Result<Registry> {
     if discover {
         let registered: Vec<_> = handlers.iter().map(|h| h.name().clone()).collect();
         let discovered = inventory::iter::<Discovered>
@@ -118,7 +124,7 @@ fn registry(mut handlers: Vec<Handler>, discover: bool, config: &Config) -> Resu
         handlers.extend(discovered.filter(|handler| !registered.contains(handler.name())));
     }
 
-    let enclosed = handlers.into_iter().map(Handler::enclose);
+    let enclosed = handlers.into_iter().map(|handler| handler.enclose(layers));
     let registry = Registry::new(enclosed.collect())?;
     registry.check_options(&config.handlers)?;
     Ok(registry)

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::handler::Handler;
 use crate::handler::definition::HandlerDefinition;
+use crate::handler::layer::{Layer, SharedLayer};
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
 use crate::observe::notices::{Hook, Notice};
@@ -33,6 +34,7 @@ pub struct AppBuilder {
     pub(super) routing: Routing,
     pub(super) handlers: Vec<Handler>,
     pub(super) modules: Vec<Module>,
+    pub(super) layers: Vec<SharedLayer>,
     pub(super) parties: Vec<(EventRole, &'static str)>,
     pub(super) discover: bool,
     pub(super) states: States,
@@ -58,6 +60,7 @@ impl AppBuilder {
             routing: Routing::default(),
             handlers: Vec::new(),
             modules: Vec::new(),
+            layers: Vec::new(),
             parties: Vec::new(),
             discover: true,
             states: States::default(),
@@ -176,9 +179,16 @@ impl AppBuilder {
         self
     }
 
-    /// Registers the handlers of a [`Module`], with its states and options.
+    /// Registers the handlers of a [`Module`], with its states, layers and options.
     pub fn module(mut self, module: Module) -> Self {
         self.modules.push(module);
+        self
+    }
+
+    /// Runs a [`Layer`] around every handler, those of modules and those found at link time included. Of
+    /// several, the first that is added is outermost.
+    pub fn layer(mut self, layer: impl Layer) -> Self {
+        self.layers.push(Arc::new(layer));
         self
     }
 

@@ -1,14 +1,15 @@
-//! [`Module`]: handlers with their states and options, which an application takes as a whole.
+//! [`Module`]: handlers with their states, layers and options, which an application takes as a whole.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::handler::layer::{Layer, SharedLayer};
 use crate::handler::retry::Backoff;
 use crate::handler::{Handler, HandlerDefinition, HandlerOptions};
 use crate::publish::states::States;
 
-/// Handlers with their states and options: a part of a program, or a library of handlers.
+/// Handlers with their states, layers and options: a part of a program, or a library of handlers.
 ///
 /// A module knows no engine and no database, so that one module fits an application on PGMQ, one on
 /// another engine, and one of a test. Modules nest.
@@ -59,6 +60,7 @@ use crate::publish::states::States;
 pub struct Module {
     handlers: Vec<Handler>,
     modules: Vec<Module>,
+    layers: Vec<SharedLayer>,
     states: States,
     options: HandlerOptions,
     queue: Option<String>,
@@ -81,7 +83,7 @@ impl Module {
         self
     }
 
-    /// Adds the handlers of another module, whose states and options stay its own.
+    /// Adds the handlers of another module, whose states, layers and options stay its own.
     pub fn module(mut self, module: Module) -> Self {
         self.modules.push(module);
         self
@@ -101,6 +103,12 @@ impl Module {
         T: Clone + Send + Sync + 'static,
     {
         self.states.insert_part(part);
+        self
+    }
+
+    /// Runs a [`Layer`] around each handler of the module, also around those that are added later.
+    pub fn layer(mut self, layer: impl Layer) -> Self {
+        self.layers.push(Arc::new(layer));
         self
     }
 
@@ -141,6 +149,7 @@ impl Module {
 
         for handler in &mut handlers {
             handler.states = handler.states.take().or_else(|| own.clone());
+            handler.layers.splice(0..0, self.layers.iter().cloned());
             handler.options = handler.options.or(self.options);
             handler.queue = handler.queue.take().or_else(|| self.queue.clone());
         }

@@ -1,12 +1,17 @@
-//! What modules add to a run: their states.
+//! What modules and layers add to a run: states of a module, values for extractors.
 //!
 //! Most runs have none of it, so it lies in a box of its own: a [`Call`] without stays small, and
 //! nothing is allocated for it. Benchmark case: `dispatch`.
 
+use std::any::{Any, TypeId, type_name};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::handler::context::Call;
-use crate::handler::{Handler, Invoke};
+use crate::error::{Error, ErrorKind};
+use crate::handler::Invoke;
+use crate::handler::context::{Call, Context};
+use crate::handler::extract::{Extract, OptionalExtract};
+use crate::handler::outcome::HandlerError;
 use crate::publish::states::States;
 
 /// What was added to one run.
@@ -14,9 +19,45 @@ use crate::publish::states::States;
 pub(crate) struct Additions {
     /// The states of the handler's module.
     pub(crate) states: Option<Arc<States>>,
+    /// The values of layers, one of each type.
+    values: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    /// Of a batch, what surrounds each event, while layers run.
+    contexts: Vec<Context>,
 }
 
 impl Call {
+    /// Adds a value for the rest of this run. [`Extension<T>`] hands it to the handler. There is one
+    /// value of each type: a second one replaces the first.
+    pub fn insert<T: Clone + Send + Sync + 'static>(&mut self, value: T) {
+        let values = &mut self.additions().values;
+        values.insert(TypeId::of::<T>(), Arc::new(value));
+    }
+
+    /// The value of type `T` that a layer [added](Self::insert), if one did.
+    #[must_use]
+    pub fn extension<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        let value = self.additions.as_ref()?.values.get(&TypeId::of::<T>())?;
+        value.downcast_ref().cloned()
+    }
+
+    /// The context of each event that the run handles: one, or those of a batch, in the order of the
+    /// queue.
+    #[must_use]
+    pub fn contexts(&self) -> &[Context] {
+        match &self.additions {
+            Some(additions) if !additions.contexts.is_empty() => &additions.contexts,
+            _ => std::slice::from_ref(&self.context),
+        }
+    }
+
+    pub(super) fn put_contexts(&mut self, contexts: Vec<Context>) {
+        self.additions().contexts = contexts;
+    }
+
+    pub(super) fn take_contexts(&mut self) -> Vec<Context> {
+        std::mem::take(&mut self.additions().contexts)
+    }
+
     fn additions(&mut self) -> &mut Additions {
         self.additions.get_or_insert_default()
     }
@@ -38,12 +79,46 @@ impl Invoke {
     }
 }
 
-impl Handler {
-    /// Has the handler find the states of its module.
-    pub(crate) fn enclose(mut self) -> Self {
-        if let Some(states) = &self.states {
-            self.invoke = self.invoke.with_states(Arc::clone(states));
-        }
-        self
+/// A value that a [layer](crate::handler::Layer) added to the run: a tenant, a transaction of your own,
+/// a user. Cloned for each extractor that takes it, so wrap what is large in an `Arc`.
+///
+/// Without such a value the run fails, and no retry helps. `Option<Extension<T>>` is `None` then.
+///
+/// ```
+/// use ezq_core::handler::{Call, Extension, HandlerResult, Next};
+///
+/// #[derive(Clone)]
+/// struct Tenant(String);
+///
+/// async fn tenant(mut call: Call, next: Next) -> HandlerResult {
+///     let name = call.context().headers().text("tenant").unwrap_or("none").to_owned();
+///     call.insert(Tenant(name));
+///     next.run(call).await
+/// }
+///
+/// async fn handle(Extension(tenant): Extension<Tenant>) {
+///     println!("for {}", tenant.0);
+/// }
+/// # let _ = ezq_core::app::App::builder().layer(tenant);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Extension<T>(pub T);
+
+impl<T: Clone + Send + Sync + 'static> Extract for Extension<T> {
+    async fn extract(call: &Call) -> Result<Self, HandlerError> {
+        call.extension().map(Self).ok_or_else(|| {
+            let name = type_name::<T>();
+            let text = format!(
+                "no layer gave a value of type `{name}`: add the layer that calls `call.insert(..)`, \
+                 or take `Option<Extension<..>>`"
+            );
+            HandlerError::fatal(Error::new(ErrorKind::MissingState, text))
+        })
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> OptionalExtract for Extension<T> {
+    async fn extract_optional(call: &Call) -> Result<Option<Self>, HandlerError> {
+        Ok(call.extension().map(Self))
     }
 }

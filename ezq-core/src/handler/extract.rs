@@ -86,7 +86,7 @@ pub trait Extract: Sized + Send + 'static {
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is not an extractor",
     label = "not something that may be absent",
-    note = "`Option` goes around `State<T>`, or a type of your own that implements \
+    note = "`Option` goes around `State<T>`, `Extension<T>`, or a type of your own that implements \
             `OptionalExtract`; around any other extractor write `Result<.., HandlerError>`"
 )]
 pub trait OptionalExtract: Sized + Send + 'static {

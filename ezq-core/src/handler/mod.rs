@@ -4,11 +4,12 @@
 //! makes one of an annotated function; begin at [`Handler::on`] to make one without a macro.
 //!
 //! - A handler takes an event, an [`AnyEvent`] or a [`Batch`], and what it [extracts](Extract) from its
-//!   run: [`Context`], [`State`], a [`Publisher`](crate::publish::Publisher).
+//!   run: [`Context`], [`State`], an [`Extension`], a [`Publisher`](crate::publish::Publisher).
 //! - It returns events or an [outcome](HandlerOutput). A [`HandlerError`] says what becomes of an event
 //!   that failed, and [`HandlerResultExt`] makes one of any error.
 //! - [`RetryPolicy`] and [`Backoff`] say how often and when it runs again.
-//! - A [`Module`](crate::app::Module) keeps handlers together with their states and options.
+//! - A [`Layer`] is code of your own around handlers, and a [`Module`](crate::app::Module) keeps
+//!   handlers together with their states, layers and options.
 //!
 //! # Source files
 //!
@@ -18,6 +19,7 @@
 //! | which events it takes | `input.rs`, `decode.rs`, `batch.rs` |
 //! | what else it takes | `context.rs`, `extract.rs`, `additions.rs` |
 //! | what it returns | `outcome.rs`, `batch.rs` |
+//! | what runs around it | `layer.rs` |
 //! | how it is run | `options.rs`, `retry.rs`, `quickness.rs` |
 
 pub(crate) mod additions;
@@ -28,12 +30,14 @@ pub(crate) mod definition;
 pub(crate) mod extract;
 pub(crate) mod function;
 mod input;
+pub(crate) mod layer;
 mod options;
 pub(crate) mod outcome;
 pub(crate) mod quickness;
 pub(crate) mod retry;
 
 pub use crate::delivery::received::Received;
+pub use additions::Extension;
 pub use batch::{
     Batch, BatchCall, BatchFuture, BatchItem, BatchOutput, BatchResults, FromBatch, Unread,
 };
@@ -42,6 +46,7 @@ pub use definition::HandlerDefinition;
 pub use extract::{Extract, OptionalExtract, Provided, State};
 pub use function::{Extractors, IntoHandler};
 pub use input::{AnyEvent, FromEvent, Subscription};
+pub use layer::{HandlerResult, Layer, Next, Returned};
 pub use options::HandlerOptions;
 pub use outcome::{Emit, HandlerError, HandlerErrorKind, HandlerOutput, HandlerResultExt};
 pub use retry::{Backoff, Jitter, RetryPolicy};
@@ -55,6 +60,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::event::{EventDescriptor, is_control};
 use crate::handler::batch::InvokeBatch;
+use crate::handler::layer::SharedLayer;
 use crate::handler::quickness::Quickness;
 use crate::message::settlement::HandlerName;
 use crate::publish::draft::Draft;
@@ -88,6 +94,9 @@ pub struct Handler {
     pub(crate) quickness: Arc<Quickness>,
     /// The states of its module; `None` if these are the application's.
     pub(crate) states: Option<Arc<States>>,
+    /// What runs around it, from the outside in. Put around the function when the application is
+    /// built.
+    pub(crate) layers: Vec<SharedLayer>,
     /// It was found at link time.
     pub(crate) is_discovered: bool,
 }
@@ -136,6 +145,7 @@ impl Handler {
             schedule: None,
             quickness: Arc::default(),
             states: None,
+            layers: Vec::new(),
             is_discovered: false,
         }
     }
@@ -288,6 +298,13 @@ impl Handler {
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.options.backoff = Some(backoff);
+        self
+    }
+
+    /// Runs a [`Layer`] around the handler. Of several, the first that is added is outermost.
+    #[must_use]
+    pub fn layer(mut self, layer: impl Layer) -> Self {
+        self.layers.push(Arc::new(layer));
         self
     }
 }

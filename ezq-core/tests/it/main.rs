@@ -13,6 +13,7 @@ mod fixtures;
 mod interrupts;
 mod keys;
 mod kit;
+mod layers;
 mod leases;
 mod limits;
 mod logs;

@@ -10,7 +10,7 @@ use crate::{
 };
 use proc_macro2::Span;
 use std::time::Duration;
-use syn::{Error, LitStr, Result};
+use syn::{Error, Expr, LitStr, Result};
 
 pub(super) const KEYS: &[Key] = &[
     Key::once("name", "name = \"accounts.open\""),
@@ -24,6 +24,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::once("concurrency", "concurrency = 4"),
     Key::once("batch", "batch(size = 100, wait = \"20ms\")"),
+    Key::repeatable("layer", "layer = timing"),
     Key::once("crate", "crate = path::to::ezq"),
 ];
 
@@ -39,6 +40,7 @@ pub(super) const SCHEDULE_KEYS: &[Key] = &[
         "retry(max_attempts = 5, backoff = \"exponential\")",
     ),
     Key::once("concurrency", "concurrency = 4"),
+    Key::repeatable("layer", "layer = timing"),
     Key::once("crate", "crate = path::to::ezq"),
 ];
 
@@ -66,6 +68,8 @@ pub(super) struct Options {
     pub(super) batch: Option<Span>,
     pub(super) batch_size: Option<u32>,
     pub(super) batch_wait: Option<Duration>,
+    /// From the outside in.
+    pub(super) layers: Vec<Expr>,
 }
 
 pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
@@ -79,6 +83,10 @@ pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
             .collect(),
         concurrency: entries.value("concurrency", Entry::positive, errors),
         timeout: entries.value("timeout", timeout, errors),
+        layers: entries
+            .all("layer")
+            .filter_map(|entry| errors.take(entry.parse()))
+            .collect(),
         ..Options::default()
     };
 

@@ -41,7 +41,9 @@ pub(super) fn chain(options: &Options, private: &TokenStream) -> TokenStream {
         quote!(.batch_wait(#wait))
     });
 
-    quote!(#order #queue #(#patterns)* #timeout #concurrency #max_attempts #backoff #batch_size #batch_wait)
+    let layers = options.layers.iter().map(|layer| quote!(.layer(#layer)));
+
+    quote!(#order #queue #(#patterns)* #timeout #concurrency #max_attempts #backoff #batch_size #batch_wait #(#layers)*)
 }
 
 fn timeout(timeout: &Timeout) -> TokenStream {
