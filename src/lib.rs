@@ -68,6 +68,7 @@ mod pages {
             mod $name {}
         };
     }
+    page!(handlers, "handlers.md");
     page!(python_ezq, "migrating/python-ezq.md");
     page!(django_broadcaster, "migrating/django-broadcaster.md");
     page!(django_eventbus, "migrating/django-eventbus.md");

@@ -1,4 +1,7 @@
 //! The names that most programs use: `use ezq::prelude::*;`.
+//!
+//! An import by name wins over these. So beside `anyhow`, import its trait without its name, which leaves
+//! `Context` to ezq: `use anyhow::Context as _;`.
 
 pub use crate::Ezq;
 pub use ezq_core::event::{End, Event, Interrupt, Tick};
