@@ -13,12 +13,17 @@ use crate::text::duration;
 
 /// Variables that are read elsewhere: where the database is, and where its binaries are. A URL must
 /// not be kept in a [`Config`], where it could be printed.
-const READ_ELSEWHERE: [&str; 2] = ["EZQ_DATABASE_URL", "EZQ_PG_BIN"];
+const READ_ELSEWHERE: [&str; 4] = [
+    "EZQ_DATABASE_URL",
+    "EZQ_PG_BIN",
+    "EZQ_PG_CACHE",
+    "EZQ_PG_WHEEL_URL",
+];
 
 /// Parses the text of a variable and stores it in its option, or says how to write the value.
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 22] = [
+const OPTIONS: [(&str, Set); 23] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
         Ok(())
@@ -98,6 +103,7 @@ const OPTIONS: [(&str, Set); 22] = [
     // warning, and where no database is configured. Here they are only checked.
     ("EZQ_STDERR", |_, text| yes_or_no(text, &mut false)),
     ("EZQ_EMBEDDED", |_, text| yes_or_no(text, &mut false)),
+    ("EZQ_OFFLINE", |_, text| yes_or_no(text, &mut false)),
 ];
 
 impl Config {

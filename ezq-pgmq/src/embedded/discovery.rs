@@ -5,11 +5,16 @@ use std::process::Stdio;
 
 use ezq_core::{Error, ErrorKind, Result};
 
+use super::account::Account;
 use super::command::command;
-use super::is_executable;
+use super::{fetch, is_executable};
 
-/// The folder that holds `postgres` and `initdb`.
-pub(super) fn binaries() -> Result<PathBuf> {
+/// The programs that are used.
+pub(super) const PROGRAMS: [&str; 2] = ["postgres", "initdb"];
+
+/// The folder that holds them: the one that is named, or else of an installed
+/// Postgres, or else of a fetched one.
+pub(super) fn binaries(account: Option<&Account>) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("EZQ_PG_BIN") {
         let folder = PathBuf::from(folder);
         if is_complete(&folder) {
@@ -23,9 +28,10 @@ pub(super) fn binaries() -> Result<PathBuf> {
         return Err(Error::new(ErrorKind::Configuration, text));
     }
 
-    candidates()
-        .find(|folder| is_complete(folder))
-        .ok_or_else(missing)
+    match candidates().find(|folder| is_complete(folder)) {
+        Some(folder) => Ok(folder),
+        None => fetch::binaries(account),
+    }
 }
 
 fn candidates() -> impl Iterator<Item = PathBuf> {
@@ -44,8 +50,9 @@ fn candidates() -> impl Iterator<Item = PathBuf> {
         ))
 }
 
-fn is_complete(folder: &Path) -> bool {
-    ["postgres", "initdb"]
+/// Whether a folder holds all the programs that are used.
+pub(super) fn is_complete(folder: &Path) -> bool {
+    PROGRAMS
         .iter()
         .all(|name| is_executable(&folder.join(name)))
 }
@@ -85,7 +92,8 @@ fn version_of(name: &str) -> Option<u32> {
     digits.split('.').next()?.parse().ok()
 }
 
-fn missing() -> Error {
+/// No Postgres is installed, and none can be fetched for this reason.
+pub(super) fn missing(why: &str) -> Error {
     let command = if cfg!(target_os = "macos") {
         "run `brew install postgresql@17`"
     } else {
@@ -94,8 +102,8 @@ fn missing() -> Error {
     };
 
     let text = format!(
-        "no Postgres binaries found for the development database: {command}, or name their folder \
-         in EZQ_PG_BIN, or start one with `docker run -d -p 5432:5432 -e POSTGRES_PASSWORD=ezq \
+        "no Postgres binaries found for the development database, and {why}: {command}, or name \
+         their folder in EZQ_PG_BIN, or start one with `docker run -d -p 5432:5432 -e POSTGRES_PASSWORD=ezq \
          postgres` and set EZQ_DATABASE_URL=postgres://postgres:ezq@localhost:5432/postgres"
     );
     Error::new(ErrorKind::Configuration, text)
@@ -116,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_error_names_a_command() {
-        let text = missing().to_string();
+        let text = missing("none can be fetched").to_string();
         assert!(
             text.contains("install") && text.contains("docker run"),
             "{text}"

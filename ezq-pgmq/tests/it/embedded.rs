@@ -12,7 +12,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::support::*;
 
-const HOLD: &str = "EZQ_TEST_HOLD_SERVER";
+pub(crate) const HOLD: &str = "EZQ_TEST_HOLD_SERVER";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn folder_of(url: &str) -> PathBuf {
@@ -92,10 +92,10 @@ impl Drop for Holder {
 }
 
 /// A folder for temporary files, also for the account that root's servers run under.
-struct Temporary(PathBuf);
+pub(crate) struct Temporary(pub(crate) PathBuf);
 
 impl Temporary {
-    fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let name = format!("ezq-test-{}-{}", std::process::id(), unique("tmp"));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap();

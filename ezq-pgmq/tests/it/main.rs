@@ -39,6 +39,8 @@ mod embedded;
 mod encodings;
 #[cfg(feature = "embedded")]
 mod faults;
+#[cfg(all(feature = "embedded", target_os = "linux"))]
+mod fetching;
 #[cfg(feature = "embedded")]
 mod grouping;
 #[cfg(feature = "embedded")]

@@ -28,10 +28,18 @@ pub(crate) fn program(name: &str, package: &str, test: &str) -> Option<PathBuf> 
         .find(|file| file.is_file());
     if found.is_none() {
         let why = format!("{name} is not installed (apt-get install -y {package})");
-        let required = std::env::var_os(REQUIRE).is_some_and(|text| !text.is_empty());
-        assert!(!required, "{test} must run: {why}");
-        // The harness hides the output of `eprintln!` if a test passes.
-        let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
+        because(test, &why);
     }
     found
+}
+
+/// Says that a test is skipped, and why.
+///
+/// # Panics
+/// If no test may be skipped.
+pub(crate) fn because(test: &str, why: &str) {
+    let required = std::env::var_os(REQUIRE).is_some_and(|text| !text.is_empty());
+    assert!(!required, "{test} must run: {why}");
+    // The harness hides the output of `eprintln!` if a test passes.
+    let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
 }
