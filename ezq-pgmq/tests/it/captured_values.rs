@@ -5,6 +5,7 @@ use ezq_core::ErrorKind;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
+use crate::skip;
 use crate::support::*;
 
 /// The messages of a queue with their keys, in the order of their ids. It empties the queue.
@@ -20,17 +21,33 @@ async fn take(own: &mut PgConnection, queue: &str) -> Vec<(Value, Option<String>
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
+/// Whether the server is built with libxml, which the fetched Postgres is not.
+async fn has_xml(own: &mut PgConnection) -> bool {
+    match sqlx::query("SELECT '<a/>'::xml").execute(own).await {
+        Ok(_) => true,
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("0A000") => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 #[tokio::test]
 async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_says() {
     let (engine, queue) = engine_and_queue().await;
     let (t, mut own) = (queue.as_str(), connection().await);
+    let xml = if has_xml(&mut own).await {
+        "xml"
+    } else {
+        let test = "values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_says";
+        skip::because(test, "in part: this server has no xml");
+        "text"
+    };
     run(
         &mut own,
         &format!(
             "CREATE SCHEMA {t}_s; CREATE TYPE {t}_s.mood AS ENUM ('a', 'B');
              CREATE TABLE {t}_s.odd (id int, made int GENERATED ALWAYS AS (id * 2) STORED, doc jsonb,
                bytes bytea, real float8, exact numeric, at timestamptz, texts text[], mood {t}_s.mood,
-               pause interval, day date, nothing text, what regclass, paid money, tree xml)"
+               pause interval, day date, nothing text, what regclass, paid money, tree {xml})"
         ),
     )
     .await;
