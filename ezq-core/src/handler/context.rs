@@ -126,7 +126,8 @@ impl Context {
     }
 }
 
-/// One run of a handler, from which [extractors](crate::handler::Extract) draw.
+/// One run of a handler, from which [extractors](crate::handler::Extract) draw, and which
+/// [layers](crate::handler::Layer) pass on.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub(crate) context: Context,

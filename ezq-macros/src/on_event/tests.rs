@@ -118,6 +118,31 @@ fn forwards_the_settings() {
 }
 
 #[test]
+fn puts_layers_around_a_handler_in_the_order_in_which_they_are_written() {
+    let given = quote!(layer = log::timing, layer = Breaker::after(5, "1m"));
+    let handler = quote!(
+        async fn f(e: E) {}
+    );
+    let chain = r#".layer(log::timing).layer(Breaker::after(5,"1m"))"#;
+    let text = expanded(given.clone(), handler);
+    assert!(text.contains(chain), "{text}");
+
+    let task = quote!(
+        async fn f() {}
+    );
+    let scheduled = expand_scheduled(quote!(every = "1m", #given), task);
+    let text = scheduled.to_string().replace(' ', "");
+    assert!(text.contains(chain), "{text}");
+    let missing = mistake(
+        quote!(layer),
+        quote!(
+            async fn f(e: E) {}
+        ),
+    );
+    assert!(missing.contains("layer = timing"), "{missing}");
+}
+
+#[test]
 fn fills_in_the_rest_of_a_backoff() {
     let backoff = |arguments: TokenStream| {
         expanded(
