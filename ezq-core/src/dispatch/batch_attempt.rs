@@ -16,6 +16,7 @@ use crate::dispatch::batch_member::Member;
 use crate::dispatch::batch_runner::BatchRunner;
 use crate::dispatch::commit::{CommitError, Fenced, commit};
 use crate::dispatch::in_place::guard_start;
+use crate::dispatch::lost_lease;
 use crate::dispatch::run_outcome::{Failure, RunOutcome};
 use crate::engine::Outgoing;
 use crate::error::{Error, Result, error_chain};
@@ -322,11 +323,8 @@ async fn finish(
         }
         Err(CommitError::Cancelled) => Err(RunOutcome::Cancelled),
         Err(CommitError::LeaseLost) => {
-            // Which of several leases was lost is not known: each event runs again alone.
-            if let [member] = members {
-                member.received().lease.cancel().cancel();
-            }
-            Err(RunOutcome::Cancelled)
+            let deliveries = members.iter().map(|member| &**member.received());
+            Err(lost_lease::while_committing(deliveries))
         }
         Err(CommitError::Failed(error)) => {
             batch_store_failed(runner, members, &error, HandlerErrorKind::Retry)

@@ -4,13 +4,11 @@
 //! A single event is committed as a batch of one. What handles an event that was never leased
 //! (an inline dispatch, or a batch that its own transaction claimed) commits with no fence.
 //!
-//! A lost lease is only reported here. What follows from it differs: [`commit_order`] cancels the
-//! delivery's other handlers, [`batch_attempt`] runs each event again alone.
+//! A lost lease is only reported here; [`lost_lease`] has what follows.
 //!
 //! Invariant: notices tell of an event only after its commit.
 //!
-//! [`commit_order`]: crate::dispatch::commit_order
-//! [`batch_attempt`]: crate::dispatch::batch_attempt
+//! [`lost_lease`]: crate::dispatch::lost_lease
 //!
 //! # The transaction of a handler
 //!

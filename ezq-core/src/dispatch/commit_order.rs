@@ -1,6 +1,7 @@
 //! Handlers of one delivery that have transactions commit one at a time. Only so does the last one
 //! know that it is the last, and acknowledges the delivery in its own transaction.
 
+use std::iter::once;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
@@ -8,6 +9,7 @@ use tokio::sync::Mutex;
 use crate::delivery::received::Received;
 use crate::dispatch::attempt::store_failed;
 use crate::dispatch::commit::{CommitError, Fenced, commit};
+use crate::dispatch::lost_lease;
 use crate::dispatch::run_outcome::RunOutcome;
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::handler::Handler;
@@ -121,10 +123,7 @@ impl<'a> CommitOrder<'a> {
             Ok(()) if is_last => RunOutcome::Settled,
             Ok(()) => RunOutcome::Marked,
             Err(CommitError::Cancelled) => RunOutcome::Cancelled,
-            Err(CommitError::LeaseLost) => {
-                cancelled.cancel();
-                RunOutcome::Cancelled
-            }
+            Err(CommitError::LeaseLost) => lost_lease::while_committing(once(received)),
             Err(CommitError::Failed(error)) => {
                 store_failed(handler, received, &error, HandlerErrorKind::Retry)
             }

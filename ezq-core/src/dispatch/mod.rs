@@ -4,7 +4,7 @@
 //! |---|---|
 //! | which handlers take an event | `registry`, `unknown` |
 //! | run those that are due | `run`, `attempt`, `batcher`, `batch_attempt`, `in_place` |
-//! | commit their transactions | `commit`, `commit_order` |
+//! | commit their transactions | `commit`, `commit_order`, `lost_lease` |
 //! | draw the settlement | `conclude`, `store_failure` |
 //! | what may run at once | `admission` and its parts, `place`, `permit` |
 //! | without a queue | `inline` |
@@ -24,6 +24,7 @@ pub(crate) mod dispatcher;
 pub(crate) mod in_place;
 pub(crate) mod inline;
 pub(crate) mod log;
+mod lost_lease;
 mod open_batches;
 mod parked;
 pub(crate) mod permit;
