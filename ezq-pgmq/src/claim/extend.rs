@@ -6,10 +6,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{ExtendOutcome, Receipt};
 use ezq_core::message::QueueName;
-use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgConnection;
+use sqlx::FromRow;
+use sqlx::postgres::{PgConnection, PgRow};
 
-use crate::message::receipts::{self, Columns, Key, ONLY_LOCKED, RECEIPTS};
+use crate::message::receipts::{self, Key, ONLY_LOCKED, RECEIPTS};
 use crate::sql;
 use crate::sql::units::micros;
 
@@ -40,22 +40,12 @@ pub(crate) async fn extend(
         receipts::carries("q", "w.fence", "w.rel", "w.at")
     );
 
-    let Columns {
-        ids,
-        fences,
-        rels,
-        times,
-    } = receipts.iter().filter_map(receipts::key).collect();
-
-    let rows =
-        sqlx::query_as::<_, (i64, i64, i64, DateTime<Utc>, bool, bool)>(AssertSqlSafe(statement))
-            .bind(ids)
-            .bind(fences)
-            .bind(rels)
-            .bind(times)
-            .bind(micros(ttl).max(1000))
-            .fetch_all(connection)
-            .await?;
+    let keys = receipts.iter().filter_map(receipts::key);
+    let query = receipts::with_keys(statement, keys).bind(micros(ttl).max(1000));
+    let rows: Vec<(i64, i64, i64, DateTime<Utc>, bool, bool)> = query
+        .try_map(|row: PgRow| FromRow::from_row(&row))
+        .fetch_all(connection)
+        .await?;
 
     let outcomes: HashMap<Key, ExtendOutcome> = rows
         .into_iter()

@@ -9,8 +9,9 @@ use chrono::{DateTime, Utc};
 use ezq_core::engine::{Death, Receipt};
 use ezq_core::message::MessageId;
 use ezq_core::message::headers::{Headers, REDRIVEN};
-use sqlx::Row as _;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
 use crate::sql;
 
@@ -26,11 +27,11 @@ pub(crate) fn key(receipt: &Receipt) -> Option<Key> {
 
 /// Keys column by column, in the order of the parameters of [`RECEIPTS`].
 #[derive(Default)]
-pub(crate) struct Columns {
-    pub(crate) ids: Vec<i64>,
-    pub(crate) fences: Vec<i64>,
-    pub(crate) rels: Vec<i64>,
-    pub(crate) times: Vec<DateTime<Utc>>,
+struct Columns {
+    ids: Vec<i64>,
+    fences: Vec<i64>,
+    rels: Vec<i64>,
+    times: Vec<DateTime<Utc>>,
 }
 
 impl Extend<Key> for Columns {
@@ -52,7 +53,25 @@ impl FromIterator<Key> for Columns {
     }
 }
 
-/// The parameters `$1` to `$4`, as [`Columns`] has them, as a table `w`.
+/// A statement with the keys of receipts bound column by column: `$1` to `$4` of [`RECEIPTS`].
+pub(crate) fn with_keys<'q>(
+    statement: String,
+    keys: impl Iterator<Item = Key>,
+) -> Query<'q, Postgres, PgArguments> {
+    let Columns {
+        ids,
+        fences,
+        rels,
+        times,
+    } = keys.collect();
+    sqlx::query(AssertSqlSafe(statement))
+        .bind(ids)
+        .bind(fences)
+        .bind(rels)
+        .bind(times)
+}
+
+/// The parameters `$1` to `$4` that [`with_keys`] binds, as a table `w`.
 pub(crate) const RECEIPTS: &str = "unnest($1::bigint[], $2::bigint[], $3::bigint[], \
                                    $4::timestamptz[]) AS w(id, fence, rel, at)";
 

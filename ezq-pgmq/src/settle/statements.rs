@@ -4,37 +4,22 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use ezq_core::message::QueueName;
-use sqlx::postgres::{PgArguments, PgConnection};
-use sqlx::query::QueryAs;
-use sqlx::{AssertSqlSafe, Postgres};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{FromRow, Postgres};
 
 use super::locked::Wait;
 use super::settlement::{Kind, Settlement};
-use crate::message::receipts::{Columns, Key, ONLY_LOCKED, RECEIPTS, carries, fence, locked};
+use crate::message::receipts::{Key, ONLY_LOCKED, RECEIPTS, carries, fence, locked, with_keys};
 use crate::retention::removal::Removal;
 use crate::sql;
 
 type Done = Result<HashSet<Key>, sqlx::Error>;
 
-type Query<'q> = QueryAs<'q, Postgres, Key, PgArguments>;
-
-/// Binds the keys of receipts column by column: `$1` to `$4` of [`RECEIPTS`].
-fn with_keys<'q>(statement: String, keys: impl Iterator<Item = Key>) -> Query<'q> {
-    let Columns {
-        ids,
-        fences,
-        rels,
-        times,
-    } = keys.collect();
-    sqlx::query_as(AssertSqlSafe(statement))
-        .bind(ids)
-        .bind(fences)
-        .bind(rels)
-        .bind(times)
-}
-
-async fn keys(query: Query<'_>, connection: &mut PgConnection) -> Done {
-    Ok(query.fetch_all(connection).await?.into_iter().collect())
+/// The keys that a statement returns.
+async fn keys(query: Query<'_, Postgres, PgArguments>, connection: &mut PgConnection) -> Done {
+    let keys = query.try_map(|row: PgRow| Key::from_row(&row));
+    Ok(keys.fetch_all(connection).await?.into_iter().collect())
 }
 
 /// The rows that still match their receipts, locked or not.

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
 use super::TxContext;
 use crate::connection::dedicated::limit;
-use crate::message::receipts::{self, Columns, ONLY_LOCKED, RECEIPTS};
+use crate::message::receipts::{self, Key, ONLY_LOCKED, RECEIPTS};
 use crate::retention::removal::Removal;
 use crate::sql;
 
@@ -104,7 +104,7 @@ impl TxContext {
 
         let asked = async {
             let mut connection = self.engine.pool_leases().acquire().await?;
-            let query = with_receipts(statement, &finished);
+            let query = receipts::with_keys(statement, keys(&finished));
             let row = query.fetch_one(&mut *connection).await;
             connection.end(row)?.try_get::<i64, _>(0)
         };
@@ -120,7 +120,7 @@ impl TxContext {
         statement: String,
         finished: &[&Finished],
     ) -> Query<'q, Postgres, PgArguments> {
-        with_receipts(statement, finished).bind(self.name.clone())
+        receipts::with_keys(statement, keys(finished)).bind(self.name.clone())
     }
 }
 
@@ -129,25 +129,9 @@ fn in_unit(from: &str) -> String {
     format!("{from} WHERE pg_catalog.current_setting('ezq.unit', true) = $5")
 }
 
-/// Binds receipts: `$1` to `$4`.
-fn with_receipts<'q>(
-    statement: String,
-    finished: &[&Finished],
-) -> Query<'q, Postgres, PgArguments> {
-    // A receipt of another engine has no key, and holds nothing.
-    let keys = finished
+/// The keys of the receipts. One of another engine has no key, and holds nothing.
+fn keys(finished: &[&Finished]) -> impl Iterator<Item = Key> {
+    finished
         .iter()
-        .filter_map(|one| receipts::key(&one.receipt));
-    let Columns {
-        ids,
-        fences,
-        rels,
-        times,
-    } = keys.collect();
-
-    sqlx::query(AssertSqlSafe(statement))
-        .bind(ids)
-        .bind(fences)
-        .bind(rels)
-        .bind(times)
+        .filter_map(|one| receipts::key(&one.receipt))
 }
