@@ -21,15 +21,15 @@ impl Broadcasts for PgmqEngine {
 
     async fn subscribe(&self, app: &str, queue: &QueueName, patterns: &[Pattern]) -> Result<u64> {
         let patterns: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
-        let app = &*self.inner.encoding.name(app);
-        let added = call_part!(self.inner, subscriptions, |connection| {
+        let app = &*self.inner.settings.encoding.name(app);
+        let added = call_part!(self.inner, broadcasts, |connection| {
             subscriptions::subscribe(connection, app, queue, &patterns)
         })?
         .map_err(|failure| error::of(failure, self.place()))?;
 
         if added > 0 {
             // What captures broadcast may feed the queue now.
-            call_part!(self.inner, subscriptions, |connection| {
+            call_part!(self.inner, broadcasts, |connection| {
                 subscriptions::announce(connection)
             })?
             .map_err(|failure| error::of(failure, self.place()))?;
@@ -41,15 +41,15 @@ impl Broadcasts for PgmqEngine {
     async fn unsubscribe(&self, app: &str, which: &[(QueueName, Pattern)]) -> Result<u64> {
         let queues: Vec<&str> = which.iter().map(|(queue, _)| queue.as_str()).collect();
         let patterns: Vec<&str> = which.iter().map(|(_, pattern)| pattern.as_str()).collect();
-        let app = &*self.inner.encoding.name(app);
-        call_part!(self.inner, subscriptions, |connection| {
+        let app = &*self.inner.settings.encoding.name(app);
+        call_part!(self.inner, broadcasts, |connection| {
             subscriptions::unsubscribe(connection, app, &queues, &patterns)
         })?
         .map_err(|failure| error::of(failure, self.place()))
     }
 
     async fn subscriptions(&self) -> Result<Vec<QueueSubscription>> {
-        call_part!(self.inner, subscriptions, |connection| subscriptions::list(
+        call_part!(self.inner, broadcasts, |connection| subscriptions::list(
             connection
         ))?
         .map_err(|failure| error::of(failure, self.place()))
@@ -60,7 +60,7 @@ impl Broadcasts for PgmqEngine {
         message: BroadcastMessage,
     ) -> Result<Vec<(QueueName, PublishOutcome)>> {
         let inner = &self.inner;
-        let row = Row::new(message, inner.encoding)?;
+        let row = Row::new(message, inner.settings.encoding)?;
         let copies = inner.store_copies(&row).await?;
         inner.announce_copies(&copies);
 
@@ -73,8 +73,8 @@ impl Broadcasts for PgmqEngine {
     }
 
     async fn record(&self, parties: &[EventParty]) -> Result<()> {
-        let parties = PartyColumns::of(parties, self.inner.encoding);
-        call_part!(self.inner, subscriptions, |connection| {
+        let parties = PartyColumns::of(parties, self.inner.settings.encoding);
+        call_part!(self.inner, broadcasts, |connection| {
             subscriptions::record(connection, &parties)
         })?
         .map_err(|failure| error::of(failure, self.place()))
@@ -82,23 +82,23 @@ impl Broadcasts for PgmqEngine {
     }
 
     async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
-        call_part!(self.inner, subscriptions, |connection| {
+        call_part!(self.inner, broadcasts, |connection| {
             subscriptions::parties(connection, Some(event_type), None)
         })?
         .map_err(|failure| error::of(failure, self.place()))
     }
 
     async fn parties_of(&self, app: &str) -> Result<Vec<EventParty>> {
-        let app = &*self.inner.encoding.name(app);
-        call_part!(self.inner, subscriptions, |connection| {
+        let app = &*self.inner.settings.encoding.name(app);
+        call_part!(self.inner, broadcasts, |connection| {
             subscriptions::parties(connection, None, Some(app))
         })?
         .map_err(|failure| error::of(failure, self.place()))
     }
 
     async fn forget(&self, parties: &[EventParty]) -> Result<u64> {
-        let parties = PartyColumns::of(parties, self.inner.encoding);
-        call_part!(self.inner, subscriptions, |connection| {
+        let parties = PartyColumns::of(parties, self.inner.settings.encoding);
+        call_part!(self.inner, broadcasts, |connection| {
             subscriptions::forget(connection, &parties)
         })?
         .map_err(|failure| error::of(failure, self.place()))

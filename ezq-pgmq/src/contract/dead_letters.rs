@@ -17,23 +17,23 @@ impl DeadLetters for PgmqEngine {
         after: Option<&MessageId>,
         limit_to: usize,
     ) -> Result<Vec<DeadLetter>> {
-        call!(self.inner.control, |connection| dead_letters::list(
-            connection, queue, after, limit_to
-        ))?
+        call!(self.inner.connections.control, |connection| {
+            dead_letters::list(connection, queue, after, limit_to)
+        })?
         .map_err(|failure| self.failed(failure, queue))
     }
 
     async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>> {
-        call!(self.inner.control, |connection| dead_letters::find(
-            connection, queue, id
-        ))?
+        call!(self.inner.connections.control, |connection| {
+            dead_letters::find(connection, queue, id)
+        })?
         .map_err(|failure| self.failed(failure, queue))
     }
 
     async fn redrive(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
-        let moved = call!(self.inner.control, |connection| dead_letters::redrive(
-            connection, queue, ids
-        ))?
+        let moved = call!(self.inner.connections.control, |connection| {
+            dead_letters::redrive(connection, queue, ids)
+        })?
         .map_err(|failure| self.failed(failure, queue))?;
         if !moved.is_empty() {
             self.inner.announce(queue);
@@ -42,9 +42,9 @@ impl DeadLetters for PgmqEngine {
     }
 
     async fn discard(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
-        call!(self.inner.control, |connection| dead_letters::discard(
-            connection, queue, ids
-        ))?
+        call!(self.inner.connections.control, |connection| {
+            dead_letters::discard(connection, queue, ids)
+        })?
         .map_err(|failure| self.failed(failure, queue))
     }
 }

@@ -29,26 +29,30 @@ const IS_READ_ONLY: &str =
 #[async_trait]
 impl Engine for PgmqEngine {
     fn capabilities(&self) -> &Capabilities {
-        &self.inner.capabilities
+        &self.inner.settings.capabilities
     }
 
     async fn ensure_queue(&self, queue: &QueueName) -> Result<()> {
         let inner = &self.inner;
-        let control = &inner.control;
-        let manage = inner.manage_schema;
-        inner.queues.ensure(queue, control, manage).await?;
-        inner.retentions.ensure(queue, control, manage).await?;
+        let control = &inner.connections.control;
+        let manage = inner.settings.manage_schema;
+        inner.known.queues.ensure(queue, control, manage).await?;
+        inner
+            .known
+            .retentions
+            .ensure(queue, control, manage)
+            .await?;
         inner.start_sweeping();
         Ok(())
     }
 
     fn set_retention(&self, queue: &QueueName, retention: Retention) -> Result<()> {
-        self.inner.retentions.set(queue, retention);
+        self.inner.known.retentions.set(queue, retention);
         Ok(())
     }
 
     fn check(&self, message: &Outgoing) -> Result<()> {
-        publish::checked(message, self.inner.encoding).map(|_| ())
+        publish::checked(message, self.inner.settings.encoding).map(|_| ())
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<PublishOutcome>> {
@@ -73,14 +77,14 @@ impl Engine for PgmqEngine {
         let outgoing = settlements.iter().flat_map(|(_, settle)| settle.outgoing());
         let no_keys = inner.ready_for(outgoing).await.err();
         let resources = Resources {
-            connections: &inner.settle,
-            control: &inner.control,
-            queues: &inner.queues,
-            retentions: &inner.retentions,
-            manage_schema: inner.manage_schema,
-            locked: &inner.locked,
-            encoding: inner.encoding,
-            keys: &inner.schema,
+            connections: &inner.connections.settle,
+            control: &inner.connections.control,
+            queues: &inner.known.queues,
+            retentions: &inner.known.retentions,
+            manage_schema: inner.settings.manage_schema,
+            locked: &inner.known.locked,
+            encoding: inner.settings.encoding,
+            keys: &inner.tables.dedupe_keys,
             no_keys: no_keys.as_ref(),
         };
 
@@ -90,7 +94,7 @@ impl Engine for PgmqEngine {
         let mut settled = SettleBatch::new(resources, queue).run(settlements).await;
         // A released message is back in its old place, which may be before the cursor.
         if gives_back {
-            inner.cursors.forget(queue);
+            inner.claims.cursors.forget(queue);
         }
 
         inner.announce_all(&settled.woken);
@@ -111,7 +115,7 @@ impl Engine for PgmqEngine {
         receipts: &[Receipt],
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>> {
-        call!(self.inner.renew, |connection| extend::extend(
+        call!(self.inner.connections.renew, |connection| extend::extend(
             connection, queue, receipts, ttl
         ))?
         .map_err(|failure| self.failed(failure, queue))
@@ -126,16 +130,16 @@ impl Engine for PgmqEngine {
     }
 
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
-        call!(self.inner.control, |connection| upkeep::cancel(
+        call!(self.inner.connections.control, |connection| upkeep::cancel(
             connection, queue, id
         ))?
         .map_err(|failure| self.failed(failure, queue))
     }
 
     async fn reschedule(&self, queue: &QueueName, id: &MessageId, due: Due) -> Result<bool> {
-        let moved = call!(self.inner.control, |connection| upkeep::reschedule(
-            connection, queue, id, due
-        ))?
+        let moved = call!(self.inner.connections.control, |connection| {
+            upkeep::reschedule(connection, queue, id, due)
+        })?
         .map_err(|failure| self.failed(failure, queue))?;
         if moved {
             self.inner.announce(queue);
@@ -153,7 +157,7 @@ impl Engine for PgmqEngine {
     }
 
     async fn purge(&self, queue: &QueueName) -> Result<u64> {
-        let last = call!(self.inner.control, |connection| upkeep::last(
+        let last = call!(self.inner.connections.control, |connection| upkeep::last(
             connection, queue
         ))?
         .map_err(|failure| self.failed(failure, queue))?;
@@ -162,10 +166,11 @@ impl Engine for PgmqEngine {
 
         // Others get the connection between two steps.
         while let (Some(after), Some(last)) = (next, last) {
-            let (count, reached) = call!(self.inner.control, |connection| upkeep::purge(
-                connection, queue, after, last
-            ))?
-            .map_err(|failure| self.failed(failure, queue))?;
+            let (count, reached) =
+                call!(self.inner.connections.control, |connection| upkeep::purge(
+                    connection, queue, after, last
+                ))?
+                .map_err(|failure| self.failed(failure, queue))?;
             purged += count;
             next = reached;
         }
@@ -174,7 +179,7 @@ impl Engine for PgmqEngine {
     }
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
-        call!(self.inner.control, |connection| upkeep::stats(
+        call!(self.inner.connections.control, |connection| upkeep::stats(
             connection, queue
         ))?
         .map_err(|failure| self.failed(failure, queue))
@@ -185,21 +190,21 @@ impl Engine for PgmqEngine {
     }
 
     async fn lag(&self, queue: &QueueName) -> Result<Option<Duration>> {
-        call!(self.inner.control, |connection| upkeep::lag(
+        call!(self.inner.connections.control, |connection| upkeep::lag(
             connection, queue
         ))?
         .map_err(|failure| self.failed(failure, queue))
     }
 
     async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
-        call!(self.inner.control, |connection| blocked_keys::list(
-            connection, queue, limit
-        ))?
+        call!(self.inner.connections.control, |connection| {
+            blocked_keys::list(connection, queue, limit)
+        })?
         .map_err(|failure| self.failed(failure, queue))
     }
 
     async fn health_check(&self) -> Result<()> {
-        let asked = call!(self.inner.urgent, |connection| {
+        let asked = call!(self.inner.connections.urgent, |connection| {
             sqlx::query_scalar::<_, bool>(IS_READ_ONLY).fetch_one(connection)
         });
         let place = self.place();
@@ -211,7 +216,7 @@ impl Engine for PgmqEngine {
 
     // On a connection of its own: it may read much, and nothing else must wait for it.
     async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
-        let connector = &self.inner.connector;
+        let connector = &self.inner.connections.connector;
         let mut connection = connector.connect().await?;
         let statements = history::read(&mut connection, event_id, queue);
         let result = limit(connector.patience(Planning::Free), statements).await;

@@ -20,14 +20,14 @@ impl PgmqEngine {
 #[async_trait]
 impl ScheduleStore for PgmqEngine {
     async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
-        let encoding = self.inner.encoding;
+        let encoding = self.inner.settings.encoding;
         let written = |text| encoding.name(text).into_owned();
         let (names, definitions): (Vec<String>, Vec<String>) = mine
             .iter()
             .map(|(name, definition)| (written(name), written(definition)))
             .unzip();
 
-        call_part!(self.inner, timetable, |connection| schedules::look(
+        call_part!(self.inner, schedules, |connection| schedules::look(
             connection,
             &names,
             &definitions
@@ -36,7 +36,7 @@ impl ScheduleStore for PgmqEngine {
     }
 
     async fn register(&self, new: Registration<'_>, instead_of: Option<&str>) -> Result<bool> {
-        let encoding = self.inner.encoding;
+        let encoding = self.inner.settings.encoding;
         let [name, application, definition] =
             [new.name, new.application, new.definition].map(|text| encoding.name(text));
         let next_at = new.next_at;
@@ -53,7 +53,7 @@ impl ScheduleStore for PgmqEngine {
 
         let instead_of = instead_of.map(|old| encoding.name(old));
         let instead_of = instead_of.as_deref();
-        call_part!(self.inner, timetable, |connection| schedules::register(
+        call_part!(self.inner, schedules, |connection| schedules::register(
             connection, new, instead_of
         ))?
         .map_err(|failure| self.schedules_failed(failure))
@@ -65,7 +65,7 @@ impl ScheduleStore for PgmqEngine {
             tick,
             message,
         } = firing;
-        let encoding = self.inner.encoding;
+        let encoding = self.inner.settings.encoding;
         let name = &*encoding.name(name);
         let definition = tick
             .map(|tick| encoding.name(tick.definition))
@@ -81,7 +81,7 @@ impl ScheduleStore for PgmqEngine {
                 return Ok(Fired::NotDue);
             };
 
-            let moved = call_part!(self.inner, timetable, |connection| schedules::leave_out(
+            let moved = call_part!(self.inner, schedules, |connection| schedules::leave_out(
                 connection, name, tick
             ))?;
             let moved = moved.map_err(|failure| self.schedules_failed(failure))?;
@@ -94,16 +94,21 @@ impl ScheduleStore for PgmqEngine {
 
         let inner = &self.inner;
         let queue = &message.queue;
-        let headers = publish::checked(&message, inner.encoding)?;
+        let headers = publish::checked(&message, inner.settings.encoding)?;
 
         if message.headers.key().is_some() {
             inner
+                .known
                 .queues
-                .index_keys(queue, &inner.control, inner.manage_schema)
+                .index_keys(
+                    queue,
+                    &inner.connections.control,
+                    inner.settings.manage_schema,
+                )
                 .await;
         }
 
-        let stored = call_part!(self.inner, timetable, |connection| schedules::fire(
+        let stored = call_part!(self.inner, schedules, |connection| schedules::fire(
             connection,
             name,
             tick,
@@ -126,16 +131,16 @@ impl ScheduleStore for PgmqEngine {
     }
 
     async fn pause(&self, name: &str, pause: bool) -> Result<bool> {
-        let name = &*self.inner.encoding.name(name);
-        call_part!(self.inner, timetable, |connection| schedules::pause(
+        let name = &*self.inner.settings.encoding.name(name);
+        call_part!(self.inner, schedules, |connection| schedules::pause(
             connection, name, pause
         ))?
         .map_err(|failure| self.schedules_failed(failure))
     }
 
     async fn remove(&self, name: &str) -> Result<bool> {
-        let name = &*self.inner.encoding.name(name);
-        call_part!(self.inner, timetable, |connection| schedules::remove(
+        let name = &*self.inner.settings.encoding.name(name);
+        call_part!(self.inner, schedules, |connection| schedules::remove(
             connection, name
         ))?
         .map_err(|failure| self.schedules_failed(failure))

@@ -17,8 +17,13 @@ use crate::publish::broadcast::{self, Copies, Row};
 
 impl Inner {
     pub(crate) async fn ready_to_broadcast(&self) -> Result<()> {
-        self.subscriptions
-            .ensure(&self.control, &self.connector, self.manage_schema)
+        self.tables
+            .broadcasts
+            .ensure(
+                &self.connections.control,
+                &self.connections.connector,
+                self.settings.manage_schema,
+            )
             .await
     }
 
@@ -42,12 +47,12 @@ impl Inner {
             return storable::refused_with(failure, "its body or headers");
         }
         if let Some(name) = dropped(&failure) {
-            self.subscriptions.forget();
-            self.schema.forget();
+            self.tables.broadcasts.forget();
+            self.tables.dedupe_keys.forget();
             let text = format!("`{name}` was dropped just now: broadcast again");
             return Error::new(ErrorKind::Transient, text).with_source(failure);
         }
-        error::of(failure, self.connector.place())
+        error::of(failure, self.connections.connector.place())
     }
 
     pub(crate) async fn store_copies(&self, row: &Row) -> Result<Copies> {
@@ -55,12 +60,16 @@ impl Inner {
         loop {
             self.ready_for_broadcasts(std::slice::from_ref(row)).await?;
             let stored = async {
-                let mut connection = limit(self.stopper.patience, self.pool.acquire()).await?;
+                let mut connection = limit(
+                    self.connections.stopper.patience,
+                    self.connections.pool.acquire(),
+                )
+                .await?;
                 let insertion = async {
                     let stored = broadcast::insert(&mut connection, row).await;
                     connection.end(stored)
                 };
-                self.stopper.limit(&mark(None), insertion).await
+                self.connections.stopper.limit(&mark(None), insertion).await
             };
 
             let failure = match stored.await {
@@ -122,7 +131,7 @@ impl PgmqEngine {
         message: BroadcastMessage,
     ) -> Result<Vec<(QueueName, PublishOutcome)>> {
         let inner = &self.inner;
-        let row = Row::new(message, inner.encoding)?;
+        let row = Row::new(message, inner.settings.encoding)?;
         inner
             .ready_for_broadcasts(std::slice::from_ref(&row))
             .await?;

@@ -6,24 +6,20 @@ use ezq_core::Result;
 use ezq_core::engine::Capabilities;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Inner, PgmqEngine};
-use crate::claim::cursor::ClaimCursors;
-use crate::claim::keys::unindexed::Unindexed;
-use crate::claim::keys::walk::KeyWalks;
+use super::PgmqEngine;
+use super::connections::Connections;
+use super::state::{ClaimState, Inner, KnownQueues, OwnTables, Settings};
 use crate::config::PgmqConfig;
-use crate::connection::connector::{Connector, Planning, Session, own_pool};
-use crate::connection::dedicated::Dedicated;
+use crate::connection::connector::{Connector, Planning, Session};
 use crate::connection::plans::Plans;
-use crate::connection::pool::Pool;
 use crate::connection::pooler;
-use crate::connection::stop::Stopper;
 use crate::error;
 use crate::publish::group_commit::GroupCommit;
 use crate::publish::store::Store;
 use crate::retention::Retentions;
 use crate::retention::sweep::Sweeper;
+use crate::schema::install;
 use crate::schema::queues::Queues;
-use crate::schema::{Part, Schema, install};
 use crate::settle::LockedRows;
 
 /// `jsonb` takes no more in one text or array.
@@ -83,33 +79,18 @@ async fn first_session(connector: &Connector, manage_schema: bool) -> Result<Ses
 
 impl Inner {
     fn new(config: &PgmqConfig, connector: Connector, first: Session) -> Self {
-        let encoding = first.encoding;
-        // It has no `urgent` of its own: its statements never wait for locks.
-        let urgent = Arc::new(Dedicated::new(connector.clone(), Planning::Urgent, None));
-        let by_index = || {
-            let urgent = Some(Arc::clone(&urgent));
-            Dedicated::new(connector.clone(), Planning::ByIndex, urgent)
+        let settings = Settings {
+            capabilities: capabilities(),
+            encoding: first.encoding,
+            manage_schema: config.manage_schema,
+            restart_grace: config.restart_grace,
         };
-
-        let control = Dedicated::new(connector.clone(), Planning::Free, Some(Arc::clone(&urgent)));
-        let control = Arc::new(control.with(first));
-
-        let owns_pool = config.pool.is_none();
-        let driver = match &config.pool {
-            Some(pool) => pool.clone(),
-            None => own_pool(config, &connector),
-        };
-
-        let pool = Arc::new(Pool::new(driver, owns_pool, connector.clone()));
-        let stopper = Stopper {
-            urgent: Arc::clone(&urgent),
-            patience: connector.patience(Planning::Free),
-        };
+        let connections = Connections::new(config, connector, first);
 
         let group_commit = GroupCommit::new(Store {
-            pool: Arc::clone(&pool),
-            place: connector.place().clone(),
-            stopper: stopper.clone(),
+            pool: Arc::clone(&connections.pool),
+            place: connections.connector.place().clone(),
+            stopper: connections.stopper.clone(),
         });
 
         let retentions = Arc::<Retentions>::default();
@@ -118,40 +99,28 @@ impl Inner {
         }
 
         let sweeper = Sweeper {
-            control: Arc::clone(&control),
+            control: Arc::clone(&connections.control),
             retentions: Arc::clone(&retentions),
             interval: config.sweep_interval,
         };
 
-        Self {
-            capabilities: capabilities(),
-            encoding,
-            manage_schema: config.manage_schema,
-            restart_grace: config.restart_grace,
-            pool,
-            owns_pool,
-            claim: by_index(),
-            settle: by_index(),
-            renew: by_index(),
-            control,
-            urgent,
-            stopper,
-            group_commit,
+        let known = KnownQueues {
             queues: Queues::default(),
             retentions,
-            sweeper,
-            schema: Schema::new(Part::Engine),
-            timetable: Schema::new(Part::Schedules),
-            subscriptions: Schema::new(Part::Broadcast),
-            replays: Schema::new(Part::Replays),
-            key_walks: KeyWalks::default(),
-            unindexed: Unindexed::default(),
-            cursors: ClaimCursors::default(),
-            plans: Plans::default(),
-            wake: Arc::default(),
             locked: LockedRows::default(),
+        };
+
+        Self {
+            settings,
+            connections,
+            known,
+            claims: ClaimState::default(),
+            tables: OwnTables::new(),
+            plans: Plans::default(),
+            group_commit,
+            sweeper,
+            wake: Arc::default(),
             tasks: Mutex::default(),
-            connector,
         }
     }
 }

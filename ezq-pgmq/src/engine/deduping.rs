@@ -27,8 +27,13 @@ impl Inner {
     }
 
     pub(crate) async fn ready_for_keys(&self) -> Result<()> {
-        self.schema
-            .ensure(&self.control, &self.connector, self.manage_schema)
+        self.tables
+            .dedupe_keys
+            .ensure(
+                &self.connections.control,
+                &self.connections.connector,
+                self.settings.manage_schema,
+            )
             .await?;
         self.sweep_soon();
         Ok(())
@@ -47,7 +52,7 @@ impl Inner {
             Some(PublishOutcome::Failed(error)) if missing::told_of_ezq(error)
         );
         if is_dropped {
-            self.schema.forget();
+            self.tables.dedupe_keys.forget();
             if self.ready_for_keys().await.is_ok() {
                 return self.group_commit.run(queue, &rows).await;
             }
@@ -66,6 +71,8 @@ impl Inner {
         tasks.swept = Some(now);
         // A set keeps ended tasks until they are joined.
         while tasks.running.try_join_next().is_some() {}
-        tasks.running.spawn(dedupe::sweep_all(self.control.clone()));
+        tasks
+            .running
+            .spawn(dedupe::sweep_all(self.connections.control.clone()));
     }
 }

@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
 
-use super::{Inner, PgmqEngine};
+use super::PgmqEngine;
 use crate::claim::Claim;
 use crate::config::Place;
 use crate::connection::connector::{Connector, Planning};
@@ -27,20 +27,23 @@ macro_rules! call_part {
         let inner = &$inner;
         let mut is_first = true;
         loop {
-            let is_ready =
-                inner
-                    .$part
-                    .ensure(&inner.control, &inner.connector, inner.manage_schema);
+            let is_ready = inner.tables.$part.ensure(
+                &inner.connections.control,
+                &inner.connections.connector,
+                inner.settings.manage_schema,
+            );
             if let Err(error) = is_ready.await {
                 break Err(error);
             }
 
-            match $crate::connection::dedicated::call!(inner.control, |$connection| $statements) {
+            match $crate::connection::dedicated::call!(inner.connections.control, |$connection| {
+                $statements
+            }) {
                 Ok(Err(failure))
                     if is_first && $crate::error::missing::of_ezq(&failure).is_some() =>
                 {
                     is_first = false;
-                    inner.$part.forget();
+                    inner.tables.$part.forget();
                 }
                 result => break result,
             }
@@ -64,9 +67,8 @@ impl PgmqEngine {
         connection: &mut PgConnection,
         queue: &QueueName,
     ) -> Result<()> {
-        let Inner {
-            queues, control, ..
-        } = &*self.inner;
+        let queues = &self.inner.known.queues;
+        let control = &self.inner.connections.control;
         if queues.is_made_in(connection, queue, control).await? {
             return Ok(());
         }
@@ -78,12 +80,12 @@ impl PgmqEngine {
 impl PgmqEngine {
     /// Opens connections for one call.
     pub(crate) fn connector(&self) -> &Connector {
-        &self.inner.connector
+        &self.inner.connections.connector
     }
 
     /// Whether schemas, tables and functions may be created.
     pub(crate) fn manages_schema(&self) -> bool {
-        self.inner.manage_schema
+        self.inner.settings.manage_schema
     }
 
     /// Whether a handler's transaction has created a queue that no other session sees yet. If this
@@ -93,9 +95,8 @@ impl PgmqEngine {
         connection: &mut PgConnection,
         queue: &QueueName,
     ) -> bool {
-        let Inner {
-            queues, control, ..
-        } = &*self.inner;
+        let queues = &self.inner.known.queues;
+        let control = &self.inner.connections.control;
         let asked = timeout(
             self.patience(),
             queues.is_made_in(connection, queue, control),
@@ -107,18 +108,28 @@ impl PgmqEngine {
     pub(crate) async fn index_keys(&self, queue: &QueueName) {
         let inner = &self.inner;
         inner
+            .known
             .queues
-            .index_keys(queue, &inner.control, inner.manage_schema)
+            .index_keys(
+                queue,
+                &inner.connections.control,
+                inner.settings.manage_schema,
+            )
             .await;
     }
 
     /// Makes sure of the table of replays. It is checked each time: replays are rare.
     pub(crate) async fn ready_to_replay(&self) -> Result<()> {
         let inner = &self.inner;
-        inner.replays.forget();
+        inner.tables.replays.forget();
         inner
+            .tables
             .replays
-            .ensure(&inner.control, &inner.connector, inner.manage_schema)
+            .ensure(
+                &inner.connections.control,
+                &inner.connections.connector,
+                inner.settings.manage_schema,
+            )
             .await
     }
 
@@ -128,21 +139,25 @@ impl PgmqEngine {
     }
 
     pub(crate) fn encoding(&self) -> Encoding {
-        self.inner.encoding
+        self.inner.settings.encoding
     }
 
     pub(crate) fn place(&self) -> &Place {
-        self.inner.connector.place()
+        self.inner.connections.connector.place()
     }
 
     pub(crate) fn patience(&self) -> Duration {
-        self.inner.connector.patience(Planning::Free)
+        self.inner.connections.connector.patience(Planning::Free)
     }
 
     /// A claim for a transaction of the pool.
     pub(crate) async fn claim_of(&self, queue: &QueueName, max: usize) -> Result<Claim> {
         let inner = &self.inner;
-        let shape = inner.queues.shape(queue, &inner.control).await?;
+        let shape = inner
+            .known
+            .queues
+            .shape(queue, &inner.connections.control)
+            .await?;
         if shape.keyed {
             let text = "messages with ordering keys are claimed by lease";
             return Err(Error::new(ErrorKind::Unsupported, text));
@@ -158,15 +173,20 @@ impl PgmqEngine {
             after: None,
         };
 
-        Ok(Claim::new(&request, shape, inner.restart_grace))
+        Ok(Claim::new(&request, shape, inner.settings.restart_grace))
     }
 
     /// How acknowledged messages leave a queue.
     pub(crate) async fn removal_of(&self, queue: &QueueName) -> Result<Removal> {
         let inner = &self.inner;
         inner
+            .known
             .retentions
-            .removal(queue, &inner.control, inner.manage_schema)
+            .removal(
+                queue,
+                &inner.connections.control,
+                inner.settings.manage_schema,
+            )
             .await
     }
 
@@ -181,9 +201,9 @@ impl PgmqEngine {
 
     /// Runs a statement with one value that must not wait for others.
     pub(crate) async fn urgently(&self, statement: &str, value: &str) -> Result<()> {
-        let done = call!(self.inner.urgent, |connection| sqlx::query(AssertSqlSafe(
-            statement.to_owned()
-        ))
+        let done = call!(self.inner.connections.urgent, |connection| sqlx::query(
+            AssertSqlSafe(statement.to_owned())
+        )
         .bind(value)
         .execute(connection))?;
         done.map(drop)
@@ -192,6 +212,6 @@ impl PgmqEngine {
 
     pub(crate) fn failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
         self.inner.note(&failure, queue);
-        error::on_queue(failure, queue, self.inner.connector.place())
+        error::on_queue(failure, queue, self.inner.connections.connector.place())
     }
 }

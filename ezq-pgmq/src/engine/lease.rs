@@ -71,18 +71,27 @@ impl PgmqEngine {
         }
         let inner = &self.inner;
         let queue = &request.queue;
-        let shape = inner.queues.shape(queue, &inner.control).await?;
-        let claim = Claim::new(request, shape, inner.restart_grace);
-        call!(inner.claim, |connection| claim.is_held_up(connection))?
-            .map_err(|failure| self.failed(failure, queue))
+        let shape = inner
+            .known
+            .queues
+            .shape(queue, &inner.connections.control)
+            .await?;
+        let claim = Claim::new(request, shape, inner.settings.restart_grace);
+        call!(inner.connections.claim, |connection| claim
+            .is_held_up(connection))?
+        .map_err(|failure| self.failed(failure, queue))
     }
 
     /// Claims messages, and reads them or not.
     pub(crate) async fn claim(&self, request: &LeaseRequest, reads: bool) -> Result<Batch> {
         let inner = &self.inner;
         let queue = &request.queue;
-        let shape = inner.queues.shape(queue, &inner.control).await?;
-        let mut claim = Claim::new(request, shape, inner.restart_grace);
+        let shape = inner
+            .known
+            .queues
+            .shape(queue, &inner.connections.control)
+            .await?;
+        let mut claim = Claim::new(request, shape, inner.settings.restart_grace);
         claim.reads = reads;
 
         if let Some(after) = claim.after() {
@@ -91,20 +100,20 @@ impl PgmqEngine {
 
         if shape.keyed {
             // Its indexes are complete now.
-            inner.unindexed.remove(queue);
+            inner.claims.unindexed.remove(queue);
             // A copy, so that no lock is held across the claim.
-            let mut walk = inner.key_walks.of(queue);
-            let batch = call!(inner.claim, |connection| claim
+            let mut walk = inner.claims.key_walks.of(queue);
+            let batch = call!(inner.connections.claim, |connection| claim
                 .run_keyed(connection, &mut walk))?
             .map_err(|failure| self.failed(failure, queue));
-            inner.key_walks.keep(queue, walk);
+            inner.claims.key_walks.keep(queue, walk);
             return batch;
         }
 
         let batch = match self.claim_unkeyed(&claim, request).await {
             // Ordering keys may be why it is slow.
-            Err(error) if !inner.unindexed.has(queue) && error::took_too_long(&error) => {
-                inner.unindexed.add(queue);
+            Err(error) if !inner.claims.unindexed.has(queue) && error::took_too_long(&error) => {
+                inner.claims.unindexed.add(queue);
                 self.claim_unkeyed(&claim, request).await?
             }
             result => result?,
@@ -124,19 +133,20 @@ impl PgmqEngine {
     ) -> Result<Batch> {
         let inner = &self.inner;
         if claim.shape.keyed {
-            return call!(inner.claim, |connection| claim
+            return call!(inner.connections.claim, |connection| claim
                 .run_in_order(connection, after, true))?
             .map_err(|failure| self.failed(failure, queue));
         }
 
-        if inner.unindexed.has(queue) {
-            return call!(self.inner.control, |connection| claim
+        if inner.claims.unindexed.has(queue) {
+            return call!(self.inner.connections.control, |connection| claim
                 .run_in_order(connection, after, false))?
             .map_err(|failure| self.failed(failure, queue));
         }
 
-        let batch = call!(inner.claim, |connection| claim.run(connection, None))?
-            .map_err(|failure| self.failed(failure, queue))?;
+        let batch = call!(inner.connections.claim, |connection| claim
+            .run(connection, None))?
+        .map_err(|failure| self.failed(failure, queue))?;
         self.index_if_keyed(queue, &batch).await;
         Ok(batch)
     }
@@ -146,11 +156,16 @@ impl PgmqEngine {
         let inner = &self.inner;
         if batch.claimed.iter().any(|one| one.key.is_some()) {
             // Another process published them, or a caller's transaction did.
-            inner.queues.forget(queue);
-            inner.unindexed.add(queue);
+            inner.known.queues.forget(queue);
+            inner.claims.unindexed.add(queue);
             inner
+                .known
                 .queues
-                .index_keys(queue, &inner.control, inner.manage_schema)
+                .index_keys(
+                    queue,
+                    &inner.connections.control,
+                    inner.settings.manage_schema,
+                )
                 .await;
         }
     }
@@ -166,7 +181,11 @@ impl PgmqEngine {
         ttl: Duration,
     ) -> Result<Option<Delivery>> {
         let inner = &self.inner;
-        let shape = inner.queues.shape(queue, &inner.control).await?;
+        let shape = inner
+            .known
+            .queues
+            .shape(queue, &inner.connections.control)
+            .await?;
         let request = LeaseRequest {
             queue: queue.clone(),
             max: 1,
@@ -176,8 +195,8 @@ impl PgmqEngine {
             after: None,
         };
 
-        let claim = Claim::new(&request, shape, inner.restart_grace);
-        let claimed = call!(self.inner.control, |connection| by_id::run(
+        let claim = Claim::new(&request, shape, inner.settings.restart_grace);
+        let claimed = call!(self.inner.connections.control, |connection| by_id::run(
             connection, &claim, id
         ))?
         .map_err(|failure| self.failed(failure, queue))?;
@@ -191,7 +210,7 @@ impl PgmqEngine {
     /// Reads a message that was leased unread.
     pub(crate) async fn read(&self, queue: &QueueName, delivery: &mut Delivery) -> Result<()> {
         let id = delivery.receipt.message_id().as_number();
-        let read = call!(self.inner.claim, |connection| claim::read(
+        let read = call!(self.inner.connections.claim, |connection| claim::read(
             connection, queue, id
         ))?
         .map_err(|failure| self.failed(failure, queue))?;
@@ -205,15 +224,16 @@ impl PgmqEngine {
     async fn claim_unkeyed(&self, claim: &Claim, request: &LeaseRequest) -> Result<Batch> {
         let inner = &self.inner;
         let queue = &request.queue;
-        if inner.unindexed.has(queue) {
+        if inner.claims.unindexed.has(queue) {
             // This scans much, and is planned for that.
-            return call!(self.inner.control, |connection| inner
+            return call!(self.inner.connections.control, |connection| inner
+                .claims
                 .unindexed
                 .claim(connection, queue, claim))?
             .map_err(|failure| self.failed(failure, queue));
         }
 
-        let from = inner.cursors.start(queue);
+        let from = inner.claims.cursors.start(queue);
         let batch = self.claim_from(claim, request, from).await?;
         if from.is_some() && batch.claimed.is_empty() {
             return self.claim_from(claim, request, None).await;
@@ -230,12 +250,14 @@ impl PgmqEngine {
     ) -> Result<Batch> {
         let inner = &self.inner;
         let queue = &request.queue;
-        let (took, batch) = call!(inner.claim, |connection| timed(claim.run(connection, from)))?
-            .map_err(|failure| self.failed(failure, queue))?;
+        let (took, batch) = call!(inner.connections.claim, |connection| timed(
+            claim.run(connection, from)
+        ))?
+        .map_err(|failure| self.failed(failure, queue))?;
         let ended = batch.last_of(request.max);
         let count = batch.claimed.len();
 
-        inner.cursors.record(
+        inner.claims.cursors.record(
             queue,
             &ClaimRun {
                 from,
@@ -261,12 +283,13 @@ impl PgmqEngine {
         let keys: Vec<i64> = keys.into_iter().collect();
         let is_indexed = self
             .inner
+            .known
             .queues
-            .shape(queue, &self.inner.control)
+            .shape(queue, &self.inner.connections.control)
             .await?
             .keyed;
 
-        let contested = call!(self.inner.claim, |connection| contested::find(
+        let contested = call!(self.inner.connections.claim, |connection| contested::find(
             connection, queue, is_indexed, &keys, &ids
         ))?
         .map_err(|failure| self.failed(failure, queue))?;

@@ -45,7 +45,7 @@ impl PgmqEngine {
 
         for (index, message) in messages.into_iter().enumerate() {
             let queue = message.queue.clone();
-            queues.push(queue, index, Row::new(message, inner.encoding)?);
+            queues.push(queue, index, Row::new(message, inner.settings.encoding)?);
         }
 
         inner.start_notifying();
@@ -86,7 +86,7 @@ impl PgmqEngine {
         key: &str,
     ) -> Result<()> {
         let locked = key_lock::take(connection, queue, key).await;
-        locked.map_err(|failure| error::of(failure, self.inner.connector.place()))
+        locked.map_err(|failure| error::of(failure, self.inner.connections.connector.place()))
     }
 }
 
@@ -115,7 +115,7 @@ impl Inner {
         let mut queues = ByQueue::default();
         for (index, message) in messages.into_iter().enumerate() {
             let queue = message.queue.clone();
-            match (Row::new(message, self.encoding), &mut no_keys) {
+            match (Row::new(message, self.settings.encoding), &mut no_keys) {
                 (Ok(row), Some(error)) if row.dedupe.is_some() => {
                     // The first one gets the error with its source.
                     let again = error.without_source();
@@ -130,8 +130,13 @@ impl Inner {
             let (places, rows): (Vec<usize>, Vec<Row>) = rows.into_iter().unzip();
             // Created before the first message with a key is claimed, where that is possible.
             if rows.iter().any(Row::is_keyed) {
-                self.queues
-                    .index_keys(&queue, &self.control, self.manage_schema)
+                self.known
+                    .queues
+                    .index_keys(
+                        &queue,
+                        &self.connections.control,
+                        self.settings.manage_schema,
+                    )
                     .await;
             }
 
@@ -158,7 +163,7 @@ impl Inner {
                 PublishOutcome::Duplicate(_) => outcomes.stored_any = true,
                 PublishOutcome::Failed(error) => {
                     if error.kind() == ErrorKind::QueueMissing {
-                        self.queues.forget(queue);
+                        self.known.queues.forget(queue);
                     }
                     if error.kind() != ErrorKind::InvalidEvent {
                         outcomes.broken = outcomes.broken.or(Some(index));
@@ -179,7 +184,7 @@ impl Inner {
         if error::is_data(&failure) {
             return storable::refused_with(failure, "its body or headers");
         }
-        error::on_queue(failure, queue, self.connector.place())
+        error::on_queue(failure, queue, self.connections.connector.place())
     }
 }
 

@@ -30,7 +30,7 @@ impl Inner {
             let wake = self.wake.clone();
             tasks
                 .running
-                .spawn(wake.notify_forever(self.control.clone()));
+                .spawn(wake.notify_forever(self.connections.control.clone()));
         }
     }
 
@@ -45,7 +45,10 @@ impl Inner {
 
     /// Notes when the runtime ends on which the engine was connected.
     pub(super) fn watch_runtime(&self) {
-        self.connector.runtime.watch(&mut self.tasks().running);
+        self.connections
+            .connector
+            .runtime
+            .watch(&mut self.tasks().running);
     }
 
     /// Starts the listener, once, and waits for its first attempt.
@@ -62,8 +65,11 @@ impl Inner {
                 Some(state) => state.clone(),
                 None => {
                     let (sender, state) = watch::channel(listen::State::Connecting);
-                    let listener =
-                        listen::forever(self.connector.clone(), self.wake.clone(), sender);
+                    let listener = listen::forever(
+                        self.connections.connector.clone(),
+                        self.wake.clone(),
+                        sender,
+                    );
                     tasks.running.spawn(listener);
                     tasks.listening = Some(state.clone());
                     state
@@ -83,21 +89,9 @@ impl Inner {
         };
 
         running.shutdown().await;
-        self.wake.finish(&self.control).await;
+        self.wake.finish(&self.connections.control).await;
 
-        for connections in [
-            &self.claim,
-            &self.settle,
-            &self.renew,
-            &*self.control,
-            &*self.urgent,
-        ] {
-            connections.close().await;
-        }
-
-        if self.owns_pool {
-            self.pool.driver().close().await;
-        }
+        self.connections.close().await;
     }
 
     pub(super) fn tasks(&self) -> MutexGuard<'_, Tasks> {

@@ -1,0 +1,81 @@
+//! The connections of an engine. Each is opened when first used, and again when it breaks.
+
+use std::sync::Arc;
+
+use crate::config::PgmqConfig;
+use crate::connection::connector::{Connector, Planning, Session, own_pool};
+use crate::connection::dedicated::Dedicated;
+use crate::connection::pool::Pool;
+use crate::connection::stop::Stopper;
+
+/// The connections of an engine, and what opens and stops them.
+pub(crate) struct Connections {
+    pub(crate) connector: Connector,
+    /// For publishing, and for handlers' transactions.
+    pub(crate) pool: Arc<Pool>,
+    /// The pool is the engine's own, and is closed with it.
+    owns_pool: bool,
+    pub(crate) claim: Dedicated,
+    pub(crate) settle: Dedicated,
+    pub(crate) renew: Dedicated,
+    /// For rare calls, which may take their time.
+    pub(crate) control: Arc<Dedicated>,
+    /// For calls that must not wait: health, and stopping statements.
+    pub(crate) urgent: Arc<Dedicated>,
+    pub(crate) stopper: Stopper,
+}
+
+impl Connections {
+    /// The connections of a new engine; `first` is open already.
+    pub(super) fn new(config: &PgmqConfig, connector: Connector, first: Session) -> Self {
+        // It has no `urgent` of its own: its statements never wait for locks.
+        let urgent = Arc::new(Dedicated::new(connector.clone(), Planning::Urgent, None));
+        let by_index = || {
+            let urgent = Some(Arc::clone(&urgent));
+            Dedicated::new(connector.clone(), Planning::ByIndex, urgent)
+        };
+
+        let control = Dedicated::new(connector.clone(), Planning::Free, Some(Arc::clone(&urgent)));
+        let control = Arc::new(control.with(first));
+
+        let owns_pool = config.pool.is_none();
+        let driver = match &config.pool {
+            Some(pool) => pool.clone(),
+            None => own_pool(config, &connector),
+        };
+        let pool = Arc::new(Pool::new(driver, owns_pool, connector.clone()));
+
+        let stopper = Stopper {
+            urgent: Arc::clone(&urgent),
+            patience: connector.patience(Planning::Free),
+        };
+
+        Self {
+            pool,
+            owns_pool,
+            claim: by_index(),
+            settle: by_index(),
+            renew: by_index(),
+            control,
+            urgent,
+            stopper,
+            connector,
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        for connections in [
+            &self.claim,
+            &self.settle,
+            &self.renew,
+            &*self.control,
+            &*self.urgent,
+        ] {
+            connections.close().await;
+        }
+
+        if self.owns_pool {
+            self.pool.driver().close().await;
+        }
+    }
+}
