@@ -7,6 +7,9 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::text::panic_text;
 
 /// The result of an ezq operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -186,6 +189,9 @@ impl StdError for Error {
 
 /// An error and its sources on one line: outermost first, joined by `: `.
 ///
+/// An error whose text panics is replaced by the panic's message: errors of handlers, codecs and
+/// engines are code of others, and none of it may stop a consumer.
+///
 /// ```
 /// use ezq_core::{Error, ErrorKind};
 /// use ezq_core::error::error_chain;
@@ -195,16 +201,25 @@ impl StdError for Error {
 /// ```
 #[must_use]
 pub fn error_chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
+    let (mut text, mut next) = text_and_source(error);
     while let Some(source) = next {
+        let (cause, after) = text_and_source(source);
         // Some errors end with the text of their source, which would then appear twice.
-        let cause = source.to_string();
         if !text.ends_with(&cause) {
             text.push_str(": ");
             text.push_str(&cause);
         }
-        next = source.source();
+        next = after;
     }
     text
+}
+
+/// What an error says of itself. One that panics has no source.
+fn text_and_source<'e>(
+    error: &'e (dyn StdError + 'static),
+) -> (String, Option<&'e (dyn StdError + 'static)>) {
+    catch_unwind(AssertUnwindSafe(|| (error.to_string(), error.source()))).unwrap_or_else(|panic| {
+        let text = format!("the text of an error panicked: {}", panic_text(&*panic));
+        (text, None)
+    })
 }

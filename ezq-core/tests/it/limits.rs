@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ezq_core::admin::DeadLetterFilter;
 use ezq_core::app::{App, AppBuilder};
+use ezq_core::codec::{Codec, CodecError, Origin, WireFormat};
 use ezq_core::config::{Config, UnknownTypes};
 use ezq_core::consumer::StopReason;
 use ezq_core::engine::{Due, Engine, LeaseRequest, Outgoing};
@@ -245,6 +246,70 @@ async fn an_error_that_panics_when_it_is_written_is_a_failed_attempt() {
         "{}",
         reason.error
     );
+}
+
+/// A codec that reads nothing, and writes no `Lone`. Its errors panic when they are written.
+struct Mute;
+
+impl Codec for Mute {
+    fn name(&self) -> &str {
+        "mute"
+    }
+
+    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
+        if event.event_type() == Lone::TYPE {
+            return Err(Box::new(Unspeakable));
+        }
+        // No plain form, so that no other codec reads it.
+        Ok(format!(
+            "[{}]",
+            WireFormat::CloudEvents.encode(event, headers)?
+        ))
+    }
+
+    fn decode(&self, _: &str, _: Origin<'_>) -> Result<Envelope, CodecError> {
+        Err(Box::new(Unspeakable))
+    }
+}
+
+fn with_mute(event_type: &str, handler: Handler) -> App {
+    App::builder()
+        .without_discovered_handlers()
+        .codec(Mute)
+        .event_codec(event_type, "mute")
+        .register(handler)
+        .build(MemoryEngine::new())
+        .unwrap()
+}
+
+fn assert_undelivered(reason: &Reason, kind: ReasonKind) {
+    assert_eq!(reason.kind, kind);
+    assert!(
+        reason.error.contains("panicked: no words"),
+        "{}",
+        reason.error
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_a_codec_that_panics_when_it_is_written_is_a_dead_letter() {
+    let app = with_mute(Step::TYPE, quick());
+    app.publish(&Step { n: 0 }).await.unwrap();
+
+    within(app.consumer().until_idle().run()).await.unwrap();
+
+    assert_undelivered(&the_dead_letter(&app).await, ReasonKind::Undecodable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_returned_event_whose_error_panics_when_it_is_written_is_a_dead_letter() {
+    let returns = Handler::on("returns", |_: Step| async { Lone {} });
+    let app = with_mute(Lone::TYPE, returns);
+    app.publish(&Step { n: 0 }).await.unwrap();
+
+    within(app.consumer().until_idle().run()).await.unwrap();
+
+    assert_undelivered(&the_dead_letter(&app).await, ReasonKind::Fatal);
 }
 
 struct Bomb;
