@@ -15,7 +15,7 @@ use crate::event::Event;
 use crate::message::headers;
 use crate::message::queue_name::QueueName;
 use crate::publish::draft::Draft;
-use crate::publish::options::{PublishOptions, publish_options};
+use crate::publish::options::{PublishOptions, publish_options, queue_option};
 use crate::publish::prepared::Prepared;
 use crate::publish::published::Published;
 use crate::publish::publisher::Publisher;
@@ -65,13 +65,9 @@ pub struct PublishAll {
 impl PublishAll {
     publish_options!();
 
-    /// Sets the queue of all events. Defaults, for each event, to the queue of its type, as
-    /// [`Publish::queue`](crate::publish::Publish::queue).
-    pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
-        self.with(|options| {
-            options.queue = Some(queue.try_into()?);
-            Ok(())
-        })
+    queue_option! {
+        /// Sets the queue of all events. Defaults, for each event, to the queue of its type, as
+        /// [`Publish::queue`](crate::publish::Publish::queue).
     }
 
     /// Publishes the events and gives one outcome for each, in their order. One that is refused harms

@@ -13,7 +13,7 @@ use crate::event::envelope::Envelope;
 use crate::event::{Event, is_control};
 use crate::message::headers;
 use crate::publish::draft::Draft;
-use crate::publish::options::{PublishOptions, publish_options};
+use crate::publish::options::{PublishOptions, dedupe_options, publish_options};
 use crate::publish::prepared::PreparedBroadcast;
 use crate::publish::published::Broadcasted;
 use crate::publish::publisher::Publisher;
@@ -103,25 +103,11 @@ pub struct Broadcast {
 impl Broadcast {
     publish_options!();
 
-    /// Makes the broadcast idempotent: each queue stores one copy under this key within the
-    /// [window](crate::config::Config::dedupe_window); see
-    /// [`Publish::dedupe_key`](crate::publish::Publish::dedupe_key). A copy that its queue stored
-    /// before is a [duplicate](crate::publish::Published::is_duplicate). Defaults to no key.
-    pub fn dedupe_key(self, key: impl Into<String>) -> Self {
-        self.with(|options| {
-            options.dedupe_key = Some(key.into());
-            Ok(())
-        })
-    }
-
-    /// Sets for how long the [dedupe key](Self::dedupe_key) is taken, counted on the engine's clock:
-    /// more than zero, and refused without a key. Defaults to
-    /// [`Config::dedupe_window`](crate::config::Config::dedupe_window).
-    pub fn dedupe_window(self, window: Duration) -> Self {
-        self.with(|options| {
-            options.dedupe_window = Some(window);
-            Ok(())
-        })
+    dedupe_options! {
+        /// Makes the broadcast idempotent: each queue stores one copy under this key within the
+        /// [window](crate::config::Config::dedupe_window); see
+        /// [`Publish::dedupe_key`](crate::publish::Publish::dedupe_key). A copy that its queue stored
+        /// before is a [duplicate](crate::publish::Published::is_duplicate). Defaults to no key.
     }
 
     /// The event, with the engine that keeps the subscriptions: for an extension that stores the

@@ -14,7 +14,7 @@ use crate::event::envelope::Envelope;
 use crate::message::headers;
 use crate::message::queue_name::QueueName;
 use crate::publish::draft::Draft;
-use crate::publish::options::{PublishOptions, publish_options};
+use crate::publish::options::{PublishOptions, dedupe_options, publish_options, queue_option};
 use crate::publish::prepared::Prepared;
 use crate::publish::published::Published;
 use crate::publish::publisher::Publisher;
@@ -92,55 +92,37 @@ pub struct Publish {
 impl Publish {
     publish_options!();
 
-    /// Sets the queue. Defaults to where the type is
-    /// [routed](crate::app::AppBuilder::route_events), else to the type's own queue, else to the
-    /// application's.
-    pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
-        self.with(|options| {
-            options.queue = Some(queue.try_into()?);
-            Ok(())
-        })
+    queue_option! {
+        /// Sets the queue. Defaults to where the type is
+        /// [routed](crate::app::AppBuilder::route_events), else to the type's own queue, else to the
+        /// application's.
     }
 
-    /// Makes the publish idempotent: the event is stored only if the queue stored none under this key
-    /// within the [window](crate::config::Config::dedupe_window). Defaults to no key.
-    ///
-    /// Otherwise it is a [duplicate](Published::is_duplicate): nothing is stored, and the result has the
-    /// first event's ids. So a publish may be repeated after an error that leaves open whether it
-    /// worked.
-    ///
-    /// - The key is 1 to 255 bytes without NUL, and counts in its queue only.
-    /// - It stays taken until the window ends, even if the event is handled, cancelled or purged before.
-    /// - A publish waits for a transaction that holds its key, and takes the key if that rolls back.
-    ///
-    /// ```
-    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
-    /// # impl ezq_core::event::Event for Paid { const TYPE: &'static str = "paid"; }
-    /// use ezq_core::testing::TestApp;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> ezq_core::Result<()> {
-    /// let app = TestApp::new(|app| app)?;
-    /// let first = app.publish(&Paid { order: 7 }).dedupe_key("paid-7").await?;
-    /// let again = app.publish(&Paid { order: 7 }).dedupe_key("paid-7").await?;
-    /// assert!(again.is_duplicate && again.event_id == first.event_id);
-    /// # Ok(()) }
-    /// ```
-    pub fn dedupe_key(self, key: impl Into<String>) -> Self {
-        self.with(|options| {
-            options.dedupe_key = Some(key.into());
-            Ok(())
-        })
-    }
-
-    /// Sets for how long the [dedupe key](Self::dedupe_key) is taken, counted on the engine's clock:
-    /// more than zero, and refused without a key. Defaults to
-    /// [`Config::dedupe_window`](crate::config::Config::dedupe_window).
-    pub fn dedupe_window(self, window: Duration) -> Self {
-        self.with(|options| {
-            options.dedupe_window = Some(window);
-            Ok(())
-        })
+    dedupe_options! {
+        /// Makes the publish idempotent: the event is stored only if the queue stored none under this key
+        /// within the [window](crate::config::Config::dedupe_window). Defaults to no key.
+        ///
+        /// Otherwise it is a [duplicate](Published::is_duplicate): nothing is stored, and the result has the
+        /// first event's ids. So a publish may be repeated after an error that leaves open whether it
+        /// worked.
+        ///
+        /// - The key is 1 to 255 bytes without NUL, and counts in its queue only.
+        /// - It stays taken until the window ends, even if the event is handled, cancelled or purged before.
+        /// - A publish waits for a transaction that holds its key, and takes the key if that rolls back.
+        ///
+        /// ```
+        /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
+        /// # impl ezq_core::event::Event for Paid { const TYPE: &'static str = "paid"; }
+        /// use ezq_core::testing::TestApp;
+        ///
+        /// # #[tokio::main(flavor = "current_thread")]
+        /// # async fn main() -> ezq_core::Result<()> {
+        /// let app = TestApp::new(|app| app)?;
+        /// let first = app.publish(&Paid { order: 7 }).dedupe_key("paid-7").await?;
+        /// let again = app.publish(&Paid { order: 7 }).dedupe_key("paid-7").await?;
+        /// assert!(again.is_duplicate && again.event_id == first.event_id);
+        /// # Ok(()) }
+        /// ```
     }
 
     /// The message as it would be stored, without storing it.

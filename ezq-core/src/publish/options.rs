@@ -129,7 +129,43 @@ macro_rules! publish_options {
     };
 }
 
-pub(crate) use publish_options;
+/// The queue of one event or of several. The documentation is that of the builder.
+macro_rules! queue_option {
+    ($(#[$doc:meta])+) => {
+        $(#[$doc])+
+        pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
+            self.with(|options| {
+                options.queue = Some(queue.try_into()?);
+                Ok(())
+            })
+        }
+    };
+}
+
+/// The dedupe key and its window. The documentation of the key is that of the builder.
+macro_rules! dedupe_options {
+    ($(#[$doc:meta])+) => {
+        $(#[$doc])+
+        pub fn dedupe_key(self, key: impl Into<String>) -> Self {
+            self.with(|options| {
+                options.dedupe_key = Some(key.into());
+                Ok(())
+            })
+        }
+
+        /// Sets for how long the [dedupe key](Self::dedupe_key) is taken, counted on the engine's
+        /// clock: more than zero, and refused without a key. Defaults to
+        /// [`Config::dedupe_window`](crate::config::Config::dedupe_window).
+        pub fn dedupe_window(self, window: Duration) -> Self {
+            self.with(|options| {
+                options.dedupe_window = Some(window);
+                Ok(())
+            })
+        }
+    };
+}
+
+pub(crate) use {dedupe_options, publish_options, queue_option};
 
 /// Refuses the names of headers that ezq, the codec or another option writes.
 pub(crate) fn check_header_name(name: &str) -> Result<()> {
