@@ -10,7 +10,7 @@ use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
-use super::TxContext;
+use super::unit::TxContext;
 use crate::connection::dedicated::limit;
 use crate::message::receipts::{self, Key, ONLY_LOCKED, RECEIPTS};
 use crate::retention::removal::Removal;

@@ -11,7 +11,7 @@ mod status;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::engine::Death;
+use crate::engine::dead_letters::Death;
 use crate::message::headers::{CE_ID, CE_TYPE, CODEC, Headers, REDRIVEN, REPLAY};
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
