@@ -2,8 +2,11 @@
 //!
 //! Invariants:
 //!
-//! - At most the window is held unhandled, and as much again that waits for another of its key.
+//! - At most the window is held unhandled, as many deliveries again wait in lanes, and batches that
+//!   gather hold what they have room for.
 //! - After a stop was decided nothing new starts, except what stands before a control event.
+//!
+//! When a run is over is decided by `is_finished`; what an empty answer proves, by `found_nothing`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +32,8 @@ use crate::event::Control;
 use crate::logging::warn;
 use crate::observe::status::ConsumerStatus;
 
-/// Settlements may bring forth new events, so an idle queue is asked again this soon after one.
+/// A settlement may publish events. So a consumer that runs until its queue is idle asks again this
+/// soon after its last task has ended.
 const SETTLING_PAUSE: Duration = Duration::from_millis(2);
 
 /// The coordinator of one run.
@@ -82,7 +86,8 @@ impl Coordinator {
         self.fetcher.start(&self.work, &self.stop);
         let has_more = self.work.start_tasks();
         self.drain_on();
-        self.status.runs(self.stop.phase() != Phase::Running);
+        let is_stopping = self.stop.phase() != Phase::Running;
+        self.status.runs(is_stopping);
         has_more
     }
 
@@ -122,7 +127,7 @@ impl Coordinator {
             () = scope.leases.freed(), if awaits_settlements => {}
             // Nothing is claimed while renewals fail: now they work again.
             () = scope.leases.renewal(), if !scope.leases.are_renewed() => {}
-            // What was parked makes room, and what has begun may be what a control event waits for.
+            // A parked delivery gave up its place. Or a handler has begun: an `Interrupt` may wait for it.
             () = scope.admission.changed(), if awaits_places => {}
             // Handlers have been busy for long, or the next walk is due.
             () = deadline::passed(self.fetcher.busy.review_due(is_waiting)) => {
@@ -209,8 +214,10 @@ impl Coordinator {
             (ClaimStart::Back(_), _) => return self.fetcher.pace.now(),
             // What it looked past is still to come.
             (ClaimStart::Onward(_), _) => {}
+            // When it was sent, deliveries that a walk released were still on their way back.
             (ClaimStart::Front, _) if !claim.has_returned => {}
-            // A held delivery of a key may hold up what follows it.
+            // Nothing is left that this consumer could claim: it held no delivery with a key, or none
+            // keeps another from being claimed. What other consumers hold up is theirs to handle.
             (ClaimStart::Front, Phase::Draining) if claim.is_keyless || !leased.is_held_up => {
                 self.stop.drained();
             }
@@ -281,6 +288,7 @@ impl Coordinator {
         let is_taken_in = self.stop.phase() == Phase::Draining
             && self.stop.is_fetched()
             && self.work.buffered() == 0;
+        // A delivery whose task was not polled yet may still join a batch.
         if !is_taken_in || !self.scope.admission.are_polled() {
             return;
         }
@@ -336,8 +344,8 @@ impl Coordinator {
         self.work.release_all();
     }
 
-    /// Waits no longer: for the answer to a claim while handlers may finish, and for nothing at all
-    /// when they were cancelled. What is left behind comes again when its lease ends.
+    /// Stops waiting. While handlers may finish, it gives up only a claim that is not answered. Once
+    /// they were cancelled, it leaves them behind too. Their events come again when the leases end.
     fn give_up(&mut self) {
         self.stop.gives_up = None;
         self.fetcher.give_up_claim();

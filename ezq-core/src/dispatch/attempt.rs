@@ -29,7 +29,7 @@ use crate::publish::services::Services;
 use crate::publish::transaction::Transaction;
 use crate::text::{bounded, panic_text};
 
-/// Runs a handler once. The guard is dropped once the handler was called.
+/// Runs a handler once. `start` counts it as not begun until its first poll has ended.
 pub(super) async fn run(
     handler: &Handler,
     received: &Arc<Received>,
@@ -41,6 +41,7 @@ pub(super) async fn run(
     if cancelled.is_cancelled() {
         return RunOutcome::Cancelled;
     }
+    // The dispatcher sends no batch handler here: those run in `batch_attempt.rs`.
     let Invoke::One(function) = &handler.invoke else {
         return RunOutcome::Cancelled;
     };
@@ -49,7 +50,7 @@ pub(super) async fn run(
     if handler.transactions > 0 {
         let begun = tokio::select! {
             begun = Transaction::begin(services, &received.queue, timeout) => begun,
-            // Another worker may have the delivery by now.
+            // The lease is lost, so another worker may have the delivery: nothing begins here.
             () = cancelled.cancelled() => return RunOutcome::Cancelled,
         };
         match begun {
@@ -112,8 +113,8 @@ pub(super) async fn run(
     outcome
 }
 
-/// Calls the user's code and waits for it. `None` if it was cancelled; so was code that panics when it
-/// is dropped for that.
+/// Calls the user's code and waits for it. `None` if it was cancelled, even if it panics while it is
+/// dropped because of that.
 pub(super) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
     handler: &HandlerName,
     invoke: impl FnOnce() -> F,
@@ -121,8 +122,10 @@ pub(super) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
     cancelled: impl Future<Output = ()>,
 ) -> Result<Option<T>, Failure> {
     let mut is_cancelled = false;
-    // All of it is the user's code: the call, the drop of what is cut off, an error's text. Each
-    // future lies here once, and what waits for it borrows it: one for each event is allocated.
+    // All of it is the user's code: the call, the drop of what is cut off, an error's text.
+    //
+    // The future of an attempt is allocated for each event, so it must stay small. Wrappers borrow
+    // the inner future: one that takes it by value would hold it a second time.
     let guarded = AssertUnwindSafe(async {
         let mut answer = pin!(async {
             invoke()
@@ -198,8 +201,8 @@ async fn finished(
     }
 }
 
-/// What an error of the store means for a handler. One that may pass is no attempt; another is a
-/// failure that asks for `otherwise`.
+/// What an error of the store means for a handler. A transient one counts as no attempt. Any other is
+/// a failure of the kind `otherwise`.
 pub(super) fn store_failed(
     handler: &Handler,
     received: &Received,

