@@ -65,6 +65,11 @@ impl Queues {
             } => messages.push(message.returned_at(later(after), &progress)),
             Settle::Release => messages.push(message.returned_at(Utc::now(), &Progress::default())),
             Settle::DeadLetter { reason, .. } => eprintln!("given up: {}", reason.error),
+            _ => {
+                messages.push(message);
+                let text = "this engine is older than the settlement";
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
         }
         outgoing
             .into_iter()

@@ -141,7 +141,10 @@ impl Demo {
         println!("\nInterrupt: what runs is cancelled now");
         let consumer = self.consumer().spawn();
         self.begun().await?;
-        self.ezq.publish(&Interrupt {}).queue(&self.queue).await?;
+        self.ezq
+            .publish(&Interrupt::default())
+            .queue(&self.queue)
+            .await?;
         println!("    {}", consumer.wait().await?);
         self.left().await
     }

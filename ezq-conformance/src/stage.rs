@@ -11,7 +11,7 @@ use ezq_core::engine::{
     Leased, Outgoing, Position, PublishOutcome, QueueStats, Receipt, Settle, SettleOutcome,
 };
 use ezq_core::message::headers::{Headers, KEY};
-use ezq_core::message::{MessageId, Progress, QueueName, Reason, ReasonKind};
+use ezq_core::message::{HandlerName, MessageId, Progress, QueueName, Reason, ReasonKind};
 
 use crate::Harness;
 use crate::error::{CaseError, CaseResult};
@@ -113,10 +113,7 @@ impl<'h> Stage<'h> {
 
     /// Publishes a message that is not due during the case, and checks that it gets the id of a lost one.
     pub(crate) async fn publish_in_place_of(&self, n: i64, id: &MessageId) -> Result<MessageId> {
-        let message = Outgoing {
-            due: Due::After(HOLD),
-            ..self.message(n)
-        };
+        let message = self.message(n).due(Due::After(HOLD));
         let new = self.publish(vec![message]).await?.remove(0);
         check_eq!(
             new.to_string(),
@@ -138,21 +135,12 @@ impl<'h> Stage<'h> {
     }
 
     pub(crate) fn text(&self, body: impl Into<String>) -> Outgoing {
-        Outgoing {
-            queue: self.queue.clone(),
-            body: body.into(),
-            headers: Headers::new(),
-            due: Due::Now,
-            dedupe: None,
-        }
+        Outgoing::new(self.queue.clone(), body.into(), Headers::new())
     }
 
     /// A message to the other queue, as a handler returns it.
     pub(crate) fn outgoing(&self, n: i64) -> Outgoing {
-        Outgoing {
-            queue: self.other.clone(),
-            ..self.message(n)
-        }
+        self.message(n).queue(self.other.clone())
     }
 
     /// Publishes messages of which none may be refused. Returns their ids.
@@ -196,10 +184,7 @@ impl<'h> Stage<'h> {
     }
 
     pub(crate) async fn lease_before(&self, place: Position) -> Result<Vec<Delivery>> {
-        let request = LeaseRequest {
-            before: Some(place),
-            ..self.ask(100, HOLD)
-        };
+        let request = self.ask(100, HOLD).before(place);
         Ok(self.request(request).await?.deliveries)
     }
 
@@ -209,11 +194,10 @@ impl<'h> Stage<'h> {
         before: Option<&Position>,
         max: usize,
     ) -> Result<Vec<Delivery>> {
-        let request = LeaseRequest {
-            after: Some(after.clone()),
-            before: before.cloned(),
-            ..self.ask(max, HOLD)
-        };
+        let request = self
+            .ask(max, HOLD)
+            .after(after.clone())
+            .before(before.cloned());
         Ok(self.request(request).await?.deliveries)
     }
 
@@ -223,22 +207,12 @@ impl<'h> Stage<'h> {
     }
 
     pub(crate) fn ask(&self, max: usize, ttl: Duration) -> LeaseRequest {
-        LeaseRequest {
-            queue: self.queue.clone(),
-            max,
-            ttl,
-            keys: max,
-            before: None,
-            after: None,
-        }
+        LeaseRequest::new(self.queue.clone(), max, ttl).keys(max)
     }
 
     /// The numbers of the messages that the other queue hands out.
     pub(crate) async fn arrived(&self) -> Result<Vec<i64>> {
-        let request = LeaseRequest {
-            queue: self.other.clone(),
-            ..self.ask(100, HOLD)
-        };
+        let request = LeaseRequest::new(self.other.clone(), 100, HOLD);
         Ok(numbers(&self.request(request).await?.deliveries))
     }
 
@@ -360,12 +334,8 @@ pub(crate) fn bury() -> Settle {
 }
 
 pub(crate) fn reason() -> Reason {
-    Reason {
-        kind: ReasonKind::Fatal,
-        handler: Some("shop::mail".into()),
-        error: "no such address: \"ä\"".to_owned(),
-        attempts: 3,
-    }
+    Reason::new(ReasonKind::Fatal, "no such address: \"ä\"", 3)
+        .handler(HandlerName::from("shop::mail"))
 }
 
 /// The number in each body, or -1 where there is none.

@@ -21,13 +21,7 @@ impl Harness for Memory {
         let Ok(headers) = serde_json::from_str(headers.unwrap_or("null")) else {
             return false;
         };
-        let message = Outgoing {
-            queue: queue.clone(),
-            body: body.to_owned(),
-            headers: Headers::from_value(headers),
-            due: Due::Now,
-            dedupe: None,
-        };
+        let message = Outgoing::new(queue.clone(), body.to_owned(), Headers::from_value(headers));
         let outcomes = self.0.publish(vec![message]).await;
         matches!(outcomes.as_deref(), Ok([PublishOutcome::Stored(_)]))
     }

@@ -385,10 +385,7 @@ async fn a_codec_that_is_not_known_here_is_tried_again_and_then_a_dead_letter() 
         .unwrap();
     newer.publish(&Numbered { n: 1 }).await.unwrap();
     let older = |attempts| {
-        let policy = RetryPolicy {
-            max_attempts: attempts,
-            backoff: Backoff::constant(Duration::ZERO),
-        };
+        let policy = RetryPolicy::new(attempts, Backoff::constant(Duration::ZERO));
         let unknown_types = UnknownTypes::Retry(policy);
         app(&queue)
             .configure(move |config| config.unknown_types = unknown_types)

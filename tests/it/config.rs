@@ -145,10 +145,7 @@ async fn an_option_out_of_range_fails_when_the_application_is_built() {
             config.poll_max = Some(Duration::from_secs(1));
         },
         |config| {
-            let options = ezq::handler::HandlerOptions {
-                max_attempts: Some(0),
-                ..Default::default()
-            };
+            let options = Default::default().max_attempts(0);
             config.handlers.insert("work".into(), options);
         },
     ];

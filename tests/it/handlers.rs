@@ -206,7 +206,7 @@ async fn a_fatal_error_moves_the_event_to_the_dead_letters_with_all_that_is_know
     let body: serde_json::Value = serde_json::from_str(&letter.body).unwrap();
     assert_eq!(body["id"], published.event_id);
     assert_eq!(body["data"]["n"], 7);
-    let marks = Progress::from_headers(&letter.headers).0;
+    let marks = Progress::from_headers(&letter.headers);
     let states: BTreeMap<_, _> = marks
         .iter()
         .map(|(name, mark)| (name.as_str(), mark.state))
@@ -318,8 +318,9 @@ async fn exhausted_attempts_end_in_the_dead_letters_with_the_newest_errors() {
     let reason = letter.reason.unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 4));
     assert_eq!(reason.error, "failure 4");
-    let marks = Progress::from_headers(&letter.headers).0;
-    let errors: Vec<_> = marks[&HandlerName::from("never")]
+    let marks = Progress::from_headers(&letter.headers);
+    let never = marks.get(&HandlerName::from("never")).unwrap();
+    let errors: Vec<_> = never
         .errors
         .iter()
         .map(|record| (record.attempt, record.error.as_str()))
@@ -357,10 +358,7 @@ async fn an_event_may_state_its_own_attempts() {
 async fn the_configuration_of_a_handler_wins_over_its_own() {
     let queue = queue();
     let (never, log) = failing("never", u32::MAX);
-    let options = HandlerOptions {
-        max_attempts: Some(2),
-        ..HandlerOptions::default()
-    };
+    let options = HandlerOptions::default().max_attempts(2);
     let builder = app(&queue)
         .register(never.max_attempts(4))
         .configure(|config| {
@@ -758,10 +756,10 @@ async fn a_returned_event_that_cannot_be_stored_costs_its_handler_the_event() {
 }
 
 fn patiently(max_attempts: u32) -> UnknownTypes {
-    UnknownTypes::Retry(RetryPolicy {
+    UnknownTypes::Retry(RetryPolicy::new(
         max_attempts,
-        backoff: Backoff::constant(Duration::ZERO),
-    })
+        Backoff::constant(Duration::ZERO),
+    ))
 }
 
 #[tokio::test]
@@ -797,10 +795,7 @@ async fn an_unknown_type_is_retried_then_a_dead_letter_or_skipped() {
 #[tokio::test]
 async fn an_unknown_type_waits_for_a_process_that_knows_it() {
     let queue = queue();
-    let policy = RetryPolicy {
-        backoff: Backoff::constant(PAUSE),
-        ..RetryPolicy::default()
-    };
+    let policy = RetryPolicy::new(5, Backoff::constant(PAUSE));
     let old = app(&queue).configure(|config| config.unknown_types = UnknownTypes::Retry(policy));
     let old = old.connect().await.unwrap();
     old.publish(&Numbered { n: 1 }).await.unwrap();

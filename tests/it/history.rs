@@ -70,7 +70,7 @@ async fn an_event_is_told_from_its_publication_to_the_archive() {
         (2, "no such address")
     );
     let dead = ezq.history(id).queue(&queue).await.unwrap();
-    let mark = dead.copies[0].handlers.0.values().next().unwrap();
+    let mark = dead.copies[0].handlers.iter().next().unwrap().1;
     assert_eq!(
         (mark.state, mark.attempts, mark.errors.len()),
         (HandlerState::Dead, 2, 2)

@@ -105,7 +105,7 @@ async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
                     _,
                 ) => {
                     assert_eq!((message_id, after), (&published.id, &Duration::ZERO));
-                    let mark = progress.0.values().next().unwrap();
+                    let mark = progress.iter().next().unwrap().1;
                     assert_eq!(
                         (mark.attempts, mark.errors[0].error.as_str()),
                         (1, "not yet")

@@ -23,13 +23,7 @@ const STUCK: Duration = Duration::from_secs(25);
 
 fn message(queue: &QueueName) -> Outgoing {
     let headers = ezq::message::headers::Headers::new();
-    Outgoing {
-        queue: queue.clone(),
-        body: "1".to_owned(),
-        headers,
-        due: Due::Now,
-        dedupe: None,
-    }
+    Outgoing::new(queue.clone(), "1".to_owned(), headers)
 }
 
 /// Tries until it works; how long that took.
@@ -156,14 +150,7 @@ async fn an_idle_worker_hears_of_events_again_soon_after_its_connections_died() 
 #[tokio::test]
 async fn a_worker_whose_connection_dies_while_it_is_set_up_is_not_deaf_for_good() {
     let (proxy, engine, queue) = engine_of_one().await;
-    let request = || LeaseRequest {
-        queue: queue.clone(),
-        max: 1,
-        ttl: Duration::from_secs(10),
-        keys: 1,
-        before: None,
-        after: None,
-    };
+    let request = || LeaseRequest::new(queue.clone(), 1, Duration::from_secs(10)).keys(1);
     proxy.strand_at("enable_seqscan");
     let first = tokio::time::timeout(STUCK, engine.lease(request())).await;
     let error = first.expect("it never gives up").unwrap_err();

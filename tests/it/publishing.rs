@@ -762,7 +762,7 @@ async fn the_flat_form_is_written_where_it_is_chosen_and_read_everywhere() {
         .unwrap();
     let builder = app(&queue).configure(|config| config.wire = WireFormat::Ezvent);
     let later = builder.connect().await.unwrap();
-    later.publish(&Interrupt {}).await.unwrap();
+    later.publish(&Interrupt::default()).await.unwrap();
     let bodies: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "SELECT message::text FROM pgmq.q_{queue} ORDER BY msg_id"
     )))

@@ -96,7 +96,10 @@ async fn control_events_are_routed_by_nothing() {
         app.publish(&End::default()).await.unwrap().queue,
         name("ezq")
     );
-    assert_eq!(app.publish(&Interrupt {}).await.unwrap().queue, name("ezq"));
+    assert_eq!(
+        app.publish(&Interrupt::default()).await.unwrap().queue,
+        name("ezq")
+    );
 }
 
 #[tokio::test]

@@ -288,10 +288,8 @@ async fn an_unknown_type_is_logged_once_for_each_time_it_came() {
     let (capture, _guard) = Capture::begin();
     let queue = queue();
     let ezq = app(&queue).configure(|config| {
-        config.unknown_types = UnknownTypes::Retry(ezq::handler::RetryPolicy {
-            max_attempts: 2,
-            ..config.retry
-        });
+        config.unknown_types =
+            UnknownTypes::Retry(ezq::handler::RetryPolicy::new(2, config.retry.backoff));
     });
     let ezq = ezq.connect().await.unwrap();
     let published = ezq.publish(&Numbered { n: 1 }).await.unwrap();

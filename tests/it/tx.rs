@@ -239,7 +239,7 @@ async fn a_mark_made_in_a_transaction_stays_with_a_dead_letter() {
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
     let letter = only_dead(&ezq, &queue).await;
-    let marks = Progress::from_headers(&letter.headers).0;
+    let marks = Progress::from_headers(&letter.headers);
     let state = |name: &str| {
         marks
             .get(&name.into())

@@ -197,24 +197,13 @@ impl Engine for Feed {
         let now = Utc::now();
         let deliveries = (left - count..left).map(|n| {
             let id = MessageId::Number(i64::try_from(n).unwrap_or(i64::MAX));
-            let message = Outgoing {
-                queue: request.queue.clone(),
-                body: self.body.clone(),
-                headers: Headers::new(),
-                due: Due::Now,
-                dedupe: None,
-            };
-            Delivery {
-                deliveries: 1,
-                ..Delivery::stored(id, message, now)
-            }
+            let message = Outgoing::new(request.queue.clone(), self.body.clone(), Headers::new());
+            let mut delivery = Delivery::stored(id, message, now);
+            delivery.deliveries = 1;
+            delivery
         });
 
-        Ok(Leased {
-            deliveries: deliveries.collect(),
-            next_due: None,
-            is_held_up: false,
-        })
+        Ok(Leased::new(deliveries.collect()))
     }
 
     async fn settle(

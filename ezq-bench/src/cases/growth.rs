@@ -101,14 +101,8 @@ async fn claim(ezq: &Ezq, template: &Template, n: usize) -> Result<f64> {
     ezq.pgmq().ensure_queue(&queue).await?;
     template.copy(ezq, &name).await?;
     let lease = || {
-        ezq.pgmq().lease(LeaseRequest {
-            queue: queue.clone(),
-            max: CLAIM,
-            ttl: Duration::from_secs(600),
-            keys: CLAIM,
-            before: None,
-            after: None,
-        })
+        ezq.pgmq()
+            .lease(LeaseRequest::new(queue.clone(), CLAIM, Duration::from_secs(600)).keys(CLAIM))
     };
     // The first claim plans the statement, and is not measured.
     let mut claimed = lease().await?.deliveries.len();

@@ -1,6 +1,6 @@
 //! Claims after a place: they go in the order of places and hand out nothing that stands before it.
 
-use ezq_core::engine::{Delivery, LeaseRequest, Position, Settle};
+use ezq_core::engine::{Delivery, Position, Settle};
 
 use crate::error::CaseResult;
 use crate::stage::{HOLD, Stage, ack, each, numbers};
@@ -85,10 +85,7 @@ async fn after_tells_of_nothing_that_stands_before_it(stage: &Stage<'_>) -> Case
     let mut leased = stage.lease(2, HOLD).await?;
     let last = leased.pop().map(|d| d.position());
     stage.done(each(leased, &Settle::Release)).await?;
-    let request = LeaseRequest {
-        after: last,
-        ..stage.ask(10, HOLD)
-    };
+    let request = stage.ask(10, HOLD).after(last);
     let leased = stage.request(request).await?;
 
     check_eq!(numbers(&leased.deliveries), [0_i64; 0], "after the last");

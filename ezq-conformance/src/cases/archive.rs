@@ -208,7 +208,7 @@ async fn a_transaction_archives_what_it_acknowledges(stage: &Stage<'_>) -> CaseR
     let marks = [None, Some(marks)].into_iter();
     let finished = receipts
         .zip(marks)
-        .map(|(receipt, mark)| Finished { receipt, mark });
+        .map(|(receipt, mark)| Finished::new(receipt).mark(mark));
     let finished: Vec<_> = finished.collect();
     let unit = stage.engine.begin(&stage.queue, None).await?;
     let outcome = unit
@@ -231,10 +231,7 @@ async fn a_transaction_archives_what_it_acknowledges(stage: &Stage<'_>) -> CaseR
     );
 
     // One void receipt rolls back the whole transaction, including what it would have archived.
-    let all = finished
-        .into_iter()
-        .map(|one| Finished { mark: None, ..one })
-        .collect();
+    let all = finished.into_iter().map(|one| one.mark(None)).collect();
     let unit = stage.engine.begin(&stage.queue, None).await?;
     let outcome = unit.finish(all, Vec::new()).await?;
     check!(

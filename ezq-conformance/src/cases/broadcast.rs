@@ -47,13 +47,7 @@ pub(super) fn named(stage: &Stage<'_>, rest: &str) -> String {
 }
 
 pub(super) fn event(stage: &Stage<'_>, rest: &str, n: i64) -> BroadcastMessage {
-    BroadcastMessage {
-        event_type: named(stage, rest),
-        body: stage.message(n).body,
-        headers: Headers::new(),
-        due: Due::Now,
-        dedupe: None,
-    }
+    BroadcastMessage::new(named(stage, rest), stage.message(n).body, Headers::new())
 }
 
 pub(super) async fn subscribe(
@@ -166,7 +160,7 @@ async fn a_subscribed_queue_that_is_missing_harms_no_other(stage: &Stage<'_>) ->
                 *queue == stage.missing && error.kind() == ErrorKind::QueueMissing
             }
             PublishOutcome::Stored(_) => *queue != stage.missing,
-            PublishOutcome::Duplicate(_) => false,
+            _ => false,
         };
         check!(told, "the copy for `{queue}` is {outcome:?}");
     }
@@ -180,14 +174,8 @@ async fn a_copy_is_delayed_as_a_published_message(stage: &Stage<'_>) -> CaseResu
     stage.needs("delayed", |c| c.delayed)?;
     subscribe(stage, "shop", &stage.queue, &["#"]).await?;
     let pause = Duration::from_millis(500);
-    let after = BroadcastMessage {
-        due: Due::After(pause),
-        ..event(stage, "a", 1)
-    };
-    let far = BroadcastMessage {
-        due: Due::After(HOLD),
-        ..event(stage, "a", 2)
-    };
+    let after = event(stage, "a", 1).due(Due::After(pause));
+    let far = event(stage, "a", 2).due(Due::After(HOLD));
     stored(stage, after).await?;
     stored(stage, far).await?;
     check_eq!(stage.stats().await?.scheduled, 2, "scheduled copies");
@@ -210,15 +198,9 @@ async fn a_copy_has_headers_and_key(stage: &Stage<'_>) -> CaseResult {
         headers.insert(KEY, "order-7");
     }
     for n in [1, 2] {
-        let headers = headers.clone();
-        stored(
-            stage,
-            BroadcastMessage {
-                headers,
-                ..event(stage, "a", n)
-            },
-        )
-        .await?;
+        let mut message = event(stage, "a", n);
+        message.headers = headers.clone();
+        stored(stage, message).await?;
     }
     let first = stage.lease(1, HOLD).await?;
     check_eq!(first.len(), 1, "copies");
@@ -240,10 +222,7 @@ async fn of_one_dedupe_key_each_queue_stores_one_copy(stage: &Stage<'_>) -> Case
     subscribe(stage, "shop", &stage.queue, &["a"]).await?;
     let keyed = |n: i64| -> Result<_, CaseError> {
         let dedupe = Some(Dedupe::new("order-7", HOLD, format!("event-{n}"))?);
-        Ok(BroadcastMessage {
-            dedupe,
-            ..event(stage, "a", n)
-        })
+        Ok(event(stage, "a", n).dedupe(dedupe))
     };
     check_eq!(stored(stage, keyed(1)?).await?.len(), 1, "copies");
 
@@ -290,10 +269,8 @@ async fn a_refused_broadcast_stores_no_copy(stage: &Stage<'_>) -> CaseResult {
         large,
     ];
     for body in bad.into_iter().flatten() {
-        let message = BroadcastMessage {
-            body,
-            ..event(stage, "a", 1)
-        };
+        let mut message = event(stage, "a", 1);
+        message.body = body;
         if let Ok(copies) = store(stage)?.broadcast(message).await {
             // A store that takes any text stores all copies.
             let whole = copies
@@ -328,10 +305,7 @@ async fn a_transaction_broadcasts_when_it_commits(stage: &Stage<'_>) -> CaseResu
         check_eq!(stage.arrived().await?.len(), 0, "copies before the commit");
 
         if commits {
-            let last = Finished {
-                receipt,
-                mark: None,
-            };
+            let last = Finished::new(receipt);
             let outcome = unit.finish(vec![last], Vec::new()).await?;
             check!(
                 matches!(outcome, SettleOutcome::Done),
@@ -348,10 +322,8 @@ async fn a_transaction_broadcasts_when_it_commits(stage: &Stage<'_>) -> CaseResu
         }
     }
     let mut unit = stage.engine.begin(&stage.queue, None).await?;
-    let bad = BroadcastMessage {
-        body: r#""\u0000""#.to_owned(),
-        ..event(stage, "a", 3)
-    };
+    let mut bad = event(stage, "a", 3);
+    bad.body = r#""\u0000""#.to_owned();
     if let Err(error) = unit.broadcast(bad) {
         let why = error_chain(&error);
         check_eq!(error.kind(), ErrorKind::InvalidEvent, "the refusal: {why}");

@@ -28,7 +28,7 @@ fn needs(stage: &Stage<'_>) -> CaseResult {
 fn keyed(message: Outgoing, key: &str, window: Duration) -> Result<Outgoing, Error> {
     let event_id = format!("event-{}", crate::stage::number_in(&message.body));
     let dedupe = Some(Dedupe::new(key, window, event_id)?);
-    Ok(Outgoing { dedupe, ..message })
+    Ok(message.dedupe(dedupe))
 }
 
 fn held(stage: &Stage<'_>, n: i64, key: &str) -> Result<Outgoing, Error> {
@@ -54,10 +54,7 @@ fn duplicate_of(outcome: &PublishOutcome, id: &MessageId, event_id: &str) -> Cas
         )));
     };
     if let Some(original) = original {
-        let wanted = Original {
-            message_id: id.clone(),
-            event_id: event_id.to_owned(),
-        };
+        let wanted = Original::new(id.clone(), event_id.to_owned());
         check_eq!(*original, wanted, "the message that was first");
     }
     Ok(())
@@ -139,10 +136,7 @@ async fn a_key_outlives_its_message(stage: &Stage<'_>) -> CaseResult {
     duplicates(stage, 1, held(stage, 2, "a")?, &id).await?;
 
     if stage.engine.capabilities().delayed {
-        let later = Outgoing {
-            due: Due::After(HOLD),
-            ..held(stage, 3, "b")?
-        };
+        let later = held(stage, 3, "b")?.due(Due::After(HOLD));
         let id = stored(stage, later).await?;
         duplicates(stage, 3, held(stage, 4, "b")?, &id).await?;
         stage.nothing_readable().await?;
@@ -232,6 +226,7 @@ async fn concurrent_publishers_of_one_key_store_one_message(stage: &Stage<'_>) -
                 PublishOutcome::Stored(_) => count += 1,
                 PublishOutcome::Duplicate(_) => {}
                 PublishOutcome::Failed(error) => return Err(error.into()),
+                other => check!(false, "publishing answered {other:?}"),
             }
         }
 

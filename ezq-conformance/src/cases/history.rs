@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{CopyState, Due, EventCopy, Outgoing, Settle};
+use ezq_core::engine::{CopyState, Due, EventCopy, Settle};
 use ezq_core::message::headers::{CE_ID, CE_TYPE, CODEC};
-use ezq_core::message::{HandlerState, Progress, Reason};
+use ezq_core::message::{HandlerState, Progress};
 
 use super::settling::{mark, progress};
 use crate::error::{CaseError, CaseResult};
@@ -41,13 +41,7 @@ async fn nothing_is_told_of_an_unknown_event(stage: &Stage<'_>) -> CaseResult {
 
 async fn history_tells_an_event_that_waits(stage: &Stage<'_>) -> CaseResult {
     let delayed = Due::After(Duration::from_secs(3600));
-    let batch = vec![
-        stage.event("e-1"),
-        Outgoing {
-            due: delayed,
-            ..stage.event("e-2")
-        },
-    ];
+    let batch = vec![stage.event("e-1"), stage.event("e-2").due(delayed)];
     let ids = stage.publish(batch).await?;
     for (id, message_id) in ["e-1", "e-2"].iter().zip(&ids) {
         let copy = stage.copy(id).await?;
@@ -171,10 +165,8 @@ async fn history_tells_a_dead_event(stage: &Stage<'_>) -> CaseResult {
 async fn die_and_return(stage: &Stage<'_>, error: &str) -> Result<EventCopy, CaseError> {
     let letters = stage.dead_letters()?;
     let delivery = stage.take(HOLD).await?;
-    let reason = Reason {
-        error: error.to_owned(),
-        ..reason()
-    };
+    let mut reason = reason();
+    error.clone_into(&mut reason.error);
     let settle = Settle::DeadLetter {
         reason,
         progress: Progress::default(),
@@ -306,10 +298,7 @@ async fn history_finds_every_copy(stage: &Stage<'_>) -> CaseResult {
     check_eq!(here, 2, "copies in the queue");
 
     stage
-        .publish(vec![Outgoing {
-            queue: stage.other.clone(),
-            ..stage.event("e-1")
-        }])
+        .publish(vec![stage.event("e-1").queue(stage.other.clone())])
         .await?;
     let all = stage.engine.history("e-1", None).await?.copies;
     let ours = all

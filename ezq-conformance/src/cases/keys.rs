@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use ezq_core::engine::{Blocker, Delivery, Due, LeaseRequest, Outgoing, Settle};
+use ezq_core::engine::{Blocker, Delivery, Due, Settle};
 use ezq_core::message::{HandlerMark, HandlerState, Progress};
 
 use crate::error::{CaseError, CaseResult};
@@ -98,10 +98,7 @@ async fn a_key_that_is_leased_is_given_to_nobody_else(stage: &Stage<'_>) -> Case
 async fn a_delayed_message_holds_up_its_key_and_no_other(stage: &Stage<'_>) -> CaseResult {
     stage.needs("keys", |c| c.keys)?;
     stage.needs("delayed", |c| c.delayed)?;
-    let late = Outgoing {
-        due: Due::After(SHORT),
-        ..stage.with_key("a", 1)
-    };
+    let late = stage.with_key("a", 1).due(Due::After(SHORT));
     stage
         .publish(vec![late, stage.with_key("a", 2), stage.with_key("b", 3)])
         .await?;
@@ -239,10 +236,7 @@ async fn what_a_key_keeps_before_a_place_is_told(stage: &Stage<'_>) -> CaseResul
 
     stage.publish_numbers(&[3]).await?;
     let place = stage.take(HOLD).await?.position();
-    let before = || LeaseRequest {
-        before: Some(place.clone()),
-        ..stage.ask(10, HOLD)
-    };
+    let before = || stage.ask(10, HOLD).before(place.clone());
 
     let kept = stage.request(before()).await?;
     check_eq!(
@@ -301,10 +295,7 @@ async fn blocked_keys_are_listed(stage: &Stage<'_>) -> CaseResult {
     stage
         .done(vec![(retried.receipt.clone(), retry(HOLD))])
         .await?;
-    let late = Outgoing {
-        due: Due::After(HOLD),
-        ..stage.with_key("delayed", 6)
-    };
+    let late = stage.with_key("delayed", 6).due(Due::After(HOLD));
     stage
         .publish(vec![
             late,
@@ -365,14 +356,10 @@ async fn a_crash_does_not_make_a_later_retry_look_like_a_lease(stage: &Stage<'_>
     );
 
     // A consumer settles a retry with a mark that tells when the handler runs again.
-    let mark = HandlerMark {
-        state: HandlerState::Retry,
-        reason: None,
-        attempts: 1,
-        due: Some(again.leased_at + HOLD),
-        errors: Vec::new(),
-    };
-    let progress = Progress(BTreeMap::from([("shop::mail".into(), mark)]));
+    let mark = HandlerMark::new(HandlerState::Retry)
+        .attempts(1)
+        .due(again.leased_at + HOLD);
+    let progress = Progress::from_iter([("shop::mail".into(), mark)]);
     let settle = Settle::Retry {
         after: HOLD,
         progress,

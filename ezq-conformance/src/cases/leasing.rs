@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{Delivery, Due, ExtendOutcome, Outgoing, Receipt, Settle};
-use ezq_core::message::{HandlerMark, HandlerState, MessageId};
+use ezq_core::engine::{Delivery, Due, ExtendOutcome, Receipt, Settle};
+use ezq_core::message::{HandlerState, MessageId};
 use ezq_core::{Error, ErrorKind};
 
 use super::settling::{mark, progress};
@@ -130,10 +130,7 @@ async fn an_empty_lease_tells_when_the_next_message_falls_due(stage: &Stage<'_>)
     stage.needs("delayed", |c| c.delayed)?;
     let pause = HOLD;
     let later = [pause * 2, pause].map(Due::After);
-    let batch = later.map(|due| Outgoing {
-        due,
-        ..stage.message(1)
-    });
+    let batch = later.map(|due| stage.message(1).due(due));
     stage.publish(batch.to_vec()).await?;
     let leased = stage.request(stage.ask(10, HOLD)).await?;
     check!(leased.deliveries.is_empty(), "a delayed message came early");
@@ -227,10 +224,7 @@ async fn by_id(
 }
 
 async fn a_message_is_leased_by_its_id_whenever_it_is_due(stage: &Stage<'_>) -> CaseResult {
-    let late = Outgoing {
-        due: Due::After(HOLD),
-        ..stage.message(2)
-    };
+    let late = stage.message(2).due(Due::After(HOLD));
     let ids = stage
         .publish(vec![stage.message(1), late, stage.message(3)])
         .await?;
@@ -290,10 +284,7 @@ async fn what_waits_for_a_retry_after_a_crash_is_leased_by_its_id(stage: &Stage<
     let again = stage.take(HOLD).await?;
     // A consumer settles a retry with a mark that tells when the handler runs again.
     let due = Some(again.leased_at + HOLD);
-    let waits = HandlerMark {
-        due,
-        ..mark(HandlerState::Retry, 1, "not yet")
-    };
+    let waits = mark(HandlerState::Retry, 1, "not yet").due(due);
     let progress = progress([("shop::mail", waits)]);
     let settle = Settle::Retry {
         after: HOLD,

@@ -150,7 +150,7 @@ async fn odd_headers_take_marks(stage: &Stage<'_>) -> CaseResult {
     for delivery in leased {
         let n = number_in(&delivery.body);
         let marks = Progress::from_headers(&delivery.headers);
-        let a = marks.0.get(&HandlerName::from("shop::a"));
+        let a = marks.get(&HandlerName::from("shop::a"));
         check_eq!(a, Some(&failed), "the mark on number {n}");
         check_eq!(delivery.headers.returned(), 2, "returned of number {n}");
         check_eq!(
@@ -243,7 +243,7 @@ async fn headers_that_are_no_object_go_along_to_the_dead_letters(stage: &Stage<'
 
     let marks = leased
         .iter()
-        .flat_map(|d| Progress::from_headers(&d.headers).0);
+        .flat_map(|d| Progress::from_headers(&d.headers));
     check_eq!(marks.count(), 0, "marks after the redrive");
     Ok(())
 }

@@ -62,10 +62,7 @@ async fn statistics_count_every_state(stage: &Stage<'_>) -> CaseResult {
     let mut scheduled = 0;
     if stage.engine.capabilities().delayed {
         stage
-            .publish(vec![Outgoing {
-                due: Due::After(HOLD),
-                ..stage.message(6)
-            }])
+            .publish(vec![stage.message(6).due(Due::After(HOLD))])
             .await?;
         scheduled = 1;
     }
@@ -97,10 +94,7 @@ async fn the_lag_is_how_long_the_oldest_has_been_due(stage: &Stage<'_>) -> CaseR
 
     if stage.engine.capabilities().delayed {
         stage
-            .publish(vec![Outgoing {
-                due: Due::After(HOLD),
-                ..stage.message(1)
-            }])
+            .publish(vec![stage.message(1).due(Due::After(HOLD))])
             .await?;
         check_eq!(
             stage.engine.lag(&stage.queue).await?,
@@ -140,10 +134,7 @@ async fn leasing_from_a_missing_queue_says_so(stage: &Stage<'_>) -> CaseResult {
 }
 
 fn to_missing(stage: &Stage<'_>) -> Outgoing {
-    Outgoing {
-        queue: stage.missing.clone(),
-        ..stage.message(1)
-    }
+    stage.message(1).queue(stage.missing.clone())
 }
 
 async fn publishing_to_a_missing_queue_says_so(stage: &Stage<'_>) -> CaseResult {

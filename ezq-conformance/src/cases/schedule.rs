@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use ezq_core::engine::{Due, Outgoing, Settle};
+use ezq_core::engine::{Due, Settle};
 use ezq_core::message::MessageId;
 use tokio::time::Instant;
 
@@ -25,12 +25,7 @@ cases![
 const PAUSE: Duration = Duration::from_millis(700);
 
 async fn later(stage: &Stage<'_>, n: i64, due: Due) -> Result<MessageId, CaseError> {
-    let mut ids = stage
-        .publish(vec![Outgoing {
-            due,
-            ..stage.message(n)
-        }])
-        .await?;
+    let mut ids = stage.publish(vec![stage.message(n).due(due)]).await?;
     Ok(ids.remove(0))
 }
 
@@ -100,9 +95,10 @@ async fn messages_come_out_by_due_time(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
     stage.needs("ordered", |c| c.ordered)?;
     let delays = [(1, 250), (2, 150), (3, 200)];
-    let batch = delays.map(|(n, millis)| Outgoing {
-        due: Due::After(Duration::from_millis(millis)),
-        ..stage.message(n)
+    let batch = delays.map(|(n, millis)| {
+        stage
+            .message(n)
+            .due(Due::After(Duration::from_millis(millis)))
     });
     stage.publish(batch.to_vec()).await?;
     stage.pass(Duration::from_millis(250)).await;

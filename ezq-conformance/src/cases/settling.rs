@@ -1,11 +1,10 @@
 //! What each settlement does to its message, and the events that leave with it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::DateTime;
 use ezq_core::ErrorKind;
-use ezq_core::engine::{Outgoing, Settle, SettleOutcome};
+use ezq_core::engine::{Settle, SettleOutcome};
 use ezq_core::message::{ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress};
 use tokio::time::Instant;
 
@@ -56,26 +55,17 @@ async fn a_retry_waits_for_its_pause(stage: &Stage<'_>) -> CaseResult {
 
 pub(super) fn mark(state: HandlerState, attempts: u32, error: &str) -> HandlerMark {
     let at = DateTime::from_timestamp_micros(1_700_000_000_123_456);
-    HandlerMark {
-        state,
-        reason: None,
-        attempts,
-        due: at,
-        errors: at
-            .filter(|_| !error.is_empty())
-            .map(|at| ErrorRecord {
-                at,
-                attempt: attempts,
-                error: error.to_owned(),
-            })
+    HandlerMark::new(state).attempts(attempts).due(at).errors(
+        at.filter(|_| !error.is_empty())
+            .map(|at| ErrorRecord::new(at, attempts, error.to_owned()))
             .into_iter()
             .collect(),
-    }
+    )
 }
 
 pub(super) fn progress<const N: usize>(marks: [(&str, HandlerMark); N]) -> Progress {
     let named = marks.map(|(name, mark)| (HandlerName::from(name), mark));
-    Progress(BTreeMap::from(named))
+    named.into_iter().collect()
 }
 
 fn retry_with(progress: Progress) -> Settle {
@@ -252,10 +242,7 @@ async fn outgoing_events_for_a_missing_queue_fail_their_settlement_alone(
     for delivery in stage.lease(3, HOLD).await? {
         let n = number_in(&delivery.body);
         let queue = if n == 2 { &stage.missing } else { &stage.other };
-        let outgoing = vec![Outgoing {
-            queue: queue.clone(),
-            ..stage.message(n * 10)
-        }];
+        let outgoing = vec![stage.message(n * 10).queue(queue.clone())];
         batch.push((n, (delivery.receipt, Settle::Ack { outgoing })));
     }
     let (numbers, batch): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
@@ -286,10 +273,7 @@ async fn of_two_settlements_of_one_delivery_the_first_possible_counts(
 ) -> CaseResult {
     let receipt = stage.fresh(HOLD).await?.receipt;
     let impossible = Settle::Ack {
-        outgoing: vec![Outgoing {
-            queue: stage.missing.clone(),
-            ..stage.message(2)
-        }],
+        outgoing: vec![stage.message(2).queue(stage.missing.clone())],
     };
     let possible = Settle::Ack {
         outgoing: vec![stage.outgoing(3)],
@@ -316,7 +300,7 @@ async fn errors_with_any_text_can_be_kept(stage: &Stage<'_>) -> CaseResult {
     stage.done(vec![(delivery.receipt, settle)]).await?;
     let delivery = stage.take(HOLD).await?;
     let marks = Progress::from_headers(&delivery.headers);
-    let kept = marks.0.values().flat_map(|mark| &mark.errors);
+    let kept = marks.iter().flat_map(|(_, mark)| &mark.errors);
     let kept: Vec<_> = kept.map(|record| record.error.as_str()).collect();
     check!(
         kept.iter()

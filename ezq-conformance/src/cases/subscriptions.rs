@@ -127,11 +127,7 @@ async fn concurrent_subscribers_add_each_once(stage: &Stage<'_>) -> CaseResult {
 }
 
 async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult {
-    let party = |app: &str, role| EventParty {
-        event_type: named(stage, "a"),
-        role,
-        app: app.to_owned(),
-    };
+    let party = |app: &str, role| EventParty::new(named(stage, "a"), role, app.to_owned());
     let shop = party("shop", EventRole::Owner);
     let mail = party("mail", EventRole::Publisher);
     store(stage)?.record(&[mail.clone(), shop.clone()]).await?;

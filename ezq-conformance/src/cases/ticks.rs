@@ -72,27 +72,14 @@ impl<'a, 'h> Scheduled<'a, 'h> {
         next_at: chrono::DateTime<chrono::Utc>,
         instead_of: Option<&str>,
     ) -> Result<bool, CaseError> {
-        let new = Registration {
-            name: &self.name,
-            application: "suite",
-            definition,
-            next_at,
-        };
+        let new = Registration::new(&self.name, "suite", definition, next_at);
         Ok(self.store.register(new, instead_of).await?)
     }
 
     fn firing<'f>(&'f self, row: &'f ScheduleRow, message: Option<Outgoing>) -> Firing<'f> {
-        let tick = Advance {
-            definition: DEFINITION,
-            from: row.next_at,
-            due: row.next_at,
-            to: row.next_at + TimeDelta::days(1),
-        };
-        Firing {
-            name: &self.name,
-            tick: Some(tick),
-            message,
-        }
+        let tick = Advance::new(DEFINITION, row.next_at, row.next_at + TimeDelta::days(1))
+            .due(row.next_at);
+        Firing::new(&self.name).tick(tick).message(message)
     }
 
     /// Fires the tick of the row.
@@ -190,10 +177,7 @@ async fn a_tick_whose_queue_is_missing_stays(stage: &Stage<'_>) -> CaseResult {
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     stage.pass(SOON).await;
-    let message = Outgoing {
-        queue: stage.missing.clone(),
-        ..stage.message(1)
-    };
+    let message = stage.message(1).queue(stage.missing.clone());
     match scheduled
         .store
         .fire(scheduled.firing(&row, Some(message)))
@@ -319,11 +303,7 @@ async fn a_schedule_fires_by_hand_and_stays_as_it_is(stage: &Stage<'_>) -> CaseR
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     scheduled.store.pause(&scheduled.name, true).await?;
-    let firing = Firing {
-        name: &scheduled.name,
-        tick: None,
-        message: Some(stage.message(1)),
-    };
+    let firing = Firing::new(&scheduled.name).message(stage.message(1));
     let fired = scheduled.store.fire(firing.clone()).await?;
     check!(
         matches!(fired, Fired::Done(Some(_))),
@@ -339,10 +319,7 @@ async fn a_schedule_fires_by_hand_and_stays_as_it_is(stage: &Stage<'_>) -> CaseR
     );
     check!(after.fired_at.is_some(), "it does not say that it fired");
 
-    let unknown = Firing {
-        name: "no such schedule",
-        ..firing
-    };
+    let unknown = Firing::new("no such schedule").message(firing.message);
     check_eq!(
         scheduled.store.fire(unknown).await?,
         Fired::NotDue,

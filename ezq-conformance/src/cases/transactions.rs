@@ -22,28 +22,16 @@ fn handler() -> HandlerName {
 }
 
 fn mark() -> Progress {
-    let mark = HandlerMark {
-        state: HandlerState::Done,
-        reason: None,
-        attempts: 2,
-        due: None,
-        errors: Vec::new(),
-    };
-    Progress([(handler(), mark)].into())
+    let mark = HandlerMark::new(HandlerState::Done).attempts(2);
+    Progress::from_iter([(handler(), mark)])
 }
 
 fn last(receipt: &Receipt) -> Finished {
-    Finished {
-        receipt: receipt.clone(),
-        mark: None,
-    }
+    Finished::new(receipt.clone())
 }
 
 fn marked(receipt: &Receipt) -> Finished {
-    Finished {
-        receipt: receipt.clone(),
-        mark: Some(mark()),
-    }
+    Finished::new(receipt.clone()).mark(mark())
 }
 
 async fn the_last_handlers_transaction_removes_the_message(stage: &Stage<'_>) -> CaseResult {

@@ -192,11 +192,7 @@ impl<'h> Play<'h> {
         message
             .headers
             .insert("correlation-id", correlation(number));
-        Outgoing {
-            queue: self.queue(queue),
-            due: self.due(when),
-            ..message
-        }
+        message.queue(self.queue(queue)).due(self.due(when))
     }
 
     fn queue(&self, queue: usize) -> QueueName {
@@ -248,14 +244,10 @@ impl<'h> Play<'h> {
             before: before_in_reference,
             after: after_in_reference,
         };
-        let request = LeaseRequest {
-            queue: self.queue(queue),
-            max,
-            ttl: span(2 * hours),
-            keys: max,
-            before,
-            after,
-        };
+        let request = LeaseRequest::new(self.queue(queue), max, span(2 * hours))
+            .keys(max)
+            .before(before)
+            .after(after);
         let leased = self.client(Whose::Worker(worker)).lease(request).await?;
 
         let numbers: Vec<i64> = leased

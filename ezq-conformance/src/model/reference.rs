@@ -295,7 +295,7 @@ impl Reference {
             How::Ack | How::Bury | How::Release => self.messages[index].stood,
         };
         let mut message = self.messages.remove(index);
-        message.marks.0.extend(progress.0.clone());
+        message.marks.extend(progress.clone());
         message.holder = None;
 
         match how {
@@ -390,12 +390,13 @@ impl Reference {
         };
         let Message {
             number,
-            mut marks,
+            marks,
             stored,
             ..
         } = letter.message;
-        marks.0.retain(|_, mark| mark.state == HandlerState::Done);
-        self.publish(queue, number, None, due, marks);
+        let done = marks.into_iter();
+        let done = done.filter(|(_, mark)| mark.state == HandlerState::Done);
+        self.publish(queue, number, None, due, done.collect());
         // It keeps the time at which it was first stored.
         if let Some(message) = self.messages.last_mut() {
             message.stored = stored;
@@ -414,13 +415,11 @@ impl Reference {
         let ready = held().filter(|message| self.is_due(message));
         let waiting = held().filter(|message| !self.is_due(message));
 
-        let stats = QueueStats {
-            ready: count(ready.clone().count()),
-            in_progress: count(waiting.clone().filter(|m| m.deliveries > 0).count()),
-            scheduled: count(waiting.filter(|m| m.deliveries == 0).count()),
-            dead: count(self.letters(queue).count()),
-            oldest_ready: None,
-        };
+        let mut stats = QueueStats::default();
+        stats.ready = count(ready.clone().count());
+        stats.in_progress = count(waiting.clone().filter(|m| m.deliveries > 0).count());
+        stats.scheduled = count(waiting.filter(|m| m.deliveries == 0).count());
+        stats.dead = count(self.letters(queue).count());
         let oldest_ready = ready.map(|message| message.due).min_by_key(Time::moment);
         (stats, oldest_ready)
     }

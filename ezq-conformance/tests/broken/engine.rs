@@ -175,8 +175,8 @@ impl Broken {
                 let now = self.inner.now();
                 let pause = match message.due {
                     Due::Now => return,
-                    Due::After(pause) => pause,
                     Due::At(time) => (time - now).to_std().unwrap_or_default(),
+                    due => due.pause(),
                 };
                 let secs = pause.as_secs().saturating_add(1);
                 message.due = Due::After(Duration::from_secs(secs));
@@ -315,10 +315,7 @@ impl Engine for Broken {
                 (PublishOutcome::Duplicate(_), Fault::NamesTheDuplicateItself) => {
                     let event_id = dedupe.event_id().to_owned();
                     let message_id = MessageId::Number(0);
-                    *outcome = PublishOutcome::Duplicate(Some(Original {
-                        message_id,
-                        event_id,
-                    }));
+                    *outcome = PublishOutcome::Duplicate(Some(Original::new(message_id, event_id)));
                 }
                 (PublishOutcome::Failed(_), Fault::TakesKeysOfRefused)
                 | (PublishOutcome::Stored(_), Fault::SharesKeysBetweenQueues)

@@ -29,30 +29,14 @@ impl ScheduleStore for Broken {
             name,
             tick,
             message,
+            ..
         } = firing.clone();
-        let by_hand = Firing {
-            tick: None,
-            ..firing.clone()
-        };
+        let by_hand = firing.clone().tick(None);
         match tick {
             _ if self.is(Fault::FiresWhatever) => self.inner.fire(by_hand).await,
-            _ if self.is(Fault::FiresNothing) => {
-                self.inner
-                    .fire(Firing {
-                        message: None,
-                        ..firing
-                    })
-                    .await
-            }
+            _ if self.is(Fault::FiresNothing) => self.inner.fire(firing.message(None)).await,
             Some(_) if self.is(Fault::MovesOnBeforeFiring) => {
-                let moved = self
-                    .inner
-                    .fire(Firing {
-                        name,
-                        tick,
-                        message: None,
-                    })
-                    .await?;
+                let moved = self.inner.fire(Firing::new(name).tick(tick)).await?;
                 match moved {
                     Fired::Done(_) if message.is_some() => self.inner.fire(by_hand).await,
                     other => Ok(other),

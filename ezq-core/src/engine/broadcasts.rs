@@ -11,6 +11,7 @@ use crate::message::queue_name::QueueName;
 
 /// An event on its way to every queue that is subscribed to its type.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct BroadcastMessage {
     /// The event's type, which decides which queues get a copy.
     pub event_type: String,
@@ -25,6 +26,32 @@ pub struct BroadcastMessage {
 }
 
 impl BroadcastMessage {
+    /// An event of a type, whose copies are readable at once and have no dedupe key.
+    #[must_use]
+    pub fn new(event_type: impl Into<String>, body: impl Into<String>, headers: Headers) -> Self {
+        Self {
+            event_type: event_type.into(),
+            body: body.into(),
+            headers,
+            due: Due::Now,
+            dedupe: None,
+        }
+    }
+
+    /// Sets when the copies become readable.
+    #[must_use]
+    pub fn due(mut self, due: Due) -> Self {
+        self.due = due;
+        self
+    }
+
+    /// Sets its dedupe key.
+    #[must_use]
+    pub fn dedupe(mut self, dedupe: impl Into<Option<Dedupe>>) -> Self {
+        self.dedupe = dedupe.into();
+        self
+    }
+
     /// The copy for one queue.
     #[must_use]
     pub fn copy(&self, queue: &QueueName) -> Outgoing {
@@ -87,6 +114,7 @@ pub enum EventRole {
 
 /// The declared role of one application for one event type.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct EventParty {
     /// The name of the type.
     pub event_type: String,
@@ -94,6 +122,18 @@ pub struct EventParty {
     pub role: EventRole,
     /// The application.
     pub app: String,
+}
+
+impl EventParty {
+    /// The role of an application for an event type.
+    #[must_use]
+    pub fn new(event_type: impl Into<String>, role: EventRole, app: impl Into<String>) -> Self {
+        Self {
+            event_type: event_type.into(),
+            role,
+            app: app.into(),
+        }
+    }
 }
 
 /// The subscriptions of an engine that can broadcast.

@@ -14,6 +14,7 @@ use crate::message::settlement::Reason;
 
 /// One dead letter.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct DeadLetter {
     /// The id among the queue's dead letters.
     pub id: MessageId,
@@ -31,8 +32,26 @@ pub struct DeadLetter {
     pub died_at: DateTime<Utc>,
 }
 
+impl DeadLetter {
+    /// A message that was stored and died at `died_at`, for a reason that is not known. An engine sets
+    /// the fields that differ.
+    #[must_use]
+    pub fn new(id: MessageId, body: String, headers: Headers, died_at: DateTime<Utc>) -> Self {
+        Self {
+            id,
+            original_id: None,
+            reason: None,
+            body,
+            headers,
+            enqueued_at: died_at,
+            died_at,
+        }
+    }
+}
+
 /// What the headers of a message say about its death. Whatever is missing or malformed is `None`.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Death {
     /// Why it died.
     pub reason: Option<Reason>,

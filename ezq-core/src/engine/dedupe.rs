@@ -90,11 +90,23 @@ impl Dedupe {
 
 /// The message that took a dedupe key first.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Original {
     /// The id of the message, which may have been handled and removed since.
     pub message_id: MessageId,
     /// The id of its event.
     pub event_id: String,
+}
+
+impl Original {
+    /// A message with the id of its event.
+    #[must_use]
+    pub fn new(message_id: MessageId, event_id: impl Into<String>) -> Self {
+        Self {
+            message_id,
+            event_id: event_id.into(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::message::settlement::Progress;
 
 /// When a message becomes readable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Due {
     /// At once.
     #[default]
@@ -26,8 +27,29 @@ pub enum Due {
     At(DateTime<Utc>),
 }
 
+impl Due {
+    /// The pause before the message becomes readable, from when it is stored; zero without one.
+    #[must_use]
+    pub fn pause(self) -> Duration {
+        match self {
+            Self::After(pause) => pause,
+            Self::Now | Self::At(_) => Duration::ZERO,
+        }
+    }
+
+    /// The time at which the message becomes readable, if one is given.
+    #[must_use]
+    pub fn time(self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::At(time) => Some(time),
+            Self::Now | Self::After(_) => None,
+        }
+    }
+}
+
 /// A message on its way to a queue.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Outgoing {
     /// The queue that it goes to.
     pub queue: QueueName,
@@ -42,8 +64,44 @@ pub struct Outgoing {
     pub dedupe: Option<Dedupe>,
 }
 
+impl Outgoing {
+    /// A message that is readable at once and has no dedupe key.
+    #[must_use]
+    pub fn new(queue: QueueName, body: impl Into<String>, headers: Headers) -> Self {
+        Self {
+            queue,
+            body: body.into(),
+            headers,
+            due: Due::Now,
+            dedupe: None,
+        }
+    }
+
+    /// Sends it to another queue.
+    #[must_use]
+    pub fn queue(mut self, queue: QueueName) -> Self {
+        self.queue = queue;
+        self
+    }
+
+    /// Sets when it becomes readable.
+    #[must_use]
+    pub fn due(mut self, due: Due) -> Self {
+        self.due = due;
+        self
+    }
+
+    /// Sets its dedupe key.
+    #[must_use]
+    pub fn dedupe(mut self, dedupe: impl Into<Option<Dedupe>>) -> Self {
+        self.dedupe = dedupe.into();
+        self
+    }
+}
+
 /// What became of one published message.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum PublishOutcome {
     /// It is stored, durably, under this id.
     Stored(MessageId),
@@ -61,6 +119,7 @@ impl From<Result<MessageId>> for PublishOutcome {
 
 /// The place of a message in its queue. Messages are handed out by due time, then by id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct Position {
     /// When the message becomes, or became, readable.
     pub due: DateTime<Utc>,
@@ -74,6 +133,12 @@ impl Position {
         due: DateTime::<Utc>::MIN_UTC,
         message_id: MessageId::Number(i64::MIN),
     };
+
+    /// The place of a message that is due at this time.
+    #[must_use]
+    pub fn new(due: DateTime<Utc>, message_id: MessageId) -> Self {
+        Self { due, message_id }
+    }
 }
 
 /// The right to settle one delivery of a message.
@@ -141,6 +206,7 @@ impl Receipt {
 
 /// What a consumer asks for when it leases messages.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct LeaseRequest {
     /// The queue to lease from.
     pub queue: QueueName,
@@ -162,6 +228,51 @@ pub struct LeaseRequest {
 }
 
 impl LeaseRequest {
+    /// A request for up to `max` messages from anywhere in the queue, of as many ordering keys.
+    ///
+    /// ```
+    /// # use ezq_core::engine::{LeaseRequest, Position};
+    /// # use ezq_core::message::QueueName;
+    /// # use std::time::Duration;
+    /// let orders = QueueName::new("orders")?;
+    /// let request = LeaseRequest::new(orders, 100, Duration::from_secs(10)).keys(16);
+    /// assert_eq!((request.max, request.keys), (100, 16));
+    /// assert_eq!(request.after(Position::FIRST).before, None);
+    /// # Ok::<(), ezq_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn new(queue: QueueName, max: usize, ttl: Duration) -> Self {
+        Self {
+            queue,
+            max,
+            ttl,
+            keys: max,
+            before: None,
+            after: None,
+        }
+    }
+
+    /// Sets how many events the consumer handles at once.
+    #[must_use]
+    pub fn keys(mut self, keys: usize) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// Leases only messages before this place.
+    #[must_use]
+    pub fn before(mut self, before: impl Into<Option<Position>>) -> Self {
+        self.before = before.into();
+        self
+    }
+
+    /// Leases only messages after this place, strictly in order.
+    #[must_use]
+    pub fn after(mut self, after: impl Into<Option<Position>>) -> Self {
+        self.after = after.into();
+        self
+    }
+
     /// The error for a message that cannot be leased because a worker holds it. For implementations of
     /// [`Engine::lease_by_id`](crate::engine::Engine::lease_by_id).
     #[must_use]
@@ -176,6 +287,7 @@ impl LeaseRequest {
 
 /// The answer to a [`LeaseRequest`].
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Leased {
     /// The deliveries, sorted by [`Position`].
     pub deliveries: Vec<Delivery>,
@@ -186,8 +298,20 @@ pub struct Leased {
     pub is_held_up: bool,
 }
 
+impl Leased {
+    /// These deliveries, which must be sorted by [`Position`].
+    #[must_use]
+    pub fn new(deliveries: Vec<Delivery>) -> Self {
+        Self {
+            deliveries,
+            ..Self::default()
+        }
+    }
+}
+
 /// One delivery of a message to one worker.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Delivery {
     /// The right to settle it.
     pub receipt: Receipt,
@@ -206,6 +330,26 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// The first delivery of a message: stored, due and handed out at `enqueued_at`. An engine sets the
+    /// fields that differ.
+    #[must_use]
+    pub fn new(
+        receipt: Receipt,
+        body: String,
+        headers: Headers,
+        enqueued_at: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            receipt,
+            body,
+            headers,
+            deliveries: 1,
+            enqueued_at,
+            due: enqueued_at,
+            leased_at: enqueued_at,
+        }
+    }
+
     /// A message before its first delivery: stored now, due at once, with a receipt whose token is all
     /// zeros. For engines that keep their messages in this form.
     #[must_use]

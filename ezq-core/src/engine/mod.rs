@@ -380,6 +380,7 @@ pub trait Engine: Any + Send + Sync {
 
 /// How many messages a queue holds, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueStats {
     /// Messages that can be leased now.
     pub ready: u64,

@@ -56,6 +56,7 @@ pub trait ScheduleStore: Send + Sync {
 
 /// The schedules of a store, and the time at which they were read.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct KeptSchedules {
     /// The time by the engine's clock.
     pub now: DateTime<Utc>,
@@ -63,8 +64,17 @@ pub struct KeptSchedules {
     pub rows: Vec<ScheduleRow>,
 }
 
+impl KeptSchedules {
+    /// These schedules, which must be sorted by name, as they were at a time.
+    #[must_use]
+    pub fn new(now: DateTime<Utc>, rows: Vec<ScheduleRow>) -> Self {
+        Self { now, rows }
+    }
+}
+
 /// One schedule as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ScheduleRow {
     /// Its name.
     pub name: String,
@@ -86,8 +96,27 @@ pub struct ScheduleRow {
     pub seen_at: DateTime<Utc>,
 }
 
+impl ScheduleRow {
+    /// A schedule that never fired and was never paused, registered by a process seen at `seen_at`.
+    #[must_use]
+    pub fn new(registered: Registration<'_>, seen_at: DateTime<Utc>) -> Self {
+        Self {
+            name: registered.name.to_owned(),
+            application: registered.application.to_owned(),
+            definition: registered.definition.to_owned(),
+            next_at: registered.next_at,
+            last_tick: None,
+            fired_at: None,
+            paused_at: None,
+            resumed_at: None,
+            seen_at,
+        }
+    }
+}
+
 /// A schedule to store.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Registration<'a> {
     /// Its name.
     pub name: &'a str,
@@ -99,8 +128,27 @@ pub struct Registration<'a> {
     pub next_at: DateTime<Utc>,
 }
 
+impl<'a> Registration<'a> {
+    /// A schedule of an application with its definition and its next tick.
+    #[must_use]
+    pub fn new(
+        name: &'a str,
+        application: &'a str,
+        definition: &'a str,
+        next_at: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            name,
+            application,
+            definition,
+            next_at,
+        }
+    }
+}
+
 /// A firing to carry out.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Firing<'a> {
     /// The schedule's name.
     pub name: &'a str,
@@ -111,8 +159,36 @@ pub struct Firing<'a> {
     pub message: Option<Outgoing>,
 }
 
+impl<'a> Firing<'a> {
+    /// A firing by hand, until a [`tick`](Self::tick) is set, and without an event, until a
+    /// [`message`](Self::message) is.
+    #[must_use]
+    pub fn new(name: &'a str) -> Self {
+        Self {
+            name,
+            tick: None,
+            message: None,
+        }
+    }
+
+    /// Sets the tick that it fires.
+    #[must_use]
+    pub fn tick(mut self, tick: impl Into<Option<Advance<'a>>>) -> Self {
+        self.tick = tick.into();
+        self
+    }
+
+    /// Sets the event that it publishes.
+    #[must_use]
+    pub fn message(mut self, message: impl Into<Option<Outgoing>>) -> Self {
+        self.message = message.into();
+        self
+    }
+}
+
 /// How a tick advances its schedule, on the condition that the schedule is as stated here.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Advance<'a> {
     /// The definition that the schedule must have.
     pub definition: &'a str,
@@ -124,8 +200,29 @@ pub struct Advance<'a> {
     pub to: DateTime<Utc>,
 }
 
+impl<'a> Advance<'a> {
+    /// The tick at `from`, after which the schedule's next tick is `to`.
+    #[must_use]
+    pub fn new(definition: &'a str, from: DateTime<Utc>, to: DateTime<Utc>) -> Self {
+        Self {
+            definition,
+            from,
+            due: from,
+            to,
+        }
+    }
+
+    /// Fires a later tick than `from`, which is due as well.
+    #[must_use]
+    pub fn due(mut self, due: DateTime<Utc>) -> Self {
+        self.due = due;
+        self
+    }
+}
+
 /// What became of a firing.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fired {
     /// The schedule advanced, and its event, if there was one, was published under this id.
     Done(Option<MessageId>),

@@ -11,6 +11,7 @@ use crate::message::settlement::{Progress, Reason};
 /// The events in `outgoing` are published in the step that settles the delivery: both happen or
 /// neither does. A duplicate, by its dedupe key, is left out, and the settlement is done all the same.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Settle {
     /// Every handler is done: the message is removed, or archived if its queue keeps an archive.
     Ack {
@@ -72,6 +73,7 @@ impl Settle {
 
 /// What became of one settlement.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum SettleOutcome {
     /// The settlement is done, durably.
     Done,
@@ -88,6 +90,7 @@ pub enum SettleOutcome {
 
 /// What became of one renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ExtendOutcome {
     /// The lease runs for the whole time again.
     Extended,

@@ -12,12 +12,31 @@ use crate::message::settlement::Progress;
 
 /// One delivery that a handler's transaction settles for that handler.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Finished {
     /// The delivery.
     pub receipt: Receipt,
     /// The handler's mark, which is merged into the message. `None` if no other handler is left to
     /// run: the message is then acknowledged.
     pub mark: Option<Progress>,
+}
+
+impl Finished {
+    /// A delivery that is acknowledged, unless a [`mark`](Self::mark) is set.
+    #[must_use]
+    pub fn new(receipt: Receipt) -> Self {
+        Self {
+            receipt,
+            mark: None,
+        }
+    }
+
+    /// Merges a handler's mark into the message, which other handlers still need.
+    #[must_use]
+    pub fn mark(mut self, mark: impl Into<Option<Progress>>) -> Self {
+        self.mark = mark.into();
+        self
+    }
 }
 
 /// The transaction of one handler on one delivery, or on a batch of deliveries. The extractor `Tx`

@@ -85,6 +85,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 
 /// An event type as the registry knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EventDescriptor {
     /// The type name in messages.
     pub type_name: &'static str,
@@ -146,6 +147,7 @@ impl EventDescriptor {
 /// One `End` stops one consumer. [`App::stop_all`](crate::app::App::stop_all) stops all consumers
 /// of a queue.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct End {
     /// How long running handlers may go on; after that they are cancelled, and their messages go back
     /// to the queue. In messages it is a number of seconds. Defaults to no limit.
@@ -167,8 +169,32 @@ impl End {
     pub fn within(timeout: Duration) -> Self {
         Self {
             timeout: Some(timeout),
-            all: false,
+            ..Self::default()
         }
+    }
+
+    /// An `End` that stops every consumer that was running when it was published.
+    #[must_use]
+    pub fn for_all() -> Self {
+        Self {
+            all: true,
+            ..Self::default()
+        }
+    }
+
+    /// Sets how long running handlers may go on. `None` means no limit.
+    ///
+    /// ```
+    /// # use ezq_core::event::End;
+    /// # use std::time::Duration;
+    /// let end = End::for_all().timeout(Duration::from_secs(30));
+    /// assert!(end.all);
+    /// assert_eq!(end.timeout, Some(Duration::from_secs(30)));
+    /// ```
+    #[must_use]
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = timeout.into();
+        self
     }
 }
 
@@ -191,8 +217,9 @@ impl Event for End {
 ///
 /// To stop a consumer of this process at once, use its
 /// [handle](crate::consumer::ConsumerHandle::interrupt) or a second signal. They leave the
-/// `Interrupt` to another consumer.
+/// `Interrupt` to another consumer. Make one with `Interrupt::default()`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Interrupt {}
 
 impl Event for Interrupt {

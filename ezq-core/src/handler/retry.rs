@@ -4,6 +4,7 @@ use std::time::Duration;
 
 /// How often a handler is tried, and how long it waits between attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
     /// The number of attempts, including the first; at least 1. Defaults to 5.
     pub max_attempts: u32,
@@ -17,6 +18,17 @@ impl Default for RetryPolicy {
         Self {
             max_attempts: 5,
             backoff: Backoff::default(),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// A policy of so many attempts in all, with pauses between them.
+    #[must_use]
+    pub const fn new(max_attempts: u32, backoff: Backoff) -> Self {
+        Self {
+            max_attempts,
+            backoff,
         }
     }
 }

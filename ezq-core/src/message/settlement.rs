@@ -40,6 +40,7 @@ impl fmt::Display for HandlerName {
 /// The state of a handler on one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum HandlerState {
     /// It succeeded, or discarded the event. It does not run again.
     Done,
@@ -51,6 +52,7 @@ pub enum HandlerState {
 
 /// The mark of one handler on a message: its state, attempts and errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct HandlerMark {
     /// The handler's state.
     pub state: HandlerState,
@@ -70,7 +72,8 @@ pub struct HandlerMark {
 
 impl HandlerMark {
     /// A mark with no attempts.
-    pub(crate) fn new(state: HandlerState) -> Self {
+    #[must_use]
+    pub fn new(state: HandlerState) -> Self {
         Self {
             state,
             reason: None,
@@ -78,6 +81,34 @@ impl HandlerMark {
             due: None,
             errors: Vec::new(),
         }
+    }
+
+    /// Sets why the handler failed for good.
+    #[must_use]
+    pub fn reason(mut self, reason: impl Into<Option<ReasonKind>>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+
+    /// Sets the number of attempts so far.
+    #[must_use]
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Sets the time before which the handler does not run.
+    #[must_use]
+    pub fn due(mut self, due: impl Into<Option<DateTime<Utc>>>) -> Self {
+        self.due = due.into();
+        self
+    }
+
+    /// Sets the newest errors, newest last.
+    #[must_use]
+    pub fn errors(mut self, errors: Vec<ErrorRecord>) -> Self {
+        self.errors = errors;
+        self
     }
 
     /// Whether the handler is to run now.
@@ -110,6 +141,7 @@ fn is_zero(n: &u32) -> bool {
 
 /// One failed attempt, as a message keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ErrorRecord {
     /// When it failed, by the engine's clock.
     pub at: DateTime<Utc>,
@@ -121,6 +153,16 @@ pub struct ErrorRecord {
 }
 
 impl ErrorRecord {
+    /// An attempt that failed at a time with an error.
+    #[must_use]
+    pub fn new(at: DateTime<Utc>, attempt: u32, error: impl Into<String>) -> Self {
+        Self {
+            at,
+            attempt,
+            error: error.into(),
+        }
+    }
+
     /// Adds it to the errors of a mark, which keeps the newest [`ERRORS_KEPT`].
     pub(crate) fn add_to(self, errors: &mut Vec<Self>) {
         errors.push(self);
@@ -129,8 +171,17 @@ impl ErrorRecord {
 }
 
 /// The marks of several handlers on one message. They survive a retry.
+///
+/// ```
+/// use ezq_core::message::{HandlerMark, HandlerName, HandlerState, Progress};
+///
+/// let mail = HandlerName::from("shop::mail");
+/// let failed = HandlerMark::new(HandlerState::Retry).attempts(1);
+/// let progress = Progress::from_iter([(mail.clone(), failed)]);
+/// assert_eq!(progress.get(&mail).map(|mark| mark.attempts), Some(1));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Progress(pub BTreeMap<HandlerName, HandlerMark>);
+pub struct Progress(pub(crate) BTreeMap<HandlerName, HandlerMark>);
 
 impl Progress {
     /// Reads the marks in a message's headers. A mark that cannot be read is ignored.
@@ -149,6 +200,34 @@ impl Progress {
         Self([(name, mark)].into())
     }
 
+    /// The mark of a handler.
+    #[must_use]
+    pub fn get(&self, handler: &HandlerName) -> Option<&HandlerMark> {
+        self.0.get(handler)
+    }
+
+    /// Sets the mark of a handler.
+    pub fn insert(&mut self, handler: HandlerName, mark: HandlerMark) {
+        self.0.insert(handler, mark);
+    }
+
+    /// The handlers with their marks, sorted by name.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&HandlerName, &HandlerMark)> {
+        self.0.iter()
+    }
+
+    /// How many handlers have a mark.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no handler has a mark.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// These marks without those of handlers that are done, so that these handlers run again.
     pub(crate) fn without_done(mut self) -> Self {
         self.0.retain(|_, mark| mark.state != HandlerState::Done);
@@ -164,6 +243,27 @@ impl Progress {
             (format!("{HANDLER_PREFIX}{name}"), value)
         });
         marks.collect()
+    }
+}
+
+impl FromIterator<(HandlerName, HandlerMark)> for Progress {
+    fn from_iter<I: IntoIterator<Item = (HandlerName, HandlerMark)>>(marks: I) -> Self {
+        Self(marks.into_iter().collect())
+    }
+}
+
+impl Extend<(HandlerName, HandlerMark)> for Progress {
+    fn extend<I: IntoIterator<Item = (HandlerName, HandlerMark)>>(&mut self, marks: I) {
+        self.0.extend(marks);
+    }
+}
+
+impl IntoIterator for Progress {
+    type Item = (HandlerName, HandlerMark);
+    type IntoIter = std::collections::btree_map::IntoIter<HandlerName, HandlerMark>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 
@@ -190,6 +290,7 @@ impl Headers {
 
 /// Why a message is a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Reason {
     /// The kind of reason.
     pub kind: ReasonKind,
@@ -200,6 +301,26 @@ pub struct Reason {
     pub error: String,
     /// How many attempts that handler had; without a handler, how often the message was delivered.
     pub attempts: u32,
+}
+
+impl Reason {
+    /// A reason that names no handler.
+    #[must_use]
+    pub fn new(kind: ReasonKind, error: impl Into<String>, attempts: u32) -> Self {
+        Self {
+            kind,
+            handler: None,
+            error: error.into(),
+            attempts,
+        }
+    }
+
+    /// Sets the handler that failed.
+    #[must_use]
+    pub fn handler(mut self, handler: impl Into<Option<HandlerName>>) -> Self {
+        self.handler = handler.into();
+        self
+    }
 }
 
 /// The kind of a [`Reason`].

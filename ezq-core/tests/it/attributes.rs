@@ -132,12 +132,7 @@ fn a_body_that_says_an_attribute_twice_is_refused() {
     let queue = QueueName::default();
     let (message_id, headers) = (MessageId::Number(1), Headers::new());
     let enqueued_at = chrono::Utc::now();
-    let origin = Origin {
-        queue: &queue,
-        message_id: &message_id,
-        enqueued_at,
-        headers: &headers,
-    };
+    let origin = Origin::new(&queue, &message_id, enqueued_at, &headers);
     for again in [
         r#""type":"u""#,
         r#""x":1,"x":2"#,

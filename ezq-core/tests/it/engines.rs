@@ -67,7 +67,7 @@ async fn what_a_handler_of_a_control_event_returns_goes_to_its_own_engine() {
             .build(own.clone())
             .unwrap();
         if control {
-            app.publish(&Interrupt {}).await.unwrap();
+            app.publish(&Interrupt::default()).await.unwrap();
         } else {
             app.publish(&End::default()).await.unwrap();
         }

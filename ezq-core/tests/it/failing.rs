@@ -86,9 +86,11 @@ async fn an_event_that_waits_for_a_retry_is_given_up_and_redriven_by_hand() {
     let reason = letter.reason.clone().unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::Operator, 1));
     assert_eq!(reason.error, "a test order (Ada)");
-    let marks = ezq_core::message::Progress::from_headers(&letter.headers).0;
-    assert_eq!(marks[&"book".into()].state, HandlerState::Done);
-    assert_eq!(marks[&"mail".into()].errors[0].error, "no connection");
+    let marks = ezq_core::message::Progress::from_headers(&letter.headers);
+    let book = marks.get(&"book".into()).unwrap();
+    assert_eq!(book.state, HandlerState::Done);
+    let mail = marks.get(&"mail".into()).unwrap();
+    assert_eq!(mail.errors[0].error, "no connection");
 
     letters.redrive(&letter.id).await.unwrap();
     app.drain().await.unwrap();
@@ -106,14 +108,7 @@ async fn an_event_that_a_worker_has_is_left_to_it() {
     let unknown = MessageId::Number(paid.id.as_number().unwrap() + 1);
     assert!(!app.fail(&paid.queue, &unknown, "unknown").await.unwrap());
     let ttl = Duration::from_secs(10);
-    let request = LeaseRequest {
-        queue: paid.queue.clone(),
-        max: 1,
-        ttl,
-        keys: 1,
-        before: None,
-        after: None,
-    };
+    let request = LeaseRequest::new(paid.queue.clone(), 1, ttl).keys(1);
     assert_eq!(
         app.engine().lease(request).await.unwrap().deliveries.len(),
         1

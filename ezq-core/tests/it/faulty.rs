@@ -206,8 +206,9 @@ impl Engine for Faulty {
             self.faults.way.load(Ordering::SeqCst),
         ))
         .await;
-        let ttl = self.ttl(request.ttl);
-        let leased = self.memory.lease(LeaseRequest { ttl, ..request }).await?;
+        let mut request = request;
+        request.ttl = self.ttl(request.ttl);
+        let leased = self.memory.lease(request).await?;
         let count = leased.deliveries.len().cast_signed();
         let held = self.faults.held.fetch_add(count, Ordering::SeqCst) + count;
         self.faults.most_held.fetch_max(held, Ordering::SeqCst);

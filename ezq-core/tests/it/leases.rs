@@ -297,14 +297,7 @@ async fn what_another_worker_had_in_between_does_not_go_on() {
     let queue = QueueName::default();
     let mut taken = false;
     for _ in 0..1000 {
-        let request = LeaseRequest {
-            queue: queue.clone(),
-            max: 1,
-            ttl: secs(1),
-            keys: 1,
-            before: None,
-            after: None,
-        };
+        let request = LeaseRequest::new(queue.clone(), 1, secs(1)).keys(1);
         taken |= !engine
             .memory
             .lease(request)

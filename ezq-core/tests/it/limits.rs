@@ -11,7 +11,7 @@ use ezq_core::app::{App, AppBuilder};
 use ezq_core::codec::{Codec, CodecError, Origin, WireFormat};
 use ezq_core::config::{Config, UnknownTypes};
 use ezq_core::consumer::StopReason;
-use ezq_core::engine::{Due, Engine, LeaseRequest, Outgoing};
+use ezq_core::engine::{Engine, LeaseRequest, Outgoing};
 use ezq_core::event::{AttributeValue, Envelope, Event, VERSION_ATTRIBUTE};
 use ezq_core::handler::{Backoff, Batch, Handler, HandlerError};
 use ezq_core::memory::MemoryEngine;
@@ -145,13 +145,7 @@ async fn an_end_with_the_longest_timeout_stops_its_consumer() {
     let queue = QueueName::default();
     engine.ensure_queue(&queue).await.unwrap();
     let body = r#"{"_type": "EZQEndEvent", "timeout": 1e19}"#.to_owned();
-    let end = Outgoing {
-        queue,
-        body,
-        headers: Headers::new(),
-        due: Due::Now,
-        dedupe: None,
-    };
+    let end = Outgoing::new(queue, body, Headers::new());
     engine.publish(vec![end]).await.unwrap();
     let report = within(app.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
@@ -185,14 +179,8 @@ async fn the_longest_pauses_are_remembered_with_their_attempt() {
 fn a_mark_of_the_longest_pause_is_read_back() {
     let due = Some(chrono::DateTime::<chrono::Utc>::MAX_UTC);
     let state = HandlerState::Retry;
-    let mark = HandlerMark {
-        state,
-        reason: None,
-        attempts: u32::MAX,
-        due,
-        errors: Vec::new(),
-    };
-    let progress = Progress([(HandlerName::from("a: \"b\"'"), mark)].into());
+    let mark = HandlerMark::new(state).attempts(u32::MAX).due(due);
+    let progress = Progress::from_iter([(HandlerName::from("a: \"b\"'"), mark)]);
     let mut headers = Headers::new();
     headers.merge(&progress);
     assert_eq!(Progress::from_headers(&headers), progress);
@@ -389,14 +377,7 @@ async fn a_handler_that_panics_when_its_lease_is_lost_has_made_no_attempt() {
 async fn marks(engine: &Faulty) -> Progress {
     let queue = QueueName::default();
     let ttl = Duration::from_secs(1);
-    let request = LeaseRequest {
-        queue,
-        max: 1,
-        ttl,
-        keys: 1,
-        after: None,
-        before: None,
-    };
+    let request = LeaseRequest::new(queue, 1, ttl).keys(1);
     let leased = engine.memory.lease(request).await.unwrap();
     Progress::from_headers(&leased.deliveries[0].headers)
 }

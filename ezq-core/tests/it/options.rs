@@ -135,41 +135,11 @@ fn options_of_a_handler_that_mean_nothing_are_refused() {
     }
     let options = HandlerOptions::default;
     let configured = [
-        (
-            "plain",
-            HandlerOptions {
-                batch_size: Some(10),
-                ..options()
-            },
-        ),
-        (
-            "plain",
-            HandlerOptions {
-                batch_wait: Some(wait),
-                ..options()
-            },
-        ),
-        (
-            "plain",
-            HandlerOptions {
-                batch_size: Some(0),
-                ..options()
-            },
-        ),
-        (
-            "plain",
-            HandlerOptions {
-                max_attempts: Some(0),
-                ..options()
-            },
-        ),
-        (
-            "plain",
-            HandlerOptions {
-                concurrency: Some(0),
-                ..options()
-            },
-        ),
+        ("plain", options().batch_size(10)),
+        ("plain", options().batch_wait(wait)),
+        ("plain", options().batch_size(0)),
+        ("plain", options().max_attempts(0)),
+        ("plain", options().concurrency(0)),
         ("nobody", options()),
     ];
     for (name, options) in configured {

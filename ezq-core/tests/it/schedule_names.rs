@@ -107,12 +107,12 @@ async fn a_name_that_another_application_took_in_a_new_table_is_not_taken_back()
     pass(MINUTE).await;
     let store: &dyn ScheduleStore = &engine.memory;
     assert!(store.remove("sweep").await.unwrap());
-    let theirs = engine::Registration {
-        name: "sweep",
-        application: "shop",
-        definition: "every 60s, missed: skip, `sweep` to shop",
-        next_at: engine.memory.now() + TimeDelta::days(1),
-    };
+    let theirs = engine::Registration::new(
+        "sweep",
+        "shop",
+        "every 60s, missed: skip, `sweep` to shop",
+        engine.memory.now() + TimeDelta::days(1),
+    );
     assert!(store.register(theirs, None).await.unwrap());
     engine
         .faults

@@ -208,7 +208,7 @@ async fn an_interrupt_behind_a_backlog_waits_until_all_of_it_was_begun() {
     let seen = Arc::<Seen>::default();
     let app = app(vec![slow(&seen), other(&seen)]);
     publish_steps(&app, STEPS).await;
-    app.publish(&Interrupt {}).await.unwrap();
+    app.publish(&Interrupt::default()).await.unwrap();
     app.publish(&Other { n: 0 }).await.unwrap();
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     tokio::time::sleep(Duration::from_secs(20)).await;
@@ -535,14 +535,7 @@ async fn what_may_kill_its_worker_and_waits_keeps_no_other_such_event_from_runni
     let ttl = Duration::from_secs(10);
     let lease_all = async || {
         let queue = QueueName::default();
-        let all = LeaseRequest {
-            queue,
-            max: 100,
-            ttl,
-            keys: 100,
-            before: None,
-            after: None,
-        };
+        let all = LeaseRequest::new(queue, 100, ttl).keys(100);
         assert_eq!(engine.lease(all).await.unwrap().deliveries.len(), 7);
     };
     lease_all().await;

@@ -198,7 +198,7 @@ async fn an_event_whose_transaction_never_begins_ends_in_the_dead_letters() {
             (None, "a fault of the test")
         );
         assert_eq!(
-            marks.0.get(&"needs".into()),
+            marks.get(&"needs".into()),
             None,
             "it was no attempt of the handler"
         );
@@ -228,7 +228,7 @@ async fn an_event_whose_events_another_engine_never_takes_ends_in_the_dead_lette
     let (reason, marks) = death(&app).await;
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::StoreFailed, 4));
     assert_eq!(
-        marks.0.get(&"returns".into()),
+        marks.get(&"returns".into()),
         None,
         "a redrive runs it again"
     );

@@ -197,19 +197,18 @@ fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
     let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
     let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
 
-    Ok(DeadLetter {
-        id: receipts::message_id(row)?,
-        original_id: receipts::original(&death),
-        reason: death.reason,
-        body: row
-            .try_get::<Option<String>, _>("body")?
-            .unwrap_or_else(|| "null".to_owned()),
-        enqueued_at: first_stored(&headers)
-            .or(death.enqueued_at)
-            .unwrap_or(stored_at),
-        died_at: death.died_at.unwrap_or(stored_at),
-        headers: without_reason(headers),
-    })
+    let id = receipts::message_id(row)?;
+    let body = row
+        .try_get::<Option<String>, _>("body")?
+        .unwrap_or_else(|| "null".to_owned());
+    let enqueued_at = first_stored(&headers).or(death.enqueued_at);
+    let died_at = death.died_at.unwrap_or(stored_at);
+
+    let mut letter = DeadLetter::new(id, body, without_reason(headers), died_at);
+    letter.original_id = receipts::original(&death);
+    letter.reason = death.reason;
+    letter.enqueued_at = enqueued_at.unwrap_or(stored_at);
+    Ok(letter)
 }
 
 // The reason has a field of its own.

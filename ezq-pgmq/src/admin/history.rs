@@ -296,8 +296,7 @@ impl<'a> Search<'a> {
         let deliveries = u32::try_from(read_ct).unwrap_or(0);
 
         let copy = |id, stored_at, state, deliveries| {
-            let copy = EventCopy::new(self.queue, id, stored_at, &headers, state);
-            EventCopy { deliveries, ..copy }
+            EventCopy::new(self.queue, id, stored_at, &headers, state).deliveries(deliveries)
         };
 
         let copy = match row.try_get("place")? {
@@ -322,9 +321,7 @@ impl<'a> Search<'a> {
             }
         };
 
-        Ok(EventCopy {
-            event_type: row.try_get("event_type")?,
-            ..copy
-        })
+        let event_type: Option<String> = row.try_get("event_type")?;
+        Ok(copy.event_type(event_type))
     }
 }

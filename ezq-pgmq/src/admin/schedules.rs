@@ -54,10 +54,10 @@ pub(crate) async fn look(
         rows.extend(schedule(row)?);
     }
 
-    Ok(KeptSchedules {
-        now: now.ok_or(sqlx::Error::RowNotFound)?,
+    Ok(KeptSchedules::new(
+        now.ok_or(sqlx::Error::RowNotFound)?,
         rows,
-    })
+    ))
 }
 
 fn schedule(row: &PgRow) -> Result<Option<ScheduleRow>, sqlx::Error> {
@@ -66,17 +66,17 @@ fn schedule(row: &PgRow) -> Result<Option<ScheduleRow>, sqlx::Error> {
     };
 
     let given = |written| encoding::original(written).into_owned();
-    Ok(Some(ScheduleRow {
-        name: given(name),
-        application: given(row.try_get("application")?),
-        definition: given(row.try_get("definition")?),
-        next_at: row.try_get("next_at")?,
-        last_tick: row.try_get("last_tick")?,
-        fired_at: row.try_get("fired_at")?,
-        paused_at: row.try_get("paused_at")?,
-        resumed_at: row.try_get("resumed_at")?,
-        seen_at: row.try_get("seen_at")?,
-    }))
+    let name = given(name);
+    let application = given(row.try_get("application")?);
+    let definition = given(row.try_get("definition")?);
+    let registered = Registration::new(&name, &application, &definition, row.try_get("next_at")?);
+
+    let mut kept = ScheduleRow::new(registered, row.try_get("seen_at")?);
+    kept.last_tick = row.try_get("last_tick")?;
+    kept.fired_at = row.try_get("fired_at")?;
+    kept.paused_at = row.try_get("paused_at")?;
+    kept.resumed_at = row.try_get("resumed_at")?;
+    Ok(Some(kept))
 }
 
 pub(crate) async fn register(
@@ -98,18 +98,11 @@ pub(crate) async fn register(
         }
     };
 
-    let Registration {
-        name,
-        application,
-        definition,
-        next_at,
-    } = new;
-
     let mut query = sqlx::query(statement)
-        .bind(name)
-        .bind(application)
-        .bind(definition);
-    query = query.bind(next_at);
+        .bind(new.name)
+        .bind(new.application)
+        .bind(new.definition)
+        .bind(new.next_at);
     if let Some(old) = instead_of {
         query = query.bind(old);
     }

@@ -161,11 +161,12 @@ fn party(row: &PgRow) -> Result<EventParty, sqlx::Error> {
         "owner" => EventRole::Owner,
         _ => EventRole::Publisher,
     };
-    Ok(EventParty {
-        event_type: row.try_get("event_type")?,
+    let event_type: &str = row.try_get("event_type")?;
+    Ok(EventParty::new(
+        event_type,
         role,
-        app: original(row.try_get("app")?),
-    })
+        original(row.try_get("app")?),
+    ))
 }
 
 fn role(role: EventRole) -> &'static str {

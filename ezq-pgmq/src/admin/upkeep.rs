@@ -39,11 +39,8 @@ pub(crate) async fn reschedule(
     due: Due,
 ) -> Result<bool, sqlx::Error> {
     let table = sql::table(queue);
-    let (after_us, at) = match due {
-        Due::Now => (0, None),
-        Due::After(pause) => (micros(pause), None),
-        Due::At(at) => (0, Some(in_calendar(at))),
-    };
+    let after_us = micros(due.pause());
+    let at = due.time().map(in_calendar);
 
     let is_meant = receipts::is_meant("q", "$1", "$2");
     let statement = format!(
@@ -143,11 +140,13 @@ pub(crate) async fn stats(
     };
 
     let oldest: Option<i64> = row.try_get("oldest_us")?;
-    Ok(QueueStats {
-        ready: count("ready")?,
-        in_progress: count("in_progress")?,
-        scheduled: count("scheduled")?,
-        dead: count("dead")?,
-        oldest_ready: oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))),
-    })
+    let oldest = oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0)));
+
+    let mut stats = QueueStats::default();
+    stats.ready = count("ready")?;
+    stats.in_progress = count("in_progress")?;
+    stats.scheduled = count("scheduled")?;
+    stats.dead = count("dead")?;
+    stats.oldest_ready = oldest;
+    Ok(stats)
 }

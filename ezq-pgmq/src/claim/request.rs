@@ -360,18 +360,16 @@ pub(crate) fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
         due.timestamp_micros(),
     ];
 
-    Ok(Delivery {
-        receipt: Receipt::new(id, token),
-        // Another client may store NULL.
-        body: row
-            .try_get::<Option<String>, _>("body")?
-            .unwrap_or_else(|| "null".to_owned()),
-        deliveries: u32::try_from(read_ct).unwrap_or(0),
-        enqueued_at,
-        headers,
-        due,
-        leased_at: row.try_get("leased_at")?,
-    })
+    // Another client may store NULL.
+    let body = row
+        .try_get::<Option<String>, _>("body")?
+        .unwrap_or_else(|| "null".to_owned());
+
+    let mut delivery = Delivery::new(Receipt::new(id, token), body, headers, enqueued_at);
+    delivery.deliveries = u32::try_from(read_ct).unwrap_or(0);
+    delivery.due = due;
+    delivery.leased_at = row.try_get("leased_at")?;
+    Ok(delivery)
 }
 
 /// Body and headers of a message.

@@ -44,12 +44,7 @@ impl ScheduleStore for PgmqEngine {
         let application = &*application;
         let definition = &*definition;
 
-        let new = Registration {
-            name,
-            application,
-            definition,
-            next_at,
-        };
+        let new = Registration::new(name, application, definition, next_at);
 
         let instead_of = instead_of.map(|old| encoding.name(old));
         let instead_of = instead_of.as_deref();
@@ -64,16 +59,14 @@ impl ScheduleStore for PgmqEngine {
             name,
             tick,
             message,
+            ..
         } = firing;
         let encoding = self.inner.settings.encoding;
         let name = &*encoding.name(name);
         let definition = tick
             .map(|tick| encoding.name(tick.definition))
             .unwrap_or_default();
-        let tick = tick.map(|tick| Advance {
-            definition: &definition,
-            ..tick
-        });
+        let tick = tick.map(|tick| Advance::new(&definition, tick.from, tick.to).due(tick.due));
 
         // A tick without a message is left out.
         let Some(message) = message else {

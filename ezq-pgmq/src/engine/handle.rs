@@ -164,14 +164,7 @@ impl PgmqEngine {
         }
 
         let ttl = Duration::from_secs(1);
-        let request = LeaseRequest {
-            queue: queue.clone(),
-            max,
-            ttl,
-            keys: max,
-            before: None,
-            after: None,
-        };
+        let request = LeaseRequest::new(queue.clone(), max, ttl).keys(max);
 
         Ok(Claim::new(&request, shape, inner.settings.restart_grace))
     }

@@ -54,11 +54,10 @@ impl PgmqEngine {
             let next_due = next_due.filter(|_| deliveries.is_empty());
             let is_held_up = deliveries.is_empty() && self.is_held_up(request).await?;
 
-            return Ok(Leased {
-                deliveries,
-                next_due,
-                is_held_up,
-            });
+            let mut leased = Leased::new(deliveries);
+            leased.next_due = next_due;
+            leased.is_held_up = is_held_up;
+            return Ok(leased);
         }
 
         Ok(Leased::default())
@@ -186,14 +185,7 @@ impl PgmqEngine {
             .queues
             .shape(queue, &inner.connections.control)
             .await?;
-        let request = LeaseRequest {
-            queue: queue.clone(),
-            max: 1,
-            ttl,
-            keys: 1,
-            before: None,
-            after: None,
-        };
+        let request = LeaseRequest::new(queue.clone(), 1, ttl).keys(1);
 
         let claim = Claim::new(&request, shape, inner.settings.restart_grace);
         let claimed = call!(self.inner.connections.control, |connection| by_id::run(

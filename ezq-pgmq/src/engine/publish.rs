@@ -169,6 +169,8 @@ impl Inner {
                         outcomes.broken = outcomes.broken.or(Some(index));
                     }
                 }
+                // This engine makes no other outcome.
+                _ => {}
             }
 
             outcomes.all[index] = Some(outcome);

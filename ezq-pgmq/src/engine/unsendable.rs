@@ -19,10 +19,8 @@ impl PgmqEngine {
     pub(crate) async fn claim_sendable(&self, request: &LeaseRequest) -> Result<Batch> {
         let mut max = request.max;
         loop {
-            let fewer = LeaseRequest {
-                max,
-                ..request.clone()
-            };
+            let mut fewer = request.clone();
+            fewer.max = max;
 
             match self.claim(&fewer, true).await {
                 Err(error) if error::is_unsendable(&error) && max > 1 => max /= 2,
@@ -52,12 +50,11 @@ impl PgmqEngine {
         let receipt = delivery.receipt.clone();
         let why = ezq_core::error::error_chain(&error);
         let message_id = receipt.message_id().clone();
-        let reason = Reason {
-            kind: ReasonKind::Undecodable,
-            handler: None,
-            error: format!("the server cannot send the message: {why}"),
-            attempts: 0,
-        };
+        let reason = Reason::new(
+            ReasonKind::Undecodable,
+            format!("the server cannot send the message: {why}"),
+            0,
+        );
 
         let progress = Progress::default();
         let bury = Settle::DeadLetter {

@@ -119,11 +119,9 @@ impl Encoding {
     /// A reason, which names a handler.
     pub(crate) fn reason(self, reason: &Reason) -> Value {
         let handler = reason.handler.as_ref();
-        let written = Reason {
-            handler: handler.map(|name| HandlerName::from(&*self.name(name.as_str()))),
-            error: self.text(&reason.error).into_owned(),
-            ..reason.clone()
-        };
+        let handler = handler.map(|name| HandlerName::from(&*self.name(name.as_str())));
+        let error = self.text(&reason.error);
+        let written = Reason::new(reason.kind, error, reason.attempts).handler(handler);
         // A reason is plain data, which always serialises.
         serde_json::to_value(written).unwrap_or_default()
     }

@@ -147,11 +147,8 @@ fn outcome(copy: &PgRow) -> Result<(QueueName, PublishOutcome), sqlx::Error> {
     };
 
     let message_id = receipts::dated(number, copy.try_get("stored_at")?);
-    let outcome = match copy.try_get("first_event_id")? {
-        Some(event_id) => PublishOutcome::Duplicate(Some(Original {
-            message_id,
-            event_id,
-        })),
+    let outcome = match copy.try_get::<Option<&str>, _>("first_event_id")? {
+        Some(event_id) => PublishOutcome::Duplicate(Some(Original::new(message_id, event_id))),
         None => PublishOutcome::Stored(message_id),
     };
 

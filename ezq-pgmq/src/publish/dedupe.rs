@@ -116,10 +116,8 @@ pub(crate) fn outcome(row: &PgRow) -> Result<PublishOutcome, sqlx::Error> {
         return Ok(PublishOutcome::Stored(id));
     }
 
-    let original = Original {
-        message_id,
-        event_id: row.try_get("event_id")?,
-    };
+    let event_id: &str = row.try_get("event_id")?;
+    let original = Original::new(message_id, event_id);
 
     Ok(PublishOutcome::Duplicate(Some(original)))
 }

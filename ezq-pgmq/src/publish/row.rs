@@ -57,11 +57,7 @@ impl Row {
 
 /// The delay in microseconds, or the time from which the message is due.
 pub(crate) fn due(due: Due) -> (i64, Option<DateTime<Utc>>) {
-    match due {
-        Due::Now => (0, None),
-        Due::After(pause) => (micros(pause), None),
-        Due::At(time) => (0, Some(in_calendar(time))),
-    }
+    (micros(due.pause()), due.time().map(in_calendar))
 }
 
 /// The headers of a message as the table stores them, if the database can store all of the message.

@@ -98,11 +98,8 @@ fn copy(row: &PgRow) -> Result<EventCopy, sqlx::Error> {
     let deliveries: i32 = row.try_get("deliveries")?;
     let deliveries = u32::try_from(deliveries).unwrap_or(0);
 
-    Ok(EventCopy {
-        event_type: row.try_get("event_type")?,
-        deliveries,
-        ..copy
-    })
+    let event_type: Option<String> = row.try_get("event_type")?;
+    Ok(copy.event_type(event_type).deliveries(deliveries))
 }
 
 /// Removes the oldest expired lines of a queue, at most `limit`. Returns how many. Lines that

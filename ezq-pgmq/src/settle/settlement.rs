@@ -77,6 +77,10 @@ impl Settlement {
                 };
                 (kind, Vec::new())
             }
+            _ => {
+                let text = "this engine is older than the settlement that it was asked for";
+                return Err((receipt, Error::new(ErrorKind::Unsupported, text)));
+            }
         };
 
         let outgoing: Result<Vec<_>, Error> = outgoing

@@ -14,21 +14,12 @@ use tokio::task::JoinSet;
 use crate::support::*;
 
 fn event(n: i32) -> BroadcastMessage {
-    BroadcastMessage {
-        event_type: "order.created".to_owned(),
-        body: n.to_string(),
-        headers: Headers::new(),
-        due: Due::Now,
-        dedupe: None,
-    }
+    BroadcastMessage::new("order.created".to_owned(), n.to_string(), Headers::new())
 }
 
 fn keyed_event(n: i32, key: &str) -> BroadcastMessage {
     let dedupe = Dedupe::new(key, Duration::from_secs(3600), n.to_string()).unwrap();
-    BroadcastMessage {
-        dedupe: Some(dedupe),
-        ..event(n)
-    }
+    event(n).dedupe(dedupe)
 }
 
 async fn subscribe(engine: &PgmqEngine, queue: &QueueName, pattern: &str) {

@@ -146,12 +146,12 @@ async fn a_captured_event_is_one_as_ezq_publishes_it() {
     };
     assert_eq!(first.headers.key().as_deref(), Some("ada"));
     assert_eq!(second.headers, Headers::new());
-    let origin = Origin {
-        queue: &queue,
-        message_id: first.receipt.message_id(),
-        enqueued_at: first.enqueued_at,
-        headers: &first.headers,
-    };
+    let origin = Origin::new(
+        &queue,
+        first.receipt.message_id(),
+        first.enqueued_at,
+        &first.headers,
+    );
     let envelope = decode(&first.body, origin).unwrap();
     assert_eq!(envelope.event_type(), format!("{queue}.created"));
     assert_eq!(envelope.source(), "shop");

@@ -14,14 +14,7 @@ use crate::keys_cost::reads_of;
 use crate::support::*;
 
 fn request(queue: &QueueName, max: usize) -> LeaseRequest {
-    LeaseRequest {
-        queue: queue.clone(),
-        max,
-        ttl: TTL,
-        keys: max,
-        before: None,
-        after: None,
-    }
+    LeaseRequest::new(queue.clone(), max, TTL).keys(max)
 }
 
 #[tokio::test]
@@ -70,10 +63,7 @@ async fn hands_out_only_what_stands_before_a_position() {
         let release = (delivery.receipt.clone(), ezq_core::engine::Settle::Release);
         engine.settle(&queue, vec![release]).await.unwrap();
     }
-    let before = LeaseRequest {
-        before: Some(all[2].position()),
-        ..request(&queue, 10)
-    };
+    let before = request(&queue, 10).before(all[2].position());
     let leased = engine.lease(before.clone()).await.unwrap();
     let bodies: Vec<_> = leased.deliveries.iter().map(|d| d.body.as_str()).collect();
     assert_eq!(bodies, ["1", "2"]);
@@ -88,10 +78,7 @@ async fn tells_when_the_next_message_falls_due() {
         engine.lease(request(&queue, 1)).await.unwrap().next_due,
         None
     );
-    let later = Outgoing {
-        due: Due::After(Duration::from_millis(300)),
-        ..message(&queue, "1")
-    };
+    let later = message(&queue, "1").due(Due::After(Duration::from_millis(300)));
     engine.publish(vec![later]).await.unwrap();
     let leased = engine.lease(request(&queue, 1)).await.unwrap();
     let next_due = leased.next_due.unwrap();
@@ -115,10 +102,7 @@ async fn tells_when_the_next_message_falls_due() {
 async fn is_due_to_the_microsecond() {
     let (engine, queue) = engine_and_queue().await;
     let at = chrono::DateTime::from_timestamp_micros(4_102_444_800_123_457).unwrap();
-    let later = |at| Outgoing {
-        due: Due::At(at),
-        ..message(&queue, "1")
-    };
+    let later = |at| message(&queue, "1").due(Due::At(at));
     engine.publish(vec![later(at), later(at)]).await.unwrap();
     let sql = format!("SELECT array_agg(vt ORDER BY msg_id) FROM pgmq.q_{queue}");
     let times: Vec<chrono::DateTime<Utc>> = scalar(&mut connection().await, &sql).await;
@@ -380,10 +364,7 @@ async fn claims_that_go_on_leave_nothing_behind() {
     // A message before the position is found as well.
     assert_eq!(claim(&engine, &queue, 1).await, ["8"]);
     put_before(&mut own, &queue).await;
-    let before = LeaseRequest {
-        before: Some(place),
-        ..request(&queue, 5)
-    };
+    let before = request(&queue, 5).before(place);
     assert_eq!(engine.lease(before).await.unwrap().deliveries.len(), 1);
     assert_eq!(claim(&engine, &queue, 1).await, ["9"]);
 

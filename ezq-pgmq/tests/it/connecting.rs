@@ -234,14 +234,7 @@ async fn own_connections_judge_rows_as_they_are_now() {
     first.ensure_queue(&queue).await.unwrap();
     let bodies: Vec<&str> = std::iter::repeat_n("1", 200).collect();
     publish(&first, &queue, &bodies).await;
-    let request = || ezq_core::engine::LeaseRequest {
-        queue: queue.clone(),
-        max: 5,
-        ttl: TTL,
-        keys: 5,
-        before: None,
-        after: None,
-    };
+    let request = || ezq_core::engine::LeaseRequest::new(queue.clone(), 5, TTL).keys(5);
     let mut got = 0;
     for _ in 0..20 {
         let (a, b) = tokio::join!(first.lease(request()), second.lease(request()));

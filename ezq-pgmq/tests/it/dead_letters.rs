@@ -17,13 +17,7 @@ use sqlx::Connection as _;
 use crate::support::*;
 
 fn mark(state: HandlerState) -> HandlerMark {
-    HandlerMark {
-        state,
-        attempts: 1,
-        due: None,
-        reason: None,
-        errors: Vec::new(),
-    }
+    HandlerMark::new(state).attempts(1)
 }
 
 #[tokio::test]
@@ -34,17 +28,13 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
     out.headers.insert("mine", "x");
     engine.publish(vec![out]).await.unwrap();
     let delivery = lease_one(&engine, &queue).await;
-    let reason = Reason {
-        kind: ReasonKind::MaxAttempts,
-        handler: Some(HandlerName::from("b")),
-        error: "it failed".to_owned(),
-        attempts: 5,
-    };
+    let reason = Reason::new(ReasonKind::MaxAttempts, "it failed".to_owned(), 5)
+        .handler(HandlerName::from("b"));
     let marks = [("a", HandlerState::Done), ("b", HandlerState::Dead)];
     let marks = marks.map(|(name, state)| (HandlerName::from(name), mark(state)));
     let settle = Settle::DeadLetter {
         reason: reason.clone(),
-        progress: Progress(marks.into()),
+        progress: marks.into_iter().collect(),
         outgoing: vec![message(&queue, "\"event\"")],
     };
     let outcomes = engine
@@ -76,7 +66,7 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
         (r#"{"a": 1}"#, delivery.enqueued_at)
     );
     assert!(letter.died_at >= delivery.leased_at);
-    assert_eq!(Progress::from_headers(&letter.headers).0.len(), 2);
+    assert_eq!(Progress::from_headers(&letter.headers).len(), 2);
     assert!(
         engine
             .list(&queue, Some(&letter.id), 10)
@@ -155,10 +145,7 @@ async fn an_operator_gives_up_one_message_and_no_other() {
     let [first, second] = ["e-1", "e-2"].map(|id| {
         let mut late = message(&queue, &event(id));
         late.headers.insert(KEY, "k");
-        Outgoing {
-            due: Due::After(TTL),
-            ..late
-        }
+        late.due(Due::After(TTL))
     });
     let ids: Vec<_> = engine
         .publish(vec![first, second])
@@ -219,10 +206,7 @@ async fn an_event_that_is_not_failed_keeps_its_time_and_stays_unlocked() {
         .without_discovered_handlers()
         .build(engine.clone())
         .unwrap();
-    let late = Outgoing {
-        due: Due::After(Duration::from_secs(7 * 86_400)),
-        ..message(&queue, "1")
-    };
+    let late = message(&queue, "1").due(Due::After(Duration::from_secs(7 * 86_400)));
     let id = stored(engine.publish(vec![late]).await.unwrap().remove(0));
     let mut other = connection().await;
     let vt = format!("SELECT vt FROM pgmq.q_{queue}");

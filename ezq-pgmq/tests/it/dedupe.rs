@@ -64,10 +64,7 @@ async fn any_window_and_any_text_is_a_key() {
     let key = "ä'\"\\;--😀 ".repeat(10);
     for (body, window) in [("1", Duration::MAX), ("2", Duration::from_nanos(1))] {
         let dedupe = Some(Dedupe::new(format!("{key}{body}"), window, "e").unwrap());
-        let message = || Outgoing {
-            dedupe: dedupe.clone(),
-            ..message(&queue, body)
-        };
+        let message = || message(&queue, body).dedupe(dedupe.clone());
         stored(publish_one(&engine, message()).await);
         let again = publish_one(&engine, message()).await;
         assert_eq!(

@@ -61,13 +61,7 @@ enum Use {
 fn event(key: Option<&str>) -> BroadcastMessage {
     let (event_type, body, headers) = ("order.created".to_owned(), "1".to_owned(), Headers::new());
     let dedupe = key.map(|key| Dedupe::new(key, TTL, "e").unwrap());
-    BroadcastMessage {
-        event_type,
-        body,
-        headers,
-        due: Due::Now,
-        dedupe,
-    }
+    BroadcastMessage::new(event_type, body, headers).dedupe(dedupe)
 }
 
 impl Use {
@@ -121,19 +115,10 @@ impl Use {
             Self::Register => drop(register(engine, key).await?),
             Self::Fire => {
                 let from = Utc::now() - TimeDelta::days(1);
-                let tick = Advance {
-                    definition: "daily",
-                    from,
-                    due: from,
-                    to: Utc::now(),
-                };
+                let tick = Advance::new("daily", from, Utc::now()).due(from);
                 let message = Some(message(queue, "1"));
                 engine
-                    .fire(Firing {
-                        name: key,
-                        tick: Some(tick),
-                        message,
-                    })
+                    .fire(Firing::new(key).tick(tick).message(message))
                     .await?;
             }
             Self::Replay => drop(engine.replay(key, queue).await?),
@@ -165,21 +150,12 @@ impl Use {
 
 fn party() -> EventParty {
     let (event_type, app) = ("order.created".to_owned(), "shop".to_owned());
-    EventParty {
-        event_type,
-        role: EventRole::Owner,
-        app,
-    }
+    EventParty::new(event_type, EventRole::Owner, app)
 }
 
 async fn register(engine: &PgmqEngine, name: &str) -> Result<bool, Error> {
     let next_at = Utc::now() - TimeDelta::days(1);
-    let new = Registration {
-        name,
-        application: "shop",
-        definition: "daily",
-        next_at,
-    };
+    let new = Registration::new(name, "shop", "daily", next_at);
     engine.register(new, None).await
 }
 

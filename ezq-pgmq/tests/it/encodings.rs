@@ -276,13 +276,8 @@ async fn a_dedupe_key_is_stored_or_refused_with_the_reason() {
             refused(engine.check(&with_bad()[0]).unwrap_err());
         }
         tx.rollback().await.unwrap();
-        let broadcast = BroadcastMessage {
-            event_type: "t".to_owned(),
-            body: event("e", "x"),
-            headers: Headers::new(),
-            due: Due::Now,
-            dedupe: with_bad().remove(0).dedupe,
-        };
+        let broadcast = BroadcastMessage::new("t".to_owned(), event("e", "x"), Headers::new())
+            .dedupe(with_bad().remove(0).dedupe);
         refused(engine.broadcast(broadcast).await.unwrap_err());
     }
 }
@@ -292,17 +287,9 @@ async fn names_in_the_tables_of_ezq_read_as_they_were_given() {
     for encoding in ["LATIN1", "WIN1252", "SQL_ASCII", "UTF8"] {
         let (engine, queue, _own) = database(encoding).await;
         let next_at = Utc::now() + TimeDelta::days(1);
-        let new = Registration {
-            name: NAME,
-            application: "app →",
-            definition: "→",
-            next_at,
-        };
+        let new = Registration::new(NAME, "app →", "→", next_at);
         assert!(engine.register(new, None).await.unwrap(), "{encoding}");
-        let again = Registration {
-            definition: "→→",
-            ..new
-        };
+        let again = Registration::new(NAME, "app →", "→→", next_at);
         assert!(
             engine.register(again, Some("→")).await.unwrap(),
             "{encoding}"

@@ -13,14 +13,7 @@ use sqlx::postgres::PgConnection;
 use crate::support::*;
 
 fn request(queue: &QueueName, ttl: Duration) -> LeaseRequest {
-    LeaseRequest {
-        queue: queue.clone(),
-        max: 10,
-        ttl,
-        keys: 10,
-        before: None,
-        after: None,
-    }
+    LeaseRequest::new(queue.clone(), 10, ttl).keys(10)
 }
 
 // As a consumer does: again, as long as the error is transient.

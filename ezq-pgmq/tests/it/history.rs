@@ -16,19 +16,11 @@ fn event(id: &str) -> String {
 
 fn failed(attempt: u32, error: &str) -> Progress {
     let at = chrono::DateTime::UNIX_EPOCH;
-    let record = ErrorRecord {
-        at,
-        attempt,
-        error: error.to_owned(),
-    };
-    let mark = HandlerMark {
-        state: HandlerState::Retry,
-        reason: None,
-        attempts: attempt,
-        due: None,
-        errors: vec![record],
-    };
-    Progress([(HandlerName::from("shop::mail"), mark)].into())
+    let record = ErrorRecord::new(at, attempt, error.to_owned());
+    let mark = HandlerMark::new(HandlerState::Retry)
+        .attempts(attempt)
+        .errors(vec![record]);
+    Progress::from_iter([(HandlerName::from("shop::mail"), mark)])
 }
 
 #[tokio::test]

@@ -27,14 +27,7 @@ pub(crate) async fn publish_keyed(
 }
 
 pub(crate) async fn take(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<Delivery> {
-    let request = LeaseRequest {
-        queue: queue.clone(),
-        max,
-        ttl: TTL,
-        keys: max,
-        before: None,
-        after: None,
-    };
+    let request = LeaseRequest::new(queue.clone(), max, TTL).keys(max);
     engine.lease(request).await.unwrap().deliveries
 }
 
@@ -222,10 +215,7 @@ async fn every_message_comes_out_once_whatever_else_stands_before_it() {
 #[tokio::test]
 async fn tells_when_the_next_message_that_can_be_claimed_falls_due() {
     let (engine, queue) = engine_and_queue().await;
-    let late = |key: &str, ms| Outgoing {
-        due: Due::After(Duration::from_millis(ms)),
-        ..keyed(&queue, key, "1")
-    };
+    let late = |key: &str, ms| keyed(&queue, key, "1").due(Due::After(Duration::from_millis(ms)));
     let first = vec![
         late("a", 60_000),
         keyed(&queue, "a", "2"),
@@ -233,14 +223,7 @@ async fn tells_when_the_next_message_that_can_be_claimed_falls_due() {
         late("b", 40_000),
     ];
     engine.publish(first).await.unwrap();
-    let request = LeaseRequest {
-        queue: queue.clone(),
-        max: 10,
-        ttl: TTL,
-        keys: 10,
-        before: None,
-        after: None,
-    };
+    let request = LeaseRequest::new(queue.clone(), 10, TTL).keys(10);
     let leased = engine.lease(request.clone()).await.unwrap();
     assert!(leased.deliveries.is_empty());
     let next = leased.next_due.unwrap();

@@ -158,14 +158,7 @@ async fn a_claim_takes_runs_of_as_many_keys_as_are_of_use() {
         let pairs: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "1")).collect();
         publish_keyed(&engine, &queue, &pairs).await;
     }
-    let ask = |keys| LeaseRequest {
-        queue: queue.clone(),
-        max: 20,
-        ttl: TTL,
-        keys,
-        before: None,
-        after: None,
-    };
+    let ask = |keys| LeaseRequest::new(queue.clone(), 20, TTL).keys(keys);
     for expected in [4, 6] {
         let leased = engine.lease(ask(expected)).await.unwrap().deliveries;
         let mut runs: BTreeMap<String, Vec<_>> = BTreeMap::new();

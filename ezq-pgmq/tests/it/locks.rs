@@ -39,14 +39,7 @@ fn row_of(queue: &QueueName, deliveries: &[Delivery]) -> (i64, String) {
 }
 
 fn request(queue: &QueueName) -> LeaseRequest {
-    LeaseRequest {
-        queue: queue.clone(),
-        max: 100,
-        ttl: TTL,
-        keys: 100,
-        before: None,
-        after: None,
-    }
+    LeaseRequest::new(queue.clone(), 100, TTL).keys(100)
 }
 
 async fn ids(queue: &QueueName) -> Vec<i64> {

@@ -131,13 +131,8 @@ async fn a_change_of_a_table_and_a_broadcast_reach_them() {
             .await
             .unwrap();
     }
-    let broadcast = BroadcastMessage {
-        event_type: "order.paid".to_owned(),
-        body: event("e"),
-        headers: Headers::new(),
-        due: Due::Now,
-        dedupe: Some(ezq_core::engine::Dedupe::new("k", TTL, "e").unwrap()),
-    };
+    let broadcast = BroadcastMessage::new("order.paid".to_owned(), event("e"), Headers::new())
+        .dedupe(ezq_core::engine::Dedupe::new("k", TTL, "e").unwrap());
     assert_eq!(
         engine.broadcast(broadcast).await.unwrap().len(),
         names().len()

@@ -118,24 +118,10 @@ async fn lives_a_whole_life(url: &str) {
     );
     assert_eq!(lease_one(&engine, &queue).await.body, "5");
     let next_at = chrono::DateTime::UNIX_EPOCH;
-    let new = Registration {
-        name: "a",
-        application: "a",
-        definition: "d",
-        next_at,
-    };
+    let new = Registration::new("a", "a", "d", next_at);
     assert!(engine.register(new, None).await.unwrap());
-    let tick = Advance {
-        definition: "d",
-        from: next_at,
-        due: next_at,
-        to: chrono::Utc::now(),
-    };
-    let firing = Firing {
-        name: "a",
-        tick: Some(tick),
-        message: Some(message(&queue, "7")),
-    };
+    let tick = Advance::new("d", next_at, chrono::Utc::now()).due(next_at);
+    let firing = Firing::new("a").tick(tick).message(message(&queue, "7"));
     assert!(matches!(
         engine.fire(firing).await.unwrap(),
         Fired::Done(Some(_))

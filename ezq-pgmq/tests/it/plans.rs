@@ -79,10 +79,7 @@ async fn transaction(engine: &PgmqEngine, queue: &QueueName, mark: Option<Progre
     let receipt = lease_one(engine, queue).await.receipt;
     let unit = engine.begin(queue, None).await.unwrap();
     let is_marked = mark.is_some();
-    let finished = vec![Finished {
-        receipt: receipt.clone(),
-        mark,
-    }];
+    let finished = vec![Finished::new(receipt.clone()).mark(mark)];
     let outcome = unit.finish(finished, Vec::new()).await.unwrap();
     assert!(matches!(outcome, SettleOutcome::Done), "{outcome:?}");
     if is_marked {
@@ -92,14 +89,8 @@ async fn transaction(engine: &PgmqEngine, queue: &QueueName, mark: Option<Progre
 
 fn mark() -> Progress {
     let state = HandlerState::Done;
-    let mark = HandlerMark {
-        state,
-        reason: None,
-        attempts: 1,
-        due: None,
-        errors: Vec::new(),
-    };
-    Progress([(HandlerName::from("a"), mark)].into())
+    let mark = HandlerMark::new(state).attempts(1);
+    Progress::from_iter([(HandlerName::from("a"), mark)])
 }
 
 #[tokio::test]
@@ -204,10 +195,7 @@ async fn everything(engine: &PgmqEngine, queue: &QueueName) {
         .await
         .unwrap();
 
-    let later = Outgoing {
-        due: Due::After(TTL),
-        ..message(queue, "4")
-    };
+    let later = message(queue, "4").due(Due::After(TTL));
     let id = stored(engine.publish(vec![later]).await.unwrap().remove(0));
     assert!(
         engine

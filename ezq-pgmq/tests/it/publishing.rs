@@ -95,10 +95,7 @@ async fn empty_headers_are_stored_as_null() {
 async fn a_time_in_the_past_means_at_once_and_does_not_overtake() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"]).await;
-    let past = Outgoing {
-        due: Due::At(chrono::DateTime::UNIX_EPOCH),
-        ..message(&queue, "2")
-    };
+    let past = message(&queue, "2").due(Due::At(chrono::DateTime::UNIX_EPOCH));
     engine.publish(vec![past]).await.unwrap();
     let bodies: Vec<_> = lease(&engine, &queue)
         .await
@@ -186,10 +183,7 @@ async fn a_refused_body_leaves_the_callers_transaction_usable() {
 #[tokio::test]
 async fn cancels_and_reschedules_what_was_never_delivered() {
     let (engine, queue) = engine_and_queue().await;
-    let later = Outgoing {
-        due: Due::After(Duration::from_secs(3600)),
-        ..message(&queue, "1")
-    };
+    let later = message(&queue, "1").due(Due::After(Duration::from_secs(3600)));
     engine.publish(vec![later.clone(), later]).await.unwrap();
     let (first, second) = (MessageId::Number(1), MessageId::Number(2));
     assert!(engine.cancel(&queue, &first).await.unwrap());
@@ -209,10 +203,7 @@ async fn counts_by_state_and_purges() {
         .settle(&queue, vec![(deliveries[0].receipt.clone(), dead())])
         .await
         .unwrap();
-    let later = Outgoing {
-        due: Due::After(Duration::from_secs(3600)),
-        ..message(&queue, "3")
-    };
+    let later = message(&queue, "3").due(Due::After(Duration::from_secs(3600)));
     engine.publish(vec![later]).await.unwrap();
     let stats = engine.stats(&queue).await.unwrap();
     assert_eq!(

@@ -116,12 +116,12 @@ async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
     let (engine, queue, _own) = archive(1).await;
     engine.replay(queue.to_string(), &queue).await.unwrap();
     let copy = lease_one(&engine, &queue).await;
-    let origin = Origin {
-        queue: &queue,
-        message_id: copy.receipt.message_id(),
-        enqueued_at: copy.enqueued_at,
-        headers: &copy.headers,
-    };
+    let origin = Origin::new(
+        &queue,
+        copy.receipt.message_id(),
+        copy.enqueued_at,
+        &copy.headers,
+    );
     assert_eq!(decode(&copy.body, origin).unwrap().id(), "e-1");
     let mut keys: Vec<&str> = copy
         .headers
@@ -144,7 +144,7 @@ async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
         matches!(original.state, CopyState::Archived { .. }),
         "{history}"
     );
-    assert_eq!((original.handlers.0.len(), &original.replay), (1, &None));
+    assert_eq!((original.handlers.len(), &original.replay), (1, &None));
     assert_eq!(replayed.replay.as_deref(), Some(queue.as_str()));
     assert!(
         history.to_string().contains("handed over by the replay"),
@@ -175,12 +175,12 @@ async fn an_event_in_the_flat_form_keeps_its_id_too() {
     };
     replay().to_queue(&target).await.unwrap();
     let copy = lease_one(&engine, &target).await;
-    let origin = Origin {
-        queue: &target,
-        message_id: copy.receipt.message_id(),
-        enqueued_at: copy.enqueued_at,
-        headers: &copy.headers,
-    };
+    let origin = Origin::new(
+        &target,
+        copy.receipt.message_id(),
+        copy.enqueued_at,
+        &copy.headers,
+    );
     assert_eq!(
         decode(&copy.body, origin).unwrap().id(),
         format!("{queue}:{id}")

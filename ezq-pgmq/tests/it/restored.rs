@@ -63,13 +63,7 @@ fn original(outcome: PublishOutcome) -> MessageId {
 fn event(key: &str) -> BroadcastMessage {
     let (event_type, body, headers) = ("order.created".to_owned(), "1".to_owned(), Headers::new());
     let dedupe = Some(Dedupe::new(key, TTL * 100, "e").unwrap());
-    BroadcastMessage {
-        event_type,
-        body,
-        headers,
-        due: Due::Now,
-        dedupe,
-    }
+    BroadcastMessage::new(event_type, body, headers).dedupe(dedupe)
 }
 
 #[tokio::test]

@@ -17,12 +17,7 @@ const DEFINITION: &str = "every second";
 /// A schedule whose ticks are all due.
 async fn register(engine: &PgmqEngine, name: &str) -> Result<bool, Error> {
     let next_at = Utc::now() - TimeDelta::days(1);
-    let new = Registration {
-        name,
-        application: "test",
-        definition: DEFINITION,
-        next_at,
-    };
+    let new = Registration::new(name, "test", DEFINITION, next_at);
     engine.register(new, None).await
 }
 
@@ -38,19 +33,10 @@ async fn fire(
     from: DateTime<Utc>,
 ) -> Result<Fired, Error> {
     let to = from + TimeDelta::seconds(1);
-    let tick = Some(Advance {
-        definition: DEFINITION,
-        from,
-        due: from,
-        to,
-    });
+    let tick = Some(Advance::new(DEFINITION, from, to).due(from));
     let body = format!("\"{}\"", from.to_rfc3339());
     engine
-        .fire(Firing {
-            name,
-            tick,
-            message: Some(message(queue, &body)),
-        })
+        .fire(Firing::new(name).tick(tick).message(message(queue, &body)))
         .await
 }
 
@@ -233,19 +219,17 @@ async fn an_event_that_postgres_refuses_leaves_its_tick() {
     register(&engine, "a").await.unwrap();
     let before = row(&engine, "a").await;
     for body in [r#""\u0000""#, "no json"] {
-        let tick = Some(Advance {
-            definition: DEFINITION,
-            from: before.next_at,
-            due: before.next_at,
-            to: before.next_at + TimeDelta::seconds(1),
-        });
+        let tick = Some(
+            Advance::new(
+                DEFINITION,
+                before.next_at,
+                before.next_at + TimeDelta::seconds(1),
+            )
+            .due(before.next_at),
+        );
         let message = Some(message(&queue, body));
         let error = engine
-            .fire(Firing {
-                name: "a",
-                tick,
-                message,
-            })
+            .fire(Firing::new("a").tick(tick).message(message))
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{error:?}");

@@ -85,10 +85,8 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
     engine.ensure_queue(queue).await.unwrap();
     engine.subscribe("app", queue, patterns).await.unwrap();
     let headers = Headers::from_value(serde_json::json!({ "x-pgmq-group": "k" }));
-    let ordered = ezq_core::engine::Outgoing {
-        headers,
-        ..message(queue, "{\"specversion\": \"1.0\"}")
-    };
+    let mut ordered = message(queue, "{\"specversion\": \"1.0\"}");
+    ordered.headers = headers;
     engine
         .publish(vec![message(queue, "1"), keyed(queue, "2", "key"), ordered])
         .await
@@ -120,10 +118,7 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
         .unwrap();
     for delivery in lease(engine, queue).await {
         let unit = engine.begin(queue, None).await.unwrap();
-        let finished = ezq_core::engine::Finished {
-            receipt: delivery.receipt,
-            mark: None,
-        };
+        let finished = ezq_core::engine::Finished::new(delivery.receipt);
         unit.finish(vec![finished], vec![message(queue, "6")])
             .await
             .unwrap();
@@ -151,13 +146,9 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
 
 fn broadcast() -> BroadcastMessage {
     let dedupe = Dedupe::new("key", Duration::from_secs(60), "e").unwrap();
-    BroadcastMessage {
-        event_type: "order.paid".to_owned(),
-        body: "{}".to_owned(),
-        headers: Headers::new(),
-        due: Due::After(Duration::from_millis(1)),
-        dedupe: Some(dedupe),
-    }
+    BroadcastMessage::new("order.paid".to_owned(), "{}".to_owned(), Headers::new())
+        .due(Due::After(Duration::from_millis(1)))
+        .dedupe(dedupe)
 }
 
 async fn sprung(own: &mut PgConnection) -> Vec<String> {

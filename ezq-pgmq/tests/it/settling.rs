@@ -136,14 +136,8 @@ async fn a_retry_merges_marks_and_keeps_other_headers() {
     engine.publish(vec![out]).await.unwrap();
     for name in ["a", "b"] {
         let delivery = lease_one(&engine, &queue).await;
-        let mark = HandlerMark {
-            state: HandlerState::Done,
-            attempts: 1,
-            due: None,
-            reason: None,
-            errors: Vec::new(),
-        };
-        let progress = Progress([(HandlerName::from(name), mark)].into());
+        let mark = HandlerMark::new(HandlerState::Done).attempts(1);
+        let progress = Progress::from_iter([(HandlerName::from(name), mark)]);
         let settle = Settle::Retry {
             after: Duration::ZERO,
             progress,
@@ -164,7 +158,7 @@ async fn a_retry_merges_marks_and_keeps_other_headers() {
     }
     let delivery = lease_one(&engine, &queue).await;
     let progress = Progress::from_headers(&delivery.headers);
-    assert_eq!(progress.0.len(), 2);
+    assert_eq!(progress.len(), 2);
     assert_eq!(delivery.headers.number("mine"), Some(1));
     assert_eq!(delivery.headers.returned(), 2);
 }

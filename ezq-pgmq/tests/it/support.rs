@@ -119,22 +119,13 @@ where
 
 pub(crate) fn message(queue: &QueueName, body: &str) -> Outgoing {
     let (queue, body, headers) = (queue.clone(), body.to_owned(), Headers::new());
-    Outgoing {
-        queue,
-        body,
-        headers,
-        due: Due::Now,
-        dedupe: None,
-    }
+    Outgoing::new(queue, body, headers)
 }
 
 /// A message with a dedupe key for an hour. Its event's id is its body.
 pub(crate) fn keyed(queue: &QueueName, body: &str, key: &str) -> Outgoing {
     let dedupe = Dedupe::new(key, Duration::from_secs(3600), body).unwrap();
-    Outgoing {
-        dedupe: Some(dedupe),
-        ..message(queue, body)
-    }
+    message(queue, body).dedupe(dedupe)
 }
 
 /// Publishes bodies and expects all to be stored.
@@ -161,14 +152,7 @@ pub(crate) async fn lease_for(
     queue: &QueueName,
     ttl: Duration,
 ) -> Vec<Delivery> {
-    let request = LeaseRequest {
-        queue: queue.clone(),
-        max: 100,
-        ttl,
-        keys: 100,
-        before: None,
-        after: None,
-    };
+    let request = LeaseRequest::new(queue.clone(), 100, ttl).keys(100);
     engine.lease(request).await.unwrap().deliveries
 }
 
@@ -220,12 +204,7 @@ pub(crate) fn retry(after: Duration) -> Settle {
 
 pub(crate) fn dead() -> Settle {
     Settle::DeadLetter {
-        reason: Reason {
-            kind: ReasonKind::Fatal,
-            handler: None,
-            error: "no\0 good".to_owned(),
-            attempts: 1,
-        },
+        reason: Reason::new(ReasonKind::Fatal, "no\0 good".to_owned(), 1),
         progress: Progress::default(),
         outgoing: Vec::new(),
     }

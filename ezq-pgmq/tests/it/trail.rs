@@ -23,20 +23,10 @@ fn event(id: &str) -> String {
 
 /// An immediate retry of a handler that failed.
 fn failed(error: &str) -> Settle {
-    let errors = vec![ErrorRecord {
-        at: Utc::now(),
-        attempt: 1,
-        error: error.to_owned(),
-    }];
+    let errors = vec![ErrorRecord::new(Utc::now(), 1, error.to_owned())];
     let state = HandlerState::Retry;
-    let mark = HandlerMark {
-        state,
-        reason: None,
-        attempts: 1,
-        due: None,
-        errors,
-    };
-    let progress = Progress([(HandlerName::from("shop::a"), mark)].into_iter().collect());
+    let mark = HandlerMark::new(state).attempts(1).errors(errors);
+    let progress = Progress::from_iter([(HandlerName::from("shop::a"), mark)]);
     Settle::Retry {
         after: Duration::ZERO,
         progress,

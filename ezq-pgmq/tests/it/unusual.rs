@@ -8,14 +8,7 @@ use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use crate::support::*;
 
 fn request(queue: &QueueName) -> LeaseRequest {
-    LeaseRequest {
-        queue: queue.clone(),
-        max: 10,
-        ttl: TTL,
-        keys: 10,
-        before: None,
-        after: None,
-    }
+    LeaseRequest::new(queue.clone(), 10, TTL).keys(10)
 }
 
 #[tokio::test]

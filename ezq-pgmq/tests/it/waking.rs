@@ -173,13 +173,7 @@ async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_
         .await
         .unwrap();
     run(&mut own, "PREPARE TRANSACTION 'published'; BEGIN").await;
-    let copy = BroadcastMessage {
-        event_type: "a.b".to_owned(),
-        body: "1".to_owned(),
-        headers: Headers::new(),
-        due: Due::Now,
-        dedupe: None,
-    };
+    let copy = BroadcastMessage::new("a.b".to_owned(), "1".to_owned(), Headers::new());
     engine.broadcast_in(&mut own, copy).await.unwrap();
     run(
         &mut own,

@@ -19,14 +19,7 @@ const CLAIMS: i64 = 10;
 
 async fn lease_after(engine: &PgmqEngine, queue: &QueueName, after: Position) -> Vec<Delivery> {
     let (queue, after) = (queue.clone(), Some(after));
-    let request = LeaseRequest {
-        queue,
-        max: 100,
-        ttl: TTL,
-        keys: 100,
-        before: None,
-        after,
-    };
+    let request = LeaseRequest::new(queue, 100, TTL).keys(100).after(after);
     engine.lease(request).await.unwrap().deliveries
 }
 
@@ -88,7 +81,7 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
         run(&mut own, "SELECT pg_stat_force_next_flush()").await;
         let before = reads(&mut own, &queue).await;
 
-        let mut after = Position { due, message_id };
+        let mut after = Position::new(due, message_id);
         let mut seen = Vec::new();
         for _ in 0..CLAIMS {
             let passed = lease_after(&engine, &queue, after.clone()).await;

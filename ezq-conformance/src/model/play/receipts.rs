@@ -1,7 +1,5 @@
 //! Operations on receipts: settling and renewing, with valid and with void ones.
 
-use std::collections::BTreeMap;
-
 use ezq_core::ErrorKind;
 use ezq_core::engine::{ExtendOutcome, Receipt, Settle, SettleOutcome};
 use ezq_core::message::{HandlerMark, HandlerName, Progress, Reason, ReasonKind};
@@ -132,6 +130,7 @@ impl Play<'_> {
                     *back == self.receipts[receipt].1 && error.kind() == ErrorKind::QueueMissing;
                 right.then_some(Ending::Failed)
             }
+            _ => None,
         }
     }
 
@@ -147,26 +146,15 @@ impl Play<'_> {
     fn progress(&self, settlement: &Settlement) -> Progress {
         let attempts = u32::try_from(self.reference.step()).unwrap_or(0);
         let marks = settlement.marks.iter().map(|(n, state)| {
-            let mark = HandlerMark {
-                state: *state,
-                reason: None,
-                attempts,
-                due: None,
-                errors: vec![],
-            };
+            let mark = HandlerMark::new(*state).attempts(attempts).errors(vec![]);
             (HandlerName::from(format!("model::h{n}").as_str()), mark)
         });
-        Progress(marks.collect::<BTreeMap<_, _>>())
+        marks.collect()
     }
 
     fn reason(&self) -> Reason {
         let error = format!("given up in step {}", self.reference.step());
-        Reason {
-            kind: ReasonKind::Fatal,
-            handler: None,
-            error,
-            attempts: 1,
-        }
+        Reason::new(ReasonKind::Fatal, error, 1)
     }
 
     pub(super) async fn extend(

@@ -24,6 +24,7 @@ pub enum WireFormat {
 
 /// Where a body was read: the facts that the body itself may not hold.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Origin<'a> {
     /// The queue of the message.
     pub queue: &'a QueueName,
@@ -33,4 +34,22 @@ pub struct Origin<'a> {
     pub enqueued_at: DateTime<Utc>,
     /// The headers of the message.
     pub headers: &'a Headers,
+}
+
+impl<'a> Origin<'a> {
+    /// The place of a message in a queue, with its headers.
+    #[must_use]
+    pub fn new(
+        queue: &'a QueueName,
+        message_id: &'a MessageId,
+        enqueued_at: DateTime<Utc>,
+        headers: &'a Headers,
+    ) -> Self {
+        Self {
+            queue,
+            message_id,
+            enqueued_at,
+            headers,
+        }
+    }
 }

@@ -22,6 +22,7 @@ pub use status::EventStatus;
 /// Every stored copy of an event, oldest first. Get it by
 /// [`App::history`](crate::app::App::history); its `Display` is a report for people.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct History {
     /// The event's id.
     pub event_id: String,
@@ -35,6 +36,7 @@ pub struct History {
 
 /// One stored copy of an event.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct EventCopy {
     /// The queue that it is in; for an archived copy or a dead letter, the queue that it was in.
     pub queue: QueueName,
@@ -180,6 +182,20 @@ impl EventCopy {
             replay: replay.map(str::to_owned),
             died_before,
         }
+    }
+
+    /// Sets the name of its type.
+    #[must_use]
+    pub fn event_type(mut self, event_type: impl Into<Option<String>>) -> Self {
+        self.event_type = event_type.into();
+        self
+    }
+
+    /// Sets how often it was delivered.
+    #[must_use]
+    pub fn deliveries(mut self, deliveries: u32) -> Self {
+        self.deliveries = deliveries;
+        self
     }
 }
 

@@ -238,14 +238,12 @@ mod tests {
     }
 
     fn claim() -> Claim {
-        let request = LeaseRequest {
-            queue: QueueName::new("orders").unwrap(),
-            max: 100,
-            ttl: Duration::from_secs(30),
-            keys: 64,
-            before: None,
-            after: None,
-        };
+        let request = LeaseRequest::new(
+            QueueName::new("orders").unwrap(),
+            100,
+            Duration::from_secs(30),
+        )
+        .keys(64);
         let shape = Shape {
             last_read: true,
             keyed: true,
