@@ -227,12 +227,12 @@ impl EzqBuilder {
         self
     }
 
-    /// Chooses the queues of events by the names of their types; see [`AppBuilder::route_events`].
-    pub fn route_events(
+    /// Chooses the queues of events by the names of their types; see [`AppBuilder::event_queue`].
+    pub fn event_queue(
         mut self,
         route: impl Fn(&str) -> Option<QueueName> + Send + Sync + 'static,
     ) -> Self {
-        self.app = self.app.route_events(route);
+        self.app = self.app.event_queue(route);
         self
     }
 
@@ -285,15 +285,15 @@ impl EzqBuilder {
         self
     }
 
-    /// Adds another engine under a name, for queues that [`route`](Self::route) assigns to it.
+    /// Adds another engine under a name, for queues that [`queue_engine`](Self::queue_engine) assigns to it.
     pub fn named_engine(mut self, name: &str, engine: impl Engine) -> Self {
         self.app = self.app.named_engine(name, engine);
         self
     }
 
     /// Assigns a queue to a named engine.
-    pub fn route(mut self, queue: &QueueName, engine: &str) -> Self {
-        self.app = self.app.route(queue, engine);
+    pub fn queue_engine(mut self, queue: &QueueName, engine: &str) -> Self {
+        self.app = self.app.queue_engine(queue, engine);
         self
     }
 

@@ -604,7 +604,11 @@ async fn what_cannot_be_broadcast_or_subscribed_is_refused() {
     let (url, _) = database().await;
     let elsewhere = name("elsewhere");
     let ezq = builder(&url, "shop").named_engine("memory", MemoryEngine::new());
-    let ezq = ezq.route(&elsewhere, "memory").connect().await.unwrap();
+    let ezq = ezq
+        .queue_engine(&elsewhere, "memory")
+        .connect()
+        .await
+        .unwrap();
     let refused = ezq.broadcast(&End::default()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidEvent);
     let subscriptions = ezq.subscriptions().unwrap();

@@ -599,7 +599,7 @@ async fn what_cannot_run_fails_when_the_application_is_built() {
     });
     assert_eq!(kind(stray).await, ErrorKind::Configuration);
 
-    let route = app(&queue).route(&queue, "kafka");
+    let route = app(&queue).queue_engine(&queue, "kafka");
     assert_eq!(kind(route).await, ErrorKind::Configuration);
 }
 

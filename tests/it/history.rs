@@ -244,7 +244,7 @@ async fn an_engine_without_archive_or_history_says_so() {
     // Beside one that can, it is only named.
     let app = builder()
         .named_engine("log", plain())
-        .route(&orders, "log")
+        .queue_engine(&orders, "log")
         .build(MemoryEngine::new())
         .unwrap();
     let event = app.publish(&Numbered { n: 1 }).await.unwrap();

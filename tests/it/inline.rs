@@ -325,7 +325,7 @@ async fn what_only_a_queue_can_do_is_refused_and_runs_nothing() {
         .register(handler)
         .register(on_end)
         .named_engine("memory", MemoryEngine::new())
-        .route(&other, "memory")
+        .queue_engine(&other, "memory")
         .connect()
         .await
         .unwrap();

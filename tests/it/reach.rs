@@ -110,7 +110,7 @@ fn an_event_that_a_handler_returns_to_where_nobody_takes_it_is_refused() {
     let routed = |event_type: &str| {
         (event_type == "reach.receipt_due").then(|| ezq::QueueName::new("receipts").unwrap())
     };
-    build(|app| app.handler::<book>().register(print()).route_events(routed)).unwrap();
+    build(|app| app.handler::<book>().register(print()).event_queue(routed)).unwrap();
     // Another handler takes it where it goes.
     let here = Handler::on("here", |_: ReceiptDue| async {});
     build(|app| app.handler::<book>().register(print()).register(here)).unwrap();

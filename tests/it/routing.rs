@@ -40,7 +40,7 @@ fn name(text: &str) -> QueueName {
 
 fn routed(app: AppBuilder) -> AppBuilder {
     let by_function = |event_type: &str| event_type.ends_with("export").then(|| name("function"));
-    app.route_events(by_function).configure(|config| {
+    app.event_queue(by_function).configure(|config| {
         let orders = Pattern::new("order.*").unwrap();
         let second = Pattern::new("order.created").unwrap();
         config.event_routes = vec![(orders, name("configured")), (second, name("second"))];
@@ -91,7 +91,7 @@ async fn the_call_wins_over_function_configuration_and_attribute() {
 
 #[tokio::test]
 async fn control_events_are_routed_by_nothing() {
-    let app = TestApp::new(|app| app.route_events(|_| Some(name("elsewhere")))).unwrap();
+    let app = TestApp::new(|app| app.event_queue(|_| Some(name("elsewhere")))).unwrap();
     assert_eq!(
         app.publish(&End::default()).await.unwrap().queue,
         name("ezq")
@@ -104,7 +104,7 @@ async fn control_events_are_routed_by_nothing() {
 
 #[tokio::test]
 async fn a_route_that_panics_is_an_error_of_that_publish() {
-    let app = TestApp::new(|app| app.route_events(|_| panic!("no idea"))).unwrap();
+    let app = TestApp::new(|app| app.event_queue(|_| panic!("no idea"))).unwrap();
     let error = app.publish(&Created { id: 1 }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("no idea"), "{error}");

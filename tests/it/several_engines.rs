@@ -19,7 +19,7 @@ async fn a_transaction_stores_nothing_for_a_queue_of_another_database() {
     let ezq = Ezq::builder()
         .without_discovered_handlers()
         .named_engine("audit", elsewhere)
-        .route(&audit, "audit")
+        .queue_engine(&audit, "audit")
         .connect()
         .await
         .unwrap();

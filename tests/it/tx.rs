@@ -842,7 +842,7 @@ async fn a_queue_on_an_engine_without_transactions_needs_none_for_handlers_of_ot
         .register(books(&own, "books").queue(own.as_str()))
         .register(plain.queue(elsewhere.as_str()))
         .named_engine("memory", MemoryEngine::new())
-        .route(&elsewhere, "memory");
+        .queue_engine(&elsewhere, "memory");
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 })
         .queue(&elsewhere)
@@ -854,7 +854,7 @@ async fn a_queue_on_an_engine_without_transactions_needs_none_for_handlers_of_ot
     let wrong = app(&own)
         .register(books(&elsewhere, "books").queue(elsewhere.as_str()))
         .named_engine("memory", MemoryEngine::new())
-        .route(&elsewhere, "memory");
+        .queue_engine(&elsewhere, "memory");
     let error = wrong.connect().await.unwrap_err().to_string();
     assert!(
         error.contains("the engine `memory` has no transactions"),

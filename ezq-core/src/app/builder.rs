@@ -212,14 +212,14 @@ impl AppBuilder {
         self
     }
 
-    /// Adds an engine under a name, for queues that are [routed](Self::route) to it.
+    /// Adds an engine under a name, for queues that are [routed](Self::queue_engine) to it.
     pub fn named_engine(mut self, name: &str, engine: impl Engine) -> Self {
         self.named.insert(name.to_owned(), Arc::new(engine));
         self
     }
 
     /// Keeps a queue on a [named engine](Self::named_engine), instead of the application's own.
-    pub fn route(mut self, queue: &QueueName, engine: &str) -> Self {
+    pub fn queue_engine(mut self, queue: &QueueName, engine: &str) -> Self {
         self.routes.insert(queue.clone(), engine.to_owned());
         self
     }
@@ -305,11 +305,11 @@ impl AppBuilder {
     /// # use ezq_core::message::QueueName;
     /// let slow = QueueName::new("slow")?;
     /// let app = App::builder()
-    ///     .route_events(move |event_type| event_type.ends_with(".export").then(|| slow.clone()))
+    ///     .event_queue(move |event_type| event_type.ends_with(".export").then(|| slow.clone()))
     ///     .build(MemoryEngine::new())?;
     /// # Ok::<(), ezq_core::Error>(())
     /// ```
-    pub fn route_events(
+    pub fn event_queue(
         mut self,
         route: impl Fn(&str) -> Option<QueueName> + Send + Sync + 'static,
     ) -> Self {

@@ -61,7 +61,7 @@ pub struct Config {
     /// `EZQ_QUEUE`. Defaults to `ezq`.
     pub queue: QueueName,
     /// The queue of an event by its type, where the publisher names none. The first pattern that
-    /// matches decides. [`route_events`](crate::app::AppBuilder::route_events) goes before these
+    /// matches decides. [`event_queue`](crate::app::AppBuilder::event_queue) goes before these
     /// routes; the event type's own queue comes after them.
     ///
     /// `EZQ_ROUTES`, as in `order.*=orders,user.#=users`. Defaults to no routes.

@@ -20,7 +20,7 @@ use crate::publish::published::Published;
 use crate::publish::publisher::Publisher;
 
 impl Publisher {
-    /// Publishes an event: to where its type is [routed](crate::app::AppBuilder::route_events),
+    /// Publishes an event: to where its type is [routed](crate::app::AppBuilder::event_queue),
     /// else to its type's own queue, else to the application's.
     ///
     /// Await it at once, or set options first:
@@ -94,7 +94,7 @@ impl Publish {
 
     queue_option! {
         /// Sets the queue. Defaults to where the type is
-        /// [routed](crate::app::AppBuilder::route_events), else to the type's own queue, else to the
+        /// [routed](crate::app::AppBuilder::event_queue), else to the type's own queue, else to the
         /// application's.
     }
 

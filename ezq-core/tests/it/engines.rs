@@ -40,7 +40,7 @@ async fn a_queue_is_kept_by_the_engine_it_is_routed_to() {
                 Audited { order: event.order }
             }))
             .named_engine("archive", other.clone())
-            .route(&audit, "archive")
+            .queue_engine(&audit, "archive")
     })
     .unwrap();
     app.publish(&Paid { order: 7 }).await.unwrap();
@@ -63,7 +63,7 @@ async fn what_a_handler_of_a_control_event_returns_goes_to_its_own_engine() {
             .register(Handler::on("ended", last(1)))
             .register(Handler::on("interrupted", interrupted(2)))
             .named_engine("archive", other.clone())
-            .route(&audit, "archive")
+            .queue_engine(&audit, "archive")
             .build(own.clone())
             .unwrap();
         if control {
@@ -87,7 +87,7 @@ async fn an_end_is_done_although_another_engine_refuses_its_handlers_events() {
             (Audited { order: 1 }, Paid { order: 2 })
         }))
         .named_engine("archive", other.clone())
-        .route(&QueueName::new("audit").unwrap(), "archive")
+        .queue_engine(&QueueName::new("audit").unwrap(), "archive")
         .build(own.clone())
         .unwrap();
     app.publish(&End::default()).await.unwrap();
@@ -100,7 +100,7 @@ async fn an_end_is_done_although_another_engine_refuses_its_handlers_events() {
 #[test]
 fn a_route_to_an_unknown_engine_is_refused_at_build() {
     let audit = QueueName::new("audit").unwrap();
-    let error = TestApp::new(|builder| builder.route(&audit, "archive")).unwrap_err();
+    let error = TestApp::new(|builder| builder.queue_engine(&audit, "archive")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
 }
 

@@ -212,7 +212,7 @@ async fn an_event_that_another_engine_refuses_for_good_is_a_dead_letter() {
         .without_discovered_handlers()
         .register(handler)
         .named_engine("small", MemoryEngine::with_body_limit(1))
-        .route(&QueueName::new("mail").unwrap(), "small")
+        .queue_engine(&QueueName::new("mail").unwrap(), "small")
         .build(MemoryEngine::new())
         .unwrap();
     app.publish(&Step { n: 0 }).await.unwrap();

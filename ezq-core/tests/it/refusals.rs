@@ -125,7 +125,7 @@ async fn an_event_that_another_engine_refused_is_returned_again_after_a_redrive(
         .register(book)
         .register(post)
         .named_engine("other", other.clone())
-        .route(&mail(), "other")
+        .queue_engine(&mail(), "other")
         .build(engine.clone())
         .unwrap();
     app.publish(&Step { n: 0 }).await.unwrap();

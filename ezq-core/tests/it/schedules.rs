@@ -477,7 +477,7 @@ fn what_cannot_be_kept_is_refused_when_the_application_is_built() {
         let queue = QueueName::new("elsewhere").unwrap();
         let app = app
             .named_engine("second", MemoryEngine::new())
-            .route(&queue, "second");
+            .queue_engine(&queue, "second");
         app.schedule("e", Schedule::every("1m").queue("elsewhere"), &sweep())
     });
     assert_eq!(kind, ErrorKind::Unsupported);

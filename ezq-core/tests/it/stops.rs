@@ -168,7 +168,7 @@ async fn consumer_in(state: State, token: &CancellationToken) -> ConsumerHandle 
         .register(Handler::on("ends", |_: End| pending::<()>()).timeout(None))
         .schedule("hourly", Schedule::every("1d"), &Step { n: 0 })
         .named_engine("other", Faulty::hanging(Call::Publish))
-        .route(&mail, "other")
+        .queue_engine(&mail, "other")
         .configure(|config| config.lease = HOURS);
     let app = builder.build(engine.clone()).unwrap();
     let queue = QueueName::default();

@@ -223,7 +223,7 @@ async fn an_event_whose_events_another_engine_never_takes_ends_in_the_dead_lette
     let returns = Handler::on("returns", |step: Step| async move { Moved { n: step.n } });
     let builder = app(returns)
         .named_engine("elsewhere", elsewhere)
-        .route(&other, "elsewhere");
+        .queue_engine(&other, "elsewhere");
     let app = builder.build(MemoryEngine::new()).unwrap();
     let (reason, marks) = death(&app).await;
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::StoreFailed, 4));
