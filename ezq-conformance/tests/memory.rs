@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ezq_conformance::{Harness, ModelConfig, ModelFailure, Report, run_model};
-use ezq_core::engine::{Due, Engine, Outgoing, PublishOutcome};
+use ezq_core::engine::{Engine, Outgoing, PublishOutcome};
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::QueueName;
 use ezq_core::message::headers::Headers;

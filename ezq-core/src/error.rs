@@ -46,6 +46,8 @@ pub enum ErrorKind {
     /// An event cannot be published as it is: an empty or malformed attribute, or text that the
     /// engine's store cannot keep.
     InvalidEvent,
+    /// A header that a publisher set has a name that ezq or PGMQ keeps for itself.
+    ReservedHeader,
     /// An event's payload could not be written as JSON.
     Encode,
     /// The body of a message could not be read as the event it claims to be.
@@ -65,6 +67,9 @@ pub enum ErrorKind {
     MissingState,
     /// An event set has no variant for the event.
     UnknownVariant,
+    /// A handler or a layer returned what does not fit its run, such as another number of results than
+    /// its batch has events.
+    InvalidResult,
     /// A handler that was run [inline](crate::app::App::dispatch_inline) failed.
     HandlerFailed,
     /// Two handlers have the same name.
@@ -80,6 +85,16 @@ pub enum ErrorKind {
     ///
     /// [`TestApp::drain`]: crate::testing::TestApp::drain
     NoHandler,
+    /// There is no tokio runtime where one is needed.
+    NoRuntime,
+    /// The tokio runtime ended on which a consumer ran, or on which an engine was connected.
+    RuntimeEnded,
+    /// The code of a consumer, of an engine, or of a function that the application was given panicked.
+    /// A handler's panic is a failed attempt, and no error of this kind.
+    Panicked,
+    /// The transaction of a handler has ended, so nothing can be published in it any more, or the handler
+    /// ended it itself.
+    TransactionEnded,
     /// The engine cannot do what was asked. The message names what is needed.
     Unsupported,
     /// The server could not be reached, or the connection was lost. A retry may help.
@@ -97,6 +112,8 @@ pub enum ErrorKind {
     QueueMissing,
     /// There is no schedule of this name, or this application's code does not have it.
     ScheduleMissing,
+    /// Another application uses the name of the schedule for something else.
+    ScheduleTaken,
     /// The store gave up for a reason that will pass: a deadlock, a serialisation failure, a timeout.
     /// A retry may help.
     Transient,

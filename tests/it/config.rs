@@ -145,7 +145,7 @@ async fn an_option_out_of_range_fails_when_the_application_is_built() {
             config.poll_max = Some(Duration::from_secs(1));
         },
         |config| {
-            let options = Default::default().max_attempts(0);
+            let options = ezq::handler::HandlerOptions::default().max_attempts(0);
             config.handlers.insert("work".into(), options);
         },
     ];
@@ -362,7 +362,7 @@ fn outside_of_a_runtime_it_says_so() {
     let std::task::Poll::Ready(Err(error)) = polled else {
         panic!("it waits")
     };
-    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert_eq!(error.kind(), ErrorKind::NoRuntime);
     assert!(error.to_string().contains("#[tokio::main]"), "{error}");
 }
 

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use ezq::engine::{Due, Engine as _, LeaseRequest, Outgoing, SettleOutcome};
+use ezq::engine::{Engine as _, LeaseRequest, Outgoing, SettleOutcome};
 use ezq::pgmq::{PgmqConfig, PgmqEngine};
 use ezq::prelude::*;
 use ezq::sqlx::{self, AssertSqlSafe};

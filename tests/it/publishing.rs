@@ -629,7 +629,7 @@ async fn options_reach_the_envelope_and_the_headers() {
         .header("ezq-h:x", 1)
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    assert_eq!(error.kind(), ErrorKind::ReservedHeader);
     let error = ezq
         .publish(&Numbered { n: 1 })
         .subject("")

@@ -298,7 +298,7 @@ async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_
     };
     let mail = mail().await.unwrap();
     let refused = soon(mail.consumer().queue("idle").run()).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Configuration);
+    assert_eq!(refused.kind(), ErrorKind::ScheduleTaken);
     assert!(
         refused
             .to_string()
@@ -311,7 +311,7 @@ async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_
         .run_now("chain")
         .await
         .unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Configuration);
+    assert_eq!(refused.kind(), ErrorKind::ScheduleTaken);
     let count = scene.count().await;
     scene.until_ticks(count + 2).await;
     shop.stop().await;

@@ -6,7 +6,7 @@ use ezq::handler::{Call, HandlerResult, Next};
 use ezq::memory::MemoryEngine;
 use ezq::message::{HandlerState, MessageId, Progress, ReasonKind};
 use ezq::prelude::*;
-use ezq::{EventSet, Handler, QueueName, sqlx};
+use ezq::{ErrorKind, EventSet, Handler, QueueName, sqlx};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -731,7 +731,7 @@ async fn a_publisher_that_outlives_its_handler_says_that_it_is_too_late() {
                         publisher
                             .publish(&event)
                             .await
-                            .map_err(|error| error.to_string()),
+                            .map_err(|error| (error.kind(), error.to_string())),
                     );
                 });
             }
@@ -742,7 +742,8 @@ async fn a_publisher_that_outlives_its_handler_says_that_it_is_too_late() {
     drain(&ezq).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let said = late.take();
-    let error = said[0].as_ref().unwrap_err();
+    let (kind, error) = said[0].as_ref().unwrap_err();
+    assert_eq!(*kind, ErrorKind::TransactionEnded);
     assert!(
         error.contains("the handler's transaction has ended"),
         "{error}"

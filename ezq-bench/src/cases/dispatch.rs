@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use ezq::chrono::Utc;
 use ezq::engine::{
-    Capabilities, Delivery, Due, Engine, ExtendOutcome, LeaseRequest, Leased, Outgoing,
-    PublishOutcome, QueueStats, Receipt, Settle, SettleOutcome,
+    Capabilities, Delivery, Engine, ExtendOutcome, LeaseRequest, Leased, Outgoing, PublishOutcome,
+    QueueStats, Receipt, Settle, SettleOutcome,
 };
 use ezq::message::MessageId;
 use ezq::message::headers::Headers;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use engine::{Broken, Fault};
 use ezq_conformance::{Harness, Verdict, cases};
-use ezq_core::engine::{Due, Engine, Outgoing};
+use ezq_core::engine::{Engine, Outgoing};
 use ezq_core::message::QueueName;
 use ezq_core::message::headers::Headers;
 

@@ -97,7 +97,7 @@ impl<'a> Schedules<'a> {
     ///
     /// # Errors
     /// - [`ErrorKind::ScheduleMissing`] when there is no such schedule.
-    /// - [`ErrorKind::Configuration`] when this application has the schedule, and another application
+    /// - [`ErrorKind::ScheduleTaken`] when this application has the schedule, and another application
     ///   uses its name for something else.
     /// - Otherwise when the engine could not be asked.
     pub async fn pause(&self, name: &str) -> Result<()> {

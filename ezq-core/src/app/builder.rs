@@ -323,7 +323,7 @@ impl AppBuilder {
     ///
     /// The name is a durable key in the engine's database. Two applications that share a database must
     /// give their schedules different names: a consumer does not start, with
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), if another application runs a
+    /// [`ErrorKind::ScheduleTaken`](crate::ErrorKind::ScheduleTaken), if another application runs a
     /// schedule of this name for another event type or queue.
     ///
     /// If processes of one application have different definitions of a schedule, that of the process

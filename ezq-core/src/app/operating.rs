@@ -24,6 +24,7 @@ use crate::message::queue_name::QueueName;
 use crate::message::settlement::{Progress, Reason, ReasonKind};
 use crate::publish::published::Published;
 use crate::publish::services::Services;
+use crate::runtime::cut_off;
 use crate::text::bounded;
 
 /// How long a message is leased that an operator gives up. Long enough for one settlement.
@@ -102,12 +103,7 @@ impl App {
         // In a task, so that a dropped future cannot leave the message leased.
         tokio::spawn(given_up.in_current_span())
             .await
-            .unwrap_or_else(|cut| {
-                Err(
-                    Error::new(ErrorKind::Engine, "giving an event up was cut off")
-                        .with_source(cut),
-                )
-            })
+            .unwrap_or_else(|error| Err(cut_off("giving an event up", error)))
     }
 
     /// How many messages a queue holds, by state.

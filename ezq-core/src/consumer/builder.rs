@@ -17,7 +17,7 @@ use crate::logging::error;
 use crate::message::queue_name::QueueName;
 use crate::observe::report::Report;
 use crate::observe::status::{ConsumerStatus, StatusGuard};
-use crate::runtime::check_runtime;
+use crate::runtime::{check_runtime, cut_off};
 use crate::shared::Shared;
 
 /// A consumer of one queue, about to run.
@@ -174,8 +174,9 @@ impl Consumer {
         running.spawn(self.run_with(stops, status).in_current_span());
         match running.join_next().await {
             Some(Ok(ended)) => ended,
-            _ => Err(Error::new(
-                ErrorKind::Engine,
+            Some(Err(error)) => Err(cut_off("the consumer", error)),
+            None => Err(Error::new(
+                ErrorKind::RuntimeEnded,
                 "the runtime shut down while a consumer ran",
             )),
         }

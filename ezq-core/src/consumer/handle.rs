@@ -7,9 +7,10 @@ use tokio::task::JoinHandle;
 
 use crate::admin::health::ConsumerHealth;
 use crate::consumer::stop::listener::StopTokens;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::observe::report::{Counts, Report};
 use crate::observe::status::{ConsumerState, ConsumerStatus};
+use crate::runtime::cut_off;
 use crate::shared::Shared;
 
 /// A consumer that runs in the background.
@@ -93,8 +94,8 @@ impl ConsumerHandle {
     /// # Errors
     /// As [`Consumer::run`](super::Consumer::run).
     pub async fn wait(self) -> Result<Report> {
-        self.task.await.unwrap_or_else(|error| {
-            Err(Error::new(ErrorKind::Engine, "the consumer's task was ended").with_source(error))
-        })
+        self.task
+            .await
+            .unwrap_or_else(|error| Err(cut_off("the consumer", error)))
     }
 }

@@ -81,15 +81,19 @@ async fn run_caught(
         .await
         .unwrap_or_else(|panic| {
             let text = format!("the consumer panicked: {}", panic_text(&*panic));
-            Err(Error::new(ErrorKind::Engine, text))
+            Err(Error::new(ErrorKind::Panicked, text))
         })
 }
 
 /// Whether starting again cannot help: the application itself is wrong.
 fn is_final(error: &Error) -> bool {
-    use ErrorKind::{Configuration, InvalidQueueName, MissingState, Unsupported};
     matches!(
         error.kind(),
-        Configuration | InvalidQueueName | MissingState | Unsupported
+        ErrorKind::Configuration
+            | ErrorKind::InvalidQueueName
+            | ErrorKind::MissingState
+            | ErrorKind::RuntimeEnded
+            | ErrorKind::ScheduleTaken
+            | ErrorKind::Unsupported
     )
 }

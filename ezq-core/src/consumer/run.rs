@@ -209,5 +209,5 @@ fn abandon(leases: &Leases, status: &ConsumerStatus) {
 
 fn broken(what: &str) -> Error {
     let text = format!("the engine panicked while {what}: the leased events will come again");
-    Error::new(ErrorKind::Engine, text)
+    Error::new(ErrorKind::Panicked, text)
 }

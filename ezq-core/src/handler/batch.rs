@@ -179,7 +179,7 @@ impl Unread {
                 each.len()
             );
             return Err(HandlerError::fatal(Error::new(
-                ErrorKind::Configuration,
+                ErrorKind::InvalidResult,
                 text,
             )));
         }
@@ -312,3 +312,17 @@ impl<E: FromEvent> FromBatch for Batch<E> {
 
 /// The function that runs a batch handler.
 pub(crate) type InvokeBatch = Arc<dyn Fn(BatchCall) -> BatchFuture + Send + Sync>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_another_number_of_results_than_the_batch_has_events() {
+        let none = Vec::<Result<(), HandlerError>>::new();
+        let refused = Unread(vec![None]).results(none).unwrap_err();
+        assert!(refused.is_fatal());
+        let error: Option<&Error> = refused.source().downcast_ref();
+        assert_eq!(error.map(Error::kind), Some(ErrorKind::InvalidResult));
+    }
+}

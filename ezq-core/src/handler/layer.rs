@@ -265,5 +265,5 @@ impl Returned {
 fn of_another_run() -> HandlerError {
     let text = "a layer returned what another run had returned: return what `next.run(call)` returns, or \
                 `Returned::default()`";
-    HandlerError::fatal(Error::new(ErrorKind::Configuration, text))
+    HandlerError::fatal(Error::new(ErrorKind::InvalidResult, text))
 }

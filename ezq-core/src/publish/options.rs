@@ -180,5 +180,5 @@ pub(crate) fn check_header_name(name: &str) -> Result<()> {
     };
 
     let text = format!("the header `{}` {why}", name.escape_debug());
-    Err(Error::new(ErrorKind::InvalidEvent, text))
+    Err(Error::new(ErrorKind::ReservedHeader, text))
 }

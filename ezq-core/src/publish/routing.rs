@@ -41,7 +41,7 @@ impl Routing {
             let routed = routed.map_err(|panic| {
                 let why = panic_text(&*panic);
                 let text = format!("the function that routes `{event_type}` panicked: {why}");
-                Error::new(ErrorKind::Configuration, text)
+                Error::new(ErrorKind::Panicked, text)
             })?;
             if routed.is_some() {
                 return Ok(routed);

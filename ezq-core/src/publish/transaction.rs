@@ -164,7 +164,7 @@ impl Transaction {
 
 fn ended() -> Error {
     let text = "the handler's transaction has ended: publish before the handler returns";
-    Error::new(ErrorKind::InvalidEvent, text)
+    Error::new(ErrorKind::TransactionEnded, text)
 }
 
 impl std::fmt::Debug for Transaction {

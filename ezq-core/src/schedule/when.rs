@@ -154,7 +154,10 @@ fn zone(name: &str) -> Result<Tz> {
 }
 
 fn endless() -> Error {
-    Error::new(ErrorKind::Engine, "the schedule names no further time")
+    Error::new(
+        ErrorKind::Configuration,
+        "the schedule names no further time",
+    )
 }
 
 fn wrong(text: impl Into<String>) -> Error {

@@ -170,7 +170,7 @@ impl Shared {
                     );
                     let pause = match error.kind() {
                         // Only a new version of this or another application mends it.
-                        ErrorKind::Configuration => LOOK,
+                        ErrorKind::Configuration | ErrorKind::ScheduleTaken => LOOK,
                         _ => RETRY,
                     };
                     if error.kind() == ErrorKind::SchemaMissing {
@@ -224,7 +224,7 @@ impl Shared {
             name.escape_debug(),
             planned.definition
         );
-        Err(Error::new(ErrorKind::Configuration, text))
+        Err(Error::new(ErrorKind::ScheduleTaken, text))
     }
 
     /// Registers, changes or fires a schedule, as its row says. Returns how long to wait for the next

@@ -228,6 +228,8 @@ fn a_consumer_whose_runtime_is_gone_is_told_of_as_failed() {
         handle.state()
     );
     assert!(!build().block_on(app.health()).is_live());
+    let error = build().block_on(handle.wait()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RuntimeEnded);
 }
 
 #[tokio::test(start_paused = true)]

@@ -174,7 +174,7 @@ async fn options_of_a_module_are_defaults_and_the_nearest_wins() {
         .remove(0);
     let progress = Progress::from_headers(&letter.headers);
     let newest = |name: &str| {
-        let mark = &progress.0[&name.into()];
+        let mark = progress.get(&name.into()).unwrap();
         mark.errors.last().unwrap().error.clone()
     };
     assert_eq!(newest("inner"), "2 of 1s");

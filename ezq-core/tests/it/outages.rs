@@ -339,7 +339,7 @@ async fn an_engine_that_panics_ends_the_consumer_with_an_error() {
     let app = app(engine.clone(), Handler::on("quick", |_: Step| async {}));
     app.publish(&Step { n: 0 }).await.unwrap();
     let error = within(app.consumer().run()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Engine);
+    assert_eq!(error.kind(), ErrorKind::Panicked);
     assert!(error.to_string().contains("settling"), "{error}");
 }
 

@@ -36,7 +36,7 @@ async fn a_name_that_another_application_has_for_something_else_is_refused_while
     pass(MINUTE).await;
     let mail = named(&engine, "mail", "mail", "10s");
     let refused = refusal(&mail).await;
-    assert_eq!(refused.kind(), ErrorKind::Configuration);
+    assert_eq!(refused.kind(), ErrorKind::ScheduleTaken);
     let text = refused.to_string();
     assert!(
         text.contains("`shop` has a schedule `sweep`") && text.contains("to mail"),
@@ -52,7 +52,7 @@ async fn a_name_that_another_application_has_for_something_else_is_refused_while
         schedules.pause("sweep").await.unwrap_err(),
         schedules.resume("sweep").await.unwrap_err(),
     ] {
-        assert_eq!(refused.kind(), ErrorKind::Configuration);
+        assert_eq!(refused.kind(), ErrorKind::ScheduleTaken);
     }
     // Neither another version nor another program of it, nor who only watches, is refused.
     for other in [
@@ -77,7 +77,7 @@ async fn a_name_that_another_application_has_for_something_else_is_refused_while
     pass(Duration::from_secs(21)).await;
     assert_eq!(row(&engine).await.application, "mail");
     assert!(engine.published(&QueueName::new("mail").unwrap()).len() >= 2);
-    assert_eq!(refusal(&shop).await.kind(), ErrorKind::Configuration);
+    assert_eq!(refusal(&shop).await.kind(), ErrorKind::ScheduleTaken);
     stop(consumer).await;
 }
 

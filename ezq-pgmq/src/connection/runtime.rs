@@ -42,5 +42,5 @@ impl Runtime {
 pub(crate) fn ended() -> Error {
     let text = "the tokio runtime on which this engine was connected has ended: connect on the one that \
                 uses it, in a test for example in each (`#[tokio::test]` has a runtime for each test)";
-    Error::new(ErrorKind::Configuration, text)
+    Error::new(ErrorKind::RuntimeEnded, text)
 }

@@ -257,9 +257,7 @@ mod tests {
     fn headers_have_their_names_again() {
         let mark = serde_json::json!({"state": "done"});
         let mut progress = Progress::default();
-        progress
-            .0
-            .insert("→".into(), serde_json::from_value(mark.clone()).unwrap());
+        progress.insert("→".into(), serde_json::from_value(mark.clone()).unwrap());
         let mut headers = Value::Object(Encoding::Latin1.marks(&progress));
         assert_eq!(headers, serde_json::json!({ r"ezq-h:\u{2192}": mark }));
         headers["x"] = r"\u{41}".into();

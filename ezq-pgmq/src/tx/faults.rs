@@ -81,7 +81,7 @@ pub(crate) fn not_given_back() -> Error {
 pub(crate) fn ended() -> Error {
     let text = "the handler ended its transaction itself, or reset its settings: leave BEGIN, COMMIT, \
                 ROLLBACK, RESET ALL and DISCARD to ezq";
-    Error::new(ErrorKind::Engine, text)
+    Error::new(ErrorKind::TransactionEnded, text)
 }
 
 pub(crate) fn own_message() -> Error {

@@ -2,7 +2,7 @@
 //! names.
 
 use ezq_core::ErrorKind;
-use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe, Due, Engine, PublishOutcome};
+use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe, Engine, PublishOutcome};
 use ezq_core::event::Pattern;
 use ezq_core::message::QueueName;
 use ezq_core::message::headers::Headers;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use ezq_core::ErrorKind;
-use ezq_core::engine::{Delivery, Due, Engine, LeaseRequest, Outgoing};
+use ezq_core::engine::{Delivery, Due, Engine, LeaseRequest};
 use ezq_core::message::QueueName;
 use ezq_pgmq::PgmqEngine;
 use sqlx::Connection as _;

@@ -570,7 +570,7 @@ async fn an_engine_whose_runtime_has_ended_says_so() {
         engine.stats(&queue).await.unwrap_err(),
         engine.health_check().await.unwrap_err(),
     ] {
-        assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
+        assert_eq!(error.kind(), ErrorKind::RuntimeEnded, "{error:?}");
         assert!(error.to_string().contains("runtime"), "{error}");
     }
 }

@@ -5,9 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use ezq_core::ErrorKind;
 use ezq_core::app::App;
-use ezq_core::engine::{
-    CopyState, DeadLetters as _, Death, Due, Engine, Outgoing, Settle, SettleOutcome,
-};
+use ezq_core::engine::{CopyState, DeadLetters as _, Death, Due, Engine, Settle, SettleOutcome};
 use ezq_core::message::headers::{KEY, REDRIVEN};
 use ezq_core::message::{
     HandlerMark, HandlerName, HandlerState, MessageId, Progress, Reason, ReasonKind,

@@ -22,6 +22,7 @@ fn duplicate(outcome: PublishOutcome) -> (MessageId, String) {
         PublishOutcome::Duplicate(Some(Original {
             message_id,
             event_id,
+            ..
         })) => (message_id, event_id),
         other => panic!("no duplicate: {other:?}"),
     }

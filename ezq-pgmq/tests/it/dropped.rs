@@ -6,7 +6,7 @@ use std::error::Error as _;
 
 use chrono::{TimeDelta, Utc};
 use ezq_core::engine::{
-    Advance, BroadcastMessage, Broadcasts, Dedupe, Due, Engine, EventParty, EventRole, Firing,
+    Advance, BroadcastMessage, Broadcasts, Dedupe, Engine, EventParty, EventRole, Firing,
     Registration, ScheduleStore, Settle, SettleOutcome,
 };
 use ezq_core::event::Pattern;

@@ -9,7 +9,7 @@ use chrono::{TimeDelta, Utc};
 use ezq_core::admin::DeadLetterFilter;
 use ezq_core::app::App;
 use ezq_core::engine::{
-    BroadcastMessage, Broadcasts, CopyState, Due, Engine, Registration, ScheduleStore,
+    BroadcastMessage, Broadcasts, CopyState, Engine, Registration, ScheduleStore,
 };
 use ezq_core::event::Pattern;
 use ezq_core::handler::{AnyEvent, Backoff, Handler};

@@ -81,7 +81,7 @@ async fn settles_all_but_the_locked_row(settle: impl Fn(usize) -> Settle) {
                     );
                     open.push(receipt);
                 }
-                SettleOutcome::LeaseLost => panic!("nobody took it"),
+                other => panic!("nobody took it: {other:?}"),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use ezq_core::ErrorKind;
 use ezq_core::admin::DeadLetterFilter;
-use ezq_core::engine::{BroadcastMessage, Broadcasts, Due, Engine};
+use ezq_core::engine::{BroadcastMessage, Broadcasts, Engine};
 use ezq_core::event::Pattern;
 use ezq_core::message::headers::{Headers, KEY};
 use ezq_core::message::{QueueName, Retention};

@@ -65,7 +65,6 @@ async fn oldest() -> (String, PgConnection) {
     (url, own)
 }
 
-#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn lives_a_whole_life(url: &str) {
     let engine = engine_at(url).await;
     let queue = unique("old");

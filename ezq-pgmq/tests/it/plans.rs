@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{DeadLetters as _, Due, Engine, Finished, Outgoing, SettleOutcome};
+use ezq_core::engine::{DeadLetters as _, Due, Engine, Finished, SettleOutcome};
 use ezq_core::message::{
     HandlerMark, HandlerName, HandlerState, MessageId, Progress, QueueName, Retention,
 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ezq_core::ErrorKind;
-use ezq_core::engine::{Due, Engine, Outgoing, PublishOutcome};
+use ezq_core::engine::{Due, Engine, PublishOutcome};
 use ezq_core::message::MessageId;
 use sqlx::Connection as _;
 
@@ -31,7 +31,7 @@ async fn one_bad_message_harms_no_other() {
         match outcome {
             PublishOutcome::Stored(id) => ids.push((id, body)),
             PublishOutcome::Failed(error) => assert_eq!(error.kind(), ErrorKind::InvalidEvent),
-            PublishOutcome::Duplicate(_) => panic!("{body}"),
+            other => panic!("{body}: {other:?}"),
         }
     }
     let stored: Vec<_> = lease(&engine, &queue).await;

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use ezq_core::engine::{
-    BroadcastMessage, Broadcasts, Dedupe, Due, Engine, Original, PublishOutcome,
-};
+use ezq_core::engine::{BroadcastMessage, Broadcasts, Dedupe, Engine, Original, PublishOutcome};
 use ezq_core::event::Pattern;
 use ezq_core::message::MessageId;
 use ezq_core::message::headers::Headers;

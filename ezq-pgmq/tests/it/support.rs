@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ezq_core::engine::{
-    Dedupe, Delivery, Due, Engine, LeaseRequest, Outgoing, PublishOutcome, Settle, SettleOutcome,
+    Dedupe, Delivery, Engine, LeaseRequest, Outgoing, PublishOutcome, Settle, SettleOutcome,
 };
 use ezq_core::message::headers::Headers;
 use ezq_core::message::{MessageId, Progress, QueueName, Reason, ReasonKind, Retention};

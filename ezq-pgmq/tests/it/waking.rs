@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{BroadcastMessage, Broadcasts as _, Due, Engine};
+use ezq_core::engine::{BroadcastMessage, Broadcasts as _, Engine};
 use ezq_core::event::Pattern;
 use ezq_core::message::QueueName;
 use ezq_core::message::headers::Headers;

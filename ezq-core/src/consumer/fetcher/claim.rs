@@ -98,7 +98,7 @@ impl Answer {
             asks_for_wakeups: false,
         };
 
-        let error = Error::new(ErrorKind::Engine, "the engine panicked while claiming");
+        let error = Error::new(ErrorKind::Panicked, "the engine panicked while claiming");
         Self {
             claim,
             result: Err(error),
