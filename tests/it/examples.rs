@@ -216,7 +216,7 @@ fn capture_tells_a_handler_what_another_program_wrote() {
 fn custom_engine_is_short() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/custom_engine.rs");
     let lines = std::fs::read_to_string(file).unwrap().lines().count();
-    assert!(lines < 180, "{lines} lines");
+    assert!(lines < 200, "{lines} lines");
 }
 
 /// One at a time: with a database of the caller's, both would use one queue.
