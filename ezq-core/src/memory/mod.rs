@@ -62,7 +62,7 @@ use crate::message::retention::Retention;
 /// messages fall due as the test advances the time.
 ///
 /// ```
-/// use ezq_core::engine::{Due, Engine, Outgoing};
+/// use ezq_core::engine::{Engine, Outgoing};
 /// use ezq_core::memory::MemoryEngine;
 /// use ezq_core::message::QueueName;
 /// use ezq_core::message::headers::Headers;
@@ -72,13 +72,7 @@ use crate::message::retention::Retention;
 /// let engine = MemoryEngine::new();
 /// let queue = QueueName::new("orders")?;
 /// engine.ensure_queue(&queue).await?;
-/// let message = Outgoing {
-///     queue: queue.clone(),
-///     body: "{}".into(),
-///     headers: Headers::new(),
-///     due: Due::Now,
-///     dedupe: None,
-/// };
+/// let message = Outgoing::new(queue.clone(), "{}", Headers::new());
 /// engine.publish(vec![message]).await?;
 /// assert_eq!(engine.published(&queue).len(), 1);
 /// # Ok(())
