@@ -50,7 +50,8 @@ fn crates_depend_downwards_only() {
             .find_map(|line| line.strip_prefix("name = \""))
             .unwrap();
         let name = name.trim_end_matches('"').to_owned();
-        let (mut section, mut dependencies) = ("", Vec::new());
+        let mut section = "";
+        let mut dependencies = Vec::new();
         for line in text.lines() {
             if line.starts_with('[') {
                 section = line;

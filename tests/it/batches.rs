@@ -60,12 +60,11 @@ async fn effects(ezq: &Ezq, queue: &QueueName) -> Vec<i64> {
 
 /// A handler that writes every number of its batch, and then fails for the numbers named.
 fn writes(queue: &QueueName, log: &Log<Vec<i64>>, bad: &'static [i64]) -> Handler {
-    let (text, log) = (
-        format!("insert into public.batches_{queue} select unnest($1::bigint[])"),
-        log.clone(),
-    );
+    let text = format!("insert into public.batches_{queue} select unnest($1::bigint[])");
+    let log = log.clone();
     let handler = Handler::on_batch("writes", move |batch: Batch<Numbered>, mut tx: Tx| {
-        let (text, log) = (text.clone(), log.clone());
+        let text = text.clone();
+        let log = log.clone();
         async move {
             let numbers = numbers(&batch);
             log.push(numbers.clone());
@@ -248,7 +247,8 @@ async fn a_lease_lost_in_the_middle_of_a_batch_costs_the_others_nothing() {
     let handler = Handler::on_batch(
         "robbed",
         move |batch: Batch<Numbered>, State(pool): State<sqlx::PgPool>, mut tx: Tx| {
-            let (text, steal) = (text.clone(), steal.clone());
+            let text = text.clone();
+            let steal = steal.clone();
             async move {
                 let numbers = numbers(&batch);
                 if numbers.len() > 1 {
@@ -338,11 +338,14 @@ async fn took(
 
 /// A handler that says how it got each batch and fails once at a number.
 fn direct(queue: &QueueName, log: &Log<bool>, fails_at: i64) -> Handler {
-    let (queue, log) = (queue.clone(), log.clone());
+    let queue = queue.clone();
+    let log = log.clone();
     let text = format!("insert into public.batches_{queue} select unnest($1::bigint[])");
     let failed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     Handler::on_batch("direct", move |batch: Batch<Numbered>, mut tx: Tx| {
-        let (queue, log, text) = (queue.clone(), log.clone(), text.clone());
+        let queue = queue.clone();
+        let log = log.clone();
+        let text = text.clone();
         let failed = failed.clone();
         async move {
             let took = took(&mut tx, &queue, &batch).await?;
@@ -364,7 +367,8 @@ fn direct(queue: &QueueName, log: &Log<bool>, fails_at: i64) -> Handler {
 
 #[tokio::test]
 async fn a_backlog_is_claimed_inside_the_transaction_once_a_leased_batch_succeeded() {
-    let (queue, log) = (queue(), Log::new());
+    let queue = queue();
+    let log = Log::new();
     let handler = direct(&queue, &log, 250).batch_size(20);
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ledger(&ezq, &queue).await;
@@ -388,7 +392,8 @@ async fn a_backlog_is_claimed_inside_the_transaction_once_a_leased_batch_succeed
 
 #[tokio::test]
 async fn an_end_stops_a_consumer_in_the_middle_of_a_backlog() {
-    let (queue, log) = (queue(), Log::new());
+    let queue = queue();
+    let log = Log::new();
     let handler = direct(&queue, &log, 0).batch_size(20);
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ledger(&ezq, &queue).await;
@@ -404,7 +409,9 @@ async fn an_end_stops_a_consumer_in_the_middle_of_a_backlog() {
 
 #[tokio::test]
 async fn a_handler_with_a_queue_of_its_own_shares_it_with_nobody() {
-    let (shared, own, log) = (queue(), queue(), Log::new());
+    let shared = queue();
+    let own = queue();
+    let log = Log::new();
     let own_log = Log::new();
     let handler = direct(&own, &own_log, 0).batch_size(10).queue(own.as_str());
     let seen = log.clone();

@@ -346,7 +346,8 @@ async fn a_start_only_adds_and_a_removal_counts_for_the_next_event_everywhere() 
 #[tokio::test]
 async fn what_a_handler_broadcasts_goes_out_with_its_transaction() {
     let (url, mut own) = database().await;
-    let (queue, target) = (queue(), queue());
+    let target = queue();
+    let queue = queue();
     let log: Log<bool> = Log::new();
     let told = log.clone();
     let handler = move |event: Numbered, mut tx: Tx, publisher: Publisher, context: Context| {

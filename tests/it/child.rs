@@ -126,7 +126,9 @@ async fn work(worker: Worker, words: Words) {
     let ledger = Ledger::open(&worker.queue, &worker.name);
     let words = Arc::new(words);
     let handler = Handler::on("work", move |job: Job, context: Context| {
-        let (worker, ledger, words) = (worker.clone(), ledger.clone(), Arc::clone(&words));
+        let worker = worker.clone();
+        let ledger = ledger.clone();
+        let words = Arc::clone(&words);
         async move {
             say(&format!("started {}", job.n));
             let cut_short = Dropped(job.n);

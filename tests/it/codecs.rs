@@ -94,8 +94,10 @@ async fn each_form_is_what_it_says() {
 #[tokio::test]
 async fn under_every_codec_events_are_handled_returned_and_committed_with_a_transaction() {
     for codec in EVERY {
-        let (queue, log) = (queue(), Log::new());
-        let (seen, told) = (log.clone(), log.clone());
+        let queue = queue();
+        let log = Log::new();
+        let seen = log.clone();
+        let told = log.clone();
         let table = format!("public.codecs_{queue}");
         let insert = format!("insert into {table} values ($1)");
         let ezq = with(&queue, codec)
@@ -152,7 +154,8 @@ async fn under_every_codec_events_are_handled_returned_and_committed_with_a_tran
 #[tokio::test]
 async fn under_every_codec_batches_are_claimed_leased_or_in_their_transaction() {
     for codec in EVERY {
-        let (queue, log) = (queue(), Log::new());
+        let queue = queue();
+        let log = Log::new();
         let numbers = log.clone();
         let sum = Handler::on_batch("sum", move |batch: Batch<Numbered>, _: Tx| {
             batch.events().for_each(|event| numbers.push(event.n));
@@ -173,8 +176,10 @@ async fn under_every_codec_batches_are_claimed_leased_or_in_their_transaction() 
 #[tokio::test]
 async fn under_every_codec_keys_order_duplicates_are_told_and_headers_are_kept() {
     for codec in EVERY {
-        let (queue, log) = (queue(), Log::new());
-        let (seen, from) = (log.clone(), queue.clone());
+        let queue = queue();
+        let log = Log::new();
+        let seen = log.clone();
+        let from = queue.clone();
         let first_fails = Handler::on("ordered", move |event: Numbered, context: Context| {
             let headers = context.headers();
             assert_eq!(headers.text("shop"), Some("berlin"));
@@ -215,7 +220,8 @@ async fn under_every_codec_keys_order_duplicates_are_told_and_headers_are_kept()
 async fn under_every_codec_history_tells_of_an_event_in_the_queue_the_archive_and_the_dead_letters()
 {
     for codec in EVERY {
-        let (queue, queue_dead) = (queue(), queue());
+        let queue_dead = queue();
+        let queue = queue();
         let build = |queue: &QueueName, handler| {
             with(queue, codec)
                 .register(handler)
@@ -353,7 +359,8 @@ async fn what_a_codec_cannot_read_is_a_dead_letter_that_names_it_and_holds_up_no
 
 #[tokio::test]
 async fn a_codec_that_panics_kills_no_consumer() {
-    let (queue, codec) = (queue(), Hidden::default());
+    let queue = queue();
+    let codec = Hidden::default();
     let (handler, work) = Work::quick();
     let build = app(&queue)
         .codec(codec.clone())
@@ -417,7 +424,8 @@ struct Secret {
 
 #[tokio::test]
 async fn an_event_has_its_own_codec_over_its_queue_s_and_the_application_s_word_over_that() {
-    let (queue, log) = (queue(), Log::new());
+    let queue = queue();
+    let log = Log::new();
     let words = log.clone();
     let handler = Handler::on("words", move |event: Secret| {
         words.push(event.word);
@@ -537,7 +545,8 @@ async fn what_a_codec_cannot_write_is_refused_at_publish_and_fails_the_handler_t
 
 #[tokio::test]
 async fn raw_bodies_of_other_programs_are_events_of_a_type() {
-    let (queue, log) = (queue(), Log::new());
+    let queue = queue();
+    let log = Log::new();
     let seen = log.clone();
     let handler = Handler::on("reads", move |event: AnyEvent, context: Context| {
         seen.push((
@@ -595,7 +604,8 @@ async fn raw_bodies_of_other_programs_are_events_of_a_type() {
 
 #[tokio::test]
 async fn raw_json_keeps_every_attribute() {
-    let (queue, log) = (queue(), Log::new());
+    let queue = queue();
+    let log = Log::new();
     let seen = log.clone();
     let handler = Handler::on("reads", move |event: AnyEvent| {
         seen.push(

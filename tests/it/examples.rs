@@ -64,7 +64,8 @@ fn text(bytes: &[u8]) -> String {
 
 /// What a program that must succeed printed.
 fn printed(output: Output) -> String {
-    let (out, complaints) = (text(&output.stdout), text(&output.stderr));
+    let out = text(&output.stdout);
+    let complaints = text(&output.stderr);
     assert!(
         output.status.success(),
         "{}\n{out}\n{complaints}",

@@ -133,7 +133,8 @@ impl Seen {
     }
 
     fn new(open: bool) -> Self {
-        let (begun, handled) = (Arc::new(watch::Sender::new(0)), Arc::default());
+        let begun = Arc::new(watch::Sender::new(0));
+        let handled = Arc::default();
         Self {
             begun,
             handled,

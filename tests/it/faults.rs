@@ -97,7 +97,8 @@ async fn what_ran_when_its_queue_was_dropped_settles_nothing_of_the_new_one() {
     let (go, gate) = watch::channel(0);
     let started = Arc::new(started);
     let handler = Handler::on("gated", move |job: Job| {
-        let (started, mut gate) = (Arc::clone(&started), gate.clone());
+        let started = Arc::clone(&started);
+        let mut gate = gate.clone();
         async move {
             started.send_replace(job.n);
             gate.wait_for(|n| *n >= job.n).await.unwrap();
@@ -242,7 +243,8 @@ async fn publish_meanwhile(
     queue: ezq::QueueName,
     mut stop: watch::Receiver<bool>,
 ) -> (Vec<i64>, Vec<ezq::Error>) {
-    let (mut stored, mut errors) = (Vec::new(), Vec::new());
+    let mut stored = Vec::new();
+    let mut errors = Vec::new();
     for n in 1.. {
         if *stop.borrow_and_update() {
             break;

@@ -239,7 +239,8 @@ async fn a_discarded_event_is_done() {
 async fn three_runs(error: fn() -> HandlerError, attempts: u32) -> (Vec<u32>, Vec<Duration>) {
     let queue = queue();
     let log = Log::new();
-    let (runs, count) = (log.clone(), Arc::new(Mutex::new(0)));
+    let runs = log.clone();
+    let count = Arc::new(Mutex::new(0));
     let handler = Handler::on("thrice", move |_: Numbered, context: Context| {
         runs.push((context.attempt(), Instant::now()));
         let run = {
@@ -405,9 +406,11 @@ async fn handlers_run_in_their_order_and_those_of_one_order_together() {
     };
     let meet = Arc::new(Barrier::new(2));
     let pair = |name: &'static str| {
-        let (meet, log) = (Arc::clone(&meet), log.clone());
+        let meet = Arc::clone(&meet);
+        let log = log.clone();
         let handler = Handler::on(name, move |_: Numbered| {
-            let (meet, log) = (Arc::clone(&meet), log.clone());
+            let meet = Arc::clone(&meet);
+            let log = log.clone();
             async move {
                 // Neither passes unless both are here.
                 meet.wait().await;
@@ -466,8 +469,10 @@ async fn one_handler_takes_several_events_as_an_enum() {
 #[tokio::test]
 async fn a_catch_all_takes_every_event_beside_the_others() {
     let queue = queue();
-    let (all, typed) = (Log::new(), Log::new());
-    let (all_seen, typed_seen) = (all.clone(), typed.clone());
+    let all = Log::new();
+    let typed = Log::new();
+    let all_seen = all.clone();
+    let typed_seen = typed.clone();
     let ezq = app(&queue)
         .register(Handler::on("all", move |event: AnyEvent| {
             let number = event.decode::<Numbered>().ok().map(|event| event.n);

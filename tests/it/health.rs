@@ -61,11 +61,9 @@ async fn the_lag_is_how_long_the_oldest_event_waits() {
 
 #[tokio::test]
 async fn a_consumer_that_lacks_a_right_starts_again_until_it_is_granted() {
-    let (url, queue, role) = (
-        server().await.url(),
-        unique("health"),
-        unique("health_role"),
-    );
+    let url = server().await.url();
+    let queue = unique("health");
+    let role = unique("health_role");
     let mut own = connection(&url).await;
     // Makes sure that PGMQ stands.
     app(&url, []).await;

@@ -65,7 +65,8 @@ fn fails_once() -> Handler {
 #[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
     for codec in ["cloudevents", "raw"] {
-        let (queue, log) = (queue(), Log::new());
+        let queue = queue();
+        let log = Log::new();
         let lines = log.clone();
         let ezq = app(&queue)
             .queue_codec(&queue, codec)
@@ -316,7 +317,8 @@ async fn batches_are_told_event_by_event_also_where_a_transaction_claims_them() 
     soon(ezq.consumer().until_idle().run()).await.unwrap();
     let told = told(&mut notices);
     assert_eq!(count(&told, "numbered handled"), 200);
-    let (publishing, published) = ("hooked publishing", "hooked published");
+    let publishing = "hooked publishing";
+    let published = "hooked published";
     assert!(count(&told, published) >= 10, "{told:?}");
     assert!(
         count(&told, publishing) >= count(&told, published),
@@ -372,7 +374,8 @@ async fn a_subscriber_that_is_slow_is_told_how_many_it_missed_and_holds_up_nobod
 
 #[tokio::test]
 async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits_it() {
-    let (queue, other) = (queue(), queue());
+    let other = queue();
+    let queue = queue();
     let ezq = app(&queue).connect().await.unwrap();
     let event_type = format!("test.{queue}");
     for queue in [&queue, &other] {

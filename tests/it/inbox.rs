@@ -108,7 +108,8 @@ async fn nothing_of_the_search_path_runs_with_the_rights_of_who_notes_an_event()
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
     // So long that it is kept as its hash.
-    let (id, of) = ("n".repeat(1000), <Numbered as Event>::TYPE);
+    let id = "n".repeat(1000);
+    let of = <Numbered as Event>::TYPE;
     let body = format!(
         r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"{of}","data":{{"n":1}}}}"#
     );
@@ -128,9 +129,11 @@ async fn a_worker_that_is_killed_before_it_acknowledges_leaves_one_effect() {
     let url = server().await.url();
     let queue = unique("inbox");
     let log = Log::new();
-    let (ledger, seen) = (pool.clone(), log.clone());
+    let ledger = pool.clone();
+    let seen = log.clone();
     let handler = Handler::on("book", move |Job { n }: Job, context: Context| {
-        let (pool, seen) = (ledger.clone(), seen.clone());
+        let pool = ledger.clone();
+        let seen = seen.clone();
         async move {
             seen.push((take_effect(&pool, &context, n).await?, context.deliveries()));
             Ok::<(), HandlerError>(())
@@ -214,14 +217,17 @@ async fn an_effect_that_rolls_back_is_taken_by_the_next_attempt() {
 async fn of_two_at_once_the_second_waits_for_the_first() {
     let (_, pool) = with_inbox().await;
     let queue = queue();
-    let (log, ledger) = (Log::new(), pool.clone());
+    let log = Log::new();
+    let ledger = pool.clone();
     let seen = log.clone();
     let handler = Handler::on("work", move |Numbered { n }: Numbered, context: Context| {
-        let (pool, seen) = (ledger.clone(), seen.clone());
+        let pool = ledger.clone();
+        let seen = seen.clone();
         async move {
             let mut first = pool.begin().await?;
             assert!(Inbox::first(&mut first, &context).await?);
-            let (other, same) = (pool.clone(), context.clone());
+            let other = pool.clone();
+            let same = context.clone();
             let second = tokio::spawn(async move {
                 let mut tx = other.begin().await.unwrap();
                 Inbox::first(&mut tx, &same).await.unwrap()

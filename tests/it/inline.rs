@@ -38,7 +38,8 @@ fn failed(error: &str, is_fatal: bool) -> InlineOutcome {
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
-    let (queue, log) = (queue(), Log::new());
+    let queue = queue();
+    let log = Log::new();
     let writes = |name: &'static str| {
         let log = log.clone();
         Handler::on(name, move |_: Numbered, context: Context| {
@@ -143,7 +144,8 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
 async fn under_every_codec_a_handler_gets_what_a_queue_would_give_it_and_its_events_are_published()
 {
     for codec in ["cloudevents", "flat", "raw"] {
-        let (queue, log) = (queue(), Log::new());
+        let queue = queue();
+        let log = Log::new();
         let causes = log.clone();
         let double = Handler::on("double", |event: Numbered, context: Context| async move {
             assert_eq!(context.headers().text("shop"), Some("berlin"));
@@ -309,7 +311,8 @@ async fn a_dropped_dispatch_rolls_its_transactions_back() {
 
 #[tokio::test]
 async fn what_only_a_queue_can_do_is_refused_and_runs_nothing() {
-    let (queue, other) = (queue(), queue());
+    let other = queue();
+    let queue = queue();
     let log = Log::new();
     let runs = log.clone();
     let handler = Handler::on("tx", move |_: Numbered, _: Tx| {

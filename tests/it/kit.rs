@@ -175,11 +175,15 @@ impl Work {
             dropped: Log::new(),
             gate: Arc::new(Semaphore::new(0)),
         };
-        let (handled, dropped) = (work.handled.clone(), work.dropped.clone());
+        let handled = work.handled.clone();
+        let dropped = work.dropped.clone();
         let gate = Arc::clone(&work.gate);
         let handler = Handler::on("work", move |Numbered { n }: Numbered| {
-            let (waits, sender, gate) = (Arc::clone(&waits), sender.clone(), Arc::clone(&gate));
-            let (handled, dropped) = (handled.clone(), dropped.clone());
+            let waits = Arc::clone(&waits);
+            let sender = sender.clone();
+            let gate = Arc::clone(&gate);
+            let handled = handled.clone();
+            let dropped = dropped.clone();
             async move {
                 let mut unfinished = Unfinished {
                     n: Some(n),

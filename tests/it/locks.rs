@@ -12,13 +12,16 @@ use crate::database::{CEILING, app, connection, run, scalar, server, unique, unt
 #[tokio::test]
 async fn a_locked_row_delays_its_own_acknowledgement_and_nobody_elses() {
     let url = server().await.url();
-    let (mut own, mut holder) = (connection(&url).await, connection(&url).await);
-    let (queue, other) = (unique("locks"), unique("locks"));
+    let mut own = connection(&url).await;
+    let mut holder = connection(&url).await;
+    let queue = unique("locks");
+    let other = unique("locks");
     let (started, mut starts) = watch::channel(0);
     let (go, gate) = watch::channel(false);
     let started = Arc::new(started);
     let handler = Handler::on("gated", move |job: Job| {
-        let (started, mut gate) = (Arc::clone(&started), gate.clone());
+        let started = Arc::clone(&started);
+        let mut gate = gate.clone();
         async move {
             started.send_modify(|count| *count += 1);
             if job.n >= 0 {

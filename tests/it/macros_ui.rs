@@ -191,7 +191,8 @@ fn diagnostic(message: &Value) -> Option<Diagnostic> {
 fn underlined(span: &Value) -> Option<String> {
     let line = &span["text"][0];
     let column = |key: &str| usize::try_from(line[key].as_u64()?).ok()?.checked_sub(1);
-    let (start, end) = (column("highlight_start")?, column("highlight_end")?);
+    let start = column("highlight_start")?;
+    let end = column("highlight_end")?;
     Some(
         line["text"]
             .as_str()?

@@ -108,7 +108,8 @@ async fn an_event_is_processing_while_its_handler_runs_and_nothing_is_kept_of_it
 
 #[tokio::test]
 async fn of_several_copies_the_one_with_most_amiss_tells_the_status() {
-    let (good, bad) = (queue(), queue());
+    let good = queue();
+    let bad = queue();
     let (handler, succeeds) = stubborn();
     let builder = app(&good).register(handler);
     let builder = builder

@@ -21,7 +21,8 @@ fn read(page: &str) -> String {
 /// The blocks of a page that are in a language, without what they are indented by.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let text = read(page);
-    let (mut blocks, mut open) = (Vec::new(), None);
+    let mut blocks = Vec::new();
+    let mut open = None;
     for line in text.lines() {
         let begins = || line.trim().strip_prefix("```")?.split(',').next();
         match (line.trim(), open.as_mut()) {
@@ -40,7 +41,8 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn the_sql_of_the_pages_runs() {
-    let (database, role) = (unique("pages"), unique("reader"));
+    let database = unique("pages");
+    let role = unique("reader");
     let mut admin = connection(&server().await.url()).await;
     run(&mut admin, &format!("CREATE DATABASE {database}")).await;
     let url = server().await.database_url(database.as_str());

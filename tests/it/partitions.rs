@@ -172,10 +172,8 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
         &format!("create table effects_{queue} (n bigint)"),
     )
     .await;
-    let (insert, ran) = (
-        format!("insert into effects_{queue} values ($1)"),
-        Log::new(),
-    );
+    let insert = format!("insert into effects_{queue} values ($1)");
+    let ran = Log::new();
     let runs = ran.clone();
     let handler = Handler::on("book", move |job: Job, mut tx: Tx| {
         let insert = insert.clone();

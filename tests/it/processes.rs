@@ -285,7 +285,8 @@ async fn two_workers_share_the_work_and_handle_nothing_twice() {
         waits,
         ..scene.worker(name)
     };
-    let (mut a, mut b) = (scene.start(worker("a")), scene.start(worker("b")));
+    let mut a = scene.start(worker("a"));
+    let mut b = scene.start(worker("b"));
     a.hear("ready").await;
     b.hear("ready").await;
     scene.publish(1..=JOBS).await;

@@ -115,15 +115,18 @@ impl Drop for Proxy {
 
 async fn accept(listener: UnixListener, target: PathBuf, switches: Switches) {
     while let Ok((client, _)) = listener.accept().await {
-        let (mode, mut cuts) = (switches.mode.subscribe(), switches.cuts.subscribe());
-        let (mut strandings, trap) = (switches.strandings.subscribe(), Arc::clone(&switches.trap));
+        let mode = switches.mode.subscribe();
+        let mut cuts = switches.cuts.subscribe();
+        let mut strandings = switches.strandings.subscribe();
+        let trap = Arc::clone(&switches.trap);
         let target = target.clone();
         tokio::spawn(async move {
             // While the server is down its clients are turned away.
             let Ok(server) = UnixStream::connect(target).await else {
                 return;
             };
-            let (mut client, mut server) = (client.into_split(), server.into_split());
+            let mut client = client.into_split();
+            let mut server = server.into_split();
             let trapped = |sent: &[u8]| {
                 let mut trap = trap.lock().unwrap();
                 let met = trap.as_ref().is_some_and(|bytes| {

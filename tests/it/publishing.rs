@@ -740,7 +740,8 @@ async fn an_event_goes_to_its_own_queue_unless_told_otherwise() {
     #[event(type = "test.mail", queue = "it_publishing_own_queue")]
     struct Mail {}
 
-    let (queue, other) = (queue(), queue());
+    let other = queue();
+    let queue = queue();
     let (ezq, _) = connect(&queue).await;
     let own = ezq.publish(&Mail {}).await.unwrap();
     assert_eq!(own.queue.as_str(), "it_publishing_own_queue");

@@ -292,7 +292,8 @@ async fn shapes_of_every_kind_are_read_back_equal_or_refused() {
 #[tokio::test]
 async fn data_that_is_absent_null_or_binary_stays_so() {
     for (place, codec) in EVERY.into_iter().enumerate() {
-        let (log, queue) = (Log::new(), queue());
+        let log = Log::new();
+        let queue = queue();
         let seen = log.clone();
         let any = Handler::on("any", move |event: AnyEvent| {
             let envelope = event.envelope();

@@ -147,7 +147,8 @@ async fn five_processes_fire_each_tick_once() {
 #[tokio::test]
 async fn a_process_that_is_killed_at_a_tick_neither_loses_nor_doubles_it() {
     let mut scene = Scene::new().await;
-    let (mut first, mut second) = (scene.start("1s").await, scene.start("1s").await);
+    let mut first = scene.start("1s").await;
+    let mut second = scene.start("1s").await;
     for round in 0..8_u64 {
         let count = scene.count().await;
         scene.until_ticks(count + 1).await;

@@ -33,7 +33,8 @@ struct Slow {
 
 impl Slow {
     fn new() -> Self {
-        let (running, gate) = (Arc::default(), Arc::new(Semaphore::new(0)));
+        let running = Arc::default();
+        let gate = Arc::new(Semaphore::new(0));
         Self {
             begun: Log::new(),
             running,
@@ -178,7 +179,8 @@ async fn nor_does_one_whose_handler_has_a_transaction() {
 /// Where every message has the same due time, places differ by id alone.
 #[tokio::test]
 async fn a_batch_that_another_client_sent_is_passed_as_well() {
-    let (queue, work) = (queue(), Slow::new());
+    let queue = queue();
+    let work = Slow::new();
     let (other, others) = other();
     let ezq = connect(&queue, [work.handler(), other]).await;
     let slow = (0..BACKLOG).map(|n| format!(r#"{{"_type": "test.numbered", "n": {n}}}"#));
@@ -215,12 +217,16 @@ async fn a_batch_that_another_client_sent_is_passed_as_well() {
 #[tokio::test]
 async fn ordering_keys_keep_their_order_behind_a_backlog() {
     const KEYS: i64 = 300;
-    let (queue, work) = (queue(), Slow::new());
+    let queue = queue();
+    let work = Slow::new();
     let log = Log::new();
     let handlers = {
-        let (slow, slowly, quickly) = (work.clone(), log.clone(), log.clone());
+        let slow = work.clone();
+        let slowly = log.clone();
+        let quickly = log.clone();
         let slow = Handler::on("slow", move |event: Numbered, context: Context| {
-            let (slow, log) = (slow.clone(), slowly.clone());
+            let slow = slow.clone();
+            let log = slowly.clone();
             async move {
                 slow.run(event.n, context).await;
                 log.push((event.n / 2, event.n % 2 * 2));

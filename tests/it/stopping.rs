@@ -470,7 +470,8 @@ async fn one_end_stops_one_consumer() {
     let queue = queue();
     let (handler, work) = Work::quick();
     let ezq = connect(&queue, handler).await;
-    let (one, other) = (ezq.consumer().spawn(), ezq.consumer().spawn());
+    let one = ezq.consumer().spawn();
+    let other = ezq.consumer().spawn();
     ezq.publish(&End::default()).await.unwrap();
     until(async || !(one.is_running() && other.is_running())).await;
     let (stopped, running) = if one.is_running() {
@@ -492,7 +493,8 @@ async fn one_end_stops_one_consumer() {
 async fn two_ends_stop_two_consumers() {
     let queue = queue();
     let ezq = connect(&queue, Work::quick().0).await;
-    let (one, other) = (ezq.consumer().spawn(), ezq.consumer().spawn());
+    let one = ezq.consumer().spawn();
+    let other = ezq.consumer().spawn();
     ezq.publish_all(&[End::default(), End::default()])
         .await
         .unwrap();
@@ -531,9 +533,10 @@ async fn stop_all_stops_every_consumer_that_runs_and_none_that_starts_later() {
 #[tokio::test]
 async fn stop_all_stops_a_consumer_while_another_still_drains() {
     let queue = queue();
-    let ((handler, mut slow), (other, mut full)) =
-        (Work::waiting_for([3]), Work::waiting_for([1, 2]));
-    let (slow_app, full_app) = (connect(&queue, handler).await, connect(&queue, other).await);
+    let (handler, mut slow) = Work::waiting_for([3]);
+    let (other, mut full) = Work::waiting_for([1, 2]);
+    let slow_app = connect(&queue, handler).await;
+    let full_app = connect(&queue, other).await;
     let full_one = full_app.consumer().concurrency(1).spawn();
     slow_app.publish_all(&numbered(1..=2)).await.unwrap();
     assert_eq!(full.started().await, 1);
@@ -563,7 +566,8 @@ async fn a_token_set_by_a_handler_stops_its_consumer() {
     let log = Log::new();
     let seen = log.clone();
     let handler = Handler::on("stops", move |event: Numbered| {
-        let (set, seen) = (set.clone(), seen.clone());
+        let set = set.clone();
+        let seen = seen.clone();
         async move {
             set.cancel();
             tokio::task::yield_now().await;
@@ -736,7 +740,8 @@ async fn a_handle_interrupts_what_an_end_waits_for() {
 async fn handlers_of_control_events_run_and_cannot_prevent_the_stop() {
     let queue = queue();
     let log = Log::new();
-    let (on_end, on_interrupt) = (log.clone(), log.clone());
+    let on_end = log.clone();
+    let on_interrupt = log.clone();
     async fn panics(_: Interrupt) {
         panic!("no");
     }

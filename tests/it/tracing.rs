@@ -294,7 +294,8 @@ async fn an_unknown_type_is_logged_once_for_each_time_it_came() {
     let ezq = ezq.connect().await.unwrap();
     let published = ezq.publish(&Numbered { n: 1 }).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.dead_lettered, 1);
-    let (mut warnings, errors) = (capture.at(Level::WARN), capture.at(Level::ERROR));
+    let mut warnings = capture.at(Level::WARN);
+    let errors = capture.at(Level::ERROR);
     // Others are about the application: that it has no handler.
     warnings.retain(|warning| warning.fields.contains_key("event_id"));
     assert_eq!(

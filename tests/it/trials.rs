@@ -65,7 +65,8 @@ pub(crate) async fn work(plan: Plan) {
         .unwrap();
     let row = |who: &str| format!("insert into trial_{} values ($1, '{who}', $2)", plan.queue);
     let worker = i32::try_from(plan.worker).unwrap();
-    let (takes, seed) = (plan.takes, plan.seed);
+    let takes = plan.takes;
+    let seed = plan.seed;
     let fail = move |n: i64, context: &Context| {
         if fails(n, context.attempt(), seed) {
             Err(HandlerError::retry("by lot"))
@@ -86,7 +87,8 @@ pub(crate) async fn work(plan: Plan) {
     });
     let insert = row("plain");
     let plain = Handler::on("plain", move |job: Job, context: Context| {
-        let (insert, own) = (insert.clone(), own.clone());
+        let insert = insert.clone();
+        let own = own.clone();
         async move {
             let insert = sqlx::query(AssertSqlSafe(insert)).bind(job.n).bind(worker);
             insert.execute(&own).await?;
@@ -169,7 +171,8 @@ impl Trial {
             pool: 5,
             takes: Duration::from_millis(10),
         };
-        let (url, workers) = (url.to_owned(), Vec::new());
+        let url = url.to_owned();
+        let workers = Vec::new();
         let trial = Self {
             url,
             queue,

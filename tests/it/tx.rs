@@ -275,7 +275,8 @@ async fn a_worker_that_lost_its_lease_commits_nothing() {
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
     let ledger = Ledger::of(&queue);
     let slow = Handler::on("slow", move |event: Numbered, mut tx: Tx| {
-        let (ledger, started) = (ledger.clone(), started.clone());
+        let ledger = ledger.clone();
+        let started = started.clone();
         async move {
             ledger.write(&mut tx, event.n, "slow").await?;
             let (go, gone) = oneshot::channel::<()>();
@@ -613,14 +614,13 @@ async fn a_pool_of_one_is_enough_for_several_handlers() {
 
 /// Fails its first attempt in one of four ways, and tells in which transaction it wrote.
 fn stumbles(queue: &QueueName) -> Handler {
-    let (ledger, once) = (
-        Ledger::of(queue),
-        format!("insert into public.once_{queue} values (0)"),
-    );
+    let ledger = Ledger::of(queue);
+    let once = format!("insert into public.once_{queue} values (0)");
     let handler = Handler::on(
         "stumbles",
         move |event: Numbered, mut tx: Tx, context: Context| {
-            let (ledger, once) = (ledger.clone(), once.clone());
+            let ledger = ledger.clone();
+            let once = once.clone();
             async move {
                 let text =
                     "select pg_current_xact_id()::text || ' ' || current_setting('ezq.unit')";
@@ -756,7 +756,8 @@ async fn an_interrupt_rolls_back_and_gives_the_event_back() {
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
     let ledger = Ledger::of(&queue);
     let slow = Handler::on("slow", move |event: Numbered, mut tx: Tx| {
-        let (ledger, started) = (ledger.clone(), started.clone());
+        let ledger = ledger.clone();
+        let started = started.clone();
         async move {
             ledger.write(&mut tx, event.n, "slow").await?;
             started.send(()).unwrap();
@@ -832,7 +833,8 @@ fn what_cannot_have_a_transaction_is_refused_at_start() {
 
 #[tokio::test]
 async fn a_queue_on_an_engine_without_transactions_needs_none_for_handlers_of_others() {
-    let (own, elsewhere) = (queue(), queue());
+    let own = queue();
+    let elsewhere = queue();
     let log = Log::new();
     let seen = log.clone();
     let plain = Handler::on("plain", move |event: Numbered| {

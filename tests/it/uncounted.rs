@@ -72,10 +72,8 @@ async fn is_the_handlers_own(text: &str, setup: &str, why: &str) {
     ] {
         let queue = queue();
         let name = format!("{queue}_{kind}");
-        let (text, setup) = (
-            text.replace("QUEUE", queue.as_str()),
-            setup.replace("NAME", &name),
-        );
+        let text = text.replace("QUEUE", queue.as_str());
+        let setup = setup.replace("NAME", &name);
         let handler = handler(text.replace("NAME", &name));
         let reason = death(&queue, handler, &setup).await;
         let expected = (ReasonKind::MaxAttempts, 2, Some("runs".into()));

@@ -72,7 +72,8 @@ const THIRD: &str = r#"V3 { cents: 300, currency: "CHF" }"#;
 #[tokio::test]
 async fn each_version_goes_to_the_handler_of_that_version_and_else_of_the_next() {
     let log = Log::new();
-    let (old, new) = (tell::<V1>("old", &log), tell::<V3>("new", &log));
+    let old = tell::<V1>("old", &log);
+    let new = tell::<V3>("new", &log);
     let found = told(|app| app.register(old).register(new), &log).await;
     assert_eq!(found, [FIRST, SECOND_AS_THIRD, THIRD]);
 }
@@ -80,7 +81,8 @@ async fn each_version_goes_to_the_handler_of_that_version_and_else_of_the_next()
 #[tokio::test]
 async fn what_takes_every_event_takes_every_version() {
     let log = Log::new();
-    let (old, new) = (tell::<V1>("old", &log), tell::<V3>("new", &log));
+    let old = tell::<V1>("old", &log);
+    let new = tell::<V3>("new", &log);
     let all = log.clone();
     let any = Handler::on("any", move |event: AnyEvent| {
         all.push(format!("any {}", event.event_type()));
@@ -118,7 +120,8 @@ async fn a_set_of_two_versions_reads_each_as_itself() {
 #[test]
 fn a_version_that_two_handlers_would_read_in_two_ways_is_refused() {
     let log = Log::new();
-    let (old, new) = (tell::<V2>("old", &log), tell::<V3>("new", &log));
+    let old = tell::<V2>("old", &log);
+    let new = tell::<V3>("new", &log);
     let error = TestApp::new(|app| app.register(old).register(new)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AmbiguousVersion);
     let said = error.to_string();
@@ -126,10 +129,8 @@ fn a_version_that_two_handlers_would_read_in_two_ways_is_refused() {
         assert!(said.contains(part), "{part} is not in: {said}");
     }
     // In queues of their own they do not meet.
-    let (old, new) = (
-        tell::<V2>("old", &log).queue("old"),
-        tell::<V3>("new", &log),
-    );
+    let old = tell::<V2>("old", &log).queue("old");
+    let new = tell::<V3>("new", &log);
     TestApp::new(|app| app.register(old).register(new)).unwrap();
 }
 

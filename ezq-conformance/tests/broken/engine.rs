@@ -259,7 +259,8 @@ impl Engine for Broken {
 
     async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
         let mut history = self.inner.history(event_id, queue).await?;
-        let (asked_at, copies) = (history.asked_at, &mut history.copies);
+        let asked_at = history.asked_at;
+        let copies = &mut history.copies;
         match self.fault {
             Fault::TellsNothing => copies.clear(),
             Fault::TellsOneCopy => copies.truncate(1),

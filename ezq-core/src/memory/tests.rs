@@ -16,7 +16,9 @@ async fn engine() -> (MemoryEngine, QueueName) {
 }
 
 fn message(queue: &QueueName, body: &str, due: Due) -> Outgoing {
-    let (queue, body, headers) = (queue.clone(), body.to_owned(), Headers::new());
+    let queue = queue.clone();
+    let body = body.to_owned();
+    let headers = Headers::new();
     Outgoing {
         queue,
         body,

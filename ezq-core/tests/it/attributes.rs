@@ -130,7 +130,8 @@ fn an_attribute_that_is_one_is_taken() {
 #[test]
 fn a_body_that_says_an_attribute_twice_is_refused() {
     let queue = QueueName::default();
-    let (message_id, headers) = (MessageId::Number(1), Headers::new());
+    let message_id = MessageId::Number(1);
+    let headers = Headers::new();
     let enqueued_at = chrono::Utc::now();
     let origin = Origin::new(&queue, &message_id, enqueued_at, &headers);
     for again in [

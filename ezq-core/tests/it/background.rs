@@ -427,7 +427,8 @@ fn a_consumer_that_never_had_its_turn_is_told_of_as_failed() {
             .build()
             .unwrap()
     };
-    let (runtime, app) = (build(), app(Faulty::default()));
+    let runtime = build();
+    let app = app(Faulty::default());
     runtime.block_on(async { drop(app.consumer().spawn()) });
     drop(runtime);
     assert!(!build().block_on(app.health()).is_live());

@@ -120,7 +120,8 @@ async fn holds_at_most_twice_its_concurrency_whatever_the_backlog() {
     let handler = {
         let gate = Arc::clone(&gate);
         Handler::on("gated", move |_: Step| {
-            let (gate, ran) = (Arc::clone(&gate), ran.clone());
+            let gate = Arc::clone(&gate);
+            let ran = ran.clone();
             async move {
                 ran.send(()).unwrap();
                 gate.acquire().await.unwrap().forget();
@@ -426,7 +427,8 @@ async fn what_was_delivered_often_and_never_settled_runs_one_at_a_time() {
         let most = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let seen = Arc::clone(&most);
         let handler = Handler::on("counts", move |_: Step| {
-            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            let running = Arc::clone(&running);
+            let most = Arc::clone(&most);
             async move {
                 most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 tokio::time::sleep(secs(1)).await;

@@ -53,7 +53,8 @@ async fn a_queue_is_kept_by_the_engine_it_is_routed_to() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_handler_of_a_control_event_returns_goes_to_its_own_engine() {
-    let (own, other) = (Faulty::default(), MemoryEngine::new());
+    let own = Faulty::default();
+    let other = MemoryEngine::new();
     let audit = QueueName::new("audit").unwrap();
     for control in [false, true] {
         let last = |order| move |_: End| async move { Audited { order } };
@@ -79,7 +80,8 @@ async fn what_a_handler_of_a_control_event_returns_goes_to_its_own_engine() {
 
 #[tokio::test(start_paused = true)]
 async fn an_end_is_done_although_another_engine_refuses_its_handlers_events() {
-    let (own, other) = (Faulty::default(), Faulty::default());
+    let own = Faulty::default();
+    let other = Faulty::default();
     *other.faults.publish.lock().unwrap() = Some(ErrorKind::Permission);
     let app = App::builder()
         .without_discovered_handlers()

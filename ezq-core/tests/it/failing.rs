@@ -25,7 +25,8 @@ type Runs = Arc<Mutex<Vec<&'static str>>>;
 
 /// A handler that is done at once, and one that fails until it was tried twice.
 fn handlers(runs: &Runs) -> [Handler; 2] {
-    let (one, two) = (Arc::clone(runs), Arc::clone(runs));
+    let one = Arc::clone(runs);
+    let two = Arc::clone(runs);
     let book = Handler::on("book", move |_: Paid| {
         one.lock().unwrap().push("book");
         async {}

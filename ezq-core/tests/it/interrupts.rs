@@ -81,7 +81,8 @@ impl Log {
 
 /// A handler that writes down what it begins and then waits for a permit.
 fn gated(gate: &Arc<Semaphore>) -> (Handler, Log, mpsc::UnboundedReceiver<u32>) {
-    let (gate, log) = (Arc::clone(gate), Log::default());
+    let gate = Arc::clone(gate);
+    let log = Log::default();
     let (began, begins) = mpsc::unbounded_channel();
     let begun = log.clone();
     let handler = Handler::on("gated", move |step: Step| {

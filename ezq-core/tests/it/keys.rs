@@ -109,7 +109,8 @@ fn handler(log: &Log, fails: impl Fn(&Step, u32) -> bool + Send + Sync + 'static
     let log = log.clone();
     let fails = Arc::new(fails);
     Handler::on("work", move |step: Step, context: Context| {
-        let (log, fails) = (log.clone(), Arc::clone(&fails));
+        let log = log.clone();
+        let fails = Arc::clone(&fails);
         async move {
             let _running = log.begin(&step);
             tokio::time::sleep(secs(1)).await;
@@ -124,7 +125,8 @@ fn handler(log: &Log, fails: impl Fn(&Step, u32) -> bool + Send + Sync + 'static
 
 #[tokio::test(start_paused = true)]
 async fn events_of_one_key_run_one_after_another_and_keys_beside_each_other() {
-    let (engine, log) = (Faulty::default(), Log::default());
+    let engine = Faulty::default();
+    let log = Log::default();
     let app = app(&engine, handler(&log, |_, _| false));
     let all: Vec<Step> = (0..40)
         .flat_map(|n| (0..5).map(move |key| Step { key, n }))
@@ -150,7 +152,8 @@ async fn events_of_one_key_run_one_after_another_and_keys_beside_each_other() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_holds_up_its_own_key_and_no_other() {
-    let (engine, log) = (Faulty::default(), Log::default());
+    let engine = Faulty::default();
+    let log = Log::default();
     let fails = |step: &Step, attempt| *step == Step { key: 1, n: 3 } && attempt < 3;
     let app = app(&engine, handler(&log, fails));
     publish(&app, &[steps(1, 0..20), steps(2, 0..20)].concat()).await;
@@ -178,7 +181,8 @@ async fn a_retry_holds_up_its_own_key_and_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_lets_the_next_of_its_key_start() {
-    let (engine, log) = (Faulty::default(), Log::default());
+    let engine = Faulty::default();
+    let log = Log::default();
     let inner = log.clone();
     let handler = Handler::on("work", move |step: Step| {
         let log = inner.clone();
@@ -217,7 +221,8 @@ async fn what_follows_a_returned_event_starts_only_once_that_is_stored() {
         const TYPE: &'static str = "reply";
         const QUEUE: Option<&'static str> = Some("replies");
     }
-    let (engine, log) = (Faulty::default(), Log::default());
+    let engine = Faulty::default();
+    let log = Log::default();
     let inner = log.clone();
     let handler = Handler::on("work", move |step: Step| {
         let log = inner.clone();
@@ -245,7 +250,8 @@ async fn what_follows_a_returned_event_starts_only_once_that_is_stored() {
 
 #[tokio::test(start_paused = true)]
 async fn what_follows_an_event_whose_lease_was_lost_is_cancelled() {
-    let (engine, log) = (Faulty::default(), Log::default());
+    let engine = Faulty::default();
+    let log = Log::default();
     let app = app(&engine, handler(&log, |_, _| false));
     publish(&app, &steps(1, 0..4)).await;
     engine.faults.slow.store(500, Ordering::SeqCst);
@@ -271,7 +277,8 @@ async fn what_follows_an_event_whose_lease_was_lost_is_cancelled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hot_key_does_not_keep_others_from_being_fetched() {
-    let (engine, log) = (Faulty::default(), Log::default());
+    let engine = Faulty::default();
+    let log = Log::default();
     let app = app(&engine, handler(&log, |_, _| false));
     publish(&app, &steps(0, 0..200)).await;
     let others: Vec<Step> = (1..=100).map(|key| Step { key, n: 0 }).collect();
@@ -295,7 +302,8 @@ async fn a_hot_key_does_not_keep_others_from_being_fetched() {
 
 #[tokio::test(start_paused = true)]
 async fn an_end_drains_keys_that_stand_before_it_and_nothing_behind() {
-    let (engine, log) = (Faulty::default(), Log::default());
+    let engine = Faulty::default();
+    let log = Log::default();
     let app = app(&engine, handler(&log, |_, _| false));
     publish(&app, &steps(1, 0..30)).await;
     app.publish(&End::default()).await.unwrap();
@@ -314,7 +322,8 @@ async fn an_end_drains_keys_that_stand_before_it_and_nothing_behind() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_gives_back_what_waits_in_a_lane() {
     for interrupt in [false, true] {
-        let (engine, log) = (Faulty::default(), Log::default());
+        let engine = Faulty::default();
+        let log = Log::default();
         let app = app(&engine, handler(&log, |_, _| false));
         publish(&app, &steps(1, 0..10)).await;
         let consumer = app.consumer().concurrency(20).spawn();
@@ -337,7 +346,8 @@ async fn a_stop_gives_back_what_waits_in_a_lane() {
 
 #[tokio::test(start_paused = true)]
 async fn two_consumers_never_share_a_key() {
-    let (engine, log) = (Faulty::default(), Log::default());
+    let engine = Faulty::default();
+    let log = Log::default();
     let fails = |step: &Step, attempt: u32| (step.n * 7 + step.key + attempt).is_multiple_of(5);
     let app = app(&engine, handler(&log, fails).max_attempts(50));
     let all: Vec<Step> = (0..25)

@@ -482,9 +482,11 @@ async fn a_handler_runs_no_more_often_at_once_than_it_says_across_consumers() {
     let running = Arc::new(AtomicUsize::new(0));
     let most = Arc::new(AtomicUsize::new(0));
     let handler = {
-        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        let running = Arc::clone(&running);
+        let most = Arc::clone(&most);
         Handler::on("careful", move |_: Step| {
-            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            let running = Arc::clone(&running);
+            let most = Arc::clone(&most);
             async move {
                 let now = running.fetch_add(1, Ordering::SeqCst) + 1;
                 most.fetch_max(now, Ordering::SeqCst);

@@ -479,10 +479,13 @@ async fn the_events_of_a_failed_batch_run_beside_each_other_up_to_the_concurrenc
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
     for (limit, at_once) in [(None, 5), (Some(2), 2)] {
-        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let running = Arc::new(AtomicUsize::new(0));
+        let most = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&most);
         let handler = Handler::on_batch("hangs", move |batch: Batch<Step>| {
-            let (running, most, count) = (Arc::clone(&running), Arc::clone(&seen), batch.len());
+            let running = Arc::clone(&running);
+            let most = Arc::clone(&seen);
+            let count = batch.len();
             async move {
                 if count > 1 {
                     return Err("all of it");

@@ -57,7 +57,8 @@ fn refuse(
 
 /// One handler that returns an event and counts its runs, and one that fails once.
 fn handlers(fails: fn() -> HandlerError) -> ([Handler; 2], Arc<AtomicU32>) {
-    let (runs, tries) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let runs = Arc::new(AtomicU32::new(0));
+    let tries = Arc::new(AtomicU32::new(0));
     let ran = Arc::clone(&runs);
     let book = Handler::on("book", move |_: Step| {
         ran.fetch_add(1, Ordering::SeqCst);
@@ -117,7 +118,8 @@ async fn an_event_whose_settlement_was_refused_is_returned_again_after_a_redrive
 
 #[tokio::test(start_paused = true)]
 async fn an_event_that_another_engine_refused_is_returned_again_after_a_redrive() {
-    let (engine, other) = (Faulty::default(), Faulty::default());
+    let engine = Faulty::default();
+    let other = Faulty::default();
     *other.faults.publish.lock().unwrap() = Some(ErrorKind::Permission);
     let ([book, post], runs) = handlers(|| HandlerError::retry("once"));
     let app = App::builder()
@@ -334,7 +336,8 @@ async fn what_a_batch_without_a_transaction_returns_is_stored_before_any_of_it_i
     let published = app.publish_all(&steps).await.unwrap();
     let first = published[0].id.clone();
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let (store, stored) = (engine.clone(), Arc::clone(&seen));
+    let store = engine.clone();
+    let stored = Arc::clone(&seen);
     *engine.faults.judge.lock().unwrap() = Some(Box::new(move |receipt, _| {
         stored.lock().unwrap().push(sums(&store));
         // As if the worker died before it acknowledged this one.

@@ -124,7 +124,8 @@ async fn three_processes_fire_each_tick_once_and_on_time() {
 async fn the_next_consumer_of_a_process_keeps_the_time_when_one_ends() {
     let engine = MemoryEngine::new();
     let app = app(&engine, Schedule::every("1m"));
-    let (first, second) = (app.consumer().spawn(), app.consumer().spawn());
+    let first = app.consumer().spawn();
+    let second = app.consumer().spawn();
     pass(MINUTE).await;
     stop(first).await;
     pass(MINUTE).await;
@@ -243,10 +244,8 @@ async fn a_schedule_is_run_by_hand_beside_its_ticks() {
 #[tokio::test(start_paused = true)]
 async fn the_version_that_began_last_decides_and_others_stand_by_until_it_is_gone() {
     let engine = MemoryEngine::new();
-    let (old, new) = (
-        app(&engine, Schedule::every("1m")),
-        app(&engine, Schedule::every("10s")),
-    );
+    let old = app(&engine, Schedule::every("1m"));
+    let new = app(&engine, Schedule::every("10s"));
     let olds = old.consumer().spawn();
     pass(MINUTE).await;
     assert_eq!(ticks(&engine).len(), 1);
@@ -407,11 +406,10 @@ async fn a_scheduled_function_gets_its_own_ticks_and_its_consumer_subscribes_to_
         .register(function("shop::b", "ezq.tick.shop::b").queue("own"))
         .build(engine.clone())
         .unwrap();
-    let (first, second) = (
-        app.consumer().subscribe(),
-        app.consumer().queue("own").subscribe(),
-    );
-    let (first, second) = (first.spawn(), second.spawn());
+    let first = app.consumer().subscribe();
+    let second = app.consumer().queue("own").subscribe();
+    let first = first.spawn();
+    let second = second.spawn();
     pass(2 * MINUTE).await;
     let mut found = Vec::new();
     while let Ok((name, tick)) = ticks.try_recv() {

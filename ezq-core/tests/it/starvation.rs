@@ -350,9 +350,11 @@ async fn the_other_handlers_of_an_event_do_not_wait_for_one_with_a_limit() {
     let seen = Arc::<Seen>::default();
     let beside = Arc::new(AtomicUsize::new(0));
     let both = {
-        let (seen, beside) = (Arc::clone(&seen), Arc::clone(&beside));
+        let seen = Arc::clone(&seen);
+        let beside = Arc::clone(&beside);
         Handler::on("beside", move |_: Step| {
-            let (seen, beside) = (Arc::clone(&seen), Arc::clone(&beside));
+            let seen = Arc::clone(&seen);
+            let beside = Arc::clone(&beside);
             async move {
                 seen.begins();
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -576,9 +578,11 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
     let seen = Arc::<Seen>::default();
     let ended = Arc::new(Mutex::new(Vec::new()));
     let quick = {
-        let (seen, ended) = (Arc::clone(&seen), Arc::clone(&ended));
+        let seen = Arc::clone(&seen);
+        let ended = Arc::clone(&ended);
         Handler::on("quick", move |event: Keyed| {
-            let (seen, ended) = (Arc::clone(&seen), Arc::clone(&ended));
+            let seen = Arc::clone(&seen);
+            let ended = Arc::clone(&ended);
             async move {
                 ended.lock().unwrap().push((event.key, event.n));
                 if event.key >= KEYS {
@@ -588,9 +592,11 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
         })
     };
     let behind = {
-        let (seen, ended) = (Arc::clone(&seen), Arc::clone(&ended));
+        let seen = Arc::clone(&seen);
+        let ended = Arc::clone(&ended);
         Handler::on("behind", move |step: Step, context: Context| {
-            let (seen, ended) = (Arc::clone(&seen), Arc::clone(&ended));
+            let seen = Arc::clone(&seen);
+            let ended = Arc::clone(&ended);
             async move {
                 seen.begun
                     .lock()

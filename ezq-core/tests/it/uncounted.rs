@@ -162,7 +162,8 @@ async fn the_token_of_a_handler_still_hears_of_an_interrupt() {
     let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
     let waits = Handler::on("waits", move |_: Step, context: Context| {
-        let (heard, started) = (heard.clone(), started.clone());
+        let heard = heard.clone();
+        let started = started.clone();
         async move {
             let token = context.cancellation();
             tokio::spawn(async move {

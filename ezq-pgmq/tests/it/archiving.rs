@@ -258,7 +258,8 @@ async fn histories_have_an_index_where_the_schema_is_managed_and_the_archive_sma
 #[tokio::test]
 async fn a_setup_leaves_the_index_of_a_large_archive_to_be_built_by_hand() {
     let url = fresh_database().await;
-    let (engine, queue) = (engine_at(&url).await, unique("q"));
+    let engine = engine_at(&url).await;
+    let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     let mut own = <sqlx::PgConnection as sqlx::Connection>::connect(&url)
         .await

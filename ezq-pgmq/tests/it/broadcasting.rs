@@ -52,7 +52,8 @@ async fn a_change_of_the_schema_that_waits_for_a_transaction_holds_up_no_broadca
     old.broadcast_in(&mut tx, event(1)).await.unwrap();
 
     let new = engine_at(&url).await;
-    let (other, pattern) = (queue.clone(), Pattern::new("#").unwrap());
+    let other = queue.clone();
+    let pattern = Pattern::new("#").unwrap();
     let changes = tokio::spawn(async move { new.subscribe("app", &other, &[pattern]).await });
     let mut watch = PgConnection::connect(&url).await.unwrap();
     let waits =
@@ -71,7 +72,8 @@ async fn a_change_of_the_schema_that_waits_for_a_transaction_holds_up_no_broadca
 /// Subscriptions and broadcasts in an empty database.
 pub(crate) async fn broadcasts(url: &str) {
     let engine = engine_at(url).await;
-    let (one, two) = (unique("q"), unique("q"));
+    let one = unique("q");
+    let two = unique("q");
     subscribe(&engine, &one, "order.*").await;
     subscribe(&engine, &one, "order.created").await;
     subscribe(&engine, &two, "#").await;
@@ -125,7 +127,8 @@ async fn nothing_is_made_where_it_is_not_to_be_and_the_error_says_what_to_run() 
 async fn a_role_that_may_not_write_into_one_of_the_queues_stores_no_copy() {
     let (url, mut own) = database().await;
     let admin = engine_at(&url).await;
-    let (one, two) = (unique("q"), unique("q"));
+    let one = unique("q");
+    let two = unique("q");
     subscribe(&admin, &one, "#").await;
     subscribe(&admin, &two, "#").await;
     let role = unique("role");
@@ -159,7 +162,8 @@ async fn ten_who_need_it_at_once_make_one() {
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
     let mut subscribers = JoinSet::new();
     for _ in 0..10 {
-        let (engine, queue) = (engine_at(&url).await, queue.clone());
+        let engine = engine_at(&url).await;
+        let queue = queue.clone();
         subscribers.spawn(async move {
             engine
                 .subscribe("shop", &queue, &[Pattern::new("#").unwrap()])
@@ -239,7 +243,8 @@ async fn another_client_subscribes_and_broadcasts_by_sql() {
 #[tokio::test]
 async fn a_subscriber_that_waits_is_woken() {
     let (url, _) = database().await;
-    let (publisher, subscriber) = (engine_at(&url).await, engine_at(&url).await);
+    let publisher = engine_at(&url).await;
+    let subscriber = engine_at(&url).await;
     let queue = unique("q");
     subscribe(&subscriber, &queue, "#").await;
     let mut woken = subscriber.wakeups(&queue).await.unwrap().unwrap();
@@ -268,7 +273,8 @@ async fn broadcasts_and_publishes_of_the_same_keys_never_deadlock() {
     }
     let mut publishers = JoinSet::new();
     for turn in 0..4 {
-        let (engine, queues) = (engine.clone(), queues.clone());
+        let engine = engine.clone();
+        let queues = queues.clone();
         publishers.spawn(async move {
             for n in 0..25 {
                 let key = format!("k{n}");

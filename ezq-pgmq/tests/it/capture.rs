@@ -108,7 +108,8 @@ async fn every_change_is_an_event_of_the_writers_transaction() {
     let row = |id: i64, name: Value| {
         Some(json!({ "id": id, "name": name, "secret": "s", "amount": 1.10 }))
     };
-    let (ada, none) = (row(1, "ada".into()), row(2, Value::Null));
+    let ada = row(1, "ada".into());
+    let none = row(2, Value::Null);
     assert_eq!((&created.1.old, &created.1.new), (&None, &ada));
     assert_eq!(created.1.transaction, transaction);
     assert_eq!((&updated.1.old, &updated.1.new), (&ada, &none));
@@ -198,7 +199,8 @@ async fn a_statement_on_10_000_rows_is_one_insert_and_keeps_their_order() {
     }
     for (name, change) in &found[10_000..20_000] {
         assert_eq!(*name, format!("{queue}.updated"));
-        let (old, new) = (change.old.as_ref().unwrap(), change.new.as_ref().unwrap());
+        let old = change.old.as_ref().unwrap();
+        let new = change.new.as_ref().unwrap();
         assert_eq!(old["name"], new["name"]);
         assert_eq!(
             old["id"].as_i64().unwrap() + new["id"].as_i64().unwrap(),
@@ -245,7 +247,8 @@ async fn concurrent_writers_with_roll_backs_match_the_tables_own_audit() {
         writers.spawn(async move {
             let mut own = connection().await;
             for round in 0..40_i64 {
-                let (id, end) = (writer * 1000 + round, round % 4 == 3);
+                let id = writer * 1000 + round;
+                let end = round % 4 == 3;
                 let upsert = format!(
                     "INSERT INTO {table} (id, name) VALUES ({round}, '{writer}'), ({id} + 10000, 'own')
                      ON CONFLICT (id) DO UPDATE SET amount = {table}.amount + 1, name = excluded.name"
@@ -403,7 +406,8 @@ async fn a_capture_is_made_once_listed_and_removed_without_a_trace() {
     .await;
     let mut tasks = JoinSet::new();
     for _ in 0..10 {
-        let (engine, queue) = (engine_at(&url).await, queue.clone());
+        let engine = engine_at(&url).await;
+        let queue = queue.clone();
         tasks.spawn(async move { engine.capture("one", &queue).await.unwrap() });
     }
     tasks.join_all().await;
@@ -453,7 +457,9 @@ async fn a_captured_change_is_broadcast_to_who_is_subscribed() {
     let mut own = PgConnection::connect(&url).await.unwrap();
     let engine = engine_at(&url).await;
     run(&mut own, "CREATE TABLE users (id int)").await;
-    let (one, two, missing) = (unique("q"), unique("q"), unique("q"));
+    let one = unique("q");
+    let two = unique("q");
+    let missing = unique("q");
     engine.capture("users", &one).broadcast().await.unwrap();
     run(&mut own, "INSERT INTO users VALUES (0)").await;
     for (queue, pattern) in [(&one, "users.*"), (&two, "users.created"), (&missing, "#")] {

@@ -23,7 +23,9 @@ impl Database {
     async fn new() -> Self {
         let url = fresh_database().await;
         let mut admin = PgConnection::connect(&url).await.unwrap();
-        let (owner, capturer, queue) = (unique("owner"), unique("capturer"), unique("q"));
+        let owner = unique("owner");
+        let capturer = unique("capturer");
+        let queue = unique("q");
         let engine = engine_at(&url).await;
         engine.ensure_queue(&queue).await.unwrap();
         engine.ready().await.unwrap();
@@ -247,7 +249,8 @@ async fn is_remade(own: &mut PgConnection, table: &str) -> bool {
 #[tokio::test]
 async fn the_function_of_a_newer_ezq_is_left_as_it_is_and_that_of_an_older_one_is_renewed() {
     let (engine, queue) = engine_and_queue().await;
-    let (t, mut own) = (queue.as_str(), connection().await);
+    let t = queue.as_str();
+    let mut own = connection().await;
     run(&mut own, &format!("CREATE TABLE {t} (id int)")).await;
     let config = PgmqConfig::url(&server().await.url())
         .unwrap()

@@ -33,7 +33,8 @@ async fn has_xml(own: &mut PgConnection) -> bool {
 #[tokio::test]
 async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_says() {
     let (engine, queue) = engine_and_queue().await;
-    let (t, mut own) = (queue.as_str(), connection().await);
+    let t = queue.as_str();
+    let mut own = connection().await;
     let xml = if has_xml(&mut own).await {
         "xml"
     } else {
@@ -100,7 +101,8 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
 #[tokio::test]
 async fn the_key_of_an_event_is_that_of_the_row_as_it_was_left() {
     let (engine, queue) = engine_and_queue().await;
-    let (t, mut own) = (queue.as_str(), connection().await);
+    let t = queue.as_str();
+    let mut own = connection().await;
     run(
         &mut own,
         &format!("CREATE TABLE {t} (id int PRIMARY KEY, owner text)"),
@@ -130,7 +132,8 @@ async fn the_key_of_an_event_is_that_of_the_row_as_it_was_left() {
 #[tokio::test]
 async fn what_jsonb_cannot_hold_fails_the_writer_unless_it_is_left_out() {
     let (engine, queue) = engine_and_queue().await;
-    let (t, mut own) = (queue.as_str(), connection().await);
+    let t = queue.as_str();
+    let mut own = connection().await;
     run(
         &mut own,
         &format!("CREATE TABLE {t} (\"100%s\" int, raw json)"),
@@ -157,7 +160,8 @@ async fn what_jsonb_cannot_hold_fails_the_writer_unless_it_is_left_out() {
 #[tokio::test]
 async fn a_table_may_change_while_it_is_captured() {
     let (engine, queue) = engine_and_queue().await;
-    let (t, mut own) = (queue.as_str(), connection().await);
+    let t = queue.as_str();
+    let mut own = connection().await;
     run(
         &mut own,
         &format!("CREATE TABLE {t} (id int, a text, b text)"),
@@ -215,7 +219,8 @@ async fn a_table_may_change_while_it_is_captured() {
 #[tokio::test]
 async fn a_child_that_a_captured_table_got_later_is_listed() {
     let (engine, queue) = engine_and_queue().await;
-    let (t, mut own) = (queue.as_str(), connection().await);
+    let t = queue.as_str();
+    let mut own = connection().await;
     run(&mut own, &format!("CREATE TABLE {t} (id int)")).await;
     assert!(
         engine
@@ -244,7 +249,8 @@ async fn a_child_that_a_captured_table_got_later_is_listed() {
 #[tokio::test]
 async fn every_way_to_write_rows_is_told() {
     let (engine, queue) = engine_and_queue().await;
-    let (t, mut own) = (queue.as_str(), connection().await);
+    let t = queue.as_str();
+    let mut own = connection().await;
     run(
         &mut own,
         &format!(

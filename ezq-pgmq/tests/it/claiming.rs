@@ -408,7 +408,8 @@ async fn a_claim_that_waits_for_another_queues_does_not_count_as_slow() {
         )
         .await;
         let neighbour = tokio::spawn({
-            let (engine, other) = (engine.clone(), other.clone());
+            let engine = engine.clone();
+            let other = other.clone();
             // It may give up before the lock is released.
             async move { engine.lease(request(&other, 1)).await.map(|_| ()) }
         });
@@ -437,7 +438,8 @@ async fn a_start_of_the_server_that_lies_ahead_keeps_nothing_back() {
                    LANGUAGE sql STABLE AS $$SELECT real_start() + interval '2 hours'$$";
     run(&mut own, ahead).await;
 
-    let (engine, queue) = (engine_at(&url).await, unique("q"));
+    let engine = engine_at(&url).await;
+    let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1"]).await;
     let first = lease_one(&engine, &queue).await;
@@ -450,10 +452,12 @@ async fn a_start_of_the_server_that_lies_ahead_keeps_nothing_back() {
 #[tokio::test]
 async fn row_level_security_is_an_error_and_no_empty_queue() {
     let url = fresh_database().await;
-    let (engine, queue) = (engine_at(&url).await, unique("q"));
+    let engine = engine_at(&url).await;
+    let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1"]).await;
-    let (mut own, role) = (PgConnection::connect(&url).await.unwrap(), unique("role"));
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    let role = unique("role");
     let sql = format!(
         "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgmq TO {role};
          GRANT ALL ON ALL TABLES IN SCHEMA pgmq TO {role};

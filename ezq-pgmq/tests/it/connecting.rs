@@ -184,7 +184,9 @@ async fn a_connection_that_passes_from_hand_to_hand_comes_back_for_others() {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let publishers = queues.iter().map(|queue| {
-        let (engine, queue, stop) = (engine.clone(), queue.clone(), Arc::clone(&stop));
+        let engine = engine.clone();
+        let queue = queue.clone();
+        let stop = Arc::clone(&stop);
         tokio::spawn(async move {
             let mut published = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -229,7 +231,8 @@ async fn own_connections_judge_rows_as_they_are_now() {
     let sql =
         format!("ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'");
     run(&mut connection().await, &sql).await;
-    let (first, second) = (engine_at(&url).await, engine_at(&url).await);
+    let first = engine_at(&url).await;
+    let second = engine_at(&url).await;
     let queue = unique("q");
     first.ensure_queue(&queue).await.unwrap();
     let bodies: Vec<&str> = std::iter::repeat_n("1", 200).collect();
@@ -284,7 +287,8 @@ async fn health_and_the_end_of_a_transaction_wait_for_no_queue_in_the_making() {
     let mut holder = busy_schema(&url).await;
     let late = unique("q");
     let creating = tokio::spawn({
-        let (engine, late) = (engine.clone(), late.clone());
+        let engine = engine.clone();
+        let late = late.clone();
         async move { engine.ensure_queue(&late).await }
     });
     let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'advisory')";
@@ -330,7 +334,8 @@ async fn a_purge_of_many_goes_in_steps_between_which_others_have_their_turn() {
 async fn a_schema_of_a_stranger_is_refused_with_its_owner() {
     for schema in ["pgmq", "ezq"] {
         let url = fresh_database().await;
-        let (stranger, app) = (unique("stranger"), unique("app"));
+        let stranger = unique("stranger");
+        let app = unique("app");
         let mut own = PgConnection::connect(&url).await.unwrap();
         let sql = format!(
             "CREATE ROLE {stranger}; CREATE ROLE {app} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {stranger}"
@@ -397,7 +402,8 @@ async fn what_a_stranger_made_in_the_schema_is_refused_with_its_owner() {
 async fn a_schema_that_a_stranger_takes_later_is_refused_as_well() {
     let url = fresh_database().await;
     let engine = engine_at(&url).await;
-    let (queue, stranger) = (unique("q"), unique("stranger"));
+    let queue = unique("q");
+    let stranger = unique("stranger");
     engine.ensure_queue(&queue).await.unwrap();
     let mut own = PgConnection::connect(&url).await.unwrap();
     let sql = format!("CREATE ROLE {stranger}; CREATE SCHEMA ezq AUTHORIZATION {stranger}");
@@ -526,7 +532,8 @@ async fn a_password_that_the_pool_was_given_counts_for_ezqs_connections_as_well(
 #[tokio::test]
 async fn a_password_comes_from_a_function_that_is_asked_again() {
     let (server, mut own) = guarded().await;
-    let (one, two) = (options(&server, "one"), options(&server, "two"));
+    let one = options(&server, "one");
+    let two = options(&server, "two");
     let is_rotated = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&is_rotated);
     let config = PgmqConfig::options(one.clone()).options_from(move || {

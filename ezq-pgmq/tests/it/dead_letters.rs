@@ -105,7 +105,8 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
         (death.died_at, death.enqueued_at),
         (Some(letter.died_at), Some(letter.enqueued_at))
     );
-    let (died, original) = (death.message_id.unwrap(), delivery.receipt.message_id());
+    let died = death.message_id.unwrap();
+    let original = delivery.receipt.message_id();
     assert_eq!(died.as_number(), original.as_number());
     assert_eq!(
         again.enqueued_at, delivery.enqueued_at,

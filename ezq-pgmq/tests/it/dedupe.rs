@@ -82,7 +82,8 @@ async fn eight_publishers_of_one_key_store_one_message() {
     for round in 0..10 {
         let mut publishers = JoinSet::new();
         for n in 0..8 {
-            let (engine, queue) = (engine.clone(), queue.clone());
+            let engine = engine.clone();
+            let queue = queue.clone();
             publishers.spawn(async move {
                 publish_one(&engine, keyed(&queue, &n.to_string(), &round.to_string())).await
             });
@@ -123,7 +124,8 @@ async fn publishers_whose_pool_isolates_more_are_tried_again() {
         engine.publish_in(&mut tx, vec![message()]).await.unwrap();
         let mut publishers = JoinSet::new();
         for _ in 0..4 {
-            let (engine, message) = (engine.clone(), message());
+            let engine = engine.clone();
+            let message = message();
             publishers.spawn(async move { publish_one(&engine, message).await });
         }
         let waiting = "SELECT count(*) FROM pg_stat_activity
@@ -161,7 +163,8 @@ async fn a_key_of_an_open_transaction_is_waited_for() {
             (inside.clone(), "1".into())
         );
         let waiting = {
-            let (engine, message) = (engine.clone(), keyed(&queue, "3", &key));
+            let engine = engine.clone();
+            let message = keyed(&queue, "3", &key);
             tokio::spawn(async move { publish_one(&engine, message).await })
         };
         let question = format!(
@@ -232,7 +235,8 @@ async fn transactions_that_publish_the_same_keys_in_any_order_never_deadlock() {
     for round in 0..15 {
         let mut publishers = JoinSet::new();
         for turn in 0..4 {
-            let (engine, queues) = (engine.clone(), [one.clone(), other.clone()]);
+            let engine = engine.clone();
+            let queues = [one.clone(), other.clone()];
             publishers.spawn(async move {
                 let pair = |n: usize| {
                     queues

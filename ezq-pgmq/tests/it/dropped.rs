@@ -59,7 +59,9 @@ enum Use {
 }
 
 fn event(key: Option<&str>) -> BroadcastMessage {
-    let (event_type, body, headers) = ("order.created".to_owned(), "1".to_owned(), Headers::new());
+    let event_type = "order.created".to_owned();
+    let body = "1".to_owned();
+    let headers = Headers::new();
     let dedupe = key.map(|key| Dedupe::new(key, TTL, "e").unwrap());
     BroadcastMessage::new(event_type, body, headers).dedupe(dedupe)
 }
@@ -149,7 +151,8 @@ impl Use {
 }
 
 fn party() -> EventParty {
-    let (event_type, app) = ("order.created".to_owned(), "shop".to_owned());
+    let event_type = "order.created".to_owned();
+    let app = "shop".to_owned();
     EventParty::new(event_type, EventRole::Owner, app)
 }
 
@@ -192,7 +195,8 @@ async fn connect(url: &str, queue: &QueueName, manage: bool) -> PgmqEngine {
 
 /// A database in which everything has been used.
 async fn database() -> (String, QueueName, PgConnection) {
-    let (url, queue) = (fresh_database().await, unique("q"));
+    let url = fresh_database().await;
+    let queue = unique("q");
     let engine = connect(&url, &queue, true).await;
     engine.ensure_queue(&queue).await.unwrap();
     for (_, _, does) in USES {

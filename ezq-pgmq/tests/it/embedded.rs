@@ -62,7 +62,8 @@ impl Holder {
             .find(|line| line.contains("holding "))
             .unwrap();
         let mut words = line.split("holding ").nth(1).unwrap().split(' ');
-        let (url, pid) = (words.next().unwrap().to_owned(), words.next().unwrap());
+        let url = words.next().unwrap().to_owned();
+        let pid = words.next().unwrap();
         Self {
             process,
             url,
@@ -276,7 +277,8 @@ async fn a_start_leaves_alone_what_has_an_owner_or_is_another_s() {
     assert!(link.is_symlink() && unlike.exists());
     assert!(of_root.exists() || !gives_way);
 
-    let (folder, pid) = (owned.folder(), owned.pid);
+    let folder = owned.folder();
+    let pid = owned.pid;
     drop(owned);
     let _last = Holder::start(&temporary.0);
     wait_until_gone(folder, pid).await;

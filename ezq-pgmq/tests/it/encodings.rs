@@ -31,7 +31,8 @@ fn event(id: &str, data: &str) -> String {
 }
 
 async fn database(encoding: &str) -> (PgmqEngine, QueueName, PgConnection) {
-    let (name, queue) = (unique("db"), unique("q"));
+    let name = unique("db");
+    let queue = unique("q");
     let create = format!(
         "CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' \
          LC_COLLATE 'C' LC_CTYPE 'C'"
@@ -138,7 +139,9 @@ async fn a_handler_whose_name_the_encoding_lacks_is_done_once() {
             let runs = Arc::clone(runs);
             move || runs.fetch_add(1, Ordering::Relaxed) + 1
         };
-        let (plain_ran, within_ran, other_ran) = (count(&plain), count(&within), count(&other));
+        let plain_ran = count(&plain);
+        let within_ran = count(&within);
+        let other_ran = count(&other);
         let named = Handler::on(NAME, move |_: AnyEvent| {
             plain_ran();
             async {}

@@ -58,7 +58,8 @@ async fn many_callers_share_commits_and_each_keeps_its_order() {
     let (engine, queue) = engine_and_queue().await;
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
-        let (engine, queue) = (engine.clone(), queue.clone());
+        let engine = engine.clone();
+        let queue = queue.clone();
         callers.spawn(async move {
             let mut ids = Vec::new();
             for n in 0..EACH {

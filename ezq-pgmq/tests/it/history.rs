@@ -138,7 +138,8 @@ async fn takes_no_lock_and_waits_for_none() {
 async fn queues_that_may_not_be_read_are_named() {
     let url = fresh_database().await;
     let admin = engine_at(&url).await;
-    let (ours, theirs) = (unique("ours"), unique("theirs"));
+    let ours = unique("ours");
+    let theirs = unique("theirs");
     let mut own = sqlx::PgConnection::connect(&url).await.unwrap();
     for queue in [&ours, &theirs] {
         admin.ensure_queue(queue).await.unwrap();
@@ -186,7 +187,8 @@ async fn odd_rows_harm_nothing() {
         run(&mut connection().await, &sql).await;
     }
     let found = |id: String| {
-        let (engine, queue) = (&engine, &queue);
+        let engine = &engine;
+        let queue = &queue;
         async move { engine.history(&id, Some(queue)).await.unwrap().copies.len() }
     };
     assert_eq!(found("odd".to_owned()).await, 2);

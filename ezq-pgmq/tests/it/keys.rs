@@ -309,7 +309,8 @@ async fn two_claims_of_one_key_that_could_not_see_each_other_do_not_both_hold_it
         .await
         .unwrap();
     publish_keyed(&engine, &queue, &[("a", "2")]).await;
-    let (slow, of) = (engine.clone(), queue.clone());
+    let slow = engine.clone();
+    let of = queue.clone();
     let slow = tokio::spawn(async move { take(&slow, &of, 1).await });
     let waits = format!(
         "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
@@ -343,7 +344,8 @@ async fn two_claims_of_one_key_that_could_not_see_each_other_do_not_both_hold_it
 #[tokio::test]
 async fn the_lock_of_a_key_orders_transactions() {
     let (engine, queue) = engine_and_queue().await;
-    let (mut one, mut two) = (connection().await, connection().await);
+    let mut one = connection().await;
+    let mut two = connection().await;
     run(&mut one, "BEGIN").await;
     run(&mut two, "BEGIN").await;
     engine.lock_key(&mut one, &queue, "a").await.unwrap();

@@ -160,7 +160,8 @@ async fn what_publishes_to_a_locked_queue_holds_up_nothing_else() {
 #[tokio::test]
 async fn a_locked_queue_holds_up_no_other() {
     let engine = engine().await;
-    let (locked, free) = (unique("q"), unique("q"));
+    let locked = unique("q");
+    let free = unique("q");
     for queue in [&locked, &free] {
         engine.ensure_queue(queue).await.unwrap();
         publish(&engine, queue, &["1", "2"]).await;
@@ -233,7 +234,8 @@ async fn active(name: &str) -> i64 {
 }
 
 async fn named() -> (PgmqEngine, QueueName, QueueName) {
-    let (name, queue) = (unique("app"), unique("q"));
+    let name = unique("app");
+    let queue = unique("q");
     let config = PgmqConfig::url(&server().await.url())
         .unwrap()
         .application_name(name.as_str());
@@ -314,7 +316,8 @@ async fn a_statement_whose_answer_nobody_waits_for_is_stopped() {
 
 /// Publishing through this pool gives up on a locked queue, and has ended then.
 async fn publishes_nothing_later(config: PgmqConfig) {
-    let (name, queue) = (unique("app"), unique("q"));
+    let name = unique("app");
+    let queue = unique("q");
     let config = config.application_name(name.as_str());
     let engine = PgmqEngine::connect(config.statement_timeout(Duration::from_secs(1))).await;
     let engine = engine.unwrap();
@@ -390,7 +393,8 @@ async fn a_publish_whose_standby_does_not_answer_is_not_told_of_as_stored() {
 #[tokio::test]
 async fn a_login_whose_role_is_another_stops_its_own_statements() {
     let url = fresh_database().await;
-    let (login, owner) = (unique("login"), unique("owner"));
+    let login = unique("login");
+    let owner = unique("owner");
     let mut own = PgConnection::connect(&url).await.unwrap();
     let database: String = scalar(&mut own, "SELECT current_database()").await;
     let sql = format!(

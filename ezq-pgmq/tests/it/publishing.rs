@@ -185,7 +185,8 @@ async fn cancels_and_reschedules_what_was_never_delivered() {
     let (engine, queue) = engine_and_queue().await;
     let later = message(&queue, "1").due(Due::After(Duration::from_secs(3600)));
     engine.publish(vec![later.clone(), later]).await.unwrap();
-    let (first, second) = (MessageId::Number(1), MessageId::Number(2));
+    let first = MessageId::Number(1);
+    let second = MessageId::Number(2);
     assert!(engine.cancel(&queue, &first).await.unwrap());
     assert!(!engine.cancel(&queue, &first).await.unwrap());
     assert!(engine.reschedule(&queue, &second, Due::Now).await.unwrap());

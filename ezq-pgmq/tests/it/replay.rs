@@ -315,7 +315,8 @@ async fn what_is_archived_while_it_is_interrupted_is_not_part_of_it() {
 #[tokio::test]
 async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
     let (engine, queue, mut own) = archive(3).await;
-    let (target, name) = (unique("target"), queue.to_string());
+    let target = unique("target");
+    let name = queue.to_string();
     // Another transaction is about to archive the second one.
     let mut open = connection().await;
     run(
@@ -372,7 +373,8 @@ async fn a_copy_that_comes_back_from_another_queue_is_not_replayed_where_it_came
         &format!("UPDATE pgmq.a_{queue} SET headers = NULL"),
     )
     .await;
-    let (other, third) = (unique("q"), unique("q"));
+    let other = unique("q");
+    let third = unique("q");
     let other_engine = archiving_at(&server().await.url(), &other, Retention::ARCHIVE).await;
     engine
         .replay(format!("{queue} out"), &queue)
@@ -457,7 +459,8 @@ async fn what_cannot_be_replayed_is_a_typed_error() {
     let error = engine.replay("none", &queue).dry_run().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
     // A mistyped name creates no queue, and is an error.
-    let (mistyped, target) = (unique("mistyped"), unique("target"));
+    let mistyped = unique("mistyped");
+    let target = unique("target");
     for target in [&mistyped, &target] {
         let error = engine
             .replay("none", &mistyped)

@@ -59,14 +59,17 @@ fn original(outcome: PublishOutcome) -> MessageId {
 }
 
 fn event(key: &str) -> BroadcastMessage {
-    let (event_type, body, headers) = ("order.created".to_owned(), "1".to_owned(), Headers::new());
+    let event_type = "order.created".to_owned();
+    let body = "1".to_owned();
+    let headers = Headers::new();
     let dedupe = Some(Dedupe::new(key, TTL * 100, "e").unwrap());
     BroadcastMessage::new(event_type, body, headers).dedupe(dedupe)
 }
 
 #[tokio::test]
 async fn dedupe_keys_hold_and_name_their_messages() {
-    let (url, queue) = (fresh_database().await, unique("q"));
+    let url = fresh_database().await;
+    let queue = unique("q");
     let engine = engine_at(&url).await;
     engine.ensure_queue(&queue).await.unwrap();
     engine

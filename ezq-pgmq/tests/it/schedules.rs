@@ -55,7 +55,8 @@ async fn eight_who_fire_every_tick_fire_each_once() {
     // All need the table at once, too.
     let mut firing = JoinSet::new();
     for _ in 0..8 {
-        let (engine, queue) = (engine_at(&url).await, queue.clone());
+        let engine = engine_at(&url).await;
+        let queue = queue.clone();
         firing.spawn(async move {
             register(&engine, "a").await.unwrap();
             let begin = row(&engine, "a").await.next_at;
@@ -91,7 +92,8 @@ async fn a_firing_that_is_cut_off_in_the_middle_moves_nothing_and_comes_again() 
     )
     .await;
     let cut = {
-        let (engine, queue) = (engine.clone(), queue.clone());
+        let engine = engine.clone();
+        let queue = queue.clone();
         tokio::spawn(async move { fire(&engine, &queue, "a", before.next_at).await })
     };
     let mut other = PgConnection::connect(&url).await.unwrap();
@@ -240,7 +242,8 @@ async fn an_event_that_postgres_refuses_leaves_its_tick() {
 #[tokio::test]
 async fn a_firing_wakes_who_waits() {
     let (url, queue, _own) = database().await;
-    let (engine, waiting) = (engine_at(&url).await, engine_at(&url).await);
+    let engine = engine_at(&url).await;
+    let waiting = engine_at(&url).await;
     register(&engine, "a").await.unwrap();
     let mut wakeups = waiting.wakeups(&queue).await.unwrap().unwrap();
     wakeups.mark_unchanged();

@@ -118,7 +118,9 @@ where
 }
 
 pub(crate) fn message(queue: &QueueName, body: &str) -> Outgoing {
-    let (queue, body, headers) = (queue.clone(), body.to_owned(), Headers::new());
+    let queue = queue.clone();
+    let body = body.to_owned();
+    let headers = Headers::new();
     Outgoing::new(queue, body, headers)
 }
 

@@ -106,7 +106,8 @@ async fn sweeps_in_the_background_while_messages_come_and_go_until_it_is_closed(
         .unwrap();
     engine.ensure_queue(&queue).await.unwrap();
     let began = std::time::Instant::now();
-    let (mut published, mut gone) = (0, 0);
+    let mut published = 0;
+    let mut gone = 0;
     let mut own = connection().await;
     let youngest_gone = format!("SELECT count(*) FROM pgmq.a_{queue}");
     while gone < 200 {

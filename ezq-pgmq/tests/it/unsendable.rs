@@ -42,7 +42,8 @@ async fn is_a_dead_letter(engine: &PgmqEngine, queue: &QueueName, count: usize) 
 
 /// A database without an encoding, in which another client has stored a Latin-1 byte.
 async fn without_encoding() -> (PgmqEngine, QueueName, PgConnection) {
-    let (name, queue) = (unique("db"), unique("q"));
+    let name = unique("db");
+    let queue = unique("q");
     let create = format!(
         "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
     );

@@ -62,7 +62,8 @@ async fn a_message_of_no_time_is_handed_out_and_given_back_like_any_other() {
 #[tokio::test]
 async fn an_event_for_a_forbidden_queue_fails_alone() {
     let (owner, queue) = engine_and_queue().await;
-    let (mail, forbidden) = (unique("mail"), unique("forbidden"));
+    let mail = unique("mail");
+    let forbidden = unique("forbidden");
     owner.ensure_queue(&mail).await.unwrap();
     owner.ensure_queue(&forbidden).await.unwrap();
     let role = unique("role");

@@ -143,10 +143,8 @@ async fn quiet(wakeups: &mut watch::Receiver<u64>) {
 async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_is_committed() {
     let builder = EmbeddedPostgres::builder().setting("max_prepared_transactions", "10");
     let server = builder.start().await.unwrap();
-    let (engine, other) = (
-        engine_at(&server.url()).await,
-        engine_at(&server.url()).await,
-    );
+    let engine = engine_at(&server.url()).await;
+    let other = engine_at(&server.url()).await;
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
     // The capture comes first: the end of any transaction beside it wakes whoever polls.
     let names = ["captured", "published", "subscribed"];
@@ -222,10 +220,8 @@ async fn a_captured_change_is_seen_within_100_ms() {
     let mut own = connection().await;
     run(&mut own, &format!("CREATE TABLE {queue} (id int)")).await;
     engine.capture(queue.as_str(), &queue).await.unwrap();
-    let (one, other) = (
-        engine_at(&server().await.url()).await,
-        engine_at(&server().await.url()).await,
-    );
+    let one = engine_at(&server().await.url()).await;
+    let other = engine_at(&server().await.url()).await;
     let mut told = [
         one.wakeups(&queue).await.unwrap().unwrap(),
         other.wakeups(&queue).await.unwrap().unwrap(),
@@ -319,7 +315,8 @@ async fn activity(own: &mut PgConnection, name: &QueueName) -> (String, bool) {
 
 #[tokio::test]
 async fn where_nothing_is_captured_nobody_looks() {
-    let (name, url) = (unique("listener"), fresh_database().await);
+    let name = unique("listener");
+    let url = fresh_database().await;
     let config = PgmqConfig::url(&url)
         .unwrap()
         .application_name(name.as_str());

@@ -18,7 +18,8 @@ const ROWS: i64 = 50_000;
 const CLAIMS: i64 = 10;
 
 async fn lease_after(engine: &PgmqEngine, queue: &QueueName, after: Position) -> Vec<Delivery> {
-    let (queue, after) = (queue.clone(), Some(after));
+    let queue = queue.clone();
+    let after = Some(after);
     let request = LeaseRequest::new(queue, 100, TTL).keys(100).after(after);
     engine.lease(request).await.unwrap().deliveries
 }
@@ -149,7 +150,8 @@ async fn what_is_due_before_all_times_is_passed_as_well() {
 
 /// Goes through a queue and releases all of it.
 async fn walk(engine: &PgmqEngine, queue: &QueueName) -> Vec<i64> {
-    let (mut after, mut seen) = (Position::FIRST, Vec::new());
+    let mut after = Position::FIRST;
+    let mut seen = Vec::new();
     loop {
         let passed = lease_after(engine, queue, after.clone()).await;
         let Some(last) = passed.last() else {

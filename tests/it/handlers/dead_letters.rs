@@ -17,7 +17,8 @@ async fn a_redrive_runs_again_only_what_had_failed() {
     let mended = Arc::new(Mutex::new(false));
     let (good, good_log) = failing("good", 0);
     let log = Log::new();
-    let (switch, attempts) = (Arc::clone(&mended), log.clone());
+    let switch = Arc::clone(&mended);
+    let attempts = log.clone();
     let bad = Handler::on("bad", move |_: Numbered, context: Context| {
         attempts.push(context.attempt());
         let mended = *switch.lock().unwrap();

@@ -183,7 +183,8 @@ async fn a_body_of_exactly_the_limit_is_handled_and_one_byte_more_refused() {
 }
 
 fn nested(levels: usize) -> String {
-    let (open, close) = (r#"{"a":["#.repeat(levels / 2), "]}".repeat(levels / 2));
+    let open = r#"{"a":["#.repeat(levels / 2);
+    let close = "]}".repeat(levels / 2);
     let (first, last) = if levels % 2 == 1 {
         ("[", "]")
     } else {

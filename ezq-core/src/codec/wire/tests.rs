@@ -13,7 +13,8 @@ use crate::message::queue_name::QueueName;
 fn read(body: &str) -> Result<Envelope> {
     let queue = QueueName::new("orders").unwrap();
     let enqueued_at = "2026-01-02T03:04:05Z".parse().unwrap();
-    let (message_id, headers) = (&MessageId::Number(7), &Headers::new());
+    let message_id = &MessageId::Number(7);
+    let headers = &Headers::new();
     decode(
         body,
         Origin {
