@@ -90,6 +90,7 @@ async fn the_model_gets_everywhere() -> Result<(), ModelFailure> {
         steps: 10_000,
     };
     let report = run_model(&Memory(MemoryEngine::new()), config).await?;
+
     let happens = [
         "cancelled",
         "could not cancel",
@@ -110,6 +111,7 @@ async fn the_model_gets_everywhere() -> Result<(), ModelFailure> {
         "settled",
         "settled with a void receipt",
     ];
+
     let often = report.counts.iter().filter(|(_, count)| **count >= 10);
     let often: Vec<_> = often.map(|(what, _)| *what).collect();
     assert_eq!(often, happens, "{report}");

@@ -42,6 +42,7 @@ fn crates_depend_downwards_only() {
         ("ezq-macros", vec![]),
         ("ezq-pgmq", vec!["ezq-conformance", "ezq-core"]),
     ]);
+
     let mut seen = BTreeSet::new();
     for manifest in all("Cargo.toml") {
         let text = fs::read_to_string(&manifest).unwrap();
@@ -52,6 +53,7 @@ fn crates_depend_downwards_only() {
         let name = name.trim_end_matches('"').to_owned();
         let mut section = "";
         let mut dependencies = Vec::new();
+
         for line in text.lines() {
             if line.starts_with('[') {
                 section = line;
@@ -62,6 +64,7 @@ fn crates_depend_downwards_only() {
                 dependencies.push(line.split([' ', '.']).next().unwrap());
             }
         }
+
         let allowed = allowed
             .get(name.as_str())
             .unwrap_or_else(|| panic!("{name} is new"));
@@ -71,6 +74,7 @@ fn crates_depend_downwards_only() {
                 "{name} depends on {dependency}"
             );
         }
+
         seen.insert(name);
     }
     assert_eq!(seen.len(), allowed.len(), "{seen:?}");
@@ -117,11 +121,13 @@ fn imported(line: &str) -> Vec<&str> {
         } else {
             1
         };
+
         names.extend(parts.take(count).map(|part| {
             let end = part.find(|c: char| !c.is_alphanumeric() && c != '_');
             &part[..end.unwrap_or(part.len())]
         }));
     }
+
     names
 }
 
@@ -144,6 +150,7 @@ fn arrows(source: &Path, file: &Path, layers: &[&str]) -> usize {
     if folder == "lib" || inside.ends_with("tests.rs") {
         return 0;
     }
+
     let layer = layers.iter().position(|name| *name == folder);
     let layer = layer.unwrap_or_else(|| panic!("the folder {folder} is new: give it a layer"));
 
@@ -154,6 +161,7 @@ fn arrows(source: &Path, file: &Path, layers: &[&str]) -> usize {
         if line.starts_with("//") || line.contains("$crate") {
             continue;
         }
+
         let names = imported(line).into_iter();
         for name in names.filter(|name| !name.starts_with("__")) {
             let place = inside.display();
@@ -165,6 +173,7 @@ fn arrows(source: &Path, file: &Path, layers: &[&str]) -> usize {
             arrows += 1;
         }
     }
+
     arrows
 }
 
@@ -238,9 +247,11 @@ fn every_test_that_a_document_names_exists() {
             lines.windows(2).filter_map(named).collect::<Vec<_>>()
         })
         .collect();
+
     let mut named = 0;
     let mut documents = vec![PathBuf::from(ROOT).join("README.md")];
     files(&Path::new(ROOT).join("docs"), ".md", &mut documents);
+
     for document in documents {
         let text = fs::read_to_string(&document).unwrap();
         let document = document.display();
@@ -261,5 +272,6 @@ fn every_test_that_a_document_names_exists() {
             }
         }
     }
+
     assert!(named > 20, "the documents name only {named} tests");
 }

@@ -31,6 +31,7 @@ fn collects(size: usize) -> (Handler, Log<Vec<i64>>) {
         batches.push(numbers(&batch));
         async {}
     });
+
     (
         handler
             .batch_size(size)
@@ -62,9 +63,11 @@ async fn effects(ezq: &Ezq, queue: &QueueName) -> Vec<i64> {
 fn writes(queue: &QueueName, log: &Log<Vec<i64>>, bad: &'static [i64]) -> Handler {
     let text = format!("insert into public.batches_{queue} select unnest($1::bigint[])");
     let log = log.clone();
+
     let handler = Handler::on_batch("writes", move |batch: Batch<Numbered>, mut tx: Tx| {
         let text = text.clone();
         let log = log.clone();
+
         async move {
             let numbers = numbers(&batch);
             log.push(numbers.clone());
@@ -76,6 +79,7 @@ fn writes(queue: &QueueName, log: &Log<Vec<i64>>, bad: &'static [i64]) -> Handle
             Ok(())
         }
     });
+
     handler
         .batch_size(10)
         .batch_wait(Duration::from_millis(100))
@@ -87,11 +91,13 @@ async fn a_batch_is_as_full_as_it_can_be_and_in_order() {
     let (handler, log) = collects(10);
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish_all(&numbered(1..=25)).await.unwrap();
+
     // Waiting for a batch takes no place among what is handled at once.
     let report = soon(ezq.consumer().concurrency(1).until_idle().run())
         .await
         .unwrap();
     assert_eq!(report.counts.handled, 25);
+
     let expected: Vec<Vec<i64>> =
         vec![(1..=10).collect(), (11..=20).collect(), (21..=25).collect()];
     assert_eq!(log.take(), expected);
@@ -103,6 +109,7 @@ async fn each_event_of_a_batch_may_have_an_outcome_of_its_own() {
     let queue = queue();
     let log = Log::new();
     let batches = log.clone();
+
     let handler = Handler::on_batch("picky", move |batch: Batch<Numbered>| {
         batches.push(numbers(&batch));
         async move {
@@ -114,9 +121,11 @@ async fn each_event_of_a_batch_may_have_an_outcome_of_its_own() {
             batch.into_iter().map(outcome).collect::<Vec<_>>()
         }
     });
+
     let handler = handler.batch_wait(Duration::from_millis(300));
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish_all(&numbered(1..=4)).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!(
         (counts.handled, counts.retried, counts.dead_lettered),
@@ -127,6 +136,7 @@ async fn each_event_of_a_batch_may_have_an_outcome_of_its_own() {
         [vec![1, 2, 3, 4], vec![2]],
         "what failed comes alone"
     );
+
     let letter = only_dead(&ezq, &queue).await;
     assert_eq!(letter.reason.unwrap().kind, ReasonKind::Fatal);
 }
@@ -136,9 +146,11 @@ async fn a_failed_batch_falls_back_to_single_events() {
     let queue = queue();
     let log = Log::new();
     let batches = log.clone();
+
     let handler = Handler::on_batch("fails", move |batch: Batch<Numbered>| {
         let numbers = numbers(&batch);
         batches.push(numbers.clone());
+
         async move {
             if numbers.contains(&2) {
                 Err("2 is bad")
@@ -147,11 +159,13 @@ async fn a_failed_batch_falls_back_to_single_events() {
             }
         }
     });
+
     let handler = handler
         .batch_wait(Duration::from_millis(300))
         .max_attempts(2);
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish_all(&numbered(1..=3)).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!(
         (counts.handled, counts.retried, counts.dead_lettered),
@@ -161,6 +175,7 @@ async fn a_failed_batch_falls_back_to_single_events() {
         log.take(),
         [vec![1, 2, 3], vec![1], vec![2], vec![3], vec![2]]
     );
+
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
 }
@@ -172,6 +187,7 @@ async fn an_event_that_cannot_be_read_fails_alone() {
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     let body = |n: &str| format!(r#"{{"_type":"test.numbered","n":{n}}}"#);
     send_batch(&ezq, &queue, &[body("1"), body("\"two\""), body("3")]).await;
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.dead_lettered), (2, 1));
     assert_eq!(log.take(), [vec![1, 3]]);
@@ -190,6 +206,7 @@ async fn a_number_of_results_that_does_not_fit_is_a_failure() {
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
+
     let error = only_dead(&ezq, &queue).await.reason.unwrap().error;
     assert_eq!(
         error,
@@ -205,8 +222,10 @@ async fn a_batch_commits_its_effects_once_and_a_bad_event_holds_up_no_other() {
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ledger(&ezq, &queue).await;
     ezq.publish_all(&numbered(1..=40)).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.dead_lettered), (39, 1));
+
     let expected: Vec<i64> = (1..=40).filter(|n| *n != 17).collect();
     assert_eq!(effects(&ezq, &queue).await, expected);
     assert_eq!(held(&ezq, &queue).await, [0, 0, 0, 1]);
@@ -227,12 +246,14 @@ async fn a_batch_in_a_transaction_beside_other_handlers_marks_its_events() {
             Ok(())
         }
     });
+
     let builder = app(&queue)
         .register(writes(&queue, &log, &[]))
         .register(other);
     let ezq = builder.connect().await.unwrap();
     ledger(&ezq, &queue).await;
     ezq.publish_all(&numbered(1..=8)).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.retried), (8, 8));
     assert_eq!(effects(&ezq, &queue).await, (1..=8).collect::<Vec<_>>());
@@ -244,11 +265,13 @@ async fn a_lease_lost_in_the_middle_of_a_batch_costs_the_others_nothing() {
     let queue = queue();
     let text = format!("insert into public.batches_{queue} select unnest($1::bigint[])");
     let steal = format!("update pgmq.q_{queue} set read_ct = read_ct + 1 where msg_id = 2");
+
     let handler = Handler::on_batch(
         "robbed",
         move |batch: Batch<Numbered>, State(pool): State<sqlx::PgPool>, mut tx: Tx| {
             let text = text.clone();
             let steal = steal.clone();
+
             async move {
                 let numbers = numbers(&batch);
                 if numbers.len() > 1 {
@@ -261,10 +284,12 @@ async fn a_lease_lost_in_the_middle_of_a_batch_costs_the_others_nothing() {
             }
         },
     );
+
     let handler = handler.batch_size(3).batch_wait(Duration::from_secs(1));
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ledger(&ezq, &queue).await;
     ezq.publish_all(&numbered(1..=3)).await.unwrap();
+
     let consumer = ezq.consumer().spawn();
     until(async || consumer.counts().handled == 2 && consumer.counts().lost == 1).await;
     consumer.stop();
@@ -284,8 +309,10 @@ async fn a_batch_that_is_interrupted_goes_back() {
     let handler = handler.batch_size(3).batch_wait(Duration::from_secs(1));
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish_all(&numbered(1..=3)).await.unwrap();
+
     let consumer = ezq.consumer().spawn();
     assert_eq!(soon(starts.recv()).await, Some(3));
+
     consumer.interrupt();
     assert_eq!(soon(consumer.wait()).await.unwrap().counts.cancelled, 3);
     assert_eq!(held(&ezq, &queue).await, [3, 0, 0, 0]);
@@ -342,21 +369,25 @@ fn direct(queue: &QueueName, log: &Log<bool>, fails_at: i64) -> Handler {
     let log = log.clone();
     let text = format!("insert into public.batches_{queue} select unnest($1::bigint[])");
     let failed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+
     Handler::on_batch("direct", move |batch: Batch<Numbered>, mut tx: Tx| {
         let queue = queue.clone();
         let log = log.clone();
         let text = text.clone();
         let failed = failed.clone();
+
         async move {
             let took = took(&mut tx, &queue, &batch).await?;
             let numbers = numbers(&batch);
             let insert = sqlx::query(sqlx::AssertSqlSafe(text)).bind(&numbers);
             insert.execute(&mut *tx).await?;
+
             let fails = numbers.contains(&fails_at);
             if fails && !failed.swap(true, std::sync::atomic::Ordering::SeqCst) {
                 assert!(took, "the batch that is to fail was leased");
                 return Err(HandlerError::retry("once"));
             }
+
             log.push(took);
             Ok(Summed {
                 sum: numbers.iter().sum(),
@@ -373,13 +404,16 @@ async fn a_backlog_is_claimed_inside_the_transaction_once_a_leased_batch_succeed
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ledger(&ezq, &queue).await;
     ezq.publish_all(&numbered(1..=500)).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.lost), (500, 0));
     assert_eq!(effects(&ezq, &queue).await, (1..=500).collect::<Vec<_>>());
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
+
     let took = log.take();
     assert!(!took[0], "the first batch is leased");
     assert!(took.iter().filter(|took| **took).count() > 10, "{took:?}");
+
     let failed = took
         .iter()
         .skip_while(|took| !**took)
@@ -400,6 +434,7 @@ async fn an_end_stops_a_consumer_in_the_middle_of_a_backlog() {
     ezq.publish_all(&numbered(1..=250)).await.unwrap();
     ezq.publish(&End::default()).await.unwrap();
     ezq.publish_all(&numbered(251..=400)).await.unwrap();
+
     let report = soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(report.reason, ezq::consumer::StopReason::End);
     assert_eq!(effects(&ezq, &queue).await, (1..=250).collect::<Vec<_>>());
@@ -419,12 +454,14 @@ async fn a_handler_with_a_queue_of_its_own_shares_it_with_nobody() {
         seen.push(event.n);
         async {}
     });
+
     let ezq = app(&shared)
         .register(handler)
         .register(other)
         .connect()
         .await
         .unwrap();
+
     ledger(&ezq, &own).await;
     ezq.publish_all(&numbered(1..=2)).await.unwrap();
     ezq.publish_all(&numbered(101..=200))
@@ -432,6 +469,7 @@ async fn a_handler_with_a_queue_of_its_own_shares_it_with_nobody() {
         .await
         .unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 2);
+
     let report = soon(ezq.consumer().queue(&own).until_idle().run())
         .await
         .unwrap();
@@ -442,6 +480,7 @@ async fn a_handler_with_a_queue_of_its_own_shares_it_with_nobody() {
         own_log.take().contains(&true),
         "alone in its queue, it claims by itself"
     );
+
     let wrong = Handler::on("wrong", |_: Numbered| async {}).queue("No Such Queue");
     let error = app(&shared).register(wrong).connect().await.unwrap_err();
     assert_eq!(error.kind(), ezq::ErrorKind::InvalidQueueName, "{error}");
@@ -459,6 +498,7 @@ pub(crate) async fn import(importer: Importer) {
     let Importer { queue, killed_by } = importer;
     let queue = QueueName::new(&queue).unwrap();
     let text = format!("insert into public.batches_{queue} select unnest($1::bigint[])");
+
     let handler = Handler::on_batch("import", move |batch: Batch<Numbered>, mut tx: Tx| {
         let text = text.clone();
         async move {
@@ -471,12 +511,14 @@ pub(crate) async fn import(importer: Importer) {
             Ok::<_, sqlx::Error>(())
         }
     });
+
     let builder = app(&queue).register(handler.batch_size(20));
     let ezq = builder
         .configure(|config| config.max_deliveries = 16)
         .connect()
         .await
         .unwrap();
+
     let consumer = ezq.consumer().concurrency(2).lease(Duration::from_secs(1));
     let report = consumer.until_idle().run().await.unwrap();
     say(&format!("report {report}"));
@@ -495,17 +537,20 @@ async fn an_event_that_kills_its_process_ends_in_the_dead_letters_and_harms_no_o
         .unwrap();
     ledger(&ezq, &queue).await;
     ezq.publish_all(&numbered(1..=300)).await.unwrap();
+
     let importer = Importer {
         queue: queue.to_string(),
         killed_by: 117,
     };
     let mut deaths = 0;
+
     while held(&ezq, &queue).await != [0, 0, 0, 1] {
         let mut child = Process::start(&url, &Role::Importer(importer.clone()));
         deaths += u32::from(!child.end().await.success());
         assert!(deaths < 60, "it dies again and again");
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+
     assert!(deaths >= 16, "{deaths}");
     let letter = only_dead(&ezq, &queue).await;
     assert_eq!(letter.reason.unwrap().kind, ReasonKind::MaxDeliveries);
@@ -533,9 +578,11 @@ async fn a_batch_whose_transaction_is_spoiled_does_not_count_as_done() {
                 }
             },
         );
+
         let handler = handler.batch_size(20).max_attempts(1);
         let ezq = app(&queue).register(handler).connect().await.unwrap();
         ezq.publish_all(&numbered(1..=300)).await.unwrap();
+
         let counts = drain(&ezq).await.counts;
         assert_eq!((counts.handled, counts.dead_lettered), (299, 1), "{spoils}");
         let reason = only_dead(&ezq, &queue).await.reason.unwrap();

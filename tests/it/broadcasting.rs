@@ -102,6 +102,7 @@ fn parts(builder: EzqBuilder, app: &str) -> (EzqBuilder, Vec<&'static str>) {
                 assert_eq!(sent.copies.len(), 1, "{sent:?}");
                 Ok::<_, HandlerError>(())
             };
+
             let welcome = Handler::on("welcome", |_: UserCreated| async {}).queue("welcome");
             let builder = builder
                 .register(Handler::on("confirm", confirm))
@@ -130,6 +131,7 @@ pub(crate) async fn take_part(member: Member, words: Words) {
     say("up");
     words.wait().await;
     let ezq = builder.connect().await.unwrap();
+
     for queue in &queues {
         ezq.consumer()
             .queue(*queue)
@@ -139,6 +141,7 @@ pub(crate) async fn take_part(member: Member, words: Words) {
             .await
             .unwrap();
     }
+
     say("subscribed");
     if member.stays {
         let handle = ezq.consumer().queue(queues[0]).stop_on_signals().spawn();
@@ -185,19 +188,23 @@ async fn ten_processes_of_three_applications_leave_exactly_the_right_subscriptio
     let apps = [
         "shop", "mail", "audit", "shop", "mail", "audit", "shop", "mail", "audit", "shop",
     ];
+
     // Not even PGMQ is there.
     let mut members: Vec<Process> = apps.iter().map(|app| member(&url, app, false)).collect();
     for member in &mut members {
         member.hear("up").await;
     }
+
     for member in &mut members {
         member.tell("go").await;
     }
+
     for member in &mut members {
         member.hear("subscribed").await;
     }
     let ezq = bystander(&url, "other").await;
     assert_eq!(standing(&ezq).await, owned(&ALL));
+
     let recipients = ezq
         .subscriptions()
         .unwrap()
@@ -205,6 +212,7 @@ async fn ten_processes_of_three_applications_leave_exactly_the_right_subscriptio
         .await
         .unwrap();
     assert_eq!(names(&recipients), ["audit", "mail", "shop"]);
+
     let sent = ezq.broadcast(&UserCreated { user: 1 }).await.unwrap();
     let queues: Vec<_> = sent.copies.iter().map(|copy| copy.queue.as_str()).collect();
     assert_eq!(queues, ["audit", "welcome"]);
@@ -218,6 +226,7 @@ async fn an_event_reaches_another_application_and_that_one_answers() {
     soon(shop.consumer().queue("shop").subscribe().until_idle().run())
         .await
         .unwrap();
+
     let mut mail = member(&url, "mail", true);
     mail.hear("up").await;
     mail.tell("go").await;
@@ -230,6 +239,7 @@ async fn an_event_reaches_another_application_and_that_one_answers() {
         .await
         .unwrap();
     assert_eq!(sent.copies.len(), 2);
+
     tx.rollback().await.unwrap();
     let mut tx = shop.pool().begin().await.unwrap();
     let sent = shop
@@ -237,6 +247,7 @@ async fn an_event_reaches_another_application_and_that_one_answers() {
         .within(&mut tx)
         .await
         .unwrap();
+
     assert_eq!(
         scalar::<i64>(&mut own, "SELECT count(*) FROM pgmq.q_shop").await,
         0
@@ -245,9 +256,11 @@ async fn an_event_reaches_another_application_and_that_one_answers() {
 
     // Only the order that was committed is confirmed, and paid for.
     assert_eq!(mail.hear("confirmed").await, "2");
+
     let paid = "SELECT count(*) = 1 FROM pgmq.q_shop
                 WHERE message ->> 'type' = 'order.paid' AND message ->> 'source' = 'mail'";
     until(&mut own, paid).await;
+
     let ids = "SELECT array_agg(message ->> 'id') FROM pgmq.q_shop
                WHERE message ->> 'type' = 'order.created'";
     assert_eq!(scalar::<Vec<String>>(&mut own, ids).await, [sent.event_id]);
@@ -266,8 +279,10 @@ async fn a_consumer_subscribes_only_where_that_is_said() {
         .await
         .unwrap();
     assert_eq!(standing(&ezq).await, []);
+
     let sent = ezq.broadcast(&UserCreated { user: 1 }).await.unwrap();
     assert!(sent.copies.is_empty() && sent.missing.is_empty());
+
     let always = parts(builder(&url, "shop"), "shop")
         .0
         .configure(|config| config.subscribe = true);
@@ -289,6 +304,7 @@ async fn a_start_only_adds_and_a_removal_counts_for_the_next_event_everywhere() 
     soon(old.consumer().queue("shop").subscribe().until_idle().run())
         .await
         .unwrap();
+
     let new = parts(builder(&url, "shop"), "shop")
         .0
         .connect()
@@ -297,6 +313,7 @@ async fn a_start_only_adds_and_a_removal_counts_for_the_next_event_everywhere() 
     soon(new.consumer().queue("shop").subscribe().until_idle().run())
         .await
         .unwrap();
+
     // A rolling deployment: what the old version handles still reaches it.
     let publisher = bystander(&url, "other").await;
     let copies = async || {
@@ -324,6 +341,7 @@ async fn a_start_only_adds_and_a_removal_counts_for_the_next_event_everywhere() 
             .await
             .unwrap()
     );
+
     assert!(
         !publisher
             .subscriptions()
@@ -336,6 +354,7 @@ async fn a_start_only_adds_and_a_removal_counts_for_the_next_event_everywhere() 
     assert!(subscriptions.remove("shop", "order.paid").await.unwrap());
     assert_eq!(subscriptions.prune(&[]).await.unwrap(), 2);
     assert_eq!(standing(&new).await, owned(&[("other", "shop", "order.#")]));
+
     let recipients = subscriptions.test("order.paid").await.unwrap();
     assert_eq!(names(&recipients), ["shop"]);
     assert!(recipients[0].exists && recipients[0].subscriptions[0].app == "other");
@@ -350,6 +369,7 @@ async fn what_a_handler_broadcasts_goes_out_with_its_transaction() {
     let queue = queue();
     let log: Log<bool> = Log::new();
     let told = log.clone();
+
     let handler = move |event: Numbered, mut tx: Tx, publisher: Publisher, context: Context| {
         let told = told.clone();
         async move {
@@ -357,6 +377,7 @@ async fn what_a_handler_broadcasts_goes_out_with_its_transaction() {
                 .bind(event.n)
                 .execute(&mut *tx)
                 .await?;
+
             let sent = publisher.broadcast(&UserCreated { user: event.n }).await?;
             told.push(sent.is_pending && sent.copies.is_empty());
             if context.attempt() == 1 {
@@ -365,10 +386,12 @@ async fn what_a_handler_broadcasts_goes_out_with_its_transaction() {
             Ok(())
         }
     };
+
     let ezq = app(&queue)
         .database_url(&url)
         .register(Handler::on("book", handler));
     let ezq = ezq.connect().await.unwrap();
+
     run(&mut own, "CREATE TABLE done (n bigint)").await;
     ezq.engine(&target).ensure_queue(&target).await.unwrap();
     ezq.subscriptions()
@@ -376,6 +399,7 @@ async fn what_a_handler_broadcasts_goes_out_with_its_transaction() {
         .add(&target, "user.#")
         .await
         .unwrap();
+
     ezq.publish(&Numbered { n: 7 }).await.unwrap();
     drain(&ezq).await;
     assert_eq!(log.take(), [true, true]);
@@ -383,8 +407,10 @@ async fn what_a_handler_broadcasts_goes_out_with_its_transaction() {
         scalar::<Vec<i64>>(&mut own, "SELECT array_agg(n) FROM done").await,
         [7]
     );
+
     let copies = format!("SELECT array_agg(message #>> '{{data,user}}') FROM pgmq.q_{target}");
     assert_eq!(scalar::<Vec<String>>(&mut own, &copies).await, ["7"]);
+
     // It knows what caused it.
     let cause = format!("SELECT count(*) FROM pgmq.q_{target} WHERE headers ? 'causation-id'");
     assert_eq!(scalar::<i64>(&mut own, &cause).await, 1);
@@ -398,11 +424,13 @@ async fn a_dropped_queue_is_told_and_the_others_get_their_copies() {
         ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
         ezq.subscriptions().unwrap().add(&queue, "#").await.unwrap();
     }
+
     run(&mut own, "SELECT pgmq.drop_queue('two')").await;
     let told = |sent: ezq::publish::Broadcasted| {
         let copies = sent.copies.iter().map(|copy| copy.queue.to_string());
         (copies.collect::<Vec<_>>(), sent.missing)
     };
+
     let expected = (
         vec!["one".to_owned(), "three".to_owned()],
         vec![name("two")],
@@ -411,6 +439,7 @@ async fn a_dropped_queue_is_told_and_the_others_get_their_copies() {
         told(ezq.broadcast(&UserCreated { user: 1 }).await.unwrap()),
         expected
     );
+
     let mut tx = ezq.pool().begin().await.unwrap();
     assert_eq!(
         told(
@@ -421,24 +450,29 @@ async fn a_dropped_queue_is_told_and_the_others_get_their_copies() {
         ),
         expected
     );
+
     // The transaction is as good as before.
     tx.commit().await.unwrap();
     for queue in ["one", "three"].map(name) {
         assert_eq!(ezq.stats(&queue).await.unwrap().ready, 2);
     }
+
     let recipients = ezq
         .subscriptions()
         .unwrap()
         .test("user.created")
         .await
         .unwrap();
+
     let missing: Vec<_> = recipients.iter().filter(|one| !one.exists).collect();
     assert_eq!(missing.len(), 1);
     assert_eq!(missing[0].queue, name("two"));
+
     // Its consumer makes it anew, and it is subscribed as before.
     soon(ezq.consumer().queue("two").until_idle().run())
         .await
         .unwrap();
+
     assert_eq!(
         ezq.broadcast(&UserCreated { user: 3 })
             .await
@@ -461,6 +495,7 @@ async fn options_reach_every_copy() {
             .await
             .unwrap();
     }
+
     let hour = Duration::from_secs(3600);
     let broadcast = || {
         let broadcast = ezq.broadcast(&OrderCreated { order: 7, total: 5 });
@@ -470,6 +505,7 @@ async fn options_reach_every_copy() {
             .header("priority", 9)
             .dedupe_key("order-7")
     };
+
     let sent = broadcast().await.unwrap();
     let again = broadcast().await.unwrap();
     assert!(
@@ -478,6 +514,7 @@ async fn options_reach_every_copy() {
             .iter()
             .all(|copy| copy.is_duplicate && copy.event_id == sent.event_id)
     );
+
     let ids = |sent: &ezq::publish::Broadcasted| -> BTreeSet<_> {
         sent.copies
             .iter()
@@ -485,6 +522,7 @@ async fn options_reach_every_copy() {
             .collect()
     };
     assert_eq!(ids(&sent), ids(&again));
+
     for queue in ["one", "two"] {
         let sql = format!(
             "SELECT count(*) FROM pgmq.q_{queue} WHERE vt > now() + interval '50 min'
@@ -493,10 +531,12 @@ async fn options_reach_every_copy() {
             sent.event_id
         );
         assert_eq!(scalar::<i64>(&mut own, &sql).await, 1);
+
         // As after any event with a key.
         let indexes = format!("SELECT to_regclass('pgmq.q_{queue}_ezq_keys') IS NOT NULL");
         assert!(scalar::<bool>(&mut own, &indexes).await);
     }
+
     assert!(ezq.cancel(&sent.copies[0]).await.unwrap());
     assert_eq!(ezq.stats(&name("two")).await.unwrap().scheduled, 1);
 }
@@ -509,6 +549,7 @@ async fn who_owns_publishes_and_handles_a_type_is_told() {
         .connect()
         .await
         .unwrap();
+
     let (mail, queues) = parts(builder(&url, "mail"), "mail");
     let mail = mail
         .publishes::<OrderCreated>()
@@ -516,11 +557,13 @@ async fn who_owns_publishes_and_handles_a_type_is_told() {
         .connect()
         .await
         .unwrap();
+
     for queue in queues {
         soon(mail.consumer().queue(queue).subscribe().until_idle().run())
             .await
             .unwrap();
     }
+
     let parties = shop
         .subscriptions()
         .unwrap()
@@ -531,6 +574,7 @@ async fn who_owns_publishes_and_handles_a_type_is_told() {
     assert_eq!(parties.publishers, ["mail", "shop"]);
     assert_eq!(names(&parties.recipients), ["mail"]);
     assert_eq!(parties.recipients[0].subscriptions[0].app, "mail");
+
     let parties = shop
         .subscriptions()
         .unwrap()
@@ -552,6 +596,7 @@ async fn what_an_application_said_can_be_taken_back() {
         .publishes::<OrderCreated>()
         .publishes::<OrderPaid>();
     let mail = mail.connect().await.unwrap();
+
     let publishers = async |event_type: &str| {
         shop.subscriptions()
             .unwrap()
@@ -612,24 +657,29 @@ async fn what_cannot_be_broadcast_or_subscribed_is_refused() {
         .unwrap();
     let refused = ezq.broadcast(&End::default()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidEvent);
+
     let subscriptions = ezq.subscriptions().unwrap();
     let refused = subscriptions.add(&elsewhere, "#").await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
+
     let refused = ezq.consumer().queue(&elsewhere).subscribe().run();
     assert_eq!(
         soon(refused).await.unwrap_err().kind(),
         ErrorKind::Unsupported
     );
+
     let refused = subscriptions.add("shop", "order*").await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidPattern);
     let refused = subscriptions.add("sh op", "order.*").await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidQueueName);
+
     // A type's name is no pattern, whatever it looks like.
     let star = builder(&url, "shop").register(Handler::on("star", |_: Starred| async {}));
     let star = star.connect().await.unwrap();
     let refused = soon(star.consumer().queue("shop").subscribe().until_idle().run()).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidPattern);
     assert_eq!(subscriptions.list().await.unwrap(), []);
+
     let long = "a".repeat(256);
     let refused = builder(&url, &long).connect().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Configuration);

@@ -95,6 +95,7 @@ fn child_main() {
         return;
     };
     let role: Role = serde_json::from_str(&role).unwrap();
+
     let words = Words::listen();
     let blocks = matches!(&role, Role::Worker(worker) if worker.waits == Waits::BlockingForWord);
     let mut builder = match blocks {
@@ -102,6 +103,7 @@ fn child_main() {
         false => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+
     runtime.block_on(async {
         match role {
             Role::Worker(worker) => work(worker, words).await,
@@ -125,26 +127,32 @@ async fn work(worker: Worker, words: Words) {
     let queue = worker.queue.clone();
     let ledger = Ledger::open(&worker.queue, &worker.name);
     let words = Arc::new(words);
+
     let handler = Handler::on("work", move |job: Job, context: Context| {
         let worker = worker.clone();
         let ledger = ledger.clone();
         let words = Arc::clone(&words);
+
         async move {
             say(&format!("started {}", job.n));
             let cut_short = Dropped(job.n);
+
             match worker.waits {
                 Waits::For(pause) => tokio::time::sleep(pause).await,
                 Waits::Forever => std::future::pending().await,
                 Waits::Word => drop(words.wait().await),
                 Waits::BlockingForWord => drop(words.block()),
             }
+
             if worker.waits != Waits::BlockingForWord {
                 ledger
                     .write(job.n, &context, worker.says == Outcome::Done)
                     .await;
             }
+
             std::mem::forget(cut_short);
             say(&format!("ended {}", job.n));
+
             match worker.says {
                 Outcome::Done => Ok(()),
                 Outcome::Retry => Err(HandlerError::retry_after(
@@ -155,20 +163,24 @@ async fn work(worker: Worker, words: Words) {
             }
         }
     });
+
     let builder = Ezq::builder()
         .without_discovered_handlers()
         .register(handler);
+
     // A settlement goes out at once, before anything else of this process can.
     let ezq = builder
         .configure(|config| config.settle_batch = 1)
         .connect()
         .await
         .unwrap();
+
     let consumer = ezq
         .consumer()
         .queue(queue)
         .concurrency(concurrency)
         .lease(lease);
+
     let handle = consumer.stop_on_signals().spawn();
     say("ready");
     say(&format!("report {}", handle.wait().await.unwrap()));
@@ -198,6 +210,7 @@ impl Ledger {
             .max_connections(2)
             .connect_lazy(&url)
             .unwrap();
+
         Self {
             pool,
             table: format!("ledger_{queue}"),
@@ -211,6 +224,7 @@ impl Ledger {
             self.table
         );
         let number = |count: u32| i32::try_from(count).unwrap();
+
         let written = sqlx::query(AssertSqlSafe(sql))
             .bind(n)
             .bind(number(context.attempt()))
@@ -219,6 +233,7 @@ impl Ledger {
             .bind(ok)
             .execute(&self.pool)
             .await;
+
         if let Err(error) = written {
             // Only the handler's own outcome is to count.
             say(&format!("ledger failed: {error}"));
@@ -244,6 +259,7 @@ impl Words {
             }
             std::process::exit(3);
         });
+
         Self {
             last: receiver,
             blocking: Mutex::new(blocking),
@@ -294,6 +310,7 @@ impl Process {
             .output()
             .await
             .expect("the test asked for `faketime`");
+
         let library = String::from_utf8(asked.stdout).unwrap();
         let mut command = Self::command(role);
         command
@@ -325,9 +342,11 @@ impl Process {
             .env_remove("EZQ_DATABASE_URL")
             .envs(variables.to_vec());
         command.stderr(Stdio::piped());
+
         let mut child = command.spawn().unwrap();
         // Its end would end the child.
         let _input = child.stdin.take();
+
         timeout(CEILING, child.wait_with_output())
             .await
             .expect("it ends in time")
@@ -369,6 +388,7 @@ impl Process {
             }
             panic!("the child ended without saying `{word}`");
         };
+
         let late = |_| panic!("the child did not say `{word}` in time");
         timeout(CEILING, next).await.unwrap_or_else(late)
     }

@@ -100,6 +100,7 @@ async fn under_every_codec_events_are_handled_returned_and_committed_with_a_tran
         let told = log.clone();
         let table = format!("public.codecs_{queue}");
         let insert = format!("insert into {table} values ($1)");
+
         let ezq = with(&queue, codec)
             .register(Handler::on("double", move |event: Numbered, mut tx: Tx| {
                 let insert = insert.clone();
@@ -129,11 +130,13 @@ async fn under_every_codec_events_are_handled_returned_and_committed_with_a_tran
             .connect()
             .await
             .unwrap();
+
         let create = format!("create table {table} (n bigint)");
         ezq::sqlx::raw_sql(ezq::sqlx::AssertSqlSafe(create))
             .execute(ezq.pool())
             .await
             .unwrap();
+
         let mut tx = ezq.pool().begin().await.unwrap();
         ezq.publish(&Numbered { n: 7 })
             .within(&mut tx)
@@ -142,6 +145,7 @@ async fn under_every_codec_events_are_handled_returned_and_committed_with_a_tran
         tx.commit().await.unwrap();
         drain(&ezq).await;
         assert_eq!(log.sorted(), ["7 at 1", "7 at 2", "doubled 14"], "{codec}");
+
         let count = format!("select count(*) from {table} where n = 7");
         let count: i64 = ezq::sqlx::query_scalar(ezq::sqlx::AssertSqlSafe(count))
             .fetch_one(ezq.pool())
@@ -161,12 +165,14 @@ async fn under_every_codec_batches_are_claimed_leased_or_in_their_transaction() 
             batch.events().for_each(|event| numbers.push(event.n));
             async {}
         });
+
         let ezq = with(&queue, codec)
             .register(sum.batch_size(10))
             .connect()
             .await
             .unwrap();
         ezq.publish_all(&numbered(0..60)).await.unwrap();
+
         drain(&ezq).await;
         assert_eq!(log.sorted(), Vec::from_iter(0..60), "{codec}");
         assert_eq!(held(&ezq, &queue).await, [0; 4], "{codec}");
@@ -180,6 +186,7 @@ async fn under_every_codec_keys_order_duplicates_are_told_and_headers_are_kept()
         let log = Log::new();
         let seen = log.clone();
         let from = queue.clone();
+
         let first_fails = Handler::on("ordered", move |event: Numbered, context: Context| {
             let headers = context.headers();
             assert_eq!(headers.text("shop"), Some("berlin"));
@@ -188,17 +195,21 @@ async fn under_every_codec_keys_order_duplicates_are_told_and_headers_are_kept()
                 (headers.key().as_deref(), context.queue()),
                 (Some("k"), &from)
             );
+
             let fails = event.n == 1 && context.attempt() == 1;
             if !fails {
                 seen.push(event.n);
             }
+
             async move { if fails { Err("not yet") } else { Ok(()) } }
         });
+
         let ezq = with(&queue, codec)
             .register(first_fails)
             .connect()
             .await
             .unwrap();
+
         let publish = |n| {
             let publish = ezq.publish(&Numbered { n }).key("k").correlation_id("flow");
             publish
@@ -207,9 +218,11 @@ async fn under_every_codec_keys_order_duplicates_are_told_and_headers_are_kept()
         };
         let first = publish(1).await.unwrap();
         assert!(publish(1).await.unwrap().is_duplicate, "{codec}");
+
         for n in 2..5 {
             assert!(!publish(n).await.unwrap().is_duplicate, "{codec}");
         }
+
         assert_eq!(held(&ezq, &queue).await, [4, 0, 0, 0], "{codec}: {first:?}");
         drain(&ezq).await;
         assert_eq!(log.take(), [1, 2, 3, 4], "{codec}");
@@ -228,6 +241,7 @@ async fn under_every_codec_history_tells_of_an_event_in_the_queue_the_archive_an
                 .retention(queue, Retention::ARCHIVE)
                 .connect()
         };
+
         let ezq = build(&queue, Work::quick().0).await.unwrap();
         let published = ezq.publish(&Numbered { n: 1 }).await.unwrap();
         // The id of an event in the flat form is its place.
@@ -235,6 +249,7 @@ async fn under_every_codec_history_tells_of_an_event_in_the_queue_the_archive_an
             "flat" => format!("{queue}:{}", published.id),
             _ => published.event_id.clone(),
         };
+
         let copy = async |ezq: &Ezq, id: &str| {
             let mut history = ezq.history(id).await.unwrap();
             assert_eq!(history.copies.len(), 1, "{codec}: {history}");
@@ -246,6 +261,7 @@ async fn under_every_codec_history_tells_of_an_event_in_the_queue_the_archive_an
             matches!(copy(&ezq, &id).await, CopyState::Waiting { .. }),
             "{codec}"
         );
+
         drain(&ezq).await;
         assert!(
             matches!(copy(&ezq, &id).await, CopyState::Archived { .. }),
@@ -258,23 +274,27 @@ async fn under_every_codec_history_tells_of_an_event_in_the_queue_the_archive_an
                 Some(_) => Ok(()),
             }
         });
+
         let ezq = build(&queue_dead, fatal).await.unwrap();
         let published = ezq.publish(&Numbered { n: 2 }).await.unwrap();
         let id = match codec {
             "flat" => format!("{queue_dead}:{}", published.id),
             _ => published.event_id.clone(),
         };
+
         drain(&ezq).await;
         assert!(
             matches!(copy(&ezq, &id).await, CopyState::Dead { .. }),
             "{codec}"
         );
+
         // Found by its type, and read again after it was redriven.
         let letters = ezq.dead_letters(&queue_dead).unwrap();
         let other = DeadLetterFilter::all().event_type("test.doubled");
         assert_eq!(letters.list(&other, 10).await.unwrap().len(), 0, "{codec}");
         let ours = DeadLetterFilter::all().event_type("test.numbered");
         assert_eq!(letters.redrive(ours).await.unwrap().len(), 1, "{codec}");
+
         drain(&ezq).await;
         assert!(
             matches!(copy(&ezq, &id).await, CopyState::Archived { .. }),
@@ -303,9 +323,11 @@ async fn control_events_stop_a_consumer_under_every_codec() {
             .connect()
             .await
             .unwrap();
+
         ezq.publish(&Numbered { n: 1 }).await.unwrap();
         let end = ezq.publish(&End::default()).await.unwrap();
         ezq.publish(&Interrupt::default()).await.unwrap();
+
         for reason in [StopReason::End, StopReason::Interrupt] {
             assert_eq!(
                 soon(ezq.consumer().run()).await.unwrap().reason,
@@ -313,18 +335,21 @@ async fn control_events_stop_a_consumer_under_every_codec() {
                 "{codec}"
             );
         }
+
         assert_eq!(work.handled.take(), [1], "{codec}");
         // As everywhere, a control event is not archived.
         assert!(
             ezq.history(&end.event_id).await.unwrap().is_empty(),
             "{codec}"
         );
+
         send_batch(&ezq, &queue, &[r#"{"_type": "EZQEndEvent"}"#.into()]).await;
         assert_eq!(
             soon(ezq.consumer().run()).await.unwrap().reason,
             StopReason::End,
             "{codec}"
         );
+
         ezq.stop_all(&queue, None).await.unwrap();
         assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0], "{codec}");
     }
@@ -339,10 +364,12 @@ async fn what_a_codec_cannot_read_is_a_dead_letter_that_names_it_and_holds_up_no
         .connect()
         .await
         .unwrap();
+
     send_batch(&ezq, &queue, &[r#"{"odd": 1}"#.into(), "[300]".into()]).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
     assert_eq!(work.handled.take(), [1]);
+
     let letters = dead(&ezq, &queue).await;
     assert_eq!(letters.len(), 2);
     for letter in letters {
@@ -366,12 +393,14 @@ async fn a_codec_that_panics_kills_no_consumer() {
         .codec(codec.clone())
         .queue_codec(&queue, "hidden")
         .register(handler);
+
     let ezq = build.connect().await.unwrap();
     codec.broken.store(true, Ordering::Relaxed);
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
     assert!(reason.error.contains("the codec is broken"), "{reason:?}");
+
     codec.broken.store(false, Ordering::Relaxed);
     ezq.dead_letters(&queue)
         .unwrap()
@@ -391,6 +420,7 @@ async fn a_codec_that_is_not_known_here_is_tried_again_and_then_a_dead_letter() 
         .await
         .unwrap();
     newer.publish(&Numbered { n: 1 }).await.unwrap();
+
     let older = |attempts| {
         let policy = RetryPolicy::new(attempts, Backoff::constant(Duration::ZERO));
         let unknown_types = UnknownTypes::Retry(policy);
@@ -398,15 +428,18 @@ async fn a_codec_that_is_not_known_here_is_tried_again_and_then_a_dead_letter() 
             .configure(move |config| config.unknown_types = unknown_types)
             .connect()
     };
+
     let handle = older(1_000_000).await.unwrap().consumer().spawn();
     crate::kit::until(|| async { handle.counts().retried > 3 }).await;
     handle.stop();
     soon(handle.wait()).await.unwrap();
     assert_eq!(held(&newer, &queue).await[3], 0);
+
     drain(&older(2).await.unwrap()).await;
     let reason = only_dead(&newer, &queue).await.reason.unwrap();
     assert_eq!(reason.kind, ReasonKind::Undecodable);
     assert!(reason.error.contains("`hidden`"), "{reason:?}");
+
     newer
         .dead_letters(&queue)
         .unwrap()
@@ -431,11 +464,13 @@ async fn an_event_has_its_own_codec_over_its_queue_s_and_the_application_s_word_
         words.push(event.word);
         async {}
     });
+
     let build = || with(&queue, "flat").register(handler.clone());
     let ezq = build().connect().await.unwrap();
     let secret = |word: &str| Secret { word: word.into() };
     ezq.publish(&secret("one")).await.unwrap();
     assert!(body(&ezq, &queue).await.starts_with('['));
+
     let over = build()
         .event_codec("test.secret", "raw")
         .connect()
@@ -443,6 +478,7 @@ async fn an_event_has_its_own_codec_over_its_queue_s_and_the_application_s_word_
         .unwrap();
     over.publish(&secret("two")).await.unwrap();
     assert_eq!(body(&ezq, &queue).await, r#"{"word": "two"}"#);
+
     // An envelope known at run time follows the application's word, and else the queue's.
     let envelope = Envelope::builder("test.secret", "it")
         .data(&secret("three"))
@@ -454,6 +490,7 @@ async fn an_event_has_its_own_codec_over_its_queue_s_and_the_application_s_word_
         body(&ezq, &queue).await,
         r#"{"word": "three", "_type": "test.secret"}"#
     );
+
     // Whatever the codec, all are read by whoever has it.
     drain(&ezq).await;
     assert_eq!(log.take(), ["one", "two", "three"]);
@@ -463,6 +500,7 @@ async fn an_event_has_its_own_codec_over_its_queue_s_and_the_application_s_word_
 async fn what_chooses_no_codec_that_there_is_fails_when_it_is_built_or_published() {
     let queue = queue();
     let secret = Handler::on("secret", |_: Secret| async {});
+
     for (builder, named) in [
         (app(&queue).queue_codec(&queue, "odd"), "`odd`"),
         (app(&queue).event_codec("test.numbered", "odd"), "`odd`"),
@@ -482,12 +520,14 @@ async fn what_chooses_no_codec_that_there_is_fails_when_it_is_built_or_published
         assert_eq!(error.kind(), ErrorKind::Configuration);
         assert!(error.to_string().contains(named), "{error}");
     }
+
     let error = app(&queue)
         .queue_codec("Orders!", "raw")
         .connect()
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidQueueName);
+
     let ezq = app(&queue).connect().await.unwrap();
     let error = ezq
         .publish(&Secret { word: "no".into() })
@@ -530,10 +570,12 @@ async fn what_a_codec_cannot_write_is_refused_at_publish_and_fails_the_handler_t
         let builder = app(&queue)
             .codec(Bad(name))
             .event_codec("test.doubled", name);
+
         let ezq = builder.register(double).connect().await.unwrap();
         let error = ezq.publish(&Doubled { n: 1 }).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Encode);
         assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+
         ezq.publish(&Numbered { n: 1 }).await.unwrap();
         drain(&ezq).await;
         assert_eq!(
@@ -556,6 +598,7 @@ async fn raw_bodies_of_other_programs_are_events_of_a_type() {
         assert!(!context.event_id().is_empty());
         async {}
     });
+
     let ezq = app(&queue)
         .codec(RawJson::of("numbers", "test.numbered"))
         .queue_codec(&queue, "numbers")
@@ -564,9 +607,11 @@ async fn raw_bodies_of_other_programs_are_events_of_a_type() {
         .await
         .unwrap();
     send_batch(&ezq, &queue, &[r#"{"n": 1}"#.into(), "[2]".into()]).await;
+
     let send = "SELECT pgmq.send($1, $2::text::jsonb, $3::text::jsonb)";
     let headers =
         r#"{"ce-type": "test.other", "ce-id": "theirs", "ce-time": "2026-01-02T03:04:05Z"}"#;
+
     for (body, headers) in [("3", headers), ("4", r#"{"ce-type": 7}"#), ("5", "[]")] {
         let send = ezq::sqlx::query(send)
             .bind(queue.as_str())
@@ -574,9 +619,11 @@ async fn raw_bodies_of_other_programs_are_events_of_a_type() {
             .bind(headers);
         send.execute(ezq.pool()).await.unwrap();
     }
+
     let history = ezq.history("theirs").await.unwrap();
     assert_eq!(history.copies[0].event_type.as_deref(), Some("test.other"));
     drain(&ezq).await;
+
     let found = |name: &str, data: &str| (format!("test.{name}"), data.to_owned());
     let numbered = |data| found("numbered", data);
     let wanted = [
@@ -586,15 +633,18 @@ async fn raw_bodies_of_other_programs_are_events_of_a_type() {
         numbered("[2]"),
         numbered("{\"n\": 1}"),
     ];
+
     let mut wanted = Vec::from(wanted);
     wanted[0] = found("other", "3");
     wanted.sort();
     assert_eq!(log.sorted(), wanted);
+
     // Without a type of its own, one that says nothing is a dead letter that says what to do.
     let queue = crate::kit::queue();
     let ezq = with(&queue, "raw").connect().await.unwrap();
     send_batch(&ezq, &queue, &["1".into()]).await;
     drain(&ezq).await;
+
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
     assert!(
         reason.error.contains("codec `raw`") && reason.error.contains("`ce-type`"),
@@ -615,11 +665,13 @@ async fn raw_json_keeps_every_attribute() {
         );
         async {}
     });
+
     let ezq = with(&queue, "raw")
         .register(handler)
         .connect()
         .await
         .unwrap();
+
     let envelope = Envelope::builder("test.full", "/a/b")
         .subject("s")
         .datacontenttype("application/json")
@@ -631,6 +683,7 @@ async fn raw_json_keeps_every_attribute() {
         .unwrap()
         .build()
         .unwrap();
+
     let plain = WireFormat::CloudEvents
         .encode(&envelope, &mut Headers::new())
         .unwrap();
@@ -654,12 +707,14 @@ async fn an_exclusive_codec_takes_nothing_else_and_another_reads_what_says_what_
             .connect()
             .await
             .unwrap();
+
         let plain = app(&queue)
             .queue_codec(&queue, "raw")
             .connect()
             .await
             .unwrap();
         plain.publish(&Numbered { n: 1 }).await.unwrap();
+
         let cloud = r#"{"specversion": "1.0", "id": "1", "source": "x", "type": "test.numbered", "data": {"n": 2}}"#;
         send_batch(
             &ezq,
@@ -669,6 +724,7 @@ async fn an_exclusive_codec_takes_nothing_else_and_another_reads_what_says_what_
         .await;
         ezq.publish(&Numbered { n: 4 }).await.unwrap();
         drain(&ezq).await;
+
         let (handled, died) = if exclusive {
             (vec![4], 3)
         } else {
@@ -714,6 +770,7 @@ async fn an_exclusive_codec_decides_about_plain_bodies_of_other_programs() {
         .queue_codec(&queue, "marked")
         .register(handler);
     let ezq = builder.connect().await.unwrap();
+
     let body = |source: &str, n: i64| {
         format!(
             r#"{{"specversion": "1.0", "id": "{n}", "source": "{source}", "type": "test.numbered",
@@ -721,6 +778,7 @@ async fn an_exclusive_codec_decides_about_plain_bodies_of_other_programs() {
         )
     };
     send_batch(&ezq, &queue, &[body("known", 1), body("other", 2)]).await;
+
     drain(&ezq).await;
     assert_eq!(work.handled.take(), [1]);
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
@@ -734,6 +792,7 @@ async fn what_is_broadcast_is_written_by_its_type_s_codec_and_not_by_a_queue_s()
         exclusive: true,
         ..Hidden::default()
     };
+
     let build = || {
         app(&queue)
             .codec(strict.clone())
@@ -741,6 +800,7 @@ async fn what_is_broadcast_is_written_by_its_type_s_codec_and_not_by_a_queue_s()
     };
     let ezq = build().connect().await.unwrap();
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+
     // Of the test's own, since the database is shared.
     let event_type = format!("test.{queue}");
     ezq.subscriptions()
@@ -748,6 +808,7 @@ async fn what_is_broadcast_is_written_by_its_type_s_codec_and_not_by_a_queue_s()
         .add(&queue, event_type.as_str())
         .await
         .unwrap();
+
     let event = || {
         Envelope::builder(&event_type, "it")
             .data(&Doubled { n: 7 })
@@ -757,8 +818,10 @@ async fn what_is_broadcast_is_written_by_its_type_s_codec_and_not_by_a_queue_s()
         .await
         .unwrap();
     assert!(body(&ezq, &queue).await.starts_with(r#"{"id": "#));
+
     drain(&ezq).await;
     assert_eq!(dead(&ezq, &queue).await.len(), 1);
+
     let typed = build()
         .event_codec(&event_type, "hidden")
         .connect()
@@ -769,6 +832,7 @@ async fn what_is_broadcast_is_written_by_its_type_s_codec_and_not_by_a_queue_s()
         .await
         .unwrap();
     assert!(body(&ezq, &queue).await.starts_with("[125, "));
+
     ezq.subscriptions()
         .unwrap()
         .remove(&queue, event_type.as_str())
@@ -783,6 +847,7 @@ async fn an_archive_is_searched_by_its_index_for_what_a_codec_wrote() {
     let ezq = build.register(Work::quick().0).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
+
     let text = format!(
         "INSERT INTO pgmq.a_{queue} (msg_id, vt, message, headers)
          SELECT n, now(), '[1]', jsonb_build_object('ezq-codec', 'hidden', 'ce-id', 'c-' || n)
@@ -793,6 +858,7 @@ async fn an_archive_is_searched_by_its_index_for_what_a_codec_wrote() {
         .await
         .unwrap();
     assert_eq!(ezq.history("c-1077").await.unwrap().copies.len(), 1);
+
     let scans = format!(
         "SELECT coalesce(sum(idx_scan), 0)::bigint > 0 FROM pg_stat_user_indexes
          WHERE indexrelname = 'a_{queue}_ce_id_idx'"

@@ -26,10 +26,12 @@ fn every_option_of_the_environment_takes_effect() {
     let mut expected = Config::default();
     expected.app = "shop".into();
     expected.queue = ezq::QueueName::new("orders").unwrap();
+
     let orders = (
         ezq::event::Pattern::new("order.*").unwrap(),
         ezq::QueueName::new("o").unwrap(),
     );
+
     let rest = (
         ezq::event::Pattern::new("#").unwrap(),
         ezq::QueueName::new("rest").unwrap(),
@@ -37,6 +39,7 @@ fn every_option_of_the_environment_takes_effect() {
     expected.event_routes = vec![orders, rest];
     expected.concurrency = 3;
     expected.lease = secs(2);
+
     expected.handler_timeout = None;
     expected.retry.max_attempts = 9;
     expected.unknown_types = UnknownTypes::Skip;
@@ -44,6 +47,7 @@ fn every_option_of_the_environment_takes_effect() {
     expected.poll_min = Some(Duration::from_millis(250));
     expected.poll_max = Some(secs(60));
     expected.settle_batch = 11;
+
     expected.settle_max_age = Duration::from_millis(1);
     expected.message_limit = 4096;
     expected.wire = WireFormat::Flat;
@@ -52,6 +56,7 @@ fn every_option_of_the_environment_takes_effect() {
     expected.connect_timeout = secs(1);
     expected.subscribe = true;
     expected.manage_schema = false;
+
     let given = from(&[
         ("EZQ_APP", "shop"),
         ("EZQ_QUEUE", "orders"),
@@ -78,6 +83,7 @@ fn every_option_of_the_environment_takes_effect() {
         ("PATH", "/bin"),
     ])
     .unwrap();
+
     assert_eq!(given, expected);
     assert!(!format!("{given:?}").contains("hunter2"));
     assert_eq!(from(&[]).unwrap(), Config::default());
@@ -149,11 +155,13 @@ async fn an_option_out_of_range_fails_when_the_application_is_built() {
             config.handlers.insert("work".into(), options);
         },
     ];
+
     for (index, change) in changes.into_iter().enumerate() {
         let builder = app(&queue()).register(Work::quick().0).configure(change);
         let error = builder.connect().await.expect_err("an error");
         assert_eq!(error.kind(), ErrorKind::Configuration, "change {index}");
     }
+
     let ezq = app(&queue()).connect().await.unwrap();
     for consumer in [
         ezq.consumer().concurrency(0),
@@ -184,12 +192,14 @@ async fn code_wins_over_the_environment_and_that_over_the_defaults() {
             .envs(extra);
         command.output().unwrap()
     };
+
     let output = child(None);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && text.contains("1 passed"),
         "{output:?}"
     );
+
     let ezq = app(&queue).connect().await.unwrap();
     assert_eq!(
         held(&ezq, &queue).await,
@@ -217,6 +227,7 @@ async fn in_a_process_of_its_own() {
         .connect()
         .await
         .unwrap();
+
     let config = ezq.config();
     assert_eq!(config.queue.as_str(), queue);
     assert_eq!(config.lease, Duration::from_secs(3));
@@ -238,6 +249,7 @@ async fn a_pool_of_one_connection_publishes_and_consumes() {
         .await;
     let pool = pool.unwrap();
     let (handler, work) = Work::quick();
+
     let chain = Handler::on(
         "chain",
         |event: Numbered, publisher: Publisher| async move {
@@ -247,6 +259,7 @@ async fn a_pool_of_one_connection_publishes_and_consumes() {
             Ok::<_, HandlerError>((event.n <= 20).then_some(Numbered { n: event.n + 200 }))
         },
     );
+
     let builder = app(&queue)
         .pool(pool.clone())
         .register(handler)
@@ -258,23 +271,27 @@ async fn a_pool_of_one_connection_publishes_and_consumes() {
     // With the pool's only connection in the caller's hands, consuming goes on.
     let consumer = ezq.consumer().concurrency(8).spawn();
     until(async || consumer.counts().handled == 60).await;
+
     let mut tx = pool.begin().await.unwrap();
     let published = ezq
         .publish(&Numbered { n: 500 })
         .within(&mut tx)
         .await
         .unwrap();
+
     let other = app(&queue).connect().await.unwrap();
     other.publish(&Numbered { n: 400 }).await.unwrap();
     until(async || consumer.counts().handled == 61).await;
     tx.commit().await.unwrap();
     until(async || consumer.counts().handled == 62).await;
     assert_eq!(published.queue, queue);
+
     consumer.stop();
     assert_eq!(
         soon(consumer.wait()).await.unwrap().reason,
         StopReason::Handle
     );
+
     let expected: Vec<i64> = (1..=20)
         .chain(101..=120)
         .chain(201..=220)
@@ -293,6 +310,7 @@ async fn nothing_is_created_where_the_schema_is_not_managed() {
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
     let error = soon(ezq.consumer().until_idle().run()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
+
     let exists: bool = sqlx::query_scalar("SELECT to_regclass('pgmq.q_' || $1) IS NOT NULL")
         .bind(queue.as_str())
         .fetch_one(ezq.pool())
@@ -319,11 +337,13 @@ async fn refused(builder: EzqBuilder) -> Error {
         .connect_timeout(Duration::from_secs(2));
     let debug = format!("{builder:?}");
     let error = builder.connect().await.unwrap_err();
+
     assert!(
         began.elapsed() < Duration::from_secs(4),
         "{:?}",
         began.elapsed()
     );
+
     let all = format!("{error} {error:?} {} {debug}", error_chain(&error));
     assert!(!all.contains("hunter2"), "{all}");
     error
@@ -344,6 +364,7 @@ async fn a_server_that_is_not_there_or_says_nothing() {
         ErrorKind::Connection,
         "it accepts and says nothing"
     );
+
     drop(listener);
     let error = refused(at(&url)).await;
     assert_eq!(error.kind(), ErrorKind::Connection, "nothing listens");
@@ -371,11 +392,13 @@ async fn a_role_without_rights_is_told_what_grants_them() {
     let server = EmbeddedPostgres::shared().await.unwrap();
     // Makes sure that PGMQ stands.
     app(&queue()).connect().await.unwrap();
+
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
     sqlx::raw_sql("CREATE ROLE rightless LOGIN")
         .execute(&mut own)
         .await
         .unwrap();
+
     let refusal = async || {
         let ezq = at(&server.url().replace("postgres@", "rightless@"));
         match ezq.without_discovered_handlers().connect().await {
@@ -383,6 +406,7 @@ async fn a_role_without_rights_is_told_what_grants_them() {
             Err(error) => error,
         }
     };
+
     for grant in ["SELECT", "GRANT USAGE ON SCHEMA pgmq TO rightless"] {
         sqlx::raw_sql(grant).execute(&mut own).await.unwrap();
         let error = refusal().await;
@@ -423,24 +447,28 @@ async fn a_wrong_password() {
     // A server of its own: this one asks for passwords.
     let server = EmbeddedPostgres::builder().start().await.unwrap();
     let mut connection = PgConnection::connect(&server.url()).await.unwrap();
+
     let settings = [
         "CREATE ROLE app LOGIN PASSWORD 'right'",
         "DO $$ BEGIN EXECUTE format('COPY (SELECT %L) TO %L', 'local all all scram-sha-256', \
          current_setting('hba_file')); END $$",
         "SELECT pg_reload_conf()",
     ];
+
     for statement in settings {
         sqlx::raw_sql(statement)
             .execute(&mut connection)
             .await
             .unwrap();
     }
+
     // The reload takes a moment.
     until(async || {
         let options = server.connect_options().username("app").password("wrong");
         PgConnection::connect_with(&options).await.is_err()
     })
     .await;
+
     let url = server.url().replace("postgres@", "app:hunter2@");
     let error = refused(at(&url)).await;
     assert_eq!(error.kind(), ErrorKind::Permission);

@@ -74,6 +74,7 @@ pub(crate) async fn snapshot(connection: &mut PgConnection, queue: &QueueName) -
     let rows = |table: String| {
         format!("coalesce((SELECT jsonb_agg(to_jsonb(q) ORDER BY msg_id) FROM {table} q), '[]')")
     };
+
     let sql = format!(
         "SELECT ({} || jsonb_build_array('dead:') || {})::text",
         rows(format!("pgmq.q_{queue}")),

@@ -21,12 +21,14 @@ fn example(name: &str) -> Command {
         .unwrap()
         .join("examples")
         .join(name);
+
     let found = program.is_file();
     assert!(
         found,
         "{} is missing: run `cargo build --examples`",
         program.display()
     );
+
     let mut command = Command::new(program);
     // Options of the caller's would change what is printed.
     command.env_remove("EZQ_QUEUE").stdin(Stdio::null());
@@ -47,6 +49,7 @@ fn finish(child: Child) -> Output {
     let id = child.id();
     let (done, waiting) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(child.wait_with_output()));
+
     match waiting.recv_timeout(PATIENCE) {
         Ok(output) => output.unwrap(),
         Err(_) => {
@@ -91,6 +94,7 @@ fn quickstart_greets_and_reports() {
     let queue = format!("quickstart_{}", std::process::id());
     let out = printed(run(example("quickstart").env("EZQ_QUEUE", queue)));
     assert!(out.contains("hello ada\n"), "{out}");
+
     assert_in_order(
         &out,
         &[
@@ -127,6 +131,7 @@ async fn own_database_commits_an_event_with_a_row_and_handles_it() {
     let url = server().await.database_url(database.as_str());
     let mut admin = connection(&server().await.url()).await;
     crate::database::run(&mut admin, &format!("CREATE DATABASE {database}")).await;
+
     let mut own = connection(&url).await;
     let table = "CREATE TABLE orders (id bigint, paid bool); INSERT INTO orders VALUES (7, false)";
     crate::database::run(&mut own, table).await;
@@ -136,6 +141,7 @@ async fn own_database_commits_an_event_with_a_row_and_handles_it() {
         .env("DATABASE_URL", url)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap())
         .lines()
@@ -145,6 +151,7 @@ async fn own_database_commits_an_event_with_a_row_and_handles_it() {
         let mut lines = lines;
         let _ = sender.send(lines.any(|line| line == "order 7 is on its way"));
     });
+
     let handled = tokio::time::timeout(PATIENCE, handled).await;
     let id = child.id().to_string();
     assert!(
@@ -154,6 +161,7 @@ async fn own_database_commits_an_event_with_a_row_and_handles_it() {
             .unwrap()
             .success()
     );
+
     let output = finish(child);
     assert_eq!(handled.unwrap(), Ok(true), "{}", text(&output.stderr));
     assert!(
@@ -163,6 +171,7 @@ async fn own_database_commits_an_event_with_a_row_and_handles_it() {
         text(&output.stderr)
     );
     assert!(scalar::<bool>(&mut own, "SELECT paid FROM orders").await);
+
     let left = "SELECT count(*) FROM pgmq.q_orders";
     assert_eq!(scalar::<i64>(&mut own, left).await, 0);
 }
@@ -231,11 +240,13 @@ fn graceful_shutdown_shows_every_way_to_stop() {
     let _alone = alone();
     let started = Instant::now();
     let out = printed(run(&mut example("graceful_shutdown")));
+
     assert!(
         started.elapsed() < Duration::from_secs(30),
         "{:?}",
         started.elapsed()
     );
+
     assert_in_order(
         &out,
         &[
@@ -271,6 +282,7 @@ fn graceful_shutdown_waits_for_ctrl_c() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+
     let mut lines = BufReader::new(child.stdout.take().unwrap())
         .lines()
         .map(Result::unwrap);
@@ -278,6 +290,7 @@ fn graceful_shutdown_waits_for_ctrl_c() {
         lines.any(|line| line.contains("job 1 begins")),
         "no job began"
     );
+
     let id = child.id().to_string();
     assert!(
         Command::new("kill")
@@ -286,6 +299,7 @@ fn graceful_shutdown_waits_for_ctrl_c() {
             .unwrap()
             .success()
     );
+
     let rest: Vec<String> = lines.collect();
     let output = finish(child);
     assert!(
@@ -294,6 +308,7 @@ fn graceful_shutdown_waits_for_ctrl_c() {
         output.status,
         text(&output.stderr)
     );
+
     assert_in_order(
         &rest.join("\n"),
         &["job 1 is done", "stopped by a signal after"],
@@ -303,6 +318,7 @@ fn graceful_shutdown_waits_for_ctrl_c() {
 #[test]
 fn schedule_ticks_lists_pauses_and_runs_by_hand() {
     let out = printed(run(&mut example("schedule")));
+
     assert_in_order(
         &out,
         &[
@@ -326,6 +342,7 @@ fn schedule_ticks_lists_pauses_and_runs_by_hand() {
             "stopped by its handle after",
         ],
     );
+
     // At least a second from tick to tick, and no tick twice.
     let ticks: Vec<&str> = out
         .lines()
@@ -352,6 +369,7 @@ fn orders_service_commits_orders_with_their_events_and_another_application_hears
             "unpaid orders: 0",
         ],
     );
+
     // In no particular order, once each; and nothing of the order that was rolled back.
     for line in [
         "shop: charged 1250 cents for order ",
@@ -373,6 +391,7 @@ fn python_interop_reads_and_writes_both_forms() {
     let Some(_) = skip::program("psql", "postgresql-client", test) else {
         return;
     };
+
     let out = printed(run(&mut example("python_interop")));
     assert_in_order(
         &out,
@@ -381,6 +400,7 @@ fn python_interop_reads_and_writes_both_forms() {
             ": 2 handled, 0 retried, 0 dead-lettered",
         ],
     );
+
     for line in [
         "rust: order 1 of Ada \"the\" O'Neil, from ",
         "rust: order 2 of Grace, from python-shop\n",
@@ -424,6 +444,7 @@ fn git(repo: &Path, arguments: &[&str], input: &[u8]) -> Vec<u8> {
         .env_remove("GIT_WORK_TREE")
         .env_remove("GIT_INDEX_FILE");
     git.stdin(Stdio::piped()).stdout(Stdio::piped());
+
     let mut git = git.spawn().expect("git is installed");
     git.stdin.take().unwrap().write_all(input).unwrap();
     let output = git.wait_with_output().unwrap();
@@ -442,12 +463,14 @@ fn odd_repository(repo: &Path) {
         history.extend(format!("data {}\n{message}\n", message.len()).bytes());
         history.extend(rest);
     };
+
     let weird: &[u8] = b"M 100644 inline \"\\nline\\tbreak\"\ndata 1\nx\n\
         M 100644 inline \":100644 colon\"\ndata 1\nx\n\
         M 100644 inline \"quo\\\"te \xc3\xa9\"\ndata 1\nx\n\
         M 100644 inline \"no utf-8 \xff\"\ndata 1\nx\n";
     commit(1, b"Ada", 1_700_000_000, "one\n\nwith a body", weird);
     commit(2, b"Ada", 1_700_000_000, "", b"from :1\n");
+
     commit(
         3,
         b"Grace \xff",
@@ -455,6 +478,7 @@ fn odd_repository(repo: &Path) {
         "three",
         b"from :1\nM 100644 inline side\ndata 1\nx\n",
     );
+
     commit(
         4,
         b"Ada",
@@ -462,6 +486,7 @@ fn odd_repository(repo: &Path) {
         "merge",
         b"from :2\nmerge :3\nM 100644 inline side\ndata 1\nx\n",
     );
+
     commit(
         5,
         b"",
@@ -477,6 +502,7 @@ fn commits_counts_every_commit_of_an_odd_repository() {
     let folder = Folder::new("odd");
     odd_repository(&folder.0);
     let out = printed(run(example("commits").arg("--repo").arg(&folder.0)));
+
     assert_in_order(
         &out,
         &[
@@ -489,6 +515,7 @@ fn commits_counts_every_commit_of_an_odd_repository() {
             "5 events were handled, as many as git counts commits",
         ],
     );
+
     for file in [
         "1  \u{fffd}line\u{fffd}break\n",
         "1  :100644 colon\n",
@@ -505,6 +532,7 @@ fn commits_says_what_is_wrong_with_a_repository() {
     let folder = Folder::new("none");
     let output = run(example("commits").arg("--repo").arg(&folder.0));
     assert_eq!(output.status.code(), Some(1));
+
     assert_in_order(
         &text(&output.stderr),
         &["cannot read the history of", "not a git repository"],

@@ -43,6 +43,7 @@ async fn batches_may_be_of_any_size() {
                 .batch_size(usize::MAX)
                 .timeout(Some(time))
         };
+
         let elsewhere = batch("elsewhere").queue("it_extremes_elsewhere");
         let builder = app(&queue)
             .register(batch("one"))
@@ -59,6 +60,7 @@ async fn every_option_of_the_application_is_taken_at_its_largest() {
     for time in LONGEST {
         let queue = queue();
         let handler = Handler::on("one", |_: Numbered, _: Tx| async {});
+
         let builder = app(&queue).register(handler).configure(|config| {
             config.concurrency = usize::MAX;
             config.lease = time;
@@ -67,6 +69,7 @@ async fn every_option_of_the_application_is_taken_at_its_largest() {
             config.retry.backoff = Backoff::exponential(time, time);
             config.max_deliveries = u32::MAX;
             config.poll_min = Some(time);
+
             config.poll_max = Some(time);
             config.settle_batch = usize::MAX;
             config.settle_max_age = time;
@@ -75,22 +78,26 @@ async fn every_option_of_the_application_is_taken_at_its_largest() {
             config.dedupe_window = time;
             config.connect_timeout = time;
         });
+
         let ezq = builder
             .retention(&queue, Retention::archive_for(time))
             .connect()
             .await
             .unwrap();
+
         ezq.publish(&Numbered { n: 1 })
             .dedupe_key("one")
             .dedupe_window(time)
             .await
             .unwrap();
+
         let consumer = ezq
             .consumer()
             .grace(time)
             .restart(Backoff::constant(time))
             .spawn();
         until(async || consumer.counts().handled == 1).await;
+
         consumer.stop();
         soon(consumer.wait()).await.unwrap();
         ezq.publish(&Numbered { n: 2 })
@@ -99,6 +106,7 @@ async fn every_option_of_the_application_is_taken_at_its_largest() {
             .await
             .unwrap();
         assert_eq!(held(&ezq, &queue).await, [0, 0, 1, 0], "{time:?}");
+
         ezq.pgmq().sweep().await.unwrap();
         ezq.blocked_keys(&queue, usize::MAX).await.unwrap();
     }
@@ -114,6 +122,7 @@ async fn what_a_handler_asks_for_is_taken_at_its_largest() {
                 _ => HandlerError::retry_after(time, "later"),
             })
         });
+
         let ezq = app(&queue).register(asks).connect().await.unwrap();
         ezq.publish_all(&numbered(1..=2)).await.unwrap();
         assert_eq!(drain(&ezq).await.counts.retried, 2, "{time:?}");
@@ -136,11 +145,13 @@ async fn an_operator_may_ask_for_any_number() {
         .unwrap();
     ezq.publish_all(&numbered(1..=3)).await.unwrap();
     drain(&ezq).await;
+
     let letters = ezq.dead_letters(&queue).unwrap();
     let all = DeadLetterFilter::all();
     assert_eq!(letters.list(&all, usize::MAX).await.unwrap().len(), 3);
     assert_eq!(letters.redrive(all).rate(u32::MAX).await.unwrap().len(), 3);
     assert_eq!(dead(&ezq, &queue).await.len(), 0);
+
     let mut connection = ezq.pool().acquire().await.unwrap();
     Inbox::create(&mut connection).await.unwrap();
     for time in LONGEST {
@@ -160,6 +171,7 @@ async fn every_option_of_the_engine_is_taken_at_its_largest() {
             .restart_grace(time)
             .sweep_interval(time)
             .max_connections(u32::MAX);
+
         let engine = PgmqEngine::connect(config).await.unwrap();
         let queue = queue();
         engine.ensure_queue(&queue).await.unwrap();
@@ -180,6 +192,7 @@ async fn nothing_is_no_number_for_what_needs_one() {
         options().retention(&queue(), Retention::archive_for(Duration::ZERO)),
         PgmqConfig::pool(ezq.pool().clone()).max_connections(5),
     ];
+
     for config in wrong {
         let text = format!("{config:?}");
         let error = PgmqEngine::connect(config).await.expect_err(&text);

@@ -46,17 +46,20 @@ impl Pair {
             &format!("ALTER SYSTEM SET primary_conninfo = '{connects_to}'"),
         )
         .await;
+
         drop(own);
         pair.primary.stop(false).await.unwrap();
         pair.standby.stop(false).await.unwrap();
         let [from, to] = folders.map(|folder| folder.join("data"));
         std::fs::remove_dir_all(&to).unwrap();
+
         let copied = Command::new("cp")
             .arg("-a")
             .args([&from, &to])
             .status()
             .unwrap();
         assert!(copied.success());
+
         std::fs::write(to.join("standby.signal"), "").unwrap();
         pair.primary.start_again().await.unwrap();
         pair.standby.start_again().await.unwrap();
@@ -156,26 +159,31 @@ async fn what_is_published_after_a_fail_over_is_handled_whatever_older_workers_s
     let pair = Pair::start().await;
     let url = pair.url();
     let queue = unique("failover");
+
     // Holds all that will be lost, until after the fail-over.
     let old = Seen::new(false);
     let old_app = app(&url, [old.handler()]).await;
     let lease = Duration::from_secs(600);
     let consumer = old_app.consumer().grace(lease);
     publish(&url, &queue, 0..1).await;
+
     let held = usize::try_from(LOST).unwrap() + 1;
     let holder = consumer
         .queue(&queue)
         .concurrency(held)
         .lease(lease)
         .spawn();
+
     old.begun
         .subscribe()
         .wait_for(|begun| *begun == 1)
         .await
         .unwrap();
+
     pair.is_caught_up().await;
     pair.cut().await;
     publish(&url, &queue, 1..=LOST).await;
+
     tokio::time::timeout(
         CEILING,
         old.begun.subscribe().wait_for(|begun| *begun == held),
@@ -183,11 +191,13 @@ async fn what_is_published_after_a_fail_over_is_handled_whatever_older_workers_s
     .await
     .expect("all are leased")
     .unwrap();
+
     // It begins nothing new, and goes on with what it holds.
     holder.stop();
 
     pair.fail_over().await;
     publish(&url, &queue, 1001..=1000 + AFTER).await;
+
     let mut own = connection(&url).await;
     let reissued = format!("SELECT min(msg_id) FROM pgmq.q_{queue} WHERE msg_id > 1");
     let first: i64 = scalar(&mut own, &reissued).await;
@@ -199,12 +209,14 @@ async fn what_is_published_after_a_fail_over_is_handled_whatever_older_workers_s
     // Another worker has the new messages when the first acknowledges the old ones.
     let new = Seen::new(false);
     let new_app = app(&url, [new.handler()]).await;
+
     let taker = new_app
         .consumer()
         .queue(&queue)
         .concurrency(held)
         .lease(lease)
         .spawn();
+
     let all = usize::try_from(AFTER).unwrap();
     tokio::time::timeout(
         CEILING,
@@ -214,8 +226,10 @@ async fn what_is_published_after_a_fail_over_is_handled_whatever_older_workers_s
     .expect("the new messages are leased")
     .unwrap();
     old.open.send_replace(true);
+
     let lost = holder.wait().await.unwrap();
     println!("the worker of before: {lost}");
+
     let left: i64 = scalar(&mut own, &format!("SELECT count(*) FROM pgmq.q_{queue}")).await;
     assert!(
         left >= AFTER,
@@ -229,8 +243,10 @@ async fn what_is_published_after_a_fail_over_is_handled_whatever_older_workers_s
         &format!("SELECT count(*) = 0 FROM pgmq.q_{queue}"),
     )
     .await;
+
     taker.stop();
     taker.wait().await.unwrap();
+
     let handled = new.handled.lock().unwrap().clone();
     for n in 1001..=1000 + AFTER {
         assert_eq!(

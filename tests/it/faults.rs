@@ -69,11 +69,13 @@ async fn goes_on_after_its_queue_is_dropped() {
     let handle = ezq.consumer().queue(&queue).spawn();
     ezq.publish(&Job { n: 0 }).queue(&queue).await.unwrap();
     seen.until_has(0).await;
+
     for n in 1..=3 {
         run(&mut own, &format!("SELECT pgmq.drop_queue('{queue}')")).await;
         ezq.publish(&Job { n }).queue(&queue).await.unwrap();
         seen.until_has(n).await;
     }
+
     // Also when nobody publishes: the consumer itself creates it again.
     run(&mut own, &format!("SELECT pgmq.drop_queue('{queue}')")).await;
     until(
@@ -82,6 +84,7 @@ async fn goes_on_after_its_queue_is_dropped() {
     )
     .await;
     handle.stop();
+
     let report = handle.wait().await.unwrap();
     assert_eq!(report.reason, StopReason::Handle);
     assert_eq!(report.counts.handled + report.counts.lost, 4, "{report}");
@@ -96,6 +99,7 @@ async fn what_ran_when_its_queue_was_dropped_settles_nothing_of_the_new_one() {
     let (started, mut starts) = watch::channel(0);
     let (go, gate) = watch::channel(0);
     let started = Arc::new(started);
+
     let handler = Handler::on("gated", move |job: Job| {
         let started = Arc::clone(&started);
         let mut gate = gate.clone();
@@ -104,6 +108,7 @@ async fn what_ran_when_its_queue_was_dropped_settles_nothing_of_the_new_one() {
             gate.wait_for(|n| *n >= job.n).await.unwrap();
         }
     });
+
     let ezq = app(&url, [handler]).await;
     let first = ezq
         .consumer()
@@ -111,11 +116,13 @@ async fn what_ran_when_its_queue_was_dropped_settles_nothing_of_the_new_one() {
         .concurrency(1)
         .lease(CEILING)
         .spawn();
+
     ezq.publish_all(&[Job { n: 1 }, Job { n: 2 }])
         .queue(&queue)
         .await
         .unwrap();
     starts.wait_for(|n| *n == 1).await.unwrap();
+
     // The second is held behind it: there is no room for what comes to the new queue.
     until(
         &mut own,
@@ -123,18 +130,22 @@ async fn what_ran_when_its_queue_was_dropped_settles_nothing_of_the_new_one() {
     )
     .await;
     run(&mut own, &format!("SELECT pgmq.drop_queue('{queue}')")).await;
+
     // Others hold the new queue's messages: the same ids, the same read counts.
     ezq.publish_all(&[Job { n: 3 }, Job { n: 4 }])
         .queue(&queue)
         .await
         .unwrap();
+
     let claim = format!("UPDATE pgmq.q_{queue} SET read_ct = 1, vt = now() + interval '1 hour'");
     run(&mut own, &claim).await;
     let ids = format!("SELECT string_agg(msg_id::text, ' ' ORDER BY msg_id) FROM pgmq.q_{queue}");
     assert_eq!(scalar::<String>(&mut own, &ids).await, "1 2");
+
     let held = snapshot(&mut own, &queue).await;
     go.send_replace(2);
     first.stop();
+
     let report = first.wait().await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.lost),
@@ -174,6 +185,7 @@ async fn handlers_go_on_after_the_tables_were_dropped_that_their_events_need() {
     let mut admin = connection(&server().await.url()).await;
     run(&mut admin, &format!("CREATE DATABASE {name}")).await;
     let url = server().await.database_url(name.as_str());
+
     for handler in [publishing("plain"), committing("in a transaction")] {
         let queue = unique("q");
         let builder = Ezq::builder()
@@ -182,9 +194,11 @@ async fn handlers_go_on_after_the_tables_were_dropped_that_their_events_need() {
         let builder = builder
             .register(handler)
             .retention(&queue, ezq::message::Retention::TRAIL);
+
         let ezq = builder.connect().await.unwrap();
         let mut own = connection(&url).await;
         let consumer = ezq.consumer().queue(&queue).spawn();
+
         for n in 0..3 {
             ezq.publish(&Job { n }).queue(&queue).await.unwrap();
             let kept = format!(
@@ -194,6 +208,7 @@ async fn handlers_go_on_after_the_tables_were_dropped_that_their_events_need() {
             until_made(&mut own, &kept).await;
             run(&mut own, "DROP TABLE ezq.trail, ezq.dedupe").await;
         }
+
         consumer.stop();
         let counts = consumer.wait().await.unwrap().counts;
         assert_eq!((counts.handled, counts.dead_lettered), (3, 0));
@@ -217,6 +232,7 @@ async fn a_dropped_dead_letter_queue_is_created_again_for_the_next_dead_letter()
     let fatal = Handler::on("fatal", |_: Job| async {
         Err::<(), _>(HandlerError::fatal("as told"))
     });
+
     let ezq = app(&url, [fatal]).await;
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
     run(
@@ -225,6 +241,7 @@ async fn a_dropped_dead_letter_queue_is_created_again_for_the_next_dead_letter()
     )
     .await;
     ezq.publish(&Job { n: 1 }).queue(&queue).await.unwrap();
+
     let report = ezq
         .consumer()
         .queue(&queue)
@@ -245,6 +262,7 @@ async fn publish_meanwhile(
 ) -> (Vec<i64>, Vec<ezq::Error>) {
     let mut stored = Vec::new();
     let mut errors = Vec::new();
+
     for n in 1.. {
         if *stop.borrow_and_update() {
             break;
@@ -255,6 +273,7 @@ async fn publish_meanwhile(
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+
     (stored, errors)
 }
 
@@ -265,40 +284,49 @@ async fn goes_on_after_restarts(immediate: bool) {
         .start()
         .await
         .unwrap();
+
     let queue = unique("faults");
     let seen = Seen::new();
     let ezq = app(&server.url(), [seen.handler(Duration::from_millis(20))]).await;
     let lease = Duration::from_secs(5);
+
     let handle = ezq
         .consumer()
         .queue(&queue)
         .concurrency(8)
         .lease(lease)
         .spawn();
+
     let publisher = app(&server.url(), []).await;
     let (stop, stopped) = watch::channel(false);
     let publishing = tokio::spawn(publish_meanwhile(publisher, queue.clone(), stopped));
     let mut outage = Duration::ZERO;
+
     for _ in 0..2 {
         let before = seen.0.borrow().len();
         seen.until(|seen| seen.len() > before + 20).await;
         let down = Instant::now();
         server.stop(immediate).await.unwrap();
+
         // The publisher meets a server that is not there.
         tokio::time::sleep(Duration::from_millis(300)).await;
         server.start_again().await.unwrap();
+
         let before = seen.0.borrow().len();
         seen.until(|seen| seen.len() > before).await;
         outage = outage.max(down.elapsed());
     }
+
     let before = seen.0.borrow().len();
     seen.until(|seen| seen.len() > before + 20).await;
     stop.send_replace(true);
+
     let (stored, errors) = publishing.await.unwrap();
     assert!(!errors.is_empty(), "no publisher met the outage");
     for error in &errors {
         assert!(error.is_transient(), "{error:?}");
     }
+
     seen.until(|seen| stored.iter().all(|n| seen.contains_key(n)))
         .await;
     let mut own = connection(&server.url()).await;
@@ -308,6 +336,7 @@ async fn goes_on_after_restarts(immediate: bool) {
     )
     .await;
     handle.stop();
+
     let report = handle.wait().await.unwrap();
     println!(
         "immediate {immediate}: {} stored, {} refused while away, longest {outage:.1?} from stop to \
@@ -315,6 +344,7 @@ async fn goes_on_after_restarts(immediate: bool) {
         stored.len(),
         errors.len()
     );
+
     // Holders renew before anyone claims, so not even the restart makes a handler run twice.
     assert!(seen.twice().is_empty(), "{:?}", seen.twice());
 }
@@ -332,6 +362,7 @@ async fn goes_on_after_a_crash_of_the_server() {
 #[tokio::test]
 async fn goes_on_when_all_its_connections_are_cut() {
     const JOBS: i64 = 300;
+
     let name = unique("faults_cut");
     let url = format!("{}&application_name={name}", server().await.url());
     let mut own = connection(&server().await.url()).await;
@@ -340,12 +371,14 @@ async fn goes_on_when_all_its_connections_are_cut() {
     let ezq = app(&url, [seen.handler(Duration::from_millis(20))]).await;
     let jobs: Vec<Job> = (1..=JOBS).map(|n| Job { n }).collect();
     ezq.publish_all(&jobs).queue(&queue).await.unwrap();
+
     let handle = ezq
         .consumer()
         .queue(&queue)
         .concurrency(4)
         .lease(Duration::from_secs(5))
         .spawn();
+
     let cut = format!(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
          WHERE application_name = '{name}'"
@@ -355,6 +388,7 @@ async fn goes_on_when_all_its_connections_are_cut() {
         seen.until(|seen| seen.len() >= 20 * round).await;
         cuts += scalar::<i64>(&mut own, &cut).await;
     }
+
     seen.until(|seen| seen.len() == 300).await;
     until(
         &mut own,
@@ -362,10 +396,12 @@ async fn goes_on_when_all_its_connections_are_cut() {
     )
     .await;
     handle.stop();
+
     let report = handle.wait().await.unwrap();
     println!("{cuts} connections cut in 8 rounds; {report}");
     assert!(cuts >= 8, "not every round cut something: {cuts}");
     assert!(seen.twice().is_empty(), "{:?}", seen.twice());
+
     let Counts { handled, lost, .. } = report.counts;
     // An acknowledgement whose answer was cut off is found done by somebody when it is repeated.
     assert_eq!(handled + lost, JOBS.unsigned_abs(), "{report}");
@@ -376,11 +412,13 @@ async fn goes_on_after_a_read_only_time() {
     let database = unique("faults_read_only").to_string();
     let mut own = connection(&server().await.url()).await;
     run(&mut own, &format!("CREATE DATABASE {database}")).await;
+
     let url = server().await.database_url(&database);
     let queue = unique("faults");
     let seen = Seen::new();
     let ezq = app(&url, [seen.handler(Duration::ZERO)]).await;
     let handle = ezq.consumer().queue(&queue).spawn();
+
     ezq.publish(&Job { n: 1 }).queue(&queue).await.unwrap();
     seen.until_has(1).await;
     run(
@@ -388,11 +426,13 @@ async fn goes_on_after_a_read_only_time() {
         &format!("ALTER DATABASE {database} SET default_transaction_read_only = on"),
     )
     .await;
+
     let cut = format!(
         "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
          WHERE datname = '{database}'"
     );
     assert!(scalar::<i64>(&mut own, &cut).await > 0);
+
     // The first may still meet a connection that was cut.
     let refused = loop {
         let error = ezq.publish(&Job { n: 2 }).queue(&queue).await.unwrap_err();
@@ -406,12 +446,14 @@ async fn goes_on_after_a_read_only_time() {
         "{refused:?}"
     );
     assert!(handle.is_running());
+
     // Lifted for new connections: those that stand were opened read-only and stay so.
     run(
         &mut own,
         &format!("ALTER DATABASE {database} RESET default_transaction_read_only"),
     )
     .await;
+
     let lifted = Instant::now();
     while let Err(error) = ezq.publish(&Job { n: 3 }).queue(&queue).await {
         assert!(
@@ -419,9 +461,11 @@ async fn goes_on_after_a_read_only_time() {
             "{error:?}"
         );
     }
+
     seen.until_has(3).await;
     println!("handled {:?} after the read-only time", lifted.elapsed());
     handle.stop();
+
     let report = handle.wait().await.unwrap();
     assert_eq!(report.counts.handled, 2, "{report}");
 }
@@ -438,6 +482,7 @@ async fn stops_though_the_server_stays_away() {
     let builder = Ezq::builder()
         .database_url(server.url())
         .without_discovered_handlers();
+
     // Each settlement is a batch of its own, and they wait behind one another.
     let builder = builder
         .register(handler)
@@ -445,6 +490,7 @@ async fn stops_though_the_server_stays_away() {
     let ezq = builder.connect().await.unwrap();
     let jobs: Vec<Job> = (1..=4).map(|n| Job { n }).collect();
     ezq.publish_all(&jobs).queue(&queue).await.unwrap();
+
     let lease = Duration::from_secs(1);
     let handle = ezq
         .consumer()
@@ -452,15 +498,18 @@ async fn stops_though_the_server_stays_away() {
         .concurrency(4)
         .lease(lease)
         .spawn();
+
     let mut own = connection(&server.url()).await;
     until(
         &mut own,
         &format!("SELECT sum(read_ct) = 4 FROM pgmq.q_{queue}"),
     )
     .await;
+
     server.stop(false).await.unwrap();
     go.send_replace(true);
     handle.stop();
+
     let stopping = Instant::now();
     let report = tokio::time::timeout(CEILING, handle.wait())
         .await
@@ -470,6 +519,7 @@ async fn stops_though_the_server_stays_away() {
         "stopped {:?} after it was told: {report}",
         stopping.elapsed()
     );
+
     assert_eq!(
         (report.counts.handled, report.counts.lost),
         (0, 4),

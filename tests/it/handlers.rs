@@ -66,6 +66,7 @@ async fn only_the_handlers_that_failed_run_again() {
     let builder = app(&queue).register(good).register(bad).register(worse);
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.retried), (1, 3));
     assert_eq!(good_log.take(), [1]);
@@ -80,6 +81,7 @@ async fn attempts_survive_the_consumer() {
     let (good, good_log) = failing("good", 0);
     let (bad, bad_log) = failing("bad", 2);
     let bad = bad.backoff(Backoff::constant(Duration::from_secs(1)));
+
     for attempt in 1..=3 {
         let builder = app(&queue).register(good.clone()).register(bad.clone());
         let ezq = builder.connect().await.unwrap();
@@ -90,6 +92,7 @@ async fn attempts_survive_the_consumer() {
         assert_eq!(bad_log.take(), [attempt]);
         ezq.close().await;
     }
+
     assert_eq!(good_log.take(), [1]);
     let ezq = app(&queue).connect().await.unwrap();
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
@@ -101,18 +104,21 @@ async fn a_panic_is_a_failure_of_that_handler_alone() {
     async fn panics(event: Numbered) {
         assert_ne!(event.n, 7, "boom");
     }
+
     let (good, good_log) = failing("good", 0);
     let builder = app(&queue)
         .register(good)
         .register(Handler::on("panics", panics));
     let ezq = builder.connect().await.unwrap();
     ezq.publish_all(&numbered(7..=8)).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!(
         (counts.handled, counts.retried, counts.dead_lettered),
         (1, 4, 1)
     );
     assert_eq!(good_log.take(), [1, 1], "once for each event");
+
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 5));
     assert!(
@@ -133,6 +139,7 @@ async fn a_timeout_ends_a_run_and_counts_as_a_failure() {
             std::future::pending::<()>().await;
         }
     });
+
     let hangs = hangs
         .timeout(Some(Duration::from_millis(50)))
         .max_attempts(2);
@@ -174,18 +181,21 @@ async fn a_fatal_error_moves_the_event_to_the_dead_letters_with_all_that_is_know
         let parsed: Result<i32, _> = "x".parse::<i32>().map_err(Outer);
         parsed.map(drop).fatal()
     });
+
     let ezq = app(&queue)
         .register(good)
         .register(fatal)
         .connect()
         .await
         .unwrap();
+
     let published = ezq
         .publish(&Numbered { n: 7 })
         .header("tenant", "acme")
         .correlation_id("flow-1")
         .await
         .unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!(
         (counts.dead_lettered, counts.retried, counts.handled),
@@ -203,9 +213,11 @@ async fn a_fatal_error_moves_the_event_to_the_dead_letters_with_all_that_is_know
     assert!(letter.enqueued_at <= letter.died_at);
     assert_eq!(letter.headers.text("tenant"), Some("acme"));
     assert_eq!(letter.headers.text("correlation-id"), Some("flow-1"));
+
     let body: serde_json::Value = serde_json::from_str(&letter.body).unwrap();
     assert_eq!(body["id"], published.event_id);
     assert_eq!(body["data"]["n"], 7);
+
     let marks = Progress::from_headers(&letter.headers);
     let states: BTreeMap<_, _> = marks
         .iter()
@@ -226,6 +238,7 @@ async fn a_discarded_event_is_done() {
     });
     let ezq = app(&queue).register(discards).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!(
         (counts.handled, counts.retried, counts.dead_lettered),
@@ -241,6 +254,7 @@ async fn three_runs(error: fn() -> HandlerError, attempts: u32) -> (Vec<u32>, Ve
     let log = Log::new();
     let runs = log.clone();
     let count = Arc::new(Mutex::new(0));
+
     let handler = Handler::on("thrice", move |_: Numbered, context: Context| {
         runs.push((context.attempt(), Instant::now()));
         let run = {
@@ -250,6 +264,7 @@ async fn three_runs(error: fn() -> HandlerError, attempts: u32) -> (Vec<u32>, Ve
         };
         async move { if run < 3 { Err(error()) } else { Ok(()) } }
     });
+
     let handler = handler
         .max_attempts(attempts)
         .backoff(Backoff::constant(Duration::from_secs(3600)));
@@ -258,8 +273,10 @@ async fn three_runs(error: fn() -> HandlerError, attempts: u32) -> (Vec<u32>, Ve
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     until(async || consumer.counts().handled == 1).await;
     assert_eq!(consumer.counts().retried, 2);
+
     consumer.stop();
     soon(consumer.wait()).await.unwrap();
+
     let runs = log.take();
     let pauses = runs.windows(2).map(|pair| pair[1].1 - pair[0].1).collect();
     (
@@ -300,6 +317,7 @@ async fn a_pause_beyond_every_calendar_is_kept_as_far_as_it_goes() {
             _ => Err(HandlerError::retry_after(Duration::MAX, "never")),
         }
     });
+
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish_all(&numbered(1..=2)).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.retried, 2);
@@ -319,6 +337,7 @@ async fn exhausted_attempts_end_in_the_dead_letters_with_the_newest_errors() {
     let reason = letter.reason.unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 4));
     assert_eq!(reason.error, "failure 4");
+
     let marks = Progress::from_headers(&letter.headers);
     let never = marks.get(&HandlerName::from("never")).unwrap();
     let errors: Vec<_> = never
@@ -342,10 +361,12 @@ async fn an_event_may_state_its_own_attempts() {
             .connect()
             .await
             .unwrap();
+
         ezq.publish(&Numbered { n: 1 })
             .max_attempts(attempts)
             .await
             .unwrap();
+
         drain(&ezq).await;
         assert_eq!(log.take(), expected);
         assert_eq!(
@@ -365,6 +386,7 @@ async fn the_configuration_of_a_handler_wins_over_its_own() {
         .configure(|config| {
             config.handlers.insert("never".into(), options);
         });
+
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
@@ -387,6 +409,7 @@ async fn an_error_of_any_text_and_length_is_kept_in_part() {
 async fn handlers_run_in_their_order_and_those_of_one_order_together() {
     let queue = queue();
     let log = Log::new();
+
     let step = |name: &'static str, order: i32| {
         let log = log.clone();
         let handler = Handler::on(name, move |_: Numbered| {
@@ -404,7 +427,9 @@ async fn handlers_run_in_their_order_and_those_of_one_order_together() {
         });
         handler.order(order).max_attempts(1)
     };
+
     let meet = Arc::new(Barrier::new(2));
+
     let pair = |name: &'static str| {
         let meet = Arc::clone(&meet);
         let log = log.clone();
@@ -419,15 +444,18 @@ async fn handlers_run_in_their_order_and_those_of_one_order_together() {
         });
         handler.order(5)
     };
+
     let builder = app(&queue)
         .register(step("last", 6))
         .register(pair("one"))
         .register(step("second", 0))
         .register(pair("other"))
         .register(step("first", -1));
+
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
+
     let expected = [
         "first begins",
         "first ends",
@@ -459,6 +487,7 @@ async fn one_handler_takes_several_events_as_an_enum() {
         });
         async {}
     });
+
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     ezq.publish(&named("two")).await.unwrap();
@@ -473,6 +502,7 @@ async fn a_catch_all_takes_every_event_beside_the_others() {
     let typed = Log::new();
     let all_seen = all.clone();
     let typed_seen = typed.clone();
+
     let ezq = app(&queue)
         .register(Handler::on("all", move |event: AnyEvent| {
             let number = event.decode::<Numbered>().ok().map(|event| event.n);
@@ -486,10 +516,12 @@ async fn a_catch_all_takes_every_event_beside_the_others() {
         .connect()
         .await
         .unwrap();
+
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     ezq.publish(&named("two")).await.unwrap();
     send_batch(&ezq, &queue, &[r#"{"_type": "Unheard", "n": 3}"#.into()]).await;
     assert_eq!(drain(&ezq).await.counts.handled, 3);
+
     let expected = [
         ("Unheard", Some(3)),
         ("test.named", None),
@@ -509,6 +541,7 @@ async fn a_handler_draws_state_publisher_and_context() {
     let seen = contexts.clone();
     let names = Log::new();
     let named_seen = names.clone();
+
     let handler = Handler::on(
         "draws",
         move |event: Numbered,
@@ -523,6 +556,7 @@ async fn a_handler_draws_state_publisher_and_context() {
             }
         },
     );
+
     let ezq = app(&queue)
         .configure(|config| config.app = "shop".into())
         .state(Plans("plan"))
@@ -537,6 +571,7 @@ async fn a_handler_draws_state_publisher_and_context() {
         .connect()
         .await
         .unwrap();
+
     let before = Instant::now();
     let published: Published = ezq.publish(&Numbered { n: 1 }).subject("s").await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 2);
@@ -551,6 +586,7 @@ async fn a_handler_draws_state_publisher_and_context() {
     assert_eq!(context.envelope().source(), "shop");
     assert_eq!(context.envelope().subject(), Some("s"));
     assert!(!context.is_lease_expired() && !context.cancellation().is_cancelled());
+
     let deadline = context.deadline().unwrap().into_std() - before;
     assert!((20..50).contains(&deadline.as_secs()), "{deadline:?}");
 
@@ -577,6 +613,7 @@ async fn what_cannot_run_fails_when_the_application_is_built() {
     struct AliasImpostor {}
 
     async fn take<E>(_: E) {}
+
     let queue = queue();
     let kind = async |builder: ezq::EzqBuilder| builder.connect().await.unwrap_err().kind();
     let needs = Handler::on("needs", |_: Numbered, _: State<u128>| async {});
@@ -632,6 +669,7 @@ fn audit() -> (Handler, Log<Seen>) {
 async fn returned_events_are_published_with_their_cause() {
     let queue = queue();
     let (audit, log) = audit();
+
     let returns = Handler::on("returns", |event: Numbered| async move {
         match event.n {
             1 => Ok((
@@ -645,18 +683,21 @@ async fn returned_events_are_published_with_their_cause() {
             _ => Err(HandlerError::discard("enough")),
         }
     });
+
     let ezq = app(&queue)
         .register(audit)
         .register(returns)
         .connect()
         .await
         .unwrap();
+
     let first = ezq
         .publish(&Numbered { n: 1 })
         .correlation_id("flow")
         .await
         .unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 5);
+
     let cause = || Some(first.event_id.clone());
     let flow = || Some("flow".to_owned());
     let line = |name: &str, data: &str, cause| (name.to_owned(), data.to_owned(), cause, flow());
@@ -677,6 +718,7 @@ async fn causes_are_chained_and_the_first_event_names_the_flow() {
     let counts = Handler::on("counts", |event: Numbered| async move {
         (event.n < 3).then_some(Numbered { n: event.n + 1 })
     });
+
     let ids = Log::new();
     let seen = ids.clone();
     let notes = Handler::on("notes", move |event: Numbered, context: Context| {
@@ -687,6 +729,7 @@ async fn causes_are_chained_and_the_first_event_names_the_flow() {
     let ezq = builder.connect().await.unwrap();
     let first = ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
+
     let ids: BTreeMap<i64, String> = ids.take().into_iter().collect();
     let events = log.sorted();
     assert_eq!(events.len(), 3);
@@ -702,6 +745,7 @@ async fn a_returned_event_is_published_once_although_another_handler_retries() {
     let (bad, bad_log) = failing("bad", 3);
     let names = Log::new();
     let seen = names.clone();
+
     let ezq = app(&queue)
         .register(Handler::on("returns", |_: Numbered| async {
             named("once")
@@ -714,6 +758,7 @@ async fn a_returned_event_is_published_once_although_another_handler_retries() {
         .connect()
         .await
         .unwrap();
+
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
     assert_eq!(bad_log.take(), [1, 2, 3, 4]);
@@ -731,6 +776,7 @@ async fn a_returned_event_that_cannot_be_stored_costs_its_handler_the_event() {
             _ => named("fine"),
         }
     });
+
     let ignores = Handler::on("ignores", |_: Named| async {});
     let ezq = app(&queue)
         .register(good)
@@ -738,14 +784,17 @@ async fn a_returned_event_that_cannot_be_stored_costs_its_handler_the_event() {
         .register(ignores);
     let ezq = ezq.connect().await.unwrap();
     ezq.publish_all(&numbered(1..=4)).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.dead_lettered), (4, 2), "{counts}");
     assert_eq!(good_log.take(), [1, 1, 1, 1]);
+
     for letter in dead(&ezq, &queue).await {
         let reason = letter.reason.unwrap();
         assert_eq!(reason.kind, ReasonKind::Fatal);
         assert_eq!(reason.handler.unwrap().as_str(), "returns");
     }
+
     // A redrive runs that handler again, and not the one that had done its part.
     let letters = ezq.dead_letters(&queue).unwrap();
     assert_eq!(
@@ -782,12 +831,14 @@ async fn an_unknown_type_is_retried_then_a_dead_letter_or_skipped() {
             .configure(|c| c.unknown_types = policy);
         let ezq = builder.connect().await.unwrap();
         ezq.publish(&named("unheard")).await.unwrap();
+
         let counts = drain(&ezq).await.counts;
         assert_eq!(
             (counts.handled, counts.retried, counts.dead_lettered),
             expected,
             "{policy:?}"
         );
+
         if expected.2 == 1 {
             let reason = only_dead(&ezq, &queue).await.reason.unwrap();
             assert_eq!(reason.kind, ReasonKind::UnknownType);
@@ -827,6 +878,7 @@ async fn a_newer_version_is_not_guessed_at() {
         (UnknownTypes::DeadLetter, (0, 0, 1)),
         (UnknownTypes::Skip, (1, 0, 0)),
     ];
+
     for (policy, expected) in cases {
         let queue = queue();
         let (handler, log) = failing("old", 0);
@@ -835,6 +887,7 @@ async fn a_newer_version_is_not_guessed_at() {
             .configure(|c| c.unknown_types = policy);
         let ezq = builder.connect().await.unwrap();
         ezq.publish(&Newer { n: 1 }).await.unwrap();
+
         let counts = drain(&ezq).await.counts;
         assert_eq!(
             (counts.handled, counts.retried, counts.dead_lettered),
@@ -842,6 +895,7 @@ async fn a_newer_version_is_not_guessed_at() {
             "{policy:?}"
         );
         assert!(log.take().is_empty());
+
         if expected.2 == 1 {
             let reason = only_dead(&ezq, &queue).await.reason.unwrap();
             assert_eq!(reason.kind, ReasonKind::NewerVersion);
@@ -881,17 +935,20 @@ async fn annotated_handlers_are_found_without_being_registered() {
     let builder = Ezq::builder()
         .configure(|config| config.queue = own)
         .state("");
+
     let ezq = builder.connect().await.unwrap();
     assert!(
         ezq.handlers()
             .any(|handler| handler.name().as_str() == "it.discovered")
     );
+
     ezq.publish(&Discovered {
         by: queue.to_string(),
     })
     .await
     .unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 1);
+
     let seen = DISCOVERED.lock().unwrap().clone();
     assert_eq!(seen, [(queue.to_string(), "it.discovered".to_owned())]);
 

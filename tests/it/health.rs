@@ -18,6 +18,7 @@ async fn health_follows_the_database() {
     let ezq = app(&postgres.url(), [handler]).await;
     let handle = ezq.consumer().spawn();
     until(async || ezq.health().await.is_ready()).await;
+
     let health = ezq.health().await;
     assert_eq!(
         (&health.engines[0].name, health.engines[0].kind),
@@ -27,6 +28,7 @@ async fn health_follows_the_database() {
 
     postgres.stop(false).await.unwrap();
     until(async || !ezq.health().await.is_ready()).await;
+
     // The consumer rides it out: no reason to end the process.
     let health = ezq.health().await;
     assert!(
@@ -48,12 +50,14 @@ async fn the_lag_is_how_long_the_oldest_event_waits() {
     let queue = unique("health");
     let ezq = app(&server().await.url(), []).await;
     ezq.publish(&Numbered { n: 1 }).queue(&queue).await.unwrap();
+
     let mut own = connection(&server().await.url()).await;
     run(
         &mut own,
         &format!("UPDATE pgmq.q_{queue} SET vt = vt - interval '1 hour'"),
     )
     .await;
+
     let hour = Duration::from_secs(3600);
     let lag = ezq.engine(&queue).lag(&queue).await.unwrap().unwrap();
     assert!(lag >= hour && lag < 2 * hour, "{lag:?}");
@@ -65,10 +69,12 @@ async fn a_consumer_that_lacks_a_right_starts_again_until_it_is_granted() {
     let queue = unique("health");
     let role = unique("health_role");
     let mut own = connection(&url).await;
+
     // Makes sure that PGMQ stands.
     app(&url, []).await;
     run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
     run(&mut own, &format!("GRANT USAGE ON SCHEMA pgmq TO {role}")).await;
+
     let handler = Handler::on("quick", |_: Numbered| async {});
     let ezq = app(&url.replace("postgres@", &format!("{role}@")), [handler]).await;
     let consumer = ezq.consumer().queue(&queue);
@@ -83,6 +89,7 @@ async fn a_consumer_that_lacks_a_right_starts_again_until_it_is_granted() {
     // Here PGMQ is not there as an extension.
     let setup = &setup.replace("create extension if not exists pgmq;", "");
     run(&mut own, setup).await;
+
     soon(
         handle
             .states()
@@ -90,6 +97,7 @@ async fn a_consumer_that_lacks_a_right_starts_again_until_it_is_granted() {
     )
     .await
     .unwrap();
+
     ezq.publish(&Numbered { n: 1 }).queue(&queue).await.unwrap();
     until(async || handle.counts().handled == 1).await;
     until(async || ezq.health().await.is_ready()).await;

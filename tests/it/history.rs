@@ -42,6 +42,7 @@ async fn an_event_is_told_from_its_publication_to_the_archive() {
     let builder = app(&queue)
         .register(handler)
         .retention(&queue, Retention::ARCHIVE);
+
     let ezq = builder
         .configure(|config| config.retry.max_attempts = 2)
         .connect()
@@ -55,8 +56,10 @@ async fn an_event_is_told_from_its_publication_to_the_archive() {
         .unwrap();
     let id = event.event_id.as_str();
     assert!(matches!(state(&ezq, id).await, CopyState::Waiting { .. }));
+
     ezq.reschedule(&event, ezq::engine::Due::Now).await.unwrap();
     drain(&ezq).await;
+
     let CopyState::Dead {
         reason: Some(reason),
         letter,
@@ -69,6 +72,7 @@ async fn an_event_is_told_from_its_publication_to_the_archive() {
         (reason.attempts, reason.error.as_str()),
         (2, "no such address")
     );
+
     let dead = ezq.history(id).queue(&queue).await.unwrap();
     let mark = dead.copies[0].handlers.iter().next().unwrap().1;
     assert_eq!(
@@ -80,11 +84,13 @@ async fn an_event_is_told_from_its_publication_to_the_archive() {
     let letters = ezq.dead_letters(&queue).unwrap();
     letters.redrive(&letter).await.unwrap();
     succeeds.store(true, Ordering::Relaxed);
+
     let told = ezq.history(id).await.unwrap().to_string();
     assert!(
         told.contains("not delivered yet since it was redriven, ready since"),
         "{told}"
     );
+
     drain(&ezq).await;
     let archived = ezq.history(id).await.unwrap();
     let copy = &archived.copies[0];
@@ -94,6 +100,7 @@ async fn an_event_is_told_from_its_publication_to_the_archive() {
     );
     assert_eq!(copy.published_at, dead.copies[0].published_at);
     assert_eq!(copy.died_before.as_ref().unwrap().reason, Some(reason));
+
     let told = archived.to_string();
     assert!(
         told.contains("since it was redriven, handled and archived"),
@@ -119,6 +126,7 @@ async fn nothing_is_kept_of_an_event_unless_that_is_said() {
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     let event = ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
+
     let history = ezq.history(event.event_id).await.unwrap();
     assert!(history.is_empty());
     assert!(
@@ -136,6 +144,7 @@ async fn an_event_in_the_flat_form_is_told_by_the_id_its_handlers_see() {
         seen.push(context.event_id().to_owned());
         std::future::ready(())
     });
+
     let builder = app(&queue)
         .register(handler)
         .retention(&queue, Retention::ARCHIVE);
@@ -143,6 +152,7 @@ async fn an_event_in_the_flat_form_is_told_by_the_id_its_handlers_see() {
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
+
     let id = ids.take().remove(0);
     assert!(matches!(state(&ezq, &id).await, CopyState::Archived { .. }));
 }
@@ -157,6 +167,7 @@ async fn an_end_is_not_archived_and_what_it_ends_is() {
     let ezq = builder.connect().await.unwrap();
     let event = ezq.publish(&Numbered { n: 1 }).await.unwrap();
     let end = ezq.publish(&End::default()).await.unwrap();
+
     ezq.consumer().run().await.unwrap();
     assert!(matches!(
         state(&ezq, &event.event_id).await,
@@ -175,6 +186,7 @@ async fn a_retention_that_makes_no_sense_fails_when_the_application_is_built() {
             .map(|_| ())
             .unwrap_err()
     };
+
     let error = built("Orders!", Retention::ARCHIVE);
     assert_eq!(error.kind(), ErrorKind::InvalidQueueName);
     let error = built("orders", Retention::archive_for(Duration::ZERO));
@@ -238,15 +250,18 @@ async fn an_engine_without_archive_or_history_says_so() {
         .build(plain())
         .map(|_| ());
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
+
     let app = builder().build(plain()).unwrap();
     let unable = app.history("e").await.unwrap_err();
     assert_eq!(unable.kind(), ErrorKind::Unsupported);
+
     // Beside one that can, it is only named.
     let app = builder()
         .named_engine("log", plain())
         .queue_engine(&orders, "log")
         .build(MemoryEngine::new())
         .unwrap();
+
     let event = app.publish(&Numbered { n: 1 }).await.unwrap();
     let history = app.history(&event.event_id).await.unwrap();
     assert_eq!(
@@ -260,6 +275,7 @@ async fn an_engine_without_archive_or_history_says_so() {
             .contains("not looked into: the engine `plain`"),
         "{history}"
     );
+
     let unable = app
         .history(&event.event_id)
         .queue(&orders)

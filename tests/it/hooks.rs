@@ -68,6 +68,7 @@ async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
         let queue = queue();
         let log = Log::new();
         let lines = log.clone();
+
         let ezq = app(&queue)
             .queue_codec(&queue, codec)
             .hook(move |notice| lines.push((kind(notice), notice.event_id.clone().unwrap())))
@@ -78,12 +79,15 @@ async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
             .connect()
             .await
             .unwrap();
+
         let mut notices = ezq.notices();
         let published = ezq.publish(&Numbered { n: 7 }).await.unwrap();
         drain(&ezq).await;
         let mut seen = Vec::new();
+
         while let Some(notice) = notices.try_recv() {
             assert_eq!(notice.queue, queue);
+
             match (&notice.kind, notice.event_type.as_deref().unwrap()) {
                 (
                     NoticeKind::Published {
@@ -119,8 +123,10 @@ async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
                 (NoticeKind::Publishing, _) => {}
                 (other, _) => panic!("{other:?}"),
             }
+
             seen.push((kind(&notice), notice.event_id.clone().unwrap()));
         }
+
         let of_first: Vec<_> = seen
             .iter()
             .filter(|(_, id)| *id == published.event_id)
@@ -131,6 +137,7 @@ async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
             ["publishing", "published", "retried", "handled"],
             "{codec}"
         );
+
         let of_other: Vec<_> = seen
             .iter()
             .filter(|(_, id)| *id != published.event_id)
@@ -141,6 +148,7 @@ async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
             ["publishing", "published", "dead-lettered"],
             "{codec}"
         );
+
         // Closing waits for the hooks.
         ezq.close().await;
         assert_eq!(log.take(), seen, "{codec}");
@@ -150,6 +158,7 @@ async fn each_step_of_an_event_is_told_to_hooks_and_to_subscribers_in_order() {
 #[tokio::test]
 async fn what_a_handler_s_transaction_publishes_is_told_only_once_it_committed() {
     let queue = queue();
+
     let handler = Handler::on(
         "tx",
         |event: Numbered, publisher: Publisher, context: Context, _: Tx| async move {
@@ -164,6 +173,7 @@ async fn what_a_handler_s_transaction_publishes_is_told_only_once_it_committed()
             }
         },
     );
+
     let gone = Handler::on("gone", |_: Hooked| async {});
     let ezq = app(&queue)
         .register(handler)
@@ -171,13 +181,16 @@ async fn what_a_handler_s_transaction_publishes_is_told_only_once_it_committed()
         .connect()
         .await
         .unwrap();
+
     let mut notices = ezq.notices();
     ezq.publish(&Numbered { n: 7 }).await.unwrap();
     drain(&ezq).await;
+
     let told = told(&mut notices);
     assert_eq!(count(&told, "hooked publishing"), 2, "{told:?}");
     assert_eq!(count(&told, "hooked published"), 1, "{told:?}");
     assert_eq!(count(&told, "numbered handled"), 1, "{told:?}");
+
     let place = |line: &str| told.iter().position(|found| found == line).unwrap();
     assert!(
         place("numbered retried") < place("hooked published"),
@@ -190,23 +203,27 @@ async fn what_is_published_in_a_caller_s_transaction_is_told_when_that_is_confir
     let queue = queue();
     let ezq = app(&queue).connect().await.unwrap();
     let mut notices = ezq.notices();
+
     let mut tx = ezq.pool().begin().await.unwrap();
     ezq.publish(&Numbered { n: 1 })
         .within(&mut tx)
         .await
         .unwrap();
     tx.rollback().await.unwrap();
+
     let mut tx = ezq.pool().begin().await.unwrap();
     let published = ezq
         .publish(&Numbered { n: 2 })
         .within(&mut tx)
         .await
         .unwrap();
+
     tx.commit().await.unwrap();
     assert_eq!(
         told(&mut notices),
         ["numbered publishing", "numbered publishing"]
     );
+
     ezq.confirm(&published);
     let notice = notices.try_recv().unwrap();
     assert_eq!(
@@ -228,14 +245,17 @@ async fn a_confirmed_commit_wakes_consumers_that_look_seldom() {
         .connect()
         .await
         .unwrap();
+
     let consumer = ezq.consumer().spawn();
     until(async || consumer.state() == ezq::consumer::ConsumerState::Running).await;
+
     for n in 1..=5 {
         // One notification goes along with a transaction, and this one is never seen. The next is
         // sent a moment later, and so before its own transaction commits.
         let mut tx = ezq.pool().begin().await.unwrap();
         ezq.publish(&Numbered { n }).within(&mut tx).await.unwrap();
         tx.rollback().await.unwrap();
+
         let mut tx = ezq.pool().begin().await.unwrap();
         let published = ezq.publish(&Numbered { n }).within(&mut tx).await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -243,6 +263,7 @@ async fn a_confirmed_commit_wakes_consumers_that_look_seldom() {
         ezq.confirm(&published);
         until(async || consumer.counts().handled == n.cast_unsigned()).await;
     }
+
     consumer.stop();
     soon(consumer.wait()).await.unwrap();
 }
@@ -259,18 +280,21 @@ async fn what_is_not_stored_is_told_with_its_error() {
         .await
         .unwrap_err();
     assert_eq!(kind(&notices.try_recv().unwrap()), "publishing");
+
     let notice = notices.try_recv().unwrap();
     let NoticeKind::PublishFailed { kind, error } = &notice.kind else {
         panic!("{notice:?}")
     };
     assert_eq!(*kind, ErrorKind::InvalidEvent);
     assert!(!error.is_empty() && notice.event_type.as_deref() == Some("test.refused"));
+
     // What cannot be an event at all is no event to tell of.
     ezq.publish(&Numbered { n: 1 })
         .subject("\n")
         .await
         .unwrap_err();
     assert!(notices.try_recv().is_none());
+
     // A duplicate is told as one.
     for _ in 0..2 {
         ezq.publish(&Numbered { n: 1 })
@@ -278,6 +302,7 @@ async fn what_is_not_stored_is_told_with_its_error() {
             .await
             .unwrap();
     }
+
     let duplicates = std::iter::from_fn(|| notices.try_recv()).filter(|n| {
         matches!(
             n.kind,
@@ -308,15 +333,18 @@ async fn batches_are_told_event_by_event_also_where_a_transaction_claims_them() 
             n: batch.events().map(|event| event.n).sum(),
         }
     });
+
     let builder = app(&queue)
         .event_codec("test.hooked", "raw")
         .register(handler.batch_size(20));
     let ezq = builder.connect().await.unwrap();
     ezq.publish_all(&numbered(0..200)).await.unwrap();
+
     let mut notices = ezq.notices();
     soon(ezq.consumer().until_idle().run()).await.unwrap();
     let told = told(&mut notices);
     assert_eq!(count(&told, "numbered handled"), 200);
+
     let publishing = "hooked publishing";
     let published = "hooked published";
     assert!(count(&told, published) >= 10, "{told:?}");
@@ -335,6 +363,7 @@ async fn hooks_that_panic_or_hang_change_no_delivery_and_what_they_miss_is_count
     let queue = queue();
     let (let_go, gate) = mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(gate);
+
     let ezq = quick(&queue)
         .hook(|_| panic!("a hook"))
         .hook(move |_| {
@@ -344,9 +373,11 @@ async fn hooks_that_panic_or_hang_change_no_delivery_and_what_they_miss_is_count
         .connect()
         .await
         .unwrap();
+
     let events = numbered(0..2000);
     ezq.publish_all(&events).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 2000);
+
     drop(let_go);
     // Of two notices of each publish and one of each handling, some were dropped.
     until(async || ezq.missed_notices() >= 6000 - 2 * NOTICES_KEPT as u64).await;
@@ -360,6 +391,7 @@ async fn a_subscriber_that_is_slow_is_told_how_many_it_missed_and_holds_up_nobod
     let mut notices = ezq.notices();
     ezq.publish_all(&numbered(0..1000)).await.unwrap();
     drain(&ezq).await;
+
     let kept = told(&mut notices);
     assert_eq!(
         (kept.len() as u64 + notices.missed(), kept.len()),
@@ -367,6 +399,7 @@ async fn a_subscriber_that_is_slow_is_told_how_many_it_missed_and_holds_up_nobod
     );
     // The newest are kept.
     assert_eq!(count(&kept, "numbered handled"), 1000);
+
     drop(notices);
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 1);
@@ -378,6 +411,7 @@ async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits
     let queue = queue();
     let ezq = app(&queue).connect().await.unwrap();
     let event_type = format!("test.{queue}");
+
     for queue in [&queue, &other] {
         ezq.engine(queue).ensure_queue(queue).await.unwrap();
         ezq.subscriptions()
@@ -386,11 +420,13 @@ async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits
             .await
             .unwrap();
     }
+
     let event = || ezq::Envelope::builder(&event_type, "it").build().unwrap();
     let mut notices = ezq.notices();
     ezq.broadcast_envelope(event()).await.unwrap();
     let mut queues = [&queue, &other].map(Clone::clone);
     queues.sort();
+
     let published = |notices: &mut NoticeStream| {
         let all = std::iter::from_fn(|| notices.try_recv());
         let mut queues: Vec<_> = all.map(|n| (kind(&n), n.queue.clone())).collect();
@@ -399,6 +435,7 @@ async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits
     };
     let wanted = queues.map(|queue| ("published", queue));
     assert_eq!(published(&mut notices).as_slice(), wanted.as_slice());
+
     // A queue that is missing is told beside them.
     let missing = crate::kit::queue();
     ezq.subscriptions()
@@ -410,21 +447,25 @@ async fn each_copy_of_a_broadcast_is_told_and_confirmed_where_the_caller_commits
         ezq.broadcast_envelope(event()).await.unwrap().missing,
         std::slice::from_ref(&missing)
     );
+
     let told = published(&mut notices);
     assert_eq!(
         (told.len(), &told[0]),
         (3, &("publish failed", missing.clone()))
     );
+
     ezq.subscriptions()
         .unwrap()
         .remove(&missing, event_type.as_str())
         .await
         .unwrap();
+
     let mut tx = ezq.pool().begin().await.unwrap();
     let broadcast = ezq.broadcast_envelope(event());
     let done = broadcast.within(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
     assert!(notices.try_recv().is_none());
+
     done.copies.iter().for_each(|copy| ezq.confirm(copy));
     assert_eq!(published(&mut notices).as_slice(), wanted.as_slice());
 }
@@ -437,6 +478,7 @@ async fn an_event_of_a_schedule_is_told_by_whoever_stored_it() {
     let builder = app(&queue).schedule(&name, hourly, &Hooked { n: 1 });
     let ezq = builder.connect().await.unwrap();
     let mut notices = ezq.notices();
+
     let published = ezq.schedules().unwrap().run_now(&name).await.unwrap();
     let notice = notices.try_recv().unwrap();
     let NoticeKind::Published { message_id, .. } = &notice.kind else {

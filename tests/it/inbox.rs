@@ -18,6 +18,7 @@ async fn elsewhere() -> (String, PgPool) {
     let name = unique("elsewhere");
     let mut own = connection(&server().await.url()).await;
     run(&mut own, &format!("CREATE DATABASE {name}")).await;
+
     let url = server().await.database_url(name.as_str());
     let pool = PgPool::connect(&url).await.unwrap();
     sqlx::raw_sql("CREATE TABLE effects (n bigint)")
@@ -41,6 +42,7 @@ async fn take_effect(pool: &PgPool, context: &Context, n: i64) -> Result<bool, H
     if !Inbox::first(&mut tx, context).await? {
         return Ok(false);
     }
+
     sqlx::query("INSERT INTO effects VALUES ($1)")
         .bind(n)
         .execute(&mut *tx)
@@ -73,9 +75,11 @@ pub(crate) async fn book(booker: Booker) {
             std::future::pending::<Result<(), HandlerError>>().await
         }
     });
+
     let ezq = Ezq::builder()
         .without_discovered_handlers()
         .register(handler);
+
     let ezq = ezq.connect().await.unwrap();
     let lease = Duration::from_secs(1);
     ezq.consumer()
@@ -94,10 +98,12 @@ async fn nothing_of_the_search_path_runs_with_the_rights_of_who_notes_an_event()
                 CREATE FUNCTION trap.convert_to(text, text) RETURNS bytea LANGUAGE plpgsql AS
                   $$ BEGIN INSERT INTO trap.sprung VALUES (1); RETURN ''; END $$";
     sqlx::raw_sql(trap).execute(&pool).await.unwrap();
+
     let pool = PgPool::connect(&format!("{elsewhere}&options=-csearch_path%3Dpublic,trap"))
         .await
         .unwrap();
     let queue = queue();
+
     let handler = Handler::on("book", {
         let pool = pool.clone();
         move |event: Numbered, context: Context| {
@@ -107,6 +113,7 @@ async fn nothing_of_the_search_path_runs_with_the_rights_of_who_notes_an_event()
     });
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+
     // So long that it is kept as its hash.
     let id = "n".repeat(1000);
     let of = <Numbered as Event>::TYPE;
@@ -116,6 +123,7 @@ async fn nothing_of_the_search_path_runs_with_the_rights_of_who_notes_an_event()
     send_batch(&ezq, &queue, &[body]).await;
     assert_eq!(drain(&ezq).await.counts.handled, 1);
     assert_eq!(effects(&pool).await, [1]);
+
     let sprung: i64 = sqlx::query_scalar("SELECT count(*) FROM trap.sprung")
         .fetch_one(&pool)
         .await
@@ -131,6 +139,7 @@ async fn a_worker_that_is_killed_before_it_acknowledges_leaves_one_effect() {
     let log = Log::new();
     let ledger = pool.clone();
     let seen = log.clone();
+
     let handler = Handler::on("book", move |Job { n }: Job, context: Context| {
         let pool = ledger.clone();
         let seen = seen.clone();
@@ -139,8 +148,10 @@ async fn a_worker_that_is_killed_before_it_acknowledges_leaves_one_effect() {
             Ok::<(), HandlerError>(())
         }
     });
+
     let ezq = database::app(&url, [handler]).await;
     ezq.publish(&Job { n: 7 }).queue(&queue).await.unwrap();
+
     let booker = Booker {
         queue: queue.to_string(),
         elsewhere,
@@ -156,8 +167,10 @@ async fn a_worker_that_is_killed_before_it_acknowledges_leaves_one_effect() {
         }
     })
     .await;
+
     consumer.stop();
     soon(consumer.wait()).await.unwrap();
+
     // Delivered again, and done before.
     assert_eq!(log.take(), [(false, 2)]);
     assert_eq!(effects(&pool).await, [7]);
@@ -167,6 +180,7 @@ async fn a_worker_that_is_killed_before_it_acknowledges_leaves_one_effect() {
 async fn a_handler_that_fails_after_its_commit_has_one_effect_and_each_handler_its_own() {
     let (_, pool) = with_inbox().await;
     let queue = queue();
+
     let handler = |name: &str| {
         let pool = pool.clone();
         Handler::on(name, move |Numbered { n }: Numbered, context: Context| {
@@ -180,6 +194,7 @@ async fn a_handler_that_fails_after_its_commit_has_one_effect_and_each_handler_i
             }
         })
     };
+
     let ezq = app(&queue)
         .register(handler("one"))
         .register(handler("other"));
@@ -187,6 +202,7 @@ async fn a_handler_that_fails_after_its_commit_has_one_effect_and_each_handler_i
     for n in [1, 2] {
         ezq.publish(&Numbered { n }).await.unwrap();
     }
+
     assert_eq!(drain(&ezq).await.counts.handled, 2);
     assert_eq!(effects(&pool).await, [1, 1, 2, 2]);
 }
@@ -196,6 +212,7 @@ async fn an_effect_that_rolls_back_is_taken_by_the_next_attempt() {
     let (_, pool) = with_inbox().await;
     let queue = queue();
     let ledger = pool.clone();
+
     let handler = Handler::on("work", move |Numbered { n }: Numbered, context: Context| {
         let pool = ledger.clone();
         async move {
@@ -207,6 +224,7 @@ async fn an_effect_that_rolls_back_is_taken_by_the_next_attempt() {
             take_effect(&pool, &context, n).await.map(drop)
         }
     });
+
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
@@ -220,12 +238,15 @@ async fn of_two_at_once_the_second_waits_for_the_first() {
     let log = Log::new();
     let ledger = pool.clone();
     let seen = log.clone();
+
     let handler = Handler::on("work", move |Numbered { n }: Numbered, context: Context| {
         let pool = ledger.clone();
         let seen = seen.clone();
+
         async move {
             let mut first = pool.begin().await?;
             assert!(Inbox::first(&mut first, &context).await?);
+
             let other = pool.clone();
             let same = context.clone();
             let second = tokio::spawn(async move {
@@ -236,6 +257,7 @@ async fn of_two_at_once_the_second_waits_for_the_first() {
                             WHERE datname = current_database() AND wait_event_type = 'Lock'";
             database::until(&mut *pool.acquire().await?, question).await;
             assert!(!second.is_finished());
+
             match n {
                 1 => first.commit().await?,
                 _ => first.rollback().await?,
@@ -244,6 +266,7 @@ async fn of_two_at_once_the_second_waits_for_the_first() {
             Ok::<(), HandlerError>(())
         }
     });
+
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     for n in [1, 2] {
         ezq.publish(&Numbered { n }).await.unwrap();
@@ -259,6 +282,7 @@ async fn old_rows_are_forgotten_and_young_ones_are_not() {
                   clock_timestamp() - CASE WHEN n > 10 THEN interval '2 h' ELSE interval '0' END
                 FROM generate_series(1, 2510) n";
     sqlx::raw_sql(fill).execute(&pool).await.unwrap();
+
     let mut own = pool.acquire().await.unwrap();
     let hour = Duration::from_secs(3600);
     assert_eq!(Inbox::forget(&mut own, hour).await.unwrap(), 2500);
@@ -288,14 +312,17 @@ async fn ten_may_create_the_inbox_at_once_and_a_role_without_rights_may_ask_for_
             Inbox::create(&mut own).await.unwrap();
         })
     };
+
     let all: Vec<_> = (0..10).map(create).collect();
     for one in all {
         one.await.unwrap();
     }
+
     let role = unique("role");
     let mut own = pool.acquire().await.unwrap();
     run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
     run(&mut own, &Inbox::setup_sql(Some(role.as_str()))).await;
+
     let mut least = connection(&url.replace("postgres@", &format!("{role}@"))).await;
     Inbox::create(&mut least).await.unwrap();
     assert_eq!(Inbox::forget(&mut least, Duration::ZERO).await.unwrap(), 0);
@@ -308,10 +335,12 @@ async fn an_inbox_may_stand_beside_the_queues_own_tables() {
     let name = unique("both");
     let mut admin = connection(&server().await.url()).await;
     run(&mut admin, &format!("CREATE DATABASE {name}")).await;
+
     let url = server().await.database_url(name.as_str());
     let ezq = database::app(&url, []).await;
     let mut own = connection(&url).await;
     Inbox::create(&mut own).await.unwrap();
+
     let queue = QueueName::new("orders").unwrap();
     for is_duplicate in [false, true] {
         let publish = ezq
@@ -320,6 +349,7 @@ async fn an_inbox_may_stand_beside_the_queues_own_tables() {
             .dedupe_key("1");
         assert_eq!(publish.await.unwrap().is_duplicate, is_duplicate);
     }
+
     Inbox::create(&mut own).await.unwrap();
     let versions = "SELECT array_agg(version ORDER BY version) FROM ezq.migrations";
     assert_eq!(scalar::<Vec<i32>>(&mut own, versions).await, [1, 2]);
@@ -336,16 +366,19 @@ async fn an_event_with_a_long_id_takes_effect_once() {
     });
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+
     // Of a kind that does not compress.
     let id: String = (0..1000_u32)
         .map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761)))
         .collect();
+
     let body = |id: &str, n: i64| {
         let of = <Numbered as Event>::TYPE;
         format!(
             r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"{of}","data":{{"n":{n}}}}}"#
         )
     };
+
     let bodies = [body(&id, 1), body(&id, 1), body(&format!("{id}x"), 2)];
     send_batch(&ezq, &queue, &bodies).await;
     assert_eq!(drain(&ezq).await.counts.handled, 3);

@@ -40,6 +40,7 @@ fn failed(error: &str, is_fatal: bool) -> InlineOutcome {
 async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
     let queue = queue();
     let log = Log::new();
+
     let writes = |name: &'static str| {
         let log = log.clone();
         Handler::on(name, move |_: Numbered, context: Context| {
@@ -48,6 +49,7 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
                 (1, &MessageId::Pending)
             );
             assert!(!context.is_lease_expired());
+
             // The one that is to be first takes its time.
             let pause = Duration::from_millis(if name == "first" { 50 } else { 0 });
             let log = log.clone();
@@ -57,10 +59,13 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
             }
         })
     };
+
     async fn panics(_: Numbered) {
         panic!("oh no");
     }
+
     let minute = Duration::from_secs(60);
+
     let ezq = app(&queue)
         .register(writes("last").order(2))
         .register(writes("first"))
@@ -94,6 +99,7 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
         .connect()
         .await
         .unwrap();
+
     let report = soon(ezq.dispatch_inline(&Numbered { n: 1 })).await.unwrap();
     assert_eq!(
         outcomes(&report),
@@ -116,6 +122,7 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
     );
     assert_eq!(log.take(), ["first", "last"]);
     assert_eq!(report.failures().count(), 5);
+
     let error = report.into_result().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::HandlerFailed);
     assert!(
@@ -124,6 +131,7 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
             .contains("`panics` failed: panicked: oh no"),
         "{error}"
     );
+
     // Nothing went through the queue.
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
@@ -131,6 +139,7 @@ async fn every_handler_runs_in_its_order_and_each_outcome_is_told() {
     let elsewhere = ezq.publish(&Numbered { n: 1 }).queue("it_inline_elsewhere");
     let report = ezq.dispatch_inline(elsewhere).await.unwrap();
     assert_eq!(outcomes(&report), [("elsewhere", &InlineOutcome::Done)]);
+
     let unknown = Envelope::builder("test.unknown", "it").build().unwrap();
     let report = ezq
         .dispatch_inline(ezq.publish_envelope(unknown))
@@ -151,6 +160,7 @@ async fn under_every_codec_a_handler_gets_what_a_queue_would_give_it_and_its_eve
             assert_eq!(context.headers().text("shop"), Some("berlin"));
             Inlined { n: 2 * event.n }
         });
+
         let told = Handler::on("told", move |event: Inlined, context: Context| {
             causes.push((
                 event.n,
@@ -158,6 +168,7 @@ async fn under_every_codec_a_handler_gets_what_a_queue_would_give_it_and_its_eve
             ));
             async {}
         });
+
         let builder = app(&queue)
             .queue_codec(&queue, codec)
             .register(double)
@@ -165,6 +176,7 @@ async fn under_every_codec_a_handler_gets_what_a_queue_would_give_it_and_its_eve
         let ezq = builder.connect().await.unwrap();
         let mut notices = ezq.notices();
         let event = ezq.publish(&Numbered { n: 7 }).header("shop", "berlin");
+
         let report = ezq.dispatch_inline(event).await.unwrap();
         assert!(report.is_done(), "{report}");
         assert_eq!(
@@ -173,6 +185,7 @@ async fn under_every_codec_a_handler_gets_what_a_queue_would_give_it_and_its_eve
             "an id of its own: {}",
             report.event_id
         );
+
         let told = std::iter::from_fn(|| notices.try_recv());
         let told = told.filter(|notice| matches!(notice.kind, NoticeKind::Published { .. }));
         assert_eq!(told.count(), 1, "{codec}");
@@ -204,6 +217,7 @@ async fn a_handler_s_transaction_commits_with_its_events_or_leaves_nothing() {
     let queue = queue();
     let insert = format!("insert into public.inline_{queue} values ($1)");
     let one = insert.clone();
+
     let single = Handler::on(
         "single",
         move |event: Numbered, publisher: Publisher, mut tx: Tx| {
@@ -219,9 +233,11 @@ async fn a_handler_s_transaction_commits_with_its_events_or_leaves_nothing() {
             }
         },
     );
+
     let batch = Handler::on_batch("batch", move |batch: Batch<Inlined>, mut tx: Tx| {
         let numbers: Vec<i64> = batch.events().map(|event| event.n).collect();
         let insert = sqlx::query(sqlx::AssertSqlSafe(insert.clone())).bind(numbers[0]);
+
         async move {
             assert_eq!(numbers.len(), 1);
             insert.execute(&mut *tx).await?;
@@ -232,6 +248,7 @@ async fn a_handler_s_transaction_commits_with_its_events_or_leaves_nothing() {
             }
         }
     });
+
     let ezq = app(&queue)
         .register(single)
         .register(batch)
@@ -244,6 +261,7 @@ async fn a_handler_s_transaction_commits_with_its_events_or_leaves_nothing() {
     let report = ezq.dispatch_inline(&Numbered { n: -1 }).await.unwrap();
     assert_eq!(outcomes(&report), [("single", &failed("negative", false))]);
     assert!(written(&ezq, &table).await.is_empty());
+
     let report = ezq.dispatch_inline(&Inlined { n: -1 }).await.unwrap();
     assert_eq!(outcomes(&report), [("batch", &failed("negative", true))]);
     assert!(written(&ezq, &table).await.is_empty());
@@ -254,6 +272,7 @@ async fn a_handler_s_transaction_commits_with_its_events_or_leaves_nothing() {
         .unwrap()
         .into_result()
         .unwrap();
+
     ezq.dispatch_inline(&Inlined { n: 2 })
         .await
         .unwrap()
@@ -262,11 +281,14 @@ async fn a_handler_s_transaction_commits_with_its_events_or_leaves_nothing() {
     assert_eq!(written(&ezq, &table).await, [1, 2]);
     // What the handler published and what it returned.
     assert_eq!(held(&ezq, &queue).await, [2, 0, 0, 0]);
+
     let told = std::iter::from_fn(|| notices.try_recv());
     let told = told.filter(|notice| matches!(notice.kind, NoticeKind::Published { .. }));
     assert_eq!(told.count(), 2);
+
     drain(&ezq).await;
     assert_eq!(written(&ezq, &table).await, [1, 1, 2, 10]);
+
     // Its connections are given back.
     for n in 0..30 {
         ezq.dispatch_inline(&Inlined { n })
@@ -288,12 +310,14 @@ async fn a_dropped_dispatch_rolls_its_transactions_back() {
             std::future::pending::<()>().await;
         }
     });
+
     let ezq = app(&queue)
         .register(hangs.timeout(None))
         .connect()
         .await
         .unwrap();
     let table = ledger(&ezq, &queue).await;
+
     let dispatch = ezq.dispatch_inline(&Numbered { n: 1 });
     assert!(
         tokio::time::timeout(Duration::from_millis(500), dispatch)
@@ -301,6 +325,7 @@ async fn a_dropped_dispatch_rolls_its_transactions_back() {
             .is_err()
     );
     assert!(written(&ezq, &table).await.is_empty());
+
     let lock = format!("lock table {table} in access exclusive mode");
     let mut tx = ezq.pool().begin().await.unwrap();
     // Nothing holds it any more.
@@ -319,11 +344,13 @@ async fn what_only_a_queue_can_do_is_refused_and_runs_nothing() {
         runs.push(());
         async {}
     });
+
     let ends = log.clone();
     let on_end = Handler::on("end", move |_: End| {
         ends.push(());
         async {}
     });
+
     let ezq = app(&queue)
         .register(handler)
         .register(on_end)
@@ -333,6 +360,7 @@ async fn what_only_a_queue_can_do_is_refused_and_runs_nothing() {
         .await
         .unwrap();
     let event = || ezq.publish(&Numbered { n: 1 });
+
     for (publish, kind, says) in [
         (
             event().after(Duration::from_secs(1)),
@@ -364,6 +392,7 @@ async fn what_only_a_queue_can_do_is_refused_and_runs_nothing() {
             error_chain(&error)
         );
     }
+
     let error = ezq.dispatch_inline(&End::default()).await.unwrap_err();
     assert!(error.to_string().contains("control event"), "{error}");
     assert!(log.take().is_empty());

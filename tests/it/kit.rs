@@ -175,20 +175,24 @@ impl Work {
             dropped: Log::new(),
             gate: Arc::new(Semaphore::new(0)),
         };
+
         let handled = work.handled.clone();
         let dropped = work.dropped.clone();
         let gate = Arc::clone(&work.gate);
+
         let handler = Handler::on("work", move |Numbered { n }: Numbered| {
             let waits = Arc::clone(&waits);
             let sender = sender.clone();
             let gate = Arc::clone(&gate);
             let handled = handled.clone();
             let dropped = dropped.clone();
+
             async move {
                 let mut unfinished = Unfinished {
                     n: Some(n),
                     dropped,
                 };
+
                 // Nobody may be watching any more.
                 let _ = sender.send(n);
                 if waits.contains(&n) {
@@ -198,6 +202,7 @@ impl Work {
                 handled.push(n);
             }
         });
+
         (handler, work)
     }
 

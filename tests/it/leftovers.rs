@@ -17,6 +17,7 @@ pub(crate) async fn serve(ending: String) {
     let url = server.url();
     let (_, rest) = url.split_once("host=").unwrap();
     say(&format!("folder {}", rest.split('&').next().unwrap()));
+
     match ending.as_str() {
         "return" => {}
         "exit" => std::process::exit(7),
@@ -33,6 +34,7 @@ async fn nothing_is_left_however_the_process_ends() {
         child.tell(ending).await;
         let folder = PathBuf::from(child.hear("folder").await);
         let mut processes = Vec::new();
+
         if ending.chars().all(char::is_uppercase) {
             processes = processes_of(&folder);
             assert!(folder.exists(), "{ending}");
@@ -42,9 +44,11 @@ async fn nothing_is_left_however_the_process_ends() {
             );
             child.signal(ending).await;
         }
+
         child.end().await;
         let began = Instant::now();
         let is_there = |pid: &u32| parent(*pid).is_some();
+
         while folder.exists() || processes.iter().any(is_there) || !processes_of(&folder).is_empty()
         {
             let left = processes_of(&folder);
@@ -55,6 +59,7 @@ async fn nothing_is_left_however_the_process_ends() {
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+
         println!("{ending}: gone after {:?}", began.elapsed());
     }
 }
@@ -66,18 +71,22 @@ async fn nothing_is_left_when_the_process_is_killed_while_its_server_starts() {
         let folder = database::unique("leftovers").to_string();
         let temporary = std::env::temp_dir().join(format!("{folder}-{}", std::process::id()));
         std::fs::create_dir(&temporary).unwrap();
+
         // Also for the account that the server runs under.
         std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o777)).unwrap();
         let mut child = Process::start_in(&temporary, &Role::Server);
         child.tell("wait").await;
+
         let began = Instant::now();
         while is_empty(&temporary) {
             assert!(began.elapsed() < database::CEILING, "no server starts");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+
         // Not a wait for anything: each case is another moment.
         tokio::time::sleep(Duration::from_millis(pause)).await;
         child.kill().await;
+
         let began = Instant::now();
         while !is_empty(&temporary) || !processes_of(&temporary).is_empty() {
             assert!(
@@ -87,6 +96,7 @@ async fn nothing_is_left_when_the_process_is_killed_while_its_server_starts() {
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+
         println!(
             "killed {pause} ms after the first file: gone after {:?}",
             began.elapsed()
@@ -114,6 +124,7 @@ fn processes_of(folder: &Path) -> Vec<u32> {
                 std::fs::read(format!("/proc/{pid}/cmdline")).ok()?,
             ))
         });
+
     let processes: Vec<(u32, u32, Vec<u8>)> = processes.collect();
     let names = |line: &[u8]| String::from_utf8_lossy(line).contains(name);
     let named = |pid: u32| {
@@ -121,6 +132,7 @@ fn processes_of(folder: &Path) -> Vec<u32> {
             .iter()
             .any(|(of, _, line)| *of == pid && names(line))
     };
+
     let ours = processes
         .iter()
         .filter(|(pid, parent, _)| named(*pid) || named(*parent));

@@ -19,6 +19,7 @@ async fn a_locked_row_delays_its_own_acknowledgement_and_nobody_elses() {
     let (started, mut starts) = watch::channel(0);
     let (go, gate) = watch::channel(false);
     let started = Arc::new(started);
+
     let handler = Handler::on("gated", move |job: Job| {
         let started = Arc::clone(&started);
         let mut gate = gate.clone();
@@ -29,20 +30,25 @@ async fn a_locked_row_delays_its_own_acknowledgement_and_nobody_elses() {
             }
         }
     });
+
     let ezq = app(&url, [handler]).await;
     let jobs: Vec<Job> = (0..20).map(|n| Job { n }).collect();
     ezq.publish_all(&jobs).queue(&queue).await.unwrap();
+
     let consumer = ezq.consumer().queue(&queue).concurrency(20).spawn();
     let others = ezq.consumer().queue(&other).spawn();
     starts.wait_for(|count| *count == 20).await.unwrap();
+
     let id: i64 = scalar(
         &mut own,
         &format!("SELECT max(msg_id) - 7 FROM pgmq.q_{queue}"),
     )
     .await;
+
     let lock = format!("BEGIN; SELECT FROM pgmq.q_{queue} WHERE msg_id = {id} FOR UPDATE");
     run(&mut holder, &lock).await;
     go.send_replace(true);
+
     let acknowledged = format!("SELECT count(*) = 1 AND min(msg_id) = {id} FROM pgmq.q_{queue}");
     let theirs = async {
         ezq.publish(&Job { n: -1 }).queue(&other).await.unwrap();
@@ -50,10 +56,12 @@ async fn a_locked_row_delays_its_own_acknowledgement_and_nobody_elses() {
             tokio::task::yield_now().await;
         }
     };
+
     let both = async { tokio::join!(theirs, until(&mut own, &acknowledged)) };
     tokio::time::timeout(CEILING, both).await.unwrap();
     // What comes now does not wait for it either.
     ezq.publish(&Job { n: 20 }).queue(&queue).await.unwrap();
+
     let all = async {
         while consumer.counts().handled < 20 {
             tokio::task::yield_now().await;
@@ -61,6 +69,7 @@ async fn a_locked_row_delays_its_own_acknowledgement_and_nobody_elses() {
     };
     tokio::time::timeout(CEILING, all).await.unwrap();
     run(&mut holder, "ROLLBACK").await;
+
     until(
         &mut own,
         &format!("SELECT count(*) = 0 FROM pgmq.q_{queue}"),
@@ -68,6 +77,7 @@ async fn a_locked_row_delays_its_own_acknowledgement_and_nobody_elses() {
     .await;
     consumer.stop();
     others.stop();
+
     let Counts { handled, lost, .. } = consumer.wait().await.unwrap().counts;
     assert_eq!((handled, lost), (21, 0));
     assert_eq!(others.wait().await.unwrap().counts.handled, 1);

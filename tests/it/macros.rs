@@ -152,6 +152,7 @@ async fn pauses(app: &TestApp, times: usize) -> Vec<u64> {
     let begun = tokio::time::Instant::now();
     let mut retried = 0;
     let mut seen = vec![];
+
     while seen.len() < times {
         let report = app.drain().await.unwrap();
         retried += report.counts.retried;
@@ -160,6 +161,7 @@ async fn pauses(app: &TestApp, times: usize) -> Vec<u64> {
         }
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
     }
+
     assert!(retried > 0);
     seen
 }

@@ -49,15 +49,18 @@ fn each_mistake_is_one_error_that_says_what_to_write() {
         mistakes.len() >= 12 && !passing.is_empty(),
         "the cases are where they were"
     );
+
     let all: BTreeMap<_, _> = mistakes.iter().chain(&passing).collect();
     let diagnostics = check(&all);
 
     let mut failures = String::new();
+
     for (name, path) in all {
         let source = fs::read_to_string(path).expect("a readable case");
         let given = diagnostics
             .get(name.as_str())
             .map_or(&[][..], Vec::as_slice);
+
         let verdict = if passing.contains_key(name) {
             given
                 .first()
@@ -65,10 +68,12 @@ fn each_mistake_is_one_error_that_says_what_to_write() {
         } else {
             compare(&source, given)
         };
+
         if let Err(complaint) = verdict {
             writeln!(failures, "{}:\n{complaint}", path.display()).expect("writing to a string");
         }
     }
+
     assert!(failures.is_empty(), "\n{failures}");
 }
 
@@ -94,6 +99,7 @@ fn cases(directory: &Path, prefix: &str) -> BTreeMap<String, PathBuf> {
 fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic>> {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("macros-ui");
     fs::create_dir_all(&scratch).expect("a scratch directory");
+
     let mut manifest = format!(
         "[package]\nname = \"macros-ui\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n\
          [workspace]\nresolver = \"3\"\n\n\
@@ -102,9 +108,11 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
          [profile.dev]\ndebug = \"line-tables-only\"\n\n\
          [profile.dev.package.\"*\"]\ndebug = false\n"
     );
+
     for (name, path) in cases {
         write!(manifest, "\n[[bin]]\nname = {name:?}\npath = {path:?}\n").expect("a string");
     }
+
     fs::write(scratch.join("Cargo.toml"), manifest).expect("a manifest");
     fs::copy(
         Path::new(ROOT).join("Cargo.lock"),
@@ -117,6 +125,7 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
         .expect("the target directory");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
+
     // What cargo says about this package, build scripts would take for a change of theirs, and
     // everything above them would be built again, here and in the next run outside.
     for (variable, _) in std::env::vars_os() {
@@ -125,6 +134,7 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
             command.env_remove(&variable);
         }
     }
+
     let output = command
         .args([
             "check",
@@ -146,6 +156,7 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
 
     let mut reached = BTreeSet::new();
     let mut diagnostics: BTreeMap<String, Vec<Diagnostic>> = BTreeMap::new();
+
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let Ok(message) = serde_json::from_str::<Value>(line) else {
             continue;
@@ -154,6 +165,7 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
             continue;
         };
         reached.insert(target.to_owned());
+
         if let Some(diagnostic) = diagnostic(&message["message"]) {
             diagnostics
                 .entry(target.to_owned())
@@ -161,6 +173,7 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
                 .push(diagnostic);
         }
     }
+
     let unreached: Vec<_> = cases
         .keys()
         .filter(|name| !reached.contains(**name))
@@ -170,16 +183,19 @@ fn check(cases: &BTreeMap<&String, &PathBuf>) -> BTreeMap<String, Vec<Diagnostic
         unreached.is_empty(),
         "cargo did not get to {unreached:?}:\n{complaint}"
     );
+
     diagnostics
 }
 
 fn diagnostic(message: &Value) -> Option<Diagnostic> {
     let level = message["level"].as_str()?;
     let spans = message["spans"].as_array()?;
+
     // What has no place only counts the others.
     if !matches!(level, "error" | "warning") || spans.is_empty() {
         return None;
     }
+
     let primary = spans.iter().filter(|span| span["is_primary"] == true);
     Some(Diagnostic {
         rendered: message["rendered"].as_str()?.to_owned(),
@@ -193,6 +209,7 @@ fn underlined(span: &Value) -> Option<String> {
     let column = |key: &str| usize::try_from(line[key].as_u64()?).ok()?.checked_sub(1);
     let start = column("highlight_start")?;
     let end = column("highlight_end")?;
+
     Some(
         line["text"]
             .as_str()?
@@ -205,6 +222,7 @@ fn underlined(span: &Value) -> Option<String> {
 
 fn expectations(source: &str) -> Vec<Expected> {
     let mut expected: Vec<Expected> = Vec::new();
+
     for line in source.lines().map_while(|line| line.strip_prefix("// ")) {
         if let Some(sentence) = line.strip_prefix("error: ") {
             expected.push(Expected {
@@ -220,6 +238,7 @@ fn expectations(source: &str) -> Vec<Expected> {
             last.at = Some(source.to_owned());
         }
     }
+
     expected
 }
 
@@ -230,19 +249,23 @@ fn compare(source: &str, given: &[Diagnostic]) -> Result<(), String> {
         .iter()
         .filter(|diagnostic| diagnostic.is_error)
         .collect();
+
     let rendered = || {
         errors
             .iter()
             .map(|error| error.rendered.as_str())
             .collect::<String>()
     };
+
     if expected.is_empty() {
         return Err("no `// error:` says what is expected".to_owned());
     }
+
     if expected.len() != errors.len() && !others {
         let counts = format!("{} errors, not {}", errors.len(), expected.len());
         return Err(format!("{counts}:\n{}", rendered()));
     }
+
     for expected in expected {
         let fits = |error: &&&Diagnostic| {
             expected
@@ -250,6 +273,7 @@ fn compare(source: &str, given: &[Diagnostic]) -> Result<(), String> {
                 .iter()
                 .all(|sentence| error.rendered.contains(sentence.as_str()))
         };
+
         let Some(error) = errors.iter().find(fits) else {
             return Err(format!(
                 "nothing says {:?}:\n{}",
@@ -257,6 +281,7 @@ fn compare(source: &str, given: &[Diagnostic]) -> Result<(), String> {
                 rendered()
             ));
         };
+
         if expected
             .at
             .as_ref()
@@ -268,5 +293,6 @@ fn compare(source: &str, given: &[Diagnostic]) -> Result<(), String> {
             ));
         }
     }
+
     Ok(())
 }

@@ -42,11 +42,13 @@ pub(crate) async fn make(mistake: Mistake) {
     if mistake == Mistake::HeardFailure {
         tracing::subscriber::set_global_default(tracing::subscriber::NoSubscriber::new()).unwrap();
     }
+
     if mistake == Mistake::TestKit {
         let app = ezq::testing::TestApp::new(|app| app).unwrap();
         assert_eq!(*app.config(), ezq::Config::default());
         return;
     }
+
     let fails = matches!(mistake, Mistake::FailingHandler | Mistake::HeardFailure);
     let pay = Handler::on("pay", move |_: Paid| async move {
         if fails {
@@ -55,6 +57,7 @@ pub(crate) async fn make(mistake: Mistake) {
             Ok(())
         }
     });
+
     let mut builder = Ezq::builder()
         .without_discovered_handlers()
         .configure(|config| {
@@ -62,6 +65,7 @@ pub(crate) async fn make(mistake: Mistake) {
             config.retry.backoff = Backoff::constant(Duration::ZERO);
             config.unknown_types = UnknownTypes::DeadLetter;
         });
+
     builder = match mistake {
         Mistake::NoHandler => builder,
         Mistake::HandlerOfAnotherType => builder.register(Handler::on("send", |_: Sent| async {})),
@@ -70,6 +74,7 @@ pub(crate) async fn make(mistake: Mistake) {
             .register(Handler::on("send", |_: Sent| async {})),
         _ => builder.register(pay),
     };
+
     let ezq = builder.connect().await.unwrap();
     if mistake == Mistake::NobodySubscribed {
         for _ in 0..2 {
@@ -77,11 +82,13 @@ pub(crate) async fn make(mistake: Mistake) {
         }
         return;
     }
+
     ezq.publish(&Paid {}).await.unwrap();
     let mut consumer = ezq.consumer().until_idle();
     if mistake == Mistake::WrongQueue {
         consumer = consumer.queue(format!("{queue}_other"));
     }
+
     if mistake == Mistake::DroppedHandle {
         drop(consumer.lease(Duration::ZERO).spawn());
         // Its end is seen by nobody but on stderr; anything it does comes before this round trip.
@@ -209,6 +216,7 @@ async fn a_misspelt_option_is_told_with_the_nearest_one_and_a_service_link_is_no
         ("EZQ_WORKER_PORT", "tcp://10.0.0.1:80"),
         ("EZQ_WORKER_PORT_80_TCP", "tcp://10.0.0.1:80"),
     ];
+
     let text = seen(Mistake::None, &variables).await;
     assert!(
         text.contains("EZQ_LEASES") && text.contains("is it `EZQ_LEASE`?"),

@@ -49,6 +49,7 @@ fn fails(event: &Move, attempt: u32, seed: u64) -> bool {
 pub(crate) async fn work(plan: Plan) {
     let Plan { queue, seed } = plan;
     let ledger = format!("moves_{queue}");
+
     let handler = Handler::on(
         "work",
         move |event: Move, context: Context, State(pool): State<PgPool>| {
@@ -57,6 +58,7 @@ pub(crate) async fn work(plan: Plan) {
                 let began = "SELECT clock_timestamp()::text";
                 let began: String = sqlx::query_scalar(began).fetch_one(&pool).await?;
                 tokio::time::sleep(Duration::from_millis(20)).await;
+
                 let fails = fails(&event, context.attempt(), seed);
                 let sql = format!(
                     "INSERT INTO {ledger} VALUES ($1, $2, $3, $4::timestamptz, clock_timestamp())"
@@ -68,6 +70,7 @@ pub(crate) async fn work(plan: Plan) {
                     .bind(began)
                     .execute(&pool)
                     .await?;
+
                 if fails {
                     Err(HandlerError::retry("as the hash says"))
                 } else {
@@ -76,12 +79,14 @@ pub(crate) async fn work(plan: Plan) {
             }
         },
     );
+
     let handler = handler
         .max_attempts(MAX_ATTEMPTS)
         .backoff(Backoff::constant(Duration::from_millis(50)));
     let ezq = Ezq::builder()
         .without_discovered_handlers()
         .register(handler);
+
     let ezq = ezq.connect().await.unwrap();
     let consumer = ezq
         .consumer()
@@ -102,6 +107,7 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
         Err(_) => rand_seed(),
     };
     println!("STRESS_SEED={seed}");
+
     let url = server().await.url();
     let mut own = connection(&url).await;
     let queue = unique("ordering");
@@ -110,10 +116,12 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
          (account bigint, n bigint, ok bool, began timestamptz, ended timestamptz)"
     );
     run(&mut own, &table).await;
+
     let ezq = app(&url, []).await;
     let events = (0..EACH).flat_map(|n| (0..KEYS).map(move |account| Move { account, n }));
     let events: Vec<Move> = events.collect();
     ezq.publish_all(&events).queue(&queue).await.unwrap();
+
     let start = || {
         Process::start(
             &url,
@@ -123,18 +131,22 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
             }),
         )
     };
+
     let mut workers: Vec<Process> = (0..WORKERS).map(|_| start()).collect();
     let began = Instant::now();
     let left = format!("SELECT count(*) FROM pgmq.q_{queue}");
+
     for kill in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(600)).await;
         workers[kill % WORKERS].kill().await;
         workers[kill % WORKERS] = start();
     }
+
     assert!(
         scalar::<i64>(&mut own, &left).await > 0,
         "the work was over before the last kill"
     );
+
     while scalar::<i64>(&mut own, &left).await > 0 {
         assert!(
             began.elapsed() < CEILING,
@@ -142,15 +154,18 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+
     let mut returned = 0;
     for worker in &mut workers {
         returned += count(&worker.stop().await, "returned");
     }
+
     println!(
         "{} events in {:.1?}, {returned} given back",
         events.len(),
         began.elapsed()
     );
+
     let dead = dead(&ezq, &queue).await;
     let order = first_successes(&mut own, &queue).await;
     for account in 0..KEYS {
@@ -158,6 +173,7 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
         let wanted: Vec<i64> = (0..EACH).filter(gone).collect();
         assert_eq!(order[&account], wanted, "seed {seed}: account {account}");
     }
+
     let overlaps = |of: &str| {
         format!(
             "SELECT count(*) FROM moves_{queue} a JOIN moves_{queue} b
@@ -165,6 +181,7 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
              AND a.began < b.ended AND b.began < a.ended"
         )
     };
+
     let (same, others): (i64, i64) = (
         scalar(&mut own, &overlaps("=")).await,
         scalar(&mut own, &overlaps("<>")).await,
@@ -187,6 +204,7 @@ async fn dead(ezq: &Ezq, queue: &QueueName) -> BTreeSet<(i64, i64)> {
         .list(&DeadLetterFilter::all(), usize::MAX)
         .await
         .unwrap();
+
     let event = |body: &str| -> (i64, i64) {
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let event: Move = serde_json::from_value(body["data"].clone()).unwrap();
@@ -205,6 +223,7 @@ async fn first_successes(own: &mut PgConnection, queue: &QueueName) -> BTreeMap<
         .await
         .unwrap();
     let mut order: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+
     for (account, n) in rows {
         order.entry(account).or_default().push(n);
     }
@@ -217,6 +236,7 @@ async fn consumers_of_one_process_share_keys_and_an_end_drains_them() {
     let queue = unique("ordering");
     let log = std::sync::Arc::new(std::sync::Mutex::new(BTreeMap::<i64, Vec<i64>>::new()));
     let inner = std::sync::Arc::clone(&log);
+
     let handler = Handler::on("work", move |event: Move| {
         let log = std::sync::Arc::clone(&inner);
         async move {
@@ -228,12 +248,14 @@ async fn consumers_of_one_process_share_keys_and_an_end_drains_them() {
                 .push(event.n);
         }
     });
+
     let ezq = app(&url, [handler]).await;
     // One key far ahead of the others.
     let hot = (0..300).map(|n| Move { account: 0, n });
     let others = (0..20).flat_map(|n| (1..=20).map(move |account| Move { account, n }));
     let events: Vec<Move> = hot.chain(others).collect();
     ezq.publish_all(&events).queue(&queue).await.unwrap();
+
     let idle = || {
         ezq.consumer()
             .queue(&queue)
@@ -242,6 +264,7 @@ async fn consumers_of_one_process_share_keys_and_an_end_drains_them() {
             .run()
     };
     ezq.publish(&End::default()).queue(&queue).await.unwrap();
+
     let report = ezq
         .consumer()
         .queue(&queue)
@@ -254,9 +277,11 @@ async fn consumers_of_one_process_share_keys_and_an_end_drains_them() {
         (StopReason::End, 700),
         "{report}"
     );
+
     ezq.publish_all(&events).queue(&queue).await.unwrap();
     let reports = tokio::try_join!(idle(), idle(), idle()).unwrap();
     let handled = [&reports.0, &reports.1, &reports.2].map(|report| report.counts.handled);
+
     let rest = ezq
         .consumer()
         .queue(&queue)
@@ -265,6 +290,7 @@ async fn consumers_of_one_process_share_keys_and_an_end_drains_them() {
         .await
         .unwrap();
     assert_eq!(handled.iter().sum::<u64>() + rest.counts.handled, 700);
+
     for (account, numbers) in &*log.lock().unwrap() {
         let count = if *account == 0 { 300 } else { 20 };
         assert_eq!(
@@ -288,11 +314,13 @@ async fn a_key_that_waits_for_a_retry_is_listed() {
             _ => Ok(()),
         }
     });
+
     let ezq = app(&url, [handler]).await;
     let events: Vec<Move> = (0..4)
         .flat_map(|n| (0..3).map(move |account| Move { account, n }))
         .collect();
     ezq.publish_all(&events).queue(&queue).await.unwrap();
+
     let report = ezq
         .consumer()
         .queue(&queue)
@@ -305,8 +333,10 @@ async fn a_key_that_waits_for_a_retry_is_listed() {
         (8, 1),
         "{report}"
     );
+
     let blocked = ezq.blocked_keys(&queue, 10).await.unwrap();
     assert_eq!(blocked.len(), 1);
+
     let one = &blocked[0];
     assert_eq!(
         (one.key.as_str(), one.blocker, one.waiting),
@@ -320,6 +350,7 @@ async fn transactions_that_take_the_lock_of_a_key_publish_in_their_order() {
     let url = server().await.url();
     let queue = unique("ordering");
     let ezq = app(&url, []).await;
+
     let publish = async |n: i64, pause: u64| {
         let mut tx = ezq.pool().begin().await.unwrap();
         ezq.lock_key(&mut tx, &queue, "7").await.unwrap();
@@ -329,6 +360,7 @@ async fn transactions_that_take_the_lock_of_a_key_publish_in_their_order() {
         tx.commit().await.unwrap();
         (id, Instant::now())
     };
+
     let (one, two) = tokio::join!(publish(1, 200), publish(2, 0));
     assert_eq!(
         one.0 < two.0,

@@ -53,6 +53,7 @@ async fn a_scheduled_event_is_pending_and_a_failed_one_is_retried_or_redriven() 
         .at(in_an_hour)
         .await
         .unwrap();
+
     let single = ezq
         .publish(&Numbered { n: 2 })
         .at(in_an_hour)
@@ -60,6 +61,7 @@ async fn a_scheduled_event_is_pending_and_a_failed_one_is_retried_or_redriven() 
         .await
         .unwrap();
     drain(&ezq).await;
+
     for event in [&patient, &single] {
         assert_eq!(
             status(&ezq, &event.event_id).await,
@@ -80,8 +82,10 @@ async fn a_scheduled_event_is_pending_and_a_failed_one_is_retried_or_redriven() 
         .redrive(DeadLetterFilter::all().event_type("test.numbered"))
         .await
         .unwrap();
+
     let again = (Some(EventStatus::Pending), error(2));
     assert_eq!(status(&ezq, &single.event_id).await, again);
+
     drain(&ezq).await;
     let handled = (Some(EventStatus::Handled), error(2));
     assert_eq!(status(&ezq, &single.event_id).await, handled);
@@ -94,12 +98,14 @@ async fn an_event_is_processing_while_its_handler_runs_and_nothing_is_kept_of_it
     let (handler, mut work) = Work::waiting_for([1]);
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     let event = ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
     let handle = ezq.consumer().spawn();
     assert_eq!(work.started().await, 1);
     assert_eq!(
         status(&ezq, &event.event_id).await,
         (Some(EventStatus::Processing), None)
     );
+
     work.open();
     until(|| async { status(&ezq, &event.event_id).await.0.is_none() }).await;
     handle.stop();
@@ -115,21 +121,25 @@ async fn of_several_copies_the_one_with_most_amiss_tells_the_status() {
     let builder = builder
         .retention(&good, Retention::ARCHIVE)
         .retention(&bad, Retention::ARCHIVE);
+
     let ezq = builder
         .configure(|config| config.retry.max_attempts = 1)
         .connect()
         .await
         .unwrap();
+
     let envelope = ezq::Envelope::builder("test.numbered", "tests")
         .json(r#"{"n":5}"#)
         .unwrap();
     let envelope = envelope.build().unwrap();
+
     let run = async |queue: &QueueName, succeed: bool| {
         succeeds.store(succeed, Ordering::Relaxed);
         ezq.publish_envelope(envelope.clone())
             .queue(queue)
             .await
             .unwrap();
+
         ezq.consumer()
             .queue(queue)
             .until_idle()
@@ -139,6 +149,7 @@ async fn of_several_copies_the_one_with_most_amiss_tells_the_status() {
         status(&ezq, envelope.id()).await
     };
     assert_eq!(run(&good, true).await, (Some(EventStatus::Handled), None));
+
     let failed = (Some(EventStatus::Failed), Some("no answer to 5".to_owned()));
     assert_eq!(run(&bad, false).await, failed);
 }

@@ -23,6 +23,7 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     let text = read(page);
     let mut blocks = Vec::new();
     let mut open = None;
+
     for line in text.lines() {
         let begins = || line.trim().strip_prefix("```")?.split(',').next();
         match (line.trim(), open.as_mut()) {
@@ -35,6 +36,7 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
             _ => {}
         }
     }
+
     assert!(open.is_none(), "{page}");
     blocks
 }
@@ -45,6 +47,7 @@ async fn the_sql_of_the_pages_runs() {
     let role = unique("reader");
     let mut admin = connection(&server().await.url()).await;
     run(&mut admin, &format!("CREATE DATABASE {database}")).await;
+
     let url = server().await.database_url(database.as_str());
     ezq::Ezq::builder()
         .database_url(&url)
@@ -52,14 +55,17 @@ async fn the_sql_of_the_pages_runs() {
         .connect()
         .await
         .unwrap();
+
     let mut own = connection(&url).await;
     let setup = ezq::pgmq::setup_sql(&[QueueName::new("orders").unwrap()], None);
+
     // PGMQ stands, from SQL.
     run(
         &mut own,
         &setup.replace("create extension if not exists pgmq;", ""),
     )
     .await;
+
     run(
         &mut own,
         "INSERT INTO ezq.subscriptions (app, queue, pattern) VALUES ('mail', 'orders', 'order.*')",
@@ -75,6 +81,7 @@ async fn the_sql_of_the_pages_runs() {
         count += 1;
     }
     assert_eq!(count, 13);
+
     // Both ways for a Python publisher stored an event that a Rust handler takes.
     let stored = "SELECT array_agg(message ->> 'type' || ' ' || (message #>> '{data,order}') ORDER BY msg_id)
                   FROM pgmq.q_orders";
@@ -82,6 +89,7 @@ async fn the_sql_of_the_pages_runs() {
         scalar::<Vec<String>>(&mut own, stored).await,
         ["order.placed 7", "order.created 7"]
     );
+
     let options = scalar::<Vec<String>>(
         &mut own,
         "SELECT reloptions FROM pg_class WHERE oid = 'pgmq.q_orders'::regclass",
@@ -97,6 +105,7 @@ fn the_programs_of_the_readme_are_the_examples() {
             .flat_map(|line| [line.trim(), "\n"])
             .collect::<String>()
     };
+
     let examples = ["quickstart", "readme", "own_database"].map(unindented);
     let shown = blocks("README.md", "rust");
     assert_eq!(shown.len(), 5);
@@ -204,6 +213,7 @@ fn no_page_has_lines_that_only_rustdoc_hides() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let pages = pages.map(|name| format!("docs/migrating/{name}"));
+
     let others = [
         "README.md",
         "docs/production.md",

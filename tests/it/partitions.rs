@@ -38,6 +38,7 @@ async fn until_it_works<T, F: Future<Output = ezq::Result<T>>>(work: impl Fn() -
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+
     began.elapsed()
 }
 
@@ -69,11 +70,14 @@ async fn a_connection_that_dies_on_its_way_back_to_the_pool_occupies_none_of_it(
     let (proxy, engine, queue) = engine_of_one().await;
     engine.publish(vec![message(&queue)]).await.unwrap();
     proxy.strand();
+
     let took = until_it_works(|| engine.publish(vec![message(&queue)])).await;
     println!("published again after {took:.1?}");
+
     let unit = engine.begin(&queue, None).await.unwrap();
     let finished = unit.finish(Vec::new(), Vec::new()).await.unwrap();
     assert!(matches!(finished, SettleOutcome::Done));
+
     proxy.strand();
     let took = until_it_works(|| engine.publish(vec![message(&queue)])).await;
     println!("published again after {took:.1?} behind a transaction");
@@ -84,11 +88,13 @@ async fn a_transaction_whose_connection_died_occupies_no_connection_of_the_pool(
     let (proxy, engine, queue) = engine_of_one().await;
     let unit = engine.begin(&queue, None).await.unwrap();
     proxy.strand();
+
     let error = unit
         .finish(Vec::new(), vec![message(&queue)])
         .await
         .unwrap_err();
     assert!(error.is_transient(), "{error:?}");
+
     let took = until_it_works(|| engine.begin(&queue, None)).await;
     println!("begun again after {took:.1?}");
 }
@@ -99,10 +105,12 @@ async fn a_transaction_that_could_not_begin_occupies_no_connection_of_the_pool()
     engine.publish(vec![message(&queue)]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     proxy.strand();
+
     let Err(error) = engine.begin(&queue, None).await else {
         panic!("it has begun")
     };
     assert!(error.is_transient(), "{error:?}");
+
     let took = until_it_works(|| engine.begin(&queue, None)).await;
     println!("begun again after {took:.1?}");
 }
@@ -118,11 +126,13 @@ async fn an_idle_worker_hears_of_events_again_soon_after_its_connections_died() 
         std::future::ready(())
     });
     let ezq = app(&proxied, [handler]).await;
+
     let consumer = ezq
         .consumer()
         .queue(&queue)
         .lease(Duration::from_secs(2))
         .spawn();
+
     let publisher = app(&url, []).await;
     publisher
         .publish(&Job { n: 1 })
@@ -130,6 +140,7 @@ async fn an_idle_worker_hears_of_events_again_soon_after_its_connections_died() 
         .await
         .unwrap();
     assert_eq!(soon(runs.recv()).await, Some(1));
+
     proxy.strand();
     let died = Instant::now();
     publisher
@@ -137,8 +148,10 @@ async fn an_idle_worker_hears_of_events_again_soon_after_its_connections_died() 
         .queue(&queue)
         .await
         .unwrap();
+
     let heard = tokio::time::timeout(STUCK, runs.recv()).await;
     assert_eq!(heard.expect("it stays deaf"), Some(2));
+
     println!(
         "heard of the next event {:.1?} after its connections died",
         died.elapsed()
@@ -166,15 +179,18 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
     let url = server().await.url();
     let (proxy, proxied) = Proxy::before(&url);
     let queue = unique("partition");
+
     let mut own = connection(&url).await;
     run(
         &mut own,
         &format!("create table effects_{queue} (n bigint)"),
     )
     .await;
+
     let insert = format!("insert into effects_{queue} values ($1)");
     let ran = Log::new();
     let runs = ran.clone();
+
     let handler = Handler::on("book", move |job: Job, mut tx: Tx| {
         let insert = insert.clone();
         runs.push(job.n);
@@ -183,6 +199,7 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
             insert.execute(&mut *tx).await.map(|_| ())
         }
     });
+
     let config = PgmqConfig::url(&proxied)
         .unwrap()
         .statement_timeout(Duration::from_secs(1));
@@ -191,11 +208,13 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
         .without_discovered_handlers()
         .register(handler);
     let worker = builder.build(engine).unwrap();
+
     let consumer = worker
         .consumer()
         .queue(&queue)
         .lease(Duration::from_secs(1))
         .spawn();
+
     let publisher = app(&url, []).await;
     let effects = |n: i64| format!("select count(*) = {n} from effects_{queue}");
     publisher
@@ -203,6 +222,7 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
         .queue(&queue)
         .await
         .unwrap();
+
     until(&mut own, &effects(1)).await;
     proxy.strand_at("COMMIT");
     publisher
@@ -210,6 +230,7 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
         .queue(&queue)
         .await
         .unwrap();
+
     until(&mut own, &effects(2)).await;
     publisher
         .publish(&Job { n: 3 })
@@ -218,11 +239,13 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
         .unwrap();
     until(&mut own, &effects(3)).await;
     assert!(proxy.has_stranded(), "no commit was met");
+
     until(
         &mut own,
         &format!("select count(*) = 0 from pgmq.q_{queue}"),
     )
     .await;
+
     // Long enough for whoever believes that nothing was committed.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let twice = format!(
@@ -231,6 +254,7 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
     assert_eq!(scalar::<i64>(&mut own, &twice).await, 0);
     assert_eq!(ran.sorted(), [1, 2, 3]);
     consumer.stop();
+
     let counts = consumer.wait().await.unwrap().counts;
     assert_eq!(
         (counts.handled + counts.lost, counts.dead_lettered),

@@ -96,10 +96,12 @@ async fn a_signal_lets_the_running_handler_finish() {
         scene.until(SECOND_RETURNED).await;
         child.tell("go").await;
         child.hear("ended 1").await;
+
         let report = child.hear("report").await;
         assert!(report.starts_with("stopped by a signal"), "{report}");
         assert!(report.ends_with("1 handled, 0 retried, 0 dead-lettered, 0 cancelled, 1 returned"));
         assert_eq!(child.end().await.code(), Some(0));
+
         // The second is there for the next consumer, at once.
         scene
             .until("count(*) = 1 AND bool_and(vt <= clock_timestamp() AND read_ct = 1)")
@@ -120,10 +122,12 @@ async fn a_second_signal_interrupts_the_running_handler() {
     scene.until(SECOND_RETURNED).await;
     child.signal("TERM").await;
     child.hear("dropped 1").await;
+
     let report = child.hear("report").await;
     assert!(report.starts_with("stopped by a signal"), "{report}");
     assert!(report.ends_with("0 handled, 0 retried, 0 dead-lettered, 1 cancelled, 1 returned"));
     assert_eq!(child.end().await.code(), Some(0));
+
     let (all, due): (i64, i64) = (
         scene
             .ask(&format!("count(*) FROM pgmq.q_{}", scene.queue))
@@ -150,11 +154,13 @@ async fn a_stale_settlement(stale: Outcome, fresh: Outcome) {
     });
     a.hear("started 1").await;
     a.signal("STOP").await;
+
     let mut b = scene.start(Worker {
         says: fresh,
         ..scene.worker("b")
     });
     b.hear("ended 1").await;
+
     match fresh {
         Outcome::Done => scene.until("count(*) = 0").await,
         Outcome::Retry => {
@@ -170,17 +176,21 @@ async fn a_stale_settlement(stale: Outcome, fresh: Outcome) {
             until(&mut scene.connection, &dead).await;
         }
     }
+
     let left = snapshot(&mut scene.connection, &scene.queue).await;
     a.tell("go").await;
     a.signal("CONT").await;
     a.hear("ended 1").await;
+
     let report = a.stop().await;
     assert!(
         report.ends_with("0 handled, 0 retried, 0 dead-lettered, 0 cancelled, 0 returned, 1 lost"),
         "{stale:?} after {fresh:?}: {report}"
     );
+
     let stands = snapshot(&mut scene.connection, &scene.queue).await;
     assert_eq!(stands, left, "{stale:?} after {fresh:?}");
+
     let report = b.stop().await;
     let what = match fresh {
         Outcome::Done => "handled",
@@ -192,6 +202,7 @@ async fn a_stale_settlement(stale: Outcome, fresh: Outcome) {
         (1, 0),
         "{report}"
     );
+
     let ledger = scene.ledger();
     let workers: String = scene
         .ask(&format!(
@@ -239,6 +250,7 @@ async fn a_stale_worker_learns_it_and_its_handler_is_cancelled() {
     });
     a.hear("started 1").await;
     a.signal("STOP").await;
+
     let mut b = scene.start(scene.worker("b"));
     b.hear("ended 1").await;
     scene.until("count(*) = 0").await;
@@ -260,13 +272,16 @@ async fn the_only_worker_takes_nothing_from_itself_after_it_was_stopped_for_long
         waits,
         ..scene.worker("a")
     });
+
     for _ in 0..2 {
         a.hear("started").await;
     }
+
     a.signal("STOP").await;
     scene.until("bool_and(vt < now())").await;
     a.signal("CONT").await;
     scene.until("count(*) = 0").await;
+
     let report = a.stop().await;
     assert!(
         report.contains("8 handled, 0 retried, 0 dead-lettered, 0 cancelled"),
@@ -278,6 +293,7 @@ async fn the_only_worker_takes_nothing_from_itself_after_it_was_stopped_for_long
 #[tokio::test]
 async fn two_workers_share_the_work_and_handle_nothing_twice() {
     const JOBS: i64 = 400;
+
     let mut scene = Scene::new().await;
     let waits = Waits::For(Duration::from_millis(10));
     let worker = |name: &str| Worker {
@@ -285,17 +301,20 @@ async fn two_workers_share_the_work_and_handle_nothing_twice() {
         waits,
         ..scene.worker(name)
     };
+
     let mut a = scene.start(worker("a"));
     let mut b = scene.start(worker("b"));
     a.hear("ready").await;
     b.hear("ready").await;
     scene.publish(1..=JOBS).await;
+
     let ledger = scene.ledger();
     until(
         &mut scene.connection,
         &format!("SELECT count(*) >= {JOBS} FROM {ledger}"),
     )
     .await;
+
     let reports = [a.stop().await, b.stop().await];
     let handled: Vec<u64> = reports
         .iter()
@@ -307,6 +326,7 @@ async fn two_workers_share_the_work_and_handle_nothing_twice() {
         JOBS.unsigned_abs(),
         "{reports:?}"
     );
+
     let rows: i64 = scene.ask(&format!("count(*) FROM {ledger}")).await;
     let events: i64 = scene.ask(&format!("count(DISTINCT n) FROM {ledger}")).await;
     assert_eq!((rows, events), (JOBS, JOBS));
@@ -316,6 +336,7 @@ async fn two_workers_share_the_work_and_handle_nothing_twice() {
 #[tokio::test]
 async fn another_worker_takes_over_what_a_killed_one_held() {
     const JOBS: i64 = 10;
+
     let mut scene = Scene::with_jobs(1..=JOBS).await;
     let lease = Duration::from_secs(2);
     let worker = |name: &str| Worker {
@@ -323,6 +344,7 @@ async fn another_worker_takes_over_what_a_killed_one_held() {
         lease,
         ..scene.worker(name)
     };
+
     let mut a = scene.start(Worker {
         waits: Waits::Forever,
         ..worker("a")
@@ -330,24 +352,29 @@ async fn another_worker_takes_over_what_a_killed_one_held() {
     for _ in 0..JOBS {
         a.hear("started").await;
     }
+
     let mut b = scene.start(worker("b"));
     b.hear("ready").await;
     a.kill().await;
+
     let killed = Instant::now();
     for _ in 0..JOBS {
         b.hear("ended").await;
     }
+
     println!(
         "taken over {:?} after the kill, lease {lease:?}",
         killed.elapsed()
     );
     scene.until("count(*) = 0").await;
+
     let report = b.stop().await;
     assert_eq!(
         (count(&report, "handled"), count(&report, "lost")),
         (10, 0),
         "{report}"
     );
+
     let ledger = scene.ledger();
     let rows = format!(
         "count(*) FROM {ledger} WHERE worker = 'b' AND ok AND deliveries = 2 AND attempt = 1"

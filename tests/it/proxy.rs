@@ -44,6 +44,7 @@ impl Proxy {
             .split_once("host=")
             .expect("the server listens on a socket");
         let (host, end) = rest.split_once('&').expect("more options follow");
+
         let name = ezq::Envelope::builder("t", "t")
             .build()
             .unwrap()
@@ -51,11 +52,13 @@ impl Proxy {
             .to_owned();
         let folder = std::env::temp_dir().join(format!("proxy_{}", &name[24..]));
         std::fs::create_dir(&folder).unwrap();
+
         let socket = std::fs::read_dir(host)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .find(|name| name.starts_with(".s.PGSQL.") && !name.ends_with(".lock"))
             .expect("the server has a socket");
+
         let listener = UnixListener::bind(folder.join(&socket)).unwrap();
         let switches = Switches {
             mode: watch::Sender::new(Mode::Pass),
@@ -63,9 +66,11 @@ impl Proxy {
             strandings: watch::Sender::new(0),
             trap: Arc::default(),
         };
+
         let target = Path::new(host).join(socket);
         let accepting = tokio::spawn(accept(listener, target, switches.clone()));
         let url = format!("{start}host={}&{end}", folder.display());
+
         (
             Self {
                 folder,
@@ -120,6 +125,7 @@ async fn accept(listener: UnixListener, target: PathBuf, switches: Switches) {
         let mut strandings = switches.strandings.subscribe();
         let trap = Arc::clone(&switches.trap);
         let target = target.clone();
+
         tokio::spawn(async move {
             // While the server is down its clients are turned away.
             let Ok(server) = UnixStream::connect(target).await else {
@@ -127,6 +133,7 @@ async fn accept(listener: UnixListener, target: PathBuf, switches: Switches) {
             };
             let mut client = client.into_split();
             let mut server = server.into_split();
+
             let trapped = |sent: &[u8]| {
                 let mut trap = trap.lock().unwrap();
                 let met = trap.as_ref().is_some_and(|bytes| {
@@ -135,6 +142,7 @@ async fn accept(listener: UnixListener, target: PathBuf, switches: Switches) {
                 });
                 met && trap.take().is_some()
             };
+
             let stranded = tokio::select! {
                 stranded = pump(&mut client.0, &mut server.1, mode.clone(), Mode::Mute, trapped) => {
                     stranded
@@ -145,6 +153,7 @@ async fn accept(listener: UnixListener, target: PathBuf, switches: Switches) {
                 _ = cuts.changed() => false,
                 _ = strandings.changed() => true,
             };
+
             if stranded {
                 // Both ends stay open, and neither hears of the other again.
                 let _ = cuts.changed().await;
@@ -167,12 +176,14 @@ async fn pump(
         if mode.wait_for(|mode| *mode != Mode::Stall).await.is_err() {
             return false;
         }
+
         let Ok(count) = from.read(&mut buffer).await else {
             return false;
         };
         if count == 0 {
             return false;
         }
+
         // What was read just before a stall waits as well.
         let Ok(now) = mode
             .wait_for(|mode| *mode != Mode::Stall)
@@ -181,10 +192,12 @@ async fn pump(
         else {
             return false;
         };
+
         let arrives = now == Mode::Pass || now == also;
         if arrives && to.write_all(&buffer[..count]).await.is_err() {
             return false;
         }
+
         if trapped(&buffer[..count]) {
             return true;
         }

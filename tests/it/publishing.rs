@@ -43,6 +43,7 @@ async fn lateness(publish: impl AsyncFn(&Ezq) -> Published) -> i64 {
     let queue = queue();
     let log = Log::new();
     let seen = log.clone();
+
     let handler = Handler::on(
         "clock",
         move |_: Numbered, State(pool): State<sqlx::PgPool>| {
@@ -56,6 +57,7 @@ async fn lateness(publish: impl AsyncFn(&Ezq) -> Published) -> i64 {
             }
         },
     );
+
     let pool = app(&queue).connect().await.unwrap().pool().clone();
     let ezq = app(&queue)
         .state(pool)
@@ -63,6 +65,7 @@ async fn lateness(publish: impl AsyncFn(&Ezq) -> Published) -> i64 {
         .connect()
         .await
         .unwrap();
+
     let consumer = ezq.consumer().spawn();
     let published = publish(&ezq).await;
     let due: DateTime<Utc> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
@@ -72,6 +75,7 @@ async fn lateness(publish: impl AsyncFn(&Ezq) -> Published) -> i64 {
     .fetch_one(ezq.pool())
     .await
     .unwrap();
+
     until(async || consumer.counts().handled == 1).await;
     consumer.stop();
     soon(consumer.wait()).await.unwrap();
@@ -127,6 +131,7 @@ async fn a_time_in_the_past_means_at_once_and_not_before_others() {
         .at(DateTime::UNIX_EPOCH)
         .await
         .unwrap();
+
     let report = soon(ezq.consumer().concurrency(1).until_idle().run())
         .await
         .unwrap();
@@ -148,6 +153,7 @@ async fn times_and_delays_beyond_every_calendar_are_kept_as_far_as_it_goes() {
         .await
         .unwrap();
     ezq.publish(&event(3)).after(Duration::MAX).await.unwrap();
+
     let moved = ezq.publish(&event(4)).await.unwrap();
     assert!(
         ezq.reschedule(&moved, Due::After(Duration::MAX))
@@ -195,6 +201,7 @@ async fn publish_all_keeps_order_and_tells_every_id() {
     let ids: Vec<i64> = stored.iter().map(number).collect();
     assert_eq!(ids.len(), 500);
     assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{ids:?}");
+
     let rows: Vec<(i64, String, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "SELECT msg_id, message ->> 'id', message -> 'data' ->> 'n' FROM pgmq.q_{queue}
          ORDER BY vt, msg_id"
@@ -202,12 +209,14 @@ async fn publish_all_keeps_order_and_tells_every_id() {
     .fetch_all(ezq.pool())
     .await
     .unwrap();
+
     let expected: Vec<_> = stored
         .iter()
         .zip(1..)
         .map(|(one, n): (_, i64)| (number(one), one.event_id.clone(), n.to_string()))
         .collect();
     assert_eq!(rows, expected);
+
     soon(ezq.consumer().concurrency(1).until_idle().run())
         .await
         .unwrap();
@@ -226,6 +235,7 @@ async fn publish_all_fails_where_an_event_is_refused_and_tells_what_was_stored()
         .collect();
     assert_eq!(failed, [(1, ErrorKind::InvalidEvent)]);
     assert_eq!(failure.stored().count(), 2);
+
     let stored: BTreeSet<i64> = failure.stored().map(number).collect();
     let text = format!("select msg_id from pgmq.q_{queue}");
     let rows: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(text))
@@ -245,6 +255,7 @@ async fn publish_all_fails_where_an_event_is_refused_and_tells_what_was_stored()
             .to_string()
             .starts_with("1 of 3 events are not published; the one at 1: ")
     );
+
     let inner = std::error::Error::source(&error).unwrap();
     let inner = inner
         .downcast_ref::<ezq::publish::PublishAllError>()
@@ -265,9 +276,11 @@ async fn one_bad_event_harms_no_other_of_its_batch() {
         log.push(event.0.get().to_owned());
         async {}
     });
+
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     let huge = format!("\"{}\"", "x".repeat(1024 * 1024));
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+
     let events = [
         "1",
         r#""\u0000""#,
@@ -283,12 +296,14 @@ async fn one_bad_event_harms_no_other_of_its_batch() {
         r#"{"\udc00": 1}"#,
         "7",
     ];
+
     let events: Vec<Raw> = events.into_iter().map(raw).collect();
     let outcomes = ezq.publish_all(&events).outcomes().await.unwrap();
     let kinds: Vec<_> = outcomes
         .iter()
         .map(|outcome| outcome.as_ref().err().map(ezq::Error::kind))
         .collect();
+
     let refused = Some(ErrorKind::InvalidEvent);
     let expected = [
         None,
@@ -308,6 +323,7 @@ async fn one_bad_event_harms_no_other_of_its_batch() {
     assert_eq!(kinds, expected);
     assert_eq!(drain(&ezq).await.counts.handled, 7);
     assert_eq!(seen.sorted(), ["1", "2", "3", "4", "5", "6", "7"]);
+
     for (event, expected) in events
         .iter()
         .zip(expected)
@@ -319,6 +335,7 @@ async fn one_bad_event_harms_no_other_of_its_batch() {
             "{event:?}"
         );
     }
+
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
 
@@ -330,6 +347,7 @@ async fn a_scheduled_event_is_cancelled_or_moved_by_what_publish_returned() {
     let cancelled = ezq.publish(&Numbered { n: 1 }).after(hour).await.unwrap();
     let moved = ezq.publish(&Numbered { n: 2 }).after(hour).await.unwrap();
     let put_off = ezq.publish(&Numbered { n: 3 }).await.unwrap();
+
     assert!(ezq.cancel(&cancelled).await.unwrap());
     assert!(!ezq.cancel(&cancelled).await.unwrap(), "it is gone");
     assert!(ezq.reschedule(&moved, Due::Now).await.unwrap());
@@ -347,6 +365,7 @@ async fn an_event_that_is_moved_nearer_is_handled_then() {
     let (ezq, work) = connect(&queue).await;
     let hour = Duration::from_secs(3600);
     let published = ezq.publish(&Numbered { n: 1 }).after(hour).await.unwrap();
+
     let consumer = ezq.consumer().spawn();
     ezq.publish(&Numbered { n: 2 }).await.unwrap();
     until(async || consumer.counts().handled == 1).await;
@@ -355,6 +374,7 @@ async fn an_event_that_is_moved_nearer_is_handled_then() {
             .await
             .unwrap()
     );
+
     let moved = Instant::now();
     until(async || consumer.counts().handled == 2).await;
     assert!(
@@ -376,6 +396,7 @@ async fn an_event_in_a_transaction_is_seen_when_that_commits() {
         .await
         .unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 0);
+
     tx.commit().await.unwrap();
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
     assert_eq!(published.queue, queue);
@@ -390,6 +411,7 @@ async fn an_event_in_a_transaction_that_rolls_back_never_was() {
     let mut tx = ezq.pool().begin().await.unwrap();
     let event = Numbered { n: 1 };
     ezq.publish(&event).within(&mut tx).await.unwrap();
+
     ezq.publish(&event)
         .after(PAUSE)
         .within(&mut tx)
@@ -407,6 +429,7 @@ async fn several_events_in_a_transaction_are_seen_in_their_order_when_that_commi
     let envelope = Envelope::builder(Numbered::TYPE, "shop")
         .data(&Numbered { n: 4 })
         .unwrap();
+
     let mut tx = ezq.pool().begin().await.unwrap();
     let published = ezq.publish_all(&events).within(&mut tx).await.unwrap();
     ezq.publish_envelope(envelope.build().unwrap())
@@ -478,6 +501,7 @@ async fn an_event_with_a_known_key_is_a_duplicate_of_the_first() {
     let publish = |n| ezq.publish(&Numbered { n }).dedupe_key("order-7");
     let first = publish(1).await.unwrap();
     assert!(!first.is_duplicate);
+
     let second = publish(2).await.unwrap();
     assert!(second.is_duplicate);
     assert_eq!(
@@ -486,15 +510,18 @@ async fn an_event_with_a_known_key_is_a_duplicate_of_the_first() {
     );
     assert_eq!(drain(&ezq).await.counts.handled, 1);
     assert_eq!(publish(3).await.unwrap(), second);
+
     // Another queue, another key, no key.
     let elsewhere = crate::kit::queue();
     assert!(!publish(4).queue(&elsewhere).await.unwrap().is_duplicate);
+
     let other = ezq
         .publish(&Numbered { n: 5 })
         .dedupe_key("order-8")
         .await
         .unwrap();
     assert!(!other.is_duplicate && other.event_id != first.event_id);
+
     ezq.publish(&Numbered { n: 6 }).await.unwrap();
     drain(&ezq).await;
     assert_eq!(work.handled.sorted(), [1, 5, 6]);
@@ -510,11 +537,13 @@ async fn a_key_is_free_after_the_window_of_the_publish_or_of_the_application() {
         .dedupe_key("a")
         .await
         .unwrap();
+
     ezq.publish(&Numbered { n: 1 })
         .dedupe_key("b")
         .dedupe_window(2 * minute)
         .await
         .unwrap();
+
     let sql = "SELECT array_agg(extract(epoch FROM free_at - taken_at)::int ORDER BY key)
                FROM ezq.dedupe WHERE queue = $1";
     let windows: Vec<i32> = sqlx::query_scalar(sql)
@@ -523,6 +552,7 @@ async fn a_key_is_free_after_the_window_of_the_publish_or_of_the_application() {
         .await
         .unwrap();
     assert_eq!(windows, [60, 120]);
+
     for wrong in [
         ezq.publish(&Numbered { n: 1 }).dedupe_key(""),
         ezq.publish(&Numbered { n: 1 }).dedupe_key("a".repeat(256)),
@@ -543,6 +573,7 @@ async fn a_key_in_a_transaction_is_taken_when_that_commits() {
     let publish = || ezq.publish(&Numbered { n: 1 }).dedupe_key("a");
     let mut tx = ezq.pool().begin().await.unwrap();
     assert!(!publish().within(&mut tx).await.unwrap().is_duplicate);
+
     tx.rollback().await.unwrap();
     let mut tx = ezq.pool().begin().await.unwrap();
     let first = publish().within(&mut tx).await.unwrap();
@@ -552,6 +583,7 @@ async fn a_key_in_a_transaction_is_taken_when_that_commits() {
         (again.id.clone(), again.event_id.clone()),
         (first.id.clone(), first.event_id.clone())
     );
+
     tx.commit().await.unwrap();
     assert_eq!(publish().await.unwrap(), again);
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
@@ -563,6 +595,7 @@ async fn keys_work_again_after_their_queue_and_their_schema_were_dropped() {
     let server = crate::database::server().await;
     let mut admin = crate::database::connection(&server.url()).await;
     crate::database::run(&mut admin, &format!("CREATE DATABASE {name}")).await;
+
     let ezq = crate::database::app(&server.database_url(name.as_str()), []).await;
     let publish = || ezq.publish(&Numbered { n: 1 }).dedupe_key("a");
     for drop in ["SELECT pgmq.drop_queue('ezq')", "DROP SCHEMA ezq CASCADE"] {
@@ -582,6 +615,7 @@ async fn a_refused_event_leaves_the_callers_transaction_usable() {
         .within(&mut tx)
         .await
         .unwrap();
+
     for bad in [r#""\u0000""#, r#""\ud800""#] {
         let error = ezq.publish(&raw(bad)).within(&mut tx).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidEvent);
@@ -601,6 +635,7 @@ async fn options_reach_the_envelope_and_the_headers() {
     });
     let builder = app(&queue).configure(|config| config.app = "shop".into());
     let ezq = builder.register(handler).connect().await.unwrap();
+
     let published = ezq
         .publish(&Numbered { n: 1 })
         .subject("order-7")
@@ -611,12 +646,14 @@ async fn options_reach_the_envelope_and_the_headers() {
         .header("weight", 2)
         .await
         .unwrap();
+
     drain(&ezq).await;
     let context = log.take().remove(0);
     assert_eq!(context.event_id(), published.event_id);
     assert_eq!(context.envelope().source(), "shop");
     assert_eq!(context.envelope().subject(), Some("order-7"));
     assert!(context.envelope().time().unwrap() <= Utc::now());
+
     let headers = context.headers();
     assert_eq!(headers.text("x-pgmq-group"), Some("customer-1"));
     assert_eq!(headers.text("correlation-id"), Some("flow-1"));
@@ -630,24 +667,28 @@ async fn options_reach_the_envelope_and_the_headers() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ReservedHeader);
+
     let error = ezq
         .publish(&Numbered { n: 1 })
         .subject("")
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+
     let error = ezq
         .publish(&Numbered { n: 1 })
         .source("my shop")
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+
     ezq.publish(&Numbered { n: 1 })
         .source("/sensors/7")
         .await
         .unwrap();
     ezq.publish(&Numbered { n: 2 }).await.unwrap();
     drain(&ezq).await;
+
     let mut sources: Vec<String> = log
         .take()
         .iter()
@@ -665,11 +706,13 @@ async fn an_events_own_key_is_its_ordering_key() {
     struct Keyed {
         customer: i64,
     }
+
     let queue = queue();
     let (ezq, _) = connect(&queue).await;
     let event = Keyed { customer: 5 };
     ezq.publish(&event).await.unwrap();
     ezq.publish(&event).key("other").await.unwrap();
+
     let keys: Vec<Option<String>> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "SELECT headers ->> 'x-pgmq-group' FROM pgmq.q_{queue} ORDER BY msg_id"
     )))
@@ -690,6 +733,7 @@ async fn an_event_known_only_at_run_time_keeps_all_its_attributes() {
     });
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     let time = DateTime::parse_from_rfc3339("2001-02-03T04:05:06.789+01:00").unwrap();
+
     let envelope = Envelope::builder("com.example.made", "/made/here")
         .id("my-id")
         .time(time)
@@ -703,11 +747,14 @@ async fn an_event_known_only_at_run_time_keeps_all_its_attributes() {
         .unwrap()
         .build()
         .unwrap();
+
     let published = ezq.publish_envelope(envelope).await.unwrap();
     assert_eq!(published.event_id, "my-id");
+
     let binary = Envelope::builder("com.example.binary", "/made/here").data_base64("AAEC");
     ezq.publish_envelope(binary.build().unwrap()).await.unwrap();
     drain(&ezq).await;
+
     let seen = log.take();
     let envelope = seen
         .iter()
@@ -719,6 +766,7 @@ async fn an_event_known_only_at_run_time_keeps_all_its_attributes() {
     assert_eq!(envelope.subject(), Some("it"));
     assert_eq!(envelope.datacontenttype(), Some("application/json"));
     assert_eq!(envelope.dataschema(), Some("https://example.com/schema"));
+
     let extensions: BTreeMap<_, _> = envelope.extensions().clone();
     let expected = [
         ("flag".to_owned(), AttributeValue::Boolean(true)),
@@ -746,6 +794,7 @@ async fn an_event_goes_to_its_own_queue_unless_told_otherwise() {
     let own = ezq.publish(&Mail {}).await.unwrap();
     assert_eq!(own.queue.as_str(), "it_publishing_own_queue");
     assert!(ezq.cancel(&own).await.unwrap(), "it is there");
+
     let told = ezq.publish(&Mail {}).queue(&other).await.unwrap();
     assert_eq!(told.queue, other);
     assert_eq!(held(&ezq, &other).await, [1, 0, 0, 0]);
@@ -761,9 +810,11 @@ async fn the_flat_form_is_written_where_it_is_chosen_and_read_everywhere() {
     ezq.publish(&End::within(Duration::from_millis(1500)))
         .await
         .unwrap();
+
     let builder = app(&queue).configure(|config| config.wire = WireFormat::Ezvent);
     let later = builder.connect().await.unwrap();
     later.publish(&Interrupt::default()).await.unwrap();
+
     let bodies: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "SELECT message::text FROM pgmq.q_{queue} ORDER BY msg_id"
     )))
@@ -773,6 +824,7 @@ async fn the_flat_form_is_written_where_it_is_chosen_and_read_everywhere() {
     assert_eq!(bodies[2], r#"{"_type": "EZInterruptEvent"}"#);
     assert_eq!(bodies[0], r#"{"n": 1, "_type": "test.numbered"}"#);
     assert_eq!(bodies[1], r#"{"_type": "EZQEndEvent", "timeout": 1.5}"#);
+
     soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(work.handled.take(), [1]);
 }
@@ -780,6 +832,7 @@ async fn the_flat_form_is_written_where_it_is_chosen_and_read_everywhere() {
 #[tokio::test]
 async fn a_message_id_beyond_31_bits_is_like_any_other() {
     let queue = queue();
+
     let (handler, log) = {
         let log = Log::new();
         let seen = log.clone();
@@ -795,8 +848,10 @@ async fn a_message_id_beyond_31_bits_is_like_any_other() {
         });
         (handler, log)
     };
+
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+
     let first: i64 = 5_000_000_000;
     sqlx::query("SELECT setval(pg_get_serial_sequence('pgmq.q_' || $1, 'msg_id'), $2)")
         .bind(queue.as_str())
@@ -804,14 +859,17 @@ async fn a_message_id_beyond_31_bits_is_like_any_other() {
         .execute(ezq.pool())
         .await
         .unwrap();
+
     let stored = ezq.publish_all(&numbered(1..=3)).await.unwrap();
     let ids: Vec<i64> = stored.iter().map(number).collect();
     assert_eq!(ids, [first + 1, first + 2, first + 3]);
+
     let counts = drain(&ezq).await.counts;
     assert_eq!(
         (counts.handled, counts.retried, counts.dead_lettered),
         (2, 1, 1)
     );
+
     let mut expected =
         [(1, 1), (2, 1), (2, 2), (3, 1)].map(|(n, attempt)| (Some(first + n), attempt));
     expected.sort();
@@ -828,6 +886,7 @@ async fn a_queue_name_that_sql_would_misread_is_refused_everywhere() {
     let names = [
         "a;b", "a\"b", "a'b", "a b", "a*/b", &long, "", "a--b", "ä", "a\0b", "a\\b",
     ];
+
     for name in names {
         let event = Numbered { n: 1 };
         let error = ezq.publish(&event).queue(name).await.unwrap_err();
@@ -837,6 +896,7 @@ async fn a_queue_name_that_sql_would_misread_is_refused_everywhere() {
         let error = soon(ezq.consumer().queue(name).run()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidQueueName, "{name:?}");
     }
+
     let longest = format!("{}_{}", queue, "x".repeat(47))[..47].to_owned();
     let (ezq, work) = connect(&QueueName::new(&longest).unwrap()).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();

@@ -80,6 +80,7 @@ fn a_scheduled_event_whose_handler_reads_another_queue_is_refused() {
         said.contains("`receipts`") && said.contains("`reach.print`"),
         "{said}"
     );
+
     let to = every().queue("receipts");
     build(|app| app.register(print()).schedule("due", to, &ReceiptDue {})).unwrap();
 }
@@ -97,8 +98,10 @@ fn an_event_that_a_handler_returns_to_where_nobody_takes_it_is_refused() {
         assert!(said.contains(part), "{part} is not in: {said}");
     }
     assert!(said.contains("#[event(queue = \"receipts\")]"), "{said}");
+
     let closure = Handler::on("book", |_: Paid| async { (ReceiptDue {}, Some(Placed {})) });
     refused(|app| app.register(closure).register(print()));
+
     let batch = Handler::on_batch("book", |batch: Batch<Paid>| async move {
         batch
             .events()
@@ -111,6 +114,7 @@ fn an_event_that_a_handler_returns_to_where_nobody_takes_it_is_refused() {
         (event_type == "reach.receipt_due").then(|| ezq::QueueName::new("receipts").unwrap())
     };
     build(|app| app.handler::<book>().register(print()).event_queue(routed)).unwrap();
+
     // Another handler takes it where it goes.
     let here = Handler::on("here", |_: ReceiptDue| async {});
     build(|app| app.handler::<book>().register(print()).register(here)).unwrap();
@@ -127,6 +131,7 @@ fn a_type_that_is_published_to_where_nobody_takes_it_is_a_warning() {
             .map(|line| line.field("message").to_owned())
             .collect::<Vec<String>>()
     };
+
     let lines = warned(|app| app.register(print()));
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
@@ -135,6 +140,7 @@ fn a_type_that_is_published_to_where_nobody_takes_it_is_a_warning() {
     );
     // Its own queue is another one.
     assert_eq!(warned(|app| app.register(mail())).len(), 1);
+
     // It is meant to get copies of what is broadcast.
     assert!(
         warned(|app| app
@@ -165,11 +171,13 @@ async fn each_handler_that_gets_nothing_is_named_in_one_warning() {
             &["reach.both", "reach.place", "reach.keep"],
         ),
     ];
+
     for (handlers, names) in cases {
         let (capture, _guard) = Capture::begin();
         let register = |app, handler: &Make| AppBuilder::register(app, handler());
         let app = build(|app| handlers.iter().fold(app, register)).unwrap();
         app.consumer().until_idle().run().await.unwrap();
+
         let lines = capture.at(Level::WARN);
         for name in names {
             let naming = lines
@@ -185,6 +193,7 @@ async fn a_schedule_whose_queue_no_consumer_reads_is_a_warning() {
     let (capture, _guard) = Capture::begin();
     let schedule = Schedule::every("1h").queue("elsewhere");
     let app = TestApp::new(|app| app.schedule("hourly", schedule, &Paid {})).unwrap();
+
     let said = |capture: &Capture| {
         let lines = capture.at(Level::WARN);
         lines
@@ -192,9 +201,11 @@ async fn a_schedule_whose_queue_no_consumer_reads_is_a_warning() {
             .filter(|line| line.field("message").contains("no consumer"))
             .count()
     };
+
     let consumer = app.consumer().spawn();
     tokio::time::sleep(std::time::Duration::from_secs(300)).await;
     assert_eq!(said(&capture), 1);
+
     consumer.stop();
     consumer.wait().await.unwrap();
 

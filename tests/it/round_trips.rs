@@ -113,6 +113,7 @@ fn numbers() -> impl Strategy<Value = Numbers> {
     let named = prop::collection::btree_map(".{0,4}", any::<f32>(), 0..3);
     let whole = (any::<i64>(), any::<u64>(), any::<u128>());
     let several = prop::collection::vec(doubles(), 0..3);
+
     (
         doubles(),
         singles(),
@@ -184,8 +185,10 @@ where
             ),
         }
     }
+
     let report = soon(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(report.counts.dead_lettered, 0, "{place}");
+
     let mut found = handled.take();
     found.sort_by_key(|(number, _)| *number);
     assert_eq!(found, accepted, "{place}");
@@ -206,6 +209,7 @@ fn taking<E: Event + Clone + DeserializeOwned>(log: &Log<(u64, E)>) -> Handler {
 /// How many of the values are accepted by each codec, on each engine.
 async fn round_trips<E: Event + Debug + Clone + PartialEq>(values: &[E]) -> [[usize; 5]; 2] {
     let mut counts = [[0; 5]; 2];
+
     for (place, codec) in EVERY.into_iter().enumerate() {
         let log = Log::new();
         let queue = queue();
@@ -223,12 +227,14 @@ async fn round_trips<E: Event + Debug + Clone + PartialEq>(values: &[E]) -> [[us
         let ezq = builder.register(taking(&log)).connect().await.unwrap();
         counts[1][place] = check(&ezq, &log, values, &format!("{codec} on PGMQ")).await;
     }
+
     counts
 }
 
 #[tokio::test]
 async fn numbers_are_read_back_equal_or_refused() {
     let values = several(numbers(), 150);
+
     let is_finite = |value: &&Numbers| {
         let Numbers {
             double,
@@ -238,6 +244,7 @@ async fn numbers_are_read_back_equal_or_refused() {
             named,
             ..
         } = value;
+
         let singles = named.values().chain([single]);
         several
             .iter()
@@ -246,10 +253,12 @@ async fn numbers_are_read_back_equal_or_refused() {
             .all(|number| number.is_finite())
             && singles.copied().all(f32::is_finite)
     };
+
     let finite = values.iter().filter(is_finite).count();
     assert!(finite > 20 && finite < values.len());
     let counts = round_trips(&values).await;
     assert_eq!(counts[0], [finite; 5]);
+
     // A number's name may hold what `jsonb` does not take.
     assert!(
         counts[1]
@@ -276,12 +285,14 @@ async fn shapes_of_every_kind_are_read_back_equal_or_refused() {
     assert_eq!(round_trips(&maybe.map(Maybe)).await, [[3; 5]; 2]);
     assert_eq!(round_trips(&[Unit]).await, [[1; 5]; 2]);
     assert_eq!(round_trips(&[Empty {}]).await, [[1; 5]; 2]);
+
     // The flat form is an object, and tells by a name what it is.
     assert_eq!(
         round_trips(&[Pair(1, "a".into())]).await,
         [[1, 0, 0, 1, 1]; 2]
     );
     assert_eq!(round_trips(&[Kind::Nothing]).await, [[1, 0, 0, 1, 1]; 2]);
+
     let reserved = Reserved {
         specversion: "1.0".into(),
     };
@@ -301,10 +312,12 @@ async fn data_that_is_absent_null_or_binary_stays_so() {
             seen.push((text(envelope.data()), text(envelope.data_base64())));
             async {}
         });
+
         let ezq = app(&queue)
             .codec(Reversed)
             .queue_codec(&queue, codec)
             .register(any);
+
         let ezq = ezq.connect().await.unwrap();
         let event = || Envelope::builder("t", "s");
         ezq.publish_envelope(event().build().unwrap())
@@ -316,12 +329,14 @@ async fn data_that_is_absent_null_or_binary_stays_so() {
         ezq.publish_envelope(event().json("{}").unwrap().build().unwrap())
             .await
             .unwrap();
+
         let binary = ezq
             .publish_envelope(event().data_base64("AAE=").build().unwrap())
             .await;
         soon(ezq.consumer().concurrency(1).until_idle().run())
             .await
             .unwrap();
+
         let mut expected = vec![
             (None, None),
             (Some("null".into()), None),
@@ -339,6 +354,7 @@ async fn data_that_is_absent_null_or_binary_stays_so() {
 async fn json_in_base64_is_read_as_json() {
     let log = Log::new();
     let app = TestApp::new(|app| app.register(taking::<Pair>(&log))).unwrap();
+
     // [1,"a"]
     let event = || Envelope::builder(Pair::TYPE, "s").data_base64("WzEsImEiXQ==");
     let json = |envelope: Envelope| {
@@ -347,6 +363,7 @@ async fn json_in_base64_is_read_as_json() {
             .into_future()
     };
     json(event().build().unwrap()).await.unwrap();
+
     for media_type in [
         "application/json",
         "Application/Problem+JSON; charset=utf-8",
@@ -355,9 +372,11 @@ async fn json_in_base64_is_read_as_json() {
             .await
             .unwrap();
     }
+
     json(event().datacontenttype("image/png").build().unwrap())
         .await
         .unwrap();
+
     let counts = app.drain().await.unwrap().counts;
     assert_eq!((counts.handled, counts.dead_lettered), (3, 1));
     assert_eq!(log.take(), vec![(1, Pair(1, "a".into())); 3]);
@@ -376,17 +395,20 @@ async fn what_is_no_number_is_refused_with_its_place() {
         several: vec![1.0, f64::NAN],
         named: BTreeMap::new(),
     };
+
     let error = app.publish(&numbers).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Encode);
     assert!(
         ezq::error::error_chain(&error).contains("`several[1]`"),
         "{error:?}"
     );
+
     let hidden = Numbers {
         maybe: Some(f64::NEG_INFINITY),
         several: Vec::new(),
         ..numbers
     };
+
     let error = app.publish(&hidden).await.unwrap_err();
     assert!(
         ezq::error::error_chain(&error).contains("`maybe`"),

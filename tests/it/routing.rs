@@ -66,6 +66,7 @@ async fn the_call_wins_over_function_configuration_and_attribute() {
         &["ezq", "attribute", "configured", "function", "call"],
     )
     .await;
+
     let queue = async |publish: ezq::publish::Publish| publish.await.unwrap().queue.to_string();
     assert_eq!(
         queue(app.publish(&Export { id: 1 }).queue("call")).await,
@@ -78,10 +79,12 @@ async fn the_call_wins_over_function_configuration_and_attribute() {
         "attribute"
     );
     assert_eq!(queue(app.publish(&UserDeleted { id: 1 })).await, "ezq");
+
     let envelope = Envelope::builder("order.paid", "shop").build().unwrap();
     assert_eq!(queue(app.publish_envelope(envelope)).await, "configured");
     let stored = app.publish_all(&[Export { id: 2 }]).await.unwrap();
     assert_eq!(stored[0].queue, name("function"));
+
     // What a handler returns is routed alike.
     app.engine().forget_published();
     app.drain().await.unwrap();
@@ -108,6 +111,7 @@ async fn a_route_that_panics_is_an_error_of_that_publish() {
     let error = app.publish(&Created { id: 1 }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked);
     assert!(error.to_string().contains("no idea"), "{error}");
+
     // Whoever names a queue does not ask.
     app.publish(&Created { id: 1 })
         .queue("attribute")
@@ -133,6 +137,7 @@ async fn a_handler_takes_the_types_that_its_pattern_means() {
         typed.push("typed order.created".to_owned());
         std::future::ready(())
     };
+
     let app = TestApp::new(|app| {
         app.register(Handler::on("orders", seen(&log, "orders")).pattern("order.*"))
             .register(
@@ -144,6 +149,7 @@ async fn a_handler_takes_the_types_that_its_pattern_means() {
             .configure(|config| config.unknown_types = ezq::config::UnknownTypes::DeadLetter)
     });
     let app = app.unwrap();
+
     for event_type in [
         "order.created",
         "order.paid",
@@ -159,12 +165,14 @@ async fn a_handler_takes_the_types_that_its_pattern_means() {
             .await
             .unwrap();
     }
+
     // Nobody takes two of them.
     let error = app.drain().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoHandler, "{error}");
     for event_type in ["`order.line.added`", "`ezq.unknown`"] {
         assert!(error.to_string().contains(event_type), "{error}");
     }
+
     let expected = [
         "both order.paid",
         "both user",
@@ -188,11 +196,13 @@ async fn a_consumer_subscribes_to_the_patterns_of_its_handlers() {
     let database = unique("routing");
     let mut admin = crate::database::connection(&server().await.url()).await;
     crate::database::run(&mut admin, &format!("CREATE DATABASE {database}")).await;
+
     let url = server().await.database_url(database.as_str());
     let ezq = Ezq::builder()
         .database_url(url)
         .without_discovered_handlers();
     let ezq = ezq.app("audit").handler::<audit>().connect().await.unwrap();
+
     let run = || {
         ezq.consumer()
             .queue("it_routing_audit")
@@ -201,9 +211,11 @@ async fn a_consumer_subscribes_to_the_patterns_of_its_handlers() {
             .run()
     };
     soon(run()).await.unwrap();
+
     let standing = ezq.subscriptions().unwrap().list().await.unwrap();
     let patterns: Vec<&str> = standing.iter().map(|one| one.pattern.as_str()).collect();
     assert_eq!(patterns, ["shop.order.*", "shop.user.#"]);
+
     // Handlers without a queue of their own are not asked by its consumer, nor it by theirs.
     soon(
         ezq.consumer()
@@ -215,6 +227,7 @@ async fn a_consumer_subscribes_to_the_patterns_of_its_handlers() {
     .await
     .unwrap();
     assert_eq!(ezq.subscriptions().unwrap().list().await.unwrap().len(), 2);
+
     // An event of another application, known by its name alone.
     let event = Envelope::builder("shop.user.name.changed", "crm")
         .build()

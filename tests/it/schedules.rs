@@ -71,6 +71,7 @@ impl Scene {
             &format!("CREATE DATABASE {name}"),
         )
         .await;
+
         let url = server.database_url(name.as_str());
         let ezq = Ezq::builder()
             .database_url(&url)
@@ -80,6 +81,7 @@ impl Scene {
             let queue = ezq::QueueName::new(queue).unwrap();
             ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
         }
+
         ezq.close().await;
         Self {
             own: connection(&url).await,
@@ -128,16 +130,19 @@ async fn five_processes_fire_each_tick_once() {
     for _ in 0..5 {
         children.push(scene.start("1s").await);
     }
+
     scene.until_ticks(10).await;
     for child in &mut children {
         child.stop().await;
     }
+
     scene.assert_chain().await;
     let steps = "SELECT bool_and(extract(epoch FROM due - before)::numeric % 1 = 0) FROM (
                    SELECT (message->'data'->>'due')::timestamptz AS due,
                           (message->'data'->>'previous')::timestamptz AS before
                    FROM pgmq.q_ticks) chain WHERE before IS NOT NULL";
     assert!(scalar::<bool>(&mut scene.own, steps).await);
+
     // By the database's clock: none came before its time.
     let early = "SELECT count(*) FROM pgmq.q_ticks
                  WHERE enqueued_at < (message->'data'->>'due')::timestamptz";
@@ -149,12 +154,14 @@ async fn a_process_that_is_killed_at_a_tick_neither_loses_nor_doubles_it() {
     let mut scene = Scene::new().await;
     let mut first = scene.start("1s").await;
     let mut second = scene.start("1s").await;
+
     for round in 0..8_u64 {
         let count = scene.count().await;
         scene.until_ticks(count + 1).await;
         // Around the next tick: a little earlier in each round than in the one before.
         tokio::time::sleep(Duration::from_millis(1010 - round * 8)).await;
         first.kill().await;
+
         // Every other time nobody is left.
         if round % 2 == 0 {
             second.kill().await;
@@ -162,6 +169,7 @@ async fn a_process_that_is_killed_at_a_tick_neither_loses_nor_doubles_it() {
         }
         first = scene.start("1s").await;
     }
+
     let count = scene.count().await;
     scene.until_ticks(count + 1).await;
     first.stop().await;
@@ -176,6 +184,7 @@ async fn a_process_whose_clock_is_wrong_ticks_by_that_of_the_database() {
         return;
     };
     let mut scene = Scene::new().await;
+
     for offset in ["+1d", "-1d"] {
         let count = scene.count().await;
         let told = Timekeeper {
@@ -186,6 +195,7 @@ async fn a_process_whose_clock_is_wrong_ticks_by_that_of_the_database() {
         scene.until_ticks(count + 3).await;
         child.stop().await;
     }
+
     scene.assert_chain().await;
     let off = "SELECT count(*) FROM pgmq.q_ticks
                WHERE abs(extract(epoch FROM enqueued_at - (message->>'time')::timestamptz)) > 3600";
@@ -198,12 +208,14 @@ async fn ticks_go_on_after_a_restart_where_they_were() {
     let mut child = scene.start("2s").await;
     scene.until_ticks(1).await;
     child.stop().await;
+
     let next = "SELECT next_at::text FROM ezq.schedules";
     let due: String = scalar(&mut scene.own, next).await;
     let mut child = scene.start("2s").await;
     scene.until_ticks(2).await;
     child.stop().await;
     scene.assert_chain().await;
+
     // Unless the machine was so slow that later ones had come, it is the very tick.
     let second = format!(
         "SELECT (message->'data'->>'due')::timestamptz >= '{due}' AND
@@ -218,17 +230,20 @@ async fn two_versions_at_once_do_not_fight_and_the_last_that_began_decides() {
     let mut scene = Scene::new().await;
     let mut old = scene.start("1s").await;
     scene.until_ticks(2).await;
+
     let mut new = scene.start("365d").await;
     until(
         &mut scene.own,
         "SELECT definition LIKE 'every 31536000s%' FROM ezq.schedules",
     )
     .await;
+
     let count = scene.count().await;
     // The old version lives, and is silent.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(scene.count().await, count);
     new.stop().await;
+
     // As two minutes later.
     let gone = "UPDATE ezq.schedules SET seen_at = seen_at - interval '3 min'";
     run(&mut scene.own, gone).await;
@@ -237,6 +252,7 @@ async fn two_versions_at_once_do_not_fight_and_the_last_that_began_decides() {
         "SELECT definition LIKE 'every 1s%' FROM ezq.schedules",
     )
     .await;
+
     scene.until_ticks(count + 1).await;
     old.stop().await;
     scene.assert_chain().await;
@@ -247,6 +263,7 @@ async fn schedules_are_changed_from_another_process() {
     let mut scene = Scene::new().await;
     let mut child = scene.start("1s").await;
     scene.until_ticks(1).await;
+
     let builder = Ezq::builder()
         .database_url(&scene.url)
         .without_discovered_handlers();
@@ -256,13 +273,16 @@ async fn schedules_are_changed_from_another_process() {
         .connect()
         .await
         .unwrap();
+
     let schedules = ezq.schedules().unwrap();
     schedules.pause("chain").await.unwrap();
     let paused = schedules.list().await.unwrap();
     assert!(paused[0].is_paused && paused[0].last_tick.is_some() && !paused[0].is_known);
+
     let count = scene.count().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(scene.count().await, count);
+
     schedules.resume("chain").await.unwrap();
     scene.until_ticks(count + 1).await;
     child.stop().await;
@@ -274,6 +294,7 @@ async fn schedules_are_changed_from_another_process() {
         schedules.run_now("chain").await.unwrap_err().kind(),
         ErrorKind::ScheduleMissing
     );
+
     let [mine, _] = &schedules.list().await.unwrap()[..] else {
         panic!()
     };
@@ -287,6 +308,7 @@ async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_
     let mut scene = Scene::new().await;
     let mut shop = scene.start("1s").await;
     scene.until_ticks(1).await;
+
     let mail = || {
         let builder = Ezq::builder()
             .database_url(&scene.url)
@@ -297,6 +319,7 @@ async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_
             .schedule("chain", other, &Reminder {})
             .connect()
     };
+
     let mail = mail().await.unwrap();
     let refused = soon(mail.consumer().queue("idle").run()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ScheduleTaken);
@@ -306,6 +329,7 @@ async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_
             .contains("`clock` has a schedule `chain`"),
         "{refused}"
     );
+
     let refused = mail
         .schedules()
         .unwrap()
@@ -313,6 +337,7 @@ async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_
         .await
         .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ScheduleTaken);
+
     let count = scene.count().await;
     scene.until_ticks(count + 2).await;
     shop.stop().await;
@@ -321,8 +346,10 @@ async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_
         scalar::<i64>(&mut scene.own, "SELECT count(*) FROM pgmq.q_reminders").await,
         0
     );
+
     // Removed by hand, it is the second's.
     assert!(mail.schedules().unwrap().remove("chain").await.unwrap());
+
     let consumer = mail.consumer().queue("idle").spawn();
     until(&mut scene.own, "SELECT count(*) >= 1 FROM pgmq.q_reminders").await;
     consumer.stop();

@@ -16,6 +16,7 @@ async fn a_transaction_stores_nothing_for_a_queue_of_another_database() {
         .await
         .unwrap();
     let audit = QueueName::new("audit_elsewhere").unwrap();
+
     let ezq = Ezq::builder()
         .without_discovered_handlers()
         .named_engine("audit", elsewhere)
@@ -23,14 +24,17 @@ async fn a_transaction_stores_nothing_for_a_queue_of_another_database() {
         .connect()
         .await
         .unwrap();
+
     let mut tx = ezq.pool().begin().await.unwrap();
     let event = ezq.publish(&Audited { id: 1 }).queue(&audit);
     let error = event.within(&mut tx).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+
     let events = [Audited { id: 3 }];
     let publish = ezq.publish_all(&events).queue(&audit);
     let failure = publish.within(&mut tx).await.unwrap_err();
     assert_eq!(failure.kind(), ErrorKind::Unsupported);
+
     ezq.publish(&Audited { id: 2 })
         .within(&mut tx)
         .await
@@ -44,6 +48,7 @@ async fn an_application_on_another_engine_stores_nothing_in_a_transaction_and_sa
         .without_discovered_handlers()
         .build(ezq::memory::MemoryEngine::new())
         .unwrap();
+
     let database = PgmqEngine::connect(PgmqConfig::embedded().await.unwrap())
         .await
         .unwrap();

@@ -49,10 +49,12 @@ impl Slow {
             0,
             "two at once"
         );
+
         let unsettled = context.deliveries() - context.headers().returned();
         if (context.attempt(), unsettled) != (1, 1) {
             self.odd.push(n);
         }
+
         self.begun.push(n);
         self.gate.acquire().await.unwrap().forget();
         self.running.fetch_sub(1, Ordering::SeqCst);
@@ -127,6 +129,7 @@ async fn starves_nobody(slow: Handler, work: &Slow) -> Report {
     let ezq = connect(&queue, [slow, other]).await;
     ezq.publish_all(&numbered(0..BACKLOG)).await.unwrap();
     ezq.publish(&Other { n: 0 }).await.unwrap();
+
     let consumer = ezq.consumer().concurrency(4).spawn();
     seen(&others, &[0]).await;
 
@@ -139,6 +142,7 @@ async fn starves_nobody(slow: Handler, work: &Slow) -> Report {
     ezq.publish(&End::default()).await.unwrap();
     ezq.publish(&Other { n: 2 }).await.unwrap();
     work.open();
+
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     assert_eq!(
@@ -146,6 +150,7 @@ async fn starves_nobody(slow: Handler, work: &Slow) -> Report {
         [1, 0, 0, 0],
         "what stands behind the End"
     );
+
     ezq.close().await;
     report
 }
@@ -155,6 +160,7 @@ async fn a_backlog_of_a_limited_handler_keeps_no_other_from_being_handled() {
     let work = Slow::new();
     let report = starves_nobody(work.handler(), &work).await;
     work.all_ran();
+
     let wanted = u64::try_from(BACKLOG).unwrap() + 2;
     assert_eq!(
         (report.counts.handled, report.counts.lost),
@@ -168,6 +174,7 @@ async fn nor_does_one_whose_handler_has_a_transaction() {
     let work = Slow::new();
     let report = starves_nobody(work.with_transaction(), &work).await;
     work.all_ran();
+
     let wanted = u64::try_from(BACKLOG).unwrap() + 2;
     assert_eq!(
         (report.counts.handled, report.counts.lost),
@@ -186,13 +193,16 @@ async fn a_batch_that_another_client_sent_is_passed_as_well() {
     let slow = (0..BACKLOG).map(|n| format!(r#"{{"_type": "test.numbered", "n": {n}}}"#));
     let last = [r#"{"_type": "test.other", "n": 7}"#.to_owned()];
     send_batch(&ezq, &queue, &slow.chain(last).collect::<Vec<_>>()).await;
+
     let consumer = ezq.consumer().concurrency(4).spawn();
     seen(&others, &[7]).await;
     assert_eq!(work.begun.take(), [0], "the first still runs");
+
     work.begun.push(0);
     consumer.stop();
     until(|| async { held(&ezq, &queue).await[1] == 1 }).await;
     work.open();
+
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.lost),
@@ -210,6 +220,7 @@ async fn a_batch_that_another_client_sent_is_passed_as_well() {
         soon(next).await.unwrap().counts.handled,
         u64::try_from(BACKLOG).unwrap() - 1
     );
+
     work.all_ran();
     ezq.close().await;
 }
@@ -217,13 +228,16 @@ async fn a_batch_that_another_client_sent_is_passed_as_well() {
 #[tokio::test]
 async fn ordering_keys_keep_their_order_behind_a_backlog() {
     const KEYS: i64 = 300;
+
     let queue = queue();
     let work = Slow::new();
     let log = Log::new();
+
     let handlers = {
         let slow = work.clone();
         let slowly = log.clone();
         let quickly = log.clone();
+
         let slow = Handler::on("slow", move |event: Numbered, context: Context| {
             let slow = slow.clone();
             let log = slowly.clone();
@@ -232,13 +246,16 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
                 log.push((event.n / 2, event.n % 2 * 2));
             }
         });
+
         let quick = Handler::on("quick", move |event: Other| {
             let log = quickly.clone();
             async move { log.push((event.n, 1)) }
         });
         [slow.concurrency(1).timeout(None), quick]
     };
+
     let ezq = connect(&queue, handlers).await;
+
     // Each key has a slow event, a quick one and a slow one; one key has only quick ones.
     for n in 0..KEYS {
         let key = n.to_string();
@@ -249,9 +266,11 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
             .await
             .unwrap();
     }
+
     for _ in 0..20 {
         ezq.publish(&Other { n: KEYS }).key("free").await.unwrap();
     }
+
     let consumer = ezq.consumer().concurrency(4).spawn();
     let mut free = 0;
     until(|| {
@@ -265,14 +284,17 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
     })
     .await;
     assert_eq!(work.begun.take(), [0], "the first still runs");
+
     ezq.publish(&End::default()).await.unwrap();
     work.open();
+
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(
         report.counts.handled,
         u64::try_from(3 * KEYS + 20).unwrap(),
         "{report}"
     );
+
     let ended = log.take();
     for key in 0..KEYS {
         let order: Vec<i64> = ended

@@ -41,6 +41,7 @@ fn all_settled(counts: Counts, expected: [u64; 5]) {
         lost,
         ..
     } = counts;
+
     assert_eq!(
         [handled, retried, dead_lettered, cancelled, returned],
         expected,
@@ -61,6 +62,7 @@ async fn end_drains_what_was_due_before_it() {
     let report = soon(ezq.consumer().concurrency(2).run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     assert_eq!(work.handled.sorted(), (1..=200).collect::<Vec<_>>());
+
     all_settled(report.counts, [200, 0, 0, 0, report.counts.returned]);
     assert!(report.counts.returned <= 20, "{report}");
     assert_eq!(held(&ezq, &queue).await, [20, 0, 0, 0]);
@@ -81,6 +83,7 @@ async fn end_cancels_what_runs_longer_than_its_timeout() {
 
     let report = soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
+
     all_settled(report.counts, [0, 0, 0, 1, 0]);
     assert!(report.elapsed >= Duration::from_millis(300), "{report}");
     assert_eq!(work.started().await, 1);
@@ -108,9 +111,11 @@ async fn end_waits_for_what_finishes_within_its_timeout() {
 
     let consumer = ezq.consumer().spawn();
     assert_eq!(work.started().await, 1);
+
     until(async || held(&ezq, &queue).await == [0, 2, 0, 0]).await;
     assert!(consumer.is_running(), "it waits for its handler");
     work.open();
+
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     all_settled(report.counts, [1, 0, 0, 0, 0]);
@@ -128,6 +133,7 @@ async fn what_stood_after_an_end_in_one_batch_is_left_to_others() {
             .map(|event| outgoing(&ezq, event))
             .collect();
         batch.insert(5, outgoing(&ezq, &End::default()));
+
         let engine = ezq.engine(&queue);
         engine.ensure_queue(&queue).await.unwrap();
         engine.publish(batch).await.unwrap();
@@ -141,6 +147,7 @@ async fn what_stood_after_an_end_in_one_batch_is_left_to_others() {
             [1, 2, 3, 4, 5],
             "concurrency {concurrency}"
         );
+
         all_settled(report.counts, [5, 0, 0, 0, report.counts.returned]);
         assert_eq!(held(&ezq, &queue).await, [5, 0, 0, 0]);
 
@@ -188,12 +195,14 @@ async fn an_end_that_is_claimed_first_waits_for_what_precedes_it() {
     let (handler, work) = Work::quick();
     let ezq = connect(&queue, handler).await;
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
+
     // One due time, and stored in another order than that of their ids.
     let end = [(50, r#"{"_type": "EZQEndEvent"}"#.to_owned())];
     let others = (1..=10)
         .chain(51..=55)
         .map(|n| (n, flat("test.numbered", &Numbered { n })));
     let (ids, bodies): (Vec<i64>, Vec<String>) = end.into_iter().chain(others).unzip();
+
     sqlx::query(sqlx::AssertSqlSafe(format!(
         "INSERT INTO pgmq.q_{queue} (msg_id, vt, message) OVERRIDING SYSTEM VALUE
          SELECT id, now(), body::jsonb FROM unnest($1::bigint[], $2::text[]) AS m(id, body)"
@@ -203,6 +212,7 @@ async fn an_end_that_is_claimed_first_waits_for_what_precedes_it() {
     .execute(ezq.pool())
     .await
     .unwrap();
+
     let report = soon(ezq.consumer().concurrency(1).run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     assert_eq!(work.handled.sorted(), (1..=10).collect::<Vec<_>>());
@@ -214,18 +224,23 @@ async fn what_was_fetched_before_an_end_that_precedes_it_goes_back() {
     let queue = queue();
     let (handler, mut work) = Work::waiting_for([1, 2]);
     let ezq = connect(&queue, handler).await;
+
     // The End takes its place in the queue now and is seen later.
     let mut tx = ezq.pool().begin().await.unwrap();
     ezq.publish(&End::default()).within(&mut tx).await.unwrap();
     ezq.publish_all(&numbered(1..=3)).await.unwrap();
+
     let consumer = ezq.consumer().concurrency(2).spawn();
     assert_eq!([work.started().await, work.started().await], [1, 2]);
+
     until(async || held(&ezq, &queue).await == [0, 3, 0, 0]).await;
     tx.commit().await.unwrap();
     until(async || consumer.counts().returned == 1).await;
     work.open();
+
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
+
     all_settled(report.counts, [2, 0, 0, 0, 1]);
     assert_eq!(work.handled.sorted(), [1, 2]);
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
@@ -236,6 +251,7 @@ async fn end_does_not_wait_for_what_falls_due_later() {
     let queue = queue();
     let log = Log::new();
     let seen = log.clone();
+
     let handler = Handler::on("fails", move |event: Numbered| {
         seen.push(event.n);
         async move {
@@ -248,6 +264,7 @@ async fn end_does_not_wait_for_what_falls_due_later() {
             }
         }
     });
+
     let ezq = connect(&queue, handler).await;
     ezq.publish_all(&numbered(1..=2)).await.unwrap();
     ezq.publish(&Numbered { n: 3 })
@@ -258,6 +275,7 @@ async fn end_does_not_wait_for_what_falls_due_later() {
 
     let report = soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
+
     all_settled(report.counts, [1, 1, 0, 0, 0]);
     assert_eq!(log.sorted(), [1, 2]);
     assert_eq!(
@@ -274,6 +292,7 @@ async fn interrupt_cancels_what_runs_and_stops_no_other() {
     let ezq = connect(&queue, handler).await;
     let consumer = ezq.consumer().concurrency(4).spawn();
     ezq.publish_all(&numbered(1..=3)).await.unwrap();
+
     for _ in 0..3 {
         work.started().await;
     }
@@ -281,6 +300,7 @@ async fn interrupt_cancels_what_runs_and_stops_no_other() {
 
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
+
     all_settled(report.counts, [0, 0, 0, 3, 0]);
     assert_eq!(work.dropped.sorted(), [1, 2, 3]);
     assert_eq!(
@@ -325,14 +345,18 @@ async fn an_interrupt_has_its_turn_once_what_precedes_it_has_begun() {
     let ezq = connect(&queue, handler).await;
     ezq.publish_all(&numbered(1..=3)).await.unwrap();
     ezq.publish(&Interrupt::default()).await.unwrap();
+
     let consumer = ezq.consumer().concurrency(2).spawn();
     assert_eq!([work.started().await, work.started().await], [1, 2]);
+
     until(async || held(&ezq, &queue).await == [0, 4, 0, 0]).await;
     assert!(consumer.is_running(), "the third is still to begin");
     work.open_for(1);
+
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
     assert_eq!(work.started().await, 3);
+
     all_settled(report.counts, [1, 0, 0, 2, 0]);
     assert_eq!(held(&ezq, &queue).await, [2, 0, 0, 0]);
 }
@@ -350,6 +374,7 @@ async fn an_interrupt_waits_for_what_stands_before_it_of_a_key_and_for_no_other_
     let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
     let passes = gate.clone();
+
     let handler = Handler::on("in_turn", move |event: OfAKey| {
         let gate = passes.clone();
         begun.send((event.key.clone(), event.n)).unwrap();
@@ -360,6 +385,7 @@ async fn an_interrupt_waits_for_what_stands_before_it_of_a_key_and_for_no_other_
             }
         }
     });
+
     let ezq = connect(&queue, handler).await;
     let event = |key: &str, n| OfAKey { key: key.into(), n };
     ezq.publish_all(&[event("b", 1), event("a", 1), event("a", 2), event("a", 3)])
@@ -372,10 +398,13 @@ async fn an_interrupt_waits_for_what_stands_before_it_of_a_key_and_for_no_other_
     for key in ["b", "a"] {
         assert_eq!(soon(begins.recv()).await, Some((key.into(), 1)));
     }
+
     // The third of `a` can begin once the second is done; the only one of `b` goes on for ever.
     gate.add_permits(2);
+
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
+
     all_settled(report.counts, [2, 0, 0, 2, report.counts.returned]);
     assert_eq!(
         [begins.try_recv().unwrap().1, begins.try_recv().unwrap().1],
@@ -390,6 +419,7 @@ async fn control_events_of_python_ezq_stop_a_consumer() {
     let queue = queue();
     let (handler, mut work) = Work::waiting_for([1]);
     let ezq = connect(&queue, handler).await;
+
     // By the names of its package `ezq`, and by those of the later one, `ezvent`.
     for (name, reason) in [
         ("EZQEndEvent", StopReason::End),
@@ -413,8 +443,10 @@ async fn control_events_of_python_ezq_stop_a_consumer() {
         flat("EZQEndEvent", &Timeout(0.2)),
     ];
     send_batch(&ezq, &queue, &bodies).await;
+
     let report = soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
+
     all_settled(report.counts, [0, 0, 0, 1, 0]);
     assert_eq!(work.started().await, 1);
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
@@ -424,6 +456,7 @@ async fn control_events_of_python_ezq_stop_a_consumer() {
 async fn control_events_without_data_stop_a_consumer() {
     let queue = queue();
     let ezq = connect(&queue, Work::quick().0).await;
+
     for (event_type, reason) in [
         (End::TYPE, StopReason::End),
         (Interrupt::TYPE, StopReason::Interrupt),
@@ -459,6 +492,7 @@ async fn an_end_that_cannot_be_read_is_a_dead_letter_and_stops_nothing() {
         flat("test.numbered", &Numbered { n: 1 }),
     ];
     send_batch(&ezq, &queue, &bodies).await;
+
     all_settled(drain(&ezq).await.counts, [1, 0, 1, 0, 0]);
     assert_eq!(work.handled.take(), [1]);
     let reason = dead(&ezq, &queue).await.remove(0).reason.unwrap();
@@ -474,6 +508,7 @@ async fn one_end_stops_one_consumer() {
     let other = ezq.consumer().spawn();
     ezq.publish(&End::default()).await.unwrap();
     until(async || !(one.is_running() && other.is_running())).await;
+
     let (stopped, running) = if one.is_running() {
         (other, one)
     } else {
@@ -484,6 +519,7 @@ async fn one_end_stops_one_consumer() {
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     until(async || running.counts().handled == 1).await;
     assert_eq!(work.handled.take(), [1]);
+
     ezq.publish(&End::default()).await.unwrap();
     assert_eq!(soon(running.wait()).await.unwrap().reason, StopReason::End);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
@@ -498,6 +534,7 @@ async fn two_ends_stop_two_consumers() {
     ezq.publish_all(&[End::default(), End::default()])
         .await
         .unwrap();
+
     for consumer in [one, other] {
         assert_eq!(soon(consumer.wait()).await.unwrap().reason, StopReason::End);
     }
@@ -513,6 +550,7 @@ async fn stop_all_stops_every_consumer_that_runs_and_none_that_starts_later() {
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     assert_eq!(work.started().await, 1);
     let other = ezq.consumer().concurrency(1).spawn();
+
     // The first can take only one of these beside what it runs.
     ezq.publish_all(&numbered(2..=3)).await.unwrap();
     work.started().await;
@@ -521,6 +559,7 @@ async fn stop_all_stops_every_consumer_that_runs_and_none_that_starts_later() {
     // Busy consumers learn of it although one that began later meets it before them.
     all_settled(drain(&ezq).await.counts, [0; 5]);
     work.open();
+
     for consumer in [one, other] {
         assert_eq!(soon(consumer.wait()).await.unwrap().reason, StopReason::End);
     }
@@ -535,12 +574,14 @@ async fn stop_all_stops_a_consumer_while_another_still_drains() {
     let queue = queue();
     let (handler, mut slow) = Work::waiting_for([3]);
     let (other, mut full) = Work::waiting_for([1, 2]);
+
     let slow_app = connect(&queue, handler).await;
     let full_app = connect(&queue, other).await;
     let full_one = full_app.consumer().concurrency(1).spawn();
     slow_app.publish_all(&numbered(1..=2)).await.unwrap();
     assert_eq!(full.started().await, 1);
     until(async || held(&slow_app, &queue).await == [0, 2, 0, 0]).await;
+
     // That one holds all it can; this one has room and meets the end first.
     let slow_one = slow_app.consumer().spawn();
     slow_app.publish(&Numbered { n: 3 }).await.unwrap();
@@ -550,9 +591,11 @@ async fn stop_all_stops_a_consumer_while_another_still_drains() {
     full.open();
     let report = soon(full_one.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
+
     all_settled(report.counts, [2, 0, 0, 0, 0]);
     assert!(slow_one.is_running());
     slow.open();
+
     let report = soon(slow_one.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     all_settled(report.counts, [1, 0, 0, 0, 0]);
@@ -565,6 +608,7 @@ async fn a_token_set_by_a_handler_stops_its_consumer() {
     let set = token.clone();
     let log = Log::new();
     let seen = log.clone();
+
     let handler = Handler::on("stops", move |event: Numbered| {
         let set = set.clone();
         let seen = seen.clone();
@@ -574,14 +618,17 @@ async fn a_token_set_by_a_handler_stops_its_consumer() {
             seen.push(event.n);
         }
     });
+
     let ezq = connect(&queue, handler).await;
     ezq.publish_all(&numbered(1..=5)).await.unwrap();
+
     let report = soon(ezq.consumer().concurrency(1).stop_on(token).run())
         .await
         .unwrap();
     assert_eq!(report.reason, StopReason::Token);
     let handled = log.take();
     assert_eq!(handled[0], 1, "the handler that stopped it finished");
+
     let count = u64::try_from(handled.len()).unwrap();
     all_settled(report.counts, [count, 0, 0, 0, report.counts.returned]);
     assert!(count <= 2, "{report}");
@@ -594,13 +641,16 @@ async fn what_was_fetched_and_not_begun_goes_back_at_once_when_a_token_fires() {
     let (handler, mut work) = Work::waiting_for([1, 2]);
     let ezq = connect(&queue, handler).await;
     ezq.publish_all(&numbered(1..=10)).await.unwrap();
+
     let token = CancellationToken::new();
     let consumer = ezq.consumer().concurrency(2).stop_on(token.clone()).spawn();
     assert_eq!([work.started().await, work.started().await], [1, 2]);
+
     until(async || held(&ezq, &queue).await == [6, 4, 0, 0]).await;
     token.cancel();
     // The others are read while the first two still run.
     until(async || held(&ezq, &queue).await == [8, 2, 0, 0]).await;
+
     all_settled(drain(&ezq).await.counts, [8, 0, 0, 0, 0]);
     assert_eq!(work.handled.sorted(), (3..=10).collect::<Vec<_>>());
     assert!(
@@ -610,6 +660,7 @@ async fn what_was_fetched_and_not_begun_goes_back_at_once_when_a_token_fires() {
     assert_eq!(consumer.counts().returned, 2);
 
     work.open();
+
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::Token);
     all_settled(report.counts, [2, 0, 0, 0, 2]);
@@ -623,14 +674,18 @@ async fn a_grace_bounds_how_long_a_token_waits() {
         let (handler, mut work) = Work::waiting_for([1]);
         let ezq = connect(&queue, handler).await;
         ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
         let token = CancellationToken::new();
         let consumer = ezq.consumer().stop_on(token.clone()).grace(grace).spawn();
         assert_eq!(work.started().await, 1);
+
         let stopped = Instant::now();
         token.cancel();
+
         let report = soon(consumer.wait()).await.unwrap();
         assert!(stopped.elapsed() >= grace);
         assert_eq!(report.reason, StopReason::Token);
+
         all_settled(report.counts, [0, 0, 0, 1, 0]);
         assert_eq!(work.dropped.take(), [1]);
         assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);
@@ -644,9 +699,11 @@ async fn a_grace_of_the_configuration_counts_too() {
     let builder = app(&queue).configure(|config| config.grace = Some(Duration::from_millis(50)));
     let ezq = builder.register(handler).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
     let consumer = ezq.consumer().spawn();
     assert_eq!(work.started().await, 1);
     consumer.stop();
+
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::Handle);
     all_settled(report.counts, [0, 0, 0, 1, 0]);
@@ -662,12 +719,15 @@ async fn a_handle_observes_stops_and_awaits() {
     until(async || consumer.counts().handled == 1).await;
     ezq.publish(&Numbered { n: 2 }).await.unwrap();
     assert_eq!([work.started().await, work.started().await], [1, 2]);
+
     consumer.stop();
     assert!(consumer.is_running());
     all_settled(consumer.counts(), [1, 0, 0, 0, 0]);
     work.open();
+
     let report = soon(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::Handle);
+
     all_settled(report.counts, [2, 0, 0, 0, 0]);
     let text = report.to_string();
     assert!(text.starts_with("stopped by its handle after "), "{text}");
@@ -681,9 +741,11 @@ async fn a_handle_stops_an_idle_consumer_without_delay() {
     let consumer = ezq.consumer().spawn();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     until(async || consumer.counts().handled == 1).await;
+
     let asked = Instant::now();
     consumer.stop();
     soon(consumer.wait()).await.unwrap();
+
     // It would look at the queue again only after a second.
     assert!(
         asked.elapsed() < Duration::from_millis(900),
@@ -698,15 +760,19 @@ async fn a_handle_interrupts_even_while_the_consumer_finishes() {
     let (handler, mut work) = Work::waiting_for([1]);
     let ezq = connect(&queue, handler).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
     for stop_first in [false, true] {
         let consumer = ezq.consumer().spawn();
         assert_eq!(work.started().await, 1);
+
         if stop_first {
             consumer.stop();
         }
         consumer.interrupt();
+
         let report = soon(consumer.wait()).await.unwrap();
         assert_eq!(report.reason, StopReason::Handle);
+
         // A claim that was on its way may find it again just when it was given back.
         all_settled(report.counts, [0, 0, 0, 1, report.counts.returned]);
         assert!(report.counts.returned <= 1, "{report}");
@@ -721,12 +787,15 @@ async fn a_handle_interrupts_what_an_end_waits_for() {
     let ezq = connect(&queue, handler).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     ezq.publish(&End::default()).await.unwrap();
+
     let consumer = ezq.consumer().spawn();
     assert_eq!(work.started().await, 1);
     until(async || held(&ezq, &queue).await == [0, 2, 0, 0]).await;
     consumer.interrupt();
+
     let report = soon(consumer.wait()).await.unwrap();
     all_settled(report.counts, [0, 0, 0, 1, report.counts.returned]);
+
     // The End is left to another consumer unless it was known already that nothing precedes it.
     let left = if report.reason == StopReason::End {
         1
@@ -742,9 +811,11 @@ async fn handlers_of_control_events_run_and_cannot_prevent_the_stop() {
     let log = Log::new();
     let on_end = log.clone();
     let on_interrupt = log.clone();
+
     async fn panics(_: Interrupt) {
         panic!("no");
     }
+
     let ezq = app(&queue)
         .register(Handler::on("fails", |_: End| async { Err::<(), _>("no") }))
         .register(Handler::on("panics", panics))
@@ -762,7 +833,9 @@ async fn handlers_of_control_events_run_and_cannot_prevent_the_stop() {
         .connect()
         .await
         .unwrap();
+
     ezq.publish(&End::default()).await.unwrap();
+
     let report = soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     all_settled(report.counts, [0; 5]);
@@ -771,6 +844,7 @@ async fn handlers_of_control_events_run_and_cannot_prevent_the_stop() {
     ezq.publish(&Interrupt::default()).await.unwrap();
     let report = soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
+
     all_settled(report.counts, [0; 5]);
     assert_eq!(log.take(), ["interrupt"]);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
@@ -800,6 +874,7 @@ async fn catch_alls_do_not_see_control_events() {
         async {}
     });
     let ezq = connect(&queue, handler).await;
+
     for stop in [StopReason::End, StopReason::Interrupt] {
         ezq.publish(&Numbered { n: 1 }).await.unwrap();
         match stop {
@@ -825,9 +900,11 @@ async fn a_report_counts_exactly() {
             _ => Err(HandlerError::fatal("never")),
         }
     });
+
     let ezq = connect(&queue, handler).await;
     ezq.publish_all(&numbered(1..=6)).await.unwrap();
     send_batch(&ezq, &queue, &["[]".into()]).await;
+
     let report = drain(&ezq).await;
     all_settled(report.counts, [4, 2, 3, 0, 0]);
     assert_eq!(held(&ezq, &queue).await, [0, 0, 0, 3]);
@@ -842,6 +919,7 @@ async fn a_handler_that_publishes_an_end_stops_its_own_consumer() {
     });
     let ezq = connect(&queue, handler).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
     let report = soon(ezq.consumer().run()).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     all_settled(report.counts, [1, 0, 0, 0, 0]);
@@ -861,6 +939,7 @@ async fn a_handler_that_returns_a_control_event_stops_its_own_consumer() {
         .connect()
         .await
         .unwrap();
+
     for (n, reason) in [(1, StopReason::End), (2, StopReason::Interrupt)] {
         ezq.publish(&Numbered { n }).await.unwrap();
         let report = soon(ezq.consumer().run()).await.unwrap();

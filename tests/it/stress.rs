@@ -47,6 +47,7 @@ pub(crate) fn fails(n: i64, attempt: u32, seed: u64) -> bool {
 pub(crate) async fn work(plan: Plan) {
     let ledger = Ledger::open(&plan.queue, &plan.worker.to_string());
     let seed = plan.seed;
+
     let handler = Handler::on("work", move |job: Job, context: Context| {
         let ledger = ledger.clone();
         async move {
@@ -60,12 +61,14 @@ pub(crate) async fn work(plan: Plan) {
             }
         }
     });
+
     let handler = handler
         .max_attempts(MAX_ATTEMPTS)
         .backoff(Backoff::constant(Duration::from_millis(200)));
     let builder = Ezq::builder()
         .without_discovered_handlers()
         .register(handler);
+
     let ezq = builder.connect().await.unwrap();
     let consumer = ezq
         .consumer()
@@ -85,11 +88,13 @@ async fn every_event_ends_handled_or_dead_whatever_is_killed() {
         Err(_) => seed_of_now(),
     };
     println!("STRESS_SEED={seed}");
+
     let began = Instant::now();
     let url = server().await.url();
     let mut own = connection(&url).await;
     let queue = unique("stress");
     create_ledger(&mut own, &queue).await;
+
     let ezq = app(&url, []).await;
     let jobs: Vec<Job> = (0..EVENTS).map(|n| Job { n }).collect();
     ezq.publish_all(&jobs).queue(&queue).await.unwrap();
@@ -104,20 +109,24 @@ async fn every_event_ends_handled_or_dead_whatever_is_killed() {
             }),
         )
     };
+
     let mut workers: Vec<Process> = (0..WORKERS).map(start).collect();
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
     every_second.tick().await;
+
     for kill in 0..KILLS {
         every_second.tick().await;
         workers[kill % WORKERS].kill().await;
         workers[kill % WORKERS] = start(WORKERS + kill);
     }
+
     let left = format!("SELECT count(*) FROM pgmq.q_{queue}");
     let left_after_kills: i64 = scalar(&mut own, &left).await;
     assert!(
         left_after_kills > 0,
         "the work was over before the last kill: kill earlier"
     );
+
     while scalar::<i64>(&mut own, &left).await > 0 {
         assert!(
             began.elapsed() < CEILING,
@@ -125,6 +134,7 @@ async fn every_event_ends_handled_or_dead_whatever_is_killed() {
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+
     let worked = began.elapsed();
     let mut lost = 0;
     for worker in &mut workers {
@@ -132,12 +142,14 @@ async fn every_event_ends_handled_or_dead_whatever_is_killed() {
     }
     let dead = dead(&ezq, &queue, seed).await;
     check_ledger(&mut own, &queue, &dead, seed).await;
+
     let ledger = format!("ledger_{queue}");
     let runs: i64 = scalar(&mut own, &format!("SELECT count(*) FROM {ledger}")).await;
     let twice = format!(
         "SELECT count(*) FROM (SELECT FROM {ledger} GROUP BY n, attempt HAVING count(*) > 1) d"
     );
     let twice: i64 = scalar(&mut own, &twice).await;
+
     // An attempt needs one delivery: each more was cut short by a kill.
     let redelivered = format!("SELECT count(DISTINCT n) FROM {ledger} WHERE deliveries > attempt");
     let redelivered: i64 = scalar(&mut own, &redelivered).await;
@@ -166,6 +178,7 @@ async fn dead(ezq: &Ezq, queue: &QueueName, seed: u64) -> BTreeSet<i64> {
         .list(&ezq::admin::DeadLetterFilter::all(), usize::MAX)
         .await
         .unwrap();
+
     let mut dead = BTreeSet::new();
     for letter in letters {
         let body: serde_json::Value = serde_json::from_str(&letter.body).unwrap();
@@ -175,6 +188,7 @@ async fn dead(ezq: &Ezq, queue: &QueueName, seed: u64) -> BTreeSet<i64> {
         assert_eq!(reason.attempts, MAX_ATTEMPTS, "seed {seed}: {n}");
         assert!(dead.insert(n), "seed {seed}: {n} is dead twice");
     }
+
     dead
 }
 
@@ -191,6 +205,7 @@ async fn check_ledger(
                 coalesce(array_agg(DISTINCT attempt) FILTER (WHERE NOT ok), '{{}}')
          FROM ledger_{queue} GROUP BY n ORDER BY n"
     );
+
     let rows: Vec<(i64, Vec<i32>, Vec<i32>)> = sqlx::query_as(AssertSqlSafe(sql))
         .fetch_all(connection)
         .await
@@ -200,10 +215,12 @@ async fn check_ledger(
         events.into_iter().eq(0..EVENTS),
         "seed {seed}: not every event was run"
     );
+
     for (n, succeeded, failed) in rows {
         let first_success = (1..=MAX_ATTEMPTS).find(|attempt| !fails(n, *attempt, seed));
         let as_dead = dead.contains(&n);
         let attempts = |until: u32| (1..=i32::try_from(until).unwrap()).collect::<Vec<_>>();
+
         match first_success {
             // Handled, at the very attempt that can succeed, and not dead.
             Some(attempt) => {

@@ -101,6 +101,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
         let metadata = attributes.metadata();
         let span = context.span(id).unwrap();
         span.extensions_mut().insert(fields.clone());
+
         if is_ours(metadata.target()) {
             let parent = span.parent().map(|parent| parent.name());
             let record = Record {
@@ -118,6 +119,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
         if !is_ours(metadata.target()) {
             return;
         }
+
         let mut fields = Fields::new();
         for span in context.event_scope(event).into_iter().flatten() {
             fields.extend(
@@ -127,6 +129,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
                     .unwrap_or_default(),
             );
         }
+
         event.record(&mut Read(&mut fields));
         let parent = context.event_span(event).map(|span| span.name());
         let record = Record {
@@ -183,6 +186,7 @@ async fn a_consumer_lists_its_handlers_when_it_starts() {
     let queue = queue();
     let mail = Handler::on("mail", |_: Numbered| async {});
     let audit = Handler::on("audit", |_: AnyEvent| async {});
+
     let ezq = app(&queue)
         .register(mail)
         .register(audit)
@@ -190,6 +194,7 @@ async fn a_consumer_lists_its_handlers_when_it_starts() {
         .await
         .unwrap();
     drain(&ezq).await;
+
     let started = |event: &Record| event.fields["message"] == "consumer started";
     let started = capture.at(Level::INFO).into_iter().find(started).unwrap();
     assert_eq!(started.field("queue"), queue.as_str());
@@ -215,6 +220,7 @@ async fn what_goes_well_warns_of_nothing() {
     ezq.publish(&End::default()).await.unwrap();
     ezq.consumer().run().await.unwrap();
     ezq.close().await;
+
     assert!(
         capture.at(Level::WARN).is_empty(),
         "{:?}",
@@ -242,6 +248,7 @@ async fn a_failure_is_logged_once_as_a_warning_and_the_last_once_as_an_error() {
 
     let warnings = capture.at(Level::WARN);
     assert_eq!(warnings.len(), 2, "{warnings:?}");
+
     let errors = capture.at(Level::ERROR);
     assert_eq!(errors.len(), 1, "{errors:?}");
     for (record, attempt) in warnings.iter().zip(["1", "2"]) {
@@ -269,6 +276,7 @@ async fn a_message_that_cannot_be_read_is_logged_once_as_an_error() {
         .connect()
         .await
         .unwrap();
+
     let ids = send_batch(&ezq, &queue, &["[]".into()]).await;
     assert_eq!(drain(&ezq).await.counts.dead_lettered, 1);
     assert!(
@@ -276,6 +284,7 @@ async fn a_message_that_cannot_be_read_is_logged_once_as_an_error() {
         "{:?}",
         capture.at(Level::WARN)
     );
+
     let errors = capture.at(Level::ERROR);
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert_eq!(errors[0].field("reason"), "undecodable");
@@ -291,11 +300,14 @@ async fn an_unknown_type_is_logged_once_for_each_time_it_came() {
         config.unknown_types =
             UnknownTypes::Retry(ezq::handler::RetryPolicy::new(2, config.retry.backoff));
     });
+
     let ezq = ezq.connect().await.unwrap();
     let published = ezq.publish(&Numbered { n: 1 }).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.dead_lettered, 1);
+
     let mut warnings = capture.at(Level::WARN);
     let errors = capture.at(Level::ERROR);
+
     // Others are about the application: that it has no handler.
     warnings.retain(|warning| warning.fields.contains_key("event_id"));
     assert_eq!(
@@ -319,6 +331,7 @@ async fn an_error_that_is_returned_is_not_logged_too() {
         .await
         .unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap_err();
+
     assert!(
         capture.at(Level::WARN).is_empty(),
         "{:?}",
@@ -340,6 +353,7 @@ async fn spans_of_a_consumers_work_have_no_parent_and_name_their_trace() {
             tokio::task::yield_now().await;
         }
     });
+
     let ezq = app(&queue()).register(handler).connect().await.unwrap();
     for n in 1..=6 {
         ezq.publish(&Numbered { n })
@@ -347,11 +361,13 @@ async fn spans_of_a_consumers_work_have_no_parent_and_name_their_trace() {
             .await
             .unwrap();
     }
+
     ezq.publish(&Numbered { n: 7 }).await.unwrap();
     ezq.publish(&Numbered { n: 8 })
         .header("traceparent", "no\ntrace")
         .await
         .unwrap();
+
     assert_eq!(
         drain(&ezq)
             .instrument(info_span!("caller"))
@@ -366,8 +382,10 @@ async fn spans_of_a_consumers_work_have_no_parent_and_name_their_trace() {
         assert!(!spans.is_empty(), "no {name}");
         assert!(spans.iter().all(|span| span.parent.is_none()), "{spans:?}");
     }
+
     let spans = capture.spans("ezq.handle");
     assert_eq!(spans.len(), 8, "{spans:?}");
+
     let traced: Vec<_> = spans
         .iter()
         .filter_map(|span| span.fields.get("traceparent"))
@@ -382,12 +400,14 @@ async fn the_span_of_a_batch_has_no_parent_and_names_each_of_its_traces_once() {
     let handler = Handler::on_batch("collects", |_: Batch<Numbered>| async {});
     let handler = handler.batch_size(3).batch_wait(PATIENCE);
     let ezq = app(&queue()).register(handler).connect().await.unwrap();
+
     for (n, trace) in (1..).zip([TRACE, &other, TRACE]) {
         ezq.publish(&Numbered { n })
             .header("traceparent", trace)
             .await
             .unwrap();
     }
+
     assert_eq!(
         drain(&ezq)
             .instrument(info_span!("caller"))
@@ -418,6 +438,7 @@ async fn handlers_of_what_is_dispatched_inline_are_in_its_span() {
         .connect()
         .await
         .unwrap();
+
     let dispatched = ezq.dispatch_inline(&Numbered { n: 1 });
     let report = dispatched.instrument(info_span!("caller")).await.unwrap();
     assert_eq!(report.outcomes.len(), 2, "{report:?}");
@@ -442,12 +463,14 @@ async fn what_a_consumer_logs_of_an_event_is_in_the_span_that_runs_it() {
         }
         Err::<(), _>("broken")
     });
+
     let ezq = app(&queue())
         .register(handler.max_attempts(1))
         .connect()
         .await
         .unwrap();
     ezq.publish_all(&numbered(1..=4)).await.unwrap();
+
     let report = drain(&ezq).instrument(info_span!("caller")).await;
     assert_eq!(report.counts.dead_lettered, 4);
 

@@ -52,17 +52,20 @@ pub(crate) async fn work(plan: Plan) {
         eprintln!("{panic}\n{}", std::backtrace::Backtrace::force_capture());
         std::process::exit(6);
     }));
+
     let url = std::env::var("DATABASE_URL").unwrap();
     let own = PgPoolOptions::new()
         .max_connections(2)
         .acquire_timeout(Duration::from_secs(5))
         .connect_lazy(&url)
         .unwrap();
+
     let pool = PgPoolOptions::new()
         .max_connections(plan.pool)
         .acquire_timeout(Duration::from_secs(5))
         .connect_lazy(&url)
         .unwrap();
+
     let row = |who: &str| format!("insert into trial_{} values ($1, '{who}', $2)", plan.queue);
     let worker = i32::try_from(plan.worker).unwrap();
     let takes = plan.takes;
@@ -74,6 +77,7 @@ pub(crate) async fn work(plan: Plan) {
             Ok(())
         }
     };
+
     let insert = row("tx");
     let tx = Handler::on("tx", move |job: Job, mut tx: Tx, context: Context| {
         let insert = insert.clone();
@@ -85,6 +89,7 @@ pub(crate) async fn work(plan: Plan) {
             Ok::<_, HandlerError>(Followed { n: job.n })
         }
     });
+
     let insert = row("plain");
     let plain = Handler::on("plain", move |job: Job, context: Context| {
         let insert = insert.clone();
@@ -96,6 +101,7 @@ pub(crate) async fn work(plan: Plan) {
             fail(job.n + 1, &context)
         }
     });
+
     let insert = row("followed");
     let followed = Handler::on(
         "followed",
@@ -111,6 +117,7 @@ pub(crate) async fn work(plan: Plan) {
             }
         },
     );
+
     let queue = QueueName::new(&plan.queue).unwrap();
     let mut builder = Ezq::builder()
         .without_discovered_handlers()
@@ -122,19 +129,23 @@ pub(crate) async fn work(plan: Plan) {
             config.retry.backoff = Backoff::constant(Duration::from_millis(50));
             config.max_deliveries = 1000;
         });
+
     for handler in [tx, plain, followed] {
         builder = builder.register(handler);
     }
+
     // A worker may be started while the database is away.
     let ezq = builder
         .connect_timeout(Duration::from_secs(60))
         .connect()
         .await
         .unwrap();
+
     let consumer = ezq
         .consumer()
         .concurrency(plan.concurrency)
         .lease(plan.lease);
+
     say("ready");
     say(&format!("clock {}", ezq::chrono::Utc::now().timestamp()));
     say(&format!(
@@ -161,6 +172,7 @@ impl Trial {
             .map(|seed| seed.parse().unwrap());
         let seed = seed.unwrap_or_else(seed_of_now);
         println!("TRIAL_SEED={seed}");
+
         let queue = unique("trial");
         let plan = Plan {
             queue: queue.to_string(),
@@ -171,6 +183,7 @@ impl Trial {
             pool: 5,
             takes: Duration::from_millis(10),
         };
+
         let url = url.to_owned();
         let workers = Vec::new();
         let trial = Self {
@@ -182,6 +195,7 @@ impl Trial {
             workers,
             started: 0,
         };
+
         let mut own = connection(&trial.url).await;
         let table = format!(
             "create table trial_{} (n bigint, who text, worker int, \
@@ -189,6 +203,7 @@ impl Trial {
             trial.queue
         );
         run(&mut own, &table).await;
+
         let mut trial = trial;
         trial.publish(events).await;
         trial
@@ -200,6 +215,7 @@ impl Trial {
         let jobs: Vec<Job> = (self.events..self.events + count)
             .map(|n| Job { n })
             .collect();
+
         ezq.engine(&self.queue)
             .ensure_queue(&self.queue)
             .await
@@ -265,9 +281,11 @@ impl Trial {
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+
         for worker in &mut self.workers {
             worker.stop().await;
         }
+
         let tally = self.tally().await;
         println!("{tally}");
         tally.check(self.seed);
@@ -282,6 +300,7 @@ impl Trial {
         let rows = |who: &str| format!("(select count(*) from LEDGER where who = '{who}')");
         let events =
             |who: &str| format!("(select count(distinct n) from LEDGER where who = '{who}')");
+
         Tally {
             events: self.events,
             tx: (ask(&rows("tx")).await, ask(&events("tx")).await),
@@ -348,6 +367,7 @@ async fn workers_are_killed_at_random_moments() {
         pause(50 + trial.lot(kill, 400)).await;
         trial.replace(usize::try_from(kill % 3).unwrap()).await;
     }
+
     assert!(
         trial.left().await > 0,
         "the work was over before the last kill"
@@ -360,12 +380,14 @@ async fn the_server_crashes_and_restarts() {
     let postgres = EmbeddedPostgres::builder().start().await.unwrap();
     let mut trial = Trial::new(&postgres.url(), 1500).await;
     trial.start_several(2).await;
+
     for crash in 0..3 {
         pause(200 + trial.lot(crash, 500)).await;
         postgres.stop(crash % 3 != 2).await.unwrap();
         pause(trial.lot(crash + 10, 1500)).await;
         postgres.start_again().await.unwrap();
     }
+
     assert!(
         trial.left().await > 0,
         "the work was over before the last crash"
@@ -380,10 +402,12 @@ async fn connections_are_cut_stalled_and_half_open() {
     let mut trial = Trial::new(&url, 500).await;
     trial.start(&proxied).await;
     trial.start_several(1).await;
+
     for fault in 0..10_u64 {
         // There is always work for the fault to meet.
         trial.publish(200).await;
         pause(100 + trial.lot(fault, 200)).await;
+
         let while_it_is = match fault % 5 {
             0 => {
                 proxy.cut();
@@ -397,15 +421,18 @@ async fn connections_are_cut_stalled_and_half_open() {
             3 => Mode::Swallow,
             _ => Mode::Mute,
         };
+
         // For longer than the lease: the other worker takes over.
         proxy.set(while_it_is);
         pause(1200 + trial.lot(fault, 500)).await;
+
         if while_it_is != Mode::Stall {
             // What was lost in between cannot be made up for.
             proxy.cut();
         }
         proxy.set(Mode::Pass);
     }
+
     assert!(
         trial.left().await > 0,
         "the work was over before the last fault"
@@ -422,6 +449,7 @@ async fn a_worker_whose_connections_are_half_open_for_good_harms_no_other() {
     pause(100).await;
     proxy.set(Mode::Swallow);
     trial.start_several(1).await;
+
     let began = Instant::now();
     while trial.left().await > 0 {
         assert!(
@@ -431,6 +459,7 @@ async fn a_worker_whose_connections_are_half_open_for_good_harms_no_other() {
         );
         pause(50).await;
     }
+
     trial.workers[0].kill().await;
     trial.workers.remove(0);
     trial.settle().await;
@@ -443,18 +472,21 @@ async fn workers_clocks_are_wrong() {
         return;
     };
     let mut trial = Trial::new(&server().await.url(), 600).await;
+
     for offset in ["+3h", "-2d"] {
         let role = trial.role();
         let mut worker = Process::start_at(offset, &trial.url, &role).await;
         worker.hear("ready").await;
         trial.workers.push(worker);
     }
+
     let clock = trial.workers[0].hear("clock").await.parse::<i64>().unwrap();
     let ours = ezq::chrono::Utc::now().timestamp();
     assert!(
         (clock - ours - 3 * 3600).abs() < 60,
         "the worker's clock says {clock}, ours {ours}"
     );
+
     pause(300).await;
     trial.replace(0).await;
     trial.settle().await;
@@ -469,6 +501,7 @@ async fn the_database_is_read_only_for_a_while() {
         Trial::new(&server().await.database_url(database.as_str()), 1000).await
     };
     trial.start_several(2).await;
+
     for _ in 0..2 {
         pause(300).await;
         for (state, length) in [("on", 1200), ("off", 0)] {
@@ -478,6 +511,7 @@ async fn the_database_is_read_only_for_a_while() {
                 "select current_database()::text",
             )
             .await;
+
             let alter = format!(
                 "alter database {database} set default_transaction_read_only = {state};
                  select pg_terminate_backend(pid) from pg_stat_activity
@@ -487,6 +521,7 @@ async fn the_database_is_read_only_for_a_while() {
             pause(length).await;
         }
     }
+
     trial.settle().await;
 }
 
@@ -525,18 +560,21 @@ async fn soak() {
         .start()
         .await
         .unwrap();
+
     let (proxy, proxied) = Proxy::before(&postgres.url());
     let mut trial = Trial::new(&postgres.url(), 500).await;
     trial.start_several(2).await;
     trial.start(&proxied).await;
     let mut faults = std::collections::BTreeMap::<String, u32>::new();
     let mut round = 0;
+
     while Instant::now() < end {
         round += 1;
         if trial.left().await < 2000 {
             trial.publish(500).await;
         }
         pause(trial.lot(round, 2000)).await;
+
         let kinds = [
             Fault::Kill,
             Fault::Kill,
@@ -547,13 +585,16 @@ async fn soak() {
             Fault::Mute,
             Fault::Strand,
         ];
+
         let fault = kinds[usize::try_from(trial.lot(round << 8, 8)).unwrap()];
         let length = trial.lot(round << 16, 4000);
+
         match fault {
             Fault::Kill => {
                 let place = usize::try_from(length % 3).unwrap();
                 trial.workers[place].kill().await;
                 let role = trial.role();
+
                 let url = if place == 2 {
                     proxied.clone()
                 } else {
@@ -585,8 +626,10 @@ async fn soak() {
                 proxy.set(Mode::Pass);
             }
         }
+
         *faults.entry(format!("{fault:?}")).or_default() += 1;
     }
+
     println!("{minutes} minutes, faults: {faults:?}");
     let began = Instant::now();
     trial.settle().await;
@@ -608,14 +651,17 @@ async fn ten_running_events_of_a_killed_worker_are_taken_over_when_their_lease_e
             ..trial.plan
         };
         trial.start_several(1).await;
+
         let running = format!(
             "select count(*) = 10 from pgmq.q_{} where read_ct = 1",
             trial.queue
         );
         crate::database::until(&mut connection(&trial.url).await, &running).await;
         trial.plan.takes = Duration::ZERO;
+
         let began = Instant::now();
         trial.replace(0).await;
+
         while trial.left().await > 0 {
             assert!(
                 began.elapsed() < CEILING,
@@ -624,6 +670,7 @@ async fn ten_running_events_of_a_killed_worker_are_taken_over_when_their_lease_e
             );
             pause(20).await;
         }
+
         println!(
             "lease {lease} s: all taken over and done after {:.1?}",
             began.elapsed()
@@ -639,6 +686,7 @@ async fn a_restart_that_takes_longer_than_the_lease_makes_nobody_take_over_what_
     trial.plan.takes = Duration::from_secs(7);
     trial.plan.lease = Duration::from_secs(2);
     trial.start_several(1).await;
+
     let held = format!(
         "select count(*) = 4 from pgmq.q_{} where read_ct = 1",
         trial.queue
@@ -648,11 +696,13 @@ async fn a_restart_that_takes_longer_than_the_lease_makes_nobody_take_over_what_
     postgres.stop(true).await.unwrap();
     pause(4000).await;
     postgres.start_again().await.unwrap();
+
     // Handled once: neither given to another, nor begun again by its own worker.
     let taken = format!(
         "select count(*) = 0 from pgmq.q_{} where message ->> 'type' = 'job' and read_ct > 1",
         trial.queue
     );
+
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(2) {
         assert!(scalar::<bool>(&mut connection(&trial.url).await, &taken).await);

@@ -85,6 +85,7 @@ async fn booked(ezq: &Ezq, n: i64) -> Vec<String> {
         .ensure_queue(&QueueName::new("it_tx_booked").unwrap())
         .await
         .unwrap();
+
     let text = "select message -> 'data' ->> 'by' from pgmq.q_it_tx_booked \
                 where message -> 'data' ->> 'n' = $1 order by msg_id";
     sqlx::query_scalar(text)
@@ -112,9 +113,11 @@ async fn writes_events_and_the_acknowledgement_commit_together() {
         .connect()
         .await
         .unwrap();
+
     let ledger = Ledger::create(&ezq, &queue).await;
     let n = unique();
     ezq.publish(&Numbered { n }).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.retried, counts.lost), (1, 0, 0));
     assert_eq!(ledger.read(&ezq).await, [row(n, "books")]);
@@ -126,6 +129,7 @@ async fn writes_events_and_the_acknowledgement_commit_together() {
 async fn a_failed_attempt_leaves_nothing() {
     let queue = queue();
     let ledger = Ledger::of(&queue);
+
     let fails = Handler::on(
         "fails",
         move |event: Numbered, mut tx: Tx, publisher: Publisher, context: Context| {
@@ -135,6 +139,7 @@ async fn a_failed_attempt_leaves_nothing() {
                 let by = format!("attempt {}", context.attempt());
                 let published = publisher.publish(&Booked { n: event.n, by }).await?;
                 assert_eq!(published.id, MessageId::Pending);
+
                 if context.attempt() < 3 {
                     Err(HandlerError::retry("not yet"))
                 } else {
@@ -143,10 +148,12 @@ async fn a_failed_attempt_leaves_nothing() {
             }
         },
     );
+
     let ezq = app(&queue).register(fails).connect().await.unwrap();
     let ledger = Ledger::create(&ezq, &queue).await;
     let n = unique();
     ezq.publish(&Numbered { n }).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.retried), (1, 2));
     assert_eq!(ledger.read(&ezq).await, [row(n, "fails")]);
@@ -165,6 +172,7 @@ async fn each_handler_with_a_transaction_has_its_effect_once_whatever_the_others
             by: "plain".to_owned(),
         })
     });
+
     let ledger = Ledger::of(&queue);
     let late = Handler::on(
         "late",
@@ -180,6 +188,7 @@ async fn each_handler_with_a_transaction_has_its_effect_once_whatever_the_others
             }
         },
     );
+
     let builder = app(&queue)
         .register(books(&queue, "books"))
         .register(plain)
@@ -188,6 +197,7 @@ async fn each_handler_with_a_transaction_has_its_effect_once_whatever_the_others
     let ledger = Ledger::create(&ezq, &queue).await;
     let n = unique();
     ezq.publish(&Numbered { n }).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.retried), (1, 2));
     assert_eq!(ledger.read(&ezq).await, [row(n, "books"), row(n, "late")]);
@@ -204,6 +214,7 @@ async fn the_last_transaction_takes_the_events_of_the_others_along() {
             by: "plain".to_owned(),
         }
     });
+
     let ezq = app(&queue)
         .register(plain)
         .register(books(&queue, "first").order(1))
@@ -211,12 +222,15 @@ async fn the_last_transaction_takes_the_events_of_the_others_along() {
         .connect()
         .await
         .unwrap();
+
     let ledger = Ledger::create(&ezq, &queue).await;
     let n = unique();
     ezq.publish(&Numbered { n }).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.retried, counts.lost), (1, 0, 0));
     assert_eq!(ledger.read(&ezq).await, [row(n, "first"), row(n, "last")]);
+
     let mut by = booked(&ezq, n).await;
     by.sort();
     assert_eq!(by, ["first", "last", "plain"]);
@@ -229,15 +243,18 @@ async fn a_mark_made_in_a_transaction_stays_with_a_dead_letter() {
     let bad = Handler::on("bad", |_: Numbered| async {
         Err::<(), _>(HandlerError::fatal("never"))
     });
+
     let ezq = app(&queue)
         .register(bad)
         .register(books(&queue, "books"))
         .connect()
         .await
         .unwrap();
+
     let ledger = Ledger::create(&ezq, &queue).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
+
     let letter = only_dead(&ezq, &queue).await;
     let marks = Progress::from_headers(&letter.headers);
     let state = |name: &str| {
@@ -247,11 +264,13 @@ async fn a_mark_made_in_a_transaction_stays_with_a_dead_letter() {
     };
     assert_eq!(state("books"), Some((HandlerState::Done, 1)));
     assert_eq!(state("bad"), Some((HandlerState::Dead, 1)));
+
     ezq.dead_letters(&queue)
         .unwrap()
         .redrive(ezq::admin::DeadLetterFilter::all())
         .await
         .unwrap();
+
     drain(&ezq).await;
     assert_eq!(
         ledger.read(&ezq).await,
@@ -274,13 +293,16 @@ async fn a_worker_that_lost_its_lease_commits_nothing() {
     let queue = queue();
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
     let ledger = Ledger::of(&queue);
+
     let slow = Handler::on("slow", move |event: Numbered, mut tx: Tx| {
         let ledger = ledger.clone();
         let started = started.clone();
+
         async move {
             ledger.write(&mut tx, event.n, "slow").await?;
             let (go, gone) = oneshot::channel::<()>();
             started.send(go).unwrap();
+
             // Nobody may tell, once the test has ended.
             let _ = gone.await;
             Ok::<_, sqlx::Error>(Booked {
@@ -289,15 +311,18 @@ async fn a_worker_that_lost_its_lease_commits_nothing() {
             })
         }
     });
+
     let ezq = app(&queue).register(slow).connect().await.unwrap();
     let ledger = Ledger::create(&ezq, &queue).await;
     let n = unique();
     ezq.publish(&Numbered { n }).await.unwrap();
+
     let consumer = ezq.consumer().spawn();
     let go = soon(starts.recv()).await.unwrap();
     take_over(&ezq, &queue).await;
     go.send(()).unwrap();
     until(async || consumer.counts().lost == 1).await;
+
     consumer.stop();
     assert_eq!(soon(consumer.wait()).await.unwrap().counts.handled, 0);
     assert_eq!(ledger.read(&ezq).await, []);
@@ -323,8 +348,10 @@ async fn a_renewal_that_finds_the_lease_lost_ends_the_transaction() {
                 .map(|_| ())
         }
     });
+
     let ezq = app(&queue).register(sleeps).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
     let consumer = ezq.consumer().lease(Duration::from_secs(1)).spawn();
     soon(starts.recv()).await.unwrap();
     take_over(&ezq, &queue).await;
@@ -353,11 +380,13 @@ async fn a_timeout_stops_the_statement_that_runs() {
             .await
             .map(|_| ())
     });
+
     let sleeps = sleeps
         .timeout(Some(Duration::from_millis(100)))
         .max_attempts(2);
     let ezq = app(&queue).register(sleeps).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
     let since = Instant::now();
     drain(&ezq).await;
     assert!(
@@ -365,9 +394,11 @@ async fn a_timeout_stops_the_statement_that_runs() {
         "{:?}",
         since.elapsed()
     );
+
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
     assert_eq!(reason.error, "timed out after 100ms");
+
     let text = "select count(*) from pg_stat_activity \
                 where query = 'select pg_sleep(61)' and state = 'active'";
     let still: i64 = sqlx::query_scalar(text)
@@ -385,6 +416,7 @@ async fn misused(queue: &QueueName, handler: Handler) -> String {
         .connect()
         .await
         .unwrap();
+
     let ledger = Ledger::create(&ezq, queue).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
@@ -396,6 +428,7 @@ async fn misused(queue: &QueueName, handler: Handler) -> String {
 async fn a_transaction_that_is_not_given_back_is_a_failure() {
     let queue = queue();
     let ledger = Ledger::of(&queue);
+
     let moved = Handler::on("moved", move |event: Numbered, mut tx: Tx| {
         let ledger = ledger.clone();
         async move {
@@ -407,6 +440,7 @@ async fn a_transaction_that_is_not_given_back_is_a_failure() {
             Ok::<_, sqlx::Error>(())
         }
     });
+
     let error = misused(&queue, moved).await;
     assert!(
         error.starts_with("the handler did not give its `Tx` back"),
@@ -427,6 +461,7 @@ async fn a_failed_statement_that_the_handler_hides_is_a_failure() {
             Ok::<_, sqlx::Error>(())
         }
     });
+
     let error = misused(&queue, hides).await;
     assert!(
         error.starts_with("a statement of the handler failed in its `Tx`"),
@@ -443,6 +478,7 @@ async fn a_handler_that_ends_its_transaction_is_told_not_to() {
             .await
             .map(|_| ())
     });
+
     let error = misused(&queue, ends).await;
     assert!(
         error.starts_with("the handler ended its transaction itself"),
@@ -477,6 +513,7 @@ async fn a_handler_that_ends_its_transaction_publishes_nothing() {
         let batch = Handler::on_batch("all", move |_: Batch<Numbered>, tx: Tx, to: Publisher| {
             books_and_runs(statement, n, tx, to)
         });
+
         for handler in [one, batch] {
             let queue = queue();
             let ezq = app(&queue)
@@ -486,6 +523,7 @@ async fn a_handler_that_ends_its_transaction_publishes_nothing() {
                 .unwrap();
             ezq.publish(&Numbered { n }).await.unwrap();
             drain(&ezq).await;
+
             let error = only_dead(&ezq, &queue).await.reason.unwrap().error;
             assert!(
                 error.starts_with("the handler ended its transaction itself"),
@@ -514,6 +552,7 @@ async fn a_handler_that_resets_settings_or_keeps_a_role_is_told_not_to() {
         &format!("create role {role}"),
     )
     .await;
+
     let queue = self::queue();
     let keeps = Handler::on("keeps", move |_: Numbered, mut tx: Tx| {
         let set = format!("set local role {role}");
@@ -524,6 +563,7 @@ async fn a_handler_that_resets_settings_or_keeps_a_role_is_told_not_to() {
                 .map(|_| ())
         }
     });
+
     let error = misused(&queue, keeps).await;
     assert!(
         error.contains("RESET ROLE before the handler returns"),
@@ -536,6 +576,7 @@ async fn what_fails_only_at_the_commit_counts_as_a_failed_attempt() {
     let queue = queue();
     let table = format!("public.deferred_{queue}");
     let text = format!("insert into {table} values (1)");
+
     let defers = Handler::on("defers", move |_: Numbered, mut tx: Tx| {
         let text = text.clone();
         async move {
@@ -545,11 +586,13 @@ async fn what_fails_only_at_the_commit_counts_as_a_failed_attempt() {
                 .map(|_| ())
         }
     });
+
     let ezq = app(&queue)
         .register(defers.max_attempts(2))
         .connect()
         .await
         .unwrap();
+
     let create = format!(
         "create table {table} (n int unique deferrable initially deferred); insert into {table} values (1)"
     );
@@ -559,6 +602,7 @@ async fn what_fails_only_at_the_commit_counts_as_a_failed_attempt() {
         .unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
+
     let reason = only_dead(&ezq, &queue).await.reason.unwrap();
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
     assert!(reason.error.contains("duplicate key"), "{}", reason.error);
@@ -568,6 +612,7 @@ async fn what_fails_only_at_the_commit_counts_as_a_failed_attempt() {
 async fn savepoints_are_the_handlers_own() {
     let queue = queue();
     let ledger = Ledger::of(&queue);
+
     let tries = Handler::on("tries", move |event: Numbered, mut tx: Tx| {
         let ledger = ledger.clone();
         async move {
@@ -579,10 +624,12 @@ async fn savepoints_are_the_handlers_own() {
                     .await
                     .is_err()
             );
+
             point.rollback().await?;
             ledger.write(&mut tx, event.n, "later").await
         }
     });
+
     let ezq = app(&queue).register(tries).connect().await.unwrap();
     let ledger = Ledger::create(&ezq, &queue).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
@@ -599,6 +646,7 @@ async fn a_pool_of_one_is_enough_for_several_handlers() {
     let pool = sqlx::postgres::PgPoolOptions::new()
         .max_connections(1)
         .connect_lazy_with(options);
+
     let builder = app(&queue).pool(pool);
     let builder = builder
         .register(books(&queue, "one"))
@@ -606,6 +654,7 @@ async fn a_pool_of_one_is_enough_for_several_handlers() {
     let ezq = builder.connect().await.unwrap();
     ezq.publish_all(&numbered(1..=20)).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 20);
+
     let expected: Vec<_> = (1..=20)
         .flat_map(|n| [row(n, "one"), row(n, "two")])
         .collect();
@@ -616,19 +665,23 @@ async fn a_pool_of_one_is_enough_for_several_handlers() {
 fn stumbles(queue: &QueueName) -> Handler {
     let ledger = Ledger::of(queue);
     let once = format!("insert into public.once_{queue} values (0)");
+
     let handler = Handler::on(
         "stumbles",
         move |event: Numbered, mut tx: Tx, context: Context| {
             let ledger = ledger.clone();
             let once = once.clone();
+
             async move {
                 let text =
                     "select pg_current_xact_id()::text || ' ' || current_setting('ezq.unit')";
                 let unit: String = sqlx::query_scalar(text).fetch_one(&mut *tx).await?;
                 ledger.write(&mut tx, event.n, &unit).await?;
+
                 if context.attempt() > 1 {
                     return Ok(());
                 }
+
                 match event.n % 20 {
                     // Is refused by the commit.
                     1 | 8 => sqlx::raw_sql(sqlx::AssertSqlSafe(once))
@@ -650,6 +703,7 @@ fn stumbles(queue: &QueueName) -> Handler {
             }
         },
     );
+
     handler.timeout(Some(Duration::from_millis(500)))
 }
 
@@ -669,6 +723,7 @@ async fn no_transaction_stays_open(ezq: &Ezq) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
+
     tokio::time::timeout(Duration::from_secs(30), closed)
         .await
         .expect("a transaction stays open");
@@ -681,6 +736,7 @@ async fn transactions_on_a_connection_that_is_handed_on_are_strangers_to_each_ot
     let builder = app(&queue).configure(|config| config.concurrency = 64);
     let ezq = builder.register(stumbles(&queue)).connect().await.unwrap();
     let ledger = Ledger::create(&ezq, &queue).await;
+
     let create = format!(
         "create table public.once_{queue} (n int unique deferrable initially deferred);
          insert into public.once_{queue} values (0)"
@@ -690,16 +746,19 @@ async fn transactions_on_a_connection_that_is_handed_on_are_strangers_to_each_ot
         .await
         .unwrap();
     ezq.publish_all(&numbered(0..400)).await.unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!(
         (counts.handled, counts.retried, counts.dead_lettered),
         (400, 120, 0)
     );
+
     let rows = ledger.read(&ezq).await;
     assert_eq!(
         rows.iter().map(|(n, _)| *n).collect::<Vec<_>>(),
         (0..400).collect::<Vec<_>>()
     );
+
     let column = |i: usize| {
         rows.iter()
             .map(move |(_, unit)| unit.split(' ').nth(i).unwrap())
@@ -716,6 +775,7 @@ async fn a_publisher_that_outlives_its_handler_says_that_it_is_too_late() {
     let queue = queue();
     let late = Log::new();
     let log = late.clone();
+
     let leaks = Handler::on(
         "leaks",
         move |event: Numbered, _: Tx, publisher: Publisher| {
@@ -737,10 +797,12 @@ async fn a_publisher_that_outlives_its_handler_says_that_it_is_too_late() {
             }
         },
     );
+
     let ezq = app(&queue).register(leaks).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     drain(&ezq).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
+
     let said = late.take();
     let (kind, error) = said[0].as_ref().unwrap_err();
     assert_eq!(*kind, ErrorKind::TransactionEnded);
@@ -755,6 +817,7 @@ async fn an_interrupt_rolls_back_and_gives_the_event_back() {
     let queue = queue();
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
     let ledger = Ledger::of(&queue);
+
     let slow = Handler::on("slow", move |event: Numbered, mut tx: Tx| {
         let ledger = ledger.clone();
         let started = started.clone();
@@ -767,12 +830,15 @@ async fn an_interrupt_rolls_back_and_gives_the_event_back() {
                 .map(|_| ())
         }
     });
+
     let ezq = app(&queue).register(slow).connect().await.unwrap();
     let ledger = Ledger::create(&ezq, &queue).await;
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
     let consumer = ezq.consumer().spawn();
     soon(starts.recv()).await.unwrap();
     consumer.interrupt();
+
     let counts = soon(consumer.wait()).await.unwrap().counts;
     assert_eq!(counts.cancelled, 1);
     assert_eq!(ledger.read(&ezq).await, []);
@@ -791,6 +857,7 @@ async fn a_target_queue_that_is_missing_is_created() {
             async move { publisher.publish(&event).queue(&name).await.map(|_| ()) }
         },
     );
+
     let ezq = app(&queue).register(sends).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 1);
@@ -812,15 +879,18 @@ fn what_cannot_have_a_transaction_is_refused_at_start() {
             .register(handler);
         builder.build(engine).unwrap_err().to_string()
     };
+
     let once = Handler::on("once", |_: Numbered, _: Tx| async {});
     let error = build(once, MemoryEngine::new());
     assert!(
         error.contains("the engine `memory` has no transactions"),
         "{error}"
     );
+
     let twice = Handler::on("twice", |_: Numbered, _: Tx, _: Tx| async {});
     let error = build(twice, MemoryEngine::new());
     assert!(error.contains("takes its transaction twice"), "{error}");
+
     let ends = Handler::on("ends", |event: WithEnd, _: Tx| async move {
         match event {
             WithEnd::Numbered(event) => assert_eq!(event.n, 1),
@@ -841,19 +911,23 @@ async fn a_queue_on_an_engine_without_transactions_needs_none_for_handlers_of_ot
         seen.push(event.n);
         async {}
     });
+
     let builder = app(&own)
         .register(books(&own, "books").queue(own.as_str()))
         .register(plain.queue(elsewhere.as_str()))
         .named_engine("memory", MemoryEngine::new())
         .queue_engine(&elsewhere, "memory");
+
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 })
         .queue(&elsewhere)
         .await
         .unwrap();
+
     let consumer = ezq.consumer().queue(&elsewhere).until_idle();
     assert_eq!(soon(consumer.run()).await.unwrap().counts.handled, 1);
     assert_eq!(log.take(), [1]);
+
     let wrong = app(&own)
         .register(books(&elsewhere, "books").queue(elsewhere.as_str()))
         .named_engine("memory", MemoryEngine::new())
@@ -876,12 +950,14 @@ async fn an_event_is_returned_to_a_queue_that_the_transaction_itself_has_made() 
     });
     let ezq = app(&queue).register(makes).connect().await.unwrap();
     ezq.publish(&Numbered { n: 7 }).await.unwrap();
+
     let report = soon(ezq.consumer().until_idle().run()).await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.retried),
         (1, 0),
         "{report}"
     );
+
     let stored = "select message -> 'data' ->> 'n' from pgmq.q_it_tx_made";
     let stored: Vec<String> = sqlx::query_scalar(stored)
         .fetch_all(ezq.pool())
@@ -907,12 +983,14 @@ async fn the_transaction_commits_only_if_the_layers_around_the_handler_succeed()
         .connect()
         .await
         .unwrap();
+
     let ledger = Ledger::create(&ezq, &queue).await;
     let odd = unique() | 1;
     let even = odd + 1;
     for n in [odd, even] {
         ezq.publish(&Numbered { n }).await.unwrap();
     }
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.dead_lettered), (1, 1));
     assert_eq!(ledger.read(&ezq).await, [row(odd, "books")]);

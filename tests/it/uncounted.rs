@@ -20,6 +20,7 @@ fn runs(text: String) -> Handler {
             count.fetch_add(1, Ordering::SeqCst) < 20,
             "it runs again and again"
         );
+
         let text = text.clone();
         async move {
             sqlx::raw_sql(sqlx::AssertSqlSafe(text))
@@ -39,6 +40,7 @@ fn runs_batches(text: String) -> Handler {
             count.fetch_add(1, Ordering::SeqCst) < 20,
             "it runs again and again"
         );
+
         let text = text.clone();
         async move {
             sqlx::raw_sql(sqlx::AssertSqlSafe(text))
@@ -54,6 +56,7 @@ fn runs_batches(text: String) -> Handler {
 async fn death(queue: &QueueName, handler: Handler, setup: &str) -> Reason {
     let ezq = app(queue).register(handler).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
+
     // A session of its own, so that it may hold a lock until all is over.
     let mut session = ezq.pool().connect_options().connect().await.unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(setup.to_owned()))
@@ -76,6 +79,7 @@ async fn is_the_handlers_own(text: &str, setup: &str, why: &str) {
         let setup = setup.replace("NAME", &name);
         let handler = handler(text.replace("NAME", &name));
         let reason = death(&queue, handler, &setup).await;
+
         let expected = (ReasonKind::MaxAttempts, 2, Some("runs".into()));
         assert_eq!(
             (reason.kind, reason.attempts, reason.handler),
@@ -144,10 +148,12 @@ async fn a_commit_that_is_cancelled_is_no_attempt() {
         .connect()
         .await
         .unwrap();
+
     let setup = sqlx::AssertSqlSafe(setup.replace("NAME", queue.as_str()));
     sqlx::raw_sql(setup).execute(ezq.pool()).await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 0);
+
     // It is put off for a while.
     until(|| async { drain(&ezq).await.counts.handled == 1 }).await;
 }
@@ -158,11 +164,13 @@ async fn a_transaction_that_is_made_serializable_is_the_handlers_own() {
     let queue = queue();
     let count = Arc::new(AtomicU32::new(0));
     let renew = format!("update pgmq.q_{queue} set vt = vt + interval '1 s'");
+
     let isolates = Handler::on("isolates", move |_: Numbered, mut tx: Tx| {
         assert!(
             count.fetch_add(1, Ordering::SeqCst) < 20,
             "it runs again and again"
         );
+
         let renew = renew.clone();
         async move {
             let text = "set transaction isolation level serializable; select 1";
@@ -171,6 +179,7 @@ async fn a_transaction_that_is_made_serializable_is_the_handlers_own() {
             Ok::<_, sqlx::Error>(())
         }
     });
+
     let reason = death(&queue, isolates.max_attempts(2), "").await;
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
     assert!(reason.error.contains("isolation level"), "{}", reason.error);
@@ -186,6 +195,7 @@ async fn a_handler_that_removes_its_own_message_is_told_not_to() {
 async fn a_handler_that_cancels_its_token_commits_all_the_same() {
     let queue = queue();
     let count = Arc::new(AtomicU32::new(0));
+
     let cancels = Handler::on(
         "cancels",
         move |_: Numbered, mut tx: Tx, context: Context| {
@@ -199,6 +209,7 @@ async fn a_handler_that_cancels_its_token_commits_all_the_same() {
             }
         },
     );
+
     let ezq = app(&queue).register(cancels).connect().await.unwrap();
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 1);

@@ -60,6 +60,7 @@ async fn told(build: impl FnOnce(AppBuilder) -> AppBuilder, log: &Log<String>) -
     })
     .await
     .unwrap();
+
     let counts = app.drain().await.unwrap().counts;
     assert_eq!((counts.retried, counts.dead_lettered), (0, 0));
     log.sorted()
@@ -88,6 +89,7 @@ async fn what_takes_every_event_takes_every_version() {
         all.push(format!("any {}", event.event_type()));
         async {}
     });
+
     let found = told(|app| app.register(old).register(new).register(any), &log).await;
     assert_eq!(
         found,
@@ -113,6 +115,7 @@ async fn a_set_of_two_versions_reads_each_as_itself() {
         });
         async {}
     });
+
     let found = told(|app| app.register(handler), &log).await;
     assert_eq!(found, [FIRST, SECOND_AS_THIRD, THIRD]);
 }
@@ -124,10 +127,12 @@ fn a_version_that_two_handlers_would_read_in_two_ways_is_refused() {
     let new = tell::<V3>("new", &log);
     let error = TestApp::new(|app| app.register(old).register(new)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AmbiguousVersion);
+
     let said = error.to_string();
     for part in ["version 2", "`priced`", "`old`", "`new`", "V2", "V3"] {
         assert!(said.contains(part), "{part} is not in: {said}");
     }
+
     // In queues of their own they do not meet.
     let old = tell::<V2>("old", &log).queue("old");
     let new = tell::<V3>("new", &log);
@@ -142,6 +147,7 @@ async fn a_version_outlives_the_flat_form() {
     let builder = flat.register(tell::<V3>("new", &log));
     let ezq = builder.connect().await.unwrap();
     ezq.publish(&V2 { cents: 200 }).await.unwrap();
+
     let mut tx = ezq.pool().begin().await.unwrap();
     ezq.publish(&V3 {
         cents: 300,
@@ -151,6 +157,7 @@ async fn a_version_outlives_the_flat_form() {
     .await
     .unwrap();
     tx.commit().await.unwrap();
+
     // The body is what Python reads, and nothing else.
     let bodies: Vec<String> = ezq::sqlx::query_scalar(ezq::sqlx::AssertSqlSafe(format!(
         "select message::text from pgmq.q_{queue} order by msg_id"
@@ -165,6 +172,7 @@ async fn a_version_outlives_the_flat_form() {
             r#"{"_type": "priced", "cents": 300, "currency": "CHF"}"#
         ]
     );
+
     drain(&ezq).await;
     assert_eq!(log.sorted(), [SECOND_AS_THIRD, THIRD]);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
@@ -215,9 +223,11 @@ async fn older_versions_go_through_those_between_to_the_current_one() {
         seen.push(event);
         async {}
     });
+
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish(&PricedV1 { euros: 3 }).await.unwrap();
     ezq.publish(&PricedV2 { cents: 450 }).await.unwrap();
+
     ezq.publish(&Priced {
         cents: 5,
         currency: "CHF".into(),
@@ -225,8 +235,10 @@ async fn older_versions_go_through_those_between_to_the_current_one() {
     .await
     .unwrap();
     assert_eq!(drain(&ezq).await.counts.handled, 3);
+
     let mut prices = log.take();
     prices.sort_by_key(|price| std::cmp::Reverse(price.cents));
+
     let priced = |cents, currency: &str| Priced {
         cents,
         currency: currency.into(),

@@ -47,6 +47,7 @@ impl Broadcasts for Broken {
             Fault::IgnoresDedupeKeys => message.dedupe = None,
             _ => {}
         }
+
         if self.is(Fault::MeansPrefixes) {
             let mut copies = Vec::new();
             for one in self.inner.subscriptions().await? {
@@ -57,8 +58,10 @@ impl Broadcasts for Broken {
                     copies.push((one.queue, outcome));
                 }
             }
+
             return Ok(copies);
         }
+
         if self.is(Fault::CopiesInPart) {
             let first = self.inner.subscriptions().await?.into_iter().next();
             if let Some(first) = first {
@@ -67,6 +70,7 @@ impl Broadcasts for Broken {
                 self.inner.publish(vec![part]).await?;
             }
         }
+
         let copies = self.inner.broadcast(message.clone()).await?;
         let missing =
             |copy: &(QueueName, PublishOutcome)| matches!(copy.1, PublishOutcome::Failed(_));

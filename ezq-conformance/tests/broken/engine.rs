@@ -124,9 +124,11 @@ impl Broken {
         } else {
             MemoryEngine::with_body_limit(LIMIT)
         };
+
         let mut capabilities = inner.capabilities().clone();
         capabilities.max_body = Some(LIMIT);
         capabilities.archive = fault != Fault::ClaimsNoArchive;
+
         Self {
             inner,
             fault,
@@ -193,6 +195,7 @@ impl Broken {
                 receipt = newest.clone();
             }
         }
+
         match (&mut settle, self.fault) {
             (Settle::Ack { .. }, Fault::AcksNothing) => settle = Settle::Release,
             (Settle::DeadLetter { .. }, Fault::LosesDeadLetters) => {
@@ -213,6 +216,7 @@ impl Broken {
             ) => outgoing.clear(),
             _ => {}
         }
+
         (receipt, settle)
     }
 
@@ -261,6 +265,7 @@ impl Engine for Broken {
         let mut history = self.inner.history(event_id, queue).await?;
         let asked_at = history.asked_at;
         let copies = &mut history.copies;
+
         match self.fault {
             Fault::TellsNothing => copies.clear(),
             Fault::TellsOneCopy => copies.truncate(1),
@@ -279,6 +284,7 @@ impl Engine for Broken {
             Fault::ForgetsDeaths => copies.iter_mut().for_each(|copy| copy.died_before = None),
             _ => {}
         }
+
         Ok(history)
     }
 
@@ -286,18 +292,22 @@ impl Engine for Broken {
         if messages.is_empty() && self.is(Fault::RefusesEmptyBatches) {
             return Err(refused());
         }
+
         if self.is(Fault::ReversesBatches) {
             messages.reverse();
         }
         let first = messages.first().map(|message| message.queue.clone());
+
         for message in &mut messages {
             self.spoil(message);
             if self.is(Fault::CreatesQueues) {
                 self.inner.ensure_queue(&message.queue).await?;
             }
+
             if let (Some(first), Fault::PublishesToOneQueue) = (&first, self.fault) {
                 message.queue = first.clone();
             }
+
             if self.is(Fault::FailsBatchesWhole) {
                 let json = serde_json::from_str::<serde_json::Value>(&message.body).is_ok();
                 let sane = message.due != Due::After(Duration::MAX);
@@ -307,11 +317,14 @@ impl Engine for Broken {
                 }
             }
         }
+
         let keyed: Vec<_> = messages.iter().map(|m| m.dedupe.clone()).collect();
         let mut outcomes = self.inner.publish(messages).await?;
+
         for (outcome, dedupe) in outcomes.iter_mut().zip(keyed) {
             let Some(dedupe) = dedupe else { continue };
             let mut keys = self.keys.lock().unwrap();
+
             match (&outcome, self.fault) {
                 (PublishOutcome::Duplicate(_), Fault::NamesTheDuplicateItself) => {
                     let event_id = dedupe.event_id().to_owned();
@@ -325,6 +338,7 @@ impl Engine for Broken {
                 _ => {}
             }
         }
+
         Ok(outcomes)
     }
 
@@ -338,24 +352,29 @@ impl Engine for Broken {
             Fault::CreatesQueues => self.inner.ensure_queue(&request.queue).await?,
             _ => {}
         }
+
         let end = self.inner.now() + request.ttl;
         let mut leased = self.inner.lease(request.clone()).await?;
+
         if self.is(Fault::AnyOfAKeyLetsGo) {
             // What was handed out behind the first of its key is there for everyone.
             let mut keys = HashSet::new();
             let behind = |d: &&Delivery| d.key().is_some_and(|key| !keys.insert(key.into_owned()));
             let behind: Vec<_> = leased.deliveries.iter().filter(behind).cloned().collect();
+
             for Delivery { receipt, .. } in behind {
                 self.inner
                     .settle(&request.queue, vec![(receipt, Settle::Release)])
                     .await?;
             }
         }
+
         for Delivery { receipt, .. } in &leased.deliveries {
             let place = (request.queue.clone(), receipt.message_id().clone());
             self.newest.lock().unwrap().insert(place, receipt.clone());
             self.ends.lock().unwrap().insert(receipt.clone(), end);
         }
+
         match self.fault {
             Fault::SharesMessages => {
                 let mut last = self.last.lock().unwrap();
@@ -377,6 +396,7 @@ impl Engine for Broken {
             }),
             _ => {}
         }
+
         Ok(leased)
     }
 
@@ -398,29 +418,35 @@ impl Engine for Broken {
         }
         let mut outcomes = Vec::new();
         self.settled.store(true, Ordering::Relaxed);
+
         for (receipt, mut settle) in settlements {
             if let (Settle::Ack { outgoing }, Fault::IgnoresKeys) = (&mut settle, self.fault) {
                 outgoing
                     .iter_mut()
                     .for_each(|message| message.dedupe = None);
             }
+
             let (receipt, settle) = self.twist(queue, (receipt, settle));
             if self.is(Fault::VoidsExpiredLeases) && self.has_ended(&receipt) {
                 outcomes.push(SettleOutcome::LeaseLost);
                 continue;
             }
+
             if self.is(Fault::KeepsNoNul) && format!("{settle:?}").contains("\\0") {
                 let error = refused();
                 outcomes.push(SettleOutcome::Failed { receipt, error });
                 continue;
             }
+
             let settled = self.inner.settle(queue, vec![(receipt, settle)]).await?;
             outcomes.extend(settled);
         }
+
         let whole = outcomes.iter().all(|o| matches!(o, SettleOutcome::Done));
         if self.is(Fault::SettlesAllOrNothing) && !whole {
             return Err(refused());
         }
+
         if self.is(Fault::AcceptsUsedReceipts) {
             outcomes.fill_with(|| SettleOutcome::Done);
         }

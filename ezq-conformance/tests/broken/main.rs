@@ -520,6 +520,7 @@ async fn every_fault_is_caught_by_the_cases_that_name_its_rule() {
             }
         }
     }
+
     assert!(missed.is_empty(), "{missed:#?}");
 }
 

@@ -50,6 +50,7 @@ async fn the_model_finds_faults_and_tells_each_in_few_operations() {
         steps: 10_000,
     };
     let mut missed = Vec::new();
+
     for fault in FOUND {
         let harness = BrokenHarness(Arc::new(Broken::new(*fault)));
         match run_model(&harness, config).await {
@@ -62,6 +63,7 @@ async fn the_model_finds_faults_and_tells_each_in_few_operations() {
             }
         }
     }
+
     assert!(missed.is_empty(), "{missed:#?}");
 }
 
@@ -80,6 +82,7 @@ async fn a_seed_repeats_a_failure() {
         .await
         .unwrap_err()
     };
+
     let first = run(7).await;
     let again = run(first.seed).await;
     assert_eq!(again.seed, first.seed);

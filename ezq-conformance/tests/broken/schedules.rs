@@ -32,6 +32,7 @@ impl ScheduleStore for Broken {
             ..
         } = firing.clone();
         let by_hand = firing.clone().tick(None);
+
         match tick {
             _ if self.is(Fault::FiresWhatever) => self.inner.fire(by_hand).await,
             _ if self.is(Fault::FiresNothing) => self.inner.fire(firing.message(None)).await,

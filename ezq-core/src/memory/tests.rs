@@ -19,6 +19,7 @@ fn message(queue: &QueueName, body: &str, due: Due) -> Outgoing {
     let queue = queue.clone();
     let body = body.to_owned();
     let headers = Headers::new();
+
     Outgoing {
         queue,
         body,
@@ -93,6 +94,7 @@ async fn a_batch_is_readable_at_once_and_in_order_while_the_clock_stands() {
         .map(|body| message(&queue, body, Due::Now))
         .collect();
     engine.publish(batch).await.unwrap();
+
     let leased = lease(&engine, &queue, MINUTE).await;
     let read: Vec<_> = leased.deliveries.iter().map(|d| d.body.clone()).collect();
     assert_eq!(read, bodies);
@@ -105,12 +107,14 @@ async fn an_archive_keeps_as_long_as_is_said_and_no_longer() {
     engine
         .set_retention(&queue, Retention::archive_for(MINUTE))
         .unwrap();
+
     for n in 1..3 {
         let body = format!("{{\"_type\": \"Paid\", \"n\": {n}}}");
         engine
             .publish(vec![message(&queue, &body, Due::Now)])
             .await
             .unwrap();
+
         let receipt = lease(&engine, &queue, MINUTE).await.deliveries[0]
             .receipt
             .clone();
@@ -120,6 +124,7 @@ async fn an_archive_keeps_as_long_as_is_said_and_no_longer() {
         engine.settle(&queue, vec![(receipt, ack)]).await.unwrap();
         tokio::time::advance(MINUTE / 2).await;
     }
+
     assert_eq!(engine.history(&id(1), None).await.unwrap().copies.len(), 1);
     tokio::time::advance(MILLISECOND).await;
     assert!(engine.history(&id(1), None).await.unwrap().is_empty());
@@ -130,6 +135,7 @@ async fn an_archive_keeps_as_long_as_is_said_and_no_longer() {
 async fn records_what_was_published_by_settlements_too() {
     let (engine, queue) = engine().await;
     publish(&engine, &queue, Due::Now).await;
+
     let receipt = lease(&engine, &queue, MINUTE).await.deliveries[0]
         .receipt
         .clone();
@@ -137,6 +143,7 @@ async fn records_what_was_published_by_settlements_too() {
         outgoing: vec![message(&queue, "2", Due::Now)],
     };
     engine.settle(&queue, vec![(receipt, ack)]).await.unwrap();
+
     let bodies: Vec<_> = engine
         .published(&queue)
         .into_iter()
@@ -144,6 +151,7 @@ async fn records_what_was_published_by_settlements_too() {
         .collect();
     assert_eq!(bodies, ["{}", "2"]);
     assert_eq!(engine.all_published().len(), 2);
+
     engine.forget_published();
     assert!(engine.published(&queue).is_empty());
     assert_eq!(engine.stats(&queue).await.unwrap().ready, 1);
@@ -153,6 +161,7 @@ async fn records_what_was_published_by_settlements_too() {
 async fn a_receipt_of_a_dropped_queue_is_void_in_the_next_one_of_its_name() {
     let (engine, queue) = engine().await;
     publish(&engine, &queue, Due::Now).await;
+
     let stale = lease(&engine, &queue, MINUTE).await.deliveries[0]
         .receipt
         .clone();
@@ -166,11 +175,13 @@ async fn a_receipt_of_a_dropped_queue_is_void_in_the_next_one_of_its_name() {
         .receipt
         .clone();
     assert_eq!(stale.message_id(), fresh.message_id());
+
     let retry = Settle::Retry {
         after: MINUTE,
         progress: Progress::default(),
         outgoing: Vec::new(),
     };
+
     let outcomes = engine.settle(&queue, vec![(stale, retry)]).await.unwrap();
     assert!(matches!(outcomes.as_slice(), [SettleOutcome::LeaseLost]));
 }
@@ -190,6 +201,7 @@ async fn refuses_a_body_over_its_limit_and_stores_the_rest() {
     let engine = MemoryEngine::with_body_limit(3);
     let queue = QueueName::new("orders").unwrap();
     engine.ensure_queue(&queue).await.unwrap();
+
     let batch = ["123", "1234", "1"].map(|body| message(&queue, body, Due::Now));
     let outcomes = engine.publish(batch.to_vec()).await.unwrap();
     let [
@@ -214,14 +226,17 @@ async fn a_dropped_queue_takes_its_keys_along_and_an_ended_one_is_forgotten() {
             ..message(&queue, "{}", Due::Now)
         }]
     };
+
     let stored = async |key: &str| {
         let outcomes = engine.publish(keyed(key)).await.unwrap();
         matches!(outcomes.as_slice(), [PublishOutcome::Stored(_)])
     };
     assert!(stored("a").await && !stored("a").await);
     assert!(engine.remove_queue(&queue));
+
     engine.ensure_queue(&queue).await.unwrap();
     assert!(stored("a").await);
+
     tokio::time::advance(MINUTE).await;
     assert!(stored("b").await);
     let store = format!("{:?}", engine.store().queue(&queue).unwrap().dedupe);

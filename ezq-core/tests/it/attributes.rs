@@ -87,6 +87,7 @@ fn an_attribute_that_is_none_is_refused_where_the_event_is_made() {
             event.dataschema("https://example.com/%2")
         }),
     ];
+
     for (what, change) in refused {
         let error = change(event()).build().expect_err(what);
         assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{what}");
@@ -111,9 +112,11 @@ fn an_attribute_that_is_one_is_taken() {
         |event| event.dataschema("urn:shop:order"),
         |event| event.dataschema("https://example.com/%20#a"),
     ];
+
     taken
         .into_iter()
         .for_each(|change| drop(change(event()).build().unwrap()));
+
     for source in [
         "shop",
         "/shop",
@@ -156,6 +159,7 @@ fn a_name_that_would_kill_every_event_is_refused_when_the_application_is_built()
         let kinds = [ErrorKind::Configuration, ErrorKind::InvalidQueueName];
         assert!(kinds.contains(&error.kind()), "{what}: {error:?}");
     };
+
     refused("a name with a space", |app| app.app("my shop"));
     refused("a name with a quote", |app| app.app("a\"b"));
     refused("a name that looks like a scheme", |app| {
@@ -164,6 +168,7 @@ fn a_name_that_would_kill_every_event_is_refused_when_the_application_is_built()
     refused("a codec of a type that cannot be", |app| {
         app.codec(RawJson::of("mine", "a\nb"))
     });
+
     refused("a codec of no type", |app| {
         app.codec(RawJson::of("mine", ""))
     });
@@ -173,6 +178,7 @@ fn a_name_that_would_kill_every_event_is_refused_when_the_application_is_built()
     refused("a handler of a type that cannot be", |app| {
         app.register(Handler::on("nameless", |_: Nameless| async {}))
     });
+
     refused("a handler of a type whose queue cannot be", |app| {
         app.register(Handler::on("homeless", |_: Homeless| async {}))
     });

@@ -47,6 +47,7 @@ async fn a_handle_tells_how_far_its_consumer_is_and_why_it_stopped() {
     let app = app(Faulty::default());
     let handle = app.consumer().spawn();
     assert_eq!(handle.state(), ConsumerState::Starting);
+
     turns(&handle, |state| *state == ConsumerState::Running).await;
     app.publish(&End::default()).await.unwrap();
     let ConsumerState::Stopped(report) = turns(&handle, ConsumerState::is_ended).await else {
@@ -62,6 +63,7 @@ async fn a_stop_is_seen_while_handlers_still_run() {
     let builder = App::builder().without_discovered_handlers().register(slow);
     let app = builder.build(Faulty::default()).unwrap();
     app.publish(&Step { n: 1 }).await.unwrap();
+
     let handle = app.consumer().spawn();
     tokio::time::sleep(secs(1)).await;
     handle.stop();
@@ -77,6 +79,7 @@ async fn a_failed_consumer_starts_again_and_handles_what_it_had() {
     engine.faults.panics.store(true, Ordering::SeqCst);
     let app = app(engine.clone());
     app.publish(&Step { n: 1 }).await.unwrap();
+
     let handle = app.consumer().restart(Backoff::constant(secs(30))).spawn();
     let state = turns(&handle, |state| {
         matches!(state, ConsumerState::Restarting(_))
@@ -84,18 +87,22 @@ async fn a_failed_consumer_starts_again_and_handles_what_it_had() {
     .await;
     assert!(state.to_string().contains("settling"), "{state}");
     assert!(app.health().await.is_live() && !app.health().await.is_ready());
+
     turns(&handle, |state| *state == ConsumerState::Running).await;
     turns(&handle, |state| {
         matches!(state, ConsumerState::Restarting(_))
     })
     .await;
     engine.faults.panics.store(false, Ordering::SeqCst);
+
     while handle.counts().handled == 0 {
         tokio::time::sleep(secs(1)).await;
     }
+
     let health = handle.health().await;
     assert!(health.is_ready() && health.restarts == 2, "{health}");
     handle.stop();
+
     let report = within(handle.wait()).await.unwrap();
     assert_eq!(
         (report.reason, report.counts.handled),
@@ -110,24 +117,29 @@ async fn the_pauses_before_a_restart_grow_and_begin_anew_after_a_minute() {
     let pauses = Backoff::linear(secs(1), secs(1000));
     let engine = Faulty::default();
     engine.faults.panics.store(true, Ordering::SeqCst);
+
     let app = app(engine.clone());
     let handle = app.consumer().lease(secs(1)).restart(pauses).spawn();
     let mut pauses = Vec::new();
+
     for round in 0..4 {
         turns(&handle, |state| *state == ConsumerState::Running).await;
         if round == 3 {
             tokio::time::sleep(secs(61)).await;
         }
+
         app.publish(&Step { n: 1 }).await.unwrap();
         turns(&handle, |state| {
             matches!(state, ConsumerState::Restarting(_))
         })
         .await;
+
         let failed = tokio::time::Instant::now();
         app.purge(&QueueName::default()).await.unwrap();
         turns(&handle, |state| *state == ConsumerState::Running).await;
         pauses.push(failed.elapsed().as_secs());
     }
+
     assert_eq!(pauses, [1, 2, 3, 1]);
 }
 
@@ -141,12 +153,14 @@ async fn a_stop_ends_the_pause_before_a_restart() {
         let engine = Faulty::default();
         let app = app(engine.clone());
         app.publish(&Step { n: 1 }).await.unwrap();
+
         let token = CancellationToken::new();
         let consumer = app.consumer().stop_on(token.clone());
         let handle = consumer.restart(Backoff::constant(secs(10_000))).spawn();
         while handle.counts().handled == 0 {
             tokio::time::sleep(secs(1)).await;
         }
+
         engine.faults.panics.store(true, Ordering::SeqCst);
         app.publish(&Step { n: 2 }).await.unwrap();
         turns(&handle, |state| {
@@ -154,11 +168,13 @@ async fn a_stop_ends_the_pause_before_a_restart() {
         })
         .await;
         let began = tokio::time::Instant::now();
+
         match way {
             "stop" => handle.stop(),
             "interrupt" => handle.interrupt(),
             _ => token.cancel(),
         }
+
         let report = within(handle.wait()).await.unwrap();
         // What it did before it failed is told.
         assert_eq!((report.reason, report.counts.handled), (reason, 1), "{way}");
@@ -171,6 +187,7 @@ async fn an_engine_that_fails_is_not_ready_although_nothing_consumes() {
     let engine = Faulty::default();
     let app = app(engine.clone());
     assert!(app.health().await.is_ready());
+
     engine.faults.mute.store(true, Ordering::SeqCst);
     let health = app.health().await;
     assert!(
@@ -189,16 +206,19 @@ async fn a_consumer_that_cannot_settle_is_not_ready() {
         .lock()
         .unwrap()
         .extend([ErrorKind::Connection; 100]);
+
     let handle = app.consumer().spawn();
     app.publish(&Step { n: 1 }).await.unwrap();
     // It still claims.
     tokio::time::sleep(secs(10)).await;
+
     let health = app.health().await;
     assert!(health.is_live() && !health.is_ready(), "{health}");
     assert!(
         health.to_string().contains("failing: settling fails"),
         "{health}"
     );
+
     engine.faults.settle.lock().unwrap().clear();
     while handle.counts().handled == 0 {
         tokio::time::sleep(secs(1)).await;
@@ -214,6 +234,7 @@ fn a_consumer_whose_runtime_is_gone_is_told_of_as_failed() {
             .build()
             .unwrap()
     };
+
     let runtime = build();
     let app = app(Faulty::default());
     let handle = runtime.block_on(async {
@@ -221,6 +242,7 @@ fn a_consumer_whose_runtime_is_gone_is_told_of_as_failed() {
         turns(&handle, |state| *state == ConsumerState::Running).await;
         handle
     });
+
     drop(runtime);
     assert!(
         matches!(handle.state(), ConsumerState::Failed(_)),
@@ -238,6 +260,7 @@ async fn what_is_wrong_with_the_application_and_what_is_not_to_be_restarted_ends
     *engine.faults.forbidden.lock().unwrap() = Some(QueueName::default());
     let app = app(engine);
     let again = || app.consumer().restart(Backoff::constant(Duration::ZERO));
+
     for (consumer, kind) in [
         (app.consumer(), ErrorKind::Permission),
         (again().queue("Orders!"), ErrorKind::InvalidQueueName),
@@ -250,6 +273,7 @@ async fn what_is_wrong_with_the_application_and_what_is_not_to_be_restarted_ends
         assert!(!app.health().await.is_live());
         assert_eq!(within(handle.wait()).await.unwrap_err().kind(), kind);
     }
+
     // Of those that nobody has any more, the last of the queue is told of.
     let health = app.health().await;
     assert_eq!(health.consumers.len(), 1, "{health}");
@@ -271,11 +295,13 @@ async fn a_consumer_that_failed_is_told_of_until_another_of_its_queue_runs() {
         drop(app.consumer().spawn());
         tokio::time::sleep(secs(1)).await;
     }
+
     let health = app.health().await;
     assert!(!health.is_live() && health.consumers.len() == 1, "{health}");
 
     // One of another queue consumes nothing of this one.
     forbid(None);
+
     let other = app.consumer().queue("other").spawn();
     turns(&other, |state| *state == ConsumerState::Running).await;
     assert!(!app.health().await.is_live());
@@ -284,6 +310,7 @@ async fn a_consumer_that_failed_is_told_of_until_another_of_its_queue_runs() {
     turns(&again, |state| *state == ConsumerState::Running).await;
     let health = app.health().await;
     assert!(health.is_live() && health.is_ready(), "{health}");
+
     again.stop();
     other.stop();
     within(again.wait()).await.unwrap();
@@ -321,12 +348,15 @@ async fn a_consumer_that_stopped_as_told_is_no_failure() {
     within(app.consumer().until_idle().run()).await.unwrap();
     app.publish(&End::default()).await.unwrap();
     within(app.consumer().run()).await.unwrap();
+
     let token = CancellationToken::new();
     token.cancel();
     within(app.consumer().stop_on(token).run()).await.unwrap();
+
     let handle = app.consumer().spawn();
     handle.interrupt();
     within(handle.wait()).await.unwrap();
+
     let health = app.health().await;
     assert!(
         health.consumers.is_empty() && health.is_live() && health.is_ready(),
@@ -342,9 +372,11 @@ async fn health_tells_what_fails_while_it_fails() {
         app.health().await.is_ready(),
         "an application without consumers"
     );
+
     let handle = app.consumer().spawn();
     turns(&handle, |state| *state == ConsumerState::Running).await;
     tokio::time::sleep(secs(10)).await;
+
     let health = app.health().await;
     assert!(health.is_ready(), "{health}");
     assert!(
@@ -361,6 +393,7 @@ async fn health_tells_what_fails_while_it_fails() {
         .extend([ErrorKind::Connection; 100]);
     app.publish(&Step { n: 1 }).await.unwrap();
     tokio::time::sleep(secs(10)).await;
+
     let health = app.health().await;
     assert!(health.is_live() && !health.is_ready(), "{health}");
     assert!(
@@ -393,6 +426,7 @@ async fn an_engine_that_does_not_answer_keeps_no_probe_waiting() {
     engine.faults.mute.store(true, Ordering::SeqCst);
     let asked = tokio::time::Instant::now();
     let health = app.health().await;
+
     // The connect timeout, once for everything.
     assert_eq!(asked.elapsed().as_secs(), 5);
     assert!(health.is_live() && !health.is_ready(), "{health}");
@@ -408,12 +442,15 @@ async fn a_run_that_was_dropped_is_told_of_as_failed_although_another_still_runs
     let app = app(Faulty::default());
     let other = app.consumer().spawn();
     turns(&other, |state| *state == ConsumerState::Running).await;
+
     let mut run = Box::pin(app.consumer().run());
     assert!(tokio::time::timeout(secs(1), &mut run).await.is_err());
     assert!(app.health().await.is_ready());
+
     drop(run);
     // Its task is cancelled, and ends when it has its turn.
     tokio::task::yield_now().await;
+
     let health = app.health().await;
     assert!(!health.is_live() && health.consumers.len() == 2, "{health}");
     assert!(other.is_running());
@@ -427,6 +464,7 @@ fn a_consumer_that_never_had_its_turn_is_told_of_as_failed() {
             .build()
             .unwrap()
     };
+
     let runtime = build();
     let app = app(Faulty::default());
     runtime.block_on(async { drop(app.consumer().spawn()) });

@@ -74,6 +74,7 @@ async fn a_handler_that_keeps_its_thread_delays_no_other_event() {
     });
     let app = app(vec![handler]);
     app.publish(&Step { n: 1 }).await.unwrap();
+
     let consumer = app.consumer().concurrency(4).spawn();
 
     // The first is at work when these are published, so that they have yet to be claimed.
@@ -81,6 +82,7 @@ async fn a_handler_that_keeps_its_thread_delays_no_other_event() {
         app.publish(&Step { n }).await.unwrap();
         assert_eq!(next(&mut calls).await, n);
     }
+
     release.send(()).unwrap();
     assert_eq!(
         keeps.recv().await,
@@ -88,6 +90,7 @@ async fn a_handler_that_keeps_its_thread_delays_no_other_event() {
         "others were handled only after it"
     );
     assert_eq!(next(&mut calls).await, 1);
+
     consumer.stop();
     consumer.wait().await.unwrap();
 }
@@ -106,17 +109,20 @@ async fn a_handler_that_was_quick_before_delays_others_once_at_most() {
         called.send(step.n).unwrap();
         async {}
     });
+
     let app = app(vec![handler]);
     let consumer = app.consumer().concurrency(4).spawn();
     for n in 0..=100 {
         app.publish(&Step { n }).await.unwrap();
         assert_eq!(next(&mut calls).await, n);
     }
+
     app.publish(&Step { n: 101 }).await.unwrap();
     for n in 200..203 {
         app.publish(&Step { n }).await.unwrap();
         assert_eq!(next(&mut calls).await, n);
     }
+
     release.send(()).unwrap();
     assert_eq!(next(&mut calls).await, 101);
     consumer.stop();
@@ -129,30 +135,36 @@ async fn a_quick_handler_beside_one_that_keeps_its_thread_delays_no_other_event(
     let (called, mut calls) = unbounded_channel();
     let told = called.clone();
     let quick = Handler::on("quick", |_: Step| async {});
+
     let slow = Handler::on("slow", move |step: Step| {
         if step.n == 9 {
             assert!(thread.keep(), "others were handled only after it");
         }
         let told = told.clone();
+
         // What waits is never done at its first poll.
         async move {
             tokio::task::yield_now().await;
             told.send(step.n).unwrap();
         }
     });
+
     let notes = Handler::on("notes", move |note: Note| {
         called.send(note.n).unwrap();
         async {}
     });
     let app = app(vec![quick, slow, notes]);
     let consumer = app.consumer().concurrency(4).spawn();
+
     for n in 0..9 {
         app.publish(&Step { n }).await.unwrap();
         assert_eq!(next(&mut calls).await, n);
     }
+
     app.publish(&Step { n: 9 }).await.unwrap();
     app.publish(&Note { n: 100 }).await.unwrap();
     assert_eq!(next(&mut calls).await, 100);
+
     release.send(()).unwrap();
     assert_eq!(next(&mut calls).await, 9);
     consumer.stop();
@@ -170,6 +182,7 @@ async fn ends_within(limit: Duration, stop: impl AsyncFnOnce(ConsumerHandle)) {
     });
     let app = app(vec![handler]);
     app.publish(&Step { n: 1 }).await.unwrap();
+
     let consumer = app.consumer().concurrency(4).spawn();
     next(&mut begins).await;
 
@@ -202,12 +215,14 @@ async fn an_interrupt_is_heard_while_a_control_events_handler_keeps_its_thread()
     });
     let app = app(vec![handler]);
     app.publish(&End::default()).await.unwrap();
+
     let consumer = app.consumer().spawn();
     next(&mut begins).await;
 
     let asked = Instant::now();
     consumer.interrupt();
     consumer.wait().await.unwrap();
+
     assert!(
         asked.elapsed() < LONG / 2,
         "it was heard only after {:?}",

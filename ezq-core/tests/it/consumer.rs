@@ -45,8 +45,10 @@ async fn renews_its_lease_for_as_long_as_a_handler_runs() {
         }
     })
     .timeout(None);
+
     let app = app(&engine, handler);
     publish(&app, 1).await;
+
     let report = app
         .consumer()
         .lease(secs(2))
@@ -62,6 +64,7 @@ async fn renews_its_lease_for_as_long_as_a_handler_runs() {
 async fn cancels_a_handler_whose_lease_is_lost_and_settles_nothing() {
     let engine = Faulty::default();
     let (cancelled, mut seen) = mpsc::unbounded_channel();
+
     let handler = Handler::on("slow", move |_: Step, context: Context| {
         let cancelled = cancelled.clone();
         async move {
@@ -73,12 +76,15 @@ async fn cancels_a_handler_whose_lease_is_lost_and_settles_nothing() {
             std::future::pending::<()>().await;
         }
     });
+
     let app = app(&engine, handler);
     publish(&app, 1).await;
     engine.faults.lose.store(true, Ordering::SeqCst);
+
     let consumer = app.consumer().spawn();
     seen.recv().await.unwrap();
     consumer.stop();
+
     let report = consumer.wait().await.unwrap();
     assert_eq!(report.counts.lost, 1);
     assert_eq!(
@@ -98,6 +104,7 @@ async fn settles_again_after_a_passing_failure_and_handles_once() {
     });
     let app = app(&engine, handler);
     publish(&app, 3).await;
+
     let faults = [
         ErrorKind::Connection,
         ErrorKind::Transient,
@@ -105,8 +112,10 @@ async fn settles_again_after_a_passing_failure_and_handles_once() {
     ];
     engine.faults.settle.lock().unwrap().extend(faults);
     engine.faults.lease.lock().unwrap().extend(faults);
+
     let report = app.consumer().until_idle().run().await.unwrap();
     assert_eq!(report.counts.handled, 3);
+
     let mut handled: Vec<u32> = std::iter::from_fn(|| runs.try_recv().ok()).collect();
     handled.sort_unstable();
     assert_eq!(handled, [0, 1, 2]);
@@ -117,6 +126,7 @@ async fn holds_at_most_twice_its_concurrency_whatever_the_backlog() {
     let engine = Faulty::default();
     let gate = Arc::new(Semaphore::new(0));
     let (ran, mut runs) = mpsc::unbounded_channel();
+
     let handler = {
         let gate = Arc::clone(&gate);
         Handler::on("gated", move |_: Step| {
@@ -129,15 +139,19 @@ async fn holds_at_most_twice_its_concurrency_whatever_the_backlog() {
         })
         .timeout(None)
     };
+
     let app = app(&engine, handler);
     publish(&app, 1000).await;
+
     let consumer = app.consumer().concurrency(4).until_idle().spawn();
     for _ in 0..4 {
         runs.recv().await.unwrap();
     }
+
     tokio::time::sleep(secs(60)).await;
     assert!(runs.try_recv().is_err(), "a fifth handler started");
     assert_eq!(engine.faults.most_held.load(Ordering::SeqCst), 8);
+
     gate.add_permits(1000);
     assert_eq!(consumer.wait().await.unwrap().counts.handled, 1000);
 }
@@ -155,9 +169,11 @@ async fn holds_nothing_for_the_batches_of_another_queue() {
         .build(engine.clone())
         .unwrap();
     publish(&app, 2000).await;
+
     let consumer = app.consumer().concurrency(4).spawn();
     tokio::time::sleep(secs(60)).await;
     assert_eq!(engine.faults.most_held.load(Ordering::SeqCst), 8);
+
     consumer.interrupt();
     consumer.wait().await.unwrap();
 }
@@ -166,6 +182,7 @@ async fn holds_nothing_for_the_batches_of_another_queue() {
 async fn gives_back_what_it_fetched_ahead_when_its_handlers_slow_down() {
     const QUICK: u32 = 3000;
     const SLOW: u32 = 1000;
+
     let engine = Faulty::default();
     let handler = Handler::on("slower", |step: Step| async move {
         if step.n >= QUICK {
@@ -174,6 +191,7 @@ async fn gives_back_what_it_fetched_ahead_when_its_handlers_slow_down() {
     });
     let app = app(&engine, handler.timeout(None));
     publish(&app, QUICK + SLOW).await;
+
     let consumer = app.consumer().concurrency(4).spawn();
     tokio::time::sleep(secs(60)).await;
     assert!(
@@ -192,6 +210,7 @@ async fn gives_back_what_it_fetched_ahead_when_its_handlers_slow_down() {
         .counts
         .handled;
     assert_eq!(u64::from(SLOW) - others, 4 + 2 * 4, "four run, eight wait");
+
     consumer.interrupt();
     consumer.wait().await.unwrap();
 }
@@ -207,6 +226,7 @@ async fn handlers_that_wait_begin_in_tasks_of_their_own() {
     });
     let app = app(&engine, handler);
     publish(&app, 100).await;
+
     let report = app
         .consumer()
         .concurrency(1)
@@ -215,6 +235,7 @@ async fn handlers_that_wait_begin_in_tasks_of_their_own() {
         .await
         .unwrap();
     assert_eq!(report.counts.handled, 100);
+
     let tasks: Vec<_> = threads.lock().unwrap().clone();
     let own = tasks.iter().filter(|id| **id != tasks[0]).count();
     assert!(own > 90, "{own} of 100 began in a task of their own");
@@ -226,6 +247,7 @@ async fn goes_on_once_the_settlements_it_waited_for_are_done() {
     engine.faults.slow.store(200, Ordering::SeqCst);
     let app = app(&engine, Handler::on("quick", |_: Step| async {}));
     publish(&app, 5000).await;
+
     let run = app.consumer().concurrency(16).until_idle().run();
     let report = tokio::time::timeout(secs(60), run)
         .await
@@ -246,12 +268,14 @@ async fn an_end_behind_any_number_of_events_is_not_waited_for() {
         let app = app(&engine, handler);
         publish(&app, count).await;
         app.publish(&End::default()).await.unwrap();
+
         let began = Instant::now();
         let report = app.consumer().concurrency(8).run().await.unwrap();
         assert_eq!(
             (report.counts.handled, report.reason),
             (u64::from(count), StopReason::End)
         );
+
         let most = Duration::from_millis(10 * u64::from(count.div_ceil(8)) + 100);
         assert!(
             began.elapsed() < most,
@@ -267,17 +291,20 @@ async fn flushes_a_settlement_by_its_age_although_others_keep_coming() {
     let app = app(&engine, Handler::on("quick", |_: Step| async {}));
     let consumer = app.consumer().spawn();
     let begun = Instant::now();
+
     // One event each millisecond: there is never a quiet period of 5 ms.
     for n in 0..100 {
         app.publish(&Step { n }).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+
     let batches = engine.faults.batches.lock().unwrap().clone();
     assert!(
         batches[0].0 - begun <= Duration::from_millis(8),
         "{:?}",
         batches[0].0 - begun
     );
+
     let gaps = batches.windows(2).map(|pair| pair[1].0 - pair[0].0);
     assert!(gaps.max().unwrap() <= Duration::from_millis(8));
     consumer.stop();
@@ -297,14 +324,17 @@ async fn fills_a_batch_of_settlements_without_waiting_for_its_age() {
         })
         .build(engine.clone())
         .unwrap();
+
     publish(&app, 40).await;
     let begun = Instant::now();
     let consumer = app.consumer().concurrency(20).spawn();
+
     // Of fewer than a batch the last may wait for their age.
     while consumer.counts().handled <= 30 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(begun.elapsed() < secs(10));
+
     let sizes: Vec<usize> = engine
         .faults
         .batches
@@ -317,6 +347,7 @@ async fn fills_a_batch_of_settlements_without_waiting_for_its_age() {
         sizes.iter().all(|size| (10..=40).contains(size)),
         "{sizes:?}"
     );
+
     consumer.stop();
     assert_eq!(consumer.wait().await.unwrap().counts.handled, 40);
     assert!(
@@ -331,10 +362,12 @@ async fn creates_a_dropped_queue_again_and_goes_on() {
     let app = app(&engine, Handler::on("quick", |_: Step| async {}));
     let consumer = app.consumer().spawn();
     publish(&app, 1).await;
+
     while consumer.counts().handled < 1 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(engine.memory.remove_queue(&QueueName::default()));
+
     publish(&app, 1).await;
     while consumer.counts().handled < 2 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -349,8 +382,10 @@ async fn a_settlement_that_the_store_refuses_ends_in_the_dead_letters() {
     let app = app(&engine, Handler::on("quick", |_: Step| async {}));
     publish(&app, 2).await;
     engine.faults.refuse.store(true, Ordering::SeqCst);
+
     let report = app.consumer().until_idle().run().await.unwrap();
     assert_eq!((report.counts.handled, report.counts.dead_lettered), (0, 2));
+
     let queue = QueueName::default();
     let letters = app
         .dead_letters(&queue)
@@ -358,6 +393,7 @@ async fn a_settlement_that_the_store_refuses_ends_in_the_dead_letters() {
         .list(&DeadLetterFilter::all(), 10)
         .await
         .unwrap();
+
     let reason = letters[0].reason.as_ref().unwrap();
     assert!(
         reason.error.contains("refused by the test"),
@@ -377,6 +413,7 @@ async fn a_message_that_kills_its_workers_ends_in_the_dead_letters() {
         .build(engine.clone())
         .unwrap();
     publish(&app, 1).await;
+
     for _ in 0..3 {
         // A consumer whose future is dropped leaves its lease behind, as a killed process does.
         let run = app.consumer().lease(secs(1)).run();
@@ -387,8 +424,10 @@ async fn a_message_that_kills_its_workers_ends_in_the_dead_letters() {
         );
         tokio::time::sleep(secs(1)).await;
     }
+
     let report = app.consumer().until_idle().run().await.unwrap();
     assert_eq!(report.counts.dead_lettered, 1);
+
     let queue = QueueName::default();
     let letters = app
         .dead_letters(&queue)
@@ -407,6 +446,7 @@ async fn crash(engine: &Faulty, count: u32, deliveries: u32) {
     let handler = Handler::on("stuck", |_: Step| std::future::pending::<()>()).timeout(None);
     let app = app(engine, handler);
     publish(&app, count).await;
+
     for _ in 0..deliveries {
         let run = app.consumer().concurrency(8).lease(secs(1)).run();
         assert!(
@@ -426,6 +466,7 @@ async fn what_was_delivered_often_and_never_settled_runs_one_at_a_time() {
         let running = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let most = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let seen = Arc::clone(&most);
+
         let handler = Handler::on("counts", move |_: Step| {
             let running = Arc::clone(&running);
             let most = Arc::clone(&most);
@@ -435,6 +476,7 @@ async fn what_was_delivered_often_and_never_settled_runs_one_at_a_time() {
                 running.fetch_sub(1, Ordering::SeqCst);
             }
         });
+
         let consumer = app(&engine, handler).consumer().concurrency(8);
         let report = consumer.until_idle().run().await.unwrap();
         assert_eq!(report.counts.handled, 6);

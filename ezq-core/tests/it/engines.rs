@@ -45,6 +45,7 @@ async fn a_queue_is_kept_by_the_engine_it_is_routed_to() {
     .unwrap();
     app.publish(&Paid { order: 7 }).await.unwrap();
     app.drain().await.unwrap();
+
     // What a handler returned goes to its own queue's engine, and to no other.
     assert_eq!(other.published(&audit).len(), 1);
     app.assert_not_published::<Audited>();
@@ -56,6 +57,7 @@ async fn what_a_handler_of_a_control_event_returns_goes_to_its_own_engine() {
     let own = Faulty::default();
     let other = MemoryEngine::new();
     let audit = QueueName::new("audit").unwrap();
+
     for control in [false, true] {
         let last = |order| move |_: End| async move { Audited { order } };
         let interrupted = |order| move |_: Interrupt| async move { Audited { order } };
@@ -67,6 +69,7 @@ async fn what_a_handler_of_a_control_event_returns_goes_to_its_own_engine() {
             .queue_engine(&audit, "archive")
             .build(own.clone())
             .unwrap();
+
         if control {
             app.publish(&Interrupt::default()).await.unwrap();
         } else {
@@ -74,6 +77,7 @@ async fn what_a_handler_of_a_control_event_returns_goes_to_its_own_engine() {
         }
         app.consumer().run().await.unwrap();
     }
+
     assert_eq!(other.published(&audit).len(), 2);
     assert!(own.memory.published(&audit).is_empty());
 }
@@ -83,6 +87,7 @@ async fn an_end_is_done_although_another_engine_refuses_its_handlers_events() {
     let own = Faulty::default();
     let other = Faulty::default();
     *other.faults.publish.lock().unwrap() = Some(ErrorKind::Permission);
+
     let app = App::builder()
         .without_discovered_handlers()
         .register(Handler::on("ended", |_: End| async {
@@ -93,6 +98,7 @@ async fn an_end_is_done_although_another_engine_refuses_its_handlers_events() {
         .build(own.clone())
         .unwrap();
     app.publish(&End::default()).await.unwrap();
+
     let report = app.consumer().run().await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     let left = own.memory.stats(&QueueName::default()).await.unwrap();
@@ -145,6 +151,7 @@ async fn an_event_that_its_engine_cannot_delay_or_deduplicate_is_refused_and_not
         .unwrap();
     let event = Paid { order: 7 };
     let minute = std::time::Duration::from_secs(60);
+
     for publish in [
         app.publish(&event).dedupe_key("7"),
         app.publish(&event).after(minute),
@@ -153,6 +160,7 @@ async fn an_event_that_its_engine_cannot_delay_or_deduplicate_is_refused_and_not
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("`plain`"), "{error}");
     }
+
     assert!(engine.memory.all_published().is_empty());
     app.publish(&event).await.unwrap();
 }
@@ -163,6 +171,7 @@ async fn health_tells_engines_of_one_kind_apart() {
         let builder = builder.named_engine("cache", MemoryEngine::new());
         builder.named_engine("audit", MemoryEngine::new())
     });
+
     let health = app.unwrap().health().await;
     let named: Vec<_> = health
         .engines
@@ -177,6 +186,7 @@ async fn health_tells_engines_of_one_kind_apart() {
             (Some("cache"), "memory")
         ]
     );
+
     assert!(
         health
             .to_string()

@@ -147,6 +147,7 @@ impl Faulty {
         settlements: Vec<(Receipt, Settle)>,
     ) -> Result<Vec<SettleOutcome>> {
         let mut outcomes = Vec::new();
+
         for (receipt, settle) in settlements {
             let fault = match &mut *self.faults.judge.lock().unwrap() {
                 Some(judge) => judge(&receipt, &settle),
@@ -157,12 +158,14 @@ impl Faulty {
                 let settlement = vec![(receipt.clone(), settle)];
                 outcome = self.memory.settle(queue, settlement).await?.pop();
             }
+
             if let Some(kind) = fault {
                 let error = Error::new(kind, "a fault of the test");
                 outcome = Some(SettleOutcome::Failed { receipt, error });
             }
             outcomes.extend(outcome);
         }
+
         Ok(outcomes)
     }
 
@@ -206,8 +209,10 @@ impl Engine for Faulty {
             self.faults.way.load(Ordering::SeqCst),
         ))
         .await;
+
         let mut request = request;
         request.ttl = self.ttl(request.ttl);
+
         let leased = self.memory.lease(request).await?;
         let count = leased.deliveries.len().cast_signed();
         let held = self.faults.held.fetch_add(count, Ordering::SeqCst) + count;
@@ -226,6 +231,7 @@ impl Engine for Faulty {
         {
             return Err(Error::new(ErrorKind::Connection, "a fault of the test"));
         }
+
         self.memory.wakeups(queue).await
     }
 
@@ -240,19 +246,23 @@ impl Engine for Faulty {
             !self.faults.panics.load(Ordering::SeqCst),
             "a panic of the test"
         );
+
         let slow = self.faults.slow.load(Ordering::SeqCst);
         if slow > 0 {
             tokio::time::sleep(Duration::from_millis(slow)).await;
         }
+
         self.faults
             .batches
             .lock()
             .unwrap()
             .push((Instant::now(), settlements.len()));
+
         self.faults
             .held
             .fetch_sub(settlements.len().cast_signed(), Ordering::SeqCst);
         let unheard = |left: usize| left.checked_sub(1);
+
         if self
             .faults
             .unheard
@@ -262,15 +272,18 @@ impl Engine for Faulty {
             self.memory.settle(queue, settlements).await?;
             return Err(Error::new(ErrorKind::Connection, "a fault of the test"));
         }
+
         if self.faults.judge.lock().unwrap().is_some() {
             return self.judged(queue, settlements).await;
         }
+
         let locked = self.faults.locked.lock().unwrap().clone();
         let refuses = self.faults.refuse.load(Ordering::SeqCst);
         if !refuses && locked.is_empty() {
             return self.memory.settle(queue, settlements).await;
         }
         let mut outcomes = Vec::new();
+
         for (receipt, settle) in settlements {
             let is_locked = receipt
                 .message_id()
@@ -299,6 +312,7 @@ impl Engine for Faulty {
                 },
             });
         }
+
         Ok(outcomes)
     }
 
@@ -312,11 +326,13 @@ impl Engine for Faulty {
         if self.faults.unrenewable.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Connection, "a fault of the test"));
         }
+
         let silent = self.faults.silent.load(Ordering::SeqCst);
         if silent > 0 {
             self.faults.silent.store(silent - 1, Ordering::SeqCst);
             std::future::pending::<()>().await;
         }
+
         if self.faults.lose.load(Ordering::SeqCst) {
             return Ok(vec![ExtendOutcome::LeaseLost; receipts.len()]);
         }
@@ -406,6 +422,7 @@ impl UnitOfWork for Transaction {
         let trip = Duration::from_millis(self.0.faults.trip.load(Ordering::SeqCst));
         tokio::time::sleep(trip).await;
         tokio::time::sleep(trip).await;
+
         let queue = QueueName::default();
         let settle = |done: Finished| {
             (
@@ -415,6 +432,7 @@ impl UnitOfWork for Transaction {
                 },
             )
         };
+
         let settlements = finished.into_iter().map(settle).collect();
         self.0.memory.publish(outgoing).await?;
         Ok(self.0.memory.settle(&queue, settlements).await?.remove(0))

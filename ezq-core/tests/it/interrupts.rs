@@ -85,6 +85,7 @@ fn gated(gate: &Arc<Semaphore>) -> (Handler, Log, mpsc::UnboundedReceiver<u32>) 
     let log = Log::default();
     let (began, begins) = mpsc::unbounded_channel();
     let begun = log.clone();
+
     let handler = Handler::on("gated", move |step: Step| {
         let gate = Arc::clone(&gate);
         begun.add(step.n);
@@ -153,8 +154,10 @@ async fn an_interrupt_waits_until_what_precedes_it_has_begun_and_cancels_what_th
     assert_eq!([next(&mut begins).await, next(&mut begins).await], [0, 1]);
     tokio::time::sleep(secs(60)).await;
     assert!(consumer.is_running(), "eighteen are still to begin");
+
     // Each that ends lets another begin; with the last two it stops.
     gate.add_permits(18);
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
     assert_eq!(begun.numbers(), (0..20).collect::<Vec<_>>());
@@ -173,9 +176,11 @@ async fn an_interrupt_waits_for_the_turn_of_what_has_an_ordering_key() {
 
     let consumer = app.consumer().concurrency(8).spawn();
     assert_eq!(next(&mut begins).await, 0);
+
     tokio::time::sleep(secs(60)).await;
     assert_eq!((consumer.is_running(), begun.numbers()), (true, vec![0]));
     gate.add_permits(3);
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!((report.counts.handled, report.counts.cancelled), (3, 1));
     assert_eq!(ready(&app).await, 1, "the last of the key was cut off");
@@ -191,9 +196,11 @@ async fn an_interrupt_waits_for_a_handlers_limit() {
 
     let consumer = app.consumer().concurrency(8).spawn();
     assert_eq!(next(&mut begins).await, 0);
+
     tokio::time::sleep(secs(60)).await;
     assert_eq!((consumer.is_running(), begun.numbers()), (true, vec![0]));
     gate.add_permits(2);
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!((report.counts.handled, report.counts.cancelled), (2, 1));
     assert_eq!((begun.numbers(), ready(&app).await), (vec![0, 1, 2], 1));
@@ -212,6 +219,7 @@ fn batches(waits: bool) -> (Handler, mpsc::UnboundedReceiver<Vec<u32>>) {
             }
         }
     });
+
     (
         handler.batch_size(10).batch_wait(secs(1800)).timeout(None),
         batches,
@@ -229,17 +237,20 @@ async fn a_batch_that_gathers_begins_once_nothing_can_join_it_before_a_control_e
         let (handler, mut given) = batches(waits);
         let app = app(MemoryEngine::new(), handler);
         publish(&app, &steps(0..13)).await;
+
         if ends {
             app.publish(&End::default()).await.unwrap();
         } else {
             app.publish(&Interrupt::default()).await.unwrap();
         }
+
         let began = tokio::time::Instant::now();
         let report = app.consumer().concurrency(4).run();
         let report = tokio::time::timeout(secs(20_000), report)
             .await
             .unwrap()
             .unwrap();
+
         let given: Vec<Vec<u32>> = std::iter::from_fn(|| given.try_recv().ok()).collect();
         assert_eq!(
             given.concat(),
@@ -251,6 +262,7 @@ async fn a_batch_that_gathers_begins_once_nothing_can_join_it_before_a_control_e
             (report.counts.handled, report.counts.cancelled),
             (handled, 13 - handled)
         );
+
         let most = if waits && ends { secs(3601) } else { secs(1) };
         assert!(
             began.elapsed() < most,
@@ -276,6 +288,7 @@ async fn the_earlier_of_two_control_events_counts() {
         let report = within(app.consumer().concurrency(2).run()).await.unwrap();
         stopped.push((report.reason, report.counts.handled));
     }
+
     let expected = [
         (StopReason::Interrupt, 3),
         (StopReason::End, 2),
@@ -293,15 +306,18 @@ async fn a_handle_stops_a_consumer_before_an_interrupt_has_its_turn() {
         let app = app(MemoryEngine::new(), handler);
         publish(&app, &steps(0..5)).await;
         app.publish(&Interrupt::default()).await.unwrap();
+
         let consumer = app.consumer().concurrency(1).grace(secs(5)).spawn();
         assert_eq!(next(&mut begins).await, 0);
         tokio::time::sleep(secs(1)).await;
         let asked = tokio::time::Instant::now();
+
         if interrupts {
             consumer.interrupt();
         } else {
             consumer.stop();
         }
+
         let report = within(consumer.wait()).await.unwrap();
         assert_eq!(
             (report.reason, report.counts.cancelled),
@@ -324,22 +340,27 @@ async fn an_interrupt_that_is_met_while_an_end_behind_it_drains_counts() {
     let (handler, begun, mut begins) = gated(&gate);
     let app = app(engine, handler);
     publish(&app, &steps(0..1)).await;
+
     // The End falls due later, and yet is met first: the Interrupt is moved before it.
     let later = app
         .publish(&Interrupt::default())
         .after(secs(30))
         .await
         .unwrap();
+
     app.publish(&End::within(secs(5)))
         .after(secs(10))
         .await
         .unwrap();
+
     let consumer = app.consumer().concurrency(4).spawn();
     assert_eq!(next(&mut begins).await, 0);
+
     tokio::time::sleep(secs(9)).await;
     app.reschedule(&later, Due::After(Duration::ZERO))
         .await
         .unwrap();
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(
         (report.reason, report.counts.cancelled),

@@ -57,6 +57,7 @@ impl Log {
             "two of key {} at once",
             step.key
         );
+
         entries.most = entries.most.max(entries.running.len());
         entries.begun.push((step.key, step.n));
         Running(self.clone(), step.key)
@@ -108,9 +109,11 @@ fn steps(key: u32, numbers: std::ops::Range<u32>) -> Vec<Step> {
 fn handler(log: &Log, fails: impl Fn(&Step, u32) -> bool + Send + Sync + 'static) -> Handler {
     let log = log.clone();
     let fails = Arc::new(fails);
+
     Handler::on("work", move |step: Step, context: Context| {
         let log = log.clone();
         let fails = Arc::clone(&fails);
+
         async move {
             let _running = log.begin(&step);
             tokio::time::sleep(secs(1)).await;
@@ -132,6 +135,7 @@ async fn events_of_one_key_run_one_after_another_and_keys_beside_each_other() {
         .flat_map(|n| (0..5).map(move |key| Step { key, n }))
         .collect();
     publish(&app, &all).await;
+
     let report = app
         .consumer()
         .concurrency(8)
@@ -157,14 +161,18 @@ async fn a_retry_holds_up_its_own_key_and_no_other() {
     let fails = |step: &Step, attempt| *step == Step { key: 1, n: 3 } && attempt < 3;
     let app = app(&engine, handler(&log, fails));
     publish(&app, &[steps(1, 0..20), steps(2, 0..20)].concat()).await;
+
     let consumer = app.consumer().concurrency(16).spawn();
     tokio::time::sleep(secs(8)).await;
     assert_eq!((log.of(1), log.of(2).len()), (vec![0, 1, 2], 7));
+
     let blocked = app.blocked_keys(&QueueName::default(), 10).await.unwrap();
     let one = blocked.iter().find(|blocked| blocked.key == "1").unwrap();
     assert_eq!((one.blocker, one.waiting), (Blocker::Retry, 16));
+
     tokio::time::sleep(secs(60)).await;
     consumer.stop();
+
     let report = consumer.wait().await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.retried),
@@ -172,6 +180,7 @@ async fn a_retry_holds_up_its_own_key_and_no_other() {
         "{report}"
     );
     assert_eq!(log.of(1), (0..20).collect::<Vec<_>>());
+
     // What stood behind it was given back, not lost, and counts as no crash.
     assert!(
         report.counts.returned > 0 && report.counts.lost == 0,
@@ -184,6 +193,7 @@ async fn a_dead_letter_lets_the_next_of_its_key_start() {
     let engine = Faulty::default();
     let log = Log::default();
     let inner = log.clone();
+
     let handler = Handler::on("work", move |step: Step| {
         let log = inner.clone();
         async move {
@@ -195,8 +205,10 @@ async fn a_dead_letter_lets_the_next_of_its_key_start() {
             Ok(())
         }
     });
+
     let app = app(&engine, handler);
     publish(&app, &steps(1, 0..10)).await;
+
     let report = app
         .consumer()
         .concurrency(32)
@@ -221,6 +233,7 @@ async fn what_follows_a_returned_event_starts_only_once_that_is_stored() {
         const TYPE: &'static str = "reply";
         const QUEUE: Option<&'static str> = Some("replies");
     }
+
     let engine = Faulty::default();
     let log = Log::default();
     let inner = log.clone();
@@ -232,6 +245,7 @@ async fn what_follows_a_returned_event_starts_only_once_that_is_stored() {
             Reply
         }
     });
+
     let app = app(&engine, handler);
     publish(&app, &steps(1, 0..4)).await;
     engine
@@ -240,9 +254,11 @@ async fn what_follows_a_returned_event_starts_only_once_that_is_stored() {
         .lock()
         .unwrap()
         .extend(vec![ErrorKind::Connection; 5]);
+
     let consumer = app.consumer().concurrency(16).spawn();
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(log.of(1), [0]);
+
     tokio::time::sleep(secs(10)).await;
     consumer.stop();
     assert_eq!(consumer.wait().await.unwrap().counts.handled, 4);
@@ -255,13 +271,16 @@ async fn what_follows_an_event_whose_lease_was_lost_is_cancelled() {
     let app = app(&engine, handler(&log, |_, _| false));
     publish(&app, &steps(1, 0..4)).await;
     engine.faults.slow.store(500, Ordering::SeqCst);
+
     let consumer = app.consumer().concurrency(16).spawn();
     // The first is done, its acknowledgement is on its way, and the second has begun.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_eq!(log.entries().begun, [(1, 0), (1, 1)]);
+
     engine.purge(&QueueName::default()).await.unwrap();
     tokio::time::sleep(secs(5)).await;
     consumer.stop();
+
     let report = consumer.wait().await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.lost),
@@ -283,8 +302,10 @@ async fn a_hot_key_does_not_keep_others_from_being_fetched() {
     publish(&app, &steps(0, 0..200)).await;
     let others: Vec<Step> = (1..=100).map(|key| Step { key, n: 0 }).collect();
     publish(&app, &others).await;
+
     let consumer = app.consumer().concurrency(8).spawn();
     tokio::time::sleep(secs(20)).await;
+
     let hot = log.of(0).len();
     let others = log.entries().done.len() - hot;
     // Seven of eight are left to the others, which stand behind the hot key.
@@ -292,7 +313,9 @@ async fn a_hot_key_does_not_keep_others_from_being_fetched() {
         others == 100 && hot >= 8,
         "{others} of the others, {hot} of the hot key"
     );
+
     consumer.interrupt();
+
     let report = consumer.wait().await.unwrap();
     assert!(
         engine.faults.most_held.load(Ordering::SeqCst) <= 4 * 8,
@@ -308,6 +331,7 @@ async fn an_end_drains_keys_that_stand_before_it_and_nothing_behind() {
     publish(&app, &steps(1, 0..30)).await;
     app.publish(&End::default()).await.unwrap();
     publish(&app, &steps(1, 30..40)).await;
+
     let report = app.consumer().concurrency(32).run().await.unwrap();
     assert_eq!(
         (report.reason, report.counts.handled),
@@ -315,6 +339,7 @@ async fn an_end_drains_keys_that_stand_before_it_and_nothing_behind() {
         "{report}"
     );
     assert_eq!(log.of(1), (0..30).collect::<Vec<_>>());
+
     let stats = app.stats(&QueueName::default()).await.unwrap();
     assert_eq!((stats.ready, stats.in_progress), (10, 0));
 }
@@ -326,19 +351,23 @@ async fn a_stop_gives_back_what_waits_in_a_lane() {
         let log = Log::default();
         let app = app(&engine, handler(&log, |_, _| false));
         publish(&app, &steps(1, 0..10)).await;
+
         let consumer = app.consumer().concurrency(20).spawn();
         tokio::time::sleep(Duration::from_millis(500)).await;
+
         if interrupt {
             consumer.interrupt()
         } else {
             consumer.stop()
         }
+
         let counts = consumer.wait().await.unwrap().counts;
         let done = u64::from(!interrupt);
         assert_eq!(
             (counts.handled, counts.cancelled, counts.returned),
             (done, 1 - done, 9)
         );
+
         let stats = app.stats(&QueueName::default()).await.unwrap();
         assert_eq!((stats.ready, stats.in_progress), (10 - done, 0));
     }
@@ -354,6 +383,7 @@ async fn two_consumers_never_share_a_key() {
         .flat_map(|n| (0..6).map(move |key| Step { key, n }))
         .collect();
     publish(&app, &all).await;
+
     let consumers = [(); 3].map(|()| app.consumer().concurrency(12).spawn());
     let enough = Arc::new(Semaphore::new(0));
     for _ in 0..600 {
@@ -363,16 +393,19 @@ async fn two_consumers_never_share_a_key() {
             break;
         }
     }
+
     assert_eq!(
         enough.available_permits(),
         1,
         "{:?}",
         log.entries().done.len()
     );
+
     for consumer in consumers {
         consumer.stop();
         assert_eq!(consumer.wait().await.unwrap().counts.lost, 0);
     }
+
     for key in 0..6 {
         assert_eq!(log.of(key), (0..25).collect::<Vec<_>>());
     }
@@ -392,6 +425,7 @@ async fn publishing_with_a_key_needs_an_engine_that_orders_by_it() {
 #[test]
 fn whatever_stands_in_place_of_a_key_is_one_but_null() {
     use ezq_core::message::headers::{Headers, KEY};
+
     let mut headers = Headers::new();
     assert_eq!(headers.key(), None);
     for (value, key) in [

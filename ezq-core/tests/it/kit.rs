@@ -33,6 +33,7 @@ async fn an_event_that_nobody_takes_is_an_error_of_drain() {
         let app = TestApp::new(|app| app.register(pay()).configure(configure)).unwrap();
         app.publish(&Sent {}).await.unwrap();
         app.publish(&Paid {}).await.unwrap();
+
         let error = app.drain().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoHandler);
         assert!(
@@ -41,6 +42,7 @@ async fn an_event_that_nobody_takes_is_an_error_of_drain() {
                 .contains("no handler here takes `order.sent`"),
             "{error}"
         );
+
         // The others were handled nevertheless.
         assert_eq!(app.published::<Sent>().len(), 2);
     }
@@ -56,12 +58,14 @@ async fn drain_tells_of_its_own_queue_and_where_the_handler_is() {
     .unwrap();
     app.publish(&Paid {}).queue(&mail).await.unwrap();
     app.publish(&Sent {}).queue(&shop).await.unwrap();
+
     let error = app.drain_queue(&mail).await.unwrap_err().to_string();
     assert!(
         error.contains("`order.paid`") && error.contains("payments"),
         "{error}"
     );
     assert!(!error.contains("order.sent"), "{error}");
+
     // What was told is not told again.
     app.drain_queue(&mail).await.unwrap();
 }

@@ -76,14 +76,17 @@ async fn a_consumer_that_cannot_renew_is_not_ready_and_claims_nothing_until_it_c
     let app = app(&engine, handler);
     app.publish_all(&steps(3)).await.unwrap();
     engine.faults.unrenewable.store(true, Ordering::SeqCst);
+
     let consumer = app.consumer().concurrency(1).lease(secs(2)).spawn();
     tokio::time::sleep(secs(1)).await;
+
     let health = app.health().await;
     assert!(health.is_live() && !health.is_ready(), "{health}");
     assert!(
         health.to_string().contains("renewing leases fails"),
         "{health}"
     );
+
     let claims = engine.faults.fetches.load(Ordering::SeqCst);
     tokio::time::sleep(secs(30)).await;
     assert_eq!(
@@ -102,6 +105,7 @@ async fn a_consumer_that_cannot_renew_is_not_ready_and_claims_nothing_until_it_c
     while consumer.counts().handled < 3 {
         tokio::time::sleep(secs(1)).await;
     }
+
     assert!(app.health().await.is_ready());
     assert_eq!(all(&mut begins), [1, 2]);
     consumer.stop();
@@ -114,6 +118,7 @@ async fn what_a_claim_brings_that_is_still_held_goes_on_and_runs_once() {
         let engine = Faulty::default();
         // A lease of ten seconds is over after a tenth of one.
         engine.faults.fast.store(100, Ordering::SeqCst);
+
         let (handler, mut begins) = slow(secs(5));
         let app = app(&engine, handler);
         let mut steps = steps(5);
@@ -121,6 +126,7 @@ async fn what_a_claim_brings_that_is_still_held_goes_on_and_runs_once() {
             .iter_mut()
             .for_each(|step| step.key = keyed.then(|| "one".to_owned()));
         app.publish_all(&steps).await.unwrap();
+
         let consumer = app.consumer().concurrency(3).lease(secs(10)).until_idle();
         let report = within(consumer.run()).await.unwrap();
         assert_eq!(all(&mut begins), [0, 1, 2, 3, 4]);
@@ -149,6 +155,7 @@ async fn run_stopped(handler: Handler, stops_at: Duration, way: u64) {
     let engine = transactional();
     engine.faults.way.store(way, Ordering::SeqCst);
     engine.faults.trip.store(400, Ordering::SeqCst);
+
     let app = App::builder()
         .without_discovered_handlers()
         .register(handler.timeout(None))
@@ -156,12 +163,14 @@ async fn run_stopped(handler: Handler, stops_at: Duration, way: u64) {
         .build(engine)
         .unwrap();
     app.publish_all(&steps(4)).await.unwrap();
+
     let consumer = app.consumer().concurrency(8).lease(secs(2)).spawn();
     tokio::time::sleep(stops_at).await;
     // All that falls due meanwhile comes at once, as after a stop of the process.
     tokio::time::advance(secs(6)).await;
     tokio::time::sleep(secs(30)).await;
     consumer.stop();
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.lost),
@@ -188,6 +197,7 @@ async fn a_transaction_of_a_handler_that_ends_after_a_stop_is_not_overtaken_by_a
                 tokio::time::sleep(secs(3))
             })
         };
+
         // It ends before the next renewal.
         run_stopped(handler, Duration::from_millis(2900), way).await;
         assert_eq!(all(&mut begins), [0, 1, 2, 3]);
@@ -209,6 +219,7 @@ async fn a_transaction_that_commits_during_a_stop_is_not_overtaken_by_a_claim() 
 async fn a_transaction_commits_under_the_receipt_that_its_own_consumer_claimed() {
     let engine = transactional();
     engine.faults.fast.store(100, Ordering::SeqCst);
+
     let runs = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&runs);
     let handler = Handler::on("within", move |_: Step, _: Within| {
@@ -217,6 +228,7 @@ async fn a_transaction_commits_under_the_receipt_that_its_own_consumer_claimed()
     });
     let app = app(&engine, handler);
     app.publish_all(&steps(1)).await.unwrap();
+
     let report = within(app.consumer().lease(secs(10)).until_idle().run())
         .await
         .unwrap();
@@ -233,17 +245,21 @@ async fn the_acknowledgement_of_what_is_done_survives_its_own_consumers_claim() 
     engine.faults.fast.store(100, Ordering::SeqCst);
     // The store takes them only after the lease has ended for it.
     engine.faults.slow.store(400, Ordering::SeqCst);
+
     let (handler, mut begins) = slow(Duration::ZERO);
     let app = app(&engine, handler);
     app.publish_all(&steps(20)).await.unwrap();
+
     let consumer = app
         .consumer()
         .concurrency(4)
         .lease(secs(10))
         .until_idle()
         .spawn();
+
     tokio::time::sleep(secs(1)).await;
     engine.faults.fast.store(1, Ordering::SeqCst);
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(all(&mut begins), (0..20).collect::<Vec<_>>());
     assert_eq!(
@@ -259,6 +275,7 @@ async fn what_comes_back_after_a_retry_runs_again() {
     engine.faults.fast.store(100, Ordering::SeqCst);
     let attempts = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&attempts);
+
     let handler = Handler::on("fails", move |_: Step, context: Context| {
         seen.lock().unwrap().push(context.attempt());
         async move {
@@ -270,8 +287,10 @@ async fn what_comes_back_after_a_retry_runs_again() {
             }
         }
     });
+
     let app = app(&engine, handler.backoff(Backoff::constant(Duration::ZERO)));
     app.publish_all(&steps(1)).await.unwrap();
+
     let report = within(app.consumer().lease(secs(10)).until_idle().run())
         .await
         .unwrap();
@@ -291,11 +310,14 @@ async fn what_another_worker_had_in_between_does_not_go_on() {
     app.publish_all(&steps(1)).await.unwrap();
     engine.faults.silent.store(1, Ordering::SeqCst);
     engine.faults.fast.store(100, Ordering::SeqCst);
+
     let consumer = app.consumer().lease(secs(10)).spawn();
     assert_eq!(within(begins.recv()).await, Some(0));
+
     // Another worker takes it, and dies.
     let queue = QueueName::default();
     let mut taken = false;
+
     for _ in 0..1000 {
         let request = LeaseRequest::new(queue.clone(), 1, secs(1)).keys(1);
         taken |= !engine
@@ -305,11 +327,13 @@ async fn what_another_worker_had_in_between_does_not_go_on() {
             .unwrap()
             .deliveries
             .is_empty();
+
         if taken {
             break;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+
     engine.faults.fast.store(1, Ordering::SeqCst);
     if taken {
         assert_eq!(
@@ -318,6 +342,7 @@ async fn what_another_worker_had_in_between_does_not_go_on() {
             "it runs once more, from its beginning"
         );
     }
+
     consumer.interrupt();
     within(consumer.wait()).await.unwrap();
     assert!(taken, "the consumer was always first");
@@ -340,6 +365,7 @@ fn handlers_that_block_their_runtime_for_longer_than_the_lease_kill_nothing() {
         });
         let app = app(&engine, handler);
         app.publish_all(&steps(5)).await.unwrap();
+
         let consumer = app.consumer().concurrency(5).lease(secs(1)).until_idle();
         let report = tokio::time::timeout(secs(60), consumer.run())
             .await

@@ -65,6 +65,7 @@ async fn the_dead_letter(app: &App) -> Reason {
         .await
         .unwrap();
     assert_eq!(letters.len(), 1);
+
     letters[0].reason.clone().unwrap()
 }
 
@@ -84,6 +85,7 @@ async fn takes_every_option_at_its_largest() {
         config.max_deliveries = u32::MAX;
     });
     app.publish(&Step { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().spawn();
     tokio::time::sleep(Duration::from_secs(1)).await;
     consumer.stop();
@@ -104,9 +106,11 @@ async fn takes_every_option_at_its_smallest() {
         config.retry.max_attempts = 1;
         config.max_deliveries = 1;
     });
+
     app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }])
         .await
         .unwrap();
+
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(report.counts.handled, 3);
 }
@@ -131,10 +135,12 @@ async fn a_longest_pause_alone_takes_effect() {
     let (app, engine) = app(quick(), |config| {
         config.poll_max = Some(Duration::from_millis(100))
     });
+
     let consumer = app.consumer().spawn();
     tokio::time::sleep(Duration::from_secs(10)).await;
     let fetches = engine.faults.fetches.load(Ordering::SeqCst);
     assert!((95..=140).contains(&fetches), "{fetches}");
+
     consumer.stop();
     consumer.wait().await.unwrap();
 }
@@ -159,16 +165,19 @@ async fn the_longest_pauses_are_remembered_with_their_attempt() {
             _ => HandlerError::retry_after(Duration::MAX, "no"),
         })
     });
+
     let (app, engine) = app(handler, |_| {});
     for n in [0, 1] {
         let step = app.publish(&Step { n });
         step.after(Duration::from_secs(1)).await.unwrap();
     }
+
     app.publish(&Step { n: 2 })
         .after(Duration::MAX)
         .await
         .unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
+
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(report.counts.retried, 2);
     let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
@@ -194,6 +203,7 @@ async fn attempts_that_another_client_made_up_do_not_overflow() {
     let mut message = prepared.outgoing;
     let mark = serde_json::json!({"state": "retry", "attempts": u32::MAX});
     message.headers.insert("ezq-h:fails", mark);
+
     app.engine(&message.queue)
         .ensure_queue(&message.queue)
         .await
@@ -222,11 +232,14 @@ async fn an_error_that_panics_when_it_is_written_is_a_failed_attempt() {
     let handler = Handler::on("fails", |_: Step| async { Err::<(), _>(Unspeakable) });
     let (app, _) = app(handler.max_attempts(2), |_| {});
     app.publish(&Step { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().spawn();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(consumer.counts().dead_lettered, 1);
+
     consumer.stop();
     within(consumer.wait()).await.unwrap();
+
     let reason = the_dead_letter(&app).await;
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
     assert!(
@@ -342,9 +355,11 @@ async fn a_handler_that_panics_when_a_stop_cuts_it_off_has_made_no_attempt() {
         let (logs, _guard) = Logs::begin();
         let (app, engine) = app(handler, |_| {});
         app.publish(&Step { n: 0 }).await.unwrap();
+
         let consumer = app.consumer().spawn();
         tokio::time::sleep(Duration::from_secs(1)).await;
         consumer.interrupt();
+
         let counts = within(consumer.wait()).await.unwrap().counts;
         assert_eq!(
             (counts.cancelled, counts.retried, counts.dead_lettered),
@@ -362,10 +377,12 @@ async fn a_handler_that_panics_when_its_lease_is_lost_has_made_no_attempt() {
         let (app, engine) = app(handler, |_| {});
         app.publish(&Step { n: 0 }).await.unwrap();
         engine.faults.lose.store(true, Ordering::SeqCst);
+
         let consumer = app.consumer().lease(Duration::from_secs(6)).spawn();
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(logs.count(Level::WARN, "panicked: dropped"), 1);
         consumer.interrupt();
+
         let counts = within(consumer.wait()).await.unwrap().counts;
         assert_eq!((counts.retried, counts.dead_lettered), (0, 0));
         tokio::time::sleep(Duration::from_secs(6)).await;
@@ -393,6 +410,7 @@ async fn nothing_new_starts_in_a_delivery_that_was_cancelled() {
             async {}
         })
     };
+
     let app = App::builder()
         .without_discovered_handlers()
         .register(first)
@@ -400,6 +418,7 @@ async fn nothing_new_starts_in_a_delivery_that_was_cancelled() {
         .build(MemoryEngine::new())
         .unwrap();
     app.publish(&Step { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().spawn();
     tokio::time::sleep(Duration::from_secs(1)).await;
     consumer.interrupt();
@@ -433,11 +452,13 @@ async fn an_envelope_whose_version_is_none_is_refused_when_it_is_published() {
             .unwrap();
         app.publish_envelope(envelope).into_future()
     };
+
     let whole = [AttributeValue::Integer(0), AttributeValue::Integer(-1)];
     let others = [
         AttributeValue::Text("1.5".to_owned()),
         AttributeValue::Boolean(true),
     ];
+
     for version in whole.into_iter().chain(others) {
         let error = published(version.clone())
             .await
@@ -448,6 +469,7 @@ async fn an_envelope_whose_version_is_none_is_refused_when_it_is_published() {
             "{error}"
         );
     }
+
     for version in [
         AttributeValue::Integer(1),
         AttributeValue::Text("2".to_owned()),
@@ -479,11 +501,14 @@ fn the_longest_backoff_is_no_overflow() {
 async fn a_handler_runs_no_more_often_at_once_than_it_says_across_consumers() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
     let running = Arc::new(AtomicUsize::new(0));
     let most = Arc::new(AtomicUsize::new(0));
+
     let handler = {
         let running = Arc::clone(&running);
         let most = Arc::clone(&most);
+
         Handler::on("careful", move |_: Step| {
             let running = Arc::clone(&running);
             let most = Arc::clone(&most);
@@ -496,12 +521,14 @@ async fn a_handler_runs_no_more_often_at_once_than_it_says_across_consumers() {
         })
         .concurrency(2)
     };
+
     let app = App::builder()
         .without_discovered_handlers()
         .register(handler);
     let app = app.build(MemoryEngine::new()).unwrap();
     let steps: Vec<Step> = (0..12).map(|n| Step { n }).collect();
     app.publish_all(&steps).await.unwrap();
+
     // Each waits longer for its turn than it may run.
     let consumers = [0, 1].map(|_| app.consumer().concurrency(4).until_idle().spawn());
     let mut handled = 0;
@@ -521,6 +548,7 @@ async fn what_waits_for_its_turn_goes_back_when_it_is_interrupted() {
     app.publish_all(&[Step { n: 0 }, Step { n: 1 }])
         .await
         .unwrap();
+
     let consumer = app.consumer().spawn();
     tokio::time::sleep(Duration::from_millis(50)).await;
     consumer.interrupt();
@@ -565,6 +593,7 @@ fn app_with_batches(count: usize, wait: Duration, others: Vec<Handler>) -> App {
         let handler = Handler::on_batch(&name, |_: Batch<Step>| async {});
         handler.batch_size(50).batch_wait(wait)
     });
+
     let builder = App::builder().without_discovered_handlers();
     let handlers = batches.chain(others);
     handlers
@@ -583,6 +612,7 @@ async fn an_event_keeps_its_place_while_one_handler_runs_and_others_wait_for_bat
         app.publish_all(&(0..12).map(|n| Step { n }).collect::<Vec<_>>())
             .await
             .unwrap();
+
         let report = app.consumer().concurrency(3).until_idle().run();
         let report = within(report).await.unwrap();
         assert_eq!((report.counts.handled, slow.most()), (12, 3), "{batches}");
@@ -602,6 +632,7 @@ async fn an_event_that_waits_for_two_batches_makes_room_for_one_other() {
         app.publish_all(&(0..12).map(|_| Lone {}).collect::<Vec<_>>())
             .await
             .unwrap();
+
         let report = app.consumer().concurrency(3).until_idle().run();
         let report = tokio::time::timeout(Duration::from_secs(3600), report)
             .await
@@ -621,6 +652,7 @@ async fn a_batch_gathers_more_than_the_concurrency_beside_handlers_that_are_done
         given.send(batch.len()).unwrap();
         async {}
     });
+
     let soon = Handler::on("soon", |_: Step| tokio::time::sleep(Duration::from_secs(1)));
     let others = vec![
         gathers.batch_size(12).batch_wait(Duration::from_secs(500)),
@@ -630,6 +662,7 @@ async fn a_batch_gathers_more_than_the_concurrency_beside_handlers_that_are_done
     app.publish_all(&(0..12).map(|n| Step { n }).collect::<Vec<_>>())
         .await
         .unwrap();
+
     let report = within(app.consumer().concurrency(3).until_idle().run())
         .await
         .unwrap();

@@ -57,6 +57,7 @@ async fn published_by_a_handler(
     let app = App::builder()
         .without_discovered_handlers()
         .register(handler);
+
     let app = app.build(engine.clone()).unwrap();
     let cause = app.publish(&Step {}).correlation_id("flow-1");
     cause
@@ -64,6 +65,7 @@ async fn published_by_a_handler(
         .header("tracestate", "state-1")
         .await
         .unwrap();
+
     app.consumer().until_idle().run().await.unwrap();
     let next = QueueName::new("next").unwrap();
     let mut messages = engine.published(&next);
@@ -85,6 +87,7 @@ async fn what_a_handler_publishes_names_its_cause_unless_it_says_another() {
             .header("causation-id", "cause-2");
         publish.header("correlation-id", "flow-2")
     };
+
     let headers = published_by_a_handler(said).await;
     assert_eq!(headers.text("correlation-id"), Some("flow-2"));
     assert_eq!(headers.text("causation-id"), Some("cause-2"));
@@ -109,10 +112,12 @@ async fn options_of_an_event_that_mean_nothing_are_refused() {
     for publish in refused {
         assert_eq!(publish.await.unwrap_err().kind(), ErrorKind::InvalidEvent);
     }
+
     for reserved in ["x-pgmq-group", "ce-id", "ezq-returned"] {
         let refused = app.publish(&Step {}).header(reserved, 7).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ReservedHeader, "{reserved}");
     }
+
     let inline = app
         .dispatch_inline(app.publish(&Step {}).max_attempts(2))
         .await;
@@ -134,6 +139,7 @@ fn options_of_a_handler_that_mean_nothing_are_refused() {
         let error = build(handler, |_| {}).expect_err(&text);
         assert_eq!(error.kind(), ErrorKind::Configuration, "{text}");
     }
+
     let options = HandlerOptions::default;
     let configured = [
         ("plain", options().batch_size(10)),
@@ -157,6 +163,7 @@ async fn a_rate_of_nothing_is_refused() {
     let app = build(plain(), |_| {}).unwrap();
     let queue = app.config().queue.clone();
     let letters = app.dead_letters(&queue).unwrap();
+
     for action in [
         letters.redrive(DeadLetterFilter::all()),
         letters.discard(DeadLetterFilter::all()),
@@ -177,8 +184,10 @@ async fn each_token_that_a_consumer_was_given_stops_it() {
         for token in &tokens {
             consumer = consumer.stop_on(token.clone());
         }
+
         let handle = consumer.spawn();
         tokens[fires].cancel();
+
         let ended = tokio::time::timeout(Duration::from_secs(60), handle.wait()).await;
         assert_eq!(
             ended.expect("it hears no token").unwrap().reason,

@@ -55,11 +55,13 @@ async fn a_renewal_without_an_answer_is_asked_again_before_the_lease_is_over() {
     let (handler, mut runs) = slow(secs(60));
     let app = app(engine.clone(), handler);
     app.publish(&Step { n: 0 }).await.unwrap();
+
     let consumers: Vec<_> = (0..2)
         .map(|_| app.consumer().lease(secs(2)).spawn())
         .collect();
     tokio::time::sleep(secs(61)).await;
     assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 1);
+
     for consumer in consumers {
         consumer.stop();
         assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
@@ -74,10 +76,12 @@ async fn what_outstayed_its_lease_before_it_began_is_left_to_its_next_holder() {
     app.publish_all(&[Step { n: 0 }, Step { n: 1 }])
         .await
         .unwrap();
+
     let cut_off = app.consumer().concurrency(1).lease(secs(2)).spawn();
     assert_eq!(runs.recv().await, Some(0));
     engine.faults.silent.store(usize::MAX, Ordering::SeqCst);
     tokio::time::sleep(secs(5)).await;
+
     let (handler, mut elsewhere) = slow(secs(1));
     let other = self::app(engine.memory.clone(), handler);
     other.consumer().until_idle().run().await.unwrap();
@@ -85,6 +89,7 @@ async fn what_outstayed_its_lease_before_it_began_is_left_to_its_next_holder() {
         std::iter::from_fn(|| elsewhere.try_recv().ok()).collect::<Vec<_>>(),
         [0, 1]
     );
+
     tokio::time::sleep(secs(60)).await;
     assert!(runs.try_recv().is_err(), "handled here as well");
     cut_off.stop();
@@ -106,6 +111,7 @@ async fn an_event_whose_task_dies_comes_again_and_ends_in_the_dead_letters() {
             std::panic::panic_any(Bomb)
         }
     });
+
     let app = App::builder()
         .without_discovered_handlers()
         .register(handler)
@@ -113,12 +119,14 @@ async fn an_event_whose_task_dies_comes_again_and_ends_in_the_dead_letters() {
         .build(MemoryEngine::new())
         .unwrap();
     app.publish(&Step { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().lease(secs(1)).spawn();
     tokio::time::sleep(secs(30)).await;
     assert_eq!(
         (consumer.counts().lost, consumer.counts().dead_lettered),
         (2, 1)
     );
+
     consumer.stop();
     within(consumer.wait()).await.unwrap();
 }
@@ -132,13 +140,16 @@ async fn a_consumer_can_be_stopped_while_nothing_can_be_settled() {
         .configure(|config| config.settle_batch = 1)
         .build(engine.clone())
         .unwrap();
+
     let steps: Vec<Step> = (0..100).map(|n| Step { n }).collect();
     app.publish_all(&steps).await.unwrap();
     let failures = std::iter::repeat_n(ErrorKind::Connection, 100_000);
     engine.faults.settle.lock().unwrap().extend(failures);
+
     let consumer = app.consumer().concurrency(8).lease(secs(5)).spawn();
     tokio::time::sleep(secs(60)).await;
     consumer.stop();
+
     let stopping = tokio::time::timeout(secs(10), consumer.wait());
     assert_eq!(stopping.await.expect("it hangs").unwrap().counts.handled, 0);
 }
@@ -149,6 +160,7 @@ async fn settling_that_fails_for_long_is_warned_of_once_for_each_kind_of_error()
     let engine = Faulty::default();
     let app = app(engine.clone(), Handler::on("quick", |_: Step| async {}));
     app.publish(&Step { n: 0 }).await.unwrap();
+
     let locked = || std::iter::repeat_n(ErrorKind::Transient, 40);
     let away = std::iter::repeat_n(ErrorKind::Connection, 20);
     engine
@@ -157,6 +169,7 @@ async fn settling_that_fails_for_long_is_warned_of_once_for_each_kind_of_error()
         .lock()
         .unwrap()
         .extend(locked().chain(away).chain(locked()));
+
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(report.counts.handled, 1);
     assert_eq!(
@@ -169,6 +182,7 @@ async fn settling_that_fails_for_long_is_warned_of_once_for_each_kind_of_error()
     // Another outage is told again.
     engine.faults.settle.lock().unwrap().extend(locked());
     app.publish(&Step { n: 1 }).await.unwrap();
+
     within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(
         logs.count(Level::WARN, "settling failed, will try again"),
@@ -181,6 +195,7 @@ async fn settling_that_fails_for_long_is_warned_of_once_for_each_kind_of_error()
 async fn an_event_for_a_queue_that_cannot_be_made_holds_up_no_other() {
     let engine = Faulty::default();
     *engine.faults.forbidden.lock().unwrap() = Some(QueueName::new("mail").unwrap());
+
     let handler = Handler::on("sends", |step: Step| async move {
         (step.n == 0).then_some(Mail {})
     });
@@ -188,8 +203,10 @@ async fn an_event_for_a_queue_that_cannot_be_made_holds_up_no_other() {
     app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }])
         .await
         .unwrap();
+
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!((report.counts.handled, report.counts.dead_lettered), (2, 1));
+
     let queue = QueueName::default();
     let letters = app
         .dead_letters(&queue)
@@ -208,6 +225,7 @@ async fn an_event_that_another_engine_refuses_for_good_is_a_dead_letter() {
         ran.send(()).unwrap();
         async { Mail {} }
     });
+
     let app = App::builder()
         .without_discovered_handlers()
         .register(handler)
@@ -216,9 +234,11 @@ async fn an_event_that_another_engine_refuses_for_good_is_a_dead_letter() {
         .build(MemoryEngine::new())
         .unwrap();
     app.publish(&Step { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().spawn();
     tokio::time::sleep(secs(60)).await;
     consumer.stop();
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!((report.counts.retried, report.counts.dead_lettered), (0, 1));
     assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 1);
@@ -233,9 +253,11 @@ async fn a_token_is_heard_while_an_end_drains_its_queue() {
         .await
         .unwrap();
     app.publish(&End::default()).await.unwrap();
+
     let consumer = app.consumer().concurrency(2).grace(secs(5)).spawn();
     tokio::time::sleep(secs(10)).await;
     consumer.stop();
+
     let stopping = tokio::time::timeout(secs(10), consumer.wait());
     let report = stopping.await.expect("its grace is over").unwrap();
     assert_eq!(
@@ -243,6 +265,7 @@ async fn a_token_is_heard_while_an_end_drains_its_queue() {
         (StopReason::Handle, 2)
     );
     assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 2);
+
     // The End goes on to the next consumer, with what stood before it.
     let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
     assert_eq!(stats.ready, 4);
@@ -256,19 +279,23 @@ async fn an_end_that_waits_only_for_handlers_has_done_its_work_when_its_consumer
         let app = app(engine.clone(), handler);
         app.publish(&Step { n: 0 }).await.unwrap();
         app.publish(&End::default()).await.unwrap();
+
         let consumer = app.consumer().concurrency(2).grace(secs(5)).spawn();
         tokio::time::sleep(secs(10)).await;
+
         if interrupts {
             consumer.interrupt();
         } else {
             consumer.stop();
         }
+
         let stopping = tokio::time::timeout(secs(10), consumer.wait());
         let report = stopping.await.expect("its grace is over").unwrap();
         assert_eq!(
             (report.reason, report.counts.cancelled),
             (StopReason::End, 1)
         );
+
         let stats = engine.memory.stats(&QueueName::default()).await.unwrap();
         assert_eq!(stats.ready, 1);
     }
@@ -283,9 +310,11 @@ async fn an_end_goes_back_when_its_consumer_is_interrupted_before_all_that_prece
         .await
         .unwrap();
     app.publish(&End::default()).await.unwrap();
+
     let consumer = app.consumer().concurrency(2).spawn();
     tokio::time::sleep(secs(10)).await;
     consumer.interrupt();
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(
         (report.reason, report.counts.cancelled),
@@ -311,15 +340,18 @@ async fn an_end_goes_back_when_its_consumer_is_stopped_before_all_that_precedes_
         .await
         .unwrap();
     app.publish(&End::default()).await.unwrap();
+
     let consumer = app.consumer().concurrency(4).spawn();
     tokio::time::sleep(secs(10)).await;
     consumer.stop();
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(
         (report.reason, report.counts.handled),
         (StopReason::Handle, 1)
     );
     assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 1);
+
     // What waited for the handler's limit comes again before the End.
     assert_eq!(
         engine
@@ -351,17 +383,21 @@ async fn a_consumer_that_could_not_listen_at_its_start_listens_later() {
     let consumer = app.consumer().spawn();
     tokio::time::sleep(secs(60)).await;
     assert_eq!(engine.faults.deaf.load(Ordering::SeqCst), 0);
+
     // Woken now: it does not wait for its next look at the queue.
     let published = tokio::time::Instant::now();
     app.publish(&Step { n: 0 }).await.unwrap();
+
     while consumer.counts().handled < 1 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+
     assert!(
         published.elapsed() < Duration::from_millis(100),
         "{:?}",
         published.elapsed()
     );
+
     consumer.stop();
     within(consumer.wait()).await.unwrap();
 }
@@ -394,15 +430,18 @@ async fn an_event_that_another_session_has_locked_holds_up_no_other() {
     let published = app.publish_all(&steps).await.unwrap();
     let id = published[4].id.as_number().unwrap();
     engine.faults.locked.lock().unwrap().insert(id);
+
     let consumer = app.consumer().lease(secs(5)).spawn();
     until(&consumer, 9).await;
     app.publish_all(&steps).await.unwrap();
     until(&consumer, 19).await;
     tokio::time::sleep(secs(60)).await;
     assert_eq!((consumer.counts().handled, consumer.counts().lost), (19, 0));
+
     engine.faults.locked.lock().unwrap().clear();
     until(&consumer, 20).await;
     consumer.stop();
+
     let counts = within(consumer.wait()).await.unwrap().counts;
     assert_eq!((counts.handled, counts.lost), (20, 0));
 }
@@ -414,9 +453,11 @@ async fn a_consumer_stops_although_an_event_stays_locked() {
     let published = app.publish(&Step { n: 0 }).await.unwrap();
     let id = published.id.as_number().unwrap();
     engine.faults.locked.lock().unwrap().insert(id);
+
     let consumer = app.consumer().lease(secs(5)).spawn();
     tokio::time::sleep(secs(60)).await;
     consumer.stop();
+
     let stopping = tokio::time::timeout(secs(10), consumer.wait());
     let counts = stopping.await.expect("it hangs").unwrap().counts;
     assert_eq!((counts.handled, counts.lost), (0, 1));
@@ -440,16 +481,20 @@ async fn a_consumer_that_its_store_refuses_for_a_minute_is_not_live() {
     let app = quick(&engine);
     let consumer = app.consumer().spawn();
     tokio::time::sleep(secs(1)).await;
+
     let refusals = std::iter::repeat_n(ErrorKind::Permission, 100_000);
     engine.faults.lease.lock().unwrap().extend(refusals);
     tokio::time::sleep(secs(50)).await;
+
     let health = app.health().await;
     assert!(health.is_live() && !health.is_ready(), "{health}");
     tokio::time::sleep(secs(30)).await;
     assert!(!app.health().await.is_live());
+
     // As when a password is changed back, or the right one is found.
     engine.faults.lease.lock().unwrap().clear();
     tokio::time::sleep(secs(30)).await;
+
     let health = app.health().await;
     assert!(health.is_live() && health.is_ready(), "{health}");
     consumer.stop();
@@ -462,9 +507,11 @@ async fn a_consumer_that_was_stopped_while_its_store_refused_it_is_no_failure() 
     let app = quick(&engine);
     let refusals = std::iter::repeat_n(ErrorKind::Permission, 100_000);
     engine.faults.lease.lock().unwrap().extend(refusals);
+
     let consumer = app.consumer().spawn();
     tokio::time::sleep(secs(10)).await;
     assert!(consumer.health().await.refused_for.is_some());
+
     consumer.stop();
     within(consumer.states().wait_for(ConsumerState::is_ended))
         .await
@@ -478,14 +525,17 @@ async fn a_consumer_that_was_stopped_while_its_store_refused_it_is_no_failure() 
 async fn the_events_of_a_failed_batch_run_beside_each_other_up_to_the_concurrency() {
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
+
     for (limit, at_once) in [(None, 5), (Some(2), 2)] {
         let running = Arc::new(AtomicUsize::new(0));
         let most = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&most);
+
         let handler = Handler::on_batch("hangs", move |batch: Batch<Step>| {
             let running = Arc::clone(&running);
             let most = Arc::clone(&seen);
             let count = batch.len();
+
             async move {
                 if count > 1 {
                     return Err("all of it");
@@ -496,12 +546,14 @@ async fn the_events_of_a_failed_batch_run_beside_each_other_up_to_the_concurrenc
                 Ok(())
             }
         });
+
         let handler = handler.batch_size(50).timeout(None);
         let handler = limit.into_iter().fold(handler, Handler::concurrency);
         let app = app(MemoryEngine::new(), handler);
         app.publish_all(&(0..50).map(|n| Step { n }).collect::<Vec<_>>())
             .await
             .unwrap();
+
         let report = app.consumer().concurrency(5).until_idle().run();
         let report = tokio::time::timeout(secs(2000), report)
             .await
@@ -511,6 +563,7 @@ async fn the_events_of_a_failed_batch_run_beside_each_other_up_to_the_concurrenc
             (report.counts.handled, most.load(Ordering::SeqCst)),
             (50, at_once)
         );
+
         let expected = secs(25) * 50 / u32::try_from(at_once).unwrap();
         assert!(report.elapsed < expected + secs(5), "{report}");
     }

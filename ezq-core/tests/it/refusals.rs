@@ -64,6 +64,7 @@ fn handlers(fails: fn() -> HandlerError) -> ([Handler; 2], Arc<AtomicU32>) {
         ran.fetch_add(1, Ordering::SeqCst);
         async { Mail {} }
     });
+
     let post = Handler::on("post", move |_: Step| {
         let is_first = tries.fetch_add(1, Ordering::SeqCst) == 0;
         async move { if is_first { Err(fails()) } else { Ok(()) } }
@@ -101,6 +102,7 @@ async fn an_event_whose_settlement_was_refused_is_returned_again_after_a_redrive
         let publishes = |settle: &Settle| !settle.outgoing().is_empty();
         let refuses = refuse(&engine, ErrorKind::Permission, publishes);
         app.publish(&Step { n: 0 }).await.unwrap();
+
         let report = within(app.consumer().until_idle().run()).await.unwrap();
         assert_eq!(report.counts.dead_lettered, 1);
         assert!(engine.memory.published(&mail()).is_empty());
@@ -121,6 +123,7 @@ async fn an_event_that_another_engine_refused_is_returned_again_after_a_redrive(
     let engine = Faulty::default();
     let other = Faulty::default();
     *other.faults.publish.lock().unwrap() = Some(ErrorKind::Permission);
+
     let ([book, post], runs) = handlers(|| HandlerError::retry("once"));
     let app = App::builder()
         .without_discovered_handlers()
@@ -131,6 +134,7 @@ async fn an_event_that_another_engine_refused_is_returned_again_after_a_redrive(
         .build(engine.clone())
         .unwrap();
     app.publish(&Step { n: 0 }).await.unwrap();
+
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(report.counts.dead_lettered, 1);
 
@@ -169,17 +173,21 @@ async fn acknowledgements_that_the_store_cannot_make_wait_beside_what_it_can_set
     let app = app.unwrap();
     let acknowledges = |settle: &Settle| matches!(settle, Settle::Ack { .. });
     let refuses = refuse(&engine, ErrorKind::Permission, acknowledges);
+
     app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }])
         .await
         .unwrap();
+
     let consumer = app.consumer().lease(secs(10)).spawn();
     until("nothing is retried", || consumer.counts().retried == 1).await;
     tokio::time::sleep(secs(60)).await;
+
     let counts = consumer.counts();
     assert_eq!(
         (counts.handled, counts.dead_lettered, counts.lost),
         (0, 0, 0)
     );
+
     let health = app.health().await;
     assert!(!health.is_ready(), "{health}");
     assert!(
@@ -194,6 +202,7 @@ async fn acknowledgements_that_the_store_cannot_make_wait_beside_what_it_can_set
         *runs.lock().unwrap(),
         BTreeMap::from([(0, 2), (1, 1), (2, 1)])
     );
+
     consumer.stop();
     assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
 }
@@ -209,9 +218,11 @@ async fn a_dead_letter_that_the_store_cannot_write_waits_and_its_handler_does_no
     let app = app.unwrap();
     let buries = |settle: &Settle| matches!(settle, Settle::DeadLetter { .. });
     let refuses = refuse(&engine, ErrorKind::Engine, buries);
+
     app.publish_all(&[Step { n: 0 }, Step { n: 1 }])
         .await
         .unwrap();
+
     let consumer = app.consumer().lease(secs(10)).spawn();
     until("nothing is acknowledged", || consumer.counts().handled == 1).await;
     tokio::time::sleep(secs(60)).await;
@@ -221,6 +232,7 @@ async fn a_dead_letter_that_the_store_cannot_write_waits_and_its_handler_does_no
     })
     .await;
     assert_eq!(*runs.lock().unwrap(), BTreeMap::from([(0, 1), (1, 1)]));
+
     consumer.stop();
     assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
 }
@@ -233,12 +245,14 @@ async fn an_answer_that_was_lost_is_told_from_a_lock_in_the_same_batch() {
         .without_discovered_handlers()
         .register(handler)
         .build(engine.clone());
+
     let app = app.unwrap();
     let published = app
         .publish_all(&[Step { n: 0 }, Step { n: 1 }])
         .await
         .unwrap();
     let unheard = published[0].id.clone();
+
     let mut tries = BTreeMap::new();
     *engine.faults.judge.lock().unwrap() = Some(Box::new(move |receipt, _| {
         let count = tries.entry(receipt.message_id().as_number()).or_insert(0);
@@ -248,6 +262,7 @@ async fn an_answer_that_was_lost_is_told_from_a_lock_in_the_same_batch() {
             false => ErrorKind::Transient,
         })
     }));
+
     let report = within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(
         engine.faults.batches.lock().unwrap()[0].1,
@@ -267,6 +282,7 @@ async fn a_missing_queue_is_created_beside_a_lock_in_the_same_batch() {
         .without_discovered_handlers()
         .register(handler)
         .build(engine.clone());
+
     let app = app.unwrap();
     let published = app
         .publish_all(&[Step { n: 0 }, Step { n: 1 }])
@@ -274,17 +290,20 @@ async fn a_missing_queue_is_created_beside_a_lock_in_the_same_batch() {
         .unwrap();
     let id = published[1].id.as_number().unwrap();
     engine.faults.locked.lock().unwrap().insert(id);
+
     let consumer = app.consumer().spawn();
     until("the queue is not created", || {
         consumer.counts().handled == 1
     })
     .await;
+
     assert_eq!(
         engine.faults.batches.lock().unwrap()[0].1,
         2,
         "two batches prove nothing"
     );
     assert_eq!(engine.memory.published(&mail()).len(), 1);
+
     engine.faults.locked.lock().unwrap().clear();
     until("the lock is gone", || consumer.counts().handled == 2).await;
     consumer.stop();
@@ -322,6 +341,7 @@ fn sums(engine: &Faulty) -> Vec<Vec<u32>> {
             .unwrap()
             .steps
     };
+
     published
         .iter()
         .map(|one| steps(&one.message.body))
@@ -336,6 +356,7 @@ async fn what_a_batch_without_a_transaction_returns_is_stored_before_any_of_it_i
     let published = app.publish_all(&steps).await.unwrap();
     let first = published[0].id.clone();
     let seen = Arc::new(Mutex::new(Vec::new()));
+
     let store = engine.clone();
     let stored = Arc::clone(&seen);
     *engine.faults.judge.lock().unwrap() = Some(Box::new(move |receipt, _| {
@@ -343,9 +364,11 @@ async fn what_a_batch_without_a_transaction_returns_is_stored_before_any_of_it_i
         // As if the worker died before it acknowledged this one.
         (*receipt.message_id() == first).then_some(ErrorKind::Transient)
     }));
+
     let consumer = app.consumer().lease(secs(5)).spawn();
     until("nothing is acknowledged", || consumer.counts().handled == 2).await;
     assert_eq!(seen.lock().unwrap()[0], [vec![0, 1, 2]]);
+
     consumer.stop();
     within(consumer.wait()).await.unwrap();
 }
@@ -357,6 +380,7 @@ async fn a_batch_whose_events_cannot_be_stored_is_not_acknowledged() {
     app.publish_all(&[Step { n: 0 }, Step { n: 1 }, Step { n: 2 }])
         .await
         .unwrap();
+
     let is_down = Arc::new(AtomicBool::new(true));
     *engine.faults.publish.lock().unwrap() = Some(ErrorKind::Connection);
     let publishes_while_down = Arc::clone(&is_down);
@@ -364,15 +388,19 @@ async fn a_batch_whose_events_cannot_be_stored_is_not_acknowledged() {
         let fails = publishes_while_down.load(Ordering::SeqCst) && !settle.outgoing().is_empty();
         fails.then_some(ErrorKind::Transient)
     }));
+
     let consumer = app.consumer().spawn();
     until("nothing is put off", || consumer.counts().retried == 3).await;
     assert_eq!(consumer.counts().handled, 0);
+
     *engine.faults.publish.lock().unwrap() = None;
     is_down.store(false, Ordering::SeqCst);
     until("nothing is acknowledged", || consumer.counts().handled == 3).await;
+
     let mut steps = sums(&engine).concat();
     steps.sort_unstable();
     assert_eq!(steps, [0, 1, 2]);
+
     consumer.stop();
     within(consumer.wait()).await.unwrap();
 }

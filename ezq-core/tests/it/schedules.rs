@@ -92,6 +92,7 @@ async fn three_processes_fire_each_tick_once_and_on_time() {
     let engine = MemoryEngine::new();
     let apps = [(); 3].map(|()| app(&engine, Schedule::every("90s")));
     let began = engine.now();
+
     // Two consumers of one process share its turn.
     let consumers: Vec<_> = apps
         .iter()
@@ -99,6 +100,7 @@ async fn three_processes_fire_each_tick_once_and_on_time() {
         .map(|app| app.consumer().spawn())
         .collect();
     pass(90 * 10 * Duration::from_secs(1)).await;
+
     let found = ticks(&engine);
     assert_eq!(found.len(), 10, "{found:?}");
     assert_eq!(steps(&found), [90; 9]);
@@ -112,6 +114,7 @@ async fn three_processes_fire_each_tick_once_and_on_time() {
             (&"sweep".into(), &"all".into())
         );
     }
+
     let mut handled = 0;
     for consumer in consumers {
         consumer.stop();
@@ -126,6 +129,7 @@ async fn the_next_consumer_of_a_process_keeps_the_time_when_one_ends() {
     let app = app(&engine, Schedule::every("1m"));
     let first = app.consumer().spawn();
     let second = app.consumer().spawn();
+
     pass(MINUTE).await;
     stop(first).await;
     pass(MINUTE).await;
@@ -144,16 +148,20 @@ async fn missed_ticks_fire_once_or_not_at_all() {
         stop(consumer).await;
         let before = ticks(&engine);
         assert_eq!(before.len(), 1);
+
         // Nobody is there for 20, 30 and 40; at 45 somebody is.
         pass(35 * MINUTE).await;
+
         let consumer = app.consumer().spawn();
         pass(MINUTE).await;
+
         let after = ticks(&engine);
         assert_eq!(after.len(), 1 + made_up, "{missed:?}");
         if made_up == 1 {
             // It is the newest that counts.
             assert_eq!(steps(&after), [30 * 60]);
         }
+
         // The next keeps its place.
         pass(5 * MINUTE).await;
         let all = ticks(&engine);
@@ -162,6 +170,7 @@ async fn missed_ticks_fire_once_or_not_at_all() {
             40,
             "{missed:?}"
         );
+
         stop(consumer).await;
     }
 }
@@ -177,6 +186,7 @@ async fn a_tick_that_is_found_a_little_late_is_not_missed() {
     })
     .await;
     pass(9 * MINUTE + MINUTE / 2).await;
+
     let consumer = app.consumer().spawn();
     pass(Duration::from_secs(1)).await;
     assert_eq!(ticks(&engine).len(), 1);
@@ -189,24 +199,30 @@ async fn a_paused_schedule_is_silent_and_its_pause_is_not_made_up_for() {
     let app = app(&engine, Schedule::every("1m"));
     let consumer = app.consumer().spawn();
     pass(MINUTE).await;
+
     let schedules = app.schedules().unwrap();
     schedules.pause("sweep").await.unwrap();
     pass(10 * MINUTE).await;
     assert_eq!(ticks(&engine).len(), 1);
+
     let [status] = &schedules.list().await.unwrap()[..] else {
         panic!()
     };
     assert!(status.is_paused && status.next_at.is_none() && status.fired_at.is_some());
+
     schedules.resume("sweep").await.unwrap();
     pass(Duration::from_secs(1)).await;
     assert_eq!(ticks(&engine).len(), 1);
+
     pass(MINUTE).await;
     assert_eq!(steps(&ticks(&engine)), [11 * 60]);
+
     // Paused and resumed while no process was there: the same.
     stop(consumer).await;
     schedules.pause("sweep").await.unwrap();
     pass(10 * MINUTE).await;
     schedules.resume("sweep").await.unwrap();
+
     let consumer = app.consumer().spawn();
     pass(Duration::from_secs(1)).await;
     assert_eq!(ticks(&engine).len(), 2);
@@ -218,19 +234,24 @@ async fn a_schedule_is_run_by_hand_beside_its_ticks() {
     let engine = MemoryEngine::new();
     let app = app(&engine, Schedule::every("1m"));
     let schedules = app.schedules().unwrap();
+
     // Also before any consumer was there, and while it is paused.
     let published = schedules.run_now("sweep").await.unwrap();
     assert_eq!(published.queue, QueueName::default());
+
     schedules.pause("sweep").await.unwrap();
     schedules.run_now("sweep").await.unwrap();
     schedules.resume("sweep").await.unwrap();
+
     let before = row(&engine).await;
     assert_eq!(ticks(&engine).len(), 2);
     assert!(before.last_tick.is_none() && before.fired_at.is_some());
+
     let consumer = app.consumer().spawn();
     pass(MINUTE).await;
     assert_eq!(ticks(&engine).len(), 3);
     assert_eq!(row(&engine).await.last_tick, Some(before.next_at));
+
     stop(consumer).await;
     for error in [
         schedules.run_now("swep").await.unwrap_err(),
@@ -246,23 +267,29 @@ async fn the_version_that_began_last_decides_and_others_stand_by_until_it_is_gon
     let engine = MemoryEngine::new();
     let old = app(&engine, Schedule::every("1m"));
     let new = app(&engine, Schedule::every("10s"));
+
     let olds = old.consumer().spawn();
     pass(MINUTE).await;
     assert_eq!(ticks(&engine).len(), 1);
+
     let news = new.consumer().spawn();
     pass(Duration::from_secs(50)).await;
+
     // The old one runs on and neither fires nor takes it back.
     assert_eq!(ticks(&engine).len(), 1 + 5);
     assert!(row(&engine).await.definition.starts_with("every 10s"));
+
     // A roll-back: only the old one is left.
     stop(news).await;
     let before = ticks(&engine).len();
+
     pass(Duration::from_secs(100)).await;
     assert_eq!(
         ticks(&engine).len(),
         before,
         "it is not gone for long enough"
     );
+
     pass(2 * MINUTE).await;
     assert!(row(&engine).await.definition.starts_with("every 60s"));
     let since = ticks(&engine).len() - before;
@@ -278,6 +305,7 @@ async fn what_a_changed_schedule_missed_counts_from_when_the_old_one_was_last_se
     pass(MINUTE).await;
     stop(consumer).await;
     pass(60 * MINUTE).await;
+
     // Between the versions there was nobody.
     let new = app(&engine, Schedule::every("10m"));
     let consumer = new.consumer().spawn();
@@ -291,6 +319,7 @@ async fn what_is_no_longer_in_the_code_is_pruned_and_only_by_hand() {
     let engine = MemoryEngine::new();
     let old = app(&engine, Schedule::every("1m"));
     old.schedules().unwrap().run_now("sweep").await.unwrap();
+
     let other = builder().configure(|config| config.app = "other".into());
     let other = other.schedule("theirs", Schedule::every("1m"), &sweep());
     let other = other.build(engine.clone()).unwrap();
@@ -300,6 +329,7 @@ async fn what_is_no_longer_in_the_code_is_pruned_and_only_by_hand() {
     let new = new.build(engine.clone()).unwrap();
     let consumer = new.consumer().spawn();
     pass(10 * MINUTE).await;
+
     let schedules = new.schedules().unwrap();
     let names = async || {
         let list = schedules.list().await.unwrap().into_iter();
@@ -313,9 +343,11 @@ async fn what_is_no_longer_in_the_code_is_pruned_and_only_by_hand() {
 
     // What is removed under a running process stays away until one begins.
     assert!(schedules.remove("mine").await.unwrap());
+
     let count = engine.all_published().len();
     pass(10 * MINUTE).await;
     assert_eq!(engine.all_published().len(), count);
+
     stop(consumer).await;
     assert!(!schedules.remove("mine").await.unwrap());
 }
@@ -336,6 +368,7 @@ async fn a_dropped_queue_of_a_schedule_is_created_again() {
     let consumer = app.consumer().spawn();
     pass(MINUTE).await;
     assert!(engine.remove_queue(&queue));
+
     pass(MINUTE).await;
     assert_eq!(engine.published(&queue).len(), 2);
     stop(consumer).await;
@@ -361,23 +394,28 @@ async fn a_store_that_fails_for_a_while_is_ridden_out() {
     let fail = |kinds: &[ErrorKind]| engine.faults.schedules.lock().unwrap().extend(kinds);
     // At the start, at the registration, and while it runs: whatever call it hits.
     fail(&[ErrorKind::Connection, ErrorKind::Transient]);
+
     let consumer = app.consumer().spawn();
     pass(Duration::from_secs(1)).await;
     fail(&[ErrorKind::Connection; 3]);
     pass(5 * MINUTE).await;
     let before = ticks(&engine.memory);
     assert!(before.len() >= 4, "{before:?}");
+
     // The table is gone, and is made again: so are the rows.
     let store: &dyn ScheduleStore = &engine.memory;
     assert!(store.remove("sweep").await.unwrap());
+
     fail(&[ErrorKind::SchemaMissing]);
     pass(3 * MINUTE).await;
     let after = ticks(&engine.memory);
     assert!(after.len() > before.len());
+
     let all: std::collections::BTreeSet<_> = after.iter().collect();
     assert_eq!(all.len(), after.len(), "a tick fired twice");
     stop(consumer).await;
     fail(&[ErrorKind::SchemaMissing]);
+
     let refused = app.consumer().run().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::SchemaMissing);
 }
@@ -385,6 +423,7 @@ async fn a_store_that_fails_for_a_while_is_ridden_out() {
 #[tokio::test(start_paused = true)]
 async fn a_scheduled_function_gets_its_own_ticks_and_its_consumer_subscribes_to_none() {
     use ezq_core::private::{HandlerFuture, scheduled, tick};
+
     let engine = MemoryEngine::new();
     let (sender, mut ticks) = tokio::sync::mpsc::unbounded_channel();
     let function = |name: &'static str, event_type| {
@@ -400,6 +439,7 @@ async fn a_scheduled_function_gets_its_own_ticks_and_its_consumer_subscribes_to_
             },
         )
     };
+
     let app = App::builder()
         .without_discovered_handlers()
         .register(function("shop::a", "ezq.tick.shop::a"))
@@ -408,9 +448,11 @@ async fn a_scheduled_function_gets_its_own_ticks_and_its_consumer_subscribes_to_
         .unwrap();
     let first = app.consumer().subscribe();
     let second = app.consumer().queue("own").subscribe();
+
     let first = first.spawn();
     let second = second.spawn();
     pass(2 * MINUTE).await;
+
     let mut found = Vec::new();
     while let Ok((name, tick)) = ticks.try_recv() {
         assert_eq!(tick.schedule, name);
@@ -420,6 +462,7 @@ async fn a_scheduled_function_gets_its_own_ticks_and_its_consumer_subscribes_to_
                 .map(|previous| (tick.due - previous).num_seconds()),
         ));
     }
+
     found.sort();
     let each = |name| [(name, None), (name, Some(60))];
     assert_eq!(found, [each("shop::a"), each("shop::b")].concat());
@@ -431,6 +474,7 @@ async fn a_scheduled_function_gets_its_own_ticks_and_its_consumer_subscribes_to_
             .unwrap()
             .is_empty()
     );
+
     stop(first).await;
     stop(second).await;
 }
@@ -441,6 +485,7 @@ fn what_cannot_be_kept_is_refused_when_the_application_is_built() {
         let error = change(builder()).build(MemoryEngine::new()).unwrap_err();
         (error.kind(), error.to_string())
     };
+
     let (kind, text) = refused(|app| {
         app.schedule(
             "a",
@@ -453,12 +498,14 @@ fn what_cannot_be_kept_is_refused_when_the_application_is_built() {
         text.contains("`a`") && text.contains("`Europe/Pari`"),
         "{text}"
     );
+
     let (kind, text) = refused(|app| app.schedule("b", Schedule::cron("0 9 * *"), &sweep()));
     assert_eq!(kind, ErrorKind::Configuration);
     assert!(
         text.contains("`b`") && text.contains("0 9 * * MON"),
         "{text}"
     );
+
     let (kind, _) = refused(|app| {
         let once = app.schedule("c", Schedule::every("1m"), &sweep());
         once.schedule("c", Schedule::every("2m"), &sweep())
@@ -469,8 +516,10 @@ fn what_cannot_be_kept_is_refused_when_the_application_is_built() {
         let kind = app.build(MemoryEngine::new()).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::Configuration, "{name:?}");
     }
+
     let (kind, _) = refused(|app| app.schedule("d", Schedule::every("1m").queue("No!"), &sweep()));
     assert_eq!(kind, ErrorKind::InvalidQueueName);
+
     let (kind, text) = refused(|app| {
         let queue = QueueName::new("elsewhere").unwrap();
         let app = app
@@ -480,6 +529,7 @@ fn what_cannot_be_kept_is_refused_when_the_application_is_built() {
     });
     assert_eq!(kind, ErrorKind::Unsupported);
     assert!(text.contains("`elsewhere`"), "{text}");
+
     let (kind, _) = refused(|app| {
         let app = app.configure(|config| config.message_limit = 1000);
         app.schedule(
@@ -504,6 +554,7 @@ fn an_engine_without_schedules_is_refused_when_the_application_is_built() {
     let error = app.build(engine()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("`plain`"), "{error}");
+
     let app = builder().build(engine()).unwrap();
     assert_eq!(app.schedules().unwrap_err().kind(), ErrorKind::Unsupported);
 }

@@ -148,6 +148,7 @@ async fn a_backlog_of_a_limited_handler_keeps_no_other_from_being_handled() {
     let app = app(vec![slow(&seen), other(&seen)]);
     publish_steps(&app, BACKLOG).await;
     app.publish(&Other { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     seen.others(1).await;
     assert_eq!(seen.slow().len(), 1, "the first still runs");
@@ -163,16 +164,19 @@ async fn a_backlog_of_a_limited_handler_keeps_no_other_from_being_handled() {
             since.elapsed()
         );
     }
+
     assert_eq!(seen.slow().len(), 1, "the first still runs");
 
     // Nothing was lost, doubled or counted.
     app.publish(&End::default()).await.unwrap();
     seen.let_go.add_permits(numbers(BACKLOG));
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(
         (report.reason, report.counts.handled),
         (StopReason::End, u64::from(BACKLOG) + 20)
     );
+
     let slow = seen.slow();
     assert_eq!(slow.len(), numbers(BACKLOG));
     assert!(
@@ -192,6 +196,7 @@ fn all_ran_once(seen: &Seen, count: u32) {
         slow.keys().copied().collect::<Vec<_>>(),
         (0..count).collect::<Vec<_>>()
     );
+
     let odd: Vec<_> = slow
         .iter()
         .filter(|(_, deliveries)| **deliveries != [1])
@@ -205,21 +210,25 @@ fn all_ran_once(seen: &Seen, count: u32) {
 #[tokio::test(start_paused = true)]
 async fn an_interrupt_behind_a_backlog_waits_until_all_of_it_was_begun() {
     const STEPS: u32 = 300;
+
     let seen = Arc::<Seen>::default();
     let app = app(vec![slow(&seen), other(&seen)]);
     publish_steps(&app, STEPS).await;
     app.publish(&Interrupt::default()).await.unwrap();
     app.publish(&Other { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(seen.slow().len(), 1, "the first still runs");
     seen.let_go.add_permits(numbers(STEPS) - 1);
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
     assert_eq!(
         (report.counts.handled, report.counts.cancelled),
         (u64::from(STEPS) - 1, 1)
     );
+
     all_ran_once(&seen, STEPS);
     assert_eq!(
         seen.others.available_permits(),
@@ -234,11 +243,13 @@ async fn a_stop_gives_everything_back_that_waits_for_its_turn() {
     let seen = Arc::<Seen>::default();
     let app = app(vec![slow(&seen), other(&seen)]);
     publish_steps(&app, BACKLOG).await;
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     tokio::time::sleep(Duration::from_secs(20)).await;
     consumer.stop();
     tokio::time::sleep(Duration::from_secs(1)).await;
     seen.let_go.add_permits(1);
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(
         (
@@ -248,6 +259,7 @@ async fn a_stop_gives_everything_back_that_waits_for_its_turn() {
         ),
         (1, 0, 0)
     );
+
     let stats = app.stats(&QueueName::default()).await.unwrap();
     assert_eq!(
         (stats.ready, stats.in_progress),
@@ -255,6 +267,7 @@ async fn a_stop_gives_everything_back_that_waits_for_its_turn() {
     );
 
     seen.let_go.add_permits(numbers(BACKLOG));
+
     let next = app.consumer().concurrency(CONCURRENCY).until_idle().run();
     assert_eq!(
         within(next).await.unwrap().counts.handled,
@@ -269,6 +282,7 @@ async fn an_end_whose_consumer_is_stopped_does_not_count_as_reached() {
     let app = app(vec![slow(&seen), other(&seen)]);
     publish_steps(&app, 6).await;
     app.publish(&End::default()).await.unwrap();
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     tokio::time::sleep(Duration::from_secs(5)).await;
     consumer.stop();
@@ -278,6 +292,7 @@ async fn an_end_whose_consumer_is_stopped_does_not_count_as_reached() {
         within(consumer.wait()).await.unwrap().reason,
         StopReason::Handle
     );
+
     let stats = app.stats(&QueueName::default()).await.unwrap();
     assert_eq!(stats.ready, 6, "five events, and the End behind them");
 }
@@ -294,18 +309,22 @@ async fn what_waits_keeps_its_lease_and_is_bounded() {
         },
     );
     publish_steps(&app, BACKLOG).await;
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     let mut most = 0;
     for _ in 0..600 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         most = most.max(app.stats(&QueueName::default()).await.unwrap().in_progress);
     }
+
     // Twice the concurrency waits, and as much is fetched at once; what is given back is settled
     // in batches.
     let settling = u64::try_from(4 * app.config().settle_batch).unwrap();
     assert!(most <= 4 * 4 + settling, "{most} are leased");
+
     seen.let_go.add_permits(numbers(BACKLOG));
     app.publish(&End::default()).await.unwrap();
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.lost),
@@ -317,21 +336,26 @@ async fn what_waits_keeps_its_lease_and_is_bounded() {
 #[tokio::test(start_paused = true)]
 async fn a_crash_costs_what_waits_no_attempt() {
     const STEPS: u32 = 300;
+
     let seen = Arc::<Seen>::default();
     let app = app(vec![slow(&seen), other(&seen)]);
     publish_steps(&app, STEPS).await;
+
     let crashes = app.consumer().concurrency(CONCURRENCY).run();
     let _ = tokio::time::timeout(Duration::from_secs(20), crashes).await;
     assert_eq!(seen.slow().len(), 1);
     seen.let_go.add_permits(numbers(STEPS));
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     tokio::time::sleep(2 * app.config().lease).await;
     consumer.stop();
+
     let counts = within(consumer.wait()).await.unwrap().counts;
     assert_eq!(
         (counts.handled, counts.dead_lettered),
         (u64::from(STEPS), 0)
     );
+
     let slow = seen.slow();
     let again: Vec<u32> = slow
         .iter()
@@ -349,6 +373,7 @@ async fn a_crash_costs_what_waits_no_attempt() {
 async fn the_other_handlers_of_an_event_do_not_wait_for_one_with_a_limit() {
     let seen = Arc::<Seen>::default();
     let beside = Arc::new(AtomicUsize::new(0));
+
     let both = {
         let seen = Arc::clone(&seen);
         let beside = Arc::clone(&beside);
@@ -363,6 +388,7 @@ async fn the_other_handlers_of_an_event_do_not_wait_for_one_with_a_limit() {
             }
         })
     };
+
     let limited = {
         let seen = Arc::clone(&seen);
         Handler::on("limited", move |_: Step| {
@@ -370,6 +396,7 @@ async fn the_other_handlers_of_an_event_do_not_wait_for_one_with_a_limit() {
             async move { seen.let_go.acquire().await.unwrap().forget() }
         })
     };
+
     let app = app(vec![
         limited.concurrency(1).timeout(None),
         both,
@@ -377,15 +404,18 @@ async fn the_other_handlers_of_an_event_do_not_wait_for_one_with_a_limit() {
     ]);
     publish_steps(&app, 8).await;
     app.publish(&Other { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     seen.others(1).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(beside.load(Ordering::SeqCst), 8);
+
     // One of them is done beside the handler that is at work.
     assert!(
         seen.most.load(Ordering::SeqCst) <= CONCURRENCY,
         "more than the consumer handles"
     );
+
     seen.let_go.add_permits(8);
     app.publish(&End::default()).await.unwrap();
     assert_eq!(within(consumer.wait()).await.unwrap().counts.handled, 9);
@@ -405,6 +435,7 @@ async fn what_gets_its_turn_has_a_place_like_everything_else() {
             }
         })
     };
+
     let app = app(vec![
         running("slow", 30).pattern("step").concurrency(2),
         running("other", 7).pattern("other"),
@@ -413,6 +444,7 @@ async fn what_gets_its_turn_has_a_place_like_everything_else() {
         app.publish(&Step { n }).await.unwrap();
         app.publish(&Other { n }).await.unwrap();
     }
+
     let report = within(app.consumer().concurrency(3).until_idle().run())
         .await
         .unwrap();
@@ -427,12 +459,14 @@ async fn a_handler_that_has_its_queue_to_itself_gives_nothing_back() {
     let seen = Arc::<Seen>::default();
     let app = app(vec![slow(&seen)]);
     publish_steps(&app, 300).await;
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     for _ in 0..300 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         seen.let_go.add_permits(1);
     }
     app.publish(&End::default()).await.unwrap();
+
     let counts = within(consumer.wait()).await.unwrap().counts;
     assert_eq!((counts.handled, counts.returned), (300, 0));
     all_ran_once(&seen, 300);
@@ -447,6 +481,7 @@ async fn a_quick_handler_with_a_limit_gives_nothing_back() {
     let app = app(vec![quick.concurrency(1), other(&seen)]);
     publish_steps(&app, BACKLOG).await;
     app.publish(&Other { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().concurrency(CONCURRENCY).until_idle().run();
     let counts = within(consumer).await.unwrap().counts;
     assert_eq!(
@@ -477,15 +512,19 @@ async fn a_batch_handler_with_a_limit_keeps_no_other_from_being_handled() {
             }
         })
     };
+
     let batches = batches.concurrency(1).batch_size(10).timeout(None);
     let app = app(vec![batches, other(&seen)]);
     publish_steps(&app, BACKLOG).await;
     app.publish(&Other { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     seen.others(1).await;
     assert_eq!(seen.slow().len(), 10, "the first batch still runs");
+
     seen.let_go.add_permits(numbers(BACKLOG));
     app.publish(&End::default()).await.unwrap();
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(report.counts.handled, u64::from(BACKLOG) + 1);
     all_ran_once(&seen, BACKLOG);
@@ -504,11 +543,13 @@ async fn several_handlers_with_limits_keep_each_other_from_nothing() {
             }
         })
     };
+
     let app = app(vec![slow(&seen), quick.concurrency(2)]);
     publish_steps(&app, BACKLOG).await;
     for n in 0..BACKLOG {
         app.publish(&Other { n }).await.unwrap();
     }
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     let since = tokio::time::Instant::now();
     seen.others(BACKLOG).await;
@@ -518,6 +559,7 @@ async fn several_handlers_with_limits_keep_each_other_from_nothing() {
         "{:?}",
         since.elapsed()
     );
+
     consumer.interrupt();
     within(consumer.wait()).await.unwrap();
 }
@@ -534,21 +576,26 @@ async fn what_may_kill_its_worker_and_waits_keeps_no_other_such_event_from_runni
     let steps: Vec<Step> = (1..7).map(|n| Step { n }).collect();
     app.publish_all(&steps).await.unwrap();
     app.publish(&Other { n: 0 }).await.unwrap();
+
     let ttl = Duration::from_secs(10);
     let lease_all = async || {
         let queue = QueueName::default();
         let all = LeaseRequest::new(queue, 100, ttl).keys(100);
         assert_eq!(engine.lease(all).await.unwrap().deliveries.len(), 7);
     };
+
     lease_all().await;
     tokio::time::sleep(2 * ttl).await;
     lease_all().await;
     publish_steps(&app, 1).await;
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     tokio::time::sleep(ttl / 2).await;
     assert_eq!(seen.slow().len(), 1, "one that kills nobody runs");
+
     seen.others(1).await;
     assert_eq!(seen.slow().len(), 1, "it still runs");
+
     seen.let_go.add_permits(7);
     app.publish(&End::default()).await.unwrap();
     assert_eq!(within(consumer.wait()).await.unwrap().counts.handled, 8);
@@ -575,6 +622,7 @@ impl Event for Keyed {
 async fn ordering_keys_keep_their_order_behind_a_backlog() {
     const KEYS: u32 = 100;
     const FREE: u32 = 20;
+
     let seen = Arc::<Seen>::default();
     let ended = Arc::new(Mutex::new(Vec::new()));
     let quick = {
@@ -591,12 +639,15 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
             }
         })
     };
+
     let behind = {
         let seen = Arc::clone(&seen);
         let ended = Arc::clone(&ended);
+
         Handler::on("behind", move |step: Step, context: Context| {
             let seen = Arc::clone(&seen);
             let ended = Arc::clone(&ended);
+
             async move {
                 seen.begun
                     .lock()
@@ -609,6 +660,7 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
             }
         })
     };
+
     let app = app(vec![behind.concurrency(1).timeout(None), quick]);
     for n in 0..5 {
         for key in 0..KEYS {
@@ -621,18 +673,23 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
             }
         }
     }
+
     for n in 0..10 {
         for key in KEYS..KEYS + FREE {
             app.publish(&Keyed { key, n }).await.unwrap();
         }
     }
+
     let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
     seen.others(10 * FREE).await;
     assert_eq!(seen.slow().len(), 1, "the first still runs");
+
     seen.let_go.add_permits(numbers(2 * KEYS));
     app.publish(&End::default()).await.unwrap();
+
     let report = within(consumer.wait()).await.unwrap();
     assert_eq!(report.counts.handled, u64::from(5 * KEYS + 10 * FREE));
+
     let ended = ended.lock().unwrap().clone();
     for key in 0..KEYS + FREE {
         let order: Vec<u32> = ended

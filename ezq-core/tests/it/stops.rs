@@ -121,6 +121,7 @@ fn handler(state: State) -> Handler {
         }
         _ => Handler::on("steps", |_: Step| pending::<()>()),
     };
+
     let handler = match state {
         State::GathersABatch => handler.batch_size(10).batch_wait(HOURS),
         State::WaitsForABatchsTurn => handler.batch_size(2).concurrency(1),
@@ -138,6 +139,7 @@ fn engine(state: State) -> Faulty {
         State::Hangs(call) => Faulty::hanging(call),
         _ => Faulty::default(),
     };
+
     engine
         .faults
         .away
@@ -146,10 +148,12 @@ fn engine(state: State) -> Faulty {
         .faults
         .panics
         .store(state == State::Pausing, Ordering::SeqCst);
+
     if state == State::CannotSettle {
         let failures = std::iter::repeat_n(ErrorKind::Connection, 1_000_000);
         engine.faults.settle.lock().unwrap().extend(failures);
     }
+
     let mut capabilities = engine.memory.capabilities().clone();
     capabilities.transactions = matches!(state, State::Hangs(Call::Begin | Call::Commit));
     Faulty {
@@ -170,10 +174,12 @@ async fn consumer_in(state: State, token: &CancellationToken) -> ConsumerHandle 
         .named_engine("other", Faulty::hanging(Call::Publish))
         .queue_engine(&mail, "other")
         .configure(|config| config.lease = HOURS);
+
     let app = builder.build(engine.clone()).unwrap();
     let queue = QueueName::default();
     engine.memory.ensure_queue(&queue).await.unwrap();
     let mut events = vec![app.publish(&Step { n: 0 }).prepare().unwrap().outgoing; 4];
+
     match state {
         State::Idle => events.clear(),
         State::HandlesAnEnd => {
@@ -192,6 +198,7 @@ async fn consumer_in(state: State, token: &CancellationToken) -> ConsumerHandle 
         }
         _ => {}
     }
+
     engine.memory.publish(events).await.unwrap();
 
     let consumer = app
@@ -199,11 +206,13 @@ async fn consumer_in(state: State, token: &CancellationToken) -> ConsumerHandle 
         .concurrency(2)
         .grace(GRACE)
         .stop_on(token.clone());
+
     let consumer = consumer
         .stop_on_signals()
         .restart(Backoff::constant(HOURS))
         .subscribe();
     let consumer = consumer.spawn();
+
     // Time is paused: it goes on when nothing else is left to do.
     tokio::time::sleep(10 * SECOND).await;
     assert!(consumer.is_running(), "{state:?}: {}", consumer.state());
@@ -218,6 +227,7 @@ async fn signal_this_process(own: &mut Signal) {
         .status()
         .unwrap();
     assert!(sent.success());
+
     // Time is paused, but a signal takes its time.
     while own.recv().now_or_never().is_none() {
         std::thread::sleep(Duration::from_millis(1));
@@ -234,6 +244,7 @@ async fn every_stop_is_heard_in_every_state() {
             let token = CancellationToken::new();
             let consumer = consumer_in(state, &token).await;
             let mut asked = Instant::now();
+
             match way {
                 Way::Token => token.cancel(),
                 Way::Handle => consumer.stop(),
@@ -252,16 +263,19 @@ async fn every_stop_is_heard_in_every_state() {
                     signal_this_process(&mut own).await;
                 }
             }
+
             let most = if way.is_patient() {
                 GRACE + SECOND
             } else {
                 SECOND
             };
+
             let ended = tokio::time::timeout(HOURS, consumer.wait()).await;
             let Ok(ended) = ended else {
                 panic!("{state:?} does not hear {way:?}")
             };
             let report = ended.unwrap();
+
             let reason = match way {
                 _ if state == State::HandlesAnEnd => StopReason::End,
                 Way::Token => StopReason::Token,
@@ -285,6 +299,7 @@ async fn a_claim_that_is_not_answered_is_given_up_soon_after_a_stop() {
         let mut capabilities = engine.memory.capabilities().clone();
         capabilities.transactions = true;
         engine.capabilities = Some(capabilities);
+
         let handler = Handler::on_batch("steps", |_: Batch<Step>, _: Within| async {});
         let builder = App::builder()
             .without_discovered_handlers()
@@ -292,6 +307,7 @@ async fn a_claim_that_is_not_answered_is_given_up_soon_after_a_stop() {
         let app = builder.build(engine.clone()).unwrap();
         let steps: Vec<Step> = (0..100).map(|n| Step { n }).collect();
         app.publish_all(&steps).await.unwrap();
+
         let consumer = app.consumer().concurrency(2).spawn();
         tokio::time::sleep(10 * SECOND).await;
         assert!(
@@ -301,6 +317,7 @@ async fn a_claim_that_is_not_answered_is_given_up_soon_after_a_stop() {
 
         let asked = Instant::now();
         consumer.stop();
+
         let ended = tokio::time::timeout(HOURS, consumer.wait()).await;
         let report = ended
             .unwrap_or_else(|_| panic!("it waits for {call:?}"))

@@ -57,6 +57,7 @@ async fn run_one(handler: Handler) -> Counts {
 /// Handles one event until it is a dead letter; why it is one.
 async fn death(app: &App) -> (Reason, Progress) {
     app.publish(&Step { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().spawn();
     within(async {
         while consumer.counts().dead_lettered == 0 {
@@ -64,8 +65,10 @@ async fn death(app: &App) -> (Reason, Progress) {
         }
     })
     .await;
+
     consumer.stop();
     within(consumer.wait()).await.unwrap();
+
     let queue = app.config().queue.clone();
     let letters = app.dead_letters(&queue).unwrap();
     let mut letters = letters.list(&DeadLetterFilter::all(), 10).await.unwrap();
@@ -112,6 +115,7 @@ async fn a_handler_that_cancels_its_token_is_done_when_it_returns() {
             tokio::task::yield_now().await;
         }
     });
+
     let counts = run_one(cancels).await;
     assert_eq!((counts.handled, counts.cancelled), (1, 0));
     assert_eq!(runs.load(Ordering::SeqCst), 1);
@@ -131,6 +135,7 @@ async fn a_handler_that_fails_and_cancels_its_token_counts_its_attempts() {
             Err::<(), _>("on purpose")
         }
     });
+
     let counts = run_one(fails.max_attempts(3)).await;
     assert_eq!((counts.dead_lettered, counts.cancelled), (1, 0));
     assert_eq!(runs.load(Ordering::SeqCst), 3);
@@ -152,6 +157,7 @@ async fn a_batch_handler_that_cancels_its_token_is_done_when_it_returns() {
             tokio::task::yield_now().await;
         }
     });
+
     let counts = run_one(cancels).await;
     assert_eq!((counts.handled, counts.cancelled), (1, 0));
     assert_eq!(runs.load(Ordering::SeqCst), 1);
@@ -161,9 +167,11 @@ async fn a_batch_handler_that_cancels_its_token_is_done_when_it_returns() {
 async fn the_token_of_a_handler_still_hears_of_an_interrupt() {
     let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
+
     let waits = Handler::on("waits", move |_: Step, context: Context| {
         let heard = heard.clone();
         let started = started.clone();
+
         async move {
             let token = context.cancellation();
             tokio::spawn(async move {
@@ -174,8 +182,10 @@ async fn the_token_of_a_handler_still_hears_of_an_interrupt() {
             std::future::pending::<()>().await;
         }
     });
+
     let app = app(waits.timeout(None)).build(MemoryEngine::new()).unwrap();
     app.publish(&Step { n: 0 }).await.unwrap();
+
     let consumer = app.consumer().spawn();
     within(starts.recv()).await.unwrap();
     consumer.interrupt();
@@ -225,6 +235,7 @@ async fn an_event_whose_events_another_engine_never_takes_ends_in_the_dead_lette
     let builder = app(returns)
         .named_engine("elsewhere", elsewhere)
         .queue_engine(&other, "elsewhere");
+
     let app = builder.build(MemoryEngine::new()).unwrap();
     let (reason, marks) = death(&app).await;
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::StoreFailed, 4));

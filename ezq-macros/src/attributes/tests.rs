@@ -34,6 +34,7 @@ fn entry(arguments: TokenStream, name: &str) -> Entry {
 fn reads_values_lists_and_a_trailing_comma() {
     let (entries, messages) = read(quote!(name = "a", retry(max_attempts = 5), order = -3,));
     assert!(messages.is_empty(), "{messages:?}");
+
     let text = entries
         .find("name")
         .map(|entry| entry.text().map(|text| text.value()));
@@ -42,6 +43,7 @@ fn reads_values_lists_and_a_trailing_comma() {
         entries.find("order").and_then(|entry| entry.signed().ok()),
         Some(-3)
     );
+
     let list = entries.find("retry").and_then(|entry| entry.list().ok());
     assert_eq!(
         list.map(|list| list.to_string()).as_deref(),

@@ -14,6 +14,7 @@ fn mistakes(input: &DeriveInput) -> Vec<String> {
     attributes::private(&entries, &mut errors);
     check_shape(input, &mut errors);
     options::validate(input, &entries, &mut errors);
+
     match errors.finish() {
         Ok(()) => Vec::new(),
         Err(error) => error.into_iter().map(|error| error.to_string()).collect(),
@@ -37,6 +38,7 @@ fn an_event_is_named_after_its_type() {
     );
     assert!(text.contains("VERSION:u32=1u32;"), "{text}");
     assert!(!text.contains("fnkey"), "{text}");
+
     let text = expanded(&parse_quote!(
         struct r#Match;
     ));
@@ -66,11 +68,13 @@ fn a_key_reaches_into_fields_and_tuples() {
     });
     assert!(text.contains("__ezq_field=&self.customer;"), "{text}");
     assert!(text.contains("__ezq_field=&__ezq_inner.id;"), "{text}");
+
     let text = expanded(&parse_quote!(
         #[event(key = "0")]
         struct Paid(i64);
     ));
     assert!(text.contains("__ezq_field=&self.0;"), "{text}");
+
     let text = expanded(&parse_quote!(
         #[event(key = "type")]
         struct Paid {
@@ -92,6 +96,7 @@ fn a_key_must_name_a_field() {
         )),
         ["`Paid` has no field `buyer`: its fields are `user_id`, `sum`"]
     );
+
     assert_eq!(
         mistakes(&parse_quote!(
             #[event(key = "usr_id")]
@@ -101,6 +106,7 @@ fn a_key_must_name_a_field() {
         )),
         ["`Paid` has no field `usr_id`: did you mean `user_id`?"]
     );
+
     assert!(
         mistakes(&parse_quote!(
             #[event(key = "user id")]
@@ -110,6 +116,7 @@ fn a_key_must_name_a_field() {
         ))[0]
             .contains("write `key = \"customer_id\"`")
     );
+
     assert!(
         mistakes(&parse_quote!(
             #[event(key = id)]
@@ -159,6 +166,7 @@ fn refuses_what_the_wire_or_the_queue_could_not_carry() {
         ))
         .contains("at least 1")
     );
+
     let long = "q".repeat(48);
     for queue in ["", "a b", "a--b", "a;b", "é", &long] {
         let message = first(parse_quote!(
@@ -181,6 +189,7 @@ fn refuses_generics_unions_and_misplaced_attributes() {
             .contains("no generic parameters")
     );
     assert!(mistakes(&parse_quote!(union E { a: u8 }))[0].contains("union"));
+
     assert!(
         mistakes(&parse_quote!(
             struct E {
@@ -190,6 +199,7 @@ fn refuses_generics_unions_and_misplaced_attributes() {
         ))[0]
             .contains("whole type")
     );
+
     assert_eq!(
         mistakes(&parse_quote!(
             #[event]

@@ -49,6 +49,7 @@ fn names_a_handler_after_its_path_unless_pinned() {
         text.contains(r#"concat!(::core::module_path!(),"::match")"#),
         "{text}"
     );
+
     let text = expanded(
         quote!(name = "pinned"),
         quote!(
@@ -72,6 +73,7 @@ fn takes_the_event_first_and_extractors_by_position() {
         text.contains(".requires::<A>().requires::<State<B>>()"),
         "{text}"
     );
+
     let call = "(__ezq_output.take)(f(__ezq_event,__ezq_argument_0,__ezq_argument_1).await)";
     assert!(text.contains(call), "{text}");
 }
@@ -94,6 +96,7 @@ fn forwards_the_settings() {
             async fn f(e: E) {}
         ),
     );
+
     assert!(text.contains(".order(-1i32)"), "{text}");
     assert!(
         text.contains("Option::Some(::core::time::Duration::new(1u64,500000000u32))"),
@@ -104,6 +107,7 @@ fn forwards_the_settings() {
         text.contains("events::__private::Backoff::linear("),
         "{text}"
     );
+
     let text = expanded(
         quote!(timeout = "none"),
         quote!(
@@ -152,21 +156,25 @@ fn fills_in_the_rest_of_a_backoff() {
             ),
         )
     };
+
     let text = backoff(quote!(retry(initial = "10s")));
     assert!(
         text.contains("Exponential{initial:::core::time::Duration::new(10u64,0u32),max:::core::time::Duration::new(300u64,0u32),multiplier:2u32,jitter:::ezq::__private::Jitter::Full,}"),
         "{text}"
     );
+
     let text = backoff(quote!(retry(backoff = "constant")));
     assert!(
         text.contains("constant(::core::time::Duration::new(1u64,0u32))"),
         "{text}"
     );
+
     let text = backoff(quote!(concurrency = 4));
     assert!(text.contains(".concurrency(4usize)"), "{text}");
     let text = backoff(quote!(retry(multiplier = 3, jitter = "none")));
     assert!(text.contains("multiplier:3u32"), "{text}");
     assert!(text.contains("Jitter::None"), "{text}");
+
     let text = backoff(quote!(retry(backoff = pauses::patient)));
     assert!(text.contains("Backoff::custom(pauses::patient)"), "{text}");
     let text = backoff(quote!(retry(backoff = "linear", initial = "1h")));

@@ -42,12 +42,14 @@ async fn a_change_of_the_schema_that_waits_for_a_transaction_holds_up_no_broadca
     let queue = unique("q");
     let old = engine_at(&url).await;
     subscribe(&old, &queue, "order.*").await;
+
     // As if the last migration was still to come.
     run(
         &mut own,
         "DELETE FROM ezq.migrations WHERE name = 'queue names'",
     )
     .await;
+
     let mut tx = own.begin().await.unwrap();
     old.broadcast_in(&mut tx, event(1)).await.unwrap();
 
@@ -59,10 +61,12 @@ async fn a_change_of_the_schema_that_waits_for_a_transaction_holds_up_no_broadca
     let waits =
         "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'
                                 AND relation = 'ezq.subscriptions'::regclass)";
+
     while !scalar::<bool>(&mut watch, waits).await {
         assert!(!changes.is_finished(), "it waits for nobody");
         tokio::task::yield_now().await;
     }
+
     let broadcast = tokio::time::timeout(Duration::from_secs(5), old.broadcast(event(2)));
     broadcast.await.expect("it is held up").unwrap();
     tx.commit().await.unwrap();
@@ -77,13 +81,16 @@ pub(crate) async fn broadcasts(url: &str) {
     subscribe(&engine, &one, "order.*").await;
     subscribe(&engine, &one, "order.created").await;
     subscribe(&engine, &two, "#").await;
+
     for (_, outcome) in engine.broadcast(event(1)).await.unwrap() {
         stored(outcome);
     }
+
     for _ in 0..2 {
         let copies = engine.broadcast(keyed_event(2, "a")).await.unwrap();
         assert_eq!(copies.len(), 2);
     }
+
     for queue in [&one, &two] {
         let mut bodies: Vec<_> = lease(&engine, queue)
             .await
@@ -100,24 +107,29 @@ async fn nothing_is_made_where_it_is_not_to_be_and_the_error_says_what_to_run() 
     let (url, mut own) = database().await;
     let queue = unique("q");
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
+
     let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
     let engine = PgmqEngine::connect(config).await.unwrap();
     let error = engine.broadcast(event(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
     let error = engine.subscriptions().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+
     let mut tx = own.begin().await.unwrap();
     let error = engine.broadcast_in(&mut tx, event(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+
     // Nothing was sent: the caller's transaction can go on.
     engine
         .publish_in(&mut tx, vec![message(&queue, "5")])
         .await
         .unwrap();
+
     tx.commit().await.unwrap();
     run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
     subscribe(&engine, &queue, "#").await;
     assert_eq!(engine.broadcast(event(2)).await.unwrap().len(), 1);
+
     // Dedupe keys are in a table of another part.
     let error = engine.broadcast(keyed_event(3, "a")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
@@ -131,6 +143,7 @@ async fn a_role_that_may_not_write_into_one_of_the_queues_stores_no_copy() {
     let two = unique("q");
     subscribe(&admin, &one, "#").await;
     subscribe(&admin, &two, "#").await;
+
     let role = unique("role");
     let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&one), Some(role.as_str()));
     run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
@@ -139,10 +152,12 @@ async fn a_role_that_may_not_write_into_one_of_the_queues_stores_no_copy() {
         &sql.replace("create extension if not exists pgmq;", ""),
     )
     .await;
+
     let engine = engine_at(&url.replace("postgres@", &format!("{role}@"))).await;
     let error = engine.broadcast(event(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
     assert_eq!(admin.stats(&one).await.unwrap().ready, 0);
+
     // The printed script is enough for the queues that it names.
     engine
         .unsubscribe("shop", &[(two, Pattern::new("#").unwrap())])
@@ -161,6 +176,7 @@ async fn ten_who_need_it_at_once_make_one() {
     let queue = unique("q");
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
     let mut subscribers = JoinSet::new();
+
     for _ in 0..10 {
         let engine = engine_at(&url).await;
         let queue = queue.clone();
@@ -171,6 +187,7 @@ async fn ten_who_need_it_at_once_make_one() {
                 .unwrap()
         });
     }
+
     assert_eq!(subscribers.join_all().await.into_iter().sum::<u64>(), 1);
     let versions = "SELECT array_agg(version) FROM ezq.migrations";
     assert_eq!(scalar::<Vec<i32>>(&mut own, versions).await, [3, 7, 8, 10]);
@@ -183,14 +200,17 @@ async fn a_schema_that_was_dropped_is_made_again() {
     let queue = unique("q");
     subscribe(&engine, &queue, "#").await;
     run(&mut own, "DROP SCHEMA ezq CASCADE").await;
+
     // Nobody is subscribed any more.
     assert!(engine.broadcast(event(1)).await.unwrap().is_empty());
     run(&mut own, "DROP SCHEMA ezq CASCADE").await;
     assert!(engine.subscriptions().await.unwrap().is_empty());
+
     run(&mut own, "DROP SCHEMA ezq CASCADE").await;
     let mut tx = own.begin().await.unwrap();
     let error = engine.broadcast_in(&mut tx, event(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient);
+
     tx.rollback().await.unwrap();
     subscribe(&engine, &queue, "#").await;
     let copies = engine.broadcast_in(&mut own, event(2)).await.unwrap();
@@ -216,12 +236,14 @@ async fn another_client_subscribes_and_broadcasts_by_sql() {
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     engine.ready().await.unwrap();
+
     let insert = |queue: &str, pattern: &str| {
         format!(
             "INSERT INTO ezq.subscriptions (app, queue, pattern) VALUES ('py', '{queue}', '{pattern}')"
         )
     };
     run(&mut own, &insert(queue.as_str(), "order.#")).await;
+
     let bad = [
         ("MyOrders", "a"),
         ("q", "a*"),
@@ -230,10 +252,12 @@ async fn another_client_subscribes_and_broadcasts_by_sql() {
         ("q", "a\n"),
         ("q", "\u{85}"),
     ];
+
     for (queue, pattern) in bad {
         let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(insert(queue, pattern)));
         refused.execute(&mut own).await.unwrap_err();
     }
+
     let sql =
         "SELECT count(message_id) FROM ezq.broadcast('order.paid', '{\"_type\": \"OrderPaid\"}')";
     assert_eq!(scalar::<i64>(&mut own, sql).await, 1);
@@ -247,6 +271,7 @@ async fn a_subscriber_that_waits_is_woken() {
     let subscriber = engine_at(&url).await;
     let queue = unique("q");
     subscribe(&subscriber, &queue, "#").await;
+
     let mut woken = subscriber.wakeups(&queue).await.unwrap().unwrap();
     woken.mark_unchanged();
     publisher.broadcast(event(1)).await.unwrap();
@@ -255,6 +280,7 @@ async fn a_subscriber_that_waits_is_woken() {
         .unwrap()
         .unwrap();
     woken.mark_unchanged();
+
     let mut own = PgConnection::connect(&url).await.unwrap();
     publisher.broadcast_in(&mut own, event(2)).await.unwrap();
     tokio::time::timeout(TTL, woken.changed())
@@ -272,14 +298,17 @@ async fn broadcasts_and_publishes_of_the_same_keys_never_deadlock() {
         subscribe(&engine, queue, "#").await;
     }
     let mut publishers = JoinSet::new();
+
     for turn in 0..4 {
         let engine = engine.clone();
         let queues = queues.clone();
+
         publishers.spawn(async move {
             for n in 0..25 {
                 let key = format!("k{n}");
                 let mut connection = engine.pool().acquire().await.unwrap();
                 let mut tx = connection.begin().await.unwrap();
+
                 if turn % 2 == 0 {
                     engine
                         .broadcast_in(&mut tx, keyed_event(n, &key))
@@ -293,10 +322,12 @@ async fn broadcasts_and_publishes_of_the_same_keys_never_deadlock() {
                         .collect();
                     engine.publish_in(&mut tx, all).await.unwrap();
                 }
+
                 tx.commit().await.unwrap();
             }
         });
     }
+
     publishers.join_all().await;
     for queue in &queues {
         assert_eq!(engine.stats(queue).await.unwrap().ready, 25);
@@ -309,6 +340,7 @@ async fn a_copy_with_a_key_is_known_by_number_and_time() {
     let engine = engine_at(&url).await;
     let queue = unique("q");
     subscribe(&engine, &queue, "#").await;
+
     let id = stored(
         engine
             .broadcast(keyed_event(1, "a"))
@@ -317,10 +349,12 @@ async fn a_copy_with_a_key_is_known_by_number_and_time() {
             .remove(0)
             .1,
     );
+
     let told = |outcome: PublishOutcome| match outcome {
         PublishOutcome::Duplicate(Some(original)) => original.message_id,
         other => panic!("no duplicate: {other:?}"),
     };
+
     let again = engine
         .broadcast(keyed_event(2, "a"))
         .await
@@ -328,12 +362,14 @@ async fn a_copy_with_a_key_is_known_by_number_and_time() {
         .remove(0)
         .1;
     assert_eq!(told(again), id);
+
     let again = engine
         .publish(vec![keyed(&queue, "3", "a")])
         .await
         .unwrap()
         .remove(0);
     assert_eq!(told(again), id);
+
     let listed = format!("SELECT enqueued_at FROM pgmq.q_{queue}");
     let stored_at: chrono::DateTime<chrono::Utc> = scalar(&mut own, &listed).await;
     assert_eq!(id.stored_at(), Some(stored_at));
@@ -343,14 +379,17 @@ async fn a_copy_with_a_key_is_known_by_number_and_time() {
         lose_newest(&mut own, queue.as_str()).await.as_deref(),
         Some("1")
     );
+
     let [other] = &publish(&engine, &queue, &["4"]).await[..] else {
         panic!("one")
     };
     assert_eq!(other.as_number(), id.as_number());
     assert!(!engine.cancel(&queue, &id).await.unwrap());
     assert!(engine.cancel(&queue, other).await.unwrap());
+
     // So does the number in a key's row: its own message was another one.
     lose_newest(&mut own, queue.as_str()).await;
+
     let again = engine
         .broadcast(keyed_event(5, "a"))
         .await

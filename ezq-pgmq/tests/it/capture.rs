@@ -30,6 +30,7 @@ async fn events(own: &mut PgConnection, queue: &QueueName) -> Vec<(String, Chang
         .fetch_all(own)
         .await
         .unwrap();
+
     let read = |row: &sqlx::postgres::PgRow| {
         let message: Value = row.get(0);
         let text = message["type"].as_str().unwrap().to_owned();
@@ -50,6 +51,7 @@ pub(crate) async fn captures(url: &str) {
     let engine = engine_at(url).await;
     let mut own = PgConnection::connect(url).await.unwrap();
     let queue = unique("q");
+
     run(&mut own, "CREATE TABLE captured (id int, name text)").await;
     engine.capture("captured", &queue).await.unwrap();
     run(
@@ -57,6 +59,7 @@ pub(crate) async fn captures(url: &str) {
         "INSERT INTO captured SELECT n, 'x' FROM generate_series(1, 3) n",
     )
     .await;
+
     run(
         &mut own,
         "UPDATE captured SET name = 'y' WHERE id = 2; DELETE FROM captured",
@@ -79,22 +82,27 @@ async fn every_change_is_an_event_of_the_writers_transaction() {
         (captured.schema.as_str(), captured.is_enabled),
         ("public", true)
     );
+
     let insert = format!("INSERT INTO {queue} VALUES (1, 'ada', 's', 1.10)");
     run(&mut own, &format!("BEGIN; {insert}; ROLLBACK")).await;
     assert_eq!(count(&mut own, &queue).await, 0);
+
     let mut tx = own.begin().await.unwrap();
     run(&mut tx, &insert).await;
+
     let transaction = "SELECT pg_current_xact_id()::text";
     let transaction: u64 = scalar::<String>(&mut tx, transaction)
         .await
         .parse()
         .unwrap();
     tx.commit().await.unwrap();
+
     // The key changes as well.
     run(&mut own, &format!("UPDATE {queue} SET id = 2, name = NULL")).await;
     run(&mut own, &format!("UPDATE {queue} SET name = name")).await;
     run(&mut own, &format!("DELETE FROM {queue} WHERE false")).await;
     run(&mut own, &format!("DELETE FROM {queue}; TRUNCATE {queue}")).await;
+
     let found = events(&mut own, &queue).await;
     let types: Vec<String> = found.iter().map(|(name, _)| name.clone()).collect();
     let expected = ["created", "updated", "deleted", "truncated"];
@@ -102,6 +110,7 @@ async fn every_change_is_an_event_of_the_writers_transaction() {
         types,
         expected.map(|operation| format!("{queue}.{operation}"))
     );
+
     let [created, updated, deleted, truncated] = &found[..] else {
         panic!("{found:?}")
     };
@@ -110,6 +119,7 @@ async fn every_change_is_an_event_of_the_writers_transaction() {
     };
     let ada = row(1, "ada".into());
     let none = row(2, Value::Null);
+
     assert_eq!((&created.1.old, &created.1.new), (&None, &ada));
     assert_eq!(created.1.transaction, transaction);
     assert_eq!((&updated.1.old, &updated.1.new), (&ada, &none));
@@ -130,37 +140,44 @@ async fn a_captured_event_is_one_as_ezq_publishes_it() {
         .key("name")
         .await
         .unwrap();
+
     run(
         &mut own,
         "SET timezone = 'Asia/Kathmandu'; SET datestyle = 'German'",
     )
     .await;
+
     let big = "123456789012345678901234567890.10";
     run(
         &mut own,
         &format!("INSERT INTO {queue} VALUES (1, 'ada', NULL, {big}), (2, NULL, NULL, 0)"),
     )
     .await;
+
     let deliveries = lease(&engine, &queue).await;
     let [first, second] = &deliveries[..] else {
         panic!("{deliveries:?}")
     };
     assert_eq!(first.headers.key().as_deref(), Some("ada"));
     assert_eq!(second.headers, Headers::new());
+
     let origin = Origin::new(
         &queue,
         first.receipt.message_id(),
         first.enqueued_at,
         &first.headers,
     );
+
     let envelope = decode(&first.body, origin).unwrap();
     assert_eq!(envelope.event_type(), format!("{queue}.created"));
     assert_eq!(envelope.source(), "shop");
+
     let id: Vec<&str> = envelope.id().split('-').collect();
     let is_v7 = id.len() == 5 && id[2].starts_with('7') && "89ab".contains(&id[3][..1]);
     assert!(is_v7, "{}", envelope.id());
     let age = chrono::Utc::now() - envelope.time().unwrap().to_utc();
     assert!(age.num_seconds().abs() < 300, "{age}");
+
     let stamp = i64::from_str_radix(&format!("{}{}", id[0], id[1]), 16).unwrap();
     assert!(
         (stamp - envelope.time().unwrap().timestamp_millis()).abs() < 300_000,
@@ -177,12 +194,14 @@ async fn a_captured_event_is_one_as_ezq_publishes_it() {
 async fn a_statement_on_10_000_rows_is_one_insert_and_keeps_their_order() {
     let (engine, queue, mut own) = table().await;
     engine.capture(queue.as_str(), &queue).await.unwrap();
+
     let rows = "SELECT n, 'name ' || n FROM generate_series(1, 10000) n";
     run(
         &mut own,
         &format!("INSERT INTO {queue} (id, name) {rows} ORDER BY n DESC"),
     )
     .await;
+
     // Every key becomes that of another row: only the places of rows tell which belong together.
     run(
         &mut own,
@@ -191,12 +210,14 @@ async fn a_statement_on_10_000_rows_is_one_insert_and_keeps_their_order() {
     .await;
     run(&mut own, &format!("UPDATE {queue} SET id = 10001 - id")).await;
     run(&mut own, &format!("DELETE FROM {queue}")).await;
+
     let found = events(&mut own, &queue).await;
     assert_eq!(found.len(), 30_000);
     for (place, (name, change)) in found[..10_000].iter().enumerate() {
         assert_eq!(*name, format!("{queue}.created"));
         assert_eq!(change.new.as_ref().unwrap()["id"], json!(10_000 - place));
     }
+
     for (name, change) in &found[10_000..20_000] {
         assert_eq!(*name, format!("{queue}.updated"));
         let old = change.old.as_ref().unwrap();
@@ -207,17 +228,20 @@ async fn a_statement_on_10_000_rows_is_one_insert_and_keeps_their_order() {
             10_001
         );
     }
+
     assert!(
         found[20_000..]
             .iter()
             .all(|(name, _)| *name == format!("{queue}.deleted"))
     );
+
     let sql = format!(
         "SELECT count(DISTINCT xmin::text), count(DISTINCT message ->> 'id'),
                 bool_and(vt > before) FROM (
            SELECT xmin, message, vt, coalesce(lag(vt) OVER (ORDER BY msg_id), '-infinity') AS before
            FROM pgmq.q_{queue} WHERE message ->> 'type' = '{queue}.created') q"
     );
+
     let told: (i64, i64, bool) = sqlx::query_as(AssertSqlSafe(sql))
         .fetch_one(&mut own)
         .await
@@ -229,6 +253,7 @@ async fn a_statement_on_10_000_rows_is_one_insert_and_keeps_their_order() {
 async fn concurrent_writers_with_roll_backs_match_the_tables_own_audit() {
     let (engine, queue, mut own) = table().await;
     engine.capture(queue.as_str(), &queue).await.unwrap();
+
     let audit = format!(
         "CREATE TABLE {queue}_audit (operation text, before jsonb, after jsonb, xact text);
          CREATE FUNCTION {queue}_audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -240,8 +265,10 @@ async fn concurrent_writers_with_roll_backs_match_the_tables_own_audit() {
          CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON {queue}
            FOR EACH ROW EXECUTE FUNCTION {queue}_audit();"
     );
+
     run(&mut own, &audit).await;
     let mut writers = JoinSet::new();
+
     for writer in 0..8_i64 {
         let table = queue.clone();
         writers.spawn(async move {
@@ -253,6 +280,7 @@ async fn concurrent_writers_with_roll_backs_match_the_tables_own_audit() {
                     "INSERT INTO {table} (id, name) VALUES ({round}, '{writer}'), ({id} + 10000, 'own')
                      ON CONFLICT (id) DO UPDATE SET amount = {table}.amount + 1, name = excluded.name"
                 );
+
                 let cte = format!(
                     "WITH gone AS (DELETE FROM {table} WHERE id = {id} + 9999 RETURNING id)
                      UPDATE {table} SET name = '{round}' WHERE id = {id} + 10000"
@@ -263,6 +291,7 @@ async fn concurrent_writers_with_roll_backs_match_the_tables_own_audit() {
             }
         });
     }
+
     writers.join_all().await;
     let captured = format!(
         "SELECT CASE message -> 'data' ->> 'operation' WHEN 'created' THEN 'INSERT'
@@ -271,9 +300,11 @@ async fn concurrent_writers_with_roll_backs_match_the_tables_own_audit() {
                 nullif(message #> '{{data,new}}', 'null') AS after,
                 message #>> '{{data,transaction}}' AS xact FROM pgmq.q_{queue}"
     );
+
     let audited = format!("SELECT operation, before, after, xact FROM {queue}_audit");
     let total: i64 = scalar(&mut own, &format!("SELECT count(*) FROM {queue}_audit")).await;
     assert!(total > 500, "{total}");
+
     let differing = format!(
         "SELECT count(*) FROM ((({captured}) EXCEPT ALL ({audited}))
                                UNION ALL (({audited}) EXCEPT ALL ({captured}))) d"
@@ -293,6 +324,7 @@ async fn an_excluded_column_stands_nowhere_and_makes_no_event() {
         captured.columns.as_deref(),
         Some(&["id", "name", "amount"].map(String::from)[..])
     );
+
     run(
         &mut own,
         &format!("INSERT INTO {queue} VALUES (1, 'ada', 'hush')"),
@@ -300,46 +332,55 @@ async fn an_excluded_column_stands_nowhere_and_makes_no_event() {
     .await;
     run(&mut own, &format!("UPDATE {queue} SET secret = 'hushhush'")).await;
     assert_eq!(count(&mut own, &queue).await, 1);
+
     run(
         &mut own,
         &format!("UPDATE {queue} SET secret = 'hush!', name = 'Ada'"),
     )
     .await;
+
     // A renamed or added column is not mistaken for one that was not excluded.
     run(
         &mut own,
         &format!("ALTER TABLE {queue} RENAME secret TO password"),
     )
     .await;
+
     run(
         &mut own,
         &format!("ALTER TABLE {queue} ADD salt text DEFAULT 'hush'"),
     )
     .await;
+
     run(
         &mut own,
         &format!("UPDATE {queue} SET password = 'hush?', salt = 'hush'"),
     )
     .await;
     run(&mut own, &format!("DELETE FROM {queue}")).await;
+
     let found = events(&mut own, &queue).await;
     assert_eq!(found.len(), 3);
     assert_eq!(found[1].1.changed, ["name"]);
+
     let all = format!("SELECT string_agg(message::text, '') FROM pgmq.q_{queue}");
     let all: String = scalar(&mut own, &all).await;
     for word in ["hush", "secret", "password", "salt"] {
         assert!(!all.contains(word), "{word} in {all}");
     }
+
     engine
         .capture(queue.as_str(), &queue)
         .columns(["name"])
         .await
         .unwrap();
+
     run(
         &mut own,
         &format!("INSERT INTO {queue} VALUES (2, 'bob'); UPDATE {queue} SET id = 3"),
     )
     .await;
+
     let found = events(&mut own, &queue).await;
     assert_eq!(found.len(), 4);
     assert_eq!(found[3].1.new, Some(json!({ "name": "bob" })));
@@ -356,12 +397,14 @@ async fn odd_names_are_quoted_and_other_schemas_told_apart() {
         &format!("CREATE SCHEMA \"{schema}\"; CREATE TABLE {table} ({columns})"),
     )
     .await;
+
     engine
         .capture(&table, &queue)
         .without(["hidden"])
         .key("it's")
         .await
         .unwrap();
+
     run(&mut own, "SET standard_conforming_strings = off").await;
     run(
         &mut own,
@@ -369,16 +412,20 @@ async fn odd_names_are_quoted_and_other_schemas_told_apart() {
     )
     .await;
     run(&mut own, &format!("UPDATE {table} SET line = 4")).await;
+
     let found = events(&mut own, &queue).await;
     let name = format!("Odd \"{queue}\" \\ schema.T'a\\ble.x");
     assert_eq!(found[0].0, format!("{name}.created"));
+
     let row = json!({ "o": "1", "old": "2", "line": 3, "it's": 4, "a\\b": 5 });
     assert_eq!(found[0].1.new, Some(row));
     assert_eq!(found[1].1.changed, ["line"]);
+
     engine.capture(&table, &queue).named("odd").await.unwrap();
     run(&mut own, &format!("DELETE FROM {table}")).await;
     assert_eq!(events(&mut own, &queue).await[2].0, "odd.deleted");
     assert!(engine.captures().remove(&table).await.unwrap());
+
     let capital = "CREATE TABLE IF NOT EXISTS \"Users\" (id int)";
     run(&mut own, capital).await;
     engine.capture("\"Users\"", &queue).await.unwrap();
@@ -398,43 +445,53 @@ async fn a_capture_is_made_once_listed_and_removed_without_a_trace() {
         "CREATE TABLE one (id int); CREATE TABLE two (id int); CREATE TABLE gone (id int)",
     )
     .await;
+
     run(
         &mut own,
         "CREATE TRIGGER mine BEFORE UPDATE ON one FOR EACH ROW
                    EXECUTE FUNCTION suppress_redundant_updates_trigger()",
     )
     .await;
+
     let mut tasks = JoinSet::new();
     for _ in 0..10 {
         let engine = engine_at(&url).await;
         let queue = queue.clone();
         tasks.spawn(async move { engine.capture("one", &queue).await.unwrap() });
     }
+
     tasks.join_all().await;
     let engine = engine_at(&url).await;
     engine.capture("gone", &queue).await.unwrap();
     run(&mut own, "DROP TABLE gone").await;
     engine.capture("two", &queue).broadcast().await.unwrap();
+
     let found = engine.captures().list().await.unwrap();
     let told: Vec<_> = found
         .iter()
         .map(|c| (c.table.as_str(), c.queue.clone()))
         .collect();
     assert_eq!(told, [("one", Some(queue.clone())), ("two", None)]);
+
     let functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'capture\\_%'";
     assert_eq!(scalar::<i64>(&mut own, functions).await, 2);
+
     // The same options take no lock, so a writer's open transaction does not matter.
     let mut tx = own.begin().await.unwrap();
     run(&mut tx, "INSERT INTO one VALUES (1)").await;
     engine.capture("one", &queue).await.unwrap();
+
     // Other options replace the function only.
     let again = engine.capture("one", &queue).source("other").await.unwrap();
     assert_eq!(again.source, "other");
+
     // Removing needs the table's lock, and gives up soon.
     let error = engine.captures().remove("one").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+
     tx.commit().await.unwrap();
     assert_eq!(count(&mut own, &queue).await, 1);
+
     run(
         &mut own,
         "ALTER TABLE one DISABLE TRIGGER ezq_capture_insert",
@@ -443,6 +500,7 @@ async fn a_capture_is_made_once_listed_and_removed_without_a_trace() {
     assert!(!engine.captures().list().await.unwrap()[0].is_enabled);
     assert!(engine.captures().remove("one").await.unwrap());
     assert!(!engine.captures().remove("one").await.unwrap());
+
     run(&mut own, "INSERT INTO one VALUES (1); TRUNCATE one").await;
     assert_eq!(count(&mut own, &queue).await, 1);
     let triggers = "SELECT array_agg(tgname::text) FROM pg_trigger WHERE tgrelid = 'one'::regclass";
@@ -457,11 +515,13 @@ async fn a_captured_change_is_broadcast_to_who_is_subscribed() {
     let mut own = PgConnection::connect(&url).await.unwrap();
     let engine = engine_at(&url).await;
     run(&mut own, "CREATE TABLE users (id int)").await;
+
     let one = unique("q");
     let two = unique("q");
     let missing = unique("q");
     engine.capture("users", &one).broadcast().await.unwrap();
     run(&mut own, "INSERT INTO users VALUES (0)").await;
+
     for (queue, pattern) in [(&one, "users.*"), (&two, "users.created"), (&missing, "#")] {
         use ezq_core::engine::Broadcasts as _;
         engine
@@ -469,6 +529,7 @@ async fn a_captured_change_is_broadcast_to_who_is_subscribed() {
             .await
             .unwrap();
     }
+
     engine.ensure_queue(&one).await.unwrap();
     engine.ensure_queue(&two).await.unwrap();
     run(
@@ -480,6 +541,7 @@ async fn a_captured_change_is_broadcast_to_who_is_subscribed() {
         (count(&mut own, &one).await, count(&mut own, &two).await),
         (101, 100)
     );
+
     let same = format!(
         "SELECT bool_and(a.message = b.message) FROM pgmq.q_{one} a JOIN pgmq.q_{two} b USING (msg_id)"
     );
@@ -491,22 +553,26 @@ async fn a_captured_change_is_broadcast_to_who_is_subscribed() {
 async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself() {
     let (engine, queue, mut own) = table().await;
     engine.capture(queue.as_str(), &queue).await.unwrap();
+
     let role = unique("role");
     run(
         &mut own,
         &format!("CREATE ROLE {role} LOGIN; GRANT INSERT ON {queue} TO {role}"),
     )
     .await;
+
     run(
         &mut own,
         &format!("CREATE SCHEMA {role} AUTHORIZATION {role}"),
     )
     .await;
+
     let url = server()
         .await
         .url()
         .replace("postgres@", &format!("{role}@"));
     let mut writer = PgConnection::connect(&url).await.unwrap();
+
     // Objects of the writer's own do not interfere.
     run(
         &mut writer,
@@ -516,13 +582,16 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
         ),
     )
     .await;
+
     run(
         &mut writer,
         &format!("INSERT INTO public.{queue} VALUES (1, 'ada')"),
     )
     .await;
+
     let found = events(&mut own, &queue).await;
     assert_eq!(found[0].1.new.as_ref().unwrap()["name"], "ada");
+
     let function = format!(
         "SELECT tgfoid::regproc::text FROM pg_trigger
          WHERE tgrelid = '{queue}'::regclass AND tgname = 'ezq_capture_insert'"
@@ -532,11 +601,13 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
         "CREATE TABLE forged (id int); CREATE TRIGGER t AFTER INSERT ON forged
          REFERENCING NEW TABLE AS ezq_new FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
     );
+
     run(
         &mut own,
         &format!("GRANT USAGE ON SCHEMA ezq, pgmq TO {role}"),
     )
     .await;
+
     let refused = sqlx::raw_sql(AssertSqlSafe(forged))
         .execute(&mut writer)
         .await
@@ -546,6 +617,7 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
         "42501",
         "{refused}"
     );
+
     // A role that may only read cannot capture.
     let reader = engine_at(&url).await;
     let error = reader
@@ -557,12 +629,14 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
         error.to_string().contains("grant trigger, select on"),
         "{error}"
     );
+
     let error = reader
         .captures()
         .remove(&format!("public.{queue}"))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission);
+
     assert_eq!(
         reader
             .captures()
@@ -593,11 +667,14 @@ async fn what_is_not_covered_is_refused_with_a_message() {
         ),
     )
     .await;
+
     let names = ["p", "part", "child", "v", "m", "s", "f"].map(|name| format!("{t}_{name}"));
     let internal = ["ezq.migrations", "pgmq.meta", "pg_class"].map(String::from);
     let queue_table = format!("pgmq.q_{t}");
+
     use ezq_core::engine::Broadcasts as _;
     engine.ready().await.unwrap();
+
     for table in names
         .iter()
         .chain(&internal)
@@ -610,6 +687,7 @@ async fn what_is_not_covered_is_refused_with_a_message() {
             "{error}"
         );
     }
+
     for table in [
         "nowhere",
         "no.such.name.at.all",
@@ -623,7 +701,9 @@ async fn what_is_not_covered_is_refused_with_a_message() {
         let error = engine.captures().remove(table).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration, "{table}: {error:?}");
     }
+
     let ok = || engine.capture(format!("{t}_ok"), &queue);
+
     for wrong in [
         ok().without(["x"]),
         ok().columns(["ID"]),
@@ -639,10 +719,12 @@ async fn what_is_not_covered_is_refused_with_a_message() {
         let error = wrong.await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
     }
+
     assert_eq!(
         ok().queue("Not A Queue").await.unwrap_err().kind(),
         ErrorKind::InvalidQueueName
     );
+
     let triggers = format!(
         "SELECT count(*) FROM pg_trigger WHERE tgrelid::regclass::text LIKE '{t}%' AND NOT tgisinternal"
     );
@@ -656,10 +738,12 @@ async fn nothing_is_made_unasked_and_the_error_says_what_to_run() {
     let queue = unique("q");
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
     run(&mut own, "CREATE TABLE users (id int)").await;
+
     let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
     let engine = PgmqEngine::connect(config).await.unwrap();
     let error = engine.capture("users", &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+
     run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
     engine.capture("users", &queue).await.unwrap();
     run(&mut own, "INSERT INTO public.users VALUES (1)").await;
@@ -671,6 +755,7 @@ async fn a_queue_that_is_gone_fails_the_writer_with_a_message() {
     let (engine, queue, mut own) = table().await;
     engine.capture(queue.as_str(), &queue).await.unwrap();
     run(&mut own, &format!("SELECT pgmq.drop_queue('{queue}')")).await;
+
     let insert = format!("INSERT INTO {queue} VALUES (1)");
     let error = sqlx::raw_sql(AssertSqlSafe(insert))
         .execute(&mut own)

@@ -29,6 +29,7 @@ impl Database {
         let engine = engine_at(&url).await;
         engine.ensure_queue(&queue).await.unwrap();
         engine.ready().await.unwrap();
+
         for role in [&owner, &capturer] {
             run(&mut admin, &format!("CREATE ROLE {role} LOGIN")).await;
             let setup = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), Some(role.as_str()));
@@ -38,6 +39,7 @@ impl Database {
             )
             .await;
         }
+
         run(
             &mut admin,
             &format!(
@@ -46,6 +48,7 @@ impl Database {
             ),
         )
         .await;
+
         let owner = PgConnection::connect(&login(&url, &owner)).await.unwrap();
         Self {
             url,
@@ -93,6 +96,7 @@ async fn what_a_tables_types_do_is_not_done_with_the_rights_of_who_captured_it()
                            plain s.plain, moodies s.moody[], none s.mood)",
     )
     .await;
+
     let insert = "INSERT INTO s.t VALUES
         (1, 'fine', 'so so', '{fine,NULL,so so}', (1, 'fine'), (1, 'x'), '{fine}')";
     let expected = json!({
@@ -104,6 +108,7 @@ async fn what_a_tables_types_do_is_not_done_with_the_rights_of_who_captured_it()
     let plain = login(&database.url, &database.capturer);
     let grant = format!("GRANT TRIGGER, SELECT ON s.t TO {}", database.capturer);
     run(&mut database.owner, &grant).await;
+
     for url in [database.url.clone(), plain] {
         let engine = engine_at(&url).await;
         engine.capture("s.t", &database.queue).await.unwrap();
@@ -114,9 +119,11 @@ async fn what_a_tables_types_do_is_not_done_with_the_rights_of_who_captured_it()
         )
         .await;
         assert_eq!(database.rows().await, [expected.clone(), Value::Null]);
+
         engine.captures().remove("s.t").await.unwrap();
         engine.purge(&database.queue).await.unwrap();
     }
+
     let ran = "SELECT count(*) FROM s.ran";
     assert_eq!(scalar::<i64>(&mut database.admin, ran).await, 0);
 
@@ -128,6 +135,7 @@ async fn what_a_tables_types_do_is_not_done_with_the_rights_of_who_captured_it()
         &format!("GRANT CREATE ON SCHEMA ezq TO {owner}"),
     )
     .await;
+
     let owner = QueueName::new(&owner).unwrap();
     let engine = engine_at(&login(&database.url, &owner)).await;
     engine.capture("s.own", &database.queue).await.unwrap();
@@ -145,6 +153,7 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
         queue,
         ..
     } = &mut database;
+
     run(owner, "CREATE TABLE s.t (id int)").await;
     let role: String = scalar(owner, "SELECT current_user::text").await;
     let engine = engine_at(url).await;
@@ -153,9 +162,11 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     let refused = engine.capture("s.t", queue);
     let give = |to: &str| format!("ALTER TABLE pgmq.q_{queue} OWNER TO {to}");
     run(admin, &give(&role)).await;
+
     let refused = refused.await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Permission);
     assert!(refused.to_string().contains(&role), "{refused}");
+
     // An earlier capture fails its writers, and lends no rights.
     let insert = "INSERT INTO s.t VALUES (1)";
     let refused = sqlx::raw_sql(insert)
@@ -172,6 +183,7 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     run(owner, insert).await;
     // The same by a trigger.
     run(admin, &format!("GRANT TRIGGER ON pgmq.q_{queue} TO {role}")).await;
+
     run(
         owner,
         &format!(
@@ -180,8 +192,10 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
         ),
     )
     .await;
+
     let error = engine.capture("s.t", queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+
     sqlx::raw_sql(insert)
         .execute(&mut *owner)
         .await
@@ -191,22 +205,26 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     let other = unique("q");
     engine.ensure_queue(&other).await.unwrap();
     engine.capture("s.t", queue).broadcast().await.unwrap();
+
     for queue in [&*queue, &other] {
         engine
             .subscribe("a", queue, &[Pattern::new("s.t.#").unwrap()])
             .await
             .unwrap();
     }
+
     let count = |queue: &QueueName| format!("SELECT count(*) FROM pgmq.q_{queue}");
     let before: i64 = scalar(admin, &count(queue)).await;
     run(owner, insert).await;
     assert_eq!(scalar::<i64>(admin, &count(queue)).await, before);
     assert_eq!(scalar::<i64>(admin, &count(&other)).await, 1);
+
     run(
         admin,
         &format!("ALTER TABLE ezq.subscriptions OWNER TO {role}"),
     )
     .await;
+
     let error = engine.capture("s.t", queue).broadcast().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
 }
@@ -218,15 +236,18 @@ async fn remake(own: &mut PgConnection, table: &str, version: Option<u64>) {
          JOIN pg_proc p ON p.oid = t.tgfoid
          WHERE t.tgrelid = '{table}'::regclass AND t.tgname = 'ezq_capture_insert'"
     );
+
     let (name, comment): (String, String) = sqlx::query_as(AssertSqlSafe(found))
         .fetch_one(&mut *own)
         .await
         .unwrap();
     let mut comment: Value = serde_json::from_str(&comment).unwrap();
     comment.as_object_mut().unwrap().remove("version");
+
     if let Some(version) = version {
         comment["version"] = version.into();
     }
+
     run(
         own,
         &format!(
@@ -252,6 +273,7 @@ async fn the_function_of_a_newer_ezq_is_left_as_it_is_and_that_of_an_older_one_i
     let t = queue.as_str();
     let mut own = connection().await;
     run(&mut own, &format!("CREATE TABLE {t} (id int)")).await;
+
     let config = PgmqConfig::url(&server().await.url())
         .unwrap()
         .manage_schema(false);
@@ -271,6 +293,7 @@ async fn the_function_of_a_newer_ezq_is_left_as_it_is_and_that_of_an_older_one_i
     remake(&mut own, t, None).await;
     let left = passive.capture(t, &queue).await.unwrap();
     assert!(is_remade(&mut own, t).await);
+
     run(&mut connection().await, &left.upgrade.unwrap()).await;
     assert!(!is_remade(&mut own, t).await);
     assert_eq!(passive.capture(t, &queue).await.unwrap().upgrade, None);
@@ -282,6 +305,7 @@ async fn the_function_of_a_newer_ezq_is_left_as_it_is_and_that_of_an_older_one_i
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+
     engine.capture(t, &queue).await.unwrap();
     assert!(!is_remade(&mut own, t).await);
 }

@@ -42,6 +42,7 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
         skip::because(test, "in part: this server has no xml");
         "text"
     };
+
     run(
         &mut own,
         &format!(
@@ -52,6 +53,7 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
         ),
     )
     .await;
+
     engine.capture(format!("{t}_s.odd"), &queue).await.unwrap();
     run(
         &mut own,
@@ -60,6 +62,7 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
          SET lc_monetary = 'C.UTF-8'; SET xmlbinary = 'hex'; SET array_nulls = off",
     )
     .await;
+
     run(
         &mut own,
         &format!(
@@ -72,6 +75,7 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
         ),
     )
     .await;
+
     let found = take(&mut own, t).await;
     let change = &found[0].0;
     assert_eq!(
@@ -79,6 +83,7 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
         (&json!(format!("{t}_s")), &json!("odd"))
     );
     assert_eq!(change["operation"], "created");
+
     let expected = json!({
         "id": 7, "made": 14, "doc": { "b": [1, null] }, "bytes": "\\x00ff",
         "real": 0.300_000_000_000_000_04, "exact": 12.50,
@@ -87,6 +92,7 @@ async fn values_of_every_kind_are_the_same_whatever_the_session_of_the_writer_sa
         "what": "pg_class", "paid": "$1,234.50", "tree": "<a/>"
     });
     assert_eq!(change["new"], expected);
+
     let second = &found[1].0["new"];
     assert_eq!(
         (&second["real"], &second["exact"]),
@@ -109,17 +115,20 @@ async fn the_key_of_an_event_is_that_of_the_row_as_it_was_left() {
     )
     .await;
     engine.capture(t, &queue).key("owner").await.unwrap();
+
     let index = format!("SELECT count(*) FROM pg_indexes WHERE tablename = 'q_{t}'");
     assert!(
         scalar::<i64>(&mut own, &index).await > 2,
         "keys are looked up by an index"
     );
+
     run(&mut own, &format!("INSERT INTO {t} VALUES (1, 'ada')")).await;
     run(
         &mut own,
         &format!("UPDATE {t} SET owner = 'bob'; DELETE FROM {t}; TRUNCATE {t}"),
     )
     .await;
+
     let keys: Vec<_> = take(&mut own, t)
         .await
         .into_iter()
@@ -140,17 +149,20 @@ async fn what_jsonb_cannot_hold_fails_the_writer_unless_it_is_left_out() {
     )
     .await;
     engine.capture(t, &queue).await.unwrap();
+
     let insert = format!(r#"INSERT INTO {t} VALUES (1, '"\u0000"')"#);
     let refused = sqlx::raw_sql(AssertSqlSafe(insert.clone()))
         .execute(&mut own)
         .await;
     assert!(refused.unwrap_err().to_string().contains("Unicode"));
+
     engine.capture(t, &queue).without(["raw"]).await.unwrap();
     run(
         &mut own,
         &format!("{insert}; UPDATE {t} SET raw = '1e400000'; DELETE FROM {t}"),
     )
     .await;
+
     let found = take(&mut own, t).await;
     assert_eq!(found.len(), 2);
     assert_eq!(found[0].0["new"], json!({ "100%s": 1 }));
@@ -167,6 +179,7 @@ async fn a_table_may_change_while_it_is_captured() {
         &format!("CREATE TABLE {t} (id int, a text, b text)"),
     )
     .await;
+
     engine.capture(t, &queue).await.unwrap();
     run(&mut own, &format!("INSERT INTO {t} VALUES (1, 'a', 'b')")).await;
     run(
@@ -175,10 +188,12 @@ async fn a_table_may_change_while_it_is_captured() {
     )
     .await;
     run(&mut own, &format!("UPDATE {t} SET c = 6")).await;
+
     let found = take(&mut own, t).await;
     assert_eq!(found[0].0["new"], json!({ "id": 1, "a": "a", "b": "b" }));
     assert_eq!(found[1].0["old"], json!({ "id": 1, "b": "b", "c": 5 }));
     assert_eq!(found[1].0["changed"], json!(["c"]));
+
     // The chosen columns are dropped, one after the other.
     engine.capture(t, &queue).columns(["b", "c"]).await.unwrap();
     run(
@@ -186,27 +201,33 @@ async fn a_table_may_change_while_it_is_captured() {
         &format!("ALTER TABLE {t} DROP b; UPDATE {t} SET c = 7"),
     )
     .await;
+
     run(
         &mut own,
         &format!("ALTER TABLE {t} DROP c; UPDATE {t} SET id = 2; DELETE FROM {t}"),
     )
     .await;
+
     let found = take(&mut own, t).await;
     assert_eq!(found[0].0["new"], json!({ "c": 7 }));
     assert_eq!((found.len(), &found[1].0["old"]), (2, &json!({})));
+
     // As a partition it is no longer covered, and the next start reports that.
     run(
         &mut own,
         &format!("CREATE TABLE {t}_p (id int) PARTITION BY LIST (id)"),
     )
     .await;
+
     run(
         &mut own,
         &format!("ALTER TABLE {t}_p ATTACH PARTITION {t} DEFAULT"),
     )
     .await;
+
     let error = engine.capture(t, &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+
     let listed = engine.captures().list().await.unwrap();
     let listed = listed
         .into_iter()
@@ -222,6 +243,7 @@ async fn a_child_that_a_captured_table_got_later_is_listed() {
     let t = queue.as_str();
     let mut own = connection().await;
     run(&mut own, &format!("CREATE TABLE {t} (id int)")).await;
+
     assert!(
         engine
             .capture(t, &queue)
@@ -230,17 +252,20 @@ async fn a_child_that_a_captured_table_got_later_is_listed() {
             .uncovered
             .is_empty()
     );
+
     run(
         &mut own,
         &format!("CREATE TABLE {t}_child () INHERITS ({t})"),
     )
     .await;
+
     let listed = engine.captures().list().await.unwrap();
     let listed = listed
         .into_iter()
         .find(|captured| captured.table == t)
         .unwrap();
     assert_eq!(listed.uncovered, [format!("public.{t}_child")]);
+
     let error = engine.capture(t, &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     run(&mut own, &format!("DROP TABLE {t}_child")).await;
@@ -259,14 +284,17 @@ async fn every_way_to_write_rows_is_told() {
         ),
     )
     .await;
+
     engine.capture(t, &queue).await.unwrap();
     engine.capture(format!("{t}_child"), &queue).await.unwrap();
+
     let mut copy = own
         .copy_in_raw(&format!("COPY {t} FROM STDIN"))
         .await
         .unwrap();
     copy.send(&b"1\ta\n2\tb\n"[..]).await.unwrap();
     copy.finish().await.unwrap();
+
     run(
         &mut own,
         &format!(
@@ -277,6 +305,7 @@ async fn every_way_to_write_rows_is_told() {
         ),
     )
     .await;
+
     let found = take(&mut own, t).await;
     let mut told: Vec<_> = found
         .iter()
@@ -287,6 +316,7 @@ async fn every_way_to_write_rows_is_told() {
             } else {
                 &change["new"]
             };
+
             (
                 text("table"),
                 text("operation"),
@@ -295,6 +325,7 @@ async fn every_way_to_write_rows_is_told() {
         })
         .collect();
     told.sort_unstable();
+
     let is = |table: &str, operation: &str, id| (table.to_owned(), operation.to_owned(), id);
     let child = format!("{t}_child");
     let expected = [

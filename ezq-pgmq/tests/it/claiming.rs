@@ -23,6 +23,7 @@ async fn hands_out_a_batch_in_its_order() {
     let bodies: Vec<String> = (0..300).map(|n| n.to_string()).collect();
     let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
     publish(&engine, &queue, &bodies).await;
+
     let mut got = Vec::new();
     for _ in 0..6 {
         let leased = engine.lease(request(&queue, 50)).await.unwrap();
@@ -37,17 +38,20 @@ async fn fills_in_every_field_of_a_delivery() {
     let mut out = message(&queue, r#"{"a": 9007199254740993.10}"#);
     out.headers.insert("k", "v");
     engine.publish(vec![out]).await.unwrap();
+
     let first = lease_one(&engine, &queue).await;
     assert_eq!(first.body, r#"{"a": 9007199254740993.10}"#);
     assert_eq!(first.headers.text("k"), Some("v"));
     assert_eq!(first.deliveries, 1);
     assert!(first.due <= first.leased_at && first.enqueued_at <= first.leased_at);
+
     let [_, rel, due] = first.receipt.token();
     assert_eq!(due, first.due.timestamp_micros());
     assert_eq!(
         first.receipt.message_id().stored_at(),
         Some(first.enqueued_at)
     );
+
     let sql = format!("SELECT 'pgmq.q_{queue}'::regclass::oid::bigint");
     assert_eq!(rel, scalar::<i64>(&mut connection().await, &sql).await);
     expire(&queue).await;
@@ -63,6 +67,7 @@ async fn hands_out_only_what_stands_before_a_position() {
         let release = (delivery.receipt.clone(), ezq_core::engine::Settle::Release);
         engine.settle(&queue, vec![release]).await.unwrap();
     }
+
     let before = request(&queue, 10).before(all[2].position());
     let leased = engine.lease(before.clone()).await.unwrap();
     let bodies: Vec<_> = leased.deliveries.iter().map(|d| d.body.as_str()).collect();
@@ -78,14 +83,17 @@ async fn tells_when_the_next_message_falls_due() {
         engine.lease(request(&queue, 1)).await.unwrap().next_due,
         None
     );
+
     let later = message(&queue, "1").due(Due::After(Duration::from_millis(300)));
     engine.publish(vec![later]).await.unwrap();
+
     let leased = engine.lease(request(&queue, 1)).await.unwrap();
     let next_due = leased.next_due.unwrap();
     assert!(
         leased.deliveries.is_empty() && next_due <= Duration::from_millis(300),
         "{next_due:?}"
     );
+
     tokio::time::sleep(next_due).await;
     assert_eq!(
         engine
@@ -119,6 +127,7 @@ async fn odd_rows_of_other_clients_harm_no_other() {
            (now(), '1e400', '{{\"n\": 1e400}}'), (now(), '{{}}', 'null'), (now(), '{{}}', '{deep}')"
     );
     run(&mut connection().await, &sql).await;
+
     let deliveries = lease(&engine, &queue).await;
     assert_eq!(deliveries.len(), 6);
     assert_eq!(deliveries[0].body, "null");
@@ -128,9 +137,11 @@ async fn odd_rows_of_other_clients_harm_no_other() {
     );
     assert_eq!(deliveries[2].body, deep);
     assert!(deliveries.iter().all(|d| d.headers.is_empty()));
+
     let all = deliveries
         .into_iter()
         .map(|d| (d.receipt, retry(Duration::ZERO)));
+
     let outcomes = engine.settle(&queue, all.collect()).await.unwrap();
     assert!(
         outcomes
@@ -147,6 +158,7 @@ async fn ids_go_beyond_32_bits() {
     run(&mut connection().await, &sql).await;
     let ids = publish(&engine, &queue, &["1"]).await;
     assert_eq!(ids[0].as_number(), Some((1 << 40) + 1));
+
     let delivery = lease_one(&engine, &queue).await;
     let outcomes = engine
         .settle(&queue, vec![(delivery.receipt, dead())])
@@ -156,6 +168,7 @@ async fn ids_go_beyond_32_bits() {
         outcomes[..],
         [ezq_core::engine::SettleOutcome::Done]
     ));
+
     let dead = engine
         .dead_letters()
         .unwrap()
@@ -187,24 +200,29 @@ async fn a_queue_that_is_not_there_is_an_error() {
 #[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn no_statement_reads_100_000_delayed_messages() {
     let (engine, queue) = engine_and_queue().await;
+
     // Prepared and planned while the queue is empty, as in production.
     for _ in 0..8 {
         assert!(lease(&engine, &queue).await.is_empty());
         publish(&engine, &queue, &["1", "2", "3"]).await;
+
         let receipts: Vec<_> = lease(&engine, &queue)
             .await
             .into_iter()
             .map(|d| d.receipt)
             .collect();
         engine.extend(&queue, &receipts, TTL).await.unwrap();
+
         let settles = [ack(), retry(Duration::ZERO), dead()];
         engine
             .settle(&queue, receipts.into_iter().zip(settles).collect())
             .await
             .unwrap();
+
         let again = lease_one(&engine, &queue).await.receipt;
         engine.settle(&queue, vec![(again, ack())]).await.unwrap();
     }
+
     let sql = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message)
          SELECT now() + interval '1 hour', '{{}}' FROM generate_series(1, 100000);
@@ -212,6 +230,7 @@ async fn no_statement_reads_100_000_delayed_messages() {
     );
     let mut own = connection().await;
     run(&mut own, &sql).await;
+
     let scans = format!(
         "SELECT (SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'q_{queue}')
               + (SELECT idx_tup_read FROM pg_stat_user_indexes WHERE relname = 'q_{queue}'
@@ -219,13 +238,16 @@ async fn no_statement_reads_100_000_delayed_messages() {
               + (SELECT idx_tup_read FROM pg_stat_user_indexes WHERE relname = 'q_{queue}'
                  AND indexrelname LIKE '%pkey')"
     );
+
     let settle = "SELECT pg_stat_clear_snapshot()::text";
     let _: String = scalar(&mut own, settle).await;
     let before: i64 = scalar(&mut own, &scans).await;
     let deliveries = lease(&engine, &queue).await;
     assert_eq!(deliveries.len(), 10);
+
     let receipts: Vec<_> = deliveries.into_iter().map(|d| d.receipt).collect();
     engine.extend(&queue, &receipts, TTL).await.unwrap();
+
     let settles = (0..10).map(|n| {
         if n < 4 {
             ack()
@@ -235,6 +257,7 @@ async fn no_statement_reads_100_000_delayed_messages() {
             dead()
         }
     });
+
     let outcomes = engine
         .settle(&queue, receipts.into_iter().zip(settles).collect())
         .await
@@ -244,9 +267,11 @@ async fn no_statement_reads_100_000_delayed_messages() {
             .iter()
             .all(|o| matches!(o, ezq_core::engine::SettleOutcome::Done))
     );
+
     // A backend reports its statistics at the latest when it ends.
     engine.close().await;
     let mut last = before;
+
     for _ in 0..100 {
         let _: String = scalar(&mut own, settle).await;
         last = scalar(&mut own, &scans).await;
@@ -255,6 +280,7 @@ async fn no_statement_reads_100_000_delayed_messages() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+
     assert!(
         last > before && last - before < 5_000,
         "{} rows or scans",
@@ -277,11 +303,13 @@ async fn claim(engine: &PgmqEngine, queue: &QueueName, max: usize) -> Vec<String
 /// resume where the last one ended.
 async fn bloated() -> (PgmqEngine, QueueName, [PgConnection; 2]) {
     let (engine, queue) = engine_and_queue().await;
+
     // So that statements are planned as for a short queue.
     for _ in 0..8 {
         publish(&engine, &queue, &["1"]).await;
         acknowledge_all(&engine, &queue).await;
     }
+
     let mut own = connection().await;
     let mut other = connection().await;
     run(
@@ -289,6 +317,7 @@ async fn bloated() -> (PgmqEngine, QueueName, [PgConnection; 2]) {
         "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgmq.meta",
     )
     .await;
+
     let sql = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message)
          SELECT now() - interval '1 hour', '0' FROM generate_series(1, 400000);
@@ -299,12 +328,14 @@ async fn bloated() -> (PgmqEngine, QueueName, [PgConnection; 2]) {
     );
     run(&mut own, &sql).await;
     assert_eq!(claim(&engine, &queue, 1).await, ["1"]);
+
     put_before(&mut own, &queue).await;
     assert_eq!(
         claim(&engine, &queue, 1).await,
         ["0"],
         "one look that took long proves nothing"
     );
+
     for body in ["2", "3"] {
         assert_eq!(claim(&engine, &queue, 1).await, [body]);
     }
@@ -330,6 +361,7 @@ async fn claims_that_go_on_leave_nothing_behind() {
         ["4"],
         "it goes on where the last one ended"
     );
+
     let mut got = Vec::new();
     loop {
         let leased = engine.lease(request(&queue, 996)).await.unwrap().deliveries;
@@ -338,6 +370,7 @@ async fn claims_that_go_on_leave_nothing_behind() {
         }
         got.extend(leased);
     }
+
     assert_eq!(got.len(), 997);
     assert!(
         got.iter().any(|delivery| delivery.body == "0"),
@@ -352,9 +385,11 @@ async fn claims_that_go_on_leave_nothing_behind() {
         .unwrap();
     assert_eq!(claim(&engine, &queue, 1).await, ["0"]);
     assert_eq!(claim(&engine, &queue, 1).await, ["5"]);
+
     let six = engine.lease(request(&queue, 1)).await.unwrap().deliveries;
     let place = six[0].position();
     assert_eq!(claim(&engine, &queue, 1).await, ["7"]);
+
     engine
         .settle(&queue, six.into_iter().map(release).collect())
         .await
@@ -364,6 +399,7 @@ async fn claims_that_go_on_leave_nothing_behind() {
     // A message before the position is found as well.
     assert_eq!(claim(&engine, &queue, 1).await, ["8"]);
     put_before(&mut own, &queue).await;
+
     let before = request(&queue, 5).before(place);
     assert_eq!(engine.lease(before).await.unwrap().deliveries.len(), 1);
     assert_eq!(claim(&engine, &queue, 1).await, ["9"]);
@@ -401,28 +437,33 @@ async fn a_claim_that_waits_for_another_queues_does_not_count_as_slow() {
     run(&mut own, &sql).await;
     assert_eq!(claim(&engine, &other, 1).await.len(), 0);
     assert_eq!(claim(&engine, &queue, 1).await, ["1"]);
+
     for _ in 0..2 {
         run(
             &mut own,
             &format!("BEGIN; LOCK TABLE pgmq.q_{other} IN ACCESS EXCLUSIVE MODE"),
         )
         .await;
+
         let neighbour = tokio::spawn({
             let engine = engine.clone();
             let other = other.clone();
             // It may give up before the lock is released.
             async move { engine.lease(request(&other, 1)).await.map(|_| ()) }
         });
+
         let waits = format!(
             "SELECT EXISTS (SELECT FROM pg_locks
                             WHERE NOT granted AND relation = 'pgmq.q_{other}'::regclass)"
         );
         while !scalar::<bool>(&mut own, &waits).await {}
+
         // It first waits for its turn, until that takes too long.
         assert_eq!(claim(&engine, &queue, 1).await, ["1"]);
         run(&mut own, "ROLLBACK").await;
         let _ = neighbour.await.unwrap();
     }
+
     put_before(&mut own, &queue).await;
     assert_eq!(claim(&engine, &queue, 1).await, ["0"]);
 }
@@ -431,6 +472,7 @@ async fn a_claim_that_waits_for_another_queues_does_not_count_as_slow() {
 async fn a_start_of_the_server_that_lies_ahead_keeps_nothing_back() {
     let url = fresh_database().await;
     engine_at(&url).await.close().await;
+
     // As if the server had started while its clock was two hours ahead, and the clock was set back.
     let mut own = PgConnection::connect(&url).await.unwrap();
     let ahead = "ALTER FUNCTION pg_catalog.pg_postmaster_start_time() RENAME TO real_start;
@@ -442,9 +484,11 @@ async fn a_start_of_the_server_that_lies_ahead_keeps_nothing_back() {
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1"]).await;
+
     let first = lease_one(&engine, &queue).await;
     let expire = format!("UPDATE pgmq.q_{queue} SET vt = now() - interval '3 hours'");
     run(&mut own, &expire).await;
+
     let again = lease_one(&engine, &queue).await;
     assert_eq!((first.deliveries, again.deliveries), (1, 2));
 }
@@ -456,6 +500,7 @@ async fn row_level_security_is_an_error_and_no_empty_queue() {
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1"]).await;
+
     let mut own = PgConnection::connect(&url).await.unwrap();
     let role = unique("role");
     let sql = format!(

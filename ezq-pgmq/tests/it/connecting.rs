@@ -23,6 +23,7 @@ async fn refused(config: PgmqConfig) -> Error {
         "{:?}",
         began.elapsed()
     );
+
     let everything = format!("{error:?} {}", error_chain(&error));
     assert!(!everything.contains("hunter2"), "{everything}");
     error
@@ -34,6 +35,7 @@ async fn a_wrong_password() {
     let server = EmbeddedPostgres::builder().start().await.unwrap();
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
     run(&mut own, "CREATE ROLE app LOGIN PASSWORD 'right'").await;
+
     let hba: String = scalar(&mut own, "SHOW hba_file").await;
     run(
         &mut own,
@@ -42,10 +44,12 @@ async fn a_wrong_password() {
     .await;
     run(&mut own, "SELECT pg_reload_conf()").await;
     drop(own);
+
     let url = |password: &str| {
         let with = format!("app:{password}@");
         PgmqConfig::url(&server.url().replace("postgres@", &with)).unwrap()
     };
+
     // The reload takes a moment; until then every password is accepted.
     let mut error = None;
     for _ in 0..100 {
@@ -57,12 +61,14 @@ async fn a_wrong_password() {
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
+
     let error = error.unwrap();
     let text = format!("{error:?} {}", error_chain(&error));
     assert!(
         text.contains("`app`") && text.contains("password") && !text.contains("hunter2"),
         "{text}"
     );
+
     let error = refused(url("right").manage_schema(false)).await;
     assert_eq!(error.kind(), ErrorKind::PgmqMissing);
 }
@@ -72,6 +78,7 @@ async fn a_port_where_nothing_listens() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
+
     let url = format!("postgres://app:hunter2@127.0.0.1:{port}/app");
     let error = refused(PgmqConfig::url(&url).unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::Connection);
@@ -122,6 +129,7 @@ async fn no_right_to_install() {
         &format!("CREATE ROLE {role} LOGIN"),
     )
     .await;
+
     let url = url.replace("postgres@", &format!("{role}:hunter2@"));
     let error = refused(PgmqConfig::url(&url).unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::PgmqMissing);
@@ -139,20 +147,24 @@ async fn a_pool_of_one_works_while_a_transaction_holds_it() {
         .connect(&url)
         .await
         .unwrap();
+
     let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone()))
         .await
         .unwrap();
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1", "2"]).await;
+
     let mut tx = pool.begin().await.unwrap();
     engine
         .publish_in(&mut tx, vec![message(&queue, "3")])
         .await
         .unwrap();
+
     let deliveries = lease(&engine, &queue).await;
     let receipts: Vec<_> = deliveries.iter().map(|d| d.receipt.clone()).collect();
     engine.extend(&queue, &receipts, TTL).await.unwrap();
+
     let event = ezq_core::engine::Settle::Ack {
         outgoing: vec![message(&queue, "4")],
     };
@@ -165,8 +177,10 @@ async fn a_pool_of_one_works_while_a_transaction_holds_it() {
         .unwrap();
     engine.health_check().await.unwrap();
     assert!(engine.wakeups(&queue).await.unwrap().is_some());
+
     tx.commit().await.unwrap();
     assert_eq!(engine.stats(&queue).await.unwrap().ready, 2);
+
     engine.close().await;
     // The pool is the application's.
     assert!(!pool.is_closed());
@@ -182,11 +196,13 @@ async fn a_connection_that_passes_from_hand_to_hand_comes_back_for_others() {
     for queue in &queues {
         engine.ensure_queue(queue).await.unwrap();
     }
+
     let stop = Arc::new(AtomicBool::new(false));
     let publishers = queues.iter().map(|queue| {
         let engine = engine.clone();
         let queue = queue.clone();
         let stop = Arc::clone(&stop);
+
         tokio::spawn(async move {
             let mut published = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -196,6 +212,7 @@ async fn a_connection_that_passes_from_hand_to_hand_comes_back_for_others() {
             published
         })
     });
+
     let publishers: Vec<_> = publishers.collect();
     let mut pids = BTreeSet::new();
     for _ in 0..20 {
@@ -203,16 +220,19 @@ async fn a_connection_that_passes_from_hand_to_hand_comes_back_for_others() {
         let mut connection = acquired.await.expect("others get their turn").unwrap();
         pids.insert(scalar::<i32>(&mut connection, "SELECT pg_backend_pid()").await);
     }
+
     // Waiters that are dropped take no connection with them.
     for _ in 0..50 {
         let cut_off = engine.publish(vec![message(&queues[0], "2")]);
         let _ = tokio::time::timeout(Duration::from_micros(300), cut_off).await;
     }
+
     stop.store(true, Ordering::Relaxed);
     for publisher in publishers {
         let published = tokio::time::timeout(Duration::from_secs(5), publisher).await;
         assert!(published.expect("none is left waiting").unwrap() > 0);
     }
+
     assert_eq!(pids.len(), 1, "the connection stays open: {pids:?}");
     engine.close().await;
 }
@@ -228,15 +248,18 @@ async fn own_connections_judge_rows_as_they_are_now() {
         .next()
         .unwrap()
         .to_owned();
+
     let sql =
         format!("ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'");
     run(&mut connection().await, &sql).await;
+
     let first = engine_at(&url).await;
     let second = engine_at(&url).await;
     let queue = unique("q");
     first.ensure_queue(&queue).await.unwrap();
     let bodies: Vec<&str> = std::iter::repeat_n("1", 200).collect();
     publish(&first, &queue, &bodies).await;
+
     let request = || ezq_core::engine::LeaseRequest::new(queue.clone(), 5, TTL).keys(5);
     let mut got = 0;
     for _ in 0..20 {
@@ -274,6 +297,7 @@ async fn the_connect_timeout_bounds_the_wait_for_an_installation() {
             .unwrap()
             .connect_timeout(Duration::from_secs(2))
     };
+
     let error = refused(config()).await;
     assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
     run(&mut holder, "ROLLBACK").await;
@@ -286,14 +310,17 @@ async fn health_and_the_end_of_a_transaction_wait_for_no_queue_in_the_making() {
     let url = server().await.url();
     let mut holder = busy_schema(&url).await;
     let late = unique("q");
+
     let creating = tokio::spawn({
         let engine = engine.clone();
         let late = late.clone();
         async move { engine.ensure_queue(&late).await }
     });
+
     let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'advisory')";
     let mut own = connection().await;
     while !scalar::<bool>(&mut own, waits).await {}
+
     let others = async {
         engine.health_check().await.unwrap();
         let unit = engine.begin(&queue, None).await.unwrap();
@@ -304,6 +331,7 @@ async fn health_and_the_end_of_a_transaction_wait_for_no_queue_in_the_making() {
         .await
         .expect("they wait for nothing");
     assert!(!creating.is_finished());
+
     run(&mut holder, "ROLLBACK").await;
     creating.await.unwrap().unwrap();
 }
@@ -322,6 +350,7 @@ async fn a_purge_of_many_goes_in_steps_between_which_others_have_their_turn() {
     );
     run(&mut connection().await, &fill).await;
     assert_eq!(engine.purge(&queue).await.unwrap(), 25_000);
+
     let steps = format!(
         "SELECT array_agg(removed ORDER BY removed)::text FROM public.steps_{queue} WHERE removed > 0"
     );
@@ -341,6 +370,7 @@ async fn a_schema_of_a_stranger_is_refused_with_its_owner() {
             "CREATE ROLE {stranger}; CREATE ROLE {app} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {stranger}"
         );
         run(&mut own, &sql).await;
+
         let config = || PgmqConfig::url(&url).unwrap();
         // A superuser counts as a member of every role, and would lend its rights all the more.
         let error = refused(config()).await;
@@ -351,11 +381,13 @@ async fn a_schema_of_a_stranger_is_refused_with_its_owner() {
                 .contains(&format!("the role `{stranger}`")),
             "{error}"
         );
+
         // A role that was granted the membership is trusted.
         let database: String = scalar(&mut own, "SELECT current_database()").await;
         let grant =
             format!("GRANT {stranger} TO {app}; GRANT CREATE ON DATABASE {database} TO {app}");
         run(&mut own, &grant).await;
+
         let member = url.replace("postgres@", &format!("{app}@"));
         let connected = PgmqEngine::connect(PgmqConfig::url(&member).unwrap()).await;
         let kind = connected.map_err(|error| error.kind()).err();
@@ -376,6 +408,7 @@ async fn what_a_stranger_made_in_the_schema_is_refused_with_its_owner() {
     ] {
         let url = fresh_database().await;
         engine_at(&url).await.close().await;
+
         let mut own = PgConnection::connect(&url).await.unwrap();
         let stranger = unique("stranger");
         let sql = format!(
@@ -384,14 +417,17 @@ async fn what_a_stranger_made_in_the_schema_is_refused_with_its_owner() {
              CREATE FUNCTION ezq.capture_x() RETURNS int LANGUAGE sql AS 'select 1'; RESET ROLE"
         );
         run(&mut own, &sql).await;
+
         let config = || PgmqConfig::url(&url).unwrap();
         let error = PgmqEngine::connect(config()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Permission);
+
         let text = error.to_string();
         assert!(
             text.contains(what) && text.contains(stranger.as_str()),
             "{text}"
         );
+
         // Functions of captures belong to the table's owner.
         run(&mut own, &format!("DROP {made}")).await;
         PgmqEngine::connect(config()).await.unwrap();
@@ -405,9 +441,11 @@ async fn a_schema_that_a_stranger_takes_later_is_refused_as_well() {
     let queue = unique("q");
     let stranger = unique("stranger");
     engine.ensure_queue(&queue).await.unwrap();
+
     let mut own = PgConnection::connect(&url).await.unwrap();
     let sql = format!("CREATE ROLE {stranger}; CREATE SCHEMA ezq AUTHORIZATION {stranger}");
     run(&mut own, &sql).await;
+
     let error = engine
         .publish(vec![keyed(&queue, "1", "key")])
         .await
@@ -423,12 +461,15 @@ async fn what_was_cut_while_it_was_idle_is_opened_again_and_the_call_repeated() 
     let database: String = scalar(&mut own, "SELECT current_database()").await;
     let cuts = format!("ALTER DATABASE {database} SET idle_session_timeout = '700ms'");
     run(&mut own, &cuts).await;
+
     let engine = engine_at(&url).await;
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
+
     let sessions = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND pid <> pg_backend_pid()";
     run(&mut own, "SET idle_session_timeout = 0").await;
+
     for _ in 0..5 {
         publish(&engine, &queue, &["1"]).await;
         let receipts: Vec<_> = lease(&engine, &queue)
@@ -437,15 +478,18 @@ async fn what_was_cut_while_it_was_idle_is_opened_again_and_the_call_repeated() 
             .map(|d| d.receipt)
             .collect();
         engine.extend(&queue, &receipts, TTL).await.unwrap();
+
         let batch = receipts
             .into_iter()
             .map(|receipt| (receipt, ack()))
             .collect();
+
         let outcomes = engine.settle(&queue, batch).await.unwrap();
         assert!(
             matches!(outcomes[..], [ezq_core::engine::SettleOutcome::Done]),
             "{outcomes:?}"
         );
+
         engine.stats(&queue).await.unwrap();
         engine
             .dead_letters()
@@ -454,6 +498,7 @@ async fn what_was_cut_while_it_was_idle_is_opened_again_and_the_call_repeated() 
             .await
             .unwrap();
         engine.health_check().await.unwrap();
+
         while scalar::<i64>(&mut own, sessions).await > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -466,6 +511,7 @@ async fn guarded() -> (EmbeddedPostgres, PgConnection) {
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
     let prepare = "CREATE ROLE app LOGIN PASSWORD 'one'; GRANT CREATE ON DATABASE postgres TO app";
     run(&mut own, prepare).await;
+
     let hba: String = scalar(&mut own, "SHOW hba_file").await;
     let lines = format!(
         "COPY (SELECT line FROM (VALUES ('local all postgres trust'),
@@ -473,6 +519,7 @@ async fn guarded() -> (EmbeddedPostgres, PgConnection) {
     );
     run(&mut own, &lines).await;
     run(&mut own, "SELECT pg_reload_conf()").await;
+
     // The reload takes a moment; until then every password is accepted.
     let wrong = options(&server, "wrong");
     while PgConnection::connect_with(&wrong).await.is_ok() {
@@ -521,6 +568,7 @@ async fn a_password_that_the_pool_was_given_counts_for_ezqs_connections_as_well(
     let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone()))
         .await
         .unwrap();
+
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     works(&engine, &queue).await;
@@ -543,6 +591,7 @@ async fn a_password_comes_from_a_function_that_is_asked_again() {
             one.clone()
         }
     });
+
     let engine = PgmqEngine::connect(config).await.unwrap();
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
@@ -569,6 +618,7 @@ async fn an_engine_whose_runtime_has_ended_says_so() {
         publish(&engine, &of_ended, &["1"]).await;
         engine
     });
+
     for error in [
         engine
             .publish(vec![message(&queue, "2")])
@@ -588,6 +638,7 @@ async fn a_server_that_takes_no_writes_is_not_healthy() {
     let engine = engine_at(&url).await;
     engine.health_check().await.unwrap();
     let mut own = PgConnection::connect(&url).await.unwrap();
+
     for (state, is_healthy) in [("on", false), ("off", true)] {
         run(
             &mut own,
@@ -599,6 +650,7 @@ async fn a_server_that_takes_no_writes_is_not_healthy() {
             ),
         )
         .await;
+
         // The first call may find that its connection was cut.
         let _ = engine.health_check().await;
         let health = engine.health_check().await;

@@ -25,6 +25,7 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
     let mut out = message(&queue, r#"{"a": 1}"#);
     out.headers.insert("mine", "x");
     engine.publish(vec![out]).await.unwrap();
+
     let delivery = lease_one(&engine, &queue).await;
     let reason = Reason::new(ReasonKind::MaxAttempts, "it failed".to_owned(), 5)
         .handler(HandlerName::from("b"));
@@ -35,6 +36,7 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
         progress: marks.into_iter().collect(),
         outgoing: vec![message(&queue, "\"event\"")],
     };
+
     let outcomes = engine
         .settle(&queue, vec![(delivery.receipt.clone(), settle)])
         .await
@@ -43,8 +45,10 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
         matches!(outcomes[..], [SettleOutcome::Done]),
         "{outcomes:?}"
     );
+
     let event = lease_one(&engine, &queue).await;
     assert_eq!(event.body, "\"event\"");
+
     engine
         .settle(&queue, vec![(event.receipt, ack())])
         .await
@@ -90,8 +94,10 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
             .is_empty()
     );
     assert!(engine.find(&queue, &letter.id).await.unwrap().is_none());
+
     let again = lease_one(&engine, &queue).await;
     assert_eq!((again.body.as_str(), again.deliveries), (r#"{"a": 1}"#, 1));
+
     let keys: Vec<_> = again
         .headers
         .as_object()
@@ -99,12 +105,14 @@ async fn keeps_reason_headers_and_times_and_goes_back_cleaned() {
         .map(String::as_str)
         .collect();
     assert_eq!(keys, ["ezq-h:a", "ezq-redriven", "mine"]);
+
     let death = Death::read(again.headers.value(REDRIVEN).unwrap());
     assert_eq!(death.reason, letter.reason);
     assert_eq!(
         (death.died_at, death.enqueued_at),
         (Some(letter.died_at), Some(letter.enqueued_at))
     );
+
     let died = death.message_id.unwrap();
     let original = delivery.receipt.message_id();
     assert_eq!(died.as_number(), original.as_number());
@@ -120,11 +128,13 @@ async fn keeps_headers_that_are_no_object() {
     let sql =
         format!("INSERT INTO pgmq.q_{queue} (vt, message, headers) VALUES (now(), '1', '[7]')");
     run(&mut connection().await, &sql).await;
+
     let delivery = lease_one(&engine, &queue).await;
     engine
         .settle(&queue, vec![(delivery.receipt, dead())])
         .await
         .unwrap();
+
     let letter = engine.list(&queue, None, 1).await.unwrap().remove(0);
     let original = letter.headers.value("ezq-original-headers");
     assert_eq!(original, Some(&serde_json::json!([7])));
@@ -141,11 +151,13 @@ async fn an_operator_gives_up_one_message_and_no_other() {
     let event = |id: &str| {
         format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t","data":1}}"#)
     };
+
     let [first, second] = ["e-1", "e-2"].map(|id| {
         let mut late = message(&queue, &event(id));
         late.headers.insert(KEY, "k");
         late.due(Due::After(TTL))
     });
+
     let ids: Vec<_> = engine
         .publish(vec![first, second])
         .await
@@ -153,6 +165,7 @@ async fn an_operator_gives_up_one_message_and_no_other() {
         .into_iter()
         .map(stored)
         .collect();
+
     // The number alone is not enough: another message has it by now.
     let other_time = MessageId::Dated {
         number: ids[1].as_number().unwrap(),
@@ -181,6 +194,7 @@ async fn an_operator_gives_up_one_message_and_no_other() {
         (history.copies[0].message_id.clone(), reason.attempts),
         (ids[1].clone(), 0)
     );
+
     let left = app.history("e-1").await.unwrap();
     assert!(
         matches!(left.copies[0].state, CopyState::Waiting { .. }),
@@ -191,9 +205,11 @@ async fn an_operator_gives_up_one_message_and_no_other() {
     let mut other = connection().await;
     let mut tx = other.begin().await.unwrap();
     run(&mut tx, &format!("SELECT FROM pgmq.q_{queue} FOR UPDATE")).await;
+
     let error = app.fail(&queue, &ids[0], "locked").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient);
     assert!(error.to_string().contains("held by pid"), "{error}");
+
     tx.rollback().await.unwrap();
     assert!(app.fail(&queue, &ids[0], "free again").await.unwrap());
 }
@@ -222,6 +238,7 @@ async fn an_event_that_is_not_failed_keeps_its_time_and_stays_unlocked() {
     lease_one(&engine, &queue).await;
     let error = app.fail(&queue, &id, "held").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LeaseLost);
+
     run(
         &mut other,
         &format!("SELECT FROM pgmq.q_{queue} FOR UPDATE NOWAIT"),
@@ -233,12 +250,14 @@ async fn an_event_that_is_not_failed_keeps_its_time_and_stays_unlocked() {
 async fn a_missing_dead_letter_queue_is_created() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"]).await;
+
     let delivery = lease_one(&engine, &queue).await;
     run(
         &mut connection().await,
         &format!("SELECT pgmq.drop_queue('{queue}_dlq')"),
     )
     .await;
+
     let outcomes = engine
         .settle(&queue, vec![(delivery.receipt, dead())])
         .await
@@ -267,6 +286,7 @@ async fn a_redrive_keeps_a_time_and_ignores_what_is_none() {
         (r#""long ago""#, None),
         ("7", None),
     ];
+
     for (at, first_stored) in wanted {
         let dead = format!(
             r#"INSERT INTO pgmq.q_{} (vt, message, headers)
@@ -274,11 +294,13 @@ async fn a_redrive_keeps_a_time_and_ignores_what_is_none() {
             queue.dead_letters()
         );
         run(&mut connection().await, &dead).await;
+
         let letter = engine.list(&queue, None, 10).await.unwrap().remove(0);
         engine
             .redrive(&queue, std::slice::from_ref(&letter.id))
             .await
             .unwrap();
+
         let again = lease_one(&engine, &queue).await;
         let first_stored = first_stored.map(|text| text.parse().unwrap());
         assert_eq!(
@@ -286,6 +308,7 @@ async fn a_redrive_keeps_a_time_and_ignores_what_is_none() {
             first_stored.unwrap_or(letter.enqueued_at),
             "{at}"
         );
+
         engine
             .settle(&queue, vec![(again.receipt, ack())])
             .await

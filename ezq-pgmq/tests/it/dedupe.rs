@@ -34,6 +34,7 @@ async fn a_window_ends_by_the_databases_clock() {
     let first = stored(publish_one(&engine, keyed(&queue, "1", "a")).await);
     let seen = duplicate(publish_one(&engine, keyed(&queue, "2", "a")).await);
     assert_eq!(seen, (first.clone(), "1".to_owned()));
+
     let seconds: f64 = scalar(
         &mut connection().await,
         &format!(
@@ -43,14 +44,17 @@ async fn a_window_ends_by_the_databases_clock() {
     )
     .await;
     assert!((3540.0..=3600.0).contains(&seconds), "free in {seconds} s");
+
     let past = format!(
         "UPDATE ezq.dedupe SET free_at = clock_timestamp() - interval '1 us' WHERE queue = '{queue}'"
     );
     run(&mut connection().await, &past).await;
+
     let third = stored(publish_one(&engine, keyed(&queue, "3", "a")).await);
     assert_ne!(third, first);
     let seen = duplicate(publish_one(&engine, keyed(&queue, "4", "a")).await);
     assert_eq!(seen, (third, "3".to_owned()));
+
     let bodies: Vec<_> = lease(&engine, &queue)
         .await
         .into_iter()
@@ -63,10 +67,12 @@ async fn a_window_ends_by_the_databases_clock() {
 async fn any_window_and_any_text_is_a_key() {
     let (engine, queue) = engine_and_queue().await;
     let key = "ä'\"\\;--😀 ".repeat(10);
+
     for (body, window) in [("1", Duration::MAX), ("2", Duration::from_nanos(1))] {
         let dedupe = Some(Dedupe::new(format!("{key}{body}"), window, "e").unwrap());
         let message = || message(&queue, body).dedupe(dedupe.clone());
         stored(publish_one(&engine, message()).await);
+
         let again = publish_one(&engine, message()).await;
         assert_eq!(
             matches!(again, PublishOutcome::Duplicate(_)),
@@ -88,10 +94,12 @@ async fn eight_publishers_of_one_key_store_one_message() {
                 publish_one(&engine, keyed(&queue, &n.to_string(), &round.to_string())).await
             });
         }
+
         let outcomes = publishers.join_all().await;
         let of = |o: &PublishOutcome| matches!(o, PublishOutcome::Stored(_));
         let (first, others): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(of);
         assert_eq!((first.len(), others.len()), (1, 7), "round {round}");
+
         let delivery = lease_one(&engine, &queue).await;
         let wanted = (delivery.receipt.message_id().clone(), delivery.body);
         for other in others {
@@ -105,35 +113,41 @@ async fn publishers_whose_pool_isolates_more_are_tried_again() {
     let url = fresh_database().await;
     let queue = QueueName::new("orders").unwrap();
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
+
     let isolate = "SET default_transaction_isolation = 'repeatable read'";
     let pool = PgPoolOptions::new()
         .max_connections(8)
         .after_connect(move |connection, _| {
             Box::pin(async move { connection.execute(isolate).await.map(drop) })
         });
+
     let pool = pool.connect(&url).await.unwrap();
     let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone()))
         .await
         .unwrap();
     stored(publish_one(&engine, keyed(&queue, "1", "0")).await);
+
     for round in 1..=10 {
         // Holds the key until the others wait for it: then they get a conflict.
         let mut own = sqlx::PgConnection::connect(&url).await.unwrap();
         let mut tx = own.begin().await.unwrap();
         let message = || keyed(&queue, "1", &round.to_string());
         engine.publish_in(&mut tx, vec![message()]).await.unwrap();
+
         let mut publishers = JoinSet::new();
         for _ in 0..4 {
             let engine = engine.clone();
             let message = message();
             publishers.spawn(async move { publish_one(&engine, message).await });
         }
+
         let waiting = "SELECT count(*) FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
         let mut observer = sqlx::PgConnection::connect(&url).await.unwrap();
         while scalar::<i64>(&mut observer, waiting).await < 4 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+
         tx.commit().await.unwrap();
         for outcome in publishers.join_all().await {
             duplicate(outcome);
@@ -145,6 +159,7 @@ async fn publishers_whose_pool_isolates_more_are_tried_again() {
 async fn a_key_of_an_open_transaction_is_waited_for() {
     let (engine, queue) = engine_and_queue().await;
     let mut own = connection().await;
+
     for commits in [false, true] {
         let key = format!("{commits}");
         let mut tx = own.begin().await.unwrap();
@@ -153,6 +168,7 @@ async fn a_key_of_an_open_transaction_is_waited_for() {
             .await
             .unwrap();
         let inside = stored(inside.into_iter().next().unwrap());
+
         // In the same transaction it is a duplicate at once.
         let again = engine
             .publish_in(&mut tx, vec![keyed(&queue, "2", &key)])
@@ -162,20 +178,24 @@ async fn a_key_of_an_open_transaction_is_waited_for() {
             duplicate(again.into_iter().next().unwrap()),
             (inside.clone(), "1".into())
         );
+
         let waiting = {
             let engine = engine.clone();
             let message = keyed(&queue, "3", &key);
             tokio::spawn(async move { publish_one(&engine, message).await })
         };
+
         let question = format!(
             "SELECT count(*) FROM pg_stat_activity
              WHERE wait_event_type = 'Lock' AND query LIKE '%''pgmq.q_{queue}''::regclass%'"
         );
+
         let mut observer = connection().await;
         while scalar::<i64>(&mut observer, &question).await == 0 {
             assert!(!waiting.is_finished(), "it did not wait");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+
         if commits {
             tx.commit().await.unwrap();
             assert_eq!(duplicate(waiting.await.unwrap()), (inside, "1".to_owned()));
@@ -183,6 +203,7 @@ async fn a_key_of_an_open_transaction_is_waited_for() {
             tx.rollback().await.unwrap();
             stored(waiting.await.unwrap());
         }
+
         let bodies: Vec<_> = lease(&engine, &queue)
             .await
             .into_iter()
@@ -197,11 +218,13 @@ async fn a_roll_back_forgets_the_key() {
     let (engine, queue) = engine_and_queue().await;
     let mut own = connection().await;
     let mut tx = own.begin().await.unwrap();
+
     let batch = vec![
         keyed(&queue, "1", "a"),
         message(&queue, "2"),
         keyed(&queue, "3", "a"),
     ];
+
     let outcomes = engine.publish_in(&mut tx, batch.clone()).await.unwrap();
     assert!(matches!(
         outcomes[..],
@@ -211,6 +234,7 @@ async fn a_roll_back_forgets_the_key() {
             PublishOutcome::Duplicate(Some(_))
         ]
     ));
+
     tx.rollback().await.unwrap();
     let mut tx = own.begin().await.unwrap();
     let outcomes = engine.publish_in(&mut tx, batch).await.unwrap();
@@ -218,6 +242,7 @@ async fn a_roll_back_forgets_the_key() {
         matches!(outcomes[0], PublishOutcome::Stored(_)),
         "{outcomes:?}"
     );
+
     tx.commit().await.unwrap();
     let bodies: Vec<_> = lease(&engine, &queue)
         .await
@@ -232,25 +257,31 @@ async fn transactions_that_publish_the_same_keys_in_any_order_never_deadlock() {
     let (engine, one) = engine_and_queue().await;
     let other = unique("q");
     engine.ensure_queue(&other).await.unwrap();
+
     for round in 0..15 {
         let mut publishers = JoinSet::new();
+
         for turn in 0..4 {
             let engine = engine.clone();
             let queues = [one.clone(), other.clone()];
+
             publishers.spawn(async move {
                 let pair = |n: usize| {
                     queues
                         .clone()
                         .map(|q| keyed(&q, "1", &format!("{round}-{n}")))
                 };
+
                 let mut batch: Vec<_> = (0..40).flat_map(pair).collect();
                 if turn % 2 == 0 {
                     batch.reverse();
                 }
+
                 let mut own = connection().await;
                 let mut tx = own.begin().await.unwrap();
                 // A deadlock would be the error here.
                 let outcomes = engine.publish_in(&mut tx, batch).await.unwrap();
+
                 tx.commit().await.unwrap();
                 outcomes
                     .into_iter()
@@ -258,6 +289,7 @@ async fn transactions_that_publish_the_same_keys_in_any_order_never_deadlock() {
                     .count()
             });
         }
+
         assert_eq!(publishers.join_all().await.into_iter().sum::<usize>(), 80);
     }
 }
@@ -272,11 +304,13 @@ async fn what_the_database_refuses_takes_no_key() {
         keyed(&queue, "2", "b"),
         keyed(&queue, "3", "a"),
     ];
+
     let outcomes = engine.publish(batch).await.unwrap();
     let PublishOutcome::Failed(refused) = &outcomes[1] else {
         panic!("{outcomes:?}")
     };
     assert_eq!(refused.kind(), ErrorKind::InvalidEvent);
+
     let stored = |o: &PublishOutcome| matches!(o, PublishOutcome::Stored(_));
     assert!(
         [0, 2, 3].iter().all(|n| stored(&outcomes[*n])),
@@ -297,11 +331,13 @@ async fn a_queue_that_is_created_again_knows_no_keys() {
         &format!("SELECT pgmq.drop_queue('{queue}')"),
     )
     .await;
+
     let error = engine
         .publish(vec![keyed(&queue, "2", "a")])
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
+
     engine.ensure_queue(&queue).await.unwrap();
     stored(publish_one(&engine, keyed(&queue, "3", "a")).await);
     assert_eq!(
@@ -315,11 +351,13 @@ async fn a_table_that_was_dropped_alone_leaves_no_keys_either() {
     let (engine, queue) = engine_and_queue().await;
     let other = unique("q");
     engine.ensure_queue(&other).await.unwrap();
+
     let fill = format!(
         "INSERT INTO ezq.dedupe (queue, key, queue_table, message_id, event_id, taken_at, free_at)
          SELECT '{queue}', 'k' || n, 0, n, '', now(), now() + interval '1 h'
          FROM generate_series(1, 25000) n"
     );
+
     stored(publish_one(&engine, keyed(&other, "1", "a")).await);
     run(&mut connection().await, &fill).await;
     duplicate(publish_one(&engine, keyed(&queue, "1", "k25000")).await);
@@ -328,13 +366,16 @@ async fn a_table_that_was_dropped_alone_leaves_no_keys_either() {
         &format!("DROP TABLE pgmq.q_{queue}"),
     )
     .await;
+
     // A missing archive or queue of dead letters frees no keys.
     let missing = format!("SELECT pgmq.drop_queue('{}')", other.dead_letters());
     run(&mut connection().await, &missing).await;
+
     let fresh = crate::support::engine().await;
     for queue in [&queue, &other] {
         fresh.ensure_queue(queue).await.unwrap();
     }
+
     stored(publish_one(&engine, keyed(&queue, "2", "k25000")).await);
     duplicate(publish_one(&engine, keyed(&other, "2", "a")).await);
     let left = format!("SELECT count(*) FROM ezq.dedupe WHERE queue = '{queue}'");
@@ -348,6 +389,7 @@ async fn a_role_that_may_free_no_keys_creates_its_queue_all_the_same() {
     let admin = engine_at(&url).await;
     admin.ensure_queue(&queue).await.unwrap();
     stored(publish_one(&admin, keyed(&queue, "1", "a")).await);
+
     let mut own = sqlx::PgConnection::connect(&url).await.unwrap();
     let role = unique("role");
     let grants = format!(
@@ -355,6 +397,7 @@ async fn a_role_that_may_free_no_keys_creates_its_queue_all_the_same() {
          GRANT ALL ON ALL TABLES IN SCHEMA pgmq TO {role}"
     );
     run(&mut own, &grants).await;
+
     let engine = engine_at(&url.replace("postgres@", &format!("{role}@"))).await;
     engine.ensure_queue(&unique("q")).await.unwrap();
 }
@@ -366,10 +409,12 @@ async fn a_duplicate_that_leaves_with_a_settlement_is_left_out() {
     engine.ensure_queue(&target).await.unwrap();
     publish(&engine, &queue, &["1", "2"]).await;
     let outgoing = || vec![keyed(&target, "9", "a"), message(&target, "8")];
+
     for delivery in lease(&engine, &queue).await {
         let settle = Settle::Ack {
             outgoing: outgoing(),
         };
+
         let outcomes = engine
             .settle(&queue, vec![(delivery.receipt, settle)])
             .await
@@ -379,6 +424,7 @@ async fn a_duplicate_that_leaves_with_a_settlement_is_left_out() {
             "{outcomes:?}"
         );
     }
+
     let bodies: Vec<_> = lease(&engine, &target)
         .await
         .into_iter()
@@ -393,15 +439,18 @@ async fn keys_that_ended_are_swept_and_others_stay() {
     let engine = engine_at(&url).await;
     let queue = QueueName::new("orders").unwrap();
     engine.ensure_queue(&queue).await.unwrap();
+
     // The first publish with a key creates the table; a new engine has not swept yet.
     stored(publish_one(&engine, keyed(&queue, "1", "held")).await);
     engine.close().await;
+
     let mut own = sqlx::PgConnection::connect(&url).await.unwrap();
     let fill = "INSERT INTO ezq.dedupe
                   (queue, key, queue_table, message_id, event_id, taken_at, free_at)
                 SELECT 'orders', 'k' || n, 0, n, '', now() - interval '2 h', now() - interval '1 h'
                 FROM generate_series(1, 2500) n";
     run(&mut own, fill).await;
+
     let engine = engine_at(&url).await;
     duplicate(publish_one(&engine, keyed(&queue, "2", "held")).await);
     let began = std::time::Instant::now();
@@ -409,10 +458,12 @@ async fn keys_that_ended_are_swept_and_others_stay() {
         assert!(began.elapsed() < Duration::from_secs(30), "nobody swept");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+
     assert_eq!(
         scalar::<String>(&mut own, "SELECT key FROM ezq.dedupe").await,
         "held"
     );
+
     // Not with every publish.
     run(&mut own, fill).await;
     stored(publish_one(&engine, keyed(&queue, "3", "new")).await);

@@ -71,6 +71,7 @@ impl Use {
     async fn run(self, engine: &PgmqEngine, queue: &QueueName) -> Result<(), Error> {
         let key = unique("key");
         let key = key.as_str();
+
         match self {
             Self::PublishWithKey => {
                 stored(
@@ -126,6 +127,7 @@ impl Use {
             Self::Replay => drop(engine.replay(key, queue).await?),
             Self::ListReplays => drop(engine.replays().list().await?),
         }
+
         Ok(())
     }
 
@@ -172,6 +174,7 @@ async fn unique_target(engine: &PgmqEngine) -> QueueName {
 async fn settle_one(engine: &PgmqEngine, queue: &QueueName, settle: Settle) -> Result<(), Error> {
     publish(engine, queue, &["1"]).await;
     let receipt = lease(engine, queue).await.pop().unwrap().receipt;
+
     match engine
         .settle(queue, vec![(receipt, settle)])
         .await?
@@ -199,9 +202,11 @@ async fn database() -> (String, QueueName, PgConnection) {
     let queue = unique("q");
     let engine = connect(&url, &queue, true).await;
     engine.ensure_queue(&queue).await.unwrap();
+
     for (_, _, does) in USES {
         does.run(&engine, &queue).await.unwrap();
     }
+
     let mut own = PgConnection::connect(&url).await.unwrap();
     Inbox::create(&mut own).await.unwrap();
     engine.close().await;
@@ -220,6 +225,7 @@ fn to_run(error: &Error) -> String {
         }
         cause = told.source();
     }
+
     panic!("it does not say what to run: {error:?}");
 }
 
@@ -227,6 +233,7 @@ fn to_run(error: &Error) -> String {
 async fn what_was_dropped_is_made_again_by_the_calls_that_need_it() {
     let (url, queue, mut own) = database().await;
     let running = connect(&url, &queue, true).await;
+
     for (name, kind, does) in USES {
         does.run(&running, &queue).await.unwrap();
         let starting = connect(&url, &queue, true).await;
@@ -243,14 +250,17 @@ async fn what_was_dropped_is_made_again_by_the_calls_that_need_it() {
 async fn what_is_not_to_be_made_again_is_told_by_name_with_what_to_run() {
     let (url, queue, mut own) = database().await;
     let engine = connect(&url, &queue, false).await;
+
     for (name, kind, does) in USES {
         if matches!(does, Use::SettleWithKey) {
             // Where queues for events are not created either.
             continue;
         }
+
         does.run(&engine, &queue).await.unwrap();
         run(&mut own, &format!("DROP {kind} {name}")).await;
         let error = does.patiently(&engine, &queue, name).await.unwrap_err();
+
         // A handled message waits for its trail.
         let kind = if name == "ezq.trail" {
             ErrorKind::Transient
@@ -258,6 +268,7 @@ async fn what_is_not_to_be_made_again_is_told_by_name_with_what_to_run() {
             ErrorKind::SchemaMissing
         };
         assert_eq!(error.kind(), kind, "{does:?}: {error:?}");
+
         run(&mut own, &to_run(&error)).await;
         does.patiently(&engine, &queue, name).await.unwrap();
     }
@@ -272,10 +283,12 @@ async fn every_table_of_the_schema_is_among_those_that_were_dropped() {
         .await
         .into_iter()
         .collect();
+
     let tables = USES
         .iter()
         .filter(|(_, kind, _)| *kind == "TABLE")
         .map(|(name, ..)| *name);
+
     // These two have tests of their own.
     let tables = tables
         .chain(["ezq.inbox", "ezq.migrations"])
@@ -295,16 +308,20 @@ async fn without_its_record_of_changes_all_is_as_before() {
             .remove(0),
     );
     run(&mut own, "DROP TABLE ezq.migrations").await;
+
     let passive = connect(&url, &queue, false).await;
     let error = Use::PublishWithKey.run(&passive, &queue).await.unwrap_err();
     assert!(error.to_string().contains("ezq.migrations"), "{error}");
+
     for engine in [&running, &connect(&url, &queue, true).await] {
         for (_, _, does) in USES {
             does.run(engine, &queue).await.unwrap();
         }
     }
+
     let kept = "SELECT count(*) FROM ezq.dedupe WHERE key = 'kept'";
     assert_eq!(scalar::<i64>(&mut own, kept).await, 1);
+
     run(&mut own, "DROP TABLE ezq.migrations").await;
     run(&mut own, &to_run(&error)).await;
     Use::PublishWithKey.run(&passive, &queue).await.unwrap();
@@ -332,6 +349,7 @@ async fn what_a_newer_ezq_changed_of_a_dropped_table_is_left_to_that() {
     run(&mut own, newer).await;
     let engine = connect(&url, &queue, true).await;
     Use::PublishWithKey.run(&engine, &queue).await.unwrap();
+
     // The newer version must apply its change again.
     let recorded = "SELECT max(version) < 1000 FROM ezq.migrations";
     assert!(scalar::<bool>(&mut own, recorded).await);
@@ -348,9 +366,11 @@ async fn a_table_that_a_trigger_asks_for_is_not_taken_for_a_queue() {
            EXECUTE FUNCTION audit_{queue}()"
     );
     publish(&engine, &queue, &["1"]).await;
+
     let receipt = lease_one(&engine, &queue).await.receipt;
     run(&mut own, &trigger).await;
     let published = engine.publish(vec![message(&queue, "2")]).await.map(drop);
+
     let settled = engine
         .settle(&queue, vec![(receipt, ack())])
         .await

@@ -56,6 +56,7 @@ impl Holder {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let line = lines
             .map(Result::unwrap)
@@ -64,6 +65,7 @@ impl Holder {
         let mut words = line.split("holding ").nth(1).unwrap().split(' ');
         let url = words.next().unwrap().to_owned();
         let pid = words.next().unwrap();
+
         Self {
             process,
             url,
@@ -148,6 +150,7 @@ async fn nothing_is_left_after_sigkill() {
 async fn server_and_watchdog_get_none_of_the_environment_but_where_programs_are() {
     let temporary = Temporary::make();
     let holder = Holder::start(&temporary.0);
+
     for pid in [holder.pid, holder.watchdog()] {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
         let environment = String::from_utf8(environment).unwrap();
@@ -159,6 +162,7 @@ async fn server_and_watchdog_get_none_of_the_environment_but_where_programs_are(
             names.contains(&"LC_ALL"),
             "this is no environment: {names:?}"
         );
+
         // The last four are a shell's own.
         let known = [
             "PATH",
@@ -193,6 +197,7 @@ async fn what_a_process_left_that_was_killed_with_its_watchdog_is_removed_by_the
     let next = Holder::start(&temporary.0);
     // The start itself waits for it, so that it does not run beside the program.
     assert!(!killed.folder().exists());
+
     wait_until_gone(killed.folder(), killed.pid).await;
     assert!(next.folder().exists());
 }
@@ -208,6 +213,7 @@ async fn what_a_process_left_that_was_killed_while_its_server_was_made_is_remove
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
+
     let began = Instant::now();
     let initdb = loop {
         assert!(began.elapsed() < PATIENCE, "no initdb");
@@ -218,6 +224,7 @@ async fn what_a_process_left_that_was_killed_while_its_server_was_made_is_remove
     kill_hard(parent_of(initdb));
     killed.kill().unwrap();
     killed.wait().unwrap();
+
     let left = std::fs::read_dir(&temporary.0)
         .unwrap()
         .next()
@@ -239,6 +246,7 @@ fn process_named(program: &str, folder: &Path) -> Option<u32> {
             let line = std::fs::read(process.path().join("cmdline")).ok()?;
             let is_it = name.trim_end() == program
                 && String::from_utf8_lossy(&line).contains(folder.to_str().unwrap());
+
             if is_it {
                 process.file_name().to_str()?.parse().ok()
             } else {
@@ -253,13 +261,16 @@ async fn a_start_leaves_alone_what_has_an_owner_or_is_another_s() {
     let temporary = Temporary::make();
     let owned = Holder::start(&temporary.0);
     kill_hard(owned.watchdog());
+
     let precious = temporary.0.join("precious");
     std::fs::create_dir(&precious).unwrap();
     std::fs::write(precious.join("file"), "kept").unwrap();
+
     let link = temporary.0.join("ezq-postgres-1-00000000");
     std::os::unix::fs::symlink(&precious, &link).unwrap();
     let unlike = temporary.0.join("ezq-postgres-1-mine");
     std::fs::create_dir(&unlike).unwrap();
+
     // The account differs only where the caller is root.
     let of_root = temporary.0.join("ezq-postgres-1-00000001");
     let gives_way = std::fs::metadata(&temporary.0).unwrap().uid() == 0;
@@ -317,11 +328,13 @@ async fn nothing_is_left_after_a_drop_and_the_folder_is_private() {
         .start()
         .await
         .unwrap();
+
     let folder = folder_of(&server.url());
     assert_eq!(
         std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777,
         0o700
     );
+
     let mut own = PgConnection::connect_with(&server.connect_options())
         .await
         .unwrap();
@@ -334,6 +347,7 @@ async fn nothing_is_left_after_a_drop_and_the_folder_is_private() {
         scalar::<String>(&mut own, "SHOW listen_addresses").await,
         ""
     );
+
     let pid = pid_of(&server.url()).await;
     tokio::task::spawn_blocking(|| drop(server)).await.unwrap();
     wait_until_gone(folder, pid).await;
@@ -344,6 +358,7 @@ async fn keeps_its_data_over_a_restart_and_a_crash() {
     let server = EmbeddedPostgres::builder().start().await.unwrap();
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
     run(&mut own, "CREATE TABLE t AS SELECT 1 AS n").await;
+
     for immediate in [false, true] {
         server.stop(immediate).await.unwrap();
         assert!(PgConnection::connect(&server.url()).await.is_err());
@@ -360,6 +375,7 @@ async fn a_setting_that_is_none_is_refused() {
         builder.start().await.unwrap_err().kind(),
         ErrorKind::Configuration
     );
+
     let error = EmbeddedPostgres::builder()
         .setting("no_such_setting", "1")
         .start()

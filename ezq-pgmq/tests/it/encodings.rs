@@ -38,6 +38,7 @@ async fn database(encoding: &str) -> (PgmqEngine, QueueName, PgConnection) {
          LC_COLLATE 'C' LC_CTYPE 'C'"
     );
     run(&mut connection().await, &create).await;
+
     let url = server().await.database_url(name.as_str());
     let engine = engine_at(&url).await;
     engine.ensure_queue(&queue).await.unwrap();
@@ -67,25 +68,30 @@ async fn a_failure_is_counted_paused_and_told_whatever_its_text() {
             seen.lock().unwrap().push(Instant::now());
             async { Err::<(), _>("Zürich → ?") }
         });
+
         let app = app(
             &engine,
             fails.max_attempts(3).backoff(Backoff::constant(PAUSE)),
         );
         publish(&engine, &queue, &[&event("e", "x")]).await;
+
         let handle = app.consumer().queue(queue.as_str()).spawn();
         let letters = app.dead_letters(&queue).unwrap();
         let begun = Instant::now();
+
         let letter = loop {
             let found = letters.list(&DeadLetterFilter::all(), 10).await.unwrap();
             if let Some(letter) = found.into_iter().next() {
                 break letter;
             }
+
             assert!(
                 begun.elapsed() < Duration::from_secs(60),
                 "{encoding}: no dead letter"
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
+
         handle.stop();
         handle.wait().await.unwrap();
 
@@ -95,6 +101,7 @@ async fn a_failure_is_counted_paused_and_told_whatever_its_text() {
             runs.windows(2).all(|two| two[1] - two[0] >= PAUSE),
             "{encoding}: {runs:?}"
         );
+
         let reason = letter.reason.unwrap();
         assert_eq!(
             (reason.kind, reason.attempts),
@@ -111,6 +118,7 @@ async fn a_failure_is_counted_paused_and_told_whatever_its_text() {
             1,
             "{encoding}"
         );
+
         let history = app.history("e").await.unwrap();
         let died = history.copies[0]
             .died_before
@@ -140,12 +148,14 @@ async fn a_handler_whose_name_the_encoding_lacks_is_done_once() {
             move || runs.fetch_add(1, Ordering::Relaxed) + 1
         };
         let plain_ran = count(&plain);
+
         let within_ran = count(&within);
         let other_ran = count(&other);
         let named = Handler::on(NAME, move |_: AnyEvent| {
             plain_ran();
             async {}
         });
+
         let in_transaction = Handler::on("Tx →", move |_: AnyEvent, _tx: Tx| {
             within_ran();
             async {}
@@ -155,6 +165,7 @@ async fn a_handler_whose_name_the_encoding_lacks_is_done_once() {
             async move { if first { Err("not yet") } else { Ok(()) } }
         });
         let again = again.backoff(Backoff::constant(Duration::from_millis(1)));
+
         let app = App::builder().without_discovered_handlers().register(named);
         let app = app
             .register(in_transaction)
@@ -162,6 +173,7 @@ async fn a_handler_whose_name_the_encoding_lacks_is_done_once() {
             .build(engine.clone())
             .unwrap();
         publish(&engine, &queue, &[&event("e", "x")]).await;
+
         let handle = app.consumer().queue(queue.as_str()).spawn();
         let begun = Instant::now();
         while engine.stats(&queue).await.unwrap() != ezq_core::engine::QueueStats::default() {
@@ -171,6 +183,7 @@ async fn a_handler_whose_name_the_encoding_lacks_is_done_once() {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+
         handle.stop();
         handle.wait().await.unwrap();
         let runs = [plain, within, other].map(|runs| runs.load(Ordering::Relaxed));
@@ -202,6 +215,7 @@ async fn an_event_is_stored_or_refused_with_the_reason() {
                 .expect(&told);
             publish(&engine, &queue, &[&event("e", data)]).await;
         }
+
         for data in bad {
             let told = format!("{encoding}: {data}");
             let refused = message(&queue, &event("e", data));
@@ -209,6 +223,7 @@ async fn an_event_is_stored_or_refused_with_the_reason() {
                 .publish(vec![refused, message(&queue, "1")])
                 .await
                 .unwrap();
+
             let [
                 ezq_core::engine::PublishOutcome::Failed(error),
                 ezq_core::engine::PublishOutcome::Stored(_),
@@ -218,6 +233,7 @@ async fn an_event_is_stored_or_refused_with_the_reason() {
             };
             assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{told}");
             assert!(error.to_string().contains("cannot keep"), "{told}: {error}");
+
             if encoding != "WIN1252" {
                 // Found before anything is sent: the caller's transaction can go on.
                 let mut tx = own.begin().await.unwrap();
@@ -228,6 +244,7 @@ async fn an_event_is_stored_or_refused_with_the_reason() {
                 tx.rollback().await.unwrap();
             }
         }
+
         let mut in_a_header = message(&queue, "1");
         in_a_header.headers.insert("h", "→");
         assert_eq!(
@@ -235,6 +252,7 @@ async fn an_event_is_stored_or_refused_with_the_reason() {
             encoding == "LATIN1",
             "{encoding}"
         );
+
         let count = format!("SELECT count(*) FROM pgmq.q_{queue}");
         let stored = i64::try_from(good.len() + bad.len()).unwrap();
         assert_eq!(scalar::<i64>(&mut own, &count).await, stored, "{encoding}");
@@ -256,6 +274,7 @@ async fn a_dedupe_key_is_stored_or_refused_with_the_reason() {
                 .unwrap()
                 .remove(0),
         );
+
         let Some(bad) = bad else { continue };
         let with_bad = || vec![keyed(&queue, "2", bad)];
         let refused = |error: Error| {
@@ -266,18 +285,22 @@ async fn a_dedupe_key_is_stored_or_refused_with_the_reason() {
                 "{encoding}: {text}"
             );
         };
+
         let outcome = engine.publish(with_bad()).await.unwrap().remove(0);
         let ezq_core::engine::PublishOutcome::Failed(error) = outcome else {
             panic!("{outcome:?}")
         };
         refused(error);
+
         let mut tx = own.begin().await.unwrap();
         refused(engine.publish_in(&mut tx, with_bad()).await.unwrap_err());
+
         if encoding == "LATIN1" {
             // Found before anything is sent: the caller's transaction can go on.
             run(&mut tx, "SELECT 1").await;
             refused(engine.check(&with_bad()[0]).unwrap_err());
         }
+
         tx.rollback().await.unwrap();
         let broadcast = BroadcastMessage::new("t".to_owned(), event("e", "x"), Headers::new())
             .dedupe(with_bad().remove(0).dedupe);
@@ -292,11 +315,13 @@ async fn names_in_the_tables_of_ezq_read_as_they_were_given() {
         let next_at = Utc::now() + TimeDelta::days(1);
         let new = Registration::new(NAME, "app →", "→", next_at);
         assert!(engine.register(new, None).await.unwrap(), "{encoding}");
+
         let again = Registration::new(NAME, "app →", "→→", next_at);
         assert!(
             engine.register(again, Some("→")).await.unwrap(),
             "{encoding}"
         );
+
         let kept = engine.look(&[(NAME, "→→")]).await.unwrap().rows.remove(0);
         let names = [&*kept.name, &*kept.application, &*kept.definition];
         assert_eq!(names, [NAME, "app →", "→→"], "{encoding}");
@@ -322,6 +347,7 @@ async fn names_in_the_tables_of_ezq_read_as_they_were_given() {
             "app →",
             "{encoding}"
         );
+
         let which = [(queue.clone(), pattern[0].clone())];
         assert_eq!(
             engine.unsubscribe("app →", &which).await.unwrap(),

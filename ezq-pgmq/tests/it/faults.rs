@@ -34,11 +34,14 @@ async fn goes_on_after_a_restart_and_after_a_crash() {
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     let mut wakeups = engine.wakeups(&queue).await.unwrap().unwrap();
+
     for immediate in [false, true] {
         publish(&engine, &queue, &["1"]).await;
+
         let delivery = lease_one(&engine, &queue).await;
         wakeups.mark_unchanged();
         server.stop(immediate).await.unwrap();
+
         for error in [
             engine.lease(request(&queue, TTL)).await.unwrap_err(),
             engine
@@ -57,13 +60,16 @@ async fn goes_on_after_a_restart_and_after_a_crash() {
         ] {
             assert!(error.is_transient(), "{error:?}");
         }
+
         server.start_again().await.unwrap();
         let receipts = [delivery.receipt.clone()];
         let extended = until_it_works(|| engine.extend(&queue, &receipts, TTL)).await;
         assert_eq!(extended, [ExtendOutcome::Extended]);
+
         let settle = || engine.settle(&queue, vec![(delivery.receipt.clone(), ack())]);
         let outcomes = until_it_works(settle).await;
         assert!(matches!(outcomes[..], [SettleOutcome::Done]));
+
         until_it_works(|| engine.publish(vec![message(&queue, "2")])).await;
         let leased = until_it_works(|| engine.lease(request(&queue, TTL))).await;
         let again = leased.deliveries.into_iter().next().unwrap();
@@ -87,22 +93,26 @@ async fn holders_may_renew_before_others_claim_after_a_restart() {
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["\"held\""]).await;
+
     let held = lease_for(&engine, &queue, Duration::from_millis(1))
         .await
         .remove(0);
     server.stop(true).await.unwrap();
     server.start_again().await.unwrap();
+
     // A message that was never delivered waits for no grace.
     until_it_works(|| engine.publish(vec![message(&queue, "\"new\"")])).await;
     let leased = until_it_works(|| engine.lease(request(&queue, TTL))).await;
     let bodies: Vec<_> = leased.deliveries.iter().map(|d| d.body.as_str()).collect();
     assert_eq!(bodies, ["\"new\""]);
+
     let leased = engine.lease(request(&queue, TTL)).await.unwrap();
     let next_due = leased.next_due.unwrap();
     assert!(
         leased.deliveries.is_empty() && next_due > Duration::from_secs(20),
         "{next_due:?}"
     );
+
     let receipts = [held.receipt];
     let extended = until_it_works(|| engine.extend(&queue, &receipts, TTL)).await;
     assert_eq!(extended, [ExtendOutcome::Extended]);
@@ -117,6 +127,7 @@ async fn a_cut_connection_is_opened_again() {
     let engine = PgmqEngine::connect(config.application_name(name.as_str()))
         .await
         .unwrap();
+
     let delivery = lease_one(&engine, &queue).await;
     let sql = format!(
         "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
@@ -124,6 +135,7 @@ async fn a_cut_connection_is_opened_again() {
     );
     assert!(scalar::<i64>(&mut connection().await, &sql).await >= 2);
     until_it_works(|| engine.lease(request(&queue, TTL))).await;
+
     let settle = || engine.settle(&queue, vec![(delivery.receipt.clone(), ack())]);
     let outcomes = until_it_works(settle).await;
     assert!(matches!(outcomes[..], [SettleOutcome::Done]));
@@ -139,6 +151,7 @@ async fn a_receipt_from_before_a_crash_of_an_unlogged_queue_holds_no_message_of_
     run(&mut own, &format!("SELECT pgmq.create_unlogged('{queue}')")).await;
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["\"before\""]).await;
+
     let before = lease_one(&engine, &queue).await.receipt;
     server.stop(true).await.unwrap();
     server.start_again().await.unwrap();
@@ -163,6 +176,7 @@ async fn a_receipt_from_before_a_crash_of_an_unlogged_queue_holds_no_message_of_
         extended,
         [ExtendOutcome::LeaseLost, ExtendOutcome::Extended]
     );
+
     for settle in [ack(), retry(Duration::ZERO), dead(), Settle::Release] {
         let late = || engine.settle(&queue, vec![(before.clone(), settle.clone())]);
         let outcomes = until_it_works(late).await;
@@ -171,6 +185,7 @@ async fn a_receipt_from_before_a_crash_of_an_unlogged_queue_holds_no_message_of_
             "{settle:?}: {outcomes:?}"
         );
     }
+
     let outcomes = engine.settle(&queue, vec![(after, ack())]).await.unwrap();
     assert!(
         matches!(outcomes[..], [SettleOutcome::Done]),
@@ -182,12 +197,14 @@ async fn a_receipt_from_before_a_crash_of_an_unlogged_queue_holds_no_message_of_
 async fn a_dropped_queue_is_told_and_created_again() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"]).await;
+
     let receipt = lease_one(&engine, &queue).await.receipt;
     let drop_both = format!(
         "SELECT pgmq.drop_queue('{queue}'); SELECT pgmq.drop_queue('{}')",
         queue.dead_letters()
     );
     run(&mut connection().await, &drop_both).await;
+
     for error in [
         engine.lease(request(&queue, TTL)).await.unwrap_err(),
         engine
@@ -210,6 +227,7 @@ async fn a_dropped_queue_is_told_and_created_again() {
     ] {
         assert_eq!(error.kind(), ErrorKind::QueueMissing, "{error:?}");
     }
+
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["2"]).await;
     assert_eq!(lease_one(&engine, &queue).await.body, "2");

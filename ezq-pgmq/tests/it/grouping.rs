@@ -34,6 +34,7 @@ async fn two_held_up(engine: &PgmqEngine, queue: &QueueName) -> [Publishing; 2] 
     let waiting = format!(
         "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pgmq.q_{queue}'::regclass"
     );
+
     let mut connection = connection().await;
     while scalar::<i64>(&mut connection, &waiting).await < 2 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -55,8 +56,10 @@ async fn bodies(engine: &PgmqEngine, queue: &QueueName) -> Vec<String> {
 async fn many_callers_share_commits_and_each_keeps_its_order() {
     const CALLERS: usize = 64;
     const EACH: usize = 20;
+
     let (engine, queue) = engine_and_queue().await;
     let mut callers = JoinSet::new();
+
     for caller in 0..CALLERS {
         let engine = engine.clone();
         let queue = queue.clone();
@@ -70,6 +73,7 @@ async fn many_callers_share_commits_and_each_keeps_its_order() {
             ids
         });
     }
+
     let ids = callers.join_all().await;
     assert!(
         ids.iter().all(|ids| ids.is_sorted()),
@@ -79,6 +83,7 @@ async fn many_callers_share_commits_and_each_keeps_its_order() {
         ids.iter().flatten().collect::<HashSet<_>>().len(),
         CALLERS * EACH
     );
+
     let mut connection = connection().await;
     let disorder = format!(
         "SELECT count(*) FROM pgmq.q_{queue} a JOIN pgmq.q_{queue} b
@@ -86,6 +91,7 @@ async fn many_callers_share_commits_and_each_keeps_its_order() {
          WHERE a.vt >= b.vt"
     );
     assert_eq!(scalar::<i64>(&mut connection, &disorder).await, 0);
+
     let commits = format!("SELECT count(DISTINCT xmin::text) FROM pgmq.q_{queue}");
     let commits = scalar::<i64>(&mut connection, &commits).await;
     assert!(
@@ -103,20 +109,24 @@ async fn one_that_the_database_refuses_fails_alone() {
         ["3", "{", "5", "\"\\ud800\"", "7"].map(|body| publish(&engine, message(&queue, body)));
     tokio::task::yield_now().await;
     run(&mut holder, "COMMIT").await;
+
     for publishing in first {
         stored(publishing.await.unwrap().unwrap().remove(0));
     }
+
     for (n, publishing) in rest.into_iter().enumerate() {
         let published = publishing.await.unwrap();
         if n % 2 == 0 {
             stored(published.unwrap().remove(0));
             continue;
         }
+
         let PublishOutcome::Failed(error) = published.unwrap().remove(0) else {
             panic!("stored")
         };
         assert_eq!(error.kind(), ErrorKind::InvalidEvent);
     }
+
     assert_eq!(bodies(&engine, &queue).await, ["1", "2", "3", "5", "7"]);
 }
 
@@ -127,18 +137,22 @@ async fn a_caller_that_is_cut_off_holds_up_nobody() {
     let first = two_held_up(&engine, &queue).await;
     let rest = ["3", "4", "5"].map(|body| publish(&engine, message(&queue, body)));
     tokio::task::yield_now().await;
+
     let [third, fourth, fifth] = rest;
     fourth.abort();
     assert!(fourth.await.unwrap_err().is_cancelled());
+
     for publishing in first {
         publishing.abort();
         assert!(publishing.await.unwrap_err().is_cancelled());
     }
+
     // The statements of dropped callers may have been carried out.
     holder.close().await.unwrap();
     for publishing in [third, fifth] {
         stored(publishing.await.unwrap().unwrap().remove(0));
     }
+
     let bodies = bodies(&engine, &queue).await;
     assert!(
         bodies.contains(&"3".into()) && bodies.contains(&"5".into()),
@@ -158,6 +172,7 @@ fn a_runtime_that_ends_takes_no_place_along() {
             .build()
             .unwrap()
     };
+
     let first = runtime();
     let (engine, queue, holder) = first.block_on(async {
         let (engine, queue) = engine_and_queue().await;
@@ -167,6 +182,7 @@ fn a_runtime_that_ends_takes_no_place_along() {
         tokio::task::yield_now().await;
         (engine, queue, holder)
     });
+
     drop(first);
     drop(holder);
     runtime().block_on(async {

@@ -32,6 +32,7 @@ async fn finds_every_copy_in_all_queues_archives_and_dead_letters() {
     publish(&engine, &queue, &[&body]).await;
     acknowledge_all(&engine, &queue).await;
     publish(&engine, &queue, &[&body, &event("another")]).await;
+
     let deliveries = lease(&engine, &queue).await;
     engine
         .settle(&queue, vec![(deliveries[0].receipt.clone(), dead())])
@@ -39,12 +40,14 @@ async fn finds_every_copy_in_all_queues_archives_and_dead_letters() {
         .unwrap();
     publish(&engine, &queue, &[&body]).await;
     publish(&engine, &other, &[&body]).await;
+
     let history = engine.history(&id, None).await.unwrap();
     let states: Vec<_> = history
         .copies
         .iter()
         .map(|copy| (&copy.queue, &copy.state))
         .collect();
+
     let [(a, first), (b, second), (c, third), (d, fourth)] = states[..] else {
         panic!("{states:?}");
     };
@@ -55,6 +58,7 @@ async fn finds_every_copy_in_all_queues_archives_and_dead_letters() {
         [third, fourth],
         [CopyState::Waiting { .. }, CopyState::Waiting { .. }]
     ));
+
     assert_eq!(
         engine
             .history(&id, Some(&other))
@@ -64,6 +68,7 @@ async fn finds_every_copy_in_all_queues_archives_and_dead_letters() {
             .len(),
         1
     );
+
     let unknown = QueueName::new("no_such_queue").unwrap();
     assert!(
         engine
@@ -84,6 +89,7 @@ async fn is_told_to_people() {
         "{nothing}"
     );
     publish(&engine, &queue, &[&event(&id)]).await;
+
     let delivery = lease_one(&engine, &queue).await;
     let retry = Settle::Retry {
         after: Duration::ZERO,
@@ -94,9 +100,11 @@ async fn is_told_to_people() {
         .settle(&queue, vec![(delivery.receipt, retry)])
         .await
         .unwrap();
+
     let told = engine.history(&id, None).await.unwrap().to_string();
     assert!(told.contains("ready to be tried again"), "{told}");
     acknowledge_all(&engine, &queue).await;
+
     let history = engine.history(&id, None).await.unwrap();
     let told = history.to_string();
     let lines: Vec<_> = told.lines().collect();
@@ -121,6 +129,7 @@ async fn is_told_to_people() {
 async fn takes_no_lock_and_waits_for_none() {
     let (engine, queue) = archiving(Retention::ARCHIVE).await;
     publish(&engine, &queue, &[&event("e"), &event("e")]).await;
+
     let mut own = connection().await;
     let mut tx = own.begin().await.unwrap();
     run(&mut tx, &format!("SELECT 1 FROM pgmq.q_{queue} FOR UPDATE")).await;
@@ -129,6 +138,7 @@ async fn takes_no_lock_and_waits_for_none() {
         &format!("DELETE FROM pgmq.q_{queue} WHERE msg_id = 1"),
     )
     .await;
+
     let history = tokio::time::timeout(Duration::from_secs(20), engine.history("e", Some(&queue)));
     assert_eq!(history.await.unwrap().unwrap().copies.len(), 2);
     tx.rollback().await.unwrap();
@@ -141,21 +151,25 @@ async fn queues_that_may_not_be_read_are_named() {
     let ours = unique("ours");
     let theirs = unique("theirs");
     let mut own = sqlx::PgConnection::connect(&url).await.unwrap();
+
     for queue in [&ours, &theirs] {
         admin.ensure_queue(queue).await.unwrap();
         publish(&admin, queue, &[&event("e")]).await;
     }
+
     run(&mut own, "CREATE ROLE reader LOGIN").await;
     let grant = format!(
         "GRANT USAGE ON SCHEMA pgmq TO reader;
          GRANT SELECT ON pgmq.q_{ours}, pgmq.a_{ours}, pgmq.q_{ours}_dlq TO reader"
     );
     run(&mut own, &grant).await;
+
     let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
     let config = ezq_pgmq::PgmqConfig::options(options.username("reader"));
     let reader = ezq_pgmq::PgmqEngine::connect(config.manage_schema(false))
         .await
         .unwrap();
+
     let history = reader.history("e", None).await.unwrap();
     assert_eq!(history.copies.len(), 1);
     assert_eq!(history.unread, [format!("the queue `{theirs}`")]);
@@ -172,12 +186,14 @@ async fn odd_rows_harm_nothing() {
     let rows = r#"(now(), 'infinity', NULL, '[1]'), ('infinity', now(), '[1]', NULL),
                   ('-infinity', '-infinity', '{"specversion": 1, "id": "odd"}', '"x"'),
                   (now(), now(), '{"id": "odd", "x": [1]}', '{"ezq-redriven": 7, "ezq-dead": [2]}')"#;
+
     for table in ["q", "a"] {
         let id = if table == "a" {
             "row_number() over (), "
         } else {
             ""
         };
+
         let column = if table == "a" { "msg_id, " } else { "" };
         let sql = format!(
             "INSERT INTO pgmq.{table}_{queue} ({column}vt, enqueued_at, message, headers)
@@ -186,12 +202,14 @@ async fn odd_rows_harm_nothing() {
         );
         run(&mut connection().await, &sql).await;
     }
+
     let found = |id: String| {
         let engine = &engine;
         let queue = &queue;
         async move { engine.history(&id, Some(queue)).await.unwrap().copies.len() }
     };
     assert_eq!(found("odd".to_owned()).await, 2);
+
     // In the flat form, or undecodable, each is known by its place, in the queue and the archive.
     for n in [1, 2, 4] {
         assert_eq!(found(format!("{queue}:{n}")).await, 2, "{n}");
@@ -210,12 +228,14 @@ async fn an_archive_is_searched_by_its_index() {
     );
     run(&mut own, &sql).await;
     assert_eq!(engine.history("e-77", None).await.unwrap().copies.len(), 1);
+
     // A connection reports its statistics when it ends, which may be a moment after it was closed.
     let scans = format!(
         "SELECT idx_scan::bigint FROM pg_stat_user_indexes
          WHERE indexrelname = 'a_{queue}_event_id_idx'"
     );
     let began = std::time::Instant::now();
+
     while scalar::<i64>(&mut own, &scans).await == 0 {
         assert!(
             began.elapsed() < Duration::from_secs(30),

@@ -27,6 +27,7 @@ async fn ten_processes_start_at_once() {
             .unwrap()
     };
     let processes: Vec<_> = (0..10).map(start).collect();
+
     for process in processes {
         let output = tokio::task::spawn_blocking(|| process.wait_with_output().unwrap());
         let output = output.await.unwrap();
@@ -37,6 +38,7 @@ async fn ten_processes_start_at_once() {
             "{text}"
         );
     }
+
     let engine = engine_at(&url).await;
     let queue = ezq_core::message::QueueName::new(QUEUE).unwrap();
     assert_eq!(engine.stats(&queue).await.unwrap().ready, 10);
@@ -61,6 +63,7 @@ async fn a_role_without_rights_on_the_schema_works_on_a_finished_one() {
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
     let mut own = PgConnection::connect(&url).await.unwrap();
     run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
+
     let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), Some(role.as_str()));
     // PGMQ and the queue exist, from SQL.
     let rest: Vec<&str> = sql
@@ -70,26 +73,31 @@ async fn a_role_without_rights_on_the_schema_works_on_a_finished_one() {
     run(&mut own, &rest.join("\n")).await;
 
     let url = url.replace("postgres@", &format!("{role}@"));
+
     for manage in [true, false] {
         let config = PgmqConfig::url(&url).unwrap().manage_schema(manage);
         let engine = PgmqEngine::connect(config).await.unwrap();
         engine.ensure_queue(&queue).await.unwrap();
         publish(&engine, &queue, &["1", "2"]).await;
+
         let deliveries = lease(&engine, &queue).await;
         let settles = [ack(), dead()];
         let batch = deliveries.into_iter().map(|d| d.receipt).zip(settles);
+
         for outcome in engine.settle(&queue, batch.collect()).await.unwrap() {
             assert!(
                 matches!(outcome, ezq_core::engine::SettleOutcome::Done),
                 "{outcome:?}"
             );
         }
+
         let letters = engine
             .dead_letters()
             .unwrap()
             .list(&queue, None, 10)
             .await
             .unwrap();
+
         engine
             .dead_letters()
             .unwrap()
@@ -97,8 +105,10 @@ async fn a_role_without_rights_on_the_schema_works_on_a_finished_one() {
             .await
             .unwrap();
         assert_eq!(engine.purge(&queue).await.unwrap(), 1);
+
         let keyed = || vec![keyed(&queue, "1", &format!("{manage}"))];
         stored(engine.publish(keyed()).await.unwrap().remove(0));
+
         let again = engine.publish(keyed()).await.unwrap();
         assert!(
             matches!(
@@ -110,6 +120,7 @@ async fn a_role_without_rights_on_the_schema_works_on_a_finished_one() {
         assert_eq!(engine.purge(&queue).await.unwrap(), 1);
         assert!(engine.wakeups(&queue).await.unwrap().is_some());
     }
+
     let engine = PgmqEngine::connect(PgmqConfig::url(&url).unwrap())
         .await
         .unwrap();
@@ -123,6 +134,7 @@ async fn nothing_is_created_where_the_schema_is_not_ours() {
     let config = || PgmqConfig::url(&url).unwrap().manage_schema(false);
     let error = PgmqEngine::connect(config()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PgmqMissing);
+
     let mut own = PgConnection::connect(&url).await.unwrap();
     let absent: bool = scalar(&mut own, "SELECT to_regnamespace('pgmq') IS NULL").await;
     assert!(absent);
@@ -177,6 +189,7 @@ async fn a_pgmq_without_headers_is_too_old() {
     let sql = "CREATE SCHEMA pgmq; CREATE TABLE pgmq.meta (queue_name text);
                CREATE TYPE pgmq.message_record AS (msg_id bigint)";
     run(&mut own, sql).await;
+
     let error = PgmqEngine::connect(PgmqConfig::url(&url).unwrap())
         .await
         .unwrap_err();

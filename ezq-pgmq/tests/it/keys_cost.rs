@@ -64,9 +64,11 @@ async fn reads_by<T>(
     let mut own = connection().await;
     run(&mut own, sql).await;
     run(&mut own, "SELECT pg_stat_force_next_flush()").await;
+
     let before = read(&mut own, queue).await;
     let done = work(&engine).await;
     engine.close().await;
+
     let mut last = read(&mut own, queue).await;
     for _ in 0..200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -76,6 +78,7 @@ async fn reads_by<T>(
         }
         last = now;
     }
+
     assert!(last > before);
     (last - before, done)
 }
@@ -84,6 +87,7 @@ async fn reads_by<T>(
 async fn no_claim_reads_100_000_messages_of_a_hot_key() {
     let (engine, queue) = engine_and_queue().await;
     warm(&engine, &queue).await;
+
     let sql = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message, headers)
          SELECT now(), '1', '{{\"x-pgmq-group\": \"hot\"}}' FROM generate_series(1, 100000);
@@ -92,6 +96,7 @@ async fn no_claim_reads_100_000_messages_of_a_hot_key() {
          FROM generate_series(1, 1000) n;
          INSERT INTO pgmq.q_{queue} (vt, message) SELECT now(), '1' FROM generate_series(1, 100)"
     );
+
     let (read, claimed) = reads_of(engine, &queue, 10, &sql).await;
     assert!(claimed > 500, "{claimed} claimed");
     assert!(read < 40_000, "{read} rows read to claim {claimed}");
@@ -101,11 +106,13 @@ async fn no_claim_reads_100_000_messages_of_a_hot_key() {
 async fn no_claim_reads_all_of_100_000_keys() {
     let (engine, queue) = engine_and_queue().await;
     warm(&engine, &queue).await;
+
     let sql = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message, headers)
          SELECT now(), '1', jsonb_build_object('x-pgmq-group', 'k' || n)
          FROM generate_series(1, 100000) n"
     );
+
     let (read, claimed) = reads_of(engine, &queue, 10, &sql).await;
     assert_eq!(claimed, 1000);
     assert!(read < 40_000, "{read} rows read to claim {claimed}");
@@ -115,6 +122,7 @@ async fn no_claim_reads_all_of_100_000_keys() {
 async fn keys_that_are_leased_or_delayed_cost_an_idle_claim_nothing() {
     let (engine, queue) = engine_and_queue().await;
     warm(&engine, &queue).await;
+
     let sql = format!(
         "INSERT INTO pgmq.q_{queue} (vt, read_ct, message, headers)
          SELECT now() + interval '1 hour', n % 2, '1',
@@ -124,6 +132,7 @@ async fn keys_that_are_leased_or_delayed_cost_an_idle_claim_nothing() {
          SELECT now(), '1', jsonb_build_object('x-pgmq-group', 'k' || n)
          FROM generate_series(1, 100) n"
     );
+
     let (read, claimed) = reads_of(engine, &queue, 10, &sql).await;
     assert_eq!(claimed, 0);
     assert!(read < 40_000, "{read} rows read to claim nothing");
@@ -133,6 +142,7 @@ async fn keys_that_are_leased_or_delayed_cost_an_idle_claim_nothing() {
 async fn leases_of_others_cost_a_claim_nothing_whatever_the_statistics_say() {
     let (engine, queue) = engine_and_queue().await;
     warm(&engine, &queue).await;
+
     // Analysed while nothing was leased.
     let due = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message, headers)
@@ -144,6 +154,7 @@ async fn leases_of_others_cost_a_claim_nothing_whatever_the_statistics_say() {
          SELECT now() + interval '1 hour', 1, '1', jsonb_build_object('x-pgmq-group', 'l' || n)
          FROM generate_series(1, 20000) n"
     );
+
     let (read, claimed) = reads_of(engine, &queue, 10, &due).await;
     assert_eq!(claimed, 1000);
     assert!(read < 40_000, "{read} rows read to claim {claimed}");
@@ -153,12 +164,14 @@ async fn leases_of_others_cost_a_claim_nothing_whatever_the_statistics_say() {
 async fn a_claim_takes_runs_of_as_many_keys_as_are_of_use() {
     let (engine, queue) = engine_and_queue().await;
     warm(&engine, &queue).await;
+
     let keys: Vec<String> = (0..10).map(|key| key.to_string()).collect();
     for _ in 0..10 {
         let pairs: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "1")).collect();
         publish_keyed(&engine, &queue, &pairs).await;
     }
     let ask = |keys| LeaseRequest::new(queue.clone(), 20, TTL).keys(keys);
+
     for expected in [4, 6] {
         let leased = engine.lease(ask(expected)).await.unwrap().deliveries;
         let mut runs: BTreeMap<String, Vec<_>> = BTreeMap::new();
@@ -168,6 +181,7 @@ async fn a_claim_takes_runs_of_as_many_keys_as_are_of_use() {
                 .or_default();
             run.push(delivery.receipt.message_id().as_number().unwrap());
         }
+
         assert_eq!((leased.len(), runs.len()), (20, expected));
         for (key, run) in runs {
             assert!(
@@ -180,6 +194,7 @@ async fn a_claim_takes_runs_of_as_many_keys_as_are_of_use() {
             );
         }
     }
+
     assert!(
         engine.lease(ask(20)).await.unwrap().deliveries.is_empty(),
         "every key is held"
@@ -191,12 +206,14 @@ async fn a_list_of_blocked_keys_reads_nothing_of_100_000_free_ones() {
     for analyze in ["", "ANALYZE"] {
         let (engine, queue) = engine_and_queue().await;
         warm(&engine, &queue).await;
+
         let table = format!("pgmq.q_{queue}");
         let analyze = if analyze.is_empty() {
             String::new()
         } else {
             format!("{analyze} {table}")
         };
+
         let sql = format!(
             "ALTER TABLE {table} SET (autovacuum_enabled = false);
              INSERT INTO {table} (vt, read_ct, message, headers)
@@ -211,9 +228,11 @@ async fn a_list_of_blocked_keys_reads_nothing_of_100_000_free_ones() {
              FROM generate_series(1, 100) n;
              {analyze}"
         );
+
         let list = async |engine: &PgmqEngine| engine.blocked_keys(&queue, 1000).await.unwrap();
         let (read, blocked) = reads_by(engine, &queue, &sql, list).await;
         assert_eq!(blocked.len(), 100, "{analyze}");
+
         // Which rows ANALYZE samples is chance, and moves the plan: 2,442 were read once.
         assert!(
             read < 5_000,

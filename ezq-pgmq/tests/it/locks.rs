@@ -55,38 +55,46 @@ async fn settles_all_but_the_locked_row(settle: impl Fn(usize) -> Settle) {
     let deliveries = lease(&engine, &queue).await;
     let (locked, lock) = row_of(&queue, &deliveries);
     let (mut holder, pid) = holder(&lock).await;
+
     // Twice: the second time it is known that something is locked.
     let mut open: Vec<_> = deliveries.iter().map(|one| one.receipt.clone()).collect();
     let mut done = 0;
+
     for half in [10, 20] {
         let batch = open.split_off(open.len() - half.min(open.len()));
         let batch = batch
             .into_iter()
             .enumerate()
             .map(|(n, receipt)| (receipt, settle(n)));
+
         let outcomes = timeout(CEILING, engine.settle(&queue, batch.collect()))
             .await
             .unwrap();
+
         for outcome in outcomes.unwrap() {
             match outcome {
                 SettleOutcome::Done => done += 1,
                 SettleOutcome::Failed { receipt, error } => {
                     assert_eq!(receipt.message_id().as_number(), Some(locked));
                     assert_eq!(error.kind(), ErrorKind::Transient);
+
                     let text = error_chain(&error);
                     assert_eq!(
                         text.matches(&format!("lock held by pid {pid}")).count(),
                         1,
                         "{text}"
                     );
+
                     open.push(receipt);
                 }
                 other => panic!("nobody took it: {other:?}"),
             }
         }
     }
+
     assert_eq!((done, open.len()), (19, 1));
     run(&mut holder, "ROLLBACK").await;
+
     let again = vec![(open.remove(0), settle(0))];
     let outcomes = engine.settle(&queue, again).await.unwrap();
     assert!(
@@ -121,6 +129,7 @@ async fn what_publishes_to_a_locked_queue_holds_up_nothing_else() {
     let target = unique("q");
     engine.ensure_queue(&target).await.unwrap();
     publish(&engine, &queue, &["1"; 3]).await;
+
     let deliveries = lease(&engine, &queue).await;
     let (mut holder, _) = holder(&format!("LOCK TABLE pgmq.q_{target} IN SHARE MODE")).await;
     let sends = Settle::Ack {
@@ -132,10 +141,12 @@ async fn what_publishes_to_a_locked_queue_holds_up_nothing_else() {
         .map(|one| one.receipt)
         .zip(settles)
         .collect();
+
     let outcomes = timeout(CEILING, engine.settle(&queue, batch))
         .await
         .unwrap()
         .unwrap();
+
     let [
         SettleOutcome::Done,
         SettleOutcome::Failed { receipt, error },
@@ -146,6 +157,7 @@ async fn what_publishes_to_a_locked_queue_holds_up_nothing_else() {
     };
     assert_eq!(error.kind(), ErrorKind::Transient);
     run(&mut holder, "ROLLBACK").await;
+
     let outcomes = engine
         .settle(&queue, vec![(receipt.clone(), sends)])
         .await
@@ -166,6 +178,7 @@ async fn a_locked_queue_holds_up_no_other() {
         engine.ensure_queue(queue).await.unwrap();
         publish(&engine, queue, &["1", "2"]).await;
     }
+
     let held = lease(&engine, &locked).await;
     let receipts: Vec<_> = held.iter().map(|one| one.receipt.clone()).collect();
     let (mut holder, pid) = holder(&format!("LOCK TABLE pgmq.q_{locked} IN SHARE MODE")).await;
@@ -178,34 +191,40 @@ async fn a_locked_queue_holds_up_no_other() {
             "{text}"
         );
     };
+
     let acknowledge = || {
         receipts
             .iter()
             .map(|receipt| (receipt.clone(), ack()))
             .collect()
     };
+
     let waiting = async {
         let claims = async { failed(engine.lease(request(&locked)).await.unwrap_err()) };
         let renews = async { failed(engine.extend(&locked, &receipts, TTL).await.unwrap_err()) };
         let settles = async { failed(engine.settle(&locked, acknowledge()).await.unwrap_err()) };
         tokio::join!(claims, renews, settles);
     };
+
     let others = async {
         // Until all of them wait.
         let waits = format!(
             "SELECT count(DISTINCT l.pid) FROM pg_locks l
              WHERE NOT l.granted AND l.relation = 'pgmq.q_{locked}'::regclass"
         );
+
         let mut own = connection().await;
         while scalar::<i64>(&mut own, &waits).await < 3 {}
         let mine = lease(&engine, &free).await;
         let receipts: Vec<_> = mine.iter().map(|one| one.receipt.clone()).collect();
         let extended = engine.extend(&free, &receipts, TTL).await.unwrap();
         assert_eq!(extended, [ExtendOutcome::Extended; 2]);
+
         let batch = receipts
             .into_iter()
             .map(|receipt| (receipt, ack()))
             .collect();
+
         let outcomes = engine.settle(&free, batch).await.unwrap();
         assert!(matches!(
             outcomes[..],
@@ -213,10 +232,12 @@ async fn a_locked_queue_holds_up_no_other() {
         ));
         engine.health_check().await.unwrap();
     };
+
     timeout(CEILING, async { tokio::join!(waiting, others) })
         .await
         .unwrap();
     run(&mut holder, "ROLLBACK").await;
+
     let outcomes = engine.settle(&locked, acknowledge()).await.unwrap();
     assert!(
         matches!(outcomes[..], [SettleOutcome::Done, SettleOutcome::Done]),
@@ -253,6 +274,7 @@ async fn a_claim_that_was_given_up_leases_nothing_later() {
     let error = engine.lease(request(&queue)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
     assert_eq!(active(name.as_str()).await, 0);
+
     run(&mut holder, "ROLLBACK").await;
     assert_eq!(lease_one(&engine, &queue).await.deliveries, 1);
 }
@@ -261,9 +283,11 @@ async fn a_claim_that_was_given_up_leases_nothing_later() {
 async fn an_acknowledgement_that_was_given_up_succeeds_never() {
     let (engine, queue, name) = named().await;
     publish(&engine, &queue, &["1"]).await;
+
     let delivery = lease_one(&engine, &queue).await;
     let (_, lock) = row_of(&queue, std::slice::from_ref(&delivery));
     let (mut holder, _) = holder(&lock).await;
+
     let settled = engine
         .settle(&queue, vec![(delivery.receipt, ack())])
         .await
@@ -273,6 +297,7 @@ async fn an_acknowledgement_that_was_given_up_succeeds_never() {
         "{settled:?}"
     );
     assert_eq!(active(name.as_str()).await, 0);
+
     run(&mut holder, "ROLLBACK").await;
     assert_eq!(ids(&queue).await.len(), 1);
 }
@@ -287,6 +312,7 @@ async fn a_statement_whose_answer_nobody_waits_for_is_stopped() {
     let impatient = config.statement_timeout(Duration::from_millis(1500));
     let impatient = PgmqEngine::connect(impatient).await.unwrap();
     publish(&engine, &queue, &["1"]).await;
+
     let receipt = lease_one(&engine, &queue).await.receipt;
     let receipts = std::slice::from_ref(&receipt);
     let slow = format!(
@@ -296,11 +322,13 @@ async fn a_statement_whose_answer_nobody_waits_for_is_stopped() {
          FOR EACH ROW EXECUTE FUNCTION slow_{queue}()"
     );
     run(&mut connection().await, &slow).await;
+
     let renewed = timeout(CEILING, impatient.extend(&queue, receipts, TTL))
         .await
         .unwrap();
     let error = renewed.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
+
     let ended = async { while active(name.as_str()).await > 0 {} };
     timeout(CEILING, ended)
         .await
@@ -310,6 +338,7 @@ async fn a_statement_whose_answer_nobody_waits_for_is_stopped() {
         &format!("DROP TRIGGER slow ON pgmq.q_{queue}"),
     )
     .await;
+
     let extended = engine.extend(&queue, receipts, TTL).await.unwrap();
     assert_eq!(extended, [ExtendOutcome::Extended]);
 }
@@ -324,6 +353,7 @@ async fn publishes_nothing_later(config: PgmqConfig) {
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1"]).await;
     let (mut holder, pid) = holder(&format!("LOCK TABLE pgmq.q_{queue} IN SHARE MODE")).await;
+
     for message in [message(&queue, "2"), keyed(&queue, "3", "key")] {
         let error = timeout(CEILING, engine.publish(vec![message]))
             .await
@@ -337,11 +367,13 @@ async fn publishes_nothing_later(config: PgmqConfig) {
             "{text}"
         );
     }
+
     let waits = format!(
         "SELECT count(*) FROM pg_locks
          WHERE NOT granted AND relation = 'pgmq.q_{queue}'::regclass"
     );
     assert_eq!(scalar::<i64>(&mut connection().await, &waits).await, 0);
+
     run(&mut holder, "ROLLBACK").await;
     publish(&engine, &queue, &["4"]).await;
     assert_eq!(ids(&queue).await.len(), 2);
@@ -365,6 +397,7 @@ async fn a_publish_whose_standby_does_not_answer_is_not_told_of_as_stored() {
         .durable(true)
         .setting("synchronous_standby_names", "nobody")
         .setting("synchronous_commit", "local");
+
     let server = server.start().await.unwrap();
     let queue = unique("q");
     engine_at(&server.url())
@@ -372,12 +405,14 @@ async fn a_publish_whose_standby_does_not_answer_is_not_told_of_as_stored() {
         .ensure_queue(&queue)
         .await
         .unwrap();
+
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
     run(
         &mut own,
         "ALTER ROLE CURRENT_USER SET synchronous_commit = on",
     )
     .await;
+
     let config = PgmqConfig::url(&server.url())
         .unwrap()
         .statement_timeout(Duration::from_secs(1));
@@ -386,6 +421,7 @@ async fn a_publish_whose_standby_does_not_answer_is_not_told_of_as_stored() {
         .await
         .unwrap();
     assert!(published.is_err(), "{published:?}");
+
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     assert_eq!(scalar::<i64>(&mut own, waiting).await, 1);
 }
@@ -395,6 +431,7 @@ async fn a_login_whose_role_is_another_stops_its_own_statements() {
     let url = fresh_database().await;
     let login = unique("login");
     let owner = unique("owner");
+
     let mut own = PgConnection::connect(&url).await.unwrap();
     let database: String = scalar(&mut own, "SELECT current_database()").await;
     let sql = format!(
@@ -402,11 +439,13 @@ async fn a_login_whose_role_is_another_stops_its_own_statements() {
          GRANT CREATE ON DATABASE {database} TO {owner}; ALTER ROLE {login} SET role = {owner}"
     );
     run(&mut own, &sql).await;
+
     let name = unique("app");
     let config = PgmqConfig::url(&url.replace("postgres@", &format!("{login}@"))).unwrap();
     let config = config
         .application_name(name.as_str())
         .statement_timeout(Duration::from_secs(1));
+
     let engine = PgmqEngine::connect(config).await.unwrap();
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
@@ -415,11 +454,13 @@ async fn a_login_whose_role_is_another_stops_its_own_statements() {
         &format!("BEGIN; LOCK TABLE pgmq.q_{queue} IN SHARE MODE"),
     )
     .await;
+
     let published = timeout(CEILING, engine.publish(vec![message(&queue, "1")]))
         .await
         .unwrap();
     let text = error_chain(&published.unwrap_err());
     assert_eq!(text.matches("lock held by pid").count(), 1, "{text}");
+
     run(&mut own, "ROLLBACK").await;
     assert_eq!(active(name.as_str()).await, 0);
     let stored = format!("SELECT count(*) FROM pgmq.q_{queue}");

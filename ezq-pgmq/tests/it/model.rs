@@ -43,15 +43,18 @@ impl Moved {
         let url = fresh_database().await;
         // Installs PGMQ, on the real clock.
         engine_at(&url).await.close().await;
+
         let mut clock = PgConnection::connect(&url).await.unwrap();
         run(&mut clock, CLOCK).await;
         let database: String = scalar(&mut clock, "SELECT current_database()::text").await;
+
         // The planner takes these functions for costly, and would compile each claim.
         run(
             &mut clock,
             &format!("ALTER DATABASE {database} SET jit = off"),
         )
         .await;
+
         Self {
             engine: Arc::new(engine_at(&url).await),
             second: Arc::new(engine_at(&url).await),

@@ -48,6 +48,7 @@ async fn seen_by_pgmq(own: &mut PgConnection, name: &str) -> i64 {
 #[tokio::test]
 async fn what_pgmq_made_and_sent_is_consumed_kept_and_told() {
     let (url, mut own) = database().await;
+
     for text in names() {
         run(&mut own, &format!("SELECT pgmq.create('{text}')")).await;
         let send = format!(
@@ -55,6 +56,7 @@ async fn what_pgmq_made_and_sent_is_consumed_kept_and_told() {
             event(&format!("by {text}"))
         );
         run(&mut own, &send).await;
+
         let queue = name(&text);
         let engine = archiving_at(&url, &queue, Retention::ARCHIVE).await;
 
@@ -63,6 +65,7 @@ async fn what_pgmq_made_and_sent_is_consumed_kept_and_told() {
         stored(engine.publish(vec![with_key]).await.unwrap().remove(0));
         let dedupe = keyed(&queue, &event("once"), &text);
         engine.publish(vec![dedupe.clone(), dedupe]).await.unwrap();
+
         let mut tx = own.begin().await.unwrap();
         engine
             .publish_in(&mut tx, vec![message(&queue, &event("in"))])
@@ -73,10 +76,12 @@ async fn what_pgmq_made_and_sent_is_consumed_kept_and_told() {
 
         let deliveries = lease(&engine, &queue).await;
         assert_eq!(deliveries.len(), 4, "{text}");
+
         let settlements = deliveries.into_iter().enumerate();
         let settlements = settlements
             .map(|(n, delivery)| (delivery.receipt, if n == 0 { dead() } else { ack() }));
         engine.settle(&queue, settlements.collect()).await.unwrap();
+
         let archive = format!("SELECT count(*) FROM pgmq.\"a_{queue}\"");
         assert_eq!(scalar::<i64>(&mut own, &archive).await, 3, "{text}");
         assert_eq!(
@@ -90,21 +95,25 @@ async fn what_pgmq_made_and_sent_is_consumed_kept_and_told() {
             assert_eq!(history.copies.len(), 1, "{history}");
             assert_eq!(history.copies[0].queue, queue);
         }
+
         let letters = ezq_core::app::App::builder()
             .without_discovered_handlers()
             .build(engine.clone());
         let letters = letters.unwrap();
+
         let redriven = letters
             .dead_letters(&queue)
             .unwrap()
             .redrive(DeadLetterFilter::all())
             .await;
         assert_eq!(redriven.unwrap().len(), 1, "{text}");
+
         let replayed = engine.replay(&text, &queue).await.unwrap();
         assert_eq!(replayed.handed_over, 3, "{text}");
         assert_eq!(acknowledge_all(&engine, &queue).await, 4, "{text}");
         assert_eq!(engine.purge(&queue).await.unwrap(), 0);
     }
+
     let made = "SELECT count(*) FROM pg_class WHERE relnamespace = 'pgmq'::regnamespace
                 AND relname ~ '^q_' AND relkind = 'r'";
     assert_eq!(
@@ -118,6 +127,7 @@ async fn what_pgmq_made_and_sent_is_consumed_kept_and_told() {
 async fn a_change_of_a_table_and_a_broadcast_reach_them() {
     let (url, mut own) = database().await;
     let engine = engine_at(&url).await;
+
     for (n, text) in names().into_iter().enumerate() {
         let queue = name(&text);
         run(&mut own, &format!("CREATE TABLE captured_{n} (id int)")).await;
@@ -131,6 +141,7 @@ async fn a_change_of_a_table_and_a_broadcast_reach_them() {
             .await
             .unwrap();
     }
+
     let broadcast = BroadcastMessage::new("order.paid".to_owned(), event("e"), Headers::new())
         .dedupe(ezq_core::engine::Dedupe::new("k", TTL, "e").unwrap());
     assert_eq!(
@@ -145,9 +156,11 @@ async fn a_change_of_a_table_and_a_broadcast_reach_them() {
             .iter()
             .all(|one| one.queue_exists)
     );
+
     for text in names() {
         assert_eq!(lease(&engine, &name(&text)).await.len(), 2, "{text}");
     }
+
     run(&mut own, "CREATE TABLE broadcast (id int)").await;
     let queue = name("My-Changes");
     engine.ensure_queue(&queue).await.unwrap();
@@ -155,6 +168,7 @@ async fn a_change_of_a_table_and_a_broadcast_reach_them() {
         .subscribe("shop", &queue, &[Pattern::new("broadcast.*").unwrap()])
         .await
         .unwrap();
+
     engine
         .capture("broadcast", &queue)
         .broadcast()
@@ -172,6 +186,7 @@ async fn two_spellings_are_one_queue() {
         "SELECT pgmq.create('MyQueue'), pgmq.create('myqueue')",
     )
     .await;
+
     let engine = engine_at(&url).await;
     publish(&engine, &name("MyQueue"), &[&event("e")]).await;
     assert_eq!(lease(&engine, &name("myqueue")).await.len(), 1);
@@ -184,6 +199,7 @@ async fn an_administrator_prepares_them_for_a_role_without_rights() {
     let (url, mut own) = database().await;
     let queues = names().map(|text| name(&text));
     let setup = ezq_pgmq::setup_sql(&queues, Some("namer"));
+
     run(&mut own, "CREATE ROLE namer LOGIN").await;
     run(
         &mut own,
@@ -191,10 +207,12 @@ async fn an_administrator_prepares_them_for_a_role_without_rights() {
     )
     .await;
     run(&mut own, &ezq_pgmq::ordering_sql(&queues)).await;
+
     let config = PgmqConfig::url(&url.replace("postgres@", "namer@"))
         .unwrap()
         .manage_schema(false);
     let engine = PgmqEngine::connect(config).await.unwrap();
+
     for queue in &queues {
         let mut with_key = keyed(queue, &event("e"), "k");
         with_key.headers.insert(KEY, "k");
@@ -226,6 +244,7 @@ async fn an_index_that_was_left_half_done_is_made_anew() {
             &ezq_pgmq::ordering_sql(std::slice::from_ref(&queue)),
         )
         .await;
+
         let valid = format!("WHERE indexrelid = 'pgmq.\"q_{queue}_ezq_keys\"'::regclass");
         run(
             &mut own,

@@ -70,6 +70,7 @@ async fn lives_a_whole_life(url: &str) {
     let queue = unique("old");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1", "2", "3", "4"]).await;
+
     let deliveries = lease(&engine, &queue).await;
     let receipts: Vec<_> = deliveries.iter().map(|d| d.receipt.clone()).collect();
     let extended = engine.extend(&queue, &receipts, TTL).await.unwrap();
@@ -78,6 +79,7 @@ async fn lives_a_whole_life(url: &str) {
             .iter()
             .all(|outcome| *outcome == ExtendOutcome::Extended)
     );
+
     let settles = [ack(), retry(Duration::ZERO), dead(), Settle::Release];
     let outcomes = engine
         .settle(&queue, receipts.into_iter().zip(settles).collect())
@@ -85,6 +87,7 @@ async fn lives_a_whole_life(url: &str) {
     for outcome in outcomes.unwrap() {
         assert!(matches!(outcome, SettleOutcome::Done), "{outcome:?}");
     }
+
     let letters = engine.list(&queue, None, 10).await.unwrap();
     engine
         .redrive(&queue, &[letters[0].id.clone()])
@@ -92,17 +95,21 @@ async fn lives_a_whole_life(url: &str) {
         .unwrap();
     let stats = engine.stats(&queue).await.unwrap();
     assert_eq!((stats.ready, stats.dead), (3, 0));
+
     // Before 1.10 no column says when a message was leased: a fresh server's grace applies.
     let began = std::time::Instant::now();
     let mut bodies = Vec::new();
+
     while bodies.len() < 3 {
         assert!(began.elapsed() < Duration::from_secs(30), "{bodies:?}");
         let leased = lease_for(&engine, &queue, Duration::from_secs(4)).await;
         bodies.extend(leased.into_iter().map(|d| d.body));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+
     bodies.sort();
     assert_eq!(bodies, ["2", "3", "4"]);
+
     stored(
         engine
             .publish(vec![keyed(&queue, "5", "a")])
@@ -110,15 +117,18 @@ async fn lives_a_whole_life(url: &str) {
             .unwrap()
             .remove(0),
     );
+
     let again = engine.publish(vec![keyed(&queue, "6", "a")]).await.unwrap();
     assert!(
         matches!(again[..], [PublishOutcome::Duplicate(Some(_))]),
         "{again:?}"
     );
     assert_eq!(lease_one(&engine, &queue).await.body, "5");
+
     let next_at = chrono::DateTime::UNIX_EPOCH;
     let new = Registration::new("a", "a", "d", next_at);
     assert!(engine.register(new, None).await.unwrap());
+
     let tick = Advance::new("d", next_at, chrono::Utc::now()).due(next_at);
     let firing = Firing::new("a").tick(tick).message(message(&queue, "7"));
     assert!(matches!(
@@ -135,11 +145,13 @@ async fn archives(url: &str, own: &mut PgConnection, queue: &QueueName) {
     let body = r#"{"specversion":"1.0","id":"e","source":"/s","type":"t"}"#;
     publish(&engine, queue, &[body]).await;
     assert_eq!(acknowledge_all(&engine, queue).await, 1);
+
     let history = engine.history("e", Some(queue)).await.unwrap();
     assert!(
         matches!(history.copies[0].state, CopyState::Archived { .. }),
         "{history}"
     );
+
     run(
         own,
         &format!("UPDATE pgmq.a_{queue} SET archived_at = now() - interval '2 h'"),
@@ -153,6 +165,7 @@ async fn archives_on_the_oldest_and_while_it_is_upgraded() {
     let (url, mut own) = oldest().await;
     let queue = unique("old");
     archives(&url, &mut own, &queue).await;
+
     // What the upgrade to 1.10 does, one table after the other.
     for table in ["q", "a"] {
         let sql = format!("ALTER TABLE pgmq.{table}_{queue} ADD COLUMN last_read_at timestamptz");
@@ -169,6 +182,7 @@ async fn a_whole_life_on_the_oldest() {
     crate::capture::captures(&url).await;
     crate::replay::replays(&url).await;
     crate::trail::trails(&url).await;
+
     let sql = "SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
                WHERE relname LIKE 'q_old%' AND relkind = 'r' AND attname = 'last_read_at'";
     assert_eq!(scalar::<i64>(&mut own, sql).await, 0);
@@ -181,20 +195,24 @@ async fn a_queue_whose_last_read_at_came_later_and_stands_last() {
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &["1", "2"]).await;
+
     assert_eq!(
         lease_for(&engine, &queue, Duration::from_millis(1))
             .await
             .len(),
         2
     );
+
     // What the upgrade to 1.10 does to a queue that an engine has already looked up.
     let sql = format!("ALTER TABLE pgmq.q_{queue} ADD COLUMN last_read_at timestamptz");
     run(&mut own, &sql).await;
     publish(&engine, &queue, &["3"]).await;
+
     let deliveries = lease(&engine, &queue).await;
     assert!(deliveries.iter().any(|delivery| delivery.body == "3"));
     let fresh = engine_at(&url).await;
     publish(&fresh, &queue, &["4"]).await;
+
     let delivery = lease(&fresh, &queue)
         .await
         .into_iter()
@@ -202,6 +220,7 @@ async fn a_queue_whose_last_read_at_came_later_and_stands_last() {
         .unwrap();
     let sql = format!("SELECT last_read_at IS NOT NULL FROM pgmq.q_{queue} WHERE message = '4'");
     assert!(scalar::<bool>(&mut own, &sql).await);
+
     let outcomes = fresh
         .settle(&queue, vec![(delivery.receipt, dead())])
         .await

@@ -32,6 +32,7 @@ async fn scans(connection: &mut PgConnection, table: &str) -> i64 {
     let count =
         format!("SELECT coalesce(seq_scan, 0) FROM pg_stat_user_tables WHERE relname = '{table}'");
     let before: i64 = scalar(connection, &count).await;
+
     tokio::time::sleep(REPORTED).await;
     run(
         connection,
@@ -39,6 +40,7 @@ async fn scans(connection: &mut PgConnection, table: &str) -> i64 {
     )
     .await;
     run(connection, "SELECT pg_stat_force_next_flush()").await;
+
     loop {
         let now: i64 = scalar(connection, &count).await;
         if now > before {
@@ -76,12 +78,14 @@ async fn fill(connection: &mut PgConnection, queue: &QueueName) {
 
 async fn transaction(engine: &PgmqEngine, queue: &QueueName, mark: Option<Progress>) {
     publish(engine, queue, &["1"]).await;
+
     let receipt = lease_one(engine, queue).await.receipt;
     let unit = engine.begin(queue, None).await.unwrap();
     let is_marked = mark.is_some();
     let finished = vec![Finished::new(receipt.clone()).mark(mark)];
     let outcome = unit.finish(finished, Vec::new()).await.unwrap();
     assert!(matches!(outcome, SettleOutcome::Done), "{outcome:?}");
+
     if is_marked {
         engine.settle(queue, vec![(receipt, ack())]).await.unwrap();
     }
@@ -100,6 +104,7 @@ async fn a_transaction_planned_on_an_empty_queue_finds_its_message_by_key() {
         let engine = archiving_at(&url, &queue, retention).await;
         let table = format!("q_{queue}");
         vacuum(&mut own, &queue).await;
+
         for n in 0..UNTIL_KEPT {
             transaction(&engine, &queue, None).await;
             transaction(&engine, &queue, Some(mark())).await;
@@ -107,12 +112,14 @@ async fn a_transaction_planned_on_an_empty_queue_finds_its_message_by_key() {
                 vacuum(&mut own, &queue).await;
             }
         }
+
         fill(&mut own, &queue).await;
         let before = scans(&mut own, &table).await;
         for _ in 0..50 {
             transaction(&engine, &queue, None).await;
             transaction(&engine, &queue, Some(mark())).await;
         }
+
         // A slow statement is planned anew at once, on each connection in use; one scan is the
         // test's own.
         let scanned = scans(&mut own, &table).await - before - 1;
@@ -129,21 +136,25 @@ async fn what_the_engine_itself_planned_on_an_empty_queue_finds_rows_by_key() {
     let engine = engine_at(&url).await;
     engine.ensure_queue(&queue).await.unwrap();
     vacuum(&mut own, &queue).await;
+
     for n in 0..UNTIL_KEPT {
         everything(&engine, &queue).await;
         if n == 2 {
             vacuum(&mut own, &queue).await;
         }
     }
+
     fill(&mut own, &queue).await;
     let tables = [format!("q_{queue}"), format!("q_{queue}_dlq")];
     let before = [
         scans(&mut own, &tables[0]).await,
         scans(&mut own, &tables[1]).await,
     ];
+
     for _ in 0..UNTIL_KEPT {
         everything(&engine, &queue).await;
     }
+
     for (table, before) in tables.iter().zip(before) {
         assert_eq!(
             scans(&mut own, table).await - before - 1,
@@ -162,6 +173,7 @@ async fn everything(engine: &PgmqEngine, queue: &QueueName) {
         .map(|delivery| delivery.receipt)
         .collect();
     assert_eq!(receipts.len(), 3);
+
     engine.extend(queue, &receipts, TTL).await.unwrap();
     engine
         .settle(queue, vec![(receipts.remove(0), ack())])
@@ -176,6 +188,7 @@ async fn everything(engine: &PgmqEngine, queue: &QueueName) {
         .await
         .unwrap();
     engine.lag(queue).await.unwrap();
+
     let again = lease_one(engine, queue).await;
     engine
         .settle(queue, vec![(again.receipt, dead())])
@@ -189,6 +202,7 @@ async fn everything(engine: &PgmqEngine, queue: &QueueName) {
     assert!(engine.find(queue, &ids[0]).await.unwrap().is_some());
     assert_eq!(engine.redrive(queue, &ids[..1]).await.unwrap(), &ids[..1]);
     assert_eq!(engine.discard(queue, &ids[1..]).await.unwrap(), &ids[1..]);
+
     let redriven = lease_one(engine, queue).await;
     engine
         .settle(queue, vec![(redriven.receipt, ack())])

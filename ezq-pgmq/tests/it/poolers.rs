@@ -48,6 +48,7 @@ impl Pooler {
         let folder = folder.with_extension(std::process::id().to_string());
         std::fs::create_dir(&folder).unwrap();
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+
         let url = server().await.url();
         let socket = url
             .split_once("host=")
@@ -56,6 +57,7 @@ impl Pooler {
             .split('&')
             .next()
             .unwrap();
+
         let port = url
             .split_once("localhost:")
             .unwrap()
@@ -63,9 +65,11 @@ impl Pooler {
             .split('/')
             .next()
             .unwrap();
+
         let user = user(socket)
             .map(|name| format!("user = {name}"))
             .unwrap_or_default();
+
         let config = format!(
             "[databases]\npooled = host={socket} port={port} dbname={database} user=postgres\n\
              [pgbouncer]\nunix_socket_dir = {}\nlisten_port = {PORT}\nauth_type = any\n\
@@ -73,6 +77,7 @@ impl Pooler {
             folder.display()
         );
         std::fs::write(folder.join("pgbouncer.ini"), config).unwrap();
+
         let process = Command::new("sh")
             .args(["-c", SCRIPT, "sh"])
             .args([&program, &folder])
@@ -81,6 +86,7 @@ impl Pooler {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+
         let pooler = Self { process, folder };
         let began = Instant::now();
         while let Err(error) = PgConnection::connect_with(&pooler.options()).await {
@@ -122,17 +128,21 @@ async fn session_pooling_is_like_the_server_itself() {
     let engine = PgmqEngine::connect(pooler.config()).await.unwrap();
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
+
     let mut wakeups = engine.wakeups(&queue).await.unwrap().unwrap();
     wakeups.mark_unchanged();
     publish(&direct, &queue, &["1"]).await;
     timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
+
     let ids: Vec<String> = (2..200).map(|n| n.to_string()).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     publish(&engine, &queue, &ids).await;
+
     let mut handled = 0;
     while handled < 199 {
         handled += acknowledge_all(&engine, &queue).await;
     }
+
     let mut tx = engine.pool().begin().await.unwrap();
     engine
         .publish_in(&mut tx, vec![message(&queue, "1")])
@@ -152,12 +162,14 @@ async fn transaction_pooling_is_refused_and_leaves_nothing_behind() {
         .split(['/', '?'])
         .nth(1)
         .unwrap();
+
     let test = "poolers::transaction_pooling_is_refused_and_leaves_nothing_behind";
     let Some(pooler) = Pooler::start("transaction", database, test).await else {
         return;
     };
     // An application's pool says where to connect, too.
     let pool = PgPool::connect_lazy_with(pooler.options());
+
     for config in [pooler.config(), PgmqConfig::pool(pool)] {
         let error = PgmqEngine::connect(config).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
@@ -168,6 +180,7 @@ async fn transaction_pooling_is_refused_and_leaves_nothing_behind() {
             "{error}"
         );
     }
+
     let mut own = PgConnection::connect_with(&pooler.options()).await.unwrap();
     let made = "SELECT to_regnamespace('pgmq') IS NOT NULL OR to_regnamespace('ezq') IS NOT NULL";
     assert!(!scalar::<bool>(&mut own, made).await);

@@ -57,6 +57,7 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
     let (engine, queue, mut own) = archive(50_000).await;
     let target = unique("target");
     let name = queue.to_string();
+
     // Dropped again and again, two at a time, wherever they are.
     for round in 0..12_u64 {
         let mut runs = JoinSet::new();
@@ -69,27 +70,33 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
                     .is_ok()
             });
         }
+
         runs.join_all().await;
     }
+
     let before = count(&mut own, &target).await;
     assert!(before > 0, "nothing was handed over before it was cut off");
+
     let mut runs = JoinSet::new();
     for _ in 0..3 {
         let replay = engine.replay(&name, &queue).to_queue(&target);
         runs.spawn(async move { replay.await.unwrap() });
     }
+
     let done = runs.join_all().await;
     assert!(
         done.iter()
             .all(|done| done.is_finished && done.handed_over == 50_000),
         "{done:?}"
     );
+
     let again = engine
         .replay(&name, &queue)
         .to_queue(&target)
         .await
         .unwrap();
     assert_eq!(again.handed_over, 50_000);
+
     let sql = format!(
         "SELECT count(*), count(DISTINCT message ->> 'id'),
                 bool_and(n > before) FROM (
@@ -97,11 +104,13 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
                   lag((message #>> '{{data,n}}')::int, 1, 0) OVER (ORDER BY msg_id) AS before
            FROM pgmq.q_{target}) q"
     );
+
     let told: (i64, i64, bool) = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .fetch_one(&mut own)
         .await
         .unwrap();
     assert_eq!(told, (50_000, 50_000, true));
+
     // Claims get them in their order, too.
     let disordered = format!(
         "SELECT count(*) FROM (SELECT vt <= lag(vt) OVER (ORDER BY msg_id) AS earlier
@@ -115,6 +124,7 @@ async fn each_of_50_000_is_handed_over_once_however_often_it_is_interrupted() {
 async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
     let (engine, queue, _own) = archive(1).await;
     engine.replay(queue.to_string(), &queue).await.unwrap();
+
     let copy = lease_one(&engine, &queue).await;
     let origin = Origin::new(
         &queue,
@@ -123,18 +133,21 @@ async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
         &copy.headers,
     );
     assert_eq!(decode(&copy.body, origin).unwrap().id(), "e-1");
+
     let mut keys: Vec<&str> = copy
         .headers
         .as_object()
         .keys()
         .map(String::as_str)
         .collect();
+
     keys.sort_unstable();
     assert_eq!(keys, ["correlation-id", REPLAY, KEY]);
     assert_eq!(
         copy.headers.value(REPLAY).unwrap()["name"],
         json!(queue.as_str())
     );
+
     // The history shows the copies, beside the archived events, which are unchanged.
     let history = engine.history("e-1", Some(&queue)).await.unwrap();
     let [original, replayed] = &history.copies[..] else {
@@ -150,12 +163,14 @@ async fn a_copy_keeps_its_id_says_what_it_is_and_has_no_marks() {
         history.to_string().contains("handed over by the replay"),
         "{history}"
     );
+
     // The archived copy is not replayed in turn: the original is.
     let done = engine
         .settle(&queue, vec![(copy.receipt, ack())])
         .await
         .unwrap();
     assert_eq!((done.len(), archived(&queue).await), (1, 2));
+
     let again = engine.replay(format!("{queue} 2"), &queue).await.unwrap();
     assert_eq!(again.handed_over, 1);
 }
@@ -168,12 +183,14 @@ async fn an_event_in_the_flat_form_keeps_its_id_too() {
         .await
         .remove(0);
     acknowledge_all(&engine, &queue).await;
+
     let replay = || {
         engine
             .replay(format!("{queue}{}", 1), &queue)
             .data(json!({ "order": 7 }))
     };
     replay().to_queue(&target).await.unwrap();
+
     let copy = lease_one(&engine, &target).await;
     let origin = Origin::new(
         &target,
@@ -205,6 +222,7 @@ async fn time_type_and_data_choose_and_a_dry_run_counts() {
         start("t").event_type("order.#").dry_run().await.unwrap(),
         100
     );
+
     assert_eq!(
         start("t")
             .event_type("order.paid")
@@ -214,10 +232,12 @@ async fn time_type_and_data_choose_and_a_dry_run_counts() {
             .unwrap(),
         100
     );
+
     assert_eq!(
         start("t").event_type("order_paid").dry_run().await.unwrap(),
         0
     );
+
     let some = || {
         let north = start("some")
             .data(json!({ "region": "north" }))
@@ -228,6 +248,7 @@ async fn time_type_and_data_choose_and_a_dry_run_counts() {
     };
     assert_eq!(some().dry_run().await.unwrap(), 4);
     assert_eq!(count(&mut own, &queue).await, 0);
+
     let steps = Arc::new(AtomicU64::new(0));
     let told = Arc::clone(&steps);
     let done = some()
@@ -239,16 +260,19 @@ async fn time_type_and_data_choose_and_a_dry_run_counts() {
         .await
         .unwrap();
     assert_eq!((done.handed_over, steps.load(Ordering::Relaxed)), (4, 2));
+
     let ids = format!(
         "SELECT array_agg((message #>> '{{data,n}}')::int ORDER BY msg_id) FROM pgmq.q_{queue}"
     );
     assert_eq!(scalar::<Vec<i32>>(&mut own, &ids).await, [10, 20, 30, 40]);
     assert_eq!(some().dry_run().await.unwrap(), 0);
+
     // The same name with other options is another replay.
     let error = start("some").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     let error = start("some").dry_run().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
+
     let names: Vec<String> = engine
         .replays()
         .list()
@@ -290,6 +314,7 @@ async fn what_is_archived_after_it_began_is_not_part_of_it() {
 async fn what_is_archived_while_it_is_interrupted_is_not_part_of_it() {
     let (engine, queue, mut own) = archive(3).await;
     let name = queue.to_string();
+
     // Dropped after the first of them.
     let (told, mut tell) = tokio::sync::mpsc::unbounded_channel();
     let first = engine
@@ -298,16 +323,19 @@ async fn what_is_archived_while_it_is_interrupted_is_not_part_of_it() {
         .on_progress(move |progress| {
             let _ = told.send(progress.handed_over);
         });
+
     tokio::select! {
         _ = first.into_future() => panic!("it ended"),
         one = tell.recv() => assert_eq!(one, Some(1)),
     }
+
     // A message with an earlier id than the last is acknowledged only now.
     let late = format!(
         "UPDATE pgmq.a_{queue} SET archived_at = clock_timestamp()
          WHERE msg_id = (SELECT max(msg_id) - 1 FROM pgmq.a_{queue})"
     );
     run(&mut own, &late).await;
+
     let rest = engine.replay(&name, &queue).await.unwrap();
     assert_eq!((rest.handed_over, count(&mut own, &queue).await), (2, 2));
 }
@@ -317,6 +345,7 @@ async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
     let (engine, queue, mut own) = archive(3).await;
     let target = unique("target");
     let name = queue.to_string();
+
     // Another transaction is about to archive the second one.
     let mut open = connection().await;
     run(
@@ -324,11 +353,13 @@ async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
         &format!("CREATE TABLE kept AS SELECT * FROM pgmq.a_{queue}"),
     )
     .await;
+
     run(
         &mut own,
         &format!("DELETE FROM pgmq.a_{queue} WHERE message ->> 'id' = 'e-2'"),
     )
     .await;
+
     let mut tx = open.begin().await.unwrap();
     let put_back = "SELECT * FROM kept WHERE message ->> 'id' = 'e-2'; DROP TABLE kept";
     run(&mut tx, &format!("INSERT INTO pgmq.a_{queue} {put_back}")).await;
@@ -343,6 +374,7 @@ async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
         Some(()) = has_begun.recv() => {}
     }
     tx.commit().await.unwrap();
+
     let left = engine
         .replay(&name, &queue)
         .to_queue(&target)
@@ -350,12 +382,14 @@ async fn what_is_not_committed_when_it_begins_is_not_part_of_it() {
         .await
         .unwrap();
     assert_eq!(left, 1, "one of the two that it means");
+
     let done = engine
         .replay(&name, &queue)
         .to_queue(&target)
         .await
         .unwrap();
     assert_eq!((done.handed_over, count(&mut own, &target).await), (2, 2));
+
     let anew = engine
         .replay(format!("{name} anew"), &queue)
         .to_queue(&target)
@@ -373,19 +407,23 @@ async fn a_copy_that_comes_back_from_another_queue_is_not_replayed_where_it_came
         &format!("UPDATE pgmq.a_{queue} SET headers = NULL"),
     )
     .await;
+
     let other = unique("q");
     let third = unique("q");
     let other_engine = archiving_at(&server().await.url(), &other, Retention::ARCHIVE).await;
+
     engine
         .replay(format!("{queue} out"), &queue)
         .to_queue(&other)
         .await
         .unwrap();
     assert_eq!(acknowledge_all(&other_engine, &other).await, 2);
+
     let back = engine
         .replay(format!("{queue} back"), &other)
         .to_queue(&queue);
     assert_eq!(back.await.unwrap().handed_over, 2);
+
     let origin = format!(
         "SELECT bool_and(headers #>> '{{ezq-replay,queue}}' = '{queue}') FROM pgmq.q_{queue}"
     );
@@ -397,6 +435,7 @@ async fn a_copy_that_comes_back_from_another_queue_is_not_replayed_where_it_came
         ),
         (2, 4)
     );
+
     let again = engine
         .replay(format!("{queue} again"), &queue)
         .to_queue(&third);
@@ -410,18 +449,21 @@ async fn the_rate_is_kept_and_who_waits_is_woken() {
     let other = engine_at(&server().await.url()).await;
     let mut wakeups = other.wakeups(&target).await.unwrap().unwrap();
     wakeups.mark_unchanged();
+
     let began = std::time::Instant::now();
     let replay = engine
         .replay(queue.to_string(), &queue)
         .to_queue(&target)
         .rate(45);
     assert_eq!(replay.await.unwrap().handed_over, 90);
+
     // The second half comes a second after the first.
     assert!(
         began.elapsed() >= Duration::from_secs(1),
         "{:?}",
         began.elapsed()
     );
+
     let patience = Duration::from_secs(10);
     tokio::time::timeout(patience, wakeups.changed())
         .await
@@ -441,6 +483,7 @@ async fn a_type_is_meant_letter_by_letter() {
         );
         publish(&engine, &queue, &[&body]).await;
     }
+
     acknowledge_all(&engine, &queue).await;
     for (pattern, meant) in [("c++.made", 1), ("c++.*", 1), ("a(b|c.x", 1), ("*.made", 4)] {
         let replay = engine.replay("t", &queue).event_type(pattern);
@@ -453,14 +496,17 @@ async fn what_cannot_be_replayed_is_a_typed_error() {
     let (engine, queue) = engine_and_queue().await;
     let mut own = connection().await;
     run(&mut own, &format!("DROP TABLE pgmq.a_{queue}")).await;
+
     let error = engine.replay("none", &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
     assert!(error.to_string().contains("archive"), "{error}");
     let error = engine.replay("none", &queue).dry_run().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
+
     // A mistyped name creates no queue, and is an error.
     let mistyped = unique("mistyped");
     let target = unique("target");
+
     for target in [&mistyped, &target] {
         let error = engine
             .replay("none", &mistyped)
@@ -469,27 +515,33 @@ async fn what_cannot_be_replayed_is_a_typed_error() {
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::QueueMissing);
     }
+
     let made =
         format!("SELECT count(*) FROM pgmq.meta WHERE queue_name IN ('{mistyped}', '{target}')");
     assert_eq!(scalar::<i64>(&mut own, &made).await, 0);
+
     let error = engine.replay("", &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     let error = engine.replay("none", "No Queue").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidQueueName);
+
     let error = engine
         .replay("none", &queue)
         .event_type("a*")
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidPattern);
+
     let url = fresh_database().await;
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
+
     let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
     let engine = PgmqEngine::connect(config).await.unwrap();
     // Counting changes nothing, and needs nothing.
     assert_eq!(engine.replay("one", &queue).dry_run().await.unwrap(), 0);
     let error = engine.replay("one", &queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+
     let mut own = PgConnection::connect(&url).await.unwrap();
     run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
     assert!(engine.replay("one", &queue).await.unwrap().is_finished);
@@ -501,6 +553,7 @@ pub(crate) async fn replays(url: &str) {
     let engine = archiving_at(url, &queue, Retention::ARCHIVE).await;
     publish(&engine, &queue, &["1", "2"]).await;
     acknowledge_all(&engine, &queue).await;
+
     let done = engine.replay(queue.to_string(), &queue).await.unwrap();
     assert_eq!(
         (done.handed_over, lease(&engine, &queue).await.len()),

@@ -36,18 +36,21 @@ async fn restored(url: &str) -> Option<String> {
 
     let file = std::env::temp_dir().join(format!("{}-{}.dump", std::process::id(), unique("ezq")));
     std::fs::write(&file, dump.stdout).unwrap();
+
     let mut restore = Command::new(program("pg_restore").await?);
     let restored = restore
         .args(["--exit-on-error", "--dbname", &target])
         .arg(&file)
         .output();
     std::fs::remove_file(&file).unwrap();
+
     let restored = restored.unwrap();
     assert!(
         restored.status.success(),
         "{}",
         String::from_utf8_lossy(&restored.stderr)
     );
+
     Some(target)
 }
 
@@ -76,6 +79,7 @@ async fn dedupe_keys_hold_and_name_their_messages() {
         .subscribe("shop", &queue, &[Pattern::new("#").unwrap()])
         .await
         .unwrap();
+
     let published = stored(
         engine
             .publish(vec![keyed(&queue, "1", "a")])
@@ -96,6 +100,7 @@ async fn dedupe_keys_hold_and_name_their_messages() {
         !scalar::<bool>(&mut own, &of_this_table).await,
         "the table has another oid"
     );
+
     let engine = engine_at(&url).await;
     for (key, first) in [("a", &published), ("b", &broadcast)] {
         let again = engine
@@ -107,8 +112,10 @@ async fn dedupe_keys_hold_and_name_their_messages() {
         let again = engine.broadcast(event(key)).await.unwrap().remove(0).1;
         assert_eq!(original(again), *first);
     }
+
     // An older process takes a key of another table for free.
     assert!(scalar::<bool>(&mut own, &of_this_table).await);
+
     for id in [&published, &broadcast] {
         assert!(engine.cancel(&queue, id).await.unwrap());
     }

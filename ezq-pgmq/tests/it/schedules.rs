@@ -51,9 +51,11 @@ async fn database() -> (String, QueueName, PgConnection) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_who_fire_every_tick_fire_each_once() {
     const TICKS: i64 = 100;
+
     let (url, queue, mut own) = database().await;
     // All need the table at once, too.
     let mut firing = JoinSet::new();
+
     for _ in 0..8 {
         let engine = engine_at(&url).await;
         let queue = queue.clone();
@@ -61,6 +63,7 @@ async fn eight_who_fire_every_tick_fire_each_once() {
             register(&engine, "a").await.unwrap();
             let begin = row(&engine, "a").await.next_at;
             let mut fired = 0;
+
             loop {
                 let from = row(&engine, "a").await.next_at;
                 if from - begin >= TimeDelta::seconds(2 * TICKS) {
@@ -71,6 +74,7 @@ async fn eight_who_fire_every_tick_fire_each_once() {
             }
         });
     }
+
     let fired: i64 = firing.join_all().await.into_iter().sum();
     let counts = format!("SELECT ARRAY[count(*), count(DISTINCT message)] FROM pgmq.q_{queue}");
     assert_eq!(scalar::<Vec<i64>>(&mut own, &counts).await, [fired, fired]);
@@ -84,6 +88,7 @@ async fn a_firing_that_is_cut_off_in_the_middle_moves_nothing_and_comes_again() 
     let engine = engine_at(&url).await;
     register(&engine, "a").await.unwrap();
     let before = row(&engine, "a").await;
+
     // It has moved the row and waits for the queue when its backend is terminated.
     let mut lock = own.begin().await.unwrap();
     run(
@@ -91,11 +96,13 @@ async fn a_firing_that_is_cut_off_in_the_middle_moves_nothing_and_comes_again() 
         &format!("LOCK TABLE pgmq.q_{queue} IN EXCLUSIVE MODE"),
     )
     .await;
+
     let cut = {
         let engine = engine.clone();
         let queue = queue.clone();
         tokio::spawn(async move { fire(&engine, &queue, "a", before.next_at).await })
     };
+
     let mut other = PgConnection::connect(&url).await.unwrap();
     let waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
                    AND query LIKE '%ezq.schedules%' AND pid <> pg_backend_pid()";
@@ -105,6 +112,7 @@ async fn a_firing_that_is_cut_off_in_the_middle_moves_nothing_and_comes_again() 
         assert!(began.elapsed().as_secs() < 60, "it never waited");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+
     cut.await.unwrap().unwrap_err();
     lock.rollback().await.unwrap();
     assert_eq!(row(&engine, "a").await, before);
@@ -112,6 +120,7 @@ async fn a_firing_that_is_cut_off_in_the_middle_moves_nothing_and_comes_again() 
         fire(&engine, &queue, "a", before.next_at).await,
         Ok(Fired::Done(Some(_)))
     ));
+
     let count = format!("SELECT count(*) FROM pgmq.q_{queue}");
     assert_eq!(scalar::<i64>(&mut own, &count).await, 1);
 }
@@ -126,6 +135,7 @@ async fn a_process_is_noted_without_waiting_for_others() {
         "UPDATE ezq.schedules SET seen_at = now() - interval '1 h'",
     )
     .await;
+
     let mut lock = own.begin().await.unwrap();
     run(&mut lock, "SELECT FROM ezq.schedules FOR UPDATE").await;
     let unseen = row(&engine, "a").await;
@@ -141,6 +151,7 @@ async fn a_schedules_table_that_is_not_to_be_made_is_told_with_what_to_run() {
     let engine = PgmqEngine::connect(config).await.unwrap();
     let error = engine.look(&[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+
     let text = error.to_string();
     assert!(!text.contains("ezq.dedupe"), "{text}");
     run(&mut own, text.split_once('\n').unwrap().1).await;
@@ -157,6 +168,7 @@ async fn a_role_without_rights_on_schedules_is_told_what_to_run() {
     );
     run(&mut own, &grants).await;
     let engine = engine_at(&url.replace("postgres@", &format!("{role}@"))).await;
+
     for what in ["nothing stands", "the table stands", "and can be found"] {
         match what {
             "the table stands" => assert!(register(&engine_at(&url).await, "b").await.unwrap()),
@@ -169,12 +181,15 @@ async fn a_role_without_rights_on_schedules_is_told_what_to_run() {
             }
             _ => {}
         }
+
         let error = register(&engine, "a").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SchemaMissing, "{what}: {error:?}");
+
         if what == "and can be found" {
             run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
         }
     }
+
     assert!(register(&engine, "a").await.unwrap());
     let from = row(&engine, "a").await.next_at;
     assert!(matches!(
@@ -191,6 +206,7 @@ async fn a_schedules_table_that_was_dropped_is_made_again() {
     let engine = engine_at(&url).await;
     register(&engine, "a").await.unwrap();
     let from = row(&engine, "a").await.next_at;
+
     for drop in [
         "DROP SCHEMA ezq CASCADE",
         "DROP TABLE ezq.schedules, ezq.migrations",
@@ -202,11 +218,13 @@ async fn a_schedules_table_that_was_dropped_is_made_again() {
         );
         assert!(register(&engine, "a").await.unwrap());
     }
+
     // The queue is another matter.
     let from = row(&engine, "a").await.next_at;
     run(&mut own, &format!("SELECT pgmq.drop_queue('{queue}')")).await;
     let error = fire(&engine, &queue, "a", from).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
+
     engine.ensure_queue(&queue).await.unwrap();
     assert!(matches!(
         fire(&engine, &queue, "a", from).await,
@@ -220,6 +238,7 @@ async fn an_event_that_postgres_refuses_leaves_its_tick() {
     let engine = engine_at(&url).await;
     register(&engine, "a").await.unwrap();
     let before = row(&engine, "a").await;
+
     for body in [r#""\u0000""#, "no json"] {
         let tick = Some(
             Advance::new(
@@ -229,6 +248,7 @@ async fn an_event_that_postgres_refuses_leaves_its_tick() {
             )
             .due(before.next_at),
         );
+
         let message = Some(message(&queue, body));
         let error = engine
             .fire(Firing::new("a").tick(tick).message(message))
@@ -236,6 +256,7 @@ async fn an_event_that_postgres_refuses_leaves_its_tick() {
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{error:?}");
     }
+
     assert_eq!(row(&engine, "a").await, before);
 }
 
@@ -247,6 +268,7 @@ async fn a_firing_wakes_who_waits() {
     register(&engine, "a").await.unwrap();
     let mut wakeups = waiting.wakeups(&queue).await.unwrap().unwrap();
     wakeups.mark_unchanged();
+
     let from = row(&engine, "a").await.next_at;
     fire(&engine, &queue, "a", from).await.unwrap();
     let woken = tokio::time::timeout(TTL, wakeups.changed()).await;

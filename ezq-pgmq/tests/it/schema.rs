@@ -34,11 +34,13 @@ async fn the_schema_comes_with_the_first_key_and_not_before() {
         .connect(&url)
         .await
         .unwrap();
+
     let engine = PgmqEngine::connect(PgmqConfig::pool(pool.clone()))
         .await
         .unwrap();
     publish(&engine, &queue, &["1"]).await;
     assert!(!stands(&mut own).await);
+
     let mut tx = pool.begin().await.unwrap();
     let outcomes = engine
         .publish_in(&mut tx, vec![keyed(&queue, "2", "a")])
@@ -46,10 +48,12 @@ async fn the_schema_comes_with_the_first_key_and_not_before() {
         .unwrap();
     assert!(matches!(outcomes[..], [PublishOutcome::Stored(_)]));
     assert!(stands(&mut own).await);
+
     tx.rollback().await.unwrap();
     assert_eq!(scalar::<Vec<i32>>(&mut own, VERSIONS).await, [1]);
     let foreign = "SELECT to_regclass('_sqlx_migrations') IS NULL";
     assert!(scalar::<bool>(&mut own, foreign).await);
+
     let left = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     assert_eq!(scalar::<i64>(&mut own, left).await, 0);
@@ -62,16 +66,19 @@ async fn ten_who_need_it_at_once_make_one() {
     for _ in 0..10 {
         engines.push(engine_at(&url).await);
     }
+
     let mut publishers = JoinSet::new();
     for engine in engines {
         let queue = queue.clone();
         publishers.spawn(async move { engine.publish(vec![keyed(&queue, "1", "a")]).await });
     }
+
     let outcomes = publishers
         .join_all()
         .await
         .into_iter()
         .flat_map(Result::unwrap);
+
     let count = outcomes
         .filter(|outcome| matches!(outcome, PublishOutcome::Stored(_)))
         .count();
@@ -97,6 +104,7 @@ async fn where_it_is_not_to_be_made_the_error_says_what_to_run() {
         message(&queue, "2"),
         keyed(&queue, "3", "b"),
     ];
+
     let outcomes = engine.publish(batch).await.unwrap();
     assert!(matches!(
         outcomes[..],
@@ -106,12 +114,14 @@ async fn where_it_is_not_to_be_made_the_error_says_what_to_run() {
             PublishOutcome::Failed(_)
         ]
     ));
+
     let mut tx = own.begin().await.unwrap();
     let error = engine
         .publish_in(&mut tx, vec![keyed(&queue, "4", "a")])
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
+
     // Nothing was sent: the caller's transaction can go on.
     engine
         .publish_in(&mut tx, vec![message(&queue, "5")])
@@ -128,6 +138,7 @@ async fn where_it_is_not_to_be_made_the_error_says_what_to_run() {
         .into_iter()
         .map(|d| d.receipt)
         .zip([with_key, ack()]);
+
     let outcomes = engine.settle(&queue, settles.collect()).await.unwrap();
     let [
         SettleOutcome::Failed { error: refused, .. },
@@ -154,12 +165,14 @@ async fn a_role_that_may_not_make_it_or_not_use_it_is_told_what_to_run() {
     let (url, queue, mut own) = database().await;
     let role = unique("role");
     run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
+
     let grants = format!(
         "GRANT USAGE ON SCHEMA pgmq TO {role}; GRANT ALL ON pgmq.q_{queue} TO {role};
          GRANT USAGE ON SEQUENCE pgmq.q_{queue}_msg_id_seq TO {role}"
     );
     run(&mut own, &grants).await;
     let engine = engine_at(&url.replace("postgres@", &format!("{role}@"))).await;
+
     for made in [false, true] {
         if made {
             let admin = engine_at(&url).await;
@@ -171,16 +184,19 @@ async fn a_role_that_may_not_make_it_or_not_use_it_is_told_what_to_run() {
                     .remove(0),
             );
         }
+
         let error = engine
             .publish(vec![keyed(&queue, "1", "a")])
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SchemaMissing, "{error:?}");
         assert!(std::error::Error::source(&error).is_some());
+
         if made {
             run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
         }
     }
+
     stored(
         engine
             .publish(vec![keyed(&queue, "1", "a")])
@@ -201,13 +217,16 @@ async fn a_newer_schema_is_left_as_it_is() {
             .unwrap()
             .remove(0),
     );
+
     let newer = "INSERT INTO ezq.migrations (version, name) VALUES (1000, 'of the future');
                  ALTER TABLE ezq.dedupe ADD COLUMN future text DEFAULT 'x';
                  CREATE TABLE ezq.future (n int)";
     run(&mut own, newer).await;
+
     let engine = engine_at(&url).await;
     let again = engine.publish(vec![keyed(&queue, "2", "a")]).await.unwrap();
     assert!(matches!(again[..], [PublishOutcome::Duplicate(Some(_))]));
+
     stored(
         engine
             .publish(vec![keyed(&queue, "3", "b")])
@@ -225,6 +244,7 @@ async fn a_schema_that_was_dropped_is_made_again() {
     let engine = engine_at(&url).await;
     let target = unique("target");
     engine.ensure_queue(&target).await.unwrap();
+
     let publish_keyed = async || engine.publish(vec![keyed(&target, "1", "a")]).await;
     stored(publish_keyed().await.unwrap().remove(0));
     run(&mut own, "DROP SCHEMA ezq CASCADE").await;
@@ -232,6 +252,7 @@ async fn a_schema_that_was_dropped_is_made_again() {
 
     run(&mut own, "DROP SCHEMA ezq CASCADE").await;
     publish(&engine, &queue, &["1"]).await;
+
     let receipt = lease_one(&engine, &queue).await.receipt;
     let settle = async || {
         let with_key = Settle::Ack {
@@ -252,6 +273,7 @@ async fn a_half_made_schema_is_completed() {
         "CREATE SCHEMA ezq; CREATE TABLE ezq.unrelated (n int)",
     )
     .await;
+
     let engine = engine_at(&url).await;
     stored(
         engine
@@ -269,6 +291,7 @@ async fn what_setup_sql_prints_can_be_run_twice_and_leaves_nothing_to_do() {
     let sql = ezq_pgmq::setup_sql(&[], None).replace("create extension if not exists pgmq;", "");
     run(&mut own, &sql).await;
     run(&mut own, &sql).await;
+
     let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
     let engine = PgmqEngine::connect(config).await.unwrap();
     stored(
@@ -286,6 +309,7 @@ async fn a_setup_that_is_run_again_makes_what_is_missing_and_replaces_nothing_ne
     let setup = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), None);
     let setup = setup.replace("create extension if not exists pgmq;", "");
     run(&mut own, &setup).await;
+
     run(
         &mut own,
         "CREATE OR REPLACE FUNCTION ezq.recipients(event_type text) RETURNS SETOF text
@@ -294,6 +318,7 @@ async fn a_setup_that_is_run_again_makes_what_is_missing_and_replaces_nothing_ne
     )
     .await;
     run(&mut own, &setup).await;
+
     let recipients = "SELECT array_agg(r) FROM ezq.recipients('a') r";
     assert_eq!(scalar::<Vec<String>>(&mut own, recipients).await, ["newer"]);
     assert!(scalar::<bool>(&mut own, "SELECT to_regclass('ezq.trail') IS NOT NULL").await);

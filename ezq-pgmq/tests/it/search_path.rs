@@ -71,6 +71,7 @@ async fn trapped() -> (String, PgConnection) {
     let url = fresh_database().await;
     let mut own = PgConnection::connect(&url).await.unwrap();
     let role = unique("trapper");
+
     let database: String = scalar(&mut own, "SELECT current_database()").await;
     let prepare = format!(
         "CREATE ROLE {role}; CREATE SCHEMA trap AUTHORIZATION {role}; SET ROLE {role}; {TRAPS};
@@ -84,6 +85,7 @@ async fn trapped() -> (String, PgConnection) {
 async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
     engine.ensure_queue(queue).await.unwrap();
     engine.subscribe("app", queue, patterns).await.unwrap();
+
     let headers = Headers::from_value(serde_json::json!({ "x-pgmq-group": "k" }));
     let mut ordered = message(queue, "{\"specversion\": \"1.0\"}");
     ordered.headers = headers;
@@ -92,6 +94,7 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
         .await
         .unwrap();
     engine.broadcast(broadcast()).await.unwrap();
+
     let mut tx = engine.pool().begin().await.unwrap();
     engine
         .publish_in(&mut tx, vec![message(queue, "3"), keyed(queue, "4", "b")])
@@ -100,9 +103,11 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
     engine.broadcast_in(&mut tx, broadcast()).await.unwrap();
     engine.lock_key(&mut tx, queue, "k").await.unwrap();
     tx.commit().await.unwrap();
+
     let deliveries = lease(engine, queue).await;
     let receipts: Vec<_> = deliveries.iter().map(|one| one.receipt.clone()).collect();
     engine.extend(queue, &receipts, TTL).await.unwrap();
+
     let settles = [ack(), retry(TTL), dead(), Settle::Release]
         .into_iter()
         .cycle();
@@ -110,12 +115,14 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
         .settle(queue, receipts.into_iter().zip(settles).collect())
         .await
         .unwrap();
+
     // As handlers' transactions do.
     let mut unit = engine.begin(queue, None).await.unwrap();
     unit.claim(10).await.ok();
     unit.finish(Vec::new(), vec![message(queue, "5")])
         .await
         .unwrap();
+
     for delivery in lease(engine, queue).await {
         let unit = engine.begin(queue, None).await.unwrap();
         let finished = ezq_core::engine::Finished::new(delivery.receipt);
@@ -123,16 +130,19 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
             .await
             .unwrap();
     }
+
     engine.stats(queue).await.unwrap();
     engine.lag(queue).await.unwrap();
     engine.blocked_keys(queue, 10).await.unwrap();
     engine.history("1", Some(queue)).await.unwrap();
+
     let letters = engine
         .dead_letters()
         .unwrap()
         .list(queue, None, 10)
         .await
         .unwrap();
+
     let ids: Vec<_> = letters.into_iter().map(|letter| letter.id).collect();
     engine
         .dead_letters()
@@ -163,6 +173,7 @@ async fn nothing_of_the_search_path_runs_with_ezqs_rights() {
         Pattern::new("order.*").unwrap(),
         Pattern::new("order.paid").unwrap(),
     ];
+
     for retention in [
         Retention::Delete,
         Retention::archive_for(TTL),
@@ -174,8 +185,10 @@ async fn nothing_of_the_search_path_runs_with_ezqs_rights() {
         use_all(&engine, &queue, &patterns).await;
         engine.close().await;
     }
+
     // The traps work.
     assert_eq!(sprung(&mut own).await, Vec::<String>::new());
+
     own.execute("SET search_path = trap, public").await.unwrap();
     own.execute("SELECT width_bucket(1::bigint, ARRAY[1::bigint]), 1::bigint * interval '1 s'")
         .await
@@ -192,6 +205,7 @@ async fn nor_does_anything_on_the_applications_pool() {
         .connect(&url)
         .await
         .unwrap();
+
     let engine = PgmqEngine::connect(PgmqConfig::pool(pool)).await.unwrap();
     use_all(&engine, &queue, &[Pattern::new("order.#").unwrap()]).await;
     assert_eq!(sprung(&mut own).await, Vec::<String>::new());
@@ -203,13 +217,16 @@ async fn nothing_of_it_runs_in_what_is_printed_for_an_administrator() {
     let (url, mut own) = trapped().await;
     let queue = unique("q");
     let queues = std::slice::from_ref(&queue);
+
     // Only PGMQ exists, from SQL.
     let config = PgmqConfig::url(&url).unwrap().manage_schema(false);
     engine_at(&url).await.close().await;
+
     let engine = PgmqEngine::connect(config).await.unwrap();
     let setup = ezq_pgmq::setup_sql(queues, None);
     let setup = setup.replace("create extension if not exists pgmq;", "");
     run(&mut own, &format!("SELECT pgmq.create('{queue}')")).await;
+
     let refused = engine
         .publish(vec![keyed(&queue, "1", "a")])
         .await
@@ -217,6 +234,7 @@ async fn nothing_of_it_runs_in_what_is_printed_for_an_administrator() {
         .to_string();
     let (_, told) = refused.split_once('\n').unwrap();
     let inbox = Inbox::setup_sql(None);
+
     for sql in [
         told,
         &setup,
@@ -229,6 +247,7 @@ async fn nothing_of_it_runs_in_what_is_printed_for_an_administrator() {
         run(&mut own, sql).await;
         assert_eq!(sprung(&mut own).await, Vec::<String>::new(), "{sql}");
     }
+
     use_all(&engine, &queue, &[Pattern::new("order.*").unwrap()]).await;
     assert_eq!(sprung(&mut own).await, Vec::<String>::new());
 }

@@ -13,13 +13,16 @@ use crate::support::*;
 async fn refuses_every_settlement_of_a_message_handed_out_again() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"]).await;
+
     let late = lease_one(&engine, &queue).await;
     expire(&queue).await;
+
     let current = lease_one(&engine, &queue).await;
     let extra = message(&queue, "\"extra\"");
     let with_event = Settle::Ack {
         outgoing: vec![extra],
     };
+
     for settle in [
         ack(),
         retry(Duration::ZERO),
@@ -36,6 +39,7 @@ async fn refuses_every_settlement_of_a_message_handed_out_again() {
             "{outcomes:?}"
         );
     }
+
     let extended = engine
         .extend(
             &queue,
@@ -48,6 +52,7 @@ async fn refuses_every_settlement_of_a_message_handed_out_again() {
         extended,
         [ExtendOutcome::LeaseLost, ExtendOutcome::Extended]
     );
+
     // A late settlement is told from the current one, even in one batch.
     let both = vec![(late.receipt, ack()), (current.receipt, ack())];
     let outcomes = engine.settle(&queue, both).await.unwrap();
@@ -55,6 +60,7 @@ async fn refuses_every_settlement_of_a_message_handed_out_again() {
         outcomes[..],
         [SettleOutcome::LeaseLost, SettleOutcome::Done]
     ));
+
     let stats = engine.stats(&queue).await.unwrap();
     assert_eq!(stats, ezq_core::engine::QueueStats::default());
 }
@@ -63,26 +69,31 @@ async fn refuses_every_settlement_of_a_message_handed_out_again() {
 async fn refuses_receipts_of_a_queue_dropped_and_created_again() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"]).await;
+
     let old = lease_one(&engine, &queue).await;
     run(
         &mut connection().await,
         &format!("SELECT pgmq.drop_queue('{queue}')"),
     )
     .await;
+
     run(
         &mut connection().await,
         &format!("SELECT pgmq.create('{queue}')"),
     )
     .await;
     publish(&engine, &queue, &["2"]).await;
+
     let new = lease_one(&engine, &queue).await;
     let numbers = [&old, &new].map(|delivery| delivery.receipt.message_id().as_number());
     assert_eq!(numbers[0], numbers[1]);
+
     let extended = engine
         .extend(&queue, std::slice::from_ref(&old.receipt), TTL)
         .await
         .unwrap();
     assert_eq!(extended, [ExtendOutcome::LeaseLost]);
+
     let both = vec![(old.receipt, ack()), (new.receipt, ack())];
     let outcomes = engine.settle(&queue, both).await.unwrap();
     assert!(matches!(
@@ -95,6 +106,7 @@ async fn refuses_receipts_of_a_queue_dropped_and_created_again() {
 async fn settles_one_delivery_once() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"]).await;
+
     let receipt = lease_one(&engine, &queue).await.receipt;
     let twice = vec![(receipt.clone(), retry(TTL)), (receipt.clone(), ack())];
     let outcomes = engine.settle(&queue, twice).await.unwrap();
@@ -102,6 +114,7 @@ async fn settles_one_delivery_once() {
         outcomes[..],
         [SettleOutcome::Done, SettleOutcome::LeaseLost]
     ));
+
     for settle in [ack(), retry(TTL), Settle::Release, dead()] {
         let outcomes = engine
             .settle(&queue, vec![(receipt.clone(), settle)])
@@ -112,6 +125,7 @@ async fn settles_one_delivery_once() {
             "{outcomes:?}"
         );
     }
+
     let extended = engine.extend(&queue, &[receipt], TTL).await.unwrap();
     assert_eq!(extended, [ExtendOutcome::LeaseLost]);
 }
@@ -134,6 +148,7 @@ async fn a_retry_merges_marks_and_keeps_other_headers() {
     let mut out = message(&queue, "1");
     out.headers.insert("mine", 1);
     engine.publish(vec![out]).await.unwrap();
+
     for name in ["a", "b"] {
         let delivery = lease_one(&engine, &queue).await;
         let mark = HandlerMark::new(HandlerState::Done).attempts(1);
@@ -143,11 +158,13 @@ async fn a_retry_merges_marks_and_keeps_other_headers() {
             progress,
             outgoing: vec![message(&queue, "\"event\"")],
         };
+
         let outcomes = engine
             .settle(&queue, vec![(delivery.receipt, settle)])
             .await
             .unwrap();
         assert!(matches!(outcomes[..], [SettleOutcome::Done]));
+
         let event = lease(&engine, &queue).await;
         let event = event.into_iter().find(|d| d.body == "\"event\"").unwrap();
         engine
@@ -156,6 +173,7 @@ async fn a_retry_merges_marks_and_keeps_other_headers() {
             .unwrap();
         expire(&queue).await;
     }
+
     let delivery = lease_one(&engine, &queue).await;
     let progress = Progress::from_headers(&delivery.headers);
     assert_eq!(progress.len(), 2);
@@ -167,12 +185,14 @@ async fn a_retry_merges_marks_and_keeps_other_headers() {
 async fn one_settlement_that_cannot_be_written_harms_no_other() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1", "2", "3"]).await;
+
     let deliveries = lease(&engine, &queue).await;
     let event = |body: &str| Settle::Ack {
         outgoing: vec![message(&queue, body)],
     };
     let settles = [event("4"), event("no json"), event("\"\\u0000\"")];
     let batch = deliveries.iter().map(|d| d.receipt.clone()).zip(settles);
+
     let outcomes = engine.settle(&queue, batch.collect()).await.unwrap();
     assert!(matches!(outcomes[0], SettleOutcome::Done), "{outcomes:?}");
     for (outcome, delivery) in outcomes.iter().zip(&deliveries).skip(1) {
@@ -184,6 +204,7 @@ async fn one_settlement_that_cannot_be_written_harms_no_other() {
             (&delivery.receipt, ErrorKind::InvalidEvent)
         );
     }
+
     // Their receipts are still valid.
     let rest = deliveries[1..].iter().map(|d| (d.receipt.clone(), ack()));
     let outcomes = engine.settle(&queue, rest.collect()).await.unwrap();
@@ -196,10 +217,12 @@ async fn an_event_for_a_missing_queue_fails_its_settlement_alone() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1"]).await;
     let target = unique("target");
+
     let receipt = lease_one(&engine, &queue).await.receipt;
     let settle = Settle::Ack {
         outgoing: vec![message(&target, "2")],
     };
+
     let mut outcomes = engine
         .settle(&queue, vec![(receipt, settle.clone())])
         .await
@@ -210,6 +233,7 @@ async fn an_event_for_a_missing_queue_fails_its_settlement_alone() {
     assert_eq!(error.kind(), ErrorKind::QueueMissing);
     assert!(error.to_string().contains(target.as_str()), "{error}");
     engine.ensure_queue(&target).await.unwrap();
+
     let outcomes = engine
         .settle(&queue, vec![(receipt, settle)])
         .await
@@ -227,9 +251,11 @@ async fn concurrent_settlements_in_opposite_orders_do_not_deadlock() {
     let other = engine_at(&server().await.url()).await;
     let bodies: Vec<&str> = std::iter::repeat_n("1", 100).collect();
     publish(&engine, &queue, &bodies).await;
+
     for round in 0..20 {
         let deliveries = lease(&engine, &queue).await;
         assert_eq!(deliveries.len(), 100, "round {round}");
+
         let forth: Vec<_> = deliveries
             .iter()
             .map(|d| (d.receipt.clone(), retry(Duration::ZERO)))
@@ -239,11 +265,13 @@ async fn concurrent_settlements_in_opposite_orders_do_not_deadlock() {
             .iter()
             .map(|receipt| (receipt.clone(), Settle::Release))
             .collect();
+
         let (first, second, third) = tokio::join!(
             engine.settle(&queue, forth),
             other.settle(&queue, back),
             engine.extend(&queue, &receipts, Duration::from_millis(1)),
         );
+
         // Each delivery is settled by one of the two.
         for outcomes in first.unwrap().iter().zip(second.unwrap().iter().rev()) {
             let one = matches!(
@@ -253,9 +281,11 @@ async fn concurrent_settlements_in_opposite_orders_do_not_deadlock() {
             );
             assert!(one, "{outcomes:?}");
         }
+
         third.unwrap();
         expire(&queue).await;
     }
+
     let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(scalar::<i64>(&mut connection().await, sql).await, 0);
 }
@@ -264,11 +294,13 @@ async fn concurrent_settlements_in_opposite_orders_do_not_deadlock() {
 async fn a_renewal_of_a_locked_row_is_busy_and_waits_for_nothing() {
     let (engine, queue) = engine_and_queue().await;
     publish(&engine, &queue, &["1", "2"]).await;
+
     let receipts: Vec<_> = lease(&engine, &queue)
         .await
         .into_iter()
         .map(|d| d.receipt)
         .collect();
+
     let mut own = connection().await;
     let mut tx = own.begin().await.unwrap();
     let id = receipts[0].message_id().as_number().unwrap();
@@ -277,8 +309,10 @@ async fn a_renewal_of_a_locked_row_is_busy_and_waits_for_nothing() {
         &format!("SELECT 1 FROM pgmq.q_{queue} WHERE msg_id = {id} FOR UPDATE"),
     )
     .await;
+
     let outcomes = engine.extend(&queue, &receipts, TTL).await.unwrap();
     assert_eq!(outcomes, [ExtendOutcome::Busy, ExtendOutcome::Extended]);
+
     tx.rollback().await.unwrap();
     let outcomes = engine.extend(&queue, &receipts, TTL).await.unwrap();
     assert_eq!(outcomes, [ExtendOutcome::Extended, ExtendOutcome::Extended]);

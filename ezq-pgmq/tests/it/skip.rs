@@ -18,10 +18,12 @@ pub(crate) const REQUIRE: &str = "REQUIRE_ALL_TESTS";
 pub(crate) fn program(name: &str, package: &str, test: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+
     // Debian has servers in folders that only root's path includes.
     if folders.contains(&PathBuf::from("/usr/bin")) {
         folders.push("/usr/sbin".into());
     }
+
     let found = folders
         .into_iter()
         .map(|folder| folder.join(name))
@@ -30,6 +32,7 @@ pub(crate) fn program(name: &str, package: &str, test: &str) -> Option<PathBuf> 
         let why = format!("{name} is not installed (apt-get install -y {package})");
         because(test, &why);
     }
+
     found
 }
 

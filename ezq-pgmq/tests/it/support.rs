@@ -51,6 +51,7 @@ pub(crate) async fn acknowledge_all(engine: &PgmqEngine, queue: &QueueName) -> u
         .into_iter()
         .map(|delivery| (delivery.receipt, ack()))
         .collect();
+
     let outcomes = engine.settle(queue, settlements).await.unwrap();
     assert!(
         outcomes
@@ -58,6 +59,7 @@ pub(crate) async fn acknowledge_all(engine: &PgmqEngine, queue: &QueueName) -> u
             .all(|outcome| matches!(outcome, SettleOutcome::Done)),
         "{outcomes:?}"
     );
+
     count
 }
 
@@ -178,6 +180,7 @@ pub(crate) async fn lose_newest(connection: &mut PgConnection, queue: &str) -> O
            RETURNING msg_id, message::text AS body)
          SELECT body FROM lost, setval(pg_get_serial_sequence('{table}', 'msg_id'), msg_id, false)"
     );
+
     sqlx::query_scalar(AssertSqlSafe(sql))
         .fetch_optional(connection)
         .await

@@ -29,14 +29,17 @@ async fn removes_what_is_older_than_it_keeps_and_nothing_younger() {
     assert_eq!(engine.sweep().await.unwrap(), 2500);
     assert_eq!(archived(&queue).await, 10);
     assert_eq!(engine.sweep().await.unwrap(), 0);
+
     // One keeps for ever, one has no archive: nothing is removed.
     engine.set_retention(&queue, Retention::ARCHIVE).unwrap();
     let old = format!("UPDATE pgmq.a_{queue} SET archived_at = '-infinity'");
     run(&mut connection().await, &old).await;
     assert_eq!(engine.sweep().await.unwrap(), 0);
+
     engine.set_retention(&queue, Retention::Delete).unwrap();
     assert_eq!(engine.sweep().await.unwrap(), 0);
     assert_eq!(archived(&queue).await, 10);
+
     engine
         .set_retention(&queue, Retention::archive_for(Duration::MAX))
         .unwrap();
@@ -55,9 +58,11 @@ async fn no_transaction_removes_more_than_a_thousand() {
          CREATE TRIGGER note AFTER DELETE ON pgmq.a_{queue} REFERENCING OLD TABLE AS gone
            FOR EACH STATEMENT EXECUTE FUNCTION note_{queue}()"
     );
+
     run(&mut own, &audit).await;
     fill(&queue, 2500, 0).await;
     assert_eq!(engine.sweep().await.unwrap(), 2500);
+
     let sql = format!(
         "SELECT array_agg(removed ORDER BY tx)::text FROM (
            SELECT tx, sum(removed) AS removed FROM audit_{queue} GROUP BY tx) t"
@@ -81,6 +86,7 @@ async fn several_sweepers_remove_each_row_once_and_wait_for_none() {
 async fn a_queue_that_another_sweeps_is_left_to_it() {
     let (engine, queue) = archiving(Retention::archive_for(HOUR)).await;
     fill(&queue, 10, 0).await;
+
     let mut own = connection().await;
     let mut tx = own.begin().await.unwrap();
     let key = 0x657a_7102_i64 << 32;
@@ -88,6 +94,7 @@ async fn a_queue_that_another_sweeps_is_left_to_it() {
         format!("SELECT pg_advisory_xact_lock({key} + 'pgmq.a_{queue}'::regclass::oid::bigint)");
     run(&mut tx, &lock).await;
     assert_eq!(engine.sweep().await.unwrap(), 0);
+
     tx.rollback().await.unwrap();
     assert_eq!(engine.sweep().await.unwrap(), 10);
 }
@@ -100,16 +107,19 @@ async fn sweeps_in_the_background_while_messages_come_and_go_until_it_is_closed(
         .unwrap()
         .sweep_interval(Duration::from_millis(20));
     let engine = PgmqEngine::connect(config).await.unwrap();
+
     // Set after connecting, as an application does.
     engine
         .set_retention(&queue, Retention::archive_for(Duration::from_millis(300)))
         .unwrap();
     engine.ensure_queue(&queue).await.unwrap();
+
     let began = std::time::Instant::now();
     let mut published = 0;
     let mut gone = 0;
     let mut own = connection().await;
     let youngest_gone = format!("SELECT count(*) FROM pgmq.a_{queue}");
+
     while gone < 200 {
         assert!(
             began.elapsed() < Duration::from_secs(60),
@@ -120,9 +130,11 @@ async fn sweeps_in_the_background_while_messages_come_and_go_until_it_is_closed(
         assert_eq!(acknowledge_all(&engine, &queue).await, 20);
         gone = published - scalar::<i64>(&mut own, &youngest_gone).await;
     }
+
     publish(&engine, &queue, &["1"; 50]).await;
     assert_eq!(acknowledge_all(&engine, &queue).await, 50);
     assert!(archived(&queue).await >= 50, "what is young is kept");
+
     engine.close().await;
     let left = archived(&queue).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
@@ -134,22 +146,26 @@ async fn one_archive_that_fails_keeps_no_other_from_being_swept() {
     let (engine, good) = archiving(Retention::archive_for(HOUR)).await;
     let broken = QueueName::new(&format!("a{good}")).unwrap();
     let gone = QueueName::new(&format!("b{good}")).unwrap();
+
     for queue in [&broken, &gone] {
         engine
             .set_retention(queue, Retention::archive_for(HOUR))
             .unwrap();
         engine.ensure_queue(queue).await.unwrap();
     }
+
     let mut own = connection().await;
     run(
         &mut own,
         &format!("ALTER TABLE pgmq.a_{broken} RENAME COLUMN archived_at TO odd"),
     )
     .await;
+
     run(&mut own, &format!("DROP TABLE pgmq.a_{gone}")).await;
     fill(&good, 5, 0).await;
     engine.sweep().await.unwrap_err();
     assert_eq!(archived(&good).await, 0);
+
     run(
         &mut own,
         &format!("ALTER TABLE pgmq.a_{broken} RENAME COLUMN odd TO archived_at"),
@@ -162,12 +178,14 @@ async fn one_archive_that_fails_keeps_no_other_from_being_swept() {
 async fn a_table_that_a_trigger_asks_for_is_no_missing_archive() {
     let (engine, queue) = archiving(Retention::archive_for(HOUR)).await;
     fill(&queue, 5, 0).await;
+
     let trigger = format!(
         "CREATE FUNCTION audit_{queue}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
            INSERT INTO public.no_such_audit VALUES (1); RETURN NULL; END $$;
          CREATE TRIGGER audit AFTER DELETE ON pgmq.a_{queue} EXECUTE FUNCTION audit_{queue}()"
     );
     run(&mut connection().await, &trigger).await;
+
     let error = engine.sweep().await.unwrap_err();
     assert!(
         ezq_core::error::error_chain(&error).contains("no_such_audit"),

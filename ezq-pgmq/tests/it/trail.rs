@@ -53,11 +53,13 @@ pub(crate) async fn trails(url: &str) {
     )
     .await;
     assert_eq!(acknowledge_all(&engine, &queue).await, 2);
+
     let history = engine.history("e-1", None).await.unwrap();
     assert!(
         matches!(history.copies[0].state, CopyState::Handled { .. }),
         "{history}"
     );
+
     let mut own = PgConnection::connect(url).await.unwrap();
     assert_eq!(lines(&mut own, &queue).await, 1);
 }
@@ -74,17 +76,20 @@ async fn an_event_that_was_handled_and_deleted_is_still_known() {
     .await;
     let mut first = lease(&engine, &queue).await;
     let published = first[0].enqueued_at;
+
     // Released once, so that it is delivered twice.
     let settled = engine
         .settle(&queue, vec![(first.remove(0).receipt, failed("no answer"))])
         .await;
     assert!(matches!(settled.unwrap()[..], [SettleOutcome::Done]));
+
     let flat = engine
         .settle(&queue, vec![(first.remove(0).receipt, ack())])
         .await;
     assert!(matches!(flat.unwrap()[..], [SettleOutcome::Done]));
     assert_eq!(acknowledge_all(&engine, &queue).await, 1);
     assert_eq!(archived(&queue).await, 0);
+
     let history = engine.history("trail-1", None).await.unwrap();
     let [copy] = &history.copies[..] else {
         panic!("{history}")
@@ -99,17 +104,20 @@ async fn an_event_that_was_handled_and_deleted_is_still_known() {
     );
     assert_eq!((&copy.message_id, &copy.queue), (&ids[0], &queue));
     assert_eq!(copy.published_at, published);
+
     // Why its handler was tried again.
     assert_eq!(history.last_error(), Some("no answer"));
     assert!(
         history.to_string().contains("handled and deleted"),
         "{history}"
     );
+
     let flat = engine
         .history(&format!("{queue}:{}", ids[1]), Some(&queue))
         .await
         .unwrap();
     assert_eq!(flat.copies[0].event_type.as_deref(), Some("Paid"));
+
     // Nothing of its body.
     let all = format!("SELECT string_agg(t::text, '') FROM ezq.trail t WHERE queue = '{queue}'");
     assert!(!scalar::<String>(&mut own, &all).await.contains("hush"));
@@ -126,6 +134,7 @@ async fn what_another_codec_wrote_is_known_by_the_id_in_its_headers() {
     );
     run(&mut own, &insert).await;
     assert_eq!(acknowledge_all(&engine, &queue).await, 1);
+
     let history = engine.history(id.as_str(), None).await.unwrap();
     assert_eq!(
         history.copies[0].event_type.as_deref(),
@@ -150,16 +159,20 @@ async fn a_queue_without_one_writes_none_and_needs_no_table() {
 async fn a_late_acknowledgement_leaves_no_line() {
     let (engine, queue) = archiving(Retention::TRAIL).await;
     publish(&engine, &queue, &[&event("e-1")]).await;
+
     let late = lease_one(&engine, &queue).await;
     expire(&queue).await;
+
     let current = lease_one(&engine, &queue).await;
     let outcome = engine
         .settle(&queue, vec![(late.receipt, ack())])
         .await
         .unwrap();
     assert!(matches!(outcome[..], [SettleOutcome::LeaseLost]));
+
     let mut own = connection().await;
     assert_eq!(lines(&mut own, &queue).await, 0);
+
     let settle: Vec<(_, Settle)> = vec![(current.receipt, ack())];
     engine.settle(&queue, settle).await.unwrap();
     assert_eq!(lines(&mut own, &queue).await, 1);
@@ -173,6 +186,7 @@ async fn lines_that_are_past_their_time_are_swept() {
         publish(&engine, &queue, &[&event(id)]).await;
     }
     acknowledge_all(&engine, &queue).await;
+
     let age = format!(
         "UPDATE ezq.trail SET ended_at = ended_at - interval '31 days'
          WHERE queue = '{queue}' AND event_id = 'e-1'"
@@ -194,6 +208,7 @@ async fn what_a_trail_needs_is_said_and_a_dropped_table_is_made_again() {
     let url = fresh_database().await;
     let queue = unique("q");
     engine_at(&url).await.ensure_queue(&queue).await.unwrap();
+
     let config = PgmqConfig::url(&url)
         .unwrap()
         .retention(&queue, Retention::TRAIL);
@@ -202,23 +217,28 @@ async fn what_a_trail_needs_is_said_and_a_dropped_table_is_made_again() {
         .unwrap();
     let error = engine.ensure_queue(&queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing, "{error:?}");
+
     let mut own = PgConnection::connect(&url).await.unwrap();
     run(&mut own, error.to_string().split_once('\n').unwrap().1).await;
     engine.ensure_queue(&queue).await.unwrap();
     publish(&engine, &queue, &[&event("e-1")]).await;
     acknowledge_all(&engine, &queue).await;
+
     let engine = archiving_at(&url, &queue, Retention::TRAIL).await;
     run(&mut own, "DROP SCHEMA ezq CASCADE").await;
     publish(&engine, &queue, &[&event("e-2")]).await;
+
     let delivery = lease_one(&engine, &queue).await;
     let mut outcomes = engine
         .settle(&queue, vec![(delivery.receipt, ack())])
         .await
         .unwrap();
+
     // The consumer repeats a settlement that failed.
     if let Some(SettleOutcome::Failed { receipt, .. }) = outcomes.pop() {
         outcomes = engine.settle(&queue, vec![(receipt, ack())]).await.unwrap();
     }
+
     assert!(
         outcomes
             .iter()

@@ -20,6 +20,7 @@ async fn drain(engine: &PgmqEngine, queue: &QueueName) -> Vec<String> {
             .collect();
         engine.settle(queue, batch).await.unwrap();
     }
+
     bodies.sort();
     bodies
 }
@@ -48,6 +49,7 @@ async fn without_encoding() -> (PgmqEngine, QueueName, PgConnection) {
         "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
     );
     run(&mut connection().await, &create).await;
+
     let url = server().await.database_url(name.as_str());
     let engine = PgmqEngine::connect(PgmqConfig::url(&url).unwrap())
         .await
@@ -60,6 +62,7 @@ async fn without_encoding() -> (PgmqEngine, QueueName, PgConnection) {
 async fn bytes_that_are_no_text() {
     let (engine, queue, mut own) = without_encoding().await;
     publish(&engine, &queue, &["1", "2", "3"]).await;
+
     for _ in 0..2 {
         run(
             &mut own,
@@ -67,9 +70,11 @@ async fn bytes_that_are_no_text() {
         )
         .await;
     }
+
     publish(&engine, &queue, &["4", "5", "6"]).await;
     assert_eq!(drain(&engine, &queue).await, ["1", "2", "3", "4", "5", "6"]);
     is_a_dead_letter(&engine, &queue, 2).await;
+
     // It is kept unchanged.
     let kept =
         format!("SELECT count(*) FROM pgmq.q_{queue}_dlq WHERE message = to_jsonb(chr(233))");
@@ -81,9 +86,11 @@ async fn bytes_that_are_no_text_beside_ordering_keys() {
     let (engine, queue, mut own) = without_encoding().await;
     let mut first = message(&queue, "1");
     first.headers.insert(ezq_core::message::headers::KEY, "a");
+
     let mut second = message(&queue, "2");
     second.headers.insert(ezq_core::message::headers::KEY, "b");
     engine.publish(vec![first]).await.unwrap();
+
     let odd = format!(
         "SELECT pgmq.send('{queue}', to_jsonb(chr(233)), '{{\"x-pgmq-group\": \"b\"}}'::jsonb)"
     );
@@ -111,6 +118,7 @@ async fn the_history_of_an_event_of_which_one_copy_cannot_be_sent() {
     let (engine, queue, mut own) = without_encoding().await;
     let event = r#"{"specversion":"1.0","id":"e","source":"/s","type":"t","data":1}"#;
     publish(&engine, &queue, &[event]).await;
+
     for (table, headers) in [("q", "'{}'"), ("a", "jsonb_build_object('h', chr(233))")] {
         // An archive draws no ids.
         let given = if table == "q" {
@@ -118,6 +126,7 @@ async fn the_history_of_an_event_of_which_one_copy_cannot_be_sent() {
         } else {
             ""
         };
+
         let copy = format!(
             "INSERT INTO pgmq.{table}_{queue} (msg_id, vt, message, headers) {given}
              SELECT 7, now(), jsonb_build_object('specversion', '1.0', 'id', 'e', 'type', chr(233)),
@@ -125,6 +134,7 @@ async fn the_history_of_an_event_of_which_one_copy_cannot_be_sent() {
         );
         run(&mut own, &copy).await;
     }
+
     let history = engine.history("e", Some(&queue)).await.unwrap();
     let types: Vec<_> = history
         .copies
@@ -138,6 +148,7 @@ async fn the_history_of_an_event_of_which_one_copy_cannot_be_sent() {
     );
     assert_eq!(types.len(), 3, "{history}");
     assert_eq!(history.unread.len(), 2, "{history}");
+
     let told = format!("the message 7 in the archive of the queue `{queue}`");
     assert!(history.to_string().contains(&told), "{history}");
 }

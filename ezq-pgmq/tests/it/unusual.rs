@@ -33,23 +33,28 @@ async fn a_message_of_no_time_is_handed_out_and_given_back_like_any_other() {
     );
     run(&mut connection, &send).await;
     assert!(engine.stats(&queue).await.unwrap().oldest_ready.is_some());
+
     for _ in 0..2 {
         let leased = engine.lease(request(&queue)).await.unwrap();
         let bodies: Vec<&str> = leased.deliveries.iter().map(|d| d.body.as_str()).collect();
         assert_eq!(bodies, ["1", "2"]);
+
         let receipts = leased
             .deliveries
             .into_iter()
             .map(|d| (d.receipt, Settle::Release));
+
         let outcomes = engine.settle(&queue, receipts.collect()).await.unwrap();
         assert!(matches!(
             outcomes[..],
             [SettleOutcome::Done, SettleOutcome::Done]
         ));
     }
+
     let leased = engine.lease(request(&queue)).await.unwrap();
     let receipts = leased.deliveries.into_iter().map(|d| (d.receipt, dead()));
     engine.settle(&queue, receipts.collect()).await.unwrap();
+
     let letters = engine
         .dead_letters()
         .unwrap()
@@ -66,6 +71,7 @@ async fn an_event_for_a_forbidden_queue_fails_alone() {
     let forbidden = unique("forbidden");
     owner.ensure_queue(&mail).await.unwrap();
     owner.ensure_queue(&forbidden).await.unwrap();
+
     let role = unique("role");
     let setup = ezq_pgmq::setup_sql(&[queue.clone(), mail.clone()], Some(role.as_str()));
     let grants: String = setup
@@ -73,16 +79,19 @@ async fn an_event_for_a_forbidden_queue_fails_alone() {
         .filter(|line| line.starts_with("grant") && line.contains("pgmq"))
         .map(|line| format!("{line};"))
         .collect();
+
     run(
         &mut connection().await,
         &format!("CREATE ROLE {role} LOGIN PASSWORD 'x'; {grants}"),
     )
     .await;
+
     let url = server().await.url();
     let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
     let config = PgmqConfig::options(options.username(role.as_str()).password("x"));
     let engine = PgmqEngine::connect(config).await.unwrap();
     publish(&engine, &queue, &["1", "2", "3"]).await;
+
     let leased = engine.lease(request(&queue)).await.unwrap().deliveries;
     let targets = [&mail, &forbidden, &mail];
     let settlements = leased.into_iter().zip(targets).map(|(delivery, target)| {
@@ -93,6 +102,7 @@ async fn an_event_for_a_forbidden_queue_fails_alone() {
             },
         )
     });
+
     let outcomes = engine.settle(&queue, settlements.collect()).await.unwrap();
     let [
         SettleOutcome::Done,
@@ -103,10 +113,12 @@ async fn an_event_for_a_forbidden_queue_fails_alone() {
         panic!("{outcomes:?}")
     };
     assert_eq!(error.kind(), ErrorKind::Permission);
+
     // By itself it is no fault of the database either.
     let again = Settle::Ack {
         outgoing: vec![message(&forbidden, "\"out\"")],
     };
+
     let outcomes = engine
         .settle(&queue, vec![(receipt.clone(), again)])
         .await
@@ -115,6 +127,7 @@ async fn an_event_for_a_forbidden_queue_fails_alone() {
         matches!(outcomes[..], [SettleOutcome::Failed { .. }]),
         "{outcomes:?}"
     );
+
     let outcomes = engine
         .settle(&queue, vec![(receipt.clone(), dead())])
         .await

@@ -38,18 +38,22 @@ async fn a_commit_wakes_and_a_rollback_does_not() {
         .await
         .unwrap();
     tx.rollback().await.unwrap();
+
     // A roll-back is noticed before the next queue is announced.
     let last = unique("q");
     engine.ensure_queue(&last).await.unwrap();
+
     let mut told = other.wakeups(&last).await.unwrap().unwrap();
     let mut tx = own.begin().await.unwrap();
     engine
         .publish_in(&mut tx, vec![message(&last, "1")])
         .await
         .unwrap();
+
     tx.commit().await.unwrap();
     timeout(PATIENCE, told.changed()).await.unwrap().unwrap();
     assert!(!wakeups.has_changed().unwrap());
+
     let mut tx = own.begin().await.unwrap();
     engine
         .publish_in(&mut tx, vec![message(&queue, "2")])
@@ -66,19 +70,23 @@ async fn many_publishes_send_few_notifications() {
         .await
         .unwrap();
     listener.listen("ezq_wake").await.unwrap();
+
     let began = tokio::time::Instant::now();
     for _ in 0..100 {
         publish(&engine, &queue, &["1"]).await;
     }
+
     engine.close().await;
     let windows = began.elapsed().as_millis() / 5 + 2;
     let mut heard: u128 = 0;
+
     // The test's own notification comes after all of the engine's.
     run(
         &mut connection().await,
         &format!("NOTIFY ezq_wake, 'last {queue}'"),
     )
     .await;
+
     loop {
         let notification = timeout(PATIENCE, listener.recv()).await.unwrap().unwrap();
         if notification.payload() == format!("last {queue}") {
@@ -86,6 +94,7 @@ async fn many_publishes_send_few_notifications() {
         }
         heard += u128::from(notification.payload() == queue.as_str());
     }
+
     assert!(
         (1..=windows).contains(&heard),
         "{heard} in {windows} windows"
@@ -101,6 +110,7 @@ async fn a_listener_that_was_cut_off_wakes_everyone_when_it_is_back() {
         .unwrap();
     let mut wakeups = engine.wakeups(&name).await.unwrap().unwrap();
     wakeups.mark_unchanged();
+
     let sql = format!(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '{name}'"
     );
@@ -118,6 +128,7 @@ async fn looking(own: &mut PgConnection, queue: &QueueName, count: usize) -> Vec
          WHERE locktype = 'advisory' AND classid = {LOOKING} AND granted
            AND objid = 'pgmq.q_{queue}'::regclass::oid"
     );
+
     let found = async {
         loop {
             let found: Vec<i32> = scalar(own, &sql).await;
@@ -146,12 +157,14 @@ async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_
     let engine = engine_at(&server.url()).await;
     let other = engine_at(&server.url()).await;
     let mut own = PgConnection::connect(&server.url()).await.unwrap();
+
     // The capture comes first: the end of any transaction beside it wakes whoever polls.
     let names = ["captured", "published", "subscribed"];
     let [captured, published, subscribed] = names.map(|name| QueueName::new(name).unwrap());
     for queue in [&captured, &published, &subscribed] {
         engine.ensure_queue(queue).await.unwrap();
     }
+
     engine
         .subscribe("app", &subscribed, &[Pattern::new("a.b").unwrap()])
         .await
@@ -171,6 +184,7 @@ async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_
         .await
         .unwrap();
     run(&mut own, "PREPARE TRANSACTION 'published'; BEGIN").await;
+
     let copy = BroadcastMessage::new("a.b".to_owned(), "1".to_owned(), Headers::new());
     engine.broadcast_in(&mut own, copy).await.unwrap();
     run(
@@ -179,6 +193,7 @@ async fn what_ezq_adds_to_a_transaction_lets_it_be_prepared_and_wakes_once_that_
     )
     .await;
     run(&mut own, "PREPARE TRANSACTION 'captured'").await;
+
     for wakeups in &mut wakeups {
         quiet(wakeups).await;
     }
@@ -199,6 +214,7 @@ async fn every_captured_commit_wakes_also_where_a_later_one_was_faster() {
     let mut own = connection().await;
     run(&mut own, &format!("CREATE TABLE {queue} (id int)")).await;
     engine.capture(queue.as_str(), &queue).await.unwrap();
+
     let other = engine_at(&server().await.url()).await;
     let mut wakeups = other.wakeups(&queue).await.unwrap().unwrap();
     looking(&mut own, &queue, 1).await;
@@ -220,6 +236,7 @@ async fn a_captured_change_is_seen_within_100_ms() {
     let mut own = connection().await;
     run(&mut own, &format!("CREATE TABLE {queue} (id int)")).await;
     engine.capture(queue.as_str(), &queue).await.unwrap();
+
     let one = engine_at(&server().await.url()).await;
     let other = engine_at(&server().await.url()).await;
     let mut told = [
@@ -230,10 +247,12 @@ async fn a_captured_change_is_seen_within_100_ms() {
 
     // The machine may be busy: the quickest of several counts.
     let mut quickest = [Duration::MAX; 2];
+
     for _ in 0..10 {
         for wakeups in &mut told {
             quiet(wakeups).await;
         }
+
         let began = std::time::Instant::now();
         run(&mut own, &format!("INSERT INTO {queue} VALUES (1)")).await;
         for (wakeups, quickest) in told.iter_mut().zip(&mut quickest) {
@@ -241,6 +260,7 @@ async fn a_captured_change_is_seen_within_100_ms() {
             *quickest = began.elapsed().min(*quickest);
         }
     }
+
     assert!(
         quickest.iter().all(|took| took.as_millis() < 100),
         "{quickest:?}"
@@ -252,6 +272,7 @@ async fn one_process_looks_for_all_and_another_takes_over_when_it_is_gone() {
     let (engine, queue) = engine_and_queue().await;
     let mut own = connection().await;
     run(&mut own, &format!("CREATE TABLE {queue} (id int)")).await;
+
     // Earlier listeners hear of the capture as well.
     let mut processes = Vec::new();
     for _ in 0..3 {
@@ -259,9 +280,11 @@ async fn one_process_looks_for_all_and_another_takes_over_when_it_is_gone() {
         let wakeups = process.wakeups(&queue).await.unwrap().unwrap();
         processes.push((process, wakeups));
     }
+
     engine.capture(queue.as_str(), &queue).await.unwrap();
     let first = looking(&mut own, &queue, 1).await[0];
     run(&mut own, &format!("SELECT pg_terminate_backend({first})")).await;
+
     let second = async {
         while looking(&mut own, &queue, 1).await[0] == first {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -272,10 +295,12 @@ async fn one_process_looks_for_all_and_another_takes_over_when_it_is_gone() {
     for (_, wakeups) in &mut processes {
         quiet(wakeups).await;
     }
+
     run(&mut own, &format!("INSERT INTO {queue} VALUES (1)")).await;
     for (_, wakeups) in &mut processes {
         timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
     }
+
     // Nothing is left to poll for.
     engine.captures().remove(queue.as_str()).await.unwrap();
     looking(&mut own, &queue, 0).await;
@@ -287,9 +312,11 @@ async fn who_is_subscribed_to_what_a_capture_broadcasts_is_woken_by_it() {
     let engine = engine_at(&url).await;
     let mut own = PgConnection::connect(&url).await.unwrap();
     run(&mut own, "CREATE TABLE users (id int)").await;
+
     let queue = unique("q");
     engine.ensure_queue(&queue).await.unwrap();
     engine.capture("users", &queue).broadcast().await.unwrap();
+
     let mut wakeups = engine.wakeups(&queue).await.unwrap().unwrap();
     engine
         .subscribe("a", &queue, &[Pattern::new("users.created").unwrap()])
@@ -324,6 +351,7 @@ async fn where_nothing_is_captured_nobody_looks() {
     let mut own = PgConnection::connect(&url).await.unwrap();
     let mut wakeups = engine.wakeups(&name).await.unwrap().unwrap();
     quiet(&mut wakeups).await;
+
     let rests = async {
         loop {
             let (query, is_at_rest) = activity(&mut own, &name).await;
@@ -343,6 +371,7 @@ async fn what_others_send_wakes_where_pgmq_notifies_or_the_sender_does() {
     let mut own = connection().await;
     let mut wakeups = engine.wakeups(&queue).await.unwrap().unwrap();
     quiet(&mut wakeups).await;
+
     // The contract for clients that send by SQL.
     let send = format!("SELECT pgmq.send('{queue}', '1'::jsonb)");
     run(
@@ -352,6 +381,7 @@ async fn what_others_send_wakes_where_pgmq_notifies_or_the_sender_does() {
     .await;
     timeout(PATIENCE, wakeups.changed()).await.unwrap().unwrap();
     quiet(&mut wakeups).await;
+
     // PGMQ's own channel, which may be enabled at any time.
     run(
         &mut own,

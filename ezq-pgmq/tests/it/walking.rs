@@ -52,6 +52,7 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
             engine.publish(vec![first]).await.unwrap();
             acknowledge_all(&engine, &queue).await;
         }
+
         // Prepared and planned while the queue is empty, as in production.
         for _ in 0..UNTIL_KEPT {
             assert!(
@@ -60,18 +61,21 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
                     .is_empty()
             );
         }
+
         let mut own = connection().await;
         let headers = if is_keyed {
             "jsonb_build_object('x-pgmq-group', n::text)"
         } else {
             "NULL"
         };
+
         let rows = format!(
             "INSERT INTO pgmq.q_{queue} (vt, message, headers)
              SELECT now() - interval '1 hour' + n * interval '1 ms', to_jsonb(n), {headers}
              FROM generate_series(1, {ROWS}) n"
         );
         run(&mut own, &rows).await;
+
         let place = |n: i64| format!("SELECT vt FROM pgmq.q_{queue} WHERE message = to_jsonb({n})");
         let due: DateTime<Utc> = scalar(&mut own, &place(ROWS / 2)).await;
         let id = format!(
@@ -84,6 +88,7 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
 
         let mut after = Position::new(due, message_id);
         let mut seen = Vec::new();
+
         for _ in 0..CLAIMS {
             let passed = lease_after(&engine, &queue, after.clone()).await;
             after = passed.last().unwrap().position();
@@ -94,11 +99,14 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
             );
             give_back(&engine, &queue, passed).await;
         }
+
         let wanted: Vec<i64> = (ROWS / 2 + 1..=ROWS / 2 + 100 * CLAIMS).collect();
         assert_eq!(seen, wanted);
+
         // A session reports its statistics when it ends, at the latest.
         engine.close().await;
         let mut read = 0;
+
         for _ in 0..100 {
             read = reads(&mut own, &queue).await - before;
             if read > 0 {
@@ -106,6 +114,7 @@ async fn a_claim_after_a_place_reads_nothing_that_stands_before_it() {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+
         // With keys, a claim reads a thousand messages, and for each its key.
         assert!(
             read > 0 && read < CLAIMS * 10_000,
@@ -125,6 +134,7 @@ async fn every_message_is_passed_once_whatever_its_time() {
               generate_series(1, 150)"
     );
     run(&mut connection().await, &rows).await;
+
     for _ in 0..2 {
         let mut seen = walk(&engine, &queue).await;
         seen.sort_unstable();
@@ -141,6 +151,7 @@ async fn what_is_due_before_all_times_is_passed_as_well() {
          SELECT '-infinity', to_jsonb(n) FROM generate_series(1, 250) n"
     );
     run(&mut connection().await, &rows).await;
+
     let mut seen = BTreeSet::new();
     for _ in 0..3 {
         seen.extend(walk(&engine, &queue).await);
@@ -152,12 +163,14 @@ async fn what_is_due_before_all_times_is_passed_as_well() {
 async fn walk(engine: &PgmqEngine, queue: &QueueName) -> Vec<i64> {
     let mut after = Position::FIRST;
     let mut seen = Vec::new();
+
     loop {
         let passed = lease_after(engine, queue, after.clone()).await;
         let Some(last) = passed.last() else {
             return seen;
         };
         after = last.position();
+
         seen.extend(
             passed
                 .iter()

@@ -17,6 +17,7 @@ async fn a_redrive_runs_again_only_what_had_failed() {
     let mended = Arc::new(Mutex::new(false));
     let (good, good_log) = failing("good", 0);
     let log = Log::new();
+
     let switch = Arc::clone(&mended);
     let attempts = log.clone();
     let bad = Handler::on("bad", move |_: Numbered, context: Context| {
@@ -24,12 +25,14 @@ async fn a_redrive_runs_again_only_what_had_failed() {
         let mended = *switch.lock().unwrap();
         async move { if mended { Ok(()) } else { Err("broken") } }
     });
+
     let ezq = app(&queue)
         .register(good)
         .register(bad.max_attempts(2))
         .connect()
         .await
         .unwrap();
+
     let published = ezq
         .publish(&Numbered { n: 1 })
         .header("tenant", "acme")
@@ -42,6 +45,7 @@ async fn a_redrive_runs_again_only_what_had_failed() {
     let letters = ezq.dead_letters(&queue).unwrap();
     let letter = only_dead(&ezq, &queue).await;
     assert_eq!(letter.original_id, Some(published.id));
+
     let found = letters.get(&letter.id).await.unwrap().unwrap();
     assert_eq!(found.body, letter.body);
     assert_eq!(letters.redrive(&letter.id).await.unwrap(), [letter.id]);
@@ -61,6 +65,7 @@ async fn dead_letters_are_chosen_by_filter_redriven_at_a_rate_and_discarded() {
     let fails = Handler::on("fails", |event: Numbered| async move {
         if event.n < 8 { Err("no") } else { Ok(()) }
     });
+
     let fatal = Handler::on("fatal", |event: Numbered| async move {
         if event.n < 3 {
             Err(HandlerError::fatal("never"))
@@ -68,6 +73,7 @@ async fn dead_letters_are_chosen_by_filter_redriven_at_a_rate_and_discarded() {
             Ok(())
         }
     });
+
     let ezq = app(&queue)
         .register(fails.max_attempts(1).order(1))
         .register(fatal);
@@ -103,6 +109,7 @@ async fn dead_letters_are_chosen_by_filter_redriven_at_a_rate_and_discarded() {
             .len(),
         3
     );
+
     assert_eq!(
         letters.discard(all.clone()).dry_run().await.unwrap().len(),
         8

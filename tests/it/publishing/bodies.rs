@@ -50,6 +50,7 @@ fn rich() -> Rich {
         tags: vec!["a".into(), "\"b\\\u{1f600}".into()],
         deeper: Some(deeper.into()),
     };
+
     Rich {
         shape: Shape::Line {
             from: (0, -1),
@@ -87,15 +88,18 @@ async fn rich_payloads_come_back_as_they_went() {
     });
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     ezq.publish(&rich()).await.unwrap();
+
     // Unknown fields beside it, known ones left out.
     let mut body = serde_json::to_value(rich()).unwrap();
     body["_type"] = "test.rich".into();
     body["unknown"] = serde_json::json!({"of": ["no", "concern"]});
+
     for left_out in ["absent", "maybe", "defaulted"] {
         body.as_object_mut().unwrap().remove(left_out);
     }
     send_batch(&ezq, &queue, &[body.to_string()]).await;
     assert_eq!(drain(&ezq).await.counts.handled, 2);
+
     let seen = log.take();
     assert!(seen.contains(&rich()), "{seen:?}");
     assert!(
@@ -118,6 +122,7 @@ async fn numbers_of_any_length_come_back_digit_for_digit() {
         async {}
     });
     let ezq = app(&queue).register(handler).connect().await.unwrap();
+
     let numbers = [
         "9007199254740993",
         "18446744073709551616",
@@ -126,10 +131,12 @@ async fn numbers_of_any_length_come_back_digit_for_digit() {
         "19.90",
         "123456789.123456789123456789123456789",
     ];
+
     for number in numbers {
         ezq.publish(&raw(number)).await.unwrap();
     }
     assert_eq!(drain(&ezq).await.counts.handled, 6);
+
     let mut expected = numbers.map(str::to_owned);
     expected.sort();
     assert_eq!(log.sorted(), expected);
@@ -144,6 +151,7 @@ async fn a_body_of_exactly_the_limit_is_handled_and_one_byte_more_refused() {
         seen.push(event.0.get().len());
         async {}
     });
+
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     let text = |length: usize| raw(format!("\"{}\"", "x".repeat(length)));
     let size = |event: &Raw| {
@@ -151,9 +159,11 @@ async fn a_body_of_exactly_the_limit_is_handled_and_one_byte_more_refused() {
             .prepare()
             .map(|prepared| prepared.outgoing.body.len())
     };
+
     let around = size(&text(0)).unwrap();
     // The time's fraction has as many digits as it needs: take a body of the usual length.
     let mut length = 1024 * 1024 - around;
+
     let largest = loop {
         let prepared = ezq.publish(&text(length)).prepare();
         match prepared {
@@ -165,6 +175,7 @@ async fn a_body_of_exactly_the_limit_is_handled_and_one_byte_more_refused() {
             }
         }
     };
+
     let engine = ezq.engine(&queue);
     engine.ensure_queue(&queue).await.unwrap();
     engine.publish(vec![largest.outgoing]).await.unwrap();
@@ -174,6 +185,7 @@ async fn a_body_of_exactly_the_limit_is_handled_and_one_byte_more_refused() {
     let error = ezq.publish(&text(1024 * 1024)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert!(error.to_string().contains("1048576"), "{error}");
+
     let stricter = app(&queue).configure(|config| config.message_limit = around + 10);
     let stricter = stricter.connect().await.unwrap();
     assert_eq!(
@@ -206,6 +218,7 @@ async fn a_hundred_levels_of_nesting_are_handled_and_too_many_refused() {
         seen.push(event.0.to_string().len());
         async {}
     });
+
     let ezq = app(&queue).register(handler).connect().await.unwrap();
     let envelope = |levels: usize| {
         let data = Envelope::builder("test.tree", "it")
@@ -213,9 +226,11 @@ async fn a_hundred_levels_of_nesting_are_handled_and_too_many_refused() {
             .unwrap();
         ezq.publish_envelope(data.build().unwrap())
     };
+
     for levels in [100, MAX_NESTING] {
         envelope(levels).await.unwrap();
     }
+
     assert_eq!(
         envelope(MAX_NESTING + 1).await.unwrap_err().kind(),
         ErrorKind::InvalidEvent
@@ -235,6 +250,7 @@ async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_ha
     let flat = |data: &str| format!(r#"{{"_type": "test.numbered"{data}}}"#);
     let cloud = |members: &str| format!(r#"{{"specversion": "1.0"{members}}}"#);
     let full = r#", "id": "1", "source": "s", "type": "test.numbered""#;
+
     let undecodable = [
         r#"{"n": 1}"#.to_owned(),
         r#"{"_type": ""}"#.to_owned(),
@@ -266,11 +282,13 @@ async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_ha
         cloud(r#", "id": "1", "source": "s", "data": {"n": 1}"#),
         r#"{"specversion": "0.3", "id": "1", "source": "s", "type": "t"}"#.to_owned(),
     ];
+
     let queue = queue();
     let (handler, work) = Work::quick();
     let builder = app(&queue).register(handler).configure(|config| {
         config.unknown_types = ezq::config::UnknownTypes::DeadLetter;
     });
+
     let ezq = builder.connect().await.unwrap();
     let mut bodies = Vec::new();
     for (n, bad) in undecodable.iter().enumerate() {
@@ -278,6 +296,7 @@ async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_ha
         bodies.push(bad.clone());
     }
     bodies.push(r#"{"_type": "Unheard"}"#.to_owned());
+
     let ids = send_batch(&ezq, &queue, &bodies).await;
     let counts = drain(&ezq).await.counts;
     let bad = undecodable.len();
@@ -285,6 +304,7 @@ async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_ha
         (counts.handled, counts.retried, counts.dead_lettered),
         (bad as u64, 0, bad as u64 + 1)
     );
+
     let all: Vec<i64> = (0..).take(bad).collect();
     assert_eq!(work.handled.sorted(), all);
 
@@ -298,6 +318,7 @@ async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_ha
             )
         })
         .collect();
+
     for (id, body) in ids.iter().zip(&bodies).skip(1).step_by(2) {
         let letter = &letters[id];
         let reason = letter.reason.as_ref().unwrap();
@@ -307,6 +328,7 @@ async fn what_cannot_be_handled_is_a_dead_letter_and_the_rest_of_the_batch_is_ha
         let sent: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
         assert_eq!(kept, sent, "kept as it was");
     }
+
     let unheard = &letters[ids.last().unwrap()];
     assert_eq!(
         unheard.reason.as_ref().unwrap().kind,
@@ -324,6 +346,7 @@ async fn a_message_that_is_sql_null_is_a_dead_letter() {
         .execute(ezq.pool())
         .await
         .unwrap();
+
     let counts = drain(&ezq).await.counts;
     assert_eq!((counts.handled, counts.dead_lettered), (1, 1));
     assert_eq!(work.handled.take(), [1]);
@@ -341,9 +364,11 @@ async fn headers_that_are_no_object_are_kept_along() {
             _ => Err(HandlerError::fatal("never")),
         }
     });
+
     let ezq = app(&queue).register(fails).connect().await.unwrap();
     ezq.engine(&queue).ensure_queue(&queue).await.unwrap();
     let headers = [r#"["a", 1]"#, "7", "\"text\"", "null"];
+
     for (n, headers) in (1..=3).flat_map(|n| headers.map(|headers| (n, headers))) {
         sqlx::query("SELECT pgmq.send($1, $2::text::jsonb, $3::text::jsonb)")
             .bind(queue.as_str())
@@ -353,11 +378,13 @@ async fn headers_that_are_no_object_are_kept_along() {
             .await
             .unwrap();
     }
+
     let counts = drain(&ezq).await.counts;
     assert_eq!(
         (counts.handled, counts.retried, counts.dead_lettered),
         (8, 4, 4)
     );
+
     let kept: Vec<_> = dead(&ezq, &queue)
         .await
         .iter()
@@ -368,6 +395,7 @@ async fn headers_that_are_no_object_are_kept_along() {
                 .map(ToString::to_string)
         })
         .collect();
+
     let text = |text: &str| Some(text.to_owned());
     assert_eq!(kept[..3], [text(r#"["a",1]"#), text("7"), text("\"text\"")]);
 }

@@ -15,6 +15,7 @@ fn read(body: &str) -> Result<Envelope> {
     let enqueued_at = "2026-01-02T03:04:05Z".parse().unwrap();
     let message_id = &MessageId::Number(7);
     let headers = &Headers::new();
+
     decode(
         body,
         Origin {
@@ -76,6 +77,7 @@ fn refuses_what_cloudevents_refuses() {
             "{body}"
         );
     }
+
     for name in ["id", "source", "type"] {
         let mut body = valid.clone();
         body.as_object_mut().unwrap().remove(name);
@@ -84,6 +86,7 @@ fn refuses_what_cloudevents_refuses() {
             format!("the attribute `{name}` is missing")
         );
     }
+
     let mut both = valid.clone();
     both["data"] = json!(1);
     both["data_base64"] = json!("AA==");
@@ -155,6 +158,7 @@ fn writes_the_flat_form() {
         write(json!({"_type": 1})).unwrap_err().kind(),
         ErrorKind::InvalidEvent
     );
+
     let end = Envelope::builder(End::TYPE, "s")
         .data(&End::default())
         .unwrap()
@@ -181,12 +185,14 @@ fn refuses_nesting_that_could_not_be_read_back() {
             .unwrap();
         encode(&envelope, WireFormat::CloudEvents)
     };
+
     let body = nested(MAX_NESTING).unwrap();
     serde_json::from_str::<Value>(read(&body).unwrap().data().unwrap()).unwrap();
     assert_eq!(
         nested(MAX_NESTING + 1).unwrap_err().kind(),
         ErrorKind::InvalidEvent
     );
+
     let text = r#"{"a":"[[[\"[["}"#;
     assert_eq!(nesting(text), 1);
 }
@@ -232,6 +238,7 @@ fn a_name_that_comes_twice_is_found_with_few_comparisons() {
             "{} of {count}",
             compared.get()
         );
+
         names[count - 1] = names[count / 2 - 1].clone();
         assert_eq!(found(&names), Some((count / 2 - 1).to_string()));
         assert!(
