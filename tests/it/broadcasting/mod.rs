@@ -1,5 +1,8 @@
 //! Broadcasting across applications: who gets a copy, when, and who is never asked again.
 
+mod applications;
+mod parties;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -7,50 +10,18 @@ use ezq::admin::Recipient;
 use ezq::memory::MemoryEngine;
 use ezq::prelude::*;
 use ezq::sqlx::{self, PgConnection};
-use ezq::{Envelope, ErrorKind, EzqBuilder, Handler, QueueName};
+use ezq::{ErrorKind, Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
-use crate::child::{Process, Role, Words, say};
+pub(crate) use self::applications::{Member, take_part};
+use self::applications::{OrderCreated, UserCreated, builder, member, parts};
+use crate::child::Process;
 use crate::database::{connection, run, scalar, server, unique, until};
 use crate::kit::{Log, Numbered, app, drain, queue, soon};
 
 #[derive(Debug, Event, Serialize, Deserialize)]
-#[event(type = "order.created", key = "order")]
-struct OrderCreated {
-    order: i64,
-    total: i64,
-}
-
-/// Another application's view of the same event: it needs less of it.
-#[derive(Debug, Event, Serialize, Deserialize)]
-#[event(type = "order.created")]
-struct Ordered {
-    order: i64,
-}
-
-#[derive(Debug, Event, Serialize, Deserialize)]
-#[event(type = "order.paid", alias = "OrderPaid")]
-struct OrderPaid {
-    order: i64,
-}
-
-#[derive(Debug, Event, Serialize, Deserialize)]
-#[event(type = "user.created")]
-struct UserCreated {
-    user: i64,
-}
-
-#[derive(Debug, Event, Serialize, Deserialize)]
 #[event(type = "order.*")]
 struct Starred {}
-
-/// A process that belongs to one application.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Member {
-    app: String,
-    /// Subscribes and ends, or goes on to handle.
-    stays: bool,
-}
 
 fn name(text: &str) -> QueueName {
     QueueName::new(text).unwrap()
@@ -66,54 +37,8 @@ async fn database() -> (String, PgConnection) {
     (url, own)
 }
 
-fn builder(url: &str, app: &str) -> EzqBuilder {
-    Ezq::builder()
-        .database_url(url)
-        .without_discovered_handlers()
-        .app(app)
-}
-
 async fn bystander(url: &str, app: &str) -> Ezq {
     builder(url, app).connect().await.unwrap()
-}
-
-/// The three applications: their queues and handlers.
-fn parts(builder: EzqBuilder, app: &str) -> (EzqBuilder, Vec<&'static str>) {
-    match app {
-        "shop" => {
-            let created = Handler::on("created", |_: OrderCreated| async {});
-            let paid = Handler::on("paid", |event: OrderPaid, context: Context| async move {
-                say(&format!(
-                    "paid {} from {}",
-                    event.order,
-                    context.envelope().source()
-                ));
-            });
-            (builder.register(created).register(paid), vec!["shop"])
-        }
-        "mail" => {
-            let confirm = |event: Ordered, publisher: Publisher| async move {
-                say(&format!("confirmed {}", event.order));
-                // A type of the shop's, which this application does not have.
-                let paid = Envelope::builder("order.paid", "mail")
-                    .json(&format!(r#"{{"order":{}}}"#, event.order))?
-                    .build()?;
-                let sent = publisher.broadcast_envelope(paid).await?;
-                assert_eq!(sent.copies.len(), 1, "{sent:?}");
-                Ok::<_, HandlerError>(())
-            };
-
-            let welcome = Handler::on("welcome", |_: UserCreated| async {}).queue("welcome");
-            let builder = builder
-                .register(Handler::on("confirm", confirm))
-                .register(welcome);
-            (builder, vec!["mail", "welcome"])
-        }
-        _ => (
-            builder.register(Handler::on("audit", |_: AnyEvent| async {})),
-            vec!["audit"],
-        ),
-    }
 }
 
 const ALL: [(&str, &str, &str); 6] = [
@@ -124,40 +49,6 @@ const ALL: [(&str, &str, &str); 6] = [
     ("shop", "shop", "order.created"),
     ("shop", "shop", "order.paid"),
 ];
-
-pub(crate) async fn take_part(member: Member, words: Words) {
-    let url = std::env::var("DATABASE_URL").unwrap();
-    let (builder, queues) = parts(builder(&url, &member.app), &member.app);
-    say("up");
-    words.wait().await;
-    let ezq = builder.connect().await.unwrap();
-
-    for queue in &queues {
-        ezq.consumer()
-            .queue(*queue)
-            .subscribe()
-            .until_idle()
-            .run()
-            .await
-            .unwrap();
-    }
-
-    say("subscribed");
-    if member.stays {
-        let handle = ezq.consumer().queue(queues[0]).stop_on_signals().spawn();
-        say(&format!("report {}", handle.wait().await.unwrap()));
-    }
-}
-
-fn member(url: &str, app: &str, stays: bool) -> Process {
-    Process::start(
-        url,
-        &Role::Member(Member {
-            app: app.to_owned(),
-            stays,
-        }),
-    )
-}
 
 async fn standing(ezq: &Ezq) -> Vec<(String, String, String)> {
     let listed = ezq.subscriptions().unwrap().list().await.unwrap();
@@ -539,110 +430,6 @@ async fn options_reach_every_copy() {
 
     assert!(ezq.cancel(&sent.copies[0]).await.unwrap());
     assert_eq!(ezq.stats(&name("two")).await.unwrap().scheduled, 1);
-}
-
-#[tokio::test]
-async fn who_owns_publishes_and_handles_a_type_is_told() {
-    let (url, _) = database().await;
-    let shop = builder(&url, "shop")
-        .owns::<OrderCreated>()
-        .connect()
-        .await
-        .unwrap();
-
-    let (mail, queues) = parts(builder(&url, "mail"), "mail");
-    let mail = mail
-        .publishes::<OrderCreated>()
-        .publishes::<OrderPaid>()
-        .connect()
-        .await
-        .unwrap();
-
-    for queue in queues {
-        soon(mail.consumer().queue(queue).subscribe().until_idle().run())
-            .await
-            .unwrap();
-    }
-
-    let parties = shop
-        .subscriptions()
-        .unwrap()
-        .parties("order.created")
-        .await
-        .unwrap();
-    assert_eq!(parties.owners, ["shop"]);
-    assert_eq!(parties.publishers, ["mail", "shop"]);
-    assert_eq!(names(&parties.recipients), ["mail"]);
-    assert_eq!(parties.recipients[0].subscriptions[0].app, "mail");
-
-    let parties = shop
-        .subscriptions()
-        .unwrap()
-        .parties("order.paid")
-        .await
-        .unwrap();
-    assert!(parties.owners.is_empty() && parties.recipients.is_empty());
-    assert_eq!(parties.publishers, ["mail"]);
-}
-
-#[tokio::test]
-async fn what_an_application_said_can_be_taken_back() {
-    let (url, _) = database().await;
-    let shop = builder(&url, "shop")
-        .owns::<OrderCreated>()
-        .publishes::<OrderPaid>();
-    let shop = shop.connect().await.unwrap();
-    let mail = builder(&url, "mail")
-        .publishes::<OrderCreated>()
-        .publishes::<OrderPaid>();
-    let mail = mail.connect().await.unwrap();
-
-    let publishers = async |event_type: &str| {
-        shop.subscriptions()
-            .unwrap()
-            .parties(event_type)
-            .await
-            .unwrap()
-            .publishers
-    };
-
-    assert!(
-        mail.subscriptions()
-            .unwrap()
-            .forget("mail", "order.paid")
-            .await
-            .unwrap()
-    );
-    assert!(
-        !mail
-            .subscriptions()
-            .unwrap()
-            .forget("mail", "order.paid")
-            .await
-            .unwrap()
-    );
-    assert_eq!(publishers("order.paid").await, ["shop"]);
-    assert_eq!(publishers("order.created").await, ["mail", "shop"]);
-
-    // A newer version of it says less.
-    let newer = builder(&url, "shop")
-        .owns::<OrderCreated>()
-        .connect()
-        .await
-        .unwrap();
-    assert_eq!(newer.subscriptions().unwrap().prune(&[]).await.unwrap(), 1);
-    assert!(publishers("order.paid").await.is_empty());
-    assert_eq!(publishers("order.created").await, ["mail", "shop"]);
-
-    assert_eq!(
-        shop.subscriptions()
-            .unwrap()
-            .remove_app("mail")
-            .await
-            .unwrap(),
-        1
-    );
-    assert_eq!(publishers("order.created").await, ["shop"]);
 }
 
 #[tokio::test]

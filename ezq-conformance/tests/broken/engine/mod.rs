@@ -1,5 +1,8 @@
 //! A memory engine with one fault.
 
+mod dead_letters;
+mod fault;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,9 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{
-    BlockedKey, Broadcasts, Capabilities, CopyState, DeadLetter, DeadLetters, Dedupe, Delivery,
-    Due, Engine, EventCopy, ExtendOutcome, History, LeaseRequest, Leased, Original, Outgoing,
-    PublishOutcome, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
+    BlockedKey, Broadcasts, Capabilities, CopyState, DeadLetters, Dedupe, Delivery, Due, Engine,
+    EventCopy, ExtendOutcome, History, LeaseRequest, Leased, Original, Outgoing, PublishOutcome,
+    QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
 };
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::headers::{Headers, KEY};
@@ -18,90 +21,7 @@ use ezq_core::{Error, ErrorKind, Result};
 use serde_json::Value;
 use tokio::sync::watch;
 
-/// What is wrong with the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    ReversesBatches,
-    PublishesToOneQueue,
-    RefusesEmptyBatches,
-    ReadsNumbersAsFloats,
-    DropsWhiteSpace,
-    CutsLongBodies,
-    DropsHeaders,
-    FailsBatchesWhole,
-    StoresTooMuch,
-    DelaysAreEarly,
-    DelaysInWholeSeconds,
-    LeasesNothing,
-    LeasesForEver,
-    SharesMessages,
-    LeasesInAnyOrder,
-    IgnoresMax,
-    IgnoresBefore,
-    IgnoresAfter,
-    LosesCounts,
-    SkipsPoison,
-    CreatesQueues,
-    SaysDueNow,
-    NeverWakes,
-    AcceptsStaleReceipts,
-    AcceptsUsedReceipts,
-    VoidsExpiredLeases,
-    SettlesAllOrNothing,
-    DeadlocksOnDisorder,
-    AcksNothing,
-    RetriesAtOnce,
-    ForgetsProgress,
-    LosesOutgoing,
-    ReleasesToTheEnd,
-    SaysExtended,
-    CancelsAnything,
-    FindsNothingById,
-    SharesById,
-    PurgesNothing,
-    CountsNothing,
-    EmptiesOnEnsure,
-    BeginsNothing,
-    IsNeverHealthy,
-    KeepsNoNul,
-    LosesDeadLetters,
-    ListsFromTheStart,
-    RedrivesNothing,
-    DiscardsNothing,
-    ArchivesNothing,
-    ArchivesEverything,
-    ArchivesControlEvents,
-    ClaimsNoArchive,
-    TellsNothing,
-    TellsOfOthers,
-    TellsOneCopy,
-    TellsWrongStates,
-    ForgetsDeaths,
-    IgnoresDedupeKeys,
-    NamesTheDuplicateItself,
-    KeepsKeysForEver,
-    FreesKeysOnSettling,
-    SharesKeysBetweenQueues,
-    TakesKeysOfRefused,
-    IgnoresKeys,
-    HasOneKey,
-    AnyOfAKeyLetsGo,
-    KeepsDeadLetters,
-    BlocksNothing,
-    MistakesHeldUp,
-    FiresWhatever,
-    FiresNothing,
-    MovesOnBeforeFiring,
-    ChangesWhatever,
-    PausesNothing,
-    RemovesNoSchedule,
-    AddsAgain,
-    KeepsSubscriptions,
-    MeansPrefixes,
-    CopiesInPart,
-    NeedsEveryQueue,
-    ForgetsParties,
-}
+pub(crate) use self::fault::Fault;
 
 pub(crate) struct Broken {
     pub(crate) inner: MemoryEngine,
@@ -540,36 +460,5 @@ impl Engine for Broken {
 
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         Some(self)
-    }
-}
-
-#[async_trait]
-impl DeadLetters for Broken {
-    async fn list(
-        &self,
-        queue: &QueueName,
-        after: Option<&MessageId>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let after = after.filter(|_| !self.is(Fault::ListsFromTheStart));
-        self.inner.list(queue, after, limit).await
-    }
-
-    async fn find(&self, queue: &QueueName, id: &MessageId) -> Result<Option<DeadLetter>> {
-        self.inner.find(queue, id).await
-    }
-
-    async fn redrive(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
-        if self.is(Fault::RedrivesNothing) {
-            return Ok(ids.to_vec());
-        }
-        self.inner.redrive(queue, ids).await
-    }
-
-    async fn discard(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
-        if self.is(Fault::DiscardsNothing) {
-            return Ok(ids.to_vec());
-        }
-        self.inner.discard(queue, ids).await
     }
 }

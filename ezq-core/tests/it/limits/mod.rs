@@ -1,19 +1,20 @@
 //! Options and events at the ends of their ranges, and user code that panics where one might forget
 //! that it is user code: none of it may stop a consumer or leave an event stuck.
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+mod concurrency;
+mod panics;
+
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ezq_core::admin::DeadLetterFilter;
-use ezq_core::app::{App, AppBuilder};
+use ezq_core::app::App;
 use ezq_core::codec::{Codec, CodecError, Origin, WireFormat};
 use ezq_core::config::{Config, UnknownTypes};
 use ezq_core::consumer::StopReason;
-use ezq_core::engine::{Engine, LeaseRequest, Outgoing};
+use ezq_core::engine::{Engine as _, Outgoing};
 use ezq_core::event::{AttributeValue, Envelope, Event, VERSION_ATTRIBUTE};
-use ezq_core::handler::{Backoff, Batch, Handler, HandlerError};
+use ezq_core::handler::{Backoff, Handler, HandlerError};
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::headers::Headers;
 use ezq_core::message::{
@@ -21,11 +22,10 @@ use ezq_core::message::{
     ReasonKind,
 };
 use ezq_core::{ErrorKind, chrono};
-use tracing::Level;
 
+use self::panics::Unspeakable;
 use crate::faulty::Faulty;
 use crate::fixtures::Step;
-use crate::logs::Logs;
 
 fn app(handler: Handler, configure: impl FnOnce(&mut Config)) -> (App, Faulty) {
     let engine = Faulty::default();
@@ -216,39 +216,6 @@ async fn attempts_that_another_client_made_up_do_not_overflow() {
     assert_eq!(the_dead_letter(&app).await.kind, ReasonKind::MaxAttempts);
 }
 
-#[derive(Debug)]
-struct Unspeakable;
-
-impl fmt::Display for Unspeakable {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        panic!("no words")
-    }
-}
-
-impl std::error::Error for Unspeakable {}
-
-#[tokio::test(start_paused = true)]
-async fn an_error_that_panics_when_it_is_written_is_a_failed_attempt() {
-    let handler = Handler::on("fails", |_: Step| async { Err::<(), _>(Unspeakable) });
-    let (app, _) = app(handler.max_attempts(2), |_| {});
-    app.publish(&Step { n: 0 }).await.unwrap();
-
-    let consumer = app.consumer().spawn();
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(consumer.counts().dead_lettered, 1);
-
-    consumer.stop();
-    within(consumer.wait()).await.unwrap();
-
-    let reason = the_dead_letter(&app).await;
-    assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
-    assert!(
-        reason.error.contains("panicked: no words"),
-        "{}",
-        reason.error
-    );
-}
-
 /// A codec that reads nothing, and writes no `Lone`. Its errors panic when they are written.
 struct Mute;
 
@@ -311,119 +278,6 @@ async fn a_returned_event_whose_error_panics_when_it_is_written_is_a_dead_letter
     within(app.consumer().until_idle().run()).await.unwrap();
 
     assert_undelivered(&the_dead_letter(&app).await, ReasonKind::Fatal);
-}
-
-struct Bomb;
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        panic!("dropped")
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_handler_that_panics_when_it_is_cut_off_is_a_failed_attempt() {
-    let handler = Handler::on("bomb", |_: Step| async {
-        let _bomb = Bomb;
-        std::future::pending::<()>().await;
-    });
-    let handler = handler
-        .timeout(Some(Duration::from_secs(1)))
-        .max_attempts(1);
-    let (app, _) = app(handler, |_| {});
-    app.publish(&Step { n: 0 }).await.unwrap();
-    within(app.consumer().until_idle().run()).await.unwrap();
-    assert_eq!(the_dead_letter(&app).await.kind, ReasonKind::MaxAttempts);
-}
-
-/// Handlers that panic when they are cut off, for one event and for a batch.
-fn bombs() -> [Handler; 2] {
-    let single = Handler::on("bomb", |_: Step| async {
-        let _bomb = Bomb;
-        std::future::pending::<()>().await;
-    });
-    let batch = Handler::on_batch("bomb", |_: Batch<Step>| async {
-        let _bomb = Bomb;
-        std::future::pending::<()>().await;
-    });
-    [single, batch].map(|handler| handler.timeout(None).max_attempts(1))
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_handler_that_panics_when_a_stop_cuts_it_off_has_made_no_attempt() {
-    for handler in bombs() {
-        let (logs, _guard) = Logs::begin();
-        let (app, engine) = app(handler, |_| {});
-        app.publish(&Step { n: 0 }).await.unwrap();
-
-        let consumer = app.consumer().spawn();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        consumer.interrupt();
-
-        let counts = within(consumer.wait()).await.unwrap().counts;
-        assert_eq!(
-            (counts.cancelled, counts.retried, counts.dead_lettered),
-            (1, 0, 0)
-        );
-        assert_eq!(logs.count(Level::WARN, "panicked: dropped"), 1);
-        assert_eq!(marks(&engine).await, Progress::default());
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_handler_that_panics_when_its_lease_is_lost_has_made_no_attempt() {
-    for handler in bombs() {
-        let (logs, _guard) = Logs::begin();
-        let (app, engine) = app(handler, |_| {});
-        app.publish(&Step { n: 0 }).await.unwrap();
-        engine.faults.lose.store(true, Ordering::SeqCst);
-
-        let consumer = app.consumer().lease(Duration::from_secs(6)).spawn();
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        assert_eq!(logs.count(Level::WARN, "panicked: dropped"), 1);
-        consumer.interrupt();
-
-        let counts = within(consumer.wait()).await.unwrap().counts;
-        assert_eq!((counts.retried, counts.dead_lettered), (0, 0));
-        tokio::time::sleep(Duration::from_secs(6)).await;
-        assert_eq!(marks(&engine).await, Progress::default());
-    }
-}
-
-/// What the event that waits has of attempts.
-async fn marks(engine: &Faulty) -> Progress {
-    let queue = QueueName::default();
-    let ttl = Duration::from_secs(1);
-    let request = LeaseRequest::new(queue, 1, ttl).keys(1);
-    let leased = engine.memory.lease(request).await.unwrap();
-    Progress::from_headers(&leased.deliveries[0].headers)
-}
-
-#[tokio::test(start_paused = true)]
-async fn nothing_new_starts_in_a_delivery_that_was_cancelled() {
-    let later = Arc::new(AtomicU32::new(0));
-    let first = Handler::on("first", |_: Step| std::future::pending::<()>()).timeout(None);
-    let second = {
-        let later = Arc::clone(&later);
-        Handler::on("second", move |_: Step| {
-            later.fetch_add(1, Ordering::SeqCst);
-            async {}
-        })
-    };
-
-    let app = App::builder()
-        .without_discovered_handlers()
-        .register(first)
-        .register(second.order(1))
-        .build(MemoryEngine::new())
-        .unwrap();
-    app.publish(&Step { n: 0 }).await.unwrap();
-
-    let consumer = app.consumer().spawn();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    consumer.interrupt();
-    assert_eq!(within(consumer.wait()).await.unwrap().counts.cancelled, 1);
-    assert_eq!(later.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -495,177 +349,4 @@ fn the_longest_backoff_is_no_overflow() {
     let longest = Backoff::exponential(Duration::MAX, Duration::MAX);
     assert_eq!(longest.delay(1, "", 1.0), Duration::MAX);
     assert_eq!(longest.delay(1, "", f64::NAN), Duration::MAX);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_handler_runs_no_more_often_at_once_than_it_says_across_consumers() {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    let running = Arc::new(AtomicUsize::new(0));
-    let most = Arc::new(AtomicUsize::new(0));
-
-    let handler = {
-        let running = Arc::clone(&running);
-        let most = Arc::clone(&most);
-
-        Handler::on("careful", move |_: Step| {
-            let running = Arc::clone(&running);
-            let most = Arc::clone(&most);
-            async move {
-                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
-                most.fetch_max(now, Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_secs(20)).await;
-                running.fetch_sub(1, Ordering::SeqCst);
-            }
-        })
-        .concurrency(2)
-    };
-
-    let app = App::builder()
-        .without_discovered_handlers()
-        .register(handler);
-    let app = app.build(MemoryEngine::new()).unwrap();
-    let steps: Vec<Step> = (0..12).map(|n| Step { n }).collect();
-    app.publish_all(&steps).await.unwrap();
-
-    // Each waits longer for its turn than it may run.
-    let consumers = [0, 1].map(|_| app.consumer().concurrency(4).until_idle().spawn());
-    let mut handled = 0;
-    for consumer in consumers {
-        handled += consumer.wait().await.unwrap().counts.handled;
-    }
-    assert_eq!((handled, most.load(Ordering::SeqCst)), (12, 2));
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_waits_for_its_turn_goes_back_when_it_is_interrupted() {
-    let handler = Handler::on("stuck", |_: Step| std::future::pending::<()>()).concurrency(1);
-    let app = App::builder()
-        .without_discovered_handlers()
-        .register(handler);
-    let app = app.build(MemoryEngine::new()).unwrap();
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }])
-        .await
-        .unwrap();
-
-    let consumer = app.consumer().spawn();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    consumer.interrupt();
-    assert_eq!(consumer.wait().await.unwrap().counts.cancelled, 2);
-    assert_eq!(app.stats(&QueueName::default()).await.unwrap().ready, 2);
-}
-
-#[test]
-fn a_limit_of_nothing_is_refused() {
-    let handler = Handler::on("none", |_: Step| async {}).concurrency(0);
-    let app = App::builder()
-        .without_discovered_handlers()
-        .register(handler);
-    assert_eq!(
-        app.build(MemoryEngine::new()).unwrap_err().kind(),
-        ErrorKind::Configuration
-    );
-}
-
-/// Counts how many run at once.
-#[derive(Clone, Default)]
-struct AtOnce(Arc<AtomicUsize>, Arc<AtomicUsize>);
-
-impl AtOnce {
-    /// Runs for a while.
-    async fn run(self) {
-        let Self(running, most) = self;
-        most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        running.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    fn most(&self) -> usize {
-        self.1.load(Ordering::SeqCst)
-    }
-}
-
-/// As many batch handlers of one type, and handlers beside them.
-fn app_with_batches(count: usize, wait: Duration, others: Vec<Handler>) -> App {
-    let names = (0..count).map(|n| format!("batches-{n}"));
-    let batches = names.map(|name| {
-        let handler = Handler::on_batch(&name, |_: Batch<Step>| async {});
-        handler.batch_size(50).batch_wait(wait)
-    });
-
-    let builder = App::builder().without_discovered_handlers();
-    let handlers = batches.chain(others);
-    handlers
-        .fold(builder, AppBuilder::register)
-        .build(MemoryEngine::new())
-        .unwrap()
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_event_keeps_its_place_while_one_handler_runs_and_others_wait_for_batches() {
-    for batches in [1, 2] {
-        let slow = AtOnce::default();
-        let runs = slow.clone();
-        let handler = Handler::on("slow", move |_: Step| runs.clone().run());
-        let app = app_with_batches(batches, Duration::from_secs(60), vec![handler]);
-        app.publish_all(&(0..12).map(|n| Step { n }).collect::<Vec<_>>())
-            .await
-            .unwrap();
-
-        let report = app.consumer().concurrency(3).until_idle().run();
-        let report = within(report).await.unwrap();
-        assert_eq!((report.counts.handled, slow.most()), (12, 3), "{batches}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_event_that_waits_for_two_batches_makes_room_for_one_other() {
-    for batches in [1, 2] {
-        let slow = AtOnce::default();
-        let runs = slow.clone();
-        let handler = Handler::on("slow", move |_: Lone| runs.clone().run());
-        let app = app_with_batches(batches, Duration::from_secs(600), vec![handler]);
-        app.publish_all(&(0..6).map(|n| Step { n }).collect::<Vec<_>>())
-            .await
-            .unwrap();
-        app.publish_all(&(0..12).map(|_| Lone {}).collect::<Vec<_>>())
-            .await
-            .unwrap();
-
-        let report = app.consumer().concurrency(3).until_idle().run();
-        let report = tokio::time::timeout(Duration::from_secs(3600), report)
-            .await
-            .unwrap();
-        assert_eq!(
-            (report.unwrap().counts.handled, slow.most()),
-            (18, 3),
-            "{batches}"
-        );
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_batch_gathers_more_than_the_concurrency_beside_handlers_that_are_done() {
-    let (given, mut sizes) = tokio::sync::mpsc::unbounded_channel();
-    let gathers = Handler::on_batch("gathers", move |batch: Batch<Step>| {
-        given.send(batch.len()).unwrap();
-        async {}
-    });
-
-    let soon = Handler::on("soon", |_: Step| tokio::time::sleep(Duration::from_secs(1)));
-    let others = vec![
-        gathers.batch_size(12).batch_wait(Duration::from_secs(500)),
-        soon,
-    ];
-    let app = app_with_batches(0, Duration::ZERO, others);
-    app.publish_all(&(0..12).map(|n| Step { n }).collect::<Vec<_>>())
-        .await
-        .unwrap();
-
-    let report = within(app.consumer().concurrency(3).until_idle().run())
-        .await
-        .unwrap();
-    assert_eq!((report.counts.handled, sizes.recv().await), (12, Some(12)));
-    assert!(report.elapsed < Duration::from_secs(10), "{report}");
 }

@@ -1,6 +1,9 @@
 //! A handler that may run only so often at once, with a backlog ahead of the others' events: what
 //! waits for it keeps nobody from being handled, and is neither lost nor handled out of turn.
 
+mod kinds;
+mod stops;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,9 +12,8 @@ use std::time::Duration;
 use ezq_core::app::App;
 use ezq_core::config::Config;
 use ezq_core::consumer::StopReason;
-use ezq_core::engine::{Engine, LeaseRequest};
-use ezq_core::event::{End, Event, Interrupt};
-use ezq_core::handler::{AnyEvent, Batch, Context, Handler};
+use ezq_core::event::{End, Event};
+use ezq_core::handler::{AnyEvent, Context, Handler};
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::QueueName;
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,7 @@ impl Event for Other {
 
 /// More than a consumer ever fetches ahead.
 const BACKLOG: u32 = 2_000;
+
 const CONCURRENCY: usize = 4;
 
 /// What handlers did, and what lets them go on.
@@ -208,96 +211,6 @@ fn all_ran_once(seen: &Seen, count: u32) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interrupt_behind_a_backlog_waits_until_all_of_it_was_begun() {
-    const STEPS: u32 = 300;
-
-    let seen = Arc::<Seen>::default();
-    let app = app(vec![slow(&seen), other(&seen)]);
-    publish_steps(&app, STEPS).await;
-    app.publish(&Interrupt::default()).await.unwrap();
-    app.publish(&Other { n: 0 }).await.unwrap();
-
-    let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(seen.slow().len(), 1, "the first still runs");
-    seen.let_go.add_permits(numbers(STEPS) - 1);
-
-    let report = within(consumer.wait()).await.unwrap();
-    assert_eq!(report.reason, StopReason::Interrupt);
-    assert_eq!(
-        (report.counts.handled, report.counts.cancelled),
-        (u64::from(STEPS) - 1, 1)
-    );
-
-    all_ran_once(&seen, STEPS);
-    assert_eq!(
-        seen.others.available_permits(),
-        0,
-        "nothing that stands behind it starts"
-    );
-    assert_eq!(app.stats(&QueueName::default()).await.unwrap().ready, 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stop_gives_everything_back_that_waits_for_its_turn() {
-    let seen = Arc::<Seen>::default();
-    let app = app(vec![slow(&seen), other(&seen)]);
-    publish_steps(&app, BACKLOG).await;
-
-    let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    consumer.stop();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    seen.let_go.add_permits(1);
-
-    let report = within(consumer.wait()).await.unwrap();
-    assert_eq!(
-        (
-            report.counts.handled,
-            report.counts.cancelled,
-            report.counts.lost
-        ),
-        (1, 0, 0)
-    );
-
-    let stats = app.stats(&QueueName::default()).await.unwrap();
-    assert_eq!(
-        (stats.ready, stats.in_progress),
-        (u64::from(BACKLOG) - 1, 0)
-    );
-
-    seen.let_go.add_permits(numbers(BACKLOG));
-
-    let next = app.consumer().concurrency(CONCURRENCY).until_idle().run();
-    assert_eq!(
-        within(next).await.unwrap().counts.handled,
-        u64::from(BACKLOG) - 1
-    );
-    all_ran_once(&seen, BACKLOG);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_end_whose_consumer_is_stopped_does_not_count_as_reached() {
-    let seen = Arc::<Seen>::default();
-    let app = app(vec![slow(&seen), other(&seen)]);
-    publish_steps(&app, 6).await;
-    app.publish(&End::default()).await.unwrap();
-
-    let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    consumer.stop();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    seen.let_go.add_permits(1);
-    assert_eq!(
-        within(consumer.wait()).await.unwrap().reason,
-        StopReason::Handle
-    );
-
-    let stats = app.stats(&QueueName::default()).await.unwrap();
-    assert_eq!(stats.ready, 6, "five events, and the End behind them");
-}
-
-#[tokio::test(start_paused = true)]
 async fn what_waits_keeps_its_lease_and_is_bounded() {
     let seen = Arc::<Seen>::default();
     let lease = Duration::from_secs(2);
@@ -331,42 +244,6 @@ async fn what_waits_keeps_its_lease_and_is_bounded() {
         (u64::from(BACKLOG), 0)
     );
     all_ran_once(&seen, BACKLOG);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_crash_costs_what_waits_no_attempt() {
-    const STEPS: u32 = 300;
-
-    let seen = Arc::<Seen>::default();
-    let app = app(vec![slow(&seen), other(&seen)]);
-    publish_steps(&app, STEPS).await;
-
-    let crashes = app.consumer().concurrency(CONCURRENCY).run();
-    let _ = tokio::time::timeout(Duration::from_secs(20), crashes).await;
-    assert_eq!(seen.slow().len(), 1);
-    seen.let_go.add_permits(numbers(STEPS));
-
-    let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
-    tokio::time::sleep(2 * app.config().lease).await;
-    consumer.stop();
-
-    let counts = within(consumer.wait()).await.unwrap().counts;
-    assert_eq!(
-        (counts.handled, counts.dead_lettered),
-        (u64::from(STEPS), 0)
-    );
-
-    let slow = seen.slow();
-    let again: Vec<u32> = slow
-        .iter()
-        .filter(|(_, runs)| runs.len() > 1)
-        .map(|(n, _)| *n)
-        .collect();
-    assert_eq!(
-        (slow.len(), again),
-        (numbers(STEPS), vec![0]),
-        "only what ran runs again"
-    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -452,252 +329,4 @@ async fn what_gets_its_turn_has_a_place_like_everything_else() {
         (report.counts.handled, seen.most.load(Ordering::SeqCst)),
         (400, 3)
     );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_handler_that_has_its_queue_to_itself_gives_nothing_back() {
-    let seen = Arc::<Seen>::default();
-    let app = app(vec![slow(&seen)]);
-    publish_steps(&app, 300).await;
-
-    let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
-    for _ in 0..300 {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        seen.let_go.add_permits(1);
-    }
-    app.publish(&End::default()).await.unwrap();
-
-    let counts = within(consumer.wait()).await.unwrap().counts;
-    assert_eq!((counts.handled, counts.returned), (300, 0));
-    all_ran_once(&seen, 300);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_quick_handler_with_a_limit_gives_nothing_back() {
-    let quick = Handler::on("quick", |_: Step| {
-        tokio::time::sleep(Duration::from_millis(5))
-    });
-    let seen = Arc::<Seen>::default();
-    let app = app(vec![quick.concurrency(1), other(&seen)]);
-    publish_steps(&app, BACKLOG).await;
-    app.publish(&Other { n: 0 }).await.unwrap();
-
-    let consumer = app.consumer().concurrency(CONCURRENCY).until_idle().run();
-    let counts = within(consumer).await.unwrap().counts;
-    assert_eq!(
-        (counts.handled, counts.returned),
-        (u64::from(BACKLOG) + 1, 0)
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_batch_handler_with_a_limit_keeps_no_other_from_being_handled() {
-    let seen = Arc::<Seen>::default();
-    let batches = {
-        let seen = Arc::clone(&seen);
-        Handler::on_batch("batches", move |batch: Batch<Step>| {
-            let seen = Arc::clone(&seen);
-            async move {
-                for item in &batch {
-                    let context = &item.context;
-                    let deliveries = context.deliveries() - context.headers().returned();
-                    seen.begun
-                        .lock()
-                        .unwrap()
-                        .entry(item.event.n)
-                        .or_default()
-                        .push(deliveries);
-                }
-                seen.let_go.acquire().await.unwrap().forget();
-            }
-        })
-    };
-
-    let batches = batches.concurrency(1).batch_size(10).timeout(None);
-    let app = app(vec![batches, other(&seen)]);
-    publish_steps(&app, BACKLOG).await;
-    app.publish(&Other { n: 0 }).await.unwrap();
-
-    let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
-    seen.others(1).await;
-    assert_eq!(seen.slow().len(), 10, "the first batch still runs");
-
-    seen.let_go.add_permits(numbers(BACKLOG));
-    app.publish(&End::default()).await.unwrap();
-
-    let report = within(consumer.wait()).await.unwrap();
-    assert_eq!(report.counts.handled, u64::from(BACKLOG) + 1);
-    all_ran_once(&seen, BACKLOG);
-}
-
-#[tokio::test(start_paused = true)]
-async fn several_handlers_with_limits_keep_each_other_from_nothing() {
-    let seen = Arc::<Seen>::default();
-    let quick = {
-        let seen = Arc::clone(&seen);
-        Handler::on("quick", move |_: Other| {
-            let seen = Arc::clone(&seen);
-            async move {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                seen.others.add_permits(1);
-            }
-        })
-    };
-
-    let app = app(vec![slow(&seen), quick.concurrency(2)]);
-    publish_steps(&app, BACKLOG).await;
-    for n in 0..BACKLOG {
-        app.publish(&Other { n }).await.unwrap();
-    }
-
-    let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
-    let since = tokio::time::Instant::now();
-    seen.others(BACKLOG).await;
-    assert_eq!(seen.slow().len(), 1, "the first still runs");
-    assert!(
-        since.elapsed() < Duration::from_secs(60),
-        "{:?}",
-        since.elapsed()
-    );
-
-    consumer.interrupt();
-    within(consumer.wait()).await.unwrap();
-}
-
-/// Messages that were delivered twice without being settled run one at a time. Those that wait for
-/// their handler do not run.
-#[tokio::test(start_paused = true)]
-async fn what_may_kill_its_worker_and_waits_keeps_no_other_such_event_from_running() {
-    let seen = Arc::<Seen>::default();
-    let engine = MemoryEngine::new();
-    let app = build(vec![slow(&seen), other(&seen)], engine.clone(), |config| {
-        config.max_deliveries = 10;
-    });
-    let steps: Vec<Step> = (1..7).map(|n| Step { n }).collect();
-    app.publish_all(&steps).await.unwrap();
-    app.publish(&Other { n: 0 }).await.unwrap();
-
-    let ttl = Duration::from_secs(10);
-    let lease_all = async || {
-        let queue = QueueName::default();
-        let all = LeaseRequest::new(queue, 100, ttl).keys(100);
-        assert_eq!(engine.lease(all).await.unwrap().deliveries.len(), 7);
-    };
-
-    lease_all().await;
-    tokio::time::sleep(2 * ttl).await;
-    lease_all().await;
-    publish_steps(&app, 1).await;
-
-    let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
-    tokio::time::sleep(ttl / 2).await;
-    assert_eq!(seen.slow().len(), 1, "one that kills nobody runs");
-
-    seen.others(1).await;
-    assert_eq!(seen.slow().len(), 1, "it still runs");
-
-    seen.let_go.add_permits(7);
-    app.publish(&End::default()).await.unwrap();
-    assert_eq!(within(consumer.wait()).await.unwrap().counts.handled, 8);
-}
-
-/// An event with an ordering key, for one of two handlers.
-#[derive(Debug, Serialize, Deserialize)]
-struct Keyed {
-    key: u32,
-    n: u32,
-}
-
-impl Event for Keyed {
-    const TYPE: &'static str = "keyed";
-
-    fn key(&self) -> Option<String> {
-        Some(self.key.to_string())
-    }
-}
-
-/// Each key has a slow event, two others, a slow one and another: they end in this order, and keys
-/// that have none that is slow wait for nobody.
-#[tokio::test(start_paused = true)]
-async fn ordering_keys_keep_their_order_behind_a_backlog() {
-    const KEYS: u32 = 100;
-    const FREE: u32 = 20;
-
-    let seen = Arc::<Seen>::default();
-    let ended = Arc::new(Mutex::new(Vec::new()));
-    let quick = {
-        let seen = Arc::clone(&seen);
-        let ended = Arc::clone(&ended);
-        Handler::on("quick", move |event: Keyed| {
-            let seen = Arc::clone(&seen);
-            let ended = Arc::clone(&ended);
-            async move {
-                ended.lock().unwrap().push((event.key, event.n));
-                if event.key >= KEYS {
-                    seen.others.add_permits(1);
-                }
-            }
-        })
-    };
-
-    let behind = {
-        let seen = Arc::clone(&seen);
-        let ended = Arc::clone(&ended);
-
-        Handler::on("behind", move |step: Step, context: Context| {
-            let seen = Arc::clone(&seen);
-            let ended = Arc::clone(&ended);
-
-            async move {
-                seen.begun
-                    .lock()
-                    .unwrap()
-                    .entry(step.n)
-                    .or_default()
-                    .push(context.deliveries());
-                seen.let_go.acquire().await.unwrap().forget();
-                ended.lock().unwrap().push((step.n / 10, step.n % 10));
-            }
-        })
-    };
-
-    let app = app(vec![behind.concurrency(1).timeout(None), quick]);
-    for n in 0..5 {
-        for key in 0..KEYS {
-            match n {
-                0 | 3 => {
-                    let step = Step { n: key * 10 + n };
-                    app.publish(&step).key(key.to_string()).await.unwrap();
-                }
-                n => drop(app.publish(&Keyed { key, n }).await.unwrap()),
-            }
-        }
-    }
-
-    for n in 0..10 {
-        for key in KEYS..KEYS + FREE {
-            app.publish(&Keyed { key, n }).await.unwrap();
-        }
-    }
-
-    let consumer = app.consumer().concurrency(CONCURRENCY).spawn();
-    seen.others(10 * FREE).await;
-    assert_eq!(seen.slow().len(), 1, "the first still runs");
-
-    seen.let_go.add_permits(numbers(2 * KEYS));
-    app.publish(&End::default()).await.unwrap();
-
-    let report = within(consumer.wait()).await.unwrap();
-    assert_eq!(report.counts.handled, u64::from(5 * KEYS + 10 * FREE));
-
-    let ended = ended.lock().unwrap().clone();
-    for key in 0..KEYS + FREE {
-        let order: Vec<u32> = ended
-            .iter()
-            .filter(|(of, _)| *of == key)
-            .map(|(_, n)| *n)
-            .collect();
-        let all: Vec<u32> = (0..if key < KEYS { 5 } else { 10 }).collect();
-        assert_eq!(order, all, "key {key}");
-    }
 }
